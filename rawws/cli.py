@@ -1,0 +1,146 @@
+"""The command line: arguments to objects, errors to one sentence and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+
+import trio
+
+import rawws
+from rawws import logs
+from rawws.errors import ListenError, UsageError
+from rawws.hub import Mode
+from rawws.limits import Limits
+from rawws.server import run_program
+from rawws.wire.handshake import Origins
+
+DEFAULT_HELLO = "Hello! Message From Server!!"
+COMMANDS = ("serve",)
+
+OK, FAILED, MISUSED = 0, 1, 2
+
+_SIZE = re.compile(r"([0-9]+)\s*(k|m|g)?(i?b)?", re.IGNORECASE)
+_SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 failed, 2 misused."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or (given[0] not in COMMANDS and given[0] not in ("-h", "--help", "--version")):
+        given.insert(0, "serve")  # what everybody comes for needs no name
+    options = _parser().parse_args(given)
+    logs.configure(options.log_level)
+    try:
+        trio.run(_serve, options)
+    except (UsageError, ListenError) as error:
+        print(f"rawws: {error}", file=sys.stderr)
+        return MISUSED if isinstance(error, UsageError) else FAILED
+    return OK
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    await run_program(
+        options.host,
+        options.port,
+        limits=Limits(
+            max_message_bytes=options.max_size,
+            max_lag_bytes=options.max_lag,
+            ping_interval_s=options.ping_interval,
+            ping_timeout_s=options.ping_timeout,
+            drain_s=options.drain,
+        ),
+        origins=Origins(options.allow_origin),
+        mode=Mode(options.mode),
+        hello=options.hello,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rawws", description="WebSockets that you can see through.")
+    parser.add_argument("--version", action="version", version=f"rawws {rawws.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True)
+    _add_serve(commands.add_parser("serve", help="run the server (this is also what no command does)"))
+    return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    defaults = Limits()
+    parser.description = (
+        "Answers HTTP requests with 'hi there', upgrades WebSockets, and sends every message "
+        "to all who are connected to the same path."
+    )
+    listen = parser.add_argument_group("where it listens")
+    listen.add_argument(
+        "--host", default="127.0.0.1", help="name or address (default: %(default)s; '' for every interface)"
+    )
+    listen.add_argument("--port", type=_port, default=8080, help="default: %(default)s; 0 for any free one")
+    talk = parser.add_argument_group("what it does")
+    talk.add_argument(
+        "--hello",
+        metavar="TEXT",
+        default=DEFAULT_HELLO,
+        help="greets each new peer (default: %(default)r; '' for none)",
+    )
+    talk.add_argument(
+        "--mode",
+        choices=[mode.value for mode in Mode],
+        default=Mode.BROADCAST.value,
+        help="send each message to the whole room, or back to its sender alone (default: %(default)s)",
+    )
+    talk.add_argument(
+        "--allow-origin",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="let pages from there connect too, such as https://hoppscotch.io; * for any; may be repeated",
+    )
+    limits = parser.add_argument_group("limits (sizes take k, M and G, in powers of 1,024)")
+    limits.add_argument(
+        "--max-size", type=_size, metavar="BYTES", default=defaults.max_message_bytes,
+        help="of one message; a larger one is refused with 1009 (default: 1M)",
+    )  # fmt: skip
+    limits.add_argument(
+        "--max-lag", type=_size, metavar="BYTES", default=defaults.max_lag_bytes,
+        help="how far a peer may fall behind before it is closed with 1013 (default: 16M)",
+    )  # fmt: skip
+    for flag, seconds, what in (
+        ("--ping-interval", defaults.ping_interval_s, "between two pings to a peer; 0 for none"),
+        ("--ping-timeout", defaults.ping_timeout_s, "that a peer has to send any byte after a ping; 0 for no limit"),
+        ("--drain", defaults.drain_s, "that a stopping server waits for its peers"),
+    ):
+        limits.add_argument(
+            flag, type=_seconds, metavar="SECONDS", default=seconds, help=f"{what} (default: %(default)g)"
+        )
+    show = parser.add_argument_group("what it shows, on standard error")
+    levels = show.add_mutually_exclusive_group()
+    levels.add_argument("--log-level", choices=list(logs.LEVELS), default="info", help="default: %(default)s")
+    levels.add_argument("-v", dest="log_level", action="store_const", const="debug", help="the whole story (debug)")
+    levels.add_argument(
+        "-vv", dest="log_level", action="store_const", const="trace", help="and each frame's bytes in hex (trace)"
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 0xFFFF:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give a number from 0 to 65535")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    parts = _SIZE.fullmatch(text.strip())
+    if parts is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give bytes, or such as 64k, 1M, 2GiB")
+    return int(parts[1]) * _SIZE_FACTORS[(parts[2] or "").lower()]
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds; give 0 or more")
+    return seconds

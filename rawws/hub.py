@@ -1,0 +1,479 @@
+"""The broadcast loop: one trio task that serves every WebSocket peer.
+
+A peer has no task of its own. All their sockets are watched by one poller (an epoll or kqueue), the loop waits
+for the poller, and each time it wakes it takes one *turn*:
+
+1. Read: one bounded receive from each socket that has something, its frames decoded, each message appended to
+   its room's log. Pings are answered, closes noted.
+2. Seal: what a room's log gained in this turn becomes one segment.
+3. Write: the segment goes to every peer of the room with one ``send()`` each. The many that had caught up are
+   given the same ``bytes``; a peer whose kernel buffer is full keeps a cursor and is asked for again when it
+   can take more.
+
+There is no checkpoint within a turn, so nothing here needs a lock: a peer joins, leaves or is closed between
+turns. Sending is by far the dearest step (a system call a peer), so under load the way to be fast is to let
+turns get longer and segments bigger, which happens by itself; a budget on what one turn reads keeps the
+segments, and with them the time between two looks at any socket, within bounds.
+
+What a peer is still to be sent has three places, in the order in which they go out at a frame boundary: the
+*outbox* (frames for this peer alone: greeting, pong, ping, echo), the log from the peer's cursor on, and a
+*farewell* (our close, when it has to wait for the log). Nothing is ever put inside a frame that has partly gone.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+from collections import deque
+
+import trio
+
+from rawws import logs
+from rawws.limits import Limits
+from rawws.peer import Upgraded
+from rawws.transport import LOST, READABLE, RECEIVE_BYTES, WRITABLE, Transport, make_poller
+from rawws.wire.broadcast_log import BroadcastLog, Cursor
+from rawws.wire.frames import Opcode, encode_frame
+from rawws.wire.session import Message, Role, Session, State
+from rawws.wire.trace import FAULT, STATE, TIMER
+
+# How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
+# already costs far more in copying than in the system call) and every peer wait longer for its turn.
+TURN_BYTES = 16 * RECEIVE_BYTES
+
+# Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
+# pongs faster than it takes them is slowed down to its own speed.
+MAX_OUTBOX_BYTES = 64 * 1024
+
+# Deadlines are looked at this often, or more often if they are shorter: a timer per peer costs too much.
+TICK_S = 1.0
+
+
+CAUGHT_UP = Cursor(-1)
+
+
+class Mode(enum.Enum):
+    BROADCAST = "broadcast"  # each message to all of the room, its sender included
+    ECHO = "echo"  # each message to its sender alone
+
+
+class Room:
+    """The peers and the log of one URL path. A peer that is in the room is in one of the two sets."""
+
+    __slots__ = ("behind", "current", "log", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.log = BroadcastLog()
+        self.current: set[Peer] = set()  # have been sent everything: their place is the log's tail
+        self.behind: set[Peer] = set()  # have a cursor of their own, and wait for their socket to take more
+
+    def __repr__(self) -> str:
+        return f"<Room {self.path} current={len(self.current)} behind={len(self.behind)} {self.log!r}>"
+
+    def __len__(self) -> int:
+        return len(self.current) + len(self.behind)
+
+    def trim(self) -> None:
+        """Forget what no peer needs any more."""
+        self.log.trim(min((peer.cursor.number for peer in self.behind), default=self.log.next))
+
+
+class Peer:
+    """One WebSocket connection as the broadcast loop sees it. The loop owns its transport."""
+
+    __slots__ = (
+        "answer_by",
+        "close_at",
+        "cursor",
+        "farewell",
+        "heard",
+        "interest",
+        "number",
+        "outbox",
+        "ping_at",
+        "room",
+        "session",
+        "shut",
+        "stop_before",
+        "transport",
+    )
+
+    def __init__(self, number: int, transport: Transport, session: Session, room: Room) -> None:
+        self.number = number
+        self.transport = transport
+        self.session = session
+        self.room: Room | None = room
+        self.cursor = CAUGHT_UP  # means something only while the peer is in room.behind
+        self.stop_before: int | None = None  # the segment that this peer doesn't get any more
+        self.outbox = bytearray()
+        self.farewell = b""
+        self.interest = READABLE
+        self.heard = False  # anything, since the last ping
+        self.ping_at = math.inf
+        self.answer_by = math.inf  # when the last ping must have been answered
+        self.close_at = math.inf  # when the socket is closed, whatever the peer does
+        self.shut = False  # we have sent all that we ever will, and wait for the peer's end of the stream
+
+    def __repr__(self) -> str:
+        room = self.room.path if self.room is not None else None
+        return f"<Peer #{self.number} room={room} {self.cursor} outbox={len(self.outbox)} {self.session!r}>"
+
+
+class Hub:
+    """All rooms, all peers, and the loop that serves them. Run `run` in one task; call the rest from any."""
+
+    def __init__(self, limits: Limits, *, mode: Mode = Mode.BROADCAST, hello: str = "") -> None:
+        self._limits = limits
+        self._mode = mode
+        self._hello = encode_frame(Opcode.TEXT, hello.encode()) if hello else b""
+        self._peers: dict[int, Peer] = {}  # by descriptor
+        self._rooms: dict[str, Room] = {}
+        self._fresh: set[Room] = set()  # whose logs have an open segment
+        self._leaving: list[Peer] = []  # whose sessions have ended in this turn
+        self._ready: deque[tuple[int, int]] = deque()  # what the poller reported and no turn has looked at yet
+        self._stopping = False
+        self._empty = trio.Event()
+        self._poller = make_poller()
+
+    @property
+    def peer_count(self) -> int:
+        return len(self._peers)
+
+    @property
+    def rooms(self) -> dict[str, Room]:
+        """The rooms by path; one exists while a peer is in it. To be looked at only."""
+        return self._rooms
+
+    async def run(self) -> None:
+        """Serve the peers until cancelled; then every socket that is left is closed at once."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_deadlines)
+                while True:
+                    if self._ready:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await trio.lowlevel.wait_readable(self._poller.fileno())
+                        self._ready.extend(self._poller.poll())
+                    self._turn()
+        finally:
+            for peer in list(self._peers.values()):
+                self._drop(peer, "cut off, since the server stops")
+            trio.lowlevel.notify_closing(self._poller.fileno())
+            self._poller.close()
+
+    async def stop(self, drain_s: float) -> None:
+        """Close every peer with 1001 and wait for all to be gone, for ``drain_s`` seconds at most.
+
+        What was published before is sent first. Peers that are left afterwards are cut off when `run` is cancelled.
+        """
+        self._stopping = True
+        self._publish()
+        for peer in list(self._peers.values()):
+            if peer.session.state is State.OPEN:
+                self._close(peer, 1001, "the server is shutting down")
+        with trio.move_on_after(drain_s):
+            while self._peers:
+                self._empty = trio.Event()
+                await self._empty.wait()
+
+    # Coming
+
+    def adopt(self, upgraded: Upgraded) -> None:
+        """Take over a connection whose handshake is complete: greet it, and put it in its path's room.
+
+        The hub owns the transport from here on. Frames that the client sent behind its request are read at once.
+        """
+        room = self._rooms.get(upgraded.path) or Room(upgraded.path)
+        session = Session(
+            Role.SERVER,
+            max_message_bytes=self._limits.max_message_bytes,
+            on_frame=logs.frame_logger(upgraded.number),
+        )
+        peer = Peer(upgraded.number, upgraded.transport, session, room)
+        fd = peer.transport.fileno()
+        try:
+            self._poller.add(fd)
+        except OSError as error:
+            self._log(peer, FAULT, f"can't be watched: {error.strerror or error}", logging.ERROR)
+            peer.transport.close()
+            return
+        self._peers[fd] = peer
+        self._rooms[room.path] = room
+        room.current.add(peer)
+        peer.ping_at = trio.current_time() + (self._limits.ping_interval_s or math.inf)
+        self._log(peer, STATE, f"joined room {room.path} (peers in it: {len(room)})")
+        self._send_alone(peer, self._hello)
+        if upgraded.trailing_data:
+            self._take(peer, upgraded.trailing_data)
+        self._publish()
+        if self._stopping and session.state is State.OPEN:
+            self._close(peer, 1001, "the server is shutting down")
+
+    # One turn
+
+    def _turn(self) -> None:
+        """Look at the sockets that are ready, within the budget, and send what that brought."""
+        budget = TURN_BYTES
+        while self._ready and budget > 0:
+            fd, events = self._ready.popleft()
+            peer = self._peers.get(fd)
+            if peer is None:
+                continue  # dropped since the poller reported it
+            try:
+                if events & WRITABLE:
+                    self._flush(peer)
+                if events & (READABLE | LOST):
+                    budget -= self._read(peer)
+            except Exception:
+                # Ours to mend, but not a reason to leave the others without a server.
+                logs.hub.exception("#%d ! an error in rawws itself; the connection is dropped", peer.number)
+                self._drop(peer, "dropped because of an error in rawws")
+        self._publish()
+
+    def _read(self, peer: Peer) -> int:
+        """Receive once from a peer, act on what came, and return how many bytes that was."""
+        if peer.transport.fileno() < 0:
+            return 0  # it was writable too, and writing found it lost
+        try:
+            data = peer.transport.try_receive()
+        except OSError as error:
+            self._drop(peer, error.strerror or str(error))
+            return 0
+        if data is None:
+            return 0
+        if not data:
+            self._drop(peer, "" if peer.shut else "the client ended the stream")
+            return 0
+        peer.heard = True
+        self._take(peer, data)
+        return len(data)
+
+    def _take(self, peer: Peer, data: bytes) -> None:
+        """Act on bytes from a peer: publish its messages, answer its control frames."""
+        session = peer.session
+        if session.is_closed:
+            return
+        answers = bytearray()
+        for event in session.receive_data(data):
+            # §5.5.1: once our close has gone out, what still comes need not be processed.
+            if isinstance(event, Message) and peer.room is not None and peer.stop_before is None:
+                frame = encode_frame(event.opcode, event.payload)
+                if self._mode is Mode.ECHO:
+                    answers += frame
+                else:
+                    peer.room.log.append(frame)
+                    self._fresh.add(peer.room)
+        answers += session.data_to_send()
+        if session.is_closed:
+            peer.farewell += answers
+            self._leaving.append(peer)
+        elif answers:
+            self._send_alone(peer, answers)
+
+    def _publish(self) -> None:
+        """Seal what was appended and send it; then let those go whose sessions have ended."""
+        for room in self._fresh:
+            segment = room.log.seal()
+            assert segment is not None
+            self._broadcast(room, segment)
+        self._fresh.clear()
+        # Only now, so that a peer that says something and closes in one breath still gets what it said.
+        for peer in self._leaving:
+            self._leave(peer)
+        self._leaving.clear()
+
+    def _broadcast(self, room: Room, segment: bytes) -> None:
+        """Send a segment to every peer that has had all before it, and look after those that lag."""
+        size = len(segment)
+        number = room.log.next - 1
+        short: list[tuple[Peer, int]] = []
+        lost: list[tuple[Peer, OSError]] = []
+        for peer in room.current:
+            try:
+                sent = peer.transport.try_send(segment)
+            except OSError as error:
+                lost.append((peer, error))
+            else:
+                if sent != size:
+                    short.append((peer, sent))
+        if logs.frames.isEnabledFor(logging.DEBUG):
+            for peer in room.current:
+                peer.session.show_sent(segment)
+        for peer, sent in short:
+            peer.cursor = Cursor(number, sent)
+            self._fall_behind(peer, room)
+        for peer, loss in lost:
+            self._drop(peer, loss.strerror or str(loss))
+        for peer in list(room.behind):
+            self._check_lag(peer, room)
+        room.trim()
+
+    def _check_lag(self, peer: Peer, room: Room) -> None:
+        lag_bytes = room.log.lag_bytes(peer.cursor)
+        if lag_bytes > self._limits.max_lag_bytes and peer.session.state is State.OPEN:
+            told = f"{lag_bytes} bytes behind, over the limit of {self._limits.max_lag_bytes} (--max-lag)"
+            self._log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
+            peer.session.close(1013, told)
+            peer.farewell = peer.session.data_to_send()
+            self._leave(peer)
+
+    # Writing to one peer
+
+    def _send_alone(self, peer: Peer, frames: bytes | bytearray) -> None:
+        """Queue frames for this peer only, and send what can be sent now."""
+        peer.session.show_sent(frames)
+        peer.outbox += frames
+        self._flush(peer)
+
+    def _flush(self, peer: Peer) -> None:
+        """Send what the peer's socket takes now, and watch it for writability if something is left."""
+        try:
+            done = self._send_pending(peer)
+        except OSError as error:
+            self._drop(peer, error.strerror or str(error))
+            return
+        room = peer.room
+        if room is not None:
+            if not done:
+                if peer in room.current:
+                    peer.cursor = Cursor(room.log.next)
+                self._fall_behind(peer, room)
+            elif peer.stop_before is not None:
+                self._leave(peer)
+                return
+            elif peer in room.behind:
+                room.behind.remove(peer)
+                room.current.add(peer)
+                room.trim()
+        if done and peer.session.is_closed and room is None and not peer.shut:
+            peer.transport.shutdown_write()
+            peer.shut = True
+        self._watch(peer, done)
+
+    def _send_pending(self, peer: Peer) -> bool:
+        """Send from the outbox and the log, each at its turn; False when the socket takes no more."""
+        transport, outbox, room = peer.transport, peer.outbox, peer.room
+        lags = room is not None and peer in room.behind
+        while True:
+            if outbox and not (lags and peer.cursor.offset):
+                sent = transport.try_send(outbox)
+                del outbox[:sent]
+                if outbox:
+                    return False
+            if room is None or not lags:
+                return True
+            number, offset = peer.cursor
+            if number == (room.log.next if peer.stop_before is None else peer.stop_before):
+                return True
+            segment = room.log.segment(number)
+            sent = transport.try_send(memoryview(segment)[offset:] if offset else segment)
+            if sent and not offset:
+                peer.session.show_sent(segment)
+            if offset + sent < len(segment):
+                peer.cursor = Cursor(number, offset + sent)
+                return False
+            peer.cursor = Cursor(number + 1)
+
+    def _fall_behind(self, peer: Peer, room: Room) -> None:
+        room.current.discard(peer)
+        room.behind.add(peer)
+        self._watch(peer, done=False)
+
+    def _watch(self, peer: Peer, done: bool) -> None:
+        """Ask the poller for what this peer is waited for."""
+        interest = READABLE if len(peer.outbox) <= MAX_OUTBOX_BYTES else 0
+        if not done:
+            interest |= WRITABLE
+        if interest != peer.interest:
+            peer.interest = interest
+            self._poller.watch(peer.transport.fileno(), interest)
+
+    # Going
+
+    def _close(self, peer: Peer, code: int, reason: str) -> None:
+        """Begin the closing handshake; our close goes out behind what the room has published so far."""
+        peer.session.close(code, reason)
+        peer.farewell = peer.session.data_to_send()
+        peer.close_at = trio.current_time() + (self._limits.close_timeout_s or math.inf)
+        assert peer.room is not None
+        peer.stop_before = peer.room.log.next
+        if peer in peer.room.current:
+            self._leave(peer)
+
+    def _leave(self, peer: Peer) -> None:
+        """Take a peer out of its room at the next frame boundary, and send its farewell there."""
+        room = peer.room
+        if room is not None:
+            if peer in room.behind:
+                peer.outbox[:0] = room.log.rest_of_frame(peer.cursor)
+            self._forget(peer, room)
+        peer.session.show_sent(peer.farewell)
+        peer.outbox += peer.farewell
+        peer.farewell = b""
+        peer.close_at = min(peer.close_at, trio.current_time() + (self._limits.close_timeout_s or math.inf))
+        if peer.transport.fileno() >= 0:
+            self._flush(peer)
+
+    def _forget(self, peer: Peer, room: Room) -> None:
+        peer.room = None
+        room.current.discard(peer)
+        room.behind.discard(peer)
+        room.trim()
+        if not room and self._rooms.get(room.path) is room:
+            del self._rooms[room.path]
+
+    def _drop(self, peer: Peer, cause: str) -> None:
+        """Close a peer's socket, whatever state it is in. Harmless when it was dropped before."""
+        fd = peer.transport.fileno()
+        if fd < 0:
+            return
+        if peer.room is not None:
+            self._forget(peer, peer.room)
+        del self._peers[fd]
+        self._poller.remove(fd)
+        peer.transport.close()
+        session = peer.session
+        orderly = session.close_rcvd is not None and session.fault is None
+        told = f"{session.describe_end()}; {cause}" if cause else session.describe_end()
+        self._log(peer, STATE if orderly else FAULT, told)
+        if not self._peers:
+            self._empty.set()
+
+    # Deadlines
+
+    async def _watch_deadlines(self) -> None:
+        limits = self._limits
+        timers = [limits.ping_interval_s, limits.ping_timeout_s, limits.close_timeout_s]
+        tick_s = min([TICK_S, *(seconds / 4 for seconds in timers if seconds)])
+        while True:
+            await trio.sleep(tick_s)
+            now = trio.current_time()
+            for peer in list(self._peers.values()):
+                self._check_deadlines(peer, now)
+
+    def _check_deadlines(self, peer: Peer, now: float) -> None:
+        limits = self._limits
+        if now >= peer.close_at:
+            self._drop(peer, f"cut off, since the client has not closed within {limits.close_timeout_s:g} s")
+        elif peer.session.state is not State.OPEN:
+            return
+        elif peer.heard:
+            peer.answer_by = math.inf
+        if now >= peer.answer_by:
+            self._log(peer, TIMER, f"no byte within {limits.ping_timeout_s:g} s of a ping")
+            peer.session.close(1011, f"no answer to a ping within {limits.ping_timeout_s:g} s")
+            peer.farewell = peer.session.data_to_send()
+            self._leave(peer)  # the close goes out if it can; there is nobody to wait for
+            self._drop(peer, "cut off, since the client no longer answers")
+        elif now >= peer.ping_at:
+            peer.session.ping(b"rawws")
+            peer.heard = False
+            peer.ping_at = now + limits.ping_interval_s
+            peer.answer_by = now + (limits.ping_timeout_s or math.inf)
+            self._send_alone(peer, peer.session.data_to_send())
+
+    def _log(self, peer: Peer, mark: str, text: str, level: int = logging.INFO) -> None:
+        logs.line(logs.hub, level, peer.number, mark, text)

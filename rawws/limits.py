@@ -1,0 +1,39 @@
+"""Every limit of the server in one place: its unit in its name, its reason beside its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one peer may cost. A time of 0 switches that timer off; sizes are in bytes, times in seconds."""
+
+    # The HTTP phase. h11, Tomcat and IIS stop at 8 to 16 KiB, Node.js at 16 KiB since 2018.
+    max_header_bytes: int = 16 * KIB
+    # A browser sends about 15 fields, a chain of proxies adds a few. Apache's default is 100.
+    max_headers: int = 100
+    # RFC 9110 §4.1 recommends supporting at least 8,000 octets for a URI.
+    max_target_bytes: int = 8 * KIB
+    # No route reads a body yet; one within this bound is read past so that the connection can be kept.
+    max_body_bytes: int = 64 * KIB
+    # From the first byte that we wait for to the last of the header block, however slowly it drips.
+    header_timeout_s: float = 10.0
+    # How long a connection may rest between two requests. nginx: 75 s, Node.js: 5 s.
+    keep_alive_timeout_s: float = 75.0
+
+    # The WebSocket phase. 1 MiB is also the default of Python's websockets and of trio-websocket.
+    max_message_bytes: int = MIB
+    # How far a peer's cursor may fall behind its room's tail before it is closed with 1013 (a guess: at
+    # 1 KiB a message it is 16,000 messages, and a thousand such peers still share one log).
+    max_lag_bytes: int = 16 * MIB
+    # Load balancers and NAT boxes commonly forget a silent connection after 30 to 60 s.
+    ping_interval_s: float = 20.0
+    ping_timeout_s: float = 20.0
+    # How long we wait for the peer's half of the closing handshake before the socket is closed anyway.
+    close_timeout_s: float = 10.0
+    # How long a stopping server waits for its peers.
+    drain_s: float = 5.0

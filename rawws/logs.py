@@ -1,0 +1,76 @@
+"""The log, which is there to be studied: who writes to it, and how a line looks.
+
+Each line names its part of the story in its logger, then the connection's number, one mark (``wire/trace.py``
+has the five), and one fact. The server itself is connection 0.
+
+==================  ===================================================================
+``rawws.server``    listening, stopping, running out of descriptors
+``rawws.http``      the HTTP phase: connections, requests, responses
+``rawws.handshake`` each requirement and its verdict, the accept value, the hand-over
+``rawws.frames``    a line for each frame in each direction
+``rawws.hub``       joining a room, leaving it, and why
+==================  ===================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from rawws.wire.frames import Frame
+from rawws.wire.session import Role
+from rawws.wire.trace import IN, OUT, frame_hex, frame_line
+
+# Below DEBUG: the same, and each frame's bytes in hex.
+TRACE = 5
+
+server = logging.getLogger("rawws.server")
+http = logging.getLogger("rawws.http")
+handshake = logging.getLogger("rawws.handshake")
+frames = logging.getLogger("rawws.frames")
+hub = logging.getLogger("rawws.hub")
+
+SERVER = 0  # the number under which the server itself is logged
+
+LEVELS = {
+    "trace": TRACE,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure(level: str) -> None:
+    """Write rawws's log to standard error from ``level`` on. For the command line; a library user's log is theirs."""
+    logging.addLevelName(TRACE, "TRACE")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)-15s %(message)s"))
+    root = logging.getLogger("rawws")
+    root.addHandler(handler)
+    root.setLevel(LEVELS[level])
+
+
+def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) -> None:
+    """Write one line of connection ``number``'s story."""
+    logger.log(level, "#%d %s %s", number, mark, text)
+
+
+def frame_logger(number: int) -> FrameLogger | None:
+    """Return what a session shows its frames to, or None when nobody listens."""
+    return FrameLogger(number) if frames.isEnabledFor(logging.DEBUG) else None
+
+
+class FrameLogger:
+    """Writes a line for each frame of one connection of ours, in which we are the server."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, sender: Role, frame: Frame) -> None:
+        mark = OUT if sender is Role.SERVER else IN
+        line(frames, logging.DEBUG, self.number, mark, frame_line(frame))
+        if frames.isEnabledFor(TRACE):
+            line(frames, TRACE, self.number, mark, frame_hex(frame))

@@ -1,0 +1,301 @@
+"""The opening handshake, read from the server's side (RFC 6455 §4.2).
+
+`examine` holds a request against each requirement in turn, one function for each, and lists every check that it
+made with what it found; a reader with §4.2.1 open can walk down both together. The first requirement that
+isn't met decides the refusal. Nothing is sent from here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rawws.errors import Refusal, UsageError
+from rawws.wire.http1 import Request
+
+# §1.3: "a GUID ... which is unlikely to be used by network endpoints that do not understand the protocol".
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+KEY_BYTES = 16
+VERSION = "13"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One requirement, the section that makes it, what was found, and the refusal if it isn't met."""
+
+    section: str
+    requirement: str
+    found: str
+    refusal: Refusal | None = None
+
+    @property
+    def holds(self) -> bool:
+        return self.refusal is None
+
+    def __str__(self) -> str:
+        verdict = "yes" if self.refusal is None else f"NO ({self.refusal.status})"
+        return f"{self.section}: {self.requirement}? {verdict}: {self.found}"
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """How ``Sec-WebSocket-Accept`` is made of the client's key (§4.2.2 item 5.4), step by step."""
+
+    key: str
+    sha1: bytes
+    value: str
+
+    @classmethod
+    def of(cls, key: str) -> Accept:
+        digest = hashlib.sha1(key.encode("ascii") + GUID, usedforsecurity=False).digest()
+        return cls(key, digest, base64.b64encode(digest).decode("ascii"))
+
+    @property
+    def steps(self) -> list[str]:
+        return [
+            f"key            {self.key}",
+            f"key + GUID     {self.key}{GUID.decode('ascii')}",
+            f"SHA-1 of that  {self.sha1.hex()}",
+            f"in base64      {self.value}",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """The outcome for one request: accepted with ``accept``, or refused with ``refusal``."""
+
+    checks: tuple[Check, ...]
+    path: str
+    accept: Accept | None
+    refusal: Refusal | None
+
+    @property
+    def response_headers(self) -> list[tuple[bytes, bytes]]:
+        """The fields of the 101 (§4.2.2 item 5)."""
+        assert self.accept is not None, "a refused handshake has no 101"
+        return [
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Accept", self.accept.value.encode("ascii")),
+        ]
+
+
+_DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^/:@?#\s]+)(?::([0-9]+))?")
+
+
+class Origins:
+    """Which web pages may connect (§10.2): those of the server's own host, and those allowed by name.
+
+    A browser lets any page open a WebSocket to any host, sends the user's cookies along, and says in ``Origin``
+    where the page came from; checking it is the only defence. Programs that aren't browsers send none and are
+    let in: they could write there what they like.
+    """
+
+    def __init__(self, allowed: Iterable[str] = ()) -> None:
+        """``allowed`` holds origins such as ``https://example.org``, ``null``, or ``*`` for any.
+
+        Raises `UsageError` for what can't be an origin.
+        """
+        self._allowed = frozenset(map(self._normalise, allowed))
+
+    @staticmethod
+    def _normalise(origin: str) -> str:
+        lowered = origin.strip().lower().removesuffix("/")
+        if lowered in ("*", "null"):
+            return lowered
+        parts = _ORIGIN.fullmatch(lowered)
+        if parts is None:
+            raise UsageError(
+                f"{origin!r} is not an origin; give scheme, host and port alone, such as https://example.org, "
+                "or * for any"
+            )
+        scheme, host, port = parts.groups()
+        return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS.get(scheme)) else f"{scheme}://{host}:{port}"
+
+    def allow(self, origin: str, host: str) -> bool:
+        """Say whether a page from ``origin`` may connect, given the request's ``Host``."""
+        if "*" in self._allowed:
+            return True
+        try:
+            normalised = self._normalise(origin)
+        except UsageError:
+            return False
+        if normalised in self._allowed:
+            return True
+        if normalised in ("*", "null"):
+            return False
+        # The scheme isn't compared: behind a proxy that ends TLS, a page from https:// is our own.
+        scheme, _, authority = normalised.partition("://")
+        default_port = f":{_DEFAULT_PORTS.get(scheme)}"
+        return host.lower().removesuffix(default_port) == authority
+
+
+def wants_websocket(request: Request) -> bool:
+    """Say whether a request means to open a WebSocket, well or badly.
+
+    Another protocol's Upgrade (``h2c``) is not ours to judge and may be ignored (RFC 9110 §7.8). A request that
+    has a Sec-WebSocket-Key but no Upgrade does mean it: a proxy in between has dropped the header.
+    """
+    headers = request.headers
+    return (
+        "websocket" in headers.tokens("Upgrade") or "Sec-WebSocket-Key" in headers or "Sec-WebSocket-Version" in headers
+    )
+
+
+def check_method(request: Request) -> Check:
+    """§4.2.1 item 1: the method is GET, in upper case as all methods are case-sensitive (RFC 9110 §9.1)."""
+    refusal = None
+    if request.method != "GET":
+        sentence = f"A WebSocket handshake is a GET request, not {request.method}."
+        refusal = Refusal(405, "method", sentence, ((b"Allow", b"GET"),))
+    return Check("RFC 6455 §4.2.1 item 1", "the method is GET", request.method, refusal)
+
+
+def check_http_version(request: Request) -> Check:
+    """§4.2.1 item 1: HTTP/1.1 or higher; HTTP/1.0 has no Upgrade (RFC 9110 §7.8)."""
+    refusal = None
+    if request.http_version == "1.0":
+        refusal = Refusal(400, "http_1_0", "A WebSocket handshake needs HTTP/1.1; HTTP/1.0 has no Upgrade.")
+    return Check("RFC 6455 §4.2.1 item 1", "HTTP is 1.1 or higher", f"HTTP/{request.http_version}", refusal)
+
+
+def check_target(request: Request) -> Check:
+    """§4.2.1 item 1: the Request-URI is a resource name, or a URI that has one (§3)."""
+    refusal = None
+    if request.path is None:
+        refusal = Refusal(400, "target", "A WebSocket handshake is for a path, such as /room.")
+    return Check("RFC 6455 §4.2.1 item 1", "the target has a path", request.target, refusal)
+
+
+def check_host(request: Request) -> Check:
+    """§4.2.1 item 2: one Host header, with the server's authority."""
+    hosts = request.headers.get_all("Host")
+    refusal = None
+    if len(hosts) != 1 or not hosts[0]:
+        refusal = Refusal(400, "host", "A WebSocket handshake needs one Host header that names the server.")
+    return Check("RFC 6455 §4.2.1 item 2", "one Host header", _found(hosts), refusal)
+
+
+def check_upgrade(request: Request) -> Check:
+    """§4.2.1 item 3: an Upgrade header that has the token "websocket", in any case."""
+    refusal = None
+    if "websocket" not in request.headers.tokens("Upgrade"):
+        refusal = Refusal(
+            426,
+            "upgrade",
+            "The Upgrade header with the token 'websocket' is missing; a proxy in between may have dropped it.",
+            ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")),
+        )
+    found = _found(request.headers.get_all("Upgrade"))
+    return Check("RFC 6455 §4.2.1 item 3", "Upgrade has the token 'websocket'", found, refusal)
+
+
+def check_connection(request: Request) -> Check:
+    """§4.2.1 item 4: a Connection header that has the token "Upgrade", in any case."""
+    refusal = None
+    if "upgrade" not in request.headers.tokens("Connection"):
+        refusal = Refusal(
+            400,
+            "connection",
+            "The Connection header with the token 'Upgrade' is missing; a proxy in between may have dropped it.",
+        )
+    found = _found(request.headers.get_all("Connection"))
+    return Check("RFC 6455 §4.2.1 item 4", "Connection has the token 'Upgrade'", found, refusal)
+
+
+def check_key(request: Request) -> Check:
+    """§4.2.1 item 5: one Sec-WebSocket-Key, which decodes to 16 bytes."""
+    keys = request.headers.get_all("Sec-WebSocket-Key")
+    sentence = ""
+    if not keys:
+        sentence = "The Sec-WebSocket-Key header is missing."
+    elif len(keys) > 1:
+        sentence = "There is more than one Sec-WebSocket-Key header."
+    else:
+        try:
+            size = len(base64.b64decode(keys[0], validate=True))
+        except binascii.Error:
+            sentence = "The Sec-WebSocket-Key is not base64."
+        else:
+            if size != KEY_BYTES:
+                sentence = f"The Sec-WebSocket-Key decodes to {size} bytes, not {KEY_BYTES}."
+    refusal = Refusal(400, "key", sentence) if sentence else None
+    return Check("RFC 6455 §4.2.1 item 5", "one Sec-WebSocket-Key of 16 bytes", _found(keys), refusal)
+
+
+def check_version(request: Request) -> Check:
+    """§4.2.1 item 6: Sec-WebSocket-Version is 13; otherwise the answer names 13 (§4.4)."""
+    versions = request.headers.get_all("Sec-WebSocket-Version")
+    refusal = None
+    if versions != [VERSION]:
+        refusal = Refusal(
+            426,
+            "version",
+            "The WebSocket version spoken here is 13; say so in one Sec-WebSocket-Version header.",
+            (
+                (b"Sec-WebSocket-Version", VERSION.encode()),
+                (b"Upgrade", b"websocket"),
+                (b"Connection", b"Upgrade"),
+            ),
+        )
+    return Check("RFC 6455 §4.2.1 item 6", "Sec-WebSocket-Version is 13", _found(versions), refusal)
+
+
+def check_no_body(request: Request) -> Check:
+    """No body comes with the request: what follows its head would be read as frames by us and as a body by others.
+
+    RFC 6455 doesn't say; RFC 9110 §7.8 has the new protocol begin behind the request's body, and a proxy may see
+    it elsewhere than we do.
+    """
+    refusal = None
+    if request.has_body:
+        refusal = Refusal(400, "upgrade_with_body", "A WebSocket handshake has no body.")
+    return Check("RFC 9110 §7.8", "no body", "a body" if request.has_body else "none", refusal)
+
+
+def check_origin(request: Request, origins: Origins) -> Check:
+    """§4.2.2 item 4, §10.2: the page that connects is one of ours, or is allowed."""
+    found = request.headers.get_all("Origin")
+    hosts = request.headers.get_all("Host")
+    refusal = None
+    if len(found) > 1:
+        refusal = Refusal(400, "origin_repeated", "There is more than one Origin header.")
+    elif found and not origins.allow(found[0], hosts[0] if hosts else ""):
+        refusal = Refusal(
+            403,
+            "origin",
+            f"Pages from {found[0]} may not connect to this server.",
+            hint=f"to allow it, start the server with --allow-origin {found[0]}",
+        )
+    return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", _found(found), refusal)
+
+
+def examine(request: Request, origins: Origins) -> Handshake:
+    """Hold a request against every requirement and say whether it is accepted."""
+    checks = (
+        check_method(request),
+        check_http_version(request),
+        check_target(request),
+        check_host(request),
+        check_upgrade(request),
+        check_connection(request),
+        check_key(request),
+        check_version(request),
+        check_no_body(request),
+        check_origin(request, origins),
+    )
+    refusal = next((check.refusal for check in checks if check.refusal is not None), None)
+    accept = None
+    if refusal is None:
+        (key,) = request.headers.get_all("Sec-WebSocket-Key")
+        accept = Accept.of(key)
+    return Handshake(checks, request.path or "", accept, refusal)
+
+
+def _found(values: list[str]) -> str:
+    return ", ".join(values) if values else "none"

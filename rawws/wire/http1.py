@@ -1,0 +1,347 @@
+"""The HTTP phase of a connection, over h11 (RFC 9110, RFC 9112).
+
+A `HttpPhase` is fed bytes and asked for the next event: a request whose head has passed every check, the end
+of its body, the need for more bytes, the peer's end of the stream, or a refusal. It writes the responses. When a
+request turns out to be an upgrade, it writes the 101 and hands over the bytes that came behind the request:
+they are the peer's first frames.
+
+h11 is the parser. What is added here is what h11 leaves to its users: limits with a status of their own (414,
+431, 413), a sentence that tells the client what was wrong, and a stricter reading of what HTTP allows but
+servers and proxies have been known to read in two ways (RFC 9112 §11.2, request smuggling): folded lines, a
+bare LF, bytes outside ASCII, Content-Length beside Transfer-Encoding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from http import HTTPStatus
+
+import h11
+
+from rawws.errors import Refusal
+from rawws.limits import Limits
+from rawws.wire.trace import escape
+
+
+class Headers:
+    """The fields of one message in their order; names are compared without regard to case."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
+        self._fields = tuple(fields)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __contains__(self, name: str) -> bool:
+        return bool(self.get_all(name))
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self._fields)})"
+
+    def get_all(self, name: str) -> list[str]:
+        """Return the value of every field of that name."""
+        wanted = name.lower()
+        return [value for field_name, value in self._fields if field_name.lower() == wanted]
+
+    def tokens(self, name: str) -> list[str]:
+        """Return the members of a comma-separated field in lower case, over all its lines (RFC 9110 §5.6.1)."""
+        return [token for value in self.get_all(name) for part in value.split(",") if (token := part.strip().lower())]
+
+
+_ABSOLUTE_FORM = re.compile(r"https?://([^/?#]*)([^?#]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The head of a request. All of it is ASCII; other bytes have been refused."""
+
+    method: str
+    target: str
+    http_version: str
+    headers: Headers
+    raw_head: bytes = field(repr=False, default=b"")
+
+    @property
+    def path(self) -> str | None:
+        """The target's path without its query; None when it has none, as ``*`` (RFC 9112 §3.2)."""
+        if self.target.startswith("/"):
+            return self.target.partition("?")[0].partition("#")[0]
+        if absolute := _ABSOLUTE_FORM.match(self.target):
+            return absolute[2] or "/"
+        return None
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows, even an empty chunked one (RFC 9112 §6)."""
+        return "Transfer-Encoding" in self.headers or any(
+            value.strip("0 ,") for value in self.headers.get_all("Content-Length")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer with a whole body. ``Content-Length`` and ``Connection`` are added when it is written."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+class Signal(Enum):
+    """What `HttpPhase.next_event` says when it has no request."""
+
+    NEED_DATA = "need data"
+    END_OF_BODY = "end of body"
+    END_OF_STREAM = "end of stream"
+
+
+Event = Request | Refusal | Signal
+
+# RFC 9110 §5.5 without obs-text: VCHAR, and SP and HTAB between. h11 would let other bytes through.
+_ODD_IN_VALUE = re.compile(rb"[^\x20-\x7e\t]")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_FIELD_NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+:")
+_HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+
+
+class HttpPhase:
+    """The server's side of HTTP/1.1 on one connection, up to an upgrade.
+
+    Take events until NEED_DATA before feeding more; answer each request with `respond` before taking the next.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        # Its own limit only backs ours up: between two looks at it, one read may add to the buffer.
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.max_header_bytes * 2)
+        self._head = bytearray()  # of the request that is awaited, as raw bytes
+        self._raw_head = b""
+        self._body_bytes = 0
+        self._in_head = True
+        self._answer_has_body = True
+
+    @property
+    def request_begun(self) -> bool:
+        """Whether some bytes of a request are here, so that its deadline runs."""
+        return bool(self._head) or not self._in_head
+
+    @property
+    def raw_head(self) -> bytes:
+        """The last request's head as it stood on the wire, or what has come of it."""
+        return self._raw_head or bytes(self._head)
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in bytes from the peer; empty at the end of the stream."""
+        if self._in_head:
+            if not self._head and data:
+                # RFC 9112 §2.2: ignore empty lines in front of a request line.
+                data = data.lstrip(b"\r\n")
+                if not data:
+                    return
+            self._head += data
+        self._h11.receive_data(data)
+
+    def next_event(self) -> Event:
+        """Return what the bytes received so far amount to; never raises for what a peer sends."""
+        while True:
+            try:
+                event = self._h11.next_event()
+            except h11.RemoteProtocolError as error:
+                return self._explain(error)
+            match event:
+                case h11.Request():
+                    return self._check_head(event)
+                case h11.Data():  # no route reads a body: it is counted and dropped
+                    self._body_bytes += len(event.data)
+                    if self._body_bytes > self._limits.max_body_bytes:
+                        return self._body_too_large(f"{self._body_bytes} bytes or more")
+                case h11.EndOfMessage():
+                    return Signal.END_OF_BODY
+                case h11.ConnectionClosed():
+                    return Signal.END_OF_STREAM
+                case _:
+                    if self._in_head and (refusal := self._check_size(len(self._head))):
+                        return refusal
+                    return Signal.NEED_DATA
+
+    # Checks of a head
+
+    def _check_size(self, head_bytes: int) -> Refusal | None:
+        """RFC 9112 §3 wants 414 for a long request line; RFC 6585 §5 has 431 for all the fields."""
+        limits = self._limits
+        line_bytes = self._head.find(b"\n", 0, limits.max_header_bytes)
+        # The method, two spaces and the version take a few bytes of the line beside the target.
+        if (line_bytes < 0 and head_bytes > limits.max_target_bytes + 32) or line_bytes > limits.max_target_bytes + 32:
+            return Refusal(
+                414, "target_too_long", f"The request target is over the limit of {limits.max_target_bytes} bytes."
+            )
+        if head_bytes > limits.max_header_bytes:
+            return Refusal(
+                431, "head_too_large", f"The request's head is over the limit of {limits.max_header_bytes} bytes."
+            )
+        return None
+
+    def _check_head(self, event: h11.Request) -> Event:
+        trailing, _ = self._h11.trailing_data
+        raw_head = bytes(self._head[: len(self._head) - len(trailing)])
+        self._raw_head = raw_head
+        self._head.clear()
+        self._in_head = False
+        self._body_bytes = 0
+        self._answer_has_body = event.method != b"HEAD"  # RFC 9110 §9.3.2
+        if refusal := self._check_size(len(raw_head)) or self._check_lines(raw_head, event):
+            return refusal
+        fields = [(name.decode("ascii"), value.decode("ascii")) for name, value in event.headers.raw_items()]
+        request = Request(
+            event.method.decode("ascii"),
+            event.target.decode("ascii"),
+            event.http_version.decode("ascii"),
+            Headers(fields),
+            raw_head,
+        )
+        return self._check_request(request) or request
+
+    def _check_lines(self, raw_head: bytes, event: h11.Request) -> Refusal | None:
+        limits = self._limits
+        if len(event.headers) > limits.max_headers:
+            return Refusal(431, "too_many_headers", f"The request has more than {limits.max_headers} header fields.")
+        if _BARE_LF.search(raw_head):
+            return _bad_request("bare_lf", "A line ends with a bare LF; HTTP lines end with CR LF.")
+        if b"\n " in raw_head or b"\n\t" in raw_head:
+            return _bad_request("folded_line", "A header is folded over two lines, which HTTP has given up.")
+        for name, value in event.headers.raw_items():
+            if odd := _ODD_IN_VALUE.search(value):
+                return _bad_request(
+                    "odd_byte_in_header",
+                    f"The {escape(name)} header has the byte {odd[0][0]:#04x}; only printable ASCII is taken.",
+                )
+        return None
+
+    def _check_request(self, request: Request) -> Refusal | None:
+        major = request.http_version.partition(".")[0]
+        if major != "1":
+            return Refusal(
+                505,
+                "http_version",
+                f"HTTP/{request.http_version} is not spoken here; use HTTP/1.1.",
+            )
+        hosts = request.headers.get_all("Host")
+        if not hosts and request.http_version != "1.0":
+            return _bad_request("host_missing", "The request has no Host header.")
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            return _bad_request("host_malformed", "The Host header is not a host with an optional port.")
+        lengths = request.headers.get_all("Content-Length")
+        if "Transfer-Encoding" in request.headers and (lengths or request.http_version == "1.0"):
+            return _bad_request(
+                "framing_ambiguous", "Transfer-Encoding beside Content-Length or in HTTP/1.0 has two readings."
+            )
+        if lengths and int(lengths[0]) > self._limits.max_body_bytes:
+            return self._body_too_large(f"{int(lengths[0])} bytes")
+        return None
+
+    def _body_too_large(self, size: str) -> Refusal:
+        return Refusal(
+            413, "body_too_large", f"A body of {size} is over the limit of {self._limits.max_body_bytes} bytes."
+        )
+
+    def _explain(self, error: h11.RemoteProtocolError) -> Refusal | Signal:
+        """Turn h11's error into a status and a sentence for the client."""
+        if self._in_head and not self._head:
+            return Signal.END_OF_STREAM
+        if refusal := self._check_size(len(self._head)):
+            return refusal
+        told = str(error)
+        if "request line" in told:
+            if self._head[0] == 0x16:  # RFC 8446 §5.1: the content type of a TLS handshake record
+                return _bad_request("tls_on_plain_port", "This port speaks plain HTTP, but TLS was sent.")
+            return _bad_request("request_line_malformed", "The request line is not of the form 'GET /path HTTP/1.1'.")
+        if "header line" in told or "continuation line" in told:
+            return _bad_request("header_malformed", self._name_bad_line())
+        if "Missing mandatory Host" in told:
+            return _bad_request("host_missing", "The request has no Host header.")
+        if "multiple Host" in told:
+            return _bad_request("host_repeated", "The request has more than one Host header.")
+        if "Content-Length" in told:
+            return _bad_request("content_length_malformed", "The Content-Length headers are not one whole number.")
+        if "Transfer-Encoding" in told:
+            return Refusal(501, "transfer_encoding", "The only Transfer-Encoding understood here is 'chunked'.")
+        if "peer" in told and "closed" in told:
+            return Signal.END_OF_STREAM
+        return _bad_request("body_malformed" if not self._in_head else "malformed", f"Malformed request: {told}.")
+
+    def _name_bad_line(self) -> str:
+        for number, line in enumerate(bytes(self._head).split(b"\n")[1:], 2):
+            bare = line.removesuffix(b"\r")
+            if bare and (not _FIELD_NAME.match(bare) or b"\r" in bare or b"\0" in bare):
+                return f"Line {number} of the request is not a header of the form 'Name: value'."
+        return "A line of the request is not a header of the form 'Name: value'."
+
+    # What goes out
+
+    def respond(self, response: Response, *, close: bool = False) -> bytes:
+        """Return the bytes of the answer to the last request or refusal.
+
+        The body of an answer to HEAD is left out. ``can_continue`` says afterwards whether the connection may
+        be kept.
+        """
+        connection = [value for name, value in response.headers if name.lower() == b"connection"]
+        if close or self._h11.their_state is not h11.DONE:
+            connection.append(b"close")
+        fields = [(name, value) for name, value in response.headers if name.lower() != b"connection"]
+        fields.append((b"Content-Length", str(len(response.body)).encode()))
+        if connection:
+            fields.append((b"Connection", b", ".join(connection)))
+        data = self._send(
+            h11.Response(
+                status_code=response.status,
+                reason=HTTPStatus(response.status).phrase.encode(),
+                headers=fields,
+            )
+        )
+        if self._answer_has_body:
+            data += self._send(h11.Data(data=response.body))
+        return data + self._send(h11.EndOfMessage())
+
+    def switch_protocols(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """Return the bytes of the 101 that ends the HTTP phase (RFC 9110 §15.2.2)."""
+        reason = HTTPStatus.SWITCHING_PROTOCOLS.phrase.encode()
+        return self._send(h11.InformationalResponse(status_code=101, reason=reason, headers=list(headers)))
+
+    def _send(self, event: h11.Event) -> bytes:
+        data = self._h11.send(event)
+        assert data is not None
+        return data
+
+    @property
+    def awaits_continue(self) -> bool:
+        """Whether the client holds its body back until it is told to go on (RFC 9110 §10.1.1)."""
+        return self._h11.they_are_waiting_for_100_continue
+
+    @property
+    def can_continue(self) -> bool:
+        return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+
+    def start_next_request(self) -> None:
+        """Get ready for the next request on this connection; some of it may have come already."""
+        self._h11.start_next_cycle()
+        self._answer_has_body = True
+        self._in_head = True
+        self._raw_head = b""
+        self._head = bytearray(self._h11.trailing_data[0])
+
+    @property
+    def trailing_data(self) -> tuple[bytes, bool]:
+        """The bytes that came behind the last request, and whether the stream ended after them."""
+        return self._h11.trailing_data
+
+
+def _bad_request(code: str, sentence: str) -> Refusal:
+    return Refusal(400, code, sentence)

@@ -1,0 +1,160 @@
+"""How what crossed the wire becomes a line of text.
+
+Every line opens with a mark, then says one thing:
+
+====  =============================================
+``<``  came in
+``>``  went out
+``=``  a state changed, or a step was worked out
+``!``  a fault: something is refused or lost
+``-``  a timer ran out
+====  =============================================
+
+These are pure functions from records to text. Whether anyone listens is for the callers to ask first, since no
+payload is formatted for nobody.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, Opcode, apply_mask
+
+IN, OUT, STATE, FAULT, TIMER = "<", ">", "=", "!", "-"
+
+# A line is for a person: what is longer is cut in the middle, as Python's websockets does at 75 too.
+PREVIEW_CHARACTERS = 75
+PREVIEW_TAIL_BYTES = 64
+
+SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
+
+_NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
+
+
+class FrameRecorder:
+    """Collects what can be shown of one frame while its payload passes: the ends of it, with the mask off."""
+
+    __slots__ = ("_head", "_header", "_position", "_tail")
+
+    def __init__(self, header: FrameHeader) -> None:
+        self._header = header
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._position = 0
+
+    def add(self, raw_payload: bytes | memoryview) -> None:
+        """Take in the next piece of the payload as it stands on the wire. All of a control frame is kept."""
+        into_head = raw_payload[: MAX_CONTROL_PAYLOAD_BYTES - len(self._head)]
+        self._head += self._unmask(into_head, self._position)
+        rest_at = self._position + len(into_head)
+        self._position += len(raw_payload)
+        rest = raw_payload[len(into_head) :][-PREVIEW_TAIL_BYTES:]
+        if rest:
+            self._tail += self._unmask(rest, max(rest_at, self._position - len(rest)))
+            del self._tail[:-PREVIEW_TAIL_BYTES]
+
+    def _unmask(self, raw: bytes | memoryview, position: int) -> bytes:
+        key = self._header.mask_key
+        return bytes(raw) if key is None else apply_mask(bytes(raw), key, position)
+
+    def frame(self) -> Frame:
+        return Frame(self._header, bytes(self._head), bytes(self._tail))
+
+
+def escape(raw: bytes) -> str:
+    """Return bytes as text in which all but plain ASCII is spelt out, so that no peer can forge a line."""
+    return _NOT_PLAIN.sub(_spell_out, raw.decode("latin-1"))
+
+
+def _spell_out(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+def quote(text: str) -> str:
+    """Return text in quotes, with control characters spelt out and letters of any language as they are."""
+    spelt = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return f"'{spelt}'"
+
+
+def head_lines(head: bytes) -> list[str]:
+    """Return the head of an HTTP message line by line as it stands on the wire, but for masked secrets."""
+    start_line, *fields = head.rstrip(b"\r\n").split(b"\n")
+    return [escape(start_line.removesuffix(b"\r")), *(_field_line(line.removesuffix(b"\r")) for line in fields)]
+
+
+def _field_line(line: bytes) -> str:
+    name, colon, value = line.partition(b":")
+    if colon and name.strip().lower() in SECRET_HEADERS:
+        return f"{escape(name)}: (masked, {len(value.strip())} bytes)"
+    return escape(line)
+
+
+def frame_line(frame: Frame) -> str:
+    """Return one frame as a line: ``TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'``."""
+    header = frame.header
+    mask = "none" if header.mask_key is None else header.mask_key.hex()
+    line = (
+        f"{header.opcode_name} fin={header.fin:d} rsv={header.rsv1:d}{header.rsv2:d}{header.rsv3:d} "
+        f"mask={mask} len={header.payload_bytes}"
+    )
+    preview = preview_payload(frame)
+    return f"{line} {preview}" if preview else line
+
+
+def frame_hex(frame: Frame) -> str:
+    """Return the frame's bytes as they stood on the wire, in hex: ``81 85 | 37 fa 21 3d | 7f 9f 4d 51 58``.
+
+    The bars divide header, masking key and payload; the middle of a long payload is left out.
+    """
+    header = frame.header
+    key = header.mask_key
+    raw_head, raw_tail = frame.payload_head, frame.payload_tail
+    if key is None:
+        parts = [header.raw.hex(" ")]
+    else:
+        parts = [header.raw[:-4].hex(" "), key.hex(" ")]
+        raw_head = apply_mask(raw_head, key)
+        raw_tail = apply_mask(raw_tail, key, header.payload_bytes - len(raw_tail))
+    if frame.left_out_bytes:
+        parts.append(f"{raw_head.hex(' ')} … {frame.left_out_bytes} bytes … {raw_tail.hex(' ')}")
+    elif header.payload_bytes:
+        parts.append((raw_head + raw_tail).hex(" "))
+    return " | ".join(parts)
+
+
+def preview_payload(frame: Frame) -> str:
+    """Return a short form of the payload: text as text, a close as code and reason, the rest as hex."""
+    header = frame.header
+    if not header.payload_bytes:
+        return ""
+    if header.rsv1:
+        return _preview_hex(frame)  # compressed: its bytes are no text
+    if header.opcode == Opcode.TEXT:
+        return _preview_text(frame)
+    if header.opcode == Opcode.CLOSE and header.payload_bytes >= 2:
+        code = int.from_bytes(frame.payload_head[:2], "big")
+        reason = frame.payload_head[2:].decode(errors="replace")
+        return f"{code} {quote(reason)}" if reason else str(code)
+    return _preview_hex(frame)
+
+
+def _preview_text(frame: Frame) -> str:
+    if not frame.left_out_bytes:
+        text = (frame.payload_head + frame.payload_tail).decode(errors="replace")
+        if len(text) <= PREVIEW_CHARACTERS:
+            return quote(text)
+        head = tail = text
+    else:
+        # "ignore", because the cut may have gone through a character.
+        head = frame.payload_head.decode(errors="ignore")
+        tail = frame.payload_tail.decode(errors="ignore")
+    kept = PREVIEW_CHARACTERS - 1
+    return quote(f"{head[: kept * 2 // 3]}…{tail[-(kept // 3) :]}")
+
+
+def _preview_hex(frame: Frame) -> str:
+    most = PREVIEW_CHARACTERS // 3
+    whole = frame.payload_head + frame.payload_tail
+    if not frame.left_out_bytes and len(whole) <= most:
+        return whole.hex(" ")
+    return f"{whole[: most * 2 // 3].hex(' ')} … {whole[-(most // 3) :].hex(' ')}"
