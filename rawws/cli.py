@@ -59,10 +59,16 @@ async def _serve(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rawws", description="WebSockets that you can see through.")
+    parser = argparse.ArgumentParser(
+        prog="rawws",
+        description="WebSockets that you can see through.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"rawws {rawws.__version__}")
     commands = parser.add_subparsers(title="commands", required=True)
-    _add_serve(commands.add_parser("serve", help="run the server (this is also what no command does)"))
+    serve = commands.add_parser("serve", help="run the server")
+    _add_serve(serve)
+    parser.epilog = f"Without a command it serves:\n\n{serve.format_help()}"
     return parser
 
 
