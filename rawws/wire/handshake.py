@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -270,7 +271,8 @@ def check_origin(request: Request, origins: Origins) -> Check:
             403,
             "origin",
             f"Pages from {found[0]} may not connect to this server.",
-            hint=f"to allow it, start the server with --allow-origin {found[0]}",
+            # Quoted: it is there to be pasted into a shell, and the client chose it.
+            hint=f"to allow it, start the server with --allow-origin {shlex.quote(found[0])}",
         )
     return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", _found(found), refusal)
 

@@ -108,7 +108,7 @@ Event = Request | Refusal | Signal
 # RFC 9110 §5.5 without obs-text: VCHAR, and SP and HTAB between. h11 would let other bytes through.
 _ODD_IN_VALUE = re.compile(rb"[^\x20-\x7e\t]")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_FIELD_NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+:")
+_FIELD_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\0\r\v\f]*")
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
 
@@ -120,13 +120,16 @@ class HttpPhase:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        # Its own limit only backs ours up: between two looks at it, one read may add to the buffer.
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.max_header_bytes * 2)
+        self._h11 = self._new_h11()
         self._head = bytearray()  # of the request that is awaited, as raw bytes
         self._raw_head = b""
         self._body_bytes = 0
         self._in_head = True
         self._answer_has_body = True
+
+    def _new_h11(self) -> h11.Connection:
+        # Its own limit only backs ours up: between two looks at it, one read may add to the buffer.
+        return h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.max_header_bytes * 2)
 
     @property
     def request_begun(self) -> bool:
@@ -168,16 +171,17 @@ class HttpPhase:
                 case h11.ConnectionClosed():
                     return Signal.END_OF_STREAM
                 case _:
-                    if self._in_head and (refusal := self._check_size(len(self._head))):
+                    if self._in_head and (refusal := self._check_size(self._head)):
                         return refusal
                     return Signal.NEED_DATA
 
     # Checks of a head
 
-    def _check_size(self, head_bytes: int) -> Refusal | None:
+    def _check_size(self, head: bytes | bytearray) -> Refusal | None:
         """RFC 9112 §3 wants 414 for a long request line; RFC 6585 §5 has 431 for all the fields."""
         limits = self._limits
-        line_bytes = self._head.find(b"\n", 0, limits.max_header_bytes)
+        head_bytes = len(head)
+        line_bytes = head.find(b"\n", 0, limits.max_header_bytes)
         # The method, two spaces and the version take a few bytes of the line beside the target.
         if (line_bytes < 0 and head_bytes > limits.max_target_bytes + 32) or line_bytes > limits.max_target_bytes + 32:
             return Refusal(
@@ -197,7 +201,7 @@ class HttpPhase:
         self._in_head = False
         self._body_bytes = 0
         self._answer_has_body = event.method != b"HEAD"  # RFC 9110 §9.3.2
-        if refusal := self._check_size(len(raw_head)) or self._check_lines(raw_head, event):
+        if refusal := self._check_size(raw_head) or self._check_lines(raw_head, event):
             return refusal
         fields = [(name.decode("ascii"), value.decode("ascii")) for name, value in event.headers.raw_items()]
         request = Request(
@@ -256,9 +260,13 @@ class HttpPhase:
         """Turn h11's error into a status and a sentence for the client."""
         if self._in_head and not self._head:
             return Signal.END_OF_STREAM
-        if refusal := self._check_size(len(self._head)):
+        told = str(error).partition(":")[0]  # what follows is the peer's own words
+        if "peer" in told and "closed" in told:
+            return Signal.END_OF_STREAM
+        if not self._in_head:
+            return _bad_request("body_malformed", "The request's body is not chunked as HTTP has it.")
+        if refusal := self._check_size(self._head):
             return refusal
-        told = str(error)
         if "request line" in told:
             if self._head[0] == 0x16:  # RFC 8446 §5.1: the content type of a TLS handshake record
                 return _bad_request("tls_on_plain_port", "This port speaks plain HTTP, but TLS was sent.")
@@ -273,14 +281,14 @@ class HttpPhase:
             return _bad_request("content_length_malformed", "The Content-Length headers are not one whole number.")
         if "Transfer-Encoding" in told:
             return Refusal(501, "transfer_encoding", "The only Transfer-Encoding understood here is 'chunked'.")
-        if "peer" in told and "closed" in told:
-            return Signal.END_OF_STREAM
-        return _bad_request("body_malformed" if not self._in_head else "malformed", f"Malformed request: {told}.")
+        return _bad_request("malformed", f"Malformed request: {told}.")
 
     def _name_bad_line(self) -> str:
         for number, line in enumerate(bytes(self._head).split(b"\n")[1:], 2):
             bare = line.removesuffix(b"\r")
-            if bare and (not _FIELD_NAME.match(bare) or b"\r" in bare or b"\0" in bare):
+            if not bare:
+                break
+            if bare[:1] not in b" \t" and not _FIELD_LINE.fullmatch(bare):
                 return f"Line {number} of the request is not a header of the form 'Name: value'."
         return "A line of the request is not a header of the form 'Name: value'."
 
@@ -293,7 +301,8 @@ class HttpPhase:
         be kept.
         """
         connection = [value for name, value in response.headers if name.lower() == b"connection"]
-        if close or self._h11.their_state is not h11.DONE:
+        # Another protocol's Upgrade (h2c) that isn't taken up leaves the connection as it was (RFC 9110 §7.8).
+        if close or self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR):
             connection.append(b"close")
         fields = [(name, value) for name, value in response.headers if name.lower() != b"connection"]
         fields.append((b"Content-Length", str(len(response.body)).encode()))
@@ -331,11 +340,17 @@ class HttpPhase:
 
     def start_next_request(self) -> None:
         """Get ready for the next request on this connection; some of it may have come already."""
-        self._h11.start_next_cycle()
+        trailing, ended = self._h11.trailing_data
+        self._h11 = self._new_h11()
         self._answer_has_body = True
         self._in_head = True
         self._raw_head = b""
-        self._head = bytearray(self._h11.trailing_data[0])
+        self._head.clear()
+        # Fed anew, so that empty lines between two requests are ignored as those before the first are.
+        if trailing:
+            self.receive_data(trailing)
+        if ended:
+            self.receive_data(b"")
 
     @property
     def trailing_data(self) -> tuple[bytes, bool]:

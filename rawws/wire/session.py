@@ -25,7 +25,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.frame_protocol import CloseReason
 
 from rawws.errors import Fault
-from rawws.wire.frames import CONTROL, Frame, FrameHeader, FrameScanner, Opcode, split_frames
+from rawws.wire.frames import CONTROL, MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, FrameScanner, Opcode, split_frames
 from rawws.wire.trace import FrameRecorder
 
 
@@ -115,6 +115,7 @@ class _Rule:
     opening: str
     code: str
     section: str
+    sentence: str = ""  # in place of wsproto's, which tells positions in whatever chunk it was given
 
 
 _RULES = (
@@ -131,8 +132,8 @@ _RULES = (
     _Rule("CLOSE with 1 byte", "close_payload_short", "§5.5.1"),
     _Rule("CLOSE with", "close_code_invalid", "§7.4"),
     _Rule("remote CLOSE with local-only", "close_code_invalid", "§7.4"),
-    _Rule("Error decoding CLOSE reason", "close_reason_not_utf8", "§5.5.1"),
-    _Rule("'utf-8' codec", "text_not_utf8", "§8.1"),
+    _Rule("Error decoding CLOSE reason", "close_reason_not_utf8", "§5.5.1", "Reason of a close is not valid UTF-8"),
+    _Rule("'utf-8' codec", "text_not_utf8", "§8.1", "Text is not valid UTF-8"),
 )
 
 
@@ -197,6 +198,9 @@ class Session:
         """Return who ended the connection, with which code, and why, as far as it went."""
         them = f"the {self.our_role.other.name.lower()}"
         if self.fault is not None:
+            if self.close_sent is not None and self.close_sent.reason != self.fault.sentence:
+                # Our close had gone out before, for another reason.
+                return f"closed by us with {self.close_sent}, then failed: {self.fault.sentence}"
             return f"failed by us with {self.close_sent}"
         if self.close_begun_by is self.our_role:
             answer = f"answered with {self.close_rcvd}" if self.close_rcvd else "with no close in answer"
@@ -219,9 +223,17 @@ class Session:
         position = 0
         while position < len(data):
             if not scanner.payload_left:
+                header_at = position
                 position = scanner.scan_header(data, position)
                 if scanner.header is None:
                     break
+                if scanner.header.opcode == Opcode.CLOSE:
+                    # What stands in front is judged first, so that the next verdict is on this close alone.
+                    self._feed_wsproto(data[:header_at], events)
+                    if self.is_closed:
+                        return events
+                    data = data[header_at:]
+                    position -= header_at
                 if fault := self._begin_frame(scanner.header):
                     # wsproto sees the header too: if the frame is illegal besides, that is the answer.
                     self._feed_wsproto(data[:position], events)
@@ -232,8 +244,8 @@ class Session:
             position = scanner.scan_payload(data, start)
             if self._recorder is not None:
                 self._recorder.add(data[start:position])
-                if not scanner.payload_left:
-                    self._end_recorded_frame()
+                if not scanner.payload_left and self._end_recorded_frame() == Opcode.CLOSE:
+                    data = data[:position]  # §5.5.1: nothing behind a close is read, or shown
         self._feed_wsproto(data, events)
         return events
 
@@ -257,13 +269,14 @@ class Session:
             f"message of {self._message_bytes} bytes or more is over the limit of {self.max_message_bytes}",
         )
 
-    def _end_recorded_frame(self) -> None:
+    def _end_recorded_frame(self) -> int:
         assert self._recorder is not None
         frame = self._recorder.frame()
         if self.on_frame is not None:
             self.on_frame(self.our_role.other, frame)
         if frame.header.opcode != Opcode.CLOSE:  # that one is kept for _close_with_1014()
             self._recorder = None
+        return frame.header.opcode
 
     def _feed_wsproto(self, data: bytes, events: list[Event]) -> None:
         self._wsproto.receive_data(data)
@@ -363,6 +376,9 @@ class Session:
         return data
 
     def _send_close(self, close: CloseFrame) -> None:
+        # §5.5: a control frame holds 125 bytes, two of which are the code.
+        reason = close.reason.encode()[: MAX_CONTROL_PAYLOAD_BYTES - 2].decode(errors="ignore")
+        close = CloseFrame(close.code, reason)
         self.close_sent = close
         self.close_begun_by = self.close_begun_by or self.our_role
         if close.code == CloseReason.NO_STATUS_RCVD:
@@ -389,5 +405,5 @@ class Session:
 def _name_fault(close_code: int, sentence: str) -> Fault:
     for rule in _RULES:
         if sentence.startswith(rule.opening):
-            return Fault(close_code, rule.code, f"{sentence} (RFC 6455 {rule.section})")
+            return Fault(close_code, rule.code, f"{rule.sentence or sentence} (RFC 6455 {rule.section})")
     return Fault(close_code, "protocol_error", sentence)

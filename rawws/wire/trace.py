@@ -78,15 +78,21 @@ def quote(text: str) -> str:
 
 def head_lines(head: bytes) -> list[str]:
     """Return the head of an HTTP message line by line as it stands on the wire, but for masked secrets."""
-    start_line, *fields = head.rstrip(b"\r\n").split(b"\n")
-    return [escape(start_line.removesuffix(b"\r")), *(_field_line(line.removesuffix(b"\r")) for line in fields)]
+    start_line, *fields = (line.removesuffix(b"\r") for line in head.rstrip(b"\r\n").split(b"\n"))
+    lines = [escape(start_line)]
+    secret = False
+    for line in fields:
+        if line[:1] not in (b" ", b"\t"):  # else it folds the field before over another line
+            secret = line.partition(b":")[0].strip().lower() in SECRET_HEADERS
+        lines.append(_secret_line(line) if secret else escape(line))
+    return lines
 
 
-def _field_line(line: bytes) -> str:
+def _secret_line(line: bytes) -> str:
     name, colon, value = line.partition(b":")
-    if colon and name.strip().lower() in SECRET_HEADERS:
-        return f"{escape(name)}: (masked, {len(value.strip())} bytes)"
-    return escape(line)
+    if not colon or line[:1] in (b" ", b"\t"):
+        return f" (masked, {len(line.strip())} bytes)"
+    return f"{escape(name)}: (masked, {len(value.strip())} bytes)"
 
 
 def frame_line(frame: Frame) -> str:

@@ -1,0 +1,94 @@
+"""What the tests of this folder share: a peer's frames, the ways to cut a stream, and the ends of a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import strategies as st
+
+from rawws.wire.frames import MASK, Opcode, apply_mask, split_frames
+from rawws.wire.session import CloseFrame, CloseReceived, Event, Failed, Role, Session, State
+
+MASK_KEY = bytes.fromhex("37 fa 21 3d")  # the one of the examples in RFC 6455 §5.7
+
+both_roles = pytest.mark.parametrize("our_role", [Role.SERVER, Role.CLIENT], ids=["server", "client"])
+
+
+def from_peer(our_role: Role, header: str, payload: bytes = b"") -> bytes:
+    """Return a frame for us: ``header`` in hex is a server's; a client's has the mask bit and a key besides (§5.1)."""
+    raw = bytearray.fromhex(header)
+    if our_role is Role.CLIENT:
+        return bytes(raw) + payload
+    raw[1] |= MASK
+    return bytes(raw) + MASK_KEY + apply_mask(payload, MASK_KEY)
+
+
+def frames_in(data: bytes) -> list[tuple[int, bytes]]:
+    """Return opcode and unmasked payload of each frame in data that we have sent."""
+    return [
+        (header.opcode, bytes(payload) if header.mask_key is None else apply_mask(bytes(payload), header.mask_key))
+        for header, payload in split_frames(data)
+    ]
+
+
+def every_split(data: bytes) -> Iterator[list[bytes]]:
+    """Yield the ways to cut data: whole, byte by byte, and in two at every place."""
+    yield [data]
+    yield [data[i : i + 1] for i in range(len(data))]
+    for cut in range(1, len(data)):
+        yield [data[:cut], data[cut:]]
+
+
+@st.composite
+def any_chunking(draw: st.DrawFn, data: st.SearchStrategy[bytes]) -> list[bytes]:
+    """Some bytes, cut anywhere any number of times; no chunk is empty."""
+    whole = draw(data)
+    cuts = sorted(draw(st.sets(st.integers(1, max(1, len(whole) - 1)), max_size=8)))
+    return [chunk for start, end in zip([0, *cuts], [*cuts, None], strict=True) if (chunk := whole[start:end])]
+
+
+# A session and its end
+
+LIMIT = 1 << 20
+
+
+def receive(our_role: Role, chunks: list[bytes], *, limit: int = LIMIT) -> tuple[Session, list[Event]]:
+    session = Session(our_role, max_message_bytes=limit)
+    return session, [event for chunk in chunks for event in session.receive_data(chunk)]
+
+
+def closed_with(code: int, reason: bytes = b"") -> bytes:
+    """Return the bytes of a close frame's payload."""
+    return code.to_bytes(2, "big") + reason
+
+
+def assert_failing(session: Session, events: list[Event], close_code: int, fault_code: str) -> None:
+    """§7.1.7: the last event is the fault, one close says why, and nothing more is read or sent."""
+    assert events, "nothing happened"
+    assert isinstance(events[-1], Failed), events
+    fault = events[-1].fault
+    assert (fault.close_code, fault.code) == (close_code, fault_code)
+    assert session.fault == fault
+    assert (session.state, session.close_begun_by, session.close_rcvd) == (State.CLOSED, session.our_role, None)
+    assert session.close_sent == CloseFrame(close_code, fault.sentence)
+    (opcode, payload) = frames_in(session.data_to_send())[-1]
+    assert (opcode, payload[:2]) == (Opcode.CLOSE, closed_with(close_code))
+    assert fault.sentence.startswith(payload[2:].decode())
+    assert_ignoring(session)
+
+
+def assert_closing(session: Session, events: list[Event], close: CloseFrame, answer: bytes) -> None:
+    """§5.5.1: the peer's close is the last event, one close with that payload answers it, nothing more is read."""
+    assert events[-1:] == [CloseReceived(close)]
+    assert (session.state, session.close_begun_by, session.fault) == (State.CLOSED, session.our_role.other, None)
+    assert (session.close_rcvd, session.close_sent) == (close, close)
+    assert frames_in(session.data_to_send())[-1] == (Opcode.CLOSE, answer)
+    assert_ignoring(session)
+
+
+def assert_ignoring(session: Session) -> None:
+    assert session.is_closed
+    for data in (from_peer(session.our_role, "8105", b"Hello"), from_peer(session.our_role, "8800"), b"\xff\xff"):
+        assert session.receive_data(data) == []
+    assert session.data_to_send() == b""

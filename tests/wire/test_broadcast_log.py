@@ -1,0 +1,144 @@
+"""The broadcast log, by example and against a naive model of it: one string of bytes and a list of frame ends."""
+
+from __future__ import annotations
+
+import bisect
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from rawws.wire.broadcast_log import BroadcastLog, Cursor
+from rawws.wire.frames import Opcode, encode_frame
+
+HELLO = bytes.fromhex("81 05 48 65 6c 6c 6f")
+PING = bytes.fromhex("89 00")
+
+
+def test_a_segment_is_the_frames_of_a_turn_in_their_order() -> None:
+    log = BroadcastLog()
+    assert log.seal() is None
+    log.append(HELLO)
+    log.append(PING)
+    assert (log.next, log.open_bytes, log.end_bytes, log.kept_bytes) == (0, 9, 0, 0)
+    segment = log.seal()
+    assert segment == HELLO + PING
+    assert log.segment(0) is segment, "everybody is given the same bytes"
+    assert (log.next, log.open_bytes, log.end_bytes, log.kept_bytes) == (1, 0, 9, 9)
+    assert log.seal() is None
+
+
+def test_lag_counts_the_sealed_bytes_behind_a_cursor() -> None:
+    log = BroadcastLog()
+    for frame in (HELLO, PING, HELLO):
+        log.append(frame)
+        log.seal()
+    log.append(PING)
+    cursors = [Cursor(0), Cursor(0, 3), Cursor(1), Cursor(2, 6), Cursor(3)]
+    assert [log.lag_bytes(cursor) for cursor in cursors] == [16, 13, 9, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("offset", "rest"),
+    [(0, 0), (1, 6), (6, 1), (7, 0), (8, 1), (9, 0), (10, 6), (16, 0)],
+)
+def test_the_rest_of_a_frame_leads_to_the_next_boundary(offset: int, rest: int) -> None:
+    log = BroadcastLog()
+    segment = HELLO + PING + HELLO
+    log.append(segment)
+    log.seal()
+    assert log.rest_of_frame(Cursor(0, offset)) == segment[offset : offset + rest]
+
+
+def test_trimming_forgets_and_renumbers_nothing() -> None:
+    log = BroadcastLog()
+    for _ in range(4):
+        log.append(HELLO)
+        log.seal()
+    log.trim(2)
+    log.trim(1)
+    assert (log.first, log.next, log.kept_bytes, log.end_bytes) == (2, 4, 14, 28)
+    assert log.lag_bytes(Cursor(3, 1)) == 6
+    log.append(PING)
+    log.trim(9)
+    assert (log.first, log.next, log.kept_bytes, log.open_bytes) == (4, 4, 0, 2)
+    assert log.seal() == PING == log.segment(4)
+    assert repr(log) == "<BroadcastLog segments 4..5 kept=2 open=0>"
+
+
+class LogModel(RuleBasedStateMachine):
+    """Random steps of a room: publish, seal, join, partial sends, leave, trim."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.log = BroadcastLog()
+        self.stream = b""  # all that was ever sealed
+        self.open = b""
+        self.frame_ends = [0]
+        self.starts = [0]  # of each segment in the stream, and of the next
+        self.first = 0
+        self.readers: list[Cursor] = []
+
+    def position(self, reader: Cursor) -> int:
+        return self.starts[reader.number] + reader.offset
+
+    @rule(payload=st.binary(max_size=300), opcode=st.sampled_from([Opcode.TEXT, Opcode.BINARY]))
+    def publish(self, payload: bytes, opcode: Opcode) -> None:
+        frame = encode_frame(opcode, payload)
+        self.log.append(frame)
+        self.open += frame
+        self.frame_ends.append(len(self.stream) + len(self.open))
+
+    @rule()
+    def seal(self) -> None:
+        assert self.log.seal() == (self.open or None)
+        if self.open:
+            self.stream += self.open
+            self.open = b""
+            self.starts.append(len(self.stream))
+
+    @rule(back=st.integers(0, 3))
+    def join(self, back: int) -> None:
+        self.readers.append(Cursor(max(self.log.first, self.log.next - back)))
+
+    @precondition(lambda self: any(reader.number < self.log.next for reader in self.readers))
+    @rule(data=st.data())
+    def send_some(self, data: st.DataObject) -> None:
+        index, reader = data.draw(
+            st.sampled_from([(i, r) for i, r in enumerate(self.readers) if r.number < self.log.next])
+        )
+        rest = self.log.segment(reader.number)[reader.offset :]
+        taken = data.draw(st.integers(0, len(rest)))
+        at = self.position(reader)
+        assert rest[:taken] == self.stream[at : at + taken]
+        whole = taken == len(rest)
+        self.readers[index] = Cursor(reader.number + 1) if whole else Cursor(reader.number, reader.offset + taken)
+
+    @precondition(lambda self: self.readers)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        self.readers.remove(data.draw(st.sampled_from(self.readers)))
+
+    @rule()
+    def trim(self) -> None:
+        self.first = min((reader.number for reader in self.readers), default=len(self.starts) - 1)
+        self.log.trim(self.first)
+
+    @invariant()
+    def sizes_agree(self) -> None:
+        assert (self.log.first, self.log.next) == (self.first, len(self.starts) - 1)
+        assert (self.log.end_bytes, self.log.open_bytes) == (len(self.stream), len(self.open))
+        assert self.log.kept_bytes == len(self.stream) - self.starts[self.first]
+
+    @invariant()
+    def cursors_agree(self) -> None:
+        for reader in self.readers:
+            at = self.position(reader)
+            assert self.log.lag_bytes(reader) == len(self.stream) - at
+            boundary = self.frame_ends[bisect.bisect_left(self.frame_ends, at)]
+            assert self.log.rest_of_frame(reader) == self.stream[at:boundary]
+
+
+TestLogModel = LogModel.TestCase
+TestLogModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

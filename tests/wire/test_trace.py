@@ -1,0 +1,191 @@
+"""How what crossed the wire looks in a log. A log line is an interface: each is compared whole."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rawws.wire.frames import RSV1, Frame, FrameScanner, Opcode, encode_frame, parse_header
+from rawws.wire.trace import (
+    PREVIEW_CHARACTERS,
+    FrameRecorder,
+    escape,
+    frame_hex,
+    frame_line,
+    head_lines,
+    preview_payload,
+    quote,
+)
+from tests.wire.helpers import MASK_KEY, every_split
+
+
+def record(chunks: list[bytes]) -> Frame:
+    """Return the one frame in some bytes as it is recorded while they pass."""
+    scanner, recorder = FrameScanner(), None
+    for chunk in chunks:
+        position = 0
+        if recorder is None:
+            position = scanner.scan_header(chunk, 0)
+            if scanner.header is None:
+                continue
+            recorder = FrameRecorder(scanner.header)
+        recorder.add(chunk[position:])
+    assert recorder is not None
+    return recorder.frame()
+
+
+def shown(opcode: int, payload: bytes, *, fin: bool = True, rsv: int = 0, mask_key: bytes | None = None) -> Frame:
+    return record([encode_frame(opcode, payload, fin=fin, rsv=rsv, mask_key=mask_key)])
+
+
+# A frame as a line
+
+
+@pytest.mark.parametrize(
+    ("raw", "line", "in_hex"),
+    [
+        (
+            "81 85 37 fa 21 3d 7f 9f 4d 51 58",
+            "TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'",
+            "81 85 | 37 fa 21 3d | 7f 9f 4d 51 58",
+        ),
+        ("81 05 48 65 6c 6c 6f", "TEXT fin=1 rsv=000 mask=none len=5 'Hello'", "81 05 | 48 65 6c 6c 6f"),
+        ("01 03 48 65 6c", "TEXT fin=0 rsv=000 mask=none len=3 'Hel'", "01 03 | 48 65 6c"),
+        ("80 02 6c 6f", "CONTINUATION fin=1 rsv=000 mask=none len=2 6c 6f", "80 02 | 6c 6f"),
+        ("82 03 00 ff 0a", "BINARY fin=1 rsv=000 mask=none len=3 00 ff 0a", "82 03 | 00 ff 0a"),
+        ("89 00", "PING fin=1 rsv=000 mask=none len=0", "89 00"),
+        ("8a 80 37 fa 21 3d", "PONG fin=1 rsv=000 mask=37fa213d len=0", "8a 80 | 37 fa 21 3d"),
+        ("88 00", "CLOSE fin=1 rsv=000 mask=none len=0", "88 00"),
+        ("88 01 03", "CLOSE fin=1 rsv=000 mask=none len=1 03", "88 01 | 03"),
+        ("88 02 03 e8", "CLOSE fin=1 rsv=000 mask=none len=2 1000", "88 02 | 03 e8"),
+        ("88 05 03 e9 62 79 65", "CLOSE fin=1 rsv=000 mask=none len=5 1001 'bye'", "88 05 | 03 e9 62 79 65"),
+        ("c1 02 f2 00", "TEXT fin=1 rsv=100 mask=none len=2 f2 00", "c1 02 | f2 00"),
+        ("b3 01 00", "RESERVED-0x3 fin=1 rsv=011 mask=none len=1 00", "b3 01 | 00"),
+    ],
+)
+def test_a_frame_is_one_line_and_in_hex_the_bytes_on_the_wire(raw: str, line: str, in_hex: str) -> None:
+    for chunks in every_split(bytes.fromhex(raw)):
+        frame = record(chunks)
+        assert (frame_line(frame), frame_hex(frame)) == (line, in_hex)
+
+
+def test_no_payload_can_forge_a_line_or_move_the_cursor() -> None:
+    frame = shown(Opcode.TEXT, "a\r\nb\x1b[2J\u2028\u202e ü 世".encode())
+    assert preview_payload(frame) == r"'a\r\nb\x1b[2J\u2028\u202e ü 世'"
+    assert preview_payload(shown(Opcode.CLOSE, b"\x03\xe8a\nb\xff")) == "1000 'a\\nb\ufffd'"
+
+
+# The middle of what is long is left out
+
+
+@pytest.mark.parametrize("size", [76, 125, 126, 189, 190, 70_000])
+@pytest.mark.parametrize("mask_key", [None, MASK_KEY], ids=["unmasked", "masked"])
+def test_long_text_is_cut_in_the_middle(size: int, mask_key: bytes | None) -> None:
+    text = "".join(chr(ord("a") + i % 26) for i in range(size))
+    frame = shown(Opcode.TEXT, text.encode(), mask_key=mask_key)
+    assert preview_payload(frame) == f"'{text[:49]}…{text[-24:]}'"
+    assert preview_payload(shown(Opcode.TEXT, b"x" * PREVIEW_CHARACTERS)) == f"'{'x' * PREVIEW_CHARACTERS}'"
+
+
+@pytest.mark.parametrize("character", ["ü", "世", "🌍"])
+@pytest.mark.parametrize("shift", range(4))
+def test_a_cut_through_a_character_leaves_no_trace(character: str, shift: int) -> None:
+    text = "-" * shift + character * 200 + "-" * shift
+    preview = preview_payload(shown(Opcode.TEXT, text.encode()))
+    head, tail = preview.strip("'").split("…")
+    assert text.startswith(head)
+    assert text.endswith(tail)
+    assert len(preview) <= PREVIEW_CHARACTERS + 2
+
+
+def test_long_binary_is_cut_in_the_middle() -> None:
+    payload = bytes(range(256))
+    head, tail = payload[:16].hex(" "), payload[-8:].hex(" ")
+    assert preview_payload(shown(Opcode.BINARY, payload)) == f"{head} … {tail}"
+    assert preview_payload(shown(Opcode.BINARY, payload[:25])) == payload[:25].hex(" ")
+    assert preview_payload(shown(Opcode.TEXT, payload[:26], rsv=RSV1)) == f"{head} … {payload[18:26].hex(' ')}"
+
+
+@pytest.mark.parametrize("mask_key", [None, MASK_KEY], ids=["unmasked", "masked"])
+def test_hex_keeps_the_ends_of_a_long_frame(mask_key: bytes | None) -> None:
+    raw = encode_frame(Opcode.BINARY, bytes(i % 251 for i in range(1001)), mask_key=mask_key)
+    frame = record([raw])
+    header = parse_header(raw)
+    assert header is not None
+    start = len(header.raw)
+    opening = "82 7e 03 e9" if mask_key is None else "82 fe 03 e9 | 37 fa 21 3d"
+    assert frame.left_out_bytes == 1001 - 125 - 64
+    assert frame_hex(frame) == (f"{opening} | {raw[start : start + 125].hex(' ')} … 812 bytes … {raw[-64:].hex(' ')}")
+
+
+@given(st.binary(max_size=400), st.none() | st.just(MASK_KEY), st.lists(st.integers(1, 100), max_size=10))
+def test_the_ends_of_a_frame_are_the_same_in_any_chunking(
+    payload: bytes, mask_key: bytes | None, sizes: list[int]
+) -> None:
+    rest, chunks = encode_frame(Opcode.BINARY, payload, mask_key=mask_key), []
+    for size in sizes:
+        chunks.append(rest[:size])
+        rest = rest[size:]
+    frame = record([chunk for chunk in [*chunks, rest] if chunk])
+    assert frame.payload_head == payload[:125]
+    assert frame.payload_tail == payload[125:][-64:]
+    assert frame.left_out_bytes == max(0, len(payload) - 125 - 64)
+
+
+# The head of an HTTP message
+
+
+def test_a_head_is_shown_line_by_line_with_its_secrets_masked() -> None:
+    head = (
+        b"GET /chat?room=1 HTTP/1.1\r\n"
+        b"Host: example.org\r\n"
+        b"Authorization: Basic dXNlcjpwYXNz\r\n"
+        b"cookie:a=1; b=2\r\n"
+        b"Proxy-Authorization : x\r\n"
+        b"X-Cookie: shown\r\n"
+        b"\r\n"
+    )
+    assert head_lines(head) == [
+        "GET /chat?room=1 HTTP/1.1",
+        "Host: example.org",
+        "Authorization: (masked, 18 bytes)",
+        "cookie: (masked, 8 bytes)",
+        "Proxy-Authorization : (masked, 1 bytes)",
+        "X-Cookie: shown",
+    ]
+
+
+def test_a_head_of_ours_is_shown_the_same_way() -> None:
+    assert head_lines(b"HTTP/1.1 200 OK\r\nSet-Cookie: id=1") == ["HTTP/1.1 200 OK", "Set-Cookie: (masked, 4 bytes)"]
+
+
+def test_a_secret_that_is_folded_over_more_lines_is_masked_on_all() -> None:
+    head = b"GET / HTTP/1.1\r\nAuthorization: Basic\r\n dXNlcjpwYXNz\r\n\tcGFzcw==\r\nHost: a\r\n"
+    shown = "\n".join(head_lines(head))
+    assert "dXNlcjpwYXNz" not in shown
+    assert "cGFzcw==" not in shown
+    assert "Host: a" in shown
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"plain ~ text", "plain ~ text"),
+        (b"a\tb\0c\x1b[31m\x7f", r"a\tb\x00c\x1b[31m\x7f"),
+        (b"\x80\xff\xc3\xbc", r"\x80\xff\xc3\xbc"),
+        (b"a\rb\nc", r"a\rb\nc"),
+    ],
+)
+def test_all_but_plain_ascii_is_spelt_out(raw: bytes, text: str) -> None:
+    assert escape(raw) == text
+
+
+@given(st.binary(max_size=200))
+def test_a_head_of_any_bytes_has_lines_of_plain_ascii(head: bytes) -> None:
+    assert all(line.isascii() and line.isprintable() for line in head_lines(head))
+
+
+@given(st.text(max_size=100))
+def test_quoted_text_is_one_printable_line(text: str) -> None:
+    assert quote(text).isprintable()
