@@ -86,6 +86,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     talk = parser.add_argument_group("what it does")
     talk.add_argument(
         "--hello",
+        type=_text,
         metavar="TEXT",
         default=DEFAULT_HELLO,
         help="greets each new peer (default: %(default)r; '' for none)",
@@ -140,6 +141,14 @@ def _size(text: str) -> int:
     if parts is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; give bytes, or such as 64k, 1M, 2GiB")
     return int(parts[1]) * _SIZE_FACTORS[(parts[2] or "").lower()]
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8, as text in a WebSocket has to be") from None
+    return text
 
 
 def _seconds(text: str) -> float:

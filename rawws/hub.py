@@ -209,7 +209,7 @@ class Hub:
         if upgraded.trailing_data:
             self._take(peer, upgraded.trailing_data)
         self._publish()
-        if self._stopping and session.state is State.OPEN:
+        if self._stopping and peer.room is not None and session.state is State.OPEN:
             self._close(peer, 1001, "the server is shutting down")
 
     # One turn
@@ -456,11 +456,11 @@ class Hub:
 
     def _check_deadlines(self, peer: Peer, now: float) -> None:
         limits = self._limits
-        if now >= peer.close_at:
-            self._drop(peer, f"cut off, since the client has not closed within {limits.close_timeout_s:g} s")
-        elif peer.session.state is not State.OPEN:
+        if peer.session.state is not State.OPEN:
+            if now >= peer.close_at:
+                self._drop(peer, f"cut off, since the client has not closed within {limits.close_timeout_s:g} s")
             return
-        elif peer.heard:
+        if peer.heard:
             peer.answer_by = math.inf
         if now >= peer.answer_by:
             self._log(peer, TIMER, f"no byte within {limits.ping_timeout_s:g} s of a ping")
@@ -470,9 +470,10 @@ class Hub:
             self._drop(peer, "cut off, since the client no longer answers")
         elif now >= peer.ping_at:
             peer.session.ping(b"rawws")
-            peer.heard = False
             peer.ping_at = now + limits.ping_interval_s
-            peer.answer_by = now + (limits.ping_timeout_s or math.inf)
+            if peer.answer_by == math.inf:  # the oldest ping that nothing has answered counts
+                peer.heard = False
+                peer.answer_by = now + (limits.ping_timeout_s or math.inf)
             self._send_alone(peer, peer.session.data_to_send())
 
     def _log(self, peer: Peer, mark: str, text: str, level: int = logging.INFO) -> None:

@@ -167,7 +167,7 @@ async def _obey(signals: AsyncIterator[int], server: Server, program: trio.Cance
             _log(logging.WARNING, STATE, f"{name} again: ending at once")
             program.cancel()
             return
-        waiting = f"closing {server.hub.peer_count} peers, for {server.limits.drain_s:g} s at most"
+        waiting = f"peers to close: {server.hub.peer_count}, for {server.limits.drain_s:g} s at most"
         _log(logging.INFO, STATE, f"{name}: accepting no more, {waiting}")
         server.stop()
 

@@ -23,6 +23,13 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 KEY_BYTES = 16
 VERSION = "13"
 
+# What a 426 carries (RFC 9110 §15.5.22, RFC 6455 §4.4).
+_WHAT_IS_REQUIRED = (
+    (b"Sec-WebSocket-Version", VERSION.encode()),
+    (b"Upgrade", b"websocket"),
+    (b"Connection", b"Upgrade"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -190,7 +197,7 @@ def check_upgrade(request: Request) -> Check:
             426,
             "upgrade",
             "The Upgrade header with the token 'websocket' is missing; a proxy in between may have dropped it.",
-            ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")),
+            _WHAT_IS_REQUIRED,
         )
     found = _found(request.headers.get_all("Upgrade"))
     return Check("RFC 6455 §4.2.1 item 3", "Upgrade has the token 'websocket'", found, refusal)
@@ -238,11 +245,7 @@ def check_version(request: Request) -> Check:
             426,
             "version",
             "The WebSocket version spoken here is 13; say so in one Sec-WebSocket-Version header.",
-            (
-                (b"Sec-WebSocket-Version", VERSION.encode()),
-                (b"Upgrade", b"websocket"),
-                (b"Connection", b"Upgrade"),
-            ),
+            _WHAT_IS_REQUIRED,
         )
     return Check("RFC 6455 §4.2.1 item 6", "Sec-WebSocket-Version is 13", _found(versions), refusal)
 

@@ -82,8 +82,8 @@ def head_lines(head: bytes) -> list[str]:
     lines = [escape(start_line)]
     secret = False
     for line in fields:
-        if line[:1] not in (b" ", b"\t"):  # else it folds the field before over another line
-            secret = line.partition(b":")[0].strip().lower() in SECRET_HEADERS
+        folded = line[:1] in (b" ", b"\t")  # it carries the field before on, or was meant as one of its own
+        secret = (folded and secret) or line.partition(b":")[0].strip().lower() in SECRET_HEADERS
         lines.append(_secret_line(line) if secret else escape(line))
     return lines
 

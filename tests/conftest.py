@@ -1,0 +1,53 @@
+"""Fixtures for the tests over real sockets. Everything stays on loopback and within a bounded time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import trio
+
+from tests.serving import Serve, StartHub, StartProgram, watch_the_clock
+
+
+@pytest.fixture
+async def bounded(nursery: trio.Nursery) -> AsyncIterator[None]:
+    """Fails the test when it hangs. The other fixtures for tests on trio bring it along."""
+    over = threading.Event()
+    nursery.start_soon(watch_the_clock, over)
+    try:
+        yield
+    finally:
+        over.set()
+
+
+@pytest.fixture
+async def serve(nursery: trio.Nursery, bounded: None) -> AsyncIterator[Serve]:  # noqa: ARG001
+    """Starts servers in the test's nursery, each on a port of its own."""
+    starter = Serve(nursery)
+    try:
+        yield starter
+    finally:
+        starter.hang_up()
+
+
+@pytest.fixture
+async def start_hub(nursery: trio.Nursery, bounded: None) -> AsyncIterator[StartHub]:  # noqa: ARG001
+    """Starts hubs in the test's nursery."""
+    starter = StartHub(nursery)
+    try:
+        yield starter
+    finally:
+        starter.hang_up()
+
+
+@pytest.fixture
+def start_program() -> Iterator[StartProgram]:
+    """Starts ``python -m rawws`` processes, and ends those that the test has left running."""
+    starter = StartProgram()
+    try:
+        yield starter
+    finally:
+        for program in starter.started:
+            program.end()

@@ -1,0 +1,433 @@
+"""What the tests over real sockets share: raw clients, a server in the test's own trio, the program as a process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, NamedTuple, NoReturn
+
+import pytest
+import trio
+import trio.testing
+
+from rawws.hub import Hub, Mode
+from rawws.limits import Limits
+from rawws.peer import Upgraded
+from rawws.server import Server
+from rawws.transport import Transport, open_listeners
+from rawws.wire.frames import Opcode, encode_frame, parse_header
+from rawws.wire.handshake import Origins
+from rawws.wire.http1 import Headers, Request
+
+LOOPBACK = "127.0.0.1"
+
+# RFC 6455 §1.3 and §5.7: the key, what is made of it, and the masking key of the examples.
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+MASK_KEY = bytes.fromhex("37fa213d")
+
+# No test here needs a tenth of it; it is there for the one that hangs.
+PATIENCE_S = 20.0
+
+
+def need(present: object, what: str) -> None:
+    """Skip the test when a program that it needs is missing; fail it where everything has to be there."""
+    if present:
+        return
+    reason = f"{what} is not installed"
+    if os.environ.get("RAWWS_REQUIRE_ALL") == "1":
+        pytest.fail(f"{reason}, and RAWWS_REQUIRE_ALL=1 wants every test run")
+    pytest.skip(reason)
+
+
+# What a client sends
+
+
+def get(target: str = "/", *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
+    """Return a request without a body; ``lines`` are header lines besides Host."""
+    return "\r\n".join([f"{method} {target} HTTP/{version}", "Host: server.example", *lines, "", ""]).encode("ascii")
+
+
+def upgrade(path: str = "/", *lines: str) -> bytes:
+    """Return the handshake of RFC 6455 §1.2 for a path."""
+    return get(
+        path,
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {KEY.decode()}",
+        "Sec-WebSocket-Version: 13",
+        *lines,
+    )
+
+
+def masked(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
+    """Return a client's frame (§5.1: masked)."""
+    return encode_frame(opcode, payload, fin=fin, mask_key=MASK_KEY)
+
+
+def text(message: str) -> bytes:
+    return masked(Opcode.TEXT, message.encode())
+
+
+def binary(message: bytes) -> bytes:
+    return masked(Opcode.BINARY, message)
+
+
+def ping(payload: bytes = b"") -> bytes:
+    return masked(Opcode.PING, payload)
+
+
+def close(code: int = 1000, reason: str = "") -> bytes:
+    return masked(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
+
+
+# What it gets back
+
+
+class Seen(NamedTuple):
+    """One frame from the server, which is whole and unmasked or has failed the test already."""
+
+    opcode: Opcode
+    payload: bytes
+
+
+def seen_text(message: str) -> Seen:
+    return Seen(Opcode.TEXT, message.encode())
+
+
+def seen_close(code: int, reason: str = "") -> Seen:
+    return Seen(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP response. ``headers`` have lower-case names."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Client:
+    """Sends whatever it is told to, right or wrong, and shows what came back. It owns its socket."""
+
+    def __init__(self, stdlib_socket: socket.socket) -> None:
+        stdlib_socket.setblocking(False)
+        self.stdlib_socket = stdlib_socket
+        self._socket = trio.socket.from_stdlib_socket(stdlib_socket)
+        self._unread = bytearray()
+
+    async def connect(self, port: int) -> Client:
+        await self._socket.connect((LOOPBACK, port))
+        return self
+
+    async def send(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[await self._socket.send(rest) :]
+
+    async def send_in_pieces(self, data: bytes, *, at: Sequence[int]) -> None:
+        """Send data cut at these positions, so that the server most likely gets each piece in a read of its own."""
+        for start, end in zip([0, *at], [*at, len(data)], strict=True):
+            await self.send(data[start:end])
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def _receive_more(self) -> bool:
+        data = await self._socket.recv(1 << 16)
+        self._unread += data
+        return bool(data)
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._unread[:size])
+        del self._unread[:size]
+        return taken
+
+    async def answer(self, *, body: bool = True) -> Answer:
+        """Return the next response; ``body=False`` for an answer to HEAD, which only says how long it would be."""
+        while (end := self._unread.find(b"\r\n\r\n")) < 0:
+            assert await self._receive_more(), f"the stream ends inside a response: {bytes(self._unread)!r}"
+        status_line, *lines = self._take(end + 4)[:-4].decode("ascii").split("\r\n")
+        headers = {}
+        for line in lines:
+            name, _, value = line.partition(": ")
+            headers[name.lower()] = value
+        length = int(headers.get("content-length", 0)) if body else 0
+        while len(self._unread) < length:
+            assert await self._receive_more(), "the stream ends inside a body"
+        version, status, _ = status_line.split(" ", 2)
+        assert version == "HTTP/1.1"
+        return Answer(int(status), headers, self._take(length))
+
+    async def ask(self, request: bytes) -> Answer:
+        await self.send(request)
+        return await self.answer(body=not request.startswith(b"HEAD "))
+
+    async def open(self, path: str = "/", *lines: str, then: bytes = b"") -> Client:
+        """Become a WebSocket; ``then`` is sent in one segment with the handshake."""
+        await self.send(upgrade(path, *lines) + then)
+        answer = await self.answer()
+        assert answer.status == 101, answer
+        assert answer.headers["sec-websocket-accept"] == ACCEPT.decode()
+        return self
+
+    async def frame(self) -> Seen:
+        """Return the next frame. Fails the test when there is none, or when it isn't one that a server may send."""
+        while (header := parse_header(self._unread)) is None:
+            assert await self._receive_more(), f"the stream ends where a frame was due: {bytes(self._unread)!r}"
+        size = len(header.raw) + header.payload_bytes
+        while len(self._unread) < size:
+            assert await self._receive_more(), "the stream ends inside a frame"
+        assert (header.fin, header.rsv1, header.rsv2, header.rsv3) == (True, False, False, False)
+        assert header.mask_key is None, "§5.1: a server must not mask"
+        return Seen(Opcode(header.opcode), self._take(size)[len(header.raw) :])
+
+    async def frames(self, count: int) -> list[Seen]:
+        return [await self.frame() for _ in range(count)]
+
+    async def frames_to_close(self) -> list[Seen]:
+        """Return every frame up to the server's close, that one included."""
+        frames = [await self.frame()]
+        while frames[-1].opcode is not Opcode.CLOSE:
+            frames.append(await self.frame())
+        return frames
+
+    async def assert_end(self) -> None:
+        """The server has ended the stream, in order, and everything in it has been read."""
+        rest = bytes(self._unread) + await self._socket.recv(1 << 16)
+        assert rest == b""
+
+    async def wait_lost(self) -> None:
+        """Wait for the server to be gone, in whatever way."""
+        with contextlib.suppress(ConnectionError):
+            while await self._receive_more():
+                pass
+
+    def try_send(self, data: bytes | memoryview) -> int:
+        """Send what the kernel takes now, which may be nothing."""
+        try:
+            return self.stdlib_socket.send(data)
+        except BlockingIOError:
+            return 0
+
+    def end_stream(self) -> None:
+        """Send a FIN, and still be able to read."""
+        self._socket.shutdown(trio.socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Vanish with a reset (RST) instead of a FIN."""
+        self._socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+    def hang_up(self) -> None:
+        self._socket.close()
+
+
+# A server in the test's own trio
+
+
+class _Starter:
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self.clients: list[Client] = []
+
+    def hang_up(self) -> None:
+        """Close every client that the test has left open."""
+        for client in self.clients:
+            client.hang_up()
+
+
+class Running:
+    """A server that runs in the test's nursery, and the clients that the test has had connect to it."""
+
+    def __init__(self, server: Server, port: int, clients: list[Client]) -> None:
+        self.server = server
+        self.port = port
+        self._clients = clients
+
+    async def connect(self) -> Client:
+        client = Client(socket.socket())
+        self._clients.append(client)
+        return await client.connect(self.port)
+
+    async def open(self, path: str = "/", *lines: str, then: bytes = b"") -> Client:
+        client = await self.connect()
+        return await client.open(path, *lines, then=then)
+
+
+class Serve(_Starter):
+    """Starts servers: ``running = await serve(limits=Limits(...))``."""
+
+    async def __call__(
+        self,
+        *,
+        limits: Limits | None = None,
+        origins: Origins | None = None,
+        mode: Mode = Mode.BROADCAST,
+        hello: str = "",
+    ) -> Running:
+        listeners = await open_listeners(LOOPBACK, 0)
+        port: int = listeners[0].getsockname()[1]
+        server = Server(listeners, limits=limits, origins=origins, mode=mode, hello=hello)
+        await self._nursery.start(server.run)
+        return Running(server, port, self.clients)
+
+
+class RunningHub:
+    """A hub without HTTP in front, whose peers are socket pairs: what the kernel buffers is small, and known."""
+
+    def __init__(self, hub: Hub, clients: list[Client]) -> None:
+        self.hub = hub
+        self._clients = clients
+        self._joined = 0
+
+    def join(self, path: str = "/", *, send_buffer: int | None = None, trailing_data: bytes = b"") -> Client:
+        """Put a new peer into a room. ``send_buffer`` bounds what it can be sent before it reads."""
+        ours, theirs = socket.socketpair()
+        if send_buffer is not None:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        client = Client(theirs)
+        self._clients.append(client)
+        self.adopt(ours, path, trailing_data)
+        return client
+
+    def adopt(self, connected: socket.socket, path: str = "/", trailing_data: bytes = b"") -> None:
+        """Hand a socket over to the hub, as the HTTP phase does after its 101."""
+        self._joined += 1
+        request = Request("GET", path, "1.1", Headers())
+        self.hub.adopt(Upgraded(self._joined, Transport(connected), request, path, trailing_data))
+
+
+class StartHub(_Starter):
+    """Starts hubs: ``running = start_hub(limits=Limits(...))``."""
+
+    def __call__(self, *, limits: Limits | None = None, mode: Mode = Mode.BROADCAST, hello: str = "") -> RunningHub:
+        hub = Hub(limits or Limits(), mode=mode, hello=hello)
+        self._nursery.start_soon(hub.run)
+        return RunningHub(hub, self.clients)
+
+
+async def watch_the_clock(over: threading.Event) -> None:
+    """Fail the test when it takes too long by the clock on the wall, which a mock clock doesn't stop."""
+    in_time = await trio.to_thread.run_sync(over.wait, PATIENCE_S, abandon_on_cancel=True)
+    assert in_time, f"the test hangs: it is not over after {PATIENCE_S:g} s"
+
+
+# The program as a process
+
+
+class Lines:
+    """What a process writes, line by line, as it comes: a thread reads it, so that no pipe ever fills up."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._arriving: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._stream:
+            self._arriving.put(line.rstrip("\n"))
+        self._arriving.put(None)
+
+    def next(self) -> str | None:
+        """Return the next line, or None at the end. Raises queue.Empty when there is none in time."""
+        return self._arriving.get(timeout=PATIENCE_S)
+
+    def close(self) -> None:
+        """Close the stream, whose other end must be closed."""
+        self._reader.join(PATIENCE_S)
+        self._stream.close()
+
+
+class Program:
+    """``python -m rawws`` on a port of its own, and what it writes to its log. Its calls block, within bounds."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        self.process = process
+        self.lines: list[str] = []  # of the log, as far as the test has waited for them
+        self.port = 0
+        self._clients: list[Client] = []
+        self._log = Lines(process.stderr)
+
+    def wait_listening(self) -> Program:
+        listening = self.wait_for_line("listening on http://")
+        self.port = int(listening.split("http://")[1].split()[0].rpartition(":")[2])
+        return self
+
+    def wait_for_line(self, part: str) -> str:
+        """Return the next line of the log that has this in it."""
+        while True:
+            try:
+                line = self._log.next()
+            except queue.Empty:
+                self._fail(f"did not write {part!r} within {PATIENCE_S:g} s")
+            if line is None:
+                self._fail(f"ended without writing {part!r}")
+            self.lines.append(line)
+            if part in line:
+                return line
+
+    def _fail(self, what: str) -> NoReturn:
+        pytest.fail("\n".join([f"the program {what}; it wrote:", *self.lines]))
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """Return its exit status; all of its log is in ``lines`` then."""
+        status = self.process.wait(timeout_s)
+        while (line := self._log.next()) is not None:
+            self.lines.append(line)
+        return status
+
+    def end(self) -> None:
+        """End it if it still runs. Harmless twice."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE_S)
+        self._log.close()
+        for client in self._clients:
+            client.stdlib_socket.close()
+
+    @property
+    def address(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    async def connect(self) -> Client:
+        client = Client(socket.socket())
+        self._clients.append(client)
+        return await client.connect(self.port)
+
+
+class StartProgram:
+    """Starts programs: ``program = start_program("--drain", "1")``."""
+
+    def __init__(self) -> None:
+        self.started: list[Program] = []
+
+    def __call__(self, *arguments: str, max_files: int | None = None) -> Program:
+        """Return the program once it listens. ``max_files`` is its hard limit on open descriptors."""
+        command = [sys.executable, "-m", "rawws", "--port", "0", *arguments]
+        if max_files is not None:
+            command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        program = Program(process)
+        self.started.append(program)
+        return program.wait_listening()
+
+    def run(self, *arguments: str | bytes) -> subprocess.CompletedProcess[str]:
+        """Run a program that is to end by itself, and return its status and what it wrote."""
+        command = [sys.executable, "-m", "rawws", *arguments]
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
