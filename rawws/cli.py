@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import trio
 
@@ -14,7 +15,7 @@ from rawws import logs
 from rawws.errors import ListenError, UsageError
 from rawws.hub import Mode
 from rawws.limits import Limits
-from rawws.server import run_program
+from rawws.server import Server, load_tls, run_program
 from rawws.wire.handshake import Origins
 
 DEFAULT_HELLO = "Hello! Message From Server!!"
@@ -42,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    await run_program(
-        options.host,
-        options.port,
+    if options.tls_key and not options.tls_cert:
+        raise UsageError("--tls-key is of no use without --tls-cert; give the certificate too")
+    make_server = partial(
+        Server,
         limits=Limits(
             max_message_bytes=options.max_size,
             max_lag_bytes=options.max_lag,
@@ -55,7 +57,11 @@ async def _serve(options: argparse.Namespace) -> None:
         origins=Origins(options.allow_origin),
         mode=Mode(options.mode),
         hello=options.hello,
+        compression=options.compression,
+        fast_lane=options.fast_lane,
+        tls=load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None,
     )
+    await run_program(options.host, options.port, make_server)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +89,8 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", help="name or address (default: %(default)s; '' for every interface)"
     )
     listen.add_argument("--port", type=_port, default=8080, help="default: %(default)s; 0 for any free one")
+    listen.add_argument("--tls-cert", metavar="FILE", help="speak TLS (https, wss) with this certificate chain, PEM")
+    listen.add_argument("--tls-key", metavar="FILE", help="its private key, if that is not in the same file")
     talk = parser.add_argument_group("what it does")
     talk.add_argument(
         "--hello",
@@ -103,6 +111,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="let pages from there connect too, such as https://hoppscotch.io; * for any; may be repeated",
+    )
+    talk.add_argument(
+        "--no-compression", dest="compression", action="store_false", help="decline permessage-deflate (RFC 7692)"
+    )
+    talk.add_argument(
+        "--no-fast-lane", dest="fast_lane", action="store_false", help="read and write each frame through wsproto"
     )
     limits = parser.add_argument_group("limits (sizes take k, M and G, in powers of 1,024)")
     limits.add_argument(

@@ -25,22 +25,29 @@ from __future__ import annotations
 import enum
 import logging
 import math
-from collections import deque
+import time
+from collections.abc import Callable
 
 import trio
 
 from rawws import logs
 from rawws.limits import Limits
 from rawws.peer import Upgraded
-from rawws.transport import LOST, READABLE, RECEIVE_BYTES, WRITABLE, Transport, make_poller
-from rawws.wire.broadcast_log import BroadcastLog, Cursor
+from rawws.transport import LOST, MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, WRITABLE, Transport, make_poller
+from rawws.wire.broadcast_log import PLAIN, BroadcastLog, Cursor
+from rawws.wire.deflate import Deflaters
+from rawws.wire.events import Role
 from rawws.wire.frames import Opcode, encode_frame
-from rawws.wire.session import Message, Role, Session, State
+from rawws.wire.session import Session, State
 from rawws.wire.trace import FAULT, STATE, TIMER
 
 # How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
 # already costs far more in copying than in the system call) and every peer wait longer for its turn.
 TURN_BYTES = 16 * RECEIVE_BYTES
+
+# For so long the loop may keep the thread while there is work, before other tasks (connections in their HTTP
+# phase) get their turn. Going through trio costs as much as five messages (40 µs), so not after each turn.
+TURNS_S = 0.001
 
 # Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
 # pongs faster than it takes them is slowed down to its own speed.
@@ -52,6 +59,8 @@ TICK_S = 1.0
 
 CAUGHT_UP = Cursor(-1)
 
+CLOSED = State.CLOSED  # a global is found three times as fast as an Enum's member
+
 
 class Mode(enum.Enum):
     BROADCAST = "broadcast"  # each message to all of the room, its sender included
@@ -59,21 +68,45 @@ class Mode(enum.Enum):
 
 
 class Room:
-    """The peers and the log of one URL path. A peer that is in the room is in one of the two sets."""
+    """The peers and the log of one URL path. A peer that is in the room is either current or behind."""
 
     __slots__ = ("behind", "current", "log", "path")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, deflate: Callable[[bytes, int], bytes]) -> None:
         self.path = path
-        self.log = BroadcastLog()
-        self.current: set[Peer] = set()  # have been sent everything: their place is the log's tail
-        self.behind: set[Peer] = set()  # have a cursor of their own, and wait for their socket to take more
+        self.log = BroadcastLog(deflate)
+        # Those that have been sent everything, by the form that they get: their place is the log's tail.
+        self.current: dict[int, set[Peer]] = {}
+        # Those that have a cursor of their own, and wait for their socket to take more.
+        self.behind: set[Peer] = set()
 
     def __repr__(self) -> str:
-        return f"<Room {self.path} current={len(self.current)} behind={len(self.behind)} {self.log!r}>"
+        return f"<Room {self.path} peers={len(self)} behind={len(self.behind)} {self.log!r}>"
 
     def __len__(self) -> int:
-        return len(self.current) + len(self.behind)
+        return sum(map(len, self.current.values())) + len(self.behind)
+
+    def add_current(self, peer: Peer) -> None:
+        self.behind.discard(peer)
+        self.current.setdefault(peer.form, set()).add(peer)
+
+    def add_behind(self, peer: Peer) -> None:
+        self._discard_current(peer)
+        self.behind.add(peer)
+
+    def is_current(self, peer: Peer) -> bool:
+        return peer in self.current.get(peer.form, ())
+
+    def remove(self, peer: Peer) -> None:
+        self._discard_current(peer)
+        self.behind.discard(peer)
+        self.trim()
+
+    def _discard_current(self, peer: Peer) -> None:
+        if peers := self.current.get(peer.form):
+            peers.discard(peer)
+            if not peers:
+                del self.current[peer.form]
 
     def trim(self) -> None:
         """Forget what no peer needs any more."""
@@ -88,11 +121,14 @@ class Peer:
         "close_at",
         "cursor",
         "farewell",
+        "form",
         "heard",
+        "in_segment",
         "interest",
         "number",
         "outbox",
         "ping_at",
+        "receive_bytes",
         "room",
         "session",
         "shut",
@@ -100,16 +136,19 @@ class Peer:
         "transport",
     )
 
-    def __init__(self, number: int, transport: Transport, session: Session, room: Room) -> None:
+    def __init__(self, number: int, transport: Transport, session: Session, room: Room, form: int) -> None:
         self.number = number
         self.transport = transport
         self.session = session
         self.room: Room | None = room
         self.cursor = CAUGHT_UP  # means something only while the peer is in room.behind
+        self.in_segment = False  # a part of the segment at the cursor has gone, or can't be called back
         self.stop_before: int | None = None  # the segment that this peer doesn't get any more
-        self.outbox = bytearray()
+        self.form = form  # in which the room's log is sent to it
+        self.outbox: bytes | memoryview = b""  # whole frames, but for the first, part of which may have gone
         self.farewell = b""
         self.interest = READABLE
+        self.receive_bytes = RECEIVE_BYTES  # to ask for next time
         self.heard = False  # anything, since the last ping
         self.ping_at = math.inf
         self.answer_by = math.inf  # when the last ping must have been answered
@@ -124,15 +163,17 @@ class Peer:
 class Hub:
     """All rooms, all peers, and the loop that serves them. Run `run` in one task; call the rest from any."""
 
-    def __init__(self, limits: Limits, *, mode: Mode = Mode.BROADCAST, hello: str = "") -> None:
+    def __init__(self, limits: Limits, *, mode: Mode = Mode.BROADCAST, hello: str = "", fast_lane: bool = True) -> None:
         self._limits = limits
-        self._mode = mode
+        self._echoes = mode is Mode.ECHO
+        self._fast_lane = fast_lane
         self._hello = encode_frame(Opcode.TEXT, hello.encode()) if hello else b""
+        self._deflate = Deflaters().deflate_frames
         self._peers: dict[int, Peer] = {}  # by descriptor
         self._rooms: dict[str, Room] = {}
         self._fresh: set[Room] = set()  # whose logs have an open segment
         self._leaving: list[Peer] = []  # whose sessions have ended in this turn
-        self._ready: deque[tuple[int, int]] = deque()  # what the poller reported and no turn has looked at yet
+        self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
         self._stopping = False
         self._empty = trio.Event()
         self._poller = make_poller()
@@ -156,8 +197,7 @@ class Hub:
                         await trio.lowlevel.checkpoint()
                     else:
                         await trio.lowlevel.wait_readable(self._poller.fileno())
-                        self._ready.extend(self._poller.poll())
-                    self._turn()
+                    self._take_turns()
         finally:
             for peer in list(self._peers.values()):
                 self._drop(peer, "cut off, since the server stops")
@@ -186,13 +226,20 @@ class Hub:
 
         The hub owns the transport from here on. Frames that the client sent behind its request are read at once.
         """
-        room = self._rooms.get(upgraded.path) or Room(upgraded.path)
+        path, agreement = upgraded.handshake.path, upgraded.handshake.deflate
+        room = self._rooms.get(path)
+        if room is None:
+            room = Room(path, self._deflate)
         session = Session(
             Role.SERVER,
             max_message_bytes=self._limits.max_message_bytes,
+            deflate=agreement is not None,
+            fast_lane=self._fast_lane,
+            relays=True,
             on_frame=logs.frame_logger(upgraded.number),
         )
-        peer = Peer(upgraded.number, upgraded.transport, session, room)
+        form = agreement.server_window_bits if agreement is not None and agreement.deflates else PLAIN
+        peer = Peer(upgraded.number, upgraded.transport, session, room, form)
         fd = peer.transport.fileno()
         try:
             self._poller.add(fd)
@@ -202,24 +249,40 @@ class Hub:
             return
         self._peers[fd] = peer
         self._rooms[room.path] = room
-        room.current.add(peer)
+        room.add_current(peer)
         peer.ping_at = trio.current_time() + (self._limits.ping_interval_s or math.inf)
-        self._log(peer, STATE, f"joined room {room.path} (peers in it: {len(room)})")
-        self._send_alone(peer, self._hello)
+        if logs.hub.isEnabledFor(logging.INFO):
+            self._log(peer, STATE, f"joined room {room.path} (peers in it: {len(room)})")
+        if self._hello:
+            self._send_alone(peer, self._hello)
         if upgraded.trailing_data:
-            self._take(peer, upgraded.trailing_data)
+            self._act_on(peer, session.relay_data(upgraded.trailing_data))
         self._publish()
         if self._stopping and peer.room is not None and session.state is State.OPEN:
             self._close(peer, 1001, "the server is shutting down")
 
     # One turn
 
+    def _take_turns(self) -> None:
+        """Take turns until no socket is ready, or other tasks have waited for long enough."""
+        until = time.perf_counter() + TURNS_S
+        while True:
+            if not self._ready:
+                self._ready = self._poller.poll()
+                if not self._ready:
+                    return
+            self._turn()
+            if time.perf_counter() > until:
+                return
+
     def _turn(self) -> None:
         """Look at the sockets that are ready, within the budget, and send what that brought."""
         budget = TURN_BYTES
-        while self._ready and budget > 0:
-            fd, events = self._ready.popleft()
-            peer = self._peers.get(fd)
+        peers = self._peers
+        ready = iter(self._ready)
+        self._ready = []
+        for fd, events in ready:
+            peer = peers.get(fd)
             if peer is None:
                 continue  # dropped since the poller reported it
             try:
@@ -231,79 +294,122 @@ class Hub:
                 # Ours to mend, but not a reason to leave the others without a server.
                 logs.hub.exception("#%d ! an error in rawws itself; the connection is dropped", peer.number)
                 self._drop(peer, "dropped because of an error in rawws")
-        self._publish()
+            if budget <= 0:
+                break
+        self._ready = [*ready, *self._ready]  # what is left has its turn first
+        if self._fresh or self._leaving:
+            self._publish()
 
     def _read(self, peer: Peer) -> int:
         """Receive once from a peer, act on what came, and return how many bytes that was."""
-        if peer.transport.fileno() < 0:
-            return 0  # it was writable too, and writing found it lost
         try:
-            data = peer.transport.try_receive()
+            # After a full receive, more is asked for, and the rest of a large message goes right to its place.
+            if peer.receive_bytes != RECEIVE_BYTES and (buffer := peer.session.large_buffer()) is not None:
+                return self._read_into(peer, buffer)
+            data = peer.transport.receive_now(peer.receive_bytes)
+        except BlockingIOError:
+            return 0
         except OSError as error:
             self._drop(peer, error.strerror or str(error))
             return 0
-        if data is None:
+        size = len(data)
+        if not size:
+            self._end_of_stream(peer)
             return 0
-        if not data:
-            self._drop(peer, "" if peer.shut else "the client ended the stream")
+        peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
+        peer.heard = True
+        self._act_on(peer, peer.session.relay_data(data))
+        if peer.transport.has_pending:
+            self._ready.append((peer.transport.fileno(), READABLE))
+        return size
+
+    def _read_into(self, peer: Peer, buffer: memoryview) -> int:
+        with buffer:
+            size = peer.transport.try_receive_into(buffer)
+        if size is None:
+            return 0
+        if not size:
+            self._end_of_stream(peer)
             return 0
         peer.heard = True
-        self._take(peer, data)
-        return len(data)
+        self._act_on(peer, peer.session.relay_received(size))
+        if peer.transport.has_pending:
+            self._ready.append((peer.transport.fileno(), READABLE))
+        return size
 
-    def _take(self, peer: Peer, data: bytes) -> None:
-        """Act on bytes from a peer: publish its messages, answer its control frames."""
+    def _end_of_stream(self, peer: Peer) -> None:
+        self._drop(peer, "" if peer.shut else "the client ended the stream")
+
+    def _act_on(self, peer: Peer, frames: list[bytes | bytearray]) -> None:
+        """Publish a peer's messages, and send it what its session has to say."""
         session = peer.session
-        if session.is_closed:
-            return
-        answers = bytearray()
-        for event in session.receive_data(data):
-            # §5.5.1: once our close has gone out, what still comes need not be processed.
-            if isinstance(event, Message) and peer.room is not None and peer.stop_before is None:
-                frame = encode_frame(event.opcode, event.payload)
-                if self._mode is Mode.ECHO:
-                    answers += frame
-                else:
-                    peer.room.log.append(frame)
-                    self._fresh.add(peer.room)
-        answers += session.data_to_send()
-        if session.is_closed:
-            peer.farewell += answers
-            self._leaving.append(peer)
+        answers = session.data_to_send() if session.outgoing else b""
+        # §5.5.1: once our close has gone out, what still comes need not be processed.
+        if frames and (room := peer.room) is not None and peer.stop_before is None:
+            if not self._echoes:
+                room.log.append(frames)
+                self._fresh.add(room)
+            elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
+                return
+            else:
+                echo = b"".join(frames)
+                answers = (self._deflate(echo, peer.form) if peer.form else echo) + answers
+        if session.state is CLOSED:
+            if not peer.shut:
+                peer.farewell += answers
+                self._leaving.append(peer)
         elif answers:
             self._send_alone(peer, answers)
+
+    def _echo_large(self, peer: Peer, frames: list[bytes | bytearray]) -> bool:
+        """Send large frames back without joining them first; False if that isn't possible now."""
+        if peer.form or peer.interest != READABLE or peer.session.on_frame is not None:
+            return False
+        try:
+            sent = peer.transport.try_send_pieces(frames)
+        except OSError as error:
+            self._drop(peer, error.strerror or str(error))
+            return True
+        if sent < sum(map(len, frames)):
+            peer.outbox = memoryview(b"".join(frames))[sent:]
+            self._flush(peer)
+        return True
 
     def _publish(self) -> None:
         """Seal what was appended and send it; then let those go whose sessions have ended."""
         for room in self._fresh:
-            segment = room.log.seal()
-            assert segment is not None
-            self._broadcast(room, segment)
+            room.log.seal()
+            self._broadcast(room)
         self._fresh.clear()
         # Only now, so that a peer that says something and closes in one breath still gets what it said.
         for peer in self._leaving:
             self._leave(peer)
         self._leaving.clear()
 
-    def _broadcast(self, room: Room, segment: bytes) -> None:
-        """Send a segment to every peer that has had all before it, and look after those that lag."""
-        size = len(segment)
+    def _broadcast(self, room: Room) -> None:
+        """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
         number = room.log.next - 1
         short: list[tuple[Peer, int]] = []
         lost: list[tuple[Peer, OSError]] = []
-        for peer in room.current:
-            try:
-                sent = peer.transport.try_send(segment)
-            except OSError as error:
-                lost.append((peer, error))
-            else:
+        for form, peers in room.current.items():
+            segment = room.log.segment(number, form)
+            size = len(segment)
+            for peer in peers:
+                try:
+                    sent = peer.transport.send_now(segment)
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    lost.append((peer, error))
+                    continue
                 if sent != size:
                     short.append((peer, sent))
-        if logs.frames.isEnabledFor(logging.DEBUG):
-            for peer in room.current:
-                peer.session.show_sent(segment)
+            if logs.frames.isEnabledFor(logging.DEBUG):
+                for peer in peers:
+                    peer.session.show_sent(segment)
         for peer, sent in short:
             peer.cursor = Cursor(number, sent)
+            peer.in_segment = sent + peer.transport.committed_bytes > 0
             self._fall_behind(peer, room)
         for peer, loss in lost:
             self._drop(peer, loss.strerror or str(loss))
@@ -312,7 +418,7 @@ class Hub:
         room.trim()
 
     def _check_lag(self, peer: Peer, room: Room) -> None:
-        lag_bytes = room.log.lag_bytes(peer.cursor)
+        lag_bytes = room.log.lag_bytes(peer.cursor, peer.form)
         if lag_bytes > self._limits.max_lag_bytes and peer.session.state is State.OPEN:
             told = f"{lag_bytes} bytes behind, over the limit of {self._limits.max_lag_bytes} (--max-lag)"
             self._log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
@@ -322,10 +428,23 @@ class Hub:
 
     # Writing to one peer
 
-    def _send_alone(self, peer: Peer, frames: bytes | bytearray) -> None:
+    def _send_alone(self, peer: Peer, frames: bytes) -> None:
         """Queue frames for this peer only, and send what can be sent now."""
-        peer.session.show_sent(frames)
-        peer.outbox += frames
+        if peer.session.on_frame is not None:
+            peer.session.show_sent(frames)
+        if peer.interest == READABLE:  # nothing waits to be sent: most often it all goes at once
+            try:
+                sent = peer.transport.send_now(frames)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._drop(peer, error.strerror or str(error))
+                return
+            if sent == len(frames):
+                return
+            peer.outbox = memoryview(frames)[sent:]
+        else:
+            peer.outbox = b"".join((peer.outbox, frames))
         self._flush(peer)
 
     def _flush(self, peer: Peer) -> None:
@@ -338,15 +457,14 @@ class Hub:
         room = peer.room
         if room is not None:
             if not done:
-                if peer in room.current:
+                if room.is_current(peer):
                     peer.cursor = Cursor(room.log.next)
                 self._fall_behind(peer, room)
             elif peer.stop_before is not None:
                 self._leave(peer)
                 return
             elif peer in room.behind:
-                room.behind.remove(peer)
-                room.current.add(peer)
+                room.add_current(peer)
                 room.trim()
         if done and peer.session.is_closed and room is None and not peer.shut:
             peer.transport.shutdown_write()
@@ -355,31 +473,33 @@ class Hub:
 
     def _send_pending(self, peer: Peer) -> bool:
         """Send from the outbox and the log, each at its turn; False when the socket takes no more."""
-        transport, outbox, room = peer.transport, peer.outbox, peer.room
+        transport, room = peer.transport, peer.room
         lags = room is not None and peer in room.behind
         while True:
-            if outbox and not (lags and peer.cursor.offset):
-                sent = transport.try_send(outbox)
-                del outbox[:sent]
-                if outbox:
+            if peer.outbox and not peer.in_segment:
+                sent = transport.try_send(peer.outbox)
+                if sent < len(peer.outbox):
+                    peer.outbox = memoryview(peer.outbox)[sent:]
                     return False
+                peer.outbox = b""
             if room is None or not lags:
                 return True
             number, offset = peer.cursor
             if number == (room.log.next if peer.stop_before is None else peer.stop_before):
                 return True
-            segment = room.log.segment(number)
+            segment = room.log.segment(number, peer.form)
             sent = transport.try_send(memoryview(segment)[offset:] if offset else segment)
             if sent and not offset:
                 peer.session.show_sent(segment)
             if offset + sent < len(segment):
                 peer.cursor = Cursor(number, offset + sent)
+                peer.in_segment = offset + sent + transport.committed_bytes > 0
                 return False
             peer.cursor = Cursor(number + 1)
+            peer.in_segment = False
 
     def _fall_behind(self, peer: Peer, room: Room) -> None:
-        room.current.discard(peer)
-        room.behind.add(peer)
+        room.add_behind(peer)
         self._watch(peer, done=False)
 
     def _watch(self, peer: Peer, done: bool) -> None:
@@ -400,18 +520,21 @@ class Hub:
         peer.close_at = trio.current_time() + (self._limits.close_timeout_s or math.inf)
         assert peer.room is not None
         peer.stop_before = peer.room.log.next
-        if peer in peer.room.current:
+        if peer.room.is_current(peer):
             self._leave(peer)
 
     def _leave(self, peer: Peer) -> None:
         """Take a peer out of its room at the next frame boundary, and send its farewell there."""
         room = peer.room
         if room is not None:
-            if peer in room.behind:
-                peer.outbox[:0] = room.log.rest_of_frame(peer.cursor)
+            if peer.in_segment:
+                committed_bytes = peer.transport.committed_bytes
+                rest = room.log.rest_of_frame(peer.cursor, peer.form, committed_bytes=committed_bytes)
+                peer.outbox = b"".join((rest, peer.outbox))
+                peer.in_segment = False
             self._forget(peer, room)
         peer.session.show_sent(peer.farewell)
-        peer.outbox += peer.farewell
+        peer.outbox = b"".join((peer.outbox, peer.farewell))
         peer.farewell = b""
         peer.close_at = min(peer.close_at, trio.current_time() + (self._limits.close_timeout_s or math.inf))
         if peer.transport.fileno() >= 0:
@@ -419,9 +542,7 @@ class Hub:
 
     def _forget(self, peer: Peer, room: Room) -> None:
         peer.room = None
-        room.current.discard(peer)
-        room.behind.discard(peer)
-        room.trim()
+        room.remove(peer)
         if not room and self._rooms.get(room.path) is room:
             del self._rooms[room.path]
 
@@ -435,12 +556,14 @@ class Hub:
         del self._peers[fd]
         self._poller.remove(fd)
         peer.transport.close()
+        if not self._peers:
+            self._empty.set()
+        if not logs.hub.isEnabledFor(logging.INFO):
+            return
         session = peer.session
         orderly = session.close_rcvd is not None and session.fault is None
         told = f"{session.describe_end()}; {cause}" if cause else session.describe_end()
         self._log(peer, STATE if orderly else FAULT, told)
-        if not self._peers:
-            self._empty.set()
 
     # Deadlines
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from rawws.wire.events import Role
 from rawws.wire.frames import Frame
-from rawws.wire.session import Role
 from rawws.wire.trace import IN, OUT, frame_hex, frame_line
 
 # Below DEBUG: the same, and each frame's bytes in hex.

@@ -16,7 +16,9 @@ import os
 import select
 import selectors
 import socket
+import ssl
 import sys
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
@@ -25,6 +27,14 @@ from rawws.errors import ListenError
 
 # As much as one look at a socket may bring: what the kernel typically has, without a large allocation.
 RECEIVE_BYTES = 64 * 1024
+# From a peer whose last receive brought all that was asked for.
+MORE_RECEIVE_BYTES = 4 * RECEIVE_BYTES
+
+# RFC 8446 §5.1: the most that one record holds.
+TLS_RECORD_BYTES = 16 * 1024
+
+# POSIX guarantees 16 (IOV_MAX); Linux and macOS take 1,024 in one call.
+MAX_PIECES = 1024
 
 # accept() fails with these when the process or the machine has run out, not because of this connection.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -33,15 +43,30 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 class Transport:
     """A connected, non-blocking stream socket, which it owns: closing the transport closes the socket."""
 
-    __slots__ = ("_socket", "peer_name")
+    __slots__ = ("_socket", "_was_waited_for", "receive_now", "send_now")
+
+    # Whether `shake_hands` is to be awaited before the first byte of data.
+    has_handshake = False
+    # Bytes have been read off the socket that no poller tells of any more.
+    has_pending = False
+    # How many bytes of the last thing that would not go have to be the first of the next thing.
+    committed_bytes = 0
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
-        # Nagle's algorithm would hold small frames back; Unix sockets have none.
-        with contextlib.suppress(OSError):
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connected
-        self.peer_name = _name_peer(connected)
+        self._was_waited_for = False
+        # The socket's own methods, for who calls them a hundred thousand times a second: they raise
+        # BlockingIOError where the try_ methods return that nothing was done.
+        self.receive_now: Callable[[int], bytes] = connected.recv
+        self.send_now: Callable[[bytes | bytearray | memoryview], int] = connected.send
+
+    @property
+    def peer_name(self) -> str:
+        try:
+            return name_address(self._socket.getpeername())
+        except OSError:
+            return "a peer that has gone"
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 once closed."""
@@ -53,7 +78,14 @@ class Transport:
         Raises OSError when the connection is lost.
         """
         try:
-            return self._socket.recv(max_bytes)
+            return self.receive_now(max_bytes)
+        except BlockingIOError:
+            return None
+
+    def try_receive_into(self, buffer: memoryview) -> int | None:
+        """The same into a buffer; returns how many bytes there were."""
+        try:
+            return self._socket.recv_into(buffer)
         except BlockingIOError:
             return None
 
@@ -63,13 +95,24 @@ class Transport:
         Raises OSError when the connection is lost.
         """
         try:
-            return self._socket.send(data)
+            return self.send_now(data)
         except BlockingIOError:
             return 0
+
+    def try_send_pieces(self, pieces: Sequence[bytes | bytearray]) -> int:
+        """Hand the kernel what it takes now of several pieces, one behind the other, without joining them."""
+        try:
+            return self._socket.sendmsg(pieces[:MAX_PIECES])
+        except BlockingIOError:
+            return 0
+
+    async def shake_hands(self) -> None:
+        """Complete what comes before the first byte of data. Cancelled, only closing is left."""
 
     async def receive(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
         """Return the next bytes, empty at the end of the stream. Cancelling loses none."""
         while (data := self.try_receive(max_bytes)) is None:
+            self._was_waited_for = True
             await trio.lowlevel.wait_readable(self._socket)
         return data
 
@@ -80,6 +123,7 @@ class Transport:
             if sent := self.try_send(rest):
                 rest = rest[sent:]
             else:
+                self._was_waited_for = True
                 await trio.lowlevel.wait_writable(self._socket)
 
     def shutdown_write(self) -> None:
@@ -101,16 +145,89 @@ class Transport:
     def close(self) -> None:
         """Close the socket; tasks that wait for it wake with ``trio.ClosedResourceError``. Harmless twice."""
         if self._socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._socket)
+            if self._was_waited_for:  # else trio has never heard of it, and asking costs 5 µs
+                trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
 
-def _name_peer(connected: socket.socket) -> str:
-    try:
-        address = connected.getpeername()
-    except OSError:
-        return "a peer that has gone"
-    return name_address(address)
+class TlsTransport(Transport):
+    """The same through TLS, the server's side, over a non-blocking ``ssl.SSLSocket``.
+
+    What is waited for is the plain socket: when TLS has to write in order to read, it tries again the next time
+    that something arrives.
+    """
+
+    __slots__ = ("_tls", "committed_bytes")
+
+    has_handshake = True
+
+    def __init__(self, connected: socket.socket, context: ssl.SSLContext) -> None:
+        super().__init__(connected)
+        self._tls = context.wrap_socket(connected, server_side=True, do_handshake_on_connect=False)
+        self._socket = self._tls
+        self.receive_now = self._receive_records
+        self.send_now = self._send_records
+        self.committed_bytes = 0
+
+    @property
+    def has_pending(self) -> bool:  # type: ignore[override]
+        return self._tls.pending() > 0
+
+    async def shake_hands(self) -> None:
+        """Complete the TLS handshake. Raises OSError when it fails; ssl.SSLError is one."""
+        self._was_waited_for = True
+        while True:
+            try:
+                return self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await trio.lowlevel.wait_readable(self._tls)
+            except ssl.SSLWantWriteError:
+                await trio.lowlevel.wait_writable(self._tls)
+
+    def _receive_records(self, max_bytes: int) -> bytes:
+        # OpenSSL returns one record, of 16 KiB at most, at a time.
+        pieces: list[bytes] = []
+        received = 0
+        while received < max_bytes:
+            try:
+                piece = self._tls.recv(max_bytes - received)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                if pieces:
+                    break
+                raise BlockingIOError from None
+            if not piece:
+                break
+            pieces.append(piece)
+            received += len(piece)
+        return b"".join(pieces)
+
+    def try_receive_into(self, buffer: memoryview) -> int | None:
+        data = self.try_receive(len(buffer))
+        if data is not None:
+            buffer[: len(data)] = data
+            return len(data)
+        return None
+
+    def try_send_pieces(self, pieces: Sequence[bytes | bytearray]) -> int:
+        return self.try_send(b"".join(pieces))  # in as few records as may be
+
+    def _send_records(self, data: bytes | bytearray | memoryview) -> int:
+        sent = 0
+        view = memoryview(data)
+        try:
+            while sent < len(view):
+                sent += self._tls.send(view[sent:])
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            # The record is encrypted already and goes out whatever comes: OpenSSL wants to see its bytes again.
+            self.committed_bytes = min(len(view) - sent, TLS_RECORD_BYTES)
+        else:
+            self.committed_bytes = 0
+        return sent
+
+    def shutdown_write(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._tls.unwrap()  # sends close_notify; the peer's isn't waited for
+        super().shutdown_write()
 
 
 def name_address(address: object) -> str:
@@ -133,7 +250,9 @@ class Poller(Protocol):
     def fileno(self) -> int: ...
     def add(self, fd: int) -> None: ...
     def watch(self, fd: int, interest: int) -> None: ...
-    def remove(self, fd: int) -> None: ...
+    def remove(self, fd: int) -> None:
+        """Stop watching; to be called just before the descriptor is closed."""
+
     def poll(self) -> list[tuple[int, int]]: ...
     def close(self) -> None: ...
 
@@ -146,10 +265,12 @@ class EpollPoller:
         self.fileno = self._epoll.fileno
         self.close = self._epoll.close
         self.watch = self._epoll.modify
-        self.remove = self._epoll.unregister
 
     def add(self, fd: int) -> None:
         self._epoll.register(fd, READABLE)
+
+    def remove(self, fd: int) -> None:
+        pass  # the kernel forgets a descriptor that is closed, without a call for it
 
     def poll(self) -> list[tuple[int, int]]:
         return self._epoll.poll(0)
@@ -212,6 +333,8 @@ async def open_listeners(host: str, port: int, *, backlog: int = 4096) -> list[s
             listeners.append(listener)
             listener.setblocking(False)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Nagle's algorithm would hold small frames back. Connections inherit this from their listener.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             chosen = listeners[0].getsockname()[1] if len(listeners) > 1 else port

@@ -7,13 +7,14 @@ import os
 import queue
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, NamedTuple, NoReturn
+from typing import IO, NamedTuple, NoReturn, Protocol
 
 import pytest
 import trio
@@ -24,8 +25,9 @@ from rawws.limits import Limits
 from rawws.peer import Upgraded
 from rawws.server import Server
 from rawws.transport import Transport, open_listeners
+from rawws.wire.deflate import answer_offers
 from rawws.wire.frames import Opcode, encode_frame, parse_header
-from rawws.wire.handshake import Origins
+from rawws.wire.handshake import Accept, Handshake, Origins
 from rawws.wire.http1 import Headers, Request
 
 LOOPBACK = "127.0.0.1"
@@ -234,10 +236,14 @@ class Client:
 # A server in the test's own trio
 
 
+class HangsUp(Protocol):
+    def hang_up(self) -> None: ...
+
+
 class _Starter:
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self.clients: list[Client] = []
+        self.clients: list[HangsUp] = []
 
     def hang_up(self) -> None:
         """Close every client that the test has left open."""
@@ -248,14 +254,14 @@ class _Starter:
 class Running:
     """A server that runs in the test's nursery, and the clients that the test has had connect to it."""
 
-    def __init__(self, server: Server, port: int, clients: list[Client]) -> None:
+    def __init__(self, server: Server, port: int, clients: list[HangsUp]) -> None:
         self.server = server
         self.port = port
-        self._clients = clients
+        self.clients = clients  # to be hung up on at the end
 
     async def connect(self) -> Client:
         client = Client(socket.socket())
-        self._clients.append(client)
+        self.clients.append(client)
         return await client.connect(self.port)
 
     async def open(self, path: str = "/", *lines: str, then: bytes = b"") -> Client:
@@ -273,10 +279,22 @@ class Serve(_Starter):
         origins: Origins | None = None,
         mode: Mode = Mode.BROADCAST,
         hello: str = "",
+        compression: bool = True,
+        fast_lane: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> Running:
         listeners = await open_listeners(LOOPBACK, 0)
         port: int = listeners[0].getsockname()[1]
-        server = Server(listeners, limits=limits, origins=origins, mode=mode, hello=hello)
+        server = Server(
+            listeners,
+            limits=limits,
+            origins=origins,
+            mode=mode,
+            hello=hello,
+            compression=compression,
+            fast_lane=fast_lane,
+            tls=tls,
+        )
         await self._nursery.start(server.run)
         return Running(server, port, self.clients)
 
@@ -284,33 +302,50 @@ class Serve(_Starter):
 class RunningHub:
     """A hub without HTTP in front, whose peers are socket pairs: what the kernel buffers is small, and known."""
 
-    def __init__(self, hub: Hub, clients: list[Client]) -> None:
+    def __init__(self, hub: Hub, clients: list[HangsUp]) -> None:
         self.hub = hub
         self._clients = clients
         self._joined = 0
 
-    def join(self, path: str = "/", *, send_buffer: int | None = None, trailing_data: bytes = b"") -> Client:
+    def join(
+        self,
+        path: str = "/",
+        *,
+        send_buffer: int | None = None,
+        trailing_data: bytes = b"",
+        extensions: str = "",
+    ) -> Client:
         """Put a new peer into a room. ``send_buffer`` bounds what it can be sent before it reads."""
         ours, theirs = socket.socketpair()
         if send_buffer is not None:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         client = Client(theirs)
         self._clients.append(client)
-        self.adopt(ours, path, trailing_data)
+        self.adopt(ours, path, trailing_data, extensions)
         return client
 
-    def adopt(self, connected: socket.socket, path: str = "/", trailing_data: bytes = b"") -> None:
+    def adopt(
+        self, connected: socket.socket, path: str = "/", trailing_data: bytes = b"", extensions: str = ""
+    ) -> None:
         """Hand a socket over to the hub, as the HTTP phase does after its 101."""
         self._joined += 1
         request = Request("GET", path, "1.1", Headers())
-        self.hub.adopt(Upgraded(self._joined, Transport(connected), request, path, trailing_data))
+        handshake = Handshake((), path, Accept.of(KEY.decode()), None, answer_offers([extensions]))
+        self.hub.adopt(Upgraded(self._joined, Transport(connected), request, handshake, trailing_data))
 
 
 class StartHub(_Starter):
     """Starts hubs: ``running = start_hub(limits=Limits(...))``."""
 
-    def __call__(self, *, limits: Limits | None = None, mode: Mode = Mode.BROADCAST, hello: str = "") -> RunningHub:
-        hub = Hub(limits or Limits(), mode=mode, hello=hello)
+    def __call__(
+        self,
+        *,
+        limits: Limits | None = None,
+        mode: Mode = Mode.BROADCAST,
+        hello: str = "",
+        fast_lane: bool = True,
+    ) -> RunningHub:
+        hub = Hub(limits or Limits(), mode=mode, hello=hello, fast_lane=fast_lane)
         self._nursery.start_soon(hub.run)
         return RunningHub(hub, self.clients)
 

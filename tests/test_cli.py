@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -27,6 +29,9 @@ class Ran:
     origins: Origins = field(default_factory=Origins)
     mode: Mode = Mode.BROADCAST
     hello: str = ""
+    compression: bool = False
+    fast_lane: bool = False
+    tls: ssl.SSLContext | None = None
     log_level: str = ""
 
 
@@ -35,9 +40,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     """Keeps the server from running, and is filled with what it would have been given."""
     outcome = Ran()
 
-    async def run_program(host: str, port: int, **options: object) -> None:
+    async def run_program(host: str, port: int, make_server: partial[object]) -> None:
         outcome.host, outcome.port = host, port
-        for name, value in options.items():
+        for name, value in make_server.keywords.items():
             assert hasattr(outcome, name)
             setattr(outcome, name, value)
 
@@ -61,6 +66,7 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
     assert (ran.limits.ping_interval_s, ran.limits.ping_timeout_s, ran.limits.drain_s) == (20, 20, 5)
     assert ran.mode is Mode.BROADCAST
     assert ran.hello == "Hello! Message From Server!!"
+    assert (ran.compression, ran.fast_lane, ran.tls) == (True, True, None)
     assert ran.log_level == "info"
     assert not ran.origins.allow("https://hoppscotch.io", "127.0.0.1:8080")
 
@@ -69,7 +75,7 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
 def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None:
     flags = (
         "--host ::1 --port 9 --hello hi --mode echo --max-size 64k --max-lag 2M "
-        "--ping-interval 1.5 --ping-timeout 0 --drain 0.25 --log-level warning "
+        "--no-compression --no-fast-lane --ping-interval 1.5 --ping-timeout 0 --drain 0.25 --log-level warning "
         "--allow-origin https://hoppscotch.io --allow-origin http://other.example:81"
     )
     assert rawws.cli.main([*command, *flags.split()]) == 0
@@ -81,6 +87,7 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
         ping_timeout_s=0.0,
         drain_s=0.25,
     )
+    assert (ran.compression, ran.fast_lane) == (False, False)
     assert ran.log_level == "warning"
     for origin, allowed in [
         ("https://hoppscotch.io", True),

@@ -19,9 +19,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import rawws.hub
 from rawws.hub import MAX_OUTBOX_BYTES, Mode
 from rawws.limits import Limits
-from rawws.transport import RECEIVE_BYTES, SelectorPoller, make_poller
+from rawws.transport import MORE_RECEIVE_BYTES, SelectorPoller, make_poller
+from rawws.wire.broadcast_log import PLAIN
 from rawws.wire.frames import Opcode
-from rawws.wire.session import Event, Session
+from rawws.wire.session import Session
 from tests.serving import (
     Client,
     Running,
@@ -414,7 +415,7 @@ async def test_a_laggard_that_vanishes_leaves_nothing_behind(start_hub: StartHub
 async def test_a_peer_that_pings_and_never_reads_is_read_no_further(start_hub: StartHub, mode: Mode) -> None:
     running = start_hub(mode=mode)
     flood, bob = running.join("/flood", send_buffer=SMALL_BUFFER), running.join("/other")
-    (peer,) = running.hub.rooms["/flood"].current
+    (peer,) = running.hub.rooms["/flood"].current[PLAIN]
     pings = [f"{number:0100}".encode() for number in range(40_000)]
     stream = memoryview(b"".join(map(ping, pings)))
     position = 0
@@ -426,7 +427,7 @@ async def test_a_peer_that_pings_and_never_reads_is_read_no_further(start_hub: S
             break
         position += 0 if sent else 1
         assert position < len(stream), "the flood has been taken in whole"
-    assert len(peer.outbox) <= MAX_OUTBOX_BYTES + RECEIVE_BYTES
+    assert len(peer.outbox) <= MAX_OUTBOX_BYTES + MORE_RECEIVE_BYTES
 
     await bob.send(text("undisturbed"))
     assert await bob.frame() == seen_text("undisturbed")
@@ -631,14 +632,14 @@ async def test_an_error_of_our_own_costs_its_peer_alone(
 ) -> None:
     running = await serve()
     alice, bob = await running.open(), await running.open()
-    receive_data = Session.receive_data
+    relay_data = Session.relay_data
 
-    def stumble(session: Session, data: bytes) -> list[Event]:
+    def stumble(session: Session, data: bytes) -> list[bytes | bytearray]:
         if data == text("stumble"):
             raise ZeroDivisionError("on purpose")
-        return receive_data(session, data)
+        return relay_data(session, data)
 
-    monkeypatch.setattr(Session, "receive_data", stumble)
+    monkeypatch.setattr(Session, "relay_data", stumble)
     await alice.send(text("stumble"))
     await alice.wait_lost()
     await bob.send(text("next"))

@@ -363,8 +363,8 @@ def _assert_each_has_its_story(lines: list[str]) -> None:
             "> Sec-WebSocket-Accept: ",
             "= HTTP ends, WebSocket begins: ",
             f"> TEXT fin=1 rsv=000 mask=none len=28 '{HELLO}'",
-            "< TEXT fin=1 rsv=000 mask=",
-            "< BINARY fin=1 rsv=000 mask=",
+            "< TEXT fin=1 rsv=",  # 000 or, from a client that compresses, 100
+            "< BINARY fin=1 rsv=",
             "> CLOSE fin=1 rsv=000 mask=none len=29 1001 'the server is shutting down'",
             "= closed by us with 1001 (going away) 'the server is shutting down', answered with 1001 (going away)",
         ):

@@ -17,6 +17,10 @@ kernel has already taken from us. So the cost of a backlog is the log, once, and
 Segments begin and end at frame boundaries. A cursor with offset 0 therefore stands at one, and only there may
 a frame that isn't in the log (a pong, a close) be put between, or it would land inside another frame.
 
+A segment has other *forms* beside the plain one: with its large messages deflated, for the peers that agreed on
+permessage-deflate. A form is named by the window that those peers can inflate (`PLAIN` is none), and made once,
+when the first of them is sent the segment. Where there is nothing to deflate, it is the plain segment itself.
+
 Sending straight from immutable bytes is what keeps the common case free of copies: everybody who has caught up
 is given the same object. The log doesn't know its readers; whoever owns it calls `trim` with the lowest number
 that any of them still needs, and memory in use is what lies between that and the tail.
@@ -25,8 +29,10 @@ that any of them still needs, and memory in use is what lies between that and th
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from rawws.wire.deflate import MIN_DEFLATE_BYTES
 from rawws.wire.frames import parse_header
 
 
@@ -37,16 +43,33 @@ class Cursor(NamedTuple):
     offset: int = 0
 
 
+# The form in which the frames were appended.
+PLAIN = 0
+
+
+class _Segment:
+    __slots__ = ("end", "forms", "plain")
+
+    def __init__(self, plain: bytes, end: int, *, deflatable: bool) -> None:
+        self.plain = plain
+        self.end = end  # counted in plain bytes since the log began
+        self.forms: dict[int, bytes] | None = {} if deflatable else None
+
+
 class BroadcastLog:
-    """Encoded frames in the order in which they were published, for any number of readers."""
+    """Encoded frames in the order in which they were published, for any number of readers.
 
-    __slots__ = ("_ends", "_open", "_segments", "end_bytes", "first", "open_bytes")
+    ``deflate(frames, window_bits)`` makes the other forms.
+    """
 
-    def __init__(self) -> None:
-        self._open: list[bytes] = []
+    __slots__ = ("_deflate", "_open", "_open_deflatable", "_segments", "end_bytes", "first", "open_bytes")
+
+    def __init__(self, deflate: Callable[[bytes, int], bytes]) -> None:
+        self._deflate = deflate
+        self._open: list[bytes | bytearray] = []
+        self._open_deflatable = False
         self.open_bytes = 0
-        self._segments: deque[bytes] = deque()
-        self._ends: deque[int] = deque()  # of each segment, counted in bytes since the log began
+        self._segments: deque[_Segment] = deque()
         self.first = 0
         self.end_bytes = 0
 
@@ -60,43 +83,60 @@ class BroadcastLog:
 
     @property
     def kept_bytes(self) -> int:
-        return sum(map(len, self._segments))
+        """How many plain bytes of sealed segments are kept."""
+        return sum(len(segment.plain) for segment in self._segments)
 
-    def append(self, frame: bytes) -> None:
-        """Add one encoded frame, or several, to the open segment."""
-        self._open.append(frame)
-        self.open_bytes += len(frame)
+    def append(self, frames: Sequence[bytes | bytearray]) -> None:
+        """Add encoded frames to the open segment; a frame may be in several pieces."""
+        self._open += frames
+        sizes = list(map(len, frames))
+        self.open_bytes += sum(sizes)
+        if not self._open_deflatable and max(sizes, default=0) >= MIN_DEFLATE_BYTES:
+            self._open_deflatable = True
 
     def seal(self) -> bytes | None:
         """Close the open segment and return it, or None when nothing was appended."""
         if not self._open:
             return None
-        segment = b"".join(self._open)
+        plain = b"".join(self._open)
         self._open.clear()
         self.open_bytes = 0
-        self.end_bytes += len(segment)
-        self._segments.append(segment)
-        self._ends.append(self.end_bytes)
-        return segment
+        self.end_bytes += len(plain)
+        self._segments.append(_Segment(plain, self.end_bytes, deflatable=self._open_deflatable))
+        self._open_deflatable = False
+        return plain
 
-    def segment(self, number: int) -> bytes:
+    def segment(self, number: int, form: int = PLAIN) -> bytes:
         """Return a sealed segment that hasn't been trimmed: ``first <= number < next``."""
-        return self._segments[number - self.first]
+        segment = self._segments[number - self.first]
+        if form is PLAIN or segment.forms is None:
+            return segment.plain
+        deflated = segment.forms.get(form)
+        if deflated is None:
+            deflated = segment.forms[form] = self._deflate(segment.plain, form)
+        return deflated
 
-    def lag_bytes(self, cursor: Cursor) -> int:
-        """Return how many sealed bytes lie between a cursor and the tail."""
+    def lag_bytes(self, cursor: Cursor, form: int = PLAIN) -> int:
+        """Return how many sealed bytes lie between a cursor and the tail.
+
+        For a compressed form it is what the messages behind the present segment have uncompressed.
+        """
         if cursor.number == self.next:
             return 0
-        index = cursor.number - self.first
-        return self.end_bytes - self._ends[index] + len(self._segments[index]) - cursor.offset
+        behind = self.end_bytes - self._segments[cursor.number - self.first].end
+        return behind + len(self.segment(cursor.number, form)) - cursor.offset
 
-    def rest_of_frame(self, cursor: Cursor) -> bytes:
-        """Return what a peer must still get so as to stand at a frame boundary; empty if it stands at one."""
-        if not cursor.offset:
+    def rest_of_frame(self, cursor: Cursor, form: int = PLAIN, *, committed_bytes: int = 0) -> bytes:
+        """Return what a peer must still get so as to stand at a frame boundary; empty if it stands at one.
+
+        ``committed_bytes`` behind the cursor have to go out in any case.
+        """
+        at = cursor.offset + committed_bytes
+        if not at:
             return b""
-        segment = self.segment(cursor.number)
+        segment = self.segment(cursor.number, form)
         boundary = 0
-        while boundary < cursor.offset:
+        while boundary < at:
             header = parse_header(segment, boundary)
             assert header is not None, "a segment ends inside a frame header"
             boundary += len(header.raw) + header.payload_bytes
@@ -106,5 +146,4 @@ class BroadcastLog:
         """Forget the segments before ``number``; no cursor may point to them any more."""
         while self._segments and self.first < number:
             self._segments.popleft()
-            self._ends.popleft()
             self.first += 1

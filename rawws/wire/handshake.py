@@ -14,8 +14,10 @@ import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rawws.errors import Refusal, UsageError
+from rawws.wire.deflate import Agreement, answer_offers
 from rawws.wire.http1 import Request
 
 # §1.3: "a GUID ... which is unlikely to be used by network endpoints that do not understand the protocol".
@@ -31,8 +33,7 @@ _WHAT_IS_REQUIRED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """One requirement, the section that makes it, what was found, and the refusal if it isn't met."""
 
     section: str
@@ -80,16 +81,20 @@ class Handshake:
     path: str
     accept: Accept | None
     refusal: Refusal | None
+    deflate: Agreement | None = None  # whether, and how, messages may be compressed
 
     @property
     def response_headers(self) -> list[tuple[bytes, bytes]]:
         """The fields of the 101 (§4.2.2 item 5)."""
         assert self.accept is not None, "a refused handshake has no 101"
-        return [
+        headers = [
             (b"Upgrade", b"websocket"),
             (b"Connection", b"Upgrade"),
             (b"Sec-WebSocket-Accept", self.accept.value.encode("ascii")),
         ]
+        if self.deflate is not None:
+            headers.append((b"Sec-WebSocket-Extensions", self.deflate.header.encode("ascii")))
+        return headers
 
 
 _DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
@@ -280,8 +285,12 @@ def check_origin(request: Request, origins: Origins) -> Check:
     return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", _found(found), refusal)
 
 
-def examine(request: Request, origins: Origins) -> Handshake:
-    """Hold a request against every requirement and say whether it is accepted."""
+def examine(request: Request, origins: Origins, *, compression: bool = True) -> Handshake:
+    """Hold a request against every requirement and say whether it is accepted.
+
+    With ``compression``, the first legal offer of permessage-deflate is taken (§9.1, RFC 7692 §5.1); one that
+    isn't legal is no reason for a refusal.
+    """
     checks = (
         check_method(request),
         check_http_version(request),
@@ -299,7 +308,8 @@ def examine(request: Request, origins: Origins) -> Handshake:
     if refusal is None:
         (key,) = request.headers.get_all("Sec-WebSocket-Key")
         accept = Accept.of(key)
-    return Handshake(checks, request.path or "", accept, refusal)
+    deflate = answer_offers(request.headers.get_all("Sec-WebSocket-Extensions")) if compression else None
+    return Handshake(checks, request.path or "", accept, refusal, deflate)
 
 
 def _found(values: list[str]) -> str:

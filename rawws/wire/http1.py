@@ -29,10 +29,13 @@ from rawws.wire.trace import escape
 class Headers:
     """The fields of one message in their order; names are compared without regard to case."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_values")
 
     def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
         self._fields = tuple(fields)
+        self._values: dict[str, list[str]] = {}
+        for name, value in fields:
+            self._values.setdefault(name.lower(), []).append(value)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._fields)
@@ -41,15 +44,14 @@ class Headers:
         return len(self._fields)
 
     def __contains__(self, name: str) -> bool:
-        return bool(self.get_all(name))
+        return name.lower() in self._values
 
     def __repr__(self) -> str:
         return f"Headers({list(self._fields)})"
 
     def get_all(self, name: str) -> list[str]:
         """Return the value of every field of that name."""
-        wanted = name.lower()
-        return [value for field_name, value in self._fields if field_name.lower() == wanted]
+        return list(self._values.get(name.lower(), ()))
 
     def tokens(self, name: str) -> list[str]:
         """Return the members of a comma-separated field in lower case, over all its lines (RFC 9110 §5.6.1)."""

@@ -1,41 +1,31 @@
 """One WebSocket connection after its handshake: messages, control frames, close (RFC 6455 §5 to §7).
 
-wsproto's ``Connection`` reads the frames and judges them. Around it, a `Session` adds what wsproto leaves to
-its users:
-
-* a limit on the size of a message, applied to the length in a frame's header before the payload is taken in;
-* one buffer for a message in the making, so that a thousand fragments cost no more than their bytes;
-* the answers that the RFC asks for: a pong to a ping, a close to a close, a close before we give up;
-* whose fault the end was. wsproto reports a frame that it rejects as if the peer had sent a close; the two
-  differ only in wsproto's state, and are told apart here, once.
+Frames are read by two lanes that amount to the same: `FastReader` takes whole, plain data frames, and
+`PlainReader`, which is wsproto, takes everything else. Around them, a `Session` knows how far the closing
+handshake has come, and gives the answers that the RFC asks for: a pong to a ping, a close to a close, a close
+before we give up.
 
 Feed it with `Session.receive_data`, act on the events that it returns, and send what
-`Session.data_to_send` has collected, in order and at a frame boundary.
+`Session.data_to_send` has collected, in order and at a frame boundary. A server that only passes messages on
+uses `Session.relay_data` instead, which returns them as frames.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Any
 
-import wsproto.events
-from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.frame_protocol import CloseReason
 
 from rawws.errors import Fault
-from rawws.wire.frames import CONTROL, MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, FrameScanner, Opcode, split_frames
+from rawws.wire.deflate import Inflater
+from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, PingReceived, Role
+from rawws.wire.fastlane import FastReader
+from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Frame, Opcode, encode_frame, encode_message, split_frames
+from rawws.wire.plain import PlainEncoder, PlainReader
 from rawws.wire.trace import FrameRecorder
-
-
-class Role(Enum):
-    CLIENT = ConnectionType.CLIENT
-    SERVER = ConnectionType.SERVER
-
-    @property
-    def other(self) -> Role:
-        return Role.SERVER if self is Role.CLIENT else Role.CLIENT
 
 
 class State(Enum):
@@ -44,113 +34,26 @@ class State(Enum):
     CLOSED = "closed"  # both closes have crossed, or we failed the connection: nothing more is read
 
 
-# §7.4.1 and the registry it set up (https://www.iana.org/assignments/websocket).
-CLOSE_CODE_NAMES = {
-    1000: "normal closure",
-    1001: "going away",
-    1002: "protocol error",
-    1003: "unsupported data",
-    1005: "no status received",
-    1006: "abnormal closure",
-    1007: "invalid frame payload data",
-    1008: "policy violation",
-    1009: "message too big",
-    1010: "mandatory extension",
-    1011: "internal error",
-    1012: "service restart",
-    1013: "try again later",
-    1014: "bad gateway",
-    1015: "TLS handshake",
-}
-
-
-class CloseFrame(NamedTuple):
-    """A close as it was sent or received; code 1005 stands for a close without a status (§7.1.5)."""
-
-    code: int
-    reason: str
-
-    def __str__(self) -> str:
-        name = CLOSE_CODE_NAMES.get(self.code)
-        text = str(self.code) if name is None else f"{self.code} ({name})"
-        return f"{text} {self.reason!r}" if self.reason else text
-
-
-class Message(NamedTuple):
-    """A whole data message. ``opcode`` is TEXT or BINARY; a text's payload is valid UTF-8."""
-
-    opcode: Opcode
-    payload: bytes
-
-
-class PingReceived(NamedTuple):
-    """A ping; its pong is already in `Session.data_to_send`."""
-
-    payload: bytes
-
-
-class PongReceived(NamedTuple):
-    payload: bytes
-
-
-class CloseReceived(NamedTuple):
-    """The peer's close. If it was the first, our answer is in `Session.data_to_send`."""
-
-    close: CloseFrame
-
-
-class Failed(NamedTuple):
-    """We failed the connection (§7.1.7); our close is in `Session.data_to_send`."""
-
-    fault: Fault
-
-
-Event = Message | PingReceived | PongReceived | CloseReceived | Failed
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """Names one way in which wsproto rejects a frame; ``opening`` is how its sentence begins."""
-
-    opening: str
-    code: str
-    section: str
-    sentence: str = ""  # in place of wsproto's, which tells positions in whatever chunk it was given
-
-
-_RULES = (
-    _Rule("Invalid opcode", "invalid_opcode", "§5.2"),
-    _Rule("Reserved bit set", "reserved_bit", "§5.2"),
-    _Rule("Payload length used", "length_not_minimal", "§5.2"),
-    _Rule("8-byte payload length", "length_too_large", "§5.2"),
-    _Rule("server received unexpected unmasked", "not_masked", "§5.1"),
-    _Rule("client received unexpected masked", "masked", "§5.1"),
-    _Rule("expected CONTINUATION", "expected_continuation", "§5.4"),
-    _Rule("unexpected CONTINUATION", "unexpected_continuation", "§5.4"),
-    _Rule("Invalid attempt to fragment control", "control_fragmented", "§5.5"),
-    _Rule("Control frame with payload", "control_too_long", "§5.5"),
-    _Rule("CLOSE with 1 byte", "close_payload_short", "§5.5.1"),
-    _Rule("CLOSE with", "close_code_invalid", "§7.4"),
-    _Rule("remote CLOSE with local-only", "close_code_invalid", "§7.4"),
-    _Rule("Error decoding CLOSE reason", "close_reason_not_utf8", "§5.5.1", "Reason of a close is not valid UTF-8"),
-    _Rule("'utf-8' codec", "text_not_utf8", "§8.1", "Text is not valid UTF-8"),
-)
+CLOSED = State.CLOSED  # a global is found three times as fast as an Enum's member
 
 
 class Session:
     """A WebSocket connection in the open state and on to its end, for either role.
 
+    ``deflate`` says that permessage-deflate was agreed on, so that compressed messages are taken.
+    ``fast_lane=False`` reads and writes every frame through wsproto, for study; nothing else differs. With
+    ``relays``, messages come out of `relay_data` as frames instead of out of `receive_data`.
+
     ``on_frame(sender, frame)``, while set, is shown every frame that comes in, and those that go out when
-    `show_sent` is told; payloads are collected for it only then.
+    `show_sent` is told; frames take the plain lane then, and payloads are collected for it.
     """
 
     __slots__ = (
-        "_message",
-        "_message_bytes",
-        "_outgoing",
-        "_recorder",
-        "_scanner",
-        "_wsproto",
+        "_encoder",
+        "_fast",
+        "_inflates",
+        "_plain",
+        "_relays",
         "close_begun_by",
         "close_rcvd",
         "close_sent",
@@ -158,6 +61,7 @@ class Session:
         "max_message_bytes",
         "on_frame",
         "our_role",
+        "outgoing",
         "state",
     )
 
@@ -166,6 +70,9 @@ class Session:
         our_role: Role,
         *,
         max_message_bytes: int,
+        deflate: bool = False,
+        fast_lane: bool = True,
+        relays: bool = False,
         on_frame: Callable[[Role, Frame], None] | None = None,
     ) -> None:
         self.our_role = our_role
@@ -176,12 +83,13 @@ class Session:
         self.close_sent: CloseFrame | None = None
         self.close_begun_by: Role | None = None  # who sent the first close
         self.fault: Fault | None = None
-        self._wsproto = Connection(our_role.value)
-        self._scanner = FrameScanner()
-        self._recorder: FrameRecorder | None = None
-        self._message: bytearray | None = None  # of a message in the making
-        self._message_bytes = 0  # that its frames have announced so far
-        self._outgoing = bytearray()
+        self._inflates = deflate
+        self._relays = relays
+        self._fast = FastReader(our_role, max_message_bytes, inflates=deflate, relays=relays) if fast_lane else None
+        self._encoder = None if fast_lane else PlainEncoder(our_role)
+        # Made when there is a frame for it, and with a fast lane given up when that is read: it takes 2 KiB.
+        self._plain: PlainReader | None = None
+        self.outgoing = b""  # for `data_to_send`
 
     def __repr__(self) -> str:
         return (
@@ -198,7 +106,7 @@ class Session:
         """Return who ended the connection, with which code, and why, as far as it went."""
         them = f"the {self.our_role.other.name.lower()}"
         if self.fault is not None:
-            if self.close_sent is not None and self.close_sent.reason != self.fault.sentence:
+            if self.close_sent is not None and self.close_sent.code != self.fault.close_code:
                 # Our close had gone out before, for another reason.
                 return f"closed by us with {self.close_sent}, then failed: {self.fault.sentence}"
             return f"failed by us with {self.close_sent}"
@@ -216,149 +124,113 @@ class Session:
 
         Never raises for what a peer sends. Once the state is CLOSED, data is ignored (§5.5.1).
         """
+        assert not self._relays
         events: list[Event] = []
-        if self.is_closed:
-            return events
-        scanner = self._scanner
-        position = 0
-        while position < len(data):
-            if not scanner.payload_left:
-                header_at = position
-                position = scanner.scan_header(data, position)
-                if scanner.header is None:
-                    break
-                if scanner.header.opcode == Opcode.CLOSE:
-                    # What stands in front is judged first, so that the next verdict is on this close alone.
-                    self._feed_wsproto(data[:header_at], events)
-                    if self.is_closed:
-                        return events
-                    data = data[header_at:]
-                    position -= header_at
-                if fault := self._begin_frame(scanner.header):
-                    # wsproto sees the header too: if the frame is illegal besides, that is the answer.
-                    self._feed_wsproto(data[:position], events)
-                    if not self.is_closed:
-                        self._fail(fault, events)
-                    return events
-            start = position
-            position = scanner.scan_payload(data, start)
-            if self._recorder is not None:
-                self._recorder.add(data[start:position])
-                if not scanner.payload_left and self._end_recorded_frame() == Opcode.CLOSE:
-                    data = data[:position]  # §5.5.1: nothing behind a close is read, or shown
-        self._feed_wsproto(data, events)
+        self._receive(data, events)
         return events
 
-    def _begin_frame(self, header: FrameHeader) -> Fault | None:
-        """Note a header, and return the fault if it takes its message over the limit.
+    def relay_data(self, data: bytes) -> list[bytes | bytearray]:
+        """Take in bytes from the peer and return its messages as the frames in which a server passes them on.
 
-        Control frames, which may come between fragments, never touch the count.
+        A frame may be in two pieces, one behind the other. Control frames are answered like ever, and not told.
         """
-        if self.on_frame is not None or header.opcode == Opcode.CLOSE:
-            self._recorder = FrameRecorder(header)
-        if header.opcode & CONTROL:
-            return None
-        if header.opcode != Opcode.CONTINUATION:
-            self._message_bytes = 0
-        self._message_bytes += header.payload_bytes
-        if self._message_bytes <= self.max_message_bytes:
-            return None
-        return Fault(
-            CloseReason.MESSAGE_TOO_BIG,
-            "message_too_big",
-            f"message of {self._message_bytes} bytes or more is over the limit of {self.max_message_bytes}",
-        )
+        frames: list[bytes | bytearray] = []
+        self._receive(data, frames)
+        return frames
 
-    def _end_recorded_frame(self) -> int:
-        assert self._recorder is not None
-        frame = self._recorder.frame()
-        if self.on_frame is not None:
-            self.on_frame(self.our_role.other, frame)
-        if frame.header.opcode != Opcode.CLOSE:  # that one is kept for _close_with_1014()
-            self._recorder = None
-        return frame.header.opcode
+    def large_buffer(self) -> memoryview | None:
+        """Return a buffer to receive into directly, where the rest of a large message is awaited; else None.
 
-    def _feed_wsproto(self, data: bytes, events: list[Event]) -> None:
-        self._wsproto.receive_data(data)
-        for event in self._wsproto.events():
-            match event:
-                case wsproto.events.TextMessage(data=text):
-                    self._add_to_message(Opcode.TEXT, text.encode(), event.message_finished, events)
-                case wsproto.events.BytesMessage(data=binary):
-                    self._add_to_message(Opcode.BINARY, bytes(binary), event.message_finished, events)
-                case wsproto.events.Ping(payload=payload):
-                    # §5.5.2: answer, unless our close has gone out already (§5.5.1: nothing follows it).
-                    if self.state is State.OPEN:
-                        self._send(wsproto.events.Pong(payload=bytes(payload)))
-                    events.append(PingReceived(bytes(payload)))
-                case wsproto.events.Pong(payload=payload):
-                    events.append(PongReceived(bytes(payload)))
-                case wsproto.events.CloseConnection(code=code, reason=reason):
-                    self._receive_close(int(code), reason or "", events)
-            if self.is_closed:
+        Release it, then tell `relay_received` how many bytes came.
+        """
+        return None if self._fast is None else self._fast.large_buffer()
+
+    def relay_received(self, size: int) -> list[bytes | bytearray]:
+        """Take in bytes that are in the `large_buffer`; returns what `relay_data` does."""
+        assert self._fast is not None
+        frames: list[bytes | bytearray] = []
+        rest = self._fast.received(size, frames)
+        if rest is not None:
+            self._receive_slowly(rest, frames)
+        return frames
+
+    def _receive(self, data: bytes, out: list[Any]) -> None:
+        fast = self._fast
+        if (
+            fast is not None
+            and self._plain is None
+            and self.state is not CLOSED
+            and (self.on_frame is None or not fast.is_idle)  # what the fast lane has begun, it ends
+        ):
+            rest = fast.read(data, out)  # nearly always, this is all there is to do
+            if rest is None:
                 return
+            data = rest
+        self._receive_slowly(data, out)
 
-    def _add_to_message(self, opcode: Opcode, payload: bytes, finished: bool, events: list[Event]) -> None:
-        if self._message is None:
-            if finished:
-                events.append(Message(opcode, payload))
-            elif payload:
-                self._message = bytearray(payload)
-            return
-        self._message += payload
-        if finished:
-            events.append(Message(opcode, bytes(self._message)))
-            self._message = None
+    def _receive_slowly(self, data: bytes, out: list[Any]) -> None:
+        """Go back and forth between the lanes; ``data`` begins with what the fast lane, if it was asked, left."""
+        while data and self.state is not CLOSED:
+            data = self._read_plainly(data, out)
+            if data and self._fast is not None and self._plain is None and self.on_frame is None:
+                rest = self._fast.read(data, out)
+                if rest is None:
+                    break
+                data = rest
 
-    def _receive_close(self, code: int, reason: str, events: list[Event]) -> None:
-        accepted = self._wsproto.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED)
-        if accepted or (newer := self._close_with_1014()) is None:
-            close = CloseFrame(code, reason)
+    def _read_plainly(self, data: bytes, out: list[Any]) -> bytes:
+        """Have wsproto read; with a fast lane, only up to where that can take over again."""
+        if self._plain is None:
+            self._plain = self._make_plain()
+        until_idle = self._fast is not None and self.on_frame is None
+        events: list[Event] = []
+        position = self._plain.read(data, 0, events, self.on_frame, until_idle=until_idle)
+        for event in events:
+            self._answer(event)
+            if not self._relays:
+                out.append(event)
+            elif isinstance(event, Message):
+                self._encode(event.opcode, event.payload, out)
+        if self._fast is not None and self._plain.is_idle:
+            self._plain = None
+        return data[position:]
+
+    def _encode(self, opcode: Opcode, payload: bytes | bytearray, frames: list[bytes | bytearray]) -> None:
+        if self._encoder is None:
+            encode_message(opcode, payload, frames)
         else:
-            accepted, close = True, newer
-        if not accepted:
-            self._fail(_name_fault(code, reason), events)
-            return
-        self.close_rcvd = close
-        if self.close_sent is None:
-            self.close_begun_by = self.our_role.other
-            self._send_close(close)  # §5.5.1: answer a close with a close, typically with the same code
-        self.state = State.CLOSED
-        events.append(CloseReceived(close))
+            frames.append(self._encoder.encode(opcode, payload))
 
-    def _close_with_1014(self) -> CloseFrame | None:
-        """Return the close in the frame just rejected, if the one thing wrong with it is code 1014.
+    def _make_plain(self) -> PlainReader:
+        inflaters = [Inflater(self.max_message_bytes)] if self._inflates else []
+        return PlainReader(self.our_role, self.max_message_bytes, inflaters)
 
-        1014 entered the IANA registry after wsproto's table was written; servers behind gateways send it.
-        """
-        if self._recorder is None:
-            return None
-        frame = self._recorder.frame()
-        header = frame.header
-        if frame.left_out_bytes or not header.fin or header.rsv1 or header.rsv2 or header.rsv3:
-            return None
-        payload = frame.payload_head
-        if payload[:2] != (1014).to_bytes(2, "big") or (header.mask_key is None) is (self.our_role is Role.SERVER):
-            return None
-        try:
-            return CloseFrame(1014, payload[2:].decode())
-        except UnicodeDecodeError:
-            return None
-
-    def _fail(self, fault: Fault, events: list[Event]) -> None:
-        """§7.1.7, *Fail the WebSocket Connection*: a close that says why, and nothing more is read."""
-        self.fault = fault
-        self._message = None
-        if self.close_sent is None:
-            self._send_close(CloseFrame(fault.close_code, fault.sentence))
-        self.state = State.CLOSED
-        events.append(Failed(fault))
+    def _answer(self, event: Event) -> None:
+        match event:
+            case PingReceived(payload):
+                # §5.5.2: answer, unless our close has gone out already (§5.5.1: nothing follows it).
+                if self.state is State.OPEN:
+                    self._send(Opcode.PONG, payload)
+            case CloseReceived(close):
+                self.close_rcvd = close
+                if self.close_sent is None:
+                    self.close_begun_by = self.our_role.other
+                    self._send_close(close)  # §5.5.1: answer a close with a close, typically with the same code
+                self.state = State.CLOSED
+            case Failed(fault):
+                # §7.1.7, *Fail the WebSocket Connection*: a close that says why, and nothing more is read.
+                self.fault = fault
+                if self.close_sent is None:
+                    self._send_close(CloseFrame(fault.close_code, fault.sentence))
+                self.state = State.CLOSED
+            case _:
+                pass
 
     # What goes out
 
     def ping(self, payload: bytes = b"") -> None:
         """Queue a ping; ``payload`` is at most 125 bytes. Only while the state is OPEN."""
-        self._send(wsproto.events.Ping(payload=payload))
+        self._send(Opcode.PING, payload)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Queue our close and begin the closing handshake (§7.1.2). Does nothing if one was sent before.
@@ -371,23 +243,27 @@ class Session:
 
     def data_to_send(self) -> bytes:
         """Return, once, the bytes queued for the peer: whole frames, to be sent at a frame boundary."""
-        data = bytes(self._outgoing)
-        self._outgoing.clear()
+        data = self.outgoing
+        self.outgoing = b""
         return data
 
     def _send_close(self, close: CloseFrame) -> None:
-        # §5.5: a control frame holds 125 bytes, two of which are the code.
+        # §5.5: a control frame holds 125 bytes, two of which are the code. "ignore", because the cut may have
+        # gone through a character.
         reason = close.reason.encode()[: MAX_CONTROL_PAYLOAD_BYTES - 2].decode(errors="ignore")
-        close = CloseFrame(close.code, reason)
-        self.close_sent = close
+        self.close_sent = CloseFrame(close.code, reason)
         self.close_begun_by = self.close_begun_by or self.our_role
         if close.code == CloseReason.NO_STATUS_RCVD:
-            self._send(wsproto.events.CloseConnection(code=CloseReason.NO_STATUS_RCVD))
+            self._send(Opcode.CLOSE, b"")
         else:
-            self._send(wsproto.events.CloseConnection(code=close.code, reason=close.reason))
+            self._send(Opcode.CLOSE, close.code.to_bytes(2, "big") + reason.encode())
 
-    def _send(self, event: wsproto.events.Event) -> None:
-        self._outgoing += self._wsproto.send(event)
+    def _send(self, opcode: Opcode, payload: bytes) -> None:
+        if self._encoder is not None:
+            self.outgoing += self._encoder.encode(opcode, payload)
+        else:
+            mask_key = os.urandom(4) if self.our_role is Role.CLIENT else None  # §5.3: from a strong source
+            self.outgoing += encode_frame(opcode, payload, mask_key=mask_key)
 
     def show_sent(self, data: bytes | bytearray) -> None:
         """Show ``on_frame`` the frames in data that goes out, whether this session made them or a broadcast.
@@ -400,10 +276,3 @@ class Session:
             recorder = FrameRecorder(header)
             recorder.add(payload)
             self.on_frame(self.our_role, recorder.frame())
-
-
-def _name_fault(close_code: int, sentence: str) -> Fault:
-    for rule in _RULES:
-        if sentence.startswith(rule.opening):
-            return Fault(close_code, rule.code, f"{rule.sentence or sentence} (RFC 6455 {rule.section})")
-    return Fault(close_code, "protocol_error", sentence)

@@ -14,13 +14,19 @@ from rawws.wire.frames import Opcode, encode_frame
 
 HELLO = bytes.fromhex("81 05 48 65 6c 6c 6f")
 PING = bytes.fromhex("89 00")
+LARGE = encode_frame(Opcode.TEXT, b"x" * 2000)
+
+
+def shouted(frames: bytes, window_bits: int) -> bytes:
+    """Stands in for deflating: other bytes, of another length, that tell for which window they were made."""
+    return frames.replace(LARGE, encode_frame(Opcode.TEXT, b"X" * window_bits))
 
 
 def test_a_segment_is_the_frames_of_a_turn_in_their_order() -> None:
-    log = BroadcastLog()
+    log = BroadcastLog(shouted)
     assert log.seal() is None
-    log.append(HELLO)
-    log.append(PING)
+    log.append([HELLO])
+    log.append([PING])
     assert (log.next, log.open_bytes, log.end_bytes, log.kept_bytes) == (0, 9, 0, 0)
     segment = log.seal()
     assert segment == HELLO + PING
@@ -30,11 +36,11 @@ def test_a_segment_is_the_frames_of_a_turn_in_their_order() -> None:
 
 
 def test_lag_counts_the_sealed_bytes_behind_a_cursor() -> None:
-    log = BroadcastLog()
+    log = BroadcastLog(shouted)
     for frame in (HELLO, PING, HELLO):
-        log.append(frame)
+        log.append([frame])
         log.seal()
-    log.append(PING)
+    log.append([PING])
     cursors = [Cursor(0), Cursor(0, 3), Cursor(1), Cursor(2, 6), Cursor(3)]
     assert [log.lag_bytes(cursor) for cursor in cursors] == [16, 13, 9, 1, 0]
 
@@ -44,27 +50,59 @@ def test_lag_counts_the_sealed_bytes_behind_a_cursor() -> None:
     [(0, 0), (1, 6), (6, 1), (7, 0), (8, 1), (9, 0), (10, 6), (16, 0)],
 )
 def test_the_rest_of_a_frame_leads_to_the_next_boundary(offset: int, rest: int) -> None:
-    log = BroadcastLog()
+    log = BroadcastLog(shouted)
     segment = HELLO + PING + HELLO
-    log.append(segment)
+    log.append([segment])
     log.seal()
     assert log.rest_of_frame(Cursor(0, offset)) == segment[offset : offset + rest]
 
 
 def test_trimming_forgets_and_renumbers_nothing() -> None:
-    log = BroadcastLog()
+    log = BroadcastLog(shouted)
     for _ in range(4):
-        log.append(HELLO)
+        log.append([HELLO])
         log.seal()
     log.trim(2)
     log.trim(1)
     assert (log.first, log.next, log.kept_bytes, log.end_bytes) == (2, 4, 14, 28)
     assert log.lag_bytes(Cursor(3, 1)) == 6
-    log.append(PING)
+    log.append([PING])
     log.trim(9)
     assert (log.first, log.next, log.kept_bytes, log.open_bytes) == (4, 4, 0, 2)
     assert log.seal() == PING == log.segment(4)
     assert repr(log) == "<BroadcastLog segments 4..5 kept=2 open=0>"
+
+
+def test_another_form_is_made_once_and_only_of_a_segment_with_a_large_message() -> None:
+    made: list[int] = []
+
+    def deflate(frames: bytes, window_bits: int) -> bytes:
+        made.append(window_bits)
+        return shouted(frames, window_bits)
+
+    log = BroadcastLog(deflate)
+    log.append([HELLO])
+    log.seal()
+    log.append([HELLO, LARGE])
+    log.seal()
+    assert log.segment(0, 15) is log.segment(0)
+    assert log.segment(1, 15) is log.segment(1, 15)
+    assert log.segment(1, 15) == HELLO + encode_frame(Opcode.TEXT, b"X" * 15)
+    assert log.segment(1, 9) == HELLO + encode_frame(Opcode.TEXT, b"X" * 9)
+    assert log.segment(1) == HELLO + LARGE
+    assert made == [15, 9]
+    # A cursor counts the bytes of the form that its peer is sent.
+    assert log.lag_bytes(Cursor(1, 8), 15) == 16
+    assert log.rest_of_frame(Cursor(1, 8), 15) == (b"\x81\x0f" + b"X" * 15)[1:]
+
+
+def test_bytes_that_can_not_be_called_back_are_part_of_the_rest() -> None:
+    log = BroadcastLog(shouted)
+    log.append([HELLO, PING, HELLO])
+    log.seal()
+    assert log.rest_of_frame(Cursor(0), committed_bytes=7) == HELLO
+    assert log.rest_of_frame(Cursor(0), committed_bytes=8) == HELLO + PING
+    assert log.rest_of_frame(Cursor(0, 2), committed_bytes=9) == (HELLO + PING + HELLO)[2:]
 
 
 class LogModel(RuleBasedStateMachine):
@@ -72,7 +110,7 @@ class LogModel(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.log = BroadcastLog()
+        self.log = BroadcastLog(shouted)
         self.stream = b""  # all that was ever sealed
         self.open = b""
         self.frame_ends = [0]
@@ -86,7 +124,7 @@ class LogModel(RuleBasedStateMachine):
     @rule(payload=st.binary(max_size=300), opcode=st.sampled_from([Opcode.TEXT, Opcode.BINARY]))
     def publish(self, payload: bytes, opcode: Opcode) -> None:
         frame = encode_frame(opcode, payload)
-        self.log.append(frame)
+        self.log.append([frame])
         self.open += frame
         self.frame_ends.append(len(self.stream) + len(self.open))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, Event, Message, Ping, Pong, TextMessage
 
+from rawws.wire import frames
 from rawws.wire.frames import (
     FIN,
     RSV1,
@@ -229,3 +230,21 @@ def test_the_scanner_stands_at_a_boundary_only_between_frames() -> None:
         if len(chunks) == 2:
             assert scan(chunks[:1])[1].at_boundary == (len(chunks[0]) in ends)
         assert [header.raw.hex() for header in scan(chunks)[0]] == ["0103", "8002", "8900"]
+
+
+@pytest.mark.parametrize("with_numpy", [True, False], ids=["numpy", "without numpy"])
+@given(payload=st.binary(max_size=3000), key=st.binary(min_size=4, max_size=4), start=st.integers(0, 20))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_5_3_masking_in_place_masks_that_part_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, with_numpy: bool, payload: bytes, key: bytes, start: int
+) -> None:
+    if not with_numpy:
+        monkeypatch.setattr(frames, "numpy", None)
+    assert (getattr(frames, "numpy") is not None) is with_numpy  # noqa: B009
+    whole = bytearray(payload) * 3
+    start, end = min(start, len(whole)), max(len(whole) - start // 2, min(start, len(whole)))
+    before = bytes(whole)
+    frames.apply_mask_in_place(whole, start, end, key)
+    naive = bytes(byte ^ key[index % 4] for index, byte in enumerate(before))
+    assert whole == before[:start] + naive[start:end] + before[end:]
+    assert apply_mask(before, key) == naive

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from rawws.errors import Refusal, UsageError
 from rawws.limits import Limits
+from rawws.wire.events import Message, PingReceived, Role
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Accept, Handshake, Origins, examine, wants_websocket
 from rawws.wire.http1 import HttpPhase, Request, Response, Signal
-from rawws.wire.session import Message, PingReceived, Role, Session
+from rawws.wire.session import Session
 from tests.wire.helpers import every_split, from_peer
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rawws.wire.events import CloseFrame, CloseReceived, Failed, Message, PingReceived, PongReceived, Role
 from rawws.wire.frames import Opcode, encode_frame
-from rawws.wire.session import (
-    CloseFrame,
-    CloseReceived,
-    Failed,
-    Message,
-    PingReceived,
-    PongReceived,
-    Role,
-    Session,
-    State,
-)
+from rawws.wire.session import Session, State
 from tests.wire.helpers import (
     LIMIT,
     MASK_KEY,

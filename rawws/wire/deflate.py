@@ -1,0 +1,219 @@
+"""permessage-deflate (RFC 7692): offers, answers, deflating once for many, inflating within bounds.
+
+Both sides' contexts are given up after each message: the answer always carries ``server_no_context_takeover``
+and ``client_no_context_takeover``, which §7.1.1 lets a server say uninvited. That costs some of the ratio on
+tiny messages, and buys two things. A peer needs no zlib state between messages (wsproto's keeps 90 KiB for
+it). And a message that doesn't depend on what this peer was sent before has the same bytes for every peer, so
+that it is deflated once, however many get it.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, RsvBits
+from wsproto.frame_protocol import Opcode as WsprotoOpcode
+
+from rawws.wire.frames import CONTROL, RSV1, encode_frame, split_frames
+
+NAME = "permessage-deflate"
+MAX_WINDOW_BITS = 15
+# zlib can't make a raw deflate stream with a window of 2**8 (it takes 2**9 instead, which such a peer can't read).
+MIN_DEFLATE_WINDOW_BITS = 9
+
+# Below this, deflating costs more time than it saves bytes; npm ws draws the line at the same place.
+MIN_DEFLATE_BYTES = 1024
+# Level 1 to 6 differ by a tenth in size for JSON of 1 KiB, and by a third in time.
+LEVEL = 6
+
+TAIL = b"\x00\x00\xff\xff"  # §7.2.1: what a flush ends with, not sent
+
+# §9.1 of RFC 6455, with RFC 9110's token; a value is a token, in quotes or not.
+_TOKEN = r"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+_PARAMETER = re.compile(rf'[ \t]*;[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*(?:({_TOKEN})|"({_TOKEN})"))?')
+_NAME = re.compile(rf"[ \t]*({_TOKEN})")
+_EMPTY = re.compile(r"[ \t,]*")
+_END = re.compile(r"[ \t]*(?:,|$)")
+_WINDOW_BITS = re.compile(r"[89]|1[0-5]")  # §7.1.2: a decimal integer, without leading zeros, from 8 to 15
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One extension as a header names it: its parameters in order, each with a value or None."""
+
+    name: str
+    parameters: tuple[tuple[str, str | None], ...]
+
+
+def parse_extensions(values: Iterable[str]) -> list[Listed] | None:
+    """Return what Sec-WebSocket-Extensions headers list, or None if they don't follow the grammar."""
+    found = []
+    for value in values:
+        position = _skip_empty(value, 0)  # RFC 9110 §5.6.1.2: empty elements are ignored
+        while position < len(value):
+            if not (name := _NAME.match(value, position)):
+                return None
+            position = name.end()
+            parameters = []
+            while parameter := _PARAMETER.match(value, position):
+                parameters.append((parameter[1], parameter[2] if parameter[3] is None else parameter[3]))
+                position = parameter.end()
+            if not (end := _END.match(value, position)):
+                return None
+            position = _skip_empty(value, end.end())
+            found.append(Listed(name[1], tuple(parameters)))
+    return found
+
+
+def _skip_empty(value: str, position: int) -> int:
+    found = _EMPTY.match(value, position)
+    assert found is not None, "it matches nothing too"
+    return found.end()
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What both sides agreed on; ``server_window_bits`` bounds the window that the server deflates with."""
+
+    server_window_bits: int
+    header: str
+
+    @property
+    def deflates(self) -> bool:
+        """Whether the server can deflate for this peer; if not it sends plain, which is legal."""
+        return self.server_window_bits >= MIN_DEFLATE_WINDOW_BITS
+
+
+def answer_offers(values: Iterable[str]) -> Agreement | None:
+    """Choose the first legal offer of permessage-deflate, or None when there is none (§5.1, §7.1).
+
+    An offer with an unknown, repeated or malformed parameter is declined, as §7.1 demands; that is no error.
+    """
+    for extension in parse_extensions(values) or ():
+        if extension.name != NAME:
+            continue
+        parameters = dict(extension.parameters)
+        if len(parameters) != len(extension.parameters) or not all(map(_is_legal, parameters.items())):
+            continue
+        answer = f"{NAME}; server_no_context_takeover; client_no_context_takeover"
+        window_bits = parameters.get("server_max_window_bits")
+        if window_bits is None:
+            return Agreement(MAX_WINDOW_BITS, answer)
+        return Agreement(int(window_bits), f"{answer}; server_max_window_bits={window_bits}")
+    return None
+
+
+def _is_legal(parameter: tuple[str, str | None]) -> bool:
+    match parameter:
+        case ("server_no_context_takeover" | "client_no_context_takeover", None):
+            return True
+        case ("client_max_window_bits", None):
+            return True
+        case ("client_max_window_bits" | "server_max_window_bits", str(value)):
+            return _WINDOW_BITS.fullmatch(value) is not None
+        case _:
+            return False
+
+
+def inflate_whole(payload: bytes | bytearray, max_message_bytes: int) -> bytes | None:
+    """Return the message that is in one compressed frame, or None if it is invalid or over the limit."""
+    inflate = zlib.decompressobj(-MAX_WINDOW_BITS)
+    try:
+        message = inflate.decompress(payload + TAIL, max_message_bytes + 1)
+    except zlib.error:
+        return None
+    return None if len(message) > max_message_bytes else message
+
+
+class Inflater(Extension):
+    """The receiving half, as an extension of wsproto's: inflates each message by itself and within a limit."""
+
+    name = NAME
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self._max_message_bytes = max_message_bytes
+        self._inflate: zlib._Decompress | None = None  # of the message that is being read, if it is compressed
+        self._inflated_bytes = 0
+        self._in_control = False
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool:
+        return False  # that is done by the handshake
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: WsprotoOpcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """§6.1: RSV1 on the first frame of a message says that it is compressed; elsewhere it isn't ours."""
+        self._in_control = opcode.iscontrol()
+        if self._in_control or opcode is WsprotoOpcode.CONTINUATION:
+            return RsvBits(False, False, False)
+        self._inflate = zlib.decompressobj(-MAX_WINDOW_BITS) if rsv.rsv1 else None
+        self._inflated_bytes = 0
+        return RsvBits(True, False, False)
+
+    def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
+        if self._inflate is None or self._in_control:
+            return data
+        # One byte more than may come, so that too much is told from just enough. A bomb gets no further.
+        room = self._max_message_bytes + 1 - self._inflated_bytes
+        try:
+            inflated = self._inflate.decompress(data, room)
+        except zlib.error:
+            return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+        self._inflated_bytes += len(inflated)
+        if self._inflated_bytes > self._max_message_bytes:
+            return CloseReason.MESSAGE_TOO_BIG
+        return inflated
+
+    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
+        if self._inflate is None or self._in_control or not fin:
+            return None
+        rest = self.frame_inbound_payload_data(proto, TAIL)
+        self._inflate = None
+        return rest
+
+
+class Deflater:
+    """The sending half, for all peers with the same window: messages in, frames with RSV1 out.
+
+    One zlib stream serves forever: a full flush after each message makes the next independent of it, and is
+    cheaper than a new stream.
+    """
+
+    def __init__(self, window_bits: int) -> None:
+        self._deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, -window_bits)
+
+    def deflate(self, message: bytes | memoryview) -> bytes:
+        data = self._deflate.compress(message) + self._deflate.flush(zlib.Z_FULL_FLUSH)
+        return data[: -len(TAIL)]
+
+    def deflate_frames(self, frames: bytes) -> bytes:
+        """Return a run of whole plain frames with the large messages among them compressed."""
+        deflated = []
+        for header, payload in split_frames(frames):
+            if header.payload_bytes >= MIN_DEFLATE_BYTES and not header.opcode & CONTROL:
+                smaller = self.deflate(payload)
+                if len(smaller) < header.payload_bytes:
+                    deflated.append(encode_frame(header.opcode, smaller, rsv=RSV1))
+                    continue
+            deflated += (header.raw, bytes(payload))
+        return b"".join(deflated)
+
+
+class Deflaters:
+    """One `Deflater` for each size of window that some peer asked for, made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._by_window_bits: dict[int, Deflater] = {}
+
+    def deflate_frames(self, frames: bytes, window_bits: int) -> bytes:
+        deflater = self._by_window_bits.get(window_bits)
+        if deflater is None:
+            deflater = self._by_window_bits[window_bits] = Deflater(window_bits)
+        return deflater.deflate_frames(frames)

@@ -1,0 +1,87 @@
+"""What a WebSocket connection can tell about its peer after the handshake (RFC 6455 §5 to §7)."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from wsproto.connection import ConnectionType
+
+from rawws.errors import Fault
+from rawws.wire.frames import Opcode
+
+
+class Role(Enum):
+    CLIENT = ConnectionType.CLIENT
+    SERVER = ConnectionType.SERVER
+
+    @property
+    def other(self) -> Role:
+        return Role.SERVER if self is Role.CLIENT else Role.CLIENT
+
+
+# §7.4.1 and the registry it set up (https://www.iana.org/assignments/websocket).
+CLOSE_CODE_NAMES = {
+    1000: "normal closure",
+    1001: "going away",
+    1002: "protocol error",
+    1003: "unsupported data",
+    1005: "no status received",
+    1006: "abnormal closure",
+    1007: "invalid frame payload data",
+    1008: "policy violation",
+    1009: "message too big",
+    1010: "mandatory extension",
+    1011: "internal error",
+    1012: "service restart",
+    1013: "try again later",
+    1014: "bad gateway",
+    1015: "TLS handshake",
+}
+
+
+class CloseFrame(NamedTuple):
+    """A close as it was sent or received; code 1005 stands for a close without a status (§7.1.5)."""
+
+    code: int
+    reason: str
+
+    def __str__(self) -> str:
+        name = CLOSE_CODE_NAMES.get(self.code)
+        text = str(self.code) if name is None else f"{self.code} ({name})"
+        return f"{text} {self.reason!r}" if self.reason else text
+
+
+class Message(NamedTuple):
+    """A whole data message. ``opcode`` is TEXT or BINARY; a text's payload is valid UTF-8.
+
+    A large payload comes as the bytearray in which it was collected; it is the receiver's own.
+    """
+
+    opcode: Opcode
+    payload: bytes | bytearray
+
+
+class PingReceived(NamedTuple):
+    """A ping; its pong is already in `Session.data_to_send`."""
+
+    payload: bytes
+
+
+class PongReceived(NamedTuple):
+    payload: bytes
+
+
+class CloseReceived(NamedTuple):
+    """The peer's close. If it was the first, our answer is in `Session.data_to_send`."""
+
+    close: CloseFrame
+
+
+class Failed(NamedTuple):
+    """We failed the connection (§7.1.7); our close is in `Session.data_to_send`."""
+
+    fault: Fault
+
+
+Event = Message | PingReceived | PongReceived | CloseReceived | Failed

@@ -1,0 +1,283 @@
+"""The plain lane: frames read by wsproto, one judge for all that a peer may get wrong.
+
+Around wsproto's ``Connection`` it adds what wsproto leaves to its users: a limit on the size of a message,
+applied to the length in a frame's header before the payload is taken in; one buffer for a message in the
+making, so that a thousand fragments cost no more than their bytes; and whose fault the end was, since wsproto
+reports a frame that it rejects as if the peer had sent a close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import wsproto.events
+from wsproto.connection import Connection, ConnectionState
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason
+
+from rawws.errors import Fault
+from rawws.wire.events import (
+    CloseFrame,
+    CloseReceived,
+    Event,
+    Failed,
+    Message,
+    PingReceived,
+    PongReceived,
+    Role,
+)
+from rawws.wire.frames import CONTROL, Frame, FrameHeader, FrameScanner, Opcode
+from rawws.wire.trace import FrameRecorder
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """Names one way in which wsproto rejects a frame; ``opening`` is how its sentence begins."""
+
+    opening: str
+    code: str
+    section: str
+    sentence: str = ""  # where wsproto's own says too little, or depends on how the bytes were cut
+
+
+_RULES = (
+    _Rule("Invalid opcode", "invalid_opcode", "§5.2"),
+    _Rule("Reserved bit set", "reserved_bit", "§5.2"),
+    _Rule("Payload length used", "length_not_minimal", "§5.2"),
+    _Rule("8-byte payload length", "length_too_large", "§5.2"),
+    _Rule("server received unexpected unmasked", "not_masked", "§5.1"),
+    _Rule("client received unexpected masked", "masked", "§5.1"),
+    _Rule("expected CONTINUATION", "expected_continuation", "§5.4"),
+    _Rule("unexpected CONTINUATION", "unexpected_continuation", "§5.4"),
+    _Rule("Invalid attempt to fragment control", "control_fragmented", "§5.5"),
+    _Rule("Control frame with payload", "control_too_long", "§5.5"),
+    _Rule("CLOSE with 1 byte", "close_payload_short", "§5.5.1"),
+    _Rule("CLOSE with", "close_code_invalid", "§7.4"),
+    _Rule("remote CLOSE with local-only", "close_code_invalid", "§7.4"),
+    _Rule("Error decoding CLOSE reason", "close_reason_not_utf8", "§5.5.1", "Reason of a close is not valid UTF-8"),
+    _Rule("error in extension", "deflate_invalid", "§7.2.2", "compressed data can't be inflated"),
+    _Rule("'utf-8' codec", "text_not_utf8", "§8.1", "Text is not valid UTF-8"),
+)
+
+
+def _name_fault(close_code: int, sentence: str) -> Fault:
+    for rule in _RULES:
+        if sentence.startswith(rule.opening):
+            rfc = "RFC 7692" if rule.code == "deflate_invalid" else "RFC 6455"
+            return Fault(close_code, rule.code, f"{rule.sentence or sentence} ({rfc} {rule.section})")
+    return Fault(close_code, "protocol_error", sentence)
+
+
+class PlainReader:
+    """Reads frames through wsproto from a frame boundary on."""
+
+    __slots__ = (
+        "_connection",
+        "_in_message",
+        "_message",
+        "_message_bytes",
+        "_our_role",
+        "_recorder",
+        "_scanner",
+        "ended",
+        "max_message_bytes",
+    )
+
+    def __init__(self, our_role: Role, max_message_bytes: int, extensions: Sequence[Extension] = ()) -> None:
+        self.max_message_bytes = max_message_bytes
+        self.ended = False  # a close was read, or a fault found: nothing more will be
+        self._our_role = our_role
+        self._connection = Connection(our_role.value, list(extensions))
+        self._scanner = FrameScanner()
+        self._recorder: FrameRecorder | None = None
+        self._in_message = False  # between the fragments of one
+        self._message: bytearray | None = None  # what has come of it
+        self._message_bytes = 0  # that its frames have announced so far
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it stands at a frame boundary outside of a message: another reader could go on from here."""
+        return self._scanner.at_boundary and not self._in_message and not self.ended
+
+    def read(
+        self,
+        data: bytes,
+        start: int,
+        events: list[Event],
+        on_frame: Callable[[Role, Frame], None] | None,
+        *,
+        until_idle: bool,
+    ) -> int:
+        """Add to ``events`` what the data from ``start`` on amounts to, and return where the reading stopped.
+
+        That is at the end of the data, or with ``until_idle`` where the reader is first idle again.
+        """
+        scanner = self._scanner
+        position = start
+        while position < len(data):
+            if not scanner.payload_left:
+                header_at = position
+                position = scanner.scan_header(data, position)
+                if scanner.header is None:
+                    break
+                if scanner.header.opcode == Opcode.CLOSE:
+                    # What comes before is judged first, so that if wsproto rejects a frame from here on, it is
+                    # this one: _close_with_1014() has to know.
+                    self._feed_wsproto(data[start:header_at], events)
+                    if self.ended:
+                        return len(data)
+                    start = header_at
+                if fault := self._begin_frame(scanner.header, on_frame):
+                    # wsproto sees the header too: if the frame is illegal besides, that is the answer.
+                    self._feed_wsproto(data[start:position], events)
+                    if not self.ended:
+                        self._fail(fault, events)
+                    return len(data)
+            payload_at = position
+            position = scanner.scan_payload(data, payload_at)
+            if self._recorder is not None:
+                self._recorder.add(data[payload_at:position])
+                if not scanner.payload_left:
+                    self._end_recorded_frame(on_frame)
+                    if self._recorder is not None:  # a close: accepted or not, it is the last frame that is read
+                        break
+            if until_idle and self.is_idle:
+                break
+        self._feed_wsproto(data[start:position] if start or position < len(data) else data, events)
+        return position
+
+    def _begin_frame(self, header: FrameHeader, on_frame: Callable[[Role, Frame], None] | None) -> Fault | None:
+        """Note a header, and return the fault if it takes its message over the limit.
+
+        Control frames, which may come between fragments, never touch the count.
+        """
+        if on_frame is not None or header.opcode == Opcode.CLOSE:
+            self._recorder = FrameRecorder(header)
+        if header.opcode & CONTROL:
+            return None
+        if not self._in_message or header.opcode != Opcode.CONTINUATION:
+            self._message_bytes = 0
+        self._in_message = not header.fin
+        self._message_bytes += header.payload_bytes
+        if self._message_bytes <= self.max_message_bytes:
+            return None
+        return too_big(self._message_bytes, self.max_message_bytes)
+
+    def _end_recorded_frame(self, on_frame: Callable[[Role, Frame], None] | None) -> None:
+        assert self._recorder is not None
+        frame = self._recorder.frame()
+        if on_frame is not None:
+            on_frame(self._our_role.other, frame)
+        if frame.header.opcode != Opcode.CLOSE:  # that one is kept for _close_with_1014()
+            self._recorder = None
+
+    def _feed_wsproto(self, data: bytes, events: list[Event]) -> None:
+        self._connection.receive_data(data)
+        for event in self._connection.events():
+            match event:
+                case wsproto.events.TextMessage(data=text):
+                    self._add_to_message(Opcode.TEXT, text.encode(), event.message_finished, events)
+                case wsproto.events.BytesMessage(data=binary):
+                    self._add_to_message(Opcode.BINARY, bytes(binary), event.message_finished, events)
+                case wsproto.events.Ping(payload=payload):
+                    events.append(PingReceived(bytes(payload)))
+                case wsproto.events.Pong(payload=payload):
+                    events.append(PongReceived(bytes(payload)))
+                case wsproto.events.CloseConnection(code=code, reason=reason):
+                    self._end(int(code), reason or "", events)
+            if self.ended:
+                return
+
+    def _add_to_message(self, opcode: Opcode, payload: bytes, finished: bool, events: list[Event]) -> None:
+        if self._message is None:
+            if finished:
+                events.append(Message(opcode, payload))
+            elif payload:
+                self._message = bytearray(payload)
+            return
+        self._message += payload
+        if len(self._message) > self.max_message_bytes:  # only inflating can bring that about
+            self._fail(too_big(len(self._message), self.max_message_bytes), events)
+        elif finished:
+            events.append(Message(opcode, self._message))
+            self._message = None
+
+    def _end(self, code: int, reason: str, events: list[Event]) -> None:
+        # wsproto moves on for a close that the peer sent, and stays where it was for a frame that it rejects.
+        if self._connection.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
+            self.ended = True
+            events.append(CloseReceived(CloseFrame(code, reason)))
+        elif (newer := self._close_with_1014()) is not None:
+            self.ended = True
+            events.append(CloseReceived(newer))
+        elif code == CloseReason.MESSAGE_TOO_BIG:
+            self._fail(too_big(self.max_message_bytes + 1, self.max_message_bytes), events)
+        else:
+            self._fail(_name_fault(code, reason), events)
+
+    def _close_with_1014(self) -> CloseFrame | None:
+        """Return the close in the frame just rejected, if the one thing wrong with it is code 1014.
+
+        1014 entered the IANA registry after wsproto's table was written; servers behind gateways send it.
+        """
+        if self._recorder is None:
+            return None
+        frame = self._recorder.frame()
+        header = frame.header
+        if header.opcode != Opcode.CLOSE or frame.left_out_bytes or not header.fin:
+            return None
+        if header.rsv1 or header.rsv2 or header.rsv3:
+            return None
+        if (header.mask_key is None) is (self._our_role is Role.SERVER):
+            return None
+        payload = frame.payload_head
+        if payload[:2] != (1014).to_bytes(2, "big"):
+            return None
+        try:
+            return CloseFrame(1014, payload[2:].decode())
+        except UnicodeDecodeError:
+            return None
+
+    def _fail(self, fault: Fault, events: list[Event]) -> None:
+        self.ended = True
+        self._message = None
+        events.append(Failed(fault))
+
+
+def too_big(size: int, limit: int) -> Fault:
+    return Fault(
+        CloseReason.MESSAGE_TOO_BIG,
+        "message_too_big",
+        f"message of {size} bytes or more is over the limit of {limit}",
+    )
+
+
+class PlainEncoder:
+    """Writes frames through wsproto, for where the fast lane is switched off.
+
+    Its ``Connection`` only sends: it needn't know how far the closing handshake has come.
+    """
+
+    def __init__(self, our_role: Role) -> None:
+        self._connection = Connection(our_role.value)
+
+    def encode(self, opcode: Opcode, payload: bytes | bytearray) -> bytes:
+        """Return the bytes of one unfragmented frame with a legal payload."""
+        event: wsproto.events.Event
+        match opcode:
+            case Opcode.TEXT:
+                event = wsproto.events.TextMessage(data=payload.decode())
+            case Opcode.PING:
+                event = wsproto.events.Ping(payload=bytes(payload))
+            case Opcode.PONG:
+                event = wsproto.events.Pong(payload=bytes(payload))
+            case Opcode.CLOSE if payload:
+                event = wsproto.events.CloseConnection(
+                    code=int.from_bytes(payload[:2], "big"), reason=payload[2:].decode()
+                )
+            case Opcode.CLOSE:
+                event = wsproto.events.CloseConnection(code=CloseReason.NO_STATUS_RCVD)
+            case _:
+                event = wsproto.events.BytesMessage(data=payload)
+        return bytes(self._connection.send(event))

@@ -1,0 +1,101 @@
+"""The benchmark works: its counting is exact, and every case runs for a moment on rawws alone.
+
+No figure is looked at. How fast this machine is, is none of the tests' business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cases, report, wire
+from benchmarks.cases import Measurement
+from benchmarks.fanout import DeflatedStream, PlainStream, Stream, json_payload, text_payload
+from benchmarks.report import Row
+
+ROOT = Path(__file__).resolve().parent.parent
+CHUNKS = [1, 2, 3, 65, 66, 67, 1000, 10**6]
+linux_only = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="pins processes and reads /proc")
+
+
+def own_messages(stream: Stream, data: bytes, chunk: int) -> int:
+    """Return how many own messages the stream finds in the data, received in chunks into a used buffer."""
+    buffer = bytearray(b"C" * 2 * 10**6)
+    found = 0
+    for start in range(0, len(data), chunk):
+        part = data[start : start + chunk]
+        buffer[: len(part)] = part
+        found += stream.own(buffer, len(part))
+    return found
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_a_publisher_finds_each_of_its_messages_once_in_any_chunking(chunk: int) -> None:
+    frames = [wire.server_frame(text_payload(publisher, 64)) for publisher in range(3)]
+    data = b"".join(frames[number % 3] for number in range(100))
+    assert own_messages(PlainStream(ord("C"), 66, 64), data, chunk) == 33
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_a_publisher_finds_its_compressed_messages_too(chunk: int) -> None:
+    first = wire.FIN | wire.TEXT | wire.RSV1
+    frames = [wire.server_frame(wire.deflate(json_payload(each, 1024)), first) for each in range(3)]
+    data = b"".join(frames[number % 3] for number in range(100))
+    assert own_messages(DeflatedStream(frames[2]), data, chunk) == 33
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 125, 126, 1024, 65535, 65536, 2**20])
+def test_frames_are_as_long_as_they_say(size: int) -> None:
+    payload = b"x" * size
+    frame = wire.server_frame(payload)
+    assert wire.frame_end(bytearray(frame), 0, len(frame)) == (len(frame) - size, len(frame))
+    assert wire.frame_end(bytearray(frame), 0, len(frame) - 1) is None
+    masked = wire.client_frame(payload)
+    assert len(masked) == len(frame) + 4
+    assert wire.masked(masked[len(frame) - size + 4 :], masked[len(frame) - size : len(frame) - size + 4]) == payload
+
+
+def test_payloads_have_the_size_of_their_case() -> None:
+    for publisher in range(10):
+        assert len(text_payload(publisher, 64)) == 64
+        assert len(json_payload(publisher, 1024)) == 1024
+        assert wire.inflate(wire.deflate(json_payload(publisher, 1024))) == json_payload(publisher, 1024)
+
+
+def test_a_row_survives_json() -> None:
+    row = Row("echo", "rawws", [Measurement(3.0, 1.0, 0.5), Measurement(1.0, 1.0, 0.5), Measurement(2.0, 1.0, 0.5)])
+    again = Row.from_json(json.loads(json.dumps(row.as_json())))
+    assert again == row
+    assert again.value == 2.0
+
+
+@pytest.mark.parametrize(
+    ("server_cpu", "load_cpu", "marked"), [(1.0, 1.0, False), (0.6, 0.99, True), (0.99, 0.6, False)]
+)
+def test_the_load_is_the_bottleneck_when_it_alone_is_busy(server_cpu: float, load_cpu: float, marked: bool) -> None:
+    assert Row("echo", "rawws", [Measurement(1.0, server_cpu, load_cpu)]).load_was_the_bottleneck is marked
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(10_204_000, "10.2 M"), (1_234_567, "1.23 M"), (164_123, "164 k"), (4648, "4,648"), (0, "0")],
+)
+def test_figures_keep_three_digits(value: float, text: str) -> None:
+    assert report.figure(value) == text
+
+
+@linux_only
+def test_every_case_runs_for_a_moment_on_rawws(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks", "--only", "rawws", "--smoke", "--json", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(out.read_text())["results"]
+    assert {each["case"] for each in results} == set(cases.BY_NAME)
+    # Memory may not grow at all with so few peers.
+    assert all(each["median"] > 0 for each in results if each["case"] != "memory")

@@ -1,0 +1,179 @@
+"""TLS in the same loop: real handshakes, large segments, laggards, and what goes wrong."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+import rawws.cli
+from rawws.errors import UsageError
+from rawws.limits import Limits
+from rawws.server import load_tls
+from rawws.wire.frames import Opcode, parse_header
+from tests.serving import LOOPBACK, Running, Seen, Serve, binary, close, get, ping, text, upgrade
+
+
+class Certificate:
+    """A certificate for loopback, as files, and the authority that a client trusts it by."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        issued = authority.issue_cert(LOOPBACK, "localhost")
+        self.chain, self.key = folder / "chain.pem", folder / "key.pem"
+        issued.cert_chain_pems[0].write_to_path(self.chain)
+        issued.private_key_pem.write_to_path(self.key)
+        self.client = ssl.create_default_context()
+        authority.configure_trust(self.client)
+        self.server = load_tls(str(self.chain), str(self.key))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return Certificate(tmp_path_factory.mktemp("tls"))
+
+
+class TlsClient:
+    """A WebSocket client over trio's own TLS stream."""
+
+    def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+        self.stream = stream
+        self.unread = bytearray()
+
+    def hang_up(self) -> None:
+        self.stream.transport_stream.socket.close()
+
+    async def read(self, size: int) -> bytes:
+        while len(self.unread) < size:
+            data = await self.stream.receive_some(1 << 16)
+            assert data, "the stream ends early"
+            self.unread += data
+        taken = bytes(self.unread[:size])
+        del self.unread[:size]
+        return taken
+
+    async def head(self) -> bytes:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await self.read(1)
+        return head
+
+    async def frame(self) -> Seen:
+        raw = b""
+        while (header := parse_header(raw)) is None:
+            raw += await self.read(1)
+        return Seen(Opcode(header.opcode), await self.read(header.payload_bytes))
+
+
+async def connect(running: Running, certificate: Certificate) -> TlsClient:
+    stream = await trio.open_tcp_stream(LOOPBACK, running.port)
+    tls = trio.SSLStream(stream, certificate.client, server_hostname=LOOPBACK, https_compatible=True)
+    client = TlsClient(tls)
+    running.clients.append(client)
+    await tls.do_handshake()
+    return client
+
+
+async def join(running: Running, certificate: Certificate, then: bytes = b"") -> TlsClient:
+    client = await connect(running, certificate)
+    await client.stream.send_all(upgrade("/room") + then)
+    assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+    return client
+
+
+async def test_http_then_an_upgrade_then_a_broadcast_to_tls_and_back(serve: Serve, certificate: Certificate) -> None:
+    running = await serve(tls=certificate.server, hello="hi")
+    client = await connect(running, certificate)
+    await client.stream.send_all(get("/"))
+    assert b"Content-Length: 8" in await client.head()
+    assert await client.read(8) == b"hi there"
+    await client.stream.send_all(upgrade("/room") + text("pipelined"))
+    await client.head()
+    assert await client.frame() == Seen(Opcode.TEXT, b"hi")
+    assert await client.frame() == Seen(Opcode.TEXT, b"pipelined")
+    other = await join(running, certificate)
+    await other.frame()
+    large = bytes(range(256)) * 3000  # many TLS records
+    await client.stream.send_all(binary(large))
+    assert await client.frame() == await other.frame() == Seen(Opcode.BINARY, large)
+
+
+async def test_a_tls_peer_that_stalls_gets_everything_in_order_and_control_frames_between(
+    serve: Serve, certificate: Certificate
+) -> None:
+    running = await serve(tls=certificate.server, limits=Limits(max_lag_bytes=64 << 20))
+    slow, busy = await join(running, certificate), await join(running, certificate)
+    messages = [bytes([number]) * 300_000 for number in range(60)]
+    for message in messages:  # 18 MB: more than the kernel buffers for one that doesn't read
+        await busy.stream.send_all(binary(message))
+        assert await busy.frame() == Seen(Opcode.BINARY, message)
+    await slow.stream.send_all(ping(b"still here"))
+    got = [await slow.frame() for _ in range(len(messages) + 1)]
+    assert [frame.payload for frame in got if frame.opcode is Opcode.BINARY] == messages
+    assert Seen(Opcode.PONG, b"still here") in got
+    await slow.stream.send_all(close(1000))
+    assert await slow.frame() == Seen(Opcode.CLOSE, b"\x03\xe8")
+
+
+async def test_a_tls_peer_that_falls_too_far_behind_is_closed_at_a_frame_boundary(
+    serve: Serve, certificate: Certificate
+) -> None:
+    running = await serve(tls=certificate.server, limits=Limits(max_lag_bytes=1 << 20))
+    slow, busy = await join(running, certificate), await join(running, certificate)
+    message = b"m" * 50_000
+    count = 0
+    while len(running.server.hub.rooms["/room"]) == 2:
+        await busy.stream.send_all(binary(message))
+        assert await busy.frame() == Seen(Opcode.BINARY, message)
+        count += 1
+    frames = [await slow.frame()]
+    while frames[-1].opcode is not Opcode.CLOSE:
+        frames.append(await slow.frame())
+    *received, last = frames
+    assert 0 < len(received) < count
+    assert set(received) == {Seen(Opcode.BINARY, message)}
+    assert last.payload[:2] == (1013).to_bytes(2, "big")
+
+
+async def test_plain_http_on_the_tls_port_is_one_line_in_the_log(
+    serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await serve(tls=certificate.server)
+    caplog.set_level("INFO", "rawws")
+    client = await running.connect()
+    await client.send(get("/"))
+    await client.wait_lost()
+    assert [record.getMessage() for record in caplog.records] == ["#1 ! TLS failed: HTTP_REQUEST"]
+    assert (await join(running, certificate)).unread == b""
+
+
+async def test_a_tls_handshake_has_to_be_over_in_time(serve: Serve, certificate: Certificate) -> None:
+    running = await serve(tls=certificate.server, limits=Limits(header_timeout_s=0.05))
+    client = await running.connect()
+    await client.wait_lost()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--tls-cert", "nowhere.pem"], "can't be read: No such file or directory"),
+        (["--tls-cert", __file__], "both are to be PEM files that belong together"),
+        (["--tls-key", "key.pem"], "--tls-key is of no use without --tls-cert"),
+    ],
+    ids=["no such file", "not a certificate", "a key alone"],
+)
+def test_a_bad_certificate_is_one_sentence_and_exit_status_2(
+    flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rawws.cli.main(["--port", "0", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line
+
+
+def test_a_key_of_another_certificate_is_told(certificate: Certificate, tmp_path: Path) -> None:
+    other = Certificate(tmp_path)
+    with pytest.raises(UsageError, match="KEY_VALUES_MISMATCH"):
+        load_tls(str(certificate.chain), str(other.key))
