@@ -1,0 +1,164 @@
+"""Run the benchmark: every case against every server, in turns, on two cores.
+
+    python -m benchmarks                                  everything, about half an hour
+    python -m benchmarks --only rawws,ws --cases echo     two servers, one case
+    python -m benchmarks --json b.json --plot b.svg       keep the figures and draw them
+    python -m benchmarks --from b.json --plot b.svg       draw them again
+
+The server runs on the first core, the load on the last. In a round every server has its turn, freshly
+started; a figure is the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cases, certificate, procinfo, report, servers
+from benchmarks.cases import Case, Settings
+from benchmarks.load import LoadError
+from benchmarks.memory import allow_open_files
+from benchmarks.report import Row
+from benchmarks.servers import Certificate, Server, Unavailable
+
+SMOKE = Settings(seconds=0.2, most_peers=30)
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = ", ".join(server.name for server in servers.SERVERS)
+    parser.add_argument("--only", metavar="A,B", type=chosen(servers.BY_NAME), help=f"these servers: {known}")
+    parser.add_argument(
+        "--cases", metavar="A,B", type=chosen(cases.BY_NAME), help=f"these cases: {', '.join(cases.BY_NAME)}"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="turns for each server in each case (default 3)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measured in each turn, after a warm-up (default 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of all rounds")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the picture: .svg or .png, needs matplotlib")
+    parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="print and draw an earlier --json")
+    parser.add_argument("--smoke", action="store_true", help="a moment and few peers: does it work? No figure counts")
+    return parser.parse_args(argv)
+
+
+def chosen(known: dict[str, Any]) -> Any:
+    def names(text: str) -> list[Any]:
+        wanted = [name.strip() for name in text.split(",") if name.strip()]
+        for name in wanted:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of: {', '.join(known)}")
+        # In our own order, whatever order they were typed in.
+        return [known[name] for name in known if name in wanted]
+
+    return names
+
+
+def measure_all(
+    wanted: list[Case], present: list[Server], rounds: int, settings: Settings, pem: Certificate | None
+) -> list[Row]:
+    """Run every turn and return a row for each case and server; Ctrl-C ends it with what there is."""
+    rows = {(case.name, server.name): Row(case.name, server.name) for case in wanted for server in present}
+    turns = [(case, number, server) for case in wanted for number in range(rounds) for server in present]
+    with contextlib.suppress(KeyboardInterrupt):
+        for done, (case, number, server) in enumerate(turns, 1):
+            row = rows[case.name, server.name]
+            if row.unavailable:
+                continue
+            progress(f"[{done:3}/{len(turns)}] {case.name}, round {number + 1}, {server.title}: ", end="")
+            try:
+                if case.wish.tls and pem is None:
+                    raise Unavailable("no certificate could be made")
+                with servers.started(server, case.wish, pem) as running:
+                    measurement = case.measure(running, settings)
+            except (Unavailable, LoadError, OSError) as problem:
+                # One failure is final for the row, so that a median is never of a lucky few.
+                row.unavailable = str(problem) or repr(problem)
+                row.rounds.clear()
+                progress(row.unavailable)
+                continue
+            row.rounds.append(measurement)
+            progress(
+                f"{report.figure(measurement.value)} {case.unit} "
+                f"(server {measurement.server_cpu:.0%}, load {measurement.load_cpu:.0%} of a core)"
+            )
+        return list(rows.values())
+    progress("\ninterrupted")
+    return [row for row in rows.values() if row.rounds or row.unavailable]
+
+
+def progress(text: str, end: str = "\n") -> None:
+    print(text, end=end, file=sys.stderr, flush=True)
+
+
+def print_report(data: dict[str, Any]) -> None:
+    rows = [Row.from_json(each) for each in data["results"]]
+    for case in cases.CASES:
+        if lines := report.table(rows, case):
+            print("\n".join(lines), end="\n\n")
+    for name, reason in data["left_out"].items():
+        print(f"left out: {servers.BY_NAME[name].title}: {reason}")
+    print("server, load: what each used of its core. * the load was at its core's end and the server was not.")
+    print(report.summary(data))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments(argv)
+    if options.source:
+        data = json.loads(options.source.read_text())
+    else:
+        if not hasattr(os, "sched_setaffinity"):
+            raise SystemExit("the benchmark pins processes and reads /proc: it needs Linux")
+        settings = SMOKE if options.smoke else Settings(options.seconds)
+        rounds = 1 if options.smoke else options.rounds
+        wanted = options.cases or list(cases.CASES)
+        asked = options.only or list(servers.SERVERS)
+        left_out = {server.name: reason for server in asked if (reason := server.missing())}
+        present = [server for server in asked if server.name not in left_out]
+        for name, reason in left_out.items():
+            progress(f"left out: {servers.BY_NAME[name].title}: {reason}")
+        if not present:
+            raise SystemExit("no server to measure")
+        allow_open_files()
+        own = os.sched_getaffinity(0)
+        core, load_core = procinfo.cores()
+        if core == load_core:
+            progress("only one core: the load and the server disturb each other")
+        machine = {**procinfo.describe_machine(), "date": datetime.date.today().isoformat()}
+        os.sched_setaffinity(0, {load_core})
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                pem = None
+                with contextlib.suppress(Unavailable):
+                    pem = certificate.make(Path(folder))
+                rows = measure_all(wanted, present, rounds, settings, pem)
+        finally:
+            os.sched_setaffinity(0, own)
+        run = {
+            "rounds": rounds,
+            "seconds": settings.seconds,
+            "warmup_s": settings.warmup_s,
+            "smoke": options.smoke,
+        }
+        data = report.document(rows, machine, left_out, run)
+    print_report(data)
+    if options.json:
+        options.json.write_text(json.dumps(data, indent=1) + "\n")
+    if options.plot:
+        from benchmarks import plot
+
+        plot.draw(data, options.plot)
+    failed = [each for each in data["results"] if "unavailable" in each and each["server"] == "rawws"]
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

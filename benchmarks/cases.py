@@ -1,0 +1,215 @@
+"""What is measured: each case is a shape of traffic, a figure with its unit, and which way is better."""
+
+from __future__ import annotations
+
+import gc
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter, process_time
+
+from benchmarks import procinfo, wire
+from benchmarks.fanout import Fanout
+from benchmarks.handshakes import Handshakes
+from benchmarks.latency import Trickle
+from benchmarks.load import Echo, Sample, close_clients, open_clients
+from benchmarks.memory import bytes_a_peer
+from benchmarks.servers import Running, Wish
+
+KIB = 2**10
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Settings:
+    seconds: float
+    # Fewer clients than the cases say, for a look at whether everything works. No figure means anything then.
+    most_peers: int = 10**6
+
+    @property
+    def warmup_s(self) -> float:
+        return min(1.0, self.seconds / 2)
+
+    def peers(self, wanted: int) -> int:
+        return min(wanted, self.most_peers)
+
+
+@dataclass
+class Measurement:
+    value: float
+    server_cpu: float = 0.0  # share of a core, while it was measured
+    load_cpu: float = 0.0
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str  # as typed after --cases
+    title: str
+    unit: str
+    wish: Wish
+    measure: Callable[[Running, Settings], Measurement]
+    more_is_better: bool = True
+
+
+@contextmanager
+def clients_of(clients: list[socket.socket]) -> Iterator[list[socket.socket]]:
+    # A full collection in the middle of a run would be a pause that no server made.
+    gc.collect()
+    gc.disable()
+    try:
+        yield clients
+    finally:
+        gc.enable()
+        close_clients(clients)
+
+
+def metered(server: Running, run: Callable[[], Measurement]) -> Measurement:
+    """Run and add what the server and this process used of their cores meanwhile, and what others took."""
+    both = set(procinfo.cores())
+    begin, load, cpu = perf_counter(), process_time(), procinfo.cpu_seconds(server.pid)
+    busy = sum(map(procinfo.busy_seconds, both))
+    result = run()
+    busy = sum(map(procinfo.busy_seconds, both)) - busy
+    used, load = procinfo.cpu_seconds(server.pid) - cpu, process_time() - load
+    seconds = perf_counter() - begin
+    result.server_cpu, result.load_cpu = used / seconds, load / seconds
+    result.extra["others"] = max(0.0, (busy - used - load) / seconds)
+    return result
+
+
+def counted(sample: Sample, factor: float = 1.0) -> Measurement:
+    measurement = Measurement(sample.rate * factor)
+    if sample.closed:
+        measurement.extra["closed"] = sample.closed
+    if sample.stalls:
+        measurement.extra["stalls"] = sample.stalls
+    return measurement
+
+
+def echo(peers: int, window: int, payload_bytes: int, opcode: int = wire.TEXT) -> Callable[..., Measurement]:
+    payload = (b"rawws echoes " * (payload_bytes // 13 + 1))[:payload_bytes]
+    # Large messages are binary, and told in megabytes; small ones are text, and counted.
+    factor = payload_bytes / 1e6 if opcode == wire.BINARY else 1.0
+
+    def measure(server: Running, settings: Settings) -> Measurement:
+        with clients_of(open_clients(server.port, settings.peers(peers))) as clients:
+            load = Echo(clients, payload, window, opcode)
+            load.run(settings.warmup_s)
+            return metered(server, lambda: counted(load.run(settings.seconds), factor))
+
+    return measure
+
+
+def broadcast(
+    peers: int, publishers: int = 10, window: int = 8, payload_bytes: int = 64, stalled: int = 0
+) -> Callable[..., Measurement]:
+    def measure(server: Running, settings: Settings) -> Measurement:
+        wish = server.wish
+        count = settings.peers(peers) - stalled
+        opened = open_clients(server.port, count, deflate=wish.compression, tls=wish.tls)
+        with clients_of(opened) as clients:
+            load = Fanout(clients, publishers, window, payload_bytes, deflated=wish.compression)
+            # A small receive buffer, so that the one who never reads is soon felt.
+            silent = open_clients(server.port, stalled, receive_buffer=4096)
+            try:
+                load.run(settings.warmup_s)
+                return metered(server, lambda: counted(load.run(settings.seconds)))
+            finally:
+                close_clients(silent)
+
+    return measure
+
+
+def trickle(peers: int, per_second: float, payload_bytes: int) -> Callable[..., Measurement]:
+    def measure(server: Running, settings: Settings) -> Measurement:
+        with clients_of(open_clients(server.port, settings.peers(peers))) as clients:
+            load = Trickle(clients, per_second, payload_bytes)
+            load.run(settings.warmup_s)
+
+            def run() -> Measurement:
+                ages = load.run(settings.seconds)
+                extra = {f"p{percent}": ages.percentile_ms(percent) for percent in (50, 99, 99.9)}
+                if len(ages.sorted_ns) < ages.expected:
+                    extra["arrived"] = len(ages.sorted_ns) / ages.expected
+                return Measurement(extra["p99"], extra=extra)
+
+            return metered(server, run)
+
+    return measure
+
+
+def handshakes(under_way: int) -> Callable[..., Measurement]:
+    def measure(server: Running, settings: Settings) -> Measurement:
+        load = Handshakes(server.port, under_way)
+        try:
+            load.run(settings.warmup_s)
+            return metered(server, lambda: counted(load.run(settings.seconds)))
+        finally:
+            load.close()
+
+    return measure
+
+
+def memory(peers: int) -> Callable[..., Measurement]:
+    def measure(server: Running, settings: Settings) -> Measurement:
+        settle_s = min(1.0, settings.seconds)
+        return Measurement(bytes_a_peer(server, settings.peers(peers), settle_s))
+
+    return measure
+
+
+ECHO, RELAY = Wish(), Wish(broadcast=True)
+PER_S, DELIVERIES, MEGABYTES = "messages/s", "deliveries/s", "MB/s"
+
+CASES = (
+    Case("echo", "Echo, 16 peers × 64 in flight, 64 B", PER_S, ECHO, echo(16, 64, 64)),
+    Case("roundtrip", "Echo, 64 peers × 1 in flight, 64 B", PER_S, ECHO, echo(64, 1, 64)),
+    Case("broadcast", "Broadcast to 100, 64 B", DELIVERIES, RELAY, broadcast(100)),
+    Case("broadcast-1k", "Broadcast to 100, 1 KiB", DELIVERIES, RELAY, broadcast(100, payload_bytes=KIB)),
+    Case("broadcast-1000", "Broadcast to 1,000, 64 B", DELIVERIES, RELAY, broadcast(1000)),
+    # With few messages under way there is little to batch. It is also where uWebSockets is at its best.
+    Case(
+        "broadcast-1000-few",
+        "Broadcast to 1,000, 2 publishers only",
+        DELIVERIES,
+        RELAY,
+        broadcast(1000, publishers=2),
+    ),
+    # The publishers send plain frames, which is legal: what is measured is the server's compressing.
+    Case(
+        "compressed",
+        "Compressed, to 100, 1 KiB of JSON",
+        DELIVERIES,
+        Wish(broadcast=True, compression=True),
+        broadcast(100, payload_bytes=KIB),
+    ),
+    Case(
+        "latency",
+        "Age on arrival, 40/s to 1,000, p99",
+        "ms",
+        Wish(broadcast=True, distinct=True),
+        trickle(1000, 40, 64),
+        more_is_better=False,
+    ),
+    Case(
+        "stalled",
+        "Broadcast to 99, 1 KiB, one never reads",
+        DELIVERIES,
+        RELAY,
+        broadcast(100, payload_bytes=KIB, stalled=1),
+    ),
+    Case(
+        "echo-64k",
+        "Echo of 64 KiB, 4 peers × 4 in flight",
+        MEGABYTES,
+        ECHO,
+        echo(4, 4, 64 * KIB, wire.BINARY),
+    ),
+    Case("echo-1m", "Echo of 1 MiB, 4 peers × 2 in flight", MEGABYTES, ECHO, echo(4, 2, MIB, wire.BINARY)),
+    Case("handshakes", "Handshakes, 32 under way", "handshakes/s", ECHO, handshakes(32)),
+    Case("memory", "Memory an idle peer, 5,000 peers", "bytes", RELAY, memory(5000), more_is_better=False),
+    Case("tls", "TLS broadcast to 100, 64 B", DELIVERIES, Wish(broadcast=True, tls=True), broadcast(100)),
+)
+BY_NAME = {case.name: case for case in CASES}

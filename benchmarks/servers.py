@@ -1,0 +1,260 @@
+"""How each server is started: on the first core, on a free port, in the mode a case asks for."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import procinfo, wire
+
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 15.0
+PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Unavailable(Exception):
+    """This server can't run this case here, and why."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a case asks of a server."""
+
+    broadcast: bool = False
+    compression: bool = False
+    tls: bool = False
+    distinct: bool = False  # messages differ, and what is said in them matters
+
+
+@dataclass(frozen=True)
+class Certificate:
+    cert: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started server: where it listens, and the process to be watched."""
+
+    name: str
+    port: int
+    pid: int
+    wish: Wish
+
+
+@dataclass(frozen=True)
+class Server:
+    name: str  # as typed after --only
+    title: str  # as printed
+    module: str = ""  # below benchmarks.peers; empty for rawws and ws
+    packages: tuple[str, ...] = ()  # that must be importable
+    distributions: tuple[str, ...] = ()  # whose versions are reported
+    compression: bool = True
+
+    def missing(self) -> str | None:
+        """Return why this server can't be started at all, or None."""
+        if self.name == "ws":
+            if not shutil.which("node"):
+                return "node is not installed"
+            found = package_version("ws")
+            return None if found else "npm install --no-save ws bufferutil, here or where NODE_PATH leads"
+        absent = [package for package in self.packages if importlib.util.find_spec(package) is None]
+        return f"{', '.join(absent)} not installed" if absent else None
+
+    def command(self, port: int, wish: Wish, certificate: Certificate | None) -> list[str]:
+        mode = "broadcast" if wish.broadcast else "echo"
+        tls = ["--tls-cert", certificate.cert, "--tls-key", certificate.key] if wish.tls and certificate else []
+        if self.name == "rawws":
+            return rawws_command(port, mode, wish, tls)
+        if wish.compression and not self.compression:
+            raise Unavailable("has no compression")
+        if self.name == "ws":
+            program = ["node", str(PACKAGE_ROOT / "benchmarks" / "peers" / "ws_server.mjs")]
+        else:
+            program = [sys.executable, "-m", f"benchmarks.peers.{self.module}"]
+        compression = ["--compression"] if wish.compression else []
+        if self.name == LIMIT and wish.distinct:
+            program.append("--relay")
+        return [*program, "--port", str(port), "--mode", mode, *compression, *tls]
+
+    def versions(self) -> dict[str, str]:
+        if self.name == "ws":
+            versions = {"ws": package_version("ws"), "bufferutil": package_version("bufferutil")}
+            versions["node"] = node("process.stdout.write(process.version)")
+            return {name: version or "not installed" for name, version in versions.items()}
+        found: dict[str, str] = {}
+        for distribution in self.distributions:
+            try:
+                found[distribution] = importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                found[distribution] = "from source" if distribution == self.name else "not installed"
+        return found
+
+
+LIMIT = "limit"
+SERVERS = (
+    Server("rawws", "rawws", "", ("rawws",), ("rawws", "trio", "h11", "wsproto", "numpy")),
+    Server("uwebsockets", "uWebSockets (socketify)", "uwebsockets", ("socketify",), ("socketify",), True),
+    Server("picows", "picows", "picows_server", ("picows", "uvloop"), ("picows", "uvloop"), False),
+    Server("ws", "npm ws"),
+    Server("websockets", "websockets (uvloop)", "websockets_uvloop", ("websockets", "uvloop"), ("websockets",)),
+    Server("websockets-trio", "websockets (trio)", "websockets_trio", ("websockets", "trio"), ("websockets",)),
+    Server("aiohttp", "aiohttp (uvloop)", "aiohttp_server", ("aiohttp", "uvloop"), ("aiohttp",)),
+    Server(
+        "trio-websocket",
+        "trio-websocket",
+        "trio_websocket_server",
+        ("trio_websocket",),
+        ("trio-websocket",),
+        False,
+    ),
+    Server(LIMIT, "the machine's limit", "limit"),
+)
+BY_NAME = {server.name: server for server in SERVERS}
+
+
+def node(script: str) -> str:
+    try:
+        done = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@functools.cache
+def package_version(name: str) -> str:
+    """Return the version of the npm package that the peer script would find, or nothing."""
+    return node(
+        "const r = require('module').createRequire(process.cwd() + '/');"
+        f"process.stdout.write(r('{name}/package.json').version)"
+    )
+
+
+@functools.cache
+def rawws_help() -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "rawws", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env=environment(),
+    )
+    return done.stdout
+
+
+def rawws_command(port: int, mode: str, wish: Wish, tls: list[str]) -> list[str]:
+    """Return the command for rawws, without the flags that this version of it does not have yet."""
+    known = rawws_help()
+    if wish.compression and "--no-compression" not in known:
+        raise Unavailable("this version has no compression")
+    if wish.tls and "--tls-cert" not in known:
+        raise Unavailable("this version has no TLS")
+    command = [sys.executable, "-m", "rawws"]
+    flags = [["--host", HOST], ["--port", str(port)], ["--mode", mode], ["--hello", ""]]
+    flags += [["--log-level", "warning"], ["--ping-interval", "0"]]
+    if not wish.compression:
+        flags.append(["--no-compression"])
+    for flag in flags:
+        if flag[0] in known:
+            command += flag
+    return command + tls
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which ``-m benchmarks.peers…`` and ``-m rawws`` are found from anywhere."""
+    paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextmanager
+def started(server: Server, wish: Wish, certificate: Certificate | None = None) -> Iterator[Running]:
+    """Start the server on its own core, wait until it answers, and stop it and its children afterwards."""
+    port = free_port()
+    command = server.command(port, wish, certificate)
+    with running(server.name, command, port, wish, handshake=not wish.tls) as process:
+        yield process
+
+
+@contextmanager
+def running(name: str, command: list[str], port: int, wish: Wish, *, handshake: bool) -> Iterator[Running]:
+    """Run the command on the server's core, and yield when it answers a WebSocket handshake, or a connect."""
+    core = procinfo.cores()[0]
+    own = os.sched_getaffinity(0)
+    with tempfile.TemporaryFile() as output:
+        # The child inherits this thread's core; there is no preexec_fn that is safe in every program.
+        os.sched_setaffinity(0, {core})
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env=environment(), start_new_session=True,
+            )  # fmt: skip
+        finally:
+            os.sched_setaffinity(0, own)
+        try:
+            wait_until_ready(process, port, handshake, output.fileno())
+            yield Running(name, port, process.pid, wish)
+        finally:
+            stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        try:
+            # Long enough for an orderly end, short enough for a server that waits for each client's close.
+            process.wait(0.5)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait(5)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], port: int, handshake: bool, output_fd: int) -> None:
+    """Return when the server answers; raise Unavailable if it never does."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if answers(port, handshake):
+            return
+        time.sleep(0.02)
+    size = os.lseek(output_fd, 0, os.SEEK_END)
+    tail = os.pread(output_fd, 600, max(0, size - 600)).decode(errors="replace").strip()
+    raise Unavailable(f"did not start: {tail or 'no output'}")
+
+
+def answers(port: int, handshake: bool) -> bool:
+    try:
+        with socket.create_connection((HOST, port), 1.0) as sock:
+            if not handshake:
+                return True
+            sock.sendall(wire.upgrade_request(port, wire.new_key()))
+            if b" 101 " not in sock.recv(4096):
+                return False
+            # Leave as a client should: some servers print a traceback for anything less.
+            with suppress(OSError):
+                sock.sendall(wire.client_frame(b"\x03\xe8", wire.FIN | wire.CLOSE))
+                while sock.recv(4096):
+                    pass
+            return True
+    except OSError:
+        return False
