@@ -1,0 +1,78 @@
+"""What the README shows is what the program does."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+
+import rawws.cli
+from tests.serving import StartProgram
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+
+# What differs from one run to the next, in the order in which it is replaced.
+VARYING = [
+    (r"127\.0\.0\.1:\d+", "ADDRESS"),
+    (r"localhost:\d+", "ADDRESS"),
+    (r"User-Agent: .*", "User-Agent: ..."),
+    (r"[0-9a-f]{40}", "SHA-1"),
+    (r"[A-Za-z0-9+/]{22}==", "KEY"),
+    (r"[A-Za-z0-9+/]{27}=", "ACCEPT"),
+    (r"mask=[0-9a-f]{8}", "mask=KEY"),
+]
+
+
+def normalised(line: str) -> str:
+    for pattern, replacement in VARYING:
+        line = re.sub(pattern, replacement, line)
+    return line
+
+
+def section(title: str) -> str:
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_the_annotated_log_is_what_is_written(start_program: StartProgram) -> None:
+    program = start_program("-v")
+    with connect(f"ws://localhost:{program.port}/room", proxy=None) as client:
+        client.recv()
+        client.send("hello")
+        client.recv()
+        client.close(1000, "bye")
+    program.wait_for_line("closed by the client")
+    program.signal(signal.SIGINT)
+    assert program.wait() == 0
+    written = [line.split(" ", 2)[2] for line in program.lines if " #1 " in line]
+    shown = re.findall(r"^(?:DEBUG|INFO) .*$", section("One handshake, annotated"), re.MULTILINE)
+    assert [normalised(line) for line in shown] == [normalised(line) for line in written]
+
+
+def test_the_bytes_shown_are_a_close_with_bye() -> None:
+    (shown,) = re.findall(r"`((?:[0-9a-f]{2} )+\|[0-9a-f |]+)`", section("One handshake, annotated"))
+    header, key, payload = (bytes.fromhex(part) for part in shown.split("|"))
+    assert header == b"\x88\x85"
+    assert bytes(byte ^ key[index % 4] for index, byte in enumerate(payload)) == b"\x03\xe8bye"
+
+
+@pytest.fixture
+def serve_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    rawws.cli._add_serve(parser)
+    return parser
+
+
+def test_every_flag_is_in_the_table_and_no_other(serve_parser: argparse.ArgumentParser) -> None:
+    shown = set(re.findall(r"`(-[-a-z]+)`", " ".join(re.findall(r"^\| (`-.*?) \|", section("Flags"), re.MULTILINE))))
+    flags = {flag for action in serve_parser._actions for flag in action.option_strings}
+    assert shown - {"--version"} == flags - {"-h"}
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    root = Path(__file__).resolve().parent.parent
+    for target in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", README):
+        assert (root / target).exists(), target
