@@ -46,6 +46,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of all rounds")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the picture: .svg or .png, needs matplotlib")
     parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="print and draw an earlier --json")
+    parser.add_argument("--markdown", action="store_true", help="print one table, as the README has it")
     parser.add_argument("--smoke", action="store_true", help="a moment and few peers: does it work? No figure counts")
     return parser.parse_args(argv)
 
@@ -149,7 +150,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             "smoke": options.smoke,
         }
         data = report.document(rows, machine, left_out, run)
-    print_report(data)
+    if options.markdown:
+        print(report.markdown(data))
+    else:
+        print_report(data)
     if options.json:
         options.json.write_text(json.dumps(data, indent=1) + "\n")
     if options.plot:

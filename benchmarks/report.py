@@ -130,6 +130,34 @@ def table(rows: list[Row], case: Case) -> list[str]:
     return lines
 
 
+def markdown(data: dict[str, Any]) -> str:
+    """Return the table for the README: a row a case, a column a server, and how rawws stands to the best other."""
+    rows = [Row.from_json(each) for each in data["results"]]
+    columns = [server for server in SERVERS if any(row.server == server.name and row.rounds for row in rows)]
+    titles = [server.title for server in columns]
+    lines = [
+        f"| | {' | '.join(titles)} | rawws ÷ the best other |",
+        "|---" + "|---:" * (len(titles) + 1) + "|",
+    ]
+    for case in CASES.values():
+        mine = {row.server: row for row in rows if row.case == case.name and row.rounds}
+        if not mine:
+            continue
+        cells = []
+        for server in columns:
+            row = mine.get(server.name)
+            text = "–" if row is None else figure(row.value) + (" *" if row.load_was_the_bottleneck else "")
+            cells.append(f"**{text}**" if server.name == "rawws" else text)
+        others = [row.value for row in mine.values() if row.server not in ("rawws", LIMIT)]
+        standing = "–"
+        if "rawws" in mine and others:
+            # Said so that above 1 is good for us: where less is better, it is the other way round.
+            ours, best = mine["rawws"].value, max(others) if case.more_is_better else min(others)
+            standing = ratio(ours, best) if case.more_is_better else ratio(best, ours)
+        lines.append(f"| {case.title}: {case.unit} | {' | '.join(cells)} | {standing} |")
+    return "\n".join(lines)
+
+
 def document(rows: list[Row], machine: dict[str, object], skipped: dict[str, str], settings: Any) -> dict[str, Any]:
     versions: dict[str, str] = {}
     for server in SERVERS:
