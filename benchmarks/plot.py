@@ -31,7 +31,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
         raise SystemExit("nothing was measured: no picture")
     columns = min(COLUMNS, len(shown))
     lines = -(-len(shown) // columns)
-    plt.rcParams.update({"font.size": 9, "text.color": INK, "svg.hashsalt": "rawws"})
+    plt.rcParams.update({"font.size": 9, "text.color": INK, "svg.hashsalt": "rawws", "svg.fonttype": "none"})
     figure_, axes = plt.subplots(lines, columns, figsize=(4.6 * columns, 2.35 * lines + 0.4), squeeze=False)
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)

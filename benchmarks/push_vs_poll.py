@@ -113,7 +113,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"font.size": 9, "text.color": INK, "svg.hashsalt": "rawws"})
+    plt.rcParams.update({"font.size": 9, "text.color": INK, "svg.hashsalt": "rawws", "svg.fonttype": "none"})
     figure, axes = plt.subplots(1, 4, figsize=(11, 2.9), width_ratios=(2.4, 1, 1, 1))
     ages, *bars = axes
     styles = (("pushed", OURS, "-"), ("polled", THEIRS, "--"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import signal
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from websockets.sync.client import connect
 
 import rawws.cli
+from benchmarks.report import markdown
 from tests.serving import StartProgram
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
 
 # What differs from one run to the next, in the order in which it is replaced.
 VARYING = [
@@ -72,7 +75,11 @@ def test_every_flag_is_in_the_table_and_no_other(serve_parser: argparse.Argument
     assert shown - {"--version"} == flags - {"-h"}
 
 
+def test_the_table_is_what_was_measured() -> None:
+    data = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    assert markdown(data) in README
+
+
 def test_links_to_files_lead_somewhere() -> None:
-    root = Path(__file__).resolve().parent.parent
     for target in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", README):
-        assert (root / target).exists(), target
+        assert (ROOT / target).exists(), target
