@@ -208,8 +208,8 @@ class Hub:
     def _read(self, peer: Peer) -> int:
         """Receive once from a peer, act on what came, and return how many bytes that was."""
         try:
-            # After a full receive, more is asked for, and the rest of a large message goes right to its place.
-            if peer.receive_bytes != RECEIVE_BYTES and (buffer := peer.session.large_buffer()) is not None:
+            # After a full receive, more is asked for, and much of a large message goes right to its place.
+            if peer.receive_bytes != RECEIVE_BYTES and (buffer := peer.session.large_buffer(RECEIVE_BYTES)) is not None:
                 return self._read_into(peer, buffer)
             data = peer.transport.receive_now(peer.receive_bytes)
         except BlockingIOError:

@@ -126,15 +126,15 @@ class FastReader:
     def is_idle(self) -> bool:
         return self._incomplete is None and not self._held
 
-    def large_buffer(self) -> memoryview | None:
+    def large_buffer(self, least_bytes: int) -> memoryview | None:
         """Return where the rest of a large payload may be received to, for `received` to be told how much came.
 
-        To be released before anything else is called here.
+        None if fewer than ``least_bytes`` are missing. To be released before anything else is called here.
         """
         incomplete = self._incomplete
-        if incomplete is None:
+        if incomplete is None or incomplete.missing < least_bytes:
             return None
-        incomplete.reserve(min(incomplete.missing, 1))
+        incomplete.reserve(1)
         return memoryview(incomplete.payload)[incomplete.filled :]
 
     def received(self, size: int, out: list[Any]) -> bytes | None:

@@ -261,10 +261,10 @@ def check_no_body(request: Request) -> Check:
     RFC 6455 doesn't say; RFC 9110 §7.8 has the new protocol begin behind the request's body, and a proxy may see
     it elsewhere than we do.
     """
-    refusal = None
-    if request.has_body:
-        refusal = Refusal(400, "upgrade_with_body", "A WebSocket handshake has no body.")
-    return Check("RFC 9110 §7.8", "no body", "a body" if request.has_body else "none", refusal)
+    if not request.has_body:
+        return Check("RFC 9110 §7.8", "no body", "none")
+    refusal = Refusal(400, "upgrade_with_body", "A WebSocket handshake has no body.")
+    return Check("RFC 9110 §7.8", "no body", "a body", refusal)
 
 
 def check_origin(request: Request, origins: Origins) -> Check:

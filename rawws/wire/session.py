@@ -138,12 +138,12 @@ class Session:
         self._receive(data, frames)
         return frames
 
-    def large_buffer(self) -> memoryview | None:
+    def large_buffer(self, least_bytes: int = 1) -> memoryview | None:
         """Return a buffer to receive into directly, where the rest of a large message is awaited; else None.
 
-        Release it, then tell `relay_received` how many bytes came.
+        None too when fewer than ``least_bytes`` are awaited. Release it, then tell `relay_received` how many came.
         """
-        return None if self._fast is None else self._fast.large_buffer()
+        return None if self._fast is None else self._fast.large_buffer(least_bytes)
 
     def relay_received(self, size: int) -> list[bytes | bytearray]:
         """Take in bytes that are in the `large_buffer`; returns what `relay_data` does."""
