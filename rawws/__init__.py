@@ -1,5 +1,70 @@
-"""WebSockets that you can see through."""
+"""WebSockets that you can see through.
 
-__version__ = "0.1.0"
+A server is ``await rawws.serve(handler, port)``, a client ``async with rawws.connect(uri) as ws``; a `Hub` has
+rooms. What crosses the wire is in `rawws.wire`, sans-IO; helpers for tests are in `rawws.testing`.
+"""
 
-__all__ = ["__version__"]
+from rawws.asgi_app import asgi
+from rawws.attachment import attach
+from rawws.client import connect
+from rawws.errors import (
+    Cause,
+    Closed,
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    HandshakeRefused,
+    InvalidHandshake,
+    InvalidRedirect,
+    InvalidResponse,
+    InvalidStatus,
+    InvalidURI,
+    ListenError,
+    OpenTimeout,
+    ProxyError,
+    RawwsError,
+    UsageError,
+)
+from rawws.hub import Hub
+from rawws.peer import Peer
+from rawws.room import Delivery, Room
+from rawws.server import SAME_HOST, Server, serve
+from rawws.version import __version__
+from rawws.websocket import WebSocket
+from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.session import State
+
+__all__ = [
+    "SAME_HOST",
+    "Cause",
+    "Closed",
+    "ConnectionClosed",
+    "ConnectionClosedError",
+    "ConnectionClosedOK",
+    "Delivery",
+    "HandshakeRefused",
+    "Headers",
+    "Hub",
+    "InvalidHandshake",
+    "InvalidRedirect",
+    "InvalidResponse",
+    "InvalidStatus",
+    "InvalidURI",
+    "ListenError",
+    "OpenTimeout",
+    "Peer",
+    "ProxyError",
+    "RawwsError",
+    "Request",
+    "Response",
+    "Room",
+    "Server",
+    "State",
+    "UsageError",
+    "WebSocket",
+    "__version__",
+    "asgi",
+    "attach",
+    "connect",
+    "serve",
+]

@@ -10,12 +10,14 @@ from functools import partial
 
 import trio
 
-import rawws
-from rawws import logs
-from rawws.errors import ListenError, UsageError
-from rawws.hub import Mode
-from rawws.limits import Limits
-from rawws.server import Server, load_tls, run_program
+from rawws import logs, web
+from rawws.asgi_app import asgi, load_app
+from rawws.errors import ListenError, RawwsError, UsageError
+from rawws.hub import Hub, Mode
+from rawws.limits import MAX_LAG_BYTES, Limits
+from rawws.program import load_tls, run_program
+from rawws.server import serve
+from rawws.version import __version__
 from rawws.wire.handshake import Origins
 
 DEFAULT_HELLO = "Hello! Message From Server!!"
@@ -36,32 +38,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure(options.log_level)
     try:
         trio.run(_serve, options)
-    except (UsageError, ListenError) as error:
-        print(f"rawws: {error}", file=sys.stderr)
-        return MISUSED if isinstance(error, UsageError) else FAILED
+    except (RawwsError, ExceptionGroup) as error:
+        cause = _alone(error)
+        if not isinstance(cause, UsageError | ListenError):
+            raise
+        print(f"rawws: {cause}", file=sys.stderr)
+        return MISUSED if isinstance(cause, UsageError) else FAILED
     return OK
+
+
+def _alone(error: Exception) -> Exception:
+    """Return the one exception in a group of groups of one, as nurseries make them."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 async def _serve(options: argparse.Namespace) -> None:
     if options.tls_key and not options.tls_cert:
         raise UsageError("--tls-key is of no use without --tls-cert; give the certificate too")
-    make_server = partial(
-        Server,
-        limits=Limits(
-            max_message_bytes=options.max_size,
-            max_lag_bytes=options.max_lag,
-            ping_interval_s=options.ping_interval,
-            ping_timeout_s=options.ping_timeout,
-            drain_s=options.drain,
-        ),
+    hub = Hub(mode=options.mode, hello=options.hello, max_lag_bytes=options.max_lag)
+    app = asgi(load_app(options.app)) if options.app else web.HelloApp()
+    start = partial(
+        serve,
+        hub,
+        http=app,
         origins=Origins(options.allow_origin),
-        mode=Mode(options.mode),
-        hello=options.hello,
-        compression=options.compression,
+        subprotocols=options.subprotocol,
+        max_size=options.max_size,
+        ping_interval=options.ping_interval,
+        ping_timeout=options.ping_timeout,
+        drain=options.drain,
+        compression="deflate" if options.compression else None,
         fast_lane=options.fast_lane,
-        tls=load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None,
+        ssl=load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None,
     )
-    await run_program(options.host, options.port, make_server)
+    await run_program(
+        options.host, options.port, lambda listeners, status: start(listeners=listeners, task_status=status)
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         description="WebSockets that you can see through.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"rawws {rawws.__version__}")
+    parser.add_argument("--version", action="version", version=f"rawws {__version__}")
     commands = parser.add_subparsers(title="commands", required=True)
     serve = commands.add_parser("serve", help="run the server")
     _add_serve(serve)
@@ -113,6 +127,18 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="let pages from there connect too, such as https://hoppscotch.io; * for any; may be repeated",
     )
     talk.add_argument(
+        "--subprotocol",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="agree to this subprotocol when a client offers it; may be repeated, the favourite first",
+    )
+    talk.add_argument(
+        "--app",
+        metavar="MODULE:NAME",
+        help="have this ASGI application (Starlette, FastAPI, ...) answer the requests that don't upgrade",
+    )
+    talk.add_argument(
         "--no-compression", dest="compression", action="store_false", help="decline permessage-deflate (RFC 7692)"
     )
     talk.add_argument(
@@ -124,7 +150,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="of one message; a larger one is refused with 1009 (default: 1M)",
     )  # fmt: skip
     limits.add_argument(
-        "--max-lag", type=_size, metavar="BYTES", default=defaults.max_lag_bytes,
+        "--max-lag", type=_size, metavar="BYTES", default=MAX_LAG_BYTES,
         help="how far a peer may fall behind before it is closed with 1013 (default: 16M)",
     )  # fmt: skip
     for flag, seconds, what in (

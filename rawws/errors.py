@@ -1,10 +1,21 @@
-"""What can go wrong, as one tree of exceptions and one shape for faults on the wire.
+"""What can go wrong, as one tree of exceptions, and shapes for faults on the wire and for a connection's end.
 
 ::
 
     RawwsError
-    ├── UsageError      a value that our caller gave can't be used: a flag, an option
-    └── ListenError     the operating system won't let us listen there
+    ├── UsageError                 a value that our caller gave can't be used: a flag, an option
+    │   └── InvalidURI             such as an address that isn't one of a WebSocket
+    ├── ListenError                the operating system won't let us listen there
+    ├── InvalidHandshake           the opening handshake came to nothing
+    │   ├── InvalidStatus          the server answered something else than 101
+    │   ├── InvalidResponse        its 101 breaks the RFC
+    │   ├── InvalidRedirect        it sends us to where we don't follow
+    │   ├── ProxyError             a proxy in between refused
+    │   └── HandshakeRefused       we are the server, and refused the client
+    ├── OpenTimeout                the opening took longer than ``open_timeout``; a TimeoutError too
+    └── ConnectionClosed           the WebSocket is closed; ``closed`` says how that came
+        ├── ConnectionClosedOK     with 1000 or 1001 on both sides
+        └── ConnectionClosedError  in any other way
 
 A *fault* is not an exception. What a peer does wrong is an ordinary event in the life of a server: it is
 returned, answered and logged in one sentence. Each has a stable ``code`` for programs beside its sentence for
@@ -14,6 +25,11 @@ people, and says what goes out on the wire (an HTTP status, or a WebSocket close
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rawws.wire.messages import Response
 
 
 class RawwsError(Exception):
@@ -24,8 +40,48 @@ class UsageError(RawwsError):
     """A value that the caller gave can't be used; the message says which, and what would do."""
 
 
+class InvalidURI(UsageError):
+    """An address isn't one of a WebSocket (RFC 6455 §3)."""
+
+
 class ListenError(RawwsError):
     """No socket could be opened to listen on; the message says where, why, and what to try."""
+
+
+class InvalidHandshake(RawwsError):
+    """The opening handshake came to nothing; the message says whose fault it was, and why."""
+
+
+class InvalidStatus(InvalidHandshake):
+    """The server answered with another status than 101; ``response`` is what it said, its body included."""
+
+    def __init__(self, message: str, response: Response) -> None:
+        super().__init__(message)
+        self.response = response
+
+
+class InvalidResponse(InvalidHandshake):
+    """The server's 101 doesn't meet a requirement of RFC 6455 §4.1, or can't be read as HTTP."""
+
+
+class InvalidRedirect(InvalidHandshake):
+    """The server redirects in a circle, too often, or to where a WebSocket can't be."""
+
+
+class ProxyError(InvalidHandshake):
+    """The proxy that was to connect us refused, or spoke nonsense."""
+
+
+class HandshakeRefused(InvalidHandshake):
+    """We refused a client's handshake; ``response`` is what it was told."""
+
+    def __init__(self, message: str, response: Response) -> None:
+        super().__init__(message)
+        self.response = response
+
+
+class OpenTimeout(RawwsError, TimeoutError):
+    """Connecting and the opening handshake took longer than ``open_timeout`` together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +105,61 @@ class Fault:
     close_code: int
     code: str
     sentence: str
+
+
+class Cause(Enum):
+    """Why a connection ended, for programs; the answer to "1006, why?"."""
+
+    OUR_CLOSE = "our close"  # our program closed it
+    PEER_CLOSE = "peer close"  # the peer sent a close first
+    EOF = "eof"  # the peer ended the stream without a close
+    RESET = "reset"  # the connection broke: a reset, a network error
+    PING_TIMEOUT = "ping timeout"  # nothing came for ``ping_timeout`` seconds after a ping
+    CLOSE_TIMEOUT = "close timeout"  # the peer didn't answer our close
+    LIMIT = "limit"  # the peer's message was over a limit
+    SLOW_PEER = "slow peer"  # the peer read too slowly for its room
+    PROTOCOL_ERROR = "protocol error"  # the peer broke a rule
+    SHUTDOWN = "shutdown"  # our server stops
+    ERROR = "error"  # an error of our own program
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """How a connection ended.
+
+    ``code`` and ``reason`` are those of the close that began the closing handshake: 1005 is a close without a
+    status, and 1006 stands for none at all (RFC 6455 §7.1.5). ``by_us`` says who began.
+    """
+
+    code: int
+    reason: str
+    by_us: bool
+    cause: Cause
+    sentence: str  # the whole story in one sentence, as the log has it
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+class ConnectionClosed(RawwsError):
+    """The WebSocket is closed, and nothing more can be sent or received; ``closed`` says how that came."""
+
+    def __init__(self, closed: Closed) -> None:
+        super().__init__(str(closed))
+        self.closed = closed
+
+    @property
+    def code(self) -> int:
+        return self.closed.code
+
+    @property
+    def reason(self) -> str:
+        return self.closed.reason
+
+
+class ConnectionClosedOK(ConnectionClosed):
+    """An orderly end: a closing handshake with 1000 (normal closure), 1001 (going away), or without a code."""
+
+
+class ConnectionClosedError(ConnectionClosed):
+    """Any other end: a failure, a lost connection, or a close whose code tells of a problem."""

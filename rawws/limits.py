@@ -7,6 +7,13 @@ from dataclasses import dataclass
 KIB = 1024
 MIB = 1024 * KIB
 
+# In place of a size, where there is to be no limit: more than any length on the wire, less than zlib's integers.
+NO_LIMIT = 1 << 62
+
+# How far a peer's cursor may fall behind its room's tail before it is closed with 1013 (a guess: at 1 KiB a
+# message it is 16,000 messages, and a thousand such peers still share one log).
+MAX_LAG_BYTES = 16 * MIB
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -18,21 +25,21 @@ class Limits:
     max_headers: int = 100
     # RFC 9110 §4.1 recommends supporting at least 8,000 octets for a URI.
     max_target_bytes: int = 8 * KIB
-    # No route reads a body yet; one within this bound is read past so that the connection can be kept.
+    # Of a body that is given to a handler as a whole, or read past so that the connection can be kept.
     max_body_bytes: int = 64 * KIB
-    # From the first byte that we wait for to the last of the header block, however slowly it drips.
+    # From the first byte that we wait for to the last of the header block, however slowly it drips; as long again
+    # may an application take to decide about a handshake.
     header_timeout_s: float = 10.0
     # How long a connection may rest between two requests. nginx: 75 s, Node.js: 5 s.
     keep_alive_timeout_s: float = 75.0
 
     # The WebSocket phase. 1 MiB is also the default of Python's websockets and of trio-websocket.
     max_message_bytes: int = MIB
-    # How far a peer's cursor may fall behind its room's tail before it is closed with 1013 (a guess: at
-    # 1 KiB a message it is 16,000 messages, and a thousand such peers still share one log).
-    max_lag_bytes: int = 16 * MIB
     # Load balancers and NAT boxes commonly forget a silent connection after 30 to 60 s.
     ping_interval_s: float = 20.0
     ping_timeout_s: float = 20.0
+    # Messages that wait for a program to take them before its peer is held back. Python's websockets has 16 too.
+    max_queue: float = 16
     # How long we wait for the peer's half of the closing handshake before the socket is closed anyway.
     close_timeout_s: float = 10.0
     # How long a stopping server waits for its peers.

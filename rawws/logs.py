@@ -17,8 +17,8 @@ from __future__ import annotations
 import logging
 import sys
 
-from rawws.wire.events import Role
 from rawws.wire.frames import Frame
+from rawws.wire.role import Role
 from rawws.wire.trace import IN, OUT, frame_hex, frame_line
 
 # Below DEBUG: the same, and each frame's bytes in hex.
@@ -56,21 +56,22 @@ def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) 
     logger.log(level, "#%d %s %s", number, mark, text)
 
 
-def frame_logger(number: int) -> FrameLogger | None:
+def frame_logger(number: int, our_role: Role) -> FrameLogger | None:
     """Return what a session shows its frames to, or None when nobody listens."""
-    return FrameLogger(number) if frames.isEnabledFor(logging.DEBUG) else None
+    return FrameLogger(number, our_role) if frames.isEnabledFor(logging.DEBUG) else None
 
 
 class FrameLogger:
-    """Writes a line for each frame of one connection of ours, in which we are the server."""
+    """Writes a line for each frame of one connection of ours."""
 
-    __slots__ = ("number",)
+    __slots__ = ("number", "our_role")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, our_role: Role) -> None:
         self.number = number
+        self.our_role = our_role
 
     def __call__(self, sender: Role, frame: Frame) -> None:
-        mark = OUT if sender is Role.SERVER else IN
+        mark = OUT if sender is self.our_role else IN
         line(frames, logging.DEBUG, self.number, mark, frame_line(frame))
         if frames.isEnabledFor(TRACE):
             line(frames, TRACE, self.number, mark, frame_hex(frame))

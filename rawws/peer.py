@@ -1,212 +1,246 @@
-"""One connection from accept to the end of its HTTP phase: requests, answers, and the upgrade.
+"""A peer: one WebSocket connection after its handshake, as the loop in ``loop.py`` sees it.
 
-It reads top to bottom as the connection lives: wait for a request, answer it, wait for the next; when one asks
-for a WebSocket, examine it, send the 101, and hand the socket on with every byte that came behind the request.
-Each connection runs this in a trio task of its own, which ends at the hand-over.
+A peer has no task of its own. What it sends goes one of three ways: into the log of the room that it is relayed
+to, back to itself, or into an `Inbox`, where the program that holds its `WebSocket` takes it out.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import ssl
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
-from rawws import logs, web
-from rawws.errors import Refusal
+from rawws.errors import Cause, Closed
 from rawws.limits import Limits
-from rawws.transport import Transport
-from rawws.wire.handshake import Handshake, Origins, examine, wants_websocket
-from rawws.wire.http1 import Event, HttpPhase, Request, Signal
-from rawws.wire.trace import FAULT, IN, OUT, STATE, TIMER, head_lines
+from rawws.transport import READABLE, RECEIVE_BYTES, WRITABLE, Transport
+from rawws.wire.broadcast_log import Cursor
+from rawws.wire.events import Message, MessagePart
+from rawws.wire.session import Session
 
-# Long enough for the last words to be read across a slow line, short enough not to hoard sockets (a guess).
-LINGER_S = 2.0
+if TYPE_CHECKING:
+    from rawws.room import Room
+    from rawws.websocket import WebSocket
 
+# OK_CODES on both sides make an orderly end; 1005 is a close without a code (RFC 6455 §7.1.5, §7.4.1).
+OK_CODES = frozenset({1000, 1001, 1005})
 
-@dataclass(frozen=True, slots=True)
-class Upgraded:
-    """What is handed over when HTTP is done: from here on the receiver owns the transport."""
-
-    number: int
-    transport: Transport
-    request: Request
-    handshake: Handshake
-    trailing_data: bytes
+NOWHERE: tuple[Room, ...] = ()
 
 
-class HttpConnection:
-    """Serves HTTP on one connection until it closes or becomes a WebSocket."""
+class Endpoint:
+    """What the peers of one server, or the one peer of a client, have in common: their limits, and their count."""
 
-    def __init__(
-        self,
-        number: int,
-        transport: Transport,
-        *,
-        limits: Limits,
-        origins: Origins,
-        compression: bool,
-        hand_over: Callable[[Upgraded], None],
-    ) -> None:
+    __slots__ = ("_gone", "_on_leave", "limits", "peer_count")
+
+    def __init__(self, limits: Limits, on_leave: Callable[[int], None] | None = None) -> None:
+        """``on_leave`` is told the number of each connection that ends."""
+        self.limits = limits
+        self.peer_count = 0
+        self._on_leave = on_leave
+        self._gone = trio.Event()
+
+    def has_left(self, number: int) -> None:
+        """Count one peer less; the loop tells it."""
+        self.peer_count -= 1
+        if self._on_leave is not None:
+            self._on_leave(number)
+        if not self.peer_count:
+            self._gone.set()
+
+    async def wait_empty(self) -> None:
+        """Wait until no peer is left."""
+        while self.peer_count:
+            self._gone = trio.Event()
+            await self._gone.wait()
+
+
+class Peer:
+    """One WebSocket connection as the loop sees it. The loop owns its transport.
+
+    What it is still to be sent has two places, which go out in this order at a frame boundary: the *outbox*
+    (frames for this peer alone) and the logs of its rooms, from its cursor on. Nothing is ever put inside a frame
+    that has partly gone, nor, while ``in_message``, between two fragments of a message.
+    """
+
+    __slots__ = (
+        "answer_by",
+        "cause",
+        "close_at",
+        "cursors",
+        "endpoint",
+        "form",
+        "heard",
+        "in_message",
+        "in_segment",
+        "inbox",
+        "interest",
+        "number",
+        "outbox",
+        "outbox_bytes",
+        "ping_at",
+        "receive_bytes",
+        "relay",
+        "rooms",
+        "session",
+        "shut",
+        "transport",
+    )
+
+    def __init__(self, number: int, transport: Transport, session: Session, endpoint: Endpoint, form: int) -> None:
         self.number = number
-        self._transport = transport
-        self._limits = limits
-        self._origins = origins
-        self._compression = compression
-        self._hand_over = hand_over
-        self._http = HttpPhase(limits)
-        self._has_head_of: Request | None = None  # whose body is being passed over
+        self.transport = transport
+        self.session = session
+        self.endpoint = endpoint
+        self.form = form  # in which a room's log is sent to it
+        self.relay: Room | None = None  # whose log gets what it says; without it and an inbox, it gets that back
+        self.inbox: Inbox | None = None
+        self.rooms = NOWHERE
+        self.cursors: dict[Room, Cursor] | None = None  # in each of its rooms, while it is behind in them
+        self.in_segment: Room | None = None  # whose segment has gone in part, or can't be called back
+        self.in_message = False  # the program is sending a message in fragments
+        self.outbox: list[bytes | memoryview] | None = (
+            None  # whole frames, but for the first, part of which may have gone
+        )
+        self.outbox_bytes = 0
+        self.interest = READABLE
+        self.receive_bytes = RECEIVE_BYTES  # to ask for next time
+        self.heard = False  # anything, since the last ping
+        self.ping_at = math.inf
+        self.answer_by = math.inf  # when the last ping must have been answered
+        self.close_at = math.inf  # when the socket is closed, whatever the peer does
+        self.shut = False  # we have sent all that we ever will, and wait for the peer's end of the stream
+        self.cause: Cause | None = None  # of its end, if that isn't told by the session
 
-    async def serve(self) -> None:
-        """Run the connection's HTTP phase. The transport is closed at the end unless it was handed over.
+    def __repr__(self) -> str:
+        rooms = ", ".join(room.path for room in self.rooms)
+        return f"<Peer #{self.number} rooms=[{rooms}] outbox={self.outbox_bytes} {self.session!r}>"
 
-        Raises nothing that the peer could cause: a lost connection is an end like others.
-        """
-        upgraded = None
-        if logs.http.isEnabledFor(logging.DEBUG):
-            self._log(logs.http, logging.DEBUG, STATE, f"accepted from {self._transport.peer_name}")
-        try:
-            upgraded = await self._serve_requests()
-        except ssl.SSLError as error:
-            self._log(logs.http, logging.INFO, FAULT, f"TLS failed: {error.reason or error}")
-        except OSError as error:
-            self._log(logs.http, logging.INFO, FAULT, f"lost in the HTTP phase: {error.strerror or error}")
-        finally:
-            if upgraded is None:
-                self._transport.close()
-        if upgraded is not None:
-            self._hand_over(upgraded)
+    @property
+    def id(self) -> int:
+        """The connection's number, as the log has it."""
+        return self.number
 
-    async def _serve_requests(self) -> Upgraded | None:
-        deadline = self._head_deadline()  # of the first request, from accept on
-        if self._transport.has_handshake:
-            with trio.move_on_at(deadline) as scope:
-                await self._transport.shake_hands()
-            if scope.cancelled_caught:
-                self._log(logs.http, logging.DEBUG, TIMER, "closed by us: no TLS handshake in time")
-                return None
-        while True:
-            request = await self._receive_request(deadline)
-            if request is None:
-                self._log(logs.http, logging.DEBUG, STATE, "closed by the client without a further request")
-                return None
-            upgraded = await self._answer(request)
-            if upgraded is not None or not self._http.can_continue:
-                return upgraded
-            self._http.start_next_request()
-            if not self._http.request_begun and not await self._wait_for_next():
-                return None
-            deadline = self._head_deadline()
+    @property
+    def remote_address(self) -> str:
+        """The other end as the socket knows it, ``host:port``."""
+        return self.transport.peer_name
 
-    def _head_deadline(self) -> float:
-        return trio.current_time() + (self._limits.header_timeout_s or math.inf)
+    @property
+    def websocket(self) -> WebSocket | None:
+        """What the program holds of it; None for a peer that is only relayed."""
+        return None if self.inbox is None else self.inbox.websocket
 
-    async def _receive_request(self, deadline: float) -> Request | Refusal | None:
-        """Return the next request, its body passed over; a refusal of it; or None at the end of the stream."""
-        # Most often all of it is here already, and then a deadline costs more than reading does.
-        if not self._http.request_begun and (data := self._transport.try_receive()):
-            self._http.receive_data(data)
-        while (request := self._next_request()) is Signal.NEED_DATA:
-            with trio.move_on_at(deadline) as scope:
-                self._http.receive_data(await self._transport.receive())
-            if scope.cancelled_caught:
-                within = f"{self._limits.header_timeout_s:g} seconds"
-                return Refusal(408, "request_timeout", f"The request did not arrive within {within}.")
-        return None if isinstance(request, Signal) else request
+    @property
+    def is_behind(self) -> bool:
+        return self.cursors is not None
 
-    def _next_request(self) -> Event:
-        """Return the next request when its body has been passed over, or what else there is to say."""
-        event = self._http.next_event()
-        if isinstance(event, Request):
-            if event.has_body and (wants_websocket(event) or self._http.awaits_continue):
-                return event  # its body isn't wanted: the answer can be given at once, and closes the connection
-            self._has_head_of = event
-            event = self._http.next_event()
-        if event is Signal.END_OF_BODY:
-            assert self._has_head_of is not None
-            return self._has_head_of
-        return event
+    @property
+    def is_blocked(self) -> bool:
+        """Whether its socket takes no more for now, so that what is sent would have to wait."""
+        return bool(self.interest & WRITABLE)
 
-    async def _wait_for_next(self) -> bool:
-        """Wait for another request's first byte; False when the connection ends, or rests too long, instead."""
-        with trio.move_on_after(self._limits.keep_alive_timeout_s or math.inf) as rest:
-            data = await self._transport.receive()
-        if rest.cancelled_caught:
-            self._log(logs.http, logging.DEBUG, TIMER, "closed by us: no further request in time")
-            return False
-        self._http.receive_data(data)
-        return True
+    def describe_end(self, cause: Cause, told: str = "") -> Closed:
+        """Return how the connection ends, or has ended: ``cause`` and ``told`` are for what the session can't know."""
+        session = self.session
+        cause = self.cause or cause
+        close = session.close_rcvd if session.close_begun_by is session.our_role.other else session.close_sent
+        if session.fault is not None:
+            close = session.close_sent
+            cause = Cause.LIMIT if session.fault.close_code == 1009 else Cause.PROTOCOL_ERROR
+        elif session.close_rcvd is not None and session.close_begun_by is not session.our_role:
+            cause = Cause.PEER_CLOSE
+        orderly = session.close_rcvd is not None and session.fault is None
+        sentence = session.describe_end() + (f": {told}" if told and not orderly else "")
+        if close is None:
+            return Closed(1006, told, False, cause, sentence)
+        return Closed(close.code, close.reason, session.close_begun_by is session.our_role, cause, sentence)
 
-    async def _answer(self, request: Request | Refusal) -> Upgraded | None:
-        if logs.http.isEnabledFor(logging.DEBUG):
-            for text in head_lines(self._http.raw_head):
-                self._log(logs.http, logging.DEBUG, IN, text)
-        if isinstance(request, Refusal):
-            await self._refuse(logs.http, request)
-        elif wants_websocket(request):
-            return await self._upgrade(request)
-        else:
-            self._log(logs.http, logging.INFO, IN, f"Received request for {request.target}")
-            answer = web.answer(request)
-            if isinstance(answer, Refusal):
-                await self._refuse(logs.http, answer, close=False)
-            else:
-                await self._send(self._http.respond(answer), logs.http)
-        return None
+    @property
+    def ended_well(self) -> bool:
+        """Whether both closes have crossed with a code that tells of no problem."""
+        sent, rcvd = self.session.close_sent, self.session.close_rcvd
+        return sent is not None and rcvd is not None and sent.code in OK_CODES and rcvd.code in OK_CODES
 
-    async def _upgrade(self, request: Request) -> Upgraded | None:
-        """Examine the handshake; send the 101, or the reason why not."""
-        handshake = examine(request, self._origins, compression=self._compression)
-        if logs.handshake.isEnabledFor(logging.DEBUG):
-            for check in handshake.checks:
-                self._log(logs.handshake, logging.DEBUG, STATE if check.holds else FAULT, str(check))
-        if handshake.accept is None:
-            assert handshake.refusal is not None
-            # Closed, always: what the client sends next may be frames, and must not be read as HTTP.
-            await self._refuse(logs.handshake, handshake.refusal)
-            return None
-        debug = logs.handshake.isEnabledFor(logging.DEBUG)
-        if debug:
-            for step in handshake.accept.steps:
-                self._log(logs.handshake, logging.DEBUG, STATE, step)
-            for offer in request.headers.get_all("Sec-WebSocket-Extensions"):
-                verdict = "declined" if handshake.deflate is None else f"agreed on {handshake.deflate.header}"
-                self._log(logs.handshake, logging.DEBUG, STATE, f"RFC 6455 §9.1: offered {offer}: {verdict}")
-        await self._send(self._http.switch_protocols(handshake.response_headers), logs.handshake)
-        trailing_data, _ = self._http.trailing_data
-        if debug:
-            self._log(
-                logs.handshake,
-                logging.DEBUG,
-                STATE,
-                f"HTTP ends, WebSocket begins: handed over to the broadcast loop for room {handshake.path} "
-                f"with {len(trailing_data)} bytes that came behind the request",
-            )
-        return Upgraded(self.number, self._transport, request, handshake, trailing_data)
 
-    async def _refuse(self, logger: logging.Logger, refusal: Refusal, *, close: bool = True) -> None:
-        """Tell the client why it is refused. When the connection closes, see to it that the answer can arrive."""
-        level = logging.WARNING if refusal.hint else logging.INFO
-        told = f"refused with {refusal.status} ({refusal.code}): {refusal.sentence}"
-        self._log(logger, level, FAULT, f"{told} {refusal.hint}".rstrip())
-        await self._send(self._http.respond(web.refuse(refusal), close=close), logger)
-        if not self._http.can_continue:
-            with trio.move_on_after(LINGER_S):
-                await self._transport.linger()
+class Inbox:
+    """What a peer has sent and the program has not yet taken; and the tasks that wait for the peer.
 
-    async def _send(self, data: bytes, logger: logging.Logger) -> None:
-        if logger.isEnabledFor(logging.DEBUG):
-            for text in head_lines(data.partition(b"\r\n\r\n")[0]):
-                self._log(logger, logging.DEBUG, OUT, text)
-        if (sent := self._transport.try_send(data)) == len(data):
+    With more than ``limit`` messages in it, the loop stops reading from the peer, so that a program which is
+    slower than its peer holds it back instead of filling the memory.
+    """
+
+    __slots__ = (
+        "_readers",
+        "closed",
+        "drained",
+        "ended",
+        "items",
+        "latency_s",
+        "limit",
+        "paused",
+        "pings",
+        "websocket",
+    )
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.items: deque[Message | MessagePart] = deque()
+        self.paused = False  # the loop has stopped reading
+        self.closed: Closed | None = None
+        self.ended = trio.Event()  # set when ``closed`` is known
+        self.latency_s: float | None = None
+        self.pings: dict[bytes, _Ping] = {}  # that wait for their pong, in the order in which they were sent
+        self.websocket: WebSocket | None = None
+        self._readers = trio.lowlevel.ParkingLot()
+        # Where tasks wait that have something to send, for the peer to take what was sent before.
+        self.drained = trio.lowlevel.ParkingLot()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.items) > self.limit
+
+    async def wait(self) -> None:
+        """Wait until there is an item or the end. Cancelling loses nothing."""
+        await self._readers.park()
+
+    def wake(self) -> None:
+        """Wake who waits for an item."""
+        if self._readers:
+            self._readers.unpark_all()
+
+    def end(self, closed: Closed) -> None:
+        """Tell everyone who waits that the connection is closed; the first time counts."""
+        if self.closed is None:
+            self.closed = closed
+            self.ended.set()
+            self.wake()
+            self.drained.unpark_all()
+            for ping in self.pings.values():
+                ping.answered.set()
+
+    def add_ping(self, payload: bytes, now: float) -> _Ping:
+        ping = self.pings[payload] = _Ping(now)
+        return ping
+
+    def answer_ping(self, payload: bytes, now: float) -> None:
+        """Settle a ping, and those before it: a peer may answer only the last of several (§5.5.3)."""
+        if payload not in self.pings:
             return
-        with trio.move_on_after(self._limits.close_timeout_s or math.inf) as scope:
-            await self._transport.send_all(data[sent:])
-        if scope.cancelled_caught:
-            raise TimeoutError("the client does not read the answer")
+        for sent, ping in list(self.pings.items()):
+            del self.pings[sent]
+            ping.latency_s = self.latency_s = now - ping.sent_at
+            ping.answered.set()
+            if sent == payload:
+                break
 
-    def _log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
-        logs.line(logger, level, self.number, mark, text)
+
+class _Ping:
+    __slots__ = ("answered", "latency_s", "sent_at")
+
+    def __init__(self, now: float) -> None:
+        self.sent_at = now
+        self.latency_s: float | None = None
+        self.answered = trio.Event()

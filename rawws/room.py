@@ -1,35 +1,110 @@
-"""A room and the peers in it: what the broadcast loop in ``hub.py`` works on."""
+"""A room: the peers and the log of one URL path."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import MutableMapping
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
 
-from rawws.transport import READABLE, RECEIVE_BYTES, Transport
-from rawws.wire.broadcast_log import BroadcastLog, Cursor
-from rawws.wire.session import Session
+from rawws.limits import MAX_LAG_BYTES
+from rawws.peer import Peer
+from rawws.wire.broadcast_log import BroadcastLog
+from rawws.wire.deflate import deflate_frames
+from rawws.wire.events import Data, as_message
+from rawws.wire.frames import encode_message
 
-CAUGHT_UP = Cursor(-1)
+if TYPE_CHECKING:
+    from rawws.loop import Loop
+    from rawws.websocket import WebSocket
+
+
+class Delivery(NamedTuple):
+    """What became of a published message: for how many peers of the room it was which."""
+
+    sent: int  # the operating system has taken it, and all before it
+    queued: int  # the peer reads more slowly than the room publishes, and gets it when it has caught up
+    skipped: int  # it will not get it, as the room's policy for slow peers has it
+    closed: int  # it was lost, or closed for being too far behind
 
 
 class Room:
-    """The peers and the log of one URL path. A peer that is in the room is either current or behind."""
+    """The peers and the log of one URL path. A peer that is in the room is either current or behind.
 
-    __slots__ = ("behind", "current", "log", "path")
+    Made by `rawws.Hub.room`. It costs nothing while nobody is in it.
+    """
 
-    def __init__(self, path: str, deflate: Callable[[bytes, int], bytes]) -> None:
+    __slots__ = ("__weakref__", "_loop", "_registry", "alone", "behind", "current", "log", "max_lag_bytes", "path")
+
+    def __init__(
+        self, path: str, registry: MutableMapping[str, Room] | None = None, max_lag_bytes: int = MAX_LAG_BYTES
+    ) -> None:
         self.path = path
-        self.log = BroadcastLog(deflate)
+        self.max_lag_bytes = max_lag_bytes
+        self.log = BroadcastLog(deflate_frames)
         # Those that have been sent everything, by the form that they get: their place is the log's tail.
         self.current: dict[int, set[Peer]] = {}
         # Those that have a cursor of their own, and wait for their socket to take more.
         self.behind: set[Peer] = set()
+        self.alone = (self,)  # for the many peers that are in this room only
+        self._registry = {} if registry is None else registry
+        self._loop: Loop | None = None  # which serves the peers, while there are any
 
     def __repr__(self) -> str:
         return f"<Room {self.path} peers={len(self)} behind={len(self.behind)} {self.log!r}>"
 
+    # For everybody
+
     def __len__(self) -> int:
+        """The number of peers in the room."""
         return sum(map(len, self.current.values())) + len(self.behind)
+
+    def __bool__(self) -> bool:
+        return True  # a room that is empty is a room
+
+    @property
+    def peers(self) -> list[Peer]:
+        """Those who are in the room now. What a program holds of one is its ``websocket``."""
+        return [*self.behind, *(peer for peers in self.current.values() for peer in peers)]
+
+    def publish(self, message: Data, *, text: bool | None = None) -> Delivery:
+        """Send a message to everybody in the room, and say what became of it; never waits for a peer.
+
+        A ``str`` goes as text, anything bytes-like as binary, unless ``text`` says otherwise. It is encoded once,
+        however many get it.
+        """
+        return self.publish_many((message,), text=text)
+
+    def publish_many(self, messages: tuple[Data, ...] | list[Data], *, text: bool | None = None) -> Delivery:
+        """Send several messages in one go, which takes one system call a peer instead of one for each."""
+        frames: list[bytes | bytearray] = []
+        for message in messages:
+            encode_message(*as_message(message, text), frames)
+        if not frames or self._loop is None:
+            return Delivery(0, 0, 0, 0)
+        self.log.append(frames)
+        self.log.seal()
+        sent, queued, closed = self._loop.broadcast(self)
+        return Delivery(sent, queued, 0, closed)
+
+    def join(self, websocket: WebSocket) -> Membership:
+        """Put a connection into the room: from now on it gets what is published here, until it leaves or closes.
+
+        To leave at the end of a block, use what is returned: ``async with room.join(ws):``. A connection may be in
+        any number of rooms. Raises `rawws.ConnectionClosed` when it is closed already.
+        """
+        websocket.enter(self)
+        return Membership(self, websocket)
+
+    def leave(self, websocket: WebSocket) -> None:
+        """Take a connection out of the room. Harmless when it is not in it."""
+        websocket.exit(self)
+
+    # For the loop
+
+    def open(self, loop: Loop) -> None:
+        """Get ready for a peer."""
+        self._loop = loop
+        self._registry[self.path] = self
 
     def add_current(self, peer: Peer) -> None:
         self.behind.discard(peer)
@@ -39,13 +114,14 @@ class Room:
         self._discard_current(peer)
         self.behind.add(peer)
 
-    def is_current(self, peer: Peer) -> bool:
-        return peer in self.current.get(peer.form, ())
-
     def remove(self, peer: Peer) -> None:
         self._discard_current(peer)
         self.behind.discard(peer)
         self.trim()
+        if not len(self):
+            self._loop = None
+            if self._registry.get(self.path) is self:
+                del self._registry[self.path]
 
     def _discard_current(self, peer: Peer) -> None:
         if peers := self.current.get(peer.form):
@@ -55,51 +131,32 @@ class Room:
 
     def trim(self) -> None:
         """Forget what no peer needs any more."""
-        self.log.trim(min((peer.cursor.number for peer in self.behind), default=self.log.next))
+        lowest = self.log.next
+        for peer in self.behind:
+            assert peer.cursors is not None
+            lowest = min(lowest, peer.cursors[self].number)
+        self.log.trim(lowest)
 
 
-class Peer:
-    """One WebSocket connection as the broadcast loop sees it. The loop owns its transport."""
+class Membership:
+    """A connection's being in a room; as a context manager, sync or async, it ends with the block."""
 
-    __slots__ = (
-        "answer_by",
-        "close_at",
-        "cursor",
-        "farewell",
-        "form",
-        "heard",
-        "in_segment",
-        "interest",
-        "number",
-        "outbox",
-        "ping_at",
-        "receive_bytes",
-        "room",
-        "session",
-        "shut",
-        "stop_before",
-        "transport",
-    )
+    def __init__(self, room: Room, websocket: WebSocket) -> None:
+        self.room = room
+        self._websocket = websocket
 
-    def __init__(self, number: int, transport: Transport, session: Session, room: Room, form: int) -> None:
-        self.number = number
-        self.transport = transport
-        self.session = session
-        self.room: Room | None = room
-        self.cursor = CAUGHT_UP  # means something only while the peer is in room.behind
-        self.in_segment = False  # a part of the segment at the cursor has gone, or can't be called back
-        self.stop_before: int | None = None  # the segment that this peer doesn't get any more
-        self.form = form  # in which the room's log is sent to it
-        self.outbox: bytes | memoryview = b""  # whole frames, but for the first, part of which may have gone
-        self.farewell = b""
-        self.interest = READABLE
-        self.receive_bytes = RECEIVE_BYTES  # to ask for next time
-        self.heard = False  # anything, since the last ping
-        self.ping_at = math.inf
-        self.answer_by = math.inf  # when the last ping must have been answered
-        self.close_at = math.inf  # when the socket is closed, whatever the peer does
-        self.shut = False  # we have sent all that we ever will, and wait for the peer's end of the stream
+    def __enter__(self) -> Room:
+        return self.room
 
-    def __repr__(self) -> str:
-        room = self.room.path if self.room is not None else None
-        return f"<Peer #{self.number} room={room} {self.cursor} outbox={len(self.outbox)} {self.session!r}>"
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.room.leave(self._websocket)
+
+    async def __aenter__(self) -> Room:
+        return self.room
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.room.leave(self._websocket)

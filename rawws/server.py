@@ -1,25 +1,46 @@
-"""Listeners, a task for each connection in its HTTP phase, the broadcast loop, and an orderly end."""
+"""Listeners, a task for each connection in its HTTP phase, the handlers of an application, and an orderly end."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-import resource
-import signal
 import socket
-import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import ssl as ssl_module
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import trio
 
-from rawws import logs
-from rawws.errors import UsageError
-from rawws.hub import Hub, Mode
-from rawws.limits import MIB, Limits
-from rawws.peer import HttpConnection
-from rawws.transport import EXHAUSTED, TlsTransport, Transport, name_address, open_listeners
+from rawws import logs, web
+from rawws.errors import ConnectionClosed, UsageError
+from rawws.exchange import (
+    Authenticate,
+    Exchange,
+    HttpConnection,
+    ProcessRequest,
+    ProcessResponse,
+    SelectSubprotocol,
+    Service,
+    Upgraded,
+)
+from rawws.gate import Gate
+from rawws.hub import Hub
+from rawws.limits import MIB, NO_LIMIT, Limits
+from rawws.loop import current_loop
+from rawws.peer import Endpoint
+from rawws.transport import (
+    EXHAUSTED,
+    TlsTransport,
+    Transport,
+    name_address,
+    open_listeners,
+    open_unix_listener,
+    unlink_unix_listener,
+)
+from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins
+from rawws.wire.messages import Response, is_token
+from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, STATE
 
 # One wake of a listener takes in at most so many connections before other tasks get their turn (a guess).
@@ -27,31 +48,46 @@ ACCEPT_BATCH = 64
 # How long accepting rests when descriptors or buffers have run out: others must have time to go.
 EXHAUSTED_PAUSE_S = 0.5
 
+# In place of a list of origins: pages of the server's own host only.
+SAME_HOST = Origins()
+
+Handler = Callable[[WebSocket], Awaitable[None]]
+
 
 class Server:
-    """A rawws server on sockets that listen already, which it owns once `run` has begun."""
+    """A rawws server on sockets that listen already, which it owns once `run` has begun.
+
+    ``task_status`` of `serve` gives one; `stop` ends it in order.
+    """
 
     def __init__(
         self,
         listeners: Sequence[socket.socket],
+        handler: Handler | Hub,
+        service: Service,
         *,
-        limits: Limits | None = None,
-        origins: Origins | None = None,
-        mode: Mode = Mode.BROADCAST,
-        hello: str = "",
-        compression: bool = True,
+        tls: ssl_module.SSLContext | None = None,
+        gate: Gate | None = None,
         fast_lane: bool = True,
-        tls: ssl.SSLContext | None = None,
     ) -> None:
+        """For `serve`, which makes the ``service``."""
         self.listeners = tuple(listeners)
-        self.limits = limits or Limits()
-        self.hub = Hub(self.limits, mode=mode, hello=hello, fast_lane=fast_lane)
-        self._compression = compression
+        self.limits = service.limits
+        self._handler = handler
+        self._service = service
         self._tls = tls
-        self._origins = origins or Origins()
-        self._numbers = itertools.count(1)
+        self._gate = gate or Gate(None, None)
+        self._fast_lane = fast_lane
+        self._endpoint = Endpoint(service.limits, None if self._gate.is_open else self._gate.leave)
         self._accepting = trio.CancelScope()
         self._stop = trio.Event()
+        service.scheme = "http" if tls is None else "https"
+        if self._gate.reads_requests:
+            service.find_client = self._gate.find_client
+
+    def __repr__(self) -> str:
+        where = ", ".join(self.addresses) or "nowhere"
+        return f"<Server on {where}, peers={self.peer_count}{', stopping' * self.stopping}>"
 
     def stop(self) -> None:
         """Ask `run` to come to an orderly end: no new connections, a close to every peer, a bounded wait."""
@@ -65,36 +101,55 @@ class Server:
     def stopping(self) -> bool:
         return self._stop.is_set()
 
+    @property
+    def peer_count(self) -> int:
+        """How many WebSockets are open, or closing."""
+        return self._endpoint.peer_count
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens: ``host:port``, or a Unix socket's path."""
+        return [name_address(listener.getsockname()) for listener in self.listeners if listener.fileno() >= 0]
+
+    @property
+    def port(self) -> int:
+        """The port of the first listener, which the system has chosen if it was asked to; 0 for a Unix socket."""
+        address = self.listeners[0].getsockname()
+        return int(address[1]) if isinstance(address, tuple) else 0
+
     async def run(self, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` is called and the drain is over, or until cancelled, which ends it at once."""
+        loop = current_loop()
         with contextlib.ExitStack() as stack:
             for listener in self.listeners:
                 stack.callback(_close_listener, listener)
-            async with trio.open_nursery() as everything:
-                everything.start_soon(self.hub.run)
-                everything.start_soon(self._accept_all)
+            stack.callback(loop.drop_all, self._endpoint)
+            async with trio.open_nursery() as handlers:
+                handlers.start_soon(self._accept_all, handlers)
                 task_status.started(self)
                 await self._stop.wait()
                 self._accepting.cancel()
-                await self.hub.stop(self.limits.drain_s)
-                everything.cancel_scope.cancel()
+                loop.close_all(self._endpoint, 1001, "the server is shutting down")
+                with trio.move_on_after(self.limits.drain_s):
+                    await self._endpoint.wait_empty()
+                handlers.cancel_scope.cancel()
 
-    async def _accept_all(self) -> None:
+    async def _accept_all(self, handlers: trio.Nursery) -> None:
         """Accept on every listener; connections still in their HTTP phase end together with it."""
         with self._accepting:
             async with trio.open_nursery() as connections:
                 for listener in self.listeners:
-                    connections.start_soon(self._accept, listener, connections)
+                    connections.start_soon(self._accept, listener, connections, handlers)
         for listener in self.listeners:
             _close_listener(listener)
 
-    async def _accept(self, listener: socket.socket, connections: trio.Nursery) -> None:
+    async def _accept(self, listener: socket.socket, connections: trio.Nursery, handlers: trio.Nursery) -> None:
         pausing = False
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:
-                for connected in _accept_batch(listener):
-                    connections.start_soon(self._serve_connection, connected)
+                for connected, address in _accept_batch(listener):
+                    connections.start_soon(self._serve_connection, connected, address, handlers)
                     if pausing:
                         pausing = False
                         _log(logging.INFO, STATE, "accepting again")
@@ -112,109 +167,282 @@ class Server:
                     )
                 await trio.sleep(EXHAUSTED_PAUSE_S)
 
-    async def _serve_connection(self, connected: socket.socket) -> None:
-        number = next(self._numbers)
+    async def _serve_connection(
+        self, connected: socket.socket, address: tuple[str, int] | str, handlers: trio.Nursery
+    ) -> None:
+        number = next(current_loop().numbers)
+        upgraded = None
         try:
-            connection = HttpConnection(
-                number,
-                Transport(connected) if self._tls is None else TlsTransport(connected, self._tls),
-                limits=self.limits,
-                origins=self._origins,
-                compression=self._compression,
-                hand_over=self.hub.adopt,
-            )
-            await connection.serve()
+            transport = Transport(connected) if self._tls is None else TlsTransport(connected, self._tls)
+            connection = HttpConnection(number, transport, self._service, address)
+            if refusal := self._gate.enter(number, address):
+                await connection.turn_away(refusal)
+            else:
+                upgraded = await connection.serve()
         except Exception:
             # Ours to mend, but not a reason to leave the others without a server.
             logs.http.exception("#%d ! an error in rawws itself; the connection is dropped", number)
+        finally:
+            if upgraded is None:
+                self._gate.leave(number)
+        if upgraded is not None:
+            self._take_over(upgraded, handlers)
+
+    def _take_over(self, upgraded: Upgraded, handlers: trio.Nursery) -> None:
+        """Hand a connection that has become a WebSocket over to the hub, or to a task of its own."""
+        handler = self._handler
+        if isinstance(handler, Hub):
+            peer = handler.adopt(
+                upgraded.number,
+                upgraded.transport,
+                upgraded.handshake,
+                self._endpoint,
+                trailing_data=upgraded.trailing_data,
+                fast_lane=self._fast_lane,
+            )
+            if peer is not None and self.stopping:
+                current_loop().close(peer, 1001, "the server is shutting down")
+            return
+        try:
+            websocket = accept_upgraded(upgraded, self._endpoint, fast_lane=self._fast_lane)
+        except OSError as error:
+            told = f"can't be watched: {error.strerror or error}"
+            logs.line(logs.hub, logging.ERROR, upgraded.number, FAULT, told)
+            return
+        if self.stopping:
+            websocket.begin_close(1001, "the server is shutting down")
+        handlers.start_soon(self._handle, handler, websocket)
+
+    @staticmethod
+    async def _handle(handler: Handler, websocket: WebSocket) -> None:
+        """Run the application's handler for one connection, and close that when it returns."""
+        try:
+            await handler(websocket)
+        except Exception as error:
+            # Most handlers end so, when their peer has gone: it is no error, and has been logged.
+            if not _is_about_closing(error):
+                logs.hub.exception("#%d ! the handler failed; its connection is closed with 1011", websocket.id)
+                websocket.begin_close(1011, "internal error")
+        await websocket.aclose()
 
 
-def _accept_batch(listener: socket.socket) -> Iterator[socket.socket]:
+def accept_upgraded(upgraded: Upgraded, endpoint: Endpoint, *, fast_lane: bool) -> WebSocket:
+    """Return the WebSocket that a connection has become. Raises OSError when the system can't watch it."""
+    return WebSocket(
+        upgraded.transport,
+        Role.SERVER,
+        number=upgraded.number,
+        endpoint=endpoint,
+        request=upgraded.request,
+        response=upgraded.response or upgraded.handshake.response,
+        subprotocol=upgraded.handshake.subprotocol,
+        agreement=upgraded.handshake.deflate,
+        remote_address=upgraded.remote_address,
+        user=upgraded.user,
+        fast_lane=fast_lane,
+        trailing_data=upgraded.trailing_data,
+    )
+
+
+def _is_about_closing(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):
+        return error.split(ConnectionClosed)[1] is None
+    return isinstance(error, ConnectionClosed)
+
+
+def _accept_batch(listener: socket.socket) -> Iterator[tuple[socket.socket, tuple[str, int] | str]]:
     for _ in range(ACCEPT_BATCH):
         try:
-            connected, _ = listener.accept()
+            connected, address = listener.accept()
         except BlockingIOError:
             return
-        yield connected
+        yield connected, address[:2] if isinstance(address, tuple) else ""
 
 
 def _close_listener(listener: socket.socket) -> None:
     if listener.fileno() >= 0:
         trio.lowlevel.notify_closing(listener)
+        unlink_unix_listener(listener)
         listener.close()
 
 
-def raise_file_limit() -> None:
-    """Raise this process's soft limit on open files to its hard one: each connection takes a descriptor."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == hard:
-        return
-    # macOS names no limit here and then refuses more than OPEN_MAX: what can't be raised stays as it is.
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def make_service(
+    *,
+    limits: Limits,
+    http: web.HttpApp | web.Answer | None = None,
+    origins: Origins | Iterable[str] | None = SAME_HOST,
+    authenticate: Authenticate | None = None,
+    subprotocols: Sequence[str] | None = None,
+    select_subprotocol: SelectSubprotocol | None = None,
+    process_request: ProcessRequest | None = None,
+    process_response: ProcessResponse | None = None,
+    compression: str | None = "deflate",
+    server_header: str | None = None,
+) -> Service:
+    """Return what `serve` and `rawws.attach` do with a request. Raises `UsageError` for what can't be meant."""
+    if compression not in ("deflate", None):
+        raise UsageError(f"there is no compression {compression!r}; give 'deflate', or None for none")
+    for name in subprotocols or ():
+        if not is_token(name):
+            raise UsageError(f"{name!r} can't be a subprotocol: it is to be a token, such as chat.v1 (RFC 6455 §4.1)")
+    if server_header is not None:
+        Response(200, b"", {"Server": server_header})  # raises for what can't be a header's value
+    if origins is None:
+        origins = Origins(["*"])
+    elif not isinstance(origins, Origins):
+        origins = Origins([origins] if isinstance(origins, str) else origins)
+    app: Callable[[Exchange], Awaitable[None]]
+    if http is None:
+        app = web.UpgradeOnlyApp()
+    elif isinstance(http, web.HttpApp):
+        app = http.serve_exchange
+        if http.streams_bodies:
+            limits = replace(limits, max_body_bytes=NO_LIMIT)  # it sees to that itself
+    elif callable(http):
+        app = web.CallableApp(http)
+    else:
+        raise UsageError(f"http is an async function or rawws.asgi(app), not {type(http).__name__}")
+    return Service(
+        app=app,
+        limits=limits,
+        origins=origins,
+        compression=compression is not None,
+        subprotocols=tuple(subprotocols or ()),
+        select_subprotocol=select_subprotocol,
+        authenticate=authenticate,
+        process_request=process_request,
+        process_response=process_response,
+        server_header=server_header,
+    )
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed, up to 16 MiB of it, instead of returning it to the system each time.
+async def serve(
+    handler: Handler | Hub,
+    port: int | None = None,
+    *,
+    host: str | None = None,
+    listeners: Sequence[socket.socket | trio.SocketListener] | None = None,
+    unix: str | None = None,
+    ssl: ssl_module.SSLContext | None = None,
+    http: web.HttpApp | web.Answer | None = None,
+    origins: Origins | Iterable[str] | None = SAME_HOST,
+    authenticate: Authenticate | None = None,
+    subprotocols: Sequence[str] | None = None,
+    select_subprotocol: SelectSubprotocol | None = None,
+    process_request: ProcessRequest | None = None,
+    process_response: ProcessResponse | None = None,
+    compression: str | None = "deflate",
+    open_timeout: float | None = 10,
+    ping_interval: float | None = 20,
+    ping_timeout: float | None = 20,
+    close_timeout: float | None = 10,
+    max_size: int | None = MIB,
+    max_queue: int | None = 16,
+    max_connections: int | None = None,
+    max_connections_per_ip: int | None = None,
+    trusted_proxies: Sequence[str] = (),
+    server_header: str | None = None,
+    drain: float | None = 5,
+    fast_lane: bool = True,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve WebSockets on a port until cancelled, or until ``server.stop()`` has closed every connection in order.
 
-    Large messages come and go many times a second. By default their memory goes back as soon as 128 KiB of it are
-    free, and is then given to us anew a page at a time, which took half of the time of an echo of 64 KiB. The
-    allocator raises its thresholds when a large block is freed (mallopt(3), M_MMAP_THRESHOLD); this is one, of
-    which no page is ever touched. Where there is another allocator, nothing happens.
+    ``await nursery.start(rawws.serve, handler, port)`` returns the `Server` when it listens. Times are in seconds,
+    sizes in bytes; None switches a limit off.
+
+    ``handler`` is an async function that is called with each `WebSocket`, in a task of its own; the connection is
+    closed with 1000 when it returns, and with 1011 when it raises. Or it is a `Hub`, which relays.
+
+    Where it listens:
+
+    - ``port`` and ``host``: a name or address; None is every interface. Port 0 lets the system choose.
+    - ``listeners``: sockets that listen already, which are closed at the end; or ``unix``, a path for a Unix socket.
+    - ``ssl``: speak TLS with this context.
+
+    What it answers:
+
+    - ``http``: what answers requests that don't upgrade: an async function that takes a `Request` (its body read,
+      up to 64 KiB) and returns a `Response`, text, or None for 404; or ``rawws.asgi(app)``. By default they are
+      told to upgrade.
+    - ``origins``: which web pages may connect: those of the same host, and those listed; None for any.
+    - ``process_request(request)`` is asked first of all, and may answer with a `Response` instead.
+    - ``authenticate(request)`` is asked before the 101, and may refuse with a `Response` (401, 403, 429); anything
+      else that it returns is ``ws.user``. These two may be async; they have ``open_timeout`` to decide.
+    - ``subprotocols`` are those that are spoken here, the favourite first; or ``select_subprotocol(request,
+      offered)`` chooses one of the offered, or None.
+    - ``process_response(request, response)`` sees the 101, and may return another response.
+    - ``compression="deflate"`` agrees to permessage-deflate where a client offers it.
+    - ``server_header`` is the value of the Server field; by default there is none.
+
+    Its limits:
+
+    - ``open_timeout``: for the opening handshake, and for each further request.
+    - ``ping_interval``, ``ping_timeout``: a ping so often, and so long for any byte in answer, else 1011.
+    - ``close_timeout``: for the peer's half of the closing handshake.
+    - ``max_size``: of a message, else 1009. ``max_queue``: messages that wait for ``recv`` before the peer is held
+      back.
+    - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Behind a proxy, list it in
+      ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
+    - ``drain``: how long a stopping server waits for its peers and their handlers.
+
+    ``fast_lane=False`` reads and writes each frame through wsproto, for study.
+
+    Raises `ListenError` when it can't listen, and `UsageError` for arguments that can't be used.
     """
-    bytes(8 * MIB)
+    limits = Limits(
+        max_message_bytes=NO_LIMIT if max_size is None else max_size,
+        max_queue=NO_LIMIT if max_queue is None else max_queue,
+        header_timeout_s=open_timeout or 0.0,
+        ping_interval_s=ping_interval or 0.0,
+        ping_timeout_s=ping_timeout or 0.0,
+        close_timeout_s=close_timeout or 0.0,
+        drain_s=NO_LIMIT if drain is None else drain,
+    )
+    service = make_service(
+        limits=limits,
+        http=http,
+        origins=origins,
+        authenticate=authenticate,
+        subprotocols=subprotocols,
+        select_subprotocol=select_subprotocol,
+        process_request=process_request,
+        process_response=process_response,
+        compression=compression,
+        server_header=server_header,
+    )
+    gate = Gate(max_connections, max_connections_per_ip, trusted_proxies)
+    async with contextlib.AsyncExitStack() as stack:
+        if isinstance(http, web.HttpApp):
+            await stack.enter_async_context(http.lifespan())
+        opened = await _open(port, host, listeners, unix)
+        server = Server(opened, handler, service, tls=ssl, gate=gate, fast_lane=fast_lane)
+        await server.run(task_status=task_status)
 
 
-def load_tls(certificate: str, key: str | None) -> ssl.SSLContext:
-    """Return the server's TLS settings with a certificate chain and its private key, both PEM files.
-
-    Raises `rawws.errors.UsageError` when they can't be read or don't belong together.
-    """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])  # RFC 7301: else a browser may hope for HTTP/2
-    try:
-        context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
-        raise UsageError(
-            f"the TLS certificate {certificate!r} and its key {key or certificate!r} can't be used: "
-            f"{error.reason or error}; both are to be PEM files that belong together"
-        ) from None
-    except OSError as error:
-        raise UsageError(
-            f"the TLS certificate {certificate!r} or its key {key or certificate!r} can't be read: {error.strerror}"
-        ) from None
-    return context
-
-
-async def run_program(host: str, port: int, make_server: Callable[[Sequence[socket.socket]], Server]) -> None:
-    """Be the whole program: listen, serve until SIGINT or SIGTERM, drain; a second signal ends the drain.
-
-    Raises `rawws.errors.ListenError` when it can't listen.
-    """
-    raise_file_limit()
-    keep_freed_memory()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        server = make_server(await open_listeners(host, port))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, server, nursery.cancel_scope)
-            for listener in server.listeners:
-                name, s = name_address(listener.getsockname()), server.uses_tls * "s"
-                _log(logging.INFO, STATE, f"listening on http{s}://{name} and ws{s}://{name} (any path is a room)")
-            await server.run()
-            nursery.cancel_scope.cancel()
-        _log(logging.INFO, STATE, "stopped")
-
-
-async def _obey(signals: AsyncIterator[int], server: Server, program: trio.CancelScope) -> None:
-    async for received in signals:
-        name = signal.Signals(received).name
-        if server.stopping:
-            _log(logging.WARNING, STATE, f"{name} again: ending at once")
-            program.cancel()
-            return
-        waiting = f"peers to close: {server.hub.peer_count}, for {server.limits.drain_s:g} s at most"
-        _log(logging.INFO, STATE, f"{name}: accepting no more, {waiting}")
-        server.stop()
+async def _open(
+    port: int | None,
+    host: str | None,
+    listeners: Sequence[socket.socket | trio.SocketListener] | None,
+    unix: str | None,
+) -> list[socket.socket]:
+    given = [name for name, value in (("port", port), ("listeners", listeners), ("unix", unix)) if value is not None]
+    if len(given) != 1:
+        told = f"not {' and '.join(given)} together" if given else "one of them"
+        raise UsageError(f"say where to listen: port, listeners or unix; {told}")
+    if unix is not None:
+        return [open_unix_listener(unix)]
+    if listeners is None:
+        assert port is not None
+        return await open_listeners(host or "", port)
+    opened = []
+    for listener in listeners:
+        if isinstance(listener, trio.SocketListener):
+            fd: int = listener.socket.detach()
+            listener = socket.socket(fileno=fd)
+        listener.setblocking(False)
+        opened.append(listener)
+    return opened
 
 
 def _log(level: int, mark: str, text: str) -> None:

@@ -68,6 +68,24 @@ class Transport:
         except OSError:
             return "a peer that has gone"
 
+    @property
+    def remote_address(self) -> tuple[str, int] | None:
+        """The other end's host and port; None on a Unix socket, or when it has gone."""
+        try:
+            address = self._socket.getpeername()
+        except OSError:
+            return None
+        return (address[0], address[1]) if isinstance(address, tuple) else None
+
+    @property
+    def local_address(self) -> tuple[str, int | None] | None:
+        """Our end: host and port, or a Unix socket's path and None."""
+        try:
+            address = self._socket.getsockname()
+        except OSError:
+            return None
+        return (address, None) if isinstance(address, str) else (address[0], address[1])
+
     def fileno(self) -> int:
         """Return the descriptor, or -1 once closed."""
         return self._socket.fileno()
@@ -142,6 +160,12 @@ class Transport:
             while await self.receive():
                 pass
 
+    def detach(self) -> socket.socket:
+        """Return the socket itself, which is the caller's from here on; the transport is done with."""
+        if self._was_waited_for:
+            trio.lowlevel.notify_closing(self._socket)
+        return socket.socket(fileno=self._socket.detach())
+
     def close(self) -> None:
         """Close the socket; tasks that wait for it wake with ``trio.ClosedResourceError``. Harmless twice."""
         if self._socket.fileno() >= 0:
@@ -151,7 +175,7 @@ class Transport:
 
 
 class TlsTransport(Transport):
-    """The same through TLS, the server's side, over a non-blocking ``ssl.SSLSocket``.
+    """The same through TLS, over a non-blocking ``ssl.SSLSocket``; with a ``server_hostname`` we are the client.
 
     What is waited for is the plain socket: when TLS has to write in order to read, it tries again the next time
     that something arrives.
@@ -161,9 +185,16 @@ class TlsTransport(Transport):
 
     has_handshake = True
 
-    def __init__(self, connected: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, connected: socket.socket, context: ssl.SSLContext, *, server_hostname: str | None = None
+    ) -> None:
         super().__init__(connected)
-        self._tls = context.wrap_socket(connected, server_side=True, do_handshake_on_connect=False)
+        self._tls = context.wrap_socket(
+            connected,
+            server_side=server_hostname is None,
+            server_hostname=server_hostname,
+            do_handshake_on_connect=False,
+        )
         self._socket = self._tls
         self.receive_now = self._receive_records
         self.send_now = self._send_records
@@ -235,7 +266,7 @@ def name_address(address: object) -> str:
     if isinstance(address, tuple):
         host, port, *_ = address
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return "a Unix socket"
+    return address if isinstance(address, str) and address else "a Unix socket"
 
 
 # What a poller reports, as bits; the values are epoll's own, so that its answers need no translation.
@@ -347,6 +378,48 @@ async def open_listeners(host: str, port: int, *, backlog: int = 4096) -> list[s
             listener.close()
         raise ListenError(f"can't listen on {where}: {os.strerror(error.errno or 0)}. {_advise(error)}") from None
     return listeners
+
+
+def open_unix_listener(path: str, *, backlog: int = 4096) -> socket.socket:
+    """Return a socket that listens at a path; the caller owns it. One that nobody listens at any more is replaced.
+
+    Raises `ListenError`.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    try:
+        try:
+            listener.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_abandoned(path):
+                raise
+            os.unlink(path)
+            listener.bind(path)
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        told = "Another program listens there." if error.errno == errno.EADDRINUSE else "Choose another path."
+        raise ListenError(f"can't listen at {path}: {error.strerror or error}. {told}") from None
+    return listener
+
+
+def _is_abandoned(path: str) -> bool:
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+def unlink_unix_listener(listener: socket.socket) -> None:
+    """Remove a listening Unix socket's path, if it has one."""
+    address = listener.getsockname()
+    if listener.family == socket.AF_UNIX and isinstance(address, str) and address:
+        with contextlib.suppress(OSError):
+            os.unlink(address)
 
 
 def _advise(error: OSError) -> str:

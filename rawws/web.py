@@ -1,38 +1,96 @@
-"""Plain HTTP answers, for requests that don't upgrade."""
+"""Plain HTTP answers, for requests that don't upgrade: the program's own, and those of an application."""
 
 from __future__ import annotations
 
-from email.utils import formatdate
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from rawws.errors import Refusal
-from rawws.wire.http1 import Request, Response
+from rawws.errors import Refusal, UsageError
+from rawws.wire.messages import Headers, Request, Response
 
-GREETING = b"hi there"
+if TYPE_CHECKING:
+    from rawws.exchange import Exchange
+
+GREETING = "hi there"
 ALLOWED_METHODS = ("GET", "HEAD")
 
-
-def answer(request: Request) -> Response | Refusal:
-    """Return the answer to an ordinary request: ``hi there`` for any path but ``/healthz``, which says ``ok``."""
-    if request.method not in ALLOWED_METHODS:
-        allowed = ", ".join(ALLOWED_METHODS)
-        return Refusal(
-            405,
-            "method_not_allowed",
-            f"The method {request.method} is not allowed here; use {allowed.replace(', ', ' or ')}.",
-            ((b"Allow", allowed.encode("ascii")),),
-        )
-    return text(200, b"ok" if request.path == "/healthz" else GREETING)
+# What a program may give for requests that don't upgrade.
+Answer = Callable[[Request], Awaitable[Response | str | None]]
 
 
-def text(status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Response:
-    """Return a response of plain text, dated as RFC 9110 §6.6.1 asks of a server that has a clock."""
-    common = (
-        (b"Date", formatdate(usegmt=True).encode("ascii")),
-        (b"Content-Type", b"text/plain; charset=utf-8"),
-    )
-    return Response(status, common + headers, body)
+@runtime_checkable
+class HttpApp(Protocol):
+    """Answers requests that don't upgrade, each as an exchange, whose bodies may stream both ways."""
+
+    streams_bodies: bool  # no limit is put on what it reads
+
+    async def serve_exchange(self, exchange: Exchange) -> None:
+        """Answer one request. An exception is logged, and told to the client as 500 if nothing was told yet."""
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """Bracket all exchanges: entered before the server listens, left when all is over."""
+
+
+class HelloApp:
+    """``hi there`` for any path but ``/healthz``, which says ``ok``."""
+
+    streams_bodies = False
+
+    def answer(self, request: Request) -> Response | Refusal:
+        if request.method not in ALLOWED_METHODS:
+            allowed = ", ".join(ALLOWED_METHODS)
+            return Refusal(
+                405,
+                "method_not_allowed",
+                f"The method {request.method} is not allowed here; use {allowed.replace(', ', ' or ')}.",
+                ((b"Allow", allowed.encode("ascii")),),
+            )
+        return Response(200, "ok" if request.path == "/healthz" else GREETING)
+
+    async def serve_exchange(self, exchange: Exchange) -> None:
+        await exchange.pass_over_body()
+        await exchange.answer(self.answer(exchange.request))
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+
+class UpgradeOnlyApp:
+    """Tells who doesn't upgrade to do so, for a server that has nothing but WebSockets."""
+
+    async def __call__(self, exchange: Exchange) -> None:
+        await exchange.pass_over_body()
+        headers = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
+        told = "This server speaks WebSocket only; connect with a WebSocket client."
+        await exchange.answer(Refusal(426, "upgrade_required", told, headers))
+
+
+class CallableApp:
+    """An ``async (Request) -> Response | str | None`` as an application: it gets the body whole; None is 404."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    async def __call__(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if request.has_body:
+            request = replace(request, body=await exchange.read_body())
+        answer = await self._answer(request)
+        if answer is None:
+            answer = Response(404, "Not Found\n")
+        elif isinstance(answer, str):
+            answer = Response(200, answer)
+        elif not isinstance(answer, Response):
+            raise UsageError(
+                f"the http handler returned {type(answer).__name__} for {request.method} {request.target}; it is to "
+                "return a Response, a str, or None"
+            )
+        await exchange.answer(answer)
 
 
 def refuse(refusal: Refusal) -> Response:
     """Return the response that tells a client why it is refused, in one sentence."""
-    return text(refusal.status, refusal.sentence.encode() + b"\n", refusal.headers)
+    headers = Headers([(name.decode("ascii"), value.decode("ascii")) for name, value in refusal.headers])
+    return Response(refusal.status, refusal.sentence + "\n", headers)

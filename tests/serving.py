@@ -20,15 +20,17 @@ import pytest
 import trio
 import trio.testing
 
+from rawws.exchange import ProcessResponse
 from rawws.hub import Hub, Mode
-from rawws.limits import Limits
-from rawws.peer import Upgraded
-from rawws.server import Server
+from rawws.limits import MAX_LAG_BYTES, Limits
+from rawws.loop import current_loop
+from rawws.peer import Endpoint
+from rawws.server import Server, make_service
 from rawws.transport import Transport, open_listeners
+from rawws.web import HelloApp
 from rawws.wire.deflate import answer_offers
 from rawws.wire.frames import Opcode, encode_frame, parse_header
 from rawws.wire.handshake import Accept, Handshake, Origins
-from rawws.wire.http1 import Headers, Request
 
 LOOPBACK = "127.0.0.1"
 
@@ -254,9 +256,10 @@ class _Starter:
 class Running:
     """A server that runs in the test's nursery, and the clients that the test has had connect to it."""
 
-    def __init__(self, server: Server, port: int, clients: list[HangsUp]) -> None:
+    def __init__(self, server: Server, hub: Hub, clients: list[HangsUp]) -> None:
         self.server = server
-        self.port = port
+        self.hub = hub
+        self.port = server.port
         self.clients = clients  # to be hung up on at the end
 
     async def connect(self) -> Client:
@@ -276,36 +279,72 @@ class Serve(_Starter):
         self,
         *,
         limits: Limits | None = None,
+        max_lag_bytes: int = MAX_LAG_BYTES,
         origins: Origins | None = None,
         mode: Mode = Mode.BROADCAST,
         hello: str = "",
         compression: bool = True,
         fast_lane: bool = True,
         tls: ssl.SSLContext | None = None,
+        process_response: ProcessResponse | None = None,
     ) -> Running:
-        listeners = await open_listeners(LOOPBACK, 0)
-        port: int = listeners[0].getsockname()[1]
-        server = Server(
-            listeners,
-            limits=limits,
-            origins=origins,
+        server, hub = make_server(
+            await open_listeners(LOOPBACK, 0),
+            limits=limits or Limits(),
+            max_lag_bytes=max_lag_bytes,
+            origins=origins or Origins(),
             mode=mode,
             hello=hello,
             compression=compression,
             fast_lane=fast_lane,
             tls=tls,
+            process_response=process_response,
         )
         await self._nursery.start(server.run)
-        return Running(server, port, self.clients)
+        return Running(server, hub, self.clients)
+
+
+def make_server(
+    listeners: list[socket.socket],
+    *,
+    limits: Limits,
+    max_lag_bytes: int = MAX_LAG_BYTES,
+    origins: Origins | None = None,
+    mode: Mode = Mode.BROADCAST,
+    hello: str = "",
+    compression: bool = True,
+    fast_lane: bool = True,
+    tls: ssl.SSLContext | None = None,
+    process_response: ProcessResponse | None = None,
+) -> tuple[Server, Hub]:
+    """Return the server that ``python -m rawws`` runs, with any limits."""
+    hub = Hub(mode=mode, hello=hello, max_lag_bytes=max_lag_bytes)
+    compressions = "deflate" if compression else None
+    service = make_service(
+        limits=limits,
+        http=HelloApp(),
+        origins=origins or Origins(),
+        compression=compressions,
+        process_response=process_response,
+    )
+    return Server(listeners, hub, service, tls=tls, fast_lane=fast_lane), hub
 
 
 class RunningHub:
     """A hub without HTTP in front, whose peers are socket pairs: what the kernel buffers is small, and known."""
 
-    def __init__(self, hub: Hub, clients: list[HangsUp]) -> None:
+    def __init__(self, hub: Hub, endpoint: Endpoint, fast_lane: bool, clients: list[HangsUp]) -> None:
         self.hub = hub
+        self.endpoint = endpoint
+        self._fast_lane = fast_lane
         self._clients = clients
         self._joined = 0
+
+    async def stop(self, drain_s: float) -> None:
+        """Close every peer as a stopping server does, and wait for them."""
+        current_loop().close_all(self.endpoint, 1001, "the server is shutting down")
+        with trio.move_on_after(drain_s):
+            await self.endpoint.wait_empty()
 
     def join(
         self,
@@ -329,9 +368,15 @@ class RunningHub:
     ) -> None:
         """Hand a socket over to the hub, as the HTTP phase does after its 101."""
         self._joined += 1
-        request = Request("GET", path, "1.1", Headers())
         handshake = Handshake((), path, Accept.of(KEY.decode()), None, answer_offers([extensions]))
-        self.hub.adopt(Upgraded(self._joined, Transport(connected), request, handshake, trailing_data))
+        self.hub.adopt(
+            self._joined,
+            Transport(connected),
+            handshake,
+            self.endpoint,
+            trailing_data=trailing_data,
+            fast_lane=self._fast_lane,
+        )
 
 
 class StartHub(_Starter):
@@ -341,13 +386,14 @@ class StartHub(_Starter):
         self,
         *,
         limits: Limits | None = None,
+        max_lag_bytes: int = MAX_LAG_BYTES,
         mode: Mode = Mode.BROADCAST,
         hello: str = "",
         fast_lane: bool = True,
     ) -> RunningHub:
-        hub = Hub(limits or Limits(), mode=mode, hello=hello, fast_lane=fast_lane)
-        self._nursery.start_soon(hub.run)
-        return RunningHub(hub, self.clients)
+        limits = limits or Limits()
+        hub = Hub(mode=mode, hello=hello, max_lag_bytes=max_lag_bytes)
+        return RunningHub(hub, Endpoint(limits), fast_lane, self.clients)
 
 
 async def watch_the_clock(over: threading.Event) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
 
 import pytest
+import trio
 
 import rawws
 import rawws.cli
 import rawws.logs
 from rawws.errors import ListenError
-from rawws.hub import Mode
-from rawws.limits import Limits
+from rawws.hub import Hub
+from rawws.web import HelloApp
 from rawws.wire.handshake import Origins
 from tests.serving import StartProgram
 
@@ -25,14 +26,14 @@ class Ran:
 
     host: str = ""
     port: int = -1
-    limits: Limits = field(default_factory=Limits)
-    origins: Origins = field(default_factory=Origins)
-    mode: Mode = Mode.BROADCAST
-    hello: str = ""
-    compression: bool = False
-    fast_lane: bool = False
-    tls: ssl.SSLContext | None = None
+    hub: dict[str, Any] = field(default_factory=dict)
+    serve: dict[str, Any] = field(default_factory=dict)
     log_level: str = ""
+
+    def allows(self, origin: str) -> bool:
+        origins = self.serve["origins"]
+        assert isinstance(origins, Origins)
+        return origins.allow(origin, "localhost:8080")
 
 
 @pytest.fixture
@@ -40,16 +41,24 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     """Keeps the server from running, and is filled with what it would have been given."""
     outcome = Ran()
 
-    async def run_program(host: str, port: int, make_server: partial[object]) -> None:
+    async def run_program(host: str, port: int, start: Callable[..., Awaitable[None]]) -> None:
         outcome.host, outcome.port = host, port
-        for name, value in make_server.keywords.items():
-            assert hasattr(outcome, name)
-            setattr(outcome, name, value)
+        await start([], trio.TASK_STATUS_IGNORED)
+
+    async def serve(handler: Hub, **arguments: object) -> None:
+        assert isinstance(handler, Hub)
+        outcome.serve = arguments
+
+    def make_hub(**arguments: object) -> Hub:
+        outcome.hub = arguments
+        return Hub()
 
     def configure(level: str) -> None:
         outcome.log_level = level
 
     monkeypatch.setattr(rawws.cli, "run_program", run_program)
+    monkeypatch.setattr(rawws.cli, "serve", serve)
+    monkeypatch.setattr(rawws.cli, "Hub", make_hub)
     monkeypatch.setattr(rawws.logs, "configure", configure)
     return outcome
 
@@ -61,14 +70,25 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
 def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list[str]) -> None:
     assert rawws.cli.main(arguments) == 0
     assert (ran.host, ran.port) == ("127.0.0.1", 8080)
-    assert ran.limits == Limits()
-    assert ran.limits.max_message_bytes == 1 << 20
-    assert (ran.limits.ping_interval_s, ran.limits.ping_timeout_s, ran.limits.drain_s) == (20, 20, 5)
-    assert ran.mode is Mode.BROADCAST
-    assert ran.hello == "Hello! Message From Server!!"
-    assert (ran.compression, ran.fast_lane, ran.tls) == (True, True, None)
+    assert ran.hub == {
+        "mode": "broadcast",
+        "hello": "Hello! Message From Server!!",
+        "max_lag_bytes": 16 << 20,
+    }
+    assert isinstance(ran.serve.pop("http"), HelloApp)
+    assert not ran.allows("https://hoppscotch.io")
+    del ran.serve["origins"], ran.serve["listeners"], ran.serve["task_status"]
+    assert ran.serve == {
+        "subprotocols": [],
+        "max_size": 1 << 20,
+        "ping_interval": 20,
+        "ping_timeout": 20,
+        "drain": 5,
+        "compression": "deflate",
+        "fast_lane": True,
+        "ssl": None,
+    }
     assert ran.log_level == "info"
-    assert not ran.origins.allow("https://hoppscotch.io", "127.0.0.1:8080")
 
 
 @pytest.mark.parametrize("command", [[], ["serve"]], ids=["rawws", "rawws serve"])
@@ -76,35 +96,39 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
     flags = (
         "--host ::1 --port 9 --hello hi --mode echo --max-size 64k --max-lag 2M "
         "--no-compression --no-fast-lane --ping-interval 1.5 --ping-timeout 0 --drain 0.25 --log-level warning "
-        "--allow-origin https://hoppscotch.io --allow-origin http://other.example:81"
+        "--allow-origin https://hoppscotch.io --allow-origin http://other.example:81 "
+        "--subprotocol chat.v2 --subprotocol chat.v1"
     )
     assert rawws.cli.main([*command, *flags.split()]) == 0
-    assert (ran.host, ran.port, ran.hello, ran.mode) == ("::1", 9, "hi", Mode.ECHO)
-    assert ran.limits == Limits(
-        max_message_bytes=64 * 1024,
-        max_lag_bytes=2 << 20,
-        ping_interval_s=1.5,
-        ping_timeout_s=0.0,
-        drain_s=0.25,
-    )
-    assert (ran.compression, ran.fast_lane) == (False, False)
+    assert (ran.host, ran.port) == ("::1", 9)
+    assert ran.hub == {"mode": "echo", "hello": "hi", "max_lag_bytes": 2 << 20}
+    expected = {
+        "subprotocols": ["chat.v2", "chat.v1"],
+        "max_size": 64 * 1024,
+        "ping_interval": 1.5,
+        "ping_timeout": 0.0,
+        "drain": 0.25,
+        "compression": None,
+        "fast_lane": False,
+    }
+    assert {name: ran.serve[name] for name in expected} == expected
     assert ran.log_level == "warning"
     for origin, allowed in [
         ("https://hoppscotch.io", True),
         ("http://other.example:81", True),
         ("https://evil.example", False),
     ]:
-        assert ran.origins.allow(origin, "localhost:8080") is allowed
+        assert ran.allows(origin) is allowed
 
 
 def test_a_star_allows_every_origin(ran: Ran) -> None:
     assert rawws.cli.main(["--allow-origin", "*"]) == 0
-    assert ran.origins.allow("https://evil.example", "localhost")
+    assert ran.allows("https://evil.example")
 
 
 def test_an_empty_hello_is_none_and_an_empty_host_is_every_interface(ran: Ran) -> None:
     assert rawws.cli.main(["--hello", "", "--host", ""]) == 0
-    assert (ran.hello, ran.host) == ("", "")
+    assert (ran.hub["hello"], ran.host) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +148,7 @@ def test_an_empty_hello_is_none_and_an_empty_host_is_every_interface(ran: Ran) -
 )
 def test_sizes_take_units_in_powers_of_1024(ran: Ran, text: str, size: int) -> None:
     assert rawws.cli.main(["--max-size", text]) == 0
-    assert ran.limits.max_message_bytes == size
+    assert ran.serve["max_size"] == size
 
 
 @pytest.mark.parametrize(

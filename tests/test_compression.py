@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from rawws.hub import Mode
-from rawws.limits import Limits
 from rawws.wire.deflate import Deflater, inflate_whole
 from rawws.wire.frames import RSV1, FrameHeader, Opcode, encode_frame, parse_header
 from tests.serving import MASK_KEY, Client, Seen, Serve, StartHub, binary, ping, seen_text, text
@@ -80,7 +79,7 @@ async def test_what_comes_compressed_goes_on(start_hub: StartHub, mode: Mode, fa
 
 
 async def test_a_stalled_peer_continues_inside_its_compressed_segments(start_hub: StartHub) -> None:
-    running = start_hub(limits=Limits(max_lag_bytes=1 << 26))
+    running = start_hub(max_lag_bytes=1 << 26)
     slow, busy = running.join(extensions=OFFER, send_buffer=4096), running.join()
     noise = [f"{number}: " + bytes((number * i * i) % 251 for i in range(3000)).hex() for number in range(60)]
     for message in noise:

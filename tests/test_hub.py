@@ -16,9 +16,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-import rawws.hub
-from rawws.hub import MAX_OUTBOX_BYTES, Mode
+import rawws.loop
+from rawws.hub import Mode
 from rawws.limits import Limits
+from rawws.loop import MAX_OUTBOX_BYTES
 from rawws.transport import MORE_RECEIVE_BYTES, SelectorPoller, make_poller
 from rawws.wire.broadcast_log import PLAIN
 from rawws.wire.frames import Opcode
@@ -48,7 +49,7 @@ KIB_MESSAGES = [f"{number:04}" + "." * 1020 for number in range(256)]
 @pytest.fixture(params=[make_poller, SelectorPoller], ids=["own poller", "selectors"])
 def poller(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a test with this system's poller, and with the one for systems that have no epoll."""
-    monkeypatch.setattr(rawws.hub, "make_poller", request.param)
+    monkeypatch.setattr(rawws.loop, "make_poller", request.param)
 
 
 def hub_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -57,8 +58,8 @@ def hub_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 async def wait_gone(running: RunningHub | Running, count: int = 0) -> None:
     """Wait until the hub has no more than so many peers."""
-    hub = running.hub if isinstance(running, RunningHub) else running.server.hub
-    while hub.peer_count > count:
+    counted = running.endpoint if isinstance(running, RunningHub) else running.server
+    while counted.peer_count > count:
         await trio.lowlevel.checkpoint()
 
 
@@ -139,7 +140,7 @@ async def test_the_room_is_the_path_without_the_query(serve: Serve) -> None:
 
 async def test_a_room_is_gone_with_its_last_peer_and_its_log_with_it(serve: Serve) -> None:
     running = await serve()
-    rooms = running.server.hub.rooms
+    rooms = running.hub.rooms
     first, last = await running.open("/room"), await running.open("/room")
     await first.send(text("hi"))
     await last.frame()
@@ -157,7 +158,7 @@ async def test_nothing_is_kept_of_what_all_have_been_sent(serve: Serve) -> None:
     for number in range(100):
         await client.send(text(str(number)))
         await client.frame()
-    assert running.server.hub.rooms["/room"].log.kept_bytes == 0
+    assert running.hub.rooms["/room"].log.kept_bytes == 0
 
 
 async def test_who_joins_later_gets_what_is_said_later(serve: Serve) -> None:
@@ -281,7 +282,7 @@ async def test_messages_of_one_write_arrive_in_their_order(serve: Serve) -> None
 async def test_a_turn_that_finds_more_than_it_may_read_takes_the_rest_in_the_next(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rawws.hub, "TURN_BYTES", 1)
+    monkeypatch.setattr(rawws.loop, "TURN_BYTES", 1)
     running = await serve()
     clients = [await running.open() for _ in range(5)]
     for number, client in enumerate(clients):
@@ -298,7 +299,7 @@ async def test_a_turn_that_finds_more_than_it_may_read_takes_the_rest_in_the_nex
 async def test_a_peer_that_never_reads_is_closed_with_1013_and_the_others_get_everything_at_once(
     start_hub: StartHub, caplog: pytest.LogCaptureFixture
 ) -> None:
-    running = start_hub(limits=Limits(max_lag_bytes=64 * 1024))
+    running = start_hub(max_lag_bytes=64 * 1024)
     alice, mute, bob = running.join(), running.join(send_buffer=SMALL_BUFFER), running.join()
     for message in KIB_MESSAGES:
         await alice.send(text(message))
@@ -317,12 +318,12 @@ async def test_a_peer_that_never_reads_is_closed_with_1013_and_the_others_get_ev
 
 
 async def test_a_peer_that_does_not_answer_its_1013_is_cut_off(start_hub: StartHub, mock_clock: MockClock) -> None:
-    running = start_hub(limits=Limits(max_lag_bytes=1, ping_interval_s=0))
+    running = start_hub(limits=Limits(ping_interval_s=0), max_lag_bytes=1)
     alice = running.join()
     running.join(send_buffer=SMALL_BUFFER)
     await alice.send(text("a" * 100_000))
     await alice.frame()
-    assert running.hub.peer_count == 2
+    assert running.endpoint.peer_count == 2
     await wait_all_tasks_blocked()
     mock_clock.jump(10.0)
     await wait_gone(running, 1)
@@ -427,7 +428,7 @@ async def test_a_peer_that_pings_and_never_reads_is_read_no_further(start_hub: S
             break
         position += 0 if sent else 1
         assert position < len(stream), "the flood has been taken in whole"
-    assert len(peer.outbox) <= MAX_OUTBOX_BYTES + MORE_RECEIVE_BYTES
+    assert peer.outbox_bytes <= MAX_OUTBOX_BYTES + MORE_RECEIVE_BYTES
 
     await bob.send(text("undisturbed"))
     assert await bob.frame() == seen_text("undisturbed")
@@ -473,10 +474,10 @@ async def test_the_server_closes_and_waits_for_the_clients_half(
     running = start_hub()
     client = running.join()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(running.hub.stop, 5.0)
+        nursery.start_soon(running.stop, 5.0)
         assert await client.frame() == seen_close(1001, "the server is shutting down")
         await wait_all_tasks_blocked()
-        assert running.hub.peer_count == 1
+        assert running.endpoint.peer_count == 1
         await client.send(close(1001))
         await client.assert_end()
         client.hang_up()
@@ -492,13 +493,11 @@ async def test_a_laggard_gets_all_that_was_published_before_the_server_closes_it
         await alice.send(text(message))
         await alice.frame()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(running.hub.stop, 5.0)
+        nursery.start_soon(running.stop, 5.0)
         await wait_all_tasks_blocked()
-        kept_bytes = running.hub.rooms["/"].log.kept_bytes
         for client in (alice, slow):
             await client.send(text("too late"))
         await wait_all_tasks_blocked()
-        assert running.hub.rooms["/"].log.kept_bytes == kept_bytes
         *heard, farewell = await slow.frames_to_close()
         assert heard == list(map(seen_text, KIB_MESSAGES))
         assert farewell == seen_close(1001, "the server is shutting down")
@@ -515,23 +514,14 @@ async def test_a_client_that_vanished_before_the_hand_over_is_nothing(start_hub:
     assert running.hub.rooms == {}
 
 
-async def test_a_client_that_vanished_before_the_hand_over_is_nothing_while_the_server_stops(
-    start_hub: StartHub,
-) -> None:
-    running = start_hub(hello="welcome")
-    await running.hub.stop(0)
-    ours, theirs = socket.socketpair()
-    theirs.close()
-    running.adopt(ours)
-    await wait_gone(running)
-    assert running.hub.rooms == {}
-
-
-async def test_a_client_that_is_handed_over_while_the_server_stops_is_greeted_and_closed(start_hub: StartHub) -> None:
-    running = start_hub(hello="welcome")
-    await running.hub.stop(0)
-    client = running.join()
-    assert await client.frames(2) == [seen_text("welcome"), seen_close(1001, "the server is shutting down")]
+async def test_a_client_that_is_handed_over_while_the_server_stops_is_greeted_and_closed(serve: Serve) -> None:
+    running = await serve(hello="welcome", process_response=lambda *_: running.server.stop())
+    client = await running.open(then=text("too late"))
+    assert await client.frames(3) == [
+        seen_text("welcome"),
+        seen_text("too late"),
+        seen_close(1001, "the server is shutting down"),
+    ]
 
 
 async def test_a_message_and_a_close_in_one_write_are_delivered_in_that_order(serve: Serve) -> None:
@@ -622,7 +612,7 @@ async def test_a_peer_that_never_ends_its_stream_is_cut_off(serve: Serve, mock_c
     await client.frame()
     await client.assert_end()
     await wait_all_tasks_blocked()
-    assert running.server.hub.peer_count == 1
+    assert running.server.peer_count == 1
     mock_clock.jump(10.0)
     await wait_gone(running)
 

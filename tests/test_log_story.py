@@ -45,7 +45,7 @@ def told(caplog: pytest.LogCaptureFixture, *loggers: str) -> list[str]:
 
 async def wait_left(running: Running) -> None:
     """Wait until the server has dropped its last peer, and said so."""
-    while running.server.hub.peer_count:
+    while running.server.peer_count:
         await wait_all_tasks_blocked()
 
 
@@ -84,8 +84,8 @@ DEBUG handshake #1 > HTTP/1.1 101 Switching Protocols
 DEBUG handshake #1 > Upgrade: websocket
 DEBUG handshake #1 > Connection: Upgrade
 DEBUG handshake #1 > Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=
-DEBUG handshake #1 = HTTP ends, WebSocket begins: handed over to the broadcast loop for room /chat \
-with 11 bytes that came behind the request
+DEBUG handshake #1 = HTTP ends, WebSocket begins: handed over with 11 bytes \
+that came behind the request
 INFO hub #1 = joined room /chat (peers in it: 1)
 DEBUG frames #1 > TEXT fin=1 rsv=000 mask=none len=28 'Hello! Message From Server!!'
 DEBUG frames #1 < TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'
@@ -299,7 +299,7 @@ async def test_nothing_is_formatted_when_debug_is_off(
     def formatted(*_: object) -> NoReturn:
         pytest.fail("something was formatted that nobody reads")
 
-    for name in ("rawws.logs.frame_line", "rawws.logs.frame_hex", "rawws.peer.head_lines"):
+    for name in ("rawws.logs.frame_line", "rawws.logs.frame_hex", "rawws.exchange.head_lines"):
         monkeypatch.setattr(name, formatted)
     monkeypatch.setattr("rawws.wire.handshake.Check.__str__", formatted)
     caplog.set_level(logging.INFO, "rawws")

@@ -18,10 +18,9 @@ import rawws.server
 import rawws.web
 from rawws.errors import ListenError
 from rawws.limits import Limits
-from rawws.server import Server
 from rawws.transport import open_listeners
 from rawws.wire.frames import Opcode
-from rawws.wire.http1 import Request, Response
+from rawws.wire.messages import Response
 from tests.serving import (
     LOOPBACK,
     PATIENCE_S,
@@ -30,6 +29,7 @@ from tests.serving import (
     StartProgram,
     close,
     get,
+    make_server,
     seen_close,
     seen_text,
     text,
@@ -89,16 +89,16 @@ async def test_an_error_of_our_own_in_the_http_phase_costs_its_connection_alone(
 ) -> None:
     running = await serve()
 
-    def stumble(_: Request) -> Response:
+    def stumble(*_: object) -> Response:
         raise ZeroDivisionError("on purpose")
 
     client = await running.connect()
     with monkeypatch.context() as stumbling:
-        stumbling.setattr(rawws.web, "answer", stumble)
-        await client.send(get())
-        await client.wait_lost()
+        stumbling.setattr(rawws.web.HelloApp, "answer", stumble)
+        assert (await client.ask(get())).status == 500
     (error,) = [record for record in caplog.records if record.exc_info]
-    assert error.getMessage() == "#1 ! an error in rawws itself; the connection is dropped"
+    assert error.getMessage() == "#1 ! the http handler failed at /"
+    assert (await client.ask(get())).body == b"hi there"
     assert (await (await running.connect()).ask(get())).body == b"hi there"
 
 
@@ -109,7 +109,7 @@ async def test_an_error_of_our_own_in_a_handshake_costs_its_connection_alone(
     bystander = await running.open()
     client = await running.connect()
     with monkeypatch.context() as stumbling:
-        stumbling.setattr("rawws.peer.examine", lambda *_: 1 / 0)
+        stumbling.setattr("rawws.exchange.examine", lambda *_: 1 / 0)
         await client.send(upgrade())
         await client.wait_lost()
     await bystander.send(text("still here"))
@@ -135,7 +135,7 @@ async def test_rests_when_descriptors_run_out_and_accepts_again(
     accept_batch = rawws.server._accept_batch
     failures = iter(range(3))
 
-    def fail_thrice(listener: socket.socket) -> Iterator[socket.socket]:
+    def fail_thrice(listener: socket.socket) -> Iterator[tuple[socket.socket, tuple[str, int] | str]]:
         for _ in failures:
             raise OSError(number, "run out, on purpose")
         return accept_batch(listener)
@@ -159,7 +159,7 @@ async def test_what_befell_a_connection_before_its_accept_is_not_ours(
     accept_batch = rawws.server._accept_batch
     failures = iter(range(3))
 
-    def fail_thrice(listener: socket.socket) -> Iterator[socket.socket]:
+    def fail_thrice(listener: socket.socket) -> Iterator[tuple[socket.socket, tuple[str, int] | str]]:
         for _ in failures:
             raise ConnectionAbortedError(errno.ECONNABORTED, "aborted, on purpose")
         return accept_batch(listener)
@@ -219,18 +219,18 @@ async def test_stopping_ends_connections_in_their_http_phase(serve: Serve) -> No
 @pytest.mark.usefixtures("bounded")
 async def test_stopping_doesnt_wait_beyond_the_drain_for_a_mute_peer() -> None:
     listeners = await open_listeners(LOOPBACK, 0)
-    server = Server(listeners, limits=Limits(drain_s=0.1))
+    server = make_server(listeners, limits=Limits(drain_s=0.1))[0]
     with socket.socket() as mute:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             await trio.to_thread.run_sync(mute.connect, listeners[0].getsockname())
             mute.sendall(upgrade())
-            while not server.hub.peer_count:
+            while not server.peer_count:
                 await trio.lowlevel.checkpoint()
             started = trio.current_time()
             server.stop()
         assert 0.1 <= trio.current_time() - started < 2
-    assert server.hub.peer_count == 0
+    assert server.peer_count == 0
 
 
 @pytest.mark.usefixtures("bounded")

@@ -12,7 +12,7 @@ import trustme
 import rawws.cli
 from rawws.errors import UsageError
 from rawws.limits import Limits
-from rawws.server import load_tls
+from rawws.program import load_tls
 from rawws.wire.frames import Opcode, parse_header
 from tests.serving import LOOPBACK, Running, Seen, Serve, binary, close, get, ping, text, upgrade
 
@@ -104,7 +104,7 @@ async def test_http_then_an_upgrade_then_a_broadcast_to_tls_and_back(serve: Serv
 async def test_a_tls_peer_that_stalls_gets_everything_in_order_and_control_frames_between(
     serve: Serve, certificate: Certificate
 ) -> None:
-    running = await serve(tls=certificate.server, limits=Limits(max_lag_bytes=64 << 20))
+    running = await serve(tls=certificate.server, max_lag_bytes=64 << 20)
     slow, busy = await join(running, certificate), await join(running, certificate)
     messages = [bytes([number]) * 300_000 for number in range(60)]
     for message in messages:  # 18 MB: more than the kernel buffers for one that doesn't read
@@ -121,11 +121,11 @@ async def test_a_tls_peer_that_stalls_gets_everything_in_order_and_control_frame
 async def test_a_tls_peer_that_falls_too_far_behind_is_closed_at_a_frame_boundary(
     serve: Serve, certificate: Certificate
 ) -> None:
-    running = await serve(tls=certificate.server, limits=Limits(max_lag_bytes=1 << 20))
+    running = await serve(tls=certificate.server, max_lag_bytes=1 << 20)
     slow, busy = await join(running, certificate), await join(running, certificate)
     message = b"m" * 50_000
     count = 0
-    while len(running.server.hub.rooms["/room"]) == 2:
+    while len(running.hub.rooms["/room"]) == 2:
         await busy.stream.send_all(binary(message))
         assert await busy.frame() == Seen(Opcode.BINARY, message)
         count += 1

@@ -1,10 +1,13 @@
 """permessage-deflate (RFC 7692): offers, answers, deflating once for many, inflating within bounds.
 
-Both sides' contexts are given up after each message: the answer always carries ``server_no_context_takeover``
-and ``client_no_context_takeover``, which §7.1.1 lets a server say uninvited. That costs some of the ratio on
-tiny messages, and buys two things. A peer needs no zlib state between messages (wsproto's keeps 90 KiB for
-it). And a message that doesn't depend on what this peer was sent before has the same bytes for every peer, so
-that it is deflated once, however many get it.
+As a server, we have both sides' contexts given up after each message: the answer always carries
+``server_no_context_takeover`` and ``client_no_context_takeover``, which §7.1.1 lets a server say uninvited. That
+costs some of the ratio on tiny messages, and buys two things. A peer needs no zlib state between messages
+(wsproto's keeps 90 KiB for it). And a message that doesn't depend on what this peer was sent before has the same
+bytes for every peer, so that it is deflated once, however many get it.
+
+As a client, we take what the server answers, a context that it keeps included. Our own we give up after each
+message in either role, which no agreement forbids.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Rsv
 from wsproto.frame_protocol import Opcode as WsprotoOpcode
 
 from rawws.wire.frames import CONTROL, RSV1, encode_frame, split_frames
+from rawws.wire.role import Role
 
 NAME = "permessage-deflate"
 MAX_WINDOW_BITS = 15
@@ -77,15 +81,58 @@ def _skip_empty(value: str, position: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What both sides agreed on; ``server_window_bits`` bounds the window that the server deflates with."""
+    """What both sides agreed on: how large a window each may deflate with, and what the 101 says about it."""
 
     server_window_bits: int
     header: str
+    client_window_bits: int = MAX_WINDOW_BITS
+    server_takeover: bool = False  # the server may refer to its earlier messages, so that its client must keep them
 
-    @property
-    def deflates(self) -> bool:
-        """Whether the server can deflate for this peer; if not it sends plain, which is legal."""
-        return self.server_window_bits >= MIN_DEFLATE_WINDOW_BITS
+    def window_bits(self, role: Role) -> int:
+        """Return the largest window, as the power of two, with which that side may deflate."""
+        return self.server_window_bits if role is Role.SERVER else self.client_window_bits
+
+    def deflates(self, role: Role) -> bool:
+        """Whether that side, being us, compresses; if not it sends plain, which is legal."""
+        return self.window_bits(role) >= MIN_DEFLATE_WINDOW_BITS
+
+    def keeps_context(self, role: Role) -> bool:
+        """Whether that side may refer to its earlier messages (§7.1.1). As a server we ask it of no client."""
+        return role is Role.SERVER and self.server_takeover
+
+
+# What a client offers: all that it can do, and no conditions, so that any server can say yes. A server that keeps
+# its context costs us 32 KiB and compresses better; many only ever do that.
+OFFER = f"{NAME}; client_max_window_bits"
+
+
+def check_answer(values: Iterable[str]) -> Agreement | str | None:
+    """Return what a server made of our `OFFER`, None if it declined, or why its answer is illegal (§5.1, §7.1)."""
+    listed = parse_extensions(values)
+    if listed is None:
+        return "Sec-WebSocket-Extensions doesn't follow its grammar"
+    if not listed:
+        return None
+    if len(listed) > 1 and all(extension.name == NAME for extension in listed):
+        return f"it agrees to {NAME} twice"
+    extension = next((extension for extension in listed if extension.name != NAME), listed[0])
+    if extension.name != NAME:
+        return f"it names the extension {extension.name!r}, which was not offered"
+    parameters = dict(extension.parameters)
+    if len(parameters) != len(extension.parameters):
+        return f"a parameter of {NAME} is there twice"
+    for parameter in parameters.items():
+        # §7.1.2.2: with us as the client a value is needed, so that we know what was agreed on.
+        if not _is_legal(parameter) or parameter == ("client_max_window_bits", None):
+            name, value = parameter
+            told = name if value is None else f"{name}={value}"
+            return f"{NAME} can't have the parameter {told} in an answer"
+    return Agreement(
+        server_window_bits=int(parameters.get("server_max_window_bits") or MAX_WINDOW_BITS),
+        header="; ".join([NAME, *(name if value is None else f"{name}={value}" for name, value in parameters.items())]),
+        client_window_bits=int(parameters.get("client_max_window_bits") or MAX_WINDOW_BITS),
+        server_takeover="server_no_context_takeover" not in parameters,
+    )
 
 
 def answer_offers(values: Iterable[str]) -> Agreement | None:
@@ -130,12 +177,16 @@ def inflate_whole(payload: bytes | bytearray, max_message_bytes: int) -> bytes |
 
 
 class Inflater(Extension):
-    """The receiving half, as an extension of wsproto's: inflates each message by itself and within a limit."""
+    """The receiving half, as an extension of wsproto's: inflates within a limit.
+
+    Each message by itself, or with ``takeover`` all in one context, which the peer keeps too.
+    """
 
     name = NAME
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, *, takeover: bool = False) -> None:
         self._max_message_bytes = max_message_bytes
+        self._context = zlib.decompressobj(-MAX_WINDOW_BITS) if takeover else None
         self._inflate: zlib._Decompress | None = None  # of the message that is being read, if it is compressed
         self._inflated_bytes = 0
         self._in_control = False
@@ -153,7 +204,7 @@ class Inflater(Extension):
         self._in_control = opcode.iscontrol()
         if self._in_control or opcode is WsprotoOpcode.CONTINUATION:
             return RsvBits(False, False, False)
-        self._inflate = zlib.decompressobj(-MAX_WINDOW_BITS) if rsv.rsv1 else None
+        self._inflate = (self._context or zlib.decompressobj(-MAX_WINDOW_BITS)) if rsv.rsv1 else None
         self._inflated_bytes = 0
         return RsvBits(True, False, False)
 
@@ -206,14 +257,29 @@ class Deflater:
         return b"".join(deflated)
 
 
-class Deflaters:
-    """One `Deflater` for each size of window that some peer asked for, made when it is first needed."""
+_deflaters: dict[int, Deflater] = {}
 
-    def __init__(self) -> None:
-        self._by_window_bits: dict[int, Deflater] = {}
 
-    def deflate_frames(self, frames: bytes, window_bits: int) -> bytes:
-        deflater = self._by_window_bits.get(window_bits)
-        if deflater is None:
-            deflater = self._by_window_bits[window_bits] = Deflater(window_bits)
-        return deflater.deflate_frames(frames)
+def deflater_for(window_bits: int) -> Deflater:
+    """Return the one deflater of whole messages for all connections with that window."""
+    deflater = _deflaters.get(window_bits)
+    if deflater is None:
+        deflater = _deflaters[window_bits] = Deflater(window_bits)
+    return deflater
+
+
+class StreamDeflater:
+    """Deflates one message that is sent in fragments."""
+
+    def __init__(self, window_bits: int) -> None:
+        self._deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, -window_bits)
+
+    def deflate(self, piece: bytes, *, final: bool) -> bytes:
+        """Return the piece's compressed bytes, all of which its receiver can inflate at once."""
+        data = self._deflate.compress(piece) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+        return data[: -len(TAIL)] if final else data
+
+
+def deflate_frames(frames: bytes, window_bits: int) -> bytes:
+    """Return a run of whole plain frames with the large messages among them compressed, for that window."""
+    return deflater_for(window_bits).deflate_frames(frames)

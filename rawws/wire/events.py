@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import NamedTuple
-
-from wsproto.connection import ConnectionType
 
 from rawws.errors import Fault
 from rawws.wire.frames import Opcode
-
-
-class Role(Enum):
-    CLIENT = ConnectionType.CLIENT
-    SERVER = ConnectionType.SERVER
-
-    @property
-    def other(self) -> Role:
-        return Role.SERVER if self is Role.CLIENT else Role.CLIENT
-
 
 # §7.4.1 and the registry it set up (https://www.iana.org/assignments/websocket).
 CLOSE_CODE_NAMES = {
@@ -62,6 +49,17 @@ class Message(NamedTuple):
     payload: bytes | bytearray
 
 
+class MessagePart(NamedTuple):
+    """The next piece of a message, where the session streams; with ``final`` the message ends.
+
+    A text's pieces end between two characters.
+    """
+
+    opcode: Opcode
+    payload: bytes
+    final: bool
+
+
 class PingReceived(NamedTuple):
     """A ping; its pong is already in `Session.data_to_send`."""
 
@@ -84,4 +82,23 @@ class Failed(NamedTuple):
     fault: Fault
 
 
-Event = Message | PingReceived | PongReceived | CloseReceived | Failed
+Event = Message | MessagePart | PingReceived | PongReceived | CloseReceived | Failed
+
+
+# What a program may send as one message.
+Data = str | bytes | bytearray | memoryview
+
+
+def as_message(data: Data, text: bool | None = None) -> Message:
+    """Return a program's data as a message: ``str`` as text, bytes as binary, unless ``text`` says otherwise.
+
+    Raises TypeError for anything else, and ValueError for a text that is not UTF-8 (§5.6).
+    """
+    if isinstance(data, str):
+        return Message(Opcode.BINARY if text is False else Opcode.TEXT, data.encode())
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"a message is a str or bytes-like, not {type(data).__name__}")
+    payload = bytes(data)
+    if text:
+        payload.decode()
+    return Message(Opcode.TEXT if text else Opcode.BINARY, payload)

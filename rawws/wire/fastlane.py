@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from rawws.wire.deflate import inflate_whole
-from rawws.wire.events import Message, Role
+from rawws.wire.events import Message
 from rawws.wire.frames import (
     FIN,
     LENGTH,
@@ -35,6 +35,7 @@ from rawws.wire.frames import (
     encode_message,
     parse_header,
 )
+from rawws.wire.role import Role
 
 # A NamedTuple's own constructor takes its arguments by name through a second call; this takes 0.2 µs less.
 _message = partial(tuple.__new__, Message)
@@ -125,6 +126,12 @@ class FastReader:
     @property
     def is_idle(self) -> bool:
         return self._incomplete is None and not self._held
+
+    def give_up(self) -> bytes:
+        """Return the bytes of the frame that has been begun, as they stood on the wire, and forget it."""
+        incomplete, held = self._incomplete, self._held
+        self._incomplete, self._held = None, b""
+        return held if incomplete is None else incomplete.as_received()
 
     def large_buffer(self, least_bytes: int) -> memoryview | None:
         """Return where the rest of a large payload may be received to, for `received` to be told how much came.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from rawws.errors import Refusal, UsageError
 from rawws.wire.deflate import Agreement, answer_offers
-from rawws.wire.http1 import Request
+from rawws.wire.messages import Headers, Request, Response, is_token
 
 # §1.3: "a GUID ... which is unlikely to be used by network endpoints that do not understand the protocol".
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -82,6 +82,8 @@ class Handshake:
     accept: Accept | None
     refusal: Refusal | None
     deflate: Agreement | None = None  # whether, and how, messages may be compressed
+    offered_subprotocols: tuple[str, ...] = ()  # in the client's order of preference
+    subprotocol: str | None = None  # that the application has chosen (§4.2.2 item 4)
 
     @property
     def response_headers(self) -> list[tuple[bytes, bytes]]:
@@ -92,9 +94,17 @@ class Handshake:
             (b"Connection", b"Upgrade"),
             (b"Sec-WebSocket-Accept", self.accept.value.encode("ascii")),
         ]
+        if self.subprotocol is not None:
+            headers.append((b"Sec-WebSocket-Protocol", self.subprotocol.encode("ascii")))
         if self.deflate is not None:
             headers.append((b"Sec-WebSocket-Extensions", self.deflate.header.encode("ascii")))
         return headers
+
+    @property
+    def response(self) -> Response:
+        """The 101."""
+        fields = [(name.decode("ascii"), value.decode("ascii")) for name, value in self.response_headers]
+        return Response(101, b"", Headers(fields))
 
 
 _DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
@@ -285,13 +295,24 @@ def check_origin(request: Request, origins: Origins) -> Check:
     return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", _found(found), refusal)
 
 
+def check_subprotocols(request: Request, offered: list[str]) -> Check:
+    """§4.2.1 item 8, §11.3.4: the subprotocols on offer are tokens, and each is named once (§4.1 item 10)."""
+    refusal = None
+    if odd := [name for name in offered if not is_token(name)]:
+        refusal = Refusal(400, "subprotocol", f"The subprotocol {odd[0]!r} in Sec-WebSocket-Protocol is not a token.")
+    elif len(set(offered)) < len(offered):
+        refusal = Refusal(400, "subprotocol", "Sec-WebSocket-Protocol names a subprotocol twice.")
+    found = _found(request.headers.get_all("Sec-WebSocket-Protocol"))
+    return Check("RFC 6455 §4.2.1 item 8", "the subprotocols are tokens, each named once", found, refusal)
+
+
 def examine(request: Request, origins: Origins, *, compression: bool = True) -> Handshake:
     """Hold a request against every requirement and say whether it is accepted.
 
     With ``compression``, the first legal offer of permessage-deflate is taken (§9.1, RFC 7692 §5.1); one that
     isn't legal is no reason for a refusal.
     """
-    checks = (
+    checks = [
         check_method(request),
         check_http_version(request),
         check_target(request),
@@ -302,14 +323,21 @@ def examine(request: Request, origins: Origins, *, compression: bool = True) -> 
         check_version(request),
         check_no_body(request),
         check_origin(request, origins),
-    )
+    ]
+    offered: tuple[str, ...] = ()
+    if "Sec-WebSocket-Protocol" in request.headers:
+        names = [
+            part.strip() for value in request.headers.get_all("Sec-WebSocket-Protocol") for part in value.split(",")
+        ]
+        offered = tuple(filter(None, names))  # RFC 9110 §5.6.1.2: empty elements are ignored
+        checks.append(check_subprotocols(request, list(offered)))
     refusal = next((check.refusal for check in checks if check.refusal is not None), None)
     accept = None
     if refusal is None:
         (key,) = request.headers.get_all("Sec-WebSocket-Key")
         accept = Accept.of(key)
     deflate = answer_offers(request.headers.get_all("Sec-WebSocket-Extensions")) if compression else None
-    return Handshake(checks, request.path or "", accept, refusal, deflate)
+    return Handshake(tuple(checks), request.path or "", accept, refusal, deflate, offered)
 
 
 def _found(values: list[str]) -> str:

@@ -1,9 +1,9 @@
 """The HTTP phase of a connection, over h11 (RFC 9110, RFC 9112).
 
-A `HttpPhase` is fed bytes and asked for the next event: a request whose head has passed every check, the end
-of its body, the need for more bytes, the peer's end of the stream, or a refusal. It writes the responses. When a
-request turns out to be an upgrade, it writes the 101 and hands over the bytes that came behind the request:
-they are the peer's first frames.
+A `HttpPhase` is fed bytes and asked for the next event: a request whose head has passed every check, a piece of
+its body or the end of it, the need for more bytes, the peer's end of the stream, or a refusal. It writes the
+responses, whole or in pieces. When a request turns out to be an upgrade, it writes the 101 and hands over the bytes
+that came behind the request: they are the peer's first frames.
 
 h11 is the parser. What is added here is what h11 leaves to its users: limits with a status of their own (414,
 431, 413), a sentence that tells the client what was wrong, and a stricter reading of what HTTP allows but
@@ -14,98 +14,34 @@ bare LF, bytes outside ASCII, Content-Length beside Transfer-Encoding.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from enum import Enum
 from http import HTTPStatus
+from typing import NamedTuple
 
 import h11
 
 from rawws.errors import Refusal
 from rawws.limits import Limits
+from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.trace import escape
 
 
-class Headers:
-    """The fields of one message in their order; names are compared without regard to case."""
+class BodyPart(NamedTuple):
+    """The next piece of a request's body; never empty."""
 
-    __slots__ = ("_fields", "_values")
-
-    def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
-        self._fields = tuple(fields)
-        self._values: dict[str, list[str]] = {}
-        for name, value in fields:
-            self._values.setdefault(name.lower(), []).append(value)
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    def __contains__(self, name: str) -> bool:
-        return name.lower() in self._values
-
-    def __repr__(self) -> str:
-        return f"Headers({list(self._fields)})"
-
-    def get_all(self, name: str) -> list[str]:
-        """Return the value of every field of that name."""
-        return list(self._values.get(name.lower(), ()))
-
-    def tokens(self, name: str) -> list[str]:
-        """Return the members of a comma-separated field in lower case, over all its lines (RFC 9110 §5.6.1)."""
-        return [token for value in self.get_all(name) for part in value.split(",") if (token := part.strip().lower())]
-
-
-_ABSOLUTE_FORM = re.compile(r"https?://([^/?#]*)([^?#]*)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The head of a request. All of it is ASCII; other bytes have been refused."""
-
-    method: str
-    target: str
-    http_version: str
-    headers: Headers
-    raw_head: bytes = field(repr=False, default=b"")
-
-    @property
-    def path(self) -> str | None:
-        """The target's path without its query; None when it has none, as ``*`` (RFC 9112 §3.2)."""
-        if self.target.startswith("/"):
-            return self.target.partition("?")[0].partition("#")[0]
-        if absolute := _ABSOLUTE_FORM.match(self.target):
-            return absolute[2] or "/"
-        return None
-
-    @property
-    def has_body(self) -> bool:
-        """Whether a body follows, even an empty chunked one (RFC 9112 §6)."""
-        return "Transfer-Encoding" in self.headers or any(
-            value.strip("0 ,") for value in self.headers.get_all("Content-Length")
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An answer with a whole body. ``Content-Length`` and ``Connection`` are added when it is written."""
-
-    status: int
-    headers: tuple[tuple[bytes, bytes], ...]
-    body: bytes
+    data: bytes
 
 
 class Signal(Enum):
-    """What `HttpPhase.next_event` says when it has no request."""
+    """What `HttpPhase.next_event` says when it has no request, and no part of one."""
 
     NEED_DATA = "need data"
     END_OF_BODY = "end of body"
     END_OF_STREAM = "end of stream"
 
 
-Event = Request | Refusal | Signal
+Event = Request | BodyPart | Refusal | Signal
 
 # RFC 9110 §5.5 without obs-text: VCHAR, and SP and HTAB between. h11 would let other bytes through.
 _ODD_IN_VALUE = re.compile(rb"[^\x20-\x7e\t]")
@@ -128,6 +64,16 @@ class HttpPhase:
         self._body_bytes = 0
         self._in_head = True
         self._answer_has_body = True
+
+    @classmethod
+    def resume(cls, connection: h11.Connection, limits: Limits) -> HttpPhase:
+        """Take over where another server has read a request, and has not begun to answer it."""
+        phase = cls(limits)
+        phase._h11 = connection
+        phase._in_head = False
+        while phase.next_event() is not Signal.END_OF_BODY and connection.their_state is h11.SEND_BODY:
+            pass
+        return phase
 
     def _new_h11(self) -> h11.Connection:
         # Its own limit only backs ours up: between two looks at it, one read may add to the buffer.
@@ -164,10 +110,11 @@ class HttpPhase:
             match event:
                 case h11.Request():
                     return self._check_head(event)
-                case h11.Data():  # no route reads a body: it is counted and dropped
+                case h11.Data():
                     self._body_bytes += len(event.data)
                     if self._body_bytes > self._limits.max_body_bytes:
                         return self._body_too_large(f"{self._body_bytes} bytes or more")
+                    return BodyPart(bytes(event.data))
                 case h11.EndOfMessage():
                     return Signal.END_OF_BODY
                 case h11.ConnectionClosed():
@@ -302,29 +249,45 @@ class HttpPhase:
         The body of an answer to HEAD is left out. ``can_continue`` says afterwards whether the connection may
         be kept.
         """
-        connection = [value for name, value in response.headers if name.lower() == b"connection"]
+        fields = response.headers.raw()
+        if response.status not in (204, 304):  # RFC 9110 §8.6: no length where there is no body
+            fields.append((b"Content-Length", str(len(response.body)).encode()))
+        data = self.begin_response(response.status, fields, close=close)
+        if response.body:
+            data += self.send_body(response.body)
+        return data + self.end_response()
+
+    def begin_response(self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False) -> bytes:
+        """Return the head of an answer whose body follows in pieces; chunked, unless the fields give a length."""
+        connection = [value for name, value in fields if name.lower() == b"connection"]
         # Another protocol's Upgrade (h2c) that isn't taken up leaves the connection as it was (RFC 9110 §7.8).
         if close or self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR):
             connection.append(b"close")
-        fields = [(name, value) for name, value in response.headers if name.lower() != b"connection"]
-        fields.append((b"Content-Length", str(len(response.body)).encode()))
+        sent = [(name, value) for name, value in fields if name.lower() != b"connection"]
         if connection:
-            fields.append((b"Connection", b", ".join(connection)))
-        data = self._send(
-            h11.Response(
-                status_code=response.status,
-                reason=HTTPStatus(response.status).phrase.encode(),
-                headers=fields,
-            )
-        )
-        if self._answer_has_body:
-            data += self._send(h11.Data(data=response.body))
-        return data + self._send(h11.EndOfMessage())
+            sent.append((b"Connection", b", ".join(connection)))
+        return self._send(h11.Response(status_code=status, reason=_reason(status), headers=sent))
+
+    def send_body(self, data: bytes) -> bytes:
+        """Return a piece of the answer's body as it goes on the wire: nothing, in an answer to HEAD."""
+        return self._send(h11.Data(data=data)) if self._answer_has_body else b""
+
+    def end_response(self) -> bytes:
+        """Return what ends the answer. Raises `h11.LocalProtocolError` for less body than was announced."""
+        return self._send(h11.EndOfMessage())
+
+    def go_on(self) -> bytes:
+        """Return the 100 that a client waits for before it sends its body (RFC 9110 §10.1.1)."""
+        return self._send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
+
+    @property
+    def response_begun(self) -> bool:
+        """Whether an answer to the present request has begun to go out."""
+        return self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
 
     def switch_protocols(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         """Return the bytes of the 101 that ends the HTTP phase (RFC 9110 §15.2.2)."""
-        reason = HTTPStatus.SWITCHING_PROTOCOLS.phrase.encode()
-        return self._send(h11.InformationalResponse(status_code=101, reason=reason, headers=list(headers)))
+        return self._send(h11.InformationalResponse(status_code=101, reason=_reason(101), headers=list(headers)))
 
     def _send(self, event: h11.Event) -> bytes:
         data = self._h11.send(event)
@@ -358,6 +321,13 @@ class HttpPhase:
     def trailing_data(self) -> tuple[bytes, bool]:
         """The bytes that came behind the last request, and whether the stream ended after them."""
         return self._h11.trailing_data
+
+
+def _reason(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""  # RFC 9112 §4 lets it be empty
 
 
 def _bad_request(code: str, sentence: str) -> Refusal:

@@ -17,17 +17,9 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason
 
 from rawws.errors import Fault
-from rawws.wire.events import (
-    CloseFrame,
-    CloseReceived,
-    Event,
-    Failed,
-    Message,
-    PingReceived,
-    PongReceived,
-    Role,
-)
+from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PongReceived
 from rawws.wire.frames import CONTROL, Frame, FrameHeader, FrameScanner, Opcode
+from rawws.wire.role import Role
 from rawws.wire.trace import FrameRecorder
 
 
@@ -77,22 +69,28 @@ class PlainReader:
         "_in_message",
         "_message",
         "_message_bytes",
+        "_message_opcode",
         "_our_role",
         "_recorder",
         "_scanner",
+        "_streams_message",
         "ended",
         "max_message_bytes",
+        "streams",
     )
 
     def __init__(self, our_role: Role, max_message_bytes: int, extensions: Sequence[Extension] = ()) -> None:
         self.max_message_bytes = max_message_bytes
         self.ended = False  # a close was read, or a fault found: nothing more will be
+        self.streams = False  # messages that begin from here on come in parts
         self._our_role = our_role
         self._connection = Connection(our_role.value, list(extensions))
         self._scanner = FrameScanner()
         self._recorder: FrameRecorder | None = None
         self._in_message = False  # between the fragments of one
         self._message: bytearray | None = None  # what has come of it
+        self._message_opcode = Opcode.BINARY
+        self._streams_message = False  # it comes in parts, whatever ``streams`` has become since
         self._message_bytes = 0  # that its frames have announced so far
 
     @property
@@ -190,10 +188,18 @@ class PlainReader:
                 return
 
     def _add_to_message(self, opcode: Opcode, payload: bytes, finished: bool, events: list[Event]) -> None:
+        if self._message is None and not self._streams_message:
+            self._streams_message = self.streams
+        if self._streams_message:
+            if payload or finished:
+                events.append(MessagePart(opcode, payload, finished))
+            self._streams_message = not finished
+            return
         if self._message is None:
             if finished:
                 events.append(Message(opcode, payload))
             elif payload:
+                self._message_opcode = opcode
                 self._message = bytearray(payload)
             return
         self._message += payload
@@ -202,6 +208,14 @@ class PlainReader:
         elif finished:
             events.append(Message(opcode, self._message))
             self._message = None
+
+    def begin_streaming(self, events: list[Event]) -> None:
+        """Tell messages in parts from now on, also the one that is being read: what has come of it is told at once."""
+        self.streams = True
+        if self._message is not None:
+            events.append(MessagePart(self._message_opcode, bytes(self._message), False))
+            self._message = None
+            self._streams_message = True
 
     def _end(self, code: int, reason: str, events: list[Event]) -> None:
         # wsproto moves on for a close that the peer sent, and stays where it was for a frame that it rejects.

@@ -7,7 +7,8 @@ before we give up.
 
 Feed it with `Session.receive_data`, act on the events that it returns, and send what
 `Session.data_to_send` has collected, in order and at a frame boundary. A server that only passes messages on
-uses `Session.relay_data` instead, which returns them as frames.
+uses `Session.relay_data` instead, which returns them as frames. Messages to send are encoded with
+`Session.message`, or with `Session.fragment` when a message isn't known as a whole.
 """
 
 from __future__ import annotations
@@ -20,11 +21,20 @@ from typing import Any
 from wsproto.frame_protocol import CloseReason
 
 from rawws.errors import Fault
-from rawws.wire.deflate import Inflater
-from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, PingReceived, Role
+from rawws.wire.deflate import MIN_DEFLATE_BYTES, Deflater, Inflater
+from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, PingReceived
 from rawws.wire.fastlane import FastReader
-from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Frame, Opcode, encode_frame, encode_message, split_frames
+from rawws.wire.frames import (
+    MAX_CONTROL_PAYLOAD_BYTES,
+    RSV1,
+    Frame,
+    Opcode,
+    encode_frame,
+    encode_message,
+    split_frames,
+)
 from rawws.wire.plain import PlainEncoder, PlainReader
+from rawws.wire.role import Role
 from rawws.wire.trace import FrameRecorder
 
 
@@ -40,20 +50,25 @@ CLOSED = State.CLOSED  # a global is found three times as fast as an Enum's memb
 class Session:
     """A WebSocket connection in the open state and on to its end, for either role.
 
-    ``deflate`` says that permessage-deflate was agreed on, so that compressed messages are taken.
-    ``fast_lane=False`` reads and writes every frame through wsproto, for study; nothing else differs. With
-    ``relays``, messages come out of `relay_data` as frames instead of out of `receive_data`.
+    ``deflate`` says that permessage-deflate was agreed on, so that compressed messages are taken; with
+    ``takeover`` the peer may refer to its earlier ones in them (RFC 7692 §7.1.1). ``deflater``, if there is one,
+    compresses what `message` encodes. ``fast_lane=False`` reads and writes every frame through wsproto, for study;
+    nothing else differs. With ``relays``, messages come out of `relay_data` as frames instead of out of
+    `receive_data`.
 
     ``on_frame(sender, frame)``, while set, is shown every frame that comes in, and those that go out when
     `show_sent` is told; frames take the plain lane then, and payloads are collected for it.
     """
 
     __slots__ = (
+        "_deflater",
         "_encoder",
         "_fast",
+        "_inflater",
         "_inflates",
         "_plain",
         "_relays",
+        "_streams",
         "close_begun_by",
         "close_rcvd",
         "close_sent",
@@ -71,6 +86,8 @@ class Session:
         *,
         max_message_bytes: int,
         deflate: bool = False,
+        takeover: bool = False,
+        deflater: Deflater | None = None,
         fast_lane: bool = True,
         relays: bool = False,
         on_frame: Callable[[Role, Frame], None] | None = None,
@@ -84,8 +101,13 @@ class Session:
         self.close_begun_by: Role | None = None  # who sent the first close
         self.fault: Fault | None = None
         self._inflates = deflate
+        # One for all messages, where they share a context; else each time that wsproto reads, a new one will do.
+        self._inflater = Inflater(max_message_bytes, takeover=True) if takeover else None
+        self._deflater = deflater
         self._relays = relays
-        self._fast = FastReader(our_role, max_message_bytes, inflates=deflate, relays=relays) if fast_lane else None
+        self._streams = False
+        inflates = deflate and not takeover
+        self._fast = FastReader(our_role, max_message_bytes, inflates=inflates, relays=relays) if fast_lane else None
         self._encoder = None if fast_lane else PlainEncoder(our_role)
         # Made when there is a frame for it, and with a fast lane given up when that is read: it takes 2 KiB.
         self._plain: PlainReader | None = None
@@ -124,7 +146,6 @@ class Session:
 
         Never raises for what a peer sends. Once the state is CLOSED, data is ignored (§5.5.1).
         """
-        assert not self._relays
         events: list[Event] = []
         self._receive(data, events)
         return events
@@ -132,7 +153,8 @@ class Session:
     def relay_data(self, data: bytes) -> list[bytes | bytearray]:
         """Take in bytes from the peer and return its messages as the frames in which a server passes them on.
 
-        A frame may be in two pieces, one behind the other. Control frames are answered like ever, and not told.
+        For a session that ``relays``. A frame may be in two pieces, one behind the other. Control frames are
+        answered like ever, and not told.
         """
         frames: list[bytes | bytearray] = []
         self._receive(data, frames)
@@ -141,18 +163,34 @@ class Session:
     def large_buffer(self, least_bytes: int = 1) -> memoryview | None:
         """Return a buffer to receive into directly, where the rest of a large message is awaited; else None.
 
-        None too when fewer than ``least_bytes`` are awaited. Release it, then tell `relay_received` how many came.
+        None too when fewer than ``least_bytes`` are awaited. Release it, then tell `received` how many came.
         """
         return None if self._fast is None else self._fast.large_buffer(least_bytes)
 
-    def relay_received(self, size: int) -> list[bytes | bytearray]:
-        """Take in bytes that are in the `large_buffer`; returns what `relay_data` does."""
+    def received(self, size: int) -> list[Any]:
+        """Take in bytes that are in the `large_buffer`; returns what `receive_data` or `relay_data` does."""
         assert self._fast is not None
-        frames: list[bytes | bytearray] = []
-        rest = self._fast.received(size, frames)
+        out: list[Any] = []
+        rest = self._fast.received(size, out)
         if rest is not None:
-            self._receive_slowly(rest, frames)
-        return frames
+            self._receive_slowly(rest, out)
+        return out
+
+    def begin_streaming(self) -> list[Event]:
+        """Tell messages in parts from now on, as they come; returns what is there of the one being received."""
+        events: list[Event] = []
+        self._streams = True
+        if self._plain is not None:
+            self._plain.begin_streaming(events)
+        if self._fast is not None and not self._fast.is_idle:
+            self._receive_slowly(self._fast.give_up(), events)
+        return events
+
+    def end_streaming(self) -> None:
+        """Tell messages as a whole again, from the next one on."""
+        self._streams = False
+        if self._plain is not None:
+            self._plain.streams = False
 
     def _receive(self, data: bytes, out: list[Any]) -> None:
         fast = self._fast
@@ -160,6 +198,7 @@ class Session:
             fast is not None
             and self._plain is None
             and self.state is not CLOSED
+            and not self._streams
             and (self.on_frame is None or not fast.is_idle)  # what the fast lane has begun, it ends
         ):
             rest = fast.read(data, out)  # nearly always, this is all there is to do
@@ -172,18 +211,23 @@ class Session:
         """Go back and forth between the lanes; ``data`` begins with what the fast lane, if it was asked, left."""
         while data and self.state is not CLOSED:
             data = self._read_plainly(data, out)
-            if data and self._fast is not None and self._plain is None and self.on_frame is None:
+            if data and self._fast is not None and self._plain is None and self._takes_turns:
                 rest = self._fast.read(data, out)
                 if rest is None:
                     break
                 data = rest
 
+    @property
+    def _takes_turns(self) -> bool:
+        """Whether the fast lane is given a chance whenever the plain one is idle."""
+        return self.on_frame is None and not self._streams
+
     def _read_plainly(self, data: bytes, out: list[Any]) -> bytes:
         """Have wsproto read; with a fast lane, only up to where that can take over again."""
         if self._plain is None:
             self._plain = self._make_plain()
-        until_idle = self._fast is not None and self.on_frame is None
         events: list[Event] = []
+        until_idle = self._fast is not None and self._takes_turns
         position = self._plain.read(data, 0, events, self.on_frame, until_idle=until_idle)
         for event in events:
             self._answer(event)
@@ -202,8 +246,10 @@ class Session:
             frames.append(self._encoder.encode(opcode, payload))
 
     def _make_plain(self) -> PlainReader:
-        inflaters = [Inflater(self.max_message_bytes)] if self._inflates else []
-        return PlainReader(self.our_role, self.max_message_bytes, inflaters)
+        inflaters = [self._inflater or Inflater(self.max_message_bytes)] if self._inflates else []
+        plain = PlainReader(self.our_role, self.max_message_bytes, inflaters)
+        plain.streams = self._streams
+        return plain
 
     def _answer(self, event: Event) -> None:
         match event:
@@ -228,9 +274,34 @@ class Session:
 
     # What goes out
 
+    def message(self, opcode: Opcode, payload: bytes, *, compress: bool | None = None) -> bytes:
+        """Return the frame of a whole message, for the caller to send; a text's payload is UTF-8.
+
+        Where compression was agreed on, ``compress`` says whether to: None leaves it to the message's size.
+        """
+        if self._deflater is not None and (compress or (compress is None and len(payload) >= MIN_DEFLATE_BYTES)):
+            deflated = self._deflater.deflate(payload)
+            if compress or len(deflated) < len(payload):
+                return encode_frame(opcode, deflated, rsv=RSV1, mask_key=self._mask_key())
+        if self._encoder is not None:
+            return self._encoder.encode(opcode, payload)
+        return encode_frame(opcode, payload, mask_key=self._mask_key())
+
+    def fragment(self, opcode: Opcode, payload: bytes, *, final: bool, rsv: int = 0) -> bytes:
+        """Return one frame of a message in several (§5.4), the first with its opcode, the rest CONTINUATION."""
+        return encode_frame(opcode, payload, fin=final, rsv=rsv, mask_key=self._mask_key())
+
+    def _mask_key(self) -> bytes | None:
+        """§5.3: a client masks each frame with a key of its own, from a strong source."""
+        return os.urandom(4) if self.our_role is Role.CLIENT else None
+
     def ping(self, payload: bytes = b"") -> None:
         """Queue a ping; ``payload`` is at most 125 bytes. Only while the state is OPEN."""
         self._send(Opcode.PING, payload)
+
+    def pong(self, payload: bytes = b"") -> None:
+        """Queue a pong that no ping has asked for (§5.5.3). Only while the state is OPEN."""
+        self._send(Opcode.PONG, payload)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Queue our close and begin the closing handshake (§7.1.2). Does nothing if one was sent before.
@@ -262,8 +333,7 @@ class Session:
         if self._encoder is not None:
             self.outgoing += self._encoder.encode(opcode, payload)
         else:
-            mask_key = os.urandom(4) if self.our_role is Role.CLIENT else None  # §5.3: from a strong source
-            self.outgoing += encode_frame(opcode, payload, mask_key=mask_key)
+            self.outgoing += encode_frame(opcode, payload, mask_key=self._mask_key())
 
     def show_sent(self, data: bytes | bytearray) -> None:
         """Show ``on_frame`` the frames in data that goes out, whether this session made them or a broadcast.

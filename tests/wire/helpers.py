@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import strategies as st
 
-from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Role
+from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed
 from rawws.wire.frames import MASK, Opcode, apply_mask, split_frames
+from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 
 MASK_KEY = bytes.fromhex("37 fa 21 3d")  # the one of the examples in RFC 6455 §5.7

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rawws.wire.deflate import Deflater, Deflaters, answer_offers, inflate_whole, parse_extensions
-from rawws.wire.events import Failed, Message, PingReceived, Role
+from rawws.wire.deflate import Deflater, answer_offers, deflate_frames, inflate_whole, parse_extensions
+from rawws.wire.events import Failed, Message, PingReceived
 from rawws.wire.frames import RSV1, Opcode, encode_frame, split_frames
+from rawws.wire.role import Role
 from rawws.wire.session import Session
 from tests.wire.helpers import assert_failing
 
@@ -54,7 +55,7 @@ def compressed(payload: bytes, *, first: bool = True, fin: bool = True, opcode: 
 def test_7_1_a_legal_offer_is_answered_without_context_takeover_on_either_side(offer: str) -> None:
     agreement = answer_offers([offer])
     assert agreement is not None
-    assert (agreement.header, agreement.server_window_bits, agreement.deflates) == (ANSWER, 15, True)
+    assert (agreement.header, agreement.server_window_bits, agreement.deflates(Role.SERVER)) == (ANSWER, 15, True)
 
 
 @pytest.mark.parametrize("window_bits", range(8, 16))
@@ -64,7 +65,7 @@ def test_7_1_2_1_a_window_asked_of_the_server_is_granted_and_kept_to(window_bits
     assert agreement.header == f"{ANSWER}; server_max_window_bits={window_bits}"
     assert agreement.server_window_bits == window_bits
     # zlib has no raw stream with a window of 256 bytes: such a peer is sent plain messages, which is legal.
-    assert agreement.deflates is (window_bits > 8)
+    assert agreement.deflates(Role.SERVER) is (window_bits > 8)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,6 @@ def test_only_large_messages_that_get_smaller_are_deflated() -> None:
     frames = b"".join(encode_frame(Opcode.BINARY, payload) for payload in (small, large, noise))
     got = [
         (header.rsv1, inflate_whole(bytes(payload), MIB) if header.rsv1 else bytes(payload))
-        for header, payload in split_frames(Deflaters().deflate_frames(frames, 15))
+        for header, payload in split_frames(deflate_frames(frames, 15))
     ]
     assert got == [(False, small), (True, large), (False, noise)]

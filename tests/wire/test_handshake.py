@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from rawws.errors import Refusal, UsageError
 from rawws.limits import Limits
-from rawws.wire.events import Message, PingReceived, Role
+from rawws.wire.events import Message, PingReceived
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Accept, Handshake, Origins, examine, wants_websocket
-from rawws.wire.http1 import HttpPhase, Request, Response, Signal
+from rawws.wire.http1 import BodyPart, HttpPhase, Signal
+from rawws.wire.messages import Request, Response
+from rawws.wire.role import Role
 from rawws.wire.session import Session
 from tests.wire.helpers import every_split, from_peer
 
@@ -41,7 +43,7 @@ def receive(chunks: list[bytes], origins: Origins) -> tuple[HttpPhase, Handshake
     rest = iter(chunks)
     while (event := http.next_event()) is Signal.NEED_DATA:
         http.receive_data(next(rest))
-    assert not isinstance(event, Signal), "the request ended early"
+    assert not isinstance(event, Signal | BodyPart), "the request ended early"
     if isinstance(event, Refusal):
         return http, event
     return http, examine(event, origins)
@@ -392,7 +394,7 @@ def test_an_upgrade_may_follow_ordinary_requests() -> None:
     http.receive_data(raw + handshake() + b"\x81")
     assert isinstance(http.next_event(), Request)
     assert http.next_event() is Signal.END_OF_BODY
-    http.respond(Response(200, (), b"hi there"))
+    http.respond(Response(200, b"hi there"))
     http.start_next_request()
     request = http.next_event()
     assert isinstance(request, Request)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from rawws.errors import Refusal
 from rawws.limits import Limits
-from rawws.wire.http1 import Headers, HttpPhase, Request, Response, Signal
+from rawws.wire.http1 import BodyPart, HttpPhase, Signal
+from rawws.wire.messages import Headers, Request, Response
 from tests.wire.helpers import any_chunking, every_split
 
 LIMITS = Limits()
@@ -24,6 +25,7 @@ class Exchange:
         self.refusal: Refusal | None = None
         self.signal: Signal | None = None  # the last one, when there was no refusal
         self.sent: list[bytes] = []
+        self.body = b""
         for chunk in chunks:
             self.http.receive_data(chunk)
             if not self._take():
@@ -36,11 +38,12 @@ class Exchange:
                     self.requests.append(request)
                 case Refusal() as refusal:
                     self.refusal, self.signal = refusal, None
-                    body = refusal.sentence.encode()
-                    self.sent.append(self.http.respond(Response(refusal.status, refusal.headers, body), close=True))
+                    self.sent.append(self.http.respond(Response(refusal.status, refusal.sentence.encode()), close=True))
                     return False
+                case BodyPart(data):
+                    self.body += data
                 case Signal.END_OF_BODY:
-                    self.sent.append(self.http.respond(Response(200, (), b"ok")))
+                    self.sent.append(self.http.respond(Response(200, b"ok")))
                     if not self.http.can_continue:
                         return False
                     self.http.start_next_request()
@@ -225,7 +228,7 @@ def test_9110_10_1_1_a_body_held_back_is_not_asked_for() -> None:
     http.receive_data(request(b"Content-Length: 3", b"Expect: 100-continue"))
     assert isinstance(http.next_event(), Request)
     assert http.awaits_continue
-    assert b"\r\nConnection: close" in http.respond(Response(200, (), b"ok"))
+    assert b"\r\nConnection: close" in http.respond(Response(200, b"ok"))
     assert not http.can_continue
     (taken,) = Exchange([request(b"Content-Length: 3", b"Expect: 100-continue"), b"abc"]).requests
     assert taken.has_body
@@ -375,7 +378,7 @@ def test_the_head_of_a_refused_request_is_kept_for_the_log() -> None:
     assert isinstance(http.next_event(), Request)
     assert http.raw_head == GET
     assert http.next_event() is Signal.END_OF_BODY
-    http.respond(Response(200, (), b""))
+    http.respond(Response(200))
     http.start_next_request()
     assert isinstance(http.next_event(), Refusal)
     assert http.raw_head == raw

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, PingReceived, PongReceived, Role
+from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, PingReceived, PongReceived
 from rawws.wire.frames import RSV1, RSV2, RSV3, Frame, Opcode, encode_frame
 from rawws.wire.plain import _RULES
+from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 from rawws.wire.trace import frame_line
 from tests.wire.helpers import (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.wire.events import CloseFrame, CloseReceived, Failed, Message, PingReceived, PongReceived, Role
+from rawws.wire.events import CloseFrame, CloseReceived, Failed, Message, PingReceived, PongReceived
 from rawws.wire.frames import Opcode, encode_frame
+from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 from tests.wire.helpers import (
     LIMIT,

@@ -1,0 +1,171 @@
+"""WebSockets on connections that another HTTP server has accepted, and has read the request of."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+import h11
+import trio
+
+from rawws.errors import HandshakeRefused, UsageError
+from rawws.exchange import (
+    Authenticate,
+    HttpConnection,
+    ProcessRequest,
+    ProcessResponse,
+    SelectSubprotocol,
+)
+from rawws.limits import MIB, NO_LIMIT, Limits
+from rawws.loop import current_loop
+from rawws.peer import Endpoint
+from rawws.server import SAME_HOST, accept_upgraded, make_service
+from rawws.transport import RECEIVE_BYTES, Transport
+from rawws.websocket import WebSocket
+from rawws.wire.handshake import Origins
+from rawws.wire.http1 import HttpPhase
+from rawws.wire.messages import Headers, Request
+
+AnyStream = trio.abc.Stream | socket.socket
+
+
+@contextlib.asynccontextmanager
+async def attach(
+    stream: AnyStream,
+    request: Request | h11.Request,
+    *,
+    connection: h11.Connection | None = None,
+    trailing_data: bytes = b"",
+    origins: Origins | Iterable[str] | None = SAME_HOST,
+    authenticate: Authenticate | None = None,
+    subprotocols: Sequence[str] | None = None,
+    select_subprotocol: SelectSubprotocol | None = None,
+    process_request: ProcessRequest | None = None,
+    process_response: ProcessResponse | None = None,
+    compression: str | None = "deflate",
+    open_timeout: float | None = 10,
+    ping_interval: float | None = 20,
+    ping_timeout: float | None = 20,
+    close_timeout: float | None = 10,
+    max_size: int | None = MIB,
+    max_queue: int | None = 16,
+    fast_lane: bool = True,
+) -> AsyncIterator[WebSocket]:
+    """Carry on from a request for an upgrade that another server has read: ``async with attach(...) as ws:``.
+
+    ``stream`` is any trio stream or a connected socket. It is ours from here on, and closed at the end. A socket,
+    or a stream that is a plain socket, is used as it is; the bytes of any other stream are passed through a pair
+    of sockets.
+
+    ``request`` is what was read. Give the ``connection`` of h11 that read it, and its answer goes out and the bytes
+    behind the request come in through that; or give those bytes as ``trailing_data``. The rest is as for `serve`.
+
+    Raises `HandshakeRefused` when the request isn't a valid handshake, or the application refused it; the client
+    has been told so, and the stream is closed.
+    """
+    limits = Limits(
+        max_message_bytes=NO_LIMIT if max_size is None else max_size,
+        max_queue=NO_LIMIT if max_queue is None else max_queue,
+        header_timeout_s=open_timeout or 0.0,
+        ping_interval_s=ping_interval or 0.0,
+        ping_timeout_s=ping_timeout or 0.0,
+        close_timeout_s=close_timeout or 0.0,
+    )
+    service = make_service(
+        limits=limits,
+        origins=origins,
+        authenticate=authenticate,
+        subprotocols=subprotocols,
+        select_subprotocol=select_subprotocol,
+        process_request=process_request,
+        process_response=process_response,
+        compression=compression,
+    )
+    if connection is not None and trailing_data:
+        raise UsageError("the trailing data is h11's to give when its connection is given; leave trailing_data out")
+    ours = request if isinstance(request, Request) else _from_h11(request)
+    phase = HttpPhase.resume(connection or _replay(ours, trailing_data), limits)
+    async with as_socket(stream) as connected:
+        transport = Transport(connected)
+        try:
+            http = HttpConnection(next(current_loop().numbers), transport, service, transport.remote_address or "")
+            http.http = phase
+            upgraded = await http.upgrade(ours)
+            if upgraded is None:
+                assert http.answered is not None
+                told = f"the handshake was refused with {http.answered.status}: {http.answered.body.decode().strip()}"
+                raise HandshakeRefused(told, http.answered)
+        except BaseException:
+            transport.close()
+            raise
+        websocket = accept_upgraded(upgraded, Endpoint(limits), fast_lane=fast_lane)
+        try:
+            yield websocket
+        except BaseException:
+            websocket.begin_close(1011)
+            raise
+        finally:
+            await websocket.aclose()
+
+
+def _from_h11(request: h11.Request) -> Request:
+    fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw_items()]
+    return Request(
+        request.method.decode("ascii"),
+        request.target.decode("latin-1"),
+        request.http_version.decode("ascii"),
+        Headers(fields),
+    )
+
+
+def _replay(request: Request, trailing_data: bytes) -> h11.Connection:
+    """Return h11's connection as it is when it has read this request."""
+    client, server = h11.Connection(h11.CLIENT), h11.Connection(h11.SERVER)
+    head = h11.Request(method=request.method, target=request.target, headers=request.headers.raw())
+    server.receive_data((client.send(head) or b"") + trailing_data)
+    server.next_event()
+    return server
+
+
+@contextlib.asynccontextmanager
+async def as_socket(stream: AnyStream) -> AsyncIterator[socket.socket]:
+    """Turn a stream into a non-blocking socket, which is the caller's to close within the block."""
+    if isinstance(stream, socket.socket):
+        stream.setblocking(False)
+        yield stream
+        return
+    if isinstance(stream, trio.SocketStream):
+        yield socket.socket(fileno=stream.socket.detach())
+        return
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    async with trio.open_nursery() as nursery:
+        inner = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+        nursery.start_soon(_pump, stream, inner)
+        nursery.start_soon(_pump, inner, stream)
+        try:
+            yield ours
+        finally:
+            ours.close()
+            # What was sent last goes out; then both ends are closed.
+            with trio.move_on_after(1) as last_words:
+                last_words.shield = True
+                while len(nursery.child_tasks) == 2:
+                    await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+            await trio.aclose_forcefully(inner)
+            await trio.aclose_forcefully(stream)
+
+
+async def _pump(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:
+    """Pass bytes on until the source ends or either is lost."""
+    try:
+        while data := await source.receive_some(RECEIVE_BYTES):
+            await sink.send_all(data)
+        if isinstance(sink, trio.abc.HalfCloseableStream):
+            await sink.send_eof()
+        else:
+            await sink.aclose()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        await trio.aclose_forcefully(sink)

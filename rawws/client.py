@@ -1,0 +1,451 @@
+"""The client: dial, perhaps through a proxy, perform the opening handshake in the open, and come back when cut off."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import random
+import socket
+import ssl as ssl_module
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+import trio
+
+from rawws import logs
+from rawws.errors import (
+    ConnectionClosed,
+    InvalidRedirect,
+    InvalidResponse,
+    InvalidStatus,
+    OpenTimeout,
+    ProxyError,
+    RawwsError,
+    UsageError,
+)
+from rawws.limits import MIB, NO_LIMIT, Limits
+from rawws.loop import current_loop
+from rawws.peer import Endpoint
+from rawws.transport import TlsTransport, Transport
+from rawws.version import __version__
+from rawws.websocket import WebSocket
+from rawws.wire.client_handshake import ClientHandshake, ServerAnswer, basic_authorization
+from rawws.wire.http1 import Signal
+from rawws.wire.http1_client import ResponsePhase
+from rawws.wire.messages import FieldsLike, Headers, Request, Response
+from rawws.wire.role import Role
+from rawws.wire.trace import FAULT, IN, OUT, STATE, head_lines
+from rawws.wire.uri import WebSocketURI, parse_uri
+
+USER_AGENT = f"rawws/{__version__}"
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# Not sent on to another server than they were meant for.
+SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+
+# Between two tries: a random part of a bound that doubles, so that a crowd that was cut off at once comes back
+# spread out. Python's websockets goes from 3 to 90 s, socket.io from 1 to 5.
+FIRST_BACKOFF_S = 1.0
+MAX_BACKOFF_S = 60.0
+# A connection that lasted so long was a good one: the next try begins with the first bound again.
+GOOD_CONNECTION_S = 10.0
+# Answers after which trying again may help (RFC 9110 §15.5.9, RFC 8470, RFC 6585); others of 4xx will stay.
+RETRIED_STATUSES = frozenset({408, 425, 429})
+
+
+class Connector:
+    """What `connect` returns: use it with ``async with``, or with ``async for`` to reconnect."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        ssl: ssl_module.SSLContext | None,
+        headers: FieldsLike,
+        origin: str | None,
+        subprotocols: Sequence[str],
+        compression: str | None,
+        user_agent: str | None,
+        proxy: str | bool | None,
+        max_redirects: int,
+        socket: socket.socket | None,
+        open_timeout: float | None,
+        limits: Limits,
+        fast_lane: bool,
+    ) -> None:
+        self._uri = parse_uri(uri)
+        if compression not in ("deflate", None):
+            raise UsageError(f"there is no compression {compression!r}; give 'deflate', or None for none")
+        self._ssl = ssl
+        self._headers = Headers.checked(headers)
+        self._origin = origin
+        self._subprotocols = tuple(subprotocols)
+        self._compression = compression is not None
+        self._user_agent = user_agent
+        self._proxy = proxy
+        self._max_redirects = max_redirects
+        self._socket = socket
+        self._open_timeout = open_timeout
+        self._limits = limits
+        self._fast_lane = fast_lane
+        self._websocket: WebSocket | None = None
+        self._handshake(self._uri, self._headers)  # raises for what can't be sent, before anything is
+
+    def __repr__(self) -> str:
+        return f"<connect to {self._uri}>"
+
+    async def __aenter__(self) -> WebSocket:
+        self._websocket = await self.open()
+        return self._websocket
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        websocket, self._websocket = self._websocket, None
+        assert websocket is not None
+        failed = isinstance(error, Exception) and not isinstance(error, ConnectionClosed)
+        await websocket.aclose(1011 if failed else 1000)
+
+    def __aiter__(self) -> AsyncIterator[WebSocket]:
+        return _Reconnecting(self)
+
+    def _handshake(self, uri: WebSocketURI, headers: Headers) -> ClientHandshake:
+        return ClientHandshake(
+            uri,
+            headers=headers,
+            origin=self._origin,
+            subprotocols=self._subprotocols,
+            compression=self._compression,
+            user_agent=self._user_agent,
+        )
+
+    async def open(self) -> WebSocket:
+        """Return an open WebSocket, which the caller has to close; ``async with`` does so by itself."""
+        attempt = _Attempt(next(current_loop().numbers), self._limits)
+        with trio.move_on_after(self._open_timeout or math.inf):
+            return await self._open(attempt)
+        told = f"{attempt.stage} took longer than {self._open_timeout:g} s in all (open_timeout)"
+        attempt.log(logs.http, logging.INFO, FAULT, told)
+        raise OpenTimeout(f"{self._uri}: {told}")
+
+    async def _open(self, attempt: _Attempt) -> WebSocket:
+        uri, headers = self._uri, self._headers
+        for _ in range(self._max_redirects + 1):
+            handshake = self._handshake(uri, headers)
+            transport = await self._dial(attempt, uri)
+            try:
+                phase, response = await attempt.ask(transport, handshake.request, f"waiting for {uri} to answer")
+                answer = attempt.examine(handshake, response)
+                location = response.headers.get("Location")
+                if response.status not in REDIRECTS or location is None:
+                    return self._finish(attempt, uri, transport, handshake, phase, response, answer)
+            except BaseException:
+                transport.close()
+                raise
+            transport.close()
+            target = uri.resolve(location)
+            if uri.secure and not target.secure:
+                raise InvalidRedirect(f"{uri} redirects to {target}, which isn't encrypted; that is not followed")
+            if target.origin != uri.origin:
+                headers = Headers([(name, value) for name, value in headers if name.lower() not in SECRET_HEADERS])
+            attempt.log(logs.handshake, logging.INFO, STATE, f"redirected to {target}")
+            uri = target
+        raise InvalidRedirect(f"{self._uri} redirects more than {self._max_redirects} times (max_redirects)")
+
+    def _finish(
+        self,
+        attempt: _Attempt,
+        uri: WebSocketURI,
+        transport: Transport,
+        handshake: ClientHandshake,
+        phase: ResponsePhase,
+        response: Response,
+        answer: ServerAnswer,
+    ) -> WebSocket:
+        """Become a WebSocket, or raise for what the server answered."""
+        if response.status != 101:
+            body = response.body[:200].decode(errors="replace").strip()
+            told = f"{uri}: {answer.fault}" + (f": {body}" if body else "")
+            raise InvalidStatus(told, response)
+        if answer.fault:
+            raise InvalidResponse(f"{uri}: the server's 101 is not valid: {answer.fault}")
+        trailing_data = phase.trailing_data
+        told = f"HTTP ends, WebSocket begins: {len(trailing_data)} bytes came behind the response"
+        attempt.log(logs.handshake, logging.DEBUG, STATE, told)
+        return WebSocket(
+            transport,
+            Role.CLIENT,
+            number=attempt.number,
+            endpoint=Endpoint(self._limits),
+            request=handshake.request,
+            response=response,
+            subprotocol=answer.subprotocol,
+            agreement=answer.deflate,
+            remote_address=uri.unix_path or transport.remote_address or (uri.host, uri.port),
+            fast_lane=self._fast_lane,
+            trailing_data=trailing_data,
+        )
+
+    # Getting there
+
+    async def _dial(self, attempt: _Attempt, uri: WebSocketURI) -> Transport:
+        """Return a connection to the server on which HTTP can begin."""
+        proxy = None if self._socket is not None or uri.unix_path is not None else self._find_proxy(uri)
+        if self._socket is not None:
+            connected, self._socket = self._socket, None
+        elif proxy is not None:
+            connected = await self._dial_through(attempt, proxy, uri)
+        else:
+            connected = await attempt.dial(uri.host, uri.port, uri.unix_path)
+        if not uri.secure:
+            return Transport(connected)
+        context = self._ssl or _default_tls()
+        attempt.stage = f"the TLS handshake with {uri.authority}"
+        transport = TlsTransport(connected, context, server_hostname=uri.host)
+        try:
+            await transport.shake_hands()
+        except BaseException:
+            transport.close()
+            raise
+        return transport
+
+    def _find_proxy(self, uri: WebSocketURI) -> str | None:
+        """Return the proxy for an address: the one given, or that of the environment, unless it makes an exception."""
+        if self._proxy is not True:
+            return self._proxy or None
+        proxies = getproxies_environment()
+        if proxy_bypass(f"{uri.host}:{uri.port}"):
+            return None
+        schemes = ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
+        return next((proxies[scheme] for scheme in schemes if proxies.get(scheme)), None)
+
+    async def _dial_through(self, attempt: _Attempt, proxy: str, uri: WebSocketURI) -> socket.socket:
+        """Have an HTTP proxy connect us (RFC 9110 §9.3.6)."""
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        shown = f"{parts.scheme}://{parts.hostname}:{parts.port or 80}"
+        if parts.scheme != "http" or not parts.hostname:
+            raise ProxyError(f"the proxy {shown} can't be used: only http:// proxies can; proxy=None does without")
+        connected = await attempt.dial(parts.hostname, parts.port or 80)
+        host = f"[{uri.host}]" if ":" in uri.host else uri.host
+        fields = [("Host", f"{host}:{uri.port}")]
+        if self._user_agent is not None:
+            fields.append(("User-Agent", self._user_agent))
+        if parts.username is not None:
+            secret = basic_authorization(unquote(parts.username), unquote(parts.password or ""))
+            fields.append(("Proxy-Authorization", secret))
+        transport = Transport(connected)
+        try:
+            request = Request("CONNECT", f"{host}:{uri.port}", "1.1", Headers(fields))
+            try:
+                phase, response = await attempt.ask(transport, request, f"waiting for the proxy {shown} to answer")
+            except InvalidResponse as error:
+                raise ProxyError(f"the proxy {shown} can't be used: {error}") from None
+            if not 200 <= response.status < 300:
+                told = f"{response.status} {response.reason}".rstrip()
+                raise ProxyError(f"the proxy {shown} does not connect us to {uri.authority}: it answered {told}")
+            if phase.trailing_data:
+                raise ProxyError(f"the proxy {shown} sent bytes of its own behind its answer")
+            return transport.detach()
+        except BaseException:
+            transport.close()
+            raise
+
+
+class _Attempt:
+    """One connection as it is being opened: its number in the log, and how far it has come."""
+
+    def __init__(self, number: int, limits: Limits) -> None:
+        self.number = number
+        self.stage = "connecting"
+        self._limits = limits
+
+    def log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
+        logs.line(logger, level, self.number, mark, text)
+
+    async def dial(self, host: str, port: int, unix_path: str | None = None) -> socket.socket:
+        """Return a connected socket. Raises OSError, which says to where there is no connection, and why."""
+        where = unix_path or (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        self.stage = f"connecting to {where}"
+        try:
+            if unix_path is not None:
+                stream = await trio.open_unix_socket(unix_path)
+            else:
+                stream = await trio.open_tcp_stream(host, port)
+        except OSError as error:
+            cause = error.__cause__
+            if isinstance(cause, ExceptionGroup):
+                cause = cause.exceptions[-1]
+            told = cause if isinstance(cause, OSError) else error
+            why = os.strerror(told.errno) if told.errno and told.errno > 0 else str(told)
+            raise OSError(told.errno, f"can't connect to {where}: {why}") from None
+        self.log(logs.http, logging.DEBUG, STATE, f"connected to {where}")
+        # The stream has set the socket up; from here on it is the loop's to wait for.
+        return socket.socket(fileno=stream.socket.detach())
+
+    async def ask(self, transport: Transport, request: Request, stage: str) -> tuple[ResponsePhase, Response]:
+        """Send a request and return the answer. Raises `InvalidResponse` for what is none."""
+        self.stage = stage
+        phase = ResponsePhase(self._limits)
+        data = phase.send_request(request)
+        self._show(OUT, data)
+        await transport.send_all(data)
+        while (answer := phase.next_event()) is Signal.NEED_DATA:
+            phase.receive_data(await transport.receive())
+        if isinstance(answer, Response):
+            self._show(IN, answer.raw_head)
+            return phase, answer
+        self.log(logs.handshake, logging.INFO, FAULT, f"no handshake: {answer}")
+        raise InvalidResponse(f"{request.headers['Host']}: {answer}")
+
+    def _show(self, mark: str, raw_head: bytes) -> None:
+        if logs.http.isEnabledFor(logging.DEBUG):
+            for line in head_lines(raw_head):
+                self.log(logs.http, logging.DEBUG, mark, line)
+
+    def examine(self, handshake: ClientHandshake, response: Response) -> ServerAnswer:
+        """Hold the answer against the RFC's requirements, and show each."""
+        answer = handshake.examine(response)
+        if logs.handshake.isEnabledFor(logging.DEBUG):
+            for check in answer.checks:
+                self.log(logs.handshake, logging.DEBUG, STATE if check.holds else FAULT, str(check))
+            if not answer.fault:
+                for step in handshake.accept.steps:
+                    self.log(logs.handshake, logging.DEBUG, STATE, step)
+        if answer.fault:
+            self.log(logs.handshake, logging.INFO, FAULT, f"no handshake: {answer.fault}")
+        return answer
+
+
+class _Reconnecting(AsyncIterator[WebSocket]):
+    """Yields a connection, and a new one each time that the program asks for the next."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._websocket: WebSocket | None = None
+        self._backoff_s = FIRST_BACKOFF_S
+        self._opened_at = -math.inf
+
+    def __aiter__(self) -> _Reconnecting:
+        return self
+
+    async def __anext__(self) -> WebSocket:
+        if self._websocket is not None:
+            await self._websocket.aclose()
+            self._websocket = None
+            if trio.current_time() - self._opened_at >= GOOD_CONNECTION_S:
+                self._backoff_s = FIRST_BACKOFF_S
+            await self._rest("cut off", 0.0)
+        while True:
+            try:
+                self._websocket = await self._connector.open()
+            except (OSError, RawwsError) as error:
+                least_s = _retry_after_s(error)
+                if least_s is None:
+                    raise
+                await self._rest(str(error), least_s)
+            else:
+                self._opened_at = trio.current_time()
+                return self._websocket
+
+    async def _rest(self, why: str, least_s: float) -> None:
+        rest_s = max(least_s, random.uniform(0, self._backoff_s))
+        self._backoff_s = min(self._backoff_s * 2, MAX_BACKOFF_S)
+        logs.line(logs.http, logging.INFO, logs.SERVER, STATE, f"{why}; connecting again in {rest_s:.1f} s")
+        await trio.sleep(rest_s)
+
+    def __del__(self) -> None:
+        # The program has left its loop, and with it the connection: it is closed in the background.
+        if self._websocket is not None:
+            with contextlib.suppress(Exception):
+                self._websocket.begin_close()
+
+
+def _retry_after_s(error: Exception) -> float | None:
+    """Return how long to wait at least before another try; None where that would fail in the same way."""
+    if isinstance(error, InvalidStatus):
+        status = error.response.status
+        if status < 500 and status not in RETRIED_STATUSES:
+            return None
+        wish = error.response.headers.get("Retry-After", "0") or "0"
+        return min(float(wish), MAX_BACKOFF_S) if wish.isascii() and wish.isdigit() else 0.0
+    if isinstance(error, ssl_module.SSLCertVerificationError):
+        return None
+    return 0.0 if isinstance(error, OSError) else None
+
+
+def _default_tls() -> ssl_module.SSLContext:
+    context = ssl_module.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])  # RFC 7301
+    return context
+
+
+def connect(
+    uri: str,
+    *,
+    ssl: ssl_module.SSLContext | None = None,
+    headers: FieldsLike = (),
+    origin: str | None = None,
+    subprotocols: Sequence[str] = (),
+    compression: str | None = "deflate",
+    user_agent: str | None = USER_AGENT,
+    proxy: str | bool | None = True,
+    max_redirects: int = 10,
+    socket: socket.socket | None = None,
+    open_timeout: float | None = 10,
+    ping_interval: float | None = 20,
+    ping_timeout: float | None = 20,
+    close_timeout: float | None = 10,
+    max_size: int | None = MIB,
+    max_queue: int | None = 16,
+    fast_lane: bool = True,
+) -> Connector:
+    """Connect to a WebSocket server: ``async with connect("wss://host/path") as ws:``, closed at the end.
+
+    ``async for ws in connect(...)`` connects, and again each time that the loop comes round, which is to be when
+    ``ws`` has raised `ConnectionClosed`; it waits a random time before each try, longer and longer up to a minute.
+    It gives up, and raises, where another try would fail too: for 401, 403 and other statuses of 4xx, a bad
+    certificate, a server that doesn't speak WebSocket. To leave it, ``break``; the connection is closed then.
+
+    ``uri`` begins with ``ws:``, ``wss:``, or ``ws+unix:`` (``ws+unix:///run/app.sock:/room``); a user name and a
+    password in it are sent as Basic authorization. Times are in seconds, sizes in bytes; None switches a limit off.
+
+    - ``ssl``: settings for TLS, in place of the usual ones.
+    - ``headers``: sent besides those of the handshake, such as Authorization or Cookie; those two are not sent
+      on when the server redirects to another one.
+    - ``origin``, ``subprotocols``, ``user_agent``: what the request says; the favourite subprotocol first.
+    - ``proxy``: True for the one in the environment (``https_proxy``, ``http_proxy``, ``all_proxy``, ``no_proxy``),
+      None for none, or ``http://host:port``.
+    - ``socket``: a connected socket to use; it is ours from then on.
+    - ``open_timeout``: for all from the look-up of the name to the 101.
+    - ``ping_interval``, ``ping_timeout``, ``close_timeout``, ``max_size``, ``max_queue``, ``compression``,
+      ``fast_lane``: as for `serve`.
+
+    Raises `InvalidURI` and `UsageError` at once for what can't be meant. Connecting raises OSError when there is no
+    connection (ssl.SSLError is one), `OpenTimeout`, and `InvalidHandshake` when the server says no:
+    `InvalidStatus` has its answer.
+    """
+    return Connector(
+        uri,
+        ssl=ssl,
+        headers=headers,
+        origin=origin,
+        subprotocols=subprotocols,
+        compression=compression,
+        user_agent=user_agent,
+        proxy=proxy,
+        max_redirects=max_redirects,
+        socket=socket,
+        open_timeout=open_timeout,
+        limits=Limits(
+            max_message_bytes=NO_LIMIT if max_size is None else max_size,
+            max_queue=NO_LIMIT if max_queue is None else max_queue,
+            ping_interval_s=ping_interval or 0.0,
+            ping_timeout_s=ping_timeout or 0.0,
+            close_timeout_s=close_timeout or 0.0,
+        ),
+        fast_lane=fast_lane,
+    )

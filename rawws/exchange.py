@@ -1,0 +1,472 @@
+"""One connection from accept to the end of its HTTP phase: requests, answers, and the upgrade.
+
+It reads top to bottom as the connection lives: wait for a request, have it answered, wait for the next; when one
+asks for a WebSocket, examine it, ask the application, send the 101, and hand the socket on with every byte that
+came behind the request. Each connection runs this in a trio task of its own, which ends at the hand-over.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from email.utils import formatdate
+from typing import Any
+
+import trio
+
+from rawws import logs, web
+from rawws.errors import Refusal
+from rawws.limits import Limits
+from rawws.transport import Transport
+from rawws.wire.handshake import Handshake, Origins, examine, wants_websocket
+from rawws.wire.http1 import BodyPart, Event, HttpPhase, Signal
+from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.trace import FAULT, IN, OUT, STATE, TIMER, head_lines
+
+# Long enough for the last words to be read across a slow line, short enough not to hoard sockets (a guess).
+LINGER_S = 2.0
+
+Address = tuple[str, int] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """What is handed over when HTTP is done: from here on the receiver owns the transport."""
+
+    number: int
+    transport: Transport
+    request: Request
+    response: Response | None  # if the application had a say in it; else the handshake's own
+    handshake: Handshake
+    trailing_data: bytes
+    remote_address: Address
+    user: object  # what ``authenticate`` returned
+
+
+# What may be asked of the application; each may be an ``async def`` or a plain function.
+Authenticate = Callable[[Request], Awaitable[object] | object]
+ProcessRequest = Callable[[Request], Awaitable[Response | None] | Response | None]
+ProcessResponse = Callable[[Request, Response], Awaitable[Response | None] | Response | None]
+SelectSubprotocol = Callable[[Request, Sequence[str]], str | None]
+
+
+@dataclass(slots=True)
+class Service:
+    """What a server does with its connections: the same for all of them."""
+
+    app: Callable[[Exchange], Awaitable[None]]
+    limits: Limits = field(default_factory=Limits)
+    origins: Origins = field(default_factory=Origins)
+    compression: bool = True
+    subprotocols: Sequence[str] = ()
+    select_subprotocol: SelectSubprotocol | None = None
+    authenticate: Authenticate | None = None
+    process_request: ProcessRequest | None = None
+    process_response: ProcessResponse | None = None
+    server_header: str | None = None
+    scheme: str = "http"
+    # Says who a request came from, which proxies may know better; and may refuse to hear more from there.
+    find_client: Callable[[int, Request, Address], Address | Refusal] | None = None
+
+    def choose_subprotocol(self, request: Request, offered: Sequence[str]) -> str | None:
+        """Choose one of what the client offers, the server's favourite first, or none (§4.2.2 item 4)."""
+        if not offered:
+            return None
+        if self.select_subprotocol is None:
+            return next((name for name in self.subprotocols if name in offered), None)
+        chosen = self.select_subprotocol(request, offered)
+        if chosen is not None and chosen not in offered:
+            logs.handshake.error("select_subprotocol chose %r, not one of those offered: %s", chosen, offered)
+            return None
+        return chosen
+
+
+class ClientError(OSError):
+    """The client's body can't be read on; what it is told is decided already."""
+
+
+class HttpConnection:
+    """Serves HTTP on one connection until it closes or becomes a WebSocket."""
+
+    def __init__(self, number: int, transport: Transport, service: Service, address: Address) -> None:
+        self.number = number
+        self.transport = transport
+        self.service = service
+        self.address = address  # of the socket's other end, or what a trusted proxy says
+        self._socket_address = address
+        self.http = HttpPhase(service.limits)
+        self.deadline = math.inf  # of the request that is being received
+        self.answered: Response | None = None  # the last answer that was given
+
+    async def serve(self) -> Upgraded | None:
+        """Run the connection's HTTP phase; returns it as a WebSocket, or closes the transport at the end.
+
+        Raises nothing that the peer could cause: a lost connection is an end like others.
+        """
+        upgraded = None
+        if logs.http.isEnabledFor(logging.DEBUG):
+            self._log(logs.http, logging.DEBUG, STATE, f"accepted from {self.transport.peer_name}")
+        try:
+            upgraded = await self._serve_requests()
+        except ssl.SSLError as error:
+            self._log(logs.http, logging.INFO, FAULT, f"TLS failed: {error.reason or error}")
+        except OSError as error:
+            self._log(logs.http, logging.INFO, FAULT, f"lost in the HTTP phase: {error.strerror or error}")
+        finally:
+            if upgraded is None:
+                self.transport.close()
+        return upgraded
+
+    async def turn_away(self, refusal: Refusal) -> None:
+        """Refuse the connection before it has said anything."""
+        try:
+            if not self.transport.has_handshake:  # there is no telling before TLS is there, which costs too much
+                await self.refuse(logs.http, refusal)
+        except OSError:
+            pass
+        finally:
+            self.transport.close()
+
+    async def _serve_requests(self) -> Upgraded | None:
+        self._set_deadline()  # of the first request, from accept on
+        if self.transport.has_handshake:
+            with trio.move_on_at(self.deadline) as scope:
+                await self.transport.shake_hands()
+            if scope.cancelled_caught:
+                self._log(logs.http, logging.DEBUG, TIMER, "closed by us: no TLS handshake in time")
+                return None
+        while True:
+            request = await self._receive_head()
+            if request is None:
+                self._log(logs.http, logging.DEBUG, STATE, "closed by the client without a further request")
+                return None
+            upgraded = await self._act_on(request)
+            if upgraded is not None or not self.http.can_continue:
+                return upgraded
+            self.http.start_next_request()
+            if not self.http.request_begun and not await self._wait_for_next():
+                return None
+            self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        self.deadline = trio.current_time() + (self.service.limits.header_timeout_s or math.inf)
+
+    async def _receive_head(self) -> Request | Refusal | None:
+        """Return the next request, a refusal of it, or None at the end of the stream."""
+        # Most often all of it is here already, and then a deadline costs more than reading does.
+        if not self.http.request_begun and (data := self.transport.try_receive()):
+            self.http.receive_data(data)
+        event = self.http.next_event()
+        if event is Signal.NEED_DATA:
+            event = await self.receive_event(self.deadline)
+        if isinstance(event, Request):
+            if not event.has_body:
+                end = self.http.next_event()
+                assert end is Signal.END_OF_BODY, "h11 ends a request without a body at once"
+            return event
+        return event if isinstance(event, Refusal) else None
+
+    async def receive_event(self, deadline: float) -> Event:
+        """Return the next event, for which data may have to come by the deadline."""
+        while (event := self.http.next_event()) is Signal.NEED_DATA:
+            with trio.move_on_at(deadline) as scope:
+                self.http.receive_data(await self.transport.receive())
+            if scope.cancelled_caught:
+                within = f"{self.service.limits.header_timeout_s:g} seconds"
+                return Refusal(408, "request_timeout", f"The request did not arrive within {within}.")
+        return event
+
+    async def _wait_for_next(self) -> bool:
+        """Wait for another request's first byte; False when the connection ends, or rests too long, instead."""
+        with trio.move_on_after(self.service.limits.keep_alive_timeout_s or math.inf) as rest:
+            data = await self.transport.receive()
+        if rest.cancelled_caught:
+            self._log(logs.http, logging.DEBUG, TIMER, "closed by us: no further request in time")
+            return False
+        self.http.receive_data(data)
+        return True
+
+    async def _act_on(self, request: Request | Refusal) -> Upgraded | None:
+        if logs.http.isEnabledFor(logging.DEBUG):
+            for text in head_lines(self.http.raw_head):
+                self._log(logs.http, logging.DEBUG, IN, text)
+        if isinstance(request, Request):
+            return await self._act_on_request(request)
+        await self.refuse(logs.http, request)
+        return None
+
+    async def _act_on_request(self, request: Request) -> Upgraded | None:
+        service = self.service
+        if service.find_client is not None:
+            client = service.find_client(self.number, request, self._socket_address)
+            if isinstance(client, Refusal):
+                await self.refuse(logs.http, client)
+                return None
+            self.address = client
+        if wants_websocket(request):
+            return await self.upgrade(request)
+        if service.process_request is not None:
+            response = await self._ask(service.process_request, request)
+            if response is not None:
+                await self._answer_instead(response, "process_request", logs.http, close=False)
+                return None
+        exchange = Exchange(self, request)
+        if logs.http.isEnabledFor(logging.INFO):
+            self._log(logs.http, logging.INFO, IN, f"Received request for {request.target}")
+        await self._have_answered(exchange)
+        return None
+
+    async def _have_answered(self, exchange: Exchange) -> None:
+        """Have the application answer; what goes wrong in it is logged, and ends this request alone."""
+        try:
+            await self.service.app(exchange)
+        except ClientError:
+            pass  # told below
+        except OSError:
+            raise
+        except Exception:
+            logs.http.exception("#%d ! the http handler failed at %s", self.number, exchange.request.target)
+            exchange.refusal = Refusal(500, "internal_error", "The server failed to answer this request.")
+        if exchange.refusal is not None and not self.http.response_begun:
+            await self.refuse(logs.http, exchange.refusal, close=exchange.refusal.status != 500)
+        elif not exchange.is_complete and not self.http.response_begun:
+            no_answer = Refusal(500, "no_answer", "The server has no answer to this request.")
+            await self.refuse(logs.http, no_answer, close=False)
+
+    async def _ask(self, hook: Callable[..., Any], *arguments: object) -> Any:
+        """Call one of the application's hooks, within the time that the opening may take.
+
+        What goes wrong in it is logged, and answered with 500.
+        """
+        name = getattr(hook, "__name__", "hook")
+        with trio.move_on_after(self.service.limits.header_timeout_s or math.inf) as scope:
+            try:
+                result = hook(*arguments)
+                return await result if inspect.isawaitable(result) else result
+            except Exception:
+                logs.handshake.exception("#%d ! %s failed", self.number, name)
+                return Response(500, "The server failed to decide about this request.\n")
+        assert scope.cancelled_caught
+        self._log(logs.handshake, logging.WARNING, TIMER, f"{name} took too long to decide")
+        return Response(503, "The server took too long to decide about this request.\n")
+
+    async def _answer_instead(self, response: object, hook: str, logger: logging.Logger, *, close: bool) -> None:
+        """Send what the application's hook answers in place of going on."""
+        if not isinstance(response, Response) or response.status < 200:
+            told = f"{hook} returned {response!r}; it is to return a Response with a final status, or None"
+            self._log(logger, logging.ERROR, FAULT, told)
+            response = Response(500, "The server failed to decide about this request.\n")
+        self._log(logger, logging.INFO, STATE, f"answered by {hook} with {response.status}")
+        await self.send_response(response, logger, close=close)
+        if not self.http.can_continue:
+            await self._linger()
+
+    async def upgrade(self, request: Request) -> Upgraded | None:
+        """Examine the handshake and ask the application; send the 101, or the reason why not.
+
+        A refusal always closes: what the client sends next may be frames, and must not be read as HTTP.
+        """
+        service = self.service
+        if service.process_request is not None:
+            response = await self._ask(service.process_request, request)
+            if response is not None:
+                await self._answer_instead(response, "process_request", logs.handshake, close=True)
+                return None
+        handshake = examine(request, service.origins, compression=service.compression)
+        debug = logs.handshake.isEnabledFor(logging.DEBUG)
+        if debug:
+            for check in handshake.checks:
+                self._log(logs.handshake, logging.DEBUG, STATE if check.holds else FAULT, str(check))
+        if handshake.accept is None:
+            assert handshake.refusal is not None
+            await self.refuse(logs.handshake, handshake.refusal)
+            return None
+        user: object = None
+        if service.authenticate is not None:
+            user = await self._ask(service.authenticate, request)
+            if isinstance(user, Response):
+                await self._answer_instead(user, "authenticate", logs.handshake, close=True)
+                return None
+        if handshake.offered_subprotocols:
+            subprotocol = service.choose_subprotocol(request, handshake.offered_subprotocols)
+            handshake = replace(handshake, subprotocol=subprotocol)
+        response = None
+        if service.process_response is not None:
+            proposed = handshake.response
+            response = await self._ask(service.process_response, request, proposed) or proposed
+            if not isinstance(response, Response) or response.status != 101:
+                await self._answer_instead(response, "process_response", logs.handshake, close=True)
+                return None
+        if debug:
+            self._show_agreement(request, handshake)
+        fields = handshake.response_headers if response is None else response.headers.raw()
+        if service.server_header is not None and (response is None or "Server" not in response.headers):
+            fields = [*fields, (b"Server", service.server_header.encode("ascii"))]
+        await self.send(self.http.switch_protocols(fields), logs.handshake)
+        trailing_data, _ = self.http.trailing_data
+        if debug:
+            told = f"handed over with {len(trailing_data)} bytes that came behind the request"
+            self._log(logs.handshake, logging.DEBUG, STATE, f"HTTP ends, WebSocket begins: {told}")
+        return Upgraded(self.number, self.transport, request, response, handshake, trailing_data, self.address, user)
+
+    def _show_agreement(self, request: Request, handshake: Handshake) -> None:
+        assert handshake.accept is not None
+        for step in handshake.accept.steps:
+            self._log(logs.handshake, logging.DEBUG, STATE, step)
+        if offered := handshake.offered_subprotocols:
+            chosen = "none chosen" if handshake.subprotocol is None else f"chose {handshake.subprotocol}"
+            told = f"RFC 6455 §1.9: offered the subprotocols {', '.join(offered)}: {chosen}"
+            self._log(logs.handshake, logging.DEBUG, STATE, told)
+        for offer in request.headers.get_all("Sec-WebSocket-Extensions"):
+            verdict = "declined" if handshake.deflate is None else f"agreed on {handshake.deflate.header}"
+            self._log(logs.handshake, logging.DEBUG, STATE, f"RFC 6455 §9.1: offered {offer}: {verdict}")
+
+    # What goes out
+
+    async def refuse(self, logger: logging.Logger, refusal: Refusal, *, close: bool = True) -> None:
+        """Tell the client why it is refused. When the connection closes, see to it that the answer can arrive."""
+        level = logging.WARNING if refusal.hint else logging.INFO
+        told = f"refused with {refusal.status} ({refusal.code}): {refusal.sentence}"
+        self._log(logger, level, FAULT, f"{told} {refusal.hint}".rstrip())
+        await self.send_response(web.refuse(refusal), logger, close=close)
+        if not self.http.can_continue:
+            await self._linger()
+
+    async def _linger(self) -> None:
+        with trio.move_on_after(LINGER_S):
+            await self.transport.linger()
+
+    async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:
+        self.answered = response
+        dated = Response(response.status, response.body, Headers([*self.common_fields(response), *response.headers]))
+        await self.send(self.http.respond(dated, close=close), logger)
+
+    def common_fields(self, response: Response) -> list[tuple[str, str]]:
+        """Return what every answer carries: RFC 9110 §6.6.1 wants a date of a server that has a clock."""
+        fields = []
+        if "Date" not in response.headers:
+            fields.append(("Date", formatdate(usegmt=True)))
+        if self.service.server_header is not None and "Server" not in response.headers:
+            fields.append(("Server", self.service.server_header))
+        return fields
+
+    async def send(self, data: bytes, logger: logging.Logger | None = None) -> None:
+        """Send, and show the head of it to a logger. Raises TimeoutError when the client doesn't read."""
+        if logger is not None and logger.isEnabledFor(logging.DEBUG):
+            for text in head_lines(data.partition(b"\r\n\r\n")[0]):
+                self._log(logger, logging.DEBUG, OUT, text)
+        if (sent := self.transport.try_send(data)) == len(data):
+            return
+        with trio.move_on_after(self.service.limits.close_timeout_s or math.inf) as scope:
+            await self.transport.send_all(data[sent:])
+        if scope.cancelled_caught:
+            raise TimeoutError("the client does not read the answer")
+
+    def _log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
+        logs.line(logger, level, self.number, mark, text)
+
+
+class Exchange:
+    """One request that doesn't upgrade, and its answer, either of which may stream.
+
+    ``receive_body`` and ``send_body`` raise OSError when the client is lost; what else goes wrong with its body is
+    told to it when the application returns, and raises `ClientError`, which is an OSError too.
+    """
+
+    def __init__(self, connection: HttpConnection, request: Request) -> None:
+        self.request = request
+        self.refusal: Refusal | None = None
+        self._connection = connection
+        self._body_ended = not request.has_body
+        self.is_complete = False  # the answer has gone out as a whole
+
+    @property
+    def scheme(self) -> str:
+        return self._connection.service.scheme
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Who asks: the socket's other end, or what a trusted proxy says; None on a Unix socket."""
+        address = self._connection.address
+        return address if isinstance(address, tuple) else None
+
+    @property
+    def server(self) -> tuple[str, int | None] | None:
+        """Where the server listens: host and port, or the path of a Unix socket and None."""
+        return self._connection.transport.local_address
+
+    async def receive_body(self) -> bytes:
+        """Return the next piece of the request's body, never empty before its end, and empty ever after."""
+        rest_s = self._connection.service.limits.keep_alive_timeout_s
+        return await self._receive_body(trio.current_time() + (rest_s or math.inf))
+
+    async def _receive_body(self, deadline: float) -> bytes:
+        if self._body_ended:
+            return b""
+        if self._connection.http.awaits_continue and not self._connection.http.response_begun:
+            await self._connection.send(self._connection.http.go_on())
+        event = await self._connection.receive_event(deadline)
+        if isinstance(event, BodyPart):
+            return event.data
+        if event is Signal.END_OF_BODY:
+            self._body_ended = True
+            return b""
+        if isinstance(event, Refusal):
+            self.refusal = event
+            raise ClientError(event.sentence)
+        raise ConnectionResetError("the client ended the stream inside a request")
+
+    async def read_body(self) -> bytes:
+        """Return the whole body, which arrives in the time that a request may take."""
+        pieces = []
+        while piece := await self._receive_body(self._connection.deadline):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def pass_over_body(self) -> None:
+        """Read past a body that nobody wants, so that the connection can be kept; a client that waits isn't asked."""
+        if not self._connection.http.awaits_continue:
+            await self.read_body()
+
+    async def answer(self, response: Response | Refusal) -> None:
+        """Send a whole answer."""
+        if isinstance(response, Refusal):
+            await self._connection.refuse(logs.http, response, close=False)
+        else:
+            await self._connection.send_response(response, logs.http)
+        self.is_complete = True
+
+    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send the head of an answer whose body follows; chunked, unless the headers give its length."""
+        names = {name.lower() for name, _ in headers}
+        common = self._connection.common_fields(Response(status, b""))
+        added = [(name.encode(), value.encode()) for name, value in common if name.lower().encode() not in names]
+        await self._connection.send(self._connection.http.begin_response(status, [*added, *headers]), logs.http)
+
+    async def send_body(self, data: bytes) -> None:
+        """Send a piece of the answer's body; waits while the client reads slowly."""
+        if data:
+            await self._connection.send(self._connection.http.send_body(data))
+
+    async def end_response(self) -> None:
+        """Send what ends the answer."""
+        await self._connection.send(self._connection.http.end_response())
+        self.is_complete = True
+
+    async def wait_disconnected(self) -> None:
+        """Return when the client has gone. For when the body has been read, and beside no other receiving."""
+        ahead = 0
+        while ahead <= self._connection.service.limits.max_header_bytes:
+            try:
+                data = await self._connection.transport.receive()
+            except OSError:
+                return
+            self._connection.http.receive_data(data)  # the next request, pipelined
+            ahead += len(data)
+            if not data:
+                return
+        await trio.sleep_forever()

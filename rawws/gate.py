@@ -1,0 +1,110 @@
+"""Who may connect: how many at once, how many from one address, and whose word counts about who they are."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Sequence
+
+from rawws.errors import Refusal, UsageError
+from rawws.wire.messages import Request
+
+Address = tuple[str, int] | str
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Gate:
+    """Counts a server's connections, from accept to the end, as a whole and for each address.
+
+    Where a connection comes from one of the ``trusted_proxies`` (addresses or networks such as ``10.0.0.0/8``), the
+    client is who the proxy's ``X-Forwarded-For`` says; other clients' are not believed, since anyone may send one.
+    """
+
+    def __init__(
+        self, max_connections: int | None, max_connections_per_ip: int | None, trusted_proxies: Sequence[str] = ()
+    ) -> None:
+        """Raises `UsageError` for a proxy that is neither an address nor a network."""
+        self._max_connections = max_connections
+        self._max_per_ip = max_connections_per_ip
+        self._trusted = [_network(proxy) for proxy in trusted_proxies]
+        self._from: dict[int, str] = {}  # by the connection's number
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may come, so that nobody need be counted."""
+        return self._max_connections is None and self._max_per_ip is None
+
+    @property
+    def reads_requests(self) -> bool:
+        return bool(self._trusted)
+
+    def enter(self, number: int, address: Address) -> Refusal | None:
+        """Count a connection that was just accepted, or say why it has to go again."""
+        if self.is_open:
+            return None
+        if self._max_connections is not None and len(self._from) >= self._max_connections:
+            told = f"The server has as many connections as it takes ({self._max_connections})."
+            return Refusal(503, "max_connections", told, ((b"Retry-After", b"5"),))
+        host = address[0] if isinstance(address, tuple) else ""
+        counted = "" if self._trusts(host) else host
+        if refusal := self._check(counted):
+            return refusal
+        self._from[number] = counted
+        self._counts[counted] += 1
+        return None
+
+    def leave(self, number: int) -> None:
+        """A connection is over. Harmless for one that is not counted."""
+        host = self._from.pop(number, None)
+        if host is not None:
+            self._counts[host] -= 1
+            if not self._counts[host]:
+                del self._counts[host]
+
+    def find_client(self, number: int, request: Request, address: Address) -> Address | Refusal:
+        """Return who sent a request: the nearest address on its way that is not one of our proxies."""
+        # A Unix socket is a proxy's by nature, if proxies are trusted at all.
+        if isinstance(address, tuple) and not self._trusts(address[0]):
+            return address
+        forwarded = [part.strip() for value in request.headers.get_all("X-Forwarded-For") for part in value.split(",")]
+        client = address
+        for hop in reversed(forwarded):
+            try:
+                host = str(ipaddress.ip_address(hop.removeprefix("[").removesuffix("]")))
+            except ValueError:
+                break  # what a proxy did not write is not to be believed, nor what is to its left
+            client = (host, 0)
+            if not self._trusts(host):
+                break
+        if client != address and isinstance(client, tuple) and not self.is_open:
+            if self._from.get(number) != client[0] and (refusal := self._check(client[0])):
+                return refusal
+            self.leave(number)
+            self._from[number] = client[0]
+            self._counts[client[0]] += 1
+        return client
+
+    def _check(self, host: str) -> Refusal | None:
+        if not host or self._max_per_ip is None or self._counts[host] < self._max_per_ip:
+            return None
+        told = f"There are as many connections from {host} as the server takes from one address ({self._max_per_ip})."
+        return Refusal(429, "max_connections_per_ip", told, ((b"Retry-After", b"5"),))
+
+    def _trusts(self, host: str) -> bool:
+        if not self._trusted or not host:
+            return False
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in self._trusted)
+
+
+def _network(text: str) -> _Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise UsageError(
+            f"{text!r} in trusted_proxies is neither an address nor a network; give such as 127.0.0.1 or 10.0.0.0/8"
+        ) from None

@@ -1,0 +1,669 @@
+"""The loop: what serves every WebSocket peer, of servers and of clients alike.
+
+A peer has no task of its own. All their sockets are watched by one poller (an epoll or kqueue), the loop waits
+for the poller, and each time it wakes it takes one *turn*:
+
+1. Read: one bounded receive from each socket that has something, its frames decoded. Pings are answered, closes
+   noted. Each message goes to its room's log, or to the inbox of the program that holds the `WebSocket`.
+2. Seal: what a room's log gained in this turn becomes one segment.
+3. Write: the segment goes to every peer of the room with one ``send()`` each. The many that had caught up are
+   given the same ``bytes``; a peer whose kernel buffer is full keeps a cursor and is asked for again when it
+   can take more.
+
+There is no checkpoint within a turn, so nothing here needs a lock: a peer joins, leaves or is closed between
+turns, by whichever task calls for it. Sending is by far the dearest step (a system call a peer), so under load
+the way to be fast is to let turns get longer and segments bigger, which happens by itself; a budget on what one
+turn reads keeps the segments, and with them the time between two looks at any socket, within bounds.
+
+There is one loop for all that happens under one ``trio.run()``, in a system task that begins with the first
+peer. So a client needs no task either, and rooms may hold peers from several servers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+import trio
+
+from rawws import logs
+from rawws.errors import Cause
+from rawws.peer import NOWHERE, Endpoint, Peer
+from rawws.room import Room
+from rawws.transport import LOST, MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, WRITABLE, make_poller
+from rawws.wire.broadcast_log import Cursor
+from rawws.wire.deflate import deflate_frames
+from rawws.wire.events import Event, Message, MessagePart, PongReceived
+from rawws.wire.role import Role
+from rawws.wire.session import State
+from rawws.wire.trace import FAULT, STATE, TIMER
+
+# How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
+# already costs far more in copying than in the system call) and every peer wait longer for its turn.
+TURN_BYTES = 16 * RECEIVE_BYTES
+
+# For so long the loop may keep the thread while there is work, before other tasks (connections in their HTTP
+# phase, programs that handle messages) get their turn. Going through trio costs as much as five messages (40 µs),
+# so not after each turn.
+TURNS_S = 0.001
+
+# Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
+# pongs faster than it takes them is slowed down to its own speed.
+MAX_OUTBOX_BYTES = 64 * 1024
+
+# Deadlines are looked at this often, or more often if they are shorter: a timer per peer costs too much.
+TICK_S = 1.0
+
+KEEPALIVE = b"rawws"  # what our own pings carry
+
+OPEN, CLOSED = State.OPEN, State.CLOSED  # a global is found three times as fast as an Enum's member
+
+_running: trio.lowlevel.RunVar[Loop] = trio.lowlevel.RunVar("rawws loop")
+
+
+def current_loop() -> Loop:
+    """Return the loop of this ``trio.run()``, which is started if there is none yet."""
+    try:
+        return _running.get()
+    except LookupError:
+        loop = Loop()
+        _running.set(loop)
+        trio.lowlevel.spawn_system_task(loop.run, name="rawws loop")
+        return loop
+
+
+class Loop:
+    """All peers, and the turns in which they are served."""
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count(1)  # for connections, as the log names them
+        self._peers: dict[int, Peer] = {}  # by descriptor
+        self._fresh: set[Room] = set()  # whose logs have an open segment
+        self._leaving: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last words
+        self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
+        self._errands: list[Peer] = []  # to be flushed soon
+        self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
+        self._tick_s = TICK_S
+        self._new_timers = trio.Event()
+        self._poller = make_poller()
+
+    @property
+    def peer_count(self) -> int:
+        return len(self._peers)
+
+    async def run(self) -> None:
+        """Serve the peers until cancelled; then every socket that is left is closed at once."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_deadlines)
+                nursery.start_soon(self._run_errands)
+                while True:
+                    if self._ready:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await trio.lowlevel.wait_readable(self._poller.fileno())
+                    self._take_turns()
+        finally:
+            for peer in list(self._peers.values()):
+                self.drop(peer, Cause.SHUTDOWN, "cut off, since the program ends")
+            trio.lowlevel.notify_closing(self._poller.fileno())
+            self._poller.close()
+
+    # Coming
+
+    def add(self, peer: Peer) -> None:
+        """Take over a peer and its transport. Raises OSError when it can't be watched; nothing has changed then."""
+        fd = peer.transport.fileno()
+        self._poller.add(fd)
+        self._peers[fd] = peer
+        peer.endpoint.peer_count += 1
+        limits = peer.endpoint.limits
+        peer.ping_at = trio.current_time() + (limits.ping_interval_s or math.inf)
+        timers = (limits.ping_interval_s, limits.ping_timeout_s, limits.close_timeout_s)
+        tick_s = min([self._tick_s, *(seconds / 4 for seconds in timers if seconds)])
+        if tick_s < self._tick_s or len(self._peers) == 1:
+            self._tick_s = tick_s
+            self._new_timers.set()
+
+    def join(self, peer: Peer, room: Room) -> None:
+        """Put a peer into a room: from now on it gets what is published there."""
+        if room in peer.rooms:
+            return
+        room.open(self)
+        peer.rooms = (*peer.rooms, room) if peer.rooms else room.alone
+        if peer.cursors is not None:
+            peer.cursors[room] = Cursor(room.log.next)
+            room.add_behind(peer)
+        elif peer.is_blocked or peer.in_message:
+            self._fall_behind(peer)
+        else:
+            room.add_current(peer)
+
+    def take_in(self, peer: Peer, data: bytes) -> None:
+        """Act on bytes that were received already, with the handshake."""
+        self._act_on(peer, peer.session.relay_data(data) if peer.inbox is None else peer.session.receive_data(data))
+        self.publish_fresh()
+
+    # One turn
+
+    def _take_turns(self) -> None:
+        """Take turns until no socket is ready, or other tasks have waited for long enough."""
+        until = time.perf_counter() + TURNS_S
+        while True:
+            if not self._ready:
+                self._ready = self._poller.poll()
+                if not self._ready:
+                    return
+            self._turn()
+            if time.perf_counter() > until:
+                return
+
+    def _turn(self) -> None:
+        """Look at the sockets that are ready, within the budget, and send what that brought."""
+        budget = TURN_BYTES
+        peers = self._peers
+        ready = iter(self._ready)
+        self._ready = []
+        for fd, events in ready:
+            peer = peers.get(fd)
+            if peer is None:
+                continue  # dropped since the poller reported it
+            try:
+                if events & WRITABLE:
+                    self.flush(peer)
+                if events & (READABLE | LOST):
+                    budget -= self._read(peer)
+            except Exception:
+                # Ours to mend, but not a reason to leave the others without a server.
+                logs.hub.exception("#%d ! an error in rawws itself; the connection is dropped", peer.number)
+                self.drop(peer, Cause.ERROR, "dropped because of an error in rawws")
+            if budget <= 0:
+                break
+        self._ready = [*ready, *self._ready]  # what is left has its turn first
+        if self._fresh or self._leaving:
+            self.publish_fresh()
+
+    def _read(self, peer: Peer) -> int:
+        """Receive once from a peer, act on what came, and return how many bytes that was."""
+        session = peer.session
+        try:
+            # After a full receive, more is asked for, and much of a large message goes right to its place.
+            if peer.receive_bytes != RECEIVE_BYTES and (buffer := session.large_buffer(RECEIVE_BYTES)) is not None:
+                return self._read_into(peer, buffer)
+            data = peer.transport.receive_now(peer.receive_bytes)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self.drop(peer, Cause.RESET, error.strerror or str(error))
+            return 0
+        size = len(data)
+        if not size:
+            self._end_of_stream(peer)
+            return 0
+        peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
+        peer.heard = True
+        self._act_on(peer, session.relay_data(data) if peer.inbox is None else session.receive_data(data))
+        if peer.transport.has_pending and peer.interest & READABLE:
+            self._ready.append((peer.transport.fileno(), READABLE))
+        return size
+
+    def _read_into(self, peer: Peer, buffer: memoryview) -> int:
+        with buffer:
+            size = peer.transport.try_receive_into(buffer)
+        if size is None:
+            return 0
+        if not size:
+            self._end_of_stream(peer)
+            return 0
+        peer.heard = True
+        self._act_on(peer, peer.session.received(size))
+        if peer.transport.has_pending and peer.interest & READABLE:
+            self._ready.append((peer.transport.fileno(), READABLE))
+        return size
+
+    def _end_of_stream(self, peer: Peer) -> None:
+        them = peer.session.our_role.other.name.lower()
+        self.drop(peer, Cause.EOF, "" if peer.session.is_closed else f"the {them} ended the stream")
+
+    def _act_on(self, peer: Peer, got: Sequence[bytes | bytearray] | Sequence[Event]) -> None:
+        """Pass on what a peer has sent, and send it what its session has to say."""
+        session = peer.session
+        answers = session.data_to_send() if session.outgoing else b""
+        if peer.inbox is not None:
+            if got:
+                self._deliver(peer, got)  # type: ignore[arg-type]
+        # §5.5.1: once our close has gone out, what still comes need not be processed.
+        elif got and peer.cause is None:
+            frames: list[bytes | bytearray] = got  # type: ignore[assignment]
+            room = peer.relay
+            if room is not None:
+                room.log.append(frames)
+                self._fresh.add(room)
+            elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
+                return
+            else:
+                echo = b"".join(frames)
+                answers = (deflate_frames(echo, peer.form) if peer.form else echo) + answers
+        if session.state is CLOSED:
+            if not peer.shut:
+                self._leaving.append((peer, answers))
+        elif answers:
+            self.send(peer, answers)
+
+    def _deliver(self, peer: Peer, events: Sequence[Event]) -> None:
+        """Put messages into a peer's inbox, and stop reading from it when they are too many."""
+        inbox = peer.inbox
+        assert inbox is not None
+        # Messages behind our close are still taken while they fit; there must be no end to reading, or the
+        # peer's close would not be seen.
+        closing = peer.session.close_sent is not None
+        for event in events:
+            if type(event) is Message or type(event) is MessagePart:
+                if not closing or not inbox.is_full:
+                    inbox.items.append(event)
+            elif type(event) is PongReceived:
+                inbox.answer_ping(event.payload, trio.current_time())
+        inbox.wake()
+        if inbox.is_full and not inbox.paused and not closing:
+            inbox.paused = True
+            self._watch(peer, done=not peer.is_blocked)
+
+    def _echo_large(self, peer: Peer, frames: list[bytes | bytearray]) -> bool:
+        """Send large frames back without joining them first; False if that isn't possible now."""
+        if peer.form or peer.interest != READABLE or peer.session.on_frame is not None:
+            return False
+        try:
+            sent = peer.transport.try_send_pieces(frames)
+        except OSError as error:
+            self.drop(peer, Cause.RESET, error.strerror or str(error))
+            return True
+        if sent < sum(map(len, frames)):
+            rest = memoryview(b"".join(frames))[sent:]
+            peer.outbox = [rest]
+            peer.outbox_bytes = len(rest)
+            self.flush(peer)
+        return True
+
+    def publish_fresh(self) -> None:
+        """Seal what was appended and send it; then let those go whose sessions have ended."""
+        fresh, self._fresh = self._fresh, set()
+        for room in fresh:
+            room.log.seal()
+            self.broadcast(room)
+        # Only now, so that a peer that says something and closes in one breath still gets what it said.
+        leaving, self._leaving = self._leaving, []
+        for peer, last_words in leaving:
+            self._leave(peer, last_words, with_the_rest=False)
+
+    def broadcast(self, room: Room) -> tuple[int, int, int]:
+        """Send the segment just sealed to every peer that has had all before it, and look after those that lag.
+
+        Returns how many were sent it at once, have it queued, and were lost or closed.
+        """
+        number = room.log.next - 1
+        gone = len(room)
+        short: list[tuple[Peer, int]] = []
+        lost: list[tuple[Peer, OSError]] = []
+        for form, peers in room.current.items():
+            segment = room.log.segment(number, form)
+            size = len(segment)
+            for peer in peers:
+                try:
+                    sent = peer.transport.send_now(segment)
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    lost.append((peer, error))
+                    continue
+                if sent != size:
+                    short.append((peer, sent))
+            if logs.frames.isEnabledFor(logging.DEBUG):
+                later = {peer for peer, sent in short if not sent}  # shown when they are sent the first of it
+                for peer in peers - later:
+                    peer.session.show_sent(segment)
+        for peer, sent in short:
+            self._fall_behind(peer)
+            assert peer.cursors is not None
+            peer.cursors[room] = Cursor(number, sent)
+            if sent + peer.transport.committed_bytes > 0:
+                peer.in_segment = room
+        for peer, loss in lost:
+            self.drop(peer, Cause.RESET, loss.strerror or str(loss))
+        for peer in list(room.behind):
+            self._check_lag(peer, room)
+        room.trim()
+        left, behind = len(room), len(room.behind)
+        return left - behind, behind, gone - left
+
+    def _check_lag(self, peer: Peer, room: Room) -> None:
+        assert peer.cursors is not None
+        lag_bytes = room.log.lag_bytes(peer.cursors[room], peer.form)
+        if lag_bytes > room.max_lag_bytes and peer.session.state is OPEN:
+            told = f"{lag_bytes} bytes behind, over the limit of {room.max_lag_bytes} (--max-lag)"
+            self._log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
+            self.close(peer, 1013, told, Cause.SLOW_PEER, with_the_rest=False)
+
+    # Writing to one peer
+
+    def send(self, peer: Peer, frames: bytes) -> None:
+        """Queue frames for this peer only, and send what can be sent now."""
+        if peer.session.on_frame is not None:
+            peer.session.show_sent(frames)
+        if peer.interest == READABLE and not peer.outbox:  # nothing waits: most often it all goes at once
+            try:
+                sent = peer.transport.send_now(frames)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self.drop(peer, Cause.RESET, error.strerror or str(error))
+                return
+            if sent == len(frames):
+                return
+            peer.outbox = [memoryview(frames)[sent:]]
+            peer.outbox_bytes = len(frames) - sent
+        else:
+            self._queue(peer, frames)
+        self.flush(peer)
+
+    def send_soon(self, peer: Peer, frames: bytes) -> None:
+        """Queue frames for this peer, to go out with those that follow: at once when they are many, else very soon.
+
+        For a peer that is in no room, whose log would overtake what waits.
+        """
+        if peer.session.on_frame is not None:
+            peer.session.show_sent(frames)
+        if not peer.outbox:
+            self._run_soon(peer)
+        self._queue(peer, frames)
+        if peer.outbox_bytes >= MAX_OUTBOX_BYTES:
+            self.flush(peer)
+
+    @staticmethod
+    def _queue(peer: Peer, frames: bytes) -> None:
+        if peer.outbox is None:
+            peer.outbox = [frames]
+        else:
+            peer.outbox.append(frames)
+        peer.outbox_bytes += len(frames)
+
+    def _run_soon(self, peer: Peer) -> None:
+        self._errands.append(peer)
+        if self._idle:
+            self._idle.unpark()
+
+    async def _run_errands(self) -> None:
+        """Flush what `send_soon` has queued, and look at sockets of which no poller tells, when all others rest."""
+        while True:
+            if not self._errands:
+                await self._idle.park()
+            errands, self._errands = self._errands, []
+            for peer in errands:
+                if peer.outbox and not peer.is_blocked:
+                    self.flush(peer)
+            if self._ready:
+                self._take_turns()
+
+    def flush(self, peer: Peer) -> None:
+        """Send what the peer's socket takes now, and watch it for writability if something is left."""
+        if peer.transport.fileno() < 0:
+            return
+        try:
+            done = self._send_pending(peer)
+        except OSError as error:
+            self.drop(peer, Cause.RESET, error.strerror or str(error))
+            return
+        if not done:
+            self._fall_behind(peer)
+        elif peer.cursors is not None and not peer.in_message:
+            peer.cursors = None
+            for room in peer.rooms:
+                room.add_current(peer)
+                room.trim()
+        session = peer.session
+        if done and session.is_closed and not peer.rooms and not peer.shut:
+            peer.shut = True
+            # §7.1.1: the server is the first to end the stream; a client does so when it gives up on the server.
+            if session.our_role is Role.SERVER or session.fault is not None:
+                peer.transport.shutdown_write()
+        self._watch(peer, done=done)
+        if done and peer.inbox is not None:
+            peer.inbox.drained.unpark_all()
+
+    def _send_pending(self, peer: Peer) -> bool:
+        """Send from the outbox and the logs, each at its turn; False when the socket takes no more."""
+        transport = peer.transport
+        while True:
+            if peer.outbox and peer.in_segment is None:
+                waiting = peer.outbox[0] if len(peer.outbox) == 1 else b"".join(peer.outbox)
+                sent = transport.try_send(waiting)
+                peer.outbox_bytes = len(waiting) - sent
+                if peer.outbox_bytes:
+                    peer.outbox = [memoryview(waiting)[sent:]]
+                    return False
+                peer.outbox = None
+            if peer.cursors is None or (peer.in_message and peer.in_segment is None):
+                return True
+            room = peer.in_segment or self._next_room(peer)
+            if room is None:
+                return True
+            number, offset = peer.cursors[room]
+            segment = room.log.segment(number, peer.form)
+            sent = transport.try_send(memoryview(segment)[offset:] if offset else segment)
+            if sent and not offset:
+                peer.session.show_sent(segment)
+            if offset + sent < len(segment):
+                peer.cursors[room] = Cursor(number, offset + sent)
+                peer.in_segment = room if offset + sent + transport.committed_bytes > 0 else None
+                return False
+            peer.cursors[room] = Cursor(number + 1)
+            peer.in_segment = None
+
+    @staticmethod
+    def _next_room(peer: Peer) -> Room | None:
+        """Return a room in which the peer lacks something."""
+        assert peer.cursors is not None
+        for room, cursor in peer.cursors.items():
+            if cursor.number != room.log.next:
+                return room
+        return None
+
+    def _fall_behind(self, peer: Peer) -> None:
+        """Have a peer keep its own place in each of its rooms, since it can't be sent things right now."""
+        if peer.cursors is None and peer.rooms:
+            peer.cursors = {room: Cursor(room.log.next) for room in peer.rooms}
+            for room in peer.rooms:
+                room.add_behind(peer)
+        self._watch(peer, done=False)
+
+    def hold(self, peer: Peer) -> None:
+        """Begin a message in fragments: what its rooms publish waits until `release`."""
+        peer.in_message = True
+        if peer.cursors is None and peer.rooms:
+            self._fall_behind(peer)
+            self._watch(peer, done=True)
+
+    def release(self, peer: Peer) -> None:
+        """The last fragment of a message has been given to `send`."""
+        peer.in_message = False
+        self.flush(peer)
+
+    def _watch(self, peer: Peer, *, done: bool) -> None:
+        """Ask the poller for what this peer is waited for."""
+        reads = peer.outbox_bytes <= MAX_OUTBOX_BYTES and (peer.inbox is None or not peer.inbox.paused)
+        interest = READABLE if reads else 0
+        if not done:
+            interest |= WRITABLE
+        if interest != peer.interest:
+            peer.interest = interest
+            self._poller.watch(peer.transport.fileno(), interest)
+
+    def resume(self, peer: Peer) -> None:
+        """Read on from a peer whose inbox was full."""
+        assert peer.inbox is not None
+        peer.inbox.paused = False
+        peer.heard = True  # it could not be heard
+        fd = peer.transport.fileno()
+        if fd >= 0:
+            self._watch(peer, done=not peer.is_blocked)
+            if peer.transport.has_pending:
+                self._ready.append((fd, READABLE))
+                self._run_soon(peer)
+
+    # Going
+
+    def close(
+        self, peer: Peer, code: int, reason: str, cause: Cause = Cause.OUR_CLOSE, *, with_the_rest: bool = True
+    ) -> None:
+        """Begin the closing handshake. Nothing happens if it has begun already, or the peer is gone.
+
+        Our close goes out behind what its rooms have published so far, or else at the next frame boundary.
+        """
+        if peer.session.state is not OPEN or peer.transport.fileno() < 0:
+            return
+        peer.session.close(code, reason)
+        peer.cause = cause
+        if peer.inbox is not None and peer.inbox.paused:
+            self.resume(peer)
+        self._leave(peer, peer.session.data_to_send(), with_the_rest=with_the_rest)
+
+    def leave_room(self, peer: Peer, room: Room) -> None:
+        """Take a peer out of a room; what was published there before is still sent to it."""
+        if room not in peer.rooms:
+            return
+        if peer.cursors is not None:
+            self._queue_rest(peer, (room,), whole=not peer.in_message)
+            del peer.cursors[room]
+        peer.rooms = tuple(other for other in peer.rooms if other is not room) or NOWHERE
+        if not peer.rooms:
+            peer.cursors = None
+        room.remove(peer)
+
+    def _leave(self, peer: Peer, last_words: bytes, *, with_the_rest: bool) -> None:
+        """Take a peer out of its rooms and send it the last that it gets from us."""
+        if peer.cursors is not None:
+            self._queue_rest(peer, peer.rooms, whole=with_the_rest and not peer.in_message)
+        self._forget_rooms(peer)
+        if last_words:
+            peer.session.show_sent(last_words)
+            self._queue(peer, last_words)
+        peer.close_at = min(peer.close_at, trio.current_time() + (peer.endpoint.limits.close_timeout_s or math.inf))
+        if peer.inbox is not None and peer.session.is_closed:
+            peer.inbox.end(peer.describe_end(Cause.OUR_CLOSE))
+        self.flush(peer)
+
+    def _queue_rest(self, peer: Peer, rooms: Sequence[Room], *, whole: bool) -> None:
+        """Move what a peer lacks of rooms that it leaves into its outbox: all, or what completes a frame."""
+        assert peer.cursors is not None
+        first: list[bytes | memoryview] = []
+        then: list[bytes | memoryview] = []
+        for room in rooms:
+            number, offset = cursor = peer.cursors[room]
+            if room is peer.in_segment:
+                if whole:
+                    first.append(memoryview(room.log.segment(number, peer.form))[offset:])
+                else:
+                    committed_bytes = peer.transport.committed_bytes
+                    first.append(room.log.rest_of_frame(cursor, peer.form, committed_bytes=committed_bytes))
+                number += 1
+                peer.in_segment = None
+            if whole:
+                for missing in range(number, room.log.next):
+                    segment = room.log.segment(missing, peer.form)
+                    peer.session.show_sent(segment)
+                    then.append(segment)
+        peer.outbox = [*first, *(peer.outbox or ()), *then]
+        peer.outbox_bytes = sum(map(len, peer.outbox))
+
+    @staticmethod
+    def _forget_rooms(peer: Peer) -> None:
+        rooms, peer.rooms, peer.cursors, peer.in_segment = peer.rooms, NOWHERE, None, None
+        for room in rooms:
+            room.remove(peer)
+
+    def drop(self, peer: Peer, cause: Cause, told: str) -> None:
+        """Close a peer's socket, whatever state it is in. Harmless when it was dropped before."""
+        fd = peer.transport.fileno()
+        if fd < 0:
+            return
+        self._forget_rooms(peer)
+        del self._peers[fd]
+        self._poller.remove(fd)
+        peer.transport.close()
+        peer.outbox = None
+        peer.outbox_bytes = 0
+        peer.endpoint.has_left(peer.number)
+        if peer.inbox is not None:
+            peer.inbox.end(peer.describe_end(cause, told))
+        if not logs.hub.isEnabledFor(logging.INFO):
+            return
+        session = peer.session
+        orderly = session.close_rcvd is not None and session.fault is None
+        end = f"{session.describe_end()}; {told}" if told else session.describe_end()
+        self._log(peer, STATE if orderly else FAULT, end)
+
+    def close_all(self, endpoint: Endpoint, code: int, reason: str) -> None:
+        """Begin to close every peer of an endpoint that is stopping."""
+        for peer in list(self._peers.values()):
+            if peer.endpoint is endpoint:
+                self.close(peer, code, reason, Cause.SHUTDOWN)
+
+    def drop_all(self, endpoint: Endpoint) -> None:
+        """Cut off every peer of an endpoint that ends at once; who can still take it is told so."""
+        for peer in list(self._peers.values()):
+            if peer.endpoint is endpoint:
+                self.close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN, with_the_rest=False)
+                self.drop(peer, Cause.SHUTDOWN, "cut off, since the server stops")
+
+    # Deadlines
+
+    async def _watch_deadlines(self) -> None:
+        while True:
+            self._new_timers = trio.Event()
+            with trio.move_on_after(self._tick_s if self._peers else math.inf):
+                await self._new_timers.wait()
+                continue
+            now = trio.current_time()
+            for peer in list(self._peers.values()):
+                self._check_deadlines(peer, now)
+
+    def _check_deadlines(self, peer: Peer, now: float) -> None:
+        limits = peer.endpoint.limits
+        them = peer.session.our_role.other.name.lower()
+        if peer.session.state is not OPEN:
+            if now >= peer.close_at:
+                self.drop(
+                    peer,
+                    Cause.CLOSE_TIMEOUT,
+                    f"cut off, since the {them} has not closed within {limits.close_timeout_s:g} s",
+                )
+            return
+        if peer.inbox is not None and peer.inbox.paused:
+            peer.answer_by = math.inf  # an answer may be there, and we don't read it
+            return
+        if peer.heard:
+            peer.answer_by = math.inf
+        if now >= peer.answer_by:
+            self._log(peer, TIMER, f"no byte within {limits.ping_timeout_s:g} s of a ping")
+            told = f"no answer to a ping within {limits.ping_timeout_s:g} s"
+            # The close goes out if it can; there is nobody to wait for.
+            self.close(peer, 1011, told, Cause.PING_TIMEOUT, with_the_rest=False)
+            self.drop(peer, Cause.PING_TIMEOUT, f"cut off, since the {them} no longer answers")
+        elif now >= peer.ping_at:
+            self._keep_alive(peer, now)
+
+    def _keep_alive(self, peer: Peer, now: float) -> None:
+        limits = peer.endpoint.limits
+        peer.session.ping(KEEPALIVE)
+        peer.ping_at = now + limits.ping_interval_s
+        if peer.answer_by == math.inf:  # the oldest ping that nothing has answered counts
+            peer.heard = False
+            peer.answer_by = now + (limits.ping_timeout_s or math.inf)
+        if peer.inbox is not None and KEEPALIVE not in peer.inbox.pings:
+            peer.inbox.add_ping(KEEPALIVE, now)
+        self.send(peer, peer.session.data_to_send())
+
+    def _log(self, peer: Peer, mark: str, text: str, level: int = logging.INFO) -> None:
+        logs.line(logs.hub, level, peer.number, mark, text)

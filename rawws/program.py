@@ -1,0 +1,107 @@
+"""A rawws server as a whole process: its resources, its TLS files, its signals."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from rawws import logs
+from rawws.errors import UsageError
+from rawws.limits import MIB
+from rawws.server import Server
+from rawws.transport import open_listeners
+from rawws.wire.trace import STATE
+
+
+def raise_file_limit() -> None:
+    """Raise this process's soft limit on open files to its hard one: each connection takes a descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    # macOS names no limit here and then refuses more than OPEN_MAX: what can't be raised stays as it is.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed, up to 16 MiB of it, instead of returning it to the system each time.
+
+    Large messages come and go many times a second. By default their memory goes back as soon as 128 KiB of it are
+    free, and is then given to us anew a page at a time, which took half of the time of an echo of 64 KiB. The
+    allocator raises its thresholds when a large block is freed (mallopt(3), M_MMAP_THRESHOLD); this is one, of
+    which no page is ever touched. Where there is another allocator, nothing happens.
+    """
+    bytes(8 * MIB)
+
+
+def load_tls(certificate: str, key: str | None) -> ssl.SSLContext:
+    """Return the server's TLS settings with a certificate chain and its private key, both PEM files.
+
+    Raises `rawws.errors.UsageError` when they can't be read or don't belong together.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])  # RFC 7301: else a browser may hope for HTTP/2
+    try:
+        context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        raise UsageError(
+            f"the TLS certificate {certificate!r} and its key {key or certificate!r} can't be used: "
+            f"{error.reason or error}; both are to be PEM files that belong together"
+        ) from None
+    except OSError as error:
+        raise UsageError(
+            f"the TLS certificate {certificate!r} or its key {key or certificate!r} can't be read: {error.strerror}"
+        ) from None
+    return context
+
+
+Serve = Callable[[Sequence[socket.socket], trio.TaskStatus[Server]], Awaitable[None]]
+
+
+async def run_program(host: str, port: int, serve: Serve) -> None:
+    """Be the whole program: listen, serve until SIGINT or SIGTERM, drain; a second signal ends the drain.
+
+    ``serve(listeners, task_status)`` is `rawws.serve` with all else that it needs. Raises `rawws.errors.ListenError`
+    when it can't listen.
+    """
+    raise_file_limit()
+    keep_freed_memory()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        listeners = await open_listeners(host, port)
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(_serve, serve, listeners, nursery.cancel_scope)
+            for name in server.addresses:
+                s = "s" * server.uses_tls
+                _log(logging.INFO, STATE, f"listening on http{s}://{name} and ws{s}://{name} (any path is a room)")
+            async for received in signals:
+                name = signal.Signals(received).name
+                if server.stopping:
+                    _log(logging.WARNING, STATE, f"{name} again: ending at once")
+                    nursery.cancel_scope.cancel()
+                    break
+                waiting = f"peers to close: {server.peer_count}, for {server.limits.drain_s:g} s at most"
+                _log(logging.INFO, STATE, f"{name}: accepting no more, {waiting}")
+                server.stop()
+        _log(logging.INFO, STATE, "stopped")
+
+
+async def _serve(
+    serve: Serve,
+    listeners: Sequence[socket.socket],
+    program: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[Server],
+) -> None:
+    await serve(listeners, task_status)
+    program.cancel()  # nobody need wait for a signal any more
+
+
+def _log(level: int, mark: str, text: str) -> None:
+    logs.line(logs.server, level, logs.SERVER, mark, text)

@@ -1,0 +1,474 @@
+"""The WebSocket that a program holds: messages in and out, of either role."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterable, AsyncIterator
+
+import trio
+
+from rawws import logs
+from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, UsageError
+from rawws.loop import Loop, current_loop
+from rawws.peer import Endpoint, Inbox, Peer
+from rawws.room import Room
+from rawws.transport import Transport
+from rawws.wire.broadcast_log import PLAIN
+from rawws.wire.deflate import Agreement, StreamDeflater, deflater_for
+from rawws.wire.events import Data, Message, MessagePart, as_message
+from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, RSV1, Opcode
+from rawws.wire.messages import Request, Response
+from rawws.wire.role import Role
+from rawws.wire.session import Session, State
+
+# Taking what is there, and sending what the system takes at once, need not wait for anything; but a task that
+# never waits would keep all others from running. So every so many calls one lets the others go first. (Doing so
+# in each call, as trio's own functions do, would cost more than the call.)
+CALLS_IN_A_ROW = 16
+
+_TEXT = Opcode.TEXT  # a global is found faster than an Enum's member
+
+
+class WebSocket:
+    """A WebSocket connection after its handshake.
+
+    Messages are ``str`` for text and ``bytes`` for binary. ``async for message in ws`` ends with an orderly close,
+    and raises `ConnectionClosedError` at any other end.
+
+    Pings are answered, and the peer is watched, whether the program is receiving or not. Any number of tasks may
+    send at once; each message goes out whole. A method that is cancelled has done nothing: no message is lost by
+    cancelling `recv`, nor sent in part by cancelling `send`. The exception is `send` with an async iterable.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        our_role: Role,
+        *,
+        number: int,
+        endpoint: Endpoint,
+        request: Request,
+        response: Response,
+        subprotocol: str | None,
+        agreement: Agreement | None,
+        remote_address: tuple[str, int] | str,
+        user: object = None,
+        fast_lane: bool = True,
+        trailing_data: bytes = b"",
+    ) -> None:
+        """For `rawws.serve`, `rawws.connect` and `rawws.attach`. The transport is the loop's from here on.
+
+        Raises OSError when the system can't watch one more socket; the transport is closed then.
+        """
+        limits = endpoint.limits
+        window_bits = (
+            agreement.window_bits(our_role) if agreement is not None and agreement.deflates(our_role) else PLAIN
+        )
+        session = Session(
+            our_role,
+            max_message_bytes=limits.max_message_bytes,
+            deflate=agreement is not None,
+            takeover=agreement is not None and agreement.keeps_context(our_role.other),
+            deflater=deflater_for(window_bits) if window_bits else None,
+            fast_lane=fast_lane,
+            on_frame=logs.frame_logger(number, our_role),
+        )
+        self._peer = Peer(number, transport, session, endpoint, window_bits)
+        self._session = session
+        self._inbox = self._peer.inbox = Inbox(limits.max_queue)
+        self._inbox.websocket = self
+        self._loop: Loop = current_loop()
+        self._request = request
+        self._response = response
+        self._subprotocol = subprotocol
+        self._agreement = agreement
+        self._remote_address = remote_address
+        self.user = user  # what the server's ``authenticate`` returned
+        self._calls = 0
+        self._receiving = False
+        self._in_stream = False  # parts of a message have been taken, and not its last
+        self._sending_stream: trio.Lock | None = None  # held while a message goes out in fragments
+        try:
+            self._loop.add(self._peer)
+        except OSError:
+            transport.close()
+            raise
+        if trailing_data:
+            self._loop.take_in(self._peer, trailing_data)
+
+    def __repr__(self) -> str:
+        end = f" {self._inbox.closed}" if self._inbox.closed else ""
+        return f"<WebSocket #{self.id} {self._session.our_role.name.lower()} {self.path} {self.state.value}{end}>"
+
+    # What it is
+
+    @property
+    def id(self) -> int:
+        """The connection's number in the log."""
+        return self._peer.number
+
+    @property
+    def request(self) -> Request:
+        """The request that asked for the upgrade."""
+        return self._request
+
+    @property
+    def response(self) -> Response:
+        """The 101 that granted it."""
+        return self._response
+
+    @property
+    def path(self) -> str:
+        """The request's path, without its query."""
+        return self._request.path or "/"
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed on (RFC 6455 §1.9), or None."""
+        return self._subprotocol
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """The extensions that were agreed on, as the 101 names them."""
+        return () if self._agreement is None else (self._agreement.header,)
+
+    @property
+    def state(self) -> State:
+        """OPEN, CLOSING (our close is sent, the peer's has not come) or CLOSED."""
+        return State.CLOSED if self._inbox.closed is not None else self._session.state
+
+    @property
+    def latency(self) -> float | None:
+        """The last measured time between a ping and its pong, in seconds; None before the first."""
+        return self._inbox.latency_s
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How much has been sent that the operating system hasn't taken yet. Rooms keep theirs once for all."""
+        return self._peer.outbox_bytes
+
+    @property
+    def remote_address(self) -> tuple[str, int] | str:
+        """The other end: host and port, or the path of a Unix socket.
+
+        On a server behind one of its ``trusted_proxies`` it is the client's, as the proxy tells it.
+        """
+        return self._remote_address
+
+    @property
+    def closed(self) -> Closed | None:
+        """How the connection ended; None while it has not."""
+        return self._inbox.closed
+
+    @property
+    def close_code(self) -> int | None:
+        """The code with which the connection was closed, 1006 for none; None while it is open."""
+        return None if self._inbox.closed is None else self._inbox.closed.code
+
+    @property
+    def close_reason(self) -> str | None:
+        return None if self._inbox.closed is None else self._inbox.closed.reason
+
+    # Receiving
+
+    async def recv(self) -> str | bytes:
+        """Return the next message. One task at a time may receive.
+
+        When the connection has been closed, raises `ConnectionClosed` once all that came before has been received.
+        """
+        inbox = self._inbox
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this WebSocket already")
+        if self._calls >= CALLS_IN_A_ROW:
+            await self._let_others_go()
+        self._calls += 1
+        if self._in_stream:
+            await self._skip_stream()
+        while not inbox.items:
+            await self._wait_for_item()
+        item = inbox.items.popleft()
+        if inbox.paused and len(inbox.items) * 2 <= inbox.limit:
+            self._loop.resume(self._peer)
+        if type(item) is MessagePart:
+            return await self._collect(item)
+        opcode, payload = item[0], item[1]
+        return payload.decode() if opcode is _TEXT else bytes(payload)
+
+    async def _let_others_go(self) -> None:
+        self._calls = 0
+        if self._peer.outbox and not self._peer.is_blocked:
+            self._loop.flush(self._peer)
+        await trio.lowlevel.checkpoint()
+
+    async def _wait_for_item(self) -> None:
+        """Wait for an item, or raise if none can come any more. What was to be sent goes out first."""
+        peer, inbox = self._peer, self._inbox
+        if inbox.closed is not None:
+            raise self._closed_error(inbox.closed)
+        if peer.outbox and not peer.is_blocked:
+            self._loop.flush(peer)
+        self._receiving = True
+        try:
+            await inbox.wait()
+        finally:
+            self._receiving = False
+        self._calls = 0
+
+    async def _next_part(self) -> Message | MessagePart:
+        inbox = self._inbox
+        while not inbox.items:
+            await self._wait_for_item()
+        item = inbox.items.popleft()
+        if inbox.paused and len(inbox.items) * 2 <= inbox.limit:
+            self._loop.resume(self._peer)
+        self._in_stream = type(item) is MessagePart and not item.final
+        return item
+
+    async def _skip_stream(self) -> None:
+        while self._in_stream:
+            await self._next_part()
+
+    async def _collect(self, first: MessagePart) -> str | bytes:
+        """Return the message that begins with a part: streaming was asked for and given up before it came."""
+        parts = [first]
+        try:
+            while not parts[-1].final:
+                part = await self._next_part()
+                assert isinstance(part, MessagePart)
+                parts.append(part)
+        except trio.Cancelled:
+            self._inbox.items.extendleft(reversed(parts))
+            self._in_stream = False
+            raise
+        message = b"".join(part.payload for part in parts)
+        return message.decode() if first.opcode is _TEXT else message
+
+    async def recv_streaming(self) -> AsyncIterator[str | bytes]:
+        """Return the next message in pieces, as they come off the wire, for a message that is too large to keep.
+
+        ``async for piece in ws.recv_streaming()``. How the message is cut says nothing. ``max_size`` holds for it
+        too. If the iteration is left early, the rest of the message is dropped.
+        """
+        if self._in_stream:
+            await self._skip_stream()
+        session, inbox = self._session, self._inbox
+        if not inbox.items and inbox.closed is None:
+            inbox.items.extend(item for item in session.begin_streaming() if isinstance(item, MessagePart))
+        try:
+            while True:
+                item = await self._next_part()
+                yield item.payload.decode() if item.opcode is _TEXT else bytes(item.payload)
+                if not self._in_stream:
+                    return
+        finally:
+            session.end_streaming()
+
+    def __aiter__(self) -> WebSocket:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        try:
+            return await self.recv()
+        except ConnectionClosedOK:
+            raise StopAsyncIteration from None
+
+    # Sending
+
+    async def send(
+        self, message: Data | AsyncIterable[Data], text: bool | None = None, compress: bool | None = None
+    ) -> None:
+        """Send a message: ``str`` as text, bytes-like as binary, unless ``text`` says otherwise.
+
+        Returns when the message is on its way, and waits first while the peer has not taken earlier ones. While
+        more messages are waiting to be received, small ones are gathered and go out together, at the latest when
+        the program waits for anything. An async iterable is sent as one message in fragments, each as it comes;
+        cancelling that, or an exception in the iterable, fails the connection with 1011, as half a message can't
+        be taken back. ``compress`` overrides whether a message is large enough to be compressed.
+
+        Raises `ConnectionClosed`; TypeError and ValueError for what can't be a message.
+        """
+        if isinstance(message, AsyncIterable):
+            await self._send_stream(message, text, compress=bool(compress))
+            return
+        opcode, payload = as_message(message, text)
+        if self._calls >= CALLS_IN_A_ROW:
+            await self._let_others_go()
+        self._calls += 1
+        peer, session = self._peer, self._session
+        if peer.is_blocked or peer.cursors is not None or self._sending_stream is not None or not self._can_send:
+            await self._wait_to_send()
+        frames = session.message(opcode, payload, compress=compress)  # type: ignore[arg-type]
+        if self._inbox.items and not peer.rooms:
+            self._loop.send_soon(peer, frames)
+        else:
+            self._loop.send(peer, frames)
+
+    @property
+    def _can_send(self) -> bool:
+        return self._session.state is State.OPEN and self._inbox.closed is None
+
+    async def _wait_to_send(self) -> None:
+        """Wait until what was sent before is on its way; raises `ConnectionClosed` when nothing can be sent."""
+        peer = self._peer
+        while True:
+            if self._sending_stream is not None:
+                async with self._sending_stream:
+                    pass
+            elif not self._can_send:
+                await self.wait_closed()
+                assert self._inbox.closed is not None
+                raise self._closed_error(self._inbox.closed)
+            elif peer.is_blocked or peer.cursors is not None:
+                await self._inbox.drained.park()
+                self._calls = 0
+            else:
+                return
+
+    async def _send_stream(self, pieces: AsyncIterable[Data], text: bool | None, *, compress: bool) -> None:
+        await self._wait_to_send()
+        peer, session = self._peer, self._session
+        self._sending_stream = trio.Lock()
+        deflater = None
+        if compress and self._agreement is not None and self._agreement.deflates(session.our_role):
+            deflater = StreamDeflater(self._agreement.window_bits(session.our_role))
+        opcode: Opcode | None = None
+        begun = False
+        try:
+            async with self._sending_stream:
+                held: bytes | None = None  # a piece behind, so that the last is known as such
+                async for piece in pieces:
+                    kind, payload = as_message(piece, text)
+                    if opcode is None:
+                        opcode = kind
+                        self._loop.hold(peer)
+                    elif kind is not opcode:
+                        raise TypeError("the pieces of one message are all str or all bytes")
+                    if held is not None:
+                        await self._send_fragment(opcode, held, deflater, first=not begun, final=False)
+                        begun = True
+                    held = bytes(payload)
+                opcode = opcode or (Opcode.TEXT if text else Opcode.BINARY)
+                await self._send_fragment(opcode, held or b"", deflater, first=not begun, final=True)
+        except BaseException as error:
+            if begun and not isinstance(error, ConnectionClosed):
+                self._loop.close(peer, 1011, "a message could not be completed", Cause.ERROR, with_the_rest=False)
+            raise
+        finally:
+            self._sending_stream = None
+            if peer.transport.fileno() >= 0:
+                self._loop.release(peer)
+
+    async def _send_fragment(
+        self, opcode: Opcode | None, payload: bytes, deflater: StreamDeflater | None, *, first: bool, final: bool
+    ) -> None:
+        peer, session = self._peer, self._session
+        await trio.lowlevel.checkpoint()  # before, not after: cancelled, it must not have been sent
+        while self._can_send and peer.is_blocked:
+            await self._inbox.drained.park()
+        if not self._can_send:
+            await self.wait_closed()
+            assert self._inbox.closed is not None
+            raise self._closed_error(self._inbox.closed)
+        rsv = 0
+        if deflater is not None:
+            payload = deflater.deflate(payload, final=final)
+            rsv = RSV1 if first else 0  # RFC 7692 §6.1: on the first fragment only
+        kind = (opcode or Opcode.BINARY) if first else Opcode.CONTINUATION
+        self._loop.send(peer, session.fragment(kind, payload, final=final, rsv=rsv))
+
+    # Control frames
+
+    async def ping(self, data: Data | None = None) -> float:
+        """Send a ping, wait for its pong, and return the seconds between them.
+
+        Without data, a ping carries four random bytes. Raises `ConnectionClosed` when the connection ends first.
+        Cancelling gives up on the pong.
+        """
+        payload = os.urandom(4) if data is None else _control_payload(data)
+        if payload in self._inbox.pings:
+            raise UsageError(f"a ping with the data {payload!r} is still waiting for its pong; give another, or none")
+        if not self._can_send:
+            await self._wait_to_send()
+        ping = self._inbox.add_ping(payload, trio.current_time())
+        self._session.ping(payload)
+        self._loop.send(self._peer, self._session.data_to_send())
+        try:
+            await ping.answered.wait()
+        finally:
+            self._inbox.pings.pop(payload, None)
+        if ping.latency_s is None:
+            assert self._inbox.closed is not None
+            raise self._closed_error(self._inbox.closed)
+        return ping.latency_s
+
+    async def pong(self, data: Data = b"") -> None:
+        """Send a pong that nobody has asked for, as a one-way heartbeat (§5.5.3)."""
+        payload = _control_payload(data)
+        if not self._can_send:
+            await self._wait_to_send()
+        self._session.pong(payload)
+        self._loop.send(self._peer, self._session.data_to_send())
+        await trio.lowlevel.checkpoint()
+
+    # Rooms
+
+    def enter(self, room: Room) -> None:
+        """Begin to get what is published in a room; `Room.join` is the door."""
+        if self._inbox.closed is not None:
+            raise self._closed_error(self._inbox.closed)
+        if self._session.our_role is Role.CLIENT:
+            raise UsageError("a room's frames go from a server to its clients; a client can't join one")
+        if self._peer.outbox and not self._peer.is_blocked:
+            self._loop.flush(self._peer)
+        if self._session.state is State.OPEN:
+            self._loop.join(self._peer, room)
+
+    def exit(self, room: Room) -> None:
+        """Leave a room; what was published there before is still sent."""
+        self._loop.leave_room(self._peer, room)
+
+    # The end
+
+    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection, and wait until the peer has closed its side, for ``close_timeout`` at most.
+
+        Everything sent before goes out before. Harmless when the connection is closed already, or being closed.
+        Cancelled, it cuts the connection off. Raises `UsageError` for a code that can't be sent (§7.4) or a reason
+        of more than 123 bytes; nothing for what the peer does.
+        """
+        self.begin_close(code, reason)
+        try:
+            await self.wait_closed()
+        except trio.Cancelled:
+            self._loop.drop(self._peer, Cause.OUR_CLOSE, "cut off by us")
+            raise
+
+    def begin_close(self, code: int = 1000, reason: str = "") -> None:
+        """Send a close, and see to the rest of the closing handshake in the background."""
+        if code not in SENDABLE_CLOSE_CODES and not 3000 <= code <= 4999:
+            raise UsageError(
+                f"{code} can't be sent as a close code (RFC 6455 §7.4); give 1000, 1001, 1003, 1007 to 1014, or one "
+                "from 3000 to 4999"
+            )
+        if (size := len(reason.encode())) > MAX_CONTROL_PAYLOAD_BYTES - 2:
+            raise UsageError(f"a close reason of {size} bytes is too long; a close frame holds 123 (RFC 6455 §5.5)")
+        self._loop.close(self._peer, code, reason)
+
+    async def wait_closed(self) -> None:
+        """Wait until both sides have closed, or the connection is lost."""
+        await self._inbox.ended.wait()
+
+    def _closed_error(self, closed: Closed) -> ConnectionClosed:
+        return ConnectionClosedOK(closed) if self._peer.ended_well else ConnectionClosedError(closed)
+
+
+# §7.4.1 and the registry: what an endpoint may set; the others are never sent (1004, 1005, 1006, 1015), or a
+# client's alone to send (1010).
+SENDABLE_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
+
+
+def _control_payload(data: Data) -> bytes:
+    payload = as_message(data)[1]
+    if len(payload) > MAX_CONTROL_PAYLOAD_BYTES:
+        raise UsageError(f"{len(payload)} bytes are too many for a ping or pong; it holds 125 (RFC 6455 §5.5)")
+    return bytes(payload)

@@ -1,0 +1,188 @@
+"""The opening handshake, from the client's side (RFC 6455 §4.1).
+
+A `ClientHandshake` makes the request, and holds the server's answer against each requirement in turn, one
+function for each; like ``handshake.py``, it lists every check with what it found, and sends nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rawws.errors import UsageError
+from rawws.wire.deflate import OFFER, Agreement, check_answer
+from rawws.wire.handshake import KEY_BYTES, VERSION, Accept
+from rawws.wire.messages import FieldsLike, Headers, Request, Response, is_token
+from rawws.wire.uri import WebSocketURI
+
+# What the handshake sets, and what to use instead of setting it.
+_OURS = {
+    "upgrade": "",
+    "connection": "",
+    "sec-websocket-key": "",
+    "sec-websocket-version": "",
+    "sec-websocket-accept": "",
+    "sec-websocket-extensions": "; use compression",
+    "sec-websocket-protocol": "; use subprotocols",
+    "origin": "; use origin",
+}
+
+
+class AnswerCheck(NamedTuple):
+    """One requirement of the server's answer, the section that makes it, what was found, and what is wrong."""
+
+    section: str
+    requirement: str
+    found: str
+    fault: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return not self.fault
+
+    def __str__(self) -> str:
+        return f"{self.section}: {self.requirement}? {'yes' if self.holds else 'NO'}: {self.found}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAnswer:
+    """The outcome: ``fault`` says why the handshake failed, empty if it did not."""
+
+    checks: tuple[AnswerCheck, ...]
+    fault: str
+    subprotocol: str | None
+    deflate: Agreement | None
+
+
+class ClientHandshake:
+    """One try to open a WebSocket: the request, and the judgement on the answer to it."""
+
+    def __init__(
+        self,
+        uri: WebSocketURI,
+        *,
+        headers: FieldsLike = (),
+        origin: str | None = None,
+        subprotocols: Sequence[str] = (),
+        compression: bool = True,
+        user_agent: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        """``headers`` are sent besides those of the handshake. Without a ``key``, a random one is made (item 7).
+
+        Raises `UsageError` for headers and subprotocols that can't be sent.
+        """
+        given = Headers.checked(headers)
+        for name, _ in given:
+            if name.lower() in _OURS:
+                raise UsageError(f"the {name} header is set by the handshake{_OURS[name.lower()]}")
+        for name in subprotocols:
+            if not is_token(name):
+                raise UsageError(f"{name!r} can't be a subprotocol: it is to be a token, such as chat.v1")
+        if len(set(subprotocols)) < len(subprotocols):
+            raise UsageError("a subprotocol is given twice; each is offered once (RFC 6455 §4.1 item 10)")
+        self.uri = uri
+        self.accept = Accept.of(key or base64.b64encode(os.urandom(KEY_BYTES)).decode("ascii"))
+        self._subprotocols = tuple(subprotocols)
+        self._compression = compression
+        fields = [
+            ("Host", given.get("Host") or uri.authority),
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Key", self.accept.key),
+            ("Sec-WebSocket-Version", VERSION),
+        ]
+        if origin is not None:
+            fields += Headers.checked([("Origin", origin)])
+        if subprotocols:
+            fields.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
+        if compression:
+            fields.append(("Sec-WebSocket-Extensions", OFFER))
+        if uri.username is not None and "Authorization" not in given:
+            fields.append(("Authorization", basic_authorization(uri.username, uri.password or "")))
+        if user_agent is not None and "User-Agent" not in given:
+            fields += Headers.checked([("User-Agent", user_agent)])
+        fields += [(name, value) for name, value in given if name.lower() != "host"]
+        self.request = Request("GET", uri.resource_name, "1.1", Headers(fields))
+
+    def examine(self, response: Response) -> ServerAnswer:
+        """Hold the server's answer against every requirement."""
+        deflate: Agreement | None = None
+        checks = [check_status(response)]
+        if checks[0].holds:
+            agreed = check_answer(response.headers.get_all("Sec-WebSocket-Extensions"))
+            checks += [
+                check_upgrade(response),
+                check_connection(response),
+                check_accept(response, self.accept),
+                check_extensions(response, agreed, offered=self._compression),
+                check_subprotocol(response, self._subprotocols),
+            ]
+            deflate = agreed if isinstance(agreed, Agreement) else None
+        fault = next((check.fault for check in checks if check.fault), "")
+        subprotocol = response.headers.get("Sec-WebSocket-Protocol")
+        return ServerAnswer(tuple(checks), fault, subprotocol, deflate)
+
+
+def check_status(response: Response) -> AnswerCheck:
+    """§4.1, answer item 1: the status is 101; anything else is for HTTP to deal with."""
+    told = f"{response.status} {response.reason}".rstrip()
+    fault = "" if response.status == 101 else f"the server answered {told} instead of 101"
+    return AnswerCheck("RFC 6455 §4.1 item 1", "the status is 101", told, fault)
+
+
+def check_upgrade(response: Response) -> AnswerCheck:
+    """§4.1, answer item 2: an Upgrade header with the value "websocket", in any case."""
+    values = response.headers.get_all("Upgrade")
+    fault = "" if response.headers.tokens("Upgrade") == ["websocket"] else "its Upgrade header is not 'websocket'"
+    return AnswerCheck("RFC 6455 §4.1 item 2", "Upgrade is 'websocket'", _found(values), fault)
+
+
+def check_connection(response: Response) -> AnswerCheck:
+    """§4.1, answer item 3: a Connection header that has the token "Upgrade", in any case."""
+    values = response.headers.get_all("Connection")
+    fault = "" if "upgrade" in response.headers.tokens("Connection") else "its Connection header lacks 'Upgrade'"
+    return AnswerCheck("RFC 6455 §4.1 item 3", "Connection has the token 'Upgrade'", _found(values), fault)
+
+
+def check_accept(response: Response, accept: Accept) -> AnswerCheck:
+    """§4.1, answer item 4: one Sec-WebSocket-Accept, made of our key: the server has understood."""
+    values = response.headers.get_all("Sec-WebSocket-Accept")
+    fault = ""
+    if values != [accept.value]:
+        fault = f"its Sec-WebSocket-Accept is {_found(values)}, where {accept.value} belongs to our key"
+    return AnswerCheck("RFC 6455 §4.1 item 4", "Sec-WebSocket-Accept belongs to our key", _found(values), fault)
+
+
+def check_extensions(response: Response, agreed: Agreement | str | None, *, offered: bool) -> AnswerCheck:
+    """§4.1, answer item 5: only extensions that we offered, on terms that we understand (RFC 7692 §7.1)."""
+    values = response.headers.get_all("Sec-WebSocket-Extensions")
+    fault = ""
+    if isinstance(agreed, str):
+        fault = f"its extensions can't be used: {agreed}"
+    elif agreed is not None and not offered:
+        fault = "it names an extension, and none was offered"
+    return AnswerCheck("RFC 6455 §4.1 item 5", "extensions are those offered", _found(values), fault)
+
+
+def check_subprotocol(response: Response, offered: Sequence[str]) -> AnswerCheck:
+    """§4.1, answer item 6: no subprotocol, or one of those that we offered."""
+    values = response.headers.get_all("Sec-WebSocket-Protocol")
+    fault = ""
+    if len(values) > 1:
+        fault = "it has more than one Sec-WebSocket-Protocol header"
+    elif values and values[0] not in offered:
+        fault = f"it chose the subprotocol {values[0]!r}, which was not offered"
+    return AnswerCheck("RFC 6455 §4.1 item 6", "the subprotocol is one of those offered", _found(values), fault)
+
+
+def basic_authorization(username: str, password: str) -> str:
+    """Return the value of an Authorization header for a name and a password (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+
+
+def _found(values: list[str]) -> str:
+    return ", ".join(values) if values else "none"

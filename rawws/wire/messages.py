@@ -1,0 +1,165 @@
+"""The heads and bodies of HTTP: header fields, requests, responses (RFC 9110).
+
+What comes from a peer has been checked by the parser. What comes from our own caller is checked here, when the
+object is made: a CR or LF in a value would end the header field and begin another one (RFC 9110 §5.5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from rawws.errors import UsageError
+
+# RFC 9110 §5.6.2.
+_TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+# RFC 9110 §5.5 without obs-text, and without white space at the ends, which a parser would take off.
+_VALUE = re.compile(r"(?:[!-~](?:[ \t!-~]*[!-~])?)?")
+
+# Fields as a caller may give them: a mapping, or pairs where a name occurs twice or the order matters.
+FieldsLike = Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+def is_token(text: str) -> bool:
+    """Say whether a text is what RFC 9110 §5.6.2 calls a token, as names of fields and subprotocols are."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+class Headers:
+    """The fields of one message in their order; names are compared without regard to case."""
+
+    __slots__ = ("_fields", "_values")
+
+    def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
+        self._fields = tuple(fields)
+        self._values: dict[str, list[str]] = {}
+        for name, value in fields:
+            self._values.setdefault(name.lower(), []).append(value)
+
+    @classmethod
+    def checked(cls, given: FieldsLike) -> Headers:
+        """Return fields that our caller gave. Raises `UsageError` for those that can't be sent."""
+        fields = list(given.items() if isinstance(given, Mapping) else given)
+        for name, value in fields:
+            if not _TOKEN.fullmatch(name):
+                raise UsageError(f"{name!r} is not the name of a header field; it may have letters, digits and -")
+            if not _VALUE.fullmatch(value):
+                raise UsageError(
+                    f"the {name} header can't have the value {value!r}; give printable ASCII, no line ends, and no "
+                    "space around it"
+                )
+        return cls(fields)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._values
+
+    def __getitem__(self, name: str) -> str:
+        """Return a field's value; of a repeated field all of them, joined with commas (RFC 9110 §5.3)."""
+        return ", ".join(self._values[name.lower()])
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields == other._fields if isinstance(other, Headers) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._fields)
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self._fields)})"
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Return what ``headers[name]`` does, or the default when there is no such field."""
+        values = self._values.get(name.lower())
+        return default if values is None else ", ".join(values)
+
+    def get_all(self, name: str) -> list[str]:
+        """Return the value of every field of that name."""
+        return list(self._values.get(name.lower(), ()))
+
+    def tokens(self, name: str) -> list[str]:
+        """Return the members of a comma-separated field in lower case, over all its lines (RFC 9110 §5.6.1)."""
+        return [token for value in self.get_all(name) for part in value.split(",") if (token := part.strip().lower())]
+
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        """Return the fields as h11 takes them."""
+        return [(name.encode("ascii"), value.encode("ascii")) for name, value in self._fields]
+
+
+_ABSOLUTE_FORM = re.compile(r"https?://([^/?#]*)([^?#]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request's head, and its body where that has been read. All of the head is ASCII."""
+
+    method: str
+    target: str
+    http_version: str
+    headers: Headers
+    raw_head: bytes = field(repr=False, default=b"")
+    body: bytes = field(repr=False, default=b"")
+
+    @property
+    def path(self) -> str | None:
+        """The target's path without its query; None when it has none, as ``*`` (RFC 9112 §3.2)."""
+        if self.target.startswith("/"):
+            return self.target.partition("?")[0].partition("#")[0]
+        if absolute := _ABSOLUTE_FORM.match(self.target):
+            return absolute[2] or "/"
+        return None
+
+    @property
+    def query(self) -> str:
+        """What stands behind the target's question mark, as it was sent; empty when nothing does."""
+        return self.target.partition("#")[0].partition("?")[2]
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows, even an empty chunked one (RFC 9112 §6)."""
+        return "Transfer-Encoding" in self.headers or any(
+            value.strip("0 ,") for value in self.headers.get_all("Content-Length")
+        )
+
+
+class Response:
+    """An HTTP response: a status, header fields, and a whole body.
+
+    A ``str`` as body is sent as UTF-8, with a ``Content-Type`` of ``text/plain`` if the headers name none.
+    ``Content-Length``, ``Connection`` and ``Date`` are added when it is sent.
+    """
+
+    __slots__ = ("body", "headers", "raw_head", "status")
+
+    def __init__(
+        self, status: int = 200, body: str | bytes = b"", headers: FieldsLike = (), *, raw_head: bytes = b""
+    ) -> None:
+        """Raises `UsageError` for a status that isn't one, or a header that can't be sent."""
+        if not 100 <= status <= 599:
+            raise UsageError(f"{status} is not an HTTP status; give one from 200 to 599")
+        self.status = status
+        self.headers = headers if isinstance(headers, Headers) else Headers.checked(headers)
+        self.raw_head = raw_head  # as it stood on the wire, of a response that was received
+        if isinstance(body, str):
+            self.body = body.encode()
+            if "Content-Type" not in self.headers:
+                self.headers = Headers([("Content-Type", "text/plain; charset=utf-8"), *self.headers])
+        else:
+            self.body = body
+
+    @property
+    def reason(self) -> str:
+        """The phrase that goes with the status, such as ``Not Found``; empty for a status that has none."""
+        try:
+            return HTTPStatus(self.status).phrase
+        except ValueError:
+            return ""
+
+    def __repr__(self) -> str:
+        return f"Response({self.status} {self.reason}, {self.headers}, body={len(self.body)} bytes)"
