@@ -166,6 +166,8 @@ PER_S, DELIVERIES, MEGABYTES = "messages/s", "deliveries/s", "MB/s"
 CASES = (
     Case("echo", "Echo, 16 peers × 64 in flight, 64 B", PER_S, ECHO, echo(16, 64, 64)),
     Case("roundtrip", "Echo, 64 peers × 1 in flight, 64 B", PER_S, ECHO, echo(64, 1, 64)),
+    Case("handler", "Echo by a handler, 16 peers × 64 in flight", PER_S, Wish(handler=True), echo(16, 64, 64)),
+    Case("handler-roundtrip", "Echo by a handler, 64 peers × 1 in flight", PER_S, Wish(handler=True), echo(64, 1, 64)),
     Case("broadcast", "Broadcast to 100, 64 B", DELIVERIES, RELAY, broadcast(100)),
     Case("broadcast-1k", "Broadcast to 100, 1 KiB", DELIVERIES, RELAY, broadcast(100, payload_bytes=KIB)),
     Case("broadcast-1000", "Broadcast to 1,000, 64 B", DELIVERIES, RELAY, broadcast(1000)),

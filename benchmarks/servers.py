@@ -37,6 +37,7 @@ class Wish:
     compression: bool = False
     tls: bool = False
     distinct: bool = False  # messages differ, and what is said in them matters
+    handler: bool = False  # rawws as a library: a task and a handler for each connection, as the others have it
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Server:
     def command(self, port: int, wish: Wish, certificate: Certificate | None) -> list[str]:
         mode = "broadcast" if wish.broadcast else "echo"
         tls = ["--tls-cert", certificate.cert, "--tls-key", certificate.key] if wish.tls and certificate else []
+        if self.name == "rawws" and wish.handler:
+            return [sys.executable, "-m", "benchmarks.peers.rawws_handler", "--port", str(port), "--mode", mode]
         if self.name == "rawws":
             return rawws_command(port, mode, wish, tls)
         if wish.compression and not self.compression:

@@ -145,7 +145,8 @@ class Peer:
     def describe_end(self, cause: Cause, told: str = "") -> Closed:
         """Return how the connection ends, or has ended: ``cause`` and ``told`` are for what the session can't know."""
         session = self.session
-        cause = self.cause or cause
+        if self.cause not in (None, Cause.OUR_CLOSE):
+            cause = self.cause
         close = session.close_rcvd if session.close_begun_by is session.our_role.other else session.close_sent
         if session.fault is not None:
             close = session.close_sent

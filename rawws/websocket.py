@@ -222,6 +222,8 @@ class WebSocket:
         if inbox.paused and len(inbox.items) * 2 <= inbox.limit:
             self._loop.resume(self._peer)
         self._in_stream = type(item) is MessagePart and not item.final
+        if not self._in_stream:
+            self._session.end_streaming()
         return item
 
     async def _skip_stream(self) -> None:
@@ -240,28 +242,25 @@ class WebSocket:
             self._inbox.items.extendleft(reversed(parts))
             self._in_stream = False
             raise
+        self._session.end_streaming()
         message = b"".join(part.payload for part in parts)
         return message.decode() if first.opcode is _TEXT else message
 
-    async def recv_streaming(self) -> AsyncIterator[str | bytes]:
+    def recv_streaming(self) -> AsyncIterator[str | bytes]:
         """Return the next message in pieces, as they come off the wire, for a message that is too large to keep.
 
         ``async for piece in ws.recv_streaming()``. How the message is cut says nothing. ``max_size`` holds for it
         too. If the iteration is left early, the rest of the message is dropped.
         """
-        if self._in_stream:
-            await self._skip_stream()
-        session, inbox = self._session, self._inbox
+        return _Pieces(self)
+
+    async def _first_part(self) -> Message | MessagePart:
+        """Return the beginning of the next message, or all of it, from now on in parts as they come."""
+        await self._skip_stream()
+        inbox = self._inbox
         if not inbox.items and inbox.closed is None:
-            inbox.items.extend(item for item in session.begin_streaming() if isinstance(item, MessagePart))
-        try:
-            while True:
-                item = await self._next_part()
-                yield item.payload.decode() if item.opcode is _TEXT else bytes(item.payload)
-                if not self._in_stream:
-                    return
-        finally:
-            session.end_streaming()
+            inbox.items.extend(item for item in self._session.begin_streaming() if isinstance(item, MessagePart))
+        return await self._next_part()
 
     def __aiter__(self) -> WebSocket:
         return self
@@ -460,6 +459,25 @@ class WebSocket:
 
     def _closed_error(self, closed: Closed) -> ConnectionClosed:
         return ConnectionClosedOK(closed) if self._peer.ended_well else ConnectionClosedError(closed)
+
+
+class _Pieces(AsyncIterator[str | bytes]):
+    """The pieces of one message. (Not an async generator: one that is left early has to be closed.)"""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._begun = False
+
+    async def __anext__(self) -> str | bytes:
+        websocket = self._websocket
+        if not self._begun:
+            part = await websocket._first_part()
+            self._begun = True
+        elif websocket._in_stream:
+            part = await websocket._next_part()
+        else:
+            raise StopAsyncIteration
+        return part.payload.decode() if part.opcode is _TEXT else bytes(part.payload)
 
 
 # §7.4.1 and the registry: what an endpoint may set; the others are never sent (1004, 1005, 1006, 1015), or a
