@@ -7,7 +7,9 @@ function for each; like ``handshake.py``, it lists every check with what it foun
 from __future__ import annotations
 
 import base64
+import binascii
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,6 +31,12 @@ _OURS = {
     "sec-websocket-protocol": "; use subprotocols",
     "origin": "; use origin",
 }
+# These announce a body, and what follows the request's head is the first frame.
+_OF_A_BODY = frozenset({"content-length", "transfer-encoding", "trailer", "expect"})
+# RFC 9110 §5.3: they aren't lists, so that two of one name could be read in two ways.
+_SINGLE = frozenset({"host", "user-agent", "authorization"})
+# RFC 9112 §3.2.1, but less narrowly: what can't end the request line, or a part of it. `parse_uri` gives no other.
+_TARGET = re.compile(r"/[!-~]*")
 
 
 class AnswerCheck(NamedTuple):
@@ -71,21 +79,20 @@ class ClientHandshake:
         user_agent: str | None = None,
         key: str | None = None,
     ) -> None:
-        """``headers`` are sent besides those of the handshake. Without a ``key``, a random one is made (item 7).
+        """``headers`` are sent besides those of the handshake.
 
-        Raises `UsageError` for headers and subprotocols that can't be sent.
+        A Host, User-Agent or Authorization among them takes the place of ours. Without a ``key``, a random one is
+        made (item 7). Raises `UsageError` for what can't be sent.
         """
         given = Headers.checked(headers)
-        for name, _ in given:
-            if name.lower() in _OURS:
-                raise UsageError(f"the {name} header is set by the handshake{_OURS[name.lower()]}")
-        for name in subprotocols:
-            if not is_token(name):
-                raise UsageError(f"{name!r} can't be a subprotocol: it is to be a token, such as chat.v1")
-        if len(set(subprotocols)) < len(subprotocols):
-            raise UsageError("a subprotocol is given twice; each is offered once (RFC 6455 §4.1 item 10)")
+        _check_given(given)
+        _check_offered(subprotocols)
+        if not _TARGET.fullmatch(uri.resource_name):
+            raise UsageError(
+                f"{uri.resource_name!r} can't be asked for; it begins with / and has no spaces or line ends"
+            )
         self.uri = uri
-        self.accept = Accept.of(key or base64.b64encode(os.urandom(KEY_BYTES)).decode("ascii"))
+        self.accept = Accept.of(_new_key() if key is None else _checked_key(key))
         self._subprotocols = tuple(subprotocols)
         self._compression = compression
         fields = [
@@ -96,7 +103,7 @@ class ClientHandshake:
             ("Sec-WebSocket-Version", VERSION),
         ]
         if origin is not None:
-            fields += Headers.checked([("Origin", origin)])
+            fields.append(("Origin", origin))
         if subprotocols:
             fields.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
         if compression:
@@ -104,9 +111,9 @@ class ClientHandshake:
         if uri.username is not None and "Authorization" not in given:
             fields.append(("Authorization", basic_authorization(uri.username, uri.password or "")))
         if user_agent is not None and "User-Agent" not in given:
-            fields += Headers.checked([("User-Agent", user_agent)])
+            fields.append(("User-Agent", user_agent))
         fields += [(name, value) for name, value in given if name.lower() != "host"]
-        self.request = Request("GET", uri.resource_name, "1.1", Headers(fields))
+        self.request = Request("GET", uri.resource_name, "1.1", Headers.checked(fields))
 
     def examine(self, response: Response) -> ServerAnswer:
         """Hold the server's answer against every requirement."""
@@ -123,8 +130,45 @@ class ClientHandshake:
             ]
             deflate = agreed if isinstance(agreed, Agreement) else None
         fault = next((check.fault for check in checks if check.fault), "")
-        subprotocol = response.headers.get("Sec-WebSocket-Protocol")
-        return ServerAnswer(tuple(checks), fault, subprotocol, deflate)
+        if fault:
+            return ServerAnswer(tuple(checks), fault, None, None)
+        return ServerAnswer(tuple(checks), "", response.headers.get("Sec-WebSocket-Protocol"), deflate)
+
+
+def _check_given(headers: Headers) -> None:
+    for name, _ in headers:
+        lowered = name.lower()
+        if lowered in _OURS:
+            raise UsageError(f"the {name} header is set by the handshake{_OURS[lowered]}")
+        if lowered in _OF_A_BODY:
+            raise UsageError(f"the {name} header can't be sent: a handshake has no body (RFC 6455 §4.1)")
+        if lowered in _SINGLE and len(headers.get_all(name)) > 1:
+            raise UsageError(f"the {name} header is given twice; there can be one")
+
+
+def _check_offered(subprotocols: Sequence[str]) -> None:
+    if isinstance(subprotocols, str):
+        raise UsageError(f"subprotocols is a sequence of names; for one name give [{subprotocols!r}]")
+    for name in subprotocols:
+        if not is_token(name):
+            raise UsageError(f"{name!r} can't be a subprotocol: it is to be a token, such as chat.v1")
+    if len(set(subprotocols)) < len(subprotocols):
+        raise UsageError("a subprotocol is given twice; each is offered once (RFC 6455 §4.1 item 10)")
+
+
+def _new_key() -> str:
+    """§4.1 item 7: a nonce of 16 bytes from a strong source (§10.3), new for each connection."""
+    return base64.b64encode(os.urandom(KEY_BYTES)).decode("ascii")
+
+
+def _checked_key(key: str) -> str:
+    try:
+        size = len(base64.b64decode(key, validate=True))
+    except (binascii.Error, ValueError):
+        size = -1
+    if size != KEY_BYTES:
+        raise UsageError(f"the key {key!r} is not {KEY_BYTES} bytes in base64 (RFC 6455 §4.1 item 7)")
+    return key
 
 
 def check_status(response: Response) -> AnswerCheck:
@@ -137,14 +181,18 @@ def check_status(response: Response) -> AnswerCheck:
 def check_upgrade(response: Response) -> AnswerCheck:
     """§4.1, answer item 2: an Upgrade header with the value "websocket", in any case."""
     values = response.headers.get_all("Upgrade")
-    fault = "" if response.headers.tokens("Upgrade") == ["websocket"] else "its Upgrade header is not 'websocket'"
+    fault = ""
+    if response.headers.tokens("Upgrade") != ["websocket"]:
+        fault = f"its Upgrade header is not 'websocket' but {_found(values)}"
     return AnswerCheck("RFC 6455 §4.1 item 2", "Upgrade is 'websocket'", _found(values), fault)
 
 
 def check_connection(response: Response) -> AnswerCheck:
     """§4.1, answer item 3: a Connection header that has the token "Upgrade", in any case."""
     values = response.headers.get_all("Connection")
-    fault = "" if "upgrade" in response.headers.tokens("Connection") else "its Connection header lacks 'Upgrade'"
+    fault = ""
+    if "upgrade" not in response.headers.tokens("Connection"):
+        fault = f"its Connection header lacks 'Upgrade' and has {_found(values)}"
     return AnswerCheck("RFC 6455 §4.1 item 3", "Connection has the token 'Upgrade'", _found(values), fault)
 
 
@@ -180,7 +228,12 @@ def check_subprotocol(response: Response, offered: Sequence[str]) -> AnswerCheck
 
 
 def basic_authorization(username: str, password: str) -> str:
-    """Return the value of an Authorization header for a name and a password (RFC 7617)."""
+    """Return the value of an Authorization header for a name and a password (RFC 7617).
+
+    Raises `UsageError` for a name with a colon, whose rest would be taken for the password.
+    """
+    if ":" in username:
+        raise UsageError(f"the user name {username!r} has a colon in it, which Basic authorization can't carry")
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
 
 

@@ -36,6 +36,11 @@ LEVEL = 6
 
 TAIL = b"\x00\x00\xff\xff"  # §7.2.1: what a flush ends with, not sent
 
+WINDOW_BYTES = 1 << MAX_WINDOW_BITS
+# §7.2.1 lets a message have blocks with the "BFINAL" bit anywhere. One at the end, from a library that finishes its
+# stream, is what is seen; each costs a new zlib stream for as little as two bytes, so that there is a bound (a guess).
+MAX_FINAL_BLOCKS = 64
+
 # §9.1 of RFC 6455, with RFC 9110's token; a value is a token, in quotes or not.
 _TOKEN = r"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _PARAMETER = re.compile(rf'[ \t]*;[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*(?:({_TOKEN})|"({_TOKEN})"))?')
@@ -101,8 +106,15 @@ class Agreement:
         return role is Role.SERVER and self.server_takeover
 
 
-# What a client offers: all that it can do, and no conditions, so that any server can say yes. A server that keeps
-# its context costs us 32 KiB and compresses better; many only ever do that.
+# What a client offers: all that it can do, and no conditions, so that any server can say yes. Chrome offers the same,
+# which is why there is hardly a server that hasn't met it.
+#
+# - ``client_max_window_bits`` has no value: the server may ask for a smaller window. Without it a server that has to
+#   ask declines, as Autobahn's does in its cases 13.3 to 13.6, or has no saving of memory, as Python's websockets.
+# - ``server_no_context_takeover`` is left out. It would spare us a context of 75 KiB, and let the fast lane inflate.
+#   But the server's messages would be larger, tiny ones much so; npm ws refuses the whole handshake with 400 where
+#   its user has switched that parameter off; and an answer without it would be one more reason to fail. A server
+#   that would rather give up its context says so uninvited (§7.1.1.1), as ours does.
 OFFER = f"{NAME}; client_max_window_bits"
 
 
@@ -167,13 +179,16 @@ def _is_legal(parameter: tuple[str, str | None]) -> bool:
 
 
 def inflate_whole(payload: bytes | bytearray, max_message_bytes: int) -> bytes | None:
-    """Return the message that is in one compressed frame, or None if it is invalid or over the limit."""
+    """Return the message that is in one compressed frame, or None where `Inflater` is to be asked about it.
+
+    That is when it is invalid, over the limit, or has a block with the "BFINAL" bit, behind which there may be more.
+    """
     inflate = zlib.decompressobj(-MAX_WINDOW_BITS)
     try:
         message = inflate.decompress(payload + TAIL, max_message_bytes + 1)
     except zlib.error:
         return None
-    return None if len(message) > max_message_bytes else message
+    return None if len(message) > max_message_bytes or inflate.eof else message
 
 
 class Inflater(Extension):
@@ -186,10 +201,14 @@ class Inflater(Extension):
 
     def __init__(self, max_message_bytes: int, *, takeover: bool = False) -> None:
         self._max_message_bytes = max_message_bytes
-        self._context = zlib.decompressobj(-MAX_WINDOW_BITS) if takeover else None
-        self._inflate: zlib._Decompress | None = None  # of the message that is being read, if it is compressed
-        self._inflated_bytes = 0
+        self._takeover = takeover
+        self._stream: zlib._Decompress | None = None
+        self._history = b""  # what the stream has given, as far as it may be referred to
+        self._is_compressed = False  # the message that is being read
         self._in_control = False
+        self._in_block = False  # a block has begun, or may have, that the tail will end
+        self._inflated_bytes = 0
+        self._final_blocks = 0
 
     def enabled(self) -> bool:
         return True
@@ -204,44 +223,81 @@ class Inflater(Extension):
         self._in_control = opcode.iscontrol()
         if self._in_control or opcode is WsprotoOpcode.CONTINUATION:
             return RsvBits(False, False, False)
-        self._inflate = (self._context or zlib.decompressobj(-MAX_WINDOW_BITS)) if rsv.rsv1 else None
+        self._is_compressed = rsv.rsv1
+        if self._is_compressed and self._stream is None:
+            self._stream = zlib.decompressobj(-MAX_WINDOW_BITS)
+        self._in_block = False
         self._inflated_bytes = 0
+        self._final_blocks = 0
         return RsvBits(True, False, False)
 
     def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
-        if self._inflate is None or self._in_control:
+        # A control frame may come between two fragments, and has no part in their message (§6.1).
+        if not self._is_compressed or self._in_control:
             return data
-        # One byte more than may come, so that too much is told from just enough. A bomb gets no further.
-        room = self._max_message_bytes + 1 - self._inflated_bytes
-        try:
-            inflated = self._inflate.decompress(data, room)
-        except zlib.error:
-            return CloseReason.INVALID_FRAME_PAYLOAD_DATA
-        self._inflated_bytes += len(inflated)
-        if self._inflated_bytes > self._max_message_bytes:
-            return CloseReason.MESSAGE_TOO_BIG
-        return inflated
+        return self._inflate(data)
 
     def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
-        if self._inflate is None or self._in_control or not fin:
+        if not self._is_compressed or self._in_control or not fin:
             return None
-        rest = self.frame_inbound_payload_data(proto, TAIL)
-        self._inflate = None
+        self._is_compressed = False
+        # §7.2.2. Behind a final block there is to be a byte more (§7.2.3.4), but not everybody sends it; then there
+        # is no block for the tail to end, and it would be taken for the beginning of one.
+        rest = self._inflate(TAIL) if self._in_block else b""
+        if not self._takeover:
+            self._stream = None
+            self._history = b""
         return rest
+
+    def _inflate(self, data: bytes) -> bytes | CloseReason:
+        inflated = b""
+        while data:
+            assert self._stream is not None
+            # One byte more than may come, so that too much is told from just enough. A bomb gets no further.
+            room = self._max_message_bytes + 1 - self._inflated_bytes
+            try:
+                piece = self._stream.decompress(data, room)
+            except zlib.error:
+                return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+            self._inflated_bytes += len(piece)
+            if self._inflated_bytes > self._max_message_bytes:
+                return CloseReason.MESSAGE_TOO_BIG
+            inflated = inflated + piece if inflated else piece
+            if piece:
+                self._history = (piece if len(piece) >= WINDOW_BYTES else self._history + piece)[-WINDOW_BYTES:]
+            self._in_block = not self._stream.eof
+            if self._in_block:
+                break
+            # For zlib a final block ends the stream; by §7.2.1 more may follow, and refer to what came before.
+            self._final_blocks += 1
+            if self._final_blocks > MAX_FINAL_BLOCKS:
+                return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+            data = self._stream.unused_data
+            self._stream = zlib.decompressobj(-MAX_WINDOW_BITS, zdict=self._history)
+        return inflated
 
 
 class Deflater:
     """The sending half, for all peers with the same window: messages in, frames with RSV1 out.
 
     One zlib stream serves forever: a full flush after each message makes the next independent of it, and is
-    cheaper than a new stream.
+    cheaper than a new stream. Nothing forbids a side to give up its own context, whatever was agreed on (§7.1.1).
+
+    A deflater may be shared by threads: the stream is taken out while it is used, so that a second thread, which
+    would mix its message into the first one's, makes another.
     """
 
     def __init__(self, window_bits: int) -> None:
-        self._deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, -window_bits)
+        self._window_bits = window_bits
+        self._idle: list[zlib._Compress] = []
 
     def deflate(self, message: bytes | memoryview) -> bytes:
-        data = self._deflate.compress(message) + self._deflate.flush(zlib.Z_FULL_FLUSH)
+        try:
+            stream = self._idle.pop()
+        except IndexError:
+            stream = zlib.compressobj(LEVEL, zlib.DEFLATED, -self._window_bits)
+        data = stream.compress(message) + stream.flush(zlib.Z_FULL_FLUSH)
+        self._idle.append(stream)
         return data[: -len(TAIL)]
 
     def deflate_frames(self, frames: bytes) -> bytes:

@@ -1,11 +1,16 @@
 """A client's HTTP: one request, and the answer to it, over h11 (RFC 9110, RFC 9112).
 
 For the opening handshake, and for asking a proxy to connect us (RFC 9110 §9.3.6).
+
+A `ResponsePhase` ends in an answer, or in a sentence that says what is wrong with what the server sent instead.
+It reads less strictly than the server's `HttpPhase`, since nobody reads the same bytes in another way behind us: a
+refusal by some old proxy is worth more to a user than the news that a line in it ends with a bare LF.
 """
 
 from __future__ import annotations
 
 import re
+from urllib.parse import quote_from_bytes
 
 import h11
 
@@ -17,23 +22,44 @@ from rawws.wire.trace import escape
 # A server may send 1xx before its answer (RFC 9110 §15.2); nobody sends many.
 MAX_INTERIM_RESPONSES = 10
 
-_ODD_IN_VALUE = re.compile(rb"[^\x20-\x7e\t]")
+_ODD_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_VISIBLE = bytes(range(0x21, 0x7F))
+_SHOWN_BYTES = 40
+# RFC 8446 §5.1: the content types of an alert and of a handshake message; then comes the version, 3.x.
+_TLS_TYPES = b"\x15\x16"
+_TLS_RECORD = re.compile(b"[" + _TLS_TYPES + b"]\x03")
+# What h11 says, and what of it is for our user.
+_EXPLAINED = (
+    ("illegal status line", "its first line is not of the form 'HTTP/1.1 101 Switching Protocols'"),
+    ("no response line", "its first line is empty"),
+    ("illegal header line", "a line of its head is not a header of the form 'Name: value'"),
+    ("continuation line", "its first header is folded"),
+    ("_SWITCH_", "it switches protocols, which nobody asked for"),
+    ("InformationalResponse", "its status is not one of HTTP"),
+    ("Content-Length", "its Content-Length headers are not one whole number"),
+    ("Transfer-Encoding", "its Transfer-Encoding is not 'chunked'"),
+)
 
 
 class ResponsePhase:
     """The client's side of HTTP/1.1 for one request.
 
-    ``next_event`` says NEED_DATA until there is a `Response`, or a sentence that tells what is wrong with the
-    server's answer. A refusal's body is read, as far as ``max_body_bytes``; what is over is left out.
+    Send what `send_request` returns, then feed what comes. ``next_event`` says NEED_DATA until there is a `Response`
+    or a sentence; after that it says the same for ever, and needs no more data.
+
+    An answer other than a 101, or a proxy's 2xx, comes with its body: as much as has come when the stream ends, and
+    as ``max_body_bytes`` allows; ``body_cut`` says whether that was less than all.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.max_header_bytes)
-        self._head = b""  # what has come of the answer, up to its bound
+        self._head = bytearray()  # what has come since the answer's head, or a 1xx before it, began
         self._answer: Response | None = None  # whose body is being read
         self._body = bytearray()
         self._interim_responses = 0
+        self._outcome: Response | str | None = None
+        self.body_cut = False
 
     def send_request(self, request: Request) -> bytes:
         """Return the bytes of a request without a body."""
@@ -46,74 +72,116 @@ class ResponsePhase:
 
     def receive_data(self, data: bytes) -> None:
         """Take in bytes from the server; empty at the end of the stream."""
-        if self._answer is None and len(self._head) < self._limits.max_header_bytes:
-            self._head += data[: self._limits.max_header_bytes]
+        if self._answer is None and self._outcome is None:
+            self._head += data
         self._h11.receive_data(data)
 
     def next_event(self) -> Response | Signal | str:
         """Return what the bytes received so far amount to; never raises for what a server sends."""
+        if self._outcome is None:
+            self._outcome = self._read()
+        return Signal.NEED_DATA if self._outcome is None else self._outcome
+
+    def _read(self) -> Response | str | None:
         while True:
+            if self._answer is None and not b"HTTP/".startswith(self._head[:5]):
+                return self._explain_beginning()
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as error:
                 return self._explain(error)
             match event:
-                case h11.InformationalResponse() if event.status_code != 101:
-                    self._interim_responses += 1
-                    if self._interim_responses > MAX_INTERIM_RESPONSES:
-                        return f"the server sent more than {MAX_INTERIM_RESPONSES} interim answers (1xx)"
-                    self._head = self._head.partition(b"\r\n\r\n")[2]
                 case h11.InformationalResponse() | h11.Response():
-                    answer = self._take_head(event)
-                    if (
-                        isinstance(answer, str)
-                        or answer.status == 101
-                        or self._h11.their_state is h11.SWITCHED_PROTOCOL
-                    ):
-                        return answer
-                    self._answer = answer
+                    outcome = self._take_head(event)
+                    if outcome is not None:
+                        return outcome
                 case h11.Data():
-                    self._body += event.data[: self._limits.max_body_bytes - len(self._body)]
-                    if len(self._body) >= self._limits.max_body_bytes:
+                    room = self._limits.max_body_bytes - len(self._body)
+                    self._body += event.data[:room]
+                    if len(event.data) > room:
+                        self.body_cut = True
                         return self._finish()
                 case h11.EndOfMessage():
                     return self._finish()
-                case h11.PAUSED:
-                    return self._finish()
-                case h11.ConnectionClosed():
-                    return "the server closed the connection before it answered"
-                case _:
-                    return Signal.NEED_DATA
+                case _:  # NEED_DATA: the others come only after an outcome
+                    return None
 
-    def _take_head(self, event: h11.InformationalResponse | h11.Response) -> Response | str:
+    def _explain_beginning(self) -> str | None:
+        """What doesn't begin like HTTP is told at once: h11 would wait for an empty line, which may never come."""
+        if len(self._head) == 1 and self._head[0] in _TLS_TYPES and not self._h11.trailing_data[1]:
+            return None  # the next byte says whether it is TLS
+        if _TLS_RECORD.match(self._head):
+            return "the server speaks TLS on this port; use wss:// in place of ws:// (or https:// for a proxy)"
+        begins = escape(bytes(self._head[:_SHOWN_BYTES]))
+        return f"the server's answer is not HTTP: it begins with '{begins}'"
+
+    # Heads
+
+    def _take_head(self, event: h11.InformationalResponse | h11.Response) -> Response | str | None:
+        """Return the outcome, if that head is one; a 1xx is passed over, and a body is read before."""
+        trailing, _ = self._h11.trailing_data
+        raw_head = bytes(self._head[: len(self._head) - len(trailing)])
+        self._head = bytearray(trailing)
+        if len(raw_head) > self._limits.max_header_bytes:
+            return self._head_too_large()
         if len(event.headers) > self._limits.max_headers:
             return f"the server's answer has more than {self._limits.max_headers} header fields"
+        if event.status_code < 200 and event.status_code != 101:
+            self._interim_responses += 1
+            if self._interim_responses > MAX_INTERIM_RESPONSES:
+                return f"the server sent more than {MAX_INTERIM_RESPONSES} interim answers (1xx)"
+            return None
+        if event.status_code > 599:
+            return f"the server answered with the status {event.status_code}, which is not one of HTTP"
+        fields = []
         for name, value in event.headers.raw_items():
             if odd := _ODD_IN_VALUE.search(value):
                 return f"the {escape(name)} header of the server's answer has the byte {odd[0][0]:#04x} in it"
-        fields = [(name.decode("ascii"), value.decode("ascii")) for name, value in event.headers.raw_items()]
-        raw_head = self._head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-        return Response(event.status_code, b"", Headers(fields), raw_head=raw_head)
+            fields.append((name.decode("ascii"), _as_ascii(name, value)))
+        answer = Response(event.status_code, b"", Headers(fields), raw_head=raw_head)
+        if self._h11.their_state is h11.SWITCHED_PROTOCOL:
+            return answer
+        self._answer = answer
+        return None
+
+    def _head_too_large(self) -> str:
+        return f"the head of the server's answer is over the limit of {self._limits.max_header_bytes} bytes"
+
+    def _explain(self, error: h11.RemoteProtocolError) -> Response | str:
+        """Turn h11's error into a sentence, or into the answer when only its body is broken."""
+        if self._answer is not None:
+            self.body_cut = True  # cut short or garbled, it tells more than nothing
+            return self._finish()
+        _, ended = self._h11.trailing_data
+        told = str(error)
+        if "Receive buffer too long" in told or len(self._head) > self._limits.max_header_bytes:
+            return self._head_too_large()
+        for theirs, ours in _EXPLAINED:
+            if theirs in told:
+                return f"the server's answer is not proper HTTP: {ours}"
+        if ended:
+            if self._head:
+                return "the server closed the connection in the middle of its answer"
+            return "the server closed the connection before it answered"
+        return f"the server's answer is not proper HTTP: {told.partition(':')[0]}"
 
     def _finish(self) -> Response:
         assert self._answer is not None
         answer = self._answer
         return Response(answer.status, bytes(self._body), answer.headers, raw_head=answer.raw_head)
 
-    def _explain(self, error: h11.RemoteProtocolError) -> Response | str:
-        if self._answer is not None:
-            return self._finish()  # a body cut short tells more than nothing
-        if not self._head:
-            return "the server closed the connection before it answered"
-        if not self._head[:5].upper().startswith(b"HTTP/"[: len(self._head)]):
-            return f"the server's answer is not HTTP: it begins with {escape(self._head[:20])!r}"
-        if len(self._head) >= self._limits.max_header_bytes:
-            return f"the head of the server's answer is over the limit of {self._limits.max_header_bytes} bytes"
-        if "closed connection" in str(error):
-            return "the server closed the connection in the middle of its answer"
-        return f"the server's answer is not proper HTTP: {str(error).partition(':')[0]}"
-
     @property
     def trailing_data(self) -> bytes:
-        """The bytes that came behind the answer: the server's first frames."""
+        """The bytes that came behind a 101: the server's first frames. Or behind a proxy's answer: the server's."""
         return self._h11.trailing_data[0]
+
+
+def _as_ascii(name: bytes, value: bytes) -> str:
+    """Return a value as text that is fit for a log; RFC 9110 §5.5 lets servers send bytes beyond ASCII in it.
+
+    They are spelt out, as ``\\xe9``, which is no part of anything that the handshake looks for. In a Location they
+    are %-escaped: so they were meant (RFC 9110 §10.2.2), and many servers send them as they are.
+    """
+    if name.lower() == b"location":
+        return quote_from_bytes(value, _VISIBLE)
+    return value.decode("ascii", "backslashreplace")

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import random
+import threading
 import tracemalloc
 import zlib
+from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rawws.wire.deflate import Deflater, answer_offers, deflate_frames, inflate_whole, parse_extensions
-from rawws.wire.events import Failed, Message, PingReceived
+from rawws.wire.deflate import (
+    MAX_FINAL_BLOCKS,
+    OFFER,
+    Agreement,
+    Deflater,
+    StreamDeflater,
+    answer_offers,
+    check_answer,
+    deflate_frames,
+    deflater_for,
+    inflate_whole,
+    parse_extensions,
+)
+from rawws.wire.events import Event, Failed, Message, PingReceived, PongReceived
 from rawws.wire.frames import RSV1, Opcode, encode_frame, split_frames
 from rawws.wire.role import Role
 from rawws.wire.session import Session
-from tests.wire.helpers import assert_failing
+from tests.wire.helpers import MASK_KEY, assert_failing, both_roles, every_split
 
 MIB = 1 << 20
 KEY = bytes.fromhex("37 fa 21 3d")
@@ -26,6 +41,7 @@ ONE_BLOCK = bytes.fromhex("f2 48 cd c9 c9 07 00")
 STORED = bytes.fromhex("00 05 00 fa ff 48 65 6c 6c 6f 00")
 BFINAL = bytes.fromhex("f3 48 cd c9 c9 07 00 00")
 TWO_BLOCKS = bytes.fromhex("f2 48 05 00 00 00 ff ff ca c9 c9 07 00")
+AGAIN = bytes.fromhex("f2 00 11 00 00")  # §7.2.3.2: the same once more, as a reference to the message before
 
 
 def receiver(*, max_message_bytes: int = MIB, fast_lane: bool = True) -> Session:
@@ -105,10 +121,141 @@ def test_7_1_the_first_legal_offer_wins_over_all_header_lines() -> None:
     assert agreement.server_window_bits == 9
 
 
+PARAMETERS = [
+    "server_no_context_takeover",
+    "client_no_context_takeover",
+    "server_max_window_bits",
+    "client_max_window_bits",
+]
+VALUES = [None, *map(str, range(7, 17)), "08", "+9", "-9", "9.0", "abc", "true", "1" * 30]
+BITS = {str(bits) for bits in range(8, 16)}
+LEGAL_IN_AN_ANSWER = {
+    ("server_no_context_takeover", None),
+    ("client_no_context_takeover", None),
+    *(("server_max_window_bits", bits) for bits in BITS),
+    *(("client_max_window_bits", bits) for bits in BITS),
+}
+LEGAL_IN_AN_OFFER = LEGAL_IN_AN_ANSWER | {("client_max_window_bits", None)}
+
+
+@st.composite
+def any_parameters(draw: st.DrawFn) -> list[tuple[str, str | None]]:
+    """Parameters as they may come, legal more often than not."""
+    legal = st.lists(st.sampled_from(sorted(LEGAL_IN_AN_OFFER, key=str)), max_size=4, unique_by=lambda each: each[0])
+    wild = st.lists(
+        st.tuples(st.sampled_from([*PARAMETERS, "x", "Server_max_window_bits"]), st.sampled_from(VALUES)), max_size=4
+    )
+    return draw(st.one_of(legal, wild, st.tuples(legal, wild).map(lambda both: both[0] + both[1])))
+
+
+@st.composite
+def written(draw: st.DrawFn, parameters: list[tuple[str, str | None]]) -> str:
+    """The parameters as a header's value, in one of the ways in which RFC 6455 §9.1 lets them be written."""
+    parts = ["permessage-deflate"]
+    for name, value in parameters:
+        space = draw(st.sampled_from(["", " ", "\t "]))
+        quotes = draw(st.sampled_from(["", '"'])) if value is not None else ""
+        parts.append(
+            f"{space}{name}" if value is None else f"{space}{name}{space}={space}{quotes}{value}{quotes}{space}"
+        )
+    return ";".join(parts)
+
+
+def are_legal(parameters: list[tuple[str, str | None]], legal: set[tuple[str, str | None]]) -> bool:
+    names = [name for name, _ in parameters]
+    return len(set(names)) == len(names) and all(parameter in legal for parameter in parameters)
+
+
+@given(st.data(), any_parameters())
+def test_7_1_every_combination_of_parameters_in_an_offer(
+    data: st.DataObject, parameters: list[tuple[str, str | None]]
+) -> None:
+    agreement = answer_offers([data.draw(written(parameters))])
+    if not are_legal(parameters, LEGAL_IN_AN_OFFER):
+        assert agreement is None
+        return
+    assert agreement is not None
+    bits = dict(parameters).get("server_max_window_bits")
+    assert agreement.server_window_bits == int(bits or 15)
+    assert agreement.header == (ANSWER if bits is None else f"{ANSWER}; server_max_window_bits={bits}")
+    assert (agreement.client_window_bits, agreement.server_takeover) == (15, False)
+
+
+@given(st.data(), any_parameters())
+def test_7_1_every_combination_of_parameters_in_an_answer(
+    data: st.DataObject, parameters: list[tuple[str, str | None]]
+) -> None:
+    answer = check_answer([data.draw(written(parameters))])
+    if not are_legal(parameters, LEGAL_IN_AN_ANSWER):
+        assert isinstance(answer, str)
+        assert answer.isprintable()
+        return
+    assert isinstance(answer, Agreement)
+    agreed = dict(parameters)
+    assert answer.server_window_bits == int(agreed.get("server_max_window_bits") or 15)
+    assert answer.client_window_bits == int(agreed.get("client_max_window_bits") or 15)
+    assert answer.server_takeover is ("server_no_context_takeover" not in agreed)
+    assert check_answer([answer.header]) == answer
+
+
+@given(any_parameters())
+def test_7_1_what_our_server_answers_to_our_client_is_legal_there(parameters: list[tuple[str, str | None]]) -> None:
+    offer = "; ".join(["permessage-deflate", *(n if v is None else f"{n}={v}" for n, v in parameters)])
+    for agreement in (answer_offers([OFFER]), answer_offers([offer])):
+        if agreement is not None:
+            assert check_answer([agreement.header]) == agreement
+
+
+@pytest.mark.parametrize("values", [[], [""], [" , ,"], ["", ""]])
+def test_5_1_an_answer_without_an_extension_declines(values: list[str]) -> None:
+    assert check_answer(values) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["permessage-deflate; server_max_window_bits"], "the parameter server_max_window_bits in"),
+        (["permessage-deflate; server_max_window_bits=7"], "server_max_window_bits=7"),
+        (["permessage-deflate; server_max_window_bits=16"], "server_max_window_bits=16"),
+        (["permessage-deflate; server_max_window_bits=08"], "server_max_window_bits=08"),
+        (["permessage-deflate; client_max_window_bits"], "the parameter client_max_window_bits in"),
+        (["permessage-deflate; client_max_window_bits=0"], "client_max_window_bits=0"),
+        (["permessage-deflate; server_no_context_takeover=1"], "server_no_context_takeover=1"),
+        (["permessage-deflate; mystery"], "mystery"),
+        (["permessage-deflate; client_max_window_bits=9; client_max_window_bits=9"], "twice"),
+        (["permessage-deflate", "permessage-deflate"], "twice"),
+        (["permessage-deflate, permessage-deflate; server_max_window_bits=9"], "twice"),
+        (["permessage-deflate, permessage-bzip2"], "'permessage-bzip2', which was not offered"),
+        (["x-webkit-deflate-frame"], "'x-webkit-deflate-frame', which was not offered"),
+        (["Permessage-Deflate"], "'Permessage-Deflate', which was not offered"),
+        (["__proto__"], "'__proto__', which was not offered"),
+        (["permessage-deflate; ="], "grammar"),
+        (["permessage-deflate;"], "grammar"),
+        (["permessage-deflate; server_max_window_bits="], "grammar"),
+        (['permessage-deflate; server_max_window_bits="1 0"'], "grammar"),
+        (["permessage-deflate", ";"], "grammar"),
+        (["caf\\xe9"], "grammar"),
+    ],
+)
+def test_7_1_an_illegal_answer_is_told_with_what_is_wrong(values: list[str], said: str) -> None:
+    answer = check_answer(values)
+    assert isinstance(answer, str)
+    assert said in answer
+
+
+def test_7_1_each_side_of_an_agreement_has_its_own_terms() -> None:
+    agreement = check_answer(["permessage-deflate; server_max_window_bits=8; client_max_window_bits=9"])
+    assert isinstance(agreement, Agreement)
+    assert (agreement.window_bits(Role.SERVER), agreement.window_bits(Role.CLIENT)) == (8, 9)
+    assert (agreement.deflates(Role.SERVER), agreement.deflates(Role.CLIENT)) == (False, True)
+    assert (agreement.keeps_context(Role.SERVER), agreement.keeps_context(Role.CLIENT)) == (True, False)
+
+
 @given(st.text(st.sampled_from('permsag-dflt; ,="\t\\10x'), max_size=60))
 def test_any_header_is_parsed_or_declined(value: str) -> None:
     parse_extensions([value])
     answer_offers([value])
+    check_answer([value])
 
 
 # §6.2, §7.2.2: inflating
@@ -159,6 +306,218 @@ def test_6_1_what_breaks_the_rules_fails_the_connection(
     assert_failing(session, session.receive_data(frame), close_code, code)
 
 
+@both_roles
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
+def test_6_a_compressed_message_that_was_not_agreed_on_fails_the_connection(our_role: Role, fast_lane: bool) -> None:
+    session = Session(our_role, max_message_bytes=MIB, deflate=False, fast_lane=fast_lane)
+    assert_failing(session, session.receive_data(from_peer(our_role, ONE_BLOCK)), 1002, "reserved_bit")
+
+
+@both_roles
+@pytest.mark.parametrize("rsv", [0b0010_0000, 0b0001_0000, 0b0111_0000], ids=["RSV2", "RSV3", "all"])
+def test_6_the_other_reserved_bits_stay_reserved(our_role: Role, rsv: int) -> None:
+    mask_key = MASK_KEY if our_role is Role.SERVER else None
+    session = Session(our_role, max_message_bytes=MIB, deflate=True)
+    frame = encode_frame(Opcode.TEXT, ONE_BLOCK, rsv=rsv, mask_key=mask_key)
+    assert_failing(session, session.receive_data(frame), 1002, "reserved_bit")
+
+
+# §7.1.1, §7.2.3.2: one context for all of a server's messages
+
+
+def from_peer(our_role: Role, payload: bytes, *, first: bool = True, fin: bool = True, rsv: int = RSV1) -> bytes:
+    """Return a compressed frame for us: masked when it comes from a client."""
+    mask_key = MASK_KEY if our_role is Role.SERVER else None
+    opcode = Opcode.BINARY if first else Opcode.CONTINUATION
+    return encode_frame(opcode, payload, fin=fin, rsv=rsv if first else 0, mask_key=mask_key)
+
+
+def client(*, takeover: bool = True, max_message_bytes: int = MIB, fast_lane: bool = True) -> Session:
+    return Session(
+        Role.CLIENT, max_message_bytes=max_message_bytes, deflate=True, takeover=takeover, fast_lane=fast_lane
+    )
+
+
+def payloads_of(events: Iterable[Event]) -> list[bytes]:
+    """Return the messages; nothing else has come."""
+    messages = []
+    for event in events:
+        assert isinstance(event, Message), event
+        messages.append(bytes(event.payload))
+    return messages
+
+
+def receive_all(session: Session, *payloads: bytes) -> list[bytes]:
+    """Return the messages in these payloads of compressed frames from a server."""
+    return payloads_of(session.receive_data(b"".join(from_peer(Role.CLIENT, payload) for payload in payloads)))
+
+
+fast_and_plain = pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
+
+
+@fast_and_plain
+def test_7_2_3_2_a_message_may_refer_to_the_one_before(fast_lane: bool) -> None:
+    data = from_peer(Role.CLIENT, ONE_BLOCK) + from_peer(Role.CLIENT, AGAIN) * 2
+    for chunks in every_split(data):
+        session = client(fast_lane=fast_lane)
+        assert payloads_of(event for chunk in chunks for event in session.receive_data(chunk)) == [b"Hello"] * 3
+
+
+@fast_and_plain
+def test_7_1_1_1_without_a_common_context_a_message_stands_by_itself(fast_lane: bool) -> None:
+    session = client(takeover=False, fast_lane=fast_lane)
+    assert receive_all(session, ONE_BLOCK) == [b"Hello"]
+    assert_failing(session, session.receive_data(from_peer(Role.CLIENT, AGAIN)), 1007, "deflate_invalid")
+
+
+@fast_and_plain
+def test_7_1_1_1_each_connection_has_a_context_of_its_own(fast_lane: bool) -> None:
+    assert receive_all(client(fast_lane=fast_lane), ONE_BLOCK) == [b"Hello"]
+    session = client(fast_lane=fast_lane)
+    assert_failing(session, session.receive_data(from_peer(Role.CLIENT, AGAIN)), 1007, "deflate_invalid")
+
+
+@fast_and_plain
+def test_6_1_messages_that_are_not_compressed_and_control_frames_leave_the_context_alone(fast_lane: bool) -> None:
+    ping, pong = encode_frame(Opcode.PING, b"?"), encode_frame(Opcode.PONG, b"late")
+    plain = from_peer(Role.CLIENT, b"plain", rsv=0)
+    halves = from_peer(Role.CLIENT, AGAIN[:2], fin=False), from_peer(Role.CLIENT, AGAIN[2:], first=False)
+    data = pong + from_peer(Role.CLIENT, ONE_BLOCK) + pong + plain + halves[0] + ping + pong + halves[1] + pong
+    for chunks in every_split(data):
+        session = client(fast_lane=fast_lane)
+        events = [event for chunk in chunks for event in session.receive_data(chunk)]
+        assert [event for event in events if not isinstance(event, PongReceived)] == [
+            Message(Opcode.BINARY, b"Hello"),
+            Message(Opcode.BINARY, b"plain"),
+            PingReceived(b"?"),
+            Message(Opcode.BINARY, b"Hello"),
+        ]
+
+
+@fast_and_plain
+@given(
+    data=st.data(),
+    messages=st.lists(
+        st.binary(max_size=200) | st.sampled_from([b"Hello", b"ab" * 20_000, b""]), min_size=1, max_size=6
+    ),
+    window_bits=st.integers(9, 15),
+    level=st.integers(0, 9),
+)
+def test_7_2_2_whatever_a_server_does_with_its_context_its_messages_are_read(
+    fast_lane: bool, data: st.DataObject, messages: list[bytes], window_bits: int, level: int
+) -> None:
+    """It keeps it, gives it up, finishes its stream, or sends plain, and cuts and mixes its frames as it likes."""
+    stream = zlib.compressobj(level, zlib.DEFLATED, -window_bits)
+    wire = bytearray()
+    for message in messages:
+        how = data.draw(st.sampled_from(["keep", "keep", "give up", "finish", "finish without the byte", "plain"]))
+        if how == "plain":
+            payload = message
+        elif how.startswith("finish"):
+            # §7.2.3.4: with a final block, then a byte for the tail to follow.
+            payload = stream.compress(message) + stream.flush(zlib.Z_FINISH) + (b"\0" if how == "finish" else b"")
+            stream = zlib.compressobj(level, zlib.DEFLATED, -window_bits)
+        else:
+            flush = zlib.Z_SYNC_FLUSH if how == "keep" else zlib.Z_FULL_FLUSH
+            payload = (stream.compress(message) + stream.flush(flush))[:-4]
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(payload)), max_size=3)))
+        bounds = [0, *cuts, len(payload)]
+        for number, (start, end) in enumerate(pairwise(bounds)):
+            fin = number == len(bounds) - 2
+            rsv = 0 if how == "plain" else RSV1
+            wire += from_peer(Role.CLIENT, payload[start:end], first=number == 0, fin=fin, rsv=rsv)
+            wire += data.draw(st.sampled_from([b"", b"", encode_frame(Opcode.PONG, b"late")]))
+    session = client(fast_lane=fast_lane)
+    size = data.draw(st.integers(1, len(wire)))
+    events = [event for at in range(0, len(wire), size) for event in session.receive_data(bytes(wire[at : at + size]))]
+    assert payloads_of(event for event in events if not isinstance(event, PongReceived)) == messages
+
+
+# §7.2.3.4: blocks with the "BFINAL" bit, which end a stream for zlib and nothing for the RFC
+
+HEL, LO = b"Hel", b"lo"
+
+
+def final_block(data: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-15)
+    return stream.compress(data) + stream.flush(zlib.Z_FINISH)
+
+
+@pytest.mark.parametrize("takeover", [True, False], ids=["one context", "a context each"])
+@fast_and_plain
+def test_7_2_1_blocks_may_follow_a_final_one_in_the_same_message(fast_lane: bool, takeover: bool) -> None:
+    refers_back = BFINAL[:-1] + AGAIN
+    for payload, message in [
+        (final_block(HEL) + final_block(LO) + b"\0", b"Hello"),
+        (final_block(HEL) + final_block(LO), b"Hello"),
+        (final_block(b"") * 5 + final_block(b"Hello") + b"\0", b"Hello"),
+        (final_block(HEL) + STORED[:1] + b"\2\0\xfd\xfflo" + b"\0", b"Hello"),
+        (refers_back, b"HelloHello"),
+    ]:
+        session = client(takeover=takeover, fast_lane=fast_lane)
+        assert receive_all(session, payload, payload, ONE_BLOCK) == [message, message, b"Hello"]
+
+
+@fast_and_plain
+def test_7_2_3_4_a_final_block_leaves_the_context_to_the_messages_behind_it(fast_lane: bool) -> None:
+    for final in (BFINAL, BFINAL[:-1]):
+        session = client(fast_lane=fast_lane)
+        assert receive_all(session, final, AGAIN, final, final, AGAIN) == [b"Hello"] * 5
+
+
+@fast_and_plain
+def test_7_2_3_4_the_context_behind_a_final_block_is_the_whole_window(fast_lane: bool) -> None:
+    block = random.Random(7692).randbytes(1 << 14)
+    stream = zlib.compressobj(wbits=-15, zdict=block + block[:8000])
+    far = (stream.compress(block[:300]) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    assert len(far) < 100  # it is a reference
+    session = client(fast_lane=fast_lane)
+    assert receive_all(session, final_block(block) + b"\0", final_block(block[:8000]) + b"\0", far) == [
+        block,
+        block[:8000],
+        block[:300],
+    ]
+
+
+@fast_and_plain
+@pytest.mark.parametrize("takeover", [True, False], ids=["one context", "a context each"])
+def test_final_blocks_without_end_are_not_followed(fast_lane: bool, takeover: bool) -> None:
+    """Each costs a new zlib stream: two bytes of the peer's would cost us microseconds, and a megabyte seconds."""
+    just = final_block(b"") * MAX_FINAL_BLOCKS
+    session = client(takeover=takeover, fast_lane=fast_lane)
+    assert receive_all(session, just + ONE_BLOCK, just + ONE_BLOCK) == [b"Hello"] * 2
+    bomb = from_peer(Role.CLIENT, final_block(b"") * (MIB // 2))
+    assert_failing(session, session.receive_data(bomb), 1007, "deflate_invalid")
+
+
+# Limits
+
+
+@fast_and_plain
+def test_the_limit_is_on_each_message_however_long_the_context_has_lived(fast_lane: bool) -> None:
+    stream = zlib.compressobj(wbits=-15)
+    session = client(max_message_bytes=1000, fast_lane=fast_lane)
+    for _ in range(100):
+        payload = (stream.compress(b"a" * 1000) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        assert receive_all(session, payload) == [b"a" * 1000]
+    payload = (stream.compress(b"a" * 1001) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    assert_failing(session, session.receive_data(from_peer(Role.CLIENT, payload)), 1009, "message_too_big")
+
+
+@pytest.mark.parametrize("how", [zlib.Z_SYNC_FLUSH, zlib.Z_FINISH], ids=["flushed", "finished"])
+def test_a_bomb_in_a_kept_context_ends_in_1009_with_memory_flat(how: int) -> None:
+    limit = 100_000
+    stream = zlib.compressobj(wbits=-15)
+    frame = from_peer(Role.CLIENT, stream.compress(b"\0" * 50_000_000) + stream.flush(how))
+    session = client(max_message_bytes=limit)
+    tracemalloc.start()
+    events = session.receive_data(frame)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert_failing(session, events, 1009, "message_too_big")
+    assert peak < 8 * limit
+
+
 @pytest.mark.parametrize("pieces", [1, 7], ids=["in one frame", "in fragments"])
 @pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
 def test_a_bomb_ends_in_1009_with_memory_flat(pieces: int, fast_lane: bool) -> None:
@@ -207,3 +566,70 @@ def test_only_large_messages_that_get_smaller_are_deflated() -> None:
         for header, payload in split_frames(deflate_frames(frames, 15))
     ]
     assert got == [(False, small), (True, large), (False, noise)]
+
+
+def kept_context(payloads: Iterable[bytes]) -> list[bytes]:
+    """Return the messages as a receiver reads them that keeps one context for all, being strict about their ends."""
+    inflate = zlib.decompressobj(-15)
+    messages = []
+    for payload in payloads:
+        messages.append(inflate.decompress(payload + b"\0\0\xff\xff"))
+        # Whole blocks, and nothing begun: a final one that is put behind them is read as such.
+        probe = inflate.copy()
+        assert probe.decompress(b"\x03\x00") == b""
+        assert probe.eof
+    return messages
+
+
+@given(st.lists(st.binary(max_size=50) | st.just(b"x" * 5000), min_size=1, max_size=6), st.integers(9, 15))
+def test_7_2_1_messages_can_be_read_by_a_receiver_that_keeps_its_context(messages: list[bytes], bits: int) -> None:
+    deflater = Deflater(bits)
+    payloads = [deflater.deflate(message) for message in messages]
+    assert all(payloads)  # §7.2.3.6: an empty message is one byte
+    assert kept_context(payloads) == messages
+
+
+@given(st.lists(st.lists(st.binary(max_size=50), min_size=1, max_size=5), min_size=1, max_size=3), st.integers(9, 15))
+def test_7_2_1_a_message_in_pieces_each_of_which_can_be_inflated_at_once(
+    messages: list[list[bytes]], bits: int
+) -> None:
+    payloads = []
+    for pieces in messages:
+        deflater = StreamDeflater(bits)
+        inflate = zlib.decompressobj(-bits)
+        payload = b""
+        for number, piece in enumerate(pieces, 1):
+            deflated = deflater.deflate(piece, final=number == len(pieces))
+            assert inflate.decompress(deflated) == piece or number == len(pieces)
+            payload += deflated
+        payloads.append(payload)
+    assert kept_context(payloads) == [b"".join(pieces) for pieces in messages]
+
+
+@both_roles
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 100_000])
+@pytest.mark.parametrize("compress", [None, True, False])
+def test_what_one_side_compresses_the_other_reads(our_role: Role, size: int, compress: bool | None) -> None:
+    sender = Session(our_role, max_message_bytes=MIB, deflate=True, deflater=deflater_for(9))
+    reader = Session(our_role.other, max_message_bytes=MIB, deflate=True, takeover=our_role is Role.SERVER)
+    frames = [sender.message(Opcode.BINARY, b"x" * size, compress=compress) for _ in range(3)]
+    assert [bool(frame[0] & RSV1) for frame in frames] == [compress or (compress is None and size >= 1024)] * 3
+    assert payloads_of(reader.receive_data(b"".join(frames))) == [b"x" * size] * 3
+
+
+def test_a_deflater_may_be_shared_by_threads() -> None:
+    deflater = Deflater(15)
+    mixed_up = []
+
+    def deflate_many(byte: int) -> None:
+        message = bytes([byte]) * 5000
+        for _ in range(300):
+            if inflate_whole(deflater.deflate(message), MIB) != message:
+                mixed_up.append(byte)
+
+    threads = [threading.Thread(target=deflate_many, args=(byte,)) for byte in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mixed_up == []
