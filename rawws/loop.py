@@ -57,6 +57,9 @@ MAX_OUTBOX_BYTES = 64 * 1024
 # Deadlines are looked at this often, or more often if they are shorter: a timer per peer costs too much.
 TICK_S = 1.0
 
+# For so long our close waits for a program to answer what came before it. Most do at once, or never will.
+LAST_ANSWERS_S = 1.0
+
 KEEPALIVE = b"rawws"  # what our own pings carry
 
 OPEN, CLOSED = State.OPEN, State.CLOSED  # a global is found three times as fast as an Enum's member
@@ -248,7 +251,7 @@ class Loop:
                 echo = b"".join(frames)
                 answers = (deflate_frames(echo, peer.form) if peer.form else echo) + answers
         if session.state is CLOSED:
-            if not peer.shut:
+            if not peer.shut and not self._waits_for_the_program(peer, answers):
                 self._leaving.append((peer, answers))
         elif answers:
             self.send(peer, answers)
@@ -270,6 +273,26 @@ class Loop:
         if inbox.is_full and not inbox.paused and not closing:
             inbox.paused = True
             self._watch(peer, done=not peer.is_blocked)
+
+    def _waits_for_the_program(self, peer: Peer, last_words: bytes) -> bool:
+        """Hold our close back while the program has messages to answer that came before it (§5.5.1 lets us)."""
+        inbox = peer.inbox
+        if inbox is None or peer.cause is not None:
+            return False
+        if inbox.last_words is None:
+            if not inbox.items:
+                return False
+            inbox.last_words = b""
+            peer.close_at = trio.current_time() + LAST_ANSWERS_S
+        inbox.last_words += last_words
+        return True
+
+    def finish(self, peer: Peer) -> None:
+        """Send the close that was held back."""
+        assert peer.inbox is not None
+        last_words, peer.inbox.last_words = peer.inbox.last_words, None
+        peer.close_at = math.inf
+        self._leave(peer, last_words or b"", with_the_rest=False)
 
     def _echo_large(self, peer: Peer, frames: list[bytes | bytearray]) -> bool:
         """Send large frames back without joining them first; False if that isn't possible now."""
@@ -423,7 +446,8 @@ class Loop:
                 room.add_current(peer)
                 room.trim()
         session = peer.session
-        if done and session.is_closed and not peer.rooms and not peer.shut:
+        waits = peer.inbox is not None and peer.inbox.last_words is not None
+        if done and session.is_closed and not peer.rooms and not peer.shut and not waits:
             peer.shut = True
             # §7.1.1: the server is the first to end the stream; a client does so when it gives up on the server.
             if session.our_role is Role.SERVER or session.fault is not None:
@@ -521,7 +545,11 @@ class Loop:
 
         Our close goes out behind what its rooms have published so far, or else at the next frame boundary.
         """
-        if peer.session.state is not OPEN or peer.transport.fileno() < 0:
+        if peer.transport.fileno() < 0:
+            return
+        if peer.session.state is not OPEN:
+            if peer.inbox is not None and peer.inbox.last_words is not None:
+                self.finish(peer)
             return
         peer.session.close(code, reason)
         peer.cause = cause
@@ -633,7 +661,11 @@ class Loop:
         limits = peer.endpoint.limits
         them = peer.session.our_role.other.name.lower()
         if peer.session.state is not OPEN:
-            if now >= peer.close_at:
+            if now < peer.close_at:
+                pass
+            elif peer.inbox is not None and peer.inbox.last_words is not None:
+                self.finish(peer)
+            else:
                 self.drop(
                     peer,
                     Cause.CLOSE_TIMEOUT,

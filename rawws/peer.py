@@ -179,6 +179,7 @@ class Inbox:
         "drained",
         "ended",
         "items",
+        "last_words",
         "latency_s",
         "limit",
         "paused",
@@ -190,6 +191,8 @@ class Inbox:
         self.limit = limit
         self.items: deque[Message | MessagePart] = deque()
         self.paused = False  # the loop has stopped reading
+        # The session has ended, and our close waits for the program to take, and answer, what came before.
+        self.last_words: bytes | None = None
         self.closed: Closed | None = None
         self.ended = trio.Event()  # set when ``closed`` is known
         self.latency_s: float | None = None

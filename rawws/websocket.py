@@ -135,7 +135,9 @@ class WebSocket:
     @property
     def state(self) -> State:
         """OPEN, CLOSING (our close is sent, the peer's has not come) or CLOSED."""
-        return State.CLOSED if self._inbox.closed is not None else self._session.state
+        if self._inbox.closed is not None:
+            return State.CLOSED
+        return State.OPEN if self._inbox.last_words is not None else self._session.state
 
     @property
     def latency(self) -> float | None:
@@ -207,6 +209,9 @@ class WebSocket:
             raise self._closed_error(inbox.closed)
         if peer.outbox and not peer.is_blocked:
             self._loop.flush(peer)
+        if inbox.last_words is not None:
+            self._loop.finish(peer)
+            return
         self._receiving = True
         try:
             await inbox.wait()
@@ -304,7 +309,9 @@ class WebSocket:
 
     @property
     def _can_send(self) -> bool:
-        return self._session.state is State.OPEN and self._inbox.closed is None
+        if self._inbox.closed is not None:
+            return False
+        return self._session.state is State.OPEN or self._inbox.last_words is not None
 
     async def _wait_to_send(self) -> None:
         """Wait until what was sent before is on its way; raises `ConnectionClosed` when nothing can be sent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -426,6 +427,57 @@ async def test_what_is_gathered_goes_out_though_the_program_turns_to_something_e
         nursery.start_soon(answer_one_and_sleep)
         await peer.expect_frame(Opcode.TEXT, "answer")
         nursery.cancel_scope.cancel()
+
+
+# What comes behind messages that the program has not answered yet
+
+
+@BOTH_LANES
+@pytest.mark.parametrize(
+    ("behind", "code"),
+    [(b"\x88\x80\x00\x00\x00\x00", 1005), (b"\x83\x80\x00\x00\x00\x00", 1002)],
+    ids=["close", "fault"],
+)
+async def test_messages_before_a_close_or_a_fault_are_answered_before_it_is(
+    behind: bytes, code: int, fast_lane: bool
+) -> None:
+    async with open_raw(fast_lane=fast_lane) as (peer, ws), trio.open_nursery() as nursery:
+
+        async def echo() -> None:
+            with contextlib.suppress(ConnectionClosedError):
+                async for message in ws:
+                    await trio.lowlevel.checkpoint()
+                    assert ws.state is State.OPEN
+                    await ws.send(message)
+
+        await peer.send_bytes(b"\x81\x81\x00\x00\x00\x00a\x81\x81\x00\x00\x00\x00b" + behind)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(echo)
+        await peer.expect_frame(Opcode.TEXT, "a")
+        await peer.expect_frame(Opcode.TEXT, "b")
+        await peer.expect_close(code)
+
+
+async def test_a_program_that_does_not_receive_holds_the_closing_handshake_up_for_a_moment_only(
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    async with open_raw() as (peer, ws):
+        await peer.send_frame(Opcode.TEXT, "unheard")
+        await peer.send_close()
+        started = trio.current_time()
+        await peer.expect_close(1000)
+        assert trio.current_time() - started < 3
+        assert ws.closed is not None
+
+
+async def test_a_program_that_closes_meanwhile_closes_at_once() -> None:
+    async with open_raw() as (peer, ws):
+        await peer.send_frame(Opcode.TEXT, "unheard")
+        await peer.send_close(1001)
+        await wait_all_tasks_blocked()
+        await ws.aclose()
+        await peer.expect_close(1001)
+        assert await ws.recv() == "unheard"
 
 
 # Compression

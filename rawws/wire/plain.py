@@ -270,10 +270,12 @@ def too_big(size: int, limit: int) -> Fault:
 class PlainEncoder:
     """Writes frames through wsproto, for where the fast lane is switched off.
 
-    Its ``Connection`` only sends: it needn't know how far the closing handshake has come.
+    Its ``Connection`` only sends, and must not know how far the closing handshake has come: our close may have to
+    wait for messages that are encoded after it. So a close has a ``Connection`` of its own.
     """
 
     def __init__(self, our_role: Role) -> None:
+        self._our_role = our_role
         self._connection = Connection(our_role.value)
 
     def encode(self, opcode: Opcode, payload: bytes | bytearray) -> bytes:
@@ -294,4 +296,5 @@ class PlainEncoder:
                 event = wsproto.events.CloseConnection(code=CloseReason.NO_STATUS_RCVD)
             case _:
                 event = wsproto.events.BytesMessage(data=payload)
-        return bytes(self._connection.send(event))
+        connection = Connection(self._our_role.value) if opcode is Opcode.CLOSE else self._connection
+        return bytes(connection.send(event))
