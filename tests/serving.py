@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, NamedTuple, NoReturn, Protocol
 
 import pytest
@@ -496,12 +497,12 @@ class StartProgram:
     def __init__(self) -> None:
         self.started: list[Program] = []
 
-    def __call__(self, *arguments: str, max_files: int | None = None) -> Program:
+    def __call__(self, *arguments: str, max_files: int | None = None, directory: Path | None = None) -> Program:
         """Return the program once it listens. ``max_files`` is its hard limit on open descriptors."""
         command = [sys.executable, "-m", "rawws", "--port", "0", *arguments]
         if max_files is not None:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=directory)
         program = Program(process)
         self.started.append(program)
         return program.wait_listening()
