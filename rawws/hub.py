@@ -97,6 +97,7 @@ class Hub:
             deflate=agreement is not None,
             fast_lane=fast_lane,
             relays=True,
+            echoes=self.mode is Mode.ECHO,
             on_frame=logs.frame_logger(number, Role.SERVER),
         )
         form = agreement.server_window_bits if agreement is not None and agreement.deflates(Role.SERVER) else PLAIN

@@ -54,7 +54,7 @@ class Session:
     ``takeover`` the peer may refer to its earlier ones in them (RFC 7692 §7.1.1). ``deflater``, if there is one,
     compresses what `message` encodes. ``fast_lane=False`` reads and writes every frame through wsproto, for study;
     nothing else differs. With ``relays``, messages come out of `relay_data` as frames instead of out of
-    `receive_data`.
+    `receive_data`; with ``echoes`` these go back to the peer, and pongs come out among them, each at its place.
 
     ``on_frame(sender, frame)``, while set, is shown every frame that comes in, and those that go out when
     `show_sent` is told; frames take the plain lane then, and payloads are collected for it.
@@ -62,6 +62,7 @@ class Session:
 
     __slots__ = (
         "_deflater",
+        "_echoes",
         "_encoder",
         "_fast",
         "_inflater",
@@ -90,6 +91,7 @@ class Session:
         deflater: Deflater | None = None,
         fast_lane: bool = True,
         relays: bool = False,
+        echoes: bool = False,
         on_frame: Callable[[Role, Frame], None] | None = None,
     ) -> None:
         self.our_role = our_role
@@ -105,6 +107,7 @@ class Session:
         self._inflater = Inflater(max_message_bytes, takeover=True) if takeover else None
         self._deflater = deflater
         self._relays = relays
+        self._echoes = echoes
         self._streams = False
         inflates = deflate and not takeover
         self._fast = FastReader(our_role, max_message_bytes, inflates=inflates, relays=relays) if fast_lane else None
@@ -235,6 +238,8 @@ class Session:
                 out.append(event)
             elif isinstance(event, Message):
                 self._encode(event.opcode, event.payload, out)
+            elif self._echoes and isinstance(event, PingReceived) and self.outgoing:
+                out.append(self.data_to_send())
         if self._fast is not None and self._plain.is_idle:
             self._plain = None
         return data[position:]

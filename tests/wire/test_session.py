@@ -402,3 +402,11 @@ def test_no_bytes_make_it_raise(our_role: Role, chunks: list[bytes]) -> None:
         session.receive_data(chunk)
         session.show_sent(session.data_to_send())
     assert session.describe_end()
+
+
+def test_5_5_2_where_messages_are_echoed_a_pong_stands_where_its_ping_stood_among_them() -> None:
+    session = Session(Role.SERVER, max_message_bytes=100, relays=True, echoes=True)
+    ping = encode_frame(Opcode.PING, b"?", mask_key=bytes(4))
+    said = [encode_frame(Opcode.TEXT, message, mask_key=bytes(4)) for message in (b"a", b"b")]
+    assert session.relay_data(said[0] + ping + said[1]) == [b"\x81\x01a", b"\x8a\x01?", b"\x81\x01b"]
+    assert session.data_to_send() == b""
