@@ -1,0 +1,73 @@
+"""A web application that is there already, with a WebSocket room beside it, on one port.
+
+    pip install starlette
+    python -m rawws.examples.existing_app --port 8080
+    python -m websockets ws://localhost:8080/orders       in one terminal
+    curl -d '3 apples' localhost:8080/orders              in another: the order appears in the first
+
+The application knows nothing of WebSockets but the room that it publishes to. rawws answers the upgrades, and hands
+every other request to it. Any ASGI application will do in place of this one: FastAPI, Quart, Django.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from functools import partial
+
+import trio
+
+import rawws
+
+try:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
+    from starlette.routing import Route
+except ImportError:
+    sys.exit("This example needs Starlette: pip install starlette")
+
+hub = rawws.Hub()
+orders: list[str] = []
+
+
+async def home(_: Request) -> Response:
+    return PlainTextResponse(f"{len(orders)} orders so far\n")
+
+
+async def order(request: Request) -> Response:
+    what = (await request.body()).decode(errors="replace")
+    orders.append(what)
+    delivery = hub.room("/orders").publish(what)
+    return JSONResponse({"order": what, "told": delivery.sent + delivery.queued}, status_code=201)
+
+
+@contextlib.asynccontextmanager
+async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    print("the application has started", flush=True)
+    yield
+    print("the application has stopped", flush=True)
+
+
+app = Starlette(routes=[Route("/", home), Route("/orders", order, methods=["POST"])], lifespan=lifespan)
+
+
+async def serve(port: int) -> None:
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(rawws.serve, hub, port, host="127.0.0.1", http=rawws.asgi(app)))
+        print(f"listening on http://localhost:{server.port}/", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8080)
+    trio.run(serve, parser.parse_args().port)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except* KeyboardInterrupt:
+        pass

@@ -1,0 +1,74 @@
+"""A live feed: everybody gets each value as it comes, and who reads slowly skips to the newest.
+
+    python -m rawws.examples.ticker --port 8080 --per-second 20
+    python -m websockets ws://localhost:8080/
+
+A room keeps what a slow reader has not had yet, so that it gets everything. Prices are another matter: only the
+newest is of use. So each reader has a task of its own here, which sends the newest value there is, waits until the
+reader has taken it (that is what ``send`` does), and looks again. The numbers show who has skipped what.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from functools import partial
+
+import trio
+
+import rawws
+
+
+class Ticker:
+    """The newest value, and a way to wait for a newer one."""
+
+    def __init__(self, padding: int) -> None:
+        self.number = 0
+        self.price = 100.0
+        self._padding = "x" * padding
+        self._changed = trio.Event()
+
+    async def run(self, per_second: float) -> None:
+        while True:
+            await trio.sleep(1 / per_second)
+            self.number += 1
+            self.price = round(self.price + random.uniform(-1, 1), 2)
+            self._changed.set()
+            self._changed = trio.Event()
+
+    def message(self) -> str:
+        return json.dumps({"number": self.number, "price": self.price, "padding": self._padding})
+
+    async def feed(self, ws: rawws.WebSocket) -> None:
+        """The handler of one reader; it ends when the reader has gone, because ``send`` raises then."""
+        sent = -1
+        while True:
+            while self.number == sent:
+                await self._changed.wait()
+            sent = self.number
+            await ws.send(self.message())
+
+
+async def serve(port: int, per_second: float, padding: int) -> None:
+    ticker = Ticker(padding)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run, per_second)
+        server = await nursery.start(partial(rawws.serve, ticker.feed, port, host="127.0.0.1", compression=None))
+        print(f"listening on ws://localhost:{server.port}/", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--per-second", type=float, default=20.0)
+    parser.add_argument("--padding", type=int, default=0, metavar="BYTES", help="makes each message larger")
+    options = parser.parse_args()
+    trio.run(serve, options.port, options.per_second, options.padding)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except* KeyboardInterrupt:
+        pass
