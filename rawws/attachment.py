@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 import h11
 import trio
 
+from rawws import logs
 from rawws.errors import HandshakeRefused, UsageError
 from rawws.exchange import (
+    LINGER_S,
     Authenticate,
     HttpConnection,
     ProcessRequest,
@@ -130,32 +132,46 @@ def _replay(request: Request, trailing_data: bytes) -> h11.Connection:
 
 @contextlib.asynccontextmanager
 async def as_socket(stream: AnyStream) -> AsyncIterator[socket.socket]:
-    """Turn a stream into a non-blocking socket, which is the caller's to close within the block."""
+    """Turn a stream into a socket, which is the caller's; its bytes are passed on within the block."""
     if isinstance(stream, socket.socket):
-        stream.setblocking(False)
         yield stream
         return
     if isinstance(stream, trio.SocketStream):
         yield socket.socket(fileno=stream.socket.detach())
         return
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    async with trio.open_nursery() as nursery:
-        inner = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
-        nursery.start_soon(_pump, stream, inner)
-        nursery.start_soon(_pump, inner, stream)
+    inner = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+    pumps = _Pumps()
+    # Not in a nursery here: that would wrap what is raised in the caller's block.
+    trio.lowlevel.spawn_system_task(pumps.run, stream, inner)
+    try:
+        yield ours
+        # The last words are on their way, and the loop waits for the other end to close.
+        with trio.move_on_after(LINGER_S):
+            await pumps.done.wait()
+    finally:
+        pumps.scope.cancel()
+        for end in (inner, stream):
+            await trio.aclose_forcefully(end)
+
+
+class _Pumps:
+    """Passes bytes on between two streams, both ways, until both have ended or it is cancelled."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.done = trio.Event()
+
+    async def run(self, outer: trio.abc.Stream, inner: trio.SocketStream) -> None:
         try:
-            yield ours
+            with self.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_pump, outer, inner)
+                    nursery.start_soon(_pump, inner, outer)
+        except Exception:  # of a stream that somebody else wrote; a system task has nobody to tell
+            logs.hub.exception("a stream that rawws was attached to failed")
         finally:
-            ours.close()
-            # What was sent last goes out; then both ends are closed.
-            with trio.move_on_after(1) as last_words:
-                last_words.shield = True
-                while len(nursery.child_tasks) == 2:
-                    await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
-            await trio.aclose_forcefully(inner)
-            await trio.aclose_forcefully(stream)
+            self.done.set()
 
 
 async def _pump(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:

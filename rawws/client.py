@@ -22,6 +22,7 @@ from rawws.errors import (
     InvalidRedirect,
     InvalidResponse,
     InvalidStatus,
+    InvalidURI,
     OpenTimeout,
     ProxyError,
     RawwsError,
@@ -44,8 +45,8 @@ from rawws.wire.uri import WebSocketURI, parse_uri
 USER_AGENT = f"rawws/{__version__}"
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# Not sent on to another server than they were meant for.
-SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+# Not sent on to another server than the one that they were meant for.
+OWN_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "host"})
 
 # Between two tries: a random part of a bound that doubles, so that a crowd that was cut off at once comes back
 # spread out. Python's websockets goes from 3 to 90 s, socket.io from 1 to 5.
@@ -83,7 +84,7 @@ class Connector:
         self._ssl = ssl
         self._headers = Headers.checked(headers)
         self._origin = origin
-        self._subprotocols = tuple(subprotocols)
+        self._subprotocols = subprotocols
         self._compression = compression is not None
         self._user_agent = user_agent
         self._proxy = proxy
@@ -147,11 +148,14 @@ class Connector:
                 transport.close()
                 raise
             transport.close()
-            target = uri.resolve(location)
+            try:
+                target = uri.resolve(location)
+            except InvalidURI as error:
+                raise InvalidRedirect(f"{uri} redirects to where no WebSocket can be: {error}") from None
             if uri.secure and not target.secure:
                 raise InvalidRedirect(f"{uri} redirects to {target}, which isn't encrypted; that is not followed")
             if target.origin != uri.origin:
-                headers = Headers([(name, value) for name, value in headers if name.lower() not in SECRET_HEADERS])
+                headers = Headers([(name, value) for name, value in headers if name.lower() not in OWN_HEADERS])
             attempt.log(logs.handshake, logging.INFO, STATE, f"redirected to {target}")
             uri = target
         raise InvalidRedirect(f"{self._uri} redirects more than {self._max_redirects} times (max_redirects)")
@@ -225,8 +229,11 @@ class Connector:
 
     async def _dial_through(self, attempt: _Attempt, proxy: str, uri: WebSocketURI) -> socket.socket:
         """Have an HTTP proxy connect us (RFC 9110 §9.3.6)."""
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        shown = f"{parts.scheme}://{parts.hostname}:{parts.port or 80}"
+        try:
+            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            shown = f"{parts.scheme}://{parts.hostname}:{parts.port or 80}"
+        except ValueError as error:
+            raise ProxyError(f"the address of the proxy can't be used: {error}") from None
         if parts.scheme != "http" or not parts.hostname:
             raise ProxyError(f"the proxy {shown} can't be used: only http:// proxies can; proxy=None does without")
         connected = await attempt.dial(parts.hostname, parts.port or 80)

@@ -1,0 +1,223 @@
+"""`rawws.attach`: WebSockets inside a server that reads its requests with h11 by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import h11
+import pytest
+import trio
+import trustme
+from trio.testing import MockClock, memory_stream_pair
+
+import rawws
+from rawws import Request, Response
+from tests.serving import LOOPBACK, Client, close, get, seen_close, seen_text, text, upgrade
+
+pytestmark = pytest.mark.usefixtures("bounded")
+
+
+async def read_request(stream: trio.abc.ReceiveStream, connection: h11.Connection) -> h11.Request:
+    """Read a request as such servers do."""
+    while (event := connection.next_event()) is h11.NEED_DATA:
+        connection.receive_data(bytes(await stream.receive_some()))
+    assert isinstance(event, h11.Request)
+    return event
+
+
+class OwnServer:
+    """Somebody's server on h11, which answers ordinary requests, and attaches rawws to the others."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.refusals: list[rawws.HandshakeRefused] = []
+
+    async def serve_client(self, stream: trio.abc.Stream) -> None:
+        connection = h11.Connection(h11.SERVER)
+        while True:
+            request = await read_request(stream, connection)
+            if any(name == b"upgrade" for name, _ in request.headers):
+                break
+            while not isinstance(connection.next_event(), h11.EndOfMessage):
+                pass
+            head = h11.Response(status_code=200, headers=[("Content-Length", "4")])
+            for event in (head, h11.Data(data=b"mine"), h11.EndOfMessage()):
+                await stream.send_all(connection.send(event) or b"")
+            connection.start_next_cycle()
+        try:
+            async with rawws.attach(stream, request, connection=connection, **self.options) as ws:
+                async for message in ws:
+                    await ws.send(message)
+        except rawws.HandshakeRefused as error:
+            self.refusals.append(error)
+
+
+@pytest.fixture
+async def start(nursery: trio.Nursery) -> AsyncIterator[Callable[..., Awaitable[tuple[OwnServer, Client]]]]:
+    clients: list[Client] = []
+
+    async def start_own(**options: Any) -> tuple[OwnServer, Client]:
+        server = OwnServer(**options)
+        (listener,) = await nursery.start(partial(trio.serve_tcp, server.serve_client, 0, host=LOOPBACK))
+        clients.append(await Client(socket.socket()).connect(listener.socket.getsockname()[1]))
+        return server, clients[-1]
+
+    yield start_own
+    for client in clients:
+        client.hang_up()
+
+
+async def test_carries_on_from_the_upgrade_with_the_frames_behind_it(start: Any) -> None:
+    _, client = await start()
+    assert (await client.ask(get("/"))).body == b"mine"
+    await client.open("/room", then=text("early"))
+    await client.send(text("later"))
+    assert await client.frames(2) == [seen_text("early"), seen_text("later")]
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], list[str], int]] = {
+    "a foreign page": ({}, ["Origin: https://evil.example"], 403),
+    "the application's no": ({"authenticate": lambda _: Response(401, "who?\n")}, [], 401),
+    "the application's own answer": ({"process_request": lambda _: Response(503, "later\n")}, [], 503),
+}
+
+
+@pytest.mark.parametrize(("options", "lines", "status"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_refusal_is_told_to_both_sides(
+    start: Any, options: dict[str, Any], lines: list[str], status: int
+) -> None:
+    server, client = await start(**options)
+    answer = await client.ask(upgrade("/", *lines))
+    assert answer.status == status
+    await client.assert_end()
+    client.hang_up()
+    while not server.refusals:
+        await trio.lowlevel.checkpoint()
+    assert server.refusals[0].response.status == status
+    assert str(server.refusals[0]).startswith(f"the handshake was refused with {status}: ")
+
+
+async def test_a_bad_handshake_is_refused_by_name(start: Any) -> None:
+    server, client = await start()
+    answer = await client.ask(upgrade("/").replace(b"Version: 13", b"Version: 8"))
+    assert (answer.status, answer.headers["sec-websocket-version"]) == (426, "13")
+    await client.assert_end()
+    client.hang_up()
+    while not server.refusals:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_subprotocols_and_compression_are_agreed_on(start: Any) -> None:
+    _, client = await start(subprotocols=["a"])
+    lines = ("Sec-WebSocket-Protocol: b, a", "Sec-WebSocket-Extensions: permessage-deflate")
+    answer = await client.ask(upgrade("/", *lines))
+    assert answer.headers["sec-websocket-protocol"] == "a"
+    assert answer.headers["sec-websocket-extensions"].startswith("permessage-deflate")
+
+
+# Other streams, and requests that something else has parsed
+
+
+def parsed(lines: bytes = upgrade("/room?x=1")) -> Request:
+    first, *rest = lines.decode().strip().split("\r\n")
+    method, target, _ = first.split()
+    fields = [(name, value) for name, _, value in (line.partition(": ") for line in rest)]
+    return Request(method, target, "1.1", rawws.Headers(fields))
+
+
+async def echo(stream: Any, trailing_data: bytes = b"") -> None:
+    async with rawws.attach(stream, parsed(), trailing_data=trailing_data) as ws:
+        assert (ws.path, ws.request.query) == ("/room", "x=1")
+        async for message in ws:
+            await ws.send(message)
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+async def test_takes_a_raw_socket_and_a_parsed_request(nursery: trio.Nursery, blocking: bool) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(blocking)
+    nursery.start_soon(echo, ours, text("early"))
+    client = Client(theirs)
+    assert (await client.answer()).status == 101
+    assert await client.frame() == seen_text("early")
+    await client.send(text("later"))
+    assert await client.frame() == seen_text("later")
+    client.hang_up()
+
+
+async def test_takes_a_stream_that_has_no_socket(nursery: trio.Nursery) -> None:
+    ours, theirs = memory_stream_pair()
+    nursery.start_soon(echo, ours)
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += await theirs.receive_some()
+    assert head.startswith(b"HTTP/1.1 101 ")
+    await theirs.send_all(text("hello"))
+    assert await theirs.receive_some() == b"\x81\x05hello"
+    await theirs.send_all(b"\x88\x80\x00\x00\x00\x00")
+    received = b""
+    while data := await theirs.receive_some():
+        received += data
+    assert received == b"\x88\x00"
+
+
+async def test_what_goes_wrong_is_raised_as_it_is_whatever_the_stream(autojump_clock: MockClock) -> None:  # noqa: ARG001
+    ours, theirs = memory_stream_pair()
+    with pytest.raises(rawws.HandshakeRefused, match="403"):
+        async with rawws.attach(ours, parsed(upgrade("/", "Origin: https://evil.example"))):
+            pass
+    assert (await theirs.receive_some()).startswith(b"HTTP/1.1 403 ")
+    ours, theirs = memory_stream_pair()
+    with pytest.raises(ZeroDivisionError):
+        async with rawws.attach(ours, parsed(), close_timeout=0.01):
+            raise ZeroDivisionError
+
+
+async def test_takes_a_tls_stream(nursery: trio.Nursery) -> None:
+    authority = trustme.CA()
+    serving, trusting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(serving)
+    authority.configure_trust(trusting)
+    server = OwnServer()
+    (listener,) = await nursery.start(
+        partial(trio.serve_ssl_over_tcp, server.serve_client, 0, serving, host=LOOPBACK, https_compatible=True)
+    )
+    port = listener.transport_listener.socket.getsockname()[1]
+    async with rawws.connect(f"wss://localhost:{port}/", ssl=trusting, proxy=None) as ws:
+        for message in ("hello", b"x" * 300_000):
+            await ws.send(message)
+            assert await ws.recv() == message
+    assert ws.close_code == 1000
+
+
+@pytest.mark.parametrize(("error", "code"), [(None, 1000), (ZeroDivisionError, 1011)])
+async def test_leaving_the_block_closes_the_connection_and_the_stream(
+    nursery: trio.Nursery, error: type[Exception] | None, code: int
+) -> None:
+    ours, theirs = socket.socketpair()
+
+    async def leave() -> None:
+        with contextlib.suppress(ZeroDivisionError):
+            async with rawws.attach(ours, parsed()):
+                if error is not None:
+                    raise error
+
+    nursery.start_soon(leave)
+    client = Client(theirs)
+    assert (await client.answer()).status == 101
+    assert await client.frame() == seen_close(code)
+    await client.send(close(code))
+    await client.assert_end()
+    client.hang_up()
+
+
+async def test_trailing_data_is_given_once() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(rawws.UsageError, match="leave trailing_data out"):
+        async with rawws.attach(ours, parsed(), connection=h11.Connection(h11.SERVER), trailing_data=b"x"):
+            pass
