@@ -1,7 +1,8 @@
-"""ASGI applications (Starlette, FastAPI, Quart and others) as what answers the requests that don't upgrade.
+"""ASGI applications (Starlette, FastAPI and others) as what answers the requests that don't upgrade.
 
-Only the HTTP side of ASGI is here, and its lifespan: rawws takes the upgrades itself, on the same port. The names
-are those of the ASGI specification 3.0 (https://asgi.readthedocs.io/en/latest/specs/www.html).
+Only the HTTP side of ASGI is here, and its lifespan: rawws takes the upgrades itself, on the same port, so that no
+``websocket`` scope ever occurs. Sections are those of the ASGI specification 3.0 with its HTTP part 2.4
+(https://asgi.readthedocs.io/en/latest/specs/). The application runs on trio.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any
-from urllib.parse import unquote_to_bytes
+from typing import Any, Literal
+from urllib.parse import unquote
 
+import h11
 import trio
 
 from rawws import logs
-from rawws.errors import UsageError
+from rawws.errors import RawwsError, UsageError
 from rawws.exchange import Exchange
-from rawws.wire.trace import STATE
+from rawws.limits import KIB
+from rawws.wire.trace import FAULT, STATE
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -28,21 +31,33 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# From 2.4 on, sending to a client that has gone raises OSError, so that an application need not watch for it.
-_VERSIONS = {"version": "3.0", "spec_version": "2.4"}
+# From 2.4 on, sending to a client that has gone raises OSError, and frameworks rely on it: Starlette (0.42 on) then
+# leaves ``receive`` to the application while it streams, whose upload would else lose pieces to Starlette's watch.
+_HTTP_VERSIONS = {"version": "3.0", "spec_version": "2.4"}
+_LIFESPAN_VERSIONS = {"version": "3.0", "spec_version": "2.0"}
+
+# What the server hands to a slow client in one go, and has a deadline for.
+_PIECE_BYTES = 64 * KIB
+# How long an application may take to end once it has said, or was told, that it does; as the server drains (a guess).
+_GRACE_S = 5.0
+
+_DISCONNECT = "http.disconnect"
 
 
-def asgi(app: Application, *, root_path: str = "", lifespan: str = "auto") -> AsgiApp:
+def asgi(app: Application, *, root_path: str = "", lifespan: Literal["auto", "on", "off"] = "auto") -> AsgiApp:
     """Return an ASGI application as the ``http`` of `rawws.serve`.
 
-    ``root_path`` is where it is mounted, if a proxy has taken that off. ``lifespan`` says whether it is told of
-    startup and shutdown: ``on``, ``off``, or ``auto`` for a try that may fail. The application runs on trio.
+    ``root_path`` is the path that a proxy in front takes off, such as ``/api``; the application is told of it.
+    ``lifespan`` says whether the application is told of startup and shutdown: ``on``, ``off``, or ``auto`` where it
+    may not know them. One that fails to start makes `rawws.serve` raise `UsageError`.
     """
+    if not callable(app):
+        raise UsageError(f"an ASGI application is to be callable; this is of type {type(app).__name__}")
     if lifespan not in ("auto", "on", "off"):
         raise UsageError(f"there is no lifespan {lifespan!r}; give 'auto', 'on' or 'off'")
-    if not callable(app):
-        raise UsageError(f"an ASGI application is a callable, not {type(app).__name__}")
-    return AsgiApp(app, root_path, lifespan)
+    if root_path and not root_path.startswith("/"):
+        raise UsageError(f"root_path is to begin with a slash, such as /api; {root_path!r} doesn't")
+    return AsgiApp(app, root_path.rstrip("/"), lifespan)
 
 
 class AsgiApp:
@@ -55,27 +70,32 @@ class AsgiApp:
         self._root_path = root_path
         self._lifespan = lifespan
         self._state: dict[str, Any] = {}
+        self._calls: trio.Nursery | None = None  # of the application, while its lifespan lasts
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         """Have the application answer one request.
 
-        What it raises is logged by the server, which answers 500 if the application has not begun to.
+        Raises what the application raises, and OSError when the client left before it was answered.
         """
+        if self._calls is None:
+            raise UsageError("an ASGI application answers only while its lifespan() is entered, as rawws.serve does")
         conversation = _Conversation(exchange)
-        await self._app(self._scope(exchange), conversation.receive, conversation.send)
-        await conversation.finish()
+        # In a task of its own, which outlives the response: the next request on this connection doesn't wait for what
+        # the application does in the background, nor does it see its context variables.
+        self._calls.start_soon(conversation.run, self._app, self._scope(exchange))
+        await conversation.wait_answered()
 
     def _scope(self, exchange: Exchange) -> Scope:
         request = exchange.request
-        raw_path = (request.path or request.target).encode("ascii")
+        raw_path = request.path or request.target  # OPTIONS * has no path
         return {
             "type": "http",
-            "asgi": dict(_VERSIONS),
+            "asgi": dict(_HTTP_VERSIONS),
             "http_version": request.http_version,
-            "method": request.method,
+            "method": request.method.upper(),
             "scheme": exchange.scheme,
-            "path": unquote_to_bytes(raw_path).decode(errors="replace"),
-            "raw_path": raw_path,
+            "path": self._root_path + unquote(raw_path),  # bytes that aren't UTF-8 become U+FFFD
+            "raw_path": raw_path.encode("ascii"),
             "query_string": request.query.encode("ascii"),
             "root_path": self._root_path,
             "headers": [(name.lower(), value) for name, value in request.headers.raw()],
@@ -87,154 +107,389 @@ class AsgiApp:
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Tell the application of startup now, and of shutdown at the end. Raises `UsageError` if it can't start."""
-        if self._lifespan == "off":
-            yield
-            return
-        life = _Life()
+        if self._calls is not None:
+            raise UsageError("rawws.asgi(app) is for one server; make another one of the same application")
+        self._state = {}
+        life = _Lifespan(self._app, self._state)
+        failure: Exception | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._live, life)
-            await life.send_event("lifespan.startup")
-            await life.wait_answer()
-            if life.failure is not None and (life.answered or self._lifespan == "on"):
-                nursery.cancel_scope.cancel()
-                raise UsageError(f"the ASGI application can't start: {life.failure}")
-            supported = life.failure is None
-            yield
-            if supported:
-                await life.send_event("lifespan.shutdown")
-                await life.wait_answer()
-                if life.failure is not None:
-                    logs.http.error("the ASGI application failed to shut down: %s", life.failure)
-            nursery.cancel_scope.cancel()
-
-    async def _live(self, life: _Life) -> None:
-        scope = {"type": "lifespan", "asgi": dict(_VERSIONS), "state": self._state}
-        try:
-            await self._app(scope, life.receive, life.send)
-        except Exception as error:
-            # How an application says that it knows no lifespan (the specification has it so).
-            life.fail(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-            level = logging.DEBUG if self._lifespan == "auto" else logging.ERROR
-            logs.line(logs.http, level, logs.SERVER, STATE, f"no lifespan: {life.failure}")
-        else:
-            life.end()
+            try:
+                if self._lifespan != "off":
+                    nursery.start_soon(life.run)
+                    await life.start(required=self._lifespan == "on")
+                async with trio.open_nursery() as calls:
+                    self._calls = calls
+                    try:
+                        yield
+                    except Exception as error:
+                        failure = error  # raised below: these nurseries would make groups of it
+                    # What goes on in the background, behind a response, may go on for a while.
+                    calls.cancel_scope.deadline = trio.current_time() + _GRACE_S
+                if calls.cancel_scope.cancelled_caught:
+                    _log_fault(f"what the ASGI application did in the background took over {_GRACE_S:g} s; cancelled")
+            except UsageError as error:
+                failure = error
+            finally:
+                self._calls = None
+                await life.stop()
+        if failure is not None:
+            raise failure
 
 
-class _Life:
-    """The lifespan's side of the conversation with an application."""
+# One request
 
-    def __init__(self) -> None:
-        self._to_app, self._from_us = trio.open_memory_channel[Message](2)
-        self._answer = trio.Event()
-        self._ended = False
-        self.answered = False  # in the application's own words
-        self.failure: str | None = None
 
-    async def send_event(self, kind: str) -> None:
-        self.answered = False
-        if self._ended:
-            return
-        self._answer = trio.Event()
-        with contextlib.suppress(trio.BrokenResourceError):
-            await self._to_app.send({"type": kind})
-
-    async def wait_answer(self) -> None:
-        await self._answer.wait()
-
-    async def receive(self) -> Message:
-        return await self._from_us.receive()
-
-    async def send(self, message: Message) -> None:
-        if message["type"].endswith(".failed"):
-            self.failure = message.get("message") or "it said no more"
-        self.answered = True
-        self._answer.set()
-
-    def fail(self, failure: str) -> None:
-        if self.failure is None:
-            self.failure = failure
-        self.end()
-
-    def end(self) -> None:
-        """The application's lifespan is over: nothing more will be answered."""
-        self._ended = True
-        self._answer.set()
+class ClientDisconnected(ConnectionError):
+    """The client has gone: what an application gets that sends on (HTTP part, "Disconnected Client")."""
 
 
 class _Conversation:
-    """One request's ``receive`` and ``send``."""
+    """One request and its answer, as the application's ``receive`` and ``send`` see them."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._body_read = False
-        self._started: Message | None = None
-        self._head_sent = False
-        self._ended = False
+        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None  # while it waits for the body
+        self._started = False
+        self._pieces = 0
+        self._complete = False
+        self._gone = False  # so the application was told, or found out
+        self._lost: OSError | None = None  # how the connection was lost
+        self._call = trio.CancelScope()
+        self._failure: Exception | None = None  # what the application raised
+        self._settled = trio.Event()  # the response is complete, or the application has returned
+        self._receiving = trio.Lock()  # only one task at a time may wait for the socket
+        self._wait: trio.CancelScope | None = None  # of the task that does
+        self._sending = trio.Lock()
+
+    async def run(self, app: Application, scope: Scope) -> None:
+        """Call the application, and say so when it has returned, however that came."""
+        try:
+            with self._call:
+                await app(scope, self.receive, self.send)
+        except Exception as error:
+            if not (self._gone and _is_about_leaving(error)):
+                self._failure = error
+        finally:
+            self._settled.set()
+        if self._complete and self._failure is not None:
+            told = f"the ASGI application failed at {self._exchange.request.target} after it had answered"
+            logs.http.error("#%d %s %s", self._exchange.number, FAULT, told, exc_info=self._failure)
+
+    async def wait_answered(self) -> None:
+        """Wait until the response is complete. Raises what has come in the way of that."""
+        try:
+            await self._settled.wait()
+        finally:
+            if not self._complete or self._receiving.locked():
+                await self._end_call()
+        if not self._complete:
+            raise self._explain()
+
+    async def _end_call(self) -> None:
+        """Have the application let go of the exchange, which is over."""
+        with trio.CancelScope(shield=True):
+            if not self._complete:
+                self._call.cancel()
+                await self._settled.wait()
+            async with self._receiving:
+                pass
+
+    def _explain(self) -> Exception:
+        """Return why the application has returned without completing its response."""
+        if isinstance(self._failure, OSError):
+            # A file or a database of its own: the server would take it for the client's.
+            error = RawwsError(f"the ASGI application failed: {type(self._failure).__name__}: {self._failure}")
+            error.__cause__ = self._failure
+            return error
+        if self._failure is not None:
+            return self._failure
+        if self._gone:
+            return self._lost or ConnectionResetError("the client left before it was answered")
+        if self._started:
+            return RawwsError("the ASGI application returned before its response was complete")
+        return RawwsError("the ASGI application returned without a response")
+
+    # What the application receives
 
     async def receive(self) -> Message:
+        """Return the next piece of the body; after its end, wait for the client's leaving or the response's end.
+
+        Applications ask whether the client has gone by cancelling this at once. So there is no checkpoint here: an
+        exchange looks before it waits.
+        """
+        await _acquire(self._receiving)
+        try:
+            if self._complete or self._gone:
+                return {"type": _DISCONNECT}
+            with trio.CancelScope() as self._wait:
+                return await self._receive()
+            return {"type": _DISCONNECT}  # the response has been completed meanwhile
+        finally:
+            self._wait = None
+            self._receiving.release()
+
+    async def _receive(self) -> Message:
         if not self._body_read:
             try:
-                body = await self._exchange.receive_body()
-            except OSError:
-                self._body_read = True
-                return {"type": "http.disconnect"}
-            self._body_read = not body
-            return {"type": "http.request", "body": body, "more_body": bool(body)}
-        if not self._ended:
-            await self._exchange.wait_disconnected()
-        return {"type": "http.disconnect"}
+                piece = await self._exchange.receive_body()
+            except OSError as error:
+                self._lose(error)
+                return {"type": _DISCONNECT}
+            self._body_read = not piece
+            return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+        await self._exchange.wait_disconnected()
+        # Sending goes on until it fails: a client that has only shut down its own side still reads.
+        self._gone = True
+        return {"type": _DISCONNECT}
+
+    def _lose(self, error: OSError) -> None:
+        self._gone = True
+        self._lost = error
+
+    # What it sends
 
     async def send(self, message: Message) -> None:
-        match message["type"]:
-            case "http.response.start" if self._started is None:
-                self._started = message
-            case "http.response.body" if self._started is not None and not self._ended:
-                await self._send_body(message.get("body", b""), more=message.get("more_body", False))
-            case kind:
-                raise RuntimeError(f"the ASGI application sent {kind!r} where it can't be")
+        """Send a part of the response. Raises `UsageError` for what can't come now, and OSError without a client."""
+        kind = message.get("type")
+        if kind not in ("http.response.start", "http.response.body"):
+            raise UsageError(f"an ASGI application can't send {kind!r} in answer to an HTTP request")
+        if message.get("more_body"):
+            await trio.lowlevel.checkpoint()  # a stream to a fast client mustn't keep others from their turn
+        await _acquire(self._sending)
+        try:
+            await self._send(kind, message)
+        except ClientDisconnected:
+            raise
+        except OSError as error:
+            self._lose(error)
+            raise ClientDisconnected("the client has gone") from error
+        except h11.LocalProtocolError as error:
+            raise UsageError(f"the ASGI application's response can't be sent: {error}") from None
+        finally:
+            self._sending.release()
 
-    async def _send_body(self, body: bytes, *, more: bool) -> None:
-        assert self._started is not None
-        if not self._head_sent:
-            # Held back until here, as the specification wants: an application that fails in between is answered for.
-            self._head_sent = True
-            headers = [(bytes(name), bytes(value)) for name, value in self._started.get("headers", ())]
-            if not more and not any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in headers):
-                headers.append((b"Content-Length", str(len(body)).encode()))
-            await self._exchange.start_response(self._started["status"], headers)
-        await self._exchange.send_body(bytes(body))
+    async def _send(self, kind: str, message: Message) -> None:
+        if self._lost is not None:
+            raise ClientDisconnected("the client has gone") from self._lost
+        if self._complete:
+            # "any further messages on the channel will be ignored"
+            told = f"the ASGI application sent {kind} after the end of its response to {self._exchange.request.target}"
+            logs.line(logs.http, logging.WARNING, self._exchange.number, FAULT, f"{told}; ignored")
+        elif kind == "http.response.start":
+            await self._start(message)
+        else:
+            await self._send_body(message.get("body", b""), more=message.get("more_body", False))
+
+    async def _start(self, message: Message) -> None:
+        if self._started or self._head is not None:
+            raise UsageError("the ASGI application has sent http.response.start twice")
+        headers = []
+        for name, value in message.get("headers", ()):
+            if not isinstance(name, bytes) or not isinstance(value, bytes):
+                raise UsageError(f"the ASGI application's header {name!r}: {value!r} is to be two byte strings")
+            if name.lower() != b"transfer-encoding":  # "the server must ignore it"
+                headers.append((name, value))
+        self._head = message["status"], headers
+        # A head that gives the length waits for the body, so that there can still be a 500 if none comes. Without a
+        # length it is a stream, whose first piece may be long in coming: an EventSource opens with the head.
+        if not any(name.lower() == b"content-length" for name, _ in headers):
+            await self._send_head()
+
+    async def _send_head(self) -> None:
+        if self._head is not None:
+            (status, headers), self._head = self._head, None
+            await self._exchange.start_response(status, headers)
+            self._started = True
+
+    async def _send_body(self, body: object, *, more: bool) -> None:
+        if self._head is None and not self._started:
+            raise UsageError("the ASGI application has sent http.response.body before http.response.start")
+        if not isinstance(body, bytes | bytearray | memoryview):
+            raise UsageError(f"the body of http.response.body is to be bytes, not {type(body).__name__}")
+        await self._send_head()
+        if more and self._pieces and self._exchange.request.method == "HEAD":
+            # Nothing of it goes out, so nothing would ever stop an endless stream: this is where it ends.
+            await self._end()
+            self._gone = True
+            raise ClientDisconnected("a HEAD is answered without a body; there is nothing to stream to")
+        self._pieces += 1
+        for start in range(0, len(body), _PIECE_BYTES):
+            await self._exchange.send_body(bytes(body[start : start + _PIECE_BYTES]))
         if not more:
-            self._ended = True
-            await self._exchange.end_response()
+            await self._end()
 
-    async def finish(self) -> None:
-        """The application has returned. An answer that it has begun and not ended can't be made whole by us."""
-        if self._started is None:
-            raise RuntimeError("the ASGI application returned without a response")
-        if not self._ended:
-            raise RuntimeError("the ASGI application returned before its response was complete")
+    async def _end(self) -> None:
+        await self._exchange.end_response()
+        self._complete = True
+        self._settled.set()
+        if self._wait is not None:
+            self._wait.cancel()
+
+
+async def _acquire(lock: trio.Lock) -> None:
+    """Acquire a lock; without a checkpoint where nobody holds it, as in almost every request."""
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
+
+
+def _is_about_leaving(failure: BaseException) -> bool:
+    """Say whether an application raised this because its client has gone, and for no other reason."""
+    if isinstance(failure, BaseExceptionGroup):
+        return all(map(_is_about_leaving, failure.exceptions))
+    # Starlette makes a ClientDisconnect of ours, and of the message; its name is all that we know of it here.
+    return (
+        isinstance(failure, ClientDisconnected)
+        or isinstance(failure.__cause__, ClientDisconnected)
+        or type(failure).__name__ == "ClientDisconnect"
+    )
+
+
+# The lifespan
+
+
+class _Lifespan:
+    """The application's call with the ``lifespan`` scope, which lasts as long as the server."""
+
+    def __init__(self, app: Application, state: dict[str, Any]) -> None:
+        self._app = app
+        self._state = state
+        self._tell, self._told = trio.open_memory_channel[Message](2)
+        # Shielded: when the server is cancelled, the application still has its time to clean up.
+        self._scope = trio.CancelScope(shield=True)
+        self._startup_answered = trio.Event()
+        self._shutdown_answered = trio.Event()
+        self._over = trio.Event()  # nothing more is to be expected of it
+        self._is_up = False
+        self._startup_failed: str | None = None  # in the application's words
+        self._shutdown_failed: str | None = None
+        self._error: Exception | None = None
+
+    async def run(self) -> None:
+        scope = {"type": "lifespan", "asgi": dict(_LIFESPAN_VERSIONS), "state": self._state}
+        with self._scope:
+            try:
+                await self._app(scope, self._receive, self._send)
+            except Exception as error:
+                self._error = error
+                if self._is_up:
+                    logs.server.exception("#%d %s the ASGI application's lifespan failed", logs.SERVER, FAULT)
+        for event in (self._startup_answered, self._shutdown_answered, self._over):
+            event.set()
+
+    async def _receive(self) -> Message:
+        with contextlib.suppress(trio.EndOfChannel):
+            return await self._told.receive()
+        self._over.set()
+        return await trio.sleep_forever()
+
+    async def _send(self, message: Message) -> None:
+        match message.get("type"):
+            case "lifespan.startup.complete":
+                self._is_up = True
+                self._startup_answered.set()
+            case "lifespan.startup.failed":
+                self._startup_failed = message.get("message") or "it doesn't say why"
+                self._startup_answered.set()
+            case "lifespan.shutdown.complete":
+                self._shutdown_answered.set()
+            case "lifespan.shutdown.failed":
+                self._shutdown_failed = message.get("message") or "it doesn't say why"
+                self._shutdown_answered.set()
+            case kind:
+                raise UsageError(f"an ASGI application can't send {kind!r} in its lifespan")
+
+    async def start(self, *, required: bool) -> None:
+        """Have the application start. Raises `UsageError` if it fails, or knows no lifespan though one is required."""
+        self._tell.send_nowait({"type": "lifespan.startup"})
+        await self._startup_answered.wait()
+        if self._is_up:
+            return
+        self._tell.close()
+        with trio.move_on_after(_GRACE_S):
+            await self._over.wait()
+        if (message := self._startup_failed) is not None:
+            message = message.rstrip()  # Starlette's is a whole traceback
+            space = "\n" if "\n" in message else " "
+            raise UsageError(f"the ASGI application can't start:{space}{message}{_hint(message)}") from self._error
+        why = "it returned" if self._error is None else f"{type(self._error).__name__}: {self._error}"
+        if required:
+            raise UsageError(
+                f"the ASGI application doesn't answer lifespan.startup, which lifespan='on' asks for: {why}{_hint(why)}"
+            ) from self._error
+        # "If an exception is raised ... the server must continue but not send any lifespan events."
+        told = f"the ASGI application has no lifespan, so it isn't told of startup and shutdown: {why}{_hint(why)}"
+        logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+
+    async def stop(self) -> None:
+        """Have the application shut down; when we are cancelled, in the time that is left. What fails is logged."""
+        try:
+            if self._is_up:
+                self._tell.send_nowait({"type": "lifespan.shutdown"})
+                self._tell.close()
+                await self._wait_end()
+        finally:
+            self._scope.cancel()
+        if self._shutdown_failed is not None and self._error is None:  # else it has been logged
+            _log_fault(f"the ASGI application failed to shut down: {self._shutdown_failed}")
+
+    async def _wait_end(self) -> None:
+        try:
+            # "A server must wait for this message before terminating."
+            await self._shutdown_answered.wait()
+        finally:
+            with trio.CancelScope(deadline=trio.current_time() + _GRACE_S, shield=True):
+                await self._over.wait()
+            if not self._over.is_set():
+                _log_fault(f"the ASGI application did not end within {_GRACE_S:g} seconds of shutdown; cancelled")
+
+
+def _log_fault(text: str) -> None:
+    logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, text)
+
+
+def _hint(why: str) -> str:
+    if "no running event loop" not in why:
+        return ""
+    return "\nIt seems to need asyncio, but rawws runs on trio. (Quart does with the package quart-trio.)"
+
+
+# Where it comes from
 
 
 def load_app(name: str) -> Application:
-    """Return the application that ``module:attribute`` names. Raises `UsageError` if there is none."""
-    module_name, colon, attributes = name.partition(":")
-    if not colon or not module_name or not attributes:
+    """Return the application that ``module:attribute`` names, or ``module:function()`` makes.
+
+    The module may lie in the current directory. Raises `UsageError` if there is no such application; what the
+    module itself raises when it is imported comes as it is.
+    """
+    module_name, _, attributes = name.partition(":")
+    is_factory = attributes.endswith("()")
+    path = attributes.removesuffix("()").split(".")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *path)):
         raise UsageError(f"{name!r} doesn't name an application; give module:attribute, such as main:app")
     # As "python -m" does: what lies in the current directory can be imported.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise UsageError(f"there is no module {module_name!r} here, which {name!r} names") from None
-    for attribute in attributes.split("."):
+            raise  # one that the application wants to import
+        raise UsageError(
+            f"there is no module {error.name!r}, which {name!r} names, in the current directory or among the "
+            "installed packages"
+        ) from None
+    for part in path:
         try:
-            found = getattr(found, attribute)
+            found = getattr(found, part)
         except AttributeError:
-            raise UsageError(f"the module {module_name!r} has no {attributes!r}, which {name!r} names") from None
+            raise UsageError(f"the module {module_name!r} has no {'.'.join(path)!r}, which {name!r} names") from None
+    if is_factory and callable(found):
+        found = found()
     if not callable(found):
-        raise UsageError(f"{name!r} is not an ASGI application: it can't be called")
+        raise UsageError(f"{name!r} is of type {type(found).__name__}; an ASGI application is to be callable")
     application: Application = found
     return application

@@ -385,6 +385,11 @@ class Exchange:
         self.is_complete = False  # the answer has gone out as a whole
 
     @property
+    def number(self) -> int:
+        """The connection's number in the log."""
+        return self._connection.number
+
+    @property
     def scheme(self) -> str:
         return self._connection.service.scheme
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 
@@ -9,6 +10,25 @@ import pytest
 import trio
 
 from tests.serving import Serve, StartHub, StartProgram, watch_the_clock
+
+# No test takes a quarter of it on a machine that does nothing else.
+ALARM_S = 60
+
+
+@pytest.fixture(autouse=True)
+def alarm() -> Iterator[None]:
+    """Fails a test that hangs, by the clock on the wall, whatever it hangs in."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError(f"the test hangs: it is not over after {ALARM_S} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(ALARM_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

@@ -33,22 +33,24 @@ from rawws.errors import ListenError, UsageError
 from rawws.server import Server
 from rawws.transport import open_listeners
 from rawws.websocket import WebSocket
-from tests.serving import LOOPBACK, Client, get, need, seen_text, text
+from tests.serving import LOOPBACK, PATIENCE_S, Client, get, need, seen_text, text
 
-with contextlib.suppress(ImportError):  # each test that needs them says so
-    import fastapi
+# Each test that needs one of these says so.
+with contextlib.suppress(ImportError):
     import httpx
+with contextlib.suppress(ImportError):
+    import trustme
+with contextlib.suppress(ImportError):
+    import fastapi
+with contextlib.suppress(ImportError):
     import starlette.background
     import starlette.middleware.base
     import starlette.requests
-    import trustme
     from starlette.applications import Starlette
     from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
     from starlette.routing import Route
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-pytestmark = pytest.mark.usefixtures("bounded")
 
 MIB = 1 << 20
 
@@ -111,14 +113,15 @@ class Site:
 async def serving(app: App | AsgiApp, **options: Any) -> AsyncIterator[Site]:
     """Serve an application, with a WebSocket echo beside it, and see the server to its orderly end."""
     http = app if isinstance(app, AsgiApp) else asgi(app)
-    async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(rawws.serve, echo, 0, host=LOOPBACK, http=http, **options))
-        site = Site(server)
-        try:
-            yield site
-        finally:
-            site.hang_up()
-            server.stop()
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(partial(rawws.serve, echo, 0, host=LOOPBACK, http=http, **options))
+            site = Site(server)
+            try:
+                yield site
+            finally:
+                site.hang_up()
+                server.stop()
 
 
 def errors(caplog: pytest.LogCaptureFixture, logger: str = "rawws.http") -> list[logging.LogRecord]:
@@ -250,7 +253,7 @@ async def test_root_path_stands_in_front_of_the_path() -> None:
     assert (scope["root_path"], scope["path"], scope["raw_path"]) == ("/api", "/api/users", b"/users")
 
 
-async def test_a_unix_socket_has_a_path_and_no_client(tmp_path: Path) -> None:
+async def test_a_unix_socket_has_a_path_and_no_client(tmp_path: Path, bounded: None) -> None:
     seen: list[Scope] = []
 
     @only_http
@@ -969,7 +972,7 @@ async def test_a_client_that_has_only_ended_its_own_side_still_gets_all_of_the_s
         assert (await client.to_end()).endswith(chunk(b"tick") * 3 + chunk(b""))
 
 
-async def test_a_server_that_is_cancelled_ends_with_requests_under_way() -> None:
+async def test_a_server_that_is_cancelled_ends_with_requests_under_way(bounded: None) -> None:
     begun = trio.Event()
     cleaned_up = []
 
@@ -1078,7 +1081,7 @@ async def test_the_lifespan_brackets_the_requests_and_each_has_its_copy_of_the_s
     assert app.state == [{"shared": ["/1", "/2"]}] * 2  # shallow copies
 
 
-async def test_the_server_listens_when_the_application_has_started() -> None:
+async def test_the_server_listens_when_the_application_has_started(bounded: None) -> None:
     go_on = trio.Event()
 
     class Slow(Life):
@@ -1134,7 +1137,7 @@ class FailsToStart(Life):
     ids=["message", "traceback", "nothing"],
 )
 async def test_an_application_that_fails_to_start_makes_serve_raise_its_message(
-    message: str, sentence: str, raises: bool, lifespan: Any
+    message: str, sentence: str, raises: bool, lifespan: Any, bounded: None
 ) -> None:
     app = FailsToStart(message, raises=raises)
     with pytest.raises(UsageError) as caught:
@@ -1183,7 +1186,7 @@ async def test_auto_serves_an_application_that_knows_no_lifespan_and_says_so(
 
 
 @NO_LIFESPAN
-async def test_on_wants_a_lifespan(app: App, why: str) -> None:
+async def test_on_wants_a_lifespan(app: App, why: str, bounded: None) -> None:
     with pytest.raises(UsageError) as caught:
         await rawws.serve(echo, 0, host=LOOPBACK, http=asgi(app, lifespan="on"))
     assert str(caught.value) == (
@@ -1202,7 +1205,7 @@ async def test_off_does_not_call_it_for_a_lifespan() -> None:
     assert seen == ["http"]
 
 
-async def test_an_application_that_needs_asyncio_is_told_apart() -> None:
+async def test_an_application_that_needs_asyncio_is_told_apart(bounded: None) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("no running event loop")
 
@@ -1261,7 +1264,7 @@ async def test_a_lifespan_that_fails_on_the_way_is_logged_and_the_server_goes_on
         assert await site.ask(get()) == (200, b"ok")
 
 
-async def test_an_application_cleans_up_also_when_its_server_is_cancelled() -> None:
+async def test_an_application_cleans_up_also_when_its_server_is_cancelled(bounded: None) -> None:
     app = Life()
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(rawws.serve, echo, 0, host=LOOPBACK, http=asgi(app)))
@@ -1270,7 +1273,7 @@ async def test_an_application_cleans_up_also_when_its_server_is_cancelled() -> N
 
 
 async def test_an_application_that_does_not_end_is_cancelled_after_a_while(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, bounded: None
 ) -> None:
     monkeypatch.setattr("rawws.asgi_app._GRACE_S", 0.05)
 
@@ -1286,7 +1289,7 @@ async def test_an_application_that_does_not_end_is_cancelled_after_a_while(
     assert "did not end within 0.05 seconds of shutdown; cancelled" in record.getMessage()
 
 
-async def test_cancelling_while_an_application_starts_does_not_wait_for_it() -> None:
+async def test_cancelling_while_an_application_starts_does_not_wait_for_it(bounded: None) -> None:
     class NeverStarts(Life):
         async def start(self, receive: Receive, send: Send) -> None:
             await trio.sleep_forever()
@@ -1296,7 +1299,7 @@ async def test_cancelling_while_an_application_starts_does_not_wait_for_it() -> 
     assert scope.cancelled_caught
 
 
-async def test_what_else_serve_raises_comes_as_it_is_and_the_application_is_shut_down() -> None:
+async def test_what_else_serve_raises_comes_as_it_is_and_the_application_is_shut_down(bounded: None) -> None:
     app = Life()
     (taken,) = await open_listeners(LOOPBACK, 0)
     with taken, pytest.raises(ListenError):
@@ -1667,7 +1670,7 @@ async def test_the_state_of_starlettes_lifespan_reaches_its_requests() -> None:
 
 
 @WITH_FRAMEWORKS
-async def test_a_starlette_that_fails_to_start_says_why() -> None:
+async def test_a_starlette_that_fails_to_start_says_why(bounded: None) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         raise RuntimeError("no database")

@@ -19,8 +19,6 @@ import rawws
 from rawws import Request, Response
 from tests.serving import LOOPBACK, Client, close, get, seen_close, seen_text, text, upgrade
 
-pytestmark = pytest.mark.usefixtures("bounded")
-
 
 async def read_request(stream: trio.abc.ReceiveStream, connection: h11.Connection) -> h11.Request:
     """Read a request as such servers do."""

@@ -22,8 +22,6 @@ from rawws.wire.frames import encode_frame
 from rawws.wire.handshake import Accept
 from tests.serving import LOOPBACK
 
-pytestmark = pytest.mark.usefixtures("bounded")
-
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:

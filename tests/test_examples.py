@@ -139,7 +139,6 @@ def test_chat_in_two_tabs_of_a_browser(run: Run) -> None:
             browser.close()
 
 
-@pytest.mark.usefixtures("bounded")
 async def test_ticker_lets_slow_readers_skip_to_the_newest(run: Run) -> None:
     arguments = ("--port", "0", "--per-second", "300", "--padding", "500000")
     port = await trio.to_thread.run_sync(run("ticker", *arguments).wait_listening)

@@ -311,7 +311,6 @@ async def test_nothing_is_formatted_when_debug_is_off(
     assert not any(record.exc_info for record in caplog.records)
 
 
-@pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize(
     ("flags", "levels"),
     [

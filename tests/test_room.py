@@ -13,8 +13,6 @@ from rawws import Delivery, Hub
 from rawws.errors import UsageError
 from rawws.testing import Opcode, Role, open_pair, open_raw
 
-pytestmark = pytest.mark.usefixtures("bounded")
-
 # The smallest that Linux gives is about twice as much.
 SMALL_BUFFER = 4096
 

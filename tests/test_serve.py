@@ -17,8 +17,6 @@ import rawws
 from rawws import Request, Response, UsageError, WebSocket
 from tests.serving import LOOPBACK, Client, StartProgram, close, get, seen_close, seen_text, text, upgrade
 
-pytestmark = pytest.mark.usefixtures("bounded")
-
 connect = partial(rawws.connect, proxy=None)
 
 
@@ -493,8 +491,10 @@ async def test_serve_app_has_an_asgi_application_answer(start_program: StartProg
     (tmp_path / "somebody.py").write_text(
         "async def app(scope, receive, send):\n"
         "    assert scope['type'] == 'http'\n"
-        "    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
-        "    await send({'type': 'http.response.body', 'body': scope['path'].encode()})\n"
+        "    body = scope['path'].encode()\n"
+        "    headers = [(b'content-length', str(len(body)).encode())]\n"
+        "    await send({'type': 'http.response.start', 'status': 200, 'headers': headers})\n"
+        "    await send({'type': 'http.response.body', 'body': body})\n"
     )
     program = start_program("--app", "somebody:app", directory=tmp_path)
     client = await program.connect()

@@ -51,7 +51,6 @@ async def wait_for_end(program: Program) -> int:
 # Listening
 
 
-@pytest.mark.usefixtures("bounded")
 async def test_listens_on_every_address_that_a_name_has() -> None:
     listeners = await open_listeners("localhost", 0)
     try:
@@ -62,7 +61,6 @@ async def test_listens_on_every_address_that_a_name_has() -> None:
             listener.close()
 
 
-@pytest.mark.usefixtures("bounded")
 async def test_a_port_in_use_is_one_sentence_that_says_what_to_do() -> None:
     (taken,) = await open_listeners(LOOPBACK, 0)
     with taken:
@@ -75,7 +73,6 @@ async def test_a_port_in_use_is_one_sentence_that_says_what_to_do() -> None:
     )
 
 
-@pytest.mark.usefixtures("bounded")
 async def test_a_host_that_is_none_is_one_sentence() -> None:
     with pytest.raises(ListenError, match=r"'256\.0\.0\.1' is not a name or address of this machine"):
         await open_listeners("256.0.0.1", 0)
@@ -170,7 +167,6 @@ async def test_what_befell_a_connection_before_its_accept_is_not_ours(
     assert server_messages(caplog) == []
 
 
-@pytest.mark.usefixtures("bounded")
 async def test_the_program_survives_its_limit_on_open_files(start_program: StartProgram) -> None:
     program = start_program(max_files=40)
     bystander = await (await program.connect()).open()
@@ -216,7 +212,6 @@ async def test_stopping_ends_connections_in_their_http_phase(serve: Serve) -> No
     await halfway.wait_lost()
 
 
-@pytest.mark.usefixtures("bounded")
 async def test_stopping_doesnt_wait_beyond_the_drain_for_a_mute_peer() -> None:
     listeners = await open_listeners(LOOPBACK, 0)
     server = make_server(listeners, limits=Limits(drain_s=0.1))[0]
@@ -233,7 +228,6 @@ async def test_stopping_doesnt_wait_beyond_the_drain_for_a_mute_peer() -> None:
     assert server.peer_count == 0
 
 
-@pytest.mark.usefixtures("bounded")
 @BOTH_SIGNALS
 async def test_a_signal_closes_the_peers_with_1001_and_exits_0(
     start_program: StartProgram, number: signal.Signals
@@ -254,7 +248,6 @@ async def test_a_signal_closes_the_peers_with_1001_and_exits_0(
     assert not any("Traceback" in line for line in program.lines)
 
 
-@pytest.mark.usefixtures("bounded")
 @BOTH_SIGNALS
 async def test_a_mute_peer_doesnt_hold_up_the_end_beyond_the_drain(
     start_program: StartProgram, number: signal.Signals
@@ -268,7 +261,6 @@ async def test_a_mute_peer_doesnt_hold_up_the_end_beyond_the_drain(
     assert await mute.frame() == GOING_AWAY
 
 
-@pytest.mark.usefixtures("bounded")
 async def test_a_peer_that_keeps_flooding_doesnt_hold_up_the_end(start_program: StartProgram) -> None:
     program = start_program("--drain", "0.3", "--hello", "")
     flood = await (await program.connect()).open()
@@ -286,7 +278,6 @@ async def test_a_peer_that_keeps_flooding_doesnt_hold_up_the_end(start_program: 
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("bounded")
 async def test_a_second_signal_ends_at_once(start_program: StartProgram) -> None:
     program = start_program("--drain", "1000")
     mute = await (await program.connect()).open()
@@ -299,7 +290,6 @@ async def test_a_second_signal_ends_at_once(start_program: StartProgram) -> None
     assert not any("Traceback" in line for line in program.lines)
 
 
-@pytest.mark.usefixtures("bounded")
 async def test_an_idle_program_ends_at_the_first_signal(start_program: StartProgram) -> None:
     program = start_program("--drain", "1000")
     program.signal(signal.SIGINT)

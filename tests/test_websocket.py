@@ -20,8 +20,6 @@ from rawws.wire.frames import RSV1
 BOTH_ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: f"raw {role.name.lower()}")
 BOTH_LANES = pytest.mark.parametrize("fast_lane", [True, False], ids=["fast lane", "plain"])
 
-pytestmark = pytest.mark.usefixtures("bounded")
-
 # The smallest that Linux gives is about twice as much.
 SMALL_BUFFER = 4096
 
