@@ -7,11 +7,12 @@ came behind the request. Each connection runs this in a trio task of its own, wh
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import math
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from typing import Any
@@ -21,7 +22,7 @@ import trio
 from rawws import logs, web
 from rawws.errors import Refusal
 from rawws.limits import Limits
-from rawws.transport import Transport
+from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.handshake import Handshake, Origins, examine, wants_websocket
 from rawws.wire.http1 import BodyPart, Event, HttpPhase, Signal
 from rawws.wire.messages import Headers, Request, Response
@@ -69,8 +70,16 @@ class Service:
     process_response: ProcessResponse | None = None
     server_header: str | None = None
     scheme: str = "http"
+    stopping: bool = False
+    resting: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait for a request
     # Says who a request came from, which proxies may know better; and may refuse to hear more from there.
     find_client: Callable[[int, Request, Address], Address | Refusal] | None = None
+
+    def stop(self) -> None:
+        """End the connections that rest; those that are being answered end when they are."""
+        self.stopping = True
+        for scope in self.resting:
+            scope.cancel()
 
     def choose_subprotocol(self, request: Request, offered: Sequence[str]) -> str | None:
         """Choose one of what the client offers, the server's favourite first, or none (§4.2.2 item 4)."""
@@ -145,7 +154,7 @@ class HttpConnection:
                 self._log(logs.http, logging.DEBUG, STATE, "closed by the client without a further request")
                 return None
             upgraded = await self._act_on(request)
-            if upgraded is not None or not self.http.can_continue:
+            if upgraded is not None or not self.http.can_continue or self.service.stopping:
                 return upgraded
             self.http.start_next_request()
             if not self.http.request_begun and not await self._wait_for_next():
@@ -162,7 +171,7 @@ class HttpConnection:
             self.http.receive_data(data)
         event = self.http.next_event()
         if event is Signal.NEED_DATA:
-            event = await self.receive_event(self.deadline)
+            event = await self.receive_event(self.deadline, is_head=True)
         if isinstance(event, Request):
             if not event.has_body:
                 end = self.http.next_event()
@@ -170,19 +179,34 @@ class HttpConnection:
             return event
         return event if isinstance(event, Refusal) else None
 
-    async def receive_event(self, deadline: float) -> Event:
+    async def receive_event(self, deadline: float, *, is_head: bool = False) -> Event:
         """Return the next event, for which data may have to come by the deadline."""
         while (event := self.http.next_event()) is Signal.NEED_DATA:
-            with trio.move_on_at(deadline) as scope:
+            with trio.move_on_at(deadline) as scope, self._resting(scope, is_head):
                 self.http.receive_data(await self.transport.receive())
             if scope.cancelled_caught:
+                if is_head and self.service.stopping:
+                    return Signal.END_OF_STREAM
                 within = f"{self.service.limits.header_timeout_s:g} seconds"
                 return Refusal(408, "request_timeout", f"The request did not arrive within {within}.")
         return event
 
+    @contextlib.contextmanager
+    def _resting(self, scope: trio.CancelScope, rests: bool) -> Iterator[None]:
+        """Have a stopping server cancel the scope, unless a request is under way."""
+        if not rests:
+            yield
+            return
+        self.service.resting.add(scope)
+        try:
+            yield
+        finally:
+            self.service.resting.discard(scope)
+
     async def _wait_for_next(self) -> bool:
         """Wait for another request's first byte; False when the connection ends, or rests too long, instead."""
-        with trio.move_on_after(self.service.limits.keep_alive_timeout_s or math.inf) as rest:
+        rest_s = self.service.limits.keep_alive_timeout_s or math.inf
+        with trio.move_on_after(rest_s) as rest, self._resting(rest, True):
             data = await self.transport.receive()
         if rest.cancelled_caught:
             self._log(logs.http, logging.DEBUG, TIMER, "closed by us: no further request in time")
@@ -359,12 +383,14 @@ class HttpConnection:
         if logger is not None and logger.isEnabledFor(logging.DEBUG):
             for text in head_lines(data.partition(b"\r\n\r\n")[0]):
                 self._log(logger, logging.DEBUG, OUT, text)
-        if (sent := self.transport.try_send(data)) == len(data):
-            return
-        with trio.move_on_after(self.service.limits.close_timeout_s or math.inf) as scope:
-            await self.transport.send_all(data[sent:])
-        if scope.cancelled_caught:
-            raise TimeoutError("the client does not read the answer")
+        sent = self.transport.try_send(data)
+        while sent < len(data):
+            # A deadline for each piece: a large answer to a slow reader takes the time that it takes.
+            with trio.move_on_after(self.service.limits.close_timeout_s or math.inf) as scope:
+                await self.transport.send_all(data[sent : sent + RECEIVE_BYTES])
+            if scope.cancelled_caught:
+                raise TimeoutError("the client does not read the answer")
+            sent += RECEIVE_BYTES
 
     def _log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
         logs.line(logger, level, self.number, mark, text)

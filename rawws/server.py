@@ -124,32 +124,33 @@ class Server:
             for listener in self.listeners:
                 stack.callback(_close_listener, listener)
             stack.callback(loop.drop_all, self._endpoint)
-            async with trio.open_nursery() as handlers:
-                handlers.start_soon(self._accept_all, handlers)
+            async with trio.open_nursery() as tasks:
+                tasks.start_soon(self._accept_all, tasks)
                 task_status.started(self)
                 await self._stop.wait()
                 self._accepting.cancel()
+                self._service.stop()
                 loop.close_all(self._endpoint, 1001, "the server is shutting down")
-                with trio.move_on_after(self.limits.drain_s):
-                    await self._endpoint.wait_empty()
-                handlers.cancel_scope.cancel()
+                # Handlers, and requests that are being answered, may come to their end; then they are cancelled.
+                tasks.cancel_scope.deadline = trio.current_time() + self.limits.drain_s
+                await self._endpoint.wait_empty()
 
-    async def _accept_all(self, handlers: trio.Nursery) -> None:
-        """Accept on every listener; connections still in their HTTP phase end together with it."""
+    async def _accept_all(self, tasks: trio.Nursery) -> None:
+        """Accept on every listener; each connection becomes a task of its own."""
         with self._accepting:
-            async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
                 for listener in self.listeners:
-                    connections.start_soon(self._accept, listener, connections, handlers)
+                    accepting.start_soon(self._accept, listener, tasks)
         for listener in self.listeners:
             _close_listener(listener)
 
-    async def _accept(self, listener: socket.socket, connections: trio.Nursery, handlers: trio.Nursery) -> None:
+    async def _accept(self, listener: socket.socket, tasks: trio.Nursery) -> None:
         pausing = False
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:
                 for connected, address in _accept_batch(listener):
-                    connections.start_soon(self._serve_connection, connected, address, handlers)
+                    tasks.start_soon(self._serve_connection, connected, address, tasks)
                     if pausing:
                         pausing = False
                         _log(logging.INFO, STATE, "accepting again")
@@ -168,7 +169,7 @@ class Server:
                 await trio.sleep(EXHAUSTED_PAUSE_S)
 
     async def _serve_connection(
-        self, connected: socket.socket, address: tuple[str, int] | str, handlers: trio.Nursery
+        self, connected: socket.socket, address: tuple[str, int] | str, tasks: trio.Nursery
     ) -> None:
         number = next(current_loop().numbers)
         upgraded = None
@@ -186,9 +187,9 @@ class Server:
             if upgraded is None:
                 self._gate.leave(number)
         if upgraded is not None:
-            self._take_over(upgraded, handlers)
+            self._take_over(upgraded, tasks)
 
-    def _take_over(self, upgraded: Upgraded, handlers: trio.Nursery) -> None:
+    def _take_over(self, upgraded: Upgraded, tasks: trio.Nursery) -> None:
         """Hand a connection that has become a WebSocket over to the hub, or to a task of its own."""
         handler = self._handler
         if isinstance(handler, Hub):
@@ -211,7 +212,7 @@ class Server:
             return
         if self.stopping:
             websocket.begin_close(1001, "the server is shutting down")
-        handlers.start_soon(self._handle, handler, websocket)
+        tasks.start_soon(self._handle, handler, websocket)
 
     @staticmethod
     async def _handle(handler: Handler, websocket: WebSocket) -> None:
