@@ -110,6 +110,7 @@ class HttpConnection:
         self.http = HttpPhase(service.limits)
         self.deadline = math.inf  # of the request that is being received
         self.answered: Response | None = None  # the last answer that was given
+        self.is_lost = False  # the client has gone
 
     async def serve(self) -> Upgraded | None:
         """Run the connection's HTTP phase; returns it as a WebSocket, or closes the transport at the end.
@@ -183,13 +184,20 @@ class HttpConnection:
         """Return the next event, for which data may have to come by the deadline."""
         while (event := self.http.next_event()) is Signal.NEED_DATA:
             with trio.move_on_at(deadline) as scope, self._resting(scope, is_head):
-                self.http.receive_data(await self.transport.receive())
+                self.http.receive_data(await self._receive())
             if scope.cancelled_caught:
                 if is_head and self.service.stopping:
                     return Signal.END_OF_STREAM
                 within = f"{self.service.limits.header_timeout_s:g} seconds"
                 return Refusal(408, "request_timeout", f"The request did not arrive within {within}.")
         return event
+
+    async def _receive(self) -> bytes:
+        try:
+            return await self.transport.receive()
+        except OSError:
+            self.is_lost = True
+            raise
 
     @contextlib.contextmanager
     def _resting(self, scope: trio.CancelScope, rests: bool) -> Iterator[None]:
@@ -250,9 +258,9 @@ class HttpConnection:
             await self.service.app(exchange)
         except ClientError:
             pass  # told below
-        except OSError:
-            raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and self.is_lost:  # else it is an error of the application's own
+                raise
             logs.http.exception("#%d ! the http handler failed at %s", self.number, exchange.request.target)
             exchange.refusal = Refusal(500, "internal_error", "The server failed to answer this request.")
         if exchange.refusal is not None and not self.http.response_begun:
@@ -383,14 +391,18 @@ class HttpConnection:
         if logger is not None and logger.isEnabledFor(logging.DEBUG):
             for text in head_lines(data.partition(b"\r\n\r\n")[0]):
                 self._log(logger, logging.DEBUG, OUT, text)
-        sent = self.transport.try_send(data)
-        while sent < len(data):
-            # A deadline for each piece: a large answer to a slow reader takes the time that it takes.
-            with trio.move_on_after(self.service.limits.close_timeout_s or math.inf) as scope:
-                await self.transport.send_all(data[sent : sent + RECEIVE_BYTES])
-            if scope.cancelled_caught:
-                raise TimeoutError("the client does not read the answer")
-            sent += RECEIVE_BYTES
+        try:
+            sent = self.transport.try_send(data)
+            while sent < len(data):
+                # A deadline for each piece: a large answer to a slow reader takes the time that it takes.
+                with trio.move_on_after(self.service.limits.close_timeout_s or math.inf) as scope:
+                    await self.transport.send_all(data[sent : sent + RECEIVE_BYTES])
+                if scope.cancelled_caught:
+                    raise TimeoutError("the client does not read the answer")
+                sent += RECEIVE_BYTES
+        except OSError:
+            self.is_lost = True
+            raise
 
     def _log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
         logs.line(logger, level, self.number, mark, text)
@@ -449,6 +461,7 @@ class Exchange:
         if isinstance(event, Refusal):
             self.refusal = event
             raise ClientError(event.sentence)
+        self._connection.is_lost = True
         raise ConnectionResetError("the client ended the stream inside a request")
 
     async def read_body(self) -> bytes:
@@ -495,9 +508,11 @@ class Exchange:
             try:
                 data = await self._connection.transport.receive()
             except OSError:
-                return
-            self._connection.http.receive_data(data)  # the next request, pipelined
+                data = b""
+            else:
+                self._connection.http.receive_data(data)  # the next request, pipelined
             ahead += len(data)
             if not data:
+                self._connection.is_lost = True
                 return
         await trio.sleep_forever()

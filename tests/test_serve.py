@@ -183,6 +183,40 @@ async def test_a_hub_in_place_of_a_handler_relays(nursery: trio.Nursery) -> None
         assert [await ws.recv() for ws in (alice, bob)] == ["hello all"] * 2
 
 
+async def test_what_is_under_way_when_the_server_stops_comes_to_its_end() -> None:
+    may_go_on, ended = trio.Event(), []
+
+    async def slow(_: Request) -> str:
+        await may_go_on.wait()
+        return "answered all the same"
+
+    async def tidy(ws: WebSocket) -> None:
+        async for _ in ws:
+            raise AssertionError("nothing is sent")
+        await may_go_on.wait()
+        ended.append(ws.closed)
+
+    async with trio.open_nursery() as nursery:
+        served = await start(nursery, tidy, http=slow)
+        asking, resting, talking = [await served.client() for _ in range(3)]
+        await talking.open()
+        await asking.send(get("/"))
+        await wait_all_tasks_blocked()
+        served.server.stop()
+        await resting.wait_lost()
+        assert await talking.frame() == seen_close(1001, "the server is shutting down")
+        await talking.send(close(1001))
+        await talking.assert_end()
+        talking.hang_up()
+        await wait_all_tasks_blocked()
+        may_go_on.set()
+        assert (await asking.answer()).body == b"answered all the same"
+        await asking.assert_end()
+        for client in (asking, resting):
+            client.hang_up()
+    assert len(ended) == 1
+
+
 # Where it listens
 
 
@@ -410,7 +444,7 @@ async def test_an_http_handler_gets_the_body_and_answers_with_text_a_response_or
     client.hang_up()
 
 
-@pytest.mark.parametrize("answer", ["raises", "returns 1"])
+@pytest.mark.parametrize("answer", ["raises", "returns 1", "finds no file"])
 async def test_an_http_handler_that_fails_is_a_500_and_the_connection_goes_on(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, answer: str
 ) -> None:
@@ -419,6 +453,8 @@ async def test_an_http_handler_that_fails_is_a_500_and_the_connection_goes_on(
             return "fine"
         if answer == "raises":
             raise ZeroDivisionError("on purpose")
+        if answer == "finds no file":
+            raise FileNotFoundError("on purpose")
         return 1
 
     served = await start(nursery, http=http)
