@@ -12,6 +12,7 @@ import trio
 
 import rawws
 import rawws.cli
+import rawws.cli.serve
 import rawws.logs
 from rawws.errors import ListenError
 from rawws.hub import Hub
@@ -56,9 +57,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     def configure(level: str) -> None:
         outcome.log_level = level
 
-    monkeypatch.setattr(rawws.cli, "run_program", run_program)
-    monkeypatch.setattr(rawws.cli, "serve", serve)
-    monkeypatch.setattr(rawws.cli, "Hub", make_hub)
+    monkeypatch.setattr(rawws.cli.serve, "run_program", run_program)
+    monkeypatch.setattr(rawws.cli.serve, "serve", serve)
+    monkeypatch.setattr(rawws.cli.serve, "Hub", make_hub)
     monkeypatch.setattr(rawws.logs, "configure", configure)
     return outcome
 
@@ -212,7 +213,7 @@ def test_not_being_able_to_listen_is_one_sentence_and_exit_status_1(
     async def fail(*_: object, **__: object) -> None:
         raise ListenError("can't listen on mars:1: it is too far. Come closer.")
 
-    monkeypatch.setattr(rawws.cli, "run_program", fail)
+    monkeypatch.setattr(rawws.cli.serve, "run_program", fail)
     assert rawws.cli.main([]) == 1
     assert capsys.readouterr().err == "rawws: can't listen on mars:1: it is too far. Come closer.\n"
     assert ran.port == -1

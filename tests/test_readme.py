@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-import rawws.cli
+import rawws.cli.serve
 from benchmarks.report import markdown
 from tests.serving import StartProgram
 
@@ -65,7 +65,7 @@ def test_the_bytes_shown_are_a_close_with_bye() -> None:
 @pytest.fixture
 def serve_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
-    rawws.cli._add_serve(parser)
+    rawws.cli.serve.add_arguments(parser)
     return parser
 
 

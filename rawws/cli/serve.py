@@ -1,57 +1,32 @@
-"""The command line: arguments to objects, errors to one sentence and an exit status."""
+"""``rawws serve``: the program that says hi to HTTP and relays WebSocket messages within rooms."""
 
 from __future__ import annotations
 
 import argparse
-import re
-import sys
-from collections.abc import Sequence
 from functools import partial
 
 import trio
 
 from rawws import logs, web
 from rawws.asgi_app import asgi, load_app
-from rawws.errors import ListenError, RawwsError, UsageError
+from rawws.cli.arguments import port, seconds, size, text
+from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, Limits
 from rawws.program import load_tls, run_program
 from rawws.server import serve
-from rawws.version import __version__
 from rawws.wire.handshake import Origins
 
+NAME = "serve"
+HELP = "run the server"
 DEFAULT_HELLO = "Hello! Message From Server!!"
-COMMANDS = ("serve",)
-
-OK, FAILED, MISUSED = 0, 1, 2
-
-_SIZE = re.compile(r"([0-9]+)\s*(k|m|g)?(i?b)?", re.IGNORECASE)
-_SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 failed, 2 misused."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or (given[0] not in COMMANDS and given[0] not in ("-h", "--help", "--version")):
-        given.insert(0, "serve")  # what everybody comes for needs no name
-    options = _parser().parse_args(given)
+def run(options: argparse.Namespace) -> int:
+    """Serve until a signal ends it."""
     logs.configure(options.log_level)
-    try:
-        trio.run(_serve, options)
-    except (RawwsError, ExceptionGroup) as error:
-        cause = _alone(error)
-        if not isinstance(cause, UsageError | ListenError):
-            raise
-        print(f"rawws: {cause}", file=sys.stderr)
-        return MISUSED if isinstance(cause, UsageError) else FAILED
-    return OK
-
-
-def _alone(error: Exception) -> Exception:
-    """Return the one exception in a group of groups of one, as nurseries make them."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    trio.run(_serve, options)
+    return 0
 
 
 async def _serve(options: argparse.Namespace) -> None:
@@ -78,21 +53,7 @@ async def _serve(options: argparse.Namespace) -> None:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rawws",
-        description="WebSockets that you can see through.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"rawws {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True)
-    serve = commands.add_parser("serve", help="run the server")
-    _add_serve(serve)
-    parser.epilog = f"Without a command it serves:\n\n{serve.format_help()}"
-    return parser
-
-
-def _add_serve(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = Limits()
     parser.description = (
         "Answers HTTP requests with 'hi there', upgrades WebSockets, and sends every message "
@@ -102,13 +63,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     listen.add_argument(
         "--host", default="127.0.0.1", help="name or address (default: %(default)s; '' for every interface)"
     )
-    listen.add_argument("--port", type=_port, default=8080, help="default: %(default)s; 0 for any free one")
+    listen.add_argument("--port", type=port, default=8080, help="default: %(default)s; 0 for any free one")
     listen.add_argument("--tls-cert", metavar="FILE", help="speak TLS (https, wss) with this certificate chain, PEM")
     listen.add_argument("--tls-key", metavar="FILE", help="its private key, if that is not in the same file")
     talk = parser.add_argument_group("what it does")
     talk.add_argument(
         "--hello",
-        type=_text,
+        type=text,
         metavar="TEXT",
         default=DEFAULT_HELLO,
         help="greets each new peer (default: %(default)r; '' for none)",
@@ -146,20 +107,20 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     )
     limits = parser.add_argument_group("limits (sizes take k, M and G, in powers of 1,024)")
     limits.add_argument(
-        "--max-size", type=_size, metavar="BYTES", default=defaults.max_message_bytes,
+        "--max-size", type=size, metavar="BYTES", default=defaults.max_message_bytes,
         help="of one message; a larger one is refused with 1009 (default: 1M)",
     )  # fmt: skip
     limits.add_argument(
-        "--max-lag", type=_size, metavar="BYTES", default=MAX_LAG_BYTES,
+        "--max-lag", type=size, metavar="BYTES", default=MAX_LAG_BYTES,
         help="how far a peer may fall behind before it is closed with 1013 (default: 16M)",
     )  # fmt: skip
-    for flag, seconds, what in (
+    for flag, default, what in (
         ("--ping-interval", defaults.ping_interval_s, "between two pings to a peer; 0 for none"),
         ("--ping-timeout", defaults.ping_timeout_s, "that a peer has to send any byte after a ping; 0 for no limit"),
         ("--drain", defaults.drain_s, "that a stopping server waits for its peers"),
     ):
         limits.add_argument(
-            flag, type=_seconds, metavar="SECONDS", default=seconds, help=f"{what} (default: %(default)g)"
+            flag, type=seconds, metavar="SECONDS", default=default, help=f"{what} (default: %(default)g)"
         )
     show = parser.add_argument_group("what it shows, on standard error")
     levels = show.add_mutually_exclusive_group()
@@ -168,34 +129,3 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     levels.add_argument(
         "-vv", dest="log_level", action="store_const", const="trace", help="and each frame's bytes in hex (trace)"
     )
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 0xFFFF:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give a number from 0 to 65535")
-    return int(text)
-
-
-def _size(text: str) -> int:
-    parts = _SIZE.fullmatch(text.strip())
-    if parts is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give bytes, or such as 64k, 1M, 2GiB")
-    return int(parts[1]) * _SIZE_FACTORS[(parts[2] or "").lower()]
-
-
-def _text(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8, as text in a WebSocket has to be") from None
-    return text
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds; give 0 or more")
-    return seconds

@@ -1,0 +1,61 @@
+"""The command line: arguments to objects, errors to one sentence and an exit status.
+
+Each command is a module here, with its ``NAME``, a line of ``HELP``, ``add_arguments(parser)`` and
+``run(options) -> status``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rawws.cli import serve
+from rawws.errors import ListenError, RawwsError, UsageError
+from rawws.version import __version__
+
+COMMANDS = (serve,)
+
+FAILED, MISUSED = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 failed, 2 misused."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    names = {command.NAME for command in COMMANDS}
+    if not given or (given[0] not in names and given[0] not in ("-h", "--help", "--version")):
+        given.insert(0, serve.NAME)  # what everybody comes for needs no name
+    options = _parser().parse_args(given)
+    try:
+        status: int = options.run(options)
+    except (RawwsError, ExceptionGroup) as error:
+        cause = _alone(error)
+        if not isinstance(cause, UsageError | ListenError):
+            raise
+        print(f"rawws: {cause}", file=sys.stderr)
+        return MISUSED if isinstance(cause, UsageError) else FAILED
+    return status
+
+
+def _alone(error: Exception) -> Exception:
+    """Return the one exception in a group of groups of one, as nurseries make them."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rawws",
+        description="WebSockets that you can see through.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rawws {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True)
+    parsers = {}
+    for command in COMMANDS:
+        parsers[command.NAME] = own = commands.add_parser(command.NAME, help=command.HELP)
+        command.add_arguments(own)
+        own.set_defaults(run=command.run)
+    parser.epilog = f"Without a command it serves:\n\n{parsers[serve.NAME].format_help()}"
+    return parser

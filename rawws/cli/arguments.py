@@ -1,0 +1,40 @@
+"""What a flag may be given: each function turns its text into a value, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+_SIZE = re.compile(r"([0-9]+)\s*(k|m|g)?(i?b)?", re.IGNORECASE)
+_SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def port(argument: str) -> int:
+    if not argument.isascii() or not argument.isdigit() or int(argument) > 0xFFFF:
+        raise argparse.ArgumentTypeError(f"{argument!r} is not a port; give a number from 0 to 65535")
+    return int(argument)
+
+
+def size(argument: str) -> int:
+    parts = _SIZE.fullmatch(argument.strip())
+    if parts is None:
+        raise argparse.ArgumentTypeError(f"{argument!r} is not a size; give bytes, or such as 64k, 1M, 2GiB")
+    return int(parts[1]) * _SIZE_FACTORS[(parts[2] or "").lower()]
+
+
+def text(argument: str) -> str:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{argument!a} is not UTF-8, as text in a WebSocket has to be") from None
+    return argument
+
+
+def seconds(argument: str) -> float:
+    try:
+        number = float(argument)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{argument!r} is not a number of seconds; give 0 or more")
+    return number
