@@ -117,22 +117,31 @@ class ClientHandshake:
 
     def examine(self, response: Response) -> ServerAnswer:
         """Hold the server's answer against every requirement."""
-        deflate: Agreement | None = None
-        checks = [check_status(response)]
-        if checks[0].holds:
-            agreed = check_answer(response.headers.get_all("Sec-WebSocket-Extensions"))
-            checks += [
-                check_upgrade(response),
-                check_connection(response),
-                check_accept(response, self.accept),
-                check_extensions(response, agreed, offered=self._compression),
-                check_subprotocol(response, self._subprotocols),
-            ]
-            deflate = agreed if isinstance(agreed, Agreement) else None
-        fault = next((check.fault for check in checks if check.fault), "")
-        if fault:
-            return ServerAnswer(tuple(checks), fault, None, None)
-        return ServerAnswer(tuple(checks), "", response.headers.get("Sec-WebSocket-Protocol"), deflate)
+        return examine_answer(
+            response, self.accept, offered_subprotocols=self._subprotocols, offered_compression=self._compression
+        )
+
+
+def examine_answer(
+    response: Response, accept: Accept | None, *, offered_subprotocols: Sequence[str], offered_compression: bool
+) -> ServerAnswer:
+    """Hold an answer against every requirement; without ``accept``, that it belongs to the key is not among them."""
+    deflate: Agreement | None = None
+    checks = [check_status(response)]
+    if checks[0].holds:
+        agreed = check_answer(response.headers.get_all("Sec-WebSocket-Extensions"))
+        checks += [check_upgrade(response), check_connection(response)]
+        if accept is not None:
+            checks.append(check_accept(response, accept))
+        checks += [
+            check_extensions(response, agreed, offered=offered_compression),
+            check_subprotocol(response, offered_subprotocols),
+        ]
+        deflate = agreed if isinstance(agreed, Agreement) else None
+    fault = next((check.fault for check in checks if check.fault), "")
+    if fault:
+        return ServerAnswer(tuple(checks), fault, None, None)
+    return ServerAnswer(tuple(checks), "", response.headers.get("Sec-WebSocket-Protocol"), deflate)
 
 
 def _check_given(headers: Headers) -> None:

@@ -28,6 +28,7 @@ PREVIEW_TAIL_BYTES = 64
 
 SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
 
+_MASKED = re.compile(rb"\(masked, \d+ bytes\)")
 _NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
 
 
@@ -76,23 +77,31 @@ def quote(text: str) -> str:
     return f"'{spelt}'"
 
 
-def head_lines(head: bytes) -> list[str]:
-    """Return the head of an HTTP message line by line as it stands on the wire, but for masked secrets."""
-    start_line, *fields = (line.removesuffix(b"\r") for line in head.rstrip(b"\r\n").split(b"\n"))
-    lines = [escape(start_line)]
+def mask_secrets(head: bytes) -> bytes:
+    """Return the head of an HTTP message with the values of secret fields replaced by their lengths."""
+    start_line, *fields = head.split(b"\n")
+    lines = [start_line]
     secret = False
     for line in fields:
         folded = line[:1] in (b" ", b"\t")  # it carries the field before on, or was meant as one of its own
         secret = (folded and secret) or line.partition(b":")[0].strip().lower() in SECRET_HEADERS
-        lines.append(_secret_line(line) if secret else escape(line))
-    return lines
+        lines.append(_mask_line(line) if secret else line)
+    return b"\n".join(lines)
 
 
-def _secret_line(line: bytes) -> str:
+def _mask_line(line: bytes) -> bytes:
+    end = b"\r" if line.endswith(b"\r") else b""
     name, colon, value = line.partition(b":")
+    if _MASKED.fullmatch(value.strip()):
+        return line  # it comes from a recording
     if not colon or line[:1] in (b" ", b"\t"):
-        return f" (masked, {len(line.strip())} bytes)"
-    return f"{escape(name)}: (masked, {len(value.strip())} bytes)"
+        return b" (masked, %d bytes)%s" % (len(line.strip()), end)
+    return b"%s: (masked, %d bytes)%s" % (name, len(value.strip()), end)
+
+
+def head_lines(head: bytes) -> list[str]:
+    """Return the head of an HTTP message line by line as it stands on the wire, but for masked secrets."""
+    return [escape(line.removesuffix(b"\r")) for line in mask_secrets(head.rstrip(b"\r\n")).split(b"\n")]
 
 
 def frame_line(frame: Frame) -> str:

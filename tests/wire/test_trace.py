@@ -14,6 +14,7 @@ from rawws.wire.trace import (
     frame_hex,
     frame_line,
     head_lines,
+    mask_secrets,
     preview_payload,
     quote,
 )
@@ -189,3 +190,8 @@ def test_a_head_of_any_bytes_has_lines_of_plain_ascii(head: bytes) -> None:
 @given(st.text(max_size=100))
 def test_quoted_text_is_one_printable_line(text: str) -> None:
     assert quote(text).isprintable()
+
+
+def test_what_is_masked_already_stays_so() -> None:
+    head = b"GET / HTTP/1.1\r\nCookie: (masked, 17 bytes)\r\n\r\n"
+    assert mask_secrets(head) == head

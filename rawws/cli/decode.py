@@ -1,0 +1,170 @@
+"""``rawws decode``: explains bytes, an HTTP upgrade and the frames behind it, or frames alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rawws.errors import UsageError
+from rawws.wire import dumps
+from rawws.wire.describe import describe
+from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, begins_with_http, guess_sender
+from rawws.wire.records import Recorded, frame_bytes, from_line
+from rawws.wire.role import Role
+
+NAME = "decode"
+HELP = "explain bytes: a handshake, frames, a capture"
+
+# Of a file that is HTTP itself: a dump of it begins with an offset.
+_HTTP_LINE = re.compile(rb"(?:HTTP/\d|[A-Za-z]+ \S+ HTTP/)")
+
+_FOUND_FAULT = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Explains bytes: HTTP heads with each requirement of the handshake, frames with each header bit, and what is "
+        "wrong in them, with its section. Takes hex, also as xxd, hexdump, od and tcpdump -X print it; files of raw "
+        "bytes; and what --record wrote."
+    )
+    parser.add_argument("input", nargs="*", metavar="HEX | FILE | -", help="default: standard input")
+    parser.add_argument(
+        "--from",
+        dest="sender",
+        choices=["client", "server"],
+        help="who sent the bytes (default: who masks is a client)",
+    )
+    parser.add_argument("--brief", action="store_true", help="a line for each frame, without its ruler")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what the input says; the status is 1 when something is wrong in it."""
+    sender = None if options.sender is None else Role[options.sender.upper()]
+    wrong = False
+    try:
+        for title, seen in _explain(_read(options.input), sender):
+            if title:
+                print(title)
+            if seen is None:
+                continue
+            for line in describe(seen, with_ruler=not options.brief):
+                print(line)
+            wrong = wrong or _is_wrong(seen)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as head(1), has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _FOUND_FAULT if wrong else 0
+
+
+def _is_wrong(seen: Seen) -> bool:
+    match seen:
+        case Head():
+            return not seen.is_fine
+        case SeenFrame():
+            return seen.fault is not None
+        case Rest():
+            return True
+        case _:
+            return False
+
+
+def _read(given: list[str]) -> bytes | str:
+    """Return the input: bytes as they were on the wire, or text that spells them."""
+    if not given or given == ["-"]:
+        return _as_text(sys.stdin.buffer.read())
+    if len(given) == 1 and Path(given[0]).is_file():
+        try:
+            return _as_text(Path(given[0]).read_bytes())
+        except OSError as error:
+            raise UsageError(f"{given[0]} can't be read: {error.strerror}") from None
+    text = " ".join(given)
+    try:
+        return dumps.read_hex(text)
+    except UsageError as error:
+        if len(given) == 1 and not text.strip("0123456789abcdefABCDEF ,:"):
+            raise
+        raise UsageError(f"{text[:60]!r} is neither a file nor bytes in hex: {error}") from None
+
+
+def _as_text(data: bytes) -> bytes | str:
+    """Tell text that spells bytes from the bytes themselves."""
+    if _HTTP_LINE.match(data):
+        return data
+    try:
+        text = data.decode("ascii")
+    except UnicodeDecodeError:
+        return data
+    return text if text.strip() else data
+
+
+def _explain(source: bytes | str, sender: Role | None) -> Iterator[tuple[str, Seen | None]]:
+    """Yield what is seen, each with a title where another connection or direction begins."""
+    if isinstance(source, str):
+        if source.lstrip().startswith("{"):
+            yield from _explain_records(source)
+            return
+        if dumps.is_tcpdump(source):
+            yield from _explain_packets(dumps.read_packets(source))
+            return
+        source = dumps.read_hex(source)
+    if not source:
+        raise UsageError("there is nothing to decode: give bytes in hex, a file, or - for standard input")
+    observer = Observer(in_frames=not begins_with_http(source))
+    for seen in [*observer.receive(sender or guess_sender(source), source), *observer.finish()]:
+        yield "", seen
+
+
+def _explain_packets(pieces: list[tuple[dumps.Flow, bytes]]) -> Iterator[tuple[str, Seen | None]]:
+    """Explain each TCP connection by itself, from its first request on."""
+    connections: dict[frozenset[str], list[tuple[dumps.Flow, bytes]]] = {}
+    for flow, data in pieces:
+        connections.setdefault(frozenset((flow.source, flow.destination)), []).append((flow, data))
+    if not connections:
+        raise UsageError("there is no TCP payload in these packets; capture all of them, with tcpdump -X -s 0")
+    for said in connections.values():
+        first, data = said[0]
+        yield f"== {first.source} and {first.destination}", None
+        observer = Observer(in_frames=not begins_with_http(data))
+        beginner = guess_sender(data)
+        for flow, data in said:
+            for seen in observer.receive(beginner if flow is first else beginner.other, data):
+                yield "", seen
+        for flow in {id(flow): flow for flow, _ in said}.values():
+            if flow.missing:
+                yield f"! a part of what {flow.source} sent is not in the capture; it is read up to there", None
+        for seen in observer.finish():
+            yield "", seen
+
+
+def _explain_records(text: str) -> Iterator[tuple[str, Seen | None]]:
+    """Explain each connection of a recording by itself."""
+    connections: dict[int, list[Recorded]] = {}
+    for line in text.splitlines():
+        if line.strip():
+            record = from_line(line)
+            connections.setdefault(record.connection, []).append(record)
+    for number, records in connections.items():
+        yield f"== connection {number}", None
+        observer = Observer(in_frames=not any(record.kind == "head" for record in records))
+        began = records[0].at
+        for record in records:
+            if record.sender is None:
+                if record.told:
+                    yield f"{record.at - began:+.3f} s: {record.kind}: {record.told}", None
+                continue
+            raw: bytes | None = record.head
+            if record.frame is not None:
+                raw = frame_bytes(record.frame)
+            if raw is None:
+                assert record.frame is not None
+                observer = Observer(in_frames=True)  # what comes next can't be judged by what came before
+                yield f"{record.at - began:+.3f} s", SeenFrame(record.sender, 0, record.frame)
+                continue
+            for seen in observer.receive(record.sender, raw):
+                yield f"{record.at - began:+.3f} s", seen
+        for seen in observer.finish():
+            yield "", seen

@@ -1,0 +1,67 @@
+"""What an `Observer` has seen, as lines for a person to read."""
+
+from __future__ import annotations
+
+from rawws.wire import ruler
+from rawws.wire.observer import Head, Rest, Seen, SeenFrame, Switch
+from rawws.wire.role import Role
+from rawws.wire.trace import FAULT, STATE, frame_line, head_lines, quote
+
+# Which way a sender's bytes go, drawn as between a client on the left and a server on the right.
+ARROWS = {Role.CLIENT: "→", Role.SERVER: "←"}
+_INDENT = "    "
+
+
+def describe(seen: Seen, *, with_ruler: bool = True) -> list[str]:
+    """Return what was seen: its title first, and what belongs to it indented."""
+    match seen:
+        case Head():
+            return _describe_head(seen)
+        case Switch():
+            return ["HTTP ends, WebSocket begins"]
+        case SeenFrame():
+            return _describe_frame(seen, with_ruler=with_ruler)
+        case Rest():
+            rest = [f"{_where(seen.sender, seen.at)}: {seen.told}: {seen.raw.hex(' ')}"]
+            if seen.fault is not None:
+                rest.append(f"{_INDENT}{FAULT} {seen.fault.sentence}; the receiver fails with {seen.fault.close_code}")
+            return rest
+
+
+def _where(sender: Role, at: int) -> str:
+    return f"{ARROWS[sender]} byte {at} from the {sender.name.lower()}"
+
+
+def _describe_head(head: Head) -> list[str]:
+    lines = [f"{_where(head.sender, head.at)}: HTTP {'request' if head.sender is Role.CLIENT else 'response'}"]
+    lines += [_INDENT + text for text in head_lines(head.raw)]
+    if head.problem:
+        lines.append(f"{_INDENT}{FAULT} {head.problem}")
+    lines += [f"{_INDENT}{STATE if check.holds else FAULT} {check}" for check in head.checks]
+    if head.accept is not None and head.is_fine:
+        lines += [f"{_INDENT}{STATE} {step}" for step in head.accept.steps]
+    return lines
+
+
+def _describe_frame(seen: SeenFrame, *, with_ruler: bool) -> list[str]:
+    header = seen.frame.header
+    lines = [f"{_where(seen.sender, seen.at)}: {frame_line(seen.frame)}"]
+    if with_ruler:
+        lines += [_INDENT + row for row in ruler.lines(seen.frame)]
+    if seen.message is not None and (header.rsv1 or header.opcode_name == "CONTINUATION"):
+        lines.append(f"{_INDENT}{STATE} the message: {_describe_message(seen)}")
+    if seen.fault is not None:
+        lines.append(f"{_INDENT}{FAULT} {seen.fault.sentence}; the receiver fails with {seen.fault.close_code}")
+    if seen.ignored:
+        lines.append(f"{_INDENT}{STATE} not read by its receiver: the connection had ended (RFC 6455 §5.5.1, §7.1.7)")
+    return lines
+
+
+def _describe_message(seen: SeenFrame) -> str:
+    assert seen.message is not None
+    payload = bytes(seen.message.payload)
+    told = f"{seen.message.opcode.name}, {len(payload):,} bytes"
+    if seen.message.opcode.name == "TEXT":
+        text = payload.decode(errors="replace")
+        return f"{told}: {quote(text if len(text) <= 200 else text[:200] + '…')}"
+    return f"{told}: {payload[:32].hex(' ')}{' …' * (len(payload) > 32)}"

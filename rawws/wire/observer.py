@@ -1,0 +1,420 @@
+"""A WebSocket connection followed from outside: bytes of either direction in, described heads and frames out.
+
+For those who stand beside a connection: ``rawws decode`` with a capture of it, ``rawws tap`` between its two ends,
+``rawws check`` with what a server answered. The same functions that decide in a server or client judge here: the
+handshake's checks, h11 for HTTP, wsproto for frames.
+
+One direction alone will do, from its first byte or from any frame boundary on. What the other direction would have
+told, such as the extensions that were agreed on, is then assumed in the sender's favour.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+import h11
+
+from rawws.errors import Fault, Refusal
+from rawws.limits import NO_LIMIT, Limits
+from rawws.wire.client_handshake import AnswerCheck, examine_answer
+from rawws.wire.deflate import Inflater
+from rawws.wire.events import Event, Failed, Message
+from rawws.wire.frames import MASK, Frame, FrameScanner
+from rawws.wire.handshake import Accept, Check, Origins, examine, wants_websocket
+from rawws.wire.http1 import HttpPhase, Signal
+from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.plain import PlainReader
+from rawws.wire.role import Role
+from rawws.wire.trace import FrameRecorder
+
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]{1,32} [^\r\n]")
+_STILL_A_LINE = re.compile(rb"[!-~][\t -~]*(?:[\r\n](?s:.)*)?")  # or the beginning of one
+_MAX_HEAD_BYTES = 256 * 1024
+_LIMITS = Limits(max_header_bytes=_MAX_HEAD_BYTES, max_target_bytes=_MAX_HEAD_BYTES, max_body_bytes=NO_LIMIT)
+_ANY_SIZE = 1 << 62  # what is only looked at has no limit
+_MOST_SHOWN_BYTES = 64
+# Of a response whose request we haven't seen.
+_SOME_REQUEST = Request(
+    "GET", "/", "1.1", Headers([("Host", "-"), ("Connection", "Upgrade"), ("Upgrade", "websocket")])
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of an HTTP message, which begins ``at`` that byte of its direction.
+
+    ``checks`` are the handshake's, for a request or a response that means one; ``accept`` is what the request's key
+    makes, if it has a good one. ``problem`` says why the head can't be read.
+    """
+
+    sender: Role
+    at: int
+    raw: bytes
+    checks: tuple[Check | AnswerCheck, ...] = ()
+    accept: Accept | None = None
+    problem: str = ""
+
+    @property
+    def is_fine(self) -> bool:
+        return not self.problem and all(check.holds for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """HTTP ends here, in both directions: what follows are frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFrame:
+    """One frame. ``message`` is the message that ends with it, inflated; ``fault`` is what its receiver objects to.
+
+    It is ``ignored`` when it comes behind a close, or a fault: the receiver reads no more by then (§5.5.1, §7.1.7).
+    """
+
+    sender: Role
+    at: int
+    frame: Frame
+    message: Message | None = None
+    fault: Fault | None = None
+    ignored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Bytes that are no whole head or frame, or can't be followed; ``told`` says why. Long ones are cut."""
+
+    sender: Role
+    at: int
+    raw: bytes
+    told: str
+    fault: Fault | None = None
+
+
+Seen = Head | Switch | SeenFrame | Rest
+
+
+def begins_with_http(data: bytes) -> bool:
+    """Say whether a stream's first bytes are those of an HTTP message; otherwise they may be a frame's."""
+    return data.startswith(b"HTTP/") or _REQUEST_LINE.match(data.lstrip(b"\r\n")) is not None
+
+
+def guess_sender(data: bytes) -> Role:
+    """Return whose bytes these are: a request's or a masked frame's are a client's (RFC 6455 §5.1)."""
+    if begins_with_http(data):
+        return Role.SERVER if data.startswith(b"HTTP/") else Role.CLIENT
+    return Role.CLIENT if len(data) > 1 and data[1] & MASK else Role.SERVER
+
+
+class Observer:
+    """Follows one connection. Feed each direction's bytes in order; `finish` tells what is left over.
+
+    With ``in_frames`` the handshake has been before, and compression may have been agreed on.
+    """
+
+    def __init__(self, *, in_frames: bool = False) -> None:
+        self._directions = {role: _Direction(role) for role in Role}
+        self._requests: deque[_Asked] = deque()  # whose answers are to come
+        self._asked: _Asked | None = None  # to upgrade, and the answer is to come
+        self.switched = False
+        if in_frames:
+            self._switch(deflate=True)
+
+    def receive(self, sender: Role, data: bytes) -> list[Seen]:
+        """Take in the next bytes of one direction and return what they complete. Never raises for what they are."""
+        out: list[Seen] = []
+        direction = self._directions[sender]
+        direction.buffer += data
+        self._read(direction, out)
+        return out
+
+    def finish(self) -> list[Seen]:
+        """Return what of both directions is incomplete, as it stands when the connection ends."""
+        out: list[Seen] = []
+        client = self._directions[Role.CLIENT]
+        if client.mode is _Mode.WAITING and client.buffer and self._asked is not None:
+            # The answer isn't there to tell: they are frames, if the server said yes.
+            self._switch(deflate=self._asked.offered_compression)
+            self._read(client, out)
+        for direction in self._directions.values():
+            direction.finish(out)
+        return out
+
+    def _switch(self, *, deflate: bool) -> None:
+        self.switched = True
+        for direction in self._directions.values():
+            direction.frames = _Frames(direction.sender, direction.at, deflate=deflate)
+            direction.mode = _Mode.FRAMES
+
+    def _read(self, direction: _Direction, out: list[Seen]) -> None:
+        while direction.buffer:
+            match direction.mode:
+                case _Mode.HEAD:
+                    if not self._read_head(direction, out):
+                        return
+                case _Mode.BODY:
+                    if not direction.pass_over_body(out):
+                        return
+                case _Mode.FRAMES:
+                    assert direction.frames is not None
+                    direction.frames.receive(direction.take(len(direction.buffer)), out)
+                case _Mode.LOST:
+                    direction.take(len(direction.buffer))
+                case _Mode.WAITING:
+                    return
+
+    def _read_head(self, direction: _Direction, out: list[Seen]) -> bool:
+        direction.skip_empty_lines()
+        end = _HEAD_END.search(direction.buffer)
+        if end is None:
+            if len(direction.buffer) > _MAX_HEAD_BYTES or not _STILL_A_LINE.fullmatch(direction.buffer, 0, 64):
+                direction.lose(out, "this is not the head of an HTTP message")
+                return True
+            return False
+        at, raw = direction.at, direction.take(end.end())
+        if direction.sender is Role.CLIENT:
+            self._read_request(direction, at, raw, out)
+        else:
+            self._read_response(direction, at, raw, out)
+        return True
+
+    def _read_request(self, direction: _Direction, at: int, raw: bytes, out: list[Seen]) -> None:
+        http = HttpPhase(_LIMITS)
+        http.receive_data(raw)
+        request = http.next_event()
+        if not isinstance(request, Request):
+            told = request.sentence if isinstance(request, Refusal) else "this is not the head of a request"
+            out.append(Head(Role.CLIENT, at, raw, problem=told))
+            direction.mode = _Mode.LOST
+            return
+        asked = _Asked(request)
+        self._requests.append(asked)
+        out.append(Head(Role.CLIENT, at, raw, asked.checks, asked.accept))
+        if asked.upgrades:
+            self._asked = asked
+            direction.mode = _Mode.WAITING
+        elif request.has_body:
+            direction.http = http
+            direction.mode = _Mode.BODY
+
+    def _read_response(self, direction: _Direction, at: int, raw: bytes, out: list[Seen]) -> None:
+        asked = self._requests[0] if self._requests else _Asked(_SOME_REQUEST)
+        http = direction.answer
+        if http is None:
+            http = direction.answer = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+            request = asked.request
+            fields = [(name, value) for name, value in request.headers.raw() if name.lower() != b"content-length"]
+            http.send(h11.Request(method=request.method, target=request.target, headers=fields))
+        try:
+            http.receive_data(raw)
+            event = http.next_event()
+        except (h11.RemoteProtocolError, h11.LocalProtocolError) as error:
+            out.append(Head(Role.SERVER, at, raw, problem=f"this is not the head of a response: {error}"))
+            direction.mode = _Mode.LOST
+            return
+        if not isinstance(event, h11.InformationalResponse | h11.Response):
+            out.append(Head(Role.SERVER, at, raw, problem="this is not the head of a response"))
+            direction.mode = _Mode.LOST
+            return
+        switches = event.status_code == 101
+        checks = asked.examine(event) if asked.upgrades and (switches or event.status_code >= 200) else ()
+        out.append(Head(Role.SERVER, at, raw, checks))
+        if switches:
+            out.append(Switch())
+            extensions = b", ".join(value for name, value in event.headers if name == b"sec-websocket-extensions")
+            self._switch(deflate=b"permessage-deflate" in extensions)
+            self._read(self._directions[Role.CLIENT], out)
+        elif event.status_code >= 200:
+            direction.mode = _Mode.BODY
+            if self._requests:
+                self._requests.popleft()
+            if asked is self._asked:  # it may ask for something else now
+                self._asked = None
+                self._directions[Role.CLIENT].mode = _Mode.HEAD
+            direction.pass_over_body(out)
+
+
+class _Mode(Enum):
+    HEAD = "head"
+    BODY = "body"
+    WAITING = "waiting"  # for the server to say whether frames follow
+    FRAMES = "frames"
+    LOST = "lost"  # not to be followed
+
+
+class _Asked:
+    """A request, as far as its answer is judged by it."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.upgrades = wants_websocket(request)
+        self.checks: tuple[Check, ...] = ()
+        self.accept: Accept | None = None
+        self.offered_subprotocols: tuple[str, ...] = ()
+        self.offered_compression = "Sec-WebSocket-Extensions" in request.headers
+        if self.upgrades and request is not _SOME_REQUEST:
+            handshake = examine(request, Origins(["*"]))
+            # Which pages may connect is for each server to say.
+            self.checks = tuple(check for check in handshake.checks if check.section != "RFC 6455 §10.2")
+            self.offered_subprotocols = handshake.offered_subprotocols
+            keys = request.headers.get_all("Sec-WebSocket-Key")
+            if len(keys) == 1:
+                self.accept = Accept.of(keys[0])
+
+    def examine(self, event: h11.InformationalResponse | h11.Response) -> tuple[AnswerCheck, ...]:
+        fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers.raw_items()]
+        response = Response(event.status_code, b"", Headers(fields))
+        known = self.request is not _SOME_REQUEST
+        offered = self.offered_subprotocols if known else response.headers.get_all("Sec-WebSocket-Protocol")
+        compression = self.offered_compression if known else True
+        return examine_answer(
+            response, self.accept, offered_subprotocols=offered, offered_compression=compression
+        ).checks
+
+
+class _Direction:
+    """What one side sends."""
+
+    def __init__(self, sender: Role) -> None:
+        self.sender = sender
+        self.mode = _Mode.HEAD
+        self.at = 0  # the stream's byte that is the buffer's first
+        self.buffer = bytearray()
+        self.http: HttpPhase | None = None  # of a request whose body is passed over
+        self.answer: h11.Connection | None = None  # of a response that is read
+        self.frames: _Frames | None = None
+
+    def take(self, size: int) -> bytes:
+        data = bytes(self.buffer[:size])
+        del self.buffer[:size]
+        self.at += size
+        return data
+
+    def skip_empty_lines(self) -> None:
+        """RFC 9112 §2.2: empty lines in front of a request are ignored."""
+        self.take(len(self.buffer) - len(self.buffer.lstrip(b"\r\n")))
+
+    def lose(self, out: list[Seen], told: str) -> None:
+        """Give up: what follows can't be told from noise."""
+        out.append(Rest(self.sender, self.at, bytes(self.buffer[:_MOST_SHOWN_BYTES]), told))
+        self.mode = _Mode.LOST
+
+    def pass_over_body(self, out: list[Seen]) -> bool:
+        """Read to the end of a body; False when more bytes are needed for that."""
+        given = len(self.buffer)
+        ended = self._read_request_body() if self.sender is Role.CLIENT else self._read_response_body()
+        if ended is None:
+            self.lose(out, "the body can't be followed")
+            return True
+        if not ended:
+            self.take(given)
+            return False
+        left = self._left_over()
+        self.take(given - left)
+        self.http = self.answer = None
+        self.mode = _Mode.HEAD
+        return True
+
+    def _left_over(self) -> int:
+        connection = self.http if self.sender is Role.CLIENT else self.answer
+        assert connection is not None
+        return len(connection.trailing_data[0])
+
+    def _read_request_body(self) -> bool | None:
+        assert self.http is not None
+        self.http.receive_data(bytes(self.buffer))
+        while (event := self.http.next_event()) is not Signal.END_OF_BODY:
+            if event is Signal.NEED_DATA:
+                return False
+            if isinstance(event, Refusal):
+                return None
+        return True
+
+    def _read_response_body(self) -> bool | None:
+        assert self.answer is not None
+        try:
+            if self.buffer:
+                self.answer.receive_data(bytes(self.buffer))
+            while not isinstance(event := self.answer.next_event(), h11.EndOfMessage):
+                if event is h11.NEED_DATA or event is h11.PAUSED:
+                    return False
+        except h11.RemoteProtocolError:
+            return None
+        return True
+
+    def finish(self, out: list[Seen]) -> None:
+        if self.frames is not None:
+            self.frames.finish(out)
+        elif self.buffer and self.mode is not _Mode.LOST:
+            out.append(Rest(self.sender, self.at, bytes(self.buffer[:_MOST_SHOWN_BYTES]), "the head ends here"))
+
+
+class _Frames:
+    """The frames of one direction, judged by what their receiver would use."""
+
+    def __init__(self, sender: Role, at: int, *, deflate: bool) -> None:
+        self._sender = sender
+        self._at = at  # of the next byte
+        self._frame_at = at
+        self._raw = b""  # the frame's bytes so far
+        self._scanner = FrameScanner()
+        self._recorder: FrameRecorder | None = None
+        # A context is kept in any case: one that the sender gives up does no harm.
+        inflaters = [Inflater(_ANY_SIZE, takeover=True)] if deflate else []
+        self._judge = PlainReader(sender.other, _ANY_SIZE, inflaters)
+        self._fault: Fault | None = None
+        self._message: Message | None = None
+        self._ignored = False
+
+    def receive(self, data: bytes, out: list[Seen]) -> None:
+        position = 0
+        scanner = self._scanner
+        while position < len(data):
+            start = position
+            if self._recorder is None:
+                if scanner.at_boundary:
+                    self._frame_at = self._at + position
+                    self._ignored = self._judge.ended
+                position = scanner.scan_header(data, position)
+                if scanner.header is not None:
+                    self._recorder = FrameRecorder(scanner.header)
+            else:
+                position = scanner.scan_payload(data, position)
+                self._recorder.add(data[start:position])
+            taken = data[start:position]
+            self._raw = (self._raw + taken)[:_MOST_SHOWN_BYTES]
+            self._have_judged(taken)
+            if self._recorder is not None and not scanner.payload_left:
+                frame = self._recorder.frame()
+                out.append(SeenFrame(self._sender, self._frame_at, frame, self._message, self._fault, self._ignored))
+                self._forget_frame()
+        self._at += len(data)
+
+    def _forget_frame(self) -> None:
+        self._recorder = None
+        self._raw = b""
+        self._fault = None
+        self._message = None
+
+    def _have_judged(self, data: bytes) -> None:
+        if self._judge.ended:
+            return
+        events: list[Event] = []
+        self._judge.read(data, 0, events, None, until_idle=False)
+        for event in events:
+            if isinstance(event, Failed):
+                self._fault = event.fault
+            elif isinstance(event, Message):
+                self._message = event
+
+    def finish(self, out: list[Seen]) -> None:
+        if not self._raw:
+            return
+        if self._recorder is None:
+            told = "the frame's header ends here"
+        else:
+            told = f"the frame ends here: {self._scanner.payload_left:,} bytes of its payload are missing"
+        out.append(Rest(self._sender, self._frame_at, self._raw, told, self._fault))

@@ -1,0 +1,99 @@
+r"""What was seen of connections, as one line of JSON each: what ``--record`` writes and ``rawws decode`` reads.
+
+Every record has ``at`` (seconds since 1970), ``connection`` (its number) and ``kind``:
+
+==========  ==================================================================================================
+``open``    a connection begins; ``from`` says who dialled
+``head``    ``sender``; ``head``: an HTTP message's head, each byte as the character of that number, with the
+            values of secret fields masked
+``switch``  HTTP ends, frames begin
+``frame``   ``sender``; ``header`` and ``payload`` in hex, the payload with its mask taken off; where the
+            middle of a long one was left out, ``left_out`` bytes of it, before ``tail``
+``end``     ``told``: how the connection ended
+``lost``    ``records``: so many were dropped here, to keep up
+==========  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from rawws.errors import UsageError
+from rawws.wire.frames import Frame, apply_mask, parse_header
+from rawws.wire.role import Role
+from rawws.wire.trace import mask_secrets
+
+Record = dict[str, Any]
+
+_SENDERS = {role.name.lower(): role for role in Role}
+
+
+def head_record(sender: Role, raw_head: bytes) -> Record:
+    """Return an HTTP head as a record."""
+    return {"kind": "head", "sender": sender.name.lower(), "head": mask_secrets(raw_head).decode("latin-1")}
+
+
+def frame_record(sender: Role, frame: Frame) -> Record:
+    """Return a frame as a record."""
+    record: Record = {
+        "kind": "frame",
+        "sender": sender.name.lower(),
+        "header": frame.header.raw.hex(),
+        "payload": frame.payload_head.hex(),
+    }
+    if frame.left_out_bytes:
+        record["left_out"] = frame.left_out_bytes
+    if frame.payload_tail:
+        record["tail"] = frame.payload_tail.hex()
+    return record
+
+
+def to_line(record: Record, *, at: float, connection: int) -> str:
+    """Return a record as its line, with the line's end."""
+    return json.dumps({"at": round(at, 6), "connection": connection, **record}, separators=(",", ":")) + "\n"
+
+
+class Recorded(NamedTuple):
+    """One line that was read back. ``head`` or ``frame`` is there for a record of that kind."""
+
+    kind: str
+    at: float
+    connection: int
+    sender: Role | None
+    head: bytes
+    frame: Frame | None
+    told: str
+
+
+def from_line(line: str) -> Recorded:
+    """Read a line back. Raises `UsageError` for what is no record."""
+    try:
+        record = json.loads(line)
+        sender = _SENDERS[record["sender"]] if "sender" in record else None
+        frame = _read_frame(record) if record["kind"] == "frame" else None
+        head = record.get("head", "").encode("latin-1")
+        told = str(record.get("told") or record.get("from") or record.get("records") or "")
+        return Recorded(record["kind"], float(record["at"]), int(record["connection"]), sender, head, frame, told)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"this is not a record: {line.strip()[:80]!r} ({type(error).__name__}: {error})") from None
+
+
+def _read_frame(record: Record) -> Frame:
+    raw = bytes.fromhex(record["header"])
+    header = parse_header(raw)
+    if header is None or len(header.raw) != len(raw):
+        raise ValueError("the frame's header is not a header")
+    frame = Frame(header, bytes.fromhex(record["payload"]), bytes.fromhex(record.get("tail", "")))
+    if frame.left_out_bytes != record.get("left_out", 0):
+        raise ValueError("the frame's payload is not as long as its header says")
+    return frame
+
+
+def frame_bytes(frame: Frame) -> bytes | None:
+    """Return a frame as it stood on the wire; None when a part of it was left out."""
+    if frame.left_out_bytes:
+        return None
+    payload = frame.payload_head + frame.payload_tail
+    key = frame.header.mask_key
+    return frame.header.raw + (payload if key is None else apply_mask(payload, key))

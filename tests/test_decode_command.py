@@ -1,0 +1,134 @@
+"""``rawws decode``: what it takes, what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+import rawws.cli
+from rawws.wire.frames import Opcode, encode_frame, parse_header
+from rawws.wire.observer import SeenFrame
+from rawws.wire.records import frame_bytes, frame_record, from_line, head_record, to_line
+from rawws.wire.role import Role
+from rawws.wire.trace import FrameRecorder
+from tests.wire.test_dumps import packet
+from tests.wire.test_observer import HELLO, REQUEST, SWITCH
+
+BYE = encode_frame(Opcode.CLOSE, b"\x03\xe8")
+
+
+def decode(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
+    status = rawws.cli.main(["decode", *arguments])
+    return status, capsys.readouterr().out.splitlines()
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_hex_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines = decode(capsys, "81", "85", "37fa213d", "7f9f4d5158")
+    assert status == 0
+    assert lines[0] == "→ byte 0 from the client: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'"
+    assert len(lines) == 11
+
+
+def test_a_file_of_raw_bytes_with_a_handshake(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "said").write_bytes(REQUEST + HELLO)
+    status, lines = decode(capsys, "--brief", str(tmp_path / "said"))
+    assert status == 0
+    assert lines[1] == "    GET /room HTTP/1.1"
+    assert "    = in base64      s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in lines
+    assert lines[-1].endswith(f"byte {len(REQUEST)} from the client: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'")
+
+
+def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in(monkeypatch, SWITCH + b"\r\n" + BYE)
+    status, lines = decode(capsys, "--brief", "-")
+    assert status == 0
+    assert lines[-2:] == [
+        "HTTP ends, WebSocket begins",
+        f"← byte {len(SWITCH) + 2} from the server: CLOSE fin=1 rsv=000 mask=none len=2 1000",
+    ]
+
+
+def test_what_is_wrong_is_told_and_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines = decode(capsys, "--from", "client", "--brief", "810568656c6c6f")
+    assert status == 1
+    assert lines[1].startswith("    ! server received unexpected unmasked")
+    assert lines[1].endswith("(RFC 6455 §5.1); the receiver fails with 1002")
+
+
+def test_packets_of_tcpdump(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = [packet(5000, 80, 1, REQUEST + HELLO), packet(80, 5000, 1, SWITCH + b"\r\n" + BYE)]
+    (tmp_path / "packets").write_text("\n".join(said))
+    status, lines = decode(capsys, "--brief", str(tmp_path / "packets"))
+    assert status == 0
+    assert lines[0] == "== 127.0.0.1:5000 and 127.0.0.1:80"
+    assert [line[:1] for line in lines if line[:1] in "→←H"] == ["→", "←", "H", "→", "←"]
+
+
+def test_a_recording(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    header = parse_header(HELLO)
+    assert header is not None
+    recorder = FrameRecorder(header)
+    recorder.add(HELLO[6:])
+    frame = recorder.frame()
+    records = [
+        {"kind": "open", "from": "127.0.0.1:5000"},
+        head_record(Role.CLIENT, REQUEST.replace(b"Host", b"Cookie: secret\r\nHost")),
+        head_record(Role.SERVER, SWITCH + b"\r\n"),
+        {"kind": "switch"},
+        frame_record(Role.CLIENT, frame),
+        {"kind": "end", "told": "lost without a close (1006)"},
+    ]
+    lines = [to_line(record, at=100 + number / 8, connection=7) for number, record in enumerate(records)]
+    assert "secret" not in "".join(lines)
+    assert from_line(lines[4]).frame == frame
+    assert frame_bytes(frame) == HELLO
+    (tmp_path / "record.jsonl").write_text("".join(lines))
+    status, shown = decode(capsys, "--brief", str(tmp_path / "record.jsonl"))
+    assert status == 0
+    assert shown[:2] == ["== connection 7", "+0.000 s: open: 127.0.0.1:5000"]
+    assert "    Cookie: (masked, 6 bytes)" in shown
+    assert shown[-2].endswith("TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'")
+    assert shown[-1] == "+0.625 s: end: lost without a close (1006)"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("zz", "'zz' is neither a file nor bytes in hex"),
+        ("818", "line 1 has an odd number of digits"),
+        ("", "there is nothing to decode"),
+    ],
+)
+def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str], given: str, told: str) -> None:
+    assert rawws.cli.main(["decode", given]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"rawws: {told}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["{}", '{"kind":"frame","at":0,"connection":1,"sender":"x"}', '{"at"', "[]"])
+def test_a_line_that_is_no_record_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    type_in(monkeypatch, b'{"kind":"switch","at":0,"connection":1}\n' + line.encode())
+    assert rawws.cli.main(["decode"]) == 2
+    assert "is not a record" in capsys.readouterr().err
+
+
+def test_a_frame_of_which_a_part_is_left_out_is_shown_as_far_as_it_goes() -> None:
+    header = parse_header(encode_frame(Opcode.BINARY, bytes(1000)))
+    assert header is not None
+    recorder = FrameRecorder(header)
+    recorder.add(bytes(1000))
+    line = to_line(frame_record(Role.SERVER, recorder.frame()), at=0, connection=1)
+    frame = from_line(line).frame
+    assert frame == recorder.frame()
+    assert frame_bytes(frame) is None
+    assert SeenFrame(Role.SERVER, 0, frame)

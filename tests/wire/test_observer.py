@@ -1,0 +1,185 @@
+"""A connection seen from outside: whichever way its bytes are cut, the same is seen, and what is wrong is named."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rawws.wire.deflate import Deflater
+from rawws.wire.describe import describe
+from rawws.wire.events import Message
+from rawws.wire.frames import RSV1, Opcode, encode_frame
+from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch, guess_sender
+from rawws.wire.role import Role
+
+KEY = b"\x37\xfa\x21\x3d"
+REQUEST = (
+    b"GET /room HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+)
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+)
+DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
+HELLO = encode_frame(Opcode.TEXT, b"Hello", mask_key=KEY)
+CLIENT, SERVER = Role.CLIENT, Role.SERVER
+
+
+def see(*said: tuple[Role, bytes], in_frames: bool = False) -> list[Seen]:
+    observer = Observer(in_frames=in_frames)
+    seen = [each for sender, data in said for each in observer.receive(sender, data)]
+    return seen + observer.finish()
+
+
+def faults(seen: list[Seen]) -> list[str]:
+    return [each.fault.code for each in seen if isinstance(each, SeenFrame | Rest) and each.fault is not None]
+
+
+def test_a_handshake_and_frames_both_ways() -> None:
+    request, response, switch, hello, answer = see(
+        (CLIENT, REQUEST), (SERVER, SWITCH + b"\r\n"), (CLIENT, HELLO), (SERVER, encode_frame(Opcode.TEXT, b"hi"))
+    )
+    assert isinstance(request, Head)
+    assert request.accept is not None
+    assert request.accept.value == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert isinstance(response, Head)
+    assert request.is_fine
+    assert response.is_fine
+    assert [check.requirement for check in response.checks][3] == "Sec-WebSocket-Accept belongs to our key"
+    assert switch == Switch()
+    assert isinstance(hello, SeenFrame)
+    assert (hello.sender, hello.at, hello.message) == (CLIENT, len(REQUEST), Message(Opcode.TEXT, b"Hello"))
+    assert isinstance(answer, SeenFrame)
+    assert (answer.sender, answer.at) == (SERVER, len(SWITCH) + 2)
+
+
+@given(st.lists(st.integers(1, 400), max_size=12))
+def test_the_same_is_seen_in_any_chunking(cuts: list[int]) -> None:
+    stream = REQUEST + HELLO + encode_frame(Opcode.PING, b"", mask_key=KEY) + HELLO[:7]
+    whole = see((CLIENT, stream))
+    chunks = []
+    at = 0
+    for cut in cuts:
+        chunks.append(stream[at : at + cut])
+        at += cut
+    chunks.append(stream[at:])
+    assert see(*((CLIENT, chunk) for chunk in chunks)) == whole
+
+
+def test_frames_pipelined_behind_the_request_wait_for_the_answer() -> None:
+    kinds = [type(each) for each in see((CLIENT, REQUEST + HELLO), (SERVER, SWITCH + b"\r\n"))]
+    assert kinds == [Head, Head, Switch, SeenFrame]
+
+
+def test_a_refused_upgrade_leaves_http() -> None:
+    refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nno\n"
+    fine = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n"
+    seen = see(
+        (CLIENT, REQUEST),
+        (SERVER, refusal),
+        (CLIENT, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12345" + REQUEST.replace(b"GET", b"HEAD", 1)),
+        (SERVER, fine + head),
+        (CLIENT, REQUEST),
+        (SERVER, b"HTTP/1.1 100 Continue\r\n\r\n" + SWITCH + b"\r\n"),
+        (CLIENT, HELLO),
+    )
+    lines = [each.raw.partition(b"\r\n")[0] for each in seen if isinstance(each, Head)]
+    assert lines == [
+        b"GET /room HTTP/1.1", b"HTTP/1.1 403 Forbidden", b"POST / HTTP/1.1", b"HEAD /room HTTP/1.1",
+        b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK", b"GET /room HTTP/1.1", b"HTTP/1.1 100 Continue",
+        b"HTTP/1.1 101 Switching Protocols",
+    ]  # fmt: skip
+    assert isinstance(seen[-1], SeenFrame)
+    assert seen[-1].fault is None
+
+
+def test_compressed_messages_are_inflated_where_that_was_agreed_on() -> None:
+    deflated = encode_frame(Opcode.TEXT, Deflater(15).deflate(b"Hello" * 100), rsv=RSV1)
+    agreed = see((CLIENT, REQUEST), (SERVER, SWITCH + DEFLATE + b"\r\n" + deflated))
+    assert isinstance(agreed[-1], SeenFrame)
+    assert agreed[-1].message == Message(Opcode.TEXT, b"Hello" * 100)
+    assert faults(see((CLIENT, REQUEST), (SERVER, SWITCH + b"\r\n" + deflated))) == ["reserved_bit"]
+    # Without the handshake there is no knowing, so the sender gets the benefit of the doubt.
+    assert faults(see((SERVER, deflated), in_frames=True)) == []
+
+
+def test_a_context_that_is_kept_between_messages() -> None:
+    # RFC 7692 §7.2.3.2: the second "Hello" refers to the first.
+    first, second = bytes.fromhex("c107f248cdc9c90700"), bytes.fromhex("c105f200110000")
+    seen = see((SERVER, first + second), in_frames=True)
+    assert [each.message for each in seen if isinstance(each, SeenFrame)] == [Message(Opcode.TEXT, b"Hello")] * 2
+
+
+@pytest.mark.parametrize(
+    ("sender", "raw", "fault"),
+    [
+        (CLIENT, encode_frame(Opcode.TEXT, b"Hello"), "not_masked"),
+        (SERVER, HELLO, "masked"),
+        (SERVER, encode_frame(0xB, b""), "invalid_opcode"),
+        (SERVER, encode_frame(Opcode.PING, bytes(126)), "control_too_long"),
+        (SERVER, encode_frame(Opcode.PING, b"", fin=False), "control_fragmented"),
+        (SERVER, encode_frame(Opcode.TEXT, b"\xff"), "text_not_utf8"),
+        (SERVER, encode_frame(Opcode.CONTINUATION, b""), "unexpected_continuation"),
+        (SERVER, encode_frame(Opcode.TEXT, b"", fin=False) + encode_frame(Opcode.TEXT, b""), "expected_continuation"),
+        (SERVER, bytes.fromhex("817e0005") + b"Hello", "length_not_minimal"),
+        (SERVER, encode_frame(Opcode.CLOSE, b"\x03"), "close_payload_short"),
+        (SERVER, bytes.fromhex("827f8000000000000000"), "length_too_large"),
+    ],
+)
+def test_what_a_receiver_would_object_to(sender: Role, raw: bytes, fault: str) -> None:
+    assert faults(see((sender, raw), in_frames=True)) == [fault]
+
+
+def test_what_comes_behind_a_close_is_shown_and_not_judged() -> None:
+    stream = encode_frame(Opcode.CLOSE, b"\x03\xe8") + encode_frame(0xB, b"")
+    close, late = see((SERVER, stream), in_frames=True)
+    assert isinstance(close, SeenFrame)
+    assert isinstance(late, SeenFrame)
+    assert (close.ignored, late.ignored, late.fault) == (False, True, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ((CLIENT, REQUEST[:50]), "the head ends here"),
+        ((CLIENT, REQUEST + HELLO[:1]), "the frame's header ends here"),
+        ((CLIENT, REQUEST + HELLO[:8]), "the frame ends here: 3 bytes of its payload are missing"),
+        ((CLIENT, b"\x16\x03\x01 no HTTP"), "this is not the head of an HTTP message"),
+        ((SERVER, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "the body can't be followed"),
+    ],
+)
+def test_what_is_incomplete_or_not_to_be_followed(said: tuple[Role, bytes], told: str) -> None:
+    last = see(said)[-1]
+    assert isinstance(last, Rest)
+    assert last.told == told
+
+
+def test_a_head_that_is_none_ends_the_following() -> None:
+    (head,) = see((CLIENT, b"GET / HTTP/1.1\r\nbad header\r\n\r\n" + HELLO))
+    assert isinstance(head, Head)
+    assert head.problem == "Line 2 of the request is not a header of the form 'Name: value'."
+
+
+def test_an_answer_alone_is_judged_as_far_as_that_goes() -> None:
+    head, switch = see((SERVER, SWITCH.replace(b"websocket", b"h2c") + b"\r\n"))
+    assert isinstance(head, Head)
+    assert [check.requirement for check in head.checks if not check.holds] == ["Upgrade is 'websocket'"]
+    assert switch == Switch()
+
+
+@given(st.binary(max_size=300), st.booleans(), st.sampled_from(Role))
+def test_any_bytes_can_be_looked_at(data: bytes, in_frames: bool, sender: Role) -> None:
+    for each in see((sender, data), in_frames=in_frames):
+        assert describe(each)
+
+
+@pytest.mark.parametrize(
+    ("data", "sender"),
+    [(REQUEST, CLIENT), (SWITCH, SERVER), (HELLO, CLIENT), (encode_frame(Opcode.TEXT, b"hi"), SERVER), (b"", SERVER)],
+)
+def test_who_sends_is_seen_in_the_first_bytes(data: bytes, sender: Role) -> None:
+    assert guess_sender(data) is sender
