@@ -196,6 +196,16 @@ class Connector:
 
     # Getting there
 
+    async def dial(self) -> Transport:
+        """Return a connection to the server on which HTTP can begin, for those who perform the handshake themselves.
+
+        It is the caller's to close. Raises OSError, `OpenTimeout` and `ProxyError` as `open` does.
+        """
+        attempt = _Attempt(next(current_loop().numbers), self._limits)
+        with trio.move_on_after(self._open_timeout or math.inf):
+            return await self._dial(attempt, self._uri)
+        raise OpenTimeout(f"{self._uri}: {attempt.stage} took longer than {self._open_timeout:g} s (open_timeout)")
+
     async def _dial(self, attempt: _Attempt, uri: WebSocketURI) -> Transport:
         """Return a connection to the server on which HTTP can begin."""
         proxy = None if self._socket is not None or uri.unix_path is not None else self._find_proxy(uri)

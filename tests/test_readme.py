@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+import rawws.cli
 import rawws.cli.serve
 from benchmarks.report import markdown
+from rawws.wire.cases import BY_NAME
 from tests.serving import StartProgram
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,3 +85,20 @@ def test_the_table_is_what_was_measured() -> None:
 def test_links_to_files_lead_somewhere() -> None:
     for target in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+DECODED = re.findall(r"\$ rawws (decode .*)\n((?:.+\n)*?)```", README)
+
+
+@pytest.mark.parametrize(("command", "shown"), DECODED, ids=[command for command, _ in DECODED])
+def test_what_decode_shows(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rawws.cli.main(command.split()) in (0, 1)
+    assert capsys.readouterr().out == shown
+
+
+def test_every_verdict_shown_is_of_a_case_that_there_is() -> None:
+    names = re.findall(r"^good     (\S+) +(.*)$", README, re.MULTILINE)
+    assert len(names) == 6
+    for name, told in names:
+        assert told.startswith(f"{BY_NAME[name].title}: ")
+    assert f"| {len(BY_NAME)} cases |" in README

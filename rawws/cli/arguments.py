@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import ssl
 
 _SIZE = re.compile(r"([0-9]+)\s*(k|m|g)?(i?b)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -38,3 +39,18 @@ def seconds(argument: str) -> float:
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{argument!r} is not a number of seconds; give 0 or more")
     return number
+
+
+def header(argument: str) -> tuple[str, str]:
+    name, colon, value = argument.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"{argument!r} is not a header; give 'Name: value'")
+    return name.strip(), value.strip()
+
+
+def insecure_tls() -> ssl.SSLContext:
+    """Return settings under which any certificate will do, for ``--no-check``."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,140 @@
+"""Tries a WebSocket server with the cases of ``wire/cases.py``, each on a connection of its own."""
+
+from __future__ import annotations
+
+import ssl as ssl_module
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from rawws.client import connect
+from rawws.transport import Transport
+from rawws.wire.cases import KEY, Answer, Case, Outcome, Verdict
+from rawws.wire.client_handshake import ClientHandshake
+from rawws.wire.describe import describe
+from rawws.wire.frames import Opcode, encode_frame
+from rawws.wire.messages import FieldsLike, Headers
+from rawws.wire.observer import Observer
+from rawws.wire.role import Role
+from rawws.wire.uri import parse_uri
+
+# Cases that run at the same time: a server that leaves connections open costs the patience but once.
+AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one case: the bytes that were sent, those that came back, and the judgement."""
+
+    case: Case
+    request: bytes
+    answer: Answer
+    outcome: Outcome
+
+    @property
+    def sent(self) -> bytes:
+        return self.request + self.case.frames
+
+    def story(self) -> list[str]:
+        """Return what went out and what came back, as lines."""
+        observer = Observer()
+        seen = observer.receive(Role.CLIENT, self.request)
+        answered = observer.receive(Role.SERVER, self.answer.raw)
+        if observer.switched:
+            answered += observer.receive(Role.CLIENT, self.case.frames)
+        lines = [line for each in [*seen, *answered, *observer.finish()] for line in describe(each, with_ruler=False)]
+        return [*lines, "= the server ended the connection" if self.answer.ended else "= the connection is open still"]
+
+
+class Checker:
+    """Runs cases against one server."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        ssl: ssl_module.SSLContext | None = None,
+        headers: FieldsLike = (),
+        origin: str | None = None,
+        patience_s: float = 3.0,
+    ) -> None:
+        """``patience_s`` is how long an answer may take.
+
+        Raises `InvalidURI` and `UsageError` for what can't be used.
+        """
+        self._uri = parse_uri(uri)
+        self._headers = Headers.checked(headers)
+        self._origin = origin
+        self._patience_s = patience_s
+        self._connector = connect(
+            uri, ssl=ssl, headers=self._headers, origin=origin, compression=None, open_timeout=patience_s
+        )
+
+    async def run(self, cases: Sequence[Case], tell: Callable[[Result], None]) -> None:
+        """Run cases, several at once, and tell the result of each in their order.
+
+        Raises OSError when there is no connection to the server to begin with.
+        """
+        (await self._connector.dial()).close()
+        limiter = trio.CapacityLimiter(AT_ONCE)
+        results: dict[int, Result] = {}
+        told = 0
+
+        async def run_one(index: int, case: Case) -> None:
+            nonlocal told
+            async with limiter:
+                results[index] = await self._try_case(case)
+            while told in results:
+                tell(results[told])
+                told += 1
+
+        async with trio.open_nursery() as nursery:
+            for index, case in enumerate(cases):
+                nursery.start_soon(run_one, index, case)
+
+    async def _try_case(self, case: Case) -> Result:
+        try:
+            return await self.run_case(case)
+        except OSError as error:
+            outcome = Outcome(Verdict.UNCLEAR, f"no connection: {error.strerror or error}")
+            return Result(case, b"", Answer(b"", ended=True), outcome)
+
+    async def run_case(self, case: Case) -> Result:
+        """Run one case. Raises OSError when there is no connection to the server."""
+        handshake = ClientHandshake(self._uri, headers=self._headers, origin=self._origin, compression=False)
+        request = case.request(handshake)
+        transport = await self._connector.dial()
+        try:
+            answer = await self._converse(case, request, transport)
+        finally:
+            transport.close()
+        return Result(case, request, answer, case.outcome(request, answer))
+
+    async def _converse(self, case: Case, request: bytes, transport: Transport) -> Answer:
+        """Send the request, wait for the 101, send the frames, and collect what comes."""
+        raw = b""
+        ended = False
+        closes = case.begins_with_close  # we have sent a close
+        with trio.move_on_after(self._patience_s):
+            try:
+                await transport.send_all(request)
+                sent_frames = not case.frames
+                while not (sent_frames and case.is_settled(request, raw)):
+                    if not sent_frames and b"\r\n\r\n" in raw:
+                        sent_frames = True
+                        await transport.send_all(case.frames)
+                        if case.half:
+                            transport.shutdown_write()
+                        continue
+                    data = await transport.receive()
+                    if not data:
+                        ended = True
+                        break
+                    raw += data
+                    if not closes and case.wants_answer_to_close(request, raw):
+                        closes = True
+                        await transport.send_all(encode_frame(Opcode.CLOSE, b"\x03\xe8", mask_key=KEY))
+            except OSError:
+                ended = True  # a reset ends it as well
+        return Answer(raw, ended)

@@ -1,0 +1,117 @@
+"""``rawws check``: tries any WebSocket server with what it has to take, and what it has to refuse."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import ssl
+import sys
+from collections import Counter
+from typing import Any
+
+import trio
+
+from rawws import logs
+from rawws.checker import Checker, Result
+from rawws.cli.arguments import header, insecure_tls, seconds
+from rawws.errors import OpenTimeout, ProxyError, UsageError
+from rawws.wire.cases import BY_NAME, CASES, Case, Verdict
+
+NAME = "check"
+HELP = "hold any WebSocket server against RFC 6455"
+
+_FOUND_FAULT = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Tries a WebSocket server, each case on a connection of its own: handshakes and frames that it has to take, "
+        "and broken ones that it has to refuse. Says what came back, what the RFC asks for, and the verdict: good; lax "
+        "(it is allowed, but should be otherwise); BAD; unclear (the case could not be run). The status is 1 if any is "
+        "BAD."
+    )
+    parser.add_argument("url", nargs="?", metavar="URL", help="ws://… or wss://…")
+    parser.add_argument("--only", metavar="CASE", action="append", help="this case; may be repeated")
+    parser.add_argument("--list", action="store_true", help="name the cases, and what the RFC asks for in each")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, with all bytes in hex")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what went out and what came back")
+    parser.add_argument("-H", "--header", type=header, action="append", default=[], metavar="'NAME: VALUE'",
+                        help="send this header too, such as a cookie; may be repeated")  # fmt: skip
+    parser.add_argument("-o", "--origin", help="send this Origin")
+    parser.add_argument("-n", "--no-check", action="store_true", help="don't check the server's TLS certificate")
+    parser.add_argument("--timeout", type=seconds, default=3.0, metavar="SECONDS",
+                        help="how long an answer may take (default: %(default)g)")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the cases; the status is 1 when the server did what the RFC forbids."""
+    if options.list:
+        for case in CASES:
+            print(f"{case.name:<18} {case.title} ({case.section})\n{'':<18}   asked for: {case.rule}")
+        return 0
+    if options.url is None:
+        raise UsageError("say which server to check: rawws check ws://localhost:8080/")
+    cases = _choose(options.only)
+    logs.configure("error")
+    results: list[Result] = []
+    try:
+        trio.run(_check, options, cases, results)
+    except (OSError, OpenTimeout, ProxyError) as error:
+        told = error.strerror if isinstance(error, OSError) and error.strerror else error
+        print(f"rawws: {options.url}: {told}", file=sys.stderr)
+        return _FOUND_FAULT
+    if options.json:
+        print(json.dumps([_as_json(result) for result in results], indent=1))
+    counts = Counter(result.outcome.verdict for result in results)
+    if not options.json:
+        print(", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts[verdict]))
+    return _FOUND_FAULT if counts[Verdict.BAD] else 0
+
+
+def _choose(names: list[str] | None) -> list[Case]:
+    if not names:
+        return list(CASES)
+    for name in names:
+        if name not in BY_NAME:
+            raise UsageError(f"there is no case {name!r}; rawws check --list names them")
+    return [BY_NAME[name] for name in names]
+
+
+async def _check(options: argparse.Namespace, cases: list[Case], results: list[Result]) -> None:
+    tls: ssl.SSLContext | None = insecure_tls() if options.no_check else None
+    checker = Checker(
+        options.url, ssl=tls, headers=options.header, origin=options.origin, patience_s=options.timeout or 3.0
+    )
+
+    def tell(result: Result) -> None:
+        results.append(result)
+        if not options.json:
+            _print(result, verbose=options.verbose)
+
+    await checker.run(cases, tell)
+
+
+def _print(result: Result, *, verbose: bool) -> None:
+    case, outcome = result.case, result.outcome
+    print(f"{outcome.verdict.value:<8} {case.name:<18} {case.title}: {outcome.got}")
+    if outcome.verdict is not Verdict.GOOD or verbose:
+        print(f"{'':<8} {'':<18} {case.section}: {case.rule}")
+    if verbose:
+        for line in result.story():
+            print(f"{'':<8} {line}")
+    sys.stdout.flush()
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    case = result.case
+    return {
+        "case": case.name,
+        "title": case.title,
+        "section": case.section,
+        "rule": case.rule,
+        "verdict": result.outcome.verdict.value.lower(),
+        "got": result.outcome.got,
+        "sent": result.sent.hex(),
+        "received": result.answer.raw.hex(),
+        "ended": result.answer.ended,
+    }
