@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import random
 import socket
 import ssl as ssl_module
@@ -31,7 +30,7 @@ from rawws.errors import (
 from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
-from rawws.transport import TlsTransport, Transport
+from rawws.transport import TlsTransport, Transport, dial, name_address
 from rawws.version import __version__
 from rawws.websocket import WebSocket
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer, basic_authorization
@@ -285,23 +284,11 @@ class _Attempt:
 
     async def dial(self, host: str, port: int, unix_path: str | None = None) -> socket.socket:
         """Return a connected socket. Raises OSError, which says to where there is no connection, and why."""
-        where = unix_path or (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        where = unix_path or name_address((host, port))
         self.stage = f"connecting to {where}"
-        try:
-            if unix_path is not None:
-                stream = await trio.open_unix_socket(unix_path)
-            else:
-                stream = await trio.open_tcp_stream(host, port)
-        except OSError as error:
-            cause = error.__cause__
-            if isinstance(cause, ExceptionGroup):
-                cause = cause.exceptions[-1]
-            told = cause if isinstance(cause, OSError) else error
-            why = os.strerror(told.errno) if told.errno and told.errno > 0 else str(told)
-            raise OSError(told.errno, f"can't connect to {where}: {why}") from None
+        connected = await dial(host, port, unix_path)
         self.log(logs.http, logging.DEBUG, STATE, f"connected to {where}")
-        # The stream has set the socket up; from here on it is the loop's to wait for.
-        return socket.socket(fileno=stream.socket.detach())
+        return connected
 
     async def ask(self, transport: Transport, request: Request, stage: str) -> tuple[ResponsePhase, Response]:
         """Send a request and return the answer. Raises `InvalidResponse` for what is none."""

@@ -22,10 +22,12 @@ import trio
 from rawws import logs, web
 from rawws.errors import Refusal
 from rawws.limits import Limits
+from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.handshake import Handshake, Origins, examine, wants_websocket
 from rawws.wire.http1 import BodyPart, Event, HttpPhase, Signal
 from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, IN, OUT, STATE, TIMER, head_lines
 
 # Long enough for the last words to be read across a slow line, short enough not to hoard sockets (a guess).
@@ -69,6 +71,7 @@ class Service:
     process_request: ProcessRequest | None = None
     process_response: ProcessResponse | None = None
     server_header: str | None = None
+    tracer: Tracer = field(default_factory=Tracer)
     scheme: str = "http"
     stopping: bool = False
     resting: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait for a request
@@ -120,6 +123,8 @@ class HttpConnection:
         upgraded = None
         if logs.http.isEnabledFor(logging.DEBUG):
             self._log(logs.http, logging.DEBUG, STATE, f"accepted from {self.transport.peer_name}")
+        if self.service.tracer.is_watched:
+            self.service.tracer.opened(self.number, self.transport.peer_name)
         try:
             upgraded = await self._serve_requests()
         except ssl.SSLError as error:
@@ -129,6 +134,7 @@ class HttpConnection:
         finally:
             if upgraded is None:
                 self.transport.close()
+                self.service.tracer.ended(self.number, "the HTTP connection is closed")
         return upgraded
 
     async def turn_away(self, refusal: Refusal) -> None:
@@ -223,6 +229,8 @@ class HttpConnection:
         return True
 
     async def _act_on(self, request: Request | Refusal) -> Upgraded | None:
+        if self.service.tracer.is_watched:
+            self.service.tracer.head(self.number, Role.CLIENT, self.http.raw_head)
         if logs.http.isEnabledFor(logging.DEBUG):
             for text in head_lines(self.http.raw_head):
                 self._log(logs.http, logging.DEBUG, IN, text)
@@ -339,6 +347,7 @@ class HttpConnection:
         if service.server_header is not None and (response is None or "Server" not in response.headers):
             fields = [*fields, (b"Server", service.server_header.encode("ascii"))]
         await self.send(self.http.switch_protocols(fields), logs.handshake)
+        self.service.tracer.switched(self.number)
         trailing_data, _ = self.http.trailing_data
         if debug:
             told = f"handed over with {len(trailing_data)} bytes that came behind the request"
@@ -391,6 +400,8 @@ class HttpConnection:
         if logger is not None and logger.isEnabledFor(logging.DEBUG):
             for text in head_lines(data.partition(b"\r\n\r\n")[0]):
                 self._log(logger, logging.DEBUG, OUT, text)
+        if logger is not None and self.service.tracer.is_watched:
+            self.service.tracer.head(self.number, Role.SERVER, data[: data.find(b"\r\n\r\n") + 4])
         try:
             sent = self.transport.try_send(data)
             while sent < len(data):

@@ -98,8 +98,8 @@ class Hub:
             fast_lane=fast_lane,
             relays=True,
             echoes=self.mode is Mode.ECHO,
-            on_frame=logs.frame_logger(number, Role.SERVER),
         )
+        endpoint.show_frames(number, session)
         form = agreement.server_window_bits if agreement is not None and agreement.deflates(Role.SERVER) else PLAIN
         peer = Peer(number, transport, session, endpoint, form)
         try:

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 
 import trio
 
-from rawws import logs
+from rawws import logs, tracing
 from rawws.errors import Cause
 from rawws.peer import NOWHERE, Endpoint, Peer
 from rawws.room import Room
@@ -343,7 +343,7 @@ class Loop:
                     continue
                 if sent != size:
                     short.append((peer, sent))
-            if logs.frames.isEnabledFor(logging.DEBUG):
+            if tracing.frames_are_shown():
                 later = {peer for peer, sent in short if not sent}  # shown when they are sent the first of it
                 for peer in peers - later:
                     peer.session.show_sent(segment)
@@ -625,11 +625,13 @@ class Loop:
         peer.endpoint.has_left(peer.number)
         if peer.inbox is not None:
             peer.inbox.end(peer.describe_end(cause, told))
-        if not logs.hub.isEnabledFor(logging.INFO):
+        tracer = peer.endpoint.tracer
+        if not tracer.is_watched and not logs.hub.isEnabledFor(logging.INFO):
             return
         session = peer.session
         orderly = session.close_rcvd is not None and session.fault is None
         end = f"{session.describe_end()}; {told}" if told else session.describe_end()
+        tracer.ended(peer.number, end)
         self._log(peer, STATE if orderly else FAULT, end)
 
     def close_all(self, endpoint: Endpoint, code: int, reason: str) -> None:

@@ -15,6 +15,7 @@ import trio
 
 from rawws.errors import Cause, Closed
 from rawws.limits import Limits
+from rawws.tracing import Tracer
 from rawws.transport import READABLE, RECEIVE_BYTES, WRITABLE, Transport
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.events import Message, MessagePart
@@ -33,14 +34,22 @@ NOWHERE: tuple[Room, ...] = ()
 class Endpoint:
     """What the peers of one server, or the one peer of a client, have in common: their limits, and their count."""
 
-    __slots__ = ("_gone", "_on_leave", "limits", "peer_count")
+    __slots__ = ("_gone", "_on_leave", "limits", "peer_count", "tracer")
 
-    def __init__(self, limits: Limits, on_leave: Callable[[int], None] | None = None) -> None:
-        """``on_leave`` is told the number of each connection that ends."""
+    def __init__(
+        self, limits: Limits, on_leave: Callable[[int], None] | None = None, tracer: Tracer | None = None
+    ) -> None:
+        """``on_leave`` is told the number of each connection that ends; ``tracer`` is shown what crosses the wire."""
         self.limits = limits
+        self.tracer = tracer or Tracer()
         self.peer_count = 0
         self._on_leave = on_leave
         self._gone = trio.Event()
+
+    def show_frames(self, number: int, session: Session) -> None:
+        """Have a session show its frames to the log and the tracer, as far as these want to see them."""
+        session.on_frame = self.tracer.frame_watcher(number, session.our_role)
+        session.shown_bytes = max(session.shown_bytes, self.tracer.shown_bytes)
 
     def has_left(self, number: int) -> None:
         """Count one peer less; the loop tells it."""

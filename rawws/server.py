@@ -28,6 +28,7 @@ from rawws.hub import Hub
 from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
+from rawws.tracing import Tracer
 from rawws.transport import (
     EXHAUSTED,
     TlsTransport,
@@ -78,7 +79,7 @@ class Server:
         self._tls = tls
         self._gate = gate or Gate(None, None)
         self._fast_lane = fast_lane
-        self._endpoint = Endpoint(service.limits, None if self._gate.is_open else self._gate.leave)
+        self._endpoint = Endpoint(service.limits, None if self._gate.is_open else self._gate.leave, service.tracer)
         self._accepting = trio.CancelScope()
         self._stop = trio.Event()
         service.scheme = "http" if tls is None else "https"
@@ -279,6 +280,7 @@ def make_service(
     process_response: ProcessResponse | None = None,
     compression: str | None = "deflate",
     server_header: str | None = None,
+    tracer: Tracer | None = None,
 ) -> Service:
     """Return what `serve` and `rawws.attach` do with a request. Raises `UsageError` for what can't be meant."""
     if compression not in ("deflate", None):
@@ -314,6 +316,7 @@ def make_service(
         process_request=process_request,
         process_response=process_response,
         server_header=server_header,
+        tracer=tracer or Tracer(),
     )
 
 
@@ -345,6 +348,7 @@ async def serve(
     server_header: str | None = None,
     drain: float | None = 5,
     fast_lane: bool = True,
+    tracer: Tracer | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve WebSockets on a port until cancelled, or until ``server.stop()`` has closed every connection in order.
@@ -387,7 +391,8 @@ async def serve(
       ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
     - ``drain``: how long a stopping server waits for its peers and their handlers.
 
-    ``fast_lane=False`` reads and writes each frame through wsproto, for study.
+    ``fast_lane=False`` reads and writes each frame through wsproto, for study. ``tracer`` is told every head and
+    frame, such as ``Tracer()`` with a ``Recording("file")`` (`rawws.tracing`).
 
     Raises `ListenError` when it can't listen, and `UsageError` for arguments that can't be used.
     """
@@ -411,6 +416,7 @@ async def serve(
         process_response=process_response,
         compression=compression,
         server_header=server_header,
+        tracer=tracer,
     )
     gate = Gate(max_connections, max_connections_per_ip, trusted_proxies)
     async with contextlib.AsyncExitStack() as stack:

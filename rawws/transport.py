@@ -344,6 +344,25 @@ def make_poller() -> Poller:
     return EpollPoller() if sys.platform == "linux" else SelectorPoller()
 
 
+async def dial(host: str, port: int, unix_path: str | None = None) -> socket.socket:
+    """Return a connected socket. Raises OSError, which says to where there is no connection, and why."""
+    try:
+        if unix_path is not None:
+            stream = await trio.open_unix_socket(unix_path)
+        else:
+            stream = await trio.open_tcp_stream(host, port)
+    except OSError as error:
+        cause = error.__cause__
+        if isinstance(cause, ExceptionGroup):
+            cause = cause.exceptions[-1]
+        told = cause if isinstance(cause, OSError) else error
+        why = os.strerror(told.errno) if told.errno and told.errno > 0 else str(told)
+        where = unix_path or name_address((host, port))
+        raise OSError(told.errno, f"can't connect to {where}: {why}") from None
+    # The stream has set the socket up; from here on it is ours to wait for.
+    return socket.socket(fileno=stream.socket.detach())
+
+
 async def open_listeners(host: str, port: int, *, backlog: int = 4096) -> list[socket.socket]:
     """Return a listening socket for each address that ``host`` has; the caller owns them.
 

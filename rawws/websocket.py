@@ -7,7 +7,6 @@ from collections.abc import AsyncIterable, AsyncIterator
 
 import trio
 
-from rawws import logs
 from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, UsageError
 from rawws.loop import Loop, current_loop
 from rawws.peer import Endpoint, Inbox, Peer
@@ -71,8 +70,8 @@ class WebSocket:
             takeover=agreement is not None and agreement.keeps_context(our_role.other),
             deflater=deflater_for(window_bits) if window_bits else None,
             fast_lane=fast_lane,
-            on_frame=logs.frame_logger(number, our_role),
         )
+        endpoint.show_frames(number, session)
         self._peer = Peer(number, transport, session, endpoint, window_bits)
         self._session = session
         self._inbox = self._peer.inbox = Inbox(limits.max_queue)

@@ -502,6 +502,13 @@ class StartProgram:
         command = [sys.executable, "-m", "rawws", "--port", "0", *arguments]
         if max_files is not None:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
+        return self._start(command, directory)
+
+    def tap(self, target: str, *arguments: str) -> Program:
+        """Return a tap in front of the target once it listens."""
+        return self._start([sys.executable, "-m", "rawws", "tap", "0", target, *arguments])
+
+    def _start(self, command: Sequence[str], directory: Path | None = None) -> Program:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=directory)
         program = Program(process)
         self.started.append(program)

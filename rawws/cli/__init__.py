@@ -10,11 +10,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rawws.cli import check, decode, serve
+from rawws.cli import check, decode, serve, tap
 from rawws.errors import ListenError, RawwsError, UsageError
 from rawws.version import __version__
 
-COMMANDS = (serve, decode, check)
+COMMANDS = (serve, tap, decode, check)
 
 FAILED, MISUSED = 1, 2
 

@@ -15,6 +15,7 @@ from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, Limits
 from rawws.program import load_tls, run_program
 from rawws.server import serve
+from rawws.tracing import Recording, Tracer
 from rawws.wire.handshake import Origins
 
 NAME = "serve"
@@ -34,6 +35,10 @@ async def _serve(options: argparse.Namespace) -> None:
         raise UsageError("--tls-key is of no use without --tls-cert; give the certificate too")
     hub = Hub(mode=options.mode, hello=options.hello, max_lag_bytes=options.max_lag)
     app = asgi(load_app(options.app)) if options.app else web.HelloApp()
+    tracer = Tracer()
+    recording = Recording(options.record) if options.record else None
+    if recording is not None:
+        tracer.add(recording)
     start = partial(
         serve,
         hub,
@@ -46,11 +51,17 @@ async def _serve(options: argparse.Namespace) -> None:
         drain=options.drain,
         compression="deflate" if options.compression else None,
         fast_lane=options.fast_lane,
+        tracer=tracer,
         ssl=load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None,
     )
-    await run_program(
-        options.host, options.port, lambda listeners, status: start(listeners=listeners, task_status=status)
-    )
+    try:
+        await run_program(
+            options.host, options.port, lambda listeners, status: start(listeners=listeners, task_status=status)
+        )
+    finally:
+        if recording is not None:
+            tracer.remove(recording)
+            recording.close()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,6 +134,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             flag, type=seconds, metavar="SECONDS", default=default, help=f"{what} (default: %(default)g)"
         )
     show = parser.add_argument_group("what it shows, on standard error")
+    show.add_argument(
+        "--record", metavar="FILE", help="write each HTTP head and frame to this file too, for rawws decode to read"
+    )
     levels = show.add_mutually_exclusive_group()
     levels.add_argument("--log-level", choices=list(logs.LEVELS), default="info", help="default: %(default)s")
     levels.add_argument("-v", dest="log_level", action="store_const", const="debug", help="the whole story (debug)")

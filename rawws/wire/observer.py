@@ -112,10 +112,12 @@ def guess_sender(data: bytes) -> Role:
 class Observer:
     """Follows one connection. Feed each direction's bytes in order; `finish` tells what is left over.
 
-    With ``in_frames`` the handshake has been before, and compression may have been agreed on.
+    With ``in_frames`` the handshake has been before, and compression may have been agreed on. Of each frame's payload
+    ``shown_bytes`` are kept, or all of a control frame.
     """
 
-    def __init__(self, *, in_frames: bool = False) -> None:
+    def __init__(self, *, in_frames: bool = False, shown_bytes: int = 0) -> None:
+        self._shown_bytes = shown_bytes
         self._directions = {role: _Direction(role) for role in Role}
         self._requests: deque[_Asked] = deque()  # whose answers are to come
         self._asked: _Asked | None = None  # to upgrade, and the answer is to come
@@ -146,7 +148,7 @@ class Observer:
     def _switch(self, *, deflate: bool) -> None:
         self.switched = True
         for direction in self._directions.values():
-            direction.frames = _Frames(direction.sender, direction.at, deflate=deflate)
+            direction.frames = _Frames(direction.sender, direction.at, deflate=deflate, shown_bytes=self._shown_bytes)
             direction.mode = _Mode.FRAMES
 
     def _read(self, direction: _Direction, out: list[Seen]) -> None:
@@ -355,8 +357,9 @@ class _Direction:
 class _Frames:
     """The frames of one direction, judged by what their receiver would use."""
 
-    def __init__(self, sender: Role, at: int, *, deflate: bool) -> None:
+    def __init__(self, sender: Role, at: int, *, deflate: bool, shown_bytes: int) -> None:
         self._sender = sender
+        self._shown_bytes = shown_bytes
         self._at = at  # of the next byte
         self._frame_at = at
         self._raw = b""  # the frame's bytes so far
@@ -380,7 +383,7 @@ class _Frames:
                     self._ignored = self._judge.ended
                 position = scanner.scan_header(data, position)
                 if scanner.header is not None:
-                    self._recorder = FrameRecorder(scanner.header)
+                    self._recorder = FrameRecorder(scanner.header, self._shown_bytes)
             else:
                 position = scanner.scan_payload(data, position)
                 self._recorder.add(data[start:position])

@@ -18,7 +18,7 @@ from wsproto.frame_protocol import CloseReason
 
 from rawws.errors import Fault
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PongReceived
-from rawws.wire.frames import CONTROL, Frame, FrameHeader, FrameScanner, Opcode
+from rawws.wire.frames import CONTROL, MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, FrameScanner, Opcode
 from rawws.wire.role import Role
 from rawws.wire.trace import FrameRecorder
 
@@ -76,12 +76,14 @@ class PlainReader:
         "_streams_message",
         "ended",
         "max_message_bytes",
+        "shown_bytes",
         "streams",
     )
 
     def __init__(self, our_role: Role, max_message_bytes: int, extensions: Sequence[Extension] = ()) -> None:
         self.max_message_bytes = max_message_bytes
         self.ended = False  # a close was read, or a fault found: nothing more will be
+        self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, to ``on_frame``
         self.streams = False  # messages that begin from here on come in parts
         self._our_role = our_role
         self._connection = Connection(our_role.value, list(extensions))
@@ -151,7 +153,7 @@ class PlainReader:
         Control frames, which may come between fragments, never touch the count.
         """
         if on_frame is not None or header.opcode == Opcode.CLOSE:
-            self._recorder = FrameRecorder(header)
+            self._recorder = FrameRecorder(header, self.shown_bytes)
         if header.opcode & CONTROL:
             return None
         if not self._in_message or header.opcode != Opcode.CONTINUATION:

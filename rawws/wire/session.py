@@ -57,7 +57,7 @@ class Session:
     `receive_data`; with ``echoes`` these go back to the peer, and pongs come out among them, each at its place.
 
     ``on_frame(sender, frame)``, while set, is shown every frame that comes in, and those that go out when
-    `show_sent` is told; frames take the plain lane then, and payloads are collected for it.
+    `show_sent` is told; frames take the plain lane then, and payloads are collected for it: ``shown_bytes`` of each.
     """
 
     __slots__ = (
@@ -78,6 +78,7 @@ class Session:
         "on_frame",
         "our_role",
         "outgoing",
+        "shown_bytes",
         "state",
     )
 
@@ -97,6 +98,7 @@ class Session:
         self.our_role = our_role
         self.max_message_bytes = max_message_bytes
         self.on_frame = on_frame
+        self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES
         self.state = State.OPEN
         self.close_rcvd: CloseFrame | None = None
         self.close_sent: CloseFrame | None = None
@@ -254,6 +256,7 @@ class Session:
         inflaters = [self._inflater or Inflater(self.max_message_bytes)] if self._inflates else []
         plain = PlainReader(self.our_role, self.max_message_bytes, inflaters)
         plain.streams = self._streams
+        plain.shown_bytes = self.shown_bytes
         return plain
 
     def _answer(self, event: Event) -> None:
@@ -348,6 +351,6 @@ class Session:
         if self.on_frame is None:
             return
         for header, payload in split_frames(data):
-            recorder = FrameRecorder(header)
+            recorder = FrameRecorder(header, self.shown_bytes)
             recorder.add(payload)
             self.on_frame(self.our_role, recorder.frame())

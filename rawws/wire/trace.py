@@ -33,19 +33,23 @@ _NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
 
 
 class FrameRecorder:
-    """Collects what can be shown of one frame while its payload passes: the ends of it, with the mask off."""
+    """Collects what can be shown of one frame while its payload passes: the ends of it, with the mask off.
 
-    __slots__ = ("_head", "_header", "_position", "_tail")
+    Of a payload that is longer, the first ``shown_bytes`` are kept, and a little of its end.
+    """
 
-    def __init__(self, header: FrameHeader) -> None:
+    __slots__ = ("_head", "_header", "_position", "_shown_bytes", "_tail")
+
+    def __init__(self, header: FrameHeader, shown_bytes: int = MAX_CONTROL_PAYLOAD_BYTES) -> None:
         self._header = header
+        self._shown_bytes = max(shown_bytes, MAX_CONTROL_PAYLOAD_BYTES)  # all of a control frame is kept
         self._head = bytearray()
         self._tail = bytearray()
         self._position = 0
 
     def add(self, raw_payload: bytes | memoryview) -> None:
-        """Take in the next piece of the payload as it stands on the wire. All of a control frame is kept."""
-        into_head = raw_payload[: MAX_CONTROL_PAYLOAD_BYTES - len(self._head)]
+        """Take in the next piece of the payload as it stands on the wire."""
+        into_head = raw_payload[: self._shown_bytes - len(self._head)]
         self._head += self._unmask(into_head, self._position)
         rest_at = self._position + len(into_head)
         self._position += len(raw_payload)

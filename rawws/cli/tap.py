@@ -1,0 +1,98 @@
+"""``rawws tap``: a reverse proxy that changes nothing, and shows the handshake and frames that run through it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import signal
+import ssl
+from urllib.parse import urlsplit
+
+import trio
+
+from rawws import logs
+from rawws.cli.arguments import insecure_tls
+from rawws.errors import UsageError
+from rawws.tap import Target, run_tap
+from rawws.tracing import Recording, Tracer
+from rawws.transport import open_listeners
+from rawws.wire.trace import STATE
+
+NAME = "tap"
+HELP = "show what runs between clients and another server"
+
+_DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Listens for clients, connects each to the server behind, and passes every byte on as it is, in both "
+        "directions. The log shows each HTTP head, the requirements of each handshake, and each frame."
+    )
+    parser.add_argument("listen", metavar="LISTEN", help="[HOST:]PORT, on loopback if there is no host")
+    parser.add_argument("target", metavar="TARGET", help="HOST:PORT of the server, or its URL: ws://…, wss://…, http…")
+    parser.add_argument("-n", "--no-check", action="store_true", help="don't check the server's TLS certificate")
+    parser.add_argument("--record", metavar="FILE", help="write all of it to this file too, for rawws decode to read")
+    levels = parser.add_mutually_exclusive_group()
+    levels.add_argument("--log-level", choices=list(logs.LEVELS), default="debug", help="default: %(default)s")
+    levels.add_argument("-q", dest="log_level", action="store_const", const="info", help="connections only (info)")
+    levels.add_argument(
+        "-vv", dest="log_level", action="store_const", const="trace", help="each frame's bytes in hex too (trace)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Tap until a signal ends it."""
+    host, port = parse_listen(options.listen)
+    target = parse_target(options.target, check=not options.no_check)
+    logs.configure(options.log_level)
+    tracer = Tracer()
+    with contextlib.ExitStack() as stack:
+        if options.record:
+            recording = Recording(options.record)
+            tracer.add(recording)
+            stack.callback(recording.close)
+            stack.callback(tracer.remove, recording)
+        trio.run(_tap, host, port, target, tracer)
+    return 0
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Return host and port of ``[HOST:]PORT``. Raises `UsageError`."""
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) <= 0xFFFF):
+        raise UsageError(f"{text!r} is not where to listen; give a port, or host and port such as 0.0.0.0:8080")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def parse_target(text: str, *, check: bool) -> Target:
+    """Return the server that an address names. Raises `UsageError`."""
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        port = None
+    if port is None or not parts.hostname or parts.path not in ("", "/"):
+        raise UsageError(
+            f"{text!r} is not a server; give host and port such as localhost:3000, or ws://… or wss://… without a path"
+        )
+    if parts.scheme not in ("wss", "https"):
+        return Target(parts.hostname, port)
+    tls = ssl.create_default_context() if check else insecure_tls()
+    tls.set_alpn_protocols(["http/1.1"])
+    return Target(parts.hostname, port, tls)
+
+
+async def _tap(host: str, port: int, target: Target, tracer: Tracer) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        listeners = await open_listeners(host, port)
+        async with trio.open_nursery() as nursery:
+            for name in await nursery.start(run_tap, listeners, target, tracer):
+                told = f"listening on http://{name} and ws://{name}, and passing all on to {target} as it is"
+                logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+            async for received in signals:
+                told = f"{signal.Signals(received).name}: stopped"
+                logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+                nursery.cancel_scope.cancel()
+                break

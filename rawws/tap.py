@@ -1,0 +1,164 @@
+"""A tap: stands between clients and a server, passes every byte on unchanged, and shows what they say."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl as ssl_module
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
+
+from rawws import logs
+from rawws.loop import current_loop
+from rawws.tracing import Tracer
+from rawws.transport import TlsTransport, Transport, dial, name_address
+from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch
+from rawws.wire.role import Role
+from rawws.wire.trace import FAULT, IN, OUT, STATE, escape, frame_hex, frame_line, head_lines
+
+# A client's bytes come in to the server behind the tap, and the server's go out.
+MARKS = {Role.CLIENT: IN, Role.SERVER: OUT}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The server behind the tap."""
+
+    host: str
+    port: int
+    tls: ssl_module.SSLContext | None = None
+
+    def __str__(self) -> str:
+        return name_address((self.host, self.port))
+
+    async def dial(self) -> Transport:
+        """Return a connection to it. Raises OSError."""
+        connected = await dial(self.host, self.port)
+        if self.tls is None:
+            return Transport(connected)
+        transport = TlsTransport(connected, self.tls, server_hostname=self.host)
+        try:
+            await transport.shake_hands()
+        except BaseException:
+            transport.close()
+            raise
+        return transport
+
+
+async def run_tap(
+    listeners: Sequence[socket.socket],
+    target: Target,
+    tracer: Tracer,
+    *,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Tap every connection that the listeners accept, until cancelled. The listeners are closed at the end."""
+    served = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in listeners]
+    names = [name_address(listener.getsockname()) for listener in listeners]
+
+    async def serve(stream: trio.SocketStream) -> None:
+        connected = socket.socket(fileno=stream.socket.detach())
+        await _Tapped(Transport(connected), target, tracer).run()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, serve, served)
+        task_status.started(names)
+
+
+class _Tapped:
+    """One connection through the tap."""
+
+    def __init__(self, client: Transport, target: Target, tracer: Tracer) -> None:
+        self._number = next(current_loop().numbers)
+        self._ends = {Role.CLIENT: client}
+        self._target = target
+        self._tracer = tracer
+        self._observer = Observer(shown_bytes=tracer.shown_bytes)
+        self._told = ""  # how it ended, where that is worth a word
+
+    async def run(self) -> None:
+        """Pass everything on until both sides have ended, or one is lost."""
+        client = self._ends[Role.CLIENT]
+        self._log(logs.http, logging.INFO, STATE, f"accepted from {client.peer_name}")
+        self._tracer.opened(self._number, client.peer_name)
+        try:
+            server = self._ends[Role.SERVER] = await self._target.dial()
+        except OSError as error:
+            client.close()
+            self._end(FAULT, error.strerror or str(error))
+            return
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pump, Role.CLIENT, nursery.cancel_scope)
+                nursery.start_soon(self._pump, Role.SERVER, nursery.cancel_scope)
+        finally:
+            client.close()
+            server.close()
+            for seen in self._observer.finish():
+                self._show(seen)
+            self._end(STATE, self._told or "ended by both sides")
+
+    async def _pump(self, sender: Role, tapped: trio.CancelScope) -> None:
+        """Pass on what one side sends, and then that it has ended."""
+        source, sink = self._ends[sender], self._ends[sender.other]
+        try:
+            while data := await source.receive():
+                # Shown before it is passed on, so that a question stands before its answer.
+                for seen in self._observer.receive(sender, data):
+                    self._show(seen)
+                await sink.send_all(data)
+            self._log(logs.http, logging.DEBUG, MARKS[sender], f"the {sender.name.lower()} ended its stream")
+            sink.shutdown_write()
+        except OSError as error:
+            self._told = f"lost: {error.strerror or error}, while the {sender.name.lower()}'s bytes were passed on"
+            tapped.cancel()
+
+    def _end(self, mark: str, told: str) -> None:
+        self._log(logs.hub, logging.INFO, mark, told)
+        self._tracer.ended(self._number, told)
+
+    # What is shown
+
+    def _show(self, seen: Seen) -> None:
+        match seen:
+            case Head():
+                self._show_head(seen)
+            case Switch():
+                self._log(logs.handshake, logging.INFO, STATE, "HTTP ends, WebSocket begins")
+                self._tracer.switched(self._number)
+            case SeenFrame():
+                self._show_frame(seen)
+            case Rest():
+                told = f"{seen.told}: {escape(seen.raw[:40])}"
+                self._log(logs.http, logging.INFO, FAULT, f"the {seen.sender.name.lower()}: {told}")
+
+    def _show_head(self, head: Head) -> None:
+        mark = MARKS[head.sender]
+        for text in head_lines(head.raw):
+            self._log(logs.http, logging.DEBUG, mark, text)
+        if head.problem:
+            self._log(logs.http, logging.INFO, FAULT, head.problem)
+        for check in head.checks:
+            level = logging.DEBUG if check.holds else logging.INFO
+            self._log(logs.handshake, level, STATE if check.holds else FAULT, str(check))
+        if head.accept is not None and head.is_fine:
+            for step in head.accept.steps:
+                self._log(logs.handshake, logging.DEBUG, STATE, step)
+        self._tracer.head(self._number, head.sender, head.raw)
+
+    def _show_frame(self, seen: SeenFrame) -> None:
+        if logs.frames.isEnabledFor(logging.DEBUG):
+            mark = MARKS[seen.sender]
+            self._log(logs.frames, logging.DEBUG, mark, frame_line(seen.frame))
+            if logs.frames.isEnabledFor(logs.TRACE):
+                self._log(logs.frames, logs.TRACE, mark, frame_hex(seen.frame))
+        if seen.fault is not None:
+            who = seen.sender.name.lower()
+            told = f"{seen.fault.sentence}; the receiver is to fail with {seen.fault.close_code}"
+            self._log(logs.frames, logging.WARNING, FAULT, f"the {who} broke a rule: {told}")
+        self._tracer.frame(self._number, seen.sender, seen.frame)
+
+    def _log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
+        logs.line(logger, level, self._number, mark, text)

@@ -1,0 +1,139 @@
+"""Who is shown what crosses the wire, besides the log: a recording, or whoever watches.
+
+A `Tracer` belongs to a server. It costs nothing while it has no sinks: no frame is looked at for it. A sink is told
+records (``wire/records.py``) as they happen, and must neither block nor raise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from rawws import logs
+from rawws.errors import UsageError
+from rawws.limits import NO_LIMIT
+from rawws.wire import records
+from rawws.wire.frames import Frame
+from rawws.wire.records import Record
+from rawws.wire.role import Role
+from rawws.wire.trace import FAULT
+
+
+class Sink(Protocol):
+    """Takes records."""
+
+    shown_bytes: int  # of a frame's payload; of more than that the ends are told
+
+    def take(self, connection: int, record: Record) -> None:
+        """Take one record of a connection."""
+
+
+_sinks_in_all = 0
+
+
+def frames_are_shown() -> bool:
+    """Whether anybody may want to see frames: the log, or a sink of any tracer."""
+    return _sinks_in_all > 0 or logs.frames.isEnabledFor(logging.DEBUG)
+
+
+class Tracer:
+    """Passes records on to its sinks."""
+
+    def __init__(self) -> None:
+        self._sinks: list[Sink] = []
+
+    def __repr__(self) -> str:
+        return f"<Tracer sinks={len(self._sinks)}>"
+
+    @property
+    def is_watched(self) -> bool:
+        return bool(self._sinks)
+
+    @property
+    def shown_bytes(self) -> int:
+        """How much of each payload the most curious sink wants."""
+        return max((sink.shown_bytes for sink in self._sinks), default=0)
+
+    def add(self, sink: Sink) -> None:
+        """Tell a sink all that happens from here on. Connections that are open already don't show it their frames."""
+        global _sinks_in_all
+        self._sinks.append(sink)
+        _sinks_in_all += 1
+
+    def remove(self, sink: Sink) -> None:
+        global _sinks_in_all
+        self._sinks.remove(sink)
+        _sinks_in_all -= 1
+
+    def tell(self, connection: int, record: Record) -> None:
+        for sink in self._sinks:
+            sink.take(connection, record)
+
+    # The records
+
+    def opened(self, connection: int, dialled_from: str) -> None:
+        self.tell(connection, {"kind": "open", "from": dialled_from})
+
+    def head(self, connection: int, sender: Role, raw_head: bytes) -> None:
+        self.tell(connection, records.head_record(sender, raw_head))
+
+    def switched(self, connection: int) -> None:
+        self.tell(connection, {"kind": "switch"})
+
+    def frame(self, connection: int, sender: Role, frame: Frame) -> None:
+        self.tell(connection, records.frame_record(sender, frame))
+
+    def ended(self, connection: int, told: str) -> None:
+        self.tell(connection, {"kind": "end", "told": told})
+
+    def frame_watcher(self, connection: int, our_role: Role) -> Callable[[Role, Frame], None] | None:
+        """Return what a session of that connection shows its frames to; None when nobody wants to see them."""
+        logger = logs.frame_logger(connection, our_role)
+        if not self._sinks:
+            return logger
+
+        def show(sender: Role, frame: Frame) -> None:
+            if logger is not None:
+                logger(sender, frame)
+            self.frame(connection, sender, frame)
+
+        return show
+
+
+class Recording:
+    """A sink that writes each record to a file, whole payloads included, a line each.
+
+    When the file can't be written, that is logged once, and nothing more is recorded.
+    """
+
+    shown_bytes = int(NO_LIMIT)
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises `UsageError` when the file can't be opened. What is in it already stays, and is added to."""
+        try:
+            # A line at a time, so that what happened last is there after a crash too.
+            self._file: TextIO | None = Path(path).open("a", buffering=1, encoding="ascii")  # noqa: SIM115
+        except OSError as error:
+            raise UsageError(f"{path} can't be written for --record: {error.strerror}") from None
+        self._path = path
+
+    def take(self, connection: int, record: Record) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(records.to_line(record, at=time.time(), connection=connection))
+        except OSError as error:
+            told = f"{self._path} can't be written any more: {error.strerror}; nothing is recorded from here on"
+            logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+            self.close()
+
+    def close(self) -> None:
+        """End the recording."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # it was told when it was written
+                file.close()

@@ -1,0 +1,193 @@
+"""A tap changes nothing and shows everything."""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
+
+import rawws
+from rawws.cli.tap import parse_listen, parse_target
+from rawws.errors import UsageError
+from rawws.tap import Target, run_tap
+from rawws.tracing import Tracer
+from rawws.transport import open_listeners
+from tests.serving import LOOPBACK, PATIENCE_S, StartProgram
+from tests.test_tracing import Memory
+
+
+async def start_tap(nursery: trio.Nursery, port: int, tracer: Tracer | None = None) -> int:
+    """Return the port of a tap in front of a port."""
+    target = Target(LOOPBACK, port)
+    (name,) = await nursery.start(run_tap, await open_listeners(LOOPBACK, 0), target, tracer or Tracer())
+    return int(name.rpartition(":")[2])
+
+
+async def start_raw(nursery: trio.Nursery, handler: Callable[[trio.SocketStream], Awaitable[object]]) -> int:
+    (listener,) = await nursery.start(partial(trio.serve_tcp, handler, 0, host=LOOPBACK))
+    port: int = listener.socket.getsockname()[1]
+    return port
+
+
+async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
+    return b"".join([piece async for piece in stream])
+
+
+@pytest.mark.parametrize("begins", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01"])
+async def test_every_byte_passes_as_it_is_in_both_directions(nursery: trio.Nursery, begins: bytes) -> None:
+    chance = random.Random(6455)
+    question, answer = (begins + chance.randbytes(300_000) for _ in range(2))
+    heard = []
+
+    async def serve(stream: trio.SocketStream) -> None:
+        heard.append(await read_all(stream))  # up to the client's end of the stream
+        await stream.send_all(answer)
+        await stream.aclose()
+
+    with trio.fail_after(PATIENCE_S):
+        port = await start_tap(nursery, await start_raw(nursery, serve))
+        async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
+            await stream.send_all(question)
+            await stream.send_eof()
+            assert await read_all(stream) == answer
+        assert heard == [question]
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_shown_of_a_websocket(nursery: trio.Nursery) -> None:
+    tracer, memory = Tracer(), Memory()
+    tracer.add(memory)
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK))
+    port = await start_tap(nursery, server.port, tracer)
+    with trio.fail_after(PATIENCE_S):
+        async with rawws.connect(f"ws://{LOOPBACK}:{port}/room") as ws:
+            await ws.send("hello")
+            assert await ws.recv() == "hello"
+        while memory.kinds()[-1:] != ["end"]:
+            await trio.sleep(0.01)
+    assert memory.kinds() == [
+        *("open", "head client", "head server", "switch"),
+        *("frame client", "frame server", "frame client", "frame server", "end"),
+    ]
+    assert memory.taken[-1][1]["told"] == "ended by both sides"
+    tracer.remove(memory)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_is_not_there(nursery: trio.Nursery) -> None:
+    with socket.socket() as nobody:
+        nobody.bind((LOOPBACK, 0))
+        tracer, memory = Tracer(), Memory()
+        tracer.add(memory)
+        port = await start_tap(nursery, nobody.getsockname()[1], tracer)
+        with trio.fail_after(PATIENCE_S):
+            async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
+                assert await read_all(stream) == b""
+    assert memory.kinds() == ["open", "end"]
+    assert "Connection refused" in memory.taken[-1][1]["told"]
+    tracer.remove(memory)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_lost_client_is_lost_to_the_server_too(nursery: trio.Nursery) -> None:
+    heard = trio.Event()
+    ended = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async for _ in stream:
+            heard.set()
+        ended.set()
+
+    with trio.fail_after(PATIENCE_S):
+        port = await start_tap(nursery, await start_raw(nursery, serve))
+        stream = await trio.open_tcp_stream(LOOPBACK, port)
+        await stream.send_all(b"GET")
+        await heard.wait()
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await stream.aclose()  # with a reset
+        await ended.wait()
+    nursery.cancel_scope.cancel()
+
+
+def test_the_program_in_front_of_another_websocket_application(start_program: StartProgram, tmp_path: Path) -> None:
+    server = start_program("--hello", "", "--mode", "echo")
+    tap = start_program.tap(server.address, "--record", str(tmp_path / "record.jsonl"))
+    with connect(f"ws://{tap.address}/a?b=c", open_timeout=PATIENCE_S) as ws:
+        ws.send("hello")
+        assert ws.recv(PATIENCE_S) == "hello"
+        ws.send(b"\x00\xff")
+        assert ws.recv(PATIENCE_S) == b"\x00\xff"
+        ws.send(["a", "b"])  # in fragments
+        assert ws.recv(PATIENCE_S) == "ab"
+        ws.close(4000, "enough")
+    assert ws.close_code == 4000
+    tap.wait_for_line("ended by both sides")
+    story = "\n".join(tap.lines)
+    assert "rawws.http      #1 < GET /a?b=c HTTP/1.1" in story
+    assert "rawws.handshake #1 = RFC 6455 §4.1 item 4: Sec-WebSocket-Accept belongs to our key? yes: " in story
+    assert "rawws.frames    #1 > TEXT fin=1 rsv=000 mask=none len=5 'hello'" in story
+    assert "rawws.frames    #1 > CLOSE fin=1 rsv=000 mask=none len=8 4000 'enough'" in story
+    tap.signal(signal.SIGINT)
+    assert tap.wait() == 0
+    assert start_program.run("decode", "--brief", str(tmp_path / "record.jsonl")).returncode == 0
+
+
+def test_a_rule_that_is_broken_is_named(start_program: StartProgram) -> None:
+    server = start_program("--hello", "")
+    tap = start_program.tap(server.address)
+    with connect(f"ws://{tap.address}/", open_timeout=PATIENCE_S) as ws:
+        ws.socket.sendall(bytes.fromhex("8105") + b"hello")
+        with pytest.raises(ConnectionClosedError):
+            ws.recv(PATIENCE_S)
+    line = tap.wait_for_line("broke a rule")
+    assert "WARNING rawws.frames    #1 ! the client broke a rule: server received unexpected unmasked frame" in line
+    assert line.rstrip().endswith("(RFC 6455 §5.1); the receiver is to fail with 1002")
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "port"),
+    [
+        ("8080", "127.0.0.1", 8080),
+        (":8080", "127.0.0.1", 8080),
+        ("0.0.0.0:80", "0.0.0.0", 80),
+        ("[::1]:80", "::1", 80),
+        ("localhost:0", "localhost", 0),
+    ],
+)
+def test_where_to_listen(given: str, host: str, port: int) -> None:
+    assert parse_listen(given) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "port", "tls"),
+    [
+        ("localhost:3000", "localhost", 3000, False),
+        ("ws://example.org", "example.org", 80, False),
+        ("http://example.org:81/", "example.org", 81, False),
+        ("wss://example.org", "example.org", 443, True),
+        ("[::1]:3000", "::1", 3000, False),
+    ],
+)
+def test_where_to_connect_to(given: str, host: str, port: int, tls: bool) -> None:
+    target = parse_target(given, check=True)
+    assert (target.host, target.port, target.tls is not None) == (host, port, tls)
+
+
+@pytest.mark.parametrize("given", ["", "nowhere", "ws://host/path", "host:99999", "ftp://host", "8080"])
+def test_what_is_no_server(given: str) -> None:
+    with pytest.raises(UsageError, match="is not a server"):
+        parse_target(given, check=True)
+
+
+@pytest.mark.parametrize("given", ["", "host", "host:x", "1:2:99999"])
+def test_what_is_no_place_to_listen(given: str) -> None:
+    with pytest.raises(UsageError, match="is not where to listen"):
+        parse_listen(given)
