@@ -12,6 +12,7 @@ import pytest
 import trio
 
 import rawws.cli
+import rawws.logs
 from benchmarks import servers
 from benchmarks.servers import Wish
 from rawws.wire.cases import CASES
@@ -19,6 +20,12 @@ from rawws.wire.handshake import Accept
 from tests.serving import need
 
 Check = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture(autouse=True)
+def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the log as it is for the tests that follow."""
+    monkeypatch.setattr(rawws.logs, "configure", lambda _: None)
 
 
 @pytest.fixture

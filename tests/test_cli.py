@@ -77,6 +77,7 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
         "max_lag_bytes": 16 << 20,
     }
     assert isinstance(ran.serve.pop("http"), HelloApp)
+    assert not ran.serve.pop("tracer").is_watched
     assert not ran.allows("https://hoppscotch.io")
     del ran.serve["origins"], ran.serve["listeners"], ran.serve["task_status"]
     assert ran.serve == {
