@@ -371,9 +371,9 @@ class Loop:
 
     # Writing to one peer
 
-    def send(self, peer: Peer, frames: bytes) -> None:
-        """Queue frames for this peer only, and send what can be sent now."""
-        if peer.session.on_frame is not None:
+    def send(self, peer: Peer, frames: bytes, *, show: bool = True) -> None:
+        """Queue frames for this peer only, and send what can be sent now. Without ``show`` they may be anything."""
+        if show and peer.session.on_frame is not None:
             peer.session.show_sent(frames)
         if peer.interest == READABLE and not peer.outbox:  # nothing waits: most often it all goes at once
             try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterable, AsyncIterator
 
 import trio
 
+from rawws import logs
 from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, UsageError
 from rawws.loop import Loop, current_loop
 from rawws.peer import Endpoint, Inbox, Peer
@@ -19,6 +21,7 @@ from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, RSV1, Opcode
 from rawws.wire.messages import Request, Response
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
+from rawws.wire.trace import OUT
 
 # Taking what is there, and sending what the system takes at once, need not wait for anything; but a task that
 # never waits would keep all others from running. So every so many calls one lets the others go first. (Doing so
@@ -414,6 +417,16 @@ class WebSocket:
         self._session.pong(payload)
         self._loop.send(self._peer, self._session.data_to_send())
         await trio.lowlevel.checkpoint()
+
+    def send_raw(self, data: bytes) -> None:
+        """Put bytes on the wire behind what was sent before, as they are: no header, no mask, no check.
+
+        For study, and for tests of what the other side makes of it. Raises `ConnectionClosed`.
+        """
+        if not self._can_send:
+            raise self._closed_error(self._peer.describe_end(Cause.OUR_CLOSE))
+        logs.line(logs.frames, logging.DEBUG, self.id, OUT, f"raw bytes: {data.hex(' ')}")
+        self._loop.send(self._peer, data, show=False)
 
     # Rooms
 

@@ -10,11 +10,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rawws.cli import check, decode, serve, tap
+from rawws.cli import check, connect, decode, serve, tap
 from rawws.errors import ListenError, RawwsError, UsageError
 from rawws.version import __version__
 
-COMMANDS = (serve, tap, decode, check)
+COMMANDS = (serve, connect, tap, decode, check)
 
 FAILED, MISUSED = 1, 2
 

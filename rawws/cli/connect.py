@@ -1,0 +1,134 @@
+"""``rawws connect``: a WebSocket client for the terminal, or for a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import ssl
+import sys
+
+import trio
+
+from rawws import client, logs
+from rawws.cli.arguments import header, insecure_tls, seconds, size, text
+from rawws.errors import HandshakeRefused, InvalidHandshake, OpenTimeout, UsageError
+from rawws.limits import MIB
+from rawws.terminal import Console, Conversation, EditedScreen, Pipe, Screen
+
+NAME = "connect"
+HELP = "talk to a WebSocket server from the terminal"
+
+_REFUSED = 1
+_SCHEMES = {"http": "ws", "https": "wss"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Connects to a WebSocket server. In a terminal, each line that is typed is sent, and each message that comes "
+        "is shown; /help lists commands such as /ping, /close and /raw. In a pipe, each line of standard input is "
+        "sent, each message is written as a line to standard output, and nothing else is. The status is 0 for a clean "
+        "close, 1 for a refusal or any other end, 2 for arguments that can't be used."
+    )
+    parser.add_argument("url", metavar="URL", help="ws://… or wss://…; without a scheme it is ws://")
+    ask = parser.add_argument_group("the handshake")
+    ask.add_argument(
+        "-H", "--header", type=header, action="append", default=[], metavar="'NAME: VALUE'",
+        help="send this header too; may be repeated",
+    )  # fmt: skip
+    ask.add_argument(
+        "-s", "--subprotocol", action="append", default=[], metavar="NAME",
+        help="offer this subprotocol; may be repeated, the favourite first",
+    )  # fmt: skip
+    ask.add_argument("-o", "--origin", help="send this Origin")
+    ask.add_argument("-n", "--no-check", action="store_true", help="don't check the server's TLS certificate")
+    ask.add_argument("--no-compression", dest="compression", action="store_false", help="don't offer compression")
+    talk = parser.add_argument_group("the conversation")
+    talk.add_argument(
+        "-x", "--execute", action="append", default=[], type=text, metavar="MESSAGE",
+        help="send this, wait 2 seconds or as --wait says, and leave; may be repeated",
+    )  # fmt: skip
+    talk.add_argument(
+        "-w", "--wait", type=_wait, metavar="SECONDS",
+        help="from the end of the input to our close; -1 to leave it to the server to close",
+    )  # fmt: skip
+    talk.add_argument("-b", "--binary", action="store_true", help="send each line's bytes as a binary message")
+    talk.add_argument("--ping", type=seconds, default=0.0, metavar="SECONDS", help="ping so often, and time the pong")
+    talk.add_argument("--max-size", type=size, default=MIB, metavar="BYTES", help="of one message (default: 1M)")
+    levels = parser.add_argument_group("what it shows, on standard error").add_mutually_exclusive_group()
+    levels.add_argument(
+        "-v", dest="log_level", action="store_const", const="debug", default="error",
+        help="the handshake and each frame",
+    )  # fmt: skip
+    levels.add_argument("-vv", dest="log_level", action="store_const", const="trace", help="and the bytes in hex")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Connect, talk until the end, and say how it ended."""
+    logs.configure(options.log_level)
+    try:
+        return trio.run(_connect, options)
+    except KeyboardInterrupt:  # before there was a connection
+        return _REFUSED
+
+
+def complete_url(url: str) -> str:
+    """Return what is typed for short as an address: ``localhost:8080``, ``:8080``, ``https://…``."""
+    scheme, separator, rest = url.partition("://")
+    if separator:
+        return f"{_SCHEMES.get(scheme.lower(), scheme)}://{rest}"
+    if url.startswith("ws+unix:"):
+        return url
+    if url.isdigit():
+        url = f":{url}"
+    return f"ws://{'localhost' if url.startswith(':') else ''}{url}"
+
+
+def _wait(argument: str) -> float:
+    return -1.0 if argument.strip() == "-1" else seconds(argument)
+
+
+async def _connect(options: argparse.Namespace) -> int:
+    tls: ssl.SSLContext | None = insecure_tls() if options.no_check else None
+    url = complete_url(options.url)
+    connector = client.connect(
+        url,
+        ssl=tls if url.startswith("wss:") else None,
+        headers=options.header,
+        origin=options.origin,
+        subprotocols=options.subprotocol,
+        compression="deflate" if options.compression else None,
+        max_size=options.max_size,
+        # Nothing is to be dropped behind our close; a slow reader of our output holds the whole program back.
+        max_queue=None,
+    )
+    try:
+        ws = await connector.open()
+    except UsageError:
+        raise
+    except (OSError, InvalidHandshake, HandshakeRefused, OpenTimeout) as error:
+        print(f"rawws: {error.strerror if isinstance(error, OSError) and error.strerror else error}", file=sys.stderr)
+        return _REFUSED
+    console = _open_console()
+    console.tell(f"connected to {url} (/help for commands, Ctrl-D to leave)")
+    default_wait_s = 2.0 if options.execute else 0.0
+    conversation = Conversation(
+        console,
+        commands=not isinstance(console, Pipe),
+        binary=options.binary,
+        execute=options.execute,
+        wait_s=default_wait_s if options.wait is None else options.wait,
+        ping_s=options.ping,
+    )
+    status = await conversation.run(ws)
+    if status and isinstance(console, Pipe):
+        print(f"rawws: {ws.closed}", file=sys.stderr)
+    return status
+
+
+def _open_console() -> Console:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return Pipe()
+    try:
+        return EditedScreen()
+    except ImportError:
+        print("rawws: pip install 'rawws[cli]' gives line editing and a history", file=sys.stderr)
+        return Screen()

@@ -1,0 +1,344 @@
+"""A WebSocket client for a terminal, or for a pipe: lines in, messages out, and the other way round."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import trio
+
+from rawws.errors import ConnectionClosed, UsageError
+from rawws.peer import OK_CODES
+from rawws.websocket import WebSocket
+from rawws.wire.trace import quote
+
+CLEAN, ABNORMAL = 0, 1
+
+HELP = """\
+/ping [TEXT]           send a ping, and say how long the pong took
+/pong [TEXT]           send a pong that nobody asked for
+/binary HEX            send a binary message
+/close [CODE [REASON]] close, with 1000 unless a code is given
+/raw HEX               put these bytes on the wire as they are: no header, no mask, no check
+/help                  this
+//TEXT                 send /TEXT"""
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    message: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    code: int = 1000
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Nothing is sent; the user is told something."""
+
+    text: str
+
+
+Command = Say | Ping | Pong | Close | Raw | Tell
+
+
+def parse_command(line: str) -> Command:
+    """Return what a typed line means. A line that can't be meant is a `Tell`, which says why."""
+    if line.startswith("//") or not line.startswith("/"):
+        return Say(line.removeprefix("/") if line.startswith("//") else line)
+    name, _, rest = line.partition(" ")
+    try:
+        match name:
+            case "/ping":
+                return Ping(_control_payload(rest))
+            case "/pong":
+                return Pong(_control_payload(rest))
+            case "/close":
+                return _parse_close(rest)
+            case "/raw":
+                return Raw(_hex(rest))
+            case "/binary":
+                return Say(_hex(rest))
+            case "/help":
+                return Tell(HELP)
+    except UsageError as error:
+        return Tell(str(error))
+    return Tell(f"there is no {name}; /help lists what there is, and //{line[1:]} sends that text")
+
+
+def _control_payload(text: str) -> bytes:
+    payload = text.encode()
+    if len(payload) > 125:
+        raise UsageError(f"a control frame holds 125 bytes, not {len(payload)} (RFC 6455 §5.5)")
+    return payload
+
+
+def _hex(text: str) -> bytes:
+    digits = re.sub(r"[\s:,|]+|0x", "", text)
+    try:
+        data = bytes.fromhex(digits)
+    except ValueError:
+        raise UsageError(f"{text.strip()!r} is not bytes in hex, such as 81 85 37 fa") from None
+    if not data:
+        raise UsageError("give bytes in hex, such as 81 85 37 fa")
+    return data
+
+
+def _parse_close(text: str) -> Close:
+    code, _, reason = text.strip().partition(" ")
+    if not code:
+        return Close()
+    if not code.isascii() or not code.isdigit() or not 1000 <= int(code) <= 4999:
+        raise UsageError(f"{code!r} is not a close code; give one from 1000 to 4999 (RFC 6455 §7.4)")
+    if len(reason.encode()) > 123:
+        raise UsageError(f"a close holds a reason of 123 bytes, not {len(reason.encode())} (RFC 6455 §5.5)")
+    return Close(int(code), reason)
+
+
+class Console(Protocol):
+    """Where lines come from, and where messages go."""
+
+    def lines(self) -> AsyncIterator[bytes]:
+        """Yield each line, without its end."""
+
+    def show(self, message: str | bytes) -> None:
+        """Show a message from the server."""
+
+    def tell(self, text: str) -> None:
+        """Tell the user something, where there is one to read it."""
+
+    def end(self) -> None:
+        """Ask for no more lines."""
+
+
+class Pipe:
+    """Standard input and output that are no terminal: raw lines, and nothing else."""
+
+    def __init__(self, descriptor: int = 0) -> None:
+        self._descriptor = descriptor
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        # Read without Python's own buffer, whose lock a thread that is left behind would hold at exit.
+        rest = b""
+        while data := await trio.to_thread.run_sync(os.read, self._descriptor, 65536, abandon_on_cancel=True):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                yield line
+        if rest:
+            yield rest
+
+    def show(self, message: str | bytes) -> None:
+        data = message.encode() if isinstance(message, str) else message
+        sys.stdout.buffer.write(data + b"\n")
+        sys.stdout.buffer.flush()
+
+    def tell(self, text: str) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class Screen:
+    """A terminal without line editing of ours."""
+
+    def __init__(self) -> None:
+        self._pipe = Pipe()
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        async for line in self._pipe.lines():
+            yield line
+
+    def show(self, message: str | bytes) -> None:
+        self.tell(f"< {_printable(message)}")
+
+    def tell(self, text: str) -> None:
+        print(text, flush=True)
+
+    def end(self) -> None:
+        pass
+
+
+class EditedScreen(Screen):
+    """A terminal with line editing and history, by prompt_toolkit; messages appear above the line being typed."""
+
+    def __init__(self) -> None:
+        """Raises ImportError where prompt_toolkit is not installed."""
+        super().__init__()
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.patch_stdout import patch_stdout
+
+        self._session: PromptSession[str] = PromptSession("> ", history=_history())
+        self._patched: Any = patch_stdout
+        self._ended = False
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        with self._patched(raw=False):
+            while not self._ended:
+                try:
+                    # It has an event loop of its own, so it gets a thread of its own too.
+                    line = await trio.to_thread.run_sync(self._prompt, abandon_on_cancel=True)
+                except EOFError:
+                    return
+                yield line.encode()
+
+    def _prompt(self) -> str:
+        while True:
+            try:
+                return self._session.prompt(handle_sigint=False)
+            except KeyboardInterrupt:
+                # As in a shell: the line is given up, and an empty one means to leave.
+                if not self._session.default_buffer.text and not self._session.app.current_buffer.text:
+                    raise EOFError from None
+
+    def end(self) -> None:
+        self._ended = True
+        app = self._session.app
+        if app.loop is not None and app.is_running:
+            with contextlib.suppress(RuntimeError):  # it ends by itself just now
+                app.loop.call_soon_threadsafe(lambda: app.exit(exception=EOFError) if app.is_running else None)
+
+
+def _history() -> Any:
+    """Return a history that is kept from one time to the next, or only for now where that can't be."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    file = Path(state) / "rawws" / "history"
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(str(file))
+
+
+def _printable(message: str | bytes) -> str:
+    """Return a message for a terminal, to which no control character of a peer's may get."""
+    if isinstance(message, bytes):
+        return f"(binary, {len(message)} bytes) {message[:64].hex(' ')}{' …' * (len(message) > 64)}"
+    return "\n  ".join(quote(line)[1:-1] for line in message.split("\n"))
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What a user and a server say to each other, from the 101 to the end."""
+
+    console: Console
+    commands: bool = True  # a line that begins with / is one
+    binary: bool = False  # lines are sent as binary messages
+    execute: Sequence[str] = ()  # to be sent, in place of what is typed
+    wait_s: float = 0.0  # before our close, when there is nothing more to say; below 0 for the server's close
+    ping_s: float = 0.0  # between pings
+    _lost: bool = field(default=False, init=False)  # nobody reads our output
+
+    async def run(self, ws: WebSocket) -> int:
+        """Talk until either side closes, and return the exit status."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, ws, nursery.cancel_scope)
+            nursery.start_soon(self._close_on_signal, ws)
+            if self.ping_s:
+                nursery.start_soon(self._keep_pinging, ws)
+            await self._speak(ws)
+            if self.wait_s >= 0:
+                await trio.sleep(self.wait_s)
+                await ws.aclose()
+        await ws.wait_closed()
+        closed = ws.closed
+        assert closed is not None
+        self.console.tell(f"disconnected: {closed}")
+        return CLEAN if closed.code in OK_CODES or self._lost else ABNORMAL
+
+    async def _listen(self, ws: WebSocket, all_of_it: trio.CancelScope) -> None:
+        try:
+            while True:
+                self.console.show(await ws.recv())
+        except ConnectionClosed:
+            pass
+        except BrokenPipeError:
+            self._lost = True
+            # Python would try to flush what is left, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            await ws.aclose()
+        self.console.end()
+        all_of_it.cancel()
+
+    async def _keep_pinging(self, ws: WebSocket) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await trio.sleep(self.ping_s)
+                self.console.tell(f"pong in {await ws.ping() * 1000:.1f} ms")
+
+    async def _speak(self, ws: WebSocket) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            if self.execute:
+                for text in self.execute:
+                    await ws.send(text.encode() if self.binary else text)
+                return
+            number = 0
+            async for line in self.console.lines():
+                number += 1
+                await self._act(ws, self._read(line, number))
+
+    def _read(self, line: bytes, number: int) -> Command:
+        if self.binary:
+            return Say(line)
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            raise UsageError(
+                f"line {number} of the input is not UTF-8, as text has to be; use -b to send bytes"
+            ) from None
+        return parse_command(text) if self.commands else Say(text)
+
+    async def _act(self, ws: WebSocket, command: Command) -> None:
+        try:
+            await self._carry_out(ws, command)
+        except UsageError as error:  # a code that can't be sent, a ping that is under way
+            self.console.tell(str(error))
+
+    @staticmethod
+    async def _close_on_signal(ws: WebSocket) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                ws.begin_close()
+
+    async def _carry_out(self, ws: WebSocket, command: Command) -> None:
+        match command:
+            case Say(message):
+                await ws.send(message)
+            case Ping(payload):
+                self.console.tell(f"pong in {await ws.ping(payload or None) * 1000:.1f} ms")
+            case Pong(payload):
+                await ws.pong(payload)
+            case Close(code, reason):
+                await ws.aclose(code, reason)
+            case Raw(data):
+                ws.send_raw(data)
+            case Tell(text):
+                self.console.tell(text)
