@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -729,3 +730,28 @@ async def test_it_says_what_it_is() -> None:
             assert ws.state is State.OPEN
         assert client.id != server.id
         assert repr(client).startswith(f"<WebSocket #{client.id} client /chat open")
+
+
+# Raw bytes, for study
+
+
+async def test_raw_bytes_go_out_as_they_are_behind_what_was_sent() -> None:
+    async with open_raw(Role.SERVER) as (peer, ws):
+        await ws.send("first")
+        ws.send_raw(bytes.fromhex("8b00"))  # a reserved opcode, without a mask
+        await peer.expect_frame(Opcode.TEXT, "first")
+        assert await peer.receive_bytes(2) == bytes.fromhex("8b00")
+
+
+async def test_raw_bytes_are_shown_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "rawws.frames")
+    async with open_raw(Role.SERVER) as (_, ws):
+        ws.send_raw(b"\x81\x85half a frame")
+        assert caplog.messages == [f"#{ws.id} > raw bytes: 81 85 68 61 6c 66 20 61 20 66 72 61 6d 65"]
+
+
+async def test_raw_bytes_are_too_late_once_we_close() -> None:
+    async with open_raw(Role.SERVER) as (_, ws):
+        ws.begin_close()
+        with pytest.raises(rawws.ConnectionClosed):
+            ws.send_raw(b"late")
