@@ -634,6 +634,12 @@ class Loop:
         tracer.ended(peer.number, end)
         self._log(peer, STATE if orderly else FAULT, end)
 
+    def show_frames(self, endpoint: Endpoint) -> None:
+        """Have every peer of an endpoint show its frames from now on to those who want to see them by now."""
+        for peer in self._peers.values():
+            if peer.endpoint is endpoint:
+                endpoint.show_frames(peer.number, peer.session)
+
     def close_all(self, endpoint: Endpoint, code: int, reason: str) -> None:
         """Begin to close every peer of an endpoint that is stopping."""
         for peer in list(self._peers.values()):

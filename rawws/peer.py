@@ -19,6 +19,7 @@ from rawws.tracing import Tracer
 from rawws.transport import READABLE, RECEIVE_BYTES, WRITABLE, Transport
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.events import Message, MessagePart
+from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
 from rawws.wire.session import Session
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Endpoint:
     def show_frames(self, number: int, session: Session) -> None:
         """Have a session show its frames to the log and the tracer, as far as these want to see them."""
         session.on_frame = self.tracer.frame_watcher(number, session.our_role)
-        session.shown_bytes = max(session.shown_bytes, self.tracer.shown_bytes)
+        session.shown_bytes = max(MAX_CONTROL_PAYLOAD_BYTES, self.tracer.shown_bytes)
 
     def has_left(self, number: int) -> None:
         """Count one peer less; the loop tells it."""

@@ -8,6 +8,7 @@ import socket
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import trio
 
@@ -125,6 +126,7 @@ class Server:
             for listener in self.listeners:
                 stack.callback(_close_listener, listener)
             stack.callback(loop.drop_all, self._endpoint)
+            self._service.tracer.on_change = partial(loop.show_frames, self._endpoint)
             async with trio.open_nursery() as tasks:
                 tasks.start_soon(self._accept_all, tasks)
                 task_status.started(self)

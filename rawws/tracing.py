@@ -45,6 +45,7 @@ class Tracer:
 
     def __init__(self) -> None:
         self._sinks: list[Sink] = []
+        self.on_change: Callable[[], None] | None = None  # told that sinks have come or gone
 
     def __repr__(self) -> str:
         return f"<Tracer sinks={len(self._sinks)}>"
@@ -59,15 +60,19 @@ class Tracer:
         return max((sink.shown_bytes for sink in self._sinks), default=0)
 
     def add(self, sink: Sink) -> None:
-        """Tell a sink all that happens from here on. Connections that are open already don't show it their frames."""
-        global _sinks_in_all
+        """Tell a sink all that happens from here on, on connections that are open already too."""
         self._sinks.append(sink)
-        _sinks_in_all += 1
+        self._changed(+1)
 
     def remove(self, sink: Sink) -> None:
-        global _sinks_in_all
         self._sinks.remove(sink)
-        _sinks_in_all -= 1
+        self._changed(-1)
+
+    def _changed(self, by: int) -> None:
+        global _sinks_in_all
+        _sinks_in_all += by
+        if self.on_change is not None:
+            self.on_change()
 
     def tell(self, connection: int, record: Record) -> None:
         for sink in self._sinks:

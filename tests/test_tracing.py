@@ -37,6 +37,12 @@ class Memory:
         return [f"{record['kind']} {record.get('sender', '')}".strip() for _, record in self.taken]
 
 
+def frames_of(sink: Memory) -> list[tuple[str, bytes]]:
+    return [
+        (record["sender"], bytes.fromhex(record["payload"])) for _, record in sink.taken if record["kind"] == "frame"
+    ]
+
+
 @pytest.mark.parametrize("fast_lane", [True, False])
 async def test_a_connection_from_its_beginning_to_its_end(nursery: trio.Nursery, fast_lane: bool) -> None:
     tracer, memory = Tracer(), Memory()
@@ -59,6 +65,22 @@ async def test_a_connection_from_its_beginning_to_its_end(nursery: trio.Nursery,
     assert bytes.fromhex(memory.taken[4][1]["payload"]) == b"hello"
     assert memory.taken[-1][1]["told"] == "closed by the client with 1000 (normal closure)"
     tracer.remove(memory)
+    server.stop()
+
+
+async def test_who_comes_later_sees_what_is_open_already(nursery: trio.Nursery) -> None:
+    tracer, late = Tracer(), Memory()
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host="127.0.0.1", tracer=tracer))
+    with trio.fail_after(10):
+        async with rawws.connect(f"ws://127.0.0.1:{server.port}/room") as ws:
+            for message in ("before", "while", "after"):
+                if message == "while":
+                    tracer.add(late)
+                await ws.send(message)
+                assert await ws.recv() == message
+                if message == "while":
+                    tracer.remove(late)
+    assert frames_of(late) == [("client", b"while"), ("server", b"while")]
     server.stop()
 
 
