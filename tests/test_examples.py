@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -169,6 +170,9 @@ def test_payments_survive_the_killing_of_the_sms_service(run: Run, tmp_path: Pat
     heard = [sms.next_line() for _ in range(2)]
     pay(3)
     heard.append(sms.next_line())
+    deadline = time.monotonic() + PATIENCE_S
+    while (tmp_path / "sms.state").read_text() != "3" and time.monotonic() < deadline:
+        time.sleep(0.001)  # the note is made behind the SMS
     sms.process.kill()  # and not asked
     pay(4, 5)
     sms = start_sms()

@@ -60,7 +60,7 @@ async def serve(port: int) -> None:
 
 
 async def send_sms(port: int, state: Path) -> None:
-    """The SMS service. The number of the last event for which an SMS is out is kept in a file."""
+    """The SMS service. A file has the number of the last event told; killed in between, it tells that one again."""
     last = int(state.read_text()) if state.exists() else 0
     async for ws in rawws.connect(f"ws://localhost:{port}/payments?since={last}"):
         try:
@@ -70,7 +70,9 @@ async def send_sms(port: int, state: Path) -> None:
                     continue  # we were cut off, and are told again from where this process began
                 print(f"SMS: payment {event['id']}: {event['paid']}", flush=True)
                 last = event["id"]
-                state.write_text(str(last))
+                new = state.with_suffix(".new")
+                new.write_text(str(last))
+                new.replace(state)  # so that the file is whole whenever we are killed
         except rawws.ConnectionClosed:
             print("cut off from the payments; trying again", flush=True)
 
