@@ -12,7 +12,7 @@ import inspect
 import logging
 import math
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from typing import Any
@@ -24,6 +24,7 @@ from rawws.errors import Refusal
 from rawws.limits import Limits
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
+from rawws.wire.client_handshake import examine_answer
 from rawws.wire.handshake import Handshake, Origins, examine, wants_websocket
 from rawws.wire.http1 import BodyPart, Event, HttpPhase, Signal
 from rawws.wire.messages import Headers, Request, Response
@@ -64,6 +65,7 @@ class Service:
     app: Callable[[Exchange], Awaitable[None]]
     limits: Limits = field(default_factory=Limits)
     origins: Origins = field(default_factory=Origins)
+    origins_at: Mapping[str, Origins] = field(default_factory=dict)  # at paths that have a rule of their own
     compression: bool = True
     subprotocols: Sequence[str] = ()
     select_subprotocol: SelectSubprotocol | None = None
@@ -316,8 +318,11 @@ class HttpConnection:
             if response is not None:
                 await self._answer_instead(response, "process_request", logs.handshake, close=True)
                 return None
-        handshake = examine(request, service.origins, compression=service.compression)
+        origins = service.origins_at.get(request.path or "", service.origins)
+        handshake = examine(request, origins, compression=service.compression)
         debug = logs.handshake.isEnabledFor(logging.DEBUG)
+        if service.tracer.is_watched:
+            service.tracer.checked(self.number, Role.CLIENT, handshake.checks, handshake.accept)
         if debug:
             for check in handshake.checks:
                 self._log(logs.handshake, logging.DEBUG, STATE if check.holds else FAULT, str(check))
@@ -347,12 +352,25 @@ class HttpConnection:
         if service.server_header is not None and (response is None or "Server" not in response.headers):
             fields = [*fields, (b"Server", service.server_header.encode("ascii"))]
         await self.send(self.http.switch_protocols(fields), logs.handshake)
-        self.service.tracer.switched(self.number)
+        if service.tracer.is_watched:
+            self._show_answer(handshake, response or handshake.response)
+            service.tracer.switched(self.number)
         trailing_data, _ = self.http.trailing_data
         if debug:
             told = f"handed over with {len(trailing_data)} bytes that came behind the request"
             self._log(logs.handshake, logging.DEBUG, STATE, f"HTTP ends, WebSocket begins: {told}")
         return Upgraded(self.number, self.transport, request, response, handshake, trailing_data, self.address, user)
+
+    def _show_answer(self, handshake: Handshake, response: Response) -> None:
+        """Tell how our answer meets what a client requires of it (§4.1)."""
+        offered = handshake.offered_subprotocols
+        answer = examine_answer(
+            response,
+            handshake.accept,
+            offered_subprotocols=offered,
+            offered_compression=handshake.deflate is not None,
+        )
+        self.service.tracer.checked(self.number, Role.SERVER, answer.checks)
 
     def _show_agreement(self, request: Request, handshake: Handshake) -> None:
         assert handshake.accept is not None

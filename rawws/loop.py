@@ -92,6 +92,10 @@ class Loop:
         self._tick_s = TICK_S
         self._new_timers = trio.Event()
         self._poller = make_poller()
+        # How many messages came in, and were sent or are to be: counted by the batch, which costs next to nothing.
+        # Among those sent to one peer alone are pongs and closes.
+        self.messages_in = 0
+        self.messages_out = 0
 
     @property
     def peer_count(self) -> int:
@@ -241,6 +245,7 @@ class Loop:
         # §5.5.1: once our close has gone out, what still comes need not be processed.
         elif got and peer.cause is None:
             frames: list[bytes | bytearray] = got  # type: ignore[assignment]
+            self.messages_in += len(frames)
             room = peer.relay
             if room is not None:
                 room.log.append(frames)
@@ -248,6 +253,7 @@ class Loop:
             elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
                 return
             else:
+                self.messages_out += len(frames) - 1
                 echo = b"".join(frames)
                 answers = (deflate_frames(echo, peer.form) if peer.form else echo) + answers
         if session.state is CLOSED:
@@ -260,6 +266,7 @@ class Loop:
         """Put messages into a peer's inbox, and stop reading from it when they are too many."""
         inbox = peer.inbox
         assert inbox is not None
+        self.messages_in += len(events)
         # Messages behind our close are still taken while they fit; there must be no end to reading, or the
         # peer's close would not be seen.
         closing = peer.session.close_sent is not None
@@ -328,6 +335,7 @@ class Loop:
         """
         number = room.log.next - 1
         gone = len(room)
+        self.messages_out += room.log.sealed_pieces * gone
         short: list[tuple[Peer, int]] = []
         lost: list[tuple[Peer, OSError]] = []
         for form, peers in room.current.items():
@@ -375,6 +383,7 @@ class Loop:
         """Queue frames for this peer only, and send what can be sent now. Without ``show`` they may be anything."""
         if show and peer.session.on_frame is not None:
             peer.session.show_sent(frames)
+        self.messages_out += 1
         if peer.interest == READABLE and not peer.outbox:  # nothing waits: most often it all goes at once
             try:
                 sent = peer.transport.send_now(frames)
@@ -398,6 +407,7 @@ class Loop:
         """
         if peer.session.on_frame is not None:
             peer.session.show_sent(frames)
+        self.messages_out += 1
         if not peer.outbox:
             self._run_soon(peer)
         self._queue(peer, frames)

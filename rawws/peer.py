@@ -35,20 +35,31 @@ NOWHERE: tuple[Room, ...] = ()
 class Endpoint:
     """What the peers of one server, or the one peer of a client, have in common: their limits, and their count."""
 
-    __slots__ = ("_gone", "_on_leave", "limits", "peer_count", "tracer")
+    __slots__ = ("_gone", "_on_leave", "_shows_frames", "limits", "peer_count", "tracer")
 
     def __init__(
-        self, limits: Limits, on_leave: Callable[[int], None] | None = None, tracer: Tracer | None = None
+        self,
+        limits: Limits,
+        on_leave: Callable[[int], None] | None = None,
+        tracer: Tracer | None = None,
+        *,
+        shows_frames: bool = True,
     ) -> None:
-        """``on_leave`` is told the number of each connection that ends; ``tracer`` is shown what crosses the wire."""
+        """``on_leave`` is told the number of each connection that ends; ``tracer`` is shown what crosses the wire.
+
+        Without ``shows_frames`` no frames are shown, to nobody: for connections that carry what others show.
+        """
         self.limits = limits
         self.tracer = tracer or Tracer()
+        self._shows_frames = shows_frames
         self.peer_count = 0
         self._on_leave = on_leave
         self._gone = trio.Event()
 
     def show_frames(self, number: int, session: Session) -> None:
         """Have a session show its frames to the log and the tracer, as far as these want to see them."""
+        if not self._shows_frames:
+            return
         session.on_frame = self.tracer.frame_watcher(number, session.our_role)
         session.shown_bytes = max(MAX_CONTROL_PAYLOAD_BYTES, self.tracer.shown_bytes)
 

@@ -65,10 +65,11 @@ def load_tls(certificate: str, key: str | None) -> ssl.SSLContext:
 Serve = Callable[[Sequence[socket.socket], trio.TaskStatus[Server]], Awaitable[None]]
 
 
-async def run_program(host: str, port: int, serve: Serve) -> None:
+async def run_program(host: str, port: int, serve: Serve, remark: Callable[[], str]) -> None:
     """Be the whole program: listen, serve until SIGINT or SIGTERM, drain; a second signal ends the drain.
 
-    ``serve(listeners, task_status)`` is `rawws.serve` with all else that it needs. Raises `rawws.errors.ListenError`
+    ``serve(listeners, task_status)`` is `rawws.serve` with all else that it needs; ``remark`` is what is said of it
+    when it listens. Raises `rawws.errors.ListenError`
     when it can't listen.
     """
     raise_file_limit()
@@ -79,7 +80,7 @@ async def run_program(host: str, port: int, serve: Serve) -> None:
             server = await nursery.start(_serve, serve, listeners, nursery.cancel_scope)
             for name in server.addresses:
                 s = "s" * server.uses_tls
-                _log(logging.INFO, STATE, f"listening on http{s}://{name} and ws{s}://{name} (any path is a room)")
+                _log(logging.INFO, STATE, f"listening on http{s}://{name} and ws{s}://{name} ({remark()})")
             async for received in signals:
                 name = signal.Signals(received).name
                 if server.stopping:

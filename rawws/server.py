@@ -6,8 +6,8 @@ import contextlib
 import logging
 import socket
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
@@ -56,6 +56,18 @@ SAME_HOST = Origins()
 Handler = Callable[[WebSocket], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What becomes of the WebSockets of one path, where that isn't what becomes of all others."""
+
+    handler: Handler | Hub
+    origins: Origins | None = None  # which web pages may connect; None for those that may elsewhere
+    shows_frames: bool = True  # to the log, and to a tracer
+
+
+Routes = Mapping[str, Handler | Hub | Route]
+
+
 class Server:
     """A rawws server on sockets that listen already, which it owns once `run` has begun.
 
@@ -71,19 +83,24 @@ class Server:
         tls: ssl_module.SSLContext | None = None,
         gate: Gate | None = None,
         fast_lane: bool = True,
+        routes: Routes | None = None,
     ) -> None:
         """For `serve`, which makes the ``service``."""
         self.listeners = tuple(listeners)
         self.limits = service.limits
-        self._handler = handler
+        self._elsewhere = Route(handler)
+        self._routes = {path: _as_route(path, route) for path, route in (routes or {}).items()}
         self._service = service
         self._tls = tls
         self._gate = gate or Gate(None, None)
         self._fast_lane = fast_lane
-        self._endpoint = Endpoint(service.limits, None if self._gate.is_open else self._gate.leave, service.tracer)
+        on_leave = None if self._gate.is_open else self._gate.leave
+        self._endpoint = Endpoint(service.limits, on_leave, service.tracer)
+        self._unseen = Endpoint(service.limits, on_leave, service.tracer, shows_frames=False)
         self._accepting = trio.CancelScope()
         self._stop = trio.Event()
         service.scheme = "http" if tls is None else "https"
+        service.origins_at = {path: route.origins for path, route in self._routes.items() if route.origins is not None}
         if self._gate.reads_requests:
             service.find_client = self._gate.find_client
 
@@ -106,7 +123,7 @@ class Server:
     @property
     def peer_count(self) -> int:
         """How many WebSockets are open, or closing."""
-        return self._endpoint.peer_count
+        return self._endpoint.peer_count + self._unseen.peer_count
 
     @property
     def addresses(self) -> list[str]:
@@ -126,6 +143,7 @@ class Server:
             for listener in self.listeners:
                 stack.callback(_close_listener, listener)
             stack.callback(loop.drop_all, self._endpoint)
+            stack.callback(loop.drop_all, self._unseen)
             self._service.tracer.on_change = partial(loop.show_frames, self._endpoint)
             async with trio.open_nursery() as tasks:
                 tasks.start_soon(self._accept_all, tasks)
@@ -134,9 +152,11 @@ class Server:
                 self._accepting.cancel()
                 self._service.stop()
                 loop.close_all(self._endpoint, 1001, "the server is shutting down")
+                loop.close_all(self._unseen, 1001, "the server is shutting down")
                 # Handlers, and requests that are being answered, may come to their end; then they are cancelled.
                 tasks.cancel_scope.deadline = trio.current_time() + self.limits.drain_s
                 await self._endpoint.wait_empty()
+                await self._unseen.wait_empty()
 
     async def _accept_all(self, tasks: trio.Nursery) -> None:
         """Accept on every listener; each connection becomes a task of its own."""
@@ -194,13 +214,15 @@ class Server:
 
     def _take_over(self, upgraded: Upgraded, tasks: trio.Nursery) -> None:
         """Hand a connection that has become a WebSocket over to the hub, or to a task of its own."""
-        handler = self._handler
+        route = self._routes.get(upgraded.handshake.path, self._elsewhere)
+        handler = route.handler
+        endpoint = self._endpoint if route.shows_frames else self._unseen
         if isinstance(handler, Hub):
             peer = handler.adopt(
                 upgraded.number,
                 upgraded.transport,
                 upgraded.handshake,
-                self._endpoint,
+                endpoint,
                 trailing_data=upgraded.trailing_data,
                 fast_lane=self._fast_lane,
             )
@@ -208,7 +230,7 @@ class Server:
                 current_loop().close(peer, 1001, "the server is shutting down")
             return
         try:
-            websocket = accept_upgraded(upgraded, self._endpoint, fast_lane=self._fast_lane)
+            websocket = accept_upgraded(upgraded, endpoint, fast_lane=self._fast_lane)
         except OSError as error:
             told = f"can't be watched: {error.strerror or error}"
             logs.line(logs.hub, logging.ERROR, upgraded.number, FAULT, told)
@@ -228,6 +250,12 @@ class Server:
                 logs.hub.exception("#%d ! the handler failed; its connection is closed with 1011", websocket.id)
                 websocket.begin_close(1011, "internal error")
         await websocket.aclose()
+
+
+def _as_route(path: str, route: Handler | Hub | Route) -> Route:
+    if not path.startswith("/"):
+        raise UsageError(f"{path!r} can't be the path of a route; it begins with a slash, such as /admin")
+    return route if isinstance(route, Route) else Route(route)
 
 
 def accept_upgraded(upgraded: Upgraded, endpoint: Endpoint, *, fast_lane: bool) -> WebSocket:
@@ -350,6 +378,7 @@ async def serve(
     server_header: str | None = None,
     drain: float | None = 5,
     fast_lane: bool = True,
+    routes: Routes | None = None,
     tracer: Tracer | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -359,7 +388,8 @@ async def serve(
     sizes in bytes; None switches a limit off.
 
     ``handler`` is an async function that is called with each `WebSocket`, in a task of its own; the connection is
-    closed with 1000 when it returns, and with 1011 when it raises. Or it is a `Hub`, which relays.
+    closed with 1000 when it returns, and with 1011 when it raises. Or it is a `Hub`, which relays. ``routes`` has
+    others for some paths: ``{"/admin": admin}``.
 
     Where it listens:
 
@@ -425,7 +455,7 @@ async def serve(
         if isinstance(http, web.HttpApp):
             await stack.enter_async_context(http.lifespan())
         opened = await _open(port, host, listeners, unix)
-        server = Server(opened, handler, service, tls=ssl, gate=gate, fast_lane=fast_lane)
+        server = Server(opened, handler, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=routes)
         await server.run(task_status=task_status)
 
 

@@ -147,6 +147,8 @@ class _Tapped:
             for step in head.accept.steps:
                 self._log(logs.handshake, logging.DEBUG, STATE, step)
         self._tracer.head(self._number, head.sender, head.raw)
+        if head.checks:
+            self._tracer.checked(self._number, head.sender, head.checks, head.accept)
 
     def _show_frame(self, seen: SeenFrame) -> None:
         if logs.frames.isEnabledFor(logging.DEBUG):

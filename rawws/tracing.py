@@ -1,7 +1,7 @@
 """Who is shown what crosses the wire, besides the log: a recording, or whoever watches.
 
 A `Tracer` belongs to a server. It costs nothing while it has no sinks: no frame is looked at for it. A sink is told
-records (``wire/records.py``) as they happen, and must neither block nor raise.
+records (``wire/records.py``) and frames as they happen, and must neither block nor raise.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -17,35 +17,42 @@ from rawws import logs
 from rawws.errors import UsageError
 from rawws.limits import NO_LIMIT
 from rawws.wire import records
+from rawws.wire.client_handshake import AnswerCheck
 from rawws.wire.frames import Frame
+from rawws.wire.handshake import Accept, Check
 from rawws.wire.records import Record
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT
 
 
 class Sink(Protocol):
-    """Takes records."""
+    """Takes records, and frames."""
 
-    shown_bytes: int  # of a frame's payload; of more than that the ends are told
+    shown_bytes: int  # of a frame's payload; of more than that the ends are shown
+    wants_frames: bool  # else it is told of the rest only. Who changes it calls `Tracer.reconsider`
 
     def take(self, connection: int, record: Record) -> None:
-        """Take one record of a connection."""
+        """Take one record of a connection, of any kind but a frame."""
+
+    def take_frame(self, connection: int, sender: Role, frame: Frame) -> None:
+        """Take one frame, with its mask off."""
 
 
-_sinks_in_all = 0
+_watching = 0  # how many tracers have a sink that wants frames
 
 
 def frames_are_shown() -> bool:
     """Whether anybody may want to see frames: the log, or a sink of any tracer."""
-    return _sinks_in_all > 0 or logs.frames.isEnabledFor(logging.DEBUG)
+    return _watching > 0 or logs.frames.isEnabledFor(logging.DEBUG)
 
 
 class Tracer:
-    """Passes records on to its sinks."""
+    """Passes on what happens to its sinks."""
 
     def __init__(self) -> None:
         self._sinks: list[Sink] = []
-        self.on_change: Callable[[], None] | None = None  # told that sinks have come or gone
+        self._wants_frames = False
+        self.on_change: Callable[[], None] | None = None  # told when frames are wanted otherwise than before
 
     def __repr__(self) -> str:
         return f"<Tracer sinks={len(self._sinks)}>"
@@ -62,15 +69,18 @@ class Tracer:
     def add(self, sink: Sink) -> None:
         """Tell a sink all that happens from here on, on connections that are open already too."""
         self._sinks.append(sink)
-        self._changed(+1)
+        self.reconsider()
 
     def remove(self, sink: Sink) -> None:
         self._sinks.remove(sink)
-        self._changed(-1)
+        self.reconsider()
 
-    def _changed(self, by: int) -> None:
-        global _sinks_in_all
-        _sinks_in_all += by
+    def reconsider(self) -> None:
+        """Ask the sinks anew whether they want frames, and how much of each."""
+        global _watching
+        wants_frames = any(sink.wants_frames for sink in self._sinks)
+        _watching += wants_frames - self._wants_frames
+        self._wants_frames = wants_frames
         if self.on_change is not None:
             self.on_change()
 
@@ -78,7 +88,7 @@ class Tracer:
         for sink in self._sinks:
             sink.take(connection, record)
 
-    # The records
+    # What happens
 
     def opened(self, connection: int, dialled_from: str) -> None:
         self.tell(connection, {"kind": "open", "from": dialled_from})
@@ -86,11 +96,19 @@ class Tracer:
     def head(self, connection: int, sender: Role, raw_head: bytes) -> None:
         self.tell(connection, records.head_record(sender, raw_head))
 
+    def checked(
+        self, connection: int, sender: Role, checks: Iterable[Check | AnswerCheck], accept: Accept | None = None
+    ) -> None:
+        """Tell what the handshake was held against, as far as ``sender`` has to meet it."""
+        self.tell(connection, records.checks_record(sender, checks, accept))
+
     def switched(self, connection: int) -> None:
         self.tell(connection, {"kind": "switch"})
 
     def frame(self, connection: int, sender: Role, frame: Frame) -> None:
-        self.tell(connection, records.frame_record(sender, frame))
+        for sink in self._sinks:
+            if sink.wants_frames:
+                sink.take_frame(connection, sender, frame)
 
     def ended(self, connection: int, told: str) -> None:
         self.tell(connection, {"kind": "end", "told": told})
@@ -98,7 +116,7 @@ class Tracer:
     def frame_watcher(self, connection: int, our_role: Role) -> Callable[[Role, Frame], None] | None:
         """Return what a session of that connection shows its frames to; None when nobody wants to see them."""
         logger = logs.frame_logger(connection, our_role)
-        if not self._sinks:
+        if not self._wants_frames:
             return logger
 
         def show(sender: Role, frame: Frame) -> None:
@@ -116,6 +134,7 @@ class Recording:
     """
 
     shown_bytes = int(NO_LIMIT)
+    wants_frames = True
 
     def __init__(self, path: str | Path) -> None:
         """Raises `UsageError` when the file can't be opened. What is in it already stays, and is added to."""
@@ -125,6 +144,9 @@ class Recording:
         except OSError as error:
             raise UsageError(f"{path} can't be written for --record: {error.strerror}") from None
         self._path = path
+
+    def take_frame(self, connection: int, sender: Role, frame: Frame) -> None:
+        self.take(connection, records.frame_record(sender, frame))
 
     def take(self, connection: int, record: Record) -> None:
         if self._file is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import select
 import selectors
@@ -259,6 +260,21 @@ class TlsTransport(Transport):
         with contextlib.suppress(OSError, ValueError):
             self._tls.unwrap()  # sends close_notify; the peer's isn't waited for
         super().shutdown_write()
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Say whether only this machine can reach a listener."""
+    address = listener.getsockname()
+    return not isinstance(address, tuple) or ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+
+
+def dialled_address(listener: socket.socket) -> tuple[str, int]:
+    """Return where a TCP listener can be dialled from this machine, which for one on every interface is loopback."""
+    host, port, *_ = listener.getsockname()
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if address.is_unspecified:
+        host = "127.0.0.1" if address.version == 4 else "::1"
+    return host, port
 
 
 def name_address(address: object) -> str:

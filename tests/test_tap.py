@@ -74,7 +74,7 @@ async def test_what_is_shown_of_a_websocket(nursery: trio.Nursery) -> None:
         while memory.kinds()[-1:] != ["end"]:
             await trio.sleep(0.01)
     assert memory.kinds() == [
-        *("open", "head client", "head server", "switch"),
+        *("open", "head client", "checks client", "head server", "checks server", "switch"),
         *("frame client", "frame server", "frame client", "frame server", "end"),
     ]
     assert memory.taken[-1][1]["told"] == "ended by both sides"

@@ -16,7 +16,8 @@ import rawws
 import rawws.cli
 from rawws import tracing
 from rawws.tracing import Recording, Tracer
-from rawws.wire.records import Record, frame_bytes, from_line
+from rawws.wire.frames import Frame
+from rawws.wire.records import Record, frame_bytes, frame_record, from_line
 from rawws.wire.role import Role
 from tests.serving import Client, StartProgram, close, text
 
@@ -28,10 +29,14 @@ class Memory:
 
     def __init__(self, shown_bytes: int = 0) -> None:
         self.shown_bytes = shown_bytes
+        self.wants_frames = True
         self.taken: list[tuple[int, Record]] = []
 
     def take(self, connection: int, record: Record) -> None:
         self.taken.append((connection, record))
+
+    def take_frame(self, connection: int, sender: Role, frame: Frame) -> None:
+        self.take(connection, frame_record(sender, frame))
 
     def kinds(self) -> list[str]:
         return [f"{record['kind']} {record.get('sender', '')}".strip() for _, record in self.taken]
@@ -56,13 +61,13 @@ async def test_a_connection_from_its_beginning_to_its_end(nursery: trio.Nursery,
         while memory.kinds()[-1:] != ["end"]:
             await trio.sleep(0.01)
     assert memory.kinds() == [
-        *("open", "head client", "head server", "switch"),
+        *("open", "head client", "checks client", "head server", "checks server", "switch"),
         *("frame client", "frame server", "frame client", "frame server", "end"),
     ]
     assert len({connection for connection, _ in memory.taken}) == 1
     assert "secret" not in str(memory.taken)
     assert "Cookie: (masked, 6 bytes)\r\n" in memory.taken[1][1]["head"]
-    assert bytes.fromhex(memory.taken[4][1]["payload"]) == b"hello"
+    assert bytes.fromhex(memory.taken[6][1]["payload"]) == b"hello"
     assert memory.taken[-1][1]["told"] == "closed by the client with 1000 (normal closure)"
     tracer.remove(memory)
     server.stop()

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator, Sequence
 
 import trio
 
 from rawws import logs, web
 from rawws.asgi_app import asgi, load_app
-from rawws.cli.arguments import port, seconds, size, text
+from rawws.cli.arguments import insecure_tls, port, seconds, size, text
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, Limits
+from rawws.page import HOME, About, Page
 from rawws.program import load_tls, run_program
-from rawws.server import serve
+from rawws.server import Server, serve
 from rawws.tracing import Recording, Tracer
+from rawws.transport import dialled_address, is_loopback, name_address
 from rawws.wire.handshake import Origins
+from rawws.wire.trace import STATE
 
 NAME = "serve"
 HELP = "run the server"
 DEFAULT_HELLO = "Hello! Message From Server!!"
+CASE_PATH = HOME + "break-it"  # the room of connections that the page breaks, where they disturb nobody
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,35 +40,73 @@ def run(options: argparse.Namespace) -> int:
 async def _serve(options: argparse.Namespace) -> None:
     if options.tls_key and not options.tls_cert:
         raise UsageError("--tls-key is of no use without --tls-cert; give the certificate too")
-    hub = Hub(mode=options.mode, hello=options.hello, max_lag_bytes=options.max_lag)
-    app = asgi(load_app(options.app)) if options.app else web.HelloApp()
-    tracer = Tracer()
-    recording = Recording(options.record) if options.record else None
-    if recording is not None:
-        tracer.add(recording)
-    start = partial(
-        serve,
-        hub,
-        http=app,
-        origins=Origins(options.allow_origin),
-        subprotocols=options.subprotocol,
-        max_size=options.max_size,
-        ping_interval=options.ping_interval,
-        ping_timeout=options.ping_timeout,
-        drain=options.drain,
-        compression="deflate" if options.compression else None,
-        fast_lane=options.fast_lane,
-        tracer=tracer,
-        ssl=load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None,
-    )
-    try:
-        await run_program(
-            options.host, options.port, lambda listeners, status: start(listeners=listeners, task_status=status)
-        )
-    finally:
-        if recording is not None:
-            tracer.remove(recording)
+    program = _Program(options)
+    with program.recording():
+        await run_program(options.host, options.port, program.serve, lambda: program.remark)
+
+
+class _Program:
+    """What the options ask for, put together."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._tracer = Tracer()
+        self._app: web.HttpApp = asgi(load_app(options.app)) if options.app else web.HelloApp()
+        self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
+        self.remark = "any path is a room"
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record what crosses the wire meanwhile, if that is asked for."""
+        if self._options.record is None:
+            yield
+            return
+        recording = Recording(self._options.record)
+        self._tracer.add(recording)
+        try:
+            yield
+        finally:
+            self._tracer.remove(recording)
             recording.close()
+
+    async def serve(self, listeners: Sequence[socket.socket], status: trio.TaskStatus[Server]) -> None:
+        options = self._options
+        app, routes = self._app, None
+        page = self._page(listeners)
+        if page is not None:
+            app, routes = page.before(app, at_root=options.app is None), page.routes
+        await serve(
+            Hub(mode=options.mode, hello=options.hello, max_lag_bytes=options.max_lag),
+            listeners=listeners,
+            http=app,
+            routes=routes,
+            origins=Origins(options.allow_origin),
+            subprotocols=options.subprotocol,
+            max_size=options.max_size,
+            ping_interval=options.ping_interval,
+            ping_timeout=options.ping_timeout,
+            drain=options.drain,
+            compression="deflate" if options.compression else None,
+            fast_lane=options.fast_lane,
+            tracer=self._tracer,
+            ssl=self._tls,
+            task_status=status,
+        )
+
+    def _page(self, listeners: Sequence[socket.socket]) -> Page | None:
+        """Return the page, if it is to be shown: by default to those on this machine only."""
+        local = all(is_loopback(listener) for listener in listeners)
+        if not (local if self._options.page is None else self._options.page):
+            return None
+        at = "/" if self._options.app is None else HOME
+        self.remark += f"; open {at} in a browser to see the wire"
+        if not local:
+            told = "the page is on: whoever can reach it sees what crosses the wire of everybody here"
+            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
+        scheme = "ws" if self._tls is None else "wss"
+        uri = f"{scheme}://{name_address(dialled_address(listeners[0]))}"
+        about = About(uri, None if self._tls is None else insecure_tls(), case_path=CASE_PATH)
+        return Page(self._tracer, about, any_host=not local)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +178,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         limits.add_argument(
             flag, type=seconds, metavar="SECONDS", default=default, help=f"{what} (default: %(default)g)"
         )
-    show = parser.add_argument_group("what it shows, on standard error")
+    show = parser.add_argument_group("what it shows: on standard error, and in a browser")
+    show.add_argument(
+        "--page",
+        action=argparse.BooleanOptionalAction,
+        help="show a browser what crosses the wire (default: only when listening on this machine alone)",
+    )
     show.add_argument(
         "--record", metavar="FILE", help="write each HTTP head and frame to this file too, for rawws decode to read"
     )

@@ -62,13 +62,23 @@ class BroadcastLog:
     ``deflate(frames, window_bits)`` makes the other forms.
     """
 
-    __slots__ = ("_deflate", "_open", "_open_deflatable", "_segments", "end_bytes", "first", "open_bytes")
+    __slots__ = (
+        "_deflate",
+        "_open",
+        "_open_deflatable",
+        "_segments",
+        "end_bytes",
+        "first",
+        "open_bytes",
+        "sealed_pieces",
+    )
 
     def __init__(self, deflate: Callable[[bytes, int], bytes]) -> None:
         self._deflate = deflate
         self._open: list[bytes | bytearray] = []
         self._open_deflatable = False
         self.open_bytes = 0
+        self.sealed_pieces = 0  # how many pieces the segment sealed last was made of: frames, but for large ones
         self._segments: deque[_Segment] = deque()
         self.first = 0
         self.end_bytes = 0
@@ -99,6 +109,7 @@ class BroadcastLog:
         if not self._open:
             return None
         plain = b"".join(self._open)
+        self.sealed_pieces = len(self._open)
         self._open.clear()
         self.open_bytes = 0
         self.end_bytes += len(plain)

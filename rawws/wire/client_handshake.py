@@ -40,12 +40,16 @@ _TARGET = re.compile(r"/[!-~]*")
 
 
 class AnswerCheck(NamedTuple):
-    """One requirement of the server's answer, the section that makes it, what was found, and what is wrong."""
+    """One requirement of the server's answer, the section that makes it, what was found, and what is wrong.
+
+    ``about`` names the header field that it is about; empty for the status line.
+    """
 
     section: str
     requirement: str
     found: str
     fault: str = ""
+    about: str = ""
 
     @property
     def holds(self) -> bool:
@@ -193,7 +197,7 @@ def check_upgrade(response: Response) -> AnswerCheck:
     fault = ""
     if response.headers.tokens("Upgrade") != ["websocket"]:
         fault = f"its Upgrade header is not 'websocket' but {_found(values)}"
-    return AnswerCheck("RFC 6455 §4.1 item 2", "Upgrade is 'websocket'", _found(values), fault)
+    return AnswerCheck("RFC 6455 §4.1 item 2", "Upgrade is 'websocket'", _found(values), fault, "Upgrade")
 
 
 def check_connection(response: Response) -> AnswerCheck:
@@ -202,7 +206,9 @@ def check_connection(response: Response) -> AnswerCheck:
     fault = ""
     if "upgrade" not in response.headers.tokens("Connection"):
         fault = f"its Connection header lacks 'Upgrade' and has {_found(values)}"
-    return AnswerCheck("RFC 6455 §4.1 item 3", "Connection has the token 'Upgrade'", _found(values), fault)
+    return AnswerCheck(
+        "RFC 6455 §4.1 item 3", "Connection has the token 'Upgrade'", _found(values), fault, "Connection"
+    )
 
 
 def check_accept(response: Response, accept: Accept) -> AnswerCheck:
@@ -211,7 +217,9 @@ def check_accept(response: Response, accept: Accept) -> AnswerCheck:
     fault = ""
     if values != [accept.value]:
         fault = f"its Sec-WebSocket-Accept is {_found(values)}, where {accept.value} belongs to our key"
-    return AnswerCheck("RFC 6455 §4.1 item 4", "Sec-WebSocket-Accept belongs to our key", _found(values), fault)
+    return AnswerCheck(
+        "RFC 6455 §4.1 item 4", "Sec-WebSocket-Accept belongs to our key", _found(values), fault, "Sec-WebSocket-Accept"
+    )
 
 
 def check_extensions(response: Response, agreed: Agreement | str | None, *, offered: bool) -> AnswerCheck:
@@ -222,7 +230,9 @@ def check_extensions(response: Response, agreed: Agreement | str | None, *, offe
         fault = f"its extensions can't be used: {agreed}"
     elif agreed is not None and not offered:
         fault = "it names an extension, and none was offered"
-    return AnswerCheck("RFC 6455 §4.1 item 5", "extensions are those offered", _found(values), fault)
+    return AnswerCheck(
+        "RFC 6455 §4.1 item 5", "extensions are those offered", _found(values), fault, "Sec-WebSocket-Extensions"
+    )
 
 
 def check_subprotocol(response: Response, offered: Sequence[str]) -> AnswerCheck:
@@ -233,7 +243,13 @@ def check_subprotocol(response: Response, offered: Sequence[str]) -> AnswerCheck
         fault = "it has more than one Sec-WebSocket-Protocol header"
     elif values and values[0] not in offered:
         fault = f"it chose the subprotocol {values[0]!r}, which was not offered"
-    return AnswerCheck("RFC 6455 §4.1 item 6", "the subprotocol is one of those offered", _found(values), fault)
+    return AnswerCheck(
+        "RFC 6455 §4.1 item 6",
+        "the subprotocol is one of those offered",
+        _found(values),
+        fault,
+        "Sec-WebSocket-Protocol",
+    )
 
 
 def basic_authorization(username: str, password: str) -> str:

@@ -34,12 +34,16 @@ _WHAT_IS_REQUIRED = (
 
 
 class Check(NamedTuple):
-    """One requirement, the section that makes it, what was found, and the refusal if it isn't met."""
+    """One requirement, the section that makes it, what was found, and the refusal if it isn't met.
+
+    ``about`` names the header field that it is about; empty for the request line, or no part in particular.
+    """
 
     section: str
     requirement: str
     found: str
     refusal: Refusal | None = None
+    about: str = ""
 
     @property
     def holds(self) -> bool:
@@ -140,6 +144,11 @@ class Origins:
         scheme, host, port = parts.groups()
         return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS.get(scheme)) else f"{scheme}://{host}:{port}"
 
+    def advise(self, origin: str) -> str:
+        """Return what is to be done for a page from there to be let in, as the log tells it."""
+        # Quoted: it is there to be pasted into a shell, and the client chose it.
+        return f"to allow it, start the server with --allow-origin {shlex.quote(origin)}"
+
     def allow(self, origin: str, host: str) -> bool:
         """Say whether a page from ``origin`` may connect, given the request's ``Host``."""
         if "*" in self._allowed:
@@ -201,7 +210,7 @@ def check_host(request: Request) -> Check:
     refusal = None
     if len(hosts) != 1 or not hosts[0]:
         refusal = Refusal(400, "host", "A WebSocket handshake needs one Host header that names the server.")
-    return Check("RFC 6455 §4.2.1 item 2", "one Host header", _found(hosts), refusal)
+    return Check("RFC 6455 §4.2.1 item 2", "one Host header", _found(hosts), refusal, "Host")
 
 
 def check_upgrade(request: Request) -> Check:
@@ -215,7 +224,7 @@ def check_upgrade(request: Request) -> Check:
             _WHAT_IS_REQUIRED,
         )
     found = _found(request.headers.get_all("Upgrade"))
-    return Check("RFC 6455 §4.2.1 item 3", "Upgrade has the token 'websocket'", found, refusal)
+    return Check("RFC 6455 §4.2.1 item 3", "Upgrade has the token 'websocket'", found, refusal, "Upgrade")
 
 
 def check_connection(request: Request) -> Check:
@@ -228,7 +237,7 @@ def check_connection(request: Request) -> Check:
             "The Connection header with the token 'Upgrade' is missing; a proxy in between may have dropped it.",
         )
     found = _found(request.headers.get_all("Connection"))
-    return Check("RFC 6455 §4.2.1 item 4", "Connection has the token 'Upgrade'", found, refusal)
+    return Check("RFC 6455 §4.2.1 item 4", "Connection has the token 'Upgrade'", found, refusal, "Connection")
 
 
 def check_key(request: Request) -> Check:
@@ -248,7 +257,9 @@ def check_key(request: Request) -> Check:
             if size != KEY_BYTES:
                 sentence = f"The Sec-WebSocket-Key decodes to {size} bytes, not {KEY_BYTES}."
     refusal = Refusal(400, "key", sentence) if sentence else None
-    return Check("RFC 6455 §4.2.1 item 5", "one Sec-WebSocket-Key of 16 bytes", _found(keys), refusal)
+    return Check(
+        "RFC 6455 §4.2.1 item 5", "one Sec-WebSocket-Key of 16 bytes", _found(keys), refusal, "Sec-WebSocket-Key"
+    )
 
 
 def check_version(request: Request) -> Check:
@@ -262,7 +273,9 @@ def check_version(request: Request) -> Check:
             "The WebSocket version spoken here is 13; say so in one Sec-WebSocket-Version header.",
             _WHAT_IS_REQUIRED,
         )
-    return Check("RFC 6455 §4.2.1 item 6", "Sec-WebSocket-Version is 13", _found(versions), refusal)
+    return Check(
+        "RFC 6455 §4.2.1 item 6", "Sec-WebSocket-Version is 13", _found(versions), refusal, "Sec-WebSocket-Version"
+    )
 
 
 def check_no_body(request: Request) -> Check:
@@ -289,10 +302,9 @@ def check_origin(request: Request, origins: Origins) -> Check:
             403,
             "origin",
             f"Pages from {found[0]} may not connect to this server.",
-            # Quoted: it is there to be pasted into a shell, and the client chose it.
-            hint=f"to allow it, start the server with --allow-origin {shlex.quote(found[0])}",
+            hint=origins.advise(found[0]),
         )
-    return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", _found(found), refusal)
+    return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", _found(found), refusal, "Origin")
 
 
 def check_subprotocols(request: Request, offered: list[str]) -> Check:
@@ -303,7 +315,13 @@ def check_subprotocols(request: Request, offered: list[str]) -> Check:
     elif len(set(offered)) < len(offered):
         refusal = Refusal(400, "subprotocol", "Sec-WebSocket-Protocol names a subprotocol twice.")
     found = _found(request.headers.get_all("Sec-WebSocket-Protocol"))
-    return Check("RFC 6455 §4.2.1 item 8", "the subprotocols are tokens, each named once", found, refusal)
+    return Check(
+        "RFC 6455 §4.2.1 item 8",
+        "the subprotocols are tokens, each named once",
+        found,
+        refusal,
+        "Sec-WebSocket-Protocol",
+    )
 
 
 def examine(request: Request, origins: Origins, *, compression: bool = True) -> Handshake:

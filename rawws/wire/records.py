@@ -6,6 +6,9 @@ Every record has ``at`` (seconds since 1970), ``connection`` (its number) and ``
 ``open``    a connection begins; ``from`` says who dialled
 ``head``    ``sender``; ``head``: an HTTP message's head, each byte as the character of that number, with the
             values of secret fields masked
+``checks``  the handshake's requirements of what ``sender`` sent, as a list of objects (``section``,
+            ``requirement``, ``found``, ``holds``, and ``about``: the header field), and ``accept``: how that is
+            made of the key, if there is a good one
 ``switch``  HTTP ends, frames begin
 ``frame``   ``sender``; ``header`` and ``payload`` in hex, the payload with its mask taken off; where the
             middle of a long one was left out, ``left_out`` bytes of it, before ``tail``
@@ -17,10 +20,13 @@ Every record has ``at`` (seconds since 1970), ``connection`` (its number) and ``
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from rawws.errors import UsageError
+from rawws.wire.client_handshake import AnswerCheck
 from rawws.wire.frames import Frame, apply_mask, parse_header
+from rawws.wire.handshake import GUID, Accept, Check
 from rawws.wire.role import Role
 from rawws.wire.trace import mask_secrets
 
@@ -32,6 +38,28 @@ _SENDERS = {role.name.lower(): role for role in Role}
 def head_record(sender: Role, raw_head: bytes) -> Record:
     """Return an HTTP head as a record."""
     return {"kind": "head", "sender": sender.name.lower(), "head": mask_secrets(raw_head).decode("latin-1")}
+
+
+def checks_record(sender: Role, checks: Iterable[Check | AnswerCheck], accept: Accept | None) -> Record:
+    """Return what a handshake was held against, and with which result, as a record."""
+    record: Record = {
+        "kind": "checks",
+        "sender": sender.name.lower(),
+        "checks": [
+            {
+                "section": check.section,
+                "requirement": check.requirement,
+                "found": check.found,
+                "holds": check.holds,
+                "about": check.about,
+            }
+            for check in checks
+        ],
+    }
+    if accept is not None:
+        key, guid = accept.key, GUID.decode("ascii")
+        record["accept"] = {"key": key, "guid": guid, "sha1": accept.sha1.hex(), "value": accept.value}
+    return record
 
 
 def frame_record(sender: Role, frame: Frame) -> Record:
@@ -71,7 +99,7 @@ def from_line(line: str) -> Recorded:
     try:
         record = json.loads(line)
         sender = _SENDERS[record["sender"]] if "sender" in record else None
-        frame = _read_frame(record) if record["kind"] == "frame" else None
+        frame = read_frame(record) if record["kind"] == "frame" else None
         head = record.get("head", "").encode("latin-1")
         told = str(record.get("told") or record.get("from") or record.get("records") or "")
         return Recorded(record["kind"], float(record["at"]), int(record["connection"]), sender, head, frame, told)
@@ -79,7 +107,8 @@ def from_line(line: str) -> Recorded:
         raise UsageError(f"this is not a record: {line.strip()[:80]!r} ({type(error).__name__}: {error})") from None
 
 
-def _read_frame(record: Record) -> Frame:
+def read_frame(record: Record) -> Frame:
+    """Return the frame that a record tells of. Raises ValueError, KeyError or TypeError for what is none."""
     raw = bytes.fromhex(record["header"])
     header = parse_header(raw)
     if header is None or len(header.raw) != len(raw):

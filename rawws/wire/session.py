@@ -348,9 +348,10 @@ class Session:
 
         It is for the caller to say so, who alone knows when they really go.
         """
-        if self.on_frame is None:
+        show = self.on_frame  # which may have enough of it meanwhile
+        if show is None:
             return
         for header, payload in split_frames(data):
             recorder = FrameRecorder(header, self.shown_bytes)
             recorder.add(payload)
-            self.on_frame(self.our_role, recorder.frame())
+            show(self.our_role, recorder.frame())

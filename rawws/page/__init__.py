@@ -1,0 +1,123 @@
+"""The page: what crosses the wire of a server, for those who would rather look than read a log.
+
+Files of ``static/`` are given to browsers as they are, with no build step between. What the page shows comes over a
+WebSocket of its own, from a `Feed`; nothing is told before a page asks, and then within a budget.
+
+It is put in front of whatever else answers a server's requests::
+
+    page = Page(tracer)
+    serve(handler, port, http=page.before(app), routes=page.routes, tracer=tracer)
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+
+from rawws.exchange import Exchange
+from rawws.page.assets import HOME, Assets
+from rawws.page.feed import About, Feed
+from rawws.server import Route
+from rawws.tracing import Tracer
+from rawws.web import HttpApp
+from rawws.websocket import WebSocket
+from rawws.wire.handshake import Origins
+from rawws.wire.messages import Request, Response
+
+__all__ = ["HOME", "TRACE", "About", "Page", "is_local_name"]
+
+TRACE = HOME + "trace"
+
+
+class Page:
+    """Serves the page, and feeds it with what a tracer tells."""
+
+    def __init__(self, tracer: Tracer, about: About, *, any_host: bool = False) -> None:
+        """``about`` tells the page where it is.
+
+        Without ``any_host`` it is shown under addresses and ``localhost`` only. A page from elsewhere can have a
+        name of its own lead to this machine (DNS rebinding), and would be of the same origin then.
+        """
+        self._tracer = tracer
+        self._about = about
+        self._any_host = any_host
+        self._assets = Assets()
+
+    def before(self, app: HttpApp, *, at_root: bool = True) -> HttpApp:
+        """Return an app that answers what is asked for the page, and leaves all else to another.
+
+        With ``at_root`` a browser gets the page at ``/`` too; who doesn't ask for HTML gets what he would have.
+        """
+        return _PageFirst(self, app, at_root)
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """The page's own WebSocket, for the ``routes`` of `serve`."""
+        origins = Origins() if self._any_host else _LocalOrigins()
+        return {TRACE: Route(self._feed, origins, shows_frames=False)}
+
+    async def _feed(self, websocket: WebSocket) -> None:
+        await Feed(websocket, self._tracer, self._about).run()
+
+    def answer(self, request: Request, *, at_root: bool) -> Response | None:
+        """Return the answer to a request that is meant for the page; None for any other."""
+        path = request.path or ""
+        if path == "/" and at_root and request.method in ("GET", "HEAD") and _accepts_html(request):
+            path = HOME
+        if not path.startswith(HOME) and path != HOME.removesuffix("/"):
+            return None
+        host = request.headers.get("Host", "") or ""
+        if not self._any_host and not is_local_name(host):
+            return Response(403, f"The page is shown at this machine's addresses and at localhost, not at {host}.\n")
+        return self._assets.answer(request, path)
+
+
+class _PageFirst:
+    def __init__(self, page: Page, app: HttpApp, at_root: bool) -> None:
+        self._page = page
+        self._app = app
+        self._at_root = at_root
+        self.streams_bodies = app.streams_bodies
+
+    async def serve_exchange(self, exchange: Exchange) -> None:
+        response = self._page.answer(exchange.request, at_root=self._at_root)
+        if response is None:
+            await self._app.serve_exchange(exchange)
+        else:
+            await exchange.pass_over_body()
+            await exchange.answer(response)
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        return self._app.lifespan()
+
+
+class _LocalOrigins(Origins):
+    """Pages of this very host, and only while it goes by a name that nobody else can give it."""
+
+    def allow(self, origin: str, host: str) -> bool:
+        return is_local_name(host) and super().allow(origin, host)
+
+    def advise(self, origin: str) -> str:
+        return ""
+
+
+def is_local_name(host: str) -> bool:
+    """Say whether a ``Host`` is an address, or ``localhost``: what no DNS server decides about (RFC 6761 §6.3)."""
+    name = host.strip().lower()
+    if name.startswith("["):
+        name = name[1:].partition("]")[0]
+    elif name.count(":") == 1:
+        name = name.partition(":")[0]
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _accepts_html(request: Request) -> bool:
+    """Say whether a client asks for HTML by name, as browsers do; ``*/*`` alone is what programs send."""
+    return any(part.partition(";")[0].strip() == "text/html" for part in request.headers.tokens("Accept"))

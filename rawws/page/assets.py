@@ -1,0 +1,66 @@
+"""The page's files, as they are answered."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+
+from rawws.wire.messages import Request, Response
+
+HOME = "/_rawws/"
+
+_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+# Nothing from elsewhere, nothing inline; but WebSockets to anywhere, which is what the page is for.
+_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self' ws: wss:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+_ON_EACH = (
+    ("Content-Security-Policy", _POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-cache"),  # it is asked for each time, and costs a 304
+    ("Vary", "Accept"),
+)
+
+
+class Assets:
+    """All files, which are few and small, by name."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[bytes, str, str]] = {}
+        for file in files(__package__).joinpath("static").iterdir():
+            suffix = file.name.rpartition(".")[2]
+            if suffix in _TYPES:
+                content = file.read_bytes()
+                tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+                self._files[file.name] = (content, _TYPES[suffix], tag)
+
+    def answer(self, request: Request, path: str) -> Response:
+        """Return the answer to a request for a path at or below `HOME`."""
+        if path == HOME.removesuffix("/"):
+            return Response(308, b"", {"Location": HOME})
+        if request.method not in ("GET", "HEAD"):
+            return Response(405, "The page can be read only; use GET or HEAD.\n", {"Allow": "GET, HEAD"})
+        found = self._files.get(path.removeprefix(HOME) or "index.html")
+        if found is None:
+            return Response(404, f"There is no file of the page at {path}.\n")
+        content, content_type, tag = found
+        if tag in request.headers.get_all("If-None-Match"):
+            return Response(304, b"", [("ETag", tag), *_ON_EACH])
+        return Response(200, content, [("Content-Type", content_type), ("ETag", tag), *_ON_EACH])

@@ -1,0 +1,289 @@
+"""What a page is told, and what it may ask, over its WebSocket at ``/_rawws/trace``.
+
+Every message is JSON. The server begins with ``{"about": {...}}``, and then tells what happens, several at once:
+``{"records": [...]}``, each as in ``wire/records.py``, where a frame has these fields more: ``opcode``, ``fin``,
+``rsv`` and ``mask`` of its header, ``size`` (of its payload), ``message_size`` (of the message in it, where it is
+compressed) and ``preview``.
+
+The page may ask, with a number of its choice, and gets ``{"answer": number, ...}`` or ``{"answer": number, "error":
+"..."}``:
+
+===============================================  ================================================================
+``{"ask": 1, "for": "frame", "frame": {...}}``   ``fields``: its header bit by bit; ``text`` of its message
+``{"ask": 2, "for": "cases"}``                   ``cases``: what a server can be tried with
+``{"ask": 3, "for": "case", "name": "...",       ``sent``, ``story``, ``verdict``, ``got``: what became of it when
+"path": "/"}``                                   this server was tried with it
+===============================================  ================================================================
+
+Who watches must not slow down what is watched. A feed has a budget of records and bytes; when that is used up, it has
+the frames of all connections read in the fast lane again, rests, and tells how many messages went by meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from rawws.checker import Checker, Result
+from rawws.errors import ConnectionClosed
+from rawws.loop import current_loop
+from rawws.tracing import Tracer
+from rawws.version import __version__
+from rawws.websocket import WebSocket
+from rawws.wire import records, ruler
+from rawws.wire.cases import BY_NAME, CASES
+from rawws.wire.deflate import inflate_whole
+from rawws.wire.frames import Frame, Opcode
+from rawws.wire.records import Record
+from rawws.wire.role import Role
+from rawws.wire.trace import PREVIEW_TAIL_BYTES, preview_payload
+
+# What comes within this time goes out as one message: nobody sees the difference, and a browser has less to do.
+GATHER_S = 0.05
+# A page keeps up with so many frames (a guess: it draws some forty of them), and a server with the telling of them:
+# at 15 µs each, 2,000 a second are 3 % of a core. A burst may be larger.
+BURST_RECORDS = 12_000
+RECORDS_A_SECOND = 2_000
+BURST_BYTES = 8 * 1024 * 1024
+BYTES_A_SECOND = 2 * 1024 * 1024
+REST_S = 1.0
+
+# Of a frame's payload the page is told so much, and of a message that is to be inflated first so much is looked at.
+TOLD_BYTES = 4096
+INFLATED_BYTES = 64 * 1024
+MAX_MESSAGE_BYTES = 1024 * 1024
+
+CASE_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a page is to know of the server that it watches: ``uri`` is where that can be tried, and connected to.
+
+    ``is_tap`` says that the page's own server is another one.
+    """
+
+    uri: str
+    ssl: ssl.SSLContext | None = None
+    is_tap: bool = False
+    case_path: str = "/"
+
+
+class Feed:
+    """Tells one page what a tracer tells; a sink."""
+
+    def __init__(self, websocket: WebSocket, tracer: Tracer, about: About) -> None:
+        self.shown_bytes = INFLATED_BYTES
+        self.wants_frames = True
+        self._websocket = websocket
+        self._tracer = tracer
+        self._about = about
+        self._loop = current_loop()
+        self._waiting: list[str] = []
+        self._something = trio.Event()
+        self._records_left: float = BURST_RECORDS
+        self._bytes_left: float = BURST_BYTES
+        self._filled_at = trio.current_time()
+        self._missed = 0
+        self._passed_at_rest = 0
+        self._inflated: tuple[bytes, bytes | None] = (b"", b"")  # the payload inflated last, and what is in it
+        self._one_case = trio.CapacityLimiter(4)
+
+    def __repr__(self) -> str:
+        return f"<Feed waiting={len(self._waiting)} missed={self._missed} wants_frames={self.wants_frames}>"
+
+    async def run(self) -> None:
+        """Feed the page until it leaves."""
+        self._tracer.add(self)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tell)
+                with contextlib.suppress(ConnectionClosed):
+                    async for message in self._websocket:
+                        nursery.start_soon(self._answer, message)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._tracer.remove(self)
+
+    # What is told
+
+    def take(self, connection: int, record: Record) -> None:
+        self._add({"at": time.time(), "connection": connection, **record})
+
+    def take_frame(self, connection: int, sender: Role, frame: Frame) -> None:
+        if self._records_left < 1:  # before the work
+            self._miss()
+            return
+        header = frame.header
+        clear = frame
+        record = {
+            "at": time.time(),
+            "connection": connection,
+            **records.frame_record(sender, shortened(frame)),
+            "opcode": header.opcode_name,
+            "fin": header.fin,
+            "rsv": f"{header.rsv1:d}{header.rsv2:d}{header.rsv3:d}",
+            "mask": None if header.mask_key is None else header.mask_key.hex(),
+            "size": header.payload_bytes,
+        }
+        if header.rsv1 and (message := self._inflate(frame)) is not None:
+            record["message_size"] = len(message)
+            clear = as_uncompressed(frame, message)
+        record["preview"] = preview_payload(clear)
+        self._add(record)
+
+    def _add(self, record: Record) -> None:
+        if self._records_left < 1 or self._bytes_left < 1:
+            self._miss()
+            return
+        text = json.dumps(record, separators=(",", ":"))
+        self._records_left -= 1
+        self._bytes_left -= len(text)
+        self._waiting.append(text)
+        self._something.set()
+
+    def _miss(self) -> None:
+        """Count what isn't told, and have frames read in the fast lane again."""
+        self._missed += 1
+        if self.wants_frames:
+            self.wants_frames = False
+            self._passed_at_rest = self._loop.messages_in + self._loop.messages_out
+            self._something.set()
+            self._tracer.reconsider()
+
+    def _inflate(self, frame: Frame) -> bytes | None:
+        """Return the message in a frame, if that has all of one, and it isn't too large to be looked at."""
+        if frame.left_out_bytes or not frame.header.fin:
+            return None
+        payload = frame.payload_head + frame.payload_tail
+        if payload != self._inflated[0]:  # a broadcast goes out many times
+            self._inflated = (payload, inflate_whole(payload, MAX_MESSAGE_BYTES))
+        return self._inflated[1]
+
+    async def _tell(self) -> None:
+        await self._send({"about": self._describe()})
+        while True:
+            await self._something.wait()
+            self._something = trio.Event()
+            await trio.sleep(GATHER_S if self.wants_frames else REST_S)
+            self._fill()
+            if not self.wants_frames:
+                self._resume()
+            waiting, self._waiting = self._waiting, []
+            if waiting:
+                await self._send_text('{"records":[' + ",".join(waiting) + "]}")
+
+    def _fill(self) -> None:
+        """Fill up the budget for the time since that was done last."""
+        now = trio.current_time()
+        elapsed_s, self._filled_at = now - self._filled_at, now
+        self._records_left = min(BURST_RECORDS, self._records_left + elapsed_s * RECORDS_A_SECOND)
+        self._bytes_left = min(BURST_BYTES, self._bytes_left + elapsed_s * BYTES_A_SECOND)
+
+    def _resume(self) -> None:
+        """Look at frames again, and tell how much went by."""
+        passed = self._loop.messages_in + self._loop.messages_out - self._passed_at_rest
+        lost = {"at": time.time(), "connection": 0, "kind": "lost", "records": self._missed + passed}
+        self._waiting.append(json.dumps(lost))
+        self._missed = 0
+        self.wants_frames = True
+        self._tracer.reconsider()
+
+    def _describe(self) -> Record:
+        return {
+            "version": __version__,
+            "uri": self._about.uri if self._about.is_tap else None,
+            "is_tap": self._about.is_tap,
+            "connection": self._websocket.id,
+            "case_path": self._about.case_path,
+        }
+
+    # What is asked
+
+    async def _answer(self, message: str | bytes) -> None:
+        asked: Any = None
+        try:
+            asked = json.loads(message)
+            answer = await self._answers[asked["for"]](self, asked)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            answer = {"error": f"this can't be answered: {told or type(error).__name__}"}
+        number = asked.get("ask") if isinstance(asked, dict) else None
+        await self._send({"answer": number, **answer})
+
+    async def _explain_frame(self, asked: Mapping[str, Any]) -> Record:
+        frame = records.read_frame(asked["frame"])
+        return {
+            "fields": [field._asdict() for field in ruler.measure(frame.header)],
+            "meaning": ruler.describe_payload(frame),
+            "text": self._read_text(frame),
+        }
+
+    def _read_text(self, frame: Frame) -> str | None:
+        """Return the text in a frame, or as much as there is of it; None if it is none."""
+        if frame.header.is_control or frame.header.opcode == Opcode.BINARY:
+            return None
+        clear: bytes | None = frame.payload_head
+        if frame.header.rsv1:
+            clear = self._inflate(frame)
+        if clear is None:
+            return None
+        try:
+            # Where a part is left out, or another frame goes on, the end may be within a character.
+            errors = "ignore" if frame.left_out_bytes or not frame.header.fin else "strict"
+            return clear.decode(errors=errors)[:TOLD_BYTES]
+        except UnicodeDecodeError:
+            return None  # a part of a binary message, or of one that is compressed
+
+    async def _list_cases(self, asked: Mapping[str, Any]) -> Record:
+        told = ("name", "title", "section", "rule")
+        return {"cases": [{name: getattr(case, name) for name in told} for case in CASES]}
+
+    async def _run_case(self, asked: Mapping[str, Any]) -> Record:
+        case = BY_NAME[asked["name"]]
+        path = str(asked.get("path") or self._about.case_path)
+        checker = Checker(self._about.uri + "/" + path.lstrip("/"), ssl=self._about.ssl, patience_s=CASE_PATIENCE_S)
+        async with self._one_case:
+            return describe_result(await checker.run_case(case))
+
+    _answers = {"frame": _explain_frame, "cases": _list_cases, "case": _run_case}  # noqa: RUF012
+
+    async def _send(self, told: Record) -> None:
+        await self._send_text(json.dumps(told, separators=(",", ":")))
+
+    async def _send_text(self, text: str) -> None:
+        with contextlib.suppress(ConnectionClosed):  # then `run` ends
+            await self._websocket.send(text, compress=False)  # it has no long way to go
+
+
+def shortened(frame: Frame) -> Frame:
+    """Return a frame with no more of its payload than a page is told."""
+    more_bytes = frame.header.payload_bytes - TOLD_BYTES
+    if more_bytes <= 0:
+        return frame
+    end = frame.payload_tail or frame.payload_head
+    return Frame(frame.header, frame.payload_head[:TOLD_BYTES], end[-min(more_bytes, PREVIEW_TAIL_BYTES) :])
+
+
+def as_uncompressed(frame: Frame, message: bytes) -> Frame:
+    """Return the ends of a frame as it would be without compression."""
+    header = frame.header._replace(rsv1=False, payload_bytes=len(message))
+    return Frame(header, message) if len(message) <= TOLD_BYTES else shortened(Frame(header, message))
+
+
+def describe_result(result: Result) -> Record:
+    """Return what became of a case."""
+    return {
+        "name": result.case.name,
+        "sent": result.sent.hex(),
+        "received": result.answer.raw.hex(),
+        "story": result.story(),
+        **{"verdict": result.outcome.verdict.value, "got": result.outcome.got},
+    }
