@@ -257,8 +257,10 @@ class HttpConnection:
                 await self._answer_instead(response, "process_request", logs.http, close=False)
                 return None
         exchange = Exchange(self, request)
-        if logs.http.isEnabledFor(logging.INFO):
-            self._log(logs.http, logging.INFO, IN, f"Received request for {request.target}")
+        # What is asked for rawws's own sake would only hide the rest.
+        level = logging.DEBUG if request.target.startswith(web.OWN_PATHS) else logging.INFO
+        if logs.http.isEnabledFor(level):
+            self._log(logs.http, level, IN, f"Received request for {request.target}")
         await self._have_answered(exchange)
         return None
 

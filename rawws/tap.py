@@ -75,7 +75,7 @@ class _Tapped:
         self._ends = {Role.CLIENT: client}
         self._target = target
         self._tracer = tracer
-        self._observer = Observer(shown_bytes=tracer.shown_bytes)
+        self._observer = Observer()
         self._told = ""  # how it ended, where that is worth a word
 
     async def run(self) -> None:
@@ -106,6 +106,7 @@ class _Tapped:
         try:
             while data := await source.receive():
                 # Shown before it is passed on, so that a question stands before its answer.
+                self._observer.shown_bytes = self._tracer.shown_bytes
                 for seen in self._observer.receive(sender, data):
                     self._show(seen)
                 await sink.send_all(data)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rawws.exchange import Exchange
 
 GREETING = "hi there"
+OWN_PATHS = "/_rawws/"  # below which nothing is an application's
 ALLOWED_METHODS = ("GET", "HEAD")
 
 # What a program may give for requests that don't upgrade.

@@ -22,6 +22,9 @@ HELP = "explain bytes: a handshake, frames, a capture"
 # Of a file that is HTTP itself: a dump of it begins with an offset.
 _HTTP_LINE = re.compile(rb"(?:HTTP/\d|[A-Za-z]+ \S+ HTTP/)")
 
+# Records, a line each; or as an array with one on each line, as the page exports them.
+_RECORDS = re.compile(r"\s*(?:\[\s*)?\{")
+
 _FOUND_FAULT = 1
 
 
@@ -104,7 +107,7 @@ def _as_text(data: bytes) -> bytes | str:
 def _explain(source: bytes | str, sender: Role | None) -> Iterator[tuple[str, Seen | None]]:
     """Yield what is seen, each with a title where another connection or direction begins."""
     if isinstance(source, str):
-        if source.lstrip().startswith("{"):
+        if _RECORDS.match(source):
             yield from _explain_records(source)
             return
         if dumps.is_tcpdump(source):
@@ -144,7 +147,7 @@ def _explain_records(text: str) -> Iterator[tuple[str, Seen | None]]:
     """Explain each connection of a recording by itself."""
     connections: dict[int, list[Recorded]] = {}
     for line in text.splitlines():
-        if line.strip():
+        if (line := line.strip().removesuffix(",")) not in ("", "[", "]"):
             record = from_line(line)
             connections.setdefault(record.connection, []).append(record)
     for number, records in connections.items():

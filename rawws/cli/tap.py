@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import logging
 import signal
+import socket
 import ssl
+from functools import partial
 from urllib.parse import urlsplit
 
 import trio
@@ -14,9 +16,14 @@ import trio
 from rawws import logs
 from rawws.cli.arguments import insecure_tls
 from rawws.errors import UsageError
+from rawws.page import TRACE, About, Page
+from rawws.server import serve
 from rawws.tap import Target, run_tap
 from rawws.tracing import Recording, Tracer
-from rawws.transport import open_listeners
+from rawws.transport import dialled_address, is_loopback, name_address, open_listeners
+from rawws.websocket import WebSocket
+from rawws.wire.handshake import wants_websocket
+from rawws.wire.messages import Request, Response
 from rawws.wire.trace import STATE
 
 NAME = "tap"
@@ -34,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", help="HOST:PORT of the server, or its URL: ws://…, wss://…, http…")
     parser.add_argument("-n", "--no-check", action="store_true", help="don't check the server's TLS certificate")
     parser.add_argument("--record", metavar="FILE", help="write all of it to this file too, for rawws decode to read")
+    parser.add_argument("--page", metavar="[HOST:]PORT", help="show it in a browser too, on a port of its own")
     levels = parser.add_mutually_exclusive_group()
     levels.add_argument("--log-level", choices=list(logs.LEVELS), default="debug", help="default: %(default)s")
     levels.add_argument("-q", dest="log_level", action="store_const", const="info", help="connections only (info)")
@@ -54,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             tracer.add(recording)
             stack.callback(recording.close)
             stack.callback(tracer.remove, recording)
-        trio.run(_tap, host, port, target, tracer)
+        trio.run(_tap, (host, port), target, tracer, parse_listen(options.page) if options.page else None)
     return 0
 
 
@@ -84,15 +92,44 @@ def parse_target(text: str, *, check: bool) -> Target:
     return Target(parts.hostname, port, tls)
 
 
-async def _tap(host: str, port: int, target: Target, tracer: Tracer) -> None:
+async def _tap(listen: tuple[str, int], target: Target, tracer: Tracer, page_at: tuple[str, int] | None) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        listeners = await open_listeners(host, port)
+        listeners = await open_listeners(*listen)
         async with trio.open_nursery() as nursery:
             for name in await nursery.start(run_tap, listeners, target, tracer):
-                told = f"listening on http://{name} and ws://{name}, and passing all on to {target} as it is"
-                logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+                _log(f"listening on http://{name} and ws://{name}, and passing all on to {target} as it is")
+            if page_at is not None:
+                about = About(f"ws://{name_address(dialled_address(listeners[0]))}", is_tap=True)
+                await _show_page(nursery, await open_listeners(*page_at), tracer, about)
             async for received in signals:
-                told = f"{signal.Signals(received).name}: stopped"
-                logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+                _log(f"{signal.Signals(received).name}: stopped")
                 nursery.cancel_scope.cancel()
                 break
+
+
+async def _show_page(nursery: trio.Nursery, listeners: list[socket.socket], tracer: Tracer, about: About) -> None:
+    """Serve the page, and nothing else, beside the tap."""
+    page = Page(tracer, about, any_host=not all(map(is_loopback, listeners)))
+
+    def refuse_others(request: Request) -> Response | None:
+        if wants_websocket(request) and request.path != TRACE:
+            return Response(404, f"Here is the page of a tap; connect to {about.uri} instead.\n")
+        return None
+
+    async def nobody(_: WebSocket) -> None:
+        pass
+
+    start = partial(
+        serve,
+        nobody,
+        listeners=listeners,
+        http=page.before(None),
+        routes=page.routes,
+        process_request=refuse_others,
+    )
+    for name in (await nursery.start(start)).addresses:
+        _log(f"open http://{name}/ in a browser to see it there")
+
+
+def _log(told: str) -> None:
+    logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from rawws.exchange import Exchange
 from rawws.page.assets import HOME, Assets
@@ -44,8 +44,8 @@ class Page:
         self._any_host = any_host
         self._assets = Assets()
 
-    def before(self, app: HttpApp, *, at_root: bool = True) -> HttpApp:
-        """Return an app that answers what is asked for the page, and leaves all else to another.
+    def before(self, app: HttpApp | None, *, at_root: bool = True) -> HttpApp:
+        """Return an app that answers what is asked for the page, and leaves all else to another; None for 404.
 
         With ``at_root`` a browser gets the page at ``/`` too; who doesn't ask for HTML gets what he would have.
         """
@@ -74,22 +74,22 @@ class Page:
 
 
 class _PageFirst:
-    def __init__(self, page: Page, app: HttpApp, at_root: bool) -> None:
+    def __init__(self, page: Page, app: HttpApp | None, at_root: bool) -> None:
         self._page = page
         self._app = app
         self._at_root = at_root
-        self.streams_bodies = app.streams_bodies
+        self.streams_bodies = app is not None and app.streams_bodies
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         response = self._page.answer(exchange.request, at_root=self._at_root)
-        if response is None:
+        if response is None and self._app is not None:
             await self._app.serve_exchange(exchange)
         else:
             await exchange.pass_over_body()
-            await exchange.answer(response)
+            await exchange.answer(response or Response(404, f"Here is nothing; the page is at {HOME}.\n"))
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
-        return self._app.lifespan()
+        return nullcontext() if self._app is None else self._app.lifespan()
 
 
 class _LocalOrigins(Origins):

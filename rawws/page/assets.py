@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from importlib.resources import files
 
+from rawws.web import OWN_PATHS
 from rawws.wire.messages import Request, Response
 
-HOME = "/_rawws/"
+HOME = OWN_PATHS
 
 _TYPES = {
     "html": "text/html; charset=utf-8",

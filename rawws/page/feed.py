@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import secrets
 import ssl
 import time
 from collections.abc import Mapping
@@ -31,6 +33,7 @@ from typing import Any
 
 import trio
 
+from rawws import logs
 from rawws.checker import Checker, Result
 from rawws.errors import ConnectionClosed
 from rawws.loop import current_loop
@@ -43,7 +46,7 @@ from rawws.wire.deflate import inflate_whole
 from rawws.wire.frames import Frame, Opcode
 from rawws.wire.records import Record
 from rawws.wire.role import Role
-from rawws.wire.trace import PREVIEW_TAIL_BYTES, preview_payload
+from rawws.wire.trace import PREVIEW_TAIL_BYTES, STATE, preview_payload
 
 # What comes within this time goes out as one message: nobody sees the difference, and a browser has less to do.
 GATHER_S = 0.05
@@ -61,6 +64,8 @@ INFLATED_BYTES = 64 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024
 
 CASE_PATIENCE_S = 2.0
+
+_INSTANCE = secrets.token_hex(8)  # by which a page that comes back knows whether it is among the same connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,7 @@ class Feed:
 
     async def run(self) -> None:
         """Feed the page until it leaves."""
+        logs.line(logs.hub, logging.INFO, self._websocket.id, STATE, "a page watches what crosses the wire")
         self._tracer.add(self)
         try:
             async with trio.open_nursery() as nursery:
@@ -201,7 +207,7 @@ class Feed:
             "version": __version__,
             "uri": self._about.uri if self._about.is_tap else None,
             "is_tap": self._about.is_tap,
-            "connection": self._websocket.id,
+            "instance": _INSTANCE,
             "case_path": self._about.case_path,
         }
 
@@ -222,7 +228,7 @@ class Feed:
         frame = records.read_frame(asked["frame"])
         return {
             "fields": [field._asdict() for field in ruler.measure(frame.header)],
-            "meaning": ruler.describe_payload(frame),
+            "meaning": ruler.describe_payload(frame) if frame.header.opcode == Opcode.CLOSE else "",
             "text": self._read_text(frame),
         }
 

@@ -117,7 +117,7 @@ class Observer:
     """
 
     def __init__(self, *, in_frames: bool = False, shown_bytes: int = 0) -> None:
-        self._shown_bytes = shown_bytes
+        self.shown_bytes = shown_bytes  # may be changed at any time, and counts from the next frame on
         self._directions = {role: _Direction(role) for role in Role}
         self._requests: deque[_Asked] = deque()  # whose answers are to come
         self._asked: _Asked | None = None  # to upgrade, and the answer is to come
@@ -148,7 +148,7 @@ class Observer:
     def _switch(self, *, deflate: bool) -> None:
         self.switched = True
         for direction in self._directions.values():
-            direction.frames = _Frames(direction.sender, direction.at, deflate=deflate, shown_bytes=self._shown_bytes)
+            direction.frames = _Frames(direction.sender, direction.at, deflate=deflate)
             direction.mode = _Mode.FRAMES
 
     def _read(self, direction: _Direction, out: list[Seen]) -> None:
@@ -162,6 +162,7 @@ class Observer:
                         return
                 case _Mode.FRAMES:
                     assert direction.frames is not None
+                    direction.frames.shown_bytes = self.shown_bytes
                     direction.frames.receive(direction.take(len(direction.buffer)), out)
                 case _Mode.LOST:
                     direction.take(len(direction.buffer))
@@ -357,9 +358,9 @@ class _Direction:
 class _Frames:
     """The frames of one direction, judged by what their receiver would use."""
 
-    def __init__(self, sender: Role, at: int, *, deflate: bool, shown_bytes: int) -> None:
+    def __init__(self, sender: Role, at: int, *, deflate: bool) -> None:
         self._sender = sender
-        self._shown_bytes = shown_bytes
+        self.shown_bytes = 0
         self._at = at  # of the next byte
         self._frame_at = at
         self._raw = b""  # the frame's bytes so far
@@ -383,7 +384,7 @@ class _Frames:
                     self._ignored = self._judge.ended
                 position = scanner.scan_header(data, position)
                 if scanner.header is not None:
-                    self._recorder = FrameRecorder(scanner.header, self._shown_bytes)
+                    self._recorder = FrameRecorder(scanner.header, self.shown_bytes)
             else:
                 position = scanner.scan_payload(data, position)
                 self._recorder.add(data[start:position])
