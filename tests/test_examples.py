@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 import rawws
 import rawws.examples
+from tests.browser import launch, need_chromium
 from tests.serving import LOOPBACK, PATIENCE_S, need
 
 FOLDER = Path(rawws.examples.__file__).parent
@@ -120,13 +120,12 @@ def test_chat_has_rooms_and_names(run: Run) -> None:
 
 
 def test_chat_in_two_tabs_of_a_browser(run: Run) -> None:
-    chromium = shutil.which("chromium")
-    need(chromium, "Chromium")
+    need_chromium()
     from playwright.sync_api import expect, sync_playwright
 
     port = run("chat", "--port", "0").wait_listening()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = launch(playwright)
         try:
             alice, bob = browser.new_page(), browser.new_page()
             for page, name in ((alice, "alice"), (bob, "bob")):

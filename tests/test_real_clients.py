@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import pytest
 
+from tests.browser import launch, need_chromium
 from tests.serving import LOOPBACK, PATIENCE_S, Lines, Program, StartProgram, need
 
 if TYPE_CHECKING:
@@ -32,17 +33,6 @@ T = TypeVar("T")
 
 HELLO = "Hello! Message From Server!!"
 HERE = Path(__file__).parent
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--no-proxy-server",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 class Closed(NamedTuple):
@@ -214,9 +204,7 @@ class Chromium:
     """A headless Chromium. playwright's calls all have to come from one thread, which isn't one that runs trio."""
 
     def __init__(self) -> None:
-        need(importlib.util.find_spec("playwright"), "playwright (pip install playwright)")
-        self._chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-        need(self._chromium, "chromium")
+        need_chromium()
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._stop: Callable[[], None] = lambda: None
         try:
@@ -230,7 +218,7 @@ class Chromium:
 
         playwright = sync_playwright().start()
         self._stop = playwright.stop
-        return playwright.chromium.launch(executable_path=self._chromium, args=CHROMIUM_FLAGS)
+        return launch(playwright)
 
     def wait_for(self, call: Callable[[], T]) -> T:
         return self._thread.submit(call).result(2 * PATIENCE_S)

@@ -118,7 +118,7 @@ export class Upgrade {
       cell.append(el("span", { class: "hint" }, "not sent"));
     } else {
       const colon = line.indexOf(":");
-      const isField = colon > 0 && !/^\S+ /.test(line);
+      const isField = colon > 0 && !line.startsWith("HTTP/") && !/ HTTP\/\S+$/.test(line);
       const code = el("code", {});
       if (isField) code.append(el("b", {}, line.slice(0, colon)), line.slice(colon));
       else code.append(line);

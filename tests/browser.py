@@ -1,0 +1,48 @@
+"""A headless Chromium, for the tests that need a browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.serving import need
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def need_chromium() -> str:
+    """Return the path of the browser; skips or fails the test where it, or what drives it, is missing."""
+    need(importlib.util.find_spec("playwright"), "playwright (pip install playwright)")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    need(chromium, "chromium")
+    assert chromium is not None
+    return chromium
+
+
+def launch(playwright: Playwright) -> Browser:
+    """Start it. Whoever stops playwright ends it."""
+    return playwright.chromium.launch(executable_path=need_chromium(), args=FLAGS)
+
+
+def need_node_module(name: str) -> Path:
+    """Return the folder of a package of npm's."""
+    given = os.environ.get("RAWWS_NODE_MODULES", "node_modules")
+    folder = Path(given) / name
+    need(folder.is_dir(), f"npm's {name} (npm install --no-save {name}, or RAWWS_NODE_MODULES=…/node_modules)")
+    return folder

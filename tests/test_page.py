@@ -1,0 +1,475 @@
+"""The page, in a real browser: each panel, by what a person does and sees."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import rawws.cli
+from rawws.wire.cases import CASES
+from rawws.wire.frames import apply_mask
+from rawws.wire.handshake import GUID
+from tests.browser import launch, need_chromium, need_node_module
+from tests.serving import PATIENCE_S, Program, StartProgram
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+HELLO = "Hello! Message From Server!!"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    need_chromium()
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=PATIENCE_S * 1000)
+    with sync_playwright() as playwright:
+        yield launch(playwright)
+
+
+Visit = Callable[..., "Page"]
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Shows the page of a program. No test may leave an error in the browser's console."""
+    complaints: list[str] = []
+    contexts = []
+
+    def visit(server: Program | str, path: str = "/", **settings: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **settings})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_S * 1000)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.goto(f"http://{server if isinstance(server, str) else server.address}{path}")
+        page.locator("#watch[data-state=watching]").wait_for()
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def connect(page: Page, peers: int = 1) -> Locator:
+    """Connect peers to what the page offers, and wait until each is known to the server as well."""
+    from playwright.sync_api import expect
+
+    for _ in range(peers):
+        page.get_by_role("button", name="Connect a peer").click()
+    cards = page.locator(".peer[data-state=open]")
+    expect(cards).to_have_count(peers)
+    expect(cards.locator(".number:visible")).to_have_count(peers)
+    return cards
+
+
+def send(page: Page, text: str, kind: str = "text", sender: str = "") -> None:
+    page.get_by_role("radio", name=kind, exact=True).check()
+    page.get_by_role("textbox", name="Message").fill(text)
+    page.get_by_role("combobox", name="From").select_option(sender)
+    page.get_by_role("button", name="Send", exact=True).click()
+
+
+def choose_connection(page: Page, told: str) -> None:
+    option = page.locator("#connection option", has_text=told)
+    option.wait_for(state="attached")
+    page.get_by_role("combobox", name="Connection").select_option(option.get_attribute("value"))
+
+
+def frame_rows(page: Page) -> Locator:
+    return page.locator("#table .rows .row")
+
+
+def test_what_one_peer_sends_arrives_at_all_three(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program())
+    cards = connect(page, 3)
+    send(page, "hello from A", sender="A")
+    for index in range(3):
+        received = cards.nth(index).locator("li.received")
+        expect(received).to_have_count(2)
+        expect(received.nth(0)).to_contain_text(HELLO)
+        expect(received.nth(1)).to_contain_text("hello from A")
+    expect(cards.nth(0).locator("li.sent")).to_contain_text("hello from A")
+    # Three greetings; then one frame in, and three out.
+    rows = frame_rows(page)
+    expect(rows).to_have_count(7)
+    expect(page.locator("#table .rows .row.client")).to_have_count(1)
+    expect(page.locator("#table .rows .row.client .preview")).to_have_text("'hello from A'")
+    told = page.locator("#table .rows .row.server .of").all_inner_texts()
+    assert {name.split()[1] for name in told} == {"A", "B", "C"}
+    expect(page.locator("#watch")).to_have_text("watching: 3 WebSockets open")
+
+
+def test_the_upgrade_header_by_header(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program("--subprotocol", "chat.v2"))
+    page.get_by_label("URL").fill(page.get_by_label("URL").input_value() + "?name=a")
+    page.get_by_label("Subprotocols").fill("chat.v1, chat.v2")
+    card = connect(page)
+    expect(card.locator(".state")).to_have_text("open: speaks chat.v2")
+    request, response = page.locator(".head.client"), page.locator(".head.server")
+    first = request.locator("tbody tr").first
+    expect(first).to_contain_text("GET /room?name=a HTTP/1.1\\r\\n")
+    expect(first.locator(".check.yes")).to_have_count(4)
+    expect(first.get_by_role("link", name="RFC 6455 §4.2.1 item 1").first).to_have_attribute(
+        "href", "https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1"
+    )
+    for name in ("Host", "Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Origin"):
+        line = request.locator("tr").filter(has=page.locator("b", has_text=re.compile(f"^{name}$")))
+        expect(line.locator(".check.yes")).to_have_count(1)
+    expect(page.locator(".check.no")).to_have_count(0)
+    key = request.locator("tr", has_text="Sec-WebSocket-Key").locator("code").first.inner_text().split()[1]
+    key = key.removesuffix("\\r\\n")
+    digest = hashlib.sha1(key.encode() + GUID).digest()
+    steps = page.locator(".accept li code").all_inner_texts()
+    assert steps == [key, key + GUID.decode(), digest.hex(" "), base64.b64encode(digest).decode()]
+    expect(response).to_contain_text(f"Sec-WebSocket-Accept: {steps[3]}\\r\\n")
+    expect(response).to_contain_text("✓ yes Sec-WebSocket-Accept belongs to our key")
+    expect(page.locator(".switch")).to_contain_text("101: HTTP ends here")
+    page.get_by_label("bytes in hex").check()
+    expect(first.locator(".hex")).to_have_text(b"GET /room?name=a HTTP/1.1\r\n".hex(" "))
+
+
+def test_a_refusal_and_what_was_wrong(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program())
+    connect(page)
+    page.locator("#cases button", has_text="version 12").click()
+    expect(page.locator("#case dd").last).to_contain_text("good 426, Sec-WebSocket-Version: 13")
+    choose_connection(page, "break-it")
+    expect(page.locator(".check.no")).to_have_text("✗ NO Sec-WebSocket-Version is 13 RFC 6455 §4.2.1 item 6")
+    expect(page.locator(".head.server")).to_contain_text("HTTP/1.1 426 Upgrade Required")
+    expect(page.locator(".switch")).to_have_count(0)
+
+
+def test_the_bits_of_a_frame(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program("--hello", ""))
+    connect(page)
+    message = json.dumps({"drinks": ["coffee"] * 400})
+    send(page, message, "JSON")
+    rows = frame_rows(page)
+    expect(rows).to_have_count(2)
+    row = rows.nth(0)
+    # Chromium compresses: few bytes on the wire, many in the message.
+    expect(row.locator(".flags")).to_have_text("1 100")
+    expect(row.locator(".size")).to_have_text(f"{len(message):,}")
+    assert int(row.locator(".wire").inner_text()) < len(message) / 20
+    row.click()
+    frame = page.locator("#frame")
+    expect(frame.locator("h3")).to_contain_text("from the client: TEXT")
+    fields = frame.locator(".fields tbody tr")
+    assert fields.locator("th").all_inner_texts() == [
+        *("FIN", "RSV1", "RSV2", "RSV3", "opcode", "MASK", "length", "masking key")
+    ]
+    expect(fields.nth(1)).to_contain_text("the message is compressed with permessage-deflate")
+    expect(fields.nth(1).get_by_role("link")).to_have_attribute(
+        "href", "https://www.rfc-editor.org/rfc/rfc7692#section-6"
+    )
+    key = row.locator(".mask").inner_text()
+    expect(fields.nth(7).locator("code")).to_have_text(bytes.fromhex(key).hex(" "))
+    # 16 bits to a row, so that the key is in two.
+    length = fields.nth(6).locator("code").inner_text()
+    halves = [bytes.fromhex(half).hex(" ") for half in (key[:4], key[4:])]
+    expect(frame.locator(".ruler .digits")).to_have_text(["1", "1", "0", "0", "0001", "1", length, *halves])
+    masked, clear = map(bytes.fromhex, frame.locator(".dump").inner_text().splitlines()[1].split("  ")[1:3])
+    assert apply_mask(masked, bytes.fromhex(key)) == clear
+    assert json.loads(frame.locator(".text").inner_text()) == json.loads(message)
+
+
+def test_closing_with_a_code_and_a_reason(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    program = start_program("--hello", "")
+    page = visit(program)
+    connect(page)
+    card = page.locator(".peer")
+    card.get_by_label("close code").fill("1001")
+    card.get_by_role("button", name="Close").click()
+    expect(card.locator(".state")).to_contain_text("code must be either 1000, or between 3000 and 4999")
+    card.get_by_label("close code").fill("3001")
+    card.get_by_label("close reason").fill("enough")
+    card.get_by_role("button", name="Close").click()
+    expect(card.locator(".state")).to_have_text("closed with 3001 “enough”")
+    rows = frame_rows(page)
+    expect(rows.locator(".preview")).to_have_text(["3001 'enough'"] * 2)
+    rows.nth(1).click()
+    expect(page.locator("#frame .meaning")).to_have_text("3001 (a code of libraries and applications), reason 'enough'")
+    expect(page.locator("#upgrade")).to_contain_text("closed by the client with 3001")
+    page.locator("#which").select_option("data")
+    expect(rows).to_have_count(0)
+    card.get_by_role("button", name="Connect again").click()
+    expect(page.locator(".peer[data-state=open] .number:visible")).to_have_count(1)
+    card.get_by_role("button", name="Close").click()
+    card.get_by_role("button", name="Remove").click()
+    expect(page.locator("#no-peers")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        ("JSON", "{not json", "This is not JSON"),
+        ("hex", "abc", "This is not hex"),
+        ("text", "hello", "No peer is open"),
+        ("file", "", "Choose a file first"),
+    ],
+)
+def test_what_can_not_be_sent(start_program: StartProgram, visit: Visit, kind: str, text: str, told: str) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program())
+    if kind != "text":
+        connect(page)
+    page.get_by_role("textbox", name="Message").fill(text)
+    page.get_by_role("radio", name=kind, exact=True).check()
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator("#send-told")).to_contain_text(told)
+    expect(page.locator("#send-told.error")).to_be_visible()
+
+
+def test_bytes_a_file_and_the_history(start_program: StartProgram, visit: Visit, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program("--hello", ""))
+    card = connect(page)
+    send(page, "de ad 0xbe,ef", "hex")
+    expect(card.locator("li.received")).to_contain_text("de ad be ef (4 bytes)")
+    (tmp_path / "some.bin").write_bytes(bytes(range(256)) * 40)
+    page.get_by_role("radio", name="file", exact=True).check()
+    page.locator("#file").set_input_files(tmp_path / "some.bin")
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(card.locator("li.received").nth(1)).to_contain_text("(10.2 kB)")
+    expect(page.locator("#send-told")).to_have_text("Sent 10.2 kB from 1 peer.")
+    page.locator("#history-box summary").click()
+    expect(page.locator("#history li")).to_contain_text(["file some.bin (10.2 kB)", "hex de ad 0xbe,ef"])
+    page.locator("#history button").click()
+    expect(page.get_by_role("textbox", name="Message")).to_have_value("de ad 0xbe,ef")
+    page.get_by_role("textbox", name="Message").press("Control+Enter")
+    expect(card.locator("li.received")).to_have_count(3)
+
+
+def test_repeating_until_it_is_stopped(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program("--hello", ""))
+    card = connect(page)
+    page.get_by_role("textbox", name="Message").fill("tick")
+    page.get_by_role("spinbutton", name="every").fill("10")
+    page.get_by_role("button", name="Repeat").click()
+    expect(card.locator("li.received").nth(4)).to_have_text("← tick")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Repeat")).to_have_attribute("aria-pressed", "false")
+
+
+def test_a_frame_that_no_browser_sends(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program())
+    page.locator("#cases button", has_text="a frame that is not masked").click()
+    case = page.locator("#case")
+    expect(case.locator("h3")).to_have_text("The server is sent a frame that is not masked")
+    expect(case.locator("dd").nth(0)).to_contain_text("close with 1002")
+    expect(case.locator("dd").nth(1)).to_contain_text("good a close with 1002 (protocol error)")
+    expect(case.locator(".story")).to_contain_text("TEXT fin=1 rsv=000 mask=none len=5 'hello'")
+    assert "81 05 68 65 6c 6c 6f" in case.locator(".dump").nth(0).inner_text().replace("\n", " ")
+    # It is among the frames that crossed the wire, too.
+    expect(frame_rows(page).filter(has_text="CLOSE").locator(".preview")).to_contain_text("1002")
+
+
+def test_all_that_no_browser_sends(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program())
+    page.get_by_role("button", name="Run all").click()
+    expect(page.locator("#score")).to_have_text(f"{len(CASES)} good")
+    expect(page.locator("#cases .verdict.good")).to_have_count(len(CASES))
+
+
+def test_finding_pausing_clearing(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program("--hello", ""))
+    connect(page, 2)
+    rows = frame_rows(page)
+    send(page, "apple", sender="A")
+    send(page, "pear", sender="B")
+    expect(rows).to_have_count(6)
+    page.get_by_role("searchbox", name="Find").fill("APPLE")
+    expect(rows.locator(".preview")).to_have_text(["'apple'"] * 3)
+    page.get_by_role("searchbox", name="Find").fill("")
+    page.locator("#which").select_option("client")
+    expect(rows).to_have_count(2)
+    page.locator("#which").select_option("all")
+    choose_connection(page, "peer A")
+    page.get_by_label("only of the connection above").check()
+    expect(rows).to_have_count(3)
+    page.get_by_label("only of the connection above").uncheck()
+    page.get_by_role("button", name="Pause").click()
+    send(page, "plum", sender="A")
+    expect(page.locator("#totals")).to_contain_text("9 frames")
+    expect(rows).to_have_count(6)
+    page.get_by_role("button", name="Pause").click()
+    expect(rows).to_have_count(9)
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#totals")).to_have_text("No frames yet.")
+    expect(rows).to_have_count(0)
+
+
+def test_what_is_exported_can_be_decoded(
+    start_program: StartProgram, visit: Visit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = visit(start_program("--hello", ""))
+    connect(page)
+    send(page, "hello")
+    frame_rows(page).nth(1).wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export JSON").click()
+    file = tmp_path / "frames.json"
+    download.value.save_as(file)
+    assert [record["sender"] for record in json.loads(file.read_text())] == ["client", "server"]
+    assert rawws.cli.main(["decode", "--brief", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "TEXT, 5 bytes: 'hello'" in shown
+    assert "TEXT fin=1 rsv=000 mask=none len=5 'hello'" in shown
+
+
+def test_ten_thousand_frames(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+    from websockets.sync.client import connect as dial
+
+    program = start_program("--hello", "")
+    page = visit(program)
+    with dial(f"ws://{program.address}/room", compression=None, proxy=None) as client:
+        for number in range(5000):
+            client.send(f"message {number}")
+        for _ in range(5000):
+            client.recv(PATIENCE_S)
+        expect(page.locator("#totals")).to_contain_text("10,000 frames")
+        rows = frame_rows(page)
+        expect(rows.last.locator(".preview")).to_have_text("'message 4999'")
+        assert rows.count() < 100  # only what is in view is drawn
+        table = page.locator("#table")
+        expect(table).to_have_attribute("aria-rowcount", "10001")
+        table.focus()
+        table.press("Home")
+        expect(page.locator("#table [aria-selected=true] .preview")).to_have_text("'message 0'")
+        table.press("ArrowDown")
+        expect(table).to_have_attribute("aria-activedescendant", "frame-2")
+        page.get_by_role("searchbox", name="Find").fill("message 4321")
+        expect(rows).to_have_count(2)
+
+
+def test_secrets_are_masked(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+    from websockets.sync.client import connect as dial
+
+    program = start_program()
+    page = visit(program)
+    headers = {"Authorization": "Bearer abc", "Cookie": "session=abc"}
+    with dial(f"ws://{program.address}/room", additional_headers=headers, proxy=None):
+        expect(page.locator(".head.client")).to_contain_text("Authorization: (masked, 10 bytes)")
+        expect(page.locator(".head.client")).to_contain_text("Cookie: (masked, 11 bytes)")
+
+
+def test_the_server_goes_and_comes_back(start_program: StartProgram, browser: Browser) -> None:
+    from playwright.sync_api import expect
+
+    program = start_program()
+    context = browser.new_context()  # its console may complain that nobody answers
+    page = context.new_page()
+    page.goto(f"http://{program.address}/")
+    connect(page)
+    program.end()
+    expect(page.locator("#watch")).to_have_text("the server has gone; trying again")
+    expect(page.locator(".peer .state")).to_have_text("closed without a close (1006)")
+    again = start_program("--port", str(program.port))
+    expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
+    assert again.port == program.port
+    page.get_by_role("button", name="Connect again").click()
+    expect(page.locator(".peer[data-state=open] .number:visible")).to_have_count(1)
+    context.close()
+
+
+def test_the_page_of_a_tap(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    behind = start_program("--no-page", "--allow-origin", "*")
+    tap = start_program.tap(behind.address, "--page", "0")
+    line = tap.wait_for_line("in a browser")
+    page = visit(line.split("http://")[1].split("/")[0])
+    expect(page.locator("#where")).to_have_text(f"tap at ws://{tap.address}")
+    expect(page.get_by_label("URL")).to_have_value(f"ws://{tap.address}/")
+    card = connect(page)
+    send(page, "through the tap")
+    expect(card.locator("li.received")).to_contain_text([HELLO, "through the tap"])
+    expect(frame_rows(page)).to_have_count(3)
+    expect(page.locator(".head.client .check.yes").first).to_be_visible()
+    page.locator("#cases button", has_text="RSV2").click()
+    expect(page.locator("#case dd").nth(1)).to_contain_text("good a close with 1002")
+
+
+LOOKS = [("light", 1440), ("dark", 1440), ("light", 390), ("dark", 390)]
+
+
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+def test_axe_has_nothing_serious_to_say(start_program: StartProgram, visit: Visit, scheme: str, width: int) -> None:
+    axe = (need_node_module("axe-core") / "axe.min.js").read_text("utf-8")
+    page = visit(start_program(), color_scheme=scheme, viewport={"width": width, "height": 900})
+    assert violations(page, axe) == []
+    connect(page, 2)
+    send(page, '{"hello": 1}', "JSON")
+    page.locator("#history-box summary").click()
+    frame_rows(page).nth(2).click()
+    page.locator("#frame .ruler").wait_for()
+    page.locator("#cases button", has_text="version 12").click()
+    page.locator("#case dl").wait_for()
+    assert violations(page, axe) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def violations(page: Page, axe: str) -> list[str]:
+    """Return what axe-core finds to be of serious or critical harm."""
+    page.evaluate(axe)
+    found = page.evaluate("axe.run(document)")
+    return [
+        f"{violation['impact']} {violation['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for violation in found["violations"]
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
+
+
+def test_by_keyboard_alone(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program("--hello", ""))
+    page.get_by_label("URL").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".peer .number:visible")).to_have_count(1)
+    page.get_by_role("textbox", name="Message").focus()
+    page.keyboard.type("hello")
+    page.keyboard.press("Control+Enter")
+    expect(frame_rows(page)).to_have_count(2)
+    page.locator("#table").focus()
+    page.keyboard.press("End")
+    expect(page.locator("#frame h3")).to_contain_text("from the server: TEXT")
+    page.locator("#cases button").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#case h3")).to_have_text("The server is sent a handshake as it should be")
