@@ -83,13 +83,13 @@ class Server:
         tls: ssl_module.SSLContext | None = None,
         gate: Gate | None = None,
         fast_lane: bool = True,
-        routes: Routes | None = None,
+        routes: Mapping[str, Route] | None = None,
     ) -> None:
         """For `serve`, which makes the ``service``."""
         self.listeners = tuple(listeners)
         self.limits = service.limits
         self._elsewhere = Route(handler)
-        self._routes = {path: _as_route(path, route) for path, route in (routes or {}).items()}
+        self._routes = routes or {}
         self._service = service
         self._tls = tls
         self._gate = gate or Gate(None, None)
@@ -451,11 +451,12 @@ async def serve(
         tracer=tracer,
     )
     gate = Gate(max_connections, max_connections_per_ip, trusted_proxies)
+    checked_routes = {path: _as_route(path, route) for path, route in (routes or {}).items()}
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(http, web.HttpApp):
             await stack.enter_async_context(http.lifespan())
         opened = await _open(port, host, listeners, unix)
-        server = Server(opened, handler, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=routes)
+        server = Server(opened, handler, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=checked_routes)
         await server.run(task_status=task_status)
 
 
