@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from rawws.errors import ListenError
 from rawws.hub import Hub
 from rawws.web import HelloApp
 from rawws.wire.handshake import Origins
-from tests.serving import StartProgram
+from tests.serving import LOOPBACK, StartProgram
 
 
 @dataclass
@@ -42,9 +43,10 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     """Keeps the server from running, and is filled with what it would have been given."""
     outcome = Ran()
 
-    async def run_program(host: str, port: int, start: Callable[..., Awaitable[None]]) -> None:
+    async def run_program(host: str, port: int, start: Callable[..., Awaitable[None]], _: object) -> None:
         outcome.host, outcome.port = host, port
-        await start([], trio.TASK_STATUS_IGNORED)
+        with socket.create_server((LOOPBACK, 0)) as listener:
+            await start([listener], trio.TASK_STATUS_IGNORED)
 
     async def serve(handler: Hub, **arguments: object) -> None:
         assert isinstance(handler, Hub)
@@ -69,7 +71,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 @pytest.mark.parametrize("arguments", [[], ["serve"]], ids=["rawws", "rawws serve"])
 def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list[str]) -> None:
-    assert rawws.cli.main(arguments) == 0
+    assert rawws.cli.main([*arguments, "--no-page"]) == 0
     assert (ran.host, ran.port) == ("127.0.0.1", 8080)
     assert ran.hub == {
         "mode": "broadcast",
@@ -77,6 +79,7 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
         "max_lag_bytes": 16 << 20,
     }
     assert isinstance(ran.serve.pop("http"), HelloApp)
+    assert ran.serve.pop("routes") is None
     assert not ran.serve.pop("tracer").is_watched
     assert not ran.allows("https://hoppscotch.io")
     del ran.serve["origins"], ran.serve["listeners"], ran.serve["task_status"]

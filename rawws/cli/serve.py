@@ -50,6 +50,8 @@ class _Program:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
+        self._hub = Hub(mode=options.mode, hello=options.hello, max_lag_bytes=options.max_lag)
+        self._origins = Origins(options.allow_origin)
         self._tracer = Tracer()
         self._app: web.HttpApp = asgi(load_app(options.app)) if options.app else web.HelloApp()
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
@@ -76,11 +78,11 @@ class _Program:
         if page is not None:
             app, routes = page.before(app, at_root=options.app is None), page.routes
         await serve(
-            Hub(mode=options.mode, hello=options.hello, max_lag_bytes=options.max_lag),
+            self._hub,
             listeners=listeners,
             http=app,
             routes=routes,
-            origins=Origins(options.allow_origin),
+            origins=self._origins,
             subprotocols=options.subprotocol,
             max_size=options.max_size,
             ping_interval=options.ping_interval,

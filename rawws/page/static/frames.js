@@ -10,7 +10,7 @@ const COLUMNS = [
   ["of", "Conn."],
   ["arrow", "From"],
   ["opcode", "Opcode"],
-  ["flags", "FIN RSV"],
+  ["flags", "F RSV"],
   ["mask", "Mask"],
   ["wire", "Wire"],
   ["size", "Message"],
