@@ -22,7 +22,7 @@ import trio
 from rawws import logs
 from rawws.errors import RawwsError, UsageError
 from rawws.exchange import Exchange
-from rawws.limits import KIB
+from rawws.limits import KIB, NO_LIMIT
 from rawws.wire.trace import FAULT, STATE
 
 Scope = MutableMapping[str, Any]
@@ -63,7 +63,7 @@ def asgi(app: Application, *, root_path: str = "", lifespan: Literal["auto", "on
 class AsgiApp:
     """Made by `asgi`."""
 
-    streams_bodies = True  # how much it reads is for the application to say
+    max_body_bytes: int | None = NO_LIMIT  # how much it reads is for the application to say
 
     def __init__(self, app: Application, root_path: str, lifespan: str) -> None:
         self._app = app

@@ -12,6 +12,7 @@ import inspect
 import logging
 import math
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -22,6 +23,7 @@ import trio
 from rawws import logs, web
 from rawws.errors import Refusal
 from rawws.limits import Limits
+from rawws.peer import Endpoint
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.client_handshake import examine_answer
@@ -51,6 +53,18 @@ class Upgraded:
     user: object  # what ``authenticate`` returned
 
 
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """A connection whose answer is for somebody else to go on with, who owns the transport from here on."""
+
+    number: int
+    transport: Transport
+    adopt: Adopt
+
+
+# Takes over a connection, by its number: as a peer of that endpoint.
+Adopt = Callable[[int, Transport, Endpoint], None]
+
 # What may be asked of the application; each may be an ``async def`` or a plain function.
 Authenticate = Callable[[Request], Awaitable[object] | object]
 ProcessRequest = Callable[[Request], Awaitable[Response | None] | Response | None]
@@ -79,6 +93,9 @@ class Service:
     resting: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait for a request
     # Says who a request came from, which proxies may know better; and may refuse to hear more from there.
     find_client: Callable[[int, Request, Address], Address | Refusal] | None = None
+    # Says what a WebSocket for that path would do in a room, and why it can't be let in.
+    admit: Callable[[Request], tuple[str, Refusal | None]] | None = None
+    handshakes: Counter[int] = field(default_factory=Counter)  # by the status of the answer
 
     def stop(self) -> None:
         """End the connections that rest; those that are being answered end when they are."""
@@ -116,9 +133,10 @@ class HttpConnection:
         self.deadline = math.inf  # of the request that is being received
         self.answered: Response | None = None  # the last answer that was given
         self.is_lost = False  # the client has gone
+        self.adopt: Adopt | None = None  # who goes on with the answer that was begun
 
-    async def serve(self) -> Upgraded | None:
-        """Run the connection's HTTP phase; returns it as a WebSocket, or closes the transport at the end.
+    async def serve(self) -> Upgraded | HandedOver | None:
+        """Run the connection's HTTP phase; returns it as what it has become, or closes the transport at the end.
 
         Raises nothing that the peer could cause: a lost connection is an end like others.
         """
@@ -149,7 +167,7 @@ class HttpConnection:
         finally:
             self.transport.close()
 
-    async def _serve_requests(self) -> Upgraded | None:
+    async def _serve_requests(self) -> Upgraded | HandedOver | None:
         self._set_deadline()  # of the first request, from accept on
         if self.transport.has_handshake:
             with trio.move_on_at(self.deadline) as scope:
@@ -163,6 +181,8 @@ class HttpConnection:
                 self._log(logs.http, logging.DEBUG, STATE, "closed by the client without a further request")
                 return None
             upgraded = await self._act_on(request)
+            if self.adopt is not None:
+                return HandedOver(self.number, self.transport, self.adopt)
             if upgraded is not None or not self.http.can_continue or self.service.stopping:
                 return upgraded
             self.http.start_next_request()
@@ -191,7 +211,7 @@ class HttpConnection:
     async def receive_event(self, deadline: float, *, is_head: bool = False) -> Event:
         """Return the next event, for which data may have to come by the deadline."""
         while (event := self.http.next_event()) is Signal.NEED_DATA:
-            with trio.move_on_at(deadline) as scope, self._resting(scope, is_head):
+            with trio.move_on_at(deadline) as scope, self.resting(scope, is_head):
                 self.http.receive_data(await self._receive())
             if scope.cancelled_caught:
                 if is_head and self.service.stopping:
@@ -208,7 +228,7 @@ class HttpConnection:
             raise
 
     @contextlib.contextmanager
-    def _resting(self, scope: trio.CancelScope, rests: bool) -> Iterator[None]:
+    def resting(self, scope: trio.CancelScope, rests: bool) -> Iterator[None]:
         """Have a stopping server cancel the scope, unless a request is under way."""
         if not rests:
             yield
@@ -222,7 +242,7 @@ class HttpConnection:
     async def _wait_for_next(self) -> bool:
         """Wait for another request's first byte; False when the connection ends, or rests too long, instead."""
         rest_s = self.service.limits.keep_alive_timeout_s or math.inf
-        with trio.move_on_after(rest_s) as rest, self._resting(rest, True):
+        with trio.move_on_after(rest_s) as rest, self.resting(rest, True):
             data = await self.transport.receive()
         if rest.cancelled_caught:
             self._log(logs.http, logging.DEBUG, TIMER, "closed by us: no further request in time")
@@ -252,7 +272,7 @@ class HttpConnection:
         if wants_websocket(request):
             return await self.upgrade(request)
         if service.process_request is not None:
-            response = await self._ask(service.process_request, request)
+            response = await self.ask(service.process_request, request)
             if response is not None:
                 await self._answer_instead(response, "process_request", logs.http, close=False)
                 return None
@@ -277,11 +297,11 @@ class HttpConnection:
             exchange.refusal = Refusal(500, "internal_error", "The server failed to answer this request.")
         if exchange.refusal is not None and not self.http.response_begun:
             await self.refuse(logs.http, exchange.refusal, close=exchange.refusal.status != 500)
-        elif not exchange.is_complete and not self.http.response_begun:
+        elif not exchange.is_complete and not self.http.response_begun and self.adopt is None:
             no_answer = Refusal(500, "no_answer", "The server has no answer to this request.")
             await self.refuse(logs.http, no_answer, close=False)
 
-    async def _ask(self, hook: Callable[..., Any], *arguments: object) -> Any:
+    async def ask(self, hook: Callable[..., Any], *arguments: object) -> Any:
         """Call one of the application's hooks, within the time that the opening may take.
 
         What goes wrong in it is logged, and answered with 500.
@@ -316,7 +336,7 @@ class HttpConnection:
         """
         service = self.service
         if service.process_request is not None:
-            response = await self._ask(service.process_request, request)
+            response = await self.ask(service.process_request, request)
             if response is not None:
                 await self._answer_instead(response, "process_request", logs.handshake, close=True)
                 return None
@@ -328,13 +348,18 @@ class HttpConnection:
         if debug:
             for check in handshake.checks:
                 self._log(logs.handshake, logging.DEBUG, STATE if check.holds else FAULT, str(check))
-        if handshake.accept is None:
-            assert handshake.refusal is not None
-            await self.refuse(logs.handshake, handshake.refusal)
+        refusal = handshake.refusal
+        if refusal is None and service.admit is not None:
+            action, refusal = service.admit(request)
+            if action:
+                request = replace(request, action=action)
+        service.handshakes[101 if refusal is None else refusal.status] += 1
+        if refusal is not None:
+            await self.refuse(logs.handshake, refusal)
             return None
         user: object = None
         if service.authenticate is not None:
-            user = await self._ask(service.authenticate, request)
+            user = await self.ask(service.authenticate, request)
             if isinstance(user, Response):
                 await self._answer_instead(user, "authenticate", logs.handshake, close=True)
                 return None
@@ -344,7 +369,7 @@ class HttpConnection:
         response = None
         if service.process_response is not None:
             proposed = handshake.response
-            response = await self._ask(service.process_response, request, proposed) or proposed
+            response = await self.ask(service.process_response, request, proposed) or proposed
             if not isinstance(response, Response) or response.status != 101:
                 await self._answer_instead(response, "process_response", logs.handshake, close=True)
                 return None
@@ -514,6 +539,35 @@ class Exchange:
         else:
             await self._connection.send_response(response, logs.http)
         self.is_complete = True
+
+    async def authorize(self, action: str) -> Response | None:
+        """Ask the application whether this client may read from, or write to, the room of its path."""
+        connection = self._connection
+        if connection.service.authenticate is None:
+            return None
+        answer = await connection.ask(connection.service.authenticate, replace(self.request, action=action))
+        return answer if isinstance(answer, Response) else None
+
+    @contextlib.contextmanager
+    def waiting(self, most_s: float) -> Iterator[trio.CancelScope]:
+        """Bracket a wait for something to tell, which a server that stops cuts short."""
+        with (
+            trio.move_on_after(most_s) as scope,
+            self._connection.resting(scope, not self._connection.service.stopping),
+        ):
+            yield scope
+
+    async def hand_over(self, headers: Sequence[tuple[str, str]], adopt: Adopt) -> None:
+        """Begin an answer that goes on until the connection ends, and have somebody else go on with it.
+
+        ``adopt`` is called when this exchange is over, with what it then owns.
+        """
+        connection = self._connection
+        fields = [*connection.common_fields(Response(200)), *headers]
+        raw = [(name.encode("ascii"), value.encode("ascii")) for name, value in fields]
+        await connection.send(connection.http.begin_endless_response(raw), logs.http)
+        self.is_complete = True
+        connection.adopt = adopt
 
     async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head of an answer whose body follows; chunked, unless the headers give its length."""

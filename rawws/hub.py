@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 from rawws import logs
-from rawws.errors import UsageError
-from rawws.limits import MAX_LAG_BYTES
+from rawws.errors import Refusal, UsageError
+from rawws.limits import MAX_LAG_BYTES, MIB
 from rawws.loop import current_loop
 from rawws.peer import Endpoint, Peer
-from rawws.room import Room
+from rawws.room import Place, Room, RoomSettings, Slow
 from rawws.transport import Transport
-from rawws.wire.broadcast_log import PLAIN
+from rawws.wire.broadcast_log import History
+from rawws.wire.encodings import EVENTS, PLAIN, SUBPROTOCOL, WITH_IDS, notice
+from rawws.wire.event_stream import PREAMBLE, EventStream
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Handshake
+from rawws.wire.messages import Request
+from rawws.wire.reading import Reading, read_request
 from rawws.wire.role import Role
 from rawws.wire.session import Session
 from rawws.wire.trace import FAULT, STATE
@@ -34,7 +40,13 @@ class Hub:
     room of its path, and what it sends goes to everybody there. That needs no task for each connection. With a
     handler, the program decides who joins which room and what is published: see `Hub.room`.
 
-    ``max_lag_bytes`` is how far a peer may fall behind a room before it is closed with 1013.
+    ``max_lag_bytes`` is how far a peer may fall behind a room, and ``slow`` what becomes of it then: ``"close"`` with
+    1013; ``"skip"`` to the newest; ``"latest"``: it gets the newest of each ``key``, a member of the messages' JSON; or
+    ``"wait"``: those who publish are held back. ``history`` is how many of its last messages a room keeps, for at most
+    ``history_age_s`` and in about ``history_bytes``. With ``exclude_sender``, what a peer says goes to all others.
+    ``max_rooms`` and ``max_peers`` (in a room) are refused more with 503.
+
+    ``settings(path)`` may return other `RoomSettings` for some rooms.
     """
 
     def __init__(
@@ -43,13 +55,29 @@ class Hub:
         mode: Mode | str = Mode.BROADCAST,
         hello: str = "",
         max_lag_bytes: int = MAX_LAG_BYTES,
+        slow: Slow | str = Slow.CLOSE,
+        key: str = "",
+        history: int = 0,
+        history_bytes: int = MIB,
+        history_age_s: float = 3600.0,
+        exclude_sender: bool = False,
+        max_rooms: int | None = None,
+        max_peers: int | None = None,
+        settings: Callable[[str], RoomSettings | None] | None = None,
     ) -> None:
-        """Raises `UsageError` for a mode that there isn't."""
-        try:
-            self.mode = Mode(mode)
-        except ValueError:
-            raise UsageError(f"there is no mode {mode!r}; give 'broadcast' or 'echo'") from None
-        self._max_lag_bytes = max_lag_bytes
+        """Raises `UsageError` for a mode or a policy that there isn't."""
+        self.mode = _choose(Mode, mode, "mode")
+        self.settings = RoomSettings(
+            History(history, history_bytes, history_age_s),
+            max_lag_bytes,
+            _choose(Slow, slow, "policy for slow peers"),
+            key,
+            exclude_sender,
+            math.inf if max_peers is None else max_peers,
+        )
+        self._settings_for = settings
+        self._max_rooms = max_rooms
+        self.hello = hello
         self._hello = encode_frame(Opcode.TEXT, hello.encode()) if hello else b""
         self._occupied: dict[str, Room] = {}
         self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()
@@ -62,15 +90,32 @@ class Hub:
 
     @property
     def rooms(self) -> Mapping[str, Room]:
-        """The rooms in which somebody is, by path. To be looked at only."""
+        """The rooms in which somebody is, or that have a history, by path. To be looked at only."""
         return self._occupied
 
     def room(self, path: str) -> Room:
         """Return the room of that path; as long as somebody is in it or holds it, always the same."""
         room = self._occupied.get(path) or self._known.get(path)
         if room is None:
-            room = self._known[path] = Room(path, self._occupied, self._max_lag_bytes)
+            settings = self._settings_for(path) if self._settings_for is not None else None
+            room = self._known[path] = Room(path, self._occupied, settings or self.settings, _keep)
         return room
+
+    @property
+    def subprotocols(self) -> tuple[str, ...]:
+        """Those that are spoken here without anybody's doing."""
+        return (SUBPROTOCOL,) if self.mode is Mode.BROADCAST else ()
+
+    def admit(self, request: Request) -> Refusal | None:
+        """Return why a request can't be let into the room of its path, if it can't."""
+        path = request.path or ""
+        room = self._occupied.get(path)
+        if room is None and self._max_rooms is not None and len(self._occupied) >= self._max_rooms:
+            return Refusal(503, "too_many_rooms", "There are as many rooms as there may be; try again later.", _LATER)
+        if room is not None and len(room) >= room.settings.max_peers:
+            return Refusal(503, "room_full", "This room is full; try again later.", _LATER)
+        reading = read_request(request)
+        return reading if isinstance(reading, Refusal) else None
 
     # As a program
 
@@ -81,13 +126,15 @@ class Hub:
         handshake: Handshake,
         endpoint: Endpoint,
         *,
+        request: Request | None = None,
         trailing_data: bytes = b"",
         fast_lane: bool = True,
     ) -> Peer | None:
         """Take over a connection whose handshake is complete: greet it, and put it in its path's room.
 
-        The transport is the loop's from here on. Frames that the client sent behind its request are read at once.
-        Returns None when the system can't watch one more socket; it is closed then.
+        The query of the ``request`` says from where on it wants to read. The transport is the loop's from here on.
+        Frames that the client sent behind its request are read at once. Returns None when the system can't watch one
+        more socket; it is closed then.
         """
         loop = current_loop()
         agreement = handshake.deflate
@@ -101,21 +148,81 @@ class Hub:
         )
         endpoint.show_frames(number, session)
         form = agreement.server_window_bits if agreement is not None and agreement.deflates(Role.SERVER) else PLAIN
+        if handshake.subprotocol == SUBPROTOCOL:
+            form |= WITH_IDS
         peer = Peer(number, transport, session, endpoint, form)
-        try:
-            loop.add(peer)
-        except OSError as error:
-            logs.line(logs.hub, logging.ERROR, number, FAULT, f"can't be watched: {error.strerror or error}")
-            transport.close()
+        if self._add(peer, handshake.path, _reading_of(request)) is None:
             return None
-        room = self._occupied.get(handshake.path) or self.room(handshake.path)
-        loop.join(peer, room)
-        if self.mode is Mode.BROADCAST:
-            peer.relay = room
-        if logs.hub.isEnabledFor(logging.INFO):
-            logs.line(logs.hub, logging.INFO, number, STATE, f"joined room {room.path} (peers in it: {len(room)})")
-        if self._hello:
-            loop.send(peer, self._hello)
         if trailing_data:
             loop.take_in(peer, trailing_data)
         return peer
+
+    def stream_events(
+        self, number: int, transport: Transport, path: str, reading: Reading, endpoint: Endpoint
+    ) -> Peer | None:
+        """Take over a connection whose response is to be a room's events; its head has been sent."""
+        return self._add(Peer(number, transport, EventStream(), endpoint, EVENTS), path, reading)
+
+    def _add(self, peer: Peer, path: str, reading: Reading) -> Peer | None:
+        """Put a peer into a room, greeted and told where it begins."""
+        loop = current_loop()
+        try:
+            loop.add(peer)
+        except OSError as error:
+            logs.line(logs.hub, logging.ERROR, peer.number, FAULT, f"can't be watched: {error.strerror or error}")
+            peer.transport.close()
+            return None
+        room = self._occupied.get(path) or self.room(path)
+        place = room.place(reading)
+        if words := self._greeting(peer.form, room, place):
+            loop.send(peer, words)
+            if peer.transport.fileno() < 0:  # it has gone meanwhile
+                return None
+        loop.join(peer, room, place.after)
+        if reading.wants_presence:
+            room.watchers.add(peer)
+        if self.mode is Mode.BROADCAST and peer.form is not EVENTS:
+            peer.relay = room
+        if logs.hub.isEnabledFor(logging.INFO):
+            told = f"joined room {room.path} (peers in it: {len(room)})"
+            if place.after < room.log.last_message:
+                told += f", from message {place.after + 1} of {room.log.last_message} on"
+            if place.gap is not None:
+                told += f"; what came behind {place.gap['since']} is gone"
+            logs.line(logs.hub, logging.INFO, peer.number, STATE, told)
+        return peer
+
+    def _greeting(self, form: int, room: Room, place: Place) -> bytes:
+        """Return what a peer gets before anything of the room's."""
+        at = f"{room.log.epoch}-{place.after}"
+        gap = {} if place.gap is None else {"gap": place.gap}
+        if form is EVENTS:
+            # An id without data: where to go on if the connection is cut before there is a message.
+            return PREAMBLE + f"id: {at}\n\n".encode("ascii") + (notice(gap, form) if gap else b"")
+        if form & WITH_IDS:
+            hello = encode_frame(Opcode.TEXT, b"{}\n" + self.hello.encode()) if self.hello else b""
+            return notice({"at": at, **gap}, form) + hello
+        return self._hello
+
+
+_LATER = ((b"Retry-After", b"1"),)
+_Choice = TypeVar("_Choice", bound=enum.Enum)
+
+
+def _choose(choices: type[_Choice], given: _Choice | str, what: str) -> _Choice:
+    try:
+        return choices(given)
+    except ValueError:
+        names = ", ".join(repr(choice.value) for choice in choices)
+        raise UsageError(f"there is no {what} {given!r}; give one of {names}") from None
+
+
+def _keep(room: Room) -> None:
+    current_loop().keep(room)
+
+
+def _reading_of(request: Request | None) -> Reading:
+    if request is None:
+        return Reading()
+    reading = read_request(request)
+    return Reading() if isinstance(reading, Refusal) else reading

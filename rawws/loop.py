@@ -25,20 +25,21 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import trio
 
 from rawws import logs, tracing
 from rawws.errors import Cause
 from rawws.peer import NOWHERE, Endpoint, Peer
-from rawws.room import Room
+from rawws.room import Room, Slow
 from rawws.transport import LOST, MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, WRITABLE, make_poller
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.deflate import deflate_frames
+from rawws.wire.encodings import count_messages, notice, rest_of_message
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.role import Role
-from rawws.wire.session import State
+from rawws.wire.session import Session, State
 from rawws.wire.trace import FAULT, STATE, TIMER
 
 # How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
@@ -96,6 +97,8 @@ class Loop:
         # Among those sent to one peer alone are pongs and closes.
         self.messages_in = 0
         self.messages_out = 0
+        self.messages_skipped = 0
+        self._aging: dict[Room, None] = {}  # rooms that have a history, which grows old
 
     @property
     def peer_count(self) -> int:
@@ -135,19 +138,48 @@ class Loop:
             self._tick_s = tick_s
             self._new_timers.set()
 
-    def join(self, peer: Peer, room: Room) -> None:
-        """Put a peer into a room: from now on it gets what is published there."""
+    def join(self, peer: Peer, room: Room, after: int | None = None) -> None:
+        """Put a peer into a room: from now on it gets what is published there.
+
+        With ``after`` it gets what the room's log has behind the message of that number first.
+        """
         if room in peer.rooms:
             return
         room.open(self)
         peer.rooms = (*peer.rooms, room) if peer.rooms else room.alone
-        if peer.cursors is not None:
-            peer.cursors[room] = Cursor(room.log.next)
+        if after is not None and after < room.log.last_message and self._replay(peer, room, after):
+            pass
+        elif peer.cursors is not None:
+            peer.cursors[room] = room.tail
             room.add_behind(peer)
         elif peer.is_blocked or peer.in_message:
             self._fall_behind(peer)
         else:
             room.add_current(peer)
+        if room.watchers:
+            self._tell_presence(room, "join", peer)
+
+    def _replay(self, peer: Peer, room: Room, after: int) -> bool:
+        """Put a peer behind in a room that it joins; false if there is nothing for it."""
+        entry = room.log.entry(after, peer.form, trio.current_time())
+        if not entry.rest and entry.number == room.log.next:
+            return False
+        if peer.cursors is None:
+            peer.cursors = {}
+            for other in peer.rooms:
+                if other is not room:
+                    peer.cursors[other] = other.tail
+                    other.add_behind(peer)
+        if room.conflates:  # who comes to a ticker wants to know how things stand
+            peer.cursors[room] = Cursor(after)
+        else:
+            if entry.rest:
+                peer.session.show_sent(entry.rest)
+                self._queue(peer, entry.rest)
+            peer.cursors[room] = Cursor(entry.number)
+        room.add_behind(peer)
+        self.flush(peer)
+        return True
 
     def take_in(self, peer: Peer, data: bytes) -> None:
         """Act on bytes that were received already, with the handshake."""
@@ -248,7 +280,7 @@ class Loop:
             self.messages_in += len(frames)
             room = peer.relay
             if room is not None:
-                room.log.append(frames)
+                room.add(frames, peer.number)
                 self._fresh.add(room)
             elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
                 return
@@ -321,7 +353,7 @@ class Loop:
         """Seal what was appended and send it; then let those go whose sessions have ended."""
         fresh, self._fresh = self._fresh, set()
         for room in fresh:
-            room.log.seal()
+            room.seal()
             self.broadcast(room)
         # Only now, so that a peer that says something and closes in one breath still gets what it said.
         leaving, self._leaving = self._leaving, []
@@ -335,12 +367,15 @@ class Loop:
         """
         number = room.log.next - 1
         gone = len(room)
-        self.messages_out += room.log.sealed_pieces * gone
+        self.messages_out += room.log.sealed_messages * gone
         short: list[tuple[Peer, int]] = []
         lost: list[tuple[Peer, OSError]] = []
         for form, peers in room.current.items():
             segment = room.log.segment(number, form)
             size = len(segment)
+            if room.tells_senders_apart:
+                self._send_without_their_own(room, number, peers, short, lost)
+                continue
             for peer in peers:
                 try:
                     sent = peer.transport.send_now(segment)
@@ -357,10 +392,7 @@ class Loop:
                     peer.session.show_sent(segment)
         for peer, sent in short:
             self._fall_behind(peer)
-            assert peer.cursors is not None
-            peer.cursors[room] = Cursor(number, sent)
-            if sent + peer.transport.committed_bytes > 0:
-                peer.in_segment = room
+            self._leave_rest(peer, room, number, sent)
         for peer, loss in lost:
             self.drop(peer, Cause.RESET, loss.strerror or str(loss))
         for peer in list(room.behind):
@@ -369,13 +401,117 @@ class Loop:
         left, behind = len(room), len(room.behind)
         return left - behind, behind, gone - left
 
+    @staticmethod
+    def _send_without_their_own(
+        room: Room, number: int, peers: Set[Peer], short: list[tuple[Peer, int]], lost: list[tuple[Peer, OSError]]
+    ) -> None:
+        """Send each peer a segment without what it has said itself."""
+        for peer in peers:
+            segment = room.segment_for(peer, number)
+            try:
+                sent = peer.transport.send_now(segment) if segment else 0
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                lost.append((peer, error))
+                continue
+            if sent != len(segment):
+                short.append((peer, sent))
+            if sent:
+                peer.session.show_sent(segment)
+
+    @staticmethod
+    def _leave_rest(peer: Peer, room: Room, number: int, sent: int) -> None:
+        """Note that of a segment a peer has been sent so many bytes only."""
+        assert peer.cursors is not None
+        if not room.conflates:
+            peer.cursors[room] = Cursor(number, sent)
+            if sent + peer.transport.committed_bytes > 0:
+                peer.in_segment = room
+            return
+        # It may never get more of this than the message that it has a part of.
+        rest = rest_of_message(
+            room.segment_for(peer, number), sent, peer.form, committed_bytes=peer.transport.committed_bytes
+        )
+        done = count_messages(room.segment_for(peer, number), sent + len(rest), peer.form)
+        if rest:
+            peer.outbox = [rest, *(peer.outbox or ())]
+            peer.outbox_bytes += len(rest)
+        peer.cursors[room] = Cursor(room.log.last_before(number) + done)
+
     def _check_lag(self, peer: Peer, room: Room) -> None:
+        """See to a peer that is too far behind, in the way that the room has it."""
+        if room.conflates:  # it can't be
+            return
         assert peer.cursors is not None
         lag_bytes = room.log.lag_bytes(peer.cursors[room], peer.form)
-        if lag_bytes > room.max_lag_bytes and peer.session.state is OPEN:
-            told = f"{lag_bytes} bytes behind, over the limit of {room.max_lag_bytes} (--max-lag)"
-            self._log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
-            self.close(peer, 1013, told, Cause.SLOW_PEER, with_the_rest=False)
+        settings = room.settings
+        if lag_bytes <= settings.max_lag_bytes or peer.session.state is not OPEN:
+            return
+        told = f"{lag_bytes} bytes behind, over the limit of {settings.max_lag_bytes} (--max-lag)"
+        match settings.slow:
+            case Slow.SKIP:
+                self._skip(peer, room, told)
+            case Slow.WAIT:
+                self._hold_publishers(room, peer, told)
+            case _:
+                self._log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
+                self.close(peer, 1013, told, Cause.SLOW_PEER, with_the_rest=False)
+
+    def _skip(self, peer: Peer, room: Room, told: str) -> None:
+        """Have a peer go on with the newest segment, from the next boundary between two messages on."""
+        assert peer.cursors is not None
+        log = room.log
+        number, offset = peer.cursors[room]
+        newest = log.next - 1
+        if number >= newest:
+            return  # what it lacks is the newest
+        last = log.last_before(number)
+        if peer.in_segment is room:
+            segment = room.segment_for(peer, number)
+            rest = rest_of_message(segment, offset, peer.form, committed_bytes=peer.transport.committed_bytes)
+            last += count_messages(segment, offset + len(rest), peer.form)
+            peer.in_segment = None
+            peer.outbox = [rest, *(peer.outbox or ())]
+            peer.outbox_bytes += len(rest)
+        skipped = log.last_before(newest) - last
+        peer.cursors[room] = Cursor(newest)
+        self._note_skipped(peer, skipped, told)
+        if words := notice({"skipped": skipped}, peer.form):
+            self._queue(peer, words)
+        self._watch(peer, done=False)
+
+    def _note_skipped(self, peer: Peer, count: int, told: str) -> None:
+        if count <= 0:
+            return
+        if not peer.skipped:  # the first loss is worth a warning; the end of the connection tells them all
+            self._log(peer, FAULT, f"reads too slowly: {told}; {count} messages are skipped", logging.WARNING)
+        peer.skipped += count
+        self.messages_skipped += count
+
+    def _hold_publishers(self, room: Room, slow: Peer, told: str) -> None:
+        """Read no more from those who publish in a room, until its slowest peer has caught up."""
+        if room.is_held:
+            return
+        room.is_held = True
+        self._log(slow, FAULT, f"reads too slowly: {told}; those who publish are held back", logging.WARNING)
+        for peer in room.peers:
+            self._watch(peer, done=not peer.is_blocked)
+
+    def _release_publishers(self, room: Room) -> None:
+        """Let those who publish go on, if nobody is far behind any more."""
+        enough = room.settings.max_lag_bytes // 2
+        for peer in room.behind:
+            assert peer.cursors is not None
+            if peer.session.state is OPEN and room.log.lag_bytes(peer.cursors[room], peer.form) > enough:
+                return
+        room.is_held = False
+        for peer in room.peers:
+            peer.heard = True  # it could not be
+            if peer.transport.fileno() >= 0:
+                self._watch(peer, done=not peer.is_blocked)
+        if room.released is not None:
+            room.released.unpark_all()
 
     # Writing to one peer
 
@@ -455,6 +591,9 @@ class Loop:
             for room in peer.rooms:
                 room.add_current(peer)
                 room.trim()
+        for room in peer.rooms:
+            if room.is_held:
+                self._release_publishers(room)
         session = peer.session
         waits = peer.inbox is not None and peer.inbox.last_words is not None
         if done and session.is_closed and not peer.rooms and not peer.shut and not waits:
@@ -484,10 +623,15 @@ class Loop:
             if room is None:
                 return True
             number, offset = peer.cursors[room]
-            segment = room.log.segment(number, peer.form)
+            if room.conflates:
+                self._queue_newest(peer, room, number)
+                continue
+            segment = room.segment_for(peer, number)
             sent = transport.try_send(memoryview(segment)[offset:] if offset else segment)
             if sent and not offset:
                 peer.session.show_sent(segment)
+            if sent and room.is_held:
+                peer.heard = True  # nothing is read from it meanwhile, but it takes what it is sent
             if offset + sent < len(segment):
                 peer.cursors[room] = Cursor(number, offset + sent)
                 peer.in_segment = room if offset + sent + transport.committed_bytes > 0 else None
@@ -495,19 +639,29 @@ class Loop:
             peer.cursors[room] = Cursor(number + 1)
             peer.in_segment = None
 
+    def _queue_newest(self, peer: Peer, room: Room, after: int) -> None:
+        """Put what a peer gets of that which it missed into its outbox."""
+        assert peer.cursors is not None
+        newest, count = room.newest_for(peer, after)
+        missed = room.log.last_message - after - count
+        self._note_skipped(peer, missed, f"{missed + count} messages behind")
+        peer.session.show_sent(newest)
+        self._queue(peer, newest)
+        peer.cursors[room] = room.tail
+
     @staticmethod
     def _next_room(peer: Peer) -> Room | None:
         """Return a room in which the peer lacks something."""
         assert peer.cursors is not None
         for room, cursor in peer.cursors.items():
-            if cursor.number != room.log.next:
+            if cursor != room.tail:
                 return room
         return None
 
     def _fall_behind(self, peer: Peer) -> None:
         """Have a peer keep its own place in each of its rooms, since it can't be sent things right now."""
         if peer.cursors is None and peer.rooms:
-            peer.cursors = {room: Cursor(room.log.next) for room in peer.rooms}
+            peer.cursors = {room: room.tail for room in peer.rooms}
             for room in peer.rooms:
                 room.add_behind(peer)
         self._watch(peer, done=False)
@@ -526,7 +680,11 @@ class Loop:
 
     def _watch(self, peer: Peer, *, done: bool) -> None:
         """Ask the poller for what this peer is waited for."""
-        reads = peer.outbox_bytes <= MAX_OUTBOX_BYTES and (peer.inbox is None or not peer.inbox.paused)
+        reads = (
+            peer.outbox_bytes <= MAX_OUTBOX_BYTES
+            and (peer.inbox is None or not peer.inbox.paused)
+            and (peer.relay is None or not peer.relay.is_held or peer.session.state is not OPEN)
+        )
         interest = READABLE if reads else 0
         if not done:
             interest |= WRITABLE
@@ -578,6 +736,14 @@ class Loop:
         if not peer.rooms:
             peer.cursors = None
         room.remove(peer)
+        if room.is_held:
+            self._release_publishers(room)
+
+    def _tell_presence(self, room: Room, what: str, who: Peer) -> None:
+        """Tell those who want to know that somebody has come or gone."""
+        for watcher in list(room.watchers):
+            if watcher is not who and watcher.session.state is OPEN:
+                self.send(watcher, notice({what: {"peer": who.number, "peers": len(room)}}, watcher.form))
 
     def _leave(self, peer: Peer, last_words: bytes, *, with_the_rest: bool) -> None:
         """Take a peer out of its rooms and send it the last that it gets from us."""
@@ -598,28 +764,36 @@ class Loop:
         first: list[bytes | memoryview] = []
         then: list[bytes | memoryview] = []
         for room in rooms:
-            number, offset = cursor = peer.cursors[room]
+            number, offset = peer.cursors[room]
+            if room.conflates:
+                if whole and number != room.log.last_message:
+                    then.append(room.newest_for(peer, number)[0])
+                continue
             if room is peer.in_segment:
+                segment = room.segment_for(peer, number)
                 if whole:
-                    first.append(memoryview(room.log.segment(number, peer.form))[offset:])
+                    first.append(memoryview(segment)[offset:])
                 else:
                     committed_bytes = peer.transport.committed_bytes
-                    first.append(room.log.rest_of_frame(cursor, peer.form, committed_bytes=committed_bytes))
+                    first.append(rest_of_message(segment, offset, peer.form, committed_bytes=committed_bytes))
                 number += 1
                 peer.in_segment = None
             if whole:
                 for missing in range(number, room.log.next):
-                    segment = room.log.segment(missing, peer.form)
+                    segment = room.segment_for(peer, missing)
                     peer.session.show_sent(segment)
                     then.append(segment)
         peer.outbox = [*first, *(peer.outbox or ()), *then]
         peer.outbox_bytes = sum(map(len, peer.outbox))
 
-    @staticmethod
-    def _forget_rooms(peer: Peer) -> None:
+    def _forget_rooms(self, peer: Peer) -> None:
         rooms, peer.rooms, peer.cursors, peer.in_segment = peer.rooms, NOWHERE, None, None
         for room in rooms:
             room.remove(peer)
+            if room.is_held:
+                self._release_publishers(room)
+            if room.watchers:
+                self._tell_presence(room, "leave", peer)
 
     def drop(self, peer: Peer, cause: Cause, told: str) -> None:
         """Close a peer's socket, whatever state it is in. Harmless when it was dropped before."""
@@ -641,13 +815,15 @@ class Loop:
         session = peer.session
         orderly = session.close_rcvd is not None and session.fault is None
         end = f"{session.describe_end()}; {told}" if told else session.describe_end()
+        if peer.skipped:
+            end += f"; it read too slowly, and {peer.skipped} messages were skipped"
         tracer.ended(peer.number, end)
         self._log(peer, STATE if orderly else FAULT, end)
 
     def show_frames(self, endpoint: Endpoint) -> None:
         """Have every peer of an endpoint show its frames from now on to those who want to see them by now."""
         for peer in self._peers.values():
-            if peer.endpoint is endpoint:
+            if peer.endpoint is endpoint and isinstance(peer.session, Session):
                 endpoint.show_frames(peer.number, peer.session)
 
     def close_all(self, endpoint: Endpoint, code: int, reason: str) -> None:
@@ -665,13 +841,21 @@ class Loop:
 
     # Deadlines
 
+    def keep(self, room: Room) -> None:
+        """Look after a room's history, until it is over."""
+        if room not in self._aging:
+            self._aging[room] = None
+            self._new_timers.set()
+
     async def _watch_deadlines(self) -> None:
         while True:
             self._new_timers = trio.Event()
-            with trio.move_on_after(self._tick_s if self._peers else math.inf):
+            with trio.move_on_after(self._tick_s if self._peers or self._aging else math.inf):
                 await self._new_timers.wait()
                 continue
             now = trio.current_time()
+            for room in [room for room in self._aging if room.expire()]:
+                del self._aging[room]
             for peer in list(self._peers.values()):
                 self._check_deadlines(peer, now)
 
@@ -692,6 +876,9 @@ class Loop:
             return
         if peer.inbox is not None and peer.inbox.paused:
             peer.answer_by = math.inf  # an answer may be there, and we don't read it
+            return
+        if peer.relay is not None and peer.relay.is_held and not peer.is_behind:
+            peer.answer_by = math.inf
             return
         if peer.heard:
             peer.answer_by = math.inf

@@ -18,6 +18,7 @@ from rawws.limits import Limits
 from rawws.tracing import Tracer
 from rawws.transport import READABLE, RECEIVE_BYTES, WRITABLE, Transport
 from rawws.wire.broadcast_log import Cursor
+from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Message, MessagePart
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
 from rawws.wire.session import Session
@@ -102,15 +103,19 @@ class Peer:
         "outbox",
         "outbox_bytes",
         "ping_at",
+        "presence",
         "receive_bytes",
         "relay",
         "rooms",
         "session",
         "shut",
+        "skipped",
         "transport",
     )
 
-    def __init__(self, number: int, transport: Transport, session: Session, endpoint: Endpoint, form: int) -> None:
+    def __init__(
+        self, number: int, transport: Transport, session: Session | EventStream, endpoint: Endpoint, form: int
+    ) -> None:
         self.number = number
         self.transport = transport
         self.session = session
@@ -119,6 +124,8 @@ class Peer:
         self.relay: Room | None = None  # whose log gets what it says; without it and an inbox, it gets that back
         self.inbox: Inbox | None = None
         self.rooms = NOWHERE
+        self.presence = False  # is told who comes and goes
+        self.skipped = 0  # messages that it will never get, since it read too slowly
         self.cursors: dict[Room, Cursor] | None = None  # in each of its rooms, while it is behind in them
         self.in_segment: Room | None = None  # whose segment has gone in part, or can't be called back
         self.in_message = False  # the program is sending a message in fragments

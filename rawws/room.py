@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+import enum
+import math
+from collections import OrderedDict
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
+import trio
+
 from rawws.limits import MAX_LAG_BYTES
 from rawws.peer import Peer
-from rawws.wire.broadcast_log import BroadcastLog
-from rawws.wire.deflate import deflate_frames
+from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
+from rawws.wire.conflation import NewestByKey, Senders
+from rawws.wire.encodings import encode
 from rawws.wire.events import Data, as_message
 from rawws.wire.frames import encode_message
+from rawws.wire.message_ids import MessageId, parse_id
+from rawws.wire.reading import Reading
 
 if TYPE_CHECKING:
     from rawws.loop import Loop
     from rawws.websocket import WebSocket
+
+
+NOBODY = 0  # the sender of what a program publishes
+
+
+class Slow(enum.Enum):
+    """What becomes of a peer that reads more slowly than its room publishes, once it is too far behind."""
+
+    CLOSE = "close"  # it is closed with 1013
+    SKIP = "skip"  # it goes on with the newest, and is told how many it missed if it can be
+    LATEST = "latest"  # of what it missed it gets the newest of each key only, whenever it can take more
+    WAIT = "wait"  # those who publish are held back until it has caught up: nobody misses anything
+
+
+@dataclass(frozen=True, slots=True)
+class RoomSettings:
+    """What a room keeps, and how it treats its peers. Sizes are in bytes, times in seconds."""
+
+    history: History = field(default_factory=History)
+    max_lag_bytes: int = MAX_LAG_BYTES
+    slow: Slow = Slow.CLOSE
+    key: str = ""  # the JSON member that is a message's key, for `Slow.LATEST`
+    exclude_sender: bool = False  # a message goes to all others
+    max_peers: float = math.inf
 
 
 class Delivery(NamedTuple):
@@ -30,17 +63,41 @@ class Delivery(NamedTuple):
 class Room:
     """The peers and the log of one URL path. A peer that is in the room is either current or behind.
 
-    Made by `rawws.Hub.room`. It costs nothing while nobody is in it.
+    Made by `rawws.Hub.room`. It costs nothing while nobody is in it and its history is over.
     """
 
-    __slots__ = ("__weakref__", "_loop", "_registry", "alone", "behind", "current", "log", "max_lag_bytes", "path")
+    __slots__ = (
+        "__weakref__",
+        "_keep",
+        "_keys",
+        "_loop",
+        "_pollers",
+        "_registry",
+        "_repeats",
+        "_senders",
+        "alone",
+        "behind",
+        "current",
+        "is_held",
+        "log",
+        "path",
+        "released",
+        "settings",
+        "watchers",
+    )
 
     def __init__(
-        self, path: str, registry: MutableMapping[str, Room] | None = None, max_lag_bytes: int = MAX_LAG_BYTES
+        self,
+        path: str,
+        registry: MutableMapping[str, Room] | None = None,
+        settings: RoomSettings | None = None,
+        keep: Callable[[Room], None] = lambda _: None,
     ) -> None:
+        """For `rawws.Hub`. ``keep`` is told when there is a history that somebody must end in time."""
         self.path = path
-        self.max_lag_bytes = max_lag_bytes
-        self.log = BroadcastLog(deflate_frames)
+        self._keep = keep
+        self.settings = settings or RoomSettings()
+        self.log = BroadcastLog(encode, history=self.settings.history)
         # Those that have been sent everything, by the form that they get: their place is the log's tail.
         self.current: dict[int, set[Peer]] = {}
         # Those that have a cursor of their own, and wait for their socket to take more.
@@ -48,6 +105,13 @@ class Room:
         self.alone = (self,)  # for the many peers that are in this room only
         self._registry = {} if registry is None else registry
         self._loop: Loop | None = None  # which serves the peers, while there are any
+        self._pollers: set[Poller] | None = None
+        self._repeats: OrderedDict[str, Repeat] | None = None  # by the key that makes a POST safe to repeat
+        self.watchers: set[Peer] = set()  # who are told of everybody that comes and goes
+        self.is_held = False  # nobody may publish, since somebody is too far behind
+        self.released = trio.lowlevel.ParkingLot() if self.settings.slow is Slow.WAIT else None
+        self._keys = NewestByKey(self.settings.key) if self.settings.slow is Slow.LATEST else None
+        self._senders: Senders | None = Senders() if self.settings.exclude_sender else None
 
     def __repr__(self) -> str:
         return f"<Room {self.path} peers={len(self)} behind={len(self.behind)} {self.log!r}>"
@@ -66,12 +130,19 @@ class Room:
         """Those who are in the room now. What a program holds of one is its ``websocket``."""
         return [*self.behind, *(peer for peers in self.current.values() for peer in peers)]
 
-    def publish(self, message: Data, *, text: bool | None = None) -> Delivery:
+    @property
+    def last_id(self) -> str:
+        """The id of the message that was published last; of the beginning, if there was none."""
+        return str(self.log.tail_id)
+
+    def publish(self, message: Data, *, text: bool | None = None, key: str | None = None) -> Delivery:
         """Send a message to everybody in the room, and say what became of it; never waits for a peer.
 
         A ``str`` goes as text, anything bytes-like as binary, unless ``text`` says otherwise. It is encoded once,
-        however many get it.
+        however many get it. ``key`` is for rooms whose slow peers get the newest of each key.
         """
+        if key is not None and self._keys is not None:
+            self._keys.give(self.log.next_message, f":{key}")
         return self.publish_many((message,), text=text)
 
     def publish_many(self, messages: tuple[Data, ...] | list[Data], *, text: bool | None = None) -> Delivery:
@@ -79,25 +150,115 @@ class Room:
         frames: list[bytes | bytearray] = []
         for message in messages:
             encode_message(*as_message(message, text), frames)
-        if not frames or self._loop is None:
+        if not frames:
             return Delivery(0, 0, 0, 0)
-        self.log.append(frames)
-        self.log.seal()
+        self.add(frames, NOBODY)
+        self.seal()
+        if self._loop is None:
+            self.trim()
+            return Delivery(0, 0, 0, 0)
         sent, queued, closed = self._loop.broadcast(self)
         return Delivery(sent, queued, 0, closed)
 
-    def join(self, websocket: WebSocket) -> Membership:
+    async def ready(self) -> None:
+        """Wait until nobody is too far behind, in a room whose publishers are held back; elsewhere it is so always."""
+        while self.is_held and self.released is not None:
+            await self.released.park()
+
+    def join(self, websocket: WebSocket, *, since: str | None = None, last: int | None = None) -> Membership:
         """Put a connection into the room: from now on it gets what is published here, until it leaves or closes.
 
-        To leave at the end of a block, use what is returned: ``async with room.join(ws):``. A connection may be in
-        any number of rooms. Raises `rawws.ConnectionClosed` when it is closed already.
+        With ``since``, an id, or ``last``, a number, it is first sent what the history has behind that, or the last
+        so many messages. To leave at the end of a block, use what is returned: ``async with room.join(ws):``. A
+        connection may be in any number of rooms. Raises `rawws.ConnectionClosed` when it is closed already.
         """
-        websocket.enter(self)
+        reading = Reading(None if since is None else parse_id(since), last)
+        websocket.enter(self, self.place(reading).after)
         return Membership(self, websocket)
 
     def leave(self, websocket: WebSocket) -> None:
         """Take a connection out of the room. Harmless when it is not in it."""
         websocket.exit(self)
+
+    # For those who read
+
+    def place(self, reading: Reading) -> Place:
+        """Return where a reader begins, and what it has missed by then."""
+        log = self.log
+        oldest = log.oldest(trio.current_time())
+        if reading.since is not None:
+            epoch, number = reading.since
+            if epoch != log.epoch or not oldest - 1 <= number <= log.last_message:
+                return Place(oldest - 1, {"since": str(reading.since), "first": f"{log.epoch}-{oldest}"})
+            return Place(number, None)
+        if reading.last is not None:
+            return Place(max(oldest - 1, log.last_message - reading.last), None)
+        return Place(log.last_message, None)
+
+    def poll(self, after: int) -> Poller:
+        """Keep what is behind a number for one who will ask for it; a context manager."""
+        if self._pollers is None:
+            self._pollers = set()
+        return Poller(self, self._pollers, self.log.number_of(after + 1))
+
+    @property
+    def tells_senders_apart(self) -> bool:
+        """Whether a peer is not sent what it has said itself."""
+        return self._senders is not None
+
+    def segment_for(self, peer: Peer, number: int) -> bytes:
+        """Return a segment as a peer is sent it: in its form, and without its own messages if the room has it so."""
+        senders = self._senders
+        if senders is None or not senders.sent_to(number, peer.number):
+            return self.log.segment(number, peer.form)
+        first = self.log.first_of(number)
+        runs = senders.others(number, peer.number, self.log.segment(number))
+        return b"".join(encode(frames, peer.form, MessageId(self.log.epoch, first + place)) for place, frames in runs)
+
+    def newest_for(self, peer: Peer, after: int) -> tuple[bytes, int]:
+        """Return the newest messages of each key behind a number, as a peer is sent them, and how many they are."""
+        assert self._keys is not None
+        found = self._keys.after(after)
+        pieces = [encode(frame, peer.form, MessageId(self.log.epoch, number)) for number, frame in found]
+        return b"".join(pieces), len(pieces)
+
+    # For those who write
+
+    def add(self, frames: Sequence[bytes | bytearray], sender: int) -> None:
+        """Append encoded messages of one sender, to be sealed and sent soon."""
+        before = self.log.next_message
+        self.log.append(frames)
+        if self._senders is not None:
+            self._senders.add(self.log.next_message - before, sender)
+
+    def seal(self) -> None:
+        """Make what was appended a segment."""
+        log = self.log
+        first = log.last_message + 1
+        plain = log.seal(trio.current_time())
+        if plain is None:
+            return
+        if self._keys is not None:
+            self._keys.add(first, plain)
+        if self._senders is not None:
+            self._senders.seal(log.next - 1)
+        if self._pollers:
+            for poller in self._pollers:
+                poller.wake()
+        if self.settings.history.messages:
+            self._registry[self.path] = self
+            self._keep(self)
+
+    def repeat_of(self, key: str, digest: bytes) -> Repeat | None:
+        """Return what was published before with that key, if the history still has it; else note it as the next."""
+        repeats = self._repeats = self._repeats if self._repeats is not None else OrderedDict()
+        oldest = self.log.oldest(trio.current_time())
+        while repeats and next(iter(repeats.values())).number < oldest:
+            repeats.popitem(last=False)
+        if (known := repeats.get(key)) is not None:
+            return known
+        repeats[key] = Repeat(self.log.next_message, digest)
+        return None
 
     # For the loop
 
@@ -105,6 +266,16 @@ class Room:
         """Get ready for a peer."""
         self._loop = loop
         self._registry[self.path] = self
+
+    @property
+    def conflates(self) -> bool:
+        """Whether a peer that is behind has the number of a message for a cursor, and gets the newest of each key."""
+        return self._keys is not None
+
+    @property
+    def tail(self) -> Cursor:
+        """Where a peer stands that lacks nothing."""
+        return Cursor(self.log.last_message if self.conflates else self.log.next)
 
     def add_current(self, peer: Peer) -> None:
         self.behind.discard(peer)
@@ -117,11 +288,26 @@ class Room:
     def remove(self, peer: Peer) -> None:
         self._discard_current(peer)
         self.behind.discard(peer)
+        self.watchers.discard(peer)
         self.trim()
         if not len(self):
             self._loop = None
-            if self._registry.get(self.path) is self:
-                del self._registry[self.path]
+            self._forget()
+
+    def _forget(self) -> bool:
+        """Leave the registry if nothing is left of the room."""
+        if self._loop is not None or self.log.kept_bytes or self._pollers:
+            return False
+        if self._registry.get(self.path) is self:
+            del self._registry[self.path]
+        return True
+
+    def expire(self) -> bool:
+        """Drop what of the history is too old; true when there is none left."""
+        self.trim()
+        if self._loop is None and not self._forget():
+            return False
+        return not self.log.kept_bytes
 
     def _discard_current(self, peer: Peer) -> None:
         if peers := self.current.get(peer.form):
@@ -130,12 +316,57 @@ class Room:
                 del self.current[peer.form]
 
     def trim(self) -> None:
-        """Forget what no peer needs any more."""
+        """Forget what nobody needs any more."""
         lowest = self.log.next
-        for peer in self.behind:
-            assert peer.cursors is not None
-            lowest = min(lowest, peer.cursors[self].number)
-        self.log.trim(lowest)
+        if not self.conflates:
+            for peer in self.behind:
+                assert peer.cursors is not None
+                lowest = min(lowest, peer.cursors[self].number)
+        for poller in self._pollers or ():
+            lowest = min(lowest, poller.number)
+        self.log.trim(lowest, trio.current_time())
+        if self._senders is not None:
+            self._senders.trim(self.log.first)
+
+
+class Place(NamedTuple):
+    """Where a reader begins: behind the message ``after``. ``gap`` says what is missing before that, if it is."""
+
+    after: int
+    gap: dict[str, str] | None
+
+
+class Repeat(NamedTuple):
+    """What was published under an Idempotency-Key."""
+
+    number: int
+    digest: bytes
+
+
+class Poller:
+    """One who waits for messages without being in the room; what it is to get is kept meanwhile."""
+
+    def __init__(self, room: Room, pollers: set[Poller], number: int) -> None:
+        self.number = number
+        self._room = room
+        self._pollers = pollers
+        self._event = trio.Event()
+
+    def __enter__(self) -> Poller:
+        self._pollers.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pollers.discard(self)
+        self._room.trim()
+        self._room.expire()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait until something is published."""
+        await self._event.wait()
 
 
 class Membership:

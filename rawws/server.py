@@ -13,10 +13,11 @@ from functools import partial
 import trio
 
 from rawws import logs, web
-from rawws.errors import ConnectionClosed, UsageError
+from rawws.errors import ConnectionClosed, Refusal, UsageError
 from rawws.exchange import (
     Authenticate,
     Exchange,
+    HandedOver,
     HttpConnection,
     ProcessRequest,
     ProcessResponse,
@@ -41,7 +42,7 @@ from rawws.transport import (
 )
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins
-from rawws.wire.messages import Response, is_token
+from rawws.wire.messages import Request, Response, is_token
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, STATE
 
@@ -97,6 +98,12 @@ class Server:
         on_leave = None if self._gate.is_open else self._gate.leave
         self._endpoint = Endpoint(service.limits, on_leave, service.tracer)
         self._unseen = Endpoint(service.limits, on_leave, service.tracer, shows_frames=False)
+        # Who only reads sends nothing, and needs not answer pings.
+        silent = replace(service.limits, ping_timeout_s=0.0)
+        self._streams = Endpoint(silent, on_leave, service.tracer, shows_frames=False)
+        self._endpoints = (self._endpoint, self._unseen, self._streams)
+        if any(isinstance(route.handler, Hub) for route in (self._elsewhere, *self._routes.values())):
+            service.admit = self._admit
         self._accepting = trio.CancelScope()
         self._stop = trio.Event()
         service.scheme = "http" if tls is None else "https"
@@ -122,8 +129,8 @@ class Server:
 
     @property
     def peer_count(self) -> int:
-        """How many WebSockets are open, or closing."""
-        return self._endpoint.peer_count + self._unseen.peer_count
+        """How many WebSockets and event streams are open, or closing."""
+        return sum(endpoint.peer_count for endpoint in self._endpoints)
 
     @property
     def addresses(self) -> list[str]:
@@ -142,8 +149,8 @@ class Server:
         with contextlib.ExitStack() as stack:
             for listener in self.listeners:
                 stack.callback(_close_listener, listener)
-            stack.callback(loop.drop_all, self._endpoint)
-            stack.callback(loop.drop_all, self._unseen)
+            for endpoint in self._endpoints:
+                stack.callback(loop.drop_all, endpoint)
             self._service.tracer.on_change = partial(loop.show_frames, self._endpoint)
             async with trio.open_nursery() as tasks:
                 tasks.start_soon(self._accept_all, tasks)
@@ -151,12 +158,12 @@ class Server:
                 await self._stop.wait()
                 self._accepting.cancel()
                 self._service.stop()
-                loop.close_all(self._endpoint, 1001, "the server is shutting down")
-                loop.close_all(self._unseen, 1001, "the server is shutting down")
+                for endpoint in self._endpoints:
+                    loop.close_all(endpoint, 1001, "the server is shutting down")
                 # Handlers, and requests that are being answered, may come to their end; then they are cancelled.
                 tasks.cancel_scope.deadline = trio.current_time() + self.limits.drain_s
-                await self._endpoint.wait_empty()
-                await self._unseen.wait_empty()
+                for endpoint in self._endpoints:
+                    await endpoint.wait_empty()
 
     async def _accept_all(self, tasks: trio.Nursery) -> None:
         """Accept on every listener; each connection becomes a task of its own."""
@@ -209,8 +216,17 @@ class Server:
         finally:
             if upgraded is None:
                 self._gate.leave(number)
-        if upgraded is not None:
+        if isinstance(upgraded, HandedOver):
+            upgraded.adopt(upgraded.number, upgraded.transport, self._streams)
+            if self.stopping:
+                current_loop().close_all(self._streams, 1001, "the server is shutting down")
+        elif upgraded is not None:
             self._take_over(upgraded, tasks)
+
+    def _admit(self, request: Request) -> tuple[str, Refusal | None]:
+        """Say what a WebSocket does in the room of its path, if that is one, and why it can't be let in."""
+        handler = self._routes.get(request.path or "", self._elsewhere).handler
+        return ("read write", handler.admit(request)) if isinstance(handler, Hub) else ("", None)
 
     def _take_over(self, upgraded: Upgraded, tasks: trio.Nursery) -> None:
         """Hand a connection that has become a WebSocket over to the hub, or to a task of its own."""
@@ -223,6 +239,7 @@ class Server:
                 upgraded.transport,
                 upgraded.handshake,
                 endpoint,
+                request=upgraded.request,
                 trailing_data=upgraded.trailing_data,
                 fast_lane=self._fast_lane,
             )
@@ -329,8 +346,8 @@ def make_service(
         app = web.UpgradeOnlyApp()
     elif isinstance(http, web.HttpApp):
         app = http.serve_exchange
-        if http.streams_bodies:
-            limits = replace(limits, max_body_bytes=NO_LIMIT)  # it sees to that itself
+        if http.max_body_bytes is not None:
+            limits = replace(limits, max_body_bytes=http.max_body_bytes)
     elif callable(http):
         app = web.CallableApp(http)
     else:
@@ -442,7 +459,7 @@ async def serve(
         http=http,
         origins=origins,
         authenticate=authenticate,
-        subprotocols=subprotocols,
+        subprotocols=[*(subprotocols or ()), *(handler.subprotocols if isinstance(handler, Hub) else ())],
         select_subprotocol=select_subprotocol,
         process_request=process_request,
         process_response=process_response,

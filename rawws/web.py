@@ -25,7 +25,7 @@ Answer = Callable[[Request], Awaitable[Response | str | None]]
 class HttpApp(Protocol):
     """Answers requests that don't upgrade, each as an exchange, whose bodies may stream both ways."""
 
-    streams_bodies: bool  # no limit is put on what it reads
+    max_body_bytes: int | None  # of what it reads; None for the server's own limit
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         """Answer one request. An exception is logged, and told to the client as 500 if nothing was told yet."""
@@ -37,7 +37,7 @@ class HttpApp(Protocol):
 class HelloApp:
     """``hi there`` for any path but ``/healthz``, which says ``ok``."""
 
-    streams_bodies = False
+    max_body_bytes: int | None = None
 
     def answer(self, request: Request) -> Response | Refusal:
         if request.method not in ALLOWED_METHODS:

@@ -14,8 +14,8 @@ from rawws.loop import Loop, current_loop
 from rawws.peer import Endpoint, Inbox, Peer
 from rawws.room import Room
 from rawws.transport import Transport
-from rawws.wire.broadcast_log import PLAIN
 from rawws.wire.deflate import Agreement, StreamDeflater, deflater_for
+from rawws.wire.encodings import PLAIN
 from rawws.wire.events import Data, Message, MessagePart, as_message
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, RSV1, Opcode
 from rawws.wire.messages import Request, Response
@@ -430,7 +430,7 @@ class WebSocket:
 
     # Rooms
 
-    def enter(self, room: Room) -> None:
+    def enter(self, room: Room, after: int | None = None) -> None:
         """Begin to get what is published in a room; `Room.join` is the door."""
         if self._inbox.closed is not None:
             raise self._closed_error(self._inbox.closed)
@@ -439,7 +439,7 @@ class WebSocket:
         if self._peer.outbox and not self._peer.is_blocked:
             self._loop.flush(self._peer)
         if self._session.state is State.OPEN:
-            self._loop.join(self._peer, room)
+            self._loop.join(self._peer, room, after)
 
     def exit(self, room: Room) -> None:
         """Leave a room; what was published there before is still sent."""

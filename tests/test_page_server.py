@@ -12,11 +12,12 @@ import pytest
 import trio
 
 import rawws
-from rawws.page import TRACE, About, Page, feed, is_local_name
+from rawws.page import TRACE, About, Page, feed
 from rawws.server import Server
 from rawws.tracing import Tracer
 from rawws.web import HelloApp
 from rawws.wire.frames import Frame, encode_frame, parse_header
+from rawws.wire.handshake import is_local_name
 from tests.serving import LOOPBACK, PATIENCE_S, StartProgram, get, upgrade
 
 BROWSER = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"

@@ -54,3 +54,17 @@ def insecure_tls() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def count(given: str) -> int:
+    """A whole number that is not negative."""
+    if not (given.isascii() and given.isdigit()):
+        raise argparse.ArgumentTypeError(f"{given!r} is not a number; give one such as 100")
+    return int(given)
+
+
+def path_prefix(given: str) -> str:
+    """The beginning of paths."""
+    if not given.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{given!r} is not the beginning of a path; give one such as /room/")
+    return given

@@ -12,12 +12,14 @@ import trio
 
 from rawws import logs, web
 from rawws.asgi_app import asgi, load_app
-from rawws.cli.arguments import insecure_tls, port, seconds, size, text
+from rawws.cli.arguments import count, insecure_tls, path_prefix, port, seconds, size, text
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
-from rawws.limits import MAX_LAG_BYTES, Limits
+from rawws.limits import MAX_LAG_BYTES, MIB, Limits
 from rawws.page import HOME, About, Page
 from rawws.program import load_tls, run_program
+from rawws.room import Slow
+from rawws.room_app import Guard, RoomApp
 from rawws.server import Server, serve
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address
@@ -50,8 +52,24 @@ class _Program:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._hub = Hub(mode=options.mode, hello=options.hello, max_lag_bytes=options.max_lag)
+        if options.slow == Slow.LATEST.value and options.latest_key is None:
+            raise UsageError("--slow latest needs --latest-key, the JSON member that names what a message is about")
+        self._hub = Hub(
+            mode=options.mode,
+            hello=options.hello,
+            max_lag_bytes=options.max_lag,
+            slow=options.slow,
+            key=options.latest_key or "",
+            history=options.history,
+            history_bytes=options.history_bytes,
+            history_age_s=options.history_age,
+            exclude_sender=options.exclude_sender,
+            max_rooms=options.max_rooms,
+            max_peers=options.max_peers,
+        )
         self._origins = Origins(options.allow_origin)
+        # An application has the say about its own paths.
+        self._rooms_at = options.rooms if options.rooms is not None else "/" if options.app is None else "/room/"
         self._tracer = Tracer()
         self._app: web.HttpApp = asgi(load_app(options.app)) if options.app else web.HelloApp()
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
@@ -73,8 +91,13 @@ class _Program:
 
     async def serve(self, listeners: Sequence[socket.socket], status: trio.TaskStatus[Server]) -> None:
         options = self._options
-        app, routes = self._app, None
-        page = self._page(listeners)
+        app: web.HttpApp = self._app
+        routes = None
+        local = all(is_loopback(listener) for listener in listeners)
+        if self._hub.mode is Mode.BROADCAST:
+            guard = Guard(options.publish_token, local, self._origins)
+            app = RoomApp(self._hub, app, guard, prefix=self._rooms_at, max_message_bytes=options.max_size)
+        page = self._page(listeners, local)
         if page is not None:
             app, routes = page.before(app, at_root=options.app is None), page.routes
         await serve(
@@ -95,9 +118,8 @@ class _Program:
             task_status=status,
         )
 
-    def _page(self, listeners: Sequence[socket.socket]) -> Page | None:
+    def _page(self, listeners: Sequence[socket.socket], local: bool) -> Page | None:
         """Return the page, if it is to be shown: by default to those on this machine only."""
-        local = all(is_loopback(listener) for listener in listeners)
         if not (local if self._options.page is None else self._options.page):
             return None
         at = "/" if self._options.app is None else HOME
@@ -163,6 +185,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     talk.add_argument(
         "--no-fast-lane", dest="fast_lane", action="store_false", help="read and write each frame through wsproto"
     )
+    rooms = parser.add_argument_group("rooms")
+    rooms.add_argument(
+        "--history",
+        type=count,
+        metavar="N",
+        default=0,
+        help="messages that a room keeps for who comes later (default: 0)",
+    )
+    rooms.add_argument(
+        "--history-bytes", type=size, metavar="BYTES", default=MIB, help="of a room's history, about (default: 1M)"
+    )
+    rooms.add_argument(
+        "--history-age", type=seconds, metavar="SECONDS", default=3600, help="of a message in it (default: %(default)g)"
+    )
+    rooms.add_argument(
+        "--slow",
+        choices=[slow.value for slow in Slow],
+        default=Slow.CLOSE.value,
+        help="a peer that reads too slowly is closed, skips to the newest, gets the latest of each key, or has those "
+        "who publish wait (default: %(default)s)",
+    )
+    rooms.add_argument("--latest-key", metavar="MEMBER", help="for --slow latest: the member of a message's JSON")
+    rooms.add_argument("--exclude-sender", action="store_true", help="what a peer sends goes to all others only")
+    rooms.add_argument("--max-rooms", type=count, metavar="N", help="refuse more with 503 (default: no limit)")
+    rooms.add_argument(
+        "--max-peers", type=count, metavar="N", help="in a room; refuse more with 503 (default: no limit)"
+    )
+    rooms.add_argument(
+        "--publish-token", metavar="TOKEN", help="what a POST to a room must carry, as Authorization: Bearer TOKEN"
+    )
+    rooms.add_argument(
+        "--rooms", metavar="PATH", type=path_prefix,
+        help="where rooms are read and written over HTTP (default: / anywhere, or /room/ beside --app)",
+    )  # fmt: skip
     limits = parser.add_argument_group("limits (sizes take k, M and G, in powers of 1,024)")
     limits.add_argument(
         "--max-size", type=size, metavar="BYTES", default=defaults.max_message_bytes,

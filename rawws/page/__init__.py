@@ -11,7 +11,6 @@ It is put in front of whatever else answers a server's requests::
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 
@@ -22,10 +21,10 @@ from rawws.server import Route
 from rawws.tracing import Tracer
 from rawws.web import HttpApp
 from rawws.websocket import WebSocket
-from rawws.wire.handshake import Origins
+from rawws.wire.handshake import Origins, is_local_name
 from rawws.wire.messages import Request, Response
 
-__all__ = ["HOME", "TRACE", "About", "Page", "is_local_name"]
+__all__ = ["HOME", "TRACE", "About", "Page"]
 
 TRACE = HOME + "trace"
 
@@ -78,7 +77,7 @@ class _PageFirst:
         self._page = page
         self._app = app
         self._at_root = at_root
-        self.streams_bodies = app is not None and app.streams_bodies
+        self.max_body_bytes = None if app is None else app.max_body_bytes
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         response = self._page.answer(exchange.request, at_root=self._at_root)
@@ -100,22 +99,6 @@ class _LocalOrigins(Origins):
 
     def advise(self, origin: str) -> str:
         return ""
-
-
-def is_local_name(host: str) -> bool:
-    """Say whether a ``Host`` is an address, or ``localhost``: what no DNS server decides about (RFC 6761 §6.3)."""
-    name = host.strip().lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _accepts_html(request: Request) -> bool:

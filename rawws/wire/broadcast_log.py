@@ -17,9 +17,13 @@ kernel has already taken from us. So the cost of a backlog is the log, once, and
 Segments begin and end at frame boundaries. A cursor with offset 0 therefore stands at one, and only there may
 a frame that isn't in the log (a pong, a close) be put between, or it would land inside another frame.
 
-A segment has other *forms* beside the plain one: with its large messages deflated, for the peers that agreed on
-permessage-deflate. A form is named by the window that those peers can inflate (`PLAIN` is none), and made once,
-when the first of them is sent the segment. Where there is nothing to deflate, it is the plain segment itself.
+A segment has other *forms* beside the plain one (``wire/encodings.py``): with its large messages deflated, with each
+message's id, as Server-Sent Events. Each is made once, when the first reader of its kind is sent the segment. Where
+there is nothing to deflate, the deflated form is the plain segment itself.
+
+Every message has a number, and with the log's epoch an id. A log may keep more than its readers need, its *history*:
+the last so many messages, as long as they are young enough and not too many bytes. Whoever joins can be given these
+first; `entry` finds the place, which may lie within a segment.
 
 Sending straight from immutable bytes is what keeps the common case free of copies: everybody who has caught up
 is given the same object. The log doesn't know its readers; whoever owns it calls `trim` with the lowest number
@@ -28,12 +32,18 @@ that any of them still needs, and memory in use is what lies between that and th
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
+from rawws.limits import MIB
 from rawws.wire.deflate import MIN_DEFLATE_BYTES
-from rawws.wire.frames import parse_header
+from rawws.wire.encodings import PLAIN, WINDOW_BITS
+from rawws.wire.frames import Opcode, count_frames, split_frames
+from rawws.wire.message_ids import MessageId, new_epoch
 
 
 class Cursor(NamedTuple):
@@ -43,45 +53,83 @@ class Cursor(NamedTuple):
     offset: int = 0
 
 
-# The form in which the frames were appended.
-PLAIN = 0
+class History(NamedTuple):
+    """How much a log keeps for those who come later: so many messages, as long as all three hold."""
+
+    messages: int = 0
+    max_bytes: int = MIB
+    max_age_s: float = 3600.0
+
+
+class Entry(NamedTuple):
+    """Where a reader begins: with ``rest``, the end of a segment in its form, and then at segment ``number``.
+
+    ``is_gap`` says that messages are missing which came before.
+    """
+
+    rest: bytes
+    number: int
+    is_gap: bool
+
+
+Encode = Callable[[bytes, int, MessageId], bytes]
 
 
 class _Segment:
-    __slots__ = ("end", "forms", "plain")
+    __slots__ = ("count", "deflatable", "end", "first", "forms", "plain", "sealed_at")
 
-    def __init__(self, plain: bytes, end: int, *, deflatable: bool) -> None:
+    def __init__(self, plain: bytes, end: int, first: int, count: int, sealed_at: float, *, deflatable: bool) -> None:
         self.plain = plain
         self.end = end  # counted in plain bytes since the log began
-        self.forms: dict[int, bytes] | None = {} if deflatable else None
+        self.first = first  # the number of its first message
+        self.count = count
+        self.sealed_at = sealed_at
+        self.deflatable = deflatable
+        self.forms: dict[int, bytes] | None = None
+
+    @property
+    def last(self) -> int:
+        return self.first + self.count - 1
 
 
 class BroadcastLog:
     """Encoded frames in the order in which they were published, for any number of readers.
 
-    ``deflate(frames, window_bits)`` makes the other forms.
+    ``encode(frames, form, first_id)`` makes the other forms. Times are the caller's, in seconds of any clock.
     """
 
     __slots__ = (
-        "_deflate",
+        "_encode",
+        "_history_bytes",
+        "_history_from",
         "_open",
+        "_open_count",
         "_open_deflatable",
         "_segments",
         "end_bytes",
+        "epoch",
         "first",
+        "history",
+        "kept_bytes",
+        "last_message",
         "open_bytes",
-        "sealed_pieces",
     )
 
-    def __init__(self, deflate: Callable[[bytes, int], bytes]) -> None:
-        self._deflate = deflate
+    def __init__(self, encode: Encode, *, epoch: str = "", history: History | None = None) -> None:
+        self._encode = encode
+        self.epoch = epoch or new_epoch()
+        self.history = history or _NO_HISTORY
         self._open: list[bytes | bytearray] = []
+        self._open_count = 0
         self._open_deflatable = False
         self.open_bytes = 0
-        self.sealed_pieces = 0  # how many pieces the segment sealed last was made of: frames, but for large ones
         self._segments: deque[_Segment] = deque()
         self.first = 0
         self.end_bytes = 0
+        self.kept_bytes = 0  # of sealed segments that are kept, in plain bytes
+        self.last_message = 0  # the number of the last message that was sealed
+        self._history_from = 0  # the first segment that is part of the history
+        self._history_bytes = 0
 
     def __repr__(self) -> str:
         return f"<BroadcastLog segments {self.first}..{self.next} kept={self.kept_bytes} open={self.open_bytes}>"
@@ -92,69 +140,149 @@ class BroadcastLog:
         return self.first + len(self._segments)
 
     @property
-    def kept_bytes(self) -> int:
-        """How many plain bytes of sealed segments are kept."""
-        return sum(len(segment.plain) for segment in self._segments)
+    def tail_id(self) -> MessageId:
+        """The id of the last message."""
+        return MessageId(self.epoch, self.last_message)
+
+    @property
+    def next_message(self) -> int:
+        """The number that the next message gets that is appended."""
+        return self.last_message + self._open_count + 1
+
+    # Writing
 
     def append(self, frames: Sequence[bytes | bytearray]) -> None:
-        """Add encoded frames to the open segment; a frame may be in several pieces."""
+        """Add encoded frames to the open segment; a large one may be in two pieces, as `encode_message` makes them."""
         self._open += frames
         sizes = list(map(len, frames))
         self.open_bytes += sum(sizes)
-        if not self._open_deflatable and max(sizes, default=0) >= MIN_DEFLATE_BYTES:
+        largest = max(sizes, default=0)
+        self._open_count += count_frames(frames, largest)
+        if largest >= MIN_DEFLATE_BYTES:
             self._open_deflatable = True
 
-    def seal(self) -> bytes | None:
+    def seal(self, now: float = 0.0) -> bytes | None:
         """Close the open segment and return it, or None when nothing was appended."""
         if not self._open:
             return None
         plain = b"".join(self._open)
-        self.sealed_pieces = len(self._open)
         self._open.clear()
         self.open_bytes = 0
         self.end_bytes += len(plain)
-        self._segments.append(_Segment(plain, self.end_bytes, deflatable=self._open_deflatable))
+        self.kept_bytes += len(plain)
+        self._history_bytes += len(plain)
+        first, count = self.last_message + 1, self._open_count
+        self._segments.append(_Segment(plain, self.end_bytes, first, count, now, deflatable=self._open_deflatable))
+        self.last_message += count
+        self._open_count = 0
         self._open_deflatable = False
         return plain
+
+    @property
+    def sealed_messages(self) -> int:
+        """How many messages the segment has that was sealed last."""
+        return self._segments[-1].count
+
+    # Reading on
 
     def segment(self, number: int, form: int = PLAIN) -> bytes:
         """Return a sealed segment that hasn't been trimmed: ``first <= number < next``."""
         segment = self._segments[number - self.first]
-        if form is PLAIN or segment.forms is None:
+        if form is PLAIN or (form <= WINDOW_BITS and not segment.deflatable):
             return segment.plain
-        deflated = segment.forms.get(form)
-        if deflated is None:
-            deflated = segment.forms[form] = self._deflate(segment.plain, form)
-        return deflated
+        if segment.forms is None:
+            segment.forms = {}
+        encoded = segment.forms.get(form)
+        if encoded is None:
+            encoded = self._encode(segment.plain, form, MessageId(self.epoch, segment.first))
+            segment.forms[form] = encoded
+        return encoded
 
     def lag_bytes(self, cursor: Cursor, form: int = PLAIN) -> int:
         """Return how many sealed bytes lie between a cursor and the tail.
 
-        For a compressed form it is what the messages behind the present segment have uncompressed.
+        For another form it is what the messages behind the present segment have as plain frames.
         """
         if cursor.number == self.next:
             return 0
         behind = self.end_bytes - self._segments[cursor.number - self.first].end
         return behind + len(self.segment(cursor.number, form)) - cursor.offset
 
-    def rest_of_frame(self, cursor: Cursor, form: int = PLAIN, *, committed_bytes: int = 0) -> bytes:
-        """Return what a peer must still get so as to stand at a frame boundary; empty if it stands at one.
+    def last_before(self, number: int) -> int:
+        """Return the number of the last message before a segment."""
+        return self.last_message if number == self.next else self.first_of(number) - 1
 
-        ``committed_bytes`` behind the cursor have to go out in any case.
-        """
-        at = cursor.offset + committed_bytes
-        if not at:
-            return b""
-        segment = self.segment(cursor.number, form)
-        boundary = 0
-        while boundary < at:
-            header = parse_header(segment, boundary)
-            assert header is not None, "a segment ends inside a frame header"
-            boundary += len(header.raw) + header.payload_bytes
-        return segment[cursor.offset : boundary]
+    # History
 
-    def trim(self, number: int) -> None:
-        """Forget the segments before ``number``; no cursor may point to them any more."""
+    def entry(self, after: int, form: int, now: float) -> Entry:
+        """Return where a reader begins that has had all messages up to that number."""
+        oldest = self.oldest(now)
+        is_gap = after + 1 < oldest or after > self.last_message
+        wanted = oldest if is_gap else after + 1
+        if wanted > self.last_message:
+            return Entry(b"", self.next, is_gap)
+        number, segment = self._find(wanted)
+        skipped = wanted - segment.first
+        if not skipped:
+            return Entry(b"", number, is_gap)
+        frames = itertools.islice(split_frames(segment.plain), skipped, None)
+        plain = b"".join(header.raw + bytes(payload) for header, payload in frames)
+        rest = plain if form is PLAIN else self._encode(plain, form, MessageId(self.epoch, wanted))
+        return Entry(rest, number + 1, is_gap)
+
+    def messages(self, after: int, *, most: int, most_bytes: int) -> Iterator[tuple[MessageId, Opcode, bytes]]:
+        """Yield the messages behind a number that are kept, one at least, within bounds."""
+        if after >= self.last_message:
+            return
+        number, _ = self._find(after + 1)
+        for segment in itertools.islice(self._segments, number - self.first, None):
+            for message, (header, payload) in enumerate(split_frames(segment.plain), segment.first):
+                if message <= after:
+                    continue
+                most, most_bytes = most - 1, most_bytes - len(payload)
+                yield MessageId(self.epoch, message), Opcode(header.opcode), bytes(payload)
+                if most <= 0 or most_bytes <= 0:
+                    return
+
+    def first_of(self, number: int) -> int:
+        """Return the number of a sealed segment's first message."""
+        return self._segments[number - self.first].first
+
+    def number_of(self, message: int) -> int:
+        """Return the number of the segment that has a message; of the open one, if it is yet to come."""
+        return self.next if message > self.last_message else self._find(message)[0]
+
+    def _find(self, message: int) -> tuple[int, _Segment]:
+        """Return the segment that has a message, or the first that is kept."""
+        index = max(0, bisect.bisect_right(self._segments, message, key=attrgetter("first")) - 1)
+        return self.first + index, self._segments[index]
+
+    def oldest(self, now: float) -> int:
+        """Return the number of the oldest message that the history has; that of the next one, if it has none."""
+        self._age(now)
+        if self._history_from >= self.next:
+            return self.last_message + 1
+        first = self._segments[self._history_from - self.first].first
+        return max(first, self.last_message - self.history.messages + 1)
+
+    def _age(self, now: float) -> None:
+        """Move the history's beginning up to where it is young and small enough."""
+        count, max_bytes, max_age_s = self.history
+        while self._history_from < self.next:
+            segment = self._segments[self._history_from - self.first]
+            fits = self._history_bytes <= max_bytes
+            if segment.last > self.last_message - count and fits and now - segment.sealed_at < max_age_s:
+                return
+            self._history_bytes -= len(segment.plain)
+            self._history_from += 1
+
+    def trim(self, number: int, now: float = 0.0) -> None:
+        """Forget the segments before ``number``, but for the history; no cursor may point to them any more."""
+        self._age(now)
+        number = min(number, self._history_from)
         while self._segments and self.first < number:
-            self._segments.popleft()
+            self.kept_bytes -= len(self._segments.popleft().plain)
             self.first += 1
+
+
+_NO_HISTORY = History()

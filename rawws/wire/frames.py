@@ -25,7 +25,7 @@ broadcast once for all the peers that it goes to.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -167,6 +167,15 @@ SHORT_TEXT = [bytes((FIN | Opcode.TEXT, length)) for length in range(LENGTH_IN_2
 SHORT_BINARY = [bytes((FIN | Opcode.BINARY, length)) for length in range(LENGTH_IN_2_BYTES)]
 # A larger payload is not copied behind its header here: whoever joins the pieces copies it anyway.
 _IN_ONE_PIECE_BYTES = 4096
+_LARGEST_PIECE_BYTES = _IN_ONE_PIECE_BYTES + 4
+
+
+def count_frames(pieces: Sequence[bytes | bytearray], largest_bytes: int) -> int:
+    """Return how many frames `encode_message` has made these pieces of, the largest of which has that size."""
+    if largest_bytes <= _LARGEST_PIECE_BYTES:
+        return len(pieces)
+    # A header alone is shorter than any frame that needs such a header.
+    return sum(1 for piece in pieces if not (len(piece) in (4, 10) and piece[1] >= LENGTH_IN_2_BYTES))
 
 
 def encode_message(opcode: Opcode, payload: bytes | bytearray, frames: list[bytes | bytearray]) -> None:
@@ -234,7 +243,7 @@ def apply_mask_in_place(payload: bytearray, start: int, end: int, mask_key: byte
             payload[index] ^= mask_key[index & 3]
 
 
-def split_frames(data: bytes | bytearray) -> Iterator[tuple[FrameHeader, memoryview]]:
+def split_frames(data: bytes | bytearray | memoryview) -> Iterator[tuple[FrameHeader, memoryview]]:
     """Yield each frame of a run of whole frames, such as a segment of a broadcast log, with its raw payload."""
     view = memoryview(data)
     position = 0

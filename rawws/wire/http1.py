@@ -268,6 +268,15 @@ class HttpPhase:
             sent.append((b"Connection", b", ".join(connection)))
         return self._send(h11.Response(status_code=status, reason=_reason(status), headers=sent))
 
+    def begin_endless_response(self, fields: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """Return the head of a 200 whose body goes on until the connection ends (RFC 9112 §6.3 item 8).
+
+        Put together here, since h11 would have it chunked, and a body that is written once for many clients can't be
+        in chunks of each client's own. Nothing more can be sent through this object.
+        """
+        lines = [b"HTTP/1.1 200 OK", *(name + b": " + value for name, value in fields), b"Connection: close"]
+        return b"\r\n".join([*lines, b"", b""])
+
     def send_body(self, data: bytes) -> bytes:
         """Return a piece of the answer's body as it goes on the wire: nothing, in an answer to HEAD."""
         return self._send(h11.Data(data=data)) if self._answer_has_body else b""

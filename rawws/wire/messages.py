@@ -105,6 +105,7 @@ class Request:
     headers: Headers
     raw_head: bytes = field(repr=False, default=b"")
     body: bytes = field(repr=False, default=b"")
+    action: str = ""  # what is asked of the room of its path: "read", "write", or "read write"; else empty
 
     @property
     def path(self) -> str | None:

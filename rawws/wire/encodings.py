@@ -1,0 +1,114 @@
+r"""A room's messages as each kind of reader gets them, made once for all readers of a kind.
+
+The log holds plain frames, as they go to a WebSocket. A *form* is another encoding of them, named by a small number:
+
+* `PLAIN`, or the window of permessage-deflate that its readers can inflate (`rawws.wire.deflate`);
+* one of these with `WITH_IDS`: the subprotocol ``rawws.id.v1``. Each message begins with a line of JSON, which has its
+  ``id``, and what follows the line feed is the payload as it was. A message that isn't of the log has other members:
+  ``gap``, ``skipped``, ``join``, ``leave``, or none for a greeting;
+* `EVENTS`: Server-Sent Events (WHATWG HTML §9.2). A text is an event's ``data``, and its id the event's ``id``. A
+  binary message is an event ``binary`` whose data is in base64. A text with a carriage return, which would arrive as
+  a line feed, is an event ``text`` whose data is a string of JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rawws.wire.deflate import deflate_frames
+from rawws.wire.frames import Opcode, encode_frame, split_frames
+from rawws.wire.message_ids import MessageId
+
+PLAIN = 0
+WINDOW_BITS = 0x0F
+WITH_IDS = 0x10
+EVENTS = 0x20
+
+SUBPROTOCOL = "rawws.id.v1"
+
+
+def encode(frames: bytes, form: int, first: MessageId) -> bytes:
+    """Return a run of whole plain frames in another form; ``first`` is the id of the first message."""
+    if form & EVENTS:
+        return _as_events(frames, first)
+    if form & WITH_IDS:
+        frames = _with_ids(frames, first)
+    return deflate_frames(frames, form & WINDOW_BITS) if form & WINDOW_BITS else frames
+
+
+def _with_ids(frames: bytes, first: MessageId) -> bytes:
+    pieces = []
+    head = f'{{"id":"{first.epoch}-'
+    for number, (header, payload) in enumerate(split_frames(frames), first.number):
+        line = f'{head}{number}"}}\n'.encode("ascii")
+        pieces.append(encode_frame(header.opcode, line + bytes(payload)))
+    return b"".join(pieces)
+
+
+def _as_events(frames: bytes, first: MessageId) -> bytes:
+    pieces = []
+    epoch = f"id: {first.epoch}-"
+    for number, (header, payload) in enumerate(split_frames(frames), first.number):
+        pieces.append(f"{epoch}{number}\n".encode("ascii"))
+        pieces.append(event_data(Opcode(header.opcode), bytes(payload)))
+    return b"".join(pieces)
+
+
+def event_data(opcode: Opcode, payload: bytes) -> bytes:
+    """Return an event's lines for a message, but for its id."""
+    if opcode is Opcode.BINARY:
+        return b"event: binary\ndata: " + base64.b64encode(payload) + b"\n\n"
+    if b"\r" in payload:
+        return b"event: text\ndata: " + json.dumps(payload.decode()).encode("ascii") + b"\n\n"
+    if b"\n" in payload:
+        payload = payload.replace(b"\n", b"\ndata: ")
+    return b"data: " + payload + b"\n\n"
+
+
+def as_json(message_id: MessageId, opcode: Opcode, payload: bytes) -> dict[str, str]:
+    """Return a message as who polls gets it."""
+    if opcode is Opcode.BINARY:
+        return {"id": str(message_id), "base64": base64.b64encode(payload).decode("ascii")}
+    return {"id": str(message_id), "text": payload.decode()}
+
+
+def notice(told: Mapping[str, Any], form: int) -> bytes:
+    """Return what tells a reader something that is not a message of the log; empty where there is no way to."""
+    if form & EVENTS:
+        ((name, value),) = told.items()
+        return f"event: {name}\ndata: {json.dumps(value, separators=(',', ':'))}\n\n".encode("ascii")
+    if form & WITH_IDS:
+        return encode_frame(Opcode.TEXT, json.dumps(told, separators=(",", ":")).encode("ascii") + b"\n")
+    return b""
+
+
+def boundary_behind(data: bytes, at: int, form: int) -> int:
+    """Return where the message ends of which ``data[:at]`` has a part; ``at`` itself, where one ends there."""
+    if not at:
+        return 0
+    if form & EVENTS:
+        return data.index(b"\n\n", at - 2 if at > 1 else 0) + 2
+    boundary = 0
+    for header, payload in split_frames(data):
+        if boundary >= at:
+            break
+        boundary += len(header.raw) + len(payload)
+    return boundary
+
+
+def rest_of_message(segment: bytes, offset: int, form: int, *, committed_bytes: int = 0) -> bytes:
+    """Return what a peer must still get of a segment so as to stand between two messages; empty if it stands there.
+
+    It has been sent ``segment[:offset]``, and ``committed_bytes`` behind that have to go out in any case.
+    """
+    return segment[offset : boundary_behind(segment, offset + committed_bytes, form)]
+
+
+def count_messages(data: bytes, end: int, form: int) -> int:
+    """Return how many whole messages ``data[:end]`` has, which ends between two."""
+    if form & EVENTS:
+        return data.count(b"\n\n", 0, end)
+    return sum(1 for _ in split_frames(memoryview(data)[:end]))

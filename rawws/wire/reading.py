@@ -1,0 +1,72 @@
+"""From where on a reader wants a room's messages: ``since``, ``last`` and ``wait`` of a URL's query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from rawws.errors import Refusal, UsageError
+from rawws.wire.message_ids import MessageId, parse_id
+from rawws.wire.messages import Request
+
+# Proxies and browsers give up after 60 s or later.
+MAX_WAIT_S = 55.0
+_OURS = frozenset({"since", "last", "wait", "peers", "presence"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a query asks for. With neither ``since`` nor ``last`` it is what is published from now on."""
+
+    since: MessageId | None = None
+    last: int | None = None
+    wait_s: float = 0.0
+    wants_peers: bool = False
+    wants_presence: bool = False
+    polls: bool = False  # one of since, last and wait is there
+
+
+def read_query(query: str) -> Reading:
+    """Read a query; what rawws doesn't know in it is somebody else's. Raises `UsageError`."""
+    given: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in _OURS:
+            if name in given:
+                raise UsageError(f"the query has {name} twice")
+            given[name] = value
+    since = given.get("since")
+    wait_s = _number(given, "wait")
+    return Reading(
+        since=parse_id(since) if since else None,
+        last=_number(given, "last"),
+        wait_s=min(float(wait_s or 0), MAX_WAIT_S),
+        wants_peers="peers" in given,
+        wants_presence="presence" in given,
+        polls=not given.keys().isdisjoint({"since", "last", "wait"}),
+    )
+
+
+def _number(given: dict[str, str], name: str) -> int | None:
+    value = given.get(name)
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        raise UsageError(f"{name}={value[:60]} in the query is not a number")
+    return int(value)
+
+
+def read_request(request: Request) -> Reading | Refusal:
+    """Return what a request's query asks for, or a refusal of it.
+
+    ``Last-Event-ID`` counts for more than ``since``: a reader of events that comes back asks for the same URL again.
+    """
+    try:
+        reading = read_query(request.query)
+        last_event = request.headers.get("Last-Event-ID")
+        if last_event:
+            return Reading(
+                since=parse_id(last_event), wants_peers=reading.wants_peers, wants_presence=reading.wants_presence
+            )
+    except UsageError as error:
+        return Refusal(400, "reading", f"This can't be read from: {error}.")
+    return reading
