@@ -174,6 +174,13 @@ class Hub:
             return None
         room = self._occupied.get(path) or self.room(path)
         place = room.place(reading)
+        if logs.hub.isEnabledFor(logging.INFO):
+            told = f"joined room {room.path} (peers in it: {len(room) + 1})"
+            if place.after < room.log.last_message:
+                told += f", and reads from message {place.after + 1} of {room.log.last_message} on"
+            if place.gap is not None:
+                told += f"; what came behind {place.gap['since']} is gone"
+            logs.line(logs.hub, logging.INFO, peer.number, STATE, told)
         if words := self._greeting(peer.form, room, place):
             loop.send(peer, words)
             if peer.transport.fileno() < 0:  # it has gone meanwhile
@@ -183,13 +190,6 @@ class Hub:
             room.watchers.add(peer)
         if self.mode is Mode.BROADCAST and peer.form is not EVENTS:
             peer.relay = room
-        if logs.hub.isEnabledFor(logging.INFO):
-            told = f"joined room {room.path} (peers in it: {len(room)})"
-            if place.after < room.log.last_message:
-                told += f", from message {place.after + 1} of {room.log.last_message} on"
-            if place.gap is not None:
-                told += f"; what came behind {place.gap['since']} is gone"
-            logs.line(logs.hub, logging.INFO, peer.number, STATE, told)
         return peer
 
     def _greeting(self, form: int, room: Room, place: Place) -> bytes:

@@ -37,6 +37,7 @@ from rawws.transport import LOST, MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, W
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.deflate import deflate_frames
 from rawws.wire.encodings import count_messages, notice, rest_of_message
+from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
@@ -813,7 +814,8 @@ class Loop:
         if not tracer.is_watched and not logs.hub.isEnabledFor(logging.INFO):
             return
         session = peer.session
-        orderly = session.close_rcvd is not None and session.fault is None
+        # Who only reads has no other way to say goodbye than to end the stream.
+        orderly = (session.close_rcvd is not None and session.fault is None) or isinstance(session, EventStream)
         end = f"{session.describe_end()}; {told}" if told else session.describe_end()
         if peer.skipped:
             end += f"; it read too slowly, and {peer.skipped} messages were skipped"

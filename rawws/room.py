@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from rawws.websocket import WebSocket
 
 
+# A room that is polled is kept for so long after each question.
+BETWEEN_POLLS_S = 60.0
+
 NOBODY = 0  # the sender of what a program publishes
 
 
@@ -79,6 +82,7 @@ class Room:
         "behind",
         "current",
         "is_held",
+        "kept_until",
         "log",
         "path",
         "released",
@@ -108,6 +112,7 @@ class Room:
         self._pollers: set[Poller] | None = None
         self._repeats: OrderedDict[str, Repeat] | None = None  # by the key that makes a POST safe to repeat
         self.watchers: set[Peer] = set()  # who are told of everybody that comes and goes
+        self.kept_until = -math.inf  # for those who poll, and are not here between two questions
         self.is_held = False  # nobody may publish, since somebody is too far behind
         self.released = trio.lowlevel.ParkingLot() if self.settings.slow is Slow.WAIT else None
         self._keys = NewestByKey(self.settings.key) if self.settings.slow is Slow.LATEST else None
@@ -196,9 +201,15 @@ class Room:
         return Place(log.last_message, None)
 
     def poll(self, after: int) -> Poller:
-        """Keep what is behind a number for one who will ask for it; a context manager."""
+        """Keep what is behind a number for one who waits for it; a context manager.
+
+        The room itself is kept for a while, or else its ids would be of no use in the next question.
+        """
         if self._pollers is None:
             self._pollers = set()
+        self.kept_until = trio.current_time() + BETWEEN_POLLS_S
+        self._registry[self.path] = self
+        self._keep(self)
         return Poller(self, self._pollers, self.log.number_of(after + 1))
 
     @property
@@ -296,18 +307,18 @@ class Room:
 
     def _forget(self) -> bool:
         """Leave the registry if nothing is left of the room."""
-        if self._loop is not None or self.log.kept_bytes or self._pollers:
+        if self._loop is not None or self.log.kept_bytes or self._pollers or trio.current_time() < self.kept_until:
             return False
         if self._registry.get(self.path) is self:
             del self._registry[self.path]
         return True
 
     def expire(self) -> bool:
-        """Drop what of the history is too old; true when there is none left."""
+        """Drop what of the history is too old; true when there is nothing more that has to end in time."""
         self.trim()
-        if self._loop is None and not self._forget():
-            return False
-        return not self.log.kept_bytes
+        if self._loop is None:
+            return self._forget()
+        return not self.log.kept_bytes and trio.current_time() >= self.kept_until
 
     def _discard_current(self, peer: Peer) -> None:
         if peers := self.current.get(peer.form):
@@ -359,7 +370,6 @@ class Poller:
     def __exit__(self, *_: object) -> None:
         self._pollers.discard(self)
         self._room.trim()
-        self._room.expire()
 
     def wake(self) -> None:
         self._event.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -39,13 +39,17 @@ class HelloApp:
 
     max_body_bytes: int | None = None
 
+    def __init__(self, methods: Sequence[str] = ()) -> None:
+        """``methods`` are those that somebody in front of it answers, and that are allowed therefore."""
+        self._allowed = (*ALLOWED_METHODS, *methods)
+
     def answer(self, request: Request) -> Response | Refusal:
         if request.method not in ALLOWED_METHODS:
-            allowed = ", ".join(ALLOWED_METHODS)
+            allowed = ", ".join(self._allowed)
             return Refusal(
                 405,
                 "method_not_allowed",
-                f"The method {request.method} is not allowed here; use {allowed.replace(', ', ' or ')}.",
+                f"The method {request.method} is not allowed here; use {' or '.join(self._allowed)}.",
                 ((b"Allow", allowed.encode("ascii")),),
             )
         return Response(200, "ok" if request.path == "/healthz" else GREETING)

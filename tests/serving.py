@@ -131,6 +131,10 @@ class Client:
         self._socket = trio.socket.from_stdlib_socket(stdlib_socket)
         self._unread = bytearray()
 
+    @classmethod
+    def unconnected(cls) -> Client:
+        return cls(socket.socket())
+
     async def connect(self, port: int) -> Client:
         await self._socket.connect((LOOPBACK, port))
         return self
@@ -150,6 +154,12 @@ class Client:
         data = await self._socket.recv(1 << 16)
         self._unread += data
         return bool(data)
+
+    async def take_some(self) -> bytes:
+        """Return what has come, or comes next; empty at the end."""
+        if not self._unread:
+            await self._receive_more()
+        return self._take(len(self._unread))
 
     def _take(self, size: int) -> bytes:
         taken = bytes(self._unread[:size])

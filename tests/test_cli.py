@@ -17,7 +17,7 @@ import rawws.cli.serve
 import rawws.logs
 from rawws.errors import ListenError
 from rawws.hub import Hub
-from rawws.web import HelloApp
+from rawws.room_app import RoomApp
 from rawws.wire.handshake import Origins
 from tests.serving import LOOPBACK, StartProgram
 
@@ -77,8 +77,16 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
         "mode": "broadcast",
         "hello": "Hello! Message From Server!!",
         "max_lag_bytes": 16 << 20,
+        "slow": "close",
+        "key": "",
+        "history": 0,
+        "history_bytes": 1 << 20,
+        "history_age_s": 3600,
+        "exclude_sender": False,
+        "max_rooms": None,
+        "max_peers": None,
     }
-    assert isinstance(ran.serve.pop("http"), HelloApp)
+    assert isinstance(ran.serve.pop("http"), RoomApp)
     assert ran.serve.pop("routes") is None
     assert not ran.serve.pop("tracer").is_watched
     assert not ran.allows("https://hoppscotch.io")
@@ -102,11 +110,25 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
         "--host ::1 --port 9 --hello hi --mode echo --max-size 64k --max-lag 2M "
         "--no-compression --no-fast-lane --ping-interval 1.5 --ping-timeout 0 --drain 0.25 --log-level warning "
         "--allow-origin https://hoppscotch.io --allow-origin http://other.example:81 "
-        "--subprotocol chat.v2 --subprotocol chat.v1"
+        "--subprotocol chat.v2 --subprotocol chat.v1 "
+        "--slow latest --latest-key symbol --history 100 --history-bytes 64k --history-age 60 --exclude-sender "
+        "--max-rooms 1000 --max-peers 50"
     )
     assert rawws.cli.main([*command, *flags.split()]) == 0
     assert (ran.host, ran.port) == ("::1", 9)
-    assert ran.hub == {"mode": "echo", "hello": "hi", "max_lag_bytes": 2 << 20}
+    assert ran.hub == {
+        "mode": "echo",
+        "hello": "hi",
+        "max_lag_bytes": 2 << 20,
+        "slow": "latest",
+        "key": "symbol",
+        "history": 100,
+        "history_bytes": 64 << 10,
+        "history_age_s": 60,
+        "exclude_sender": True,
+        "max_rooms": 1000,
+        "max_peers": 50,
+    }
     expected = {
         "subprotocols": ["chat.v2", "chat.v1"],
         "max_size": 64 * 1024,

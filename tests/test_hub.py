@@ -21,7 +21,7 @@ from rawws.hub import Mode
 from rawws.limits import Limits
 from rawws.loop import MAX_OUTBOX_BYTES
 from rawws.transport import MORE_RECEIVE_BYTES, SelectorPoller, make_poller
-from rawws.wire.broadcast_log import PLAIN
+from rawws.wire.encodings import PLAIN
 from rawws.wire.frames import Opcode
 from rawws.wire.session import Session
 from tests.serving import (

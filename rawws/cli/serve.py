@@ -71,7 +71,10 @@ class _Program:
         # An application has the say about its own paths.
         self._rooms_at = options.rooms if options.rooms is not None else "/" if options.app is None else "/room/"
         self._tracer = Tracer()
-        self._app: web.HttpApp = asgi(load_app(options.app)) if options.app else web.HelloApp()
+        has_rooms = self._hub.mode is Mode.BROADCAST
+        self._app: web.HttpApp = (
+            asgi(load_app(options.app)) if options.app else web.HelloApp(["POST"] if has_rooms else [])
+        )
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.remark = "any path is a room"
 

@@ -14,7 +14,7 @@ from rawws.wire.session import State
 CONTENT_TYPE = "text/event-stream"
 # How long a reader that was cut off waits before it comes back.
 RETRY_MS = 2000
-PREAMBLE = f"retry: {RETRY_MS}\n\n".encode("ascii")
+PREAMBLE = f"retry: {RETRY_MS}\n".encode("ascii")
 HEARTBEAT = b": rawws\n\n"
 
 
@@ -71,6 +71,6 @@ class EventStream:
         """Nothing here is a frame."""
 
     def describe_end(self) -> str:
-        if self.close_sent is not None:
-            return f"event stream ended by us: {self.close_sent.reason or self.close_sent.code}"
-        return "event stream ended by the client"
+        if self.close_sent is None:
+            return "event stream over"
+        return f"event stream ended by us: {self.close_sent.reason or self.close_sent.code}"

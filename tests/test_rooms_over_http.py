@@ -1,0 +1,555 @@
+"""One log, many ways in and out: events, polling and POST beside WebSockets."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import rawws
+from rawws.hub import Hub
+from rawws.room_app import Guard, RoomApp
+from rawws.server import Server
+from rawws.web import HelloApp
+from rawws.wire.frames import Opcode
+from rawws.wire.handshake import Origins
+from tests.serving import (
+    LOOPBACK,
+    PATIENCE_S,
+    Client,
+    StartProgram,
+    close,
+    get,
+    need,
+    seen_text,
+    text,
+    upgrade,
+)
+from tests.sse import Event, read_events
+
+LOCAL = "Host: localhost"
+
+
+def local(raw: bytes) -> bytes:
+    return raw.replace(b"Host: server.example", LOCAL.encode())
+
+
+def post(path: str, body: bytes, *lines: str, content_type: str = "text/plain") -> bytes:
+    length = f"Content-Length: {len(body)}"
+    return local(get(path, f"Content-Type: {content_type}", length, *lines, method="POST")) + body
+
+
+class Reader:
+    """An event stream, read as it comes."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._raw = b""
+        self.last_id = ""
+
+    @classmethod
+    async def open(cls, client: Client, path: str, *lines: str) -> Reader:
+        await client.send(local(get(path, "Accept: text/event-stream", *lines)))
+        answer = await client.answer()
+        assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream"), answer
+        assert answer.headers["cache-control"] == "no-store"
+        return cls(client)
+
+    async def events(self, count: int) -> list[Event]:
+        """Return the next so many events."""
+        while True:
+            end = self._raw.rfind(b"\n\n") + 2
+            found = read_events(self._raw[:end]) if end > 1 else []
+            if len(found) >= count:
+                assert len(found) == count, found
+                self._raw = self._raw[end:]
+                self.last_id = found[-1].last_id
+                return found
+            data = await self._client.take_some()
+            assert data, "the stream ends"
+            self._raw += data
+
+    async def data(self, count: int) -> list[str]:
+        return [event.data for event in await self.events(count)]
+
+
+class Rooms:
+    """A hub behind a server, and clients of it."""
+
+    def __init__(self, server: Server, hub: Hub, clients: list[Client]) -> None:
+        self.server = server
+        self.hub = hub
+        self._clients = clients
+
+    async def connect(self) -> Client:
+        client = Client.unconnected()
+        self._clients.append(client)
+        return await client.connect(self.server.port)
+
+    async def stream(self, path: str, *lines: str) -> Reader:
+        return await Reader.open(await self.connect(), path, *lines)
+
+    async def open(self, path: str, *lines: str) -> Client:
+        client = await self.connect()
+        await client.send(upgrade(path, *lines))
+        answer = await client.answer()
+        assert answer.status == 101, answer
+        return client
+
+    async def ask(self, raw: bytes) -> Any:
+        client = await self.connect()
+        return await client.ask(local(raw))
+
+    async def publish(self, path: str, body: str | bytes, *lines: str, content_type: str = "text/plain") -> Any:
+        data = body.encode() if isinstance(body, str) else body
+        answer = await self.ask(post(path, data, *lines, content_type=content_type))
+        assert answer.status == 202, answer
+        return json.loads(answer.body)
+
+    async def poll(self, target: str) -> Any:
+        answer = await self.ask(get(target))
+        assert answer.status == 200, answer
+        assert answer.headers["cache-control"] == "no-store"
+        return json.loads(answer.body)
+
+
+@asynccontextmanager
+async def rooms(nursery: trio.Nursery, *, guard: Guard | None = None, **settings: Any) -> AsyncIterator[Rooms]:
+    serve_settings = {name: settings.pop(name) for name in ("authenticate",) if name in settings}
+    hub = Hub(**settings)
+    app = RoomApp(hub, HelloApp(["POST"]), guard or Guard(is_local=True))
+    start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=app, **serve_settings)
+    server = await nursery.start(start)
+    clients: list[Client] = []
+    try:
+        with trio.fail_after(PATIENCE_S):
+            yield Rooms(server, hub, clients)
+    finally:
+        for client in clients:
+            client.stdlib_socket.close()
+    server.stop()
+
+
+# Every way in, every way out
+
+
+async def test_what_comes_in_one_way_goes_out_all_ways(nursery: trio.Nursery) -> None:
+    async with rooms(nursery, history=10) as running:
+        events, ws = await running.stream("/room/x"), await running.open("/room/x")
+        named = await running.open("/room/x", "Sec-WebSocket-Protocol: rawws.id.v1")
+        begin = json.loads((await named.frame()).payload)["at"]
+        told = await running.publish("/room/x", "by POST")
+        assert told["peers"] == 3
+        await ws.send(text("by WebSocket"))
+        assert await ws.frames(2) == [seen_text("by POST"), seen_text("by WebSocket")]
+        assert await events.data(2) == ["by POST", "by WebSocket"]
+        heads = [(await named.frame()).payload.split(b"\n", 1) for _ in range(2)]
+        ids = [json.loads(head)["id"] for head, _ in heads]
+        assert [payload for _, payload in heads] == [b"by POST", b"by WebSocket"]
+        assert ids[0] == told["id"]
+        assert events.last_id == ids[1]
+        polled = await running.poll(f"/room/x?since={begin}")
+        assert polled["messages"] == [{"id": ids[0], "text": "by POST"}, {"id": ids[1], "text": "by WebSocket"}]
+        assert (polled["next"], polled["gap"]) == (ids[1], None)
+        assert await running.poll("/room/x?peers") == {"peers": 3}
+        assert await running.poll("/room/other?peers") == {"peers": 0}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "opcode"),
+    [
+        ("text/plain; charset=utf-8", "grüß dich".encode(), Opcode.TEXT),
+        ("application/json", b'{"a": 1}', Opcode.TEXT),
+        ("application/ld+json", b"{}", Opcode.TEXT),
+        ("application/x-www-form-urlencoded", b"what curl -d says of any text", Opcode.TEXT),
+        ("application/octet-stream", b"text as bytes", Opcode.BINARY),
+        ("image/png", b"\x89PNG\r\n", Opcode.BINARY),
+        ("text/plain", b"", Opcode.TEXT),
+    ],
+)
+async def test_what_a_body_becomes(nursery: trio.Nursery, content_type: str, body: bytes, opcode: Opcode) -> None:
+    async with rooms(nursery) as running:
+        ws = await running.open("/")
+        await running.publish("/", body, content_type=content_type)
+        frame = await ws.frame()
+        assert (frame.opcode, frame.payload) == (opcode, body)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "told"),
+    [
+        (post("/", b"\xff"), 400, "not UTF-8"),
+        (post("/", b"x", content_type="text/plain; charset=latin1"), 415, "has to be in UTF-8, not in latin1"),
+        (post("/", b"x" * ((1 << 20) + 1)), 413, "over the limit of 1048576 bytes"),
+        (post("/", b"x", "Idempotency-Key: " + "k" * 256), 400, "of 1 to 255 characters"),
+        (local(get("/?since=x")), 400, "'x' is not a message's id"),
+        (local(get("/?last=many")), 400, "last=many in the query is not a number"),
+        (local(get("/?since=x", "Accept: text/event-stream")), 400, "is not a message's id"),
+        (upgrade("/?last=many"), 400, "last=many in the query is not a number"),
+        (local(get("/", method="PUT")), 405, "use GET or HEAD or POST"),
+    ],
+)
+async def test_what_can_not_be_meant(nursery: trio.Nursery, request_: bytes, status: int, told: str) -> None:
+    async with rooms(nursery) as running:
+        answer = await running.ask(request_)
+        assert answer.status == status
+        assert told in answer.body.decode()
+
+
+# Ids and history
+
+
+async def test_going_on_where_one_was_cut_off(nursery: trio.Nursery) -> None:
+    async with rooms(nursery, history=100) as running:
+        events = await running.stream("/room")
+        named = await running.open("/room", "Sec-WebSocket-Protocol: rawws.id.v1")
+        at = json.loads((await named.frame()).payload)["at"]
+        await running.publish("/room", "1")
+        assert await events.data(1) == ["1"]
+        for number in range(2, 6):
+            await running.publish("/room", str(number))
+        again = await running.stream("/room", f"Last-Event-ID: {events.last_id}")
+        assert await again.data(4) == ["2", "3", "4", "5"]
+        plain = await running.open(f"/room?since={events.last_id}")
+        assert await plain.frames(4) == [seen_text(number) for number in "2345"]
+        late = await running.open("/room?last=2")
+        assert await late.frames(2) == [seen_text("4"), seen_text("5")]
+        resumed = await running.open(f"/room?since={at}", "Sec-WebSocket-Protocol: rawws.id.v1")
+        heads = [json.loads((await resumed.frame()).payload.split(b"\n")[0]) for _ in range(6)]
+        assert heads[0] == {"at": at}
+        assert [head["id"].rpartition("-")[2] for head in heads[1:]] == list("12345")
+        await running.publish("/room", "6")
+        for client in (plain, late):
+            assert await client.frame() == seen_text("6")
+        assert await again.data(1) == ["6"]
+
+
+async def test_a_gap_is_said_once(nursery: trio.Nursery) -> None:
+    async with rooms(nursery, history=2) as running:
+        first = (await running.publish("/room", "1"))["id"]
+        for number in range(2, 6):
+            await running.publish("/room", str(number))
+        epoch = first.partition("-")[0]
+        gap = {"since": first, "first": f"{epoch}-4"}
+        events = await running.stream(f"/room?since={first}")
+        assert [tuple(event[:2]) for event in await events.events(3)] == [
+            ("gap", json.dumps(gap, separators=(",", ":"))),
+            ("message", "4"),
+            ("message", "5"),
+        ]
+        named = await running.open(f"/room?since={first}", "Sec-WebSocket-Protocol: rawws.id.v1")
+        assert json.loads((await named.frame()).payload) == {"at": f"{epoch}-3", "gap": gap}
+        polled = await running.poll(f"/room?since={first}")
+        assert (polled["gap"], len(polled["messages"])) == (gap, 2)
+        assert (await running.poll(f"/room?since={polled['next']}"))["gap"] is None
+        # An id of a log that is no more.
+        assert (await running.poll("/room?since=0000abcd-4"))["gap"]["since"] == "0000abcd-4"
+
+
+async def test_polling_waits_for_what_comes(nursery: trio.Nursery) -> None:
+    async with rooms(nursery) as running:  # without a history
+        at = (await running.poll("/room?last=0"))["next"]
+        answers: list[Any] = []
+
+        async def poll() -> None:
+            answers.append(await running.poll(f"/room?since={at}&wait=20"))
+
+        async with trio.open_nursery() as polling:
+            for _ in range(3):
+                polling.start_soon(poll)
+            await wait_all_tasks_blocked(0.05)
+            assert answers == []
+            await running.publish("/room", "news")
+        assert [[message["text"] for message in answer["messages"]] for answer in answers] == [["news"]] * 3
+        assert all(answer["gap"] is None for answer in answers)
+        assert (await running.poll(f"/room?since={at}"))["gap"] is not None, "nothing is kept for who doesn't wait"
+
+
+async def test_a_wait_that_nothing_ends(nursery: trio.Nursery) -> None:
+    async with rooms(nursery, history=1) as running:
+        at = (await running.publish("/room", "1"))["id"]
+        polled = await running.poll(f"/room?since={at}&wait=1")
+        assert polled == {"messages": [], "next": at, "gap": None}
+
+
+async def test_a_stopping_server_lets_nobody_wait(nursery: trio.Nursery) -> None:
+    async with rooms(nursery, history=1) as running:
+        at = (await running.publish("/room", "1"))["id"]
+        events = await running.connect()
+        await events.send(local(get("/room", "Accept: text/event-stream")))
+        await events.answer()
+
+        async def stop() -> None:
+            await wait_all_tasks_blocked(0.05)
+            running.server.stop()
+
+        nursery.start_soon(stop)
+        assert (await running.poll(f"/room?since={at}&wait=50"))["messages"] == []
+        await events.wait_lost()
+
+
+async def test_a_retry_is_safe(nursery: trio.Nursery) -> None:
+    async with rooms(nursery, history=3) as running:
+        first = await running.publish("/", "pay", "Idempotency-Key: k")
+        assert await running.publish("/", "pay", "Idempotency-Key: k") == first
+        other = await running.ask(post("/", b"pay more", "Idempotency-Key: k"))
+        assert other.status == 422
+        for number in range(3):
+            await running.publish("/", str(number))
+        assert (await running.publish("/", "pay", "Idempotency-Key: k"))["id"] != first["id"], "the history is over"
+
+
+async def test_a_history_ends_with_its_age(nursery: trio.Nursery) -> None:
+    async with rooms(nursery, history=5, history_age_s=0.2) as running:
+        await running.publish("/room", "1")
+        assert "/room" in running.hub.rooms
+        while running.hub.rooms:
+            await trio.sleep(0.05)  # a test about time
+
+
+async def test_rooms_that_nobody_is_in_leave_nothing_behind(nursery: trio.Nursery) -> None:
+    async with rooms(nursery) as running:
+        client = await running.connect()
+        for number in range(200):
+            await client.ask(post(f"/room/{number}", b"to nobody"))
+        assert running.hub.rooms == {}
+        gc.collect()
+        assert len(running.hub._known) == 0
+
+
+# Who is there
+
+
+async def test_who_comes_and_goes(nursery: trio.Nursery) -> None:
+    async with rooms(nursery) as running:
+        events = await running.stream("/room?presence")
+        named = await running.open("/room?presence", "Sec-WebSocket-Protocol: rawws.id.v1")
+        await named.frame()
+        plain = await running.open("/room")
+        await plain.send(close())
+        told = await events.events(3)
+        assert [event.kind for event in told] == ["join", "join", "leave"]
+        assert [json.loads(event.data)["peers"] for event in told] == [2, 3, 2]
+        joined, left = [json.loads((await named.frame()).payload) for _ in range(2)]
+        assert joined == {"join": {"peer": json.loads(told[1].data)["peer"], "peers": 3}}
+        assert left["leave"]["peers"] == 2
+
+
+async def test_others_only(nursery: trio.Nursery) -> None:
+    async with rooms(nursery, exclude_sender=True) as running:
+        a, b = await running.open("/room"), await running.open("/room")
+        events = await running.stream("/room")
+        await a.send(text("1") + text("2"))
+        assert await b.frames(2) == [seen_text("1"), seen_text("2")]
+        await b.send(text("3"))
+        assert await a.frame() == seen_text("3")
+        await running.publish("/room", "4")
+        assert await a.frame() == await b.frame() == seen_text("4")
+        assert await events.data(4) == ["1", "2", "3", "4"]
+
+
+# Who may
+
+
+@pytest.mark.parametrize(
+    ("guard", "lines", "status"),
+    [
+        (Guard(is_local=True), [], 202),
+        (Guard(is_local=True), ["Origin: http://localhost"], 202),
+        (Guard(is_local=True), ["Origin: http://localhost", "Sec-Fetch-Site: same-origin"], 202),
+        (Guard(is_local=True), ["Origin: https://evil.example"], 403),
+        (Guard(is_local=True), ["Origin: null"], 403),
+        (Guard(is_local=True), ["Sec-Fetch-Site: cross-site"], 403),
+        (Guard(is_local=True), ["Sec-Fetch-Site: same-site"], 403),
+        (Guard(is_local=False), [], 403),
+        (Guard("secret"), [], 401),
+        (Guard("secret"), ["Authorization: Bearer secrets"], 401),
+        (Guard("secret"), ["Authorization: Basic secret"], 401),
+        (Guard("secret"), ["Authorization: Bearer secret"], 202),
+        (Guard("secret", is_local=True), [], 401),
+        (Guard(is_local=True, origins=Origins(["https://app.example"])), ["Origin: https://app.example"], 202),
+    ],
+)
+async def test_who_may_publish(nursery: trio.Nursery, guard: Guard, lines: list[str], status: int) -> None:
+    async with rooms(nursery, guard=guard) as running:
+        answer = await running.ask(post("/room", b"hello", *lines))
+        assert answer.status == status
+        allowed = answer.headers.get("access-control-allow-origin")
+        assert allowed == ("https://app.example" if "app.example" in str(lines) else None)
+
+
+async def test_a_name_led_here_from_elsewhere_may_not_publish(nursery: trio.Nursery) -> None:
+    async with rooms(nursery) as running:
+        client = await running.connect()
+        raw = post("/", b"x", "Origin: http://evil.example").replace(LOCAL.encode(), b"Host: evil.example")
+        assert (await client.ask(raw)).status == 403
+
+
+async def test_a_page_that_is_allowed_asks_first(nursery: trio.Nursery) -> None:
+    guard = Guard("secret", origins=Origins(["https://app.example"]))
+    async with rooms(nursery, guard=guard) as running:
+        asks = ("Origin: https://app.example", "Access-Control-Request-Method: POST")
+        answer = await running.ask(get("/room", *asks, method="OPTIONS"))
+        assert answer.status == 204
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "authorization" in answer.headers["access-control-allow-headers"].lower()
+        elsewhere = await running.ask(get("/room", "Origin: https://x.example", asks[1], method="OPTIONS"))
+        assert "access-control-allow-origin" not in elsewhere.headers
+
+
+async def test_the_application_is_asked_about_room_and_action(nursery: trio.Nursery) -> None:
+    asked: list[tuple[str | None, str]] = []
+
+    def authenticate(request: rawws.Request) -> rawws.Response | None:
+        asked.append((request.path, request.action))
+        return rawws.Response(403, "no\n") if request.path == "/secret" else None
+
+    async with rooms(nursery, authenticate=authenticate) as running:
+        assert (await running.ask(post("/secret", b"x"))).status == 403
+        assert (await running.ask(get("/secret?last=1"))).status == 403
+        assert (await running.ask(get("/secret", "Accept: text/event-stream"))).status == 403
+        assert (await running.ask(upgrade("/secret"))).status == 403
+        await running.open("/open")
+    assert asked == [
+        *(("/secret", "write"), ("/secret", "read"), ("/secret", "read"), ("/secret", "read write")),
+        ("/open", "read write"),
+    ]
+
+
+async def test_there_are_no_more_rooms_and_peers_than_may_be(nursery: trio.Nursery) -> None:
+    async with rooms(nursery, max_rooms=1, max_peers=2) as running:
+        await running.open("/room")
+        await running.stream("/room")
+        for raw in (upgrade("/room"), local(get("/room", "Accept: text/event-stream")), upgrade("/other")):
+            answer = await running.ask(raw)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert (await running.ask(post("/other", b"x"))).status == 503
+        assert (await running.ask(post("/room", b"x"))).status == 202
+
+
+# With clients that nobody here wrote
+
+
+def test_curl(start_program: StartProgram) -> None:
+    need(shutil.which("curl"), "curl")
+    program = start_program("--history", "10")
+    url = f"http://{program.address}/room/x"
+    stream = subprocess.Popen(["curl", "-sN", "-H", "Accept: text/event-stream", url], stdout=subprocess.PIPE)
+    program.wait_for_line("joined room /room/x")
+    told = json.loads(subprocess.check_output(["curl", "-s", url, "-d", "hello"], timeout=PATIENCE_S))
+    polled = json.loads(subprocess.check_output(["curl", "-s", f"{url}?last=1"], timeout=PATIENCE_S))
+    assert polled["messages"] == [{"id": told["id"], "text": "hello"}]
+    program.signal(signal.SIGTERM)
+    out, _ = stream.communicate(timeout=PATIENCE_S)
+    assert read_events(out) == [Event("message", "hello", told["id"])]
+
+
+def test_httpx_sse(start_program: StartProgram) -> None:
+    from httpx_sse import connect_sse
+
+    program = start_program("--history", "10")
+    url = f"http://{program.address}/room"
+    with httpx.Client(trust_env=False, timeout=PATIENCE_S) as client, connect_sse(client, "GET", url) as source:
+        for body in ("one", "two\nlines"):
+            assert httpx.post(url, content=body, headers={"Content-Type": "text/plain"}, trust_env=False).is_success
+        # To this library an id alone is an event too; to the standard it is not.
+        events = (event for event in source.iter_sse() if event.data)
+        first, second = next(events), next(events)
+        assert (first.data, second.data) == ("one", "two\nlines")
+    with httpx.Client(trust_env=False) as client:
+        answer = client.get(url, params={"since": first.id}).json()
+        assert [message["text"] for message in answer["messages"]] == ["two\nlines"]
+
+
+# The mixed test
+
+
+async def test_every_reader_ends_with_the_same_sequence(nursery: trio.Nursery) -> None:
+    """Writers by WebSocket and POST, readers by all ways, cut at random: all end with the same."""
+    per_writer = 60
+    dice = random.Random(6455)
+    async with rooms(nursery, history=10_000) as running:
+        total = 4 * per_writer
+        url = f"{LOOPBACK}:{running.server.port}/room"
+        sequences: list[list[str]] = []
+
+        async def write_ws(name: str) -> None:
+            async with rawws.connect(f"ws://{url}") as ws:
+                for number in range(per_writer):
+                    await ws.send(f"{name}{number}")
+                    await trio.lowlevel.checkpoint()
+
+        async def write_post(name: str) -> None:
+            client = await running.connect()
+            for number in range(per_writer):
+                assert (await client.ask(post("/room", f"{name}{number}".encode()))).status == 202
+
+        async def read_ws(begin: str) -> None:
+            got: list[str] = []
+            at = begin
+            while len(got) < total:
+                async with rawws.connect(f"ws://{url}?since={at}", subprotocols=["rawws.id.v1"]) as ws:
+                    for _ in range(dice.randrange(1, 40)):
+                        head, _, payload = str(await ws.recv()).partition("\n")
+                        told = json.loads(head)
+                        assert "gap" not in told
+                        if "id" in told:
+                            at = told["id"]
+                            got.append(payload)
+                        if len(got) == total:
+                            break
+            sequences.append(got)
+
+        async def read_events_(begin: str) -> None:
+            got: list[str] = []
+            at = begin
+            while len(got) < total:
+                client = await running.connect()
+                await client.send(local(get("/room", "Accept: text/event-stream", f"Last-Event-ID: {at}")))
+                await client.answer()
+                raw = b""
+                for _ in range(dice.randrange(1, 8)):
+                    if len(got) + raw.count(b"data: ") >= total:
+                        break
+                    raw += await client.take_some()
+                for event in read_events(raw[: raw.rfind(b"\n\n") + 2]):
+                    assert event.kind == "message"
+                    got.append(event.data)
+                    at = event.last_id
+                client.hang_up()
+            sequences.append(got)
+
+        async def poll(begin: str) -> None:
+            got: list[str] = []
+            at = begin
+            while len(got) < total:
+                polled = await running.poll(f"/room?since={at}&wait=5")
+                assert polled["gap"] is None
+                got += [message["text"] for message in polled["messages"]]
+                at = polled["next"]
+            sequences.append(got)
+
+        begin = (await running.publish("/room", "begin"))["id"]
+        async with trio.open_nursery() as everybody:
+            for reader in (read_ws, read_ws, read_events_, read_events_, poll, poll):
+                everybody.start_soon(reader, begin)
+            for name in "ab":
+                everybody.start_soon(write_ws, name)
+            for name in "cd":
+                everybody.start_soon(write_post, name)
+        assert all(sequence == sequences[0] for sequence in sequences)
+        assert sorted(sequences[0]) == sorted(f"{name}{number}" for name in "abcd" for number in range(per_writer))
+        for name in "abcd":
+            assert [said for said in sequences[0] if said[0] == name] == [f"{name}{n}" for n in range(per_writer)]

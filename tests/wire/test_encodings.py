@@ -1,0 +1,114 @@
+"""A room's messages in each form: bytes in, bytes out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rawws.wire.deflate import MIN_DEFLATE_BYTES
+from rawws.wire.encodings import (
+    EVENTS,
+    PLAIN,
+    WITH_IDS,
+    as_json,
+    boundary_behind,
+    count_messages,
+    encode,
+    notice,
+    rest_of_message,
+)
+from rawws.wire.frames import Opcode, encode_frame, split_frames
+from rawws.wire.message_ids import MessageId
+from tests.sse import read_events
+
+FIRST = MessageId("9f2c41d7", 41)
+TEXTS = encode_frame(Opcode.TEXT, b"hello") + encode_frame(Opcode.TEXT, b"you")
+
+
+def test_rawws_id_v1_puts_a_line_with_the_id_before_the_payload() -> None:
+    assert [bytes(payload) for _, payload in split_frames(encode(TEXTS, WITH_IDS, FIRST))] == [
+        b'{"id":"9f2c41d7-41"}\nhello',
+        b'{"id":"9f2c41d7-42"}\nyou',
+    ]
+
+
+def test_binary_stays_binary_with_an_id() -> None:
+    ((header, payload),) = split_frames(encode(encode_frame(Opcode.BINARY, b"\x00\n\xff"), WITH_IDS, FIRST))
+    assert header.opcode == Opcode.BINARY
+    assert bytes(payload) == b'{"id":"9f2c41d7-41"}\n\x00\n\xff'
+
+
+def test_a_large_message_with_an_id_is_deflated_as_without() -> None:
+    frames = encode_frame(Opcode.TEXT, b"x" * MIN_DEFLATE_BYTES)
+    ((header, payload),) = split_frames(encode(frames, WITH_IDS | 15, FIRST))
+    assert header.rsv1
+    assert len(payload) < 100
+
+
+def test_events_have_the_id_of_each_message() -> None:
+    assert encode(TEXTS, EVENTS, FIRST) == (
+        b"id: 9f2c41d7-41\ndata: hello\n\n"  # readable on the wire
+        b"id: 9f2c41d7-42\ndata: you\n\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("payload", "event"),
+    [
+        (b"", ("message", "")),
+        (b" two  spaces ", ("message", " two  spaces ")),
+        (b"a\nb\n\nc\n", ("message", "a\nb\n\nc\n")),
+        ("grüß dich".encode(), ("message", "grüß dich")),
+        (b"id: 7\ndata: forged\n\n", ("message", "id: 7\ndata: forged\n\n")),
+        (b"a\rb\r\n", ("text", '"a\\rb\\r\\n"')),
+    ],
+)
+def test_a_text_arrives_as_it_was(payload: bytes, event: tuple[str, str]) -> None:
+    stream = encode(encode_frame(Opcode.TEXT, payload), EVENTS, FIRST)
+    assert read_events(stream) == [(*event, "9f2c41d7-41")]
+
+
+def test_binary_is_an_event_in_base64() -> None:
+    stream = encode(encode_frame(Opcode.BINARY, b"\x00\xff"), EVENTS, FIRST)
+    assert stream == b"id: 9f2c41d7-41\nevent: binary\ndata: AP8=\n\n"
+
+
+@given(st.lists(st.text(max_size=20), max_size=6))
+def test_any_texts_come_through_as_events(texts: list[str]) -> None:
+    frames = b"".join(encode_frame(Opcode.TEXT, text.encode()) for text in texts)
+    stream = encode(frames, EVENTS, MessageId("e", 1))
+    assert "\r" not in stream.decode()
+    got = []
+    for kind, data, _ in read_events(stream):
+        got.append(json.loads(data) if kind == "text" else data)
+    assert got == texts
+
+
+@pytest.mark.parametrize("form", [PLAIN, WITH_IDS, EVENTS])
+@given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=5), data=st.data())
+def test_what_completes_a_message_begun(form: int, sizes: list[int], data: st.DataObject) -> None:
+    pieces = [
+        encode(encode_frame(Opcode.TEXT, b"x" * size), form, MessageId("e", number))
+        for number, size in enumerate(sizes, 1)
+    ]
+    segment = b"".join(pieces)
+    at = data.draw(st.integers(0, len(segment)))
+    ends = [sum(map(len, pieces[:count])) for count in range(len(pieces) + 1)]
+    boundary = next(end for end in ends if end >= at)
+    assert boundary_behind(segment, at, form) == boundary
+    assert rest_of_message(segment, at, form) == segment[at:boundary]
+    assert count_messages(segment, boundary, form) == ends.index(boundary)
+
+
+def test_what_is_not_a_message_is_told_to_those_who_can_be_told() -> None:
+    assert notice({"skipped": 3}, PLAIN) == b""
+    assert notice({"skipped": 3}, EVENTS) == b"event: skipped\ndata: 3\n\n"
+    assert notice({"skipped": 3}, WITH_IDS) == encode_frame(Opcode.TEXT, b'{"skipped":3}\n')
+
+
+def test_json_has_text_as_text_and_binary_in_base64() -> None:
+    assert as_json(FIRST, Opcode.TEXT, "ü".encode()) == {"id": "9f2c41d7-41", "text": "ü"}
+    assert as_json(FIRST, Opcode.BINARY, b"\x00") == {"id": "9f2c41d7-41", "base64": "AA=="}

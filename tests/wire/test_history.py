@@ -1,0 +1,232 @@
+"""Ids, and what a log keeps for those who come later, by example and against a naive model: a list of messages."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from rawws.errors import Refusal, UsageError
+from rawws.wire.broadcast_log import BroadcastLog, History
+from rawws.wire.conflation import MAX_KEYS, NewestByKey, Senders
+from rawws.wire.encodings import PLAIN, WITH_IDS, encode
+from rawws.wire.frames import Opcode, encode_frame, encode_message, split_frames
+from rawws.wire.message_ids import MessageId, new_epoch, parse_id
+from rawws.wire.messages import Headers, Request
+from rawws.wire.reading import MAX_WAIT_S, Reading, read_query, read_request
+
+
+def frame(text: str) -> bytes:
+    return encode_frame(Opcode.TEXT, text.encode())
+
+
+def payloads(frames: bytes) -> list[str]:
+    return [bytes(payload).decode() for _, payload in split_frames(frames)]
+
+
+def make_log(*turns: list[str], history: int = 100, sealed_at: float = 0.0) -> BroadcastLog:
+    """A log with a segment for each turn."""
+    log = BroadcastLog(encode, epoch="e", history=History(history))
+    for turn in turns:
+        log.append([frame(text) for text in turn])
+        log.seal(sealed_at)
+    return log
+
+
+def everything_from(log: BroadcastLog, after: int, form: int = PLAIN) -> list[str]:
+    entry = log.entry(after, form, 0.0)
+    segments = [log.segment(number, form) for number in range(entry.number, log.next)]
+    return payloads(entry.rest + b"".join(segments))
+
+
+def test_messages_are_numbered_in_their_order() -> None:
+    log = make_log(["a", "b"], ["c"])
+    assert log.last_message == 3
+    assert str(log.tail_id) == "e-3"
+    assert [(str(message), bytes(payload)) for message, _, payload in log.messages(0, most=9, most_bytes=99)] == [
+        ("e-1", b"a"),
+        ("e-2", b"b"),
+        ("e-3", b"c"),
+    ]
+
+
+def test_a_large_message_in_two_pieces_is_one() -> None:
+    log = BroadcastLog(encode)
+    frames: list[bytes | bytearray] = []
+    for payload in (b"", b"x" * 126, b"y" * 5000, b"z" * 70_000):
+        encode_message(Opcode.BINARY, payload, frames)
+    assert len(frames) == 6
+    log.append(frames)
+    log.seal()
+    assert (log.last_message, log.sealed_messages, log.next_message) == (4, 4, 5)
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_who_comes_later_begins_where_he_left_off_even_within_a_segment(after: int) -> None:
+    log = make_log(["1", "2", "3"], ["4"], ["5"])
+    assert everything_from(log, after) == ["1", "2", "3", "4", "5"][after:]
+    assert not log.entry(after, PLAIN, 0.0).is_gap
+    (last, *_) = everything_from(log, after, WITH_IDS)[-1:] or [""]
+    assert last in ("", '{"id":"e-5"}\n5')
+
+
+def test_the_history_ends_with_its_number_of_messages() -> None:
+    log = make_log(["1", "2", "3"], ["4"], ["5"], history=3)
+    log.trim(log.next)
+    assert log.oldest(0.0) == 3
+    assert everything_from(log, 2) == ["3", "4", "5"]
+    assert log.entry(1, PLAIN, 0.0).is_gap
+    assert everything_from(log, 0) == ["3", "4", "5"]
+
+
+def test_and_with_its_age_and_its_size() -> None:
+    log = BroadcastLog(encode, history=History(100, max_bytes=10, max_age_s=60))
+    for second in range(5):
+        log.append([frame("abc")])  # five bytes
+        log.seal(float(second * 20))
+    log.trim(log.next, 80.0)
+    assert (log.kept_bytes, log.oldest(80.0)) == (10, 4)
+    log.trim(log.next, 130.0)
+    assert log.oldest(130.0) == 5
+    log.trim(log.next, 140.0)
+    assert (log.kept_bytes, log.oldest(140.0), log.last_message) == (0, 6, 5)
+
+
+def test_without_a_history_everything_before_is_a_gap() -> None:
+    log = make_log(["1"], ["2"], history=0)
+    log.trim(log.next)
+    assert not log.entry(2, PLAIN, 0.0).is_gap
+    assert log.entry(1, PLAIN, 0.0).is_gap
+    assert log.entry(3, PLAIN, 0.0).is_gap, "an id from a future that hasn't been"
+
+
+class HistoryModel(RuleBasedStateMachine):
+    """Publish in turns, trim at random, and hold what every reader would get against a list."""
+
+    @initialize(history=st.integers(0, 8))
+    def begin(self, history: int) -> None:
+        self.history = history
+        self.log = BroadcastLog(encode, epoch="e", history=History(history))
+        self.sent: list[str] = []
+        self.reader = 0  # a segment that somebody still needs
+
+    @rule(texts=st.lists(st.sampled_from(["", "a", "b" * 5000]), min_size=1, max_size=4))
+    def turn(self, texts: list[str]) -> None:
+        for text in texts:
+            pieces: list[bytes | bytearray] = []
+            encode_message(Opcode.TEXT, text.encode(), pieces)
+            self.log.append(pieces)
+            self.sent.append(text)
+        self.log.seal()
+
+    @rule(back=st.integers(0, 3))
+    def trim(self, back: int) -> None:
+        self.reader = max(self.reader, self.log.next - back)
+        self.log.trim(self.reader)
+
+    @rule(after=st.integers(0, 40))
+    def read(self, after: int) -> None:
+        oldest = max(len(self.sent) - self.history, 0) + 1
+        entry = self.log.entry(after, PLAIN, 0.0)
+        assert self.log.oldest(0.0) == oldest
+        assert entry.is_gap is not (oldest - 1 <= after <= len(self.sent))
+        first = oldest if entry.is_gap else after + 1
+        assert everything_from(self.log, after) == self.sent[first - 1 :]
+        if not entry.is_gap:
+            told = [payload.decode() for _, _, payload in self.log.messages(after, most=99, most_bytes=1 << 30)]
+            assert told == self.sent[after:]
+
+
+TestHistoryModel = HistoryModel.TestCase
+TestHistoryModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+# Ids
+
+
+def test_an_id_is_read_as_it_is_written() -> None:
+    assert parse_id(str(MessageId("9f2c41d7", 42))) == MessageId("9f2c41d7", 42)
+    assert new_epoch() != new_epoch()
+
+
+@pytest.mark.parametrize("text", ["", "42", "x-", "-1", "E-1", "a-b", "a-1-2", "a-1 ", "a-99999999999999999999"])
+def test_what_is_no_id(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a message's id"):
+        parse_id(text)
+
+
+# Where a reader begins
+
+
+@pytest.mark.parametrize(
+    ("query", "reading"),
+    [
+        ("", Reading()),
+        ("name=alice&q=%20", Reading()),
+        ("since=e-4", Reading(MessageId("e", 4), polls=True)),
+        ("since=", Reading(polls=True)),
+        ("since=e-4&wait=20", Reading(MessageId("e", 4), wait_s=20.0, polls=True)),
+        ("wait=1000", Reading(wait_s=MAX_WAIT_S, polls=True)),
+        ("last=5", Reading(last=5, polls=True)),
+        ("peers", Reading(wants_peers=True)),
+        ("presence", Reading(wants_presence=True)),
+    ],
+)
+def test_a_query(query: str, reading: Reading) -> None:
+    assert read_query(query) == reading
+
+
+@pytest.mark.parametrize("query", ["since=4", "last=x", "last=-1", "wait=1.5", "since=e-1&since=e-2", "last=%32x"])
+def test_a_query_that_can_not_be_meant(query: str) -> None:
+    refusal = read_request(Request("GET", f"/?{query}", "1.1", Headers()))
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 400
+
+
+def test_the_last_event_id_counts_for_more_than_the_query() -> None:
+    request = Request("GET", "/?since=e-1", "1.1", Headers([("Last-Event-ID", "e-7")]))
+    assert read_request(request) == Reading(MessageId("e", 7))
+
+
+# Instead of everything
+
+
+def test_the_newest_of_each_key() -> None:
+    newest = NewestByKey("symbol")
+    texts = ['{"symbol":"A","price":1}', '{"symbol":"B"}', '{"symbol":"A","price":2}', "no json", '["A"]', "7"]
+    newest.add(1, b"".join(map(frame, texts)))
+    newest.give(8, ":A")
+    newest.add(7, encode_frame(Opcode.BINARY, b"x") + frame("by header"))
+    newest.add(9, frame('{"symbol":"B","price":3}'))
+    assert [(number, payloads(raw)) for number, raw in newest.after(0)] == [
+        (3, [texts[2]]),
+        (7, ["x"]),  # without a key, as those before it
+        (8, ["by header"]),
+        (9, ['{"symbol":"B","price":3}']),
+    ]
+    assert [number for number, _ in newest.after(7)] == [8, 9]
+    assert newest.after(9) == []
+
+
+def test_there_is_an_end_to_keys() -> None:
+    newest = NewestByKey("k")
+    newest.add(1, b"".join(frame(f'{{"k":{number}}}') for number in range(MAX_KEYS + 10)))
+    assert len(newest) == MAX_KEYS
+    assert newest.after(0)[0][0] == 11
+
+
+def test_everything_but_ones_own() -> None:
+    senders = Senders()
+    for count, sender in ((2, 1), (1, 2), (1, 1)):
+        senders.add(count, sender)
+    senders.seal(5)
+    segment = b"".join(map(frame, "abcd"))
+    assert [(place, payloads(frames)) for place, frames in senders.others(5, 1, segment)] == [(2, ["c"])]
+    assert [(place, payloads(frames)) for place, frames in senders.others(5, 2, segment)] == [
+        (0, ["a", "b"]),
+        (3, ["d"]),
+    ]
+    assert [senders.sent_to(5, who) for who in (1, 2, 3)] == [True, True, False]
+    senders.trim(6)
+    assert not senders.sent_to(5, 1)
