@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple, NoReturn, Protocol
+from typing import IO, Any, NamedTuple, NoReturn, Protocol
 
 import pytest
 import trio
@@ -364,22 +364,35 @@ class RunningHub:
         send_buffer: int | None = None,
         trailing_data: bytes = b"",
         extensions: str = "",
+        subprotocol: str | None = None,
     ) -> Client:
         """Put a new peer into a room. ``send_buffer`` bounds what it can be sent before it reads."""
+        ours, client = self.pair(send_buffer=send_buffer)
+        self.adopt(ours, path, trailing_data, extensions, subprotocol)
+        return client
+
+    def pair(self, *, send_buffer: int | None = None) -> tuple[socket.socket, Client]:
+        """Return the two ends of a connection."""
         ours, theirs = socket.socketpair()
         if send_buffer is not None:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         client = Client(theirs)
         self._clients.append(client)
-        self.adopt(ours, path, trailing_data, extensions)
-        return client
+        return ours, client
 
     def adopt(
-        self, connected: socket.socket, path: str = "/", trailing_data: bytes = b"", extensions: str = ""
+        self,
+        connected: socket.socket,
+        path: str = "/",
+        trailing_data: bytes = b"",
+        extensions: str = "",
+        subprotocol: str | None = None,
     ) -> None:
         """Hand a socket over to the hub, as the HTTP phase does after its 101."""
         self._joined += 1
-        handshake = Handshake((), path, Accept.of(KEY.decode()), None, answer_offers([extensions]))
+        handshake = Handshake(
+            (), path, Accept.of(KEY.decode()), None, answer_offers([extensions]), subprotocol=subprotocol
+        )
         self.hub.adopt(
             self._joined,
             Transport(connected),
@@ -401,9 +414,10 @@ class StartHub(_Starter):
         mode: Mode = Mode.BROADCAST,
         hello: str = "",
         fast_lane: bool = True,
+        **settings: Any,
     ) -> RunningHub:
         limits = limits or Limits()
-        hub = Hub(mode=mode, hello=hello, max_lag_bytes=max_lag_bytes)
+        hub = Hub(mode=mode, hello=hello, max_lag_bytes=max_lag_bytes, **settings)
         return RunningHub(hub, Endpoint(limits), fast_lane, self.clients)
 
 

@@ -1,0 +1,269 @@
+"""What becomes of a peer that reads more slowly than its room publishes, for each policy; each stalls and recovers."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from rawws.errors import UsageError
+from rawws.hub import Hub
+from rawws.limits import Limits
+from rawws.loop import current_loop
+from rawws.room import RoomSettings, Slow
+from rawws.transport import Transport
+from rawws.wire.encodings import SUBPROTOCOL
+from rawws.wire.frames import Opcode
+from rawws.wire.reading import Reading
+from tests.serving import Client, RunningHub, StartHub, close, ping, seen_text, text
+from tests.sse import read_events
+
+# What the kernel takes for a peer that doesn't read is some ten times this.
+SMALL = 4096
+PADDING = "x" * 500
+
+
+def numbered(number: int) -> str:
+    return f"{number} {PADDING}"
+
+
+def number_of(payload: bytes) -> int:
+    return int(payload.split(b" ", 1)[0])
+
+
+async def flood(running: RunningHub, messages: int, path: str = "/") -> None:
+    """Publish numbered messages, and let the loop have its turns between."""
+    room = running.hub.room(path)
+    for number in range(messages):
+        room.publish(numbered(number))
+        if number % 50 == 0:
+            await trio.lowlevel.checkpoint()
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+# skip
+
+
+async def test_skip_goes_on_with_the_newest(start_hub: StartHub, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rawws")
+    running = start_hub(slow="skip", max_lag_bytes=20_000)
+    slow, quick = running.join(send_buffer=SMALL), running.join()
+    total = 1000
+    quick_got: list[int] = []
+
+    async def read_quickly() -> None:
+        while len(quick_got) < total + 1:
+            quick_got.append(number_of((await quick.frame()).payload))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_quickly)
+        await flood(running, total)
+        got = [number_of((await slow.frame()).payload)]
+        while got[-1] < total - 1:
+            got.append(number_of((await slow.frame()).payload))
+        running.hub.room("/").publish(numbered(total))
+        assert number_of((await slow.frame()).payload) == total, "it has caught up"
+    assert quick_got == list(range(total + 1)), "nobody else is concerned"
+    assert got == sorted(set(got))
+    assert 0 < len(got) < total / 2
+    told = [line for line in warnings(caplog) if "reads too slowly" in line]
+    assert len(told) == 1, "at the first loss"
+    assert "messages are skipped" in told[0]
+    await slow.send(close())
+    await slow.frames_to_close()
+    slow.hang_up()
+    await wait_all_tasks_blocked()
+    assert f"it read too slowly, and {total - len(got)} messages were skipped" in caplog.text
+    assert running.hub.room("/").log.kept_bytes == 0
+
+
+async def test_skip_is_counted_for_those_who_can_be_told(start_hub: StartHub) -> None:
+    running = start_hub(slow="skip", max_lag_bytes=20_000)
+    slow = running.join(send_buffer=SMALL, subprotocol=SUBPROTOCOL)
+    await slow.frame()
+    total = 500
+    await flood(running, total)
+    got, skipped = 0, 0
+    while got + skipped < total:
+        head, _, payload = (await slow.frame()).payload.partition(b"\n")
+        told = json.loads(head)
+        skipped += told.get("skipped", 0)
+        if "id" in told:
+            got += 1
+            assert int(told["id"].rpartition("-")[2]) == number_of(payload) + 1
+    assert number_of(payload) == total - 1
+    assert skipped > total / 2
+
+
+async def test_skip_of_an_event_stream(start_hub: StartHub) -> None:
+    running = start_hub(slow="skip", max_lag_bytes=20_000)
+    ours, client = running.pair(send_buffer=SMALL)
+    running.hub.stream_events(99, Transport(ours), "/", Reading(), running.endpoint)
+    total = 500
+    await flood(running, total)
+    raw = b""
+    while f"data: {total - 1} ".encode() not in raw or not raw.endswith(b"\n\n"):
+        raw += await client.take_some()
+    events = read_events(raw)
+    got = [event for event in events if event.kind == "message"]
+    skipped = sum(int(event.data) for event in events if event.kind == "skipped")
+    assert len(got) + skipped == total
+    assert all(int(event.last_id.rpartition("-")[2]) == number_of(event.data.encode()) + 1 for event in got)
+
+
+async def test_control_frames_are_never_dropped(start_hub: StartHub) -> None:
+    for policy in ("skip", "latest", "wait"):
+        running = start_hub(slow=policy, key="k", max_lag_bytes=10_000)
+        slow = running.join(send_buffer=SMALL)
+        await flood(running, 100)
+        for number in range(5):
+            await slow.send(ping(bytes([number])))
+        await flood(running, 100)
+        pongs: list[bytes] = []
+        while len(pongs) < 5:
+            frame = await slow.frame()
+            if frame.opcode is Opcode.PONG:
+                pongs.append(frame.payload)
+        assert pongs == [bytes([number]) for number in range(5)]
+
+
+# latest
+
+
+async def test_latest_gives_the_newest_of_each_key(start_hub: StartHub, caplog: pytest.LogCaptureFixture) -> None:
+    running = start_hub(slow="latest", key="symbol")
+    slow = running.join(send_buffer=SMALL)
+    room = running.hub.room("/")
+    for price in range(1000):
+        for symbol in ("A", "B", "C"):
+            room.publish(json.dumps({"symbol": symbol, "price": price, "pad": PADDING}))
+        if price % 20 == 0:
+            await trio.lowlevel.checkpoint()
+    assert room.log.kept_bytes == 0, "nothing waits for who reads slowly"
+    newest: dict[str, int] = {}
+    got = 0
+    while newest != {"A": 999, "B": 999, "C": 999}:
+        told = json.loads((await slow.frame()).payload)
+        assert told["price"] > newest.get(told["symbol"], -1), "nothing twice, nothing older"
+        newest[told["symbol"]] = told["price"]
+        got += 1
+    assert got < 1000
+    assert len([line for line in warnings(caplog) if "reads too slowly" in line]) == 1
+    room.publish('{"symbol": "A", "price": 1000}')
+    assert json.loads((await slow.frame()).payload)["price"] == 1000
+    assert not room.behind
+
+
+async def test_who_comes_to_a_ticker_may_have_the_newest_of_each(start_hub: StartHub) -> None:
+    running = start_hub(slow="latest", key="symbol", history=100)
+    room = running.hub.room("/")
+    for price in range(10):
+        room.publish(json.dumps({"symbol": "A", "price": price}))
+        room.publish(json.dumps({"symbol": "B", "price": price}))
+    ours, client = running.pair()
+    running.hub.stream_events(99, Transport(ours), "/", Reading(last=100), running.endpoint)
+    raw = b""
+    while raw.count(b"data: ") < 2:
+        raw += await client.take_some()
+    assert [json.loads(event.data) for event in read_events(raw)] == [
+        {"symbol": "A", "price": 9},
+        {"symbol": "B", "price": 9},
+    ]
+
+
+# wait
+
+
+async def test_wait_holds_publishers_back_and_loses_nothing(
+    start_hub: StartHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start_hub(slow="wait", max_lag_bytes=50_000)
+    slow, quick, publisher = running.join(send_buffer=SMALL), running.join(), running.join()
+    room = running.hub.room("/")
+    total = 3000
+    got: dict[str, list[int]] = {"slow": [], "quick": [], "publisher": []}
+    go_on = trio.Event()
+
+    async def publish() -> None:
+        for number in range(total):
+            await publisher.send(text(numbered(number)))
+
+    async def read(name: str, client: Client) -> None:
+        while len(got[name]) < total:
+            got[name].append(number_of((await client.frame()).payload))
+
+    async def read_slowly() -> None:
+        await go_on.wait()
+        await read("slow", slow)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish)
+        nursery.start_soon(read, "quick", quick)
+        nursery.start_soon(read, "publisher", publisher)
+        nursery.start_soon(read_slowly)
+        while not room.is_held:
+            await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
+        assert len(got["quick"]) < total
+        assert room.log.kept_bytes < 4_000_000
+        with trio.move_on_after(0) as scope:
+            await room.ready()
+        assert scope.cancelled_caught
+        go_on.set()
+    assert got == {name: list(range(total)) for name in got}
+    await room.ready()
+    assert not room.is_held
+    assert "those who publish are held back" in warnings(caplog)[0]
+
+
+async def test_wait_ends_with_the_one_who_is_waited_for(start_hub: StartHub) -> None:
+    running = start_hub(slow="wait", max_lag_bytes=10_000)
+    slow, publisher = running.join(send_buffer=SMALL), running.join()
+    room = running.hub.room("/")
+    await flood(running, 200)
+    assert room.is_held
+    slow.hang_up()
+    await publisher.send(text("still here"))
+    while (await publisher.frame()).payload != b"still here":
+        pass
+    assert not room.is_held
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_who_stalls_a_room_for_good_is_closed_in_the_end(start_hub: StartHub) -> None:
+    limits = Limits(ping_interval_s=5, ping_timeout_s=5)
+    running = start_hub(slow="wait", max_lag_bytes=10_000, limits=limits)
+    running.join(send_buffer=SMALL)
+    await flood(running, 200)
+    room = running.hub.room("/")
+    assert room.is_held
+    await room.ready()
+    assert running.endpoint.peer_count == 0
+
+
+# Per room
+
+
+async def test_each_room_may_have_its_own_way(start_hub: StartHub) -> None:
+    def settings(path: str) -> RoomSettings | None:
+        return RoomSettings(slow=Slow.LATEST, key="symbol") if path.startswith("/ticker/") else None
+
+    running = start_hub(settings=settings)
+    assert running.hub.room("/ticker/x").settings.slow is Slow.LATEST
+    assert running.hub.room("/chat").settings.slow is Slow.CLOSE
+    a, b = running.join("/chat"), running.join("/ticker/x")
+    for client, path in ((a, "/chat"), (b, "/ticker/x")):
+        running.hub.room(path).publish("hello")
+        assert await client.frame() == seen_text("hello")
+    assert current_loop().messages_skipped == 0
+
+
+def test_a_policy_that_there_is_not() -> None:
+    with pytest.raises(UsageError, match="there is no policy for slow peers 'drop'; give one of 'close', 'skip'"):
+        Hub(slow="drop")
