@@ -27,10 +27,12 @@ from rawws.errors import (
 )
 from rawws.hub import Hub
 from rawws.peer import Peer
-from rawws.room import Delivery, Room
+from rawws.room import Delivery, Room, RoomSettings, Slow
+from rawws.room_app import rooms
 from rawws.server import SAME_HOST, Server, serve
 from rawws.version import __version__
 from rawws.websocket import WebSocket
+from rawws.wire.message_ids import Gap
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.session import State
 
@@ -42,6 +44,7 @@ __all__ = [
     "ConnectionClosedError",
     "ConnectionClosedOK",
     "Delivery",
+    "Gap",
     "HandshakeRefused",
     "Headers",
     "Hub",
@@ -58,7 +61,9 @@ __all__ = [
     "Request",
     "Response",
     "Room",
+    "RoomSettings",
     "Server",
+    "Slow",
     "State",
     "UsageError",
     "WebSocket",
@@ -66,5 +71,6 @@ __all__ = [
     "asgi",
     "attach",
     "connect",
+    "rooms",
     "serve",
 ]

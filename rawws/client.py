@@ -9,6 +9,7 @@ import random
 import socket
 import ssl as ssl_module
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
@@ -30,12 +31,15 @@ from rawws.errors import (
 from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
+from rawws.resume import ResumedWebSocket
 from rawws.transport import TlsTransport, Transport, dial, name_address
 from rawws.version import __version__
 from rawws.websocket import WebSocket
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer, basic_authorization
+from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.http1 import Signal
 from rawws.wire.http1_client import ResponsePhase
+from rawws.wire.message_ids import parse_id
 from rawws.wire.messages import FieldsLike, Headers, Request, Response
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, IN, OUT, STATE, head_lines
@@ -76,14 +80,20 @@ class Connector:
         open_timeout: float | None,
         limits: Limits,
         fast_lane: bool,
+        resume: bool | str,
     ) -> None:
         self._uri = parse_uri(uri)
+        if resume and subprotocols:
+            raise UsageError(f"resume has a subprotocol of its own, {SUBPROTOCOL}; leave subprotocols out")
+        self._resumes = bool(resume)
+        self._since = str(parse_id(resume)) if isinstance(resume, str) and resume else ""
+        self._resumed: ResumedWebSocket | None = None  # which knows where to go on
         if compression not in ("deflate", None):
             raise UsageError(f"there is no compression {compression!r}; give 'deflate', or None for none")
         self._ssl = ssl
         self._headers = Headers.checked(headers)
         self._origin = origin
-        self._subprotocols = subprotocols
+        self._subprotocols = (SUBPROTOCOL,) if resume else subprotocols
         self._compression = compression is not None
         self._user_agent = user_agent
         self._proxy = proxy
@@ -126,14 +136,26 @@ class Connector:
     async def open(self) -> WebSocket:
         """Return an open WebSocket, which the caller has to close; ``async with`` does so by itself."""
         attempt = _Attempt(next(current_loop().numbers), self._limits)
+        if self._resumed is not None:
+            self._since = self._resumed.last_id or self._since
         with trio.move_on_after(self._open_timeout or math.inf):
-            return await self._open(attempt)
+            websocket = await self._open(attempt)
+            if isinstance(websocket, ResumedWebSocket):
+                try:
+                    await websocket.begin()
+                except BaseException:
+                    websocket.begin_close()
+                    raise
+                self._resumed = websocket
+            return websocket
         told = f"{attempt.stage} took longer than {self._open_timeout:g} s in all (open_timeout)"
         attempt.log(logs.http, logging.INFO, FAULT, told)
         raise OpenTimeout(f"{self._uri}: {told}")
 
     async def _open(self, attempt: _Attempt) -> WebSocket:
         uri, headers = self._uri, self._headers
+        if self._since:
+            uri = replace(uri, query=f"{uri.query}&since={self._since}".removeprefix("&"))
         for _ in range(self._max_redirects + 1):
             handshake = self._handshake(uri, headers)
             transport = await self._dial(attempt, uri)
@@ -179,7 +201,7 @@ class Connector:
         trailing_data = phase.trailing_data
         told = f"HTTP ends, WebSocket begins: {len(trailing_data)} bytes came behind the response"
         attempt.log(logs.handshake, logging.DEBUG, STATE, told)
-        return WebSocket(
+        return (ResumedWebSocket if self._resumes else WebSocket)(
             transport,
             Role.CLIENT,
             number=attempt.number,
@@ -406,6 +428,7 @@ def connect(
     max_size: int | None = MIB,
     max_queue: int | None = 16,
     fast_lane: bool = True,
+    resume: bool | str = False,
 ) -> Connector:
     """Connect to a WebSocket server: ``async with connect("wss://host/path") as ws:``, closed at the end.
 
@@ -427,6 +450,10 @@ def connect(
     - ``open_timeout``: for all from the look-up of the name to the 101.
     - ``ping_interval``, ``ping_timeout``, ``close_timeout``, ``max_size``, ``max_queue``, ``compression``,
       ``fast_lane``: as for `serve`.
+
+    With ``resume``, for a room of rawws, ``ws.last_id`` is the id of the message that was received last, and ``async
+    for`` goes on behind it after a cut: nothing is missed that the room's history still has, and ``ws.gap`` says so if
+    something is. An id in place of True is where to begin: one that another process noted, for instance.
 
     Raises `InvalidURI` and `UsageError` at once for what can't be meant. Connecting raises OSError when there is no
     connection (ssl.SSLError is one), `OpenTimeout`, and `InvalidHandshake` when the server says no:
@@ -452,4 +479,5 @@ def connect(
             close_timeout_s=close_timeout or 0.0,
         ),
         fast_lane=fast_lane,
+        resume=resume,
     )

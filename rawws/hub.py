@@ -43,7 +43,8 @@ class Hub:
     ``max_lag_bytes`` is how far a peer may fall behind a room, and ``slow`` what becomes of it then: ``"close"`` with
     1013; ``"skip"`` to the newest; ``"latest"``: it gets the newest of each ``key``, a member of the messages' JSON; or
     ``"wait"``: those who publish are held back. ``history`` is how many of its last messages a room keeps, for at most
-    ``history_age_s`` and in about ``history_bytes``. With ``exclude_sender``, what a peer says goes to all others.
+    ``history_age_s`` and in about ``history_bytes``. With ``exclude_sender``, what a peer says goes to all others; with
+    ``read_only`` it may say nothing, or is closed with 1008: the program publishes, or who may POST.
     ``max_rooms`` and ``max_peers`` (in a room) are refused more with 503.
 
     ``settings(path)`` may return other `RoomSettings` for some rooms.
@@ -61,6 +62,7 @@ class Hub:
         history_bytes: int = MIB,
         history_age_s: float = 3600.0,
         exclude_sender: bool = False,
+        read_only: bool = False,
         max_rooms: int | None = None,
         max_peers: int | None = None,
         settings: Callable[[str], RoomSettings | None] | None = None,
@@ -73,6 +75,7 @@ class Hub:
             _choose(Slow, slow, "policy for slow peers"),
             key,
             exclude_sender,
+            read_only,
             math.inf if max_peers is None else max_peers,
         )
         self._settings_for = settings

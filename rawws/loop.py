@@ -281,6 +281,9 @@ class Loop:
             self.messages_in += len(frames)
             room = peer.relay
             if room is not None:
+                if room.settings.read_only:
+                    self.close(peer, 1008, "this room is for reading only")
+                    return
                 room.add(frames, peer.number)
                 self._fresh.add(room)
             elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):

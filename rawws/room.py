@@ -51,6 +51,7 @@ class RoomSettings:
     slow: Slow = Slow.CLOSE
     key: str = ""  # the JSON member that is a message's key, for `Slow.LATEST`
     exclude_sender: bool = False  # a message goes to all others
+    read_only: bool = False  # a peer that sends something is closed with 1008; others publish
     max_peers: float = math.inf
 
 

@@ -26,14 +26,14 @@ from typing import Any
 import trio
 
 from rawws import logs
-from rawws.errors import Refusal
+from rawws.errors import Refusal, UsageError
 from rawws.exchange import Exchange
 from rawws.hub import Hub
 from rawws.limits import MIB
 from rawws.peer import Endpoint
 from rawws.room import Room, Slow
 from rawws.transport import Transport
-from rawws.web import HttpApp
+from rawws.web import HelloApp, HttpApp
 from rawws.wire.encodings import as_json
 from rawws.wire.event_stream import CONTENT_TYPE
 from rawws.wire.frames import Opcode
@@ -252,6 +252,30 @@ class RoomApp:
         room.publish(body, text=opcode is Opcode.TEXT, key=named)
         logs.line(logs.hub, 10, exchange.number, "=", f"published {room.last_id} in room {room.path} (peers: {peers})")
         return _as_json({"id": room.last_id, "peers": peers}, 202)
+
+
+def rooms(
+    hub: Hub,
+    *,
+    elsewhere: HttpApp | None = None,
+    prefix: str = "/",
+    publish_token: str | None = None,
+    is_local: bool = False,
+    origins: Origins | Sequence[str] = (),
+    max_size: int = MIB,
+) -> HttpApp:
+    """Return an app, for the ``http`` of `serve`, in which a hub's rooms can be read and written over HTTP.
+
+    ``GET`` with ``Accept: text/event-stream`` is a room's messages as events, ``GET ?since=ID`` polls, and ``POST``
+    publishes, at the paths that begin with ``prefix``. Other requests go to ``elsewhere``, such as ``rawws.asgi(app)``.
+
+    Publishing needs the ``publish_token``; without one nobody may, unless the server is one that only this machine can
+    reach (``is_local``). Web pages from ``origins`` may read and write; others of another host may not.
+    """
+    if not prefix.startswith("/"):
+        raise UsageError(f"{prefix!r} can't be where rooms are; give the beginning of their paths, such as /room/")
+    guard = Guard(publish_token, is_local, origins if isinstance(origins, Origins) else Origins(origins))
+    return RoomApp(hub, elsewhere or HelloApp(["POST"]), guard, prefix=prefix, max_message_bytes=max_size)
 
 
 def _preflight() -> Response:

@@ -18,6 +18,7 @@ from rawws.wire.deflate import Agreement, StreamDeflater, deflater_for
 from rawws.wire.encodings import PLAIN
 from rawws.wire.events import Data, Message, MessagePart, as_message
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, RSV1, Opcode
+from rawws.wire.message_ids import Gap
 from rawws.wire.messages import Request, Response
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
@@ -41,6 +42,11 @@ class WebSocket:
     send at once; each message goes out whole. A method that is cancelled has done nothing: no message is lost by
     cancelling `recv`, nor sent in part by cancelling `send`. The exception is `send` with an async iterable.
     """
+
+    # Of a client that resumes, see `rawws.connect`:
+    last_id: str = ""  # the id of the message that `recv` returned last
+    gap: Gap | None = None  # what is missing between the place that was asked for and the first message
+    skipped: int = 0  # how many messages the server has left out since, because we read too slowly
 
     def __init__(
         self,

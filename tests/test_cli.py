@@ -83,6 +83,7 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
         "history_bytes": 1 << 20,
         "history_age_s": 3600,
         "exclude_sender": False,
+        "read_only": False,
         "max_rooms": None,
         "max_peers": None,
     }
@@ -112,7 +113,7 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
         "--allow-origin https://hoppscotch.io --allow-origin http://other.example:81 "
         "--subprotocol chat.v2 --subprotocol chat.v1 "
         "--slow latest --latest-key symbol --history 100 --history-bytes 64k --history-age 60 --exclude-sender "
-        "--max-rooms 1000 --max-peers 50"
+        "--read-only --max-rooms 1000 --max-peers 50"
     )
     assert rawws.cli.main([*command, *flags.split()]) == 0
     assert (ran.host, ran.port) == ("::1", 9)
@@ -126,6 +127,7 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
         "history_bytes": 64 << 10,
         "history_age_s": 60,
         "exclude_sender": True,
+        "read_only": True,
         "max_rooms": 1000,
         "max_peers": 50,
     }

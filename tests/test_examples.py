@@ -170,7 +170,7 @@ def test_payments_survive_the_killing_of_the_sms_service(run: Run, tmp_path: Pat
     pay(3)
     heard.append(sms.next_line())
     deadline = time.monotonic() + PATIENCE_S
-    while (tmp_path / "sms.state").read_text() != "3" and time.monotonic() < deadline:
+    while not (tmp_path / "sms.state").read_text().endswith("-3") and time.monotonic() < deadline:
         time.sleep(0.001)  # the note is made behind the SMS
     sms.process.kill()  # and not asked
     pay(4, 5)
@@ -178,7 +178,7 @@ def test_payments_survive_the_killing_of_the_sms_service(run: Run, tmp_path: Pat
     heard += [sms.next_line() for _ in range(2)]
     pay(6)
     heard.append(sms.next_line())
-    assert heard == [f"SMS: payment {number}: amount={number}" for number in range(1, 7)]
+    assert heard == [f"SMS: amount={number}" for number in range(1, 7)]
 
 
 def test_an_existing_app_publishes_into_a_room_beside_it(run: Run) -> None:

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from rawws.errors import UsageError
@@ -235,8 +236,10 @@ async def test_wait_ends_with_the_one_who_is_waited_for(start_hub: StartHub) -> 
     assert not room.is_held
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_who_stalls_a_room_for_good_is_closed_in_the_end(start_hub: StartHub) -> None:
+async def test_who_stalls_a_room_for_good_is_closed_in_the_end(
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001
+    start_hub: StartHub,
+) -> None:
     limits = Limits(ping_interval_s=5, ping_timeout_s=5)
     running = start_hub(slow="wait", max_lag_bytes=10_000, limits=limits)
     running.join(send_buffer=SMALL)

@@ -64,6 +64,7 @@ class _Program:
             history_bytes=options.history_bytes,
             history_age_s=options.history_age,
             exclude_sender=options.exclude_sender,
+            read_only=options.read_only,
             max_rooms=options.max_rooms,
             max_peers=options.max_peers,
         )
@@ -211,6 +212,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rooms.add_argument("--latest-key", metavar="MEMBER", help="for --slow latest: the member of a message's JSON")
     rooms.add_argument("--exclude-sender", action="store_true", help="what a peer sends goes to all others only")
+    rooms.add_argument("--read-only", action="store_true", help="peers may not send; messages come by POST")
     rooms.add_argument("--max-rooms", type=count, metavar="N", help="refuse more with 503 (default: no limit)")
     rooms.add_argument(
         "--max-peers", type=count, metavar="N", help="in a room; refuse more with 503 (default: no limit)"

@@ -4,15 +4,14 @@
     python -m rawws.examples.payments sms
     curl -d 'amount=100' localhost:8080/payments
 
-Kill the SMS service, pay some more, and start it again: it says which event it had last, and gets what came since,
-as far as the server still holds it. It notes an event when its SMS is out, so none is lost, and none sent twice.
+Kill the SMS service, pay some more, and start it again: it says which message it had last, and gets what came since,
+as far as the room's history has it. It notes a message when its SMS is out, so none is lost, and none sent twice.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import deque
 from functools import partial
 from pathlib import Path
 
@@ -20,58 +19,39 @@ import trio
 
 import rawws
 
-HELD = 1000  # events that the server keeps for those who come back
-
-
-class Payments:
-    """The primary server: payments come in over HTTP, and go out as numbered events in a room."""
-
-    def __init__(self) -> None:
-        self.events: deque[dict[str, object]] = deque(maxlen=HELD)
-        self.count = 0
-        self.room = rawws.Hub().room("/payments")
-
-    async def http(self, request: rawws.Request) -> rawws.Response | None:
-        if (request.method, request.path) != ("POST", "/payments"):
-            return None
-        self.count += 1
-        event = {"id": self.count, "paid": request.body.decode(errors="replace")}
-        self.events.append(event)
-        self.room.publish(json.dumps(event))  # waits for nobody
-        return rawws.Response(201, json.dumps(event) + "\n", {"Content-Type": "application/json"})
-
-    async def tell(self, ws: rawws.WebSocket) -> None:
-        """One listener: what it has missed, then what comes. There is no moment between the two to miss anything."""
-        since = int(ws.request.query.removeprefix("since=") or self.count)
-        while missed := [event for event in self.events if int(str(event["id"])) > since]:
-            for event in missed:
-                await ws.send(json.dumps(event))
-                since = int(str(event["id"]))
-        self.room.join(ws)
-        await ws.wait_closed()
+KEPT = 1000  # payments that the room holds for those who come back, for a week
 
 
 async def serve(port: int) -> None:
-    payments = Payments()
+    """The primary server: payments come in over HTTP, and go out as messages of a room that others may only read."""
+    hub = rawws.Hub(history=KEPT, history_age_s=7 * 24 * 3600, read_only=True)
+
+    async def http(request: rawws.Request) -> rawws.Response | None:
+        if (request.method, request.path) != ("POST", "/payments"):
+            return None
+        room = hub.room("/payments")
+        payment = json.dumps({"paid": request.body.decode(errors="replace")})
+        room.publish(payment)  # waits for nobody
+        return rawws.Response(201, room.last_id + "\n")
+
     async with trio.open_nursery() as nursery:
-        start = partial(rawws.serve, payments.tell, port, host="127.0.0.1", http=payments.http)
-        server = await nursery.start(start)
+        server = await nursery.start(partial(rawws.serve, hub, port, host="127.0.0.1", http=http))
         print(f"listening on http://localhost:{server.port}/payments", flush=True)
 
 
 async def send_sms(port: int, state: Path) -> None:
-    """The SMS service. A file has the number of the last event told; killed in between, it tells that one again."""
-    last = int(state.read_text()) if state.exists() else 0
-    async for ws in rawws.connect(f"ws://localhost:{port}/payments?since={last}"):
+    """The SMS service. A file has the id of the last payment told; killed in between, it tells that one again."""
+    last_id = state.read_text() if state.exists() else ""
+    # Who has had nothing yet takes all that there is.
+    uri = f"ws://localhost:{port}/payments" + ("" if last_id else f"?last={KEPT}")
+    async for ws in rawws.connect(uri, resume=last_id or True):
+        if ws.gap is not None:
+            print(f"payments are missing behind {ws.gap.since}: ask the books", flush=True)
         try:
             async for message in ws:
-                event = json.loads(message)
-                if event["id"] <= last:
-                    continue  # we were cut off, and are told again from where this process began
-                print(f"SMS: payment {event['id']}: {event['paid']}", flush=True)
-                last = event["id"]
+                print(f"SMS: {json.loads(message)['paid']}", flush=True)
                 new = state.with_suffix(".new")
-                new.write_text(str(last))
+                new.write_text(ws.last_id)
                 new.replace(state)  # so that the file is whole whenever we are killed
         except rawws.ConnectionClosed:
             print("cut off from the payments; trying again", flush=True)

@@ -26,6 +26,13 @@ class MessageId(NamedTuple):
         return f"{self.epoch}-{self.number}"
 
 
+class Gap(NamedTuple):
+    """Messages that are missing: those behind ``since``, up to the one before ``first``. Both are ids."""
+
+    since: str
+    first: str
+
+
 def new_epoch() -> str:
     """Return an epoch that no other log has."""
     return os.urandom(4).hex()

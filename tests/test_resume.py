@@ -1,0 +1,114 @@
+"""A client that goes on where it was cut off."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import trio
+
+import rawws
+from rawws.server import Server
+from tests.serving import LOOPBACK, PATIENCE_S
+
+
+async def start(nursery: trio.Nursery, hub: rawws.Hub, port: int = 0) -> Server:
+    server: Server = await nursery.start(partial(rawws.serve, hub, port, host=LOOPBACK, drain=0))
+    return server
+
+
+@pytest.mark.parametrize("compression", ["deflate", None])
+async def test_nothing_is_missed_and_nothing_comes_twice(nursery: trio.Nursery, compression: str | None) -> None:
+    hub = rawws.Hub(history=1000, hello="welcome")
+    server = await start(nursery, hub)
+    room = hub.room("/news")
+    got: list[str | bytes] = []
+    gaps = []
+    messages = [b"\x00\n\xff" if number % 3 == 0 else f"{number}\n{'x' * 2000}" for number in range(100)]
+
+    async def publish() -> None:
+        for number, message in enumerate(messages):
+            room.publish(message)
+            await trio.lowlevel.checkpoint()
+            if number % 20 == 10:
+                for peer in room.peers:
+                    peer.transport.shutdown_write()  # the network fails
+
+    with trio.fail_after(PATIENCE_S):
+        async for ws in rawws.connect(
+            f"ws://{LOOPBACK}:{server.port}/news", resume=True, compression=compression, ping_interval=None
+        ):
+            gaps.append(ws.gap)
+            if len(gaps) == 1:
+                nursery.start_soon(publish)
+            try:
+                async for message in ws:
+                    if message != "welcome":
+                        got.append(message)
+                    if len(got) == len(messages):
+                        break
+            except rawws.ConnectionClosed:
+                continue
+            if len(got) == len(messages):
+                break
+    assert got == messages
+    assert ws.last_id == room.last_id
+    assert gaps == [None] * len(gaps)
+    assert len(gaps) > 1
+    server.stop()
+
+
+async def test_going_on_from_an_id_that_another_process_noted(nursery: trio.Nursery) -> None:
+    hub = rawws.Hub(history=3)
+    server = await start(nursery, hub)
+    room = hub.room("/news")
+    ids = []
+    for number in range(6):
+        room.publish(str(number))
+        ids.append(room.last_id)
+    url = f"ws://{LOOPBACK}:{server.port}/news?name=me"
+    with trio.fail_after(PATIENCE_S):
+        async with rawws.connect(url, resume=ids[3]) as ws:
+            assert [await ws.recv(), await ws.recv()] == ["4", "5"]
+            assert (ws.last_id, ws.gap) == (ids[5], None)
+            assert "name=me&since=" in ws.request.target
+        async with rawws.connect(url, resume=ids[0]) as ws:
+            assert ws.gap == rawws.Gap(since=ids[0], first=ids[3])
+            assert await ws.recv() == "3"
+        async with rawws.connect(url, resume="0000beef-7") as ws:
+            assert ws.gap is not None
+    server.stop()
+
+
+async def test_a_server_that_knows_no_ids(nursery: trio.Nursery) -> None:
+    async def echo(ws: rawws.WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+
+    server = await nursery.start(partial(rawws.serve, echo, 0, host=LOOPBACK))
+    with trio.fail_after(PATIENCE_S), pytest.raises(rawws.InvalidResponse, match=r"does not speak rawws\.id\.v1"):
+        async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/", resume=True):
+            pass
+    server.stop()
+
+
+def test_what_can_not_be_meant() -> None:
+    with pytest.raises(rawws.UsageError, match="leave subprotocols out"):
+        rawws.connect("ws://localhost", resume=True, subprotocols=["chat"])
+    with pytest.raises(rawws.UsageError, match="'five' is not a message's id"):
+        rawws.connect("ws://localhost", resume="five")
+
+
+async def test_a_room_for_reading_only(nursery: trio.Nursery) -> None:
+    hub = rawws.Hub(read_only=True)
+    server = await start(nursery, hub)
+    with trio.fail_after(PATIENCE_S):
+        async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/news") as ws:
+            hub.room("/news").publish("hear me")
+            assert await ws.recv() == "hear me"
+            await ws.send("may I?")
+            with pytest.raises(rawws.ConnectionClosed) as caught:
+                await ws.recv()
+            assert caught.value.closed.code == 1008
+            assert caught.value.closed.reason == "this room is for reading only"
+    server.stop()
