@@ -498,6 +498,16 @@ class Exchange:
         """Where the server listens: host and port, or the path of a Unix socket and None."""
         return self._connection.transport.local_address
 
+    @property
+    def handshakes(self) -> Counter[int]:
+        """How many WebSocket handshakes this server has answered with which status."""
+        return self._connection.service.handshakes
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server is about to end."""
+        return self._connection.service.stopping
+
     async def receive_body(self) -> bytes:
         """Return the next piece of the request's body, never empty before its end, and empty ever after."""
         rest_s = self._connection.service.limits.keep_alive_timeout_s

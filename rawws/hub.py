@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
+import trio
+
 from rawws import logs
 from rawws.errors import Refusal, UsageError
 from rawws.limits import MAX_LAG_BYTES, MIB
@@ -22,6 +24,7 @@ from rawws.wire.event_stream import PREAMBLE, EventStream
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Handshake
 from rawws.wire.messages import Request
+from rawws.wire.rate import TokenBucket
 from rawws.wire.reading import Reading, read_request
 from rawws.wire.role import Role
 from rawws.wire.session import Session
@@ -193,6 +196,8 @@ class Hub:
             room.watchers.add(peer)
         if self.mode is Mode.BROADCAST and peer.form is not EVENTS:
             peer.relay = room
+            if rate := peer.endpoint.limits.messages_per_s:
+                peer.bucket = TokenBucket(rate, trio.current_time())
         return peer
 
     def _greeting(self, form: int, room: Room, place: Place) -> bytes:

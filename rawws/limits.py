@@ -35,6 +35,8 @@ class Limits:
 
     # The WebSocket phase. 1 MiB is also the default of Python's websockets and of trio-websocket.
     max_message_bytes: int = MIB
+    # Messages that a peer may send into a room in a second; more are read later. 0 for no limit.
+    messages_per_s: float = 0.0
     # Load balancers and NAT boxes commonly forget a silent connection after 30 to 60 s.
     ping_interval_s: float = 20.0
     ping_timeout_s: float = 20.0

@@ -25,6 +25,7 @@ import itertools
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence, Set
 
 import trio
@@ -58,6 +59,8 @@ MAX_OUTBOX_BYTES = 64 * 1024
 
 # Deadlines are looked at this often, or more often if they are shorter: a timer per peer costs too much.
 TICK_S = 1.0
+# Peers that have said too much are read again at one of these.
+RATE_TICK_S = 0.1
 
 # For so long our close waits for a program to answer what came before it. Most do at once, or never will.
 LAST_ANSWERS_S = 1.0
@@ -99,6 +102,11 @@ class Loop:
         self.messages_in = 0
         self.messages_out = 0
         self.messages_skipped = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.turns = 0
+        self.turns_s = 0.0
+        self.ends: Counter[Cause] = Counter()
         self._aging: dict[Room, None] = {}  # rooms that have a history, which grows old
 
     @property
@@ -135,6 +143,8 @@ class Loop:
         peer.ping_at = trio.current_time() + (limits.ping_interval_s or math.inf)
         timers = (limits.ping_interval_s, limits.ping_timeout_s, limits.close_timeout_s)
         tick_s = min([self._tick_s, *(seconds / 4 for seconds in timers if seconds)])
+        if limits.messages_per_s:
+            tick_s = min(tick_s, RATE_TICK_S)
         if tick_s < self._tick_s or len(self._peers) == 1:
             self._tick_s = tick_s
             self._new_timers.set()
@@ -191,14 +201,19 @@ class Loop:
 
     def _take_turns(self) -> None:
         """Take turns until no socket is ready, or other tasks have waited for long enough."""
-        until = time.perf_counter() + TURNS_S
+        began = time.perf_counter()
+        until = began + TURNS_S
         while True:
             if not self._ready:
                 self._ready = self._poller.poll()
                 if not self._ready:
                     return
             self._turn()
-            if time.perf_counter() > until:
+            self.turns += 1
+            now = time.perf_counter()
+            self.turns_s += now - began
+            began = now
+            if now > until:
                 return
 
     def _turn(self) -> None:
@@ -243,6 +258,7 @@ class Loop:
         if not size:
             self._end_of_stream(peer)
             return 0
+        self.bytes_in += size
         peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
         peer.heard = True
         self._act_on(peer, session.relay_data(data) if peer.inbox is None else session.receive_data(data))
@@ -258,6 +274,7 @@ class Loop:
         if not size:
             self._end_of_stream(peer)
             return 0
+        self.bytes_in += size
         peer.heard = True
         self._act_on(peer, peer.session.received(size))
         if peer.transport.has_pending and peer.interest & READABLE:
@@ -286,6 +303,8 @@ class Loop:
                     return
                 room.add(frames, peer.number)
                 self._fresh.add(room)
+                if peer.bucket is not None:
+                    self._hold_to_its_rate(peer, len(frames))
             elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
                 return
             else:
@@ -297,6 +316,15 @@ class Loop:
                 self._leaving.append((peer, answers))
         elif answers:
             self.send(peer, answers)
+
+    def _hold_to_its_rate(self, peer: Peer, messages: int) -> None:
+        """Read no more from a peer for a while, if it has said too much."""
+        assert peer.bucket is not None
+        now = trio.current_time()
+        rest_s = peer.bucket.take(messages, now)
+        if rest_s > 0:
+            peer.rests_until = now + rest_s
+            self._watch(peer, done=not peer.is_blocked)
 
     def _deliver(self, peer: Peer, events: Sequence[Event]) -> None:
         """Put messages into a peer's inbox, and stop reading from it when they are too many."""
@@ -390,11 +418,14 @@ class Loop:
                     continue
                 if sent != size:
                     short.append((peer, sent))
+            self.bytes_out += size * len(peers)
             if tracing.frames_are_shown():
                 later = {peer for peer, sent in short if not sent}  # shown when they are sent the first of it
                 for peer in peers - later:
                     peer.session.show_sent(segment)
         for peer, sent in short:
+            if not room.tells_senders_apart:
+                self.bytes_out -= len(room.log.segment(number, peer.form)) - sent
             self._fall_behind(peer)
             self._leave_rest(peer, room, number, sent)
         for peer, loss in lost:
@@ -405,9 +436,8 @@ class Loop:
         left, behind = len(room), len(room.behind)
         return left - behind, behind, gone - left
 
-    @staticmethod
     def _send_without_their_own(
-        room: Room, number: int, peers: Set[Peer], short: list[tuple[Peer, int]], lost: list[tuple[Peer, OSError]]
+        self, room: Room, number: int, peers: Set[Peer], short: list[tuple[Peer, int]], lost: list[tuple[Peer, OSError]]
     ) -> None:
         """Send each peer a segment without what it has said itself."""
         for peer in peers:
@@ -419,6 +449,7 @@ class Loop:
             except OSError as error:
                 lost.append((peer, error))
                 continue
+            self.bytes_out += sent
             if sent != len(segment):
                 short.append((peer, sent))
             if sent:
@@ -532,6 +563,7 @@ class Loop:
             except OSError as error:
                 self.drop(peer, Cause.RESET, error.strerror or str(error))
                 return
+            self.bytes_out += sent
             if sent == len(frames):
                 return
             peer.outbox = [memoryview(frames)[sent:]]
@@ -616,6 +648,7 @@ class Loop:
             if peer.outbox and peer.in_segment is None:
                 waiting = peer.outbox[0] if len(peer.outbox) == 1 else b"".join(peer.outbox)
                 sent = transport.try_send(waiting)
+                self.bytes_out += sent
                 peer.outbox_bytes = len(waiting) - sent
                 if peer.outbox_bytes:
                     peer.outbox = [memoryview(waiting)[sent:]]
@@ -632,6 +665,7 @@ class Loop:
                 continue
             segment = room.segment_for(peer, number)
             sent = transport.try_send(memoryview(segment)[offset:] if offset else segment)
+            self.bytes_out += sent
             if sent and not offset:
                 peer.session.show_sent(segment)
             if sent and room.is_held:
@@ -688,6 +722,7 @@ class Loop:
             peer.outbox_bytes <= MAX_OUTBOX_BYTES
             and (peer.inbox is None or not peer.inbox.paused)
             and (peer.relay is None or not peer.relay.is_held or peer.session.state is not OPEN)
+            and not (peer.rests_until and peer.session.state is OPEN)
         )
         interest = READABLE if reads else 0
         if not done:
@@ -811,6 +846,7 @@ class Loop:
         peer.outbox = None
         peer.outbox_bytes = 0
         peer.endpoint.has_left(peer.number)
+        self.ends[peer.describe_end(cause).cause] += 1
         if peer.inbox is not None:
             peer.inbox.end(peer.describe_end(cause, told))
         tracer = peer.endpoint.tracer
@@ -882,6 +918,12 @@ class Loop:
         if peer.inbox is not None and peer.inbox.paused:
             peer.answer_by = math.inf  # an answer may be there, and we don't read it
             return
+        if peer.rests_until:
+            if now < peer.rests_until:
+                peer.answer_by = math.inf
+                return
+            peer.rests_until = 0.0
+            self._watch(peer, done=not peer.is_blocked)
         if peer.relay is not None and peer.relay.is_held and not peer.is_behind:
             peer.answer_by = math.inf
             return

@@ -21,6 +21,7 @@ from rawws.wire.broadcast_log import Cursor
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Message, MessagePart
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
+from rawws.wire.rate import TokenBucket
 from rawws.wire.session import Session
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Peer:
 
     __slots__ = (
         "answer_by",
+        "bucket",
         "cause",
         "close_at",
         "cursors",
@@ -106,6 +108,7 @@ class Peer:
         "presence",
         "receive_bytes",
         "relay",
+        "rests_until",
         "rooms",
         "session",
         "shut",
@@ -125,6 +128,8 @@ class Peer:
         self.inbox: Inbox | None = None
         self.rooms = NOWHERE
         self.presence = False  # is told who comes and goes
+        self.bucket: TokenBucket | None = None  # where there is a limit to how much it may say
+        self.rests_until = 0.0  # nothing is read from it till then, since it has said too much
         self.skipped = 0  # messages that it will never get, since it read too slowly
         self.cursors: dict[Room, Cursor] | None = None  # in each of its rooms, while it is behind in them
         self.in_segment: Room | None = None  # whose segment has gone in part, or can't be called back

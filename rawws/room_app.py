@@ -17,6 +17,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -39,6 +41,7 @@ from rawws.wire.event_stream import CONTENT_TYPE
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Origins, is_local_name
 from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.rate import TokenBucket
 from rawws.wire.reading import Reading, read_request
 
 # Of one answer to who polls: more is there for the next question.
@@ -114,9 +117,21 @@ class RoomApp:
     """Answers what is asked of rooms, and leaves all else to another app."""
 
     def __init__(
-        self, hub: Hub, elsewhere: HttpApp, guard: Guard, *, prefix: str = "/", max_message_bytes: int = MIB
+        self,
+        hub: Hub,
+        elsewhere: HttpApp,
+        guard: Guard,
+        *,
+        prefix: str = "/",
+        max_message_bytes: int = MIB,
+        rate: float = 0.0,
     ) -> None:
-        """Rooms are at the paths that begin with ``prefix``. A POST may have ``max_message_bytes``."""
+        """Rooms are at the paths that begin with ``prefix``.
+
+        A POST may have ``max_message_bytes``, and come ``rate`` times a second from one client; 0 for any number.
+        """
+        self._rate = rate
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # by client
         self._hub = hub
         self._elsewhere = elsewhere
         self._guard = guard
@@ -215,7 +230,7 @@ class RoomApp:
         if refusal is not None:
             await exchange.pass_over_body()
             return refusal
-        if refused := await exchange.authorize("write"):
+        if refused := await exchange.authorize("write") or self._refuse_rate(exchange):
             await exchange.pass_over_body()
             return refused
         body = await exchange.read_body()
@@ -236,6 +251,24 @@ class RoomApp:
             told = "Somebody in this room reads too slowly, and those who publish are held back; try again."
             return Refusal(503, "held_back", told, _AGAIN)
         return self._publish_in(room, exchange, opcode, body)
+
+    def _refuse_rate(self, exchange: Exchange) -> Refusal | None:
+        """Return why this client may not publish just now, if it may not."""
+        if not self._rate:
+            return None
+        client = exchange.client[0] if exchange.client is not None else ""
+        now = trio.current_time()
+        bucket = self._buckets.get(client)
+        if bucket is None:
+            bucket = self._buckets[client] = TokenBucket(self._rate, now)
+        self._buckets.move_to_end(client)
+        while len(self._buckets) > 1 and next(iter(self._buckets.values())).is_full(now):
+            self._buckets.popitem(last=False)
+        wait_s = bucket.try_take(now)
+        if not wait_s:
+            return None
+        told = f"There may be {self._rate:g} messages a second from one client."
+        return Refusal(429, "rate", told, ((b"Retry-After", str(math.ceil(wait_s)).encode("ascii")),))
 
     def _publish_in(self, room: Room, exchange: Exchange, opcode: Opcode, body: bytes) -> Response | Refusal:
         request = exchange.request

@@ -389,6 +389,7 @@ async def serve(
     close_timeout: float | None = 10,
     max_size: int | None = MIB,
     max_queue: int | None = 16,
+    rate: float | None = None,
     max_connections: int | None = None,
     max_connections_per_ip: int | None = None,
     trusted_proxies: Sequence[str] = (),
@@ -436,6 +437,7 @@ async def serve(
     - ``close_timeout``: for the peer's half of the closing handshake.
     - ``max_size``: of a message, else 1009. ``max_queue``: messages that wait for ``recv`` before the peer is held
       back.
+    - ``rate``: messages in a second that a peer may send into a hub's room; more are read later.
     - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Behind a proxy, list it in
       ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
     - ``drain``: how long a stopping server waits for its peers and their handlers.
@@ -449,6 +451,7 @@ async def serve(
         max_message_bytes=NO_LIMIT if max_size is None else max_size,
         max_queue=NO_LIMIT if max_queue is None else max_queue,
         header_timeout_s=open_timeout or 0.0,
+        messages_per_s=rate or 0.0,
         ping_interval_s=ping_interval or 0.0,
         ping_timeout_s=ping_timeout or 0.0,
         close_timeout_s=close_timeout or 0.0,

@@ -35,7 +35,10 @@ class HttpApp(Protocol):
 
 
 class HelloApp:
-    """``hi there`` for any path but ``/healthz``, which says ``ok``."""
+    """``hi there`` for any path but two.
+
+    ``/healthz`` says ``ok`` as long as the process answers at all; ``/readyz`` says ``ready`` until it is about to end.
+    """
 
     max_body_bytes: int | None = None
 
@@ -43,7 +46,7 @@ class HelloApp:
         """``methods`` are those that somebody in front of it answers, and that are allowed therefore."""
         self._allowed = (*ALLOWED_METHODS, *methods)
 
-    def answer(self, request: Request) -> Response | Refusal:
+    def answer(self, request: Request, *, stopping: bool = False) -> Response | Refusal:
         if request.method not in ALLOWED_METHODS:
             allowed = ", ".join(self._allowed)
             return Refusal(
@@ -52,11 +55,17 @@ class HelloApp:
                 f"The method {request.method} is not allowed here; use {' or '.join(self._allowed)}.",
                 ((b"Allow", allowed.encode("ascii")),),
             )
-        return Response(200, "ok" if request.path == "/healthz" else GREETING)
+        match request.path:
+            case "/healthz":
+                return Response(200, "ok")
+            case "/readyz":
+                return Response(503, "stopping") if stopping else Response(200, "ready")
+            case _:
+                return Response(200, GREETING)
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         await exchange.pass_over_body()
-        await exchange.answer(self.answer(exchange.request))
+        await exchange.answer(self.answer(exchange.request, stopping=exchange.stopping))
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         return nullcontext()

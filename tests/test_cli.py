@@ -95,6 +95,7 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
     assert ran.serve == {
         "subprotocols": [],
         "max_size": 1 << 20,
+        "rate": 0,
         "ping_interval": 20,
         "ping_timeout": 20,
         "drain": 5,
@@ -113,7 +114,7 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
         "--allow-origin https://hoppscotch.io --allow-origin http://other.example:81 "
         "--subprotocol chat.v2 --subprotocol chat.v1 "
         "--slow latest --latest-key symbol --history 100 --history-bytes 64k --history-age 60 --exclude-sender "
-        "--read-only --max-rooms 1000 --max-peers 50"
+        "--read-only --rate 2.5 --max-rooms 1000 --max-peers 50"
     )
     assert rawws.cli.main([*command, *flags.split()]) == 0
     assert (ran.host, ran.port) == ("::1", 9)

@@ -16,6 +16,7 @@ from rawws.cli.arguments import count, insecure_tls, path_prefix, port, seconds,
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, MIB, Limits
+from rawws.metrics import MetricsApp
 from rawws.page import HOME, About, Page
 from rawws.program import load_tls, run_program
 from rawws.room import Slow
@@ -78,6 +79,8 @@ class _Program:
         )
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.remark = "any path is a room"
+        if options.metrics:
+            MetricsApp(self._hub, self._app)  # raises when it can't be, before anything listens
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -100,7 +103,11 @@ class _Program:
         local = all(is_loopback(listener) for listener in listeners)
         if self._hub.mode is Mode.BROADCAST:
             guard = Guard(options.publish_token, local, self._origins)
-            app = RoomApp(self._hub, app, guard, prefix=self._rooms_at, max_message_bytes=options.max_size)
+            app = RoomApp(
+                self._hub, app, guard, prefix=self._rooms_at, max_message_bytes=options.max_size, rate=options.rate
+            )
+        if options.metrics:
+            app = MetricsApp(self._hub, app)
         page = self._page(listeners, local)
         if page is not None:
             app, routes = page.before(app, at_root=options.app is None), page.routes
@@ -112,6 +119,7 @@ class _Program:
             origins=self._origins,
             subprotocols=options.subprotocol,
             max_size=options.max_size,
+            rate=options.rate,
             ping_interval=options.ping_interval,
             ping_timeout=options.ping_timeout,
             drain=options.drain,
@@ -218,6 +226,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-peers", type=count, metavar="N", help="in a room; refuse more with 503 (default: no limit)"
     )
     rooms.add_argument(
+        "--rate", type=seconds, metavar="N", default=0,
+        help="messages a second from one peer; more are read later, or answered with 429 (default: no limit)",
+    )  # fmt: skip
+    rooms.add_argument(
         "--publish-token", metavar="TOKEN", help="what a POST to a room must carry, as Authorization: Bearer TOKEN"
     )
     rooms.add_argument(
@@ -242,6 +254,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             flag, type=seconds, metavar="SECONDS", default=default, help=f"{what} (default: %(default)g)"
         )
     show = parser.add_argument_group("what it shows: on standard error, and in a browser")
+    show.add_argument(
+        "--metrics", action="store_true", help="answer /metrics for Prometheus (needs the extra 'metrics')"
+    )
     show.add_argument(
         "--page",
         action=argparse.BooleanOptionalAction,

@@ -1,0 +1,107 @@
+"""``/metrics``, as Prometheus reads it: what the loop and the rooms count anyway, gathered when it is asked for.
+
+Needs the extra ``metrics`` (prometheus-client).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+from rawws.errors import UsageError
+from rawws.exchange import Exchange
+from rawws.hub import Hub
+from rawws.loop import current_loop
+from rawws.web import HttpApp
+from rawws.wire.encodings import EVENTS
+from rawws.wire.messages import Response
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+PATH = "/metrics"
+
+
+class MetricsApp:
+    """Answers `PATH`, and leaves all else to another app."""
+
+    def __init__(self, hub: Hub, elsewhere: HttpApp) -> None:
+        """Raises `UsageError` when the extra is not installed."""
+        try:
+            import prometheus_client
+        except ImportError:
+            raise UsageError("--metrics needs prometheus-client: pip install 'rawws[metrics]'") from None
+        self._prometheus = prometheus_client
+        self._hub = hub
+        self._elsewhere = elsewhere
+        self.max_body_bytes = elsewhere.max_body_bytes
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        return self._elsewhere.lifespan()
+
+    async def serve_exchange(self, exchange: Exchange) -> None:
+        if exchange.request.path != PATH or exchange.request.method not in ("GET", "HEAD"):
+            await self._elsewhere.serve_exchange(exchange)
+            return
+        await exchange.pass_over_body()
+        registry = self._prometheus.CollectorRegistry(auto_describe=False)
+        registry.register(_Collector(self._hub, exchange))
+        body = self._prometheus.generate_latest(registry)
+        headers = {"Content-Type": self._prometheus.CONTENT_TYPE_LATEST, "Cache-Control": "no-store"}
+        await exchange.answer(Response(200, body, headers))
+
+
+class _Collector:
+    """Reads what is counted, once."""
+
+    def __init__(self, hub: Hub, exchange: Exchange) -> None:
+        self._hub = hub
+        self._exchange = exchange
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily as Counter
+        from prometheus_client.core import GaugeMetricFamily as Gauge
+        from prometheus_client.core import SummaryMetricFamily as Summary
+
+        loop, rooms = current_loop(), list(self._hub)
+        peers = [peer for room in rooms for peer in room.peers]
+        streams = sum(1 for peer in peers if peer.form is EVENTS)
+        yield _with_label(
+            Gauge("rawws_peers", "Peers in rooms, by how they read.", labels=["kind"]),
+            [("websocket", len(peers) - streams), ("events", streams)],
+        )
+        yield Gauge("rawws_rooms", "Rooms that somebody is in, or that have a history.", len(rooms))
+        yield _with_label(
+            Counter("rawws_handshakes", "WebSocket handshakes, by the status of the answer.", labels=["status"]),
+            [(str(status), count) for status, count in sorted(self._exchange.handshakes.items())],
+        )
+        yield Counter("rawws_messages_received", "Messages that peers have sent.", loop.messages_in)
+        yield Counter("rawws_deliveries", "Messages sent to peers, or on their way, once for each.", loop.messages_out)
+        yield Counter("rawws_received_bytes", "Bytes received behind a handshake.", loop.bytes_in)
+        yield Counter("rawws_sent_bytes", "Bytes sent behind a handshake.", loop.bytes_out)
+        yield Counter("rawws_skipped_messages", "Messages that slow peers did not get.", loop.messages_skipped)
+        yield _with_label(
+            Counter("rawws_closes", "Connections that have ended, by cause.", labels=["cause"]),
+            [(cause.value, count) for cause, count in loop.ends.items()],
+        )
+        lags = [
+            room.log.lag_bytes(peer.cursors[room], peer.form)
+            for room in rooms
+            if not room.conflates
+            for peer in room.behind
+            if peer.cursors is not None
+        ]
+        yield Gauge(
+            "rawws_slowest_peer_lag_bytes", "How far the slowest peer is behind its room.", max(lags, default=0)
+        )
+        yield Gauge(
+            "rawws_log_bytes", "Bytes kept in the logs of all rooms.", sum(room.log.kept_bytes for room in rooms)
+        )
+        yield Summary("rawws_loop_turn_seconds", "Turns of the loop.", count_value=loop.turns, sum_value=loop.turns_s)
+
+
+def _with_label(family: Metric, values: Iterable[tuple[str, float]]) -> Metric:
+    for label, value in values:
+        family.add_metric([label], value)  # type: ignore[attr-defined]
+    return family
