@@ -663,6 +663,15 @@ class Loop:
             if room.conflates:
                 self._queue_newest(peer, room, number)
                 continue
+            if (
+                not offset
+                and number + 1 < room.log.next
+                and not transport.has_handshake
+                and not room.tells_senders_apart
+            ):
+                if not self._send_run(peer, room, number):
+                    return False
+                continue
             segment = room.segment_for(peer, number)
             sent = transport.try_send(memoryview(segment)[offset:] if offset else segment)
             self.bytes_out += sent
@@ -676,6 +685,25 @@ class Loop:
                 return False
             peer.cursors[room] = Cursor(number + 1)
             peer.in_segment = None
+
+    def _send_run(self, peer: Peer, room: Room, number: int) -> bool:
+        """Send several segments that a peer lacks with one system call; False when the socket takes no more."""
+        assert peer.cursors is not None
+        run, sizes = room.log.run(number, peer.form)
+        sent = left = peer.transport.try_send(run)
+        self.bytes_out += sent
+        if sent and room.is_held:
+            peer.heard = True
+        for size in sizes:
+            if left and peer.session.on_frame is not None:
+                peer.session.show_sent(room.log.segment(number, peer.form))
+            if left < size:
+                break
+            left -= size
+            number += 1
+        peer.cursors[room] = Cursor(number, left)
+        peer.in_segment = room if left else None
+        return sent == len(run)
 
     def _queue_newest(self, peer: Peer, room: Room, after: int) -> None:
         """Put what a peer gets of that which it missed into its outbox."""

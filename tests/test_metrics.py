@@ -48,6 +48,7 @@ async def test_what_prometheus_reads(start_program: StartProgram) -> None:
     assert values["rawws_loop_turn_seconds_count"] > 0
     await ws.send(close())
     await ws.frames_to_close()
+    ws.hang_up()
     program.wait_for_line("closed by the client")
     told = (await asking.ask(local(get("/metrics")))).body.decode()
     assert values_of(told)['rawws_closes_total{cause="peer close"}'] == 1

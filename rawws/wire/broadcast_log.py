@@ -39,11 +39,15 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
-from rawws.limits import MIB
+from rawws.limits import KIB, MIB
 from rawws.wire.deflate import MIN_DEFLATE_BYTES
 from rawws.wire.encodings import PLAIN, WINDOW_BITS
 from rawws.wire.frames import Opcode, count_frames, split_frames
 from rawws.wire.message_ids import MessageId, new_epoch
+
+# As much as one send() of a peer that catches up should have: a socket's buffer is not much larger.
+RUN_BYTES = 64 * KIB
+MAX_RUNS = 8
 
 
 class Cursor(NamedTuple):
@@ -105,6 +109,7 @@ class BroadcastLog:
         "_open",
         "_open_count",
         "_open_deflatable",
+        "_runs",
         "_segments",
         "end_bytes",
         "epoch",
@@ -130,6 +135,7 @@ class BroadcastLog:
         self.last_message = 0  # the number of the last message that was sealed
         self._history_from = 0  # the first segment that is part of the history
         self._history_bytes = 0
+        self._runs: dict[tuple[int, int], tuple[bytes, list[int]]] = {}
 
     def __repr__(self) -> str:
         return f"<BroadcastLog segments {self.first}..{self.next} kept={self.kept_bytes} open={self.open_bytes}>"
@@ -197,6 +203,28 @@ class BroadcastLog:
             encoded = self._encode(segment.plain, form, MessageId(self.epoch, segment.first))
             segment.forms[form] = encoded
         return encoded
+
+    def run(self, number: int, form: int) -> tuple[bytes, list[int]]:
+        """Return several segments in one, and the size of each: for who has much to catch up with.
+
+        Many come back at the same place, after a cut of the network; so what was put together is kept for the next.
+        """
+        known = self._runs.get((number, form))
+        if known is not None:
+            return known
+        pieces: list[bytes] = []
+        size = 0
+        for following in range(number, self.next):
+            piece = self.segment(following, form)
+            if pieces and size + len(piece) > RUN_BYTES:
+                break
+            pieces.append(piece)
+            size += len(piece)
+        known = b"".join(pieces), list(map(len, pieces))
+        if len(self._runs) >= MAX_RUNS:
+            del self._runs[next(iter(self._runs))]
+        self._runs[number, form] = known
+        return known
 
     def lag_bytes(self, cursor: Cursor, form: int = PLAIN) -> int:
         """Return how many sealed bytes lie between a cursor and the tail.
@@ -283,6 +311,7 @@ class BroadcastLog:
         while self._segments and self.first < number:
             self.kept_bytes -= len(self._segments.popleft().plain)
             self.first += 1
+            self._runs.clear()
 
 
 _NO_HISTORY = History()

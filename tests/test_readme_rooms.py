@@ -1,0 +1,93 @@
+"""What the README says of rooms, run as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.browser import launch, need_chromium
+from tests.serving import PATIENCE_S, StartProgram, need
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+SECTION = README.partition("\n## Rooms: one log, many ways in and out\n")[2].partition("\n## ")[0]
+
+
+def curl(line: str, address: str) -> Any:
+    need(shutil.which("curl"), "curl")
+    arguments = shlex.split(line.replace("localhost:8080", address))
+    return json.loads(subprocess.check_output([*arguments, "-s"], timeout=PATIENCE_S))
+
+
+def test_the_console_lines(start_program: StartProgram) -> None:
+    (start, publish, published, ask, answer) = re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL)[0].splitlines()
+    program = start_program(*shlex.split(start.removeprefix("$ rawws ")))
+    (shown_id,) = set(re.findall(r'"id":"([^"]+)"', published))
+    told = curl(publish.removeprefix("$ "), program.address)
+    assert told == json.loads(published.replace(shown_id, told["id"]))
+    assert curl(ask.removeprefix("$ "), program.address) == json.loads(answer.replace(shown_id, told["id"]))
+
+
+def test_the_lines_in_the_table(start_program: StartProgram) -> None:
+    program = start_program("--history", "10")
+    lines = re.findall(r"`(curl [^`]+)`", SECTION)
+    assert len(lines) == 4
+    published = curl(next(line for line in lines if " -d " in line), program.address)
+    poll = next(line for line in lines if "since=" in line)
+    polled = curl(re.sub(r"since=[^&]+", "since=", poll).replace("wait=30", "wait=0"), program.address)
+    assert polled == {"messages": [], "next": published["id"], "gap": None}
+    assert curl(next(line for line in lines if "?peers" in line), program.address) == {"peers": 0}
+    stream = next(line for line in lines if "event-stream" in line)
+    arguments = shlex.split(stream.replace("localhost:8080", program.address))
+    with subprocess.Popen([*arguments, "-s"], stdout=subprocess.PIPE, text=True) as reading:
+        program.wait_for_line("joined room /room/x")
+        assert reading.stdout is not None
+        told = [reading.stdout.readline().strip() for _ in range(3)]
+        reading.kill()
+    assert told == ["retry: 2000", f"id: {published['id']}", ""]
+
+
+def test_ten_lines_of_javascript_miss_nothing(start_program: StartProgram) -> None:
+    need_chromium()
+    from playwright.sync_api import sync_playwright
+
+    (script,) = re.findall(r"```js\n(.*?)```", SECTION, re.DOTALL)
+    assert len(script.splitlines()) <= 15
+    program = start_program("--history", "100", "--hello", "")
+    url = f"http://{program.address}/room/x"
+    with sync_playwright() as playwright:
+        page = launch(playwright).new_page()
+        page.goto(f"http://{program.address}/healthz")
+        logged: list[str] = []
+        page.on("console", lambda message: logged.append(message.text))
+
+        def publish(text: str) -> None:
+            httpx.post(url, content=text, headers={"Content-Type": "text/plain"}, trust_env=False).raise_for_status()
+
+        def wait_for(count: int) -> None:
+            for _ in range(int(PATIENCE_S * 100)):
+                if len(logged) >= count:
+                    return
+                page.wait_for_timeout(10)
+
+        page.evaluate(
+            # It is to be cut off from without.
+            "() => { window.WebSocket = class extends WebSocket { constructor(...a) { super(...a); window.last = this } } }"
+        )
+        page.evaluate(f"() => {{ {script.replace('localhost:8080', program.address)} }}")
+        program.wait_for_line("joined room /room/x")
+        publish("one")
+        wait_for(1)
+        page.evaluate("last.close()")
+        program.wait_for_line("closed by the client")
+        publish("two\nlines")
+        program.wait_for_line("joined room /room/x")
+        publish("three")
+        wait_for(3)
+        assert logged == ["one", "two\nlines", "three"]
