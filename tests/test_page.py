@@ -6,6 +6,9 @@ import base64
 import hashlib
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +20,7 @@ from rawws.wire.cases import CASES
 from rawws.wire.frames import apply_mask
 from rawws.wire.handshake import GUID
 from tests.browser import launch, need_chromium, need_node_module
-from tests.serving import PATIENCE_S, Program, StartProgram
+from tests.serving import PATIENCE_S, Program, StartProgram, need
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -118,7 +121,7 @@ def test_the_upgrade_header_by_header(start_program: StartProgram, visit: Visit)
     from playwright.sync_api import expect
 
     page = visit(start_program("--subprotocol", "chat.v2"))
-    page.get_by_label("URL").fill(page.get_by_label("URL").input_value() + "?name=a")
+    page.get_by_role("textbox", name="URL").fill(page.get_by_role("textbox", name="URL").input_value() + "?name=a")
     page.get_by_label("Subprotocols").fill("chat.v1, chat.v2")
     card = connect(page)
     expect(card.locator(".state")).to_have_text("open: speaks chat.v2")
@@ -415,7 +418,7 @@ def test_the_page_of_a_tap(start_program: StartProgram, visit: Visit) -> None:
     line = tap.wait_for_line("in a browser")
     page = visit(line.split("http://")[1].split("/")[0])
     expect(page.locator("#where")).to_have_text(f"tap at ws://{tap.address}")
-    expect(page.get_by_label("URL")).to_have_value(f"ws://{tap.address}/")
+    expect(page.get_by_role("textbox", name="URL")).to_have_value(f"ws://{tap.address}/")
     card = connect(page)
     send(page, "through the tap")
     expect(card.locator("li.received")).to_contain_text([HELLO, "through the tap"])
@@ -423,6 +426,67 @@ def test_the_page_of_a_tap(start_program: StartProgram, visit: Visit) -> None:
     expect(page.locator(".head.client .check.yes").first).to_be_visible()
     page.locator("#cases button", has_text="RSV2").click()
     expect(page.locator("#case dd").nth(1)).to_contain_text("good a close with 1002")
+
+
+def test_one_room_three_ways(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+
+    program = start_program("--hello", "", "--history", "10")
+    page = visit(program)
+    page.get_by_role("textbox", name="Room").fill("/room/x")
+    page.get_by_role("button", name="Read it three ways").click()
+    program.wait_for_line("joined room /room/x")
+    program.wait_for_line("joined room /room/x")
+    program.wait_for_line("&wait=")
+    page.get_by_label("Publish").fill("by POST")
+    rows = page.locator("#ways-rows tr")
+    for count in (1, 2):
+        page.get_by_role("button", name="POST", exact=True).click()
+        expect(page.locator("#post-told")).to_contain_text('202: {"id":')
+        expect(rows.locator(".way-messages")).to_have_text([str(count)] * 3)
+        expect(rows.locator(".way-last")).to_have_text(["by POST"] * 3)
+    socket, events, polling = (rows.nth(index) for index in range(3))
+    expect(socket.locator(".way-body")).to_have_text("18 bytes")  # two frames of 2 + 7 bytes
+    expect(events.locator(".way-body")).to_have_text(
+        f"{2 * len('id: 12345678-1') + 2 * len('data: by POST') + 6} bytes"
+    )
+    for row in (socket, events, polling):
+        expect(row.locator(".way-heads")).not_to_have_text("0 bytes")
+    costs = [int(row.locator(".way-cost").inner_text().split()[0]) for row in (socket, events, polling)]
+    assert all(cost > 100 for cost in costs), "the heads are paid for as well"
+    page.get_by_role("button", name="Stop reading").click()
+
+
+@pytest.mark.parametrize("name", ["browser", "curl", "Python", "Node"])
+def test_each_client_to_paste_works(
+    start_program: StartProgram, visit: Visit, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from playwright.sync_api import expect
+
+    program = start_program("--hello", "")
+    page = visit(program)
+    page.get_by_role("textbox", name="Room").fill("/room/y")
+    page.get_by_role("radio", name=name).check()
+    snippet = page.locator("#snippet").inner_text()
+    page.get_by_role("textbox", name="URL").fill(f"ws://{program.address}/room/y")
+    card = connect(page)
+    said = card.locator("li.received")
+    if name == "browser":
+        page.evaluate(f"() => {{ {snippet} }}")
+        expect(said).to_contain_text("hello from a browser")
+        return
+    commands = {"curl": ["sh", "-c"], "Python": [sys.executable, "-c"], "Node": ["node", "-e"]}
+    need(shutil.which(commands[name][0]), commands[name][0])
+    if name == "Node":
+        monkeypatch.setenv("NODE_PATH", str(need_node_module("ws").parent.resolve()))
+    with subprocess.Popen([*commands[name], snippet], stdout=subprocess.PIPE, text=True) as client:
+        try:
+            expect(said).to_contain_text(f"hello from {name}")
+            assert client.stdout is not None
+            first = client.stdout.readline()
+            assert ('{"id":' in first) if name == "curl" else (first == f"hello from {name}\n")
+        finally:
+            client.kill()
 
 
 LOOKS = [("light", 1440), ("dark", 1440), ("light", 390), ("dark", 390)]
@@ -460,7 +524,7 @@ def test_by_keyboard_alone(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 
     page = visit(start_program("--hello", ""))
-    page.get_by_label("URL").focus()
+    page.get_by_role("textbox", name="URL").focus()
     page.keyboard.press("Enter")
     expect(page.locator(".peer .number:visible")).to_have_count(1)
     page.get_by_role("textbox", name="Message").focus()

@@ -78,7 +78,9 @@ def test_ten_lines_of_javascript_miss_nothing(start_program: StartProgram) -> No
 
         page.evaluate(
             # It is to be cut off from without.
-            "() => { window.WebSocket = class extends WebSocket { constructor(...a) { super(...a); window.last = this } } }"
+            "() => {"
+            "window.WebSocket = class extends WebSocket { constructor(...a) { super(...a); window.last = this } }"
+            "}"
         )
         page.evaluate(f"() => {{ {script.replace('localhost:8080', program.address)} }}")
         program.wait_for_line("joined room /room/x")

@@ -25,6 +25,7 @@ from rawws.server import Server
 from rawws.web import HelloApp
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Origins
+from tests.browser import need_node_module
 from tests.serving import (
     LOOPBACK,
     PATIENCE_S,
@@ -127,7 +128,9 @@ class Rooms:
 
 @asynccontextmanager
 async def rooms(nursery: trio.Nursery, *, guard: Guard | None = None, **settings: Any) -> AsyncIterator[Rooms]:
-    serve_settings = {name: settings.pop(name) for name in ("authenticate",) if name in settings}
+    serve_settings = {
+        name: settings.pop(name) for name in ("authenticate", "ping_interval", "ping_timeout") if name in settings
+    }
     hub = Hub(**settings)
     app = RoomApp(hub, HelloApp(["POST"]), guard or Guard(is_local=True))
     start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=app, **serve_settings)
@@ -471,6 +474,62 @@ def test_httpx_sse(start_program: StartProgram) -> None:
     with httpx.Client(trust_env=False) as client:
         answer = client.get(url, params={"since": first.id}).json()
         assert [message["text"] for message in answer["messages"]] == ["two\nlines"]
+
+
+EVENT_SOURCE = """
+const { EventSource } = require("eventsource")
+const source = new EventSource(process.argv[1])
+for (const kind of ["message", "binary", "gap"])
+  source.addEventListener(kind, (event) => console.log(JSON.stringify([kind, event.data, event.lastEventId])))
+"""
+
+
+def test_npms_eventsource_comes_back_by_itself(start_program: StartProgram, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(shutil.which("node"), "node")
+    monkeypatch.setenv("NODE_PATH", str(need_node_module("eventsource").parent.resolve()))
+    program = start_program("--history", "100")
+    url = f"http://{program.address}/room"
+
+    def publish(text: str) -> None:
+        httpx.post(url, content=text, headers={"Content-Type": "text/plain"}, trust_env=False).raise_for_status()
+
+    with subprocess.Popen(["node", "-e", EVENT_SOURCE, url], stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        program.wait_for_line("joined room /room")
+        publish("one")
+        kind, data, last_id = json.loads(client.stdout.readline())
+        assert (kind, data) == ("message", "one")
+        port = program.port
+        program.end()
+        again = start_program("--history", "100", "--port", str(port))
+        again.wait_for_line("joined room /room")
+        # The log is another one, and the reader is told.
+        kind, data, _ = json.loads(client.stdout.readline())
+        assert (kind, json.loads(data)["since"]) == ("gap", last_id)
+        url = f"http://{again.address}/room"
+        publish("two")
+        assert json.loads(client.stdout.readline())[:2] == ["message", "two"]
+        client.kill()
+
+
+async def test_beside_an_application_rooms_have_a_place_of_their_own(start_program: StartProgram) -> None:
+    program = start_program("--app", "rawws.examples.existing_app:app", "--history", "5")
+    client, other = await program.connect(), await program.connect()
+    assert (await client.ask(post("/room/x", b"hello"))).status == 202
+    assert (await other.ask(post("/elsewhere", b"hello"))).status == 404
+    polled = json.loads((await client.ask(local(get("/room/x?last=1")))).body)
+    assert [message["text"] for message in polled["messages"]] == ["hello"]
+
+
+async def test_a_stream_is_kept_alive_with_comments(nursery: trio.Nursery) -> None:
+    async with rooms(nursery, ping_interval=0.05, ping_timeout=0.05) as running:
+        client = await running.connect()
+        await client.send(local(get("/room", "Accept: text/event-stream")))
+        await client.answer()
+        raw = b""
+        while raw.count(b": rawws\n\n") < 4:  # and nobody minds that they aren't answered
+            raw += await client.take_some()
+        assert read_events(raw) == []
 
 
 # The mixed test

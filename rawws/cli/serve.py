@@ -141,7 +141,8 @@ class _Program:
             logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
         scheme = "ws" if self._tls is None else "wss"
         uri = f"{scheme}://{name_address(dialled_address(listeners[0]))}"
-        about = About(uri, None if self._tls is None else insecure_tls(), case_path=CASE_PATH)
+        rooms_at = self._rooms_at if self._hub.mode is Mode.BROADCAST else None
+        about = About(uri, None if self._tls is None else insecure_tls(), case_path=CASE_PATH, rooms_at=rooms_at)
         return Page(self._tracer, about, any_host=not local)
 
 

@@ -72,13 +72,14 @@ _INSTANCE = secrets.token_hex(8)  # by which a page that comes back knows whethe
 class About:
     """What a page is to know of the server that it watches: ``uri`` is where that can be tried, and connected to.
 
-    ``is_tap`` says that the page's own server is another one.
+    ``is_tap`` says that the page's own server is another one. ``rooms_at`` is where rooms are, over HTTP.
     """
 
     uri: str
     ssl: ssl.SSLContext | None = None
     is_tap: bool = False
     case_path: str = "/"
+    rooms_at: str | None = None
 
 
 class Feed:
@@ -209,6 +210,7 @@ class Feed:
             "is_tap": self._about.is_tap,
             "instance": _INSTANCE,
             "case_path": self._about.case_path,
+            "rooms_at": self._about.rooms_at,
         }
 
     # What is asked

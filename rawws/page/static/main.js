@@ -7,6 +7,7 @@ import { Peers } from "./peers.js";
 import { Sender } from "./send.js";
 import { Trace } from "./trace.js";
 import { Upgrade } from "./upgrade.js";
+import { Ways } from "./ways.js";
 
 const trace = new Trace();
 const upgrade = new Upgrade(trace, () => {
@@ -15,6 +16,7 @@ const upgrade = new Upgrade(trace, () => {
 const frames = new Frames(trace, upgrade);
 const peers = new Peers(trace, (connection) => upgrade.select(connection));
 new Sender(peers);
+new Ways(trace);
 new Breaker(trace);
 
 const drawState = soon(() => {

@@ -71,8 +71,8 @@ class Connection {
 }
 
 /**
- * Events: "state" (see `state`), "about", "connection" (detail: a Connection that has changed), "frames" (some more, or
- * none any more).
+ * Events: "state" (see `state`), "about", "connection" (detail: a Connection that has changed), "answered" (detail: one
+ * with a new request and its response), "frames" (some more, or none any more).
  */
 export class Trace extends EventTarget {
   constructor() {
@@ -164,6 +164,9 @@ export class Trace extends EventTarget {
       else {
         connection.take(record);
         changed.add(connection);
+        if (record.kind === "head" && record.sender === "server") {
+          this.dispatchEvent(new CustomEvent("answered", { detail: connection }));
+        }
       }
     }
     for (const connection of changed) this.dispatchEvent(new CustomEvent("connection", { detail: connection }));
