@@ -226,7 +226,7 @@ def _choose(choices: type[_Choice], given: _Choice | str, what: str) -> _Choice:
 
 
 def _keep(room: Room) -> None:
-    current_loop().keep(room)
+    current_loop().deadlines.keep(room)
 
 
 def _reading_of(request: Request | None) -> Reading:

@@ -25,24 +25,26 @@ import itertools
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Sequence, Set
 
 import trio
 
 from rawws import logs, tracing
+from rawws.deadlines import Deadlines
 from rawws.errors import Cause
 from rawws.peer import NOWHERE, Endpoint, Peer
-from rawws.room import Room, Slow
+from rawws.room import Room
+from rawws.slow import SlowPeers
+from rawws.traffic import Traffic
 from rawws.transport import LOST, MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, WRITABLE, make_poller
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.deflate import deflate_frames
-from rawws.wire.encodings import count_messages, notice, rest_of_message
+from rawws.wire.encodings import notice, rest_of_message
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
-from rawws.wire.trace import FAULT, STATE, TIMER
+from rawws.wire.trace import FAULT, STATE
 
 # How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
 # already costs far more in copying than in the system call) and every peer wait longer for its turn.
@@ -57,15 +59,8 @@ TURNS_S = 0.001
 # pongs faster than it takes them is slowed down to its own speed.
 MAX_OUTBOX_BYTES = 64 * 1024
 
-# Deadlines are looked at this often, or more often if they are shorter: a timer per peer costs too much.
-TICK_S = 1.0
-# Peers that have said too much are read again at one of these.
-RATE_TICK_S = 0.1
-
 # For so long our close waits for a program to answer what came before it. Most do at once, or never will.
 LAST_ANSWERS_S = 1.0
-
-KEEPALIVE = b"rawws"  # what our own pings carry
 
 OPEN, CLOSED = State.OPEN, State.CLOSED  # a global is found three times as fast as an Enum's member
 
@@ -88,36 +83,26 @@ class Loop:
 
     def __init__(self) -> None:
         self.numbers = itertools.count(1)  # for connections, as the log names them
-        self._peers: dict[int, Peer] = {}  # by descriptor
+        self.peers: dict[int, Peer] = {}  # by descriptor
         self._fresh: set[Room] = set()  # whose logs have an open segment
         self._leaving: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last words
         self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
         self._errands: list[Peer] = []  # to be flushed soon
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
-        self._tick_s = TICK_S
-        self._new_timers = trio.Event()
         self._poller = make_poller()
-        # How many messages came in, and were sent or are to be: counted by the batch, which costs next to nothing.
-        # Among those sent to one peer alone are pongs and closes.
-        self.messages_in = 0
-        self.messages_out = 0
-        self.messages_skipped = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.turns = 0
-        self.turns_s = 0.0
-        self.ends: Counter[Cause] = Counter()
-        self._aging: dict[Room, None] = {}  # rooms that have a history, which grows old
+        self.traffic = Traffic()
+        self.slow = SlowPeers(self)
+        self.deadlines = Deadlines(self)
 
     @property
     def peer_count(self) -> int:
-        return len(self._peers)
+        return len(self.peers)
 
     async def run(self) -> None:
         """Serve the peers until cancelled; then every socket that is left is closed at once."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_deadlines)
+                nursery.start_soon(self.deadlines.run)
                 nursery.start_soon(self._run_errands)
                 while True:
                     if self._ready:
@@ -126,7 +111,7 @@ class Loop:
                         await trio.lowlevel.wait_readable(self._poller.fileno())
                     self._take_turns()
         finally:
-            for peer in list(self._peers.values()):
+            for peer in list(self.peers.values()):
                 self.drop(peer, Cause.SHUTDOWN, "cut off, since the program ends")
             trio.lowlevel.notify_closing(self._poller.fileno())
             self._poller.close()
@@ -137,17 +122,9 @@ class Loop:
         """Take over a peer and its transport. Raises OSError when it can't be watched; nothing has changed then."""
         fd = peer.transport.fileno()
         self._poller.add(fd)
-        self._peers[fd] = peer
+        self.peers[fd] = peer
         peer.endpoint.peer_count += 1
-        limits = peer.endpoint.limits
-        peer.ping_at = trio.current_time() + (limits.ping_interval_s or math.inf)
-        timers = (limits.ping_interval_s, limits.ping_timeout_s, limits.close_timeout_s)
-        tick_s = min([self._tick_s, *(seconds / 4 for seconds in timers if seconds)])
-        if limits.messages_per_s:
-            tick_s = min(tick_s, RATE_TICK_S)
-        if tick_s < self._tick_s or len(self._peers) == 1:
-            self._tick_s = tick_s
-            self._new_timers.set()
+        self.deadlines.add(peer)
 
     def join(self, peer: Peer, room: Room, after: int | None = None) -> None:
         """Put a peer into a room: from now on it gets what is published there.
@@ -186,7 +163,7 @@ class Loop:
         else:
             if entry.rest:
                 peer.session.show_sent(entry.rest)
-                self._queue(peer, entry.rest)
+                self.queue(peer, entry.rest)
             peer.cursors[room] = Cursor(entry.number)
         room.add_behind(peer)
         self.flush(peer)
@@ -209,9 +186,9 @@ class Loop:
                 if not self._ready:
                     return
             self._turn()
-            self.turns += 1
+            self.traffic.turns += 1
             now = time.perf_counter()
-            self.turns_s += now - began
+            self.traffic.turns_s += now - began
             began = now
             if now > until:
                 return
@@ -219,7 +196,7 @@ class Loop:
     def _turn(self) -> None:
         """Look at the sockets that are ready, within the budget, and send what that brought."""
         budget = TURN_BYTES
-        peers = self._peers
+        peers = self.peers
         ready = iter(self._ready)
         self._ready = []
         for fd, events in ready:
@@ -258,7 +235,7 @@ class Loop:
         if not size:
             self._end_of_stream(peer)
             return 0
-        self.bytes_in += size
+        self.traffic.bytes_in += size
         peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
         peer.heard = True
         self._act_on(peer, session.relay_data(data) if peer.inbox is None else session.receive_data(data))
@@ -274,7 +251,7 @@ class Loop:
         if not size:
             self._end_of_stream(peer)
             return 0
-        self.bytes_in += size
+        self.traffic.bytes_in += size
         peer.heard = True
         self._act_on(peer, peer.session.received(size))
         if peer.transport.has_pending and peer.interest & READABLE:
@@ -295,7 +272,7 @@ class Loop:
         # §5.5.1: once our close has gone out, what still comes need not be processed.
         elif got and peer.cause is None:
             frames: list[bytes | bytearray] = got  # type: ignore[assignment]
-            self.messages_in += len(frames)
+            self.traffic.messages_in += len(frames)
             room = peer.relay
             if room is not None:
                 if room.settings.read_only:
@@ -304,11 +281,11 @@ class Loop:
                 room.add(frames, peer.number)
                 self._fresh.add(room)
                 if peer.bucket is not None:
-                    self._hold_to_its_rate(peer, len(frames))
+                    self.slow.hold_to_its_rate(peer, len(frames))
             elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
                 return
             else:
-                self.messages_out += len(frames) - 1
+                self.traffic.messages_out += len(frames) - 1
                 echo = b"".join(frames)
                 answers = (deflate_frames(echo, peer.form) if peer.form else echo) + answers
         if session.state is CLOSED:
@@ -317,20 +294,11 @@ class Loop:
         elif answers:
             self.send(peer, answers)
 
-    def _hold_to_its_rate(self, peer: Peer, messages: int) -> None:
-        """Read no more from a peer for a while, if it has said too much."""
-        assert peer.bucket is not None
-        now = trio.current_time()
-        rest_s = peer.bucket.take(messages, now)
-        if rest_s > 0:
-            peer.rests_until = now + rest_s
-            self._watch(peer, done=not peer.is_blocked)
-
     def _deliver(self, peer: Peer, events: Sequence[Event]) -> None:
         """Put messages into a peer's inbox, and stop reading from it when they are too many."""
         inbox = peer.inbox
         assert inbox is not None
-        self.messages_in += len(events)
+        self.traffic.messages_in += len(events)
         # Messages behind our close are still taken while they fit; there must be no end to reading, or the
         # peer's close would not be seen.
         closing = peer.session.close_sent is not None
@@ -343,7 +311,7 @@ class Loop:
         inbox.wake()
         if inbox.is_full and not inbox.paused and not closing:
             inbox.paused = True
-            self._watch(peer, done=not peer.is_blocked)
+            self.watch(peer, done=not peer.is_blocked)
 
     def _waits_for_the_program(self, peer: Peer, last_words: bytes) -> bool:
         """Hold our close back while the program has messages to answer that came before it (§5.5.1 lets us)."""
@@ -399,7 +367,7 @@ class Loop:
         """
         number = room.log.next - 1
         gone = len(room)
-        self.messages_out += room.log.sealed_messages * gone
+        self.traffic.messages_out += room.log.sealed_messages * gone
         short: list[tuple[Peer, int]] = []
         lost: list[tuple[Peer, OSError]] = []
         for form, peers in room.current.items():
@@ -418,20 +386,20 @@ class Loop:
                     continue
                 if sent != size:
                     short.append((peer, sent))
-            self.bytes_out += size * len(peers)
+            self.traffic.bytes_out += size * len(peers)
             if tracing.frames_are_shown():
                 later = {peer for peer, sent in short if not sent}  # shown when they are sent the first of it
                 for peer in peers - later:
                     peer.session.show_sent(segment)
         for peer, sent in short:
             if not room.tells_senders_apart:
-                self.bytes_out -= len(room.log.segment(number, peer.form)) - sent
+                self.traffic.bytes_out -= len(room.log.segment(number, peer.form)) - sent
             self._fall_behind(peer)
-            self._leave_rest(peer, room, number, sent)
+            self.slow.leave_rest(peer, room, number, sent)
         for peer, loss in lost:
             self.drop(peer, Cause.RESET, loss.strerror or str(loss))
         for peer in list(room.behind):
-            self._check_lag(peer, room)
+            self.slow.check(peer, room)
         room.trim()
         left, behind = len(room), len(room.behind)
         return left - behind, behind, gone - left
@@ -449,104 +417,11 @@ class Loop:
             except OSError as error:
                 lost.append((peer, error))
                 continue
-            self.bytes_out += sent
+            self.traffic.bytes_out += sent
             if sent != len(segment):
                 short.append((peer, sent))
             if sent:
                 peer.session.show_sent(segment)
-
-    @staticmethod
-    def _leave_rest(peer: Peer, room: Room, number: int, sent: int) -> None:
-        """Note that of a segment a peer has been sent so many bytes only."""
-        assert peer.cursors is not None
-        if not room.conflates:
-            peer.cursors[room] = Cursor(number, sent)
-            if sent + peer.transport.committed_bytes > 0:
-                peer.in_segment = room
-            return
-        # It may never get more of this than the message that it has a part of.
-        rest = rest_of_message(
-            room.segment_for(peer, number), sent, peer.form, committed_bytes=peer.transport.committed_bytes
-        )
-        done = count_messages(room.segment_for(peer, number), sent + len(rest), peer.form)
-        if rest:
-            peer.outbox = [rest, *(peer.outbox or ())]
-            peer.outbox_bytes += len(rest)
-        peer.cursors[room] = Cursor(room.log.last_before(number) + done)
-
-    def _check_lag(self, peer: Peer, room: Room) -> None:
-        """See to a peer that is too far behind, in the way that the room has it."""
-        if room.conflates:  # it can't be
-            return
-        assert peer.cursors is not None
-        lag_bytes = room.log.lag_bytes(peer.cursors[room], peer.form)
-        settings = room.settings
-        if lag_bytes <= settings.max_lag_bytes or peer.session.state is not OPEN:
-            return
-        told = f"{lag_bytes} bytes behind, over the limit of {settings.max_lag_bytes} (--max-lag)"
-        match settings.slow:
-            case Slow.SKIP:
-                self._skip(peer, room, told)
-            case Slow.WAIT:
-                self._hold_publishers(room, peer, told)
-            case _:
-                self._log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
-                self.close(peer, 1013, told, Cause.SLOW_PEER, with_the_rest=False)
-
-    def _skip(self, peer: Peer, room: Room, told: str) -> None:
-        """Have a peer go on with the newest segment, from the next boundary between two messages on."""
-        assert peer.cursors is not None
-        log = room.log
-        number, offset = peer.cursors[room]
-        newest = log.next - 1
-        if number >= newest:
-            return  # what it lacks is the newest
-        last = log.last_before(number)
-        if peer.in_segment is room:
-            segment = room.segment_for(peer, number)
-            rest = rest_of_message(segment, offset, peer.form, committed_bytes=peer.transport.committed_bytes)
-            last += count_messages(segment, offset + len(rest), peer.form)
-            peer.in_segment = None
-            peer.outbox = [rest, *(peer.outbox or ())]
-            peer.outbox_bytes += len(rest)
-        skipped = log.last_before(newest) - last
-        peer.cursors[room] = Cursor(newest)
-        self._note_skipped(peer, skipped, told)
-        if words := notice({"skipped": skipped}, peer.form):
-            self._queue(peer, words)
-        self._watch(peer, done=False)
-
-    def _note_skipped(self, peer: Peer, count: int, told: str) -> None:
-        if count <= 0:
-            return
-        if not peer.skipped:  # the first loss is worth a warning; the end of the connection tells them all
-            self._log(peer, FAULT, f"reads too slowly: {told}; {count} messages are skipped", logging.WARNING)
-        peer.skipped += count
-        self.messages_skipped += count
-
-    def _hold_publishers(self, room: Room, slow: Peer, told: str) -> None:
-        """Read no more from those who publish in a room, until its slowest peer has caught up."""
-        if room.is_held:
-            return
-        room.is_held = True
-        self._log(slow, FAULT, f"reads too slowly: {told}; those who publish are held back", logging.WARNING)
-        for peer in room.peers:
-            self._watch(peer, done=not peer.is_blocked)
-
-    def _release_publishers(self, room: Room) -> None:
-        """Let those who publish go on, if nobody is far behind any more."""
-        enough = room.settings.max_lag_bytes // 2
-        for peer in room.behind:
-            assert peer.cursors is not None
-            if peer.session.state is OPEN and room.log.lag_bytes(peer.cursors[room], peer.form) > enough:
-                return
-        room.is_held = False
-        for peer in room.peers:
-            peer.heard = True  # it could not be
-            if peer.transport.fileno() >= 0:
-                self._watch(peer, done=not peer.is_blocked)
-        if room.released is not None:
-            room.released.unpark_all()
 
     # Writing to one peer
 
@@ -554,7 +429,7 @@ class Loop:
         """Queue frames for this peer only, and send what can be sent now. Without ``show`` they may be anything."""
         if show and peer.session.on_frame is not None:
             peer.session.show_sent(frames)
-        self.messages_out += 1
+        self.traffic.messages_out += 1
         if peer.interest == READABLE and not peer.outbox:  # nothing waits: most often it all goes at once
             try:
                 sent = peer.transport.send_now(frames)
@@ -563,13 +438,13 @@ class Loop:
             except OSError as error:
                 self.drop(peer, Cause.RESET, error.strerror or str(error))
                 return
-            self.bytes_out += sent
+            self.traffic.bytes_out += sent
             if sent == len(frames):
                 return
             peer.outbox = [memoryview(frames)[sent:]]
             peer.outbox_bytes = len(frames) - sent
         else:
-            self._queue(peer, frames)
+            self.queue(peer, frames)
         self.flush(peer)
 
     def send_soon(self, peer: Peer, frames: bytes) -> None:
@@ -579,15 +454,15 @@ class Loop:
         """
         if peer.session.on_frame is not None:
             peer.session.show_sent(frames)
-        self.messages_out += 1
+        self.traffic.messages_out += 1
         if not peer.outbox:
             self._run_soon(peer)
-        self._queue(peer, frames)
+        self.queue(peer, frames)
         if peer.outbox_bytes >= MAX_OUTBOX_BYTES:
             self.flush(peer)
 
     @staticmethod
-    def _queue(peer: Peer, frames: bytes) -> None:
+    def queue(peer: Peer, frames: bytes) -> None:
         if peer.outbox is None:
             peer.outbox = [frames]
         else:
@@ -629,7 +504,7 @@ class Loop:
                 room.trim()
         for room in peer.rooms:
             if room.is_held:
-                self._release_publishers(room)
+                self.slow.release_publishers(room)
         session = peer.session
         waits = peer.inbox is not None and peer.inbox.last_words is not None
         if done and session.is_closed and not peer.rooms and not peer.shut and not waits:
@@ -637,7 +512,7 @@ class Loop:
             # §7.1.1: the server is the first to end the stream; a client does so when it gives up on the server.
             if session.our_role is Role.SERVER or session.fault is not None:
                 peer.transport.shutdown_write()
-        self._watch(peer, done=done)
+        self.watch(peer, done=done)
         if done and peer.inbox is not None:
             peer.inbox.drained.unpark_all()
 
@@ -648,7 +523,7 @@ class Loop:
             if peer.outbox and peer.in_segment is None:
                 waiting = peer.outbox[0] if len(peer.outbox) == 1 else b"".join(peer.outbox)
                 sent = transport.try_send(waiting)
-                self.bytes_out += sent
+                self.traffic.bytes_out += sent
                 peer.outbox_bytes = len(waiting) - sent
                 if peer.outbox_bytes:
                     peer.outbox = [memoryview(waiting)[sent:]]
@@ -661,7 +536,7 @@ class Loop:
                 return True
             number, offset = peer.cursors[room]
             if room.conflates:
-                self._queue_newest(peer, room, number)
+                self.slow.queue_newest(peer, room, number)
                 continue
             if (
                 not offset
@@ -674,7 +549,7 @@ class Loop:
                 continue
             segment = room.segment_for(peer, number)
             sent = transport.try_send(memoryview(segment)[offset:] if offset else segment)
-            self.bytes_out += sent
+            self.traffic.bytes_out += sent
             if sent and not offset:
                 peer.session.show_sent(segment)
             if sent and room.is_held:
@@ -691,7 +566,7 @@ class Loop:
         assert peer.cursors is not None
         run, sizes = room.log.run(number, peer.form)
         sent = left = peer.transport.try_send(run)
-        self.bytes_out += sent
+        self.traffic.bytes_out += sent
         if sent and room.is_held:
             peer.heard = True
         for size in sizes:
@@ -704,16 +579,6 @@ class Loop:
         peer.cursors[room] = Cursor(number, left)
         peer.in_segment = room if left else None
         return sent == len(run)
-
-    def _queue_newest(self, peer: Peer, room: Room, after: int) -> None:
-        """Put what a peer gets of that which it missed into its outbox."""
-        assert peer.cursors is not None
-        newest, count = room.newest_for(peer, after)
-        missed = room.log.last_message - after - count
-        self._note_skipped(peer, missed, f"{missed + count} messages behind")
-        peer.session.show_sent(newest)
-        self._queue(peer, newest)
-        peer.cursors[room] = room.tail
 
     @staticmethod
     def _next_room(peer: Peer) -> Room | None:
@@ -730,21 +595,21 @@ class Loop:
             peer.cursors = {room: room.tail for room in peer.rooms}
             for room in peer.rooms:
                 room.add_behind(peer)
-        self._watch(peer, done=False)
+        self.watch(peer, done=False)
 
     def hold(self, peer: Peer) -> None:
         """Begin a message in fragments: what its rooms publish waits until `release`."""
         peer.in_message = True
         if peer.cursors is None and peer.rooms:
             self._fall_behind(peer)
-            self._watch(peer, done=True)
+            self.watch(peer, done=True)
 
     def release(self, peer: Peer) -> None:
         """The last fragment of a message has been given to `send`."""
         peer.in_message = False
         self.flush(peer)
 
-    def _watch(self, peer: Peer, *, done: bool) -> None:
+    def watch(self, peer: Peer, *, done: bool) -> None:
         """Ask the poller for what this peer is waited for."""
         reads = (
             peer.outbox_bytes <= MAX_OUTBOX_BYTES
@@ -766,7 +631,7 @@ class Loop:
         peer.heard = True  # it could not be heard
         fd = peer.transport.fileno()
         if fd >= 0:
-            self._watch(peer, done=not peer.is_blocked)
+            self.watch(peer, done=not peer.is_blocked)
             if peer.transport.has_pending:
                 self._ready.append((fd, READABLE))
                 self._run_soon(peer)
@@ -804,7 +669,7 @@ class Loop:
             peer.cursors = None
         room.remove(peer)
         if room.is_held:
-            self._release_publishers(room)
+            self.slow.release_publishers(room)
 
     def _tell_presence(self, room: Room, what: str, who: Peer) -> None:
         """Tell those who want to know that somebody has come or gone."""
@@ -819,7 +684,7 @@ class Loop:
         self._forget_rooms(peer)
         if last_words:
             peer.session.show_sent(last_words)
-            self._queue(peer, last_words)
+            self.queue(peer, last_words)
         peer.close_at = min(peer.close_at, trio.current_time() + (peer.endpoint.limits.close_timeout_s or math.inf))
         if peer.inbox is not None and peer.session.is_closed:
             peer.inbox.end(peer.describe_end(Cause.OUR_CLOSE))
@@ -858,7 +723,7 @@ class Loop:
         for room in rooms:
             room.remove(peer)
             if room.is_held:
-                self._release_publishers(room)
+                self.slow.release_publishers(room)
             if room.watchers:
                 self._tell_presence(room, "leave", peer)
 
@@ -868,13 +733,13 @@ class Loop:
         if fd < 0:
             return
         self._forget_rooms(peer)
-        del self._peers[fd]
+        del self.peers[fd]
         self._poller.remove(fd)
         peer.transport.close()
         peer.outbox = None
         peer.outbox_bytes = 0
         peer.endpoint.has_left(peer.number)
-        self.ends[peer.describe_end(cause).cause] += 1
+        self.traffic.ends[peer.describe_end(cause).cause] += 1
         if peer.inbox is not None:
             peer.inbox.end(peer.describe_end(cause, told))
         tracer = peer.endpoint.tracer
@@ -887,95 +752,26 @@ class Loop:
         if peer.skipped:
             end += f"; it read too slowly, and {peer.skipped} messages were skipped"
         tracer.ended(peer.number, end)
-        self._log(peer, STATE if orderly else FAULT, end)
+        self.log(peer, STATE if orderly else FAULT, end)
 
     def show_frames(self, endpoint: Endpoint) -> None:
         """Have every peer of an endpoint show its frames from now on to those who want to see them by now."""
-        for peer in self._peers.values():
+        for peer in self.peers.values():
             if peer.endpoint is endpoint and isinstance(peer.session, Session):
                 endpoint.show_frames(peer.number, peer.session)
 
     def close_all(self, endpoint: Endpoint, code: int, reason: str) -> None:
         """Begin to close every peer of an endpoint that is stopping."""
-        for peer in list(self._peers.values()):
+        for peer in list(self.peers.values()):
             if peer.endpoint is endpoint:
                 self.close(peer, code, reason, Cause.SHUTDOWN)
 
     def drop_all(self, endpoint: Endpoint) -> None:
         """Cut off every peer of an endpoint that ends at once; who can still take it is told so."""
-        for peer in list(self._peers.values()):
+        for peer in list(self.peers.values()):
             if peer.endpoint is endpoint:
                 self.close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN, with_the_rest=False)
                 self.drop(peer, Cause.SHUTDOWN, "cut off, since the server stops")
 
-    # Deadlines
-
-    def keep(self, room: Room) -> None:
-        """Look after a room's history, until it is over."""
-        if room not in self._aging:
-            self._aging[room] = None
-            self._new_timers.set()
-
-    async def _watch_deadlines(self) -> None:
-        while True:
-            self._new_timers = trio.Event()
-            with trio.move_on_after(self._tick_s if self._peers or self._aging else math.inf):
-                await self._new_timers.wait()
-                continue
-            now = trio.current_time()
-            for room in [room for room in self._aging if room.expire()]:
-                del self._aging[room]
-            for peer in list(self._peers.values()):
-                self._check_deadlines(peer, now)
-
-    def _check_deadlines(self, peer: Peer, now: float) -> None:
-        limits = peer.endpoint.limits
-        them = peer.session.our_role.other.name.lower()
-        if peer.session.state is not OPEN:
-            if now < peer.close_at:
-                pass
-            elif peer.inbox is not None and peer.inbox.last_words is not None:
-                self.finish(peer)
-            else:
-                self.drop(
-                    peer,
-                    Cause.CLOSE_TIMEOUT,
-                    f"cut off, since the {them} has not closed within {limits.close_timeout_s:g} s",
-                )
-            return
-        if peer.inbox is not None and peer.inbox.paused:
-            peer.answer_by = math.inf  # an answer may be there, and we don't read it
-            return
-        if peer.rests_until:
-            if now < peer.rests_until:
-                peer.answer_by = math.inf
-                return
-            peer.rests_until = 0.0
-            self._watch(peer, done=not peer.is_blocked)
-        if peer.relay is not None and peer.relay.is_held and not peer.is_behind:
-            peer.answer_by = math.inf
-            return
-        if peer.heard:
-            peer.answer_by = math.inf
-        if now >= peer.answer_by:
-            self._log(peer, TIMER, f"no byte within {limits.ping_timeout_s:g} s of a ping")
-            told = f"no answer to a ping within {limits.ping_timeout_s:g} s"
-            # The close goes out if it can; there is nobody to wait for.
-            self.close(peer, 1011, told, Cause.PING_TIMEOUT, with_the_rest=False)
-            self.drop(peer, Cause.PING_TIMEOUT, f"cut off, since the {them} no longer answers")
-        elif now >= peer.ping_at:
-            self._keep_alive(peer, now)
-
-    def _keep_alive(self, peer: Peer, now: float) -> None:
-        limits = peer.endpoint.limits
-        peer.session.ping(KEEPALIVE)
-        peer.ping_at = now + limits.ping_interval_s
-        if peer.answer_by == math.inf:  # the oldest ping that nothing has answered counts
-            peer.heard = False
-            peer.answer_by = now + (limits.ping_timeout_s or math.inf)
-        if peer.inbox is not None and KEEPALIVE not in peer.inbox.pings:
-            peer.inbox.add_ping(KEEPALIVE, now)
-        self.send(peer, peer.session.data_to_send())
-
-    def _log(self, peer: Peer, mark: str, text: str, level: int = logging.INFO) -> None:
+    def log(self, peer: Peer, mark: str, text: str, level: int = logging.INFO) -> None:
         logs.line(logs.hub, level, peer.number, mark, text)

@@ -64,7 +64,7 @@ class _Collector:
         from prometheus_client.core import GaugeMetricFamily as Gauge
         from prometheus_client.core import SummaryMetricFamily as Summary
 
-        loop, rooms = current_loop(), list(self._hub)
+        traffic, rooms = current_loop().traffic, list(self._hub)
         peers = [peer for room in rooms for peer in room.peers]
         streams = sum(1 for peer in peers if peer.form is EVENTS)
         yield _with_label(
@@ -76,14 +76,16 @@ class _Collector:
             Counter("rawws_handshakes", "WebSocket handshakes, by the status of the answer.", labels=["status"]),
             [(str(status), count) for status, count in sorted(self._exchange.handshakes.items())],
         )
-        yield Counter("rawws_messages_received", "Messages that peers have sent.", loop.messages_in)
-        yield Counter("rawws_deliveries", "Messages sent to peers, or on their way, once for each.", loop.messages_out)
-        yield Counter("rawws_received_bytes", "Bytes received behind a handshake.", loop.bytes_in)
-        yield Counter("rawws_sent_bytes", "Bytes sent behind a handshake.", loop.bytes_out)
-        yield Counter("rawws_skipped_messages", "Messages that slow peers did not get.", loop.messages_skipped)
+        yield Counter("rawws_messages_received", "Messages that peers have sent.", traffic.messages_in)
+        yield Counter(
+            "rawws_deliveries", "Messages sent to peers, or on their way, once for each.", traffic.messages_out
+        )
+        yield Counter("rawws_received_bytes", "Bytes received behind a handshake.", traffic.bytes_in)
+        yield Counter("rawws_sent_bytes", "Bytes sent behind a handshake.", traffic.bytes_out)
+        yield Counter("rawws_skipped_messages", "Messages that slow peers did not get.", traffic.messages_skipped)
         yield _with_label(
             Counter("rawws_closes", "Connections that have ended, by cause.", labels=["cause"]),
-            [(cause.value, count) for cause, count in loop.ends.items()],
+            [(cause.value, count) for cause, count in traffic.ends.items()],
         )
         lags = [
             room.log.lag_bytes(peer.cursors[room], peer.form)
@@ -98,7 +100,9 @@ class _Collector:
         yield Gauge(
             "rawws_log_bytes", "Bytes kept in the logs of all rooms.", sum(room.log.kept_bytes for room in rooms)
         )
-        yield Summary("rawws_loop_turn_seconds", "Turns of the loop.", count_value=loop.turns, sum_value=loop.turns_s)
+        yield Summary(
+            "rawws_loop_turn_seconds", "Turns of the loop.", count_value=traffic.turns, sum_value=traffic.turns_s
+        )
 
 
 def _with_label(family: Metric, values: Iterable[tuple[str, float]]) -> Metric:

@@ -264,7 +264,7 @@ async def test_each_room_may_have_its_own_way(start_hub: StartHub) -> None:
     for client, path in ((a, "/chat"), (b, "/ticker/x")):
         running.hub.room(path).publish("hello")
         assert await client.frame() == seen_text("hello")
-    assert current_loop().messages_skipped == 0
+    assert current_loop().traffic.messages_skipped == 0
 
 
 def test_a_policy_that_there_is_not() -> None:

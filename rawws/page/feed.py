@@ -91,7 +91,7 @@ class Feed:
         self._websocket = websocket
         self._tracer = tracer
         self._about = about
-        self._loop = current_loop()
+        self._traffic = current_loop().traffic
         self._waiting: list[str] = []
         self._something = trio.Event()
         self._records_left: float = BURST_RECORDS
@@ -161,7 +161,7 @@ class Feed:
         self._missed += 1
         if self.wants_frames:
             self.wants_frames = False
-            self._passed_at_rest = self._loop.messages_in + self._loop.messages_out
+            self._passed_at_rest = self._traffic.messages_in + self._traffic.messages_out
             self._something.set()
             self._tracer.reconsider()
 
@@ -196,7 +196,7 @@ class Feed:
 
     def _resume(self) -> None:
         """Look at frames again, and tell how much went by."""
-        passed = self._loop.messages_in + self._loop.messages_out - self._passed_at_rest
+        passed = self._traffic.messages_in + self._traffic.messages_out - self._passed_at_rest
         lost = {"at": time.time(), "connection": 0, "kind": "lost", "records": self._missed + passed}
         self._waiting.append(json.dumps(lost))
         self._missed = 0

@@ -1,0 +1,118 @@
+"""What is to happen in time: pings, their answers, closes, and the end of a room's history.
+
+Looked at every so often, all at once: a timer for each peer would cost too much.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from rawws.errors import Cause
+from rawws.peer import Peer
+from rawws.room import Room
+from rawws.wire.session import State
+from rawws.wire.trace import TIMER
+
+if TYPE_CHECKING:
+    from rawws.loop import Loop
+
+# Deadlines are looked at this often, or more often if they are shorter.
+TICK_S = 1.0
+# Peers that have said too much are read again at one of these.
+RATE_TICK_S = 0.1
+
+KEEPALIVE = b"rawws"  # what our own pings carry
+
+OPEN = State.OPEN
+
+
+class Deadlines:
+    """Those of all peers and rooms of a loop."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._aging: dict[Room, None] = {}  # rooms that have a history, which grows old
+        self._tick_s = TICK_S
+        self._new_timers = trio.Event()
+
+    def add(self, peer: Peer) -> None:
+        """Watch a peer that the loop has taken over."""
+        limits = peer.endpoint.limits
+        peer.ping_at = trio.current_time() + (limits.ping_interval_s or math.inf)
+        timers = (limits.ping_interval_s, limits.ping_timeout_s, limits.close_timeout_s)
+        tick_s = min([self._tick_s, *(seconds / 4 for seconds in timers if seconds)])
+        if limits.messages_per_s:
+            tick_s = min(tick_s, RATE_TICK_S)
+        if tick_s < self._tick_s or len(self._loop.peers) == 1:
+            self._tick_s = tick_s
+            self._new_timers.set()
+
+    def keep(self, room: Room) -> None:
+        """Look after a room's history, until it is over."""
+        if room not in self._aging:
+            self._aging[room] = None
+            self._new_timers.set()
+
+    async def run(self) -> None:
+        while True:
+            self._new_timers = trio.Event()
+            with trio.move_on_after(self._tick_s if self._loop.peers or self._aging else math.inf):
+                await self._new_timers.wait()
+                continue
+            now = trio.current_time()
+            for room in [room for room in self._aging if room.expire()]:
+                del self._aging[room]
+            for peer in list(self._loop.peers.values()):
+                self._check(peer, now)
+
+    def _check(self, peer: Peer, now: float) -> None:
+        limits = peer.endpoint.limits
+        them = peer.session.our_role.other.name.lower()
+        if peer.session.state is not OPEN:
+            if now < peer.close_at:
+                pass
+            elif peer.inbox is not None and peer.inbox.last_words is not None:
+                self._loop.finish(peer)
+            else:
+                self._loop.drop(
+                    peer,
+                    Cause.CLOSE_TIMEOUT,
+                    f"cut off, since the {them} has not closed within {limits.close_timeout_s:g} s",
+                )
+            return
+        if peer.inbox is not None and peer.inbox.paused:
+            peer.answer_by = math.inf  # an answer may be there, and we don't read it
+            return
+        if peer.rests_until:
+            if now < peer.rests_until:
+                peer.answer_by = math.inf
+                return
+            peer.rests_until = 0.0
+            self._loop.watch(peer, done=not peer.is_blocked)
+        if peer.relay is not None and peer.relay.is_held and not peer.is_behind:
+            peer.answer_by = math.inf
+            return
+        if peer.heard:
+            peer.answer_by = math.inf
+        if now >= peer.answer_by:
+            self._loop.log(peer, TIMER, f"no byte within {limits.ping_timeout_s:g} s of a ping")
+            told = f"no answer to a ping within {limits.ping_timeout_s:g} s"
+            # The close goes out if it can; there is nobody to wait for.
+            self._loop.close(peer, 1011, told, Cause.PING_TIMEOUT, with_the_rest=False)
+            self._loop.drop(peer, Cause.PING_TIMEOUT, f"cut off, since the {them} no longer answers")
+        elif now >= peer.ping_at:
+            self._keep_alive(peer, now)
+
+    def _keep_alive(self, peer: Peer, now: float) -> None:
+        limits = peer.endpoint.limits
+        peer.session.ping(KEEPALIVE)
+        peer.ping_at = now + limits.ping_interval_s
+        if peer.answer_by == math.inf:  # the oldest ping that nothing has answered counts
+            peer.heard = False
+            peer.answer_by = now + (limits.ping_timeout_s or math.inf)
+        if peer.inbox is not None and KEEPALIVE not in peer.inbox.pings:
+            peer.inbox.add_ping(KEEPALIVE, now)
+        self._loop.send(peer, peer.session.data_to_send())

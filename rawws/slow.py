@@ -1,0 +1,146 @@
+"""Peers that can't keep up: what the loop does about those that read too slowly, and those that say too much.
+
+What becomes of a slow reader is for its room to say (`rawws.room.Slow`). Whatever it is, a peer is only ever moved
+from one boundary between two messages to another, and what is for it alone goes out in any case.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from rawws.errors import Cause
+from rawws.peer import Peer
+from rawws.room import Room, Slow
+from rawws.wire.broadcast_log import Cursor
+from rawws.wire.encodings import count_messages, notice, rest_of_message
+from rawws.wire.session import State
+from rawws.wire.trace import FAULT
+
+if TYPE_CHECKING:
+    from rawws.loop import Loop
+
+OPEN = State.OPEN
+
+
+class SlowPeers:
+    """Sees to them, for the loop."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    # Who reads too slowly
+
+    @staticmethod
+    def leave_rest(peer: Peer, room: Room, number: int, sent: int) -> None:
+        """Note that of a segment a peer has been sent so many bytes only."""
+        assert peer.cursors is not None
+        if not room.conflates:
+            peer.cursors[room] = Cursor(number, sent)
+            if sent + peer.transport.committed_bytes > 0:
+                peer.in_segment = room
+            return
+        # It may never get more of this than the message that it has a part of.
+        rest = rest_of_message(
+            room.segment_for(peer, number), sent, peer.form, committed_bytes=peer.transport.committed_bytes
+        )
+        done = count_messages(room.segment_for(peer, number), sent + len(rest), peer.form)
+        if rest:
+            peer.outbox = [rest, *(peer.outbox or ())]
+            peer.outbox_bytes += len(rest)
+        peer.cursors[room] = Cursor(room.log.last_before(number) + done)
+
+    def check(self, peer: Peer, room: Room) -> None:
+        """See to a peer that is too far behind, in the way that the room has it."""
+        if room.conflates:  # it can't be
+            return
+        assert peer.cursors is not None
+        lag_bytes = room.log.lag_bytes(peer.cursors[room], peer.form)
+        settings = room.settings
+        if lag_bytes <= settings.max_lag_bytes or peer.session.state is not OPEN:
+            return
+        told = f"{lag_bytes} bytes behind, over the limit of {settings.max_lag_bytes} (--max-lag)"
+        match settings.slow:
+            case Slow.SKIP:
+                self._skip(peer, room, told)
+            case Slow.WAIT:
+                self._hold_publishers(room, peer, told)
+            case _:
+                self._loop.log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
+                self._loop.close(peer, 1013, told, Cause.SLOW_PEER, with_the_rest=False)
+
+    def _skip(self, peer: Peer, room: Room, told: str) -> None:
+        """Have a peer go on with the newest segment, from the next boundary between two messages on."""
+        assert peer.cursors is not None
+        log = room.log
+        number, offset = peer.cursors[room]
+        newest = log.next - 1
+        if number >= newest:
+            return  # what it lacks is the newest
+        last = log.last_before(number)
+        if peer.in_segment is room:
+            segment = room.segment_for(peer, number)
+            rest = rest_of_message(segment, offset, peer.form, committed_bytes=peer.transport.committed_bytes)
+            last += count_messages(segment, offset + len(rest), peer.form)
+            peer.in_segment = None
+            peer.outbox = [rest, *(peer.outbox or ())]
+            peer.outbox_bytes += len(rest)
+        skipped = log.last_before(newest) - last
+        peer.cursors[room] = Cursor(newest)
+        self._note_skipped(peer, skipped, told)
+        if words := notice({"skipped": skipped}, peer.form):
+            self._loop.queue(peer, words)
+        self._loop.watch(peer, done=False)
+
+    def _note_skipped(self, peer: Peer, count: int, told: str) -> None:
+        if count <= 0:
+            return
+        if not peer.skipped:  # the first loss is worth a warning; the end of the connection tells them all
+            self._loop.log(peer, FAULT, f"reads too slowly: {told}; {count} messages are skipped", logging.WARNING)
+        peer.skipped += count
+        self._loop.traffic.messages_skipped += count
+
+    def _hold_publishers(self, room: Room, slow: Peer, told: str) -> None:
+        """Read no more from those who publish in a room, until its slowest peer has caught up."""
+        if room.is_held:
+            return
+        room.is_held = True
+        self._loop.log(slow, FAULT, f"reads too slowly: {told}; those who publish are held back", logging.WARNING)
+        for peer in room.peers:
+            self._loop.watch(peer, done=not peer.is_blocked)
+
+    def release_publishers(self, room: Room) -> None:
+        """Let those who publish go on, if nobody is far behind any more."""
+        enough = room.settings.max_lag_bytes // 2
+        for peer in room.behind:
+            assert peer.cursors is not None
+            if peer.session.state is OPEN and room.log.lag_bytes(peer.cursors[room], peer.form) > enough:
+                return
+        room.is_held = False
+        for peer in room.peers:
+            peer.heard = True  # it could not be
+            if peer.transport.fileno() >= 0:
+                self._loop.watch(peer, done=not peer.is_blocked)
+        if room.released is not None:
+            room.released.unpark_all()
+
+    def queue_newest(self, peer: Peer, room: Room, after: int) -> None:
+        """Put what a peer gets of that which it missed into its outbox."""
+        assert peer.cursors is not None
+        newest, count = room.newest_for(peer, after)
+        missed = room.log.last_message - after - count
+        self._note_skipped(peer, missed, f"{missed + count} messages behind")
+        peer.session.show_sent(newest)
+        self._loop.queue(peer, newest)
+        peer.cursors[room] = room.tail
+
+    def hold_to_its_rate(self, peer: Peer, messages: int) -> None:
+        """Read no more from a peer for a while, if it has said too much."""
+        assert peer.bucket is not None
+        now = trio.current_time()
+        rest_s = peer.bucket.take(messages, now)
+        if rest_s > 0:
+            peer.rests_until = now + rest_s
+            self._loop.watch(peer, done=not peer.is_blocked)
