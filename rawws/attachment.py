@@ -162,6 +162,7 @@ class _Pumps:
         self.scope = trio.CancelScope()
         self.done = trio.Event()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, outer: trio.abc.Stream, inner: trio.SocketStream) -> None:
         try:
             with self.scope:
@@ -174,6 +175,7 @@ class _Pumps:
             self.done.set()
 
 
+@trio.lowlevel.enable_ki_protection
 async def _pump(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:
     """Pass bytes on until the source ends or either is lost."""
     try:

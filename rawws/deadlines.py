@@ -56,6 +56,7 @@ class Deadlines:
             self._aging[room] = None
             self._new_timers.set()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         while True:
             self._new_timers = trio.Event()

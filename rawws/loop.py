@@ -98,8 +98,13 @@ class Loop:
     def peer_count(self) -> int:
         return len(self.peers)
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Serve the peers until cancelled; then every socket that is left is closed at once."""
+        """Serve the peers until cancelled; then every socket that is left is closed at once.
+
+        A KeyboardInterrupt is for the program's tasks: within a system task it would be an internal error of trio's.
+        Its children need the protection as well, each by itself.
+        """
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.deadlines.run)
@@ -474,6 +479,7 @@ class Loop:
         if self._idle:
             self._idle.unpark()
 
+    @trio.lowlevel.enable_ki_protection
     async def _run_errands(self) -> None:
         """Flush what `send_soon` has queued, and look at sockets of which no poller tells, when all others rest."""
         while True:

@@ -437,7 +437,8 @@ def test_one_room_three_ways(start_program: StartProgram, visit: Visit) -> None:
     page.get_by_role("button", name="Read it three ways").click()
     program.wait_for_line("joined room /room/x")
     program.wait_for_line("joined room /room/x")
-    program.wait_for_line("&wait=")
+    if not any("&wait=" in line for line in program.lines):
+        program.wait_for_line("&wait=")
     page.get_by_label("Publish").fill("by POST")
     rows = page.locator("#ways-rows tr")
     for count in (1, 2):
