@@ -87,11 +87,11 @@ class Deadlines:
         if peer.inbox is not None and peer.inbox.paused:
             peer.answer_by = math.inf  # an answer may be there, and we don't read it
             return
-        if peer.rests_until:
-            if now < peer.rests_until:
+        if peer.pace is not None and peer.pace.rests_until:
+            if now < peer.pace.rests_until:
                 peer.answer_by = math.inf
                 return
-            peer.rests_until = 0.0
+            peer.pace.rests_until = 0.0
             self._loop.watch(peer, done=not peer.is_blocked)
         if peer.relay is not None and peer.relay.is_held and not peer.is_behind:
             peer.answer_by = math.inf

@@ -15,7 +15,7 @@ from rawws import logs
 from rawws.errors import Refusal, UsageError
 from rawws.limits import MAX_LAG_BYTES, MIB
 from rawws.loop import current_loop
-from rawws.peer import Endpoint, Peer
+from rawws.peer import Endpoint, Pace, Peer
 from rawws.room import Place, Room, RoomSettings, Slow
 from rawws.transport import Transport
 from rawws.wire.broadcast_log import History
@@ -197,7 +197,7 @@ class Hub:
         if self.mode is Mode.BROADCAST and peer.form is not EVENTS:
             peer.relay = room
             if rate := peer.endpoint.limits.messages_per_s:
-                peer.bucket = TokenBucket(rate, trio.current_time())
+                peer.pace = Pace(TokenBucket(rate, trio.current_time()))
         return peer
 
     def _greeting(self, form: int, room: Room, place: Place) -> bytes:

@@ -285,7 +285,7 @@ class Loop:
                     return
                 room.add(frames, peer.number)
                 self._fresh.add(room)
-                if peer.bucket is not None:
+                if peer.pace is not None:
                     self.slow.hold_to_its_rate(peer, len(frames))
             elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
                 return
@@ -621,7 +621,7 @@ class Loop:
             peer.outbox_bytes <= MAX_OUTBOX_BYTES
             and (peer.inbox is None or not peer.inbox.paused)
             and (peer.relay is None or not peer.relay.is_held or peer.session.state is not OPEN)
-            and not (peer.rests_until and peer.session.state is OPEN)
+            and not (peer.pace is not None and peer.pace.rests_until and peer.session.state is OPEN)
         )
         interest = READABLE if reads else 0
         if not done:
@@ -755,8 +755,8 @@ class Loop:
         # Who only reads has no other way to say goodbye than to end the stream.
         orderly = (session.close_rcvd is not None and session.fault is None) or isinstance(session, EventStream)
         end = f"{session.describe_end()}; {told}" if told else session.describe_end()
-        if peer.skipped:
-            end += f"; it read too slowly, and {peer.skipped} messages were skipped"
+        if peer.pace is not None and peer.pace.skipped:
+            end += f"; it read too slowly, and {peer.pace.skipped} messages were skipped"
         tracer.ended(peer.number, end)
         self.log(peer, STATE if orderly else FAULT, end)
 

@@ -80,6 +80,17 @@ class Endpoint:
             await self._gone.wait()
 
 
+class Pace:
+    """What only some peers need: how much one may say, and how much it has missed."""
+
+    __slots__ = ("bucket", "rests_until", "skipped")
+
+    def __init__(self, bucket: TokenBucket | None = None) -> None:
+        self.bucket = bucket  # where there is a limit to what it may say
+        self.rests_until = 0.0  # nothing is read from it till then, since it has said too much
+        self.skipped = 0  # messages that it will never get, since it read too slowly
+
+
 class Peer:
     """One WebSocket connection as the loop sees it. The loop owns its transport.
 
@@ -90,7 +101,6 @@ class Peer:
 
     __slots__ = (
         "answer_by",
-        "bucket",
         "cause",
         "close_at",
         "cursors",
@@ -104,15 +114,13 @@ class Peer:
         "number",
         "outbox",
         "outbox_bytes",
+        "pace",
         "ping_at",
-        "presence",
         "receive_bytes",
         "relay",
-        "rests_until",
         "rooms",
         "session",
         "shut",
-        "skipped",
         "transport",
     )
 
@@ -127,10 +135,7 @@ class Peer:
         self.relay: Room | None = None  # whose log gets what it says; without it and an inbox, it gets that back
         self.inbox: Inbox | None = None
         self.rooms = NOWHERE
-        self.presence = False  # is told who comes and goes
-        self.bucket: TokenBucket | None = None  # where there is a limit to how much it may say
-        self.rests_until = 0.0  # nothing is read from it till then, since it has said too much
-        self.skipped = 0  # messages that it will never get, since it read too slowly
+        self.pace: Pace | None = None  # of a peer that can't keep up, or has to
         self.cursors: dict[Room, Cursor] | None = None  # in each of its rooms, while it is behind in them
         self.in_segment: Room | None = None  # whose segment has gone in part, or can't be called back
         self.in_message = False  # the program is sending a message in fragments

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rawws.errors import Cause
-from rawws.peer import Peer
+from rawws.peer import Pace, Peer
 from rawws.room import Room, Slow
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.encodings import count_messages, notice, rest_of_message
@@ -97,9 +97,10 @@ class SlowPeers:
     def _note_skipped(self, peer: Peer, count: int, told: str) -> None:
         if count <= 0:
             return
-        if not peer.skipped:  # the first loss is worth a warning; the end of the connection tells them all
+        pace = peer.pace = peer.pace or Pace()
+        if not pace.skipped:  # the first loss is worth a warning; the end of the connection tells them all
             self._loop.log(peer, FAULT, f"reads too slowly: {told}; {count} messages are skipped", logging.WARNING)
-        peer.skipped += count
+        pace.skipped += count
         self._loop.traffic.messages_skipped += count
 
     def _hold_publishers(self, room: Room, slow: Peer, told: str) -> None:
@@ -138,9 +139,11 @@ class SlowPeers:
 
     def hold_to_its_rate(self, peer: Peer, messages: int) -> None:
         """Read no more from a peer for a while, if it has said too much."""
-        assert peer.bucket is not None
+        pace = peer.pace
+        if pace is None or pace.bucket is None:
+            return
         now = trio.current_time()
-        rest_s = peer.bucket.take(messages, now)
+        rest_s = pace.bucket.take(messages, now)
         if rest_s > 0:
-            peer.rests_until = now + rest_s
+            pace.rests_until = now + rest_s
             self._loop.watch(peer, done=not peer.is_blocked)
