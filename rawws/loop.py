@@ -762,22 +762,19 @@ class Loop:
 
     def show_frames(self, endpoint: Endpoint) -> None:
         """Have every peer of an endpoint show its frames from now on to those who want to see them by now."""
-        for peer in self.peers.values():
-            if peer.endpoint is endpoint and isinstance(peer.session, Session):
+        for peer in self.peers_of(endpoint):
+            if isinstance(peer.session, Session):
                 endpoint.show_frames(peer.number, peer.session)
 
-    def close_all(self, endpoint: Endpoint, code: int, reason: str) -> None:
-        """Begin to close every peer of an endpoint that is stopping."""
-        for peer in list(self.peers.values()):
-            if peer.endpoint is endpoint:
-                self.close(peer, code, reason, Cause.SHUTDOWN)
+    def peers_of(self, endpoint: Endpoint) -> list[Peer]:
+        """Return those of one endpoint."""
+        return [peer for peer in self.peers.values() if peer.endpoint is endpoint]
 
     def drop_all(self, endpoint: Endpoint) -> None:
         """Cut off every peer of an endpoint that ends at once; who can still take it is told so."""
-        for peer in list(self.peers.values()):
-            if peer.endpoint is endpoint:
-                self.close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN, with_the_rest=False)
-                self.drop(peer, Cause.SHUTDOWN, "cut off, since the server stops")
+        for peer in self.peers_of(endpoint):
+            self.close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN, with_the_rest=False)
+            self.drop(peer, Cause.SHUTDOWN, "cut off, since the server stops")
 
     def log(self, peer: Peer, mark: str, text: str, level: int = logging.INFO) -> None:
         logs.line(logs.hub, level, peer.number, mark, text)

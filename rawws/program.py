@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from rawws import logs
+from rawws import logs, systemd
 from rawws.errors import UsageError
 from rawws.limits import MIB
 from rawws.server import Server
@@ -68,19 +68,20 @@ Serve = Callable[[Sequence[socket.socket], trio.TaskStatus[Server]], Awaitable[N
 async def run_program(host: str, port: int, serve: Serve, remark: Callable[[], str]) -> None:
     """Be the whole program: listen, serve until SIGINT or SIGTERM, drain; a second signal ends the drain.
 
-    ``serve(listeners, task_status)`` is `rawws.serve` with all else that it needs; ``remark`` is what is said of it
-    when it listens. Raises `rawws.errors.ListenError`
-    when it can't listen.
+    Sockets that systemd listens on for us are used in place of ``host`` and ``port``. ``serve(listeners,
+    task_status)`` is `rawws.serve` with all else that it needs; ``remark`` is what is said of it when it listens.
+    Raises `rawws.errors.ListenError` when it can't listen.
     """
     raise_file_limit()
     keep_freed_memory()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        listeners = await open_listeners(host, port)
+        listeners = systemd.inherited_listeners() or await open_listeners(host, port)
         async with trio.open_nursery() as nursery:
             server = await nursery.start(_serve, serve, listeners, nursery.cancel_scope)
             for name in server.addresses:
                 s = "s" * server.uses_tls
                 _log(logging.INFO, STATE, f"listening on http{s}://{name} and ws{s}://{name} ({remark()})")
+            systemd.notify("READY=1", f"STATUS=listening on {', '.join(server.addresses)}")
             async for received in signals:
                 name = signal.Signals(received).name
                 if server.stopping:
@@ -89,6 +90,7 @@ async def run_program(host: str, port: int, serve: Serve, remark: Callable[[], s
                     break
                 waiting = f"peers to close: {server.peer_count}, for {server.limits.drain_s:g} s at most"
                 _log(logging.INFO, STATE, f"{name}: accepting no more, {waiting}")
+                systemd.notify("STOPPING=1", f"STATUS=closing {server.peer_count} peers")
                 server.stop()
         _log(logging.INFO, STATE, "stopped")
 

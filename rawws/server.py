@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from functools import partial
 import trio
 
 from rawws import logs, web
-from rawws.errors import ConnectionClosed, Refusal, UsageError
+from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
 from rawws.exchange import (
     Authenticate,
     Exchange,
@@ -50,6 +51,12 @@ from rawws.wire.trace import FAULT, STATE
 ACCEPT_BATCH = 64
 # How long accepting rests when descriptors or buffers have run out: others must have time to go.
 EXHAUSTED_PAUSE_S = 0.5
+
+# A stopping server closes so many peers at a time, or more if there are many; and is done with that when so much of
+# the drain is over. A hundred a second come back anywhere without being felt (a guess).
+CLOSES_AT_ONCE = 5
+CLOSING_TICK_S = 0.05
+DRAIN_SHARE = 0.8
 
 # In place of a list of origins: pages of the server's own host only.
 SAME_HOST = Origins()
@@ -158,12 +165,23 @@ class Server:
                 await self._stop.wait()
                 self._accepting.cancel()
                 self._service.stop()
-                for endpoint in self._endpoints:
-                    loop.close_all(endpoint, 1001, "the server is shutting down")
                 # Handlers, and requests that are being answered, may come to their end; then they are cancelled.
                 tasks.cancel_scope.deadline = trio.current_time() + self.limits.drain_s
+                await self._close_peers()
                 for endpoint in self._endpoints:
                     await endpoint.wait_empty()
+
+    async def _close_peers(self) -> None:
+        """Close every peer, spread over most of the drain, so that they don't all come back somewhere at once."""
+        loop = current_loop()
+        peers = [peer for endpoint in self._endpoints for peer in loop.peers_of(endpoint)]
+        seconds = self.limits.drain_s * DRAIN_SHARE
+        at_once = max(CLOSES_AT_ONCE, math.ceil(len(peers) * CLOSING_TICK_S / seconds) if seconds else len(peers))
+        for first in range(0, len(peers), at_once):
+            if first:
+                await trio.sleep(CLOSING_TICK_S)
+            for peer in peers[first : first + at_once]:
+                loop.close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
 
     async def _accept_all(self, tasks: trio.Nursery) -> None:
         """Accept on every listener; each connection becomes a task of its own."""
@@ -219,7 +237,8 @@ class Server:
         if isinstance(upgraded, HandedOver):
             upgraded.adopt(upgraded.number, upgraded.transport, self._streams)
             if self.stopping:
-                current_loop().close_all(self._streams, 1001, "the server is shutting down")
+                for peer in current_loop().peers_of(self._streams):
+                    current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
         elif upgraded is not None:
             self._take_over(upgraded, tasks)
 
@@ -440,7 +459,8 @@ async def serve(
     - ``rate``: messages in a second that a peer may send into a hub's room; more are read later.
     - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Behind a proxy, list it in
       ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
-    - ``drain``: how long a stopping server waits for its peers and their handlers.
+    - ``drain``: how long a stopping server waits for its peers and their handlers; when there are many, their closes
+      are spread over it.
 
     ``fast_lane=False`` reads and writes each frame through wsproto, for study. ``tracer`` is told every head and
     frame, such as ``Tracer()`` with a ``Recording("file")`` (`rawws.tracing`).

@@ -21,6 +21,7 @@ import pytest
 import trio
 import trio.testing
 
+from rawws.errors import Cause
 from rawws.exchange import ProcessResponse
 from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, Limits
@@ -353,7 +354,8 @@ class RunningHub:
 
     async def stop(self, drain_s: float) -> None:
         """Close every peer as a stopping server does, and wait for them."""
-        current_loop().close_all(self.endpoint, 1001, "the server is shutting down")
+        for peer in current_loop().peers_of(self.endpoint):
+            current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
         with trio.move_on_after(drain_s):
             await self.endpoint.wait_empty()
 

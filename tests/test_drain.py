@@ -1,0 +1,138 @@
+"""Coming and going as a service: sockets that systemd holds, what it is told, and closes that are spread."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from rawws.limits import Limits
+from rawws.wire.frames import Opcode
+from tests.serving import LOOPBACK, PATIENCE_S, Client, Program, Serve, get
+
+
+@pytest.mark.parametrize(
+    ("peers", "drain_s", "closed_at"),
+    [
+        (3, 5.0, [0.0] * 3),
+        (12, 5.0, [0.0] * 5 + [0.05] * 5 + [0.1] * 2),
+        (40, 0.2, [0.0] * 13 + [0.05] * 13 + [0.1] * 13 + [0.15]),
+    ],
+)
+async def test_closes_are_spread_over_the_drain(
+    serve: Serve, autojump_clock: MockClock, peers: int, drain_s: float, closed_at: list[float]
+) -> None:
+    autojump_clock.autojump_threshold = 0.05  # the loop has to have had its turn before the clock jumps
+    running = await serve(limits=Limits(drain_s=drain_s))
+    clients = [await running.open("/room") for _ in range(peers)]
+    began = trio.current_time()
+    times: list[float] = []
+
+    async def note_close(client: Client) -> None:
+        frame = await client.frame()
+        assert (frame.opcode, frame.payload[:2]) == (Opcode.CLOSE, b"\x03\xe9")
+        times.append(round(trio.current_time() - began, 3))
+        client.hang_up()
+
+    async with trio.open_nursery() as nursery:
+        for client in clients:
+            nursery.start_soon(note_close, client)
+        await trio.testing.wait_all_tasks_blocked()
+        running.server.stop()
+    assert sorted(times) == closed_at
+
+
+class Service:
+    """A program as systemd starts it: with a socket that listens already, and one to tell its state to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.listener = socket.create_server((LOOPBACK, 0), backlog=100)
+        self.port = self.listener.getsockname()[1]
+        self._states = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._states.settimeout(PATIENCE_S)
+        self._address = str(folder / "notify")
+        self._states.bind(self._address)
+        self.programs: list[Program] = []
+
+    def start(self) -> Program:
+        # LISTEN_PID has to be the program's own: the shell's, which becomes it.
+        command = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -m rawws --hello "" --port 1'
+        fd = self.listener.fileno()
+
+        def put_at_3() -> None:
+            os.dup2(fd, 3, inheritable=True)
+
+        process = subprocess.Popen(
+            ["sh", "-c", command, sys.executable], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+            env={**os.environ, "NOTIFY_SOCKET": self._address}, close_fds=False, preexec_fn=put_at_3,
+        )  # fmt: skip
+        program = Program(process)
+        self.programs.append(program)
+        return program
+
+    def state(self) -> list[str]:
+        return self._states.recv(4096).decode().splitlines()
+
+    def end(self) -> None:
+        for program in self.programs:
+            program.end()
+        self.listener.close()
+        self._states.close()
+
+
+def test_a_restart_refuses_nobody(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    try:
+        early = socket.create_connection((LOOPBACK, service.port), PATIENCE_S)  # before there is a program
+        early.sendall(get("/"))
+        program = service.start().wait_listening()
+        assert program.port == service.port, "and not the one in its arguments"
+        assert service.state() == ["READY=1", f"STATUS=listening on {LOOPBACK}:{service.port}"]
+        assert early.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+        early.close()
+        program.signal(signal.SIGTERM)
+        assert service.state() == ["STOPPING=1", "STATUS=closing 0 peers"]
+        assert program.wait() == 0
+        between = socket.create_connection((LOOPBACK, service.port), PATIENCE_S)  # while there is none
+        between.sendall(get("/"))
+        service.start().wait_listening()
+        assert between.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+        between.close()
+    finally:
+        service.end()
+
+
+def test_sockets_of_another_process_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rawws import systemd
+
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid() + 1))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    assert systemd.inherited_listeners() == []
+
+
+def test_nobody_is_told_where_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rawws import systemd
+
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    systemd.notify("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    systemd.notify("READY=1")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the abstract namespace is Linux's")
+def test_an_abstract_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rawws import systemd
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as states:
+        name = f"rawws-test-{os.getpid()}"
+        states.bind("\0" + name)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
+        systemd.notify("READY=1", "STATUS=fine")
+        assert states.recv(100) == b"READY=1\nSTATUS=fine"
