@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from rawws.errors import UsageError
 from rawws.limits import MAX_LAG_BYTES
 from rawws.peer import Peer
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
@@ -53,6 +54,13 @@ class RoomSettings:
     exclude_sender: bool = False  # a message goes to all others
     read_only: bool = False  # a peer that sends something is closed with 1008; others publish
     max_peers: float = math.inf
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError` for what doesn't go together."""
+        if self.exclude_sender and self.slow is Slow.LATEST:
+            raise UsageError(
+                "the newest message of a key may be a peer's own: give 'latest' or exclude_sender, not both"
+            )
 
 
 class Delivery(NamedTuple):

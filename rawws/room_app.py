@@ -175,7 +175,7 @@ class RoomApp:
 
     async def _read(self, exchange: Exchange, path: str) -> None:
         request = exchange.request
-        streams = CONTENT_TYPE in request.headers.tokens("Accept")
+        streams = request.accepts(CONTENT_TYPE)
         reading = read_request(request)
         asks = isinstance(reading, Refusal) or reading.polls or reading.wants_peers
         if not streams and not asks:
@@ -209,7 +209,9 @@ class RoomApp:
     def _adopt(self, path: str, reading: Reading, number: int, transport: Transport, endpoint: Endpoint) -> None:
         self._hub.stream_events(number, transport, path, reading, endpoint)
 
-    async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> Response:
+    async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> Response | Refusal:
+        if path not in self._hub.rooms and (refusal := self._hub.admit(exchange.request)):
+            return refusal
         room = self._hub.room(path)
         place = room.place(reading)
         log = room.log

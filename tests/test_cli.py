@@ -113,7 +113,7 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
         "--no-compression --no-fast-lane --ping-interval 1.5 --ping-timeout 0 --drain 0.25 --log-level warning "
         "--allow-origin https://hoppscotch.io --allow-origin http://other.example:81 "
         "--subprotocol chat.v2 --subprotocol chat.v1 "
-        "--slow latest --latest-key symbol --history 100 --history-bytes 64k --history-age 60 --exclude-sender "
+        "--slow latest --latest-key symbol --history 100 --history-bytes 64k --history-age 60 "
         "--read-only --rate 2.5 --max-rooms 1000 --max-peers 50"
     )
     assert rawws.cli.main([*command, *flags.split()]) == 0
@@ -127,7 +127,7 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
         "history": 100,
         "history_bytes": 64 << 10,
         "history_age_s": 60,
-        "exclude_sender": True,
+        "exclude_sender": False,
         "read_only": True,
         "max_rooms": 1000,
         "max_peers": 50,

@@ -435,10 +435,12 @@ async def test_there_are_no_more_rooms_and_peers_than_may_be(nursery: trio.Nurse
     async with rooms(nursery, max_rooms=1, max_peers=2) as running:
         await running.open("/room")
         await running.stream("/room")
-        for raw in (upgrade("/room"), local(get("/room", "Accept: text/event-stream")), upgrade("/other")):
+        for raw in (upgrade("/room"), local(get("/room", "Accept: text/event-stream;q=0.9")), upgrade("/other")):
             answer = await running.ask(raw)
             assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert (await running.ask(post("/other", b"x"))).status == 503
+        assert (await running.ask(get("/other?last=1"))).status == 503
+        assert (await running.ask(get("/room?last=1"))).status == 200
         assert (await running.ask(post("/room", b"x"))).status == 202
 
 

@@ -270,3 +270,8 @@ async def test_each_room_may_have_its_own_way(start_hub: StartHub) -> None:
 def test_a_policy_that_there_is_not() -> None:
     with pytest.raises(UsageError, match="there is no policy for slow peers 'drop'; give one of 'close', 'skip'"):
         Hub(slow="drop")
+
+
+def test_what_does_not_go_together() -> None:
+    with pytest.raises(UsageError, match="may be a peer's own"):
+        Hub(slow="latest", exclude_sender=True)

@@ -132,7 +132,8 @@ class _Program:
 
     def _page(self, listeners: Sequence[socket.socket], local: bool) -> Page | None:
         """Return the page, if it is to be shown: by default to those on this machine only."""
-        if not (local if self._options.page is None else self._options.page):
+        wanted = local if self._options.page is None else self._options.page
+        if not wanted or listeners[0].family == socket.AF_UNIX:  # where no browser goes
             return None
         at = "/" if self._options.app is None else HOME
         self.remark += f"; open {at} in a browser to see the wire"

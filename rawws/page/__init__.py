@@ -62,7 +62,7 @@ class Page:
     def answer(self, request: Request, *, at_root: bool) -> Response | None:
         """Return the answer to a request that is meant for the page; None for any other."""
         path = request.path or ""
-        if path == "/" and at_root and request.method in ("GET", "HEAD") and _accepts_html(request):
+        if path == "/" and at_root and request.method in ("GET", "HEAD") and request.accepts("text/html"):
             path = HOME
         if not path.startswith(HOME) and path != HOME.removesuffix("/"):
             return None
@@ -99,8 +99,3 @@ class _LocalOrigins(Origins):
 
     def advise(self, origin: str) -> str:
         return ""
-
-
-def _accepts_html(request: Request) -> bool:
-    """Say whether a client asks for HTML by name, as browsers do; ``*/*`` alone is what programs send."""
-    return any(part.partition(";")[0].strip() == "text/html" for part in request.headers.tokens("Accept"))

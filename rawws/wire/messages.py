@@ -121,6 +121,10 @@ class Request:
         """What stands behind the target's question mark, as it was sent; empty when nothing does."""
         return self.target.partition("#")[0].partition("?")[2]
 
+    def accepts(self, media_type: str) -> bool:
+        """Say whether the client names a media type among those that it wants; ``*/*`` alone names none."""
+        return any(wanted.partition(";")[0].strip() == media_type for wanted in self.headers.tokens("Accept"))
+
     @property
     def has_body(self) -> bool:
         """Whether a body follows, even an empty chunked one (RFC 9112 §6)."""
