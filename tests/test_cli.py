@@ -285,3 +285,8 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_module_is_the_program(start_program: StartProgram) -> None:
     shown = start_program.run("--version")
     assert (shown.returncode, shown.stdout) == (0, f"rawws {rawws.__version__}\n")
+
+
+def test_what_a_peer_sends_may_go_to_all_others_only(ran: Ran) -> None:
+    assert rawws.cli.main(["--exclude-sender"]) == 0
+    assert ran.hub["exclude_sender"] is True
