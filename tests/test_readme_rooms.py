@@ -53,7 +53,7 @@ def test_the_lines_in_the_table(start_program: StartProgram) -> None:
     assert told == ["retry: 2000", f"id: {published['id']}", ""]
 
 
-def test_ten_lines_of_javascript_miss_nothing(start_program: StartProgram) -> None:
+def test_a_dozen_lines_of_javascript_miss_nothing(start_program: StartProgram) -> None:
     need_chromium()
     from playwright.sync_api import sync_playwright
 
