@@ -202,7 +202,7 @@ class Hub:
 
     def _greeting(self, form: int, room: Room, place: Place) -> bytes:
         """Return what a peer gets before anything of the room's."""
-        at = f"{room.log.epoch}-{place.after}"
+        at = room.log.label(place.after)
         gap = {} if place.gap is None else {"gap": place.gap}
         if form is EVENTS:
             # An id without data: where to go on if the connection is cut before there is a message.

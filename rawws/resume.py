@@ -25,7 +25,7 @@ class ResumedWebSocket(WebSocket):
             raise InvalidResponse(f"the server's first message does not say where it begins: {str(head)[:80]}")
         self.last_id = str(head["at"])
         if "gap" in head:
-            self.gap = Gap(str(head["gap"]["since"]), str(head["gap"]["first"]))
+            self.gap = Gap(str(head["gap"]["since"]), str(head["gap"]["after"]))
 
     async def recv(self) -> str | bytes:
         while True:

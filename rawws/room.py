@@ -20,7 +20,7 @@ from rawws.wire.conflation import NewestByKey, Senders
 from rawws.wire.encodings import encode
 from rawws.wire.events import Data, as_message
 from rawws.wire.frames import encode_message
-from rawws.wire.message_ids import MessageId, parse_id
+from rawws.wire.message_ids import parse_id
 from rawws.wire.reading import Reading
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Room:
     @property
     def last_id(self) -> str:
         """The id of the message that was published last; of the beginning, if there was none."""
-        return str(self.log.tail_id)
+        return self.log.tail_id
 
     def publish(self, message: Data, *, text: bool | None = None, key: str | None = None) -> Delivery:
         """Send a message to everybody in the room, and say what became of it; never waits for a peer.
@@ -201,9 +201,9 @@ class Room:
         log = self.log
         oldest = log.oldest(trio.current_time())
         if reading.since is not None:
-            epoch, number = reading.since
-            if epoch != log.epoch or not oldest - 1 <= number <= log.last_message:
-                return Place(oldest - 1, {"since": str(reading.since), "first": f"{log.epoch}-{oldest}"})
+            number = log.ids.number_of(reading.since)
+            if number is None or not oldest - 1 <= number <= log.last_message:
+                return Place(oldest - 1, {"since": str(reading.since), "after": log.label(oldest - 1)})
             return Place(number, None)
         if reading.last is not None:
             return Place(max(oldest - 1, log.last_message - reading.last), None)
@@ -233,13 +233,13 @@ class Room:
             return self.log.segment(number, peer.form)
         first = self.log.first_of(number)
         runs = senders.others(number, peer.number, self.log.segment(number))
-        return b"".join(encode(frames, peer.form, MessageId(self.log.epoch, first + place)) for place, frames in runs)
+        return b"".join(encode(frames, peer.form, self.log.ids.labels(first + place)) for place, frames in runs)
 
     def newest_for(self, peer: Peer, after: int) -> tuple[bytes, int]:
         """Return the newest messages of each key behind a number, as a peer is sent them, and how many they are."""
         assert self._keys is not None
         found = self._keys.after(after)
-        pieces = [encode(frame, peer.form, MessageId(self.log.epoch, number)) for number, frame in found]
+        pieces = [encode(frame, peer.form, self.log.ids.labels(number)) for number, frame in found]
         return b"".join(pieces), len(pieces)
 
     # For those who write

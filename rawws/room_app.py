@@ -221,7 +221,7 @@ class RoomApp:
                     await poller.wait()
             found = log.messages(place.after, most=MAX_POLLED_MESSAGES, most_bytes=MAX_POLLED_BYTES)
             messages = [as_json(*message) for message in found]
-        behind = messages[-1]["id"] if messages else f"{log.epoch}-{place.after}"
+        behind = messages[-1]["id"] if messages else log.label(place.after)
         return _as_json({"messages": messages, "next": behind, "gap": place.gap})
 
     # Writing
@@ -281,7 +281,7 @@ class RoomApp:
                 if repeat.digest != digest:
                     told = "This Idempotency-Key was used before, for another message."
                     return Refusal(422, "idempotency_key_reused", told)
-                return _as_json({"id": f"{room.log.epoch}-{repeat.number}", "peers": len(room)}, 202)
+                return _as_json({"id": room.log.label(repeat.number), "peers": len(room)}, 202)
         peers = len(room)
         named = request.headers.get("Rawws-Key") if room.settings.slow is Slow.LATEST else None
         room.publish(body, text=opcode is Opcode.TEXT, key=named)

@@ -73,7 +73,7 @@ async def test_going_on_from_an_id_that_another_process_noted(nursery: trio.Nurs
             assert (ws.last_id, ws.gap) == (ids[5], None)
             assert "name=me&since=" in ws.request.target
         async with rawws.connect(url, resume=ids[0]) as ws:
-            assert ws.gap == rawws.Gap(since=ids[0], first=ids[3])
+            assert ws.gap == rawws.Gap(since=ids[0], after=ids[2])
             assert await ws.recv() == "3"
         async with rawws.connect(url, resume="0000beef-7") as ws:
             assert ws.gap is not None

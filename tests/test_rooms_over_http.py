@@ -245,7 +245,7 @@ async def test_a_gap_is_said_once(nursery: trio.Nursery) -> None:
         for number in range(2, 6):
             await running.publish("/room", str(number))
         epoch = first.partition("-")[0]
-        gap = {"since": first, "first": f"{epoch}-4"}
+        gap = {"since": first, "after": f"{epoch}-3"}
         events = await running.stream(f"/room?since={first}")
         assert [tuple(event[:2]) for event in await events.events(3)] == [
             ("gap", json.dumps(gap, separators=(",", ":"))),

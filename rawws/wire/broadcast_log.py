@@ -43,7 +43,7 @@ from rawws.limits import KIB, MIB
 from rawws.wire.deflate import MIN_DEFLATE_BYTES
 from rawws.wire.encodings import PLAIN, WINDOW_BITS
 from rawws.wire.frames import Opcode, count_frames, split_frames
-from rawws.wire.message_ids import MessageId, new_epoch
+from rawws.wire.message_ids import Ids, NumberedIds
 
 # As much as one send() of a peer that catches up should have: a socket's buffer is not much larger.
 RUN_BYTES = 64 * KIB
@@ -76,7 +76,7 @@ class Entry(NamedTuple):
     is_gap: bool
 
 
-Encode = Callable[[bytes, int, MessageId], bytes]
+Encode = Callable[[bytes, int, Iterator[bytes]], bytes]
 
 
 class _Segment:
@@ -99,7 +99,7 @@ class _Segment:
 class BroadcastLog:
     """Encoded frames in the order in which they were published, for any number of readers.
 
-    ``encode(frames, form, first_id)`` makes the other forms. Times are the caller's, in seconds of any clock.
+    ``encode(frames, form, ids)`` makes the other forms. Times are the caller's, in seconds of any clock.
     """
 
     __slots__ = (
@@ -112,17 +112,17 @@ class BroadcastLog:
         "_runs",
         "_segments",
         "end_bytes",
-        "epoch",
         "first",
         "history",
+        "ids",
         "kept_bytes",
         "last_message",
         "open_bytes",
     )
 
-    def __init__(self, encode: Encode, *, epoch: str = "", history: History | None = None) -> None:
+    def __init__(self, encode: Encode, *, ids: Ids | None = None, history: History | None = None) -> None:
         self._encode = encode
-        self.epoch = epoch or new_epoch()
+        self.ids = ids or NumberedIds()
         self.history = history or _NO_HISTORY
         self._open: list[bytes | bytearray] = []
         self._open_count = 0
@@ -146,9 +146,13 @@ class BroadcastLog:
         return self.first + len(self._segments)
 
     @property
-    def tail_id(self) -> MessageId:
+    def tail_id(self) -> str:
         """The id of the last message."""
-        return MessageId(self.epoch, self.last_message)
+        return self.label(self.last_message)
+
+    def label(self, number: int) -> str:
+        """Return the id of a message, or of the place behind it."""
+        return self.ids.label(number).decode("ascii")
 
     @property
     def next_message(self) -> int:
@@ -200,7 +204,7 @@ class BroadcastLog:
             segment.forms = {}
         encoded = segment.forms.get(form)
         if encoded is None:
-            encoded = self._encode(segment.plain, form, MessageId(self.epoch, segment.first))
+            encoded = self._encode(segment.plain, form, self.ids.labels(segment.first))
             segment.forms[form] = encoded
         return encoded
 
@@ -255,10 +259,10 @@ class BroadcastLog:
             return Entry(b"", number, is_gap)
         frames = itertools.islice(split_frames(segment.plain), skipped, None)
         plain = b"".join(header.raw + bytes(payload) for header, payload in frames)
-        rest = plain if form is PLAIN else self._encode(plain, form, MessageId(self.epoch, wanted))
+        rest = plain if form is PLAIN else self._encode(plain, form, self.ids.labels(wanted))
         return Entry(rest, number + 1, is_gap)
 
-    def messages(self, after: int, *, most: int, most_bytes: int) -> Iterator[tuple[MessageId, Opcode, bytes]]:
+    def messages(self, after: int, *, most: int, most_bytes: int) -> Iterator[tuple[bytes, Opcode, bytes]]:
         """Yield the messages behind a number that are kept, one at least, within bounds."""
         if after >= self.last_message:
             return
@@ -268,7 +272,7 @@ class BroadcastLog:
                 if message <= after:
                     continue
                 most, most_bytes = most - 1, most_bytes - len(payload)
-                yield MessageId(self.epoch, message), Opcode(header.opcode), bytes(payload)
+                yield self.ids.label(message), Opcode(header.opcode), bytes(payload)
                 if most <= 0 or most_bytes <= 0:
                     return
 
@@ -312,6 +316,7 @@ class BroadcastLog:
             self.kept_bytes -= len(self._segments.popleft().plain)
             self.first += 1
             self._runs.clear()
+        self.ids.forget(min(self.last_before(self.first), self.oldest(now) - 1))
 
 
 _NO_HISTORY = History()

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rawws.wire.deflate import deflate_frames
 from rawws.wire.frames import FIN, LENGTH_IN_2_BYTES, Opcode, encode_frame, parse_header, split_frames
-from rawws.wire.message_ids import MessageId
 
 PLAIN = 0
 WINDOW_BITS = 0x0F
@@ -32,28 +31,25 @@ SUBPROTOCOL = "rawws.id.v1"
 _WHOLE_TEXT = FIN | Opcode.TEXT
 
 
-def encode(frames: bytes, form: int, first: MessageId) -> bytes:
-    """Return a run of whole plain frames in another form; ``first`` is the id of the first message."""
+def encode(frames: bytes, form: int, ids: Iterator[bytes]) -> bytes:
+    """Return a run of whole plain frames in another form; ``ids`` are those of the messages."""
     if form & EVENTS:
-        return _as_events(frames, first)
+        return _as_events(frames, ids)
     if form & WITH_IDS:
-        frames = _with_ids(frames, first)
+        frames = _with_ids(frames, ids)
     return deflate_frames(frames, form & WINDOW_BITS) if form & WINDOW_BITS else frames
 
 
-def _with_ids(frames: bytes, first: MessageId) -> bytes:
+def _with_ids(frames: bytes, ids: Iterator[bytes]) -> bytes:
     pieces = []
-    head = f'{{"id":"{first.epoch}-'
-    for number, (header, payload) in enumerate(split_frames(frames), first.number):
-        line = f'{head}{number}"}}\n'.encode("ascii")
-        pieces.append(encode_frame(header.opcode, line + bytes(payload)))
+    for header, payload in split_frames(frames):
+        pieces.append(encode_frame(header.opcode, b'{"id":"%b"}\n%b' % (next(ids), bytes(payload))))
     return b"".join(pieces)
 
 
-def _as_events(frames: bytes, first: MessageId) -> bytes:
+def _as_events(frames: bytes, ids: Iterator[bytes]) -> bytes:
     pieces = []
-    head = f"id: {first.epoch}-".encode("ascii")
-    number, position, end = first.number, 0, len(frames)
+    position, end = 0, len(frames)
     while position < end:
         # A short text on one line is what most messages are; taken apart here, it is done in a third of the time.
         length = frames[position + 1]
@@ -61,16 +57,16 @@ def _as_events(frames: bytes, first: MessageId) -> bytes:
             payload = frames[position + 2 : position + 2 + length]
             position += 2 + length
             if b"\n" not in payload and b"\r" not in payload:
-                pieces.append(b"%b%d\ndata: %b\n\n" % (head, number, payload))
+                pieces.append(b"id: %b\ndata: %b\n\n" % (next(ids), payload))
             else:
-                pieces.append(b"%b%d\n%b" % (head, number, event_data(Opcode.TEXT, payload)))
+                pieces.append(b"id: %b\n%b" % (next(ids), event_data(Opcode.TEXT, payload)))
         else:
             header = parse_header(frames, position)
             assert header is not None, "a segment ends inside a frame header"
             at = position + len(header.raw)
             position = at + header.payload_bytes
-            pieces.append(b"%b%d\n%b" % (head, number, event_data(Opcode(header.opcode), frames[at:position])))
-        number += 1
+            data = event_data(Opcode(header.opcode), frames[at:position])
+            pieces.append(b"id: %b\n%b" % (next(ids), data))
     return b"".join(pieces)
 
 
@@ -85,11 +81,11 @@ def event_data(opcode: Opcode, payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
-def as_json(message_id: MessageId, opcode: Opcode, payload: bytes) -> dict[str, str]:
+def as_json(message_id: bytes, opcode: Opcode, payload: bytes) -> dict[str, str]:
     """Return a message as who polls gets it."""
     if opcode is Opcode.BINARY:
-        return {"id": str(message_id), "base64": base64.b64encode(payload).decode("ascii")}
-    return {"id": str(message_id), "text": payload.decode()}
+        return {"id": message_id.decode("ascii"), "base64": base64.b64encode(payload).decode("ascii")}
+    return {"id": message_id.decode("ascii"), "text": payload.decode()}
 
 
 def notice(told: Mapping[str, Any], form: int) -> bytes:

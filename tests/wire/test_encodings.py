@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -21,35 +22,41 @@ from rawws.wire.encodings import (
     rest_of_message,
 )
 from rawws.wire.frames import Opcode, encode_frame, split_frames
-from rawws.wire.message_ids import MessageId
+from rawws.wire.message_ids import NumberedIds
 from tests.sse import read_events
 
-FIRST = MessageId("9f2c41d7", 41)
+FIRST = b"9f2c41d7-41"
+
+
+def ids() -> Iterator[bytes]:
+    return NumberedIds("9f2c41d7").labels(41)
+
+
 TEXTS = encode_frame(Opcode.TEXT, b"hello") + encode_frame(Opcode.TEXT, b"you")
 
 
 def test_rawws_id_v1_puts_a_line_with_the_id_before_the_payload() -> None:
-    assert [bytes(payload) for _, payload in split_frames(encode(TEXTS, WITH_IDS, FIRST))] == [
+    assert [bytes(payload) for _, payload in split_frames(encode(TEXTS, WITH_IDS, ids()))] == [
         b'{"id":"9f2c41d7-41"}\nhello',
         b'{"id":"9f2c41d7-42"}\nyou',
     ]
 
 
 def test_binary_stays_binary_with_an_id() -> None:
-    ((header, payload),) = split_frames(encode(encode_frame(Opcode.BINARY, b"\x00\n\xff"), WITH_IDS, FIRST))
+    ((header, payload),) = split_frames(encode(encode_frame(Opcode.BINARY, b"\x00\n\xff"), WITH_IDS, ids()))
     assert header.opcode == Opcode.BINARY
     assert bytes(payload) == b'{"id":"9f2c41d7-41"}\n\x00\n\xff'
 
 
 def test_a_large_message_with_an_id_is_deflated_as_without() -> None:
     frames = encode_frame(Opcode.TEXT, b"x" * MIN_DEFLATE_BYTES)
-    ((header, payload),) = split_frames(encode(frames, WITH_IDS | 15, FIRST))
+    ((header, payload),) = split_frames(encode(frames, WITH_IDS | 15, ids()))
     assert header.rsv1
     assert len(payload) < 100
 
 
 def test_events_have_the_id_of_each_message() -> None:
-    assert encode(TEXTS, EVENTS, FIRST) == (
+    assert encode(TEXTS, EVENTS, ids()) == (
         b"id: 9f2c41d7-41\ndata: hello\n\n"  # readable on the wire
         b"id: 9f2c41d7-42\ndata: you\n\n"
     )
@@ -67,19 +74,19 @@ def test_events_have_the_id_of_each_message() -> None:
     ],
 )
 def test_a_text_arrives_as_it_was(payload: bytes, event: tuple[str, str]) -> None:
-    stream = encode(encode_frame(Opcode.TEXT, payload), EVENTS, FIRST)
+    stream = encode(encode_frame(Opcode.TEXT, payload), EVENTS, ids())
     assert read_events(stream) == [(*event, "9f2c41d7-41")]
 
 
 def test_binary_is_an_event_in_base64() -> None:
-    stream = encode(encode_frame(Opcode.BINARY, b"\x00\xff"), EVENTS, FIRST)
+    stream = encode(encode_frame(Opcode.BINARY, b"\x00\xff"), EVENTS, ids())
     assert stream == b"id: 9f2c41d7-41\nevent: binary\ndata: AP8=\n\n"
 
 
 @given(st.lists(st.text(max_size=20), max_size=6))
 def test_any_texts_come_through_as_events(texts: list[str]) -> None:
     frames = b"".join(encode_frame(Opcode.TEXT, text.encode()) for text in texts)
-    stream = encode(frames, EVENTS, MessageId("e", 1))
+    stream = encode(frames, EVENTS, NumberedIds("e").labels(1))
     assert "\r" not in stream.decode()
     got = []
     for kind, data, _ in read_events(stream):
@@ -91,7 +98,7 @@ def test_any_texts_come_through_as_events(texts: list[str]) -> None:
 @given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=5), data=st.data())
 def test_what_completes_a_message_begun(form: int, sizes: list[int], data: st.DataObject) -> None:
     pieces = [
-        encode(encode_frame(Opcode.TEXT, b"x" * size), form, MessageId("e", number))
+        encode(encode_frame(Opcode.TEXT, b"x" * size), form, NumberedIds("e").labels(number))
         for number, size in enumerate(sizes, 1)
     ]
     segment = b"".join(pieces)

@@ -12,7 +12,7 @@ from rawws.wire.broadcast_log import BroadcastLog, History
 from rawws.wire.conflation import MAX_KEYS, NewestByKey, Senders
 from rawws.wire.encodings import PLAIN, WITH_IDS, encode
 from rawws.wire.frames import Opcode, encode_frame, encode_message, split_frames
-from rawws.wire.message_ids import MessageId, new_epoch, parse_id
+from rawws.wire.message_ids import MessageId, NumberedIds, StreamIds, new_epoch, parse_id
 from rawws.wire.messages import Headers, Request
 from rawws.wire.reading import MAX_WAIT_S, Reading, read_query, read_request
 
@@ -27,7 +27,7 @@ def payloads(frames: bytes) -> list[str]:
 
 def make_log(*turns: list[str], history: int = 100, sealed_at: float = 0.0) -> BroadcastLog:
     """A log with a segment for each turn."""
-    log = BroadcastLog(encode, epoch="e", history=History(history))
+    log = BroadcastLog(encode, ids=NumberedIds("e"), history=History(history))
     for turn in turns:
         log.append([frame(text) for text in turn])
         log.seal(sealed_at)
@@ -43,8 +43,8 @@ def everything_from(log: BroadcastLog, after: int, form: int = PLAIN) -> list[st
 def test_messages_are_numbered_in_their_order() -> None:
     log = make_log(["a", "b"], ["c"])
     assert log.last_message == 3
-    assert str(log.tail_id) == "e-3"
-    assert [(str(message), bytes(payload)) for message, _, payload in log.messages(0, most=9, most_bytes=99)] == [
+    assert log.tail_id == "e-3"
+    assert [(message.decode(), bytes(payload)) for message, _, payload in log.messages(0, most=9, most_bytes=99)] == [
         ("e-1", b"a"),
         ("e-2", b"b"),
         ("e-3", b"c"),
@@ -107,7 +107,7 @@ class HistoryModel(RuleBasedStateMachine):
     @initialize(history=st.integers(0, 8))
     def begin(self, history: int) -> None:
         self.history = history
-        self.log = BroadcastLog(encode, epoch="e", history=History(history))
+        self.log = BroadcastLog(encode, ids=NumberedIds("e"), history=History(history))
         self.sent: list[str] = []
         self.reader = 0  # a segment that somebody still needs
 
@@ -154,6 +154,24 @@ def test_an_id_is_read_as_it_is_written() -> None:
 def test_what_is_no_id(text: str) -> None:
     with pytest.raises(UsageError, match="is not a message's id"):
         parse_id(text)
+
+
+def test_ids_that_came_with_the_messages() -> None:
+    ids = StreamIds((5, 0))
+    log = BroadcastLog(encode, ids=ids, history=History(3))
+    for number, each in enumerate([(7, 0), (7, 1), (9, 4), (12, 0)]):
+        log.append([frame(str(number))])
+        ids.add(*each)
+        log.seal()
+    assert (log.label(0), log.label(3), log.tail_id) == ("5-0", "9-4", "12-0")
+    places = ["4-9", "5-0", "6-0", "7-0", "7-1", "8-8", "9-4", "12-0", "13-0"]
+    assert [ids.number_of(parse_id(place)) for place in places] == [-1, 0, 0, 1, 2, 2, 3, 4, 4]
+    assert ids.number_of(parse_id("9f2c-1")) is None
+    assert everything_from(log, 2, WITH_IDS) == ['{"id":"9-4"}\n2', '{"id":"12-0"}\n3']
+    log.trim(log.next)
+    assert log.oldest(0.0) == 2
+    assert [ids.number_of(parse_id(place)) for place in places] == [0, 0, 0, 1, 2, 2, 3, 4, 4]
+    assert (log.label(1), ids.last) == ("7-0", (12, 0))
 
 
 # Where a reader begins
