@@ -6,6 +6,7 @@ rooms. What crosses the wire is in `rawws.wire`, sans-IO; helpers for tests are 
 
 from rawws.asgi_app import asgi
 from rawws.attachment import attach
+from rawws.backplane import share
 from rawws.client import connect
 from rawws.errors import (
     Cause,
@@ -73,4 +74,5 @@ __all__ = [
     "connect",
     "rooms",
     "serve",
+    "share",
 ]

@@ -95,6 +95,8 @@ class Service:
     find_client: Callable[[int, Request, Address], Address | Refusal] | None = None
     # Says what a WebSocket for that path would do in a room, and why it can't be let in.
     admit: Callable[[Request], tuple[str, Refusal | None]] | None = None
+    # Gets the room of a path ready, where that takes a while, and says why it can't be.
+    prepare: Callable[[Request], Awaitable[Refusal | None]] | None = None
     handshakes: Counter[int] = field(default_factory=Counter)  # by the status of the answer
 
     def stop(self) -> None:
@@ -353,6 +355,8 @@ class HttpConnection:
             action, refusal = service.admit(request)
             if action:
                 request = replace(request, action=action)
+                if refusal is None and service.prepare is not None:
+                    refusal = await service.prepare(request)
         service.handshakes[101 if refusal is None else refusal.status] += 1
         if refusal is not None:
             await self.refuse(logs.handshake, refusal)

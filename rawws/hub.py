@@ -12,6 +12,7 @@ from typing import TypeVar
 import trio
 
 from rawws import logs
+from rawws.backplane import Backplane
 from rawws.errors import Refusal, UsageError
 from rawws.limits import MAX_LAG_BYTES, MIB
 from rawws.loop import current_loop
@@ -23,6 +24,7 @@ from rawws.wire.encodings import EVENTS, PLAIN, SUBPROTOCOL, WITH_IDS, notice
 from rawws.wire.event_stream import PREAMBLE, EventStream
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Handshake
+from rawws.wire.message_ids import MessageId
 from rawws.wire.messages import Request
 from rawws.wire.rate import TokenBucket
 from rawws.wire.reading import Reading, read_request
@@ -81,6 +83,7 @@ class Hub:
             read_only,
             math.inf if max_peers is None else max_peers,
         )
+        self.backplane: Backplane | None = None  # through which rooms are shared with other nodes
         self._settings_for = settings
         self._max_rooms = max_rooms
         self.hello = hello
@@ -104,8 +107,12 @@ class Hub:
         room = self._occupied.get(path) or self._known.get(path)
         if room is None:
             settings = self._settings_for(path) if self._settings_for is not None else None
-            room = self._known[path] = Room(path, self._occupied, settings or self.settings, _keep)
+            room = self._known[path] = Room(path, self._occupied, settings or self.settings, _keep, self.backplane)
         return room
+
+    async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
+        """Get a room ready to be read from an id on, where that takes a while; returns why it can't be, if it can't."""
+        return None if self.backplane is None else await self.backplane.prepare(self.room(path), since)
 
     @property
     def subprotocols(self) -> tuple[str, ...]:

@@ -283,8 +283,11 @@ class Loop:
                 if room.settings.read_only:
                     self.close(peer, 1008, "this room is for reading only")
                     return
-                room.add(frames, peer.number)
-                self._fresh.add(room)
+                if room.shared is not None:
+                    room.send_out(frames, peer.number)
+                else:
+                    room.add(frames, peer.number)
+                    self._fresh.add(room)
                 if peer.pace is not None:
                     self.slow.hold_to_its_rate(peer, len(frames))
             elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
@@ -676,6 +679,12 @@ class Loop:
         room.remove(peer)
         if room.is_held:
             self.slow.release_publishers(room)
+
+    def tell_gap(self, room: Room, gap: dict[str, str]) -> None:
+        """Tell those who can be told that messages are missing."""
+        for peer in room.peers:
+            if peer.session.state is OPEN and (words := notice({"gap": gap}, peer.form)):
+                self.send(peer, words)
 
     def _tell_presence(self, room: Room, what: str, who: Peer) -> None:
         """Tell those who want to know that somebody has come or gone."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from rawws.backplane import Backplane
 from rawws.errors import UsageError
 from rawws.limits import MAX_LAG_BYTES
 from rawws.peer import Peer
@@ -19,9 +20,10 @@ from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
 from rawws.wire.conflation import NewestByKey, Senders
 from rawws.wire.encodings import encode
 from rawws.wire.events import Data, as_message
-from rawws.wire.frames import encode_message
-from rawws.wire.message_ids import parse_id
+from rawws.wire.frames import Opcode, encode_message, split_frames
+from rawws.wire.message_ids import Ids, StreamIds, parse_id
 from rawws.wire.reading import Reading
+from rawws.wire.stream_entries import StreamId
 
 if TYPE_CHECKING:
     from rawws.loop import Loop
@@ -90,12 +92,13 @@ class Room:
         "alone",
         "behind",
         "current",
-        "is_held",
+        "holds",
         "kept_until",
         "log",
         "path",
         "released",
         "settings",
+        "shared",
         "watchers",
     )
 
@@ -105,6 +108,7 @@ class Room:
         registry: MutableMapping[str, Room] | None = None,
         settings: RoomSettings | None = None,
         keep: Callable[[Room], None] = lambda _: None,
+        shared: Backplane | None = None,
     ) -> None:
         """For `rawws.Hub`. ``keep`` is told when there is a history that somebody must end in time."""
         self.path = path
@@ -122,8 +126,9 @@ class Room:
         self._repeats: OrderedDict[str, Repeat] | None = None  # by the key that makes a POST safe to repeat
         self.watchers: set[Peer] = set()  # who are told of everybody that comes and goes
         self.kept_until = -math.inf  # for those who poll, and are not here between two questions
-        self.is_held = False  # nobody may publish, since somebody is too far behind
-        self.released = trio.lowlevel.ParkingLot() if self.settings.slow is Slow.WAIT else None
+        self.holds: set[str] = set()  # why nobody may publish just now
+        self.released = trio.lowlevel.ParkingLot()
+        self.shared = shared  # where what is said here goes to, instead of into the log
         self._keys = NewestByKey(self.settings.key) if self.settings.slow is Slow.LATEST else None
         self._senders: Senders | None = Senders() if self.settings.exclude_sender else None
 
@@ -149,35 +154,53 @@ class Room:
         """The id of the message that was published last; of the beginning, if there was none."""
         return self.log.tail_id
 
+    @property
+    def is_held(self) -> bool:
+        """Whether those who publish are to wait."""
+        return bool(self.holds)
+
     def publish(self, message: Data, *, text: bool | None = None, key: str | None = None) -> Delivery:
         """Send a message to everybody in the room, and say what became of it; never waits for a peer.
 
         A ``str`` goes as text, anything bytes-like as binary, unless ``text`` says otherwise. It is encoded once,
         however many get it. ``key`` is for rooms whose slow peers get the newest of each key.
         """
-        if key is not None and self._keys is not None:
-            self._keys.give(self.log.next_message, f":{key}")
-        return self.publish_many((message,), text=text)
+        return self.publish_many((message,), text=text, key=key)
 
-    def publish_many(self, messages: tuple[Data, ...] | list[Data], *, text: bool | None = None) -> Delivery:
-        """Send several messages in one go, which takes one system call a peer instead of one for each."""
+    def publish_many(
+        self, messages: tuple[Data, ...] | list[Data], *, text: bool | None = None, key: str | None = None
+    ) -> Delivery:
+        """Send several messages in one go, which takes one system call a peer instead of one for each.
+
+        In a room that is shared with other nodes they are on their way to all of these, and it can't be said yet what
+        becomes of them.
+        """
         frames: list[bytes | bytearray] = []
         for message in messages:
             encode_message(*as_message(message, text), frames)
         if not frames:
             return Delivery(0, 0, 0, 0)
-        self.add(frames, NOBODY)
-        self.seal()
-        if self._loop is None:
+        if self.shared is not None:
+            self.send_out(frames, NOBODY, key)
+            return Delivery(0, 0, 0, 0)
+        self.add(frames, NOBODY, key)
+        return self.spread()
+
+    def spread(self) -> Delivery:
+        """Send what was added to everybody in the room."""
+        if not self.seal() or self._loop is None:
             self.trim()
             return Delivery(0, 0, 0, 0)
         sent, queued, closed = self._loop.broadcast(self)
         return Delivery(sent, queued, 0, closed)
 
     async def ready(self) -> None:
-        """Wait until nobody is too far behind, in a room whose publishers are held back; elsewhere it is so always."""
-        while self.is_held and self.released is not None:
+        """Wait as long as those who publish are held back: by a slow peer in a room that waits for such, or because
+        too much is on its way to the other nodes."""
+        while self.holds:
             await self.released.park()
+        if self.shared is not None:
+            await self.shared.ready()
 
     def join(self, websocket: WebSocket, *, since: str | None = None, last: int | None = None) -> Membership:
         """Put a connection into the room: from now on it gets what is published here, until it leaves or closes.
@@ -202,8 +225,10 @@ class Room:
         oldest = log.oldest(trio.current_time())
         if reading.since is not None:
             number = log.ids.number_of(reading.since)
-            if number is None or not oldest - 1 <= number <= log.last_message:
+            if number is None or number < oldest - 1:
                 return Place(oldest - 1, {"since": str(reading.since), "after": log.label(oldest - 1)})
+            if number > log.last_message:  # it has seen what we never had: others may have missed it, and we more
+                return Place(log.last_message, {"since": str(reading.since), "after": log.tail_id})
             return Place(number, None)
         if reading.last is not None:
             return Place(max(oldest - 1, log.last_message - reading.last), None)
@@ -244,20 +269,28 @@ class Room:
 
     # For those who write
 
-    def add(self, frames: Sequence[bytes | bytearray], sender: int) -> None:
+    def send_out(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> None:
+        """Give encoded messages to the backplane, from where they come back to be added."""
+        assert self.shared is not None
+        for header, payload in split_frames(b"".join(frames)):
+            self.shared.send_out(self.path, Opcode(header.opcode), bytes(payload), sender=sender, key=key)
+
+    def add(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> None:
         """Append encoded messages of one sender, to be sealed and sent soon."""
+        if key is not None and self._keys is not None:
+            self._keys.give(self.log.next_message, f":{key}")
         before = self.log.next_message
         self.log.append(frames)
         if self._senders is not None:
             self._senders.add(self.log.next_message - before, sender)
 
-    def seal(self) -> None:
-        """Make what was appended a segment."""
+    def seal(self) -> bool:
+        """Make what was appended a segment; false if nothing was."""
         log = self.log
         first = log.last_message + 1
         plain = log.seal(trio.current_time())
         if plain is None:
-            return
+            return False
         if self._keys is not None:
             self._keys.add(first, plain)
         if self._senders is not None:
@@ -268,8 +301,9 @@ class Room:
         if self.settings.history.messages:
             self._registry[self.path] = self
             self._keep(self)
+        return True
 
-    def repeat_of(self, key: str, digest: bytes) -> Repeat | None:
+    def repeat_of(self, key: str, digest: str) -> Repeat | None:
         """Return what was published before with that key, if the history still has it; else note it as the next."""
         repeats = self._repeats = self._repeats if self._repeats is not None else OrderedDict()
         oldest = self.log.oldest(trio.current_time())
@@ -280,12 +314,46 @@ class Room:
         repeats[key] = Repeat(self.log.next_message, digest)
         return None
 
+    # For the backplane
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether nobody reads here, or will want to read on in a moment."""
+        return self._loop is None and not self._pollers and trio.current_time() >= self.kept_until
+
+    def begin_with(self, ids: Ids) -> None:
+        """Have the messages that are to come called by other ids. There may be none yet."""
+        assert not self.log.next_message - 1, "there are messages with other ids"
+        self.log.ids = ids
+
+    def begin_anew(self) -> None:
+        """Forget everything. Nobody may be here."""
+        self.log = BroadcastLog(encode, history=self.settings.history)
+        self._forget()
+
+    def leave_out(self, after: StreamId) -> None:
+        """Note that messages up to an id may be missing, and tell those who can be told."""
+        log = self.log
+        assert isinstance(log.ids, StreamIds)
+        since = log.tail_id
+        log.leave_out()
+        milliseconds, sequence = log.ids.last
+        log.ids.add(*max(after, (milliseconds, sequence + 1)))
+        gap = {"since": since, "after": log.tail_id}
+        for poller in self._pollers or ():
+            poller.gap = gap
+        self.trim()
+        if self._loop is not None:
+            self._loop.tell_gap(self, gap)
+
     # For the loop
 
     def open(self, loop: Loop) -> None:
         """Get ready for a peer."""
         self._loop = loop
         self._registry[self.path] = self
+        if self.shared is not None:
+            self.shared.follow(self)
 
     @property
     def conflates(self) -> bool:
@@ -360,7 +428,7 @@ class Repeat(NamedTuple):
     """What was published under an Idempotency-Key."""
 
     number: int
-    digest: bytes
+    digest: str
 
 
 class Poller:
@@ -368,6 +436,7 @@ class Poller:
 
     def __init__(self, room: Room, pollers: set[Poller], number: int) -> None:
         self.number = number
+        self.gap: dict[str, str] | None = None  # what turned out to be missing meanwhile
         self._room = room
         self._pollers = pollers
         self._event = trio.Event()

@@ -44,6 +44,7 @@ from rawws.transport import (
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins
 from rawws.wire.messages import Request, Response, is_token
+from rawws.wire.reading import Reading, read_request
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, STATE
 
@@ -109,8 +110,10 @@ class Server:
         silent = replace(service.limits, ping_timeout_s=0.0)
         self._streams = Endpoint(silent, on_leave, service.tracer, shows_frames=False)
         self._endpoints = (self._endpoint, self._unseen, self._streams)
-        if any(isinstance(route.handler, Hub) for route in (self._elsewhere, *self._routes.values())):
+        if self._hubs:
             service.admit = self._admit
+            if any(hub.backplane is not None for hub in self._hubs):
+                service.prepare = self._prepare
         self._accepting = trio.CancelScope()
         self._stop = trio.Event()
         service.scheme = "http" if tls is None else "https"
@@ -241,6 +244,18 @@ class Server:
                     current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
         elif upgraded is not None:
             self._take_over(upgraded, tasks)
+
+    @property
+    def _hubs(self) -> list[Hub]:
+        routes = (self._elsewhere, *self._routes.values())
+        return [route.handler for route in routes if isinstance(route.handler, Hub)]
+
+    async def _prepare(self, request: Request) -> Refusal | None:
+        """Get the room of a path ready, which may be on other nodes too."""
+        path = request.path or ""
+        hub = self._routes.get(path, self._elsewhere).handler
+        reading = read_request(request)
+        return await hub.prepare(path, reading.since) if isinstance(hub, Hub) and isinstance(reading, Reading) else None
 
     def _admit(self, request: Request) -> tuple[str, Refusal | None]:
         """Say what a WebSocket does in the room of its path, if that is one, and why it can't be let in."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rawws.loop import Loop
 
 OPEN = State.OPEN
+_SLOW = "slow"
 
 
 class SlowPeers:
@@ -105,27 +106,38 @@ class SlowPeers:
 
     def _hold_publishers(self, room: Room, slow: Peer, told: str) -> None:
         """Read no more from those who publish in a room, until its slowest peer has caught up."""
-        if room.is_held:
+        if _SLOW in room.holds:
             return
-        room.is_held = True
         self._loop.log(slow, FAULT, f"reads too slowly: {told}; those who publish are held back", logging.WARNING)
+        self.hold(room, _SLOW)
+
+    def hold(self, room: Room, why: str) -> None:
+        """Read no more from those who publish in a room, until `let_go`."""
+        room.holds.add(why)
         for peer in room.peers:
             self._loop.watch(peer, done=not peer.is_blocked)
 
+    def let_go(self, room: Room, why: str) -> None:
+        """Let those who publish go on, if nothing else is against it."""
+        room.holds.discard(why)
+        if room.holds:
+            return
+        for peer in room.peers:
+            peer.heard = True  # it could not be
+            if peer.transport.fileno() >= 0:
+                self._loop.watch(peer, done=not peer.is_blocked)
+        room.released.unpark_all()
+
     def release_publishers(self, room: Room) -> None:
         """Let those who publish go on, if nobody is far behind any more."""
+        if _SLOW not in room.holds:
+            return
         enough = room.settings.max_lag_bytes // 2
         for peer in room.behind:
             assert peer.cursors is not None
             if peer.session.state is OPEN and room.log.lag_bytes(peer.cursors[room], peer.form) > enough:
                 return
-        room.is_held = False
-        for peer in room.peers:
-            peer.heard = True  # it could not be
-            if peer.transport.fileno() >= 0:
-                self._loop.watch(peer, done=not peer.is_blocked)
-        if room.released is not None:
-            room.released.unpark_all()
+        self.let_go(room, _SLOW)
 
     def queue_newest(self, peer: Peer, room: Room, after: int) -> None:
         """Put what a peer gets of that which it missed into its outbox."""

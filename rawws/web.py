@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rawws.errors import Refusal, UsageError
 from rawws.wire.messages import Headers, Request, Response
@@ -32,6 +33,12 @@ class HttpApp(Protocol):
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Bracket all exchanges: entered before the server listens, left when all is over."""
+
+
+def answer_json(told: dict[str, Any], status: int = 200) -> Response:
+    """Return an answer that is JSON, and that nobody may keep."""
+    body = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return Response(status, body, {"Content-Type": "application/json", "Cache-Control": "no-store"})
 
 
 class HelloApp:

@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from rawws.wire.rate import TokenBucket
+from tests.room_serving import Reader, local, post, rooms
 from tests.serving import PATIENCE_S, StartHub, StartProgram, close, get, text, upgrade
-from tests.test_rooms_over_http import Reader, local, post, rooms
 
 
 def values_of(told: str) -> dict[str, float]:

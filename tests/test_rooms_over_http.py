@@ -8,9 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import httpx
@@ -19,17 +16,14 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import rawws
-from rawws.hub import Hub
-from rawws.room_app import Guard, RoomApp
-from rawws.server import Server
-from rawws.web import HelloApp
+from rawws.room_posts import Guard
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Origins
 from tests.browser import need_node_module
+from tests.room_serving import LOCAL, local, post, rooms
 from tests.serving import (
     LOOPBACK,
     PATIENCE_S,
-    Client,
     StartProgram,
     close,
     get,
@@ -39,111 +33,6 @@ from tests.serving import (
     upgrade,
 )
 from tests.sse import Event, read_events
-
-LOCAL = "Host: localhost"
-
-
-def local(raw: bytes) -> bytes:
-    return raw.replace(b"Host: server.example", LOCAL.encode())
-
-
-def post(path: str, body: bytes, *lines: str, content_type: str = "text/plain") -> bytes:
-    length = f"Content-Length: {len(body)}"
-    return local(get(path, f"Content-Type: {content_type}", length, *lines, method="POST")) + body
-
-
-class Reader:
-    """An event stream, read as it comes."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._raw = b""
-        self.last_id = ""
-
-    @classmethod
-    async def open(cls, client: Client, path: str, *lines: str) -> Reader:
-        await client.send(local(get(path, "Accept: text/event-stream", *lines)))
-        answer = await client.answer()
-        assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream"), answer
-        assert answer.headers["cache-control"] == "no-store"
-        return cls(client)
-
-    async def events(self, count: int) -> list[Event]:
-        """Return the next so many events."""
-        while True:
-            end = self._raw.rfind(b"\n\n") + 2
-            found = read_events(self._raw[:end]) if end > 1 else []
-            if len(found) >= count:
-                assert len(found) == count, found
-                self._raw = self._raw[end:]
-                self.last_id = found[-1].last_id
-                return found
-            data = await self._client.take_some()
-            assert data, "the stream ends"
-            self._raw += data
-
-    async def data(self, count: int) -> list[str]:
-        return [event.data for event in await self.events(count)]
-
-
-class Rooms:
-    """A hub behind a server, and clients of it."""
-
-    def __init__(self, server: Server, hub: Hub, clients: list[Client]) -> None:
-        self.server = server
-        self.hub = hub
-        self._clients = clients
-
-    async def connect(self) -> Client:
-        client = Client.unconnected()
-        self._clients.append(client)
-        return await client.connect(self.server.port)
-
-    async def stream(self, path: str, *lines: str) -> Reader:
-        return await Reader.open(await self.connect(), path, *lines)
-
-    async def open(self, path: str, *lines: str) -> Client:
-        client = await self.connect()
-        await client.send(upgrade(path, *lines))
-        answer = await client.answer()
-        assert answer.status == 101, answer
-        return client
-
-    async def ask(self, raw: bytes) -> Any:
-        client = await self.connect()
-        return await client.ask(local(raw))
-
-    async def publish(self, path: str, body: str | bytes, *lines: str, content_type: str = "text/plain") -> Any:
-        data = body.encode() if isinstance(body, str) else body
-        answer = await self.ask(post(path, data, *lines, content_type=content_type))
-        assert answer.status == 202, answer
-        return json.loads(answer.body)
-
-    async def poll(self, target: str) -> Any:
-        answer = await self.ask(get(target))
-        assert answer.status == 200, answer
-        assert answer.headers["cache-control"] == "no-store"
-        return json.loads(answer.body)
-
-
-@asynccontextmanager
-async def rooms(nursery: trio.Nursery, *, guard: Guard | None = None, **settings: Any) -> AsyncIterator[Rooms]:
-    serve_settings = {
-        name: settings.pop(name) for name in ("authenticate", "ping_interval", "ping_timeout") if name in settings
-    }
-    hub = Hub(**settings)
-    app = RoomApp(hub, HelloApp(["POST"]), guard or Guard(is_local=True))
-    start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=app, **serve_settings)
-    server = await nursery.start(start)
-    clients: list[Client] = []
-    try:
-        with trio.fail_after(PATIENCE_S):
-            yield Rooms(server, hub, clients)
-    finally:
-        for client in clients:
-            client.stdlib_socket.close()
-    server.stop()
-
 
 # Every way in, every way out
 

@@ -12,6 +12,7 @@ import trio
 
 from rawws import logs, web
 from rawws.asgi_app import asgi, load_app
+from rawws.backplane import share
 from rawws.cli.arguments import count, insecure_tls, path_prefix, port, seconds, size, text
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
@@ -20,8 +21,9 @@ from rawws.metrics import MetricsApp
 from rawws.page import HOME, About, Page
 from rawws.program import load_tls, run_program
 from rawws.room import Slow
-from rawws.room_app import Guard, RoomApp
-from rawws.server import Server, serve
+from rawws.room_app import RoomApp
+from rawws.room_posts import Guard
+from rawws.server import Routes, Server, serve
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address
 from rawws.wire.handshake import Origins
@@ -99,7 +101,7 @@ class _Program:
     async def serve(self, listeners: Sequence[socket.socket], status: trio.TaskStatus[Server]) -> None:
         options = self._options
         app: web.HttpApp = self._app
-        routes = None
+        routes: Routes | None = None
         local = all(is_loopback(listener) for listener in listeners)
         if self._hub.mode is Mode.BROADCAST:
             guard = Guard(options.publish_token, local, self._origins)
@@ -111,6 +113,17 @@ class _Program:
         page = self._page(listeners, local)
         if page is not None:
             app, routes = page.before(app, at_root=options.app is None), page.routes
+        async with share(self._hub, options.backplane) if options.backplane else contextlib.nullcontext():
+            await self._serve(listeners, status, app, routes)
+
+    async def _serve(
+        self,
+        listeners: Sequence[socket.socket],
+        status: trio.TaskStatus[Server],
+        app: web.HttpApp,
+        routes: Routes | None,
+    ) -> None:
+        options = self._options
         await serve(
             self._hub,
             listeners=listeners,
@@ -219,6 +232,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Slow.CLOSE.value,
         help="a peer that reads too slowly is closed, skips to the newest, gets the latest of each key, or has those "
         "who publish wait (default: %(default)s)",
+    )
+    rooms.add_argument(
+        "--backplane", metavar="URL", help="share rooms with other nodes through this Redis, such as redis://localhost"
     )
     rooms.add_argument("--latest-key", metavar="MEMBER", help="for --slow latest: the member of a message's JSON")
     rooms.add_argument("--exclude-sender", action="store_true", help="what a peer sends goes to all others only")

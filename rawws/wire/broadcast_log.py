@@ -188,6 +188,16 @@ class BroadcastLog:
         self._open_deflatable = False
         return plain
 
+    def leave_out(self) -> None:
+        """Have the next number be that of messages which nobody here has, and end the history with it.
+
+        Nothing may be appended and not sealed. Its id is for the caller to give.
+        """
+        assert not self._open, "what was appended is not sealed"
+        self.last_message += 1
+        self._history_from = self.next
+        self._history_bytes = 0
+
     @property
     def sealed_messages(self) -> int:
         """How many messages the segment has that was sealed last."""

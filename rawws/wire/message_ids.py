@@ -48,7 +48,11 @@ class Ids(Protocol):
         """Return the ids of messages from a number on."""
 
     def number_of(self, message_id: MessageId) -> int | None:
-        """Return the number of the last message up to an id; -1 if that is before all; None if it isn't of this log."""
+        """Return the number of the message with an id.
+
+        A number that is too small or too large is that of an id which is older or newer than all there are; None is
+        that of one which isn't of this log.
+        """
 
     def forget(self, number: int) -> None:
         """Messages up to this number are gone, and need no ids any more."""
@@ -99,7 +103,12 @@ class StreamIds:
     def number_of(self, message_id: MessageId) -> int | None:
         if not message_id.epoch.isdigit():
             return None
-        return self._first - 1 + bisect.bisect_right(self._ids, (int(message_id.epoch), message_id.number))
+        given = (int(message_id.epoch), message_id.number)
+        if given > self.last:
+            return self._first + len(self._ids)
+        place = bisect.bisect_right(self._ids, given)
+        # The place before the first message is known by its own id only: between the two, others may have been.
+        return self._first - 1 + place if place != 1 or given == self._ids[0] else -1
 
     def forget(self, number: int) -> None:
         del self._ids[: max(0, number - self._first)]

@@ -165,12 +165,12 @@ def test_ids_that_came_with_the_messages() -> None:
         log.seal()
     assert (log.label(0), log.label(3), log.tail_id) == ("5-0", "9-4", "12-0")
     places = ["4-9", "5-0", "6-0", "7-0", "7-1", "8-8", "9-4", "12-0", "13-0"]
-    assert [ids.number_of(parse_id(place)) for place in places] == [-1, 0, 0, 1, 2, 2, 3, 4, 4]
+    assert [ids.number_of(parse_id(place)) for place in places] == [-1, 0, -1, 1, 2, 2, 3, 4, 5]
     assert ids.number_of(parse_id("9f2c-1")) is None
     assert everything_from(log, 2, WITH_IDS) == ['{"id":"9-4"}\n2', '{"id":"12-0"}\n3']
     log.trim(log.next)
     assert log.oldest(0.0) == 2
-    assert [ids.number_of(parse_id(place)) for place in places] == [0, 0, 0, 1, 2, 2, 3, 4, 4]
+    assert [ids.number_of(parse_id(place)) for place in places] == [0, 0, 0, 1, 2, 2, 3, 4, 5]
     assert (log.label(1), ids.last) == ("7-0", (12, 0))
 
 

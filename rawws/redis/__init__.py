@@ -1,0 +1,198 @@
+"""Rooms shared with other nodes through Redis Streams.
+
+::
+
+    peers ──▶ send_out ──▶ outbox ══ a script, a batch at a time ══▶ Redis: a stream a room
+                                                                        ║
+    peers ◀── the room's log ◀── every node, the sender's too ══ XREAD ═╝
+
+What is published goes to Redis and to nobody else; every node that has readers in a room follows its stream and puts
+what comes into its own log. So there is one order for everybody, and the stream's ids are the messages' ids on every
+node. Nodes don't know of each other.
+
+``publisher`` is the upper half of the picture, ``reader`` the lower one, and ``connector`` where Redis is; what an
+entry of a stream is, and what may have been missed of one, is in ``rawws.wire.stream_entries``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from rawws import logs
+from rawws.backplane import AWAY
+from rawws.errors import Refusal
+from rawws.loop import current_loop
+from rawws.redis.connector import Connector
+from rawws.redis.publisher import Publisher
+from rawws.redis.reader import Followed, Reader
+from rawws.wire.frames import Opcode
+from rawws.wire.message_ids import MessageId
+from rawws.wire.outbox import Outgoing
+from rawws.wire.stream_entries import fields_of
+from rawws.wire.trace import FAULT, STATE
+
+if TYPE_CHECKING:
+    from rawws.hub import Hub
+    from rawws.room import Room
+
+# So long one who comes waits for a room that is not there yet.
+OPEN_TIMEOUT_S = 3.0
+# Streams are trimmed to about as many entries as a room's history has, and no fewer than this: a node may be so far
+# behind without missing anything.
+LEAST_KEPT = 10_000
+# A stream to which nothing is added is gone after the history's age, and no sooner than this.
+LEAST_EXPIRY_S = 600.0
+_HOLD = "backplane"
+
+
+class RedisStreams:
+    """The backplane of one hub. `run` has to be running; `rawws.share` sees to that."""
+
+    def __init__(self, url: str, hub: Hub) -> None:
+        """Raises `UsageError` when the extra is not installed, or the URL can't be one."""
+        self._connector = Connector(url)
+        self._node = os.urandom(6).hex()
+        history = hub.settings.history
+        self._expiry_s = max(LEAST_EXPIRY_S, history.max_age_s)
+        kept = max(LEAST_KEPT, history.messages)
+        self._publisher = Publisher(self._node, kept, self._expiry_s, self._let_publishers_go_on)
+        self._space = trio.lowlevel.ParkingLot()
+        self._followed: dict[str, tuple[Followed, Reader]] = {}
+        self._readers: list[Reader] = []
+        self._nursery: trio.Nursery | None = None
+        self._away: dict[object, str] = {}  # which of our connections Redis can't be reached on, and why
+        self._has_been_there = False
+
+    def __repr__(self) -> str:
+        return f"<RedisStreams {self._connector} rooms={len(self._followed)} waiting={len(self._publisher.outbox)}>"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Publish and follow until cancelled. Redis may come and go."""
+        async with trio.open_nursery() as self._nursery:
+            self._start(self._publisher)
+            task_status.started()
+
+    def _start(self, worker: Publisher | Reader) -> None:
+        assert self._nursery is not None, "run() is not running"
+
+        async def keep_at() -> None:
+            await self._connector.keep_at(
+                worker.publish if isinstance(worker, Publisher) else worker.read,
+                on_back=lambda: self._note_back(worker),
+                on_away=lambda why: self._note_away(worker, why),
+            )
+
+        self._nursery.start_soon(keep_at)
+
+    # Coming and going
+
+    @property
+    def is_away(self) -> bool:
+        return bool(self._away) or not self._has_been_there
+
+    def _note_away(self, worker: object, why: str) -> None:
+        if not self._away:
+            told = f"the backplane is away ({why}); peers stay, and what is published waits"
+            logs.line(logs.server, logging.WARNING, logs.SERVER, FAULT, told)
+        self._away[worker] = why
+
+    def _note_back(self, worker: object) -> None:
+        was_away = self._away.pop(worker, None) is not None
+        told = ""
+        if not self._has_been_there:
+            told = f"rooms are shared through {self._connector}; this is node {self._node}"
+        elif was_away and not self._away:
+            told = f"the backplane is back (messages that have waited for it: {len(self._publisher.outbox)})"
+        self._has_been_there = True
+        if told:
+            logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+
+    # Publishing
+
+    @property
+    def is_full(self) -> bool:
+        return self._publisher.outbox.is_full
+
+    async def ready(self) -> None:
+        while self.is_full:
+            await self._space.park()
+
+    def send_out(
+        self,
+        path: str,
+        opcode: Opcode,
+        payload: bytes,
+        *,
+        sender: int = 0,
+        key: str | None = None,
+        once: str = "",
+        digest: str = "",
+        on_done: Callable[[], None] | None = None,
+    ) -> Outgoing:
+        fields = fields_of(opcode, payload, f"{self._node}.{sender}", key)
+        message = Outgoing(path, fields, len(payload), on_done, once, digest)
+        was_full = self.is_full
+        self._publisher.put(message)
+        if self.is_full and not was_full:
+            for followed, _ in self._followed.values():
+                current_loop().slow.hold(followed.room, _HOLD)
+        return message
+
+    def take_back(self, message: Outgoing) -> bool:
+        return self._publisher.take_back(message)
+
+    def _let_publishers_go_on(self) -> None:
+        self._space.unpark_all()
+        for followed, _ in self._followed.values():
+            if _HOLD in followed.room.holds:
+                current_loop().slow.let_go(followed.room, _HOLD)
+
+    # Following
+
+    def follow(self, room: Room) -> None:
+        self._follow(room)
+
+    def _follow(self, room: Room) -> tuple[Followed, Reader]:
+        known = self._followed.get(room.path)
+        if known is None:
+            reader = next((reader for reader in self._readers if reader.has_space), None) or self._new_reader()
+            known = self._followed[room.path] = (Followed(room), reader)
+            reader.add(known[0])
+            if self.is_full:
+                room.holds.add(_HOLD)
+        known[0].unused_since = None
+        return known
+
+    def _new_reader(self) -> Reader:
+        reader = Reader(self._expiry_s, self._sender_of, self._forget)
+        self._readers.append(reader)
+        self._start(reader)
+        return reader
+
+    def _forget(self, room: Room) -> None:
+        del self._followed[room.path]
+        room.holds.discard(_HOLD)
+        room.begin_anew()
+
+    async def prepare(self, room: Room, since: MessageId | None = None) -> Refusal | None:
+        followed, reader = self._follow(room)
+        if followed.problem or (followed.is_loaded and since is not None and followed.is_behind(since)):
+            followed.doubt()
+            reader.look()
+        elif followed.is_loaded:
+            return None
+        with trio.move_on_after(OPEN_TIMEOUT_S):
+            await followed.is_current.wait()
+        if followed.problem:
+            return Refusal(502, "backplane", "This room can't be read; the server's log says why.")
+        return None if followed.is_current.is_set() else AWAY
+
+    def _sender_of(self, by: bytes) -> int:
+        """Return which of this node's connections published something; 0 for anybody else."""
+        node, _, connection = by.partition(b".")
+        return int(connection) if node == self._node.encode("ascii") and connection.isdigit() else 0

@@ -1,0 +1,127 @@
+"""Where Redis is, from a URL, and connections to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
+
+import trio
+
+from rawws.errors import UsageError
+
+if TYPE_CHECKING:
+    from coredis import Redis
+
+    Client = Redis[bytes]
+
+# So long an answer of Redis's may take.
+TIMEOUT_S = 3.0
+FIRST_REST_S, MAX_REST_S = 0.05, 2.0
+_KINDS = "redis://HOST, rediss://HOST, unix:///PATH or redis+sentinel://HOST,HOST/SERVICE"
+
+
+class Connector:
+    """Makes connections to one Redis, each for one use, and again when it has been away."""
+
+    def __init__(self, url: str) -> None:
+        """Raises `UsageError` when the extra is not installed, or the URL can't be one."""
+        try:
+            import coredis
+            from coredis.retry import NoRetryPolicy
+        except ImportError:
+            raise UsageError("sharing rooms needs coredis: pip install 'rawws[redis]'") from None
+        self._coredis = coredis
+        self._no_retry = NoRetryPolicy()
+        self._url = url
+        try:
+            self._parts = urlsplit(url)
+            self._connect = self._connecting(self._parts)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"this can't be where Redis is: {error}; give one of {_KINDS}") from None
+
+    def __str__(self) -> str:
+        """Where it is, without the password."""
+        where = self._parts.netloc.rpartition("@")[2]
+        return f"{self._parts.scheme}://{where}{self._parts.path}"
+
+    def _connecting(self, parts: SplitResult) -> Callable[[], AbstractAsyncContextManager[Client]]:
+        match parts.scheme:
+            case "redis" | "rediss" | "unix":
+                self._client()  # which makes no connection yet, but reads the URL
+                return self._client
+            case "redis+sentinel":
+                return self._through_sentinels(parts)
+            case "redis+cluster":
+                told = "a Redis Cluster can't be asked for several streams at once"
+                raise UsageError(f"{told}, so it can't be a backplane; give one of {_KINDS}")
+        raise UsageError(f"{parts.scheme or 'no'}:// is not how Redis is reached; give one of {_KINDS}")
+
+    def _client(self) -> Client:
+        return self._coredis.Redis.from_url(self._url, retry_policy=self._no_retry, connect_timeout=TIMEOUT_S)
+
+    def _through_sentinels(self, parts: SplitResult) -> Callable[[], AbstractAsyncContextManager[Client]]:
+        """Ask the sentinels which server is the service's primary, each time anew."""
+        credentials, _, hosts = parts.netloc.rpartition("@")
+        service, _, db = parts.path.removeprefix("/").partition("/")
+        if not service:
+            raise UsageError("a Sentinel's URL names the service: redis+sentinel://HOST,HOST/SERVICE")
+        sentinels = []
+        for each in hosts.split(","):
+            host, _, port = each.partition(":")
+            sentinels.append(self._coredis.connection.TCPLocation(host, int(port or 26379)))
+        user, _, password = credentials.partition(":")
+        options: dict[str, Any] = {"connect_timeout": TIMEOUT_S}
+        if password:
+            options |= {"password": password} | ({"username": user} if user else {})
+        if db:
+            options["db"] = int(db)
+
+        @asynccontextmanager
+        async def connect() -> AsyncGenerator[Client]:
+            sentinel = self._coredis.Sentinel(sentinels, retry_policy=self._no_retry, **options)
+            async with sentinel, sentinel.primary_for(service) as client:
+                yield client
+
+        return connect
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncGenerator[Client]:
+        """Connect. Raises whatever is in the way, or comes in the way later, as it is or in a group."""
+        async with self._connect() as client:
+            with trio.fail_after(TIMEOUT_S):
+                await client.ping()
+            yield client
+
+    async def keep_at(
+        self, work: Callable[[Client], Awaitable[bool]], *, on_back: Callable[[], None], on_away: Callable[[str], None]
+    ) -> None:
+        """Connect and do some work, and again whenever Redis has been away, until the work is done (true)."""
+        rest_s = FIRST_REST_S
+        while True:
+            is_done = False
+            began = trio.current_time()
+            try:
+                async with self.connect() as client:
+                    on_back()
+                    is_done = await work(client)
+            except* Exception as errors:
+                on_away(_told(errors))
+            if is_done:
+                return
+            rest_s = FIRST_REST_S if trio.current_time() - began > MAX_REST_S else min(2 * rest_s, MAX_REST_S)
+            await trio.sleep(rest_s)
+
+
+def _told(error: BaseException) -> str:
+    """Return the cause among what was raised, in a few words."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, trio.TooSlowError):
+        return f"no answer within {TIMEOUT_S:g} s"
+    if isinstance(error.__cause__, OSError) and not isinstance(error, OSError):
+        error = error.__cause__
+    return str(error).rstrip(".") or type(error).__name__

@@ -1,0 +1,183 @@
+"""Publishing in Redis Streams: in batches, in order, and nothing twice.
+
+A batch is one call of a script, which adds to the streams and notes the number of the last message in a key of this
+node's, its *marker*, in one step. When an answer doesn't come, the marker tells the next connection how much of the
+batch has arrived. That connection also writes its own generation into the marker, and the script refuses to run when it
+finds another one than its own: or else a batch that was still in some buffer could arrive behind its repetition.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from rawws import logs
+from rawws.limits import MIB
+from rawws.redis.connector import TIMEOUT_S
+from rawws.wire.outbox import Outbox, Outgoing
+from rawws.wire.stream_entries import key_of, parse_stream_id
+from rawws.wire.trace import FAULT
+
+if TYPE_CHECKING:
+    from rawws.redis.connector import Client
+
+# What waits for Redis may have so many bytes before those who publish are held back.
+MAX_WAITING_BYTES = MIB
+# One script call has so many messages at most: Redis serves nobody else for its 5 ms or so.
+BATCH = 1000
+BATCH_BYTES = MIB
+MARKER_EXPIRY_S = 86_400
+
+# KEYS: the node's marker, and then all others that occur. ARGV: what the marker has to be, if it is there; the
+# generation; the number of the first message; how many entries a stream keeps; how long a stream is kept behind its
+# last, in seconds; how long the marker is; and for each message its stream's place in KEYS, that of its Idempotency-Key
+# or 0, the message's digest, and its fields behind how many these are. Returns an id for each message; "digest id" for
+# one that has a key; or why it could not be added, behind a minus. At what may pass (no memory, no replica), it ends.
+PUBLISH = """
+local marker = redis.call('GET', KEYS[1])
+if marker and marker ~= ARGV[1] then
+  return redis.error_reply('FENCED a later connection of this node has taken over')
+end
+local given, place, done = {}, 7, 0
+local passing = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true, MASTERDOWN = true}
+while place <= #ARGV do
+  local stream, once, fields = KEYS[tonumber(ARGV[place])], tonumber(ARGV[place + 1]), tonumber(ARGV[place + 3])
+  local answer = once > 0 and redis.call('GET', KEYS[once])
+  if not answer then
+    local first = place + 4
+    answer = redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, first, first + fields - 1))
+    if type(answer) == 'table' then
+      local kind = string.match(answer.err, '^%u+')
+      answer = '-' .. answer.err
+      if passing[kind] then
+        given[#given + 1] = answer
+        break
+      end
+    else
+      redis.call('EXPIRE', stream, ARGV[5])
+      if once > 0 then
+        answer = ARGV[place + 2] .. ' ' .. answer
+        redis.call('SET', KEYS[once], answer, 'EX', ARGV[5])
+      end
+    end
+  end
+  given[#given + 1] = answer
+  done = done + 1
+  place = place + 4 + fields
+end
+redis.call('SET', KEYS[1], ARGV[2] .. ':' .. (tonumber(ARGV[3]) - 1 + done), 'EX', ARGV[6])
+return given
+"""
+# KEYS: the node's marker. ARGV: the new generation; the number if there is no marker; how long it is kept. Returns the
+# number that the marker has, behind the generation.
+TAKE_OVER = """
+local before = redis.call('GET', KEYS[1])
+local marker = ARGV[1] .. ':' .. (before and string.match(before, ':(%d+)$') or ARGV[2])
+redis.call('SET', KEYS[1], marker, 'EX', ARGV[3])
+return marker
+"""
+_PASSING = (b"-OOM", b"-MISCONF", b"-READONLY", b"-NOREPLICAS", b"-MASTERDOWN")
+
+
+class Publisher:
+    """Takes messages, and sends them to their streams. `publish` has to be running."""
+
+    def __init__(self, node: str, kept: int, expiry_s: float, on_space: Callable[[], None]) -> None:
+        """Streams have about ``kept`` entries, and are gone ``expiry_s`` after the last. ``on_space`` is called when
+        messages have left the outbox, and it is not full."""
+        self.outbox = Outbox(MAX_WAITING_BYTES)
+        self._something_to_send = trio.Event()
+        self._marker_key = f"rawws-node:{node}"
+        self._generation = 0
+        self._kept = kept
+        self._expiry_s = expiry_s
+        self._on_space = on_space
+
+    def put(self, message: Outgoing) -> None:
+        self.outbox.put(message)
+        self._something_to_send.set()
+
+    def take_back(self, message: Outgoing) -> bool:
+        taken = self.outbox.take_back(message)
+        if not self.outbox.is_full:
+            self._on_space()
+        return taken
+
+    async def publish(self, client: Client) -> bool:
+        """Send what waits, again and again. Raises what Redis has against it."""
+        outbox = self.outbox
+        with trio.fail_after(TIMEOUT_S):
+            script = await client.script_load(PUBLISH)
+            marker = await self._take_over(client)
+        while True:
+            if not outbox:
+                self._something_to_send = trio.Event()
+                await self._something_to_send.wait()
+            batch = outbox.batch(BATCH, BATCH_BYTES)
+            keys, arguments = self._call(batch, marker)
+            with trio.fail_after(TIMEOUT_S):
+                answers: Any = await client.evalsha(script, keys, arguments)
+            failure = answers.pop() if answers[-1].startswith(_PASSING) else None
+            for message, answer in zip(batch, answers, strict=failure is None):
+                _note(message, answer)
+            self._are_done(len(answers))
+            marker = f"{self._generation}:{outbox.sent}"
+            if failure is not None:
+                outbox.give_up()
+                raise OSError(failure[1:].decode(errors="replace"))
+
+    async def _take_over(self, client: Client) -> str:
+        """Keep earlier connections from publishing, find out what they have published, and return the new marker."""
+        outbox = self.outbox
+        self._generation += 1
+        arguments = (self._generation, outbox.sent, MARKER_EXPIRY_S)
+        answer: Any = await client.eval(TAKE_OVER, [self._marker_key], arguments)
+        marker: str = answer.decode()
+        arrived = int(marker.partition(":")[2]) - outbox.sent
+        self._are_done(max(0, min(arrived, outbox.under_way)))
+        outbox.give_up()
+        return marker
+
+    def _call(self, batch: list[Outgoing], marker: str) -> tuple[list[str], list[str | bytes | int | float]]:
+        """Return the keys and the arguments of the script for a batch."""
+        places = {self._marker_key: 1}
+        first = self.outbox.sent + 1
+        arguments: list[str | bytes | int | float] = [
+            marker,
+            self._generation,
+            first,
+            self._kept,
+            int(self._expiry_s),
+            MARKER_EXPIRY_S,
+        ]
+        for message in batch:
+            once = 0
+            stream = places.setdefault(key_of(message.path), len(places) + 1)
+            if message.once:
+                once = places.setdefault(f"rawws-once:{message.path} {message.once}", len(places) + 1)
+            arguments += (stream, once, message.digest, len(message.fields))
+            arguments += message.fields
+        return list(places), arguments
+
+    def _are_done(self, count: int) -> None:
+        for message in self.outbox.arrived(count):
+            if message.problem:
+                told = f"a message for room {message.path} can't be published, and is dropped: {message.problem}"
+                logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+            if message.on_done is not None:
+                message.on_done()
+        if not self.outbox.is_full:
+            self._on_space()
+
+
+def _note(message: Outgoing, answer: bytes) -> None:
+    """Note what the script has answered for a message."""
+    if answer.startswith(b"-"):
+        message.problem = answer[1:].decode(errors="replace")
+        return
+    digest, _, given = answer.rpartition(b" ")
+    message.id = parse_stream_id(given)
+    message.is_reused = digest.decode() != message.digest

@@ -1,0 +1,228 @@
+"""Publishing with a POST: who may, what a body becomes, and that a retry is safe."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from rawws import logs
+from rawws.backplane import AWAY, Backplane
+from rawws.errors import Refusal
+from rawws.exchange import Exchange
+from rawws.hub import Hub
+from rawws.room import Room, Slow
+from rawws.web import answer_json
+from rawws.wire.frames import Opcode
+from rawws.wire.handshake import Origins, is_local_name
+from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.rate import TokenBucket
+from rawws.wire.stream_entries import format_stream_id
+
+# For so long a POST waits for a room whose publishers are held back, before it is told to come again.
+HELD_S = 5.0
+MAX_KEY_CHARACTERS = 255
+
+_AGAIN = ((b"Retry-After", b"1"),)
+# What curl -d says of any text that it is given.
+_FORM = "application/x-www-form-urlencoded"
+_REUSED = Refusal(422, "idempotency_key_reused", "This Idempotency-Key was used before, for another message.")
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Who may read and write over HTTP.
+
+    Publishing needs the ``token``, if there is one. Without one it is open to those who are on this machine, if nobody
+    else can reach the server (``is_local``), and to nobody else; and web pages that come from elsewhere are not on this
+    machine, whatever they are called (``Origin``, ``Sec-Fetch-Site``, and ``Host`` against DNS rebinding).
+    """
+
+    token: str | None = None
+    is_local: bool = False
+    origins: Origins = field(default_factory=Origins)
+
+    def refuse_writing(self, request: Request) -> Refusal | None:
+        """Return why a request may not publish, if it may not."""
+        if self.token is not None:
+            scheme, _, given = (request.headers.get("Authorization") or "").partition(" ")
+            if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode()):
+                return None
+            told = "Publishing needs the token, as 'Authorization: Bearer TOKEN'."
+            return Refusal(401, "publish_token", told, ((b"WWW-Authenticate", b'Bearer realm="publish"'),))
+        if not self.is_local:
+            return Refusal(
+                403,
+                "publishing_closed",
+                "Publishing over HTTP is closed here, since others can reach this server and it has no token for it.",
+                hint="to open it, start the server with --publish-token",
+            )
+        return self._refuse_page(request)
+
+    def _refuse_page(self, request: Request) -> Refusal | None:
+        host = request.headers.get("Host") or ""
+        origin = request.headers.get("Origin")
+        if origin is not None and self.origins.allow(origin, host) and (is_local_name(host) or self.allows(origin)):
+            return None
+        site = request.headers.get("Sec-Fetch-Site", "none")
+        if origin is None and site in ("none", "same-origin") and is_local_name(host):
+            return None
+        told = f"Pages from {origin or host} may not publish here."
+        return Refusal(403, "publish_origin", told, hint="" if origin is None else self.origins.advise(origin))
+
+    def allows(self, origin: str) -> bool:
+        """Say whether pages from there are allowed by name."""
+        return self.origins.allow(origin, "")
+
+    def fields(self, request: Request) -> list[tuple[str, str]]:
+        """Return what lets a page that is allowed by name read the answer (Fetch, CORS)."""
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return []
+        if not self.allows(origin):
+            return [("Vary", "Origin")]
+        return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
+
+
+class Posts:
+    """Publishes what is posted to a hub's rooms."""
+
+    def __init__(self, hub: Hub, guard: Guard, max_message_bytes: int, rate: float) -> None:
+        """A message may come ``rate`` times a second from one client; 0 for any number."""
+        self._hub = hub
+        self._guard = guard
+        self.max_message_bytes = max_message_bytes
+        self._rate = rate
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # by client
+
+    async def publish(self, exchange: Exchange, path: str) -> Response | Refusal:
+        """Publish the body of a request in the room of its path, and return what to answer."""
+        request = exchange.request
+        refused: Response | Refusal | None = self._guard.refuse_writing(request) or _refuse_key(request)
+        refused = refused or await exchange.authorize("write") or self._refuse_rate(exchange)
+        if refused is not None:
+            await exchange.pass_over_body()
+            return refused
+        body = await exchange.read_body()
+        if len(body) > self.max_message_bytes:
+            return Refusal(413, "message_too_large", f"A message is {self.max_message_bytes} bytes at most.")
+        opcode = _opcode_of(request, body)
+        if isinstance(opcode, Refusal):
+            return opcode
+        if self._hub.backplane is not None:
+            return await self._publish_through(self._hub.backplane, path, exchange, opcode, body)
+        room = self._hub.rooms.get(path)
+        if room is None:
+            if refusal := self._hub.admit(Request("GET", path, "1.1", Headers())):
+                return refusal
+            room = self._hub.room(path)
+        with trio.move_on_after(HELD_S) as scope:
+            await room.ready()
+        if scope.cancelled_caught:
+            told = "Somebody in this room reads too slowly, and those who publish are held back; try again."
+            return Refusal(503, "held_back", told, _AGAIN)
+        return self._publish_in(room, exchange, opcode, body)
+
+    async def _publish_through(
+        self, backplane: Backplane, path: str, exchange: Exchange, opcode: Opcode, body: bytes
+    ) -> Response | Refusal:
+        """Publish on all nodes, and return what to answer when the message is everybody's."""
+        if backplane.is_away or backplane.is_full:
+            return AWAY
+        headers = exchange.request.headers
+        once = headers.get("Idempotency-Key") or ""
+        done = trio.Event()
+        message = backplane.send_out(
+            path,
+            opcode,
+            body,
+            key=headers.get("Rawws-Key"),
+            once=once,
+            digest=_digest(opcode, body) if once else "",
+            on_done=done.set,
+        )
+        with trio.move_on_after(HELD_S):
+            await done.wait()
+        if message.problem:
+            return Refusal(502, "backplane", "The backplane can't take this message; the server's log says why.")
+        if not message.is_done:
+            if backplane.take_back(message):
+                return AWAY
+            told = "It isn't known whether this was published. A retry is safe if both have the same Idempotency-Key."
+            return Refusal(503, "backplane_unsure", told, _AGAIN)
+        if message.is_reused:
+            return _REUSED
+        room = self._hub.rooms.get(path)
+        return answer_json(
+            {
+                "id": None if message.id is None else format_stream_id(message.id),
+                "peers": 0 if room is None else len(room),
+            },
+            202,
+        )
+
+    def _refuse_rate(self, exchange: Exchange) -> Refusal | None:
+        """Return why this client may not publish just now, if it may not."""
+        if not self._rate:
+            return None
+        client = exchange.client[0] if exchange.client is not None else ""
+        now = trio.current_time()
+        bucket = self._buckets.get(client)
+        if bucket is None:
+            bucket = self._buckets[client] = TokenBucket(self._rate, now)
+        self._buckets.move_to_end(client)
+        while len(self._buckets) > 1 and next(iter(self._buckets.values())).is_full(now):
+            self._buckets.popitem(last=False)
+        wait_s = bucket.try_take(now)
+        if not wait_s:
+            return None
+        told = f"There may be {self._rate:g} messages a second from one client."
+        return Refusal(429, "rate", told, ((b"Retry-After", str(math.ceil(wait_s)).encode("ascii")),))
+
+    def _publish_in(self, room: Room, exchange: Exchange, opcode: Opcode, body: bytes) -> Response | Refusal:
+        request = exchange.request
+        key = request.headers.get("Idempotency-Key")
+        if key is not None:
+            digest = _digest(opcode, body)
+            if (repeat := room.repeat_of(key, digest)) is not None:
+                if repeat.digest != digest:
+                    return _REUSED
+                return answer_json({"id": room.log.label(repeat.number), "peers": len(room)}, 202)
+        peers = len(room)
+        named = request.headers.get("Rawws-Key") if room.settings.slow is Slow.LATEST else None
+        room.publish(body, text=opcode is Opcode.TEXT, key=named)
+        logs.line(logs.hub, 10, exchange.number, "=", f"published {room.last_id} in room {room.path} (peers: {peers})")
+        return answer_json({"id": room.last_id, "peers": peers}, 202)
+
+
+def _digest(opcode: Opcode, body: bytes) -> str:
+    return hashlib.sha256(bytes((opcode,)) + body).hexdigest()
+
+
+def _refuse_key(request: Request) -> Refusal | None:
+    keys: Sequence[str] = request.headers.get_all("Idempotency-Key")
+    if len(keys) > 1 or any(not 0 < len(key) <= MAX_KEY_CHARACTERS for key in keys):
+        told = f"There can be one Idempotency-Key, of 1 to {MAX_KEY_CHARACTERS} characters."
+        return Refusal(400, "idempotency_key", told)
+    return None
+
+
+def _opcode_of(request: Request, body: bytes) -> Opcode | Refusal:
+    """Return what a body is as a message: texts and JSON are text, anything else is binary."""
+    content_type, _, parameters = (request.headers.get("Content-Type") or "").partition(";")
+    kind = content_type.strip().lower()
+    if not (kind.startswith("text/") or kind in ("application/json", _FORM) or kind.endswith("+json")):
+        return Opcode.BINARY
+    charset = parameters.lower().partition("charset=")[2].strip().strip('"')
+    if charset not in ("", "utf-8", "utf8", "us-ascii"):
+        return Refusal(415, "charset", f"A text has to be in UTF-8, not in {charset[:40]}.")
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return Refusal(400, "not_utf8", f"This {kind} is not UTF-8; send bytes as application/octet-stream.")
+    return Opcode.TEXT

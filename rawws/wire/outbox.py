@@ -1,0 +1,101 @@
+"""Messages on their way to a backplane: sent in batches, and none of them twice.
+
+A batch goes out whole and in order. If its answer doesn't come, nobody knows whether it has arrived, and it stays at
+the head. So the store that takes it also remembers, in the same step, the number of the last message that it has from
+us; asked for that number, it tells us how much of the batch we may forget.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rawws.wire.stream_entries import StreamId
+
+# What a message takes up beside its payload, about.
+OVERHEAD_BYTES = 200
+
+
+@dataclass(eq=False, slots=True)
+class Outgoing:
+    """One message on its way. Of what it becomes, one of ``id``, ``is_reused`` and ``problem`` tells."""
+
+    path: str
+    fields: list[str | bytes]
+    size: int
+    on_done: Callable[[], None] | None = None
+    once: str = ""  # an Idempotency-Key: what has the same one in the same room is published once
+    digest: str = ""  # of the message that the key is for
+    is_done: bool = False
+    id: StreamId | None = None  # None when it has arrived, but the answer with its id has not
+    is_reused: bool = False  # its key was used for another message
+    problem: str = ""  # why it can't ever be published
+
+
+class Outbox:
+    """A queue of messages, of which the first may be under way."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """From ``max_bytes`` on it is full; it takes more even so, since what was accepted must be kept."""
+        self._queue: deque[Outgoing] = deque()
+        self._max_bytes = max_bytes
+        self._under_way = 0
+        self.waiting_bytes = 0
+        self.sent = 0  # the number of the last message that is known to have arrived
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def is_full(self) -> bool:
+        return self.waiting_bytes >= self._max_bytes
+
+    @property
+    def under_way(self) -> int:
+        """How many have gone out without an answer."""
+        return self._under_way
+
+    def put(self, message: Outgoing) -> None:
+        self.waiting_bytes += message.size + OVERHEAD_BYTES
+        self._queue.append(message)
+
+    def batch(self, most: int, most_bytes: int) -> list[Outgoing]:
+        """Return what goes out next, one message at least if there is one. They have the numbers behind ``sent``."""
+        assert not self._under_way, "a batch is under way"
+        batch: list[Outgoing] = []
+        size = 0
+        for message in itertools.islice(self._queue, most):
+            size += message.size
+            if batch and size > most_bytes:
+                break
+            batch.append(message)
+        self._under_way = len(batch)
+        return batch
+
+    def arrived(self, count: int) -> list[Outgoing]:
+        """Take the first so many out, which have arrived."""
+        assert count <= self._under_way, "what has not gone out can't have arrived"
+        done = [self._queue.popleft() for _ in range(count)]
+        self._under_way -= count
+        self.sent += count
+        for message in done:
+            self.waiting_bytes -= message.size + OVERHEAD_BYTES
+            message.is_done = True
+        return done
+
+    def give_up(self) -> None:
+        """Note that what is under way and has not arrived will not do so any more: it goes out again."""
+        self._under_way = 0
+
+    def take_back(self, message: Outgoing) -> bool:
+        """Take a message out that has not gone out yet; False when it is too late for that."""
+        for place, each in enumerate(self._queue):
+            if each is message:
+                if place < self._under_way:
+                    return False
+                del self._queue[place]
+                self.waiting_bytes -= message.size + OVERHEAD_BYTES
+                return True
+        return False

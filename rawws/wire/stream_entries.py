@@ -1,0 +1,145 @@
+"""A room as a Redis Stream: how a message is an entry of it, and what may have been missed of it.
+
+The stream of a room has the key ``rawws:`` and the room's path. Its entries' ids are the messages' ids. An entry has
+these fields; a program that isn't rawws need only give the first:
+
+========  ========================================================================================
+``data``  the payload
+``op``    ``t`` for text, ``b`` for binary; without it, what is UTF-8 is text
+``by``    ``node.connection``: who published it, so that a room may spare a sender its own messages
+``key``   the message's key, for rooms whose slow peers get the newest of each
+========  ========================================================================================
+
+Streams are trimmed, expire, and may be lost with the server that had them. A reader that has been away finds out by
+comparing where it stands (`StreamPlace`) with what the stream has now (`StreamState`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rawws.wire.frames import Opcode
+
+PREFIX = "rawws:"
+
+StreamId = tuple[int, int]  # milliseconds since 1970 by Redis's clock, and a count within these
+BEGINNING: StreamId = (0, 0)
+MAX_SEQUENCE = 10**18  # more than anybody adds within a millisecond
+
+
+def key_of(path: str) -> str:
+    """Return the key of a room's stream."""
+    return PREFIX + path
+
+
+def path_of(key: str) -> str:
+    """Return the path of the room whose stream has that key."""
+    return key.removeprefix(PREFIX)
+
+
+def parse_stream_id(text: bytes) -> StreamId:
+    milliseconds, _, sequence = text.partition(b"-")
+    return int(milliseconds), int(sequence)
+
+
+def format_stream_id(given: StreamId) -> str:
+    return f"{given[0]}-{given[1]}"
+
+
+def just_before(given: StreamId) -> StreamId:
+    """Return an id that is before another one, and behind all that are before that in their streams."""
+    milliseconds, sequence = given
+    return (milliseconds, sequence - 1) if sequence else (max(0, milliseconds - 1), MAX_SEQUENCE)
+
+
+class StreamMessage(NamedTuple):
+    """An entry, as a message."""
+
+    id: StreamId
+    opcode: Opcode
+    payload: bytes
+    by: bytes
+    key: str | None
+
+
+def fields_of(opcode: Opcode, payload: bytes, by: str, key: str | None) -> list[str | bytes]:
+    """Return the fields of a message's entry: names and values in turn."""
+    fields: list[str | bytes] = ["data", payload, "op", "t" if opcode is Opcode.TEXT else "b", "by", by]
+    return fields if key is None else [*fields, "key", key]
+
+
+def read_entry(identifier: bytes, fields: Mapping[bytes, bytes]) -> StreamMessage:
+    """Read an entry, whoever wrote it. Without ``data`` it is an empty message."""
+    payload = fields.get(b"data", b"")
+    key = fields.get(b"key")
+    return StreamMessage(
+        parse_stream_id(identifier),
+        _opcode_of(fields.get(b"op"), payload),
+        payload,
+        fields.get(b"by", b""),
+        None if key is None else key.decode(errors="replace"),
+    )
+
+
+def _opcode_of(op: bytes | None, payload: bytes) -> Opcode:
+    """Return what a payload is; what says to be text and isn't goes as bytes, or every peer would close (§8.1)."""
+    if op == b"b":
+        return Opcode.BINARY
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return Opcode.BINARY
+    return Opcode.TEXT
+
+
+class StreamState(NamedTuple):
+    """What Redis says of a stream (``XINFO STREAM``); all is zero of one that isn't there."""
+
+    length: int = 0
+    added: int = 0  # how many entries there have been, with those that were trimmed
+    oldest: StreamId = BEGINNING
+    newest: StreamId = BEGINNING
+
+
+class Missed(enum.Enum):
+    """Why a reader may have missed messages."""
+
+    TRIMMED = "they were trimmed before they were read"
+    LOST = "Redis has come back without them"
+
+
+@dataclass(slots=True)
+class StreamPlace:
+    """How far a reader has come in a stream: up to ``last``, the entry number ``count`` of it."""
+
+    last: StreamId = BEGINNING
+    count: int = 0
+
+    def compare(self, state: StreamState, now_ms: int, expiry_ms: int) -> Missed | None:
+        """Return why something may have been missed behind this place, and move to where there is something to read.
+
+        ``now_ms`` is Redis's time. A stream to which nothing was added for ``expiry_ms`` is gone, and nothing with it.
+        """
+        expired = self.last == BEGINNING or now_ms - self.last[0] >= expiry_ms
+        if state.newest < self.last:
+            if expired:
+                self.count = 0
+                return None
+            self.last, self.count = state.newest, state.added
+            return Missed.LOST
+        if self.last == state.newest or (state.length and state.oldest <= self.last):
+            return None
+        is_another = state.added < self.count
+        had = 0 if is_another else self.count
+        self.count = removed = state.added - state.length
+        if is_another and not expired:
+            return Missed.LOST
+        return Missed.TRIMMED if removed > had else None
+
+    def pass_over(self, last: StreamId) -> None:
+        """Note that an entry has been read."""
+        self.last = last
+        self.count += 1

@@ -1,0 +1,530 @@
+"""Rooms that several nodes share, with a real Redis between them, which goes away in every way there is."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import trio
+
+import rawws
+from rawws.errors import UsageError
+from rawws.redis import connector, publisher, reader
+from rawws.redis.connector import Connector
+from rawws.wire.frames import Opcode
+from tests.redis_server import Network, RedisServer, network, redis_server
+from tests.room_serving import Rooms, post, rooms
+from tests.serving import Client, Seen, StartProgram, binary, seen_text, text, upgrade
+
+IDS = "Sec-WebSocket-Protocol: rawws.id.v1"
+AT_ONCE = ("--repl-diskless-sync-delay", "0")  # or else a replica waits 5 s for others
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@pytest.fixture
+async def redis(bounded: None, tmp_path: Path) -> AsyncIterator[RedisServer]:  # noqa: ARG001
+    async with redis_server(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Redis be given up on soon, and tried again soon."""
+    for module in (connector, publisher, reader):
+        monkeypatch.setattr(module, "TIMEOUT_S", 0.4)
+    monkeypatch.setattr(connector, "MAX_REST_S", 0.1)
+    monkeypatch.setattr(reader, "BLOCK_S", 0.2)
+
+
+async def open_with_ids(node: Rooms, path: str) -> tuple[Client, str]:
+    """Open a WebSocket that gets ids; returns it, and the id where it stands."""
+    client = await node.open(path, IDS)
+    told = json.loads((await client.frame()).payload)
+    assert "gap" not in told, told
+    return client, told["at"]
+
+
+async def next_with_id(client: Client) -> tuple[str, bytes]:
+    """Return the next message's id and payload."""
+    head, _, payload = (await client.frame()).payload.partition(b"\n")
+    told = json.loads(head)
+    assert "id" in told, told
+    return told["id"], payload
+
+
+async def numbers_up_to(client: Client, last: int) -> list[int]:
+    """Return the numbers that come, up to one."""
+    got: list[int] = []
+    while not got or got[-1] != last:
+        got.append(int((await client.frame()).payload))
+    return got
+
+
+# One room on several nodes
+
+
+async def test_everybody_gets_the_same_in_the_same_order(nursery: trio.Nursery, redis: RedisServer) -> None:
+    each = 40
+    async with rooms(nursery, backplane=redis.url, history=500) as a, rooms(nursery, backplane=redis.url) as b:
+        writers = [await a.open("/room/x"), await b.open("/room/x"), await b.open("/room/x")]
+        named = [(await open_with_ids(node, "/room/x"))[0] for node in (a, b)]
+        events = await b.stream("/room/x")
+
+        async def write(name: str, client: Client) -> None:
+            for number in range(each):
+                await client.send(text(f"{name}{number}"))
+                await trio.sleep(random.random() / 1000)
+
+        async with trio.open_nursery() as writing:
+            for name, client in zip("pqr", writers, strict=True):
+                writing.start_soon(write, name, client)
+            for number in range(each):
+                await a.publish("/room/x", f"s{number}")
+        total = 4 * each
+        got = [await next_with_id(named[0]) for _ in range(total)]
+        assert [await next_with_id(named[1]) for _ in range(total)] == got
+        for writer in writers:
+            assert [seen.payload for seen in await writer.frames(total)] == [payload for _, payload in got]
+        streamed = await events.events(total)
+        assert [(event.last_id, event.data.encode()) for event in streamed] == got
+        polled = (await a.poll("/room/x?last=500"))["messages"]
+        assert [(message["id"], message["text"].encode()) for message in polled] == got
+        for name in "pqrs":
+            assert [payload for _, payload in got if payload.startswith(name.encode())] == [
+                f"{name}{number}".encode() for number in range(each)
+            ]
+
+
+async def test_who_is_cut_off_from_one_node_goes_on_at_another(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with (
+        rooms(nursery, backplane=redis.url, history=100) as a,
+        rooms(nursery, backplane=redis.url, history=100) as b,
+    ):
+        client, begin = await open_with_ids(a, "/room/x")
+        first = await a.publish("/room/x", "0")
+        assert await next_with_id(client) == (first["id"], b"0")
+        client.reset()
+        ids = [(await a.publish("/room/x", str(number)))["id"] for number in range(1, 30)]
+        again = await b.open(f"/room/x?since={first['id']}", IDS)
+        assert json.loads((await again.frame()).payload) == {"at": first["id"]}
+        assert [await next_with_id(again) for _ in ids] == [
+            (given, str(number).encode()) for number, given in enumerate(ids, 1)
+        ]
+        from_the_beginning = await b.poll(f"/room/x?since={begin}")
+        assert (len(from_the_beginning["messages"]), from_the_beginning["gap"]) == (30, None)
+        events = await b.stream("/room/x", f"Last-Event-ID: {ids[-2]}")
+        assert await events.data(1) == ["29"]
+
+
+async def test_a_node_that_lags_catches_up_for_who_has_seen_more_elsewhere(
+    nursery: trio.Nursery, redis: RedisServer
+) -> None:
+    async with (
+        network(redis.port) as between,
+        rooms(nursery, backplane=redis.url, history=10) as quick,
+        rooms(nursery, backplane=between.url, history=10) as slow,
+    ):
+        await slow.open("/room/x")
+        let_go = between.hold(to_server=False)
+        told = [await quick.publish("/room/x", str(number)) for number in range(3)]
+        between.cut()
+        between.heal()
+        again = await slow.open(f"/room/x?since={told[1]['id']}", IDS)
+        assert json.loads((await again.frame()).payload) == {"at": told[1]["id"]}
+        assert await next_with_id(again) == (told[2]["id"], b"2")
+        let_go()
+
+
+async def test_any_program_with_a_redis_client_takes_part(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url) as node:
+        client = await node.open("/room/x")
+        for fields in (
+            ("data", "hello"),
+            ("data", b"\xff\x00"),
+            ("data", "bytes", "op", "b"),
+            ("data", b"no text \xff", "op", "t"),
+            ("something", "else"),
+        ):
+            await redis.ask("XADD", "rawws:/room/x", "*", *fields)
+        assert await client.frames(5) == [
+            seen_text("hello"),
+            Seen(Opcode.BINARY, b"\xff\x00"),
+            Seen(Opcode.BINARY, b"bytes"),
+            Seen(Opcode.BINARY, b"no text \xff"),
+            seen_text(""),
+        ]
+        await client.send(binary(b"\x00"))
+        await client.frame()
+        assert await redis.ask("XLEN", "rawws:/room/x") == 6
+        assert 0 < await redis.ask("TTL", "rawws:/room/x") <= 3600
+
+
+async def test_what_a_program_publishes_goes_to_all_nodes(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url) as a, rooms(nursery, backplane=redis.url) as b:
+        here, there = await a.open("/room/x"), await b.open("/room/x")
+        a.hub.room("/room/x").publish("from code")
+        b.hub.room("/room/never/opened").publish("to nobody here")
+        assert (await here.frame(), await there.frame()) == (seen_text("from code"), seen_text("from code"))
+        await b.hub.room("/room/x").ready()
+
+
+async def test_a_handler_puts_its_connections_into_shared_rooms(nursery: trio.Nursery, redis: RedisServer) -> None:
+    hub = rawws.Hub()
+
+    async def handle(ws: rawws.WebSocket) -> None:
+        async with hub.room("/news").join(ws):
+            await ws.send("joined")
+            async for message in ws:
+                hub.room("/news").publish(message)
+
+    async with rawws.share(hub, redis.url), rooms(nursery, backplane=redis.url) as other:
+        server = await nursery.start(rawws.serve, handle, 0)
+        client = await Client.unconnected().connect(server.port)
+        await client.open("/")
+        assert await client.frame() == seen_text("joined")
+        elsewhere = await other.open("/news")
+        await client.send(text("said here"))
+        assert (await client.frame(), await elsewhere.frame()) == (seen_text("said here"), seen_text("said here"))
+        await other.publish("/news", "said there")
+        assert await client.frame() == seen_text("said there")
+        client.hang_up()
+        server.stop()
+
+
+async def test_a_sender_is_spared_its_own_on_its_own_node_only(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with (
+        rooms(nursery, backplane=redis.url, exclude_sender=True) as a,
+        rooms(nursery, backplane=redis.url, exclude_sender=True) as b,
+    ):
+        sender, beside, elsewhere = await a.open("/room/x"), await a.open("/room/x"), await b.open("/room/x")
+        await sender.send(text("one"))
+        assert (await beside.frame(), await elsewhere.frame()) == (seen_text("one"), seen_text("one"))
+        await elsewhere.send(text("two"))
+        assert (await beside.frame(), await sender.frame()) == (seen_text("two"), seen_text("two"))
+
+
+async def test_a_post_is_published_once_whichever_node_gets_it(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url) as a, rooms(nursery, backplane=redis.url) as b:
+        reader = await a.open("/room/x")
+        first = await a.publish("/room/x", "paid", "Idempotency-Key: k1")
+        again = await b.publish("/room/x", "paid", "Idempotency-Key: k1")
+        assert (again["id"], await redis.ask("XLEN", "rawws:/room/x")) == (first["id"], 1)
+        refused = await b.ask(post("/room/x", b"other", "Idempotency-Key: k1"))
+        assert refused.status == 422
+        elsewhere = await b.publish("/room/y", "paid", "Idempotency-Key: k1")
+        assert elsewhere["id"] != first["id"]
+        assert await reader.frame() == seen_text("paid")
+
+
+async def test_rooms_are_followed_as_long_as_somebody_is_there(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "UNUSED_S", 0.05)
+    monkeypatch.setattr(reader, "BLOCK_S", 0.05)
+    monkeypatch.setattr(reader, "ROOMS_PER_READER", 10)
+    async with rooms(nursery, backplane=redis.url, history=5) as node:
+        clients = [await node.open(f"/room/{number}") for number in range(25)]
+        for number, client in enumerate(clients):
+            await node.publish(f"/room/{number}", str(number))
+            assert await client.frame() == seen_text(str(number))
+            client.reset()
+        while node.hub.rooms or "rooms=0" not in repr(node.hub.backplane):
+            await trio.sleep(0.02)
+        again = await node.open("/room/7?last=1")
+        assert await again.frame() == seen_text("7"), "what it was is still in Redis"
+
+
+async def test_a_key_that_is_no_stream(
+    nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await redis.ask("SET", "rawws:/room/x", "a string")
+    async with rooms(nursery, backplane=redis.url) as node:
+        other = await node.open("/room/y")
+        answer = await node.ask(post("/room/x", b"lost"))
+        assert answer.status == 502
+        assert "a message for room /room/x can't be published, and is dropped: WRONGTYPE" in caplog.text
+        await node.publish("/room/y", "goes on")
+        assert await other.frame() == seen_text("goes on")
+        refused = await node.ask(upgrade("/room/x"))
+        assert refused.status == 502
+        await node.publish("/room/y", "and on")
+        assert await other.frame() == seen_text("and on")
+
+
+# Redis goes away, and comes back
+
+
+@pytest.mark.usefixtures("impatient", "bounded")
+async def test_redis_is_not_there_yet(
+    nursery: trio.Nursery,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with redis_server(tmp_path) as server:
+        server.kill()
+        async with rooms(nursery, backplane=server.url) as node:
+            refused = await node.ask(upgrade("/room/x"))
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+            answer = await node.ask(post("/room/x", b"hi"))
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert "the backplane is away" in caplog.text
+            await server.start()
+            while node.hub.backplane is None or node.hub.backplane.is_away:
+                await trio.sleep(0.01)
+            client = await node.open("/room/x")
+            await node.publish("/room/x", "hi")
+            assert await client.frame() == seen_text("hi")
+
+
+@pytest.mark.usefixtures("impatient", "bounded")
+@pytest.mark.parametrize("fault", ["kill -9", "SIGSTOP", "cut", "lost answers", "late batches"])
+async def test_nothing_is_lost_or_doubled_when_redis_goes_and_comes(
+    nursery: trio.Nursery, tmp_path: Path, fault: str
+) -> None:
+    total, faults = 2000, 4
+    async with (
+        redis_server(tmp_path, *DURABLE) as server,
+        network(server.port) as between,
+        rooms(nursery, backplane=between.url, history=5000) as a,
+        rooms(nursery, backplane=server.url) as b,
+    ):
+        readers = [await a.open("/room/x"), await b.open("/room/x")]
+        writer = await a.open("/room/x")
+        got: list[list[int]] = [[], []]
+
+        async def read(which: int) -> None:
+            got[which] = await numbers_up_to(readers[which], total - 1)
+
+        async def write() -> None:
+            for number in range(total):
+                await writer.send(text(str(number)))
+                if number % 20 == 0:
+                    await trio.sleep(0.005)
+
+        async def break_it() -> None:
+            for _ in range(faults):
+                await trio.sleep(0.1)
+                await _break(fault, server, between)
+
+        async with trio.open_nursery() as working:
+            working.start_soon(read, 0)
+            working.start_soon(read, 1)
+            working.start_soon(write)
+            working.start_soon(break_it)
+        for each in got:
+            wrong = [(before, number) for before, number in pairwise(each) if number != before + 1]
+            assert (each[0], wrong) == (0, [])
+
+
+async def _break(fault: str, server: RedisServer, between: Network) -> None:
+    match fault:
+        case "kill -9":
+            server.kill()
+            await trio.sleep(0.1)
+            await server.start()
+        case "SIGSTOP":
+            server.pause()
+            await trio.sleep(0.6)
+            server.go_on()
+        case "cut":
+            between.cut()
+            await trio.sleep(0.1)
+            between.heal()
+        case "lost answers":  # what goes to Redis arrives, and what it says doesn't come back
+            between.hold(to_server=False)
+            await trio.sleep(0.05)
+            between.cut()
+            between.heal()
+        case _:  # a batch arrives only when it has been given up, and sent again
+            let_go = between.hold(to_server=True)
+            await trio.sleep(0.6)
+            let_go()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_publishers_are_held_back_while_too_much_waits(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "MAX_WAITING_BYTES", 20_000)
+    async with network(redis.port) as between, rooms(nursery, backplane=between.url) as node:
+        reader_, writer = await node.open("/room/x"), await node.open("/room/x")
+        between.cut()
+        sent = 0
+        with trio.move_on_after(0.3):
+            while True:
+                await writer.send(text(f"{sent:01000}"))
+                sent += 1
+        backplane = node.hub.backplane
+        assert backplane is not None
+        assert backplane.is_full
+        queued = int(repr(backplane).rpartition("waiting=")[2].rstrip(">"))
+        assert queued < sent // 2, "what the sockets hold is not read"
+        assert node.hub.room("/room/x").is_held
+        assert (await node.ask(post("/room/x", b"hi"))).status == 503
+        with trio.move_on_after(0.02) as waiting:
+            await node.hub.room("/room/x").ready()
+        assert waiting.cancelled_caught
+        between.heal()
+        assert [int(seen.payload) for seen in await reader_.frames(sent)] == list(range(sent))
+        assert not node.hub.room("/room/x").is_held
+
+
+@pytest.mark.usefixtures("impatient", "bounded")
+async def test_redis_comes_back_without_its_data(
+    nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with redis_server(tmp_path) as server, rooms(nursery, backplane=server.url, history=50) as node:
+        plain = await node.open("/room/x")
+        named, _ = await open_with_ids(node, "/room/x")
+        events = await node.stream("/room/x")
+        before = [(await node.publish("/room/x", str(number)))["id"] for number in range(3)]
+        assert [(await next_with_id(named))[0] for _ in before] == before
+        await plain.frames(3)
+        await events.events(3)
+        server.kill()
+        await server.start()
+        told = json.loads((await named.frame()).payload)
+        assert told["gap"]["since"] == before[-1]
+        assert "may have been missed" in caplog.text
+        assert "Redis has come back without them" in caplog.text
+        after = await node.publish("/room/x", "again")
+        assert await next_with_id(named) == (after["id"], b"again")
+        assert await plain.frame() == seen_text("again")
+        gap, message = await events.events(2)
+        assert (gap.kind, json.loads(gap.data)["since"], message.data) == ("gap", before[-1], "again")
+        polled = await node.poll(f"/room/x?since={before[-1]}")
+        assert polled["gap"]["since"] == before[-1]
+        assert [message["text"] for message in polled["messages"]] == ["again"]
+        later, _ = await open_with_ids(node, f"/room/x?since={after['id']}")
+        assert later
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_node_that_was_away_for_too_long_says_what_it_missed(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rawws.redis.LEAST_KEPT", 100)
+    async with (
+        network(redis.port) as between,
+        rooms(nursery, backplane=redis.url) as quick,
+        rooms(nursery, backplane=between.url) as away,
+    ):
+        there = await quick.open("/room/x")
+        here, _ = await open_with_ids(away, "/room/x")
+        first = await quick.publish("/room/x", "0")
+        assert await next_with_id(here) == (first["id"], b"0")
+        between.cut()
+        for number in range(1, 500):
+            quick.hub.room("/room/x").publish(str(number))
+            if number % 50 == 0:  # more at once than are kept would be trimmed before anybody had them
+                await quick.publish("/elsewhere", "")
+        assert await numbers_up_to(there, 499) == list(range(500)), "nobody else minds"
+        between.heal()
+        told = json.loads((await here.frame()).payload)
+        assert told["gap"]["since"] == first["id"]
+        got = [int((await next_with_id(here))[1])]
+        while got[-1] != 499:
+            got.append(int((await next_with_id(here))[1]))
+        assert got == list(range(got[0], 500)), "and from there on all of them"
+        assert "trimmed before they were read" in caplog.text
+
+
+@pytest.mark.usefixtures("impatient", "bounded")
+async def test_a_replica_that_lagged_takes_over(nursery: trio.Nursery, tmp_path: Path) -> None:
+    (tmp_path / "replica").mkdir()
+    async with (
+        redis_server(tmp_path, *AT_ONCE) as primary,
+        redis_server(tmp_path / "replica", "--replicaof", f"127.0.0.1 {primary.port}") as replica,
+        network(primary.port) as between,
+        rooms(nursery, backplane=between.url, history=50) as node,
+    ):
+        client, _ = await open_with_ids(node, "/room/x")
+        kept = await node.publish("/room/x", "kept")
+        while await replica.ask("XLEN", "rawws:/room/x") < 1:
+            await trio.sleep(0.01)
+        await replica.ask("REPLICAOF", "NO", "ONE")  # from here on it gets nothing
+        lost = await node.publish("/room/x", "lost")
+        assert [(await next_with_id(client))[0] for _ in range(2)] == [kept["id"], lost["id"]]
+        between.cut()
+        between.target = replica.port
+        between.heal()
+        assert json.loads((await client.frame()).payload)["gap"]["since"] == lost["id"]
+        after = await node.publish("/room/x", "after")
+        assert await next_with_id(client) == (after["id"], b"after")
+
+
+@pytest.mark.usefixtures("impatient", "bounded")
+async def test_sentinels_say_where_the_primary_is(nursery: trio.Nursery, tmp_path: Path) -> None:
+    for name in ("replica", "sentinel"):
+        (tmp_path / name).mkdir()
+    async with (
+        redis_server(tmp_path, *AT_ONCE) as primary,
+        redis_server(tmp_path / "replica", "--replicaof", f"127.0.0.1 {primary.port}") as replica,
+    ):
+        configuration = tmp_path / "sentinel" / "sentinel.conf"
+        configuration.write_text(
+            f"sentinel monitor rooms 127.0.0.1 {primary.port} 1\n"
+            "sentinel down-after-milliseconds rooms 300\nsentinel failover-timeout rooms 2000\n"
+        )
+        sentinel = RedisServer(tmp_path / "sentinel")
+        try:
+            await sentinel.watch(configuration)
+            url = f"redis+sentinel://127.0.0.1:{sentinel.port}/rooms"
+            async with rooms(nursery, backplane=url) as node:
+                client = await node.open("/room/x")
+                await node.publish("/room/x", "before")
+                while await replica.ask("XLEN", "rawws:/room/x") < 1:
+                    await trio.sleep(0.01)
+                while "slaves=1" not in await sentinel.ask("INFO", "sentinel"):
+                    await trio.sleep(0.05)
+                primary.kill()
+                await client.send(text("accepted while there was none"))
+                assert await client.frames(2) == [seen_text("before"), seen_text("accepted while there was none")]
+                assert await replica.ask("XLEN", "rawws:/room/x") == 2
+        finally:
+            sentinel.end()
+
+
+async def test_a_node_that_dies(redis: RedisServer, start_program: StartProgram) -> None:
+    nodes = [start_program("--backplane", redis.url, "--history", "100", "--hello", "") for _ in range(2)]
+    ports = [node.port for node in nodes]
+    async with rawws.connect(f"ws://127.0.0.1:{ports[0]}/room/x", resume=True) as ws:
+        await ws.send("one")
+        assert await ws.recv() == "one"
+        since = ws.last_id
+        nodes[0].signal(signal.SIGKILL)
+        with pytest.raises(rawws.ConnectionClosed):
+            await ws.recv()
+    async with rawws.connect(f"ws://127.0.0.1:{ports[1]}/room/x") as other:
+        await other.send("two")
+        assert await other.recv() == "two"
+    async with rawws.connect(f"ws://127.0.0.1:{ports[1]}/room/x", resume=since) as again:
+        assert (await again.recv(), again.gap) == ("two", None)
+
+
+# What can't be a backplane
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("localhost:6379", "localhost:// is not how Redis is reached"),
+        ("http://localhost", "http:// is not how Redis is reached"),
+        ("redis://localhost:port", "can't be where Redis is"),
+        ("redis+cluster://a,b", "a Redis Cluster can't be asked for several streams at once"),
+        ("redis+sentinel://a,b", "names the service"),
+    ],
+)
+def test_what_is_no_url(url: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        Connector(url)
+
+
+def test_a_password_is_not_told() -> None:
+    assert str(Connector("redis://me:secret@localhost:6379/2")) == "redis://localhost:6379/2"

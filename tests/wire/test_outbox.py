@@ -1,0 +1,85 @@
+"""What is on its way to a backplane: in order, in batches, and nothing twice."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rawws.wire.outbox import OVERHEAD_BYTES, Outbox, Outgoing
+
+
+def message(name: str, size: int = 10) -> Outgoing:
+    return Outgoing(name, [], size)
+
+
+def filled(count: int) -> tuple[Outbox, list[Outgoing]]:
+    outbox = Outbox(10_000)
+    messages = [message(str(number)) for number in range(count)]
+    for each in messages:
+        outbox.put(each)
+    return outbox, messages
+
+
+def test_a_batch_is_gone_when_it_has_arrived() -> None:
+    outbox, messages = filled(5)
+    assert outbox.batch(3, 1000) == messages[:3]
+    assert (outbox.under_way, outbox.sent, len(outbox)) == (3, 0, 5)
+    assert outbox.arrived(3) == messages[:3]
+    assert (outbox.under_way, outbox.sent, len(outbox)) == (0, 3, 2)
+    assert outbox.batch(3, 1000) == messages[3:]
+    assert [each.is_done for each in messages] == [True] * 3 + [False] * 2
+
+
+def test_what_of_a_batch_has_not_arrived_goes_out_again() -> None:
+    outbox, messages = filled(4)
+    outbox.batch(3, 1000)
+    outbox.arrived(1)  # as the other side remembers it
+    outbox.give_up()
+    assert outbox.batch(9, 1000) == messages[1:]
+
+
+@pytest.mark.parametrize(("most_bytes", "count"), [(5, 1), (10, 1), (25, 2), (40, 4), (1000, 4)])
+def test_a_batch_is_bounded_in_bytes_and_has_one_message_at_least(most_bytes: int, count: int) -> None:
+    outbox, _ = filled(4)
+    assert len(outbox.batch(10, most_bytes)) == count
+
+
+def test_it_is_full_from_a_bound_on_and_takes_what_comes_even_so() -> None:
+    outbox = Outbox(2 * (10 + OVERHEAD_BYTES))
+    outbox.put(message("a"))
+    assert not outbox.is_full
+    outbox.put(message("b"))
+    assert outbox.is_full
+    outbox.put(message("c", 1000))
+    outbox.batch(2, 1000)
+    outbox.arrived(2)
+    assert (outbox.is_full, outbox.waiting_bytes) == (True, 1000 + OVERHEAD_BYTES)
+    outbox.batch(1, 1000)
+    outbox.arrived(1)
+    assert (outbox.is_full, outbox.waiting_bytes, len(outbox)) == (False, 0, 0)
+
+
+def test_only_what_has_not_gone_out_can_be_taken_back() -> None:
+    outbox, messages = filled(3)
+    outbox.batch(1, 1000)
+    assert [outbox.take_back(each) for each in messages] == [False, True, True]
+    assert not outbox.take_back(messages[1]), "it is not there any more"
+    assert (len(outbox), outbox.waiting_bytes) == (1, 10 + OVERHEAD_BYTES)
+
+
+def test_batches_that_are_cut_anywhere_lose_and_double_nothing() -> None:
+    chance = random.Random(7)
+    for _ in range(50):
+        outbox, messages = filled(40)
+        store: list[Outgoing] = []
+        while len(outbox):
+            batch = outbox.batch(chance.randrange(1, 9), 1000)
+            stored = len(batch) if chance.random() < 0.5 else 0  # a batch arrives whole, or not at all
+            store += batch[:stored]
+            if stored and chance.random() < 0.5:
+                outbox.arrived(stored)
+                continue
+            outbox.arrived(len(store) - outbox.sent)  # the answer is lost, but the store has the number
+            outbox.give_up()
+        assert store == messages

@@ -1,0 +1,104 @@
+"""A room as a Redis Stream: entries as messages, and what may have been missed of one."""
+
+from __future__ import annotations
+
+import pytest
+
+from rawws.wire.frames import Opcode
+from rawws.wire.stream_entries import (
+    BEGINNING,
+    Missed,
+    StreamPlace,
+    StreamState,
+    fields_of,
+    format_stream_id,
+    just_before,
+    key_of,
+    parse_stream_id,
+    path_of,
+    read_entry,
+)
+
+HOUR_MS = 3_600_000
+NOW = 10 * HOUR_MS
+
+
+@pytest.mark.parametrize(
+    ("fields", "opcode", "payload"),
+    [
+        ({b"data": b"hello"}, Opcode.TEXT, b"hello"),
+        ({b"data": "grüß dich".encode(), b"op": b"t"}, Opcode.TEXT, "grüß dich".encode()),
+        ({b"data": b"hello", b"op": b"b"}, Opcode.BINARY, b"hello"),
+        ({b"data": b"\xff"}, Opcode.BINARY, b"\xff"),
+        ({b"data": b"\xff", b"op": b"t"}, Opcode.BINARY, b"\xff"),
+        ({b"data": b"x", b"op": b"?"}, Opcode.TEXT, b"x"),
+        ({}, Opcode.TEXT, b""),
+    ],
+)
+def test_an_entry_is_a_message_whoever_wrote_it(fields: dict[bytes, bytes], opcode: Opcode, payload: bytes) -> None:
+    message = read_entry(b"5-1", fields)
+    assert message == ((5, 1), opcode, payload, b"", None)
+
+
+@pytest.mark.parametrize("key", [None, "acme"])
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+def test_what_is_written_is_read(opcode: Opcode, key: str | None) -> None:
+    flat = [each.encode() if isinstance(each, str) else each for each in fields_of(opcode, b"p", "node.7", key)]
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    assert read_entry(b"9-0", fields) == ((9, 0), opcode, b"p", b"node.7", key)
+
+
+def test_keys_and_ids() -> None:
+    assert (key_of("/room/x"), path_of("rawws:/room/x")) == ("rawws:/room/x", "/room/x")
+    assert format_stream_id(parse_stream_id(b"1690000000000-12")) == "1690000000000-12"
+    assert just_before((7, 3)) == (7, 2)
+    assert (6, 10**15) < just_before((7, 0)) < (7, 0)
+    assert just_before(BEGINNING) < (0, 2**63)
+
+
+# A reader stands at (8 h, 0), the 50th entry; what has become of the stream meanwhile?
+LAST = (8 * HOUR_MS + HOUR_MS, 0)
+LATER, EARLIER = (LAST[0] + 10, 0), (LAST[0] - 10, 0)
+LONG_AGO = (HOUR_MS, 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "missed"),
+    [
+        pytest.param(StreamState(50, 50, EARLIER, LAST), None, id="nothing new"),
+        pytest.param(StreamState(60, 60, EARLIER, LATER), None, id="more, and ours is still there"),
+        pytest.param(StreamState(10, 60, LATER, LATER), None, id="trimmed up to ours, and no further"),
+        pytest.param(StreamState(9, 60, LATER, LATER), Missed.TRIMMED, id="trimmed further"),
+        pytest.param(StreamState(0, 60, BEGINNING, LATER), Missed.TRIMMED, id="all trimmed"),
+        pytest.param(StreamState(0, 50, BEGINNING, LAST), None, id="all trimmed that we had"),
+        pytest.param(StreamState(), Missed.LOST, id="not there any more"),
+        pytest.param(StreamState(40, 40, EARLIER, EARLIER), Missed.LOST, id="a replica that lagged"),
+        pytest.param(StreamState(2, 2, LATER, LATER), Missed.LOST, id="began anew, and is ahead of us"),
+    ],
+)
+def test_what_may_have_been_missed(state: StreamState, missed: Missed | None) -> None:
+    place = StreamPlace(LAST, 50)
+    assert place.compare(state, LAST[0] + 1000, HOUR_MS) is missed
+    assert place.compare(state, LAST[0] + 1000, HOUR_MS) is None or missed is Missed.TRIMMED
+
+
+@pytest.mark.parametrize(
+    ("state", "missed"),
+    [
+        pytest.param(StreamState(), None, id="it has expired"),
+        pytest.param(StreamState(2, 2, LATER, LATER), None, id="it has expired, and there is a new one"),
+        pytest.param(StreamState(2, 9, LATER, LATER), Missed.TRIMMED, id="of the new one too much is gone"),
+    ],
+)
+def test_a_stream_that_expired_is_nothing_lost(state: StreamState, missed: Missed | None) -> None:
+    place = StreamPlace(LONG_AGO, 50)
+    assert place.compare(state, NOW, HOUR_MS) is missed
+
+
+def test_who_has_seen_nothing_yet() -> None:
+    place = StreamPlace()
+    assert place.compare(StreamState(), NOW, HOUR_MS) is None
+    assert place.compare(StreamState(3, 3, LATER, LATER), NOW, HOUR_MS) is None
+    place.pass_over(LATER)
+    assert (place.last, place.count) == (LATER, 1)
+    assert StreamPlace().compare(StreamState(3, 9, LATER, LATER), NOW, HOUR_MS) is Missed.TRIMMED
