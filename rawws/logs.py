@@ -41,11 +41,15 @@ LEVELS = {
 }
 
 
-def configure(level: str) -> None:
-    """Write rawws's log to standard error from ``level`` on. For the command line; a library user's log is theirs."""
+def configure(level: str, worker: int | None = None) -> None:
+    """Write rawws's log to standard error from ``level`` on, with the number of the worker if this is one.
+
+    For the command line; a library user's log is theirs.
+    """
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)-15s %(message)s"))
+    who = "" if worker is None else f"worker {worker} "
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s %(name)-15s {who}%(message)s"))
     root = logging.getLogger("rawws")
     root.addHandler(handler)
     root.setLevel(LEVELS[level])

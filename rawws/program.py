@@ -17,7 +17,8 @@ from rawws.errors import UsageError
 from rawws.limits import MIB
 from rawws.server import Server
 from rawws.transport import open_listeners
-from rawws.wire.trace import STATE
+from rawws.wire.trace import FAULT, STATE
+from rawws.workers import Membership
 
 
 def raise_file_limit() -> None:
@@ -65,23 +66,30 @@ def load_tls(certificate: str, key: str | None) -> ssl.SSLContext:
 Serve = Callable[[Sequence[socket.socket], trio.TaskStatus[Server]], Awaitable[None]]
 
 
-async def run_program(host: str, port: int, serve: Serve, remark: Callable[[], str]) -> None:
+async def run_program(
+    host: str, port: int, serve: Serve, remark: Callable[[], str], worker: Membership | None = None
+) -> None:
     """Be the whole program: listen, serve until SIGINT or SIGTERM, drain; a second signal ends the drain.
 
-    Sockets that systemd listens on for us are used in place of ``host`` and ``port``. ``serve(listeners,
+    Sockets that systemd listens on for us, or the process whose ``worker`` this is, are used in place of ``host`` and
+    ``port``. ``serve(listeners,
     task_status)`` is `rawws.serve` with all else that it needs; ``remark`` is what is said of it when it listens.
     Raises `rawws.errors.ListenError` when it can't listen.
     """
     raise_file_limit()
     keep_freed_memory()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        listeners = systemd.inherited_listeners() or await open_listeners(host, port)
+        listeners = systemd.inherited_listeners() if worker is None else worker.listeners
+        listeners = listeners or await open_listeners(host, port)
         async with trio.open_nursery() as nursery:
             server = await nursery.start(_serve, serve, listeners, nursery.cancel_scope)
             for name in server.addresses:
                 s = "s" * server.uses_tls
                 _log(logging.INFO, STATE, f"listening on http{s}://{name} and ws{s}://{name} ({remark()})")
             systemd.notify("READY=1", f"STATUS=listening on {', '.join(server.addresses)}")
+            if worker is not None:
+                worker.say_ready()
+                nursery.start_soon(_stop_as_orphan, worker, server)
             async for received in signals:
                 name = signal.Signals(received).name
                 if server.stopping:
@@ -104,6 +112,12 @@ async def _serve(
 ) -> None:
     await serve(listeners, task_status)
     program.cancel()  # nobody need wait for a signal any more
+
+
+async def _stop_as_orphan(worker: Membership, server: Server) -> None:
+    await worker.wait_orphaned()
+    _log(logging.ERROR, FAULT, "the first process is gone: accepting no more")
+    server.stop()
 
 
 def _log(level: int, mark: str, text: str) -> None:

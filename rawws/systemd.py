@@ -23,13 +23,18 @@ def inherited_listeners() -> list[socket.socket]:
     count = os.environ.get("LISTEN_FDS", "0")
     listeners = []
     for fd in range(FIRST_FD, FIRST_FD + (int(count) if count.isdigit() else 0)):
-        os.set_inheritable(fd, False)
-        listener = socket.socket(fileno=fd)
-        listener.setblocking(False)
-        if listener.family != socket.AF_UNIX:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listeners.append(listener)
+        listeners.append(listener_of(fd))
     return listeners
+
+
+def listener_of(fd: int) -> socket.socket:
+    """Return a listening socket that this process was started with, and that its children are not to have."""
+    os.set_inheritable(fd, False)
+    listener = socket.socket(fileno=fd)
+    listener.setblocking(False)
+    if listener.family != socket.AF_UNIX:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def notify(*states: str) -> None:

@@ -379,10 +379,11 @@ async def dial(host: str, port: int, unix_path: str | None = None) -> socket.soc
     return socket.socket(fileno=stream.socket.detach())
 
 
-async def open_listeners(host: str, port: int, *, backlog: int = 4096) -> list[socket.socket]:
+async def open_listeners(host: str, port: int, *, backlog: int = 4096, reuse_port: bool = False) -> list[socket.socket]:
     """Return a listening socket for each address that ``host`` has; the caller owns them.
 
-    An empty host means every interface. Port 0 lets the system choose one, the same for all addresses.
+    An empty host means every interface. Port 0 lets the system choose one, the same for all addresses. With
+    ``reuse_port`` there may be others on the port that are opened so, and the system spreads connections over them.
     Raises `ListenError`.
     """
     where = f"{host or '*'}:{port}"
@@ -399,6 +400,8 @@ async def open_listeners(host: str, port: int, *, backlog: int = 4096) -> list[s
             listeners.append(listener)
             listener.setblocking(False)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             # Nagle's algorithm would hold small frames back. Connections inherit this from their listener.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if family == socket.AF_INET6:

@@ -44,13 +44,18 @@ def answer_json(told: dict[str, Any], status: int = 200) -> Response:
 class HelloApp:
     """``hi there`` for any path but two.
 
-    ``/healthz`` says ``ok`` as long as the process answers at all; ``/readyz`` says ``ready`` until it is about to end.
+    ``/healthz`` says ``ok`` as long as the process answers at all; ``/readyz`` says ``ready`` until it is about to end,
+    or as long as there is no obstacle.
     """
 
     max_body_bytes: int | None = None
 
-    def __init__(self, methods: Sequence[str] = ()) -> None:
-        """``methods`` are those that somebody in front of it answers, and that are allowed therefore."""
+    def __init__(self, methods: Sequence[str] = (), obstacle: Callable[[], str] = str) -> None:
+        """``methods`` are those that somebody in front of it answers, and that are allowed therefore.
+
+        ``obstacle`` returns why nobody should be sent here just now, or an empty string.
+        """
+        self._obstacle = obstacle
         self._allowed = (*ALLOWED_METHODS, *methods)
 
     def answer(self, request: Request, *, stopping: bool = False) -> Response | Refusal:
@@ -66,7 +71,8 @@ class HelloApp:
             case "/healthz":
                 return Response(200, "ok")
             case "/readyz":
-                return Response(503, "stopping") if stopping else Response(200, "ready")
+                obstacle = "stopping" if stopping else self._obstacle()
+                return Response(503, obstacle) if obstacle else Response(200, "ready")
             case _:
                 return Response(200, GREETING)
 

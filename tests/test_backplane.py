@@ -17,9 +17,9 @@ from rawws.errors import UsageError
 from rawws.redis import connector, publisher, reader
 from rawws.redis.connector import Connector
 from rawws.wire.frames import Opcode
-from tests.redis_server import Network, RedisServer, network, redis_server
+from tests.redis_server import Network, RedisServer, free_port, network, redis_server
 from tests.room_serving import Rooms, post, rooms
-from tests.serving import Client, Seen, StartProgram, binary, seen_text, text, upgrade
+from tests.serving import Client, Seen, StartProgram, binary, get, seen_text, text, upgrade
 
 IDS = "Sec-WebSocket-Protocol: rawws.id.v1"
 AT_ONCE = ("--repl-diskless-sync-delay", "0")  # or else a replica waits 5 s for others
@@ -501,11 +501,25 @@ async def test_a_node_that_dies(redis: RedisServer, start_program: StartProgram)
         nodes[0].signal(signal.SIGKILL)
         with pytest.raises(rawws.ConnectionClosed):
             await ws.recv()
+    client = await nodes[1].connect()
+    ready = await client.ask(get("/readyz"))
+    assert (ready.status, ready.body) == (200, b"ready")
+    client.hang_up()
     async with rawws.connect(f"ws://127.0.0.1:{ports[1]}/room/x") as other:
         await other.send("two")
         assert await other.recv() == "two"
     async with rawws.connect(f"ws://127.0.0.1:{ports[1]}/room/x", resume=since) as again:
         assert (await again.recv(), again.gap) == ("two", None)
+
+
+async def test_a_node_without_redis_is_not_ready(start_program: StartProgram) -> None:
+    program = start_program("--backplane", f"redis://127.0.0.1:{free_port()}")
+    program.wait_for_line("the backplane is away (")
+    client = await program.connect()
+    answer = await client.ask(get("/readyz"))
+    assert (answer.status, answer.body) == (503, b"the backplane is away")
+    assert (await client.ask(get("/healthz"))).status == 200
+    client.hang_up()
 
 
 # What can't be a backplane

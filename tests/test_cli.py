@@ -43,7 +43,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     """Keeps the server from running, and is filled with what it would have been given."""
     outcome = Ran()
 
-    async def run_program(host: str, port: int, start: Callable[..., Awaitable[None]], _: object) -> None:
+    async def run_program(host: str, port: int, start: Callable[..., Awaitable[None]], *_: object) -> None:
         outcome.host, outcome.port = host, port
         with socket.create_server((LOOPBACK, 0)) as listener:
             await start([listener], trio.TASK_STATUS_IGNORED)
@@ -56,7 +56,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
         outcome.hub = arguments
         return Hub()
 
-    def configure(level: str) -> None:
+    def configure(level: str, _worker: int | None) -> None:
         outcome.log_level = level
 
     monkeypatch.setattr(rawws.cli.serve, "run_program", run_program)

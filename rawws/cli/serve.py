@@ -28,6 +28,7 @@ from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address
 from rawws.wire.handshake import Origins
 from rawws.wire.trace import STATE
+from rawws.workers import Membership, run_workers
 
 NAME = "serve"
 HELP = "run the server"
@@ -37,17 +38,33 @@ CASE_PATH = HOME + "break-it"  # the room of connections that the page breaks, w
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal ends it."""
-    logs.configure(options.log_level)
-    trio.run(_serve, options)
+    worker = Membership.of_this_process()
+    logs.configure(options.log_level, None if worker is None else worker.number)
+    if options.workers is not None and worker is None:
+        return _run_workers(options)
+    trio.run(_serve, options, worker)
     return 0
 
 
-async def _serve(options: argparse.Namespace) -> None:
+def _run_workers(options: argparse.Namespace) -> int:
+    """Serve by several processes. Raises `UsageError` for what only one can do."""
+    if options.workers < 1:
+        raise UsageError("--workers is how many processes serve; give 1 or more")
+    if options.backplane is None:
+        raise UsageError("--workers needs --backplane: workers share nothing, so a room would be as many as they are")
+    if options.record is not None:
+        raise UsageError("--record writes one file, and --workers are several processes; give one of the two")
+    if options.page:
+        raise UsageError("the page shows one process; leave out --page, or --workers")
+    return trio.run(run_workers, options.workers, options.arguments, options.host, options.port)
+
+
+async def _serve(options: argparse.Namespace, worker: Membership | None) -> None:
     if options.tls_key and not options.tls_cert:
         raise UsageError("--tls-key is of no use without --tls-cert; give the certificate too")
     program = _Program(options)
     with program.recording():
-        await run_program(options.host, options.port, program.serve, lambda: program.remark)
+        await run_program(options.host, options.port, program.serve, lambda: program.remark, worker)
 
 
 class _Program:
@@ -77,12 +94,18 @@ class _Program:
         self._tracer = Tracer()
         has_rooms = self._hub.mode is Mode.BROADCAST
         self._app: web.HttpApp = (
-            asgi(load_app(options.app)) if options.app else web.HelloApp(["POST"] if has_rooms else [])
+            asgi(load_app(options.app))
+            if options.app
+            else web.HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
         )
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.remark = "any path is a room"
         if options.metrics:
             MetricsApp(self._hub, self._app)  # raises when it can't be, before anything listens
+
+    def _name_obstacle(self) -> str:
+        backplane = self._hub.backplane
+        return "the backplane is away" if backplane is not None and backplane.is_away else ""
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -145,7 +168,8 @@ class _Program:
 
     def _page(self, listeners: Sequence[socket.socket], local: bool) -> Page | None:
         """Return the page, if it is to be shown: by default to those on this machine only."""
-        wanted = local if self._options.page is None else self._options.page
+        alone = self._options.workers is None  # or else it would show what one worker of them sees
+        wanted = local and alone if self._options.page is None else self._options.page
         if not wanted or listeners[0].family == socket.AF_UNIX:  # where no browser goes
             return None
         at = "/" if self._options.app is None else HOME
@@ -235,6 +259,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rooms.add_argument(
         "--backplane", metavar="URL", help="share rooms with other nodes through this Redis, such as redis://localhost"
+    )
+    rooms.add_argument(
+        "--workers", type=count, metavar="N", help="serve by so many processes on one port; needs --backplane"
     )
     rooms.add_argument("--latest-key", metavar="MEMBER", help="for --slow latest: the member of a message's JSON")
     rooms.add_argument("--exclude-sender", action="store_true", help="what a peer sends goes to all others only")

@@ -1,0 +1,98 @@
+"""Several processes on one port."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+import rawws
+from tests.redis_server import free_port, redis_server
+from tests.serving import LOOPBACK, PATIENCE_S, Program, StartProgram, get
+
+REDIS = "redis://localhost:6379"
+
+
+def workers_of(program: Program) -> list[int]:
+    """Return the processes that a program has started, in no order."""
+    children = Path(f"/proc/{program.process.pid}/task/{program.process.pid}/children")
+    return [int(pid) for pid in children.read_text("ascii").split()]
+
+
+async def meet(port: int) -> None:
+    """Have six clients, most likely of different workers, talk to each other."""
+    with trio.fail_after(PATIENCE_S):
+        clients = [await rawws.connect(f"ws://{LOOPBACK}:{port}/room/x").__aenter__() for _ in range(6)]
+        await clients[0].send("hi")
+        assert [await client.recv() for client in clients] == ["hi"] * 6
+        for client in clients:
+            await client.aclose()
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_workers_are_nodes_of_one_backplane(start_program: StartProgram, tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as redis:
+        program = start_program("--workers", "2", "--backplane", redis.url, "--hello", "")
+        program.wait_for_line("2 workers listen on 127.0.0.1:")
+        await meet(program.port)
+
+        first, second = workers_of(program)
+        os.kill(first, signal.SIGKILL)
+        program.wait_for_line("ended (SIGKILL); another one comes in 0.4 s")
+        program.wait_for_line("listening on")
+        assert len(workers_of(program)) == 2
+        assert second in workers_of(program)
+        await meet(program.port)
+
+        program.signal(signal.SIGTERM)
+        program.wait_for_line("SIGTERM: the workers are to drain")
+        assert program.wait() == 0
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_who_waits_at_a_worker_that_dies_is_served_by_the_next(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    async with redis_server(tmp_path) as redis:
+        program = start_program("--workers", "1", "--backplane", redis.url)
+        program.wait_for_line("1 workers listen on")
+        (worker,) = workers_of(program)
+        os.kill(worker, signal.SIGSTOP)
+        client = await program.connect()
+        await client.send(get("/"))
+        os.kill(worker, signal.SIGKILL)
+        with trio.fail_after(PATIENCE_S):
+            assert (await client.answer()).body == b"hi there"
+        client.hang_up()
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_workers_end_when_the_first_process_is_gone(start_program: StartProgram, tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as redis:
+        program = start_program("--workers", "2", "--backplane", redis.url)
+        program.wait_for_line("2 workers listen on")
+        program.signal(signal.SIGKILL)
+        program.wait_for_line("the first process is gone: accepting no more")
+        program.wait_for_line("stopped")
+        program.wait_for_line("stopped")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--workers", "2"], "--workers needs --backplane"),
+        (["--workers", "0", "--backplane", REDIS], "give 1 or more"),
+        (["--workers", "2", "--backplane", REDIS, "--record", "r.jsonl"], "--record writes one file"),
+        (["--workers", "2", "--backplane", REDIS, "--page"], "the page shows one process"),
+        (["--workers", "2", "--backplane", REDIS, "--tls-cert", "/nowhere.pem"], "'/nowhere.pem'"),
+        (["--workers", "2", "--backplane", "http://localhost"], "http:// is not how Redis is reached"),
+    ],
+)
+def test_what_can_not_be(start_program: StartProgram, arguments: list[str], told: str) -> None:
+    ended = start_program.run("--port", str(free_port()), *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
