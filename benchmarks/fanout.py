@@ -99,11 +99,14 @@ class Fanout:
         window: int,
         payload_bytes: int,
         deflated: bool = False,
+        envelope: tuple[bytes, bytes] = (b"", b""),
     ) -> None:
+        """`envelope` is what a server's own protocol has around each text, the same in both directions."""
         self.window = window
         self.deflated = deflated
         make = json_payload if deflated else text_payload
-        payloads = [make(publisher, payload_bytes) for publisher in range(publishers)]
+        before, behind = envelope
+        payloads = [before + make(publisher, payload_bytes) + behind for publisher in range(publishers)]
         frames = [wire.client_frame(payload) for payload in payloads]
         # Everyone must get every publisher's first message, as it was sent, before anything is counted.
         came = []
@@ -133,7 +136,7 @@ class Fanout:
                 self.streams[fd] = (
                     DeflatedStream(came[number])
                     if deflated
-                    else PlainStream(FIRST_LETTER + number, self.frame_bytes, payload_bytes)
+                    else PlainStream(FIRST_LETTER + number, self.frame_bytes, payload_bytes + len(behind))
                 )
                 self.batches[fd] = memoryview(frames[number] * window)
                 self.message_bytes[fd] = len(frames[number])

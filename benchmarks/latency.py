@@ -41,8 +41,16 @@ def stamped(size: int) -> bytes:
 class Trickle:
     """Clients that all read, one that also publishes `per_second` messages a second."""
 
-    def __init__(self, clients: list[socket.socket], per_second: float, payload_bytes: int) -> None:
-        first = stamped(payload_bytes)
+    def __init__(
+        self,
+        clients: list[socket.socket],
+        per_second: float,
+        payload_bytes: int,
+        envelope: tuple[bytes, bytes] = (b"", b""),
+    ) -> None:
+        """`envelope` is what a server's own protocol has around each text, the same in both directions."""
+        self.before, self.behind = envelope
+        first = self.before + stamped(payload_bytes) + self.behind
         clients[0].sendall(wire.client_frame(first))
         sizes = {len(expect_message(sock, first)) for sock in clients}
         if len(sizes) > 1:
@@ -64,13 +72,15 @@ class Trickle:
         ages: array[int] = array("q")
         buffer = bytearray(BUFFER_BYTES)
         poll, clients, rest = self.poller.poll, self.clients, self.rest
-        stamp_at, frame_bytes = self.frame_bytes - self.payload_bytes, self.frame_bytes
+        frame_bytes = self.frame_bytes
+        stamp_at = frame_bytes - self.payload_bytes - len(self.behind)
         stamp_end = stamp_at + STAMP_DIGITS
         expected = 0
         begin = due = now = perf_counter()
         while now < begin + seconds + 1:
             if due <= now and due < begin + seconds:
-                self.publisher.send(wire.client_frame(stamped(self.payload_bytes)))
+                message = self.before + stamped(self.payload_bytes) + self.behind
+                self.publisher.send(wire.client_frame(message))
                 expected += len(clients)
                 due += self.beat
             elif due >= begin + seconds and len(ages) >= expected:

@@ -199,9 +199,11 @@ def started(server: Server, wish: Wish, certificate: Certificate | None = None) 
 
 
 @contextmanager
-def running(name: str, command: list[str], port: int, wish: Wish, *, handshake: bool) -> Iterator[Running]:
-    """Run the command on the server's core, and yield when it answers a WebSocket handshake, or a connect."""
-    core = procinfo.cores()[0]
+def running(
+    name: str, command: list[str], port: int, wish: Wish, *, handshake: bool, core: int | None = None
+) -> Iterator[Running]:
+    """Run the command on the server's core, or another, and yield when it answers a handshake, or a connect."""
+    core = procinfo.cores()[0] if core is None else core
     own = os.sched_getaffinity(0)
     with tempfile.TemporaryFile() as output:
         # The child inherits this thread's core; there is no preexec_fn that is safe in every program.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Callable
+import hashlib
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from rawws.errors import Refusal
+from rawws.errors import Refusal, UsageError
 from rawws.wire.frames import Opcode
 from rawws.wire.message_ids import MessageId
 from rawws.wire.outbox import Outgoing
@@ -75,24 +76,87 @@ class Backplane(Protocol):
         """
 
 
+class Shards:
+    """Several backplanes as one: each room is on one of them, the same on every node that is given the same ones.
+
+    Which one that is depends on the room's path and on what each is called, and not on their order. With one more, each
+    gives up its part of the rooms and no others move (rendezvous hashing).
+    """
+
+    def __init__(self, shards: Mapping[str, Backplane]) -> None:
+        self._shards = shards
+
+    def of(self, path: str) -> Backplane:
+        """Return the one that has a room."""
+        return self._shards[max(self._shards, key=lambda name: _weigh(name, path))]
+
+    @property
+    def is_away(self) -> bool:
+        return any(shard.is_away for shard in self._shards.values())
+
+    @property
+    def is_full(self) -> bool:
+        return any(shard.is_full for shard in self._shards.values())
+
+    async def ready(self) -> None:
+        while self.is_full:
+            for shard in self._shards.values():
+                await shard.ready()
+
+    def send_out(
+        self,
+        path: str,
+        opcode: Opcode,
+        payload: bytes,
+        *,
+        sender: int = 0,
+        key: str | None = None,
+        once: str = "",
+        digest: str = "",
+        on_done: Callable[[], None] | None = None,
+    ) -> Outgoing:
+        return self.of(path).send_out(
+            path, opcode, payload, sender=sender, key=key, once=once, digest=digest, on_done=on_done
+        )
+
+    def take_back(self, message: Outgoing) -> bool:
+        return self.of(message.path).take_back(message)
+
+    def follow(self, room: Room) -> None:
+        self.of(room.path).follow(room)
+
+    async def prepare(self, room: Room, since: MessageId | None = None) -> Refusal | None:
+        return await self.of(room.path).prepare(room, since)
+
+
+def _weigh(name: str, path: str) -> bytes:
+    return hashlib.blake2b(f"{name}\n{path}".encode(), digest_size=8).digest()
+
+
 @asynccontextmanager
-async def share(hub: Hub, url: str) -> AsyncGenerator[Backplane]:
+async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Backplane]:
     """Share a hub's rooms with every other node that has the same Redis, as long as the block runs.
 
     ``url`` is ``redis://``, ``rediss://`` or ``unix://``, or ``redis+sentinel://host:port,host:port/SERVICE``. What
     is published in a room then goes to the room's stream, and from there to the peers of every node, in one order.
-    Redis may be away, also at the beginning: peers stay, and those who come or publish are told to try again.
+    Redis may be away, also at the beginning: peers stay, and those who come or publish are told to try again. With
+    ``more`` URLs the rooms are spread over several of them; every node has to be given the same.
 
     Cancelled, or left, it forgets what had not gone out yet. Raises `rawws.UsageError` when the extra is missing
-    (``pip install 'rawws[redis]'``), or the URL can't be one.
+    (``pip install 'rawws[redis]'``), a URL can't be one, or there are rooms already, which nobody would share.
     """
     from rawws.redis import RedisStreams
 
-    streams = RedisStreams(url, hub)
+    if hub.rooms:
+        raise UsageError("there are rooms already, which nobody would share; share a hub before anybody is in it")
+    node = os.urandom(6).hex()
+    shards = {each: RedisStreams(each, hub, node) for each in (url, *more)}
     async with trio.open_nursery() as nursery:
-        await nursery.start(streams.run)
-        hub.backplane = streams
-        with contextlib.ExitStack() as stack:
-            stack.callback(nursery.cancel_scope.cancel)
-            stack.callback(setattr, hub, "backplane", None)
-            yield streams
+        for each in shards.values():
+            await nursery.start(each.run)
+        hub.backplane = shards[url] if len(shards) == 1 else Shards(shards)
+        try:
+            yield hub.backplane
+        finally:
+            hub.backplane = None
+            nursery.cancel_scope.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from rawws.wire.handshake import Origins, is_local_name
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.rate import TokenBucket
 from rawws.wire.stream_entries import format_stream_id
+from rawws.wire.trace import STATE
 
 # For so long a POST waits for a room whose publishers are held back, before it is told to come again.
 HELD_S = 5.0
@@ -158,13 +160,8 @@ class Posts:
         if message.is_reused:
             return _REUSED
         room = self._hub.rooms.get(path)
-        return answer_json(
-            {
-                "id": None if message.id is None else format_stream_id(message.id),
-                "peers": 0 if room is None else len(room),
-            },
-            202,
-        )
+        given = None if message.id is None else format_stream_id(message.id)
+        return _accept(exchange, path, given, 0 if room is None else len(room))
 
     def _refuse_rate(self, exchange: Exchange) -> Refusal | None:
         """Return why this client may not publish just now, if it may not."""
@@ -196,8 +193,13 @@ class Posts:
         peers = len(room)
         named = request.headers.get("Rawws-Key") if room.settings.slow is Slow.LATEST else None
         room.publish(body, text=opcode is Opcode.TEXT, key=named)
-        logs.line(logs.hub, 10, exchange.number, "=", f"published {room.last_id} in room {room.path} (peers: {peers})")
-        return answer_json({"id": room.last_id, "peers": peers}, 202)
+        return _accept(exchange, room.path, room.last_id, peers)
+
+
+def _accept(exchange: Exchange, path: str, given: str | None, peers: int) -> Response:
+    told = f"published {given or 'a message'} in room {path} (peers: {peers})"
+    logs.line(logs.hub, logging.DEBUG, exchange.number, STATE, told)
+    return answer_json({"id": given, "peers": peers}, 202)
 
 
 def _digest(opcode: Opcode, body: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import sys
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 import trio
 
 import rawws
+from rawws.backplane import Shards
 from rawws.errors import UsageError
-from rawws.redis import connector, publisher, reader
+from rawws.redis import RedisStreams, connector, publisher, reader
 from rawws.redis.connector import Connector
 from rawws.wire.frames import Opcode
 from tests.redis_server import Network, RedisServer, free_port, network, redis_server
@@ -254,6 +256,51 @@ async def test_a_key_that_is_no_stream(
         assert refused.status == 502
         await node.publish("/room/y", "and on")
         assert await other.frame() == seen_text("and on")
+
+
+async def test_rooms_are_spread_over_several_redis_servers(
+    nursery: trio.Nursery, redis: RedisServer, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    async with redis_server(tmp_path / "other") as other:
+        hubs = rawws.Hub(), rawws.Hub()
+        async with rawws.share(hubs[0], redis.url, other.url), rawws.share(hubs[1], other.url, redis.url):
+            servers = [await nursery.start(rawws.serve, hub, 0) for hub in hubs]
+            for number in range(20):
+                here, there = [
+                    await (await Client.unconnected().connect(server.port)).open(f"/room/{number}")
+                    for server in servers
+                ]
+                await here.send(text(str(number)))
+                assert await there.frame() == seen_text(str(number))
+                here.hang_up()
+                there.hang_up()
+            for server in (redis, other):
+                told = await server.ask("INFO", "keyspace")
+                assert int(told.partition("keys=")[2].partition(",")[0]) > 3, "both have some of the rooms"
+            await hubs[0].room("/room/x").ready()
+            for running in servers:
+                running.stop()
+
+
+def test_with_one_more_server_no_room_moves_but_to_that() -> None:
+    paths = [f"/room/{number}" for number in range(300)]
+    streams = {url: RedisStreams(url, rawws.Hub(), "node") for url in ("redis://a", "redis://b", "redis://c")}
+    few = Shards({url: streams[url] for url in ("redis://a", "redis://b")})
+    turned = Shards({url: streams[url] for url in ("redis://b", "redis://a")})
+    more = Shards(streams)
+    assert [few.of(path) for path in paths] == [turned.of(path) for path in paths]
+    moved = [path for path in paths if more.of(path) is not few.of(path)]
+    assert all(more.of(path) is streams["redis://c"] for path in moved)
+    assert 60 < len(moved) < 140
+
+
+async def test_a_hub_with_rooms_is_not_shared_any_more(nursery: trio.Nursery) -> None:
+    async with rooms(nursery) as node:
+        await node.open("/room/x")
+        with pytest.raises(UsageError, match="share a hub before anybody is in it"):
+            async with rawws.share(node.hub, "redis://localhost"):
+                pass
 
 
 # Redis goes away, and comes back
@@ -538,6 +585,13 @@ async def test_a_node_without_redis_is_not_ready(start_program: StartProgram) ->
 def test_what_is_no_url(url: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         Connector(url)
+
+
+async def test_the_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    with pytest.raises(UsageError, match=r"pip install 'rawws\[redis\]'"):
+        async with rawws.share(rawws.Hub(), "redis://localhost"):
+            pass
 
 
 def test_a_password_is_not_told() -> None:

@@ -18,8 +18,8 @@ REDIS = "redis://localhost:6379"
 
 def workers_of(program: Program) -> list[int]:
     """Return the processes that a program has started, in no order."""
-    children = Path(f"/proc/{program.process.pid}/task/{program.process.pid}/children")
-    return [int(pid) for pid in children.read_text("ascii").split()]
+    of_each_thread = Path(f"/proc/{program.process.pid}/task").glob("*/children")
+    return [int(pid) for children in of_each_thread for pid in children.read_text("ascii").split()]
 
 
 async def meet(port: int) -> None:

@@ -136,7 +136,7 @@ class _Program:
         page = self._page(listeners, local)
         if page is not None:
             app, routes = page.before(app, at_root=options.app is None), page.routes
-        async with share(self._hub, options.backplane) if options.backplane else contextlib.nullcontext():
+        async with share(self._hub, *options.backplane) if options.backplane else contextlib.nullcontext():
             await self._serve(listeners, status, app, routes)
 
     async def _serve(
@@ -258,7 +258,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "who publish wait (default: %(default)s)",
     )
     rooms.add_argument(
-        "--backplane", metavar="URL", help="share rooms with other nodes through this Redis, such as redis://localhost"
+        "--backplane",
+        action="append",
+        metavar="URL",
+        help="share rooms with other nodes through this Redis, such as redis://localhost; repeatable: rooms are spread",
     )
     rooms.add_argument(
         "--workers", type=count, metavar="N", help="serve by so many processes on one port; needs --backplane"

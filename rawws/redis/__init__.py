@@ -17,7 +17,6 @@ entry of a stream is, and what may have been missed of one, is in ``rawws.wire.s
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -53,10 +52,13 @@ _HOLD = "backplane"
 class RedisStreams:
     """The backplane of one hub. `run` has to be running; `rawws.share` sees to that."""
 
-    def __init__(self, url: str, hub: Hub) -> None:
-        """Raises `UsageError` when the extra is not installed, or the URL can't be one."""
+    def __init__(self, url: str, hub: Hub, node: str) -> None:
+        """``node`` is a name that no other node has.
+
+        Raises `UsageError` when the extra is not installed, or the URL can't be one.
+        """
         self._connector = Connector(url)
-        self._node = os.urandom(6).hex()
+        self._node = node
         history = hub.settings.history
         self._expiry_s = max(LEAST_EXPIRY_S, history.max_age_s)
         kept = max(LEAST_KEPT, history.messages)
@@ -107,7 +109,7 @@ class RedisStreams:
         if not self._has_been_there:
             told = f"rooms are shared through {self._connector}; this is node {self._node}"
         elif was_away and not self._away:
-            told = f"the backplane is back (messages that have waited for it: {len(self._publisher.outbox)})"
+            told = "the backplane is back"
         self._has_been_there = True
         if told:
             logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)

@@ -30,6 +30,7 @@ MAX_WAITING_BYTES = MIB
 BATCH = 1000
 BATCH_BYTES = MIB
 MARKER_EXPIRY_S = 86_400
+IDLE_S = 1.0
 
 # KEYS: the node's marker, and then all others that occur. ARGV: what the marker has to be, if it is there; the
 # generation; the number of the first message; how many entries a stream keeps; how long a stream is kept behind its
@@ -114,8 +115,7 @@ class Publisher:
             marker = await self._take_over(client)
         while True:
             if not outbox:
-                self._something_to_send = trio.Event()
-                await self._something_to_send.wait()
+                await self._wait(client)
             batch = outbox.batch(BATCH, BATCH_BYTES)
             keys, arguments = self._call(batch, marker)
             with trio.fail_after(TIMEOUT_S):
@@ -128,6 +128,16 @@ class Publisher:
             if failure is not None:
                 outbox.give_up()
                 raise OSError(failure[1:].decode(errors="replace"))
+
+    async def _wait(self, client: Client) -> None:
+        """Wait until there is something to send, and see meanwhile that Redis is there: a POST is not to find out."""
+        self._something_to_send = trio.Event()
+        while not self._something_to_send.is_set():
+            with trio.move_on_after(IDLE_S) as idle:
+                await self._something_to_send.wait()
+            if idle.cancelled_caught:
+                with trio.fail_after(TIMEOUT_S):
+                    await client.ping()
 
     async def _take_over(self, client: Client) -> str:
         """Keep earlier connections from publishing, find out what they have published, and return the new marker."""

@@ -3,6 +3,9 @@
 One blocking read asks for many rooms, but names all of them each time; a thousand of them take it 2 ms. So a node has a
 reader, which is a connection and a task, for every 250 rooms.
 
+To follow another room the read that waits has to end. It also waits for a stream of the reader's own, its *bell*, to
+which the reader adds when it wants to be woken: a read that is cancelled would cost its connection.
+
 A reader that has been away, or gets as much as it asked for, doesn't trust its place in the streams: it looks at these
 and reads on in one transaction, and says so if something may have been missed (`rawws.wire.stream_entries`).
 """
@@ -10,6 +13,7 @@ and reads on in one transaction, and says so if something may have been missed (
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -40,10 +44,11 @@ if TYPE_CHECKING:
     from rawws.redis.connector import Client
     from rawws.room import Room
 
-ROOMS_PER_READER = 250
+ROOMS_PER_READER = 100
 # One read brings so many messages of each room at most.
 READ = 1000
 BLOCK_S = 1.0
+BELL_EXPIRY_S = 60
 # One transaction looks at so many streams at most.
 LOOK_AT = 100
 # A room that nobody is in any more is followed for a little longer, since somebody may be on the way.
@@ -82,8 +87,9 @@ class Reader:
         self._expiry_ms = int(expiry_s * 1000)
         self._sender_of = sender_of
         self._forget = forget
-        self._something_to_follow = trio.Event()
-        self._reading = trio.CancelScope()
+        self._something_to_look_at = trio.Event()
+        self._bell = f"rawws-bell:{os.urandom(6).hex()}"
+        self._last_ring = b"0-0"
 
     @property
     def has_space(self) -> bool:
@@ -95,21 +101,37 @@ class Reader:
 
     def look(self) -> None:
         """Look at once at what is to be looked at."""
-        self._something_to_follow.set()
-        self._reading.cancel()
+        self._something_to_look_at.set()
 
     async def read(self, client: Client) -> bool:
         """Read what comes, again and again. Raises what Redis has against it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ring, client)
+            await self._read(client)
+        return True
+
+    async def _ring(self, client: Client) -> None:
+        """End the read that waits, whenever there is something to look at."""
+        while True:
+            await self._something_to_look_at.wait()
+            self._something_to_look_at = trio.Event()
+            with trio.fail_after(TIMEOUT_S):
+                async with client.pipeline(transaction=True) as pipe:
+                    pipe.delete([self._bell])
+                    pipe.xadd(self._bell, {"": ""})
+                    pipe.expire(self._bell, BELL_EXPIRY_S)
+
+    async def _read(self, client: Client) -> None:
         for followed in self.followed.values():
             if followed.is_loaded:
                 followed.doubt()  # we have been away
         while True:
             self._forget_unused()
-            if not self.followed:
-                self._something_to_follow = trio.Event()
-                await self._something_to_follow.wait()
             await self._catch_up(client)
             for key, entries in (await self._wait_for_more(client)).items():
+                if key == self._bell.encode("ascii"):
+                    self._last_ring = entries[-1].identifier
+                    continue
                 followed = self.followed[path_of(bytes(key).decode())]
                 if len(entries) == READ:
                     followed.doubt()
@@ -118,17 +140,12 @@ class Reader:
                     followed.room.spread()
 
     async def _wait_for_more(self, client: Client) -> dict[Any, Any]:
-        places: dict[Any, Any] = {}
+        places: dict[Any, Any] = {self._bell: self._last_ring}
         for path, followed in self.followed.items():
             if not followed.problem:
                 places[key_of(path)] = format_stream_id(followed.place.last)
-        with trio.CancelScope() as self._reading, trio.fail_after(TIMEOUT_S + BLOCK_S):
-            if not all(followed.is_current.is_set() for followed in self.followed.values()):
-                return {}
-            if places:
-                return dict(await client.xread(places, count=READ, block=int(BLOCK_S * 1000)) or {})
-            await trio.sleep(BLOCK_S)
-        return {}
+        with trio.fail_after(TIMEOUT_S + BLOCK_S):
+            return dict(await client.xread(places, count=READ, block=int(BLOCK_S * 1000)) or {})
 
     async def _catch_up(self, client: Client) -> None:
         """Read on in those streams of which it isn't known how far behind we are."""
