@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import cases, report, wire
+from benchmarks import backplane, cases, report, scale_model, wire
 from benchmarks.cases import Measurement
 from benchmarks.fanout import DeflatedStream, PlainStream, Stream, json_payload, text_payload
 from benchmarks.report import Row
+from tests.browser import need_node_module
+from tests.serving import need
 
 ROOT = Path(__file__).resolve().parent.parent
 CHUNKS = [1, 2, 3, 65, 66, 67, 1000, 10**6]
@@ -87,6 +90,42 @@ def test_the_load_is_the_bottleneck_when_it_alone_is_busy(server_cpu: float, loa
 )
 def test_figures_keep_three_digits(value: float, text: str) -> None:
     assert report.figure(value) == text
+
+
+@linux_only
+def test_sharing_rooms_is_measured_with_every_server() -> None:
+    need(shutil.which("redis-server"), "redis-server")
+    folder = need_node_module("@socket.io/redis-streams-adapter").parent.parent
+    command = [sys.executable, "-m", "benchmarks.backplane", "--smoke"]
+    environment = os.environ | {"NODE_PATH": str(folder)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=55)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not here" not in done.stdout
+    for name in ("rawws, one node", *(system.name for system in backplane.SYSTEMS)):
+        assert f"\n{name}" in done.stdout
+    assert "64 rooms followed" in done.stdout
+
+
+def test_a_larger_world_takes_more() -> None:
+    costs = scale_model.Costs()
+    small, load, gave_way = scale_model.plan_for(scale_model.World(1000, 100, 50), costs)
+    assert (small, gave_way) == (scale_model.Plan(1, 1), [])
+    assert load.p50_ms < load.p99_ms < scale_model.MAX_AGE_MS
+    larger, _, gave_way = scale_model.plan_for(scale_model.World(200_000, 20_000, 5000), costs)
+    assert larger.nodes > 1
+    assert "nodes" in gave_way
+
+
+def test_each_room_has_its_share_of_the_peers() -> None:
+    for rooms in (1, 100, 12_345, 10_000_000):
+        shares = scale_model.World(1, rooms, 1).shares()
+        assert sum(count for count, _ in shares) == rooms
+        assert sum(count * share for count, share in shares) == pytest.approx(1, rel=1.0 if rooms == 1 else 0.02)
+
+
+@pytest.mark.parametrize(("peers", "nodes", "on"), [(1, 10, 1), (1e9, 10, 10), (5, 1, 1), (2, 2, 1.5)])
+def test_a_room_is_on_as_many_nodes_as_its_peers_happen_to_be(peers: float, nodes: int, on: float) -> None:
+    assert scale_model.present(peers, nodes) == pytest.approx(on)
 
 
 @linux_only

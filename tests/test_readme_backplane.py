@@ -1,0 +1,57 @@
+"""What the README says of several nodes, run as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rawws.wire.frames import Opcode
+from rawws.wire.stream_entries import fields_of
+from tests.redis_server import redis_server
+from tests.serving import PATIENCE_S, StartProgram, need
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+SECTION = README.partition("\n## Beyond one machine\n")[2].partition("\n## ")[0]
+COMMANDS, FROM_REDIS = re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL)
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_two_nodes_in_four_commands(start_program: StartProgram, tmp_path: Path) -> None:
+    need(shutil.which("curl"), "curl")
+    redis, first, second, publish, published, ask, answer = COMMANDS.splitlines()
+    assert redis == "$ redis-server --save '' &"
+    async with redis_server(tmp_path) as server:
+        addresses = {}
+        for line in (first, second):
+            flags = line.removeprefix("$ rawws ").removesuffix(" &").replace("redis://localhost", server.url)
+            port = re.findall(r"--port (\d+)", flags)[0]
+            addresses[port] = start_program(*shlex.split(flags.replace(f"--port {port} ", ""))).address
+
+        def curl(line: str) -> object:
+            for port, address in addresses.items():
+                line = line.replace(f"localhost:{port}", address)
+            return json.loads(subprocess.check_output([*shlex.split(line)[1:], "-s"], timeout=PATIENCE_S))
+
+        (shown_id,) = set(re.findall(r'"id":"([^"]+)"', published))
+        told = curl(publish)
+        assert isinstance(told, dict)
+        assert told == json.loads(published.replace(shown_id, told["id"]))
+        assert curl(ask) == json.loads(answer.replace(shown_id, told["id"]))
+
+        command = shlex.split(FROM_REDIS)[1:]
+        subprocess.run([command[0], "-p", str(server.port), *command[1:]], check=True, stdout=subprocess.DEVNULL)
+        polled = curl(ask)
+        assert isinstance(polled, dict)
+        assert [message["text"] for message in polled["messages"]] == ["from any program"]
+
+
+def test_the_table_has_every_field() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", SECTION, re.MULTILINE)) == set(
+        fields_of(Opcode.TEXT, b"", "by", "key")[::2]
+    )
