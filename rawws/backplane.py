@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from rawws import logs
 from rawws.errors import Refusal, UsageError
 from rawws.wire.frames import Opcode
 from rawws.wire.message_ids import MessageId
 from rawws.wire.outbox import Outgoing
+from rawws.wire.trace import FAULT
 
 if TYPE_CHECKING:
     from rawws.hub import Hub
@@ -25,6 +28,10 @@ AWAY = Refusal(
     "The rooms can't be reached just now; try again.",
     ((b"Retry-After", b"1"),),
 )
+
+
+# Who leaves waits so long for what is still on its way.
+FLUSH_S = 3.0
 
 
 class Backplane(Protocol):
@@ -42,8 +49,15 @@ class Backplane(Protocol):
     def is_full(self) -> bool:
         """Whether so much waits for it that nobody should publish now."""
 
+    @property
+    def waiting(self) -> int:
+        """How many messages are on their way to it."""
+
     async def ready(self) -> None:
         """Wait until it isn't full."""
+
+    async def flush(self) -> None:
+        """Wait until nothing is on its way any more."""
 
     def send_out(
         self,
@@ -98,10 +112,18 @@ class Shards:
     def is_full(self) -> bool:
         return any(shard.is_full for shard in self._shards.values())
 
+    @property
+    def waiting(self) -> int:
+        return sum(shard.waiting for shard in self._shards.values())
+
     async def ready(self) -> None:
         while self.is_full:
             for shard in self._shards.values():
                 await shard.ready()
+
+    async def flush(self) -> None:
+        for shard in self._shards.values():
+            await shard.flush()
 
     def send_out(
         self,
@@ -142,7 +164,8 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Backplane]:
     Redis may be away, also at the beginning: peers stay, and those who come or publish are told to try again. With
     ``more`` URLs the rooms are spread over several of them; every node has to be given the same.
 
-    Cancelled, or left, it forgets what had not gone out yet. Raises `rawws.UsageError` when the extra is missing
+    Left in order, it waits a little until all that was accepted is published; what isn't is lost, as it is when the
+    block is cancelled, and the log says how much that was. Raises `rawws.UsageError` when the extra is missing
     (``pip install 'rawws[redis]'``), a URL can't be one, or there are rooms already, which nobody would share.
     """
     from rawws.redis import RedisStreams
@@ -154,9 +177,14 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Backplane]:
     async with trio.open_nursery() as nursery:
         for each in shards.values():
             await nursery.start(each.run)
-        hub.backplane = shards[url] if len(shards) == 1 else Shards(shards)
+        backplane = hub.backplane = shards[url] if len(shards) == 1 else Shards(shards)
         try:
-            yield hub.backplane
+            yield backplane
+            with trio.move_on_after(FLUSH_S):
+                await backplane.flush()
         finally:
             hub.backplane = None
             nursery.cancel_scope.cancel()
+            if backplane.waiting:
+                told = f"messages that were accepted and are lost, since the backplane is away: {backplane.waiting}"
+                logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)

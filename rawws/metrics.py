@@ -100,6 +100,9 @@ class _Collector:
         yield Gauge(
             "rawws_log_bytes", "Bytes kept in the logs of all rooms.", sum(room.log.kept_bytes for room in rooms)
         )
+        if (backplane := self._hub.backplane) is not None:
+            yield Gauge("rawws_backplane_up", "Whether the backplane can be reached.", float(not backplane.is_away))
+            yield Gauge("rawws_backplane_waiting_messages", "Messages on their way to it.", backplane.waiting)
         yield Summary(
             "rawws_loop_turn_seconds", "Turns of the loop.", count_value=traffic.turns, sum_value=traffic.turns_s
         )

@@ -6,7 +6,7 @@ import json
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -422,6 +422,59 @@ async def test_publishers_are_held_back_while_too_much_waits(
         assert not node.hub.room("/room/x").is_held
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_what_was_accepted_goes_out_before_the_end(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with network(redis.port) as between, rooms(nursery, backplane=redis.url) as other:
+        reader_ = await other.open("/room/x")
+        hub = rawws.Hub()
+        async with rawws.share(hub, between.url) as backplane:
+            while backplane.is_away:
+                await trio.sleep(0.01)
+            let_go = between.hold(to_server=True)
+            hub.room("/room/x").publish("at last")
+            nursery.start_soon(_later, 0.1, let_go)
+        assert await reader_.frame() == seen_text("at last")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_can_not_go_out_any_more_is_told(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rawws.backplane.FLUSH_S", 0.05)
+    hub = rawws.Hub()
+    async with rawws.share(hub, redis.url):
+        redis.kill()
+        hub.room("/room/x").publish_many(("one", "two"))
+    assert "messages that were accepted and are lost, since the backplane is away: 2" in caplog.text
+
+
+async def _later(seconds: float, work: Callable[[], None]) -> None:
+    await trio.sleep(seconds)
+    work()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_reader_that_gets_as_much_as_it_asked_for_reads_on(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "READ", 7)
+    async with rooms(nursery, backplane=redis.url, history=3) as a, rooms(nursery, backplane=redis.url) as b:
+        clients = [await a.open("/room/x"), await b.open("/room/x")]
+        a.hub.room("/room/x").publish_many([str(number) for number in range(300)])
+        for client in clients:
+            assert await numbers_up_to(client, 299) == list(range(300))
+
+
+async def test_the_newest_of_each_key_where_the_post_names_it(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url, slow="latest", key="symbol") as a:
+        there = await a.open("/room/x")
+        await a.publish("/room/x", "12.5", "Rawws-Key: acme")
+        assert await there.frame() == seen_text("12.5")
+        late = await a.open("/room/x?last=1")
+        await a.publish("/room/x", '{"symbol": "acme"}')
+        assert await there.frame() == await late.frame()
+
+
 @pytest.mark.usefixtures("impatient", "bounded")
 async def test_redis_comes_back_without_its_data(
     nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -560,12 +613,15 @@ async def test_a_node_that_dies(redis: RedisServer, start_program: StartProgram)
 
 
 async def test_a_node_without_redis_is_not_ready(start_program: StartProgram) -> None:
-    program = start_program("--backplane", f"redis://127.0.0.1:{free_port()}")
+    program = start_program("--metrics", "--backplane", f"redis://127.0.0.1:{free_port()}")
     program.wait_for_line("the backplane is away (")
     client = await program.connect()
     answer = await client.ask(get("/readyz"))
     assert (answer.status, answer.body) == (503, b"the backplane is away")
     assert (await client.ask(get("/healthz"))).status == 200
+    metrics = (await client.ask(get("/metrics"))).body
+    assert b"\nrawws_backplane_up 0.0\n" in metrics
+    assert b"\nrawws_backplane_waiting_messages 0.0\n" in metrics
     client.hang_up()
 
 

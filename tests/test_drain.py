@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from rawws.limits import Limits
 from rawws.wire.frames import Opcode
+from tests.redis_server import redis_server
 from tests.serving import LOOPBACK, PATIENCE_S, Client, Program, Serve, get
 
 
@@ -61,16 +62,16 @@ class Service:
         self._states.bind(self._address)
         self.programs: list[Program] = []
 
-    def start(self) -> Program:
+    def start(self, *flags: str) -> Program:
         # LISTEN_PID has to be the program's own: the shell's, which becomes it.
-        command = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -m rawws --hello "" --port 1'
+        command = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -m rawws --hello "" --port 1 "$@"'
         fd = self.listener.fileno()
 
         def put_at_3() -> None:
             os.dup2(fd, 3, inheritable=True)
 
         process = subprocess.Popen(
-            ["sh", "-c", command, sys.executable], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+            ["sh", "-c", command, sys.executable, *flags], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
             env={**os.environ, "NOTIFY_SOCKET": self._address}, close_fds=False, preexec_fn=put_at_3,
         )  # fmt: skip
         program = Program(process)
@@ -105,6 +106,25 @@ def test_a_restart_refuses_nobody(tmp_path: Path) -> None:
         service.start().wait_listening()
         assert between.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
         between.close()
+    finally:
+        service.end()
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_workers_share_what_systemd_holds_for_them(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    try:
+        async with redis_server(tmp_path) as redis:
+            program = service.start("--workers", "2", "--backplane", redis.url)
+            program.wait_for_line("2 workers listen on")
+            assert service.state()[0] == "READY=1"
+            client = socket.create_connection((LOOPBACK, service.port))
+            client.sendall(get("/"))
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+            client.close()
+            program.signal(signal.SIGTERM)
+            assert service.state()[0] == "STOPPING=1"
+            assert program.wait() == 0
     finally:
         service.end()
 

@@ -120,6 +120,14 @@ class RedisStreams:
     def is_full(self) -> bool:
         return self._publisher.outbox.is_full
 
+    @property
+    def waiting(self) -> int:
+        return len(self._publisher.outbox)
+
+    async def flush(self) -> None:
+        while self.waiting:
+            await self._space.park()
+
     async def ready(self) -> None:
         while self.is_full:
             await self._space.park()
