@@ -28,6 +28,7 @@ from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.client_handshake import examine_answer
 from rawws.wire.handshake import Handshake, Origins, examine, wants_websocket
+from rawws.wire.hosts import Hosts
 from rawws.wire.http1 import BodyPart, Event, HttpPhase, Signal
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.role import Role
@@ -79,6 +80,7 @@ class Service:
     app: Callable[[Exchange], Awaitable[None]]
     limits: Limits = field(default_factory=Limits)
     origins: Origins = field(default_factory=Origins)
+    hosts: Hosts | None = None  # by which a request may call the server; None for any
     origins_at: Mapping[str, Origins] = field(default_factory=dict)  # at paths that have a rule of their own
     compression: bool = True
     subprotocols: Sequence[str] = ()
@@ -271,6 +273,9 @@ class HttpConnection:
                 await self.refuse(logs.http, client)
                 return None
             self.address = client
+        if service.hosts is not None and (refusal := service.hosts.refuse(request)):
+            await self.refuse(logs.http, refusal)
+            return None
         if wants_websocket(request):
             return await self.upgrade(request)
         if service.process_request is not None:

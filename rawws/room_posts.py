@@ -20,7 +20,8 @@ from rawws.hub import Hub
 from rawws.room import Room, Slow
 from rawws.web import answer_json
 from rawws.wire.frames import Opcode
-from rawws.wire.handshake import Origins, is_local_name
+from rawws.wire.handshake import Origins
+from rawws.wire.hosts import is_local_name
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.rate import TokenBucket
 from rawws.wire.stream_entries import format_stream_id

@@ -36,6 +36,7 @@ from rawws.transport import (
     EXHAUSTED,
     TlsTransport,
     Transport,
+    is_loopback,
     name_address,
     open_listeners,
     open_unix_listener,
@@ -43,6 +44,7 @@ from rawws.transport import (
 )
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins
+from rawws.wire.hosts import Hosts
 from rawws.wire.messages import Request, Response, is_token
 from rawws.wire.reading import Reading, read_request
 from rawws.wire.role import Role
@@ -411,6 +413,7 @@ async def serve(
     ssl: ssl_module.SSLContext | None = None,
     http: web.HttpApp | web.Answer | None = None,
     origins: Origins | Iterable[str] | None = SAME_HOST,
+    hosts: Sequence[str] = (),
     authenticate: Authenticate | None = None,
     subprotocols: Sequence[str] | None = None,
     select_subprotocol: SelectSubprotocol | None = None,
@@ -455,6 +458,8 @@ async def serve(
       up to 64 KiB) and returns a `Response`, text, or None for 404; or ``rawws.asgi(app)``. By default they are
       told to upgrade.
     - ``origins``: which web pages may connect: those of the same host, and those listed; None for any.
+    - ``hosts``: names by which it may be called (``Host``), beside addresses and localhost; ``["*"]`` for any. Without
+      any it is only called so if only this machine can reach it, and by any name otherwise (DNS rebinding).
     - ``process_request(request)`` is asked first of all, and may answer with a `Response` instead.
     - ``authenticate(request)`` is asked before the 101, and may refuse with a `Response` (401, 403, 429); anything
       else that it returns is ``ws.user``. These two may be async; they have ``open_timeout`` to decide.
@@ -511,6 +516,9 @@ async def serve(
         if isinstance(http, web.HttpApp):
             await stack.enter_async_context(http.lifespan())
         opened = await _open(port, host, listeners, unix)
+        # A browser reaches no Unix socket, and its proxy may give us any name.
+        if hosts or all(is_loopback(each) and each.family != socket.AF_UNIX for each in opened):
+            service.hosts = Hosts(hosts)
         server = Server(opened, handler, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=checked_routes)
         await server.run(task_status=task_status)
 

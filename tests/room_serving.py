@@ -19,16 +19,10 @@ from rawws.web import HelloApp
 from tests.serving import LOOPBACK, PATIENCE_S, Client, get, upgrade
 from tests.sse import Event, read_events
 
-LOCAL = "Host: localhost"
-
-
-def local(raw: bytes) -> bytes:
-    return raw.replace(b"Host: server.example", LOCAL.encode())
-
 
 def post(path: str, body: bytes, *lines: str, content_type: str = "text/plain") -> bytes:
     length = f"Content-Length: {len(body)}"
-    return local(get(path, f"Content-Type: {content_type}", length, *lines, method="POST")) + body
+    return get(path, f"Content-Type: {content_type}", length, *lines, method="POST") + body
 
 
 class Reader:
@@ -41,7 +35,7 @@ class Reader:
 
     @classmethod
     async def open(cls, client: Client, path: str, *lines: str) -> Reader:
-        await client.send(local(get(path, "Accept: text/event-stream", *lines)))
+        await client.send(get(path, "Accept: text/event-stream", *lines))
         answer = await client.answer()
         assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream"), answer
         assert answer.headers["cache-control"] == "no-store"
@@ -90,7 +84,7 @@ class Rooms:
 
     async def ask(self, raw: bytes) -> Any:
         client = await self.connect()
-        return await client.ask(local(raw))
+        return await client.ask(raw)
 
     async def publish(self, path: str, body: str | bytes, *lines: str, content_type: str = "text/plain") -> Any:
         data = body.encode() if isinstance(body, str) else body

@@ -60,7 +60,7 @@ def need(present: object, what: str) -> None:
 
 def get(target: str = "/", *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
     """Return a request without a body; ``lines`` are header lines besides Host."""
-    return "\r\n".join([f"{method} {target} HTTP/{version}", "Host: server.example", *lines, "", ""]).encode("ascii")
+    return "\r\n".join([f"{method} {target} HTTP/{version}", "Host: localhost", *lines, "", ""]).encode("ascii")
 
 
 def upgrade(path: str = "/", *lines: str) -> bytes:

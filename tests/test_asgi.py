@@ -216,7 +216,7 @@ async def test_the_scope_has_what_the_specification_lists() -> None:
                 "raw_path": b"/caf%C3%A9",
                 "query_string": b"q=%C3%A9&q=2",
                 "root_path": "",
-                "headers": [(b"host", b"server.example"), (b"accept", b"a"), (b"x-two", b"1"), (b"accept", b"b")],
+                "headers": [(b"host", b"localhost"), (b"accept", b"a"), (b"x-two", b"1"), (b"accept", b"b")],
                 "server": (LOOPBACK, port),
                 "state": {},
             },
@@ -232,8 +232,8 @@ async def test_the_scope_has_what_the_specification_lists() -> None:
         ("/a%2Fb%20c", "/a/b c", b"/a%2Fb%20c", b""),
         ("/%ff", "/\ufffd", b"/%ff", b""),
         ("/100%?%zz", "/100%", b"/100%", b"%zz"),
-        ("http://server.example/x?y=1", "/x", b"/x", b"y=1"),
-        ("http://server.example", "/", b"/", b""),
+        ("http://localhost/x?y=1", "/x", b"/x", b"y=1"),
+        ("http://localhost", "/", b"/", b""),
     ],
 )
 async def test_the_path_is_decoded_and_the_raw_path_and_query_are_not(

@@ -93,6 +93,7 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
     assert not ran.allows("https://hoppscotch.io")
     del ran.serve["origins"], ran.serve["listeners"], ran.serve["task_status"]
     assert ran.serve == {
+        "hosts": [],
         "subprotocols": [],
         "max_size": 1 << 20,
         "rate": 0,

@@ -155,7 +155,7 @@ async def test_unix_sockets(nursery: trio.Nursery, tmp_path: Any) -> None:
 
 
 async def test_a_socket_of_one_s_own(nursery: trio.Nursery) -> None:
-    url = await start(nursery)
+    url = await start(nursery, hosts=["example.org"])
     connected = socket.create_connection((LOOPBACK, int(url.rpartition(":")[2])))
     async with rawws.connect("ws://example.org/room", socket=connected) as ws:
         assert ws.request.headers["Host"] == "example.org"

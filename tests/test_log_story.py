@@ -52,7 +52,7 @@ async def wait_left(running: Running) -> None:
 STORY = """
 DEBUG http #1 = accepted from 127.0.0.1:PORT
 DEBUG http #1 < GET /about HTTP/1.1
-DEBUG http #1 < Host: server.example
+DEBUG http #1 < Host: localhost
 DEBUG http #1 < User-Agent: a test
 INFO http #1 < Received request for /about
 DEBUG http #1 > HTTP/1.1 200 OK
@@ -60,22 +60,22 @@ DEBUG http #1 > Date: NOW
 DEBUG http #1 > Content-Type: text/plain; charset=utf-8
 DEBUG http #1 > Content-Length: 8
 DEBUG http #1 < GET /chat?name=alice HTTP/1.1
-DEBUG http #1 < Host: server.example
+DEBUG http #1 < Host: localhost
 DEBUG http #1 < Upgrade: websocket
 DEBUG http #1 < Connection: Upgrade
 DEBUG http #1 < Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==
 DEBUG http #1 < Sec-WebSocket-Version: 13
-DEBUG http #1 < Origin: http://server.example
+DEBUG http #1 < Origin: http://localhost
 DEBUG handshake #1 = RFC 6455 §4.2.1 item 1: the method is GET? yes: GET
 DEBUG handshake #1 = RFC 6455 §4.2.1 item 1: HTTP is 1.1 or higher? yes: HTTP/1.1
 DEBUG handshake #1 = RFC 6455 §4.2.1 item 1: the target has a path? yes: /chat?name=alice
-DEBUG handshake #1 = RFC 6455 §4.2.1 item 2: one Host header? yes: server.example
+DEBUG handshake #1 = RFC 6455 §4.2.1 item 2: one Host header? yes: localhost
 DEBUG handshake #1 = RFC 6455 §4.2.1 item 3: Upgrade has the token 'websocket'? yes: websocket
 DEBUG handshake #1 = RFC 6455 §4.2.1 item 4: Connection has the token 'Upgrade'? yes: Upgrade
 DEBUG handshake #1 = RFC 6455 §4.2.1 item 5: one Sec-WebSocket-Key of 16 bytes? yes: dGhlIHNhbXBsZSBub25jZQ==
 DEBUG handshake #1 = RFC 6455 §4.2.1 item 6: Sec-WebSocket-Version is 13? yes: 13
 DEBUG handshake #1 = RFC 9110 §7.8: no body? yes: none
-DEBUG handshake #1 = RFC 6455 §10.2: the Origin is this host, allowed, or none? yes: http://server.example
+DEBUG handshake #1 = RFC 6455 §10.2: the Origin is this host, allowed, or none? yes: http://localhost
 DEBUG handshake #1 = key            dGhlIHNhbXBsZSBub25jZQ==
 DEBUG handshake #1 = key + GUID     dGhlIHNhbXBsZSBub25jZQ==258EAFA5-E914-47DA-95CA-C5AB0DC85B11
 DEBUG handshake #1 = SHA-1 of that  b37a4f2cc0624f1690f64606cf385945b2bec4ea
@@ -110,7 +110,7 @@ async def test_one_whole_connection_line_by_line(serve: Serve, caplog: pytest.Lo
     running = await serve(hello=HELLO)
     client = await running.connect()
     await client.ask(get("/about", "User-Agent: a test"))
-    await client.open("/chat?name=alice", "Origin: http://server.example", then=text("Hello"))
+    await client.open("/chat?name=alice", "Origin: http://localhost", then=text("Hello"))
     assert await client.frames(2) == [seen_text(HELLO), seen_text("Hello")]
     # One read each, so that what comes in and what goes out alternate.
     for frames in (
@@ -253,7 +253,7 @@ FORGED = "\r\nINFO rawws.http #7 < Received request for /forged"
 @pytest.mark.parametrize(
     "stream",
     [
-        get("/").replace(b"server.example", b"a\x1b[31m\x07"),
+        get("/").replace(b"localhost", b"a\x1b[31m\x07"),
         b"GET /\x1b[31m HTTP/1.1\r\n\r\n",
         b"\x00\x1b\x7f\x80\xff\n\n",
         get("/", "X: y")[:-2] + "Z: žluť \u2028".encode() + b"\r\n\r\n",

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from rawws.wire.rate import TokenBucket
-from tests.room_serving import Reader, local, post, rooms
+from tests.room_serving import Reader, post, rooms
 from tests.serving import PATIENCE_S, StartHub, StartProgram, close, get, text, upgrade
 
 
@@ -28,7 +28,7 @@ async def test_what_prometheus_reads(start_program: StartProgram) -> None:
     await refused.send(upgrade("/", "Origin: https://evil.example"))
     assert (await refused.answer()).status == 403
     asking = await program.connect()
-    answer = await asking.ask(local(get("/metrics")))
+    answer = await asking.ask(get("/metrics"))
     assert answer.headers["content-type"].startswith("text/plain; version=")
     values = values_of(answer.body.decode())
     expected = {
@@ -50,15 +50,15 @@ async def test_what_prometheus_reads(start_program: StartProgram) -> None:
     await ws.frames_to_close()
     ws.hang_up()
     program.wait_for_line("closed by the client")
-    told = (await asking.ask(local(get("/metrics")))).body.decode()
+    told = (await asking.ask(get("/metrics"))).body.decode()
     assert values_of(told)['rawws_closes_total{cause="peer close"}'] == 1
 
 
 async def test_ready_until_it_is_about_to_end(nursery: trio.Nursery) -> None:
     async with rooms(nursery) as running:
         client = await running.connect()
-        assert (await client.ask(local(get("/readyz")))).body == b"ready"
-        assert (await client.ask(local(get("/healthz")))).body == b"ok"
+        assert (await client.ask(get("/readyz"))).body == b"ready"
+        assert (await client.ask(get("/healthz"))).body == b"ok"
 
 
 @pytest.mark.parametrize("per_s", [10.0, 0.5])

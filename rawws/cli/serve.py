@@ -153,6 +153,7 @@ class _Program:
             http=app,
             routes=routes,
             origins=self._origins,
+            hosts=options.allow_host,
             subprotocols=options.subprotocol,
             max_size=options.max_size,
             rate=options.rate,
@@ -217,6 +218,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="let pages from there connect too, such as https://hoppscotch.io; * for any; may be repeated",
+    )
+    talk.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a name by which the server may be called, beside addresses and localhost; * for any; may be repeated "
+        "(default: any, but only those when listening on this machine alone)",
     )
     talk.add_argument(
         "--subprotocol",

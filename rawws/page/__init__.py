@@ -21,7 +21,8 @@ from rawws.server import Route
 from rawws.tracing import Tracer
 from rawws.web import HttpApp
 from rawws.websocket import WebSocket
-from rawws.wire.handshake import Origins, is_local_name
+from rawws.wire.handshake import Origins
+from rawws.wire.hosts import is_local_name
 from rawws.wire.messages import Request, Response
 
 __all__ = ["HOME", "TRACE", "About", "Page"]

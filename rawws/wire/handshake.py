@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import ipaddress
 import re
 import shlex
 from collections.abc import Iterable
@@ -166,22 +165,6 @@ class Origins:
         scheme, _, authority = normalised.partition("://")
         default_port = f":{_DEFAULT_PORTS.get(scheme)}"
         return host.lower().removesuffix(default_port) == authority
-
-
-def is_local_name(host: str) -> bool:
-    """Say whether a ``Host`` is an address, or ``localhost``: what no DNS server decides about (RFC 6761 §6.3)."""
-    name = host.strip().lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def wants_websocket(request: Request) -> bool:

@@ -1,0 +1,66 @@
+"""Which names a request may give its server: a defence against DNS rebinding.
+
+A web page may have its own name point to this machine, once the browser has loaded it. What it asks of that name then
+comes here, and to the browser it is the page's own site: neither the Origin nor CORS is in the way. But the name is in
+the request's Host, and nobody gives a server on loopback the name of a web site without knowing it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import shlex
+from collections.abc import Iterable
+
+from rawws.errors import Refusal, UsageError
+from rawws.wire.messages import Request
+
+
+class Hosts:
+    """The names by which a server is called, beside its addresses and ``localhost``."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        """``*`` is for any name. Raises `UsageError` for what can't be one."""
+        self._names = frozenset(_checked(name) for name in names)
+
+    def __repr__(self) -> str:
+        return f"<Hosts {', '.join(sorted(self._names)) or 'of this machine'}>"
+
+    def allow(self, host: str) -> bool:
+        """Say whether a ``Host`` is right: in any case, with or without a port."""
+        return "*" in self._names or name_of(host) in self._names or is_local_name(host)
+
+    def refuse(self, request: Request) -> Refusal | None:
+        """Return why a request can't have been meant for this server, if it can't (RFC 9110 §7.4)."""
+        host = request.headers.get("Host")
+        if host is None or self.allow(host):  # without one it is HTTP/1.0, which no browser speaks, or refused later
+            return None
+        name = name_of(host)
+        told = f"This server is not called {name}."
+        return Refusal(421, "host_unknown", told, hint=f"if it is, start it with --allow-host {shlex.quote(name)}")
+
+
+def is_local_name(host: str) -> bool:
+    """Say whether a ``Host`` is an address, or ``localhost``: what no DNS server decides about (RFC 6761 §6.3)."""
+    name = name_of(host)
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def name_of(host: str) -> str:
+    """Return a ``Host`` in lower case, without its port, an IPv6 address's brackets, and the dot of a full name."""
+    name = host.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0].removesuffix(".") if name.count(":") == 1 else name.removesuffix(".")
+
+
+def _checked(name: str) -> str:
+    plain = name_of(name)
+    if not plain or "/" in name or " " in name or (":" in name and not name.startswith("[")):
+        raise UsageError(f"{name!r} is no host's name; give one such as chat.example, without a scheme or a port")
+    return plain

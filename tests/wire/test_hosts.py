@@ -1,0 +1,73 @@
+"""Which names a request may give its server."""
+
+from __future__ import annotations
+
+import pytest
+
+from rawws.errors import UsageError
+from rawws.wire.hosts import Hosts, is_local_name, name_of
+from rawws.wire.messages import Headers, Request
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("chat.example", "chat.example"),
+        ("Chat.Example:8080", "chat.example"),
+        ("chat.example.", "chat.example"),
+        ("chat.example.:8080", "chat.example"),
+        ("[::1]:8080", "::1"),
+        ("::1", "::1"),
+        (" localhost ", "localhost"),
+        ("", ""),
+    ],
+)
+def test_the_name_in_a_host(host: str, name: str) -> None:
+    assert name_of(host) == name
+
+
+@pytest.mark.parametrize(
+    ("host", "is_local"),
+    [
+        ("localhost", True),
+        ("LOCALHOST:8080", True),
+        ("app.localhost:8080", True),
+        ("127.0.0.1:8080", True),
+        ("192.0.2.7", True),
+        ("[::1]", True),
+        ("[::1]:8080", True),
+        ("evil.example:8080", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("", False),
+    ],
+)
+def test_what_no_name_server_decides_about(host: str, is_local: bool) -> None:
+    assert is_local_name(host) is is_local
+
+
+def asked_of(*hosts: str) -> Request:
+    return Request("GET", "/", "1.1", Headers([("Host", host) for host in hosts]))
+
+
+def test_who_is_called_otherwise_is_told() -> None:
+    hosts = Hosts(["chat.example", "[2001:db8::1]"])
+    for host in ("chat.example", "CHAT.example:443", "localhost:8080", "203.0.113.1", "[2001:db8::1]:80"):
+        assert hosts.refuse(asked_of(host)) is None
+    refusal = hosts.refuse(asked_of("evil.example:8080"))
+    assert refusal is not None
+    assert (refusal.status, refusal.code) == (421, "host_unknown")
+    assert refusal.sentence == "This server is not called evil.example."
+    assert refusal.hint == "if it is, start it with --allow-host evil.example"
+
+
+def test_any_name_and_none() -> None:
+    assert Hosts(["*"]).refuse(asked_of("evil.example")) is None
+    assert Hosts().refuse(asked_of()) is None, "HTTP/1.0"
+    assert Hosts().refuse(asked_of("chat.example")) is not None
+
+
+@pytest.mark.parametrize("name", ["", "https://chat.example", "chat.example:443", "a b", "/"])
+def test_what_is_no_name(name: str) -> None:
+    with pytest.raises(UsageError, match="is no host's name"):
+        Hosts([name])
