@@ -5,12 +5,15 @@ Looked at every so often, all at once: a timer for each peer would cost too much
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING
 
 import trio
 
+from rawws import logs
 from rawws.errors import Cause
+from rawws.memory import MEMORY_TICK_S
 from rawws.peer import Peer
 from rawws.room import Room
 from rawws.wire.session import State
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 TICK_S = 1.0
 # Peers that have said too much are read again at one of these.
 RATE_TICK_S = 0.1
+# When deadlines are looked at so late, something blocks.
+BLOCKED_S = 0.5
 
 KEEPALIVE = b"rawws"  # what our own pings carry
 
@@ -60,14 +65,26 @@ class Deadlines:
     async def run(self) -> None:
         while True:
             self._new_timers = trio.Event()
-            with trio.move_on_after(self._tick_s if self._loop.peers or self._aging else math.inf):
+            tick_s = self._tick_s if self._loop.memory.max_bytes == math.inf else min(self._tick_s, MEMORY_TICK_S)
+            due = trio.current_time() + (tick_s if self._loop.peers or self._aging else math.inf)
+            with trio.move_on_at(due):
                 await self._new_timers.wait()
                 continue
             now = trio.current_time()
+            self._check_lateness(now - due)
+            self._loop.memory.check()
             for room in [room for room in self._aging if room.expire()]:
                 del self._aging[room]
             for peer in list(self._loop.peers.values()):
                 self._check(peer, now)
+
+    def _check_lateness(self, late_s: float) -> None:
+        """Say so when something has kept everybody waiting: a program that computes, or a machine that swaps."""
+        if late_s < BLOCKED_S:
+            return
+        self._loop.traffic.longest_block_s = max(self._loop.traffic.longest_block_s, late_s)
+        told = f"nobody was served for {late_s:.1f} s or more: something in this process, or on this machine, blocks"
+        logs.line(logs.server, logging.WARNING, logs.SERVER, TIMER, told)
 
     def _check(self, peer: Peer, now: float) -> None:
         limits = peer.endpoint.limits

@@ -99,6 +99,7 @@ class Service:
     admit: Callable[[Request], tuple[str, Refusal | None]] | None = None
     # Gets the room of a path ready, where that takes a while, and says why it can't be.
     prepare: Callable[[Request], Awaitable[Refusal | None]] | None = None
+    limits_by_flag: Mapping[str, float] = field(default_factory=dict)  # those of the whole server, to be told
     handshakes: Counter[int] = field(default_factory=Counter)  # by the status of the answer
 
     def stop(self) -> None:
@@ -511,6 +512,11 @@ class Exchange:
     def handshakes(self) -> Counter[int]:
         """How many WebSocket handshakes this server has answered with which status."""
         return self._connection.service.handshakes
+
+    @property
+    def limits_by_flag(self) -> Mapping[str, float]:
+        """The server's limits, by the flag that sets each."""
+        return self._connection.service.limits_by_flag
 
     @property
     def stopping(self) -> bool:

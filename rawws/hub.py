@@ -119,14 +119,29 @@ class Hub:
         """Those that are spoken here without anybody's doing."""
         return (SUBPROTOCOL,) if self.mode is Mode.BROADCAST else ()
 
+    def limits_by_flag(self) -> dict[str, float]:
+        """Return the limits that there are, by the flag that sets each."""
+        history = self.settings.history
+        given = {
+            "--max-rooms": math.inf if self._max_rooms is None else self._max_rooms,
+            "--max-peers": self.settings.max_peers,
+            "--max-lag": self.settings.max_lag_bytes,
+            "--history": history.messages,
+            "--history-bytes": history.max_bytes,
+            "--history-age": history.max_age_s,
+        }
+        return {flag: limit for flag, limit in given.items() if limit != math.inf}
+
     def admit(self, request: Request) -> Refusal | None:
         """Return why a request can't be let into the room of its path, if it can't."""
         path = request.path or ""
         room = self._occupied.get(path)
         if room is None and self._max_rooms is not None and len(self._occupied) >= self._max_rooms:
-            return Refusal(503, "too_many_rooms", "There are as many rooms as there may be; try again later.", _LATER)
+            told = f"There are as many rooms as this server takes ({self._max_rooms}); try again later."
+            return Refusal(503, "too_many_rooms", told, _LATER)
         if room is not None and len(room) >= room.settings.max_peers:
-            return Refusal(503, "room_full", "This room is full; try again later.", _LATER)
+            told = f"There are as many peers in this room as it takes ({room.settings.max_peers}); try again later."
+            return Refusal(503, "room_full", told, _LATER)
         reading = read_request(request)
         return reading if isinstance(reading, Refusal) else None
 

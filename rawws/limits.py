@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 KIB = 1024
@@ -46,3 +47,20 @@ class Limits:
     close_timeout_s: float = 10.0
     # How long a stopping server waits for its peers.
     drain_s: float = 5.0
+
+    def by_flag(self) -> dict[str, float]:
+        """Return those that are switched on, by the flag that sets each."""
+        given = {
+            "--max-head": self.max_header_bytes,
+            "--max-headers": self.max_headers,
+            "--max-target": self.max_target_bytes,
+            "--max-size": self.max_message_bytes,
+            "--open-timeout": self.header_timeout_s,
+            "--keep-alive": self.keep_alive_timeout_s,
+            "--rate": self.messages_per_s,
+            "--ping-interval": self.ping_interval_s,
+            "--ping-timeout": self.ping_timeout_s,
+            "--close-timeout": self.close_timeout_s,
+            "--drain": self.drain_s,
+        }
+        return {flag: limit for flag, limit in given.items() if limit and limit not in (NO_LIMIT, math.inf)}

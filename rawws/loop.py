@@ -32,6 +32,7 @@ import trio
 from rawws import logs, tracing
 from rawws.deadlines import Deadlines
 from rawws.errors import Cause
+from rawws.memory import Memory
 from rawws.peer import NOWHERE, Endpoint, Peer
 from rawws.room import Room
 from rawws.slow import SlowPeers
@@ -92,6 +93,7 @@ class Loop:
         self._poller = make_poller()
         self.traffic = Traffic()
         self.slow = SlowPeers(self)
+        self.memory = Memory(self)
         self.deadlines = Deadlines(self)
 
     @property

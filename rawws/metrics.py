@@ -98,6 +98,16 @@ class _Collector:
             "rawws_slowest_peer_lag_bytes", "How far the slowest peer is behind its room.", max(lags, default=0)
         )
         yield Gauge(
+            "rawws_held_bytes",
+            "Bytes held for peers and in the logs of their rooms (--max-memory).",
+            current_loop().memory.used_bytes(),
+        )
+        yield Gauge("rawws_longest_block_seconds", "That the loop was kept waiting, at most.", traffic.longest_block_s)
+        yield _with_label(
+            Gauge("rawws_limit", "Limits, by their flag; what is switched off is not here.", labels=["flag"]),
+            sorted(self._exchange.limits_by_flag.items()),
+        )
+        yield Gauge(
             "rawws_log_bytes", "Bytes kept in the logs of all rooms.", sum(room.log.kept_bytes for room in rooms)
         )
         if (backplane := self._hub.backplane) is not None:

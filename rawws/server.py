@@ -28,7 +28,7 @@ from rawws.exchange import (
 )
 from rawws.gate import Gate
 from rawws.hub import Hub
-from rawws.limits import MIB, NO_LIMIT, Limits
+from rawws.limits import KIB, MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.tracing import Tracer
@@ -429,6 +429,11 @@ async def serve(
     rate: float | None = None,
     max_connections: int | None = None,
     max_connections_per_ip: int | None = None,
+    max_memory: int | None = None,
+    max_head: int = 16 * KIB,
+    max_headers: int = 100,
+    max_target: int = 8 * KIB,
+    keep_alive: float | None = 75,
     trusted_proxies: Sequence[str] = (),
     server_header: str | None = None,
     drain: float | None = 5,
@@ -471,7 +476,9 @@ async def serve(
 
     Its limits:
 
-    - ``open_timeout``: for the opening handshake, and for each further request.
+    - ``open_timeout``: for the opening handshake, and for each further request. ``keep_alive``: between two requests.
+    - ``max_head``, ``max_headers``, ``max_target``: of a request's head in bytes, its fields, and its target in bytes;
+      else 431 and 414.
     - ``ping_interval``, ``ping_timeout``: a ping so often, and so long for any byte in answer, else 1011.
     - ``close_timeout``: for the peer's half of the closing handshake.
     - ``max_size``: of a message, else 1009. ``max_queue``: messages that wait for ``recv`` before the peer is held
@@ -479,6 +486,8 @@ async def serve(
     - ``rate``: messages in a second that a peer may send into a hub's room; more are read later.
     - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Behind a proxy, list it in
       ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
+    - ``max_memory``: what peers and rooms may hold together, in all servers of this `trio.run`: beyond it those are
+      closed with 1013 that hold most.
     - ``drain``: how long a stopping server waits for its peers and their handlers; when there are many, their closes
       are spread over it.
 
@@ -488,6 +497,10 @@ async def serve(
     Raises `ListenError` when it can't listen, and `UsageError` for arguments that can't be used.
     """
     limits = Limits(
+        max_header_bytes=max_head,
+        max_headers=max_headers,
+        max_target_bytes=max_target,
+        keep_alive_timeout_s=keep_alive or 0.0,
         max_message_bytes=NO_LIMIT if max_size is None else max_size,
         max_queue=NO_LIMIT if max_queue is None else max_queue,
         header_timeout_s=open_timeout or 0.0,
@@ -511,6 +524,11 @@ async def serve(
         tracer=tracer,
     )
     gate = Gate(max_connections, max_connections_per_ip, trusted_proxies)
+    memory = {} if max_memory is None else {"--max-memory": max_memory}
+    rooms = handler.limits_by_flag() if isinstance(handler, Hub) else {}
+    service.limits_by_flag = {**limits.by_flag(), **gate.limits_by_flag(), **memory, **rooms}
+    if max_memory is not None:
+        current_loop().memory.max_bytes = max_memory
     checked_routes = {path: _as_route(path, route) for path, route in (routes or {}).items()}
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(http, web.HttpApp):

@@ -19,4 +19,5 @@ class Traffic:
     bytes_out: int = 0
     turns: int = 0
     turns_s: float = 0.0
+    longest_block_s: float = 0.0  # that something in the process kept all else waiting
     ends: Counter[Cause] = field(default_factory=Counter)  # of connections

@@ -97,6 +97,16 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
         "subprotocols": [],
         "max_size": 1 << 20,
         "rate": 0,
+        "max_memory": None,
+        "max_connections": None,
+        "max_connections_per_ip": None,
+        "trusted_proxies": [],
+        "max_head": 16 << 10,
+        "max_headers": 100,
+        "max_target": 8 << 10,
+        "open_timeout": 10,
+        "keep_alive": 75,
+        "close_timeout": 10,
         "ping_interval": 20,
         "ping_timeout": 20,
         "drain": 5,
@@ -115,7 +125,9 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
         "--allow-origin https://hoppscotch.io --allow-origin http://other.example:81 "
         "--subprotocol chat.v2 --subprotocol chat.v1 "
         "--slow latest --latest-key symbol --history 100 --history-bytes 64k --history-age 60 "
-        "--read-only --rate 2.5 --max-rooms 1000 --max-peers 50"
+        "--read-only --rate 2.5 --max-rooms 1000 --max-peers 50 --allow-host chat.example "
+        "--max-memory 1G --max-connections 9 --max-connections-per-ip 3 --trusted-proxy 10.0.0.0/8 "
+        "--max-head 4k --max-headers 20 --max-target 1k --open-timeout 2 --keep-alive 5 --close-timeout 1"
     )
     assert rawws.cli.main([*command, *flags.split()]) == 0
     assert (ran.host, ran.port) == ("::1", 9)
@@ -135,6 +147,17 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
     }
     expected = {
         "subprotocols": ["chat.v2", "chat.v1"],
+        "hosts": ["chat.example"],
+        "max_memory": 1 << 30,
+        "max_connections": 9,
+        "max_connections_per_ip": 3,
+        "trusted_proxies": ["10.0.0.0/8"],
+        "max_head": 4096,
+        "max_headers": 20,
+        "max_target": 1024,
+        "open_timeout": 2,
+        "keep_alive": 5,
+        "close_timeout": 1,
         "max_size": 64 * 1024,
         "ping_interval": 1.5,
         "ping_timeout": 0.0,

@@ -157,6 +157,16 @@ class _Program:
             subprotocols=options.subprotocol,
             max_size=options.max_size,
             rate=options.rate,
+            max_memory=options.max_memory,
+            max_connections=options.max_connections,
+            max_connections_per_ip=options.max_connections_per_ip,
+            trusted_proxies=options.trusted_proxy,
+            max_head=options.max_head,
+            max_headers=options.max_headers,
+            max_target=options.max_target,
+            open_timeout=options.open_timeout,
+            keep_alive=options.keep_alive,
+            close_timeout=options.close_timeout,
             ping_interval=options.ping_interval,
             ping_timeout=options.ping_timeout,
             drain=options.drain,
@@ -302,7 +312,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-lag", type=size, metavar="BYTES", default=MAX_LAG_BYTES,
         help="how far a peer may fall behind before it is closed with 1013 (default: 16M)",
     )  # fmt: skip
+    limits.add_argument(
+        "--max-memory", type=size, metavar="BYTES",
+        help="what peers and rooms may hold together; beyond it those are closed that hold most (default: no limit)",
+    )  # fmt: skip
+    limits.add_argument("--max-connections", type=count, metavar="N", help="at once; more get 503 (default: no limit)")
+    limits.add_argument(
+        "--max-connections-per-ip", type=count, metavar="N", help="from one address; more get 429 (default: no limit)"
+    )
+    limits.add_argument(
+        "--trusted-proxy", metavar="NETWORK", action="append", default=[],
+        help="believe the X-Forwarded-For of proxies there, such as 10.0.0.0/8; may be repeated",
+    )  # fmt: skip
+    for flag, most, what in (
+        ("--max-head", "16k", "of a request's head; a larger one gets 431"),
+        ("--max-target", "8k", "of a request's target; a longer one gets 414"),
+    ):
+        limits.add_argument(flag, type=size, metavar="BYTES", default=size(most), help=f"{what} (default: {most})")
+    limits.add_argument(
+        "--max-headers", type=count, metavar="N", default=defaults.max_headers,
+        help="fields in a request's head; more get 431 (default: %(default)s)",
+    )  # fmt: skip
     for flag, default, what in (
+        ("--open-timeout", defaults.header_timeout_s, "for a request's head to come; then it gets 408; 0 for no limit"),
+        ("--keep-alive", defaults.keep_alive_timeout_s, "that a connection may rest between requests; 0 for no limit"),
+        ("--close-timeout", defaults.close_timeout_s, "for a peer's half of the closing handshake; 0 for no limit"),
         ("--ping-interval", defaults.ping_interval_s, "between two pings to a peer; 0 for none"),
         ("--ping-timeout", defaults.ping_timeout_s, "that a peer has to send any byte after a ping; 0 for no limit"),
         ("--drain", defaults.drain_s, "that a stopping server waits for its peers"),

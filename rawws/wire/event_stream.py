@@ -24,6 +24,7 @@ class EventStream:
     our_role = Role.SERVER
     on_frame = None
     shown_bytes = 0
+    held_bytes = 0
     fault: Fault | None = None
     close_rcvd: CloseFrame | None = None
     close_begun_by: Role | None = None

@@ -127,6 +127,11 @@ class FastReader:
     def is_idle(self) -> bool:
         return self._incomplete is None and not self._held
 
+    @property
+    def held_bytes(self) -> int:
+        """How much memory a message takes that has not come whole."""
+        return len(self._held) + (0 if self._incomplete is None else len(self._incomplete.payload))
+
     def give_up(self) -> bytes:
         """Return the bytes of the frame that has been begun, as they stood on the wire, and forget it."""
         incomplete, held = self._incomplete, self._held

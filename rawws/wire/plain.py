@@ -100,6 +100,11 @@ class PlainReader:
         """Whether it stands at a frame boundary outside of a message: another reader could go on from here."""
         return self._scanner.at_boundary and not self._in_message and not self.ended
 
+    @property
+    def held_bytes(self) -> int:
+        """How much memory a message takes that has not come whole."""
+        return 0 if self._message is None else len(self._message)
+
     def read(
         self,
         data: bytes,

@@ -125,6 +125,12 @@ class Session:
         )
 
     @property
+    def held_bytes(self) -> int:
+        """How much memory a message takes that has not come whole."""
+        fast = 0 if self._fast is None else self._fast.held_bytes
+        return fast + (0 if self._plain is None else self._plain.held_bytes)
+
+    @property
     def is_closed(self) -> bool:
         """Whether both closes have crossed, or we failed the connection."""
         return self.state is State.CLOSED

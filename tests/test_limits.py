@@ -1,0 +1,157 @@
+"""Limits of the whole server: each has a name, is told at /metrics, and says what it was when it refuses."""
+
+from __future__ import annotations
+
+import re
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+import rawws
+from rawws.loop import current_loop
+from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, get, masked, seen_close, upgrade
+
+KIB = 1024
+
+
+async def open_client(server: rawws.Server, path: str = "/") -> Client:
+    client = await Client.unconnected().connect(server.port)
+    return await client.open(path)
+
+
+async def start(nursery: trio.Nursery, handler: Any, **settings: Any) -> rawws.Server:
+    server: rawws.Server = await nursery.start(partial(rawws.serve, handler, 0, host=LOOPBACK, **settings))
+    return server
+
+
+# Memory, all in all
+
+
+async def test_those_go_first_that_hold_most(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    hub = rawws.Hub()
+    server = await start(nursery, hub, max_memory=4000 * KIB)
+    with trio.fail_after(PATIENCE_S):
+        quick, mute = [await open_client(server, "/news") for _ in range(2)]
+        room, message = hub.room("/news"), b"x" * 64 * KIB
+        for _ in range(200):
+            room.publish(message)
+            assert (await quick.frame()).payload == message
+            assert current_loop().memory.used_bytes() < 8000 * KIB
+            if "--max-memory" in caplog.text:
+                break
+            await trio.sleep(0.005)
+        assert re.search(r"#2 ! is closed, since it holds \d+ of them: the server holds \d+ bytes for its peers, "
+                         r"over its limit of 4096000 \(--max-memory\)", caplog.text)  # fmt: skip
+        assert len(room) == 1
+        room.publish("goes on")
+        assert (await quick.frame()).payload == b"goes on"
+        assert current_loop().memory.used_bytes() < 4000 * KIB
+    mute.hang_up()
+    quick.hang_up()
+    server.stop()
+
+
+async def test_what_waits_for_a_program_counts_and_what_has_not_come_whole(nursery: trio.Nursery) -> None:
+    async def never_reads(_: rawws.WebSocket) -> None:
+        await trio.sleep_forever()
+
+    server = await start(nursery, never_reads, max_memory=300 * KIB, drain=0)
+    with trio.fail_after(PATIENCE_S):
+        full, begun, idle = [await open_client(server) for _ in range(3)]
+        for _ in range(4):
+            await full.send(masked(2, b"x" * 50 * KIB))
+        await begun.send(masked(2, b"x" * 150 * KIB)[: 120 * KIB])
+        assert await full.frame() == seen_close(1013, "the server's memory is full")
+        with trio.move_on_after(0.2) as waiting:
+            await begun.frame()
+        assert waiting.cancelled_caught, "it may stay: it is enough that the other one is gone"
+        await idle.send(masked(9, b"?"))
+        assert (await idle.frame()).payload == b"?"
+    for client in (full, begun, idle):
+        client.hang_up()
+    server.stop()
+
+
+async def test_histories_alone_are_told_of_once(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    hub = rawws.Hub(history=1000)
+    server = await start(nursery, hub, max_memory=10 * KIB)
+    client = await open_client(server, "/news")
+    for _ in range(20):
+        hub.room("/news").publish(b"x" * KIB)
+    with trio.fail_after(PATIENCE_S):
+        await client.frames(20)
+        while "--history-bytes" not in caplog.text:
+            await trio.sleep(0.01)
+        await trio.sleep(0.25)
+    assert caplog.text.count("--history-bytes") == 1
+    assert len(hub.room("/news")) == 1
+    client.hang_up()
+    server.stop()
+
+
+# Time, all in all
+
+
+async def test_a_program_that_blocks_is_told_of(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    async def computes(ws: rawws.WebSocket) -> None:
+        async for _ in ws:
+            time.sleep(0.8)
+
+    server = await start(nursery, computes, ping_interval=0.4)
+    client = await open_client(server)
+    await client.send(masked(1, b"go"))
+    with trio.fail_after(PATIENCE_S):
+        while "nobody was served for" not in caplog.text:
+            await trio.sleep(0.05)
+    assert current_loop().traffic.longest_block_s >= 0.5
+    client.hang_up()
+    server.stop()
+
+
+# By name
+
+
+@pytest.mark.parametrize(
+    ("flags", "request_", "status", "told"),
+    [
+        (["--max-connections", "1"], get(), 503, "as many connections as it takes (1)"),
+        (["--max-connections-per-ip", "1"], get(), 429, "takes from one address (1)"),
+        (["--max-head", "1k"], get("/", "X: " + "y" * 2000), 431, "over the limit of 1024 bytes"),
+        (["--max-headers", "3"], get("/", "A: 1", "B: 2", "C: 3"), 431, "more than 3 header fields"),
+        (["--max-target", "10"], get("/" + "x" * 60), 414, "over the limit of 10 bytes"),
+        (["--open-timeout", "0.2"], b"GET / HTTP/1.1\r\n", 408, "within 0.2 seconds"),
+        (["--max-rooms", "1"], upgrade("/two"), 503, "as many rooms as this server takes (1)"),
+        (["--max-peers", "1"], upgrade("/one"), 503, "as many peers in this room as it takes (1)"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+async def test_a_refusal_says_which_limit_it_was_and_how_large(
+    start_program: StartProgram, flags: list[str], request_: bytes, status: int, told: str
+) -> None:
+    program = start_program(*flags)
+    first = await program.connect()
+    if flags[0] != "--max-headers":  # which a handshake is over
+        await first.open("/one")
+    client = await program.connect()
+    with trio.fail_after(PATIENCE_S):
+        answer = await client.ask(request_)
+    assert (answer.status, told in answer.body.decode()) == (status, True), answer
+    first.hang_up()
+    client.hang_up()
+
+
+async def test_every_limit_is_told_by_its_flag(start_program: StartProgram) -> None:
+    flags = {"--max-connections": "100", "--max-memory": "64M", "--max-rooms": "7", "--rate": "50", "--drain": "2"}
+    program = start_program("--metrics", *(each for pair in flags.items() for each in pair))
+    client = await program.connect()
+    body = (await client.ask(get("/metrics"))).body.decode()
+    told = {name: float(value) for name, value in re.findall(r'rawws_limit{flag="([^"]+)"} (\S+)', body)}
+    assert told["--max-connections"] == 100
+    assert told["--max-memory"] == 64 << 20
+    assert (told["--max-rooms"], told["--rate"], told["--drain"], told["--max-size"]) == (7, 50, 2, 1 << 20)
+    usage = start_program.run("--help").stdout
+    assert [flag for flag in told if flag not in usage] == [], "each is a flag"
+    client.hang_up()
