@@ -32,7 +32,7 @@ import trio
 from rawws import logs, tracing
 from rawws.deadlines import Deadlines
 from rawws.errors import Cause
-from rawws.memory import Memory
+from rawws.memory import Memory, unsent
 from rawws.peer import NOWHERE, Endpoint, Peer
 from rawws.room import Room
 from rawws.slow import SlowPeers
@@ -46,6 +46,7 @@ from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 from rawws.wire.trace import FAULT, STATE
+from rawws.wire.trail import describe_trail
 
 # How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
 # already costs far more in copying than in the system call) and every peer wait longer for its turn.
@@ -89,6 +90,7 @@ class Loop:
         self._leaving: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last words
         self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
         self._errands: list[Peer] = []  # to be flushed soon
+        self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
         self._poller = make_poller()
         self.traffic = Traffic()
@@ -185,7 +187,7 @@ class Loop:
 
     def _take_turns(self) -> None:
         """Take turns until no socket is ready, or other tasks have waited for long enough."""
-        began = time.perf_counter()
+        began = self._turn_at = time.perf_counter()
         until = began + TURNS_S
         while True:
             if not self._ready:
@@ -196,7 +198,7 @@ class Loop:
             self.traffic.turns += 1
             now = time.perf_counter()
             self.traffic.turns_s += now - began
-            began = now
+            began = self._turn_at = now
             if now > until:
                 return
 
@@ -245,6 +247,7 @@ class Loop:
         self.traffic.bytes_in += size
         peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
         peer.heard = True
+        peer.heard_at = self._turn_at
         self._act_on(peer, session.relay_data(data) if peer.inbox is None else session.receive_data(data))
         if peer.transport.has_pending and peer.interest & READABLE:
             self._ready.append((peer.transport.fileno(), READABLE))
@@ -260,6 +263,7 @@ class Loop:
             return 0
         self.traffic.bytes_in += size
         peer.heard = True
+        peer.heard_at = self._turn_at
         self._act_on(peer, peer.session.received(size))
         if peer.transport.has_pending and peer.interest & READABLE:
             self._ready.append((peer.transport.fileno(), READABLE))
@@ -749,6 +753,7 @@ class Loop:
         fd = peer.transport.fileno()
         if fd < 0:
             return
+        unsent_bytes = unsent(peer)
         self._forget_rooms(peer)
         del self.peers[fd]
         self._poller.remove(fd)
@@ -769,6 +774,8 @@ class Loop:
         if peer.pace is not None and peer.pace.skipped:
             end += f"; it read too slowly, and {peer.pace.skipped} messages were skipped"
         tracer.ended(peer.number, end)
+        if not orderly and (before := _what_was_before(peer, unsent_bytes)):
+            self.log(peer, STATE, before)
         self.log(peer, STATE if orderly else FAULT, end)
 
     def show_frames(self, endpoint: Endpoint) -> None:
@@ -789,3 +796,15 @@ class Loop:
 
     def log(self, peer: Peer, mark: str, text: str, level: int = logging.INFO) -> None:
         logs.line(logs.hub, level, peer.number, mark, text)
+
+
+def _what_was_before(peer: Peer, unsent_bytes: int) -> str:
+    """Return what is known of a connection that doesn't end well, so that nobody need wonder."""
+    told = []
+    if frames := describe_trail(peer.session.trail):
+        them = peer.session.our_role.other.name.lower()
+        ago_s = time.perf_counter() - peer.heard_at
+        told.append(f"the last frames from the {them} were {frames}, {ago_s:.1f} s ago")
+    if unsent_bytes:
+        told.append(f"{unsent_bytes:,} bytes for it had not gone out")
+    return "; ".join(told)

@@ -75,9 +75,14 @@ def own_bytes(peer: Peer) -> int:
     return peer.outbox_bytes + peer.session.held_bytes + waiting
 
 
+def unsent(peer: Peer) -> int:
+    """Return how many bytes wait for a peer's socket: its own, and what it lacks of its rooms."""
+    if peer.cursors is None:
+        return peer.outbox_bytes
+    rooms = [(room, cursor) for room, cursor in peer.cursors.items() if not room.conflates]
+    return peer.outbox_bytes + sum(room.log.lag_bytes(cursor, peer.form) for room, cursor in rooms)
+
+
 def _weight(peer: Peer) -> int:
     """Return how much would not have to be held if it weren't for a peer, at most."""
-    lag = 0
-    if peer.cursors is not None:
-        lag = sum(room.log.lag_bytes(cursor, peer.form) for room, cursor in peer.cursors.items() if not room.conflates)
-    return own_bytes(peer) + lag
+    return own_bytes(peer) - peer.outbox_bytes + unsent(peer)

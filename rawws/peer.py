@@ -7,6 +7,7 @@ to, back to itself, or into an `Inbox`, where the program that holds its `WebSoc
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -107,6 +108,7 @@ class Peer:
         "endpoint",
         "form",
         "heard",
+        "heard_at",
         "in_message",
         "in_segment",
         "inbox",
@@ -146,6 +148,7 @@ class Peer:
         self.interest = READABLE
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
         self.heard = False  # anything, since the last ping
+        self.heard_at = time.perf_counter()
         self.ping_at = math.inf
         self.answer_by = math.inf  # when the last ping must have been answered
         self.close_at = math.inf  # when the socket is closed, whatever the peer does

@@ -214,6 +214,37 @@ async def test_the_last_line_says_who_closed_with_which_code_and_why(
     assert told(caplog)[-1].startswith(f"INFO hub #1 {end}")
 
 
+async def test_of_who_vanishes_the_log_says_what_came_last_and_what_it_lacks(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rawws")
+    running = await serve()
+    client = await running.open()
+    await client.send(text("Hello"))
+    assert await client.frame() == seen_text("Hello")
+    await client.send(ping(b"?"))
+    await client.frame()
+    for _ in range(100):
+        running.hub.room("/").publish(b"x" * 100_000)
+    client.reset()
+    await wait_left(running)
+    before, end = told(caplog)[-2:]
+    pattern = r"INFO hub #1 = the last frames from the client were TEXT of 5 bytes, PING of 1 byte, \d\.\d s ago; "
+    assert re.fullmatch(pattern + r"[\d,]+ bytes for it had not gone out", before), before
+    assert end.startswith("INFO hub #1 ! lost without a close (1006); ")
+
+
+async def test_of_who_closes_in_order_it_says_nothing_more(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rawws")
+    running = await serve()
+    client = await running.open()
+    await client.send(text("Hello") + close())
+    await client.frames_to_close()
+    client.hang_up()
+    await wait_left(running)
+    assert "the last frames" not in "".join(told(caplog))
+
+
 # Secrets and forgeries
 
 

@@ -10,6 +10,7 @@ from rawws.errors import Fault
 from rawws.wire.events import CloseFrame, Event
 from rawws.wire.role import Role
 from rawws.wire.session import State
+from rawws.wire.trail import NO_TRAIL
 
 CONTENT_TYPE = "text/event-stream"
 # How long a reader that was cut off waits before it comes back.
@@ -25,6 +26,7 @@ class EventStream:
     on_frame = None
     shown_bytes = 0
     held_bytes = 0
+    trail = NO_TRAIL
     fault: Fault | None = None
     close_rcvd: CloseFrame | None = None
     close_begun_by: Role | None = None

@@ -36,6 +36,7 @@ from rawws.wire.frames import (
     parse_header,
 )
 from rawws.wire.role import Role
+from rawws.wire.trail import LENGTH_BITS, NO_TRAIL, follow
 
 # A NamedTuple's own constructor takes its arguments by name through a second call; this takes 0.2 µs less.
 _message = partial(tuple.__new__, Message)
@@ -113,7 +114,7 @@ class FastReader:
     says that permessage-deflate was agreed on: then a whole, compressed frame is taken too.
     """
 
-    __slots__ = ("_held", "_incomplete", "_inflates", "_is_masked", "_relays", "max_message_bytes")
+    __slots__ = ("_held", "_incomplete", "_inflates", "_is_masked", "_relays", "max_message_bytes", "trail")
 
     def __init__(self, our_role: Role, max_message_bytes: int, *, inflates: bool, relays: bool) -> None:
         self.max_message_bytes = max_message_bytes
@@ -122,6 +123,7 @@ class FastReader:
         self._is_masked = our_role is Role.SERVER
         self._held = b""  # the beginning of a header in which nothing is wrong so far
         self._incomplete: _Incomplete | None = None
+        self.trail = NO_TRAIL
 
     @property
     def is_idle(self) -> bool:
@@ -158,6 +160,7 @@ class FastReader:
             return incomplete.as_received()
         if not incomplete.missing:
             self._incomplete = None
+            self.trail = follow(self.trail, incomplete.first_byte, incomplete.payload_bytes)
             self._add(_TEXT if incomplete.first_byte == _WHOLE_TEXT else _BINARY, incomplete.payload, out)
         return None
 
@@ -169,7 +172,7 @@ class FastReader:
         The loop is where a busy server spends its time: what can be a local variable is one, and a step is
         written out where calling it would cost as much as the step.
         """
-        position = 0
+        position = first = length = 0
         if self._held:
             data = self._held + data
             self._held = b""
@@ -182,7 +185,8 @@ class FastReader:
             if incomplete.missing:
                 return None
             self._incomplete = None
-            self._add(_TEXT if incomplete.first_byte == _WHOLE_TEXT else _BINARY, incomplete.payload, out)
+            first, length = incomplete.first_byte, incomplete.payload_bytes
+            self._add(_TEXT if first == _WHOLE_TEXT else _BINARY, incomplete.payload, out)
         end = len(data)
         limit = self.max_message_bytes
         relays = self._relays
@@ -231,6 +235,8 @@ class FastReader:
                 break
             position = next_position
         if position == end:
+            trail = self.trail  # follow(), written out
+            self.trail = (first << LENGTH_BITS | length, trail[0], trail[1], trail[2])
             return None
         return self._begin_incomplete(data, position)
 

@@ -21,6 +21,7 @@ from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message,
 from rawws.wire.frames import CONTROL, MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, FrameScanner, Opcode
 from rawws.wire.role import Role
 from rawws.wire.trace import FrameRecorder
+from rawws.wire.trail import NO_TRAIL, follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,12 @@ class PlainReader:
         "max_message_bytes",
         "shown_bytes",
         "streams",
+        "trail",
     )
 
     def __init__(self, our_role: Role, max_message_bytes: int, extensions: Sequence[Extension] = ()) -> None:
         self.max_message_bytes = max_message_bytes
+        self.trail = NO_TRAIL
         self.ended = False  # a close was read, or a fault found: nothing more will be
         self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, to ``on_frame``
         self.streams = False  # messages that begin from here on come in parts
@@ -157,6 +160,7 @@ class PlainReader:
 
         Control frames, which may come between fragments, never touch the count.
         """
+        self.trail = follow(self.trail, header.raw[0], header.payload_bytes)
         if on_frame is not None or header.opcode == Opcode.CLOSE:
             self._recorder = FrameRecorder(header, self.shown_bytes)
         if header.opcode & CONTROL:

@@ -36,6 +36,7 @@ from rawws.wire.frames import (
 from rawws.wire.plain import PlainEncoder, PlainReader
 from rawws.wire.role import Role
 from rawws.wire.trace import FrameRecorder
+from rawws.wire.trail import NO_TRAIL, Trail
 
 
 class State(Enum):
@@ -123,6 +124,13 @@ class Session:
             f"<Session {self.our_role.name} {self.state.value} close_sent={self.close_sent} "
             f"close_rcvd={self.close_rcvd} fault={self.fault and self.fault.code}>"
         )
+
+    @property
+    def trail(self) -> Trail:
+        """The last frames that have come."""
+        if self._plain is not None:
+            return self._plain.trail
+        return NO_TRAIL if self._fast is None else self._fast.trail
 
     @property
     def held_bytes(self) -> int:
@@ -249,6 +257,7 @@ class Session:
             elif self._echoes and isinstance(event, PingReceived) and self.outgoing:
                 out.append(self.data_to_send())
         if self._fast is not None and self._plain.is_idle:
+            self._fast.trail = self._plain.trail
             self._plain = None
         return data[position:]
 
@@ -261,6 +270,7 @@ class Session:
     def _make_plain(self) -> PlainReader:
         inflaters = [self._inflater or Inflater(self.max_message_bytes)] if self._inflates else []
         plain = PlainReader(self.our_role, self.max_message_bytes, inflaters)
+        plain.trail = self.trail
         plain.streams = self._streams
         plain.shown_bytes = self.shown_bytes
         return plain
