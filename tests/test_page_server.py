@@ -240,13 +240,15 @@ async def test_a_page_that_does_not_read_costs_no_more_than_its_budget(
 
     monkeypatch.setattr(Tracer, "add", note)
     async with watched(nursery) as (server, _, _):  # nobody reads what the page is told
+        has_rested = False
         async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/room", compression=None) as ws:
             for _ in range(2000):
                 await ws.send("x" * 4000)
                 await ws.recv()
-        (sink,) = seen
-        assert sum(map(len, sink._waiting)) < 120_000
-        assert not sink.wants_frames
+                (sink,) = seen
+                has_rested = has_rested or not sink.wants_frames
+                assert sum(map(len, sink._waiting)) < 120_000
+        assert has_rested
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 4097, 4100, 4200, 65536, 65540, 100_000])
