@@ -1,0 +1,76 @@
+"""What broke other implementations: what has no test elsewhere; and that the README's list of tests is true."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from rawws.errors import UsageError
+from rawws.room_posts import Guard
+from rawws.wire.deflate import answer_offers
+from rawws.wire.handshake import Origins
+from rawws.wire.hosts import is_local_name
+from rawws.wire.message_ids import parse_id
+from rawws.wire.messages import Headers, Request
+from rawws.wire.reading import read_query
+
+ROOT = Path(__file__).resolve().parent.parent
+SECURITY = (ROOT / "README.md").read_text("utf-8").partition("\n## Security\n")[2].partition("\n## ")[0]
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", SECURITY)))
+
+
+def test_the_readme_names_tests() -> None:
+    assert len(NAMED) > 20
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED, ids=[name for _, name in NAMED])
+def test_what_the_readme_names_is_there(file: str, name: str) -> None:
+    assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text("utf-8"), re.MULTILINE)
+
+
+def took_s(size: int) -> float:
+    """Return how long everything takes that reads a header's value by itself, for values of that size."""
+    spaces, semicolons, digits = " " * size, ";" * size, "1" * size
+    began = time.perf_counter()
+    for value in (
+        f"a{spaces}b",
+        f"permessage-deflate{semicolons}",
+        f'permessage-deflate; x="{spaces}',
+        f",{spaces}," * 2,
+    ):
+        Headers([("Upgrade", value)]).tokens("Upgrade")
+        answer_offers([value])
+        Origins(["https://a.example"]).allow(f"https://{value}", value)
+        is_local_name(value)
+    for text in (digits, f"{digits}-{digits}", f"a-{digits}x"):
+        with pytest.raises(UsageError):
+            parse_id(text)
+    read_query("&" * size)
+    return time.perf_counter() - began
+
+
+def test_a_long_header_takes_no_longer_than_its_length() -> None:
+    # What backtracks takes a hundred or a million times as long for ten times as much.
+    few = min(took_s(2_000) for _ in range(5))
+    many = min(took_s(20_000) for _ in range(5))
+    assert many < max(60 * few, 0.5)
+
+
+def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    compare = hmac.compare_digest
+
+    def note(given: bytes, right: bytes) -> bool:
+        compared.append((given, right))
+        return compare(given, right)
+
+    monkeypatch.setattr(hmac, "compare_digest", note)
+    guard = Guard("right")
+    for given, refused in (("right", False), ("wrong", True), ("rig", True)):
+        request = Request("POST", "/", "1.1", Headers([("Authorization", f"Bearer {given}")]))
+        assert (guard.refuse_writing(request) is not None) is refused
+    assert compared == [(b"right", b"right"), (b"wrong", b"right"), (b"rig", b"right")]
