@@ -191,7 +191,9 @@ class HttpConnection:
             if upgraded is not None or not self.http.can_continue or self.service.stopping:
                 return upgraded
             self.http.start_next_request()
-            if not self.http.request_begun and not await self._wait_for_next():
+            if self.http.request_begun:
+                await trio.lowlevel.checkpoint()  # a thousand may be here already
+            elif not await self._wait_for_next():
                 return None
             self._set_deadline()
 
@@ -218,6 +220,7 @@ class HttpConnection:
         while (event := self.http.next_event()) is Signal.NEED_DATA:
             with trio.move_on_at(deadline) as scope, self.resting(scope, is_head):
                 self.http.receive_data(await self._receive())
+                await trio.lowlevel.checkpoint_if_cancelled()  # who never stops sending runs out of time too
             if scope.cancelled_caught:
                 if is_head and self.service.stopping:
                     return Signal.END_OF_STREAM
@@ -535,6 +538,7 @@ class Exchange:
             await self._connection.send(self._connection.http.go_on())
         event = await self._connection.receive_event(deadline)
         if isinstance(event, BodyPart):
+            await trio.lowlevel.checkpoint()  # ten thousand chunks may be here already
             return event.data
         if event is Signal.END_OF_BODY:
             self._body_ended = True
@@ -547,10 +551,10 @@ class Exchange:
 
     async def read_body(self) -> bytes:
         """Return the whole body, which arrives in the time that a request may take."""
-        pieces = []
+        body = bytearray()
         while piece := await self._receive_body(self._connection.deadline):
-            pieces.append(piece)
-        return b"".join(pieces)
+            body += piece
+        return bytes(body)
 
     async def pass_over_body(self) -> None:
         """Read past a body that nobody wants, so that the connection can be kept; a client that waits isn't asked."""

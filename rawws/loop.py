@@ -51,6 +51,10 @@ from rawws.wire.trail import describe_trail
 # How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
 # already costs far more in copying than in the system call) and every peer wait longer for its turn.
 TURN_BYTES = 16 * RECEIVE_BYTES
+# For so long, however few bytes that is: tiny frames that wsproto reads take a hundred times as long as large ones.
+TURN_S = 0.02
+# The least that is asked for of a peer whose bytes take long to read.
+LEAST_RECEIVE_BYTES = 4 * 1024
 
 # For so long the loop may keep the thread while there is work, before other tasks (connections in their HTTP
 # phase, programs that handle messages) get their turn. Going through trio costs as much as five messages (40 µs),
@@ -208,6 +212,7 @@ class Loop:
         peers = self.peers
         ready = iter(self._ready)
         self._ready = []
+        until = time.perf_counter() + TURN_S
         for fd, events in ready:
             peer = peers.get(fd)
             if peer is None:
@@ -221,7 +226,7 @@ class Loop:
                 # Ours to mend, but not a reason to leave the others without a server.
                 logs.hub.exception("#%d ! an error in rawws itself; the connection is dropped", peer.number)
                 self.drop(peer, Cause.ERROR, "dropped because of an error in rawws")
-            if budget <= 0:
+            if budget <= 0 or time.perf_counter() > until:
                 break
         self._ready = [*ready, *self._ready]  # what is left has its turn first
         if self._fresh or self._leaving:
@@ -245,10 +250,18 @@ class Loop:
             self._end_of_stream(peer)
             return 0
         self.traffic.bytes_in += size
-        peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
         peer.heard = True
         peer.heard_at = self._turn_at
-        self._act_on(peer, session.relay_data(data) if peer.inbox is None else session.receive_data(data))
+        if size < LEAST_RECEIVE_BYTES:
+            peer.receive_bytes = RECEIVE_BYTES
+            self._act_on(peer, session.relay_data(data) if peer.inbox is None else session.receive_data(data))
+        else:
+            began = time.perf_counter()
+            self._act_on(peer, session.relay_data(data) if peer.inbox is None else session.receive_data(data))
+            if (time.perf_counter() - began) * RECEIVE_BYTES > size * TURN_S:
+                peer.receive_bytes = LEAST_RECEIVE_BYTES
+            else:
+                peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
         if peer.transport.has_pending and peer.interest & READABLE:
             self._ready.append((peer.transport.fileno(), READABLE))
         return size

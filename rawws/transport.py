@@ -129,7 +129,13 @@ class Transport:
         """Complete what comes before the first byte of data. Cancelled, only closing is left."""
 
     async def receive(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
-        """Return the next bytes, empty at the end of the stream. Cancelling loses none."""
+        """Return the next bytes, empty at the end of the stream. Cancelling loses none.
+
+        Others have their turn in any case, or else who never stops sending would never let them.
+        """
+        if (data := self.try_receive(max_bytes)) is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return data
         while (data := self.try_receive(max_bytes)) is None:
             self._was_waited_for = True
             await trio.lowlevel.wait_readable(self._socket)
@@ -159,7 +165,7 @@ class Transport:
         self.shutdown_write()
         with contextlib.suppress(OSError):
             while await self.receive():
-                pass
+                await trio.lowlevel.checkpoint_if_cancelled()
 
     def detach(self) -> socket.socket:
         """Return the socket itself, which is the caller's from here on; the transport is done with."""

@@ -71,7 +71,7 @@ class HttpPhase:
         phase = cls(limits)
         phase._h11 = connection
         phase._in_head = False
-        while phase.next_event() is not Signal.END_OF_BODY and connection.their_state is h11.SEND_BODY:
+        while connection.their_state is h11.SEND_BODY and phase.next_event() is not Signal.NEED_DATA:
             pass
         return phase
 

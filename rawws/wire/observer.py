@@ -210,6 +210,8 @@ class Observer:
             http = direction.answer = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
             request = asked.request
             fields = [(name, value) for name, value in request.headers.raw() if name.lower() != b"content-length"]
+            if "Host" not in request.headers:  # HTTP/1.0 may do without, and h11 speaks 1.1 only
+                fields.append((b"Host", b"-"))
             http.send(h11.Request(method=request.method, target=request.target, headers=fields))
         try:
             http.receive_data(raw)

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rawws.wire.broadcast_log import BroadcastLog, Cursor
+from rawws.wire.broadcast_log import MAX_RUNS, RUN_BYTES, BroadcastLog, Cursor
 from rawws.wire.encodings import PLAIN, rest_of_message
 from rawws.wire.frames import Opcode, encode_frame
 
@@ -188,3 +188,60 @@ class LogModel(RuleBasedStateMachine):
 
 TestLogModel = LogModel.TestCase
 TestLogModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# Runs
+
+
+def sealed(*segments: bytes) -> BroadcastLog:
+    log = BroadcastLog(shouted)
+    for segment in segments:
+        log.append([segment])
+        log.seal()
+    return log
+
+
+def test_a_run_is_the_segments_from_a_place_on_and_their_sizes() -> None:
+    log = sealed(HELLO, HELLO + PING, LARGE)
+    assert log.run(0, PLAIN) == (HELLO + HELLO + PING + LARGE, [7, 9, len(LARGE)])
+    assert log.run(2, PLAIN) == (LARGE, [len(LARGE)])
+    assert log.run(1, 15) == (HELLO + PING + encode_frame(Opcode.TEXT, b"X" * 15), [9, 17])
+
+
+def test_a_run_ends_at_a_segment_before_it_is_too_long_for_one_send_but_has_one_at_least() -> None:
+    half = encode_frame(Opcode.BINARY, bytes(RUN_BYTES // 2 - 4))
+    log = sealed(half, half, PING, encode_frame(Opcode.BINARY, bytes(RUN_BYTES)), PING)
+    assert log.run(0, PLAIN)[1] == [RUN_BYTES // 2] * 2
+    assert log.run(1, PLAIN)[1] == [RUN_BYTES // 2, 2]
+    assert log.run(2, PLAIN)[1] == [2]
+    assert log.run(3, PLAIN)[1] == [RUN_BYTES + 10]
+
+
+def test_many_who_come_back_at_one_place_are_given_the_same_bytes_in_each_form() -> None:
+    log = sealed(HELLO, LARGE)
+    run = log.run(0, PLAIN)
+    assert log.run(0, PLAIN) is run
+    assert log.run(0, 15) != run
+    assert log.run(0, PLAIN) is run
+
+
+def test_of_the_places_that_runs_are_kept_for_the_oldest_is_given_up_first() -> None:
+    log = sealed(*[HELLO] * (MAX_RUNS + 1))
+    runs = [log.run(number, PLAIN) for number in range(MAX_RUNS)]
+    assert all(log.run(number, PLAIN) is run for number, run in enumerate(runs))
+    log.run(MAX_RUNS, PLAIN)
+    assert log.run(1, PLAIN) is runs[1]
+    again = log.run(0, PLAIN)
+    assert again == runs[0]
+    assert again is not runs[0]
+
+
+def test_trimming_gives_up_the_runs_with_the_segments_that_they_are_made_of() -> None:
+    log = sealed(HELLO, PING, HELLO)
+    run = log.run(1, PLAIN)
+    log.trim(0)
+    assert log.run(1, PLAIN) is run
+    log.trim(1)
+    again = log.run(1, PLAIN)
+    assert again == run == (PING + HELLO, [2, 7])
+    assert again is not run

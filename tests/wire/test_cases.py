@@ -174,3 +174,108 @@ def test_when_enough_has_come() -> None:
 def test_heads_and_frames_are_told_apart() -> None:
     seen = Answer(switched(PONG), ended=False).see(raw_request(HANDSHAKE))
     assert [type(each) for each in seen if isinstance(each, Head | SeenFrame)] == [Head, SeenFrame]
+
+
+# RFC 6455 §4: what a handshake was answered with
+
+
+FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\n\r\n"
+EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+UNCLEAR = (Verdict.UNCLEAR, "the handshake was answered with 403: the case can't be run")
+
+
+@pytest.mark.parametrize(
+    ("raw", "outcome"),
+    [
+        (switched(), (Verdict.GOOD, "101")),
+        (EARLY_HINTS + switched(), (Verdict.GOOD, "101")),
+        (FORBIDDEN, (Verdict.BAD, "403, where 101 was due")),
+        (EARLY_HINTS, (Verdict.BAD, "no answer, where 101 was due")),
+        (b"", (Verdict.BAD, "no answer, where 101 was due")),
+    ],
+)
+def test_4_2_2_a_legal_handshake_is_answered_with_a_101_and_any_1xx_before_it(
+    raw: bytes, outcome: tuple[Verdict, str]
+) -> None:
+    assert judge("tokens", raw) == Outcome(*outcome)
+
+
+def test_frames_in_place_of_an_answer_are_not_http() -> None:
+    assert judge("short-key", PONG, ended=True) == Outcome(Verdict.BAD, "an answer that is not HTTP")
+
+
+def test_what_is_no_handshake_may_be_left_without_an_answer_but_should_not() -> None:
+    assert judge("post", b"", ended=True) == Outcome(Verdict.LAX, "no answer, and the connection closed")
+    assert judge("post", FORBIDDEN) == Outcome(Verdict.GOOD, "403")
+
+
+@pytest.mark.parametrize(
+    ("raw", "outcome"),
+    [
+        (FORBIDDEN, (Verdict.LAX, "403, where it should be 426 or 400")),
+        (switched(), (Verdict.BAD, "101: it was accepted")),
+        (b"HTTP/1.1 400 Bad Request\r\nsec-websocket-version:13\r\n\r\n",
+         (Verdict.GOOD, "400, Sec-WebSocket-Version: 13")),
+    ],
+)  # fmt: skip
+def test_4_4_a_version_that_is_not_spoken_is_refused_with_426_or_400(raw: bytes, outcome: tuple[Verdict, str]) -> None:
+    assert judge("version-12", raw) == Outcome(*outcome)
+
+
+@pytest.mark.parametrize("name", ["fragments", "unmasked", "proper-frames", "ping-125", "close", "half-a-frame"])
+def test_no_frames_can_be_tried_where_the_handshake_was_refused(name: str) -> None:
+    assert judge(name, FORBIDDEN, ended=True) == Outcome(*UNCLEAR)
+
+
+# RFC 6455 §5.1, §5.5, §7.1: what frames were answered with
+
+
+def test_5_1_of_a_server_that_says_nothing_it_is_not_known_whether_it_masks() -> None:
+    assert judge("proper-frames", switched()) == Outcome(Verdict.UNCLEAR, "no frame came")
+    two = switched(encode_frame(Opcode.TEXT, b"hello") + PONG)
+    assert judge("proper-frames", two) == Outcome(Verdict.GOOD, "2 frames, all of them proper")
+
+
+def test_5_5_3_without_the_pong_behind_it_a_ping_was_not_taken() -> None:
+    only = switched(encode_frame(Opcode.PONG, bytes(range(125))))
+    assert judge("ping-125", only) == Outcome(Verdict.BAD, "no pong, and the connection stayed open")
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "outcome"),
+    [
+        ("close", switched(), (Verdict.BAD, "no close in answer, and the connection closed")),
+        ("close", switched(close(1001)),
+         (Verdict.LAX, "a close with 1001 (going away), where 1000 is usual")),
+        ("close-4000", switched(close(4000)), (Verdict.GOOD, "a close with 4000")),
+        ("close-empty", switched(encode_frame(Opcode.CLOSE, b"")),
+         (Verdict.GOOD, "a close with 1005 (no status received)")),
+        ("close-empty", switched(close(1000)), (Verdict.GOOD, "a close with 1000 (normal closure)")),
+        ("close-empty", switched(close(1002)),
+         (Verdict.LAX, "a close with 1002 (protocol error), where 1005 or 1000 is usual")),
+    ],
+)  # fmt: skip
+def test_5_5_1_a_close_is_answered_with_a_close_typically_of_the_same_code(
+    name: str, raw: bytes, outcome: tuple[Verdict, str]
+) -> None:
+    assert judge(name, raw, ended=True) == Outcome(*outcome)
+
+
+@pytest.mark.parametrize(
+    ("raw", "ended", "outcome"),
+    [
+        (switched(), False, (Verdict.BAD, "the connection stayed open")),
+        (switched(), True, (Verdict.GOOD, "the connection closed")),
+        (switched(close(1006)), True,
+         (Verdict.GOOD, "the connection closed, after a close with 1006 (abnormal closure)")),
+    ],
+)  # fmt: skip
+def test_7_1_1_who_has_gone_in_the_middle_of_a_frame_is_let_go_of(
+    raw: bytes, ended: bool, outcome: tuple[Verdict, str]
+) -> None:
+    assert judge("half-a-frame", raw, ended=ended) == Outcome(*outcome)
+
+
+def test_whether_the_client_has_begun_the_closing_handshake_is_known() -> None:
+    begun = {case.name for case in CASES if case.begins_with_close}
+    assert begun == {case.name for case in CASES if case.name.startswith("close")} | {"ping-behind-close"}

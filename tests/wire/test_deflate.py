@@ -12,12 +12,15 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import Request
 
 from rawws.wire.deflate import (
     MAX_FINAL_BLOCKS,
     OFFER,
     Agreement,
     Deflater,
+    Inflater,
     StreamDeflater,
     answer_offers,
     check_answer,
@@ -633,3 +636,28 @@ def test_a_deflater_may_be_shared_by_threads() -> None:
     for thread in threads:
         thread.join()
     assert mixed_up == []
+
+
+def test_the_offer_is_for_the_handshake_to_make_and_not_for_wsproto() -> None:
+    client = WSConnection(ConnectionType.CLIENT)
+    head = client.send(Request(host="a", target="/", extensions=[Inflater(MIB)]))
+    assert b"Sec-WebSocket-Version: 13" in head
+    assert b"Sec-WebSocket-Extensions" not in head
+
+
+def test_7_2_1_a_text_in_two_compressed_fragments_is_one_message() -> None:
+    deflater = StreamDeflater(15)
+    pieces = [deflater.deflate(b"Hel", final=False), deflater.deflate(b"lo", final=True)]
+    assert pieces[0].endswith(b"\x00\x00\xff\xff")
+    assert not pieces[1].endswith(b"\x00\x00\xff\xff")
+    frames = compressed(pieces[0], fin=False) + compressed(pieces[1], first=False)
+    assert receiver().receive_data(frames) == [Message(Opcode.TEXT, b"Hello")]
+
+
+@fast_and_plain
+def test_8_1_a_text_is_utf_8_when_it_has_been_inflated(fast_lane: bool) -> None:
+    session = receiver(fast_lane=fast_lane)
+    payload = Deflater(15).deflate("é".encode() * 40)
+    assert session.receive_data(compressed(payload)) == [Message(Opcode.TEXT, "é".encode() * 40)]
+    events = session.receive_data(compressed(Deflater(15).deflate(b"\xff" * 80)))
+    assert_failing(session, events, 1007, "text_not_utf8")

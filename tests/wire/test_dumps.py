@@ -112,3 +112,40 @@ def test_a_hole_in_the_capture_is_told() -> None:
 
 def test_a_frame_in_tcpdumps_form_is_not_a_packet() -> None:
     assert not is_tcpdump("\t0x0000:  8185 37fa 213d 7f9f 4d51 58              ..7.!=..MQX")
+
+
+def printed(raw: bytes) -> str:
+    return "\n".join(f"\t0x{at:04x}:  {raw[at : at + 16].hex(' ', -2)}" for at in range(0, len(raw), 16))
+
+
+def over_ipv6(payload: bytes, *, protocol: int = 6) -> str:
+    """A segment from [::1]:5000 to [2001:db8::1]:80 (RFC 8200 §3), with one byte behind it that isn't of the packet."""
+    tcp = (5000).to_bytes(2, "big") + (80).to_bytes(2, "big") + (7).to_bytes(4, "big") + bytes(4)
+    tcp += bytes((0x50, 24)) + bytes(6)
+    ends = bytes(15) + b"\x01" + bytes.fromhex("20010db8") + bytes(11) + b"\x01"
+    length = (len(tcp) + len(payload)).to_bytes(2, "big")
+    return printed(b"\x60" + bytes(3) + length + bytes((protocol, 64)) + ends + tcp + payload + b"\xee")
+
+
+def test_packets_of_ipv6_are_taken_apart_too() -> None:
+    text = over_ipv6(HELLO)
+    assert is_tcpdump(text)
+    ((flow, data),) = read_packets(text)
+    assert data == flow.data == HELLO
+    assert flow.source == "[0000:0000:0000:0000:0000:0000:0000:0001]:5000"
+    assert flow.destination == "[2001:0db8:0000:0000:0000:0000:0000:0001]:80"
+
+
+def test_what_is_not_tcp_between_the_packets_is_passed_over() -> None:
+    udp = over_ipv6(b"not ours", protocol=17)
+    arp = printed(b"\x00\x01\x08\x00\x06\x04" + bytes(50))
+    short = printed(b"\x45\x00\x00\x1c" + bytes(20))
+    assert not any(map(is_tcpdump, (udp, arp, short)))
+    text = "\n".join([over_ipv6(b"abc"), udp, arp, short, packet(1, 2, 100, b"def")])
+    assert [data for _, data in read_packets(text)] == [b"abc", b"def"]
+
+
+@pytest.mark.parametrize("text", ["", "no dump at all", "81 85 37", "\t0x0010:  4500 0034 0000 0000"])
+def test_what_does_not_begin_with_a_packet_is_not_tcpdumps(text: str) -> None:
+    assert not is_tcpdump(text)
+    assert read_packets(text) == []

@@ -119,3 +119,20 @@ def test_what_is_not_a_message_is_told_to_those_who_can_be_told() -> None:
 def test_json_has_text_as_text_and_binary_in_base64() -> None:
     assert as_json(FIRST, Opcode.TEXT, "ü".encode()) == {"id": "9f2c41d7-41", "text": "ü"}
     assert as_json(FIRST, Opcode.BINARY, b"\x00") == {"id": "9f2c41d7-41", "base64": "AA=="}
+
+
+def test_a_long_text_on_one_line_is_one_line_of_data() -> None:
+    text = encode_frame(Opcode.TEXT, b"x" * 126)
+    assert encode(text, EVENTS, ids()) == b"id: " + FIRST + b"\ndata: " + b"x" * 126 + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("form", "ends"), [(PLAIN, [7, 12]), (WITH_IDS, [28, 54]), (EVENTS, [29, 56])], ids=["plain", "with ids", "events"]
+)
+def test_where_each_message_ends_in_a_form(form: int, ends: list[int]) -> None:
+    data = encode(TEXTS, form, ids())
+    assert len(data) == ends[1]
+    places = [0, 1, ends[0] - 1, ends[0], ends[0] + 1, ends[1]]
+    assert [boundary_behind(data, at, form) for at in places] == [0, *[ends[0]] * 3, *[ends[1]] * 2]
+    assert rest_of_message(data, 1, form, committed_bytes=ends[0]) == data[1:]
+    assert [count_messages(data, end, form) for end in (0, *ends)] == [0, 1, 2]

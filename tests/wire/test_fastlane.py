@@ -15,6 +15,7 @@ from rawws.wire.events import Event, Message
 from rawws.wire.frames import FIN, RSV1, RSV2, Opcode, encode_frame, encode_header
 from rawws.wire.role import Role
 from rawws.wire.session import Session
+from tests.wire.helpers import MASK_KEY, assert_failing
 
 LIMIT = 3000
 
@@ -158,3 +159,49 @@ def test_what_is_relayed_is_what_would_have_been_received(fast_lane: bool) -> No
     expected = b"".join(encode_frame(opcode, text.encode()) for opcode, text in messages)
     assert relayed == expected + encode_frame(Opcode.BINARY, b"ab")
     assert session.data_to_send() == encode_frame(Opcode.PONG, b"p")
+
+
+def masked(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
+    return encode_frame(opcode, payload, fin=fin, mask_key=b"abcd")
+
+
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
+def test_what_is_held_of_a_message_is_told_until_it_is_whole(fast_lane: bool) -> None:
+    session = Session(Role.SERVER, max_message_bytes=10_000, fast_lane=fast_lane)
+    frame = masked(Opcode.BINARY, bytes(4000))
+    assert session.held_bytes == 0
+    session.receive_data(frame[:1008])
+    assert 1000 <= session.held_bytes <= 5 * 1000
+    session.receive_data(frame[1008:])
+    assert session.held_bytes == 0
+    session.receive_data(
+        masked(Opcode.TEXT, b"x" * 300, fin=False) + masked(Opcode.CONTINUATION, b"y" * 200, fin=False)
+    )
+    assert session.held_bytes == 500
+    session.receive_data(masked(Opcode.CONTINUATION, b"z"))
+    assert session.held_bytes == 0
+
+
+def test_the_beginning_of_a_header_is_held_too() -> None:
+    session = Session(Role.SERVER, max_message_bytes=10_000)
+    session.receive_data(masked(Opcode.BINARY, bytes(4000))[:3])
+    assert session.held_bytes == 3
+
+
+def test_8_1_a_text_that_goes_right_to_its_place_fails_where_it_stops_being_utf_8() -> None:
+    payload = b"x" * 2000 + b"\xff" + b"y" * 2000
+    frame = encode_frame(Opcode.TEXT, payload, mask_key=MASK_KEY)
+    session = Session(Role.SERVER, max_message_bytes=10_000)
+    events = session.receive_data(frame[:1000])
+    position = 1000
+    while not events:
+        buffer = session.large_buffer()
+        assert buffer is not None
+        with buffer:
+            piece = frame[position : position + min(300, len(buffer))]
+            buffer[: len(piece)] = piece
+        position += len(piece)
+        events += session.received(len(piece))
+    assert position - 300 <= frame.index(payload[2000] ^ MASK_KEY[0], 2000) < position + 300
+    assert session.large_buffer() is None
+    assert_failing(session, events, 1007, "text_not_utf8")

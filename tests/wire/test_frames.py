@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -248,3 +251,18 @@ def test_5_3_masking_in_place_masks_that_part_and_no_other(
     naive = bytes(byte ^ key[index % 4] for index, byte in enumerate(before))
     assert whole == before[:start] + naive[start:end] + before[end:]
     assert apply_mask(before, key) == naive
+
+
+def test_5_3_without_numpy_at_all_the_module_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numpy", None)  # an import of it fails now
+    spec = importlib.util.spec_from_file_location("frames_without_numpy", frames.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    without = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, without)
+    spec.loader.exec_module(without)
+    assert without.numpy is None
+    payload = bytearray(range(256)) * 20
+    expected = apply_mask(bytes(payload), b"abcd")
+    without.apply_mask_in_place(payload, 0, len(payload), b"abcd")
+    assert payload == expected

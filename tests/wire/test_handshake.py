@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 
 import pytest
 from hypothesis import given
@@ -401,3 +402,54 @@ def test_an_upgrade_may_follow_ordinary_requests() -> None:
     assert examine(request, Origins()).accept == Accept.of(KEY.decode())
     assert http.next_event() is Signal.END_OF_BODY
     assert http.trailing_data == (b"\x81", False)
+
+
+# §4.2.1 item 8, §4.2.2 item 4: subprotocols
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ([b"chat, a b"], "The subprotocol 'a b' in Sec-WebSocket-Protocol is not a token."),
+        ([b'"chat"'], "The subprotocol '\"chat\"' in Sec-WebSocket-Protocol is not a token."),
+        ([b"chat, superchat, chat"], "Sec-WebSocket-Protocol names a subprotocol twice."),
+        ([b"chat", b"chat"], "Sec-WebSocket-Protocol names a subprotocol twice."),
+    ],
+)
+def test_4_2_1_item_8_subprotocols_are_tokens_each_named_once(values: list[bytes], sentence: str) -> None:
+    refusal = assert_refused(handshake(("Sec-WebSocket-Protocol", values)), 400, "subprotocol")
+    assert refusal.sentence == sentence
+
+
+def test_4_2_1_item_8_subprotocols_keep_the_client_s_order_over_all_lines_and_empty_ones_are_ignored() -> None:
+    _, verdict = receive([handshake(("Sec-WebSocket-Protocol", [b"Chat, ,", b"v2.chat , chat"]))], Origins())
+    assert isinstance(verdict, Handshake)
+    assert verdict.refusal is None
+    assert verdict.offered_subprotocols == ("Chat", "v2.chat", "chat"), "names have their case"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"), [(None, []), ("v2.chat", [("Sec-WebSocket-Protocol", "v2.chat")])], ids=["none", "one"]
+)
+def test_4_2_2_item_5_the_101_names_the_subprotocol_that_was_chosen_if_one_was(
+    chosen: str | None, told: list[tuple[str, str]]
+) -> None:
+    _, verdict = receive([handshake(("Sec-WebSocket-Protocol", [b"chat, v2.chat"]))], Origins())
+    assert isinstance(verdict, Handshake)
+    response = dataclasses.replace(verdict, subprotocol=chosen).response
+    assert (response.status, response.body) == (101, b"")
+    assert list(response.headers) == [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        *told,
+    ]
+
+
+def test_9_1_the_101_names_the_extension_that_was_agreed_on() -> None:
+    offer = handshake(("Sec-WebSocket-Extensions", [b"permessage-deflate; server_max_window_bits=10"]))
+    _, verdict = receive([offer], Origins())
+    assert isinstance(verdict, Handshake)
+    extensions = verdict.response.headers["Sec-WebSocket-Extensions"]
+    assert extensions.startswith("permessage-deflate;")
+    assert "server_max_window_bits=10" in extensions

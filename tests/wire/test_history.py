@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from rawws.errors import Refusal, UsageError
+from rawws.errors import UsageError
 from rawws.wire.broadcast_log import BroadcastLog, History
 from rawws.wire.conflation import MAX_KEYS, NewestByKey, Senders
 from rawws.wire.encodings import PLAIN, WITH_IDS, encode
 from rawws.wire.frames import Opcode, encode_frame, encode_message, split_frames
 from rawws.wire.message_ids import MessageId, NumberedIds, StreamIds, new_epoch, parse_id
-from rawws.wire.messages import Headers, Request
-from rawws.wire.reading import MAX_WAIT_S, Reading, read_query, read_request
 
 
 def frame(text: str) -> bytes:
@@ -101,6 +101,49 @@ def test_without_a_history_everything_before_is_a_gap() -> None:
     assert log.entry(3, PLAIN, 0.0).is_gap, "an id from a future that hasn't been"
 
 
+def test_who_polls_is_given_what_is_within_bounds_and_one_message_at_least() -> None:
+    log = make_log(["1", "22", "333"], ["4"], ["55555"])
+
+    def told(after: int, *, most: int = 99, most_bytes: int = 99) -> list[bytes]:
+        return [payload for _, _, payload in log.messages(after, most=most, most_bytes=most_bytes)]
+
+    assert told(1) == [b"22", b"333", b"4", b"55555"]
+    assert told(1, most=2) == [b"22", b"333"]
+    assert told(2, most=2) == [b"333", b"4"], "over the end of a segment"
+    assert told(0, most_bytes=3) == [b"1", b"22"]
+    assert told(4, most=0) == told(4, most_bytes=1) == [b"55555"]
+    assert told(5) == told(6) == []
+
+
+def test_a_message_is_in_the_segment_of_its_turn_and_one_to_come_in_the_open_one() -> None:
+    log = make_log(["1", "2"], ["3"])
+    assert [log.number_of(message) for message in (1, 2, 3, 4, 9)] == [0, 0, 1, 2, 2]
+    log.trim(1)
+    log.append([frame("4")])
+    assert [log.number_of(message) for message in (3, 4)] == [1, 2]
+    assert [log.last_before(number) for number in (1, 2)] == [2, 3]
+
+
+def test_messages_that_nobody_here_has_take_a_number_and_end_the_history() -> None:
+    log = make_log(["1", "2"])
+    log.leave_out()
+    assert (log.last_message, log.tail_id, log.next_message, log.oldest(0.0)) == (3, "e-3", 4, 4)
+    log.append([frame("4")])
+    log.seal()
+    assert [log.entry(after, PLAIN, 0.0).is_gap for after in range(5)] == [True, True, True, False, False]
+    assert everything_from(log, 0) == everything_from(log, 2) == everything_from(log, 3) == ["4"]
+    assert [number for number, _, _ in log.messages(3, most=9, most_bytes=99)] == [b"e-4"]
+    log.trim(log.next)
+    assert (log.kept_bytes, log.oldest(0.0)) == (len(frame("4")), 4), "what was before is no part of the history"
+
+
+def test_nothing_is_left_out_between_messages_of_one_turn() -> None:
+    log = make_log()
+    log.append([frame("1")])
+    with pytest.raises(AssertionError, match="not sealed"):
+        log.leave_out()
+
+
 class HistoryModel(RuleBasedStateMachine):
     """Publish in turns, trim at random, and hold what every reader would get against a list."""
 
@@ -174,37 +217,12 @@ def test_ids_that_came_with_the_messages() -> None:
     assert (log.label(1), ids.last) == ("7-0", (12, 0))
 
 
-# Where a reader begins
-
-
-@pytest.mark.parametrize(
-    ("query", "reading"),
-    [
-        ("", Reading()),
-        ("name=alice&q=%20", Reading()),
-        ("since=e-4", Reading(MessageId("e", 4), polls=True)),
-        ("since=", Reading(polls=True)),
-        ("since=e-4&wait=20", Reading(MessageId("e", 4), wait_s=20.0, polls=True)),
-        ("wait=1000", Reading(wait_s=MAX_WAIT_S, polls=True)),
-        ("last=5", Reading(last=5, polls=True)),
-        ("peers", Reading(wants_peers=True)),
-        ("presence", Reading(wants_presence=True)),
-    ],
-)
-def test_a_query(query: str, reading: Reading) -> None:
-    assert read_query(query) == reading
-
-
-@pytest.mark.parametrize("query", ["since=4", "last=x", "last=-1", "wait=1.5", "since=e-1&since=e-2", "last=%32x"])
-def test_a_query_that_can_not_be_meant(query: str) -> None:
-    refusal = read_request(Request("GET", f"/?{query}", "1.1", Headers()))
-    assert isinstance(refusal, Refusal)
-    assert refusal.status == 400
-
-
-def test_the_last_event_id_counts_for_more_than_the_query() -> None:
-    request = Request("GET", "/?since=e-1", "1.1", Headers([("Last-Event-ID", "e-7")]))
-    assert read_request(request) == Reading(MessageId("e", 7))
+def test_an_id_of_another_log_is_known_for_what_it_is() -> None:
+    ids = NumberedIds("e")
+    assert ids.number_of(parse_id("e-7")) == 7
+    assert ids.number_of(parse_id("f-7")) is None
+    assert [ids.label(7), *itertools.islice(ids.labels(8), 2)] == [b"e-7", b"e-8", b"e-9"]
+    assert NumberedIds().number_of(parse_id("e-7")) is None, "an epoch that no other log has"
 
 
 # Instead of everything

@@ -71,3 +71,10 @@ def test_any_name_and_none() -> None:
 def test_what_is_no_name(name: str) -> None:
     with pytest.raises(UsageError, match="is no host's name"):
         Hosts([name])
+
+
+def test_its_names_are_told_in_their_order() -> None:
+    assert repr(Hosts(["c.example", "b.example", "e.example", "d.example", "A.example."])) == (
+        "<Hosts a.example, b.example, c.example, d.example, e.example>"
+    )
+    assert repr(Hosts()) == "<Hosts of this machine>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -421,3 +422,141 @@ def test_no_bytes_make_it_raise_and_no_chunking_changes_what_they_mean(chunks: l
     assert Exchange(chunks, SMALL).told == Exchange([whole], SMALL).told
     assert Exchange([whole[i : i + 1] for i in range(len(whole))], SMALL).told == Exchange([whole], SMALL).told
     Exchange([whole, b""], SMALL)
+
+
+# Answers (RFC 9110 §15, RFC 9112 §6)
+
+
+def asked(raw: bytes) -> HttpPhase:
+    http = HttpPhase(LIMITS)
+    http.receive_data(raw)
+    assert isinstance(http.next_event(), Request)
+    return http
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_9110_8_6_an_answer_that_can_have_no_body_has_no_length(status: int) -> None:
+    http = asked(GET)
+    assert http.next_event() is Signal.END_OF_BODY
+    head = http.respond(Response(status))
+    assert head == f"HTTP/1.1 {status} {Response(status).reason}\r\n\r\n".encode()
+    assert http.can_continue
+
+
+def test_9112_4_a_status_that_is_not_registered_has_an_empty_reason() -> None:
+    http = asked(GET)
+    assert http.next_event() is Signal.END_OF_BODY
+    assert http.respond(Response(299, b"x")) == b"HTTP/1.1 299 \r\nContent-Length: 1\r\n\r\nx"
+
+
+def test_9110_10_1_1_who_waits_for_a_100_is_told_to_go_on_before_the_answer() -> None:
+    http = asked(request(b"Expect: 100-continue", b"Content-Length: 3", line=b"POST / HTTP/1.1"))
+    assert http.awaits_continue
+    assert http.go_on() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert not http.awaits_continue
+    assert not http.response_begun, "a 1xx is no answer yet"
+    http.receive_data(b"abc")
+    assert [http.next_event(), http.next_event()] == [BodyPart(b"abc"), Signal.END_OF_BODY]
+    assert http.respond(Response(200, b"ok")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_whether_an_answer_has_begun_is_known_up_to_its_end_and_anew_for_each_request() -> None:
+    http = asked(GET * 2)
+    assert http.next_event() is Signal.END_OF_BODY
+    assert not http.response_begun
+    http.begin_response(200, [(b"Content-Length", b"2")])
+    assert http.response_begun
+    assert http.send_body(b"ok") + http.end_response() == b"ok"
+    assert http.response_begun
+    http.start_next_request()
+    assert not http.response_begun
+
+
+def test_9112_6_3_an_endless_body_has_no_length_and_no_chunks_and_ends_with_the_connection() -> None:
+    head = asked(GET).begin_endless_response([(b"Content-Type", b"text/event-stream"), (b"X-One", b"1")])
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(head + b"data: a\n\n")
+    answer = client.next_event()
+    assert isinstance(answer, h11.Response)
+    assert answer.status_code == 200
+    assert list(answer.headers) == [
+        (b"content-type", b"text/event-stream"), (b"x-one", b"1"), (b"connection", b"close")
+    ]  # fmt: skip
+    data = client.next_event()
+    assert isinstance(data, h11.Data)
+    assert data.data == b"data: a\n\n"
+    client.receive_data(b"")
+    assert isinstance(client.next_event(), h11.EndOfMessage)
+
+
+def test_9112_9_6_a_client_that_ends_its_side_behind_a_request_is_answered_and_then_gone() -> None:
+    exchange = Exchange([GET + b"\r\n", b""])
+    assert exchange.sent == [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"]
+    http = asked(GET)
+    http.receive_data(b"")
+    assert http.next_event() is Signal.END_OF_BODY
+    http.respond(Response(200, b"ok"))
+    assert http.can_continue
+    http.start_next_request()
+    assert http.next_event() is Signal.END_OF_STREAM
+
+
+def test_behind_a_request_that_was_refused_nothing_is_a_request() -> None:
+    http = HttpPhase(LIMITS)
+    http.receive_data(b"GET / HTTP/1.1\r\nbad\r\n\r\n")
+    first = http.next_event()
+    assert isinstance(first, Refusal)
+    http.respond(Response(first.status), close=True)
+    assert not http.can_continue
+    again = http.next_event()
+    assert isinstance(again, Refusal)
+    assert (again.status, again.sentence.startswith("Malformed request: ")) == (400, True)
+
+
+# Another server's connection, taken over (RFC 9110 §7.8)
+
+
+def taken_over(raw: bytes, limits: Limits = LIMITS) -> HttpPhase:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(raw)
+    assert isinstance(connection.next_event(), h11.Request)
+    return HttpPhase.resume(connection, limits)
+
+
+@pytest.mark.parametrize("trailing", [b"", b"\x89\x00"])
+def test_a_request_that_another_server_has_read_is_switched_and_what_is_behind_it_are_frames(trailing: bytes) -> None:
+    http = taken_over(request(b"Connection: Upgrade", b"Upgrade: websocket") + trailing)
+    assert (http.request_begun, http.response_begun) == (True, False)
+    sent = http.switch_protocols([(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")])
+    assert sent == b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    assert http.trailing_data == (trailing, False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        request(b"Content-Length: 3", line=b"POST / HTTP/1.1", body=b"abc"),
+        request(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.1", body=b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"),
+    ],
+    ids=["length", "chunks"],
+)
+def test_the_body_of_a_request_that_was_taken_over_is_passed_over_and_the_next_is_read(body: bytes) -> None:
+    http = taken_over(body + GET)
+    assert http.respond(Response(400, b"no")).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert http.can_continue
+    http.start_next_request()
+    following = http.next_event()
+    assert isinstance(following, Request)
+    assert following.raw_head == GET
+
+
+def test_taking_over_waits_for_no_more_of_a_body_than_has_come() -> None:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
+    connection.next_event()
+    phase = HttpPhase.resume(connection, Limits())
+    assert phase.next_event() is Signal.NEED_DATA
+    phase.receive_data(b"cde")
+    assert phase.next_event() is not Signal.NEED_DATA

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
+import h11
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -440,3 +441,20 @@ def test_whatever_a_server_sends_is_an_answer_or_a_sentence_in_any_chunking(
     else:
         assert event is whole is Signal.NEED_DATA
         assert not ends
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("some new rule: b'what the peer wrote'", "the server's answer is not proper HTTP: some new rule"),
+        ("some new rule", "the server's answer is not proper HTTP: some new rule"),
+    ],
+)
+def test_a_fault_that_the_parser_words_in_a_new_way_is_told_without_the_peer_s_own_words(
+    monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    def next_event(_: h11.Connection) -> None:
+        raise h11.RemoteProtocolError(words)
+
+    monkeypatch.setattr(h11.Connection, "next_event", next_event)
+    assert assert_fault([SWITCHED], said) == said

@@ -183,3 +183,55 @@ def test_any_bytes_can_be_looked_at(data: bytes, in_frames: bool, sender: Role) 
 )
 def test_who_sends_is_seen_in_the_first_bytes(data: bytes, sender: Role) -> None:
     assert guess_sender(data) is sender
+
+
+# Beside WebSockets: ordinary HTTP on the same connection (RFC 9112 §6)
+
+
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_an_ordinary_request_has_no_checks_and_another_may_follow_at_once() -> None:
+    get = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    first, second = see((CLIENT, get + b"\r\n" + get))
+    assert isinstance(first, Head)
+    assert isinstance(second, Head)
+    assert (first.at, second.at, first.checks, first.accept) == (0, len(get) + 2, (), None)
+
+
+def test_9112_7_1_a_body_in_chunks_is_passed_over_however_it_comes() -> None:
+    body = b"5\r\nGET /\r\n0\r\n\r\n"
+    stream = POST + body + REQUEST
+    for cut in range(len(POST), len(POST + body) + 1):
+        heads = see((CLIENT, stream[:cut]), (CLIENT, stream[cut:]))
+        assert [each.at for each in heads if isinstance(each, Head)] == [0, len(POST + body)]
+        assert len(heads) == 2
+
+
+def test_9112_7_1_a_body_whose_chunks_are_none_can_not_be_followed() -> None:
+    head, rest = see((CLIENT, POST + b"zz\r\n"), (CLIENT, REQUEST))
+    assert isinstance(head, Head)
+    assert rest == Rest(CLIENT, len(POST), b"zz\r\n", "the body can't be followed")
+
+
+def test_4_2_1_item_5_two_keys_have_no_accept_value() -> None:
+    key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    (head,) = see((CLIENT, REQUEST.replace(key, key * 2)))
+    assert isinstance(head, Head)
+    assert head.accept is None
+    assert [check.about for check in head.checks if not check.holds] == ["Sec-WebSocket-Key"]
+
+
+def test_5_2_a_frame_is_the_same_byte_by_byte_and_stands_where_it_began() -> None:
+    long = encode_frame(Opcode.BINARY, bytes(300), mask_key=KEY)
+    seen = see(*((CLIENT, bytes((byte,))) for byte in HELLO + long + HELLO), in_frames=True)
+    assert seen == see((CLIENT, HELLO + long + HELLO), in_frames=True)
+    assert [each.at for each in seen if isinstance(each, SeenFrame)] == [0, 11, 11 + len(long)]
+
+
+def test_http_1_0_may_do_without_a_host() -> None:
+    observer = Observer()
+    observer.receive(Role.CLIENT, b"GET / HTTP/1.0\r\n\r\n")
+    (seen,) = observer.receive(Role.SERVER, b"HTTP/1.0 200 OK\r\n\r\n")
+    assert isinstance(seen, Head)
+    assert seen.problem == ""

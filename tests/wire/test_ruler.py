@@ -64,6 +64,7 @@ def test_the_fields_cover_the_header_bit_by_bit(opcode: int, size: int, fin: boo
         ("8b00", "opcode", "reserved for control frames to come"),
         ("8300", "opcode", "reserved for data frames to come"),
         ("c000", "RSV1", "out of place: only a message's first frame can say that it is compressed"),
+        ("c100", "RSV1", "the message is compressed with permessage-deflate"),
         ("a100", "RSV2", "for an extension that nobody has defined"),
         ("817e0005", "extended length", "5 bytes of payload, in more bytes than that needs"),
         ("827f0000000000010000", "extended length", "65,536 bytes of payload"),
@@ -90,3 +91,27 @@ def test_what_a_field_means(raw: str, name: str, meaning: str) -> None:
 )
 def test_what_a_close_says(payload: bytes, told: str) -> None:
     assert ruler.describe_payload(frame_of(encode_frame(Opcode.CLOSE, payload), payload)) == told
+
+
+def name_of(row: str) -> str:
+    """What stands behind the columns of the bytes and of the bits."""
+    return row[37:52].strip()
+
+
+def test_5_5_a_control_frame_is_whole_and_without_a_payload_it_has_no_row_for_one() -> None:
+    rows = ruler.lines(frame_of(bytes.fromhex("8900"), b""))
+    assert rows[0].split()[:4] == ["89", "1.......", "FIN", "whole,"]
+    assert [name_of(row) for row in rows] == ["FIN", "RSV1", "RSV2", "RSV3", "opcode", "MASK", "length"]
+
+
+def test_5_1_a_payload_that_is_not_masked_is_shown_once() -> None:
+    rows = ruler.lines(frame_of(bytes.fromhex("8105"), b"Hello"))
+    (payload,) = [row for row in rows if name_of(row) == "payload"]
+    assert payload.startswith("48 65 6c 6c 6f ")
+    assert payload.endswith("'Hello'")
+    assert "mask" not in payload
+
+
+def test_of_a_long_payload_a_row_shows_the_beginning() -> None:
+    rows = ruler.lines(frame_of(encode_frame(Opcode.BINARY, bytes(9)), bytes(9)))
+    assert rows[-1].startswith("00 00 00 00 00 00 00 00 … ")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, PingReceived, PongReceived
 from rawws.wire.frames import RSV1, RSV2, RSV3, Frame, Opcode, encode_frame
-from rawws.wire.plain import _RULES
+from rawws.wire.plain import _RULES, _name_fault
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 from rawws.wire.trace import frame_line
@@ -116,6 +116,11 @@ def test_a_broken_rule_fails_the_connection_under_its_own_name(
 def test_each_way_in_which_wsproto_rejects_a_frame_is_tested_here() -> None:
     tested = {row[2] for row in REJECTED} | {"masked", "not_masked"} | {"deflate_invalid"}  # test_deflate.py
     assert {rule.code for rule in _RULES} == tested
+
+
+def test_a_rejection_that_wsproto_words_in_a_new_way_keeps_its_close_code_and_its_sentence() -> None:
+    fault = _name_fault(1002, "some rule of a later version")
+    assert (fault.close_code, fault.code, fault.sentence) == (1002, "protocol_error", "some rule of a later version")
 
 
 # §5.4 Fragmentation

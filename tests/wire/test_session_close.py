@@ -184,3 +184,23 @@ def test_a_repr_tells_the_state_in_one_line() -> None:
         "<Session SERVER closed close_sent=1002 (protocol error) 'Invalid opcode 0x3 (RFC 6455 §5.2)' "
         "close_rcvd=None fault=invalid_opcode>"
     )
+
+
+@both_roles
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
+@pytest.mark.parametrize(("code", "payload"), [(1005, b""), (1000, b"\x03\xe8"), (4000, b"\x0f\xa0")])
+def test_7_1_5_a_close_of_ours_without_a_status_has_no_payload(
+    our_role: Role, fast_lane: bool, code: int, payload: bytes
+) -> None:
+    session = Session(our_role, max_message_bytes=LIMIT, fast_lane=fast_lane)
+    session.close(code)
+    assert frames_in(session.data_to_send()) == [(Opcode.CLOSE, payload)]
+    assert session.close_sent == CloseFrame(code, "")
+
+
+@both_roles
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
+def test_7_1_7_a_fault_in_front_of_a_close_is_what_ends_the_connection(our_role: Role, fast_lane: bool) -> None:
+    data = from_peer(our_role, "8101", b"\xff") + from_peer(our_role, "8802", closed_with(1000))
+    session = Session(our_role, max_message_bytes=LIMIT, fast_lane=fast_lane)
+    assert_failing(session, session.receive_data(data), 1007, "text_not_utf8")

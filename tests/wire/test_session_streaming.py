@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rawws.wire.deflate import deflater_for
-from rawws.wire.events import Event, Failed, Message, MessagePart
+from rawws.wire.events import Event, Failed, Message, MessagePart, PingReceived, PongReceived
 from rawws.wire.frames import RSV1, Opcode, encode_frame, encode_header, split_frames
 from rawws.wire.role import Role
 from rawws.wire.session import Session
@@ -120,3 +122,75 @@ def test_whether_to_compress_is_a_matter_of_size_unless_it_is_said() -> None:
 
     assert [is_compressed(1023, None), is_compressed(1024, None)] == [False, True]
     assert [is_compressed(10, True), is_compressed(2000, False)] == [True, False]
+
+
+BOTH_ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.name.lower())
+
+
+@BOTH_ROLES
+def test_what_compressing_makes_no_smaller_goes_out_as_it_is_unless_it_is_said(role: Role) -> None:
+    noise = random.Random(7692).randbytes(5000)
+    sender = Session(role, max_message_bytes=LIMIT, deflater=deflater_for(15))
+    receiver = Session(role.other, max_message_bytes=6000, deflate=True)
+    for compress, is_compressed in ((None, False), (True, True)):
+        frame = sender.message(Opcode.BINARY, noise, compress=compress)
+        assert bool(frame[0] & RSV1) is is_compressed
+        assert receiver.receive_data(frame) == [Message(Opcode.BINARY, noise)]
+
+
+@BOTH_ROLES
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+@pytest.mark.parametrize("size", [0, 125, 126, 65_536])
+def test_a_message_written_by_the_plain_lane_is_read_as_it_was_and_masked_by_a_client_alone(
+    role: Role, opcode: Opcode, size: int
+) -> None:
+    sender = Session(role, max_message_bytes=LIMIT, fast_lane=False)
+    frame = sender.message(opcode, b"x" * size)
+    ((header, _),) = split_frames(frame)
+    assert (header.mask_key is not None) is (role is Role.CLIENT)
+    receiver = Session(role.other, max_message_bytes=65_536)
+    assert receiver.receive_data(frame) == [Message(opcode, b"x" * size)]
+
+
+@BOTH_ROLES
+@BOTH_LANES
+def test_5_5_3_a_pong_that_nobody_asked_for_is_sent_and_not_answered(role: Role, fast_lane: bool) -> None:
+    sender = Session(role, max_message_bytes=LIMIT, fast_lane=fast_lane)
+    receiver = Session(role.other, max_message_bytes=LIMIT)
+    sender.pong(b"still here")
+    sender.pong()
+    events = receiver.receive_data(sender.data_to_send())
+    assert events == [PongReceived(b"still here"), PongReceived(b"")]
+    assert receiver.data_to_send() == b""
+
+
+@BOTH_ROLES
+@BOTH_LANES
+def test_5_5_2_a_ping_is_sent_and_answered_in_either_lane(role: Role, fast_lane: bool) -> None:
+    sender = Session(role, max_message_bytes=LIMIT, fast_lane=fast_lane)
+    receiver = Session(role.other, max_message_bytes=LIMIT, fast_lane=fast_lane)
+    sender.ping(b"?" * 125)
+    assert receiver.receive_data(sender.data_to_send()) == [PingReceived(b"?" * 125)]
+    assert sender.receive_data(receiver.data_to_send()) == [PongReceived(b"?" * 125)]
+
+
+@BOTH_ROLES
+def test_5_4_a_message_may_go_out_in_fragments_the_first_with_its_opcode(role: Role) -> None:
+    sender = Session(role, max_message_bytes=LIMIT)
+    first = sender.fragment(Opcode.TEXT, b"Hel", final=False)
+    last = sender.fragment(Opcode.CONTINUATION, b"lo", final=True)
+    assert (first[0], last[0]) == (0x01, 0x80)
+    receiver = Session(role.other, max_message_bytes=LIMIT)
+    assert receiver.receive_data(first) == []
+    assert receiver.receive_data(last) == [Message(Opcode.TEXT, b"Hello")]
+
+
+@BOTH_LANES
+def test_messages_come_whole_again_when_streaming_ends_between_two(fast_lane: bool) -> None:
+    frame = encode_frame(Opcode.BINARY, b"0123", mask_key=KEY)
+    session = Session(Role.SERVER, max_message_bytes=LIMIT, fast_lane=fast_lane)
+    assert session.receive_data(frame) == [Message(Opcode.BINARY, b"0123")]
+    assert session.begin_streaming() == [], "there is nothing of a message"
+    assert session.receive_data(frame) == [MessagePart(Opcode.BINARY, b"0123", True)]
+    session.end_streaming()
+    assert session.receive_data(frame) == [Message(Opcode.BINARY, b"0123")]

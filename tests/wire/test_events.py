@@ -1,0 +1,66 @@
+"""What a close is called, and what a program may send as one message (RFC 6455 §5.6, §7.4)."""
+
+from __future__ import annotations
+
+import pytest
+
+from rawws.wire.events import CLOSE_CODE_NAMES, CloseFrame, Data, Message, as_message
+from rawws.wire.frames import Opcode
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "told"),
+    [
+        (1000, "", "1000 (normal closure)"),
+        (1001, "bye", "1001 (going away) 'bye'"),
+        (1005, "", "1005 (no status received)"),
+        (4000, "", "4000"),
+        (4000, "a\nb", "4000 'a\\nb'"),
+    ],
+)
+def test_7_4_a_close_is_told_with_its_name_and_its_reason_on_one_line(code: int, reason: str, told: str) -> None:
+    assert str(CloseFrame(code, reason)) == told
+
+
+def test_7_4_1_the_reserved_code_1004_has_no_name_and_no_other_of_the_registry_lacks_one() -> None:
+    assert set(CLOSE_CODE_NAMES) == {*range(1000, 1016)} - {1004}
+
+
+@pytest.mark.parametrize(
+    ("data", "text", "message"),
+    [
+        ("é", None, Message(Opcode.TEXT, b"\xc3\xa9")),
+        ("é", True, Message(Opcode.TEXT, b"\xc3\xa9")),
+        ("é", False, Message(Opcode.BINARY, b"\xc3\xa9")),
+        ("", None, Message(Opcode.TEXT, b"")),
+        (b"\xff", None, Message(Opcode.BINARY, b"\xff")),
+        (b"\xff", False, Message(Opcode.BINARY, b"\xff")),
+        (b"\xc3\xa9", True, Message(Opcode.TEXT, b"\xc3\xa9")),
+        (bytearray(b"ab"), None, Message(Opcode.BINARY, b"ab")),
+        (memoryview(b"abcd")[1:3], None, Message(Opcode.BINARY, b"bc")),
+        (memoryview(b"abcd")[::2], True, Message(Opcode.TEXT, b"ac")),
+    ],
+)
+def test_5_6_a_str_is_a_text_and_bytes_are_binary_unless_it_is_said(
+    data: Data, text: bool | None, message: Message
+) -> None:
+    assert as_message(data, text) == message
+
+
+def test_a_message_does_not_change_with_the_buffer_that_it_was_made_of() -> None:
+    buffer = bytearray(b"before")
+    message = as_message(buffer)
+    buffer[:] = b"behind"
+    assert message.payload == b"before"
+
+
+@pytest.mark.parametrize(("data", "text"), [(b"\xff", True), (b"\xed\xa0\x80", True), ("\ud800", None)])
+def test_5_6_a_text_is_utf_8_and_a_lone_surrogate_is_none(data: Data, text: bool | None) -> None:
+    with pytest.raises(ValueError, match="utf-8"):
+        as_message(data, text)
+
+
+@pytest.mark.parametrize("data", [None, 5, ["a"], {"a": 1}])
+def test_what_is_neither_is_named(data: object) -> None:
+    with pytest.raises(TypeError, match=f"not {type(data).__name__}$"):
+        as_message(data)  # type: ignore[arg-type]

@@ -1,0 +1,156 @@
+"""Header fields, requests and responses as our own caller and a peer give them (RFC 9110)."""
+
+from __future__ import annotations
+
+import pytest
+
+from rawws.errors import UsageError
+from rawws.wire.messages import Headers, Request, Response, is_token
+
+FIELDS = [("Accept", "a"), ("X-One", "1"), ("accept", "b, C")]
+
+
+def asked(target: str, *fields: tuple[str, str]) -> Request:
+    return Request("GET", target, "1.1", Headers(fields))
+
+
+# RFC 9110 §5: fields
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [("chat", True), ("v1.json-rpc", True), ("!#$%&'*+.^_`|~", True), ("", False), ("a b", False), ("a,b", False),
+     ("a\n", False), ("é", False), ('"a"', False)],
+)  # fmt: skip
+def test_9110_5_6_2_what_is_a_token(text: str, verdict: bool) -> None:
+    assert is_token(text) is verdict
+
+
+def test_9110_5_1_names_have_no_case_and_fields_keep_their_order() -> None:
+    headers = Headers(FIELDS)
+    assert list(headers) == FIELDS
+    assert len(headers) == 3
+    assert ("ACCEPT" in headers, "x-one" in headers, "x-two" in headers) == (True, True, False)
+    assert headers.get_all("Accept") == ["a", "b, C"]
+    assert headers.get_all("x-two") == []
+
+
+def test_9110_5_3_a_repeated_field_is_all_its_values_with_commas() -> None:
+    headers = Headers(FIELDS)
+    assert headers["ACCEPT"] == headers.get("accept") == "a, b, C"
+    assert (headers.get("x-two"), headers.get("x-two", "2")) == (None, "2")
+    with pytest.raises(KeyError):
+        headers["x-two"]
+
+
+def test_9110_5_6_1_the_members_of_a_list_are_found_over_all_lines_and_empty_ones_passed_over() -> None:
+    assert Headers([*FIELDS, ("Accept", " , ,D ,")]).tokens("accept") == ["a", "b", "c", "d"]
+
+
+def test_the_same_fields_in_the_same_order_are_equal_and_have_one_hash() -> None:
+    headers = Headers(FIELDS)
+    assert headers == Headers(tuple(FIELDS))
+    assert hash(headers) == hash(Headers(FIELDS))
+    assert headers != Headers(FIELDS[::-1])
+    assert headers != FIELDS
+    assert repr(headers) == f"Headers({FIELDS})"
+    assert headers.raw() == [(b"Accept", b"a"), (b"X-One", b"1"), (b"accept", b"b, C")]
+
+
+def test_a_caller_gives_a_mapping_or_pairs() -> None:
+    assert Headers.checked({"X-One": "1", "X-Two": ""}) == Headers([("X-One", "1"), ("X-Two", "")])
+    assert Headers.checked(iter(FIELDS)) == Headers(FIELDS)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\nb", "é", " a"])
+def test_9110_5_1_a_name_that_is_no_token_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="is not the name of a header field"):
+        Headers.checked({name: "x"})
+
+
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\0", " a", "a ", "\t", "é", "\x7f"])
+def test_9110_5_5_a_value_that_would_end_its_field_or_come_back_changed_is_refused(value: str) -> None:
+    with pytest.raises(UsageError, match="the X-One header can't have the value"):
+        Response(200, b"", {"X-One": value})
+
+
+# RFC 9112 §3, RFC 9110 §12: requests
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        ("/", "/", ""),
+        ("/a?", "/a", ""),
+        ("/a?b=1&c=%20#d", "/a", "b=1&c=%20"),
+        ("/a?b?c", "/a", "b?c"),
+        ("/a#b?c", "/a", ""),
+        ("http://h/a?b", "/a", "b"),
+        ("https://h", "/", ""),
+        ("*", None, ""),
+        ("h:443", None, ""),
+    ],
+)
+def test_9112_3_2_the_path_and_the_query_of_a_target(target: str, path: str | None, query: str) -> None:
+    assert (asked(target).path, asked(target).query) == (path, query)
+
+
+@pytest.mark.parametrize(
+    ("accept", "verdict"),
+    [
+        (["text/event-stream"], True),
+        (["text/html, Text/Event-Stream;q=0.5"], True),
+        (["text/html", "text/event-stream ; q=1"], True),
+        (["*/*"], False),
+        (["text/*"], False),
+        (["text/event-stream-2"], False),
+        ([], False),
+    ],
+)
+def test_9110_12_5_1_a_media_type_is_accepted_only_by_its_name(accept: list[str], verdict: bool) -> None:
+    assert asked("/", *(("Accept", value) for value in accept)).accepts("text/event-stream") is verdict
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict"),
+    [
+        ([], False),
+        ([("Content-Length", "0")], False),
+        ([("Content-Length", "00"), ("Content-Length", "0, 0")], False),
+        ([("Content-Length", "10")], True),
+        ([("Transfer-Encoding", "chunked")], True),
+    ],
+)
+def test_9112_6_whether_a_body_follows_is_in_the_head(fields: list[tuple[str, str]], verdict: bool) -> None:
+    assert asked("/", *fields).has_body is verdict
+
+
+# RFC 9110 §15: responses
+
+
+def test_a_text_as_body_is_utf_8_and_says_so_unless_it_is_told_otherwise() -> None:
+    response = Response(200, "é", {"X-One": "1"})
+    assert response.body == b"\xc3\xa9"
+    assert list(response.headers) == [("Content-Type", "text/plain; charset=utf-8"), ("X-One", "1")]
+    assert list(Response(200, "{}", {"content-type": "application/json"}).headers) == [
+        ("content-type", "application/json")
+    ]
+    assert list(Response(200, b"bytes").headers) == []
+
+
+@pytest.mark.parametrize("status", [-1, 0, 99, 600, 1000])
+def test_9110_15_a_status_has_three_digits_and_one_of_five_classes(status: int) -> None:
+    with pytest.raises(UsageError, match=f"{status} is not an HTTP status"):
+        Response(status)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(100, "Continue"), (404, "Not Found"), (426, "Upgrade Required"), (299, ""), (599, "")]
+)
+def test_9110_15_a_registered_status_has_its_phrase_and_any_other_none(status: int, reason: str) -> None:
+    assert Response(status).reason == reason
+
+
+def test_a_response_is_told_in_one_line_without_its_body() -> None:
+    told = repr(Response(404, "secret"))
+    assert told == "Response(404 Not Found, Headers([('Content-Type', 'text/plain; charset=utf-8')]), body=6 bytes)"
