@@ -52,7 +52,7 @@ _DEFLATED_BINARY = FIN | RSV1 | Opcode.BINARY
 class _Incomplete:
     """A data frame of which the header has been read and not yet all of the payload.
 
-    Its buffer is never larger than five times what has come, whatever the header promises: who announces a
+    Its buffer is never larger than four times what has come, whatever the header promises: who announces a
     megabyte and stops shall not cost one.
     """
 
@@ -75,7 +75,7 @@ class _Incomplete:
         needed = self.filled + size
         if needed <= len(self.payload):
             return
-        larger = bytearray(self.payload_bytes if self.payload_bytes < 5 * needed else 4 * needed)
+        larger = bytearray(min(self.payload_bytes, 4 * needed))
         larger[: self.filled] = memoryview(self.payload)[: self.filled]
         self.payload = larger
 

@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from enum import Enum
 from http import HTTPStatus
+from itertools import takewhile
 from typing import NamedTuple
 
 import h11
@@ -207,8 +208,6 @@ class HttpPhase:
 
     def _explain(self, error: h11.RemoteProtocolError) -> Refusal | Signal:
         """Turn h11's error into a status and a sentence for the client."""
-        if self._in_head and not self._head:
-            return Signal.END_OF_STREAM
         told = str(error).partition(":")[0]  # what follows is the peer's own words
         if "peer" in told and "closed" in told:
             return Signal.END_OF_STREAM
@@ -233,13 +232,13 @@ class HttpPhase:
         return _bad_request("malformed", f"Malformed request: {told}.")
 
     def _name_bad_line(self) -> str:
-        for number, line in enumerate(bytes(self._head).split(b"\n")[1:], 2):
-            bare = line.removesuffix(b"\r")
-            if not bare:
-                break
-            if bare[:1] not in b" \t" and not _FIELD_LINE.fullmatch(bare):
-                return f"Line {number} of the request is not a header of the form 'Name: value'."
-        return "A line of the request is not a header of the form 'Name: value'."
+        lines = (line.removesuffix(b"\r") for line in bytes(self._head).split(b"\n")[1:])
+        wrong = (
+            f"Line {number}"
+            for number, line in enumerate(takewhile(bool, lines), 2)
+            if line[:1] not in b" \t" and not _FIELD_LINE.fullmatch(line)
+        )
+        return f"{next(wrong, 'A line')} of the request is not a header of the form 'Name: value'."
 
     # What goes out
 
