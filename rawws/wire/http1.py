@@ -192,6 +192,12 @@ class HttpPhase:
             return _bad_request("host_missing", "The request has no Host header.")
         if hosts and not _HOST.fullmatch(hosts[0]):
             return _bad_request("host_malformed", "The Host header is not a host with an optional port.")
+        if request.method == "CONNECT":  # an app that answers it with a 200 would have made a tunnel, to nowhere
+            return Refusal(501, "connect", "CONNECT asks a proxy for a tunnel, and this server is none.")
+        if not _has_form(request):
+            return _bad_request("target_malformed", "The request target is neither a path nor an http:// URI.")
+        if not _HOST.fullmatch(request.authority):
+            return _bad_request("target_malformed", "The request target's host is not a host with an optional port.")
         lengths = request.headers.get_all("Content-Length")
         if "Transfer-Encoding" in request.headers and (lengths or request.http_version == "1.0"):
             return _bad_request(
@@ -329,6 +335,13 @@ class HttpPhase:
     def trailing_data(self) -> tuple[bytes, bool]:
         """The bytes that came behind the last request, and whether the stream ended after them."""
         return self._h11.trailing_data
+
+
+def _has_form(request: Request) -> bool:
+    """Say whether a target has one of the forms of RFC 9112 §3.2; a fragment is in none of them."""
+    if request.target == "*":
+        return request.method == "OPTIONS"
+    return request.path is not None and "#" not in request.target
 
 
 def _reason(status: int) -> bytes:
