@@ -8,7 +8,7 @@ that came behind the request: they are the peer's first frames.
 h11 is the parser. What is added here is what h11 leaves to its users: limits with a status of their own (414,
 431, 413), a sentence that tells the client what was wrong, and a stricter reading of what HTTP allows but
 servers and proxies have been known to read in two ways (RFC 9112 §11.2, request smuggling): folded lines, a
-bare LF, bytes outside ASCII, Content-Length beside Transfer-Encoding.
+bare LF, bytes outside ASCII, Content-Length beside Transfer-Encoding, chunks that aren't framed to the letter.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import h11
 
 from rawws.errors import Refusal
 from rawws.limits import Limits
+from rawws.wire.chunks import ChunkLines
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.trace import escape
 
@@ -49,6 +50,7 @@ _ODD_IN_VALUE = re.compile(rb"[^\x20-\x7e\t]")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _FIELD_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\0\r\v\f]*")
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_NOT_CHUNKED = "The request's body is not chunked as HTTP has it."
 
 
 class HttpPhase:
@@ -65,6 +67,8 @@ class HttpPhase:
         self._body_bytes = 0
         self._in_head = True
         self._answer_has_body = True
+        self._chunks: ChunkLines | None = None  # of a chunked body
+        self._is_framed = True  # as far as the chunks have come
 
     @classmethod
     def resume(cls, connection: h11.Connection, limits: Limits) -> HttpPhase:
@@ -99,11 +103,15 @@ class HttpPhase:
                 if not data:
                     return
             self._head += data
+        elif self._chunks is not None and self._is_framed:
+            self._is_framed = self._chunks.follow(data)
         self._h11.receive_data(data)
 
     def next_event(self) -> Event:
         """Return what the bytes received so far amount to; never raises for what a peer sends."""
         while True:
+            if not self._is_framed:
+                return _bad_request("body_malformed", _NOT_CHUNKED)
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as error:
@@ -161,7 +169,12 @@ class HttpPhase:
             Headers(fields),
             raw_head,
         )
-        return self._check_request(request) or request
+        if refusal := self._check_request(request):
+            return refusal
+        if "Transfer-Encoding" in request.headers:
+            self._chunks = ChunkLines()
+            self._is_framed = self._chunks.follow(trailing)
+        return request
 
     def _check_lines(self, raw_head: bytes, event: h11.Request) -> Refusal | None:
         limits = self._limits
@@ -218,7 +231,7 @@ class HttpPhase:
         if "peer" in told and "closed" in told:
             return Signal.END_OF_STREAM
         if not self._in_head:
-            return _bad_request("body_malformed", "The request's body is not chunked as HTTP has it.")
+            return _bad_request("body_malformed", _NOT_CHUNKED)
         if refusal := self._check_size(self._head):
             return refusal
         if "request line" in told:
@@ -322,6 +335,7 @@ class HttpPhase:
         trailing, ended = self._h11.trailing_data
         self._h11 = self._new_h11()
         self._answer_has_body = True
+        self._chunks = None
         self._in_head = True
         self._raw_head = b""
         self._head.clear()
