@@ -110,7 +110,7 @@ class Deadlines:
                 return
             peer.pace.rests_until = 0.0
             self._loop.watch(peer, done=not peer.is_blocked)
-        if peer.relay is not None and peer.relay.is_held and not peer.is_behind:
+        if peer.held_back and not peer.is_behind:
             peer.answer_by = math.inf
             return
         if peer.heard:

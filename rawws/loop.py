@@ -307,6 +307,9 @@ class Loop:
                 else:
                     room.add(frames, peer.number)
                     self._fresh.add(room)
+                if room.holds:
+                    peer.held_back = True
+                    self.watch(peer, done=not peer.is_blocked)
                 if peer.pace is not None:
                     self.slow.hold_to_its_rate(peer, len(frames))
             elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
@@ -642,7 +645,7 @@ class Loop:
         reads = (
             peer.outbox_bytes <= MAX_OUTBOX_BYTES
             and (peer.inbox is None or not peer.inbox.paused)
-            and (peer.relay is None or not peer.relay.is_held or peer.session.state is not OPEN)
+            and (not peer.held_back or peer.session.state is not OPEN)
             and not (peer.pace is not None and peer.pace.rests_until and peer.session.state is OPEN)
         )
         interest = READABLE if reads else 0
