@@ -60,6 +60,7 @@ class Reader:
     ponged: int = 0
     close_code: int | None = None
     ended: bool = False
+    received: int = 0  # bytes
 
     def take(self, size: int) -> None:
         """Read what is there, but no more than so many bytes."""
@@ -68,6 +69,7 @@ class Reader:
         except BlockingIOError:
             return
         self.ended = not received
+        self.received += len(received)
         self.raw += received
         if self.form == "events":
             self._parse_events()
@@ -128,6 +130,7 @@ class Room:
         self.said = 0
         self.witness = self._open("ids", None, send_buffer=None)
         self.readers: list[Reader] = []
+        self.closing: list[Reader] = []  # those who have sent a close, and read what still comes
         self.gone: list[Reader] = []
 
     def _open(self, form: str, since: str | None, *, send_buffer: int | None = SEND_BUFFER) -> Reader:
@@ -182,11 +185,12 @@ class Room:
         if (reader := self._choose(which)) is None:
             return
         self.readers.remove(reader)
-        self.gone.append(reader)
         if how == "close" and reader.form != "events":
             reader.client.try_send(close())
+            self.closing.append(reader)
         else:
             reader.client.hang_up()
+            self.gone.append(reader)
 
     def come_back(self, which: int) -> None:
         """One who has gone reads on behind the last message that it got."""
@@ -209,19 +213,21 @@ class Room:
                 return
 
     async def read_all(self) -> None:
-        while True:
-            before = [(len(reader.messages), len(reader.raw), reader.ponged) for reader in self.readers]
-            for reader in self.readers:
+        there = [*self.readers, *self.closing]
+        before: list[int] = []
+        while before != (before := [reader.received for reader in there]):
+            for reader in there:
                 reader.take(1 << 20)
             await self.let_it_run()
-            if before == [(len(reader.messages), len(reader.raw), reader.ponged) for reader in self.readers]:
-                return
 
     def check_all(self, *, at_end: bool) -> None:
         order = self.witness.messages
         assert [told.number for told in order] == list(range(1, len(order) + 1)), "the witness misses nothing"
-        for reader in [*self.readers, *self.gone]:
+        for reader in [*self.readers, *self.closing, *self.gone]:
             self._check(reader, order, at_end=at_end and reader in self.readers)
+        for reader in self.closing if at_end else []:
+            assert not reader.raw, "what has begun to go out goes out whole"
+            assert reader.close_code in ((1000, 1013) if self.slow is Slow.CLOSE else (1000,))
 
     def _check(self, reader: Reader, order: list[Told], *, at_end: bool) -> None:
         if reader.form == "plain":
