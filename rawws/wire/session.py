@@ -1,6 +1,6 @@
 """One WebSocket connection after its handshake: messages, control frames, close (RFC 6455 §5 to §7).
 
-Frames are read by two lanes that amount to the same: `FastReader` takes whole, plain data frames, and
+Frames are read by two lanes that amount to the same: `FastReader` takes whole, plain frames, and
 `PlainReader`, which is wsproto, takes everything else. Around them, a `Session` knows how far the closing
 handshake has come, and gives the answers that the RFC asks for: a pong to a ping, a close to a close, a close
 before we give up.
@@ -113,7 +113,13 @@ class Session:
         self._echoes = echoes
         self._streams = False
         inflates = deflate and not takeover
-        self._fast = FastReader(our_role, max_message_bytes, inflates=inflates, relays=relays) if fast_lane else None
+        # Where messages go back to the peer, a pong has its place between two of them.
+        in_order = relays and echoes
+        self._fast = (
+            FastReader(our_role, max_message_bytes, inflates=inflates, relays=relays, takes_pings=not in_order)
+            if fast_lane
+            else None
+        )
         self._encoder = None if fast_lane else PlainEncoder(our_role)
         # Made when there is a frame for it, and with a fast lane given up when that is read: it takes 2 KiB.
         self._plain: PlainReader | None = None
@@ -221,6 +227,8 @@ class Session:
             and (self.on_frame is None or not fast.is_idle)  # what the fast lane has begun, it ends
         ):
             rest = fast.read(data, out)  # nearly always, this is all there is to do
+            if fast.pings is not None:
+                self._answer_pings(fast)
             if rest is None:
                 return
             data = rest
@@ -232,6 +240,7 @@ class Session:
             data = self._read_plainly(data, out)
             if data and self._fast is not None and self._plain is None and self._takes_turns:
                 rest = self._fast.read(data, out)
+                self._answer_pings(self._fast)
                 if rest is None:
                     break
                 data = rest
@@ -240,6 +249,13 @@ class Session:
     def _takes_turns(self) -> bool:
         """Whether the fast lane is given a chance whenever the plain one is idle."""
         return self.on_frame is None and not self._streams
+
+    def _answer_pings(self, fast: FastReader) -> None:
+        """Answer the pings that the fast lane has met."""
+        pings, fast.pings = fast.pings, None
+        if pings and self.state is State.OPEN:
+            key = self._mask_key
+            self.outgoing += b"".join([encode_frame(Opcode.PONG, payload, mask_key=key()) for payload in pings])
 
     def _read_plainly(self, data: bytes, out: list[Any]) -> bytes:
         """Have wsproto read; with a fast lane, only up to where that can take over again."""
