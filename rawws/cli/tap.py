@@ -18,6 +18,7 @@ from rawws.cli.arguments import insecure_tls
 from rawws.errors import UsageError
 from rawws.page import TRACE, About, Page
 from rawws.server import serve
+from rawws.signals import ending_signals
 from rawws.tap import Target, run_tap
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address, open_listeners
@@ -93,7 +94,7 @@ def parse_target(text: str, *, check: bool) -> Target:
 
 
 async def _tap(listen: tuple[str, int], target: Target, tracer: Tracer, page_at: tuple[str, int] | None) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with ending_signals() as signals:
         listeners = await open_listeners(*listen)
         async with trio.open_nursery() as nursery:
             for name in await nursery.start(run_tap, listeners, target, tracer):

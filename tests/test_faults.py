@@ -1,0 +1,148 @@
+"""Faults of the machine and of the application: what goes on meanwhile, what is told, and that it is over then."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.serving import PATIENCE_S, Program, StartProgram, close, get, seen_close
+
+pytestmark = pytest.mark.usefixtures("bounded")
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    """One program for the tests that leave it as it was."""
+    starter = StartProgram()
+    try:
+        program = starter("--hello", "", "--drain", "0.2")
+        yield program
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+        assert_no_traceback(program)
+    finally:
+        for started in starter.started:
+            started.end()
+
+
+def assert_no_traceback(program: Program) -> None:
+    """What a program that has ended has logged is no error of its own."""
+    assert [line for line in program.lines if "Traceback" in line or "error in rawws" in line] == []
+
+
+async def end(program: Program) -> int:
+    """Return the program's status when it has ended."""
+    status = await trio.to_thread.run_sync(program.wait)
+    assert_no_traceback(program)
+    return status
+
+
+# Signals at odd moments
+
+# An application is a way into the program: what its module does happens before the program listens.
+APP = """
+import atexit, os, signal, time
+import trio
+
+def signal_ourselves(number):
+    os.kill(os.getpid(), number)
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    if scope["path"] == "/thread":
+        await trio.to_thread.run_sync(time.sleep, 1000)
+    while scope["path"] == "/stubborn":
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            pass
+    await send({"type": "http.response.start", "status": 204})
+    await send({"type": "http.response.body"})
+"""
+
+
+def write_app(folder: Path, more: str = "") -> tuple[str, ...]:
+    (folder / "app.py").write_text(APP + more)
+    return ("--app", "app:app", "--no-page", "--hello", "")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)]
+)
+async def test_a_signal_before_it_listens_ends_it_without_a_word(
+    start_program: StartProgram, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    flags = write_app(tmp_path, f"signal.signal(signal.SIGHUP, signal.SIG_DFL)\nsignal_ourselves({number:d})")
+    ended = start_program.run(*flags, directory=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", "")
+
+
+async def test_signals_that_come_when_it_is_over_change_nothing(start_program: StartProgram, tmp_path: Path) -> None:
+    at_exit = [f"atexit.register(signal_ourselves, {number:d})" for number in (signal.SIGINT, signal.SIGTERM)]
+    program = start_program(*write_app(tmp_path, "\n".join(at_exit)), directory=tmp_path)
+    program.signal(signal.SIGINT)
+    assert await end(program) == 0
+    assert program.lines[-1].endswith("#0 = stopped")
+
+
+async def test_many_signals_at_once_end_it_as_one_does(start_program: StartProgram) -> None:
+    program = start_program()
+    peer = await (await program.connect()).open()
+    for number in (signal.SIGINT, signal.SIGTERM) * 10:
+        if program.process.poll() is None:
+            program.signal(number)
+    assert await end(program) == 0
+    await peer.wait_lost()
+
+
+async def test_a_signal_in_a_handshake_lets_it_come_to_nothing(start_program: StartProgram) -> None:
+    program = start_program("--hello", "")
+    peer = await (await program.connect()).open()
+    halfway = await program.connect()
+    await halfway.send(b"GET / HTTP/1.1\r\nUpgrade: webs")
+    assert (await (await program.connect()).ask(get())).status == 200  # so it has been read
+    program.signal(signal.SIGTERM)
+    assert await peer.frame() == seen_close(1001, "the server is shutting down")
+    await peer.send(close(1001))
+    peer.hang_up()
+    assert await end(program) == 0
+    await halfway.wait_lost()
+
+
+@pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="SIGHUP is ignored here")
+async def test_when_its_terminal_is_gone_it_ends_in_order(start_program: StartProgram) -> None:
+    program = start_program("--hello", "")
+    peer = await (await program.connect()).open()
+    program.signal(signal.SIGHUP)
+    assert await peer.frame() == seen_close(1001, "the server is shutting down")
+    await peer.send(close(1001))
+    peer.hang_up()
+    assert await end(program) == 0
+    assert any("SIGHUP: accepting no more, peers to close: 1" in line for line in program.lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGPIPE, signal.SIGWINCH, signal.SIGCONT, signal.SIGURG])
+async def test_signals_that_ask_for_nothing_change_nothing(program: Program, number: signal.Signals) -> None:
+    program.signal(number)
+    assert (await (await program.connect()).ask(get())).status == 200
+
+
+async def test_a_program_whose_application_cant_be_cancelled_says_so_and_a_second_signal_ends_it(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    program = start_program(*write_app(tmp_path), "--drain", "0.1", directory=tmp_path)
+    for path in ("/thread", "/stubborn"):
+        await (await program.connect()).send(get(path))
+    assert (await (await program.connect()).ask(get())).status == 204  # so both are being answered
+    program.signal(signal.SIGTERM)
+    await trio.to_thread.run_sync(program.wait_for_line, "it is waited for until another signal")
+    began = time.monotonic()
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 1
+    assert "can't be cancelled: ending without it" in program.lines[-1]
+    assert time.monotonic() - began < PATIENCE_S / 2
