@@ -222,6 +222,8 @@ class HttpConnection:
                 self.http.receive_data(await self._receive())
                 await trio.lowlevel.checkpoint_if_cancelled()  # who never stops sending runs out of time too
             if scope.cancelled_caught:
+                if (event := self.http.next_event()) is not Signal.NEED_DATA:
+                    break  # it came in time, and only we were late
                 if is_head and self.service.stopping:
                     return Signal.END_OF_STREAM
                 within = f"{self.service.limits.header_timeout_s:g} seconds"

@@ -22,9 +22,8 @@ from rawws.transport import open_listeners
 from rawws.wire.trace import FAULT, STATE, TIMER
 from rawws.workers import Membership
 
-
-# What can't be cancelled (a thread of an application's, a handler that goes on regardless) keeps a program from its end.
-# That is told when it is so late, and what is left is ended by force so long after a second signal.
+# What can't be cancelled (a thread of an application's, a handler that goes on regardless) keeps a program from its
+# end. That is told when it is so late, and what is left is ended by force so long after a second signal.
 LATE_S = 1.0
 FORCE_S = 1
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.serving import PATIENCE_S, Program, StartProgram, close, get, seen_close
+from rawws.wire.frames import Opcode
+from tests.serving import PATIENCE_S, Program, StartProgram, close, get, masked, seen_close, seen_text
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
@@ -146,3 +147,29 @@ async def test_a_program_whose_application_cant_be_cancelled_says_so_and_a_secon
     assert await end(program) == 1
     assert "can't be cancelled: ending without it" in program.lines[-1]
     assert time.monotonic() - began < PATIENCE_S / 2
+
+
+# The process stands still
+
+
+async def test_who_answered_while_the_process_stood_still_is_not_given_up(start_program: StartProgram) -> None:
+    flags = ("--ping-interval", "0.4", "--ping-timeout", "1", "--open-timeout", "1")
+    program = start_program(*flags, "--hello", "")
+    peers = [await (await program.connect()).open() for _ in range(6)]
+    for peer in peers:
+        assert (await peer.frame()).opcode is Opcode.PING
+    halfway = await program.connect()
+    await halfway.send(get()[:10])
+    program.signal(signal.SIGSTOP)
+    for peer in peers:
+        await peer.send(masked(Opcode.PONG, b"rawws"))
+    await halfway.send(get()[10:])
+    await trio.sleep(1.4)  # the clock that counts is another process's
+    program.signal(signal.SIGCONT)
+    assert (await halfway.answer()).status == 200
+    for peer in peers:
+        await peer.send(masked(Opcode.TEXT, b"still here"))
+    for peer in peers:
+        while (seen := await peer.frame()).opcode is Opcode.PING:
+            pass
+        assert seen == seen_text("still here")
