@@ -21,6 +21,7 @@ from typing import Any
 import trio
 
 from rawws import logs, web
+from rawws.accepting import Address
 from rawws.errors import Refusal
 from rawws.limits import Limits
 from rawws.peer import Endpoint
@@ -36,8 +37,6 @@ from rawws.wire.trace import FAULT, IN, OUT, STATE, TIMER, head_lines
 
 # Long enough for the last words to be read across a slow line, short enough not to hoard sockets (a guess).
 LINGER_S = 2.0
-
-Address = tuple[str, int] | str
 
 
 @dataclass(frozen=True, slots=True)

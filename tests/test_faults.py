@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,8 @@ from rawws.wire.frames import Opcode
 from tests.serving import PATIENCE_S, Program, StartProgram, close, get, masked, seen_close, seen_text
 
 pytestmark = pytest.mark.usefixtures("bounded")
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and limits that are set from outside")
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +178,49 @@ async def test_who_answered_while_the_process_stood_still_is_not_given_up(start_
         while (seen := await peer.frame()).opcode is Opcode.PING:
             pass
         assert seen == seen_text("still here")
+
+
+# Out of descriptors
+
+
+def cpu_s(program: Program) -> float:
+    """Return how much of a core's time the program has had so far."""
+    fields = Path(f"/proc/{program.process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def allow_descriptors(program: Program, more: int) -> None:
+    """Let a program open so many more than it has."""
+    pid = program.process.pid
+    limit = len(os.listdir(f"/proc/{pid}/fd")) + more
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+
+
+@LINUX
+@pytest.mark.parametrize("tapped", [False, True], ids=["serve", "tap"])
+async def test_out_of_descriptors_it_rests_says_so_once_and_accepts_again(
+    start_program: StartProgram, tapped: bool
+) -> None:
+    served = program = start_program("--hello", "")
+    if tapped:
+        program = start_program.tap(served.address)
+    bystander = await (await program.connect()).open()
+    allow_descriptors(program, 4)
+    crowd = [await program.connect() for _ in range(10)]
+    program.wait_for_line("Too many open files; accepting rests until some are closed, or more are allowed")
+    before = cpu_s(program)
+    for client in crowd[:4]:
+        client.hang_up()  # and another one comes in its place, but not all do
+        await trio.sleep(0.3)
+        await bystander.send(masked(Opcode.TEXT, b"undisturbed"))
+        assert await bystander.frame() == seen_text("undisturbed")
+    assert cpu_s(program) - before < 0.4, "of 1.2 s"
+    for client in crowd:
+        client.hang_up()
+    program.wait_for_line("accepting again")
+    assert (await (await program.connect()).ask(get())).status == 200
+    bystander.hang_up()
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 0
+    told = [line for line in program.lines if "accepting" in line and "#0" in line]
+    assert len(told) <= (9 if tapped else 3)  # the tap turns away those for whom it has no second descriptor

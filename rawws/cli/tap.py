@@ -17,6 +17,7 @@ from rawws import logs
 from rawws.cli.arguments import insecure_tls
 from rawws.errors import UsageError
 from rawws.page import TRACE, About, Page
+from rawws.program import raise_file_limit
 from rawws.server import serve
 from rawws.signals import ending_signals
 from rawws.tap import Target, run_tap
@@ -56,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     host, port = parse_listen(options.listen)
     target = parse_target(options.target, check=not options.no_check)
     logs.configure(options.log_level)
+    raise_file_limit()
     tracer = Tracer()
     with contextlib.ExitStack() as stack:
         if options.record:
