@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from rawws.wire.frames import Opcode
-from tests.serving import PATIENCE_S, Program, StartProgram, close, get, masked, seen_close, seen_text
+from tests.redis_server import free_port
+from tests.serving import PATIENCE_S, Client, Program, StartProgram, close, get, masked, seen_close, seen_text
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
@@ -224,3 +229,88 @@ async def test_out_of_descriptors_it_rests_says_so_once_and_accepts_again(
     assert await end(program) == 0
     told = [line for line in program.lines if "accepting" in line and "#0" in line]
     assert len(told) <= (9 if tapped else 3)  # the tap turns away those for whom it has no second descriptor
+
+
+# A full disk, and a log that nobody takes
+
+
+@LINUX
+@pytest.mark.parametrize("tapped", [False, True], ids=["serve", "tap"])
+async def test_a_recording_that_comes_to_its_end_is_told_once_read_as_far_as_it_goes_and_gone_on_with(
+    start_program: StartProgram, tmp_path: Path, tapped: bool
+) -> None:
+    # No disk to fill, but the same for who writes: a file that may not grow beyond some bytes. (For a disk that has no
+    # byte left, see tests/test_tracing.py.)
+    file = tmp_path / "recorded"
+    served = program = start_program("--hello", "", *(() if tapped else ("--record", str(file))))
+    if tapped:
+        program = start_program.tap(served.address, "--record", str(file))
+    resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, (6000, 6000))
+    peer = await (await program.connect()).open()
+    for _ in range(100):
+        await peer.send(masked(Opcode.TEXT, b"undisturbed"))
+        assert await peer.frame() == seen_text("undisturbed")
+    peer.hang_up()
+    assert (await (await program.connect()).ask(get())).status == 200
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 0
+    (told,) = [line for line in program.lines if "ERROR" in line]
+    assert told.endswith(f"#0 ! {file} can't be written any more: File too large; nothing is recorded from here on")
+    assert file.read_bytes()[-1:] != b"\n", "the last line is cut"
+
+    again = start_program("--hello", "", "--record", str(file))
+    await (await again.connect()).ask(get("/again"))
+    again.signal(signal.SIGTERM)
+    assert await end(again) == 0
+    decoded = start_program.run("decode", str(file))
+    assert decoded.returncode == 0
+    assert decoded.stdout.count("'undisturbed'") > 1
+    assert "was not written to its end (the disk was full, or the process killed)" in decoded.stdout
+    assert "/again" in decoded.stdout
+
+
+@contextlib.contextmanager
+def nowhere_to_log(kind: str) -> Iterator[dict[str, Any]]:
+    """Yield what makes a process's standard error one that can't be written."""
+    if kind == "closed":
+        yield {"preexec_fn": partial(os.close, 2)}
+    elif kind == "a full disk":
+        if not Path("/dev/full").exists():
+            pytest.skip("there is no /dev/full")
+        with open("/dev/full", "wb") as full:
+            yield {"stderr": full}
+    else:
+        read, write = os.pipe()
+        os.close(read)
+        try:
+            yield {"stderr": write}
+        finally:
+            os.close(write)
+
+
+@pytest.mark.parametrize("kind", ["closed", "a full disk", "a pipe without a reader"])
+async def test_a_log_that_cant_be_written_stops_nothing(kind: str) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "rawws", "-vv", "--hello", "", "--port", str(port)]
+    with nowhere_to_log(kind) as how, subprocess.Popen(command, **how) as process:
+        try:
+            client = await connect_when_it_listens(port)
+            await client.open()
+            for _ in range(100):
+                await client.send(masked(Opcode.TEXT, b"undisturbed"))
+                assert await client.frame() == seen_text("undisturbed")
+            process.send_signal(signal.SIGTERM)
+            assert await client.frame() == seen_close(1001, "the server is shutting down")
+            client.hang_up()
+            assert await trio.to_thread.run_sync(process.wait, PATIENCE_S) == 0
+        finally:
+            process.kill()
+
+
+async def connect_when_it_listens(port: int) -> Client:
+    while True:
+        client = Client.unconnected()
+        with contextlib.suppress(ConnectionRefusedError):
+            return await client.connect(port)
+        client.hang_up()
+        await trio.sleep(0.02)
