@@ -87,6 +87,10 @@ class Deadlines:
         logs.line(logs.server, logging.WARNING, logs.SERVER, TIMER, told)
 
     def _check(self, peer: Peer, now: float) -> None:
+        if now >= peer.answer_by or now >= peer.close_at:
+            self._loop.hear(peer)  # its answer may be here, and only we are late
+            if peer.transport.fileno() < 0:
+                return
         limits = peer.endpoint.limits
         them = peer.session.our_role.other.name.lower()
         if peer.session.state is not OPEN:

@@ -7,13 +7,14 @@ import logging
 import math
 import socket
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
 
 from rawws import logs, web
+from rawws.accepting import Address, accept_connections
 from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
 from rawws.exchange import (
     Authenticate,
@@ -33,7 +34,6 @@ from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.tracing import Tracer
 from rawws.transport import (
-    EXHAUSTED,
     TlsTransport,
     Transport,
     is_loopback,
@@ -48,12 +48,7 @@ from rawws.wire.hosts import Hosts
 from rawws.wire.messages import Request, Response, is_token
 from rawws.wire.reading import Reading, read_request
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, STATE
-
-# One wake of a listener takes in at most so many connections before other tasks get their turn (a guess).
-ACCEPT_BATCH = 64
-# How long accepting rests when descriptors or buffers have run out: others must have time to go.
-EXHAUSTED_PAUSE_S = 0.5
+from rawws.wire.trace import FAULT
 
 # A stopping server closes so many peers at a time, or more if there are many; and is done with that when so much of
 # the drain is over. A hundred a second come back anywhere without being felt (a guess).
@@ -190,40 +185,18 @@ class Server:
 
     async def _accept_all(self, tasks: trio.Nursery) -> None:
         """Accept on every listener; each connection becomes a task of its own."""
+
+        def take(connected: socket.socket, address: Address) -> None:
+            tasks.start_soon(self._serve_connection, connected, address, tasks)
+
         with self._accepting:
             async with trio.open_nursery() as accepting:
                 for listener in self.listeners:
-                    accepting.start_soon(self._accept, listener, tasks)
+                    accepting.start_soon(accept_connections, listener, take)
         for listener in self.listeners:
             _close_listener(listener)
 
-    async def _accept(self, listener: socket.socket, tasks: trio.Nursery) -> None:
-        pausing = False
-        while True:
-            await trio.lowlevel.wait_readable(listener)
-            try:
-                for connected, address in _accept_batch(listener):
-                    tasks.start_soon(self._serve_connection, connected, address, tasks)
-                    if pausing:
-                        pausing = False
-                        _log(logging.INFO, STATE, "accepting again")
-            except OSError as error:
-                if error.errno not in EXHAUSTED:
-                    # accept() also reports what befell the new connection on its way (ECONNABORTED and
-                    # others, see accept(2)): that is its end alone.
-                    continue
-                if not pausing:
-                    pausing = True
-                    _log(
-                        logging.ERROR,
-                        FAULT,
-                        f"can't accept connections: {error.strerror}; accepting rests until some are closed",
-                    )
-                await trio.sleep(EXHAUSTED_PAUSE_S)
-
-    async def _serve_connection(
-        self, connected: socket.socket, address: tuple[str, int] | str, tasks: trio.Nursery
-    ) -> None:
+    async def _serve_connection(self, connected: socket.socket, address: Address, tasks: trio.Nursery) -> None:
         number = next(current_loop().numbers)
         upgraded = None
         try:
@@ -333,15 +306,6 @@ def _is_about_closing(error: Exception) -> bool:
     if isinstance(error, ExceptionGroup):
         return error.split(ConnectionClosed)[1] is None
     return isinstance(error, ConnectionClosed)
-
-
-def _accept_batch(listener: socket.socket) -> Iterator[tuple[socket.socket, tuple[str, int] | str]]:
-    for _ in range(ACCEPT_BATCH):
-        try:
-            connected, address = listener.accept()
-        except BlockingIOError:
-            return
-        yield connected, address[:2] if isinstance(address, tuple) else ""
 
 
 def _close_listener(listener: socket.socket) -> None:
@@ -564,7 +528,3 @@ async def _open(
         listener.setblocking(False)
         opened.append(listener)
     return opened
-
-
-def _log(level: int, mark: str, text: str) -> None:
-    logs.line(logs.server, level, logs.SERVER, mark, text)

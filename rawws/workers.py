@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import trio
 
 from rawws import logs, systemd
+from rawws.signals import ending_signals
 from rawws.transport import name_address, open_listeners
 from rawws.wire.trace import FAULT, STATE
 
@@ -71,12 +72,12 @@ class Membership:
 
 
 async def run_workers(count: int, arguments: Sequence[str], host: str, port: int) -> int:
-    """Keep ``count`` workers running, until SIGINT or SIGTERM, which drains them all; a second one ends that.
+    """Keep ``count`` workers running, until a signal, which drains them all; a second one ends that.
 
     ``arguments`` are those of the command line. Returns the exit status: that of a worker which could not even begin.
     Raises `rawws.errors.ListenError`.
     """
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with ending_signals() as signals:
         crew = _Crew(arguments, await _listen(count, host, port))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(crew.run, nursery.cancel_scope)

@@ -540,9 +540,15 @@ class StartProgram:
         self.started.append(program)
         return program.wait_listening()
 
-    def run(self, *arguments: str | bytes) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str | bytes, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a program that is to end by itself, and return its status and what it wrote."""
         command = [sys.executable, "-m", "rawws", *arguments]
         return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+            cwd=directory,
         )

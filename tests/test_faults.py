@@ -1,0 +1,316 @@
+"""Faults of the machine and of the application: what goes on meanwhile, what is told, and that it is over then."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from rawws.wire.frames import Opcode
+from tests.redis_server import free_port
+from tests.serving import PATIENCE_S, Client, Program, StartProgram, close, get, masked, seen_close, seen_text
+
+pytestmark = pytest.mark.usefixtures("bounded")
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and limits that are set from outside")
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    """One program for the tests that leave it as it was."""
+    starter = StartProgram()
+    try:
+        program = starter("--hello", "", "--drain", "0.2")
+        yield program
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+        assert_no_traceback(program)
+    finally:
+        for started in starter.started:
+            started.end()
+
+
+def assert_no_traceback(program: Program) -> None:
+    """What a program that has ended has logged is no error of its own."""
+    assert [line for line in program.lines if "Traceback" in line or "error in rawws" in line] == []
+
+
+async def end(program: Program) -> int:
+    """Return the program's status when it has ended."""
+    status = await trio.to_thread.run_sync(program.wait)
+    assert_no_traceback(program)
+    return status
+
+
+# Signals at odd moments
+
+# An application is a way into the program: what its module does happens before the program listens.
+APP = """
+import atexit, os, signal, time
+import trio
+
+def signal_ourselves(number):
+    os.kill(os.getpid(), number)
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    if scope["path"] == "/thread":
+        await trio.to_thread.run_sync(time.sleep, 1000)
+    while scope["path"] == "/stubborn":
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            pass
+    await send({"type": "http.response.start", "status": 204})
+    await send({"type": "http.response.body"})
+"""
+
+
+def write_app(folder: Path, more: str = "") -> tuple[str, ...]:
+    (folder / "app.py").write_text(APP + more)
+    return ("--app", "app:app", "--no-page", "--hello", "")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)]
+)
+async def test_a_signal_before_it_listens_ends_it_without_a_word(
+    start_program: StartProgram, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    flags = write_app(tmp_path, f"signal.signal(signal.SIGHUP, signal.SIG_DFL)\nsignal_ourselves({number:d})")
+    ended = start_program.run(*flags, directory=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", "")
+
+
+async def test_signals_that_come_when_it_is_over_change_nothing(start_program: StartProgram, tmp_path: Path) -> None:
+    at_exit = [f"atexit.register(signal_ourselves, {number:d})" for number in (signal.SIGINT, signal.SIGTERM)]
+    program = start_program(*write_app(tmp_path, "\n".join(at_exit)), directory=tmp_path)
+    program.signal(signal.SIGINT)
+    assert await end(program) == 0
+    assert program.lines[-1].endswith("#0 = stopped")
+
+
+async def test_many_signals_at_once_end_it_as_one_does(start_program: StartProgram) -> None:
+    program = start_program()
+    peer = await (await program.connect()).open()
+    for number in (signal.SIGINT, signal.SIGTERM) * 10:
+        if program.process.poll() is None:
+            program.signal(number)
+    assert await end(program) == 0
+    await peer.wait_lost()
+
+
+async def test_a_signal_in_a_handshake_lets_it_come_to_nothing(start_program: StartProgram) -> None:
+    program = start_program("--hello", "")
+    peer = await (await program.connect()).open()
+    halfway = await program.connect()
+    await halfway.send(b"GET / HTTP/1.1\r\nUpgrade: webs")
+    assert (await (await program.connect()).ask(get())).status == 200  # so it has been read
+    program.signal(signal.SIGTERM)
+    assert await peer.frame() == seen_close(1001, "the server is shutting down")
+    await peer.send(close(1001))
+    peer.hang_up()
+    assert await end(program) == 0
+    await halfway.wait_lost()
+
+
+@pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="SIGHUP is ignored here")
+async def test_when_its_terminal_is_gone_it_ends_in_order(start_program: StartProgram) -> None:
+    program = start_program("--hello", "")
+    peer = await (await program.connect()).open()
+    program.signal(signal.SIGHUP)
+    assert await peer.frame() == seen_close(1001, "the server is shutting down")
+    await peer.send(close(1001))
+    peer.hang_up()
+    assert await end(program) == 0
+    assert any("SIGHUP: accepting no more, peers to close: 1" in line for line in program.lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGPIPE, signal.SIGWINCH, signal.SIGCONT, signal.SIGURG])
+async def test_signals_that_ask_for_nothing_change_nothing(program: Program, number: signal.Signals) -> None:
+    program.signal(number)
+    assert (await (await program.connect()).ask(get())).status == 200
+
+
+async def test_a_program_whose_application_cant_be_cancelled_says_so_and_a_second_signal_ends_it(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    program = start_program(*write_app(tmp_path), "--drain", "0.1", directory=tmp_path)
+    for path in ("/thread", "/stubborn"):
+        await (await program.connect()).send(get(path))
+    assert (await (await program.connect()).ask(get())).status == 204  # so both are being answered
+    program.signal(signal.SIGTERM)
+    await trio.to_thread.run_sync(program.wait_for_line, "it is waited for until another signal")
+    began = time.monotonic()
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 1
+    assert "can't be cancelled: ending without it" in program.lines[-1]
+    assert time.monotonic() - began < PATIENCE_S / 2
+
+
+# The process stands still
+
+
+async def test_who_answered_while_the_process_stood_still_is_not_given_up(start_program: StartProgram) -> None:
+    flags = ("--ping-interval", "0.4", "--ping-timeout", "1", "--open-timeout", "1")
+    program = start_program(*flags, "--hello", "")
+    peers = [await (await program.connect()).open() for _ in range(6)]
+    for peer in peers:
+        assert (await peer.frame()).opcode is Opcode.PING
+    halfway = await program.connect()
+    await halfway.send(get()[:10])
+    program.signal(signal.SIGSTOP)
+    for peer in peers:
+        await peer.send(masked(Opcode.PONG, b"rawws"))
+    await halfway.send(get()[10:])
+    await trio.sleep(1.4)  # the clock that counts is another process's
+    program.signal(signal.SIGCONT)
+    assert (await halfway.answer()).status == 200
+    for peer in peers:
+        await peer.send(masked(Opcode.TEXT, b"still here"))
+    for peer in peers:
+        while (seen := await peer.frame()).opcode is Opcode.PING:
+            pass
+        assert seen == seen_text("still here")
+
+
+# Out of descriptors
+
+
+def cpu_s(program: Program) -> float:
+    """Return how much of a core's time the program has had so far."""
+    fields = Path(f"/proc/{program.process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def allow_descriptors(program: Program, more: int) -> None:
+    """Let a program open so many more than it has."""
+    pid = program.process.pid
+    limit = len(os.listdir(f"/proc/{pid}/fd")) + more
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+
+
+@LINUX
+@pytest.mark.parametrize("tapped", [False, True], ids=["serve", "tap"])
+async def test_out_of_descriptors_it_rests_says_so_once_and_accepts_again(
+    start_program: StartProgram, tapped: bool
+) -> None:
+    served = program = start_program("--hello", "")
+    if tapped:
+        program = start_program.tap(served.address)
+    bystander = await (await program.connect()).open()
+    allow_descriptors(program, 4)
+    crowd = [await program.connect() for _ in range(10)]
+    program.wait_for_line("Too many open files; accepting rests until some are closed, or more are allowed")
+    before = cpu_s(program)
+    for client in crowd[:4]:
+        client.hang_up()  # and another one comes in its place, but not all do
+        await trio.sleep(0.3)
+        await bystander.send(masked(Opcode.TEXT, b"undisturbed"))
+        assert await bystander.frame() == seen_text("undisturbed")
+    assert cpu_s(program) - before < 0.4, "of 1.2 s"
+    for client in crowd:
+        client.hang_up()
+    program.wait_for_line("accepting again")
+    assert (await (await program.connect()).ask(get())).status == 200
+    bystander.hang_up()
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 0
+    told = [line for line in program.lines if "accepting" in line and "#0" in line]
+    assert len(told) <= (9 if tapped else 3)  # the tap turns away those for whom it has no second descriptor
+
+
+# A full disk, and a log that nobody takes
+
+
+@LINUX
+@pytest.mark.parametrize("tapped", [False, True], ids=["serve", "tap"])
+async def test_a_recording_that_comes_to_its_end_is_told_once_read_as_far_as_it_goes_and_gone_on_with(
+    start_program: StartProgram, tmp_path: Path, tapped: bool
+) -> None:
+    # No disk to fill, but the same for who writes: a file that may not grow beyond some bytes. (For a disk that has no
+    # byte left, see tests/test_tracing.py.)
+    file = tmp_path / "recorded"
+    served = program = start_program("--hello", "", *(() if tapped else ("--record", str(file))))
+    if tapped:
+        program = start_program.tap(served.address, "--record", str(file))
+    resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, (6000, 6000))
+    peer = await (await program.connect()).open()
+    for _ in range(100):
+        await peer.send(masked(Opcode.TEXT, b"undisturbed"))
+        assert await peer.frame() == seen_text("undisturbed")
+    peer.hang_up()
+    assert (await (await program.connect()).ask(get())).status == 200
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 0
+    (told,) = [line for line in program.lines if "ERROR" in line]
+    assert told.endswith(f"#0 ! {file} can't be written any more: File too large; nothing is recorded from here on")
+    assert file.read_bytes()[-1:] != b"\n", "the last line is cut"
+
+    again = start_program("--hello", "", "--record", str(file))
+    await (await again.connect()).ask(get("/again"))
+    again.signal(signal.SIGTERM)
+    assert await end(again) == 0
+    decoded = start_program.run("decode", str(file))
+    assert decoded.returncode == 0
+    assert decoded.stdout.count("'undisturbed'") > 1
+    assert "was not written to its end (the disk was full, or the process killed)" in decoded.stdout
+    assert "/again" in decoded.stdout
+
+
+@contextlib.contextmanager
+def nowhere_to_log(kind: str) -> Iterator[dict[str, Any]]:
+    """Yield what makes a process's standard error one that can't be written."""
+    if kind == "closed":
+        yield {"preexec_fn": partial(os.close, 2)}
+    elif kind == "a full disk":
+        if not Path("/dev/full").exists():
+            pytest.skip("there is no /dev/full")
+        with open("/dev/full", "wb") as full:
+            yield {"stderr": full}
+    else:
+        read, write = os.pipe()
+        os.close(read)
+        try:
+            yield {"stderr": write}
+        finally:
+            os.close(write)
+
+
+@pytest.mark.parametrize("kind", ["closed", "a full disk", "a pipe without a reader"])
+async def test_a_log_that_cant_be_written_stops_nothing(kind: str) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "rawws", "-vv", "--hello", "", "--port", str(port)]
+    with nowhere_to_log(kind) as how, subprocess.Popen(command, **how) as process:
+        try:
+            client = await connect_when_it_listens(port)
+            await client.open()
+            for _ in range(100):
+                await client.send(masked(Opcode.TEXT, b"undisturbed"))
+                assert await client.frame() == seen_text("undisturbed")
+            process.send_signal(signal.SIGTERM)
+            assert await client.frame() == seen_close(1001, "the server is shutting down")
+            client.hang_up()
+            assert await trio.to_thread.run_sync(process.wait, PATIENCE_S) == 0
+        finally:
+            process.kill()
+
+
+async def connect_when_it_listens(port: int) -> Client:
+    while True:
+        client = Client.unconnected()
+        with contextlib.suppress(ConnectionRefusedError):
+            return await client.connect(port)
+        client.hang_up()
+        await trio.sleep(0.02)
