@@ -16,9 +16,10 @@ from collections.abc import Sequence
 
 import trio
 
+from benchmarks.load import LoadError
 from benchmarks.memory import allow_open_files
 from benchmarks.servers import Unavailable
-from benchmarks.soak import report, stage
+from benchmarks.soak import idle, report, stage
 from benchmarks.soak.run import Soak
 
 
@@ -26,7 +27,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=10.0, help="of load (default %(default)g)")
+    parser.add_argument("--minutes", type=float, help="of load (default 10; 0.75 with --idle)")
+    parser.add_argument(
+        "--idle", type=int, nargs="?", const=10_000, metavar="N",
+        help="measure the memory that so many idle peers and 100 busy ones take (default 10,000)",
+    )  # fmt: skip
     parser.add_argument("--seed", default="1", help="another one gives other sizes, and other moments to cut")
     return parser.parse_args(argv)
 
@@ -53,15 +58,16 @@ async def _stop_at_signal(scope: trio.CancelScope) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
-    if told := stage.missing():
-        print(told, file=sys.stderr)
-        return 2
-    allow_open_files()
     try:
-        return trio.run(run, options.minutes, options.seed)
-    except Unavailable as problem:
+        if options.idle is not None:
+            return idle.measure(options.idle, 60 * (options.minutes or 0.75))
+        if told := stage.missing():
+            raise Unavailable(told)
+        allow_open_files()
+        return trio.run(run, options.minutes or 10.0, options.seed)
+    except (Unavailable, LoadError) as problem:
         print(problem, file=sys.stderr)
-        return 2
+        return 2 if isinstance(problem, Unavailable) else 1
 
 
 if __name__ == "__main__":
