@@ -37,7 +37,7 @@ from rawws.peer import NOWHERE, Endpoint, Peer
 from rawws.room import Room
 from rawws.slow import SlowPeers
 from rawws.traffic import Traffic
-from rawws.transport import LOST, MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, WRITABLE, make_poller
+from rawws.transport import LOST, MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, WRITABLE, Transport, make_poller
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.deflate import deflate_frames
 from rawws.wire.encodings import notice, rest_of_message
@@ -806,6 +806,13 @@ class Loop:
         for peer in self.peers_of(endpoint):
             if isinstance(peer.session, Session):
                 endpoint.show_frames(peer.number, peer.session)
+
+    def forget(self, transport: Transport) -> None:
+        """Close a transport, and drop the peer that it may belong to by now: something in rawws itself has failed."""
+        peer = self.peers.get(transport.fileno())
+        if peer is not None:
+            self.drop(peer, Cause.ERROR, "dropped because of an error in rawws")
+        transport.close()
 
     def peers_of(self, endpoint: Endpoint) -> list[Peer]:
         """Return those of one endpoint."""

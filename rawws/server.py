@@ -198,7 +198,8 @@ class Server:
 
     async def _serve_connection(self, connected: socket.socket, address: Address, tasks: trio.Nursery) -> None:
         number = next(current_loop().numbers)
-        upgraded = None
+        transport: Transport | None = None
+        upgraded: Upgraded | HandedOver | None = None
         try:
             transport = Transport(connected) if self._tls is None else TlsTransport(connected, self._tls)
             connection = HttpConnection(number, transport, self._service, address)
@@ -206,19 +207,28 @@ class Server:
                 await connection.turn_away(refusal)
             else:
                 upgraded = await connection.serve()
+            if isinstance(upgraded, HandedOver):
+                self._hand_over(upgraded)
+            elif upgraded is not None:
+                self._take_over(upgraded, tasks)
         except Exception:
             # Ours to mend, but not a reason to leave the others without a server.
             logs.http.exception("#%d ! an error in rawws itself; the connection is dropped", number)
+            upgraded = None
+            if transport is None:
+                connected.close()
+            else:
+                current_loop().forget(transport)
         finally:
             if upgraded is None:
                 self._gate.leave(number)
-        if isinstance(upgraded, HandedOver):
-            upgraded.adopt(upgraded.number, upgraded.transport, self._streams)
-            if self.stopping:
-                for peer in current_loop().peers_of(self._streams):
-                    current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
-        elif upgraded is not None:
-            self._take_over(upgraded, tasks)
+
+    def _hand_over(self, given: HandedOver) -> None:
+        """Hand a connection whose response goes on over to who makes that."""
+        given.adopt(given.number, given.transport, self._streams)
+        if self.stopping:
+            for peer in current_loop().peers_of(self._streams):
+                current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
 
     @property
     def _hubs(self) -> list[Hub]:
