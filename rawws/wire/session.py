@@ -236,8 +236,14 @@ class Session:
 
     def _receive_slowly(self, data: bytes, out: list[Any]) -> None:
         """Go back and forth between the lanes; ``data`` begins with what the fast lane, if it was asked, left."""
+        spare: PlainReader | None = None  # for the next turn: making one costs as much as three small frames
         while data and self.state is not CLOSED:
-            data = self._read_plainly(data, out)
+            if self._plain is None:
+                spare = spare or self._make_plain()
+                spare.trail = self.trail
+                self._plain = spare
+            spare = self._plain
+            data = self._read_plainly(spare, data, out)
             if data and self._fast is not None and self._plain is None and self._takes_turns:
                 rest = self._fast.read(data, out)
                 self._answer_pings(self._fast)
@@ -257,13 +263,11 @@ class Session:
             key = self._mask_key
             self.outgoing += b"".join([encode_frame(Opcode.PONG, payload, mask_key=key()) for payload in pings])
 
-    def _read_plainly(self, data: bytes, out: list[Any]) -> bytes:
+    def _read_plainly(self, plain: PlainReader, data: bytes, out: list[Any]) -> bytes:
         """Have wsproto read; with a fast lane, only up to where that can take over again."""
-        if self._plain is None:
-            self._plain = self._make_plain()
         events: list[Event] = []
         until_idle = self._fast is not None and self._takes_turns
-        position = self._plain.read(data, 0, events, self.on_frame, until_idle=until_idle)
+        position = plain.read(data, 0, events, self.on_frame, until_idle=until_idle)
         for event in events:
             self._answer(event)
             if not self._relays:
@@ -272,8 +276,8 @@ class Session:
                 self._encode(event.opcode, event.payload, out)
             elif self._echoes and isinstance(event, PingReceived) and self.outgoing:
                 out.append(self.data_to_send())
-        if self._fast is not None and self._plain.is_idle:
-            self._fast.trail = self._plain.trail
+        if self._fast is not None and plain.is_idle:
+            self._fast.trail = plain.trail
             self._plain = None
         return data[position:]
 
@@ -286,7 +290,6 @@ class Session:
     def _make_plain(self) -> PlainReader:
         inflaters = [self._inflater or Inflater(self.max_message_bytes)] if self._inflates else []
         plain = PlainReader(self.our_role, self.max_message_bytes, inflaters)
-        plain.trail = self.trail
         plain.streams = self._streams
         plain.shown_bytes = self.shown_bytes
         return plain
