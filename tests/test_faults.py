@@ -18,8 +18,10 @@ import pytest
 import trio
 
 from rawws.wire.frames import Opcode
-from tests.redis_server import free_port
-from tests.serving import PATIENCE_S, Client, Program, StartProgram, close, get, masked, seen_close, seen_text
+from rawws.workers import VARIABLE, _Crew
+from tests.redis_server import free_port, redis_server
+from tests.serving import LOOPBACK, PATIENCE_S, Client, Program, StartProgram, close, get, masked, seen_close, seen_text
+from tests.test_workers import workers_of
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
@@ -157,6 +159,72 @@ async def test_a_program_whose_application_cant_be_cancelled_says_so_and_a_secon
     assert await end(program) == 1
     assert "can't be cancelled: ending without it" in program.lines[-1]
     assert time.monotonic() - began < PATIENCE_S / 2
+
+
+async def wait_workers(program: Program, count: int) -> list[int]:
+    """Wait until the program has started so many workers, and return their processes."""
+    while True:
+        workers = []
+        for pid in workers_of(program):  # and what else it runs, while it is imported
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                if VARIABLE.encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                    workers.append(pid)
+        if len(workers) >= count:
+            return workers
+        await trio.sleep(0.001)
+
+
+async def wait_gone(pids: list[int]) -> None:
+    for pid in pids:
+        while Path(f"/proc/{pid}").exists():
+            await trio.sleep(0.01)
+
+
+@LINUX
+@pytest.mark.parametrize("started", [1, 2])
+async def test_a_signal_while_workers_start_leaves_none_behind(start_program: StartProgram, started: int) -> None:
+    program = start_program.begin("--port", "0", "--workers", "2", "--backplane", f"redis://{LOOPBACK}:{free_port()}")
+    workers = await wait_workers(program, started)
+    program.signal(signal.SIGTERM)
+    workers += workers_of(program)
+    assert await end(program) == 0
+    await wait_gone(workers)
+
+
+@LINUX
+async def test_a_worker_that_is_ended_while_it_starts_is_replaced_and_a_terminals_ctrl_c_ends_all_in_order(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    async with redis_server(tmp_path) as redis:
+        program = start_program.begin("--port", "0", "--workers", "2", "--backplane", redis.url, "--hello", "")
+        workers = await wait_workers(program, 2)
+        os.kill(workers[0], signal.SIGTERM)
+        program.wait_for_line("ended (SIGTERM); another one comes in")
+        told = program.wait_for_line("2 workers listen on")
+        workers += workers_of(program)
+        program.port = int(told.rpartition(":")[2])
+        peer = await (await program.connect()).open()
+        os.killpg(program.process.pid, signal.SIGINT)
+        assert await peer.frame() == seen_close(1001, "the server is shutting down")
+        await peer.send(close(1001))
+        peer.hang_up()
+        assert await end(program) == 0
+        await wait_gone(workers)
+
+
+async def test_a_signal_in_the_moment_in_which_a_worker_is_made_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = _Crew([], [[]])
+    open_process = trio.lowlevel.open_process
+
+    async def stop_meanwhile(_: list[str], **settings: Any) -> trio.Process:
+        process = await open_process([sys.executable, "-c", "import time; time.sleep(1000)"], **settings)
+        crew.stop("SIGTERM, on purpose")
+        return process
+
+    monkeypatch.setattr(trio.lowlevel, "open_process", stop_meanwhile)
+    with trio.CancelScope() as program:
+        await crew.run(program)
+    assert crew.status == 0
 
 
 # The process stands still
