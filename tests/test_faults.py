@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import resource
 import signal
@@ -12,15 +14,31 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import trio
 
+from rawws.loop import current_loop
+from rawws.redis.connector import Connector
 from rawws.wire.frames import Opcode
 from rawws.workers import VARIABLE, _Crew
 from tests.redis_server import free_port, redis_server
-from tests.serving import LOOPBACK, PATIENCE_S, Client, Program, StartProgram, close, get, masked, seen_close, seen_text
+from tests.serving import (
+    LOOPBACK,
+    PATIENCE_S,
+    Client,
+    Program,
+    Seen,
+    Serve,
+    StartProgram,
+    close,
+    get,
+    masked,
+    ping,
+    seen_close,
+    seen_text,
+)
 from tests.test_workers import workers_of
 
 pytestmark = pytest.mark.usefixtures("bounded")
@@ -262,11 +280,15 @@ def cpu_s(program: Program) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def allow_descriptors(program: Program, more: int) -> None:
-    """Let a program open so many more than it has."""
-    pid = program.process.pid
-    limit = len(os.listdir(f"/proc/{pid}/fd")) + more
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+def count_descriptors(program: Program) -> int:
+    return len(os.listdir(f"/proc/{program.process.pid}/fd"))
+
+
+def allow_descriptors(program: Program, more: int) -> int:
+    """Let a program open so many more than it has, and return how many that are."""
+    limit = count_descriptors(program) + more
+    resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    return limit
 
 
 @LINUX
@@ -382,3 +404,86 @@ async def connect_when_it_listens(port: int) -> Client:
             return await client.connect(port)
         client.hang_up()
         await trio.sleep(0.02)
+
+
+@LINUX
+async def test_nothing_is_lost_while_there_is_no_descriptor_for_redis(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    async with redis_server(tmp_path) as redis:
+        program = start_program("--hello", "", "--backplane", redis.url)
+        peer = await (await program.connect()).open("/room")
+        await peer.send(masked(Opcode.TEXT, b"first"))
+        assert await peer.frame() == seen_text("first")
+        limit = allow_descriptors(program, 2)
+        crowd = [await program.connect() for _ in range(20)]
+        redis.kill()
+        program.wait_for_line("the backplane is away (")
+        while count_descriptors(program) < limit:  # until those who wait have taken the connector's
+            await trio.sleep(0.01)
+        await redis.start()
+        await peer.send(masked(Opcode.TEXT, b"kept"))
+        before = cpu_s(program)
+        with trio.move_on_after(0.5) as waiting:
+            await peer.frame()
+        assert waiting.cancelled_caught
+        assert cpu_s(program) - before < 0.25, "of 0.5 s"
+        for client in crowd:
+            client.hang_up()
+        program.wait_for_line("the backplane is back")
+        assert await peer.frame() == seen_text("kept")
+        peer.hang_up()
+        program.signal(signal.SIGTERM)
+        assert await end(program) == 0
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "unix:///nowhere"])
+async def test_what_keeps_redis_away_is_told_by_its_own_name(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    # No descriptor of this very process may be missing for long: pytest needs them too.
+    def no_descriptor(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    told: list[str] = []
+    with trio.CancelScope() as scope:
+
+        def note(why: str) -> None:
+            told.append(why)
+            scope.cancel()
+
+        monkeypatch.setattr(trio.socket, "socket", no_descriptor)
+        await Connector(url).keep_at(_nothing_to_do, on_back=lambda: None, on_away=note)
+    assert told == ["Too many open files"]
+
+
+async def _nothing_to_do(_: object) -> bool:
+    return True
+
+
+# Out of memory for buffers
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM], ids=errno.errorcode.get)
+@pytest.mark.parametrize("sends", ["a message of the room", "a pong"])
+async def test_a_send_that_fails_for_want_of_memory_ends_one_connection_and_says_whose_side_it_was(
+    serve: Serve, caplog: pytest.LogCaptureFixture, number: int, sends: str
+) -> None:
+    # When a real send() fails so is up to the kernel, which can't be asked to: the socket's own method is replaced.
+    def fail(_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    caplog.set_level(logging.INFO, "rawws")
+    running = await serve()
+    struck, bystander = await running.open(), await running.open()
+    current_loop().peers_of(running.server._endpoint)[0].transport.send_now = fail
+    if sends == "a pong":
+        await struck.send(ping())
+        await struck.wait_lost()
+    await bystander.send(masked(Opcode.TEXT, b"undisturbed"))
+    assert await bystander.frame() == seen_text("undisturbed")
+    await struck.wait_lost()
+    why = f"{os.strerror(number)}: this machine had no memory for it"
+    (told,) = [record for record in caplog.records if why in record.getMessage()]
+    assert told.exc_info is None
+    newcomer = await running.open()
+    await newcomer.send(ping(b"?"))
+    assert await newcomer.frame() == Seen(Opcode.PONG, b"?")
