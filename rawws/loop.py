@@ -37,7 +37,16 @@ from rawws.peer import NOWHERE, Endpoint, Peer
 from rawws.room import Room
 from rawws.slow import SlowPeers
 from rawws.traffic import Traffic
-from rawws.transport import LOST, MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, WRITABLE, Transport, make_poller
+from rawws.transport import (
+    LOST,
+    MORE_RECEIVE_BYTES,
+    READABLE,
+    RECEIVE_BYTES,
+    WRITABLE,
+    Transport,
+    describe_loss,
+    make_poller,
+)
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.deflate import deflate_frames
 from rawws.wire.encodings import notice, rest_of_message
@@ -250,7 +259,7 @@ class Loop:
         except BlockingIOError:
             return 0
         except OSError as error:
-            self.drop(peer, Cause.RESET, error.strerror or str(error))
+            self.drop(peer, Cause.RESET, describe_loss(error))
             return 0
         size = len(data)
         if not size:
@@ -377,7 +386,7 @@ class Loop:
         try:
             sent = peer.transport.try_send_pieces(frames)
         except OSError as error:
-            self.drop(peer, Cause.RESET, error.strerror or str(error))
+            self.drop(peer, Cause.RESET, describe_loss(error))
             return True
         if sent < sum(map(len, frames)):
             rest = memoryview(b"".join(frames))[sent:]
@@ -434,7 +443,7 @@ class Loop:
             self._fall_behind(peer)
             self.slow.leave_rest(peer, room, number, sent)
         for peer, loss in lost:
-            self.drop(peer, Cause.RESET, loss.strerror or str(loss))
+            self.drop(peer, Cause.RESET, describe_loss(loss))
         for peer in list(room.behind):
             self.slow.check(peer, room)
         room.trim()
@@ -473,7 +482,7 @@ class Loop:
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self.drop(peer, Cause.RESET, error.strerror or str(error))
+                self.drop(peer, Cause.RESET, describe_loss(error))
                 return
             self.traffic.bytes_out += sent
             if sent == len(frames):
@@ -531,7 +540,7 @@ class Loop:
         try:
             done = self._send_pending(peer)
         except OSError as error:
-            self.drop(peer, Cause.RESET, error.strerror or str(error))
+            self.drop(peer, Cause.RESET, describe_loss(error))
             return
         if not done:
             self._fall_behind(peer)

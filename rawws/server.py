@@ -280,7 +280,10 @@ class Server:
         """Run the application's handler for one connection, and close that when it returns."""
         try:
             await handler(websocket)
-        except Exception as error:
+        except (Exception, trio.Cancelled) as error:
+            # One that is kept and raised where nothing is cancelled would end the server, and without a word.
+            if isinstance(error, trio.Cancelled) and trio.current_effective_deadline() == -math.inf:
+                raise
             # Most handlers end so, when their peer has gone: it is no error, and has been logged.
             if not _is_about_closing(error):
                 logs.hub.exception("#%d ! the handler failed; its connection is closed with 1011", websocket.id)
@@ -312,7 +315,7 @@ def accept_upgraded(upgraded: Upgraded, endpoint: Endpoint, *, fast_lane: bool) 
     )
 
 
-def _is_about_closing(error: Exception) -> bool:
+def _is_about_closing(error: BaseException) -> bool:
     if isinstance(error, ExceptionGroup):
         return error.split(ConnectionClosed)[1] is None
     return isinstance(error, ConnectionClosed)
