@@ -19,7 +19,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from benchmarks.cases import Case, Settings
 from benchmarks.load import LoadError
 from benchmarks.memory import allow_open_files
 from benchmarks.report import Row
-from benchmarks.servers import Certificate, Server, Unavailable
+from benchmarks.servers import Certificate, Running, Server, Unavailable, Wish
 from benchmarks.soak.__main__ import main as soak
 
-SMOKE = Settings(seconds=0.2, most_peers=30)
+SMOKE = Settings(seconds=0.1, most_peers=30)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,8 +66,23 @@ def chosen(known: dict[str, Any]) -> Any:
     return names
 
 
+Start = Callable[[Server, Wish, Certificate | None], AbstractContextManager[Running]]
+
+
+def keep_running(kept: contextlib.ExitStack) -> Start:
+    """Return how to start a server for all turns that ask the same of it, until those kept are let go."""
+    alive: dict[tuple[Server, Wish], Running] = {}
+
+    def start(server: Server, wish: Wish, pem: Certificate | None) -> AbstractContextManager[Running]:
+        if (server, wish) not in alive:
+            alive[server, wish] = kept.enter_context(servers.started(server, wish, pem))
+        return contextlib.nullcontext(alive[server, wish])
+
+    return start
+
+
 def measure_all(
-    wanted: list[Case], present: list[Server], rounds: int, settings: Settings, pem: Certificate | None
+    wanted: list[Case], present: list[Server], rounds: int, settings: Settings, pem: Certificate | None, start: Start
 ) -> list[Row]:
     """Run every turn and return a row for each case and server; Ctrl-C ends it with what there is."""
     rows = {(case.name, server.name): Row(case.name, server.name) for case in wanted for server in present}
@@ -80,7 +96,7 @@ def measure_all(
             try:
                 if case.wish.tls and pem is None:
                     raise Unavailable("no certificate could be made")
-                with servers.started(server, case.wish, pem) as running:
+                with start(server, case.wish, pem) as running:
                     measurement = case.measure(running, settings)
             except (Unavailable, LoadError, OSError) as problem:
                 # One failure is final for the row, so that a median is never of a lucky few.
@@ -141,11 +157,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         machine = {**procinfo.describe_machine(), "date": datetime.date.today().isoformat()}
         os.sched_setaffinity(0, {load_core})
         try:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as kept:
                 pem = None
                 with contextlib.suppress(Unavailable):
                     pem = certificate.make(Path(folder))
-                rows = measure_all(wanted, present, rounds, settings, pem)
+                start = keep_running(kept) if options.smoke else servers.started
+                rows = measure_all(wanted, present, rounds, settings, pem, start)
         finally:
             os.sched_setaffinity(0, own)
         run = {

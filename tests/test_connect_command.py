@@ -21,9 +21,11 @@ from tests.serving import PATIENCE_S, Program, StartProgram
 CONNECT = (sys.executable, "-m", "rawws", "connect")
 
 
-@pytest.fixture
-def server(start_program: StartProgram) -> Program:
-    return start_program("--hello", "", "--subprotocol", "chat", "--max-size", "1000", "-v")
+@pytest.fixture(scope="module")
+def server() -> Iterator[Program]:
+    program = StartProgram()("--hello", "", "--subprotocol", "chat", "--max-size", "1000", "-v")
+    yield program
+    program.end()
 
 
 def piped(server: Program, *arguments: str, said: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -7,6 +7,7 @@ the machine doesn't have is a skip with its reason; with RAWWS_REQUIRE_ALL=1 it 
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
 import importlib.util
 import json
@@ -113,16 +114,24 @@ class WebsocketsClient:
 
 def find_node_modules() -> dict[str, str]:
     """Return the environment in which node finds npm's ws, or skip."""
-    node = shutil.which("node")
-    need(node, "node")
+    need(shutil.which("node"), "node")
     given = os.environ.get("RAWWS_NODE_MODULES")
     places = [given, str(HERE.parent / "node_modules"), os.environ.get("NODE_PATH")]
-    environment = {**os.environ, "NODE_PATH": os.pathsep.join(place for place in places if place)}
+    path = os.pathsep.join(place for place in places if place)
+    need(finds_ws(path), "npm's ws (npm install --no-save ws, or RAWWS_NODE_MODULES=…/node_modules)")
+    return {**os.environ, "NODE_PATH": path}
+
+
+@functools.cache
+def finds_ws(path: str) -> bool:
     found = subprocess.run(
-        ["node", "-e", "require('ws')"], env=environment, capture_output=True, timeout=PATIENCE_S, check=False
+        ["node", "-e", "require('ws')"],
+        env={**os.environ, "NODE_PATH": path},
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
-    need(found.returncode == 0, "npm's ws (npm install --no-save ws, or RAWWS_NODE_MODULES=…/node_modules)")
-    return environment
+    return found.returncode == 0
 
 
 class WsClient:

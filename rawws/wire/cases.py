@@ -13,7 +13,7 @@ from enum import Enum
 
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.events import CloseFrame
-from rawws.wire.frames import FIN, MASK, RSV1, RSV2, RSV3, Opcode, apply_mask, encode_frame
+from rawws.wire.frames import FIN, MASK, RSV1, RSV2, RSV3, Opcode, apply_mask, encode_frame, encode_header
 from rawws.wire.observer import Head, Observer, Seen, SeenFrame
 from rawws.wire.role import Role
 
@@ -353,6 +353,10 @@ _FAIL = "fail the connection: a close with {}, and the end of TCP"
 _TAKE = "take it; the connection goes on"
 
 
+# Zeros when unmasked. Put together by hand, because masking so much is what loads numpy.
+_ZEROS = encode_header(Opcode.BINARY, 65536, mask_key=KEY) + KEY * (65536 // len(KEY))
+
+
 def _broken(name: str, title: str, section: str, frames: bytes, *codes: int, debatable: bool = False) -> Case:
     codes = codes or (1002,)
     rule = _FAIL.format(" or ".join(map(str, codes)))
@@ -409,7 +413,7 @@ CASES: tuple[Case, ...] = (
     _legal("zero-key", "a masking key of zeros", "RFC 6455 §5.3", encode_frame(Opcode.TEXT, b"x", mask_key=bytes(4))),
     _legal("unasked-pong", "a pong that nobody asked for", "RFC 6455 §5.5.3", frame(Opcode.PONG, b"hi")),
     _legal("length-126", "a payload of 126 bytes", "RFC 6455 §5.2", frame(Opcode.TEXT, b"x" * 126)),
-    _legal("length-65536", "a payload of 65,536 bytes", "RFC 6455 §5.2", frame(Opcode.BINARY, bytes(65536))),
+    _legal("length-65536", "a payload of 65,536 bytes", "RFC 6455 §5.2", _ZEROS),
     Case("ping-125", "a ping of 125 bytes", "RFC 6455 §5.5.3", "a pong with the same payload",
          _pongs(bytes(range(125))), frames=frame(Opcode.PING, bytes(range(125))) + _PING),
     Case("ping-empty", "a ping without a payload", "RFC 6455 §5.5.3", "a pong without one",

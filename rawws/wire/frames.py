@@ -24,16 +24,13 @@ broadcast once for all the peers that it goes to.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from types import ModuleType
 from typing import NamedTuple
-
-try:
-    import numpy
-except ImportError:  # the extra "speed"
-    numpy = None  # type: ignore[assignment]
 
 FIN = 0b1000_0000
 RSV1 = 0b0100_0000
@@ -223,12 +220,27 @@ def apply_mask(payload: bytes | bytearray, mask_key: bytes, offset: int = 0) -> 
     return bytes(masked)
 
 
+@functools.cache
+def find_numpy() -> ModuleType | None:
+    """Return numpy where there is one (the extra "speed").
+
+    To import it takes half as long as all else together, and 10 MB. Programs that see no message long enough for it
+    do without; the first such message loads it.
+    """
+    try:
+        import numpy
+    except ImportError:
+        return None
+    return numpy
+
+
 def apply_mask_in_place(payload: bytearray, start: int, end: int, mask_key: bytes) -> None:
     """Mask or unmask a part of a payload where it lies; ``payload[0]`` is the first byte of the frame's."""
     # numpy is at its best where the memory is aligned, and a bytearray's begins so.
     aligned = min((start + 7) & ~7, end)
     words = (end - aligned) >> 3
-    if numpy is None or words < UNMASK_AS_INTEGER_BYTES >> 3:
+    numpy = find_numpy() if words >= UNMASK_AS_INTEGER_BYTES >> 3 else None
+    if numpy is None:
         shift = start % 4
         key = mask_key[shift:] + mask_key[:shift]
         size = end - start

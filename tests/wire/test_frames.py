@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 
 import pytest
@@ -242,8 +243,8 @@ def test_5_3_masking_in_place_masks_that_part_and_no_other(
     monkeypatch: pytest.MonkeyPatch, with_numpy: bool, payload: bytes, key: bytes, start: int
 ) -> None:
     if not with_numpy:
-        monkeypatch.setattr(frames, "numpy", None)
-    assert (getattr(frames, "numpy") is not None) is with_numpy  # noqa: B009
+        monkeypatch.setattr(frames, "find_numpy", lambda: None)
+    assert (frames.find_numpy() is not None) is with_numpy
     whole = bytearray(payload) * 3
     start, end = min(start, len(whole)), max(len(whole) - start // 2, min(start, len(whole)))
     before = bytes(whole)
@@ -251,6 +252,19 @@ def test_5_3_masking_in_place_masks_that_part_and_no_other(
     naive = bytes(byte ^ key[index % 4] for index, byte in enumerate(before))
     assert whole == before[:start] + naive[start:end] + before[end:]
     assert apply_mask(before, key) == naive
+
+
+def test_5_3_numpy_is_loaded_by_the_first_message_that_is_long_enough_for_it() -> None:
+    script = """
+import sys
+import rawws.cli
+from rawws.wire.frames import apply_mask
+apply_mask(bytes(1000), b"abcd")
+assert "numpy" not in sys.modules
+apply_mask(bytes(2000), b"abcd")
+assert "numpy" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
 
 
 def test_5_3_without_numpy_at_all_the_module_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +275,7 @@ def test_5_3_without_numpy_at_all_the_module_is_the_same(monkeypatch: pytest.Mon
     without = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, without)
     spec.loader.exec_module(without)
-    assert without.numpy is None
+    assert without.find_numpy() is None
     payload = bytearray(range(256)) * 20
     expected = apply_mask(bytes(payload), b"abcd")
     without.apply_mask_in_place(payload, 0, len(payload), b"abcd")
