@@ -30,14 +30,14 @@ WEBSOCKET_PER_S, POST_PER_S = 12.0, 8.0
 WINDOW = 8  # messages of a WebSocket's that it has not seen back yet
 CUT_POSTS = 0.05  # so many are cut off before they are answered
 ANSWER_S = 20.0
-POLL_WAIT_S = 5
+POLL_WAIT_S = 1
 REST_S = 0.2
 SMALL_BUFFER_BYTES = 8192
 # Of what a slow reader does; one nap in six takes longer than the server has patience.
 SLOW_READS_S, SHORT_NAP_S, LONG_NAP_S = 1.0, 2.0, 16.0
 # A dead peer looks whether it was closed when ping, its timeout and that of the close are over twice; and a reader of
-# events, which has no pings to answer, when three times --max-lag has been written.
-DEAD_S, DEAD_BYTES = 30.0, 3 * 2**20
+# events, which has no pings to answer, when --max-lag has been written and what the kernel takes (5 MB, measured).
+DEAD_S, DEAD_BYTES = 30.0, 8 * 2**20
 END_OF_DEAD_S = 10.0
 VISIT_REST_S, VISIT_S = 0.5, 30.0
 ALL_ARRIVED_S = 60.0

@@ -18,11 +18,13 @@ WARM_UP = 0.15  # of the time
 REDIS_EVERY_S = 100.0
 REDIS_AWAY_S = (1.0, 5.0)
 PROGRESS_S = 15.0
-# A room that was polled is kept for a minute after the last question. Shorter runs don't wait for that.
-EMPTY_S, SHORT_EMPTY_S = 90.0, 4.0
+# A room that was polled is kept for a minute after the last question. Shorter runs don't wait for that, and so can't
+# compare memory.
 SHORT_MINUTES = 1.0
-# What closes on its own when all have left, such as a connection to Redis: until nothing has changed for so long.
-STILL_S = 3.0
+EMPTY_S = 90.0
+# What closes on its own when all have left, such as a connection to Redis: until nothing has changed for so long. A
+# node gives freed memory back every ten seconds.
+STILL_S, SHORT_STILL_S = 12.0, 1.5
 MIB = 2**20
 
 
@@ -90,14 +92,16 @@ class Soak:
     async def _wait_until_empty(self) -> list[Holding]:
         """Wait until there are no peers and no rooms, and nothing changes any more."""
         nodes = self._stage.nodes
-        with trio.move_on_after(SHORT_EMPTY_S if self.is_short else EMPTY_S) as patience:
-            while not all([_is_empty(await node.holding()) for node in nodes]):
+        for node in nodes:
+            await node.follow_another_room()
+        with trio.move_on_after(EMPTY_S) as patience:
+            while not all([_is_empty(await node.holding(), with_rooms=not self.is_short) for node in nodes]):
                 await trio.sleep(0.2)
-        if patience.cancelled_caught and not self.is_short:
+        if patience.cancelled_caught:
             self.tally.faults.add("left over", f"peers or rooms were still there {EMPTY_S:g} s after all had left")
         found = [await node.holding() for node in nodes]
         still_since = time.monotonic()
-        while time.monotonic() - still_since < STILL_S:
+        while time.monotonic() - still_since < (SHORT_STILL_S if self.is_short else STILL_S):
             await trio.sleep(0.2)
             before, found = found, [await node.holding() for node in nodes]
             if [_countable(each) for each in found] != [_countable(each) for each in before]:
@@ -128,9 +132,11 @@ class Soak:
         print(f"{minutes:3}:{seconds:02}  {told}", flush=True)
 
 
-def _is_empty(holding: Holding) -> bool:
-    counts = ('rawws_peers{kind="websocket"}', 'rawws_peers{kind="events"}', "rawws_rooms", "rawws_log_bytes")
-    return not any(holding.values[name] for name in counts)
+def _is_empty(holding: Holding, *, with_rooms: bool) -> bool:
+    peers = ('rawws_peers{kind="websocket"}', 'rawws_peers{kind="events"}')
+    return not any(
+        holding.values[name] for name in (*peers, *(("rawws_rooms", "rawws_log_bytes") if with_rooms else ()))
+    )
 
 
 def _countable(holding: Holding) -> tuple[Sequence[str], int]:
