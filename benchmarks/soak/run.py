@@ -11,9 +11,31 @@ import trio
 
 from benchmarks import procinfo
 from benchmarks.soak.checker import Room
-from benchmarks.soak.crowd import ROOMS, Crowd, Tally, visit
+from benchmarks.soak.crowd import Crowd, Part, Tally
+from benchmarks.soak.readers import (
+    die_as_events,
+    die_as_websocket,
+    read_cut,
+    read_events,
+    read_polling,
+    read_resuming,
+    read_slowly,
+)
 from benchmarks.soak.stage import Holding, Node, Stage
+from benchmarks.soak.writers import visit, write_by_post, write_by_websocket
 
+ROOMS = 3
+CAST: dict[Part, int] = {  # of each room
+    read_resuming: 4,
+    read_cut: 4,
+    read_events: 4,
+    read_polling: 3,
+    read_slowly: 1,
+    write_by_websocket: 2,
+    write_by_post: 2,
+    die_as_websocket: 1,
+    die_as_events: 1,
+}
 WARM_UP = 0.15  # of the time
 REDIS_EVERY_S = 100.0
 REDIS_AWAY_S = (1.0, 5.0)
@@ -68,7 +90,8 @@ class Soak:
         async with trio.open_nursery() as nursery:
             for number in range(ROOMS):
                 room = Room(f"/room/{number}", self.tally.faults)
-                nursery.start_soon(Crowd(self._stage, room, self.tally, name[0], self._seed).run, ended)
+                crowd = Crowd(self._stage, room, self.tally, name[0], self._seed)
+                nursery.start_soon(crowd.run, CAST, ended)
             nursery.start_soon(visit, self._stage, self.tally, name[0], self._seed, ended)
             nursery.start_soon(self._kill_redis, name, seconds)
             await trio.sleep(seconds)
