@@ -30,7 +30,6 @@ from benchmarks.load import LoadError
 from benchmarks.memory import allow_open_files
 from benchmarks.report import Row
 from benchmarks.servers import Certificate, Running, Server, Unavailable, Wish
-from benchmarks.soak.__main__ import main as soak
 
 SMOKE = Settings(seconds=0.1, most_peers=30)
 
@@ -132,6 +131,8 @@ def print_report(data: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     if given[:1] == ["soak"]:
+        from benchmarks.soak.__main__ import main as soak  # and with it rawws, of which the load is free otherwise
+
         return soak(given[1:])
     options = arguments(given)
     if options.source:

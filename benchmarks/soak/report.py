@@ -49,7 +49,8 @@ def left_over(compared: list[Comparison], *, with_memory: bool) -> Iterator[str]
         before, after, who = each.before, each.after, f"node {each.node.name}"
         if before.descriptors != after.descriptors:
             more, fewer = Counter(after.descriptors), Counter(before.descriptors)
-            yield f"{who} has {len(fewer)} descriptors: more {dict(more - fewer)}, fewer {dict(fewer - more)}"
+            had, has = len(before.descriptors), len(after.descriptors)
+            yield f"{who} had {had} descriptors, and has {has}: new {dict(more - fewer)}, gone {dict(fewer - more)}"
         if before.tasks != after.tasks:
             yield f"{who} had {before.tasks} tasks, and has {after.tasks}"
         growth = after.memory_bytes - before.memory_bytes

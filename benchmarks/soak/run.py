@@ -11,18 +11,42 @@ import trio
 
 from benchmarks import procinfo
 from benchmarks.soak.checker import Room
-from benchmarks.soak.crowd import ROOMS, Crowd, Tally, visit
+from benchmarks.soak.crowd import Crowd, Part, Tally
+from benchmarks.soak.readers import (
+    die_as_events,
+    die_as_websocket,
+    read_cut,
+    read_events,
+    read_polling,
+    read_resuming,
+    read_slowly,
+)
 from benchmarks.soak.stage import Holding, Node, Stage
+from benchmarks.soak.writers import visit, write_by_post, write_by_websocket
 
+ROOMS = 3
+CAST: dict[Part, int] = {  # of each room
+    read_resuming: 4,
+    read_cut: 4,
+    read_events: 4,
+    read_polling: 3,
+    read_slowly: 1,
+    write_by_websocket: 2,
+    write_by_post: 2,
+    die_as_websocket: 1,
+    die_as_events: 1,
+}
 WARM_UP = 0.15  # of the time
 REDIS_EVERY_S = 100.0
 REDIS_AWAY_S = (1.0, 5.0)
 PROGRESS_S = 15.0
-# A room that was polled is kept for a minute after the last question. Shorter runs don't wait for that.
-EMPTY_S, SHORT_EMPTY_S = 90.0, 4.0
+# A room that was polled is kept for a minute after the last question. Shorter runs don't wait for that, and so can't
+# compare memory.
 SHORT_MINUTES = 1.0
-# What closes on its own when all have left, such as a connection to Redis: until nothing has changed for so long.
-STILL_S = 3.0
+EMPTY_S = 90.0
+# What closes on its own when all have left, such as a connection to Redis: until nothing has changed for so long. A
+# node gives freed memory back every ten seconds.
+STILL_S, SHORT_STILL_S = 12.0, 1.5
 MIB = 2**20
 
 
@@ -66,7 +90,8 @@ class Soak:
         async with trio.open_nursery() as nursery:
             for number in range(ROOMS):
                 room = Room(f"/room/{number}", self.tally.faults)
-                nursery.start_soon(Crowd(self._stage, room, self.tally, name[0], self._seed).run, ended)
+                crowd = Crowd(self._stage, room, self.tally, name[0], self._seed)
+                nursery.start_soon(crowd.run, CAST, ended)
             nursery.start_soon(visit, self._stage, self.tally, name[0], self._seed, ended)
             nursery.start_soon(self._kill_redis, name, seconds)
             await trio.sleep(seconds)
@@ -90,14 +115,16 @@ class Soak:
     async def _wait_until_empty(self) -> list[Holding]:
         """Wait until there are no peers and no rooms, and nothing changes any more."""
         nodes = self._stage.nodes
-        with trio.move_on_after(SHORT_EMPTY_S if self.is_short else EMPTY_S) as patience:
-            while not all([_is_empty(await node.holding()) for node in nodes]):
+        for node in nodes:
+            await node.follow_another_room()
+        with trio.move_on_after(EMPTY_S) as patience:
+            while not all([_is_empty(await node.holding(), with_rooms=not self.is_short) for node in nodes]):
                 await trio.sleep(0.2)
-        if patience.cancelled_caught and not self.is_short:
+        if patience.cancelled_caught:
             self.tally.faults.add("left over", f"peers or rooms were still there {EMPTY_S:g} s after all had left")
         found = [await node.holding() for node in nodes]
         still_since = time.monotonic()
-        while time.monotonic() - still_since < STILL_S:
+        while time.monotonic() - still_since < (SHORT_STILL_S if self.is_short else STILL_S):
             await trio.sleep(0.2)
             before, found = found, [await node.holding() for node in nodes]
             if [_countable(each) for each in found] != [_countable(each) for each in before]:
@@ -128,9 +155,11 @@ class Soak:
         print(f"{minutes:3}:{seconds:02}  {told}", flush=True)
 
 
-def _is_empty(holding: Holding) -> bool:
-    counts = ('rawws_peers{kind="websocket"}', 'rawws_peers{kind="events"}', "rawws_rooms", "rawws_log_bytes")
-    return not any(holding.values[name] for name in counts)
+def _is_empty(holding: Holding, *, with_rooms: bool) -> bool:
+    peers = ('rawws_peers{kind="websocket"}', 'rawws_peers{kind="events"}')
+    return not any(
+        holding.values[name] for name in (*peers, *(("rawws_rooms", "rawws_log_bytes") if with_rooms else ()))
+    )
 
 
 def _countable(holding: Holding) -> tuple[Sequence[str], int]:

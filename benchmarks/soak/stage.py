@@ -115,6 +115,14 @@ class Node:
                 await trio.sleep(0.02)
         raise Unavailable(f"node {self.name} did not start: {self.log_tail()}")
 
+    async def follow_another_room(self) -> None:
+        """Have it do what takes its second connection to Redis, which it makes when it first needs it."""
+        while True:
+            with contextlib.suppress(Refused), await Line.open(self.port) as line:
+                await line.listen("/pause", "")
+                return
+            await trio.sleep(0.1)
+
     async def holding(self) -> Holding:
         with await Line.open(self.port) as line:
             told = await line.ask("GET /metrics HTTP/1.1")
