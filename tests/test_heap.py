@@ -1,4 +1,4 @@
-"""A server as a whole process: what it asks of the system, and gives back."""
+"""What a process gives back of the memory that it has freed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rawws.program import FreedMemory
+from rawws.heap import FreedMemory
 from tests.serving import need
 
 # Messages of all sizes come, and go but for a few, one of them the last: so the end of the heap is in use.
 BUSY_HOUR = """
 import os
 from pathlib import Path
-from rawws.program import FreedMemory, keep_freed_memory
+from rawws.heap import FreedMemory, keep_freed_memory
 
 def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -41,6 +41,6 @@ def test_memory_that_was_freed_goes_back_to_the_system() -> None:
 
 
 def test_little_that_is_free_is_kept() -> None:
-    script = "from rawws.program import FreedMemory; print(FreedMemory().give_back())"
+    script = "from rawws.heap import FreedMemory; print(FreedMemory().give_back())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "False\n"
