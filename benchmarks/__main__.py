@@ -4,6 +4,7 @@
     python -m benchmarks --only rawws,ws --cases echo     two servers, one case
     python -m benchmarks --json b.json --plot b.svg       keep the figures and draw them
     python -m benchmarks --from b.json --plot b.svg       draw them again
+    python -m benchmarks soak --minutes 10                another thing: does it hold? See benchmarks.soak
 
 The server runs on the first core, the load on the last. In a round every server has its turn, freshly
 started; a figure is the median of the rounds.
@@ -128,7 +129,12 @@ def print_report(data: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = arguments(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["soak"]:
+        from benchmarks.soak.__main__ import main as soak  # and with it rawws, of which the load is free otherwise
+
+        return soak(given[1:])
+    options = arguments(given)
     if options.source:
         data = json.loads(options.source.read_text())
     else:

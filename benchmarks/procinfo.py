@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
 from pathlib import Path
 
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -55,6 +57,20 @@ def memory_bytes(pid: int) -> int:
             continue
         kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return kib * 1024
+
+
+def resident_bytes(pid: int) -> int:
+    """Return what this process alone has in memory, shared pages included."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def descriptors(pid: int) -> list[str]:
+    """Return what the open descriptors of this process are: files, sockets and the like, by kind."""
+    kinds = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            kinds.append(os.readlink(each).partition(":[")[0])
+    return sorted(kinds)
 
 
 @functools.cache

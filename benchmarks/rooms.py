@@ -172,8 +172,8 @@ def returning(server: Running, _: float) -> float:
         while wire.END_OF_HEADERS not in publisher.recv(65536):
             pass
     clients = [connect(server.port) for _ in range(RETURNING)]
-    request = wire.upgrade_request(server.port, wire.new_key(), path=f"{PATH}?last={MISSED}")
-    request = request.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: rawws.id.v1\r\n\r\n")
+    path = f"{PATH}?last={MISSED}"
+    request = wire.upgrade_request(server.port, wire.new_key(), path=path, subprotocol="rawws.id.v1")
     counts = dict.fromkeys((sock.fileno() for sock in clients), 0)
     by_fd = {sock.fileno(): sock for sock in clients}
     poller = select.epoll()

@@ -16,6 +16,8 @@ OPCODE = 0b0000_1111
 TEXT = 0x1
 BINARY = 0x2
 CLOSE = 0x8
+PING = 0x9
+PONG = 0xA
 MASKED = 0b1000_0000
 
 END_OF_HEADERS = b"\r\n\r\n"
@@ -24,7 +26,9 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 DEFLATE_OFFER = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 
 
-def upgrade_request(port: int, key: bytes, *, deflate: bool = False, path: str = "/bench") -> bytes:
+def upgrade_request(
+    port: int, key: bytes, *, deflate: bool = False, path: str = "/bench", subprotocol: str = ""
+) -> bytes:
     lines = [
         f"GET {path} HTTP/1.1",
         f"Host: 127.0.0.1:{port}",
@@ -35,6 +39,8 @@ def upgrade_request(port: int, key: bytes, *, deflate: bool = False, path: str =
     ]
     if deflate:
         lines.append(f"Sec-WebSocket-Extensions: {DEFLATE_OFFER}")
+    if subprotocol:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
     return "\r\n".join([*lines, "", ""]).encode()
 
 

@@ -87,6 +87,10 @@ class Deadlines:
         logs.line(logs.server, logging.WARNING, logs.SERVER, TIMER, told)
 
     def _check(self, peer: Peer, now: float) -> None:
+        if now >= peer.answer_by or now >= peer.close_at:
+            self._loop.hear(peer)  # its answer may be here, and only we are late
+            if peer.transport.fileno() < 0:
+                return
         limits = peer.endpoint.limits
         them = peer.session.our_role.other.name.lower()
         if peer.session.state is not OPEN:
@@ -110,7 +114,7 @@ class Deadlines:
                 return
             peer.pace.rests_until = 0.0
             self._loop.watch(peer, done=not peer.is_blocked)
-        if peer.relay is not None and peer.relay.is_held and not peer.is_behind:
+        if peer.held_back and not peer.is_behind:
             peer.answer_by = math.inf
             return
         if peer.heard:

@@ -21,6 +21,7 @@ from typing import Any
 import trio
 
 from rawws import logs, web
+from rawws.accepting import Address
 from rawws.errors import Refusal
 from rawws.limits import Limits
 from rawws.peer import Endpoint
@@ -36,8 +37,6 @@ from rawws.wire.trace import FAULT, IN, OUT, STATE, TIMER, head_lines
 
 # Long enough for the last words to be read across a slow line, short enough not to hoard sockets (a guess).
 LINGER_S = 2.0
-
-Address = tuple[str, int] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +221,8 @@ class HttpConnection:
                 self.http.receive_data(await self._receive())
                 await trio.lowlevel.checkpoint_if_cancelled()  # who never stops sending runs out of time too
             if scope.cancelled_caught:
+                if (event := self.http.next_event()) is not Signal.NEED_DATA:
+                    break  # it came in time, and only we were late
                 if is_head and self.service.stopping:
                     return Signal.END_OF_STREAM
                 within = f"{self.service.limits.header_timeout_s:g} seconds"

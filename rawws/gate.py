@@ -6,10 +6,10 @@ import ipaddress
 from collections import Counter
 from collections.abc import Sequence
 
+from rawws.accepting import Address
 from rawws.errors import Refusal, UsageError
 from rawws.wire.messages import Request
 
-Address = tuple[str, int] | str
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 

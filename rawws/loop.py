@@ -37,7 +37,16 @@ from rawws.peer import NOWHERE, Endpoint, Peer
 from rawws.room import Room
 from rawws.slow import SlowPeers
 from rawws.traffic import Traffic
-from rawws.transport import LOST, MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, WRITABLE, make_poller
+from rawws.transport import (
+    LOST,
+    MORE_RECEIVE_BYTES,
+    READABLE,
+    RECEIVE_BYTES,
+    WRITABLE,
+    Transport,
+    describe_loss,
+    make_poller,
+)
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.deflate import deflate_frames
 from rawws.wire.encodings import notice, rest_of_message
@@ -232,6 +241,13 @@ class Loop:
         if self._fresh or self._leaving:
             self.publish_fresh()
 
+    def hear(self, peer: Peer) -> None:
+        """Read at once what a peer has sent by now: for who is about to give it up."""
+        if peer.interest & READABLE:
+            self._turn_at = time.perf_counter()
+            self._ready.insert(0, (peer.transport.fileno(), READABLE))
+            self._turn()
+
     def _read(self, peer: Peer) -> int:
         """Receive once from a peer, act on what came, and return how many bytes that was."""
         session = peer.session
@@ -243,7 +259,7 @@ class Loop:
         except BlockingIOError:
             return 0
         except OSError as error:
-            self.drop(peer, Cause.RESET, error.strerror or str(error))
+            self.drop(peer, Cause.RESET, describe_loss(error))
             return 0
         size = len(data)
         if not size:
@@ -307,6 +323,9 @@ class Loop:
                 else:
                     room.add(frames, peer.number)
                     self._fresh.add(room)
+                if room.holds:
+                    peer.held_back = True
+                    self.watch(peer, done=not peer.is_blocked)
                 if peer.pace is not None:
                     self.slow.hold_to_its_rate(peer, len(frames))
             elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
@@ -367,7 +386,7 @@ class Loop:
         try:
             sent = peer.transport.try_send_pieces(frames)
         except OSError as error:
-            self.drop(peer, Cause.RESET, error.strerror or str(error))
+            self.drop(peer, Cause.RESET, describe_loss(error))
             return True
         if sent < sum(map(len, frames)):
             rest = memoryview(b"".join(frames))[sent:]
@@ -424,7 +443,7 @@ class Loop:
             self._fall_behind(peer)
             self.slow.leave_rest(peer, room, number, sent)
         for peer, loss in lost:
-            self.drop(peer, Cause.RESET, loss.strerror or str(loss))
+            self.drop(peer, Cause.RESET, describe_loss(loss))
         for peer in list(room.behind):
             self.slow.check(peer, room)
         room.trim()
@@ -463,7 +482,7 @@ class Loop:
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self.drop(peer, Cause.RESET, error.strerror or str(error))
+                self.drop(peer, Cause.RESET, describe_loss(error))
                 return
             self.traffic.bytes_out += sent
             if sent == len(frames):
@@ -521,7 +540,7 @@ class Loop:
         try:
             done = self._send_pending(peer)
         except OSError as error:
-            self.drop(peer, Cause.RESET, error.strerror or str(error))
+            self.drop(peer, Cause.RESET, describe_loss(error))
             return
         if not done:
             self._fall_behind(peer)
@@ -642,7 +661,7 @@ class Loop:
         reads = (
             peer.outbox_bytes <= MAX_OUTBOX_BYTES
             and (peer.inbox is None or not peer.inbox.paused)
-            and (peer.relay is None or not peer.relay.is_held or peer.session.state is not OPEN)
+            and (not peer.held_back or peer.session.state is not OPEN)
             and not (peer.pace is not None and peer.pace.rests_until and peer.session.state is OPEN)
         )
         interest = READABLE if reads else 0
@@ -796,6 +815,13 @@ class Loop:
         for peer in self.peers_of(endpoint):
             if isinstance(peer.session, Session):
                 endpoint.show_frames(peer.number, peer.session)
+
+    def forget(self, transport: Transport) -> None:
+        """Close a transport, and drop the peer that it may belong to by now: something in rawws itself has failed."""
+        peer = self.peers.get(transport.fileno())
+        if peer is not None:
+            self.drop(peer, Cause.ERROR, "dropped because of an error in rawws")
+        transport.close()
 
     def peers_of(self, endpoint: Endpoint) -> list[Peer]:
         """Return those of one endpoint."""

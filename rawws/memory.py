@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Looked at so often where there is a bound.
 MEMORY_TICK_S = 0.1
 
+# Of a message that waits for a program, beside its payload: the tuple, the head of the bytes, its place in the queue.
+WAITING_BYTES = 120
+
 
 class Memory:
     """Adds up, for the loop."""
@@ -34,7 +37,7 @@ class Memory:
         self._has_told = False
 
     def used_bytes(self) -> int:
-        """Return what logs, outboxes, inboxes and messages that are not whole hold together, in payload bytes.
+        """Return what logs, outboxes, inboxes and messages that are not whole hold together, in bytes.
 
         What is held for those who are being closed is not counted: it goes with them.
         """
@@ -71,7 +74,7 @@ class Memory:
 def own_bytes(peer: Peer) -> int:
     """Return what is held for a peer alone."""
     inbox = peer.inbox
-    waiting = 0 if inbox is None else sum(len(item.payload) for item in inbox.items)
+    waiting = 0 if inbox is None else sum(len(item.payload) + WAITING_BYTES for item in inbox.items)
     return peer.outbox_bytes + peer.session.held_bytes + waiting
 
 

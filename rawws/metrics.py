@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
+import trio
+
 from rawws.errors import UsageError
 from rawws.exchange import Exchange
 from rawws.hub import Hub
@@ -113,6 +115,9 @@ class _Collector:
         if (backplane := self._hub.backplane) is not None:
             yield Gauge("rawws_backplane_up", "Whether the backplane can be reached.", float(not backplane.is_away))
             yield Gauge("rawws_backplane_waiting_messages", "Messages on their way to it.", backplane.waiting)
+        yield Gauge(
+            "rawws_tasks", "Tasks of trio's in this process.", float(trio.lowlevel.current_statistics().tasks_living)
+        )
         yield Summary(
             "rawws_loop_turn_seconds", "Turns of the loop.", count_value=traffic.turns, sum_value=traffic.turns_s
         )

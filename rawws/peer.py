@@ -109,6 +109,7 @@ class Peer:
         "form",
         "heard",
         "heard_at",
+        "held_back",
         "in_message",
         "in_segment",
         "inbox",
@@ -149,6 +150,7 @@ class Peer:
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
         self.heard = False  # anything, since the last ping
         self.heard_at = time.perf_counter()
+        self.held_back = False  # nothing is read from it: it has spoken while its room's publishers are to wait
         self.ping_at = math.inf
         self.answer_by = math.inf  # when the last ping must have been answered
         self.close_at = math.inf  # when the socket is closed, whatever the peer does

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import resource
 import signal
 import socket
@@ -14,11 +15,17 @@ import trio
 
 from rawws import logs, systemd
 from rawws.errors import UsageError
-from rawws.limits import MIB
+from rawws.heap import FreedMemory, keep_freed_memory
 from rawws.server import Server
+from rawws.signals import ending_signals
 from rawws.transport import open_listeners
-from rawws.wire.trace import FAULT, STATE
+from rawws.wire.trace import FAULT, STATE, TIMER
 from rawws.workers import Membership
+
+# What can't be cancelled (a thread of an application's, a handler that goes on regardless) keeps a program from its
+# end. That is told when it is so late, and what is left is ended by force so long after a second signal.
+LATE_S = 1.0
+FORCE_S = 1
 
 
 def raise_file_limit() -> None:
@@ -29,17 +36,6 @@ def raise_file_limit() -> None:
     # macOS names no limit here and then refuses more than OPEN_MAX: what can't be raised stays as it is.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed, up to 16 MiB of it, instead of returning it to the system each time.
-
-    Large messages come and go many times a second. By default their memory goes back as soon as 128 KiB of it are
-    free, and is then given to us anew a page at a time, which took half of the time of an echo of 64 KiB. The
-    allocator raises its thresholds when a large block is freed (mallopt(3), M_MMAP_THRESHOLD); this is one, of
-    which no page is ever touched. Where there is another allocator, nothing happens.
-    """
-    bytes(8 * MIB)
 
 
 def load_tls(certificate: str, key: str | None) -> ssl.SSLContext:
@@ -69,7 +65,7 @@ Serve = Callable[[Sequence[socket.socket], trio.TaskStatus[Server]], Awaitable[N
 async def run_program(
     host: str, port: int, serve: Serve, remark: Callable[[], str], worker: Membership | None = None
 ) -> None:
-    """Be the whole program: listen, serve until SIGINT or SIGTERM, drain; a second signal ends the drain.
+    """Be the whole program: listen, serve until a signal ends that, drain; a second signal ends the drain.
 
     Sockets that systemd listens on for us, or the process whose ``worker`` this is, are used in place of ``host`` and
     ``port``. ``serve(listeners,
@@ -78,11 +74,12 @@ async def run_program(
     """
     raise_file_limit()
     keep_freed_memory()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with ending_signals() as signals:
         listeners = systemd.inherited_listeners() if worker is None else worker.listeners
         listeners = listeners or await open_listeners(host, port)
         async with trio.open_nursery() as nursery:
             server = await nursery.start(_serve, serve, listeners, nursery.cancel_scope)
+            nursery.start_soon(FreedMemory().keep_giving_back)
             for name in server.addresses:
                 s = "s" * server.uses_tls
                 _log(logging.INFO, STATE, f"listening on http{s}://{name} and ws{s}://{name} ({remark()})")
@@ -94,12 +91,16 @@ async def run_program(
                 name = signal.Signals(received).name
                 if server.stopping:
                     _log(logging.WARNING, STATE, f"{name} again: ending at once")
+                    signal.signal(signal.SIGALRM, _end_by_force)
+                    signal.alarm(FORCE_S)
                     nursery.cancel_scope.cancel()
                     break
                 waiting = f"peers to close: {server.peer_count}, for {server.limits.drain_s:g} s at most"
                 _log(logging.INFO, STATE, f"{name}: accepting no more, {waiting}")
                 systemd.notify("STOPPING=1", f"STATUS=closing {server.peer_count} peers")
                 server.stop()
+                nursery.start_soon(_tell_who_is_late, server.limits.drain_s + LATE_S)
+        signal.alarm(0)
         _log(logging.INFO, STATE, "stopped")
 
 
@@ -118,6 +119,17 @@ async def _stop_as_orphan(worker: Membership, server: Server) -> None:
     await worker.wait_orphaned()
     _log(logging.ERROR, FAULT, "the first process is gone: accepting no more")
     server.stop()
+
+
+async def _tell_who_is_late(after_s: float) -> None:
+    await trio.sleep(after_s)
+    told = "the drain is over, and the application goes on: a handler, a thread, its shutdown"
+    _log(logging.WARNING, TIMER, f"{told}; it is waited for until another signal")
+
+
+def _end_by_force(*_: object) -> None:
+    _log(logging.ERROR, FAULT, "something of the application's can't be cancelled: ending without it")
+    os._exit(1)
 
 
 def _log(level: int, mark: str, text: str) -> None:

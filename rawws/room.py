@@ -126,7 +126,9 @@ class Room:
         self._repeats: OrderedDict[str, Repeat] | None = None  # by the key that makes a POST safe to repeat
         self.watchers: set[Peer] = set()  # who are told of everybody that comes and goes
         self.kept_until = -math.inf  # for those who poll, and are not here between two questions
-        self.holds: set[str] = set()  # why nobody may publish just now
+        # Why those who publish are to wait just now. Who they are shows when they do it once more: then no more is read
+        # from them. Of the others come pings, pongs and closes, which can't wait.
+        self.holds: set[str] = set()
         self.released = trio.lowlevel.ParkingLot()
         self.shared = shared  # where what is said here goes to, instead of into the log
         self._keys = NewestByKey(self.settings.key) if self.settings.slow is Slow.LATEST else None

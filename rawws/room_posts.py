@@ -68,7 +68,7 @@ class Guard:
         return self._refuse_page(request)
 
     def _refuse_page(self, request: Request) -> Refusal | None:
-        host = request.headers.get("Host") or ""
+        host = request.authority
         origin = request.headers.get("Origin")
         if origin is not None and self.origins.allow(origin, host) and (is_local_name(host) or self.allows(origin)):
             return None

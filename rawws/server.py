@@ -7,13 +7,14 @@ import logging
 import math
 import socket
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
 
 from rawws import logs, web
+from rawws.accepting import Address, accept_connections
 from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
 from rawws.exchange import (
     Authenticate,
@@ -33,7 +34,6 @@ from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.tracing import Tracer
 from rawws.transport import (
-    EXHAUSTED,
     TlsTransport,
     Transport,
     is_loopback,
@@ -48,12 +48,7 @@ from rawws.wire.hosts import Hosts
 from rawws.wire.messages import Request, Response, is_token
 from rawws.wire.reading import Reading, read_request
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, STATE
-
-# One wake of a listener takes in at most so many connections before other tasks get their turn (a guess).
-ACCEPT_BATCH = 64
-# How long accepting rests when descriptors or buffers have run out: others must have time to go.
-EXHAUSTED_PAUSE_S = 0.5
+from rawws.wire.trace import FAULT
 
 # A stopping server closes so many peers at a time, or more if there are many; and is done with that when so much of
 # the drain is over. A hundred a second come back anywhere without being felt (a guess).
@@ -190,42 +185,21 @@ class Server:
 
     async def _accept_all(self, tasks: trio.Nursery) -> None:
         """Accept on every listener; each connection becomes a task of its own."""
+
+        def take(connected: socket.socket, address: Address) -> None:
+            tasks.start_soon(self._serve_connection, connected, address, tasks)
+
         with self._accepting:
             async with trio.open_nursery() as accepting:
                 for listener in self.listeners:
-                    accepting.start_soon(self._accept, listener, tasks)
+                    accepting.start_soon(accept_connections, listener, take)
         for listener in self.listeners:
             _close_listener(listener)
 
-    async def _accept(self, listener: socket.socket, tasks: trio.Nursery) -> None:
-        pausing = False
-        while True:
-            await trio.lowlevel.wait_readable(listener)
-            try:
-                for connected, address in _accept_batch(listener):
-                    tasks.start_soon(self._serve_connection, connected, address, tasks)
-                    if pausing:
-                        pausing = False
-                        _log(logging.INFO, STATE, "accepting again")
-            except OSError as error:
-                if error.errno not in EXHAUSTED:
-                    # accept() also reports what befell the new connection on its way (ECONNABORTED and
-                    # others, see accept(2)): that is its end alone.
-                    continue
-                if not pausing:
-                    pausing = True
-                    _log(
-                        logging.ERROR,
-                        FAULT,
-                        f"can't accept connections: {error.strerror}; accepting rests until some are closed",
-                    )
-                await trio.sleep(EXHAUSTED_PAUSE_S)
-
-    async def _serve_connection(
-        self, connected: socket.socket, address: tuple[str, int] | str, tasks: trio.Nursery
-    ) -> None:
+    async def _serve_connection(self, connected: socket.socket, address: Address, tasks: trio.Nursery) -> None:
         number = next(current_loop().numbers)
-        upgraded = None
+        transport: Transport | None = None
+        upgraded: Upgraded | HandedOver | None = None
         try:
             transport = Transport(connected) if self._tls is None else TlsTransport(connected, self._tls)
             connection = HttpConnection(number, transport, self._service, address)
@@ -233,19 +207,28 @@ class Server:
                 await connection.turn_away(refusal)
             else:
                 upgraded = await connection.serve()
+            if isinstance(upgraded, HandedOver):
+                self._hand_over(upgraded)
+            elif upgraded is not None:
+                self._take_over(upgraded, tasks)
         except Exception:
             # Ours to mend, but not a reason to leave the others without a server.
             logs.http.exception("#%d ! an error in rawws itself; the connection is dropped", number)
+            upgraded = None
+            if transport is None:
+                connected.close()
+            else:
+                current_loop().forget(transport)
         finally:
             if upgraded is None:
                 self._gate.leave(number)
-        if isinstance(upgraded, HandedOver):
-            upgraded.adopt(upgraded.number, upgraded.transport, self._streams)
-            if self.stopping:
-                for peer in current_loop().peers_of(self._streams):
-                    current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
-        elif upgraded is not None:
-            self._take_over(upgraded, tasks)
+
+    def _hand_over(self, given: HandedOver) -> None:
+        """Hand a connection whose response goes on over to who makes that."""
+        given.adopt(given.number, given.transport, self._streams)
+        if self.stopping:
+            for peer in current_loop().peers_of(self._streams):
+                current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
 
     @property
     def _hubs(self) -> list[Hub]:
@@ -297,7 +280,10 @@ class Server:
         """Run the application's handler for one connection, and close that when it returns."""
         try:
             await handler(websocket)
-        except Exception as error:
+        except (Exception, trio.Cancelled) as error:
+            # One that is kept and raised where nothing is cancelled would end the server, and without a word.
+            if isinstance(error, trio.Cancelled) and trio.current_effective_deadline() == -math.inf:
+                raise
             # Most handlers end so, when their peer has gone: it is no error, and has been logged.
             if not _is_about_closing(error):
                 logs.hub.exception("#%d ! the handler failed; its connection is closed with 1011", websocket.id)
@@ -329,19 +315,10 @@ def accept_upgraded(upgraded: Upgraded, endpoint: Endpoint, *, fast_lane: bool) 
     )
 
 
-def _is_about_closing(error: Exception) -> bool:
+def _is_about_closing(error: BaseException) -> bool:
     if isinstance(error, ExceptionGroup):
         return error.split(ConnectionClosed)[1] is None
     return isinstance(error, ConnectionClosed)
-
-
-def _accept_batch(listener: socket.socket) -> Iterator[tuple[socket.socket, tuple[str, int] | str]]:
-    for _ in range(ACCEPT_BATCH):
-        try:
-            connected, address = listener.accept()
-        except BlockingIOError:
-            return
-        yield connected, address[:2] if isinstance(address, tuple) else ""
 
 
 def _close_listener(listener: socket.socket) -> None:
@@ -564,7 +541,3 @@ async def _open(
         listener.setblocking(False)
         opened.append(listener)
     return opened
-
-
-def _log(level: int, mark: str, text: str) -> None:
-    logs.line(logs.server, level, logs.SERVER, mark, text)

@@ -109,13 +109,7 @@ class SlowPeers:
         if _SLOW in room.holds:
             return
         self._loop.log(slow, FAULT, f"reads too slowly: {told}; those who publish are held back", logging.WARNING)
-        self.hold(room, _SLOW)
-
-    def hold(self, room: Room, why: str) -> None:
-        """Read no more from those who publish in a room, until `let_go`."""
-        room.holds.add(why)
-        for peer in room.peers:
-            self._loop.watch(peer, done=not peer.is_blocked)
+        room.holds.add(_SLOW)
 
     def let_go(self, room: Room, why: str) -> None:
         """Let those who publish go on, if nothing else is against it."""
@@ -123,6 +117,9 @@ class SlowPeers:
         if room.holds:
             return
         for peer in room.peers:
+            if not peer.held_back:
+                continue
+            peer.held_back = False
             peer.heard = True  # it could not be
             if peer.transport.fileno() >= 0:
                 self._loop.watch(peer, done=not peer.is_blocked)

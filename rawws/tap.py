@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import ssl as ssl_module
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from rawws import logs
+from rawws.accepting import Address, accept_connections
 from rawws.loop import current_loop
 from rawws.tracing import Tracer
 from rawws.transport import TlsTransport, Transport, dial, name_address
@@ -55,16 +57,17 @@ async def run_tap(
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Tap every connection that the listeners accept, until cancelled. The listeners are closed at the end."""
-    served = [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in listeners]
-    names = [name_address(listener.getsockname()) for listener in listeners]
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.callback(listener.close)
+        async with trio.open_nursery() as nursery:
 
-    async def serve(stream: trio.SocketStream) -> None:
-        connected = socket.socket(fileno=stream.socket.detach())
-        await _Tapped(Transport(connected), target, tracer).run()
+            def take(connected: socket.socket, _: Address) -> None:
+                nursery.start_soon(_Tapped(Transport(connected), target, tracer).run)
 
-    async with trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, serve, served)
-        task_status.started(names)
+            for listener in listeners:
+                nursery.start_soon(accept_connections, listener, take)
+            task_status.started([name_address(listener.getsockname()) for listener in listeners])
 
 
 class _Tapped:

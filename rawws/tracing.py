@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -144,6 +145,7 @@ class Recording:
         except OSError as error:
             raise UsageError(f"{path} can't be written for --record: {error.strerror}") from None
         self._path = path
+        self._begin = "\n" if _is_cut(path) else ""
 
     def take_frame(self, connection: int, sender: Role, frame: Frame) -> None:
         self.take(connection, records.frame_record(sender, frame))
@@ -152,7 +154,8 @@ class Recording:
         if self._file is None:
             return
         try:
-            self._file.write(records.to_line(record, at=time.time(), connection=connection))
+            self._file.write(self._begin + records.to_line(record, at=time.time(), connection=connection))
+            self._begin = ""
         except OSError as error:
             told = f"{self._path} can't be written any more: {error.strerror}; nothing is recorded from here on"
             logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
@@ -164,3 +167,11 @@ class Recording:
         if file is not None:
             with contextlib.suppress(OSError):  # it was told when it was written
                 file.close()
+
+
+def _is_cut(path: str | Path) -> bool:
+    """Whether a file ends in the middle of a line: the disk was full, or who wrote it was killed."""
+    with contextlib.suppress(OSError), Path(path).open("rb") as file:
+        file.seek(-1, os.SEEK_END)  # an error in an empty file, and in what is none
+        return file.read(1) != b"\n"
+    return False

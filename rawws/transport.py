@@ -41,6 +41,16 @@ MAX_PIECES = 1024
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
+def describe_loss(error: OSError) -> str:
+    """Return why a connection is lost, and on whose side where that is ours.
+
+    One whose send() fails with ENOBUFS is not tried again: its socket stays writable for whoever waits, so that would
+    be a busy loop. It is rare, too: Linux has a TCP socket rather wait.
+    """
+    why = error.strerror or str(error)
+    return f"{why}: this machine had no memory for it" if error.errno in EXHAUSTED else why
+
+
 class Transport:
     """A connected, non-blocking stream socket, which it owns: closing the transport closes the socket."""
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import trio
 
 from rawws import logs, systemd
+from rawws.signals import ending_signals
 from rawws.transport import name_address, open_listeners
 from rawws.wire.trace import FAULT, STATE
 
@@ -71,12 +72,12 @@ class Membership:
 
 
 async def run_workers(count: int, arguments: Sequence[str], host: str, port: int) -> int:
-    """Keep ``count`` workers running, until SIGINT or SIGTERM, which drains them all; a second one ends that.
+    """Keep ``count`` workers running, until a signal, which drains them all; a second one ends that.
 
     ``arguments`` are those of the command line. Returns the exit status: that of a worker which could not even begin.
     Raises `rawws.errors.ListenError`.
     """
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with ending_signals() as signals:
         crew = _Crew(arguments, await _listen(count, host, port))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(crew.run, nursery.cancel_scope)
@@ -149,16 +150,19 @@ class _Crew:
         rest_s = FIRST_REST_S
         while not self._stopping.is_set():
             began = trio.current_time()
-            status = await self._run(worker)
+            try:
+                status = await self._run(worker)
+                ended = f"ended (status {status})" if status >= 0 else f"ended ({signal.Signals(-status).name})"
+            except OSError as error:  # out of descriptors, or of processes
+                status, ended = 0, f"can't be started ({error.strerror or error})"
             if self._stopping.is_set():
                 return
-            if not self._have_begun:  # it has said why
-                self.status = status or 1
+            if not self._have_begun and status > 0:  # and it has said why
+                self.status = status
                 self.stop(f"worker {worker.number} can't begin: the others are to end")
                 return
             rest_s = FIRST_REST_S if trio.current_time() - began > LIVED_S else min(2 * rest_s, MAX_REST_S)
-            ended = f"status {status}" if status >= 0 else signal.Signals(-status).name
-            _log(logging.ERROR, FAULT, f"worker {worker.number} ended ({ended}); another one comes in {rest_s:g} s")
+            _log(logging.ERROR, FAULT, f"worker {worker.number} {ended}; another one comes in {rest_s:g} s")
             with trio.move_on_after(rest_s):
                 await self._stopping.wait()
 
@@ -179,6 +183,8 @@ class _Crew:
                     stdin=subprocess.DEVNULL,
                 )
             worker.process = process
+            if self._stopping.is_set():  # meanwhile, when there was no process yet to be told
+                process.send_signal(signal.SIGTERM)
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._hear, worker, ours)

@@ -535,14 +535,34 @@ class StartProgram:
         return self._start([sys.executable, "-m", "rawws", "tap", "0", target, *arguments])
 
     def _start(self, command: Sequence[str], directory: Path | None = None) -> Program:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=directory)
+        return self._begin(command, directory).wait_listening()
+
+    def begin(self, *arguments: str) -> Program:
+        """Return the program before it listens. It leads a process group of its own, as in a terminal."""
+        return self._begin([sys.executable, "-m", "rawws", *arguments], own_group=True)
+
+    def _begin(self, command: Sequence[str], directory: Path | None = None, *, own_group: bool = False) -> Program:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=directory,
+            process_group=0 if own_group else None,
+        )
         program = Program(process)
         self.started.append(program)
-        return program.wait_listening()
+        return program
 
-    def run(self, *arguments: str | bytes) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str | bytes, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a program that is to end by itself, and return its status and what it wrote."""
         command = [sys.executable, "-m", "rawws", *arguments]
         return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+            cwd=directory,
         )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from benchmarks import backplane, cases, report, scale_model, wire
 from benchmarks.cases import Measurement
 from benchmarks.fanout import DeflatedStream, PlainStream, Stream, json_payload, text_payload
 from benchmarks.report import Row
+from benchmarks.soak.checker import Faults, Message, Reader, Room
 from tests.browser import need_node_module
 from tests.serving import need
 
@@ -138,3 +141,113 @@ def test_every_case_runs_for_a_moment_on_rawws(tmp_path: Path) -> None:
     assert {each["case"] for each in results} == set(cases.BY_NAME)
     # Memory may not grow at all with so few peers.
     assert all(each["median"] > 0 for each in results if each["case"] != "memory")
+
+
+class Script:
+    """A room in which something was written, and a reader of it."""
+
+    def __init__(self, written: int = 5) -> None:
+        self.faults = Faults()
+        room = Room("/room", self.faults)
+        chance = random.Random(0)
+        self.messages = [room.next_message("w", chance) for _ in range(written)]
+        self.reader = room.read("reader 1", "polling")
+        self.other = room.read("reader 2", "polling")
+
+    def take(self, *numbers: int, reader: Reader | None = None, ids: list[str] | None = None) -> list[str]:
+        """Have the reader get these messages, and return what is wrong with that by the end."""
+        for place, number in enumerate(numbers):
+            message = self.messages[number - 1]
+            given = ids[place] if ids else f"170-{number}"
+            (reader or self.reader).take(message.payload, is_text=message.is_text, message_id=given)
+        (reader or self.reader).finish()
+        return self.faults.told
+
+
+WHO = "reader 1 (polling) in /room: "
+
+
+def test_the_soak_is_content_when_every_message_comes_once_and_in_order() -> None:
+    script = Script(500)
+    assert script.take(*range(1, 501)) == []
+    assert script.reader.has_all
+    assert not script.faults
+    assert {message.is_text for message in script.messages} == {True, False}
+    sizes = [len(message.payload) for message in script.messages]
+    assert min(sizes) < 20
+    assert max(sizes) > 50_000
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ((1, 2, 4, 5), f"lost: {WHO}1 messages of w before 5: 3"),
+        ((2, 3, 4, 5), f"lost: {WHO}1 messages of w before 5: 1"),
+        ((1, 2, 3), f"lost: {WHO}messages 4 to 5 of w"),
+        ((), f"lost: {WHO}messages 1 to 5 of w"),
+    ],
+    ids=["in between", "the first", "the last", "all"],
+)
+def test_the_soak_finds_what_is_lost(numbers: tuple[int, ...], told: str) -> None:
+    assert Script().take(*numbers) == [told]
+
+
+def test_the_soak_finds_what_comes_twice() -> None:
+    ids = ["170-1", "170-2", "170-3", "170-4", "170-5", "170-6"]
+    told = Script().take(1, 2, 3, 3, 4, 5, ids=ids)
+    assert told == [f"twice: {WHO}message 3 of w (id 170-4) came again; expected 4"]
+
+
+def test_the_soak_finds_what_is_swapped() -> None:
+    swapped, *ids = Script().take(1, 2, 4, 3, 5)
+    assert swapped == f"out of order: {WHO}message 3 of w (id 170-3) came behind 4"
+    assert ids == [f"out of order: {WHO}message 3 of w has the id 170-3, behind 170-4"]
+
+
+def test_the_soak_finds_what_has_another_id_for_somebody_else() -> None:
+    script = Script(2)
+    assert script.take(1, 2, ids=["170-1", "170-2"]) == []
+    told = script.take(1, 2, reader=script.other, ids=["170-2", "170-3"])
+    who = "reader 2 (polling) in /room: "
+    assert told == [f"out of order: {who}message 1 of w has the id 170-2, which is another's"]
+
+
+@pytest.mark.parametrize("damage", ["payload", "kind", "all"])
+def test_the_soak_finds_what_is_damaged(damage: str) -> None:
+    script = Script(1)
+    message: Message = script.messages[0]
+    payload = {"payload": message.payload + b"!", "kind": message.payload, "all": b"hello"}[damage]
+    assert script.reader.take(payload, is_text=message.is_text is not (damage == "kind")) is None
+    assert script.faults.counts == {"damaged": 1}
+
+
+def test_the_soak_takes_a_gap_for_a_fault() -> None:
+    script = Script(0)
+    script.reader.note({"at": "170-3"})
+    assert (script.reader.last_id, script.faults.told) == ("170-3", [])
+    script.reader.note({"at": "170-9", "gap": {"since": "170-3", "after": "170-9"}})
+    assert script.faults.counts == {"gap": 1}
+
+
+def run_soak(*arguments: str) -> str:
+    command = [sys.executable, "-m", "benchmarks", "soak", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@linux_only
+def test_the_soak_runs_for_a_moment() -> None:
+    need(shutil.which("redis-server"), "redis-server")
+    told = run_soak("--minutes", "0.05")
+    assert "\nnothing lost, nothing twice, nothing out of order; nothing left over\n" in told
+    assert re.search(r"\nRedis killed and started again +2\n", told)
+    for way in ("WebSocket", "WebSocket, cut", "WebSocket, rawws.connect", "Server-Sent Events", "polling"):
+        assert re.search(rf"\ndeliveries checked, {way} +[1-9]", told)
+
+
+@linux_only
+def test_idle_and_busy_peers_are_weighed() -> None:
+    told = run_soak("--idle", "200", "--minutes", "0.01")
+    assert re.search(r"\nabove an empty server +\S+ MiB, of 64\n", told)
+    assert re.search(r"\npeers at the end +300\n", told)

@@ -631,6 +631,9 @@ AMBIGUOUS = {
     "a chunk's size beyond 64 bits": (_chunked(b"f" * 21 + b"\r\n"), 400),
     "a chunk's size that ends with LF": (_chunked(b"5\nhello\r\n0\r\n\r\n"), 400),
     "an LF in a chunk's extension": (_chunked(b"5;a\nb\r\nhello\r\n0\r\n\r\n"), 400),
+    "a bare CR in a chunk's extension": (_chunked(b"5;a\rb\r\nhello\r\n0\r\n\r\n"), 400),
+    "a chunk's size before a space": (_chunked(b"5 \r\nhello\r\n0\r\n\r\n"), 400),
+    "a trailer that ends with LF": (_chunked(b"0\r\nA: b\n\r\n"), 400),
     "a chunk that is longer than it says": (_chunked(b"5\r\nhelloXX0\r\n\r\n"), 400),
     "a chunk that ends with LF": (_chunked(b"5\r\nhello\n0\r\n\r\n"), 400),
     "a trailer that is none": (_chunked(b"0\r\nX : y\r\n\r\n"), 400),
@@ -765,7 +768,17 @@ async def test_the_name_of_a_room_is_taken_as_it_is(
     _assert_one_line_each(caplog)
 
 
-NO_PATHS = ["*", "evil.example:443", "ws://localhost/a", "room", "?x", "http:/x", "ftp://localhost/a"]
+NO_PATHS = [
+    "*",
+    "evil.example:443",
+    "ws://localhost/a",
+    "room",
+    "?x",
+    "http:/x",
+    "http:///x",
+    "ftp://localhost/a",
+    "/a#b",
+]
 NO_TARGETS = [b"/\x7f", b"/\xff", b"/\xc5\xbe", b"/\x1b[31m", b"/\0", b"/a\tb", b"/a b", b"", b"/a\rb"]
 
 
@@ -779,18 +792,25 @@ async def test_a_target_that_is_no_path_is_no_room(
     answer = await client.ask(upgrade("/T").replace(b"/T", target))
     assert (answer.status, answer.headers["connection"]) == (400, "close")
     await client.assert_end()
+    assert (await (await running.connect()).ask(get("/T").replace(b"/T", target))).status == 400
     assert not running.hub.rooms
     _assert_one_line_each(caplog)
     await assert_serves(running)
 
 
-@pytest.mark.parametrize(("method", "target"), [("CONNECT", "evil.example:443"), ("OPTIONS", "*"), ("TRACE", "/")])
-async def test_no_tunnel_is_made_and_nothing_is_told_back(running: Running, method: str, target: str) -> None:
+@pytest.mark.parametrize(("method", "target"), [("OPTIONS", "*"), ("TRACE", "/")])
+async def test_nothing_is_told_back(running: Running, method: str, target: str) -> None:
     client = await running.connect()
     answer = await client.ask(get(target, "Cookie: secret", method=method))
     assert answer.status == 405
     assert b"secret" not in answer.body
     assert (await client.ask(get())).body == b"hi there"
+
+
+async def test_no_tunnel_is_made(running: Running) -> None:
+    client = await running.connect()
+    assert (await client.ask(get("evil.example:443", method="CONNECT"))).status == 501
+    await client.assert_end()
 
 
 @pytest.mark.parametrize("way", ["..%2f..%2f", "../../", "%2e%2e/", "./", "%00", "%5c..%5c", "//", "page/../../"])

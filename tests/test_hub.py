@@ -20,9 +20,11 @@ import rawws.loop
 from rawws.hub import Mode
 from rawws.limits import Limits
 from rawws.loop import MAX_OUTBOX_BYTES
+from rawws.room import Place, Room
 from rawws.transport import MORE_RECEIVE_BYTES, SelectorPoller, make_poller
 from rawws.wire.encodings import PLAIN
 from rawws.wire.frames import Opcode
+from rawws.wire.reading import Reading
 from rawws.wire.session import Session
 from tests.serving import (
     Client,
@@ -636,6 +638,28 @@ async def test_an_error_of_our_own_costs_its_peer_alone(
     assert await bob.frame() == seen_text("next")
     (error,) = [record for record in caplog.records if record.exc_info]
     assert error.getMessage().startswith("#1 ! an error in rawws itself")
+
+
+async def test_an_error_of_our_own_at_the_door_costs_its_peer_alone(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await serve()
+    bob = await running.open()
+    place = Room.place
+
+    def stumble(room: Room, reading: Reading) -> Place:
+        if room.path == "/stumble":
+            raise ZeroDivisionError("on purpose")
+        return place(room, reading)
+
+    monkeypatch.setattr(Room, "place", stumble)
+    alice = await running.open("/stumble")
+    await alice.wait_lost()
+    await bob.send(text("next"))
+    assert await bob.frame() == seen_text("next")
+    assert running.server.peer_count == 1
+    (error,) = [record for record in caplog.records if record.exc_info]
+    assert error.getMessage() == "#2 ! an error in rawws itself; the connection is dropped"
 
 
 # Keepalive

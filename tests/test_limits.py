@@ -75,6 +75,19 @@ async def test_what_waits_for_a_program_counts_and_what_has_not_come_whole(nurse
     server.stop()
 
 
+async def test_messages_count_for_what_they_take_and_not_for_what_they_say(nursery: trio.Nursery) -> None:
+    async def never_reads(_: rawws.WebSocket) -> None:
+        await trio.sleep_forever()
+
+    server = await start(nursery, never_reads, max_memory=300 * KIB, drain=0)
+    with trio.fail_after(PATIENCE_S):
+        full = await open_client(server)
+        await full.send(masked(2, b"") * 10_000)
+        assert await full.frame() == seen_close(1013, "the server's memory is full")
+    full.hang_up()
+    server.stop()
+
+
 async def test_histories_alone_are_told_of_once(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
     hub = rawws.Hub(history=1000)
     server = await start(nursery, hub, max_memory=10 * KIB)

@@ -54,6 +54,28 @@ async def test_what_prometheus_reads(start_program: StartProgram) -> None:
     assert values_of(told)['rawws_closes_total{cause="peer close"}'] == 1
 
 
+async def test_tasks_are_those_of_connections_in_their_http_phase_and_few_more(start_program: StartProgram) -> None:
+    program = start_program("--metrics", "--hello", "")
+    asking = await program.connect()
+
+    async def tasks() -> float:
+        return values_of((await asking.ask(get("/metrics"))).body.decode())["rawws_tasks"]
+
+    before = await tasks()
+    relayed = await program.connect()
+    await relayed.open("/room")
+    assert await tasks() == before, "a relayed peer has no task"
+    others = [await program.connect() for _ in range(3)]
+    for other in others:
+        await other.ask(get("/"))
+    assert await tasks() == before + len(others)
+    for other in others:
+        other.hang_up()
+    with trio.fail_after(PATIENCE_S):
+        while await tasks() != before:
+            await trio.sleep(0.01)
+
+
 async def test_ready_until_it_is_about_to_end(nursery: trio.Nursery) -> None:
     async with rooms(nursery) as running:
         client = await running.connect()

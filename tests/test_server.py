@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-import rawws.server
+import rawws.accepting
 import rawws.web
 from rawws.errors import ListenError
 from rawws.limits import Limits
@@ -128,8 +128,8 @@ async def test_rests_when_descriptors_run_out_and_accepts_again(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     caplog.set_level(logging.INFO, "rawws")
-    monkeypatch.setattr(rawws.server, "EXHAUSTED_PAUSE_S", 0.01)
-    accept_batch = rawws.server._accept_batch
+    monkeypatch.setattr(rawws.accepting, "EXHAUSTED_PAUSE_S", 0.01)
+    accept_batch = rawws.accepting._accept_batch
     failures = iter(range(3))
 
     def fail_thrice(listener: socket.socket) -> Iterator[tuple[socket.socket, tuple[str, int] | str]]:
@@ -139,11 +139,12 @@ async def test_rests_when_descriptors_run_out_and_accepts_again(
 
     running = await serve()
     bystander = await running.open()
-    monkeypatch.setattr(rawws.server, "_accept_batch", fail_thrice)
+    monkeypatch.setattr(rawws.accepting, "_accept_batch", fail_thrice)
     client = await running.connect()
     assert (await client.ask(get())).body == b"hi there"
     assert server_messages(caplog) == [
-        "#0 ! can't accept connections: run out, on purpose; accepting rests until some are closed",
+        "#0 ! can't accept connections: run out, on purpose; accepting rests until some are closed"
+        + ", or more are allowed (ulimit -n, LimitNOFILE)" * (number == errno.EMFILE),
         "#0 = accepting again",
     ]
     await bystander.send(text("undisturbed"))
@@ -153,7 +154,7 @@ async def test_rests_when_descriptors_run_out_and_accepts_again(
 async def test_what_befell_a_connection_before_its_accept_is_not_ours(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    accept_batch = rawws.server._accept_batch
+    accept_batch = rawws.accepting._accept_batch
     failures = iter(range(3))
 
     def fail_thrice(listener: socket.socket) -> Iterator[tuple[socket.socket, tuple[str, int] | str]]:
@@ -162,7 +163,7 @@ async def test_what_befell_a_connection_before_its_accept_is_not_ours(
         return accept_batch(listener)
 
     running = await serve()
-    monkeypatch.setattr(rawws.server, "_accept_batch", fail_thrice)
+    monkeypatch.setattr(rawws.accepting, "_accept_batch", fail_thrice)
     assert (await (await running.connect()).ask(get())).body == b"hi there"
     assert server_messages(caplog) == []
 

@@ -19,7 +19,7 @@ from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import Opcode
 from rawws.wire.reading import Reading
-from tests.serving import Client, RunningHub, StartHub, close, ping, seen_text, text
+from tests.serving import Client, RunningHub, Seen, StartHub, close, ping, seen_text, text
 from tests.sse import read_events
 
 # What the kernel takes for a peer that doesn't read is some ten times this.
@@ -233,6 +233,26 @@ async def test_wait_ends_with_the_one_who_is_waited_for(start_hub: StartHub) -> 
     await publisher.send(text("still here"))
     while (await publisher.frame()).payload != b"still here":
         pass
+    assert not room.is_held
+
+
+async def test_wait_is_for_those_who_publish_and_others_are_heard(start_hub: StartHub) -> None:
+    running = start_hub(slow="wait", max_lag_bytes=10_000)
+    slow, publisher, listener = running.join(send_buffer=SMALL), running.join(), running.join()
+    room = running.hub.room("/")
+    await flood(running, 200)
+    assert room.is_held
+    for client in (listener, publisher):
+        await client.frames(200)
+    await listener.send(ping(b"still there?"))
+    assert await listener.frame() == Seen(Opcode.PONG, b"still there?")
+    await publisher.send(text("one more"))
+    assert await listener.frame() == seen_text("one more")
+    await publisher.send(ping(b"?") + text("has to wait"))
+    await wait_all_tasks_blocked()
+    assert room.log.last_message == 201
+    await slow.send(close())  # and never reads
+    assert await listener.frame() == seen_text("has to wait")
     assert not room.is_held
 
 

@@ -17,10 +17,11 @@ from rawws.version import __version__
 COMMANDS = (serve, connect, tap, decode, check)
 
 FAILED, MISUSED = 1, 2
+INTERRUPTED = 130  # as shells have it for who ends by SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 failed, 2 misused."""
+    """Run the command line and return its exit status: 0 done, 1 failed, 2 misused, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     names = {command.NAME for command in COMMANDS}
     if not given or (given[0] not in names and given[0] not in ("-h", "--help", "--version")):
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"rawws: {cause}", file=sys.stderr)
         return MISUSED if isinstance(cause, UsageError) else FAILED
+    except KeyboardInterrupt:  # before there was anything to end in order, or nothing that has to be
+        return INTERRUPTED
     return status
 
 

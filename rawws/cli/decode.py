@@ -145,12 +145,23 @@ def _explain_packets(pieces: list[tuple[dumps.Flow, bytes]]) -> Iterator[tuple[s
 
 def _explain_records(text: str) -> Iterator[tuple[str, Seen | None]]:
     """Explain each connection of a recording by itself."""
-    connections: dict[int, list[Recorded]] = {}
-    for line in text.splitlines():
-        if (line := line.strip().removesuffix(",")) not in ("", "[", "]"):
+    connections: list[tuple[int, list[Recorded]]] = []
+    latest: dict[int, list[Recorded]] = {}  # by number, which begins with 1 again where another program has gone on
+    for number, line in enumerate(text.splitlines(), 1):
+        if (line := line.strip().removesuffix(",")) in ("", "[", "]"):
+            continue
+        try:
             record = from_line(line)
-            connections.setdefault(record.connection, []).append(record)
-    for number, records in connections.items():
+        except UsageError:
+            if line.endswith("}") or not line.startswith('{"at":'):
+                raise
+            yield f"! line {number} was not written to its end (the disk was full, or the process killed)", None
+            continue
+        if record.kind == "open" or record.connection not in latest:
+            latest[record.connection] = []
+            connections.append((record.connection, latest[record.connection]))
+        latest[record.connection].append(record)
+    for number, records in connections:
         yield f"== connection {number}", None
         observer = Observer(in_frames=not any(record.kind == "head" for record in records))
         began = records[0].at

@@ -17,7 +17,9 @@ from rawws import logs
 from rawws.cli.arguments import insecure_tls
 from rawws.errors import UsageError
 from rawws.page import TRACE, About, Page
+from rawws.program import raise_file_limit
 from rawws.server import serve
+from rawws.signals import ending_signals
 from rawws.tap import Target, run_tap
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address, open_listeners
@@ -55,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     host, port = parse_listen(options.listen)
     target = parse_target(options.target, check=not options.no_check)
     logs.configure(options.log_level)
+    raise_file_limit()
     tracer = Tracer()
     with contextlib.ExitStack() as stack:
         if options.record:
@@ -93,7 +96,7 @@ def parse_target(text: str, *, check: bool) -> Target:
 
 
 async def _tap(listen: tuple[str, int], target: Target, tracer: Tracer, page_at: tuple[str, int] | None) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with ending_signals() as signals:
         listeners = await open_listeners(*listen)
         async with trio.open_nursery() as nursery:
             for name in await nursery.start(run_tap, listeners, target, tracer):

@@ -67,7 +67,7 @@ class Page:
             path = HOME
         if not path.startswith(HOME) and path != HOME.removesuffix("/"):
             return None
-        host = request.headers.get("Host", "") or ""
+        host = request.authority
         if not self._any_host and not is_local_name(host):
             return Response(403, f"The page is shown at this machine's addresses and at localhost, not at {host}.\n")
         return self._assets.answer(request, path)

@@ -150,7 +150,7 @@ class RedisStreams:
         self._publisher.put(message)
         if self.is_full and not was_full:
             for followed, _ in self._followed.values():
-                current_loop().slow.hold(followed.room, _HOLD)
+                followed.room.holds.add(_HOLD)
         return message
 
     def take_back(self, message: Outgoing) -> bool:

@@ -118,10 +118,12 @@ class Connector:
 
 def _told(error: BaseException) -> str:
     """Return the cause among what was raised, in a few words."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
+    if isinstance(error, BaseExceptionGroup) or isinstance(cause, OSError | ExceptionGroup):
+        assert cause is not None
+        return _told(cause)  # which "All connection attempts failed" has been raised from
     if isinstance(error, trio.TooSlowError):
         return f"no answer within {TIMEOUT_S:g} s"
-    if isinstance(error.__cause__, OSError) and not isinstance(error, OSError):
-        error = error.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).rstrip(".") or type(error).__name__

@@ -178,6 +178,14 @@ def _is_legal(parameter: tuple[str, str | None]) -> bool:
             return False
 
 
+def most_deflated_bytes(message_bytes: int) -> int:
+    """Return how large a message may become by being deflated: what doesn't compress grows a little.
+
+    That is zlib's bound for any of its settings (``deflateBound`` in its deflate.c).
+    """
+    return message_bytes + (message_bytes >> 3) + (message_bytes >> 6) + 16
+
+
 def inflate_whole(payload: bytes | bytearray, max_message_bytes: int) -> bytes | None:
     """Return the message that is in one compressed frame, or None where `Inflater` is to be asked about it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rawws.wire import ruler
-from rawws.wire.observer import Head, Rest, Seen, SeenFrame, Switch
+from rawws.wire.observer import Head, Seen, SeenFrame, Switch
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, STATE, frame_line, head_lines, quote
 
@@ -21,7 +21,7 @@ def describe(seen: Seen, *, with_ruler: bool = True) -> list[str]:
             return ["HTTP ends, WebSocket begins"]
         case SeenFrame():
             return _describe_frame(seen, with_ruler=with_ruler)
-        case Rest():
+        case _:
             rest = [f"{_where(seen.sender, seen.at)}: {seen.told}: {seen.raw.hex(' ')}"]
             if seen.fault is not None:
                 rest.append(f"{_INDENT}{FAULT} {seen.fault.sentence}; the receiver fails with {seen.fault.close_code}")

@@ -16,7 +16,7 @@ _HEX_BYTES = re.compile(r"(?:[0-9a-fA-F]{2})+")
 _OFFSET = re.compile(r"\s*(?:0x)?([0-9a-fA-F]{4,16})(?::|(?=\s\s)|$)|\s*([0-9a-fA-F]{6,8})(?=\s)")
 _SEPARATORS = re.compile(r"[\s,;:|_-]+")
 _C_PREFIX = re.compile(r"0x|\\x", re.IGNORECASE)
-_TCPDUMP_LINE = re.compile(r"\s*0x([0-9a-f]{4}):\s\s((?:[0-9a-f]{2,4} ?)+)")
+_TCPDUMP_LINE = re.compile(r"\s*0x([0-9a-f]{4}):\s\s((?:(?:[0-9a-f]{2}){1,2} ?)+)")
 
 _TCP = 6
 

@@ -164,12 +164,11 @@ SHORT_TEXT = [bytes((FIN | Opcode.TEXT, length)) for length in range(LENGTH_IN_2
 SHORT_BINARY = [bytes((FIN | Opcode.BINARY, length)) for length in range(LENGTH_IN_2_BYTES)]
 # A larger payload is not copied behind its header here: whoever joins the pieces copies it anyway.
 _IN_ONE_PIECE_BYTES = 4096
-_LARGEST_PIECE_BYTES = _IN_ONE_PIECE_BYTES + 4
 
 
 def count_frames(pieces: Sequence[bytes | bytearray], largest_bytes: int) -> int:
     """Return how many frames `encode_message` has made these pieces of, the largest of which has that size."""
-    if largest_bytes <= _LARGEST_PIECE_BYTES:
+    if largest_bytes <= _IN_ONE_PIECE_BYTES:  # no piece can be a payload whose header is another
         return len(pieces)
     # A header alone is shorter than any frame that needs such a header.
     return sum(1 for piece in pieces if not (len(piece) in (4, 10) and piece[1] >= LENGTH_IN_2_BYTES))

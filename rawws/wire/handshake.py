@@ -293,11 +293,10 @@ def check_no_body(request: Request) -> Check:
 def check_origin(request: Request, origins: Origins) -> Check:
     """§4.2.2 item 4, §10.2: the page that connects is one of ours, or is allowed."""
     found = request.headers.get_all("Origin")
-    hosts = request.headers.get_all("Host")
     refusal = None
     if len(found) > 1:
         refusal = Refusal(400, "origin_repeated", "There is more than one Origin header.")
-    elif found and not origins.allow(found[0], hosts[0] if hosts else ""):
+    elif found and not origins.allow(found[0], request.authority):
         refusal = Refusal(
             403,
             "origin",

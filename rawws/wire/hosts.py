@@ -31,8 +31,8 @@ class Hosts:
 
     def refuse(self, request: Request) -> Refusal | None:
         """Return why a request can't have been meant for this server, if it can't (RFC 9110 §7.4)."""
-        host = request.headers.get("Host")
-        if host is None or self.allow(host):  # without one it is HTTP/1.0, which no browser speaks, or refused later
+        host = request.authority
+        if self.allow(host) or not (host or "Host" in request.headers):  # none is HTTP/1.0, which no browser speaks
             return None
         name = name_of(host)
         told = f"This server is not called {name}."

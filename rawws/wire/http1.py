@@ -8,7 +8,7 @@ that came behind the request: they are the peer's first frames.
 h11 is the parser. What is added here is what h11 leaves to its users: limits with a status of their own (414,
 431, 413), a sentence that tells the client what was wrong, and a stricter reading of what HTTP allows but
 servers and proxies have been known to read in two ways (RFC 9112 §11.2, request smuggling): folded lines, a
-bare LF, bytes outside ASCII, Content-Length beside Transfer-Encoding.
+bare LF, bytes outside ASCII, Content-Length beside Transfer-Encoding, chunks that aren't framed to the letter.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import re
 from collections.abc import Sequence
 from enum import Enum
 from http import HTTPStatus
+from itertools import takewhile
 from typing import NamedTuple
 
 import h11
 
 from rawws.errors import Refusal
 from rawws.limits import Limits
+from rawws.wire.chunks import ChunkLines
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.trace import escape
 
@@ -48,6 +50,7 @@ _ODD_IN_VALUE = re.compile(rb"[^\x20-\x7e\t]")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _FIELD_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\0\r\v\f]*")
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_NOT_CHUNKED = "The request's body is not chunked as HTTP has it."
 
 
 class HttpPhase:
@@ -64,6 +67,8 @@ class HttpPhase:
         self._body_bytes = 0
         self._in_head = True
         self._answer_has_body = True
+        self._chunks: ChunkLines | None = None  # of a chunked body
+        self._is_framed = True  # as far as the chunks have come
 
     @classmethod
     def resume(cls, connection: h11.Connection, limits: Limits) -> HttpPhase:
@@ -98,11 +103,15 @@ class HttpPhase:
                 if not data:
                     return
             self._head += data
+        elif self._chunks is not None and self._is_framed:
+            self._is_framed = self._chunks.follow(data)
         self._h11.receive_data(data)
 
     def next_event(self) -> Event:
         """Return what the bytes received so far amount to; never raises for what a peer sends."""
         while True:
+            if not self._is_framed:
+                return _bad_request("body_malformed", _NOT_CHUNKED)
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as error:
@@ -160,7 +169,12 @@ class HttpPhase:
             Headers(fields),
             raw_head,
         )
-        return self._check_request(request) or request
+        if refusal := self._check_request(request):
+            return refusal
+        if "Transfer-Encoding" in request.headers:
+            self._chunks = ChunkLines()
+            self._is_framed = self._chunks.follow(trailing)
+        return request
 
     def _check_lines(self, raw_head: bytes, event: h11.Request) -> Refusal | None:
         limits = self._limits
@@ -191,6 +205,12 @@ class HttpPhase:
             return _bad_request("host_missing", "The request has no Host header.")
         if hosts and not _HOST.fullmatch(hosts[0]):
             return _bad_request("host_malformed", "The Host header is not a host with an optional port.")
+        if request.method == "CONNECT":  # an app that answers it with a 200 would have made a tunnel, to nowhere
+            return Refusal(501, "connect", "CONNECT asks a proxy for a tunnel, and this server is none.")
+        if not _has_form(request):
+            return _bad_request("target_malformed", "The request target is neither a path nor an http:// URI.")
+        if not _HOST.fullmatch(request.authority):
+            return _bad_request("target_malformed", "The request target's host is not a host with an optional port.")
         lengths = request.headers.get_all("Content-Length")
         if "Transfer-Encoding" in request.headers and (lengths or request.http_version == "1.0"):
             return _bad_request(
@@ -207,13 +227,11 @@ class HttpPhase:
 
     def _explain(self, error: h11.RemoteProtocolError) -> Refusal | Signal:
         """Turn h11's error into a status and a sentence for the client."""
-        if self._in_head and not self._head:
-            return Signal.END_OF_STREAM
         told = str(error).partition(":")[0]  # what follows is the peer's own words
         if "peer" in told and "closed" in told:
             return Signal.END_OF_STREAM
         if not self._in_head:
-            return _bad_request("body_malformed", "The request's body is not chunked as HTTP has it.")
+            return _bad_request("body_malformed", _NOT_CHUNKED)
         if refusal := self._check_size(self._head):
             return refusal
         if "request line" in told:
@@ -233,13 +251,13 @@ class HttpPhase:
         return _bad_request("malformed", f"Malformed request: {told}.")
 
     def _name_bad_line(self) -> str:
-        for number, line in enumerate(bytes(self._head).split(b"\n")[1:], 2):
-            bare = line.removesuffix(b"\r")
-            if not bare:
-                break
-            if bare[:1] not in b" \t" and not _FIELD_LINE.fullmatch(bare):
-                return f"Line {number} of the request is not a header of the form 'Name: value'."
-        return "A line of the request is not a header of the form 'Name: value'."
+        lines = (line.removesuffix(b"\r") for line in bytes(self._head).split(b"\n")[1:])
+        wrong = (
+            f"Line {number}"
+            for number, line in enumerate(takewhile(bool, lines), 2)
+            if line[:1] not in b" \t" and not _FIELD_LINE.fullmatch(line)
+        )
+        return f"{next(wrong, 'A line')} of the request is not a header of the form 'Name: value'."
 
     # What goes out
 
@@ -317,6 +335,7 @@ class HttpPhase:
         trailing, ended = self._h11.trailing_data
         self._h11 = self._new_h11()
         self._answer_has_body = True
+        self._chunks = None
         self._in_head = True
         self._raw_head = b""
         self._head.clear()
@@ -330,6 +349,13 @@ class HttpPhase:
     def trailing_data(self) -> tuple[bytes, bool]:
         """The bytes that came behind the last request, and whether the stream ended after them."""
         return self._h11.trailing_data
+
+
+def _has_form(request: Request) -> bool:
+    """Say whether a target has one of the forms of RFC 9112 §3.2; a fragment is in none of them."""
+    if request.target == "*":
+        return request.method == "OPTIONS"
+    return request.path is not None and "#" not in request.target
 
 
 def _reason(status: int) -> bytes:

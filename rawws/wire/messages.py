@@ -92,7 +92,8 @@ class Headers:
         return [(name.encode("ascii"), value.encode("ascii")) for name, value in self._fields]
 
 
-_ABSOLUTE_FORM = re.compile(r"https?://([^/?#]*)([^?#]*)", re.IGNORECASE)
+# RFC 9112 §3.2.2, without user information, which RFC 9110 §4.2.4 has a recipient refuse.
+_ABSOLUTE_FORM = re.compile(r"https?://([^/?#@]+)(/[^?#]*)?(?![^?#])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +112,25 @@ class Request:
     def path(self) -> str | None:
         """The target's path without its query; None when it has none, as ``*`` (RFC 9112 §3.2)."""
         if self.target.startswith("/"):
-            return self.target.partition("?")[0].partition("#")[0]
+            return self.target.partition("?")[0]
         if absolute := _ABSOLUTE_FORM.match(self.target):
             return absolute[2] or "/"
         return None
 
     @property
+    def authority(self) -> str:
+        """The host, and the port if one is given, that is asked: the target's, or else the Host header's.
+
+        RFC 9112 §3.2.2 has it in this order. Empty when there is none, as HTTP/1.0 allows.
+        """
+        if absolute := _ABSOLUTE_FORM.match(self.target):
+            return absolute[1]
+        return self.headers.get("Host") or ""
+
+    @property
     def query(self) -> str:
         """What stands behind the target's question mark, as it was sent; empty when nothing does."""
-        return self.target.partition("#")[0].partition("?")[2]
+        return self.target.partition("?")[2]
 
     def accepts(self, media_type: str) -> bool:
         """Say whether the client names a media type among those that it wants; ``*/*`` alone names none."""

@@ -28,7 +28,7 @@ from rawws.wire.http1 import HttpPhase, Signal
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.plain import PlainReader
 from rawws.wire.role import Role
-from rawws.wire.trace import FrameRecorder
+from rawws.wire.trace import FrameRecorder, escape
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]{1,32} [^\r\n]")
@@ -166,11 +166,13 @@ class Observer:
                     direction.frames.receive(direction.take(len(direction.buffer)), out)
                 case _Mode.LOST:
                     direction.take(len(direction.buffer))
-                case _Mode.WAITING:
+                case _:  # WAITING
                     return
 
     def _read_head(self, direction: _Direction, out: list[Seen]) -> bool:
         direction.skip_empty_lines()
+        if not direction.buffer:
+            return False
         end = _HEAD_END.search(direction.buffer)
         if end is None:
             if len(direction.buffer) > _MAX_HEAD_BYTES or not _STILL_A_LINE.fullmatch(direction.buffer, 0, 64):
@@ -216,12 +218,11 @@ class Observer:
         try:
             http.receive_data(raw)
             event = http.next_event()
+            assert isinstance(event, h11.InformationalResponse | h11.Response)  # since the head is whole
+            if event.status_code > 599:
+                raise h11.RemoteProtocolError(f"{event.status_code} is no status of HTTP (RFC 9110 §15)")
         except (h11.RemoteProtocolError, h11.LocalProtocolError) as error:
             out.append(Head(Role.SERVER, at, raw, problem=f"this is not the head of a response: {error}"))
-            direction.mode = _Mode.LOST
-            return
-        if not isinstance(event, h11.InformationalResponse | h11.Response):
-            out.append(Head(Role.SERVER, at, raw, problem="this is not the head of a response"))
             direction.mode = _Mode.LOST
             return
         switches = event.status_code == 101
@@ -270,7 +271,7 @@ class _Asked:
                 self.accept = Accept.of(keys[0])
 
     def examine(self, event: h11.InformationalResponse | h11.Response) -> tuple[AnswerCheck, ...]:
-        fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers.raw_items()]
+        fields = [(name.decode("ascii"), escape(value)) for name, value in event.headers.raw_items()]
         response = Response(event.status_code, b"", Headers(fields))
         known = self.request is not _SOME_REQUEST
         offered = self.offered_subprotocols if known else response.headers.get_all("Sec-WebSocket-Protocol")

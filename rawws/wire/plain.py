@@ -17,6 +17,7 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason
 
 from rawws.errors import Fault
+from rawws.wire.deflate import most_deflated_bytes
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PongReceived
 from rawws.wire.frames import CONTROL, MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, FrameScanner, Opcode
 from rawws.wire.role import Role
@@ -71,6 +72,7 @@ class PlainReader:
         "_message",
         "_message_bytes",
         "_message_opcode",
+        "_most_bytes",
         "_our_role",
         "_recorder",
         "_scanner",
@@ -97,6 +99,7 @@ class PlainReader:
         self._message_opcode = Opcode.BINARY
         self._streams_message = False  # it comes in parts, whatever ``streams`` has become since
         self._message_bytes = 0  # that its frames have announced so far
+        self._most_bytes = max_message_bytes  # that they may announce
 
     @property
     def is_idle(self) -> bool:
@@ -167,9 +170,12 @@ class PlainReader:
             return None
         if not self._in_message or header.opcode != Opcode.CONTINUATION:
             self._message_bytes = 0
+            # Of a compressed message the inflated bytes are what the limit is about; the inflater counts them.
+            limit = self.max_message_bytes
+            self._most_bytes = most_deflated_bytes(limit) if header.rsv1 else limit
         self._in_message = not header.fin
         self._message_bytes += header.payload_bytes
-        if self._message_bytes <= self.max_message_bytes:
+        if self._message_bytes <= self._most_bytes:
             return None
         return too_big(self._message_bytes, self.max_message_bytes)
 
@@ -193,8 +199,9 @@ class PlainReader:
                     events.append(PingReceived(bytes(payload)))
                 case wsproto.events.Pong(payload=payload):
                     events.append(PongReceived(bytes(payload)))
-                case wsproto.events.CloseConnection(code=code, reason=reason):
-                    self._end(int(code), reason or "", events)
+                case _:
+                    assert isinstance(event, wsproto.events.CloseConnection)
+                    self._end(int(event.code), event.reason or "", events)
             if self.ended:
                 return
 
@@ -214,9 +221,7 @@ class PlainReader:
                 self._message = bytearray(payload)
             return
         self._message += payload
-        if len(self._message) > self.max_message_bytes:  # only inflating can bring that about
-            self._fail(too_big(len(self._message), self.max_message_bytes), events)
-        elif finished:
+        if finished:
             events.append(Message(opcode, self._message))
             self._message = None
 

@@ -1,6 +1,6 @@
 """One WebSocket connection after its handshake: messages, control frames, close (RFC 6455 §5 to §7).
 
-Frames are read by two lanes that amount to the same: `FastReader` takes whole, plain data frames, and
+Frames are read by two lanes that amount to the same: `FastReader` takes whole, plain frames, and
 `PlainReader`, which is wsproto, takes everything else. Around them, a `Session` knows how far the closing
 handshake has come, and gives the answers that the RFC asks for: a pong to a ping, a close to a close, a close
 before we give up.
@@ -113,7 +113,13 @@ class Session:
         self._echoes = echoes
         self._streams = False
         inflates = deflate and not takeover
-        self._fast = FastReader(our_role, max_message_bytes, inflates=inflates, relays=relays) if fast_lane else None
+        # Where messages go back to the peer, a pong has its place between two of them.
+        in_order = relays and echoes
+        self._fast = (
+            FastReader(our_role, max_message_bytes, inflates=inflates, relays=relays, takes_pings=not in_order)
+            if fast_lane
+            else None
+        )
         self._encoder = None if fast_lane else PlainEncoder(our_role)
         # Made when there is a frame for it, and with a fast lane given up when that is read: it takes 2 KiB.
         self._plain: PlainReader | None = None
@@ -221,6 +227,8 @@ class Session:
             and (self.on_frame is None or not fast.is_idle)  # what the fast lane has begun, it ends
         ):
             rest = fast.read(data, out)  # nearly always, this is all there is to do
+            if fast.pings is not None:
+                self._answer_pings(fast)
             if rest is None:
                 return
             data = rest
@@ -228,10 +236,17 @@ class Session:
 
     def _receive_slowly(self, data: bytes, out: list[Any]) -> None:
         """Go back and forth between the lanes; ``data`` begins with what the fast lane, if it was asked, left."""
+        spare: PlainReader | None = None  # for the next turn: making one costs as much as three small frames
         while data and self.state is not CLOSED:
-            data = self._read_plainly(data, out)
+            if self._plain is None:
+                spare = spare or self._make_plain()
+                spare.trail = self.trail
+                self._plain = spare
+            spare = self._plain
+            data = self._read_plainly(spare, data, out)
             if data and self._fast is not None and self._plain is None and self._takes_turns:
                 rest = self._fast.read(data, out)
+                self._answer_pings(self._fast)
                 if rest is None:
                     break
                 data = rest
@@ -241,13 +256,18 @@ class Session:
         """Whether the fast lane is given a chance whenever the plain one is idle."""
         return self.on_frame is None and not self._streams
 
-    def _read_plainly(self, data: bytes, out: list[Any]) -> bytes:
+    def _answer_pings(self, fast: FastReader) -> None:
+        """Answer the pings that the fast lane has met."""
+        pings, fast.pings = fast.pings, None
+        if pings and self.state is State.OPEN:
+            key = self._mask_key
+            self.outgoing += b"".join([encode_frame(Opcode.PONG, payload, mask_key=key()) for payload in pings])
+
+    def _read_plainly(self, plain: PlainReader, data: bytes, out: list[Any]) -> bytes:
         """Have wsproto read; with a fast lane, only up to where that can take over again."""
-        if self._plain is None:
-            self._plain = self._make_plain()
         events: list[Event] = []
         until_idle = self._fast is not None and self._takes_turns
-        position = self._plain.read(data, 0, events, self.on_frame, until_idle=until_idle)
+        position = plain.read(data, 0, events, self.on_frame, until_idle=until_idle)
         for event in events:
             self._answer(event)
             if not self._relays:
@@ -256,8 +276,8 @@ class Session:
                 self._encode(event.opcode, event.payload, out)
             elif self._echoes and isinstance(event, PingReceived) and self.outgoing:
                 out.append(self.data_to_send())
-        if self._fast is not None and self._plain.is_idle:
-            self._fast.trail = self._plain.trail
+        if self._fast is not None and plain.is_idle:
+            self._fast.trail = plain.trail
             self._plain = None
         return data[position:]
 
@@ -270,7 +290,6 @@ class Session:
     def _make_plain(self) -> PlainReader:
         inflaters = [self._inflater or Inflater(self.max_message_bytes)] if self._inflates else []
         plain = PlainReader(self.our_role, self.max_message_bytes, inflaters)
-        plain.trail = self.trail
         plain.streams = self._streams
         plain.shown_bytes = self.shown_bytes
         return plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import tracemalloc
@@ -27,10 +28,11 @@ from rawws.wire.deflate import (
     deflate_frames,
     deflater_for,
     inflate_whole,
+    most_deflated_bytes,
     parse_extensions,
 )
 from rawws.wire.events import Event, Failed, Message, PingReceived, PongReceived
-from rawws.wire.frames import RSV1, Opcode, encode_frame, split_frames
+from rawws.wire.frames import RSV1, Opcode, encode_frame, encode_header, split_frames
 from rawws.wire.role import Role
 from rawws.wire.session import Session
 from tests.wire.helpers import MASK_KEY, assert_failing, both_roles, every_split
@@ -505,6 +507,31 @@ def test_the_limit_is_on_each_message_however_long_the_context_has_lived(fast_la
         assert receive_all(session, payload) == [b"a" * 1000]
     payload = (stream.compress(b"a" * 1001) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
     assert_failing(session, session.receive_data(from_peer(Role.CLIENT, payload)), 1009, "message_too_big")
+
+
+@fast_and_plain
+def test_the_limit_is_on_the_message_and_not_on_what_it_was_deflated_to(fast_lane: bool) -> None:
+    noise = random.Random(7).randbytes(5001)
+    for level, memory in itertools.product((0, 6), (1, 8)):
+        stream = zlib.compressobj(level, zlib.DEFLATED, -15, memory)
+        session = receiver(max_message_bytes=5000, fast_lane=fast_lane)
+        deflated, too_much = (
+            (stream.compress(noise[:size]) + stream.flush(zlib.Z_FULL_FLUSH))[:-4] for size in (5000, 5001)
+        )
+        assert 5000 < len(deflated) <= most_deflated_bytes(5000)
+        events = session.receive_data(compressed(deflated, opcode=Opcode.BINARY))
+        assert events == [Message(Opcode.BINARY, noise[:5000])]
+        events = session.receive_data(compressed(too_much, opcode=Opcode.BINARY))
+        assert_failing(session, events, 1009, "message_too_big")
+
+
+@fast_and_plain
+def test_what_is_deflated_to_more_than_deflating_can_make_of_the_limit_is_refused_by_its_header(
+    fast_lane: bool,
+) -> None:
+    session = receiver(max_message_bytes=1000, fast_lane=fast_lane)
+    header = encode_header(Opcode.BINARY, most_deflated_bytes(1000) + 1, rsv=RSV1, mask_key=b"abcd")
+    assert_failing(session, session.receive_data(header), 1009, "message_too_big")
 
 
 @pytest.mark.parametrize("how", [zlib.Z_SYNC_FLUSH, zlib.Z_FINISH], ids=["flushed", "finished"])

@@ -264,13 +264,13 @@ def test_who_announces_much_and_sends_little_has_little_held_for_it() -> None:
 @few
 @given(mutated(decode.DUMPS + handshake.REQUESTS + [decode.FRAMES]), st.sampled_from([None, *Role]))
 def test_any_file_is_explained_or_said_to_be_none(data: bytes, sender: Role | None) -> None:
-    decode.but_for_what_is_known(lambda: decode.check_file(data, sender))
+    decode.check_file(data, sender)
 
 
 @few
 @given(mutated(decode.TALK), st.integers(0, 255))
 def test_any_two_directions_are_followed(data: bytes, how: int) -> None:
-    decode.but_for_what_is_known(lambda: decode.check_connection(data, how))
+    decode.check_connection(data, how)
 
 
 @few
@@ -282,7 +282,7 @@ def test_any_frames_are_seen_and_recorded_as_they_are(chunks: list[bytes], sende
 @few
 @given(st.text(max_size=80) | st.text("0123456789abcdefx:|. \n\t\\,", max_size=200))
 def test_any_text_is_bytes_in_hex_or_not(text: str) -> None:
-    decode.but_for_what_is_known(lambda: decode.check_text(text))
+    decode.check_text(text)
 
 
 json_values = st.recursive(
@@ -305,8 +305,8 @@ members = st.sampled_from(
 def test_any_json_is_a_record_or_not(changes: dict[str, object], kind: str) -> None:
     frame = {"sender": "client", "header": "8100", "payload": "", "head": "x"}
     text = json.dumps({"kind": kind, "at": 1, "connection": 1, **frame, **changes})
-    decode.but_for_what_is_known(lambda: decode.check_text(text))
-    decode.but_for_what_is_known(lambda: decode.check_file(text.encode()))
+    decode.check_text(text)
+    decode.check_file(text.encode())
 
 
 # Addresses, queries, ids, and what is in a stream

@@ -15,7 +15,7 @@ from rawws.wire.events import Message, PingReceived
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Accept, Handshake, Origins, examine, wants_websocket
 from rawws.wire.http1 import BodyPart, HttpPhase, Signal
-from rawws.wire.messages import Request, Response
+from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.role import Role
 from rawws.wire.session import Session
 from tests.wire.helpers import every_split, from_peer
@@ -143,9 +143,9 @@ def test_4_2_1_the_first_requirement_that_is_not_met_decides_and_the_rest_are_li
         (b"GET /chat", 400, "request_line_malformed"),
         (b"/chat HTTP/1.1", 400, "request_line_malformed"),
         (b"GET  HTTP/1.1", 400, "request_line_malformed"),
-        (b"GET * HTTP/1.1", 400, "target"),
-        (b"GET server.example.com:80 HTTP/1.1", 400, "target"),
-        (b"GET ws://server.example.com/chat HTTP/1.1", 400, "target"),
+        (b"GET * HTTP/1.1", 400, "target_malformed"),
+        (b"GET server.example.com:80 HTTP/1.1", 400, "target_malformed"),
+        (b"GET ws://server.example.com/chat HTTP/1.1", 400, "target_malformed"),
     ],
 )
 def test_4_2_1_item_1_refuses_a_bad_request_line(line: bytes, status: int, code: str) -> None:
@@ -158,6 +158,13 @@ def test_4_2_1_item_1_takes_a_path_or_a_uri_that_has_one(line: bytes) -> None:
     _, verdict = receive([handshake(line=line)], Origins())
     assert isinstance(verdict, Handshake)
     assert (verdict.path, verdict.refusal) == ("/chat", None)
+
+
+def test_4_2_1_item_1_refuses_a_target_without_a_path() -> None:
+    asked = Request("GET", "*", "1.1", Headers([("Host", "a"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]))
+    refusal = examine(asked, Origins()).refusal
+    assert refusal is not None
+    assert (refusal.status, refusal.code) == (400, "target")
 
 
 REFUSED: dict[str, tuple[str, list[bytes], int, str]] = {

@@ -62,6 +62,18 @@ def test_a_large_message_in_two_pieces_is_one() -> None:
     assert (log.last_message, log.sealed_messages, log.next_message) == (4, 4, 5)
 
 
+@pytest.mark.parametrize("least", [0, 100, 4080, 65_520])
+def test_a_message_of_any_size_is_one(least: int) -> None:
+    for size in range(least, least + 60):
+        log = BroadcastLog(encode)
+        frames: list[bytes | bytearray] = []
+        for payload in (b"x" * size, b"", b"yy"):
+            encode_message(Opcode.BINARY, payload, frames)
+        log.append(frames)
+        log.seal()
+        assert log.last_message == 3, f"with one of {size} bytes"
+
+
 @pytest.mark.parametrize("after", range(6))
 def test_who_comes_later_begins_where_he_left_off_even_within_a_segment(after: int) -> None:
     log = make_log(["1", "2", "3"], ["4"], ["5"])

@@ -58,6 +58,16 @@ def test_who_is_called_otherwise_is_told() -> None:
     assert refusal is not None
     assert (refusal.status, refusal.code) == (421, "host_unknown")
     assert refusal.sentence == "This server is not called evil.example."
+
+
+def test_9112_3_2_2_the_host_in_a_target_is_the_one_that_counts() -> None:
+    def asked_for(authority: str, host: str) -> Request:
+        return Request("GET", f"http://{authority}/room", "1.1", Headers([("Host", host)]))
+
+    assert Hosts().refuse(asked_for("localhost:80", "evil.example")) is None
+    refusal = Hosts().refuse(asked_for("evil.example", "localhost"))
+    assert refusal is not None
+    assert refusal.sentence == "This server is not called evil.example."
     assert refusal.hint == "if it is, start it with --allow-host evil.example"
 
 

@@ -83,11 +83,11 @@ def assert_refused(chunks: list[bytes], status: int, code: str, limits: Limits =
 
 
 def test_a_request_is_taken_apart_as_it_stands() -> None:
-    raw = request(b"Accept: a", b"X-Empty:", b"accept:\t b, C ", line=b"GET /room?x=1#y HTTP/1.1")
+    raw = request(b"Accept: a", b"X-Empty:", b"accept:\t b, C ", line=b"GET /room?x=1 HTTP/1.1")
     for chunks in every_split(raw):
         exchange = Exchange(chunks)
         (taken,) = exchange.requests
-        assert (taken.method, taken.target, taken.http_version, taken.path) == ("GET", "/room?x=1#y", "1.1", "/room")
+        assert (taken.method, taken.target, taken.http_version, taken.path) == ("GET", "/room?x=1", "1.1", "/room")
         assert list(taken.headers) == [("Host", "a"), ("Accept", "a"), ("X-Empty", ""), ("accept", "b, C")]
         assert taken.raw_head == raw
         assert exchange.sent == [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"]
@@ -109,14 +109,36 @@ def test_headers_are_found_in_any_case_and_lists_over_all_their_lines() -> None:
         ("http://h/a?b", "/a"),
         ("HTTPS://h", "/"),
         ("http://h?b", "/"),
-        ("*", None),
-        ("h:443", None),
-        ("ftp://h/a", None),
+        ("OPTIONS *", None),
     ],
 )
 def test_9112_3_2_the_path_of_each_form_of_target(target: str, path: str | None) -> None:
+    line = f"{target} HTTP/1.1" if " " in target else f"GET {target} HTTP/1.1"
+    (taken,) = Exchange([request(line=line.encode())]).requests
+    assert (taken.target, taken.path) == (target.split()[-1], path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("*", "h:443", "room", "?x", "/a#b", "/a?b#", "http://h/#", "ftp://h/a", "ws://h/a"),
+        *("http:/a", "http:a", "http://", "http:///a", "http://?a", "http://u@h/a", "http://u:p@h/a", "http://h:x/a"),
+    ],
+)
+def test_9112_3_2_a_target_of_another_form_is_refused(target: str) -> None:
+    assert_refused([request(line=f"GET {target} HTTP/1.1".encode())], 400, "target_malformed")
+
+
+def test_9110_9_3_6_no_tunnel_is_made() -> None:
+    assert_refused([request(line=b"CONNECT h:443 HTTP/1.1")], 501, "connect")
+
+
+@pytest.mark.parametrize(
+    ("target", "authority"), [("/", "a"), ("http://B.example:81/x", "B.example:81"), ("http://[::1]", "[::1]")]
+)
+def test_9112_3_2_2_the_host_of_a_target_counts_and_not_that_of_its_header(target: str, authority: str) -> None:
     (taken,) = Exchange([request(line=f"GET {target} HTTP/1.1".encode())]).requests
-    assert (taken.target, taken.path) == (target, path)
+    assert (taken.authority, taken.headers["Host"]) == (authority, "a")
 
 
 def test_9112_9_3_2_pipelined_requests_are_answered_in_their_order() -> None:

@@ -126,7 +126,9 @@ class LogMachine(RuleBasedStateMachine):
         said=st.lists(
             st.tuples(
                 st.sampled_from([Opcode.TEXT, Opcode.TEXT, Opcode.BINARY]),
-                st.sampled_from([b"", b"a", b"two\nlines", b"\n\n", b"\r\n", "ä".encode() * 70, b"x" * 5000]),
+                st.sampled_from(
+                    [b"", b"a", b"two\nlines", b"\n\n", b"\r\n", "ä".encode() * 70, b"x" * 4098, b"x" * 5000]
+                ),
             ),
             min_size=1,
             max_size=3,

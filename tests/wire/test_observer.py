@@ -235,3 +235,30 @@ def test_http_1_0_may_do_without_a_host() -> None:
     (seen,) = observer.receive(Role.SERVER, b"HTTP/1.0 200 OK\r\n\r\n")
     assert isinstance(seen, Head)
     assert seen.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (b"HTTP/1.1 999 Whatever\r\n\r\n", "999 is no status of HTTP (RFC 9110 §15)"),
+        (b"HTTP/1.1 two hundred\r\n\r\n", "illegal status line"),
+    ],
+)
+def test_a_head_that_is_no_response_says_why(answer: bytes, problem: str) -> None:
+    (_, head) = see((CLIENT, REQUEST), (SERVER, answer))
+    assert isinstance(head, Head)
+    assert problem in head.problem
+    assert not head.is_fine
+
+
+def test_what_a_server_has_in_its_headers_is_spelt_out() -> None:
+    answer = SWITCH.replace(b"websocket", b"web\x1b[31msocket\xe9") + b"\r\n"
+    seen = see((CLIENT, REQUEST), (SERVER, answer))
+    assert isinstance(seen[1], Head)
+    assert r"web\x1b[31msocket\xe9" in "".join(describe(seen[1]))
+    assert all(line.isprintable() for line in describe(seen[1]))
+
+
+def test_empty_lines_between_two_requests_are_no_rest() -> None:
+    seen = see((CLIENT, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n\r\n"))
+    assert [type(each) for each in seen] == [Head]

@@ -198,6 +198,26 @@ def test_5_5_2_each_ping_is_answered_with_its_payload(our_role: Role) -> None:
     assert session.data_to_send() == b""
 
 
+@pytest.mark.parametrize("relays", [False, True], ids=["told", "relayed"])
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
+def test_5_5_2_a_flood_of_pings_and_pongs_is_answered_ping_by_ping_up_to_the_close(
+    fast_lane: bool, relays: bool
+) -> None:
+    session = Session(Role.SERVER, max_message_bytes=1000, fast_lane=fast_lane, relays=relays)
+    pings = [str(number).encode() for number in range(500)]
+    flood = b"".join(
+        encode_frame(Opcode.PING, ping, mask_key=MASK_KEY) + encode_frame(Opcode.PONG, ping, mask_key=MASK_KEY)
+        for ping in pings
+    )
+    told = session.relay_data(flood) if relays else session.receive_data(flood)
+    assert told == ([] if relays else [kind(ping) for ping in pings for kind in (PingReceived, PongReceived)])
+    assert frames_in(session.data_to_send()) == [(Opcode.PONG, ping) for ping in pings]
+    session.close()
+    session.data_to_send()
+    session.receive_data(flood)
+    assert session.data_to_send() == b"", "nothing follows our close (§5.5.1)"
+
+
 @both_roles
 def test_5_5_2_a_ping_of_ours_is_one_frame(our_role: Role) -> None:
     session = Session(our_role, max_message_bytes=LIMIT)

@@ -1,0 +1,195 @@
+"""Messages that say who they are, and what is wrong in how they arrive. No network here.
+
+A payload is ``writer:sequence:checksum:padding``. A writer counts from 1, so a reader can tell what is missing between
+two messages, and what came twice; the checksum is of the padding, and whether it is text follows from the number. Where
+readers are told ids, these have to grow, and to mean the same message to everybody.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+# So many messages of a room are remembered by their ids: more than any reader may be behind another.
+REMEMBERED_IDS = 50_000
+# So many faults are kept word for word; all are counted.
+MOST_TOLD = 40
+SMALL_BYTES, MIDDLE_BYTES, LARGE_BYTES = 200, 8 * 1024, 100 * 1024
+
+# Line feeds, carriage returns and more than ASCII: events carry each of these in another way.
+_CHARACTERS = "abcdefghijklmnopqrstuvwxyz     0123456789é€\n\r"
+_TEXT = "".join(random.Random(1).choices(_CHARACTERS, weights=[10] * 41 + [1] * 4, k=2 * LARGE_BYTES))
+_BYTES = random.Random(2).randbytes(2 * LARGE_BYTES)
+
+
+class Message(NamedTuple):
+    """What is written, and who wrote it."""
+
+    writer: str
+    sequence: int
+    payload: bytes
+    is_text: bool
+
+
+def compose(writer: str, sequence: int, chance: random.Random) -> Message:
+    """Return a writer's next message: most are small, one in twenty up to 100 KiB, every third binary."""
+    is_text = _is_text(sequence)
+    most = chance.choices((0, SMALL_BYTES, MIDDLE_BYTES, LARGE_BYTES), weights=(5, 75, 15, 5))[0]
+    size = chance.randint(0, most)
+    at = chance.randrange(LARGE_BYTES)
+    padding = _TEXT[at : at + size].encode() if is_text else _BYTES[at : at + size]
+    payload = b"%b:%d:%d:%b" % (writer.encode(), sequence, zlib.crc32(padding), padding)
+    return Message(writer, sequence, payload, is_text)
+
+
+def _is_text(sequence: int) -> bool:
+    return sequence % 3 != 0
+
+
+def _parse(payload: bytes, is_text: bool) -> tuple[str, int] | None:
+    """Return the writer and the number of a message; None if it is not as it was written."""
+    try:
+        writer, sequence, checksum, padding = payload.split(b":", 3)
+        known = writer.decode("ascii"), int(sequence)
+        return known if zlib.crc32(padding) == int(checksum) and is_text is _is_text(known[1]) else None
+    except ValueError:
+        return None
+
+
+class Faults:
+    """What went wrong, in words, and how often."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()  # by kind
+        self.told: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def add(self, kind: str, told: str) -> None:
+        self.counts[kind] += 1
+        if len(self.told) < MOST_TOLD:
+            self.told.append(f"{kind}: {told}")
+
+
+class Room:
+    """What has been written in a room, and who reads it."""
+
+    def __init__(self, path: str, faults: Faults) -> None:
+        self.path = path
+        self.faults = faults
+        self.written: dict[str, int] = {}  # by writer: the number of the last message, sent or about to be
+        self.written_bytes = 0
+        self.readers: list[Reader] = []
+        self._known: OrderedDict[str, tuple[str, int]] = OrderedDict()  # which message has which id
+
+    def next_message(self, writer: str, chance: random.Random) -> Message:
+        sequence = self.written[writer] = self.written.get(writer, 0) + 1
+        message = compose(writer, sequence, chance)
+        self.written_bytes += len(message.payload)
+        return message
+
+    def read(self, name: str, way: str) -> Reader:
+        """Return somebody who is there from the first message on, and is to get all of them."""
+        reader = Reader(name, way, self)
+        self.readers.append(reader)
+        return reader
+
+    def has_id(self, message_id: str, writer: str, sequence: int) -> bool:
+        """Whether a message's id is what everybody knows it by; the first to say so is believed."""
+        known = self._known.setdefault(message_id, (writer, sequence))
+        if len(self._known) > REMEMBERED_IDS:
+            self._known.popitem(last=False)
+        return known == (writer, sequence)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a reader has come with one writer."""
+
+    last: int = 0
+    missing: set[int] = field(default_factory=set)  # before that
+
+
+class Reader:
+    """One who gets the messages of a room, over as many connections as it likes."""
+
+    def __init__(self, name: str, way: str, room: Room) -> None:
+        self.name = name
+        self.way = way
+        self.room = room
+        self.taken = 0
+        self.last_id = ""  # of the last message, or of the place where the reader began
+        self._progress: defaultdict[str, Progress] = defaultdict(Progress)
+
+    def take(self, payload: bytes, *, is_text: bool, message_id: str = "") -> tuple[str, int] | None:
+        """Hold a message against those before it. Returns its writer and number, if it can be read."""
+        self.taken += 1
+        known = _parse(payload, is_text)
+        if known is None:
+            kind = "text" if is_text else "binary"
+            self.tell("damaged", f"{len(payload)} bytes of {kind} that begin {payload[:60]!r}")
+            return None
+        self._count(*known, message_id)
+        if message_id:
+            self._check_id(*known, message_id)
+        return known
+
+    def _count(self, writer: str, sequence: int, message_id: str) -> None:
+        progress = self._progress[writer]
+        at = f" (id {message_id})" if message_id else ""
+        if sequence > progress.last:
+            progress.missing.update(range(progress.last + 1, sequence))
+            progress.last = sequence
+        elif sequence in progress.missing:
+            progress.missing.discard(sequence)
+            self.tell("out of order", f"message {sequence} of {writer}{at} came behind {progress.last}")
+        else:
+            self.tell("twice", f"message {sequence} of {writer}{at} came again; expected {progress.last + 1}")
+
+    def _check_id(self, writer: str, sequence: int, message_id: str) -> None:
+        if self.last_id and _place(message_id) <= _place(self.last_id):
+            self.tell("out of order", f"message {sequence} of {writer} has the id {message_id}, behind {self.last_id}")
+        if not self.room.has_id(message_id, writer, sequence):
+            self.tell("out of order", f"message {sequence} of {writer} has the id {message_id}, which is another's")
+        self.last_id = message_id
+
+    def note(self, told: Mapping[str, Any]) -> None:
+        """Take what is no message: where the reader begins, and what is missing before that."""
+        self.last_id = self.last_id or told.get("at", "")
+        if "gap" in told:
+            self.tell("gap", f"the server says that messages are missing: {told['gap']}; the last was {self.last_id}")
+
+    def lacks(self) -> Sequence[str]:
+        """Return what is missing of all that was written, a line for each writer."""
+        lines = []
+        for writer, written in self.room.written.items():
+            last, missing = self._progress[writer].last, self._progress[writer].missing
+            if missing:
+                few = ", ".join(map(str, sorted(missing)[:5])) + ", ..." * (len(missing) > 5)
+                lines.append(f"{len(missing)} messages of {writer} before {last}: {few}")
+            if last < written:
+                lines.append(f"messages {last + 1} to {written} of {writer}")
+        return lines
+
+    @property
+    def has_all(self) -> bool:
+        """Whether it has got the last message of every writer."""
+        return all(self._progress[writer].last >= last for writer, last in self.room.written.items())
+
+    def finish(self) -> None:
+        """Say what is lost; nothing more is to come."""
+        for line in self.lacks():
+            self.tell("lost", line)
+
+    def tell(self, kind: str, told: str) -> None:
+        self.room.faults.add(kind, f"{self.name} ({self.way}) in {self.room.path}: {told}")
+
+
+def _place(message_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = message_id.partition("-")
+    return int(milliseconds), int(sequence)

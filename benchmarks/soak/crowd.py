@@ -1,0 +1,127 @@
+"""Everybody in one room of the soak, and what they have in common. Who they are is in ``readers`` and ``writers``.
+
+All readers of a room are there before its first message, and read to the last, over as many connections as that takes;
+so each has to get every message exactly once. Those who are dead get nothing, and have to be closed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from benchmarks.servers import HOST
+from benchmarks.soak.checker import Faults, Reader, Room
+from benchmarks.soak.clients import Item, Line, Refused
+from benchmarks.soak.stage import Stage
+
+REST_S = 0.2
+ALL_ARRIVED_S = 60.0
+# So long it is waited for what should not come: a message that comes twice.
+NO_MORE_S = 1.0
+
+# What somebody does in a room: they have a number, and call a function when they are there, as often as they like.
+Part = Callable[["Crowd", int, Callable[[], None]], Awaitable[None]]
+
+
+@dataclass
+class Tally:
+    """What was done, for the report."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    written: Counter[str] = field(default_factory=Counter)  # messages, by way
+    taken: Counter[str] = field(default_factory=Counter)  # the same
+    faults: Faults = field(default_factory=Faults)
+
+
+class Crowd:
+    """Everybody in one room."""
+
+    def __init__(self, stage: Stage, room: Room, tally: Tally, name: str, seed: str) -> None:
+        """The ``name`` makes those of its writers unique."""
+        self.stage = stage
+        self.name = name
+        self.room = room
+        self.tally = tally
+        self.ending = trio.Event()  # no more is written; who has all may go
+        self.starting = trio.Event()  # all are there
+        self.writing = 0  # how many still write
+        self._seed = seed
+
+    def chance(self, number: int) -> random.Random:
+        return random.Random(f"{self._seed} {self.room.path} {number}")
+
+    def port(self, turn: int) -> int:
+        """Return a node's port; another turn is another node."""
+        return self.stage.nodes[turn % len(self.stage.nodes)].port
+
+    def uri(self, turn: int) -> str:
+        return f"ws://{HOST}:{self.port(turn)}{self.room.path}"
+
+    async def run(self, cast: Mapping[Part, int], ended: trio.Event) -> None:
+        """Let everybody come, so many in each part, write and read until the event, and see that all get all."""
+        async with trio.open_nursery() as nursery:
+            for number, part in enumerate(part for part, count in cast.items() for _ in range(count)):
+                await nursery.start(self._play, part, number)
+            self.starting.set()
+            await ended.wait()
+            self.ending.set()
+            with trio.move_on_after(ALL_ARRIVED_S):
+                while self.writing or not all(reader.has_all for reader in self.room.readers):
+                    await trio.sleep(0.02)
+            if self.writing:
+                self.tell("held", f"{self.writing} writers still wait to be heard")
+            await trio.sleep(NO_MORE_S)
+            for reader in self.room.readers:
+                reader.finish()
+            nursery.cancel_scope.cancel()
+
+    async def _play(self, part: Part, number: int, *, task_status: trio.TaskStatus[None]) -> None:
+        has_arrived = False
+
+        def arrive() -> None:
+            nonlocal has_arrived
+            if not has_arrived:
+                has_arrived = True
+                task_status.started()
+
+        await part(self, number, arrive)
+
+    def reader(self, number: int, way: str) -> Reader:
+        return self.room.read(f"reader {number}", way)
+
+    def take(self, reader: Reader, item: Item) -> tuple[str, int] | None:
+        self.tally.taken[reader.way] += 1
+        return reader.take(item.payload, is_text=item.is_text, message_id=item.message_id)
+
+    def tell(self, kind: str, told: str) -> None:
+        self.tally.faults.add(kind, f"{self.room.path}: {told}")
+
+    async def open(self, turn: int, receive_buffer: int = 0) -> Line:
+        line = await Line.open(self.port(turn), receive_buffer)
+        self.tally.done["connections opened"] += 1
+        return line
+
+    def leave(self, line: Line, chance: random.Random) -> None:
+        """Cut a connection: with RST most often, or with FIN."""
+        if chance.random() < 0.3:
+            line.hang_up()
+        else:
+            line.reset()
+            self.tally.done["connections cut with RST"] += 1
+
+    async def rest(self, seconds: float) -> None:
+        """Wait, but not when all is about to end."""
+        with trio.move_on_after(seconds):
+            await self.ending.wait()
+
+    async def come_again(self, refused: Refused) -> None:
+        """Wait after a refusal, which may only be that of a node that can't reach Redis."""
+        if refused.status == 503:
+            self.tally.done["refusals with 503"] += 1
+        else:
+            self.tell("refused", str(refused))
+        await trio.sleep(REST_S)

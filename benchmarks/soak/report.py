@@ -1,0 +1,58 @@
+"""What a soak comes to, as a table, and whether that is as it should be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from benchmarks.soak.checker import MOST_TOLD
+from benchmarks.soak.run import MIB, Comparison, Soak
+
+# Allocators don't give everything back, and where they don't is a matter of luck.
+MEMORY_TOLERANCE_BYTES = 4 * MIB
+
+
+def show(soak: Soak, compared: list[Comparison]) -> int:
+    """Print the report, and return the exit status."""
+    tally = soak.tally
+    for fault in left_over(compared, with_memory=not soak.is_short):
+        tally.faults.add("left over", fault)
+    print()
+    for way, count in tally.written.items():
+        print(f"{f'messages written by {way}':<52}{count:>12,}")
+    for way, count in sorted(tally.taken.items()):
+        print(f"{f'deliveries checked, {way}':<52}{count:>12,}")
+    for what, count in sorted(tally.done.items()):
+        print(f"{what:<52}{count:>12,}")
+    print(f"\n{'with nobody there':<28}{'after warm-up':>18}{'at the end':>18}")
+    for each in compared:
+        before, after, name = each.before, each.after, f"node {each.node.name}"
+        memory = before.memory_bytes / MIB, after.memory_bytes / MIB
+        print(f"{f'{name}: memory, MiB':<28}{memory[0]:>18.1f}{memory[1]:>18.1f}")
+        print(f"{f'{name}: descriptors':<28}{len(before.descriptors):>18}{len(after.descriptors):>18}")
+        print(f"{f'{name}: tasks':<28}{before.tasks:>18}{after.tasks:>18}")
+    print()
+    if not tally.faults:
+        print("nothing lost, nothing twice, nothing out of order; nothing left over")
+        return 0
+    for told in tally.faults.told:
+        print(told)
+    if tally.faults.counts.total() > MOST_TOLD:
+        print("...")
+    print("faults: " + ", ".join(f"{kind} {count:,}" for kind, count in tally.faults.counts.most_common()))
+    return 1
+
+
+def left_over(compared: list[Comparison], *, with_memory: bool) -> Iterator[str]:
+    """Say what a node holds at the end that it didn't after the warm-up."""
+    for each in compared:
+        before, after, who = each.before, each.after, f"node {each.node.name}"
+        if before.descriptors != after.descriptors:
+            more, fewer = Counter(after.descriptors), Counter(before.descriptors)
+            had, has = len(before.descriptors), len(after.descriptors)
+            yield f"{who} had {had} descriptors, and has {has}: new {dict(more - fewer)}, gone {dict(fewer - more)}"
+        if before.tasks != after.tasks:
+            yield f"{who} had {before.tasks} tasks, and has {after.tasks}"
+        growth = after.memory_bytes - before.memory_bytes
+        if with_memory and growth > MEMORY_TOLERANCE_BYTES:
+            yield f"{who} has grown by {growth / MIB:.1f} MiB"

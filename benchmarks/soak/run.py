@@ -1,0 +1,166 @@
+"""The course of the soak: load, a pause in which everybody leaves, load, a pause; and what it comes to."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
+
+from benchmarks import procinfo
+from benchmarks.soak.checker import Room
+from benchmarks.soak.crowd import Crowd, Part, Tally
+from benchmarks.soak.readers import (
+    die_as_events,
+    die_as_websocket,
+    read_cut,
+    read_events,
+    read_polling,
+    read_resuming,
+    read_slowly,
+)
+from benchmarks.soak.stage import Holding, Node, Stage
+from benchmarks.soak.writers import visit, write_by_post, write_by_websocket
+
+ROOMS = 3
+CAST: dict[Part, int] = {  # of each room
+    read_resuming: 4,
+    read_cut: 4,
+    read_events: 4,
+    read_polling: 3,
+    read_slowly: 1,
+    write_by_websocket: 2,
+    write_by_post: 2,
+    die_as_websocket: 1,
+    die_as_events: 1,
+}
+WARM_UP = 0.15  # of the time
+REDIS_EVERY_S = 100.0
+REDIS_AWAY_S = (1.0, 5.0)
+PROGRESS_S = 15.0
+# A room that was polled is kept for a minute after the last question. Shorter runs don't wait for that, and so can't
+# compare memory.
+SHORT_MINUTES = 1.0
+EMPTY_S = 90.0
+# What closes on its own when all have left, such as a connection to Redis: until nothing has changed for so long. A
+# node gives freed memory back every ten seconds.
+STILL_S, SHORT_STILL_S = 12.0, 1.5
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A node after the warm-up and at the end, everybody having left."""
+
+    node: Node
+    before: Holding
+    after: Holding
+
+
+class Soak:
+    """One run."""
+
+    def __init__(self, stage: Stage, minutes: float, seed: str) -> None:
+        self.tally = Tally()
+        self._stage = stage
+        self._seconds = minutes * 60
+        self._seed = seed
+        self.is_short = minutes < SHORT_MINUTES
+        self._began = time.monotonic()
+
+    async def run(self) -> list[Comparison]:
+        """Run it all, and return what each node held in the two pauses."""
+        await self._stage.wait_until_ready()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._report_progress)
+            nursery.start_soon(self._watch_nodes)
+            before = await self._load("warm-up ", self._seconds * WARM_UP)
+            after = await self._load("load ", self._seconds * (1 - WARM_UP))
+            nursery.cancel_scope.cancel()
+        for node in self._stage.nodes:
+            for line in node.complaints():
+                self.tally.faults.add("complaint", f"node {node.name}'s log: {line}")
+        return [Comparison(*each) for each in zip(self._stage.nodes, before, after, strict=True)]
+
+    async def _load(self, name: str, seconds: float) -> list[Holding]:
+        """Let everybody do all they do for so long, and return what the nodes hold when they have left."""
+        ended = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for number in range(ROOMS):
+                room = Room(f"/room/{number}", self.tally.faults)
+                crowd = Crowd(self._stage, room, self.tally, name[0], self._seed)
+                nursery.start_soon(crowd.run, CAST, ended)
+            nursery.start_soon(visit, self._stage, self.tally, name[0], self._seed, ended)
+            nursery.start_soon(self._kill_redis, name, seconds)
+            await trio.sleep(seconds)
+            ended.set()
+        self._say(f"{name.strip()} over, all have left")
+        return await self._wait_until_empty()
+
+    async def _kill_redis(self, name: str, seconds: float) -> None:
+        """End Redis and start it again, at least once, with time before and behind."""
+        chance = random.Random(f"{self._seed} {name} redis")
+        times = max(1, int(seconds / REDIS_EVERY_S))
+        for _ in range(times):
+            away_s = min(chance.uniform(*REDIS_AWAY_S), seconds / (times + 1) / 4)
+            await trio.sleep(seconds / (times + 1) - away_s)
+            self._stage.redis.kill()
+            await trio.sleep(away_s)
+            self._stage.redis.start()
+            await self._stage.redis.wait_until_ready()
+            self.tally.done["Redis killed and started again"] += 1
+
+    async def _wait_until_empty(self) -> list[Holding]:
+        """Wait until there are no peers and no rooms, and nothing changes any more."""
+        nodes = self._stage.nodes
+        for node in nodes:
+            await node.follow_another_room()
+        with trio.move_on_after(EMPTY_S) as patience:
+            while not all([_is_empty(await node.holding(), with_rooms=not self.is_short) for node in nodes]):
+                await trio.sleep(0.2)
+        if patience.cancelled_caught:
+            self.tally.faults.add("left over", f"peers or rooms were still there {EMPTY_S:g} s after all had left")
+        found = [await node.holding() for node in nodes]
+        still_since = time.monotonic()
+        while time.monotonic() - still_since < (SHORT_STILL_S if self.is_short else STILL_S):
+            await trio.sleep(0.2)
+            before, found = found, [await node.holding() for node in nodes]
+            if [_countable(each) for each in found] != [_countable(each) for each in before]:
+                still_since = time.monotonic()
+        return found
+
+    async def _watch_nodes(self) -> None:
+        """Give up when a node ends."""
+        while True:
+            for node in self._stage.nodes:
+                if (status := node.process.poll()) is not None:
+                    raise RuntimeError(f"node {node.name} has ended with status {status}: {node.log_tail()}")
+            await trio.sleep(0.5)
+
+    async def _report_progress(self) -> None:
+        while True:
+            await trio.sleep(PROGRESS_S)
+            tally = self.tally
+            held = [f"{procinfo.resident_bytes(node.process.pid) / MIB:.0f}" for node in self._stage.nodes]
+            self._say(
+                f"{tally.written.total():,} written, {tally.taken.total():,} deliveries checked, "
+                f"{tally.done['connections opened']:,} connections; "
+                f"faults: {tally.faults.counts.total()}; the nodes have {' and '.join(held)} MiB"
+            )
+
+    def _say(self, told: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        print(f"{minutes:3}:{seconds:02}  {told}", flush=True)
+
+
+def _is_empty(holding: Holding, *, with_rooms: bool) -> bool:
+    peers = ('rawws_peers{kind="websocket"}', 'rawws_peers{kind="events"}')
+    return not any(
+        holding.values[name] for name in (*peers, *(("rawws_rooms", "rawws_log_bytes") if with_rooms else ()))
+    )
+
+
+def _countable(holding: Holding) -> tuple[Sequence[str], int]:
+    return holding.descriptors, holding.tasks

@@ -1,0 +1,179 @@
+"""The processes of the soak: a Redis that can be killed, and the nodes that share it; and what these hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from benchmarks import procinfo, servers
+from benchmarks.servers import HOST, Unavailable
+from benchmarks.soak.clients import Cut, Line, Refused
+
+NODES = 2
+START_TIMEOUT_S = 15.0
+
+# What a dead peer is found by, sooner than by default; and a history that holds what is written in the half minute for
+# which anybody is away at most. Who is a MiB behind is closed, and goes on from that history.
+FLAGS = (
+    *("--hello", "", "--log-level", "info", "--metrics", "--history", "3000", "--history-bytes", "8M"),
+    *("--max-lag", "1M", "--ping-interval", "4", "--ping-timeout", "8", "--close-timeout", "3"),
+)
+
+
+def missing() -> str:
+    """Return what the soak needs and isn't here, in a sentence; empty if nothing is."""
+    if not hasattr(os, "sched_setaffinity"):
+        return "The soak pins processes and reads /proc, so it needs Linux."
+    if shutil.which("redis-server") is None:
+        return "The soak needs redis-server, which is not installed."
+    try:
+        import coredis  # noqa: F401
+        import prometheus_client  # noqa: F401
+    except ImportError:
+        return "The soak needs the extras redis and metrics: pip install '.[redis,metrics]'"
+    return ""
+
+
+class RedisServer:
+    """A Redis on disk, which loses nothing that it has acknowledged when it is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.port = servers.free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://{HOST}:{self.port}/0"
+
+    def start(self) -> None:
+        options = ("--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir", str(self._folder))
+        with on_core(procinfo.cores()[0]):
+            self._process = subprocess.Popen(
+                ["redis-server", "--port", str(self.port), "--bind", HOST, *options],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), if it is running."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    async def wait_until_ready(self) -> None:
+        """Wait until it has read what is on its disk."""
+        with trio.fail_after(START_TIMEOUT_S):
+            while True:
+                with contextlib.suppress(OSError, Cut), await Line.open(self.port) as line:
+                    await line.send(b"PING\r\n")
+                    if await line.up_to(b"\r\n") == b"+PONG":
+                        return
+                await trio.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a node holds, or has done."""
+
+    memory_bytes: int
+    descriptors: list[str]
+    tasks: int
+    values: dict[str, float]  # all that it tells at /metrics
+
+
+class Node:
+    """A ``python -m rawws`` of its own, and its log."""
+
+    def __init__(self, name: str, folder: Path, redis: str) -> None:
+        self.name = name
+        self.port = servers.free_port()
+        self._log = folder / f"{name}.log"
+        command = [sys.executable, "-m", "rawws", "--host", HOST, "--port", str(self.port), "--backplane", redis]
+        with self._log.open("wb") as output, on_core(procinfo.cores()[0]):
+            self.process = subprocess.Popen(
+                [*command, *FLAGS], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env=servers.environment(), start_new_session=True,
+            )  # fmt: skip
+
+    async def wait_until_ready(self) -> None:
+        with trio.fail_after(START_TIMEOUT_S):
+            while self.process.poll() is None:
+                with contextlib.suppress(OSError, Cut, Refused), await Line.open(self.port) as line:
+                    await line.ask("GET /readyz HTTP/1.1")
+                    return
+                await trio.sleep(0.02)
+        raise Unavailable(f"node {self.name} did not start: {self.log_tail()}")
+
+    async def follow_another_room(self) -> None:
+        """Have it do what takes its second connection to Redis, which it makes when it first needs it."""
+        while True:
+            with contextlib.suppress(Refused), await Line.open(self.port) as line:
+                await line.listen("/pause", "")
+                return
+            await trio.sleep(0.1)
+
+    async def holding(self) -> Holding:
+        with await Line.open(self.port) as line:
+            told = await line.ask("GET /metrics HTTP/1.1")
+            values = {name: float(value) for name, value in re.findall(r"^(rawws_.+) (\S+)$", told, re.MULTILINE)}
+            pid = self.process.pid
+            return Holding(procinfo.resident_bytes(pid), procinfo.descriptors(pid), int(values["rawws_tasks"]), values)
+
+    def log_tail(self) -> str:
+        return self._log.read_text(errors="replace")[-6000:]
+
+    def complaints(self) -> list[str]:
+        """Return what the log has that it never should, whatever clients and Redis do."""
+        lines = self._log.read_text(errors="replace").splitlines()
+        return [line for line in lines if re.search(r"\b(ERROR|CRITICAL|Traceback|Error:)", line)]
+
+
+class Stage:
+    """All of it, running."""
+
+    def __init__(self, redis: RedisServer, nodes: list[Node]) -> None:
+        self.redis = redis
+        self.nodes = nodes
+
+    async def wait_until_ready(self) -> None:
+        await self.redis.wait_until_ready()
+        for node in self.nodes:
+            await node.wait_until_ready()
+
+
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Run on this core, and have what is started meanwhile run there for good."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
+@contextmanager
+def stage() -> Iterator[Stage]:
+    """Start all, on one core, and leave the other to the load; end all of it, whatever happens."""
+    with tempfile.TemporaryDirectory(prefix="rawws-soak-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        stack.enter_context(on_core(procinfo.cores()[1]))
+        redis = RedisServer(folder)
+        stack.callback(redis.kill)
+        redis.start()
+        nodes = []
+        for number in range(NODES):
+            nodes.append(Node("AB"[number], folder, redis.url))
+            stack.callback(servers.stop, nodes[-1].process)
+        yield Stage(redis, nodes)

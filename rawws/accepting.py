@@ -1,0 +1,63 @@
+"""Accepting connections, for as long as there are descriptors for them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterator
+
+import trio
+
+from rawws import logs
+from rawws.transport import EXHAUSTED
+from rawws.wire.trace import FAULT, STATE
+
+Address = tuple[str, int] | str
+
+# One wake of a listener takes in at most so many connections before other tasks get their turn (a guess).
+ACCEPT_BATCH = 64
+# How long accepting rests when descriptors or buffers have run out: others must have time to go.
+EXHAUSTED_PAUSE_S = 0.5
+
+
+async def accept_connections(listener: socket.socket, take: Callable[[socket.socket, Address], None]) -> None:
+    """Pass each connection to ``take``, which owns it then, until cancelled."""
+    resting = False
+    while True:
+        await trio.lowlevel.wait_readable(listener)
+        try:
+            for connected, address in _accept_batch(listener):
+                take(connected, address)
+        except OSError as error:
+            if error.errno not in EXHAUSTED:
+                # accept() also reports what befell the new connection on its way (ECONNABORTED and
+                # others, see accept(2)): that is its end alone.
+                continue
+            if not resting:
+                resting = True
+                _log(logging.ERROR, FAULT, _describe(error))
+            await trio.sleep(EXHAUSTED_PAUSE_S)
+        else:
+            # Not with the first of them: where one goes and two wait, this would be told twice a second.
+            if resting:
+                resting = False
+                _log(logging.INFO, STATE, "accepting again")
+
+
+def _accept_batch(listener: socket.socket) -> Iterator[tuple[socket.socket, Address]]:
+    for _ in range(ACCEPT_BATCH):
+        try:
+            connected, address = listener.accept()
+        except BlockingIOError:
+            return
+        yield connected, address[:2] if isinstance(address, tuple) else ""
+
+
+def _describe(error: OSError) -> str:
+    remedy = ", or more are allowed (ulimit -n, LimitNOFILE)" if error.errno == errno.EMFILE else ""
+    return f"can't accept connections: {error.strerror}; accepting rests until some are closed{remedy}"
+
+
+def _log(level: int, mark: str, text: str) -> None:
+    logs.line(logs.server, level, logs.SERVER, mark, text)

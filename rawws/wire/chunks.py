@@ -1,0 +1,60 @@
+"""The framing of a chunked body, held to the letter (RFC 9112 §7.1).
+
+h11 takes such a body apart. It reads the lines between the chunks more kindly than the RFC: a bare CR in an extension,
+white space behind a size, trailers that end with a bare LF. A proxy in front may read the same bytes in another way,
+and then a request can be hidden from it (RFC 9112 §11.2). So these lines are looked at here, too.
+"""
+
+from __future__ import annotations
+
+import re
+
+_TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+_QUOTED = rb'"(?:[\t !#-\[\]-~]|\\[\t -~])*"'
+_EXTENSION = rb"[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?"
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:" + _EXTENSION + rb")*\r\n")
+_TRAILER_LINE = re.compile(rb"[^ \t\r\n][^\r\n]*\r\n")
+_END = b"\r\n"
+
+
+class ChunkLines:
+    """Follows a chunked body from its first byte on; what comes behind its end is no concern of it."""
+
+    __slots__ = ("_in_trailers", "_line", "_to_skip", "ended")
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._in_trailers = False
+        self._line = b""  # what has come of one
+        self._to_skip = 0  # bytes of a chunk, and of the line end behind it, which h11 checks
+
+    def follow(self, data: bytes) -> bool:
+        """Take in the next bytes, and say whether all lines that have ended are what they have to be."""
+        position = 0
+        while position < len(data) and not self.ended:
+            if self._to_skip:
+                skipped = min(self._to_skip, len(data) - position)
+                self._to_skip -= skipped
+                position += skipped
+                continue
+            line_end = data.find(b"\n", position) + 1
+            self._line += data[position : line_end or len(data)]
+            if not line_end:
+                return True
+            position = line_end
+            if not self._take_line():
+                return False
+        return True
+
+    def _take_line(self) -> bool:
+        line, self._line = self._line, b""
+        if self._in_trailers:
+            self.ended = line == _END
+            return self.ended or _TRAILER_LINE.fullmatch(line) is not None
+        match = _CHUNK_LINE.fullmatch(line)
+        if match is None:
+            return False
+        size = int(match[1], 16)
+        self._in_trailers = not size
+        self._to_skip = size + len(_END) if size else 0
+        return True

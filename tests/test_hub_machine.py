@@ -1,0 +1,312 @@
+"""A hub held to its promises in any order of events: joins, messages, reads of a few bytes, stalls, ends, returns.
+
+Everything is real but the network: the hub, its loop, and sockets that hold little. A witness, which always reads,
+says in which order the room had its messages; what each other reader was sent is held against that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from rawws.hub import Hub
+from rawws.limits import Limits
+from rawws.peer import Endpoint
+from rawws.room import Slow
+from rawws.transport import Transport
+from rawws.wire.encodings import SUBPROTOCOL
+from rawws.wire.frames import Opcode, parse_header
+from rawws.wire.handshake import Accept, Handshake
+from rawws.wire.message_ids import parse_id
+from rawws.wire.messages import Headers, Request
+from rawws.wire.reading import Reading
+from tests.serving import KEY, Client, HangsUp, RunningHub, close, ping, text
+from tests.sse import read_events
+
+HISTORY = 12
+MAX_LAG_BYTES = 6_000
+SEND_BUFFER = 4_096  # of each socket, at the least that Linux allows: some 9 KiB with its overhead
+KEYS = "abc"
+# Round 4,096 bytes a frame begins to go to the log in two pieces.
+SIZES = st.sampled_from([0, 10, 200, 3_000, 20_000]) | st.integers(4_030, 4_070)
+
+
+class Told(NamedTuple):
+    """A message as a reader was sent it: its place in the room's log, where its form tells that, and what it says."""
+
+    number: int | None
+    says: str
+
+
+@dataclass(eq=False)
+class Reader:
+    """Who reads the room in one of its forms, from a place on."""
+
+    form: str
+    client: Client
+    first: int  # number of the message that it is to get first
+    raw: bytearray = field(default_factory=bytearray)
+    messages: list[Told] = field(default_factory=list)
+    skipped: int = 0
+    gap: bool = False
+    pinged: int = 0
+    ponged: int = 0
+    close_code: int | None = None
+    ended: bool = False
+    received: int = 0  # bytes
+
+    def take(self, size: int) -> None:
+        """Read what is there, but no more than so many bytes."""
+        try:
+            received = self.client.stdlib_socket.recv(size)
+        except BlockingIOError:
+            return
+        self.ended = not received
+        self.received += len(received)
+        self.raw += received
+        if self.form == "events":
+            self._parse_events()
+        else:
+            self._parse_frames()
+
+    def _parse_events(self) -> None:
+        end = self.raw.rfind(b"\n\n") + 2
+        if end < 2:
+            return
+        for event in read_events(bytes(self.raw[:end])):
+            match event.kind:
+                case "skipped":
+                    self.skipped += int(event.data)
+                case "gap":
+                    self.gap = True
+                case _:
+                    self.messages.append(Told(parse_id(event.last_id).number, event.data))
+        del self.raw[:end]
+
+    def _parse_frames(self) -> None:
+        while (header := parse_header(self.raw)) is not None:
+            end = len(header.raw) + header.payload_bytes
+            if len(self.raw) < end:
+                return
+            assert self.close_code is None, "nothing comes behind a close"
+            payload = bytes(self.raw[len(header.raw) : end])
+            del self.raw[:end]
+            match header.opcode:
+                case Opcode.PONG:
+                    self.ponged += 1
+                case Opcode.CLOSE:
+                    self.close_code = int.from_bytes(payload[:2], "big")
+                case _:
+                    assert header.opcode == Opcode.TEXT
+                    self._take_message(payload.decode())
+
+    def _take_message(self, message: str) -> None:
+        if self.form == "plain":
+            self.messages.append(Told(None, message))
+            return
+        line, _, says = message.partition("\n")
+        head = json.loads(line)
+        self.skipped += head.get("skipped", 0)
+        self.gap = self.gap or "gap" in head
+        if "id" in head:
+            self.messages.append(Told(parse_id(head["id"]).number, says))
+
+
+class Room:
+    """A room, its witness, and those who read and write in it."""
+
+    def __init__(self, slow: Slow, clients: list[HangsUp]) -> None:
+        hub = Hub(slow=slow, key="key" if slow is Slow.LATEST else "", max_lag_bytes=MAX_LAG_BYTES, history=HISTORY)
+        self.slow = slow
+        self.running = RunningHub(hub, Endpoint(Limits(ping_interval_s=0, close_timeout_s=0)), True, clients)
+        self.room = hub.room("/")
+        self.said = 0
+        self.witness = self._open("ids", None, send_buffer=None)
+        self.readers: list[Reader] = []
+        self.closing: list[Reader] = []  # those who have sent a close, and read what still comes
+        self.gone: list[Reader] = []
+
+    def _open(self, form: str, since: str | None, *, send_buffer: int | None = SEND_BUFFER) -> Reader:
+        ours, client = self.running.pair(send_buffer=send_buffer)
+        target = "/" if since is None else f"/?since={since}"
+        hub, endpoint, log = self.running.hub, self.running.endpoint, self.room.log
+        reader = Reader(form, client, log.next_message if since is None else parse_id(since).number + 1)
+        if form == "events":
+            reading = Reading() if since is None else Reading(since=parse_id(since))
+            hub.stream_events(1, Transport(ours), "/", reading, endpoint)
+            return reader
+        subprotocol = SUBPROTOCOL if form == "ids" else None
+        handshake = Handshake((), "/", Accept.of(KEY.decode()), None, subprotocol=subprotocol)
+        request = Request("GET", target, "1.1", Headers([("Host", "a")]))
+        hub.adopt(1, Transport(ours), handshake, endpoint, request=request)
+        return reader
+
+    def _new_message(self, size: int, key: str) -> str:
+        self.said += 1
+        return json.dumps({"message": self.said, "key": key, "padding": "x" * size})
+
+    def _choose(self, which: int) -> Reader | None:
+        return self.readers[which % len(self.readers)] if self.readers else None
+
+    # Steps
+
+    def join(self, form: str) -> None:
+        self.readers.append(self._open(form, None))
+
+    def publish(self, sizes: list[int], key: str) -> None:
+        for size in sizes:
+            self.room.publish(self._new_message(size, key))
+
+    def say(self, which: int, sizes: list[int], key: str) -> None:
+        reader = self._choose(which)
+        if reader is None or reader.form == "events":
+            return
+        for size in sizes:
+            frame = text(self._new_message(min(size, 200), key))
+            assert reader.client.try_send(frame) in (0, len(frame))
+
+    def ask(self, which: int) -> None:
+        reader = self._choose(which)
+        if reader is not None and reader.form != "events" and reader.client.try_send(ping(b"?")):
+            reader.pinged += 1
+
+    def read(self, which: int, size: int) -> None:
+        if (reader := self._choose(which)) is not None:
+            reader.take(size)
+
+    def leave(self, which: int, how: str) -> None:
+        if (reader := self._choose(which)) is None:
+            return
+        self.readers.remove(reader)
+        if how == "close" and reader.form != "events":
+            reader.client.try_send(close())
+            self.closing.append(reader)
+        else:
+            reader.client.hang_up()
+            self.gone.append(reader)
+
+    def come_back(self, which: int) -> None:
+        """One who has gone reads on behind the last message that it got."""
+        known = [reader for reader in self.gone if reader.messages and reader.form != "plain"]
+        if known:
+            last = known[which % len(known)].messages[-1].number
+            self.readers.append(
+                self._open(known[which % len(known)].form, f"{self.room.log.tail_id.partition('-')[0]}-{last}")
+            )
+
+    # What has to hold
+
+    async def let_it_run(self) -> None:
+        await wait_all_tasks_blocked()
+        while True:
+            before = len(self.witness.messages), len(self.witness.raw)
+            self.witness.take(1 << 20)
+            await wait_all_tasks_blocked()
+            if before == (len(self.witness.messages), len(self.witness.raw)):
+                return
+
+    async def read_all(self) -> None:
+        there = [*self.readers, *self.closing]
+        before: list[int] = []
+        while before != (before := [reader.received for reader in there]):
+            for reader in there:
+                reader.take(1 << 20)
+            await self.let_it_run()
+
+    def check_all(self, *, at_end: bool) -> None:
+        order = self.witness.messages
+        assert [told.number for told in order] == list(range(1, len(order) + 1)), "the witness misses nothing"
+        for reader in [*self.readers, *self.closing, *self.gone]:
+            self._check(reader, order, at_end=at_end and reader in self.readers)
+        for reader in self.closing if at_end else []:
+            assert not reader.raw, "what has begun to go out goes out whole"
+            assert reader.close_code in ((1000, 1013) if self.slow is Slow.CLOSE else (1000,))
+
+    def _check(self, reader: Reader, order: list[Told], *, at_end: bool) -> None:
+        if reader.form == "plain":
+            places = {told.says: told.number for told in order}
+            numbers = [places[told.says] for told in reader.messages]
+        else:
+            numbers = [told.number for told in reader.messages]
+            assert reader.messages == [order[number - 1] for number in numbers if number is not None]
+        assert all(number is not None for number in numbers)
+        got = [number for number in numbers if number is not None]
+        assert got == sorted(set(got)), "in order, and nothing twice"
+        assert not got or got[0] >= reader.first
+        missing = set(range(reader.first, (got[-1] if got else reader.first - 1) + 1)) - set(got)
+        if reader.gap:  # what was gone when it came back
+            missing -= set(range(reader.first, got[0] if got else reader.first))
+        if self.slow in (Slow.CLOSE, Slow.WAIT):
+            assert not missing, "nothing is left out"
+        elif self.slow is Slow.SKIP and reader.form != "plain":
+            assert len(missing) <= reader.skipped, "what is left out is told"
+        if not at_end:
+            return
+        if reader.ended or reader.close_code is not None:
+            assert self.slow is Slow.CLOSE
+            assert reader.close_code == (None if reader.form == "events" else 1013), "it was too slow for this room"
+            return
+        assert not reader.raw, "what has begun to go out goes out whole"
+        assert reader.ponged == reader.pinged
+        last = order[-1].number if order else 0
+        assert last is not None
+        if self.slow is Slow.LATEST:
+            wanted = {json.loads(told.says)["key"]: told.number for told in order[reader.first - 1 :]}
+            assert set(wanted.values()) <= set(got), "it has the newest of each key"
+        elif last >= reader.first:
+            assert got, "it has heard nothing"
+            assert got[-1] == last, "it has caught up"
+        if self.slow is Slow.SKIP and reader.form != "plain":
+            assert len(missing) == reader.skipped, "what is told was left out"
+
+
+readers = st.integers(0, 5)
+some = st.lists(SIZES, min_size=1, max_size=4)
+keys = st.sampled_from(KEYS)
+Step = tuple[Callable[..., None], ...]
+steps: st.SearchStrategy[tuple[object, ...]] = st.one_of(
+    st.tuples(st.just(Room.join), st.sampled_from(["plain", "ids", "events"])),
+    st.tuples(st.just(Room.publish), some, keys),
+    st.tuples(st.just(Room.publish), some, keys),
+    st.tuples(st.just(Room.say), readers, some, keys),
+    st.tuples(st.just(Room.ask), readers),
+    st.tuples(st.just(Room.read), readers, st.sampled_from([1, 7, 100, 5_000, 1 << 20])),
+    st.tuples(st.just(Room.leave), readers, st.sampled_from(["close", "vanish"])),
+    st.tuples(st.just(Room.come_back), readers),
+)
+
+
+@pytest.mark.parametrize("slow", Slow)
+@settings(max_examples=100)
+@given(plan=st.lists(st.tuples(steps, st.booleans()), min_size=5, max_size=60))
+def test_whatever_happens_each_reader_gets_what_it_is_promised(
+    slow: Slow, plan: list[tuple[tuple[Callable[..., None], object], bool]]
+) -> None:
+    async def play() -> None:
+        clients: list[HangsUp] = []
+        room = Room(slow, clients)
+        try:
+            await room.let_it_run()
+            for (step, *given), then_run in plan:
+                step(room, *given)
+                if then_run:  # else the next step comes in the same turn of the loop
+                    await room.let_it_run()
+                    room.check_all(at_end=False)
+            await room.let_it_run()
+            await room.read_all()
+            room.check_all(at_end=True)
+        finally:
+            for client in clients:
+                client.hang_up()
+        await wait_all_tasks_blocked()
+        assert not room.running.endpoint.peer_count
+
+    trio.run(play)
