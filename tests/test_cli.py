@@ -227,6 +227,8 @@ def test_the_log_can_be_made_longer_and_shorter(ran: Ran, flags: list[str], leve
         (["--max-size", "1.5M"], "argument --max-size: '1.5M' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
         (["--max-lag", "-1"], "argument --max-lag: '-1' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
         (["--max-lag", ""], "argument --max-lag: '' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
+        (["--history", "-1"], "argument --history: '-1' is not a number; give one such as 100"),
+        (["--rooms", "room"], "argument --rooms: 'room' is not the beginning of a path; give one such as /room/"),
         (["--drain", "-1"], "argument --drain: '-1' is not a number of seconds; give 0 or more"),
         (["--drain", "nan"], "argument --drain: 'nan' is not a number of seconds; give 0 or more"),
         (["--ping-interval", "inf"], "argument --ping-interval: 'inf' is not a number of seconds; give 0 or more"),

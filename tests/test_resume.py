@@ -92,6 +92,43 @@ async def test_a_server_that_knows_no_ids(nursery: trio.Nursery) -> None:
     server.stop()
 
 
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        ('{"id": "1-2"}\nhello', "does not say where it begins: {'id': '1-2'}"),
+        ("hello", "begins with a line of JSON, not with 'hello'"),
+        (b"\xff\n", "begins with a line of JSON, not with '\ufffd'"),
+        ("[]\n", "begins with a line of JSON, not with '[]'"),
+    ],
+)
+async def test_a_server_whose_first_words_are_others(nursery: trio.Nursery, first: str | bytes, told: str) -> None:
+    async def greet(ws: rawws.WebSocket) -> None:
+        await ws.send(first)
+        await ws.recv()
+
+    start_greeting = partial(rawws.serve, greet, 0, host=LOOPBACK, subprotocols=["rawws.id.v1"], drain=0)
+    server = await nursery.start(start_greeting)
+    with trio.fail_after(PATIENCE_S), pytest.raises(rawws.InvalidResponse) as refused:
+        async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/", resume=True):
+            pass
+    assert told in str(refused.value)
+    server.stop()
+
+
+async def test_what_a_reader_skipped_is_counted(nursery: trio.Nursery) -> None:
+    async def lose(ws: rawws.WebSocket) -> None:
+        for said in ('{"at": "1-1"}', '{"skipped": 3}', '{"id": "1-5"}\nnext'):
+            await ws.send(said)
+        await ws.recv()
+
+    server = await nursery.start(partial(rawws.serve, lose, 0, host=LOOPBACK, subprotocols=["rawws.id.v1"], drain=0))
+    with trio.fail_after(PATIENCE_S):
+        async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/", resume=True) as ws:
+            assert await ws.recv() == "next"
+            assert (ws.skipped, ws.last_id) == (3, "1-5")
+    server.stop()
+
+
 def test_what_can_not_be_meant() -> None:
     with pytest.raises(rawws.UsageError, match="leave subprotocols out"):
         rawws.connect("ws://localhost", resume=True, subprotocols=["chat"])
