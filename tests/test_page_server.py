@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws.page import TRACE, About, Page, feed
@@ -205,9 +206,10 @@ async def test_the_feed_itself_is_not_shown(nursery: trio.Nursery) -> None:
 # What watching may cost
 
 
-async def test_too_much_is_dropped_and_told(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_much_is_dropped_and_told(
+    nursery: trio.Nursery, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(feed, "BURST_RECORDS", 100)
-    monkeypatch.setattr(feed, "REST_S", 0.05)
     async with watched(nursery) as (server, trace, tracer):
         room = f"ws://{LOOPBACK}:{server.port}/room"
         async with rawws.connect(room, compression=None) as ws:
@@ -216,14 +218,18 @@ async def test_too_much_is_dropped_and_told(nursery: trio.Nursery, monkeypatch: 
             for number in range(500):
                 assert await ws.recv() == str(number)
             assert tracer.is_watched
+            await wait_all_tasks_blocked()
+            mock_clock.jump(feed.REST_S)
             records = await records_until(trace, "lost")
             (lost,) = [record["records"] for record in records if record["kind"] == "lost"]
             told = len(records) - 1
-            assert told <= 100
+            assert told == 100
             assert told + lost >= 1000
             # It goes on, when there is less.
             await ws.send("and now?")
             await ws.recv()
+            await wait_all_tasks_blocked()
+            mock_clock.jump(feed.REST_S)
             assert "'and now?'" in [record.get("preview") for record in await records_until(trace, "frame")]
 
 
