@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from benchmarks.soak.checker import MOST_TOLD
 from benchmarks.soak.run import MIB, Comparison, Soak
 
-# Python and glibc keep every page of which anything is in use, and where that is, is a matter of luck: 2 to 6 MiB more or
-# less were measured while what was in use was the same to 0.2 MiB. A KiB left of each connection would be 9 MiB in ten
-# minutes.
+# Python and glibc keep every page of which anything is in use, and where that is, is a matter of luck: 2 to 6 MiB more
+# were measured while what was in use was the same to 0.2 MiB. A KiB left of each connection is 9 MiB in ten minutes.
 MEMORY_TOLERANCE_BYTES = 8 * MIB
 
 
