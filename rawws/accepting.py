@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import socket
 from collections.abc import Callable, Iterator
 
@@ -19,13 +20,17 @@ Address = tuple[str, int] | str
 ACCEPT_BATCH = 64
 # How long accepting rests when descriptors or buffers have run out: others must have time to go.
 EXHAUSTED_PAUSE_S = 0.5
+# When it has gone well for so long, accepting has begun again: where one goes and two wait, that would be told, and the
+# contrary, twice a second.
+RECOVERED_S = 1.0
 
 
 async def accept_connections(listener: socket.socket, take: Callable[[socket.socket, Address], None]) -> None:
     """Pass each connection to ``take``, which owns it then, until cancelled."""
-    resting = False
+    failed_at = math.inf
     while True:
-        await trio.lowlevel.wait_readable(listener)
+        with trio.move_on_at(failed_at + RECOVERED_S):
+            await trio.lowlevel.wait_readable(listener)
         try:
             for connected, address in _accept_batch(listener):
                 take(connected, address)
@@ -34,14 +39,13 @@ async def accept_connections(listener: socket.socket, take: Callable[[socket.soc
                 # accept() also reports what befell the new connection on its way (ECONNABORTED and
                 # others, see accept(2)): that is its end alone.
                 continue
-            if not resting:
-                resting = True
+            if failed_at == math.inf:
                 _log(logging.ERROR, FAULT, _describe(error))
+            failed_at = trio.current_time()
             await trio.sleep(EXHAUSTED_PAUSE_S)
         else:
-            # Not with the first of them: where one goes and two wait, this would be told twice a second.
-            if resting:
-                resting = False
+            if trio.current_time() >= failed_at + RECOVERED_S:
+                failed_at = math.inf
                 _log(logging.INFO, STATE, "accepting again")
 
 

@@ -221,8 +221,9 @@ class HttpConnection:
                 self.http.receive_data(await self._receive())
                 await trio.lowlevel.checkpoint_if_cancelled()  # who never stops sending runs out of time too
             if scope.cancelled_caught:
-                if (event := self.http.next_event()) is not Signal.NEED_DATA:
-                    break  # it came in time, and only we were late
+                # A head that came in time, where only we were late. Of a body there may always be more.
+                if is_head and (event := self.http.next_event()) is not Signal.NEED_DATA:
+                    return event
                 if is_head and self.service.stopping:
                     return Signal.END_OF_STREAM
                 within = f"{self.service.limits.header_timeout_s:g} seconds"

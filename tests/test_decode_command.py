@@ -113,6 +113,21 @@ def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str], given: st
     assert error.count("\n") == 1
 
 
+def test_of_what_is_http_a_recording_has_the_heads_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    post = b"POST /room HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+    answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 30\r\n\r\n"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    said = [(Role.CLIENT, post), (Role.SERVER, answer), (Role.CLIENT, post), (Role.SERVER, chunked)]
+    said += [(Role.CLIENT, REQUEST), (Role.SERVER, SWITCH + b"\r\n")]
+    lines = [to_line(head_record(sender, head), at=0, connection=1) for sender, head in said]
+    (tmp_path / "record.jsonl").write_text("".join(lines))
+    status, shown = decode(capsys, str(tmp_path / "record.jsonl"))
+    assert status == 0
+    titles = [line.partition(": ")[2] for line in shown if line[:1] in "→←"]
+    assert titles == ["HTTP request", "HTTP response"] * 3
+    assert "HTTP ends, WebSocket begins" in shown
+
+
 @pytest.mark.parametrize("line", ["{}", '{"kind":"frame","at":0,"connection":1,"sender":"x"}', '{"at"', "[]"])
 def test_a_line_that_is_no_record_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str

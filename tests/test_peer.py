@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 
@@ -300,6 +301,22 @@ async def test_a_body_that_drips_is_408(serve: Serve) -> None:
     answer = await client.ask(get("/", "Content-Length: 5", method="POST") + b"he")
     assert answer.status == 408
     await client.assert_end()
+
+
+async def test_a_body_that_never_ends_is_408_though_some_of_it_is_always_there(serve: Serve) -> None:
+    running = await serve(limits=Limits(header_timeout_s=0.2, max_body_bytes=1 << 40))
+    client = await running.connect()
+    await client.send(get("/", "Transfer-Encoding: chunked", method="POST"))
+
+    async def send_for_ever() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                await client.send(b"400\r\n" + b"a" * 0x400 + b"\r\n")
+
+    async with trio.open_nursery() as sending:
+        sending.start_soon(send_for_ever)
+        assert (await client.answer()).status == 408
+        await client.wait_lost()
 
 
 async def test_a_later_request_has_ten_seconds_of_its_own(serve: Serve, mock_clock: MockClock) -> None:

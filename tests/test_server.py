@@ -129,6 +129,7 @@ async def test_rests_when_descriptors_run_out_and_accepts_again(
 ) -> None:
     caplog.set_level(logging.INFO, "rawws")
     monkeypatch.setattr(rawws.accepting, "EXHAUSTED_PAUSE_S", 0.01)
+    monkeypatch.setattr(rawws.accepting, "RECOVERED_S", 0.02)
     accept_batch = rawws.accepting._accept_batch
     failures = iter(range(3))
 
@@ -142,6 +143,8 @@ async def test_rests_when_descriptors_run_out_and_accepts_again(
     monkeypatch.setattr(rawws.accepting, "_accept_batch", fail_thrice)
     client = await running.connect()
     assert (await client.ask(get())).body == b"hi there"
+    while len(server_messages(caplog)) < 2:
+        await trio.sleep(0.01)
     assert server_messages(caplog) == [
         "#0 ! can't accept connections: run out, on purpose; accepting rests until some are closed"
         + ", or more are allowed (ulimit -n, LimitNOFILE)" * (number == errno.EMFILE),

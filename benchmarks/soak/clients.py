@@ -56,6 +56,8 @@ class Line:
         self._stream = stream
         self._buffer = bytearray()
         self._at = 0  # what is before this in the buffer has been read
+        self.received_bytes = 0
+        self.received_at = trio.current_time()
 
     @classmethod
     async def open(cls, port: int, receive_buffer: int = 0) -> Line:
@@ -101,6 +103,8 @@ class Line:
             raise Cut(f"the connection broke: {error.__cause__}") from None
         if not data:
             raise Cut("the connection ended")
+        self.received_bytes += len(data)
+        self.received_at = trio.current_time()
         del self._buffer[: self._at]
         self._at = 0
         self._buffer += data

@@ -174,6 +174,8 @@ async def find_closed(crowd: Crowd, line: Line, what: str) -> None:
     with trio.move_on_after(END_OF_DEAD_S) as patience:
         await line.drain()
     if patience.cancelled_caught:
-        crowd.tell("not closed", f"a {what} that never reads")
+        ago_s = trio.current_time() - line.received_at
+        came = f"{line.received_bytes:,} bytes came when it read after all, the last {ago_s:.1f} s ago"
+        crowd.tell("not closed", f"a {what} that never reads; {came}")
     else:
         crowd.tally.done["dead peers closed by the server"] += 1

@@ -54,7 +54,7 @@ async def write_by_websocket(crowd: Crowd, number: int, arrive: Callable[[], Non
                 while message.sequence - heard >= WINDOW:
                     await news.park()
                 await crowd.rest(chance.expovariate(WEBSOCKET_PER_S))
-            while heard < crowd.room.written[name]:
+            while heard < crowd.room.written.get(name, 0):
                 await news.park()
             crowd.writing -= 1
     except* rawws.ConnectionClosed as errors:

@@ -178,6 +178,8 @@ def _explain_records(text: str) -> Iterator[tuple[str, Seen | None]]:
                 observer = Observer(in_frames=True)  # what comes next can't be judged by what came before
                 yield f"{record.at - began:+.3f} s", SeenFrame(record.sender, 0, record.frame)
                 continue
+            if record.frame is None:
+                observer.leave_out_body(record.sender)  # of what is HTTP, the heads alone are recorded
             for seen in observer.receive(record.sender, raw):
                 yield f"{record.at - began:+.3f} s", seen
         for seen in observer.finish():

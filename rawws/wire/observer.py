@@ -133,6 +133,12 @@ class Observer:
         self._read(direction, out)
         return out
 
+    def leave_out_body(self, sender: Role) -> None:
+        """Take what comes next from there for a head: if a body was to come before, it is not in the capture."""
+        direction = self._directions[sender]
+        if direction.mode is _Mode.BODY:
+            direction.end_body()
+
     def finish(self) -> list[Seen]:
         """Return what of both directions is incomplete, as it stands when the connection ends."""
         out: list[Seen] = []
@@ -320,9 +326,13 @@ class _Direction:
             return False
         left = self._left_over()
         self.take(given - left)
+        self.end_body()
+        return True
+
+    def end_body(self) -> None:
+        """Go on with the next head."""
         self.http = self.answer = None
         self.mode = _Mode.HEAD
-        return True
 
     def _left_over(self) -> int:
         connection = self.http if self.sender is Role.CLIENT else self.answer

@@ -262,3 +262,15 @@ def test_what_a_server_has_in_its_headers_is_spelt_out() -> None:
 def test_empty_lines_between_two_requests_are_no_rest() -> None:
     seen = see((CLIENT, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n\r\n"))
     assert [type(each) for each in seen] == [Head]
+
+
+def test_a_body_that_is_not_in_the_capture_is_left_out() -> None:
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+    observer = Observer()
+    seen: list[Seen] = []
+    for sender, head in ((CLIENT, post), (SERVER, answer), (CLIENT, post), (SERVER, answer)):
+        observer.leave_out_body(sender)
+        seen += observer.receive(sender, head)
+    assert [each.raw for each in seen if isinstance(each, Head)] == [post, answer, post, answer]
+    assert all(isinstance(each, Head) and each.is_fine for each in seen)
