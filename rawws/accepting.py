@@ -20,6 +20,23 @@ Address = tuple[str, int] | str
 ACCEPT_BATCH = 64
 # How long accepting rests when descriptors or buffers have run out: others must have time to go.
 EXHAUSTED_PAUSE_S = 0.5
+
+# accept() also reports what befell the new connection on its way, or a firewall's refusal, see accept(2): that is
+# the end of this connection alone.
+_LOST_ON_THE_WAY = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTO,
+        getattr(errno, "ENONET", errno.EPROTO),  # of Linux only
+    }
+)
 # When it has gone well for so long, accepting has begun again: where one goes and two wait, that would be told, and the
 # contrary, twice a second.
 RECOVERED_S = 1.0
@@ -35,9 +52,7 @@ async def accept_connections(listener: socket.socket, take: Callable[[socket.soc
             for connected, address in _accept_batch(listener):
                 take(connected, address)
         except OSError as error:
-            if error.errno not in EXHAUSTED:
-                # accept() also reports what befell the new connection on its way (ECONNABORTED and
-                # others, see accept(2)): that is its end alone.
+            if error.errno in _LOST_ON_THE_WAY:
                 continue
             if failed_at == math.inf:
                 _log(logging.ERROR, FAULT, _describe(error))
@@ -59,8 +74,11 @@ def _accept_batch(listener: socket.socket) -> Iterator[tuple[socket.socket, Addr
 
 
 def _describe(error: OSError) -> str:
+    told = f"can't accept connections: {error.strerror}"
+    if error.errno not in EXHAUSTED:  # such as EINVAL, when another process has shut down a socket that it shares
+        return f"{told}; the listening socket may be of no use any more"
     remedy = ", or more are allowed (ulimit -n, LimitNOFILE)" if error.errno == errno.EMFILE else ""
-    return f"can't accept connections: {error.strerror}; accepting rests until some are closed{remedy}"
+    return f"{told}; accepting rests until some are closed{remedy}"
 
 
 def _log(level: int, mark: str, text: str) -> None:

@@ -76,7 +76,10 @@ class Deadlines:
             for room in [room for room in self._aging if room.expire()]:
                 del self._aging[room]
             for peer in list(self._loop.peers.values()):
-                self._check(peer, now)
+                try:
+                    self._check(peer, now)
+                except Exception:
+                    self._loop.give_up(peer)
 
     def _check_lateness(self, late_s: float) -> None:
         """Say so when something has kept everybody waiting: a program that computes, or a machine that swaps."""

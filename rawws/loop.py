@@ -77,6 +77,8 @@ MAX_OUTBOX_BYTES = 64 * 1024
 # For so long our close waits for a program to answer what came before it. Most do at once, or never will.
 LAST_ANSWERS_S = 1.0
 
+OUR_ERROR = "dropped because of an error in rawws"
+
 OPEN, CLOSED = State.OPEN, State.CLOSED  # a global is found three times as fast as an Enum's member
 
 _running: trio.lowlevel.RunVar[Loop] = trio.lowlevel.RunVar("rawws loop")
@@ -232,9 +234,7 @@ class Loop:
                 if events & (READABLE | LOST):
                     budget -= self._read(peer)
             except Exception:
-                # Ours to mend, but not a reason to leave the others without a server.
-                logs.hub.exception("#%d ! an error in rawws itself; the connection is dropped", peer.number)
-                self.drop(peer, Cause.ERROR, "dropped because of an error in rawws")
+                self.give_up(peer)
             if budget <= 0 or time.perf_counter() > until:
                 break
         self._ready = [*ready, *self._ready]  # what is left has its turn first
@@ -399,18 +399,33 @@ class Loop:
         """Seal what was appended and send it; then let those go whose sessions have ended."""
         fresh, self._fresh = self._fresh, set()
         for room in fresh:
-            room.seal()
-            self.broadcast(room)
+            self.spread(room)
         # Only now, so that a peer that says something and closes in one breath still gets what it said.
         leaving, self._leaving = self._leaving, []
         for peer, last_words in leaving:
-            self._leave(peer, last_words, with_the_rest=False)
+            try:
+                self._leave(peer, last_words, with_the_rest=False)
+            except Exception:
+                self.give_up(peer)
 
-    def broadcast(self, room: Room) -> tuple[int, int, int]:
-        """Send the segment just sealed to every peer that has had all before it, and look after those that lag.
+    def spread(self, room: Room) -> tuple[int, int, int]:
+        """Seal what was added to a room and send it to every peer there.
 
         Returns how many were sent it at once, have it queued, and were lost or closed.
         """
+        peers = len(room)
+        try:
+            return self._broadcast(room) if room.seal() else (0, 0, 0)
+        except Exception:
+            # Nobody can say who has got what of this segment, so none of them may be sent another.
+            told = "#%d ! an error in rawws itself; all connections in room %s are dropped"
+            logs.hub.exception(told, logs.SERVER, room.path)
+            for peer in room.peers:
+                self.drop(peer, Cause.ERROR, OUR_ERROR)
+            return 0, 0, peers
+
+    def _broadcast(self, room: Room) -> tuple[int, int, int]:
+        """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
         number = room.log.next - 1
         gone = len(room)
         self.traffic.messages_out += room.log.sealed_messages * gone
@@ -529,7 +544,10 @@ class Loop:
             errands, self._errands = self._errands, []
             for peer in errands:
                 if peer.outbox and not peer.is_blocked:
-                    self.flush(peer)
+                    try:
+                        self.flush(peer)
+                    except Exception:
+                        self.give_up(peer)
             if self._ready:
                 self._take_turns()
 
@@ -816,11 +834,19 @@ class Loop:
             if isinstance(peer.session, Session):
                 endpoint.show_frames(peer.number, peer.session)
 
+    def give_up(self, peer: Peer) -> None:
+        """Drop a peer in whose service an exception came up, which is being handled.
+
+        It is ours to mend, but not a reason to leave the others without a server.
+        """
+        logs.hub.exception("#%d ! an error in rawws itself; the connection is dropped", peer.number)
+        self.drop(peer, Cause.ERROR, OUR_ERROR)
+
     def forget(self, transport: Transport) -> None:
         """Close a transport, and drop the peer that it may belong to by now: something in rawws itself has failed."""
         peer = self.peers.get(transport.fileno())
         if peer is not None:
-            self.drop(peer, Cause.ERROR, "dropped because of an error in rawws")
+            self.drop(peer, Cause.ERROR, OUR_ERROR)
         transport.close()
 
     def peers_of(self, endpoint: Endpoint) -> list[Peer]:

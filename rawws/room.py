@@ -190,10 +190,11 @@ class Room:
 
     def spread(self) -> Delivery:
         """Send what was added to everybody in the room."""
-        if not self.seal() or self._loop is None:
+        if self._loop is None:
+            self.seal()
             self.trim()
             return Delivery(0, 0, 0, 0)
-        sent, queued, closed = self._loop.broadcast(self)
+        sent, queued, closed = self._loop.spread(self)
         return Delivery(sent, queued, 0, closed)
 
     async def ready(self) -> None:

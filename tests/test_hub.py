@@ -22,6 +22,7 @@ from rawws.limits import Limits
 from rawws.loop import MAX_OUTBOX_BYTES
 from rawws.room import Place, Room
 from rawws.transport import MORE_RECEIVE_BYTES, SelectorPoller, make_poller
+from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.encodings import PLAIN
 from rawws.wire.frames import Opcode
 from rawws.wire.reading import Reading
@@ -660,6 +661,57 @@ async def test_an_error_of_our_own_at_the_door_costs_its_peer_alone(
     assert running.server.peer_count == 1
     (error,) = [record for record in caplog.records if record.exc_info]
     assert error.getMessage() == "#2 ! an error in rawws itself; the connection is dropped"
+
+
+async def test_an_error_of_our_own_in_a_room_costs_those_who_are_there(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await serve()
+    bob = await running.open()
+    alice, carol = await running.open("/stumble"), await running.open("/stumble")
+    segment = BroadcastLog.segment
+
+    def stumble(log: BroadcastLog, number: int, form: int = PLAIN) -> bytes:
+        found = segment(log, number, form)
+        if b"stumble" in found:
+            raise ZeroDivisionError("on purpose")
+        return found
+
+    monkeypatch.setattr(BroadcastLog, "segment", stumble)
+    await alice.send(text("stumble"))
+    await alice.wait_lost()
+    await carol.wait_lost()
+    await bob.send(text("next"))
+    assert await bob.frame() == seen_text("next")
+    (error,) = [record for record in caplog.records if record.exc_info]
+    assert error.getMessage() == "#0 ! an error in rawws itself; all connections in room /stumble are dropped"
+    dave = await running.open("/stumble")
+    await dave.send(text("again"))
+    assert await dave.frame() == seen_text("again")
+
+
+async def test_an_error_of_our_own_in_time_costs_its_peer_alone(
+    serve: Serve, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await serve()
+    alice, bob = await running.open(), await running.open()
+    ping = Session.ping
+    pinged = 0
+
+    def stumble(session: Session, payload: bytes) -> None:
+        nonlocal pinged
+        pinged += 1
+        if pinged == 1:
+            raise ZeroDivisionError("on purpose")
+        ping(session, payload)
+
+    monkeypatch.setattr(Session, "ping", stumble)
+    await wait_all_tasks_blocked()
+    mock_clock.jump(20.0)
+    await alice.wait_lost()
+    assert (await bob.frame()).opcode is Opcode.PING
+    (error,) = [record for record in caplog.records if record.exc_info]
+    assert error.getMessage() == "#1 ! an error in rawws itself; the connection is dropped"
 
 
 # Keepalive

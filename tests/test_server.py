@@ -154,6 +154,24 @@ async def test_rests_when_descriptors_run_out_and_accepts_again(
     assert await bystander.frame() == seen_text("undisturbed")
 
 
+async def test_a_listening_socket_that_is_of_no_use_any_more_is_told_of_once_and_keeps_nobody_busy(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await serve()
+    client = await running.open()
+    (listener,) = running.server.listeners
+    listener.shutdown(socket.SHUT_RDWR)  # as another process can do that shares it
+    while not server_messages(caplog):
+        await trio.lowlevel.checkpoint()
+    with trio.fail_after(5):
+        await wait_all_tasks_blocked()
+    await client.send(text("undisturbed"))
+    assert await client.frame() == seen_text("undisturbed")
+    assert server_messages(caplog) == [
+        "#0 ! can't accept connections: Invalid argument; the listening socket may be of no use any more"
+    ]
+
+
 async def test_what_befell_a_connection_before_its_accept_is_not_ours(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
