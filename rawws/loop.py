@@ -21,11 +21,13 @@ peer. So a client needs no task either, and rooms may hold peers from several se
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
+import threading
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 
 import trio
 
@@ -52,6 +54,7 @@ from rawws.wire.deflate import deflate_frames
 from rawws.wire.encodings import notice, rest_of_message
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
+from rawws.wire.masking import speed
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 from rawws.wire.trace import FAULT, STATE
@@ -112,6 +115,7 @@ class Loop:
         self.slow = SlowPeers(self)
         self.memory = Memory(self)
         self.deadlines = Deadlines(self)
+        speed.load_by = _load_beside
 
     @property
     def peer_count(self) -> int:
@@ -861,6 +865,12 @@ class Loop:
 
     def log(self, peer: Peer, mark: str, text: str, level: int = logging.INFO) -> None:
         logs.line(logs.hub, level, peer.number, mark, text)
+
+
+def _load_beside(load: Callable[[], None]) -> None:
+    """Import in a thread: here it would keep all peers waiting for 50 to 150 ms."""
+    with contextlib.suppress(RuntimeError):  # there is no thread to be had, and it goes without
+        threading.Thread(target=load, name="rawws: import of numpy").start()
 
 
 def _what_was_before(peer: Peer, unsent_bytes: int) -> str:

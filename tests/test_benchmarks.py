@@ -140,7 +140,7 @@ def test_every_case_runs_for_a_moment_on_rawws(tmp_path: Path) -> None:
     results = json.loads(out.read_text())["results"]
     assert {each["case"] for each in results} == set(cases.BY_NAME)
     # Memory may not grow at all with so few peers.
-    assert all(each["median"] > 0 for each in results if each["case"] != "memory")
+    assert [each["case"] for each in results if each["case"] != "memory" and each["median"] <= 0] == []
 
 
 class Script:

@@ -10,6 +10,7 @@ import logging
 import random
 import re
 import socket
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -22,9 +23,11 @@ from rawws.limits import Limits
 from rawws.loop import MAX_OUTBOX_BYTES
 from rawws.room import Place, Room
 from rawws.transport import MORE_RECEIVE_BYTES, SelectorPoller, make_poller
+from rawws.wire import masking
 from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.encodings import PLAIN
 from rawws.wire.frames import Opcode
+from rawws.wire.masking import OnDemand
 from rawws.wire.reading import Reading
 from rawws.wire.session import Session
 from tests.serving import (
@@ -712,6 +715,40 @@ async def test_an_error_of_our_own_in_time_costs_its_peer_alone(
     assert (await bob.frame()).opcode is Opcode.PING
     (error,) = [record for record in caplog.records if record.exc_info]
     assert error.getMessage() == "#1 ! an error in rawws itself; the connection is dropped"
+
+
+async def test_nobody_waits_for_the_import_of_numpy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[Callable[[], None]] = []
+    speed = OnDemand()
+    monkeypatch.setattr(masking, "speed", speed)
+    monkeypatch.setattr(rawws.loop, "speed", speed)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: loads.append(thread.run))
+    running = await serve()
+    client = await running.open()
+    for _ in range(2):
+        await client.send(text(KIB_MESSAGES[0] * 4))
+        assert await client.frame() == seen_text(KIB_MESSAGES[0] * 4)
+    (load,) = loads  # has not begun
+    load()
+    assert speed.find() is not None
+    await client.send(text(KIB_MESSAGES[1] * 4))
+    assert await client.frame() == seen_text(KIB_MESSAGES[1] * 4)
+
+
+async def test_where_no_thread_can_be_had_there_is_no_numpy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = OnDemand()
+    monkeypatch.setattr(masking, "speed", speed)
+    monkeypatch.setattr(rawws.loop, "speed", speed)
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    running = await serve()
+    client = await running.open()
+    await client.send(text(KIB_MESSAGES[0] * 4))
+    assert await client.frame() == seen_text(KIB_MESSAGES[0] * 4)
+    assert speed.find() is None
 
 
 # Keepalive

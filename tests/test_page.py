@@ -17,8 +17,8 @@ import pytest
 
 import rawws.cli
 from rawws.wire.cases import CASES
-from rawws.wire.frames import apply_mask
 from rawws.wire.handshake import GUID
+from rawws.wire.masking import apply_mask
 from tests.browser import launch, need_chromium, need_node_module
 from tests.serving import PATIENCE_S, Program, StartProgram, need
 

@@ -13,7 +13,8 @@ from enum import Enum
 
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.events import CloseFrame
-from rawws.wire.frames import FIN, MASK, RSV1, RSV2, RSV3, Opcode, apply_mask, encode_frame, encode_header
+from rawws.wire.frames import FIN, MASK, RSV1, RSV2, RSV3, Opcode, encode_frame, encode_header
+from rawws.wire.masking import apply_mask
 from rawws.wire.observer import Head, Observer, Seen, SeenFrame
 from rawws.wire.role import Role
 

@@ -26,17 +26,14 @@ from rawws.wire.frames import (
     MASK,
     MAX_CONTROL_PAYLOAD_BYTES,
     OPCODE,
-    REPEAT_MASK,
     RSV1,
     SHORT_TEXT,
-    UNMASK_AS_INTEGER_BYTES,
     Opcode,
-    apply_mask,
-    apply_mask_in_place,
     encode_header,
     encode_message,
     parse_header,
 )
+from rawws.wire.masking import REPEAT_MASK, UNMASK_AS_INTEGER_BYTES, apply_mask, apply_mask_in_place
 from rawws.wire.role import Role
 from rawws.wire.trail import LENGTH_BITS, NO_TRAIL, follow
 

@@ -24,13 +24,13 @@ broadcast once for all the peers that it goes to.
 
 from __future__ import annotations
 
-import functools
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from types import ModuleType
 from typing import NamedTuple
+
+from rawws.wire.masking import apply_mask
 
 FIN = 0b1000_0000
 RSV1 = 0b0100_0000
@@ -194,64 +194,6 @@ def encode_frame(
     """Return one frame's bytes, masked if there is a key."""
     header = encode_header(opcode, len(payload), fin=fin, rsv=rsv, mask_key=mask_key)
     return header + (payload if mask_key is None else apply_mask(payload, mask_key))
-
-
-# Up to here one integer is as fast as numpy, which takes 3.5 µs to begin.
-UNMASK_AS_INTEGER_BYTES = 1024
-# Times a key of four bytes, each of these is that key repeated: 0x1, 0x1_00000001, 0x1_00000001_00000001 ...
-REPEAT_MASK = [sum(1 << 32 * word for word in range(words)) for words in range(UNMASK_AS_INTEGER_BYTES // 4 + 1)]
-
-
-def apply_mask(payload: bytes | bytearray, mask_key: bytes, offset: int = 0) -> bytes:
-    """Return the payload masked, or unmasked, which is the same operation (§5.3).
-
-    ``offset`` is where in the frame's payload these bytes begin. The work is done by XOR of integers: of one as
-    long as the payload, or of many of 64 bits with numpy. A loop in Python takes fifty times as long.
-    """
-    size = len(payload)
-    shift = offset % 4
-    key = mask_key[shift:] + mask_key[:shift] if shift else mask_key
-    if size <= UNMASK_AS_INTEGER_BYTES:
-        words = (size + 3) // 4
-        mask = int.from_bytes(key, "little") * REPEAT_MASK[words]
-        return (int.from_bytes(payload, "little") ^ mask).to_bytes(words * 4, "little")[:size]
-    masked = bytearray(payload)
-    apply_mask_in_place(masked, 0, size, key)
-    return bytes(masked)
-
-
-@functools.cache
-def find_numpy() -> ModuleType | None:
-    """Return numpy where there is one (the extra "speed").
-
-    To import it takes half as long as all else together, and 10 MB. Programs that see no message long enough for it
-    do without; the first such message loads it.
-    """
-    try:
-        import numpy
-    except ImportError:
-        return None
-    return numpy
-
-
-def apply_mask_in_place(payload: bytearray, start: int, end: int, mask_key: bytes) -> None:
-    """Mask or unmask a part of a payload where it lies; ``payload[0]`` is the first byte of the frame's."""
-    # numpy is at its best where the memory is aligned, and a bytearray's begins so.
-    aligned = min((start + 7) & ~7, end)
-    words = (end - aligned) >> 3
-    numpy = find_numpy() if words >= UNMASK_AS_INTEGER_BYTES >> 3 else None
-    if numpy is None:
-        shift = start % 4
-        key = mask_key[shift:] + mask_key[:shift]
-        size = end - start
-        mask = int.from_bytes((key * (size // 4 + 1))[:size], "little")
-        payload[start:end] = (int.from_bytes(payload[start:end], "little") ^ mask).to_bytes(size, "little")
-        return
-    view = numpy.frombuffer(payload, numpy.uint64, words, aligned)
-    numpy.bitwise_xor(view, numpy.frombuffer(mask_key * 2, numpy.uint64), view)
-    for part in (range(start, aligned), range(aligned + words * 8, end)):
-        for index in part:
-            payload[index] ^= mask_key[index & 3]
 
 
 def split_frames(data: bytes | bytearray | memoryview) -> Iterator[tuple[FrameHeader, memoryview]]:

@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 
 from rawws.errors import UsageError
 from rawws.wire.client_handshake import AnswerCheck
-from rawws.wire.frames import Frame, apply_mask, parse_header
+from rawws.wire.frames import Frame, parse_header
 from rawws.wire.handshake import GUID, Accept, Check
+from rawws.wire.masking import apply_mask
 from rawws.wire.role import Role
 from rawws.wire.trace import mask_secrets
 

@@ -8,14 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rawws.wire.events import CLOSE_CODE_NAMES
-from rawws.wire.frames import (
-    LENGTH_IN_2_BYTES,
-    LENGTH_IN_8_BYTES,
-    Frame,
-    FrameHeader,
-    Opcode,
-    apply_mask,
-)
+from rawws.wire.frames import LENGTH_IN_2_BYTES, LENGTH_IN_8_BYTES, Frame, FrameHeader, Opcode
+from rawws.wire.masking import apply_mask
 from rawws.wire.trace import preview_payload, quote
 
 _OPCODES = {

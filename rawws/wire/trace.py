@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import re
 
-from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, Opcode, apply_mask
+from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, Opcode
+from rawws.wire.masking import apply_mask
 
 IN, OUT, STATE, FAULT, TIMER = "<", ">", "=", "!", "-"
 

@@ -10,7 +10,8 @@ from typing import Any
 from rawws.errors import Fault
 from rawws.wire.deflate import Deflater
 from rawws.wire.events import CloseReceived, Event, Failed, Message, MessagePart
-from rawws.wire.frames import MASK, MAX_HEADER_BYTES, RSV1, Opcode, apply_mask, encode_frame, parse_header, split_frames
+from rawws.wire.frames import MASK, MAX_HEADER_BYTES, RSV1, Opcode, encode_frame, parse_header, split_frames
+from rawws.wire.masking import apply_mask
 from rawws.wire.role import Role
 from rawws.wire.session import Session
 from tests.fuzz.runner import Options, cut, main

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed
-from rawws.wire.frames import MASK, Opcode, apply_mask, split_frames
+from rawws.wire.frames import MASK, Opcode, split_frames
+from rawws.wire.masking import apply_mask
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 

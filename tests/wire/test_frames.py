@@ -1,18 +1,13 @@
-"""Frame headers by their bytes (RFC 6455 §5.2, §5.3, §5.7)."""
+"""Frame headers by their bytes (RFC 6455 §5.2, §5.7)."""
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, Event, Message, Ping, Pong, TextMessage
 
-from rawws.wire import frames
 from rawws.wire.frames import (
     FIN,
     RSV1,
@@ -21,12 +16,12 @@ from rawws.wire.frames import (
     FrameHeader,
     FrameScanner,
     Opcode,
-    apply_mask,
     encode_frame,
     encode_header,
     parse_header,
     split_frames,
 )
+from rawws.wire.masking import apply_mask
 from tests.wire.helpers import MASK_KEY, any_chunking, every_split
 
 mask_keys = st.binary(min_size=4, max_size=4)
@@ -114,26 +109,6 @@ def test_5_2_opcodes_have_their_names_and_the_reserved_ones_a_number() -> None:
     assert [header.opcode for header in headers if header and header.is_control] == list(range(8, 16))
 
 
-# §5.3 Client-to-server masking
-
-
-def naive_mask(payload: bytes, key: bytes, offset: int = 0) -> bytes:
-    return bytes(octet ^ key[(offset + i) % 4] for i, octet in enumerate(payload))
-
-
-@given(st.binary(max_size=300), mask_keys, st.integers(0, 2**40))
-def test_5_3_octet_i_is_masked_with_octet_i_modulo_4_of_the_key(payload: bytes, key: bytes, offset: int) -> None:
-    masked = apply_mask(payload, key, offset)
-    assert masked == naive_mask(payload, key, offset)
-    assert apply_mask(bytearray(masked), key, offset) == payload
-
-
-@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 65_537])
-def test_5_3_a_mask_of_zeros_changes_nothing_and_leading_zeros_stay(size: int) -> None:
-    assert apply_mask(bytes(size), bytes(4)) == bytes(size)
-    assert apply_mask(apply_mask(bytes(size), MASK_KEY), MASK_KEY) == bytes(size)
-
-
 # §5.7 Examples
 
 EXAMPLES = {
@@ -167,7 +142,7 @@ def test_5_7_each_example_is_parsed_and_written_back(
 ) -> None:
     data = bytes.fromhex(raw)
     parsed = [
-        (header.opcode, header.fin, header.mask_key, naive_mask(bytes(payload), header.mask_key or bytes(4)))
+        (header.opcode, header.fin, header.mask_key, apply_mask(bytes(payload), header.mask_key or bytes(4)))
         for header, payload in split_frames(data)
     ]
     assert parsed == frames
@@ -234,49 +209,3 @@ def test_the_scanner_stands_at_a_boundary_only_between_frames() -> None:
         if len(chunks) == 2:
             assert scan(chunks[:1])[1].at_boundary == (len(chunks[0]) in ends)
         assert [header.raw.hex() for header in scan(chunks)[0]] == ["0103", "8002", "8900"]
-
-
-@pytest.mark.parametrize("with_numpy", [True, False], ids=["numpy", "without numpy"])
-@given(payload=st.binary(max_size=3000), key=st.binary(min_size=4, max_size=4), start=st.integers(0, 20))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_5_3_masking_in_place_masks_that_part_and_no_other(
-    monkeypatch: pytest.MonkeyPatch, with_numpy: bool, payload: bytes, key: bytes, start: int
-) -> None:
-    if not with_numpy:
-        monkeypatch.setattr(frames, "find_numpy", lambda: None)
-    assert (frames.find_numpy() is not None) is with_numpy
-    whole = bytearray(payload) * 3
-    start, end = min(start, len(whole)), max(len(whole) - start // 2, min(start, len(whole)))
-    before = bytes(whole)
-    frames.apply_mask_in_place(whole, start, end, key)
-    naive = bytes(byte ^ key[index % 4] for index, byte in enumerate(before))
-    assert whole == before[:start] + naive[start:end] + before[end:]
-    assert apply_mask(before, key) == naive
-
-
-def test_5_3_numpy_is_loaded_by_the_first_message_that_is_long_enough_for_it() -> None:
-    script = """
-import sys
-import rawws.cli
-from rawws.wire.frames import apply_mask
-apply_mask(bytes(1000), b"abcd")
-assert "numpy" not in sys.modules
-apply_mask(bytes(2000), b"abcd")
-assert "numpy" in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
-
-
-def test_5_3_without_numpy_at_all_the_module_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "numpy", None)  # an import of it fails now
-    spec = importlib.util.spec_from_file_location("frames_without_numpy", frames.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    without = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, without)
-    spec.loader.exec_module(without)
-    assert without.find_numpy() is None
-    payload = bytearray(range(256)) * 20
-    expected = apply_mask(bytes(payload), b"abcd")
-    without.apply_mask_in_place(payload, 0, len(payload), b"abcd")
-    assert payload == expected
