@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import trio
 
-from tests.serving import Serve, StartHub, StartProgram, watch_the_clock
+from tests.serving import PATIENCE_S, Serve, StartHub, StartProgram, watch_the_clock
 
 # No test takes a quarter of it on a machine that does nothing else.
 ALARM_S = 60
@@ -49,10 +49,14 @@ def alarm() -> Iterator[None]:
 
 
 @pytest.fixture
-async def bounded(nursery: trio.Nursery) -> AsyncIterator[None]:
-    """Fails the test when it hangs. The other fixtures for tests on trio bring it along."""
+async def bounded(nursery: trio.Nursery, request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Fails the test when it hangs. The other fixtures for tests on trio bring it along.
+
+    What has to take long is marked ``patience(seconds)``.
+    """
     over = threading.Event()
-    nursery.start_soon(watch_the_clock, over)
+    marked = request.node.get_closest_marker("patience")
+    nursery.start_soon(watch_the_clock, over, marked.args[0] if marked else PATIENCE_S)
     try:
         yield
     finally:

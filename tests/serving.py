@@ -423,10 +423,10 @@ class StartHub(_Starter):
         return RunningHub(hub, Endpoint(limits), fast_lane, self.clients)
 
 
-async def watch_the_clock(over: threading.Event) -> None:
+async def watch_the_clock(over: threading.Event, patience_s: float) -> None:
     """Fail the test when it takes too long by the clock on the wall, which a mock clock doesn't stop."""
-    in_time = await trio.to_thread.run_sync(over.wait, PATIENCE_S, abandon_on_cancel=True)
-    assert in_time, f"the test hangs: it is not over after {PATIENCE_S:g} s"
+    in_time = await trio.to_thread.run_sync(over.wait, patience_s, abandon_on_cancel=True)
+    assert in_time, f"the test hangs: it is not over after {patience_s:g} s"
 
 
 # The program as a process
