@@ -226,7 +226,7 @@ class HttpConnection:
                     return event
                 if is_head and self.service.stopping:
                     return Signal.END_OF_STREAM
-                within = f"{self.service.limits.header_timeout_s:g} seconds"
+                within = f"{self.service.limits.header_timeout_s:g} seconds (--open-timeout)"
                 return Refusal(408, "request_timeout", f"The request did not arrive within {within}.")
         return event
 

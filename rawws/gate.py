@@ -49,7 +49,7 @@ class Gate:
         if self.is_open:
             return None
         if self._max_connections is not None and len(self._from) >= self._max_connections:
-            told = f"The server has as many connections as it takes ({self._max_connections})."
+            told = f"The server has as many connections as it takes (--max-connections {self._max_connections})."
             return Refusal(503, "max_connections", told, ((b"Retry-After", b"5"),))
         host = address[0] if isinstance(address, tuple) else ""
         counted = "" if self._trusts(host) else host
@@ -93,7 +93,8 @@ class Gate:
     def _check(self, host: str) -> Refusal | None:
         if not host or self._max_per_ip is None or self._counts[host] < self._max_per_ip:
             return None
-        told = f"There are as many connections from {host} as the server takes from one address ({self._max_per_ip})."
+        told = f"There are as many connections from {host} as the server takes from one address "
+        told += f"(--max-connections-per-ip {self._max_per_ip})."
         return Refusal(429, "max_connections_per_ip", told, ((b"Retry-After", b"5"),))
 
     def _trusts(self, host: str) -> bool:

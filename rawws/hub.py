@@ -137,10 +137,11 @@ class Hub:
         path = request.path or ""
         room = self._occupied.get(path)
         if room is None and self._max_rooms is not None and len(self._occupied) >= self._max_rooms:
-            told = f"There are as many rooms as this server takes ({self._max_rooms}); try again later."
+            told = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
             return Refusal(503, "too_many_rooms", told, _LATER)
         if room is not None and len(room) >= room.settings.max_peers:
-            told = f"There are as many peers in this room as it takes ({room.settings.max_peers}); try again later."
+            told = "There are as many peers in this room as it takes "
+            told += f"(--max-peers {room.settings.max_peers}); try again later."
             return Refusal(503, "room_full", told, _LATER)
         reading = read_request(request)
         return reading if isinstance(reading, Refusal) else None

@@ -113,7 +113,9 @@ class Posts:
             return refused
         body = await exchange.read_body()
         if len(body) > self.max_message_bytes:
-            return Refusal(413, "message_too_large", f"A message is {self.max_message_bytes} bytes at most.")
+            return Refusal(
+                413, "message_too_large", f"A message is {self.max_message_bytes} bytes at most (--max-size)."
+            )
         opcode = _opcode_of(request, body)
         if isinstance(opcode, Refusal):
             return opcode
@@ -179,7 +181,7 @@ class Posts:
         wait_s = bucket.try_take(now)
         if not wait_s:
             return None
-        told = f"There may be {self._rate:g} messages a second from one client."
+        told = f"There may be {self._rate:g} messages a second from one client (--rate)."
         return Refusal(429, "rate", told, ((b"Retry-After", str(math.ceil(wait_s)).encode("ascii")),))
 
     def _publish_in(self, room: Room, exchange: Exchange, opcode: Opcode, body: bytes) -> Response | Refusal:

@@ -410,6 +410,7 @@ async def serve(
     max_head: int = 16 * KIB,
     max_headers: int = 100,
     max_target: int = 8 * KIB,
+    max_body: int = 64 * KIB,
     keep_alive: float | None = 75,
     trusted_proxies: Sequence[str] = (),
     server_header: str | None = None,
@@ -437,7 +438,7 @@ async def serve(
     What it answers:
 
     - ``http``: what answers requests that don't upgrade: an async function that takes a `Request` (its body read,
-      up to 64 KiB) and returns a `Response`, text, or None for 404; or ``rawws.asgi(app)``. By default they are
+      up to ``max_body``) and returns a `Response`, text, or None for 404; or ``rawws.asgi(app)``. By default they are
       told to upgrade.
     - ``origins``: which web pages may connect: those of the same host, and those listed; None for any.
     - ``hosts``: names by which it may be called (``Host``), beside addresses and localhost; ``["*"]`` for any. Without
@@ -455,7 +456,7 @@ async def serve(
 
     - ``open_timeout``: for the opening handshake, and for each further request. ``keep_alive``: between two requests.
     - ``max_head``, ``max_headers``, ``max_target``: of a request's head in bytes, its fields, and its target in bytes;
-      else 431 and 414.
+      else 431 and 414. ``max_body``: of a body that ``http`` gets, in bytes, else 413.
     - ``ping_interval``, ``ping_timeout``: a ping so often, and so long for any byte in answer, else 1011.
     - ``close_timeout``: for the peer's half of the closing handshake.
     - ``max_size``: of a message, else 1009. ``max_queue``: messages that wait for ``recv`` before the peer is held
@@ -477,6 +478,7 @@ async def serve(
         max_header_bytes=max_head,
         max_headers=max_headers,
         max_target_bytes=max_target,
+        max_body_bytes=max_body,
         keep_alive_timeout_s=keep_alive or 0.0,
         max_message_bytes=NO_LIMIT if max_size is None else max_size,
         max_queue=NO_LIMIT if max_queue is None else max_queue,

@@ -130,18 +130,23 @@ async def test_a_program_that_blocks_is_told_of(nursery: trio.Nursery, caplog: p
 @pytest.mark.parametrize(
     ("flags", "request_", "status", "told"),
     [
-        (["--max-connections", "1"], get(), 503, "as many connections as it takes (1)"),
-        (["--max-connections-per-ip", "1"], get(), 429, "takes from one address (1)"),
-        (["--max-head", "1k"], get("/", "X: " + "y" * 2000), 431, "over the limit of 1024 bytes"),
-        (["--max-headers", "3"], get("/", "A: 1", "B: 2", "C: 3"), 431, "more than 3 header fields"),
-        (["--max-target", "10"], get("/" + "x" * 60), 414, "over the limit of 10 bytes"),
-        (["--open-timeout", "0.2"], b"GET / HTTP/1.1\r\n", 408, "within 0.2 seconds"),
-        (["--max-rooms", "1"], upgrade("/two"), 503, "as many rooms as this server takes (1)"),
-        (["--max-peers", "1"], upgrade("/one"), 503, "as many peers in this room as it takes (1)"),
+        (["--max-connections", "1"], get(), 503, "as many connections as it takes (--max-connections 1)"),
+        (["--max-connections-per-ip", "1"], get(), 429, "takes from one address (--max-connections-per-ip 1)"),
+        (["--max-head", "1k"], get("/", "X: " + "y" * 2000), 431, "over the server's limit of 1024 bytes (--max-head)"),
+        (
+            ["--max-headers", "3"],
+            get("/", "A: 1", "B: 2", "C: 3"),
+            431,
+            "more than the 3 fields that the server takes (--max-headers)",
+        ),
+        (["--max-target", "10"], get("/" + "x" * 60), 414, "over the server's limit of 10 bytes (--max-target)"),
+        (["--open-timeout", "0.2"], b"GET / HTTP/1.1\r\n", 408, "within 0.2 seconds (--open-timeout)"),
+        (["--max-rooms", "1"], upgrade("/two"), 503, "as many rooms as this server takes (--max-rooms 1)"),
+        (["--max-peers", "1"], upgrade("/one"), 503, "as many peers in this room as it takes (--max-peers 1)"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
-async def test_a_refusal_says_which_limit_it_was_and_how_large(
+async def test_a_refusal_says_which_limit_it_was_whose_and_how_large(
     start_program: StartProgram, flags: list[str], request_: bytes, status: int, told: str
 ) -> None:
     program = start_program(*flags)

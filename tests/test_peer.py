@@ -285,7 +285,7 @@ async def test_a_head_that_drips_is_408_after_ten_seconds_in_all(serve: Serve, m
     mock_clock.jump(1.0)
     answer = await client.answer()
     assert (answer.status, answer.headers["connection"]) == (408, "close")
-    assert answer.body == b"The request did not arrive within 10 seconds.\n"
+    assert answer.body == b"The request did not arrive within 10 seconds (--open-timeout).\n"
     await client.assert_end()
 
 

@@ -389,7 +389,9 @@ def test_a_message_over_the_limit_is_seen_as_1009(start_program: StartProgram, c
     client.send("a" * 1024)
     assert client.receive() == "a" * 1024
     client.send("a" * 1025)
-    assert client.receive() == Closed(1009, "message of 1025 bytes or more is over the limit of 1024")
+    assert client.receive() == Closed(
+        1009, "message of 1025 bytes or more is over the server's limit of 1024 (max_size)"
+    )
 
 
 @EACH_KIND

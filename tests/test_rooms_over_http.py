@@ -85,7 +85,7 @@ async def test_what_a_body_becomes(nursery: trio.Nursery, content_type: str, bod
     [
         (post("/", b"\xff"), 400, "not UTF-8"),
         (post("/", b"x", content_type="text/plain; charset=latin1"), 415, "has to be in UTF-8, not in latin1"),
-        (post("/", b"x" * ((1 << 20) + 1)), 413, "over the limit of 1048576 bytes"),
+        (post("/", b"x" * ((1 << 20) + 1)), 413, "over the server's limit of 1048576 bytes"),
         (post("/", b"x", "Idempotency-Key: " + "k" * 256), 400, "of 1 to 255 characters"),
         (get("/?since=x"), 400, "'x' is not a message's id"),
         (get("/?last=many"), 400, "last=many in the query is not a number"),

@@ -142,13 +142,11 @@ class HttpPhase:
         line_bytes = head.find(b"\n", 0, limits.max_header_bytes)
         # The method, two spaces and the version take a few bytes of the line beside the target.
         if (line_bytes < 0 and head_bytes > limits.max_target_bytes + 32) or line_bytes > limits.max_target_bytes + 32:
-            return Refusal(
-                414, "target_too_long", f"The request target is over the limit of {limits.max_target_bytes} bytes."
-            )
+            told = f"The request target is over the server's limit of {limits.max_target_bytes} bytes (--max-target)."
+            return Refusal(414, "target_too_long", told)
         if head_bytes > limits.max_header_bytes:
-            return Refusal(
-                431, "head_too_large", f"The request's head is over the limit of {limits.max_header_bytes} bytes."
-            )
+            told = f"The request's head is over the server's limit of {limits.max_header_bytes} bytes (--max-head)."
+            return Refusal(431, "head_too_large", told)
         return None
 
     def _check_head(self, event: h11.Request) -> Event:
@@ -179,7 +177,8 @@ class HttpPhase:
     def _check_lines(self, raw_head: bytes, event: h11.Request) -> Refusal | None:
         limits = self._limits
         if len(event.headers) > limits.max_headers:
-            return Refusal(431, "too_many_headers", f"The request has more than {limits.max_headers} header fields.")
+            told = f"The request has more than the {limits.max_headers} fields that the server takes (--max-headers)."
+            return Refusal(431, "too_many_headers", told)
         if _BARE_LF.search(raw_head):
             return _bad_request("bare_lf", "A line ends with a bare LF; HTTP lines end with CR LF.")
         if b"\n " in raw_head or b"\n\t" in raw_head:
@@ -221,9 +220,8 @@ class HttpPhase:
         return None
 
     def _body_too_large(self, size: str) -> Refusal:
-        return Refusal(
-            413, "body_too_large", f"A body of {size} is over the limit of {self._limits.max_body_bytes} bytes."
-        )
+        told = f"A body of {size} is over the server's limit of {self._limits.max_body_bytes} bytes for one."
+        return Refusal(413, "body_too_large", told)
 
     def _explain(self, error: h11.RemoteProtocolError) -> Refusal | Signal:
         """Turn h11's error into a status and a sentence for the client."""

@@ -145,7 +145,7 @@ class ResponsePhase:
         return None
 
     def _head_too_large(self) -> str:
-        return f"the head of the server's answer is over the limit of {self._limits.max_header_bytes} bytes"
+        return f"the head of the server's answer is over our limit of {self._limits.max_header_bytes} bytes"
 
     def _explain(self, error: h11.RemoteProtocolError) -> Response | str:
         """Turn h11's error into a sentence, or into the answer when only its body is broken."""

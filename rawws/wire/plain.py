@@ -177,7 +177,7 @@ class PlainReader:
         self._message_bytes += header.payload_bytes
         if self._message_bytes <= self._most_bytes:
             return None
-        return too_big(self._message_bytes, self.max_message_bytes)
+        return self._too_big(self._message_bytes)
 
     def _end_recorded_frame(self, on_frame: Callable[[Role, Frame], None] | None) -> None:
         assert self._recorder is not None
@@ -242,7 +242,7 @@ class PlainReader:
             self.ended = True
             events.append(CloseReceived(newer))
         elif code == CloseReason.MESSAGE_TOO_BIG:
-            self._fail(too_big(self.max_message_bytes + 1, self.max_message_bytes), events)
+            self._fail(self._too_big(self.max_message_bytes + 1), events)
         else:
             self._fail(_name_fault(code, reason), events)
 
@@ -269,18 +269,15 @@ class PlainReader:
         except UnicodeDecodeError:
             return None
 
+    def _too_big(self, size: int) -> Fault:
+        us = self._our_role.name.lower()
+        told = f"message of {size} bytes or more is over the {us}'s limit of {self.max_message_bytes} (max_size)"
+        return Fault(CloseReason.MESSAGE_TOO_BIG, "message_too_big", told)
+
     def _fail(self, fault: Fault, events: list[Event]) -> None:
         self.ended = True
         self._message = None
         events.append(Failed(fault))
-
-
-def too_big(size: int, limit: int) -> Fault:
-    return Fault(
-        CloseReason.MESSAGE_TOO_BIG,
-        "message_too_big",
-        f"message of {size} bytes or more is over the limit of {limit}",
-    )
 
 
 class PlainEncoder:

@@ -348,7 +348,7 @@ def test_a_head_over_the_limit_is_a_fault_however_it_comes(beginning: bytes, end
             if raw is just:
                 assert_answered(chunks, limits=limits)
             else:
-                assert_fault(chunks, "over the limit of 1000 bytes", limits=limits)
+                assert_fault(chunks, "over our limit of 1000 bytes", limits=limits)
 
 
 def test_what_comes_behind_a_head_does_not_count_to_its_limit() -> None:

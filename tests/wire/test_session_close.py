@@ -171,10 +171,8 @@ def test_the_end_is_described_by_who_and_why(our_role: Role) -> None:
         ended_by(("8802", closed_with(1001)), close=(1001, "so long"))
         == "closed by us with 1001 (going away) 'so long', answered with 1001 (going away)"
     )
-    assert (
-        ended_by(("820b", b""), limit=10)
-        == "failed by us with 1009 (message too big) 'message of 11 bytes or more is over the limit of 10'"
-    )
+    reason = f"message of 11 bytes or more is over the {our_role.name.lower()}'s limit of 10 (max_size)"
+    assert ended_by(("820b", b""), limit=10) == f"failed by us with 1009 (message too big) {reason!r}"
     assert ended_by(("8300", b"")) == "failed by us with 1002 (protocol error) 'Invalid opcode 0x3 (RFC 6455 §5.2)'"
 
 
