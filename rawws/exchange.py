@@ -39,6 +39,13 @@ from rawws.wire.trace import FAULT, IN, OUT, STATE, TIMER, head_lines
 LINGER_S = 2.0
 
 
+def is_cancelling(error: BaseException) -> bool:
+    """Whether trio cancels us. It doesn't when an application has kept a ``Cancelled``, and raises it where nothing is
+    cancelled: let through, that would end the whole server, and without a word.
+    """
+    return isinstance(error, trio.Cancelled) and trio.current_effective_deadline() == -math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class Upgraded:
     """What is handed over when HTTP is done: from here on the receiver owns the transport."""
@@ -303,7 +310,9 @@ class HttpConnection:
             await self.service.app(exchange)
         except ClientError:
             pass  # told below
-        except Exception as error:
+        except (Exception, trio.Cancelled) as error:
+            if is_cancelling(error):
+                raise
             if isinstance(error, OSError) and self.is_lost:  # else it is an error of the application's own
                 raise
             logs.http.exception("#%d ! the http handler failed at %s", self.number, exchange.request.target)
@@ -324,7 +333,9 @@ class HttpConnection:
             try:
                 result = hook(*arguments)
                 return await result if inspect.isawaitable(result) else result
-            except Exception:
+            except (Exception, trio.Cancelled) as error:
+                if is_cancelling(error):
+                    raise
                 logs.handshake.exception("#%d ! %s failed", self.number, name)
                 return Response(500, "The server failed to decide about this request.\n")
         assert scope.cancelled_caught

@@ -26,6 +26,7 @@ from rawws.exchange import (
     SelectSubprotocol,
     Service,
     Upgraded,
+    is_cancelling,
 )
 from rawws.gate import Gate
 from rawws.hub import Hub
@@ -281,8 +282,7 @@ class Server:
         try:
             await handler(websocket)
         except (Exception, trio.Cancelled) as error:
-            # One that is kept and raised where nothing is cancelled would end the server, and without a word.
-            if isinstance(error, trio.Cancelled) and trio.current_effective_deadline() == -math.inf:
+            if is_cancelling(error):
                 raise
             # Most handlers end so, when their peer has gone: it is no error, and has been logged.
             if not _is_about_closing(error):

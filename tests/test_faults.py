@@ -49,6 +49,7 @@ from tests.serving import (
     ping,
     seen_close,
     seen_text,
+    upgrade,
 )
 from tests.test_workers import workers_of
 
@@ -577,6 +578,17 @@ async def test_who_answered_while_a_callback_blocked_is_not_given_up(
     assert "nobody was served for" in caplog.text
 
 
+async def keep_cancelled() -> trio.Cancelled:
+    """Return the exception with which trio has cancelled something."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            kept = cancelled
+    return kept
+
+
 @pytest.mark.parametrize("kind", ["a group", "a group in a group", "its own cancellation, kept for later"])
 async def test_whatever_a_handler_raises_costs_its_connection_alone(
     nursery: trio.Nursery, open_at: Open, caplog: pytest.LogCaptureFixture, kind: str
@@ -591,14 +603,7 @@ async def test_whatever_a_handler_raises_costs_its_connection_alone(
                 raise ExceptionGroup("some", [error, ValueError("too")])
             if kind == "a group in a group":
                 raise ExceptionGroup("outer", [ExceptionGroup("inner", [error])])
-            kept: BaseException = error
-            with trio.CancelScope() as own:
-                own.cancel()
-                try:
-                    await trio.lowlevel.checkpoint()
-                except trio.Cancelled as cancelled:
-                    kept = cancelled
-            raise kept
+            raise await keep_cancelled()
 
     server: rawws.Server = await nursery.start(partial(rawws.serve, handle, 0, host=LOOPBACK, drain=0))
     bystander, struck = await open_at(server), await open_at(server)
@@ -608,6 +613,37 @@ async def test_whatever_a_handler_raises_costs_its_connection_alone(
     assert await bystander.frame() == seen_text("undisturbed")
     assert [r.getMessage() for r in caplog.records if r.exc_info] == [
         "#2 ! the handler failed; its connection is closed with 1011"
+    ]
+    server.stop()
+
+
+async def test_an_http_handler_or_hook_that_raises_a_cancellation_it_has_kept_costs_a_500(
+    nursery: trio.Nursery, clients: list[HangsUp], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle(ws: rawws.WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+
+    async def http(_: rawws.Request) -> str:
+        raise await keep_cancelled()
+
+    async def authenticate(request: rawws.Request) -> None:
+        if request.path == "/fail":
+            raise await keep_cancelled()
+
+    serve = partial(rawws.serve, handle, 0, host=LOOPBACK, http=http, authenticate=authenticate, drain=0)
+    server: rawws.Server = await nursery.start(serve)
+    client, bystander = Client.unconnected(), Client.unconnected()
+    clients += [client, bystander]
+    await client.connect(server.port)
+    assert (await client.ask(get("/"))).status == 500
+    assert (await client.ask(upgrade("/fail"))).status == 500
+    await (await bystander.connect(server.port)).open()
+    await bystander.send(masked(Opcode.TEXT, b"undisturbed"))
+    assert await bystander.frame() == seen_text("undisturbed")
+    assert [r.getMessage() for r in caplog.records if r.exc_info] == [
+        "#1 ! the http handler failed at /",
+        "#1 ! authenticate failed",
     ]
     server.stop()
 
