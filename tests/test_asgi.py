@@ -23,6 +23,7 @@ from rawws.asgi_app import Message, Receive, Scope, Send, asgi
 from rawws.errors import UsageError
 from tests.asgi_serving import (
     MIB,
+    App,
     answer,
     body,
     chunk,
@@ -718,6 +719,20 @@ async def test_an_application_that_raises_behind_its_response_is_logged(caplog: 
     ] * 2
 
 
+async def leave_within_the_response(
+    app: App, leave: Callable[[Client], None], left: trio.Event, stopped: trio.Event
+) -> None:
+    """Have a client go when it has got the head, tell the application, and wait until that has noticed."""
+    async with serving(app) as site:
+        client = await site.connect()
+        await client.send(get())
+        await client.until(b"\r\n\r\n")
+        leave(client)
+        left.set()
+        await stopped.wait()
+        await wait_all_tasks_blocked()
+
+
 @pytest.mark.parametrize("leave", [Client.hang_up, Client.reset], ids=["FIN", "RST"])
 async def test_sending_to_a_client_that_has_gone_raises_an_oserror_and_is_no_error(
     leave: Callable[[Client], None], caplog: pytest.LogCaptureFixture
@@ -742,13 +757,7 @@ async def test_sending_to_a_client_that_has_gone_raises_an_oserror_and_is_no_err
         finally:
             stopped.set()
 
-    async with serving(app) as site:
-        client = await site.connect()
-        await client.send(get())
-        await client.until(b"\r\n\r\n")
-        leave(client)
-        tick.set()
-        await stopped.wait()
+    await leave_within_the_response(app, leave, tick, stopped)
     assert [type(error).__name__ for error in raised] == ["ClientDisconnected"]
     assert errors(caplog) == []
 
@@ -775,14 +784,7 @@ async def test_a_client_that_leaves_an_application_of_several_tasks_is_no_error(
         finally:
             stopped.set()
 
-    async with serving(app) as site:
-        client = await site.connect()
-        await client.send(get())
-        await client.until(b"\r\n\r\n")
-        client.reset()
-        left.set()
-        await stopped.wait()
-        await wait_all_tasks_blocked()
+    await leave_within_the_response(app, Client.reset, left, stopped)
     assert errors(caplog) == []
 
 
@@ -804,14 +806,7 @@ async def test_a_bug_met_while_cleaning_up_after_a_client_that_left_is_an_error_
             stopped.set()
             raise KeyError("mine") from None
 
-    async with serving(app) as site:
-        client = await site.connect()
-        await client.send(get())
-        await client.until(b"\r\n\r\n")
-        client.reset()
-        left.set()
-        await stopped.wait()
-        await wait_all_tasks_blocked()
+    await leave_within_the_response(app, Client.reset, left, stopped)
     assert isinstance(the_error(caplog), KeyError)
 
 
