@@ -228,7 +228,9 @@ class HttpConnection:
                 self.http.receive_data(await self._receive())
                 await trio.lowlevel.checkpoint_if_cancelled()  # who never stops sending runs out of time too
             if scope.cancelled_caught:
-                # A head that came in time, where only we were late. Of a body there may always be more.
+                # A head that is here by now came in time, and only we are late. Of a body there may always be more.
+                if is_head and (data := self.transport.try_receive()):
+                    self.http.receive_data(data)
                 if is_head and (event := self.http.next_event()) is not Signal.NEED_DATA:
                     return event
                 if is_head and self.service.stopping:
@@ -260,8 +262,10 @@ class HttpConnection:
         """Wait for another request's first byte; False when the connection ends, or rests too long, instead."""
         rest_s = self.service.limits.keep_alive_timeout_s or math.inf
         with trio.move_on_after(rest_s) as rest, self.resting(rest, True):
-            data = await self.transport.receive()
+            data: bytes | None = await self.transport.receive()
         if rest.cancelled_caught:
+            data = self.transport.try_receive()
+        if data is None:
             self._log(logs.http, logging.DEBUG, TIMER, "closed by us: no further request in time")
             return False
         self.http.receive_data(data)

@@ -291,6 +291,25 @@ async def test_who_answered_while_the_process_stood_still_is_not_given_up(start_
         assert seen == seen_text("still here")
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["the first", "a further one"])
+async def test_a_request_that_came_while_the_process_stood_still_is_answered(
+    start_program: StartProgram, again: bool
+) -> None:
+    program = start_program("--open-timeout", "0.5", "--keep-alive", "0.5", "--no-page")
+    client = await program.connect()
+    if again:
+        assert (await client.ask(get())).status == 200
+    else:
+        await client.send(get()[:10])
+    await trio.sleep(0.1)  # until it waits: what it waits in then ends with the stop, and finds nothing (signal(7))
+    program.signal(signal.SIGSTOP)
+    await client.send(get() if again else get()[10:])
+    await trio.sleep(0.6)
+    program.signal(signal.SIGCONT)
+    assert (await client.answer()).status == 200
+    client.hang_up()
+
+
 # Out of descriptors
 
 
