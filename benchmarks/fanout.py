@@ -23,6 +23,7 @@ from benchmarks.load import (
     BUFFER_BYTES,
     POLL_S,
     STALL_S,
+    TIMEOUT_S,
     LoadError,
     Sample,
     expect_message,
@@ -158,7 +159,7 @@ class Fanout:
         begin_bytes = total = self.bytes
         begin = now = heard = perf_counter()
         deadline = begin + seconds
-        while now < deadline:
+        while now < deadline or (total == begin_bytes and now < begin + TIMEOUT_S):
             for fd, _ in poll(POLL_S):
                 try:
                     received = receive[fd]()

@@ -11,7 +11,7 @@ import socket
 from time import perf_counter
 
 from benchmarks import wire
-from benchmarks.load import POLL_S, LoadError, Sample, connect, read_handshake, reset
+from benchmarks.load import POLL_S, TIMEOUT_S, LoadError, Sample, connect, read_handshake, reset
 
 
 def check_one(port: int) -> None:
@@ -46,7 +46,7 @@ class Handshakes:
     def run(self, seconds: float) -> Sample:
         done = closed = 0
         begin = now = perf_counter()
-        while now < begin + seconds:
+        while now < begin + seconds or (not done and now < begin + TIMEOUT_S):
             for fd, _ in self.poller.poll(POLL_S):
                 sock = self.clients[fd]
                 try:

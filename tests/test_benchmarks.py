@@ -10,8 +10,10 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ import pytest
 from benchmarks import backplane, cases, report, scale_model, wire
 from benchmarks.cases import Measurement
 from benchmarks.fanout import DeflatedStream, PlainStream, Stream, json_payload, text_payload
+from benchmarks.load import Echo
 from benchmarks.report import Row
 from benchmarks.soak.checker import Faults, Message, Reader, Room
 from tests.browser import need_node_module
@@ -64,6 +67,21 @@ def test_frames_are_as_long_as_they_say(size: int) -> None:
     masked = wire.client_frame(payload)
     assert len(masked) == len(frame) + 4
     assert wire.masked(masked[len(frame) - size + 4 :], masked[len(frame) - size : len(frame) - size + 4]) == payload
+
+
+@linux_only
+def test_a_stretch_lasts_until_something_has_come() -> None:
+    payload = b"x" * 64
+    ours, theirs = socket.socketpair()
+    theirs.send(wire.server_frame(payload))  # what the first message is checked by
+    load = Echo([ours], payload, window=2, opcode=wire.TEXT)
+    late = threading.Timer(0.1, theirs.send, [wire.server_frame(payload)])
+    late.start()
+    assert load.run(0.01).messages == 1
+    late.join()
+    load.poller.close()
+    ours.close()
+    theirs.close()
 
 
 def test_payloads_have_the_size_of_their_case() -> None:
