@@ -5,6 +5,7 @@ Looked at every so often, all at once: a timer for each peer would cost too much
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 TICK_S = 1.0
 # Peers that have said too much are read again at one of these.
 RATE_TICK_S = 0.1
+# Of rooms that keep something, so many are looked at each time.
+ROOMS_AT_ONCE = 5000
 # When deadlines are looked at so late, something blocks.
 BLOCKED_S = 0.5
 
@@ -39,7 +42,9 @@ class Deadlines:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._aging: dict[Room, None] = {}  # rooms that have a history, which grows old
+        # Rooms that keep something, which grows old: a history, or their ids for who polls. In the order in which they
+        # were looked at.
+        self.aging: dict[Room, None] = {}
         self._tick_s = TICK_S
         self._new_timers = trio.Event()
 
@@ -53,28 +58,41 @@ class Deadlines:
             tick_s = min(tick_s, RATE_TICK_S)
         if tick_s < self._tick_s or len(self._loop.peers) == 1:
             self._tick_s = tick_s
-            self._new_timers.set()
+            self.look_again()
 
     def keep(self, room: Room) -> None:
         """Look after a room's history, until it is over."""
-        if room not in self._aging:
-            self._aging[room] = None
-            self._new_timers.set()
+        if room not in self.aging:
+            self.aging[room] = None
+            self.look_again()
+
+    def look_again(self) -> None:
+        """There is something else to look at from now on."""
+        self._new_timers.set()
+
+    def expire(self, room: Room) -> None:
+        """Have a room forget what is too old, and look after it no longer if nothing is left that will be."""
+        del self.aging[room]
+        if not room.expire():
+            self.aging[room] = None
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         while True:
             self._new_timers = trio.Event()
-            tick_s = self._tick_s if self._loop.memory.max_bytes == math.inf else min(self._tick_s, MEMORY_TICK_S)
-            due = trio.current_time() + (tick_s if self._loop.peers or self._aging else math.inf)
+            memory_is_bounded = self._loop.memory.max_bytes != math.inf
+            tick_s = min(self._tick_s, MEMORY_TICK_S) if memory_is_bounded else self._tick_s
+            rests = not (self._loop.peers or self.aging or memory_is_bounded)
+            due = trio.current_time() + (math.inf if rests else tick_s)
             with trio.move_on_at(due):
                 await self._new_timers.wait()
                 continue
             now = trio.current_time()
             self._check_lateness(now - due)
             self._loop.memory.check()
-            for room in [room for room in self._aging if room.expire()]:
-                del self._aging[room]
+            # What is too old is not told in any case: of very many rooms, each frees its memory a little later.
+            for room in list(itertools.islice(self.aging, ROOMS_AT_ONCE)):
+                self.expire(room)
             for peer in list(self._loop.peers.values()):
                 try:
                     self._check(peer, now)

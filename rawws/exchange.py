@@ -24,6 +24,7 @@ from rawws import logs, web
 from rawws.accepting import Address
 from rawws.errors import Refusal
 from rawws.limits import Limits
+from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
@@ -37,6 +38,13 @@ from rawws.wire.trace import FAULT, IN, OUT, STATE, TIMER, head_lines
 
 # Long enough for the last words to be read across a slow line, short enough not to hoard sockets (a guess).
 LINGER_S = 2.0
+
+_NO_MEMORY = Refusal(
+    503,
+    "no_memory",
+    "The server has no memory left for this request (--max-memory); try again later.",
+    ((b"Retry-After", b"1"),),
+)
 
 
 def is_cancelling(error: BaseException) -> bool:
@@ -569,14 +577,19 @@ class Exchange:
     async def read_body(self) -> bytes:
         """Return the whole body, which arrives in the time that a request may take."""
         body = bytearray()
-        while piece := await self._receive_body(self._connection.deadline):
-            body += piece
+        with current_loop().memory.counting(body) as scope:
+            while piece := await self._receive_body(self._connection.deadline):
+                body += piece
+        if scope.cancelled_caught:
+            self.refusal = _NO_MEMORY
+            raise ClientError(_NO_MEMORY.sentence)
         return bytes(body)
 
     async def pass_over_body(self) -> None:
         """Read past a body that nobody wants, so that the connection can be kept; a client that waits isn't asked."""
         if not self._connection.http.awaits_continue:
-            await self.read_body()
+            while await self._receive_body(self._connection.deadline):
+                pass
 
     async def answer(self, response: Response | Refusal) -> None:
         """Send a whole answer."""

@@ -45,12 +45,15 @@ class Hub:
     room of its path, and what it sends goes to everybody there. That needs no task for each connection. With a
     handler, the program decides who joins which room and what is published: see `Hub.room`.
 
-    ``max_lag_bytes`` is how far a peer may fall behind a room, and ``slow`` what becomes of it then: ``"close"`` with
-    1013; ``"skip"`` to the newest; ``"latest"``: it gets the newest of each ``key``, a member of the messages' JSON; or
-    ``"wait"``: those who publish are held back. ``history`` is how many of its last messages a room keeps, for at most
-    ``history_age_s`` and in about ``history_bytes``. With ``exclude_sender``, what a peer says goes to all others; with
-    ``read_only`` it may say nothing, or is closed with 1008: the program publishes, or who may POST.
-    ``max_rooms`` and ``max_peers`` (in a room) are refused more with 503.
+    ``max_lag_bytes`` is how far a peer may fall behind a room, counted by what is kept because of it (a message of one
+    byte takes some 160 more), and ``slow`` what becomes of it then: ``"close"`` with 1013; ``"skip"`` to the newest;
+    ``"wait"``: those who publish are held back; or ``"latest"``: at any time it gets the newest of each ``key``, a
+    member of the messages' JSON, and ``max_lag_bytes`` is for what the newest of all keys take.
+
+    ``history`` is how many of its last messages a room keeps, for at most ``history_age_s`` and in about
+    ``history_bytes``. With ``exclude_sender``, what a peer says goes to all others; with ``read_only`` it may say
+    nothing, or is closed with 1008: the program publishes, or who may POST. ``max_rooms`` and ``max_peers`` (in a room)
+    are refused more with 503.
 
     ``settings(path)`` may return other `RoomSettings` for some rooms.
     """

@@ -1,15 +1,26 @@
-"""The bytes that all peers and rooms of a loop hold together, and a bound to them.
+"""The bytes that all peers, rooms and requests hold together, and a bound to them.
 
-Each peer is bounded by itself (a message's size, how far it may lag, how much waits for a program); a crowd of them
-that are all just within their bounds is not. So what they hold is added up every so often, and when it is too much
-those go that hold most, until it isn't.
+Each is bounded by itself (a message's size, how far a peer may lag, how much waits for a program, a room's history, a
+request's body); a crowd of them that are all just within their bounds is not. So what they hold is added up every so
+often, and when it is too much, some of it is given up until it isn't:
+
+1. the histories of rooms in which nobody is, those first that have been quiet for longest: whoever comes back is told
+   of a gap;
+2. then whatever is largest: a peer is closed for what waits for it alone or because of it, a room's history is
+   forgotten, a request is refused whose body is being received.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import time
+from collections.abc import Callable, Iterator
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
+
+import trio
 
 from rawws import logs
 from rawws.errors import Cause
@@ -23,6 +34,10 @@ if TYPE_CHECKING:
 
 # Looked at so often where there is a bound.
 MEMORY_TICK_S = 0.1
+# And for so long at most, since nobody is served meanwhile: of ten thousand that hold a little, the rest go next time.
+CHECK_S = 0.02
+# That histories are given up is told this often at most.
+TOLD_EVERY_S = 60.0
 
 # Of a message that waits for a program, beside its payload: the tuple, the head of the bytes, its place in the queue.
 WAITING_BYTES = 120
@@ -34,41 +49,89 @@ class Memory:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self.max_bytes = math.inf
-        self._has_told = False
+        self._bodies: dict[trio.CancelScope, bytearray] = {}
+        self._told_at = -math.inf
+
+    def limit(self, max_bytes: float) -> None:
+        """Set the bound."""
+        self.max_bytes = max_bytes
+        self._loop.deadlines.look_again()
 
     def used_bytes(self) -> int:
-        """Return what logs, outboxes, inboxes and messages that are not whole hold together, in bytes.
+        """Return what logs, outboxes, inboxes, and messages and bodies that are not whole hold together, in bytes.
 
         What is held for those who are being closed is not counted: it goes with them.
         """
         stay = [peer for peer in self._loop.peers.values() if peer.session.state is State.OPEN]
-        return sum(room.log.kept_bytes for room in self._rooms()) + sum(map(own_bytes, stay))
+        logs_bytes = sum(room.held_bytes for room in self._rooms())
+        return logs_bytes + sum(map(own_bytes, stay)) + sum(map(len, self._bodies.values()))
+
+    @contextlib.contextmanager
+    def counting(self, body: bytearray) -> Iterator[trio.CancelScope]:
+        """Count what a request's body takes that is being received; its scope is cancelled if that is too much."""
+        with trio.CancelScope() as scope:
+            self._bodies[scope] = body
+            try:
+                yield scope
+            finally:
+                del self._bodies[scope]
 
     def _rooms(self) -> set[Room]:
-        return {room for peer in self._loop.peers.values() for room in peer.rooms}
+        """Return the rooms that somebody is in, or that keep something for who comes later."""
+        return {*self._loop.deadlines.aging, *(room for peer in self._loop.peers.values() for room in peer.rooms)}
 
     def check(self) -> None:
-        """Close those who hold most, one after the other, as long as it is too much."""
+        """Give up what is needed least, as long as it is too much."""
         used = self.used_bytes()
         if used <= self.max_bytes:
-            self._has_told = False
             return
-        for peer in sorted(self._loop.peers.values(), key=_weight, reverse=True):
-            if not _weight(peer):
-                break
-            if peer.session.state is not State.OPEN:
-                continue
-            told = f"the server holds {used} bytes for its peers, over its limit of {self.max_bytes} (--max-memory)"
-            self._loop.log(peer, FAULT, f"is closed, since it holds {_weight(peer)} of them: {told}", logging.WARNING)
-            self._loop.close(peer, 1013, "the server's memory is full", Cause.LIMIT, with_the_rest=False)
-            used = self.used_bytes()
-            if used <= self.max_bytes:
+        until = time.perf_counter() + CHECK_S
+        told = f"{used} bytes are held, over the server's limit of {self.max_bytes} (--max-memory)"
+        for freed_bytes in self._free(told):
+            used -= freed_bytes
+            if used <= self.max_bytes or time.perf_counter() > until:
                 return
-        if not self._has_told:
-            self._has_told = True
-            told = f"{used} bytes are held, over the limit of {self.max_bytes} (--max-memory), and not by slow peers: "
-            told += "by histories (--history-bytes)"
-            logs.line(logs.server, logging.WARNING, logs.SERVER, FAULT, told)
+
+    def _free(self, told: str) -> Iterator[int]:
+        """Give up one thing after the other, and yield how many bytes each has freed."""
+        rooms = self._rooms()
+        deserted = [room for room in rooms if not len(room)]
+        for room in sorted(deserted, key=attrgetter("quiet_since")):
+            yield self._end_history(room, told)
+        claims: list[tuple[int, Callable[..., int], Room | Peer | trio.CancelScope]] = []
+        claims += [(room.log.history_bytes, self._end_history, room) for room in rooms if len(room)]
+        claims += [(_weight(peer), self._close, peer) for peer in self._loop.peers.values()]
+        claims += [(len(body), self._refuse, scope) for scope, body in self._bodies.items()]
+        claims.sort(key=itemgetter(0), reverse=True)
+        for size, give_up, what in claims:
+            if not size:
+                return
+            yield give_up(what, told)
+
+    def _end_history(self, room: Room, told: str) -> int:
+        now = trio.current_time()
+        if now - self._told_at >= TOLD_EVERY_S:
+            self._told_at = now
+            logs.line(logs.server, logging.WARNING, logs.SERVER, FAULT, f"{told}; histories of rooms are given up")
+        before, aging = room.held_bytes, self._loop.deadlines.aging
+        room.end_history()
+        if room in aging:
+            self._loop.deadlines.expire(room)
+        return before - (room.held_bytes if room in aging or len(room) else 0)
+
+    def _close(self, peer: Peer, told: str) -> int:
+        if peer.session.state is not State.OPEN:
+            return 0
+        rooms, own = peer.rooms, own_bytes(peer)
+        before = sum(room.held_bytes for room in rooms)
+        why = f"is closed, since it holds {_weight(peer)} bytes: {told}"
+        self._loop.log(peer, FAULT, why, logging.WARNING)
+        self._loop.close(peer, 1013, "the server's memory is full", Cause.LIMIT, with_the_rest=False)
+        return own + before - sum(room.held_bytes for room in rooms)
+
+    def _refuse(self, body: trio.CancelScope, _: str) -> int:
+        body.cancel()
+        return len(self._bodies[body])
 
 
 def own_bytes(peer: Peer) -> int:
@@ -88,4 +151,7 @@ def unsent(peer: Peer) -> int:
 
 def _weight(peer: Peer) -> int:
     """Return how much would not have to be held if it weren't for a peer, at most."""
-    return own_bytes(peer) - peer.outbox_bytes + unsent(peer)
+    if peer.cursors is None:
+        return own_bytes(peer)
+    rooms = [(room, cursor) for room, cursor in peer.cursors.items() if not room.conflates]
+    return own_bytes(peer) + sum(room.log.lag_cost(cursor, peer.form) for room, cursor in rooms)

@@ -110,7 +110,7 @@ class _Collector:
             sorted(self._exchange.limits_by_flag.items()),
         )
         yield Gauge(
-            "rawws_log_bytes", "Bytes kept in the logs of all rooms.", sum(room.log.kept_bytes for room in rooms)
+            "rawws_log_bytes", "Bytes kept in the logs of all rooms.", sum(room.log.held_bytes for room in rooms)
         )
         if (backplane := self._hub.backplane) is not None:
             yield Gauge("rawws_backplane_up", "Whether the backplane can be reached.", float(not backplane.is_away))

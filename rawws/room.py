@@ -23,7 +23,7 @@ from rawws.wire.events import Data, as_message
 from rawws.wire.frames import Opcode, encode_message, split_frames
 from rawws.wire.message_ids import Ids, StreamIds, parse_id
 from rawws.wire.reading import Reading
-from rawws.wire.stream_entries import StreamId
+from rawws.wire.stream_entries import StreamId, just_behind
 
 if TYPE_CHECKING:
     from rawws.loop import Loop
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 # A room that is polled is kept for so long after each question.
 BETWEEN_POLLS_S = 60.0
+
+# What a room takes that is kept, beside its log's segments (measured).
+ROOM_BYTES = 2200
 
 NOBODY = 0  # the sender of what a program publishes
 
@@ -114,7 +117,10 @@ class Room:
         self.path = path
         self._keep = keep
         self.settings = settings or RoomSettings()
-        self.log = BroadcastLog(encode, history=self.settings.history)
+        slow, key, max_lag_bytes = self.settings.slow, self.settings.key, self.settings.max_lag_bytes
+        self._keys = NewestByKey(key, max_lag_bytes) if slow is Slow.LATEST else None
+        self._senders: Senders | None = Senders() if self.settings.exclude_sender else None
+        self.log = self._make_log()
         # Those that have been sent everything, by the form that they get: their place is the log's tail.
         self.current: dict[int, set[Peer]] = {}
         # Those that have a cursor of their own, and wait for their socket to take more.
@@ -131,8 +137,10 @@ class Room:
         self.holds: set[str] = set()
         self.released = trio.lowlevel.ParkingLot()
         self.shared = shared  # where what is said here goes to, instead of into the log
-        self._keys = NewestByKey(self.settings.key) if self.settings.slow is Slow.LATEST else None
-        self._senders: Senders | None = Senders() if self.settings.exclude_sender else None
+
+    def _make_log(self) -> BroadcastLog:
+        message_bytes = 0 if self._senders is None else self._senders.bytes_each
+        return BroadcastLog(encode, history=self.settings.history, message_bytes=message_bytes)
 
     def __repr__(self) -> str:
         return f"<Room {self.path} peers={len(self)} behind={len(self.behind)} {self.log!r}>"
@@ -256,12 +264,14 @@ class Room:
 
     def segment_for(self, peer: Peer, number: int) -> bytes:
         """Return a segment as a peer is sent it: in its form, and without its own messages if the room has it so."""
-        senders = self._senders
-        if senders is None or not senders.sent_to(number, peer.number):
-            return self.log.segment(number, peer.form)
-        first = self.log.first_of(number)
-        runs = senders.others(number, peer.number, self.log.segment(number))
-        return b"".join(encode(frames, peer.form, self.log.ids.labels(first + place)) for place, frames in runs)
+        senders, log = self._senders, self.log
+        if senders is None:
+            return log.segment(number, peer.form)
+        first, last = log.span(number)
+        if not senders.sent_to(first, last, peer.number):
+            return log.segment(number, peer.form)
+        runs = senders.others(first, last, peer.number, log.segment(number))
+        return b"".join(encode(frames, peer.form, log.ids.labels(first)) for first, frames in runs)
 
     def newest_for(self, peer: Peer, after: int) -> tuple[bytes, int]:
         """Return the newest messages of each key behind a number, as a peer is sent them, and how many they are."""
@@ -282,10 +292,9 @@ class Room:
         """Append encoded messages of one sender, to be sealed and sent soon."""
         if key is not None and self._keys is not None:
             self._keys.give(self.log.next_message, f":{key}")
-        before = self.log.next_message
         self.log.append(frames)
         if self._senders is not None:
-            self._senders.add(self.log.next_message - before, sender)
+            self._senders.add(self.log.next_message - 1, sender)
 
     def seal(self) -> bool:
         """Make what was appended a segment; false if nothing was."""
@@ -296,8 +305,6 @@ class Room:
             return False
         if self._keys is not None:
             self._keys.add(first, plain)
-        if self._senders is not None:
-            self._senders.seal(log.next - 1)
         if self._pollers:
             for poller in self._pollers:
                 poller.wake()
@@ -331,7 +338,7 @@ class Room:
 
     def begin_anew(self) -> None:
         """Forget everything. Nobody may be here."""
-        self.log = BroadcastLog(encode, history=self.settings.history)
+        self.log = self._make_log()
         self._forget()
 
     def leave_out(self, after: StreamId) -> None:
@@ -340,8 +347,7 @@ class Room:
         assert isinstance(log.ids, StreamIds)
         since = log.tail_id
         log.leave_out()
-        milliseconds, sequence = log.ids.last
-        log.ids.add(*max(after, (milliseconds, sequence + 1)))
+        log.ids.add(*max(after, just_behind(log.ids.last)))
         gap = {"since": since, "after": log.tail_id}
         for poller in self._pollers or ():
             poller.gap = gap
@@ -385,6 +391,22 @@ class Room:
             self._loop = None
             self._forget()
 
+    @property
+    def held_bytes(self) -> int:
+        """What the room takes in memory, while somebody is in it or it keeps something."""
+        return ROOM_BYTES + self.log.held_bytes + (0 if self._keys is None else self._keys.held_bytes)
+
+    @property
+    def quiet_since(self) -> float:
+        """When something was published last, or it was polled."""
+        return max(self.log.sealed_at, self.kept_until - BETWEEN_POLLS_S)
+
+    def end_history(self) -> None:
+        """Forget what is kept for those who come later: they will be told of a gap."""
+        self.log.end_history()
+        self.kept_until = -math.inf
+        self.trim()
+
     def _forget(self) -> bool:
         """Leave the registry if nothing is left of the room."""
         if self._loop is not None or self.log.kept_bytes or self._pollers or trio.current_time() < self.kept_until:
@@ -413,11 +435,13 @@ class Room:
             for peer in self.behind:
                 assert peer.cursors is not None
                 lowest = min(lowest, peer.cursors[self].number)
+                if lowest == self.log.first:
+                    break  # as mostly one of them is, where many are behind
         for poller in self._pollers or ():
             lowest = min(lowest, poller.number)
         self.log.trim(lowest, trio.current_time())
         if self._senders is not None:
-            self._senders.trim(self.log.first)
+            self._senders.trim(self.log.last_before(self.log.first) + 1)
 
 
 class Place(NamedTuple):

@@ -464,8 +464,9 @@ async def serve(
     - ``rate``: messages in a second that a peer may send into a hub's room; more are read later.
     - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Behind a proxy, list it in
       ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
-    - ``max_memory``: what peers and rooms may hold together, in all servers of this `trio.run`: beyond it those are
-      closed with 1013 that hold most.
+    - ``max_memory``: what peers, rooms and requests' bodies may hold together, in all servers of this `trio.run`.
+      Beyond it histories of rooms in which nobody is are forgotten, then what is largest goes: another history, a peer
+      (closed with 1013), a request (503).
     - ``drain``: how long a stopping server waits for its peers and their handlers; when there are many, their closes
       are spread over it.
 
@@ -507,7 +508,7 @@ async def serve(
     rooms = handler.limits_by_flag() if isinstance(handler, Hub) else {}
     service.limits_by_flag = {**limits.by_flag(), **gate.limits_by_flag(), **memory, **rooms}
     if max_memory is not None:
-        current_loop().memory.max_bytes = max_memory
+        current_loop().memory.limit(max_memory)
     checked_routes = {path: _as_route(path, route) for path, route in (routes or {}).items()}
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(http, web.HttpApp):

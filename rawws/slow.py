@@ -58,7 +58,7 @@ class SlowPeers:
         if room.conflates:  # it can't be
             return
         assert peer.cursors is not None
-        lag_bytes = room.log.lag_bytes(peer.cursors[room], peer.form)
+        lag_bytes = room.log.lag_cost(peer.cursors[room], peer.form)
         settings = room.settings
         if lag_bytes <= settings.max_lag_bytes or peer.session.state is not OPEN:
             return
@@ -132,7 +132,7 @@ class SlowPeers:
         enough = room.settings.max_lag_bytes // 2
         for peer in room.behind:
             assert peer.cursors is not None
-            if peer.session.state is OPEN and room.log.lag_bytes(peer.cursors[room], peer.form) > enough:
+            if peer.session.state is OPEN and room.log.lag_cost(peer.cursors[room], peer.form) > enough:
                 return
         self.let_go(room, _SLOW)
 

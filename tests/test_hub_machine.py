@@ -124,7 +124,10 @@ class Room:
     """A room, its witness, and those who read and write in it."""
 
     def __init__(self, slow: Slow, clients: list[HangsUp]) -> None:
-        hub = Hub(slow=slow, key="key" if slow is Slow.LATEST else "", max_lag_bytes=MAX_LAG_BYTES, history=HISTORY)
+        if slow is Slow.LATEST:  # whose limit is for what all keys' newest take
+            hub = Hub(slow=slow, key="key", history=HISTORY)
+        else:
+            hub = Hub(slow=slow, max_lag_bytes=MAX_LAG_BYTES, history=HISTORY)
         self.slow = slow
         self.running = RunningHub(hub, Endpoint(Limits(ping_interval_s=0, close_timeout_s=0)), True, clients)
         self.room = hub.room("/")

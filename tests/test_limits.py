@@ -43,8 +43,8 @@ async def test_those_go_first_that_hold_most(nursery: trio.Nursery, caplog: pyte
             if "--max-memory" in caplog.text:
                 break
             await trio.sleep(0.005)
-        assert re.search(r"#2 ! is closed, since it holds \d+ of them: the server holds \d+ bytes for its peers, "
-                         r"over its limit of 4096000 \(--max-memory\)", caplog.text)  # fmt: skip
+        assert re.search(r"#2 ! is closed, since it holds \d+ bytes: \d+ bytes are held, "
+                         r"over the server's limit of 4096000 \(--max-memory\)", caplog.text)  # fmt: skip
         assert len(room) == 1
         room.publish("goes on")
         assert (await quick.frame()).payload == b"goes on"
@@ -88,20 +88,84 @@ async def test_messages_count_for_what_they_take_and_not_for_what_they_say(nurse
     server.stop()
 
 
-async def test_histories_alone_are_told_of_once(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+async def test_histories_are_given_up_and_that_is_told_once(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
     hub = rawws.Hub(history=1000)
     server = await start(nursery, hub, max_memory=10 * KIB)
     client = await open_client(server, "/news")
-    for _ in range(20):
-        hub.room("/news").publish(b"x" * KIB)
     with trio.fail_after(PATIENCE_S):
-        await client.frames(20)
-        while "--history-bytes" not in caplog.text:
-            await trio.sleep(0.01)
-        await trio.sleep(0.25)
-    assert caplog.text.count("--history-bytes") == 1
-    assert len(hub.room("/news")) == 1
+        for _ in range(2):
+            first_id = hub.room("/news").last_id
+            for _ in range(20):
+                hub.room("/news").publish(b"x" * KIB)
+            await client.frames(20)
+            while current_loop().memory.used_bytes() > 10 * KIB:
+                await trio.sleep(0.01)
+        told = "over the server's limit of 10240 (--max-memory); histories of rooms are given up"
+        assert caplog.text.count(told) == 1
+        late = await open_client(server, f"/news?since={first_id}")
+        hub.room("/news").publish("goes on")
+        assert (await late.frame()).payload == (await client.frame()).payload == b"goes on"
+    late.hang_up()
     client.hang_up()
+    server.stop()
+
+
+async def test_histories_of_rooms_in_which_nobody_is_go_first_and_of_these_the_quietest(nursery: trio.Nursery) -> None:
+    hub = rawws.Hub(history=1000)
+    server = await start(nursery, hub, max_memory=150 * KIB)
+    reader = await open_client(server, "/lively")
+    memory = current_loop().memory
+    with trio.fail_after(PATIENCE_S):
+        for path in ("/lively", "/oldest", "/older", "/recent"):
+            hub.room(path).publish(b"x" * 40 * KIB)
+            await trio.sleep(0.001)
+        hub.room("/older").publish("once more")
+        while memory.used_bytes() > 150 * KIB:
+            await trio.sleep(0.01)
+        assert set(hub.rooms) == {"/lively", "/older", "/recent"}, "there was enough when the quietest was gone"
+        assert hub.room("/lively").log.history_bytes > 40 * KIB
+        for _ in range(5):
+            hub.room("/lively").publish(b"x" * 40 * KIB)
+        while memory.used_bytes() > 150 * KIB:
+            await trio.sleep(0.01)
+        assert set(hub.rooms) == {"/lively"}
+    reader.hang_up()
+    server.stop()
+
+
+async def test_ten_thousand_rooms_that_were_asked_for_count_too(nursery: trio.Nursery) -> None:
+    hub = rawws.Hub()
+    server = await start(nursery, hub, http=rawws.rooms(hub), max_memory=300 * KIB)
+    client = await Client.unconnected().connect(server.port)
+    with trio.fail_after(PATIENCE_S):
+        for number in range(500):
+            assert (await client.ask(get(f"/room/{number}?last=1"))).status == 200
+        while current_loop().memory.used_bytes() > 300 * KIB:
+            await trio.sleep(0.01)
+        assert 50 < len(hub.rooms) < 200
+    client.hang_up()
+    server.stop()
+
+
+async def test_bodies_that_have_not_come_whole_count_too(nursery: trio.Nursery) -> None:
+    hub = rawws.Hub()
+    app = rawws.rooms(hub, publish_token="secret")
+    server = await start(nursery, hub, http=app, max_memory=300 * KIB, drain=0)
+    head = b"POST /room HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\nAuthorization: Bearer secret\r\n\r\n"
+    with trio.fail_after(PATIENCE_S):
+        large, small, refused = [await Client.unconnected().connect(server.port) for _ in range(3)]
+        await refused.send(head.replace(b"secret", b"wrong!") + b"x" * 500 * KIB)
+        await small.send(head + b"x" * 80 * KIB)
+        await large.send(head + b"x" * 250 * KIB)
+        answer = await large.answer()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert b"--max-memory" in answer.body
+        await small.send(b"x" * (1_000_000 - 80 * KIB))
+        assert (await small.answer()).status == 202, "it was enough that the larger one has gone"
+    for client in (large, small, refused):
+        client.hang_up()
     server.stop()
 
 

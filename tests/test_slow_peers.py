@@ -295,3 +295,38 @@ def test_a_policy_that_there_is_not() -> None:
 def test_what_does_not_go_together() -> None:
     with pytest.raises(UsageError, match="may be a peer's own"):
         Hub(slow="latest", exclude_sender=True)
+
+
+# What slowness costs
+
+
+@pytest.mark.parametrize("policy", Slow)
+@pytest.mark.parametrize("exclude_sender", [False, True])
+async def test_the_tiniest_messages_are_held_in_no_more_memory_than_the_limit_says(
+    start_hub: StartHub, policy: Slow, exclude_sender: bool
+) -> None:
+    if exclude_sender and policy is Slow.LATEST:
+        return  # is refused
+    limit = 400_000
+    running = start_hub(slow=policy, max_lag_bytes=limit, exclude_sender=exclude_sender)
+    ours, mute = running.pair(send_buffer=SMALL)
+    reader = running.hub.stream_events(1, Transport(ours), "/", Reading(), running.endpoint)
+    quick = running.join()
+    room = running.hub.room("/")
+    sent = 0
+    while sent < 20_000 and not room.holds:  # each of them a turn of its own: 60 KB on the wire, and 3 MB held
+        room.publish("a")
+        sent += 1
+        if sent % 100 == 0:
+            await quick.frames(100)
+        assert room.held_bytes < 4 * limit
+    assert policy is Slow.LATEST or sent > 1000, "on the way to the limit nothing happens"
+    if policy is Slow.CLOSE:
+        assert len(room) == 1
+    elif policy is Slow.SKIP:
+        assert reader is not None
+        assert reader.pace is not None
+    assert bool(room.holds) is (policy is Slow.WAIT)
+    mute.hang_up()
+    await wait_all_tasks_blocked()
+    assert room.log.held_bytes == 0

@@ -310,11 +310,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     limits.add_argument(
         "--max-lag", type=size, metavar="BYTES", default=MAX_LAG_BYTES,
-        help="how far a peer may fall behind before it is closed with 1013 (default: 16M)",
+        help="how much a peer may have its room keep by falling behind, before it is closed with 1013 (default: 16M)",
     )  # fmt: skip
     limits.add_argument(
         "--max-memory", type=size, metavar="BYTES",
-        help="what peers and rooms may hold together; beyond it those are closed that hold most (default: no limit)",
+        help="what peers, rooms and requests may hold together; beyond it histories are forgotten, and those closed"
+        " that hold most (default: no limit)",
     )  # fmt: skip
     limits.add_argument("--max-connections", type=count, metavar="N", help="at once; more get 503 (default: no limit)")
     limits.add_argument(

@@ -28,12 +28,18 @@ first; `entry` finds the place, which may lie within a segment.
 Sending straight from immutable bytes is what keeps the common case free of copies: everybody who has caught up
 is given the same object. The log doesn't know its readers; whoever owns it calls `trim` with the lowest number
 that any of them still needs, and memory in use is what lies between that and the tail.
+
+A message of one byte in a segment of its own is three bytes on the wire and fifty times as much in memory. So what a
+limit is held against are not the bytes of frames (`lag_bytes`) but what they take: `lag_cost` for one reader, and
+`held_bytes` for the log with all that it has made. The other forms can be made again at any time, and are forgotten
+when they take more than twice what the log itself does.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
@@ -48,6 +54,13 @@ from rawws.wire.message_ids import Ids, NumberedIds
 # As much as one send() of a peer that catches up should have: a socket's buffer is not much larger.
 RUN_BYTES = 64 * KIB
 MAX_RUNS = 8
+
+# What a segment takes beside the bytes of its frames: the object, its numbers, the head of the bytes, its place in the
+# log. Another form of it has a head and a place too. (Measured, with CPython 3.11 on 64 bits.)
+SEGMENT_BYTES = 160
+FORM_BYTES = 140
+# Forms may take so much in any case: what is made again and again for a few readers is a waste.
+LEAST_FORMS_BYTES = 256 * KIB
 
 
 class Cursor(NamedTuple):
@@ -80,7 +93,7 @@ Encode = Callable[[bytes, int, Iterator[bytes]], bytes]
 
 
 class _Segment:
-    __slots__ = ("count", "deflatable", "end", "first", "forms", "plain", "sealed_at")
+    __slots__ = ("count", "deflatable", "end", "first", "plain", "sealed_at")
 
     def __init__(self, plain: bytes, end: int, first: int, count: int, sealed_at: float, *, deflatable: bool) -> None:
         self.plain = plain
@@ -89,7 +102,6 @@ class _Segment:
         self.count = count
         self.sealed_at = sealed_at
         self.deflatable = deflatable
-        self.forms: dict[int, bytes] | None = None
 
     @property
     def last(self) -> int:
@@ -104,7 +116,8 @@ class BroadcastLog:
 
     __slots__ = (
         "_encode",
-        "_history_bytes",
+        "_forms",
+        "_forms_bytes",
         "_history_from",
         "_open",
         "_open_count",
@@ -114,14 +127,20 @@ class BroadcastLog:
         "end_bytes",
         "first",
         "history",
+        "history_bytes",
         "ids",
         "kept_bytes",
         "last_message",
+        "message_bytes",
         "open_bytes",
     )
 
-    def __init__(self, encode: Encode, *, ids: Ids | None = None, history: History | None = None) -> None:
+    def __init__(
+        self, encode: Encode, *, ids: Ids | None = None, history: History | None = None, message_bytes: int = 0
+    ) -> None:
+        """``message_bytes`` is what the log's owner keeps for each message beside, to be counted with it."""
         self._encode = encode
+        self.message_bytes = message_bytes
         self.ids = ids or NumberedIds()
         self.history = history or _NO_HISTORY
         self._open: list[bytes | bytearray] = []
@@ -134,8 +153,10 @@ class BroadcastLog:
         self.kept_bytes = 0  # of sealed segments that are kept, in plain bytes
         self.last_message = 0  # the number of the last message that was sealed
         self._history_from = 0  # the first segment that is part of the history
-        self._history_bytes = 0
-        self._runs: dict[tuple[int, int], tuple[bytes, list[int]]] = {}
+        self.history_bytes = 0  # of it, in plain bytes
+        self._forms: dict[int, dict[int, bytes]] = {}  # what was made of segments: by form, by number
+        self._runs: dict[tuple[int, int], tuple[bytes, list[int]]] = {}  # and of several together
+        self._forms_bytes = 0  # of both
 
     def __repr__(self) -> str:
         return f"<BroadcastLog segments {self.first}..{self.next} kept={self.kept_bytes} open={self.open_bytes}>"
@@ -180,7 +201,7 @@ class BroadcastLog:
         self.open_bytes = 0
         self.end_bytes += len(plain)
         self.kept_bytes += len(plain)
-        self._history_bytes += len(plain)
+        self.history_bytes += len(plain)
         first, count = self.last_message + 1, self._open_count
         self._segments.append(_Segment(plain, self.end_bytes, first, count, now, deflatable=self._open_deflatable))
         self.last_message += count
@@ -195,8 +216,17 @@ class BroadcastLog:
         """
         assert not self._open, "what was appended is not sealed"
         self.last_message += 1
+        self.end_history()
+
+    def end_history(self) -> None:
+        """Have no history but of what is to come; `trim` forgets what nobody needs of it."""
         self._history_from = self.next
-        self._history_bytes = 0
+        self.history_bytes = 0
+
+    @property
+    def sealed_at(self) -> float:
+        """When the last segment was sealed that is kept; long ago, if there is none."""
+        return self._segments[-1].sealed_at if self._segments else -math.inf
 
     @property
     def sealed_messages(self) -> int:
@@ -210,13 +240,24 @@ class BroadcastLog:
         segment = self._segments[number - self.first]
         if form is PLAIN or (form <= WINDOW_BITS and not segment.deflatable):
             return segment.plain
-        if segment.forms is None:
-            segment.forms = {}
-        encoded = segment.forms.get(form)
+        made = self._forms.get(form)
+        encoded = None if made is None else made.get(number)
         if encoded is None:
             encoded = self._encode(segment.plain, form, self.ids.labels(segment.first))
-            segment.forms[form] = encoded
+            self._make_room(len(encoded) + FORM_BYTES)
+            self._forms.setdefault(form, {})[number] = encoded
         return encoded
+
+    def _make_room(self, size: int) -> None:
+        """Count what is to be kept of another form; forget all of them, if that is too much."""
+        if self._forms_bytes + size > max(LEAST_FORMS_BYTES, 2 * self._cost()):
+            self._forget_forms()
+        self._forms_bytes += size
+
+    def _forget_forms(self) -> None:
+        self._forms.clear()
+        self._runs.clear()
+        self._forms_bytes = 0
 
     def run(self, number: int, form: int) -> tuple[bytes, list[int]]:
         """Return several segments in one, and the size of each: for who has much to catch up with.
@@ -235,9 +276,12 @@ class BroadcastLog:
             pieces.append(piece)
             size += len(piece)
         known = b"".join(pieces), list(map(len, pieces))
-        if len(self._runs) >= MAX_RUNS:
-            del self._runs[next(iter(self._runs))]
-        self._runs[number, form] = known
+        if len(pieces) > 1:  # else it is the segment itself
+            if len(self._runs) >= MAX_RUNS:
+                oldest = next(iter(self._runs))
+                self._forms_bytes -= len(self._runs.pop(oldest)[0])
+            self._make_room(size)
+            self._runs[number, form] = known
         return known
 
     def lag_bytes(self, cursor: Cursor, form: int = PLAIN) -> int:
@@ -249,6 +293,28 @@ class BroadcastLog:
             return 0
         behind = self.end_bytes - self._segments[cursor.number - self.first].end
         return behind + len(self.segment(cursor.number, form)) - cursor.offset
+
+    def lag_cost(self, cursor: Cursor, form: int = PLAIN) -> int:
+        """Return what is held because of a cursor, for a limit: the bytes of the lag, and what these take beside."""
+        number = cursor.number
+        if number == self.next:
+            return 0
+        messages = self.last_message - self.last_before(number)
+        beside = (self.next - number) * SEGMENT_BYTES + messages * (self.message_bytes + self.ids.bytes_each)
+        return self.lag_bytes(cursor, form) + beside
+
+    @property
+    def held_bytes(self) -> int:
+        """What the log takes, with all forms that were made of it."""
+        return self._cost() + self._forms_bytes
+
+    def _cost(self) -> int:
+        """Return what the sealed segments take in memory."""
+        if not self._segments:
+            return 0
+        messages = self.last_message - self._segments[0].first + 1
+        beside = len(self._segments) * SEGMENT_BYTES + messages * (self.message_bytes + self.ids.bytes_each)
+        return self.kept_bytes + beside
 
     def last_before(self, number: int) -> int:
         """Return the number of the last message before a segment."""
@@ -290,6 +356,11 @@ class BroadcastLog:
         """Return the number of a sealed segment's first message."""
         return self._segments[number - self.first].first
 
+    def span(self, number: int) -> tuple[int, int]:
+        """Return the numbers of a sealed segment's first and last messages."""
+        segment = self._segments[number - self.first]
+        return segment.first, segment.last
+
     def number_of(self, message: int) -> int:
         """Return the number of the segment that has a message; of the open one, if it is yet to come."""
         return self.next if message > self.last_message else self._find(message)[0]
@@ -312,20 +383,25 @@ class BroadcastLog:
         count, max_bytes, max_age_s = self.history
         while self._history_from < self.next:
             segment = self._segments[self._history_from - self.first]
-            fits = self._history_bytes <= max_bytes
+            fits = self.history_bytes <= max_bytes
             if segment.last > self.last_message - count and fits and now - segment.sealed_at < max_age_s:
                 return
-            self._history_bytes -= len(segment.plain)
+            self.history_bytes -= len(segment.plain)
             self._history_from += 1
 
     def trim(self, number: int, now: float = 0.0) -> None:
         """Forget the segments before ``number``, but for the history; no cursor may point to them any more."""
         self._age(now)
         number = min(number, self._history_from)
+        if self.first < number and self._runs:
+            self._forms_bytes -= sum(len(run) for run, _ in self._runs.values())
+            self._runs.clear()
         while self._segments and self.first < number:
             self.kept_bytes -= len(self._segments.popleft().plain)
+            for made in self._forms.values():
+                if (encoded := made.pop(self.first, None)) is not None:
+                    self._forms_bytes -= len(encoded) + FORM_BYTES
             self.first += 1
-            self._runs.clear()
         self.ids.forget(min(self.last_before(self.first), self.oldest(now) - 1))
 
 

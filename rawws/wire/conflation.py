@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import math
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -10,6 +13,8 @@ from rawws.wire.frames import Opcode, split_frames
 
 # A peer chooses the keys of what it sends; of more than this, those that were not renewed for longest are forgotten.
 MAX_KEYS = 10_000
+# What a key's newest message takes beside the bytes of the two (measured).
+KEY_BYTES = 350
 
 
 class NewestByKey:
@@ -18,8 +23,11 @@ class NewestByKey:
     A message's key is the value of a member of its JSON, or was given with it. Those without share one.
     """
 
-    def __init__(self, member: str) -> None:
+    def __init__(self, member: str, max_bytes: float = math.inf) -> None:
+        """All together may take ``max_bytes``; the one that came last is kept in any case."""
         self._member = member
+        self._max_bytes = max_bytes
+        self.held_bytes = 0
         self._newest: OrderedDict[str, tuple[int, bytes]] = OrderedDict()  # key: number, plain frame
         self._given: dict[int, str] = {}  # keys that were given, by the number of the message to come
 
@@ -37,10 +45,14 @@ class NewestByKey:
             key = self._given.pop(number, None)
             if key is None:
                 key = self._key_of(Opcode(header.opcode), bytes(payload))
-            newest[key] = (number, header.raw + bytes(payload))
-            newest.move_to_end(key)
-        while len(newest) > MAX_KEYS:
-            newest.popitem(last=False)
+            if key in newest:
+                self.held_bytes -= _size(key, newest.pop(key)[1])
+            frame = header.raw + bytes(payload)
+            newest[key] = (number, frame)
+            self.held_bytes += _size(key, frame)
+            while len(newest) > MAX_KEYS or (self.held_bytes > self._max_bytes and len(newest) > 1):
+                oldest, (_, frame) = newest.popitem(last=False)
+                self.held_bytes -= _size(oldest, frame)
 
     def _key_of(self, opcode: Opcode, payload: bytes) -> str:
         if opcode is Opcode.TEXT and self._member:
@@ -62,35 +74,50 @@ class NewestByKey:
         return found
 
 
+def _size(key: str, frame: bytes) -> int:
+    return len(key) + len(frame) + KEY_BYTES
+
+
 class Senders:
-    """Who sent which messages of a log's segments."""
+    """Who sent which messages of a log, as runs: in few bytes, since a message may be one byte long."""
+
+    bytes_each = 16  # what a run takes, and a message may be one
 
     def __init__(self) -> None:
-        self._open: list[tuple[int, int]] = []  # runs: how many messages, and whose
-        self._sealed: dict[int, list[tuple[int, int]]] = {}
+        self._lasts = array("Q")  # the number of each run's last message
+        self._senders = array("Q")
 
-    def add(self, count: int, sender: int) -> None:
-        """Note the next messages of the open segment."""
-        self._open.append((count, sender))
-
-    def seal(self, number: int) -> None:
-        self._sealed[number], self._open = self._open, []
+    def add(self, last: int, sender: int) -> None:
+        """Note who sent the next messages, up to that number."""
+        if self._senders and self._senders[-1] == sender:
+            self._lasts[-1] = last
+        else:
+            self._lasts.append(last)
+            self._senders.append(sender)
 
     def trim(self, first: int) -> None:
-        while self._sealed and (number := next(iter(self._sealed))) < first:
-            del self._sealed[number]
+        """Messages before this number are gone."""
+        gone = bisect.bisect_left(self._lasts, first)
+        del self._lasts[:gone]
+        del self._senders[:gone]
 
-    def sent_to(self, number: int, sender: int) -> bool:
-        """Say whether a segment has messages of that sender."""
-        return any(who == sender for _, who in self._sealed.get(number, ()))
+    def sent_to(self, first: int, last: int, sender: int) -> bool:
+        """Say whether some of these messages are by that sender."""
+        return any(who == sender for _, _, who in self._runs(first, last))
 
-    def others(self, number: int, sender: int, frames: bytes) -> Iterator[tuple[int, bytes]]:
-        """Yield the runs of a segment's frames that are not by that sender, each with the place of its first."""
+    def others(self, first: int, last: int, sender: int, frames: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield the runs of these messages' frames that are not by that sender, with the number of each run's first."""
         ends = [0]
         for header, payload in split_frames(frames):
             ends.append(ends[-1] + len(header.raw) + len(payload))
-        place = 0
-        for count, who in self._sealed.get(number, ()):
+        for begin, end, who in self._runs(first, last):
             if who != sender:
-                yield place, frames[ends[place] : ends[place + count]]
-            place += count
+                yield begin, frames[ends[begin - first] : ends[end - first]]
+
+    def _runs(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+        """Yield runs within these messages: the number of the first, that behind the last, and the sender."""
+        place = bisect.bisect_left(self._lasts, first)
+        while first <= last:
+            end = min(self._lasts[place], last) + 1
+            yield first, end, self._senders[place]
+            first, place = end, place + 1

@@ -13,12 +13,13 @@ import bisect
 import itertools
 import os
 import re
+from array import array
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from rawws.errors import UsageError
 
-_ID = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,19})")
+_ID = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,20})")
 
 
 class MessageId(NamedTuple):
@@ -41,6 +42,10 @@ class Gap(NamedTuple):
 class Ids(Protocol):
     """What a log's messages are called. Numbers are the log's own, from 1 on; 0 is the place before the first."""
 
+    @property
+    def bytes_each(self) -> int:
+        """How much memory a message's id takes."""
+
     def label(self, number: int) -> bytes:
         """Return the id of a message, or of the place behind it."""
 
@@ -61,6 +66,8 @@ class Ids(Protocol):
 class NumberedIds:
     """Ids that count."""
 
+    bytes_each = 0
+
     def __init__(self, epoch: str = "") -> None:
         self.epoch = epoch or new_epoch()
 
@@ -79,40 +86,51 @@ class NumberedIds:
 
 
 class StreamIds:
-    """Ids that came with the messages, ever larger ones."""
+    """Ids that came with the messages, ever larger ones. Both halves are below 2^64."""
+
+    bytes_each = 16
 
     def __init__(self, floor: tuple[int, int] = (0, 0)) -> None:
         """``floor`` is the id behind which the log begins."""
-        self._ids = [floor]  # of number ``_first``, and of those that follow
+        # Of number ``_first``, and of those that follow. As tuples they would take ten times as much.
+        self._milliseconds = array("Q", floor[:1])
+        self._sequences = array("Q", floor[1:])
         self._first = 0
 
     @property
     def last(self) -> tuple[int, int]:
-        return self._ids[-1]
+        return self._milliseconds[-1], self._sequences[-1]
 
     def add(self, milliseconds: int, sequence: int) -> None:
         """Note the id of the next message."""
-        self._ids.append((milliseconds, sequence))
+        self._milliseconds.append(milliseconds)
+        self._sequences.append(sequence)
 
     def label(self, number: int) -> bytes:
-        return b"%d-%d" % self._ids[number - self._first]
+        place = number - self._first
+        return b"%d-%d" % (self._milliseconds[place], self._sequences[place])
 
     def labels(self, first: int) -> Iterator[bytes]:
-        return (b"%d-%d" % each for each in itertools.islice(self._ids, first - self._first, None))
+        return map(self.label, range(first, self._first + len(self._milliseconds)))
 
     def number_of(self, message_id: MessageId) -> int | None:
         if not message_id.epoch.isdigit():
             return None
         given = (int(message_id.epoch), message_id.number)
         if given > self.last:
-            return self._first + len(self._ids)
-        place = bisect.bisect_right(self._ids, given)
+            return self._first + len(self._milliseconds)
+        begin = bisect.bisect_left(self._milliseconds, given[0])
+        end = bisect.bisect_right(self._milliseconds, given[0])
+        place = bisect.bisect_right(self._sequences, given[1], begin, end)
         # The place before the first message is known by its own id only: between the two, others may have been.
-        return self._first - 1 + place if place != 1 or given == self._ids[0] else -1
+        is_first = given == (self._milliseconds[0], self._sequences[0])
+        return self._first - 1 + place if place != 1 or is_first else -1
 
     def forget(self, number: int) -> None:
-        del self._ids[: max(0, number - self._first)]
-        self._first = max(self._first, number)
+        gone = max(0, number - self._first)
+        del self._milliseconds[:gone]
+        del self._sequences[:gone]
+        self._first += gone
 
 
 def new_epoch() -> str:
@@ -123,6 +141,6 @@ def new_epoch() -> str:
 def parse_id(text: str) -> MessageId:
     """Read an id. Raises `UsageError` for what can't be one."""
     found = _ID.fullmatch(text)
-    if found is None:
+    if found is None or int(found[2]) >= 1 << 64:  # a stream's are up to there
         raise UsageError(f"{text[:60]!r} is not a message's id, such as 9f2c41d7-42")
     return MessageId(found[1], int(found[2]))

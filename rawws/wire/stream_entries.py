@@ -27,6 +27,7 @@ PREFIX = "rawws:"
 
 StreamId = tuple[int, int]  # milliseconds since 1970 by Redis's clock, and a count within these
 BEGINNING: StreamId = (0, 0)
+MAX_HALF = (1 << 64) - 1
 MAX_SEQUENCE = 10**18  # more than anybody adds within a millisecond
 
 
@@ -47,6 +48,12 @@ def parse_stream_id(text: bytes) -> StreamId:
 
 def format_stream_id(given: StreamId) -> str:
     return f"{given[0]}-{given[1]}"
+
+
+def just_behind(given: StreamId) -> StreamId:
+    """Return the smallest id that is behind another one."""
+    milliseconds, sequence = given
+    return (milliseconds, sequence + 1) if sequence < MAX_HALF else (milliseconds + 1, 0)
 
 
 def just_before(given: StreamId) -> StreamId:

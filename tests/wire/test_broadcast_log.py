@@ -226,7 +226,7 @@ def test_many_who_come_back_at_one_place_are_given_the_same_bytes_in_each_form()
 
 
 def test_of_the_places_that_runs_are_kept_for_the_oldest_is_given_up_first() -> None:
-    log = sealed(*[HELLO] * (MAX_RUNS + 1))
+    log = sealed(*[HELLO] * (MAX_RUNS + 2))
     runs = [log.run(number, PLAIN) for number in range(MAX_RUNS)]
     assert all(log.run(number, PLAIN) is run for number, run in enumerate(runs))
     log.run(MAX_RUNS, PLAIN)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import json
+import math
+import tracemalloc
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import settings
@@ -10,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from rawws.errors import UsageError
-from rawws.wire.broadcast_log import BroadcastLog, History
+from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
 from rawws.wire.conflation import MAX_KEYS, NewestByKey, Senders
-from rawws.wire.encodings import PLAIN, WITH_IDS, encode
+from rawws.wire.encodings import EVENTS, PLAIN, WITH_IDS, encode
 from rawws.wire.frames import Opcode, encode_frame, encode_message, split_frames
-from rawws.wire.message_ids import MessageId, NumberedIds, StreamIds, new_epoch, parse_id
+from rawws.wire.message_ids import Ids, MessageId, NumberedIds, StreamIds, new_epoch, parse_id
 
 
 def frame(text: str) -> bytes:
@@ -201,11 +206,12 @@ TestHistoryModel.settings = settings(max_examples=60, stateful_step_count=25, de
 
 
 def test_an_id_is_read_as_it_is_written() -> None:
-    assert parse_id(str(MessageId("9f2c41d7", 42))) == MessageId("9f2c41d7", 42)
+    for number in (42, (1 << 64) - 1):
+        assert parse_id(str(MessageId("9f2c41d7", number))) == MessageId("9f2c41d7", number)
     assert new_epoch() != new_epoch()
 
 
-@pytest.mark.parametrize("text", ["", "42", "x-", "-1", "E-1", "a-b", "a-1-2", "a-1 ", "a-99999999999999999999"])
+@pytest.mark.parametrize("text", ["", "42", "x-", "-1", "E-1", "a-b", "a-1-2", "a-1 ", f"a-{1 << 64}"])
 def test_what_is_no_id(text: str) -> None:
     with pytest.raises(UsageError, match="is not a message's id"):
         parse_id(text)
@@ -264,17 +270,102 @@ def test_there_is_an_end_to_keys() -> None:
     assert newest.after(0)[0][0] == 11
 
 
+def test_the_newest_of_all_keys_take_so_much_at_most() -> None:
+    newest = NewestByKey("k", 20_000)
+    newest.add(1, b"".join(frame(json.dumps({"k": number, "pad": "x" * 1000})) for number in range(100)))
+    assert newest.held_bytes <= 20_000
+    assert [number for number, _ in newest.after(0)] == list(range(100 - len(newest) + 1, 101)), "the oldest went"
+    assert len(newest) > 10
+    newest.add(101, frame(json.dumps({"k": "large", "pad": "x" * 30_000})))
+    assert [number for number, _ in newest.after(0)] == [101], "the last is kept in any case"
+    newest.add(102, frame(json.dumps({"k": "large"})))
+    newest.add(103, frame(json.dumps({"k": "small"})))
+    assert [number for number, _ in newest.after(0)] == [102, 103]
+    assert newest.held_bytes < 1000
+
+
 def test_everything_but_ones_own() -> None:
     senders = Senders()
-    for count, sender in ((2, 1), (1, 2), (1, 1)):
-        senders.add(count, sender)
-    senders.seal(5)
+    for last, sender in ((2, 1), (3, 2), (4, 1), (5, 1)):
+        senders.add(last, sender)
     segment = b"".join(map(frame, "abcd"))
-    assert [(place, payloads(frames)) for place, frames in senders.others(5, 1, segment)] == [(2, ["c"])]
-    assert [(place, payloads(frames)) for place, frames in senders.others(5, 2, segment)] == [
-        (0, ["a", "b"]),
-        (3, ["d"]),
+    assert [(first, payloads(frames)) for first, frames in senders.others(1, 4, 1, segment)] == [(3, ["c"])]
+    assert [(first, payloads(frames)) for first, frames in senders.others(1, 4, 2, segment)] == [
+        (1, ["a", "b"]),
+        (4, ["d"]),
     ]
-    assert [senders.sent_to(5, who) for who in (1, 2, 3)] == [True, True, False]
-    senders.trim(6)
-    assert not senders.sent_to(5, 1)
+    assert [(first, payloads(frames)) for first, frames in senders.others(2, 3, 1, frame("b") + frame("c"))] == [
+        (3, ["c"])
+    ]
+    assert [senders.sent_to(1, 4, who) for who in (1, 2, 3)] == [True, True, False]
+    senders.trim(4)
+    assert [senders.sent_to(4, 5, who) for who in (1, 2)] == [True, False]
+
+
+# What it takes
+
+
+def taken(act: Callable[[], object]) -> int:
+    """Return how many bytes of memory something takes that is kept."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        kept = act()
+        gc.collect()
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    del kept
+    return now
+
+
+def one_by_one(ids: Ids, forms: Sequence[int], count: int = 5000, text: str = "a") -> BroadcastLog:
+    """A log whose messages have come one at a time, and been sent to readers of these forms."""
+    log = BroadcastLog(encode, ids=ids)
+    for number in range(count):
+        log.append([frame(text)])
+        if isinstance(ids, StreamIds):
+            ids.add(number, 1 << 63)
+        log.seal()
+        for form in forms:
+            log.segment(number, form)
+    return log
+
+
+@pytest.mark.parametrize("make_ids", [NumberedIds, StreamIds])
+@pytest.mark.parametrize("forms", [[], [WITH_IDS], [EVENTS, WITH_IDS]], ids=["plain", "ids", "events and ids"])
+def test_what_the_tiniest_messages_take_is_what_is_counted(make_ids: type[Ids], forms: list[int]) -> None:
+    logs = []
+    took = taken(lambda: logs.append(one_by_one(make_ids(), forms)))
+    assert 0.7 < logs[0].held_bytes / took < 1.5
+    log = logs[0]
+    assert log.kept_bytes == log.lag_bytes(Cursor(0)) == 3 * 5000, "on the wire it is little"
+    assert took * 0.2 < log.lag_cost(Cursor(0)), "what a limit is held against is what it takes, within forms"
+    assert log.lag_cost(Cursor(log.next)) == 0
+    log.trim(log.next)
+    assert log.held_bytes == 0
+
+
+def test_other_forms_may_take_twice_as_much_and_can_be_made_again() -> None:
+    log = one_by_one(NumberedIds("e"), [WITH_IDS, EVENTS, EVENTS | 1, WITH_IDS | 1], text="x" * 100)
+    alone = one_by_one(NumberedIds("e"), [], text="x" * 100).held_bytes
+    assert alone < log.held_bytes <= 3 * alone
+    assert payloads(log.segment(7, WITH_IDS)) == ['{"id":"e-8"}\n' + "x" * 100]
+    for number in range(log.next):
+        log.run(number, EVENTS)
+        assert log.held_bytes <= 3 * alone
+
+
+def test_a_history_can_be_ended() -> None:
+    log = make_log(["1"], ["2"], ["3"], sealed_at=7.0)
+    assert (log.history_bytes, log.sealed_at) == (9, 7.0)
+    log.end_history()
+    log.trim(2, 7.0)
+    assert (log.kept_bytes, log.history_bytes, log.oldest(7.0)) == (3, 0, 4), "a reader still needs the last"
+    log.append([frame("4")])
+    log.seal(8.0)
+    log.trim(log.next, 8.0)
+    assert (log.kept_bytes, log.oldest(8.0), log.tail_id) == (3, 4, "e-4")
+    log.end_history()
+    log.trim(log.next, 8.0)
+    assert log.sealed_at == -math.inf
