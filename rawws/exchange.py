@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
 from rawws import logs, web
 from rawws.accepting import Address
 from rawws.errors import Refusal
-from rawws.limits import Limits
+from rawws.limits import KIB, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.tracing import Tracer
@@ -38,7 +38,13 @@ from rawws.wire.trace import FAULT, IN, OUT, STATE, TIMER, head_lines
 
 # Long enough for the last words to be read across a slow line, short enough not to hoard sockets (a guess).
 LINGER_S = 2.0
+# So many at once: a crowd that is turned away must not be in the way like that.
+MAX_LINGERING = 64
 
+# So much of a body that nobody wants costs less than a new connection (a guess).
+MAX_PASSED_OVER_BYTES = 64 * KIB
+
+_TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than what is taken here.")
 _NO_MEMORY = Refusal(
     503,
     "no_memory",
@@ -106,6 +112,7 @@ class Service:
     tracer: Tracer = field(default_factory=Tracer)
     scheme: str = "http"
     stopping: bool = False
+    lingering: int = 0  # how many connections wait for their last words to be read
     resting: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait for a request
     # Says who a request came from, which proxies may know better; and may refuse to hear more from there.
     find_client: Callable[[int, Request, Address], Address | Refusal] | None = None
@@ -461,13 +468,24 @@ class HttpConnection:
             await self._linger()
 
     async def _linger(self) -> None:
-        with trio.move_on_after(LINGER_S):
-            await self.transport.linger()
+        if self.service.lingering >= MAX_LINGERING:
+            return
+        self.service.lingering += 1
+        try:
+            with trio.move_on_after(LINGER_S):
+                await self.transport.linger()
+        finally:
+            self.service.lingering -= 1
 
     async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:
         self.answered = response
         dated = Response(response.status, response.body, Headers([*self.common_fields(response), *response.headers]))
-        await self.send(self.http.respond(dated, close=close), logger)
+        head, body = self.http.respond_apart(dated, close=close)
+        if len(body) < RECEIVE_BYTES:
+            await self.send(head + body, logger)
+        else:  # which others may be sent at the same time: it isn't copied
+            await self.send(head, logger)
+            await self.send(body)
 
     def common_fields(self, response: Response) -> list[tuple[str, str]]:
         """Return what every answer carries: RFC 9110 §6.6.1 wants a date of a server that has a clock."""
@@ -487,16 +505,23 @@ class HttpConnection:
             self.service.tracer.head(self.number, Role.SERVER, data[: data.find(b"\r\n\r\n") + 4])
         try:
             sent = self.transport.try_send(data)
-            while sent < len(data):
-                # A deadline for each piece: a large answer to a slow reader takes the time that it takes.
-                with trio.move_on_after(self.service.limits.close_timeout_s or math.inf) as scope:
-                    await self.transport.send_all(data[sent : sent + RECEIVE_BYTES])
-                if scope.cancelled_caught:
-                    raise TimeoutError("the client does not read the answer")
-                sent += RECEIVE_BYTES
+            if sent < len(data):
+                await self._send_slowly(data, sent)
         except OSError:
             self.is_lost = True
             raise
+
+    async def _send_slowly(self, data: bytes, sent: int) -> None:
+        with current_loop().memory.counting(data) as scope, memoryview(data) as view:
+            while sent < len(data):
+                # A deadline for each piece: a large answer to a slow reader takes the time that it takes.
+                with trio.move_on_after(self.service.limits.close_timeout_s or math.inf) as patience:
+                    await self.transport.send_all(view[sent : sent + RECEIVE_BYTES])
+                if patience.cancelled_caught:
+                    raise TimeoutError("the client does not read the answer")
+                sent += RECEIVE_BYTES
+        if scope.cancelled_caught:
+            raise TimeoutError("the client reads the answer too slowly, and the server's memory is full (--max-memory)")
 
     def _log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
         logs.line(logger, level, self.number, mark, text)
@@ -569,27 +594,45 @@ class Exchange:
             self._body_ended = True
             return b""
         if isinstance(event, Refusal):
-            self.refusal = event
-            raise ClientError(event.sentence)
+            self._refuse(event)
         self._connection.is_lost = True
         raise ConnectionResetError("the client ended the stream inside a request")
 
-    async def read_body(self) -> bytes:
-        """Return the whole body, which arrives in the time that a request may take."""
+    async def read_body(self, max_bytes: float = math.inf, too_large: Refusal = _TOO_LARGE) -> bytes:
+        """Return the whole body, which arrives in the time that a request may take.
+
+        One of more than ``max_bytes`` is refused with ``too_large``, read or not.
+        """
+        if self._announced_bytes > max_bytes:
+            self._refuse(too_large)
         body = bytearray()
         with current_loop().memory.counting(body) as scope:
             while piece := await self._receive_body(self._connection.deadline):
                 body += piece
+                if len(body) > max_bytes:
+                    self._refuse(too_large)
         if scope.cancelled_caught:
-            self.refusal = _NO_MEMORY
-            raise ClientError(_NO_MEMORY.sentence)
+            self._refuse(_NO_MEMORY)
         return bytes(body)
 
     async def pass_over_body(self) -> None:
-        """Read past a body that nobody wants, so that the connection can be kept; a client that waits isn't asked."""
-        if not self._connection.http.awaits_continue:
-            while await self._receive_body(self._connection.deadline):
-                pass
+        """Read past a body that nobody wants, so that the connection can be kept.
+
+        Not if it is large: then the connection is closed with the answer, and so it is if the client asks first.
+        """
+        if self._connection.http.awaits_continue or self._announced_bytes > MAX_PASSED_OVER_BYTES:
+            return
+        passed_over = 0
+        while passed_over <= MAX_PASSED_OVER_BYTES and (piece := await self._receive_body(self._connection.deadline)):
+            passed_over += len(piece)
+
+    @property
+    def _announced_bytes(self) -> int:
+        return int(self.request.headers.get("Content-Length") or 0)
+
+    def _refuse(self, refusal: Refusal) -> NoReturn:
+        self.refusal = refusal
+        raise ClientError(refusal.sentence)
 
     async def answer(self, response: Response | Refusal) -> None:
         """Send a whole answer."""

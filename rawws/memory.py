@@ -1,13 +1,13 @@
 """The bytes that all peers, rooms and requests hold together, and a bound to them.
 
 Each is bounded by itself (a message's size, how far a peer may lag, how much waits for a program, a room's history, a
-request's body); a crowd of them that are all just within their bounds is not. So what they hold is added up every so
-often, and when it is too much, some of it is given up until it isn't:
+request's body, an answer that is read slowly); a crowd of them that are all just within their bounds is not. So what
+they hold is added up every so often, and when it is too much, some of it is given up until it isn't:
 
 1. the histories of rooms in which nobody is, those first that have been quiet for longest: whoever comes back is told
    of a gap;
 2. then whatever is largest: a peer is closed for what waits for it alone or because of it, a room's history is
-   forgotten, a request is refused whose body is being received.
+   forgotten, a request is refused whose body is being received, a connection is cut that reads its answer slowly.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Memory:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self.max_bytes = math.inf
-        self._bodies: dict[trio.CancelScope, bytearray] = {}
+        # Of requests that are being received, and of answers that are being sent, some of which many are sent.
+        self._bodies: dict[trio.CancelScope, bytes | bytearray] = {}
         self._told_at = -math.inf
 
     def limit(self, max_bytes: float) -> None:
@@ -63,18 +64,19 @@ class Memory:
         What is held for those who are being closed is not counted: it goes with them.
         """
         stay = [peer for peer in self._loop.peers.values() if peer.session.state is State.OPEN]
+        bodies = {id(body): len(body) for body in self._bodies.values()}
         logs_bytes = sum(room.held_bytes for room in self._rooms())
-        return logs_bytes + sum(map(own_bytes, stay)) + sum(map(len, self._bodies.values()))
+        return logs_bytes + sum(map(own_bytes, stay)) + sum(bodies.values())
 
     @contextlib.contextmanager
-    def counting(self, body: bytearray) -> Iterator[trio.CancelScope]:
-        """Count what a request's body takes that is being received; its scope is cancelled if that is too much."""
+    def counting(self, body: bytes | bytearray) -> Iterator[trio.CancelScope]:
+        """Count a body that is being received or sent, as long as that takes; its scope is cancelled if it must go."""
         with trio.CancelScope() as scope:
             self._bodies[scope] = body
             try:
                 yield scope
             finally:
-                del self._bodies[scope]
+                self._bodies.pop(scope, None)
 
     def _rooms(self) -> set[Room]:
         """Return the rooms that somebody is in, or that keep something for who comes later."""
@@ -131,7 +133,8 @@ class Memory:
 
     def _refuse(self, body: trio.CancelScope, _: str) -> int:
         body.cancel()
-        return len(self._bodies[body])
+        gone = self._bodies.pop(body)
+        return 0 if any(other is gone for other in self._bodies.values()) else len(gone)
 
 
 def own_bytes(peer: Peer) -> int:

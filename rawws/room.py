@@ -14,11 +14,11 @@ import trio
 
 from rawws.backplane import Backplane
 from rawws.errors import UsageError
-from rawws.limits import MAX_LAG_BYTES
+from rawws.limits import MAX_LAG_BYTES, MIB
 from rawws.peer import Peer
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
 from rawws.wire.conflation import NewestByKey, Senders
-from rawws.wire.encodings import encode
+from rawws.wire.encodings import as_compact_json, as_json, encode
 from rawws.wire.events import Data, as_message
 from rawws.wire.frames import Opcode, encode_message, split_frames
 from rawws.wire.message_ids import Ids, StreamIds, parse_id
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 # A room that is polled is kept for so long after each question.
 BETWEEN_POLLS_S = 60.0
+
+# Of one answer to who polls, as it is sent: more is there for the next question.
+MAX_POLLED_MESSAGES = 1000
+MAX_POLLED_BYTES = MIB
 
 # What a room takes that is kept, beside its log's segments (measured).
 ROOM_BYTES = 2200
@@ -88,6 +92,7 @@ class Room:
         "_keep",
         "_keys",
         "_loop",
+        "_polled",
         "_pollers",
         "_registry",
         "_repeats",
@@ -129,6 +134,8 @@ class Room:
         self._registry = {} if registry is None else registry
         self._loop: Loop | None = None  # which serves the peers, while there are any
         self._pollers: set[Poller] | None = None
+        # What they have been told last, and from where on, while there are any.
+        self._polled: tuple[tuple[int, dict[str, str] | None], bytes] | None = None
         self._repeats: OrderedDict[str, Repeat] | None = None  # by the key that makes a POST safe to repeat
         self.watchers: set[Peer] = set()  # who are told of everybody that comes and goes
         self.kept_until = -math.inf  # for those who poll, and are not here between two questions
@@ -245,6 +252,24 @@ class Room:
             return Place(max(oldest - 1, log.last_message - reading.last), None)
         return Place(log.last_message, None)
 
+    def polled(self, after: int, gap: dict[str, str] | None) -> bytes:
+        """Return the JSON that is told to who polls from behind a number; made once for all who have waited there."""
+        if self._polled is not None and self._polled[0] == (after, gap):
+            return self._polled[1]
+        items: list[bytes] = []
+        size = 0
+        last = self.log.label(after).encode("ascii")
+        for message in self.log.messages(after, most=MAX_POLLED_MESSAGES, most_bytes=MAX_POLLED_BYTES):
+            items.append(as_json(*message))
+            last = message[0]
+            size += len(items[-1])  # six times as much as the message, if that is of control characters
+            if size >= MAX_POLLED_BYTES:
+                break
+        told = b'{"messages":[%b],"next":"%b","gap":%b}\n' % (b",".join(items), last, as_compact_json(gap))
+        if self._pollers:
+            self._polled = (after, gap), told
+        return told
+
     def poll(self, after: int) -> Poller:
         """Keep what is behind a number for one who waits for it; a context manager.
 
@@ -256,6 +281,10 @@ class Room:
         self._registry[self.path] = self
         self._keep(self)
         return Poller(self, self._pollers, self.log.number_of(after + 1))
+
+    def end_polling(self) -> None:
+        """Nobody waits here any more."""
+        self._polled = None
 
     @property
     def tells_senders_apart(self) -> bool:
@@ -305,6 +334,7 @@ class Room:
             return False
         if self._keys is not None:
             self._keys.add(first, plain)
+        self._polled = None
         if self._pollers:
             for poller in self._pollers:
                 poller.wake()
@@ -474,6 +504,8 @@ class Poller:
 
     def __exit__(self, *_: object) -> None:
         self._pollers.discard(self)
+        if not self._pollers:
+            self._room.end_polling()
         self._room.trim()
 
     def wake(self) -> None:

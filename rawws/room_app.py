@@ -26,15 +26,10 @@ from rawws.peer import Endpoint
 from rawws.room_posts import Guard, Posts
 from rawws.transport import Transport
 from rawws.web import HelloApp, HttpApp, answer_json
-from rawws.wire.encodings import as_json
 from rawws.wire.event_stream import CONTENT_TYPE
 from rawws.wire.handshake import Origins
 from rawws.wire.messages import Headers, Response
 from rawws.wire.reading import Reading, read_request
-
-# Of one answer to who polls: more is there for the next question.
-MAX_POLLED_MESSAGES = 1000
-MAX_POLLED_BYTES = MIB
 
 _METHODS = "GET, HEAD, POST"
 _ASKED_BY_POST = "Authorization, Content-Type, Idempotency-Key, Rawws-Key"
@@ -141,15 +136,11 @@ class RoomApp:
             return away
         room = self._hub.room(path)
         place = room.place(reading)
-        log = room.log
         with room.poll(place.after) as poller:
-            if reading.wait_s and place.gap is None and log.last_message <= place.after:
+            if reading.wait_s and place.gap is None and room.log.last_message <= place.after:
                 with exchange.waiting(reading.wait_s):
                     await poller.wait()
-            found = log.messages(place.after, most=MAX_POLLED_MESSAGES, most_bytes=MAX_POLLED_BYTES)
-            messages = [as_json(*message) for message in found]
-        behind = messages[-1]["id"] if messages else log.label(place.after)
-        return answer_json({"messages": messages, "next": behind, "gap": place.gap or poller.gap})
+            return answer_json(room.polled(place.after, place.gap or poller.gap))
 
 
 def rooms(

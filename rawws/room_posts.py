@@ -100,6 +100,8 @@ class Posts:
         self._hub = hub
         self._guard = guard
         self.max_message_bytes = max_message_bytes
+        told = f"A message is over the server's limit of {max_message_bytes} bytes (--max-size)."
+        self._too_large = Refusal(413, "message_too_large", told)
         self._rate = rate
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # by client
 
@@ -111,11 +113,7 @@ class Posts:
         if refused is not None:
             await exchange.pass_over_body()
             return refused
-        body = await exchange.read_body()
-        if len(body) > self.max_message_bytes:
-            return Refusal(
-                413, "message_too_large", f"A message is {self.max_message_bytes} bytes at most (--max-size)."
-            )
+        body = await exchange.read_body(self.max_message_bytes, self._too_large)
         opcode = _opcode_of(request, body)
         if isinstance(opcode, Refusal):
             return opcode

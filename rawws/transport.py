@@ -151,7 +151,7 @@ class Transport:
             await trio.lowlevel.wait_readable(self._socket)
         return data
 
-    async def send_all(self, data: bytes) -> None:
+    async def send_all(self, data: bytes | memoryview) -> None:
         """Send everything. When cancelled, part of it may have gone out: only closing is left then."""
         rest = memoryview(data)
         while rest:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rawws.errors import Refusal, UsageError
+from rawws.wire.encodings import as_compact_json
 from rawws.wire.messages import Headers, Request, Response
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class HttpApp(Protocol):
         """Bracket all exchanges: entered before the server listens, left when all is over."""
 
 
-def answer_json(told: dict[str, Any], status: int = 200) -> Response:
-    """Return an answer that is JSON, and that nobody may keep."""
-    body = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+def answer_json(told: dict[str, Any] | bytes, status: int = 200) -> Response:
+    """Return an answer that is JSON, encoded or to be encoded, and that nobody may keep."""
+    body = told if isinstance(told, bytes) else as_compact_json(told) + b"\n"
     return Response(status, body, {"Content-Type": "application/json", "Cache-Control": "no-store"})
 
 

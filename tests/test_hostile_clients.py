@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from rawws.exchange import MAX_LINGERING
 from rawws.limits import KIB, MIB, NO_LIMIT, Limits
 from rawws.wire.frames import RSV1, Opcode, encode_frame
 from tests.serving import (
@@ -450,6 +452,46 @@ async def test_bombs_of_just_the_allowed_size_are_sent_on_and_not_piled_up(runni
 
 
 @NEEDS_PROC
+async def test_pollers_who_never_read_share_what_they_are_told(start_program: StartProgram) -> None:
+    program = start_program("--hello", "")
+    clients: list[HangsUp] = []
+    speaker = await (await program.connect()).open("/busy")
+    pollers = [await with_small_window(program.port, clients) for _ in range(30)]
+    for poller in pollers:
+        await poller.send(get("/busy?since=&wait=50"))
+    await assert_serves(program)
+    before = resident_bytes(program)
+    await speaker.send(text("\x01" * 1_000_000))  # six times as much as JSON
+    await speaker.frame()
+    await assert_serves(program)
+    assert resident_bytes(program) - before < 48 * MIB
+    told = json.loads((await pollers[0].answer()).body)  # who reads after all gets everything
+    assert told["messages"][0]["text"] == "\x01" * 1_000_000
+    for client in (*pollers, speaker):
+        client.reset()
+    await assert_serves(program)
+
+
+@NEEDS_PROC
+async def test_a_large_body_that_is_refused_is_not_kept_whatever_an_application_behind_would_take(
+    start_program: StartProgram,
+) -> None:
+    program = start_program("--app", "rawws.examples.existing_app:app", "--publish-token", "secret", "--hello", "")
+    await assert_serves(program)
+    before = resident_bytes(program)
+    for lines in (["Content-Length: 100000000"], ["Transfer-Encoding: chunked"]):
+        client = await program.connect()
+        await client.send(get("/room/x", *lines, method="POST"))
+        piece = b"x" * MIB if "chunked" not in lines[0] else b"100000\r\n" + b"x" * MIB + b"\r\n"
+        with contextlib.suppress(OSError):  # the server has enough of it
+            for _ in range(60):
+                await client.send(piece)
+        assert resident_bytes(program) - before < 16 * MIB
+        client.reset()
+    await assert_serves(program)
+
+
+@NEEDS_PROC
 @pytest.mark.parametrize("policy", ["close", "skip", "latest", "wait"])
 async def test_those_who_never_read_hold_nobody_up_elsewhere(start_program: StartProgram, policy: str) -> None:
     program = start_program("--hello", "", "--slow", policy, "--max-lag", "256k", "--latest-key", "k", "--drain", "0.2")
@@ -566,6 +608,21 @@ async def test_a_thousand_that_come_and_reset_leave_no_descriptor_behind(program
         client.reset()
     await assert_serves(program)
     await wait_descriptors(program, before)
+
+
+@NEEDS_PROC
+async def test_those_turned_away_who_do_not_leave_cost_few_descriptors(start_program: StartProgram) -> None:
+    program = start_program("--max-connections", "5")
+    served = [await program.connect() for _ in range(5)]
+    assert (await served[0].ask(get())).status == 200
+    before = count_descriptors(program.process.pid)
+    crowd = [await program.connect() for _ in range(300)]
+    answers = [await client.answer() for client in crowd[-3:]]
+    assert {answer.status for answer in answers} == {503}
+    assert count_descriptors(program.process.pid) - before <= MAX_LINGERING
+    assert (await served[1].ask(get())).status == 200
+    for client in (*served, *crowd):
+        client.hang_up()
 
 
 @NEEDS_PROC

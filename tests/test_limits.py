@@ -153,6 +153,7 @@ async def test_bodies_that_have_not_come_whole_count_too(nursery: trio.Nursery) 
     hub = rawws.Hub()
     app = rawws.rooms(hub, publish_token="secret")
     server = await start(nursery, hub, http=app, max_memory=300 * KIB, drain=0)
+    # A body that is refused is passed over, and not kept.
     head = b"POST /room HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\nAuthorization: Bearer secret\r\n\r\n"
     with trio.fail_after(PATIENCE_S):
         large, small, refused = [await Client.unconnected().connect(server.port) for _ in range(3)]

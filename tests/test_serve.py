@@ -226,7 +226,7 @@ async def test_listens_on_sockets_that_are_given(nursery: trio.Nursery) -> None:
     async with connect(f"ws://{LOOPBACK}:{server.port}") as ws:
         await ws.send("hello")
         assert await ws.recv() == "hello"
-    assert repr(server) == f"<Server on {LOOPBACK}:{server.port}, peers=0>"
+        assert repr(server) == f"<Server on {LOOPBACK}:{server.port}, peers=1>"
 
 
 async def test_listens_on_a_unix_socket_and_removes_it(tmp_path: Path) -> None:

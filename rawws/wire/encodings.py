@@ -81,20 +81,25 @@ def event_data(opcode: Opcode, payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
-def as_json(message_id: bytes, opcode: Opcode, payload: bytes) -> dict[str, str]:
-    """Return a message as who polls gets it."""
+def as_compact_json(told: object) -> bytes:
+    """Return JSON without a space too many."""
+    return json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def as_json(message_id: bytes, opcode: Opcode, payload: bytes) -> bytes:
+    """Return a message as who polls gets it: an object of JSON."""
     if opcode is Opcode.BINARY:
-        return {"id": message_id.decode("ascii"), "base64": base64.b64encode(payload).decode("ascii")}
-    return {"id": message_id.decode("ascii"), "text": payload.decode()}
+        return b'{"id":"%b","base64":"%b"}' % (message_id, base64.b64encode(payload))
+    return b'{"id":"%b","text":%b}' % (message_id, as_compact_json(payload.decode()))
 
 
 def notice(told: Mapping[str, Any], form: int) -> bytes:
     """Return what tells a reader something that is not a message of the log; empty where there is no way to."""
     if form & EVENTS:
         ((name, value),) = told.items()
-        return f"event: {name}\ndata: {json.dumps(value, separators=(',', ':'))}\n\n".encode("ascii")
+        return b"event: %b\ndata: %b\n\n" % (name.encode("ascii"), as_compact_json(value))
     if form & WITH_IDS:
-        return encode_frame(Opcode.TEXT, json.dumps(told, separators=(",", ":")).encode("ascii") + b"\n")
+        return encode_frame(Opcode.TEXT, as_compact_json(told) + b"\n")
     return b""
 
 

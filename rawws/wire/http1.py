@@ -265,13 +265,17 @@ class HttpPhase:
         The body of an answer to HEAD is left out. ``can_continue`` says afterwards whether the connection may
         be kept.
         """
+        return b"".join(self.respond_apart(response, close=close))
+
+    def respond_apart(self, response: Response, *, close: bool = False) -> tuple[bytes, bytes]:
+        """The same in two: the head, and the response's own body, which many may have in common."""
         fields = response.headers.raw()
         if response.status not in (204, 304):  # RFC 9110 §8.6: no length where there is no body
             fields.append((b"Content-Length", str(len(response.body)).encode()))
-        data = self.begin_response(response.status, fields, close=close)
-        if response.body:
-            data += self.send_body(response.body)
-        return data + self.end_response()
+        head = self.begin_response(response.status, fields, close=close)
+        body = self.send_body(response.body) if response.body else b""
+        self.end_response()  # which is nothing, behind a body whose length is known
+        return head, body
 
     def begin_response(self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False) -> bytes:
         """Return the head of an answer whose body follows in pieces; chunked, unless the fields give a length."""
@@ -315,9 +319,9 @@ class HttpPhase:
         return self._send(h11.InformationalResponse(status_code=101, reason=_reason(101), headers=list(headers)))
 
     def _send(self, event: h11.Event) -> bytes:
-        data = self._h11.send(event)
-        assert data is not None
-        return data
+        pieces = self._h11.send_with_data_passthrough(event)
+        assert pieces is not None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     @property
     def awaits_continue(self) -> bool:

@@ -117,8 +117,8 @@ def test_what_is_not_a_message_is_told_to_those_who_can_be_told() -> None:
 
 
 def test_json_has_text_as_text_and_binary_in_base64() -> None:
-    assert as_json(FIRST, Opcode.TEXT, "ü".encode()) == {"id": "9f2c41d7-41", "text": "ü"}
-    assert as_json(FIRST, Opcode.BINARY, b"\x00") == {"id": "9f2c41d7-41", "base64": "AA=="}
+    assert as_json(FIRST, Opcode.TEXT, 'ü "'.encode()) == '{"id":"9f2c41d7-41","text":"ü \\""}'.encode()
+    assert as_json(FIRST, Opcode.BINARY, b"\x00") == b'{"id":"9f2c41d7-41","base64":"AA=="}'
 
 
 def test_a_long_text_on_one_line_is_one_line_of_data() -> None:
