@@ -87,12 +87,14 @@ class Memory:
         used = self.used_bytes()
         if used <= self.max_bytes:
             return
-        until = time.perf_counter() + CHECK_S
         told = f"{used} bytes are held, over the server's limit of {self.max_bytes} (--max-memory)"
+        until = math.inf
         for freed_bytes in self._free(told):
             used -= freed_bytes
-            if used <= self.max_bytes or time.perf_counter() > until:
+            now = time.perf_counter()
+            if used <= self.max_bytes or now > until:
                 return
+            until = min(until, now + CHECK_S)  # from the first on: finding out what is largest takes its time too
 
     def _free(self, told: str) -> Iterator[int]:
         """Give up one thing after the other, and yield how many bytes each has freed."""
