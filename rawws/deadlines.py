@@ -78,16 +78,19 @@ class Deadlines:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
+        looked_at = trio.current_time()
         while True:
             self._new_timers = trio.Event()
             memory_is_bounded = self._loop.memory.max_bytes != math.inf
             tick_s = min(self._tick_s, MEMORY_TICK_S) if memory_is_bounded else self._tick_s
             rests = not (self._loop.peers or self.aging or memory_is_bounded)
-            due = trio.current_time() + (math.inf if rests else tick_s)
+            # From the last look on: what is new in between must not put off what was due.
+            due = math.inf if rests else max(looked_at + tick_s, trio.current_time())
             with trio.move_on_at(due):
                 await self._new_timers.wait()
+                looked_at = trio.current_time() if rests else looked_at
                 continue
-            now = trio.current_time()
+            now = looked_at = trio.current_time()
             self._check_lateness(now - due)
             self._loop.memory.check()
             # What is too old is not told in any case: of very many rooms, each frees its memory a little later.
@@ -129,6 +132,10 @@ class Deadlines:
         if peer.inbox is not None and peer.inbox.paused:
             peer.answer_by = math.inf  # an answer may be there, and we don't read it
             return
+        if peer.pace is not None and peer.pace.took_at != math.inf:
+            self._loop.slow.check_progress(peer, now)
+            if peer.session.state is not OPEN:
+                return
         if peer.pace is not None and peer.pace.rests_until:
             if now < peer.pace.rests_until:
                 peer.answer_by = math.inf

@@ -218,7 +218,7 @@ class Hub:
             if peer.transport.fileno() < 0:  # it has gone meanwhile
                 return None
         loop.join(peer, room, place.after)
-        if reading.wants_presence:
+        if reading.wants_presence and peer.form & (EVENTS | WITH_IDS):  # who can be told
             room.watchers.add(peer)
         if self.mode is Mode.BROADCAST and peer.form is not EVENTS:
             peer.relay = room

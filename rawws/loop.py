@@ -28,6 +28,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence, Set
+from typing import NamedTuple
 
 import trio
 
@@ -49,9 +50,9 @@ from rawws.transport import (
     describe_loss,
     make_poller,
 )
-from rawws.wire.broadcast_log import Cursor
+from rawws.wire.broadcast_log import RUN_BYTES, Cursor
 from rawws.wire.deflate import deflate_frames
-from rawws.wire.encodings import notice, rest_of_message
+from rawws.wire.encodings import EVENTS, WITH_IDS, notice, rest_of_message
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.masking import speed
@@ -67,6 +68,10 @@ TURN_BYTES = 16 * RECEIVE_BYTES
 TURN_S = 0.02
 # The least that is asked for of a peer whose bytes take long to read.
 LEAST_RECEIVE_BYTES = 4 * 1024
+# So many messages at most are read of one peer at a time; the rest of what was received has its turn behind others.
+MOST_MESSAGES = 500
+# And in one turn, when each is counted once for every form in which its room is read: each has to be made.
+TURN_MESSAGES = 16 * 1024
 
 # For so long the loop may keep the thread while there is work, before other tasks (connections in their HTTP
 # phase, programs that handle messages) get their turn. Going through trio costs as much as five messages (40 µs),
@@ -98,6 +103,14 @@ def current_loop() -> Loop:
         return loop
 
 
+class _News(NamedTuple):
+    """That somebody came or went, as those are told who want to know."""
+
+    who: Peer
+    as_frames: bytes
+    as_events: bytes
+
+
 class Loop:
     """All peers, and the turns in which they are served."""
 
@@ -107,7 +120,10 @@ class Loop:
         self._fresh: set[Room] = set()  # whose logs have an open segment
         self._leaving: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last words
         self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
+        self._unread: list[tuple[int, int]] = []  # of these bytes are here already, which no poller tells of
         self._errands: list[Peer] = []  # to be flushed soon
+        self._news: dict[Room, list[_News]] = {}  # who came and went, to be told soon
+        self._turn_messages = 0  # that this turn has read, counted for each form in which they are sent
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
         self._poller = make_poller()
@@ -133,7 +149,7 @@ class Loop:
                 nursery.start_soon(self.deadlines.run)
                 nursery.start_soon(self._run_errands)
                 while True:
-                    if self._ready:
+                    if self._ready or self._unread:
                         await trio.lowlevel.checkpoint()
                     else:
                         await trio.lowlevel.wait_readable(self._poller.fileno())
@@ -173,7 +189,7 @@ class Loop:
         else:
             room.add_current(peer)
         if room.watchers:
-            self._tell_presence(room, "join", peer)
+            self._note_presence(room, "join", peer)
 
     def _replay(self, peer: Peer, room: Room, after: int) -> bool:
         """Put a peer behind in a room that it joins; false if there is nothing for it."""
@@ -191,7 +207,10 @@ class Loop:
         else:
             if entry.rest:
                 peer.session.show_sent(entry.rest)
-                self.queue(peer, entry.rest)
+                if peer.in_message:
+                    peer.queue_later([entry.rest])
+                else:
+                    self.queue(peer, entry.rest)
             peer.cursors[room] = Cursor(entry.number)
         room.add_behind(peer)
         self.flush(peer)
@@ -199,8 +218,9 @@ class Loop:
 
     def take_in(self, peer: Peer, data: bytes) -> None:
         """Act on bytes that were received already, with the handshake."""
-        self._act_on(peer, peer.session.relay_data(data) if peer.inbox is None else peer.session.receive_data(data))
+        self._act_on(peer, self._decode(peer, data))
         self.publish_fresh()
+        self._read_on_soon(peer)
 
     # One turn
 
@@ -211,6 +231,9 @@ class Loop:
         while True:
             if not self._ready:
                 self._ready = self._poller.poll()
+                if self._unread:  # behind those who have had no turn yet
+                    self._ready += self._unread
+                    self._unread = []
                 if not self._ready:
                     return
             self._turn()
@@ -224,6 +247,7 @@ class Loop:
     def _turn(self) -> None:
         """Look at the sockets that are ready, within the budget, and send what that brought."""
         budget = TURN_BYTES
+        self._turn_messages = 0
         peers = self.peers
         ready = iter(self._ready)
         self._ready = []
@@ -239,7 +263,7 @@ class Loop:
                     budget -= self._read(peer)
             except Exception:
                 self.give_up(peer)
-            if budget <= 0 or time.perf_counter() > until:
+            if budget <= 0 or self._turn_messages > TURN_MESSAGES or time.perf_counter() > until:
                 break
         self._ready = [*ready, *self._ready]  # what is left has its turn first
         if self._fresh or self._leaving:
@@ -252,9 +276,29 @@ class Loop:
             self._ready.insert(0, (peer.transport.fileno(), READABLE))
             self._turn()
 
+    def _decode(self, peer: Peer, data: bytes) -> Sequence[bytes | bytearray] | Sequence[Event]:
+        """Return what bytes from a peer amount to, as far as that is wanted at a time; its session keeps the rest."""
+        inbox = peer.inbox
+        if inbox is not None:
+            return peer.session.receive_data(data, max(1, min(inbox.limit + 1 - len(inbox.items), MOST_MESSAGES)))
+        if peer.pace is None or peer.pace.bucket is None:
+            return peer.session.relay_data(data, MOST_MESSAGES)
+        return peer.session.relay_data(data, max(1, int(peer.pace.bucket.credit(trio.current_time()))))
+
+    def _read_on_soon(self, peer: Peer) -> None:
+        """Have more read of a peer whose bytes no poller tells of: they are here already."""
+        if peer.interest & READABLE and (peer.session.has_unread or peer.transport.has_pending):
+            self._unread.append((peer.transport.fileno(), READABLE))
+            if self._idle:
+                self._idle.unpark()
+
     def _read(self, peer: Peer) -> int:
         """Receive once from a peer, act on what came, and return how many bytes that was."""
         session = peer.session
+        if session.has_unread:
+            self._act_on(peer, self._decode(peer, b""))
+            self._read_on_soon(peer)
+            return LEAST_RECEIVE_BYTES
         try:
             # After a full receive, more is asked for, and much of a large message goes right to its place.
             if peer.receive_bytes != RECEIVE_BYTES and (buffer := session.large_buffer(RECEIVE_BYTES)) is not None:
@@ -274,16 +318,15 @@ class Loop:
         peer.heard_at = self._turn_at
         if size < LEAST_RECEIVE_BYTES:
             peer.receive_bytes = RECEIVE_BYTES
-            self._act_on(peer, session.relay_data(data) if peer.inbox is None else session.receive_data(data))
+            self._act_on(peer, self._decode(peer, data))
         else:
             began = time.perf_counter()
-            self._act_on(peer, session.relay_data(data) if peer.inbox is None else session.receive_data(data))
+            self._act_on(peer, self._decode(peer, data))
             if (time.perf_counter() - began) * RECEIVE_BYTES > size * TURN_S:
                 peer.receive_bytes = LEAST_RECEIVE_BYTES
             else:
                 peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
-        if peer.transport.has_pending and peer.interest & READABLE:
-            self._ready.append((peer.transport.fileno(), READABLE))
+        self._read_on_soon(peer)
         return size
 
     def _read_into(self, peer: Peer, buffer: memoryview) -> int:
@@ -298,8 +341,7 @@ class Loop:
         peer.heard = True
         peer.heard_at = self._turn_at
         self._act_on(peer, peer.session.received(size))
-        if peer.transport.has_pending and peer.interest & READABLE:
-            self._ready.append((peer.transport.fileno(), READABLE))
+        self._read_on_soon(peer)
         return size
 
     def _end_of_stream(self, peer: Peer) -> None:
@@ -316,25 +358,27 @@ class Loop:
         # §5.5.1: once our close has gone out, what still comes need not be processed.
         elif got and peer.cause is None:
             frames: list[bytes | bytearray] = got  # type: ignore[assignment]
-            self.traffic.messages_in += len(frames)
             room = peer.relay
             if room is not None:
                 if room.settings.read_only:
                     self.close(peer, 1008, "this room is for reading only")
                     return
                 if room.shared is not None:
-                    room.send_out(frames, peer.number)
+                    messages = room.send_out(frames, peer.number)
                 else:
-                    room.add(frames, peer.number)
+                    messages = room.add(frames, peer.number)
                     self._fresh.add(room)
+                    self._turn_messages += messages * len(room.current)
+                self.traffic.messages_in += messages
                 if room.holds:
                     peer.held_back = True
                     self.watch(peer, done=not peer.is_blocked)
                 if peer.pace is not None:
-                    self.slow.hold_to_its_rate(peer, len(frames))
+                    self.slow.hold_to_its_rate(peer, messages)
             elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
                 return
             else:
+                self.traffic.messages_in += len(frames)
                 self.traffic.messages_out += len(frames) - 1
                 echo = b"".join(frames)
                 answers = (deflate_frames(echo, peer.form) if peer.form else echo) + answers
@@ -392,6 +436,7 @@ class Loop:
         except OSError as error:
             self.drop(peer, Cause.RESET, describe_loss(error))
             return True
+        self.traffic.messages_in += 1
         if sent < sum(map(len, frames)):
             rest = memoryview(b"".join(frames))[sent:]
             peer.outbox = [rest]
@@ -464,7 +509,8 @@ class Loop:
         for peer, loss in lost:
             self.drop(peer, Cause.RESET, describe_loss(loss))
         for peer in list(room.behind):
-            self.slow.check(peer, room)
+            if peer.cursors is not None:  # it may have gone since
+                self.slow.check(peer, room)
         room.trim()
         left, behind = len(room), len(room.behind)
         return left - behind, behind, gone - left
@@ -543,8 +589,9 @@ class Loop:
     async def _run_errands(self) -> None:
         """Flush what `send_soon` has queued, and look at sockets of which no poller tells, when all others rest."""
         while True:
-            if not self._errands:
+            if not (self._errands or self._ready or self._unread or self._news):
                 await self._idle.park()
+            self._tell_presence()
             errands, self._errands = self._errands, []
             for peer in errands:
                 if peer.outbox and not peer.is_blocked:
@@ -552,8 +599,9 @@ class Loop:
                         self.flush(peer)
                     except Exception:
                         self.give_up(peer)
-            if self._ready:
+            if self._ready or self._unread:
                 self._take_turns()
+                await trio.lowlevel.checkpoint()
 
     def flush(self, peer: Peer) -> None:
         """Send what the peer's socket takes now, and watch it for writability if something is left."""
@@ -590,13 +638,16 @@ class Loop:
         transport = peer.transport
         while True:
             if peer.outbox and peer.in_segment is None:
-                waiting = peer.outbox[0] if len(peer.outbox) == 1 else b"".join(peer.outbox)
+                count, waiting = _first_of(peer.outbox)
                 sent = transport.try_send(waiting)
                 self.traffic.bytes_out += sent
-                peer.outbox_bytes = len(waiting) - sent
-                if peer.outbox_bytes:
-                    peer.outbox = [memoryview(waiting)[sent:]]
+                peer.outbox_bytes -= sent
+                if sent < len(waiting):
+                    peer.outbox[:count] = [memoryview(waiting)[sent:]]
                     return False
+                del peer.outbox[:count]
+                if peer.outbox:
+                    continue
                 peer.outbox = None
             if peer.cursors is None or (peer.in_message and peer.in_segment is None):
                 return True
@@ -622,7 +673,7 @@ class Loop:
             if sent and not offset:
                 peer.session.show_sent(segment)
             if sent and room.is_held:
-                peer.heard = True  # nothing is read from it meanwhile, but it takes what it is sent
+                self.slow.note_progress(peer)
             if offset + sent < len(segment):
                 peer.cursors[room] = Cursor(number, offset + sent)
                 peer.in_segment = room if offset + sent + transport.committed_bytes > 0 else None
@@ -637,7 +688,7 @@ class Loop:
         sent = left = peer.transport.try_send(run)
         self.traffic.bytes_out += sent
         if sent and room.is_held:
-            peer.heard = True
+            self.slow.note_progress(peer)
         for size in sizes:
             if left and peer.session.on_frame is not None:
                 peer.session.show_sent(room.log.segment(number, peer.form))
@@ -676,6 +727,10 @@ class Loop:
     def release(self, peer: Peer) -> None:
         """The last fragment of a message has been given to `send`."""
         peer.in_message = False
+        if peer.later:
+            peer.outbox = [*(peer.outbox or ()), *peer.later]
+            peer.outbox_bytes += sum(map(len, peer.later))
+            peer.later = None
         self.flush(peer)
 
     def watch(self, peer: Peer, *, done: bool) -> None:
@@ -690,20 +745,19 @@ class Loop:
         if not done:
             interest |= WRITABLE
         if interest != peer.interest:
+            begins_to_read = interest & READABLE and not peer.interest
             peer.interest = interest
             self._poller.watch(peer.transport.fileno(), interest)
+            if begins_to_read:
+                self._read_on_soon(peer)
 
     def resume(self, peer: Peer) -> None:
         """Read on from a peer whose inbox was full."""
         assert peer.inbox is not None
         peer.inbox.paused = False
         peer.heard = True  # it could not be heard
-        fd = peer.transport.fileno()
-        if fd >= 0:
+        if peer.transport.fileno() >= 0:
             self.watch(peer, done=not peer.is_blocked)
-            if peer.transport.has_pending:
-                self._ready.append((fd, READABLE))
-                self._run_soon(peer)
 
     # Going
 
@@ -731,7 +785,7 @@ class Loop:
         if room not in peer.rooms:
             return
         if peer.cursors is not None:
-            self._queue_rest(peer, (room,), whole=not peer.in_message)
+            self._queue_rest(peer, (room,), whole=True)
             del peer.cursors[room]
         peer.rooms = tuple(other for other in peer.rooms if other is not room) or NOWHERE
         if not peer.rooms:
@@ -746,11 +800,33 @@ class Loop:
             if peer.session.state is OPEN and (words := notice({"gap": gap}, peer.form)):
                 self.send(peer, words)
 
-    def _tell_presence(self, room: Room, what: str, who: Peer) -> None:
-        """Tell those who want to know that somebody has come or gone."""
-        for watcher in list(room.watchers):
-            if watcher is not who and watcher.session.state is OPEN:
-                self.send(watcher, notice({what: {"peer": who.number, "peers": len(room)}}, watcher.form))
+    def _note_presence(self, room: Room, what: str, who: Peer) -> None:
+        """Have those told soon who want to know that somebody has come or gone.
+
+        Not at once: sending may end a connection, of which others are to be told, and a thousand may go in one turn.
+        """
+        told = {what: {"peer": who.number, "peers": len(room)}}
+        news = _News(who, notice(told, WITH_IDS), notice(told, EVENTS))
+        self._news.setdefault(room, []).append(news)
+        if self._idle:
+            self._idle.unpark()
+
+    def _tell_presence(self) -> None:
+        everything, self._news = self._news, {}
+        for room, news in everything.items():
+            for watcher in list(room.watchers):
+                words = b"".join(
+                    each.as_events if watcher.form & EVENTS else each.as_frames
+                    for each in news
+                    if each.who is not watcher
+                )
+                if not words or watcher.session.state is not OPEN:
+                    continue
+                try:
+                    self.send(watcher, words)
+                    self.slow.check_outbox(watcher, room)
+                except Exception:
+                    self.give_up(watcher)
 
     def _leave(self, peer: Peer, last_words: bytes, *, with_the_rest: bool) -> None:
         """Take a peer out of its rooms and send it the last that it gets from us."""
@@ -790,6 +866,9 @@ class Loop:
                     segment = room.segment_for(peer, missing)
                     peer.session.show_sent(segment)
                     then.append(segment)
+        if peer.in_message:
+            peer.queue_later(then)
+            then = []
         peer.outbox = [*first, *(peer.outbox or ()), *then]
         peer.outbox_bytes = sum(map(len, peer.outbox))
 
@@ -800,7 +879,7 @@ class Loop:
             if room.is_held:
                 self.slow.release_publishers(room)
             if room.watchers:
-                self._tell_presence(room, "leave", peer)
+                self._note_presence(room, "leave", peer)
 
     def drop(self, peer: Peer, cause: Cause, told: str) -> None:
         """Close a peer's socket, whatever state it is in. Harmless when it was dropped before."""
@@ -812,7 +891,7 @@ class Loop:
         del self.peers[fd]
         self._poller.remove(fd)
         peer.transport.close()
-        peer.outbox = None
+        peer.outbox = peer.later = None
         peer.outbox_bytes = 0
         peer.endpoint.has_left(peer.number)
         self.traffic.ends[peer.describe_end(cause).cause] += 1
@@ -871,6 +950,18 @@ def _load_beside(load: Callable[[], None]) -> None:
     """Import in a thread: here it would keep all peers waiting for 50 to 150 ms."""
     with contextlib.suppress(RuntimeError):  # there is no thread to be had, and it goes without
         threading.Thread(target=load, name="rawws: import of numpy").start()
+
+
+def _first_of(outbox: Sequence[bytes | memoryview]) -> tuple[int, bytes | memoryview]:
+    """Return what of an outbox is to be sent first, in one piece, and how many of the outbox's that is.
+
+    Small pieces are joined for one system call. Large ones are sent as they are: they may be others' too.
+    """
+    count, size = 1, len(outbox[0])
+    while count < len(outbox) and size + len(outbox[count]) <= RUN_BYTES:
+        size += len(outbox[count])
+        count += 1
+    return count, outbox[0] if count == 1 else b"".join(outbox[:count])
 
 
 def _what_was_before(peer: Peer, unsent_bytes: int) -> str:

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 # Looked at so often where there is a bound.
 MEMORY_TICK_S = 0.1
-# And for so long at most, since nobody is served meanwhile: of ten thousand that hold a little, the rest go next time.
+# Less often where there is much to look at: adding up is to take so much of the time at most.
+MOST_OF_THE_TIME = 0.02
+# Things are given up for so long at most, since nobody is served meanwhile: of ten thousand that hold a little, the
+# rest go next time.
 CHECK_S = 0.02
 # That histories are given up is told this often at most.
 TOLD_EVERY_S = 60.0
@@ -52,6 +55,7 @@ class Memory:
         # Of requests that are being received, and of answers that are being sent, some of which many are sent.
         self._bodies: dict[trio.CancelScope, bytes | bytearray] = {}
         self._told_at = -math.inf
+        self._look_at = -math.inf  # not before then
 
     def limit(self, max_bytes: float) -> None:
         """Set the bound."""
@@ -84,7 +88,12 @@ class Memory:
 
     def check(self) -> None:
         """Give up what is needed least, as long as it is too much."""
+        began = time.perf_counter()
+        if self.max_bytes == math.inf or began < self._look_at:
+            return
         used = self.used_bytes()
+        took_s = time.perf_counter() - began
+        self._look_at = began + took_s / MOST_OF_THE_TIME
         if used <= self.max_bytes:
             return
         told = f"{used} bytes are held, over the server's limit of {self.max_bytes} (--max-memory)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -84,12 +84,13 @@ class Endpoint:
 class Pace:
     """What only some peers need: how much one may say, and how much it has missed."""
 
-    __slots__ = ("bucket", "rests_until", "skipped")
+    __slots__ = ("bucket", "rests_until", "skipped", "took_at")
 
     def __init__(self, bucket: TokenBucket | None = None) -> None:
         self.bucket = bucket  # where there is a limit to what it may say
         self.rests_until = 0.0  # nothing is read from it till then, since it has said too much
         self.skipped = 0  # messages that it will never get, since it read too slowly
+        self.took_at = math.inf  # when it last took some of what a room waits for it to take, if one does
 
 
 class Peer:
@@ -114,6 +115,7 @@ class Peer:
         "in_segment",
         "inbox",
         "interest",
+        "later",
         "number",
         "outbox",
         "outbox_bytes",
@@ -146,6 +148,7 @@ class Peer:
             None  # whole frames, but for the first, part of which may have gone
         )
         self.outbox_bytes = 0
+        self.later: list[bytes | memoryview] | None = None  # for the outbox, when the message in fragments is over
         self.interest = READABLE
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
         self.heard = False  # anything, since the last ping
@@ -184,6 +187,10 @@ class Peer:
     def is_blocked(self) -> bool:
         """Whether its socket takes no more for now, so that what is sent would have to wait."""
         return bool(self.interest & WRITABLE)
+
+    def queue_later(self, frames: Sequence[bytes | memoryview]) -> None:
+        """Put frames behind the message that is being sent in fragments."""
+        self.later = [*(self.later or ()), *frames]
 
     def describe_end(self, cause: Cause, told: str = "") -> Closed:
         """Return how the connection ends, or has ended: ``cause`` and ``told`` are for what the session can't know."""

@@ -76,8 +76,7 @@ class Delivery(NamedTuple):
     """What became of a published message: for how many peers of the room it was which."""
 
     sent: int  # the operating system has taken it, and all before it
-    queued: int  # the peer reads more slowly than the room publishes, and gets it when it has caught up
-    skipped: int  # it will not get it, as the room's policy for slow peers has it
+    queued: int  # the peer reads more slowly than the room publishes: it gets it, or as `Slow` has it, something newer
     closed: int  # it was lost, or closed for being too far behind
 
 
@@ -180,7 +179,8 @@ class Room:
         """Send a message to everybody in the room, and say what became of it; never waits for a peer.
 
         A ``str`` goes as text, anything bytes-like as binary, unless ``text`` says otherwise. It is encoded once,
-        however many get it. ``key`` is for rooms whose slow peers get the newest of each key.
+        however many get it. ``key`` is for rooms whose slow peers get the newest of each key. Another thread calls it
+        with ``trio.from_thread.run_sync``.
         """
         return self.publish_many((message,), text=text, key=key)
 
@@ -192,14 +192,19 @@ class Room:
         In a room that is shared with other nodes they are on their way to all of these, and it can't be said yet what
         becomes of them.
         """
+        if not trio.lowlevel.in_trio_run():
+            raise UsageError(
+                "a room is published in from trio's own thread; from another one, use "
+                "trio.from_thread.run_sync(room.publish, message)"
+            )
         frames: list[bytes | bytearray] = []
         for message in messages:
             encode_message(*as_message(message, text), frames)
         if not frames:
-            return Delivery(0, 0, 0, 0)
+            return Delivery(0, 0, 0)
         if self.shared is not None:
             self.send_out(frames, NOBODY, key)
-            return Delivery(0, 0, 0, 0)
+            return Delivery(0, 0, 0)
         self.add(frames, NOBODY, key)
         return self.spread()
 
@@ -208,9 +213,9 @@ class Room:
         if self._loop is None:
             self.seal()
             self.trim()
-            return Delivery(0, 0, 0, 0)
+            return Delivery(0, 0, 0)
         sent, queued, closed = self._loop.spread(self)
-        return Delivery(sent, queued, 0, closed)
+        return Delivery(sent, queued, closed)
 
     async def ready(self) -> None:
         """Wait as long as those who publish are held back: by a slow peer in a room that waits for such, or because
@@ -311,19 +316,23 @@ class Room:
 
     # For those who write
 
-    def send_out(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> None:
-        """Give encoded messages to the backplane, from where they come back to be added."""
+    def send_out(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
+        """Give encoded messages to the backplane, from where they come back to be added; returns how many."""
         assert self.shared is not None
-        for header, payload in split_frames(b"".join(frames)):
+        messages = list(split_frames(b"".join(frames)))
+        for header, payload in messages:
             self.shared.send_out(self.path, Opcode(header.opcode), bytes(payload), sender=sender, key=key)
+        return len(messages)
 
-    def add(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> None:
-        """Append encoded messages of one sender, to be sealed and sent soon."""
+    def add(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
+        """Append encoded messages of one sender, to be sealed and sent soon; returns how many."""
+        first = self.log.next_message
         if key is not None and self._keys is not None:
-            self._keys.give(self.log.next_message, f":{key}")
+            self._keys.give(first, f":{key}")
         self.log.append(frames)
         if self._senders is not None:
             self._senders.add(self.log.next_message - 1, sender)
+        return self.log.next_message - first
 
     def seal(self) -> bool:
         """Make what was appended a segment; false if nothing was."""

@@ -7,6 +7,7 @@ from one boundary between two messages to another, and what is for it alone goes
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -69,8 +70,17 @@ class SlowPeers:
             case Slow.WAIT:
                 self._hold_publishers(room, peer, told)
             case _:
-                self._loop.log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
-                self._loop.close(peer, 1013, told, Cause.SLOW_PEER, with_the_rest=False)
+                self._close(peer, told)
+
+    def check_outbox(self, peer: Peer, room: Room) -> None:
+        """Close a peer for which too much waits that is no message of the room."""
+        limit = room.settings.max_lag_bytes
+        if peer.outbox_bytes > limit and peer.session.state is OPEN:
+            self._close(peer, f"{peer.outbox_bytes} bytes behind, over the limit of {limit} (--max-lag)")
+
+    def _close(self, peer: Peer, told: str) -> None:
+        self._loop.log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
+        self._loop.close(peer, 1013, told, Cause.SLOW_PEER, with_the_rest=False)
 
     def _skip(self, peer: Peer, room: Room, told: str) -> None:
         """Have a peer go on with the newest segment, from the next boundary between two messages on."""
@@ -106,10 +116,30 @@ class SlowPeers:
 
     def _hold_publishers(self, room: Room, slow: Peer, told: str) -> None:
         """Read no more from those who publish in a room, until its slowest peer has caught up."""
+        slow.pace = slow.pace or Pace()
+        if slow.pace.took_at == math.inf:
+            slow.pace.took_at = trio.current_time()
         if _SLOW in room.holds:
             return
         self._loop.log(slow, FAULT, f"reads too slowly: {told}; those who publish are held back", logging.WARNING)
         room.holds.add(_SLOW)
+
+    @staticmethod
+    def note_progress(peer: Peer) -> None:
+        """It takes what it is sent, though nothing may be read from it meanwhile."""
+        peer.heard = True
+        if peer.pace is not None and peer.pace.took_at != math.inf:
+            peer.pace.took_at = trio.current_time()
+
+    def check_progress(self, peer: Peer, now: float) -> None:
+        """Close a peer for which a room waits, and that takes nothing: pongs alone don't keep all others waiting."""
+        assert peer.pace is not None
+        if not any(_SLOW in room.holds for room in peer.rooms) or not peer.is_behind:
+            peer.pace.took_at = math.inf
+            return
+        patience_s = peer.endpoint.limits.ping_timeout_s or math.inf
+        if now - peer.pace.took_at >= patience_s:
+            self._close(peer, f"nothing taken within {patience_s:g} s, while those who publish wait for it")
 
     def let_go(self, room: Room, why: str) -> None:
         """Let those who publish go on, if nothing else is against it."""

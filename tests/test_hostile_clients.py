@@ -20,8 +20,10 @@ from typing import Protocol
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
+import rawws
 from rawws.exchange import MAX_LINGERING
 from rawws.limits import KIB, MIB, NO_LIMIT, Limits
 from rawws.wire.frames import RSV1, Opcode, encode_frame
@@ -33,6 +35,7 @@ from tests.serving import (
     HangsUp,
     Program,
     Running,
+    Seen,
     Serve,
     StartProgram,
     binary,
@@ -446,6 +449,100 @@ async def test_bombs_of_just_the_allowed_size_are_sent_on_and_not_piled_up(runni
         assert count()[1] < 16 * MIB
     client.reset()
     await assert_left_alone(running)
+
+
+async def test_a_program_holds_its_peer_back_before_much_has_come_of_few_bytes(nursery: trio.Nursery) -> None:
+    held: list[rawws.WebSocket] = []
+
+    async def never_reads(ws: rawws.WebSocket) -> None:
+        held.append(ws)
+        await trio.sleep_forever()
+
+    server = await nursery.start(partial(rawws.serve, never_reads, 0, host=LOOPBACK, drain=0))
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = (deflate.compress(bytes(100 * KIB)) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    for frame in (encode_frame(Opcode.BINARY, bomb, rsv=RSV1, mask_key=MASK_KEY), text("a")):
+        client = await (await Client.unconnected().connect(server.port)).open("/", COMPRESSION)
+        await client.send(frame * 200)
+        while not held or not held[-1]._inbox.paused:
+            await trio.sleep(0.001)
+        await wait_all_tasks_blocked()
+        assert len(held[-1]._inbox.items) == 17, "max_queue, and the one by which it is known to be full"
+        client.reset()
+        held.clear()
+    server.stop()
+
+
+async def test_whoever_sends_what_takes_long_to_read_lets_others_have_their_turn(running: Running) -> None:
+    dear = (masked(Opcode.TEXT, b"a", fin=False) + masked(Opcode.CONTINUATION, b"b")) * 4_000
+    crowd = [await running.open(f"/{number}") for number in range(10)]
+    bystander = await running.open("/quiet")
+    got = 0
+
+    async def read(client: Client) -> None:
+        nonlocal got
+        while True:
+            await client.frame()
+            got += 1
+
+    async with trio.open_nursery() as nursery:
+        for client in crowd:
+            await client.send(dear)
+        for client in crowd:
+            nursery.start_soon(read, client)
+        await bystander.send(ping(b"?"))
+        assert await bystander.frame() == Seen(Opcode.PONG, b"?")
+        assert got < 30_000, "of 40,000: its turn came before all of theirs were over"
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_says_too_much_is_heard_at_the_rate_that_is_allowed(
+    serve: Serve, mock_clock: trio.testing.MockClock
+) -> None:
+    running = await serve(limits=Limits(messages_per_s=2, ping_interval_s=0))
+    listener, talker = await running.open("/room"), await running.open("/room")
+    await talker.send(text("a") * 20 + close())
+    got = 0
+    for second in range(9):
+        await wait_all_tasks_blocked(0.001)
+        with contextlib.suppress(BlockingIOError):
+            got += len(listener.stdlib_socket.recv(100)) // len(b"\x81\x01a")
+        assert 2 * second + 1 <= got <= 2 * second + 4, "two a second, and as many at once after a rest"
+        mock_clock.jump(1.0)
+    await listener.frames(20 - got)
+    await talker.frames(20)
+    assert (await talker.frame()).opcode == Opcode.CLOSE, "which was read in its turn"
+
+
+async def test_watchers_of_a_room_who_all_vanish_at_once_harm_nobody(running: Running) -> None:
+    innocent, attacker = await running.open("/room"), await running.open("/room")
+    watchers = []
+    for _ in range(300):
+        watchers.append(await running.open("/room?presence", "Sec-WebSocket-Protocol: rawws.id.v1"))
+    await attacker.send((masked(Opcode.TEXT, b"a", fin=False) + masked(Opcode.CONTINUATION, b"b")) * 2_000)
+    for client in watchers:
+        client.reset()
+    for _ in range(2_000):
+        assert (await innocent.frame()).payload == b"ab"
+    await innocent.send(text("still here"))
+    assert await innocent.frame() == seen_text("still here")
+
+
+async def test_new_rooms_all_the_time_put_no_deadline_off(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    hub = rawws.Hub(history=10)
+    server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, ping_interval=5, ping_timeout=5))
+    mute = await (await Client.unconnected().connect(server.port)).open("/mute")
+    for number in range(40):
+        hub.room(f"/{number}").publish("there is a history that has to end in time")
+        await wait_all_tasks_blocked()
+        mock_clock.jump(0.5)
+        await wait_all_tasks_blocked()
+    assert await mute.frame() == Seen(Opcode.PING, b"rawws")
+    assert (await mute.frame()).payload[2:] == b"no answer to a ping within 5 s"
+    mute.hang_up()
+    server.stop()
 
 
 # Who never reads

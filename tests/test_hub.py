@@ -630,10 +630,10 @@ async def test_an_error_of_our_own_costs_its_peer_alone(
     alice, bob = await running.open(), await running.open()
     relay_data = Session.relay_data
 
-    def stumble(session: Session, data: bytes) -> list[bytes | bytearray]:
+    def stumble(session: Session, data: bytes, most: float) -> list[bytes | bytearray]:
         if data == text("stumble"):
             raise ZeroDivisionError("on purpose")
-        return relay_data(session, data)
+        return relay_data(session, data, most)
 
     monkeypatch.setattr(Session, "relay_data", stumble)
     await alice.send(text("stumble"))

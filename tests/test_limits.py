@@ -79,7 +79,7 @@ async def test_messages_count_for_what_they_take_and_not_for_what_they_say(nurse
     async def never_reads(_: rawws.WebSocket) -> None:
         await trio.sleep_forever()
 
-    server = await start(nursery, never_reads, max_memory=300 * KIB, drain=0)
+    server = await start(nursery, never_reads, max_queue=None, max_memory=300 * KIB, drain=0)
     with trio.fail_after(PATIENCE_S):
         full = await open_client(server)
         await full.send(masked(2, b"") * 10_000)

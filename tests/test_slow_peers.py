@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import logging
+import tracemalloc
 
 import pytest
 import trio
@@ -19,7 +22,7 @@ from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import Opcode
 from rawws.wire.reading import Reading
-from tests.serving import Client, RunningHub, Seen, StartHub, close, ping, seen_text, text
+from tests.serving import Client, RunningHub, Seen, StartHub, close, masked, ping, seen_text, text
 from tests.sse import read_events
 
 # What the kernel takes for a peer that doesn't read is some ten times this.
@@ -270,6 +273,27 @@ async def test_who_stalls_a_room_for_good_is_closed_in_the_end(
     assert running.endpoint.peer_count == 0
 
 
+async def test_pongs_alone_keep_no_room_waiting(
+    mock_clock: trio.testing.MockClock, start_hub: StartHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = Limits(ping_interval_s=5, ping_timeout_s=20, close_timeout_s=1)
+    running = start_hub(slow="wait", max_lag_bytes=10_000, limits=limits)
+    slow, slower = running.join(send_buffer=SMALL), running.join(send_buffer=SMALL)
+    await flood(running, 200)
+    room = running.hub.room("/")
+    assert room.is_held
+    for _ in range(25):
+        mock_clock.jump(1)
+        for client in (slow, slower):
+            with contextlib.suppress(BrokenPipeError):  # the one who is closed at last
+                await client.send(masked(Opcode.PONG))
+        await slow.frame()  # takes something each time
+        await wait_all_tasks_blocked()
+    assert [peer.number for peer in room.peers] == [1]
+    assert room.is_held, "the one who takes something is waited for"
+    assert "nothing taken within 20 s, while those who publish wait for it" in caplog.text
+
+
 # Per room
 
 
@@ -330,3 +354,35 @@ async def test_the_tiniest_messages_are_held_in_no_more_memory_than_the_limit_sa
     mute.hang_up()
     await wait_all_tasks_blocked()
     assert room.log.held_bytes == 0
+
+
+async def test_who_is_told_of_everybody_is_closed_too_when_it_does_not_read(start_hub: StartHub) -> None:
+    running = start_hub(max_lag_bytes=20_000)
+    ours, watcher = running.pair(send_buffer=SMALL)
+    running.hub.stream_events(1, Transport(ours), "/", Reading(wants_presence=True), running.endpoint)
+    room = running.hub.room("/")
+    for _ in range(2000):
+        running.join().hang_up()
+        if not room.watchers:
+            break
+        await trio.lowlevel.checkpoint()
+    assert not room.watchers
+    watcher.hang_up()
+
+
+async def test_the_end_of_a_server_copies_the_log_for_nobody(start_hub: StartHub) -> None:
+    running = start_hub()
+    for _ in range(20):
+        running.join(send_buffer=SMALL)
+    for _ in range(10):
+        running.hub.room("/").publish(b"x" * 100_000)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for peer in running.hub.room("/").peers:
+            current_loop().close(peer, 1001, "the server is shutting down")
+        await wait_all_tasks_blocked()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 300_000, "the segments are theirs together"

@@ -26,6 +26,7 @@ class EventStream:
     on_frame = None
     shown_bytes = 0
     held_bytes = 0
+    has_unread = False
     trail = NO_TRAIL
     fault: Fault | None = None
     close_rcvd: CloseFrame | None = None
@@ -43,11 +44,11 @@ class EventStream:
     def is_closed(self) -> bool:
         return self.state is State.CLOSED
 
-    def relay_data(self, data: bytes) -> list[bytes | bytearray]:
+    def relay_data(self, data: bytes, most: float = 0) -> list[bytes | bytearray]:
         """Pass over what a client sends behind its request: there is no answering it any more."""
         return []
 
-    def receive_data(self, data: bytes) -> list[Event]:
+    def receive_data(self, data: bytes, most: float = 0) -> list[Event]:
         return []
 
     def received(self, size: int) -> list[Event]:

@@ -14,6 +14,7 @@ Of a frame whose header has passed, a payload that comes in pieces is unmasked p
 from __future__ import annotations
 
 import codecs
+import math
 from functools import partial
 from typing import Any
 
@@ -49,6 +50,10 @@ _WHOLE_PONG = FIN | Opcode.PONG
 _WHOLE_CONTROL = (_WHOLE_PING, _WHOLE_PONG)
 _DEFLATED_TEXT = FIN | RSV1 | Opcode.TEXT
 _DEFLATED_BINARY = FIN | RSV1 | Opcode.BINARY
+
+
+# To how much is read at a time, so many inflated bytes count as a message: a KiB on the wire may be a MiB of them.
+INFLATED_BYTES_EACH = 1024
 
 
 class _Incomplete:
@@ -127,6 +132,7 @@ class FastReader:
         "max_message_bytes",
         "pings",
         "trail",
+        "unread",
     )
 
     def __init__(
@@ -138,6 +144,7 @@ class FastReader:
         self._takes_pings = takes_pings
         self.pings: list[bytes] | None = None
         self._is_masked = our_role is Role.SERVER
+        self.unread = b""  # what `read` has stopped before
         self._held = b""  # the beginning of a header in which nothing is wrong so far
         self._incomplete: _Incomplete | None = None
         self.trail = NO_TRAIL
@@ -149,7 +156,7 @@ class FastReader:
     @property
     def held_bytes(self) -> int:
         """How much memory a message takes that has not come whole."""
-        return len(self._held) + (0 if self._incomplete is None else len(self._incomplete.payload))
+        return len(self.unread) + len(self._held) + (0 if self._incomplete is None else len(self._incomplete.payload))
 
     def give_up(self) -> bytes:
         """Return the bytes of the frame that has been begun, as they stood on the wire, and forget it."""
@@ -181,10 +188,11 @@ class FastReader:
             self._add(_TEXT if incomplete.first_byte == _WHOLE_TEXT else _BINARY, incomplete.payload, out)
         return None
 
-    def read(self, data: bytes, out: list[Any]) -> bytes | None:
+    def read(self, data: bytes, out: list[Any], most: float = math.inf) -> bytes | None:
         """Add what ``data`` amounts to to ``out``; return what wsproto is to read, from a frame boundary on.
 
-        None says that all was taken, though a part of the last frame may be kept for the next call.
+        None says that all was taken, though a part of the last frame may be kept for the next call; or that ``out`` has
+        ``most`` items, to which each KiB counts that was inflated: then what follows is in ``unread``.
 
         The loop is where a busy server spends its time: what can be a local variable is one, and a step is
         written out where calling it would cost as much as the step.
@@ -209,7 +217,7 @@ class FastReader:
         relays = self._relays
         mask_bit, key_bytes = (MASK, 4) if self._is_masked else (0, 0)
         append, from_bytes = out.append, int.from_bytes
-        while end - position >= 2:
+        while end - position >= 2 and len(out) < most:
             first = data[position]
             length = data[position + 1] ^ mask_bit
             if length > LENGTH:  # the masking is wrong
@@ -251,12 +259,15 @@ class FastReader:
             elif first in _WHOLE_CONTROL and length <= MAX_CONTROL_PAYLOAD_BYTES:
                 if not self._take_control(first, payload, out):
                     break
-            elif not self._inflate(first, payload, out):
+            elif (inflated_bytes := self._inflate(first, payload, out)) is None:
                 break
+            else:
+                most -= inflated_bytes // INFLATED_BYTES_EACH
             position = next_position
-        if position == end:
+        if position == end or len(out) >= most:
             trail = self.trail  # follow(), written out
             self.trail = (first << LENGTH_BITS | length, trail[0], trail[1], trail[2])
+            self.unread = data[position:]
             return None
         return self._begin_incomplete(data, position)
 
@@ -281,20 +292,17 @@ class FastReader:
             out.append(PingReceived(bytes(payload)))
         return True
 
-    def _inflate(self, first_byte: int, payload: bytes | bytearray, out: list[Any]) -> bool:
-        """Add the message in one compressed frame; False if it isn't one, or not a legal one."""
+    def _inflate(self, first_byte: int, payload: bytes | bytearray, out: list[Any]) -> int | None:
+        """Add the message in one compressed frame, and return its size; None if it isn't one, or not a legal one."""
         if not self._inflates or first_byte not in (_DEFLATED_TEXT, _DEFLATED_BINARY):
-            return False
+            return None
         inflated = inflate_whole(payload, self.max_message_bytes)
         if inflated is None:
-            return False
-        if first_byte == _DEFLATED_BINARY:
-            self._add(_BINARY, inflated, out)
-            return True
-        if not inflated.isascii() and not _is_utf8(inflated):
-            return False
-        self._add(_TEXT, inflated, out)
-        return True
+            return None
+        if first_byte == _DEFLATED_TEXT and not inflated.isascii() and not _is_utf8(inflated):
+            return None
+        self._add(_TEXT if first_byte == _DEFLATED_TEXT else _BINARY, inflated, out)
+        return len(inflated)
 
     def _begin_incomplete(self, data: bytes, start: int) -> bytes | None:
         """Keep the beginning of a frame that may yet be a whole, plain one; return it if it can't."""

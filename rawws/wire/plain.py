@@ -8,6 +8,7 @@ reports a frame that it rejects as if the peer had sent a close.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -78,6 +79,7 @@ class PlainReader:
         "_scanner",
         "_streams_message",
         "ended",
+        "frames",
         "max_message_bytes",
         "shown_bytes",
         "streams",
@@ -87,6 +89,7 @@ class PlainReader:
     def __init__(self, our_role: Role, max_message_bytes: int, extensions: Sequence[Extension] = ()) -> None:
         self.max_message_bytes = max_message_bytes
         self.trail = NO_TRAIL
+        self.frames = 0  # that have been read
         self.ended = False  # a close was read, or a fault found: nothing more will be
         self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, to ``on_frame``
         self.streams = False  # messages that begin from here on come in parts
@@ -119,11 +122,14 @@ class PlainReader:
         on_frame: Callable[[Role, Frame], None] | None,
         *,
         until_idle: bool,
+        most_frames: float = math.inf,
     ) -> int:
         """Add to ``events`` what the data from ``start`` on amounts to, and return where the reading stopped.
 
-        That is at the end of the data, or with ``until_idle`` where the reader is first idle again.
+        That is at the end of the data, or behind ``most_frames``, or with ``until_idle`` where the reader is first idle
+        again. ``frames`` counts them.
         """
+        most_frames += self.frames
         scanner = self._scanner
         position = start
         while position < len(data):
@@ -153,6 +159,10 @@ class PlainReader:
                     self._end_recorded_frame(on_frame)
                     if self._recorder is not None:  # a close: accepted or not, it is the last frame that is read
                         break
+            if not scanner.payload_left:
+                self.frames += 1
+                if self.frames >= most_frames:
+                    break
             if until_idle and self.is_idle:
                 break
         self._feed_wsproto(data[start:position] if start or position < len(data) else data, events)

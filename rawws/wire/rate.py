@@ -19,6 +19,11 @@ class TokenBucket:
         self._credit -= count
         return max(0.0, -self._credit / self._per_s)
 
+    def credit(self, now: float) -> float:
+        """Return how many would be let through now; less than nothing, if too many were."""
+        self._fill(now)
+        return self._credit
+
     def try_take(self, now: float) -> float:
         """Let one thing through and return 0; or return after how many seconds it would be let through."""
         self._fill(now)

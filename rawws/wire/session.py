@@ -13,6 +13,7 @@ uses `Session.relay_data` instead, which returns them as frames. Messages to sen
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from enum import Enum
@@ -22,8 +23,8 @@ from wsproto.frame_protocol import CloseReason
 
 from rawws.errors import Fault
 from rawws.wire.deflate import MIN_DEFLATE_BYTES, Deflater, Inflater
-from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, PingReceived
-from rawws.wire.fastlane import FastReader
+from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived
+from rawws.wire.fastlane import INFLATED_BYTES_EACH, FastReader
 from rawws.wire.frames import (
     MAX_CONTROL_PAYLOAD_BYTES,
     RSV1,
@@ -71,6 +72,7 @@ class Session:
         "_plain",
         "_relays",
         "_streams",
+        "_unread",
         "close_begun_by",
         "close_rcvd",
         "close_sent",
@@ -123,6 +125,7 @@ class Session:
         self._encoder = None if fast_lane else PlainEncoder(our_role)
         # Made when there is a frame for it, and with a fast lane given up when that is read: it takes 2 KiB.
         self._plain: PlainReader | None = None
+        self._unread = b""  # what was received behind the most that was asked for
         self.outgoing = b""  # for `data_to_send`
 
     def __repr__(self) -> str:
@@ -142,7 +145,7 @@ class Session:
     def held_bytes(self) -> int:
         """How much memory a message takes that has not come whole."""
         fast = 0 if self._fast is None else self._fast.held_bytes
-        return fast + (0 if self._plain is None else self._plain.held_bytes)
+        return len(self._unread) + fast + (0 if self._plain is None else self._plain.held_bytes)
 
     @property
     def is_closed(self) -> bool:
@@ -166,23 +169,31 @@ class Session:
 
     # What comes in
 
-    def receive_data(self, data: bytes) -> list[Event]:
+    @property
+    def has_unread(self) -> bool:
+        """Whether more has been received than was asked for: it is told by the next call, for which no data is due."""
+        return bool(self._unread)
+
+    def receive_data(self, data: bytes, most: float = math.inf) -> list[Event]:
         """Take in bytes from the peer and return what they amount to, in order.
+
+        Few bytes may amount to much: a KiB to a MiB of messages, or to a hundred of them. So ``most`` is how many
+        events are wanted, about; a KiB that was inflated counts as one too, and so does each frame that wsproto reads.
 
         Never raises for what a peer sends. Once the state is CLOSED, data is ignored (§5.5.1).
         """
         events: list[Event] = []
-        self._receive(data, events)
+        self._receive(data, events, most)
         return events
 
-    def relay_data(self, data: bytes) -> list[bytes | bytearray]:
+    def relay_data(self, data: bytes, most: float = math.inf) -> list[bytes | bytearray]:
         """Take in bytes from the peer and return its messages as the frames in which a server passes them on.
 
         For a session that ``relays``. A frame may be in two pieces, one behind the other. Control frames are
-        answered like ever, and not told.
+        answered like ever, and not told. ``most`` is as for `receive_data`.
         """
         frames: list[bytes | bytearray] = []
-        self._receive(data, frames)
+        self._receive(data, frames, most)
         return frames
 
     def large_buffer(self, least_bytes: int = 1) -> memoryview | None:
@@ -198,7 +209,7 @@ class Session:
         out: list[Any] = []
         rest = self._fast.received(size, out)
         if rest is not None:
-            self._receive_slowly(rest, out)
+            self._receive_slowly(rest, out, math.inf)
         return out
 
     def begin_streaming(self) -> list[Event]:
@@ -208,7 +219,7 @@ class Session:
         if self._plain is not None:
             self._plain.begin_streaming(events)
         if self._fast is not None and not self._fast.is_idle:
-            self._receive_slowly(self._fast.give_up(), events)
+            self._receive_slowly(self._fast.give_up(), events, math.inf)
         return events
 
     def end_streaming(self) -> None:
@@ -217,7 +228,9 @@ class Session:
         if self._plain is not None:
             self._plain.streams = False
 
-    def _receive(self, data: bytes, out: list[Any]) -> None:
+    def _receive(self, data: bytes, out: list[Any], most: float) -> None:
+        if self._unread:
+            data, self._unread = self._unread + data, b""
         fast = self._fast
         if (
             fast is not None
@@ -226,30 +239,40 @@ class Session:
             and not self._streams
             and (self.on_frame is None or not fast.is_idle)  # what the fast lane has begun, it ends
         ):
-            rest = fast.read(data, out)  # nearly always, this is all there is to do
+            rest = fast.read(data, out, most)  # nearly always, this is all there is to do
             if fast.pings is not None:
                 self._answer_pings(fast)
             if rest is None:
+                if fast.unread:
+                    self._unread, fast.unread = fast.unread, b""
                 return
             data = rest
-        self._receive_slowly(data, out)
+            most -= len(out)
+        self._receive_slowly(data, out, most)
 
-    def _receive_slowly(self, data: bytes, out: list[Any]) -> None:
+    def _receive_slowly(self, data: bytes, out: list[Any], most: float) -> None:
         """Go back and forth between the lanes; ``data`` begins with what the fast lane, if it was asked, left."""
         spare: PlainReader | None = None  # for the next turn: making one costs as much as three small frames
         while data and self.state is not CLOSED:
+            if most <= 0:
+                self._unread = data
+                return
             if self._plain is None:
                 spare = spare or self._make_plain()
                 spare.trail = self.trail
                 self._plain = spare
             spare = self._plain
-            data = self._read_plainly(spare, data, out)
-            if data and self._fast is not None and self._plain is None and self._takes_turns:
-                rest = self._fast.read(data, out)
+            data, work = self._read_plainly(spare, data, out, most)
+            most -= work
+            if data and self._fast is not None and self._plain is None and self._takes_turns and most > 0:
+                told_before = len(out)
+                rest = self._fast.read(data, out, told_before + most)
                 self._answer_pings(self._fast)
                 if rest is None:
+                    self._unread, self._fast.unread = self._fast.unread, b""
                     break
                 data = rest
+                most -= len(out) - told_before
 
     @property
     def _takes_turns(self) -> bool:
@@ -263,13 +286,21 @@ class Session:
             key = self._mask_key
             self.outgoing += b"".join([encode_frame(Opcode.PONG, payload, mask_key=key()) for payload in pings])
 
-    def _read_plainly(self, plain: PlainReader, data: bytes, out: list[Any]) -> bytes:
-        """Have wsproto read; with a fast lane, only up to where that can take over again."""
+    def _read_plainly(self, plain: PlainReader, data: bytes, out: list[Any], most: float) -> tuple[bytes, int]:
+        """Have wsproto read; with a fast lane, only up to where that can take over again.
+
+        Returns what is left, and how much of ``most`` that was.
+        """
         events: list[Event] = []
-        until_idle = self._fast is not None and self._takes_turns
-        position = plain.read(data, 0, events, self.on_frame, until_idle=until_idle)
+        work = -plain.frames
+        # One message at a time too where there is an end to what is wanted: who can say what the next inflates to?
+        until_idle = (self._fast is not None and self._takes_turns) or most < math.inf
+        position = plain.read(data, 0, events, self.on_frame, until_idle=until_idle, most_frames=most)
+        work += plain.frames
         for event in events:
             self._answer(event)
+            if isinstance(event, (Message, MessagePart)):
+                work += len(event.payload) // INFLATED_BYTES_EACH
             if not self._relays:
                 out.append(event)
             elif isinstance(event, Message):
@@ -279,7 +310,7 @@ class Session:
         if self._fast is not None and plain.is_idle:
             self._fast.trail = plain.trail
             self._plain = None
-        return data[position:]
+        return data[position:], work
 
     def _encode(self, opcode: Opcode, payload: bytes | bytearray, frames: list[bytes | bytearray]) -> None:
         if self._encoder is None:

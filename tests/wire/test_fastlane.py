@@ -97,6 +97,66 @@ def test_any_bytes_in_any_chunks_give_the_same_events_in_both_lanes(
         assert fast.data_to_send() == plain.data_to_send()
 
 
+@BOTH_ROLES
+@given(data=st.data(), deflated=st.booleans(), fast_lane=st.booleans(), shown=st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_it_makes_no_difference_how_much_is_asked_for_at_a_time(
+    role: Role, data: st.DataObject, deflated: bool, fast_lane: bool, shown: bool
+) -> None:
+    stream = data.draw(st.one_of(streams(role), streams(role), st.binary(max_size=300)))
+    cuts = data.draw(st.lists(st.integers(0, max(len(stream), 1)), max_size=6))
+    whole, some = (session_of(role, deflate=deflated, fast_lane=fast_lane) for _ in range(2))
+    if shown:
+        some.on_frame = lambda *_: None
+    told: list[Event] = []
+    for start, end in pairwise([0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]):
+        most = data.draw(st.integers(1, 5))
+        told += some.receive_data(stream[start:end], most)
+        while some.has_unread and data.draw(st.integers(0, 3)):
+            told += some.receive_data(b"", most)
+    while some.has_unread:
+        told += some.receive_data(b"", 1)
+    assert told == events_of(stream, cuts, whole)
+    assert (some.state, some.close_sent, some.fault) == (whole.state, whole.close_sent, whole.fault)
+    if role is Role.SERVER:
+        assert some.data_to_send() == whole.data_to_send()
+
+
+MANY = {
+    "whole messages": encode_frame(Opcode.TEXT, b"a", mask_key=MASK_KEY) * 500,
+    "fragments": (
+        encode_frame(Opcode.TEXT, b"a", fin=False, mask_key=MASK_KEY)
+        + encode_frame(Opcode.CONTINUATION, b"a", mask_key=MASK_KEY)
+    )
+    * 500,
+    "bombs": encode_frame(Opcode.TEXT, deflate(b"\0" * 500_000), rsv=RSV1, mask_key=MASK_KEY) * 50,
+    "bombs in fragments": (
+        encode_frame(Opcode.TEXT, deflate(b"\0" * 500_000), fin=False, rsv=RSV1, mask_key=MASK_KEY)
+        + encode_frame(Opcode.CONTINUATION, b"", mask_key=MASK_KEY)
+    )
+    * 50,
+}
+
+
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
+@pytest.mark.parametrize("stream", MANY.values(), ids=MANY.keys())
+def test_few_bytes_amount_to_no_more_at_a_time_than_is_asked_for(stream: bytes, fast_lane: bool) -> None:
+    session = Session(Role.SERVER, max_message_bytes=1 << 20, deflate=True, fast_lane=fast_lane)
+    events = session.receive_data(stream, 20)
+    assert session.has_unread
+    assert len(stream) * 0.8 < session.held_bytes <= len(stream), "the rest is kept as it came"
+    told = 0
+    while True:
+        assert 1 <= len(events) <= 20 or not told
+        assert sum(len(event.payload) for event in events if isinstance(event, Message)) < 20 * 1024 + 500_001
+        told += len(events)
+        if not session.has_unread:
+            break
+        events = session.receive_data(b"", 20)
+    assert told == (50 if len(stream) > 20_000 else 500)
+    assert session.held_bytes == 0
+
+
 def in_pieces(data: bytes, size: int) -> Iterator[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
 
