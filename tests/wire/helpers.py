@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a peer's frames, the ways to cut a stream, and the ends of a connection."""
+"""What tests of this folder share: a peer's frames, ways to cut a stream, a room's log, the ends of a connection."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import strategies as st
 
+from rawws.wire.broadcast_log import BroadcastLog
+from rawws.wire.encodings import PLAIN
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed
-from rawws.wire.frames import MASK, Opcode, split_frames
+from rawws.wire.frames import MASK, Opcode, encode_frame, split_frames
 from rawws.wire.masking import apply_mask
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
@@ -49,6 +51,25 @@ def any_chunking(draw: st.DrawFn, data: st.SearchStrategy[bytes]) -> list[bytes]
     whole = draw(data)
     cuts = sorted(draw(st.sets(st.integers(1, max(1, len(whole) - 1)), max_size=8)))
     return [chunk for start, end in zip([0, *cuts], [*cuts, None], strict=True) if (chunk := whole[start:end])]
+
+
+# A room's log
+
+
+def text_frame(text: str) -> bytes:
+    """Return a message as a log has it: an unmasked frame."""
+    return encode_frame(Opcode.TEXT, text.encode())
+
+
+def texts_in(frames: bytes) -> list[str]:
+    return [bytes(payload).decode() for _, payload in split_frames(frames)]
+
+
+def everything_from(log: BroadcastLog, after: int, form: int = PLAIN) -> list[str]:
+    """Return all that a reader gets who has had the messages up to that number."""
+    entry = log.entry(after, form, 0.0)
+    segments = [log.segment(number, form) for number in range(entry.number, log.next)]
+    return texts_in(entry.rest + b"".join(segments))
 
 
 # A session and its end

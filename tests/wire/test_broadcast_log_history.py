@@ -1,10 +1,8 @@
-"""Ids, and what a log keeps for those who come later, by example and against a naive model: a list of messages."""
+"""What a log keeps for those who come later, by example and against a naive model: a list of messages."""
 
 from __future__ import annotations
 
 import gc
-import itertools
-import json
 import math
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -14,35 +12,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from rawws.errors import UsageError
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
-from rawws.wire.conflation import MAX_KEYS, NewestByKey, Senders
 from rawws.wire.encodings import EVENTS, PLAIN, WITH_IDS, encode
-from rawws.wire.frames import Opcode, encode_frame, encode_message, split_frames
-from rawws.wire.message_ids import Ids, MessageId, NumberedIds, StreamIds, new_epoch, parse_id
-
-
-def frame(text: str) -> bytes:
-    return encode_frame(Opcode.TEXT, text.encode())
-
-
-def payloads(frames: bytes) -> list[str]:
-    return [bytes(payload).decode() for _, payload in split_frames(frames)]
+from rawws.wire.frames import Opcode, encode_message
+from rawws.wire.message_ids import Ids, NumberedIds, StreamIds
+from tests.wire.helpers import everything_from, text_frame, texts_in
 
 
 def make_log(*turns: list[str], history: int = 100, sealed_at: float = 0.0) -> BroadcastLog:
     """A log with a segment for each turn."""
     log = BroadcastLog(encode, ids=NumberedIds("e"), history=History(history))
     for turn in turns:
-        log.append([frame(text) for text in turn])
+        log.append([text_frame(text) for text in turn])
         log.seal(sealed_at)
     return log
-
-
-def everything_from(log: BroadcastLog, after: int, form: int = PLAIN) -> list[str]:
-    entry = log.entry(after, form, 0.0)
-    segments = [log.segment(number, form) for number in range(entry.number, log.next)]
-    return payloads(entry.rest + b"".join(segments))
 
 
 def test_messages_are_numbered_in_their_order() -> None:
@@ -100,7 +83,7 @@ def test_the_history_ends_with_its_number_of_messages() -> None:
 def test_and_with_its_age_and_its_size() -> None:
     log = BroadcastLog(encode, history=History(100, max_bytes=10, max_age_s=60))
     for second in range(5):
-        log.append([frame("abc")])  # five bytes
+        log.append([text_frame("abc")])  # five bytes
         log.seal(float(second * 20))
     log.trim(log.next, 80.0)
     assert (log.kept_bytes, log.oldest(80.0)) == (10, 4)
@@ -136,7 +119,7 @@ def test_a_message_is_in_the_segment_of_its_turn_and_one_to_come_in_the_open_one
     log = make_log(["1", "2"], ["3"])
     assert [log.number_of(message) for message in (1, 2, 3, 4, 9)] == [0, 0, 1, 2, 2]
     log.trim(1)
-    log.append([frame("4")])
+    log.append([text_frame("4")])
     assert [log.number_of(message) for message in (3, 4)] == [1, 2]
     assert [log.last_before(number) for number in (1, 2)] == [2, 3]
 
@@ -145,18 +128,18 @@ def test_messages_that_nobody_here_has_take_a_number_and_end_the_history() -> No
     log = make_log(["1", "2"])
     log.leave_out()
     assert (log.last_message, log.tail_id, log.next_message, log.oldest(0.0)) == (3, "e-3", 4, 4)
-    log.append([frame("4")])
+    log.append([text_frame("4")])
     log.seal()
     assert [log.entry(after, PLAIN, 0.0).is_gap for after in range(5)] == [True, True, True, False, False]
     assert everything_from(log, 0) == everything_from(log, 2) == everything_from(log, 3) == ["4"]
     assert [number for number, _, _ in log.messages(3, most=9, most_bytes=99)] == [b"e-4"]
     log.trim(log.next)
-    assert (log.kept_bytes, log.oldest(0.0)) == (len(frame("4")), 4), "what was before is no part of the history"
+    assert (log.kept_bytes, log.oldest(0.0)) == (len(text_frame("4")), 4), "what was before is no part of the history"
 
 
 def test_nothing_is_left_out_between_messages_of_one_turn() -> None:
     log = make_log()
-    log.append([frame("1")])
+    log.append([text_frame("1")])
     with pytest.raises(AssertionError, match="not sealed"):
         log.leave_out()
 
@@ -202,106 +185,6 @@ TestHistoryModel = HistoryModel.TestCase
 TestHistoryModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
-# Ids
-
-
-def test_an_id_is_read_as_it_is_written() -> None:
-    for number in (42, (1 << 64) - 1):
-        assert parse_id(str(MessageId("9f2c41d7", number))) == MessageId("9f2c41d7", number)
-    assert new_epoch() != new_epoch()
-
-
-@pytest.mark.parametrize("text", ["", "42", "x-", "-1", "E-1", "a-b", "a-1-2", "a-1 ", f"a-{1 << 64}"])
-def test_what_is_no_id(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a message's id"):
-        parse_id(text)
-
-
-def test_ids_that_came_with_the_messages() -> None:
-    ids = StreamIds((5, 0))
-    log = BroadcastLog(encode, ids=ids, history=History(3))
-    for number, each in enumerate([(7, 0), (7, 1), (9, 4), (12, 0)]):
-        log.append([frame(str(number))])
-        ids.add(*each)
-        log.seal()
-    assert (log.label(0), log.label(3), log.tail_id) == ("5-0", "9-4", "12-0")
-    places = ["4-9", "5-0", "6-0", "7-0", "7-1", "8-8", "9-4", "12-0", "13-0"]
-    assert [ids.number_of(parse_id(place)) for place in places] == [-1, 0, -1, 1, 2, 2, 3, 4, 5]
-    assert ids.number_of(parse_id("9f2c-1")) is None
-    assert everything_from(log, 2, WITH_IDS) == ['{"id":"9-4"}\n2', '{"id":"12-0"}\n3']
-    log.trim(log.next)
-    assert log.oldest(0.0) == 2
-    assert [ids.number_of(parse_id(place)) for place in places] == [0, 0, 0, 1, 2, 2, 3, 4, 5]
-    assert (log.label(1), ids.last) == ("7-0", (12, 0))
-
-
-def test_an_id_of_another_log_is_known_for_what_it_is() -> None:
-    ids = NumberedIds("e")
-    assert ids.number_of(parse_id("e-7")) == 7
-    assert ids.number_of(parse_id("f-7")) is None
-    assert [ids.label(7), *itertools.islice(ids.labels(8), 2)] == [b"e-7", b"e-8", b"e-9"]
-    assert NumberedIds().number_of(parse_id("e-7")) is None, "an epoch that no other log has"
-
-
-# Instead of everything
-
-
-def test_the_newest_of_each_key() -> None:
-    newest = NewestByKey("symbol")
-    texts = ['{"symbol":"A","price":1}', '{"symbol":"B"}', '{"symbol":"A","price":2}', "no json", '["A"]', "7"]
-    newest.add(1, b"".join(map(frame, texts)))
-    newest.give(8, ":A")
-    newest.add(7, encode_frame(Opcode.BINARY, b"x") + frame("by header"))
-    newest.add(9, frame('{"symbol":"B","price":3}'))
-    assert [(number, payloads(raw)) for number, raw in newest.after(0)] == [
-        (3, [texts[2]]),
-        (7, ["x"]),  # without a key, as those before it
-        (8, ["by header"]),
-        (9, ['{"symbol":"B","price":3}']),
-    ]
-    assert [number for number, _ in newest.after(7)] == [8, 9]
-    assert newest.after(9) == []
-
-
-def test_there_is_an_end_to_keys() -> None:
-    newest = NewestByKey("k")
-    newest.add(1, b"".join(frame(f'{{"k":{number}}}') for number in range(MAX_KEYS + 10)))
-    assert len(newest) == MAX_KEYS
-    assert newest.after(0)[0][0] == 11
-
-
-def test_the_newest_of_all_keys_take_so_much_at_most() -> None:
-    newest = NewestByKey("k", 20_000)
-    newest.add(1, b"".join(frame(json.dumps({"k": number, "pad": "x" * 1000})) for number in range(100)))
-    assert newest.held_bytes <= 20_000
-    assert [number for number, _ in newest.after(0)] == list(range(100 - len(newest) + 1, 101)), "the oldest went"
-    assert len(newest) > 10
-    newest.add(101, frame(json.dumps({"k": "large", "pad": "x" * 30_000})))
-    assert [number for number, _ in newest.after(0)] == [101], "the last is kept in any case"
-    newest.add(102, frame(json.dumps({"k": "large"})))
-    newest.add(103, frame(json.dumps({"k": "small"})))
-    assert [number for number, _ in newest.after(0)] == [102, 103]
-    assert newest.held_bytes < 1000
-
-
-def test_everything_but_ones_own() -> None:
-    senders = Senders()
-    for last, sender in ((2, 1), (3, 2), (4, 1), (5, 1)):
-        senders.add(last, sender)
-    segment = b"".join(map(frame, "abcd"))
-    assert [(first, payloads(frames)) for first, frames in senders.others(1, 4, 1, segment)] == [(3, ["c"])]
-    assert [(first, payloads(frames)) for first, frames in senders.others(1, 4, 2, segment)] == [
-        (1, ["a", "b"]),
-        (4, ["d"]),
-    ]
-    assert [(first, payloads(frames)) for first, frames in senders.others(2, 3, 1, frame("b") + frame("c"))] == [
-        (3, ["c"])
-    ]
-    assert [senders.sent_to(1, 4, who) for who in (1, 2, 3)] == [True, True, False]
-    senders.trim(4)
-    assert [senders.sent_to(4, 5, who) for who in (1, 2)] == [True, False]
-
-
 # What it takes
 
 
@@ -323,7 +206,7 @@ def one_by_one(ids: Ids, forms: Sequence[int], count: int = 5000, text: str = "a
     """A log whose messages have come one at a time, and been sent to readers of these forms."""
     log = BroadcastLog(encode, ids=ids)
     for number in range(count):
-        log.append([frame(text)])
+        log.append([text_frame(text)])
         if isinstance(ids, StreamIds):
             ids.add(number, 1 << 63)
         log.seal()
@@ -350,7 +233,7 @@ def test_other_forms_may_take_twice_as_much_and_can_be_made_again() -> None:
     log = one_by_one(NumberedIds("e"), [WITH_IDS, EVENTS, EVENTS | 1, WITH_IDS | 1], text="x" * 100)
     alone = one_by_one(NumberedIds("e"), [], text="x" * 100).held_bytes
     assert alone < log.held_bytes <= 3 * alone
-    assert payloads(log.segment(7, WITH_IDS)) == ['{"id":"e-8"}\n' + "x" * 100]
+    assert texts_in(log.segment(7, WITH_IDS)) == ['{"id":"e-8"}\n' + "x" * 100]
     for number in range(log.next):
         log.run(number, EVENTS)
         assert log.held_bytes <= 3 * alone
@@ -362,7 +245,7 @@ def test_a_history_can_be_ended() -> None:
     log.end_history()
     log.trim(2, 7.0)
     assert (log.kept_bytes, log.history_bytes, log.oldest(7.0)) == (3, 0, 4), "a reader still needs the last"
-    log.append([frame("4")])
+    log.append([text_frame("4")])
     log.seal(8.0)
     log.trim(log.next, 8.0)
     assert (log.kept_bytes, log.oldest(8.0), log.tail_id) == (3, 4, "e-4")

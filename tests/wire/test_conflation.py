@@ -1,0 +1,65 @@
+"""What peers get instead of everything: the newest message of each key, or all but what they have sent themselves."""
+
+from __future__ import annotations
+
+import json
+
+from rawws.wire.conflation import MAX_KEYS, NewestByKey, Senders
+from rawws.wire.frames import Opcode, encode_frame
+from tests.wire.helpers import text_frame, texts_in
+
+
+def test_the_newest_of_each_key() -> None:
+    newest = NewestByKey("symbol")
+    texts = ['{"symbol":"A","price":1}', '{"symbol":"B"}', '{"symbol":"A","price":2}', "no json", '["A"]', "7"]
+    newest.add(1, b"".join(map(text_frame, texts)))
+    newest.give(8, ":A")
+    newest.add(7, encode_frame(Opcode.BINARY, b"x") + text_frame("by header"))
+    newest.add(9, text_frame('{"symbol":"B","price":3}'))
+    assert [(number, texts_in(raw)) for number, raw in newest.after(0)] == [
+        (3, [texts[2]]),
+        (7, ["x"]),  # without a key, as those before it
+        (8, ["by header"]),
+        (9, ['{"symbol":"B","price":3}']),
+    ]
+    assert [number for number, _ in newest.after(7)] == [8, 9]
+    assert newest.after(9) == []
+
+
+def test_there_is_an_end_to_keys() -> None:
+    newest = NewestByKey("k")
+    newest.add(1, b"".join(text_frame(f'{{"k":{number}}}') for number in range(MAX_KEYS + 10)))
+    assert len(newest) == MAX_KEYS
+    assert newest.after(0)[0][0] == 11
+
+
+def test_the_newest_of_all_keys_take_so_much_at_most() -> None:
+    newest = NewestByKey("k", 20_000)
+    newest.add(1, b"".join(text_frame(json.dumps({"k": number, "pad": "x" * 1000})) for number in range(100)))
+    assert newest.held_bytes <= 20_000
+    assert [number for number, _ in newest.after(0)] == list(range(100 - len(newest) + 1, 101)), "the oldest went"
+    assert len(newest) > 10
+    newest.add(101, text_frame(json.dumps({"k": "large", "pad": "x" * 30_000})))
+    assert [number for number, _ in newest.after(0)] == [101], "the last is kept in any case"
+    newest.add(102, text_frame(json.dumps({"k": "large"})))
+    newest.add(103, text_frame(json.dumps({"k": "small"})))
+    assert [number for number, _ in newest.after(0)] == [102, 103]
+    assert newest.held_bytes < 1000
+
+
+def test_everything_but_ones_own() -> None:
+    senders = Senders()
+    for last, sender in ((2, 1), (3, 2), (4, 1), (5, 1)):
+        senders.add(last, sender)
+    segment = b"".join(map(text_frame, "abcd"))
+    assert [(first, texts_in(frames)) for first, frames in senders.others(1, 4, 1, segment)] == [(3, ["c"])]
+    assert [(first, texts_in(frames)) for first, frames in senders.others(1, 4, 2, segment)] == [
+        (1, ["a", "b"]),
+        (4, ["d"]),
+    ]
+    assert [
+        (first, texts_in(frames)) for first, frames in senders.others(2, 3, 1, text_frame("b") + text_frame("c"))
+    ] == [(3, ["c"])]
+    assert [senders.sent_to(1, 4, who) for who in (1, 2, 3)] == [True, True, False]
+    senders.trim(4)
+    assert [senders.sent_to(4, 5, who) for who in (1, 2)] == [True, False]
