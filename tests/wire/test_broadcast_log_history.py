@@ -124,6 +124,13 @@ def test_a_message_is_in_the_segment_of_its_turn_and_one_to_come_in_the_open_one
     assert [log.last_before(number) for number in (1, 2)] == [2, 3]
 
 
+def test_a_segment_knows_its_first_and_last_messages_whatever_was_before() -> None:
+    log = make_log(["1", "2"], ["3"], ["4", "5", "6"], history=0)
+    assert [log.span(number) for number in range(3)] == [(1, 2), (3, 3), (4, 6)]
+    log.trim(2)
+    assert log.span(2) == (4, 6)
+
+
 def test_messages_that_nobody_here_has_take_a_number_and_end_the_history() -> None:
     log = make_log(["1", "2"])
     log.leave_out()

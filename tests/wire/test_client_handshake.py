@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rawws.errors import UsageError
 from rawws.limits import Limits
-from rawws.wire.client_handshake import ClientHandshake, ServerAnswer, basic_authorization
+from rawws.wire.client_handshake import ClientHandshake, ServerAnswer, basic_authorization, examine_answer
 from rawws.wire.handshake import Origins, examine, wants_websocket
 from rawws.wire.http1 import HttpPhase, Signal
 from rawws.wire.http1_client import ResponsePhase
@@ -353,6 +353,14 @@ def test_4_1_item_4_an_accept_that_is_not_made_of_our_key_fails(values: list[str
 
 def test_4_1_item_4_the_answer_to_another_key_fails() -> None:
     assert_failing(ClientHandshake(URI), answer(), "4", ACCEPT)
+
+
+def test_4_1_item_4_who_does_not_know_the_key_judges_all_but_what_was_made_of_it() -> None:
+    response = answer(("Sec-WebSocket-Accept", ["of another key"]), ("Upgrade", ["h2c"]))
+    told = examine_answer(response, None, offered_subprotocols=(), offered_compression=False)
+    assert "RFC 6455 §4.1 item 4" not in [check.section for check in told.checks]
+    assert [check.section for check in told.checks if not check.holds] == ["RFC 6455 §4.1 item 2"]
+    assert examine_answer(answer(), None, offered_subprotocols=(), offered_compression=False).fault == ""
 
 
 @pytest.mark.parametrize(

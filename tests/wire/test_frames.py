@@ -13,11 +13,14 @@ from rawws.wire.frames import (
     RSV1,
     RSV2,
     RSV3,
+    Frame,
     FrameHeader,
     FrameScanner,
     Opcode,
+    count_frames,
     encode_frame,
     encode_header,
+    encode_message,
     parse_header,
     split_frames,
 )
@@ -67,7 +70,9 @@ any_frame = st.builds(
 def test_5_2_a_header_is_taken_apart_and_put_together_again(
     raw: str, fin: bool, rsv: str, opcode: int, mask_key: str | None, payload_bytes: int
 ) -> None:
-    header = parse_header(bytes.fromhex(raw))
+    data = bytes.fromhex(raw)
+    assert [parse_header(data[:end]) for end in range(len(data))] == [None] * len(data), "all of it is needed"
+    header = parse_header(data)
     assert header is not None
     assert (header.fin, header.opcode, header.payload_bytes) == (fin, opcode, payload_bytes)
     assert f"{header.rsv1:d}{header.rsv2:d}{header.rsv3:d}" == rsv
@@ -175,6 +180,40 @@ def test_a_frame_is_encoded_as_wsproto_does_it(sender: ConnectionType, event: Ev
     data = event.data if isinstance(event, Message) else event.payload  # type: ignore[attr-defined]
     payload = data.encode() if isinstance(data, str) else bytes(data)
     assert encode_frame(header.opcode, payload, fin=fin, mask_key=header.mask_key) == theirs
+
+
+# A server's messages
+
+
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 4096, 4097, 65_535, 65_536])
+def test_5_1_a_servers_message_is_one_frame_without_a_mask_and_only_a_large_payload_is_not_copied(
+    opcode: Opcode, size: int
+) -> None:
+    payload = b"x" * size
+    pieces: list[bytes | bytearray] = []
+    encode_message(opcode, payload, pieces)
+    assert b"".join(pieces) == encode_frame(opcode, payload)
+    if size > 4096:
+        assert pieces[1] is payload
+    else:
+        assert len(pieces) == 1
+
+
+def test_as_many_frames_are_counted_in_pieces_as_there_are_messages() -> None:
+    # 2 and 8 bytes make frames that are as long as the header of a large one alone.
+    for sizes in ([], [0], [2, 8, 125], [4096, 126], [5000], [2, 5000, 8, 70_000, 0], [70_000, 70_000]):
+        pieces: list[bytes | bytearray] = []
+        for size in sizes:
+            encode_message(Opcode.BINARY, b"\xff" * size, pieces)
+        assert count_frames(pieces, max(map(len, pieces), default=0)) == len(sizes), sizes
+
+
+def test_a_frame_to_be_shown_knows_how_much_of_its_payload_is_left_out() -> None:
+    header = parse_header(bytes.fromhex("82 7e 01 00"))
+    assert header is not None
+    assert Frame(header, bytes(256)).left_out_bytes == 0
+    assert Frame(header, b"head", b"tail!").left_out_bytes == 256 - 9
 
 
 # Following the boundaries through a stream

@@ -49,3 +49,9 @@ def test_an_id_of_another_log_is_known_for_what_it_is() -> None:
     assert ids.number_of(parse_id("f-7")) is None
     assert [ids.label(7), *itertools.islice(ids.labels(8), 2)] == [b"e-7", b"e-8", b"e-9"]
     assert NumberedIds().number_of(parse_id("e-7")) is None, "an epoch that no other log has"
+
+
+def test_ids_that_count_can_be_told_of_messages_that_are_gone() -> None:
+    ids = NumberedIds("e")
+    ids.forget(7)
+    assert (ids.label(3), ids.number_of(parse_id("e-3"))) == (b"e-3", 3)

@@ -96,6 +96,23 @@ def test_9112_3_2_the_path_and_the_query_of_a_target(target: str, path: str | No
 
 
 @pytest.mark.parametrize(
+    ("target", "fields", "authority"),
+    [
+        ("/", [("Host", "h:8080")], "h:8080"),
+        ("http://t:80/a?b", [("Host", "h")], "t:80"),
+        ("HTTPS://[::1]", [], "[::1]"),
+        ("http://u@t/", [("Host", "h")], "h"),  # RFC 9110 §4.2.4: user information is refused
+        ("*", [("Host", "h")], "h"),
+        ("/", [], ""),
+    ],
+)
+def test_9112_3_2_2_whom_a_request_is_for_says_its_target_and_else_its_host_header(
+    target: str, fields: list[tuple[str, str]], authority: str
+) -> None:
+    assert asked(target, *fields).authority == authority
+
+
+@pytest.mark.parametrize(
     ("accept", "verdict"),
     [
         (["text/event-stream"], True),

@@ -13,6 +13,7 @@ from rawws.wire.stream_entries import (
     fields_of,
     format_stream_id,
     just_before,
+    just_behind,
     key_of,
     parse_stream_id,
     path_of,
@@ -54,6 +55,14 @@ def test_keys_and_ids() -> None:
     assert just_before((7, 3)) == (7, 2)
     assert (6, 10**15) < just_before((7, 0)) < (7, 0)
     assert just_before(BEGINNING) < (0, 2**63)
+
+
+def test_nothing_is_between_an_id_and_the_one_just_behind_it() -> None:
+    largest = (1 << 64) - 1  # of either half, in Redis
+    assert just_behind(BEGINNING) == (0, 1)
+    assert just_behind((7, 3)) == (7, 4)
+    assert just_behind((7, largest - 1)) == (7, largest)
+    assert just_behind((7, largest)) == (8, 0)
 
 
 # A reader stands at (8 h, 0), the 50th entry; what has become of the stream meanwhile?
