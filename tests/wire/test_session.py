@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, PingReceived, PongReceived
 from rawws.wire.frames import RSV1, RSV2, RSV3, Frame, Opcode, encode_frame
-from rawws.wire.plain import _RULES, _name_fault
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 from rawws.wire.trace import frame_line
 from tests.wire.helpers import (
     LIMIT,
     MASK_KEY,
+    REJECTED,
     any_chunking,
     assert_failing,
     both_roles,
@@ -68,35 +68,6 @@ def test_5_1_a_server_takes_only_masked_frames_and_a_client_only_unmasked_ones()
 
 # §5.2 to §5.5, §7.4, §8.1: what is rejected, and under which name
 
-REJECTED = [
-    *((f"opcode {opcode:#x}", 1002, "invalid_opcode", [(f"8{opcode:x}00", b"")]) for opcode in (3, 7, 0xB, 0xF)),
-    ("RSV1 without an extension", 1002, "reserved_bit", [("c105", b"Hello")]),
-    ("RSV2", 1002, "reserved_bit", [("a105", b"Hello")]),
-    ("RSV3", 1002, "reserved_bit", [("9105", b"Hello")]),
-    ("RSV1 on a ping", 1002, "reserved_bit", [("c900", b"")]),
-    ("RSV1 on a continuation", 1002, "reserved_bit", [("0101", b"a"), ("c001", b"b")]),
-    ("5 in two bytes", 1002, "length_not_minimal", [("817e0005", b"Hello")]),
-    ("5 in eight bytes", 1002, "length_not_minimal", [("817f0000000000000005", b"Hello")]),
-    ("65,535 in eight bytes", 1002, "length_not_minimal", [("827f000000000000ffff", b"")]),
-    ("a length of 2^63", 1002, "length_too_large", [("827f8000000000000000", b"")]),
-    ("text inside a message", 1002, "expected_continuation", [("0101", b"a"), ("8101", b"b")]),
-    ("binary inside a message", 1002, "expected_continuation", [("0101", b"a"), ("8900", b""), ("8201", b"b")]),
-    ("a continuation of nothing", 1002, "unexpected_continuation", [("8001", b"a")]),
-    ("a continuation behind a message", 1002, "unexpected_continuation", [("8101", b"a"), ("0001", b"b")]),
-    ("a ping in fragments", 1002, "control_fragmented", [("0900", b"")]),
-    ("a close in fragments, with RSV1", 1002, "control_fragmented", [("4802", b"\x03\xe8")]),
-    ("a ping of 126 bytes", 1002, "control_too_long", [("897e007e", b"")]),
-    ("a close of 126 bytes", 1002, "control_too_long", [("887e007e", b"")]),
-    ("a close of 1 byte", 1002, "close_payload_short", [("8801", b"\x03")]),
-    *(
-        (f"close {code}", 1002, "close_code_invalid", [("8802", closed_with(code))])
-        for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535)
-    ),
-    ("a reason that is not UTF-8", 1007, "close_reason_not_utf8", [("8804", closed_with(1000, b"\xc3\x28"))]),
-    ("text that is not UTF-8", 1007, "text_not_utf8", [("8102", b"\xc3\x28")]),
-    ("text that ends inside a character", 1007, "text_not_utf8", [("0101", b"\xe2"), ("8001", b"\x82")]),
-]
-
 
 @both_roles
 @pytest.mark.parametrize(
@@ -111,16 +82,6 @@ def test_a_broken_rule_fails_the_connection_under_its_own_name(
         session, events = receive(our_role, chunks)
         assert_failing(session, events, close_code, fault_code)
         assert "(RFC 6455 §" in events[-1].fault.sentence  # type: ignore[union-attr]
-
-
-def test_each_way_in_which_wsproto_rejects_a_frame_is_tested_here() -> None:
-    tested = {row[2] for row in REJECTED} | {"masked", "not_masked"} | {"deflate_invalid"}  # test_deflate.py
-    assert {rule.code for rule in _RULES} == tested
-
-
-def test_a_rejection_that_wsproto_words_in_a_new_way_keeps_its_close_code_and_its_sentence() -> None:
-    fault = _name_fault(1002, "some rule of a later version")
-    assert (fault.close_code, fault.code, fault.sentence) == (1002, "protocol_error", "some rule of a later version")
 
 
 # §5.4 Fragmentation
