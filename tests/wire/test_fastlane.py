@@ -1,21 +1,28 @@
-"""The fast lane amounts to wsproto: for any bytes in any chunks, in both roles, with and without compression."""
+"""The fast lane: what it takes, what it leaves to wsproto, and that the two amount to the same (RFC 6455 §5).
+
+For any bytes in any chunks, that is, in both roles, with and without compression. ``test_session_lanes.py`` has what a
+session does with it.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rawws.wire import frames
-from rawws.wire.events import Event, Message
-from rawws.wire.frames import FIN, RSV1, RSV2, Opcode, encode_frame, encode_header
+from rawws.wire.events import Event, Message, PingReceived, PongReceived
+from rawws.wire.fastlane import FastReader
+from rawws.wire.frames import FIN, RSV1, RSV2, Opcode, encode_frame
 from rawws.wire.role import Role
 from rawws.wire.session import Session
-from tests.wire.helpers import MASK_KEY, assert_failing
+from rawws.wire.trail import describe_trail
+from tests.wire.helpers import MASK_KEY, both_roles, every_split, from_peer
 
 LIMIT = 3000
 
@@ -157,111 +164,212 @@ def test_few_bytes_amount_to_no_more_at_a_time_than_is_asked_for(stream: bytes, 
     assert session.held_bytes == 0
 
 
-def in_pieces(data: bytes, size: int) -> Iterator[bytes]:
-    return (data[start : start + size] for start in range(0, len(data), size))
+# What it takes
 
 
+def reader(
+    our_role: Role = Role.SERVER, *, inflates: bool = False, relays: bool = False, takes_pings: bool = True
+) -> FastReader:
+    return FastReader(our_role, 70_000, inflates=inflates, relays=relays, takes_pings=takes_pings)
+
+
+def from_them(our_role: Role, opcode: int, payload: bytes, *, rsv: int = 0) -> bytes:
+    return encode_frame(opcode, payload, rsv=rsv, mask_key=MASK_KEY if our_role is Role.SERVER else None)
+
+
+def read(fast: FastReader, chunks: Iterable[bytes]) -> list[Any]:
+    """Return what it makes of chunks all of which it is to take."""
+    out: list[Any] = []
+    for chunk in chunks:
+        assert fast.read(chunk, out) is None
+    return out
+
+
+def some_splits(data: bytes) -> Iterator[list[bytes]]:
+    """Every split of a little data; of much the ones that a header and a boundary of a few KiB make."""
+    if len(data) < 200:
+        yield from every_split(data)
+        return
+    yield [data]
+    for size in (3, 1000, 4096, 65_536):
+        yield [data[start : start + size] for start in range(0, len(data), size)]
+
+
+@both_roles
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 125, 126, 1024, 1025, 65_535, 65_536])
+def test_5_2_whole_messages_of_any_size_are_taken_in_every_split(our_role: Role, size: int) -> None:
+    texts = ["x" * size, ("é" * size)[: size // 2]]
+    data = b"".join(from_them(our_role, Opcode.TEXT, text.encode()) for text in texts)
+    data += from_them(our_role, Opcode.BINARY, b"\xff" * size)
+    for chunks in some_splits(data):
+        fast = reader(our_role)
+        messages = [*(Message(Opcode.TEXT, text.encode()) for text in texts), Message(Opcode.BINARY, b"\xff" * size)]
+        assert read(fast, chunks) == messages
+        assert (fast.is_idle, fast.held_bytes) == (True, 0)
+
+
+def test_a_server_relays_them_as_frames_and_its_pongs_are_told_to_nobody() -> None:
+    said = [
+        (Opcode.TEXT, b"x" * 125),
+        (Opcode.TEXT, b"x" * 126),
+        (Opcode.BINARY, b"\xff"),
+        (Opcode.BINARY, b"z" * 5000),
+    ]
+    data = b"".join(from_them(Role.SERVER, opcode, payload) for opcode, payload in said)
+    for chunks in some_splits(data):
+        fast = reader(relays=True)
+        assert read(fast, [from_them(Role.SERVER, Opcode.PONG, b"p")]) == []
+        assert b"".join(read(fast, chunks)) == b"".join(encode_frame(opcode, payload) for opcode, payload in said)
+
+
+@both_roles
+@pytest.mark.parametrize("relays", [False, True], ids=["told", "relayed"])
+def test_5_5_2_pings_are_put_aside_for_who_answers_them(our_role: Role, relays: bool) -> None:
+    fast = reader(our_role, relays=relays)
+    frames = [(Opcode.PING, b"1"), (Opcode.PONG, b"2"), (Opcode.PING, b"p" * 125)]
+    told = read(fast, [b"".join(from_them(our_role, *frame) for frame in frames)])
+    assert fast.pings == [b"1", b"p" * 125]
+    assert told == ([] if relays else [PingReceived(b"1"), PongReceived(b"2"), PingReceived(b"p" * 125)])
+
+
+@both_roles
+@pytest.mark.parametrize("payload", [b"", b"Hello", "é".encode() * 2000], ids=["empty", "ascii", "much"])
 @pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
-def test_a_large_message_is_collected_in_a_buffer_that_is_seldom_replaced(opcode: Opcode) -> None:
-    # Each replacement copies what there is: one for each piece would make the cost quadratic.
-    session = Session(Role.SERVER, max_message_bytes=1 << 24)
-    payload = b"0123456789abcdef" * (1 << 20)
-    frame = encode_frame(opcode, payload, mask_key=b"\x01\x02\x03\x04")
-    buffers: list[object] = []
-    events: list[Event] = []
-    for piece in in_pieces(frame, 1 << 16):
-        events += session.receive_data(piece)
-        with session.large_buffer() or memoryview(b"") as buffer:
-            if not any(buffer.obj is seen for seen in buffers):
-                buffers.append(buffer.obj)
-    assert events == [Message(opcode, payload)]
-    assert len(buffers) < 8
+def test_7692_6_2_a_whole_compressed_message_is_taken_where_that_was_agreed_on(
+    our_role: Role, opcode: Opcode, payload: bytes
+) -> None:
+    frame = from_them(our_role, opcode, deflate(payload), rsv=RSV1)
+    assert read(reader(our_role, inflates=True), [frame + frame]) == [Message(opcode, payload)] * 2
+    out: list[Any] = []
+    assert reader(our_role).read(frame, out) == frame, "where it wasn't, that is wsproto's to say"
+    assert out == []
 
 
-def test_a_header_that_promises_much_reserves_no_more_than_five_times_what_came() -> None:
-    session = Session(Role.SERVER, max_message_bytes=1 << 30)
-    frame = encode_header(Opcode.BINARY, 1 << 30, mask_key=b"\x01\x02\x03\x04") + bytes(1000)
-    session.receive_data(frame)
-    buffer = session.large_buffer()
-    assert buffer is not None
-    with buffer:
-        assert len(buffer) <= 4 * 1000
+# What it leaves to wsproto
 
 
-@given(payload=st.binary(min_size=1, max_size=5000), first=st.integers(1, 5000), sizes=st.lists(st.integers(1, 2000)))
-def test_bytes_put_right_into_the_large_buffer_amount_to_the_same(payload: bytes, first: int, sizes: list[int]) -> None:
-    frame = encode_frame(Opcode.BINARY, payload, mask_key=b"\x01\x02\x03\x04")
-    session = Session(Role.SERVER, max_message_bytes=5000, relays=True)
-    pieces = session.relay_data(frame[:first])
-    position = min(first, len(frame))
-    for size in [*sizes, *[len(frame)] * 20]:
-        buffer = session.large_buffer()
-        if buffer is None:
-            pieces += session.relay_data(frame[position : position + size])
-            position = min(position + size, len(frame))
-            continue
-        with buffer:
-            piece = frame[position : position + min(size, len(buffer))]
-            buffer[: len(piece)] = piece
-        position += len(piece)
-        pieces += session.received(len(piece))
-    assert b"".join(pieces) == encode_frame(Opcode.BINARY, payload)
+NOT_UTF_8, BOMB = deflate(b"\xff\xfe\xfd"), deflate(bytes(70_001))
+
+LEFT = {
+    "a fragment": ("0103", b"Hel"),
+    "a continuation": ("8003", b"lo!"),
+    "a close": ("8802", b"\x03\xe8"),
+    "a reserved bit": ("a105", b"Hello"),
+    "a reserved opcode": ("8300", b""),
+    "a ping in fragments": ("0900", b""),
+    "a ping of 126 bytes": ("897e007e", b"p" * 126),
+    "a compressed ping": ("c905", b"Hello"),
+    "5 in two bytes": ("817e0005", b"Hello"),
+    "5 in eight bytes": ("827f0000000000000005", b"Hello"),
+    "over the limit": ("827f0000000000011171", b""),
+    "over the limit, and there": ("827f0000000000011171", b"z" * 70_001),
+    "text that is not UTF-8": ("8103", b"a\xff\xff"),
+    "a long text that is not UTF-8": ("817e0500", b"x" * 1278 + b"\xc3\x28"),
+    "text that ends inside a character": ("8102", b"\xe2\x82"),
+    "no deflated data": ("c103", b"\xff\xff\xff"),
+    "deflated text that is not UTF-8": (f"c1{len(NOT_UTF_8):02x}", NOT_UTF_8),
+    "deflated, and over the limit": (f"c2{len(BOMB):02x}", BOMB),
+}
 
 
-@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
-def test_what_is_relayed_is_what_would_have_been_received(fast_lane: bool) -> None:
-    messages = [(Opcode.TEXT, "é" * size) for size in (0, 1, 62, 63, 200, 3000)]
-    data = b"".join(encode_frame(opcode, text.encode(), mask_key=b"abcd") for opcode, text in messages)
-    data += encode_frame(Opcode.PING, b"p", mask_key=b"abcd") + encode_frame(0x2, b"a", fin=False, mask_key=b"abcd")
-    data += encode_frame(0x0, b"b", mask_key=b"abcd")
-    session = Session(Role.SERVER, max_message_bytes=6000, relays=True, fast_lane=fast_lane)
-    relayed = b"".join(session.relay_data(data))
-    expected = b"".join(encode_frame(opcode, text.encode()) for opcode, text in messages)
-    assert relayed == expected + encode_frame(Opcode.BINARY, b"ab")
-    assert session.data_to_send() == encode_frame(Opcode.PONG, b"p")
+@both_roles
+@pytest.mark.parametrize(("header", "payload"), LEFT.values(), ids=LEFT)
+def test_a_frame_that_is_not_whole_and_plain_is_left_untouched_from_its_first_byte_on(
+    our_role: Role, header: str, payload: bytes
+) -> None:
+    before = from_them(our_role, Opcode.TEXT, b"before")
+    frame, behind = from_peer(our_role, header, payload), from_them(our_role, Opcode.TEXT, b"behind")
+    fast = reader(our_role, inflates=True)
+    out: list[Any] = []
+    assert fast.read(before + frame + behind, out) == frame + behind
+    assert out == [Message(Opcode.TEXT, b"before")]
+    assert fast.is_idle
+
+    # In pieces, too: what it had kept of the frame comes back as it stood on the wire.
+    for size in (1, 1000):
+        fast = reader(our_role, inflates=True)
+        assert read(fast, [before]) == [Message(Opcode.TEXT, b"before")]
+        for end in range(size, len(frame) + len(behind) + size, size):
+            rest = fast.read((frame + behind)[end - size : end], out)
+            if rest is not None:
+                assert rest == (frame + behind)[:end]
+                break
+        else:
+            pytest.fail("it was taken")
+        assert (fast.is_idle, fast.held_bytes) == (True, 0)
 
 
-def masked(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    return encode_frame(opcode, payload, fin=fin, mask_key=b"abcd")
+@both_roles
+def test_5_1_a_frame_with_the_wrong_masking_is_left(our_role: Role) -> None:
+    wrong = from_them(our_role.other, Opcode.TEXT, b"Hello")
+    for end in range(2, len(wrong) + 1):
+        fast = reader(our_role)
+        out: list[Any] = []
+        assert fast.read(wrong[:end], out) == wrong[:end]
+        assert out == []
 
 
-@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
-def test_what_is_held_of_a_message_is_told_until_it_is_whole(fast_lane: bool) -> None:
-    session = Session(Role.SERVER, max_message_bytes=10_000, fast_lane=fast_lane)
-    frame = masked(Opcode.BINARY, bytes(4000))
-    assert session.held_bytes == 0
-    session.receive_data(frame[:1008])
-    assert 1000 <= session.held_bytes <= 4 * 1000
-    session.receive_data(frame[1008:])
-    assert session.held_bytes == 0
-    session.receive_data(
-        masked(Opcode.TEXT, b"x" * 300, fin=False) + masked(Opcode.CONTINUATION, b"y" * 200, fin=False)
-    )
-    assert session.held_bytes == 500
-    session.receive_data(masked(Opcode.CONTINUATION, b"z"))
-    assert session.held_bytes == 0
+def test_a_ping_whose_place_among_messages_matters_is_left() -> None:
+    fast = reader(relays=True, takes_pings=False)
+    ping, text = from_them(Role.SERVER, Opcode.PING, b"?"), from_them(Role.SERVER, Opcode.TEXT, b"a")
+    out: list[Any] = []
+    assert fast.read(text + ping + text, out) == ping + text
+    assert b"".join(out) == encode_frame(Opcode.TEXT, b"a")
+    assert fast.pings is None
 
 
-def test_the_beginning_of_a_header_is_held_too() -> None:
-    session = Session(Role.SERVER, max_message_bytes=10_000)
-    session.receive_data(masked(Opcode.BINARY, bytes(4000))[:3])
-    assert session.held_bytes == 3
+@both_roles
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+def test_what_has_come_of_a_frame_is_given_up_as_it_stood_on_the_wire(our_role: Role, opcode: Opcode) -> None:
+    frame = from_them(our_role, opcode, b"x" * 300)
+    for end in range(1, len(frame)):
+        fast = reader(our_role)
+        assert read(fast, [frame[:end]]) == []
+        assert not fast.is_idle
+        assert fast.give_up() == frame[:end]
+        assert (fast.is_idle, fast.held_bytes) == (True, 0)
+        assert read(fast, [frame]) == [Message(opcode, b"x" * 300)], "and the next one is read like ever"
 
 
-def test_8_1_a_text_that_goes_right_to_its_place_fails_where_it_stops_being_utf_8() -> None:
-    payload = b"x" * 2000 + b"\xff" + b"y" * 2000
-    frame = encode_frame(Opcode.TEXT, payload, mask_key=MASK_KEY)
-    session = Session(Role.SERVER, max_message_bytes=10_000)
-    events = session.receive_data(frame[:1000])
-    position = 1000
-    while not events:
-        buffer = session.large_buffer()
+# Received right into its place
+
+
+@both_roles
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+def test_the_rest_of_a_large_message_may_be_received_into_its_buffer(our_role: Role, opcode: Opcode) -> None:
+    payload = "0123é".encode() * 1000
+    frame = from_them(our_role, opcode, payload)
+    fast = reader(our_role)
+    assert fast.large_buffer(1) is None, "nothing is awaited"
+    assert read(fast, [frame[:2000]]) == []
+    missing = len(frame) - 2000
+    assert fast.large_buffer(missing + 1) is None
+    out: list[Any] = []
+    position = 2000
+    while position < len(frame):
+        assert out == []
+        buffer = fast.large_buffer(1)
         assert buffer is not None
         with buffer:
-            piece = frame[position : position + min(300, len(buffer))]
+            piece = frame[position : position + min(700, len(buffer))]
             buffer[: len(piece)] = piece
         position += len(piece)
-        events += session.received(len(piece))
-    assert position - 300 <= frame.index(payload[2000] ^ MASK_KEY[0], 2000) < position + 300
-    assert session.large_buffer() is None
-    assert_failing(session, events, 1007, "text_not_utf8")
+        assert fast.received(len(piece), out) is None
+    assert out == [Message(opcode, payload)]
+    assert fast.is_idle
+    assert describe_trail(fast.trail) == f"{opcode.name} of 6,000 bytes"
+
+
+@both_roles
+def test_8_1_what_was_received_into_the_buffer_and_is_not_utf_8_comes_back_as_it_was(our_role: Role) -> None:
+    frame = from_them(our_role, Opcode.TEXT, b"x" * 600 + b"\xff" * 600)
+    fast = reader(our_role)
+    assert read(fast, [frame[:500]]) == []
+    buffer = fast.large_buffer(1)
+    assert buffer is not None
+    with buffer:
+        buffer[:200] = frame[500:700]
+    out: list[Any] = []
+    assert fast.received(200, out) == frame[:700]
+    assert out == []
+    assert fast.is_idle
