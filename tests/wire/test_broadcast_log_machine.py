@@ -359,6 +359,7 @@ class StreamLogMachine(LogMachine):
     stream_ids = True
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("machine", [LogMachine, StreamLogMachine], ids=["numbered", "from a stream"])
 def test_every_reader_gets_the_messages_behind_its_place_in_order_and_once(machine: type[LogMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=40))
