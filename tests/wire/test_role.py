@@ -13,7 +13,7 @@ from rawws.wire.role import Role
     [(Role.CLIENT, Role.SERVER, ConnectionType.CLIENT), (Role.SERVER, Role.CLIENT, ConnectionType.SERVER)],
     ids=["client", "server"],
 )
-def test_5_1_opposite_each_side_is_the_other_one(role: Role, other: Role, wsprotos: ConnectionType) -> None:
+def test_5_1_the_one_side_is_the_other_of_the_other(role: Role, other: Role, wsprotos: ConnectionType) -> None:
     assert role.other is other
     assert role.other.other is role
     assert role.value is wsprotos
