@@ -70,6 +70,7 @@ class Route:
     handler: Handler | Hub
     origins: Origins | None = None  # which web pages may connect; None for those that may elsewhere
     shows_frames: bool = True  # to the log, and to a tracer
+    refuse: Callable[[Request], Refusal | None] | None = None  # says why a request can't be let in
 
 
 Routes = Mapping[str, Handler | Hub | Route]
@@ -108,10 +109,9 @@ class Server:
         silent = replace(service.limits, ping_timeout_s=0.0)
         self._streams = Endpoint(silent, on_leave, service.tracer, shows_frames=False)
         self._endpoints = (self._endpoint, self._unseen, self._streams)
-        if self._hubs:
-            service.admit = self._admit
-            if any(hub.backplane is not None for hub in self._hubs):
-                service.prepare = self._prepare
+        service.admit = self._admit
+        if any(hub.backplane is not None for hub in self._hubs):
+            service.prepare = self._prepare
         self._accepting = trio.CancelScope()
         self._stop = trio.Event()
         service.scheme = "http" if tls is None else "https"
@@ -245,8 +245,11 @@ class Server:
 
     def _admit(self, request: Request) -> tuple[str, Refusal | None]:
         """Say what a WebSocket does in the room of its path, if that is one, and why it can't be let in."""
-        handler = self._routes.get(request.path or "", self._elsewhere).handler
-        return ("read write", handler.admit(request)) if isinstance(handler, Hub) else ("", None)
+        route = self._routes.get(request.path or "", self._elsewhere)
+        refusal = None if route.refuse is None else route.refuse(request)
+        if isinstance(route.handler, Hub):
+            return "read write", refusal or route.handler.admit(request)
+        return "", refusal
 
     def _take_over(self, upgraded: Upgraded, tasks: trio.Nursery) -> None:
         """Hand a connection that has become a WebSocket over to the hub, or to a task of its own."""

@@ -16,6 +16,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import rawws
+from rawws.errors import Refusal, UsageError
 from rawws.room_posts import Guard
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Origins
@@ -88,9 +89,9 @@ async def test_what_a_body_becomes(nursery: trio.Nursery, content_type: str, bod
         (post("/", b"x" * ((1 << 20) + 1)), 413, "over the server's limit of 1048576 bytes"),
         (post("/", b"x", "Idempotency-Key: " + "k" * 256), 400, "of 1 to 255 characters"),
         (get("/?since=x"), 400, "'x' is not a message's id"),
-        (get("/?last=many"), 400, "last=many in the query is not a number"),
+        (get("/?last=many"), 400, "last='many' in the query is not a number"),
         (get("/?since=x", "Accept: text/event-stream"), 400, "is not a message's id"),
-        (upgrade("/?last=many"), 400, "last=many in the query is not a number"),
+        (upgrade("/?last=many"), 400, "last='many' in the query is not a number"),
         (get("/", method="PUT"), 405, "use GET or HEAD or POST"),
     ],
 )
@@ -266,6 +267,8 @@ async def test_others_only(nursery: trio.Nursery) -> None:
         (Guard(is_local=True), ["Origin: null"], 403),
         (Guard(is_local=True), ["Sec-Fetch-Site: cross-site"], 403),
         (Guard(is_local=True), ["Sec-Fetch-Site: same-site"], 403),
+        (Guard(is_local=True), ["Via: 1.1 proxy"], 403),
+        (Guard(is_local=True), ["X-Forwarded-For: 203.0.113.5"], 403),
         (Guard(is_local=False), [], 403),
         (Guard("secret"), [], 401),
         (Guard("secret"), ["Authorization: Bearer secrets"], 401),
@@ -281,6 +284,68 @@ async def test_who_may_publish(nursery: trio.Nursery, guard: Guard, lines: list[
         assert answer.status == status
         allowed = answer.headers.get("access-control-allow-origin")
         assert allowed == ("https://app.example" if "app.example" in str(lines) else None)
+
+
+@pytest.mark.parametrize(
+    ("guard", "headers", "code", "sentence", "hint"),
+    [
+        (
+            Guard(is_local=True),
+            {"Host": "chat.example"},
+            "publish_host",
+            "Without a token a request may publish here that is for localhost or an address; this one is for "
+            "chat.example.",
+            "to open it, start the server with --publish-token",
+        ),
+        (
+            Guard(is_local=True),
+            {},
+            "publish_host",
+            "Without a token a request may publish here that is for localhost or an address; this one has no Host.",
+            "to open it, start the server with --publish-token",
+        ),
+        (
+            Guard(is_local=True),
+            {"Host": "chat.example", "Origin": "https://chat.example"},
+            "publish_origin",
+            "Pages from https://chat.example may not publish here.",
+            "to allow it, start the server with --allow-origin https://chat.example",
+        ),
+        (
+            Guard(is_local=True),
+            {"Host": "localhost", "Sec-Fetch-Site": "cross-site"},
+            "publish_origin",
+            "Pages of other sites may not publish here.",
+            "",
+        ),
+        (
+            Guard(is_local=True),
+            {"Host": "localhost", "Forwarded": "for=203.0.113.5"},
+            "publishing_closed",
+            "Publishing over HTTP is closed here, since this request came through a proxy and there is no token for "
+            "it.",
+            "to open it, start the server with --publish-token",
+        ),
+        (
+            Guard(),
+            {"Host": "localhost"},
+            "publishing_closed",
+            "Publishing over HTTP is closed here, since others can reach this server and there is no token for it.",
+            "to open it, start the server with --publish-token",
+        ),
+    ],
+)
+def test_who_may_not_publish_is_told_why_and_the_operator_what_to_do(
+    guard: Guard, headers: dict[str, str], code: str, sentence: str, hint: str
+) -> None:
+    refusal = guard.refuse_writing(Request("POST", "/", "1.1", Headers(list(headers.items()))))
+    assert refusal == Refusal(403, code, sentence, hint=hint)
+
+
+@pytest.mark.parametrize("token", ["", " ", "secret ", "se cret", "secret\n", "žluť"])
+def test_a_token_that_everybody_or_nobody_could_send_is_none(token: str) -> None:
+    with pytest.raises(UsageError, match="the publish token is "):
+        rawws.rooms(rawws.Hub(), publish_token=token)
 
 
 async def test_a_name_led_here_from_elsewhere_may_not_publish(nursery: trio.Nursery) -> None:
