@@ -25,7 +25,7 @@ from rawws.accepting import Address
 from rawws.errors import Refusal
 from rawws.limits import KIB, Limits
 from rawws.loop import current_loop
-from rawws.peer import Endpoint
+from rawws.peer import Endpoint, Peer
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.client_handshake import examine_answer
@@ -83,8 +83,8 @@ class HandedOver:
     adopt: Adopt
 
 
-# Takes over a connection, by its number: as a peer of that endpoint.
-Adopt = Callable[[int, Transport, Endpoint], None]
+# Takes over a connection, by its number: as a peer of that endpoint, or None when it has ended instead.
+Adopt = Callable[[int, Transport, Endpoint], Peer | None]
 
 # What may be asked of the application; each may be an ``async def`` or a plain function.
 Authenticate = Callable[[Request], Awaitable[object] | object]

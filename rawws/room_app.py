@@ -22,7 +22,7 @@ from rawws.errors import Refusal, UsageError
 from rawws.exchange import Exchange
 from rawws.hub import Hub
 from rawws.limits import MIB
-from rawws.peer import Endpoint
+from rawws.peer import Endpoint, Peer
 from rawws.room_posts import Guard, Posts
 from rawws.transport import Transport
 from rawws.web import HelloApp, HttpApp, answer_json
@@ -126,8 +126,8 @@ class RoomApp:
         ]
         await exchange.hand_over(headers, partial(self._adopt, path, reading))
 
-    def _adopt(self, path: str, reading: Reading, number: int, transport: Transport, endpoint: Endpoint) -> None:
-        self._hub.stream_events(number, transport, path, reading, endpoint)
+    def _adopt(self, path: str, reading: Reading, number: int, transport: Transport, endpoint: Endpoint) -> Peer | None:
+        return self._hub.stream_events(number, transport, path, reading, endpoint)
 
     async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> Response | Refusal:
         if path not in self._hub.rooms and (refusal := self._hub.admit(exchange.request)):

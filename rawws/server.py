@@ -199,37 +199,30 @@ class Server:
 
     async def _serve_connection(self, connected: socket.socket, address: Address, tasks: trio.Nursery) -> None:
         number = next(current_loop().numbers)
-        transport: Transport | None = None
-        upgraded: Upgraded | HandedOver | None = None
+        transport = Transport(connected) if self._tls is None else TlsTransport(connected, self._tls)
+        lives_on = False
         try:
-            transport = Transport(connected) if self._tls is None else TlsTransport(connected, self._tls)
             connection = HttpConnection(number, transport, self._service, address)
             if refusal := self._gate.enter(number, address):
                 await connection.turn_away(refusal)
-            else:
-                upgraded = await connection.serve()
-            if isinstance(upgraded, HandedOver):
-                self._hand_over(upgraded)
+            elif isinstance(upgraded := await connection.serve(), HandedOver):
+                lives_on = self._hand_over(upgraded)
             elif upgraded is not None:
-                self._take_over(upgraded, tasks)
+                lives_on = self._take_over(upgraded, tasks)
         except Exception:
             # Ours to mend, but not a reason to leave the others without a server.
             logs.http.exception("#%d ! an error in rawws itself; the connection is dropped", number)
-            upgraded = None
-            if transport is None:
-                connected.close()
-            else:
-                current_loop().forget(transport)
+            current_loop().forget(transport)
         finally:
-            if upgraded is None:
+            if not lives_on:
                 self._gate.leave(number)
 
-    def _hand_over(self, given: HandedOver) -> None:
-        """Hand a connection whose response goes on over to who makes that."""
-        given.adopt(given.number, given.transport, self._streams)
-        if self.stopping:
-            for peer in current_loop().peers_of(self._streams):
-                current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
+    def _hand_over(self, given: HandedOver) -> bool:
+        """Hand a connection whose response goes on over to who makes that; False when it has ended instead."""
+        peer = given.adopt(given.number, given.transport, self._streams)
+        if peer is not None and self.stopping:
+            current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
+        return peer is not None
 
     @property
     def _hubs(self) -> list[Hub]:
@@ -251,8 +244,9 @@ class Server:
             return "read write", refusal or route.handler.admit(request)
         return "", refusal
 
-    def _take_over(self, upgraded: Upgraded, tasks: trio.Nursery) -> None:
-        """Hand a connection that has become a WebSocket over to the hub, or to a task of its own."""
+    def _take_over(self, upgraded: Upgraded, tasks: trio.Nursery) -> bool:
+        """Hand a connection that has become a WebSocket over to the hub, or to a task of its own; False when it has
+        ended instead."""
         route = self._routes.get(upgraded.handshake.path, self._elsewhere)
         handler = route.handler
         endpoint = self._endpoint if route.shows_frames else self._unseen
@@ -268,16 +262,17 @@ class Server:
             )
             if peer is not None and self.stopping:
                 current_loop().close(peer, 1001, "the server is shutting down")
-            return
+            return peer is not None
         try:
             websocket = accept_upgraded(upgraded, endpoint, fast_lane=self._fast_lane)
         except OSError as error:
             told = f"can't be watched: {error.strerror or error}"
             logs.line(logs.hub, logging.ERROR, upgraded.number, FAULT, told)
-            return
+            return False
         if self.stopping:
             websocket.begin_close(1001, "the server is shutting down")
         tasks.start_soon(self._handle, handler, websocket)
+        return True
 
     @staticmethod
     async def _handle(handler: Handler, websocket: WebSocket) -> None:
@@ -465,8 +460,8 @@ async def serve(
     - ``max_size``: of a message, else 1009. ``max_queue``: messages that wait for ``recv`` before the peer is held
       back.
     - ``rate``: messages in a second that a peer may send into a hub's room; more are read later.
-    - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Behind a proxy, list it in
-      ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
+    - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Of IPv6 a /64 counts as one address. Behind a
+      proxy, list it in ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
     - ``max_memory``: what peers, rooms and requests' bodies may hold together, in all servers of this `trio.run`.
       Beyond it histories of rooms in which nobody is are forgotten, then what is largest goes: another history, a peer
       (closed with 1013), a request (503).
