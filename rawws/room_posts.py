@@ -17,6 +17,7 @@ from rawws import logs
 from rawws.backplane import AWAY, Backplane
 from rawws.errors import Refusal, UsageError
 from rawws.exchange import Exchange
+from rawws.gate import client_of
 from rawws.hub import Hub
 from rawws.room import Room, Slow
 from rawws.web import answer_json
@@ -183,7 +184,7 @@ class Posts:
         """Return why this client may not publish just now, if it may not."""
         if not self._rate:
             return None
-        client = exchange.client[0] if exchange.client is not None else ""
+        client = client_of(exchange.client[0]) if exchange.client is not None else ""
         now = trio.current_time()
         bucket = self._buckets.get(client)
         if bucket is None:

@@ -323,7 +323,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     limits.add_argument("--max-connections", type=count, metavar="N", help="at once; more get 503 (default: no limit)")
     limits.add_argument(
-        "--max-connections-per-ip", type=count, metavar="N", help="from one address; more get 429 (default: no limit)"
+        "--max-connections-per-ip",
+        type=count,
+        metavar="N",
+        help="from one address, or of IPv6 one /64; more get 429 (default: no limit)",
     )
     limits.add_argument(
         "--trusted-proxy", metavar="NETWORK", action="append", default=[],
