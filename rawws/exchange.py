@@ -398,7 +398,6 @@ class HttpConnection:
                 request = replace(request, action=action)
                 if refusal is None and service.prepare is not None:
                     refusal = await service.prepare(request)
-        service.handshakes[101 if refusal is None else refusal.status] += 1
         if refusal is not None:
             await self.refuse(logs.handshake, refusal)
             return None
@@ -418,11 +417,15 @@ class HttpConnection:
             if not isinstance(response, Response) or response.status != 101:
                 await self._answer_instead(response, "process_response", logs.handshake, close=True)
                 return None
+        if service.admit is not None and (refusal := service.admit(request)[1]):  # others have come meanwhile
+            await self.refuse(logs.handshake, refusal)
+            return None
         if debug:
             self._show_agreement(request, handshake)
         fields = handshake.response_headers if response is None else response.headers.raw()
         if service.server_header is not None and (response is None or "Server" not in response.headers):
             fields = [*fields, (b"Server", service.server_header.encode("ascii"))]
+        service.handshakes[101] += 1
         await self.send(self.http.switch_protocols(fields), logs.handshake)
         if service.tracer.is_watched:
             self._show_answer(handshake, response or handshake.response)
@@ -479,6 +482,8 @@ class HttpConnection:
 
     async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:
         self.answered = response
+        if logger is logs.handshake:
+            self.service.handshakes[response.status] += 1
         dated = Response(response.status, response.body, Headers([*self.common_fields(response), *response.headers]))
         head, body = self.http.respond_apart(dated, close=close)
         if len(body) < RECEIVE_BYTES:

@@ -115,8 +115,10 @@ class RoomApp:
             await self._answer(exchange, await self._poll(exchange, path, reading))
 
     async def _stream(self, exchange: Exchange, path: str, reading: Reading) -> None:
-        if refusal := self._hub.admit(exchange.request) or await self._hub.prepare(path, reading.since):
-            await self._answer(exchange, refusal)
+        request = exchange.request
+        refused = self._hub.admit(request) or await self._hub.prepare(path, reading.since) or self._hub.admit(request)
+        if refused is not None:
+            await self._answer(exchange, refused)
             return
         headers = [
             ("Content-Type", CONTENT_TYPE),

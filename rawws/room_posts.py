@@ -24,7 +24,7 @@ from rawws.web import answer_json
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Origins
 from rawws.wire.hosts import is_local_name
-from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.messages import Request, Response
 from rawws.wire.rate import TokenBucket
 from rawws.wire.stream_entries import format_stream_id
 from rawws.wire.trace import STATE, shorten
@@ -137,7 +137,7 @@ class Posts:
             return await self._publish_through(self._hub.backplane, path, exchange, opcode, body)
         room = self._hub.rooms.get(path)
         if room is None:
-            if refusal := self._hub.admit(Request("GET", path, "1.1", Headers())):
+            if refusal := self._hub.refuse_room(path):
                 return refusal
             room = self._hub.room(path)
         with trio.move_on_after(HELD_S) as scope:

@@ -400,6 +400,78 @@ async def test_there_are_no_more_rooms_and_peers_than_may_be(nursery: trio.Nurse
         assert (await running.ask(post("/room", b"x"))).status == 202
 
 
+class Crowd:
+    """Lets those go on who wait for it when all of them are here."""
+
+    def __init__(self, size: int) -> None:
+        self._missing = size
+        self._complete = trio.Event()
+
+    async def wait(self) -> None:
+        self._missing -= 1
+        if not self._missing:
+            self._complete.set()
+        await self._complete.wait()
+
+
+async def statuses(running: Any, requests: list[bytes]) -> list[int]:
+    """Return what each of some requests that are made at the same time is answered with."""
+    found = []
+
+    async def ask(raw: bytes) -> None:
+        found.append((await running.ask(raw)).status)
+
+    async with trio.open_nursery() as asking:
+        for raw in requests:
+            asking.start_soon(ask, raw)
+    return sorted(found)
+
+
+async def test_those_who_come_at_the_same_time_are_no_more_either(nursery: trio.Nursery) -> None:
+    crowd = Crowd(8)
+
+    async def authenticate(_: rawws.Request) -> None:
+        await crowd.wait()
+
+    async with rooms(nursery, max_rooms=1, max_peers=2, authenticate=authenticate) as running:
+        requests = [upgrade(f"/{number % 2}") for number in range(8)]
+        assert await statuses(running, requests) == [101] * 2 + [503] * 6
+        assert [len(room) for room in running.hub] == [2]
+        assert running.server._service.handshakes == {101: 2, 503: 6}
+
+
+class SlowBackplane:
+    """Has every room ready at once, when all have asked."""
+
+    def __init__(self, size: int) -> None:
+        self._crowd = Crowd(size)
+
+    async def prepare(self, *_: object) -> None:
+        await self._crowd.wait()
+
+    def follow(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("target", "line", "let_in", "status"),
+    [
+        ("/{}", "Upgrade: websocket", 2, 101),
+        ("/{}", "Accept: text/event-stream", 2, 200),
+        ("/{}?last=1", "Accept: */*", 4, 200),  # who polls is in no room, but has one kept
+    ],
+)
+async def test_nor_those_who_wait_for_their_room_to_be_ready(
+    nursery: trio.Nursery, target: str, line: str, let_in: int, status: int
+) -> None:
+    async with rooms(nursery, max_rooms=1, max_peers=2, backplane=SlowBackplane(8)) as running:
+        targets = [target.format(number % 2) for number in range(8)]
+        requests = [upgrade(each) if status == 101 else get(each, line) for each in targets]
+        answered = await statuses(running, requests)
+        assert answered == [status] * let_in + [503] * (8 - let_in)
+        assert len(running.hub.rooms) == 1
+
+
 # With clients that nobody here wrote
 
 
