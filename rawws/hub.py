@@ -102,7 +102,7 @@ class Hub:
 
     @property
     def rooms(self) -> Mapping[str, Room]:
-        """The rooms in which somebody is, or that have a history, by path. To be looked at only."""
+        """The rooms in which somebody is, or that keep something for who comes later, by path. To be looked at only."""
         return self._occupied
 
     def room(self, path: str) -> Room:

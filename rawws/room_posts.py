@@ -201,15 +201,16 @@ class Posts:
     def _publish_in(self, room: Room, exchange: Exchange, opcode: Opcode, body: bytes) -> Response | Refusal:
         request = exchange.request
         key = request.headers.get("Idempotency-Key")
-        if key is not None:
-            digest = _digest(opcode, body)
-            if (repeat := room.repeat_of(key, digest)) is not None:
-                if repeat.digest != digest:
-                    return _REUSED
-                return answer_json({"id": room.log.label(repeat.number), "peers": len(room)}, 202)
+        digest = "" if key is None else _digest(opcode, body)
+        if key is not None and (repeat := room.repeat_of(key)) is not None:
+            if repeat.digest != digest:
+                return _REUSED
+            return answer_json({"id": room.log.label(repeat.number), "peers": len(room)}, 202)
         peers = len(room)
         named = request.headers.get("Rawws-Key") if room.settings.slow is Slow.LATEST else None
         room.publish(body, text=opcode is Opcode.TEXT, key=named)
+        if key is not None:
+            room.note_key(key, digest)
         return _accept(exchange, room.path, room.last_id, peers)
 
 

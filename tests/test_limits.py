@@ -12,6 +12,7 @@ import trio
 
 import rawws
 from rawws.loop import current_loop
+from tests.room_serving import post
 from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, get, masked, seen_close, upgrade
 
 KIB = 1024
@@ -146,6 +147,29 @@ async def test_ten_thousand_rooms_that_were_asked_for_count_too(nursery: trio.Nu
             await trio.sleep(0.01)
         assert 50 < len(hub.rooms) < 200
     client.hang_up()
+    server.stop()
+
+
+async def test_keys_that_make_a_retry_safe_count_too(nursery: trio.Nursery) -> None:
+    hub = rawws.Hub()
+    server = await start(nursery, hub, http=rawws.rooms(hub, is_local=True), max_memory=300 * KIB)
+    client, reader = await Client.unconnected().connect(server.port), await open_client(server, "/read")
+    memory = current_loop().memory
+    with trio.fail_after(PATIENCE_S):
+        for number in range(200):
+            for path in ("/read", f"/{number}"):
+                answer = await client.ask(post(path, b"pay", f"Idempotency-Key: {number:0200}"))
+                assert answer.status == 202
+        while memory.used_bytes() > 300 * KIB:
+            await trio.sleep(0.01)
+        assert 50 < len(hub.rooms) < 200
+        for number in range(1000):
+            await client.ask(post("/read", b"pay", f"Idempotency-Key: {number:0200}"))
+        while memory.used_bytes() > 300 * KIB:
+            await trio.sleep(0.01)
+        assert hub.room("/read").history_bytes < 300 * KIB
+    client.hang_up()
+    reader.hang_up()
     server.stop()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws.errors import Refusal, UsageError
@@ -194,15 +194,34 @@ async def test_a_stopping_server_lets_nobody_wait(nursery: trio.Nursery) -> None
         await events.wait_lost()
 
 
-async def test_a_retry_is_safe(nursery: trio.Nursery) -> None:
-    async with rooms(nursery, history=3) as running:
+@pytest.mark.parametrize("history", [0, 3])
+@pytest.mark.parametrize("is_read", [False, True], ids=["nobody reads", "somebody reads"])
+async def test_a_retry_is_safe(nursery: trio.Nursery, history: int, is_read: bool) -> None:
+    async with rooms(nursery, history=history) as running:
+        reader = await running.stream("/") if is_read else None
         first = await running.publish("/", "pay", "Idempotency-Key: k")
         assert await running.publish("/", "pay", "Idempotency-Key: k") == first
         other = await running.ask(post("/", b"pay more", "Idempotency-Key: k"))
         assert other.status == 422
         for number in range(3):
             await running.publish("/", str(number))
-        assert (await running.publish("/", "pay", "Idempotency-Key: k"))["id"] != first["id"], "the history is over"
+        assert await running.publish("/", "pay", "Idempotency-Key: k") == first, "whatever became of the history"
+        assert (await running.publish("/", "pay", "Idempotency-Key: l"))["id"] != first["id"]
+        if reader is not None:
+            assert await reader.data(5) == ["pay", "0", "1", "2", "pay"]
+
+
+async def test_a_room_is_kept_for_its_keys_until_they_are_old(autojump_clock: MockClock) -> None:  # noqa: ARG001
+    hub = rawws.Hub()
+    room = hub.room("/")
+    room.publish("pay")
+    room.note_key("k", "digest")
+    await trio.sleep(590)
+    assert hub.rooms == {"/": room}
+    assert room.repeat_of("k") is not None
+    await trio.sleep(15)
+    assert hub.rooms == {}
+    assert room.repeat_of("k") is None
 
 
 async def test_a_history_ends_with_its_age(nursery: trio.Nursery) -> None:
