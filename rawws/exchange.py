@@ -572,8 +572,13 @@ class Exchange:
         return self._connection.service.handshakes
 
     @property
+    def limits(self) -> Limits:
+        """The server's, for one connection."""
+        return self._connection.service.limits
+
+    @property
     def limits_by_flag(self) -> Mapping[str, float]:
-        """The server's limits, by the flag that sets each."""
+        """All of the server's limits, by the flag that sets each."""
         return self._connection.service.limits_by_flag
 
     @property

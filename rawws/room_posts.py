@@ -19,6 +19,7 @@ from rawws.errors import Refusal, UsageError
 from rawws.exchange import Exchange
 from rawws.gate import client_of
 from rawws.hub import Hub
+from rawws.limits import Limits
 from rawws.room import Room, Slow
 from rawws.web import answer_json
 from rawws.wire.frames import Opcode
@@ -111,15 +112,17 @@ class Guard:
 class Posts:
     """Publishes what is posted to a hub's rooms."""
 
-    def __init__(self, hub: Hub, guard: Guard, max_message_bytes: int, rate: float) -> None:
+    def __init__(self, hub: Hub, guard: Guard, max_message_bytes: int | None, rate: float) -> None:
         """A message may come ``rate`` times a second from one client; 0 for any number."""
         self._hub = hub
         self._guard = guard
-        self.max_message_bytes = max_message_bytes
-        told = f"A message is over the server's limit of {max_message_bytes} bytes (--max-size)."
-        self._too_large = Refusal(413, "message_too_large", told)
+        self._max_message_bytes = max_message_bytes
         self._rate = rate
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # by client
+
+    def max_message_bytes(self, limits: Limits) -> int:
+        """Return how large a message may be, by the limit given for here or the server's."""
+        return limits.max_message_bytes if self._max_message_bytes is None else self._max_message_bytes
 
     async def publish(self, exchange: Exchange, path: str) -> Response | Refusal:
         """Publish the body of a request in the room of its path, and return what to answer."""
@@ -129,7 +132,9 @@ class Posts:
         if refused is not None:
             await exchange.pass_over_body()
             return refused
-        body = await exchange.read_body(self.max_message_bytes, self._too_large)
+        most = self.max_message_bytes(exchange.limits)
+        told = f"A message is over the server's limit of {most} bytes (--max-size)."
+        body = await exchange.read_body(most, Refusal(413, "message_too_large", told))
         opcode = _opcode_of(request, body)
         if isinstance(opcode, Refusal):
             return opcode

@@ -357,8 +357,7 @@ def make_service(
         app = web.UpgradeOnlyApp()
     elif isinstance(http, web.HttpApp):
         app = http.serve_exchange
-        if http.max_body_bytes is not None:
-            limits = replace(limits, max_body_bytes=http.max_body_bytes)
+        limits = replace(limits, max_body_bytes=http.max_body_bytes(limits))
     elif callable(http):
         app = web.CallableApp(http)
     else:

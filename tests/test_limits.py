@@ -213,6 +213,25 @@ async def test_a_program_that_blocks_is_told_of(nursery: trio.Nursery, caplog: p
     server.stop()
 
 
+@pytest.mark.parametrize(
+    ("max_size", "of_rooms", "most"), [(10, None, 10), (10, 5, 5), (10, 20, 20), (100 * KIB, None, 100 * KIB)]
+)
+async def test_a_post_may_have_what_a_message_may_unless_it_is_said_otherwise(
+    nursery: trio.Nursery, max_size: int, of_rooms: int | None, most: int
+) -> None:
+    hub = rawws.Hub()
+    app = rawws.rooms(hub, is_local=True, max_size=of_rooms)
+    server = await start(nursery, hub, http=app, max_size=max_size, max_body=10)
+    with trio.fail_after(PATIENCE_S):
+        client = await Client.unconnected().connect(server.port)
+        assert (await client.ask(post("/", b"x" * most))).status == 202
+        refused = await client.ask(post("/", b"x" * (most + 1)))
+        assert refused.status == 413
+        assert f"over the server's limit of {most} bytes" in refused.body.decode()
+    client.hang_up()
+    server.stop()
+
+
 # By name
 
 

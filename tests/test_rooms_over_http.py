@@ -171,6 +171,25 @@ async def test_polling_waits_for_what_comes(nursery: trio.Nursery) -> None:
         assert (await running.poll(f"/room?since={at}"))["gap"] is not None, "nothing is kept for who doesn't wait"
 
 
+@pytest.mark.parametrize(
+    ("target", "lines"),
+    [("/room?last=1", []), ("/room?wait=50", []), ("/room?peers", []), ("/room?last=x", []), ("/room", []),
+     ("/room", ["Accept: text/event-stream"]), ("/room?since=x", ["Accept: text/event-stream"])],
+)  # fmt: skip
+async def test_9110_9_3_2_head_is_answered_as_get_is_without_waiting_and_the_connection_goes_on(
+    nursery: trio.Nursery, target: str, lines: list[str]
+) -> None:
+    async with rooms(nursery) as running:
+        client = await running.connect()
+        head = await client.ask(get(target, *lines, method="HEAD"))
+        assert (await client.ask(get("/healthz"))).body == b"ok"
+        await client.send(get(target.replace("wait=50", "wait=0"), *lines))
+        got = await client.answer()
+        different = {"date", "connection", "transfer-encoding"} if lines and got.status == 200 else {"date"}
+        assert head.status == got.status
+        assert head.headers | dict.fromkeys(different) == got.headers | dict.fromkeys(different)
+
+
 async def test_a_wait_that_nothing_ends(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=1) as running:
         at = (await running.publish("/room", "1"))["id"]

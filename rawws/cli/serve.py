@@ -129,9 +129,7 @@ class _Program:
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
             guard = Guard(options.publish_token, local, self._origins)
-            app = RoomApp(
-                self._hub, app, guard, prefix=self._rooms_at, max_message_bytes=options.max_size, rate=options.rate
-            )
+            app = RoomApp(self._hub, app, guard, prefix=self._rooms_at, rate=options.rate)
         if options.metrics:
             app = MetricsApp(self._hub, app)
         page = self._page(listeners, local)

@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from rawws import web
 from rawws.errors import Refusal
 from rawws.exchange import Exchange
+from rawws.limits import Limits
 from rawws.page.assets import HOME, Assets
 from rawws.page.feed import About, Feed
 from rawws.server import Route
@@ -92,7 +93,9 @@ class _PageFirst:
         self._page = page
         self._app = app
         self._at_root = at_root
-        self.max_body_bytes = None if app is None else app.max_body_bytes
+
+    def max_body_bytes(self, limits: Limits) -> int:
+        return limits.max_body_bytes if self._app is None else self._app.max_body_bytes(limits)
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         response = self._page.answer(exchange.request, at_root=self._at_root)
