@@ -511,8 +511,7 @@ async def serve(
         if isinstance(http, web.HttpApp):
             await stack.enter_async_context(http.lifespan())
         opened = await _open(port, host, listeners, unix)
-        # A browser reaches no Unix socket, and its proxy may give us any name.
-        if hosts or all(is_loopback(each) and each.family != socket.AF_UNIX for each in opened):
+        if hosts or all(map(is_loopback, opened)):
             service.hosts = Hosts(hosts)
         server = Server(opened, handler, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=checked_routes)
         await server.run(task_status=task_status)

@@ -295,9 +295,9 @@ def plain_address(address: tuple[Any, ...]) -> tuple[str, int]:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Say whether only this machine can reach a listener."""
+    """Say whether only this machine can reach a listener. A Unix socket is for a proxy mostly, and who reaches that?"""
     address = listener.getsockname()
-    return not isinstance(address, tuple) or parse_ip(address[0]).is_loopback
+    return isinstance(address, tuple) and parse_ip(address[0]).is_loopback
 
 
 def dialled_address(listener: socket.socket) -> tuple[str, int]:
