@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import trio
 
 from rawws import logs
-from rawws.transport import EXHAUSTED
+from rawws.transport import EXHAUSTED, plain_address
 from rawws.wire.trace import FAULT, STATE
 
 Address = tuple[str, int] | str
@@ -70,7 +70,7 @@ def _accept_batch(listener: socket.socket) -> Iterator[tuple[socket.socket, Addr
             connected, address = listener.accept()
         except BlockingIOError:
             return
-        yield connected, address[:2] if isinstance(address, tuple) else ""
+        yield connected, plain_address(address) if isinstance(address, tuple) else ""
 
 
 def _describe(error: OSError) -> str:

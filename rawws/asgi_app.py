@@ -22,7 +22,7 @@ import trio
 from rawws import logs
 from rawws.errors import RawwsError, UsageError
 from rawws.exchange import Exchange
-from rawws.limits import KIB, NO_LIMIT
+from rawws.limits import KIB, NO_LIMIT, Limits
 from rawws.wire.trace import FAULT, STATE
 
 Scope = MutableMapping[str, Any]
@@ -63,14 +63,15 @@ def asgi(app: Application, *, root_path: str = "", lifespan: Literal["auto", "on
 class AsgiApp:
     """Made by `asgi`."""
 
-    max_body_bytes: int | None = NO_LIMIT  # how much it reads is for the application to say
-
     def __init__(self, app: Application, root_path: str, lifespan: str) -> None:
         self._app = app
         self._root_path = root_path
         self._lifespan = lifespan
         self._state: dict[str, Any] = {}
         self._calls: trio.Nursery | None = None  # of the application, while its lifespan lasts
+
+    def max_body_bytes(self, _: Limits) -> int:
+        return NO_LIMIT  # how much it reads is for the application to say
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         """Have the application answer one request.

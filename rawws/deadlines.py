@@ -42,8 +42,8 @@ class Deadlines:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        # Rooms that keep something, which grows old: a history, or their ids for who polls. In the order in which they
-        # were looked at.
+        # Rooms that keep something, which grows old: a history, their ids for who polls, or keys for who publishes once
+        # more. In the order in which they were looked at.
         self.aging: dict[Room, None] = {}
         self._tick_s = TICK_S
         self._new_timers = trio.Event()
@@ -61,7 +61,7 @@ class Deadlines:
             self.look_again()
 
     def keep(self, room: Room) -> None:
-        """Look after a room's history, until it is over."""
+        """Look after what a room keeps, until it is too old."""
         if room not in self.aging:
             self.aging[room] = None
             self.look_again()

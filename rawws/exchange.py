@@ -25,7 +25,7 @@ from rawws.accepting import Address
 from rawws.errors import Refusal
 from rawws.limits import KIB, Limits
 from rawws.loop import current_loop
-from rawws.peer import Endpoint
+from rawws.peer import Endpoint, Peer
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.client_handshake import examine_answer
@@ -83,8 +83,8 @@ class HandedOver:
     adopt: Adopt
 
 
-# Takes over a connection, by its number: as a peer of that endpoint.
-Adopt = Callable[[int, Transport, Endpoint], None]
+# Takes over a connection, by its number: as a peer of that endpoint, or None when it has ended instead.
+Adopt = Callable[[int, Transport, Endpoint], Peer | None]
 
 # What may be asked of the application; each may be an ``async def`` or a plain function.
 Authenticate = Callable[[Request], Awaitable[object] | object]
@@ -398,7 +398,6 @@ class HttpConnection:
                 request = replace(request, action=action)
                 if refusal is None and service.prepare is not None:
                     refusal = await service.prepare(request)
-        service.handshakes[101 if refusal is None else refusal.status] += 1
         if refusal is not None:
             await self.refuse(logs.handshake, refusal)
             return None
@@ -418,11 +417,15 @@ class HttpConnection:
             if not isinstance(response, Response) or response.status != 101:
                 await self._answer_instead(response, "process_response", logs.handshake, close=True)
                 return None
+        if service.admit is not None and (refusal := service.admit(request)[1]):  # others have come meanwhile
+            await self.refuse(logs.handshake, refusal)
+            return None
         if debug:
             self._show_agreement(request, handshake)
         fields = handshake.response_headers if response is None else response.headers.raw()
         if service.server_header is not None and (response is None or "Server" not in response.headers):
             fields = [*fields, (b"Server", service.server_header.encode("ascii"))]
+        service.handshakes[101] += 1
         await self.send(self.http.switch_protocols(fields), logs.handshake)
         if service.tracer.is_watched:
             self._show_answer(handshake, response or handshake.response)
@@ -479,6 +482,8 @@ class HttpConnection:
 
     async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:
         self.answered = response
+        if logger is logs.handshake:
+            self.service.handshakes[response.status] += 1
         dated = Response(response.status, response.body, Headers([*self.common_fields(response), *response.headers]))
         head, body = self.http.respond_apart(dated, close=close)
         if len(body) < RECEIVE_BYTES:
@@ -567,8 +572,13 @@ class Exchange:
         return self._connection.service.handshakes
 
     @property
+    def limits(self) -> Limits:
+        """The server's, for one connection."""
+        return self._connection.service.limits
+
+    @property
     def limits_by_flag(self) -> Mapping[str, float]:
-        """The server's limits, by the flag that sets each."""
+        """All of the server's limits, by the flag that sets each."""
         return self._connection.service.limits_by_flag
 
     @property

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from rawws import logs
 from rawws.accepting import Address
 from rawws.errors import Refusal, UsageError
+from rawws.transport import parse_ip
+from rawws.wire.hosts import name_of
 from rawws.wire.messages import Request
+from rawws.wire.trace import FAULT, shorten
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Gate:
-    """Counts a server's connections, from accept to the end, as a whole and for each address.
+    """Counts a server's connections, from accept to the end, as a whole and for each client (`client_of`).
 
     Where a connection comes from one of the ``trusted_proxies`` (addresses or networks such as ``10.0.0.0/8``), the
     client is who the proxy's ``X-Forwarded-For`` says; other clients' are not believed, since anyone may send one.
@@ -27,6 +32,7 @@ class Gate:
         self._max_connections = max_connections
         self._max_per_ip = max_connections_per_ip
         self._trusted = [_network(proxy) for proxy in trusted_proxies]
+        self._has_told = False  # of a proxy that doesn't write addresses
         self._from: dict[int, str] = {}  # by the connection's number
         self._counts: Counter[str] = Counter()
 
@@ -52,7 +58,7 @@ class Gate:
             told = f"The server has as many connections as it takes (--max-connections {self._max_connections})."
             return Refusal(503, "max_connections", told, ((b"Retry-After", b"5"),))
         host = address[0] if isinstance(address, tuple) else ""
-        counted = "" if self._trusts(host) else host
+        counted = "" if self._trusts(host) else client_of(host)
         if refusal := self._check(counted):
             return refusal
         self._from[number] = counted
@@ -72,23 +78,34 @@ class Gate:
         # A Unix socket is a proxy's by nature, if proxies are trusted at all.
         if isinstance(address, tuple) and not self._trusts(address[0]):
             return address
-        forwarded = [part.strip() for value in request.headers.get_all("X-Forwarded-For") for part in value.split(",")]
+        values = request.headers.get_all("X-Forwarded-For")
+        forwarded = [hop for value in values for part in value.split(",") if (hop := part.strip())]
         client = address
         for hop in reversed(forwarded):
             try:
-                host = str(ipaddress.ip_address(hop.removeprefix("[").removesuffix("]")))
+                host = str(parse_ip(name_of(hop)))  # some proxies write a port behind it
             except ValueError:
+                self._tell_of(number, client, hop)
                 break  # what a proxy did not write is not to be believed, nor what is to its left
             client = (host, 0)
             if not self._trusts(host):
                 break
-        if client != address and isinstance(client, tuple) and not self.is_open:
-            if self._from.get(number) != client[0] and (refusal := self._check(client[0])):
+        if forwarded and not self.is_open:
+            counted = client_of(client[0]) if isinstance(client, tuple) else "a Unix socket"
+            if self._from.get(number) != counted and (refusal := self._check(counted)):
                 return refusal
             self.leave(number)
-            self._from[number] = client[0]
-            self._counts[client[0]] += 1
+            self._from[number] = counted
+            self._counts[counted] += 1
         return client
+
+    def _tell_of(self, number: int, proxy: Address, hop: str) -> None:
+        if not self._has_told:
+            self._has_told = True
+            who = proxy[0] if isinstance(proxy, tuple) else "on a Unix socket"
+            told = f"the proxy {who} says in X-Forwarded-For that its client is {shorten(hop)!r}, which is no address: "
+            told += "such clients are taken for the proxy, all together; have it write addresses"
+            logs.line(logs.server, logging.WARNING, number, FAULT, told)
 
     def _check(self, host: str) -> Refusal | None:
         if not host or self._max_per_ip is None or self._counts[host] < self._max_per_ip:
@@ -100,11 +117,16 @@ class Gate:
     def _trusts(self, host: str) -> bool:
         if not self._trusted or not host:
             return False
-        try:
-            address = ipaddress.ip_address(host.partition("%")[0])
-        except ValueError:
-            return False
+        address = parse_ip(host)
         return any(address in network for network in self._trusted)
+
+
+def client_of(host: str) -> str:
+    """Return what counts as one client: an IPv4 address, or of IPv6 a /64, which is the least that anybody is given."""
+    address = parse_ip(host) if ":" in host else None
+    if not isinstance(address, ipaddress.IPv6Address):
+        return str(address or host)
+    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 def _network(text: str) -> _Network:

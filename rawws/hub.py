@@ -102,7 +102,7 @@ class Hub:
 
     @property
     def rooms(self) -> Mapping[str, Room]:
-        """The rooms in which somebody is, or that have a history, by path. To be looked at only."""
+        """The rooms in which somebody is, or that keep something for who comes later, by path. To be looked at only."""
         return self._occupied
 
     def room(self, path: str) -> Room:
@@ -115,7 +115,9 @@ class Hub:
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Get a room ready to be read from an id on, where that takes a while; returns why it can't be, if it can't."""
-        return None if self.backplane is None else await self.backplane.prepare(self.room(path), since)
+        if self.backplane is None:
+            return None
+        return await self.backplane.prepare(self.room(path), since) or self.refuse_room(path)  # others have come
 
     @property
     def subprotocols(self) -> tuple[str, ...]:
@@ -135,13 +137,22 @@ class Hub:
         }
         return {flag: limit for flag, limit in given.items() if limit != math.inf}
 
+    def refuse_room(self, path: str) -> Refusal | None:
+        """Return why there can't be a room at a path, if there can't."""
+        if self._max_rooms is None or path in self._occupied or len(self._occupied) < self._max_rooms:
+            return None
+        told = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
+        return Refusal(503, "too_many_rooms", told, _LATER)
+
     def admit(self, request: Request) -> Refusal | None:
-        """Return why a request can't be let into the room of its path, if it can't."""
+        """Return why a request can't be let into the room of its path, if it can't.
+
+        To be asked once more when all else is decided: while an application was, others may have come.
+        """
         path = request.path or ""
+        if refusal := self.refuse_room(path):
+            return refusal
         room = self._occupied.get(path)
-        if room is None and self._max_rooms is not None and len(self._occupied) >= self._max_rooms:
-            told = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
-            return Refusal(503, "too_many_rooms", told, _LATER)
         if room is not None and len(room) >= room.settings.max_peers:
             told = "There are as many peers in this room as it takes "
             told += f"(--max-peers {room.settings.max_peers}); try again later."

@@ -19,7 +19,7 @@ import sys
 
 from rawws.wire.frames import Frame
 from rawws.wire.role import Role
-from rawws.wire.trace import IN, OUT, frame_hex, frame_line
+from rawws.wire.trace import IN, OUT, frame_hex, frame_line, printable
 
 # Below DEBUG: the same, and each frame's bytes in hex.
 TRACE = 5
@@ -56,8 +56,8 @@ def configure(level: str, worker: int | None = None) -> None:
 
 
 def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) -> None:
-    """Write one line of connection ``number``'s story."""
-    logger.log(level, "#%d %s %s", number, mark, text)
+    """Write one line of connection ``number``'s story, whatever a peer has put into it."""
+    logger.log(level, "#%d %s %s", number, mark, printable(text))
 
 
 def frame_logger(number: int, our_role: Role) -> FrameLogger | None:

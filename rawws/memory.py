@@ -112,7 +112,7 @@ class Memory:
         for room in sorted(deserted, key=attrgetter("quiet_since")):
             yield self._end_history(room, told)
         claims: list[tuple[int, Callable[..., int], Room | Peer | trio.CancelScope]] = []
-        claims += [(room.log.history_bytes, self._end_history, room) for room in rooms if len(room)]
+        claims += [(room.history_bytes, self._end_history, room) for room in rooms if len(room)]
         claims += [(_weight(peer), self._close, peer) for peer in self._loop.peers.values()]
         claims += [(len(body), self._refuse, scope) for scope, body in self._bodies.items()]
         claims.sort(key=itemgetter(0), reverse=True)

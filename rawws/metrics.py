@@ -14,6 +14,7 @@ import trio
 from rawws.errors import UsageError
 from rawws.exchange import Exchange
 from rawws.hub import Hub
+from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.web import HttpApp
 from rawws.wire.encodings import EVENTS
@@ -37,7 +38,9 @@ class MetricsApp:
         self._prometheus = prometheus_client
         self._hub = hub
         self._elsewhere = elsewhere
-        self.max_body_bytes = elsewhere.max_body_bytes
+
+    def max_body_bytes(self, limits: Limits) -> int:
+        return self._elsewhere.max_body_bytes(limits)
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         return self._elsewhere.lifespan()

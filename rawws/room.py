@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import OrderedDict
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,6 +22,7 @@ from rawws.wire.events import Data, as_message
 from rawws.wire.frames import Opcode, encode_message, split_frames
 from rawws.wire.message_ids import Ids, StreamIds, parse_id
 from rawws.wire.reading import Reading
+from rawws.wire.repeats import Repeat, Repeats
 from rawws.wire.stream_entries import StreamId, just_behind
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Room:
         self._pollers: set[Poller] | None = None
         # What they have been told last, and from where on, while there are any.
         self._polled: tuple[tuple[int, dict[str, str] | None], bytes] | None = None
-        self._repeats: OrderedDict[str, Repeat] | None = None  # by the key that makes a POST safe to repeat
+        self._repeats: Repeats | None = None  # of what was published with a key, if anything was
         self.watchers: set[Peer] = set()  # who are told of everybody that comes and goes
         self.kept_until = -math.inf  # for those who poll, and are not here between two questions
         # Why those who publish are to wait just now. Who they are shows when they do it once more: then no more is read
@@ -352,16 +352,17 @@ class Room:
             self._keep(self)
         return True
 
-    def repeat_of(self, key: str, digest: str) -> Repeat | None:
-        """Return what was published before with that key, if the history still has it; else note it as the next."""
-        repeats = self._repeats = self._repeats if self._repeats is not None else OrderedDict()
-        oldest = self.log.oldest(trio.current_time())
-        while repeats and next(iter(repeats.values())).number < oldest:
-            repeats.popitem(last=False)
-        if (known := repeats.get(key)) is not None:
-            return known
-        repeats[key] = Repeat(self.log.next_message, digest)
-        return None
+    def repeat_of(self, key: str) -> Repeat | None:
+        """Return what was published before with an Idempotency-Key, if that is still known."""
+        return None if self._repeats is None else self._repeats.find(key, trio.current_time())
+
+    def note_key(self, key: str, digest: str) -> None:
+        """Know what was published last by its Idempotency-Key for a while, in which the room is kept."""
+        if self._repeats is None:
+            self._repeats = Repeats()
+        self._repeats.note(key, self.log.last_message, digest, trio.current_time())
+        self._registry[self.path] = self
+        self._keep(self)
 
     # For the backplane
 
@@ -433,33 +434,50 @@ class Room:
     @property
     def held_bytes(self) -> int:
         """What the room takes in memory, while somebody is in it or it keeps something."""
-        return ROOM_BYTES + self.log.held_bytes + (0 if self._keys is None else self._keys.held_bytes)
+        newest = 0 if self._keys is None else self._keys.held_bytes
+        return ROOM_BYTES + self.log.held_bytes + newest + self._repeats_bytes
+
+    @property
+    def history_bytes(self) -> int:
+        """What is kept for those who come later, and for who publishes once more."""
+        return self.log.history_bytes + self._repeats_bytes
+
+    @property
+    def _repeats_bytes(self) -> int:
+        return 0 if self._repeats is None else self._repeats.held_bytes
 
     @property
     def quiet_since(self) -> float:
         """When something was published last, or it was polled."""
-        return max(self.log.sealed_at, self.kept_until - BETWEEN_POLLS_S)
+        noted_at = self._repeats.newest_at if self._repeats else -math.inf
+        return max(self.log.sealed_at, noted_at, self.kept_until - BETWEEN_POLLS_S)
 
     def end_history(self) -> None:
-        """Forget what is kept for those who come later: they will be told of a gap."""
+        """Forget what is kept for those who come later, who will be told of a gap, and for who publishes once more."""
         self.log.end_history()
+        self._repeats = None
         self.kept_until = -math.inf
         self.trim()
 
     def _forget(self) -> bool:
         """Leave the registry if nothing is left of the room."""
-        if self._loop is not None or self.log.kept_bytes or self._pollers or trio.current_time() < self.kept_until:
+        if self._loop is not None or self._pollers or self._keeps_something:
             return False
         if self._registry.get(self.path) is self:
             del self._registry[self.path]
         return True
 
     def expire(self) -> bool:
-        """Drop what of the history is too old; true when there is nothing more that has to end in time."""
+        """Drop what is too old; true when there is nothing more that has to end in time."""
         self.trim()
-        if self._loop is None:
-            return self._forget()
-        return not self.log.kept_bytes and trio.current_time() >= self.kept_until
+        if self._repeats is not None:
+            self._repeats.expire(trio.current_time())
+        return self._forget() if self._loop is None else not self._keeps_something
+
+    @property
+    def _keeps_something(self) -> bool:
+        """Whether there is something that somebody may come for who isn't here."""
+        return bool(self.log.kept_bytes or self._repeats) or trio.current_time() < self.kept_until
 
     def _discard_current(self, peer: Peer) -> None:
         if peers := self.current.get(peer.form):
@@ -488,13 +506,6 @@ class Place(NamedTuple):
 
     after: int
     gap: dict[str, str] | None
-
-
-class Repeat(NamedTuple):
-    """What was published under an Idempotency-Key."""
-
-    number: int
-    digest: str
 
 
 class Poller:

@@ -21,8 +21,8 @@ from functools import partial
 from rawws.errors import Refusal, UsageError
 from rawws.exchange import Exchange
 from rawws.hub import Hub
-from rawws.limits import MIB
-from rawws.peer import Endpoint
+from rawws.limits import Limits
+from rawws.peer import Endpoint, Peer
 from rawws.room_posts import Guard, Posts
 from rawws.transport import Transport
 from rawws.web import HelloApp, HttpApp, answer_json
@@ -45,20 +45,22 @@ class RoomApp:
         guard: Guard,
         *,
         prefix: str = "/",
-        max_message_bytes: int = MIB,
+        max_message_bytes: int | None = None,
         rate: float = 0.0,
     ) -> None:
         """Rooms are at the paths that begin with ``prefix``.
 
-        A POST may have ``max_message_bytes``, and come ``rate`` times a second from one client; 0 for any number.
+        A POST may have ``max_message_bytes``, or as many as a message by WebSocket, and come ``rate`` times a second
+        from one client; 0 for any number.
         """
         self._hub = hub
         self._posts = Posts(hub, guard, max_message_bytes, rate)
         self._elsewhere = elsewhere
         self._guard = guard
         self._prefix = prefix
-        theirs = elsewhere.max_body_bytes
-        self.max_body_bytes: int | None = max_message_bytes if theirs is None else max(theirs, max_message_bytes)
+
+    def max_body_bytes(self, limits: Limits) -> int:
+        return max(self._elsewhere.max_body_bytes(limits), self._posts.max_message_bytes(limits))
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         return self._elsewhere.lifespan()
@@ -75,7 +77,7 @@ class RoomApp:
             case "OPTIONS" if "Access-Control-Request-Method" in request.headers:
                 await exchange.pass_over_body()
                 await self._answer(exchange, _preflight())
-            case "GET":
+            case "GET" | "HEAD":
                 await self._read(exchange, path)
             case _:
                 await self._elsewhere.serve_exchange(exchange)
@@ -115,8 +117,10 @@ class RoomApp:
             await self._answer(exchange, await self._poll(exchange, path, reading))
 
     async def _stream(self, exchange: Exchange, path: str, reading: Reading) -> None:
-        if refusal := self._hub.admit(exchange.request) or await self._hub.prepare(path, reading.since):
-            await self._answer(exchange, refusal)
+        request = exchange.request
+        refused = self._hub.admit(request) or await self._hub.prepare(path, reading.since) or self._hub.admit(request)
+        if refused is not None:
+            await self._answer(exchange, refused)
             return
         headers = [
             ("Content-Type", CONTENT_TYPE),
@@ -124,10 +128,14 @@ class RoomApp:
             ("X-Accel-Buffering", "no"),  # nginx would wait for its buffer to be full
             *self._guard.fields(exchange.request),
         ]
+        if request.method == "HEAD":  # RFC 9110 §9.3.2: what GET is answered with, without the events
+            await exchange.start_response(200, Headers(headers).raw())
+            await exchange.end_response()
+            return
         await exchange.hand_over(headers, partial(self._adopt, path, reading))
 
-    def _adopt(self, path: str, reading: Reading, number: int, transport: Transport, endpoint: Endpoint) -> None:
-        self._hub.stream_events(number, transport, path, reading, endpoint)
+    def _adopt(self, path: str, reading: Reading, number: int, transport: Transport, endpoint: Endpoint) -> Peer | None:
+        return self._hub.stream_events(number, transport, path, reading, endpoint)
 
     async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> Response | Refusal:
         if path not in self._hub.rooms and (refusal := self._hub.admit(exchange.request)):
@@ -137,7 +145,8 @@ class RoomApp:
         room = self._hub.room(path)
         place = room.place(reading)
         with room.poll(place.after) as poller:
-            if reading.wait_s and place.gap is None and room.log.last_message <= place.after:
+            waits = reading.wait_s and exchange.request.method == "GET"
+            if waits and place.gap is None and room.log.last_message <= place.after:
                 with exchange.waiting(reading.wait_s):
                     await poller.wait()
             return answer_json(room.polled(place.after, place.gap or poller.gap))
@@ -151,7 +160,7 @@ def rooms(
     publish_token: str | None = None,
     is_local: bool = False,
     origins: Origins | Sequence[str] = (),
-    max_size: int = MIB,
+    max_size: int | None = None,
 ) -> HttpApp:
     """Return an app, for the ``http`` of `serve`, in which a hub's rooms can be read and written over HTTP.
 
@@ -159,7 +168,8 @@ def rooms(
     publishes, at the paths that begin with ``prefix``. Other requests go to ``elsewhere``, such as ``rawws.asgi(app)``.
 
     Publishing needs the ``publish_token``; without one nobody may, unless the server is one that only this machine can
-    reach (``is_local``). Web pages from ``origins`` may read and write; others of another host may not.
+    reach (``is_local``). Web pages from ``origins`` may read and write; others of another host may not. A message may
+    have ``max_size`` bytes, or as many as `serve` says if there is none.
     """
     if not prefix.startswith("/"):
         raise UsageError(f"{prefix!r} can't be where rooms are; give the beginning of their paths, such as /room/")

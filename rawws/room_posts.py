@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,18 +15,20 @@ import trio
 
 from rawws import logs
 from rawws.backplane import AWAY, Backplane
-from rawws.errors import Refusal
+from rawws.errors import Refusal, UsageError
 from rawws.exchange import Exchange
+from rawws.gate import client_of
 from rawws.hub import Hub
+from rawws.limits import Limits
 from rawws.room import Room, Slow
 from rawws.web import answer_json
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Origins
 from rawws.wire.hosts import is_local_name
-from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.messages import Request, Response
 from rawws.wire.rate import TokenBucket
 from rawws.wire.stream_entries import format_stream_id
-from rawws.wire.trace import STATE
+from rawws.wire.trace import STATE, shorten
 
 # For so long a POST waits for a room whose publishers are held back, before it is told to come again.
 HELD_S = 5.0
@@ -34,6 +37,8 @@ MAX_KEY_CHARACTERS = 255
 _AGAIN = ((b"Retry-After", b"1"),)
 # What curl -d says of any text that it is given.
 _FORM = "application/x-www-form-urlencoded"
+_TOKEN = re.compile("[!-~]+")  # what can stand behind Bearer, and is looked at without the spaces around it
+_HOW_TO_OPEN = "to open it, start the server with --publish-token"
 _REUSED = Refusal(422, "idempotency_key_reused", "This Idempotency-Key was used before, for another message.")
 
 
@@ -42,13 +47,22 @@ class Guard:
     """Who may read and write over HTTP.
 
     Publishing needs the ``token``, if there is one. Without one it is open to those who are on this machine, if nobody
-    else can reach the server (``is_local``), and to nobody else; and web pages that come from elsewhere are not on this
-    machine, whatever they are called (``Origin``, ``Sec-Fetch-Site``, and ``Host`` against DNS rebinding).
+    else can reach the server (``is_local``), and to nobody else. Who comes through a proxy may be anywhere; and web
+    pages that come from elsewhere are not on this machine, whatever they are called (``Origin``, ``Sec-Fetch-Site``,
+    and ``Host`` against DNS rebinding).
     """
 
     token: str | None = None
     is_local: bool = False
     origins: Origins = field(default_factory=Origins)
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError` for a token that nobody could send, or everybody: it isn't repeated, being a secret."""
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise UsageError(
+                f"the publish token is {'not printable ASCII without spaces' if self.token else 'empty'}; "
+                "give one such as 'openssl rand -hex 16' makes"
+            )
 
     def refuse_writing(self, request: Request) -> Refusal | None:
         """Return why a request may not publish, if it may not."""
@@ -58,25 +72,28 @@ class Guard:
                 return None
             told = "Publishing needs the token, as 'Authorization: Bearer TOKEN'."
             return Refusal(401, "publish_token", told, ((b"WWW-Authenticate", b'Bearer realm="publish"'),))
-        if not self.is_local:
-            return Refusal(
-                403,
-                "publishing_closed",
-                "Publishing over HTTP is closed here, since others can reach this server and it has no token for it.",
-                hint="to open it, start the server with --publish-token",
-            )
-        return self._refuse_page(request)
+        if self.is_local and not request.was_forwarded:
+            return self._refuse_elsewhere(request)
+        why = "this request came through a proxy" if self.is_local else "others can reach this server"
+        told = f"Publishing over HTTP is closed here, since {why} and there is no token for it."
+        return Refusal(403, "publishing_closed", told, hint=_HOW_TO_OPEN)
 
-    def _refuse_page(self, request: Request) -> Refusal | None:
+    def _refuse_elsewhere(self, request: Request) -> Refusal | None:
+        """Return why a request isn't one of this machine, if it isn't: of a page, or under a name that may be led."""
         host = request.authority
         origin = request.headers.get("Origin")
-        if origin is not None and self.origins.allow(origin, host) and (is_local_name(host) or self.allows(origin)):
+        if origin is not None:
+            if self.origins.allow(origin, host) and (is_local_name(host) or self.allows(origin)):
+                return None
+            told = f"Pages from {shorten(origin)} may not publish here."
+            return Refusal(403, "publish_origin", told, hint=self.origins.advise(origin))
+        if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            return Refusal(403, "publish_origin", "Pages of other sites may not publish here.")
+        if is_local_name(host):
             return None
-        site = request.headers.get("Sec-Fetch-Site", "none")
-        if origin is None and site in ("none", "same-origin") and is_local_name(host):
-            return None
-        told = f"Pages from {origin or host} may not publish here."
-        return Refusal(403, "publish_origin", told, hint="" if origin is None else self.origins.advise(origin))
+        called = f"is for {shorten(host)}" if host else "has no Host"
+        told = f"Without a token a request may publish here that is for localhost or an address; this one {called}."
+        return Refusal(403, "publish_host", told, hint=_HOW_TO_OPEN)
 
     def allows(self, origin: str) -> bool:
         """Say whether pages from there are allowed by name."""
@@ -95,15 +112,17 @@ class Guard:
 class Posts:
     """Publishes what is posted to a hub's rooms."""
 
-    def __init__(self, hub: Hub, guard: Guard, max_message_bytes: int, rate: float) -> None:
+    def __init__(self, hub: Hub, guard: Guard, max_message_bytes: int | None, rate: float) -> None:
         """A message may come ``rate`` times a second from one client; 0 for any number."""
         self._hub = hub
         self._guard = guard
-        self.max_message_bytes = max_message_bytes
-        told = f"A message is over the server's limit of {max_message_bytes} bytes (--max-size)."
-        self._too_large = Refusal(413, "message_too_large", told)
+        self._max_message_bytes = max_message_bytes
         self._rate = rate
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # by client
+
+    def max_message_bytes(self, limits: Limits) -> int:
+        """Return how large a message may be, by the limit given for here or the server's."""
+        return limits.max_message_bytes if self._max_message_bytes is None else self._max_message_bytes
 
     async def publish(self, exchange: Exchange, path: str) -> Response | Refusal:
         """Publish the body of a request in the room of its path, and return what to answer."""
@@ -113,7 +132,9 @@ class Posts:
         if refused is not None:
             await exchange.pass_over_body()
             return refused
-        body = await exchange.read_body(self.max_message_bytes, self._too_large)
+        most = self.max_message_bytes(exchange.limits)
+        told = f"A message is over the server's limit of {most} bytes (--max-size)."
+        body = await exchange.read_body(most, Refusal(413, "message_too_large", told))
         opcode = _opcode_of(request, body)
         if isinstance(opcode, Refusal):
             return opcode
@@ -121,7 +142,7 @@ class Posts:
             return await self._publish_through(self._hub.backplane, path, exchange, opcode, body)
         room = self._hub.rooms.get(path)
         if room is None:
-            if refusal := self._hub.admit(Request("GET", path, "1.1", Headers())):
+            if refusal := self._hub.refuse_room(path):
                 return refusal
             room = self._hub.room(path)
         with trio.move_on_after(HELD_S) as scope:
@@ -168,7 +189,7 @@ class Posts:
         """Return why this client may not publish just now, if it may not."""
         if not self._rate:
             return None
-        client = exchange.client[0] if exchange.client is not None else ""
+        client = client_of(exchange.client[0]) if exchange.client is not None else ""
         now = trio.current_time()
         bucket = self._buckets.get(client)
         if bucket is None:
@@ -185,15 +206,16 @@ class Posts:
     def _publish_in(self, room: Room, exchange: Exchange, opcode: Opcode, body: bytes) -> Response | Refusal:
         request = exchange.request
         key = request.headers.get("Idempotency-Key")
-        if key is not None:
-            digest = _digest(opcode, body)
-            if (repeat := room.repeat_of(key, digest)) is not None:
-                if repeat.digest != digest:
-                    return _REUSED
-                return answer_json({"id": room.log.label(repeat.number), "peers": len(room)}, 202)
+        digest = "" if key is None else _digest(opcode, body)
+        if key is not None and (repeat := room.repeat_of(key)) is not None:
+            if repeat.digest != digest:
+                return _REUSED
+            return answer_json({"id": room.log.label(repeat.number), "peers": len(room)}, 202)
         peers = len(room)
         named = request.headers.get("Rawws-Key") if room.settings.slow is Slow.LATEST else None
         room.publish(body, text=opcode is Opcode.TEXT, key=named)
+        if key is not None:
+            room.note_key(key, digest)
         return _accept(exchange, room.path, room.last_id, peers)
 
 

@@ -70,6 +70,7 @@ class Route:
     handler: Handler | Hub
     origins: Origins | None = None  # which web pages may connect; None for those that may elsewhere
     shows_frames: bool = True  # to the log, and to a tracer
+    refuse: Callable[[Request], Refusal | None] | None = None  # says why a request can't be let in
 
 
 Routes = Mapping[str, Handler | Hub | Route]
@@ -108,10 +109,9 @@ class Server:
         silent = replace(service.limits, ping_timeout_s=0.0)
         self._streams = Endpoint(silent, on_leave, service.tracer, shows_frames=False)
         self._endpoints = (self._endpoint, self._unseen, self._streams)
-        if self._hubs:
-            service.admit = self._admit
-            if any(hub.backplane is not None for hub in self._hubs):
-                service.prepare = self._prepare
+        service.admit = self._admit
+        if any(hub.backplane is not None for hub in self._hubs):
+            service.prepare = self._prepare
         self._accepting = trio.CancelScope()
         self._stop = trio.Event()
         service.scheme = "http" if tls is None else "https"
@@ -199,37 +199,30 @@ class Server:
 
     async def _serve_connection(self, connected: socket.socket, address: Address, tasks: trio.Nursery) -> None:
         number = next(current_loop().numbers)
-        transport: Transport | None = None
-        upgraded: Upgraded | HandedOver | None = None
+        transport = Transport(connected) if self._tls is None else TlsTransport(connected, self._tls)
+        lives_on = False
         try:
-            transport = Transport(connected) if self._tls is None else TlsTransport(connected, self._tls)
             connection = HttpConnection(number, transport, self._service, address)
             if refusal := self._gate.enter(number, address):
                 await connection.turn_away(refusal)
-            else:
-                upgraded = await connection.serve()
-            if isinstance(upgraded, HandedOver):
-                self._hand_over(upgraded)
+            elif isinstance(upgraded := await connection.serve(), HandedOver):
+                lives_on = self._hand_over(upgraded)
             elif upgraded is not None:
-                self._take_over(upgraded, tasks)
+                lives_on = self._take_over(upgraded, tasks)
         except Exception:
             # Ours to mend, but not a reason to leave the others without a server.
             logs.http.exception("#%d ! an error in rawws itself; the connection is dropped", number)
-            upgraded = None
-            if transport is None:
-                connected.close()
-            else:
-                current_loop().forget(transport)
+            current_loop().forget(transport)
         finally:
-            if upgraded is None:
+            if not lives_on:
                 self._gate.leave(number)
 
-    def _hand_over(self, given: HandedOver) -> None:
-        """Hand a connection whose response goes on over to who makes that."""
-        given.adopt(given.number, given.transport, self._streams)
-        if self.stopping:
-            for peer in current_loop().peers_of(self._streams):
-                current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
+    def _hand_over(self, given: HandedOver) -> bool:
+        """Hand a connection whose response goes on over to who makes that; False when it has ended instead."""
+        peer = given.adopt(given.number, given.transport, self._streams)
+        if peer is not None and self.stopping:
+            current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
+        return peer is not None
 
     @property
     def _hubs(self) -> list[Hub]:
@@ -245,11 +238,15 @@ class Server:
 
     def _admit(self, request: Request) -> tuple[str, Refusal | None]:
         """Say what a WebSocket does in the room of its path, if that is one, and why it can't be let in."""
-        handler = self._routes.get(request.path or "", self._elsewhere).handler
-        return ("read write", handler.admit(request)) if isinstance(handler, Hub) else ("", None)
+        route = self._routes.get(request.path or "", self._elsewhere)
+        refusal = None if route.refuse is None else route.refuse(request)
+        if isinstance(route.handler, Hub):
+            return "read write", refusal or route.handler.admit(request)
+        return "", refusal
 
-    def _take_over(self, upgraded: Upgraded, tasks: trio.Nursery) -> None:
-        """Hand a connection that has become a WebSocket over to the hub, or to a task of its own."""
+    def _take_over(self, upgraded: Upgraded, tasks: trio.Nursery) -> bool:
+        """Hand a connection that has become a WebSocket over to the hub, or to a task of its own; False when it has
+        ended instead."""
         route = self._routes.get(upgraded.handshake.path, self._elsewhere)
         handler = route.handler
         endpoint = self._endpoint if route.shows_frames else self._unseen
@@ -265,16 +262,17 @@ class Server:
             )
             if peer is not None and self.stopping:
                 current_loop().close(peer, 1001, "the server is shutting down")
-            return
+            return peer is not None
         try:
             websocket = accept_upgraded(upgraded, endpoint, fast_lane=self._fast_lane)
         except OSError as error:
             told = f"can't be watched: {error.strerror or error}"
             logs.line(logs.hub, logging.ERROR, upgraded.number, FAULT, told)
-            return
+            return False
         if self.stopping:
             websocket.begin_close(1001, "the server is shutting down")
         tasks.start_soon(self._handle, handler, websocket)
+        return True
 
     @staticmethod
     async def _handle(handler: Handler, websocket: WebSocket) -> None:
@@ -359,8 +357,7 @@ def make_service(
         app = web.UpgradeOnlyApp()
     elif isinstance(http, web.HttpApp):
         app = http.serve_exchange
-        if http.max_body_bytes is not None:
-            limits = replace(limits, max_body_bytes=http.max_body_bytes)
+        limits = replace(limits, max_body_bytes=http.max_body_bytes(limits))
     elif callable(http):
         app = web.CallableApp(http)
     else:
@@ -462,8 +459,8 @@ async def serve(
     - ``max_size``: of a message, else 1009. ``max_queue``: messages that wait for ``recv`` before the peer is held
       back.
     - ``rate``: messages in a second that a peer may send into a hub's room; more are read later.
-    - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Behind a proxy, list it in
-      ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
+    - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Of IPv6 a /64 counts as one address. Behind a
+      proxy, list it in ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
     - ``max_memory``: what peers, rooms and requests' bodies may hold together, in all servers of this `trio.run`.
       Beyond it histories of rooms in which nobody is are forgotten, then what is largest goes: another history, a peer
       (closed with 1013), a request (503).
@@ -514,8 +511,7 @@ async def serve(
         if isinstance(http, web.HttpApp):
             await stack.enter_async_context(http.lifespan())
         opened = await _open(port, host, listeners, unix)
-        # A browser reaches no Unix socket, and its proxy may give us any name.
-        if hosts or all(is_loopback(each) and each.family != socket.AF_UNIX for each in opened):
+        if hosts or all(map(is_loopback, opened)):
             service.hosts = Hosts(hosts)
         server = Server(opened, handler, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=checked_routes)
         await server.run(task_status=task_status)

@@ -20,7 +20,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -86,7 +86,7 @@ class Transport:
             address = self._socket.getpeername()
         except OSError:
             return None
-        return (address[0], address[1]) if isinstance(address, tuple) else None
+        return plain_address(address) if isinstance(address, tuple) else None
 
     @property
     def local_address(self) -> tuple[str, int | None] | None:
@@ -95,7 +95,7 @@ class Transport:
             address = self._socket.getsockname()
         except OSError:
             return None
-        return (address, None) if isinstance(address, str) else (address[0], address[1])
+        return (address, None) if isinstance(address, str) else plain_address(address)
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 once closed."""
@@ -198,7 +198,7 @@ class TlsTransport(Transport):
     that something arrives.
     """
 
-    __slots__ = ("_tls", "committed_bytes")
+    __slots__ = ("_context", "_server_hostname", "_tls", "committed_bytes")
 
     has_handshake = True
 
@@ -206,13 +206,9 @@ class TlsTransport(Transport):
         self, connected: socket.socket, context: ssl.SSLContext, *, server_hostname: str | None = None
     ) -> None:
         super().__init__(connected)
-        self._tls = context.wrap_socket(
-            connected,
-            server_side=server_hostname is None,
-            server_hostname=server_hostname,
-            do_handshake_on_connect=False,
-        )
-        self._socket = self._tls
+        self._context = context
+        self._server_hostname = server_hostname
+        self._tls: ssl.SSLSocket  # from the handshake on: before, the peer may have gone, and this would be no socket
         self.receive_now = self._receive_records
         self.send_now = self._send_records
         self.committed_bytes = 0
@@ -223,6 +219,13 @@ class TlsTransport(Transport):
 
     async def shake_hands(self) -> None:
         """Complete the TLS handshake. Raises OSError when it fails; ssl.SSLError is one."""
+        self._socket.getpeername()  # raises for one that has gone, which is left open where wrapping it fails
+        self._socket = self._tls = self._context.wrap_socket(
+            self._socket,
+            server_side=self._server_hostname is None,
+            server_hostname=self._server_hostname,
+            do_handshake_on_connect=False,
+        )
         self._was_waited_for = True
         while True:
             try:
@@ -278,16 +281,29 @@ class TlsTransport(Transport):
         super().shutdown_write()
 
 
+def parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return an address without its zone, and as IPv4 where a socket for both versions has said it in IPv6
+    (RFC 4291 §2.5.5.2). Raises ValueError for what is none."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def plain_address(address: tuple[Any, ...]) -> tuple[str, int]:
+    """Return host and port of a socket address, IPv4 as such."""
+    host, port, *_ = address
+    return (str(parse_ip(host)) if host.startswith("::ffff:") else host), port
+
+
 def is_loopback(listener: socket.socket) -> bool:
-    """Say whether only this machine can reach a listener."""
+    """Say whether only this machine can reach a listener. A Unix socket is for a proxy mostly, and who reaches that?"""
     address = listener.getsockname()
-    return not isinstance(address, tuple) or ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+    return isinstance(address, tuple) and parse_ip(address[0]).is_loopback
 
 
 def dialled_address(listener: socket.socket) -> tuple[str, int]:
     """Return where a TCP listener can be dialled from this machine, which for one on every interface is loopback."""
-    host, port, *_ = listener.getsockname()
-    address = ipaddress.ip_address(host.partition("%")[0])
+    host, port = plain_address(listener.getsockname())
+    address = parse_ip(host)
     if address.is_unspecified:
         host = "127.0.0.1" if address.version == 4 else "::1"
     return host, port
@@ -296,7 +312,7 @@ def dialled_address(listener: socket.socket) -> tuple[str, int]:
 def name_address(address: object) -> str:
     """Return a socket address as ``host:port``, an IPv6 host in brackets."""
     if isinstance(address, tuple):
-        host, port, *_ = address
+        host, port = plain_address(address)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return address if isinstance(address, str) and address else "a Unix socket"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rawws.errors import Refusal, UsageError
+from rawws.limits import Limits
 from rawws.wire.encodings import as_compact_json
 from rawws.wire.messages import Headers, Request, Response
 
@@ -26,7 +27,8 @@ Answer = Callable[[Request], Awaitable[Response | str | None]]
 class HttpApp(Protocol):
     """Answers requests that don't upgrade, each as an exchange, whose bodies may stream both ways."""
 
-    max_body_bytes: int | None  # of what it reads; None for the server's own limit
+    def max_body_bytes(self, limits: Limits) -> int:
+        """Return how large a body it takes, by its own limit or the server's."""
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         """Answer one request. An exception is logged, and told to the client as 500 if nothing was told yet."""
@@ -47,8 +49,6 @@ class HelloApp:
     ``/healthz`` says ``ok`` as long as the process answers at all; ``/readyz`` says ``ready`` until it is about to end,
     or as long as there is no obstacle.
     """
-
-    max_body_bytes: int | None = None
 
     def __init__(self, methods: Sequence[str] = (), obstacle: Callable[[], str] = str) -> None:
         """``methods`` are those that somebody in front of it answers, and that are allowed therefore.
@@ -75,6 +75,9 @@ class HelloApp:
                 return Response(503, obstacle) if obstacle else Response(200, "ready")
             case _:
                 return Response(200, GREETING)
+
+    def max_body_bytes(self, limits: Limits) -> int:
+        return limits.max_body_bytes
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         await exchange.pass_over_body()

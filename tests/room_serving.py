@@ -101,14 +101,16 @@ class Rooms:
 
 @asynccontextmanager
 async def rooms(
-    nursery: trio.Nursery, *, guard: Guard | None = None, backplane: str = "", **settings: Any
+    nursery: trio.Nursery, *, guard: Guard | None = None, backplane: Any = "", **settings: Any
 ) -> AsyncIterator[Rooms]:
-    """A server with rooms, which are shared through a backplane if one is given."""
+    """A server with rooms, which are shared through a backplane if one is given: by its URL, or as it is."""
     serve_settings: dict[str, Any] = {
         name: settings.pop(name) for name in ("authenticate", "ping_interval", "ping_timeout") if name in settings
     }
     hub = Hub(**settings)
-    shared = rawws.share(hub, backplane) if backplane else nullcontext()
+    shared = rawws.share(hub, backplane) if backplane and isinstance(backplane, str) else nullcontext()
+    if not isinstance(backplane, str):
+        hub.backplane = backplane
     async with shared, _serving(nursery, hub, guard, serve_settings) as running:
         yield running
 

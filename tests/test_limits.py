@@ -12,6 +12,7 @@ import trio
 
 import rawws
 from rawws.loop import current_loop
+from tests.room_serving import post
 from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, get, masked, seen_close, upgrade
 
 KIB = 1024
@@ -149,6 +150,29 @@ async def test_ten_thousand_rooms_that_were_asked_for_count_too(nursery: trio.Nu
     server.stop()
 
 
+async def test_keys_that_make_a_retry_safe_count_too(nursery: trio.Nursery) -> None:
+    hub = rawws.Hub()
+    server = await start(nursery, hub, http=rawws.rooms(hub, is_local=True), max_memory=300 * KIB)
+    client, reader = await Client.unconnected().connect(server.port), await open_client(server, "/read")
+    memory = current_loop().memory
+    with trio.fail_after(PATIENCE_S):
+        for number in range(200):
+            for path in ("/read", f"/{number}"):
+                answer = await client.ask(post(path, b"pay", f"Idempotency-Key: {number:0200}"))
+                assert answer.status == 202
+        while memory.used_bytes() > 300 * KIB:
+            await trio.sleep(0.01)
+        assert 50 < len(hub.rooms) < 200
+        for number in range(1000):
+            await client.ask(post("/read", b"pay", f"Idempotency-Key: {number:0200}"))
+        while memory.used_bytes() > 300 * KIB:
+            await trio.sleep(0.01)
+        assert hub.room("/read").history_bytes < 300 * KIB
+    client.hang_up()
+    reader.hang_up()
+    server.stop()
+
+
 async def test_bodies_that_have_not_come_whole_count_too(nursery: trio.Nursery) -> None:
     hub = rawws.Hub()
     app = rawws.rooms(hub, publish_token="secret")
@@ -185,6 +209,25 @@ async def test_a_program_that_blocks_is_told_of(nursery: trio.Nursery, caplog: p
         while "nobody was served for" not in caplog.text:
             await trio.sleep(0.05)
     assert current_loop().traffic.longest_block_s >= 0.5
+    client.hang_up()
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("max_size", "of_rooms", "most"), [(10, None, 10), (10, 5, 5), (10, 20, 20), (100 * KIB, None, 100 * KIB)]
+)
+async def test_a_post_may_have_what_a_message_may_unless_it_is_said_otherwise(
+    nursery: trio.Nursery, max_size: int, of_rooms: int | None, most: int
+) -> None:
+    hub = rawws.Hub()
+    app = rawws.rooms(hub, is_local=True, max_size=of_rooms)
+    server = await start(nursery, hub, http=app, max_size=max_size, max_body=10)
+    with trio.fail_after(PATIENCE_S):
+        client = await Client.unconnected().connect(server.port)
+        assert (await client.ask(post("/", b"x" * most))).status == 202
+        refused = await client.ask(post("/", b"x" * (most + 1)))
+        assert refused.status == 413
+        assert f"over the server's limit of {most} bytes" in refused.body.decode()
     client.hang_up()
     server.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import signal
 from typing import NoReturn
 
@@ -11,8 +12,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+import rawws
 import rawws.logs
 from rawws.wire.frames import Opcode
+from rawws.wire.handshake import Origins, check_origin
+from rawws.wire.hosts import Hosts
 from tests.serving import (
     ACCEPT,
     KEY,
@@ -305,6 +309,32 @@ async def test_control_characters_are_spelt_out(serve: Serve, caplog: pytest.Log
     messages = told(caplog)
     assert len(messages) > 2
     assert [line for line in messages if not line.isprintable()] == []
+
+
+@pytest.mark.parametrize(
+    "character", ["\n", "\r", "\x00", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u2029", "\u202e"]
+)
+def test_no_line_has_in_it_what_ends_it_or_what_a_terminal_obeys(
+    caplog: pytest.LogCaptureFixture, character: str
+) -> None:
+    caplog.set_level(logging.INFO, "rawws")
+    rawws.logs.line(rawws.logs.http, logging.INFO, 1, "!", f"žluť {character}[31m")
+    spelt = character.encode("unicode_escape").decode()
+    assert told(caplog) == [f"INFO http #1 ! žluť {spelt}[31m"]
+
+
+@pytest.mark.parametrize("field", ["Host", "Origin"])
+@pytest.mark.parametrize("size", [255, 256, 15_000])
+def test_a_name_is_told_as_far_as_names_go(field: str, size: int) -> None:
+    fields = {"Host": "localhost", field: "'" * size}
+    request = rawws.Request("GET", "/", "1.1", rawws.Headers(list(fields.items())))
+    refusal = Hosts().refuse(request) if field == "Host" else check_origin(request, Origins()).refusal
+    assert refusal is not None
+    rest = "" if size == 255 else f"… ({size - 255} characters more)"
+    assert "'" * 255 + rest in refusal.sentence
+    assert "'" * 256 not in refusal.sentence
+    assert shlex.quote("'" * 255 + rest) in refusal.hint
+    assert len(refusal.hint) < 1500
 
 
 # The levels

@@ -71,6 +71,8 @@ async def test_a_browser_gets_the_page_and_others_their_greeting(start_program: 
         (["--host", "0.0.0.0"], False),
         (["--host", ""], False),
         (["--host", "0.0.0.0", "--page"], True),
+        (["--trusted-proxy", "127.0.0.1"], False),
+        (["--trusted-proxy", "127.0.0.1", "--page"], True),
     ],
 )
 async def test_it_is_on_where_only_this_machine_can_see_it(
@@ -85,7 +87,7 @@ async def test_it_is_on_where_only_this_machine_can_see_it(
     hello = await client.frame()
     assert hello.payload.startswith(b'{"about":{"version":') is is_shown  # else it is a room like any other
     assert ("open / in a browser to see the wire" in "".join(program.lines)) is is_shown
-    if arguments == ["--host", "0.0.0.0", "--page"]:
+    if "--page" in arguments:
         assert "WARNING" in program.lines[0]
         assert "whoever can reach it sees what crosses the wire of everybody here" in program.lines[0]
 
@@ -126,6 +128,23 @@ async def test_only_the_page_itself_may_watch(
     lines = [] if origin is None else [f"Origin: {origin}"]
     await client.send(upgrade(TRACE, *lines).replace(b"Host: localhost", f"Host: {host}".encode()))
     assert (await client.answer()).status == status
+
+
+@pytest.mark.parametrize("line", ["X-Forwarded-For: 203.0.113.5", "Forwarded: for=203.0.113.5", "Via: 1.1 proxy"])
+async def test_who_comes_through_a_proxy_may_be_anybody_and_sees_nothing(
+    start_program: StartProgram, line: str
+) -> None:
+    program = start_program()
+    client = await program.connect()
+    answer = await client.ask(get("/", BROWSER, line))
+    assert (answer.status, answer.body) == (
+        403,
+        b"The page is for this machine, and this request came through a proxy.\n",
+    )
+    assert (await client.ask(upgrade(TRACE, line))).status == 403
+    other = await program.connect()
+    assert (await other.ask(get("/", line))).body == b"hi there"
+    assert (await other.ask(upgrade("/room", line))).status == 101
 
 
 # What it is told

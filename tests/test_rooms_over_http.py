@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
+from rawws.errors import Refusal, UsageError
 from rawws.room_posts import Guard
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Origins
@@ -88,9 +89,9 @@ async def test_what_a_body_becomes(nursery: trio.Nursery, content_type: str, bod
         (post("/", b"x" * ((1 << 20) + 1)), 413, "over the server's limit of 1048576 bytes"),
         (post("/", b"x", "Idempotency-Key: " + "k" * 256), 400, "of 1 to 255 characters"),
         (get("/?since=x"), 400, "'x' is not a message's id"),
-        (get("/?last=many"), 400, "last=many in the query is not a number"),
+        (get("/?last=many"), 400, "last='many' in the query is not a number"),
         (get("/?since=x", "Accept: text/event-stream"), 400, "is not a message's id"),
-        (upgrade("/?last=many"), 400, "last=many in the query is not a number"),
+        (upgrade("/?last=many"), 400, "last='many' in the query is not a number"),
         (get("/", method="PUT"), 405, "use GET or HEAD or POST"),
     ],
 )
@@ -170,6 +171,25 @@ async def test_polling_waits_for_what_comes(nursery: trio.Nursery) -> None:
         assert (await running.poll(f"/room?since={at}"))["gap"] is not None, "nothing is kept for who doesn't wait"
 
 
+@pytest.mark.parametrize(
+    ("target", "lines"),
+    [("/room?last=1", []), ("/room?wait=50", []), ("/room?peers", []), ("/room?last=x", []), ("/room", []),
+     ("/room", ["Accept: text/event-stream"]), ("/room?since=x", ["Accept: text/event-stream"])],
+)  # fmt: skip
+async def test_9110_9_3_2_head_is_answered_as_get_is_without_waiting_and_the_connection_goes_on(
+    nursery: trio.Nursery, target: str, lines: list[str]
+) -> None:
+    async with rooms(nursery) as running:
+        client = await running.connect()
+        head = await client.ask(get(target, *lines, method="HEAD"))
+        assert (await client.ask(get("/healthz"))).body == b"ok"
+        await client.send(get(target.replace("wait=50", "wait=0"), *lines))
+        got = await client.answer()
+        different = {"date", "connection", "transfer-encoding"} if lines and got.status == 200 else {"date"}
+        assert head.status == got.status
+        assert head.headers | dict.fromkeys(different) == got.headers | dict.fromkeys(different)
+
+
 async def test_a_wait_that_nothing_ends(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=1) as running:
         at = (await running.publish("/room", "1"))["id"]
@@ -193,15 +213,34 @@ async def test_a_stopping_server_lets_nobody_wait(nursery: trio.Nursery) -> None
         await events.wait_lost()
 
 
-async def test_a_retry_is_safe(nursery: trio.Nursery) -> None:
-    async with rooms(nursery, history=3) as running:
+@pytest.mark.parametrize("history", [0, 3])
+@pytest.mark.parametrize("is_read", [False, True], ids=["nobody reads", "somebody reads"])
+async def test_a_retry_is_safe(nursery: trio.Nursery, history: int, is_read: bool) -> None:
+    async with rooms(nursery, history=history) as running:
+        reader = await running.stream("/") if is_read else None
         first = await running.publish("/", "pay", "Idempotency-Key: k")
         assert await running.publish("/", "pay", "Idempotency-Key: k") == first
         other = await running.ask(post("/", b"pay more", "Idempotency-Key: k"))
         assert other.status == 422
         for number in range(3):
             await running.publish("/", str(number))
-        assert (await running.publish("/", "pay", "Idempotency-Key: k"))["id"] != first["id"], "the history is over"
+        assert await running.publish("/", "pay", "Idempotency-Key: k") == first, "whatever became of the history"
+        assert (await running.publish("/", "pay", "Idempotency-Key: l"))["id"] != first["id"]
+        if reader is not None:
+            assert await reader.data(5) == ["pay", "0", "1", "2", "pay"]
+
+
+async def test_a_room_is_kept_for_its_keys_until_they_are_old(autojump_clock: MockClock) -> None:  # noqa: ARG001
+    hub = rawws.Hub()
+    room = hub.room("/")
+    room.publish("pay")
+    room.note_key("k", "digest")
+    await trio.sleep(590)
+    assert hub.rooms == {"/": room}
+    assert room.repeat_of("k") is not None
+    await trio.sleep(15)
+    assert hub.rooms == {}
+    assert room.repeat_of("k") is None
 
 
 async def test_a_history_ends_with_its_age(nursery: trio.Nursery) -> None:
@@ -266,6 +305,8 @@ async def test_others_only(nursery: trio.Nursery) -> None:
         (Guard(is_local=True), ["Origin: null"], 403),
         (Guard(is_local=True), ["Sec-Fetch-Site: cross-site"], 403),
         (Guard(is_local=True), ["Sec-Fetch-Site: same-site"], 403),
+        (Guard(is_local=True), ["Via: 1.1 proxy"], 403),
+        (Guard(is_local=True), ["X-Forwarded-For: 203.0.113.5"], 403),
         (Guard(is_local=False), [], 403),
         (Guard("secret"), [], 401),
         (Guard("secret"), ["Authorization: Bearer secrets"], 401),
@@ -281,6 +322,68 @@ async def test_who_may_publish(nursery: trio.Nursery, guard: Guard, lines: list[
         assert answer.status == status
         allowed = answer.headers.get("access-control-allow-origin")
         assert allowed == ("https://app.example" if "app.example" in str(lines) else None)
+
+
+@pytest.mark.parametrize(
+    ("guard", "headers", "code", "sentence", "hint"),
+    [
+        (
+            Guard(is_local=True),
+            {"Host": "chat.example"},
+            "publish_host",
+            "Without a token a request may publish here that is for localhost or an address; this one is for "
+            "chat.example.",
+            "to open it, start the server with --publish-token",
+        ),
+        (
+            Guard(is_local=True),
+            {},
+            "publish_host",
+            "Without a token a request may publish here that is for localhost or an address; this one has no Host.",
+            "to open it, start the server with --publish-token",
+        ),
+        (
+            Guard(is_local=True),
+            {"Host": "chat.example", "Origin": "https://chat.example"},
+            "publish_origin",
+            "Pages from https://chat.example may not publish here.",
+            "to allow it, start the server with --allow-origin https://chat.example",
+        ),
+        (
+            Guard(is_local=True),
+            {"Host": "localhost", "Sec-Fetch-Site": "cross-site"},
+            "publish_origin",
+            "Pages of other sites may not publish here.",
+            "",
+        ),
+        (
+            Guard(is_local=True),
+            {"Host": "localhost", "Forwarded": "for=203.0.113.5"},
+            "publishing_closed",
+            "Publishing over HTTP is closed here, since this request came through a proxy and there is no token for "
+            "it.",
+            "to open it, start the server with --publish-token",
+        ),
+        (
+            Guard(),
+            {"Host": "localhost"},
+            "publishing_closed",
+            "Publishing over HTTP is closed here, since others can reach this server and there is no token for it.",
+            "to open it, start the server with --publish-token",
+        ),
+    ],
+)
+def test_who_may_not_publish_is_told_why_and_the_operator_what_to_do(
+    guard: Guard, headers: dict[str, str], code: str, sentence: str, hint: str
+) -> None:
+    refusal = guard.refuse_writing(Request("POST", "/", "1.1", Headers(list(headers.items()))))
+    assert refusal == Refusal(403, code, sentence, hint=hint)
+
+
+@pytest.mark.parametrize("token", ["", " ", "secret ", "se cret", "secret\n", "žluť"])
+def test_a_token_that_everybody_or_nobody_could_send_is_none(token: str) -> None:
+    with pytest.raises(UsageError, match="the publish token is "):
+        rawws.rooms(rawws.Hub(), publish_token=token)
 
 
 async def test_a_name_led_here_from_elsewhere_may_not_publish(nursery: trio.Nursery) -> None:
@@ -333,6 +436,78 @@ async def test_there_are_no_more_rooms_and_peers_than_may_be(nursery: trio.Nurse
         assert (await running.ask(get("/other?last=1"))).status == 503
         assert (await running.ask(get("/room?last=1"))).status == 200
         assert (await running.ask(post("/room", b"x"))).status == 202
+
+
+class Crowd:
+    """Lets those go on who wait for it when all of them are here."""
+
+    def __init__(self, size: int) -> None:
+        self._missing = size
+        self._complete = trio.Event()
+
+    async def wait(self) -> None:
+        self._missing -= 1
+        if not self._missing:
+            self._complete.set()
+        await self._complete.wait()
+
+
+async def statuses(running: Any, requests: list[bytes]) -> list[int]:
+    """Return what each of some requests that are made at the same time is answered with."""
+    found = []
+
+    async def ask(raw: bytes) -> None:
+        found.append((await running.ask(raw)).status)
+
+    async with trio.open_nursery() as asking:
+        for raw in requests:
+            asking.start_soon(ask, raw)
+    return sorted(found)
+
+
+async def test_those_who_come_at_the_same_time_are_no_more_either(nursery: trio.Nursery) -> None:
+    crowd = Crowd(8)
+
+    async def authenticate(_: rawws.Request) -> None:
+        await crowd.wait()
+
+    async with rooms(nursery, max_rooms=1, max_peers=2, authenticate=authenticate) as running:
+        requests = [upgrade(f"/{number % 2}") for number in range(8)]
+        assert await statuses(running, requests) == [101] * 2 + [503] * 6
+        assert [len(room) for room in running.hub] == [2]
+        assert running.server._service.handshakes == {101: 2, 503: 6}
+
+
+class SlowBackplane:
+    """Has every room ready at once, when all have asked."""
+
+    def __init__(self, size: int) -> None:
+        self._crowd = Crowd(size)
+
+    async def prepare(self, *_: object) -> None:
+        await self._crowd.wait()
+
+    def follow(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("target", "line", "let_in", "status"),
+    [
+        ("/{}", "Upgrade: websocket", 2, 101),
+        ("/{}", "Accept: text/event-stream", 2, 200),
+        ("/{}?last=1", "Accept: */*", 4, 200),  # who polls is in no room, but has one kept
+    ],
+)
+async def test_nor_those_who_wait_for_their_room_to_be_ready(
+    nursery: trio.Nursery, target: str, line: str, let_in: int, status: int
+) -> None:
+    async with rooms(nursery, max_rooms=1, max_peers=2, backplane=SlowBackplane(8)) as running:
+        targets = [target.format(number % 2) for number in range(8)]
+        requests = [upgrade(each) if status == 101 else get(each, line) for each in targets]
+        answered = await statuses(running, requests)
+        assert answered == [status] * let_in + [503] * (8 - let_in)
+        assert len(running.hub.rooms) == 1
 
 
 # With clients that nobody here wrote

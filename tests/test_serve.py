@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +17,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws import Request, Response, UsageError, WebSocket
-from tests.serving import LOOPBACK, Client, StartProgram, close, get, seen_close, seen_text, text, upgrade
+from rawws.loop import current_loop
+from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, close, get, seen_close, seen_text, text, upgrade
 
 connect = partial(rawws.connect, proxy=None)
 
@@ -521,6 +524,59 @@ async def test_a_trusted_proxy_s_word_counts_about_who_connects(nursery: trio.Nu
         assert (await served.ask(upgrade("/", forwarded)))[0] == 429
         async with connect(served.url, headers={"X-Forwarded-For": "203.0.113.10"}):
             pass
+
+
+async def test_a_socket_for_both_versions_of_ip_knows_its_proxies_and_clients(nursery: trio.Nursery) -> None:
+    listener = socket.socket(socket.AF_INET6)
+    try:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(("::", 0))
+    except OSError:
+        listener.close()
+        pytest.skip("this machine has no IPv6")
+    listener.listen()
+
+    limits: dict[str, Any] = {"trusted_proxies": ["127.0.0.0/8"], "max_connections_per_ip": 1}
+    server = await nursery.start(partial(rawws.serve, echo, listeners=[listener], **limits))
+    served = Served(server)
+    clients = [await served.client() for _ in range(3)]
+    with trio.fail_after(PATIENCE_S):
+        answers = [
+            await client.ask(get("/", f"X-Forwarded-For: 203.0.113.{number}"))
+            for client, number in zip(clients, (1, 2, 1), strict=True)
+        ]
+    assert [answer.status for answer in answers] == [426, 426, 429]
+    assert b"from 203.0.113.1 as" in answers[2].body
+    for client in clients:
+        client.hang_up()
+    server.stop()
+
+
+@pytest.mark.parametrize("kind", ["a room", "events", "a handler"])
+async def test_who_cant_be_watched_is_counted_out(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    hub = rawws.Hub()
+    handler = echo if kind == "a handler" else hub
+    served = await start(nursery, handler, http=rawws.rooms(hub), max_connections=1)
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with trio.fail_after(PATIENCE_S):
+        for _ in range(2):
+            client = await served.client()
+            with monkeypatch.context() as full:
+                full.setattr(current_loop()._poller, "add", fail)
+                await client.send(get("/", "Accept: text/event-stream") if kind == "events" else upgrade())
+                assert (await client.answer()).status == (200 if kind == "events" else 101)
+                await client.wait_lost()
+            client.hang_up()
+        assert await served.ask(get("/")) == (200, "hi there")
+    assert [message.partition("! ")[2] for message in caplog.messages] == [
+        "can't be watched: No space left on device"
+    ] * 2
+    served.server.stop()
 
 
 # The program, with an application of somebody else's

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -18,7 +19,7 @@ import rawws.accepting
 import rawws.web
 from rawws.errors import ListenError
 from rawws.limits import Limits
-from rawws.transport import open_listeners
+from rawws.transport import dialled_address, is_loopback, open_listeners, open_unix_listener
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Response
 from tests.serving import (
@@ -59,6 +60,28 @@ async def test_listens_on_every_address_that_a_name_has() -> None:
     finally:
         for listener in listeners:
             listener.close()
+
+
+@pytest.mark.parametrize(("host", "alone"), [("::ffff:127.0.0.1", True), ("::1", True), ("::", False)])
+def test_4291_2_5_5_2_loopback_in_ipv6_is_loopback(host: str, alone: bool) -> None:
+    listener = socket.socket(socket.AF_INET6)
+    try:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind((host, 0))
+        assert is_loopback(listener) is alone
+        assert dialled_address(listener) == (
+            host.removeprefix("::ffff:") if alone else "::1",
+            listener.getsockname()[1],
+        )
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    finally:
+        listener.close()
+
+
+def test_who_reaches_a_unix_socket_may_be_anybody_behind_a_proxy(tmp_path: Path) -> None:
+    with contextlib.closing(open_unix_listener(str(tmp_path / "socket"))) as listener:
+        assert not is_loopback(listener)
 
 
 async def test_a_port_in_use_is_one_sentence_that_says_what_to_do() -> None:

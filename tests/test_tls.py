@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 import ssl
+import struct
 from pathlib import Path
 
 import pytest
 import trio
 import trustme
+from trio.testing import wait_all_tasks_blocked
 
 import rawws.cli
 from rawws.errors import UsageError
@@ -148,6 +152,23 @@ async def test_plain_http_on_the_tls_port_is_one_line_in_the_log(
     await client.wait_lost()
     assert [record.getMessage() for record in caplog.records] == ["#1 ! TLS failed: HTTP_REQUEST"]
     assert (await join(running, certificate)).unread == b""
+
+
+async def test_who_leaves_before_the_handshake_is_one_line_in_the_log_and_no_error(
+    serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rawws")
+    running = await serve(tls=certificate.server)
+    for says in (b"", b"hello"):
+        # Without a checkpoint in between: it has gone when it is accepted.
+        client = socket.create_connection((LOOPBACK, running.port))
+        client.sendall(says)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        await wait_all_tasks_blocked()
+    assert [record.levelname for record in caplog.records] == ["INFO"] * 2
+    for number, message in enumerate(caplog.messages, 1):
+        assert message.startswith((f"#{number} ! lost in the HTTP phase: ", f"#{number} ! TLS failed: "))
 
 
 async def test_a_tls_handshake_has_to_be_over_in_time(serve: Serve, certificate: Certificate) -> None:

@@ -6,6 +6,9 @@ import argparse
 import re
 import ssl
 
+from rawws.errors import UsageError
+from rawws.room_posts import Guard
+
 _SIZE = re.compile(r"([0-9]+)\s*(k|m|g)?(i?b)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -28,6 +31,14 @@ def text(argument: str) -> str:
         argument.encode()
     except UnicodeEncodeError:
         raise argparse.ArgumentTypeError(f"{argument!a} is not UTF-8, as text in a WebSocket has to be") from None
+    return argument
+
+
+def token(argument: str) -> str:
+    try:
+        Guard(argument)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return argument
 
 

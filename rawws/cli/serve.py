@@ -13,7 +13,7 @@ import trio
 from rawws import logs, web
 from rawws.asgi_app import asgi, load_app
 from rawws.backplane import share
-from rawws.cli.arguments import count, insecure_tls, path_prefix, port, seconds, size, text
+from rawws.cli.arguments import count, insecure_tls, path_prefix, port, seconds, size, text, token
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, MIB, Limits
@@ -125,12 +125,11 @@ class _Program:
         options = self._options
         app: web.HttpApp = self._app
         routes: Routes | None = None
-        local = all(is_loopback(listener) for listener in listeners)
+        # Whoever reaches a proxy reaches what is behind it.
+        local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
             guard = Guard(options.publish_token, local, self._origins)
-            app = RoomApp(
-                self._hub, app, guard, prefix=self._rooms_at, max_message_bytes=options.max_size, rate=options.rate
-            )
+            app = RoomApp(self._hub, app, guard, prefix=self._rooms_at, rate=options.rate)
         if options.metrics:
             app = MetricsApp(self._hub, app)
         page = self._page(listeners, local)
@@ -297,7 +296,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="messages a second from one peer; more are read later, or answered with 429 (default: no limit)",
     )  # fmt: skip
     rooms.add_argument(
-        "--publish-token", metavar="TOKEN", help="what a POST to a room must carry, as Authorization: Bearer TOKEN"
+        "--publish-token",
+        metavar="TOKEN",
+        type=token,
+        help="what a POST to a room must carry, as Authorization: Bearer TOKEN",
     )
     rooms.add_argument(
         "--rooms", metavar="PATH", type=path_prefix,
@@ -319,7 +321,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     limits.add_argument("--max-connections", type=count, metavar="N", help="at once; more get 503 (default: no limit)")
     limits.add_argument(
-        "--max-connections-per-ip", type=count, metavar="N", help="from one address; more get 429 (default: no limit)"
+        "--max-connections-per-ip",
+        type=count,
+        metavar="N",
+        help="from one address, or of IPv6 one /64; more get 429 (default: no limit)",
     )
     limits.add_argument(
         "--trusted-proxy", metavar="NETWORK", action="append", default=[],
@@ -352,7 +357,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument(
         "--page",
         action=argparse.BooleanOptionalAction,
-        help="show a browser what crosses the wire (default: only when listening on this machine alone)",
+        help="show a browser what crosses the wire (default: only where this machine alone can reach it)",
     )
     show.add_argument(
         "--record", metavar="FILE", help="write each HTTP head and frame to this file too, for rawws decode to read"

@@ -14,16 +14,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 
+from rawws import web
+from rawws.errors import Refusal
 from rawws.exchange import Exchange
+from rawws.limits import Limits
 from rawws.page.assets import HOME, Assets
 from rawws.page.feed import About, Feed
 from rawws.server import Route
 from rawws.tracing import Tracer
-from rawws.web import HttpApp
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins
 from rawws.wire.hosts import is_local_name
 from rawws.wire.messages import Request, Response
+from rawws.wire.trace import shorten
 
 __all__ = ["HOME", "TRACE", "About", "Page"]
 
@@ -36,15 +39,16 @@ class Page:
     def __init__(self, tracer: Tracer, about: About, *, any_host: bool = False) -> None:
         """``about`` tells the page where it is.
 
-        Without ``any_host`` it is shown under addresses and ``localhost`` only. A page from elsewhere can have a
-        name of its own lead to this machine (DNS rebinding), and would be of the same origin then.
+        Without ``any_host`` it is shown under addresses and ``localhost`` only, and not through a proxy, behind which
+        anybody may be. A page from elsewhere can have a name of its own lead to this machine (DNS rebinding), and would
+        be of the same origin then.
         """
         self._tracer = tracer
         self._about = about
         self._any_host = any_host
         self._assets = Assets()
 
-    def before(self, app: HttpApp | None, *, at_root: bool = True) -> HttpApp:
+    def before(self, app: web.HttpApp | None, *, at_root: bool = True) -> web.HttpApp:
         """Return an app that answers what is asked for the page, and leaves all else to another; None for 404.
 
         With ``at_root`` a browser gets the page at ``/`` too; who doesn't ask for HTML gets what he would have.
@@ -54,11 +58,24 @@ class Page:
     @property
     def routes(self) -> Mapping[str, Route]:
         """The page's own WebSocket, for the ``routes`` of `serve`."""
-        origins = Origins() if self._any_host else _LocalOrigins()
-        return {TRACE: Route(self._feed, origins, shows_frames=False)}
+        return {TRACE: Route(self._feed, _OwnOrigin(), shows_frames=False, refuse=self.refuse)}
 
     async def _feed(self, websocket: WebSocket) -> None:
         await Feed(websocket, self._tracer, self._about).run()
+
+    def refuse(self, request: Request) -> Refusal | None:
+        """Return why a request isn't shown the page, nor told what crosses the wire, if it isn't."""
+        if self._any_host:
+            return None
+        host = request.authority
+        if not is_local_name(host):
+            told = f"The page is shown at this machine's addresses and at localhost, not at {shorten(host)}."
+            return Refusal(403, "page_host", told)
+        if request.was_forwarded:
+            return Refusal(
+                403, "page_forwarded", "The page is for this machine, and this request came through a proxy."
+            )
+        return None
 
     def answer(self, request: Request, *, at_root: bool) -> Response | None:
         """Return the answer to a request that is meant for the page; None for any other."""
@@ -67,18 +84,18 @@ class Page:
             path = HOME
         if not path.startswith(HOME) and path != HOME.removesuffix("/"):
             return None
-        host = request.authority
-        if not self._any_host and not is_local_name(host):
-            return Response(403, f"The page is shown at this machine's addresses and at localhost, not at {host}.\n")
-        return self._assets.answer(request, path)
+        refusal = self.refuse(request)
+        return self._assets.answer(request, path) if refusal is None else web.refuse(refusal)
 
 
 class _PageFirst:
-    def __init__(self, page: Page, app: HttpApp | None, at_root: bool) -> None:
+    def __init__(self, page: Page, app: web.HttpApp | None, at_root: bool) -> None:
         self._page = page
         self._app = app
         self._at_root = at_root
-        self.max_body_bytes = None if app is None else app.max_body_bytes
+
+    def max_body_bytes(self, limits: Limits) -> int:
+        return limits.max_body_bytes if self._app is None else self._app.max_body_bytes(limits)
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         response = self._page.answer(exchange.request, at_root=self._at_root)
@@ -92,11 +109,8 @@ class _PageFirst:
         return nullcontext() if self._app is None else self._app.lifespan()
 
 
-class _LocalOrigins(Origins):
-    """Pages of this very host, and only while it goes by a name that nobody else can give it."""
-
-    def allow(self, origin: str, host: str) -> bool:
-        return is_local_name(host) and super().allow(origin, host)
+class _OwnOrigin(Origins):
+    """The page itself, and no other: --allow-origin is about rooms."""
 
     def advise(self, origin: str) -> str:
         return ""

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from rawws.errors import Refusal, UsageError
 from rawws.wire.deflate import Agreement, answer_offers
 from rawws.wire.messages import Headers, Request, Response, is_token
+from rawws.wire.trace import shorten
 
 # §1.3: "a GUID ... which is unlikely to be used by network endpoints that do not understand the protocol".
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -147,7 +148,7 @@ class Origins:
     def advise(self, origin: str) -> str:
         """Return what is to be done for a page from there to be let in, as the log tells it."""
         # Quoted: it is there to be pasted into a shell, and the client chose it.
-        return f"to allow it, start the server with --allow-origin {shlex.quote(origin)}"
+        return f"to allow it, start the server with --allow-origin {shlex.quote(shorten(origin))}"
 
     def allow(self, origin: str, host: str) -> bool:
         """Say whether a page from ``origin`` may connect, given the request's ``Host``."""
@@ -300,7 +301,7 @@ def check_origin(request: Request, origins: Origins) -> Check:
         refusal = Refusal(
             403,
             "origin",
-            f"Pages from {found[0]} may not connect to this server.",
+            f"Pages from {shorten(found[0])} may not connect to this server.",
             hint=origins.advise(found[0]),
         )
     return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", _found(found), refusal, "Origin")

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from rawws.errors import Refusal, UsageError
 from rawws.wire.messages import Request
+from rawws.wire.trace import shorten
 
 
 class Hosts:
@@ -34,7 +35,7 @@ class Hosts:
         host = request.authority
         if self.allow(host) or not (host or "Host" in request.headers):  # none is HTTP/1.0, which no browser speaks
             return None
-        name = name_of(host)
+        name = shorten(name_of(host))
         told = f"This server is not called {name}."
         return Refusal(421, "host_unknown", told, hint=f"if it is, start it with --allow-host {shlex.quote(name)}")
 

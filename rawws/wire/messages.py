@@ -92,6 +92,9 @@ class Headers:
         return [(name.encode("ascii"), value.encode("ascii")) for name, value in self._fields]
 
 
+# RFC 7239, RFC 9110 §7.6.3, and what nginx's manual has everybody add; beside X-Forwarded-*.
+_OF_PROXIES = frozenset({"forwarded", "via", "x-real-ip"})
+
 # RFC 9112 §3.2.2, without user information, which RFC 9110 §4.2.4 has a recipient refuse.
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?#@]+)(/[^?#]*)?(?![^?#])", re.IGNORECASE)
 
@@ -135,6 +138,12 @@ class Request:
     def accepts(self, media_type: str) -> bool:
         """Say whether the client names a media type among those that it wants; ``*/*`` alone names none."""
         return any(wanted.partition(";")[0].strip() == media_type for wanted in self.headers.tokens("Accept"))
+
+    @property
+    def was_forwarded(self) -> bool:
+        """Whether a proxy says that it has passed the request on: whose it is, and from where, is then not known."""
+        names = [name.lower() for name, _ in self.headers]
+        return any(name in _OF_PROXIES or name.startswith("x-forwarded-") for name in names)
 
     @property
     def has_body(self) -> bool:

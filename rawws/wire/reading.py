@@ -51,7 +51,7 @@ def _number(given: dict[str, str], name: str) -> int | None:
     if value is None:
         return None
     if not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise UsageError(f"{name}={value[:60]} in the query is not a number")
+        raise UsageError(f"{name}={value[:60]!r} in the query is not a number")
     return int(value)
 
 

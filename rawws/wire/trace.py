@@ -26,6 +26,8 @@ IN, OUT, STATE, FAULT, TIMER = "<", ">", "=", "!", "-"
 # A line is for a person: what is longer is cut in the middle, as Python's websockets does at 75 too.
 PREVIEW_CHARACTERS = 75
 PREVIEW_TAIL_BYTES = 64
+# RFC 1035 §2.3.4: of a host's name, 255 bytes on the wire. A scheme and a port fit in as well, or nearly.
+MAX_NAME_CHARACTERS = 255
 
 SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
 
@@ -78,8 +80,20 @@ def _spell_out(match: re.Match[str]) -> str:
 
 def quote(text: str) -> str:
     """Return text in quotes, with control characters spelt out and letters of any language as they are."""
-    spelt = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return f"'{spelt}'"
+    return f"'{printable(text)}'"
+
+
+def printable(text: str) -> str:
+    """Return text with what isn't seen spelt out: line ends, what a terminal obeys, what turns its line around."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shorten(text: str) -> str:
+    """Return what a peer calls something, cut where no name goes on, and how much more there was."""
+    rest = len(text) - MAX_NAME_CHARACTERS
+    return text if rest <= 0 else f"{text[:MAX_NAME_CHARACTERS]}… ({rest} characters more)"
 
 
 def mask_secrets(head: bytes) -> bytes:

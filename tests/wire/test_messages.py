@@ -129,6 +129,22 @@ def test_9110_12_5_1_a_media_type_is_accepted_only_by_its_name(accept: list[str]
 
 
 @pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("Forwarded", True),
+        ("via", True),
+        ("X-Forwarded-For", True),
+        ("x-forwarded-proto", True),
+        ("X-Real-IP", True),
+        ("X-Forwarded", False),
+        ("Referer", False),
+    ],
+)
+def test_9110_7_6_3_a_proxy_says_that_it_is_one(name: str, verdict: bool) -> None:
+    assert asked("/", (name, "1.1 a")).was_forwarded is verdict
+
+
+@pytest.mark.parametrize(
     ("fields", "verdict"),
     [
         ([], False),
