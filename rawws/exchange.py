@@ -53,11 +53,23 @@ _NO_MEMORY = Refusal(
 )
 
 
-def is_cancelling(error: BaseException) -> bool:
-    """Whether trio cancels us. It doesn't when an application has kept a ``Cancelled``, and raises it where nothing is
-    cancelled: let through, that would end the whole server, and without a word.
+# GeneratorExit is how a coroutine ends that nobody goes on with.
+_ENDS_THE_PROGRAM = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
+def is_failure(error: BaseException) -> bool:
+    """Say whether what an application has raised is its own failure, which costs one answer or one connection.
+
+    The rest is for who called us: what ends the program, and trio's cancelling. But trio doesn't cancel where an
+    application has kept a ``Cancelled``, and raises it when nothing is cancelled: let through, that would end the
+    whole server without a word. Nor does asyncio's ``CancelledError`` mean anything to anybody above.
     """
-    return isinstance(error, trio.Cancelled) and trio.current_effective_deadline() == -math.inf
+    if isinstance(error, BaseExceptionGroup):
+        # Cancelling beside a failure isn't lost: trio raises it again where we wait next.
+        return error.subgroup(_ENDS_THE_PROGRAM) is None and any(map(is_failure, error.exceptions))
+    if isinstance(error, trio.Cancelled):
+        return trio.current_effective_deadline() > -math.inf
+    return not isinstance(error, _ENDS_THE_PROGRAM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +140,6 @@ class Service:
         self.stopping = True
         for scope in self.resting:
             scope.cancel()
-
-    def choose_subprotocol(self, request: Request, offered: Sequence[str]) -> str | None:
-        """Choose one of what the client offers, the server's favourite first, or none (§4.2.2 item 4)."""
-        if not offered:
-            return None
-        if self.select_subprotocol is None:
-            return next((name for name in self.subprotocols if name in offered), None)
-        chosen = self.select_subprotocol(request, offered)
-        if chosen is not None and chosen not in offered:
-            logs.handshake.error("select_subprotocol chose %r, not one of those offered: %s", chosen, offered)
-            return None
-        return chosen
 
 
 class ClientError(OSError):
@@ -329,8 +329,8 @@ class HttpConnection:
             await self.service.app(exchange)
         except ClientError:
             pass  # told below
-        except (Exception, trio.Cancelled) as error:
-            if is_cancelling(error):
+        except BaseException as error:
+            if not is_failure(error):
                 raise
             if isinstance(error, OSError) and self.is_lost:  # else it is an error of the application's own
                 raise
@@ -352,8 +352,8 @@ class HttpConnection:
             try:
                 result = hook(*arguments)
                 return await result if inspect.isawaitable(result) else result
-            except (Exception, trio.Cancelled) as error:
-                if is_cancelling(error):
+            except BaseException as error:
+                if not is_failure(error):
                     raise
                 logs.handshake.exception("#%d ! %s failed", self.number, name)
                 return Response(500, "The server failed to decide about this request.\n")
@@ -409,8 +409,11 @@ class HttpConnection:
                 await self._answer_instead(user, "authenticate", logs.handshake, close=True)
                 return None
         if handshake.offered_subprotocols:
-            subprotocol = service.choose_subprotocol(request, handshake.offered_subprotocols)
-            handshake = replace(handshake, subprotocol=subprotocol)
+            chosen = await self._choose_subprotocol(request, handshake.offered_subprotocols)
+            if isinstance(chosen, Response):
+                await self._answer_instead(chosen, "select_subprotocol", logs.handshake, close=True)
+                return None
+            handshake = replace(handshake, subprotocol=chosen)
         response = None
         if service.process_response is not None:
             proposed = handshake.response
@@ -432,6 +435,16 @@ class HttpConnection:
             told = f"handed over with {len(trailing_data)} bytes that came behind the request"
             self._log(logs.handshake, logging.DEBUG, STATE, f"HTTP ends, WebSocket begins: {told}")
         return Upgraded(self.number, self.transport, request, response, handshake, trailing_data, self.address, user)
+
+    async def _choose_subprotocol(self, request: Request, offered: Sequence[str]) -> str | Response | None:
+        """Choose one of what the client offers, the server's favourite first, or none (§4.2.2 item 4)."""
+        if self.service.select_subprotocol is None:
+            return next((name for name in self.service.subprotocols if name in offered), None)
+        chosen: str | Response | None = await self.ask(self.service.select_subprotocol, request, offered)
+        if chosen is None or isinstance(chosen, Response) or chosen in offered:
+            return chosen
+        logs.handshake.error("select_subprotocol chose %r, not one of those offered: %s", chosen, offered)
+        return None
 
     def _show_answer(self, handshake: Handshake, response: Response) -> None:
         """Tell how our answer meets what a client requires of it (§4.1)."""

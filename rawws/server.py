@@ -26,7 +26,7 @@ from rawws.exchange import (
     SelectSubprotocol,
     Service,
     Upgraded,
-    is_cancelling,
+    is_failure,
 )
 from rawws.gate import Gate
 from rawws.hub import Hub
@@ -281,8 +281,8 @@ class Server:
         """Run the application's handler for one connection, and close that when it returns."""
         try:
             await handler(websocket)
-        except (Exception, trio.Cancelled) as error:
-            if is_cancelling(error):
+        except BaseException as error:
+            if not is_failure(error):
                 raise
             # Most handlers end so, when their peer has gone: it is no error, and has been logged.
             if not _is_about_closing(error):
@@ -316,8 +316,9 @@ def accept_upgraded(upgraded: Upgraded, endpoint: Endpoint, *, fast_lane: bool) 
 
 
 def _is_about_closing(error: BaseException) -> bool:
-    if isinstance(error, ExceptionGroup):
-        return error.split(ConnectionClosed)[1] is None
+    if isinstance(error, BaseExceptionGroup):
+        _, others = error.split(ConnectionClosed)
+        return others is None or not is_failure(others)
     return isinstance(error, ConnectionClosed)
 
 

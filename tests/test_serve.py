@@ -303,7 +303,7 @@ async def test_a_bad_handshake_never_reaches_authenticate(nursery: trio.Nursery)
     assert (status, asked) == (403, [])
 
 
-@pytest.mark.parametrize("hook", ["authenticate", "process_request", "process_response"])
+@pytest.mark.parametrize("hook", ["authenticate", "process_request", "process_response", "select_subprotocol"])
 async def test_a_hook_that_fails_is_a_500_and_one_traceback_in_the_log(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, hook: str
 ) -> None:
@@ -311,7 +311,7 @@ async def test_a_hook_that_fails_is_a_500_and_one_traceback_in_the_log(
         raise ZeroDivisionError("on purpose")
 
     served = await start(nursery, **{hook: stumble})
-    assert (await served.ask(upgrade()))[0] == 500
+    assert (await served.ask(upgrade("/", "Sec-WebSocket-Protocol: a")))[0] == 500
     (error,) = [record for record in caplog.records if record.exc_info]
     assert error.getMessage() == "#1 ! stumble failed"
 
