@@ -448,7 +448,7 @@ async def test_an_http_handler_gets_the_body_and_answers_with_text_a_response_or
     client.hang_up()
 
 
-@pytest.mark.parametrize("answer", ["raises", "returns 1", "finds no file"])
+@pytest.mark.parametrize("answer", ["raises", "returns 1", "finds no file", "has a body for a 204"])
 async def test_an_http_handler_that_fails_is_a_500_and_the_connection_goes_on(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, answer: str
 ) -> None:
@@ -459,7 +459,7 @@ async def test_an_http_handler_that_fails_is_a_500_and_the_connection_goes_on(
             raise ZeroDivisionError("on purpose")
         if answer == "finds no file":
             raise FileNotFoundError("on purpose")
-        return 1
+        return Response(204, "gone\n") if answer == "has a body for a 204" else 1
 
     served = await start(nursery, http=http)
     client = await served.client()
