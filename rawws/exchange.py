@@ -188,6 +188,7 @@ class HttpConnection:
         try:
             if not self.transport.has_handshake:  # there is no telling before TLS is there, which costs too much
                 await self.refuse(logs.http, refusal)
+                await self.linger()
         except OSError:
             pass
         finally:
@@ -210,6 +211,7 @@ class HttpConnection:
             if self.adopt is not None:
                 return HandedOver(self.number, self.transport, self.adopt)
             if upgraded is not None or not self.http.can_continue or self.service.stopping:
+                await self.linger()
                 return upgraded
             self.http.start_next_request()
             if self.http.request_begun:
@@ -369,8 +371,6 @@ class HttpConnection:
             response = Response(500, "The server failed to decide about this request.\n")
         self._log(logger, logging.INFO, STATE, f"answered by {hook} with {response.status}")
         await self.send_response(response, logger, close=close)
-        if not self.http.can_continue:
-            await self._linger()
 
     async def upgrade(self, request: Request) -> Upgraded | None:
         """Examine the handshake and ask the application; send the 101, or the reason why not.
@@ -472,16 +472,15 @@ class HttpConnection:
     # What goes out
 
     async def refuse(self, logger: logging.Logger, refusal: Refusal, *, close: bool = True) -> None:
-        """Tell the client why it is refused. When the connection closes, see to it that the answer can arrive."""
+        """Tell the client why it is refused."""
         level = logging.WARNING if refusal.hint else logging.INFO
         told = f"refused with {refusal.status} ({refusal.code}): {refusal.sentence}"
         self._log(logger, level, FAULT, f"{told} {refusal.hint}".rstrip())
         await self.send_response(web.refuse(refusal), logger, close=close)
-        if not self.http.can_continue:
-            await self._linger()
 
-    async def _linger(self) -> None:
-        if self.service.lingering >= MAX_LINGERING:
+    async def linger(self) -> None:
+        """See to it that the last answer can arrive, where the client may still be sending (RFC 9112 §9.6)."""
+        if not self.http.closes_early or self.service.lingering >= MAX_LINGERING:
             return
         self.service.lingering += 1
         try:

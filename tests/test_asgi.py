@@ -246,6 +246,24 @@ async def test_an_upload_larger_than_what_a_plain_handler_may_get_is_for_the_app
     assert received == 4 * MIB
 
 
+@pytest.mark.parametrize("status", [200, 401])
+async def test_who_is_answered_inside_its_upload_gets_the_answer_and_no_reset(status: int) -> None:
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(status, length(2)))
+        await send(body(b"ok"))
+
+    async with serving(app) as site:
+        client = await site.connect()
+        await client.send(get("/", f"Content-Length: {2 * MIB}", method="POST"))
+        await wait_all_tasks_blocked()
+        await client.send(bytes(2 * MIB))
+        answered = await client.answer()
+        assert (answered.status, answered.headers["connection"], answered.body) == (status, "close", b"ok")
+        client.end_stream()
+        await client.assert_end()
+
+
 async def test_a_body_that_is_not_chunked_as_it_says_is_a_disconnect_for_the_application_and_400_for_the_client(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
