@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import trio
 
@@ -70,6 +70,24 @@ def is_failure(error: BaseException) -> bool:
     if isinstance(error, trio.Cancelled):
         return trio.current_effective_deadline() > -math.inf
     return not isinstance(error, _ENDS_THE_PROGRAM)
+
+
+class Deadline(NamedTuple):
+    """By when what is awaited has to have come, and by which limit."""
+
+    at: float
+    awaited: str
+    limit_s: float
+    flag: str
+
+    @classmethod
+    def of(cls, awaited: str, limit_s: float, flag: str) -> Deadline:
+        return cls(trio.current_time() + (limit_s or math.inf), awaited, limit_s, flag)
+
+    @property
+    def refusal(self) -> Refusal:
+        told = f"{self.awaited} did not arrive within {self.limit_s:g} seconds ({self.flag})."
+        return Refusal(408, "request_timeout", told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +174,7 @@ class HttpConnection:
         self.address = address  # of the socket's other end, or what a trusted proxy says
         self._socket_address = address
         self.http = HttpPhase(service.limits)
-        self.deadline = math.inf  # of the request that is being received
+        self.deadline = self._request_deadline()  # of the request that is being received; the first's from accept on
         self.answered: Response | None = None  # the last answer that was given
         self.is_lost = False  # the client has gone
         self.adopt: Adopt | None = None  # who goes on with the answer that was begun
@@ -195,9 +213,8 @@ class HttpConnection:
             self.transport.close()
 
     async def _serve_requests(self) -> Upgraded | HandedOver | None:
-        self._set_deadline()  # of the first request, from accept on
         if self.transport.has_handshake:
-            with trio.move_on_at(self.deadline) as scope:
+            with trio.move_on_at(self.deadline.at) as scope:
                 await self.transport.shake_hands()
             if scope.cancelled_caught:
                 self._log(logs.http, logging.DEBUG, TIMER, "closed by us: no TLS handshake in time")
@@ -218,10 +235,11 @@ class HttpConnection:
                 await trio.lowlevel.checkpoint()  # a thousand may be here already
             elif not await self._wait_for_next():
                 return None
-            self._set_deadline()
+            self.deadline = self._request_deadline()
+            self.is_lost = False  # who has only ended its own side still reads
 
-    def _set_deadline(self) -> None:
-        self.deadline = trio.current_time() + (self.service.limits.header_timeout_s or math.inf)
+    def _request_deadline(self) -> Deadline:
+        return Deadline.of("The request", self.service.limits.header_timeout_s, "--open-timeout")
 
     async def _receive_head(self) -> Request | Refusal | None:
         """Return the next request, a refusal of it, or None at the end of the stream."""
@@ -238,10 +256,10 @@ class HttpConnection:
             return event
         return event if isinstance(event, Refusal) else None
 
-    async def receive_event(self, deadline: float, *, is_head: bool = False) -> Event:
+    async def receive_event(self, deadline: Deadline, *, is_head: bool = False) -> Event:
         """Return the next event, for which data may have to come by the deadline."""
         while (event := self.http.next_event()) is Signal.NEED_DATA:
-            with trio.move_on_at(deadline) as scope, self.resting(scope, is_head):
+            with trio.move_on_at(deadline.at) as scope, self.resting(scope, is_head):
                 self.http.receive_data(await self._receive())
                 await trio.lowlevel.checkpoint_if_cancelled()  # who never stops sending runs out of time too
             if scope.cancelled_caught:
@@ -252,8 +270,7 @@ class HttpConnection:
                     return event
                 if is_head and self.service.stopping:
                     return Signal.END_OF_STREAM
-                within = f"{self.service.limits.header_timeout_s:g} seconds (--open-timeout)"
-                return Refusal(408, "request_timeout", f"The request did not arrive within {within}.")
+                return deadline.refusal
         return event
 
     async def _receive(self) -> bytes:
@@ -265,10 +282,12 @@ class HttpConnection:
 
     @contextlib.contextmanager
     def resting(self, scope: trio.CancelScope, rests: bool) -> Iterator[None]:
-        """Have a stopping server cancel the scope, unless a request is under way."""
+        """Have a server cancel the scope that stops, or is stopping already, unless a request is under way."""
         if not rests:
             yield
             return
+        if self.service.stopping:
+            scope.cancel()
         self.service.resting.add(scope)
         try:
             yield
@@ -535,6 +554,22 @@ class HttpConnection:
         if scope.cancelled_caught:
             raise TimeoutError("the client reads the answer too slowly, and the server's memory is full (--max-memory)")
 
+    async def wait_lost(self) -> None:
+        """Keep what is pipelined behind the request that is being answered, until the client has gone."""
+        limit = self.service.limits.max_header_bytes
+        while len(self.http.trailing_data[0]) <= limit:
+            try:
+                data = await self.transport.receive()
+            except OSError:
+                break
+            self.http.receive_data(data)
+            if not data:
+                break
+        else:
+            told = f"over {limit} bytes (--max-head) are pipelined behind a request that is being answered"
+            self._log(logs.http, logging.INFO, FAULT, f"{told}; the client counts as gone")
+        self.is_lost = True
+
     def _log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
         logs.line(logger, level, self.number, mark, text)
 
@@ -589,11 +624,14 @@ class Exchange:
         return self._connection.service.stopping
 
     async def receive_body(self) -> bytes:
-        """Return the next piece of the request's body, never empty before its end, and empty ever after."""
-        rest_s = self._connection.service.limits.keep_alive_timeout_s
-        return await self._receive_body(trio.current_time() + (rest_s or math.inf))
+        """Return the next piece of the request's body, never empty before its end, and empty ever after.
 
-    async def _receive_body(self, deadline: float) -> bytes:
+        Each piece has its deadline, as in sending: a large body on a slow line takes the time that it takes.
+        """
+        rest_s = self._connection.service.limits.keep_alive_timeout_s
+        return await self._receive_body(Deadline.of("More of the request's body", rest_s, "--keep-alive"))
+
+    async def _receive_body(self, deadline: Deadline) -> bytes:
         if self._body_ended:
             return b""
         if self._connection.http.awaits_continue and not self._connection.http.response_begun:
@@ -662,14 +700,21 @@ class Exchange:
         answer = await connection.ask(connection.service.authenticate, replace(self.request, action=action))
         return answer if isinstance(answer, Response) else None
 
-    @contextlib.contextmanager
-    def waiting(self, most_s: float) -> Iterator[trio.CancelScope]:
-        """Bracket a wait for something to tell, which a server that stops cuts short."""
-        with (
-            trio.move_on_after(most_s) as scope,
-            self._connection.resting(scope, not self._connection.service.stopping),
-        ):
-            yield scope
+    async def wait_for(self, happens: Callable[[], Awaitable[None]], most_s: float) -> None:
+        """Wait until there is something to tell, or there is no use in it: the client has gone, or the server stops.
+
+        For when the body has been read. Who has only ended its own side still reads, and is answered at once.
+        """
+        with trio.move_on_after(most_s) as scope, self._connection.resting(scope, True):
+
+            async def give_up() -> None:
+                await self.wait_disconnected()
+                scope.cancel()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(give_up)
+                await happens()
+                nursery.cancel_scope.cancel()
 
     async def hand_over(self, headers: Sequence[tuple[str, str]], adopt: Adopt) -> None:
         """Begin an answer that goes on until the connection ends, and have somebody else go on with it.
@@ -701,17 +746,8 @@ class Exchange:
         self.is_complete = True
 
     async def wait_disconnected(self) -> None:
-        """Return when the client has gone. For when the body has been read, and beside no other receiving."""
-        ahead = 0
-        while ahead <= self._connection.service.limits.max_header_bytes:
-            try:
-                data = await self._connection.transport.receive()
-            except OSError:
-                data = b""
-            else:
-                self._connection.http.receive_data(data)  # the next request, pipelined
-            ahead += len(data)
-            if not data:
-                self._connection.is_lost = True
-                return
-        await trio.sleep_forever()
+        """Return when the client has gone. For when the body has been read, and beside no other receiving.
+
+        Whether it has gone can't be seen behind more pipelined requests than are kept: then it counts as gone.
+        """
+        await self._connection.wait_lost()

@@ -455,7 +455,8 @@ async def serve(
 
     Its limits:
 
-    - ``open_timeout``: for the opening handshake, and for each further request. ``keep_alive``: between two requests.
+    - ``open_timeout``: for the opening handshake, and for each further request. ``keep_alive``: between two requests,
+      and between two pieces of a body that ``rawws.asgi(app)`` reads as it comes, which may take any time in all.
     - ``max_head``, ``max_headers``, ``max_target``: of a request's head in bytes, its fields, and its target in bytes;
       else 431 and 414. ``max_body``: of a body that ``http`` gets, in bytes, else 413.
     - ``ping_interval``, ``ping_timeout``: a ping so often, and so long for any byte in answer, else 1011.
