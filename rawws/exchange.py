@@ -43,6 +43,9 @@ MAX_LINGERING = 64
 
 # So much of a body that nobody wants costs less than a new connection (a guess).
 MAX_PASSED_OVER_BYTES = 64 * KIB
+# Ten thousand chunks may be here already: after so many, others have their turn. After each one, that would be a third
+# of what a tiny chunk costs.
+PIECES_IN_A_ROW = 16
 
 _TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than what is taken here.")
 _NO_MEMORY = Refusal(
@@ -586,6 +589,7 @@ class Exchange:
         self.refusal: Refusal | None = None
         self._connection = connection
         self._body_ended = not request.has_body
+        self._pieces = 0  # of the body, that have come
         self.is_complete = False  # the answer has gone out as a whole
 
     @property
@@ -638,7 +642,9 @@ class Exchange:
             await self._connection.send(self._connection.http.go_on())
         event = await self._connection.receive_event(deadline)
         if isinstance(event, BodyPart):
-            await trio.lowlevel.checkpoint()  # ten thousand chunks may be here already
+            self._pieces += 1
+            if self._pieces % PIECES_IN_A_ROW == 0:
+                await trio.lowlevel.checkpoint()
             return event.data
         if event is Signal.END_OF_BODY:
             self._body_ended = True
