@@ -21,7 +21,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import RawwsError, UsageError
-from rawws.exchange import Exchange
+from rawws.exchange import Exchange, is_failure
 from rawws.limits import KIB, NO_LIMIT, Limits
 from rawws.wire.trace import FAULT, STATE
 
@@ -157,7 +157,7 @@ class _Conversation:
         self._gone = False  # so the application was told, or found out
         self._lost: OSError | None = None  # how the connection was lost
         self._call = trio.CancelScope()
-        self._failure: Exception | None = None  # what the application raised
+        self._failure: BaseException | None = None  # what the application raised
         self._settled = trio.Event()  # the response is complete, or the application has returned
         self._receiving = trio.Lock()  # only one task at a time may wait for the socket
         self._wait: trio.CancelScope | None = None  # of the task that does
@@ -168,7 +168,9 @@ class _Conversation:
         try:
             with self._call:
                 await app(scope, self.receive, self.send)
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             if not (self._gone and _is_about_leaving(error)):
                 self._failure = error
         finally:
@@ -196,7 +198,7 @@ class _Conversation:
             async with self._receiving:
                 pass
 
-    def _explain(self) -> Exception:
+    def _explain(self) -> BaseException:
         """Return why the application has returned without completing its response."""
         if isinstance(self._failure, OSError):
             # A file or a database of its own: the server would take it for the client's.
@@ -366,14 +368,16 @@ class _Lifespan:
         self._is_up = False
         self._startup_failed: str | None = None  # in the application's words
         self._shutdown_failed: str | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     async def run(self) -> None:
         scope = {"type": "lifespan", "asgi": dict(_LIFESPAN_VERSIONS), "state": self._state}
         with self._scope:
             try:
                 await self._app(scope, self._receive, self._send)
-            except Exception as error:
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
                 self._error = error
                 if self._is_up:
                     logs.server.exception("#%d %s the ASGI application's lifespan failed", logs.SERVER, FAULT)

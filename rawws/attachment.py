@@ -95,6 +95,7 @@ async def attach(
             http.http = phase
             upgraded = await http.upgrade(ours)
             if upgraded is None:
+                await http.linger()
                 assert http.answered is not None
                 told = f"the handshake was refused with {http.answered.status}: {http.answered.body.decode().strip()}"
                 raise HandshakeRefused(told, http.answered)

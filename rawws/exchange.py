@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import trio
 
@@ -43,6 +43,9 @@ MAX_LINGERING = 64
 
 # So much of a body that nobody wants costs less than a new connection (a guess).
 MAX_PASSED_OVER_BYTES = 64 * KIB
+# Ten thousand chunks may be here already: after so many, others have their turn. After each one, that would be a third
+# of what a tiny chunk costs.
+PIECES_IN_A_ROW = 16
 
 _TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than what is taken here.")
 _NO_MEMORY = Refusal(
@@ -53,11 +56,41 @@ _NO_MEMORY = Refusal(
 )
 
 
-def is_cancelling(error: BaseException) -> bool:
-    """Whether trio cancels us. It doesn't when an application has kept a ``Cancelled``, and raises it where nothing is
-    cancelled: let through, that would end the whole server, and without a word.
+# GeneratorExit is how a coroutine ends that nobody goes on with.
+_ENDS_THE_PROGRAM = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
+def is_failure(error: BaseException) -> bool:
+    """Say whether what an application has raised is its own failure, which costs one answer or one connection.
+
+    The rest is for who called us: what ends the program, and trio's cancelling. But trio doesn't cancel where an
+    application has kept a ``Cancelled``, and raises it when nothing is cancelled: let through, that would end the
+    whole server without a word. Nor does asyncio's ``CancelledError`` mean anything to anybody above.
     """
-    return isinstance(error, trio.Cancelled) and trio.current_effective_deadline() == -math.inf
+    if isinstance(error, BaseExceptionGroup):
+        # Cancelling beside a failure isn't lost: trio raises it again where we wait next.
+        return error.subgroup(_ENDS_THE_PROGRAM) is None and any(map(is_failure, error.exceptions))
+    if isinstance(error, trio.Cancelled):
+        return trio.current_effective_deadline() > -math.inf
+    return not isinstance(error, _ENDS_THE_PROGRAM)
+
+
+class Deadline(NamedTuple):
+    """By when what is awaited has to have come, and by which limit."""
+
+    at: float
+    awaited: str
+    limit_s: float
+    flag: str
+
+    @classmethod
+    def of(cls, awaited: str, limit_s: float, flag: str) -> Deadline:
+        return cls(trio.current_time() + (limit_s or math.inf), awaited, limit_s, flag)
+
+    @property
+    def refusal(self) -> Refusal:
+        told = f"{self.awaited} did not arrive within {self.limit_s:g} seconds ({self.flag})."
+        return Refusal(408, "request_timeout", told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +162,6 @@ class Service:
         for scope in self.resting:
             scope.cancel()
 
-    def choose_subprotocol(self, request: Request, offered: Sequence[str]) -> str | None:
-        """Choose one of what the client offers, the server's favourite first, or none (§4.2.2 item 4)."""
-        if not offered:
-            return None
-        if self.select_subprotocol is None:
-            return next((name for name in self.subprotocols if name in offered), None)
-        chosen = self.select_subprotocol(request, offered)
-        if chosen is not None and chosen not in offered:
-            logs.handshake.error("select_subprotocol chose %r, not one of those offered: %s", chosen, offered)
-            return None
-        return chosen
-
 
 class ClientError(OSError):
     """The client's body can't be read on; what it is told is decided already."""
@@ -156,7 +177,7 @@ class HttpConnection:
         self.address = address  # of the socket's other end, or what a trusted proxy says
         self._socket_address = address
         self.http = HttpPhase(service.limits)
-        self.deadline = math.inf  # of the request that is being received
+        self.deadline = self._request_deadline()  # of the request that is being received; the first's from accept on
         self.answered: Response | None = None  # the last answer that was given
         self.is_lost = False  # the client has gone
         self.adopt: Adopt | None = None  # who goes on with the answer that was begun
@@ -188,15 +209,15 @@ class HttpConnection:
         try:
             if not self.transport.has_handshake:  # there is no telling before TLS is there, which costs too much
                 await self.refuse(logs.http, refusal)
+                await self.linger()
         except OSError:
             pass
         finally:
             self.transport.close()
 
     async def _serve_requests(self) -> Upgraded | HandedOver | None:
-        self._set_deadline()  # of the first request, from accept on
         if self.transport.has_handshake:
-            with trio.move_on_at(self.deadline) as scope:
+            with trio.move_on_at(self.deadline.at) as scope:
                 await self.transport.shake_hands()
             if scope.cancelled_caught:
                 self._log(logs.http, logging.DEBUG, TIMER, "closed by us: no TLS handshake in time")
@@ -210,16 +231,18 @@ class HttpConnection:
             if self.adopt is not None:
                 return HandedOver(self.number, self.transport, self.adopt)
             if upgraded is not None or not self.http.can_continue or self.service.stopping:
+                await self.linger()
                 return upgraded
             self.http.start_next_request()
             if self.http.request_begun:
                 await trio.lowlevel.checkpoint()  # a thousand may be here already
             elif not await self._wait_for_next():
                 return None
-            self._set_deadline()
+            self.deadline = self._request_deadline()
+            self.is_lost = False  # who has only ended its own side still reads
 
-    def _set_deadline(self) -> None:
-        self.deadline = trio.current_time() + (self.service.limits.header_timeout_s or math.inf)
+    def _request_deadline(self) -> Deadline:
+        return Deadline.of("The request", self.service.limits.header_timeout_s, "--open-timeout")
 
     async def _receive_head(self) -> Request | Refusal | None:
         """Return the next request, a refusal of it, or None at the end of the stream."""
@@ -236,10 +259,10 @@ class HttpConnection:
             return event
         return event if isinstance(event, Refusal) else None
 
-    async def receive_event(self, deadline: float, *, is_head: bool = False) -> Event:
+    async def receive_event(self, deadline: Deadline, *, is_head: bool = False) -> Event:
         """Return the next event, for which data may have to come by the deadline."""
         while (event := self.http.next_event()) is Signal.NEED_DATA:
-            with trio.move_on_at(deadline) as scope, self.resting(scope, is_head):
+            with trio.move_on_at(deadline.at) as scope, self.resting(scope, is_head):
                 self.http.receive_data(await self._receive())
                 await trio.lowlevel.checkpoint_if_cancelled()  # who never stops sending runs out of time too
             if scope.cancelled_caught:
@@ -250,8 +273,7 @@ class HttpConnection:
                     return event
                 if is_head and self.service.stopping:
                     return Signal.END_OF_STREAM
-                within = f"{self.service.limits.header_timeout_s:g} seconds (--open-timeout)"
-                return Refusal(408, "request_timeout", f"The request did not arrive within {within}.")
+                return deadline.refusal
         return event
 
     async def _receive(self) -> bytes:
@@ -263,10 +285,12 @@ class HttpConnection:
 
     @contextlib.contextmanager
     def resting(self, scope: trio.CancelScope, rests: bool) -> Iterator[None]:
-        """Have a stopping server cancel the scope, unless a request is under way."""
+        """Have a server cancel the scope that stops, or is stopping already, unless a request is under way."""
         if not rests:
             yield
             return
+        if self.service.stopping:
+            scope.cancel()
         self.service.resting.add(scope)
         try:
             yield
@@ -329,8 +353,8 @@ class HttpConnection:
             await self.service.app(exchange)
         except ClientError:
             pass  # told below
-        except (Exception, trio.Cancelled) as error:
-            if is_cancelling(error):
+        except BaseException as error:
+            if not is_failure(error):
                 raise
             if isinstance(error, OSError) and self.is_lost:  # else it is an error of the application's own
                 raise
@@ -352,8 +376,8 @@ class HttpConnection:
             try:
                 result = hook(*arguments)
                 return await result if inspect.isawaitable(result) else result
-            except (Exception, trio.Cancelled) as error:
-                if is_cancelling(error):
+            except BaseException as error:
+                if not is_failure(error):
                     raise
                 logs.handshake.exception("#%d ! %s failed", self.number, name)
                 return Response(500, "The server failed to decide about this request.\n")
@@ -369,8 +393,6 @@ class HttpConnection:
             response = Response(500, "The server failed to decide about this request.\n")
         self._log(logger, logging.INFO, STATE, f"answered by {hook} with {response.status}")
         await self.send_response(response, logger, close=close)
-        if not self.http.can_continue:
-            await self._linger()
 
     async def upgrade(self, request: Request) -> Upgraded | None:
         """Examine the handshake and ask the application; send the 101, or the reason why not.
@@ -408,8 +430,11 @@ class HttpConnection:
                 await self._answer_instead(user, "authenticate", logs.handshake, close=True)
                 return None
         if handshake.offered_subprotocols:
-            subprotocol = service.choose_subprotocol(request, handshake.offered_subprotocols)
-            handshake = replace(handshake, subprotocol=subprotocol)
+            chosen = await self._choose_subprotocol(request, handshake.offered_subprotocols)
+            if isinstance(chosen, Response):
+                await self._answer_instead(chosen, "select_subprotocol", logs.handshake, close=True)
+                return None
+            handshake = replace(handshake, subprotocol=chosen)
         response = None
         if service.process_response is not None:
             proposed = handshake.response
@@ -435,6 +460,16 @@ class HttpConnection:
             told = f"handed over with {len(trailing_data)} bytes that came behind the request"
             self._log(logs.handshake, logging.DEBUG, STATE, f"HTTP ends, WebSocket begins: {told}")
         return Upgraded(self.number, self.transport, request, response, handshake, trailing_data, self.address, user)
+
+    async def _choose_subprotocol(self, request: Request, offered: Sequence[str]) -> str | Response | None:
+        """Choose one of what the client offers, the server's favourite first, or none (§4.2.2 item 4)."""
+        if self.service.select_subprotocol is None:
+            return next((name for name in self.service.subprotocols if name in offered), None)
+        chosen: str | Response | None = await self.ask(self.service.select_subprotocol, request, offered)
+        if chosen is None or isinstance(chosen, Response) or chosen in offered:
+            return chosen
+        logs.handshake.error("select_subprotocol chose %r, not one of those offered: %s", chosen, offered)
+        return None
 
     def _show_answer(self, handshake: Handshake, response: Response) -> None:
         """Tell how our answer meets what a client requires of it (§4.1)."""
@@ -462,16 +497,15 @@ class HttpConnection:
     # What goes out
 
     async def refuse(self, logger: logging.Logger, refusal: Refusal, *, close: bool = True) -> None:
-        """Tell the client why it is refused. When the connection closes, see to it that the answer can arrive."""
+        """Tell the client why it is refused."""
         level = logging.WARNING if refusal.hint else logging.INFO
         told = f"refused with {refusal.status} ({refusal.code}): {refusal.sentence}"
         self._log(logger, level, FAULT, f"{told} {refusal.hint}".rstrip())
         await self.send_response(web.refuse(refusal), logger, close=close)
-        if not self.http.can_continue:
-            await self._linger()
 
-    async def _linger(self) -> None:
-        if self.service.lingering >= MAX_LINGERING:
+    async def linger(self) -> None:
+        """See to it that the last answer can arrive, where the client may still be sending (RFC 9112 §9.6)."""
+        if not self.http.closes_early or self.service.lingering >= MAX_LINGERING:
             return
         self.service.lingering += 1
         try:
@@ -528,6 +562,22 @@ class HttpConnection:
         if scope.cancelled_caught:
             raise TimeoutError("the client reads the answer too slowly, and the server's memory is full (--max-memory)")
 
+    async def wait_lost(self) -> None:
+        """Keep what is pipelined behind the request that is being answered, until the client has gone."""
+        limit = self.service.limits.max_header_bytes
+        while len(self.http.trailing_data[0]) <= limit:
+            try:
+                data = await self.transport.receive()
+            except OSError:
+                break
+            self.http.receive_data(data)
+            if not data:
+                break
+        else:
+            told = f"over {limit} bytes (--max-head) are pipelined behind a request that is being answered"
+            self._log(logs.http, logging.INFO, FAULT, f"{told}; the client counts as gone")
+        self.is_lost = True
+
     def _log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
         logs.line(logger, level, self.number, mark, text)
 
@@ -544,6 +594,7 @@ class Exchange:
         self.refusal: Refusal | None = None
         self._connection = connection
         self._body_ended = not request.has_body
+        self._pieces = 0  # of the body, that have come
         self.is_complete = False  # the answer has gone out as a whole
 
     @property
@@ -587,18 +638,23 @@ class Exchange:
         return self._connection.service.stopping
 
     async def receive_body(self) -> bytes:
-        """Return the next piece of the request's body, never empty before its end, and empty ever after."""
-        rest_s = self._connection.service.limits.keep_alive_timeout_s
-        return await self._receive_body(trio.current_time() + (rest_s or math.inf))
+        """Return the next piece of the request's body, never empty before its end, and empty ever after.
 
-    async def _receive_body(self, deadline: float) -> bytes:
+        Each piece has its deadline, as in sending: a large body on a slow line takes the time that it takes.
+        """
+        rest_s = self._connection.service.limits.keep_alive_timeout_s
+        return await self._receive_body(Deadline.of("More of the request's body", rest_s, "--keep-alive"))
+
+    async def _receive_body(self, deadline: Deadline) -> bytes:
         if self._body_ended:
             return b""
         if self._connection.http.awaits_continue and not self._connection.http.response_begun:
             await self._connection.send(self._connection.http.go_on())
         event = await self._connection.receive_event(deadline)
         if isinstance(event, BodyPart):
-            await trio.lowlevel.checkpoint()  # ten thousand chunks may be here already
+            self._pieces += 1
+            if self._pieces % PIECES_IN_A_ROW == 0:
+                await trio.lowlevel.checkpoint()
             return event.data
         if event is Signal.END_OF_BODY:
             self._body_ended = True
@@ -660,14 +716,21 @@ class Exchange:
         answer = await connection.ask(connection.service.authenticate, replace(self.request, action=action))
         return answer if isinstance(answer, Response) else None
 
-    @contextlib.contextmanager
-    def waiting(self, most_s: float) -> Iterator[trio.CancelScope]:
-        """Bracket a wait for something to tell, which a server that stops cuts short."""
-        with (
-            trio.move_on_after(most_s) as scope,
-            self._connection.resting(scope, not self._connection.service.stopping),
-        ):
-            yield scope
+    async def wait_for(self, happens: Callable[[], Awaitable[None]], most_s: float) -> None:
+        """Wait until there is something to tell, or there is no use in it: the client has gone, or the server stops.
+
+        For when the body has been read. Who has only ended its own side still reads, and is answered at once.
+        """
+        with trio.move_on_after(most_s) as scope, self._connection.resting(scope, True):
+
+            async def give_up() -> None:
+                await self.wait_disconnected()
+                scope.cancel()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(give_up)
+                await happens()
+                nursery.cancel_scope.cancel()
 
     async def hand_over(self, headers: Sequence[tuple[str, str]], adopt: Adopt) -> None:
         """Begin an answer that goes on until the connection ends, and have somebody else go on with it.
@@ -699,17 +762,8 @@ class Exchange:
         self.is_complete = True
 
     async def wait_disconnected(self) -> None:
-        """Return when the client has gone. For when the body has been read, and beside no other receiving."""
-        ahead = 0
-        while ahead <= self._connection.service.limits.max_header_bytes:
-            try:
-                data = await self._connection.transport.receive()
-            except OSError:
-                data = b""
-            else:
-                self._connection.http.receive_data(data)  # the next request, pipelined
-            ahead += len(data)
-            if not data:
-                self._connection.is_lost = True
-                return
-        await trio.sleep_forever()
+        """Return when the client has gone. For when the body has been read, and beside no other receiving.
+
+        Whether it has gone can't be seen behind more pipelined requests than are kept: then it counts as gone.
+        """
+        await self._connection.wait_lost()

@@ -31,7 +31,8 @@ class Limits:
     # From the first byte that we wait for to the last of the header block, however slowly it drips; as long again
     # may an application take to decide about a handshake.
     header_timeout_s: float = 10.0
-    # How long a connection may rest between two requests. nginx: 75 s, Node.js: 5 s.
+    # How long a connection may rest between two requests (nginx: 75 s, Node.js: 5 s), or in a body that is streamed to
+    # an application (nginx: 60 s).
     keep_alive_timeout_s: float = 75.0
 
     # The WebSocket phase. 1 MiB is also the default of Python's websockets and of trio-websocket.

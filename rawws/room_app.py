@@ -147,8 +147,7 @@ class RoomApp:
         with room.poll(place.after) as poller:
             waits = reading.wait_s and exchange.request.method == "GET"
             if waits and place.gap is None and room.log.last_message <= place.after:
-                with exchange.waiting(reading.wait_s):
-                    await poller.wait()
+                await exchange.wait_for(poller.wait, reading.wait_s)
             return answer_json(room.polled(place.after, place.gap or poller.gap))
 
 

@@ -26,7 +26,7 @@ from rawws.exchange import (
     SelectSubprotocol,
     Service,
     Upgraded,
-    is_cancelling,
+    is_failure,
 )
 from rawws.gate import Gate
 from rawws.hub import Hub
@@ -279,8 +279,8 @@ class Server:
         """Run the application's handler for one connection, and close that when it returns."""
         try:
             await handler(websocket)
-        except (Exception, trio.Cancelled) as error:
-            if is_cancelling(error):
+        except BaseException as error:
+            if not is_failure(error):
                 raise
             # Most handlers end so, when their peer has gone: it is no error, and has been logged.
             if not _is_about_closing(error):
@@ -314,8 +314,9 @@ def accept_upgraded(upgraded: Upgraded, endpoint: Endpoint, *, fast_lane: bool) 
 
 
 def _is_about_closing(error: BaseException) -> bool:
-    if isinstance(error, ExceptionGroup):
-        return error.split(ConnectionClosed)[1] is None
+    if isinstance(error, BaseExceptionGroup):
+        _, others = error.split(ConnectionClosed)
+        return others is None or not is_failure(others)
     return isinstance(error, ConnectionClosed)
 
 
@@ -451,7 +452,8 @@ async def serve(
 
     Its limits:
 
-    - ``open_timeout``: for the opening handshake, and for each further request. ``keep_alive``: between two requests.
+    - ``open_timeout``: for the opening handshake, and for each further request. ``keep_alive``: between two requests,
+      and between two pieces of a body that ``rawws.asgi(app)`` reads as it comes, which may take any time in all.
     - ``max_head``, ``max_headers``, ``max_target``: of a request's head in bytes, its fields, and its target in bytes;
       else 431 and 414. ``max_body``: of a body that ``http`` gets, in bytes, else 413.
     - ``ping_interval``, ``ping_timeout``: a ping so often, and so long for any byte in answer, else 1011.

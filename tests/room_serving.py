@@ -105,7 +105,9 @@ async def rooms(
 ) -> AsyncIterator[Rooms]:
     """A server with rooms, which are shared through a backplane if one is given: by its URL, or as it is."""
     serve_settings: dict[str, Any] = {
-        name: settings.pop(name) for name in ("authenticate", "ping_interval", "ping_timeout") if name in settings
+        name: settings.pop(name)
+        for name in ("authenticate", "ping_interval", "ping_timeout", "max_connections")
+        if name in settings
     }
     hub = Hub(**settings)
     shared = rawws.share(hub, backplane) if backplane and isinstance(backplane, str) else nullcontext()

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws.asgi_app import Message, Receive, Scope, Send, asgi
 from rawws.errors import UsageError
+from rawws.limits import KIB
 from tests.asgi_serving import (
     MIB,
     App,
@@ -246,6 +247,46 @@ async def test_an_upload_larger_than_what_a_plain_handler_may_get_is_for_the_app
     assert received == 4 * MIB
 
 
+@pytest.mark.parametrize("status", [200, 401])
+async def test_who_is_answered_inside_its_upload_gets_the_answer_and_no_reset(status: int) -> None:
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(status, length(2)))
+        await send(body(b"ok"))
+
+    async with serving(app) as site:
+        client = await site.connect()
+        await client.send(get("/", f"Content-Length: {2 * MIB}", method="POST"))
+        await wait_all_tasks_blocked()
+        await client.send(bytes(2 * MIB))
+        answered = await client.answer()
+        assert (answered.status, answered.headers["connection"], answered.body) == (status, "close", b"ok")
+        client.end_stream()
+        await client.assert_end()
+
+
+async def test_each_piece_of_a_body_has_its_time_and_all_together_have_any(mock_clock: MockClock) -> None:
+    received = bytearray()
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (message := await receive()).get("more_body"):
+            received.extend(message["body"])
+        assert message["type"] == "http.disconnect"
+
+    async with serving(app, open_timeout=5, keep_alive=4) as site:
+        client = await site.connect()
+        await client.send(get("/", "Content-Length: 10", method="POST"))
+        for _ in range(3):
+            await client.send(b"x")
+            await wait_all_tasks_blocked()
+            mock_clock.jump(3.9)
+        mock_clock.jump(0.2)
+        answered = await client.answer()
+    told = b"More of the request's body did not arrive within 4 seconds (--keep-alive).\n"
+    assert (bytes(received), answered.status, answered.body) == (b"xxx", 408, told)
+
+
 async def test_a_body_that_is_not_chunked_as_it_says_is_a_disconnect_for_the_application_and_400_for_the_client(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -311,6 +352,41 @@ async def test_an_application_that_waits_for_the_disconnect_gets_it(
     assert errors(caplog) == []
 
 
+async def test_behind_more_pipelined_requests_than_are_kept_a_client_counts_as_gone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    stopped = trio.Event()
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        stopped.set()
+
+    async with serving(app) as site:
+        client = await site.connect()
+        await client.send(get())
+        await client.until(b"\r\n\r\n")
+        await client.send(bytes(16 * KIB))
+        await wait_all_tasks_blocked()
+        assert not stopped.is_set()
+        await client.send(b"\0")
+        await stopped.wait()
+        await client.wait_lost()
+    assert "over 16384 bytes (--max-head) are pipelined behind a request" in caplog.text
+    assert errors(caplog) == []
+
+
+async def look_at_once(receive: Receive) -> Message | None:
+    """Return the next message if it is there, as Starlette's ``is_disconnected()`` does."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        return await receive()
+    return None
+
+
 async def test_a_disconnect_is_seen_at_the_first_look_by_an_application_that_does_not_wait() -> None:
     looked: list[Message | None] = []
     look = trio.Event()
@@ -318,17 +394,10 @@ async def test_a_disconnect_is_seen_at_the_first_look_by_an_application_that_doe
 
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        async def look_now() -> None:
-            message = None
-            with trio.CancelScope() as scope:  # as Starlette's is_disconnected() does
-                scope.cancel()
-                message = await receive()
-            looked.append(message)
-
         await receive()
-        await look_now()
+        looked.append(await look_at_once(receive))
         await look.wait()
-        await look_now()
+        looked.append(await look_at_once(receive))
         seen.set()
 
     async with serving(app) as site:
@@ -339,6 +408,34 @@ async def test_a_disconnect_is_seen_at_the_first_look_by_an_application_that_doe
         look.set()
         await seen.wait()
     assert looked == [None, {"type": "http.disconnect"}]
+
+
+async def test_what_is_pipelined_is_counted_over_all_looks() -> None:
+    looks = 0
+    seen = trio.Event()
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal looks
+        await receive()
+        while await look_at_once(receive) is None:
+            looks += 1
+            await wait_all_tasks_blocked()
+        seen.set()
+
+    async with serving(app) as site, trio.open_nursery() as nursery:
+        client = await site.connect()
+        await client.send(get())
+
+        async def go_on() -> None:
+            while True:
+                await client.send(bytes(KIB))
+                await wait_all_tasks_blocked()
+
+        nursery.start_soon(go_on)
+        await seen.wait()
+        nursery.cancel_scope.cancel()
+    assert 1 <= looks <= 17
 
 
 async def test_tasks_that_wait_for_a_disconnect_are_told_when_another_one_completes_the_response() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -25,6 +26,7 @@ import trio.testing
 import rawws
 import rawws.cli
 from rawws.accepting import EXHAUSTED_PAUSE_S
+from rawws.asgi_app import Receive, Scope, Send
 from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.redis.connector import Connector
@@ -32,6 +34,7 @@ from rawws.tracing import Recording, Tracer
 from rawws.wire.frames import Opcode
 from rawws.wire.records import from_line
 from rawws.workers import VARIABLE, _Crew
+from tests.asgi_serving import answer, errors, only_http, serving
 from tests.redis_server import free_port, redis_server
 from tests.serving import (
     LOOPBACK,
@@ -608,21 +611,46 @@ async def keep_cancelled() -> trio.Cancelled:
     return kept
 
 
-@pytest.mark.parametrize("kind", ["a group", "a group in a group", "its own cancellation, kept for later"])
+async def fail(kind: str) -> NoReturn:
+    """Raise what an application may, of which nobody is to hear but its own client."""
+    error = ZeroDivisionError("on purpose")
+    match kind:
+        case "a group":
+            raise ExceptionGroup("some", [error, ValueError("too")])
+        case "a group in a group":
+            raise ExceptionGroup("outer", [ExceptionGroup("inner", [error])])
+        case "a cancellation, kept for later":
+            raise await keep_cancelled()
+        case "a group with one":
+            raise BaseExceptionGroup("some", [await keep_cancelled(), error])
+        case "a group of nothing else":
+            raise BaseExceptionGroup("outer", [BaseExceptionGroup("inner", [await keep_cancelled()])])
+        case _:
+            raise asyncio.CancelledError
+
+
+FAILURES = pytest.mark.parametrize(
+    "kind",
+    [
+        "a group",
+        "a group in a group",
+        "a cancellation, kept for later",
+        "a group with one",
+        "a group of nothing else",
+        "asyncio's cancellation",
+    ],
+)
+
+
+@FAILURES
 async def test_whatever_a_handler_raises_costs_its_connection_alone(
     nursery: trio.Nursery, open_at: Open, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     async def handle(ws: rawws.WebSocket) -> None:
         async for message in ws:
             await ws.send(message)
-            if message != "fail":
-                continue
-            error = ZeroDivisionError("on purpose")
-            if kind == "a group":
-                raise ExceptionGroup("some", [error, ValueError("too")])
-            if kind == "a group in a group":
-                raise ExceptionGroup("outer", [ExceptionGroup("inner", [error])])
-            raise await keep_cancelled()
+            if message == "fail":
+                await fail(kind)
 
     server: rawws.Server = await nursery.start(partial(rawws.serve, handle, 0, host=LOOPBACK, drain=0))
     bystander, struck = await open_at(server), await open_at(server)
@@ -636,19 +664,20 @@ async def test_whatever_a_handler_raises_costs_its_connection_alone(
     server.stop()
 
 
-async def test_an_http_handler_or_hook_that_raises_a_cancellation_it_has_kept_costs_a_500(
-    nursery: trio.Nursery, clients: list[HangsUp], caplog: pytest.LogCaptureFixture
+@FAILURES
+async def test_whatever_an_http_handler_or_hook_raises_costs_a_500(
+    nursery: trio.Nursery, clients: list[HangsUp], caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     async def handle(ws: rawws.WebSocket) -> None:
         async for message in ws:
             await ws.send(message)
 
     async def http(_: rawws.Request) -> str:
-        raise await keep_cancelled()
+        await fail(kind)
 
     async def authenticate(request: rawws.Request) -> None:
         if request.path == "/fail":
-            raise await keep_cancelled()
+            await fail(kind)
 
     serve = partial(rawws.serve, handle, 0, host=LOOPBACK, http=http, authenticate=authenticate, drain=0)
     server: rawws.Server = await nursery.start(serve)
@@ -667,13 +696,53 @@ async def test_an_http_handler_or_hook_that_raises_a_cancellation_it_has_kept_co
     server.stop()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-async def test_a_handler_that_ends_the_program_ends_it_and_the_peers_are_told(
-    open_at: Open, error: type[BaseException]
+@FAILURES
+@pytest.mark.parametrize("before", [True, False], ids=["before it has answered", "behind its answer"])
+async def test_whatever_an_asgi_application_raises_costs_its_answer_alone(
+    caplog: pytest.LogCaptureFixture, kind: str, before: bool
 ) -> None:
+    @only_http
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        if before and scope["path"] == "/fail":
+            await fail(kind)
+        await answer(send)
+        if scope["path"] == "/fail":
+            await fail(kind)
+
+    async with serving(app) as site:
+        client = await site.connect()
+        assert (await client.ask(get("/fail"))).status == (500 if before else 200)
+        assert (await client.ask(get())).status == 200
+    (record,) = errors(caplog)
+    told = "the ASGI application failed at /fail after it had answered"
+    assert record.getMessage().removeprefix("#1 ! ") == ("the http handler failed at /fail" if before else told)
+
+
+@FAILURES
+@pytest.mark.parametrize("starts", [False, True], ids=["before it has started", "when it is up"])
+async def test_whatever_an_asgi_applications_lifespan_raises_leaves_the_server_up(kind: str, starts: bool) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await answer(send)
+            return
+        if starts:
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+        await fail(kind)
+
+    async with serving(app) as site:
+        assert await site.ask(get()) == (200, b"ok")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, "a group"])
+async def test_a_handler_that_ends_the_program_ends_it_and_the_peers_are_told(
+    open_at: Open, error: type[BaseException] | str
+) -> None:
+    kind = error if isinstance(error, type) else KeyboardInterrupt
+
     async def handle(ws: rawws.WebSocket) -> None:
         async for _ in ws:
-            raise error
+            raise error if isinstance(error, type) else BaseExceptionGroup("some", [ZeroDivisionError(), kind()])
 
     opened: list[Client] = []
 
@@ -685,6 +754,6 @@ async def test_a_handler_that_ends_the_program_ends_it_and_the_peers_are_told(
 
     with pytest.raises(BaseExceptionGroup) as raised:
         await run()
-    assert raised.value.split(error)[1] is None
+    assert raised.value.split((kind, ZeroDivisionError))[1] is None
     for client in opened:
         assert await client.frame() == seen_close(1001, "the server is shutting down")

@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from tests.room_serving import post, rooms
 from tests.serving import (
     LOOPBACK,
     PATIENCE_S,
+    Client,
     StartProgram,
     close,
     get,
@@ -211,6 +213,52 @@ async def test_a_stopping_server_lets_nobody_wait(nursery: trio.Nursery) -> None
         nursery.start_soon(stop)
         assert (await running.poll(f"/room?since={at}&wait=50"))["messages"] == []
         await events.wait_lost()
+
+
+async def test_who_begins_to_wait_when_the_server_is_stopping_already_is_answered_at_once(
+    nursery: trio.Nursery,
+) -> None:
+    decided = trio.Event()
+
+    async def authenticate(_: rawws.Request) -> None:
+        await decided.wait()
+
+    async with rooms(nursery, authenticate=authenticate) as running:
+        client = await running.connect()
+        await client.send(get("/room?since=&wait=50"))
+        await wait_all_tasks_blocked()
+        running.server.stop()
+        await wait_all_tasks_blocked()
+        decided.set()
+        assert json.loads((await client.answer()).body)["messages"] == []
+
+
+@pytest.mark.parametrize("leave", [Client.hang_up, Client.reset, Client.end_stream], ids=["FIN", "RST", "half-close"])
+async def test_nobody_waits_for_a_client_that_has_gone(nursery: trio.Nursery, leave: Callable[[Client], None]) -> None:
+    async with rooms(nursery, max_connections=1) as running:
+        client = await running.connect()
+        await client.send(get("/room?since=&wait=50"))
+        await wait_all_tasks_blocked()
+        assert (await running.ask(get("/"))).status == 503
+        leave(client)
+        if leave is Client.end_stream:
+            assert json.loads((await client.answer()).body)["messages"] == [], "who has only ended its side still reads"
+            await client.assert_end()
+        await wait_all_tasks_blocked()
+        assert (await running.ask(get("/"))).status == 200
+
+
+async def test_a_request_that_comes_behind_one_who_waits_is_answered_next(nursery: trio.Nursery) -> None:
+    async with rooms(nursery) as running:
+        client = await running.connect()
+        await client.send(get("/room?since=&wait=50") + get("/readyz"))
+        await wait_all_tasks_blocked()
+        await client.send(get("/healthz"))
+        await wait_all_tasks_blocked()
+        await running.publish("/room", "news")
+        answers = [(await client.answer()).body for _ in range(3)]
+    assert [message["text"] for message in json.loads(answers[0])["messages"]] == ["news"]
+    assert answers[1:] == [b"ready", b"ok"]
 
 
 @pytest.mark.parametrize("history", [0, 3])

@@ -306,7 +306,7 @@ async def test_a_bad_handshake_never_reaches_authenticate(nursery: trio.Nursery)
     assert (status, asked) == (403, [])
 
 
-@pytest.mark.parametrize("hook", ["authenticate", "process_request", "process_response"])
+@pytest.mark.parametrize("hook", ["authenticate", "process_request", "process_response", "select_subprotocol"])
 async def test_a_hook_that_fails_is_a_500_and_one_traceback_in_the_log(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, hook: str
 ) -> None:
@@ -314,7 +314,7 @@ async def test_a_hook_that_fails_is_a_500_and_one_traceback_in_the_log(
         raise ZeroDivisionError("on purpose")
 
     served = await start(nursery, **{hook: stumble})
-    assert (await served.ask(upgrade()))[0] == 500
+    assert (await served.ask(upgrade("/", "Sec-WebSocket-Protocol: a")))[0] == 500
     (error,) = [record for record in caplog.records if record.exc_info]
     assert error.getMessage() == "#1 ! stumble failed"
 
@@ -451,7 +451,7 @@ async def test_an_http_handler_gets_the_body_and_answers_with_text_a_response_or
     client.hang_up()
 
 
-@pytest.mark.parametrize("answer", ["raises", "returns 1", "finds no file"])
+@pytest.mark.parametrize("answer", ["raises", "returns 1", "finds no file", "has a body for a 204"])
 async def test_an_http_handler_that_fails_is_a_500_and_the_connection_goes_on(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, answer: str
 ) -> None:
@@ -462,7 +462,7 @@ async def test_an_http_handler_that_fails_is_a_500_and_the_connection_goes_on(
             raise ZeroDivisionError("on purpose")
         if answer == "finds no file":
             raise FileNotFoundError("on purpose")
-        return 1
+        return Response(204, "gone\n") if answer == "has a body for a 204" else 1
 
     served = await start(nursery, http=http)
     client = await served.client()

@@ -341,7 +341,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     for flag, default, what in (
         ("--open-timeout", defaults.header_timeout_s, "for a request's head to come; then it gets 408; 0 for no limit"),
-        ("--keep-alive", defaults.keep_alive_timeout_s, "that a connection may rest between requests; 0 for no limit"),
+        ("--keep-alive", defaults.keep_alive_timeout_s, "between requests, or pieces of an upload; 0 for no limit"),
         ("--close-timeout", defaults.close_timeout_s, "for a peer's half of the closing handshake; 0 for no limit"),
         ("--ping-interval", defaults.ping_interval_s, "between two pings to a peer; 0 for none"),
         ("--ping-timeout", defaults.ping_timeout_s, "that a peer has to send any byte after a ping; 0 for no limit"),

@@ -67,6 +67,7 @@ class HttpPhase:
         self._body_bytes = 0
         self._in_head = True
         self._answer_has_body = True
+        self.closes_early = False  # an answer has said that we close, and the client may still be sending
         self._chunks: ChunkLines | None = None  # of a chunked body
         self._is_framed = True  # as far as the chunks have come
 
@@ -283,6 +284,7 @@ class HttpPhase:
         # Another protocol's Upgrade (h2c) that isn't taken up leaves the connection as it was (RFC 9110 §7.8).
         if close or self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR):
             connection.append(b"close")
+            self.closes_early = True
         sent = [(name, value) for name, value in fields if name.lower() != b"connection"]
         if connection:
             sent.append((b"Connection", b", ".join(connection)))

@@ -165,9 +165,11 @@ class Response:
     def __init__(
         self, status: int = 200, body: str | bytes = b"", headers: FieldsLike = (), *, raw_head: bytes = b""
     ) -> None:
-        """Raises `UsageError` for a status that isn't one, or a header that can't be sent."""
+        """Raises `UsageError` for a status that isn't one, a body where it has none, or a header that can't be sent."""
         if not 100 <= status <= 599:
             raise UsageError(f"{status} is not an HTTP status; give one from 200 to 599")
+        if body and (status < 200 or status in (204, 304)):
+            raise UsageError(f"a response with status {status} has no body (RFC 9110 §6.4.1); leave the body out")
         self.status = status
         self.headers = headers if isinstance(headers, Headers) else Headers.checked(headers)
         self.raw_head = raw_head  # as it stood on the wire, of a response that was received

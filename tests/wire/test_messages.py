@@ -177,6 +177,14 @@ def test_9110_15_a_status_has_three_digits_and_one_of_five_classes(status: int) 
         Response(status)
 
 
+@pytest.mark.parametrize("status", [100, 101, 204, 304])
+def test_9110_6_4_1_some_have_no_body(status: int) -> None:
+    for body in ("gone", b"gone"):
+        with pytest.raises(UsageError, match=f"a response with status {status} has no body"):
+            Response(status, body)
+    assert Response(status, "").body == b""
+
+
 @pytest.mark.parametrize(
     ("status", "reason"), [(100, "Continue"), (404, "Not Found"), (426, "Upgrade Required"), (299, ""), (599, "")]
 )
