@@ -267,7 +267,8 @@ class FastReader:
         if position == end or len(out) >= most:
             trail = self.trail  # follow(), written out
             self.trail = (first << LENGTH_BITS | length, trail[0], trail[1], trail[2])
-            self.unread = data[position:]
+            if position < end:
+                self.unread = data[position:]
             return None
         return self._begin_incomplete(data, position)
 
