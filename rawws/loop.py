@@ -28,7 +28,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence, Set
-from typing import NamedTuple
 
 import trio
 
@@ -37,6 +36,7 @@ from rawws.deadlines import Deadlines
 from rawws.errors import Cause
 from rawws.memory import Memory, unsent
 from rawws.peer import NOWHERE, Endpoint, Peer
+from rawws.presence import Presence
 from rawws.room import Room
 from rawws.slow import SlowPeers
 from rawws.traffic import Traffic
@@ -52,7 +52,7 @@ from rawws.transport import (
 )
 from rawws.wire.broadcast_log import RUN_BYTES, Cursor
 from rawws.wire.deflate import deflate_frames
-from rawws.wire.encodings import EVENTS, WITH_IDS, notice, rest_of_message
+from rawws.wire.encodings import notice, rest_of_message
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.masking import speed
@@ -103,14 +103,6 @@ def current_loop() -> Loop:
         return loop
 
 
-class _News(NamedTuple):
-    """That somebody came or went, as those are told who want to know."""
-
-    who: Peer
-    as_frames: bytes
-    as_events: bytes
-
-
 class Loop:
     """All peers, and the turns in which they are served."""
 
@@ -122,12 +114,12 @@ class Loop:
         self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
         self._unread: list[tuple[int, int]] = []  # of these bytes are here already, which no poller tells of
         self._errands: list[Peer] = []  # to be flushed soon
-        self._news: dict[Room, list[_News]] = {}  # who came and went, to be told soon
         self._turn_messages = 0  # that this turn has read, counted for each form in which they are sent
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
         self._poller = make_poller()
         self.traffic = Traffic()
+        self.presence = Presence(self)
         self.slow = SlowPeers(self)
         self.memory = Memory(self)
         self.deadlines = Deadlines(self)
@@ -189,7 +181,7 @@ class Loop:
         else:
             room.add_current(peer)
         if room.watchers:
-            self._note_presence(room, "join", peer)
+            self.presence.note(room, "join", peer)
 
     def _replay(self, peer: Peer, room: Room, after: int) -> bool:
         """Put a peer behind in a room that it joins; false if there is nothing for it."""
@@ -289,8 +281,7 @@ class Loop:
         """Have more read of a peer whose bytes no poller tells of: they are here already."""
         if peer.interest & READABLE and (peer.session.has_unread or peer.transport.has_pending):
             self._unread.append((peer.transport.fileno(), READABLE))
-            if self._idle:
-                self._idle.unpark()
+            self.run_errands_soon()
 
     def _read(self, peer: Peer) -> int:
         """Receive once from a peer, act on what came, and return how many bytes that was."""
@@ -582,16 +573,20 @@ class Loop:
 
     def _run_soon(self, peer: Peer) -> None:
         self._errands.append(peer)
+        self.run_errands_soon()
+
+    def run_errands_soon(self) -> None:
+        """There is something to be done when all others rest."""
         if self._idle:
             self._idle.unpark()
 
     @trio.lowlevel.enable_ki_protection
     async def _run_errands(self) -> None:
-        """Flush what `send_soon` has queued, and look at sockets of which no poller tells, when all others rest."""
+        """Tell who came and went, flush what `send_soon` has queued, and read on where no poller tells of anything."""
         while True:
-            if not (self._errands or self._ready or self._unread or self._news):
+            if not (self._errands or self._ready or self._unread or self.presence.has_news):
                 await self._idle.park()
-            self._tell_presence()
+            self.presence.tell()
             errands, self._errands = self._errands, []
             for peer in errands:
                 if peer.outbox and not peer.is_blocked:
@@ -800,34 +795,6 @@ class Loop:
             if peer.session.state is OPEN and (words := notice({"gap": gap}, peer.form)):
                 self.send(peer, words)
 
-    def _note_presence(self, room: Room, what: str, who: Peer) -> None:
-        """Have those told soon who want to know that somebody has come or gone.
-
-        Not at once: sending may end a connection, of which others are to be told, and a thousand may go in one turn.
-        """
-        told = {what: {"peer": who.number, "peers": len(room)}}
-        news = _News(who, notice(told, WITH_IDS), notice(told, EVENTS))
-        self._news.setdefault(room, []).append(news)
-        if self._idle:
-            self._idle.unpark()
-
-    def _tell_presence(self) -> None:
-        everything, self._news = self._news, {}
-        for room, news in everything.items():
-            for watcher in list(room.watchers):
-                words = b"".join(
-                    each.as_events if watcher.form & EVENTS else each.as_frames
-                    for each in news
-                    if each.who is not watcher
-                )
-                if not words or watcher.session.state is not OPEN:
-                    continue
-                try:
-                    self.send(watcher, words)
-                    self.slow.check_outbox(watcher, room)
-                except Exception:
-                    self.give_up(watcher)
-
     def _leave(self, peer: Peer, last_words: bytes, *, with_the_rest: bool) -> None:
         """Take a peer out of its rooms and send it the last that it gets from us."""
         if peer.cursors is not None:
@@ -879,7 +846,7 @@ class Loop:
             if room.is_held:
                 self.slow.release_publishers(room)
             if room.watchers:
-                self._note_presence(room, "leave", peer)
+                self.presence.note(room, "leave", peer)
 
     def drop(self, peer: Peer, cause: Cause, told: str) -> None:
         """Close a peer's socket, whatever state it is in. Harmless when it was dropped before."""
