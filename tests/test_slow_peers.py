@@ -270,7 +270,7 @@ async def test_who_stalls_a_room_for_good_is_closed_in_the_end(
     room = running.hub.room("/")
     assert room.is_held
     await room.ready()
-    assert running.endpoint.peer_count == 0
+    await running.endpoint.wait_empty()
 
 
 async def test_pongs_alone_keep_no_room_waiting(
