@@ -267,7 +267,8 @@ class TlsTransport(Transport):
         view = memoryview(data)
         try:
             while sent < len(view):
-                sent += self._tls.send(view[sent:])
+                # Of more, OpenSSL would send a part and not tell how much, and want to see all of it again.
+                sent += self._tls.send(view[sent : sent + TLS_RECORD_BYTES])
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             # The record is encrypted already and goes out whatever comes: OpenSSL wants to see its bytes again.
             self.committed_bytes = min(len(view) - sent, TLS_RECORD_BYTES)

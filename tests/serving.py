@@ -299,6 +299,7 @@ class Serve(_Starter):
         fast_lane: bool = True,
         tls: ssl.SSLContext | None = None,
         process_response: ProcessResponse | None = None,
+        **settings: Any,
     ) -> Running:
         server, hub = make_server(
             await open_listeners(LOOPBACK, 0),
@@ -311,6 +312,7 @@ class Serve(_Starter):
             fast_lane=fast_lane,
             tls=tls,
             process_response=process_response,
+            **settings,
         )
         await self._nursery.start(server.run)
         return Running(server, hub, self.clients)
@@ -328,9 +330,10 @@ def make_server(
     fast_lane: bool = True,
     tls: ssl.SSLContext | None = None,
     process_response: ProcessResponse | None = None,
+    **settings: Any,
 ) -> tuple[Server, Hub]:
-    """Return the server that ``python -m rawws`` runs, with any limits."""
-    hub = Hub(mode=mode, hello=hello, max_lag_bytes=max_lag_bytes)
+    """Return the server that ``python -m rawws`` runs, with any limits; ``settings`` are those of its rooms."""
+    hub = Hub(mode=mode, hello=hello, max_lag_bytes=max_lag_bytes, **settings)
     compressions = "deflate" if compression else None
     service = make_service(
         limits=limits,

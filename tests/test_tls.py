@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import ssl
@@ -17,8 +18,9 @@ import rawws.cli
 from rawws.errors import UsageError
 from rawws.limits import Limits
 from rawws.program import load_tls
+from rawws.transport import TLS_RECORD_BYTES, TlsTransport
 from rawws.wire.frames import Opcode, parse_header
-from tests.serving import LOOPBACK, Running, Seen, Serve, binary, close, get, ping, text, upgrade
+from tests.serving import LOOPBACK, Running, Seen, Serve, binary, close, get, ping, seen_text, text, upgrade
 
 
 class Certificate:
@@ -140,6 +142,56 @@ async def test_a_tls_peer_that_falls_too_far_behind_is_closed_at_a_frame_boundar
     assert 0 < len(received) < count
     assert set(received) == {Seen(Opcode.BINARY, message)}
     assert last.payload[:2] == (1013).to_bytes(2, "big")
+
+
+@pytest.mark.parametrize("policy", ["close", "skip", "latest"])
+async def test_what_a_slow_tls_peer_is_not_sent_leaves_no_frame_cut(
+    serve: Serve, certificate: Certificate, policy: str
+) -> None:
+    running = await serve(tls=certificate.server, slow=policy, key="k", max_lag_bytes=1 << 20)
+    slow = await join(running, certificate)
+    room = running.hub.rooms["/room"]
+    messages = [json.dumps({"k": number % 60, "padding": f"{number:05}" * 3000}) for number in range(800)]
+    for first in range(0, len(messages), 20):  # 12 MB; many frames in a segment, and records that end anywhere
+        room.publish_many(tuple(messages[first : first + 20]))
+        await trio.lowlevel.checkpoint()
+    number_of = {seen_text(message): number for number, message in enumerate(messages)}
+    frame = await slow.frame()
+    got = []
+    while frame.opcode is Opcode.TEXT:
+        got.append(number_of[frame])
+        if got[-1] == len(messages) - 1:
+            break
+        frame = await slow.frame()
+    assert got == sorted(set(got))
+    assert 0 < len(got) < len(messages)
+    assert (frame.opcode is Opcode.CLOSE) is (policy == "close")
+
+
+async def test_of_what_would_not_go_one_tls_record_is_committed_and_what_follows_it_may_be_anything(
+    certificate: Certificate,
+) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+    server = TlsTransport(ours, certificate.server)
+    client = TlsTransport(theirs, certificate.client, server_hostname=LOOPBACK)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.shake_hands)
+        nursery.start_soon(client.shake_hands)
+    data = bytes(range(256)) * 1024
+    gone = server.try_send(data)
+    assert server.try_send(data[gone:]) == 0
+    assert 0 < server.committed_bytes <= TLS_RECORD_BYTES
+    kept = data[: gone + server.committed_bytes]
+    rest = kept[gone:] + b"something else"
+    received = b""
+    while len(received) < len(kept) + len(b"something else"):
+        rest = rest[server.try_send(rest) :]
+        received += client.try_receive() or b""
+    assert received == kept + b"something else"
+    assert server.committed_bytes == 0
+    server.close()
+    client.close()
 
 
 async def test_plain_http_on_the_tls_port_is_one_line_in_the_log(
