@@ -169,6 +169,7 @@ class Loop:
         self.peers[fd] = peer
         peer.endpoint.peer_count += 1
         self.deadlines.add(peer)
+        self._read_on_soon(peer)
 
     def join(self, peer: Peer, room: Room, after: int | None = None) -> None:
         """Put a peer into a room: from now on it gets what is published there.
@@ -745,7 +746,7 @@ class Loop:
         if not done:
             interest |= WRITABLE
         if interest != peer.interest:
-            begins_to_read = interest & READABLE and not peer.interest
+            begins_to_read = interest & ~peer.interest & READABLE
             peer.interest = interest
             self._poller.watch(peer.transport.fileno(), interest)
             if begins_to_read:

@@ -373,7 +373,7 @@ class RunningHub:
     ) -> Client:
         """Put a new peer into a room. ``send_buffer`` bounds what it can be sent before it reads."""
         ours, client = self.pair(send_buffer=send_buffer)
-        self.adopt(ours, path, trailing_data, extensions, subprotocol)
+        self.adopt(Transport(ours), path, trailing_data, extensions, subprotocol)
         return client
 
     def pair(self, *, send_buffer: int | None = None) -> tuple[socket.socket, Client]:
@@ -387,20 +387,20 @@ class RunningHub:
 
     def adopt(
         self,
-        connected: socket.socket,
+        transport: Transport,
         path: str = "/",
         trailing_data: bytes = b"",
         extensions: str = "",
         subprotocol: str | None = None,
     ) -> None:
-        """Hand a socket over to the hub, as the HTTP phase does after its 101."""
+        """Hand a connection over to the hub, as the HTTP phase does after its 101."""
         self._joined += 1
         handshake = Handshake(
             (), path, Accept.of(KEY.decode()), None, answer_offers([extensions]), subprotocol=subprotocol
         )
         self.hub.adopt(
             self._joined,
-            Transport(connected),
+            transport,
             handshake,
             self.endpoint,
             trailing_data=trailing_data,

@@ -22,7 +22,7 @@ from rawws.hub import Mode
 from rawws.limits import Limits
 from rawws.loop import MAX_OUTBOX_BYTES
 from rawws.room import Place, Room
-from rawws.transport import MORE_RECEIVE_BYTES, SelectorPoller, make_poller
+from rawws.transport import MORE_RECEIVE_BYTES, SelectorPoller, Transport, make_poller
 from rawws.wire import masking
 from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.encodings import PLAIN
@@ -515,7 +515,7 @@ async def test_a_client_that_vanished_before_the_hand_over_is_nothing(start_hub:
     running = start_hub(hello="welcome")
     ours, theirs = socket.socketpair()
     theirs.close()
-    running.adopt(ours)
+    running.adopt(Transport(ours))
     await wait_gone(running)
     assert running.hub.rooms == {}
 

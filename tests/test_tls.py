@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 import trustme
 from trio.testing import wait_all_tasks_blocked
 
 import rawws.cli
 from rawws.errors import UsageError
 from rawws.limits import Limits
+from rawws.loop import current_loop
 from rawws.program import load_tls
 from rawws.transport import TLS_RECORD_BYTES, TlsTransport
-from rawws.wire.frames import Opcode, parse_header
-from tests.serving import LOOPBACK, Running, Seen, Serve, binary, close, get, ping, seen_text, text, upgrade
+from rawws.wire.frames import Opcode, encode_frame, parse_header
+from tests.serving import LOOPBACK, Running, Seen, Serve, StartHub, binary, close, get, ping, seen_text, text, upgrade
 
 
 class Certificate:
@@ -88,6 +90,19 @@ async def join(running: Running, certificate: Certificate, then: bytes = b"") ->
     await client.stream.send_all(upgrade("/room") + then)
     assert (await client.head()).startswith(b"HTTP/1.1 101 ")
     return client
+
+
+async def tls_pair(certificate: Certificate, *, send_buffer: int | None = None) -> tuple[TlsTransport, TlsTransport]:
+    """Return a server's and a client's end of a connection, with their TLS handshake behind them."""
+    ours, theirs = socket.socketpair()
+    if send_buffer is not None:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    server = TlsTransport(ours, certificate.server)
+    client = TlsTransport(theirs, certificate.client, server_hostname=LOOPBACK)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.shake_hands)
+        nursery.start_soon(client.shake_hands)
+    return server, client
 
 
 async def test_http_then_an_upgrade_then_a_broadcast_to_tls_and_back(serve: Serve, certificate: Certificate) -> None:
@@ -171,13 +186,7 @@ async def test_what_a_slow_tls_peer_is_not_sent_leaves_no_frame_cut(
 async def test_of_what_would_not_go_one_tls_record_is_committed_and_what_follows_it_may_be_anything(
     certificate: Certificate,
 ) -> None:
-    ours, theirs = socket.socketpair()
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
-    server = TlsTransport(ours, certificate.server)
-    client = TlsTransport(theirs, certificate.client, server_hostname=LOOPBACK)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.shake_hands)
-        nursery.start_soon(client.shake_hands)
+    server, client = await tls_pair(certificate, send_buffer=20_000)
     data = bytes(range(256)) * 1024
     gone = server.try_send(data)
     assert server.try_send(data[gone:]) == 0
@@ -191,6 +200,35 @@ async def test_of_what_would_not_go_one_tls_record_is_committed_and_what_follows
     assert received == kept + b"something else"
     assert server.committed_bytes == 0
     server.close()
+    client.close()
+
+
+@pytest.mark.parametrize("why", ["it said too much", "publishers are held back", "it begins"])
+async def test_what_is_read_off_the_socket_already_is_heard_when_reading_goes_on(
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001
+    start_hub: StartHub,
+    certificate: Certificate,
+    why: str,
+) -> None:
+    limits = Limits(messages_per_s=10) if why == "it said too much" else Limits()
+    running = start_hub(limits=limits)
+    room = running.hub.room("/")
+    server, client = await tls_pair(certificate)
+    frames = [binary(bytes([number]) * 1979) for number in range(35)]
+    for first in range(0, 35, 5):  # the last record begins within what one read asks for, and ends behind it
+        await client.send_all(b"".join(frames[first : first + 5]))
+    if why == "publishers are held back":
+        room.holds.add(why)
+    trailing_data = await server.receive() if why == "it begins" else b""
+    running.adopt(server, trailing_data=trailing_data)
+    await wait_all_tasks_blocked()
+    current_loop().slow.let_go(room, why)
+    expected = b"".join(encode_frame(Opcode.BINARY, bytes([number]) * 1979) for number in range(35))
+    received = b""
+    with trio.fail_after(19):  # before there is a ping
+        while len(received) < len(expected):
+            received += await client.receive()
+    assert received == expected
     client.close()
 
 
