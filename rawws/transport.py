@@ -345,12 +345,11 @@ class EpollPoller:
         self.fileno = self._epoll.fileno
         self.close = self._epoll.close
         self.watch = self._epoll.modify
+        # The kernel forgets a descriptor that is closed by itself, but not while a process that was forked has a copy.
+        self.remove = self._epoll.unregister
 
     def add(self, fd: int) -> None:
         self._epoll.register(fd, READABLE)
-
-    def remove(self, fd: int) -> None:
-        pass  # the kernel forgets a descriptor that is closed, without a call for it
 
     def poll(self) -> list[tuple[int, int]]:
         return self._epoll.poll(0)

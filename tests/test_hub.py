@@ -7,6 +7,7 @@ socket pair with a small send buffer: it is full after a few kilobytes, and empt
 from __future__ import annotations
 
 import logging
+import os
 import random
 import re
 import socket
@@ -20,7 +21,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import rawws.loop
 from rawws.hub import Mode
 from rawws.limits import Limits
-from rawws.loop import MAX_OUTBOX_BYTES
+from rawws.loop import MAX_OUTBOX_BYTES, current_loop
 from rawws.room import Place, Room
 from rawws.transport import MORE_RECEIVE_BYTES, SelectorPoller, Transport, make_poller
 from rawws.wire import masking
@@ -509,6 +510,25 @@ async def test_a_laggard_gets_all_that_was_published_before_the_server_closes_it
         assert farewell == seen_close(1001, "the server is shutting down")
         alice.hang_up()
         slow.hang_up()
+
+
+@pytest.mark.usefixtures("poller")
+async def test_a_peer_that_has_gone_keeps_nobody_busy_while_a_forked_process_has_its_socket(
+    start_hub: StartHub,
+) -> None:
+    running = start_hub()
+    ours, client = running.pair()
+    running.adopt(Transport(ours))
+    copy = os.dup(ours.fileno())
+    try:
+        client.hang_up()
+        await wait_gone(running)
+        turns = current_loop().traffic.turns
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        assert current_loop().traffic.turns == turns
+    finally:
+        os.close(copy)
 
 
 async def test_a_client_that_vanished_before_the_hand_over_is_nothing(start_hub: StartHub) -> None:
