@@ -5,7 +5,7 @@ for the poller, and each time it wakes it takes one *turn*:
 
 1. Read: one bounded receive from each socket that has something, its frames decoded. Pings are answered, closes
    noted. Each message goes to its room's log, or to the inbox of the program that holds the `WebSocket`.
-2. Seal: what a room's log gained in this turn becomes one segment.
+2. Seal: what a room's log gained in this turn becomes one segment, or several of very many messages.
 3. Write: the segment goes to every peer of the room with one ``send()`` each. The many that had caught up are
    given the same ``bytes``; a peer whose kernel buffer is full keeps a cursor and is asked for again when it
    can take more.
@@ -464,8 +464,12 @@ class Loop:
         Returns how many were sent it at once, have it queued, and were lost or closed.
         """
         peers = len(room)
+        sent = queued = gone = 0
         try:
-            return self._broadcast(room) if room.seal() else (0, 0, 0)
+            while room.seal():
+                sent, queued, lost = self._broadcast(room)
+                gone += lost
+            return sent, queued, gone
         except Exception:
             # Nobody can say who has got what of this segment, so none of them may be sent another.
             told = "#%d ! an error in rawws itself; all connections in room %s are dropped"

@@ -211,7 +211,8 @@ class Room:
     def spread(self) -> Delivery:
         """Send what was added to everybody in the room."""
         if self._loop is None:
-            self.seal()
+            while self.seal():
+                pass
             self.trim()
             return Delivery(0, 0, 0)
         sent, queued, closed = self._loop.spread(self)
@@ -298,14 +299,10 @@ class Room:
 
     def segment_for(self, peer: Peer, number: int) -> bytes:
         """Return a segment as a peer is sent it: in its form, and without its own messages if the room has it so."""
-        senders, log = self._senders, self.log
-        if senders is None:
-            return log.segment(number, peer.form)
-        first, last = log.span(number)
-        if not senders.sent_to(first, last, peer.number):
-            return log.segment(number, peer.form)
-        runs = senders.others(first, last, peer.number, log.segment(number))
-        return b"".join(encode(frames, peer.form, log.ids.labels(first)) for first, frames in runs)
+        segment = self.log.segment(number, peer.form)
+        if self._senders is None:
+            return segment
+        return self._senders.leave_out(peer.number, segment, *self.log.span(number))
 
     def newest_for(self, peer: Peer, after: int) -> tuple[bytes, int]:
         """Return the newest messages of each key behind a number, as a peer is sent them, and how many they are."""
@@ -335,7 +332,7 @@ class Room:
         return self.log.next_message - first
 
     def seal(self) -> bool:
-        """Make what was appended a segment; false if nothing was."""
+        """Make what was appended a segment, or the first of it; false if nothing is left."""
         log = self.log
         first = log.last_message + 1
         plain = log.seal(trio.current_time())
