@@ -189,6 +189,8 @@ class Room:
     ) -> Delivery:
         """Send several messages in one go, which takes one system call a peer instead of one for each.
 
+        The ``key`` is that of each of them.
+
         In a room that is shared with other nodes they are on their way to all of these, and it can't be said yet what
         becomes of them.
         """
@@ -304,6 +306,11 @@ class Room:
             return segment
         return self._senders.leave_out(peer.number, segment, *self.log.span(number))
 
+    def count_for(self, peer: Peer, first: int, last: int) -> int:
+        """Return how many of these messages a peer is sent."""
+        own = 0 if self._senders is None else self._senders.count(peer.number, first, last)
+        return last - first + 1 - own
+
     def newest_for(self, peer: Peer, after: int) -> tuple[bytes, int]:
         """Return the newest messages of each key behind a number, as a peer is sent them, and how many they are."""
         assert self._keys is not None
@@ -324,9 +331,10 @@ class Room:
     def add(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
         """Append encoded messages of one sender, to be sealed and sent soon; returns how many."""
         first = self.log.next_message
-        if key is not None and self._keys is not None:
-            self._keys.give(first, f":{key}")
         self.log.append(frames)
+        if key is not None and self._keys is not None:
+            for number in range(first, self.log.next_message):
+                self._keys.give(number, f":{key}")
         if self._senders is not None:
             self._senders.add(self.log.next_message - 1, sender)
         return self.log.next_message - first

@@ -2,8 +2,9 @@
 
 A message is encoded once, into the bytes that every peer gets, and appended to the log's open segment. When
 the broadcast loop ends its turn it *seals* the segment: the frames of the turn become one immutable ``bytes``
-with a number (or several, if they are very many). A peer is a cursor: the number of the segment that it gets next, and how much of that segment the
-kernel has already taken from us. So the cost of a backlog is the log, once, and not a queue for each peer.
+with a number (or several, if they are very many). A peer is a cursor: the number of the segment that it gets next,
+and how much of that segment the kernel has already taken from us. So the cost of a backlog is the log, once, and not a
+queue for each peer.
 
 ::
 

@@ -121,6 +121,10 @@ class Senders:
         others.append(view[at:])
         return b"".join(others)
 
+    def count(self, sender: int, first: int, last: int) -> int:
+        """Return how many of these messages are by a sender."""
+        return sum(end - begin for begin, end in self._runs_of(sender, first, last))
+
     def _runs_of(self, sender: int, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield a sender's runs within these messages: the number of the first, and that behind the last."""
         lasts, senders = self._lasts, self._senders

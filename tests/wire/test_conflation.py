@@ -65,6 +65,7 @@ def test_everything_but_ones_own() -> None:
     assert texts_in(senders.leave_out(2, encode(segment, WITH_IDS, NumberedIds("e").labels(1)), 1, 4)) == [
         f'{{"id":"e-{number}"}}\n{text}' for number, text in ((1, "a"), (2, "b"), (4, "d"))
     ]
+    assert [senders.count(sender, 2, 4) for sender in (1, 2, 3)] == [2, 1, 0]
     senders.trim(4)
     assert texts_in(senders.leave_out(1, text_frame("d") + text_frame("e"), 4, 5)) == []
     assert texts_in(senders.leave_out(2, text_frame("d") + text_frame("e"), 4, 5)) == ["d", "e"]
