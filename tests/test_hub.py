@@ -23,7 +23,7 @@ from rawws.hub import Mode
 from rawws.limits import Limits
 from rawws.loop import MAX_OUTBOX_BYTES, current_loop
 from rawws.room import Place, Room
-from rawws.transport import MORE_RECEIVE_BYTES, SelectorPoller, Transport, make_poller
+from rawws.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, SelectorPoller, Transport, make_poller
 from rawws.wire import masking
 from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.encodings import PLAIN
@@ -510,6 +510,19 @@ async def test_a_laggard_gets_all_that_was_published_before_the_server_closes_it
         assert farewell == seen_close(1001, "the server is shutting down")
         alice.hang_up()
         slow.hang_up()
+
+
+async def test_what_was_received_before_a_peer_took_no_more_is_answered_when_it_does(start_hub: StartHub) -> None:
+    running = start_hub(mode=Mode.ECHO)
+    client = running.join(send_buffer=4096)
+    message = "x" * 100
+    count = 2 * RECEIVE_BYTES // len(text(message))  # of both receives, more than is read of one peer at a time
+    await client.send(text(message) * count)
+    await wait_all_tasks_blocked()
+    (peer,) = current_loop().peers_of(running.endpoint)
+    assert peer.outbox_bytes > MAX_OUTBOX_BYTES
+    assert peer.session.has_unread
+    assert await client.frames(count) == [seen_text(message)] * count
 
 
 @pytest.mark.usefixtures("poller")

@@ -56,8 +56,8 @@ from rawws.wire.message_ids import Ids, NumberedIds
 RUN_BYTES = 64 * KIB
 MAX_RUNS = 8
 
-# A segment has so many pieces of frames at most; of tiny messages, one turn may bring ten times as many. Who asks for a
-# place within it, or is the only one to get it in another form, keeps the others waiting for a few milliseconds then.
+# A segment has so many pieces of frames at most; a turn, or a program, may bring many more. Who asks for a place within
+# it, or is the only one to get it in another form, keeps the others waiting for a few milliseconds then.
 SEGMENT_PIECES = 4096
 
 # What a segment takes beside the bytes of its frames: the object, its numbers, the head of the bytes, its place in the
