@@ -347,6 +347,8 @@ class Loop:
 
     def _end_of_stream(self, peer: Peer) -> None:
         them = peer.session.our_role.other.name.lower()
+        if not peer.shut:
+            peer.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
         self.drop(peer, Cause.EOF, "" if peer.session.is_closed else f"the {them} ended the stream")
 
     def _act_on(self, peer: Peer, got: Sequence[bytes | bytearray] | Sequence[Event]) -> None:

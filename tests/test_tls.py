@@ -50,9 +50,10 @@ class TlsClient:
     def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
         self.stream = stream
         self.unread = bytearray()
+        self._socket = stream.transport_stream.socket
 
     def hang_up(self) -> None:
-        self.stream.transport_stream.socket.close()
+        self._socket.close()
 
     async def read(self, size: int) -> bytes:
         while len(self.unread) < size:
@@ -230,6 +231,16 @@ async def test_what_is_read_off_the_socket_already_is_heard_when_reading_goes_on
             received += await client.receive()
     assert received == expected
     client.close()
+
+
+async def test_who_ends_tls_is_answered_with_its_end(serve: Serve, certificate: Certificate) -> None:
+    running = await serve(tls=certificate.server)
+    asks = await connect(running, certificate)
+    await asks.stream.send_all(get("/"))
+    await asks.head()
+    await asks.read(len("hi there"))
+    for client in (await connect(running, certificate), asks, await join(running, certificate)):
+        await client.stream.unwrap()  # RFC 8446 §6.1: raises if there is no close_notify in answer
 
 
 async def test_plain_http_on_the_tls_port_is_one_line_in_the_log(
