@@ -226,6 +226,7 @@ class HttpConnection:
             request = await self._receive_head()
             if request is None:
                 self._log(logs.http, logging.DEBUG, STATE, "closed by the client without a further request")
+                self.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
                 return None
             upgraded = await self._act_on(request)
             if self.adopt is not None:

@@ -5,7 +5,7 @@ for the poller, and each time it wakes it takes one *turn*:
 
 1. Read: one bounded receive from each socket that has something, its frames decoded. Pings are answered, closes
    noted. Each message goes to its room's log, or to the inbox of the program that holds the `WebSocket`.
-2. Seal: what a room's log gained in this turn becomes one segment.
+2. Seal: what a room's log gained in this turn becomes one segment, or several of very many messages.
 3. Write: the segment goes to every peer of the room with one ``send()`` each. The many that had caught up are
    given the same ``bytes``; a peer whose kernel buffer is full keeps a cursor and is asked for again when it
    can take more.
@@ -161,6 +161,7 @@ class Loop:
         self.peers[fd] = peer
         peer.endpoint.peer_count += 1
         self.deadlines.add(peer)
+        self._read_on_soon(peer)
 
     def join(self, peer: Peer, room: Room, after: int | None = None) -> None:
         """Put a peer into a room: from now on it gets what is published there.
@@ -337,6 +338,8 @@ class Loop:
 
     def _end_of_stream(self, peer: Peer) -> None:
         them = peer.session.our_role.other.name.lower()
+        if not peer.shut:
+            peer.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
         self.drop(peer, Cause.EOF, "" if peer.session.is_closed else f"the {them} ended the stream")
 
     def _act_on(self, peer: Peer, got: Sequence[bytes | bytearray] | Sequence[Event]) -> None:
@@ -454,8 +457,12 @@ class Loop:
         Returns how many were sent it at once, have it queued, and were lost or closed.
         """
         peers = len(room)
+        sent = queued = gone = 0
         try:
-            return self._broadcast(room) if room.seal() else (0, 0, 0)
+            while room.seal():
+                sent, queued, lost = self._broadcast(room)
+                gone += lost
+            return sent, queued, gone
         except Exception:
             # Nobody can say who has got what of this segment, so none of them may be sent another.
             told = "#%d ! an error in rawws itself; all connections in room %s are dropped"
@@ -740,7 +747,7 @@ class Loop:
         if not done:
             interest |= WRITABLE
         if interest != peer.interest:
-            begins_to_read = interest & READABLE and not peer.interest
+            begins_to_read = interest & ~peer.interest & READABLE
             peer.interest = interest
             self._poller.watch(peer.transport.fileno(), interest)
             if begins_to_read:

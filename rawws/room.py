@@ -189,6 +189,8 @@ class Room:
     ) -> Delivery:
         """Send several messages in one go, which takes one system call a peer instead of one for each.
 
+        The ``key`` is that of each of them.
+
         In a room that is shared with other nodes they are on their way to all of these, and it can't be said yet what
         becomes of them.
         """
@@ -211,7 +213,8 @@ class Room:
     def spread(self) -> Delivery:
         """Send what was added to everybody in the room."""
         if self._loop is None:
-            self.seal()
+            while self.seal():
+                pass
             self.trim()
             return Delivery(0, 0, 0)
         sent, queued, closed = self._loop.spread(self)
@@ -298,14 +301,15 @@ class Room:
 
     def segment_for(self, peer: Peer, number: int) -> bytes:
         """Return a segment as a peer is sent it: in its form, and without its own messages if the room has it so."""
-        senders, log = self._senders, self.log
-        if senders is None:
-            return log.segment(number, peer.form)
-        first, last = log.span(number)
-        if not senders.sent_to(first, last, peer.number):
-            return log.segment(number, peer.form)
-        runs = senders.others(first, last, peer.number, log.segment(number))
-        return b"".join(encode(frames, peer.form, log.ids.labels(first)) for first, frames in runs)
+        segment = self.log.segment(number, peer.form)
+        if self._senders is None:
+            return segment
+        return self._senders.leave_out(peer.number, segment, *self.log.span(number))
+
+    def count_for(self, peer: Peer, first: int, last: int) -> int:
+        """Return how many of these messages a peer is sent."""
+        own = 0 if self._senders is None else self._senders.count(peer.number, first, last)
+        return last - first + 1 - own
 
     def newest_for(self, peer: Peer, after: int) -> tuple[bytes, int]:
         """Return the newest messages of each key behind a number, as a peer is sent them, and how many they are."""
@@ -327,15 +331,16 @@ class Room:
     def add(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
         """Append encoded messages of one sender, to be sealed and sent soon; returns how many."""
         first = self.log.next_message
-        if key is not None and self._keys is not None:
-            self._keys.give(first, f":{key}")
         self.log.append(frames)
+        if key is not None and self._keys is not None:
+            for number in range(first, self.log.next_message):
+                self._keys.give(number, f":{key}")
         if self._senders is not None:
             self._senders.add(self.log.next_message - 1, sender)
         return self.log.next_message - first
 
     def seal(self) -> bool:
-        """Make what was appended a segment; false if nothing was."""
+        """Make what was appended a segment, or the first of it; false if nothing is left."""
         log = self.log
         first = log.last_message + 1
         plain = log.seal(trio.current_time())

@@ -90,18 +90,17 @@ class SlowPeers:
         newest = log.next - 1
         if number >= newest:
             return  # what it lacks is the newest
-        last = log.last_before(number)
+        skipped = room.count_for(peer, log.first_of(number), log.last_before(newest))
         if peer.in_segment is room:
             segment = room.segment_for(peer, number)
             rest = rest_of_message(segment, offset, peer.form, committed_bytes=peer.transport.committed_bytes)
-            last += count_messages(segment, offset + len(rest), peer.form)
+            skipped -= count_messages(segment, offset + len(rest), peer.form)
             peer.in_segment = None
             peer.outbox = [rest, *(peer.outbox or ())]
             peer.outbox_bytes += len(rest)
-        skipped = log.last_before(newest) - last
         peer.cursors[room] = Cursor(newest)
         self._note_skipped(peer, skipped, told)
-        if words := notice({"skipped": skipped}, peer.form):
+        if skipped and (words := notice({"skipped": skipped}, peer.form)):
             self._loop.queue(peer, words)
         self._loop.watch(peer, done=False)
 

@@ -267,7 +267,8 @@ class TlsTransport(Transport):
         view = memoryview(data)
         try:
             while sent < len(view):
-                sent += self._tls.send(view[sent:])
+                # Of more, OpenSSL would send a part and not tell how much, and want to see all of it again.
+                sent += self._tls.send(view[sent : sent + TLS_RECORD_BYTES])
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             # The record is encrypted already and goes out whatever comes: OpenSSL wants to see its bytes again.
             self.committed_bytes = min(len(view) - sent, TLS_RECORD_BYTES)
@@ -344,12 +345,11 @@ class EpollPoller:
         self.fileno = self._epoll.fileno
         self.close = self._epoll.close
         self.watch = self._epoll.modify
+        # The kernel forgets a descriptor that is closed by itself, but not while a process that was forked has a copy.
+        self.remove = self._epoll.unregister
 
     def add(self, fd: int) -> None:
         self._epoll.register(fd, READABLE)
-
-    def remove(self, fd: int) -> None:
-        pass  # the kernel forgets a descriptor that is closed, without a call for it
 
     def poll(self) -> list[tuple[int, int]]:
         return self._epoll.poll(0)

@@ -187,8 +187,7 @@ class WebSocket:
         When the connection has been closed, raises `ConnectionClosed` once all that came before has been received.
         """
         inbox = self._inbox
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving from this WebSocket already")
+        self._check_that_nobody_receives()
         if self._calls >= CALLS_IN_A_ROW:
             await self._let_others_go()
         self._calls += 1
@@ -203,6 +202,10 @@ class WebSocket:
             return await self._collect(item)
         opcode, payload = item[0], item[1]
         return payload.decode() if opcode is _TEXT else bytes(payload)
+
+    def _check_that_nobody_receives(self) -> None:
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this WebSocket already")
 
     async def _let_others_go(self) -> None:
         self._calls = 0
@@ -229,6 +232,7 @@ class WebSocket:
 
     async def _next_part(self) -> Message | MessagePart:
         inbox = self._inbox
+        self._check_that_nobody_receives()
         while not inbox.items:
             await self._wait_for_item()
         item = inbox.items.popleft()
@@ -269,6 +273,7 @@ class WebSocket:
 
     async def _first_part(self) -> Message | MessagePart:
         """Return the beginning of the next message, or all of it, from now on in parts as they come."""
+        self._check_that_nobody_receives()
         await self._skip_stream()
         inbox = self._inbox
         if not inbox.items and inbox.closed is None:

@@ -299,6 +299,7 @@ class Serve(_Starter):
         fast_lane: bool = True,
         tls: ssl.SSLContext | None = None,
         process_response: ProcessResponse | None = None,
+        **settings: Any,
     ) -> Running:
         server, hub = make_server(
             await open_listeners(LOOPBACK, 0),
@@ -311,6 +312,7 @@ class Serve(_Starter):
             fast_lane=fast_lane,
             tls=tls,
             process_response=process_response,
+            **settings,
         )
         await self._nursery.start(server.run)
         return Running(server, hub, self.clients)
@@ -328,9 +330,10 @@ def make_server(
     fast_lane: bool = True,
     tls: ssl.SSLContext | None = None,
     process_response: ProcessResponse | None = None,
+    **settings: Any,
 ) -> tuple[Server, Hub]:
-    """Return the server that ``python -m rawws`` runs, with any limits."""
-    hub = Hub(mode=mode, hello=hello, max_lag_bytes=max_lag_bytes)
+    """Return the server that ``python -m rawws`` runs, with any limits; ``settings`` are those of its rooms."""
+    hub = Hub(mode=mode, hello=hello, max_lag_bytes=max_lag_bytes, **settings)
     compressions = "deflate" if compression else None
     service = make_service(
         limits=limits,
@@ -370,7 +373,7 @@ class RunningHub:
     ) -> Client:
         """Put a new peer into a room. ``send_buffer`` bounds what it can be sent before it reads."""
         ours, client = self.pair(send_buffer=send_buffer)
-        self.adopt(ours, path, trailing_data, extensions, subprotocol)
+        self.adopt(Transport(ours), path, trailing_data, extensions, subprotocol)
         return client
 
     def pair(self, *, send_buffer: int | None = None) -> tuple[socket.socket, Client]:
@@ -384,20 +387,20 @@ class RunningHub:
 
     def adopt(
         self,
-        connected: socket.socket,
+        transport: Transport,
         path: str = "/",
         trailing_data: bytes = b"",
         extensions: str = "",
         subprotocol: str | None = None,
     ) -> None:
-        """Hand a socket over to the hub, as the HTTP phase does after its 101."""
+        """Hand a connection over to the hub, as the HTTP phase does after its 101."""
         self._joined += 1
         handshake = Handshake(
             (), path, Accept.of(KEY.decode()), None, answer_offers([extensions]), subprotocol=subprotocol
         )
         self.hub.adopt(
             self._joined,
-            Transport(connected),
+            transport,
             handshake,
             self.endpoint,
             trailing_data=trailing_data,

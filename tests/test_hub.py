@@ -7,6 +7,7 @@ socket pair with a small send buffer: it is full after a few kilobytes, and empt
 from __future__ import annotations
 
 import logging
+import os
 import random
 import re
 import socket
@@ -20,9 +21,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import rawws.loop
 from rawws.hub import Mode
 from rawws.limits import Limits
-from rawws.loop import MAX_OUTBOX_BYTES
+from rawws.loop import MAX_OUTBOX_BYTES, current_loop
 from rawws.room import Place, Room
-from rawws.transport import MORE_RECEIVE_BYTES, SelectorPoller, make_poller
+from rawws.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, SelectorPoller, Transport, make_poller
 from rawws.wire import masking
 from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.encodings import PLAIN
@@ -511,11 +512,43 @@ async def test_a_laggard_gets_all_that_was_published_before_the_server_closes_it
         slow.hang_up()
 
 
+async def test_what_was_received_before_a_peer_took_no_more_is_answered_when_it_does(start_hub: StartHub) -> None:
+    running = start_hub(mode=Mode.ECHO)
+    client = running.join(send_buffer=4096)
+    message = "x" * 100
+    count = 2 * RECEIVE_BYTES // len(text(message))  # of both receives, more than is read of one peer at a time
+    await client.send(text(message) * count)
+    await wait_all_tasks_blocked()
+    (peer,) = current_loop().peers_of(running.endpoint)
+    assert peer.outbox_bytes > MAX_OUTBOX_BYTES
+    assert peer.session.has_unread
+    assert await client.frames(count) == [seen_text(message)] * count
+
+
+@pytest.mark.usefixtures("poller")
+async def test_a_peer_that_has_gone_keeps_nobody_busy_while_a_forked_process_has_its_socket(
+    start_hub: StartHub,
+) -> None:
+    running = start_hub()
+    ours, client = running.pair()
+    running.adopt(Transport(ours))
+    copy = os.dup(ours.fileno())
+    try:
+        client.hang_up()
+        await wait_gone(running)
+        turns = current_loop().traffic.turns
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        assert current_loop().traffic.turns == turns
+    finally:
+        os.close(copy)
+
+
 async def test_a_client_that_vanished_before_the_hand_over_is_nothing(start_hub: StartHub) -> None:
     running = start_hub(hello="welcome")
     ours, theirs = socket.socketpair()
     theirs.close()
-    running.adopt(ours)
+    running.adopt(Transport(ours))
     await wait_gone(running)
     assert running.hub.rooms == {}
 

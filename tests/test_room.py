@@ -12,6 +12,7 @@ import rawws
 from rawws import Delivery, Hub
 from rawws.errors import UsageError
 from rawws.testing import Opcode, Role, open_pair, open_raw
+from rawws.wire.broadcast_log import SEGMENT_PIECES
 
 # The smallest that Linux gives is about twice as much.
 SMALL_BUFFER = 4096
@@ -107,6 +108,18 @@ async def test_several_messages_go_out_in_one_go_and_in_order() -> None:
         room.join(server)
         assert room.publish_many([str(number) for number in range(100)]).sent == 1
         assert [await client.recv() for _ in range(100)] == list(map(str, range(100)))
+
+
+async def test_very_many_messages_at_once_are_one_delivery_in_order() -> None:
+    room = Hub().room("/")
+    count = 2 * SEGMENT_PIECES + 1
+    async with open_pair(max_queue=None) as (client, server), open_pair() as (_, gone):
+        room.join(server)
+        room.join(gone)
+        await gone.aclose()
+        assert room.publish_many([str(number) for number in range(count)]) == Delivery(1, 0, 0)
+        assert [await client.recv() for _ in range(count)] == list(map(str, range(count)))
+        assert room.log.next == 3
 
 
 async def test_publishing_never_waits_for_a_peer_that_does_not_read() -> None:

@@ -28,6 +28,7 @@ from tests.serving import (
     LOOPBACK,
     PATIENCE_S,
     Client,
+    StartHub,
     StartProgram,
     close,
     get,
@@ -338,6 +339,26 @@ async def test_others_only(nursery: trio.Nursery) -> None:
         await running.publish("/room", "4")
         assert await a.frame() == await b.frame() == seen_text("4")
         assert await events.data(4) == ["1", "2", "3", "4"]
+
+
+async def test_others_only_where_several_speak_in_one_turn(start_hub: StartHub) -> None:
+    running = start_hub(exclude_sender=True, history=100)
+    plain = [running.join() for _ in range(3)]
+    named = running.join(subprotocol="rawws.id.v1")
+    await named.frame()
+    for number, client in enumerate([*plain, named, plain[0]]):
+        assert client.try_send(text(f"{number % 4}a") + text(f"{number % 4}b"))
+    await wait_all_tasks_blocked()
+    log = running.hub.room("/").log
+    said = [(label.decode(), payload.decode()) for label, _, payload in log.messages(0, most=99, most_bytes=999)]
+    assert len(said) == 10
+    for number, client in enumerate(plain):
+        others = [seen_text(payload) for _, payload in said if not payload.startswith(str(number))]
+        assert await client.frames(len(others)) == others
+    heard = [(await named.frame()).payload.decode().split("\n") for _ in range(8)]
+    assert [(json.loads(head)["id"], payload) for head, payload in heard] == [
+        (label, payload) for label, payload in said if not payload.startswith("3")
+    ]
 
 
 # Who may

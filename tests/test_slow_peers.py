@@ -105,6 +105,25 @@ async def test_skip_is_counted_for_those_who_can_be_told(start_hub: StartHub) ->
     assert skipped > total / 2
 
 
+async def test_what_one_has_said_oneself_is_not_skipped_where_it_goes_to_others(start_hub: StartHub) -> None:
+    running = start_hub(slow="skip", max_lag_bytes=20_000, exclude_sender=True)
+    slow = running.join(send_buffer=SMALL, subprotocol=SUBPROTOCOL)
+    await slow.frame()
+    total = 500
+    for _ in range(total // 50):
+        await slow.send(text(f"-1 {PADDING}") * 10)
+        await flood(running, 50)
+    await wait_all_tasks_blocked()
+    running.hub.room("/").publish("last")
+    got, skipped, payload = 0, 0, b""
+    while payload != b"last":
+        head, _, payload = (await slow.frame()).payload.partition(b"\n")
+        skipped += json.loads(head).get("skipped", 0)
+        got += "id" in json.loads(head)
+    assert got + skipped == total + 1
+    assert skipped > total / 2
+
+
 async def test_skip_of_an_event_stream(start_hub: StartHub) -> None:
     running = start_hub(slow="skip", max_lag_bytes=20_000)
     ours, client = running.pair(send_buffer=SMALL)
@@ -179,6 +198,20 @@ async def test_who_comes_to_a_ticker_may_have_the_newest_of_each(start_hub: Star
         {"symbol": "A", "price": 9},
         {"symbol": "B", "price": 9},
     ]
+
+
+async def test_a_key_is_that_of_all_messages_it_is_given_with(start_hub: StartHub) -> None:
+    running = start_hub(slow="latest", history=100)
+    room = running.hub.room("/")
+    room.publish_many(["A1", "x" * 5000, "A2"], key="A")  # the large one is in two pieces
+    room.publish_many(["B1", "B2"], key="B")
+    room.publish_many(["none", "of them"])
+    ours, client = running.pair()
+    running.hub.stream_events(99, Transport(ours), "/", Reading(last=100), running.endpoint)
+    raw = b""
+    while raw.count(b"data: ") < 3:
+        raw += await client.take_some()
+    assert [event.data for event in read_events(raw)] == ["A2", "B2", "of them"]
 
 
 # wait

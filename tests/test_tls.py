@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import ssl
@@ -10,15 +11,18 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 import trustme
 from trio.testing import wait_all_tasks_blocked
 
 import rawws.cli
 from rawws.errors import UsageError
 from rawws.limits import Limits
+from rawws.loop import current_loop
 from rawws.program import load_tls
-from rawws.wire.frames import Opcode, parse_header
-from tests.serving import LOOPBACK, Running, Seen, Serve, binary, close, get, ping, text, upgrade
+from rawws.transport import TLS_RECORD_BYTES, TlsTransport
+from rawws.wire.frames import Opcode, encode_frame, parse_header
+from tests.serving import LOOPBACK, Running, Seen, Serve, StartHub, binary, close, get, ping, seen_text, text, upgrade
 
 
 class Certificate:
@@ -46,9 +50,10 @@ class TlsClient:
     def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
         self.stream = stream
         self.unread = bytearray()
+        self._socket = stream.transport_stream.socket
 
     def hang_up(self) -> None:
-        self.stream.transport_stream.socket.close()
+        self._socket.close()
 
     async def read(self, size: int) -> bytes:
         while len(self.unread) < size:
@@ -86,6 +91,19 @@ async def join(running: Running, certificate: Certificate, then: bytes = b"") ->
     await client.stream.send_all(upgrade("/room") + then)
     assert (await client.head()).startswith(b"HTTP/1.1 101 ")
     return client
+
+
+async def tls_pair(certificate: Certificate, *, send_buffer: int | None = None) -> tuple[TlsTransport, TlsTransport]:
+    """Return a server's and a client's end of a connection, with their TLS handshake behind them."""
+    ours, theirs = socket.socketpair()
+    if send_buffer is not None:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    server = TlsTransport(ours, certificate.server)
+    client = TlsTransport(theirs, certificate.client, server_hostname=LOOPBACK)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.shake_hands)
+        nursery.start_soon(client.shake_hands)
+    return server, client
 
 
 async def test_http_then_an_upgrade_then_a_broadcast_to_tls_and_back(serve: Serve, certificate: Certificate) -> None:
@@ -140,6 +158,89 @@ async def test_a_tls_peer_that_falls_too_far_behind_is_closed_at_a_frame_boundar
     assert 0 < len(received) < count
     assert set(received) == {Seen(Opcode.BINARY, message)}
     assert last.payload[:2] == (1013).to_bytes(2, "big")
+
+
+@pytest.mark.parametrize("policy", ["close", "skip", "latest"])
+async def test_what_a_slow_tls_peer_is_not_sent_leaves_no_frame_cut(
+    serve: Serve, certificate: Certificate, policy: str
+) -> None:
+    running = await serve(tls=certificate.server, slow=policy, key="k", max_lag_bytes=1 << 20)
+    slow = await join(running, certificate)
+    room = running.hub.rooms["/room"]
+    messages = [json.dumps({"k": number % 60, "padding": f"{number:05}" * 3000}) for number in range(800)]
+    for first in range(0, len(messages), 20):  # 12 MB; many frames in a segment, and records that end anywhere
+        room.publish_many(tuple(messages[first : first + 20]))
+        await trio.lowlevel.checkpoint()
+    number_of = {seen_text(message): number for number, message in enumerate(messages)}
+    frame = await slow.frame()
+    got = []
+    while frame.opcode is Opcode.TEXT:
+        got.append(number_of[frame])
+        if got[-1] == len(messages) - 1:
+            break
+        frame = await slow.frame()
+    assert got == sorted(set(got))
+    assert 0 < len(got) < len(messages)
+    assert (frame.opcode is Opcode.CLOSE) is (policy == "close")
+
+
+async def test_of_what_would_not_go_one_tls_record_is_committed_and_what_follows_it_may_be_anything(
+    certificate: Certificate,
+) -> None:
+    server, client = await tls_pair(certificate, send_buffer=20_000)
+    data = bytes(range(256)) * 1024
+    gone = server.try_send(data)
+    assert server.try_send(data[gone:]) == 0
+    assert 0 < server.committed_bytes <= TLS_RECORD_BYTES
+    kept = data[: gone + server.committed_bytes]
+    rest = kept[gone:] + b"something else"
+    received = b""
+    while len(received) < len(kept) + len(b"something else"):
+        rest = rest[server.try_send(rest) :]
+        received += client.try_receive() or b""
+    assert received == kept + b"something else"
+    assert server.committed_bytes == 0
+    server.close()
+    client.close()
+
+
+@pytest.mark.parametrize("why", ["it said too much", "publishers are held back", "it begins"])
+async def test_what_is_read_off_the_socket_already_is_heard_when_reading_goes_on(
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001
+    start_hub: StartHub,
+    certificate: Certificate,
+    why: str,
+) -> None:
+    limits = Limits(messages_per_s=10) if why == "it said too much" else Limits()
+    running = start_hub(limits=limits)
+    room = running.hub.room("/")
+    server, client = await tls_pair(certificate)
+    frames = [binary(bytes([number]) * 1979) for number in range(35)]
+    for first in range(0, 35, 5):  # the last record begins within what one read asks for, and ends behind it
+        await client.send_all(b"".join(frames[first : first + 5]))
+    if why == "publishers are held back":
+        room.holds.add(why)
+    trailing_data = await server.receive() if why == "it begins" else b""
+    running.adopt(server, trailing_data=trailing_data)
+    await wait_all_tasks_blocked()
+    current_loop().slow.let_go(room, why)
+    expected = b"".join(encode_frame(Opcode.BINARY, bytes([number]) * 1979) for number in range(35))
+    received = b""
+    with trio.fail_after(19):  # before there is a ping
+        while len(received) < len(expected):
+            received += await client.receive()
+    assert received == expected
+    client.close()
+
+
+async def test_who_ends_tls_is_answered_with_its_end(serve: Serve, certificate: Certificate) -> None:
+    running = await serve(tls=certificate.server)
+    asks = await connect(running, certificate)
+    await asks.stream.send_all(get("/"))
+    await asks.head()
+    await asks.read(len("hi there"))
+    for client in (await connect(running, certificate), asks, await join(running, certificate)):
+        await client.stream.unwrap()  # RFC 8446 §6.1: raises if there is no close_notify in answer
 
 
 async def test_plain_http_on_the_tls_port_is_one_line_in_the_log(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -20,6 +20,8 @@ from rawws.wire.frames import RSV1
 
 BOTH_ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: f"raw {role.name.lower()}")
 BOTH_LANES = pytest.mark.parametrize("fast_lane", [True, False], ids=["fast lane", "plain"])
+
+Receive = Callable[[rawws.WebSocket], Awaitable[list[str | bytes]]]
 
 # The smallest that Linux gives is about twice as much.
 SMALL_BUFFER = 4096
@@ -115,12 +117,45 @@ async def test_cancelling_recv_loses_nothing(autojump_clock: MockClock) -> None:
             assert await ws.recv() == str(number)
 
 
-async def test_one_task_at_a_time_may_wait_for_a_message() -> None:
-    async with open_raw() as (_, ws), trio.open_nursery() as nursery:
+async def recv(ws: rawws.WebSocket) -> list[str | bytes]:
+    return [await ws.recv()]
+
+
+async def recv_streaming(ws: rawws.WebSocket) -> list[str | bytes]:
+    return [piece async for piece in ws.recv_streaming()]
+
+
+@pytest.mark.parametrize("first", [recv, recv_streaming])
+@pytest.mark.parametrize("second", [recv, recv_streaming])
+async def test_one_task_at_a_time_may_wait_for_a_message(first: Receive, second: Receive) -> None:
+    got: list[str | bytes] = []
+
+    async def wait() -> None:
+        got.extend(await first(ws))
+
+    async with open_raw() as (peer, ws), trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError, match="another task is receiving"):
+            await second(ws)
+        await peer.send_frame(Opcode.TEXT, "a", fin=False)
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError, match="another task is receiving"):
+            await second(ws)
+        await peer.send_frame(Opcode.CONTINUATION, b"b")
+        await wait_all_tasks_blocked()
+    assert got == (["ab"] if first is recv else ["a", "b"])
+
+
+async def test_pieces_are_not_for_one_task_while_another_waits_for_the_next_message() -> None:
+    async with open_raw() as (peer, ws), trio.open_nursery() as nursery:
+        await peer.send_frame(Opcode.TEXT, "a", fin=False)
+        pieces = ws.recv_streaming()
+        assert await anext(pieces) == "a"
         nursery.start_soon(ws.recv)
         await wait_all_tasks_blocked()
         with pytest.raises(trio.BusyResourceError, match="another task is receiving"):
-            await ws.recv()
+            await anext(pieces)
         nursery.cancel_scope.cancel()
 
 

@@ -2,8 +2,9 @@
 
 A message is encoded once, into the bytes that every peer gets, and appended to the log's open segment. When
 the broadcast loop ends its turn it *seals* the segment: the frames of the turn become one immutable ``bytes``
-with a number. A peer is a cursor: the number of the segment that it gets next, and how much of that segment the
-kernel has already taken from us. So the cost of a backlog is the log, once, and not a queue for each peer.
+with a number (or several, if they are very many). A peer is a cursor: the number of the segment that it gets next,
+and how much of that segment the kernel has already taken from us. So the cost of a backlog is the log, once, and not a
+queue for each peer.
 
 ::
 
@@ -48,12 +49,16 @@ from typing import NamedTuple
 from rawws.limits import KIB, MIB
 from rawws.wire.deflate import MIN_DEFLATE_BYTES
 from rawws.wire.encodings import PLAIN, WINDOW_BITS
-from rawws.wire.frames import Opcode, count_frames, split_frames
+from rawws.wire.frames import Opcode, count_frames, is_lone_header, skip_frames, split_frames
 from rawws.wire.message_ids import Ids, NumberedIds
 
 # As much as one send() of a peer that catches up should have: a socket's buffer is not much larger.
 RUN_BYTES = 64 * KIB
 MAX_RUNS = 8
+
+# A segment has so many pieces of frames at most; a turn, or a program, may bring many more. Who asks for a place within
+# it, or is the only one to get it in another form, keeps the others waiting for a few milliseconds then.
+SEGMENT_PIECES = 4096
 
 # What a segment takes beside the bytes of its frames: the object, its numbers, the head of the bytes, its place in the
 # log. Another form of it has a head and a place too. (Measured, with CPython 3.11 on 64 bits.)
@@ -121,7 +126,6 @@ class BroadcastLog:
         "_history_from",
         "_open",
         "_open_count",
-        "_open_deflatable",
         "_runs",
         "_segments",
         "end_bytes",
@@ -145,7 +149,6 @@ class BroadcastLog:
         self.history = history or _NO_HISTORY
         self._open: list[bytes | bytearray] = []
         self._open_count = 0
-        self._open_deflatable = False
         self.open_bytes = 0
         self._segments: deque[_Segment] = deque()
         self.first = 0
@@ -187,26 +190,33 @@ class BroadcastLog:
         self._open += frames
         sizes = list(map(len, frames))
         self.open_bytes += sum(sizes)
-        largest = max(sizes, default=0)
-        self._open_count += count_frames(frames, largest)
-        if largest >= MIN_DEFLATE_BYTES:
-            self._open_deflatable = True
+        self._open_count += count_frames(frames, max(sizes, default=0))
 
     def seal(self, now: float = 0.0) -> bytes | None:
-        """Close the open segment and return it, or None when nothing was appended."""
+        """Make a segment of what was appended and return it, or None when there is nothing more.
+
+        Of very many messages it takes the first; to be called again until nothing is left.
+        """
         if not self._open:
             return None
-        plain = b"".join(self._open)
-        self._open.clear()
-        self.open_bytes = 0
-        self.end_bytes += len(plain)
-        self.kept_bytes += len(plain)
-        self.history_bytes += len(plain)
-        first, count = self.last_message + 1, self._open_count
-        self._segments.append(_Segment(plain, self.end_bytes, first, count, now, deflatable=self._open_deflatable))
+        pieces = self._open
+        if len(pieces) > SEGMENT_PIECES:
+            end = SEGMENT_PIECES + is_lone_header(pieces[SEGMENT_PIECES - 1])
+            pieces, self._open = pieces[:end], pieces[end:]
+        else:
+            self._open = []
+        plain = b"".join(pieces)
+        size, largest = len(plain), max(map(len, pieces))
+        first, count = self.last_message + 1, count_frames(pieces, largest)
+        self.open_bytes -= size
+        self._open_count -= count
+        self.end_bytes += size
+        self.kept_bytes += size
+        self.history_bytes += size
+        self._segments.append(
+            _Segment(plain, self.end_bytes, first, count, now, deflatable=largest >= MIN_DEFLATE_BYTES)
+        )
         self.last_message += count
-        self._open_count = 0
-        self._open_deflatable = False
         return plain
 
     def leave_out(self) -> None:
@@ -333,8 +343,7 @@ class BroadcastLog:
         skipped = wanted - segment.first
         if not skipped:
             return Entry(b"", number, is_gap)
-        frames = itertools.islice(split_frames(segment.plain), skipped, None)
-        plain = b"".join(header.raw + bytes(payload) for header, payload in frames)
+        plain = segment.plain[skip_frames(segment.plain, skipped) :]
         rest = plain if form is PLAIN else self._encode(plain, form, self.ids.labels(wanted))
         return Entry(rest, number + 1, is_gap)
 
@@ -344,9 +353,9 @@ class BroadcastLog:
             return
         number, _ = self._find(after + 1)
         for segment in itertools.islice(self._segments, number - self.first, None):
-            for message, (header, payload) in enumerate(split_frames(segment.plain), segment.first):
-                if message <= after:
-                    continue
+            known = max(0, after + 1 - segment.first)
+            frames = split_frames(memoryview(segment.plain)[skip_frames(segment.plain, known) :])
+            for message, (header, payload) in enumerate(frames, segment.first + known):
                 most, most_bytes = most - 1, most_bytes - len(payload)
                 yield self.ids.label(message), Opcode(header.opcode), bytes(payload)
                 if most <= 0 or most_bytes <= 0:

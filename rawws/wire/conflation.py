@@ -9,7 +9,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from rawws.wire.frames import Opcode, split_frames
+from rawws.wire.frames import Opcode, frame_ends, split_frames
 
 # A peer chooses the keys of what it sends; of more than this, those that were not renewed for longest are forgotten.
 MAX_KEYS = 10_000
@@ -86,6 +86,9 @@ class Senders:
     def __init__(self) -> None:
         self._lasts = array("Q")  # the number of each run's last message
         self._senders = array("Q")
+        # Where the frames end of the segment that was cut last: most often all its senders are sent it in a row.
+        self._cut = b""
+        self._ends = [0]
 
     def add(self, last: int, sender: int) -> None:
         """Note who sent the next messages, up to that number."""
@@ -100,24 +103,35 @@ class Senders:
         gone = bisect.bisect_left(self._lasts, first)
         del self._lasts[:gone]
         del self._senders[:gone]
+        self._cut, self._ends = b"", [0]
 
-    def sent_to(self, first: int, last: int, sender: int) -> bool:
-        """Say whether some of these messages are by that sender."""
-        return any(who == sender for _, _, who in self._runs(first, last))
+    def leave_out(self, sender: int, segment: bytes, first: int, last: int) -> bytes:
+        """Return a segment, in any form that has frames, without what is by a sender; these are its messages."""
+        runs = list(self._runs_of(sender, first, last))
+        if not runs:
+            return segment
+        if self._cut is not segment:
+            self._cut, self._ends = segment, [0, *frame_ends(segment)]
+        view, ends = memoryview(segment), self._ends
+        others = []
+        at = 0
+        for begin, end in runs:
+            others.append(view[at : ends[begin - first]])
+            at = ends[end - first]
+        others.append(view[at:])
+        return b"".join(others)
 
-    def others(self, first: int, last: int, sender: int, frames: bytes) -> Iterator[tuple[int, bytes]]:
-        """Yield the runs of these messages' frames that are not by that sender, with the number of each run's first."""
-        ends = [0]
-        for header, payload in split_frames(frames):
-            ends.append(ends[-1] + len(header.raw) + len(payload))
-        for begin, end, who in self._runs(first, last):
-            if who != sender:
-                yield begin, frames[ends[begin - first] : ends[end - first]]
+    def count(self, sender: int, first: int, last: int) -> int:
+        """Return how many of these messages are by a sender."""
+        return sum(end - begin for begin, end in self._runs_of(sender, first, last))
 
-    def _runs(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
-        """Yield runs within these messages: the number of the first, that behind the last, and the sender."""
-        place = bisect.bisect_left(self._lasts, first)
-        while first <= last:
-            end = min(self._lasts[place], last) + 1
-            yield first, end, self._senders[place]
-            first, place = end, place + 1
+    def _runs_of(self, sender: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield a sender's runs within these messages: the number of the first, and that behind the last."""
+        lasts, senders = self._lasts, self._senders
+        place = bisect.bisect_left(lasts, first)
+        stop = bisect.bisect_left(lasts, last) + 1
+        for _ in range(senders[place:stop].count(sender)):
+            place = senders.index(sender, place, stop)
+            begin = lasts[place - 1] + 1 if place else first
+            yield max(first, begin), min(last, lasts[place]) + 1
+            place += 1

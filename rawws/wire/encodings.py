@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rawws.wire.deflate import deflate_frames
-from rawws.wire.frames import FIN, LENGTH_IN_2_BYTES, Opcode, encode_frame, parse_header, split_frames
+from rawws.wire.frames import FIN, LENGTH_IN_2_BYTES, Opcode, encode_frame, frame_ends, parse_header, split_frames
 
 PLAIN = 0
 WINDOW_BITS = 0x0F
@@ -109,12 +109,7 @@ def boundary_behind(data: bytes, at: int, form: int) -> int:
         return 0
     if form & EVENTS:
         return data.index(b"\n\n", at - 2 if at > 1 else 0) + 2
-    boundary = 0
-    for header, payload in split_frames(data):
-        if boundary >= at:
-            break
-        boundary += len(header.raw) + len(payload)
-    return boundary
+    return next((end for end in frame_ends(data) if end >= at), len(data))
 
 
 def rest_of_message(segment: bytes, offset: int, form: int, *, committed_bytes: int = 0) -> bytes:
@@ -129,4 +124,4 @@ def count_messages(data: bytes, end: int, form: int) -> int:
     """Return how many whole messages ``data[:end]`` has, which ends between two."""
     if form & EVENTS:
         return data.count(b"\n\n", 0, end)
-    return sum(1 for _ in split_frames(memoryview(data)[:end]))
+    return sum(1 for _ in frame_ends(memoryview(data)[:end]))

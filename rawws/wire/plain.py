@@ -248,30 +248,24 @@ class PlainReader:
         if self._connection.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
             self.ended = True
             events.append(CloseReceived(CloseFrame(code, reason)))
-        elif (newer := self._close_with_1014()) is not None:
-            self.ended = True
-            events.append(CloseReceived(newer))
         elif code == CloseReason.MESSAGE_TOO_BIG:
             self._fail(self._too_big(self.max_message_bytes + 1), events)
         else:
-            self._fail(_name_fault(code, reason), events)
+            fault = _name_fault(code, reason)
+            if fault.code == "close_code_invalid" and (newer := self._close_with_1014()) is not None:
+                self.ended = True
+                events.append(CloseReceived(newer))
+            else:
+                self._fail(fault, events)
 
     def _close_with_1014(self) -> CloseFrame | None:
-        """Return the close in the frame just rejected, if the one thing wrong with it is code 1014.
+        """Return the close whose code was just rejected, if that is 1014 and its reason is UTF-8.
 
-        1014 entered the IANA registry after wsproto's table was written; servers behind gateways send it.
+        1014 entered the IANA registry after wsproto's table was written; servers behind gateways send it. wsproto
+        judges a close's code last but for its reason, so all else in the frame is in order.
         """
-        if self._recorder is None:
-            return None
-        frame = self._recorder.frame()
-        header = frame.header
-        if header.opcode != Opcode.CLOSE or frame.left_out_bytes or not header.fin:
-            return None
-        if header.rsv1 or header.rsv2 or header.rsv3:
-            return None
-        if (header.mask_key is None) is (self._our_role is Role.SERVER):
-            return None
-        payload = frame.payload_head
+        assert self._recorder is not None
+        payload = self._recorder.frame().payload_head
         if payload[:2] != (1014).to_bytes(2, "big"):
             return None
         try:

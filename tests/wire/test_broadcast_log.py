@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rawws.wire.broadcast_log import MAX_RUNS, RUN_BYTES, BroadcastLog, Cursor
+from rawws.wire.broadcast_log import MAX_RUNS, RUN_BYTES, SEGMENT_PIECES, BroadcastLog, Cursor
 from rawws.wire.encodings import PLAIN, rest_of_message
-from rawws.wire.frames import Opcode, encode_frame
+from rawws.wire.frames import Opcode, encode_frame, encode_message, frame_ends
 
 HELLO = bytes.fromhex("81 05 48 65 6c 6c 6f")
 PING = bytes.fromhex("89 00")
@@ -41,6 +41,30 @@ def test_a_segment_is_the_frames_of_a_turn_in_their_order() -> None:
     assert log.segment(0) is segment, "everybody is given the same bytes"
     assert (log.next, log.open_bytes, log.end_bytes, log.kept_bytes) == (1, 0, 9, 9)
     assert log.seal() is None
+
+
+@pytest.mark.parametrize("large_at", [None, 0, SEGMENT_PIECES - 1, SEGMENT_PIECES])
+def test_a_segment_has_so_many_messages_at_most_and_each_of_them_whole(large_at: int | None) -> None:
+    log = BroadcastLog(lambda frames, *_: frames[::-1])
+    count = 2 * SEGMENT_PIECES + 5
+    frames: list[bytes | bytearray] = []
+    for number in range(count):
+        encode_message(Opcode.BINARY, b"x" * 5000 if number == large_at else b"%d" % number, frames)
+    log.append(frames)
+    assert (log.next_message, log.open_bytes) == (count + 1, sum(map(len, frames)))
+    first = 1
+    sealed: list[bytes] = []
+    for segment in iter(log.seal, None):
+        end = first + sum(1 for _ in frame_ends(segment))
+        assert log.span(len(sealed)) == (first, end - 1)
+        is_deflatable = log.segment(len(sealed), 15) is not segment
+        assert is_deflatable is (large_at is not None and first <= large_at + 1 < end)
+        assert log.next_message == count + 1
+        sealed.append(segment)
+        first = end
+    assert len(sealed) == 3
+    assert b"".join(sealed) == b"".join(frames)
+    assert (log.last_message, log.open_bytes) == (count, 0)
 
 
 def test_lag_counts_the_sealed_bytes_behind_a_cursor() -> None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
+import pytest
+
+from rawws.wire import conflation
 from rawws.wire.conflation import MAX_KEYS, NewestByKey, Senders
-from rawws.wire.frames import Opcode, encode_frame
+from rawws.wire.encodings import PLAIN, WITH_IDS, encode
+from rawws.wire.frames import Opcode, encode_frame, frame_ends
+from rawws.wire.message_ids import NumberedIds
 from tests.wire.helpers import text_frame, texts_in
 
 
@@ -52,14 +58,34 @@ def test_everything_but_ones_own() -> None:
     for last, sender in ((2, 1), (3, 2), (4, 1), (5, 1)):
         senders.add(last, sender)
     segment = b"".join(map(text_frame, "abcd"))
-    assert [(first, texts_in(frames)) for first, frames in senders.others(1, 4, 1, segment)] == [(3, ["c"])]
-    assert [(first, texts_in(frames)) for first, frames in senders.others(1, 4, 2, segment)] == [
-        (1, ["a", "b"]),
-        (4, ["d"]),
+    assert texts_in(senders.leave_out(1, segment, 1, 4)) == ["c"]
+    assert texts_in(senders.leave_out(2, segment, 1, 4)) == ["a", "b", "d"]
+    assert senders.leave_out(3, segment, 1, 4) is segment
+    assert texts_in(senders.leave_out(1, text_frame("b") + text_frame("c"), 2, 3)) == ["c"], "a run began before"
+    assert texts_in(senders.leave_out(2, encode(segment, WITH_IDS, NumberedIds("e").labels(1)), 1, 4)) == [
+        f'{{"id":"e-{number}"}}\n{text}' for number, text in ((1, "a"), (2, "b"), (4, "d"))
     ]
-    assert [
-        (first, texts_in(frames)) for first, frames in senders.others(2, 3, 1, text_frame("b") + text_frame("c"))
-    ] == [(3, ["c"])]
-    assert [senders.sent_to(1, 4, who) for who in (1, 2, 3)] == [True, True, False]
+    assert [senders.count(sender, 2, 4) for sender in (1, 2, 3)] == [2, 1, 0]
     senders.trim(4)
-    assert [senders.sent_to(4, 5, who) for who in (1, 2)] == [True, False]
+    assert texts_in(senders.leave_out(1, text_frame("d") + text_frame("e"), 4, 5)) == []
+    assert texts_in(senders.leave_out(2, text_frame("d") + text_frame("e"), 4, 5)) == ["d", "e"]
+
+
+@pytest.mark.parametrize("form", [PLAIN, WITH_IDS])
+def test_that_everybody_spoke_costs_one_look_at_the_segment(monkeypatch: pytest.MonkeyPatch, form: int) -> None:
+    looks: list[bytes] = []
+
+    def look(segment: bytes) -> Iterator[int]:
+        looks.append(segment)
+        return frame_ends(segment)
+
+    monkeypatch.setattr(conflation, "frame_ends", look)
+    senders = Senders()
+    texts = [f"by {sender}" for sender in range(100)]
+    for sender in range(100):
+        senders.add(sender + 1, sender)
+    segment = encode(b"".join(map(text_frame, texts)), form, NumberedIds("e").labels(1))
+    for sender in range(100):
+        got = texts_in(senders.leave_out(sender, segment, 1, 100))
+        assert [text.rpartition("\n")[2] for text in got] == texts[:sender] + texts[sender + 1 :]
+    assert len(looks) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,9 @@ from rawws.wire.frames import (
     encode_frame,
     encode_header,
     encode_message,
+    frame_ends,
     parse_header,
+    skip_frames,
     split_frames,
 )
 from rawws.wire.masking import apply_mask
@@ -152,6 +156,14 @@ def test_5_7_each_example_is_parsed_and_written_back(
     ]
     assert parsed == frames
     assert b"".join(encode_frame(op, payload, fin=fin, mask_key=key) for op, fin, key, payload in frames) == data
+
+
+def test_the_ends_of_frames_are_found_without_their_headers() -> None:
+    frames = [encode_frame(Opcode.BINARY, bytes(size)) for size in (0, 1, 125, 126, 65_535, 65_536)]
+    data = b"".join(frames)
+    ends = list(itertools.accumulate(map(len, frames)))
+    assert list(frame_ends(data)) == list(frame_ends(memoryview(data))) == ends
+    assert [skip_frames(data, count) for count in range(len(frames) + 1)] == [0, *ends]
 
 
 # Our encoder and wsproto's
