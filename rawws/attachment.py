@@ -64,7 +64,9 @@ async def attach(
     behind the request come in through that; or give those bytes as ``trailing_data``. The rest is as for `serve`.
 
     Raises `HandshakeRefused` when the request isn't a valid handshake, or the application refused it; the client
-    has been told so, and the stream is closed.
+    has been told so, and the stream is closed. Raises OSError when the client has gone before it is answered. What
+    comes out of the block comes out of ``async with`` too: `ConnectionClosed`, say, however the client leaves. A server
+    has to catch these, or any client ends it.
     """
     limits = Limits(
         max_message_bytes=NO_LIMIT if max_size is None else max_size,
