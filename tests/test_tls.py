@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import ssl
@@ -17,8 +18,9 @@ import rawws.cli
 from rawws.errors import UsageError
 from rawws.limits import Limits
 from rawws.program import load_tls
+from rawws.transport import TlsTransport
 from rawws.wire.frames import Opcode, parse_header
-from tests.serving import LOOPBACK, Running, Seen, Serve, binary, close, get, ping, text, upgrade
+from tests.serving import LOOPBACK, PATIENCE_S, Running, Seen, Serve, binary, close, get, ping, text, upgrade
 
 
 class Certificate:
@@ -140,6 +142,78 @@ async def test_a_tls_peer_that_falls_too_far_behind_is_closed_at_a_frame_boundar
     assert 0 < len(received) < count
     assert set(received) == {Seen(Opcode.BINARY, message)}
     assert last.payload[:2] == (1013).to_bytes(2, "big")
+
+
+# The transport itself
+
+
+async def pair(certificate: Certificate) -> tuple[TlsTransport, TlsTransport]:
+    """Return a client's and a server's end, after the handshake."""
+    theirs, ours = socket.socketpair()
+    client = TlsTransport(theirs, certificate.client, server_hostname=LOOPBACK)
+    server = TlsTransport(ours, certificate.server)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.shake_hands)
+        nursery.start_soon(server.shake_hands)
+    return client, server
+
+
+async def receive_to_end(transport: TlsTransport) -> bytes:
+    received = b""
+    while data := await transport.receive():
+        received += data
+    return received
+
+
+@pytest.mark.parametrize("unread", [b"", b"before" * 1000])
+async def test_who_says_that_nothing_follows_still_gets_all_that_comes(certificate: Certificate, unread: bytes) -> None:
+    client, server = await pair(certificate)
+    with contextlib.closing(client), contextlib.closing(server), trio.fail_after(PATIENCE_S):
+        await client.send_all(b"last words")
+        await server.send_all(unread)
+        client.shutdown_write()
+        async with trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                assert await receive_to_end(server) == b"last words"
+                await server.send_all(b"behind" * 1000)
+                server.shutdown_write()
+
+            nursery.start_soon(answer)
+            assert await receive_to_end(client) == unread + b"behind" * 1000
+
+
+async def test_what_was_decrypted_and_not_taken_is_there_after_our_end(certificate: Certificate) -> None:
+    client, server = await pair(certificate)
+    with contextlib.closing(client), contextlib.closing(server):
+        await server.send_all(b"a record")
+        assert await client.receive(2) == b"a "
+        client.shutdown_write()
+        assert client.has_pending
+        server.shutdown_write()
+        assert await client.receive(3) == b"rec"
+        assert await receive_to_end(client) == b"ord"
+
+
+async def test_our_end_is_heard_whoever_ends_first(certificate: Certificate) -> None:
+    client, server = await pair(certificate)
+    with contextlib.closing(client), contextlib.closing(server):
+        server.shutdown_write()
+        assert await receive_to_end(client) == b""
+        client.shutdown_write()
+        assert await receive_to_end(server) == await receive_to_end(client) == b""
+
+
+async def test_records_in_front_of_a_fault_are_not_lost_with_it(certificate: Certificate) -> None:
+    client, server = await pair(certificate)
+    with contextlib.closing(client), contextlib.closing(server):
+        await server.send_all(b"whole")
+        with server.detach() as bare:
+            bare.sendall(b"no record at all")
+            assert await client.receive() == b"whole"
+            assert client.has_pending  # no poller would tell of it
+            with pytest.raises(ssl.SSLError):
+                await client.receive()
 
 
 async def test_plain_http_on_the_tls_port_is_one_line_in_the_log(
