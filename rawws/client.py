@@ -19,10 +19,12 @@ import trio
 from rawws import logs
 from rawws.errors import (
     ConnectionClosed,
+    InvalidHandshake,
     InvalidRedirect,
     InvalidResponse,
     InvalidStatus,
     InvalidURI,
+    NoResponse,
     OpenTimeout,
     ProxyError,
     RawwsError,
@@ -160,7 +162,7 @@ class Connector:
             handshake = self._handshake(uri, headers)
             transport = await self._dial(attempt, uri)
             try:
-                phase, response = await attempt.ask(transport, handshake.request, f"waiting for {uri} to answer")
+                phase, response = await attempt.ask(transport, handshake.request, str(uri))
                 answer = attempt.examine(handshake, response)
                 location = response.headers.get("Location")
                 if response.status not in REDIRECTS or location is None:
@@ -278,13 +280,11 @@ class Connector:
         transport = Transport(connected)
         try:
             request = Request("CONNECT", f"{host}:{uri.port}", "1.1", Headers(fields))
-            try:
-                phase, response = await attempt.ask(transport, request, f"waiting for the proxy {shown} to answer")
-            except InvalidResponse as error:
-                raise ProxyError(f"the proxy {shown} can't be used: {error}") from None
+            phase, response = await attempt.ask(transport, request, f"the proxy {shown}", ProxyError)
             if not 200 <= response.status < 300:
                 told = f"{response.status} {response.reason}".rstrip()
-                raise ProxyError(f"the proxy {shown} does not connect us to {uri.authority}: it answered {told}")
+                told = f"the proxy {shown} does not connect us to {uri.authority}: it answered {told}"
+                raise ProxyError(told, response)
             if phase.trailing_data:
                 raise ProxyError(f"the proxy {shown} sent bytes of its own behind its answer")
             return transport.detach()
@@ -312,9 +312,11 @@ class _Attempt:
         self.log(logs.http, logging.DEBUG, STATE, f"connected to {where}")
         return connected
 
-    async def ask(self, transport: Transport, request: Request, stage: str) -> tuple[ResponsePhase, Response]:
-        """Send a request and return the answer. Raises `InvalidResponse` for what is none."""
-        self.stage = stage
+    async def ask(
+        self, transport: Transport, request: Request, whom: str, invalid: type[InvalidHandshake] = InvalidResponse
+    ) -> tuple[ResponsePhase, Response]:
+        """Send a request and return the answer. Raises what is given for what is none, and `NoResponse`."""
+        self.stage = f"waiting for {whom} to answer"
         phase = ResponsePhase(self._limits)
         data = phase.send_request(request)
         self._show(OUT, data)
@@ -325,7 +327,7 @@ class _Attempt:
             self._show(IN, answer.raw_head)
             return phase, answer
         self.log(logs.handshake, logging.INFO, FAULT, f"no handshake: {answer}")
-        raise InvalidResponse(f"{request.headers['Host']}: {answer}")
+        raise (NoResponse if phase.cut_off else invalid)(f"{whom}: {answer}")
 
     def _show(self, mark: str, raw_head: bytes) -> None:
         if logs.http.isEnabledFor(logging.DEBUG):
@@ -392,11 +394,10 @@ class _Reconnecting(AsyncIterator[WebSocket]):
 
 def _retry_after_s(error: Exception) -> float | None:
     """Return how long to wait at least before another try; None where that would fail in the same way."""
-    if isinstance(error, InvalidStatus):
-        status = error.response.status
-        if status < 500 and status not in RETRIED_STATUSES:
+    if isinstance(error, InvalidStatus | ProxyError) and (response := error.response) is not None:
+        if response.status < 500 and response.status not in RETRIED_STATUSES:
             return None
-        wish = error.response.headers.get("Retry-After", "0") or "0"
+        wish = response.headers.get("Retry-After", "0") or "0"
         return min(float(wish), MAX_BACKOFF_S) if wish.isascii() and wish.isdigit() else 0.0
     if isinstance(error, ssl_module.SSLCertVerificationError):
         return None
@@ -434,8 +435,9 @@ def connect(
 
     ``async for ws in connect(...)`` connects, and again each time that the loop comes round, which is to be when
     ``ws`` has raised `ConnectionClosed`; it waits a random time before each try, longer and longer up to a minute.
-    It gives up, and raises, where another try would fail too: for 401, 403 and other statuses of 4xx, a bad
-    certificate, a server that doesn't speak WebSocket. To leave it, ``break``; the connection is closed then.
+    It gives up, and raises, where another try would fail too: for 401, 403 and other statuses of 4xx, of a server or
+    a proxy, a bad certificate, a server that doesn't speak WebSocket. To leave it, ``break``; the connection is
+    closed then.
 
     ``uri`` begins with ``ws:``, ``wss:``, or ``ws+unix:`` (``ws+unix:///run/app.sock:/room``); a user name and a
     password in it are sent as Basic authorization. Times are in seconds, sizes in bytes; None switches a limit off.
@@ -457,7 +459,7 @@ def connect(
 
     Raises `InvalidURI` and `UsageError` at once for what can't be meant. Connecting raises OSError when there is no
     connection (ssl.SSLError is one), `OpenTimeout`, and `InvalidHandshake` when the server says no:
-    `InvalidStatus` has its answer.
+    `InvalidStatus` has its answer. `NoResponse`, when the connection ends first, is both.
     """
     return Connector(
         uri,

@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from rawws.errors import InvalidResponse
+from rawws.errors import ConnectionClosed, InvalidResponse, NoResponse
 from rawws.websocket import WebSocket
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.message_ids import Gap
@@ -17,10 +17,17 @@ class ResumedWebSocket(WebSocket):
     """A connection to a room that knows which message it had last; `recv` returns messages as ever."""
 
     async def begin(self) -> None:
-        """Receive the server's first words, which say where it begins. Raises `InvalidResponse` for others."""
+        """Receive the server's first words, which say where it begins.
+
+        Raises `InvalidResponse` for others, and `NoResponse` when the connection ends before them.
+        """
         if self.subprotocol != SUBPROTOCOL:
             raise InvalidResponse(f"the server does not speak {SUBPROTOCOL}, without which nothing can be resumed")
-        head, _ = _divide(await super().recv())
+        try:
+            first = await super().recv()
+        except ConnectionClosed as error:
+            raise NoResponse(f"the server has not said where it begins: {error}") from None
+        head, _ = _divide(first)
         if "at" not in head:
             raise InvalidResponse(f"the server's first message does not say where it begins: {str(head)[:80]}")
         self.last_id = str(head["at"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -117,7 +119,9 @@ async def test_says_what_it_is_told_to(nursery: trio.Nursery) -> None:
         heads.append(await read_head(stream))
 
     url = (await start_raw(nursery, listen)).replace("ws://", "ws://alice:s%20cret@")
-    with pytest.raises(rawws.InvalidResponse, match="closed the connection before it answered"):
+    with pytest.raises(
+        rawws.NoResponse, match=f"^{re.escape(url.replace('alice:s%20cret@', ''))}/room.x=1: the server "
+    ):
         await rawws.connect(
             f"{url}/room?x=1",
             headers={"X-Test": "1"},
@@ -195,6 +199,24 @@ async def test_what_is_no_address_of_a_websocket_is_refused(uri: str) -> None:
 # When there is no WebSocket
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("", "closed the connection before it answered"),
+        ("HTTP/1.1 101 Sw", "closed the connection in the middle of its answer"),
+    ],
+)
+async def test_a_connection_that_ends_before_the_answer_is_a_lost_one(
+    nursery: trio.Nursery, said: str, told: str
+) -> None:
+    url = await start_raw(nursery, answering(said))
+    with pytest.raises(rawws.NoResponse, match=told) as caught:
+        await rawws.connect(url).open()
+    assert isinstance(caught.value, ConnectionError)
+    with pytest.raises(rawws.NoResponse, match=f"^the proxy http://.*: the server {told}"):
+        await rawws.connect("ws://example.org/", proxy=url.replace("ws:", "http:")).open()
+
+
 async def test_nobody_there_is_one_sentence() -> None:
     with socket.socket() as taken:
         taken.bind((LOOPBACK, 0))
@@ -204,7 +226,6 @@ async def test_nobody_there_is_one_sentence() -> None:
 
 
 ANSWERS = {
-    "nothing": ("", "the server closed the connection before it answered"),
     "another protocol": ("SSH-2.0-OpenSSH\r\n", "the server's answer is not HTTP: it begins with"),
     "no Upgrade": (GOOD.replace("Upgrade: websocket\r\n", ""), "Upgrade header"),
     "no Connection": (GOOD.replace("Connection: Upgrade\r\n", ""), "its Connection header lacks 'Upgrade'"),
@@ -456,11 +477,54 @@ async def test_honours_retry_after(
     assert 30 <= trio.current_time() - started < 40
 
 
+async def test_tries_again_where_the_connection_ended_before_an_answer(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    ends = iter(["nothing", "a reset", "HTTP/1.1 101 Sw", "HTTP/1.1 503 Busy\r\n\r\n", GOOD + "\r\n"])
+
+    async def converse(stream: trio.SocketStream) -> None:
+        match next(ends):
+            case "nothing":
+                pass
+            case "a reset":
+                stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            case head:
+                await answering(head)(stream)
+
+    url = await start_raw(nursery, converse)
+    async for ws in rawws.connect(url):
+        assert ws.response.status == 101
+        break
+    assert list(ends) == []
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 async def test_gives_up_where_trying_again_is_of_no_use(nursery: trio.Nursery, status: int) -> None:
     url = await start(nursery, process_request=lambda _: Response(status))
     with pytest.raises(rawws.InvalidStatus):
         await anext(aiter(rawws.connect(url)))
+    proxy_url = (await start_raw(nursery, Proxy(f"HTTP/1.1 {status} No").converse)).replace("ws:", "http:")
+    with pytest.raises(rawws.ProxyError):
+        await anext(aiter(rawws.connect(url, proxy=proxy_url)))
+
+
+async def test_tries_again_where_a_proxy_can_not_connect_us_yet(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    proxy = Proxy()
+    answers = iter(["HTTP/1.1 503 Later\r\nRetry-After: 30", "HTTP/1.1 502 Bad Gateway", "HTTP/1.1 200 Connected"])
+
+    async def converse(stream: trio.SocketStream) -> None:
+        proxy.answer = next(answers)
+        await proxy.converse(stream)
+
+    proxy_url = (await start_raw(nursery, converse)).replace("ws:", "http:")
+    started = trio.current_time()
+    async for _ in rawws.connect(await start(nursery), proxy=proxy_url):
+        break
+    assert 30 <= trio.current_time() - started < 40
 
 
 async def test_leaving_the_loop_closes_the_connection(nursery: trio.Nursery) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 import rawws
 from rawws.server import Server
@@ -112,6 +113,36 @@ async def test_a_server_whose_first_words_are_others(nursery: trio.Nursery, firs
         async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/", resume=True):
             pass
     assert told in str(refused.value)
+    server.stop()
+
+
+@pytest.mark.parametrize("code", [1012, None])
+async def test_a_cut_in_front_of_the_first_words_is_a_cut(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+    code: int | None,
+) -> None:
+    tries = 0
+
+    async def begin_late(ws: rawws.WebSocket) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            await ws.send('{"at": "1-1"}')
+            await ws.wait_closed()
+        elif code is not None:
+            await ws.aclose(code)
+
+    server = await nursery.start(
+        partial(rawws.serve, begin_late, 0, host=LOOPBACK, subprotocols=["rawws.id.v1"], drain=0)
+    )
+    url = f"ws://{LOOPBACK}:{server.port}/"
+    with pytest.raises(rawws.NoResponse, match="the server has not said where it begins: closed by the server with 1"):
+        await rawws.connect(url, resume=True).open()
+    async for ws in rawws.connect(url, resume=True):
+        assert ws.last_id == "1-1"
+        break
+    assert tries == 3
     server.stop()
 
 

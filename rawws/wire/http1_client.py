@@ -60,6 +60,7 @@ class ResponsePhase:
         self._interim_responses = 0
         self._outcome: Response | str | None = None
         self.body_cut = False
+        self.cut_off = False  # the stream ended before there was an answer
 
     def send_request(self, request: Request) -> bytes:
         """Return the bytes of a request without a body."""
@@ -160,6 +161,7 @@ class ResponsePhase:
             if theirs in told:
                 return f"the server's answer is not proper HTTP: {ours}"
         if ended:
+            self.cut_off = True
             if self._head:
                 return "the server closed the connection in the middle of its answer"
             return "the server closed the connection before it answered"
