@@ -9,7 +9,6 @@ import random
 import socket
 import ssl as ssl_module
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
@@ -144,7 +143,8 @@ class Connector:
             websocket = await self._open(attempt)
             if isinstance(websocket, ResumedWebSocket):
                 try:
-                    await websocket.begin()
+                    attempt.stage = f"waiting for {self._uri} to say where it begins"
+                    await websocket.begin(self._since)
                 except BaseException:
                     websocket.begin_close()
                     raise
@@ -157,7 +157,7 @@ class Connector:
     async def _open(self, attempt: _Attempt) -> WebSocket:
         uri, headers = self._uri, self._headers
         if self._since:
-            uri = replace(uri, query=f"{uri.query}&since={self._since}".removeprefix("&"))
+            uri = uri.with_parameter("since", self._since)
         for _ in range(self._max_redirects + 1):
             handshake = self._handshake(uri, headers)
             transport = await self._dial(attempt, uri)
