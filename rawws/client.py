@@ -43,7 +43,7 @@ from rawws.wire.http1_client import ResponsePhase
 from rawws.wire.message_ids import parse_id
 from rawws.wire.messages import FieldsLike, Headers, Request, Response
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, IN, OUT, STATE, head_lines
+from rawws.wire.trace import FAULT, IN, OUT, STATE, head_lines, quote
 from rawws.wire.uri import WebSocketURI, parse_uri
 
 USER_AGENT = f"rawws/{__version__}"
@@ -196,7 +196,7 @@ class Connector:
         """Become a WebSocket, or raise for what the server answered."""
         if response.status != 101:
             body = response.body[:200].decode(errors="replace").strip()
-            told = f"{uri}: {answer.fault}" + (f": {body}" if body else "")
+            told = f"{uri}: {answer.fault}" + (f": {quote(body)}" if body else "")
             raise InvalidStatus(told, response)
         if answer.fault:
             raise InvalidResponse(f"{uri}: the server's 101 is not valid: {answer.fault}")

@@ -252,11 +252,22 @@ async def test_4_1_a_server_that_gets_the_handshake_wrong_is_told_apart(
 async def test_another_status_brings_the_answer_along(nursery: trio.Nursery) -> None:
     url = await start(nursery, http=None, process_request=lambda _: Response(403, "not you\n", {"X-Why": "because"}))
     with pytest.raises(
-        rawws.InvalidStatus, match="the server answered 403 Forbidden instead of 101: not you"
+        rawws.InvalidStatus, match="the server answered 403 Forbidden instead of 101: 'not you'"
     ) as caught:
         await rawws.connect(url).open()
     assert caught.value.response.headers["X-Why"] == "because"
     assert caught.value.response.body == b"not you\n"
+
+
+async def test_what_a_refusal_says_can_not_be_taken_for_the_terminal_s_or_the_log_s(
+    nursery: trio.Nursery,
+) -> None:
+    body = "\x1b[2Jgone\r\n2026 ERROR forged\u202e café\n"
+    url = await start(nursery, process_request=lambda _: Response(403, body))
+    with pytest.raises(rawws.InvalidStatus) as caught:
+        await rawws.connect(url).open()
+    assert str(caught.value).endswith(r"instead of 101: '\x1b[2Jgone\r\n2026 ERROR forged\u202e café'")
+    assert caught.value.response.body == body.encode()
 
 
 async def test_open_timeout_says_what_took_so_long(nursery: trio.Nursery, autojump_clock: MockClock) -> None:  # noqa: ARG001
