@@ -58,6 +58,8 @@ FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
 # A connection that lasted so long was a good one: the next try begins with the first bound again.
 GOOD_CONNECTION_S = 10.0
+# For what an answer says besides its status, once that is here (a guess).
+BODY_TIMEOUT_S = 1.0
 # Answers after which trying again may help (RFC 9110 §15.5.9, RFC 8470, RFC 6585); others of 4xx will stay.
 RETRIED_STATUSES = frozenset({408, 425, 429})
 
@@ -321,8 +323,10 @@ class _Attempt:
         data = phase.send_request(request)
         self._show(OUT, data)
         await transport.send_all(data)
-        while (answer := phase.next_event()) is Signal.NEED_DATA:
+        while (answer := phase.next_event()) is Signal.NEED_DATA and phase.answer is None:
             phase.receive_data(await transport.receive())
+        if phase.answer is not None:
+            answer = await _receive_body(transport, phase, phase.answer)
         if isinstance(answer, Response):
             self._show(IN, answer.raw_head)
             return phase, answer
@@ -346,6 +350,21 @@ class _Attempt:
         if answer.fault:
             self.log(logs.handshake, logging.INFO, FAULT, f"no handshake: {answer.fault}")
         return answer
+
+
+async def _receive_body(transport: Transport, phase: ResponsePhase, answer: Response) -> Response | str:
+    """Return an answer with as much of its body as comes soon: its status is worth more than its last byte.
+
+    Of a redirect nobody reads it, and that of a stream of events never ends.
+    """
+    if answer.status not in REDIRECTS:
+        now = trio.current_time()
+        left_s = trio.current_effective_deadline() - now  # for all of it; then nothing would be told
+        with trio.move_on_at(now + min(BODY_TIMEOUT_S, left_s / 2)), contextlib.suppress(OSError):
+            while phase.next_event() is Signal.NEED_DATA:
+                phase.receive_data(await transport.receive())
+    whole = phase.next_event()
+    return phase.cut_body() if isinstance(whole, Signal) else whole
 
 
 class _Reconnecting(AsyncIterator[WebSocket]):
@@ -449,7 +468,7 @@ def connect(
     - ``proxy``: True for the one in the environment (``https_proxy``, ``http_proxy``, ``all_proxy``, ``no_proxy``),
       None for none, or ``http://host:port``.
     - ``socket``: a connected socket to use; it is ours from then on.
-    - ``open_timeout``: for all from the look-up of the name to the 101.
+    - ``open_timeout``: for all from the look-up of the name to the 101, and with ``resume`` to the first message.
     - ``ping_interval``, ``ping_timeout``, ``close_timeout``, ``max_size``, ``max_queue``, ``compression``,
       ``fast_lane``: as for `serve`.
 

@@ -270,6 +270,52 @@ async def test_what_a_refusal_says_can_not_be_taken_for_the_terminal_s_or_the_lo
     assert caught.value.response.body == body.encode()
 
 
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 10\r\n\r\n", b"who"),
+        ("HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n", b""),
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", b"data: x\n\n"),
+    ],
+)
+@pytest.mark.parametrize("open_timeout", [10, 0.5])
+@pytest.mark.parametrize("resets", [False, True])
+async def test_an_answer_whose_body_does_not_end_is_one(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+    head: str,
+    body: bytes,
+    open_timeout: float,
+    resets: bool,
+) -> None:
+    async def converse(stream: trio.SocketStream) -> None:
+        await answering(head, body)(stream)
+        await trio.sleep(0.1)
+        if resets:
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return
+        await trio.sleep_forever()
+
+    url = await start_raw(nursery, converse)
+    with pytest.raises(rawws.InvalidStatus) as caught:
+        await anext(aiter(rawws.connect(url, open_timeout=open_timeout)))
+    assert caught.value.response.status == int(head.split()[1])
+    assert caught.value.response.body == body
+    assert trio.current_time() < 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_redirect_is_followed_without_its_body(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    there = await start(nursery)
+    began = trio.current_time()
+    here = answering(f"HTTP/1.1 302 Found\r\nLocation: {there}/\r\nContent-Length: 9\r\n\r\n", closes=False)
+    async with rawws.connect(await start_raw(nursery, here)):
+        assert trio.current_time() == began
+
+
 async def test_open_timeout_says_what_took_so_long(nursery: trio.Nursery, autojump_clock: MockClock) -> None:  # noqa: ARG001
     async def mute(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()

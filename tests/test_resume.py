@@ -185,6 +185,16 @@ async def test_what_is_not_of_the_subprotocol_is_the_server_s_fault_and_not_aske
     server.stop()
 
 
+async def test_a_server_that_does_not_say_where_it_begins_is_told_as_such(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    server = await start_saying(nursery)
+    with pytest.raises(rawws.OpenTimeout, match=r"waiting for .* to say where it begins took longer than 3 s"):
+        await rawws.connect(f"ws://{LOOPBACK}:{server.port}/", resume=True, open_timeout=3).open()
+    server.stop()
+
+
 async def test_what_is_missed_meanwhile_is_told_too(nursery: trio.Nursery) -> None:
     gap = '{"gap": {"since": "1-1", "after": "2-7"}}'
     server = await start_saying(nursery, '{"at": "1-1"}', gap, '{"id": "2-8"}\nnext')
