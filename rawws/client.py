@@ -106,19 +106,27 @@ class Connector:
         self._limits = limits
         self._fast_lane = fast_lane
         self._websocket: WebSocket | None = None
+        self._entered = False  # by ``async with``
         self._handshake(self._uri, self._headers)  # raises for what can't be sent, before anything is
 
     def __repr__(self) -> str:
         return f"<connect to {self._uri}>"
 
     async def __aenter__(self) -> WebSocket:
-        self._websocket = await self.open()
+        if self._entered:
+            raise UsageError(f"{self!r} is used twice at a time; call connect once for each connection")
+        self._entered = True
+        try:
+            self._websocket = await self.open()
+        except BaseException:
+            self._entered = False
+            raise
         return self._websocket
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        websocket, self._websocket = self._websocket, None
+        websocket, self._websocket, self._entered = self._websocket, None, False
         assert websocket is not None
         failed = isinstance(error, Exception) and not isinstance(error, ConnectionClosed)
         await websocket.aclose(1011 if failed else 1000)
@@ -233,11 +241,11 @@ class Connector:
 
     async def _dial(self, attempt: _Attempt, uri: WebSocketURI) -> Transport:
         """Return a connection to the server on which HTTP can begin."""
-        proxy = None if self._socket is not None or uri.unix_path is not None else self._find_proxy(uri)
+        proxy, whose = self._find_proxy(uri)
         if self._socket is not None:
             connected, self._socket = self._socket, None
-        elif proxy is not None:
-            connected = await self._dial_through(attempt, proxy, uri)
+        elif proxy is not None and uri.unix_path is None:
+            connected = await self._dial_through(attempt, proxy, whose, uri)
         else:
             connected = await attempt.dial(uri.host, uri.port, uri.unix_path)
         if not uri.secure:
@@ -252,17 +260,18 @@ class Connector:
             raise
         return transport
 
-    def _find_proxy(self, uri: WebSocketURI) -> str | None:
-        """Return the proxy for an address: the one given, or that of the environment, unless it makes an exception."""
+    def _find_proxy(self, uri: WebSocketURI) -> tuple[str | None, str]:
+        """Return the proxy for an address, and who named it: our caller, or the environment, unless it excepts it."""
         if self._proxy is not True:
-            return self._proxy or None
+            return self._proxy or None, "that was given"
         proxies = getproxies_environment()
-        if proxy_bypass(f"{uri.host}:{uri.port}"):
-            return None
-        schemes = ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
-        return next((proxies[scheme] for scheme in schemes if proxies.get(scheme)), None)
+        if not proxy_bypass(f"{uri.host}:{uri.port}"):
+            for scheme in ("wss", "https", "all") if uri.secure else ("ws", "http", "all"):
+                if proxies.get(scheme):
+                    return proxies[scheme], f"of {scheme}_proxy in the environment, to which no_proxy makes exceptions"
+        return None, ""
 
-    async def _dial_through(self, attempt: _Attempt, proxy: str, uri: WebSocketURI) -> socket.socket:
+    async def _dial_through(self, attempt: _Attempt, proxy: str, whose: str, uri: WebSocketURI) -> socket.socket:
         """Have an HTTP proxy connect us (RFC 9110 §9.3.6)."""
         try:
             parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
@@ -271,7 +280,10 @@ class Connector:
             raise ProxyError(f"the address of the proxy can't be used: {error}") from None
         if parts.scheme != "http" or not parts.hostname:
             raise ProxyError(f"the proxy {shown} can't be used: only http:// proxies can; proxy=None does without")
-        connected = await attempt.dial(parts.hostname, parts.port or 80)
+        try:
+            connected = await attempt.dial(parts.hostname, parts.port or 80)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; that is the proxy {whose}") from None
         host = f"[{uri.host}]" if ":" in uri.host else uri.host
         fields = [("Host", f"{host}:{uri.port}")]
         if self._user_agent is not None:

@@ -467,6 +467,26 @@ async def test_a_proxy_that_does_not_connect_us_says_why(nursery: trio.Nursery, 
         await rawws.connect("ws://example.org/", proxy=proxy_url).open()
 
 
+@pytest.mark.parametrize(
+    ("how", "whose"),
+    [
+        ("given", "that was given"),
+        ("http_proxy", "of http_proxy in the environment, to which no_proxy makes exceptions"),
+    ],
+)
+async def test_a_proxy_that_is_not_there_is_told_apart_from_the_server(
+    monkeypatch: pytest.MonkeyPatch, how: str, whose: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        address = f"{LOOPBACK}:{taken.getsockname()[1]}"
+        if how != "given":
+            monkeypatch.setenv(how, f"http://{address}")
+        told = f"can't connect to {address}: Connection refused; that is the proxy {whose}"
+        with pytest.raises(ConnectionRefusedError, match=told):
+            await rawws.connect("ws://example.org/", proxy=f"http://{address}" if how == "given" else True).open()
+
+
 @pytest.mark.parametrize("proxy", ["socks5://localhost:1", "http://h:bad", "http://[bad", "https://localhost:1"])
 async def test_a_proxy_that_cannot_be_used_is_one_sentence(proxy: str) -> None:
     with pytest.raises(rawws.ProxyError, match="can't be used"):
@@ -600,6 +620,25 @@ async def test_leaving_the_loop_closes_the_connection(nursery: trio.Nursery) -> 
 
 
 # The end
+
+
+async def test_one_connect_is_one_connection_at_a_time(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    connector = rawws.connect(await start(nursery))
+    async with connector as first:
+        with pytest.raises(UsageError, match=r"<connect to ws://.*> is used twice at a time; call connect once for"):
+            async with connector:
+                pass
+        await first.send("still here")
+        assert await first.recv() == "still here"
+    async with connector as then:
+        assert then is not first
+    lost = rawws.connect(await start_raw(nursery, answering("")))
+    for _ in range(2):
+        with pytest.raises(rawws.NoResponse):
+            await lost.__aenter__()
 
 
 @pytest.mark.parametrize(("error", "code"), [(None, 1000), (ZeroDivisionError, 1011)])
