@@ -64,7 +64,9 @@ async def attach(
     behind the request come in through that; or give those bytes as ``trailing_data``. The rest is as for `serve`.
 
     Raises `HandshakeRefused` when the request isn't a valid handshake, or the application refused it; the client
-    has been told so, and the stream is closed.
+    has been told so, and the stream is closed. Raises OSError when the client has gone before it is answered. What
+    comes out of the block comes out of ``async with`` too: `ConnectionClosed`, say, however the client leaves. A server
+    has to catch these, or any client ends it.
     """
     limits = Limits(
         max_message_bytes=NO_LIMIT if max_size is None else max_size,
@@ -86,13 +88,12 @@ async def attach(
     )
     if connection is not None and trailing_data:
         raise UsageError("the trailing data is h11's to give when its connection is given; leave trailing_data out")
-    ours = request if isinstance(request, Request) else _from_h11(request)
-    phase = HttpPhase.resume(connection or _replay(ours, trailing_data), limits)
     async with as_socket(stream) as connected:
         transport = Transport(connected)
         try:
+            ours = request if isinstance(request, Request) else _from_h11(request)
             http = HttpConnection(next(current_loop().numbers), transport, service, transport.remote_address or "")
-            http.http = phase
+            http.http = HttpPhase.resume(connection or _replay(ours, trailing_data), limits)
             upgraded = await http.upgrade(ours)
             if upgraded is None:
                 await http.linger()
@@ -123,9 +124,16 @@ def _from_h11(request: h11.Request) -> Request:
 
 
 def _replay(request: Request, trailing_data: bytes) -> h11.Connection:
-    """Return h11's connection as it is when it has read this request."""
+    """Return h11's connection as it is when it has read this request. Raises `UsageError` for what it can't have read.
+
+    RFC 9110 §5.5 lets clients send bytes beyond ASCII in a value.
+    """
     client, server = h11.Connection(h11.CLIENT), h11.Connection(h11.SERVER)
-    head = h11.Request(method=request.method, target=request.target, headers=request.headers.raw())
+    try:
+        fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
+        head = h11.Request(method=request.method, target=request.target, headers=fields)
+    except (UnicodeEncodeError, h11.LocalProtocolError) as error:
+        raise UsageError(f"this request can't have been read from a client: {error}") from None
     server.receive_data((client.send(head) or b"") + trailing_data)
     server.next_event()
     return server

@@ -9,7 +9,6 @@ import random
 import socket
 import ssl as ssl_module
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
@@ -19,10 +18,12 @@ import trio
 from rawws import logs
 from rawws.errors import (
     ConnectionClosed,
+    InvalidHandshake,
     InvalidRedirect,
     InvalidResponse,
     InvalidStatus,
     InvalidURI,
+    NoResponse,
     OpenTimeout,
     ProxyError,
     RawwsError,
@@ -42,7 +43,7 @@ from rawws.wire.http1_client import ResponsePhase
 from rawws.wire.message_ids import parse_id
 from rawws.wire.messages import FieldsLike, Headers, Request, Response
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, IN, OUT, STATE, head_lines
+from rawws.wire.trace import FAULT, IN, OUT, STATE, head_lines, quote
 from rawws.wire.uri import WebSocketURI, parse_uri
 
 USER_AGENT = f"rawws/{__version__}"
@@ -57,6 +58,8 @@ FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
 # A connection that lasted so long was a good one: the next try begins with the first bound again.
 GOOD_CONNECTION_S = 10.0
+# For what an answer says besides its status, once that is here (a guess).
+BODY_TIMEOUT_S = 1.0
 # Answers after which trying again may help (RFC 9110 §15.5.9, RFC 8470, RFC 6585); others of 4xx will stay.
 RETRIED_STATUSES = frozenset({408, 425, 429})
 
@@ -103,19 +106,27 @@ class Connector:
         self._limits = limits
         self._fast_lane = fast_lane
         self._websocket: WebSocket | None = None
+        self._entered = False  # by ``async with``
         self._handshake(self._uri, self._headers)  # raises for what can't be sent, before anything is
 
     def __repr__(self) -> str:
         return f"<connect to {self._uri}>"
 
     async def __aenter__(self) -> WebSocket:
-        self._websocket = await self.open()
+        if self._entered:
+            raise UsageError(f"{self!r} is used twice at a time; call connect once for each connection")
+        self._entered = True
+        try:
+            self._websocket = await self.open()
+        except BaseException:
+            self._entered = False
+            raise
         return self._websocket
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        websocket, self._websocket = self._websocket, None
+        websocket, self._websocket, self._entered = self._websocket, None, False
         assert websocket is not None
         failed = isinstance(error, Exception) and not isinstance(error, ConnectionClosed)
         await websocket.aclose(1011 if failed else 1000)
@@ -142,7 +153,8 @@ class Connector:
             websocket = await self._open(attempt)
             if isinstance(websocket, ResumedWebSocket):
                 try:
-                    await websocket.begin()
+                    attempt.stage = f"waiting for {self._uri} to say where it begins"
+                    await websocket.begin(self._since)
                 except BaseException:
                     websocket.begin_close()
                     raise
@@ -155,12 +167,12 @@ class Connector:
     async def _open(self, attempt: _Attempt) -> WebSocket:
         uri, headers = self._uri, self._headers
         if self._since:
-            uri = replace(uri, query=f"{uri.query}&since={self._since}".removeprefix("&"))
+            uri = uri.with_parameter("since", self._since)
         for _ in range(self._max_redirects + 1):
             handshake = self._handshake(uri, headers)
             transport = await self._dial(attempt, uri)
             try:
-                phase, response = await attempt.ask(transport, handshake.request, f"waiting for {uri} to answer")
+                phase, response = await attempt.ask(transport, handshake.request, str(uri))
                 answer = attempt.examine(handshake, response)
                 location = response.headers.get("Location")
                 if response.status not in REDIRECTS or location is None:
@@ -194,7 +206,7 @@ class Connector:
         """Become a WebSocket, or raise for what the server answered."""
         if response.status != 101:
             body = response.body[:200].decode(errors="replace").strip()
-            told = f"{uri}: {answer.fault}" + (f": {body}" if body else "")
+            told = f"{uri}: {answer.fault}" + (f": {quote(body)}" if body else "")
             raise InvalidStatus(told, response)
         if answer.fault:
             raise InvalidResponse(f"{uri}: the server's 101 is not valid: {answer.fault}")
@@ -229,11 +241,11 @@ class Connector:
 
     async def _dial(self, attempt: _Attempt, uri: WebSocketURI) -> Transport:
         """Return a connection to the server on which HTTP can begin."""
-        proxy = None if self._socket is not None or uri.unix_path is not None else self._find_proxy(uri)
+        proxy, whose = self._find_proxy(uri)
         if self._socket is not None:
             connected, self._socket = self._socket, None
-        elif proxy is not None:
-            connected = await self._dial_through(attempt, proxy, uri)
+        elif proxy is not None and uri.unix_path is None:
+            connected = await self._dial_through(attempt, proxy, whose, uri)
         else:
             connected = await attempt.dial(uri.host, uri.port, uri.unix_path)
         if not uri.secure:
@@ -248,17 +260,18 @@ class Connector:
             raise
         return transport
 
-    def _find_proxy(self, uri: WebSocketURI) -> str | None:
-        """Return the proxy for an address: the one given, or that of the environment, unless it makes an exception."""
+    def _find_proxy(self, uri: WebSocketURI) -> tuple[str | None, str]:
+        """Return the proxy for an address, and who named it: our caller, or the environment, unless it excepts it."""
         if self._proxy is not True:
-            return self._proxy or None
+            return self._proxy or None, "that was given"
         proxies = getproxies_environment()
-        if proxy_bypass(f"{uri.host}:{uri.port}"):
-            return None
-        schemes = ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
-        return next((proxies[scheme] for scheme in schemes if proxies.get(scheme)), None)
+        if not proxy_bypass(f"{uri.host}:{uri.port}"):
+            for scheme in ("wss", "https", "all") if uri.secure else ("ws", "http", "all"):
+                if proxies.get(scheme):
+                    return proxies[scheme], f"of {scheme}_proxy in the environment, to which no_proxy makes exceptions"
+        return None, ""
 
-    async def _dial_through(self, attempt: _Attempt, proxy: str, uri: WebSocketURI) -> socket.socket:
+    async def _dial_through(self, attempt: _Attempt, proxy: str, whose: str, uri: WebSocketURI) -> socket.socket:
         """Have an HTTP proxy connect us (RFC 9110 §9.3.6)."""
         try:
             parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
@@ -267,7 +280,10 @@ class Connector:
             raise ProxyError(f"the address of the proxy can't be used: {error}") from None
         if parts.scheme != "http" or not parts.hostname:
             raise ProxyError(f"the proxy {shown} can't be used: only http:// proxies can; proxy=None does without")
-        connected = await attempt.dial(parts.hostname, parts.port or 80)
+        try:
+            connected = await attempt.dial(parts.hostname, parts.port or 80)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; that is the proxy {whose}") from None
         host = f"[{uri.host}]" if ":" in uri.host else uri.host
         fields = [("Host", f"{host}:{uri.port}")]
         if self._user_agent is not None:
@@ -278,13 +294,11 @@ class Connector:
         transport = Transport(connected)
         try:
             request = Request("CONNECT", f"{host}:{uri.port}", "1.1", Headers(fields))
-            try:
-                phase, response = await attempt.ask(transport, request, f"waiting for the proxy {shown} to answer")
-            except InvalidResponse as error:
-                raise ProxyError(f"the proxy {shown} can't be used: {error}") from None
+            phase, response = await attempt.ask(transport, request, f"the proxy {shown}", ProxyError)
             if not 200 <= response.status < 300:
                 told = f"{response.status} {response.reason}".rstrip()
-                raise ProxyError(f"the proxy {shown} does not connect us to {uri.authority}: it answered {told}")
+                told = f"the proxy {shown} does not connect us to {uri.authority}: it answered {told}"
+                raise ProxyError(told, response)
             if phase.trailing_data:
                 raise ProxyError(f"the proxy {shown} sent bytes of its own behind its answer")
             return transport.detach()
@@ -312,20 +326,24 @@ class _Attempt:
         self.log(logs.http, logging.DEBUG, STATE, f"connected to {where}")
         return connected
 
-    async def ask(self, transport: Transport, request: Request, stage: str) -> tuple[ResponsePhase, Response]:
-        """Send a request and return the answer. Raises `InvalidResponse` for what is none."""
-        self.stage = stage
+    async def ask(
+        self, transport: Transport, request: Request, whom: str, invalid: type[InvalidHandshake] = InvalidResponse
+    ) -> tuple[ResponsePhase, Response]:
+        """Send a request and return the answer. Raises what is given for what is none, and `NoResponse`."""
+        self.stage = f"waiting for {whom} to answer"
         phase = ResponsePhase(self._limits)
         data = phase.send_request(request)
         self._show(OUT, data)
         await transport.send_all(data)
-        while (answer := phase.next_event()) is Signal.NEED_DATA:
+        while (answer := phase.next_event()) is Signal.NEED_DATA and phase.answer is None:
             phase.receive_data(await transport.receive())
+        if phase.answer is not None:
+            answer = await _receive_body(transport, phase, phase.answer)
         if isinstance(answer, Response):
             self._show(IN, answer.raw_head)
             return phase, answer
         self.log(logs.handshake, logging.INFO, FAULT, f"no handshake: {answer}")
-        raise InvalidResponse(f"{request.headers['Host']}: {answer}")
+        raise (NoResponse if phase.cut_off else invalid)(f"{whom}: {answer}")
 
     def _show(self, mark: str, raw_head: bytes) -> None:
         if logs.http.isEnabledFor(logging.DEBUG):
@@ -344,6 +362,21 @@ class _Attempt:
         if answer.fault:
             self.log(logs.handshake, logging.INFO, FAULT, f"no handshake: {answer.fault}")
         return answer
+
+
+async def _receive_body(transport: Transport, phase: ResponsePhase, answer: Response) -> Response | str:
+    """Return an answer with as much of its body as comes soon: its status is worth more than its last byte.
+
+    Of a redirect nobody reads it, and that of a stream of events never ends.
+    """
+    if answer.status not in REDIRECTS:
+        now = trio.current_time()
+        left_s = trio.current_effective_deadline() - now  # for all of it; then nothing would be told
+        with trio.move_on_at(now + min(BODY_TIMEOUT_S, left_s / 2)), contextlib.suppress(OSError):
+            while phase.next_event() is Signal.NEED_DATA:
+                phase.receive_data(await transport.receive())
+    whole = phase.next_event()
+    return phase.cut_body() if isinstance(whole, Signal) else whole
 
 
 class _Reconnecting(AsyncIterator[WebSocket]):
@@ -392,11 +425,10 @@ class _Reconnecting(AsyncIterator[WebSocket]):
 
 def _retry_after_s(error: Exception) -> float | None:
     """Return how long to wait at least before another try; None where that would fail in the same way."""
-    if isinstance(error, InvalidStatus):
-        status = error.response.status
-        if status < 500 and status not in RETRIED_STATUSES:
+    if isinstance(error, InvalidStatus | ProxyError) and (response := error.response) is not None:
+        if response.status < 500 and response.status not in RETRIED_STATUSES:
             return None
-        wish = error.response.headers.get("Retry-After", "0") or "0"
+        wish = response.headers.get("Retry-After", "0") or "0"
         return min(float(wish), MAX_BACKOFF_S) if wish.isascii() and wish.isdigit() else 0.0
     if isinstance(error, ssl_module.SSLCertVerificationError):
         return None
@@ -434,8 +466,9 @@ def connect(
 
     ``async for ws in connect(...)`` connects, and again each time that the loop comes round, which is to be when
     ``ws`` has raised `ConnectionClosed`; it waits a random time before each try, longer and longer up to a minute.
-    It gives up, and raises, where another try would fail too: for 401, 403 and other statuses of 4xx, a bad
-    certificate, a server that doesn't speak WebSocket. To leave it, ``break``; the connection is closed then.
+    It gives up, and raises, where another try would fail too: for 401, 403 and other statuses of 4xx, of a server or
+    a proxy, a bad certificate, a server that doesn't speak WebSocket. To leave it, ``break``; the connection is
+    closed then.
 
     ``uri`` begins with ``ws:``, ``wss:``, or ``ws+unix:`` (``ws+unix:///run/app.sock:/room``); a user name and a
     password in it are sent as Basic authorization. Times are in seconds, sizes in bytes; None switches a limit off.
@@ -447,7 +480,7 @@ def connect(
     - ``proxy``: True for the one in the environment (``https_proxy``, ``http_proxy``, ``all_proxy``, ``no_proxy``),
       None for none, or ``http://host:port``.
     - ``socket``: a connected socket to use; it is ours from then on.
-    - ``open_timeout``: for all from the look-up of the name to the 101.
+    - ``open_timeout``: for all from the look-up of the name to the 101, and with ``resume`` to the first message.
     - ``ping_interval``, ``ping_timeout``, ``close_timeout``, ``max_size``, ``max_queue``, ``compression``,
       ``fast_lane``: as for `serve`.
 
@@ -457,7 +490,7 @@ def connect(
 
     Raises `InvalidURI` and `UsageError` at once for what can't be meant. Connecting raises OSError when there is no
     connection (ssl.SSLError is one), `OpenTimeout`, and `InvalidHandshake` when the server says no:
-    `InvalidStatus` has its answer.
+    `InvalidStatus` has its answer. `NoResponse`, when the connection ends first, is both.
     """
     return Connector(
         uri,

@@ -9,6 +9,7 @@
     ├── InvalidHandshake           the opening handshake came to nothing
     │   ├── InvalidStatus          the server answered something else than 101
     │   ├── InvalidResponse        its 101 breaks the RFC
+    │   ├── NoResponse             the connection ended before it had answered; a ConnectionError too
     │   ├── InvalidRedirect        it sends us to where we don't follow
     │   ├── ProxyError             a proxy in between refused
     │   └── HandshakeRefused       we are the server, and refused the client
@@ -64,12 +65,20 @@ class InvalidResponse(InvalidHandshake):
     """The server's 101 doesn't meet a requirement of RFC 6455 §4.1, or can't be read as HTTP."""
 
 
+class NoResponse(InvalidHandshake, ConnectionError):
+    """The connection ended before the server, or a proxy, had answered: it may be that it is being started again."""
+
+
 class InvalidRedirect(InvalidHandshake):
     """The server redirects in a circle, too often, or to where a WebSocket can't be."""
 
 
 class ProxyError(InvalidHandshake):
-    """The proxy that was to connect us refused, or spoke nonsense."""
+    """The proxy that was to connect us refused, or spoke nonsense; ``response`` is its refusal, if it was one."""
+
+    def __init__(self, message: str, response: Response | None = None) -> None:
+        super().__init__(message)
+        self.response = response
 
 
 class HandshakeRefused(InvalidHandshake):

@@ -7,51 +7,121 @@ from typing import Any
 
 import trio
 
-from rawws.errors import InvalidResponse
+from rawws.errors import ConnectionClosed, InvalidResponse, NoResponse, UsageError
 from rawws.websocket import WebSocket
 from rawws.wire.encodings import SUBPROTOCOL
-from rawws.wire.message_ids import Gap
+from rawws.wire.events import Message, MessagePart
+from rawws.wire.message_ids import Gap, MessageId, parse_id
+
+# A line of the subprotocol has some 40 bytes. Of a message that comes in pieces, no more is kept to look for its end.
+MAX_LINE_BYTES = 4096
 
 
 class ResumedWebSocket(WebSocket):
-    """A connection to a room that knows which message it had last; `recv` returns messages as ever."""
+    """A connection to a room that knows which message it had last; messages are received as ever.
 
-    async def begin(self) -> None:
-        """Receive the server's first words, which say where it begins. Raises `InvalidResponse` for others."""
+    What isn't as the subprotocol has it raises `InvalidResponse`.
+    """
+
+    _streamed_id = ""  # of the message that is being received in pieces, if it has one
+
+    async def begin(self, since: str) -> None:
+        """Receive the server's first words, which say where it begins; ``since`` is the id that it was asked for.
+
+        Raises `InvalidResponse` for others, and `NoResponse` when the connection ends before them.
+        """
         if self.subprotocol != SUBPROTOCOL:
             raise InvalidResponse(f"the server does not speak {SUBPROTOCOL}, without which nothing can be resumed")
-        head, _ = _divide(await super().recv())
+        try:
+            first = await super().recv()
+        except ConnectionClosed as error:
+            raise NoResponse(f"the server has not said where it begins: {error}") from None
+        head, _ = _divide(first)
         if "at" not in head:
-            raise InvalidResponse(f"the server's first message does not say where it begins: {str(head)[:80]}")
-        self.last_id = str(head["at"])
-        if "gap" in head:
-            self.gap = Gap(str(head["gap"]["since"]), str(head["gap"]["after"]))
+            raise InvalidResponse(f"the server's first message does not say where it begins: {first[:60]!r}")
+        at = _read_id(head["at"])
+        self.last_id = str(at)
+        self._note(head)
+        if since and self.gap is None and at.is_beyond(parse_id(since)):
+            self.gap = Gap(since, self.last_id)  # it wasn't heard what was asked for: a redirect may have lost it
 
     async def recv(self) -> str | bytes:
         while True:
             head, payload = _divide(await super().recv())
-            if "id" in head:
-                self.last_id = str(head["id"])
+            message_id = self._note(head)
+            if message_id is not None:
+                self.last_id = message_id or self.last_id
                 return payload
-            if "skipped" in head:
-                self.skipped += int(head["skipped"])
-            elif not head:
-                return payload  # a greeting
             await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _first_part(self) -> Message | MessagePart:
+        """Return the beginning of the next message behind its first line, for which several parts may be needed."""
+        while True:
+            parts = [await super()._first_part()]
+            size = len(parts[0].payload)
+            try:
+                while self._in_stream and b"\n" not in parts[-1].payload and size < MAX_LINE_BYTES:
+                    parts.append(await self._next_part())
+                    size += len(parts[-1].payload)
+            except trio.Cancelled:
+                self._put_back(parts)
+                raise
+            line, _, payload = b"".join(part.payload for part in parts).partition(b"\n")
+            message_id = self._note(_read_line(line.decode(errors="replace")))
+            if message_id is not None:
+                self._streamed_id = message_id
+                self._note_end()
+                return MessagePart(parts[0].opcode, payload, not self._in_stream)
+            await self._skip_stream()
+
+    async def _next_part(self) -> Message | MessagePart:
+        part = await super()._next_part()
+        self._note_end()
+        return part
+
+    def _note_end(self) -> None:
+        """Only who had all of a message goes on behind it."""
+        if self._streamed_id and not self._in_stream:
+            self.last_id, self._streamed_id = self._streamed_id, ""
+
+    def _note(self, head: dict[str, Any]) -> str | None:
+        """Note what a first line says. Return the id of the message behind it, empty for a greeting, None for none."""
+        if "id" in head:
+            return str(_read_id(head["id"]))
+        if "gap" in head:
+            gap = head["gap"] if isinstance(head["gap"], dict) else {}
+            self.gap = Gap(str(_read_id(gap.get("since"))), str(_read_id(gap.get("after"))))
+        if "skipped" in head:
+            if type(head["skipped"]) is not int or head["skipped"] < 0:
+                raise InvalidResponse("the server has skipped messages, and tells how many by what is no number")
+            self.skipped += head["skipped"]
+        return None if head else ""
 
 
 def _divide(message: str | bytes) -> tuple[dict[str, Any], str | bytes]:
-    """Return the first line of a message, read as JSON, and what is behind it."""
-    payload: str | bytes
+    """Return what a message's first line says, and what is behind it."""
     if isinstance(message, str):
-        line, _, payload = message.partition("\n")
-    else:
-        raw, _, payload = message.partition(b"\n")
-        line = raw.decode(errors="replace")
+        line, _, text = message.partition("\n")
+        return _read_line(line), text
+    raw, _, payload = message.partition(b"\n")
+    return _read_line(raw.decode(errors="replace")), payload
+
+
+def _read_line(line: str) -> dict[str, Any]:
     try:
         head = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         head = None
     if not isinstance(head, dict):
         raise InvalidResponse(f"a message of {SUBPROTOCOL} begins with a line of JSON, not with {line[:60]!r}")
-    return head, payload
+    return head
+
+
+def _read_id(told: object) -> MessageId:
+    """Read an id that the server has told. It is what we ask for the next time, so nothing else may be in it."""
+    if not isinstance(told, str):
+        raise InvalidResponse(f"the server's id of a message is no text, but of the type {type(told).__name__}")
+    try:
+        return parse_id(told)
+    except UsageError as error:
+        raise InvalidResponse(f"the server names a message by what is none: {error}") from None

@@ -164,7 +164,8 @@ class Transport:
     def shutdown_write(self) -> None:
         """Tell the peer that nothing follows (a FIN); it may still send."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+            # Not an SSLSocket's own, which would read what still comes without TLS.
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)
 
     async def linger(self) -> None:
         """Say that nothing follows and wait for the peer to say the same, dropping what it still sends.
@@ -198,7 +199,7 @@ class TlsTransport(Transport):
     that something arrives.
     """
 
-    __slots__ = ("_context", "_server_hostname", "_tls", "committed_bytes")
+    __slots__ = ("_context", "_failure", "_has_ended", "_held", "_server_hostname", "_tls", "committed_bytes")
 
     has_handshake = True
 
@@ -212,10 +213,14 @@ class TlsTransport(Transport):
         self.receive_now = self._receive_records
         self.send_now = self._send_records
         self.committed_bytes = 0
+        # What the next looks at what has come are to find, in this order:
+        self._held = b""
+        self._failure: OSError | None = None
+        self._has_ended = False
 
     @property
     def has_pending(self) -> bool:  # type: ignore[override]
-        return self._tls.pending() > 0
+        return self._tls.pending() > 0 or bool(self._held) or self._failure is not None
 
     async def shake_hands(self) -> None:
         """Complete the TLS handshake. Raises OSError when it fails; ssl.SSLError is one."""
@@ -236,16 +241,30 @@ class TlsTransport(Transport):
                 await trio.lowlevel.wait_writable(self._tls)
 
     def _receive_records(self, max_bytes: int) -> bytes:
+        if self._held:
+            data, self._held = self._held[:max_bytes], self._held[max_bytes:]
+            return data
+        if self._failure is not None:
+            raise self._failure
+        if self._has_ended:
+            return b""
         # OpenSSL returns one record, of 16 KiB at most, at a time.
         pieces: list[bytes] = []
         received = 0
         while received < max_bytes:
             try:
                 piece = self._tls.recv(max_bytes - received)
+            except ssl.SSLZeroReturnError:
+                piece = b""  # the end, when ours came first
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 if pieces:
                     break
                 raise BlockingIOError from None
+            except OSError as error:
+                if not pieces:
+                    raise
+                self._failure = error  # what came before it is whole
+                break
             if not piece:
                 break
             pieces.append(piece)
@@ -278,8 +297,37 @@ class TlsTransport(Transport):
 
     def shutdown_write(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            self._tls.unwrap()  # sends close_notify; the peer's isn't waited for
+            if decrypted := self._tls.pending():
+                self._held += self._tls.recv(decrypted)
+            if sys.platform == "linux":
+                socket.socket.send(self._tls, self._close_notify())
+            else:
+                self._tls.unwrap()  # where kqueue would forget the descriptor; what comes now may be lost
         super().shutdown_write()
+
+    def _close_notify(self) -> bytes:
+        """Return the record by which TLS says that nothing follows (RFC 8446 §6.1).
+
+        OpenSSL would send it, look for the peer's in the same breath, and fail the connection if it finds data
+        instead, such as the answer to our last words; there is no asking it for less. So the descriptor is that of
+        another socket meanwhile. Epoll doesn't mind: it knows ours by the open file, which stays open.
+        """
+        fd = self._tls.fileno()
+        inner, outer = socket.socketpair()
+        with inner, outer:
+            inner.setblocking(False)
+            outer.setblocking(False)
+            kept = os.dup(fd)
+            try:
+                os.dup2(inner.fileno(), fd, inheritable=False)
+                self._tls.unwrap()
+                self._has_ended = True  # the peer's was here already
+            except ssl.SSLWantReadError:
+                pass
+            finally:
+                os.dup2(kept, fd, inheritable=False)
+                os.close(kept)
+            return outer.recv(RECEIVE_BYTES)
 
 
 def parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 import trio
 
@@ -45,7 +45,7 @@ class WebSocket:
 
     # Of a client that resumes, see `rawws.connect`:
     last_id: str = ""  # the id of the message that `recv` returned last
-    gap: Gap | None = None  # what is missing between the place that was asked for and the first message
+    gap: Gap | None = None  # what is missing: behind the place that was asked for, or of what came since
     skipped: int = 0  # how many messages the server has left out since, because we read too slowly
 
     def __init__(
@@ -256,12 +256,16 @@ class WebSocket:
                 assert isinstance(part, MessagePart)
                 parts.append(part)
         except trio.Cancelled:
-            self._inbox.items.extendleft(reversed(parts))
-            self._in_stream = False
+            self._put_back(parts)
             raise
         self._session.end_streaming()
         message = b"".join(part.payload for part in parts)
         return message.decode() if first.opcode is _TEXT else message
+
+    def _put_back(self, parts: Sequence[Message | MessagePart]) -> None:
+        """Leave a message that has not come whole to the next who receives."""
+        self._inbox.items.extendleft(reversed(parts))
+        self._in_stream = False
 
     def recv_streaming(self) -> AsyncIterator[str | bytes]:
         """Return the next message in pieces, as they come off the wire, for a message that is too large to keep.

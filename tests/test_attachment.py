@@ -214,6 +214,35 @@ async def test_leaving_the_block_closes_the_connection_and_the_stream(
     client.hang_up()
 
 
+async def test_bytes_beyond_ascii_in_a_header_are_no_fault(nursery: trio.Nursery) -> None:
+    ours, theirs = socket.socketpair()
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(upgrade("/room?x=1").replace(b"\r\n\r\n", b"\r\nX: caf\xe9\r\n\r\n"))
+    request = connection.next_event()
+    assert isinstance(request, h11.Request)
+
+    async def serve_client() -> None:
+        async with rawws.attach(ours, request) as ws:
+            await ws.send(ws.request.headers["X"])
+
+    nursery.start_soon(serve_client)
+    client = Client(theirs)
+    assert (await client.answer()).status == 101
+    assert await client.frame() == seen_text("café")
+    await client.send(close(1000))
+    client.hang_up()
+
+
+@pytest.mark.parametrize("value", ["\u2603", "a\nb"])
+async def test_what_no_client_can_have_sent_is_the_caller_s_fault_and_the_socket_is_closed(value: str) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with pytest.raises(rawws.UsageError, match="can't have been read from a client"):
+            async with rawws.attach(ours, Request("GET", "/", "1.1", rawws.Headers([("Host", "h"), ("X", value)]))):
+                pass
+        assert ours.fileno() == -1
+
+
 async def test_trailing_data_is_given_once() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(rawws.UsageError, match="leave trailing_data out"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -117,7 +119,9 @@ async def test_says_what_it_is_told_to(nursery: trio.Nursery) -> None:
         heads.append(await read_head(stream))
 
     url = (await start_raw(nursery, listen)).replace("ws://", "ws://alice:s%20cret@")
-    with pytest.raises(rawws.InvalidResponse, match="closed the connection before it answered"):
+    with pytest.raises(
+        rawws.NoResponse, match=f"^{re.escape(url.replace('alice:s%20cret@', ''))}/room.x=1: the server "
+    ):
         await rawws.connect(
             f"{url}/room?x=1",
             headers={"X-Test": "1"},
@@ -195,6 +199,24 @@ async def test_what_is_no_address_of_a_websocket_is_refused(uri: str) -> None:
 # When there is no WebSocket
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("", "closed the connection before it answered"),
+        ("HTTP/1.1 101 Sw", "closed the connection in the middle of its answer"),
+    ],
+)
+async def test_a_connection_that_ends_before_the_answer_is_a_lost_one(
+    nursery: trio.Nursery, said: str, told: str
+) -> None:
+    url = await start_raw(nursery, answering(said))
+    with pytest.raises(rawws.NoResponse, match=told) as caught:
+        await rawws.connect(url).open()
+    assert isinstance(caught.value, ConnectionError)
+    with pytest.raises(rawws.NoResponse, match=f"^the proxy http://.*: the server {told}"):
+        await rawws.connect("ws://example.org/", proxy=url.replace("ws:", "http:")).open()
+
+
 async def test_nobody_there_is_one_sentence() -> None:
     with socket.socket() as taken:
         taken.bind((LOOPBACK, 0))
@@ -204,7 +226,6 @@ async def test_nobody_there_is_one_sentence() -> None:
 
 
 ANSWERS = {
-    "nothing": ("", "the server closed the connection before it answered"),
     "another protocol": ("SSH-2.0-OpenSSH\r\n", "the server's answer is not HTTP: it begins with"),
     "no Upgrade": (GOOD.replace("Upgrade: websocket\r\n", ""), "Upgrade header"),
     "no Connection": (GOOD.replace("Connection: Upgrade\r\n", ""), "its Connection header lacks 'Upgrade'"),
@@ -231,11 +252,68 @@ async def test_4_1_a_server_that_gets_the_handshake_wrong_is_told_apart(
 async def test_another_status_brings_the_answer_along(nursery: trio.Nursery) -> None:
     url = await start(nursery, http=None, process_request=lambda _: Response(403, "not you\n", {"X-Why": "because"}))
     with pytest.raises(
-        rawws.InvalidStatus, match="the server answered 403 Forbidden instead of 101: not you"
+        rawws.InvalidStatus, match="the server answered 403 Forbidden instead of 101: 'not you'"
     ) as caught:
         await rawws.connect(url).open()
     assert caught.value.response.headers["X-Why"] == "because"
     assert caught.value.response.body == b"not you\n"
+
+
+async def test_what_a_refusal_says_can_not_be_taken_for_the_terminal_s_or_the_log_s(
+    nursery: trio.Nursery,
+) -> None:
+    body = "\x1b[2Jgone\r\n2026 ERROR forged\u202e café\n"
+    url = await start(nursery, process_request=lambda _: Response(403, body))
+    with pytest.raises(rawws.InvalidStatus) as caught:
+        await rawws.connect(url).open()
+    assert str(caught.value).endswith(r"instead of 101: '\x1b[2Jgone\r\n2026 ERROR forged\u202e café'")
+    assert caught.value.response.body == body.encode()
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 10\r\n\r\n", b"who"),
+        ("HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n", b""),
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", b"data: x\n\n"),
+    ],
+)
+@pytest.mark.parametrize("open_timeout", [10, 0.5])
+@pytest.mark.parametrize("resets", [False, True])
+async def test_an_answer_whose_body_does_not_end_is_one(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+    head: str,
+    body: bytes,
+    open_timeout: float,
+    resets: bool,
+) -> None:
+    async def converse(stream: trio.SocketStream) -> None:
+        await answering(head, body)(stream)
+        await trio.sleep(0.1)
+        if resets:
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return
+        await trio.sleep_forever()
+
+    url = await start_raw(nursery, converse)
+    with pytest.raises(rawws.InvalidStatus) as caught:
+        await anext(aiter(rawws.connect(url, open_timeout=open_timeout)))
+    assert caught.value.response.status == int(head.split()[1])
+    assert caught.value.response.body == body
+    assert trio.current_time() < 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_redirect_is_followed_without_its_body(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    there = await start(nursery)
+    began = trio.current_time()
+    here = answering(f"HTTP/1.1 302 Found\r\nLocation: {there}/\r\nContent-Length: 9\r\n\r\n", closes=False)
+    async with rawws.connect(await start_raw(nursery, here)):
+        assert trio.current_time() == began
 
 
 async def test_open_timeout_says_what_took_so_long(nursery: trio.Nursery, autojump_clock: MockClock) -> None:  # noqa: ARG001
@@ -389,6 +467,26 @@ async def test_a_proxy_that_does_not_connect_us_says_why(nursery: trio.Nursery, 
         await rawws.connect("ws://example.org/", proxy=proxy_url).open()
 
 
+@pytest.mark.parametrize(
+    ("how", "whose"),
+    [
+        ("given", "that was given"),
+        ("http_proxy", "of http_proxy in the environment, to which no_proxy makes exceptions"),
+    ],
+)
+async def test_a_proxy_that_is_not_there_is_told_apart_from_the_server(
+    monkeypatch: pytest.MonkeyPatch, how: str, whose: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        address = f"{LOOPBACK}:{taken.getsockname()[1]}"
+        if how != "given":
+            monkeypatch.setenv(how, f"http://{address}")
+        told = f"can't connect to {address}: Connection refused; that is the proxy {whose}"
+        with pytest.raises(ConnectionRefusedError, match=told):
+            await rawws.connect("ws://example.org/", proxy=f"http://{address}" if how == "given" else True).open()
+
+
 @pytest.mark.parametrize("proxy", ["socks5://localhost:1", "http://h:bad", "http://[bad", "https://localhost:1"])
 async def test_a_proxy_that_cannot_be_used_is_one_sentence(proxy: str) -> None:
     with pytest.raises(rawws.ProxyError, match="can't be used"):
@@ -456,11 +554,54 @@ async def test_honours_retry_after(
     assert 30 <= trio.current_time() - started < 40
 
 
+async def test_tries_again_where_the_connection_ended_before_an_answer(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    ends = iter(["nothing", "a reset", "HTTP/1.1 101 Sw", "HTTP/1.1 503 Busy\r\n\r\n", GOOD + "\r\n"])
+
+    async def converse(stream: trio.SocketStream) -> None:
+        match next(ends):
+            case "nothing":
+                pass
+            case "a reset":
+                stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            case head:
+                await answering(head)(stream)
+
+    url = await start_raw(nursery, converse)
+    async for ws in rawws.connect(url):
+        assert ws.response.status == 101
+        break
+    assert list(ends) == []
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 async def test_gives_up_where_trying_again_is_of_no_use(nursery: trio.Nursery, status: int) -> None:
     url = await start(nursery, process_request=lambda _: Response(status))
     with pytest.raises(rawws.InvalidStatus):
         await anext(aiter(rawws.connect(url)))
+    proxy_url = (await start_raw(nursery, Proxy(f"HTTP/1.1 {status} No").converse)).replace("ws:", "http:")
+    with pytest.raises(rawws.ProxyError):
+        await anext(aiter(rawws.connect(url, proxy=proxy_url)))
+
+
+async def test_tries_again_where_a_proxy_can_not_connect_us_yet(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    proxy = Proxy()
+    answers = iter(["HTTP/1.1 503 Later\r\nRetry-After: 30", "HTTP/1.1 502 Bad Gateway", "HTTP/1.1 200 Connected"])
+
+    async def converse(stream: trio.SocketStream) -> None:
+        proxy.answer = next(answers)
+        await proxy.converse(stream)
+
+    proxy_url = (await start_raw(nursery, converse)).replace("ws:", "http:")
+    started = trio.current_time()
+    async for _ in rawws.connect(await start(nursery), proxy=proxy_url):
+        break
+    assert 30 <= trio.current_time() - started < 40
 
 
 async def test_leaving_the_loop_closes_the_connection(nursery: trio.Nursery) -> None:
@@ -479,6 +620,25 @@ async def test_leaving_the_loop_closes_the_connection(nursery: trio.Nursery) -> 
 
 
 # The end
+
+
+async def test_one_connect_is_one_connection_at_a_time(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    connector = rawws.connect(await start(nursery))
+    async with connector as first:
+        with pytest.raises(UsageError, match=r"<connect to ws://.*> is used twice at a time; call connect once for"):
+            async with connector:
+                pass
+        await first.send("still here")
+        assert await first.recv() == "still here"
+    async with connector as then:
+        assert then is not first
+    lost = rawws.connect(await start_raw(nursery, answering("")))
+    for _ in range(2):
+        with pytest.raises(rawws.NoResponse):
+            await lost.__aenter__()
 
 
 @pytest.mark.parametrize(("error", "code"), [(None, 1000), (ZeroDivisionError, 1011)])

@@ -89,7 +89,7 @@ def test_the_story_on_standard_error(server: Program) -> None:
 def test_a_refusal(server: Program) -> None:
     ran = piped(server, "-o", "http://elsewhere.example", said=b"hello\n")
     assert (ran.returncode, ran.stdout) == (1, b"")
-    assert b"answered 403 Forbidden instead of 101: Pages from http://elsewhere.example may not connect" in ran.stderr
+    assert b"answered 403 Forbidden instead of 101: 'Pages from http://elsewhere.example may not connect" in ran.stderr
     assert ran.stderr.count(b"\n") == 1
 
 

@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
-from tests.serving import LOOPBACK, PATIENCE_S
+from tests.serving import LOOPBACK, PATIENCE_S, upgrade
 from tests.test_readme import section
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", section("The library"), re.MULTILINE | re.DOTALL)
@@ -158,6 +159,24 @@ def test_attached_to_a_server_that_is_there_already(
     with connect_when_ready(free_port) as ws:
         ws.send("hello")
         assert ws.recv() == "hello"
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_no_client_ends_the_server_that_rawws_is_attached_to(
+    run: Callable[[str], subprocess.Popen[str]], free_port: int, resets: bool
+) -> None:
+    process = run("rawws.attach(")
+    wait_for_listener(free_port)
+    foreign = upgrade("/room", "Origin: https://evil.example")
+    for said in (b"", b"GET / HT", b"no HTTP\r\n\r\n", foreign, upgrade("/room"), upgrade("/room") + b"\x81\x01a"):
+        with socket.create_connection((LOOPBACK, free_port), PATIENCE_S) as client:
+            client.sendall(said)
+            if resets:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with connect_when_ready(free_port) as ws:  # it was taken in later, so that the other has been looked at
+            ws.send("hello")
+            assert ws.recv() == "hello"
+    assert process.poll() is None
 
 
 def test_the_protocol_alone(run: Callable[[str], subprocess.Popen[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -22,7 +23,21 @@ from rawws.loop import current_loop
 from rawws.program import load_tls
 from rawws.transport import TLS_RECORD_BYTES, TlsTransport
 from rawws.wire.frames import Opcode, encode_frame, parse_header
-from tests.serving import LOOPBACK, Running, Seen, Serve, StartHub, binary, close, get, ping, seen_text, text, upgrade
+from tests.serving import (
+    LOOPBACK,
+    PATIENCE_S,
+    Running,
+    Seen,
+    Serve,
+    StartHub,
+    binary,
+    close,
+    get,
+    ping,
+    seen_text,
+    text,
+    upgrade,
+)
 
 
 class Certificate:
@@ -241,6 +256,67 @@ async def test_who_ends_tls_is_answered_with_its_end(serve: Serve, certificate: 
     await asks.read(len("hi there"))
     for client in (await connect(running, certificate), asks, await join(running, certificate)):
         await client.stream.unwrap()  # RFC 8446 §6.1: raises if there is no close_notify in answer
+
+
+# The transport itself
+
+
+async def receive_to_end(transport: TlsTransport) -> bytes:
+    received = b""
+    while data := await transport.receive():
+        received += data
+    return received
+
+
+@pytest.mark.parametrize("unread", [b"", b"before" * 1000])
+async def test_who_says_that_nothing_follows_still_gets_all_that_comes(certificate: Certificate, unread: bytes) -> None:
+    server, client = await tls_pair(certificate)
+    with contextlib.closing(client), contextlib.closing(server), trio.fail_after(PATIENCE_S):
+        await client.send_all(b"last words")
+        await server.send_all(unread)
+        client.shutdown_write()
+        async with trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                assert await receive_to_end(server) == b"last words"
+                await server.send_all(b"behind" * 1000)
+                server.shutdown_write()
+
+            nursery.start_soon(answer)
+            assert await receive_to_end(client) == unread + b"behind" * 1000
+
+
+async def test_what_was_decrypted_and_not_taken_is_there_after_our_end(certificate: Certificate) -> None:
+    server, client = await tls_pair(certificate)
+    with contextlib.closing(client), contextlib.closing(server):
+        await server.send_all(b"a record")
+        assert await client.receive(2) == b"a "
+        client.shutdown_write()
+        assert client.has_pending
+        server.shutdown_write()
+        assert await client.receive(3) == b"rec"
+        assert await receive_to_end(client) == b"ord"
+
+
+async def test_our_end_is_heard_whoever_ends_first(certificate: Certificate) -> None:
+    server, client = await tls_pair(certificate)
+    with contextlib.closing(client), contextlib.closing(server):
+        server.shutdown_write()
+        assert await receive_to_end(client) == b""
+        client.shutdown_write()
+        assert await receive_to_end(server) == await receive_to_end(client) == b""
+
+
+async def test_records_in_front_of_a_fault_are_not_lost_with_it(certificate: Certificate) -> None:
+    server, client = await tls_pair(certificate)
+    with contextlib.closing(client), contextlib.closing(server):
+        await server.send_all(b"whole")
+        with server.detach() as bare:
+            bare.sendall(b"no record at all")
+            assert await client.receive() == b"whole"
+            assert client.has_pending  # no poller would tell of it
+            with pytest.raises(ssl.SSLError):
+                await client.receive()
 
 
 async def test_plain_http_on_the_tls_port_is_one_line_in_the_log(

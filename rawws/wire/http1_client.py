@@ -47,19 +47,20 @@ class ResponsePhase:
     Send what `send_request` returns, then feed what comes. ``next_event`` says NEED_DATA until there is a `Response`
     or a sentence; after that it says the same for ever, and needs no more data.
 
-    An answer other than a 101, or a proxy's 2xx, comes with its body: as much as has come when the stream ends, and
-    as ``max_body_bytes`` allows; ``body_cut`` says whether that was less than all.
+    An answer other than a 101, or a proxy's 2xx, comes with its body: as much as has come when the stream ends, or
+    `cut_body` is called, and as ``max_body_bytes`` allows; ``body_cut`` says whether that was less than all.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.max_header_bytes)
         self._head = bytearray()  # what has come since the answer's head, or a 1xx before it, began
-        self._answer: Response | None = None  # whose body is being read
+        self.answer: Response | None = None  # whose body is being read, and is not in it yet
         self._body = bytearray()
         self._interim_responses = 0
         self._outcome: Response | str | None = None
         self.body_cut = False
+        self.cut_off = False  # the stream ended before there was an answer
 
     def send_request(self, request: Request) -> bytes:
         """Return the bytes of a request without a body."""
@@ -72,7 +73,7 @@ class ResponsePhase:
 
     def receive_data(self, data: bytes) -> None:
         """Take in bytes from the server; empty at the end of the stream."""
-        if self._answer is None and self._outcome is None:
+        if self.answer is None and self._outcome is None:
             self._head += data
         self._h11.receive_data(data)
 
@@ -82,9 +83,15 @@ class ResponsePhase:
             self._outcome = self._read()
         return Signal.NEED_DATA if self._outcome is None else self._outcome
 
+    def cut_body(self) -> Response:
+        """Give up on what is missing of the `answer`'s body, and return it with what has come."""
+        self.body_cut = True
+        self._outcome = self._finish()
+        return self._outcome
+
     def _read(self) -> Response | str | None:
         while True:
-            if self._answer is None and not b"HTTP/".startswith(self._head[:5]):
+            if self.answer is None and not b"HTTP/".startswith(self._head[:5]):
                 return self._explain_beginning()
             try:
                 event = self._h11.next_event()
@@ -141,7 +148,7 @@ class ResponsePhase:
         answer = Response(event.status_code, b"", Headers(fields), raw_head=raw_head)
         if self._h11.their_state is h11.SWITCHED_PROTOCOL:
             return answer
-        self._answer = answer
+        self.answer = answer
         return None
 
     def _head_too_large(self) -> str:
@@ -149,7 +156,7 @@ class ResponsePhase:
 
     def _explain(self, error: h11.RemoteProtocolError) -> Response | str:
         """Turn h11's error into a sentence, or into the answer when only its body is broken."""
-        if self._answer is not None:
+        if self.answer is not None:
             self.body_cut = True  # cut short or garbled, it tells more than nothing
             return self._finish()
         _, ended = self._h11.trailing_data
@@ -160,14 +167,15 @@ class ResponsePhase:
             if theirs in told:
                 return f"the server's answer is not proper HTTP: {ours}"
         if ended:
+            self.cut_off = True
             if self._head:
                 return "the server closed the connection in the middle of its answer"
             return "the server closed the connection before it answered"
         return f"the server's answer is not proper HTTP: {told.partition(':')[0]}"
 
     def _finish(self) -> Response:
-        assert self._answer is not None
-        answer = self._answer
+        assert self.answer is not None
+        answer = self.answer
         return Response(answer.status, bytes(self._body), answer.headers, raw_head=answer.raw_head)
 
     @property

@@ -31,6 +31,12 @@ class MessageId(NamedTuple):
     def __str__(self) -> str:
         return f"{self.epoch}-{self.number}"
 
+    def is_beyond(self, other: MessageId) -> bool:
+        """Say whether messages may be missing from the other place up to this one: it is later, or of another log."""
+        if self.epoch.isdigit() and other.epoch.isdigit():  # a stream's, perhaps
+            return (int(self.epoch), self.number) > (int(other.epoch), other.number)
+        return self.epoch != other.epoch or self.number > other.number
+
 
 class Gap(NamedTuple):
     """Messages that are missing: those behind ``since``, up to and with ``after``. Both are ids."""

@@ -69,6 +69,11 @@ class WebSocketURI:
             return f"{scheme}+unix://{quote(self.unix_path, errors='surrogateescape')}:{self.resource_name}"
         return f"{scheme}://{self.authority}{self.resource_name}"
 
+    def with_parameter(self, name: str, value: str) -> WebSocketURI:
+        """Return it with a parameter in its query, in place of those of that name."""
+        others = [part for part in self.query.split("&") if part and part.partition("=")[0] != name]
+        return replace(self, query="&".join([*others, f"{name}={value}"]))
+
     def resolve(self, reference: str) -> WebSocketURI:
         """Return where a redirect's Location leads from here (RFC 9110 §10.2.2). Raises `InvalidURI`.
 

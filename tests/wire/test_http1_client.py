@@ -182,6 +182,18 @@ def test_a_body_is_cut_at_its_limit_and_the_rest_not_waited_for(framing: bytes) 
         assert (event.body, phase.body_cut) == (b"0123456789", True)
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 10", b"Transfer-Encoding: chunked", b"X: until the end"])
+def test_a_body_that_does_not_end_is_cut_where_it_is(framing: bytes) -> None:
+    body = b"2\r\nno\r\n" if b"chunked" in framing else b"no"
+    phase, event = ask([response(framing, line=b"HTTP/1.1 401 Unauthorized"), body])
+    assert event is Signal.NEED_DATA
+    assert phase.answer is not None
+    assert (phase.answer.status, phase.answer.body) == (401, b"")
+    answer = phase.cut_body()
+    assert (answer.status, answer.body, phase.body_cut) == (401, b"no", True)
+    assert phase.next_event() is answer
+
+
 def test_a_body_of_just_the_limit_is_whole() -> None:
     raw = response(b"Content-Length: 10", body=b"0123456789")
     for chunks in every_split(raw):
@@ -258,7 +270,8 @@ def test_a_server_that_speaks_tls_is_told_as_such(raw: bytes) -> None:
 def test_a_stream_that_ends_early_is_told_as_such(raw: bytes, said: str) -> None:
     for chunks in every_split(raw) if raw else [[]]:
         assert ask(chunks)[1] is Signal.NEED_DATA
-        assert_fault([*chunks, EOF], f"the server closed the connection {said}")
+        phase, told = ask([*chunks, EOF])
+        assert (told, phase.cut_off) == (f"the server closed the connection {said}", True)
 
 
 @pytest.mark.parametrize(

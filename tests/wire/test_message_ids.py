@@ -55,3 +55,19 @@ def test_ids_that_count_can_be_told_of_messages_that_are_gone() -> None:
     ids = NumberedIds("e")
     ids.forget(7)
     assert (ids.label(3), ids.number_of(parse_id("e-3"))) == (b"e-3", 3)
+
+
+@pytest.mark.parametrize(
+    ("place", "other", "is_beyond"),
+    [
+        ("a1-5", "a1-5", False),
+        ("a1-4", "a1-5", False),
+        ("a1-6", "a1-5", True),
+        ("b2-1", "a1-5", True),  # of another log
+        ("1699-9", "1700-1", False),  # of a stream
+        ("1700-2", "1700-1", True),
+        ("10000-0", "9999-5", True),
+    ],
+)
+def test_a_place_is_beyond_another_where_messages_may_be_between(place: str, other: str, is_beyond: bool) -> None:
+    assert parse_id(place).is_beyond(parse_id(other)) is is_beyond

@@ -443,3 +443,17 @@ def test_any_location_leads_to_an_address_that_can_be_sent_or_is_refused(base: s
 
 def test_an_invalid_address_is_an_error_of_usage() -> None:
     assert issubclass(InvalidURI, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        ("", "since=1-2"),
+        ("name=me", "name=me&since=1-2"),
+        ("since=1-1&name=me", "name=me&since=1-2"),
+        ("a=since&since=1-1&&since&sincere=1", "a=since&sincere=1&since=1-2"),
+    ],
+)
+def test_a_parameter_takes_the_place_of_those_of_its_name(query: str, asked: str) -> None:
+    uri = parse_uri(f"ws://h/x?{query}").with_parameter("since", "1-2")
+    assert uri.resource_name == f"/x?{asked}"
