@@ -10,8 +10,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 
 from tests.serving import PATIENCE_S, Serve, StartHub, StartProgram, watch_the_clock
+
+# Properties that a busy machine can't fail.
+settings.register_profile("rawws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rawws")
 
 # No test takes a quarter of it on a machine that does nothing else.
 ALARM_S = 60
