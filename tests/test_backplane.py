@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import rawws
 from rawws.backplane import Shards
 from rawws.errors import UsageError
+from rawws.limits import MIB
 from rawws.redis import RedisStreams, connector, publisher, reader
 from rawws.redis.connector import Connector
 from rawws.wire.frames import Opcode
@@ -57,6 +59,11 @@ async def next_with_id(client: Client) -> tuple[str, bytes]:
     told = json.loads(head)
     assert "id" in told, told
     return told["id"], payload
+
+
+async def _all_is_published(node: Rooms) -> None:
+    assert node.hub.backplane is not None
+    await node.hub.backplane.flush()
 
 
 async def numbers_up_to(client: Client, last: int) -> list[int]:
@@ -256,6 +263,79 @@ async def test_a_key_that_is_no_stream(
         assert refused.status == 502
         await node.publish("/room/y", "and on")
         assert await other.frame() == seen_text("and on")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_room_is_read_again_once_its_key_is_a_stream_again(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reader, "PROBLEM_S", 0.05)
+    async with rooms(nursery, backplane=redis.url) as node:
+        client, other = await node.open("/room/x"), await node.open("/room/y")
+        await redis.ask("SET", "rawws:/room/x", "a string")
+        while "room /room/x can't be read" not in caplog.text:
+            await trio.sleep(0.01)
+        await node.publish("/room/y", "goes on")
+        assert await other.frame() == seen_text("goes on")
+        await redis.ask("DEL", "rawws:/room/x")
+        await redis.ask("XADD", "rawws:/room/x", "*", "data", "again")
+        assert await client.frame() == seen_text("again")
+        assert caplog.text.count("can't be read") == 1
+        assert "the backplane is away" not in caplog.text
+
+
+async def test_of_a_long_stream_no_more_is_read_than_the_history_keeps(
+    nursery: trio.Nursery, redis: RedisServer
+) -> None:
+    for _ in range(30):
+        await redis.ask("XADD", "rawws:/room/x", "*", "data", bytes(MIB))
+    async with rooms(nursery, backplane=redis.url, history=1000, history_bytes=3 * MIB) as node:
+        before = await _sent_by(redis)
+        assert len((await node.poll("/room/x?last=5"))["messages"]) == 1, "as many as an answer has"
+        assert await _sent_by(redis) - before < 6 * MIB
+
+
+async def _sent_by(redis: RedisServer) -> int:
+    """Return how many bytes a server has sent to everybody."""
+    told = await redis.ask("INFO", "stats")
+    return int(told.partition("total_net_output_bytes:")[2].split()[0])
+
+
+async def test_a_stream_that_takes_many_pages_is_whole(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "PAGE_BYTES", 7 * 1024)  # seven small messages
+    async with rooms(nursery, backplane=redis.url, history=1000) as a:
+        a.hub.room("/room/x").publish_many([str(number) for number in range(100)])
+        await _all_is_published(a)
+        last = await a.publish("/room/x", "100")
+        async with rooms(nursery, backplane=redis.url, history=60) as b:
+            got = await b.poll("/room/x?last=1000")
+            assert [int(message["text"]) for message in got["messages"]] == list(range(41, 101))
+            assert got["next"] == last["id"]
+            late = await b.open("/room/x")
+            await a.publish("/room/x", "101")
+            assert await late.frame() == seen_text("101")
+
+
+async def test_nobody_waits_for_the_whole_of_another_room(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "PAGE_BYTES", 1)
+    async with rooms(nursery, backplane=redis.url, history=5000) as a:
+        a.hub.room("/long").publish_many([str(number) for number in range(5000)])
+        await _all_is_published(a)
+        await a.publish("/short", "hi")
+        async with rooms(nursery, backplane=redis.url, history=5000) as b:
+            here = await b.open("/here")
+            async with trio.open_nursery() as asking:
+                asking.start_soon(b.hub.prepare, "/long")
+                await trio.testing.wait_all_tasks_blocked()
+                assert (await b.poll("/short?last=1"))["messages"][0]["text"] == "hi"
+                await a.publish("/here", "live")
+                assert await here.frame() == seen_text("live")
+                assert "0..0" in repr(b.hub.room("/long")), "which is still being read"
+                asking.cancel_scope.cancel()
 
 
 async def test_rooms_are_spread_over_several_redis_servers(
