@@ -70,6 +70,8 @@ class RoomSettings:
             raise UsageError(
                 "the newest message of a key may be a peer's own: give 'latest' or exclude_sender, not both"
             )
+        if not all(limit >= 0 for limit in self.history):  # which NaN isn't
+            raise UsageError("a history can't have less than nothing; give 0 or more messages, bytes and seconds")
 
 
 class Delivery(NamedTuple):

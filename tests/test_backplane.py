@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import signal
 import sys
@@ -263,6 +264,38 @@ async def test_a_key_that_is_no_stream(
         assert refused.status == 502
         await node.publish("/room/y", "and on")
         assert await other.frame() == seen_text("and on")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_is_wrong_with_one_message_of_a_batch_is_its_own(nursery: trio.Nursery, redis: RedisServer) -> None:
+    await redis.ask("RPUSH", "rawws-once:/room/x list", "no answer")
+    await redis.ask("SET", "rawws-once:/room/x text", "no answer")
+    async with network(redis.port) as between, rooms(nursery, backplane=between.url) as node:
+        client = await node.open("/room/x")
+        shared = node.hub.room("/room/x").shared
+        assert shared is not None
+        between.cut()
+        sent = [
+            shared.send_out("/room/x", Opcode.TEXT, payload, once=once, digest="digest")
+            for payload, once in [(b"1", ""), (b"2", "list"), (b"3", ""), (b"4", "text"), (b"5", "fine")]
+        ]
+        between.heal()
+        assert [(await client.frame()).payload for _ in range(3)] == [b"1", b"3", b"5"]
+        await shared.flush()
+        assert [bool(message.problem) for message in sent] == [False, True, False, True, False]
+        await shared.flush()
+        assert await redis.ask("XLEN", "rawws:/room/x") == 3
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_history_without_end(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url, history=10**20, history_age_s=math.inf) as node:
+        client = await node.open("/room/x")
+        await node.publish("/room/x", "kept")
+        assert await client.frame() == seen_text("kept")
+        assert (await node.poll("/room/x?last=1"))["messages"][0]["text"] == "kept"
+        assert await redis.ask("TTL", "rawws:/room/x") > 3_000_000_000
+        assert await redis.ask("XLEN", "rawws:/room/x") == 1
 
 
 @pytest.mark.usefixtures("impatient")

@@ -45,7 +45,10 @@ OPEN_TIMEOUT_S = 3.0
 # behind without missing anything.
 LEAST_KEPT = 10_000
 # A stream to which nothing is added is gone after the history's age, and no sooner than this.
-LEAST_EXPIRY_S = 600.0
+LEAST_EXPIRY_S = 600
+# Redis refuses numbers that are too large for it; these are more than anybody will notice.
+MOST_KEPT = 10**18
+MOST_EXPIRY_S = 100 * 365 * 86_400
 _HOLD = "backplane"
 
 
@@ -60,8 +63,8 @@ class RedisStreams:
         self._connector = Connector(url)
         self._node = node
         history = hub.settings.history
-        self._expiry_s = max(LEAST_EXPIRY_S, history.max_age_s)
-        kept = max(LEAST_KEPT, history.messages)
+        self._expiry_s = int(min(max(LEAST_EXPIRY_S, history.max_age_s), MOST_EXPIRY_S))
+        kept = min(max(LEAST_KEPT, history.messages), MOST_KEPT)
         self._publisher = Publisher(self._node, kept, self._expiry_s, self._let_publishers_go_on)
         self._space = trio.lowlevel.ParkingLot()
         self._followed: dict[str, tuple[Followed, Reader]] = {}

@@ -37,37 +37,43 @@ IDLE_S = 1.0
 # last, in seconds; how long the marker is; and for each message its stream's place in KEYS, that of its Idempotency-Key
 # or 0, the message's digest, and its fields behind how many these are. Returns an id for each message; "digest id" for
 # one that has a key; or why it could not be added, behind a minus. At what may pass (no memory, no replica), it ends.
+#
+# What a script has done stays done when it fails, so nothing may raise between the first XADD and the marker.
 PUBLISH = """
 local marker = redis.call('GET', KEYS[1])
 if marker and marker ~= ARGV[1] then
   return redis.error_reply('FENCED a later connection of this node has taken over')
 end
-local given, place, done = {}, 7, 0
 local passing = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true, MASTERDOWN = true}
-while place <= #ARGV do
-  local stream, once, fields = KEYS[tonumber(ARGV[place])], tonumber(ARGV[place + 1]), tonumber(ARGV[place + 3])
-  local answer = once > 0 and redis.call('GET', KEYS[once])
-  if not answer then
-    local first = place + 4
-    answer = redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, first, first + fields - 1))
-    if type(answer) == 'table' then
-      local kind = string.match(answer.err, '^%u+')
-      answer = '-' .. answer.err
-      if passing[kind] then
-        given[#given + 1] = answer
-        break
-      end
-    else
-      redis.call('EXPIRE', stream, ARGV[5])
-      if once > 0 then
-        answer = ARGV[place + 2] .. ' ' .. answer
-        redis.call('SET', KEYS[once], answer, 'EX', ARGV[5])
-      end
-    end
+local function told(answer)
+  return type(answer) == 'table' and '-' .. answer.err or answer
+end
+local function add(stream, once, digest, first, last)
+  local answer = once > 0 and told(redis.pcall('GET', KEYS[once]))
+  if answer then
+    return answer
   end
+  answer = told(redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, first, last)))
+  if string.sub(answer, 1, 1) == '-' then
+    return answer
+  end
+  redis.pcall('EXPIRE', stream, ARGV[5])
+  if once > 0 then
+    answer = digest .. ' ' .. answer
+    redis.pcall('SET', KEYS[once], answer, 'EX', ARGV[5])
+  end
+  return answer
+end
+local given, place, done = {}, 7, 0
+while place <= #ARGV do
+  local last = place + 3 + tonumber(ARGV[place + 3])
+  local answer = add(KEYS[tonumber(ARGV[place])], tonumber(ARGV[place + 1]), ARGV[place + 2], place + 4, last)
   given[#given + 1] = answer
+  if passing[string.match(answer, '^%-(%u+)')] then
+    break
+  end
   done = done + 1
-  place = place + 4 + fields
+  place = last + 1
 end
 redis.call('SET', KEYS[1], ARGV[2] .. ':' .. (tonumber(ARGV[3]) - 1 + done), 'EX', ARGV[6])
 return given
@@ -86,7 +92,7 @@ _PASSING = (b"-OOM", b"-MISCONF", b"-READONLY", b"-NOREPLICAS", b"-MASTERDOWN")
 class Publisher:
     """Takes messages, and sends them to their streams. `publish` has to be running."""
 
-    def __init__(self, node: str, kept: int, expiry_s: float, on_space: Callable[[], None]) -> None:
+    def __init__(self, node: str, kept: int, expiry_s: int, on_space: Callable[[], None]) -> None:
         """Streams have about ``kept`` entries, and are gone ``expiry_s`` after the last. ``on_space`` is called when
         messages have left the outbox, and it is not full."""
         self.outbox = Outbox(MAX_WAITING_BYTES)
@@ -151,16 +157,16 @@ class Publisher:
         outbox.give_up()
         return marker
 
-    def _call(self, batch: list[Outgoing], marker: str) -> tuple[list[str], list[str | bytes | int | float]]:
+    def _call(self, batch: list[Outgoing], marker: str) -> tuple[list[str], list[str | bytes | int]]:
         """Return the keys and the arguments of the script for a batch."""
         places = {self._marker_key: 1}
         first = self.outbox.sent + 1
-        arguments: list[str | bytes | int | float] = [
+        arguments: list[str | bytes | int] = [
             marker,
             self._generation,
             first,
             self._kept,
-            int(self._expiry_s),
+            self._expiry_s,
             MARKER_EXPIRY_S,
         ]
         for message in batch:
@@ -189,5 +195,9 @@ def _note(message: Outgoing, answer: bytes) -> None:
         message.problem = answer[1:].decode(errors="replace")
         return
     digest, _, given = answer.rpartition(b" ")
-    message.id = parse_stream_id(given)
-    message.is_reused = digest.decode() != message.digest
+    try:
+        message.id = parse_stream_id(given)
+    except ValueError:
+        message.problem = "something else has written to the key of its Idempotency-Key"
+        return
+    message.is_reused = digest.decode(errors="replace") != message.digest

@@ -152,11 +152,11 @@ class Followed:
 class Reader:
     """Follows the streams of some rooms, on a connection of its own."""
 
-    def __init__(self, expiry_s: float, sender_of: Callable[[bytes], int], forget: Callable[[Room], None]) -> None:
+    def __init__(self, expiry_s: int, sender_of: Callable[[bytes], int], forget: Callable[[Room], None]) -> None:
         """A stream is gone ``expiry_s`` after its last entry; ``sender_of`` says which of our connections an entry is
         of; ``forget`` is told of a room that is not followed any more."""
         self.followed: dict[str, Followed] = {}
-        self._expiry_ms = int(expiry_s * 1000)
+        self._expiry_ms = expiry_s * 1000
         self._sender_of = sender_of
         self._forget = forget
         self._something_to_look_at = trio.Event()
