@@ -287,6 +287,22 @@ async def test_what_is_wrong_with_one_message_of_a_batch_is_its_own(nursery: tri
         assert await redis.ask("XLEN", "rawws:/room/x") == 3
 
 
+async def test_a_stream_of_large_messages_is_cut(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.redis.LEAST_KEPT_BYTES", 6 * MIB)
+    async with rooms(nursery, backplane=redis.url, history=3) as node:
+        client = await node.open("/room/x")
+        for number in range(20):
+            await node.publish("/room/x", bytes(MIB - 1) + bytes([number]))
+            assert (await client.frame()).payload[-1] == number
+            assert await redis.ask("XLEN", "rawws:/room/x") in ({number + 1} if number < 6 else {5, 6})
+        assert 6 * MIB <= await redis.ask("MEMORY", "USAGE", "rawws:/room/x", "SAMPLES", "0") < 8 * MIB
+        await redis.ask("XADD", "rawws:/room/y", "*", "data", bytes(80 * MIB))
+        await node.publish("/room/y", bytes(MIB - 1))
+        assert await redis.ask("XLEN", "rawws:/room/y") == 2, "less than what is kept would be left"
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_a_history_without_end(nursery: trio.Nursery, redis: RedisServer) -> None:
     async with rooms(nursery, backplane=redis.url, history=10**20, history_age_s=math.inf) as node:

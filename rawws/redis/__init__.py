@@ -25,6 +25,7 @@ import trio
 from rawws import logs
 from rawws.backplane import AWAY
 from rawws.errors import Refusal
+from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.redis.connector import Connector
 from rawws.redis.publisher import Publisher
@@ -44,6 +45,8 @@ OPEN_TIMEOUT_S = 3.0
 # Streams are trimmed to about as many entries as a room's history has, and no fewer than this: a node may be so far
 # behind without missing anything.
 LEAST_KEPT = 10_000
+# But not if they take more than this, and than the history may.
+LEAST_KEPT_BYTES = 48 * MIB
 # A stream to which nothing is added is gone after the history's age, and no sooner than this.
 LEAST_EXPIRY_S = 600
 # Redis refuses numbers that are too large for it; these are more than anybody will notice.
@@ -65,7 +68,8 @@ class RedisStreams:
         history = hub.settings.history
         self._expiry_s = int(min(max(LEAST_EXPIRY_S, history.max_age_s), MOST_EXPIRY_S))
         kept = min(max(LEAST_KEPT, history.messages), MOST_KEPT)
-        self._publisher = Publisher(self._node, kept, self._expiry_s, self._let_publishers_go_on)
+        kept_bytes = min(max(LEAST_KEPT_BYTES, history.max_bytes), MOST_KEPT)
+        self._publisher = Publisher(self._node, kept, kept_bytes, self._expiry_s, self._let_publishers_go_on)
         self._space = trio.lowlevel.ParkingLot()
         self._followed: dict[str, tuple[Followed, Reader]] = {}
         self._readers: list[Reader] = []
