@@ -140,8 +140,8 @@ class Room:
         self._repeats: Repeats | None = None  # of what was published with a key, if anything was
         self.watchers: set[Peer] = set()  # who are told of everybody that comes and goes
         self.kept_until = -math.inf  # for those who poll, and are not here between two questions
-        # Why those who publish are to wait just now. Who they are shows when they do it once more: then no more is read
-        # from them. Of the others come pings, pongs and closes, which can't wait.
+        # Why those who publish are to wait just now. Who they are shows when they do it once more: that is kept, and no
+        # more is read from them. Of the others come pings, pongs and closes, which can't wait.
         self.holds: set[str] = set()
         self.released = trio.lowlevel.ParkingLot()
         self.shared = shared  # where what is said here goes to, instead of into the log

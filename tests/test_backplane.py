@@ -19,12 +19,13 @@ import rawws
 from rawws.backplane import Shards
 from rawws.errors import UsageError
 from rawws.limits import MIB
+from rawws.loop import current_loop
 from rawws.redis import RedisStreams, connector, publisher, reader
 from rawws.redis.connector import Connector
 from rawws.wire.frames import Opcode
 from tests.redis_server import Network, RedisServer, free_port, network, redis_server
 from tests.room_serving import Rooms, post, rooms
-from tests.serving import Client, Seen, StartProgram, binary, get, seen_text, text, upgrade
+from tests.serving import Client, Seen, StartProgram, binary, close, get, seen_text, text, upgrade
 
 IDS = "Sec-WebSocket-Protocol: rawws.id.v1"
 AT_ONCE = ("--repl-diskless-sync-delay", "0")  # or else a replica waits 5 s for others
@@ -549,6 +550,41 @@ async def test_publishers_are_held_back_while_too_much_waits(
         between.heal()
         assert [int(seen.payload) for seen in await reader_.frames(sent)] == list(range(sent))
         assert not node.hub.room("/room/x").is_held
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_who_comes_while_too_much_waits_adds_nothing_to_it(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "MAX_WAITING_BYTES", 1000)
+    async with network(redis.port) as between, rooms(nursery, backplane=between.url) as node:
+        reader_, writer = await node.open("/room/x"), await node.open("/room/x")
+        between.cut()
+        used_bytes = current_loop().memory.used_bytes()
+        await writer.send(text("x" * 1000))
+        room = node.hub.room("/room/x")
+        while not room.is_held:
+            await trio.testing.wait_all_tasks_blocked()
+        assert room.shared is not None
+        assert current_loop().memory.used_bytes() >= used_bytes + 1000
+        waiting = room.shared.waiting
+        late, early, gone = [await node.open("/room/x") for _ in range(3)]
+        hasty = await node.connect()
+        await hasty.send(upgrade("/room/x") + text("with the request"))
+        assert (await hasty.answer()).status == 101
+        await late.send(text("late"))
+        await early.send(text("said, and gone") + close(1000))
+        await gone.send(text("lost"))
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+        assert room.shared.waiting == waiting
+        gone.reset()
+        between.heal()
+        got = {(await reader_.frame()).payload for _ in range(4)}
+        assert got == {b"x" * 1000, b"late", b"said, and gone", b"with the request"}
+        assert (await early.frames_to_close())[-1].opcode is Opcode.CLOSE
+        await late.send(text("again"))
+        assert await reader_.frame() == seen_text("again")
 
 
 @pytest.mark.usefixtures("impatient")

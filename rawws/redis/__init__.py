@@ -82,9 +82,17 @@ class RedisStreams:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Publish and follow until cancelled. Redis may come and go."""
-        async with trio.open_nursery() as self._nursery:
-            self._start(self._publisher)
-            task_status.started()
+        memory = current_loop().memory
+        memory.beside.add(self._held_bytes)
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._start(self._publisher)
+                task_status.started()
+        finally:
+            memory.beside.discard(self._held_bytes)
+
+    def _held_bytes(self) -> int:
+        return self._publisher.outbox.waiting_bytes
 
     def _start(self, worker: Publisher | Reader) -> None:
         assert self._nursery is not None, "run() is not running"
