@@ -12,7 +12,7 @@ from typing import TypeVar
 import trio
 
 from rawws import logs
-from rawws.backplane import Backplane
+from rawws.backplane import Shards
 from rawws.errors import Refusal, UsageError
 from rawws.limits import MAX_LAG_BYTES, MIB
 from rawws.loop import current_loop
@@ -86,7 +86,7 @@ class Hub:
             read_only,
             math.inf if max_peers is None else max_peers,
         )
-        self.backplane: Backplane | None = None  # through which rooms are shared with other nodes
+        self.backplane: Shards | None = None  # through which rooms are shared with other nodes
         self._settings_for = settings
         self._max_rooms = max_rooms
         self.hello = hello
@@ -110,14 +110,23 @@ class Hub:
         room = self._occupied.get(path) or self._known.get(path)
         if room is None:
             settings = self._settings_for(path) if self._settings_for is not None else None
-            room = self._known[path] = Room(path, self._occupied, settings or self.settings, _keep, self.backplane)
+            shared = None if self.backplane is None else self.backplane.of(path)
+            room = self._known[path] = Room(path, self._occupied, settings or self.settings, _keep, shared)
         return room
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Get a room ready to be read from an id on, where that takes a while; returns why it can't be, if it can't."""
         if self.backplane is None:
             return None
-        return await self.backplane.prepare(self.room(path), since) or self.refuse_room(path)  # others have come
+        room = self.room(path)
+        assert room.shared is not None
+        return await room.shared.prepare(room, since) or self.refuse_room(path)  # others have come
+
+    def share_through(self, backplane: Shards) -> None:
+        """Share all rooms with other nodes, also those that a program holds. None may have peers or a history."""
+        self.backplane = backplane
+        for path, room in self._known.items():
+            room.share_through(backplane.of(path))
 
     @property
     def subprotocols(self) -> tuple[str, ...]:

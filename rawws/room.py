@@ -368,6 +368,11 @@ class Room:
 
     # For the backplane
 
+    def share_through(self, backplane: Backplane) -> None:
+        """Have what is said here go there. Nobody may be here."""
+        self.begin_anew()
+        self.shared = backplane
+
     @property
     def is_deserted(self) -> bool:
         """Whether nobody reads here, or will want to read on in a moment."""

@@ -413,6 +413,45 @@ async def test_rooms_are_spread_over_several_redis_servers(
                 running.stop()
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_one_of_several_servers_is_away_for_its_own_rooms_only(
+    nursery: trio.Nursery, redis: RedisServer, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    async with redis_server(tmp_path / "other") as other, rooms(nursery, backplane=(redis.url, other.url)) as node:
+        assert node.hub.backplane is not None
+        here, gone = [
+            next(path for path in map(str, range(100)) if str(server.port) in repr(node.hub.backplane.of(f"/{path}")))
+            for server in (redis, other)
+        ]
+        client = await node.open(f"/{here}")
+        await node.publish(f"/{gone}", "hi")
+        other.kill()
+        while not node.hub.backplane.is_away:
+            await trio.sleep(0.01)
+        assert (await node.ask(post(f"/{gone}", b"hi"))).status == 503
+        await node.publish(f"/{here}", "goes on")
+        assert await client.frame() == seen_text("goes on")
+
+
+async def test_a_room_that_a_program_holds_already_is_shared(nursery: trio.Nursery, redis: RedisServer) -> None:
+    hub = rawws.Hub(history=10)
+    held = hub.room("/room/x")
+    held.publish("to nobody")
+    gone = rawws.Hub()
+    held_without_history = gone.room("/room/y")
+    held_without_history.publish("to nobody")
+    with pytest.raises(UsageError, match="share a hub before anybody is in it"):
+        async with rawws.share(hub, redis.url):
+            pass
+    async with rawws.share(gone, redis.url), rooms(nursery, backplane=redis.url) as other:
+        client = await other.open("/room/y")
+        held_without_history.publish("to all")
+        assert await client.frame() == seen_text("to all")
+        assert await gone.prepare("/room/y") is None
+        assert await gone.prepare("/room/z") is None
+
+
 def test_with_one_more_server_no_room_moves_but_to_that() -> None:
     paths = [f"/room/{number}" for number in range(300)]
     streams = {url: RedisStreams(url, rawws.Hub(), "node") for url in ("redis://a", "redis://b", "redis://c")}
@@ -537,11 +576,10 @@ async def test_publishers_are_held_back_while_too_much_waits(
             while True:
                 await writer.send(text(f"{sent:01000}"))
                 sent += 1
-        backplane = node.hub.backplane
+        backplane = node.hub.room("/room/x").shared
         assert backplane is not None
         assert backplane.is_full
-        queued = int(repr(backplane).rpartition("waiting=")[2].rstrip(">"))
-        assert queued < sent // 2, "what the sockets hold is not read"
+        assert backplane.waiting < sent // 2, "what the sockets hold is not read"
         assert node.hub.room("/room/x").is_held
         assert (await node.ask(post("/room/x", b"hi"))).status == 503
         with trio.move_on_after(0.02) as waiting:

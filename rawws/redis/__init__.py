@@ -80,14 +80,15 @@ class RedisStreams:
     def __repr__(self) -> str:
         return f"<RedisStreams {self._connector} rooms={len(self._followed)} waiting={len(self._publisher.outbox)}>"
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Publish and follow until cancelled. Redis may come and go."""
         memory = current_loop().memory
         memory.beside.add(self._held_bytes)
         try:
             async with trio.open_nursery() as self._nursery:
                 self._start(self._publisher)
-                task_status.started()
+                for reader in self._readers:
+                    self._start(reader)
         finally:
             memory.beside.discard(self._held_bytes)
 
@@ -95,7 +96,8 @@ class RedisStreams:
         return self._publisher.outbox.waiting_bytes
 
     def _start(self, worker: Publisher | Reader) -> None:
-        assert self._nursery is not None, "run() is not running"
+        if self._nursery is None:
+            return  # `run` does it when it begins
 
         async def keep_at() -> None:
             await self._connector.keep_at(
