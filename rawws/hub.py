@@ -6,7 +6,7 @@ import enum
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TypeVar
 
 import trio
@@ -146,9 +146,10 @@ class Hub:
         }
         return {flag: limit for flag, limit in given.items() if limit != math.inf}
 
-    def refuse_room(self, path: str) -> Refusal | None:
-        """Return why there can't be a room at a path, if there can't."""
-        if self._max_rooms is None or path in self._occupied or len(self._occupied) < self._max_rooms:
+    def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
+        """Return why there can't be a room at a path, if there can't, beside the rooms or those that are given."""
+        rooms = self._occupied if among is None else among
+        if self._max_rooms is None or path in rooms or len(rooms) < self._max_rooms:
             return None
         told = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
         return Refusal(503, "too_many_rooms", told, _LATER)

@@ -235,7 +235,7 @@ async def test_a_post_is_published_once_whichever_node_gets_it(nursery: trio.Nur
 async def test_rooms_are_followed_as_long_as_somebody_is_there(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "UNUSED_S", 0.05)
+    monkeypatch.setattr("rawws.redis.UNUSED_S", 0.05)
     monkeypatch.setattr(reader, "BLOCK_S", 0.05)
     monkeypatch.setattr(reader, "ROOMS_PER_READER", 10)
     async with rooms(nursery, backplane=redis.url, history=5) as node:
@@ -244,10 +244,84 @@ async def test_rooms_are_followed_as_long_as_somebody_is_there(
             await node.publish(f"/room/{number}", str(number))
             assert await client.frame() == seen_text(str(number))
             client.reset()
-        while node.hub.rooms or "rooms=0" not in repr(node.hub.backplane):
+        while node.hub.rooms or "rooms=0 readers=1" not in repr(node.hub.backplane):
+            await trio.sleep(0.02)
+        while await _clients_of(redis) > 5:  # two of the publisher, two of a reader, and who asks
             await trio.sleep(0.02)
         again = await node.open("/room/7?last=1")
         assert await again.frame() == seen_text("7"), "what it was is still in Redis"
+
+
+async def _clients_of(redis: RedisServer) -> int:
+    told = await redis.ask("INFO", "clients")
+    return int(told.partition("connected_clients:")[2].split()[0])
+
+
+async def test_beyond_the_most_readers_each_follows_more_rooms(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.redis.MOST_READERS", 2)
+    monkeypatch.setattr(reader, "ROOMS_PER_READER", 1)
+    async with rooms(nursery, backplane=redis.url) as node:
+        clients = [await node.open(f"/room/{number}") for number in range(7)]
+        assert "rooms=7 readers=2" in repr(node.hub.backplane)
+        for number, client in enumerate(clients):
+            await node.publish(f"/room/{number}", str(number))
+            assert await client.frame() == seen_text(str(number))
+
+
+async def test_rooms_of_long_names_have_readers_of_their_own(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url) as node:
+        for number in range(6):
+            await node.open(f"/{number}" + 6000 * "x")
+        assert "rooms=6 readers=2" in repr(node.hub.backplane)
+
+
+async def test_rooms_that_are_followed_are_no_more_than_max_rooms(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url, max_rooms=2) as node:
+        for number in range(2):
+            (await node.open(f"/room/{number}")).reset()
+        while node.hub.rooms:
+            await trio.sleep(0.01)
+        refused = await node.ask(upgrade("/room/2"))
+        assert (refused.status, b"--max-rooms 2" in refused.body) == (503, True)
+        await node.open("/room/1")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_rooms_that_nobody_waits_for_are_forgotten_while_redis_is_away(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.redis.UNUSED_S", 0.05)
+    monkeypatch.setattr("rawws.redis.OPEN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(reader, "ROOMS_PER_READER", 1)
+    redis.kill()
+    async with rooms(nursery, backplane=redis.url) as node:
+        async with trio.open_nursery() as asking:
+            for number in range(5):
+                asking.start_soon(node.ask, upgrade(f"/room/{number}"))
+        while "rooms=0 readers=1" not in repr(node.hub.backplane):
+            await trio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_who_waits_to_publish_is_not_left_behind_when_a_room_is_forgotten(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.redis.UNUSED_S", 0.05)
+    monkeypatch.setattr(publisher, "MAX_WAITING_BYTES", 100)
+    async with network(redis.port) as between, rooms(nursery, backplane=between.url) as node:
+        client = await node.open("/room/x")
+        room = node.hub.room("/room/x")
+        between.cut()
+        room.publish(bytes(100))
+        assert room.is_held
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(room.ready)
+            client.reset()
+            while "rooms=0" not in repr(node.hub.backplane):
+                await trio.sleep(0.02)
+            between.heal()
 
 
 async def test_a_key_that_is_no_stream(

@@ -97,21 +97,18 @@ class Connector:
             yield client
 
     async def keep_at(
-        self, work: Callable[[Client], Awaitable[bool]], *, on_back: Callable[[], None], on_away: Callable[[str], None]
+        self, work: Callable[[Client], Awaitable[None]], *, on_back: Callable[[], None], on_away: Callable[[str], None]
     ) -> None:
-        """Connect and do some work, and again whenever Redis has been away, until the work is done (true)."""
+        """Connect and do some work without end, and again whenever Redis has been away."""
         rest_s = FIRST_REST_S
         while True:
-            is_done = False
             began = trio.current_time()
             try:
                 async with self.connect() as client:
                     on_back()
-                    is_done = await work(client)
+                    await work(client)
             except* Exception as errors:
                 on_away(_told(errors))
-            if is_done:
-                return
             rest_s = FIRST_REST_S if trio.current_time() - began > MAX_REST_S else min(2 * rest_s, MAX_REST_S)
             await trio.sleep(rest_s)
 

@@ -150,7 +150,7 @@ class Publisher:
             self._on_space()
         return taken
 
-    async def publish(self, client: Client) -> bool:
+    async def publish(self, client: Client) -> None:
         """Send what waits, again and again. Raises what Redis has against it."""
         outbox = self.outbox
         with trio.fail_after(TIMEOUT_S):

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from rawws import logs
-from rawws.limits import MIB
+from rawws.limits import KIB, MIB
 from rawws.redis.connector import TIMEOUT_S
 from rawws.wire.broadcast_log import History
 from rawws.wire.frames import encode_message
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from rawws.room import Room
 
 ROOMS_PER_READER = 100
+# Their keys are sent in each read, so those with long names get a reader for fewer.
+KEY_BYTES_PER_READER = 16 * KIB
 # The blocking read brings so many messages of each room at most; fewer, down to the least, if they are large.
 READ, LEAST_READ = 1000, 2
 BLOCK_S = 1.0
@@ -59,8 +61,6 @@ BELL_EXPIRY_S = 60
 PAGE_BYTES = MIB
 # What came in one room without being asked for page by page is so little that nothing was trimmed before it.
 TRUSTED_BYTES = 16 * MIB
-# A room that nobody is in any more is followed for a little longer, since somebody may be on the way.
-UNUSED_S = 5.0
 # A room that can't be read is looked at again so often.
 PROBLEM_S = 5.0
 
@@ -127,6 +127,7 @@ class Followed:
     is_loaded: bool = False
     is_current: trio.Event = field(default_factory=trio.Event)  # the log has all that the stream had when we looked
     looked_at: float = -math.inf
+    askers: int = 0  # who wait for it to be current
     unused_since: float | None = None
     problem: str = ""  # why it can't be read
 
@@ -152,13 +153,13 @@ class Followed:
 class Reader:
     """Follows the streams of some rooms, on a connection of its own."""
 
-    def __init__(self, expiry_s: int, sender_of: Callable[[bytes], int], forget: Callable[[Room], None]) -> None:
+    def __init__(self, expiry_s: int, sender_of: Callable[[bytes], int]) -> None:
         """A stream is gone ``expiry_s`` after its last entry; ``sender_of`` says which of our connections an entry is
-        of; ``forget`` is told of a room that is not followed any more."""
+        of."""
         self.followed: dict[str, Followed] = {}
+        self.key_bytes = 0  # of their streams' keys
         self._expiry_ms = expiry_s * 1000
         self._sender_of = sender_of
-        self._forget = forget
         self._something_to_look_at = trio.Event()
         self._bell = f"rawws-bell:{os.urandom(6).hex()}"
         self._last_ring = b"0-0"
@@ -166,22 +167,30 @@ class Reader:
 
     @property
     def has_space(self) -> bool:
-        return len(self.followed) < ROOMS_PER_READER
+        return len(self.followed) < ROOMS_PER_READER and self.key_bytes < KEY_BYTES_PER_READER
 
     def add(self, followed: Followed) -> None:
         self.followed[followed.room.path] = followed
+        self.key_bytes += len(key_of(followed.room.path))
         self.look()
+
+    def remove(self, followed: Followed) -> None:
+        del self.followed[followed.room.path]
+        self.key_bytes -= len(key_of(followed.room.path))
+
+    def _follows(self, followed: Followed) -> bool:
+        """Whether a room is still followed, after something was waited for."""
+        return self.followed.get(followed.room.path) is followed
 
     def look(self) -> None:
         """Look at once at what is to be looked at."""
         self._something_to_look_at.set()
 
-    async def read(self, client: Client) -> bool:
+    async def read(self, client: Client) -> None:
         """Read what comes, again and again. Raises what Redis has against it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ring, client)
             await self._read(client)
-        return True
 
     async def _ring(self, client: Client) -> None:
         """End the read that waits, whenever there is something to look at."""
@@ -199,7 +208,6 @@ class Reader:
             script = await client.script_load(READ_PAGE)
         self._doubt(followed for followed in self.followed.values() if followed.is_loaded)  # we have been away
         for turn in itertools.count():
-            self._forget_unused()
             again_at = trio.current_time() - PROBLEM_S
             self._doubt(each for each in self.followed.values() if each.problem and each.looked_at < again_at)
             if behind := self._behind():
@@ -209,11 +217,14 @@ class Reader:
                     behind.sort(key=attrgetter("looked_at"))
                 await self._read_page(client, script, behind)
             received = 0
+            asked = dict(self.followed)
             for key, entries in (await self._read_what_comes(client)).items():
                 if key == self._bell.encode("ascii"):
                     self._last_ring = entries[-1].identifier
                     continue
-                followed = self.followed[path_of(bytes(key).decode())]
+                followed = asked[path_of(bytes(key).decode())]
+                if not self._follows(followed):
+                    continue
                 messages = [read_entry(entry.identifier, entry.field_values) for entry in entries]
                 size = sum(len(message.payload) for message in messages)
                 received += size
@@ -267,6 +278,8 @@ class Reader:
         (seconds, microseconds), *pages = answer
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000
         for followed, page in zip(behind, pages, strict=False):  # the others have their turn next
+            if not self._follows(followed):
+                continue
             followed.looked_at = trio.current_time()
             if isinstance(page, bytes) and b"no such key" not in page:
                 self._note_problem(followed, page.decode(errors="replace"))
@@ -337,15 +350,3 @@ class Reader:
             frames: list[bytes | bytearray] = []
             encode_message(message.opcode, message.payload, frames)
             room.add(frames, self._sender_of(message.by), message.key)
-
-    def _forget_unused(self) -> None:
-        """Follow those rooms no longer that nobody has been in for a while."""
-        now = trio.current_time()
-        for path, followed in list(self.followed.items()):
-            if not followed.is_loaded or not followed.room.is_deserted:
-                followed.unused_since = None
-            elif followed.unused_since is None:
-                followed.unused_since = now
-            elif now - followed.unused_since > UNUSED_S:
-                del self.followed[path]
-                self._forget(followed.room)
