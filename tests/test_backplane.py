@@ -270,6 +270,57 @@ async def test_beyond_the_most_readers_each_follows_more_rooms(
             assert await client.frame() == seen_text(str(number))
 
 
+async def test_ids_of_the_future_do_not_make_redis_work(nursery: trio.Nursery, redis: RedisServer) -> None:
+    for _ in range(3):
+        await redis.ask("XADD", "rawws:/room/x", "*", "data", bytes(MIB))
+    async with rooms(nursery, backplane=redis.url, history=10, history_bytes=10) as node:
+        await node.open("/room/x")
+        before = await _sent_by(redis)
+        async with trio.open_nursery() as asking:
+            for _ in range(20):
+                asking.start_soon(node.poll, "/room/x?since=9999999999999-0")
+        await node.poll("/room/x?since=9999999999999-0")
+        assert await _sent_by(redis) - before < 20_000
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_redis_that_is_full_can_be_read(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url, history=10) as node:
+        here = await node.open("/here")
+        await node.publish("/room/x", "kept")
+        await redis.ask("CONFIG", "SET", "maxmemory", "1")
+        assert (await node.poll("/room/x?last=1"))["messages"][0]["text"] == "kept"
+        assert (await node.poll("/room/new?last=1"))["messages"] == []
+        await here.send(text("waits"))
+        while not ((backplane := node.hub.backplane) and backplane.is_away):
+            await trio.sleep(0.01)
+        assert (await node.poll("/room/other?last=1"))["messages"] == []
+        await redis.ask("CONFIG", "SET", "maxmemory", "0")
+        assert await here.frame() == seen_text("waits")
+
+
+async def test_an_error_in_the_work_itself_is_told_once_as_such(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connector, "FIRST_REST_S", 0.01)
+    monkeypatch.setattr(connector, "MAX_REST_S", 0.01)
+    times = 0
+
+    async def fail(_: object) -> None:
+        nonlocal times
+        times += 1
+        raise AssertionError("this was never to be")
+
+    with trio.move_on_after(10) as scope:
+        await Connector(redis.url).keep_at(
+            fail, on_back=lambda: None, on_away=lambda _: scope.cancel() if times == 3 else None
+        )
+    assert times == 3
+    told = [record for record in caplog.records if record.name == "rawws.server"]
+    assert [(record.levelname, bool(record.exc_info)) for record in told] == [("ERROR", True)]
+    assert "this was never to be" in caplog.text
+
+
 async def test_rooms_of_long_names_have_readers_of_their_own(nursery: trio.Nursery, redis: RedisServer) -> None:
     async with rooms(nursery, backplane=redis.url) as node:
         for number in range(6):

@@ -30,7 +30,7 @@ from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.redis.connector import Connector
 from rawws.redis.publisher import Publisher
-from rawws.redis.reader import Followed, Reader
+from rawws.redis.reader import LOOK_EVERY_S, Followed, Reader
 from rawws.wire.frames import Opcode
 from rawws.wire.message_ids import MessageId
 from rawws.wire.outbox import Outgoing
@@ -245,14 +245,16 @@ class RedisStreams:
         if refusal := self._refuse_room(room.path, self._followed):
             return refusal
         followed, reader = self._follow(room)
-        if followed.problem or (followed.is_loaded and since is not None and followed.is_behind(since)):
-            followed.doubt()
-            reader.look()
-        elif followed.is_loaded:
+        if followed.is_loaded and not followed.is_doubtful(since):
             return None
         followed.askers += 1
         try:
             with trio.move_on_after(OPEN_TIMEOUT_S):
+                if followed.is_doubtful(since):
+                    await trio.sleep_until(followed.looked_at + LOOK_EVERY_S)
+                if followed.is_doubtful(since) and followed.looked_at + LOOK_EVERY_S <= trio.current_time():
+                    followed.doubt()
+                    reader.look()
                 await followed.is_current.wait()
         finally:
             followed.askers -= 1

@@ -15,6 +15,7 @@ room waits for the whole of another.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -61,7 +62,9 @@ BELL_EXPIRY_S = 60
 PAGE_BYTES = MIB
 # What came in one room without being asked for page by page is so little that nothing was trimmed before it.
 TRUSTED_BYTES = 16 * MIB
-# A room that can't be read is looked at again so often.
+# A stream isn't looked at more often than this for who says that there is more in it, or that it can be read again.
+LOOK_EVERY_S = 1.0
+# A room that can't be read is looked at again so often in any case.
 PROBLEM_S = 5.0
 
 # Returns the time, and of as many streams as a page takes, one at least: what XINFO STREAM says of it, without the two
@@ -131,8 +134,11 @@ class Followed:
     unused_since: float | None = None
     problem: str = ""  # why it can't be read
 
-    def is_behind(self, since: MessageId) -> bool:
-        """Whether somebody has seen an id elsewhere that isn't here yet."""
+    def is_doubtful(self, since: MessageId | None) -> bool:
+        """Whether to look at it for who asks: it can't be read, or they have seen an id that isn't here yet."""
+        return bool(self.problem) or (self.is_loaded and since is not None and self._is_behind(since))
+
+    def _is_behind(self, since: MessageId) -> bool:
         return since.epoch.isdigit() and (int(since.epoch), since.number) > self.place.last
 
     def tail_to_load(self) -> StreamTail:
@@ -193,11 +199,16 @@ class Reader:
             await self._read(client)
 
     async def _ring(self, client: Client) -> None:
-        """End the read that waits, whenever there is something to look at."""
+        """End the read that waits, whenever there is something to look at.
+
+        A Redis that has no memory left takes no bell; the read ends within `BLOCK_S` by itself.
+        """
+        from coredis.exceptions import ResponseError
+
         while True:
             await self._something_to_look_at.wait()
             self._something_to_look_at = trio.Event()
-            with trio.fail_after(TIMEOUT_S):
+            with trio.fail_after(TIMEOUT_S), contextlib.suppress(ResponseError):
                 async with client.pipeline(transaction=True) as pipe:
                     pipe.delete([self._bell])
                     pipe.xadd(self._bell, {"": ""})
