@@ -91,7 +91,7 @@ class Backplane(Protocol):
 
 
 class Shards:
-    """Several backplanes as one: each room is on one of them, the same on every node that is given the same ones.
+    """The backplane or backplanes of a hub: each room is on one, the same on every node that is given the same ones.
 
     Which one that is depends on the room's path and on what each is called, and not on their order. With one more, each
     gives up its part of the rooms and no others move (rendezvous hashing).
@@ -100,55 +100,27 @@ class Shards:
     def __init__(self, shards: Mapping[str, Backplane]) -> None:
         self._shards = shards
 
+    def __repr__(self) -> str:
+        return f"<Shards {', '.join(map(repr, self._shards.values()))}>"
+
     def of(self, path: str) -> Backplane:
         """Return the one that has a room."""
         return self._shards[max(self._shards, key=lambda name: _weigh(name, path))]
 
     @property
     def is_away(self) -> bool:
+        """Whether any of them can't be reached just now."""
         return any(shard.is_away for shard in self._shards.values())
 
     @property
-    def is_full(self) -> bool:
-        return any(shard.is_full for shard in self._shards.values())
-
-    @property
     def waiting(self) -> int:
+        """How many messages are on their way to them."""
         return sum(shard.waiting for shard in self._shards.values())
 
-    async def ready(self) -> None:
-        while self.is_full:
-            for shard in self._shards.values():
-                await shard.ready()
-
     async def flush(self) -> None:
+        """Wait until nothing is on its way any more."""
         for shard in self._shards.values():
             await shard.flush()
-
-    def send_out(
-        self,
-        path: str,
-        opcode: Opcode,
-        payload: bytes,
-        *,
-        sender: int = 0,
-        key: str | None = None,
-        once: str = "",
-        digest: str = "",
-        on_done: Callable[[], None] | None = None,
-    ) -> Outgoing:
-        return self.of(path).send_out(
-            path, opcode, payload, sender=sender, key=key, once=once, digest=digest, on_done=on_done
-        )
-
-    def take_back(self, message: Outgoing) -> bool:
-        return self.of(message.path).take_back(message)
-
-    def follow(self, room: Room) -> None:
-        self.of(room.path).follow(room)
-
-    async def prepare(self, room: Room, since: MessageId | None = None) -> Refusal | None:
-        return await self.of(room.path).prepare(room, since)
 
 
 def _weigh(name: str, path: str) -> bytes:
@@ -156,7 +128,7 @@ def _weigh(name: str, path: str) -> bytes:
 
 
 @asynccontextmanager
-async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Backplane]:
+async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
     """Share a hub's rooms with every other node that has the same Redis, as long as the block runs.
 
     ``url`` is ``redis://``, ``rediss://`` or ``unix://``, or ``redis+sentinel://host:port,host:port/SERVICE``. What
@@ -174,10 +146,11 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Backplane]:
         raise UsageError("there are rooms already, which nobody would share; share a hub before anybody is in it")
     node = os.urandom(6).hex()
     shards = {each: RedisStreams(each, hub, node) for each in (url, *more)}
+    backplane = Shards(shards)
+    hub.share_through(backplane)
     async with trio.open_nursery() as nursery:
         for each in shards.values():
-            await nursery.start(each.run)
-        backplane = hub.backplane = shards[url] if len(shards) == 1 else Shards(shards)
+            nursery.start_soon(each.run)
         try:
             yield backplane
             with trio.move_on_after(FLUSH_S):

@@ -6,13 +6,13 @@ import enum
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TypeVar
 
 import trio
 
 from rawws import logs
-from rawws.backplane import Backplane
+from rawws.backplane import Shards
 from rawws.errors import Refusal, UsageError
 from rawws.limits import MAX_LAG_BYTES, MIB
 from rawws.loop import current_loop
@@ -86,7 +86,7 @@ class Hub:
             read_only,
             math.inf if max_peers is None else max_peers,
         )
-        self.backplane: Backplane | None = None  # through which rooms are shared with other nodes
+        self.backplane: Shards | None = None  # through which rooms are shared with other nodes
         self._settings_for = settings
         self._max_rooms = max_rooms
         self.hello = hello
@@ -110,14 +110,23 @@ class Hub:
         room = self._occupied.get(path) or self._known.get(path)
         if room is None:
             settings = self._settings_for(path) if self._settings_for is not None else None
-            room = self._known[path] = Room(path, self._occupied, settings or self.settings, _keep, self.backplane)
+            shared = None if self.backplane is None else self.backplane.of(path)
+            room = self._known[path] = Room(path, self._occupied, settings or self.settings, _keep, shared)
         return room
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Get a room ready to be read from an id on, where that takes a while; returns why it can't be, if it can't."""
         if self.backplane is None:
             return None
-        return await self.backplane.prepare(self.room(path), since) or self.refuse_room(path)  # others have come
+        room = self.room(path)
+        assert room.shared is not None
+        return await room.shared.prepare(room, since) or self.refuse_room(path)  # others have come
+
+    def share_through(self, backplane: Shards) -> None:
+        """Share all rooms with other nodes, also those that a program holds. None may have peers or a history."""
+        self.backplane = backplane
+        for path, room in self._known.items():
+            room.share_through(backplane.of(path))
 
     @property
     def subprotocols(self) -> tuple[str, ...]:
@@ -137,9 +146,10 @@ class Hub:
         }
         return {flag: limit for flag, limit in given.items() if limit != math.inf}
 
-    def refuse_room(self, path: str) -> Refusal | None:
-        """Return why there can't be a room at a path, if there can't."""
-        if self._max_rooms is None or path in self._occupied or len(self._occupied) < self._max_rooms:
+    def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
+        """Return why there can't be a room at a path, if there can't, beside the rooms or those that are given."""
+        rooms = self._occupied if among is None else among
+        if self._max_rooms is None or path in rooms or len(rooms) < self._max_rooms:
             return None
         told = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
         return Refusal(503, "too_many_rooms", told, _LATER)

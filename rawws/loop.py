@@ -280,12 +280,15 @@ class Loop:
 
     def _read_on_soon(self, peer: Peer) -> None:
         """Have more read of a peer whose bytes no poller tells of: they are here already."""
-        if peer.interest & READABLE and (peer.session.has_unread or peer.transport.has_pending):
+        is_here = peer.kept is not None or peer.session.has_unread or peer.transport.has_pending
+        if peer.interest & READABLE and is_here:
             self._unread.append((peer.transport.fileno(), READABLE))
             self.run_errands_soon()
 
     def _read(self, peer: Peer) -> int:
         """Receive once from a peer, act on what came, and return how many bytes that was."""
+        if peer.kept is not None and not peer.held_back:
+            return self._go_on(peer, peer.kept)
         session = peer.session
         if session.has_unread:
             self._act_on(peer, self._decode(peer, b""))
@@ -321,6 +324,13 @@ class Loop:
         self._read_on_soon(peer)
         return size
 
+    def _go_on(self, peer: Peer, kept: list[bytes | bytearray]) -> int:
+        """Act on what was kept while a peer was held back."""
+        peer.kept = None
+        self._act_on(peer, kept)
+        self._read_on_soon(peer)
+        return sum(map(len, kept))
+
     def _read_into(self, peer: Peer, buffer: memoryview) -> int:
         with buffer:
             size = peer.transport.try_receive_into(buffer)
@@ -345,6 +355,10 @@ class Loop:
     def _act_on(self, peer: Peer, got: Sequence[bytes | bytearray] | Sequence[Event]) -> None:
         """Pass on what a peer has sent, and send it what its session has to say."""
         session = peer.session
+        room = peer.relay
+        if room is not None and room.holds and got and peer.cause is None:
+            self._hold_back(peer, got)  # type: ignore[arg-type]
+            return
         answers = session.data_to_send() if session.outgoing else b""
         if peer.inbox is not None:
             if got:
@@ -352,7 +366,6 @@ class Loop:
         # §5.5.1: once our close has gone out, what still comes need not be processed.
         elif got and peer.cause is None:
             frames: list[bytes | bytearray] = got  # type: ignore[assignment]
-            room = peer.relay
             if room is not None:
                 if room.settings.read_only:
                     self.close(peer, 1008, "this room is for reading only")
@@ -364,9 +377,6 @@ class Loop:
                     self._fresh.add(room)
                     self._turn_messages += messages * len(room.current)
                 self.traffic.messages_in += messages
-                if room.holds:
-                    peer.held_back = True
-                    self.watch(peer, done=not peer.is_blocked)
                 if peer.pace is not None:
                     self.slow.hold_to_its_rate(peer, messages)
             elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
@@ -381,6 +391,19 @@ class Loop:
                 self._leaving.append((peer, answers))
         elif answers:
             self.send(peer, answers)
+
+    def _hold_back(self, peer: Peer, frames: Sequence[bytes | bytearray]) -> None:
+        """Keep what a peer has said while its room's publishers are to wait, and read no more from it."""
+        peer.held_back = True
+        peer.kept = [*(peer.kept or ()), *frames]
+        self.watch(peer, done=not peer.is_blocked)
+
+    def let_go(self, peer: Peer) -> None:
+        """Go on with a peer that was held back."""
+        peer.held_back = False
+        peer.heard = True  # it could not be
+        if peer.transport.fileno() >= 0:
+            self.watch(peer, done=not peer.is_blocked)
 
     def _deliver(self, peer: Peer, events: Sequence[Event]) -> None:
         """Put messages into a peer's inbox, and stop reading from it when they are too many."""
@@ -740,7 +763,7 @@ class Loop:
         reads = (
             peer.outbox_bytes <= MAX_OUTBOX_BYTES
             and (peer.inbox is None or not peer.inbox.paused)
-            and (not peer.held_back or peer.session.state is not OPEN)
+            and (not peer.held_back or (peer.session.state is not OPEN and peer.kept is None))
             and not (peer.pace is not None and peer.pace.rests_until and peer.session.state is OPEN)
         )
         interest = READABLE if reads else 0
@@ -848,6 +871,7 @@ class Loop:
 
     def _forget_rooms(self, peer: Peer) -> None:
         rooms, peer.rooms, peer.cursors, peer.in_segment = peer.rooms, NOWHERE, None, None
+        peer.kept = None
         for room in rooms:
             room.remove(peer)
             if room.is_held:

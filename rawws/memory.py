@@ -52,6 +52,7 @@ class Memory:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self.max_bytes = math.inf
+        self.beside: set[Callable[[], int]] = set()  # what others hold for all of them, in bytes
         # Of requests that are being received, and of answers that are being sent, some of which many are sent.
         self._bodies: dict[trio.CancelScope, bytes | bytearray] = {}
         self._told_at = -math.inf
@@ -63,14 +64,15 @@ class Memory:
         self._loop.deadlines.look_again()
 
     def used_bytes(self) -> int:
-        """Return what logs, outboxes, inboxes, and messages and bodies that are not whole hold together, in bytes.
+        """Return what logs, outboxes, inboxes, backplanes, and messages and bodies that are not whole hold, in bytes.
 
         What is held for those who are being closed is not counted: it goes with them.
         """
         stay = [peer for peer in self._loop.peers.values() if peer.session.state is State.OPEN]
         bodies = {id(body): len(body) for body in self._bodies.values()}
         logs_bytes = sum(room.held_bytes for room in self._rooms())
-        return logs_bytes + sum(map(own_bytes, stay)) + sum(bodies.values())
+        beside_bytes = sum(held() for held in self.beside)
+        return logs_bytes + sum(map(own_bytes, stay)) + sum(bodies.values()) + beside_bytes
 
     @contextlib.contextmanager
     def counting(self, body: bytes | bytearray) -> Iterator[trio.CancelScope]:
@@ -152,7 +154,8 @@ def own_bytes(peer: Peer) -> int:
     """Return what is held for a peer alone."""
     inbox = peer.inbox
     waiting = 0 if inbox is None else sum(len(item.payload) + WAITING_BYTES for item in inbox.items)
-    return peer.outbox_bytes + peer.session.held_bytes + waiting
+    kept = 0 if peer.kept is None else sum(map(len, peer.kept))
+    return peer.outbox_bytes + peer.session.held_bytes + waiting + kept
 
 
 def unsent(peer: Peer) -> int:

@@ -115,6 +115,7 @@ class Peer:
         "in_segment",
         "inbox",
         "interest",
+        "kept",
         "later",
         "number",
         "outbox",
@@ -154,6 +155,7 @@ class Peer:
         self.heard = False  # anything, since the last ping
         self.heard_at = time.perf_counter()
         self.held_back = False  # nothing is read from it: it has spoken while its room's publishers are to wait
+        self.kept: list[bytes | bytearray] | None = None  # what it has said then
         self.ping_at = math.inf
         self.answer_by = math.inf  # when the last ping must have been answered
         self.close_at = math.inf  # when the socket is closed, whatever the peer does

@@ -70,6 +70,8 @@ class RoomSettings:
             raise UsageError(
                 "the newest message of a key may be a peer's own: give 'latest' or exclude_sender, not both"
             )
+        if not all(limit >= 0 for limit in self.history):  # which NaN isn't
+            raise UsageError("a history can't have less than nothing; give 0 or more messages, bytes and seconds")
 
 
 class Delivery(NamedTuple):
@@ -138,8 +140,8 @@ class Room:
         self._repeats: Repeats | None = None  # of what was published with a key, if anything was
         self.watchers: set[Peer] = set()  # who are told of everybody that comes and goes
         self.kept_until = -math.inf  # for those who poll, and are not here between two questions
-        # Why those who publish are to wait just now. Who they are shows when they do it once more: then no more is read
-        # from them. Of the others come pings, pongs and closes, which can't wait.
+        # Why those who publish are to wait just now. Who they are shows when they do it once more: that is kept, and no
+        # more is read from them. Of the others come pings, pongs and closes, which can't wait.
         self.holds: set[str] = set()
         self.released = trio.lowlevel.ParkingLot()
         self.shared = shared  # where what is said here goes to, instead of into the log
@@ -370,6 +372,11 @@ class Room:
         self._keep(self)
 
     # For the backplane
+
+    def share_through(self, backplane: Backplane) -> None:
+        """Have what is said here go there. Nobody may be here."""
+        self.begin_anew()
+        self.shared = backplane
 
     @property
     def is_deserted(self) -> bool:

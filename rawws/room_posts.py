@@ -139,7 +139,7 @@ class Posts:
         if isinstance(opcode, Refusal):
             return opcode
         if self._hub.backplane is not None:
-            return await self._publish_through(self._hub.backplane, path, exchange, opcode, body)
+            return await self._publish_through(self._hub.backplane.of(path), path, exchange, opcode, body)
         room = self._hub.rooms.get(path)
         if room is None:
             if refusal := self._hub.refuse_room(path):

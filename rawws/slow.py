@@ -148,10 +148,7 @@ class SlowPeers:
         for peer in room.peers:
             if not peer.held_back:
                 continue
-            peer.held_back = False
-            peer.heard = True  # it could not be
-            if peer.transport.fileno() >= 0:
-                self._loop.watch(peer, done=not peer.is_blocked)
+            self._loop.let_go(peer)
         room.released.unpark_all()
 
     def release_publishers(self, room: Room) -> None:

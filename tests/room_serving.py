@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 import rawws
+from rawws.backplane import Shards
 from rawws.hub import Hub
 from rawws.room_app import RoomApp
 from rawws.room_posts import Guard
@@ -101,18 +102,21 @@ class Rooms:
 
 @asynccontextmanager
 async def rooms(
-    nursery: trio.Nursery, *, guard: Guard | None = None, backplane: Any = "", **settings: Any
+    nursery: trio.Nursery, *, guard: Guard | None = None, backplane: Any = (), **settings: Any
 ) -> AsyncIterator[Rooms]:
-    """A server with rooms, which are shared through a backplane if one is given: by its URL, or as it is."""
+    """A server with rooms, which are shared through a backplane if one is given: by a URL or several, or as it is."""
     serve_settings: dict[str, Any] = {
         name: settings.pop(name)
         for name in ("authenticate", "ping_interval", "ping_timeout", "max_connections")
         if name in settings
     }
     hub = Hub(**settings)
-    shared = rawws.share(hub, backplane) if backplane and isinstance(backplane, str) else nullcontext()
-    if not isinstance(backplane, str):
-        hub.backplane = backplane
+    shared: Any = nullcontext()
+    if isinstance(backplane, str | tuple):
+        urls = (backplane,) if isinstance(backplane, str) else backplane
+        shared = rawws.share(hub, *urls) if urls else shared
+    else:
+        hub.share_through(Shards({"": backplane}))
     async with shared, _serving(nursery, hub, guard, serve_settings) as running:
         yield running
 

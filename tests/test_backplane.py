@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import signal
 import sys
@@ -12,16 +13,19 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import rawws
 from rawws.backplane import Shards
 from rawws.errors import UsageError
+from rawws.limits import MIB
+from rawws.loop import current_loop
 from rawws.redis import RedisStreams, connector, publisher, reader
 from rawws.redis.connector import Connector
 from rawws.wire.frames import Opcode
 from tests.redis_server import Network, RedisServer, free_port, network, redis_server
 from tests.room_serving import Rooms, post, rooms
-from tests.serving import Client, Seen, StartProgram, binary, get, seen_text, text, upgrade
+from tests.serving import Client, Seen, StartProgram, binary, close, get, seen_text, text, upgrade
 
 IDS = "Sec-WebSocket-Protocol: rawws.id.v1"
 AT_ONCE = ("--repl-diskless-sync-delay", "0")  # or else a replica waits 5 s for others
@@ -57,6 +61,11 @@ async def next_with_id(client: Client) -> tuple[str, bytes]:
     told = json.loads(head)
     assert "id" in told, told
     return told["id"], payload
+
+
+async def _all_is_published(node: Rooms) -> None:
+    assert node.hub.backplane is not None
+    await node.hub.backplane.flush()
 
 
 async def numbers_up_to(client: Client, last: int) -> list[int]:
@@ -226,7 +235,7 @@ async def test_a_post_is_published_once_whichever_node_gets_it(nursery: trio.Nur
 async def test_rooms_are_followed_as_long_as_somebody_is_there(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "UNUSED_S", 0.05)
+    monkeypatch.setattr("rawws.redis.UNUSED_S", 0.05)
     monkeypatch.setattr(reader, "BLOCK_S", 0.05)
     monkeypatch.setattr(reader, "ROOMS_PER_READER", 10)
     async with rooms(nursery, backplane=redis.url, history=5) as node:
@@ -235,10 +244,135 @@ async def test_rooms_are_followed_as_long_as_somebody_is_there(
             await node.publish(f"/room/{number}", str(number))
             assert await client.frame() == seen_text(str(number))
             client.reset()
-        while node.hub.rooms or "rooms=0" not in repr(node.hub.backplane):
+        while node.hub.rooms or "rooms=0 readers=1" not in repr(node.hub.backplane):
+            await trio.sleep(0.02)
+        while await _clients_of(redis) > 5:  # two of the publisher, two of a reader, and who asks
             await trio.sleep(0.02)
         again = await node.open("/room/7?last=1")
         assert await again.frame() == seen_text("7"), "what it was is still in Redis"
+
+
+async def _clients_of(redis: RedisServer) -> int:
+    told = await redis.ask("INFO", "clients")
+    return int(told.partition("connected_clients:")[2].split()[0])
+
+
+async def test_beyond_the_most_readers_each_follows_more_rooms(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.redis.MOST_READERS", 2)
+    monkeypatch.setattr(reader, "ROOMS_PER_READER", 1)
+    async with rooms(nursery, backplane=redis.url) as node:
+        clients = [await node.open(f"/room/{number}") for number in range(7)]
+        assert "rooms=7 readers=2" in repr(node.hub.backplane)
+        for number, client in enumerate(clients):
+            await node.publish(f"/room/{number}", str(number))
+            assert await client.frame() == seen_text(str(number))
+
+
+async def test_ids_of_the_future_do_not_make_redis_work(nursery: trio.Nursery, redis: RedisServer) -> None:
+    for _ in range(3):
+        await redis.ask("XADD", "rawws:/room/x", "*", "data", bytes(MIB))
+    async with rooms(nursery, backplane=redis.url, history=10, history_bytes=10) as node:
+        await node.open("/room/x")
+        before = await _sent_by(redis)
+        async with trio.open_nursery() as asking:
+            for _ in range(20):
+                asking.start_soon(node.poll, "/room/x?since=9999999999999-0")
+        await node.poll("/room/x?since=9999999999999-0")
+        assert await _sent_by(redis) - before < 20_000
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_redis_that_is_full_can_be_read(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url, history=10) as node:
+        here = await node.open("/here")
+        await node.publish("/room/x", "kept")
+        await redis.ask("CONFIG", "SET", "maxmemory", "1")
+        assert (await node.poll("/room/x?last=1"))["messages"][0]["text"] == "kept"
+        assert (await node.poll("/room/new?last=1"))["messages"] == []
+        await here.send(text("waits"))
+        while not ((backplane := node.hub.backplane) and backplane.is_away):
+            await trio.sleep(0.01)
+        assert (await node.poll("/room/other?last=1"))["messages"] == []
+        await redis.ask("CONFIG", "SET", "maxmemory", "0")
+        assert await here.frame() == seen_text("waits")
+
+
+async def test_an_error_in_the_work_itself_is_told_once_as_such(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connector, "FIRST_REST_S", 0.01)
+    monkeypatch.setattr(connector, "MAX_REST_S", 0.01)
+    times = 0
+
+    async def fail(_: object) -> None:
+        nonlocal times
+        times += 1
+        raise AssertionError("this was never to be")
+
+    with trio.move_on_after(10) as scope:
+        await Connector(redis.url).keep_at(
+            fail, on_back=lambda: None, on_away=lambda _: scope.cancel() if times == 3 else None
+        )
+    assert times == 3
+    told = [record for record in caplog.records if record.name == "rawws.server"]
+    assert [(record.levelname, bool(record.exc_info)) for record in told] == [("ERROR", True)]
+    assert "this was never to be" in caplog.text
+
+
+async def test_rooms_of_long_names_have_readers_of_their_own(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url) as node:
+        for number in range(6):
+            await node.open(f"/{number}" + 6000 * "x")
+        assert "rooms=6 readers=2" in repr(node.hub.backplane)
+
+
+async def test_rooms_that_are_followed_are_no_more_than_max_rooms(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url, max_rooms=2) as node:
+        for number in range(2):
+            (await node.open(f"/room/{number}")).reset()
+        while node.hub.rooms:
+            await trio.sleep(0.01)
+        refused = await node.ask(upgrade("/room/2"))
+        assert (refused.status, b"--max-rooms 2" in refused.body) == (503, True)
+        await node.open("/room/1")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_rooms_that_nobody_waits_for_are_forgotten_while_redis_is_away(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.redis.UNUSED_S", 0.05)
+    monkeypatch.setattr("rawws.redis.OPEN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(reader, "ROOMS_PER_READER", 1)
+    redis.kill()
+    async with rooms(nursery, backplane=redis.url) as node:
+        async with trio.open_nursery() as asking:
+            for number in range(5):
+                asking.start_soon(node.ask, upgrade(f"/room/{number}"))
+        while "rooms=0 readers=1" not in repr(node.hub.backplane):
+            await trio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_who_waits_to_publish_is_not_left_behind_when_a_room_is_forgotten(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.redis.UNUSED_S", 0.05)
+    monkeypatch.setattr(publisher, "MAX_WAITING_BYTES", 100)
+    async with network(redis.port) as between, rooms(nursery, backplane=between.url) as node:
+        client = await node.open("/room/x")
+        room = node.hub.room("/room/x")
+        between.cut()
+        room.publish(bytes(100))
+        assert room.is_held
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(room.ready)
+            client.reset()
+            while "rooms=0" not in repr(node.hub.backplane):
+                await trio.sleep(0.02)
+            between.heal()
 
 
 async def test_a_key_that_is_no_stream(
@@ -256,6 +390,127 @@ async def test_a_key_that_is_no_stream(
         assert refused.status == 502
         await node.publish("/room/y", "and on")
         assert await other.frame() == seen_text("and on")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_is_wrong_with_one_message_of_a_batch_is_its_own(nursery: trio.Nursery, redis: RedisServer) -> None:
+    await redis.ask("RPUSH", "rawws-once:/room/x list", "no answer")
+    await redis.ask("SET", "rawws-once:/room/x text", "no answer")
+    async with network(redis.port) as between, rooms(nursery, backplane=between.url) as node:
+        client = await node.open("/room/x")
+        shared = node.hub.room("/room/x").shared
+        assert shared is not None
+        between.cut()
+        sent = [
+            shared.send_out("/room/x", Opcode.TEXT, payload, once=once, digest="digest")
+            for payload, once in [(b"1", ""), (b"2", "list"), (b"3", ""), (b"4", "text"), (b"5", "fine")]
+        ]
+        between.heal()
+        assert [(await client.frame()).payload for _ in range(3)] == [b"1", b"3", b"5"]
+        await shared.flush()
+        assert [bool(message.problem) for message in sent] == [False, True, False, True, False]
+        await shared.flush()
+        assert await redis.ask("XLEN", "rawws:/room/x") == 3
+
+
+async def test_a_stream_of_large_messages_is_cut(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.redis.LEAST_KEPT_BYTES", 6 * MIB)
+    async with rooms(nursery, backplane=redis.url, history=3) as node:
+        client = await node.open("/room/x")
+        for number in range(20):
+            await node.publish("/room/x", bytes(MIB - 1) + bytes([number]))
+            assert (await client.frame()).payload[-1] == number
+            assert await redis.ask("XLEN", "rawws:/room/x") in ({number + 1} if number < 6 else {5, 6})
+        assert 6 * MIB <= await redis.ask("MEMORY", "USAGE", "rawws:/room/x", "SAMPLES", "0") < 8 * MIB
+        await redis.ask("XADD", "rawws:/room/y", "*", "data", bytes(80 * MIB))
+        await node.publish("/room/y", bytes(MIB - 1))
+        assert await redis.ask("XLEN", "rawws:/room/y") == 2, "less than what is kept would be left"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_history_without_end(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with rooms(nursery, backplane=redis.url, history=10**20, history_age_s=math.inf) as node:
+        client = await node.open("/room/x")
+        await node.publish("/room/x", "kept")
+        assert await client.frame() == seen_text("kept")
+        assert (await node.poll("/room/x?last=1"))["messages"][0]["text"] == "kept"
+        assert await redis.ask("TTL", "rawws:/room/x") > 3_000_000_000
+        assert await redis.ask("XLEN", "rawws:/room/x") == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_room_is_read_again_once_its_key_is_a_stream_again(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reader, "PROBLEM_S", 0.05)
+    async with rooms(nursery, backplane=redis.url) as node:
+        client, other = await node.open("/room/x"), await node.open("/room/y")
+        await redis.ask("SET", "rawws:/room/x", "a string")
+        while "room /room/x can't be read" not in caplog.text:
+            await trio.sleep(0.01)
+        await node.publish("/room/y", "goes on")
+        assert await other.frame() == seen_text("goes on")
+        await redis.ask("DEL", "rawws:/room/x")
+        await redis.ask("XADD", "rawws:/room/x", "*", "data", "again")
+        assert await client.frame() == seen_text("again")
+        assert caplog.text.count("can't be read") == 1
+        assert "the backplane is away" not in caplog.text
+
+
+async def test_of_a_long_stream_no_more_is_read_than_the_history_keeps(
+    nursery: trio.Nursery, redis: RedisServer
+) -> None:
+    for _ in range(30):
+        await redis.ask("XADD", "rawws:/room/x", "*", "data", bytes(MIB))
+    async with rooms(nursery, backplane=redis.url, history=1000, history_bytes=3 * MIB) as node:
+        before = await _sent_by(redis)
+        assert len((await node.poll("/room/x?last=5"))["messages"]) == 1, "as many as an answer has"
+        assert await _sent_by(redis) - before < 6 * MIB
+
+
+async def _sent_by(redis: RedisServer) -> int:
+    """Return how many bytes a server has sent to everybody."""
+    told = await redis.ask("INFO", "stats")
+    return int(told.partition("total_net_output_bytes:")[2].split()[0])
+
+
+async def test_a_stream_that_takes_many_pages_is_whole(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "PAGE_BYTES", 7 * 1024)  # seven small messages
+    async with rooms(nursery, backplane=redis.url, history=1000) as a:
+        a.hub.room("/room/x").publish_many([str(number) for number in range(100)])
+        await _all_is_published(a)
+        last = await a.publish("/room/x", "100")
+        async with rooms(nursery, backplane=redis.url, history=60) as b:
+            got = await b.poll("/room/x?last=1000")
+            assert [int(message["text"]) for message in got["messages"]] == list(range(41, 101))
+            assert got["next"] == last["id"]
+            late = await b.open("/room/x")
+            await a.publish("/room/x", "101")
+            assert await late.frame() == seen_text("101")
+
+
+async def test_nobody_waits_for_the_whole_of_another_room(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "PAGE_BYTES", 1)
+    async with rooms(nursery, backplane=redis.url, history=5000) as a:
+        a.hub.room("/long").publish_many([str(number) for number in range(5000)])
+        await _all_is_published(a)
+        await a.publish("/short", "hi")
+        async with rooms(nursery, backplane=redis.url, history=5000) as b:
+            here = await b.open("/here")
+            async with trio.open_nursery() as asking:
+                asking.start_soon(b.hub.prepare, "/long")
+                await trio.testing.wait_all_tasks_blocked()
+                assert (await b.poll("/short?last=1"))["messages"][0]["text"] == "hi"
+                await a.publish("/here", "live")
+                assert await here.frame() == seen_text("live")
+                assert "0..0" in repr(b.hub.room("/long")), "which is still being read"
+                asking.cancel_scope.cancel()
 
 
 async def test_rooms_are_spread_over_several_redis_servers(
@@ -281,6 +536,45 @@ async def test_rooms_are_spread_over_several_redis_servers(
             await hubs[0].room("/room/x").ready()
             for running in servers:
                 running.stop()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_one_of_several_servers_is_away_for_its_own_rooms_only(
+    nursery: trio.Nursery, redis: RedisServer, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    async with redis_server(tmp_path / "other") as other, rooms(nursery, backplane=(redis.url, other.url)) as node:
+        assert node.hub.backplane is not None
+        here, gone = [
+            next(path for path in map(str, range(100)) if str(server.port) in repr(node.hub.backplane.of(f"/{path}")))
+            for server in (redis, other)
+        ]
+        client = await node.open(f"/{here}")
+        await node.publish(f"/{gone}", "hi")
+        other.kill()
+        while not node.hub.backplane.is_away:
+            await trio.sleep(0.01)
+        assert (await node.ask(post(f"/{gone}", b"hi"))).status == 503
+        await node.publish(f"/{here}", "goes on")
+        assert await client.frame() == seen_text("goes on")
+
+
+async def test_a_room_that_a_program_holds_already_is_shared(nursery: trio.Nursery, redis: RedisServer) -> None:
+    hub = rawws.Hub(history=10)
+    held = hub.room("/room/x")
+    held.publish("to nobody")
+    gone = rawws.Hub()
+    held_without_history = gone.room("/room/y")
+    held_without_history.publish("to nobody")
+    with pytest.raises(UsageError, match="share a hub before anybody is in it"):
+        async with rawws.share(hub, redis.url):
+            pass
+    async with rawws.share(gone, redis.url), rooms(nursery, backplane=redis.url) as other:
+        client = await other.open("/room/y")
+        held_without_history.publish("to all")
+        assert await client.frame() == seen_text("to all")
+        assert await gone.prepare("/room/y") is None
+        assert await gone.prepare("/room/z") is None
 
 
 def test_with_one_more_server_no_room_moves_but_to_that() -> None:
@@ -407,11 +701,10 @@ async def test_publishers_are_held_back_while_too_much_waits(
             while True:
                 await writer.send(text(f"{sent:01000}"))
                 sent += 1
-        backplane = node.hub.backplane
+        backplane = node.hub.room("/room/x").shared
         assert backplane is not None
         assert backplane.is_full
-        queued = int(repr(backplane).rpartition("waiting=")[2].rstrip(">"))
-        assert queued < sent // 2, "what the sockets hold is not read"
+        assert backplane.waiting < sent // 2, "what the sockets hold is not read"
         assert node.hub.room("/room/x").is_held
         assert (await node.ask(post("/room/x", b"hi"))).status == 503
         with trio.move_on_after(0.02) as waiting:
@@ -420,6 +713,41 @@ async def test_publishers_are_held_back_while_too_much_waits(
         between.heal()
         assert [int(seen.payload) for seen in await reader_.frames(sent)] == list(range(sent))
         assert not node.hub.room("/room/x").is_held
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_who_comes_while_too_much_waits_adds_nothing_to_it(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "MAX_WAITING_BYTES", 1000)
+    async with network(redis.port) as between, rooms(nursery, backplane=between.url) as node:
+        reader_, writer = await node.open("/room/x"), await node.open("/room/x")
+        between.cut()
+        used_bytes = current_loop().memory.used_bytes()
+        await writer.send(text("x" * 1000))
+        room = node.hub.room("/room/x")
+        while not room.is_held:
+            await trio.testing.wait_all_tasks_blocked()
+        assert room.shared is not None
+        assert current_loop().memory.used_bytes() >= used_bytes + 1000
+        waiting = room.shared.waiting
+        late, early, gone = [await node.open("/room/x") for _ in range(3)]
+        hasty = await node.connect()
+        await hasty.send(upgrade("/room/x") + text("with the request"))
+        assert (await hasty.answer()).status == 101
+        await late.send(text("late"))
+        await early.send(text("said, and gone") + close(1000))
+        await gone.send(text("lost"))
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+        assert room.shared.waiting == waiting
+        gone.reset()
+        between.heal()
+        got = {(await reader_.frame()).payload for _ in range(4)}
+        assert got == {b"x" * 1000, b"late", b"said, and gone", b"with the request"}
+        assert (await early.frames_to_close())[-1].opcode is Opcode.CLOSE
+        await late.send(text("again"))
+        assert await reader_.frame() == seen_text("again")
 
 
 @pytest.mark.usefixtures("impatient")

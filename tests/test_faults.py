@@ -494,8 +494,8 @@ async def test_what_keeps_redis_away_is_told_by_its_own_name(monkeypatch: pytest
     assert told == ["Too many open files"]
 
 
-async def _nothing_to_do(_: object) -> bool:
-    return True
+async def _nothing_to_do(_: object) -> None:
+    pass
 
 
 # Out of memory for buffers

@@ -207,3 +207,10 @@ async def test_a_client_s_end_cannot_join_a_room() -> None:
 async def test_there_are_two_modes() -> None:
     with pytest.raises(UsageError, match="there is no mode 'loud'"):
         Hub(mode="loud")
+
+
+@pytest.mark.parametrize("setting", ["history", "history_bytes", "history_age_s"])
+@pytest.mark.parametrize("limit", [-1, float("nan")])
+def test_a_history_of_less_than_nothing_is_refused(setting: str, limit: float) -> None:
+    with pytest.raises(UsageError, match="a history can't have less than nothing"):
+        Hub(**{setting: limit})  # type: ignore[arg-type]

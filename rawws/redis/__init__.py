@@ -17,7 +17,8 @@ entry of a stream is, and what may have been missed of one, is in ``rawws.wire.s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import trio
@@ -25,10 +26,11 @@ import trio
 from rawws import logs
 from rawws.backplane import AWAY
 from rawws.errors import Refusal
+from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.redis.connector import Connector
 from rawws.redis.publisher import Publisher
-from rawws.redis.reader import Followed, Reader
+from rawws.redis.reader import LOOK_EVERY_S, Followed, Reader
 from rawws.wire.frames import Opcode
 from rawws.wire.message_ids import MessageId
 from rawws.wire.outbox import Outgoing
@@ -37,6 +39,7 @@ from rawws.wire.trace import FAULT, STATE
 
 if TYPE_CHECKING:
     from rawws.hub import Hub
+    from rawws.redis.connector import Client
     from rawws.room import Room
 
 # So long one who comes waits for a room that is not there yet.
@@ -44,8 +47,17 @@ OPEN_TIMEOUT_S = 3.0
 # Streams are trimmed to about as many entries as a room's history has, and no fewer than this: a node may be so far
 # behind without missing anything.
 LEAST_KEPT = 10_000
+# But not if they take more than this, and than the history may.
+LEAST_KEPT_BYTES = 48 * MIB
 # A stream to which nothing is added is gone after the history's age, and no sooner than this.
-LEAST_EXPIRY_S = 600.0
+LEAST_EXPIRY_S = 600
+# There are so many readers at most, each with two connections to Redis; beyond that they follow more rooms each.
+MOST_READERS = 100
+# A room that nobody is in any more is followed for a little longer, since somebody may be on the way.
+UNUSED_S = 5.0
+# Redis refuses numbers that are too large for it; these are more than anybody will notice.
+MOST_KEPT = 10**18
+MOST_EXPIRY_S = 100 * 365 * 86_400
 _HOLD = "backplane"
 
 
@@ -60,34 +72,51 @@ class RedisStreams:
         self._connector = Connector(url)
         self._node = node
         history = hub.settings.history
-        self._expiry_s = max(LEAST_EXPIRY_S, history.max_age_s)
-        kept = max(LEAST_KEPT, history.messages)
-        self._publisher = Publisher(self._node, kept, self._expiry_s, self._let_publishers_go_on)
+        self._expiry_s = int(min(max(LEAST_EXPIRY_S, history.max_age_s), MOST_EXPIRY_S))
+        kept = min(max(LEAST_KEPT, history.messages), MOST_KEPT)
+        kept_bytes = min(max(LEAST_KEPT_BYTES, history.max_bytes), MOST_KEPT)
+        self._publisher = Publisher(self._node, kept, kept_bytes, self._expiry_s, self._let_publishers_go_on)
         self._space = trio.lowlevel.ParkingLot()
         self._followed: dict[str, tuple[Followed, Reader]] = {}
-        self._readers: list[Reader] = []
+        self._readers: dict[Reader, trio.CancelScope] = {}
+        self._refuse_room = hub.refuse_room
         self._nursery: trio.Nursery | None = None
         self._away: dict[object, str] = {}  # which of our connections Redis can't be reached on, and why
         self._has_been_there = False
 
     def __repr__(self) -> str:
-        return f"<RedisStreams {self._connector} rooms={len(self._followed)} waiting={len(self._publisher.outbox)}>"
+        following = f"rooms={len(self._followed)} readers={len(self._readers)}"
+        return f"<RedisStreams {self._connector} {following} waiting={self.waiting}>"
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Publish and follow until cancelled. Redis may come and go."""
-        async with trio.open_nursery() as self._nursery:
-            self._start(self._publisher)
-            task_status.started()
+        memory = current_loop().memory
+        memory.beside.add(self._held_bytes)
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._start(self._publisher, self._publisher.publish)
+                for reader, scope in self._readers.items():
+                    self._start(reader, reader.read, scope)
+                self._nursery.start_soon(self._sweep)
+        finally:
+            memory.beside.discard(self._held_bytes)
 
-    def _start(self, worker: Publisher | Reader) -> None:
-        assert self._nursery is not None, "run() is not running"
+    def _held_bytes(self) -> int:
+        return self._publisher.outbox.waiting_bytes
+
+    def _start(
+        self, worker: object, work: Callable[[Client], Awaitable[None]], scope: trio.CancelScope | None = None
+    ) -> None:
+        if self._nursery is None:
+            return  # `run` does it when it begins
 
         async def keep_at() -> None:
-            await self._connector.keep_at(
-                worker.publish if isinstance(worker, Publisher) else worker.read,
-                on_back=lambda: self._note_back(worker),
-                on_away=lambda why: self._note_away(worker, why),
-            )
+            with scope or trio.CancelScope():
+                await self._connector.keep_at(
+                    work,
+                    on_back=lambda: self._note_back(worker),
+                    on_away=lambda why: self._note_away(worker, why),
+                )
 
         self._nursery.start_soon(keep_at)
 
@@ -104,15 +133,15 @@ class RedisStreams:
         self._away[worker] = why
 
     def _note_back(self, worker: object) -> None:
-        was_away = self._away.pop(worker, None) is not None
-        told = ""
         if not self._has_been_there:
             told = f"rooms are shared through {self._connector}; this is node {self._node}"
-        elif was_away and not self._away:
-            told = "the backplane is back"
-        self._has_been_there = True
-        if told:
             logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+        self._has_been_there = True
+        self._is_away_no_longer(worker)
+
+    def _is_away_no_longer(self, worker: object) -> None:
+        if self._away.pop(worker, None) is not None and not self._away:
+            logs.line(logs.server, logging.INFO, logs.SERVER, STATE, "the backplane is back")
 
     # Publishing
 
@@ -170,7 +199,7 @@ class RedisStreams:
     def _follow(self, room: Room) -> tuple[Followed, Reader]:
         known = self._followed.get(room.path)
         if known is None:
-            reader = next((reader for reader in self._readers if reader.has_space), None) or self._new_reader()
+            reader = self._find_reader()
             known = self._followed[room.path] = (Followed(room), reader)
             reader.add(known[0])
             if self.is_full:
@@ -178,26 +207,57 @@ class RedisStreams:
         known[0].unused_since = None
         return known
 
-    def _new_reader(self) -> Reader:
-        reader = Reader(self._expiry_s, self._sender_of, self._forget)
-        self._readers.append(reader)
-        self._start(reader)
+    def _find_reader(self) -> Reader:
+        """Return a reader that can follow one more room."""
+        if reader := next((reader for reader in self._readers if reader.has_space), None):
+            return reader
+        if len(self._readers) >= MOST_READERS:
+            return min(self._readers, key=attrgetter("key_bytes"))
+        reader = Reader(self._expiry_s, self._sender_of)
+        scope = self._readers[reader] = trio.CancelScope()
+        self._start(reader, reader.read, scope)
         return reader
+
+    async def _sweep(self) -> None:
+        """Follow those rooms no longer that nobody has been in for a while, and end readers that have none."""
+        while True:
+            await trio.sleep(UNUSED_S / 4)
+            now = trio.current_time()
+            for followed, reader in list(self._followed.values()):
+                if followed.askers or not followed.room.is_deserted:
+                    followed.unused_since = None
+                elif followed.unused_since is None:
+                    followed.unused_since = now
+                elif now - followed.unused_since > UNUSED_S:
+                    reader.remove(followed)
+                    self._forget(followed.room)
+            for reader in [reader for reader in self._readers if not reader.followed]:
+                if len(self._readers) > 1:
+                    self._readers.pop(reader).cancel()
+                    self._is_away_no_longer(reader)
 
     def _forget(self, room: Room) -> None:
         del self._followed[room.path]
-        room.holds.discard(_HOLD)
+        current_loop().slow.let_go(room, _HOLD)
         room.begin_anew()
 
     async def prepare(self, room: Room, since: MessageId | None = None) -> Refusal | None:
+        if refusal := self._refuse_room(room.path, self._followed):
+            return refusal
         followed, reader = self._follow(room)
-        if followed.problem or (followed.is_loaded and since is not None and followed.is_behind(since)):
-            followed.doubt()
-            reader.look()
-        elif followed.is_loaded:
+        if followed.is_loaded and not followed.is_doubtful(since):
             return None
-        with trio.move_on_after(OPEN_TIMEOUT_S):
-            await followed.is_current.wait()
+        followed.askers += 1
+        try:
+            with trio.move_on_after(OPEN_TIMEOUT_S):
+                if followed.is_doubtful(since):
+                    await trio.sleep_until(followed.looked_at + LOOK_EVERY_S)
+                if followed.is_doubtful(since) and followed.looked_at + LOOK_EVERY_S <= trio.current_time():
+                    followed.doubt()
+                    reader.look()
+                await followed.is_current.wait()
+        finally:
+            followed.askers -= 1
         if followed.problem:
             return Refusal(502, "backplane", "This room can't be read; the server's log says why.")
         return None if followed.is_current.is_set() else AWAY

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import trio
 
+from rawws import logs
 from rawws.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,21 +98,24 @@ class Connector:
             yield client
 
     async def keep_at(
-        self, work: Callable[[Client], Awaitable[bool]], *, on_back: Callable[[], None], on_away: Callable[[str], None]
+        self, work: Callable[[Client], Awaitable[None]], *, on_back: Callable[[], None], on_away: Callable[[str], None]
     ) -> None:
-        """Connect and do some work, and again whenever Redis has been away, until the work is done (true)."""
+        """Connect and do some work without end, and again whenever Redis has been away, or the work has failed."""
         rest_s = FIRST_REST_S
+        failure = ""
         while True:
-            is_done = False
             began = trio.current_time()
             try:
                 async with self.connect() as client:
                     on_back()
-                    is_done = await work(client)
-            except* Exception as errors:
+                    await work(client)
+            except* (OSError, trio.TooSlowError, self._coredis.exceptions.RedisError) as errors:
                 on_away(_told(errors))
-            if is_done:
-                return
+            except* Exception as errors:  # which nothing that Redis does should bring about
+                if (told := _told(errors)) != failure:
+                    logs.server.exception("#%d ! an error in rawws itself; it is tried again", logs.SERVER)
+                failure = told
+                on_away(told)
             rest_s = FIRST_REST_S if trio.current_time() - began > MAX_REST_S else min(2 * rest_s, MAX_REST_S)
             await trio.sleep(rest_s)
 

@@ -9,6 +9,7 @@ finds another one than its own: or else a batch that was still in some buffer co
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,45 +30,86 @@ MAX_WAITING_BYTES = MIB
 # One script call has so many messages at most: Redis serves nobody else for its 5 ms or so.
 BATCH = 1000
 BATCH_BYTES = MIB
+# How large a stream has become is looked at once in so many bytes, by chance: of a large one it takes Redis 2 ms.
+CUT_EVERY_BYTES = MIB
 MARKER_EXPIRY_S = 86_400
 IDLE_S = 1.0
 
 # KEYS: the node's marker, and then all others that occur. ARGV: what the marker has to be, if it is there; the
 # generation; the number of the first message; how many entries a stream keeps; how long a stream is kept behind its
-# last, in seconds; how long the marker is; and for each message its stream's place in KEYS, that of its Idempotency-Key
-# or 0, the message's digest, and its fields behind how many these are. Returns an id for each message; "digest id" for
-# one that has a key; or why it could not be added, behind a minus. At what may pass (no memory, no replica), it ends.
+# last, in seconds; how long the marker is; how many bytes a stream keeps, or 0 if that isn't to be seen to; and for
+# each message its stream's place in KEYS, that of its Idempotency-Key or 0, the message's digest, and its fields behind
+# how many these are. Returns an id for each message; "digest id" for one that has a key; or why it could not be added,
+# behind a minus. At what may pass (no memory, no replica), it ends.
+#
+# A stream that takes a third more than the bytes that it keeps is cut to these; what Redis needs for an entry is up to
+# a quarter more than the entry, since it takes memory in certain sizes.
+#
+# What a script has done stays done when it fails, so nothing may raise between the first XADD and the marker.
 PUBLISH = """
 local marker = redis.call('GET', KEYS[1])
 if marker and marker ~= ARGV[1] then
   return redis.error_reply('FENCED a later connection of this node has taken over')
 end
-local given, place, done = {}, 7, 0
 local passing = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true, MASTERDOWN = true}
-while place <= #ARGV do
-  local stream, once, fields = KEYS[tonumber(ARGV[place])], tonumber(ARGV[place + 1]), tonumber(ARGV[place + 3])
-  local answer = once > 0 and redis.call('GET', KEYS[once])
-  if not answer then
-    local first = place + 4
-    answer = redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, first, first + fields - 1))
-    if type(answer) == 'table' then
-      local kind = string.match(answer.err, '^%u+')
-      answer = '-' .. answer.err
-      if passing[kind] then
-        given[#given + 1] = answer
+local function told(answer)
+  return type(answer) == 'table' and '-' .. answer.err or answer
+end
+local function add(stream, once, digest, first, last)
+  local answer = once > 0 and told(redis.pcall('GET', KEYS[once]))
+  if answer then
+    return answer
+  end
+  answer = told(redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, first, last)))
+  if string.sub(answer, 1, 1) == '-' then
+    return answer
+  end
+  redis.pcall('EXPIRE', stream, ARGV[5])
+  if once > 0 then
+    answer = digest .. ' ' .. answer
+    redis.pcall('SET', KEYS[once], answer, 'EX', ARGV[5])
+  end
+  return answer
+end
+local function cut(stream, kept)
+  local used = redis.pcall('MEMORY', 'USAGE', stream, 'SAMPLES', '0')
+  if type(used) ~= 'number' or used * 3 < kept * 4 then
+    return
+  end
+  local excess, oldest, some = used - kept, '-'
+  repeat
+    some = redis.pcall('XRANGE', stream, oldest, '+', 'COUNT', 10)
+    for place, entry in ipairs(some) do
+      local size = 0
+      for _, field in ipairs(entry[2]) do size = size + 1.25 * #field end
+      oldest = entry[1]
+      if place == 10 or place == #some then
         break
       end
-    else
-      redis.call('EXPIRE', stream, ARGV[5])
-      if once > 0 then
-        answer = ARGV[place + 2] .. ' ' .. answer
-        redis.call('SET', KEYS[once], answer, 'EX', ARGV[5])
+      excess = excess - size
+      if excess < 0 then
+        break
       end
     end
-  end
+  until excess < 0 or #some < 10
+  redis.pcall('XTRIM', stream, 'MINID', oldest)
+end
+local given, streams, place, done = {}, {}, 8, 0
+while place <= #ARGV do
+  local last = place + 3 + tonumber(ARGV[place + 3])
+  local stream = KEYS[tonumber(ARGV[place])]
+  streams[stream] = true
+  local answer = add(stream, tonumber(ARGV[place + 1]), ARGV[place + 2], place + 4, last)
   given[#given + 1] = answer
+  if passing[string.match(answer, '^%-(%u+)')] then
+    break
+  end
   done = done + 1
-  place = place + 4 + fields
+  place = last + 1
+end
+local kept = tonumber(ARGV[7])
+if kept > 0 then
+  for stream in pairs(streams) do cut(stream, kept) end
 end
 redis.call('SET', KEYS[1], ARGV[2] .. ':' .. (tonumber(ARGV[3]) - 1 + done), 'EX', ARGV[6])
 return given
@@ -86,14 +128,15 @@ _PASSING = (b"-OOM", b"-MISCONF", b"-READONLY", b"-NOREPLICAS", b"-MASTERDOWN")
 class Publisher:
     """Takes messages, and sends them to their streams. `publish` has to be running."""
 
-    def __init__(self, node: str, kept: int, expiry_s: float, on_space: Callable[[], None]) -> None:
-        """Streams have about ``kept`` entries, and are gone ``expiry_s`` after the last. ``on_space`` is called when
-        messages have left the outbox, and it is not full."""
+    def __init__(self, node: str, kept: int, kept_bytes: int, expiry_s: int, on_space: Callable[[], None]) -> None:
+        """Streams have about ``kept`` entries, of ``kept_bytes`` or a third more, and are gone ``expiry_s`` after the
+        last. ``on_space`` is called when messages have left the outbox, and it is not full."""
         self.outbox = Outbox(MAX_WAITING_BYTES)
         self._something_to_send = trio.Event()
         self._marker_key = f"rawws-node:{node}"
         self._generation = 0
         self._kept = kept
+        self._kept_bytes = kept_bytes
         self._expiry_s = expiry_s
         self._on_space = on_space
 
@@ -107,7 +150,7 @@ class Publisher:
             self._on_space()
         return taken
 
-    async def publish(self, client: Client) -> bool:
+    async def publish(self, client: Client) -> None:
         """Send what waits, again and again. Raises what Redis has against it."""
         outbox = self.outbox
         with trio.fail_after(TIMEOUT_S):
@@ -151,17 +194,18 @@ class Publisher:
         outbox.give_up()
         return marker
 
-    def _call(self, batch: list[Outgoing], marker: str) -> tuple[list[str], list[str | bytes | int | float]]:
+    def _call(self, batch: list[Outgoing], marker: str) -> tuple[list[str], list[str | bytes | int]]:
         """Return the keys and the arguments of the script for a batch."""
         places = {self._marker_key: 1}
         first = self.outbox.sent + 1
-        arguments: list[str | bytes | int | float] = [
+        arguments: list[str | bytes | int] = [
             marker,
             self._generation,
             first,
             self._kept,
-            int(self._expiry_s),
+            self._expiry_s,
             MARKER_EXPIRY_S,
+            self._kept_bytes if random.random() * CUT_EVERY_BYTES < sum(message.size for message in batch) else 0,
         ]
         for message in batch:
             once = 0
@@ -189,5 +233,9 @@ def _note(message: Outgoing, answer: bytes) -> None:
         message.problem = answer[1:].decode(errors="replace")
         return
     digest, _, given = answer.rpartition(b" ")
-    message.id = parse_stream_id(given)
-    message.is_reused = digest.decode() != message.digest
+    try:
+        message.id = parse_stream_id(given)
+    except ValueError:
+        message.problem = "something else has written to the key of its Idempotency-Key"
+        return
+    message.is_reused = digest.decode(errors="replace") != message.digest

@@ -1,34 +1,43 @@
 """Following Redis Streams: what comes in the streams of many rooms goes into their logs.
 
 One blocking read asks for many rooms, but names all of them each time; a thousand of them take it 2 ms. So a node has a
-reader, which is a connection and a task, for every 250 rooms.
+reader, which is a connection and a task, for every 100 rooms.
 
 To follow another room the read that waits has to end. It also waits for a stream of the reader's own, its *bell*, to
 which the reader adds when it wants to be woken: a read that is cancelled would cost its connection.
 
-A reader that has been away, or gets as much as it asked for, doesn't trust its place in the streams: it looks at these
-and reads on in one transaction, and says so if something may have been missed (`rawws.wire.stream_entries`).
+A reader that is new to a stream, has been away, or gets as much as it asked for, doesn't trust its place: it looks at
+the stream and reads on in one step, a script, and says so if something may have been missed
+(`rawws.wire.stream_entries`). It does so a *page* at a time, which is bounded in bytes, and in between it reads what
+has come in all other rooms. So a page is there in time however much a stream has, what has been read is kept, and no
+room waits for the whole of another.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
+import math
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from rawws import logs
+from rawws.limits import KIB, MIB
 from rawws.redis.connector import TIMEOUT_S
+from rawws.wire.broadcast_log import History
 from rawws.wire.frames import encode_message
 from rawws.wire.message_ids import MessageId, StreamIds
 from rawws.wire.stream_entries import (
-    BEGINNING,
-    StreamId,
+    StreamMessage,
     StreamPlace,
     StreamState,
+    StreamTail,
     format_stream_id,
     just_before,
     key_of,
@@ -39,20 +48,76 @@ from rawws.wire.stream_entries import (
 from rawws.wire.trace import FAULT
 
 if TYPE_CHECKING:
-    from coredis.response.types import StreamEntry
-
     from rawws.redis.connector import Client
     from rawws.room import Room
 
 ROOMS_PER_READER = 100
-# One read brings so many messages of each room at most.
-READ = 1000
+# Their keys are sent in each read, so those with long names get a reader for fewer.
+KEY_BYTES_PER_READER = 16 * KIB
+# The blocking read brings so many messages of each room at most; fewer, down to the least, if they are large.
+READ, LEAST_READ = 1000, 2
 BLOCK_S = 1.0
 BELL_EXPIRY_S = 60
-# One transaction looks at so many streams at most.
-LOOK_AT = 100
-# A room that nobody is in any more is followed for a little longer, since somebody may be on the way.
-UNUSED_S = 5.0
+# So much is in a page, and an entry more at most. A small entry counts as a KiB: a thousand take us 10 ms.
+PAGE_BYTES = MIB
+# What came in one room without being asked for page by page is so little that nothing was trimmed before it.
+TRUSTED_BYTES = 16 * MIB
+# A stream isn't looked at more often than this for who says that there is more in it, or that it can be read again.
+LOOK_EVERY_S = 1.0
+# A room that can't be read is looked at again so often in any case.
+PROBLEM_S = 5.0
+
+# Returns the time, and of as many streams as a page takes, one at least: what XINFO STREAM says of it, without the two
+# entries that come with that; entries; and whether there may be more. What is wrong with a stream comes in its place.
+# KEYS: the streams. ARGV: the bytes of a page, and for each stream "XRANGE" or "XREVRANGE", the two ends of the range,
+# and how many entries are wanted.
+READ_PAGE = """
+local budget, told, place = tonumber(ARGV[1]), {redis.call('TIME')}, 2
+local function take(entry)
+  local size = 0
+  for _, field in ipairs(entry[2]) do size = size + #field end
+  budget = budget - math.max(size, 1024)
+end
+for _, stream in ipairs(KEYS) do
+  local info = redis.pcall('XINFO', 'STREAM', stream)
+  if info.err then
+    told[#told + 1] = info.err
+  else
+    local state = {}
+    for at = 1, #info, 2 do state[info[at]] = info[at + 1] end
+    local first, entries, more, step = state['first-entry'], {}, true, 1
+    local range, from, most = ARGV[place], ARGV[place + 1], tonumber(ARGV[place + 3])
+    if first then
+      take(first)
+      take(state['last-entry'])
+    end
+    while more and #entries < most and (budget > 0 or (#told == 1 and #entries == 0)) do
+      step = math.min(step, most - #entries)
+      local some = redis.call(range, stream, from, ARGV[place + 2], 'COUNT', step)
+      more = #some == step
+      for _, entry in ipairs(some) do
+        entries[#entries + 1] = entry
+        from = '(' .. entry[1]
+        take(entry)
+        if budget <= 0 and entry ~= some[#some] then
+          more = true
+          break
+        end
+      end
+      step = math.min(2 * step, 100)
+    end
+    told[#told + 1] = {
+      state['length'], state['entries-added'] or state['length'], first and first[1] or '0-0',
+      state['last-generated-id'], entries, more and 1 or 0,
+    }
+  end
+  place = place + 4
+  if budget <= 0 then
+    break
+  end
+end
+return told
+"""
 
 
 @dataclass(eq=False, slots=True)
@@ -61,18 +126,32 @@ class Followed:
 
     room: Room
     place: StreamPlace = field(default_factory=StreamPlace)
+    tail: StreamTail | None = None  # what is being loaded
     is_loaded: bool = False
     is_current: trio.Event = field(default_factory=trio.Event)  # the log has all that the stream had when we looked
+    looked_at: float = -math.inf
+    askers: int = 0  # who wait for it to be current
     unused_since: float | None = None
     problem: str = ""  # why it can't be read
 
-    def is_behind(self, since: MessageId) -> bool:
-        """Whether somebody has seen an id elsewhere that isn't here yet."""
+    def is_doubtful(self, since: MessageId | None) -> bool:
+        """Whether to look at it for who asks: it can't be read, or they have seen an id that isn't here yet."""
+        return bool(self.problem) or (self.is_loaded and since is not None and self._is_behind(since))
+
+    def _is_behind(self, since: MessageId) -> bool:
         return since.epoch.isdigit() and (int(since.epoch), since.number) > self.place.last
+
+    def tail_to_load(self) -> StreamTail:
+        """Return what has been read of the room's history; nothing, and of none, for a room with somebody in it.
+
+        They would get what was before them.
+        """
+        if self.tail is None or (len(self.room) and self.tail.history.messages):
+            self.tail = StreamTail(History() if len(self.room) else self.room.settings.history)
+        return self.tail
 
     def doubt(self) -> None:
         """Look at the stream again before anything else is read from it."""
-        self.problem = ""
         if self.is_current.is_set():
             self.is_current = trio.Event()
 
@@ -80,182 +159,205 @@ class Followed:
 class Reader:
     """Follows the streams of some rooms, on a connection of its own."""
 
-    def __init__(self, expiry_s: float, sender_of: Callable[[bytes], int], forget: Callable[[Room], None]) -> None:
+    def __init__(self, expiry_s: int, sender_of: Callable[[bytes], int]) -> None:
         """A stream is gone ``expiry_s`` after its last entry; ``sender_of`` says which of our connections an entry is
-        of; ``forget`` is told of a room that is not followed any more."""
+        of."""
         self.followed: dict[str, Followed] = {}
-        self._expiry_ms = int(expiry_s * 1000)
+        self.key_bytes = 0  # of their streams' keys
+        self._expiry_ms = expiry_s * 1000
         self._sender_of = sender_of
-        self._forget = forget
         self._something_to_look_at = trio.Event()
         self._bell = f"rawws-bell:{os.urandom(6).hex()}"
         self._last_ring = b"0-0"
+        self._most = READ
 
     @property
     def has_space(self) -> bool:
-        return len(self.followed) < ROOMS_PER_READER
+        return len(self.followed) < ROOMS_PER_READER and self.key_bytes < KEY_BYTES_PER_READER
 
     def add(self, followed: Followed) -> None:
         self.followed[followed.room.path] = followed
+        self.key_bytes += len(key_of(followed.room.path))
         self.look()
+
+    def remove(self, followed: Followed) -> None:
+        del self.followed[followed.room.path]
+        self.key_bytes -= len(key_of(followed.room.path))
+
+    def _follows(self, followed: Followed) -> bool:
+        """Whether a room is still followed, after something was waited for."""
+        return self.followed.get(followed.room.path) is followed
 
     def look(self) -> None:
         """Look at once at what is to be looked at."""
         self._something_to_look_at.set()
 
-    async def read(self, client: Client) -> bool:
+    async def read(self, client: Client) -> None:
         """Read what comes, again and again. Raises what Redis has against it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ring, client)
             await self._read(client)
-        return True
 
     async def _ring(self, client: Client) -> None:
-        """End the read that waits, whenever there is something to look at."""
+        """End the read that waits, whenever there is something to look at.
+
+        A Redis that has no memory left takes no bell; the read ends within `BLOCK_S` by itself.
+        """
+        from coredis.exceptions import ResponseError
+
         while True:
             await self._something_to_look_at.wait()
             self._something_to_look_at = trio.Event()
-            with trio.fail_after(TIMEOUT_S):
+            with trio.fail_after(TIMEOUT_S), contextlib.suppress(ResponseError):
                 async with client.pipeline(transaction=True) as pipe:
                     pipe.delete([self._bell])
                     pipe.xadd(self._bell, {"": ""})
                     pipe.expire(self._bell, BELL_EXPIRY_S)
 
     async def _read(self, client: Client) -> None:
-        for followed in self.followed.values():
-            if followed.is_loaded:
-                followed.doubt()  # we have been away
-        while True:
-            self._forget_unused()
-            await self._catch_up(client)
-            for key, entries in (await self._wait_for_more(client)).items():
+        with trio.fail_after(TIMEOUT_S):
+            script = await client.script_load(READ_PAGE)
+        self._doubt(followed for followed in self.followed.values() if followed.is_loaded)  # we have been away
+        for turn in itertools.count():
+            again_at = trio.current_time() - PROBLEM_S
+            self._doubt(each for each in self.followed.values() if each.problem and each.looked_at < again_at)
+            if behind := self._behind():
+                if (
+                    turn % 2
+                ):  # one after the other, since many are soon done; and every other time who has waited longest
+                    behind.sort(key=attrgetter("looked_at"))
+                await self._read_page(client, script, behind)
+            received = 0
+            asked = dict(self.followed)
+            for key, entries in (await self._read_what_comes(client)).items():
                 if key == self._bell.encode("ascii"):
                     self._last_ring = entries[-1].identifier
                     continue
-                followed = self.followed[path_of(bytes(key).decode())]
-                if len(entries) == READ:
+                followed = asked[path_of(bytes(key).decode())]
+                if not self._follows(followed):
+                    continue
+                messages = [read_entry(entry.identifier, entry.field_values) for entry in entries]
+                size = sum(len(message.payload) for message in messages)
+                received += size
+                if len(entries) == self._most or size > TRUSTED_BYTES:
                     followed.doubt()
                 else:
-                    self._take(followed, entries)
+                    self._take(followed, messages)
                     followed.room.spread()
+            if received > PAGE_BYTES:
+                self._most = max(LEAST_READ, self._most // 8)
+            elif received < PAGE_BYTES // 8:
+                self._most = min(READ, 2 * self._most)
 
-    async def _wait_for_more(self, client: Client) -> dict[Any, Any]:
-        places: dict[Any, Any] = {self._bell: self._last_ring}
-        for path, followed in self.followed.items():
-            if not followed.problem:
-                places[key_of(path)] = format_stream_id(followed.place.last)
-        with trio.fail_after(TIMEOUT_S + BLOCK_S):
-            return dict(await client.xread(places, count=READ, block=int(BLOCK_S * 1000)) or {})
+    def _behind(self) -> list[Followed]:
+        return [followed for followed in self.followed.values() if not followed.is_current.is_set()]
 
-    async def _catch_up(self, client: Client) -> None:
-        """Read on in those streams of which it isn't known how far behind we are."""
+    @staticmethod
+    def _doubt(some: Iterable[Followed]) -> None:
+        for followed in some:
+            followed.doubt()
+
+    async def _read_what_comes(self, client: Client) -> dict[Any, Any]:
+        """Wait for messages in those streams of which we have all; take what there is, if others are to be read."""
         from coredis.exceptions import WrongTypeError
 
-        while behind := [followed for followed in self.followed.values() if not followed.is_current.is_set()]:
-            some = behind[:LOOK_AT]
-            with trio.fail_after(TIMEOUT_S):
-                async with client.pipeline(transaction=True, raise_on_error=False) as pipe:
-                    time = pipe.time()
-                    asked = [(pipe.xinfo_stream(key_of(each.room.path)), _ask(pipe, each)) for each in some]
-                now_ms = int((await time).timestamp() * 1000)
-                for followed, (info, entries) in zip(some, asked, strict=True):
-                    try:
-                        self._read_on(followed, await _state_of(info), await entries, now_ms)
-                    except WrongTypeError as error:
-                        followed.problem = str(error)
-                        followed.is_current.set()
-                        told = f"room {followed.room.path} can't be read: its key {key_of(followed.room.path)}: {error}"
-                        logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+        places: dict[Any, Any] = {self._bell: self._last_ring}
+        for path, followed in self.followed.items():
+            if not followed.problem and followed.is_current.is_set():
+                places[key_of(path)] = format_stream_id(followed.place.last)
+        block = None if self._behind() else int(BLOCK_S * 1000)
+        with trio.fail_after(TIMEOUT_S + BLOCK_S):
+            try:
+                return dict(await client.xread(places, count=self._most, block=block) or {})
+            except WrongTypeError:  # which of them it is will be seen
+                self._doubt(self.followed.values())
+                return {}
 
-    def _read_on(self, followed: Followed, state: StreamState, entries: Sequence[StreamEntry], now_ms: int) -> None:
-        room, place = followed.room, followed.place
-        if not followed.is_loaded:
-            self._load(followed, state, entries[::-1], now_ms)
-        else:
-            missed = place.compare(state, now_ms, self._expiry_ms)
-            if missed is not None:
-                told = f"messages of room {room.path} may have been missed behind {room.last_id}: {missed.value}"
-                logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
-                room.leave_out(just_before(state.oldest))
-            self._take(followed, entries)
-            room.spread()
-            if len(entries) == READ:
-                return
-        place.count = state.added
+    async def _read_page(self, client: Client, script: bytes, behind: list[Followed]) -> None:
+        """Read on in some streams of which it isn't known how far behind we are."""
+        arguments: list[str | int] = [PAGE_BYTES]
+        for followed in behind:
+            if followed.is_loaded:
+                arguments += ("XRANGE", f"({format_stream_id(followed.place.last)}", "+", READ)
+            else:
+                tail = followed.tail_to_load()
+                before = "+" if tail.before is None else f"({format_stream_id(tail.before)}"
+                arguments += ("XREVRANGE", before, "-", tail.wanted)
+        keys = [key_of(followed.room.path) for followed in behind]
+        with trio.fail_after(TIMEOUT_S):
+            answer: Any = await client.evalsha(script, keys, arguments)
+        (seconds, microseconds), *pages = answer
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        for followed, page in zip(behind, pages, strict=False):  # the others have their turn next
+            if not self._follows(followed):
+                continue
+            followed.looked_at = trio.current_time()
+            if isinstance(page, bytes) and b"no such key" not in page:
+                self._note_problem(followed, page.decode(errors="replace"))
+                continue
+            followed.problem = ""
+            if isinstance(page, bytes):
+                self._read_on(followed, StreamState(), (), now_ms, is_last=True)
+            else:
+                length, added, oldest, newest, entries, has_more = page
+                state = StreamState(length, added, parse_stream_id(oldest), parse_stream_id(newest))
+                messages = [read_entry(given, dict(zip(*[iter(fields)] * 2, strict=True))) for given, fields in entries]
+                self._read_on(followed, state, messages, now_ms, is_last=not has_more)
+
+    @staticmethod
+    def _note_problem(followed: Followed, problem: str) -> None:
+        path = followed.room.path
+        if followed.problem != problem:
+            told = f"room {path} can't be read: its key {key_of(path)}: {problem}"
+            logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+        followed.problem = problem
         followed.is_current.set()
 
-    def _load(self, followed: Followed, state: StreamState, newest: Sequence[StreamEntry], now_ms: int) -> None:
-        """Begin with what the stream has of the room's history."""
-        history = followed.room.settings.history
-        # The place before the first that we have: what was given to somebody who came before there was anything.
-        floor = BEGINNING if state.added == state.length else just_before(state.oldest)
-        if not history.messages or len(followed.room):  # or else those who are here would get what was before them
-            newest, floor = (), state.newest
-        oldest_ms = now_ms - history.max_age_s * 1000
-        while newest and (len(newest) > history.messages or _id_of(newest[0])[0] < oldest_ms):
-            floor = _id_of(newest[0])
-            newest = newest[1:]
-        followed.room.begin_with(StreamIds(floor))
-        followed.place.last = floor
-        self._take(followed, newest)
-        followed.room.spread()
-        followed.is_loaded = True
+    def _read_on(
+        self, followed: Followed, state: StreamState, messages: Sequence[StreamMessage], now_ms: int, *, is_last: bool
+    ) -> None:
+        room, place = followed.room, followed.place
+        if not followed.is_loaded:
+            self._load(followed, state, messages, now_ms, is_last=is_last)
+            return
+        missed = place.compare(state, now_ms, self._expiry_ms)
+        if missed is not None:
+            told = f"messages of room {room.path} may have been missed behind {room.last_id}: {missed.value}"
+            logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+            room.leave_out(just_before(state.oldest))
+        self._take(followed, messages)
+        room.spread()
+        if is_last:
+            place.count = state.added
+            followed.is_current.set()
 
-    def _take(self, followed: Followed, entries: Sequence[StreamEntry]) -> None:
-        """Put entries of a stream into the room's log."""
+    def _load(
+        self, followed: Followed, state: StreamState, page: Sequence[StreamMessage], now_ms: int, *, is_last: bool
+    ) -> None:
+        """Begin with what the stream has of the room's history, once all of that has been read."""
+        room, tail = followed.room, followed.tail_to_load()
+        is_first = tail.end is None
+        tail.add(state, page, now_ms, is_last=is_last)
+        if not tail.is_whole:
+            return
+        assert tail.end is not None
+        room.begin_with(StreamIds(tail.floor))
+        followed.place.last = tail.floor
+        self._take(followed, tail.messages[::-1])
+        followed.place.count = tail.end.added
+        room.spread()
+        followed.is_loaded, followed.tail = True, None
+        if is_first:  # or else something may have come meanwhile
+            followed.is_current.set()
+
+    def _take(self, followed: Followed, messages: Iterable[StreamMessage]) -> None:
+        """Put messages of a stream into the room's log."""
         room, place = followed.room, followed.place
         ids = room.log.ids
         assert isinstance(ids, StreamIds)
-        for entry in entries:
-            message = read_entry(entry.identifier, entry.field_values)  # type: ignore[arg-type]
+        for message in messages:
             place.pass_over(message.id)
             ids.add(*max(message.id, ids.last))
             frames: list[bytes | bytearray] = []
             encode_message(message.opcode, message.payload, frames)
             room.add(frames, self._sender_of(message.by), message.key)
-
-    def _forget_unused(self) -> None:
-        """Follow those rooms no longer that nobody has been in for a while."""
-        now = trio.current_time()
-        for path, followed in list(self.followed.items()):
-            if not followed.is_loaded or not followed.room.is_deserted:
-                followed.unused_since = None
-            elif followed.unused_since is None:
-                followed.unused_since = now
-            elif now - followed.unused_since > UNUSED_S:
-                del self.followed[path]
-                self._forget(followed.room)
-
-
-def _ask(pipe: Any, followed: Followed) -> Awaitable[Sequence[StreamEntry]]:
-    key = key_of(followed.room.path)
-    asked: Awaitable[Sequence[StreamEntry]]
-    if followed.is_loaded:
-        asked = pipe.xrange(key, start=f"({format_stream_id(followed.place.last)}", end="+", count=READ)
-    else:
-        asked = pipe.xrevrange(key, count=followed.room.settings.history.messages + 1)
-    return asked
-
-
-def _id_of(entry: StreamEntry) -> StreamId:
-    assert isinstance(entry.identifier, bytes), "nothing is decoded"
-    return parse_stream_id(entry.identifier)
-
-
-async def _state_of(info: Awaitable[Any]) -> StreamState:
-    """Return what XINFO STREAM tells; that there is no such stream is an error to it."""
-    from coredis.exceptions import ResponseError
-
-    try:
-        told = await info
-    except ResponseError as error:
-        if "no such key" not in str(error):
-            raise
-        return StreamState()
-    first = told["first-entry"]
-    return StreamState(
-        told["length"],
-        told.get("entries-added") or told["length"],
-        BEGINNING if first is None else _id_of(first),
-        parse_stream_id(told["last-generated-id"]),
-    )

@@ -11,17 +11,19 @@ these fields; a program that isn't rawws need only give the first:
 ========  ========================================================================================
 
 Streams are trimmed, expire, and may be lost with the server that had them. A reader that has been away finds out by
-comparing where it stands (`StreamPlace`) with what the stream has now (`StreamState`).
+comparing where it stands (`StreamPlace`) with what the stream has now (`StreamState`). A reader that is new begins with
+the end of the stream that is the room's history (`StreamTail`).
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rawws.wire.frames import Opcode
+from rawws.wire.broadcast_log import History
+from rawws.wire.frames import MAX_HEADER_BYTES, Opcode
 
 PREFIX = "rawws:"
 
@@ -150,3 +152,52 @@ class StreamPlace:
         """Note that an entry has been read."""
         self.last = last
         self.count += 1
+
+
+@dataclass(slots=True)
+class StreamTail:
+    """The end of a stream that a history is to have, as it is read: page by page, newest first."""
+
+    history: History
+    messages: list[StreamMessage] = field(default_factory=list)  # newest first
+    is_whole: bool = False  # nothing more is to be read
+    floor: StreamId = BEGINNING  # when it is whole: the place before all messages, where others may have begun
+    end: StreamState | None = None  # how the stream was when the first page was read
+    _bytes: int = 0
+
+    @property
+    def before(self) -> StreamId | None:
+        """What the next page is to be before; None for the first."""
+        return self.messages[-1].id if self.messages else None
+
+    @property
+    def wanted(self) -> int:
+        """How many messages are wanted still; one more than are kept, to know the place before these."""
+        return self.history.messages + 1 - len(self.messages) if self.history.messages else 0
+
+    def add(self, state: StreamState, page: Sequence[StreamMessage], now_ms: int, *, is_last: bool) -> None:
+        """Take a page, behind which there is nothing more if it is the last; keep as much as the history would."""
+        if self.end is None:
+            self.end = state
+        if not self.history.messages:
+            self.is_whole, self.floor = True, state.newest
+            return
+        for message in page:
+            size = len(message.payload) + MAX_HEADER_BYTES
+            is_one_too_many = len(self.messages) >= self.history.messages or self._bytes + size > self.history.max_bytes
+            if is_one_too_many or now_ms - message.id[0] > self.history.max_age_s * 1000:
+                self.is_whole, self.floor = True, message.id
+                return
+            self.messages.append(message)
+            self._bytes += size
+        if is_last:
+            self.is_whole, self.floor = True, self._beginning(state)
+
+    def _beginning(self, state: StreamState) -> StreamId:
+        """Return the place before the first message: what was given to somebody who came before there was anything."""
+        if state.added == state.length:
+            return BEGINNING
+        known = [message.id for message in self.messages[-1:]]
+        if state.length:
+            known.append(state.oldest)
+        return just_before(min(known)) if known else state.newest

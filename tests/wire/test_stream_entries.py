@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.wire.frames import Opcode
+from rawws.wire.broadcast_log import History
+from rawws.wire.frames import MAX_HEADER_BYTES, Opcode
 from rawws.wire.stream_entries import (
     BEGINNING,
     Missed,
+    StreamMessage,
     StreamPlace,
     StreamState,
+    StreamTail,
     fields_of,
     format_stream_id,
     just_before,
@@ -111,3 +114,69 @@ def test_who_has_seen_nothing_yet() -> None:
     place.pass_over(LATER)
     assert (place.last, place.count) == (LATER, 1)
     assert StreamPlace().compare(StreamState(3, 9, LATER, LATER), NOW, HOUR_MS) is Missed.TRIMMED
+
+
+# What a reader begins with
+
+
+def messages(*numbers: int, size: int = 10) -> list[StreamMessage]:
+    return [StreamMessage((NOW - 1000, number), Opcode.TEXT, bytes(size), b"", None) for number in numbers]
+
+
+def state(*, added: int, length: int) -> StreamState:
+    oldest = added - length + 1
+    return StreamState(length, added, (NOW - 1000, oldest), (NOW - 1000, added))
+
+
+def numbers_of(tail: StreamTail) -> list[int]:
+    return [message.id[1] for message in tail.messages]
+
+
+def test_a_tail_is_read_in_pages_until_the_stream_is_over() -> None:
+    tail = StreamTail(History(100))
+    assert (tail.before, tail.wanted) == (None, 101)
+    tail.add(state(added=5, length=5), messages(5, 4, 3), NOW, is_last=False)
+    assert (tail.is_whole, tail.before, tail.wanted) == (False, (NOW - 1000, 3), 98)
+    tail.add(state(added=9, length=9), messages(2, 1), NOW, is_last=True)
+    assert (tail.is_whole, numbers_of(tail), tail.floor) == (True, [5, 4, 3, 2, 1], BEGINNING)
+    assert tail.end == state(added=5, length=5), "what came meanwhile is to be read behind it"
+
+
+@pytest.mark.parametrize(
+    ("history", "kept"),
+    [
+        (History(3), 3),
+        (History(100, max_bytes=4 * (10 + MAX_HEADER_BYTES)), 4),
+        (History(100, max_bytes=5), 0),
+        (History(100, max_age_s=0.5), 0),
+    ],
+    ids=["messages", "bytes", "a message over the bytes", "age"],
+)
+def test_a_tail_is_what_the_history_keeps(history: History, kept: int) -> None:
+    tail = StreamTail(history)
+    tail.add(state(added=6, length=6), messages(6, 5, 4, 3, 2, 1), NOW, is_last=True)
+    assert (tail.is_whole, numbers_of(tail)) == (True, [6, 5, 4, 3, 2, 1][:kept])
+    assert tail.floor == (NOW - 1000, 6 - kept), "the place behind the first that is left out"
+
+
+def test_a_tail_of_no_history_is_the_place_behind_everything() -> None:
+    tail = StreamTail(History(0))
+    assert tail.wanted == 0
+    tail.add(state(added=6, length=6), [], NOW, is_last=False)
+    assert (tail.is_whole, tail.messages, tail.floor) == (True, [], (NOW - 1000, 6))
+
+
+def test_a_tail_of_what_was_trimmed_begins_before_the_oldest_that_there_is() -> None:
+    tail = StreamTail(History(100))
+    tail.add(state(added=9, length=2), messages(9, 8), NOW, is_last=True)
+    assert tail.floor == (NOW - 1000, 7)
+    emptied = StreamTail(History(100))
+    emptied.add(StreamState(0, 9, BEGINNING, (NOW - 1000, 9)), [], NOW, is_last=True)
+    assert emptied.floor == (NOW - 1000, 9)
+
+
+def test_a_tail_that_is_trimmed_while_it_is_read_keeps_what_it_has() -> None:
+    tail = StreamTail(History(100))
+    tail.add(state(added=9, length=9), messages(9, 8), NOW, is_last=False)
+    tail.add(StreamState(1, 30, (NOW - 1000, 30), (NOW - 1000, 30)), [], NOW, is_last=True)
+    assert (numbers_of(tail), tail.floor) == ([9, 8], (NOW - 1000, 7))
