@@ -56,7 +56,7 @@ def _run_workers(options: argparse.Namespace) -> int:
         raise UsageError("--record writes one file, and --workers are several processes; give one of the two")
     if options.page:
         raise UsageError("the page shows one process; leave out --page, or --workers")
-    return trio.run(run_workers, options.workers, options.arguments, options.host, options.port)
+    return trio.run(run_workers, options.workers, options.host, options.port)
 
 
 async def _serve(options: argparse.Namespace, worker: Membership | None) -> None:
