@@ -516,5 +516,7 @@ def _advise(error: OSError) -> str:
             return "Ports below 1024 are for privileged programs; choose a higher one with --port."
         case errno.EADDRNOTAVAIL:
             return "This machine has no such address; choose one that it has with --host."
+        case errno.EMFILE | errno.ENFILE:
+            return "Allow more of them (ulimit -n, LimitNOFILE), or have fewer --workers."
         case _:
             return "Choose another address with --host and --port."
