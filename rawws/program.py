@@ -22,8 +22,9 @@ from rawws.transport import open_listeners
 from rawws.wire.trace import FAULT, STATE, TIMER
 from rawws.workers import Membership
 
-# What can't be cancelled (a thread of an application's, a handler that goes on regardless) keeps a program from its
-# end. That is told when it is so late, and what is left is ended by force so long after a second signal.
+# What can't be cancelled (a thread of an application's, a handler that goes on regardless) or blocks the loop keeps a
+# program from its end. That is told when it is so late, and what is left is ended by force so long after a second
+# signal.
 LATE_S = 1.0
 FORCE_S = 1
 
@@ -73,7 +74,7 @@ async def run_program(
     """
     raise_file_limit()
     keep_freed_memory()
-    with ending_signals() as signals:
+    with ending_signals(_force_soon) as signals:
         ending = _Ending()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ending.heed, signals)  # first of all: an application may take long to start
@@ -126,8 +127,6 @@ class _Ending:
                 name = signal.Signals(received).name
                 if self._has_begun:
                     _log(logging.WARNING, STATE, f"{name} again: ending at once")
-                    signal.signal(signal.SIGALRM, _end_by_force)
-                    signal.alarm(FORCE_S)
                     self.work.cancel()
                     nursery.cancel_scope.cancel()
                     break
@@ -161,8 +160,15 @@ async def _tell_who_is_late(after_s: float) -> None:
     _log(logging.WARNING, TIMER, f"{told}; it is waited for until another signal")
 
 
+def _force_soon() -> None:
+    signal.signal(signal.SIGALRM, _end_by_force)
+    signal.alarm(FORCE_S)
+
+
 def _end_by_force(*_: object) -> None:
-    _log(logging.ERROR, FAULT, "something of the application's can't be cancelled: ending without it")
+    _log(
+        logging.ERROR, FAULT, "something of the application's can't be cancelled, or blocks the loop: ending without it"
+    )
     os._exit(1)
 
 
