@@ -29,8 +29,11 @@ PATH = "/metrics"
 class MetricsApp:
     """Answers `PATH`, and leaves all else to another app."""
 
-    def __init__(self, hub: Hub, elsewhere: HttpApp) -> None:
-        """Raises `UsageError` when the extra is not installed."""
+    def __init__(self, hub: Hub, elsewhere: HttpApp, worker: int | None = None) -> None:
+        """With the number of a ``worker``, all has that for a label: who asks is answered by any of them.
+
+        Raises `UsageError` when the extra is not installed.
+        """
         try:
             import prometheus_client
         except ImportError:
@@ -38,6 +41,7 @@ class MetricsApp:
         self._prometheus = prometheus_client
         self._hub = hub
         self._elsewhere = elsewhere
+        self._worker = worker
 
     def max_body_bytes(self, limits: Limits) -> int:
         return self._elsewhere.max_body_bytes(limits)
@@ -51,7 +55,7 @@ class MetricsApp:
             return
         await exchange.pass_over_body()
         registry = self._prometheus.CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(self._hub, exchange))
+        registry.register(_Collector(self._hub, exchange, self._worker))
         body = self._prometheus.generate_latest(registry)
         headers = {"Content-Type": self._prometheus.CONTENT_TYPE_LATEST, "Cache-Control": "no-store"}
         await exchange.answer(Response(200, body, headers))
@@ -60,11 +64,17 @@ class MetricsApp:
 class _Collector:
     """Reads what is counted, once."""
 
-    def __init__(self, hub: Hub, exchange: Exchange) -> None:
+    def __init__(self, hub: Hub, exchange: Exchange, worker: int | None) -> None:
         self._hub = hub
         self._exchange = exchange
+        self._labels = {} if worker is None else {"worker": str(worker)}
 
     def collect(self) -> Iterator[Metric]:
+        for family in self._families():
+            family.samples = [each._replace(labels=self._labels | each.labels) for each in family.samples]
+            yield family
+
+    def _families(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily as Counter
         from prometheus_client.core import GaugeMetricFamily as Gauge
         from prometheus_client.core import SummaryMetricFamily as Summary

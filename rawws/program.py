@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import trio
 
@@ -22,8 +22,9 @@ from rawws.transport import open_listeners
 from rawws.wire.trace import FAULT, STATE, TIMER
 from rawws.workers import Membership
 
-# What can't be cancelled (a thread of an application's, a handler that goes on regardless) keeps a program from its
-# end. That is told when it is so late, and what is left is ended by force so long after a second signal.
+# What can't be cancelled (a thread of an application's, a handler that goes on regardless) or blocks the loop keeps a
+# program from its end. That is told when it is so late, and what is left is ended by force so long after a second
+# signal.
 LATE_S = 1.0
 FORCE_S = 1
 
@@ -68,38 +69,21 @@ async def run_program(
     """Be the whole program: listen, serve until a signal ends that, drain; a second signal ends the drain.
 
     Sockets that systemd listens on for us, or the process whose ``worker`` this is, are used in place of ``host`` and
-    ``port``. ``serve(listeners,
-    task_status)`` is `rawws.serve` with all else that it needs; ``remark`` is what is said of it when it listens.
-    Raises `rawws.errors.ListenError` when it can't listen.
+    ``port``. ``serve(listeners, task_status)`` is `rawws.serve` with all else that it needs; ``remark`` is what is said
+    of it when it listens. Raises `rawws.errors.ListenError` when it can't listen.
     """
     raise_file_limit()
     keep_freed_memory()
-    with ending_signals() as signals:
-        listeners = systemd.inherited_listeners() if worker is None else worker.listeners
-        listeners = listeners or await open_listeners(host, port)
+    with ending_signals(_force_soon) as signals:
+        ending = _Ending()
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(_serve, serve, listeners, nursery.cancel_scope)
-            nursery.start_soon(FreedMemory().keep_giving_back)
-            for name in server.addresses:
-                s = "s" * server.uses_tls
-                _log(logging.INFO, STATE, f"listening on http{s}://{name} and ws{s}://{name} ({remark()})")
-            systemd.notify("READY=1", f"STATUS=listening on {', '.join(server.addresses)}")
+            nursery.start_soon(ending.heed, signals)  # first of all: an application may take long to start
             if worker is not None:
-                worker.say_ready()
-                nursery.start_soon(_stop_as_orphan, worker, server)
-            async for received in signals:
-                name = signal.Signals(received).name
-                if server.stopping:
-                    _log(logging.WARNING, STATE, f"{name} again: ending at once")
-                    signal.signal(signal.SIGALRM, _end_by_force)
-                    signal.alarm(FORCE_S)
-                    nursery.cancel_scope.cancel()
-                    break
-                waiting = f"peers to close: {server.peer_count}, for {server.limits.drain_s:g} s at most"
-                _log(logging.INFO, STATE, f"{name}: accepting no more, {waiting}")
-                systemd.notify("STOPPING=1", f"STATUS=closing {server.peer_count} peers")
-                server.stop()
-                nursery.start_soon(_tell_who_is_late, server.limits.drain_s + LATE_S)
+                nursery.start_soon(ending.heed_link, worker)
+            with ending.work:
+                listeners = systemd.inherited_listeners() if worker is None else worker.listeners
+                await _serve(serve, listeners or await open_listeners(host, port), remark, worker, ending)
+            nursery.cancel_scope.cancel()  # nobody need wait for a signal any more
         signal.alarm(0)
         _log(logging.INFO, STATE, "stopped")
 
@@ -107,28 +91,84 @@ async def run_program(
 async def _serve(
     serve: Serve,
     listeners: Sequence[socket.socket],
-    program: trio.CancelScope,
-    *,
-    task_status: trio.TaskStatus[Server],
+    remark: Callable[[], str],
+    worker: Membership | None,
+    ending: _Ending,
 ) -> None:
-    await serve(listeners, task_status)
-    program.cancel()  # nobody need wait for a signal any more
+    """Serve to the end, and tell everybody who has to know when that begins."""
+    async with trio.open_nursery() as nursery:
+
+        async def run(*, task_status: trio.TaskStatus[Server]) -> None:
+            await serve(listeners, task_status)
+            nursery.cancel_scope.cancel()
+
+        server = ending.server = await nursery.start(run)
+        nursery.start_soon(FreedMemory().keep_giving_back)
+        for name in server.addresses:
+            s = "s" * server.uses_tls
+            _log(logging.INFO, STATE, f"listening on http{s}://{name} and ws{s}://{name} ({remark()})")
+        systemd.notify("READY=1", f"STATUS=listening on {', '.join(server.addresses)}")
+        if worker is not None:
+            worker.say_ready()
 
 
-async def _stop_as_orphan(worker: Membership, server: Server) -> None:
-    await worker.wait_orphaned()
-    _log(logging.ERROR, FAULT, "the first process is gone: accepting no more")
-    server.stop()
+class _Ending:
+    """How the program ends: in order when it is asked to, and at once when it is asked again."""
+
+    def __init__(self) -> None:
+        self.work = trio.CancelScope()  # of all that has to end
+        self.server: Server | None = None  # as soon as there is one
+        self._has_begun = False
+
+    async def heed(self, signals: AsyncIterator[int]) -> None:
+        """Take signals until a second one has come."""
+        async with trio.open_nursery() as nursery:
+            async for received in signals:
+                name = signal.Signals(received).name
+                if self._has_begun:
+                    _log(logging.WARNING, STATE, f"{name} again: ending at once")
+                    self.work.cancel()
+                    nursery.cancel_scope.cancel()
+                    break
+                drain_s = self._begin(name)
+                nursery.start_soon(_tell_who_is_late, drain_s + LATE_S)
+
+    async def heed_link(self, worker: Membership) -> None:
+        """End when the first process has gone."""
+        await worker.wait_orphaned()
+        self._begin("the first process is gone", logging.ERROR)
+
+    def _begin(self, why: str, level: int = logging.INFO) -> float:
+        """Begin to end in order, and return for how many seconds peers may hold that up."""
+        self._has_begun = True
+        if self.server is None:
+            _log(level, STATE, f"{why}: ending before anything was served")
+            systemd.notify("STOPPING=1", "STATUS=ending before anything was served")
+            self.work.cancel()
+            return 0.0
+        drain_s = self.server.limits.drain_s
+        waiting = f"peers to close: {self.server.peer_count}, for {drain_s:g} s at most"
+        _log(level, STATE, f"{why}: accepting no more, {waiting}")
+        systemd.notify("STOPPING=1", f"STATUS=closing {self.server.peer_count} peers")
+        self.server.stop()
+        return drain_s
 
 
 async def _tell_who_is_late(after_s: float) -> None:
     await trio.sleep(after_s)
-    told = "the drain is over, and the application goes on: a handler, a thread, its shutdown"
+    told = "the application goes on: a handler, a thread, its startup or shutdown"
     _log(logging.WARNING, TIMER, f"{told}; it is waited for until another signal")
 
 
+def _force_soon() -> None:
+    signal.signal(signal.SIGALRM, _end_by_force)
+    signal.alarm(FORCE_S)
+
+
 def _end_by_force(*_: object) -> None:
-    _log(logging.ERROR, FAULT, "something of the application's can't be cancelled: ending without it")
+    _log(
+        logging.ERROR, FAULT, "something of the application's can't be cancelled, or blocks the loop: ending without it"
+    )
     os._exit(1)
 
 

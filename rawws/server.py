@@ -38,10 +38,10 @@ from rawws.transport import (
     TlsTransport,
     Transport,
     is_loopback,
+    listens,
     name_address,
     open_listeners,
     open_unix_listener,
-    unlink_unix_listener,
 )
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins
@@ -323,7 +323,6 @@ def _is_about_closing(error: BaseException) -> bool:
 def _close_listener(listener: socket.socket) -> None:
     if listener.fileno() >= 0:
         trio.lowlevel.notify_closing(listener)
-        unlink_unix_listener(listener)
         listener.close()
 
 
@@ -539,6 +538,8 @@ async def _open(
         if isinstance(listener, trio.SocketListener):
             fd: int = listener.socket.detach()
             listener = socket.socket(fileno=fd)
+        if not listens(listener):
+            raise UsageError(f"{listener!r} can't be a listener: it has to be a stream socket that listens already")
         listener.setblocking(False)
         opened.append(listener)
     return opened

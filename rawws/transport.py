@@ -343,6 +343,16 @@ def plain_address(address: tuple[Any, ...]) -> tuple[str, int]:
     return (str(parse_ip(host)) if host.startswith("::ffff:") else host), port
 
 
+def listens(listener: socket.socket) -> bool:
+    """Say whether stream connections can be accepted at a socket."""
+    if listener.type != socket.SOCK_STREAM:
+        return False
+    try:
+        return listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
+    except OSError:  # macOS doesn't tell, so whoever gave it is believed
+        return True
+
+
 def is_loopback(listener: socket.socket) -> bool:
     """Say whether only this machine can reach a listener. A Unix socket is for a proxy mostly, and who reaches that?"""
     address = listener.getsockname()
@@ -498,12 +508,26 @@ async def open_listeners(host: str, port: int, *, backlog: int = 4096, reuse_por
     return listeners
 
 
+class _UnixListener(socket.socket):
+    """A socket that takes the path which it has made away with it when it is closed.
+
+    A path that somebody else has bound stays theirs: systemd goes on listening there when we have ended.
+    """
+
+    def close(self) -> None:
+        if self.fileno() >= 0 and (path := self.getsockname()):
+            # First of all: behind the close, somebody else may have put a socket of their own there.
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        super().close()
+
+
 def open_unix_listener(path: str, *, backlog: int = 4096) -> socket.socket:
     """Return a socket that listens at a path; the caller owns it. One that nobody listens at any more is replaced.
 
-    Raises `ListenError`.
+    Closing it removes the path. Raises `ListenError`.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
     try:
         try:
@@ -532,14 +556,6 @@ def _is_abandoned(path: str) -> bool:
         return False
 
 
-def unlink_unix_listener(listener: socket.socket) -> None:
-    """Remove a listening Unix socket's path, if it has one."""
-    address = listener.getsockname()
-    if listener.family == socket.AF_UNIX and isinstance(address, str) and address:
-        with contextlib.suppress(OSError):
-            os.unlink(address)
-
-
 def _advise(error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE:
@@ -548,5 +564,7 @@ def _advise(error: OSError) -> str:
             return "Ports below 1024 are for privileged programs; choose a higher one with --port."
         case errno.EADDRNOTAVAIL:
             return "This machine has no such address; choose one that it has with --host."
+        case errno.EMFILE | errno.ENFILE:
+            return "Allow more of them (ulimit -n, LimitNOFILE), or have fewer --workers."
         case _:
             return "Choose another address with --host and --port."

@@ -19,20 +19,25 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
 from rawws import logs, systemd
+from rawws.errors import UsageError
 from rawws.signals import ending_signals
 from rawws.transport import name_address, open_listeners
 from rawws.wire.trace import FAULT, STATE
 
 VARIABLE = "RAWWS_WORKER"
+# More than any machine has cores: a slip of the finger is not to take all that the system has.
+MAX_WORKERS = 1024
 # A worker that died is replaced after so long, twice as long each time, until one has lived for a while.
 FIRST_REST_S, MAX_REST_S = 0.2, 30.0
 LIVED_S = 60.0
+# A worker that doesn't heed a second signal, since it is stopped or its loop is blocked, is killed so much later: those
+# that do have a second to end by force.
+KILL_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,21 @@ class Membership:
 
     @classmethod
     def of_this_process(cls) -> Membership | None:
-        """Return what this process is told to be, if it is a worker. To be asked once."""
+        """Return what this process is told to be, if it is a worker. To be asked once.
+
+        Raises `UsageError` when that can't be.
+        """
         told = os.environ.pop(VARIABLE, None)
         if told is None:
             return None
-        number, fds, link = json.loads(told)
-        os.set_inheritable(link, False)
-        return cls(number, [systemd.listener_of(fd) for fd in fds], socket.socket(fileno=link))
+        try:
+            number, fds, link = json.loads(told)
+            os.set_inheritable(link, False)
+            return cls(number, [systemd.listener_of(fd) for fd in fds], socket.socket(fileno=link))
+        except (ValueError, TypeError, OSError, UsageError):
+            raise UsageError(
+                f"{VARIABLE} is {told!r}, which isn't what --workers gives its processes; nobody else is to set it"
+            ) from None
 
     def say_ready(self) -> None:
         with contextlib.suppress(OSError):
@@ -71,19 +84,22 @@ class Membership:
                 return
 
 
-async def run_workers(count: int, arguments: Sequence[str], host: str, port: int) -> int:
+async def run_workers(count: int, host: str, port: int) -> int:
     """Keep ``count`` workers running, until a signal, which drains them all; a second one ends that.
 
-    ``arguments`` are those of the command line. Returns the exit status: that of a worker which could not even begin.
-    Raises `rawws.errors.ListenError`.
+    Each is started as this process was, by the same interpreter with the same arguments. Returns the exit status: that
+    of a worker which could not even begin. Raises `rawws.errors.ListenError`.
     """
     with ending_signals() as signals:
-        crew = _Crew(arguments, await _listen(count, host, port))
+        crew = _Crew(await _listen(count, host, port))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(crew.run, nursery.cancel_scope)
             async for received in signals:
+                if crew.is_stopping:
+                    nursery.start_soon(crew.kill_late)
                 crew.stop(f"{signal.Signals(received).name}: the workers are to drain")
-    _log(logging.INFO, STATE, "stopped")
+    if not crew.status:
+        _log(logging.INFO, STATE, "stopped")
     return crew.status
 
 
@@ -111,19 +127,27 @@ class _Worker:
 class _Crew:
     """The workers, and what becomes of them."""
 
-    def __init__(self, arguments: Sequence[str], sockets: list[list[socket.socket]]) -> None:
-        self._command = [sys.executable, "-m", "rawws", *arguments]
+    def __init__(self, sockets: list[list[socket.socket]]) -> None:
+        # As it was given: -m has the current directory searched for modules, the installed command hasn't.
+        self._command = [sys.executable, *sys.orig_argv[1:]]
         self._workers = [_Worker(number, listeners) for number, listeners in enumerate(sockets, 1)]
         self._addresses = ", ".join(name_address(listener.getsockname()) for listener in sockets[0])
         self._stopping = trio.Event()
+        self._first_has_begun = trio.Event()
         self._have_begun = False
         self.status = 0
 
     async def run(self, program: trio.CancelScope) -> None:
-        """Keep the workers running until they have been stopped."""
+        """Keep the workers running until they have been stopped.
+
+        One goes first: what it can't do none of them can, and then it is said once.
+        """
+        first, *others = self._workers
         try:
             async with trio.open_nursery() as nursery:
-                for worker in self._workers:
+                nursery.start_soon(self._keep_running, first)
+                await self._first_has_begun.wait()
+                for worker in others:
                     nursery.start_soon(self._keep_running, worker)
         finally:
             self._close_listeners()
@@ -132,13 +156,28 @@ class _Crew:
     def stop(self, why: str) -> None:
         """Have all workers drain; or end at once, if they do already."""
         running = [worker.process for worker in self._workers if worker.process is not None]
-        if not self._stopping.is_set():
-            _log(logging.INFO, STATE, why)
+        if not self.is_stopping:
+            if running:
+                _log(logging.INFO, STATE, why)
             systemd.notify("STOPPING=1", f"STATUS={len(running)} workers drain")
             self._stopping.set()
+            self._first_has_begun.set()  # or never will
             self._close_listeners()  # or else who comes now would wait for nobody
         for process in running:
             process.send_signal(signal.SIGTERM)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    async def kill_late(self) -> None:
+        """End the workers that are still there when they should have ended at once."""
+        await trio.sleep(KILL_S)
+        for worker in self._workers:
+            if worker.process is not None:
+                _log(logging.ERROR, FAULT, f"worker {worker.number} doesn't end by itself: killing it")
+                worker.process.kill()
+                self.status = 1
 
     def _close_listeners(self) -> None:
         for worker in self._workers:
@@ -148,14 +187,15 @@ class _Crew:
     async def _keep_running(self, worker: _Worker) -> None:
         """Start a worker, and another whenever it has died."""
         rest_s = FIRST_REST_S
-        while not self._stopping.is_set():
+        while not self.is_stopping:
             began = trio.current_time()
             try:
                 status = await self._run(worker)
                 ended = f"ended (status {status})" if status >= 0 else f"ended ({signal.Signals(-status).name})"
             except OSError as error:  # out of descriptors, or of processes
                 status, ended = 0, f"can't be started ({error.strerror or error})"
-            if self._stopping.is_set():
+            if self.is_stopping:
+                self.status = max(self.status, status)  # 1 where it had to end by force
                 return
             if not self._have_begun and status > 0:  # and it has said why
                 self.status = status
@@ -183,7 +223,7 @@ class _Crew:
                     stdin=subprocess.DEVNULL,
                 )
             worker.process = process
-            if self._stopping.is_set():  # meanwhile, when there was no process yet to be told
+            if self.is_stopping:  # meanwhile, when there was no process yet to be told
                 process.send_signal(signal.SIGTERM)
             try:
                 async with trio.open_nursery() as nursery:
@@ -203,6 +243,8 @@ class _Crew:
         await trio.lowlevel.wait_readable(link)
         with contextlib.suppress(OSError):
             worker.is_ready = bool(link.recv(16))
+        if worker.is_ready:
+            self._first_has_begun.set()
         if not self._have_begun and all(each.is_ready for each in self._workers):
             self._have_begun = True
             _log(logging.INFO, STATE, f"{len(self._workers)} workers listen on {self._addresses}")

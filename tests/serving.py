@@ -524,25 +524,26 @@ class StartProgram:
     """Starts programs: ``program = start_program("--drain", "1")``."""
 
     def __init__(self) -> None:
+        self.command = [sys.executable, "-m", "rawws"]
         self.started: list[Program] = []
 
     def __call__(self, *arguments: str, max_files: int | None = None, directory: Path | None = None) -> Program:
         """Return the program once it listens. ``max_files`` is its hard limit on open descriptors."""
-        command = [sys.executable, "-m", "rawws", "--port", "0", *arguments]
+        command = [*self.command, "--port", "0", *arguments]
         if max_files is not None:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
         return self._start(command, directory)
 
     def tap(self, target: str, *arguments: str) -> Program:
         """Return a tap in front of the target once it listens."""
-        return self._start([sys.executable, "-m", "rawws", "tap", "0", target, *arguments])
+        return self._start([*self.command, "tap", "0", target, *arguments])
 
     def _start(self, command: Sequence[str], directory: Path | None = None) -> Program:
         return self._begin(command, directory).wait_listening()
 
-    def begin(self, *arguments: str) -> Program:
+    def begin(self, *arguments: str, directory: Path | None = None) -> Program:
         """Return the program before it listens. It leads a process group of its own, as in a terminal."""
-        return self._begin([sys.executable, "-m", "rawws", *arguments], own_group=True)
+        return self._begin([*self.command, *arguments], directory, own_group=True)
 
     def _begin(self, command: Sequence[str], directory: Path | None = None, *, own_group: bool = False) -> Program:
         process = subprocess.Popen(
@@ -559,9 +560,8 @@ class StartProgram:
 
     def run(self, *arguments: str | bytes, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a program that is to end by itself, and return its status and what it wrote."""
-        command = [sys.executable, "-m", "rawws", *arguments]
         return subprocess.run(
-            command,
+            [*self.command, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

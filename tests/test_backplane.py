@@ -6,14 +6,17 @@ import json
 import math
 import random
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import wait_all_tasks_blocked
 
 import rawws
 from rawws.backplane import Shards
@@ -25,7 +28,7 @@ from rawws.redis.connector import Connector
 from rawws.wire.frames import Opcode
 from tests.redis_server import Network, RedisServer, free_port, network, redis_server
 from tests.room_serving import Rooms, post, rooms
-from tests.serving import Client, Seen, StartProgram, binary, close, get, seen_text, text, upgrade
+from tests.serving import LOOPBACK, Client, Seen, StartProgram, binary, close, get, seen_text, text, upgrade
 
 IDS = "Sec-WebSocket-Protocol: rawws.id.v1"
 AT_ONCE = ("--repl-diskless-sync-delay", "0")  # or else a replica waits 5 s for others
@@ -962,6 +965,9 @@ async def test_a_node_without_redis_is_not_ready(start_program: StartProgram) ->
         ("localhost:6379", "localhost:// is not how Redis is reached"),
         ("http://localhost", "http:// is not how Redis is reached"),
         ("redis://localhost:port", "can't be where Redis is"),
+        ("redis://", "can't be where Redis is"),
+        ("redis://localhost/db", "can't be where Redis is"),
+        ("unix://run/redis.sock", "can't be where Redis is"),
         ("redis+cluster://a,b", "a Redis Cluster can't be asked for several streams at once"),
         ("redis+sentinel://a,b", "names the service"),
     ],
@@ -969,6 +975,48 @@ async def test_a_node_without_redis_is_not_ready(start_program: StartProgram) ->
 def test_what_is_no_url(url: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         Connector(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:{}/word@localhost",
+        "redis://me:{}?word@localhost",
+        "redis://me:{}#word@localhost",
+        "redis://me:{}[word@localhost",
+        "redis://me:{}",
+        "redis+sentinel://me:{}/word@localhost/service",
+    ],
+)
+def test_no_piece_of_a_password_is_told_that_should_have_been_percent_encoded(url: str) -> None:
+    with pytest.raises(UsageError, match="percent-encoded") as caught:
+        Connector(url.format("secret"))
+    assert "secret" not in str(caught.value)
+    assert "word@" not in str(caught.value)
+
+
+async def test_what_is_special_in_a_password_is_percent_encoded(redis: RedisServer) -> None:
+    await redis.ask("CONFIG", "SET", "requirepass", "a/b?c#d@e")
+    async with Connector(f"redis://:a%2Fb%3Fc%23d%40e@{LOOPBACK}:{redis.port}").connect() as client:
+        assert await client.ping() == b"PONG"
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_who_is_cancelled_while_connecting_is_not_told_that_redis_is_away() -> None:
+    told: list[str] = []
+
+    async def work(_: object) -> None:
+        raise AssertionError("nobody has answered")
+
+    with socket.create_server((LOOPBACK, 0)) as mute:
+        connector = Connector(f"redis://{LOOPBACK}:{mute.getsockname()[1]}")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(connector.keep_at, work, on_back=lambda: None, on_away=told.append))
+            connected, _ = await trio.to_thread.run_sync(mute.accept)
+            with connected:
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+    assert told == []
 
 
 async def test_the_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

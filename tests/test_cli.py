@@ -21,6 +21,8 @@ from rawws.room_app import RoomApp
 from rawws.wire.handshake import Origins
 from tests.serving import LOOPBACK, StartProgram
 
+ECHO = ("--mode", "echo")
+
 
 @dataclass
 class Ran:
@@ -120,7 +122,7 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
 @pytest.mark.parametrize("command", [[], ["serve"]], ids=["rawws", "rawws serve"])
 def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None:
     flags = (
-        "--host ::1 --port 9 --hello hi --mode echo --max-size 64k --max-lag 2M "
+        "--host ::1 --port 9 --hello hi --max-size 64k --max-lag 2M "
         "--no-compression --no-fast-lane --ping-interval 1.5 --ping-timeout 0 --drain 0.25 --log-level warning "
         "--allow-origin https://hoppscotch.io --allow-origin http://other.example:81 "
         "--subprotocol chat.v2 --subprotocol chat.v1 "
@@ -132,7 +134,7 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
     assert rawws.cli.main([*command, *flags.split()]) == 0
     assert (ran.host, ran.port) == ("::1", 9)
     assert ran.hub == {
-        "mode": "echo",
+        "mode": "broadcast",
         "hello": "hi",
         "max_lag_bytes": 2 << 20,
         "slow": "latest",
@@ -188,7 +190,6 @@ def test_an_empty_hello_is_none_and_an_empty_host_is_every_interface(ran: Ran) -
 @pytest.mark.parametrize(
     ("text", "size"),
     [
-        ("0", 0),
         ("1", 1),
         ("1000", 1000),
         ("1k", 1 << 10),
@@ -233,6 +234,16 @@ def test_the_log_can_be_made_longer_and_shorter(ran: Ran, flags: list[str], leve
         (["--drain", "nan"], "argument --drain: 'nan' is not a number of seconds; give 0 or more"),
         (["--ping-interval", "inf"], "argument --ping-interval: 'inf' is not a number of seconds; give 0 or more"),
         (["--ping-timeout", "soon"], "argument --ping-timeout: 'soon' is not a number of seconds; give 0 or more"),
+        (["--rate", "-1"], "argument --rate: '-1' is not a number of messages a second; give 0 or more"),
+        (["--rate", "1e-300"], "argument --rate: '1e-300' is less than can be kept to; give 0, or 0.001 or more"),
+        (["--ping-interval", "1e-9"], "argument --ping-interval: '1e-9' is less than can be kept to; give 0, or 0.001"),
+        *(
+            ([flag, "0"], f"argument {flag}: '0' would let nothing through; give more, or leave it out for the default")
+            for flag in (
+                *("--max-size", "--max-lag", "--max-memory", "--max-head", "--max-target", "--max-headers"),
+                *("--max-connections", "--max-connections-per-ip", "--max-rooms", "--max-peers"),
+            )
+        ),
         (["--mode", "chat"], "argument --mode: invalid choice: 'chat'"),
         (["--log-level", "loud"], "argument --log-level: invalid choice: 'loud'"),
         (["--publish-token", ""], "argument --publish-token: the publish token is empty; give one such as"),
@@ -263,6 +274,39 @@ def test_an_origin_that_is_none_is_one_sentence_and_exit_status_2(
         f"rawws: {origin!r} is not an origin; give scheme, host and port alone, such as https://example.org, "
         "or * for any\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--latest-key", "a"], "--latest-key is for --slow latest; give that too, or leave out the key"),
+        (
+            ["--slow", "latest"],
+            "--slow latest needs --latest-key, the JSON member that names what a message is about",
+        ),
+        (
+            [*ECHO, "--publish-token", "x", "--read-only", "--history", "1", "--exclude-sender"],
+            "--mode echo has no rooms, which --history, --exclude-sender, --read-only, --publish-token would be for; "
+            "leave out one or the other",
+        ),
+        (
+            [*ECHO, "--rate", "1", "--slow", "skip", "--rooms", "/"],
+            "--mode echo has no rooms, which --slow, --rate, --rooms would be for; leave out one or the other",
+        ),
+    ],
+    ids=["a key alone", "no key", "echo", "echo again"],
+)
+def test_flags_that_dont_go_together_are_one_sentence_and_exit_status_2(
+    ran: Ran, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert rawws.cli.main(arguments) == 2
+    assert ran.port == -1
+    assert capsys.readouterr().err == f"rawws: {sentence}\n"
+
+
+def test_echo_goes_with_what_has_to_do_with_any_connection(ran: Ran) -> None:
+    assert rawws.cli.main([*ECHO, "--max-connections", "5", "--hello", "hi"]) == 0
+    assert ran.hub["mode"] == "echo"
 
 
 def test_not_being_able_to_listen_is_one_sentence_and_exit_status_1(

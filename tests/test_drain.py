@@ -7,12 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from rawws import systemd
+from rawws.errors import UsageError
 from rawws.limits import Limits
 from rawws.wire.frames import Opcode
 from tests.redis_server import redis_server
@@ -53,8 +56,8 @@ async def test_closes_are_spread_over_the_drain(
 class Service:
     """A program as systemd starts it: with a socket that listens already, and one to tell its state to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.listener = socket.create_server((LOOPBACK, 0), backlog=100)
+    def __init__(self, folder: Path, listener: socket.socket | None = None) -> None:
+        self.listener = listener or socket.create_server((LOOPBACK, 0), backlog=100)
         self.port = self.listener.getsockname()[1]
         self._states = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._states.settimeout(PATIENCE_S)
@@ -110,6 +113,71 @@ def test_a_restart_refuses_nobody(tmp_path: Path) -> None:
         service.end()
 
 
+def test_a_unix_socket_that_systemd_holds_is_left_where_it_is(tmp_path: Path) -> None:
+    path = str(tmp_path / "rawws.sock")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    service = Service(tmp_path, listener)
+    try:
+        for _ in range(2):
+            program = service.start()
+            assert service.state()[0] == "READY=1"
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+                client.sendall(get("/"))
+                assert client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+            program.signal(signal.SIGTERM)
+            assert service.state()[0] == "STOPPING=1"
+            assert program.wait() == 0
+    finally:
+        service.end()
+
+
+def unbound_stream() -> socket.socket:
+    return socket.socket()
+
+
+def connected_stream() -> socket.socket:
+    with socket.create_server((LOOPBACK, 0)) as listener:  # as a socket unit with Accept=yes passes them on
+        return socket.create_connection(listener.getsockname())
+
+
+def datagrams() -> socket.socket:
+    return socket.socket(type=socket.SOCK_DGRAM)
+
+
+@pytest.mark.parametrize("make", [unbound_stream, connected_stream, datagrams], ids=lambda make: make.__name__)
+def test_what_systemd_passes_on_has_to_listen(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], socket.socket]
+) -> None:
+    with make() as passed_on:
+        monkeypatch.setattr(systemd, "FIRST_FD", passed_on.fileno())
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        monkeypatch.setenv("LISTEN_FDS", "1")
+        with pytest.raises(UsageError, match=r"is not a stream socket that listens; .* ListenStream= and Accept=no"):
+            systemd.inherited_listeners()
+
+
+def test_what_systemd_passes_on_has_to_be_a_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    with (tmp_path / "file").open("w") as file:
+        monkeypatch.setattr(systemd, "FIRST_FD", file.fileno())
+        with pytest.raises(UsageError, match="was to be a socket that listens: Socket operation on non-socket"):
+            systemd.inherited_listeners()
+    with pytest.raises(UsageError, match="was to be a socket that listens: Bad file descriptor"):
+        systemd.inherited_listeners()
+
+
+@pytest.mark.parametrize("count", ["²", "-1", "", "all"])
+def test_how_many_sockets_systemd_passes_on_has_to_be_a_number(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", count)
+    with pytest.raises(UsageError, match=f"LISTEN_FDS is '{count}', and has to be the number of sockets"):
+        systemd.inherited_listeners()
+
+
 @pytest.mark.usefixtures("bounded")
 async def test_workers_share_what_systemd_holds_for_them(tmp_path: Path) -> None:
     service = Service(tmp_path)
@@ -130,16 +198,12 @@ async def test_workers_share_what_systemd_holds_for_them(tmp_path: Path) -> None
 
 
 def test_sockets_of_another_process_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rawws import systemd
-
     monkeypatch.setenv("LISTEN_PID", str(os.getpid() + 1))
     monkeypatch.setenv("LISTEN_FDS", "1")
     assert systemd.inherited_listeners() == []
 
 
 def test_nobody_is_told_where_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from rawws import systemd
-
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     systemd.notify("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
@@ -148,8 +212,6 @@ def test_nobody_is_told_where_nobody_listens(monkeypatch: pytest.MonkeyPatch, tm
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the abstract namespace is Linux's")
 def test_an_abstract_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rawws import systemd
-
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as states:
         name = f"rawws-test-{os.getpid()}"
         states.bind("\0" + name)

@@ -116,7 +116,7 @@ async def end(program: Program) -> int:
 
 # An application is a way into the program: what its module does happens before the program listens.
 APP = """
-import atexit, os, signal, time
+import atexit, os, signal, sys, time
 import trio
 
 def signal_ourselves(number):
@@ -126,6 +126,9 @@ async def app(scope, receive, send):
     assert scope["type"] == "http"
     if scope["path"] == "/thread":
         await trio.to_thread.run_sync(time.sleep, 1000)
+    if scope["path"] == "/blocking":
+        print("blocking", file=sys.stderr, flush=True)
+        time.sleep(1000)
     while scope["path"] == "/stubborn":
         try:
             await trio.sleep_forever()
@@ -199,8 +202,87 @@ async def test_a_program_whose_application_cant_be_cancelled_says_so_and_a_secon
     began = time.monotonic()
     program.signal(signal.SIGTERM)
     assert await end(program) == 1
-    assert "can't be cancelled: ending without it" in program.lines[-1]
+    assert "ending without it" in program.lines[-1]
     assert time.monotonic() - began < PATIENCE_S / 2
+
+
+async def test_two_signals_end_a_program_whose_loop_is_blocked(start_program: StartProgram, tmp_path: Path) -> None:
+    program = start_program(*write_app(tmp_path), directory=tmp_path)
+    await (await program.connect()).send(get("/blocking"))
+    await trio.to_thread.run_sync(program.wait_for_line, "blocking")
+    program.signal(signal.SIGTERM)
+    program.signal(signal.SIGINT)
+    assert await end(program) == 1
+    assert "blocks the loop: ending without it" in program.lines[-1]
+
+
+STARTING_APP = """
+import sys, time
+import trio
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        print("starting", file=sys.stderr, flush=True)
+        await {}
+"""
+
+
+def write_starting_app(folder: Path, wait: str) -> tuple[str, ...]:
+    """Write an application that never comes to the end of its startup."""
+    (folder / "app.py").write_text(STARTING_APP.format(wait))
+    return ("--port", "0", "--app", "app:app", "--no-page")
+
+
+async def test_a_signal_while_the_application_starts_ends_it(start_program: StartProgram, tmp_path: Path) -> None:
+    program = start_program.begin(*write_starting_app(tmp_path, "trio.sleep_forever()"), directory=tmp_path)
+    await trio.to_thread.run_sync(program.wait_for_line, "starting")
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 0
+    assert "SIGTERM: ending before anything was served" in program.lines[-2]
+    assert program.lines[-1].endswith("#0 = stopped")
+
+
+async def test_a_startup_that_cant_be_cancelled_is_ended_by_a_second_signal(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    wait = "trio.to_thread.run_sync(time.sleep, 1000)"
+    program = start_program.begin(*write_starting_app(tmp_path, wait), directory=tmp_path)
+    await trio.to_thread.run_sync(program.wait_for_line, "starting")
+    program.signal(signal.SIGTERM)
+    await trio.to_thread.run_sync(program.wait_for_line, "it is waited for until another signal")
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 1
+    assert "ending without it" in program.lines[-1]
+
+
+@LINUX
+async def test_a_signal_while_the_application_of_workers_starts_ends_them(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    flags = write_starting_app(tmp_path, "trio.sleep_forever()")
+    backplane = f"redis://{LOOPBACK}:{free_port()}"
+    program = start_program.begin(*flags, "--workers", "2", "--backplane", backplane, directory=tmp_path)
+    await trio.to_thread.run_sync(program.wait_for_line, "starting")
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 0
+    assert any("worker 1 #0 = SIGTERM: ending before anything was served" in line for line in program.lines)
+
+
+@LINUX
+async def test_a_worker_that_heeds_no_signal_is_killed_some_time_after_a_second_one(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    async with redis_server(tmp_path) as redis:
+        program = start_program("--workers", "2", "--backplane", redis.url, "--hello", "")
+        program.wait_for_line("2 workers listen on")
+        workers = workers_of(program)
+        os.kill(workers[0], signal.SIGSTOP)
+        program.signal(signal.SIGTERM)
+        program.wait_for_line("#0 = stopped")  # the other one
+        program.signal(signal.SIGTERM)
+        assert await end(program) == 1
+        assert any("doesn't end by itself: killing it" in line for line in program.lines)
+        await wait_gone(workers)
 
 
 async def wait_workers(program: Program, count: int) -> list[int]:
@@ -238,7 +320,7 @@ async def test_a_worker_that_is_ended_while_it_starts_is_replaced_and_a_terminal
 ) -> None:
     async with redis_server(tmp_path) as redis:
         program = start_program.begin("--port", "0", "--workers", "2", "--backplane", redis.url, "--hello", "")
-        workers = await wait_workers(program, 2)
+        workers = await wait_workers(program, 1)
         os.kill(workers[0], signal.SIGTERM)
         program.wait_for_line("ended (SIGTERM); another one comes in")
         told = program.wait_for_line("2 workers listen on")
@@ -254,7 +336,7 @@ async def test_a_worker_that_is_ended_while_it_starts_is_replaced_and_a_terminal
 
 
 async def test_a_signal_in_the_moment_in_which_a_worker_is_made_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew = _Crew([], [[]])
+    crew = _Crew([[]])
     open_process = trio.lowlevel.open_process
 
     async def stop_meanwhile(_: list[str], **settings: Any) -> trio.Process:

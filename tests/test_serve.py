@@ -248,6 +248,23 @@ async def test_listens_on_a_unix_socket_and_removes_it(tmp_path: Path) -> None:
         assert not Path(path).exists()
 
 
+async def test_a_unix_socket_that_somebody_else_has_made_stays_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "app.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    async with trio.open_nursery() as nursery:
+        server: rawws.Server = await nursery.start(partial(rawws.serve, echo, listeners=[listener]))
+        server.stop()
+    assert listener.fileno() < 0
+    assert path.exists()
+
+
+async def test_a_listener_has_to_listen() -> None:
+    with socket.socket() as silent, pytest.raises(UsageError, match="has to be a stream socket that listens already"):
+        await rawws.serve(echo, listeners=[silent])
+
+
 @pytest.mark.parametrize("options", [{}, {"port": 0, "unix": "x"}], ids=["nowhere", "twice"])
 async def test_it_has_to_be_said_where_to_listen(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="say where to listen: port, listeners or unix"):

@@ -101,6 +101,15 @@ async def test_a_host_that_is_none_is_one_sentence() -> None:
         await open_listeners("256.0.0.1", 0)
 
 
+async def test_where_descriptors_run_out_the_advice_is_about_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    def have_none(*_: object) -> None:
+        raise OSError(errno.EMFILE, "run out, on purpose")
+
+    monkeypatch.setattr(socket.socket, "bind", have_none)
+    with pytest.raises(ListenError, match=r"Too many open files\. Allow more of them \(ulimit -n, LimitNOFILE\)"):
+        await open_listeners(LOOPBACK, 0)
+
+
 # Nothing that one connection does ends the server
 
 

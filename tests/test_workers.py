@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 import trio
 
 import rawws
+from rawws.workers import VARIABLE, Membership
 from tests.redis_server import free_port, redis_server
 from tests.serving import LOOPBACK, PATIENCE_S, Program, StartProgram, get
 
@@ -84,15 +87,52 @@ async def test_workers_end_when_the_first_process_is_gone(start_program: StartPr
     ("arguments", "told"),
     [
         (["--workers", "2"], "--workers needs --backplane"),
-        (["--workers", "0", "--backplane", REDIS], "give 1 or more"),
+        (["--workers", "0", "--backplane", REDIS], "give 1 to 1024"),
+        (["--workers", "1000000", "--backplane", REDIS], "give 1 to 1024"),
         (["--workers", "2", "--backplane", REDIS, "--record", "r.jsonl"], "--record writes one file"),
         (["--workers", "2", "--backplane", REDIS, "--page"], "the page shows one process"),
         (["--workers", "2", "--backplane", REDIS, "--tls-cert", "/nowhere.pem"], "'/nowhere.pem'"),
         (["--workers", "2", "--backplane", "http://localhost"], "http:// is not how Redis is reached"),
+        (["--workers", "2", "--backplane", REDIS, "--app", "nowhere:app"], "there is no module 'nowhere'"),
     ],
 )
-def test_what_can_not_be(start_program: StartProgram, arguments: list[str], told: str) -> None:
+def test_what_can_not_be_is_said_once(start_program: StartProgram, arguments: list[str], told: str) -> None:
     ended = start_program.run("--port", str(free_port()), *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert told in ended.stderr
-    assert "Traceback" not in ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert told in line
+
+
+@pytest.mark.parametrize("told", ["1", "no", "[1, [900], 901]", '[1, ["3"], 4]'])
+def test_nobody_else_is_to_say_who_is_a_worker(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv(VARIABLE, told)
+    with pytest.raises(rawws.UsageError, match=r"RAWWS_WORKER is .* nobody else is to set it"):
+        Membership.of_this_process()
+    assert VARIABLE not in os.environ
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_workers_run_the_same_code_as_the_first_process(start_program: StartProgram, tmp_path: Path) -> None:
+    (tmp_path / "trio.py").write_text("raise SystemExit('this is another trio')")
+    start_program.command = [sys.executable, "-P", "-m", "rawws"]  # which looks for modules where `rawws` does
+    async with redis_server(tmp_path) as redis:
+        start_program("--workers", "1", "--backplane", redis.url, directory=tmp_path)
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_what_the_whole_program_may_hold_is_divided_among_the_workers(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    flags = ("--metrics", "--max-connections", "5", "--max-memory", "3G", "--max-rooms", "5")
+    async with redis_server(tmp_path) as redis:
+        program = start_program("--workers", "2", "--backplane", redis.url, *flags)
+        told = (await (await program.connect()).ask(get("/metrics"))).body.decode()
+    limits = re.findall(
+        r'^rawws_limit{flag="(--max-(?:connections|memory|rooms))",worker="[12]"} (\S+)$', told, re.MULTILINE
+    )
+    assert {flag: float(limit) for flag, limit in limits} == {
+        "--max-connections": 3,
+        "--max-memory": 1.5 * 2**30,
+        "--max-rooms": 5,
+    }
+    assert re.search(r'^rawws_peers{kind="websocket",worker="[12]"} 0.0$', told, re.MULTILINE)

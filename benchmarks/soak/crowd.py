@@ -119,8 +119,8 @@ class Crowd:
             await self.ending.wait()
 
     async def come_again(self, refused: Refused) -> None:
-        """Wait after a refusal, which may only be that of a node that can't reach Redis."""
-        if refused.status == 503:
+        """Wait after a refusal, which may only be that of a node that can't reach Redis, and while that is so."""
+        if refused.status == 503 and self.stage.redis.was_away_lately:
             self.tally.done["refusals with 503"] += 1
         else:
             self.tell("refused", str(refused))

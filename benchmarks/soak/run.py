@@ -22,7 +22,7 @@ from benchmarks.soak.readers import (
     read_slowly,
 )
 from benchmarks.soak.stage import Holding, Node, Stage
-from benchmarks.soak.writers import visit, write_by_post, write_by_websocket
+from benchmarks.soak.writers import rush, visit, write_by_post, write_by_websocket
 
 ROOMS = 3
 CAST: dict[Part, int] = {  # of each room
@@ -36,7 +36,9 @@ CAST: dict[Part, int] = {  # of each room
     die_as_websocket: 1,
     die_as_events: 1,
 }
-WARM_UP = 0.15  # of the time
+KILLED = "Redis killed and started again"
+WARM_UP, LOAD = "warm-up", "load"
+WARM_UP_SHARE = 0.15  # of the time
 REDIS_EVERY_S = 100.0
 REDIS_AWAY_S = (1.0, 5.0)
 PROGRESS_S = 15.0
@@ -69,17 +71,24 @@ class Soak:
         self._seed = seed
         self.is_short = minutes < SHORT_MINUTES
         self._began = time.monotonic()
+        self.redis_clients: list[int] = []  # in each pause
 
     async def run(self) -> list[Comparison]:
         """Run it all, and return what each node held in the two pauses."""
         await self._stage.wait_until_ready()
+        outages = [node.outages() for node in self._stage.nodes]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report_progress)
             nursery.start_soon(self._watch_nodes)
-            before = await self._load("warm-up ", self._seconds * WARM_UP)
-            after = await self._load("load ", self._seconds * (1 - WARM_UP))
+            before = await self._load(WARM_UP, self._seconds * WARM_UP_SHARE)
+            after = await self._load(LOAD, self._seconds * (1 - WARM_UP_SHARE))
             nursery.cancel_scope.cancel()
-        for node in self._stage.nodes:
+        killed = self.tally.done[KILLED]
+        for node, at_first in zip(self._stage.nodes, outages, strict=True):
+            lost, found = (then - before for then, before in zip(node.outages(), at_first, strict=True))
+            if lost > killed or found != lost:
+                told = f"node {node.name} has lost Redis {lost} times, which was killed {killed} times"
+                self.tally.faults.add("outage", f"{told}, and found it again {found} times")
             for line in node.complaints():
                 self.tally.faults.add("complaint", f"node {node.name}'s log: {line}")
         return [Comparison(*each) for each in zip(self._stage.nodes, before, after, strict=True)]
@@ -94,9 +103,11 @@ class Soak:
                 nursery.start_soon(crowd.run, CAST, ended)
             nursery.start_soon(visit, self._stage, self.tally, name[0], self._seed, ended)
             nursery.start_soon(self._kill_redis, name, seconds)
+            if name == LOAD and not self.is_short:
+                nursery.start_soon(rush, self._stage, self.tally, self._seed)
             await trio.sleep(seconds)
             ended.set()
-        self._say(f"{name.strip()} over, all have left")
+        self._say(f"{name} over, all have left")
         return await self._wait_until_empty()
 
     async def _kill_redis(self, name: str, seconds: float) -> None:
@@ -110,7 +121,7 @@ class Soak:
             await trio.sleep(away_s)
             self._stage.redis.start()
             await self._stage.redis.wait_until_ready()
-            self.tally.done["Redis killed and started again"] += 1
+            self.tally.done[KILLED] += 1
 
     async def _wait_until_empty(self) -> list[Holding]:
         """Wait until there are no peers and no rooms, and nothing changes any more."""
@@ -129,6 +140,7 @@ class Soak:
             before, found = found, [await node.holding() for node in nodes]
             if [_countable(each) for each in found] != [_countable(each) for each in before]:
                 still_since = time.monotonic()
+        self.redis_clients.append(await self._stage.redis.clients())
         return found
 
     async def _watch_nodes(self) -> None:

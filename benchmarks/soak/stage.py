@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -22,6 +24,8 @@ from benchmarks.soak.clients import Cut, Line, Refused
 
 NODES = 2
 START_TIMEOUT_S = 15.0
+# When Redis is there again, a node tries that after 2 s at the latest, and who came meanwhile waits for 3 s at most.
+SETTLES_S = 8.0
 
 # What a dead peer is found by, sooner than by default; and a history that holds what is written in the half minute for
 # which anybody is away at most. Who is a MiB behind is closed, and goes on from that history.
@@ -52,6 +56,12 @@ class RedisServer:
         self._folder = folder
         self.port = servers.free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._away_until = math.inf
+
+    @property
+    def was_away_lately(self) -> bool:
+        """Whether a node may have good reason to say that it can't reach it."""
+        return trio.current_time() < self._away_until
 
     @property
     def url(self) -> str:
@@ -67,6 +77,7 @@ class RedisServer:
 
     def kill(self) -> None:
         """End it at once (SIGKILL), if it is running."""
+        self._away_until = math.inf
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -78,8 +89,17 @@ class RedisServer:
                 with contextlib.suppress(OSError, Cut), await Line.open(self.port) as line:
                     await line.send(b"PING\r\n")
                     if await line.up_to(b"\r\n") == b"+PONG":
+                        self._away_until = trio.current_time() + SETTLES_S
                         return
                 await trio.sleep(0.02)
+
+    async def clients(self) -> int:
+        """Return how many connections it has, this one not counted."""
+        with await Line.open(self.port) as line:
+            await line.send(b"INFO clients\r\n")
+            while not (told := await line.up_to(b"\r\n")).startswith(b"connected_clients:"):
+                pass
+            return int(told.partition(b":")[2]) - 1
 
 
 @dataclass(frozen=True)
@@ -90,6 +110,13 @@ class Holding:
     descriptors: list[str]
     tasks: int
     values: dict[str, float]  # all that it tells at /metrics
+
+
+class Outages(NamedTuple):
+    """How often a node has told that it lost Redis, and that it found it again."""
+
+    lost: int
+    found: int
 
 
 class Node:
@@ -132,6 +159,10 @@ class Node:
 
     def log_tail(self) -> str:
         return self._log.read_text(errors="replace")[-6000:]
+
+    def outages(self) -> Outages:
+        log = self._log.read_text(errors="replace")
+        return Outages(log.count("the backplane is away ("), log.count("the backplane is back"))
 
     def complaints(self) -> list[str]:
         """Return what the log has that it never should, whatever clients and Redis do."""

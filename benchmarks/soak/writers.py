@@ -20,6 +20,7 @@ WEBSOCKET_PER_S, POST_PER_S = 12.0, 8.0
 WINDOW = 8  # messages of a WebSocket's that it has not seen back yet
 CUT_POSTS = 0.05  # so many are cut off before they are answered
 VISIT_REST_S, VISIT_S = 0.5, 30.0
+RUSH = 300
 
 
 async def write_by_websocket(crowd: Crowd, number: int, arrive: Callable[[], None]) -> None:
@@ -140,6 +141,16 @@ async def visit(stage: Stage, tally: Tally, name: str, seed: str, ended: trio.Ev
         with trio.move_on_after(VISIT_REST_S):
             await ended.wait()
             return
+
+
+async def rush(stage: Stage, tally: Tally, seed: str) -> None:
+    """Visit many rooms at once: more than a node follows over one connection to Redis."""
+    async with trio.open_nursery() as nursery:
+        for number in range(RUSH):
+            crowd = Crowd(stage, Room(f"/rush/{number}", tally.faults), tally, "rush", seed)
+            nursery.start_soon(_visit, crowd, number)
+    tally.done["rooms visited at once"] += RUSH
+    tally.done["connections to Redis then"] = await stage.redis.clients()
 
 
 async def _visit(crowd: Crowd, number: int) -> None:

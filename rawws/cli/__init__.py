@@ -27,7 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or (given[0] not in names and given[0] not in ("-h", "--help", "--version")):
         given.insert(0, serve.NAME)  # what everybody comes for needs no name
     options = _parser().parse_args(given)
-    options.arguments = given
     try:
         status: int = options.run(options)
     except (RawwsError, ExceptionGroup) as error:

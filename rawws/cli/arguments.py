@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import ssl
+from collections.abc import Callable
 
 from rawws.errors import UsageError
 from rawws.room_posts import Guard
+
+# Of seconds, or of things in a second: what is less is meant by nobody, and keeps a loop busy or a client waiting.
+LEAST = 0.001
 
 _SIZE = re.compile(r"([0-9]+)\s*(k|m|g)?(i?b)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -43,12 +47,22 @@ def token(argument: str) -> str:
 
 
 def seconds(argument: str) -> float:
+    return _amount(argument, "a number of seconds")
+
+
+def rate(argument: str) -> float:
+    return _amount(argument, "a number of messages a second")
+
+
+def _amount(argument: str, what: str) -> float:
     try:
         number = float(argument)
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{argument!r} is not a number of seconds; give 0 or more")
+        raise argparse.ArgumentTypeError(f"{argument!r} is not {what}; give 0 or more")
+    if 0 < number < LEAST:
+        raise argparse.ArgumentTypeError(f"{argument!r} is less than can be kept to; give 0, or {LEAST} or more")
     return number
 
 
@@ -72,6 +86,19 @@ def count(given: str) -> int:
     if not (given.isascii() and given.isdigit()):
         raise argparse.ArgumentTypeError(f"{given!r} is not a number; give one such as 100")
     return int(given)
+
+
+def above_zero(read: Callable[[str], int]) -> Callable[[str], int]:
+    """Refuse 0 too: as a limit it would let nothing through, where some may have meant that there is none."""
+
+    def read_more(given: str) -> int:
+        if not (number := read(given)):
+            raise argparse.ArgumentTypeError(
+                f"{given!r} would let nothing through; give more, or leave it out for the default"
+            )
+        return number
+
+    return read_more
 
 
 def path_prefix(given: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import math
 import socket
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +14,7 @@ import trio
 from rawws import logs, web
 from rawws.asgi_app import asgi, load_app
 from rawws.backplane import share
-from rawws.cli.arguments import count, insecure_tls, path_prefix, port, seconds, size, text, token
+from rawws.cli.arguments import above_zero, count, insecure_tls, path_prefix, port, rate, seconds, size, text, token
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, MIB, Limits
@@ -28,7 +29,7 @@ from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address
 from rawws.wire.handshake import Origins
 from rawws.wire.trace import STATE
-from rawws.workers import Membership, run_workers
+from rawws.workers import MAX_WORKERS, Membership, run_workers
 
 NAME = "serve"
 HELP = "run the server"
@@ -40,29 +41,60 @@ def run(options: argparse.Namespace) -> int:
     """Serve until a signal ends it."""
     worker = Membership.of_this_process()
     logs.configure(options.log_level, None if worker is None else worker.number)
-    if options.workers is not None and worker is None:
-        return _run_workers(options)
+    _check(options)
+    if options.workers is not None:
+        if worker is None:
+            return trio.run(run_workers, options.workers, options.host, options.port)
+        _take_share(options)
     trio.run(_serve, options, worker)
     return 0
 
 
-def _run_workers(options: argparse.Namespace) -> int:
-    """Serve by several processes. Raises `UsageError` for what only one can do."""
-    if options.workers < 1:
-        raise UsageError("--workers is how many processes serve; give 1 or more")
+def _check(options: argparse.Namespace) -> None:
+    """Raises `UsageError` for flags that don't go together."""
+    if options.tls_key and not options.tls_cert:
+        raise UsageError("--tls-key is of no use without --tls-cert; give the certificate too")
+    if options.slow == Slow.LATEST.value and options.latest_key is None:
+        raise UsageError("--slow latest needs --latest-key, the JSON member that names what a message is about")
+    if options.latest_key is not None and options.slow != Slow.LATEST.value:
+        raise UsageError("--latest-key is for --slow latest; give that too, or leave out the key")
+    if options.mode == Mode.ECHO.value:
+        of_rooms = {
+            "--history": options.history,
+            "--slow": options.slow != Slow.CLOSE.value,
+            "--exclude-sender": options.exclude_sender,
+            "--read-only": options.read_only,
+            "--rate": options.rate,
+            "--publish-token": options.publish_token is not None,
+            "--rooms": options.rooms is not None,
+        }
+        if idle := ", ".join(flag for flag, given in of_rooms.items() if given):
+            raise UsageError(f"--mode echo has no rooms, which {idle} would be for; leave out one or the other")
+    if options.workers is not None:
+        _check_for_workers(options)
+
+
+def _check_for_workers(options: argparse.Namespace) -> None:
+    """Raises `UsageError` for what only one process can do."""
+    if not 1 <= options.workers <= MAX_WORKERS:
+        raise UsageError(f"--workers is how many processes serve; give 1 to {MAX_WORKERS}")
     if options.backplane is None:
         raise UsageError("--workers needs --backplane: workers share nothing, so a room would be as many as they are")
     if options.record is not None:
         raise UsageError("--record writes one file, and --workers are several processes; give one of the two")
     if options.page:
         raise UsageError("the page shows one process; leave out --page, or --workers")
-    return trio.run(run_workers, options.workers, options.arguments, options.host, options.port)
+
+
+def _take_share(options: argparse.Namespace) -> None:
+    """Have a worker keep to its part of what is for the whole program, rounded up."""
+    for name in ("max_connections", "max_memory"):
+        if (whole := getattr(options, name)) is not None:
+            setattr(options, name, math.ceil(whole / options.workers))
 
 
 async def _serve(options: argparse.Namespace, worker: Membership | None) -> None:
-    if options.tls_key and not options.tls_cert:
-        raise UsageError("--tls-key is of no use without --tls-cert; give the certificate too")
-    program = _Program(options)
+    program = _Program(options, None if worker is None else worker.number)
     with program.recording():
         await run_program(options.host, options.port, program.serve, lambda: program.remark, worker)
 
@@ -70,10 +102,9 @@ async def _serve(options: argparse.Namespace, worker: Membership | None) -> None
 class _Program:
     """What the options ask for, put together."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, worker: int | None) -> None:
         self._options = options
-        if options.slow == Slow.LATEST.value and options.latest_key is None:
-            raise UsageError("--slow latest needs --latest-key, the JSON member that names what a message is about")
+        self._worker = worker
         self._hub = Hub(
             mode=options.mode,
             hello=options.hello,
@@ -101,7 +132,7 @@ class _Program:
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.remark = "any path is a room"
         if options.metrics:
-            MetricsApp(self._hub, self._app)  # raises when it can't be, before anything listens
+            MetricsApp(self._hub, self._app, worker)  # raises when it can't be, before anything listens
 
     def _name_obstacle(self) -> str:
         backplane = self._hub.backplane
@@ -131,7 +162,7 @@ class _Program:
             guard = Guard(options.publish_token, local, self._origins)
             app = RoomApp(self._hub, app, guard, prefix=self._rooms_at, rate=options.rate)
         if options.metrics:
-            app = MetricsApp(self._hub, app)
+            app = MetricsApp(self._hub, app, self._worker)
         page = self._page(listeners, local)
         if page is not None:
             app, routes = page.before(app, at_root=options.app is None), page.routes
@@ -282,17 +313,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share rooms with other nodes through this Redis, such as redis://localhost; repeatable: rooms are spread",
     )
     rooms.add_argument(
-        "--workers", type=count, metavar="N", help="serve by so many processes on one port; needs --backplane"
+        "--workers",
+        type=count,
+        metavar="N",
+        help="serve by so many processes on one port; needs --backplane; "
+        "--max-connections and --max-memory are divided among them, other limits are for each",
     )
     rooms.add_argument("--latest-key", metavar="MEMBER", help="for --slow latest: the member of a message's JSON")
     rooms.add_argument("--exclude-sender", action="store_true", help="what a peer sends goes to all others only")
     rooms.add_argument("--read-only", action="store_true", help="peers may not send; messages come by POST")
-    rooms.add_argument("--max-rooms", type=count, metavar="N", help="refuse more with 503 (default: no limit)")
     rooms.add_argument(
-        "--max-peers", type=count, metavar="N", help="in a room; refuse more with 503 (default: no limit)"
+        "--max-rooms", type=above_zero(count), metavar="N", help="refuse more with 503 (default: no limit)"
     )
     rooms.add_argument(
-        "--rate", type=seconds, metavar="N", default=0,
+        "--max-peers", type=above_zero(count), metavar="N", help="in a room; refuse more with 503 (default: no limit)"
+    )
+    rooms.add_argument(
+        "--rate", type=rate, metavar="N", default=0,
         help="messages a second from one peer; more are read later, or answered with 429 (default: no limit)",
     )  # fmt: skip
     rooms.add_argument(
@@ -307,22 +344,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     limits = parser.add_argument_group("limits (sizes take k, M and G, in powers of 1,024)")
     limits.add_argument(
-        "--max-size", type=size, metavar="BYTES", default=defaults.max_message_bytes,
+        "--max-size", type=above_zero(size), metavar="BYTES", default=defaults.max_message_bytes,
         help="of one message; a larger one is refused with 1009 (default: 1M)",
     )  # fmt: skip
     limits.add_argument(
-        "--max-lag", type=size, metavar="BYTES", default=MAX_LAG_BYTES,
+        "--max-lag", type=above_zero(size), metavar="BYTES", default=MAX_LAG_BYTES,
         help="how much a peer may have its room keep by falling behind, before it is closed with 1013 (default: 16M)",
     )  # fmt: skip
     limits.add_argument(
-        "--max-memory", type=size, metavar="BYTES",
+        "--max-memory", type=above_zero(size), metavar="BYTES",
         help="what peers, rooms and requests may hold together; beyond it histories are forgotten, and those closed"
         " that hold most (default: no limit)",
     )  # fmt: skip
-    limits.add_argument("--max-connections", type=count, metavar="N", help="at once; more get 503 (default: no limit)")
+    limits.add_argument(
+        "--max-connections", type=above_zero(count), metavar="N", help="at once; more get 503 (default: no limit)"
+    )
     limits.add_argument(
         "--max-connections-per-ip",
-        type=count,
+        type=above_zero(count),
         metavar="N",
         help="from one address, or of IPv6 one /64; more get 429 (default: no limit)",
     )
@@ -334,9 +373,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-head", "16k", "of a request's head; a larger one gets 431"),
         ("--max-target", "8k", "of a request's target; a longer one gets 414"),
     ):
-        limits.add_argument(flag, type=size, metavar="BYTES", default=size(most), help=f"{what} (default: {most})")
+        limits.add_argument(
+            flag, type=above_zero(size), metavar="BYTES", default=size(most), help=f"{what} (default: {most})"
+        )
     limits.add_argument(
-        "--max-headers", type=count, metavar="N", default=defaults.max_headers,
+        "--max-headers", type=above_zero(count), metavar="N", default=defaults.max_headers,
         help="fields in a request's head; more get 431 (default: %(default)s)",
     )  # fmt: skip
     for flag, default, what in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import trio
 
@@ -39,10 +39,14 @@ class Connector:
         try:
             self._parts = urlsplit(url)
             self._connect = self._connecting(self._parts)
+            is_whole = _is_whole(self._parts)
         except UsageError:
             raise
-        except Exception as error:
-            raise UsageError(f"this can't be where Redis is: {error}; give one of {_KINDS}") from None
+        except Exception:  # whose words may have a piece of the password in them
+            is_whole = False
+        if not is_whole:
+            told = "with what is special in a password percent-encoded, such as %2F for a slash"
+            raise UsageError(f"this can't be where Redis is; give one of {_KINDS}, {told}")
 
     def __str__(self) -> str:
         """Where it is, without the password."""
@@ -62,7 +66,9 @@ class Connector:
         raise UsageError(f"{parts.scheme or 'no'}:// is not how Redis is reached; give one of {_KINDS}")
 
     def _client(self) -> Client:
-        return self._coredis.Redis.from_url(self._url, retry_policy=self._no_retry, connect_timeout=TIMEOUT_S)
+        return self._coredis.Redis.from_url(
+            self._url, retry_policy=self._no_retry, connect_timeout=TIMEOUT_S, decode_components=True
+        )
 
     def _through_sentinels(self, parts: SplitResult) -> Callable[[], AbstractAsyncContextManager[Client]]:
         """Ask the sentinels which server is the service's primary, each time anew."""
@@ -74,7 +80,7 @@ class Connector:
         for each in hosts.split(","):
             host, _, port = each.partition(":")
             sentinels.append(self._coredis.connection.TCPLocation(host, int(port or 26379)))
-        user, _, password = credentials.partition(":")
+        user, _, password = (unquote(each) for each in credentials.partition(":"))
         options: dict[str, Any] = {"connect_timeout": TIMEOUT_S}
         if password:
             options |= {"password": password} | ({"username": user} if user else {})
@@ -104,20 +110,32 @@ class Connector:
         rest_s = FIRST_REST_S
         failure = ""
         while True:
+            why = ""
             began = trio.current_time()
             try:
                 async with self.connect() as client:
                     on_back()
                     await work(client)
             except* (OSError, trio.TooSlowError, self._coredis.exceptions.RedisError) as errors:
-                on_away(_told(errors))
+                why = _told(errors)
             except* Exception as errors:  # which nothing that Redis does should bring about
-                if (told := _told(errors)) != failure:
+                why = _told(errors)
+                if why != failure:
                     logs.server.exception("#%d ! an error in rawws itself; it is tried again", logs.SERVER)
-                failure = told
-                on_away(told)
+                failure = why
+            await trio.lowlevel.checkpoint_if_cancelled()  # of which coredis makes a failure to connect
+            on_away(why)
             rest_s = FIRST_REST_S if trio.current_time() - began > MAX_REST_S else min(2 * rest_s, MAX_REST_S)
             await trio.sleep(rest_s)
+
+
+def _is_whole(parts: SplitResult) -> bool:
+    """Whether a URL has what it needs, and where it belongs: a password with a slash in it ends the host, and so on."""
+    if parts.scheme == "unix":
+        return bool(parts.path) and not parts.netloc.rpartition("@")[2]
+    database = "" if parts.scheme == "redis+sentinel" else parts.path.strip("/")
+    is_cut_short = "@" in parts.path + parts.query + parts.fragment
+    return bool(parts.hostname) and not is_cut_short and (not database or database.isdecimal())
 
 
 def _told(error: BaseException) -> str:
