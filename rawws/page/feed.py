@@ -35,7 +35,7 @@ import trio
 
 from rawws import logs
 from rawws.checker import Checker, Result
-from rawws.errors import ConnectionClosed
+from rawws.errors import ConnectionClosed, RawwsError
 from rawws.loop import current_loop
 from rawws.tracing import Tracer
 from rawws.version import __version__
@@ -64,6 +64,12 @@ INFLATED_BYTES = 64 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024
 
 CASE_PATIENCE_S = 2.0
+# Questions that are answered at the same time; the next is not read before one of them has its answer, so that who
+# asks and doesn't read the answers is held back, and costs no more than these. (No question is longer than that of a
+# frame, by far: the rest of ``MOST_ASKED`` is room.)
+ANSWERED_AT_ONCE = 8
+MOST_ASKED = 64 * 1024
+CASES_AT_ONCE = 4
 
 _INSTANCE = secrets.token_hex(8)  # by which a page that comes back knows whether it is among the same connections
 
@@ -100,7 +106,8 @@ class Feed:
         self._missed = 0
         self._passed_at_rest = 0
         self._inflated: tuple[bytes, bytes | None] = (b"", b"")  # the payload inflated last, and what is in it
-        self._one_case = trio.CapacityLimiter(4)
+        self._answering = trio.Semaphore(ANSWERED_AT_ONCE)
+        self._trying = trio.CapacityLimiter(CASES_AT_ONCE)
 
     def __repr__(self) -> str:
         return f"<Feed waiting={len(self._waiting)} missed={self._missed} wants_frames={self.wants_frames}>"
@@ -114,6 +121,7 @@ class Feed:
                 nursery.start_soon(self._tell)
                 with contextlib.suppress(ConnectionClosed):
                     async for message in self._websocket:
+                        await self._answering.acquire()
                         nursery.start_soon(self._answer, message)
                 nursery.cancel_scope.cancel()
         finally:
@@ -218,13 +226,16 @@ class Feed:
     async def _answer(self, message: str | bytes) -> None:
         asked: Any = None
         try:
+            if len(message) > MOST_ASKED:
+                raise ValueError(f"a question has {MOST_ASKED} characters at most")
             asked = json.loads(message)
             answer = await self._answers[asked["for"]](self, asked)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OSError, RawwsError) as error:
             told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             answer = {"error": f"this can't be answered: {told or type(error).__name__}"}
         number = asked.get("ask") if isinstance(asked, dict) else None
-        await self._send({"answer": number, **answer})
+        await self._send({"answer": number if isinstance(number, int) else None, **answer})
+        self._answering.release()
 
     async def _explain_frame(self, asked: Mapping[str, Any]) -> Record:
         frame = records.read_frame(asked["frame"])
@@ -257,8 +268,11 @@ class Feed:
     async def _run_case(self, asked: Mapping[str, Any]) -> Record:
         case = BY_NAME[asked["name"]]
         path = str(asked.get("path") or self._about.case_path)
-        checker = Checker(self._about.uri + "/" + path.lstrip("/"), ssl=self._about.ssl, patience_s=CASE_PATIENCE_S)
-        async with self._one_case:
+        # No proxy: it is this server itself that is tried, or the tap, and a proxy may lead elsewhere.
+        checker = Checker(
+            f"{self._about.uri}/{path.lstrip('/')}", ssl=self._about.ssl, proxy=None, patience_s=CASE_PATIENCE_S
+        )
+        async with self._trying:
             return describe_result(await checker.run_case(case))
 
     _answers = {"frame": _explain_frame, "cases": _list_cases, "case": _run_case}  # noqa: RUF012
