@@ -17,7 +17,7 @@ import trio
 from rawws.errors import ConnectionClosed, UsageError
 from rawws.peer import OK_CODES
 from rawws.websocket import WebSocket
-from rawws.wire.trace import quote
+from rawws.wire.trace import printable
 
 CLEAN, ABNORMAL = 0, 1
 
@@ -242,7 +242,7 @@ def _printable(message: str | bytes) -> str:
     """Return a message for a terminal, to which no control character of a peer's may get."""
     if isinstance(message, bytes):
         return f"(binary, {len(message)} bytes) {message[:64].hex(' ')}{' …' * (len(message) > 64)}"
-    return "\n  ".join(quote(line)[1:-1] for line in message.split("\n"))
+    return "\n  ".join(map(printable, message.split("\n")))
 
 
 @dataclass(slots=True)
@@ -255,7 +255,7 @@ class Conversation:
     execute: Sequence[str] = ()  # to be sent, in place of what is typed
     wait_s: float = 0.0  # before our close, when there is nothing more to say; below 0 for the server's close
     ping_s: float = 0.0  # between pings
-    _lost: bool = field(default=False, init=False)  # nobody reads our output
+    lost: OSError | None = field(default=None, init=False)  # why our output can't be written; it is the caller's then
 
     async def run(self, ws: WebSocket) -> int:
         """Talk until either side closes, and return the exit status."""
@@ -272,7 +272,9 @@ class Conversation:
         closed = ws.closed
         assert closed is not None
         self.console.tell(f"disconnected: {closed}")
-        return CLEAN if closed.code in OK_CODES or self._lost else ABNORMAL
+        if self.lost is not None:
+            return CLEAN if isinstance(self.lost, BrokenPipeError) else ABNORMAL
+        return CLEAN if closed.code in OK_CODES else ABNORMAL
 
     async def _listen(self, ws: WebSocket, all_of_it: trio.CancelScope) -> None:
         try:
@@ -280,10 +282,8 @@ class Conversation:
                 self.console.show(await ws.recv())
         except ConnectionClosed:
             pass
-        except BrokenPipeError:
-            self._lost = True
-            # Python would try to flush what is left, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:  # whoever reads it has seen enough, or a disk is full
+            self.lost = error
             await ws.aclose()
         self.console.end()
         all_of_it.cancel()

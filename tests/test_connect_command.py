@@ -126,6 +126,30 @@ def test_a_reader_that_has_seen_enough(server: Program) -> None:
 
 
 @pytest.mark.parametrize(
+    ("redirected", "status", "told"),
+    [
+        ("<&-", 2, "rawws: standard input is closed; </dev/null is an empty one\n"),
+        (">&-", 2, "rawws: standard output is closed; >/dev/null has it thrown away\n"),
+        pytest.param(
+            *(">/dev/full", 1, "rawws: standard output can't be written: No space left on device\n"),
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full"),
+        ),
+        ("-x two <&- >/dev/null", 0, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(server: Program, redirected: str, status: int, told: str) -> None:
+    command = f"echo one | {' '.join(CONNECT)} -w 0.2 {server.address} {redirected}"
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", told)
+
+
+def test_an_error_has_nowhere_else_to_go_than_standard_error() -> None:
+    command = f"{' '.join(CONNECT)} 127.0.0.1:1 2>&-"
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize(
     ("typed", "url"),
     [
         ("localhost:8080/room", "ws://localhost:8080/room"),
