@@ -286,6 +286,26 @@ async def test_too_much_is_dropped_and_told(
             assert "'and now?'" in [record.get("preview") for record in await records_until(trace, "frame")]
 
 
+async def test_which_connections_end_is_told_later_where_it_is_too_much_at_once(
+    nursery: trio.Nursery, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "BURST_RECORDS", 100)
+    async with watched(nursery) as (_, trace, tracer):
+        for number in range(1, 51):
+            tracer.opened(number, "somewhere")
+        for number in range(1, 1001):
+            tracer.ended(number, "gone")
+        records: list[dict[str, Any]] = []
+        while sum(record["kind"] == "end" for record in records) < 50 + feed.KEPT_CONNECTIONS:
+            await wait_all_tasks_blocked()
+            mock_clock.jump(feed.REST_S)
+            records += json.loads(await trace.recv())["records"]
+        ended = [record["connection"] for record in records if record["kind"] == "end"]
+        assert ended == [*range(1, 51), *range(1001 - feed.KEPT_CONNECTIONS, 1001)]
+        (lost,) = [record["records"] for record in records if record["kind"] == "lost"]
+        assert lost == 1000 - len(ended)
+
+
 async def test_a_page_that_does_not_read_costs_no_more_than_its_budget(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,8 @@ The page may ask, with a number of its choice, and gets ``{"answer": number, ...
 ===============================================  ================================================================
 
 Who watches must not slow down what is watched. A feed has a budget of records and bytes; when that is used up, it has
-the frames of all connections read in the fast lane again, rests, and tells how many messages went by meanwhile.
+the frames of all connections read in the fast lane again, rests, and tells how many messages went by meanwhile, and
+which connections have ended.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import logging
 import secrets
 import ssl
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +59,9 @@ RECORDS_A_SECOND = 2_000
 BURST_BYTES = 8 * 1024 * 1024
 BYTES_A_SECOND = 2 * 1024 * 1024
 REST_S = 1.0
+
+# The page keeps so many connections: of those that end while it can't be told, it needn't know of more.
+KEPT_CONNECTIONS = 500
 
 # Of a frame's payload the page is told so much, and of a message that is to be inflated first so much is looked at.
 TOLD_BYTES = 4096
@@ -104,6 +109,7 @@ class Feed:
         self._bytes_left: float = BURST_BYTES
         self._filled_at = trio.current_time()
         self._missed = 0
+        self._missed_ends: deque[str] = deque(maxlen=KEPT_CONNECTIONS)  # which are told later
         self._passed_at_rest = 0
         self._inflated: tuple[bytes, bytes | None] = (b"", b"")  # the payload inflated last, and what is in it
         self._answering = trio.Semaphore(ANSWERED_AT_ONCE)
@@ -155,10 +161,12 @@ class Feed:
         self._add(record)
 
     def _add(self, record: Record) -> None:
+        text = json.dumps(record, separators=(",", ":"))
         if self._records_left < 1 or self._bytes_left < 1:
             self._miss()
+            if record["kind"] == "end":
+                self._missed_ends.append(text)
             return
-        text = json.dumps(record, separators=(",", ":"))
         self._records_left -= 1
         self._bytes_left -= len(text)
         self._waiting.append(text)
@@ -205,8 +213,10 @@ class Feed:
     def _resume(self) -> None:
         """Look at frames again, and tell how much went by."""
         passed = self._traffic.messages_in + self._traffic.messages_out - self._passed_at_rest
-        lost = {"at": time.time(), "connection": 0, "kind": "lost", "records": self._missed + passed}
-        self._waiting.append(json.dumps(lost))
+        missed = self._missed - len(self._missed_ends) + passed
+        lost = {"at": time.time(), "connection": 0, "kind": "lost", "records": missed}
+        self._waiting += [json.dumps(lost), *self._missed_ends]
+        self._missed_ends.clear()
         self._missed = 0
         self.wants_frames = True
         self._tracer.reconsider()
