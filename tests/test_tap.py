@@ -21,7 +21,7 @@ import rawws
 from rawws import tap
 from rawws.cli.arguments import insecure_tls
 from rawws.cli.tap import parse_listen, parse_target
-from rawws.errors import UsageError
+from rawws.errors import ListenError, UsageError
 from rawws.tap import Target, run_tap
 from rawws.tracing import Tracer
 from rawws.transport import open_listeners
@@ -269,3 +269,8 @@ def test_what_is_no_server(given: str) -> None:
 def test_what_is_no_place_to_listen(given: str) -> None:
     with pytest.raises(UsageError, match="is not where to listen"):
         parse_listen(given)
+
+
+async def test_who_can_not_listen_is_advised_in_no_flags_of_another_command() -> None:
+    with pytest.raises(ListenError, match=r"This machine has no such address; choose one that it has\.$"):
+        await open_listeners("192.0.2.1", 0)
