@@ -101,8 +101,6 @@ async def _connect(options: argparse.Namespace) -> int:
         subprotocols=options.subprotocol,
         compression="deflate" if options.compression else None,
         max_size=options.max_size,
-        # Nothing is to be dropped behind our close; a slow reader of our output holds the whole program back.
-        max_queue=None,
     )
     try:
         ws = await connector.open()
@@ -121,6 +119,7 @@ async def _connect(options: argparse.Namespace) -> int:
         execute=options.execute,
         wait_s=default_wait_s if options.wait is None else options.wait,
         ping_s=options.ping,
+        complete=isinstance(console, Pipe),
     )
     status = await conversation.run(ws)
     if conversation.lost is not None:
