@@ -23,6 +23,7 @@ import h11
 
 from rawws.errors import Fault, Refusal
 from rawws.limits import NO_LIMIT, Limits
+from rawws.wire import http1
 from rawws.wire.client_handshake import AnswerCheck, examine_answer
 from rawws.wire.deflate import Inflater
 from rawws.wire.events import Event, Failed, MessagePart
@@ -239,10 +240,7 @@ class Observer:
         http.receive_data(raw)
         request = http.next_event()
         if not isinstance(request, Request):
-            told = "this is not the head of a request"
-            if isinstance(request, Refusal):
-                told = _NEUTRAL.get(request.code, request.sentence)
-            out.append(Head(Role.CLIENT, at, raw, problem=told))
+            out.append(Head(Role.CLIENT, at, raw, problem=_why_not(request)))
             direction.mode = _Mode.LOST
             return
         asked = _Asked(request)
@@ -296,6 +294,12 @@ class Observer:
                 if client.mode is _Mode.WAITING:  # it may ask for something else now
                     client.mode = _Mode.HEAD
             direction.pass_over_body(out)
+
+
+def _why_not(event: http1.Event) -> str:
+    """Return why this is not the head of a request, in words that are true of any server."""
+    refusal = event if isinstance(event, Refusal) else Refusal(400, "", "this is not the head of a request")
+    return _NEUTRAL.get(refusal.code, refusal.sentence)
 
 
 class _Mode(Enum):
