@@ -22,6 +22,10 @@ from rawws.wire.uri import parse_uri
 # Cases that run at the same time: a server that leaves connections open costs the patience but once.
 AT_ONCE = 8
 
+# A story is told by so many bytes of the answer at a time, until it has so many heads and frames.
+TOLD_AT_ONCE = 4096
+MOST_TOLD = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -37,13 +41,19 @@ class Result:
         return self.request + self.case.frames
 
     def story(self) -> list[str]:
-        """Return what went out and what came back, as lines."""
+        """Return what went out and what came back, as lines; of an endless answer its beginning."""
         observer = Observer()
         seen = observer.receive(Role.CLIENT, self.request)
-        answered = observer.receive(Role.SERVER, self.answer.raw)
+        raw = self.answer.raw
+        told = 0
+        while told < len(raw) and len(seen) < MOST_TOLD:
+            seen += observer.receive(Role.SERVER, bytes(raw[told : told + TOLD_AT_ONCE]))
+            told += TOLD_AT_ONCE
         if observer.switched:
-            answered += observer.receive(Role.CLIENT, self.case.frames)
-        lines = [line for each in [*seen, *answered, *observer.finish()] for line in describe(each, with_ruler=False)]
+            seen += observer.receive(Role.CLIENT, self.case.frames)
+        lines = [line for each in [*seen, *observer.finish()] for line in describe(each, with_ruler=False)]
+        if told < len(raw):
+            lines.append(f"= {len(raw) - told:,} bytes more came, which are left out here")
         return [*lines, "= the server ended the connection" if self.answer.ended else "= the connection is open still"]
 
 
@@ -57,9 +67,10 @@ class Checker:
         ssl: ssl_module.SSLContext | None = None,
         headers: FieldsLike = (),
         origin: str | None = None,
+        proxy: str | bool | None = True,
         patience_s: float = 3.0,
     ) -> None:
-        """``patience_s`` is how long an answer may take.
+        """``patience_s`` is how long an answer may take; ``proxy`` is as for `connect`.
 
         Raises `InvalidURI` and `UsageError` for what can't be used.
         """
@@ -68,7 +79,13 @@ class Checker:
         self._origin = origin
         self._patience_s = patience_s
         self._connector = connect(
-            uri, ssl=ssl, headers=self._headers, origin=origin, compression=None, open_timeout=patience_s
+            uri,
+            ssl=ssl,
+            headers=self._headers,
+            origin=origin,
+            proxy=proxy,
+            compression=None,
+            open_timeout=patience_s,
         )
 
     async def run(self, cases: Sequence[Case], tell: Callable[[Result], None]) -> None:
@@ -97,31 +114,31 @@ class Checker:
         try:
             return await self.run_case(case)
         except OSError as error:
-            outcome = Outcome(Verdict.UNCLEAR, f"no connection: {error.strerror or error}")
-            return Result(case, b"", Answer(b"", ended=True), outcome)
+            answer = Answer(case, b"")
+            answer.ended = True
+            return Result(case, b"", answer, Outcome(Verdict.UNCLEAR, f"no connection: {error.strerror or error}"))
 
     async def run_case(self, case: Case) -> Result:
         """Run one case. Raises OSError when there is no connection to the server."""
         handshake = ClientHandshake(self._uri, headers=self._headers, origin=self._origin, compression=False)
         request = case.request(handshake)
         transport = await self._connector.dial()
+        answer = Answer(case, request)
         try:
-            answer = await self._converse(case, request, transport)
+            await self._converse(case, request, transport, answer)
         finally:
             transport.close()
-        return Result(case, request, answer, case.outcome(request, answer))
+        return Result(case, request, answer, case.outcome(answer))
 
-    async def _converse(self, case: Case, request: bytes, transport: Transport) -> Answer:
+    async def _converse(self, case: Case, request: bytes, transport: Transport, answer: Answer) -> None:
         """Send the request, wait for the 101, send the frames, and collect what comes."""
-        raw = b""
-        ended = False
         closes = case.begins_with_close  # we have sent a close
+        sent_frames = not case.frames
         with trio.move_on_after(self._patience_s):
             try:
                 await transport.send_all(request)
-                sent_frames = not case.frames
-                while not (sent_frames and case.is_settled(request, raw)):
-                    if not sent_frames and b"\r\n\r\n" in raw:
+                while not (sent_frames and answer.is_settled) and not answer.is_full:
+                    if not sent_frames and answer.seen:
                         sent_frames = True
                         await transport.send_all(case.frames)
                         if case.half:
@@ -129,12 +146,12 @@ class Checker:
                         continue
                     data = await transport.receive()
                     if not data:
-                        ended = True
+                        answer.ended = True
                         break
-                    raw += data
-                    if not closes and case.wants_answer_to_close(request, raw):
+                    answer.receive(data)
+                    if not closes and answer.has_close:
                         closes = True
                         await transport.send_all(encode_frame(Opcode.CLOSE, b"\x03\xe8", mask_key=KEY))
+                    await trio.lowlevel.checkpoint_if_cancelled()  # what never stops coming is not waited for
             except OSError:
-                ended = True  # a reset ends it as well
-        return Answer(raw, ended)
+                answer.ended = True  # a reset ends it as well

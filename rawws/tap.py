@@ -13,6 +13,7 @@ import trio
 
 from rawws import logs
 from rawws.accepting import Address, accept_connections
+from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.tracing import Tracer
 from rawws.transport import TlsTransport, Transport, dial, name_address
@@ -22,6 +23,16 @@ from rawws.wire.trace import FAULT, IN, OUT, STATE, escape, frame_hex, frame_lin
 
 # A client's bytes come in to the server behind the tap, and the server's go out.
 MARKS = {Role.CLIENT: IN, Role.SERVER: OUT}
+
+# From the look-up of the server's name to the end of the TLS handshake, as with `rawws.connect`.
+DIAL_TIMEOUT_S = 10.0
+# What comes behind an upgrade before its answer breaks §4.1: a client has to wait. It is passed on in any case.
+MAX_WAITING_BYTES = 4096
+# Of a payload so much is kept for a recording, and of what is longer a little of its end; others need less.
+MAX_SHOWN_BYTES = 16 * MIB
+# Looked at, and shown, before others have their turn: there may be a frame in every two bytes.
+LOOKED_AT_BYTES = 8192
+SHOWN_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +47,12 @@ class Target:
         return name_address((self.host, self.port))
 
     async def dial(self) -> Transport:
-        """Return a connection to it. Raises OSError."""
+        """Return a connection to it. Raises OSError, also when that takes too long."""
+        with trio.move_on_after(DIAL_TIMEOUT_S):
+            return await self._dial()
+        raise TimeoutError(f"{self} could not be connected to within {DIAL_TIMEOUT_S:g} s")
+
+    async def _dial(self) -> Transport:
         connected = await dial(self.host, self.port)
         if self.tls is None:
             return Transport(connected)
@@ -78,7 +94,7 @@ class _Tapped:
         self._ends = {Role.CLIENT: client}
         self._target = target
         self._tracer = tracer
-        self._observer = Observer()
+        self._observer = Observer(max_waiting_bytes=MAX_WAITING_BYTES)
         self._told = ""  # how it ended, where that is worth a word
 
     async def run(self) -> None:
@@ -109,15 +125,22 @@ class _Tapped:
         try:
             while data := await source.receive():
                 # Shown before it is passed on, so that a question stands before its answer.
-                self._observer.shown_bytes = self._tracer.shown_bytes
-                for seen in self._observer.receive(sender, data):
-                    self._show(seen)
+                await self._look_at(sender, data)
                 await sink.send_all(data)
             self._log(logs.http, logging.DEBUG, MARKS[sender], f"the {sender.name.lower()} ended its stream")
             sink.shutdown_write()
         except OSError as error:
             self._told = f"lost: {error.strerror or error}, while the {sender.name.lower()}'s bytes were passed on"
             tapped.cancel()
+
+    async def _look_at(self, sender: Role, data: bytes) -> None:
+        for start in range(0, len(data), LOOKED_AT_BYTES):
+            self._observer.shown_bytes = min(self._tracer.shown_bytes, MAX_SHOWN_BYTES)
+            seen = self._observer.receive(sender, data[start : start + LOOKED_AT_BYTES])
+            for number, each in enumerate(seen, 1):
+                self._show(each)
+                if number % SHOWN_AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
 
     def _end(self, mark: str, told: str) -> None:
         self._log(logs.hub, logging.INFO, mark, told)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 from rawws.errors import ConnectionClosed, UsageError
 from rawws.peer import OK_CODES
 from rawws.websocket import WebSocket
-from rawws.wire.trace import quote
+from rawws.wire.trace import printable
+
+if TYPE_CHECKING:
+    from prompt_toolkit.patch_stdout import StdoutProxy
 
 CLEAN, ABNORMAL = 0, 1
+
+# Characters that a terminal with line editing may be behind (a guess: what it draws in a quarter of a second or so).
+MOST_UNDRAWN = 256 * 1024
 
 HELP = """\
 /ping [TEXT]           send a ping, and say how long the pong took
@@ -185,20 +193,27 @@ class Screen:
 
 
 class EditedScreen(Screen):
-    """A terminal with line editing and history, by prompt_toolkit; messages appear above the line being typed."""
+    """A terminal with line editing and history, by prompt_toolkit; messages appear above the line being typed.
+
+    What is told is drawn by threads of its own, a bundle of it every 0.2 s. They are waited for now and then, with all
+    that this program does, so that a server can't send more than is drawn.
+    """
 
     def __init__(self) -> None:
         """Raises ImportError where prompt_toolkit is not installed."""
         super().__init__()
         from prompt_toolkit import PromptSession
-        from prompt_toolkit.patch_stdout import patch_stdout
+        from prompt_toolkit.patch_stdout import StdoutProxy
 
         self._session: PromptSession[str] = PromptSession("> ", history=_history())
-        self._patched: Any = patch_stdout
+        self._make_proxy: Callable[[], StdoutProxy] = StdoutProxy
+        self._above: StdoutProxy | None = None  # what is told while a line may be typed
+        self._undrawn = 0  # characters given to it, at most
         self._ended = False
 
     async def lines(self) -> AsyncIterator[bytes]:
-        with self._patched(raw=False):
+        self._above = self._make_proxy()
+        try:
             while not self._ended:
                 try:
                     # It has an event loop of its own, so it gets a thread of its own too.
@@ -206,6 +221,42 @@ class EditedScreen(Screen):
                 except EOFError:
                     return
                 yield line.encode()
+        finally:
+            self._above.close()
+            self._above = None
+
+    def tell(self, text: str) -> None:
+        if self._above is None:
+            super().tell(text)
+            return
+        self._above.write(f"{text}\n")
+        self._undrawn += len(text)
+        if self._undrawn > MOST_UNDRAWN:
+            self._above.close()  # which hands over all of it
+            self._above = self._make_proxy()
+            self._wait_drawn()
+            self._undrawn = 0
+
+    def _wait_drawn(self) -> None:
+        """Wait until what was handed over is drawn, or there is no line being typed above which it would be."""
+        from prompt_toolkit.application import in_terminal
+
+        async def take_turn() -> None:
+            async with in_terminal():  # behind those who wanted to write there before
+                pass
+
+        app = self._session.app
+        loop = app.loop
+        if loop is None:
+            return
+        turn = take_turn()
+        try:
+            drawn = asyncio.run_coroutine_threadsafe(turn, loop)
+        except RuntimeError:  # the line has ended just now
+            turn.close()
+            return
+        while app.loop is loop and not wait([drawn], 0.1).done:
+            pass
 
     def _prompt(self) -> str:
         while True:
@@ -242,7 +293,7 @@ def _printable(message: str | bytes) -> str:
     """Return a message for a terminal, to which no control character of a peer's may get."""
     if isinstance(message, bytes):
         return f"(binary, {len(message)} bytes) {message[:64].hex(' ')}{' …' * (len(message) > 64)}"
-    return "\n  ".join(quote(line)[1:-1] for line in message.split("\n"))
+    return "\n  ".join(map(printable, message.split("\n")))
 
 
 @dataclass(slots=True)
@@ -255,7 +306,8 @@ class Conversation:
     execute: Sequence[str] = ()  # to be sent, in place of what is typed
     wait_s: float = 0.0  # before our close, when there is nothing more to say; below 0 for the server's close
     ping_s: float = 0.0  # between pings
-    _lost: bool = field(default=False, init=False)  # nobody reads our output
+    complete: bool = False  # what the server still sends behind our close is shown too
+    lost: OSError | None = field(default=None, init=False)  # why our output can't be written; it is the caller's then
 
     async def run(self, ws: WebSocket) -> int:
         """Talk until either side closes, and return the exit status."""
@@ -267,12 +319,16 @@ class Conversation:
             await self._speak(ws)
             if self.wait_s >= 0:
                 await trio.sleep(self.wait_s)
+                if self.complete:
+                    ws.keep_all()
                 await ws.aclose()
         await ws.wait_closed()
         closed = ws.closed
         assert closed is not None
         self.console.tell(f"disconnected: {closed}")
-        return CLEAN if closed.code in OK_CODES or self._lost else ABNORMAL
+        if self.lost is not None:
+            return CLEAN if isinstance(self.lost, BrokenPipeError) else ABNORMAL
+        return CLEAN if closed.code in OK_CODES else ABNORMAL
 
     async def _listen(self, ws: WebSocket, all_of_it: trio.CancelScope) -> None:
         try:
@@ -280,10 +336,8 @@ class Conversation:
                 self.console.show(await ws.recv())
         except ConnectionClosed:
             pass
-        except BrokenPipeError:
-            self._lost = True
-            # Python would try to flush what is left, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:  # whoever reads it has seen enough, or a disk is full
+            self.lost = error
             await ws.aclose()
         self.console.end()
         all_of_it.cancel()

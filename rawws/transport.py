@@ -559,12 +559,12 @@ def _is_abandoned(path: str) -> bool:
 def _advise(error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return "Another program has that port; stop it, or choose another with --port."
+            return "Another program has that port; stop it, or choose another."
         case errno.EACCES:
-            return "Ports below 1024 are for privileged programs; choose a higher one with --port."
+            return "Ports below 1024 are for privileged programs; choose a higher one."
         case errno.EADDRNOTAVAIL:
-            return "This machine has no such address; choose one that it has with --host."
+            return "This machine has no such address; choose one that it has."
         case errno.EMFILE | errno.ENFILE:
             return "Allow more of them (ulimit -n, LimitNOFILE), or have fewer --workers."
         case _:
-            return "Choose another address with --host and --port."
+            return "Choose another address or port."

@@ -10,6 +10,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, UsageError
+from rawws.limits import NO_LIMIT
 from rawws.loop import Loop, current_loop
 from rawws.peer import Endpoint, Inbox, Peer
 from rawws.room import Room
@@ -486,6 +487,12 @@ class WebSocket:
         if (size := len(reason.encode())) > MAX_CONTROL_PAYLOAD_BYTES - 2:
             raise UsageError(f"a close reason of {size} bytes is too long; a close frame holds 123 (RFC 6455 §5.5)")
         self._loop.close(self._peer, code, reason)
+
+    def keep_all(self) -> None:
+        """Keep whatever comes until it is received, behind our close too, and hold the peer back no more."""
+        self._inbox.limit = NO_LIMIT
+        if self._inbox.paused:
+            self._loop.resume(self._peer)
 
     async def wait_closed(self) -> None:
         """Wait until both sides have closed, or the connection is lost."""

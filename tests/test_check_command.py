@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import pytest
@@ -73,35 +75,48 @@ def test_servers_that_people_use(check: Check, other: tuple[str, int]) -> None:
     assert status == ("bad" in verdicts.values())
 
 
-async def say_yes(stream: trio.SocketStream) -> None:
-    """Accepts whatever looks like a request, masks its frames, and takes no notice of what it is sent."""
+async def accept_all(stream: trio.SocketStream) -> bool:
+    """Answer whatever looks like a request with a 101; False where nothing came."""
     said = b""
+    while b"\r\n\r\n" not in said:
+        data = await stream.receive_some()
+        if not data:
+            return False
+        said += data
+    key = next((line[19:] for line in said.decode("latin-1").split("\r\n") if line[:18] == "Sec-WebSocket-Key:"), "")
+    await stream.send_all(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + Accept.of(key).value.encode() + b"\r\n\r\n"
+    )
+    return True
+
+
+async def say_yes(stream: trio.SocketStream) -> None:
+    """Accepts all, masks its frames, and takes no notice of what it is sent."""
     async with stream:
-        while b"\r\n\r\n" not in said:
-            data = await stream.receive_some()
-            if not data:
-                return
-            said += data
-        key = next(
-            (line[19:] for line in said.decode("latin-1").split("\r\n") if line[:18] == "Sec-WebSocket-Key:"), ""
-        )
-        await stream.send_all(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + Accept.of(key).value.encode() + b"\r\n\r\n\x81\x82abcd\x09\x0b"
-        )
-        await trio.sleep_forever()
+        if await accept_all(stream):
+            await stream.send_all(b"\x81\x82abcd\x09\x0b")
+            await trio.sleep_forever()
 
 
-@pytest.fixture
-def yes_man() -> Iterator[int]:
-    """A server in a thread of its own, since the command runs a loop of its own."""
+async def flood(stream: trio.SocketStream) -> None:
+    """Sends messages without an end."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        async with stream:
+            if await accept_all(stream):
+                while True:
+                    await stream.send_all(b"\x81\x01a" * 20_000)
+
+
+def served(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Iterator[int]:
+    """A server in a thread of its own, since the command runs a loop of its own; yields its port."""
     ports: list[int] = []
     ready = threading.Event()
     stop: list[Callable[[], object]] = []
 
     async def serve() -> None:
         async with trio.open_nursery() as nursery:
-            listeners = await nursery.start(partial(trio.serve_tcp, say_yes, 0, host="127.0.0.1"))
+            listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
             ports.append(listeners[0].socket.getsockname()[1])
             stop.append(
                 partial(
@@ -118,6 +133,16 @@ def yes_man() -> Iterator[int]:
     yield ports[0]
     stop[0]()
     thread.join(5)
+
+
+@pytest.fixture
+def yes_man() -> Iterator[int]:
+    yield from served(say_yes)
+
+
+@pytest.fixture
+def flooder() -> Iterator[int]:
+    yield from served(flood)
 
 
 def test_a_server_that_gets_everything_wrong(check: Check, yes_man: int) -> None:
@@ -140,6 +165,16 @@ def test_one_case_with_its_story(check: Check, yes_man: int) -> None:
     assert "GET /room?a=1 HTTP/1.1" in told
     assert any(line.endswith("TEXT fin=1 rsv=000 mask=none len=5 'hello'") for line in told)
     assert told[-2:] == ["= the connection is open still", "1 BAD"]
+
+
+def test_a_server_that_floods_takes_no_longer_than_one_that_is_mute(check: Check, flooder: int) -> None:
+    began = time.monotonic()
+    status, lines = check("--only", "fragments", "-v", "--timeout", "0.5", f"ws://127.0.0.1:{flooder}/")
+    assert time.monotonic() - began < 10  # 0.5 s and what one look at the socket brings, on a machine that is busy
+    assert status == (lines[0].split()[0] == "BAD")
+    assert lines[0].startswith(("BAD      fragments", "unclear  fragments"))
+    assert len(lines) < 5000
+    assert lines[-3].endswith(" bytes more came, which are left out here")
 
 
 def test_the_cases_can_be_listed(check: Check) -> None:

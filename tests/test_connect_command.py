@@ -6,8 +6,10 @@ import os
 import pty
 import re
 import select
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,10 @@ from pathlib import Path
 import pytest
 
 from rawws.cli.connect import complete_url
+from rawws.limits import MIB
 from rawws.terminal import Close, Command, Ping, Pong, Raw, Say, Tell, parse_command
+from rawws.wire.frames import Opcode, encode_frame
+from rawws.wire.handshake import Accept
 from tests.serving import PATIENCE_S, Program, StartProgram
 
 CONNECT = (sys.executable, "-m", "rawws", "connect")
@@ -126,6 +131,30 @@ def test_a_reader_that_has_seen_enough(server: Program) -> None:
 
 
 @pytest.mark.parametrize(
+    ("redirected", "status", "told"),
+    [
+        ("<&-", 2, "rawws: standard input is closed; </dev/null is an empty one\n"),
+        (">&-", 2, "rawws: standard output is closed; >/dev/null has it thrown away\n"),
+        pytest.param(
+            *(">/dev/full", 1, "rawws: standard output can't be written: No space left on device\n"),
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full"),
+        ),
+        ("-x two <&- >/dev/null", 0, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(server: Program, redirected: str, status: int, told: str) -> None:
+    command = f"echo one | {' '.join(CONNECT)} -w 0.2 {server.address} {redirected}"
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", told)
+
+
+def test_an_error_has_nowhere_else_to_go_than_standard_error() -> None:
+    command = f"{' '.join(CONNECT)} 127.0.0.1:1 2>&-"
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize(
     ("typed", "url"),
     [
         ("localhost:8080/room", "ws://localhost:8080/room"),
@@ -178,6 +207,59 @@ def test_what_a_line_means(line: str, command: Command) -> None:
 )
 def test_a_line_that_can_not_be_meant(line: str, told: str) -> None:
     assert parse_command(line) == Tell(told)
+
+
+class Flood:
+    """A server that sends messages of 1,000 bytes to its one client, as many as that takes, up to a bound."""
+
+    MOST_BYTES = 40 * MIB
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.is_held_back = threading.Event()  # nothing could be sent for a second
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with self._listener, self._listener.accept()[0] as client:
+            client.settimeout(1)
+            key = client.recv(65536).partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+            client.sendall(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Accept: " + Accept.of(key.decode()).value.encode() + b"\r\n\r\n"
+            )
+            data = encode_frame(Opcode.TEXT, b"x" * 1000) * 50
+            try:
+                while self.sent < self.MOST_BYTES:
+                    client.sendall(data)
+                    self.sent += len(data)
+            except TimeoutError:
+                self.is_held_back.set()
+            except OSError:
+                pass
+
+    def end(self) -> None:
+        self._thread.join(PATIENCE_S)
+
+
+@pytest.fixture
+def flood() -> Iterator[Flood]:
+    flood = Flood()
+    yield flood
+    flood.end()
+
+
+def test_a_server_sends_no_more_than_is_read_of_our_output(flood: Flood) -> None:
+    command = [*CONNECT, flood.address, "-w", "-1"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as ran:
+        assert ran.stdout is not None
+        read = 0
+        while flood.sent < flood.MOST_BYTES:
+            read += len(os.read(ran.stdout.fileno(), 65536))
+            assert flood.sent - read < 20 * MIB  # of which most is in the system's buffers
+        ran.kill()
 
 
 # In a terminal
@@ -269,3 +351,14 @@ def test_raw_bytes_and_what_the_server_says_to_them(terminal: Terminal) -> None:
 def test_control_characters_of_others_do_not_get_to_the_terminal(terminal: Terminal, server: Program) -> None:
     piped(server, "-x", "\x1b]0;owned\x07 fine", "-w", "0")
     assert "\x07" not in terminal.wait_for(r"< \x1b]0;owned\x07 fine")
+
+
+def test_a_server_sends_no_more_than_a_terminal_draws(flood: Flood, tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, flood.address)
+    try:
+        terminal.wait_for("< xxx")
+        terminal.wait_for(">")  # where a line may be typed
+        assert flood.is_held_back.wait(PATIENCE_S), f"{flood.sent:,} bytes were sent"  # while nobody looks
+        assert flood.sent < 20 * MIB
+    finally:
+        terminal.end()

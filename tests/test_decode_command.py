@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from rawws.wire.observer import SeenFrame
 from rawws.wire.records import frame_bytes, frame_record, from_line, head_record, to_line
 from rawws.wire.role import Role
 from rawws.wire.trace import FrameRecorder
+from tests.serving import PATIENCE_S
 from tests.wire.test_dumps import packet
 from tests.wire.test_observer import HELLO, REQUEST, SWITCH
 
@@ -69,6 +72,26 @@ def test_packets_of_tcpdump(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert status == 0
     assert lines[0] == "== 127.0.0.1:5000 and 127.0.0.1:80"
     assert [line[:1] for line in lines if line[:1] in "→←H"] == ["→", "←", "H", "→", "←"]
+
+
+def test_packets_without_their_beginning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "dump").write_text(packet(5000, 80, 9, b"", syn=True) + "\n" + packet(5000, 80, 20, HELLO))
+    status, lines = decode(capsys, str(tmp_path / "dump"))
+    assert status == 0
+    assert lines == [
+        "== 127.0.0.1:5000 and 127.0.0.1:80",
+        "! the beginning of what 127.0.0.1:5000 sent is not in the capture; none is read",
+    ]
+
+
+def test_what_a_recording_tells_is_no_command_to_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{"kind": kind, "told": "\x1b[2Jx"} for kind in ("end", "\x1b]0;y\x07", ["z"])]
+    lines = [json.dumps({"at": 1, "connection": 1, **record}) for record in records]
+    type_in(monkeypatch, "\n".join(lines).encode())
+    assert decode(capsys) == (0, ["== connection 1", r"+0.000 s: end: \x1b[2Jx",
+                                  r"+0.000 s: \x1b]0;y\x07: \x1b[2Jx", r"+0.000 s: ['z']: \x1b[2Jx"])  # fmt: skip
 
 
 def test_a_recording(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -147,3 +170,20 @@ def test_a_frame_of_which_a_part_is_left_out_is_shown_as_far_as_it_goes() -> Non
     assert frame == recorder.frame()
     assert frame_bytes(frame) is None
     assert SeenFrame(Role.SERVER, 0, frame)
+
+
+@pytest.mark.parametrize(
+    ("redirected", "status", "told"),
+    [
+        ("<&-", 2, "rawws: standard input is closed; </dev/null is an empty one\n"),
+        ("8100 >&-", 2, "rawws: standard output is closed; >/dev/null has it thrown away\n"),
+        pytest.param(
+            *("8100 >/dev/full", 1, "rawws: standard output can't be written: No space left on device\n"),
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full"),
+        ),
+    ],
+)
+def test_streams_that_are_closed_or_full(redirected: str, status: int, told: str) -> None:
+    command = f"{sys.executable} -m rawws decode {redirected}"
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", told)

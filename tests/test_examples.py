@@ -178,7 +178,7 @@ def test_payments_survive_the_killing_of_the_sms_service(run: Run, tmp_path: Pat
     heard += [sms.next_line() for _ in range(2)]
     pay(6)
     heard.append(sms.next_line())
-    assert heard == [f"SMS: amount={number}" for number in range(1, 7)]
+    assert heard == [f"SMS: 'amount={number}'" for number in range(1, 7)]
 
 
 def test_an_existing_app_publishes_into_a_room_beside_it(run: Run) -> None:

@@ -117,6 +117,34 @@ def test_what_one_peer_sends_arrives_at_all_three(start_program: StartProgram, v
     expect(page.locator("#watch")).to_have_text("watching: 3 WebSockets open")
 
 
+def test_of_many_connections_the_newest_are_kept_and_the_ended_go_first(
+    start_program: StartProgram, visit: Visit
+) -> None:
+    page = visit(start_program())
+    kept = page.evaluate(
+        """async () => {
+          const { Trace } = await import("/_rawws/trace.js");
+          let socket;
+          window.WebSocket = class { constructor() { socket = this; } };
+          const trace = new Trace();
+          trace.connect();
+          const tell = (...records) => socket.onmessage({ data: JSON.stringify({ records }) });
+          const open = (first, last) => {
+            for (let at = first; at <= last; at++) tell({ kind: "open", connection: at, from: "x" });
+          };
+          const numbers = () => [...trace.connections.keys()].filter((each) => each <= 3 || each > 1000);
+          open(1, 500);
+          tell({ kind: "end", connection: 2, told: "gone" });
+          open(501, 501);
+          const first = numbers();
+          open(502, 1002);
+          tell({ kind: "end", connection: 1, told: "gone" });
+          return [first, numbers(), trace.connections.size];
+        }"""
+    )
+    assert kept == [[1, 3], [1001, 1002], 500]
+
+
 def test_the_upgrade_header_by_header(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 

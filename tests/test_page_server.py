@@ -13,12 +13,13 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
+from rawws.limits import MIB
 from rawws.page import TRACE, About, Page, feed
 from rawws.server import Server
 from rawws.tracing import Tracer
 from rawws.web import HelloApp
 from rawws.wire.frames import Frame, encode_frame, parse_header
-from tests.serving import LOOPBACK, PATIENCE_S, StartProgram, get, upgrade
+from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, get, text, upgrade
 
 BROWSER = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
@@ -199,7 +200,9 @@ async def test_the_story_of_a_connection(nursery: trio.Nursery) -> None:
 
 @pytest.mark.parametrize(
     "question", ["{", "[]", "1", '{"ask": 1}', '{"ask": 1, "for": "frame"}', '{"ask": 1, "for": "case", "name": "x"}',
-                 '{"ask": 1, "for": "frame", "frame": {"header": "81", "payload": ""}}'],
+                 '{"ask": 1, "for": "frame", "frame": {"header": "81", "payload": ""}}',
+                 '{"ask": 1, "for": "case", "name": "handshake", "path": "/a b"}',
+                 '{"ask": [1], "for": "case", "name": "x"}', "[" * 50_000, '"' + "x" * 100_000 + '"'],
 )  # fmt: skip
 async def test_a_question_without_an_answer(nursery: trio.Nursery, question: str) -> None:
     async with watched(nursery) as (_, trace, _):
@@ -207,6 +210,37 @@ async def test_a_question_without_an_answer(nursery: trio.Nursery, question: str
         assert json.loads(await trace.recv())["error"].startswith("this can't be answered: ")
         await trace.send('{"ask": 2, "for": "cases"}')
         assert json.loads(await trace.recv())["answer"] == 2
+
+
+async def test_who_asks_and_does_not_read_is_held_back(nursery: trio.Nursery) -> None:
+    async with watched(nursery) as (server, _, _):
+        asker = await Client.unconnected().connect(server.port)
+        await asker.open(TRACE)
+        question = text('{"ask": 1, "for": "cases"}')
+        await asker.send(question)
+        while b'"cases"' not in await asker.take_some():
+            pass
+        sent = 0
+        # No more is taken than the buffers on the way hold.
+        while (took := asker.try_send(question * 1000)) and sent < 32 * MIB:
+            sent += took
+            await wait_all_tasks_blocked()
+        assert sent < 16 * MIB
+        asker.reset()
+
+
+async def test_a_case_is_tried_without_a_proxy(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    tried = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK))
+    page = Page(Tracer(), About(f"ws://{LOOPBACK}:{tried.port}"))
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK, routes=page.routes))
+    with trio.fail_after(PATIENCE_S):
+        async with rawws.connect(f"ws://{LOOPBACK}:{server.port}{TRACE}", proxy=None) as trace:
+            await trace.recv()
+            await trace.send('{"ask": 1, "for": "case", "name": "handshake"}')
+            assert json.loads(await trace.recv())["verdict"] == "good"
+    server.stop()
+    tried.stop()
 
 
 async def test_the_feed_itself_is_not_shown(nursery: trio.Nursery) -> None:
@@ -250,6 +284,26 @@ async def test_too_much_is_dropped_and_told(
             await wait_all_tasks_blocked()
             mock_clock.jump(feed.REST_S)
             assert "'and now?'" in [record.get("preview") for record in await records_until(trace, "frame")]
+
+
+async def test_which_connections_end_is_told_later_where_it_is_too_much_at_once(
+    nursery: trio.Nursery, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "BURST_RECORDS", 100)
+    async with watched(nursery) as (_, trace, tracer):
+        for number in range(1, 51):
+            tracer.opened(number, "somewhere")
+        for number in range(1, 1001):
+            tracer.ended(number, "gone")
+        records: list[dict[str, Any]] = []
+        while sum(record["kind"] == "end" for record in records) < 50 + feed.KEPT_CONNECTIONS:
+            await wait_all_tasks_blocked()
+            mock_clock.jump(feed.REST_S)
+            records += json.loads(await trace.recv())["records"]
+        ended = [record["connection"] for record in records if record["kind"] == "end"]
+        assert ended == [*range(1, 51), *range(1001 - feed.KEPT_CONNECTIONS, 1001)]
+        (lost,) = [record["records"] for record in records if record["kind"] == "lost"]
+        assert lost == 1000 - len(ended)
 
 
 async def test_a_page_that_does_not_read_costs_no_more_than_its_budget(

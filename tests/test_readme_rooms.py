@@ -66,9 +66,10 @@ def test_a_dozen_lines_of_javascript_miss_nothing(start_program: StartProgram) -
         page.goto(f"http://{program.address}/healthz")
         logged: list[str] = []
         page.on("console", lambda message: logged.append(message.text))
+        page.on("pageerror", lambda error: logged.append(str(error)))
 
-        def publish(text: str) -> None:
-            httpx.post(url, content=text, headers={"Content-Type": "text/plain"}, trust_env=False).raise_for_status()
+        def publish(message: str, kind: str = "text/plain") -> None:
+            httpx.post(url, content=message, headers={"Content-Type": kind}, trust_env=False).raise_for_status()
 
         def wait_for(count: int) -> None:
             for _ in range(int(PATIENCE_S * 100)):
@@ -90,6 +91,7 @@ def test_a_dozen_lines_of_javascript_miss_nothing(start_program: StartProgram) -
         program.wait_for_line("closed by the client")
         publish("two\nlines")
         program.wait_for_line("joined room /room/x")
+        publish("a binary message", "application/octet-stream")
         publish("three")
         wait_for(3)
         assert logged == ["one", "two\nlines", "three"]

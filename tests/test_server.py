@@ -92,7 +92,7 @@ async def test_a_port_in_use_is_one_sentence_that_says_what_to_do() -> None:
             await open_listeners(LOOPBACK, port)
     assert str(caught.value) == (
         f"can't listen on 127.0.0.1:{port}: Address already in use. "
-        "Another program has that port; stop it, or choose another with --port."
+        "Another program has that port; stop it, or choose another."
     )
 
 
@@ -356,5 +356,5 @@ def test_a_port_in_use_ends_the_program_with_a_sentence_and_1(start_program: Sta
     assert second.returncode == 1
     assert second.stderr == (
         f"rawws: can't listen on 127.0.0.1:{first.port}: Address already in use. "
-        "Another program has that port; stop it, or choose another with --port.\n"
+        "Another program has that port; stop it, or choose another.\n"
     )

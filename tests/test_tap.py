@@ -5,28 +5,36 @@ from __future__ import annotations
 import random
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 import rawws
+from rawws import tap
+from rawws.cli.arguments import insecure_tls
 from rawws.cli.tap import parse_listen, parse_target
-from rawws.errors import UsageError
+from rawws.errors import ListenError, UsageError
 from rawws.tap import Target, run_tap
 from rawws.tracing import Tracer
 from rawws.transport import open_listeners
-from tests.serving import LOOPBACK, PATIENCE_S, StartProgram
+from rawws.wire.frames import Opcode, encode_frame
+from tests.serving import ACCEPT, LOOPBACK, PATIENCE_S, StartProgram, upgrade
 from tests.test_tracing import Memory
 
 
-async def start_tap(nursery: trio.Nursery, port: int, tracer: Tracer | None = None) -> int:
+async def start_tap(
+    nursery: trio.Nursery, port: int, tracer: Tracer | None = None, tls: ssl.SSLContext | None = None
+) -> int:
     """Return the port of a tap in front of a port."""
-    target = Target(LOOPBACK, port)
+    target = Target(LOOPBACK, port, tls)
     (name,) = await nursery.start(run_tap, await open_listeners(LOOPBACK, 0), target, tracer or Tracer())
     return int(name.rpartition(":")[2])
 
@@ -93,6 +101,76 @@ async def test_a_server_that_is_not_there(nursery: trio.Nursery) -> None:
                 assert await read_all(stream) == b""
     assert memory.kinds() == ["open", "end"]
     assert "Connection refused" in memory.taken[-1][1]["told"]
+    tracer.remove(memory)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_is_mute_in_the_tls_handshake_is_given_up(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    tracer, memory = Tracer(), Memory()
+    tracer.add(memory)
+
+    async def hear(stream: trio.SocketStream) -> None:
+        await read_all(stream)
+
+    with trio.fail_after(3 * tap.DIAL_TIMEOUT_S):
+        mute = await start_raw(nursery, hear)
+        port = await start_tap(nursery, mute, tracer, insecure_tls())
+        async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
+            while memory.kinds()[-1:] != ["end"]:
+                await wait_all_tasks_blocked()
+                mock_clock.jump(1)
+            assert await read_all(stream) == b""
+    assert memory.taken[-1][1]["told"] == f"127.0.0.1:{mute} could not be connected to within 10 s"
+    tracer.remove(memory)
+    nursery.cancel_scope.cancel()
+
+
+async def switch_and_send(stream: trio.SocketStream, frames: bytes) -> None:
+    await stream.receive_some()
+    head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    await stream.send_all(head + b"Sec-WebSocket-Accept: " + ACCEPT + b"\r\n\r\n" + frames)
+    await stream.aclose()
+
+
+async def test_others_have_their_turn_while_tiny_frames_are_shown(nursery: trio.Nursery) -> None:
+    tracer, memory = Tracer(), Memory()
+    tracer.add(memory)
+    shown = []  # frames, at each turn of another task
+
+    async def take_turns() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            shown.append(len(memory.taken))
+
+    server = await start_raw(nursery, partial(switch_and_send, frames=b"\x82\x00" * 20_000))
+    with trio.fail_after(PATIENCE_S):
+        port = await start_tap(nursery, server, tracer)
+        async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
+            await stream.send_all(upgrade())
+            nursery.start_soon(take_turns)
+            assert len(await read_all(stream)) > 40_000
+    assert memory.kinds().count("frame server") == 20_000
+    assert max(now - before for before, now in pairwise(shown)) <= 4 * tap.SHOWN_AT_ONCE
+    tracer.remove(memory)
+    nursery.cancel_scope.cancel()
+
+
+async def test_of_a_payload_that_is_too_large_to_be_kept_the_ends_are_recorded(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tap, "MAX_SHOWN_BYTES", 1000)
+    tracer, memory = Tracer(), Memory(shown_bytes=1 << 40)
+    tracer.add(memory)
+    server = await start_raw(nursery, partial(switch_and_send, frames=encode_frame(Opcode.BINARY, bytes(100_000))))
+    with trio.fail_after(PATIENCE_S):
+        port = await start_tap(nursery, server, tracer)
+        async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
+            await stream.send_all(upgrade())
+            await read_all(stream)
+    (frame,) = (record for _, record in memory.taken if record["kind"] == "frame")
+    assert (len(frame["payload"]) // 2, frame["left_out"], len(frame["tail"]) // 2) == (1000, 98_936, 64)
     tracer.remove(memory)
     nursery.cancel_scope.cancel()
 
@@ -191,3 +269,8 @@ def test_what_is_no_server(given: str) -> None:
 def test_what_is_no_place_to_listen(given: str) -> None:
     with pytest.raises(UsageError, match="is not where to listen"):
         parse_listen(given)
+
+
+async def test_who_can_not_listen_is_advised_in_no_flags_of_another_command() -> None:
+    with pytest.raises(ListenError, match=r"This machine has no such address; choose one that it has\.$"):
+        await open_listeners("192.0.2.1", 0)

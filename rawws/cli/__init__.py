@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rawws.cli import check, connect, decode, serve, tap
+from rawws.cli import check, connect, decode, serve, streams, tap
 from rawws.errors import ListenError, RawwsError, UsageError
 from rawws.version import __version__
 
@@ -22,6 +22,7 @@ INTERRUPTED = 130  # as shells have it for who ends by SIGINT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 failed, 2 misused, 130 interrupted."""
+    streams.fill_closed()
     given = list(sys.argv[1:] if arguments is None else arguments)
     names = {command.NAME for command in COMMANDS}
     if not given or (given[0] not in names and given[0] not in ("-h", "--help", "--version")):

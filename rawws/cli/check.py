@@ -14,6 +14,7 @@ import trio
 from rawws import logs
 from rawws.checker import Checker, Result
 from rawws.cli.arguments import header, insecure_tls, seconds
+from rawws.cli.streams import need_output
 from rawws.errors import OpenTimeout, ProxyError, UsageError
 from rawws.wire.cases import BY_NAME, CASES, Case, Verdict
 
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the cases; the status is 1 when the server did what the RFC forbids."""
+    need_output()
     if options.list:
         for case in CASES:
             print(f"{case.name:<18} {case.title} ({case.section})\n{'':<18}   asked for: {case.rule}")

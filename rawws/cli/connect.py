@@ -10,6 +10,7 @@ import trio
 
 from rawws import client, logs
 from rawws.cli.arguments import header, insecure_tls, seconds, size, text
+from rawws.cli.streams import drop_output, need_input, need_output, tell_output_lost
 from rawws.errors import HandshakeRefused, InvalidHandshake, OpenTimeout, UsageError
 from rawws.limits import MIB
 from rawws.terminal import Console, Conversation, EditedScreen, Pipe, Screen
@@ -63,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Connect, talk until the end, and say how it ended."""
+    need_output()
+    if not options.execute:
+        need_input()
     logs.configure(options.log_level)
     try:
         return trio.run(_connect, options)
@@ -97,8 +101,6 @@ async def _connect(options: argparse.Namespace) -> int:
         subprotocols=options.subprotocol,
         compression="deflate" if options.compression else None,
         max_size=options.max_size,
-        # Nothing is to be dropped behind our close; a slow reader of our output holds the whole program back.
-        max_queue=None,
     )
     try:
         ws = await connector.open()
@@ -117,15 +119,21 @@ async def _connect(options: argparse.Namespace) -> int:
         execute=options.execute,
         wait_s=default_wait_s if options.wait is None else options.wait,
         ping_s=options.ping,
+        complete=isinstance(console, Pipe),
     )
     status = await conversation.run(ws)
+    if conversation.lost is not None:
+        drop_output()
+        if not isinstance(conversation.lost, BrokenPipeError):
+            tell_output_lost(conversation.lost)
+        return status
     if status and isinstance(console, Pipe):
         print(f"rawws: {ws.closed}", file=sys.stderr)
     return status
 
 
 def _open_console() -> Console:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return Pipe()
     try:
         return EditedScreen()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rawws.cli.streams import drop_output, need_input, need_output, tell_output_lost
 from rawws.errors import UsageError
 from rawws.wire import dumps
 from rawws.wire.describe import describe
 from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, begins_with_http, guess_sender
 from rawws.wire.records import Recorded, frame_bytes, from_line
 from rawws.wire.role import Role
+from rawws.wire.trace import printable
 
 NAME = "decode"
 HELP = "explain bytes: a handshake, frames, a capture"
@@ -26,6 +27,7 @@ _HTTP_LINE = re.compile(rb"(?:HTTP/\d|[A-Za-z]+ \S+ HTTP/)")
 _RECORDS = re.compile(r"\s*(?:\[\s*)?\{")
 
 _FOUND_FAULT = 1
+_FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what the input says; the status is 1 when something is wrong in it."""
+    need_output()
     sender = None if options.sender is None else Role[options.sender.upper()]
     wrong = False
     try:
@@ -59,7 +62,11 @@ def run(options: argparse.Namespace) -> int:
             wrong = wrong or _is_wrong(seen)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads, such as head(1), has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
+    except OSError as error:
+        drop_output()
+        tell_output_lost(error)
+        return _FAILED
     return _FOUND_FAULT if wrong else 0
 
 
@@ -78,12 +85,10 @@ def _is_wrong(seen: Seen) -> bool:
 def _read(given: list[str]) -> bytes | str:
     """Return the input: bytes as they were on the wire, or text that spells them."""
     if not given or given == ["-"]:
-        return _as_text(sys.stdin.buffer.read())
+        need_input()
+        return _as_text(_read_file("standard input", sys.stdin.buffer.read))
     if len(given) == 1 and Path(given[0]).is_file():
-        try:
-            return _as_text(Path(given[0]).read_bytes())
-        except OSError as error:
-            raise UsageError(f"{given[0]} can't be read: {error.strerror}") from None
+        return _as_text(_read_file(given[0], Path(given[0]).read_bytes))
     text = " ".join(given)
     try:
         return dumps.read_hex(text)
@@ -91,6 +96,13 @@ def _read(given: list[str]) -> bytes | str:
         if len(given) == 1 and not text.strip("0123456789abcdefABCDEF ,:"):
             raise
         raise UsageError(f"{text[:60]!r} is neither a file nor bytes in hex: {error}") from None
+
+
+def _read_file(name: str, read: Callable[[], bytes]) -> bytes:
+    try:
+        return read()
+    except OSError as error:
+        raise UsageError(f"{name} can't be read: {error.strerror}") from None
 
 
 def _as_text(data: bytes) -> bytes | str:
@@ -138,7 +150,8 @@ def _explain_packets(pieces: list[tuple[dumps.Flow, bytes]]) -> Iterator[tuple[s
                 yield "", seen
         for flow in {id(flow): flow for flow, _ in said}.values():
             if flow.missing:
-                yield f"! a part of what {flow.source} sent is not in the capture; it is read up to there", None
+                what, told = ("a part", "it is read up to there") if flow.data else ("the beginning", "none is read")
+                yield f"! {what} of what {flow.source} sent is not in the capture; {told}", None
         for seen in observer.finish():
             yield "", seen
 
@@ -168,7 +181,7 @@ def _explain_records(text: str) -> Iterator[tuple[str, Seen | None]]:
         for record in records:
             if record.sender is None:
                 if record.told:
-                    yield f"{record.at - began:+.3f} s: {record.kind}: {record.told}", None
+                    yield f"{record.at - began:+.3f} s: {printable(f'{record.kind}: {record.told}')}", None
                 continue
             raw: bytes | None = record.head
             if record.frame is not None:

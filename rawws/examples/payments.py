@@ -49,7 +49,7 @@ async def send_sms(port: int, state: Path) -> None:
             print(f"payments are missing behind {ws.gap.since}: ask the books", flush=True)
         try:
             async for message in ws:
-                print(f"SMS: {json.loads(message)['paid']}", flush=True)
+                print(f"SMS: {json.loads(message)['paid']!r}", flush=True)  # a customer's words, and no escape codes
                 new = state.with_suffix(".new")
                 new.write_text(ws.last_id)
                 new.replace(state)  # so that the file is whole whenever we are killed

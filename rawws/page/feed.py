@@ -16,7 +16,8 @@ The page may ask, with a number of its choice, and gets ``{"answer": number, ...
 ===============================================  ================================================================
 
 Who watches must not slow down what is watched. A feed has a budget of records and bytes; when that is used up, it has
-the frames of all connections read in the fast lane again, rests, and tells how many messages went by meanwhile.
+the frames of all connections read in the fast lane again, rests, and tells how many messages went by meanwhile, and
+which connections have ended.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import logging
 import secrets
 import ssl
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +37,7 @@ import trio
 
 from rawws import logs
 from rawws.checker import Checker, Result
-from rawws.errors import ConnectionClosed
+from rawws.errors import ConnectionClosed, RawwsError
 from rawws.loop import current_loop
 from rawws.tracing import Tracer
 from rawws.version import __version__
@@ -58,12 +60,21 @@ BURST_BYTES = 8 * 1024 * 1024
 BYTES_A_SECOND = 2 * 1024 * 1024
 REST_S = 1.0
 
+# The page keeps so many connections: of those that end while it can't be told, it needn't know of more.
+KEPT_CONNECTIONS = 500
+
 # Of a frame's payload the page is told so much, and of a message that is to be inflated first so much is looked at.
 TOLD_BYTES = 4096
 INFLATED_BYTES = 64 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024
 
 CASE_PATIENCE_S = 2.0
+# Questions that are answered at the same time; the next is not read before one of them has its answer, so that who
+# asks and doesn't read the answers is held back, and costs no more than these. (No question is longer than that of a
+# frame, by far: the rest of ``MOST_ASKED`` is room.)
+ANSWERED_AT_ONCE = 8
+MOST_ASKED = 64 * 1024
+CASES_AT_ONCE = 4
 
 _INSTANCE = secrets.token_hex(8)  # by which a page that comes back knows whether it is among the same connections
 
@@ -98,9 +109,11 @@ class Feed:
         self._bytes_left: float = BURST_BYTES
         self._filled_at = trio.current_time()
         self._missed = 0
+        self._missed_ends: deque[str] = deque(maxlen=KEPT_CONNECTIONS)  # which are told later
         self._passed_at_rest = 0
         self._inflated: tuple[bytes, bytes | None] = (b"", b"")  # the payload inflated last, and what is in it
-        self._one_case = trio.CapacityLimiter(4)
+        self._answering = trio.Semaphore(ANSWERED_AT_ONCE)
+        self._trying = trio.CapacityLimiter(CASES_AT_ONCE)
 
     def __repr__(self) -> str:
         return f"<Feed waiting={len(self._waiting)} missed={self._missed} wants_frames={self.wants_frames}>"
@@ -114,6 +127,7 @@ class Feed:
                 nursery.start_soon(self._tell)
                 with contextlib.suppress(ConnectionClosed):
                     async for message in self._websocket:
+                        await self._answering.acquire()
                         nursery.start_soon(self._answer, message)
                 nursery.cancel_scope.cancel()
         finally:
@@ -147,10 +161,12 @@ class Feed:
         self._add(record)
 
     def _add(self, record: Record) -> None:
+        text = json.dumps(record, separators=(",", ":"))
         if self._records_left < 1 or self._bytes_left < 1:
             self._miss()
+            if record["kind"] == "end":
+                self._missed_ends.append(text)
             return
-        text = json.dumps(record, separators=(",", ":"))
         self._records_left -= 1
         self._bytes_left -= len(text)
         self._waiting.append(text)
@@ -197,8 +213,10 @@ class Feed:
     def _resume(self) -> None:
         """Look at frames again, and tell how much went by."""
         passed = self._traffic.messages_in + self._traffic.messages_out - self._passed_at_rest
-        lost = {"at": time.time(), "connection": 0, "kind": "lost", "records": self._missed + passed}
-        self._waiting.append(json.dumps(lost))
+        missed = self._missed - len(self._missed_ends) + passed
+        lost = {"at": time.time(), "connection": 0, "kind": "lost", "records": missed}
+        self._waiting += [json.dumps(lost), *self._missed_ends]
+        self._missed_ends.clear()
         self._missed = 0
         self.wants_frames = True
         self._tracer.reconsider()
@@ -218,13 +236,16 @@ class Feed:
     async def _answer(self, message: str | bytes) -> None:
         asked: Any = None
         try:
+            if len(message) > MOST_ASKED:
+                raise ValueError(f"a question has {MOST_ASKED} characters at most")
             asked = json.loads(message)
             answer = await self._answers[asked["for"]](self, asked)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OSError, RawwsError) as error:
             told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             answer = {"error": f"this can't be answered: {told or type(error).__name__}"}
         number = asked.get("ask") if isinstance(asked, dict) else None
-        await self._send({"answer": number, **answer})
+        await self._send({"answer": number if isinstance(number, int) else None, **answer})
+        self._answering.release()
 
     async def _explain_frame(self, asked: Mapping[str, Any]) -> Record:
         frame = records.read_frame(asked["frame"])
@@ -257,8 +278,11 @@ class Feed:
     async def _run_case(self, asked: Mapping[str, Any]) -> Record:
         case = BY_NAME[asked["name"]]
         path = str(asked.get("path") or self._about.case_path)
-        checker = Checker(self._about.uri + "/" + path.lstrip("/"), ssl=self._about.ssl, patience_s=CASE_PATIENCE_S)
-        async with self._one_case:
+        # No proxy: it is this server itself that is tried, or the tap, and a proxy may lead elsewhere.
+        checker = Checker(
+            f"{self._about.uri}/{path.lstrip('/')}", ssl=self._about.ssl, proxy=None, patience_s=CASE_PATIENCE_S
+        )
+        async with self._trying:
             return describe_result(await checker.run_case(case))
 
     _answers = {"frame": _explain_frame, "cases": _list_cases, "case": _run_case}  # noqa: RUF012

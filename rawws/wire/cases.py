@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from rawws.limits import MIB
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.events import CloseFrame
 from rawws.wire.frames import FIN, MASK, RSV1, RSV2, RSV3, Opcode, encode_frame, encode_header
@@ -22,6 +23,8 @@ from rawws.wire.role import Role
 KEY = b"\x37\xfa\x21\x3d"
 # Asked behind what a server has to take: the answer shows that the connection goes on.
 STILL_THERE = b"still there?"
+# Who sends more, and not what it was asked for, won't (a guess).
+MAX_ANSWER_BYTES = MIB
 
 
 class Verdict(Enum):
@@ -39,18 +42,33 @@ class Outcome:
     got: str
 
 
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back from the server before the connection ended, or before time was up."""
+    """What comes back from the server to one case, looked at as it comes.
 
-    raw: bytes
-    ended: bool  # the server ended the stream, or reset it
+    It is enough when the case ``is_settled``, though the connection is open; and too much when it ``is_full``.
+    """
 
-    def see(self, request: bytes) -> list[Seen]:
-        """Return it as heads and frames."""
-        observer = Observer()
-        observer.receive(Role.CLIENT, request)
-        return observer.receive(Role.SERVER, self.raw)
+    def __init__(self, case: Case, request: bytes) -> None:
+        self.raw = bytearray()
+        self.seen: list[Seen] = []  # the same as heads and frames
+        self.ended = False  # the server ended the stream, or reset it
+        self.is_settled = False
+        self.has_close = False  # for which the server may expect one (§5.5.1)
+        self._case = case
+        self._observer = Observer()
+        self._observer.receive(Role.CLIENT, request)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.raw) >= MAX_ANSWER_BYTES
+
+    def receive(self, data: bytes) -> None:
+        """Take in the next bytes."""
+        self.raw += data
+        new = self._observer.receive(Role.SERVER, data)
+        self.seen += new
+        self.has_close = self.has_close or _close_of(new) is not None
+        self.is_settled = self.is_settled or self._case.is_settled_by(new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +95,22 @@ class Case:
         """Whether the client's part of the closing handshake is in ``frames``."""
         return self.frames[:1] == bytes((FIN | Opcode.CLOSE,))
 
-    def outcome(self, request: bytes, answer: Answer) -> Outcome:
+    def outcome(self, answer: Answer) -> Outcome:
         """Judge what came back."""
-        outcome = self.judge(answer.see(request), answer)
+        if answer.is_full and not answer.is_settled:
+            told = f"{len(answer.raw):,} bytes came, and went on, with nothing in them by which to judge"
+            return Outcome(Verdict.UNCLEAR, told)
+        outcome = self.judge(answer.seen, answer)
         if self.debatable and outcome.verdict is Verdict.BAD:
             return Outcome(Verdict.LAX, outcome.got)
         return outcome
 
-    def is_settled(self, request: bytes, raw: bytes) -> bool:
-        """Whether what has come is enough to judge, though the connection is open."""
-        answer = Answer(raw, ended=False)
-        seen = answer.see(request)
-        if self.is_about_handshake or _status(seen) not in (None, 101):
-            return _status(seen) is not None
+    def is_settled_by(self, seen: list[Seen]) -> bool:
+        """Whether one of these is all that it takes to judge, though the connection is open."""
+        status = _status(seen)
+        if self.is_about_handshake or status not in (None, 101):
+            return status is not None
         return any(each.frame.payload_head == STILL_THERE for each in frames_of(seen) if _is(each, Opcode.PONG))
-
-    def wants_answer_to_close(self, request: bytes, raw: bytes) -> bool:
-        """Whether the server has sent a close, for which it may expect one (§5.5.1)."""
-        return _close_of(Answer(raw, ended=False).see(request)) is not None
 
 
 def raw_request(

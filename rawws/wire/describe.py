@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rawws.wire import ruler
-from rawws.wire.observer import Head, Seen, SeenFrame, Switch
+from rawws.wire.frames import Opcode
+from rawws.wire.observer import Head, Seen, SeenFrame, SeenMessage, Switch
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, STATE, frame_line, head_lines, quote
 
@@ -49,7 +50,7 @@ def _describe_frame(seen: SeenFrame, *, with_ruler: bool) -> list[str]:
     if with_ruler:
         lines += [_INDENT + row for row in ruler.lines(seen.frame)]
     if seen.message is not None and (header.rsv1 or header.opcode_name == "CONTINUATION"):
-        lines.append(f"{_INDENT}{STATE} the message: {_describe_message(seen)}")
+        lines.append(f"{_INDENT}{STATE} the message: {_describe_message(seen.message)}")
     if seen.fault is not None:
         lines.append(f"{_INDENT}{FAULT} {seen.fault.sentence}; the receiver fails with {seen.fault.close_code}")
     if seen.ignored:
@@ -57,11 +58,10 @@ def _describe_frame(seen: SeenFrame, *, with_ruler: bool) -> list[str]:
     return lines
 
 
-def _describe_message(seen: SeenFrame) -> str:
-    assert seen.message is not None
-    payload = bytes(seen.message.payload)
-    told = f"{seen.message.opcode.name}, {len(payload):,} bytes"
-    if seen.message.opcode.name == "TEXT":
-        text = payload.decode(errors="replace")
-        return f"{told}: {quote(text if len(text) <= 200 else text[:200] + '…')}"
-    return f"{told}: {payload[:32].hex(' ')}{' …' * (len(payload) > 32)}"
+def _describe_message(message: SeenMessage) -> str:
+    told = f"{message.opcode.name}, {message.size:,} bytes"
+    if message.opcode is Opcode.TEXT:
+        # What is cut may be cut within a character.
+        text = message.beginning.decode(errors="replace" if message.is_whole else "ignore")
+        return f"{told}: {quote(text if message.is_whole and len(text) <= 200 else text[:200] + '…')}"
+    return f"{told}: {message.beginning[:32].hex(' ')}{' …' * (message.size > 32)}"

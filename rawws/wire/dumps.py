@@ -6,6 +6,7 @@ the TCP payloads out, and puts each direction's in order.
 
 from __future__ import annotations
 
+import heapq
 import re
 from dataclasses import dataclass, field
 
@@ -90,38 +91,39 @@ class Flow:
 
     source: str
     destination: str
-    data: bytes = b""
-    missing: bool = False  # a part of it is not in the capture
+    data: bytearray = field(default_factory=bytearray)
+    # Sequence numbers begin again at 2^32; these go on, so that they can be put in order.
     _next: int | None = field(default=None, repr=False)
-    _early: dict[int, bytes] = field(default_factory=dict, repr=False)
+    _early: list[tuple[int, bytes]] = field(default_factory=list, repr=False)  # a heap
+
+    @property
+    def missing(self) -> bool:
+        """Whether a part of it is not in the capture."""
+        return bool(self._early)
 
     def add(self, sequence: int, payload: bytes, *, opens: bool) -> bytes:
         """Take in a segment, and return the bytes that it adds; what comes early waits for what is before it."""
+        at = self._place(sequence)
         if opens:
-            self._next = (sequence + 1) & 0xFFFFFFFF
+            self._next = at + 1
         if payload:
             if self._next is None:
-                self._next = sequence
-            self._early[sequence] = payload
+                self._next = at
+            heapq.heappush(self._early, (at, payload))
         known = len(self.data)
-        self._advance()
-        self.missing = bool(self._early)
-        return self.data[known:]
+        while self._early and self._next is not None and self._early[0][0] <= self._next:
+            at, payload = heapq.heappop(self._early)
+            new = payload[self._next - at :]
+            self.data += new
+            self._next += len(new)
+        return bytes(memoryview(self.data)[known:])
 
-    def _advance(self) -> None:
-        moved = self._next is not None
-        while moved:
-            moved = False
-            for sequence, payload in list(self._early.items()):
-                assert self._next is not None
-                known = (self._next - sequence) & 0xFFFFFFFF
-                if known >= 1 << 31:
-                    continue  # it is ahead
-                del self._early[sequence]
-                if known < len(payload):
-                    self.data += payload[known:]
-                    self._next = (sequence + len(payload)) & 0xFFFFFFFF
-                    moved = True
+    def _place(self, sequence: int) -> int:
+        """Return a sequence number as the one that goes on from those before: the nearest (RFC 9293 §3.4)."""
+        if self._next is None:
+            return sequence
+        ahead = (sequence - self._next) & 0xFFFFFFFF
+        return self._next + (ahead if ahead < 1 << 31 else ahead - (1 << 32))
 
 
 def is_tcpdump(text: str) -> bool:
@@ -136,7 +138,10 @@ def is_tcpdump(text: str) -> bool:
 
 
 def read_packets(text: str) -> list[tuple[Flow, bytes]]:
-    """Return what each direction of each TCP connection in tcpdump's output says, piece by piece as it came."""
+    """Return what each direction of each TCP connection in tcpdump's output says, piece by piece as it came.
+
+    At the end there is an empty piece for each that begins behind what is missing.
+    """
     flows: dict[tuple[str, str], Flow] = {}
     pieces = []
     for packet in _packets(text):
@@ -147,7 +152,7 @@ def read_packets(text: str) -> list[tuple[Flow, bytes]]:
         flow = flows.setdefault((source, destination), Flow(source, destination))
         if data := flow.add(sequence, payload, opens=opens):
             pieces.append((flow, data))
-    return pieces
+    return pieces + [(flow, b"") for flow in flows.values() if flow.missing and not flow.data]
 
 
 def _packets(text: str) -> list[bytes]:

@@ -6,6 +6,10 @@ handshake's checks, h11 for HTTP, wsproto for frames.
 
 One direction alone will do, from its first byte or from any frame boundary on. What the other direction would have
 told, such as the extensions that were agreed on, is then assumed in the sender's favour.
+
+Who looks on can't tell a peer that it asks too much, as a server would with 431 or 1009. So nothing here grows with
+what is sent: a message is judged as it passes, whatever its size, and not collected; no byte is searched twice; and
+where something has to wait for the other side to answer, the following ends, with a word, when it becomes too much.
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ import h11
 
 from rawws.errors import Fault, Refusal
 from rawws.limits import NO_LIMIT, Limits
+from rawws.wire import http1
 from rawws.wire.client_handshake import AnswerCheck, examine_answer
 from rawws.wire.deflate import Inflater
-from rawws.wire.events import Event, Failed, Message
-from rawws.wire.frames import MASK, Frame, FrameScanner
+from rawws.wire.events import Event, Failed, MessagePart
+from rawws.wire.frames import MASK, Frame, FrameScanner, Opcode
 from rawws.wire.handshake import Accept, Check, Origins, examine, wants_websocket
 from rawws.wire.http1 import HttpPhase, Signal
 from rawws.wire.messages import Headers, Request, Response
@@ -34,8 +39,23 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]{1,32} [^\r\n]")
 _STILL_A_LINE = re.compile(rb"[!-~][\t -~]*(?:[\r\n](?s:.)*)?")  # or the beginning of one
 _MAX_HEAD_BYTES = 256 * 1024
-_LIMITS = Limits(max_header_bytes=_MAX_HEAD_BYTES, max_target_bytes=_MAX_HEAD_BYTES, max_body_bytes=NO_LIMIT)
-_ANY_SIZE = 1 << 62  # what is only looked at has no limit
+# What is only looked at has no other limit; a server's own would be about its own traffic.
+_LIMITS = Limits(
+    max_header_bytes=_MAX_HEAD_BYTES, max_target_bytes=_MAX_HEAD_BYTES, max_headers=NO_LIMIT, max_body_bytes=NO_LIMIT
+)
+# Of what a server refuses for being what it is, said so that it is true of any.
+_NEUTRAL = {
+    "connect": "CONNECT asks for a tunnel: what runs through it is not followed",
+    "http_version": "this is not HTTP/1.0 or HTTP/1.1: what follows is not read",
+}
+# Requests may wait for their answers until their heads take so much, each with its objects.
+_MAX_AWAITED_BYTES = _MAX_HEAD_BYTES
+_REQUEST_BYTES = 2048
+# Judged at once. Compressed bytes become a thousand times as many, at most.
+_JUDGED_BYTES = 4096
+# Frames are listed so far behind the one that ended the reading.
+_MOST_IGNORED_FRAMES = 1000
+_MOST_KEPT_BYTES = 1024  # of a message
 _MOST_SHOWN_BYTES = 64
 # Of a response whose request we haven't seen.
 _SOME_REQUEST = Request(
@@ -69,8 +89,21 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenMessage:
+    """A message, inflated: how large it is, and how it begins."""
+
+    opcode: Opcode
+    size: int
+    beginning: bytes
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.beginning) == self.size
+
+
+@dataclass(frozen=True, slots=True)
 class SeenFrame:
-    """One frame. ``message`` is the message that ends with it, inflated; ``fault`` is what its receiver objects to.
+    """One frame. ``message`` is the message that ends with it; ``fault`` is what its receiver objects to.
 
     It is ``ignored`` when it comes behind a close, or a fault: the receiver reads no more by then (§5.5.1, §7.1.7).
     """
@@ -78,7 +111,7 @@ class SeenFrame:
     sender: Role
     at: int
     frame: Frame
-    message: Message | None = None
+    message: SeenMessage | None = None
     fault: Fault | None = None
     ignored: bool = False
 
@@ -113,13 +146,16 @@ class Observer:
     """Follows one connection. Feed each direction's bytes in order; `finish` tells what is left over.
 
     With ``in_frames`` the handshake has been before, and compression may have been agreed on. Of each frame's payload
-    ``shown_bytes`` are kept, or all of a control frame.
+    ``shown_bytes`` are kept, or all of a control frame. What a client sends behind an upgrade waits for the answer;
+    it is lost when that is more than ``max_waiting_bytes``.
     """
 
-    def __init__(self, *, in_frames: bool = False, shown_bytes: int = 0) -> None:
+    def __init__(self, *, in_frames: bool = False, shown_bytes: int = 0, max_waiting_bytes: int = NO_LIMIT) -> None:
         self.shown_bytes = shown_bytes  # may be changed at any time, and counts from the next frame on
+        self._max_waiting_bytes = max_waiting_bytes
         self._directions = {role: _Direction(role) for role in Role}
         self._requests: deque[_Asked] = deque()  # whose answers are to come
+        self._awaited_bytes = 0  # what they take
         self._asked: _Asked | None = None  # to upgrade, and the answer is to come
         self.switched = False
         if in_frames:
@@ -154,6 +190,8 @@ class Observer:
     def _switch(self, *, deflate: bool) -> None:
         self.switched = True
         for direction in self._directions.values():
+            if direction.mode is _Mode.LOST:
+                continue
             direction.frames = _Frames(direction.sender, direction.at, deflate=deflate)
             direction.mode = _Mode.FRAMES
 
@@ -173,19 +211,24 @@ class Observer:
                 case _Mode.LOST:
                     direction.take(len(direction.buffer))
                 case _:  # WAITING
-                    return
+                    if len(direction.buffer) <= self._max_waiting_bytes:
+                        return
+                    direction.lose(out, "more came behind the upgrade than is kept until it is answered")
 
     def _read_head(self, direction: _Direction, out: list[Seen]) -> bool:
         direction.skip_empty_lines()
         if not direction.buffer:
             return False
-        end = _HEAD_END.search(direction.buffer)
-        if end is None:
-            if len(direction.buffer) > _MAX_HEAD_BYTES or not _STILL_A_LINE.fullmatch(direction.buffer, 0, 64):
-                direction.lose(out, "this is not the head of an HTTP message")
-                return True
-            return False
-        at, raw = direction.at, direction.take(end.end())
+        size = direction.find_head_end()
+        if (size or len(direction.buffer)) > _MAX_HEAD_BYTES:
+            direction.lose(out, f"a head of more than {_MAX_HEAD_BYTES:,} bytes is not looked at")
+            return True
+        if not size:
+            if _STILL_A_LINE.fullmatch(direction.buffer, 0, 64):
+                return False
+            direction.lose(out, "this is not the head of an HTTP message")
+            return True
+        at, raw = direction.at, direction.take(size)
         if direction.sender is Role.CLIENT:
             self._read_request(direction, at, raw, out)
         else:
@@ -197,14 +240,16 @@ class Observer:
         http.receive_data(raw)
         request = http.next_event()
         if not isinstance(request, Request):
-            told = request.sentence if isinstance(request, Refusal) else "this is not the head of a request"
-            out.append(Head(Role.CLIENT, at, raw, problem=told))
+            out.append(Head(Role.CLIENT, at, raw, problem=_why_not(request)))
             direction.mode = _Mode.LOST
             return
         asked = _Asked(request)
         self._requests.append(asked)
+        self._awaited_bytes += asked.size
         out.append(Head(Role.CLIENT, at, raw, asked.checks, asked.accept))
-        if asked.upgrades:
+        if self._awaited_bytes > _MAX_AWAITED_BYTES and len(self._requests) > 1:
+            direction.lose(out, "more requests wait for their answers than are kept")
+        elif asked.upgrades:
             self._asked = asked
             direction.mode = _Mode.WAITING
         elif request.has_body:
@@ -242,11 +287,19 @@ class Observer:
         elif event.status_code >= 200:
             direction.mode = _Mode.BODY
             if self._requests:
-                self._requests.popleft()
-            if asked is self._asked:  # it may ask for something else now
+                self._awaited_bytes -= self._requests.popleft().size
+            if asked is self._asked:
                 self._asked = None
-                self._directions[Role.CLIENT].mode = _Mode.HEAD
+                client = self._directions[Role.CLIENT]
+                if client.mode is _Mode.WAITING:  # it may ask for something else now
+                    client.mode = _Mode.HEAD
             direction.pass_over_body(out)
+
+
+def _why_not(event: http1.Event) -> str:
+    """Return why this is not the head of a request, in words that are true of any server."""
+    refusal = event if isinstance(event, Refusal) else Refusal(400, "", "this is not the head of a request")
+    return _NEUTRAL.get(refusal.code, refusal.sentence)
 
 
 class _Mode(Enum):
@@ -262,6 +315,7 @@ class _Asked:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.size = len(request.raw_head) + _REQUEST_BYTES
         self.upgrades = wants_websocket(request)
         self.checks: tuple[Check, ...] = ()
         self.accept: Accept | None = None
@@ -295,6 +349,7 @@ class _Direction:
         self.mode = _Mode.HEAD
         self.at = 0  # the stream's byte that is the buffer's first
         self.buffer = bytearray()
+        self.searched = 0  # bytes of it, for the end of a head
         self.http: HttpPhase | None = None  # of a request whose body is passed over
         self.answer: h11.Connection | None = None  # of a response that is read
         self.frames: _Frames | None = None
@@ -303,11 +358,19 @@ class _Direction:
         data = bytes(self.buffer[:size])
         del self.buffer[:size]
         self.at += size
+        self.searched = 0
         return data
 
     def skip_empty_lines(self) -> None:
         """RFC 9112 §2.2: empty lines in front of a request are ignored."""
-        self.take(len(self.buffer) - len(self.buffer.lstrip(b"\r\n")))
+        if self.buffer.startswith((b"\r", b"\n")):
+            self.take(len(self.buffer) - len(self.buffer.lstrip(b"\r\n")))
+
+    def find_head_end(self) -> int:
+        """Return how long the head is with which the buffer begins; 0 if its end has not come."""
+        end = _HEAD_END.search(self.buffer, max(0, self.searched - 3))  # a part of the end may have been there
+        self.searched = len(self.buffer)
+        return 0 if end is None else end.end()
 
     def lose(self, out: list[Seen], told: str) -> None:
         """Give up: what follows can't be told from noise."""
@@ -380,21 +443,36 @@ class _Frames:
         self._scanner = FrameScanner()
         self._recorder: FrameRecorder | None = None
         # A context is kept in any case: one that the sender gives up does no harm.
-        inflaters = [Inflater(_ANY_SIZE, takeover=True)] if deflate else []
-        self._judge = PlainReader(sender.other, _ANY_SIZE, inflaters)
+        inflaters = [Inflater(NO_LIMIT, takeover=True)] if deflate else []
+        self._judge = PlainReader(sender.other, NO_LIMIT, inflaters)
+        self._judge.streams = True  # what has been judged of a message is not needed any more
         self._fault: Fault | None = None
-        self._message: Message | None = None
+        self._beginning = b""  # of the message that is being read
+        self._message_bytes = 0
+        self._message: SeenMessage | None = None
         self._ignored = False
+        self._ignored_frames = 0
 
     def receive(self, data: bytes, out: list[Seen]) -> None:
+        for start in range(0, len(data), _JUDGED_BYTES):
+            piece = data[start : start + _JUDGED_BYTES]
+            if self._ignored_frames <= _MOST_IGNORED_FRAMES:
+                self._receive(piece, out)
+            self._at += len(piece)
+
+    def _receive(self, data: bytes, out: list[Seen]) -> None:
         position = 0
         scanner = self._scanner
         while position < len(data):
             start = position
             if self._recorder is None:
                 if scanner.at_boundary:
-                    self._frame_at = self._at + position
-                    self._ignored = self._judge.ended
+                    self._begin_frame(position)
+                    if self._ignored_frames > _MOST_IGNORED_FRAMES:
+                        raw = data[position : position + _MOST_SHOWN_BYTES]
+                        told = "its receiver reads no more, and from here on nothing is looked at"
+                        out.append(Rest(self._sender, self._frame_at, raw, told))
+                        return
                 position = scanner.scan_header(data, position)
                 if scanner.header is not None:
                     self._recorder = FrameRecorder(scanner.header, self.shown_bytes)
@@ -408,7 +486,11 @@ class _Frames:
                 frame = self._recorder.frame()
                 out.append(SeenFrame(self._sender, self._frame_at, frame, self._message, self._fault, self._ignored))
                 self._forget_frame()
-        self._at += len(data)
+
+    def _begin_frame(self, position: int) -> None:
+        self._frame_at = self._at + position
+        self._ignored = self._judge.ended
+        self._ignored_frames += self._ignored
 
     def _forget_frame(self) -> None:
         self._recorder = None
@@ -424,8 +506,16 @@ class _Frames:
         for event in events:
             if isinstance(event, Failed):
                 self._fault = event.fault
-            elif isinstance(event, Message):
-                self._message = event
+            elif isinstance(event, MessagePart):
+                self._add_to_message(event)
+
+    def _add_to_message(self, part: MessagePart) -> None:
+        self._message_bytes += len(part.payload)
+        self._beginning += part.payload[: _MOST_KEPT_BYTES - len(self._beginning)]
+        if part.final:
+            self._message = SeenMessage(part.opcode, self._message_bytes, self._beginning)
+            self._beginning = b""
+            self._message_bytes = 0
 
     def finish(self, out: list[Seen]) -> None:
         if not self._raw:

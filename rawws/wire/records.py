@@ -103,7 +103,7 @@ def from_line(line: str) -> Recorded:
         frame = read_frame(record) if record["kind"] == "frame" else None
         head = record.get("head", "").encode("latin-1")
         told = str(record.get("told") or record.get("from") or record.get("records") or "")
-        return Recorded(record["kind"], float(record["at"]), int(record["connection"]), sender, head, frame, told)
+        return Recorded(str(record["kind"]), float(record["at"]), int(record["connection"]), sender, head, frame, told)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UsageError(f"this is not a record: {line.strip()[:80]!r} ({type(error).__name__}: {error})") from None
 

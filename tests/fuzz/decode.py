@@ -110,8 +110,8 @@ def check_text(text: str) -> None:
     """Any text is bytes in some spelling, a record, packets; or a `UsageError` says why not."""
     if dumps.is_tcpdump(text):
         for flow, data in dumps.read_packets(text):
-            assert data
-            assert flow.data
+            assert bool(data) is bool(flow.data)
+            assert data or flow.missing
     for read in (dumps.read_hex, from_line):
         with contextlib.suppress(UsageError):
             read(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.wire.cases import BY_NAME, CASES, STILL_THERE, Answer, Case, Outcome, Verdict, raw_request
+from rawws.wire.cases import BY_NAME, CASES, MAX_ANSWER_BYTES, STILL_THERE, Answer, Case, Outcome, Verdict, raw_request
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Origins, examine
@@ -30,9 +30,16 @@ def close(code: int) -> bytes:
     return encode_frame(Opcode.CLOSE, code.to_bytes(2, "big"))
 
 
+def answer_to(case: Case, raw: bytes, *, ended: bool = False) -> Answer:
+    answer = Answer(case, case.request(HANDSHAKE))
+    answer.receive(raw)
+    answer.ended = ended
+    return answer
+
+
 def judge(name: str, raw: bytes, *, ended: bool = False) -> Outcome:
     case = BY_NAME[name]
-    return case.outcome(case.request(HANDSHAKE), Answer(raw, ended))
+    return case.outcome(answer_to(case, raw, ended=ended))
 
 
 def seen_by_server(case: Case) -> list[object]:
@@ -162,18 +169,31 @@ def test_after_the_closes_it_is_for_the_server_to_end_the_connection(ended: bool
 
 def test_when_enough_has_come() -> None:
     case = BY_NAME["fragments"]
-    request = case.request(HANDSHAKE)
-    assert not case.is_settled(request, switched())
-    assert case.is_settled(request, switched(PONG))
-    assert case.is_settled(request, b"HTTP/1.1 403 Forbidden\r\n\r\n")
-    assert BY_NAME["short-key"].is_settled(request, b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    assert case.wants_answer_to_close(request, switched(close(1002)))
-    assert not case.wants_answer_to_close(request, switched(PONG))
+    assert not answer_to(case, switched()).is_settled
+    assert answer_to(case, switched(PONG)).is_settled
+    assert answer_to(case, b"HTTP/1.1 403 Forbidden\r\n\r\n").is_settled
+    assert answer_to(BY_NAME["short-key"], b"HTTP/1.1 400 Bad Request\r\n\r\n").is_settled
+    assert answer_to(BY_NAME["handshake"], switched()).is_settled
+    assert answer_to(case, switched(close(1002))).has_close
+    assert not answer_to(case, switched(PONG)).has_close
 
 
-def test_heads_and_frames_are_told_apart() -> None:
-    seen = Answer(switched(PONG), ended=False).see(raw_request(HANDSHAKE))
-    assert [type(each) for each in seen if isinstance(each, Head | SeenFrame)] == [Head, SeenFrame]
+def test_what_settles_it_may_come_byte_by_byte() -> None:
+    answer = answer_to(BY_NAME["fragments"], b"")
+    whole = switched(PONG)
+    for at in range(len(whole)):
+        assert not answer.is_settled
+        answer.receive(whole[at : at + 1])
+    assert answer.is_settled
+    assert [type(each) for each in answer.seen if isinstance(each, Head | SeenFrame)] == [Head, SeenFrame]
+
+
+def test_an_answer_without_an_end_is_unclear_unless_it_has_what_was_asked_for() -> None:
+    flood = switched(encode_frame(Opcode.BINARY, bytes(MAX_ANSWER_BYTES)))
+    case = BY_NAME["fragments"]
+    assert answer_to(case, flood).is_full
+    assert case.outcome(answer_to(case, flood)).verdict is Verdict.UNCLEAR
+    assert case.outcome(answer_to(case, flood + PONG)) == Outcome(*LIVE)
 
 
 # RFC 6455 §4: what a handshake was answered with

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rawws.wire.deflate import Deflater
 from rawws.wire.describe import describe
-from rawws.wire.events import Message
-from rawws.wire.frames import RSV1, Opcode, encode_frame
-from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch, guess_sender
+from rawws.wire.frames import FIN, RSV1, Opcode, encode_frame
+from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, SeenMessage, Switch, guess_sender
 from rawws.wire.role import Role
 
 KEY = b"\x37\xfa\x21\x3d"
@@ -51,7 +54,7 @@ def test_a_handshake_and_frames_both_ways() -> None:
     assert [check.requirement for check in response.checks][3] == "Sec-WebSocket-Accept belongs to our key"
     assert switch == Switch()
     assert isinstance(hello, SeenFrame)
-    assert (hello.sender, hello.at, hello.message) == (CLIENT, len(REQUEST), Message(Opcode.TEXT, b"Hello"))
+    assert (hello.sender, hello.at, hello.message) == (CLIENT, len(REQUEST), SeenMessage(Opcode.TEXT, 5, b"Hello"))
     assert isinstance(answer, SeenFrame)
     assert (answer.sender, answer.at) == (SERVER, len(SWITCH) + 2)
 
@@ -101,7 +104,7 @@ def test_compressed_messages_are_inflated_where_that_was_agreed_on() -> None:
     deflated = encode_frame(Opcode.TEXT, Deflater(15).deflate(b"Hello" * 100), rsv=RSV1)
     agreed = see((CLIENT, REQUEST), (SERVER, SWITCH + DEFLATE + b"\r\n" + deflated))
     assert isinstance(agreed[-1], SeenFrame)
-    assert agreed[-1].message == Message(Opcode.TEXT, b"Hello" * 100)
+    assert agreed[-1].message == SeenMessage(Opcode.TEXT, 500, b"Hello" * 100)
     assert faults(see((CLIENT, REQUEST), (SERVER, SWITCH + b"\r\n" + deflated))) == ["reserved_bit"]
     # Without the handshake there is no knowing, so the sender gets the benefit of the doubt.
     assert faults(see((SERVER, deflated), in_frames=True)) == []
@@ -111,7 +114,7 @@ def test_a_context_that_is_kept_between_messages() -> None:
     # RFC 7692 §7.2.3.2: the second "Hello" refers to the first.
     first, second = bytes.fromhex("c107f248cdc9c90700"), bytes.fromhex("c105f200110000")
     seen = see((SERVER, first + second), in_frames=True)
-    assert [each.message for each in seen if isinstance(each, SeenFrame)] == [Message(Opcode.TEXT, b"Hello")] * 2
+    assert [each.message for each in seen if isinstance(each, SeenFrame)] == [SeenMessage(Opcode.TEXT, 5, b"Hello")] * 2
 
 
 @pytest.mark.parametrize(
@@ -274,3 +277,142 @@ def test_a_body_that_is_not_in_the_capture_is_left_out() -> None:
         seen += observer.receive(sender, head)
     assert [each.raw for each in seen if isinstance(each, Head)] == [post, answer, post, answer]
     assert all(isinstance(each, Head) and each.is_fine for each in seen)
+
+
+# What looking on may cost
+
+
+def peak_of(look: Callable[[], object]) -> int:
+    """Return how many bytes of memory it takes at most."""
+    tracemalloc.start()
+    try:
+        look()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def opened(*, max_waiting_bytes: int = 1 << 20) -> Observer:
+    observer = Observer(max_waiting_bytes=max_waiting_bytes)
+    observer.receive(CLIENT, REQUEST)
+    observer.receive(SERVER, SWITCH + DEFLATE + b"\r\n")
+    return observer
+
+
+def test_a_message_of_any_size_is_judged_and_not_collected() -> None:
+    observer = opened()
+    header = bytes((FIN | Opcode.BINARY, 127)) + (1 << 40).to_bytes(8, "big")
+
+    def look() -> None:
+        assert observer.receive(SERVER, header) == []
+        for _ in range(64):
+            assert observer.receive(SERVER, bytes(1 << 16)) == []
+
+    assert peak_of(look) < 1 << 20
+    (rest,) = observer.finish()
+    assert isinstance(rest, Rest)
+    assert rest.told == f"the frame ends here: {(1 << 40) - (64 << 16):,} bytes of its payload are missing"
+
+
+@pytest.mark.parametrize("fin", [True, False])
+def test_a_bomb_is_inflated_as_it_passes(fin: bool) -> None:
+    bomb = Deflater(15).deflate(b"a" * (64 << 20))
+    raw = encode_frame(Opcode.TEXT, bomb, fin=fin, rsv=RSV1) + (b"" if fin else encode_frame(0, b""))
+    seen: list[Seen] = []
+    assert peak_of(lambda: seen.extend(opened().receive(SERVER, raw))) < 32 << 20
+    assert isinstance(seen[-1], SeenFrame)
+    assert seen[-1].message == SeenMessage(Opcode.TEXT, 64 << 20, b"a" * 1024)
+    assert f"the message: TEXT, {64 << 20:,} bytes: '{'a' * 200}…'" in describe(seen[-1], with_ruler=False)[1]
+
+
+def test_a_text_is_judged_to_its_end_however_long_it_is() -> None:
+    text = "Wörter " * 10_000
+    good, cut = (encode_frame(Opcode.TEXT, data) for data in (text.encode(), text.encode() + b"\xc3"))
+    assert faults(see((SERVER, good), in_frames=True)) == []
+    assert faults(see((SERVER, cut), in_frames=True)) == ["text_not_utf8"]
+
+
+@pytest.mark.parametrize("answer", [SWITCH + b"\r\n", b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"])
+def test_what_waits_for_an_answer_is_bounded(answer: bytes) -> None:
+    observer = Observer(max_waiting_bytes=100)
+    assert len(observer.receive(CLIENT, REQUEST + bytes(100))) == 1
+    (rest,) = observer.receive(CLIENT, b"x")
+    assert isinstance(rest, Rest)
+    assert rest.told == "more came behind the upgrade than is kept until it is answered"
+    assert observer.receive(CLIENT, bytes(1000)) == []
+    # The server is followed as before.
+    seen = observer.receive(SERVER, answer)
+    assert isinstance(seen[0], Head)
+    assert len(seen[0].checks) == (6 if b"101" in answer else 1)
+    assert observer.receive(CLIENT, REQUEST) == []
+    assert observer.finish() == []
+
+
+def test_requests_without_answers_are_bounded() -> None:
+    observer = Observer()
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    seen = observer.receive(CLIENT, request * 10_000)
+    assert isinstance(seen[-1], Rest)
+    assert seen[-1].told == "more requests wait for their answers than are kept"
+    assert 100 < len(seen) < 200
+    assert len(observer.receive(SERVER, b"HTTP/1.1 204 No Content\r\n\r\n" * 10)) == 10
+
+
+def test_what_comes_behind_the_end_is_listed_to_a_bound() -> None:
+    observer = Observer(in_frames=True)
+    seen = observer.receive(CLIENT, bytes(1_000_000))
+    assert len(seen) == 1 + 1000 + 1
+    assert faults(seen) == ["not_masked"]
+    assert seen[-1] == Rest(
+        CLIENT, 2002, bytes(64), "its receiver reads no more, and from here on nothing is looked at"
+    )
+    assert observer.receive(CLIENT, HELLO) == observer.finish() == []
+
+
+def test_a_head_that_drips_is_not_searched_again() -> None:
+    observer = Observer()
+    observer.receive(CLIENT, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 200_000)
+    began = time.process_time()
+    for _ in range(5000):
+        assert observer.receive(CLIENT, b"a") == []
+    assert time.process_time() - began < 1  # 0.01 s; 3 s where all is searched each time
+    (head,) = observer.receive(CLIENT, b"\r\n\r\n")
+    assert isinstance(head, Head)
+    assert head.is_fine
+
+
+@pytest.mark.parametrize("cut", range(1, 4))
+def test_the_end_of_a_head_may_come_in_parts(cut: int) -> None:
+    observer = Observer()
+    assert observer.receive(CLIENT, REQUEST[:-cut]) == []
+    assert len(observer.receive(CLIENT, REQUEST[-cut:])) == 1
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"])
+def test_a_head_that_is_too_long_to_be_looked_at(end: bytes) -> None:
+    (rest,) = see((CLIENT, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * (256 << 10) + end))
+    assert isinstance(rest, Rest)
+    assert rest.told == "a head of more than 262,144 bytes is not looked at"
+
+
+# What is a limit of this server's own, or a trait of it, is none of others' traffic.
+
+
+def test_a_handshake_of_many_fields_is_judged_like_any() -> None:
+    (request,) = see((CLIENT, REQUEST[:-2] + b"".join(b"X-%d: y\r\n" % number for number in range(120)) + b"\r\n"))[:1]
+    assert isinstance(request, Head)
+    assert request.problem == ""
+    assert len(request.checks) == 9
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b"CONNECT x:1 HTTP/1.1", "CONNECT asks for a tunnel: what runs through it is not followed"),
+        (b"GET / HTTP/2.0", "this is not HTTP/1.0 or HTTP/1.1: what follows is not read"),
+    ],
+)
+def test_what_is_not_followed_is_said_of_any_server(line: bytes, problem: str) -> None:
+    request, *_ = see((CLIENT, line + b"\r\nHost: x:1\r\n\r\n"))
+    assert isinstance(request, Head)
+    assert request.problem == problem

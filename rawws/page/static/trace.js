@@ -1,7 +1,7 @@
 // What the server tells: its connections and frames, over the page's own WebSocket (rawws/page/feed.py has the messages).
 
 const KEPT_FRAMES = 20_000;
-const KEPT_CONNECTIONS = 500;
+const KEPT_CONNECTIONS = 500; // as in rawws/page/feed.py
 const RETRY_MS = [500, 1000, 2000, 5000];
 
 const HOME = "/_rawws/";
@@ -159,6 +159,7 @@ export class Trace extends EventTarget {
         this.lost += record.records;
         continue;
       }
+      if (record.kind === "end" && !this.connections.has(record.connection)) continue; // it isn't kept any more
       const connection = this.#connection(record.connection);
       if (record.kind === "frame") this.#takeFrame(record, connection);
       else {
@@ -179,8 +180,9 @@ export class Trace extends EventTarget {
       connection = new Connection(number);
       this.connections.set(number, connection);
       if (this.connections.size > KEPT_CONNECTIONS) {
-        const old = [...this.connections.values()].find((each) => each.ended !== null) ?? connection;
-        if (old !== connection) this.connections.delete(old.number);
+        const all = [...this.connections.values()]; // the oldest first
+        const old = all.find((each) => each.ended !== null) ?? all[0];
+        this.connections.delete(old.number);
       }
       this.dispatchEvent(new CustomEvent("connection", { detail: connection }));
     }

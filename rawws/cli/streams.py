@@ -1,0 +1,44 @@
+"""Standard input, output and error, each of which may be closed, gone or full."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rawws.errors import UsageError
+
+
+def fill_closed() -> None:
+    """Have /dev/null stand where a standard stream is closed, so that no socket gets its number.
+
+    What is said on standard error is lost then. ``sys.stdin`` and ``sys.stdout`` stay None, for the two below.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # this takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (else print() falls back to standard output)
+
+
+def need_input() -> None:
+    """Raises `UsageError` where there is nothing to read from."""
+    if sys.stdin is None:
+        raise UsageError("standard input is closed; </dev/null is an empty one")
+
+
+def need_output() -> None:
+    """Raises `UsageError` where there is nothing to write to."""
+    if sys.stdout is None:
+        raise UsageError("standard output is closed; >/dev/null has it thrown away")
+
+
+def drop_output() -> None:
+    """Throw away what is yet to be written, because it can't be: Python would try once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell_output_lost(error: OSError) -> None:
+    """Say why the output can't be written, in one sentence."""
+    print(f"rawws: standard output can't be written: {error.strerror or error}", file=sys.stderr)
