@@ -129,39 +129,17 @@ def test_it_makes_no_difference_how_much_is_asked_for_at_a_time(
         assert some.data_to_send() == whole.data_to_send()
 
 
-MANY = {
-    "whole messages": encode_frame(Opcode.TEXT, b"a", mask_key=MASK_KEY) * 500,
-    "fragments": (
-        encode_frame(Opcode.TEXT, b"a", fin=False, mask_key=MASK_KEY)
-        + encode_frame(Opcode.CONTINUATION, b"a", mask_key=MASK_KEY)
-    )
-    * 500,
-    "bombs": encode_frame(Opcode.TEXT, deflate(b"\0" * 500_000), rsv=RSV1, mask_key=MASK_KEY) * 50,
-    "bombs in fragments": (
-        encode_frame(Opcode.TEXT, deflate(b"\0" * 500_000), fin=False, rsv=RSV1, mask_key=MASK_KEY)
-        + encode_frame(Opcode.CONTINUATION, b"", mask_key=MASK_KEY)
-    )
-    * 50,
-}
-
-
-@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
-@pytest.mark.parametrize("stream", MANY.values(), ids=MANY.keys())
-def test_few_bytes_amount_to_no_more_at_a_time_than_is_asked_for(stream: bytes, fast_lane: bool) -> None:
-    session = Session(Role.SERVER, max_message_bytes=1 << 20, deflate=True, fast_lane=fast_lane)
-    events = session.receive_data(stream, 20)
-    assert session.has_unread
-    assert len(stream) * 0.8 < session.held_bytes <= len(stream), "the rest is kept as it came"
-    told = 0
-    while True:
-        assert 1 <= len(events) <= 20 or not told
-        assert sum(len(event.payload) for event in events if isinstance(event, Message)) < 20 * 1024 + 500_001
-        told += len(events)
-        if not session.has_unread:
-            break
-        events = session.receive_data(b"", 20)
-    assert told == (50 if len(stream) > 20_000 else 500)
-    assert session.held_bytes == 0
+@pytest.mark.parametrize("deflated", [False, True])
+def test_reading_stops_where_there_is_as_much_as_was_asked_for(deflated: bool) -> None:
+    reader = FastReader(Role.SERVER, 10_000, inflates=True, relays=False, takes_pings=True)
+    payload = deflate(bytes(3000)) if deflated else b"Hello"
+    frame = encode_frame(Opcode.BINARY, payload, rsv=RSV1 if deflated else 0, mask_key=MASK_KEY)
+    told: list[Any] = []
+    assert reader.read(frame * 5, told, 3) is None
+    assert len(told) == (1 if deflated else 3), "to which each KiB counts that was inflated"
+    assert reader.unread == frame * (5 - len(told))
+    assert reader.held_bytes == len(reader.unread)
+    assert reader.is_idle, "at a frame boundary"
 
 
 # What it takes

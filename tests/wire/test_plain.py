@@ -316,3 +316,19 @@ def test_7_1_2_messages_may_be_encoded_behind_a_close_that_has_to_wait_for_them(
         (Opcode.CLOSE, closed_with(1000)),
     ]
     assert frames_in(encoder.encode(Opcode.CLOSE, b"")) == [(Opcode.CLOSE, b"")]
+
+
+@both_roles
+def test_reading_stops_behind_as_many_frames_as_are_wanted(our_role: Role) -> None:
+    frames = [
+        from_peer(our_role, "0101", b"a"),
+        from_peer(our_role, "8900"),
+        from_peer(our_role, "8001", b"b"),
+        from_peer(our_role, "8101", b"c"),
+    ]
+    reader, data = plain_reader(our_role), b"".join(frames)
+    events: list[Event] = []
+    stopped_at = reader.read(data, 0, events, None, until_idle=False, most_frames=2)
+    assert (stopped_at, reader.frames, events) == (len(frames[0] + frames[1]), 2, [PingReceived(b"")])
+    assert reader.read(data, stopped_at, events, None, until_idle=False) == len(data)
+    assert events[1:] == [Message(Opcode.TEXT, b"ab"), Message(Opcode.TEXT, b"c")]

@@ -72,3 +72,12 @@ def test_in_no_span_of_time_are_there_more_than_the_rate_and_one_rest_allow(per_
     for first, begin in enumerate(taken):
         for count, end in enumerate(taken[first:], 1):
             assert count <= max(per_s, 1.0) + (end - begin) * per_s
+
+
+def test_what_would_be_let_through_now_is_known() -> None:
+    bucket = TokenBucket(2.0, START)
+    assert bucket.credit(START) == 2.0
+    bucket.take(5, START)
+    assert bucket.credit(START) == -3.0, "more have come than should"
+    assert bucket.credit(START + 2.0) == 1.0
+    assert bucket.credit(START + 100.0) == 2.0, "as many as in a second, after a rest"

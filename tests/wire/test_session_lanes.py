@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -9,11 +10,51 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rawws.wire.events import Event, Message
-from rawws.wire.frames import Opcode, encode_frame, encode_header
+from rawws.wire.frames import RSV1, Opcode, encode_frame, encode_header
 from rawws.wire.role import Role
 from rawws.wire.session import Session
 from rawws.wire.trail import NO_TRAIL, describe_trail
 from tests.wire.helpers import MASK_KEY, assert_failing
+
+
+def deflate(payload: bytes) -> bytes:
+    stream = zlib.compressobj(6, zlib.DEFLATED, -15)
+    return (stream.compress(payload) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+MANY = {
+    "whole messages": encode_frame(Opcode.TEXT, b"a", mask_key=MASK_KEY) * 500,
+    "fragments": (
+        encode_frame(Opcode.TEXT, b"a", fin=False, mask_key=MASK_KEY)
+        + encode_frame(Opcode.CONTINUATION, b"a", mask_key=MASK_KEY)
+    )
+    * 500,
+    "bombs": encode_frame(Opcode.TEXT, deflate(b"\0" * 500_000), rsv=RSV1, mask_key=MASK_KEY) * 50,
+    "bombs in fragments": (
+        encode_frame(Opcode.TEXT, deflate(b"\0" * 500_000), fin=False, rsv=RSV1, mask_key=MASK_KEY)
+        + encode_frame(Opcode.CONTINUATION, b"", mask_key=MASK_KEY)
+    )
+    * 50,
+}
+
+
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
+@pytest.mark.parametrize("stream", MANY.values(), ids=MANY.keys())
+def test_few_bytes_amount_to_no_more_at_a_time_than_is_asked_for(stream: bytes, fast_lane: bool) -> None:
+    session = Session(Role.SERVER, max_message_bytes=1 << 20, deflate=True, fast_lane=fast_lane)
+    events = session.receive_data(stream, 20)
+    assert session.has_unread
+    assert len(stream) * 0.8 < session.held_bytes <= len(stream), "the rest is kept as it came"
+    told = 0
+    while True:
+        assert 1 <= len(events) <= 20 or not told
+        assert sum(len(event.payload) for event in events if isinstance(event, Message)) < 20 * 1024 + 500_001
+        told += len(events)
+        if not session.has_unread:
+            break
+        events = session.receive_data(b"", 20)
+    assert told == (50 if len(stream) > 20_000 else 500)
+    assert session.held_bytes == 0
 
 
 def in_pieces(data: bytes, size: int) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rawws.wire.frames import RSV1, Frame, FrameScanner, Opcode, encode_frame, parse_header
 from rawws.wire.trace import (
+    MAX_NAME_CHARACTERS,
     PREVIEW_CHARACTERS,
     FrameRecorder,
     escape,
@@ -16,7 +17,9 @@ from rawws.wire.trace import (
     head_lines,
     mask_secrets,
     preview_payload,
+    printable,
     quote,
+    shorten,
 )
 from tests.wire.helpers import MASK_KEY, every_split
 
@@ -195,3 +198,13 @@ def test_quoted_text_is_one_printable_line(text: str) -> None:
 def test_what_is_masked_already_stays_so() -> None:
     head = b"GET / HTTP/1.1\r\nCookie: (masked, 17 bytes)\r\n\r\n"
     assert mask_secrets(head) == head
+
+
+def test_what_a_peer_calls_something_is_cut_where_no_name_goes_on() -> None:
+    assert shorten("example.com") == "example.com"
+    assert shorten("x" * (MAX_NAME_CHARACTERS + 7)) == "x" * MAX_NAME_CHARACTERS + "… (7 characters more)"
+
+
+def test_no_text_ends_a_line_or_commands_a_terminal() -> None:
+    assert printable("Grüße, 世界") == "Grüße, 世界"
+    assert printable("a\nERROR\x1b[31m\u202e") == r"a\nERROR\x1b[31m\u202e"
