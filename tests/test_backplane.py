@@ -600,6 +600,18 @@ async def test_a_hub_with_rooms_is_not_shared_any_more(nursery: trio.Nursery) ->
                 pass
 
 
+async def test_a_redis_that_has_forgotten_the_script_is_not_away(
+    nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rooms(nursery, backplane=redis.url) as node:
+        client = await node.open("/room/x")
+        await node.publish("/room/x", "one")
+        await redis.ask("SCRIPT", "FLUSH")  # as by a restart that was over before anybody noticed
+        await node.publish("/room/x", "two")
+        assert await client.frames(2) == [seen_text("one"), seen_text("two")]
+    assert "the backplane is away" not in caplog.text
+
+
 # Redis goes away, and comes back
 
 

@@ -153,8 +153,8 @@ class Publisher:
     async def publish(self, client: Client) -> None:
         """Send what waits, again and again. Raises what Redis has against it."""
         outbox = self.outbox
+        script = client.register_script(PUBLISH)  # which is loaded whenever Redis doesn't have it
         with trio.fail_after(TIMEOUT_S):
-            script = await client.script_load(PUBLISH)
             marker = await self._take_over(client)
         while True:
             if not outbox:
@@ -162,7 +162,7 @@ class Publisher:
             batch = outbox.batch(BATCH, BATCH_BYTES)
             keys, arguments = self._call(batch, marker)
             with trio.fail_after(TIMEOUT_S):
-                answers: Any = await client.evalsha(script, keys, arguments)
+                answers: Any = await script(keys, arguments)
             failure = answers.pop() if answers[-1].startswith(_PASSING) else None
             for message, answer in zip(batch, answers, strict=failure is None):
                 _note(message, answer)
