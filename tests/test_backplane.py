@@ -848,6 +848,29 @@ async def test_redis_comes_back_without_its_data(
         assert later
 
 
+@pytest.mark.usefixtures("impatient", "bounded")
+async def test_what_was_seen_of_a_redis_that_is_lost_before_it_answers_does_not_come_twice(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    async with (
+        redis_server(tmp_path) as server,
+        network(server.port) as between,
+        rooms(nursery, backplane=between.url) as node,
+    ):
+        while node.hub.backplane is None or node.hub.backplane.is_away:
+            await trio.sleep(0.01)
+        await node.publish("/elsewhere", "")
+        between.hold(to_server=False)  # as the publisher has a connection, and no reader has
+        client = await node.open("/room/x")
+        room = node.hub.room("/room/x")
+        room.publish("once")
+        assert await client.frame() == seen_text("once")
+        server.kill()
+        await server.start()
+        room.publish("after")
+        assert await client.frame() == seen_text("after")
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_a_node_that_was_away_for_too_long_says_what_it_missed(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

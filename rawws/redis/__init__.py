@@ -16,7 +16,9 @@ entry of a stream is, and what may have been missed of one, is in ``rawws.wire.s
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -59,6 +61,7 @@ UNUSED_S = 5.0
 MOST_KEPT = 10**18
 MOST_EXPIRY_S = 100 * 365 * 86_400
 _HOLD = "backplane"
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 
 
 class RedisStreams:
@@ -76,6 +79,7 @@ class RedisStreams:
         kept = min(max(LEAST_KEPT, history.messages), MOST_KEPT)
         kept_bytes = min(max(LEAST_KEPT_BYTES, history.max_bytes), MOST_KEPT)
         self._publisher = Publisher(self._node, kept, kept_bytes, self._expiry_s, self._let_publishers_go_on)
+        self._serials = itertools.count(1)
         self._space = trio.lowlevel.ParkingLot()
         self._followed: dict[str, tuple[Followed, Reader]] = {}
         self._readers: dict[Reader, trio.CancelScope] = {}
@@ -173,8 +177,9 @@ class RedisStreams:
         digest: str = "",
         on_done: Callable[[], None] | None = None,
     ) -> Outgoing:
-        fields = fields_of(opcode, payload, f"{self._node}.{sender}", key)
-        message = Outgoing(path, fields, len(payload), on_done, once, digest)
+        serial = next(self._serials)
+        fields = fields_of(opcode, payload, f"{self._node}.{sender}.{serial}", key)
+        message = Outgoing(path, fields, len(payload), on_done, once, digest, serial)
         was_full = self.is_full
         self._publisher.put(message)
         if self.is_full and not was_full:
@@ -213,7 +218,7 @@ class RedisStreams:
             return reader
         if len(self._readers) >= MOST_READERS:
             return min(self._readers, key=attrgetter("key_bytes"))
-        reader = Reader(self._expiry_s, self._sender_of)
+        reader = Reader(self._expiry_s, self._note_seen)
         scope = self._readers[reader] = trio.CancelScope()
         self._start(reader, reader.read, scope)
         return reader
@@ -262,7 +267,11 @@ class RedisStreams:
             return Refusal(502, "backplane", "This room can't be read; the server's log says why.")
         return None if followed.is_current.is_set() else AWAY
 
-    def _sender_of(self, by: bytes) -> int:
-        """Return which of this node's connections published something; 0 for anybody else."""
-        node, _, connection = by.partition(b".")
-        return int(connection) if node == self._node.encode("ascii") and connection.isdigit() else 0
+    def _note_seen(self, by: bytes) -> int:
+        """Return which of this node's connections published what was read; 0 for anybody else."""
+        node, *numbers = by.split(b".")
+        if node != self._node.encode("ascii") or len(numbers) != 2 or not all(map(_NUMBER.fullmatch, numbers)):
+            return 0
+        connection, serial = map(int, numbers)
+        self._publisher.outbox.note_seen(serial)
+        return connection

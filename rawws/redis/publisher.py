@@ -2,7 +2,8 @@
 
 A batch is one call of a script, which adds to the streams and notes the number of the last message in a key of this
 node's, its *marker*, in one step. When an answer doesn't come, the marker tells the next connection how much of the
-batch has arrived. That connection also writes its own generation into the marker, and the script refuses to run when it
+batch has arrived; a Redis that was lost with its markers can't, but this node's readers may have seen some of it. That
+connection also writes its own generation into the marker, and the script refuses to run when it
 finds another one than its own: or else a batch that was still in some buffer could arrive behind its repetition.
 """
 
@@ -189,8 +190,8 @@ class Publisher:
         arguments = (self._generation, outbox.sent, MARKER_EXPIRY_S)
         answer: Any = await client.eval(TAKE_OVER, [self._marker_key], arguments)
         marker: str = answer.decode()
-        arrived = int(marker.partition(":")[2]) - outbox.sent
-        self._are_done(max(0, min(arrived, outbox.under_way)))
+        arrived = max(int(marker.partition(":")[2]) - outbox.sent, outbox.seen_under_way)
+        self._are_done(min(arrived, outbox.under_way))
         outbox.give_up()
         return marker
 

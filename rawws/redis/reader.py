@@ -159,13 +159,13 @@ class Followed:
 class Reader:
     """Follows the streams of some rooms, on a connection of its own."""
 
-    def __init__(self, expiry_s: int, sender_of: Callable[[bytes], int]) -> None:
-        """A stream is gone ``expiry_s`` after its last entry; ``sender_of`` says which of our connections an entry is
-        of."""
+    def __init__(self, expiry_s: int, note_seen: Callable[[bytes], int]) -> None:
+        """A stream is gone ``expiry_s`` after its last entry; ``note_seen`` is told what is in an entry's ``by``, and
+        returns which of our connections that is."""
         self.followed: dict[str, Followed] = {}
         self.key_bytes = 0  # of their streams' keys
         self._expiry_ms = expiry_s * 1000
-        self._sender_of = sender_of
+        self._note_seen = note_seen
         self._something_to_look_at = trio.Event()
         self._bell = f"rawws-bell:{os.urandom(6).hex()}"
         self._last_ring = b"0-0"
@@ -360,4 +360,4 @@ class Reader:
             ids.add(*max(message.id, ids.last))
             frames: list[bytes | bytearray] = []
             encode_message(message.opcode, message.payload, frames)
-            room.add(frames, self._sender_of(message.by), message.key)
+            room.add(frames, self._note_seen(message.by), message.key)

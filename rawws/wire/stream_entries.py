@@ -6,7 +6,7 @@ these fields; a program that isn't rawws need only give the first:
 ========  ========================================================================================
 ``data``  the payload
 ``op``    ``t`` for text, ``b`` for binary; without it, what is UTF-8 is text
-``by``    ``node.connection``: who published it, so that a room may spare a sender its own messages
+``by``    ``node.connection.number``: who published it, so that a room may spare a sender its own messages
 ``key``   the message's key, for rooms whose slow peers get the newest of each
 ========  ========================================================================================
 

@@ -47,9 +47,9 @@ def test_an_entry_is_a_message_whoever_wrote_it(fields: dict[bytes, bytes], opco
 @pytest.mark.parametrize("key", [None, "acme"])
 @pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
 def test_what_is_written_is_read(opcode: Opcode, key: str | None) -> None:
-    flat = [each.encode() if isinstance(each, str) else each for each in fields_of(opcode, b"p", "node.7", key)]
+    flat = [each.encode() if isinstance(each, str) else each for each in fields_of(opcode, b"p", "node.7.1", key)]
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    assert read_entry(b"9-0", fields) == ((9, 0), opcode, b"p", b"node.7", key)
+    assert read_entry(b"9-0", fields) == ((9, 0), opcode, b"p", b"node.7.1", key)
 
 
 def test_keys_and_ids() -> None:
