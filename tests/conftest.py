@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
@@ -17,6 +18,15 @@ from tests.serving import PATIENCE_S, Serve, StartHub, StartProgram, watch_the_c
 # Properties that a busy machine can't fail.
 settings.register_profile("rawws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("rawws")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores, since a third of the time is waiting for programs and clocks.
+
+    With more than four, tests that are about time would wait for a core.
+    """
+    return min(4, 1 + len(os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)))
+
 
 # No test takes a quarter of it on a machine that does nothing else.
 ALARM_S = 60
