@@ -165,4 +165,4 @@ class Deadlines:
             peer.answer_by = now + (limits.ping_timeout_s or math.inf)
         if peer.inbox is not None and KEEPALIVE not in peer.inbox.pings:
             peer.inbox.add_ping(KEEPALIVE, now)
-        self._loop.send(peer, peer.session.data_to_send())
+        self._loop.sending.send(peer, peer.session.data_to_send())

@@ -235,7 +235,7 @@ class Hub:
                 told += f"; what came behind {place.gap['since']} is gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, told)
         if words := self._greeting(peer.form, room, place):
-            loop.send(peer, words)
+            loop.sending.send(peer, words)
             if peer.transport.fileno() < 0:  # it has gone meanwhile
                 return None
         loop.join(peer, room, place.after)

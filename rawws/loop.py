@@ -27,17 +27,18 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 
 import trio
 
-from rawws import logs, tracing
+from rawws import logs
 from rawws.deadlines import Deadlines
 from rawws.errors import Cause
 from rawws.memory import Memory, unsent
 from rawws.peer import NOWHERE, Endpoint, Peer
 from rawws.presence import Presence
 from rawws.room import Room
+from rawws.sending import MAX_OUTBOX_BYTES, Sending
 from rawws.slow import SlowPeers
 from rawws.traffic import Traffic
 from rawws.transport import (
@@ -50,13 +51,11 @@ from rawws.transport import (
     describe_loss,
     make_poller,
 )
-from rawws.wire.broadcast_log import RUN_BYTES, Cursor
 from rawws.wire.deflate import deflate_frames
-from rawws.wire.encodings import notice, rest_of_message
+from rawws.wire.encodings import notice
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.masking import speed
-from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 from rawws.wire.trace import FAULT, STATE
 from rawws.wire.trail import describe_trail
@@ -78,9 +77,6 @@ TURN_MESSAGES = 16 * 1024
 # so not after each turn.
 TURNS_S = 0.001
 
-# Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
-# pongs faster than it takes them is slowed down to its own speed.
-MAX_OUTBOX_BYTES = 64 * 1024
 
 # For so long our close waits for a program to answer what came before it. Most do at once, or never will.
 LAST_ANSWERS_S = 1.0
@@ -113,12 +109,12 @@ class Loop:
         self._leaving: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last words
         self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
         self._unread: list[tuple[int, int]] = []  # of these bytes are here already, which no poller tells of
-        self._errands: list[Peer] = []  # to be flushed soon
         self._turn_messages = 0  # that this turn has read, counted for each form in which they are sent
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
         self._poller = make_poller()
         self.traffic = Traffic()
+        self.sending = Sending(self)
         self.presence = Presence(self)
         self.slow = SlowPeers(self)
         self.memory = Memory(self)
@@ -172,42 +168,17 @@ class Loop:
             return
         room.open(self)
         peer.rooms = (*peer.rooms, room) if peer.rooms else room.alone
-        if after is not None and after < room.log.last_message and self._replay(peer, room, after):
+        if after is not None and after < room.log.last_message and self.sending.replay(peer, room, after):
             pass
         elif peer.cursors is not None:
             peer.cursors[room] = room.tail
             room.add_behind(peer)
         elif peer.is_blocked or peer.in_message:
-            self._fall_behind(peer)
+            self.sending.fall_behind(peer)
         else:
             room.add_current(peer)
         if room.watchers:
             self.presence.note(room, "join", peer)
-
-    def _replay(self, peer: Peer, room: Room, after: int) -> bool:
-        """Put a peer behind in a room that it joins; false if there is nothing for it."""
-        entry = room.log.entry(after, peer.form, trio.current_time())
-        if not entry.rest and entry.number == room.log.next:
-            return False
-        if peer.cursors is None:
-            peer.cursors = {}
-            for other in peer.rooms:
-                if other is not room:
-                    peer.cursors[other] = other.tail
-                    other.add_behind(peer)
-        if room.conflates:  # who comes to a ticker wants to know how things stand
-            peer.cursors[room] = Cursor(after)
-        else:
-            if entry.rest:
-                peer.session.show_sent(entry.rest)
-                if peer.in_message:
-                    peer.queue_later([entry.rest])
-                else:
-                    self.queue(peer, entry.rest)
-            peer.cursors[room] = Cursor(entry.number)
-        room.add_behind(peer)
-        self.flush(peer)
-        return True
 
     def take_in(self, peer: Peer, data: bytes) -> None:
         """Act on bytes that were received already, with the handshake."""
@@ -251,7 +222,7 @@ class Loop:
                 continue  # dropped since the poller reported it
             try:
                 if events & WRITABLE:
-                    self.flush(peer)
+                    self.sending.flush(peer)
                 if events & (READABLE | LOST):
                     budget -= self._read(peer)
             except Exception:
@@ -379,7 +350,7 @@ class Loop:
                 self.traffic.messages_in += messages
                 if peer.pace is not None:
                     self.slow.hold_to_its_rate(peer, messages)
-            elif type(frames[-1]) is bytearray and not answers and self._echo_large(peer, frames):
+            elif type(frames[-1]) is bytearray and not answers and self.sending.echo_large(peer, frames):
                 return
             else:
                 self.traffic.messages_in += len(frames)
@@ -390,7 +361,7 @@ class Loop:
             if not peer.shut and not self._waits_for_the_program(peer, answers):
                 self._leaving.append((peer, answers))
         elif answers:
-            self.send(peer, answers)
+            self.sending.send(peer, answers)
 
     def _hold_back(self, peer: Peer, frames: Sequence[bytes | bytearray]) -> None:
         """Keep what a peer has said while its room's publishers are to wait, and read no more from it."""
@@ -444,28 +415,11 @@ class Loop:
         peer.close_at = math.inf
         self._leave(peer, last_words or b"", with_the_rest=False)
 
-    def _echo_large(self, peer: Peer, frames: list[bytes | bytearray]) -> bool:
-        """Send large frames back without joining them first; False if that isn't possible now."""
-        if peer.form or peer.interest != READABLE or peer.session.on_frame is not None:
-            return False
-        try:
-            sent = peer.transport.try_send_pieces(frames)
-        except OSError as error:
-            self.drop(peer, Cause.RESET, describe_loss(error))
-            return True
-        self.traffic.messages_in += 1
-        if sent < sum(map(len, frames)):
-            rest = memoryview(b"".join(frames))[sent:]
-            peer.outbox = [rest]
-            peer.outbox_bytes = len(rest)
-            self.flush(peer)
-        return True
-
     def publish_fresh(self) -> None:
         """Seal what was appended and send it; then let those go whose sessions have ended."""
         fresh, self._fresh = self._fresh, set()
         for room in fresh:
-            self.spread(room)
+            self.sending.spread(room)
         # Only now, so that a peer that says something and closes in one breath still gets what it said.
         leaving, self._leaving = self._leaving, []
         for peer, last_words in leaving:
@@ -474,136 +428,7 @@ class Loop:
             except Exception:
                 self.give_up(peer)
 
-    def spread(self, room: Room) -> tuple[int, int, int]:
-        """Seal what was added to a room and send it to every peer there.
-
-        Returns how many were sent it at once, have it queued, and were lost or closed.
-        """
-        peers = len(room)
-        sent = queued = gone = 0
-        try:
-            while room.seal():
-                sent, queued, lost = self._broadcast(room)
-                gone += lost
-            return sent, queued, gone
-        except Exception:
-            # Nobody can say who has got what of this segment, so none of them may be sent another.
-            told = "#%d ! an error in rawws itself; all connections in room %s are dropped"
-            logs.hub.exception(told, logs.SERVER, room.path)
-            for peer in room.peers:
-                self.drop(peer, Cause.ERROR, OUR_ERROR)
-            return 0, 0, peers
-
-    def _broadcast(self, room: Room) -> tuple[int, int, int]:
-        """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
-        number = room.log.next - 1
-        gone = len(room)
-        self.traffic.messages_out += room.log.sealed_messages * gone
-        short: list[tuple[Peer, int]] = []
-        lost: list[tuple[Peer, OSError]] = []
-        for form, peers in room.current.items():
-            segment = room.log.segment(number, form)
-            size = len(segment)
-            if room.tells_senders_apart:
-                self._send_without_their_own(room, number, peers, short, lost)
-                continue
-            for peer in peers:
-                try:
-                    sent = peer.transport.send_now(segment)
-                except BlockingIOError:
-                    sent = 0
-                except OSError as error:
-                    lost.append((peer, error))
-                    continue
-                if sent != size:
-                    short.append((peer, sent))
-            self.traffic.bytes_out += size * len(peers)
-            if tracing.frames_are_shown():
-                later = {peer for peer, sent in short if not sent}  # shown when they are sent the first of it
-                for peer in peers - later:
-                    peer.session.show_sent(segment)
-        for peer, sent in short:
-            if not room.tells_senders_apart:
-                self.traffic.bytes_out -= len(room.log.segment(number, peer.form)) - sent
-            self._fall_behind(peer)
-            self.slow.leave_rest(peer, room, number, sent)
-        for peer, loss in lost:
-            self.drop(peer, Cause.RESET, describe_loss(loss))
-        for peer in list(room.behind):
-            if peer.cursors is not None:  # it may have gone since
-                self.slow.check(peer, room)
-        room.trim()
-        left, behind = len(room), len(room.behind)
-        return left - behind, behind, gone - left
-
-    def _send_without_their_own(
-        self, room: Room, number: int, peers: Set[Peer], short: list[tuple[Peer, int]], lost: list[tuple[Peer, OSError]]
-    ) -> None:
-        """Send each peer a segment without what it has said itself."""
-        for peer in peers:
-            segment = room.segment_for(peer, number)
-            try:
-                sent = peer.transport.send_now(segment) if segment else 0
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                lost.append((peer, error))
-                continue
-            self.traffic.bytes_out += sent
-            if sent != len(segment):
-                short.append((peer, sent))
-            if sent:
-                peer.session.show_sent(segment)
-
-    # Writing to one peer
-
-    def send(self, peer: Peer, frames: bytes, *, show: bool = True) -> None:
-        """Queue frames for this peer only, and send what can be sent now. Without ``show`` they may be anything."""
-        if show and peer.session.on_frame is not None:
-            peer.session.show_sent(frames)
-        self.traffic.messages_out += 1
-        if peer.interest == READABLE and not peer.outbox:  # nothing waits: most often it all goes at once
-            try:
-                sent = peer.transport.send_now(frames)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                self.drop(peer, Cause.RESET, describe_loss(error))
-                return
-            self.traffic.bytes_out += sent
-            if sent == len(frames):
-                return
-            peer.outbox = [memoryview(frames)[sent:]]
-            peer.outbox_bytes = len(frames) - sent
-        else:
-            self.queue(peer, frames)
-        self.flush(peer)
-
-    def send_soon(self, peer: Peer, frames: bytes) -> None:
-        """Queue frames for this peer, to go out with those that follow: at once when they are many, else very soon.
-
-        For a peer that is in no room, whose log would overtake what waits.
-        """
-        if peer.session.on_frame is not None:
-            peer.session.show_sent(frames)
-        self.traffic.messages_out += 1
-        if not peer.outbox:
-            self._run_soon(peer)
-        self.queue(peer, frames)
-        if peer.outbox_bytes >= MAX_OUTBOX_BYTES:
-            self.flush(peer)
-
-    @staticmethod
-    def queue(peer: Peer, frames: bytes) -> None:
-        if peer.outbox is None:
-            peer.outbox = [frames]
-        else:
-            peer.outbox.append(frames)
-        peer.outbox_bytes += len(frames)
-
-    def _run_soon(self, peer: Peer) -> None:
-        self._errands.append(peer)
-        self.run_errands_soon()
+    # Errands
 
     def run_errands_soon(self) -> None:
         """There is something to be done when all others rest."""
@@ -614,149 +439,13 @@ class Loop:
     async def _run_errands(self) -> None:
         """Tell who came and went, flush what `send_soon` has queued, and read on where no poller tells of anything."""
         while True:
-            if not (self._errands or self._ready or self._unread or self.presence.has_news):
+            if not (self.sending.has_queued or self._ready or self._unread or self.presence.has_news):
                 await self._idle.park()
             self.presence.tell()
-            errands, self._errands = self._errands, []
-            for peer in errands:
-                if peer.outbox and not peer.is_blocked:
-                    try:
-                        self.flush(peer)
-                    except Exception:
-                        self.give_up(peer)
+            self.sending.flush_those_queued()
             if self._ready or self._unread:
                 self._take_turns()
                 await trio.lowlevel.checkpoint()
-
-    def flush(self, peer: Peer) -> None:
-        """Send what the peer's socket takes now, and watch it for writability if something is left."""
-        if peer.transport.fileno() < 0:
-            return
-        try:
-            done = self._send_pending(peer)
-        except OSError as error:
-            self.drop(peer, Cause.RESET, describe_loss(error))
-            return
-        if not done:
-            self._fall_behind(peer)
-        elif peer.cursors is not None and not peer.in_message:
-            peer.cursors = None
-            for room in peer.rooms:
-                room.add_current(peer)
-                room.trim()
-        for room in peer.rooms:
-            if room.is_held:
-                self.slow.release_publishers(room)
-        session = peer.session
-        waits = peer.inbox is not None and peer.inbox.last_words is not None
-        if done and session.is_closed and not peer.rooms and not peer.shut and not waits:
-            peer.shut = True
-            # §7.1.1: the server is the first to end the stream; a client does so when it gives up on the server.
-            if session.our_role is Role.SERVER or session.fault is not None:
-                peer.transport.shutdown_write()
-        self.watch(peer, done=done)
-        if done and peer.inbox is not None:
-            peer.inbox.drained.unpark_all()
-
-    def _send_pending(self, peer: Peer) -> bool:
-        """Send from the outbox and the logs, each at its turn; False when the socket takes no more."""
-        transport = peer.transport
-        while True:
-            if peer.outbox and peer.in_segment is None:
-                count, waiting = _first_of(peer.outbox)
-                sent = transport.try_send(waiting)
-                self.traffic.bytes_out += sent
-                peer.outbox_bytes -= sent
-                if sent < len(waiting):
-                    peer.outbox[:count] = [memoryview(waiting)[sent:]]
-                    return False
-                del peer.outbox[:count]
-                if peer.outbox:
-                    continue
-                peer.outbox = None
-            if peer.cursors is None or (peer.in_message and peer.in_segment is None):
-                return True
-            room = peer.in_segment or self._next_room(peer)
-            if room is None:
-                return True
-            number, offset = peer.cursors[room]
-            if room.conflates:
-                self.slow.queue_newest(peer, room, number)
-                continue
-            if (
-                not offset
-                and number + 1 < room.log.next
-                and not transport.has_handshake
-                and not room.tells_senders_apart
-            ):
-                if not self._send_run(peer, room, number):
-                    return False
-                continue
-            segment = room.segment_for(peer, number)
-            sent = transport.try_send(memoryview(segment)[offset:] if offset else segment)
-            self.traffic.bytes_out += sent
-            if sent and not offset:
-                peer.session.show_sent(segment)
-            if sent and room.is_held:
-                self.slow.note_progress(peer)
-            if offset + sent < len(segment):
-                peer.cursors[room] = Cursor(number, offset + sent)
-                peer.in_segment = room if offset + sent + transport.committed_bytes > 0 else None
-                return False
-            peer.cursors[room] = Cursor(number + 1)
-            peer.in_segment = None
-
-    def _send_run(self, peer: Peer, room: Room, number: int) -> bool:
-        """Send several segments that a peer lacks with one system call; False when the socket takes no more."""
-        assert peer.cursors is not None
-        run, sizes = room.log.run(number, peer.form)
-        sent = left = peer.transport.try_send(run)
-        self.traffic.bytes_out += sent
-        if sent and room.is_held:
-            self.slow.note_progress(peer)
-        for size in sizes:
-            if left and peer.session.on_frame is not None:
-                peer.session.show_sent(room.log.segment(number, peer.form))
-            if left < size:
-                break
-            left -= size
-            number += 1
-        peer.cursors[room] = Cursor(number, left)
-        peer.in_segment = room if left else None
-        return sent == len(run)
-
-    @staticmethod
-    def _next_room(peer: Peer) -> Room | None:
-        """Return a room in which the peer lacks something."""
-        assert peer.cursors is not None
-        for room, cursor in peer.cursors.items():
-            if cursor != room.tail:
-                return room
-        return None
-
-    def _fall_behind(self, peer: Peer) -> None:
-        """Have a peer keep its own place in each of its rooms, since it can't be sent things right now."""
-        if peer.cursors is None and peer.rooms:
-            peer.cursors = {room: room.tail for room in peer.rooms}
-            for room in peer.rooms:
-                room.add_behind(peer)
-        self.watch(peer, done=False)
-
-    def hold(self, peer: Peer) -> None:
-        """Begin a message in fragments: what its rooms publish waits until `release`."""
-        peer.in_message = True
-        if peer.cursors is None and peer.rooms:
-            self._fall_behind(peer)
-            self.watch(peer, done=True)
-
-    def release(self, peer: Peer) -> None:
-        """The last fragment of a message has been given to `send`."""
-        peer.in_message = False
-        if peer.later:
-            peer.outbox = [*(peer.outbox or ()), *peer.later]
-            peer.outbox_bytes += sum(map(len, peer.later))
-            peer.later = None
-        self.flush(peer)
 
     def watch(self, peer: Peer, *, done: bool) -> None:
         """Ask the poller for what this peer is waited for."""
@@ -810,7 +499,7 @@ class Loop:
         if room not in peer.rooms:
             return
         if peer.cursors is not None:
-            self._queue_rest(peer, (room,), whole=True)
+            self.sending.queue_rest(peer, (room,), whole=True)
             del peer.cursors[room]
         peer.rooms = tuple(other for other in peer.rooms if other is not room) or NOWHERE
         if not peer.rooms:
@@ -823,51 +512,20 @@ class Loop:
         """Tell those who can be told that messages are missing."""
         for peer in room.peers:
             if peer.session.state is OPEN and (words := notice({"gap": gap}, peer.form)):
-                self.send(peer, words)
+                self.sending.send(peer, words)
 
     def _leave(self, peer: Peer, last_words: bytes, *, with_the_rest: bool) -> None:
         """Take a peer out of its rooms and send it the last that it gets from us."""
         if peer.cursors is not None:
-            self._queue_rest(peer, peer.rooms, whole=with_the_rest and not peer.in_message)
+            self.sending.queue_rest(peer, peer.rooms, whole=with_the_rest and not peer.in_message)
         self._forget_rooms(peer)
         if last_words:
             peer.session.show_sent(last_words)
-            self.queue(peer, last_words)
+            self.sending.queue(peer, last_words)
         peer.close_at = min(peer.close_at, trio.current_time() + (peer.endpoint.limits.close_timeout_s or math.inf))
         if peer.inbox is not None and peer.session.is_closed:
             peer.inbox.end(peer.describe_end(Cause.OUR_CLOSE))
-        self.flush(peer)
-
-    def _queue_rest(self, peer: Peer, rooms: Sequence[Room], *, whole: bool) -> None:
-        """Move what a peer lacks of rooms that it leaves into its outbox: all, or what completes a frame."""
-        assert peer.cursors is not None
-        first: list[bytes | memoryview] = []
-        then: list[bytes | memoryview] = []
-        for room in rooms:
-            number, offset = peer.cursors[room]
-            if room.conflates:
-                if whole and number != room.log.last_message:
-                    then.append(room.newest_for(peer, number)[0])
-                continue
-            if room is peer.in_segment:
-                segment = room.segment_for(peer, number)
-                if whole:
-                    first.append(memoryview(segment)[offset:])
-                else:
-                    committed_bytes = peer.transport.committed_bytes
-                    first.append(rest_of_message(segment, offset, peer.form, committed_bytes=committed_bytes))
-                number += 1
-                peer.in_segment = None
-            if whole:
-                for missing in range(number, room.log.next):
-                    segment = room.segment_for(peer, missing)
-                    peer.session.show_sent(segment)
-                    then.append(segment)
-        if peer.in_message:
-            peer.queue_later(then)
-            then = []
-        peer.outbox = [*first, *(peer.outbox or ()), *then]
-        peer.outbox_bytes = sum(map(len, peer.outbox))
+        self.sending.flush(peer)
 
     def _forget_rooms(self, peer: Peer) -> None:
         rooms, peer.rooms, peer.cursors, peer.in_segment = peer.rooms, NOWHERE, None, None
@@ -923,6 +581,16 @@ class Loop:
         logs.hub.exception("#%d ! an error in rawws itself; the connection is dropped", peer.number)
         self.drop(peer, Cause.ERROR, OUR_ERROR)
 
+    def give_up_all(self, room: Room) -> None:
+        """Drop all of a room in whose broadcast an exception came up, which is being handled.
+
+        Nobody can say who has got what of the segment, so none of them may be sent another.
+        """
+        told = "#%d ! an error in rawws itself; all connections in room %s are dropped"
+        logs.hub.exception(told, logs.SERVER, room.path)
+        for peer in room.peers:
+            self.drop(peer, Cause.ERROR, OUR_ERROR)
+
     def forget(self, transport: Transport) -> None:
         """Close a transport, and drop the peer that it may belong to by now: something in rawws itself has failed."""
         peer = self.peers.get(transport.fileno())
@@ -948,18 +616,6 @@ def _load_beside(load: Callable[[], None]) -> None:
     """Import in a thread: here it would keep all peers waiting for 50 to 150 ms."""
     with contextlib.suppress(RuntimeError):  # there is no thread to be had, and it goes without
         threading.Thread(target=load, name="rawws: import of numpy").start()
-
-
-def _first_of(outbox: Sequence[bytes | memoryview]) -> tuple[int, bytes | memoryview]:
-    """Return what of an outbox is to be sent first, in one piece, and how many of the outbox's that is.
-
-    Small pieces are joined for one system call. Large ones are sent as they are: they may be others' too.
-    """
-    count, size = 1, len(outbox[0])
-    while count < len(outbox) and size + len(outbox[count]) <= RUN_BYTES:
-        size += len(outbox[count])
-        count += 1
-    return count, outbox[0] if count == 1 else b"".join(outbox[:count])
 
 
 def _what_was_before(peer: Peer, unsent_bytes: int) -> str:

@@ -53,9 +53,9 @@ class Presence:
                     continue
                 try:
                     if watcher.form & EVENTS:
-                        self._loop.send(watcher, b"".join(each.as_events for each in others))
+                        self._loop.sending.send(watcher, b"".join(each.as_events for each in others))
                     else:
-                        self._loop.send(watcher, b"".join(each.as_frames for each in others))
+                        self._loop.sending.send(watcher, b"".join(each.as_frames for each in others))
                     self._loop.slow.check_outbox(watcher, room)
                 except Exception:
                     self._loop.give_up(watcher)

@@ -219,7 +219,7 @@ class Room:
                 pass
             self.trim()
             return Delivery(0, 0, 0)
-        sent, queued, closed = self._loop.spread(self)
+        sent, queued, closed = self._loop.sending.spread(self)
         return Delivery(sent, queued, closed)
 
     async def ready(self) -> None:

@@ -101,7 +101,7 @@ class SlowPeers:
         peer.cursors[room] = Cursor(newest)
         self._note_skipped(peer, skipped, told)
         if skipped and (words := notice({"skipped": skipped}, peer.form)):
-            self._loop.queue(peer, words)
+            self._loop.sending.queue(peer, words)
         self._loop.watch(peer, done=False)
 
     def _note_skipped(self, peer: Peer, count: int, told: str) -> None:
@@ -169,7 +169,7 @@ class SlowPeers:
         missed = room.log.last_message - after - count
         self._note_skipped(peer, missed, f"{missed + count} messages behind")
         peer.session.show_sent(newest)
-        self._loop.queue(peer, newest)
+        self._loop.sending.queue(peer, newest)
         peer.cursors[room] = room.tail
 
     def hold_to_its_rate(self, peer: Peer, messages: int) -> None:

@@ -211,7 +211,7 @@ class WebSocket:
     async def _let_others_go(self) -> None:
         self._calls = 0
         if self._peer.outbox and not self._peer.is_blocked:
-            self._loop.flush(self._peer)
+            self._loop.sending.flush(self._peer)
         await trio.lowlevel.checkpoint()
 
     async def _wait_for_item(self) -> None:
@@ -220,7 +220,7 @@ class WebSocket:
         if inbox.closed is not None:
             raise self._closed_error(inbox.closed)
         if peer.outbox and not peer.is_blocked:
-            self._loop.flush(peer)
+            self._loop.sending.flush(peer)
         if inbox.last_words is not None:
             self._loop.finish(peer)
             return
@@ -321,9 +321,9 @@ class WebSocket:
             await self._wait_to_send()
         frames = session.message(opcode, payload, compress=compress)  # type: ignore[arg-type]
         if self._inbox.items and not peer.rooms:
-            self._loop.send_soon(peer, frames)
+            self._loop.sending.send_soon(peer, frames)
         else:
-            self._loop.send(peer, frames)
+            self._loop.sending.send(peer, frames)
 
     @property
     def _can_send(self) -> bool:
@@ -364,7 +364,7 @@ class WebSocket:
                     kind, payload = as_message(piece, text)
                     if opcode is None:
                         opcode = kind
-                        self._loop.hold(peer)
+                        self._loop.sending.hold(peer)
                     elif kind is not opcode:
                         raise TypeError("the pieces of one message are all str or all bytes")
                     if held is not None:
@@ -380,7 +380,7 @@ class WebSocket:
         finally:
             self._sending_stream = None
             if peer.transport.fileno() >= 0:
-                self._loop.release(peer)
+                self._loop.sending.release(peer)
 
     async def _send_fragment(
         self, opcode: Opcode | None, payload: bytes, deflater: StreamDeflater | None, *, first: bool, final: bool
@@ -398,7 +398,7 @@ class WebSocket:
             payload = deflater.deflate(payload, final=final)
             rsv = RSV1 if first else 0  # RFC 7692 §6.1: on the first fragment only
         kind = (opcode or Opcode.BINARY) if first else Opcode.CONTINUATION
-        self._loop.send(peer, session.fragment(kind, payload, final=final, rsv=rsv))
+        self._loop.sending.send(peer, session.fragment(kind, payload, final=final, rsv=rsv))
 
     # Control frames
 
@@ -415,7 +415,7 @@ class WebSocket:
             await self._wait_to_send()
         ping = self._inbox.add_ping(payload, trio.current_time())
         self._session.ping(payload)
-        self._loop.send(self._peer, self._session.data_to_send())
+        self._loop.sending.send(self._peer, self._session.data_to_send())
         try:
             await ping.answered.wait()
         finally:
@@ -431,7 +431,7 @@ class WebSocket:
         if not self._can_send:
             await self._wait_to_send()
         self._session.pong(payload)
-        self._loop.send(self._peer, self._session.data_to_send())
+        self._loop.sending.send(self._peer, self._session.data_to_send())
         await trio.lowlevel.checkpoint()
 
     def send_raw(self, data: bytes) -> None:
@@ -442,7 +442,7 @@ class WebSocket:
         if not self._can_send:
             raise self._closed_error(self._peer.describe_end(Cause.OUR_CLOSE))
         logs.line(logs.frames, logging.DEBUG, self.id, OUT, f"raw bytes: {data.hex(' ')}")
-        self._loop.send(self._peer, data, show=False)
+        self._loop.sending.send(self._peer, data, show=False)
 
     # Rooms
 
@@ -453,7 +453,7 @@ class WebSocket:
         if self._session.our_role is Role.CLIENT:
             raise UsageError("a room's frames go from a server to its clients; a client can't join one")
         if self._peer.outbox and not self._peer.is_blocked:
-            self._loop.flush(self._peer)
+            self._loop.sending.flush(self._peer)
         if self._session.state is State.OPEN:
             self._loop.join(self._peer, room, after)
 

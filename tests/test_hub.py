@@ -21,8 +21,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import rawws.loop
 from rawws.hub import Mode
 from rawws.limits import Limits
-from rawws.loop import MAX_OUTBOX_BYTES, current_loop
+from rawws.loop import current_loop
 from rawws.room import Place, Room
+from rawws.sending import MAX_OUTBOX_BYTES
 from rawws.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, SelectorPoller, Transport, make_poller
 from rawws.wire import masking
 from rawws.wire.broadcast_log import BroadcastLog
