@@ -21,7 +21,8 @@ import trio
 
 from rawws import logs
 from rawws.errors import RawwsError, UsageError
-from rawws.exchange import Exchange, is_failure
+from rawws.exchange import Exchange
+from rawws.failures import is_failure
 from rawws.limits import KIB, NO_LIMIT, Limits
 from rawws.wire.trace import FAULT, STATE
 

@@ -11,19 +11,14 @@ import trio
 
 from rawws import logs
 from rawws.errors import HandshakeRefused, UsageError
-from rawws.exchange import (
-    LINGER_S,
-    Authenticate,
-    HttpConnection,
-    ProcessRequest,
-    ProcessResponse,
-    SelectSubprotocol,
-)
+from rawws.http_connection import LINGER_S, HttpConnection
 from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.server import SAME_HOST, accept_upgraded, make_service
+from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol
 from rawws.transport import RECEIVE_BYTES, Transport
+from rawws.upgrade import upgrade
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins
 from rawws.wire.http1 import HttpPhase
@@ -94,7 +89,7 @@ async def attach(
             ours = request if isinstance(request, Request) else _from_h11(request)
             http = HttpConnection(next(current_loop().numbers), transport, service, transport.remote_address or "")
             http.http = HttpPhase.resume(connection or _replay(ours, trailing_data), limits)
-            upgraded = await http.upgrade(ours)
+            upgraded = await upgrade(http, ours)
             if upgraded is None:
                 await http.linger()
                 assert http.answered is not None

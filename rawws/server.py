@@ -15,24 +15,17 @@ import trio
 
 from rawws import logs, web
 from rawws.accepting import Address, accept_connections
+from rawws.answering import HandedOver, serve_http, turn_away
 from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
-from rawws.exchange import (
-    Authenticate,
-    Exchange,
-    HandedOver,
-    HttpConnection,
-    ProcessRequest,
-    ProcessResponse,
-    SelectSubprotocol,
-    Service,
-    Upgraded,
-    is_failure,
-)
+from rawws.exchange import Exchange
+from rawws.failures import is_failure
 from rawws.gate import Gate
+from rawws.http_connection import HttpConnection
 from rawws.hub import Hub
 from rawws.limits import KIB, MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
+from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, Service
 from rawws.tracing import Tracer
 from rawws.transport import (
     TlsTransport,
@@ -43,6 +36,7 @@ from rawws.transport import (
     open_listeners,
     open_unix_listener,
 )
+from rawws.upgrade import Upgraded
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins
 from rawws.wire.hosts import Hosts
@@ -204,8 +198,8 @@ class Server:
         try:
             connection = HttpConnection(number, transport, self._service, address)
             if refusal := self._gate.enter(number, address):
-                await connection.turn_away(refusal)
-            elif isinstance(upgraded := await connection.serve(), HandedOver):
+                await turn_away(connection, refusal)
+            elif isinstance(upgraded := await serve_http(connection), HandedOver):
                 lives_on = self._hand_over(upgraded)
             elif upgraded is not None:
                 lives_on = self._take_over(upgraded, tasks)

@@ -24,7 +24,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 import rawws
-from rawws.exchange import LINGER_S, MAX_LINGERING
+from rawws.http_connection import LINGER_S, MAX_LINGERING
 from rawws.limits import KIB, MIB, NO_LIMIT, Limits
 from rawws.wire.frames import RSV1, Opcode, encode_frame
 from tests.serving import (

@@ -138,7 +138,7 @@ async def test_an_error_of_our_own_in_a_handshake_costs_its_connection_alone(
     bystander = await running.open()
     client = await running.connect()
     with monkeypatch.context() as stumbling:
-        stumbling.setattr("rawws.exchange.examine", lambda *_: 1 / 0)
+        stumbling.setattr("rawws.upgrade.examine", lambda *_: 1 / 0)
         await client.send(upgrade())
         await client.wait_lost()
     await bystander.send(text("still here"))

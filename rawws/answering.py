@@ -1,0 +1,189 @@
+"""One connection from accept to the end of its HTTP phase: a request, what becomes of it, and the next.
+
+It reads top to bottom as the connection lives: wait for a request, have it answered (``exchange.py``), wait for the
+next; when one asks for a WebSocket, have it upgraded (``upgrade.py``), and hand the socket on. Each connection runs
+this in a trio task of its own, which ends at the hand-over.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import ssl
+from dataclasses import dataclass
+
+import trio
+
+from rawws import logs, web
+from rawws.errors import Refusal
+from rawws.exchange import ClientError, Exchange
+from rawws.failures import is_failure
+from rawws.http_connection import Adopt, HttpConnection
+from rawws.transport import Transport
+from rawws.upgrade import Upgraded, upgrade
+from rawws.wire.handshake import wants_websocket
+from rawws.wire.http1 import Signal
+from rawws.wire.messages import Request
+from rawws.wire.role import Role
+from rawws.wire.trace import FAULT, IN, STATE, TIMER, head_lines
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """A connection whose answer is for somebody else to go on with, who owns the transport from here on."""
+
+    number: int
+    transport: Transport
+    adopt: Adopt
+
+
+async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None:
+    """Run the connection's HTTP phase; returns it as what it has become, or closes the transport at the end.
+
+    Raises nothing that the peer could cause: a lost connection is an end like others.
+    """
+    upgraded = None
+    if logs.http.isEnabledFor(logging.DEBUG):
+        connection.log(logs.http, logging.DEBUG, STATE, f"accepted from {connection.transport.peer_name}")
+    if connection.service.tracer.is_watched:
+        connection.service.tracer.opened(connection.number, connection.transport.peer_name)
+    try:
+        upgraded = await _serve_requests(connection)
+    except ssl.SSLError as error:
+        connection.log(logs.http, logging.INFO, FAULT, f"TLS failed: {error.reason or error}")
+    except OSError as error:
+        connection.log(logs.http, logging.INFO, FAULT, f"lost in the HTTP phase: {error.strerror or error}")
+    finally:
+        if upgraded is None:
+            connection.transport.close()
+            connection.service.tracer.ended(connection.number, "the HTTP connection is closed")
+    return upgraded
+
+
+async def turn_away(connection: HttpConnection, refusal: Refusal) -> None:
+    """Refuse the connection before it has said anything."""
+    try:
+        if not connection.transport.has_handshake:  # there is no telling before TLS is there, which costs too much
+            await connection.refuse(logs.http, refusal)
+            await connection.linger()
+    except OSError:
+        pass
+    finally:
+        connection.transport.close()
+
+
+async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver | None:
+    if connection.transport.has_handshake:
+        with trio.move_on_at(connection.deadline.at) as scope:
+            await connection.transport.shake_hands()
+        if scope.cancelled_caught:
+            connection.log(logs.http, logging.DEBUG, TIMER, "closed by us: no TLS handshake in time")
+            return None
+    while True:
+        request = await _receive_head(connection)
+        if request is None:
+            connection.log(logs.http, logging.DEBUG, STATE, "closed by the client without a further request")
+            connection.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
+            return None
+        upgraded = await _act_on(connection, request)
+        if connection.adopt is not None:
+            return HandedOver(connection.number, connection.transport, connection.adopt)
+        if upgraded is not None or not connection.http.can_continue or connection.service.stopping:
+            await connection.linger()
+            return upgraded
+        connection.http.start_next_request()
+        if connection.http.request_begun:
+            await trio.lowlevel.checkpoint()  # a thousand may be here already
+        elif not await _wait_for_next(connection):
+            return None
+        connection.deadline = connection.request_deadline()
+        connection.is_lost = False  # who has only ended its own side still reads
+
+
+async def _receive_head(connection: HttpConnection) -> Request | Refusal | None:
+    """Return the next request, a refusal of it, or None at the end of the stream."""
+    # Most often all of it is here already, and then a deadline costs more than reading does.
+    if not connection.http.request_begun and (data := connection.transport.try_receive()):
+        connection.http.receive_data(data)
+    event = connection.http.next_event()
+    if event is Signal.NEED_DATA:
+        event = await connection.receive_event(connection.deadline, is_head=True)
+    if isinstance(event, Request):
+        if not event.has_body:
+            end = connection.http.next_event()
+            assert end is Signal.END_OF_BODY, "h11 ends a request without a body at once"
+        return event
+    return event if isinstance(event, Refusal) else None
+
+
+async def _act_on(connection: HttpConnection, request: Request | Refusal) -> Upgraded | None:
+    if connection.service.tracer.is_watched:
+        connection.service.tracer.head(connection.number, Role.CLIENT, connection.http.raw_head)
+    if logs.http.isEnabledFor(logging.DEBUG):
+        for text in head_lines(connection.http.raw_head):
+            connection.log(logs.http, logging.DEBUG, IN, text)
+    if isinstance(request, Request):
+        return await _act_on_request(connection, request)
+    await connection.refuse(logs.http, request)
+    return None
+
+
+async def _act_on_request(connection: HttpConnection, request: Request) -> Upgraded | None:
+    service = connection.service
+    if service.find_client is not None:
+        client = service.find_client(connection.number, request, connection.socket_address)
+        if isinstance(client, Refusal):
+            await connection.refuse(logs.http, client)
+            return None
+        connection.address = client
+    if service.hosts is not None and (refusal := service.hosts.refuse(request)):
+        await connection.refuse(logs.http, refusal)
+        return None
+    if wants_websocket(request):
+        return await upgrade(connection, request)
+    if service.process_request is not None:
+        response = await connection.ask(service.process_request, request)
+        if response is not None:
+            await connection.answer_instead(response, "process_request", logs.http, close=False)
+            return None
+    exchange = Exchange(connection, request)
+    # What is asked for rawws's own sake would only hide the rest.
+    level = logging.DEBUG if request.target.startswith(web.OWN_PATHS) else logging.INFO
+    if logs.http.isEnabledFor(level):
+        connection.log(logs.http, level, IN, f"Received request for {request.target}")
+    await _have_answered(connection, exchange)
+    return None
+
+
+async def _have_answered(connection: HttpConnection, exchange: Exchange) -> None:
+    """Have the application answer; what goes wrong in it is logged, and ends this request alone."""
+    try:
+        await connection.service.app(exchange)
+    except ClientError:
+        pass  # told below
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        if isinstance(error, OSError) and connection.is_lost:  # else it is an error of the application's own
+            raise
+        logs.http.exception("#%d ! the http handler failed at %s", connection.number, exchange.request.target)
+        exchange.refusal = Refusal(500, "internal_error", "The server failed to answer this request.")
+    if exchange.refusal is not None and not connection.http.response_begun:
+        await connection.refuse(logs.http, exchange.refusal, close=exchange.refusal.status != 500)
+    elif not exchange.is_complete and not connection.http.response_begun and connection.adopt is None:
+        no_answer = Refusal(500, "no_answer", "The server has no answer to this request.")
+        await connection.refuse(logs.http, no_answer, close=False)
+
+
+async def _wait_for_next(connection: HttpConnection) -> bool:
+    """Wait for another request's first byte; False when the connection ends, or rests too long, instead."""
+    rest_s = connection.service.limits.keep_alive_timeout_s or math.inf
+    with trio.move_on_after(rest_s) as rest, connection.resting(rest, True):
+        data: bytes | None = await connection.transport.receive()
+    if rest.cancelled_caught:
+        data = connection.transport.try_receive()
+    if data is None:
+        connection.log(logs.http, logging.DEBUG, TIMER, "closed by us: no further request in time")
+        return False
+    connection.http.receive_data(data)
+    return True

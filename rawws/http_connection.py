@@ -1,0 +1,233 @@
+"""A connection in its HTTP phase: what all requests on it have to go through, whatever becomes of them.
+
+It has the socket, and what HTTP knows. It receives in time or not at all, asks the application, refuses, sends, and
+sees to it that last words arrive. What it is to do next is for others to say: ``answering.py`` from one request to the
+next, ``upgrade.py`` for a WebSocket, ``exchange.py`` for any other answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import math
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from typing import Any, NamedTuple
+
+import trio
+
+from rawws import logs, web
+from rawws.accepting import Address
+from rawws.errors import Refusal
+from rawws.failures import is_failure
+from rawws.loop import current_loop
+from rawws.peer import Endpoint, Peer
+from rawws.service import Service
+from rawws.transport import RECEIVE_BYTES, Transport
+from rawws.wire.http1 import Event, HttpPhase, Signal
+from rawws.wire.messages import Headers, Response
+from rawws.wire.role import Role
+from rawws.wire.trace import FAULT, OUT, STATE, TIMER, head_lines
+
+# Long enough for the last words to be read across a slow line, short enough not to hoard sockets (a guess).
+LINGER_S = 2.0
+# So many at once: a crowd that is turned away must not be in the way like that.
+MAX_LINGERING = 64
+
+# Takes over a connection, by its number: as a peer of that endpoint, or None when it has ended instead.
+Adopt = Callable[[int, Transport, Endpoint], Peer | None]
+
+
+class Deadline(NamedTuple):
+    """By when what is awaited has to have come, and by which limit."""
+
+    at: float
+    awaited: str
+    limit_s: float
+    flag: str
+
+    @classmethod
+    def of(cls, awaited: str, limit_s: float, flag: str) -> Deadline:
+        return cls(trio.current_time() + (limit_s or math.inf), awaited, limit_s, flag)
+
+    @property
+    def refusal(self) -> Refusal:
+        told = f"{self.awaited} did not arrive within {self.limit_s:g} seconds ({self.flag})."
+        return Refusal(408, "request_timeout", told)
+
+
+class HttpConnection:
+    """One connection until it closes, becomes a WebSocket, or is for somebody else to go on with."""
+
+    def __init__(self, number: int, transport: Transport, service: Service, address: Address) -> None:
+        self.number = number
+        self.transport = transport
+        self.service = service
+        self.address = address  # of the socket's other end, or what a trusted proxy says
+        self.socket_address = address
+        self.http = HttpPhase(service.limits)
+        self.deadline = self.request_deadline()  # of the request that is being received; the first's from accept on
+        self.answered: Response | None = None  # the last answer that was given
+        self.is_lost = False  # the client has gone
+        self.adopt: Adopt | None = None  # who goes on with the answer that was begun
+
+    # What comes in
+
+    def request_deadline(self) -> Deadline:
+        return Deadline.of("The request", self.service.limits.header_timeout_s, "--open-timeout")
+
+    async def receive_event(self, deadline: Deadline, *, is_head: bool = False) -> Event:
+        """Return the next event, for which data may have to come by the deadline."""
+        while (event := self.http.next_event()) is Signal.NEED_DATA:
+            with trio.move_on_at(deadline.at) as scope, self.resting(scope, is_head):
+                self.http.receive_data(await self._receive())
+                await trio.lowlevel.checkpoint_if_cancelled()  # who never stops sending runs out of time too
+            if scope.cancelled_caught:
+                # A head that is here by now came in time, and only we are late. Of a body there may always be more.
+                if is_head and (data := self.transport.try_receive()):
+                    self.http.receive_data(data)
+                if is_head and (event := self.http.next_event()) is not Signal.NEED_DATA:
+                    return event
+                if is_head and self.service.stopping:
+                    return Signal.END_OF_STREAM
+                return deadline.refusal
+        return event
+
+    async def _receive(self) -> bytes:
+        try:
+            return await self.transport.receive()
+        except OSError:
+            self.is_lost = True
+            raise
+
+    @contextlib.contextmanager
+    def resting(self, scope: trio.CancelScope, rests: bool) -> Iterator[None]:
+        """Have a server cancel the scope that stops, or is stopping already, unless a request is under way."""
+        if not rests:
+            yield
+            return
+        if self.service.stopping:
+            scope.cancel()
+        self.service.resting.add(scope)
+        try:
+            yield
+        finally:
+            self.service.resting.discard(scope)
+
+    async def wait_lost(self) -> None:
+        """Keep what is pipelined behind the request that is being answered, until the client has gone."""
+        limit = self.service.limits.max_header_bytes
+        while len(self.http.trailing_data[0]) <= limit:
+            try:
+                data = await self.transport.receive()
+            except OSError:
+                break
+            self.http.receive_data(data)
+            if not data:
+                break
+        else:
+            told = f"over {limit} bytes (--max-head) are pipelined behind a request that is being answered"
+            self.log(logs.http, logging.INFO, FAULT, f"{told}; the client counts as gone")
+        self.is_lost = True
+
+    # What the application is asked
+
+    async def ask(self, hook: Callable[..., Any], *arguments: object) -> Any:
+        """Call one of the application's hooks, within the time that the opening may take.
+
+        What goes wrong in it is logged, and answered with 500.
+        """
+        name = getattr(hook, "__name__", "hook")
+        with trio.move_on_after(self.service.limits.header_timeout_s or math.inf) as scope:
+            try:
+                result = hook(*arguments)
+                return await result if inspect.isawaitable(result) else result
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
+                logs.handshake.exception("#%d ! %s failed", self.number, name)
+                return Response(500, "The server failed to decide about this request.\n")
+        assert scope.cancelled_caught
+        self.log(logs.handshake, logging.WARNING, TIMER, f"{name} took too long to decide")
+        return Response(503, "The server took too long to decide about this request.\n")
+
+    async def answer_instead(self, response: object, hook: str, logger: logging.Logger, *, close: bool) -> None:
+        """Send what the application's hook answers in place of going on."""
+        if not isinstance(response, Response) or response.status < 200:
+            told = f"{hook} returned {response!r}; it is to return a Response with a final status, or None"
+            self.log(logger, logging.ERROR, FAULT, told)
+            response = Response(500, "The server failed to decide about this request.\n")
+        self.log(logger, logging.INFO, STATE, f"answered by {hook} with {response.status}")
+        await self.send_response(response, logger, close=close)
+
+    # What goes out
+
+    async def refuse(self, logger: logging.Logger, refusal: Refusal, *, close: bool = True) -> None:
+        """Tell the client why it is refused."""
+        level = logging.WARNING if refusal.hint else logging.INFO
+        told = f"refused with {refusal.status} ({refusal.code}): {refusal.sentence}"
+        self.log(logger, level, FAULT, f"{told} {refusal.hint}".rstrip())
+        await self.send_response(web.refuse(refusal), logger, close=close)
+
+    async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:
+        self.answered = response
+        if logger is logs.handshake:
+            self.service.handshakes[response.status] += 1
+        dated = Response(response.status, response.body, Headers([*self.common_fields(response), *response.headers]))
+        head, body = self.http.respond_apart(dated, close=close)
+        if len(body) < RECEIVE_BYTES:
+            await self.send(head + body, logger)
+        else:  # which others may be sent at the same time: it isn't copied
+            await self.send(head, logger)
+            await self.send(body)
+
+    def common_fields(self, response: Response) -> list[tuple[str, str]]:
+        """Return what every answer carries: RFC 9110 §6.6.1 wants a date of a server that has a clock."""
+        fields = []
+        if "Date" not in response.headers:
+            fields.append(("Date", formatdate(usegmt=True)))
+        if self.service.server_header is not None and "Server" not in response.headers:
+            fields.append(("Server", self.service.server_header))
+        return fields
+
+    async def send(self, data: bytes, logger: logging.Logger | None = None) -> None:
+        """Send, and show the head of it to a logger. Raises TimeoutError when the client doesn't read."""
+        if logger is not None and logger.isEnabledFor(logging.DEBUG):
+            for text in head_lines(data.partition(b"\r\n\r\n")[0]):
+                self.log(logger, logging.DEBUG, OUT, text)
+        if logger is not None and self.service.tracer.is_watched:
+            self.service.tracer.head(self.number, Role.SERVER, data[: data.find(b"\r\n\r\n") + 4])
+        try:
+            sent = self.transport.try_send(data)
+            if sent < len(data):
+                await self._send_slowly(data, sent)
+        except OSError:
+            self.is_lost = True
+            raise
+
+    async def _send_slowly(self, data: bytes, sent: int) -> None:
+        with current_loop().memory.counting(data) as scope, memoryview(data) as view:
+            while sent < len(data):
+                # A deadline for each piece: a large answer to a slow reader takes the time that it takes.
+                with trio.move_on_after(self.service.limits.close_timeout_s or math.inf) as patience:
+                    await self.transport.send_all(view[sent : sent + RECEIVE_BYTES])
+                if patience.cancelled_caught:
+                    raise TimeoutError("the client does not read the answer")
+                sent += RECEIVE_BYTES
+        if scope.cancelled_caught:
+            raise TimeoutError("the client reads the answer too slowly, and the server's memory is full (--max-memory)")
+
+    async def linger(self) -> None:
+        """See to it that the last answer can arrive, where the client may still be sending (RFC 9112 §9.6)."""
+        if not self.http.closes_early or self.service.lingering >= MAX_LINGERING:
+            return
+        self.service.lingering += 1
+        try:
+            with trio.move_on_after(LINGER_S):
+                await self.transport.linger()
+        finally:
+            self.service.lingering -= 1
+
+    def log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
+        logs.line(logger, level, self.number, mark, text)

@@ -1,0 +1,64 @@
+"""What all connections of a server have in common: the application and its hooks, the limits, what is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from rawws.accepting import Address
+from rawws.errors import Refusal
+from rawws.limits import Limits
+from rawws.tracing import Tracer
+from rawws.wire.handshake import Origins
+from rawws.wire.hosts import Hosts
+from rawws.wire.messages import Request, Response
+
+if TYPE_CHECKING:
+    from rawws.exchange import Exchange
+
+# What may be asked of the application; each may be an ``async def`` or a plain function.
+Authenticate = Callable[[Request], Awaitable[object] | object]
+ProcessRequest = Callable[[Request], Awaitable[Response | None] | Response | None]
+ProcessResponse = Callable[[Request, Response], Awaitable[Response | None] | Response | None]
+SelectSubprotocol = Callable[[Request, Sequence[str]], str | None]
+
+
+@dataclass(slots=True)
+class Service:
+    """What a server does with its connections: the same for all of them."""
+
+    app: Callable[[Exchange], Awaitable[None]]
+    limits: Limits = field(default_factory=Limits)
+    origins: Origins = field(default_factory=Origins)
+    hosts: Hosts | None = None  # by which a request may call the server; None for any
+    origins_at: Mapping[str, Origins] = field(default_factory=dict)  # at paths that have a rule of their own
+    compression: bool = True
+    subprotocols: Sequence[str] = ()
+    select_subprotocol: SelectSubprotocol | None = None
+    authenticate: Authenticate | None = None
+    process_request: ProcessRequest | None = None
+    process_response: ProcessResponse | None = None
+    server_header: str | None = None
+    tracer: Tracer = field(default_factory=Tracer)
+    scheme: str = "http"
+    stopping: bool = False
+    lingering: int = 0  # how many connections wait for their last words to be read
+    resting: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait for a request
+    # Says who a request came from, which proxies may know better; and may refuse to hear more from there.
+    find_client: Callable[[int, Request, Address], Address | Refusal] | None = None
+    # Says what a WebSocket for that path would do in a room, and why it can't be let in.
+    admit: Callable[[Request], tuple[str, Refusal | None]] | None = None
+    # Gets the room of a path ready, where that takes a while, and says why it can't be.
+    prepare: Callable[[Request], Awaitable[Refusal | None]] | None = None
+    limits_by_flag: Mapping[str, float] = field(default_factory=dict)  # those of the whole server, to be told
+    handshakes: Counter[int] = field(default_factory=Counter)  # by the status of the answer
+
+    def stop(self) -> None:
+        """End the connections that rest; those that are being answered end when they are."""
+        self.stopping = True
+        for scope in self.resting:
+            scope.cancel()
