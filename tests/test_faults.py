@@ -648,6 +648,7 @@ async def test_hours_that_the_clock_jumps_make_nobody_late_and_nothing_old(
     newcomer = await running.open(f"/room?since={ids[0]}")
     assert [await newcomer.frame() for _ in range(4)] == [seen_text("a")] * 4
     assert (await resting.ask(get("/healthz"))).status == 426
+    tracer.remove(recording)
     recording.close()
     dates = [from_line(line).at for line in (tmp_path / "recorded").read_text("ascii").splitlines()]
     assert 0.0 in dates
@@ -668,13 +669,13 @@ async def next_id(peer: Client) -> str:
 async def test_who_answered_while_a_callback_blocked_is_not_given_up(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    running = await serve(limits=Limits(ping_interval_s=0.2, ping_timeout_s=0.2))
+    running = await serve(limits=Limits(ping_interval_s=0.2, ping_timeout_s=0.6))
     peers = [await running.open() for _ in range(5)]
     for peer in peers:
         assert (await peer.frame()).opcode is Opcode.PING
     for peer in peers:
         peer.try_send(masked(Opcode.PONG, b"rawws"))
-    time.sleep(0.8)  # as a callback might, in the only thread that there is
+    time.sleep(1.0)  # as a callback might, in the only thread that there is
     for peer in peers:
         await peer.send(masked(Opcode.TEXT, b"still here"))
     await trio.testing.wait_all_tasks_blocked()
