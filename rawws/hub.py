@@ -55,7 +55,7 @@ class Hub:
     nothing, or is closed with 1008: the program publishes, or who may POST. ``max_rooms`` and ``max_peers`` (in a room)
     are refused more with 503.
 
-    ``settings(path)`` may return other `RoomSettings` for some rooms.
+    ``settings(path)`` may return other `RoomSettings` for some rooms. Where it fails, a request is answered with 500.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Hub:
         self._hello = encode_frame(Opcode.TEXT, hello.encode()) if hello else b""
         self._occupied: dict[str, Room] = {}
         self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()
+        self._asked_for: Room | None = None  # by the last request for a room in which nobody was
 
     def __repr__(self) -> str:
         return f"<Hub rooms={len(self._occupied)}>"
@@ -109,10 +110,17 @@ class Hub:
         """Return the room of that path; as long as somebody is in it or holds it, always the same."""
         room = self._occupied.get(path) or self._known.get(path)
         if room is None:
-            settings = self._settings_for(path) if self._settings_for is not None else None
             shared = None if self.backplane is None else self.backplane.of(path)
-            room = self._known[path] = Room(path, self._occupied, settings or self.settings, _keep, shared)
+            room = self._known[path] = Room(path, self._occupied, self._choose_settings(path), _keep, shared)
         return room
+
+    def _choose_settings(self, path: str) -> RoomSettings:
+        settings = None if self._settings_for is None else self._settings_for(path)
+        if settings is None:
+            return self.settings
+        if not isinstance(settings, RoomSettings):
+            raise UsageError(f"settings({path!r}) returned {settings!r}; it is to return RoomSettings, or None")
+        return settings
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Get a room ready to be read from an id on, where that takes a while; returns why it can't be, if it can't."""
@@ -149,10 +157,29 @@ class Hub:
     def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
         """Return why there can't be a room at a path, if there can't, beside the rooms or those that are given."""
         rooms = self._occupied if among is None else among
-        if self._max_rooms is None or path in rooms or len(rooms) < self._max_rooms:
+        if path in rooms:
             return None
+        if self._max_rooms is None or len(rooms) < self._max_rooms:
+            return self._try_settings(path)
         told = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
         return Refusal(503, "too_many_rooms", told, _LATER)
+
+    def _try_settings(self, path: str) -> Refusal | None:
+        """Return why there can't be a room at a path for the application's ``settings``, whose failure is logged.
+
+        The room is kept, so that they need not be asked again when somebody comes in.
+        """
+        if self._settings_for is None:
+            return None
+        try:
+            self._asked_for = self.room(path)
+        except UsageError as error:
+            logs.line(logs.hub, logging.ERROR, logs.SERVER, FAULT, str(error))
+        except Exception:
+            logs.hub.exception("#%d ! settings(%r) failed", logs.SERVER, path)
+        else:
+            return None
+        return Refusal(500, "internal_error", "The server failed to decide about this room.")
 
     def admit(self, request: Request) -> Refusal | None:
         """Return why a request can't be let into the room of its path, if it can't.
