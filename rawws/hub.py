@@ -14,7 +14,7 @@ import trio
 from rawws import logs
 from rawws.backplane import Shards
 from rawws.errors import Refusal, UsageError
-from rawws.limits import MAX_LAG_BYTES, MIB
+from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint, Pace, Peer
 from rawws.room import Place, Room, RoomSettings, Slow
@@ -75,7 +75,13 @@ class Hub:
         max_peers: int | None = None,
         settings: Callable[[str], RoomSettings | None] | None = None,
     ) -> None:
-        """Raises `UsageError` for a mode or a policy that there isn't."""
+        """Raises `UsageError` for a mode or a policy that there isn't, and for what can't be a limit."""
+        if max_rooms is not None:
+            check_number("max_rooms", max_rooms, least=1)
+        if not isinstance(hello, str):
+            raise UsageError(f"hello can't be {hello!r}; it is a text")
+        if settings is not None and not callable(settings):
+            raise UsageError(f"settings can't be {settings!r}; it is a function of a room's path")
         self.mode = _choose(Mode, mode, "mode")
         self.settings = RoomSettings(
             History(history, history_bytes, history_age_s),
