@@ -51,9 +51,9 @@ async def attach(
 ) -> AsyncIterator[WebSocket]:
     """Carry on from a request for an upgrade that another server has read: ``async with attach(...) as ws:``.
 
-    ``stream`` is any trio stream or a connected socket. It is ours from here on, and closed at the end. A socket,
-    or a stream that is a plain socket, is used as it is; the bytes of any other stream are passed through a pair
-    of sockets.
+    ``stream`` is any trio stream or a connected socket. It is ours from here on, and closed at the end, whatever is
+    raised. A socket, or a stream that is a plain socket, is used as it is; the bytes of any other stream are passed
+    through a pair of sockets.
 
     ``request`` is what was read. Give the ``connection`` of h11 that read it, and its answer goes out and the bytes
     behind the request come in through that; or give those bytes as ``trailing_data``. The rest is as for `serve`.
@@ -63,29 +63,31 @@ async def attach(
     comes out of the block comes out of ``async with`` too: `ConnectionClosed`, say, however the client leaves. A server
     has to catch these, or any client ends it.
     """
-    limits = Limits(
-        max_message_bytes=NO_LIMIT if max_size is None else max_size,
-        max_queue=NO_LIMIT if max_queue is None else max_queue,
-        header_timeout_s=open_timeout or 0.0,
-        ping_interval_s=ping_interval or 0.0,
-        ping_timeout_s=ping_timeout or 0.0,
-        close_timeout_s=close_timeout or 0.0,
-    )
-    service = make_service(
-        limits=limits,
-        origins=origins,
-        authenticate=authenticate,
-        subprotocols=subprotocols,
-        select_subprotocol=select_subprotocol,
-        process_request=process_request,
-        process_response=process_response,
-        compression=compression,
-    )
-    if connection is not None and trailing_data:
-        raise UsageError("the trailing data is h11's to give when its connection is given; leave trailing_data out")
     async with as_socket(stream) as connected:
         transport = Transport(connected)
         try:
+            limits = Limits(
+                max_message_bytes=NO_LIMIT if max_size is None else max_size,
+                max_queue=NO_LIMIT if max_queue is None else max_queue,
+                header_timeout_s=open_timeout or 0.0,
+                ping_interval_s=ping_interval or 0.0,
+                ping_timeout_s=ping_timeout or 0.0,
+                close_timeout_s=close_timeout or 0.0,
+            )
+            service = make_service(
+                limits=limits,
+                origins=origins,
+                authenticate=authenticate,
+                subprotocols=subprotocols,
+                select_subprotocol=select_subprotocol,
+                process_request=process_request,
+                process_response=process_response,
+                compression=compression,
+            )
+            if connection is not None and trailing_data:
+                raise UsageError(
+                    "the trailing data is h11's to give when its connection is given; leave trailing_data out"
+                )
             ours = request if isinstance(request, Request) else _from_h11(request)
             http = HttpConnection(next(current_loop().numbers), transport, service, transport.remote_address or "")
             http.http = HttpPhase.resume(connection or _replay(ours, trailing_data), limits)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from rawws import logs
 from rawws.accepting import Address
 from rawws.errors import Refusal, UsageError
+from rawws.limits import check_names, check_number
 from rawws.transport import parse_ip
 from rawws.wire.hosts import name_of
 from rawws.wire.messages import Request
@@ -28,7 +29,14 @@ class Gate:
     def __init__(
         self, max_connections: int | None, max_connections_per_ip: int | None, trusted_proxies: Sequence[str] = ()
     ) -> None:
-        """Raises `UsageError` for a proxy that is neither an address nor a network."""
+        """Raises `UsageError` for a proxy that is neither an address nor a network, and for what can't be a limit."""
+        for keyword, most in (
+            ("max_connections", max_connections),
+            ("max_connections_per_ip", max_connections_per_ip),
+        ):
+            if most is not None:
+                check_number(keyword, most, least=1)
+        check_names("trusted_proxies", trusted_proxies)
         self._max_connections = max_connections
         self._max_per_ip = max_connections_per_ip
         self._trusted = [_network(proxy) for proxy in trusted_proxies]

@@ -14,7 +14,7 @@ import trio
 from rawws import logs
 from rawws.backplane import Shards
 from rawws.errors import Refusal, UsageError
-from rawws.limits import MAX_LAG_BYTES, MIB
+from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint, Pace, Peer
 from rawws.room import Place, Room, RoomSettings, Slow
@@ -55,7 +55,7 @@ class Hub:
     nothing, or is closed with 1008: the program publishes, or who may POST. ``max_rooms`` and ``max_peers`` (in a room)
     are refused more with 503.
 
-    ``settings(path)`` may return other `RoomSettings` for some rooms.
+    ``settings(path)`` may return other `RoomSettings` for some rooms. Where it fails, a request is answered with 500.
     """
 
     def __init__(
@@ -75,7 +75,13 @@ class Hub:
         max_peers: int | None = None,
         settings: Callable[[str], RoomSettings | None] | None = None,
     ) -> None:
-        """Raises `UsageError` for a mode or a policy that there isn't."""
+        """Raises `UsageError` for a mode or a policy that there isn't, and for what can't be a limit."""
+        if max_rooms is not None:
+            check_number("max_rooms", max_rooms, least=1)
+        if not isinstance(hello, str):
+            raise UsageError(f"hello can't be {hello!r}; it is a text")
+        if settings is not None and not callable(settings):
+            raise UsageError(f"settings can't be {settings!r}; it is a function of a room's path")
         self.mode = _choose(Mode, mode, "mode")
         self.settings = RoomSettings(
             History(history, history_bytes, history_age_s),
@@ -93,6 +99,7 @@ class Hub:
         self._hello = encode_frame(Opcode.TEXT, hello.encode()) if hello else b""
         self._occupied: dict[str, Room] = {}
         self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()
+        self._asked_for: Room | None = None  # by the last request for a room in which nobody was
 
     def __repr__(self) -> str:
         return f"<Hub rooms={len(self._occupied)}>"
@@ -109,10 +116,17 @@ class Hub:
         """Return the room of that path; as long as somebody is in it or holds it, always the same."""
         room = self._occupied.get(path) or self._known.get(path)
         if room is None:
-            settings = self._settings_for(path) if self._settings_for is not None else None
             shared = None if self.backplane is None else self.backplane.of(path)
-            room = self._known[path] = Room(path, self._occupied, settings or self.settings, _keep, shared)
+            room = self._known[path] = Room(path, self._occupied, self._choose_settings(path), _keep, shared)
         return room
+
+    def _choose_settings(self, path: str) -> RoomSettings:
+        settings = None if self._settings_for is None else self._settings_for(path)
+        if settings is None:
+            return self.settings
+        if not isinstance(settings, RoomSettings):
+            raise UsageError(f"settings({path!r}) returned {settings!r}; it is to return RoomSettings, or None")
+        return settings
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Get a room ready to be read from an id on, where that takes a while; returns why it can't be, if it can't."""
@@ -149,10 +163,29 @@ class Hub:
     def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
         """Return why there can't be a room at a path, if there can't, beside the rooms or those that are given."""
         rooms = self._occupied if among is None else among
-        if self._max_rooms is None or path in rooms or len(rooms) < self._max_rooms:
+        if path in rooms:
             return None
+        if self._max_rooms is None or len(rooms) < self._max_rooms:
+            return self._try_settings(path)
         told = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
         return Refusal(503, "too_many_rooms", told, _LATER)
+
+    def _try_settings(self, path: str) -> Refusal | None:
+        """Return why there can't be a room at a path for the application's ``settings``, whose failure is logged.
+
+        The room is kept, so that they need not be asked again when somebody comes in.
+        """
+        if self._settings_for is None:
+            return None
+        try:
+            self._asked_for = self.room(path)
+        except UsageError as error:
+            logs.line(logs.hub, logging.ERROR, logs.SERVER, FAULT, str(error))
+        except Exception:
+            logs.hub.exception("#%d ! settings(%r) failed", logs.SERVER, path)
+        else:
+            return None
+        return Refusal(500, "internal_error", "The server failed to decide about this room.")
 
     def admit(self, request: Request) -> Refusal | None:
         """Return why a request can't be let into the room of its path, if it can't.

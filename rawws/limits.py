@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from rawws.errors import UsageError
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -14,6 +16,19 @@ NO_LIMIT = 1 << 62
 # How far a peer's cursor may fall behind its room's tail before it is closed with 1013 (a guess: at 1 KiB a
 # message it is 16,000 messages, and a thousand such peers still share one log).
 MAX_LAG_BYTES = 16 * MIB
+
+
+def check_number(keyword: str, given: object, *, least: int = 0, whole: bool = True) -> None:
+    """Raises `UsageError` for what a keyword can't mean: no number, too small a one, or NaN."""
+    if not isinstance(given, int if whole else int | float) or not given >= least:  # which NaN isn't
+        kind = "a whole number" if whole else "a number"
+        raise UsageError(f"{keyword} can't be {given!r}; give {kind} that is {least} or more")
+
+
+def check_names(keyword: str, given: object) -> None:
+    """Raises `UsageError` for one text in place of several, whose letters would be taken for them."""
+    if isinstance(given, str):
+        raise UsageError(f"{keyword} can't be {given!r} alone; give a list, such as [{given!r}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +63,26 @@ class Limits:
     close_timeout_s: float = 10.0
     # How long a stopping server waits for its peers.
     drain_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError` for what can't be a limit, by the name of the keyword that sets it elsewhere."""
+        check_number("max_head", self.max_header_bytes, least=1)
+        check_number("max_headers", self.max_headers, least=1)
+        check_number("max_target", self.max_target_bytes, least=1)
+        check_number("max_body", self.max_body_bytes)
+        check_number("max_size", self.max_message_bytes, least=1)
+        check_number("max_queue", self.max_queue, least=1, whole=False)
+        times = {
+            "open_timeout": self.header_timeout_s,
+            "keep_alive": self.keep_alive_timeout_s,
+            "rate": self.messages_per_s,
+            "ping_interval": self.ping_interval_s,
+            "ping_timeout": self.ping_timeout_s,
+            "close_timeout": self.close_timeout_s,
+            "drain": self.drain_s,
+        }
+        for keyword, given in times.items():
+            check_number(keyword, given, whole=False)
 
     def by_flag(self) -> dict[str, float]:
         """Return those that are switched on, by the flag that sets each."""

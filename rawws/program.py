@@ -18,7 +18,7 @@ from rawws.errors import UsageError
 from rawws.heap import FreedMemory, keep_freed_memory
 from rawws.server import Server
 from rawws.signals import ending_signals
-from rawws.transport import open_listeners
+from rawws.transport import name_address, open_listeners
 from rawws.wire.trace import FAULT, STATE, TIMER
 from rawws.workers import Membership
 
@@ -104,9 +104,11 @@ async def _serve(
 
         server = ending.server = await nursery.start(run)
         nursery.start_soon(FreedMemory().keep_giving_back)
-        for name in server.addresses:
-            s = "s" * server.uses_tls
-            _log(logging.INFO, STATE, f"listening on http{s}://{name} and ws{s}://{name} ({remark()})")
+        for listener in server.listeners:
+            name, s = name_address(listener.getsockname()), "s" * server.uses_tls
+            is_unix = listener.family == socket.AF_UNIX
+            where = f"unix:{name}" if is_unix else f"http{s}://{name} and ws{s}://{name}"
+            _log(logging.INFO, STATE, f"listening on {where} ({remark()})")
         systemd.notify("READY=1", f"STATUS=listening on {', '.join(server.addresses)}")
         if worker is not None:
             worker.say_ready()

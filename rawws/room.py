@@ -13,7 +13,7 @@ import trio
 
 from rawws.backplane import Backplane
 from rawws.errors import UsageError
-from rawws.limits import MAX_LAG_BYTES, MIB
+from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.peer import Peer
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
 from rawws.wire.conflation import NewestByKey, Senders
@@ -70,8 +70,13 @@ class RoomSettings:
             raise UsageError(
                 "the newest message of a key may be a peer's own: give 'latest' or exclude_sender, not both"
             )
-        if not all(limit >= 0 for limit in self.history):  # which NaN isn't
-            raise UsageError("a history can't have less than nothing; give 0 or more messages, bytes and seconds")
+        if not isinstance(self.slow, Slow):
+            raise UsageError(f"slow can't be {self.slow!r}; give a member of rawws.Slow, such as Slow.SKIP")
+        check_number("history", self.history.messages)
+        check_number("history_bytes", self.history.max_bytes)
+        check_number("history_age_s", self.history.max_age_s, whole=False)
+        check_number("max_lag_bytes", self.max_lag_bytes, least=1)
+        check_number("max_peers", self.max_peers, least=1, whole=False)
 
 
 class Delivery(NamedTuple):

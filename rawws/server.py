@@ -22,7 +22,7 @@ from rawws.failures import is_failure
 from rawws.gate import Gate
 from rawws.http_connection import HttpConnection
 from rawws.hub import Hub
-from rawws.limits import KIB, MIB, NO_LIMIT, Limits
+from rawws.limits import KIB, MIB, NO_LIMIT, Limits, check_names, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, Service
@@ -337,8 +337,9 @@ def make_service(
     """Return what `serve` and `rawws.attach` do with a request. Raises `UsageError` for what can't be meant."""
     if compression not in ("deflate", None):
         raise UsageError(f"there is no compression {compression!r}; give 'deflate', or None for none")
+    check_names("subprotocols", subprotocols)
     for name in subprotocols or ():
-        if not is_token(name):
+        if not isinstance(name, str) or not is_token(name):
             raise UsageError(f"{name!r} can't be a subprotocol: it is to be a token, such as chat.v1 (RFC 6455 §4.1)")
     if server_header is not None:
         Response(200, b"", {"Server": server_header})  # raises for what can't be a header's value
@@ -482,6 +483,10 @@ async def serve(
         close_timeout_s=close_timeout or 0.0,
         drain_s=NO_LIMIT if drain is None else drain,
     )
+    if max_memory is not None:
+        check_number("max_memory", max_memory, least=1)
+    check_names("subprotocols", subprotocols)
+    check_names("hosts", hosts)
     service = make_service(
         limits=limits,
         http=http,

@@ -39,6 +39,14 @@ def ending_signals(on_second: Callable[[], None] | None = None) -> Iterator[Asyn
             signal.signal(number, signal.SIG_IGN)  # Python's own handlers are gone before the process is
 
 
+def name_signal(number: int) -> str:
+    """Return a signal's name, or its number where it has none: of Linux's real-time ones most have not."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _call_at_second(numbers: list[signal.Signals], on_second: Callable[[], None]) -> None:
     deliver = {number: signal.getsignal(number) for number in numbers}
     count = itertools.count(1)

@@ -17,6 +17,7 @@ from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.tracing import Tracer
 from rawws.transport import TlsTransport, Transport, dial, name_address
+from rawws.wire.describe import describe_switch
 from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, IN, OUT, STATE, escape, frame_hex, frame_line, head_lines
@@ -153,8 +154,9 @@ class _Tapped:
             case Head():
                 self._show_head(seen)
             case Switch():
-                self._log(logs.handshake, logging.INFO, STATE, "HTTP ends, WebSocket begins")
-                self._tracer.switched(self._number)
+                self._log(logs.handshake, logging.INFO, STATE, describe_switch(seen))
+                if not seen.protocol:
+                    self._tracer.switched(self._number)
             case SeenFrame():
                 self._show_frame(seen)
             case Rest():

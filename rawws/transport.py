@@ -369,10 +369,12 @@ def dialled_address(listener: socket.socket) -> tuple[str, int]:
 
 
 def name_address(address: object) -> str:
-    """Return a socket address as ``host:port``, an IPv6 host in brackets."""
+    """Return a socket address as ``host:port``, an IPv6 host in brackets, or as a Unix socket's path."""
     if isinstance(address, tuple):
         host, port = plain_address(address)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(address, bytes):  # of Linux's abstract namespace, written as ss and systemd do
+        return "@" + address.removeprefix(b"\0").decode(errors="backslashreplace")
     return address if isinstance(address, str) and address else "a Unix socket"
 
 

@@ -25,7 +25,7 @@ import trio
 
 from rawws import logs, systemd
 from rawws.errors import UsageError
-from rawws.signals import ending_signals
+from rawws.signals import ending_signals, name_signal
 from rawws.transport import name_address, open_listeners
 from rawws.wire.trace import FAULT, STATE
 
@@ -191,7 +191,7 @@ class _Crew:
             began = trio.current_time()
             try:
                 status = await self._run(worker)
-                ended = f"ended (status {status})" if status >= 0 else f"ended ({signal.Signals(-status).name})"
+                ended = f"ended (status {status})" if status >= 0 else f"ended ({name_signal(-status)})"
             except OSError as error:  # out of descriptors, or of processes
                 status, ended = 0, f"can't be started ({error.strerror or error})"
             if self.is_stopping:

@@ -17,7 +17,7 @@ from trio.testing import MockClock, memory_stream_pair
 
 import rawws
 from rawws import Request, Response
-from tests.serving import LOOPBACK, Client, close, get, seen_close, seen_text, text, upgrade
+from tests.serving import LOOPBACK, PATIENCE_S, Client, close, get, seen_close, seen_text, text, upgrade
 
 
 async def read_request(stream: trio.abc.ReceiveStream, connection: h11.Connection) -> h11.Request:
@@ -243,8 +243,30 @@ async def test_what_no_client_can_have_sent_is_the_caller_s_fault_and_the_socket
         assert ours.fileno() == -1
 
 
-async def test_trailing_data_is_given_once() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs, pytest.raises(rawws.UsageError, match="leave trailing_data out"):
-        async with rawws.attach(ours, parsed(), connection=h11.Connection(h11.SERVER), trailing_data=b"x"):
-            pass
+BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "trailing data twice": ({"connection": h11.Connection(h11.SERVER), "trailing_data": b"x"}, "leave trailing_data"),
+    "compression": ({"compression": "zstd"}, "there is no compression 'zstd'"),
+    "a limit": ({"max_size": -1}, "max_size can't be -1"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "told"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+@pytest.mark.parametrize("kind", ["socket", "socket stream", "stream"])
+async def test_arguments_that_can_not_be_meant_are_one_sentence_and_the_stream_is_closed(
+    kind: str, arguments: dict[str, Any], told: str
+) -> None:
+    stream: trio.abc.Stream | socket.socket
+    other: trio.abc.Stream
+    if kind == "stream":
+        stream, other = memory_stream_pair()
+    else:
+        ours, theirs = trio.socket.socketpair()
+        stream, other = trio.SocketStream(ours), trio.SocketStream(theirs)
+        if kind == "socket":
+            stream = socket.socket(fileno=ours.detach())
+    async with other:
+        with pytest.raises(rawws.UsageError, match=told):
+            async with rawws.attach(stream, parsed(), **arguments):
+                pass
+        with trio.fail_after(PATIENCE_S):
+            assert await other.receive_some() == b"", "the end, and nothing before it"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -19,7 +22,7 @@ from benchmarks import servers
 from benchmarks.servers import Wish
 from rawws.wire.cases import CASES
 from rawws.wire.handshake import Accept
-from tests.serving import need
+from tests.serving import PATIENCE_S, need
 
 Check = Callable[..., tuple[int, list[str]]]
 
@@ -181,6 +184,26 @@ def test_the_cases_can_be_listed(check: Check) -> None:
     status, lines = check("--list")
     assert status == 0
     assert len(lines) == 2 * len(CASES)
+
+
+@pytest.mark.parametrize("arguments", ["--list", "URL", "--json URL"])
+@pytest.mark.parametrize(
+    ("redirected", "told"),
+    [
+        pytest.param(
+            *(">/dev/full", "rawws: standard output can't be written: No space left on device\n1\n"),
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full"),
+        ),
+        ("| true", "0\n"),
+    ],
+)
+def test_output_that_nobody_reads_or_that_is_full(yes_man: int, arguments: str, redirected: str, told: str) -> None:
+    arguments = arguments.replace("URL", f"--only rsv2 --timeout 0.3 ws://127.0.0.1:{yes_man}/")
+    program, _, pipe = redirected.partition("|")
+    command = f"(sleep 0.1; {sys.executable} -m rawws check {arguments} {program}; echo $? >&2)"
+    command += f"|{pipe}" * bool(pipe)
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ran.stdout, ran.stderr) == ("", told)
 
 
 @pytest.mark.parametrize(

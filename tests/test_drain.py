@@ -122,7 +122,8 @@ def test_a_unix_socket_that_systemd_holds_is_left_where_it_is(tmp_path: Path) ->
     try:
         for _ in range(2):
             program = service.start()
-            assert service.state()[0] == "READY=1"
+            program.wait_for_line(f"listening on unix:{path} (any path is a room)")
+            assert service.state() == ["READY=1", f"STATUS=listening on {path}"]
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(path)
                 client.sendall(get("/"))

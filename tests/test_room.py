@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
+import re
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 import rawws
-from rawws import Delivery, Hub
+from rawws import Delivery, Hub, RoomSettings
 from rawws.errors import UsageError
 from rawws.testing import Opcode, Role, open_pair, open_raw
-from rawws.wire.broadcast_log import SEGMENT_PIECES
+from rawws.wire.broadcast_log import SEGMENT_PIECES, History
 
 # The smallest that Linux gives is about twice as much.
 SMALL_BUFFER = 4096
@@ -209,8 +211,22 @@ async def test_there_are_two_modes() -> None:
         Hub(mode="loud")
 
 
-@pytest.mark.parametrize("setting", ["history", "history_bytes", "history_age_s"])
-@pytest.mark.parametrize("limit", [-1, float("nan")])
-def test_a_history_of_less_than_nothing_is_refused(setting: str, limit: float) -> None:
-    with pytest.raises(UsageError, match="a history can't have less than nothing"):
-        Hub(**{setting: limit})  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("setting", "given"),
+    [
+        *((name, bad) for name in ("history", "history_bytes", "history_age_s") for bad in (-1, float("nan"), "3")),
+        *((name, bad) for name in ("max_lag_bytes", "max_peers", "max_rooms") for bad in (-1, 0, float("nan"), "3")),
+        *(("history", 0.5), ("max_rooms", 1.5), ("hello", b"hi"), ("settings", {})),
+    ],
+)
+def test_what_a_hub_can_not_mean_is_refused(setting: str, given: Any) -> None:
+    with pytest.raises(UsageError, match=f"^{setting} can't be {re.escape(repr(given))}; "):
+        Hub(**{setting: given})
+
+
+def test_what_a_room_can_not_mean_is_refused() -> None:
+    bad: Any = "skip"
+    with pytest.raises(UsageError, match="slow can't be 'skip'; give a member"):
+        RoomSettings(slow=bad)
+    with pytest.raises(UsageError, match="history can't be -1; give a whole number that is 0 or more"):
+        RoomSettings(History(-1))

@@ -18,6 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws.errors import Refusal, UsageError
+from rawws.room import RoomSettings
 from rawws.room_posts import Guard
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Origins
@@ -40,6 +41,43 @@ from tests.serving import (
 from tests.sse import Event, read_events
 
 # Every way in, every way out
+
+
+def fail(path: str) -> RoomSettings:
+    raise OSError(f"nothing is known of {path}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (fail, "#0 ! settings('/room/x') failed"),
+        (lambda _: {"history": 3}, "#0 ! settings('/room/x') returned {'history': 3}; it is to return RoomSettings"),
+    ],
+)
+async def test_settings_that_fail_cost_a_request_and_no_more(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, settings: Callable[[str], RoomSettings], told: str
+) -> None:
+    asked = []
+
+    def choose(path: str) -> RoomSettings | None:
+        asked.append(path)
+        return settings(path) if path == "/room/x" else None
+
+    requests = [upgrade("/room/x"), post("/room/x", b"hi"), get("/room/x?last=1")]
+    requests.append(get("/room/x", "Accept: text/event-stream"))
+    async with rooms(nursery, settings=choose) as running:
+        for request in requests:
+            caplog.clear()
+            client = await running.connect()
+            await client.send(request)
+            assert (await client.answer()).status == 500
+            (error,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+            assert error.startswith(told)
+        asked.clear()
+        ws = await running.open("/room/y")
+        await ws.send(text("hi"))
+        assert await ws.frame() == seen_text("hi")
+        assert asked == ["/room/y"], "and not once more for each step of the way in"
 
 
 async def test_what_comes_in_one_way_goes_out_all_ways(nursery: trio.Nursery) -> None:

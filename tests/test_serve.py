@@ -278,6 +278,25 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "server header": ({"server_header": "a\r\nSet-Cookie: b"}, "the Server header can't have the value"),
     "proxy": ({"trusted_proxies": ["here"]}, "'here' in trusted_proxies is neither an address nor a network"),
     "http": ({"http": 1}, "http is an async function or rawws.asgi"),
+    **{
+        f"{name} {bad}": ({name: bad}, f"^{name} can't be {bad!r}; give a number that is 0 or more")
+        for name in ("open_timeout", "ping_interval", "ping_timeout", "close_timeout", "keep_alive", "drain", "rate")
+        for bad in (-1, float("nan"), "5")
+    },
+    **{
+        f"{name} {bad}": ({name: bad}, f"^{name} can't be {bad!r}; give a (whole )?number that is 1 or more")
+        for name in (
+            *("max_size", "max_queue", "max_connections", "max_connections_per_ip", "max_memory"),
+            *("max_head", "max_headers", "max_target"),
+        )
+        for bad in (-1, 0, float("nan"), "5")
+    },
+    "body": ({"max_body": -1}, "^max_body can't be -1; give a whole number that is 0 or more"),
+    **{
+        f"{name} alone": ({name: "a.b"}, rf"^{name} can't be 'a.b' alone; give a list, such as \['a.b'\]")
+        for name in ("subprotocols", "hosts", "trusted_proxies")
+    },
+    "subprotocol's type": ({"subprotocols": [b"a"]}, "b'a' can't be a subprotocol"),
 }
 
 

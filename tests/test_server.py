@@ -19,7 +19,7 @@ import rawws.accepting
 import rawws.web
 from rawws.errors import ListenError
 from rawws.limits import Limits
-from rawws.transport import dialled_address, is_loopback, open_listeners, open_unix_listener
+from rawws.transport import dialled_address, is_loopback, name_address, open_listeners, open_unix_listener
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Response
 from tests.serving import (
@@ -77,6 +77,19 @@ def test_4291_2_5_5_2_loopback_in_ipv6_is_loopback(host: str, alone: bool) -> No
         pytest.skip("this machine has no IPv6")
     finally:
         listener.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (("::1", 80, 0, 0), "[::1]:80"),
+        ("/run/rawws.sock", "/run/rawws.sock"),
+        (b"\0rawws\xff", "@rawws\\xff"),
+        ("", "a Unix socket"),
+    ],
+)
+def test_addresses_have_names(address: object, name: str) -> None:
+    assert name_address(address) == name
 
 
 def test_who_reaches_a_unix_socket_may_be_anybody_behind_a_proxy(tmp_path: Path) -> None:

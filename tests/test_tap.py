@@ -127,6 +127,33 @@ async def test_a_server_that_is_mute_in_the_tls_handshake_is_given_up(
     nursery.cancel_scope.cancel()
 
 
+async def test_what_goes_on_as_another_protocol_is_passed_on_and_not_read(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "rawws.handshake")
+    tracer, memory = Tracer(), Memory()
+    tracer.add(memory)
+    answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n\x81\x02hi"
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(answer)
+        await stream.aclose()
+
+    with trio.fail_after(PATIENCE_S):
+        port = await start_tap(nursery, await start_raw(nursery, serve), tracer)
+        async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+            assert await read_all(stream) == answer
+        while memory.kinds()[-1:] != ["end"]:
+            await trio.sleep(0.01)
+    assert memory.kinds() == ["open", "head client", "head server", "end"]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("= HTTP ends, h2c begins: what follows is not read")
+    tracer.remove(memory)
+    nursery.cancel_scope.cancel()
+
+
 async def switch_and_send(stream: trio.SocketStream, frames: bytes) -> None:
     await stream.receive_some()
     head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

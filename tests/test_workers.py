@@ -55,6 +55,21 @@ async def test_workers_are_nodes_of_one_backplane(start_program: StartProgram, t
         assert program.wait() == 0
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="this system has no real-time signals")
+@pytest.mark.usefixtures("bounded")
+async def test_a_worker_that_a_signal_without_a_name_ends_is_replaced(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    async with redis_server(tmp_path) as redis:
+        program = start_program("--workers", "1", "--backplane", redis.url)
+        program.wait_for_line("1 workers listen on")
+        (worker,) = workers_of(program)
+        nameless = signal.SIGRTMIN + 1
+        os.kill(worker, nameless)
+        program.wait_for_line(f"worker 1 ended (signal {nameless}); another one comes in 0.4 s")
+        program.wait_for_line("listening on")
+
+
 @pytest.mark.usefixtures("bounded")
 async def test_who_waits_at_a_worker_that_dies_is_served_by_the_next(
     start_program: StartProgram, tmp_path: Path

@@ -16,7 +16,7 @@ from rawws.version import __version__
 
 COMMANDS = (serve, connect, tap, decode, check)
 
-FAILED, MISUSED = 1, 2
+DONE, FAILED, MISUSED = 0, 1, 2
 INTERRUPTED = 130  # as shells have it for who ends by SIGINT
 
 
@@ -32,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
     except (RawwsError, ExceptionGroup) as error:
         cause = _alone(error)
+        if isinstance(cause, streams.OutputLost):
+            if isinstance(cause.cause, BrokenPipeError):  # whoever reads, such as head(1), has seen enough
+                return DONE
+            streams.tell_output_lost(cause.cause)
+            return FAILED
         if not isinstance(cause, UsageError | ListenError):
             raise
         print(f"rawws: {cause}", file=sys.stderr)

@@ -14,7 +14,7 @@ import trio
 from rawws import logs
 from rawws.checker import Checker, Result
 from rawws.cli.arguments import header, insecure_tls, seconds
-from rawws.cli.streams import need_output
+from rawws.cli.streams import need_output, writing_output
 from rawws.errors import OpenTimeout, ProxyError, UsageError
 from rawws.wire.cases import BY_NAME, CASES, Case, Verdict
 
@@ -48,8 +48,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the cases; the status is 1 when the server did what the RFC forbids."""
     need_output()
     if options.list:
-        for case in CASES:
-            print(f"{case.name:<18} {case.title} ({case.section})\n{'':<18}   asked for: {case.rule}")
+        with writing_output():
+            for case in CASES:
+                print(f"{case.name:<18} {case.title} ({case.section})\n{'':<18}   asked for: {case.rule}")
         return 0
     if options.url is None:
         raise UsageError("say which server to check: rawws check ws://localhost:8080/")
@@ -62,11 +63,12 @@ def run(options: argparse.Namespace) -> int:
         told = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"rawws: {options.url}: {told}", file=sys.stderr)
         return _FOUND_FAULT
-    if options.json:
-        print(json.dumps([_as_json(result) for result in results], indent=1))
     counts = Counter(result.outcome.verdict for result in results)
-    if not options.json:
-        print(", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts[verdict]))
+    with writing_output():
+        if options.json:
+            print(json.dumps([_as_json(result) for result in results], indent=1))
+        else:
+            print(", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts[verdict]))
     return _FOUND_FAULT if counts[Verdict.BAD] else 0
 
 
@@ -88,7 +90,8 @@ async def _check(options: argparse.Namespace, cases: list[Case], results: list[R
     def tell(result: Result) -> None:
         results.append(result)
         if not options.json:
-            _print(result, verbose=options.verbose)
+            with writing_output():
+                _print(result, verbose=options.verbose)
 
     await checker.run(cases, tell)
 
@@ -101,7 +104,6 @@ def _print(result: Result, *, verbose: bool) -> None:
     if verbose:
         for line in result.story():
             print(f"{'':<8} {line}")
-    sys.stdout.flush()
 
 
 def _as_json(result: Result) -> dict[str, Any]:

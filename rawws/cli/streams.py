@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
-from rawws.errors import UsageError
+from rawws.errors import RawwsError, UsageError
+
+
+class OutputLost(RawwsError):
+    """Standard output can't be written; its cause is why."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+@contextlib.contextmanager
+def writing_output() -> Iterator[None]:
+    """Have errors of standard output told from others, such as a network's. Raises `OutputLost`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        drop_output()
+        raise OutputLost(error) from None
 
 
 def fill_closed() -> None:

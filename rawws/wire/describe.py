@@ -19,7 +19,7 @@ def describe(seen: Seen, *, with_ruler: bool = True) -> list[str]:
         case Head():
             return _describe_head(seen)
         case Switch():
-            return ["HTTP ends, WebSocket begins"]
+            return [describe_switch(seen)]
         case SeenFrame():
             return _describe_frame(seen, with_ruler=with_ruler)
         case _:
@@ -27,6 +27,12 @@ def describe(seen: Seen, *, with_ruler: bool = True) -> list[str]:
             if seen.fault is not None:
                 rest.append(f"{_INDENT}{FAULT} {seen.fault.sentence}; the receiver fails with {seen.fault.close_code}")
             return rest
+
+
+def describe_switch(switch: Switch) -> str:
+    if switch.protocol:
+        return f"HTTP ends, {switch.protocol} begins: what follows is not read"
+    return "HTTP ends, WebSocket begins"
 
 
 def _where(sender: Role, at: int) -> str:

@@ -33,7 +33,7 @@ from rawws.wire.http1 import HttpPhase, Signal
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.plain import PlainReader
 from rawws.wire.role import Role
-from rawws.wire.trace import FrameRecorder, escape
+from rawws.wire.trace import FrameRecorder, escape, printable, shorten
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]{1,32} [^\r\n]")
@@ -85,7 +85,9 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """HTTP ends here, in both directions: what follows are frames."""
+    """HTTP ends here, in both directions: what follows are frames, or another ``protocol``, which isn't followed."""
+
+    protocol: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +282,14 @@ class Observer:
         checks = asked.examine(event) if asked.upgrades and (switches or event.status_code >= 200) else ()
         out.append(Head(Role.SERVER, at, raw, checks))
         if switches:
-            out.append(Switch())
-            extensions = b", ".join(value for name, value in event.headers if name == b"sec-websocket-extensions")
-            self._switch(deflate=b"permessage-deflate" in extensions)
+            protocol = asked.other_protocol(event)
+            out.append(Switch(protocol))
+            if protocol:
+                for each in self._directions.values():
+                    each.mode = _Mode.LOST
+            else:
+                extensions = b", ".join(value for name, value in event.headers if name == b"sec-websocket-extensions")
+                self._switch(deflate=b"permessage-deflate" in extensions)
             self._read(self._directions[Role.CLIENT], out)
         elif event.status_code >= 200:
             direction.mode = _Mode.BODY
@@ -329,6 +336,16 @@ class _Asked:
             keys = request.headers.get_all("Sec-WebSocket-Key")
             if len(keys) == 1:
                 self.accept = Accept.of(keys[0])
+
+    def other_protocol(self, event: h11.InformationalResponse | h11.Response) -> str:
+        """Return what a 101 goes on with, if that isn't WebSocket: what it names, or else what was asked for.
+
+        One that names nothing, to a request for a WebSocket, breaks §4.1 and is followed by frames.
+        """
+        named = b", ".join(value for name, value in event.headers if name == b"upgrade").decode("latin-1")
+        if not named and not self.upgrades:
+            named = ", ".join(self.request.headers.get_all("Upgrade"))
+        return "" if not named or "websocket" in named.lower() else shorten(printable(named))
 
     def examine(self, event: h11.InformationalResponse | h11.Response) -> tuple[AnswerCheck, ...]:
         fields = [(name.decode("ascii"), escape(value)) for name, value in event.headers.raw_items()]

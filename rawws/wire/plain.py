@@ -140,7 +140,7 @@ class PlainReader:
                     break
                 if scanner.header.opcode == Opcode.CLOSE:
                     # What comes before is judged first, so that if wsproto rejects a frame from here on, it is
-                    # this one: _close_with_1014() has to know.
+                    # this one: _end_with_1014() has to know.
                     self._feed_wsproto(data[start:header_at], events)
                     if self.ended:
                         return len(data)
@@ -194,7 +194,7 @@ class PlainReader:
         frame = self._recorder.frame()
         if on_frame is not None:
             on_frame(self._our_role.other, frame)
-        if frame.header.opcode != Opcode.CLOSE:  # that one is kept for _close_with_1014()
+        if frame.header.opcode != Opcode.CLOSE:  # that one is kept for _end_with_1014()
             self._recorder = None
 
     def _feed_wsproto(self, data: bytes, events: list[Event]) -> None:
@@ -252,14 +252,13 @@ class PlainReader:
             self._fail(self._too_big(self.max_message_bytes + 1), events)
         else:
             fault = _name_fault(code, reason)
-            if fault.code == "close_code_invalid" and (newer := self._close_with_1014()) is not None:
-                self.ended = True
-                events.append(CloseReceived(newer))
+            if fault.code == "close_code_invalid":
+                self._end_with_1014(fault, events)
             else:
                 self._fail(fault, events)
 
-    def _close_with_1014(self) -> CloseFrame | None:
-        """Return the close whose code was just rejected, if that is 1014 and its reason is UTF-8.
+    def _end_with_1014(self, fault: Fault, events: list[Event]) -> None:
+        """Judge the close whose code was just rejected as any other, if that code is 1014.
 
         1014 entered the IANA registry after wsproto's table was written; servers behind gateways send it. wsproto
         judges a close's code last but for its reason, so all else in the frame is in order.
@@ -267,11 +266,15 @@ class PlainReader:
         assert self._recorder is not None
         payload = self._recorder.frame().payload_head
         if payload[:2] != (1014).to_bytes(2, "big"):
-            return None
+            self._fail(fault, events)
+            return
         try:
-            return CloseFrame(1014, payload[2:].decode())
+            close = CloseFrame(1014, payload[2:].decode())
         except UnicodeDecodeError:
-            return None
+            self._fail(_name_fault(CloseReason.INVALID_FRAME_PAYLOAD_DATA, "Error decoding CLOSE reason"), events)
+            return
+        self.ended = True
+        events.append(CloseReceived(close))
 
     def _too_big(self, size: int) -> Fault:
         us = self._our_role.name.lower()

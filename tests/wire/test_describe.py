@@ -53,6 +53,7 @@ def test_a_response_comes_from_the_right_and_ends_http() -> None:
     response, switch = told(Role.SERVER, answer)
     assert response[:2] == ["← byte 0 from the server: HTTP response", "    HTTP/1.1 101 Switching Protocols"]
     assert switch == describe(Switch()) == ["HTTP ends, WebSocket begins"]
+    assert describe(Switch("h2c")) == ["HTTP ends, h2c begins: what follows is not read"]
 
 
 def test_a_head_that_can_not_be_read_is_told_with_why() -> None:

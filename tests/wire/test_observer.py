@@ -171,7 +171,42 @@ def test_an_answer_alone_is_judged_as_far_as_that_goes() -> None:
     head, switch = see((SERVER, SWITCH.replace(b"websocket", b"h2c") + b"\r\n"))
     assert isinstance(head, Head)
     assert [check.requirement for check in head.checks if not check.holds] == ["Upgrade is 'websocket'"]
+    assert switch == Switch("h2c")
+
+
+H2C_REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+H2C_SWITCH = SWITCH.replace(b"websocket", b"h2c") + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_head", "answer", "protocol"),
+    [
+        (H2C_REQUEST, H2C_SWITCH, "h2c"),
+        (REQUEST, H2C_SWITCH, "h2c"),
+        (H2C_REQUEST, b"HTTP/1.1 101 Yes\r\nUpgrade: a\r\nUpgrade: b\xff\r\n\r\n", "a, bÿ"),
+        (H2C_REQUEST, b"HTTP/1.1 101 Yes\r\n\r\n", "h2c"),
+    ],
+)
+def test_what_goes_on_as_something_else_is_not_read(request_head: bytes, answer: bytes, protocol: str) -> None:
+    """RFC 9110 §7.8: a 101 says in Upgrade which protocol comes next."""
+    said = [(CLIENT, request_head), (SERVER, answer + b"\0\0\x12\4"), (CLIENT, HELLO), (SERVER, b"\x81\x02hi")]
+    asked, answered, *others = see(*said)
+    assert isinstance(asked, Head)
+    assert isinstance(answered, Head)
+    assert others == [Switch(protocol)]
+
+
+def test_what_waits_behind_an_upgrade_to_something_else_is_not_read() -> None:
+    assert see((CLIENT, REQUEST + HELLO), (SERVER, H2C_SWITCH))[2:] == [Switch("h2c")]
+
+
+def test_an_answer_that_names_no_protocol_goes_on_as_the_one_that_was_asked_for() -> None:
+    answer = SWITCH.replace(b"Upgrade: websocket\r\n", b"") + b"\r\n"
+    _, head, switch, frame = see((CLIENT, REQUEST), (SERVER, answer + b"\x81\x02hi"))
+    assert isinstance(head, Head)
+    assert not head.is_fine
     assert switch == Switch()
+    assert isinstance(frame, SeenFrame)
 
 
 @given(st.binary(max_size=300), st.booleans(), st.sampled_from(Role))

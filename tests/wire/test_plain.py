@@ -239,7 +239,7 @@ def test_5_5_1_a_close_is_the_last_that_is_read(our_role: Role, header: str, pay
         ("a802", closed_with(1014), 1002),
         ("9802", closed_with(1014), 1002),
         ("887e00c8", closed_with(1014, b"r" * 198), 1002),
-        ("8803", closed_with(1014, b"\xff"), 1002),
+        ("8803", closed_with(1014, b"\xff"), 1007),
         ("8802", closed_with(1016), 1002),
     ],
     ids=["FIN=0", "RSV1", "RSV2", "RSV3", "200 bytes", "reason not UTF-8", "1016"],
