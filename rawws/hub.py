@@ -14,6 +14,7 @@ import trio
 from rawws import logs
 from rawws.backplane import Shards
 from rawws.errors import Refusal, UsageError
+from rawws.failures import is_failure
 from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint, Pace, Peer
@@ -181,7 +182,9 @@ class Hub:
             self._asked_for = self.room(path)
         except UsageError as error:
             logs.line(logs.hub, logging.ERROR, logs.SERVER, FAULT, str(error))
-        except Exception:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             logs.hub.exception("#%d ! settings(%r) failed", logs.SERVER, path)
         else:
             return None
