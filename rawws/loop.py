@@ -108,7 +108,7 @@ class Loop:
         self._fresh: set[Room] = set()  # whose logs have an open segment
         self._leaving: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last words
         self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
-        self._unread: list[tuple[int, int]] = []  # of these bytes are here already, which no poller tells of
+        self._unread: dict[int, int] = {}  # the same for those whose bytes are here already, as no poller tells
         self._turn_messages = 0  # that this turn has read, counted for each form in which they are sent
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
@@ -195,9 +195,8 @@ class Loop:
         while True:
             if not self._ready:
                 self._ready = self._poller.poll()
-                if self._unread:  # behind those who have had no turn yet
-                    self._ready += self._unread
-                    self._unread = []
+                if self._unread:
+                    self._add_unread()
                 if not self._ready:
                     return
             self._turn()
@@ -207,6 +206,17 @@ class Loop:
             began = self._turn_at = now
             if now > until:
                 return
+
+    def _add_unread(self) -> None:
+        """Have those who are here already looked at as well: once, and behind those who have had no turn yet."""
+        unread, self._unread = self._unread, {}
+        others = []
+        for fd, events in self._ready:
+            if fd in unread:
+                unread[fd] |= events
+            else:
+                others.append((fd, events))
+        self._ready = [*others, *unread.items()]
 
     def _turn(self) -> None:
         """Look at the sockets that are ready, within the budget, and send what that brought."""
@@ -223,6 +233,8 @@ class Loop:
             try:
                 if events & WRITABLE:
                     self.sending.flush(peer)
+                    if fd not in peers:
+                        continue
                 if events & (READABLE | LOST):
                     budget -= self._read(peer)
             except Exception:
@@ -244,7 +256,9 @@ class Loop:
         """Return what bytes from a peer amount to, as far as that is wanted at a time; its session keeps the rest."""
         inbox = peer.inbox
         if inbox is not None:
-            return peer.session.receive_data(data, max(1, min(inbox.limit + 1 - len(inbox.items), MOST_MESSAGES)))
+            # Behind our close, what doesn't fit is dropped, and the peer's close may be the last of it.
+            space = MOST_MESSAGES if peer.session.close_sent is not None else inbox.limit + 1 - len(inbox.items)
+            return peer.session.receive_data(data, max(1, min(space, MOST_MESSAGES)))
         if peer.pace is None or peer.pace.bucket is None:
             return peer.session.relay_data(data, MOST_MESSAGES)
         return peer.session.relay_data(data, max(1, int(peer.pace.bucket.credit(trio.current_time()))))
@@ -253,7 +267,7 @@ class Loop:
         """Have more read of a peer whose bytes no poller tells of: they are here already."""
         is_here = peer.kept is not None or peer.session.has_unread or peer.transport.has_pending
         if peer.interest & READABLE and is_here:
-            self._unread.append((peer.transport.fileno(), READABLE))
+            self._unread[peer.transport.fileno()] = READABLE
             self.run_errands_soon()
 
     def _read(self, peer: Peer) -> int:

@@ -84,12 +84,15 @@ class Endpoint:
 class Pace:
     """What only some peers need: how much one may say, and how much it has missed."""
 
-    __slots__ = ("bucket", "rests_until", "skipped", "took_at")
+    __slots__ = ("bucket", "notice", "notice_bytes", "noticed", "rests_until", "skipped", "took_at")
 
     def __init__(self, bucket: TokenBucket | None = None) -> None:
         self.bucket = bucket  # where there is a limit to what it may say
         self.rests_until = 0.0  # nothing is read from it till then, since it has said too much
         self.skipped = 0  # messages that it will never get, since it read too slowly
+        self.notice = b""  # what it was last told of that, and may not have been sent yet
+        self.noticed = 0  # of how many that tells
+        self.notice_bytes = 0  # of who came and went, that may wait for it
         self.took_at = math.inf  # when it last took some of what a room waits for it to take, if one does
 
 

@@ -52,10 +52,9 @@ class Presence:
                 if not others or watcher.session.state is not State.OPEN:
                     continue
                 try:
-                    if watcher.form & EVENTS:
-                        self._loop.sending.send(watcher, b"".join(each.as_events for each in others))
-                    else:
-                        self._loop.sending.send(watcher, b"".join(each.as_frames for each in others))
-                    self._loop.slow.check_outbox(watcher, room)
+                    is_events = watcher.form & EVENTS
+                    words = b"".join(each.as_events if is_events else each.as_frames for each in others)
+                    self._loop.sending.send(watcher, words)
+                    self._loop.slow.check_notices(watcher, room, len(words))
                 except Exception:
                     self._loop.give_up(watcher)

@@ -72,11 +72,13 @@ class SlowPeers:
             case _:
                 self._close(peer, told)
 
-    def check_outbox(self, peer: Peer, room: Room) -> None:
-        """Close a peer for which too much waits that is no message of the room."""
+    def check_notices(self, peer: Peer, room: Room, size: int) -> None:
+        """Close a peer for which too much waits that is no message of the room, when so many bytes came to that."""
+        pace = peer.pace = peer.pace or Pace()
+        pace.notice_bytes = min(pace.notice_bytes + size, peer.outbox_bytes)
         limit = room.settings.max_lag_bytes
-        if peer.outbox_bytes > limit and peer.session.state is OPEN:
-            self._close(peer, f"{peer.outbox_bytes} bytes behind, over the limit of {limit} (--max-lag)")
+        if pace.notice_bytes > limit and peer.session.state is OPEN:
+            self._close(peer, f"{pace.notice_bytes} bytes behind, over the limit of {limit} (--max-lag)")
 
     def _close(self, peer: Peer, told: str) -> None:
         self._loop.log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
@@ -100,9 +102,20 @@ class SlowPeers:
             peer.outbox_bytes += len(rest)
         peer.cursors[room] = Cursor(newest)
         self._note_skipped(peer, skipped, told)
-        if skipped and (words := notice({"skipped": skipped}, peer.form)):
-            self._loop.sending.queue(peer, words)
+        if skipped > 0:
+            self._tell_skipped(peer, skipped)
         self._loop.watch(peer, done=False)
+
+    def _tell_skipped(self, peer: Peer, count: int) -> None:
+        """Queue how many a peer will never get, together with what it hasn't been told yet."""
+        pace = peer.pace
+        assert pace is not None
+        if peer.outbox and peer.outbox[-1] is pace.notice:
+            peer.outbox_bytes -= len(peer.outbox.pop())
+            count += pace.noticed
+        pace.notice, pace.noticed = notice({"skipped": count}, peer.form), count
+        if pace.notice:
+            self._loop.sending.queue(peer, pace.notice)
 
     def _note_skipped(self, peer: Peer, count: int, told: str) -> None:
         if count <= 0:

@@ -220,7 +220,7 @@ class TlsTransport(Transport):
 
     @property
     def has_pending(self) -> bool:  # type: ignore[override]
-        return self._tls.pending() > 0 or bool(self._held) or self._failure is not None
+        return self._tls.pending() > 0 or bool(self._held) or self._failure is not None or self._has_ended
 
     async def shake_hands(self) -> None:
         """Complete the TLS handshake. Raises OSError when it fails; ssl.SSLError is one."""
@@ -266,6 +266,7 @@ class TlsTransport(Transport):
                 self._failure = error  # what came before it is whole
                 break
             if not piece:
+                self._has_ended = True  # which OpenSSL needn't say twice
                 break
             pieces.append(piece)
             received += len(piece)

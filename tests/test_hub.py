@@ -12,6 +12,7 @@ import random
 import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -298,6 +299,46 @@ async def test_a_turn_that_finds_more_than_it_may_read_takes_the_rest_in_the_nex
     for client in clients:
         heard = await client.frames(5)
         assert sorted(heard) == [seen_text(str(number)) for number in range(5)]
+
+
+async def test_who_is_not_read_to_the_end_has_one_turn_when_all_others_have_one(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start_hub(mode=Mode.ECHO)
+    client = running.join()
+    loop = current_loop()
+    take_turn = loop._turn
+    most = 0
+
+    def look_and_take_turn() -> None:
+        nonlocal most
+        most = max(most, *Counter(fd for fd, _ in loop._ready).values())
+        take_turn()
+
+    monkeypatch.setattr(loop, "_turn", look_and_take_turn)
+    messages = 2 * RECEIVE_BYTES // len(text(""))  # so some are in the kernel while others have come and are not read
+    await client.send(text("") * messages)
+    await client.frames(messages)
+    assert most == 1
+
+
+async def test_who_is_gone_when_it_was_to_be_sent_something_is_not_read_on(
+    start_hub: StartHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start_hub(limits=Limits(messages_per_s=1))
+    client = running.join(send_buffer=SMALL_BUFFER)
+    room = running.hub.room("/")
+    await client.send(text("said") * 100)  # of which but few are read
+    await wait_all_tasks_blocked()
+    said = room.log.last_message
+    assert said < 100
+    for message in KIB_MESSAGES[:100]:
+        room.publish(message)
+    client.hang_up()
+    await wait_all_tasks_blocked()
+    assert not len(room)
+    assert room.log.last_message == said + 100
+    assert "error in rawws itself" not in caplog.text
 
 
 # Slow readers

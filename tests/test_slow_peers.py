@@ -419,3 +419,37 @@ async def test_the_end_of_a_server_copies_the_log_for_nobody(start_hub: StartHub
     finally:
         tracemalloc.stop()
     assert most < 300_000, "the segments are theirs together"
+
+
+async def test_what_a_room_itself_has_for_it_closes_nobody_where_nobody_is_to_be_closed(start_hub: StartHub) -> None:
+    running = start_hub(slow="latest", max_lag_bytes=2000)
+    ours, client = running.pair(send_buffer=SMALL)
+    running.hub.stream_events(1, Transport(ours), "/", Reading(wants_presence=True), running.endpoint)
+    room = running.hub.room("/")
+    for number in range(20):
+        room.publish(numbered(number) * 100)
+        await trio.lowlevel.checkpoint()
+    (reader,) = room.peers
+    assert reader.outbox_bytes > 2000
+    running.join()
+    await wait_all_tasks_blocked()
+    assert reader in room.peers
+    client.hang_up()
+
+
+async def test_who_never_reads_how_many_it_was_not_sent_has_one_number_waiting_for_it(start_hub: StartHub) -> None:
+    running = start_hub(slow="skip", max_lag_bytes=2000)
+    ours, client = running.pair(send_buffer=SMALL)
+    running.hub.stream_events(1, Transport(ours), "/", Reading(), running.endpoint)
+    await flood(running, 100)
+    (reader,) = running.hub.room("/").peers
+    waiting = reader.outbox_bytes
+    await flood(running, 5000)
+    assert reader.outbox_bytes <= waiting + len("5000")
+    raw = b""
+    running.hub.room("/").publish(numbered(5100))
+    while f"data: {5100} ".encode() not in raw or not raw.endswith(b"\n\n"):
+        raw += await client.take_some()
+    events = read_events(raw)
+    skipped = sum(int(event.data) for event in events if event.kind == "skipped")
+    assert sum(event.kind == "message" for event in events) + skipped == 5101

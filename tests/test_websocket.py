@@ -14,9 +14,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import rawws
 from rawws import Cause, ConnectionClosedError, ConnectionClosedOK, State
 from rawws.errors import UsageError
+from rawws.loop import current_loop
 from rawws.testing import Opcode, Role, open_pair, open_raw
 from rawws.websocket import CALLS_IN_A_ROW
 from rawws.wire.frames import RSV1
+from tests.serving import masked
 
 BOTH_ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: f"raw {role.name.lower()}")
 BOTH_LANES = pytest.mark.parametrize("fast_lane", [True, False], ids=["fast lane", "plain"])
@@ -790,3 +792,13 @@ async def test_raw_bytes_are_too_late_once_we_close() -> None:
         ws.begin_close()
         with pytest.raises(rawws.ConnectionClosed):
             ws.send_raw(b"late")
+
+
+async def test_a_close_behind_many_messages_that_nobody_takes_is_soon_found() -> None:
+    async with open_raw(max_queue=1) as (client, server):
+        await client.send_bytes(masked(Opcode.TEXT, b"x") * 5000 + masked(Opcode.CLOSE, b"\x03\xe8"))
+        await wait_all_tasks_blocked()
+        before = current_loop().traffic.turns
+        await server.aclose()
+        assert current_loop().traffic.turns - before < 50
+        assert server.close_code == 1000
