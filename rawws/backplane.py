@@ -21,6 +21,7 @@ from rawws.wire.trace import FAULT
 if TYPE_CHECKING:
     from rawws.hub import Hub
     from rawws.room import Room
+    from rawws.wire.broadcast_log import History
 
 AWAY = Refusal(
     503,
@@ -64,6 +65,7 @@ class Backplane(Protocol):
         path: str,
         opcode: Opcode,
         payload: bytes,
+        history: History,
         *,
         sender: int = 0,
         key: str | None = None,
@@ -73,8 +75,9 @@ class Backplane(Protocol):
     ) -> Outgoing:
         """Take a message that is to be published, however full it is.
 
-        ``sender`` is the number of the connection that it came from. What has the same ``once`` in the same room is
-        published once, whichever nodes it is given to, and ``digest`` tells whether it was the same message.
+        ``history`` is the room's, by which the store may forget; ``sender`` is the number of the connection that it
+        came from. What has the same ``once`` in the same room is published once, whichever nodes it is given to, and
+        ``digest`` tells whether it was the same message.
         """
 
     def take_back(self, message: Outgoing) -> bool:

@@ -17,9 +17,14 @@ def is_failure(error: BaseException) -> bool:
     application has kept a ``Cancelled``, and raises it when nothing is cancelled: let through, that would end the
     whole server without a word. Nor does asyncio's ``CancelledError`` mean anything to anybody above.
     """
-    if isinstance(error, BaseExceptionGroup):
-        # Cancelling beside a failure isn't lost: trio raises it again where we wait next.
-        return error.subgroup(_ENDS_THE_PROGRAM) is None and any(map(is_failure, error.exceptions))
-    if isinstance(error, trio.Cancelled):
-        return trio.current_effective_deadline() > -math.inf
-    return not isinstance(error, _ENDS_THE_PROGRAM)
+    found = False
+    errors = [error]
+    while errors:  # and no recursion: groups may be nested more deeply than Python calls
+        error = errors.pop()
+        if isinstance(error, BaseExceptionGroup):
+            errors += error.exceptions
+        elif isinstance(error, _ENDS_THE_PROGRAM):
+            return False
+        elif not isinstance(error, trio.Cancelled) or trio.current_effective_deadline() > -math.inf:
+            found = True
+    return found  # beside which cancelling isn't lost: trio raises it again where we wait next

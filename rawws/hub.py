@@ -167,11 +167,11 @@ class Hub:
         if path in rooms:
             return None
         if self._max_rooms is None or len(rooms) < self._max_rooms:
-            return self._try_settings(path)
+            return self.refuse_settings(path)
         told = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
         return Refusal(503, "too_many_rooms", told, _LATER)
 
-    def _try_settings(self, path: str) -> Refusal | None:
+    def refuse_settings(self, path: str) -> Refusal | None:
         """Return why there can't be a room at a path for the application's ``settings``, whose failure is logged.
 
         The room is kept, so that they need not be asked again when somebody comes in.

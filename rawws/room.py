@@ -332,7 +332,9 @@ class Room:
         assert self.shared is not None
         messages = list(split_frames(b"".join(frames)))
         for header, payload in messages:
-            self.shared.send_out(self.path, Opcode(header.opcode), bytes(payload), sender=sender, key=key)
+            self.shared.send_out(
+                self.path, Opcode(header.opcode), bytes(payload), self.settings.history, sender=sender, key=key
+            )
         return len(messages)
 
     def add(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:

@@ -158,6 +158,8 @@ class Posts:
         """Publish on all nodes, and return what to answer when the message is everybody's."""
         if backplane.is_away or backplane.is_full:
             return AWAY
+        if refusal := self._hub.refuse_settings(path):
+            return refusal
         headers = exchange.request.headers
         once = headers.get("Idempotency-Key") or ""
         done = trio.Event()
@@ -165,6 +167,7 @@ class Posts:
             path,
             opcode,
             body,
+            self._hub.room(path).settings.history,
             key=headers.get("Rawws-Key"),
             once=once,
             digest=_digest(opcode, body) if once else "",

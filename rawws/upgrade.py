@@ -59,8 +59,6 @@ async def upgrade(connection: HttpConnection, request: Request) -> Upgraded | No
         action, refusal = service.admit(request)
         if action:
             request = replace(request, action=action)
-            if refusal is None and service.prepare is not None:
-                refusal = await service.prepare(request)
     if refusal is not None:
         await connection.refuse(logs.handshake, refusal)
         return None
@@ -83,7 +81,12 @@ async def upgrade(connection: HttpConnection, request: Request) -> Upgraded | No
         if not isinstance(response, Response) or response.status != 101:
             await connection.answer_instead(response, "process_response", logs.handshake, close=True)
             return None
-    if service.admit is not None and (refusal := service.admit(request)[1]):  # others have come meanwhile
+    # While the application was asked, others have come, and a room would not have been kept ready for so long.
+    if service.prepare is not None and request.action:
+        refusal = await service.prepare(request)
+    if refusal is None and service.admit is not None:
+        refusal = service.admit(request)[1]
+    if refusal is not None:
         await connection.refuse(logs.handshake, refusal)
         return None
     if debug:

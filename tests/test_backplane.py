@@ -25,6 +25,7 @@ from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.redis import RedisStreams, connector, publisher, reader
 from rawws.redis.connector import Connector
+from rawws.wire.broadcast_log import History
 from rawws.wire.frames import Opcode
 from tests.redis_server import Network, RedisServer, free_port, network, redis_server
 from tests.room_serving import Rooms, post, rooms
@@ -399,27 +400,86 @@ async def test_a_key_that_is_no_stream(
 async def test_what_is_wrong_with_one_message_of_a_batch_is_its_own(nursery: trio.Nursery, redis: RedisServer) -> None:
     await redis.ask("RPUSH", "rawws-once:/room/x list", "no answer")
     await redis.ask("SET", "rawws-once:/room/x text", "no answer")
+    await redis.ask("SET", "rawws-once:/room/x error", "-OOM as if Redis had no memory left")
     async with network(redis.port) as between, rooms(nursery, backplane=between.url) as node:
         client = await node.open("/room/x")
         shared = node.hub.room("/room/x").shared
         assert shared is not None
         between.cut()
         sent = [
-            shared.send_out("/room/x", Opcode.TEXT, payload, once=once, digest="digest")
-            for payload, once in [(b"1", ""), (b"2", "list"), (b"3", ""), (b"4", "text"), (b"5", "fine")]
+            shared.send_out("/room/x", Opcode.TEXT, payload, History(), once=once, digest="digest")
+            for payload, once in [
+                (b"1", ""),
+                (b"2", "list"),
+                (b"3", ""),
+                (b"4", "text"),
+                (b"5", "error"),
+                (b"6", "fine"),
+            ]
         ]
         between.heal()
-        assert [(await client.frame()).payload for _ in range(3)] == [b"1", b"3", b"5"]
+        assert [(await client.frame()).payload for _ in range(3)] == [b"1", b"3", b"6"]
         await shared.flush()
-        assert [bool(message.problem) for message in sent] == [False, True, False, True, False]
+        assert [bool(message.problem) for message in sent] == [False, True, False, True, True, False]
         await shared.flush()
         assert await redis.ask("XLEN", "rawws:/room/x") == 3
+
+
+async def test_a_stream_keeps_what_its_own_room_keeps(nursery: trio.Nursery, redis: RedisServer) -> None:
+    def settings(path: str) -> rawws.RoomSettings | None:
+        return rawws.RoomSettings(History(20_000, MIB, 86_400)) if path == "/long" else None
+
+    async with rooms(nursery, backplane=redis.url, settings=settings) as node:
+        for path in ("/short", "/long"):
+            client = await node.open(path)
+            node.hub.room(path).publish_many(["x"] * 15_000)
+            await client.frames(15_000)
+            await node.publish(path, "and one by POST")
+        assert 10_000 <= await redis.ask("XLEN", "rawws:/short") < 10_200
+        assert await redis.ask("XLEN", "rawws:/long") == 15_001
+        assert await redis.ask("TTL", "rawws:/short") <= 3600 < await redis.ask("TTL", "rawws:/long")
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_who_is_asked_about_for_long_misses_nothing_of_the_room(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.redis.UNUSED_S", 0.1)
+    is_known = trio.Event()
+
+    async def authenticate(_: rawws.Request) -> None:
+        await is_known.wait()
+
+    await redis.ask("XADD", "rawws:/room/x", "*", "data", "0")
+    async with rooms(nursery, backplane=redis.url, history=10, authenticate=authenticate) as node:
+        client = await node.connect()
+        await client.send(upgrade("/room/x?last=1"))
+        await trio.sleep(0.3)  # longer than a room is kept ready
+        is_known.set()
+        assert (await client.answer()).status == 101
+        assert await client.frame() == seen_text("0")
+
+
+@pytest.mark.usefixtures("impatient", "bounded")
+async def test_a_stream_that_is_full_of_ids_is_no_trouble_but_to_its_own_room(
+    nursery: trio.Nursery, redis: RedisServer
+) -> None:
+    most = 2**64 - 1
+    async with rooms(nursery, backplane=redis.url) as node:
+        full, other = await node.open("/full"), await node.open("/other")
+        await redis.ask("XADD", "rawws:/full", f"{most}-{most}", "data", "the last")
+        assert await full.frame() == seen_text("the last")
+        await redis.ask("CLIENT", "KILL", "TYPE", "normal")
+        while (await node.ask(get("/full?last=1"))).status != 502:
+            await trio.sleep(0.05)
+        await node.publish("/other", "goes on")
+        assert await other.frame() == seen_text("goes on")
 
 
 async def test_a_stream_of_large_messages_is_cut(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rawws.redis.LEAST_KEPT_BYTES", 6 * MIB)
+    monkeypatch.setattr("rawws.wire.stream_entries.LEAST_BYTES", 6 * MIB)
     async with rooms(nursery, backplane=redis.url, history=3) as node:
         client = await node.open("/room/x")
         for number in range(20):
@@ -849,19 +909,23 @@ async def test_redis_comes_back_without_its_data(
 
 
 @pytest.mark.usefixtures("impatient", "bounded")
-async def test_what_was_seen_of_a_redis_that_is_lost_before_it_answers_does_not_come_twice(
+async def test_what_was_in_a_redis_that_is_lost_before_it_answers_comes_once_to_who_saw_it_and_who_did_not(
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     async with (
         redis_server(tmp_path) as server,
         network(server.port) as between,
+        network(server.port) as between_others,
         rooms(nursery, backplane=between.url) as node,
+        rooms(nursery, backplane=between_others.url) as other,
     ):
+        blind = await other.open("/room/x")
         while node.hub.backplane is None or node.hub.backplane.is_away:
             await trio.sleep(0.01)
         await node.publish("/elsewhere", "")
         between.hold(to_server=False)  # as the publisher has a connection, and no reader has
         client = await node.open("/room/x")
+        between_others.hold(to_server=False)
         room = node.hub.room("/room/x")
         room.publish("once")
         assert await client.frame() == seen_text("once")
@@ -869,13 +933,14 @@ async def test_what_was_seen_of_a_redis_that_is_lost_before_it_answers_does_not_
         await server.start()
         room.publish("after")
         assert await client.frame() == seen_text("after")
+        assert await blind.frames(2) == [seen_text("once"), seen_text("after")]
 
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_node_that_was_away_for_too_long_says_what_it_missed(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("rawws.redis.LEAST_KEPT", 100)
+    monkeypatch.setattr("rawws.wire.stream_entries.LEAST_ENTRIES", 100)
     async with (
         network(redis.port) as between,
         rooms(nursery, backplane=redis.url) as quick,

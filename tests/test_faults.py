@@ -702,6 +702,11 @@ async def fail(kind: str) -> NoReturn:
             raise ExceptionGroup("some", [error, ValueError("too")])
         case "a group in a group":
             raise ExceptionGroup("outer", [ExceptionGroup("inner", [error])])
+        case "groups nested more deeply than Python calls":
+            nested: Exception = error
+            for _ in range(600):
+                nested = ExceptionGroup("nested", [nested])
+            raise nested
         case "a cancellation, kept for later":
             raise await keep_cancelled()
         case "a group with one":
@@ -717,6 +722,7 @@ FAILURES = pytest.mark.parametrize(
     [
         "a group",
         "a group in a group",
+        "groups nested more deeply than Python calls",
         "a cancellation, kept for later",
         "a group with one",
         "a group of nothing else",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rawws.wire.frames import Opcode
-from rawws.wire.stream_entries import fields_of
+from rawws.wire.stream_entries import Author, fields_of
 from tests.redis_server import redis_server
 from tests.serving import PATIENCE_S, StartProgram, need
 
@@ -53,5 +53,5 @@ async def test_two_nodes_in_four_commands(start_program: StartProgram, tmp_path:
 
 def test_the_table_has_every_field() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", SECTION, re.MULTILINE)) == set(
-        fields_of(Opcode.TEXT, b"", "by", "key")[::2]
+        fields_of(Opcode.TEXT, b"", Author("node", 1, 1), "key")[::2]
     )

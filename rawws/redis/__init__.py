@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -28,15 +27,15 @@ import trio
 from rawws import logs
 from rawws.backplane import AWAY
 from rawws.errors import Refusal
-from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.redis.connector import Connector
 from rawws.redis.publisher import Publisher
 from rawws.redis.reader import LOOK_EVERY_S, Followed, Reader
+from rawws.wire.broadcast_log import History
 from rawws.wire.frames import Opcode
 from rawws.wire.message_ids import MessageId
 from rawws.wire.outbox import Outgoing
-from rawws.wire.stream_entries import fields_of
+from rawws.wire.stream_entries import Author, fields_of
 from rawws.wire.trace import FAULT, STATE
 
 if TYPE_CHECKING:
@@ -46,22 +45,11 @@ if TYPE_CHECKING:
 
 # So long one who comes waits for a room that is not there yet.
 OPEN_TIMEOUT_S = 3.0
-# Streams are trimmed to about as many entries as a room's history has, and no fewer than this: a node may be so far
-# behind without missing anything.
-LEAST_KEPT = 10_000
-# But not if they take more than this, and than the history may.
-LEAST_KEPT_BYTES = 48 * MIB
-# A stream to which nothing is added is gone after the history's age, and no sooner than this.
-LEAST_EXPIRY_S = 600
 # There are so many readers at most, each with two connections to Redis; beyond that they follow more rooms each.
 MOST_READERS = 100
 # A room that nobody is in any more is followed for a little longer, since somebody may be on the way.
 UNUSED_S = 5.0
-# Redis refuses numbers that are too large for it; these are more than anybody will notice.
-MOST_KEPT = 10**18
-MOST_EXPIRY_S = 100 * 365 * 86_400
 _HOLD = "backplane"
-_NUMBER = re.compile(rb"[0-9]{1,18}")
 
 
 class RedisStreams:
@@ -74,11 +62,7 @@ class RedisStreams:
         """
         self._connector = Connector(url)
         self._node = node
-        history = hub.settings.history
-        self._expiry_s = int(min(max(LEAST_EXPIRY_S, history.max_age_s), MOST_EXPIRY_S))
-        kept = min(max(LEAST_KEPT, history.messages), MOST_KEPT)
-        kept_bytes = min(max(LEAST_KEPT_BYTES, history.max_bytes), MOST_KEPT)
-        self._publisher = Publisher(self._node, kept, kept_bytes, self._expiry_s, self._let_publishers_go_on)
+        self._publisher = Publisher(self._node, self._let_publishers_go_on)
         self._serials = itertools.count(1)
         self._space = trio.lowlevel.ParkingLot()
         self._followed: dict[str, tuple[Followed, Reader]] = {}
@@ -170,6 +154,7 @@ class RedisStreams:
         path: str,
         opcode: Opcode,
         payload: bytes,
+        history: History,
         *,
         sender: int = 0,
         key: str | None = None,
@@ -177,9 +162,8 @@ class RedisStreams:
         digest: str = "",
         on_done: Callable[[], None] | None = None,
     ) -> Outgoing:
-        serial = next(self._serials)
-        fields = fields_of(opcode, payload, f"{self._node}.{sender}.{serial}", key)
-        message = Outgoing(path, fields, len(payload), on_done, once, digest, serial)
+        author = Author(self._node, sender, next(self._serials))
+        message = Outgoing(path, fields_of(opcode, payload, author, key), len(payload), on_done, once, digest, history)
         was_full = self.is_full
         self._publisher.put(message)
         if self.is_full and not was_full:
@@ -218,7 +202,7 @@ class RedisStreams:
             return reader
         if len(self._readers) >= MOST_READERS:
             return min(self._readers, key=attrgetter("key_bytes"))
-        reader = Reader(self._expiry_s, self._note_seen)
+        reader = Reader(self._node)
         scope = self._readers[reader] = trio.CancelScope()
         self._start(reader, reader.read, scope)
         return reader
@@ -266,12 +250,3 @@ class RedisStreams:
         if followed.problem:
             return Refusal(502, "backplane", "This room can't be read; the server's log says why.")
         return None if followed.is_current.is_set() else AWAY
-
-    def _note_seen(self, by: bytes) -> int:
-        """Return which of this node's connections published what was read; 0 for anybody else."""
-        node, *numbers = by.split(b".")
-        if node != self._node.encode("ascii") or len(numbers) != 2 or not all(map(_NUMBER.fullmatch, numbers)):
-            return 0
-        connection, serial = map(int, numbers)
-        self._publisher.outbox.note_seen(serial)
-        return connection

@@ -2,9 +2,11 @@
 
 A batch is one call of a script, which adds to the streams and notes the number of the last message in a key of this
 node's, its *marker*, in one step. When an answer doesn't come, the marker tells the next connection how much of the
-batch has arrived; a Redis that was lost with its markers can't, but this node's readers may have seen some of it. That
-connection also writes its own generation into the marker, and the script refuses to run when it
+batch has arrived. That connection also writes its own generation into the marker, and the script refuses to run when it
 finds another one than its own: or else a batch that was still in some buffer could arrive behind its repetition.
+
+A Redis that was lost with its markers can tell nothing. Then all that it hasn't answered for is sent again, and those
+who read it know what of it was there before (`rawws.wire.stream_entries.Repeated`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from rawws import logs
 from rawws.limits import MIB
 from rawws.redis.connector import TIMEOUT_S
 from rawws.wire.outbox import Outbox, Outgoing
-from rawws.wire.stream_entries import key_of, parse_stream_id
+from rawws.wire.stream_entries import Keeping, key_of, parse_stream_id
 from rawws.wire.trace import FAULT
 
 if TYPE_CHECKING:
@@ -36,12 +38,12 @@ CUT_EVERY_BYTES = MIB
 MARKER_EXPIRY_S = 86_400
 IDLE_S = 1.0
 
-# KEYS: the node's marker, and then all others that occur. ARGV: what the marker has to be, if it is there; the
-# generation; the number of the first message; how many entries a stream keeps; how long a stream is kept behind its
-# last, in seconds; how long the marker is; how many bytes a stream keeps, or 0 if that isn't to be seen to; and for
-# each message its stream's place in KEYS, that of its Idempotency-Key or 0, the message's digest, and its fields behind
-# how many these are. Returns an id for each message; "digest id" for one that has a key; or why it could not be added,
-# behind a minus. At what may pass (no memory, no replica), it ends.
+# KEYS: the node's marker, the streams, and the others that occur. ARGV: what the marker has to be, if it is there; the
+# generation; the number of the first message; how long the marker is kept, in seconds; whether to see to how many bytes
+# the streams have; how many streams there are, and for each of them how many entries it keeps, how many bytes, and how
+# long it is kept behind its last; and for each message its stream's place in KEYS, that of its Idempotency-Key or 0,
+# the message's digest, and its fields behind how many these are. Returns an id for each message; "digest id" for one
+# that has a key; or why it could not be added, behind a minus. At what may pass (no memory, no replica), it ends.
 #
 # A stream that takes a third more than the bytes that it keeps is cut to these; what Redis needs for an entry is up to
 # a quarter more than the entry, since it takes memory in certain sizes.
@@ -56,19 +58,24 @@ local passing = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true,
 local function told(answer)
   return type(answer) == 'table' and '-' .. answer.err or answer
 end
-local function add(stream, once, digest, first, last)
-  local answer = once > 0 and told(redis.pcall('GET', KEYS[once]))
+local function add(at, once, digest, first, last)
+  local stream, keeping = KEYS[at], 3 * at + 1
+  local expiry = ARGV[keeping + 2]
+  local answer = once > 0 and redis.pcall('GET', KEYS[once])
   if answer then
-    return answer
+    if type(answer) == 'string' and string.sub(answer, 1, 1) == '-' then
+      return '-ERR something else has written to the key of its Idempotency-Key'
+    end
+    return told(answer)
   end
-  answer = told(redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, first, last)))
+  answer = told(redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[keeping], '*', unpack(ARGV, first, last)))
   if string.sub(answer, 1, 1) == '-' then
     return answer
   end
-  redis.pcall('EXPIRE', stream, ARGV[5])
+  redis.pcall('EXPIRE', stream, expiry)
   if once > 0 then
     answer = digest .. ' ' .. answer
-    redis.pcall('SET', KEYS[once], answer, 'EX', ARGV[5])
+    redis.pcall('SET', KEYS[once], answer, 'EX', expiry)
   end
   return answer
 end
@@ -95,12 +102,11 @@ local function cut(stream, kept)
   until excess < 0 or #some < 10
   redis.pcall('XTRIM', stream, 'MINID', oldest)
 end
-local given, streams, place, done = {}, {}, 8, 0
+local streams = tonumber(ARGV[6])
+local given, place, done = {}, 7 + 3 * streams, 0
 while place <= #ARGV do
   local last = place + 3 + tonumber(ARGV[place + 3])
-  local stream = KEYS[tonumber(ARGV[place])]
-  streams[stream] = true
-  local answer = add(stream, tonumber(ARGV[place + 1]), ARGV[place + 2], place + 4, last)
+  local answer = add(tonumber(ARGV[place]), tonumber(ARGV[place + 1]), ARGV[place + 2], place + 4, last)
   given[#given + 1] = answer
   if passing[string.match(answer, '^%-(%u+)')] then
     break
@@ -108,11 +114,10 @@ while place <= #ARGV do
   done = done + 1
   place = last + 1
 end
-local kept = tonumber(ARGV[7])
-if kept > 0 then
-  for stream in pairs(streams) do cut(stream, kept) end
+if ARGV[5] == '1' then
+  for at = 2, streams + 1 do cut(KEYS[at], tonumber(ARGV[3 * at + 2])) end
 end
-redis.call('SET', KEYS[1], ARGV[2] .. ':' .. (tonumber(ARGV[3]) - 1 + done), 'EX', ARGV[6])
+redis.call('SET', KEYS[1], ARGV[2] .. ':' .. (tonumber(ARGV[3]) - 1 + done), 'EX', ARGV[4])
 return given
 """
 # KEYS: the node's marker. ARGV: the new generation; the number if there is no marker; how long it is kept. Returns the
@@ -129,16 +134,12 @@ _PASSING = (b"-OOM", b"-MISCONF", b"-READONLY", b"-NOREPLICAS", b"-MASTERDOWN")
 class Publisher:
     """Takes messages, and sends them to their streams. `publish` has to be running."""
 
-    def __init__(self, node: str, kept: int, kept_bytes: int, expiry_s: int, on_space: Callable[[], None]) -> None:
-        """Streams have about ``kept`` entries, of ``kept_bytes`` or a third more, and are gone ``expiry_s`` after the
-        last. ``on_space`` is called when messages have left the outbox, and it is not full."""
+    def __init__(self, node: str, on_space: Callable[[], None]) -> None:
+        """``on_space`` is called when messages have left the outbox, and it is not full."""
         self.outbox = Outbox(MAX_WAITING_BYTES)
         self._something_to_send = trio.Event()
         self._marker_key = f"rawws-node:{node}"
         self._generation = 0
-        self._kept = kept
-        self._kept_bytes = kept_bytes
-        self._expiry_s = expiry_s
         self._on_space = on_space
 
     def put(self, message: Outgoing) -> None:
@@ -190,30 +191,26 @@ class Publisher:
         arguments = (self._generation, outbox.sent, MARKER_EXPIRY_S)
         answer: Any = await client.eval(TAKE_OVER, [self._marker_key], arguments)
         marker: str = answer.decode()
-        arrived = max(int(marker.partition(":")[2]) - outbox.sent, outbox.seen_under_way)
-        self._are_done(min(arrived, outbox.under_way))
+        arrived = int(marker.partition(":")[2]) - outbox.sent
+        self._are_done(max(0, min(arrived, outbox.under_way)))
         outbox.give_up()
         return marker
 
     def _call(self, batch: list[Outgoing], marker: str) -> tuple[list[str], list[str | bytes | int]]:
         """Return the keys and the arguments of the script for a batch."""
-        places = {self._marker_key: 1}
+        streams = {key_of(message.path): Keeping.of(message.history) for message in batch}
+        places = {key: place for place, key in enumerate([self._marker_key, *streams], 1)}
+        is_to_cut = random.random() * CUT_EVERY_BYTES < sum(message.size for message in batch)
         first = self.outbox.sent + 1
-        arguments: list[str | bytes | int] = [
-            marker,
-            self._generation,
-            first,
-            self._kept,
-            self._expiry_s,
-            MARKER_EXPIRY_S,
-            self._kept_bytes if random.random() * CUT_EVERY_BYTES < sum(message.size for message in batch) else 0,
-        ]
+        arguments: list[str | bytes | int] = [marker, self._generation, first, MARKER_EXPIRY_S, int(is_to_cut)]
+        arguments.append(len(streams))
+        for keeping in streams.values():
+            arguments += keeping
         for message in batch:
             once = 0
-            stream = places.setdefault(key_of(message.path), len(places) + 1)
             if message.once:
                 once = places.setdefault(f"rawws-once:{message.path} {message.once}", len(places) + 1)
-            arguments += (stream, once, message.digest, len(message.fields))
+            arguments += (places[key_of(message.path)], once, message.digest, len(message.fields))
             arguments += message.fields
         return list(places), arguments
 

@@ -20,7 +20,7 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -30,10 +30,14 @@ import trio
 from rawws import logs
 from rawws.limits import KIB, MIB
 from rawws.redis.connector import TIMEOUT_S
+from rawws.room import NOBODY
 from rawws.wire.broadcast_log import History
 from rawws.wire.frames import encode_message
 from rawws.wire.message_ids import MessageId, StreamIds
 from rawws.wire.stream_entries import (
+    Author,
+    Keeping,
+    Repeated,
     StreamMessage,
     StreamPlace,
     StreamState,
@@ -85,7 +89,7 @@ for _, stream in ipairs(KEYS) do
   else
     local state = {}
     for at = 1, #info, 2 do state[info[at]] = info[at + 1] end
-    local first, entries, more, step = state['first-entry'], {}, true, 1
+    local first, entries, more, step, problem = state['first-entry'], {}, true, 1, nil
     local range, from, most = ARGV[place], ARGV[place + 1], tonumber(ARGV[place + 3])
     if first then
       take(first)
@@ -93,7 +97,11 @@ for _, stream in ipairs(KEYS) do
     end
     while more and #entries < most and (budget > 0 or (#told == 1 and #entries == 0)) do
       step = math.min(step, most - #entries)
-      local some = redis.call(range, stream, from, ARGV[place + 2], 'COUNT', step)
+      local some = redis.pcall(range, stream, from, ARGV[place + 2], 'COUNT', step)
+      if some.err then
+        problem = some.err
+        break
+      end
       more = #some == step
       for _, entry in ipairs(some) do
         entries[#entries + 1] = entry
@@ -106,7 +114,7 @@ for _, stream in ipairs(KEYS) do
       end
       step = math.min(2 * step, 100)
     end
-    told[#told + 1] = {
+    told[#told + 1] = problem or {
       state['length'], state['entries-added'] or state['length'], first and first[1] or '0-0',
       state['last-generated-id'], entries, more and 1 or 0,
     }
@@ -126,6 +134,7 @@ class Followed:
 
     room: Room
     place: StreamPlace = field(default_factory=StreamPlace)
+    repeated: Repeated = field(default_factory=Repeated)
     tail: StreamTail | None = None  # what is being loaded
     is_loaded: bool = False
     is_current: trio.Event = field(default_factory=trio.Event)  # the log has all that the stream had when we looked
@@ -159,13 +168,11 @@ class Followed:
 class Reader:
     """Follows the streams of some rooms, on a connection of its own."""
 
-    def __init__(self, expiry_s: int, note_seen: Callable[[bytes], int]) -> None:
-        """A stream is gone ``expiry_s`` after its last entry; ``note_seen`` is told what is in an entry's ``by``, and
-        returns which of our connections that is."""
+    def __init__(self, node: str) -> None:
+        """``node`` is our own name."""
         self.followed: dict[str, Followed] = {}
         self.key_bytes = 0  # of their streams' keys
-        self._expiry_ms = expiry_s * 1000
-        self._note_seen = note_seen
+        self._node = node
         self._something_to_look_at = trio.Event()
         self._bell = f"rawws-bell:{os.urandom(6).hex()}"
         self._last_ring = b"0-0"
@@ -320,7 +327,7 @@ class Reader:
         if not followed.is_loaded:
             self._load(followed, state, messages, now_ms, is_last=is_last)
             return
-        missed = place.compare(state, now_ms, self._expiry_ms)
+        missed = place.compare(state, now_ms, Keeping.of(room.settings.history).expiry_s * 1000)
         if missed is not None:
             told = f"messages of room {room.path} may have been missed behind {room.last_id}: {missed.value}"
             logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
@@ -357,7 +364,11 @@ class Reader:
         assert isinstance(ids, StreamIds)
         for message in messages:
             place.pass_over(message.id)
+            author = Author.parse(message.by)
+            if followed.repeated.has(author):
+                continue
             ids.add(*max(message.id, ids.last))
             frames: list[bytes | bytearray] = []
             encode_message(message.opcode, message.payload, frames)
-            room.add(frames, self._note_seen(message.by), message.key)
+            sender = author.connection if author is not None and author.node == self._node else NOBODY
+            room.add(frames, sender, message.key)

@@ -2,8 +2,7 @@
 
 A batch goes out whole and in order. If its answer doesn't come, nobody knows whether it has arrived, and it stays at
 the head. So the store that takes it also remembers, in the same step, the number of the last message that it has from
-us; asked for that number, it tells us how much of the batch we may forget. What has come back to us as a message of the
-store's has arrived in any case, even in a store that was lost since then: whoever has got it must not get it again.
+us; asked for that number, it tells us how much of the batch we may forget.
 """
 
 from __future__ import annotations
@@ -13,10 +12,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rawws.wire.broadcast_log import History
 from rawws.wire.stream_entries import StreamId
 
 # What a message takes up beside its payload, about.
 OVERHEAD_BYTES = 200
+
+DEFAULT_HISTORY = History()
 
 
 @dataclass(eq=False, slots=True)
@@ -29,7 +31,7 @@ class Outgoing:
     on_done: Callable[[], None] | None = None
     once: str = ""  # an Idempotency-Key: what has the same one in the same room is published once
     digest: str = ""  # of the message that the key is for
-    serial: int = 0  # larger than that of all before it
+    history: History = DEFAULT_HISTORY  # of the room, by which the store may forget
     is_done: bool = False
     id: StreamId | None = None  # None when it has arrived, but the answer with its id has not
     is_reused: bool = False  # its key was used for another message
@@ -46,7 +48,6 @@ class Outbox:
         self._under_way = 0
         self.waiting_bytes = 0
         self.sent = 0  # the number of the last message that is known to have arrived
-        self._seen = 0  # the largest serial that has come back
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -59,16 +60,6 @@ class Outbox:
     def under_way(self) -> int:
         """How many have gone out without an answer."""
         return self._under_way
-
-    @property
-    def seen_under_way(self) -> int:
-        """How many of those must have arrived, since a message has come back that is one of them or behind them."""
-        under_way = itertools.islice(self._queue, self._under_way)
-        return sum(message.serial <= self._seen for message in under_way)
-
-    def note_seen(self, serial: int) -> None:
-        """Note that a message has come back."""
-        self._seen = max(self._seen, serial)
 
     def put(self, message: Outgoing) -> None:
         self.waiting_bytes += message.size + OVERHEAD_BYTES

@@ -6,7 +6,7 @@ these fields; a program that isn't rawws need only give the first:
 ========  ========================================================================================
 ``data``  the payload
 ``op``    ``t`` for text, ``b`` for binary; without it, what is UTF-8 is text
-``by``    ``node.connection.number``: who published it, so that a room may spare a sender its own messages
+``by``    ``node.connection.number``: who published it (`Author`), and a number that grows with each of that node
 ``key``   the message's key, for rooms whose slow peers get the newest of each
 ========  ========================================================================================
 
@@ -18,10 +18,12 @@ the end of the stream that is the room's history (`StreamTail`).
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from rawws.limits import MIB
 from rawws.wire.broadcast_log import History
 from rawws.wire.frames import MAX_HEADER_BYTES, Opcode
 
@@ -31,6 +33,21 @@ StreamId = tuple[int, int]  # milliseconds since 1970 by Redis's clock, and a co
 BEGINNING: StreamId = (0, 0)
 MAX_HALF = (1 << 64) - 1
 MAX_SEQUENCE = 10**18  # more than anybody adds within a millisecond
+
+# Streams are trimmed to about as many entries as a room's history has, and no fewer than this: a node may be so far
+# behind without missing anything.
+LEAST_ENTRIES = 10_000
+# But not if they take more than this, and than the history may.
+LEAST_BYTES = 48 * MIB
+# A stream to which nothing is added is gone after the history's age, and no sooner than this.
+LEAST_EXPIRY_S = 600
+# Redis refuses numbers that are too large for it; these are more than anybody will notice.
+MOST_KEPT = 10**18
+MOST_EXPIRY_S = 100 * 365 * 86_400
+# The repetitions of so many nodes are known in one stream.
+MOST_NODES = 1000
+
+_BY = re.compile(rb"([^.]+)\.([0-9]{1,18})\.([0-9]{1,18})")
 
 
 def key_of(path: str) -> str:
@@ -74,9 +91,64 @@ class StreamMessage(NamedTuple):
     key: str | None
 
 
-def fields_of(opcode: Opcode, payload: bytes, by: str, key: str | None) -> list[str | bytes]:
+class Author(NamedTuple):
+    """Who published an entry: by the node, a room may spare one of its connections that connection's own messages."""
+
+    node: str
+    connection: int
+    serial: int  # grows with each message of the node, which sends a message that it isn't sure of again as it was
+
+    @classmethod
+    def parse(cls, by: bytes) -> Author | None:
+        """Return what is in ``by``; None if no node of rawws wrote it."""
+        match = _BY.fullmatch(by)
+        return match and cls(match[1].decode("ascii"), int(match[2]), int(match[3]))
+
+    def __str__(self) -> str:
+        return f"{self.node}.{self.connection}.{self.serial}"
+
+
+class Repeated:
+    """Tells those entries of a stream apart that were there before, in a Redis that was lost with them.
+
+    The node that had them published had no answer yet, and published them again: who has got the first must not get
+    the second, and who has not must.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}  # serial of each node
+
+    def has(self, author: Author | None) -> bool:
+        """Say whether the next entry is one of those."""
+        if author is None:
+            return False
+        last = self._last.pop(author.node, 0)
+        self._last[author.node] = max(last, author.serial)
+        if len(self._last) > MOST_NODES:
+            del self._last[next(iter(self._last))]  # who has been silent for longest
+        return author.serial <= last
+
+
+class Keeping(NamedTuple):
+    """How much of a stream Redis is to keep: about so many entries and bytes, and until so long after the last."""
+
+    entries: int
+    bytes: int
+    expiry_s: int
+
+    @classmethod
+    def of(cls, history: History) -> Keeping:
+        """Return what a room's history takes, and no less than a node needs that is somewhat behind."""
+        return cls(
+            int(min(max(LEAST_ENTRIES, history.messages), MOST_KEPT)),
+            int(min(max(LEAST_BYTES, history.max_bytes), MOST_KEPT)),
+            int(min(max(LEAST_EXPIRY_S, history.max_age_s), MOST_EXPIRY_S)),
+        )
+
+
+def fields_of(opcode: Opcode, payload: bytes, author: Author, key: str | None) -> list[str | bytes]:
     """Return the fields of a message's entry: names and values in turn."""
-    fields: list[str | bytes] = ["data", payload, "op", "t" if opcode is Opcode.TEXT else "b", "by", by]
+    fields: list[str | bytes] = ["data", payload, "op", "t" if opcode is Opcode.TEXT else "b", "by", str(author)]
     return fields if key is None else [*fields, "key", key]
 
 

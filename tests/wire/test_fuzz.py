@@ -25,7 +25,7 @@ from rawws.wire.messages import Headers, Request
 from rawws.wire.rate import TokenBucket
 from rawws.wire.reading import MAX_WAIT_S, read_query
 from rawws.wire.role import Role
-from rawws.wire.stream_entries import fields_of, format_stream_id, parse_stream_id, read_entry
+from rawws.wire.stream_entries import Author, fields_of, format_stream_id, parse_stream_id, read_entry
 from rawws.wire.uri import WebSocketURI, parse_uri
 from tests.fuzz import decode, handshake, http1, runner, session
 from tests.wire.helpers import any_chunking, both_roles
@@ -386,9 +386,11 @@ def test_any_entry_of_a_stream_is_a_message(identifier: tuple[int, int], fields:
     if message.opcode is Opcode.TEXT:
         message.payload.decode()  # or every peer would close the connection (§8.1)
     assert (message.key is None) is (b"key" not in fields)
-    again = fields_of(message.opcode, message.payload, "n.1", message.key)
+    again = fields_of(message.opcode, message.payload, Author("n", 1, 2), message.key)
     pairs = [each.encode() if isinstance(each, str) else each for each in again]
-    assert read_entry(written.encode(), dict(zip(pairs[::2], pairs[1::2], strict=True))) == message._replace(by=b"n.1")
+    assert read_entry(written.encode(), dict(zip(pairs[::2], pairs[1::2], strict=True))) == message._replace(
+        by=b"n.1.2"
+    )
 
 
 @few

@@ -39,22 +39,6 @@ def test_what_of_a_batch_has_not_arrived_goes_out_again() -> None:
     assert outbox.batch(9, 1000) == messages[1:]
 
 
-def test_what_has_come_back_has_arrived_and_all_before_it() -> None:
-    outbox = Outbox(10_000)
-    for serial in range(1, 6):
-        outbox.put(Outgoing("", [], 10, serial=serial))
-    assert outbox.seen_under_way == 0
-    outbox.batch(4, 1000)
-    outbox.note_seen(3)
-    outbox.note_seen(2)
-    assert outbox.seen_under_way == 3
-    outbox.arrived(2)
-    assert outbox.seen_under_way == 1
-    outbox.give_up()
-    outbox.note_seen(5)
-    assert outbox.seen_under_way == 0
-
-
 @pytest.mark.parametrize(("most_bytes", "count"), [(5, 1), (10, 1), (25, 2), (40, 4), (1000, 4)])
 def test_a_batch_is_bounded_in_bytes_and_has_one_message_at_least(most_bytes: int, count: int) -> None:
     outbox, _ = filled(4)

@@ -8,7 +8,16 @@ from rawws.wire.broadcast_log import History
 from rawws.wire.frames import MAX_HEADER_BYTES, Opcode
 from rawws.wire.stream_entries import (
     BEGINNING,
+    LEAST_BYTES,
+    LEAST_ENTRIES,
+    LEAST_EXPIRY_S,
+    MOST_EXPIRY_S,
+    MOST_KEPT,
+    MOST_NODES,
+    Author,
+    Keeping,
     Missed,
+    Repeated,
     StreamMessage,
     StreamPlace,
     StreamState,
@@ -25,6 +34,7 @@ from rawws.wire.stream_entries import (
 
 HOUR_MS = 3_600_000
 NOW = 10 * HOUR_MS
+NODE = Author("node", 7, 1)
 
 
 @pytest.mark.parametrize(
@@ -47,9 +57,43 @@ def test_an_entry_is_a_message_whoever_wrote_it(fields: dict[bytes, bytes], opco
 @pytest.mark.parametrize("key", [None, "acme"])
 @pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
 def test_what_is_written_is_read(opcode: Opcode, key: str | None) -> None:
-    flat = [each.encode() if isinstance(each, str) else each for each in fields_of(opcode, b"p", "node.7.1", key)]
+    flat = [each.encode() if isinstance(each, str) else each for each in fields_of(opcode, b"p", NODE, key)]
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     assert read_entry(b"9-0", fields) == ((9, 0), opcode, b"p", b"node.7.1", key)
+
+
+def test_who_wrote_an_entry() -> None:
+    assert Author.parse(b"node.7.1") == NODE
+    assert str(NODE) == "node.7.1"
+    for other in (b"", b"node", b"node.7", b"node.7.x", b"node.-1.1", b".7.1", b"a.b.7.1", b"node.7." + b"9" * 5000):
+        assert Author.parse(other) is None
+
+
+def test_what_a_node_has_published_again_is_known() -> None:
+    repeated = Repeated()
+    seen = [NODE._replace(serial=serial) for serial in (1, 2, 5, 4, 5, 6)]
+    assert [repeated.has(each) for each in seen] == [False, False, False, True, True, False]
+    assert not repeated.has(Author("other", 7, 1))
+    assert not repeated.has(None)
+    assert not repeated.has(None)
+    for number in range(MOST_NODES - 1):
+        assert not repeated.has(Author(f"n{number}", 1, 1))
+    assert repeated.has(Author("other", 7, 1)), "of so many nodes it is known"
+    assert not repeated.has(Author("one more", 1, 1))
+    assert not repeated.has(NODE), "who was silent for longest is forgotten"
+
+
+@pytest.mark.parametrize(
+    ("history", "keeping"),
+    [
+        (History(), Keeping(LEAST_ENTRIES, LEAST_BYTES, 3600)),
+        (History(30_000, 100 << 20, 86_400.5), Keeping(30_000, 100 << 20, 86_400)),
+        (History(10**30, 10**30, float("inf")), Keeping(MOST_KEPT, MOST_KEPT, MOST_EXPIRY_S)),
+        (History(0, 0, 0), Keeping(LEAST_ENTRIES, LEAST_BYTES, LEAST_EXPIRY_S)),
+    ],
+)
+def test_a_stream_is_kept_as_its_room_s_history_takes_it(history: History, keeping: Keeping) -> None:
+    assert Keeping.of(history) == keeping
 
 
 def test_keys_and_ids() -> None:
