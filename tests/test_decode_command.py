@@ -39,6 +39,12 @@ def test_hex_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == 11
 
 
+def test_hex_that_would_be_too_long_for_the_name_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines = decode(capsys, "--brief", encode_frame(Opcode.BINARY, bytes(1000)).hex())
+    assert status == 0
+    assert lines[0].startswith("← byte 0 from the server: BINARY fin=1 rsv=000 mask=none len=1000")
+
+
 def test_a_file_of_raw_bytes_with_a_handshake(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "said").write_bytes(REQUEST + HELLO)
     status, lines = decode(capsys, "--brief", str(tmp_path / "said"))

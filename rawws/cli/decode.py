@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -87,7 +88,7 @@ def _read(given: list[str]) -> bytes | str:
     if not given or given == ["-"]:
         need_input()
         return _as_text(_read_file("standard input", sys.stdin.buffer.read))
-    if len(given) == 1 and Path(given[0]).is_file():
+    if len(given) == 1 and os.path.isfile(given[0]):  # Path.is_file raises for what is too long
         return _as_text(_read_file(given[0], Path(given[0]).read_bytes))
     text = " ".join(given)
     try:
