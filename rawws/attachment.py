@@ -95,8 +95,8 @@ async def attach(
             if upgraded is None:
                 await http.linger()
                 assert http.answered is not None
-                told = f"the handshake was refused with {http.answered.status}: {http.answered.body.decode().strip()}"
-                raise HandshakeRefused(told, http.answered)
+                body = http.answered.body.decode(errors="replace").strip()  # which may be anything, as gzip
+                raise HandshakeRefused(f"the handshake was refused with {http.answered.status}: {body}", http.answered)
         except BaseException:
             transport.close()
             raise
