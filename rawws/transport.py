@@ -459,6 +459,8 @@ async def dial(host: str, port: int, unix_path: str | None = None) -> socket.soc
             stream = await trio.open_unix_socket(unix_path)
         else:
             stream = await trio.open_tcp_stream(host, port)
+    except UnicodeError:  # of IDNA, which is asked before any resolver: a label is empty, or has more than 63 letters
+        raise OSError(socket.EAI_NONAME, f"can't connect to {host}:{port}: that is not the name of a host") from None
     except OSError as error:
         cause = error.__cause__
         if isinstance(cause, ExceptionGroup):

@@ -20,6 +20,7 @@ from websockets.trio.server import serve as serve_with_websockets
 
 import rawws
 from rawws import Request, Response, UsageError, WebSocket
+from rawws.transport import dial
 from rawws.wire.frames import encode_frame
 from rawws.wire.handshake import Accept
 from tests.serving import LOOPBACK
@@ -485,6 +486,15 @@ async def test_a_proxy_that_is_not_there_is_told_apart_from_the_server(
         told = f"can't connect to {address}: Connection refused; that is the proxy {whose}"
         with pytest.raises(ConnectionRefusedError, match=told):
             await rawws.connect("ws://example.org/", proxy=f"http://{address}" if how == "given" else True).open()
+
+
+@pytest.mark.parametrize("host", ["proxy..corp", "a" * 64 + ".corp"])
+async def test_what_is_no_name_of_a_host_is_one_that_is_not_there(host: str) -> None:
+    told = f"can't connect to {host}:3128: that is not the name of a host"
+    with pytest.raises(OSError, match=f"{told}$"):
+        await dial(host, 3128)
+    with pytest.raises(OSError, match=f"{told}; that is the proxy that was given"):
+        await rawws.connect("ws://example.org/", proxy=f"http://{host}:3128").open()
 
 
 @pytest.mark.parametrize("proxy", ["socks5://localhost:1", "http://h:bad", "http://[bad", "https://localhost:1"])
