@@ -18,6 +18,7 @@ import select
 import selectors
 import socket
 import ssl
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -183,6 +184,12 @@ class Transport:
         if self._was_waited_for:
             trio.lowlevel.notify_closing(self._socket)
         return socket.socket(fileno=self._socket.detach())
+
+    def reset(self) -> None:
+        """Close the socket so that the peer takes the connection for lost (RST); what it has not got yet is dropped."""
+        with contextlib.suppress(OSError):  # of one that has gone
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def close(self) -> None:
         """Close the socket; tasks that wait for it wake with ``trio.ClosedResourceError``. Harmless twice."""
