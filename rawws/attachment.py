@@ -52,8 +52,8 @@ async def attach(
     """Carry on from a request for an upgrade that another server has read: ``async with attach(...) as ws:``.
 
     ``stream`` is any trio stream or a connected socket. It is ours from here on, and closed at the end, whatever is
-    raised. A socket, or a stream that is a plain socket, is used as it is; the bytes of any other stream are passed
-    through a pair of sockets.
+    raised: when the client has closed its side too, at the latest ``close_timeout`` later. A socket, or a stream that
+    is a plain socket, is used as it is; the bytes of any other stream are passed through a pair of sockets.
 
     ``request`` is what was read. Give the ``connection`` of h11 that read it, and its answer goes out and the bytes
     behind the request come in through that; or give those bytes as ``trailing_data``. The rest is as for `serve`.
@@ -95,8 +95,8 @@ async def attach(
             if upgraded is None:
                 await http.linger()
                 assert http.answered is not None
-                told = f"the handshake was refused with {http.answered.status}: {http.answered.body.decode().strip()}"
-                raise HandshakeRefused(told, http.answered)
+                body = http.answered.body.decode(errors="replace").strip()  # which may be anything, as gzip
+                raise HandshakeRefused(f"the handshake was refused with {http.answered.status}: {body}", http.answered)
         except BaseException:
             transport.close()
             raise

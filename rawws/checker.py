@@ -22,8 +22,9 @@ from rawws.wire.uri import parse_uri
 # Cases that run at the same time: a server that leaves connections open costs the patience but once.
 AT_ONCE = 8
 
-# A story is told by so many bytes of the answer at a time, until it has so many heads and frames.
-TOLD_AT_ONCE = 4096
+# So many bytes of an answer are looked at before it is asked whether that is enough: there may be a frame in two.
+LOOKED_AT_BYTES = 4096
+# Heads and frames of a story.
 MOST_TOLD = 200
 
 
@@ -47,8 +48,8 @@ class Result:
         raw = self.answer.raw
         told = 0
         while told < len(raw) and len(seen) < MOST_TOLD:
-            seen += observer.receive(Role.SERVER, bytes(raw[told : told + TOLD_AT_ONCE]))
-            told += TOLD_AT_ONCE
+            seen += observer.receive(Role.SERVER, bytes(raw[told : told + LOOKED_AT_BYTES]))
+            told += LOOKED_AT_BYTES
         if observer.switched:
             seen += observer.receive(Role.CLIENT, self.case.frames)
         lines = [line for each in [*seen, *observer.finish()] for line in describe(each, with_ruler=False)]
@@ -128,7 +129,9 @@ class Checker:
             await self._converse(case, request, transport, answer)
         finally:
             transport.close()
-        return Result(case, request, answer, case.outcome(answer))
+        outcome = case.outcome(answer)
+        answer.seen = []  # many objects, which nobody asks for when it is judged: a story is told from the bytes
+        return Result(case, request, answer, outcome)
 
     async def _converse(self, case: Case, request: bytes, transport: Transport, answer: Answer) -> None:
         """Send the request, wait for the 101, send the frames, and collect what comes."""
@@ -144,7 +147,7 @@ class Checker:
                         if case.half:
                             transport.shutdown_write()
                         continue
-                    data = await transport.receive()
+                    data = await transport.receive(LOOKED_AT_BYTES)
                     if not data:
                         answer.ended = True
                         break

@@ -29,7 +29,7 @@ from rawws.errors import (
     RawwsError,
     UsageError,
 )
-from rawws.limits import MIB, NO_LIMIT, Limits
+from rawws.limits import MIB, NO_LIMIT, Limits, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.resume import ResumedWebSocket
@@ -86,6 +86,7 @@ class Connector:
         resume: bool | str,
     ) -> None:
         self._uri = parse_uri(uri)
+        check_number("max_redirects", max_redirects)
         if resume and subprotocols:
             raise UsageError(f"resume has a subprotocol of its own, {SUBPROTOCOL}; leave subprotocols out")
         self._resumes = bool(resume)
@@ -507,6 +508,7 @@ def connect(
         limits=Limits(
             max_message_bytes=NO_LIMIT if max_size is None else max_size,
             max_queue=NO_LIMIT if max_queue is None else max_queue,
+            header_timeout_s=open_timeout or 0.0,
             ping_interval_s=ping_interval or 0.0,
             ping_timeout_s=ping_timeout or 0.0,
             close_timeout_s=close_timeout or 0.0,

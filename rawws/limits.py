@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
+from typing import Any
 
 from rawws.errors import UsageError
 
@@ -20,7 +22,8 @@ MAX_LAG_BYTES = 16 * MIB
 
 def check_number(keyword: str, given: object, *, least: int = 0, whole: bool = True) -> None:
     """Raises `UsageError` for what a keyword can't mean: no number, too small a one, or NaN."""
-    if not isinstance(given, int if whole else int | float) or not given >= least:  # which NaN isn't
+    known: Any = numbers.Integral if whole else numbers.Real  # which NumPy's are too
+    if not isinstance(given, known) or not given >= least:  # which NaN isn't
         kind = "a whole number" if whole else "a number"
         raise UsageError(f"{keyword} can't be {given!r}; give {kind} that is {least} or more")
 

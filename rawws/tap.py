@@ -114,8 +114,11 @@ class _Tapped:
                 nursery.start_soon(self._pump, Role.CLIENT, nursery.cancel_scope)
                 nursery.start_soon(self._pump, Role.SERVER, nursery.cancel_scope)
         finally:
-            client.close()
-            server.close()
+            for end in (client, server):
+                if self._told:
+                    end.reset()  # a close would look as if all had been said, where it was cut off
+                else:
+                    end.close()
             for seen in self._observer.finish():
                 self._show(seen)
             self._end(STATE, self._told or "ended by both sides")

@@ -18,6 +18,7 @@ import select
 import selectors
 import socket
 import ssl
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -183,6 +184,12 @@ class Transport:
         if self._was_waited_for:
             trio.lowlevel.notify_closing(self._socket)
         return socket.socket(fileno=self._socket.detach())
+
+    def reset(self) -> None:
+        """Close the socket so that the peer takes the connection for lost (RST); what it has not got yet is dropped."""
+        with contextlib.suppress(OSError):  # of one that has gone
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def close(self) -> None:
         """Close the socket; tasks that wait for it wake with ``trio.ClosedResourceError``. Harmless twice."""
@@ -460,6 +467,8 @@ async def dial(host: str, port: int, unix_path: str | None = None) -> socket.soc
             stream = await trio.open_unix_socket(unix_path)
         else:
             stream = await trio.open_tcp_stream(host, port)
+    except UnicodeError:  # of IDNA, which is asked before any resolver: a label is empty, or has more than 63 letters
+        raise OSError(socket.EAI_NONAME, f"can't connect to {host}:{port}: that is not the name of a host") from None
     except OSError as error:
         cause = error.__cause__
         if isinstance(cause, ExceptionGroup):

@@ -82,6 +82,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], int]] = {
     "a foreign page": ({}, ["Origin: https://evil.example"], 403),
     "the application's no": ({"authenticate": lambda _: Response(401, "who?\n")}, [], 401),
     "the application's own answer": ({"process_request": lambda _: Response(503, "later\n")}, [], 503),
+    "an answer that isn't text": ({"process_request": lambda _: Response(503, b"\x1f\x8b\xff")}, [], 503),
 }
 
 

@@ -20,7 +20,8 @@ import rawws.cli
 import rawws.logs
 from benchmarks import servers
 from benchmarks.servers import Wish
-from rawws.wire.cases import CASES
+from rawws.checker import Checker
+from rawws.wire.cases import BY_NAME, CASES
 from rawws.wire.handshake import Accept
 from tests.serving import PATIENCE_S, need
 
@@ -178,6 +179,16 @@ def test_a_server_that_floods_takes_no_longer_than_one_that_is_mute(check: Check
     assert lines[0].startswith(("BAD      fragments", "unclear  fragments"))
     assert len(lines) < 5000
     assert lines[-3].endswith(" bytes more came, which are left out here")
+
+
+async def test_what_was_seen_of_an_answer_is_not_kept_when_it_is_judged(nursery: trio.Nursery) -> None:
+    """One of a million small frames would be a gigabyte in sixty cases."""
+    (listener,) = await nursery.start(partial(trio.serve_tcp, flood, 0, host="127.0.0.1"))
+    result = await Checker(f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/").run_case(BY_NAME["fragments"])
+    assert result.answer.raw
+    assert not result.answer.seen
+    assert "heads and frames, and went on" in result.outcome.got
+    nursery.cancel_scope.cancel()
 
 
 def test_the_cases_can_be_listed(check: Check) -> None:

@@ -20,6 +20,7 @@ from websockets.trio.server import serve as serve_with_websockets
 
 import rawws
 from rawws import Request, Response, UsageError, WebSocket
+from rawws.transport import dial
 from rawws.wire.frames import encode_frame
 from rawws.wire.handshake import Accept
 from tests.serving import LOOPBACK
@@ -175,6 +176,10 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "a line end in a header": ({"headers": {"X": "a\r\nHost: b"}}, "the X header can't have the value"),
     "a line end in a header's name": ({"headers": {"X\r\n": "a"}}, "is not the name of a header field"),
     "a header that is ours": ({"headers": {"Sec-WebSocket-Key": "a"}}, "is set by the handshake"),
+    "headers as one text": ({"headers": "a: b"}, "headers can't be 'a: b'; give a dict, or pairs"),
+    "a time before now": ({"open_timeout": -1}, "open_timeout can't be -1; give a number that is 0 or more"),
+    "a time that is no number": ({"open_timeout": "5"}, "open_timeout can't be '5'"),
+    "less than no redirects": ({"max_redirects": -1}, "max_redirects can't be -1; give a whole number"),
     "a line end in the origin": ({"origin": "a\r\nb"}, "the Origin header can't have the value"),
     "a line end in a subprotocol": ({"subprotocols": ["a\r\nb"]}, "can't be a subprotocol"),
     "a subprotocol twice": ({"subprotocols": ["a", "a"]}, "given twice"),
@@ -485,6 +490,15 @@ async def test_a_proxy_that_is_not_there_is_told_apart_from_the_server(
         told = f"can't connect to {address}: Connection refused; that is the proxy {whose}"
         with pytest.raises(ConnectionRefusedError, match=told):
             await rawws.connect("ws://example.org/", proxy=f"http://{address}" if how == "given" else True).open()
+
+
+@pytest.mark.parametrize("host", ["proxy..corp", "a" * 64 + ".corp"])
+async def test_what_is_no_name_of_a_host_is_one_that_is_not_there(host: str) -> None:
+    told = f"can't connect to {host}:3128: that is not the name of a host"
+    with pytest.raises(OSError, match=f"{told}$"):
+        await dial(host, 3128)
+    with pytest.raises(OSError, match=f"{told}; that is the proxy that was given"):
+        await rawws.connect("ws://example.org/", proxy=f"http://{host}:3128").open()
 
 
 @pytest.mark.parametrize("proxy", ["socks5://localhost:1", "http://h:bad", "http://[bad", "https://localhost:1"])

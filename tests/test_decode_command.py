@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import rawws.cli
+from rawws.cli import decode as decode_command
 from rawws.wire.frames import Opcode, encode_frame, parse_header
-from rawws.wire.observer import SeenFrame
+from rawws.wire.observer import Observer, Seen, SeenFrame
 from rawws.wire.records import frame_bytes, frame_record, from_line, head_record, to_line
 from rawws.wire.role import Role
 from rawws.wire.trace import FrameRecorder
@@ -20,6 +21,7 @@ from tests.serving import PATIENCE_S
 from tests.wire.test_dumps import packet
 from tests.wire.test_observer import HELLO, REQUEST, SWITCH
 
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nA"
 BYE = encode_frame(Opcode.CLOSE, b"\x03\xe8")
 
 
@@ -39,6 +41,12 @@ def test_hex_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == 11
 
 
+def test_hex_that_would_be_too_long_for_the_name_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines = decode(capsys, "--brief", encode_frame(Opcode.BINARY, bytes(1000)).hex())
+    assert status == 0
+    assert lines[0].startswith("← byte 0 from the server: BINARY fin=1 rsv=000 mask=none len=1000")
+
+
 def test_a_file_of_raw_bytes_with_a_handshake(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "said").write_bytes(REQUEST + HELLO)
     status, lines = decode(capsys, "--brief", str(tmp_path / "said"))
@@ -56,6 +64,28 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         "HTTP ends, WebSocket begins",
         f"← byte {len(SWITCH) + 2} from the server: CLOSE fin=1 rsv=000 mask=none len=2 1000",
     ]
+
+
+@pytest.mark.parametrize(
+    "said", [RESPONSE * 5000, REQUEST + HELLO * 30_000, encode_frame(Opcode.BINARY, bytes(200_000)) + BYE]
+)
+def test_a_long_input_is_explained_piece_by_piece_and_not_otherwise(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    sizes = []
+
+    class Spy(Observer):
+        def receive(self, sender: Role, data: bytes) -> list[Seen]:
+            sizes.append(len(data))
+            return super().receive(sender, data)
+
+    monkeypatch.setattr(decode_command, "Observer", Spy)
+    (tmp_path / "said").write_bytes(said)
+    in_pieces = decode(capsys, "--brief", str(tmp_path / "said"))
+    assert max(sizes) == 64 * 1024
+    monkeypatch.setattr(decode_command, "_AT_ONCE_BYTES", len(said))
+    assert decode(capsys, "--brief", str(tmp_path / "said")) == in_pieces
+    assert sizes[-1] == len(said)
 
 
 def test_what_is_wrong_is_told_and_counts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,13 @@ import time
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import trio
 
 import rawws
+from rawws.errors import UsageError
+from rawws.limits import check_number
 from rawws.loop import current_loop
 from tests.room_serving import post
 from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, get, masked, seen_close, upgrade
@@ -281,3 +284,12 @@ async def test_every_limit_is_told_by_its_flag(start_program: StartProgram) -> N
     usage = start_program.run("--help").stdout
     assert [flag for flag in told if flag not in usage] == [], "each is a flag"
     client.hang_up()
+
+
+def test_numpy_s_numbers_are_numbers() -> None:
+    check_number("max_size", np.int64(5), least=1)
+    check_number("ping_interval", np.float32(0.5), whole=False)
+    with pytest.raises(UsageError, match=r"max_size can't be .*; give a whole number that is 1 or more"):
+        check_number("max_size", np.float64(5), least=1)
+    with pytest.raises(UsageError, match="ping_interval can't be"):
+        check_number("ping_interval", np.float32("nan"), whole=False)

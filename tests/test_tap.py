@@ -207,8 +207,10 @@ async def test_a_lost_client_is_lost_to_the_server_too(nursery: trio.Nursery) ->
     ended = trio.Event()
 
     async def serve(stream: trio.SocketStream) -> None:
-        async for _ in stream:
-            heard.set()
+        await stream.receive_some()
+        heard.set()
+        with pytest.raises(trio.BrokenResourceError):  # as without the tap
+            await stream.receive_some()
         ended.set()
 
     with trio.fail_after(PATIENCE_S):
@@ -219,6 +221,23 @@ async def test_a_lost_client_is_lost_to_the_server_too(nursery: trio.Nursery) ->
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         await stream.aclose()  # with a reset
         await ended.wait()
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_that_is_cut_off_does_not_look_whole(nursery: trio.Nursery) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\nhalf of")
+        await stream.receive_some(1)
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await stream.aclose()  # with a reset
+
+    with trio.fail_after(PATIENCE_S):
+        port = await start_tap(nursery, await start_raw(nursery, serve))
+        async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
+            await stream.receive_some()
+            await stream.send_all(b"?")
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
     nursery.cancel_scope.cancel()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,10 @@ _HTTP_LINE = re.compile(rb"(?:HTTP/\d|[A-Za-z]+ \S+ HTTP/)")
 
 # Records, a line each; or as an array with one on each line, as the page exports them.
 _RECORDS = re.compile(r"\s*(?:\[\s*)?\{")
+
+# Explained and printed before the next are looked at: there may be a frame in every two bytes, and behind each body
+# of HTTP all that is there is copied.
+_AT_ONCE_BYTES = 64 * 1024
 
 _FOUND_FAULT = 1
 _FAILED = 1
@@ -87,7 +92,7 @@ def _read(given: list[str]) -> bytes | str:
     if not given or given == ["-"]:
         need_input()
         return _as_text(_read_file("standard input", sys.stdin.buffer.read))
-    if len(given) == 1 and Path(given[0]).is_file():
+    if len(given) == 1 and os.path.isfile(given[0]):  # Path.is_file raises for what is too long
         return _as_text(_read_file(given[0], Path(given[0]).read_bytes))
     text = " ".join(given)
     try:
@@ -129,7 +134,11 @@ def _explain(source: bytes | str, sender: Role | None) -> Iterator[tuple[str, Se
     if not source:
         raise UsageError("there is nothing to decode: give bytes in hex, a file, or - for standard input")
     observer = Observer(in_frames=not begins_with_http(source))
-    for seen in [*observer.receive(sender or guess_sender(source), source), *observer.finish()]:
+    sender = sender or guess_sender(source)
+    for start in range(0, len(source), _AT_ONCE_BYTES):
+        for seen in observer.receive(sender, source[start : start + _AT_ONCE_BYTES]):
+            yield "", seen
+    for seen in observer.finish():
         yield "", seen
 
 

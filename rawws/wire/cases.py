@@ -25,6 +25,8 @@ KEY = b"\x37\xfa\x21\x3d"
 STILL_THERE = b"still there?"
 # Who sends more, and not what it was asked for, won't (a guess).
 MAX_ANSWER_BYTES = MIB
+# Each is an object, and there may be one in every two bytes.
+MAX_ANSWER_PARTS = 10_000
 
 
 class Verdict(Enum):
@@ -60,7 +62,7 @@ class Answer:
 
     @property
     def is_full(self) -> bool:
-        return len(self.raw) >= MAX_ANSWER_BYTES
+        return len(self.raw) >= MAX_ANSWER_BYTES or len(self.seen) >= MAX_ANSWER_PARTS
 
     def receive(self, data: bytes) -> None:
         """Take in the next bytes."""
@@ -98,8 +100,8 @@ class Case:
     def outcome(self, answer: Answer) -> Outcome:
         """Judge what came back."""
         if answer.is_full and not answer.is_settled:
-            told = f"{len(answer.raw):,} bytes came, and went on, with nothing in them by which to judge"
-            return Outcome(Verdict.UNCLEAR, told)
+            came = f"{len(answer.raw):,} bytes came, with {len(answer.seen):,} heads and frames"
+            return Outcome(Verdict.UNCLEAR, f"{came}, and went on, with nothing in them by which to judge")
         outcome = self.judge(answer.seen, answer)
         if self.debatable and outcome.verdict is Verdict.BAD:
             return Outcome(Verdict.LAX, outcome.got)

@@ -41,7 +41,10 @@ class Headers:
     @classmethod
     def checked(cls, given: FieldsLike) -> Headers:
         """Return fields that our caller gave. Raises `UsageError` for those that can't be sent."""
-        fields = list(given.items() if isinstance(given, Mapping) else given)
+        try:
+            fields = [(name, value) for name, value in (given.items() if isinstance(given, Mapping) else given)]
+        except (TypeError, ValueError):  # such as of one line as it is in HTTP
+            raise UsageError(f"headers can't be {given!r}; give a dict, or pairs of a name and a value") from None
         for name, value in fields:
             if not _TOKEN.fullmatch(name):
                 raise UsageError(f"{name!r} is not the name of a header field; it may have letters, digits and -")

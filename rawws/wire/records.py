@@ -115,7 +115,7 @@ def read_frame(record: Record) -> Frame:
     if header is None or len(header.raw) != len(raw):
         raise ValueError("the frame's header is not a header")
     frame = Frame(header, bytes.fromhex(record["payload"]), bytes.fromhex(record.get("tail", "")))
-    if frame.left_out_bytes != record.get("left_out", 0):
+    if frame.left_out_bytes != record.get("left_out", 0) or frame.left_out_bytes < 0:
         raise ValueError("the frame's payload is not as long as its header says")
     return frame
 

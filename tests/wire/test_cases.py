@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.wire.cases import BY_NAME, CASES, MAX_ANSWER_BYTES, STILL_THERE, Answer, Case, Outcome, Verdict, raw_request
+from rawws.wire.cases import (
+    BY_NAME,
+    CASES,
+    MAX_ANSWER_BYTES,
+    MAX_ANSWER_PARTS,
+    STILL_THERE,
+    Answer,
+    Case,
+    Outcome,
+    Verdict,
+    raw_request,
+)
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Origins, examine
@@ -194,6 +205,15 @@ def test_an_answer_without_an_end_is_unclear_unless_it_has_what_was_asked_for() 
     assert answer_to(case, flood).is_full
     assert case.outcome(answer_to(case, flood)).verdict is Verdict.UNCLEAR
     assert case.outcome(answer_to(case, flood + PONG)) == Outcome(*LIVE)
+
+
+def test_an_answer_of_tiny_frames_without_an_end_is_full_before_they_are_a_million_objects() -> None:
+    case = BY_NAME["fragments"]
+    answer = answer_to(case, switched(b"\x82\x00" * MAX_ANSWER_PARTS))
+    assert answer.is_full
+    outcome = case.outcome(answer)
+    assert outcome.verdict is Verdict.UNCLEAR
+    assert f" {MAX_ANSWER_PARTS + 2:,} heads and frames, and went on" in outcome.got
 
 
 # RFC 6455 §4: what a handshake was answered with

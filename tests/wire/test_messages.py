@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rawws.errors import UsageError
@@ -60,6 +62,12 @@ def test_the_same_fields_in_the_same_order_are_equal_and_have_one_hash() -> None
 def test_a_caller_gives_a_mapping_or_pairs() -> None:
     assert Headers.checked({"X-One": "1", "X-Two": ""}) == Headers([("X-One", "1"), ("X-Two", "")])
     assert Headers.checked(iter(FIELDS)) == Headers(FIELDS)
+
+
+@pytest.mark.parametrize("given", ["X-One: 1", ["X-One: 1"], [("X-One",)], 5])
+def test_what_is_neither_a_dict_nor_pairs_is_our_caller_s_fault(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"^headers can't be .*; give a dict, or pairs of a name and a value$"):
+        Headers.checked(given)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\nb", "é", " a"])

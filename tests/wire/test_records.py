@@ -92,6 +92,7 @@ def test_of_a_long_frame_the_ends_are_kept_and_how_much_is_between_them() -> Non
         pytest.param({"header": "zz"}, id="a header that is not hex"),
         pytest.param({"payload": "00"}, id="less payload than the header says"),
         pytest.param({"payload": "00" * 6}, id="more payload than the header says"),
+        pytest.param({"payload": "00" * 6, "left_out": -1}, id="less than nothing left out of it"),
         pytest.param({"left_out": 3}, id="something left out of a whole payload"),
         pytest.param({"payload": None}, id="a payload that is no text"),
         pytest.param({"sender": "proxy"}, id="a sender who is neither side"),
