@@ -47,7 +47,9 @@ def visit(browser: Browser) -> Iterator[Visit]:
     complaints: list[str] = []
     contexts = []
 
-    def visit(server: Program | str, path: str = "/", **settings: Any) -> Page:
+    def visit(
+        server: Program | str, path: str = "/", prepare: Callable[[Page], object] | None = None, **settings: Any
+    ) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **settings})
         contexts.append(context)
         page = context.new_page()
@@ -56,6 +58,8 @@ def visit(browser: Browser) -> Iterator[Visit]:
         page.on(
             "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
         )
+        if prepare is not None:
+            prepare(page)
         page.goto(f"http://{server if isinstance(server, str) else server.address}{path}")
         page.locator("#watch[data-state=watching]").wait_for()
         return page
@@ -322,6 +326,34 @@ def test_a_frame_that_no_browser_sends(start_program: StartProgram, visit: Visit
     assert "81 05 68 65 6c 6c 6f" in case.locator(".dump").nth(0).inner_text().replace("\n", " ")
     # It is among the frames that crossed the wire, too.
     expect(frame_rows(page).filter(has_text="CLOSE").locator(".preview")).to_contain_text("1002")
+
+
+def test_what_is_not_known_yet_can_not_be_run(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import WebSocketRoute, expect
+
+    let_go: list[Callable[[], None]] = []
+
+    def hold_the_list_back(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        def on_message(message: str | bytes) -> None:
+            if '"cases":' in str(message):
+                let_go.append(lambda: route.send(message))
+            else:
+                route.send(message)
+
+        server.on_message(on_message)
+
+    page = visit(
+        start_program(), prepare=lambda page: page.route_web_socket(re.compile("/_rawws/trace$"), hold_the_list_back)
+    )
+    run_all = page.get_by_role("button", name="Run all")
+    while not let_go:
+        page.wait_for_timeout(10)
+    expect(run_all).to_be_disabled()
+    let_go[0]()
+    expect(run_all).to_be_enabled()
+    expect(page.locator("#score")).to_have_text(f"{len(CASES)} cases")
 
 
 def test_all_that_no_browser_sends(start_program: StartProgram, visit: Visit) -> None:

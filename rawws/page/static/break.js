@@ -33,6 +33,7 @@ export class Breaker {
       }),
     );
     byId("score").textContent = plural(cases.length, "case");
+    byId("run-all").disabled = this.#running; // until now there was nothing to be run
   }
 
   async #try(entry) {
