@@ -20,6 +20,7 @@ import h11
 import trio
 
 from rawws import logs
+from rawws.asgi_endpoints import websocket_paths
 from rawws.errors import RawwsError, UsageError
 from rawws.exchange import Exchange
 from rawws.failures import is_failure
@@ -70,6 +71,10 @@ class AsgiApp:
         self._lifespan = lifespan
         self._state: dict[str, Any] = {}
         self._calls: trio.Nursery | None = None  # of the application, while its lifespan lasts
+
+    def websocket_paths(self) -> list[str]:
+        """Return the paths of the application's WebSocket endpoints, as far as they can be seen from outside."""
+        return websocket_paths(self._app)
 
     def max_body_bytes(self, _: Limits) -> int:
         return NO_LIMIT  # how much it reads is for the application to say

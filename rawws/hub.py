@@ -19,6 +19,7 @@ from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint, Pace, Peer
 from rawws.room import Place, Room, RoomSettings, Slow
+from rawws.room_paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.transport import Transport
 from rawws.wire.broadcast_log import History
 from rawws.wire.encodings import EVENTS, PLAIN, SUBPROTOCOL, WITH_IDS, notice
@@ -56,6 +57,11 @@ class Hub:
     nothing, or is closed with 1008: the program publishes, or who may POST. ``max_rooms`` and ``max_peers`` (in a room)
     are refused more with 503.
 
+    ``rooms_at`` says which paths are rooms, over WebSocket and HTTP: that path and all paths below it. By default every
+    path is a room, or, where the server has an application for HTTP (the ``http`` of `rawws.serve`), every path below
+    ``/room/``. The other paths are the application's, and a WebSocket is refused there with 404. ``routes``, and a
+    handler in place of the hub, are not bound by this.
+
     ``settings(path)`` may return other `RoomSettings` for some rooms. Where it fails, a request is answered with 500.
     """
 
@@ -74,6 +80,7 @@ class Hub:
         read_only: bool = False,
         max_rooms: int | None = None,
         max_peers: int | None = None,
+        rooms_at: str | None = None,
         settings: Callable[[str], RoomSettings | None] | None = None,
     ) -> None:
         """Raises `UsageError` for a mode or a policy that there isn't, and for what can't be a limit."""
@@ -94,6 +101,7 @@ class Hub:
             math.inf if max_peers is None else max_peers,
         )
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
+        self._rooms_at = None if rooms_at is None else RoomPaths(rooms_at)
         self._settings_for = settings
         self._max_rooms = max_rooms
         self.hello = hello
@@ -112,6 +120,10 @@ class Hub:
     def rooms(self) -> Mapping[str, Room]:
         """The rooms in which somebody is, or that keep something for who comes later, by path. To be looked at only."""
         return self._occupied
+
+    def paths(self, *, beside_application: bool) -> RoomPaths:
+        """Return which paths are rooms, on a server that has an application for HTTP, or none."""
+        return self._rooms_at or RoomPaths(BESIDE_AN_APPLICATION if beside_application else "/")
 
     def room(self, path: str) -> Room:
         """Return the room of that path; as long as somebody is in it or holds it, always the same."""

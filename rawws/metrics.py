@@ -16,7 +16,7 @@ from rawws.exchange import Exchange
 from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.loop import current_loop
-from rawws.web import HttpApp
+from rawws.web import HttpApp, InFront
 from rawws.wire.encodings import EVENTS
 from rawws.wire.messages import Response
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PATH = "/metrics"
 
 
-class MetricsApp:
+class MetricsApp(InFront):
     """Answers `PATH`, and leaves all else to another app."""
 
     def __init__(self, hub: Hub, elsewhere: HttpApp, worker: int | None = None) -> None:
@@ -40,18 +40,18 @@ class MetricsApp:
             raise UsageError("--metrics needs prometheus-client: pip install 'rawws[metrics]'") from None
         self._prometheus = prometheus_client
         self._hub = hub
-        self._elsewhere = elsewhere
+        self.elsewhere = elsewhere
         self._worker = worker
 
     def max_body_bytes(self, limits: Limits) -> int:
-        return self._elsewhere.max_body_bytes(limits)
+        return self.elsewhere.max_body_bytes(limits)
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
-        return self._elsewhere.lifespan()
+        return self.elsewhere.lifespan()
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         if exchange.request.path != PATH or exchange.request.method not in ("GET", "HEAD"):
-            await self._elsewhere.serve_exchange(exchange)
+            await self.elsewhere.serve_exchange(exchange)
             return
         await exchange.pass_over_body()
         registry = self._prometheus.CollectorRegistry(auto_describe=False)

@@ -10,12 +10,14 @@ import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from urllib.parse import quote
 
 import trio
 
 from rawws import logs, web
 from rawws.accepting import Address, accept_connections
 from rawws.answering import HandedOver, serve_http, turn_away
+from rawws.asgi_app import AsgiApp
 from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
 from rawws.exchange import Exchange
 from rawws.failures import is_failure
@@ -43,7 +45,7 @@ from rawws.wire.hosts import Hosts
 from rawws.wire.messages import Request, Response, is_token
 from rawws.wire.reading import Reading, read_request
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT
+from rawws.wire.trace import FAULT, STATE, shorten
 
 # A stopping server closes so many peers at a time, or more if there are many; and is done with that when so much of
 # the drain is over. A hundred a second come back anywhere without being felt (a guess).
@@ -53,6 +55,9 @@ DRAIN_SHARE = 0.8
 
 # In place of a list of origins: pages of the server's own host only.
 SAME_HOST = Origins()
+
+_AS_IN_TARGETS = "/%!$&'()*+,;=:@{}<>"  # RFC 3986 §3.3, and the brackets in which frameworks have parameters
+MOST_NAMED = 5  # of an application's endpoints, in one line of the log
 
 Handler = Callable[[WebSocket], Awaitable[None]]
 
@@ -79,7 +84,7 @@ class Server:
     def __init__(
         self,
         listeners: Sequence[socket.socket],
-        handler: Handler | Hub,
+        handler: Handler | Hub | Route,
         service: Service,
         *,
         tls: ssl_module.SSLContext | None = None,
@@ -90,7 +95,7 @@ class Server:
         """For `serve`, which makes the ``service``."""
         self.listeners = tuple(listeners)
         self.limits = service.limits
-        self._elsewhere = Route(handler)
+        self._elsewhere = handler if isinstance(handler, Route) else Route(handler)
         self._routes = routes or {}
         self._service = service
         self._tls = tls
@@ -289,6 +294,32 @@ def _as_route(path: str, route: Handler | Hub | Route) -> Route:
     return route if isinstance(route, Route) else Route(route)
 
 
+def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -> Route:
+    """Return what becomes of WebSockets that no route is for: those at the paths of rooms are the hub's.
+
+    Raises `UsageError` when the application has WebSocket endpoints of its own there. Others are named in the log.
+    """
+    application = web.find_application(http)
+    paths = hub.paths(beside_application=application is not None)
+    if isinstance(application, AsgiApp):
+        seen = [path for path in application.websocket_paths() if path not in routes]
+        if claimed := next((path for path in seen if quote(path, safe=_AS_IN_TARGETS) in paths), None):
+            raise UsageError(
+                f"the application has a WebSocket endpoint at {shorten(claimed)}, where rawws has its rooms ({paths}); "
+                "put the rooms elsewhere, with --rooms, or Hub(rooms_at=...)"
+            )
+        if seen:
+            told = f"the application's WebSocket endpoints aren't served: {_name_some(seen)}; an upgrade there gets 404"
+            told += f", since rooms are {paths}"
+            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
+    return Route(hub, refuse=lambda request: paths.refuse(request.path or ""))
+
+
+def _name_some(paths: Sequence[str]) -> str:
+    named = ", ".join(shorten(path) for path in paths[:MOST_NAMED])
+    return f"{named} and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else named
+
+
 def accept_upgraded(upgraded: Upgraded, endpoint: Endpoint, *, fast_lane: bool) -> WebSocket:
     """Return the WebSocket that a connection has become. Raises OSError when the system can't watch it."""
     return WebSocket(
@@ -418,8 +449,9 @@ async def serve(
     sizes in bytes; None switches a limit off.
 
     ``handler`` is an async function that is called with each `WebSocket`, in a task of its own; the connection is
-    closed with 1000 when it returns, and with 1011 when it raises. Or it is a `Hub`, which relays. ``routes`` has
-    others for some paths: ``{"/admin": admin}``.
+    closed with 1000 when it returns, and with 1011 when it raises. Or it is a `Hub`, which relays at the paths that are
+    rooms: every path, or those below ``/room/`` beside an application for HTTP, or as its ``rooms_at`` says; a
+    WebSocket for another path is refused with 404. ``routes`` has others for some paths: ``{"/admin": admin}``.
 
     Where it listens:
 
@@ -510,10 +542,12 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(http, web.HttpApp):
             await stack.enter_async_context(http.lifespan())
+        # Only now, since an application may add endpoints as it starts.
+        elsewhere = _refuse_outside_rooms(handler, http, checked_routes) if isinstance(handler, Hub) else Route(handler)
         opened = await _open(port, host, listeners, unix)
         if hosts or all(map(is_loopback, opened)):
             service.hosts = Hosts(hosts)
-        server = Server(opened, handler, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=checked_routes)
+        server = Server(opened, elsewhere, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=checked_routes)
         await server.run(task_status=task_status)
 
 

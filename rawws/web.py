@@ -37,6 +37,19 @@ class HttpApp(Protocol):
         """Bracket all exchanges: entered before the server listens, left when all is over."""
 
 
+class InFront:
+    """The base of apps that answer some requests themselves, and leave all others to another app."""
+
+    elsewhere: HttpApp | None
+
+
+def find_application(http: object) -> object | None:
+    """Return the application that is behind all that is in front of it; None where nothing has paths of its own."""
+    while isinstance(http, InFront):
+        http = http.elsewhere
+    return None if isinstance(http, HelloApp) else http
+
+
 def answer_json(told: dict[str, Any] | bytes, status: int = 200) -> Response:
     """Return an answer that is JSON, encoded or to be encoded, and that nobody may keep."""
     body = told if isinstance(told, bytes) else as_compact_json(told) + b"\n"

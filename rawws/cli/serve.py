@@ -66,7 +66,6 @@ def _check(options: argparse.Namespace) -> None:
             "--read-only": options.read_only,
             "--rate": options.rate,
             "--publish-token": options.publish_token is not None,
-            "--rooms": options.rooms is not None,
         }
         if idle := ", ".join(flag for flag, given in of_rooms.items() if given):
             raise UsageError(f"--mode echo has no rooms, which {idle} would be for; leave out one or the other")
@@ -118,10 +117,10 @@ class _Program:
             read_only=options.read_only,
             max_rooms=options.max_rooms,
             max_peers=options.max_peers,
+            rooms_at=options.rooms,
         )
         self._origins = Origins(options.allow_origin)
-        # An application has the say about its own paths.
-        self._rooms_at = options.rooms if options.rooms is not None else "/" if options.app is None else "/room/"
+        self._paths = self._hub.paths(beside_application=options.app is not None)
         self._tracer = Tracer()
         has_rooms = self._hub.mode is Mode.BROADCAST
         self._app: web.HttpApp = (
@@ -130,7 +129,7 @@ class _Program:
             else web.HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
         )
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
-        self.remark = "any path is a room"
+        self.remark = "any path is a room" if self._paths.root == "/" else f"rooms are {self._paths}"
         if options.metrics:
             MetricsApp(self._hub, self._app, worker)  # raises when it can't be, before anything listens
 
@@ -160,12 +159,13 @@ class _Program:
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
             guard = Guard(options.publish_token, local, self._origins)
-            app = RoomApp(self._hub, app, guard, prefix=self._rooms_at, rate=options.rate)
+            app = RoomApp(self._hub, app, guard, rate=options.rate)
         if options.metrics:
             app = MetricsApp(self._hub, app, self._worker)
         page = self._page(listeners, local)
         if page is not None:
-            app, routes = page.before(app, at_root=options.app is None), page.routes
+            app = page.before(app, at_root=options.app is None)
+            routes = {**page.routes, CASE_PATH: self._hub}
         async with share(self._hub, *options.backplane) if options.backplane else contextlib.nullcontext():
             await self._serve(listeners, status, app, routes)
 
@@ -220,8 +220,13 @@ class _Program:
             logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
         scheme = "ws" if self._tls is None else "wss"
         uri = f"{scheme}://{name_address(dialled_address(listeners[0]))}"
-        rooms_at = self._rooms_at if self._hub.mode is Mode.BROADCAST else None
-        about = About(uri, None if self._tls is None else insecure_tls(), case_path=CASE_PATH, rooms_at=rooms_at)
+        about = About(
+            uri,
+            None if self._tls is None else insecure_tls(),
+            case_path=CASE_PATH,
+            path=self._paths.example,
+            has_rooms=self._hub.mode is Mode.BROADCAST,
+        )
         return Page(self._tracer, about, any_host=not local)
 
 
@@ -340,7 +345,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rooms.add_argument(
         "--rooms", metavar="PATH", type=path_prefix,
-        help="where rooms are read and written over HTTP (default: / anywhere, or /room/ beside --app)",
+        help="the path below which WebSockets are taken and rooms are, over HTTP too; an upgrade elsewhere gets 404 "
+        "(default: / for any path, or /room/ beside --app)",
     )  # fmt: skip
     limits = parser.add_argument_group("limits (sizes take k, M and G, in powers of 1,024)")
     limits.add_argument(

@@ -2,11 +2,12 @@
 
     pip install starlette
     python -m rawws.examples.existing_app --port 8080
-    python -m websockets ws://localhost:8080/orders       in one terminal
+    python -m websockets ws://localhost:8080/room/orders  in one terminal
     curl -d '3 apples' localhost:8080/orders              in another: the order appears in the first
 
-The application knows nothing of WebSockets but the room that it publishes to. rawws answers the upgrades, and hands
-every other request to it. Any ASGI application will do in place of this one: FastAPI, Quart, Django.
+The application knows nothing of WebSockets but the room that it publishes to. rawws answers the upgrades, whose paths
+begin with /room/, and hands every other request to it. Any ASGI application will do in place of this one: FastAPI,
+Quart, Django.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ async def home(_: Request) -> Response:
 async def order(request: Request) -> Response:
     what = (await request.body()).decode(errors="replace")
     orders.append(what)
-    delivery = hub.room("/orders").publish(what)
+    delivery = hub.room("/room/orders").publish(what)
     return JSONResponse({"order": what, "told": delivery.sent + delivery.queued}, status_code=201)
 
 

@@ -24,7 +24,7 @@ KEPT = 1000  # payments that the room holds for those who come back, for a week
 
 async def serve(port: int) -> None:
     """The primary server: payments come in over HTTP, and go out as messages of a room that others may only read."""
-    hub = rawws.Hub(history=KEPT, history_age_s=7 * 24 * 3600, read_only=True)
+    hub = rawws.Hub(history=KEPT, history_age_s=7 * 24 * 3600, read_only=True, rooms_at="/payments")
 
     async def http(request: rawws.Request) -> rawws.Response | None:
         if (request.method, request.path) != ("POST", "/payments"):

@@ -88,25 +88,25 @@ class Page:
         return self._assets.answer(request, path) if refusal is None else web.refuse(refusal)
 
 
-class _PageFirst:
+class _PageFirst(web.InFront):
     def __init__(self, page: Page, app: web.HttpApp | None, at_root: bool) -> None:
         self._page = page
-        self._app = app
+        self.elsewhere = app
         self._at_root = at_root
 
     def max_body_bytes(self, limits: Limits) -> int:
-        return limits.max_body_bytes if self._app is None else self._app.max_body_bytes(limits)
+        return limits.max_body_bytes if self.elsewhere is None else self.elsewhere.max_body_bytes(limits)
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         response = self._page.answer(exchange.request, at_root=self._at_root)
-        if response is None and self._app is not None:
-            await self._app.serve_exchange(exchange)
+        if response is None and self.elsewhere is not None:
+            await self.elsewhere.serve_exchange(exchange)
         else:
             await exchange.pass_over_body()
             await exchange.answer(response or Response(404, f"Here is nothing; the page is at {HOME}.\n"))
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self._app is None else self._app.lifespan()
+        return nullcontext() if self.elsewhere is None else self.elsewhere.lifespan()
 
 
 class _OwnOrigin(Origins):

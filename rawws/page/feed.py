@@ -83,14 +83,16 @@ _INSTANCE = secrets.token_hex(8)  # by which a page that comes back knows whethe
 class About:
     """What a page is to know of the server that it watches: ``uri`` is where that can be tried, and connected to.
 
-    ``is_tap`` says that the page's own server is another one. ``rooms_at`` is where rooms are, over HTTP.
+    ``is_tap`` says that the page's own server is another one. ``path`` is one that a WebSocket can be opened at, and
+    ``has_rooms`` says that it is a room, over HTTP too.
     """
 
     uri: str
     ssl: ssl.SSLContext | None = None
     is_tap: bool = False
     case_path: str = "/"
-    rooms_at: str | None = None
+    path: str = "/room"
+    has_rooms: bool = False
 
 
 class Feed:
@@ -228,7 +230,8 @@ class Feed:
             "is_tap": self._about.is_tap,
             "instance": _INSTANCE,
             "case_path": self._about.case_path,
-            "rooms_at": self._about.rooms_at,
+            "path": self._about.path,
+            "has_rooms": self._about.has_rooms,
         }
 
     # What is asked

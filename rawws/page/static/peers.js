@@ -146,6 +146,7 @@ export class Peers extends EventTarget {
   #trace;
   #dialling = Promise.resolve();
   #named = 0;
+  #offered = "";
 
   constructor(trace, select) {
     super();
@@ -168,8 +169,9 @@ export class Peers extends EventTarget {
     const field = byId("url");
     const about = this.#trace.about;
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const own = `${scheme}://${location.host}/room`;
-    if (!field.value || (about?.is_tap && field.value === own)) field.value = about?.is_tap ? `${about.uri}/` : own;
+    const offered = about?.is_tap ? `${about.uri}/` : `${scheme}://${location.host}${about?.path ?? "/room"}`;
+    // What somebody has typed meanwhile stays.
+    if (!field.value || field.value === this.#offered) field.value = this.#offered = offered;
   }
 
   #add() {

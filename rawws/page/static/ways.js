@@ -142,10 +142,10 @@ export class Ways {
   }
 
   #offer() {
-    const at = this.#trace.about.rooms_at;
-    byId("ways").hidden = at === null;
-    document.querySelector('a[href="#ways"]').hidden = at === null;
-    if (at !== null && !byId("room").value) byId("room").value = at === "/" ? "/room" : `${at}x`;
+    const { has_rooms: hasRooms, path } = this.#trace.about;
+    byId("ways").hidden = !hasRooms;
+    document.querySelector('a[href="#ways"]').hidden = !hasRooms;
+    if (hasRooms && !byId("room").value) byId("room").value = path;
     this.#showSnippet();
   }
 
