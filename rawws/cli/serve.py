@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import trio
 
-from rawws import logs, web
+from rawws import logs, signals, web
 from rawws.asgi_app import asgi, load_app
 from rawws.backplane import share
 from rawws.cli.arguments import above_zero, count, insecure_tls, path_prefix, port, rate, seconds, size, text, token
@@ -44,9 +44,9 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if options.workers is not None:
         if worker is None:
-            return trio.run(run_workers, options.workers, options.host, options.port)
+            return signals.run(run_workers, options.workers, options.host, options.port)
         _take_share(options)
-    trio.run(_serve, options, worker)
+    signals.run(_serve, options, worker)
     return 0
 
 

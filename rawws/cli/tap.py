@@ -13,13 +13,12 @@ from urllib.parse import urlsplit
 
 import trio
 
-from rawws import logs
+from rawws import logs, signals
 from rawws.cli.arguments import insecure_tls
 from rawws.errors import UsageError
 from rawws.page import TRACE, About, Page
 from rawws.program import raise_file_limit
 from rawws.server import serve
-from rawws.signals import ending_signals
 from rawws.tap import Target, run_tap
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address, open_listeners
@@ -65,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
             tracer.add(recording)
             stack.callback(recording.close)
             stack.callback(tracer.remove, recording)
-        trio.run(_tap, (host, port), target, tracer, parse_listen(options.page) if options.page else None)
+        signals.run(_tap, (host, port), target, tracer, parse_listen(options.page) if options.page else None)
     return 0
 
 
@@ -96,7 +95,7 @@ def parse_target(text: str, *, check: bool) -> Target:
 
 
 async def _tap(listen: tuple[str, int], target: Target, tracer: Tracer, page_at: tuple[str, int] | None) -> None:
-    with ending_signals() as signals:
+    with signals.ending_signals() as received_signals:
         listeners = await open_listeners(*listen)
         async with trio.open_nursery() as nursery:
             for name in await nursery.start(run_tap, listeners, target, tracer):
@@ -104,7 +103,7 @@ async def _tap(listen: tuple[str, int], target: Target, tracer: Tracer, page_at:
             if page_at is not None:
                 about = About(f"ws://{name_address(dialled_address(listeners[0]))}", is_tap=True)
                 await _show_page(nursery, await open_listeners(*page_at), tracer, about)
-            async for received in signals:
+            async for received in received_signals:
                 _log(f"{signal.Signals(received).name}: stopped")
                 nursery.cancel_scope.cancel()
                 break
