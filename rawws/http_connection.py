@@ -8,7 +8,6 @@ next, ``upgrade.py`` for a WebSocket, ``exchange.py`` for any other answer.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import trio
 from rawws import logs, web
 from rawws.accepting import Address
 from rawws.errors import Refusal
-from rawws.failures import is_failure
+from rawws.failures import call_application, is_failure
 from rawws.loop import current_loop
 from rawws.peer import Endpoint, Peer
 from rawws.service import Service
@@ -141,8 +140,7 @@ class HttpConnection:
         name = getattr(hook, "__name__", "hook")
         with trio.move_on_after(self.service.limits.header_timeout_s or math.inf) as scope:
             try:
-                result = hook(*arguments)
-                return await result if inspect.isawaitable(result) else result
+                return await call_application(hook, *arguments)
             except BaseException as error:
                 if not is_failure(error):
                     raise

@@ -20,7 +20,7 @@ from rawws.answering import HandedOver, serve_http, turn_away
 from rawws.asgi_app import AsgiApp
 from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
 from rawws.exchange import Exchange
-from rawws.failures import is_failure
+from rawws.failures import call_application, is_failure
 from rawws.gate import Gate
 from rawws.http_connection import HttpConnection
 from rawws.hub import Hub
@@ -150,6 +150,7 @@ class Server:
         address = self.listeners[0].getsockname()
         return int(address[1]) if isinstance(address, tuple) else 0
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` is called and the drain is over, or until cancelled, which ends it at once."""
         loop = current_loop()
@@ -183,6 +184,7 @@ class Server:
             for peer in peers[first : first + at_once]:
                 loop.close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
 
+    @trio.lowlevel.enable_ki_protection
     async def _accept_all(self, tasks: trio.Nursery) -> None:
         """Accept on every listener; each connection becomes a task of its own."""
 
@@ -196,6 +198,7 @@ class Server:
         for listener in self.listeners:
             _close_listener(listener)
 
+    @trio.lowlevel.enable_ki_protection
     async def _serve_connection(self, connected: socket.socket, address: Address, tasks: trio.Nursery) -> None:
         number = next(current_loop().numbers)
         transport = Transport(connected) if self._tls is None else TlsTransport(connected, self._tls)
@@ -274,10 +277,11 @@ class Server:
         return True
 
     @staticmethod
+    @trio.lowlevel.enable_ki_protection
     async def _handle(handler: Handler, websocket: WebSocket) -> None:
         """Run the application's handler for one connection, and close that when it returns."""
         try:
-            await handler(websocket)
+            await call_application(handler, websocket)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -403,6 +407,7 @@ def make_service(
     )
 
 
+@trio.lowlevel.enable_ki_protection
 async def serve(
     handler: Handler | Hub,
     port: int | None = None,

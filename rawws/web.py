@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rawws.errors import Refusal, UsageError
+from rawws.failures import call_application
 from rawws.limits import Limits
 from rawws.wire.encodings import as_compact_json
 from rawws.wire.messages import Headers, Request, Response
@@ -120,7 +121,7 @@ class CallableApp:
         request = exchange.request
         if request.has_body:
             request = replace(request, body=await exchange.read_body())
-        answer = await self._answer(request)
+        answer = await call_application(self._answer, request)
         if answer is None:
             answer = Response(404, "Not Found\n")
         elif isinstance(answer, str):

@@ -21,6 +21,7 @@ from functools import partial
 import trio
 
 import rawws
+from rawws.examples import run_until_signal
 
 try:
     from starlette.applications import Starlette
@@ -64,11 +65,8 @@ async def serve(port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8080)
-    trio.run(serve, parser.parse_args().port)
+    run_until_signal(serve, parser.parse_args().port)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except* KeyboardInterrupt:
-        pass
+    main()

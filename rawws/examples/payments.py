@@ -18,6 +18,7 @@ from pathlib import Path
 import trio
 
 import rawws
+from rawws.examples import run_until_signal
 
 KEPT = 1000  # payments that the room holds for those who come back, for a week
 
@@ -66,13 +67,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.role == "server":
-        trio.run(serve, options.port)
+        run_until_signal(serve, options.port)
     else:
-        trio.run(send_sms, options.port, options.state)
+        run_until_signal(send_sms, options.port, options.state)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except* KeyboardInterrupt:
-        pass
+    main()

@@ -76,6 +76,7 @@ class RedisStreams:
         following = f"rooms={len(self._followed)} readers={len(self._readers)}"
         return f"<RedisStreams {self._connector} {following} waiting={self.waiting}>"
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Publish and follow until cancelled. Redis may come and go."""
         memory = current_loop().memory
@@ -98,6 +99,7 @@ class RedisStreams:
         if self._nursery is None:
             return  # `run` does it when it begins
 
+        @trio.lowlevel.enable_ki_protection
         async def keep_at() -> None:
             with scope or trio.CancelScope():
                 await self._connector.keep_at(
@@ -207,6 +209,7 @@ class RedisStreams:
         self._start(reader, reader.read, scope)
         return reader
 
+    @trio.lowlevel.enable_ki_protection
     async def _sweep(self) -> None:
         """Follow those rooms no longer that nobody has been in for a while, and end readers that have none."""
         while True:

@@ -205,6 +205,7 @@ class Reader:
             nursery.start_soon(self._ring, client)
             await self._read(client)
 
+    @trio.lowlevel.enable_ki_protection
     async def _ring(self, client: Client) -> None:
         """End the read that waits, whenever there is something to look at.
 
