@@ -40,7 +40,7 @@ class MetricsApp(InFront):
             raise UsageError("--metrics needs prometheus-client: pip install 'rawws[metrics]'") from None
         self._prometheus = prometheus_client
         self._hub = hub
-        self.elsewhere = elsewhere
+        self.elsewhere: HttpApp = elsewhere
         self._worker = worker
 
     def max_body_bytes(self, limits: Limits) -> int:

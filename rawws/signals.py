@@ -40,16 +40,19 @@ FINALIZING_S = 10.0
 # So long is waited for the last line to be written.
 LAST_WORDS_S = 0.5
 
+BY_APPLICATION = "something of the application's can't be cancelled, or blocks the loop"
+
 _MOST_NAMED = 5
 
 Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
-def ending_signals(*, second_forces: bool = True) -> Iterator[AsyncIterator[int]]:
+def ending_signals(*, kept_by: str | None = BY_APPLICATION) -> Iterator[AsyncIterator[int]]:
     """Yield what asks this program to end, as it comes. For a whole program, once in its life.
 
-    ``second_forces``: the second signal ends the process with status 1 when `FORCE_S` later it is still there.
+    The second signal ends the process with status 1 when `FORCE_S` later it is still there, and says that it is
+    ``kept_by`` something. None: it is for the program to do something about a second one.
 
     After the block the program is about to end anyway. What keeps it then, such as a thread of the application's, is
     logged and waited for, and the next signal ends it by force. Where nothing keeps it, a signal that comes late
@@ -60,7 +63,7 @@ def ending_signals(*, second_forces: bool = True) -> Iterator[AsyncIterator[int]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # held back for a moment, so that none is lost
     for number in numbers:
         signal.signal(number, _pass_over)  # to which trio gives what nobody has taken when the block ends
-    watch = _Watch(numbers, second_forces)
+    watch = _Watch(numbers, kept_by)
     try:
         with trio.open_signal_receiver(*numbers) as signals, watch.beside_trio():
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -98,11 +101,11 @@ def name_signal(number: int) -> str:
 class _Watch:
     """A thread that sees each signal, in place of trio while that runs, and after it until the process is gone."""
 
-    def __init__(self, numbers: list[signal.Signals], second_forces: bool) -> None:
+    def __init__(self, numbers: list[signal.Signals], kept_by: str | None) -> None:
         global _of_process
         _of_process = self
         self._numbers = numbers
-        self._second_forces = second_forces
+        self._kept_by = kept_by
         self._is_over = False
         self._pid = os.getpid()
         self._reading, self._writing = socket.socketpair()
@@ -171,8 +174,8 @@ class _Watch:
                 if self._trio_fd >= 0:
                     os.write(self._trio_fd, received)
             seen += self._count(received)
-            if seen >= 2 and self._second_forces:
-                self.end_by_force(FORCE_S, _WITHIN)
+            if seen >= 2 and self._kept_by is not None:
+                self.end_by_force(FORCE_S, self._kept_by)
         self._reading.settimeout(LATE_S)
         while not self._count(late):
             try:
@@ -195,8 +198,6 @@ class _Watch:
 _OVER = 0  # in place of a signal's number
 
 _of_process: _Watch | None = None
-
-_WITHIN = "something of the application's can't be cancelled, or blocks the loop"
 
 
 @atexit.register

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import re
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import wait
@@ -309,11 +308,11 @@ class Conversation:
     complete: bool = False  # what the server still sends behind our close is shown too
     lost: OSError | None = field(default=None, init=False)  # why our output can't be written; it is the caller's then
 
-    async def run(self, ws: WebSocket) -> int:
-        """Talk until either side closes, and return the exit status."""
+    async def run(self, ws: WebSocket, signals: AsyncIterator[int]) -> int:
+        """Talk until either side closes, as we do at one of the ``signals``, and return the exit status."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, ws, nursery.cancel_scope)
-            nursery.start_soon(self._close_on_signal, ws)
+            nursery.start_soon(self._close_on_signal, ws, signals)
             if self.ping_s:
                 nursery.start_soon(self._keep_pinging, ws)
             await self._speak(ws)
@@ -377,10 +376,9 @@ class Conversation:
             self.console.tell(str(error))
 
     @staticmethod
-    async def _close_on_signal(ws: WebSocket) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                ws.begin_close()
+    async def _close_on_signal(ws: WebSocket, signals: AsyncIterator[int]) -> None:
+        async for _ in signals:
+            ws.begin_close()
 
     async def _carry_out(self, ws: WebSocket, command: Command) -> None:
         match command:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from rawws.failures import call_application
 from tests.serving import PATIENCE_S
 from tests.test_examples import LISTENING
 
-# Has a server started and interrupted, in a process of its own each time, at each line of trio's that starts a task for
-# rawws: in the midst of that a KeyboardInterrupt leaves a task that never runs, for which a nursery waits.
+# Has a server started and interrupted, in a process of its own each time, at every fourth line of trio that starts a
+# task for rawws: in the midst of that a KeyboardInterrupt leaves a task that never runs, for which a nursery waits.
 INTERRUPTED = """
 import functools, os, signal, sys
 import trio
@@ -46,7 +47,7 @@ def interrupt_at(number):
 
     def trace(frame, event, _):
         if frame.f_code.co_name != "spawn_impl":
-            return trace
+            return None
         caller = frame.f_back.f_back
         return trace_line if "rawws" in caller.f_code.co_filename else None
 
@@ -67,9 +68,9 @@ def interrupt_at(number):
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import trio.testing
-number = 0
+number = 1
 while True:
-    number += 1
+    number += 4
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -83,7 +84,7 @@ while True:
     assert status == 0, f"interrupted at line {number}: {status}"
     if said:
         break
-print("interrupted at", number - 1, "lines")
+print("interrupted at", number, "lines")
 """
 
 
@@ -128,16 +129,8 @@ async def test_handlers_hooks_and_applications_may_be_interrupted(nursery: trio.
         note("http")
         return "hi"
 
-    async def start() -> rawws.Server:
-        def serve(task_status: trio.TaskStatus[rawws.Server]) -> object:
-            return rawws.serve(
-                handler, 0, host="127.0.0.1", http=http, authenticate=authenticate, task_status=task_status
-            )
-
-        server: rawws.Server = await nursery.start(serve)
-        return server
-
-    server = await start()
+    serve = partial(rawws.serve, handler, 0, host="127.0.0.1", http=http, authenticate=authenticate)
+    server: rawws.Server = await nursery.start(serve)
     async with rawws.connect(f"ws://127.0.0.1:{server.port}/") as ws:
         assert [message async for message in ws] == []
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import struct
+import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 import trio
 
 from tests.redis_server import redis_server
-from tests.serving import Program, StartProgram, get
+from tests.serving import PATIENCE_S, Program, StartProgram, get
 from tests.test_faults import assert_no_traceback, wait_gone
 from tests.test_workers import workers_of
 
@@ -218,3 +222,26 @@ async def test_a_tap_ends_with_one_signal(start_program: StartProgram) -> None:
     tap = start_program.tap(behind.address)
     tap.signal(signal.SIGTERM)
     assert await end(tap) == 0
+
+
+async def test_two_signals_end_a_client_whose_output_nobody_takes(start_program: StartProgram) -> None:
+    server = start_program("--no-page", "--hello", "x" * 100_000)  # more than a pipe holds
+    command = [*start_program.command, "connect", f"ws://{server.address}/"]
+    pipe = subprocess.PIPE
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    client = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=buffered)
+    assert client.stdout is not None
+    try:
+        waiting = before = -1
+        while waiting <= 0 or waiting != before:  # until the pipe is full
+            await trio.sleep(0.05)
+            before = waiting
+            (waiting,) = struct.unpack("i", fcntl.ioctl(client.stdout, termios.FIONREAD, b"\0" * 4))
+        client.send_signal(signal.SIGTERM)
+        client.send_signal(signal.SIGINT)
+        assert await trio.to_thread.run_sync(client.wait, PATIENCE_S) == 1
+        _, err = client.communicate()
+        assert "standard output takes nothing, or the server doesn't close: ending without it" in err
+    finally:
+        client.kill()
+        client.communicate()

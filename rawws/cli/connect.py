@@ -6,13 +6,12 @@ import argparse
 import ssl
 import sys
 
-import trio
-
-from rawws import client, logs
+from rawws import client, logs, signals
 from rawws.cli.arguments import header, insecure_tls, seconds, size, text
 from rawws.cli.streams import drop_output, need_input, need_output, tell_output_lost
 from rawws.errors import HandshakeRefused, InvalidHandshake, OpenTimeout, UsageError
 from rawws.limits import MIB
+from rawws.signals import ending_signals
 from rawws.terminal import Console, Conversation, EditedScreen, Pipe, Screen
 
 NAME = "connect"
@@ -69,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         need_input()
     logs.configure(options.log_level)
     try:
-        return trio.run(_connect, options)
+        return signals.run(_connect, options)
     except KeyboardInterrupt:  # before there was a connection
         return _REFUSED
 
@@ -121,7 +120,8 @@ async def _connect(options: argparse.Namespace) -> int:
         ping_s=options.ping,
         complete=isinstance(console, Pipe),
     )
-    status = await conversation.run(ws)
+    with ending_signals(kept_by="standard output takes nothing, or the server doesn't close") as received:
+        status = await conversation.run(ws, received)
     if conversation.lost is not None:
         drop_output()
         if not isinstance(conversation.lost, BrokenPipeError):
