@@ -309,17 +309,18 @@ async def test_an_error_in_the_work_itself_is_told_once_as_such(
     monkeypatch.setattr(connector, "FIRST_REST_S", 0.01)
     monkeypatch.setattr(connector, "MAX_REST_S", 0.01)
     times = 0
+    away: list[str] = []
 
     async def fail(_: object) -> None:
         nonlocal times
         times += 1
+        if times == 3:
+            scope.cancel()
         raise AssertionError("this was never to be")
 
     with trio.move_on_after(10) as scope:
-        await Connector(redis.url).keep_at(
-            fail, on_back=lambda: None, on_away=lambda _: scope.cancel() if times == 3 else None
-        )
-    assert times == 3
+        await Connector(redis.url).keep_at(fail, on_back=lambda: None, on_away=away.append)
+    assert (times, away) == (3, []), "Redis has nothing to do with it"
     told = [record for record in caplog.records if record.name == "rawws.server"]
     assert [(record.levelname, bool(record.exc_info)) for record in told] == [("ERROR", True)]
     assert "this was never to be" in caplog.text
@@ -461,19 +462,29 @@ async def test_who_is_asked_about_for_long_misses_nothing_of_the_room(
 
 
 @pytest.mark.usefixtures("impatient", "bounded")
-async def test_a_stream_that_is_full_of_ids_is_no_trouble_but_to_its_own_room(
-    nursery: trio.Nursery, redis: RedisServer
+async def test_a_stream_that_is_full_of_ids_can_be_read_until_it_begins_anew(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     most = 2**64 - 1
-    async with rooms(nursery, backplane=redis.url) as node:
-        full, other = await node.open("/full"), await node.open("/other")
+    async with rooms(nursery, backplane=redis.url, history=10) as node:
+        (full, _), other = await open_with_ids(node, "/full"), await node.open("/other")
         await redis.ask("XADD", "rawws:/full", f"{most}-{most}", "data", "the last")
-        assert await full.frame() == seen_text("the last")
+        assert await next_with_id(full) == (f"{most}-{most}", b"the last")
+        monkeypatch.setattr(reader, "RECHECK_S", 0.01)
         await redis.ask("CLIENT", "KILL", "TYPE", "normal")
-        while (await node.ask(get("/full?last=1"))).status != 502:
-            await trio.sleep(0.05)
+        while node.hub.backplane is None or not node.hub.backplane.is_away:
+            await trio.sleep(0.01)
+        while node.hub.backplane.is_away:
+            await trio.sleep(0.01)
+        assert (await node.ask(post("/full", b"one too many"))).status == 502
+        assert (await node.poll("/full?last=1"))["messages"][0]["text"] == "the last"
         await node.publish("/other", "goes on")
         assert await other.frame() == seen_text("goes on")
+        await redis.ask("DEL", "rawws:/full")
+        given = (await node.publish("/full", "anew"))["id"]
+        assert json.loads((await full.frame()).payload) == {"gap": {"since": f"{most}-{most}", "after": "0-0"}}
+        assert await next_with_id(full) == (given, b"anew")
+    assert "can't be read" not in caplog.text
 
 
 async def test_a_stream_of_large_messages_is_cut(
@@ -895,7 +906,7 @@ async def test_redis_comes_back_without_its_data(
         told = json.loads((await named.frame()).payload)
         assert told["gap"]["since"] == before[-1]
         assert "may have been missed" in caplog.text
-        assert "Redis has come back without them" in caplog.text
+        assert "the stream in Redis was deleted or lost, and begins anew" in caplog.text
         after = await node.publish("/room/x", "again")
         assert await next_with_id(named) == (after["id"], b"again")
         assert await plain.frame() == seen_text("again")
