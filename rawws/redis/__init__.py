@@ -166,9 +166,7 @@ class RedisStreams:
         try:
             fields = fields_of(opcode, payload, author, key)
         except UnicodeEncodeError as error:  # which would keep all that is published after it from going out
-            raise UsageError(
-                f"the key of a message is sent as UTF-8, which can't have {key!r}: {error.reason}"
-            ) from None
+            raise UsageError(f"a message's key is sent as UTF-8, which can't have {key!r}: {error.reason}") from None
         message = Outgoing(path, fields, len(payload), on_done, once, digest, history, author)
         was_full = self.is_full
         self._publisher.put(message)

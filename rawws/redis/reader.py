@@ -335,11 +335,8 @@ class Reader:
             return read_entry(identifier, fields)
         except Exception:  # which nothing in an entry should bring about
             if not followed.has_odd_entries:
-                path = followed.room.path
-                told = (
-                    "#%d ! entry %s of %s, room %s, can't be understood and is passed over, as others after it will be"
-                )
-                logs.server.exception(told, logs.SERVER, identifier.decode(errors="replace"), key_of(path), path)
+                told = "#%d ! entry %s of room %s can't be understood; it is passed over, and so are others like it"
+                logs.server.exception(told, logs.SERVER, identifier.decode(errors="replace"), followed.room.path)
             followed.has_odd_entries = True
             return StreamMessage(parse_stream_id(identifier), Opcode.BINARY, b"", None, None, is_understood=False)
 
