@@ -262,7 +262,7 @@ class Room:
                 return Place(oldest - 1, {"since": str(reading.since), "after": log.label(oldest - 1)})
             if number > log.last_message:  # it has seen what we never had: others may have missed it, and we more
                 return Place(log.last_message, {"since": str(reading.since), "after": log.tail_id})
-            if not log.ids.knows(reading.since):  # others may have been around it, in a stream that was lost
+            if not log.ids.knows(reading.since):  # it is of a stream that was lost
                 return Place(number, {"since": str(reading.since), "after": log.label(number)})
             return Place(number, None)
         if reading.last is not None:
@@ -403,10 +403,10 @@ class Room:
         self._forget()
 
     def leave_out(self, after: StreamId) -> None:
-        """Note that messages may be missing, and tell those who can be told.
+        """Note that messages may be missing here, and send a gap to the readers whose form has one.
 
-        The ids of what comes next are those behind ``after``, which may be lower than those before: it is the place
-        that readers go on from. Nothing may be appended and not sealed.
+        A new sequence of ids begins after ``after``, which may be lower than the last id. Everything appended must
+        have been sealed.
         """
         log = self.log
         assert isinstance(log.ids, StreamIds)

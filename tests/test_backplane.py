@@ -491,14 +491,14 @@ async def test_a_stream_that_is_full_of_ids_can_be_read_until_it_begins_anew(
     assert "can't be read" not in caplog.text
 
 
-# A stream that is another one than before
+# A stream that is replaced by another one
 
 HOUR_MS = 3_600_000
 
 
 @pytest.fixture
 def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have streams be looked at all the time."""
+    """Have each stream checked many times a second."""
     monkeypatch.setattr("rawws.redis.LOOK_EVERY_S", 0.02)
     monkeypatch.setattr(reader, "RECHECK_S", 0.02)
     monkeypatch.setattr(reader, "BLOCK_S", 0.02)
@@ -506,7 +506,7 @@ def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def unwatchful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have no stream be looked at without need, and then at once."""
+    """Have no stream checked at intervals."""
     monkeypatch.setattr("rawws.redis.LOOK_EVERY_S", 0.02)
     monkeypatch.setattr(reader, "RECHECK_S", math.inf)
 
@@ -516,7 +516,7 @@ async def _now_ms(redis: RedisServer) -> int:
 
 
 async def _gap_then(client: Client, since: str, messages: list[tuple[str, str]]) -> None:
-    """Check that a reader with ids is told of one gap, and then gets these."""
+    """Check that a reader with ids gets one gap, and then these messages."""
     told = json.loads((await client.frame()).payload)
     assert told == {"gap": {"since": since, "after": "0-0"}}
     assert [await next_with_id(client) for _ in messages] == [(each, text.encode()) for each, text in messages]
@@ -620,7 +620,7 @@ async def test_redis_comes_back_without_its_data_and_with_a_clock_that_is_behind
 
 
 @pytest.mark.usefixtures("unwatchful")
-async def test_the_id_of_a_repeat_is_one_of_the_past_where_its_message_is(
+async def test_a_repeated_post_gets_the_id_of_the_first_and_that_id_gets_a_gap(
     nursery: trio.Nursery, redis: RedisServer
 ) -> None:
     async with rooms(nursery, backplane=redis.url, history=50) as node:
@@ -638,7 +638,7 @@ async def test_the_id_of_a_repeat_is_one_of_the_past_where_its_message_is(
 
 
 @pytest.mark.usefixtures("watchful")
-async def test_an_old_id_that_a_new_stream_has_passed_is_found_to_be_none_of_its_ids(
+async def test_an_id_of_the_old_stream_gets_a_gap_after_the_new_stream_has_passed_it(
     nursery: trio.Nursery, redis: RedisServer
 ) -> None:
     now_ms = await _now_ms(redis)
@@ -684,7 +684,7 @@ async def test_an_old_id_that_a_new_stream_has_passed_is_found_to_be_none_of_its
     ids=lambda value: " ".join(value[-1])[:40] if isinstance(value, list) else None,
 )
 @pytest.mark.usefixtures("watchful")
-async def test_what_becomes_of_a_key(
+async def test_a_key_that_is_deleted_renamed_trimmed_or_replaced(
     nursery: trio.Nursery,
     redis: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -723,14 +723,14 @@ async def test_what_becomes_of_a_key(
 
 
 def _looks_of(node: Rooms) -> float:
-    """Return when the room was looked at last."""
+    """Return when the room was last checked."""
     shared = node.hub.room("/room/x").shared
     assert isinstance(shared, RedisStreams)
     return shared._followed["/room/x"][0].looked_at
 
 
 @pytest.mark.usefixtures("watchful")
-async def test_streams_are_looked_at_again_by_a_redis_that_has_forgotten_the_script(
+async def test_streams_are_checked_though_redis_has_forgotten_the_script(
     nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with rooms(nursery, backplane=redis.url) as node:
@@ -744,7 +744,7 @@ async def test_streams_are_looked_at_again_by_a_redis_that_has_forgotten_the_scr
 
 
 @pytest.mark.usefixtures("impatient", "bounded")
-async def test_what_an_old_snapshot_has_does_not_come_once_more(
+async def test_the_messages_of_an_old_snapshot_are_not_delivered_again(
     nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with redis_server(tmp_path) as server, rooms(nursery, backplane=server.url, history=50) as node:
@@ -770,7 +770,7 @@ async def test_what_an_old_snapshot_has_does_not_come_once_more(
 
 
 def _odd_entries() -> list[list[str | bytes]]:
-    """Return entries as no node would write them, some of them at random."""
+    """Return entries that no node would write, some of them random."""
     told = random.Random(14)
     values: list[str | bytes] = [
         "",
@@ -833,7 +833,7 @@ async def test_an_entry_that_was_there_before_anybody_read_the_room(
 
 
 @pytest.mark.parametrize("when", ["before", "live"])
-async def test_an_entry_that_is_not_understood_is_passed_over_and_told_once(
+async def test_an_entry_that_can_not_be_read_is_passed_over_and_logged_once(
     nursery: trio.Nursery,
     redis: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -858,7 +858,7 @@ async def test_an_entry_that_is_not_understood_is_passed_over_and_told_once(
         await node.publish("/a", "goes on")
         assert await client.frame() == seen_text("goes on")
     told = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
-    assert ["of room /a can't be understood; it is passed over" in record.getMessage() for record in told] == [True]
+    assert ["of room /a can't be read; it is passed over" in record.getMessage() for record in told] == [True]
 
 
 async def test_an_error_of_our_own_in_one_room_is_no_outage_of_redis(

@@ -165,7 +165,7 @@ class RedisStreams:
         author = Author(self._node, sender, next(self._serials))
         try:
             fields = fields_of(opcode, payload, author, key)
-        except UnicodeEncodeError as error:  # which would keep all that is published after it from going out
+        except UnicodeEncodeError as error:  # in the outbox it would block everything published after it
             raise UsageError(f"a message's key is sent as UTF-8, which can't have {key!r}: {error.reason}") from None
         message = Outgoing(path, fields, len(payload), on_done, once, digest, history, author)
         was_full = self.is_full
@@ -185,9 +185,9 @@ class RedisStreams:
                 current_loop().slow.let_go(followed.room, _HOLD)
 
     def _note_published(self, message: Outgoing) -> None:
-        """Have a stream looked at in which a message has got an id that its reader is past, and didn't read.
+        """Check the stream if a message got an id that the reader has passed without reading the message.
 
-        The stream has begun anew then, with lower ids, and nobody would get them.
+        Such a stream has started again with lower ids, and its reader would never get them.
         """
         known = self._followed.get(message.path)
         if known is not None and known[0].has_passed(message):

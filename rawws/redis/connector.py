@@ -108,8 +108,8 @@ class Connector:
     ) -> None:
         """Connect and do some work without end, and again whenever Redis has been away, or the work has failed.
 
-        ``on_away`` is called with what Redis, or the way to it, has against the work. An error of our own isn't that:
-        it is logged, once, and the work is tried again.
+        ``on_away`` is called with the reason when Redis can't be reached or refuses the work. An error in rawws itself
+        is no such reason: it is logged once, and the work is tried again.
         """
         rest_s = FIRST_REST_S
         failure = ""

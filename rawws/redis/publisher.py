@@ -137,7 +137,7 @@ class Publisher:
     def __init__(self, node: str, on_space: Callable[[], None], on_published: Callable[[Outgoing], None]) -> None:
         """``on_space`` is called when messages have left the outbox, and it is not full.
 
-        ``on_published`` is called with each message that has got its id.
+        ``on_published`` is called with each message that Redis has given an id.
         """
         self.outbox = Outbox(MAX_WAITING_BYTES)
         self._something_to_send = trio.Event()

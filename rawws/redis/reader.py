@@ -8,15 +8,15 @@ which the reader adds when it wants to be woken: a read that is cancelled would 
 
 A reader that is new to a stream, has been away, or gets as much as it asked for, doesn't trust its place: it looks at
 the stream and reads on in one step, a script, and says so if something may have been missed
-(`rawws.wire.stream_entries`). It also does so every few seconds, and when our publisher is given an id that the reader
-is past: a stream that was deleted and has begun anew with lower ids is one that the blocking read gets nothing of. It
+(`rawws.wire.stream_entries`). It also does so every few seconds, and when our publisher gets an id that the reader has
+passed already: the blocking read returns nothing of a stream that was deleted and has started again with lower ids. It
 does so a *page* at a time, which is bounded in bytes, and in between it reads what
 has come in all other rooms. So a page is there in time however much a stream has, what has been read is kept, and no
 room waits for the whole of another.
 
-What fails is kept apart. What Redis has against a call ends the connection, and is for `rawws.redis.connector`. What
-it has against one stream, and an error of our own in handling one room, is that room's `Followed.problem`. An entry
-that isn't understood is passed over.
+Failures are kept apart. An error that Redis raises for a whole call ends the connection, and `rawws.redis.connector`
+deals with it. An error that concerns one stream, and an error in rawws itself while it handles one room, is that room's
+`Followed.problem`. An entry that can't be read is passed over.
 """
 
 from __future__ import annotations
@@ -83,15 +83,15 @@ TRUSTED_BYTES = 16 * MIB
 LOOK_EVERY_S = 1.0
 # A room that can't be read is looked at again so often in any case.
 PROBLEM_S = 5.0
-# Any other is looked at so often, if it is still the same stream; a few at a time, which takes Redis 30 µs each.
+# Every other room is checked at this interval, a few at a time: is it still the same stream? It costs Redis 16 µs each.
 RECHECK_S = 5.0
 RECHECKED = 20
 
 # Returns the time, and of as many streams as a page takes, one at least: what XINFO STREAM says of it, without the two
-# entries that come with that; whether it has one of two other entries; entries; and whether there may be more. What is
-# wrong with a stream comes in its place.
+# entries that come with that; whether it has one of its landmarks; entries; and whether there may be more. An error in one
+# stream takes the place of all that.
 # KEYS: the streams. ARGV: the bytes of a page, and for each stream "XRANGE" or "XREVRANGE", the two ends of the range,
-# how many entries are wanted, and the ids of the two others.
+# how many entries are wanted, and the ids of the two landmarks.
 READ_PAGE = """
 local budget, told, place = tonumber(ARGV[1]), {redis.call('TIME')}, 2
 local function take(entry)
@@ -176,11 +176,11 @@ class Followed:
     askers: int = 0  # who wait for it to be current
     unused_since: float | None = None
     problem: str = ""  # why it can't be read
-    failure: str = ""  # the last error of our own in handling it, which has been logged
-    has_odd_entries: bool = False  # there was an entry that isn't understood, which has been logged
+    failure: str = ""  # the last error in rawws itself while handling this room, which has been logged
+    has_odd_entries: bool = False  # an entry could not be read, which has been logged
 
     def has_passed(self, message: Outgoing) -> bool:
-        """Whether a message of ours has got an id that we are past, though we have not read the message."""
+        """Whether a message of ours got an id that we have passed without reading the message."""
         if not self.is_loaded or message.id is None or message.author is None:
             return False
         return message.id <= self.place.last and not self.repeated.knows(message.author)
@@ -296,29 +296,29 @@ class Reader:
                 self._most = min(READ, 2 * self._most)
 
     def _due(self, now: float) -> list[Followed]:
-        """Return the rooms that it is time to look at again: those that can't be read, and some of the others."""
+        """Return the rooms to check now: those that can't be read, and a few of the others."""
         of_old = [each for each in self.followed.values() if each.is_loaded and each.looked_at < now - RECHECK_S]
         of_old.sort(key=attrgetter("looked_at"))
         in_need = [each for each in self.followed.values() if each.problem and each.looked_at < now - PROBLEM_S]
         return of_old[:RECHECKED] + in_need
 
     def _handle(self, followed: Followed, work: Callable[[], Result]) -> Result | None:
-        """Do what concerns one room. If that fails, the room can't be read for a while; Redis and others are fine."""
+        """Run work that concerns one room. If it fails, only this room can't be read for a while."""
         try:
             return work()
-        except Exception as error:  # which nothing in a stream should bring about
+        except Exception as error:  # nothing that a stream contains should cause one
             told = f"{type(error).__name__}: {error}"
             if told != followed.failure:
                 logs.server.exception("#%d ! an error in rawws itself, in room %s", logs.SERVER, followed.room.path)
             followed.failure = told
-            followed.tail = None  # what has been read of it may be half a page
+            followed.tail = None  # it may have half a page
             followed.problem = "an error in rawws itself"
             followed.looked_at = trio.current_time()
             followed.is_current.set()
             return None
 
     def _take_in(self, followed: Followed, entries: Iterable[Any]) -> int:
-        """Take what has come in a stream. Returns how many bytes it was."""
+        """Take entries that came live. Returns the bytes of their payloads."""
         messages = [self._understand(followed, entry.identifier, entry.field_values) for entry in entries]
         size = sum(len(message.payload) for message in messages)
         if len(messages) == self._most or size > TRUSTED_BYTES or followed.place.is_gone:
@@ -330,12 +330,12 @@ class Reader:
 
     @staticmethod
     def _understand(followed: Followed, identifier: bytes, fields: Mapping[bytes, bytes]) -> StreamMessage:
-        """Read an entry. One that can't be read is nobody's message, and logged once for a room."""
+        """Read an entry. The first one of a room that can't be read is logged."""
         try:
             return read_entry(identifier, fields)
-        except Exception:  # which nothing in an entry should bring about
+        except Exception:  # nothing that an entry contains should cause one
             if not followed.has_odd_entries:
-                told = "#%d ! entry %s of room %s can't be understood; it is passed over, and so are others like it"
+                told = "#%d ! entry %s of room %s can't be read; it is passed over, and so are others like it"
                 logs.server.exception(told, logs.SERVER, identifier.decode(errors="replace"), followed.room.path)
             followed.has_odd_entries = True
             return StreamMessage(parse_stream_id(identifier), Opcode.BINARY, b"", None, None, is_understood=False)
@@ -385,14 +385,14 @@ class Reader:
 
     @staticmethod
     def _range_of(followed: Followed) -> tuple[str | int, ...]:
-        """Return the script's arguments for a room: what is to be read of its stream, and the two landmarks."""
+        """Return the script's arguments for a room: the range to be read, and the two landmarks."""
         place = followed.place
         if not followed.is_loaded:
             tail = followed.tail_to_load()
             before = "+" if tail.before is None else f"({format_stream_id(tail.before)}"
             return ("XREVRANGE", before, "-", tail.wanted, *map(format_stream_id, (BEGINNING, BEGINNING)))
         landmarks = map(format_stream_id, place.landmarks)
-        if place.last == HIGHEST:  # behind which there can't be anything, and Redis refuses to be asked
+        if place.last == HIGHEST:  # nothing can follow, and Redis refuses a range that begins after it
             return ("XRANGE", "-", "+", 0, *landmarks)
         return ("XRANGE", f"({format_stream_id(place.last)}", "+", READ, *landmarks)
 
@@ -406,7 +406,7 @@ class Reader:
         followed.is_current.set()
 
     def _read_on(self, followed: Followed, page: Any, now_ms: int) -> None:
-        """Take a page of a stream, or that it isn't there."""
+        """Take a page of a stream, or the answer that there is no such stream."""
         state, messages, is_last = StreamState(), list[StreamMessage](), True
         if not isinstance(page, bytes):
             length, added, oldest, newest, deleted, has_landmark, entries, has_more = page
@@ -424,7 +424,7 @@ class Reader:
             before = place.last
             if found := place.compare(state, now_ms, Keeping.of(room.settings.history).expiry_s * 1000):
                 self._leave_out(followed, found)
-            if place.last != before:  # this page is of what is behind the place where we were
+            if place.last != before:  # this page begins at the old place
                 messages, is_last = [], not state.length or place.last == state.newest
             followed.ids.deleted = state.deleted
             self._take(followed, messages)
@@ -436,7 +436,7 @@ class Reader:
 
     @staticmethod
     def _leave_out(followed: Followed, found: Break) -> None:
-        """Tell that messages may be missing, once to each reader that can be told, and once in the log."""
+        """Send a gap to the room's readers, and log it."""
         room = followed.room
         told = f"messages of room {room.path} may have been missed after {room.last_id}: {found.why.value}"
         logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
@@ -469,7 +469,7 @@ class Reader:
             place.pass_over(message.id)
             if not message.is_understood or followed.repeated.has(message.by):
                 continue
-            if message.id <= ids.last:  # of a new stream, behind one that had expired
+            if message.id <= ids.last:  # the stream before it had expired
                 room.spread()
                 self._leave_out(followed, Break(Missed.ANEW, just_before(message.id)))
             frames: list[bytes | bytearray] = []

@@ -6,9 +6,9 @@ A log counts its messages, in the order in which everybody gets them; what it ca
   again, a room was forgotten) is known for what it is, and not taken for a place in another one;
 * `StreamIds` were given by the stream that several servers read: ``milliseconds-sequence``, the same for all of them.
 
-The ids of a log grow from message to message, with one exception: a stream may be lost and begin anew, with a clock
-that is behind or with ids that somebody chose. Then the log begins a new *sequence* (`StreamIds.restart`), which its
-readers are told of as a gap. An id is only ever looked for in the present sequence.
+The ids of a log grow from message to message, with one exception. A stream that was lost may start again with lower
+ids, if the clock was set back or somebody chose the ids. Then the log begins a new *sequence* (`StreamIds.restart`),
+and its readers get a gap. Ids are looked up in the present sequence only.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Ids(Protocol):
         """
 
     def knows(self, message_id: MessageId) -> bool:
-        """Say whether nothing can be missing between an id and the place that `number_of` returns for it."""
+        """Say whether an id is exactly the place that `number_of` returns, so that no messages can be missing."""
 
     def forget(self, number: int) -> None:
         """Messages up to this number are gone, and need no ids any more."""
@@ -102,7 +102,7 @@ class NumberedIds:
 
 
 class StreamIds:
-    """Ids that came with the messages. They grow within a sequence. Both halves are below 2^64."""
+    """Ids that came with the messages, in growing order within a sequence. Both halves are below 2^64."""
 
     bytes_each = 16
 
@@ -114,7 +114,7 @@ class StreamIds:
         self._first = 0
         self._begin = 0  # the number of the floor of the present sequence
         self._past = (-1, -1)  # the highest id of the sequences before it
-        self.deleted = (0, 0)  # of the messages up to this id, any may have been deleted before they were read
+        self.deleted = (0, 0)  # messages up to this id may have been deleted before they were read
 
     @property
     def last(self) -> tuple[int, int]:
@@ -126,7 +126,7 @@ class StreamIds:
         self._sequences.append(sequence)
 
     def restart(self, floor: tuple[int, int]) -> None:
-        """Begin a new sequence. The next number is the place behind which it begins, and ``floor`` the id of that."""
+        """Begin a new sequence after the id ``floor``, which takes the next number."""
         self._past = max(self._past, self.last)
         self.deleted = (0, 0)
         self.add(*floor)

@@ -11,8 +11,10 @@ these fields; a program that isn't rawws need only give the first:
 ========  ========================================================================================
 
 Streams are trimmed, expire, and may be lost with the server that had them. A reader that has been away finds out by
-comparing where it stands (`StreamPlace`) with what the stream has now (`StreamState`). A reader that is new begins with
-the end of the stream that is the room's history (`StreamTail`).
+comparing where it stands (`StreamPlace`) with what the stream has now (`StreamState`). A reader that stays does the same
+from time to time: a stream that was deleted may start again with lower ids, and a blocking read that waits for higher
+ids never returns them. A reader that is new begins with the end of the stream that is the room's history
+(`StreamTail`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ PREFIX = "rawws:"
 StreamId = tuple[int, int]  # milliseconds since 1970 by Redis's clock, and a count within these
 BEGINNING: StreamId = (0, 0)
 MAX_HALF = (1 << 64) - 1
-HIGHEST: StreamId = (MAX_HALF, MAX_HALF)  # a stream that has an entry with this id can take no other
+HIGHEST: StreamId = (MAX_HALF, MAX_HALF)  # nothing can be added to a stream that has an entry with this id
 MAX_SEQUENCE = 10**18  # more than anybody adds within a millisecond
 
 # Streams are trimmed to about as many entries as a room's history has, and no fewer than this: a node may be so far
@@ -130,7 +132,7 @@ class Repeated:
         return author.serial <= last
 
     def knows(self, author: Author) -> bool:
-        """Say whether an entry of that author has been there, or a later one of the same node."""
+        """Say whether this entry, or a later one by the same node, has been read."""
         return author.serial <= self._last.get(author.node, 0)
 
 
@@ -192,16 +194,16 @@ class StreamState(NamedTuple):
     oldest: StreamId = BEGINNING
     newest: StreamId = BEGINNING  # the id that was given last, whether its entry is still there or not
     deleted: StreamId = BEGINNING  # the highest id of an entry that was deleted (XDEL)
-    has_landmark: bool = False  # whether one of a reader's `StreamPlace.landmarks` is there
+    has_landmark: bool = False  # whether the stream has one of the reader's `StreamPlace.landmarks`
 
     @property
     def removed(self) -> int:
-        """How many entries there were that are gone, trimmed or deleted."""
+        """How many entries were trimmed or deleted."""
         return self.added - self.length
 
     @property
     def floor(self) -> StreamId:
-        """The place before all entries that there are, the same for every reader."""
+        """The place before the stream's first entry, which is the same for every reader."""
         if not self.removed:
             return BEGINNING
         return just_before(self.oldest) if self.length else self.newest
@@ -216,7 +218,7 @@ class Missed(enum.Enum):
 
 
 class Break(NamedTuple):
-    """A place in a stream where messages may be missing. Its reader goes on behind ``after``, perhaps a lower id."""
+    """A place in a stream where messages may be missing. Its reader continues after ``after``, which may be lower."""
 
     why: Missed
     after: StreamId
@@ -226,11 +228,11 @@ class Break(NamedTuple):
 class StreamPlace:
     """How far a reader has come in a stream: up to ``last``, the entry number ``count`` of it.
 
-    Whoever reads behind ``last`` doesn't see that a stream was lost and has begun anew with lower ids, nor that the
-    end of it was lost, such as with a replica that lagged and took over. So the stream's state is compared with the
-    place from time to time (`compare`). Two entries that were there when that was done last are the *landmarks*:
-    a stream that has one of them is the same stream, and one that has neither is another, unless they may have been
-    trimmed or deleted.
+    A read that asks for entries after ``last`` can't show that the stream was deleted and has started again with lower
+    ids, or that its end was lost because a replica that lagged took over. So the stream's state is compared with the
+    place from time to time (`compare`). Two entries that existed at the last comparison are the *landmarks*. A stream
+    that has one of them is the same stream. A stream that has neither is another one, unless the landmarks may have
+    been trimmed or deleted.
     """
 
     last: StreamId = BEGINNING
@@ -243,7 +245,7 @@ class StreamPlace:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the stream was gone at the last look: what comes next may be of another, or of the same once more."""
+        """Whether the stream was gone at the last look. The next entries may be of another one, or of the same."""
         return self._gone_from != BEGINNING
 
     @property
@@ -252,10 +254,11 @@ class StreamPlace:
         return self._early, self._late
 
     def compare(self, state: StreamState, now_ms: int, expiry_ms: int) -> Break | None:
-        """Return what may have been missed behind this place, and move to where there is something to read.
+        """Return what may have been missed after this place, and move to where reading is to continue.
 
-        ``now_ms`` is Redis's time. A stream to which nothing was added for ``expiry_ms`` is gone, and nothing with it.
-        `note_look` is to follow, when what was read together with the state has been passed over.
+        ``now_ms`` is Redis's time. A stream to which nothing was added for ``expiry_ms`` expires, and no message that
+        readers lack is lost with it. Call `note_look` next, after `pass_over` for each entry that was read with the
+        state.
         """
         if self.is_gone and state.newest != BEGINNING:
             gone_from, self._gone_from = self._gone_from, BEGINNING
@@ -285,16 +288,16 @@ class StreamPlace:
         return Break(Missed.ANEW, state.floor)
 
     def _may_be_cut(self, state: StreamState) -> bool:
-        """Whether a stream that ends before this place may be the same, without its end.
+        """Whether a stream that ends before this place may be the same stream without its end.
 
-        Of one that is older than both landmarks it can't be said, if that much of it had been trimmed since; then it
-        is taken for the same, or else thousands of old messages might come once more.
+        A stream that ends before both landmarks may be an old snapshot whose entries had all been trimmed since. It is
+        taken for the same stream, since otherwise thousands of old messages might be delivered again.
         """
         was_deleted = state.deleted >= self._late > BEGINNING
         return state.has_landmark or was_deleted or (self._removed > 0 and state.newest < self._early)
 
     def _is_another(self, state: StreamState) -> bool:
-        """Whether a stream that goes on behind this place is another one."""
+        """Whether a stream that extends beyond this place is another one."""
         if state.added < self.count:
             return True
         if state.has_landmark or self._early == BEGINNING or state.deleted >= self._late > BEGINNING:
@@ -303,9 +306,9 @@ class StreamPlace:
         return not may_be_trimmed or state.removed < self._late_count
 
     def _go_over(self, state: StreamState, *, expired: bool) -> Break | None:
-        """Move to another stream that goes on behind this place."""
+        """Move to another stream that extends beyond this place."""
         if state.length and state.oldest <= self.last:
-            # Of what it has before this place, some may have been read when it came, and nothing is to come twice.
+            # Some of its entries up to this place may have been read live already, and nothing is delivered twice.
             self.count = 0
             return Break(Missed.ANEW, self.last)
         self.count = state.removed
@@ -314,9 +317,9 @@ class StreamPlace:
         return Break(Missed.TRIMMED, state.floor) if state.removed else None
 
     def note_look(self, state: StreamState, *, is_last: bool) -> None:
-        """Note how the stream was: ``is_last`` if all that it had has been passed over."""
+        """Note the state that the stream had; ``is_last`` says that all its entries have been passed over."""
         if self.is_gone:
-            return  # if the same stream comes back, it is known by the landmarks
+            return  # the landmarks are kept, to recognize the same stream if it comes back
         if is_last:
             self.count = state.added
         self._early = state.oldest if state.length else BEGINNING
