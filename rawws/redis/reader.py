@@ -88,8 +88,8 @@ RECHECK_S = 5.0
 RECHECKED = 20
 
 # Returns the time, and of as many streams as a page takes, one at least: what XINFO STREAM says of it, without the two
-# entries that come with that; whether it has one of its landmarks; entries; and whether there may be more. An error in one
-# stream takes the place of all that.
+# entries that come with that; whether it has one of its landmarks; entries; and whether there may be more. An error in
+# one stream takes the place of all that.
 # KEYS: the streams. ARGV: the bytes of a page, and for each stream "XRANGE" or "XREVRANGE", the two ends of the range,
 # how many entries are wanted, and the ids of the two landmarks.
 READ_PAGE = """
