@@ -12,8 +12,8 @@ these fields; a program that isn't rawws need only give the first:
 
 Streams are trimmed, expire, and may be lost with the server that had them. A reader that has been away finds out by
 comparing where it stands (`StreamPlace`) with what the stream has now (`StreamState`). A reader that stays does the
-same from time to time: a stream that was deleted may start again with lower ids, and a blocking read that waits for higher
-ids never returns them. A reader that is new begins with the end of the stream that is the room's history
+same from time to time: a stream that was deleted may start again with lower ids, and a blocking read that waits for
+higher ids never returns them. A reader that is new begins with the end of the stream that is the room's history
 (`StreamTail`).
 """
 
