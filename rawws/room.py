@@ -23,7 +23,7 @@ from rawws.wire.frames import Opcode, encode_message, split_frames
 from rawws.wire.message_ids import Ids, StreamIds, parse_id
 from rawws.wire.reading import Reading
 from rawws.wire.repeats import Repeat, Repeats
-from rawws.wire.stream_entries import StreamId, just_behind
+from rawws.wire.stream_entries import StreamId
 
 if TYPE_CHECKING:
     from rawws.loop import Loop
@@ -262,6 +262,8 @@ class Room:
                 return Place(oldest - 1, {"since": str(reading.since), "after": log.label(oldest - 1)})
             if number > log.last_message:  # it has seen what we never had: others may have missed it, and we more
                 return Place(log.last_message, {"since": str(reading.since), "after": log.tail_id})
+            if not log.ids.knows(reading.since):  # it is of a stream that was lost
+                return Place(number, {"since": str(reading.since), "after": log.label(number)})
             return Place(number, None)
         if reading.last is not None:
             return Place(max(oldest - 1, log.last_message - reading.last), None)
@@ -273,7 +275,7 @@ class Room:
             return self._polled[1]
         items: list[bytes] = []
         size = 0
-        last = self.log.label(after).encode("ascii")
+        last = (self.log.label(after) if gap is None else gap["after"]).encode("ascii")
         for message in self.log.messages(after, most=MAX_POLLED_MESSAGES, most_bytes=MAX_POLLED_BYTES):
             items.append(as_json(*message))
             last = message[0]
@@ -401,12 +403,16 @@ class Room:
         self._forget()
 
     def leave_out(self, after: StreamId) -> None:
-        """Note that messages up to an id may be missing, and tell those who can be told."""
+        """Note that messages may be missing here, and send a gap to the readers whose form has one.
+
+        A new sequence of ids begins after ``after``, which may be lower than the last id. Everything appended must
+        have been sealed.
+        """
         log = self.log
         assert isinstance(log.ids, StreamIds)
         since = log.tail_id
         log.leave_out()
-        log.ids.add(*max(after, just_behind(log.ids.last)))
+        log.ids.restart(after)
         gap = {"since": since, "after": log.tail_id}
         for poller in self._pollers or ():
             poller.gap = gap

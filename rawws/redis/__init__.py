@@ -26,7 +26,7 @@ import trio
 
 from rawws import logs
 from rawws.backplane import AWAY
-from rawws.errors import Refusal
+from rawws.errors import Refusal, UsageError
 from rawws.loop import current_loop
 from rawws.redis.connector import Connector
 from rawws.redis.publisher import Publisher
@@ -62,7 +62,7 @@ class RedisStreams:
         """
         self._connector = Connector(url)
         self._node = node
-        self._publisher = Publisher(self._node, self._let_publishers_go_on)
+        self._publisher = Publisher(self._node, self._let_publishers_go_on, self._note_published)
         self._serials = itertools.count(1)
         self._space = trio.lowlevel.ParkingLot()
         self._followed: dict[str, tuple[Followed, Reader]] = {}
@@ -165,7 +165,11 @@ class RedisStreams:
         on_done: Callable[[], None] | None = None,
     ) -> Outgoing:
         author = Author(self._node, sender, next(self._serials))
-        message = Outgoing(path, fields_of(opcode, payload, author, key), len(payload), on_done, once, digest, history)
+        try:
+            fields = fields_of(opcode, payload, author, key)
+        except UnicodeEncodeError as error:  # in the outbox it would block everything published after it
+            raise UsageError(f"a message's key is sent as UTF-8, which can't have {key!r}: {error.reason}") from None
+        message = Outgoing(path, fields, len(payload), on_done, once, digest, history, author)
         was_full = self.is_full
         self._publisher.put(message)
         if self.is_full and not was_full:
@@ -181,6 +185,16 @@ class RedisStreams:
         for followed, _ in self._followed.values():
             if _HOLD in followed.room.holds:
                 current_loop().slow.let_go(followed.room, _HOLD)
+
+    def _note_published(self, message: Outgoing) -> None:
+        """Check the stream if a message got an id that the reader has passed without reading the message.
+
+        Such a stream has started again with lower ids, and its reader would never get them.
+        """
+        known = self._followed.get(message.path)
+        if known is not None and known[0].has_passed(message):
+            known[0].doubt()
+            known[1].look()
 
     # Following
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rawws.wire.broadcast_log import History
-from rawws.wire.stream_entries import StreamId
+from rawws.wire.stream_entries import Author, StreamId
 
 # What a message takes up beside its payload, about.
 OVERHEAD_BYTES = 200
@@ -32,6 +32,7 @@ class Outgoing:
     once: str = ""  # an Idempotency-Key: what has the same one in the same room is published once
     digest: str = ""  # of the message that the key is for
     history: History = DEFAULT_HISTORY  # of the room, by which the store may forget
+    author: Author | None = None
     is_done: bool = False
     id: StreamId | None = None  # None when it has arrived, but the answer with its id has not
     is_reused: bool = False  # its key was used for another message
