@@ -111,6 +111,8 @@ class Deadlines:
         logs.line(logs.server, logging.WARNING, logs.SERVER, TIMER, told)
 
     def _check(self, peer: Peer, now: float) -> None:
+        if peer.transport.fileno() < 0:
+            return  # it went while another was looked at
         if now >= peer.answer_by or now >= peer.close_at:
             self._loop.hear(peer)  # its answer may be here, and only we are late
             if peer.transport.fileno() < 0:

@@ -223,7 +223,7 @@ class Hub:
 
         The query of the ``request`` says from where on it wants to read. The transport is the loop's from here on.
         Frames that the client sent behind its request are read at once. Returns None when the system can't watch one
-        more socket; it is closed then.
+        more socket, or the client has gone; it is closed then.
         """
         loop = current_loop()
         agreement = handshake.deflate
@@ -253,7 +253,7 @@ class Hub:
         return self._add(Peer(number, transport, EventStream(), endpoint, EVENTS), path, reading)
 
     def _add(self, peer: Peer, path: str, reading: Reading) -> Peer | None:
-        """Put a peer into a room, greeted and told where it begins."""
+        """Put a peer into a room, greeted and told where it begins; None if it has gone by then."""
         loop = current_loop()
         try:
             loop.add(peer)
@@ -272,11 +272,9 @@ class Hub:
             logs.line(logs.hub, logging.INFO, peer.number, STATE, told)
         if words := self._greeting(peer.form, room, place):
             loop.sending.send(peer, words)
-            if peer.transport.fileno() < 0:  # it has gone meanwhile
-                return None
-        loop.join(peer, room, place.after)
-        if reading.wants_presence and peer.form & (EVENTS | WITH_IDS):  # who can be told
-            room.watchers.add(peer)
+        can_watch = bool(peer.form & (EVENTS | WITH_IDS))  # plain frames are messages, all of them
+        if not loop.join(peer, room, place.after, watches=reading.wants_presence and can_watch):
+            return None  # the client has gone meanwhile, and the peer was dropped
         if self.mode is Mode.BROADCAST and peer.form is not EVENTS:
             peer.relay = room
             if rate := peer.endpoint.limits.messages_per_s:
