@@ -48,7 +48,7 @@ class Hub:
 
     ``max_lag_bytes`` is how far a peer may fall behind a room, counted by what is kept because of it (a message of one
     byte takes some 160 more), and ``slow`` what becomes of it then: ``"close"`` with 1013; ``"skip"`` to the newest;
-    ``"wait"``: those who publish are held back; or ``"latest"``: at any time it gets the newest of each ``key``, a
+    ``"wait"``: those who publish are held back, until the peer catches up or has taken nothing for ``ping_timeout``; or ``"latest"``: at any time it gets the newest of each ``key``, a
     member of the messages' JSON, and ``max_lag_bytes`` is for what the newest of all keys take.
 
     ``history`` is how many of its last messages a room keeps, for at most ``history_age_s`` and in about
@@ -277,7 +277,7 @@ class Hub:
             return None  # the client has gone meanwhile, and the peer was dropped
         if self.mode is Mode.BROADCAST and peer.form is not EVENTS:
             peer.relay = room
-            if rate := peer.endpoint.limits.messages_per_s:
+            if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
                 peer.pace = Pace(TokenBucket(rate, trio.current_time()))
         return peer
 

@@ -536,7 +536,7 @@ class Loop:
         if last_words:
             peer.session.show_sent(last_words)
             self.sending.queue(peer, last_words)
-        peer.close_at = min(peer.close_at, trio.current_time() + (peer.endpoint.limits.close_timeout_s or math.inf))
+        peer.close_at = min(peer.close_at, trio.current_time() + peer.endpoint.limits.close_timeout_s)
         if peer.inbox is not None and peer.session.is_closed:
             peer.inbox.end(peer.describe_end(Cause.OUR_CLOSE))
         self.sending.flush(peer)

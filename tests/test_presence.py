@@ -25,11 +25,10 @@ from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import parse_header
 from rawws.wire.handshake import Accept, Handshake
-from rawws.wire.messages import Headers, Request, Response
-from rawws.wire.role import Role
+from rawws.wire.messages import Headers, Request
 from rawws.wire.reading import Reading
 from tests.room_serving import rooms
-from tests.serving import KEY, LOOPBACK, PATIENCE_S, Client, HangsUp, StartHub, close
+from tests.serving import KEY, LOOPBACK, PATIENCE_S, Client, HangsUp, StartHub, close, websocket_on
 from tests.sse import read_events
 
 
@@ -40,21 +39,6 @@ def tcp_pair() -> tuple[socket.socket, Client]:
         ours, _ = listener.accept()
     ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return ours, Client(theirs)
-
-
-def websocket_on(connected: socket.socket, number: int, endpoint: Endpoint) -> rawws.WebSocket:
-    """Return what a handler holds."""
-    return rawws.WebSocket(
-        Transport(connected),
-        Role.SERVER,
-        number=number,
-        endpoint=endpoint,
-        request=Request("GET", "/", "1.1", Headers([("Host", "a")])),
-        response=Response(101),
-        subprotocol=None,
-        agreement=None,
-        remote_address="",
-    )
 
 
 # One fault after the other
@@ -265,7 +249,7 @@ class Stage:
         self.endpoint = Endpoint(Limits(ping_interval_s=0, close_timeout_s=0))
         self.clients = clients
         self.number = 0
-        self.relayed: dict[int, Client] = {}
+        self.relayed: dict[int, tuple[Client, str]] = {}
         self.watchers: list[Watcher] = []
         self.held: list[tuple[rawws.WebSocket, Client]] = []
 
@@ -301,7 +285,7 @@ class Stage:
             peer = self.hub.adopt(self.number, Transport(ours), handshake, self.endpoint, request=request)
         if peer is None or gone:
             return
-        self.relayed[self.number] = client
+        self.relayed[self.number] = (client, form)
         if watches and form != "plain":
             self.watchers.append(Watcher(self.number, client, form == "events", others))
 
@@ -342,12 +326,12 @@ class Stage:
         if not self.relayed:
             return
         number = list(self.relayed)[which % len(self.relayed)]
-        client = self.relayed.pop(number)
+        client, form = self.relayed.pop(number)
         peer = self._find(number)
         match how:
-            case "close":
+            case "close" if form != "events":  # a reader of events has no other way to leave than to vanish
                 client.try_send(close())
-            case "vanish":
+            case "close" | "vanish":
                 client.hang_up()
             case _ if peer is not None:
                 current_loop().close(peer, 1001, "the server is shutting down")
