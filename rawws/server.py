@@ -441,7 +441,7 @@ async def serve(
     - ``compression="deflate"`` agrees to permessage-deflate where a client offers it.
     - ``server_header`` is the value of the Server field; by default there is none.
 
-    Its limits:
+    Its limits, of which a time or a rate is none if it is None, 0 or infinite (but ``drain=0`` does not wait):
 
     - ``open_timeout``: for the opening handshake, and for each further request. ``keep_alive``: between two requests,
       and between two pieces of a body that ``rawws.asgi(app)`` reads as it comes, which may take any time in all.

@@ -77,7 +77,7 @@ async def test_a_reader_that_is_gone_at_once_is_no_news_or_a_join_and_then_a_lea
 
 
 async def test_what_a_client_sent_before_it_was_gone_does_not_fail_the_server(
-    start_hub: StartHub, caplog: pytest.LogCaptureFixture
+    start_hub: StartHub,
 ) -> None:
     running = start_hub(history=10, slow="wait")
     room = running.hub.room("/")
