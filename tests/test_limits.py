@@ -306,8 +306,10 @@ def test_numpy_s_numbers_are_numbers() -> None:
 @pytest.mark.parametrize("none", [0, 0.0, math.inf])
 def test_0_and_infinity_are_one_and_the_same_limit_which_is_none(none: float) -> None:
     names = [f"{each}_timeout_s" for each in ("header", "keep_alive", "ping", "close")]
-    limits = Limits(**dict.fromkeys([*names, "ping_interval_s", "messages_per_s"], none))
-    assert limits == Limits(**dict.fromkeys([*names, "ping_interval_s"], math.inf))
+    given: dict[str, Any] = dict.fromkeys([*names, "ping_interval_s", "messages_per_s"], none)
+    limits = Limits(**given)
+    infinite: dict[str, Any] = dict.fromkeys(given, math.inf)
+    assert limits == Limits(**infinite)
     assert {getattr(limits, name) for name in names} == {math.inf}
     assert limits.by_flag().keys() == {"--max-head", "--max-headers", "--max-target", "--max-size", "--drain"}
 

@@ -111,6 +111,14 @@ def test_9_2_6_onmessage_gets_any_text_with_its_line_ends_as_lf_and_nothing_else
     ]
 
 
+def test_events_as_json_have_what_polling_has() -> None:
+    frames = encode_frame(Opcode.TEXT, "a\r\nü\u2028".encode()) + encode_frame(Opcode.BINARY, b"\x00\r")
+    assert encode(frames, EVENTS | AS_JSON, ids()) == (
+        b'id: 9f2c41d7-41\ndata: {"id":"9f2c41d7-41","text":"a\\r\\n\xc3\xbc\\u2028"}\n\n'
+        b'id: 9f2c41d7-42\ndata: {"id":"9f2c41d7-42","base64":"AA0="}\n\n'
+    )
+
+
 @given(texts=texts_of_any_kind, payload=st.binary(max_size=20))
 def test_as_json_onmessage_gets_any_message_exactly(texts: list[str], payload: bytes) -> None:
     frames = [encode_frame(Opcode.TEXT, text.encode()) for text in texts]
