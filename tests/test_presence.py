@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
@@ -28,7 +29,7 @@ from rawws.wire.handshake import Accept, Handshake
 from rawws.wire.messages import Headers, Request
 from rawws.wire.reading import Reading
 from tests.room_serving import rooms
-from tests.serving import KEY, LOOPBACK, PATIENCE_S, Client, HangsUp, StartHub, close, websocket_on
+from tests.serving import KEY, LOOPBACK, PATIENCE_S, Client, HangsUp, StartHub, close, text, websocket_on
 from tests.sse import read_events
 
 
@@ -149,7 +150,7 @@ async def test_a_watcher_is_not_sent_what_happened_before_it_joined(nursery: tri
         await endpoint.wait_empty()
 
 
-# A connection that sending ends, while the program goes on with it
+# A connection that sending ends, while others go on with it
 
 
 async def test_a_connection_that_is_gone_joins_no_room(start_hub: StartHub) -> None:
@@ -188,6 +189,29 @@ async def test_recv_ends_when_the_answer_that_it_sends_first_finds_the_peer_gone
     client.hang_up()
     with pytest.raises(ConnectionClosed):
         await ws.recv()
+
+
+async def test_the_deadlines_pass_over_a_peer_that_another_one_s_last_words_have_ended(
+    mock_clock: trio.testing.MockClock, start_hub: StartHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = Limits(messages_per_s=1, ping_interval_s=5, ping_timeout_s=5)
+    for _ in range(8):  # in half of the rounds the loop is the first to see it, by trio's choice
+        running = start_hub(limits=limits)
+        late, resting = running.join(), running.join()
+        await wait_all_tasks_blocked()
+        mock_clock.jump(5.1)
+        await wait_all_tasks_blocked()
+        await resting.send(text("1") + text("2") + text("3"))  # nothing more is read from it for a while
+        await wait_all_tasks_blocked()
+        mock_clock.jump(0.1)
+        await wait_all_tasks_blocked()
+        late.try_send(text("is an answer to the ping, and finds the other one gone"))
+        resting.hang_up()
+        mock_clock.jump(6)
+        await wait_all_tasks_blocked()
+        late.hang_up()
+        await running.endpoint.wait_empty()
+    assert "an error in rawws itself" not in caplog.text
 
 
 # Any order of events
