@@ -8,7 +8,6 @@ this in a trio task of its own, which ends at the hand-over.
 from __future__ import annotations
 
 import logging
-import math
 import ssl
 from dataclasses import dataclass
 
@@ -177,7 +176,7 @@ async def _have_answered(connection: HttpConnection, exchange: Exchange) -> None
 
 async def _wait_for_next(connection: HttpConnection) -> bool:
     """Wait for another request's first byte; False when the connection ends, or rests too long, instead."""
-    rest_s = connection.service.limits.keep_alive_timeout_s or math.inf
+    rest_s = connection.service.limits.keep_alive_timeout_s
     with trio.move_on_after(rest_s) as rest, connection.resting(rest, True):
         data: bytes | None = await connection.transport.receive()
     if rest.cancelled_caught:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from typing import Any, NamedTuple
@@ -48,7 +47,7 @@ class Deadline(NamedTuple):
 
     @classmethod
     def of(cls, awaited: str, limit_s: float, flag: str) -> Deadline:
-        return cls(trio.current_time() + (limit_s or math.inf), awaited, limit_s, flag)
+        return cls(trio.current_time() + limit_s, awaited, limit_s, flag)
 
     @property
     def refusal(self) -> Refusal:
@@ -138,7 +137,7 @@ class HttpConnection:
         What goes wrong in it is logged, and answered with 500.
         """
         name = getattr(hook, "__name__", "hook")
-        with trio.move_on_after(self.service.limits.header_timeout_s or math.inf) as scope:
+        with trio.move_on_after(self.service.limits.header_timeout_s) as scope:
             try:
                 return await call_application(hook, *arguments)
             except BaseException as error:
@@ -208,7 +207,7 @@ class HttpConnection:
         with current_loop().memory.counting(data) as scope, memoryview(data) as view:
             while sent < len(data):
                 # A deadline for each piece: a large answer to a slow reader takes the time that it takes.
-                with trio.move_on_after(self.service.limits.close_timeout_s or math.inf) as patience:
+                with trio.move_on_after(self.service.limits.close_timeout_s) as patience:
                     await self.transport.send_all(view[sent : sent + RECEIVE_BYTES])
                 if patience.cancelled_caught:
                     raise TimeoutError("the client does not read the answer")

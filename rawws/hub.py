@@ -22,7 +22,7 @@ from rawws.room import Place, Room, RoomSettings, Slow
 from rawws.room_paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.transport import Transport
 from rawws.wire.broadcast_log import History
-from rawws.wire.encodings import EVENTS, PLAIN, SUBPROTOCOL, WITH_IDS, notice
+from rawws.wire.encodings import AS_JSON, EVENTS, PLAIN, SUBPROTOCOL, WITH_IDS, notice
 from rawws.wire.event_stream import PREAMBLE, EventStream
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Handshake
@@ -49,8 +49,9 @@ class Hub:
 
     ``max_lag_bytes`` is how far a peer may fall behind a room, counted by what is kept because of it (a message of one
     byte takes some 160 more), and ``slow`` what becomes of it then: ``"close"`` with 1013; ``"skip"`` to the newest;
-    ``"wait"``: those who publish are held back; or ``"latest"``: at any time it gets the newest of each ``key``, a
-    member of the messages' JSON, and ``max_lag_bytes`` is for what the newest of all keys take.
+    ``"wait"``: those who publish are held back until it catches up, or is closed because it has taken nothing for
+    ``ping_timeout``; or ``"latest"``: at any time it gets the newest of each ``key``, a member of the messages' JSON,
+    and ``max_lag_bytes`` is for what the newest of all keys take.
 
     ``history`` is how many of its last messages a room keeps, for at most ``history_age_s`` and in about
     ``history_bytes``. With ``exclude_sender``, what a peer says goes to all others; with ``read_only`` it may say
@@ -235,7 +236,7 @@ class Hub:
 
         The query of the ``request`` says from where on it wants to read. The transport is the loop's from here on.
         Frames that the client sent behind its request are read at once. Returns None when the system can't watch one
-        more socket; it is closed then.
+        more socket, or the client has gone; it is closed then.
         """
         loop = current_loop()
         agreement = handshake.deflate
@@ -262,10 +263,11 @@ class Hub:
         self, number: int, transport: Transport, path: str, reading: Reading, endpoint: Endpoint
     ) -> Peer | None:
         """Take over a connection whose response is to be a room's events; its head has been sent."""
-        return self._add(Peer(number, transport, EventStream(), endpoint, EVENTS), path, reading)
+        form = EVENTS | AS_JSON if reading.wants_json else EVENTS
+        return self._add(Peer(number, transport, EventStream(), endpoint, form), path, reading)
 
     def _add(self, peer: Peer, path: str, reading: Reading) -> Peer | None:
-        """Put a peer into a room, greeted and told where it begins."""
+        """Put a peer into a room, greeted and told where it begins; None if it has gone by then."""
         loop = current_loop()
         try:
             loop.add(peer)
@@ -284,14 +286,12 @@ class Hub:
             logs.line(logs.hub, logging.INFO, peer.number, STATE, told)
         if words := self._greeting(peer.form, room, place):
             loop.sending.send(peer, words)
-            if peer.transport.fileno() < 0:  # it has gone meanwhile
-                return None
-        loop.join(peer, room, place.after)
-        if reading.wants_presence and peer.form & (EVENTS | WITH_IDS):  # who can be told
-            room.watchers.add(peer)
-        if self.mode is Mode.BROADCAST and peer.form is not EVENTS:
+        can_watch = bool(peer.form & (EVENTS | WITH_IDS))  # plain frames are messages, all of them
+        if not loop.join(peer, room, place.after, watches=reading.wants_presence and can_watch):
+            return None  # the client has gone meanwhile, and the peer was dropped
+        if self.mode is Mode.BROADCAST and not peer.form & EVENTS:
             peer.relay = room
-            if rate := peer.endpoint.limits.messages_per_s:
+            if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
                 peer.pace = Pace(TokenBucket(rate, trio.current_time()))
         return peer
 
@@ -299,7 +299,7 @@ class Hub:
         """Return what a peer gets before anything of the room's."""
         at = room.log.label(place.after)
         gap = {} if place.gap is None else {"gap": place.gap}
-        if form is EVENTS:
+        if form & EVENTS:
             # An id without data: where to go on if the connection is cut before there is a message.
             return PREAMBLE + f"id: {at}\n\n".encode("ascii") + (notice(gap, form) if gap else b"")
         if form & WITH_IDS:

@@ -159,15 +159,18 @@ class Loop:
         self.deadlines.add(peer)
         self._read_on_soon(peer)
 
-    def join(self, peer: Peer, room: Room, after: int | None = None) -> None:
-        """Put a peer into a room: from now on it gets what is published there.
+    def join(self, peer: Peer, room: Room, after: int | None = None, *, watches: bool = False) -> bool:
+        """Put a peer into a room: from now on it gets what is published there. Return whether it is there afterwards.
 
-        With ``after`` it gets what the room's log has behind the message of that number first.
+        With ``after`` it first gets what the room's log has after the message of that number. With ``watches`` it is
+        notified of the other peers that join and leave. A peer that has gone, or is being closed, can't join.
         """
         if room in peer.rooms:
-            return
-        room.open(self)
+            return True
+        if peer.transport.fileno() < 0 or peer.session.state is not OPEN:
+            return False
         peer.rooms = (*peer.rooms, room) if peer.rooms else room.alone
+        room.admit(peer, self, watches=watches)
         if after is not None and after < room.log.last_message and self.sending.replay(peer, room, after):
             pass
         elif peer.cursors is not None:
@@ -175,10 +178,7 @@ class Loop:
             room.add_behind(peer)
         elif peer.is_blocked or peer.in_message:
             self.sending.fall_behind(peer)
-        else:
-            room.add_current(peer)
-        if room.watchers:
-            self.presence.note(room, "join", peer)
+        return room in peer.rooms  # what it was sent may have ended it
 
     def take_in(self, peer: Peer, data: bytes) -> None:
         """Act on bytes that were received already, with the handshake."""
@@ -536,7 +536,7 @@ class Loop:
         if last_words:
             peer.session.show_sent(last_words)
             self.sending.queue(peer, last_words)
-        peer.close_at = min(peer.close_at, trio.current_time() + (peer.endpoint.limits.close_timeout_s or math.inf))
+        peer.close_at = min(peer.close_at, trio.current_time() + peer.endpoint.limits.close_timeout_s)
         if peer.inbox is not None and peer.session.is_closed:
             peer.inbox.end(peer.describe_end(Cause.OUR_CLOSE))
         self.sending.flush(peer)
@@ -548,8 +548,6 @@ class Loop:
             room.remove(peer)
             if room.is_held:
                 self.slow.release_publishers(room)
-            if room.watchers:
-                self.presence.note(room, "leave", peer)
 
     def drop(self, peer: Peer, cause: Cause, told: str) -> None:
         """Close a peer's socket, whatever state it is in. Harmless when it was dropped before."""

@@ -81,7 +81,7 @@ class _Collector:
 
         traffic, rooms = current_loop().traffic, list(self._hub)
         peers = [peer for room in rooms for peer in room.peers]
-        streams = sum(1 for peer in peers if peer.form is EVENTS)
+        streams = sum(1 for peer in peers if peer.form & EVENTS)
         yield _with_label(
             Gauge("rawws_peers", "Peers in rooms, by how they read.", labels=["kind"]),
             [("websocket", len(peers) - streams), ("events", streams)],

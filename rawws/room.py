@@ -15,6 +15,7 @@ from rawws.backplane import Backplane
 from rawws.errors import UsageError
 from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.peer import Peer
+from rawws.presence import Watchers
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
 from rawws.wire.conflation import NewestByKey, Senders
 from rawws.wire.encodings import as_compact_json, as_json, encode
@@ -143,7 +144,7 @@ class Room:
         # What they have been told last, and from where on, while there are any.
         self._polled: tuple[tuple[int, dict[str, str] | None], bytes] | None = None
         self._repeats: Repeats | None = None  # of what was published with a key, if anything was
-        self.watchers: set[Peer] = set()  # who are told of everybody that comes and goes
+        self.watchers = Watchers()  # the members that are notified of each join and leave
         self.kept_until = -math.inf  # for those who poll, and are not here between two questions
         # Why those who publish are to wait just now. Who they are shows when they do it once more: that is kept, and no
         # more is read from them. Of the others come pings, pongs and closes, which can't wait.
@@ -422,12 +423,20 @@ class Room:
 
     # For the loop
 
-    def open(self, loop: Loop) -> None:
-        """Get ready for a peer."""
+    def admit(self, peer: Peer, loop: Loop, *, watches: bool = False) -> None:
+        """Make a peer a member, which lacks nothing of the log; `Loop.join` is the only caller.
+
+        With ``watches`` it is notified of each other peer that joins or leaves from now on.
+        """
         self._loop = loop
         self._registry[self.path] = self
         if self.shared is not None:
             self.shared.follow(self)
+        self.add_current(peer)
+        # Before anything is sent to the peer, since sending may end its membership, and with it the watching.
+        self._note("join", peer)
+        if watches:
+            self.watchers.add(peer)
 
     @property
     def conflates(self) -> bool:
@@ -448,13 +457,20 @@ class Room:
         self.behind.add(peer)
 
     def remove(self, peer: Peer) -> None:
+        """End a peer's membership, in whatever way it leaves."""
         self._discard_current(peer)
         self.behind.discard(peer)
         self.watchers.discard(peer)
+        self._note("leave", peer)
         self.trim()
         if not len(self):
             self._loop = None
             self._forget()
+
+    def _note(self, what: str, peer: Peer) -> None:
+        if self.watchers.note(what, peer, len(self)):
+            assert self._loop is not None
+            self._loop.presence.tell_soon(self)
 
     @property
     def held_bytes(self) -> int:

@@ -2,7 +2,8 @@
 
 ============================================  =============================================================
 ``GET /room/x``, accepts text/event-stream    the room's messages as events, from now on, or from ``since``,
-                                              ``last`` or ``Last-Event-ID`` on
+                                              ``last`` or ``Last-Event-ID`` on; with ``json`` each as it is in the
+                                              JSON of polling
 ``GET /room/x?since=ID`` or ``?last=N``       what the history has, as JSON; with ``wait`` after so many
                                               seconds at the latest
 ``GET /room/x?peers``                         how many are in the room

@@ -203,11 +203,14 @@ class Sending:
         """Send what the peer's socket takes now, and watch it for writability if something is left."""
         if peer.transport.fileno() < 0:
             return
+        before = self._traffic.bytes_out
         try:
             done = self._send_pending(peer)
         except OSError as error:
             self._loop.drop(peer, Cause.RESET, describe_loss(error))
             return
+        if peer.cursors is not None and self._traffic.bytes_out != before:
+            self._loop.slow.note_progress(peer)
         if not done:
             self.fall_behind(peer)
         elif peer.cursors is not None and not peer.in_message:
@@ -268,8 +271,6 @@ class Sending:
             self._traffic.bytes_out += sent
             if sent and not offset:
                 peer.session.show_sent(segment)
-            if sent and room.is_held:
-                self._loop.slow.note_progress(peer)
             if offset + sent < len(segment):
                 peer.cursors[room] = Cursor(number, offset + sent)
                 peer.in_segment = room if offset + sent + transport.committed_bytes > 0 else None
@@ -283,8 +284,6 @@ class Sending:
         run, sizes = room.log.run(number, peer.form)
         sent = left = peer.transport.try_send(run)
         self._traffic.bytes_out += sent
-        if sent and room.is_held:
-            self._loop.slow.note_progress(peer)
         for size in sizes:
             if left and peer.session.on_frame is not None:
                 peer.session.show_sent(room.log.segment(number, peer.form))

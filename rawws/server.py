@@ -104,10 +104,7 @@ class Server:
         on_leave = None if self._gate.is_open else self._gate.leave
         self._endpoint = Endpoint(service.limits, on_leave, service.tracer)
         self._unseen = Endpoint(service.limits, on_leave, service.tracer, shows_frames=False)
-        # Who only reads sends nothing, and needs not answer pings.
-        silent = replace(service.limits, ping_timeout_s=0.0)
-        self._streams = Endpoint(silent, on_leave, service.tracer, shows_frames=False)
-        self._endpoints = (self._endpoint, self._unseen, self._streams)
+        self._endpoints = (self._endpoint, self._unseen)
         service.admit = self._admit
         if any(hub.backplane is not None for hub in self._hubs):
             service.prepare = self._prepare
@@ -221,7 +218,7 @@ class Server:
 
     def _hand_over(self, given: HandedOver) -> bool:
         """Hand a connection whose response goes on over to who makes that; False when it has ended instead."""
-        peer = given.adopt(given.number, given.transport, self._streams)
+        peer = given.adopt(given.number, given.transport, self._unseen)
         if peer is not None and self.stopping:
             current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
         return peer is not None
@@ -481,13 +478,14 @@ async def serve(
     - ``compression="deflate"`` agrees to permessage-deflate where a client offers it.
     - ``server_header`` is the value of the Server field; by default there is none.
 
-    Its limits:
+    Its limits, of which a time or a rate is none if it is None, 0 or infinite (but ``drain=0`` does not wait):
 
     - ``open_timeout``: for the opening handshake, and for each further request. ``keep_alive``: between two requests,
       and between two pieces of a body that ``rawws.asgi(app)`` reads as it comes, which may take any time in all.
     - ``max_head``, ``max_headers``, ``max_target``: of a request's head in bytes, its fields, and its target in bytes;
       else 431 and 414. ``max_body``: of a body that ``http`` gets, in bytes, else 413.
-    - ``ping_interval``, ``ping_timeout``: a ping so often, and so long for any byte in answer, else 1011.
+    - ``ping_interval``, ``ping_timeout``: a ping so often, and so long for any byte in answer, else 1011. A peer that a
+      room with the policy ``"wait"`` waits for has ``ping_timeout`` to take any byte, else 1013.
     - ``close_timeout``: for the peer's half of the closing handshake.
     - ``max_size``: of a message, else 1009. ``max_queue``: messages that wait for ``recv`` before the peer is held
       back.

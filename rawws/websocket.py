@@ -221,6 +221,8 @@ class WebSocket:
             raise self._closed_error(inbox.closed)
         if peer.outbox and not peer.is_blocked:
             self._loop.sending.flush(peer)
+            if inbox.closed is not None:
+                return  # the peer is gone, and nobody would wake this task
         if inbox.last_words is not None:
             self._loop.finish(peer)
             return
@@ -454,8 +456,9 @@ class WebSocket:
             raise UsageError("a room's frames go from a server to its clients; a client can't join one")
         if self._peer.outbox and not self._peer.is_blocked:
             self._loop.sending.flush(self._peer)
-        if self._session.state is State.OPEN:
-            self._loop.join(self._peer, room, after)
+            if self._inbox.closed is not None:
+                raise self._closed_error(self._inbox.closed)
+        self._loop.join(self._peer, room, after)
 
     def exit(self, room: Room) -> None:
         """Leave a room; what was published there before is still sent."""

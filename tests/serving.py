@@ -30,9 +30,12 @@ from rawws.server import Server, make_service
 from rawws.service import ProcessResponse
 from rawws.transport import Transport, open_listeners
 from rawws.web import HelloApp
+from rawws.websocket import WebSocket
 from rawws.wire.deflate import answer_offers
 from rawws.wire.frames import Opcode, encode_frame, parse_header
 from rawws.wire.handshake import Accept, Handshake, Origins
+from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.role import Role
 
 LOOPBACK = "127.0.0.1"
 
@@ -406,6 +409,21 @@ class RunningHub:
             trailing_data=trailing_data,
             fast_lane=self._fast_lane,
         )
+
+
+def websocket_on(connected: socket.socket, number: int, endpoint: Endpoint) -> WebSocket:
+    """Return what a handler holds."""
+    return WebSocket(
+        Transport(connected),
+        Role.SERVER,
+        number=number,
+        endpoint=endpoint,
+        request=Request("GET", "/", "1.1", Headers([("Host", "a")])),
+        response=Response(101),
+        subprotocol=None,
+        agreement=None,
+        remote_address="",
+    )
 
 
 class StartHub(_Starter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from functools import partial
@@ -13,8 +14,12 @@ import trio
 
 import rawws
 from rawws.errors import UsageError
-from rawws.limits import check_number
+from rawws.limits import Limits, check_number
 from rawws.loop import current_loop
+from rawws.room_app import RoomApp
+from rawws.room_posts import Guard
+from rawws.web import HelloApp
+from rawws.wire.frames import Opcode
 from tests.room_serving import post
 from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, get, masked, seen_close, upgrade
 
@@ -293,3 +298,43 @@ def test_numpy_s_numbers_are_numbers() -> None:
         check_number("max_size", np.float64(5), least=1)
     with pytest.raises(UsageError, match="ping_interval can't be"):
         check_number("ping_interval", np.float32("nan"), whole=False)
+
+
+# No limit
+
+
+@pytest.mark.parametrize("none", [0, 0.0, math.inf])
+def test_0_and_infinity_are_one_and_the_same_limit_which_is_none(none: float) -> None:
+    names = [f"{each}_timeout_s" for each in ("header", "keep_alive", "ping", "close")]
+    given: dict[str, Any] = dict.fromkeys([*names, "ping_interval_s", "messages_per_s"], none)
+    limits = Limits(**given)
+    infinite: dict[str, Any] = dict.fromkeys(given, math.inf)
+    assert limits == Limits(**infinite)
+    assert {getattr(limits, name) for name in names} == {math.inf}
+    assert limits.by_flag().keys() == {"--max-head", "--max-headers", "--max-target", "--max-size", "--drain"}
+
+
+@pytest.mark.parametrize("none", [None, 0, math.inf])
+async def test_a_server_without_limits_on_time_serves(nursery: trio.Nursery, none: float | None) -> None:
+    flags = ("open_timeout", "keep_alive", "rate", "ping_interval", "ping_timeout", "close_timeout")
+    server = await start(nursery, rawws.Hub(), **dict.fromkeys(flags, none))
+    with trio.fail_after(PATIENCE_S):
+        client = await open_client(server)
+        for message in ("as fast", "as it likes"):
+            await client.send(masked(Opcode.TEXT, message.encode()))
+            assert (await client.frame()).payload == message.encode()
+        await client.send(masked(Opcode.CLOSE))
+        assert (await client.frame()).opcode is Opcode.CLOSE
+    client.hang_up()
+    server.stop()
+
+
+async def test_a_post_has_no_rate_where_that_is_infinite(nursery: trio.Nursery) -> None:
+    hub = rawws.Hub()
+    app = RoomApp(hub, HelloApp(["POST"]), Guard(is_local=True), rate=math.inf)
+    server = await start(nursery, hub, http=app)
+    with trio.fail_after(PATIENCE_S):
+        client = await Client.unconnected().connect(server.port)
+        assert [(await client.ask(post("/x", b"hi"))).status for _ in range(3)] == [202] * 3
+    client.hang_up()
+    server.stop()

@@ -155,6 +155,9 @@ class _Program:
         options = self._options
         app: web.HttpApp = self._app
         routes: Routes | None = None
+        if options.slow == Slow.WAIT.value and not options.ping_timeout:
+            told = "--slow wait with --ping-timeout 0 waits for ever: a peer that stops reading holds up its room"
+            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
         # Whoever reaches a proxy reaches what is behind it.
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
@@ -391,7 +394,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--keep-alive", defaults.keep_alive_timeout_s, "between requests, or pieces of an upload; 0 for no limit"),
         ("--close-timeout", defaults.close_timeout_s, "for a peer's half of the closing handshake; 0 for no limit"),
         ("--ping-interval", defaults.ping_interval_s, "between two pings to a peer; 0 for none"),
-        ("--ping-timeout", defaults.ping_timeout_s, "that a peer has to send any byte after a ping; 0 for no limit"),
+        (
+            "--ping-timeout",
+            defaults.ping_timeout_s,
+            "for a peer to send any byte after a ping, or to take any while --slow wait waits for it; 0 for no limit",
+        ),
         ("--drain", defaults.drain_s, "that a stopping server waits for its peers"),
     ):
         limits.add_argument(

@@ -62,6 +62,8 @@ class Session:
     `show_sent` is told; frames take the plain lane then, and payloads are collected for it: ``shown_bytes`` of each.
     """
 
+    answers_pings = True  # §5.5.2: the peer must
+
     __slots__ = (
         "_deflater",
         "_echoes",

@@ -68,7 +68,7 @@ class ByEvents extends Way {
       this.take(event.data, sizeOf(raw));
     };
     this.source.onmessage = take("");
-    for (const kind of ["binary", "text"]) this.source.addEventListener(kind, take(kind));
+    this.source.addEventListener("binary", take("binary"));
   }
 
   stop() {
