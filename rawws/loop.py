@@ -267,6 +267,7 @@ class Loop:
     def _read_on_soon(self, peer: Peer) -> None:
         """Have more read of a peer whose bytes no poller tells of, and what TLS has to answer sent."""
         if peer.transport.needs_flush:
+            peer.transport.needs_flush = False
             self.sending.flush(peer)
             if peer.transport.fileno() < 0:
                 return

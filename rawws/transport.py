@@ -78,7 +78,7 @@ def describe_loss(error: OSError) -> str:
 class Transport:
     """A connected, non-blocking stream socket, which it owns: closing the transport closes the socket."""
 
-    __slots__ = ("_socket", "_was_waited_for", "receive_now", "send_now")
+    __slots__ = ("_socket", "_was_waited_for", "needs_flush", "receive_now", "send_now")
 
     # Whether `shake_hands` is to be awaited before the first byte of data.
     has_handshake = False
@@ -88,8 +88,6 @@ class Transport:
     committed_bytes = 0
     # TLS has something to send that the kernel has not taken yet; see `try_flush`.
     has_unsent = False
-    # The last receive has changed what can be sent: TLS has answered by itself, or what had to come first has come.
-    needs_flush = False
     # Nothing can be sent before something has come, however writable the socket is.
     reads_first = False
     # What was received and not taken, and what is to be sent and can't be called back.
@@ -99,6 +97,8 @@ class Transport:
         connected.setblocking(False)
         self._socket = connected
         self._was_waited_for = False
+        # A receive has changed what can be sent: TLS has answered by itself, or what had to come first has come.
+        self.needs_flush = False
         # The socket's own methods, for who calls them a hundred thousand times a second: they raise
         # BlockingIOError where the try_ methods return that nothing was done.
         self.receive_now: Callable[[int], bytes] = connected.recv
@@ -326,7 +326,6 @@ class TlsTransport(Transport):
         "_unsent",
         "committed_bytes",
         "has_pending",
-        "needs_flush",
         "reads_first",
     )
 
@@ -343,7 +342,6 @@ class TlsTransport(Transport):
         self.receive_now = self._receive_records
         self.send_now = self._send_records
         self.committed_bytes = 0
-        self.needs_flush = False
         self.reads_first = False
         # What was received and not decrypted yet, and what was decrypted and not taken.
         self._ciphertext = b""
@@ -537,7 +535,8 @@ class TlsTransport(Transport):
         self._keep_outgoing()
         with contextlib.suppress(OSError):  # what has come is there nevertheless
             self.try_flush()
-        self.needs_flush = bool(self._unsent)
+        if self._unsent:
+            self.needs_flush = True
         if len(self._unsent) > MAX_UNSENT_BYTES and self._failure is None:
             self._failure = TlsFlood(f"over {MAX_UNSENT_BYTES:,} bytes of TLS wait for the peer, which does not read")
 

@@ -311,6 +311,29 @@ async def test_what_was_decrypted_and_not_taken_is_there_after_our_end(certifica
         assert await receive_to_end(client) == b"ord"
 
 
+async def test_tls_1_2_carries_the_same_both_ways_to_its_end(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate.client, "maximum_version", ssl.TLSVersion.TLSv1_2)
+    server, client = await tls_pair(certificate)
+    data = bytes(range(256)) * 4096
+    with contextlib.closing(client), contextlib.closing(server), trio.fail_after(PATIENCE_S):
+        assert client._tls.version() == "TLSv1.2"
+        for sender, receiver in ((server, client), (client, server)):
+            async with trio.open_nursery() as nursery:
+
+                async def send(sender: TlsTransport = sender) -> None:
+                    await sender.send_all(data)
+                    await sender.send_eof()
+
+                nursery.start_soon(send)
+                assert await receive_to_end(receiver) == data
+
+
+async def test_nobody_has_the_server_shake_hands_again(certificate: Certificate) -> None:
+    assert certificate.server.options & ssl.OP_NO_RENEGOTIATION
+
+
 async def test_our_end_is_heard_whoever_ends_first(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):

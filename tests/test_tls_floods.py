@@ -223,6 +223,7 @@ async def test_who_floods_with_key_updates_is_dropped_with_one_line_and_others_a
     other = await join(running, certificate)
     attacker = await attack(running, "/elsewhere")
     caplog.set_level("INFO", "rawws")
+    caplog.clear()
     update_keys(attacker, MANY)
     attacker.send_at_once()
     await other.stream.send_all(text("and I?"))
@@ -512,7 +513,7 @@ async def test_the_end_follows_what_the_kernel_would_not_take(certificate: Certi
 
 async def test_who_sends_while_openssl_is_at_work_for_another_sends_a_little_later(certificate: Certificate) -> None:
     other, other_client = await tls_pair(certificate)
-    done = []
+    done: list[object] = []
 
     def act(*_: object) -> None:
         done.append(other.try_send(b"too early"))
