@@ -147,7 +147,7 @@ class Checker:
                         sent_frames = True
                         await transport.send_all(case.frames)
                         if case.half:
-                            transport.shutdown_write()
+                            await transport.send_eof()
                         continue
                     data = await transport.receive(LOOKED_AT_BYTES)
                     if not data:

@@ -125,7 +125,7 @@ class Cause(Enum):
     RESET = "reset"  # the connection broke: a reset, a network error
     PING_TIMEOUT = "ping timeout"  # nothing came for ``ping_timeout`` seconds after a ping
     CLOSE_TIMEOUT = "close timeout"  # the peer didn't answer our close
-    LIMIT = "limit"  # the peer's message was over a limit
+    LIMIT = "limit"  # the peer went over a limit: with a message, or with TLS records that carry no data
     SLOW_PEER = "slow peer"  # the peer read too slowly for its room
     PROTOCOL_ERROR = "protocol error"  # the peer broke a rule
     SHUTDOWN = "shutdown"  # our server stops

@@ -47,6 +47,7 @@ from rawws.transport import (
     READABLE,
     RECEIVE_BYTES,
     WRITABLE,
+    TlsFlood,
     Transport,
     describe_loss,
     make_poller,
@@ -264,7 +265,13 @@ class Loop:
         return peer.session.relay_data(data, max(1, int(peer.pace.bucket.credit(trio.current_time()))))
 
     def _read_on_soon(self, peer: Peer) -> None:
-        """Have more read of a peer whose bytes no poller tells of: they are here already."""
+        """Have more read of a peer whose bytes no poller tells of, and what TLS has to answer sent."""
+        if peer.transport.needs_flush:
+            peer.transport.needs_flush = False
+            self.sending.flush(peer)
+            if peer.transport.fileno() < 0:
+                return
+            self._poll(peer)
         is_here = peer.kept is not None or peer.session.has_unread or peer.transport.has_pending
         if peer.interest & READABLE and is_here:
             self._unread[peer.transport.fileno()] = READABLE
@@ -285,9 +292,11 @@ class Loop:
                 return self._read_into(peer, buffer)
             data = peer.transport.receive_now(peer.receive_bytes)
         except BlockingIOError:
+            self._read_on_soon(peer)  # records of TLS may be here, though the first of them held no data
             return 0
         except OSError as error:
-            self.drop(peer, Cause.RESET, describe_loss(error))
+            cause = Cause.LIMIT if isinstance(error, TlsFlood) else Cause.RESET
+            self.drop(peer, cause, describe_loss(error))
             return 0
         size = len(data)
         if not size:
@@ -320,6 +329,7 @@ class Loop:
         with buffer:
             size = peer.transport.try_receive_into(buffer)
         if size is None:
+            self._read_on_soon(peer)
             return 0
         if not size:
             self._end_of_stream(peer)
@@ -472,12 +482,17 @@ class Loop:
         interest = READABLE if reads else 0
         if not done:
             interest |= WRITABLE
-        if interest != peer.interest:
+        if interest != peer.interest or peer.transport.reads_first:
             begins_to_read = interest & ~peer.interest & READABLE
             peer.interest = interest
-            self._poller.watch(peer.transport.fileno(), interest)
+            self._poll(peer)
             if begins_to_read:
                 self._read_on_soon(peer)
+
+    def _poll(self, peer: Peer) -> None:
+        """Have the poller watch for a peer's interest; a writable socket is of no use where TLS has to read first."""
+        interest = peer.interest & READABLE if peer.transport.reads_first else peer.interest
+        self._poller.watch(peer.transport.fileno(), interest)
 
     def resume(self, peer: Peer) -> None:
         """Read on from a peer whose inbox was full."""

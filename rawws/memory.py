@@ -155,7 +155,7 @@ def own_bytes(peer: Peer) -> int:
     inbox = peer.inbox
     waiting = 0 if inbox is None else sum(len(item.payload) + WAITING_BYTES for item in inbox.items)
     kept = 0 if peer.kept is None else sum(map(len, peer.kept))
-    return peer.outbox_bytes + peer.session.held_bytes + waiting + kept
+    return peer.outbox_bytes + peer.session.held_bytes + peer.transport.held_bytes + waiting + kept
 
 
 def unsent(peer: Peer) -> int:

@@ -43,6 +43,7 @@ def load_tls(certificate: str, key: str | None) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])  # RFC 7301: else a browser may hope for HTTP/2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # OpenSSL's own default since 3.0: a handshake at a client's whim
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:

@@ -228,6 +228,7 @@ class Sending:
             # §7.1.1: the server is the first to end the stream; a client does so when it gives up on the server.
             if session.our_role is Role.SERVER or session.fault is not None:
                 peer.transport.shutdown_write()
+                done = not peer.transport.has_unsent
         self._loop.watch(peer, done=done)
         if done and peer.inbox is not None:
             peer.inbox.drained.unpark_all()
@@ -235,6 +236,8 @@ class Sending:
     def _send_pending(self, peer: Peer) -> bool:
         """Send from the outbox and the logs, each at its turn; False when the socket takes no more."""
         transport = peer.transport
+        if transport.has_unsent and not transport.try_flush():
+            return False
         while True:
             if peer.outbox and peer.in_segment is None:
                 count, waiting = _first_of(peer.outbox)

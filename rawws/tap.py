@@ -132,7 +132,7 @@ class _Tapped:
                 await self._look_at(sender, data)
                 await sink.send_all(data)
             self._log(logs.http, logging.DEBUG, MARKS[sender], f"the {sender.name.lower()} ended its stream")
-            sink.shutdown_write()
+            await sink.send_eof()
         except OSError as error:
             self._told = f"lost: {error.strerror or error}, while the {sender.name.lower()}'s bytes were passed on"
             tapped.cancel()
