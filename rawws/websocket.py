@@ -366,7 +366,7 @@ class WebSocket:
         while inbox.drains == drains:
             if inbox.closed is not None:
                 raise self._closed_error(inbox.closed)
-            if not peer.outbox:
+            if not peer.outbox and not peer.lost:
                 return
             await inbox.drained.park()
 

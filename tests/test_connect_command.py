@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as websockets_serve
@@ -277,11 +279,12 @@ def test_a_server_sends_no_more_than_is_read_of_our_output(flood: Flood) -> None
 class Refuser:
     """A WebSocket server for one client: it does the handshake, and what a test wants from there on."""
 
-    def __init__(self, act: Callable[[Refuser], None]) -> None:
+    def __init__(self, act: Callable[[Refuser], None], tls: ssl.SSLContext | None = None) -> None:
         self._listener = socket.create_server((LOOPBACK, 0))
         self.address = f"{LOOPBACK}:{self._listener.getsockname()[1]}"
         self.client_has_gone = threading.Event()
         self._act = act
+        self._tls = tls
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -289,6 +292,8 @@ class Refuser:
         with self._listener, self._listener.accept()[0] as self.client:
             self.client.settimeout(PATIENCE_S)
             self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a reset may take a close back
+            if self._tls is not None:
+                self.client = self._tls.wrap_socket(self.client, server_side=True)
             head = b""
             while b"\r\n\r\n" not in head:
                 head += self.client.recv(65536)
@@ -335,9 +340,9 @@ class Refuser:
 
 
 @contextlib.contextmanager
-def refusing(act: Callable[[Refuser], None]) -> Iterator[str]:
+def refusing(act: Callable[[Refuser], None], tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Run a `Refuser`; yields its address."""
-    refuser = Refuser(act)
+    refuser = Refuser(act, tls)
     try:
         yield refuser.address
     finally:
@@ -388,14 +393,19 @@ def test_input_that_was_not_sent_is_told_whatever_the_code(code: int) -> None:
     )
 
 
-def test_a_refusal_is_found_though_it_resets_the_connection() -> None:
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_refusal_is_found_though_it_resets_the_connection(scheme: str) -> None:
     def act(server: Refuser) -> None:
         server.client.recv(1)
         server.send(Opcode.CLOSE, b"\x03\xf1too big")
         server.client.close()  # with bytes that were not read, which makes a reset of it
 
-    with refusing(act) as address:
-        status, told = connect_to(address, said=b"x" * 20_000_000 + b"\nnext\n")
+    tls = None
+    if scheme == "wss":
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert(LOOPBACK).configure_cert(tls)
+    with refusing(act, tls) as address:
+        status, told = connect_to(f"{scheme}://{address}", "-n", said=b"x" * 20_000_000 + b"\nnext\n")
     assert status == 1
     assert told == (
         "rawws: closed by the server with 1009 (message too big) 'too big'; the input from line 1 on was not sent\n"

@@ -796,6 +796,8 @@ async def test_a_reset_without_a_close_is_told_as_one() -> None:
         await ws.send("never read")
         peer.hang_up()
         await ws.send("this finds out")
+        with pytest.raises(ConnectionClosedError):
+            await ws.wait_sent()
         with pytest.raises(
             ConnectionClosedError, match=r"lost without a close \(1006\): (Connection reset|Broken pipe)"
         ):
