@@ -35,7 +35,7 @@ CLEAN, ABNORMAL = 0, 1
 # handler that asks a database or another server answers in a few tenths of a second; wscat's -x waits for 2 s.
 QUIET_S = 1.0
 # A server that never rests, such as a ticker or a busy room, is listened to for this long once it has sent as many
-# messages as it was sent: until then, answers may be missing.
+# messages as it has got: until then, answers may be missing.
 MOST_LISTENING_S = 10.0
 
 # For this long a thread that has read some input may need to say so.
@@ -393,9 +393,10 @@ class ForSeconds:
 
 @dataclass(frozen=True, slots=True)
 class UntilQuiet:
-    """Until nothing has come for ``quiet_s``; of a server that goes on and on, for ``most_s`` after our last answer.
+    """Until nothing has come for ``quiet_s``.
 
-    Nobody can tell an answer from other messages. But while fewer have come than were sent, some may be missing.
+    A server that never rests is listened to for ``most_s`` once it has sent as many messages as it has got. An answer
+    can't be told from other messages; but while fewer have come than were sent, some answers may be missing.
     """
 
     quiet_s: float = QUIET_S

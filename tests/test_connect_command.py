@@ -645,8 +645,11 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("command", ["connect", "check"])
-@pytest.mark.parametrize("answer", REFUSALS, ids=range(len(REFUSALS)))
+@pytest.mark.parametrize(
+    ("answer", "command"),
+    [*((answer, "connect") for answer in REFUSALS), (REFUSALS[0], "check")],
+    ids=[*map(str, range(len(REFUSALS))), "check"],
+)
 def test_a_refusal_is_made_printable(answer: bytes, command: str) -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         ended = threading.Event()

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-w", "--wait", type=_wait, metavar="SECONDS",
         help="from the end of the input to our close; -1 to leave it to the server to close (default, in a pipe: until "
         f"nothing has come for {QUIET_S:g} second; a server that never rests is listened to for "
-        f"{MOST_LISTENING_S:g} seconds once it has sent as many messages as it was sent)",
+        f"{MOST_LISTENING_S:g} seconds once it has sent as many messages as it has got)",
     )  # fmt: skip
     talk.add_argument("-b", "--binary", action="store_true", help="send each line's bytes as a binary message")
     talk.add_argument("--ping", type=seconds, default=0.0, metavar="SECONDS", help="ping so often, and time the pong")
