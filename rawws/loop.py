@@ -42,6 +42,7 @@ from rawws.sending import MAX_OUTBOX_BYTES, Sending
 from rawws.slow import SlowPeers
 from rawws.traffic import Traffic
 from rawws.transport import (
+    EXHAUSTED,
     LOST,
     MORE_RECEIVE_BYTES,
     READABLE,
@@ -258,7 +259,8 @@ class Loop:
         inbox = peer.inbox
         if inbox is not None:
             # Behind our close, what doesn't fit is dropped, and the peer's close may be the last of it.
-            space = MOST_MESSAGES if peer.session.close_sent is not None else inbox.limit + 1 - len(inbox.items)
+            drops = peer.session.close_sent is not None or peer.lost
+            space = MOST_MESSAGES if drops else inbox.limit + 1 - len(inbox.items)
             return peer.session.receive_data(data, max(1, min(space, MOST_MESSAGES)))
         if peer.pace is None or peer.pace.bucket is None:
             return peer.session.relay_data(data, MOST_MESSAGES)
@@ -266,6 +268,9 @@ class Loop:
 
     def _read_on_soon(self, peer: Peer) -> None:
         """Have more read of a peer whose bytes no poller tells of, and what TLS has to answer sent."""
+        if peer.lost:
+            self._read_to_the_end_soon(peer)
+            return
         if peer.transport.needs_flush:
             peer.transport.needs_flush = False
             self.sending.flush(peer)
@@ -292,11 +297,11 @@ class Loop:
                 return self._read_into(peer, buffer)
             data = peer.transport.receive_now(peer.receive_bytes)
         except BlockingIOError:
-            self._read_on_soon(peer)  # records of TLS may be here, though the first of them held no data
+            self._wait_for_more(peer)
             return 0
         except OSError as error:
             cause = Cause.LIMIT if isinstance(error, TlsFlood) else Cause.RESET
-            self.drop(peer, cause, describe_loss(error))
+            self.drop(peer, cause, peer.lost or describe_loss(error))
             return 0
         size = len(data)
         if not size:
@@ -318,6 +323,13 @@ class Loop:
         self._read_on_soon(peer)
         return size
 
+    def _wait_for_more(self, peer: Peer) -> None:
+        """Go on with a peer that had no data for us: records of TLS may be here, though the first of them held none."""
+        if peer.lost and not peer.transport.has_pending:
+            self.drop(peer, Cause.RESET, peer.lost)
+        else:
+            self._read_on_soon(peer)
+
     def _go_on(self, peer: Peer, kept: list[bytes | bytearray]) -> int:
         """Act on what was kept while a peer was held back."""
         peer.kept = None
@@ -329,7 +341,7 @@ class Loop:
         with buffer:
             size = peer.transport.try_receive_into(buffer)
         if size is None:
-            self._read_on_soon(peer)
+            self._wait_for_more(peer)
             return 0
         if not size:
             self._end_of_stream(peer)
@@ -342,6 +354,9 @@ class Loop:
         return size
 
     def _end_of_stream(self, peer: Peer) -> None:
+        if peer.lost:
+            self.drop(peer, Cause.RESET, "" if peer.session.is_closed else peer.lost)
+            return
         them = peer.session.our_role.other.name.lower()
         if not peer.shut:
             peer.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
@@ -385,6 +400,8 @@ class Loop:
             if not peer.shut and not self._waits_for_the_program(peer, answers):
                 self._leaving.append((peer, answers))
         elif answers:
+            if peer.inbox is not None:
+                peer.inbox.answer_bytes += len(answers)
             self.sending.send(peer, answers)
 
     def _hold_back(self, peer: Peer, frames: Sequence[bytes | bytearray]) -> None:
@@ -405,9 +422,9 @@ class Loop:
         inbox = peer.inbox
         assert inbox is not None
         self.traffic.messages_in += len(events)
-        # Messages behind our close are still taken while they fit; there must be no end to reading, or the
-        # peer's close would not be seen.
-        closing = peer.session.close_sent is not None
+        # Messages after our close, or from a peer that is lost, are still taken while they fit; there must be no end
+        # to reading, or the peer's close would not be seen.
+        closing = peer.session.close_sent is not None or bool(peer.lost)
         for event in events:
             if type(event) is Message or type(event) is MessagePart:
                 if not closing or not inbox.is_full:
@@ -422,7 +439,7 @@ class Loop:
     def _waits_for_the_program(self, peer: Peer, last_words: bytes) -> bool:
         """Hold our close back while the program has messages to answer that came before it (§5.5.1 lets us)."""
         inbox = peer.inbox
-        if inbox is None or peer.cause is not None:
+        if inbox is None or peer.cause is not None or peer.lost:
             return False
         if inbox.last_words is None:
             if not inbox.items:
@@ -473,9 +490,10 @@ class Loop:
 
     def watch(self, peer: Peer, *, done: bool) -> None:
         """Ask the poller for what this peer is waited for."""
+        inbox = peer.inbox
         reads = (
-            peer.outbox_bytes <= MAX_OUTBOX_BYTES
-            and (peer.inbox is None or not peer.inbox.paused)
+            (peer.outbox_bytes if inbox is None else inbox.answer_bytes) <= MAX_OUTBOX_BYTES
+            and (inbox is None or not inbox.paused)
             and (not peer.held_back or (peer.session.state is not OPEN and peer.kept is None))
             and not (peer.pace is not None and peer.pace.rests_until and peer.session.state is OPEN)
         )
@@ -563,6 +581,30 @@ class Loop:
             room.remove(peer)
             if room.is_held:
                 self.slow.release_publishers(room)
+
+    def lose(self, peer: Peer, error: OSError) -> None:
+        """Give up a peer whose socket takes nothing any more, once all that it had sent before has been read.
+
+        A peer that refuses what we send says why in its close, and then resets the connection. The reset is found
+        first where we are sending, while the close, or a last message, is still in our socket's buffer.
+        """
+        if peer.lost or peer.transport.fileno() < 0:
+            return
+        peer.lost = describe_loss(error)
+        if error.errno in EXHAUSTED:  # of ours: the connection itself is intact, and might never end
+            self.drop(peer, Cause.RESET, peer.lost)
+        else:
+            self._read_to_the_end_soon(peer)
+
+    def _read_to_the_end_soon(self, peer: Peer) -> None:
+        """Have the next piece read of what a lost peer had sent, unless it is one that is to say no more for now."""
+        if peer.transport.fileno() < 0:
+            return
+        if peer.held_back or (peer.pace is not None and peer.pace.rests_until):
+            self.drop(peer, Cause.RESET, peer.lost)
+            return
+        self._unread[peer.transport.fileno()] = READABLE
+        self.run_errands_soon()
 
     def drop(self, peer: Peer, cause: Cause, told: str) -> None:
         """Close a peer's socket, whatever state it is in. Harmless when it was dropped before."""

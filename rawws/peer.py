@@ -120,6 +120,7 @@ class Peer:
         "interest",
         "kept",
         "later",
+        "lost",
         "number",
         "outbox",
         "outbox_bytes",
@@ -164,6 +165,7 @@ class Peer:
         self.close_at = math.inf  # when the socket is closed, whatever the peer does
         self.shut = False  # we have sent all that we ever will, and wait for the peer's end of the stream
         self.cause: Cause | None = None  # of its end, if that isn't told by the session
+        self.lost = ""  # why its socket takes nothing any more; what it had sent before is still read
 
     def __repr__(self) -> str:
         rooms = ", ".join(room.path for room in self.rooms)
@@ -202,17 +204,17 @@ class Peer:
         session = self.session
         if self.cause not in (None, Cause.OUR_CLOSE):
             cause = self.cause
-        close = session.close_rcvd if session.close_begun_by is session.our_role.other else session.close_sent
+        rcvd = session.close_rcvd
         if session.fault is not None:
-            close = session.close_sent
             cause = Cause.LIMIT if session.fault.close_code == 1009 else Cause.PROTOCOL_ERROR
-        elif session.close_rcvd is not None and session.close_begun_by is not session.our_role:
+        elif rcvd is not None and session.close_begun_by is not session.our_role:
             cause = Cause.PEER_CLOSE
-        orderly = session.close_rcvd is not None and session.fault is None
+        orderly = rcvd is not None and session.fault is None
         sentence = session.describe_end() + (f": {told}" if told and not orderly else "")
-        if close is None:
-            return Closed(1006, told, False, cause, sentence)
-        return Closed(close.code, close.reason, session.close_begun_by is session.our_role, cause, sentence)
+        # §7.1.5, §7.1.6: the code and the reason are those of the close that was received.
+        code, reason = (1006, "") if rcvd is None else rcvd
+        by_us = session.close_begun_by is session.our_role
+        return Closed(code, reason, by_us, cause, sentence, rcvd=rcvd, sent=session.close_sent)
 
     @property
     def ended_well(self) -> bool:
@@ -230,8 +232,10 @@ class Inbox:
 
     __slots__ = (
         "_readers",
+        "answer_bytes",
         "closed",
         "drained",
+        "drains",
         "ended",
         "items",
         "last_words",
@@ -256,6 +260,8 @@ class Inbox:
         self._readers = trio.lowlevel.ParkingLot()
         # Where tasks wait that have something to send, for the peer to take what was sent before.
         self.drained = trio.lowlevel.ParkingLot()
+        self.drains = 0  # how often the operating system had taken all that was queued
+        self.answer_bytes = 0  # of pongs and the like, queued since the outbox was last empty
 
     @property
     def is_full(self) -> bool:

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from rawws import tracing
-from rawws.errors import Cause
 from rawws.peer import Peer
 from rawws.room import Room
-from rawws.transport import READABLE, describe_loss
+from rawws.transport import READABLE
 from rawws.wire.broadcast_log import RUN_BYTES, Cursor
 from rawws.wire.encodings import rest_of_message
 from rawws.wire.role import Role
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
     from rawws.loop import Loop
 
 # Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
-# pongs faster than it takes them is slowed down to its own speed.
+# pongs faster than it takes them is slowed down to its own speed. What a program sends doesn't count: `send` waits
+# for the peer by itself, and the peer's close may say why it takes no more of a message.
 MAX_OUTBOX_BYTES = 64 * 1024
 
 
@@ -93,12 +93,13 @@ class Sending:
             self.fall_behind(peer)
             self._loop.slow.leave_rest(peer, room, number, sent)
         for peer, loss in lost:
-            self._loop.drop(peer, Cause.RESET, describe_loss(loss))
+            self._loop.lose(peer, loss)
         for peer in list(room.behind):
             if peer.cursors is not None:  # it may have gone since
                 self._loop.slow.check(peer, room)
         room.trim()
-        left, behind = len(room), len(room.behind)
+        left = len(room) - sum(room in peer.rooms for peer, _ in lost)  # they are read to their end before they go
+        behind = len(room.behind)
         return left - behind, behind, gone - left
 
     def _send_without_their_own(
@@ -133,7 +134,7 @@ class Sending:
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self._loop.drop(peer, Cause.RESET, describe_loss(error))
+                self._loop.lose(peer, error)
                 return
             self._traffic.bytes_out += sent
             if sent == len(frames):
@@ -181,7 +182,7 @@ class Sending:
         try:
             sent = peer.transport.try_send_pieces(frames)
         except OSError as error:
-            self._loop.drop(peer, Cause.RESET, describe_loss(error))
+            self._loop.lose(peer, error)
             return True
         self._traffic.messages_in += 1
         if sent < sum(map(len, frames)):
@@ -207,7 +208,7 @@ class Sending:
         try:
             done = self._send_pending(peer)
         except OSError as error:
-            self._loop.drop(peer, Cause.RESET, describe_loss(error))
+            self._loop.lose(peer, error)
             return
         if peer.cursors is not None and self._traffic.bytes_out != before:
             self._loop.slow.note_progress(peer)
@@ -231,6 +232,7 @@ class Sending:
                 done = not peer.transport.has_unsent
         self._loop.watch(peer, done=done)
         if done and peer.inbox is not None:
+            peer.inbox.drains += 1
             peer.inbox.drained.unpark_all()
 
     def _send_pending(self, peer: Peer) -> bool:
@@ -251,6 +253,8 @@ class Sending:
                 if peer.outbox:
                     continue
                 peer.outbox = None
+                if peer.inbox is not None:
+                    peer.inbox.answer_bytes = 0
             if peer.cursors is None or (peer.in_message and peer.in_segment is None):
                 return True
             room = peer.in_segment or self._next_room(peer)

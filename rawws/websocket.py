@@ -173,11 +173,12 @@ class WebSocket:
 
     @property
     def close_code(self) -> int | None:
-        """The code with which the connection was closed, 1006 for none; None while it is open."""
+        """The code of the peer's close, 1005 for one without a code, 1006 for no close; None while it is open."""
         return None if self._inbox.closed is None else self._inbox.closed.code
 
     @property
     def close_reason(self) -> str | None:
+        """The reason in the peer's close, empty for none; None while it is open."""
         return None if self._inbox.closed is None else self._inbox.closed.reason
 
     # Receiving
@@ -213,6 +214,11 @@ class WebSocket:
         if self._peer.outbox and not self._peer.is_blocked:
             self._loop.sending.flush(self._peer)
         await trio.lowlevel.checkpoint()
+
+    def has_messages(self) -> bool:
+        """Return whether a message can be received without waiting; what has come by now is read first."""
+        self._loop.hear(self._peer)
+        return bool(self._inbox.items)
 
     async def _wait_for_item(self) -> None:
         """Wait for an item, or raise if none can come any more. What was to be sent goes out first."""
@@ -349,6 +355,22 @@ class WebSocket:
                 self._calls = 0
             else:
                 return
+
+    async def wait_sent(self) -> None:
+        """Wait until the operating system has taken all that has been sent so far.
+
+        The peer may not have received it yet. Raises `ConnectionClosed` when the connection ends first.
+        """
+        peer, inbox = self._peer, self._inbox
+        if peer.outbox and not peer.is_blocked:
+            self._loop.sending.flush(peer)
+        drains = inbox.drains
+        while inbox.drains == drains:
+            if inbox.closed is not None:
+                raise self._closed_error(inbox.closed)
+            if not peer.outbox and not peer.lost:
+                return
+            await inbox.drained.park()
 
     async def _send_stream(self, pieces: AsyncIterable[Data], text: bool | None, *, compress: bool) -> None:
         await self._wait_to_send()

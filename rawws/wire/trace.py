@@ -90,6 +90,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return text of several lines with all but its line feeds spelt out in that way."""
+    if text.isprintable():
+        return text
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def shorten(text: str) -> str:
     """Return what a peer calls something, cut where no name goes on, and how much more there was."""
     rest = len(text) - MAX_NAME_CHARACTERS

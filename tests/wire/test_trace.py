@@ -18,6 +18,7 @@ from rawws.wire.trace import (
     mask_secrets,
     preview_payload,
     printable,
+    printable_lines,
     quote,
     shorten,
 )
@@ -208,3 +209,8 @@ def test_what_a_peer_calls_something_is_cut_where_no_name_goes_on() -> None:
 def test_no_text_ends_a_line_or_commands_a_terminal() -> None:
     assert printable("Grüße, 世界") == "Grüße, 世界"
     assert printable("a\nERROR\x1b[31m\u202e") == r"a\nERROR\x1b[31m\u202e"
+
+
+def test_lines_stay_lines_and_nothing_else_does_that_is_not_seen() -> None:
+    assert printable_lines("Grüße") == "Grüße"
+    assert printable_lines("one\n\ttwo\r\nthree\x9b\n") == "one\n\\ttwo\\r\nthree\\x9b\n"
