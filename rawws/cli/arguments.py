@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable
 
 from rawws.errors import UsageError
+from rawws.page import Access
 from rawws.room_posts import Guard
 
 # Of seconds, or of things in a second: what is less is meant by nobody, and keeps a loop busy or a client waiting.
@@ -41,6 +42,14 @@ def text(argument: str) -> str:
 def token(argument: str) -> str:
     try:
         Guard(argument)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return argument
+
+
+def page_token(argument: str) -> str:
+    try:
+        Access(argument)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return argument
