@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -457,6 +458,19 @@ class Lines:
         """Close the stream, whose other end must be closed."""
         self._reader.join(PATIENCE_S)
         self._stream.close()
+
+
+def wait_listening_at(port: int) -> None:
+    """Wait until something takes connections at a port."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            socket.create_connection((LOOPBACK, port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < end, f"nothing listens at port {port} within {PATIENCE_S:g} s"
+            time.sleep(0.01)
+        else:
+            return
 
 
 class Program:
