@@ -69,7 +69,6 @@ async def run_program(
     serve: Serve,
     remark: Callable[[], str],
     worker: Membership | None = None,
-    *,
     invite: Callable[[], str] = str,
 ) -> None:
     """Be the whole program: listen, serve until a signal ends that, drain; a second signal ends the drain.

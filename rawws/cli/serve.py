@@ -117,7 +117,7 @@ async def _serve(options: argparse.Namespace, worker: Membership | None) -> None
             program.serve,
             lambda: program.remark,
             worker,
-            invite=lambda: program.invitation,
+            lambda: program.invitation,
         )
 
 
