@@ -365,7 +365,7 @@ async def test_a_page_is_told_which_connections_are_open_already(nursery: trio.N
             pass
 
     hub = rawws.Hub()
-    routes = {**page.routes, "/shout": handler}
+    routes: dict[str, Any] = {**page.routes, "/shout": handler}
     start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=rawws.rooms(hub), routes=routes, tracer=tracer)
     server: Server = await nursery.start(start)
 
@@ -480,6 +480,22 @@ async def test_the_feed_itself_is_not_shown(nursery: trio.Nursery) -> None:
         assert tracer.is_watched
     while tracer.is_watched:
         await trio.sleep(0.01)
+
+
+async def test_the_first_that_happens_is_told_at_once_and_the_next_together(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    async with watched(nursery) as (_, trace, tracer):
+        await wait_all_tasks_blocked()
+        mock_clock.jump(feed.GATHER_S)  # since the hello
+        await wait_all_tasks_blocked()
+        for number in (1, 2, 3):
+            tracer.opened(number, "somewhere")
+            await wait_all_tasks_blocked()
+        told = [json.loads(await trace.recv())["records"]]
+        mock_clock.jump(feed.GATHER_S)
+        told.append(json.loads(await trace.recv())["records"])
+        assert [[record["connection"] for record in records] for records in told] == [[1], [2, 3]]
 
 
 # What watching may cost

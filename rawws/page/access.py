@@ -82,7 +82,7 @@ def lead_home() -> Response:
 
 def refusal_of(request: Request) -> Refusal:
     """Return the refusal of a request without the secret."""
-    fields = ((b"Cache-Control", b"no-store"),)
+    fields: tuple[tuple[bytes, bytes], ...] = ((b"Cache-Control", b"no-store"),)
     # Where the link was followed from a page of another site, such as a terminal in a browser, SameSite=Strict keeps
     # the cookie back on the way here. The browser sends it when our own answer has it come again.
     if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.headers.get("Sec-Fetch-Mode") == "navigate":

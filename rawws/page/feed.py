@@ -54,7 +54,8 @@ from rawws.wire.records import Record
 from rawws.wire.role import Role
 from rawws.wire.trace import PREVIEW_TAIL_BYTES, STATE, preview_payload, shorten
 
-# What comes within this time goes out as one message: nobody sees the difference, and a browser has less to do.
+# After one message, what comes within this time goes out as the next: nobody sees the difference, and a browser has
+# less to do. The first goes out at once, since the frame that ends the server is the one that somebody will look for.
 GATHER_S = 0.05
 # A page keeps up with so many frames (a guess: it draws some forty of them), and a server with the telling of them:
 # at 15 µs each, 2,000 a second are 3 % of a core. A burst may be larger.
@@ -116,6 +117,7 @@ class Feed:
         self._missed_ends: deque[str] = deque(maxlen=KEPT_CONNECTIONS)  # which are told later
         self._open: Record = {}  # the connections that the page is to be told of, as they were when it was noted
         self._passed_at_rest = 0
+        self._rests_until = 0.0
         self._inflated: tuple[bytes, bytes | None] = (b"", b"")  # the payload inflated last, and what is in it
         self._answering = trio.Semaphore(ANSWERED_AT_ONCE)
         self._trying = trio.CapacityLimiter(CASES_AT_ONCE)
@@ -183,6 +185,7 @@ class Feed:
         self._missed += 1
         if self.wants_frames:
             self.wants_frames = False
+            self._rests_until = trio.current_time() + REST_S
             self._passed_at_rest = self._traffic.messages_in + self._traffic.messages_out
             self._something.set()
             self._tracer.reconsider()
@@ -201,7 +204,8 @@ class Feed:
         while True:
             await self._something.wait()
             self._something = trio.Event()
-            await trio.sleep(GATHER_S if self.wants_frames else REST_S)
+            if not self.wants_frames:
+                await trio.sleep_until(self._rests_until)
             self._fill()
             has_missed = not self.wants_frames
             if has_missed:
@@ -212,6 +216,7 @@ class Feed:
                 await self._send_text('{"records":[' + ",".join(waiting) + "]}")
             if has_missed:
                 await self._send(self._open)
+            await trio.sleep(GATHER_S)
 
     def _fill(self) -> None:
         """Fill up the budget for the time since that was done last."""
