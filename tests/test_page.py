@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -614,10 +614,12 @@ def test_a_server_with_another_token_is_watched_again_when_its_link_is_opened(
     expect(page.locator("#watch")).to_have_text("not watching: the server has another token")
     expect(page.locator("#notice")).to_contain_text("open the link with ?token=… that the server logged at its start")
     expect(page.locator("#notice")).to_contain_text("What was captured stays")
+    expect(page.locator("#connection option")).to_contain_text(["/room · open when last seen"])
     expect(frame_rows(page)).to_have_count(2)
     other = watch(context, again)
     expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
     expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#connection option")).to_contain_text(["/room · ended"])
     expect(frame_rows(page)).to_have_count(3)
     expect(frame_rows(other)).to_have_count(0)
 
@@ -900,6 +902,32 @@ def test_axe_has_nothing_serious_to_say(start_program: StartProgram, visit: Visi
     page.locator("#case dl").wait_for()
     assert violations(page, axe) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+def test_axe_has_nothing_serious_to_say_of_a_cut_and_a_notice(
+    start_program: StartProgram, browser: Browser, scheme: Literal["light", "dark"], width: int
+) -> None:
+    axe = (need_node_module("axe-core") / "axe.min.js").read_text("utf-8")
+    program = start_program("--hello", "", "--page-token", "fixed")
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto(f"http://{program.address}/?token=fixed")
+    connect(page)
+    send(page, "hello")
+    frame_rows(page).nth(1).wait_for()
+    for token in ("fixed", "another"):
+        program.signal(signal.SIGKILL)
+        program.wait()
+        program = start_program("--port", str(program.port), "--page-token", token)
+        if token == "fixed":
+            cuts(page).wait_for()
+    page.locator("#notice").wait_for()
+    page.locator("#table").press("End")  # the cut is among what the keyboard reaches
+    page.locator("#table .row.cut[aria-selected=true]").wait_for()
+    assert violations(page, axe) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
 
 
 def violations(page: Page, axe: str) -> list[str]:

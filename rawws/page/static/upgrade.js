@@ -25,7 +25,8 @@ export class Upgrade {
       this.listSoon();
       this.drawSoon();
     });
-    trace.addEventListener("about", this.listSoon); // connections of an earlier run are called otherwise
+    // Connections of an earlier run are called otherwise, and of those of a server that is away nothing is known.
+    for (const event of ["about", "state"]) trace.addEventListener(event, this.listSoon);
     byId("connection").addEventListener("change", (event) => {
       this.select(trace.connections.get(event.target.value) ?? null);
     });
@@ -50,7 +51,8 @@ export class Upgrade {
     const options = shown.reverse().map((connection) => {
       const peer = connection.peer ? ` · peer ${connection.peer.name}` : "";
       const target = connection.target || "open before we watched";
-      const told = `${connection.label}${peer} · ${target} · ${connection.state}`;
+      const isUnsure = connection.state === "open" && this.#trace.state !== "watching";
+      const told = `${connection.label}${peer} · ${target} · ${connection.state}${isUnsure ? " when last seen" : ""}`;
       return new Option(told, connection.id, false, connection === this.#selected);
     });
     byId("connection").replaceChildren(...(options.length ? options : [new Option("none yet", "")]));
