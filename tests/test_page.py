@@ -641,9 +641,11 @@ def test_the_link_of_the_next_server_in_the_same_tab_finds_the_capture(
         "The page needs this server's token: open the link with ?token=… that the server logged at its start."
     )
     page.goto(again.page_link())
-    expect(frame_rows(page)).to_have_count(3)
-    expect(cuts(page)).to_contain_text("the server ended, and another one has begun")
-    expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
+    for _ in range(2):  # once more: without a frame in between it stays one cut, which tells the same
+        expect(frame_rows(page)).to_have_count(3)
+        expect(cuts(page)).to_contain_text("the server ended, and another one has begun")
+        expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
+        page.reload()
 
 
 def test_a_reload_keeps_the_capture_in_its_tab_until_it_is_cleared(

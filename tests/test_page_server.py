@@ -72,7 +72,7 @@ async def test_the_link_in_the_log_gives_a_cookie_which_shows_the_page(start_pro
     assert (head.status, head.headers["content-type"]) == (200, "text/css; charset=utf-8")
     script = await ask(program, "/_rawws/main.js", shown)
     assert script.headers["content-type"] == "text/javascript; charset=utf-8"
-    moved = await ask(program, "/_rawws", shown)
+    moved = await ask(program, "/_rawws")  # to which the cookie isn't sent
     assert (moved.status, moved.headers["location"]) == (308, "/_rawws/")
     assert (await ask(program, "/_rawws/feed.py", shown)).status == 404
     assert (await ask(program, "/_rawws/../feed.py", shown)).status == 404
@@ -101,7 +101,7 @@ async def test_without_the_secret_everybody_gets_what_is_not_the_page(
     for accept in ("Accept: */*", BROWSER):
         for target in ("/", "/room", "/?tokens=x"):
             assert (await ask(program, target, accept, *filled)).body == b"hi there"
-        for target in ("/_rawws/", "/_rawws", "/_rawws/main.js", "/_rawws/x", "/_rawws/trace", "/_rawws/?token=wrong"):
+        for target in ("/_rawws/", "/_rawws/main.js", "/_rawws/x", "/_rawws/trace", "/_rawws/?token=wrong"):
             answer = await ask(program, target, accept, *filled)
             assert (answer.status, answer.body) == (403, NEEDED)
             assert answer.headers["cache-control"] == "no-store"

@@ -119,7 +119,8 @@ class Page:
             if not is_at_home:
                 # A link of an earlier start: a browser may have the cookie of this one, and is told what to do else.
                 return lead_home() if request.accepts("text/html") else None
-        if not self._access.admits(request):
+        # The cookie is for what is below the slash, and that there is one is no secret.
+        if path.startswith(HOME) and not self._access.admits(request):
             return web.refuse(refusal_of(request))
         return self._assets.answer(request, path)
 

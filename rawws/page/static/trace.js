@@ -13,6 +13,7 @@ const HOME = "/_rawws/";
 
 const LOST = "lost with the server";
 const UNSEEN = "ended while the page did not watch";
+const RESTARTED = "the server ended, and another one has begun: it numbers its connections anew";
 
 /** A time of the day, for milliseconds since 1970. */
 const clock = (at) => new Date(at).toTimeString().slice(0, 8);
@@ -172,7 +173,7 @@ export class Trace extends EventTarget {
     const until = this.state === "watching" ? Date.now() : this.#watchedUntil;
     const totals = { lost, forgotten, wireBytes, messageBytes, began, until };
     const kept = frames.map((frame) => {
-      if (frame.isCut) return { kind: "cut", at: frame.at, told: frame.told };
+      if (frame.isCut) return { kind: "cut", at: frame.at, told: frame.told, isRestart: frame.isRestart };
       const { at, sender, header, payload, left_out, tail, opcode, fin, rsv, mask, size, message_size, preview } = frame;
       const of = frame.of.id;
       return { of, at, sender, header, payload, left_out, tail, opcode, fin, rsv, mask, size, message_size, preview };
@@ -309,7 +310,7 @@ export class Trace extends EventTarget {
         connection.ended = LOST;
         this.#tellChanged(connection);
       }
-      this.#cut("the server ended, and another one has begun: it numbers its connections anew");
+      this.#cut(RESTARTED);
     }
   }
 
@@ -317,9 +318,16 @@ export class Trace extends EventTarget {
   #cut(why) {
     if (!this.frames.length) return;
     const last = this.frames[this.frames.length - 1];
-    const told = `${clock(this.#watchedUntil)} to ${clock(Date.now())}: ${why}`;
-    if (last.isCut) last.told = `${last.told.slice(0, 8)}${told.slice(8)}`; // nothing was seen in between
-    else this.frames.push({ number: ++this.#frameNumber, isCut: true, at: Date.now() / 1000, told });
+    if (last.isCut) {
+      // Nothing was seen in between: it is one cut.
+      const since = last.told.slice(0, 8);
+      last.isRestart ||= why === RESTARTED;
+      last.told = `${since} to ${clock(Date.now())}: ${last.isRestart ? RESTARTED : why}`;
+    } else {
+      const told = `${clock(this.#watchedUntil)} to ${clock(Date.now())}: ${why}`;
+      const isRestart = why === RESTARTED;
+      this.frames.push({ number: ++this.#frameNumber, isCut: true, isRestart, at: Date.now() / 1000, told });
+    }
     this.dispatchEvent(new Event("frames"));
   }
 
