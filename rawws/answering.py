@@ -24,7 +24,7 @@ from rawws.wire.handshake import wants_websocket
 from rawws.wire.http1 import Signal
 from rawws.wire.messages import Request
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, IN, STATE, TIMER, head_lines
+from rawws.wire.trace import FAULT, IN, STATE, TIMER, head_lines, mask_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ async def _act_on_request(connection: HttpConnection, request: Request) -> Upgra
     # What is asked for rawws's own sake would only hide the rest.
     level = logging.DEBUG if request.target.startswith(web.OWN_PATHS) else logging.INFO
     if logs.http.isEnabledFor(level):
-        connection.log(logs.http, level, IN, f"Received request for {request.target}")
+        connection.log(logs.http, level, IN, f"Received request for {mask_target(request.target)}")
     await _have_answered(connection, exchange)
     return None
 
@@ -165,7 +165,8 @@ async def _have_answered(connection: HttpConnection, exchange: Exchange) -> None
             raise
         if isinstance(error, OSError) and connection.is_lost:  # else it is an error of the application's own
             raise
-        logs.http.exception("#%d ! the http handler failed at %s", connection.number, exchange.request.target)
+        target = mask_target(exchange.request.target)
+        logs.http.exception("#%d ! the http handler failed at %s", connection.number, target)
         exchange.refusal = Refusal(500, "internal_error", "The server failed to answer this request.")
     if exchange.refusal is not None and not connection.http.response_begun:
         await connection.refuse(logs.http, exchange.refusal, close=exchange.refusal.status != 500)

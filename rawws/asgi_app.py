@@ -25,7 +25,7 @@ from rawws.errors import RawwsError, UsageError
 from rawws.exchange import Exchange
 from rawws.failures import call_application, is_failure
 from rawws.limits import KIB, NO_LIMIT, Limits
-from rawws.wire.trace import FAULT, STATE
+from rawws.wire.trace import FAULT, STATE, mask_target
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -183,7 +183,8 @@ class _Conversation:
         finally:
             self._settled.set()
         if self._complete and self._failure is not None:
-            told = f"the ASGI application failed at {self._exchange.request.target} after it had answered"
+            target = mask_target(self._exchange.request.target)
+            told = f"the ASGI application failed at {target} after it had answered"
             logs.http.error("#%d %s %s", self._exchange.number, FAULT, told, exc_info=self._failure)
 
     async def wait_answered(self) -> None:
@@ -287,7 +288,8 @@ class _Conversation:
             raise ClientDisconnected("the client has gone") from self._lost
         if self._complete:
             # "any further messages on the channel will be ignored"
-            told = f"the ASGI application sent {kind} after the end of its response to {self._exchange.request.target}"
+            target = mask_target(self._exchange.request.target)
+            told = f"the ASGI application sent {kind} after the end of its response to {target}"
             logs.line(logs.http, logging.WARNING, self._exchange.number, FAULT, f"{told}; ignored")
         elif kind == "http.response.start":
             await self._start(message)

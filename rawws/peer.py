@@ -187,6 +187,14 @@ class Peer:
         return None if self.inbox is None else self.inbox.websocket
 
     @property
+    def path(self) -> str:
+        """The path that it has asked for; empty where nothing remembers it, as of a peer that gets its own words."""
+        websocket = self.websocket
+        if websocket is not None:
+            return websocket.path
+        return self.rooms[0].path if self.rooms else ""
+
+    @property
     def is_behind(self) -> bool:
         return self.cursors is not None
 

@@ -62,13 +62,19 @@ Serve = Callable[[Sequence[socket.socket], trio.TaskStatus[Server]], Awaitable[N
 
 
 async def run_program(
-    host: str, port: int, serve: Serve, remark: Callable[[], str], worker: Membership | None = None
+    host: str,
+    port: int,
+    serve: Serve,
+    remark: Callable[[], str],
+    worker: Membership | None = None,
+    invite: Callable[[], str] = str,
 ) -> None:
     """Be the whole program: listen, serve until a signal ends that, drain; a second signal ends the drain.
 
     Sockets that systemd listens on for us, or the process whose ``worker`` this is, are used in place of ``host`` and
     ``port``. ``serve(listeners, task_status)`` is `rawws.serve` with all else that it needs; ``remark`` is what is said
-    of it when it listens. Raises `rawws.errors.ListenError` when it can't listen.
+    of it when it listens, and ``invite`` a line that is logged after that, or empty. Raises `rawws.errors.ListenError`
+    when it can't listen.
     """
     raise_file_limit()
     keep_freed_memory()
@@ -80,7 +86,7 @@ async def run_program(
                 nursery.start_soon(ending.heed_link, worker)
             with ending.work:
                 listeners = systemd.inherited_listeners() if worker is None else worker.listeners
-                await _serve(serve, listeners or await open_listeners(host, port), remark, worker, ending)
+                await _serve(serve, listeners or await open_listeners(host, port), remark, invite, worker, ending)
             nursery.cancel_scope.cancel()  # nobody need wait for a signal any more
         _log(logging.INFO, STATE, "stopped")
 
@@ -89,6 +95,7 @@ async def _serve(
     serve: Serve,
     listeners: Sequence[socket.socket],
     remark: Callable[[], str],
+    invite: Callable[[], str],
     worker: Membership | None,
     ending: _Ending,
 ) -> None:
@@ -106,6 +113,8 @@ async def _serve(
             is_unix = listener.family == socket.AF_UNIX
             where = f"unix:{name}" if is_unix else f"http{s}://{name} and ws{s}://{name}"
             _log(logging.INFO, STATE, f"listening on {where} ({remark()})")
+        if invitation := invite():
+            _log(logging.INFO, STATE, invitation)
         systemd.notify("READY=1", f"STATUS=listening on {', '.join(server.addresses)}")
         if worker is not None:
             worker.say_ready()

@@ -28,7 +28,7 @@ from rawws.limits import KIB, MIB, NO_LIMIT, Limits, check_names, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, Service
-from rawws.tracing import Tracer
+from rawws.tracing import OpenConnection, Tracer
 from rawws.transport import (
     TlsTransport,
     Transport,
@@ -40,6 +40,7 @@ from rawws.transport import (
 )
 from rawws.upgrade import Upgraded
 from rawws.websocket import WebSocket
+from rawws.wire.event_stream import EventStream
 from rawws.wire.handshake import Origins
 from rawws.wire.hosts import Hosts
 from rawws.wire.messages import Request, Response, is_token
@@ -157,6 +158,7 @@ class Server:
             for endpoint in self._endpoints:
                 stack.callback(loop.drop_all, endpoint)
             self._service.tracer.on_change = partial(loop.show_frames, self._endpoint)
+            self._service.tracer.list_open = self._list_open
             async with trio.open_nursery() as tasks:
                 tasks.start_soon(self._accept_all, tasks)
                 task_status.started(self)
@@ -168,6 +170,21 @@ class Server:
                 await self._close_peers()
                 for endpoint in self._endpoints:
                     await endpoint.wait_empty()
+
+    def _list_open(self, most: int) -> tuple[list[OpenConnection], int]:
+        """Return the newest WebSockets and event streams of those that a tracer is told of, and how many more there
+        are."""
+        peers = [  # the oldest first
+            peer
+            for peer in current_loop().peers.values()
+            if peer.endpoint is self._endpoint
+            or (peer.endpoint is self._unseen and isinstance(peer.session, EventStream))
+        ]
+        listed = [
+            OpenConnection(peer.number, peer.remote_address, peer.path, peer.endpoint is self._endpoint)
+            for peer in peers[-most:]
+        ]
+        return listed, len(peers) - len(listed)
 
     async def _close_peers(self) -> None:
         """Close every peer, spread over most of the drain, so that they don't all come back somewhere at once."""

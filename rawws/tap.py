@@ -15,7 +15,7 @@ from rawws import logs
 from rawws.accepting import Address, accept_connections
 from rawws.limits import MIB
 from rawws.loop import current_loop
-from rawws.tracing import Tracer
+from rawws.tracing import OpenConnection, Tracer
 from rawws.transport import TlsTransport, Transport, dial, name_address
 from rawws.wire.describe import describe_switch
 from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch
@@ -77,10 +77,26 @@ async def run_tap(
     with contextlib.ExitStack() as stack:
         for listener in listeners:
             stack.callback(listener.close)
+        opened: dict[_Tapped, None] = {}  # in the order in which they came
+
+        def list_open(most: int) -> tuple[list[OpenConnection], int]:
+            websockets = [tapped for tapped in opened if tapped.is_websocket]
+            listed = [tapped.describe() for tapped in websockets[-most:]]
+            return listed, len(websockets) - len(listed)
+
+        tracer.list_open = list_open
+
+        async def run(tapped: _Tapped) -> None:
+            opened[tapped] = None
+            try:
+                await tapped.run()
+            finally:
+                del opened[tapped]
+
         async with trio.open_nursery() as nursery:
 
             def take(connected: socket.socket, _: Address) -> None:
-                nursery.start_soon(_Tapped(Transport(connected), target, tracer).run)
+                nursery.start_soon(run, _Tapped(Transport(connected), target, tracer))
 
             for listener in listeners:
                 nursery.start_soon(accept_connections, listener, take)
@@ -97,6 +113,12 @@ class _Tapped:
         self._tracer = tracer
         self._observer = Observer(max_waiting_bytes=MAX_WAITING_BYTES)
         self._told = ""  # how it ended, where that is worth a word
+        self._dialled_from = client.peer_name
+        self._path = ""  # which the last request was for
+        self.is_websocket = False
+
+    def describe(self) -> OpenConnection:
+        return OpenConnection(self._number, self._dialled_from, self._path, self.is_websocket)
 
     async def run(self) -> None:
         """Pass everything on until both sides have ended, or one is lost."""
@@ -159,6 +181,7 @@ class _Tapped:
             case Switch():
                 self._log(logs.handshake, logging.INFO, STATE, describe_switch(seen))
                 if not seen.protocol:
+                    self.is_websocket = True
                     self._tracer.switched(self._number)
             case SeenFrame():
                 self._show_frame(seen)
@@ -178,6 +201,9 @@ class _Tapped:
         if head.accept is not None and head.is_fine:
             for step in head.accept.steps:
                 self._log(logs.handshake, logging.DEBUG, STATE, step)
+        if head.sender is Role.CLIENT:
+            target = b"".join(head.raw.split(b" ", 2)[1:2])
+            self._path = escape(target.partition(b"?")[0])
         self._tracer.head(self._number, head.sender, head.raw)
         if head.checks:
             self._tracer.checked(self._number, head.sender, head.checks, head.accept)

@@ -12,6 +12,7 @@ from rawws.failures import call_application
 from rawws.limits import Limits
 from rawws.wire.encodings import as_compact_json
 from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.trace import mask_target
 
 if TYPE_CHECKING:
     from rawws.exchange import Exchange
@@ -127,8 +128,9 @@ class CallableApp:
         elif isinstance(answer, str):
             answer = Response(200, answer)
         elif not isinstance(answer, Response):
+            target = mask_target(request.target)
             raise UsageError(
-                f"the http handler returned {type(answer).__name__} for {request.method} {request.target}; it is to "
+                f"the http handler returned {type(answer).__name__} for {request.method} {target}; it is to "
                 "return a Response, a str, or None"
             )
         await exchange.answer(answer)

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -477,6 +478,19 @@ class Lines:
         self._stream.close()
 
 
+def wait_listening_at(port: int) -> None:
+    """Wait until something takes connections at a port."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            socket.create_connection((LOOPBACK, port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < end, f"nothing listens at port {port} within {PATIENCE_S:g} s"
+            time.sleep(0.01)
+        else:
+            return
+
+
 class Program:
     """``python -m rawws`` on a port of its own, and what it writes to its log. Its calls block, within bounds."""
 
@@ -485,6 +499,7 @@ class Program:
         self.process = process
         self.lines: list[str] = []  # of the log, as far as the test has waited for them
         self.port = 0
+        self._page_link = ""
         self._clients: list[Client] = []
         self._log = Lines(process.stderr)
 
@@ -505,6 +520,19 @@ class Program:
             self.lines.append(line)
             if part in line:
                 return line
+
+    def page_link(self) -> str:
+        """Return the link to its page, which it logs with the token right after it listens."""
+        if not self._page_link:
+            read = [line for line in self.lines if "?token=" in line]
+            line = read[0] if read else self.wait_for_line("?token=")
+            self._page_link = line.split(" open ")[1].split()[0]
+        return self._page_link
+
+    def page_cookie(self) -> str:
+        """Return the header field that opens its page, under the address of the link."""
+        address, _, token = self.page_link().partition("?token=")
+        return f"Cookie: rawws-page-{address.rpartition(':')[2].partition('/')[0]}={token}"
 
     def _fail(self, what: str) -> NoReturn:
         pytest.fail("\n".join([f"the program {what}; it wrote:", *self.lines]))

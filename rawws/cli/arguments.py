@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable
 
 from rawws.errors import UsageError
+from rawws.page import Access
 from rawws.room_paths import RoomPaths
 from rawws.room_posts import Guard
 
@@ -42,6 +43,14 @@ def text(argument: str) -> str:
 def token(argument: str) -> str:
     try:
         Guard(argument)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return argument
+
+
+def page_token(argument: str) -> str:
+    try:
+        Access(argument)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return argument

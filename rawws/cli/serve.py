@@ -14,12 +14,24 @@ import trio
 from rawws import logs, signals, web
 from rawws.asgi_app import asgi, load_app
 from rawws.backplane import share
-from rawws.cli.arguments import above_zero, count, insecure_tls, path_prefix, port, rate, seconds, size, text, token
+from rawws.cli.arguments import (
+    above_zero,
+    count,
+    insecure_tls,
+    page_token,
+    path_prefix,
+    port,
+    rate,
+    seconds,
+    size,
+    text,
+    token,
+)
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, MIB, Limits
 from rawws.metrics import MetricsApp
-from rawws.page import HOME, About, Page
+from rawws.page import HOME, About, Access, Page
 from rawws.program import load_tls, run_program
 from rawws.room import Slow
 from rawws.room_app import RoomApp
@@ -69,6 +81,9 @@ def _check(options: argparse.Namespace) -> None:
         }
         if idle := ", ".join(flag for flag, given in of_rooms.items() if given):
             raise UsageError(f"--mode echo has no rooms, which {idle} would be for; leave out one or the other")
+    if options.page_token is not None and (options.page is False or options.workers is not None):
+        other = "--no-page" if options.page is False else "--workers"
+        raise UsageError(f"--page-token is for the page, and with {other} there is none; leave out one or the other")
     if options.workers is not None:
         _check_for_workers(options)
 
@@ -95,7 +110,14 @@ def _take_share(options: argparse.Namespace) -> None:
 async def _serve(options: argparse.Namespace, worker: Membership | None) -> None:
     program = _Program(options, None if worker is None else worker.number)
     with program.recording():
-        await run_program(options.host, options.port, program.serve, lambda: program.remark, worker)
+        await run_program(
+            options.host,
+            options.port,
+            program.serve,
+            lambda: program.remark,
+            worker,
+            lambda: program.invitation,
+        )
 
 
 class _Program:
@@ -130,6 +152,7 @@ class _Program:
         )
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.remark = "any path is a room" if self._paths.root == "/" else f"rooms are {self._paths}"
+        self.invitation = ""  # to the page, if there is one
         if options.metrics:
             MetricsApp(self._hub, self._app, worker)  # raises when it can't be, before anything listens
 
@@ -169,6 +192,8 @@ class _Program:
         if page is not None:
             app = page.before(app, at_root=options.app is None)
             routes = {**page.routes, CASE_PATH: self._hub}
+            scheme = "http" if self._tls is None else "https"
+            self.invitation = page.invite(f"{scheme}://{name_address(dialled_address(listeners[0]))}")
         async with share(self._hub, *options.backplane) if options.backplane else contextlib.nullcontext():
             await self._serve(listeners, status, app, routes)
 
@@ -211,15 +236,17 @@ class _Program:
         )
 
     def _page(self, listeners: Sequence[socket.socket], local: bool) -> Page | None:
-        """Return the page, if it is to be shown: by default to those on this machine only."""
-        alone = self._options.workers is None  # or else it would show what one worker of them sees
-        wanted = local and alone if self._options.page is None else self._options.page
+        """Return the page, if it is to be shown: by default where only this machine can reach it."""
+        options = self._options
+        alone = options.workers is None  # or else it would show what one worker of them sees
+        wanted = local and alone if options.page is None else options.page
         if not wanted or listeners[0].family == socket.AF_UNIX:  # where no browser goes
+            if options.page_token is not None:
+                told = "the page is off, since others can reach this server; to use --page-token, give --page too"
+                logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
             return None
-        at = "/" if self._options.app is None else HOME
-        self.remark += f"; open {at} in a browser to see the wire"
         if not local:
-            told = "the page is on: whoever can reach it sees what crosses the wire of everybody here"
+            told = "the page is on: whoever can reach it and has its token sees what crosses the wire of everybody here"
             logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
         scheme = "ws" if self._tls is None else "wss"
         uri = f"{scheme}://{name_address(dialled_address(listeners[0]))}"
@@ -230,7 +257,8 @@ class _Program:
             path=self._paths.example,
             has_rooms=self._hub.mode is Mode.BROADCAST,
         )
-        return Page(self._tracer, about, any_host=not local)
+        access = Access(options.page_token, secure=self._tls is not None)
+        return Page(self._tracer, about, any_host=not local, access=access)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -411,7 +439,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument(
         "--page",
         action=argparse.BooleanOptionalAction,
-        help="show a browser what crosses the wire (default: only where this machine alone can reach it)",
+        help="show a browser that has the page's token what crosses the wire; the link with the token is logged at "
+        "start (default: only where this machine alone can reach it)",
+    )
+    show.add_argument(
+        "--page-token",
+        metavar="TOKEN",
+        type=page_token,
+        help="the page's token, in place of one that is made anew at each start",
     )
     show.add_argument(
         "--record", metavar="FILE", help="write each HTTP head and frame to this file too, for rawws decode to read"

@@ -1,6 +1,10 @@
 """What a page is told, and what it may ask, over its WebSocket at ``/_rawws/trace``.
 
-Every message is JSON. The server begins with ``{"about": {...}}``, and then tells what happens, several at once:
+Every message is JSON. The server begins with ``{"about": {...}, "open": [...], "unlisted": 0}``. Its ``about`` has the
+``instance``, which is another one for each process: a connection's number counts within that. ``open`` lists the
+connections that are open already, the oldest first, each as ``{"connection": number, "from": "...", "path": "...",
+"websocket": true}``, and ``unlisted`` is the number of those that it leaves out, which are older. Both come again,
+without ``about``, after records were dropped. The server then tells what happens, several at once:
 ``{"records": [...]}``, each as in ``wire/records.py``, where a frame has these fields more: ``opcode``, ``fin``,
 ``rsv`` and ``mask`` of its header, ``size`` (of its payload), ``message_size`` (of the message in it, where it is
 compressed) and ``preview``.
@@ -48,9 +52,10 @@ from rawws.wire.deflate import inflate_whole
 from rawws.wire.frames import Frame, Opcode
 from rawws.wire.records import Record
 from rawws.wire.role import Role
-from rawws.wire.trace import PREVIEW_TAIL_BYTES, STATE, preview_payload
+from rawws.wire.trace import PREVIEW_TAIL_BYTES, STATE, preview_payload, shorten
 
-# What comes within this time goes out as one message: nobody sees the difference, and a browser has less to do.
+# After one message, what comes within this time goes out as the next: nobody sees the difference, and a browser has
+# less to do. The first goes out at once, since the frame that ends the server is the one that somebody will look for.
 GATHER_S = 0.05
 # A page keeps up with so many frames (a guess: it draws some forty of them), and a server with the telling of them:
 # at 15 µs each, 2,000 a second are 3 % of a core. A burst may be larger.
@@ -112,7 +117,9 @@ class Feed:
         self._filled_at = trio.current_time()
         self._missed = 0
         self._missed_ends: deque[str] = deque(maxlen=KEPT_CONNECTIONS)  # which are told later
+        self._open: Record = {}  # the connections that the page is to be told of, as they were when it was noted
         self._passed_at_rest = 0
+        self._rests_until = 0.0
         self._inflated: tuple[bytes, bytes | None] = (b"", b"")  # the payload inflated last, and what is in it
         self._answering = trio.Semaphore(ANSWERED_AT_ONCE)
         self._trying = trio.CapacityLimiter(CASES_AT_ONCE)
@@ -124,6 +131,7 @@ class Feed:
         """Feed the page until it leaves."""
         logs.line(logs.hub, logging.INFO, self._websocket.id, STATE, "a page watches what crosses the wire")
         self._tracer.add(self)
+        self._open = self._list_open()  # at the same moment: the records go on from there
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tell)
@@ -179,6 +187,7 @@ class Feed:
         self._missed += 1
         if self.wants_frames:
             self.wants_frames = False
+            self._rests_until = trio.current_time() + REST_S
             self._passed_at_rest = self._traffic.messages_in + self._traffic.messages_out
             self._something.set()
             self._tracer.reconsider()
@@ -193,17 +202,23 @@ class Feed:
         return self._inflated[1]
 
     async def _tell(self) -> None:
-        await self._send({"about": self._describe()})
+        await self._send({"about": self._describe(), **self._open})
         while True:
             await self._something.wait()
             self._something = trio.Event()
-            await trio.sleep(GATHER_S if self.wants_frames else REST_S)
-            self._fill()
             if not self.wants_frames:
+                await trio.sleep_until(self._rests_until)
+            self._fill()
+            has_missed = not self.wants_frames
+            if has_missed:
                 self._resume()
+                self._open = self._list_open()
             waiting, self._waiting = self._waiting, []
             if waiting:
                 await self._send_text('{"records":[' + ",".join(waiting) + "]}")
+            if has_missed:
+                await self._send(self._open)
+            await trio.sleep(GATHER_S)
 
     def _fill(self) -> None:
         """Fill up the budget for the time since that was done last."""
@@ -222,6 +237,19 @@ class Feed:
         self._missed = 0
         self.wants_frames = True
         self._tracer.reconsider()
+
+    def _list_open(self) -> Record:
+        listed, unlisted = self._tracer.list_open(KEPT_CONNECTIONS)
+        told = [
+            {
+                "connection": each.number,
+                "from": each.dialled_from,
+                "path": shorten(each.path),
+                "websocket": each.is_websocket,
+            }
+            for each in listed
+        ]
+        return {"open": told, "unlisted": unlisted}
 
     def _describe(self) -> Record:
         return {

@@ -32,6 +32,11 @@ MAX_NAME_CHARACTERS = 255
 SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
 
 _MASKED = re.compile(rb"\(masked, \d+ bytes\)")
+# A token in a URL's query: that of the page, and those that applications take there, since a page can't give its
+# WebSocket a header. It stands in the request line, and in fields such as Referer and Location.
+_TOKEN = re.compile(r"(?<=[?&]token=)[^&#\s]+")
+_RAW_TOKEN = re.compile(_TOKEN.pattern.encode())
+_MASKED_TOKEN = "(masked)"
 _NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
 
 
@@ -104,8 +109,11 @@ def shorten(text: str) -> str:
 
 
 def mask_secrets(head: bytes) -> bytes:
-    """Return the head of an HTTP message with the values of secret fields replaced by their lengths."""
-    start_line, *fields = head.split(b"\n")
+    """Return the head of an HTTP message without its secrets.
+
+    The values of secret fields are replaced by their lengths, and what follows ``token=`` in a query is taken out.
+    """
+    start_line, *fields = _RAW_TOKEN.sub(_MASKED_TOKEN.encode(), head).split(b"\n")
     lines = [start_line]
     secret = False
     for line in fields:
@@ -113,6 +121,11 @@ def mask_secrets(head: bytes) -> bytes:
         secret = (folded and secret) or line.partition(b":")[0].strip().lower() in SECRET_HEADERS
         lines.append(_mask_line(line) if secret else line)
     return b"\n".join(lines)
+
+
+def mask_target(target: str) -> str:
+    """Return a request's target without what follows ``token=`` in its query."""
+    return _TOKEN.sub(_MASKED_TOKEN, target)
 
 
 def _mask_line(line: bytes) -> bytes:

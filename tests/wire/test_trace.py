@@ -16,6 +16,7 @@ from rawws.wire.trace import (
     frame_line,
     head_lines,
     mask_secrets,
+    mask_target,
     preview_payload,
     printable,
     printable_lines,
@@ -194,6 +195,24 @@ def test_a_head_of_any_bytes_has_lines_of_plain_ascii(head: bytes) -> None:
 @given(st.text(max_size=100))
 def test_quoted_text_is_one_printable_line(text: str) -> None:
     assert quote(text).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("/?token=abc", "/?token=(masked)"),
+        ("/?token=(masked)", "/?token=(masked)"),
+        ("/_rawws/?a=b&token=a-b_c.d~e&c=d", "/_rawws/?a=b&token=(masked)&c=d"),
+        ("/?token=a&token=b#token=c", "/?token=(masked)&token=(masked)#token=c"),
+        ("http://localhost/?token=a%20b", "http://localhost/?token=(masked)"),
+        ("/?token=", "/?token="),
+        ("/token=abc?x=token=abc&tokens=abc", "/token=abc?x=token=abc&tokens=abc"),
+    ],
+)
+def test_a_token_in_a_query_is_masked_wherever_a_head_has_it(target: str, shown: str) -> None:
+    assert mask_target(target) == shown
+    head = f"GET {target} HTTP/1.1\r\nReferer: http://localhost{target}\r\n\r\n"
+    assert mask_secrets(head.encode()).decode() == head.replace(target, shown)
 
 
 def test_what_is_masked_already_stays_so() -> None:
