@@ -16,7 +16,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import Refusal
-from rawws.http_connection import Adopt, Deadline, HttpConnection
+from rawws.http_connection import WAIT_BYTES, Adopt, Deadline, HttpConnection
 from rawws.limits import KIB, Limits
 from rawws.loop import current_loop
 from rawws.wire.http1 import BodyPart, Signal
@@ -29,7 +29,7 @@ MAX_PASSED_OVER_BYTES = 64 * KIB
 PIECES_IN_A_ROW = 16
 
 _TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than what is taken here.")
-_NO_MEMORY = Refusal(
+NO_MEMORY = Refusal(
     503,
     "no_memory",
     "The server has no memory left for this request (--max-memory); try again later.",
@@ -137,7 +137,8 @@ class Exchange:
                 if len(body) > max_bytes:
                     self._refuse(too_large)
         if scope.cancelled_caught:
-            self._refuse(_NO_MEMORY)
+            self._refuse(NO_MEMORY)
+        self._connection.also_held_bytes += len(body)  # until the request is answered
         return bytes(body)
 
     async def pass_over_body(self) -> None:
@@ -180,6 +181,7 @@ class Exchange:
 
         For when the body has been read. Who has only ended its own side still reads, and is answered at once.
         """
+        self._connection.also_held_bytes += WAIT_BYTES
         with trio.move_on_after(most_s) as scope, self._connection.resting(scope, True):
 
             async def give_up() -> None:
@@ -190,6 +192,7 @@ class Exchange:
                 nursery.start_soon(give_up)
                 await happens()
                 nursery.cancel_scope.cancel()
+        self._connection.also_held_bytes -= WAIT_BYTES
 
     async def hand_over(self, headers: Sequence[tuple[str, str]], adopt: Adopt) -> None:
         """Begin an answer that goes on until the connection ends, and have somebody else go on with it.

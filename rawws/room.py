@@ -37,8 +37,8 @@ BETWEEN_POLLS_S = 60.0
 MAX_POLLED_MESSAGES = 1000
 MAX_POLLED_BYTES = MIB
 
-# What a room takes that is kept, beside its log's segments (measured).
-ROOM_BYTES = 2200
+# What a room takes that is kept, besides its path and its log's segments (measured).
+ROOM_BYTES = 2600
 
 NOBODY = 0  # the sender of what a program publishes
 
@@ -454,7 +454,7 @@ class Room:
     def held_bytes(self) -> int:
         """What the room takes in memory, while somebody is in it or it keeps something."""
         newest = 0 if self._keys is None else self._keys.held_bytes
-        return ROOM_BYTES + self.log.held_bytes + newest + self._repeats_bytes
+        return ROOM_BYTES + len(self.path) + self.log.held_bytes + newest + self._repeats_bytes
 
     @property
     def history_bytes(self) -> int:
@@ -484,6 +484,8 @@ class Room:
             return False
         if self._registry.get(self.path) is self:
             del self._registry[self.path]
+        if self._keys is not None:  # a program may hold the room, and nobody will ask for what came before
+            self._keys.clear()
         return True
 
     def expire(self) -> bool:

@@ -10,7 +10,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, UsageError
-from rawws.limits import NO_LIMIT
+from rawws.limits import KIB, NO_LIMIT
 from rawws.loop import Loop, current_loop
 from rawws.peer import Endpoint, Inbox, Peer
 from rawws.room import Room
@@ -29,6 +29,9 @@ from rawws.wire.trace import OUT
 # never waits would keep all others from running. So every so many calls one lets the others go first. (Doing so
 # in each call, as trio's own functions do, would cost more than the call.)
 CALLS_IN_A_ROW = 16
+
+# What a program's connection takes besides its peer, with the task that its handler runs in (measured).
+WEBSOCKET_BYTES = 7 * KIB
 
 _TEXT = Opcode.TEXT  # a global is found faster than an Enum's member
 
@@ -86,6 +89,7 @@ class WebSocket:
         self._session = session
         self._inbox = self._peer.inbox = Inbox(limits.max_queue)
         self._inbox.websocket = self
+        self._inbox.own_bytes = WEBSOCKET_BYTES + request.held_bytes
         self._loop: Loop = current_loop()
         self._request = request
         self._response = response

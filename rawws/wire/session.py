@@ -148,6 +148,16 @@ class Session:
         return len(self._unread) + fast + (0 if self._plain is None else self._plain.held_bytes)
 
     @property
+    def own_bytes(self) -> int:
+        """How much memory is taken besides, by what reads the next frame, and by answers that are not sent yet."""
+        own = len(self.outgoing)
+        if self._fast is not None:
+            own += self._fast.own_bytes
+        if self._plain is not None:
+            return own + self._plain.own_bytes
+        return own if self._inflater is None else own + self._inflater.held_bytes
+
+    @property
     def is_closed(self) -> bool:
         """Whether both closes have crossed, or we failed the connection."""
         return self.state is State.CLOSED
