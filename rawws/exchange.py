@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
@@ -16,7 +16,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import Refusal
-from rawws.http_connection import WAIT_BYTES, Adopt, Deadline, HttpConnection
+from rawws.http_connection import SLOW_AND_FULL, WAIT_BYTES, Adopt, Deadline, HttpConnection
 from rawws.limits import KIB, Limits
 from rawws.loop import current_loop
 from rawws.wire.http1 import BodyPart, Signal
@@ -131,7 +131,7 @@ class Exchange:
         if self._announced_bytes > max_bytes:
             self._refuse(too_large)
         body = bytearray()
-        with current_loop().memory.counting(body) as scope:
+        with current_loop().memory.counting(lambda: (body,)) as scope:
             while piece := await self._receive_body(self._connection.deadline):
                 body += piece
                 if len(body) > max_bytes:
@@ -222,6 +222,25 @@ class Exchange:
         """Send what ends the answer."""
         await self._connection.send(self._connection.http.end_response())
         self.is_complete = True
+
+    async def answer_in_pieces(
+        self, headers: Sequence[tuple[bytes, bytes]], body: Iterable[bytes], held: Callable[[], Iterable[bytes]]
+    ) -> None:
+        """Send a 200 whose body is made as it is sent; ``held`` returns what is kept in memory to make the rest of it.
+
+        Raises OSError when the client is lost, reads too slowly, or has to go because the server's memory is full.
+        """
+        piece = b""
+        with current_loop().memory.counting(lambda: (*held(), piece)) as scope:
+            await self.start_response(200, headers)
+            if self.request.method != "HEAD":
+                for piece in body:
+                    await self.send_body(piece)
+                    await trio.lowlevel.checkpoint()
+            await self.end_response()
+        if scope.cancelled_caught:
+            self._connection.is_lost = True
+            raise TimeoutError(SLOW_AND_FULL)
 
     async def wait_disconnected(self) -> None:
         """Return when the client has gone. For when the body has been read, and beside no other receiving.

@@ -36,6 +36,8 @@ CONNECTION_BYTES = 8 * KIB
 # What waiting for something takes besides, with its tasks (measured).
 WAIT_BYTES = 7 * KIB
 
+SLOW_AND_FULL = "the client reads the answer too slowly, and the server's memory is full (--max-memory)"
+
 # Long enough for the last words to be read across a slow line, short enough not to hoard sockets (a guess).
 LINGER_S = 2.0
 # So many at once: a crowd that is turned away must not be in the way like that.
@@ -226,7 +228,7 @@ class HttpConnection:
             raise
 
     async def _send_slowly(self, data: bytes, sent: int) -> None:
-        with current_loop().memory.counting(data) as scope, memoryview(data) as view:
+        with current_loop().memory.counting(lambda: (data,)) as scope, memoryview(data) as view:
             while sent < len(data):
                 # A deadline for each piece: a large answer to a slow reader takes the time that it takes.
                 with trio.move_on_after(self.service.limits.close_timeout_s or math.inf) as patience:
@@ -235,7 +237,7 @@ class HttpConnection:
                     raise TimeoutError("the client does not read the answer")
                 sent += RECEIVE_BYTES
         if scope.cancelled_caught:
-            raise TimeoutError("the client reads the answer too slowly, and the server's memory is full (--max-memory)")
+            raise TimeoutError(SLOW_AND_FULL)
 
     async def linger(self) -> None:
         """See to it that the last answer can arrive, where the client may still be sending (RFC 9112 §9.6)."""

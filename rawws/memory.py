@@ -23,7 +23,7 @@ import math
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ class Memory:
         self.max_bytes = math.inf
         self.beside: set[Callable[[], int]] = set()  # what others hold for all of them, in bytes
         # Of requests that are being received, and of answers that are being sent, some of which many are sent.
-        self._bodies: dict[trio.CancelScope, bytes | bytearray] = {}
+        self._bodies: dict[trio.CancelScope, Callable[[], Iterable[bytes | bytearray]]] = {}
         self._connections: dict[trio.CancelScope, Callable[[], int]] = {}  # in their HTTP phase
         # In which messages wait for a program, though the peer that sent them has gone.
         self._orphans: weakref.WeakSet[Inbox] = weakref.WeakSet()
@@ -86,7 +86,7 @@ class Memory:
         peers = self._loop.peers.values()
         used = sum(own_bytes(peer) if peer.session.state is State.OPEN else _waiting_bytes(peer) for peer in peers)
         # Many may be sent the same object, which is counted once.
-        shared = {id(body): sys.getsizeof(body) for body in self._bodies.values()}
+        shared = {id(piece): sys.getsizeof(piece) for held in self._bodies.values() for piece in held()}
         for peer in peers:
             if peer.outbox or peer.later:
                 used -= _unsent_bytes(peer)
@@ -98,10 +98,13 @@ class Memory:
         return used + sum(held() for held in self.beside)
 
     @contextlib.contextmanager
-    def counting(self, body: bytes | bytearray) -> Iterator[trio.CancelScope]:
-        """Count a body that is being received or sent, as long as that takes; its scope is cancelled if it must go."""
+    def counting(self, held: Callable[[], Iterable[bytes | bytearray]]) -> Iterator[trio.CancelScope]:
+        """Count a body that is being received or sent, as long as that takes; its scope is cancelled if it must go.
+
+        ``held`` returns the objects that are kept for it.
+        """
         with trio.CancelScope() as scope:
-            self._bodies[scope] = body
+            self._bodies[scope] = held
             try:
                 yield scope
             finally:
@@ -154,7 +157,7 @@ class Memory:
         claims: list[_Claim] = []
         claims += [(room.history_bytes, self._end_history, room) for room in rooms if len(room)]
         claims += [(_weight(peer), self._close, peer) for peer in self._loop.peers.values()]
-        claims += [(len(body), self._refuse, scope) for scope, body in self._bodies.items()]
+        claims += [(sum(map(sys.getsizeof, held())), self._refuse, scope) for scope, held in self._bodies.items()]
         claims += [(held(), self._cut, scope) for scope, held in self._connections.items()]
         claims += [(inbox.waiting_bytes, self._empty, inbox) for inbox in self._orphans]
         claims.sort(key=itemgetter(0), reverse=True)
@@ -213,8 +216,9 @@ class Memory:
 
     def _refuse(self, body: trio.CancelScope, _: str) -> int:
         body.cancel()
-        gone = self._bodies.pop(body)
-        return 0 if any(other is gone for other in self._bodies.values()) else len(gone)
+        gone = {id(piece): sys.getsizeof(piece) for piece in self._bodies.pop(body)()}
+        stays = {id(piece) for held in self._bodies.values() for piece in held()}
+        return sum(size for piece, size in gone.items() if piece not in stays)
 
 
 def own_bytes(peer: Peer) -> int:

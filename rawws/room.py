@@ -17,10 +17,11 @@ from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.peer import Peer
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
 from rawws.wire.conflation import NewestByKey, Senders
-from rawws.wire.encodings import as_compact_json, as_json, encode
+from rawws.wire.encodings import encode
 from rawws.wire.events import Data, as_message
 from rawws.wire.frames import Opcode, encode_message, split_frames
 from rawws.wire.message_ids import Ids, StreamIds, parse_id
+from rawws.wire.polled import Polled
 from rawws.wire.reading import Reading
 from rawws.wire.repeats import Repeat, Repeats
 from rawws.wire.stream_entries import StreamId, just_behind
@@ -141,7 +142,7 @@ class Room:
         self._loop: Loop | None = None  # which serves the peers, while there are any
         self._pollers: set[Poller] | None = None
         # What they have been told last, and from where on, while there are any.
-        self._polled: tuple[tuple[int, dict[str, str] | None], bytes] | None = None
+        self._polled: tuple[tuple[int, dict[str, str] | None], Polled] | None = None
         self._repeats: Repeats | None = None  # of what was published with a key, if anything was
         self.watchers: set[Peer] = set()  # who are told of everybody that comes and goes
         self.kept_until = -math.inf  # for those who poll, and are not here between two questions
@@ -267,23 +268,15 @@ class Room:
             return Place(max(oldest - 1, log.last_message - reading.last), None)
         return Place(log.last_message, None)
 
-    def polled(self, after: int, gap: dict[str, str] | None) -> bytes:
-        """Return the JSON that is told to who polls from behind a number; made once for all who have waited there."""
+    def polled(self, after: int, gap: dict[str, str] | None) -> Polled:
+        """Return what a poll after a number is answered; made once for all who have waited there."""
         if self._polled is not None and self._polled[0] == (after, gap):
             return self._polled[1]
-        items: list[bytes] = []
-        size = 0
-        last = self.log.label(after).encode("ascii")
-        for message in self.log.messages(after, most=MAX_POLLED_MESSAGES, most_bytes=MAX_POLLED_BYTES):
-            items.append(as_json(*message))
-            last = message[0]
-            size += len(items[-1])  # six times as much as the message, if that is of control characters
-            if size >= MAX_POLLED_BYTES:
-                break
-        told = b'{"messages":[%b],"next":"%b","gap":%b}\n' % (b",".join(items), last, as_compact_json(gap))
+        messages = self.log.messages(after, most=MAX_POLLED_MESSAGES, most_bytes=MAX_POLLED_BYTES)
+        polled = Polled(messages, self.log.ids.label(after), gap, MAX_POLLED_BYTES)
         if self._pollers:
-            self._polled = (after, gap), told
-        return told
+            self._polled = (after, gap), polled
+        return polled
 
     def poll(self, after: int) -> Poller:
         """Keep what is behind a number for one who waits for it; a context manager.
