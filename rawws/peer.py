@@ -273,6 +273,8 @@ class Inbox:
     @property
     def waiting_bytes(self) -> int:
         """How much memory the messages take, and what the program keeps for the peer besides."""
+        if not self.items and self.also_held is None:
+            return 0
         also = 0 if self.also_held is None else self.also_held()
         return also + sum(len(item.payload) + WAITING_BYTES for item in self.items)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 
 import trio
 
@@ -497,6 +497,10 @@ class WebSocket:
         self._inbox.limit = NO_LIMIT
         if self._inbox.paused:
             self._loop.resume(self._peer)
+
+    def count_besides(self, held_bytes: Callable[[], int]) -> None:
+        """Count what a program keeps for this connection as held for it (``max_memory``); for rawws itself."""
+        self._inbox.also_held = held_bytes
 
     async def wait_closed(self) -> None:
         """Wait until both sides have closed, or the connection is lost."""

@@ -27,6 +27,7 @@ import json
 import logging
 import secrets
 import ssl
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -104,6 +105,7 @@ class Feed:
         self._about = about
         self._traffic = current_loop().traffic
         self._waiting: list[str] = []
+        self._sending = ""  # what was waiting, as one message
         self._something = trio.Event()
         self._records_left: float = BURST_RECORDS
         self._bytes_left: float = BURST_BYTES
@@ -121,6 +123,7 @@ class Feed:
     async def run(self) -> None:
         """Feed the page until it leaves."""
         logs.line(logs.hub, logging.INFO, self._websocket.id, STATE, "a page watches what crosses the wire")
+        self._websocket.count_besides(self._held_bytes)
         self._tracer.add(self)
         try:
             async with trio.open_nursery() as nursery:
@@ -132,6 +135,10 @@ class Feed:
                 nursery.cancel_scope.cancel()
         finally:
             self._tracer.remove(self)
+
+    def _held_bytes(self) -> int:
+        """Return what waits for a page that reads slowly; what is being sent is there as text and as bytes."""
+        return 2 * len(self._sending) + sum(map(sys.getsizeof, (*self._waiting, *self._missed_ends)))
 
     # What is told
 
@@ -199,9 +206,11 @@ class Feed:
             self._fill()
             if not self.wants_frames:
                 self._resume()
-            waiting, self._waiting = self._waiting, []
-            if waiting:
-                await self._send_text('{"records":[' + ",".join(waiting) + "]}")
+            if self._waiting:
+                self._sending = '{"records":[' + ",".join(self._waiting) + "]}"
+                self._waiting = []
+                await self._send_text(self._sending)
+                self._sending = ""
 
     def _fill(self) -> None:
         """Fill up the budget for the time since that was done last."""

@@ -25,7 +25,7 @@ class EventStream:
     our_role = Role.SERVER
     on_frame = None
     shown_bytes = 0
-    held_bytes = own_bytes = 0
+    memory_bytes = held_bytes = 0
     has_unread = False
     trail = NO_TRAIL
     fault: Fault | None = None
