@@ -50,7 +50,7 @@ CHECK_S = 0.02
 TOLD_EVERY_S = 60.0
 
 # A connection that the loop serves: the peer, its session and transport, the socket, and the last frames it has sent.
-PEER_BYTES = 1200
+PEER_BYTES = 1100
 # An object's place in a list, and what the allocator adds to it.
 PLACE_BYTES = 24
 
@@ -194,7 +194,11 @@ class Memory:
         """Close a peer, and forget what waits for its program; cut it off, if its close has gone out already."""
         weight, waiting = _weight(peer), _waiting_bytes(peer)
         if peer.session.state is not OPEN:
-            self._loop.drop(peer, Cause.LIMIT, f"cut off, since {waiting} bytes wait for it or its program: {told}")
+            if not waiting:
+                return 0
+            why = f"is cut off while it is being closed, since it holds {waiting} bytes: {told}"
+            self._loop.log(peer, FAULT, why, logging.WARNING)
+            self._loop.drop(peer, Cause.LIMIT, "cut off, since the server's memory is full")
             self._forget_inbox(peer)
             return waiting
         rooms, own = peer.rooms, own_bytes(peer)
@@ -203,7 +207,7 @@ class Memory:
         self._loop.close(peer, 1013, "the server's memory is full", Cause.LIMIT, with_the_rest=False)
         self._forget_inbox(peer)
         if peer.outbox and _waiting_bytes(peer) * 2 > weight:  # its socket takes nothing, not even the close
-            self._loop.drop(peer, Cause.LIMIT, "cut off, since it takes nothing of what it holds")
+            self._loop.drop(peer, Cause.LIMIT, "cut off, since the server's memory is full")
         return own - _waiting_bytes(peer) + before - sum(map(self._still_held, rooms))
 
     @staticmethod

@@ -23,18 +23,21 @@ import trio
 import rawws
 from rawws.hub import Mode
 from rawws.loop import current_loop
+from rawws.page.feed import About, Feed
 from rawws.room import RoomSettings
+from rawws.server import Route
+from rawws.tracing import Tracer
 from rawws.wire.broadcast_log import History
 
 MIB = 1024 * 1024
 MEASURE = b"m\n"
 
-SETTINGS = {
-    "/history": RoomSettings(History(1_000_000, 64 * MIB)),
-    "/wait": RoomSettings(slow=rawws.Slow.WAIT, max_lag_bytes=64 * 1024),
-    "/skip": RoomSettings(slow=rawws.Slow.SKIP, max_lag_bytes=1024),
-    "/latest": RoomSettings(slow=rawws.Slow.LATEST, key="k"),
-    "/senders": RoomSettings(exclude_sender=True),
+SETTINGS = {  # of rooms, by the first part of their paths
+    "history": RoomSettings(History(1_000_000, 64 * MIB)),
+    "wait": RoomSettings(slow=rawws.Slow.WAIT, max_lag_bytes=64 * 1024),
+    "skip": RoomSettings(slow=rawws.Slow.SKIP, max_lag_bytes=1024),
+    "latest": RoomSettings(slow=rawws.Slow.LATEST, key="k"),
+    "senders": RoomSettings(exclude_sender=True),
 }
 
 
@@ -101,7 +104,9 @@ async def main(certificate: str) -> None:
         import numpy as _  # which rawws would load when the first large message comes
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
-    hub = rawws.Hub(settings=SETTINGS.get)
+    hub = rawws.Hub(settings=lambda path: SETTINGS.get(path.split("/")[1]))
+    tracer = Tracer()
+    feed = Route(lambda ws: Feed(ws, tracer, About("")).run(), shows_frames=False)
     endless = {"open_timeout": None, "ping_interval": None, "keep_alive": None, "close_timeout": None, "drain": 0}
     servers = {
         "rooms": partial(
@@ -113,6 +118,7 @@ async def main(certificate: str) -> None:
         "echo": partial(rawws.serve, rawws.Hub(mode=Mode.ECHO)),
         "http": partial(rawws.serve, never_reads, http=never_answers, max_body=MIB),
         "tls": partial(rawws.serve, hub, ssl=tls),
+        "watched": partial(rawws.serve, rawws.Hub(), routes={"/feed": feed}, tracer=tracer),
     }
     async with trio.open_nursery() as nursery:
         ports = {}
