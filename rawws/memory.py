@@ -25,7 +25,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -254,7 +254,7 @@ def _waiting_bytes(peer: Peer) -> int:
 def _unsent(peer: Peer) -> list[bytes | bytearray]:
     """Return the objects that are kept until the peer's socket takes them, each once. A view keeps what it shows."""
     pieces = (*(peer.outbox or ()), *(peer.later or ()))
-    whole = (piece.obj if isinstance(piece, memoryview) else piece for piece in pieces)
+    whole: Iterable[Any] = (piece.obj if isinstance(piece, memoryview) else piece for piece in pieces)
     return list({id(piece): piece for piece in whole}.values())
 
 

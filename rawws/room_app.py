@@ -155,9 +155,7 @@ class RoomApp:
             await self._answer(exchange, answer_json(polled.whole))
             return
         fields = [*answer_json(b"").headers, *self._guard.fields(exchange.request)]
-        await exchange.answer_in_pieces(
-            Headers(fields).raw(), polled, held=lambda: polled.objects(room.log.keeps)
-        )
+        await exchange.answer_in_pieces(Headers(fields).raw(), polled, held=lambda: polled.objects(room.log.keeps))
 
 
 def rooms(

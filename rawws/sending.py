@@ -203,8 +203,9 @@ class Sending:
         if type(tail) is bytearray and len(tail) < RUN_BYTES:
             tail += frames
         elif type(tail) is bytes and len(tail) <= SMALL_BYTES:
-            outbox[-1] = bytearray(tail)
-            outbox[-1] += frames
+            joined = bytearray(tail)
+            joined += frames
+            outbox[-1] = joined
         else:
             outbox.append(frames)
         peer.outbox_bytes += len(frames)

@@ -17,6 +17,7 @@ import ssl
 import sys
 import tempfile
 from functools import partial
+from importlib import import_module
 
 import trio
 
@@ -44,9 +45,12 @@ SETTINGS = {  # of rooms, by the first part of their paths
 class _Mallinfo2(ctypes.Structure):
     """``struct mallinfo2`` of malloc.h."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    _fields_ = (
+        ("before", ctypes.c_size_t * 4),
+        ("hblkhd", ctypes.c_size_t),  # in blocks that the system has mapped
+        ("between", ctypes.c_size_t * 2),
+        ("uordblks", ctypes.c_size_t),  # in all others
+        ("behind", ctypes.c_size_t * 2),
     )
 
 
@@ -101,7 +105,7 @@ async def never_answers(_: rawws.Request) -> str:
 
 async def main(certificate: str) -> None:
     with contextlib.suppress(ImportError):
-        import numpy as _  # which rawws would load when the first large message comes
+        import_module("numpy")  # which rawws would load when the first large message comes
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
     hub = rawws.Hub(settings=lambda path: SETTINGS.get(path.split("/")[1]))

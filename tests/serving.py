@@ -189,7 +189,7 @@ class Client:
 
     async def _chunks(self) -> bytes:
         """Return a chunked body (RFC 9112 §7.1)."""
-        pieces = []
+        pieces: list[bytes] = []
         while not pieces or pieces[-1]:
             while (end := self._unread.find(b"\r\n")) < 0:
                 assert await self._receive_more(), "the stream ends inside a body"

@@ -57,7 +57,8 @@ class Measured:
 
     def look(self, how: str = "-") -> dict[str, int]:
         """Ask the server, which takes a turn to answer; what the process has in use takes it longer."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(f"{how}\n")
         self._process.stdin.flush()
         told: dict[str, int] = json.loads(self._process.stdout.readline())
@@ -343,33 +344,34 @@ def _(server: Measured) -> None:
 # What isn't read
 
 
+def send_pings(server: Measured, some: list[socket.socket]) -> None:
+    """Have each ping read by itself, so that each pong is one of its own."""
+    for _ in range(100):
+        for each in some:
+            server.push(each, masked(9))
+        server.look()
+
+
 @way("pongs of two bytes")
 def _(server: Measured) -> None:
-    for number in range(5):
-        one = server.blocked(f"/{number}")
-        for _ in range(50):
-            server.push(one, masked(9) * 20)
-            server.look()
-
-
-@way("pongs of two bytes for a program")
-def _(server: Measured) -> None:
-    for _ in range(10):
-        one = server.websocket("/echoes")
-        server.push(one, masked(2, bytes(50_000)))
-        for _ in range(20):
-            server.push(one, masked(9))
-            server.look()
-        server.push(one, masked(9) * 4000)
+    some = [server.websocket("/pongs") for _ in range(50)]
+    server.push(some[0], masked(2, bytes(32 * KIB)))
+    send_pings(server, some)
 
 
 @way("pongs of two bytes through TLS")
 def _(server: Measured) -> None:
-    for number in range(5):
-        one = server.blocked(f"/{number}", server="tls")
-        for _ in range(20):
-            server.push(one, masked(9) * 20)
-            server.look()
+    some = [server.websocket("/pongs", server="tls") for _ in range(20)]
+    server.push(some[0], masked(2, bytes(32 * KIB)))
+    send_pings(server, some)
+
+
+@way("pongs of two bytes for a program")
+def _(server: Measured) -> None:
+    some = [server.websocket("/echoes") for _ in range(5)]
+    for each in some:
+        server.push(each, masked(2, bytes(32 * KIB)))
+    send_pings(server, some)
 
 
 @way("tiny echoes")
@@ -561,6 +563,14 @@ def test_what_is_counted_is_what_the_process_grows_by(measured: Measured, told: 
     counted, used = now["counted"] - before["counted"], now["used"] - before["used"]
     assert used > 100 * KIB, "too little to be compared"
     assert 1 / 1.5 < counted / used < 1.5, f"{counted} bytes are counted, and {used} are used"
+
+
+def test_a_poll_that_is_not_read_takes_no_more_than_a_piece_of_its_answer(measured: Measured) -> None:
+    before = measured.settle()
+    WAYS["polls of control characters"](measured)
+    now = measured.settle()
+    measured.hang_up()
+    assert now["used"] - before["used"] < 2 * MIB + 10 * 512 * KIB, "of 1 MB, and 6 MB as JSON, for each of ten"
 
 
 # What needs a Redis that is away

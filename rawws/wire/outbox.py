@@ -39,7 +39,6 @@ class Outgoing:
     is_reused: bool = False  # its key was used for another message
     problem: str = ""  # why it can't ever be published
 
-
     @property
     def held_bytes(self) -> int:
         """How much memory it takes."""

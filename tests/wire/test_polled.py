@@ -38,7 +38,7 @@ def test_small_messages_are_one_piece() -> None:
     assert answer.whole == as_compact_json(told) + b"\n"
 
 
-TEXTS = {"control characters": "\x01", "two bytes each": "ü", "three": "€", "four": "🦊", "mixed": "x€\\\"🦊ü\n"}
+TEXTS = {"control characters": "\x01", "two bytes each": "ü", "three": "€", "four": "🦊", "mixed": 'x€\\"🦊ü\n'}
 
 
 @pytest.mark.parametrize("character", TEXTS.values(), ids=TEXTS)
