@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import sys
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -447,7 +448,10 @@ class Room:
     def held_bytes(self) -> int:
         """What the room takes in memory, while somebody is in it or it keeps something."""
         newest = 0 if self._keys is None else self._keys.held_bytes
-        return ROOM_BYTES + len(self.path) + self.log.held_bytes + newest + self._repeats_bytes
+        held = ROOM_BYTES + len(self.path) + self.log.held_bytes + newest + self._repeats_bytes
+        if self._polled is not None:
+            held += sum(map(sys.getsizeof, self._polled[1].objects(self.log.keeps)))
+        return held
 
     @property
     def history_bytes(self) -> int:

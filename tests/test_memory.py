@@ -325,6 +325,16 @@ def _(server: Measured) -> None:
         server.request(get("/history/control?last=1"))
 
 
+@way("answers to polls that are kept for others who wait")
+def _(server: Measured) -> None:
+    for number in range(5):
+        one = server.websocket(f"/history/kept/{number}")
+        server.push(one, masked(1, b"x" * 1000) * 200)
+        server.look()
+        server.request(get(f"/history/kept/{number}?last=0&wait=30"))
+        server.request(get(f"/history/kept/{number}?last=200"))
+
+
 @way("polls of many messages, each from another place")
 def _(server: Measured) -> None:
     server.push(server.websocket("/history/many"), masked(1, b"x" * 1000) * 400)

@@ -97,7 +97,7 @@ class Polled:
         yield bytes(waiting) + self._end
 
     def objects(self, is_kept: Callable[[object], bool]) -> list[bytes]:
-        """Return the objects that the answer keeps in memory, each once, except those that another keeps (``is_kept``)."""
+        """Return the objects that the answer keeps in memory, each once, without those for which ``is_kept`` is true."""
         if self._whole is not None:
             return [self._whole]
         held = {
