@@ -8,11 +8,11 @@ they hold is added up every so often, and when it is too much, some of it is giv
    of a gap;
 2. then whatever is largest: a peer is closed for what waits for it alone or because of it, a room's history is
    forgotten, a request is refused whose body is being received, a connection is cut that reads its answer slowly or
-   is in its HTTP phase, and messages are dropped that wait for a program although their sender has gone.
+   is in its HTTP phase, and messages are dropped that wait for a program after their sender has gone.
 
-Objects are counted, not payloads: a pong of two bytes in a list takes ninety. Each size below was measured with CPython
-3.11 on 64 bits, and ``tests/test_memory.py`` holds the sum for each kind of load against what the process really has in
-use. Nothing is added up when something is queued: that would cost the hot path, and looking is soon done.
+Objects are counted, not payloads: a pong of two bytes in a list of its own takes ninety. The sizes below were measured
+with CPython 3.11 on 64 bits. ``tests/test_memory.py`` compares the sum with the memory that the process has in use, for
+each way to make a server keep something. The sum is made when it is asked for, so queueing costs nothing more.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Memory:
         # Of requests that are being received, and of answers that are being sent, some of which many are sent.
         self._bodies: dict[trio.CancelScope, Callable[[], Iterable[bytes | bytearray]]] = {}
         self._connections: dict[trio.CancelScope, Callable[[], int]] = {}  # in their HTTP phase
-        # In which messages wait for a program, though the peer that sent them has gone.
+        # Messages in these wait for a program, and the peer that sent them has gone.
         self._orphans: weakref.WeakSet[Inbox] = weakref.WeakSet()
         self._told_at = -math.inf
         self._look_at = -math.inf  # not before then
@@ -88,7 +88,7 @@ class Memory:
         used = 0
         # Many may be sent the same object, which is counted once.
         shared = {id(piece): sys.getsizeof(piece) for held in self._bodies.values() for piece in held()}
-        for peer in self._loop.peers.values():  # of whom there may be very many
+        for peer in self._loop.peers.values():  # written out, since there may be very many
             session, inbox = peer.session, peer.inbox
             used += session.memory_bytes
             if session.state is OPEN:
@@ -122,7 +122,7 @@ class Memory:
 
     @contextlib.contextmanager
     def counting_connection(self, held_bytes: Callable[[], int]) -> Iterator[trio.CancelScope]:
-        """Count a connection in its HTTP phase, as long as that takes; its scope is cancelled if it must go."""
+        """Count a connection during its HTTP phase. Its scope is cancelled when its memory is needed."""
         with trio.CancelScope() as scope:
             self._connections[scope] = held_bytes
             try:
@@ -131,7 +131,7 @@ class Memory:
                 self._connections.pop(scope, None)
 
     def adopt(self, inbox: Inbox) -> None:
-        """Count what waits for a program, now that the peer which sent it has gone."""
+        """Count messages that wait for a program after their peer has gone."""
         if inbox.items:
             self._orphans.add(inbox)
 
@@ -191,7 +191,7 @@ class Memory:
         return room.held_bytes if len(room) or room in self._loop.deadlines.aging else 0
 
     def _close(self, peer: Peer, told: str) -> int:
-        """Close a peer, and forget what waits for its program; cut it off, if its close has gone out already."""
+        """Close a peer, and drop what waits for its program. A peer that is being closed already is cut off."""
         weight, waiting = _weight(peer), _waiting_bytes(peer)
         if peer.session.state is not OPEN:
             if not waiting:
@@ -199,28 +199,25 @@ class Memory:
             why = f"is cut off while it is being closed, since it holds {waiting} bytes: {told}"
             self._loop.log(peer, FAULT, why, logging.WARNING)
             self._loop.drop(peer, Cause.LIMIT, "cut off, since the server's memory is full")
-            self._forget_inbox(peer)
+            if peer.inbox is not None:
+                peer.inbox.forget()
             return waiting
         rooms, own = peer.rooms, own_bytes(peer)
         before = sum(room.held_bytes for room in rooms)
         self._loop.log(peer, FAULT, f"is closed, since it holds {weight} bytes: {told}", logging.WARNING)
         self._loop.close(peer, 1013, "the server's memory is full", Cause.LIMIT, with_the_rest=False)
-        self._forget_inbox(peer)
+        if peer.inbox is not None:
+            peer.inbox.forget()
         if peer.outbox and _waiting_bytes(peer) * 2 > weight:  # its socket takes nothing, not even the close
             self._loop.drop(peer, Cause.LIMIT, "cut off, since the server's memory is full")
         return own - _waiting_bytes(peer) + before - sum(map(self._still_held, rooms))
-
-    @staticmethod
-    def _forget_inbox(peer: Peer) -> None:
-        if peer.inbox is not None:
-            peer.inbox.items.clear()
 
     def _empty(self, inbox: Inbox, told: str) -> int:
         size = inbox.waiting_bytes
         number = logs.SERVER if inbox.websocket is None else inbox.websocket.id
         why = f"has gone, and {size} bytes that it sent still wait for the program; they are dropped: {told}"
         logs.line(logs.hub, logging.WARNING, number, FAULT, why)
-        inbox.items.clear()
+        inbox.forget()
         self._orphans.discard(inbox)
         return size
 

@@ -37,7 +37,7 @@ NOWHERE: tuple[Room, ...] = ()
 # A message that waits for a program, besides its payload: the tuple, the head of the bytes, its place in the queue.
 WAITING_BYTES = 120
 
-# What waits for a peer is in such pieces. A bytearray belongs to its peer, other pieces may be shared.
+# A piece of an outbox. A bytearray belongs to its peer; the others may be shared.
 Piece = bytes | bytearray | memoryview
 
 
@@ -260,8 +260,8 @@ class Inbox:
         self.latency_s: float | None = None
         self.pings: dict[bytes, _Ping] = {}  # that wait for their pong, in the order in which they were sent
         self.websocket: WebSocket | None = None
-        self.own_bytes = 0  # that the program's connection takes in memory, besides what is in here
-        self.also_held: Callable[[], int] | None = None  # how much the program keeps for the peer besides, in bytes
+        self.own_bytes = 0  # memory of the program's WebSocket, without the messages in here
+        self.also_held: Callable[[], int] | None = None  # returns the bytes that the program keeps for the peer
         self._readers = trio.lowlevel.ParkingLot()
         # Where tasks wait that have something to send, for the peer to take what was sent before.
         self.drained = trio.lowlevel.ParkingLot()
@@ -272,11 +272,16 @@ class Inbox:
 
     @property
     def waiting_bytes(self) -> int:
-        """How much memory the messages take, and what the program keeps for the peer besides."""
+        """The memory of the messages, and of what the program keeps for the peer besides."""
         if not self.items and self.also_held is None:
             return 0
         also = 0 if self.also_held is None else self.also_held()
         return also + sum(len(item.payload) + WAITING_BYTES for item in self.items)
+
+    def forget(self) -> None:
+        """Drop what waits, and what still comes: a later message must not follow one that is missing."""
+        self.items.clear()
+        self.limit = -1
 
     async def wait(self) -> None:
         """Wait until there is an item or the end. Cancelling loses nothing."""

@@ -446,7 +446,7 @@ class WebSocket:
         if not self._can_send:
             raise self._closed_error(self._peer.describe_end(Cause.OUR_CLOSE))
         logs.line(logs.frames, logging.DEBUG, self.id, OUT, f"raw bytes: {data.hex(' ')}")
-        self._loop.sending.send(self._peer, data, show=False)
+        self._loop.sending.send(self._peer, bytes(data), show=False)  # a bytearray stays the caller's
 
     # Rooms
 

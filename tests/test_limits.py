@@ -199,7 +199,7 @@ async def test_bodies_that_have_not_come_whole_count_too(nursery: trio.Nursery) 
     server.stop()
 
 
-async def test_connections_that_ask_for_nothing_count_and_those_go_first_that_take_most(nursery: trio.Nursery) -> None:
+async def test_idle_connections_count_and_the_largest_are_closed_first(nursery: trio.Nursery) -> None:
     server = await start(nursery, rawws.Hub(), max_memory=300 * KIB, drain=0)
     memory = current_loop().memory
     with trio.fail_after(PATIENCE_S):
@@ -218,7 +218,7 @@ async def test_connections_that_ask_for_nothing_count_and_those_go_first_that_ta
     server.stop()
 
 
-async def test_a_request_that_waits_for_a_program_is_refused(nursery: trio.Nursery) -> None:
+async def test_the_largest_request_that_waits_for_a_program_is_refused(nursery: trio.Nursery) -> None:
     async def never_answers(request: rawws.Request) -> str:
         if request.path == "/":
             await trio.sleep_forever()
@@ -275,7 +275,7 @@ async def test_messages_of_clients_that_have_gone_count_and_are_dropped(
     server.stop()
 
 
-async def test_a_poll_that_is_read_slowly_is_cut(nursery: trio.Nursery) -> None:
+async def test_a_slow_poll_of_a_large_message_costs_no_more_than_the_message(nursery: trio.Nursery) -> None:
     hub = rawws.Hub(history=10, history_bytes=4000 * KIB)
     server = await start(nursery, hub, http=rawws.rooms(hub), max_memory=1500 * KIB, drain=0)
     memory = current_loop().memory
@@ -299,7 +299,7 @@ async def test_a_poll_that_is_read_slowly_is_cut(nursery: trio.Nursery) -> None:
     server.stop()
 
 
-async def test_what_a_peer_doesnt_take_of_what_came_before_its_close_counts_too(
+async def test_a_peer_that_reads_nothing_while_it_is_closed_is_cut_off(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def says_much(ws: rawws.WebSocket) -> None:

@@ -1,8 +1,8 @@
 """The bytes that are counted (`--max-memory`, `rawws_held_bytes`) are those that the process grows by.
 
 Each row is one way to make a server keep something: clients on real sockets do it to `memory_server.py`, which is a
-process of its own, and then both figures are compared. What keeps memory without being counted is a way around the
-limit, so a new kind of thing that can wait needs a row here.
+process of its own, and then both figures are compared. Memory that isn't counted is a way around the limit, so each new
+kind of object that can wait needs a row here.
 """
 
 from __future__ import annotations
@@ -154,15 +154,15 @@ class Measured:
         return connected
 
 
-# The ways to make a server keep something
+# The ways
 
 Way = Callable[[Measured], None]
 WAYS: dict[str, Way] = {}
 
 
-def way(told: str) -> Callable[[Way], Way]:
+def way(title: str) -> Callable[[Way], Way]:
     def note(done: Way) -> Way:
-        WAYS[told] = done
+        WAYS[title] = done
         return done
 
     return note
@@ -185,7 +185,7 @@ def body(size: int, path: str = "/b") -> bytes:
 # Connections
 
 
-@way("WebSockets that do nothing")
+@way("idle WebSockets")
 def _(server: Measured) -> None:
     for _ in range(300):
         server.websocket()
@@ -234,7 +234,7 @@ def _(server: Measured) -> None:
         server.request(get("/e", "Accept: text/event-stream"))
 
 
-@way("HTTP connections that say nothing")
+@way("idle HTTP connections")
 def _(server: Measured) -> None:
     for _ in range(60):
         server.connect()
@@ -273,7 +273,7 @@ def _(server: Measured) -> None:
         server.request(body(1_000_000) + bytes(300_000))
 
 
-@way("bodies that a program has and doesn't answer")
+@way("bodies that wait for a program")
 def _(server: Measured) -> None:
     for _ in range(5):
         server.request(body(300_000, "/") + bytes(300_000), "http")
@@ -301,7 +301,7 @@ def _(server: Measured) -> None:
         server.request(get("/polled?last=1&wait=30") + get("/") * 300)
 
 
-@way("rooms with long names that are polled once")
+@way("rooms with long names, polled once")
 def _(server: Measured) -> None:
     one = server.connect()
     for number in range(200):
@@ -309,7 +309,7 @@ def _(server: Measured) -> None:
         one.recv(1 << 16)
 
 
-@way("rooms with short names that are polled once")
+@way("rooms with short names, polled once")
 def _(server: Measured) -> None:
     one = server.connect()
     for number in range(200):
@@ -325,7 +325,7 @@ def _(server: Measured) -> None:
         server.request(get("/history/control?last=1"))
 
 
-@way("answers to polls that are kept for others who wait")
+@way("answers kept for other polls")
 def _(server: Measured) -> None:
     for number in range(5):
         one = server.websocket(f"/history/kept/{number}")
@@ -343,7 +343,7 @@ def _(server: Measured) -> None:
         server.request(get(f"/history/many?last={400 - number}"))
 
 
-@way("keys that make a retry safe")
+@way("idempotency keys")
 def _(server: Measured) -> None:
     one = server.connect()
     for number in range(500):
@@ -351,7 +351,7 @@ def _(server: Measured) -> None:
         one.recv(1 << 16)
 
 
-# What isn't read
+# Answers and messages that are not read
 
 
 def send_pings(server: Measured, some: list[socket.socket]) -> None:
@@ -406,7 +406,7 @@ def _(server: Measured) -> None:
         server.push(server.websocket("/echoes"), masked(2, b"") * 2000)
 
 
-@way("who came and went")
+@way("join and leave notices")
 def _(server: Measured) -> None:
     watchers = [server.websocket("/p?presence", "Sec-WebSocket-Protocol: rawws.id.v1") for _ in range(20)]
     server.push(watchers[0], masked(2, bytes(32 * KIB)))
@@ -415,7 +415,7 @@ def _(server: Measured) -> None:
         server.look()
 
 
-@way("how much was skipped, between pongs")
+@way("notices of skipped messages between pongs")
 def _(server: Measured) -> None:
     for number in range(5):
         slow = server.blocked(f"/skip/{number}", "Sec-WebSocket-Protocol: rawws.id.v1")
@@ -458,7 +458,7 @@ def _(server: Measured) -> None:
     server.push(server.blocked("/latest"), b"".join(messages))
 
 
-@way("who has said what")
+@way("messages of alternating senders")
 def _(server: Measured) -> None:
     some = [server.blocked("/senders") for _ in range(2)]
     for _ in range(350):
@@ -467,7 +467,7 @@ def _(server: Measured) -> None:
         server.look()
 
 
-@way("a page that isn't read")
+@way("records for a page that reads nothing")
 def _(server: Measured) -> None:
     server.websocket("/feed", server="watched")
     one = server.websocket(server="watched")
@@ -476,7 +476,7 @@ def _(server: Measured) -> None:
         server.look()
 
 
-# What is not whole, or not taken
+# Messages that are not whole, or not taken
 
 
 @way("tiny messages that are held back")
@@ -505,7 +505,7 @@ def _(server: Measured) -> None:
         server.push(server.websocket("/handler"), masked(2, bytes(100_000)) * 20)
 
 
-@way("messages for a program, of clients that have gone")
+@way("messages for a program from clients that have gone")
 def _(server: Measured) -> None:
     for _ in range(3):
         one = server.websocket("/handler")
@@ -520,13 +520,13 @@ def _(server: Measured) -> None:
         server.push(server.websocket(), masked(2, bytes(500_000))[:300_000])
 
 
-@way("frames of which there is next to nothing")
+@way("frames of which 20 bytes have come")
 def _(server: Measured) -> None:
     for _ in range(200):
         server.push(server.websocket(), masked(1, b"x" * 1000)[:20])
 
 
-@way("fragments of next to nothing")
+@way("fragments of one byte")
 def _(server: Measured) -> None:
     for _ in range(150):
         server.push(server.websocket(), masked(1, b"x", fin=False))
@@ -546,7 +546,7 @@ def _(server: Measured) -> None:
         server.push(server.websocket("/", DEFLATE), frame)
 
 
-@way("compressed fragments of next to nothing")
+@way("compressed fragments of a few bytes")
 def _(server: Measured) -> None:
     frame = compressed(bytes(1000), fin=False)
     for _ in range(20):
@@ -564,10 +564,10 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
     server.end()
 
 
-@pytest.mark.parametrize("told", WAYS)
-def test_what_is_counted_is_what_the_process_grows_by(measured: Measured, told: str) -> None:
+@pytest.mark.parametrize("title", WAYS)
+def test_the_bytes_counted_are_within_a_factor_of_the_bytes_used(measured: Measured, title: str) -> None:
     before = measured.settle()
-    WAYS[told](measured)
+    WAYS[title](measured)
     now = measured.settle()
     measured.hang_up()
     counted, used = now["counted"] - before["counted"], now["used"] - before["used"]
@@ -583,11 +583,11 @@ def test_a_poll_that_is_not_read_takes_no_more_than_a_piece_of_its_answer(measur
     assert now["used"] - before["used"] < 2 * MIB + 10 * 512 * KIB, "of 1 MB, and 6 MB as JSON, for each of ten"
 
 
-# What needs a Redis that is away
+# A backplane that is away
 
 
 @pytest.mark.parametrize("size", [1, 1000])
-def test_what_waits_for_a_backplane_is_what_is_counted(size: int) -> None:
+def test_messages_that_wait_for_a_backplane_count_for_what_they_use(size: int) -> None:
     def fill() -> Outbox:
         outbox = Outbox(1)
         for number in range(2000):

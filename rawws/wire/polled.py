@@ -57,7 +57,7 @@ class Polled:
         gap: Mapping[str, str] | None,
         max_bytes: int,
     ) -> None:
-        """Take messages until they have ``max_bytes``; one is taken in any case. ``after`` is the id before them."""
+        """Take messages until they have ``max_bytes``, and at least one. ``after`` is the id before them."""
         items: list[bytes | _Large] = []
         size = 0
         for message_id, opcode, payload in messages:
@@ -97,7 +97,7 @@ class Polled:
         yield bytes(waiting) + self._end
 
     def objects(self, is_kept: Callable[[object], bool]) -> list[bytes]:
-        """Return the objects that the answer keeps in memory, each once, without those for which ``is_kept`` is true."""
+        """Return the objects that the answer keeps in memory, each once; not those for which ``is_kept`` is true."""
         if self._whole is not None:
             return [self._whole]
         held = {
