@@ -15,9 +15,10 @@ import trio
 
 from rawws import logs, web
 from rawws.errors import Refusal
-from rawws.exchange import ClientError, Exchange
+from rawws.exchange import NO_MEMORY, ClientError, Exchange
 from rawws.failures import is_failure
 from rawws.http_connection import Adopt, HttpConnection
+from rawws.loop import current_loop
 from rawws.transport import Transport
 from rawws.upgrade import Upgraded, upgrade
 from rawws.wire.handshake import wants_websocket
@@ -47,7 +48,10 @@ async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None
     if connection.service.tracer.is_watched:
         connection.service.tracer.opened(connection.number, connection.transport.peer_name)
     try:
-        upgraded = await _serve_requests(connection)
+        with current_loop().memory.counting_connection(lambda: connection.held_bytes) as scope:
+            upgraded = await _serve_requests(connection)
+        if scope.cancelled_caught:
+            await _give_up(connection)
     except ssl.SSLError as error:
         connection.log(logs.http, logging.INFO, FAULT, f"TLS failed: {error.reason or error}")
     except OSError as error:
@@ -57,6 +61,16 @@ async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None
             connection.transport.close()
             connection.service.tracer.ended(connection.number, "the HTTP connection is closed")
     return upgraded
+
+
+async def _give_up(connection: HttpConnection) -> None:
+    """Refuse what the connection has asked for, or is asking for, if the answer can go out at once."""
+    with trio.move_on_after(0):
+        if connection.http.request_begun and not connection.http.response_begun:
+            await connection.refuse(logs.http, NO_MEMORY)
+        else:
+            told = "closed by us: the server's memory is full (--max-memory)"
+            connection.log(logs.http, logging.INFO, FAULT, told)
 
 
 async def turn_away(connection: HttpConnection, refusal: Refusal) -> None:
@@ -84,7 +98,11 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
             connection.log(logs.http, logging.DEBUG, STATE, "closed by the client without a further request")
             connection.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
             return None
+        connection.request = request if isinstance(request, Request) else None
         upgraded = await _act_on(connection, request)
+        del request  # or its head would be kept as long as the connection rests
+        connection.request = None
+        connection.also_held_bytes = 0
         if connection.adopt is not None:
             return HandedOver(connection.number, connection.transport, connection.adopt)
         if upgraded is not None or not connection.http.can_continue or connection.service.stopping:
@@ -102,8 +120,8 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
 async def _receive_head(connection: HttpConnection) -> Request | Refusal | None:
     """Return the next request, a refusal of it, or None at the end of the stream."""
     # Most often all of it is here already, and then a deadline costs more than reading does.
-    if not connection.http.request_begun and (data := connection.transport.try_receive()):
-        connection.http.receive_data(data)
+    if not connection.http.request_begun:
+        connection.take_in_what_is_here()
     event = connection.http.next_event()
     if event is Signal.NEED_DATA:
         event = await connection.receive_event(connection.deadline, is_head=True)

@@ -621,6 +621,7 @@ class Loop:
         peer.endpoint.has_left(peer.number)
         self.traffic.ends[peer.describe_end(cause).cause] += 1
         if peer.inbox is not None:
+            self.memory.adopt(peer.inbox)
             peer.inbox.end(peer.describe_end(cause, told))
         tracer = peer.endpoint.tracer
         if not tracer.is_watched and not logs.hub.isEnabledFor(logging.INFO):

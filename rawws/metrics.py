@@ -114,7 +114,7 @@ class _Collector:
         )
         yield Gauge(
             "rawws_held_bytes",
-            "Bytes held for peers and in the logs of their rooms (--max-memory).",
+            "Memory that connections, rooms and requests take, in bytes (--max-memory).",
             current_loop().memory.used_bytes(),
         )
         yield Gauge("rawws_longest_block_seconds", "That the loop was kept waiting, at most.", traffic.longest_block_s)

@@ -34,6 +34,12 @@ OK_CODES = frozenset({1000, 1001, 1005})
 
 NOWHERE: tuple[Room, ...] = ()
 
+# A message that waits for a program, besides its payload: the tuple, the head of the bytes, its place in the queue.
+WAITING_BYTES = 120
+
+# A piece of an outbox. A bytearray belongs to its peer; the others may be shared.
+Piece = bytes | bytearray | memoryview
+
 
 class Endpoint:
     """What the peers of one server, or the one peer of a client, have in common: their limits, and their count."""
@@ -149,11 +155,9 @@ class Peer:
         self.cursors: dict[Room, Cursor] | None = None  # in each of its rooms, while it is behind in them
         self.in_segment: Room | None = None  # whose segment has gone in part, or can't be called back
         self.in_message = False  # the program is sending a message in fragments
-        self.outbox: list[bytes | memoryview] | None = (
-            None  # whole frames, but for the first, part of which may have gone
-        )
+        self.outbox: list[Piece] | None = None  # whole frames, but for the first, part of which may have gone
         self.outbox_bytes = 0
-        self.later: list[bytes | memoryview] | None = None  # for the outbox, when the message in fragments is over
+        self.later: list[Piece] | None = None  # for the outbox, when the message in fragments is over
         self.interest = READABLE
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
         self.heard = False  # anything, since the last ping
@@ -203,7 +207,7 @@ class Peer:
         """Whether its socket takes no more for now, so that what is sent would have to wait."""
         return bool(self.interest & WRITABLE)
 
-    def queue_later(self, frames: Sequence[bytes | memoryview]) -> None:
+    def queue_later(self, frames: Sequence[Piece]) -> None:
         """Put frames behind the message that is being sent in fragments."""
         self.later = [*(self.later or ()), *frames]
 
@@ -239,7 +243,9 @@ class Inbox:
     """
 
     __slots__ = (
+        "__weakref__",
         "_readers",
+        "also_held",
         "answer_bytes",
         "closed",
         "drained",
@@ -249,6 +255,7 @@ class Inbox:
         "last_words",
         "latency_s",
         "limit",
+        "own_bytes",
         "paused",
         "pings",
         "websocket",
@@ -265,6 +272,8 @@ class Inbox:
         self.latency_s: float | None = None
         self.pings: dict[bytes, _Ping] = {}  # that wait for their pong, in the order in which they were sent
         self.websocket: WebSocket | None = None
+        self.own_bytes = 0  # memory of the program's WebSocket, without the messages in here
+        self.also_held: Callable[[], int] | None = None  # returns the bytes that the program keeps for the peer
         self._readers = trio.lowlevel.ParkingLot()
         # Where tasks wait that have something to send, for the peer to take what was sent before.
         self.drained = trio.lowlevel.ParkingLot()
@@ -274,6 +283,19 @@ class Inbox:
     @property
     def is_full(self) -> bool:
         return len(self.items) > self.limit
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The memory of the messages, and of what the program keeps for the peer besides."""
+        if not self.items and self.also_held is None:
+            return 0
+        also = 0 if self.also_held is None else self.also_held()
+        return also + sum(len(item.payload) + WAITING_BYTES for item in self.items)
+
+    def forget(self) -> None:
+        """Drop what waits, and what still comes: a later message must not follow one that is missing."""
+        self.items.clear()
+        self.limit = -1
 
     async def wait(self) -> None:
         """Wait until there is an item or the end. Cancelling loses nothing."""

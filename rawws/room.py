@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import sys
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,10 +19,11 @@ from rawws.peer import Peer
 from rawws.presence import Watchers
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
 from rawws.wire.conflation import NewestByKey, Senders
-from rawws.wire.encodings import as_compact_json, as_json, encode
+from rawws.wire.encodings import encode
 from rawws.wire.events import Data, as_message
 from rawws.wire.frames import Opcode, encode_message, split_frames
 from rawws.wire.message_ids import Ids, StreamIds, parse_id
+from rawws.wire.polled import Polled
 from rawws.wire.reading import Reading
 from rawws.wire.repeats import Repeat, Repeats
 from rawws.wire.stream_entries import StreamId
@@ -38,8 +40,8 @@ BETWEEN_POLLS_S = 60.0
 MAX_POLLED_MESSAGES = 1000
 MAX_POLLED_BYTES = MIB
 
-# What a room takes that is kept, beside its log's segments (measured).
-ROOM_BYTES = 2200
+# What a room takes that is kept, besides its path and its log's segments (measured).
+ROOM_BYTES = 2600
 
 NOBODY = 0  # the sender of what a program publishes
 
@@ -142,7 +144,7 @@ class Room:
         self._loop: Loop | None = None  # which serves the peers, while there are any
         self._pollers: set[Poller] | None = None
         # What they have been told last, and from where on, while there are any.
-        self._polled: tuple[tuple[int, dict[str, str] | None], bytes] | None = None
+        self._polled: tuple[tuple[int, dict[str, str] | None], Polled] | None = None
         self._repeats: Repeats | None = None  # of what was published with a key, if anything was
         self.watchers = Watchers()  # the members that are notified of each join and leave
         self.kept_until = -math.inf  # for those who poll, and are not here between two questions
@@ -270,23 +272,16 @@ class Room:
             return Place(max(oldest - 1, log.last_message - reading.last), None)
         return Place(log.last_message, None)
 
-    def polled(self, after: int, gap: dict[str, str] | None) -> bytes:
-        """Return the JSON that is told to who polls from behind a number; made once for all who have waited there."""
+    def polled(self, after: int, gap: dict[str, str] | None) -> Polled:
+        """Return what a poll after a number is answered; made once for all who have waited there."""
         if self._polled is not None and self._polled[0] == (after, gap):
             return self._polled[1]
-        items: list[bytes] = []
-        size = 0
-        last = (self.log.label(after) if gap is None else gap["after"]).encode("ascii")
-        for message in self.log.messages(after, most=MAX_POLLED_MESSAGES, most_bytes=MAX_POLLED_BYTES):
-            items.append(as_json(*message))
-            last = message[0]
-            size += len(items[-1])  # six times as much as the message, if that is of control characters
-            if size >= MAX_POLLED_BYTES:
-                break
-        told = b'{"messages":[%b],"next":"%b","gap":%b}\n' % (b",".join(items), last, as_compact_json(gap))
+        at = self.log.ids.label(after) if gap is None else gap["after"].encode("ascii")
+        messages = self.log.messages(after, most=MAX_POLLED_MESSAGES, most_bytes=MAX_POLLED_BYTES)
+        polled = Polled(messages, at, gap, MAX_POLLED_BYTES)
         if self._pollers:
-            self._polled = (after, gap), told
-        return told
+            self._polled = (after, gap), polled
+        return polled
 
     def poll(self, after: int) -> Poller:
         """Keep what is behind a number for one who waits for it; a context manager.
@@ -476,7 +471,10 @@ class Room:
     def held_bytes(self) -> int:
         """What the room takes in memory, while somebody is in it or it keeps something."""
         newest = 0 if self._keys is None else self._keys.held_bytes
-        return ROOM_BYTES + self.log.held_bytes + newest + self._repeats_bytes
+        held = ROOM_BYTES + len(self.path) + self.log.held_bytes + newest + self._repeats_bytes
+        if self._polled is not None:
+            held += sum(map(sys.getsizeof, self._polled[1].objects(self.log.keeps)))
+        return held
 
     @property
     def history_bytes(self) -> int:
@@ -506,6 +504,8 @@ class Room:
             return False
         if self._registry.get(self.path) is self:
             del self._registry[self.path]
+        if self._keys is not None:  # a program may hold the room, and nobody will ask for what came before
+            self._keys.clear()
         return True
 
     def expire(self) -> bool:

@@ -114,7 +114,7 @@ class RoomApp(InFront):
             room = self._hub.rooms.get(path)
             await self._answer(exchange, answer_json({"peers": 0 if room is None else len(room)}))
         else:
-            await self._answer(exchange, await self._poll(exchange, path, reading))
+            await self._poll(exchange, path, reading)
 
     async def _stream(self, exchange: Exchange, path: str, reading: Reading) -> None:
         request = exchange.request
@@ -137,18 +137,25 @@ class RoomApp(InFront):
     def _adopt(self, path: str, reading: Reading, number: int, transport: Transport, endpoint: Endpoint) -> Peer | None:
         return self._hub.stream_events(number, transport, path, reading, endpoint)
 
-    async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> Response | Refusal:
-        if path not in self._hub.rooms and (refusal := self._hub.admit(exchange.request)):
-            return refusal
-        if away := await self._hub.prepare(path, reading.since):
-            return away
+    async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> None:
+        refused: Refusal | None = None
+        if path not in self._hub.rooms:
+            refused = self._hub.admit(exchange.request)
+        if refused := refused or await self._hub.prepare(path, reading.since):
+            await self._answer(exchange, refused)
+            return
         room = self._hub.room(path)
         place = room.place(reading)
         with room.poll(place.after) as poller:
             waits = reading.wait_s and exchange.request.method == "GET"
             if waits and place.gap is None and room.log.last_message <= place.after:
                 await exchange.wait_for(poller.wait, reading.wait_s)
-            return answer_json(room.polled(place.after, place.gap or poller.gap))
+            polled = room.polled(place.after, place.gap or poller.gap)
+        if polled.whole is not None:
+            await self._answer(exchange, answer_json(polled.whole))
+            return
+        fields = [*answer_json(b"").headers, *self._guard.fields(exchange.request)]
+        await exchange.answer_in_pieces(Headers(fields).raw(), polled, held=lambda: polled.objects(room.log.keeps))
 
 
 def rooms(

@@ -163,11 +163,12 @@ class Posts:
         headers = exchange.request.headers
         once = headers.get("Idempotency-Key") or ""
         done = trio.Event()
+        shared = self._hub.room(path)
         message = backplane.send_out(
-            path,
+            shared.path,  # which is there once, however many messages wait
             opcode,
             body,
-            self._hub.room(path).settings.history,
+            shared.settings.history,
             key=headers.get("Rawws-Key"),
             once=once,
             digest=_digest(opcode, body) if once else "",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rawws import tracing
-from rawws.peer import Peer
+from rawws.peer import Peer, Piece
 from rawws.room import Room
 from rawws.transport import READABLE
 from rawws.wire.broadcast_log import RUN_BYTES, Cursor
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # pongs faster than it takes them is slowed down to its own speed. What a program sends doesn't count: `send` waits
 # for the peer by itself, and the peer's close may say why it takes no more of a message.
 MAX_OUTBOX_BYTES = 64 * 1024
+# Frames up to this size are joined where they wait: an object for each would take twenty times the bytes of a pong.
+SMALL_BYTES = 4 * 1024
 
 
 class Sending:
@@ -139,7 +141,7 @@ class Sending:
             self._traffic.bytes_out += sent
             if sent == len(frames):
                 return
-            peer.outbox = [memoryview(frames)[sent:]]
+            peer.outbox = [_rest(frames, sent)]
             peer.outbox_bytes = len(frames) - sent
         else:
             self.queue(peer, frames)
@@ -186,14 +188,32 @@ class Sending:
             return True
         self._traffic.messages_in += 1
         if sent < sum(map(len, frames)):
-            rest = memoryview(b"".join(frames))[sent:]
+            rest = _rest(b"".join(frames), sent)
             peer.outbox = [rest]
             peer.outbox_bytes = len(rest)
             self.flush(peer)
         return True
 
+    def queue(self, peer: Peer, frames: bytes) -> None:
+        """Put frames at the end of a peer's outbox. Small ones become part of the piece before them."""
+        outbox = peer.outbox
+        if not outbox or len(frames) > SMALL_BYTES:
+            self.queue_apart(peer, frames)
+            return
+        tail = outbox[-1]
+        if type(tail) is bytearray and len(tail) < RUN_BYTES:
+            tail += frames
+        elif type(tail) is bytes and len(tail) <= SMALL_BYTES:
+            joined = bytearray(tail)
+            joined += frames
+            outbox[-1] = joined
+        else:
+            outbox.append(frames)
+        peer.outbox_bytes += len(frames)
+
     @staticmethod
-    def queue(peer: Peer, frames: bytes) -> None:
+    def queue_apart(peer: Peer, frames: bytes) -> None:
+        """Put frames at the end of a peer's outbox as a piece of its own, which can be taken out again."""
         if peer.outbox is None:
             peer.outbox = [frames]
         else:
@@ -247,7 +267,7 @@ class Sending:
                 self._traffic.bytes_out += sent
                 peer.outbox_bytes -= sent
                 if sent < len(waiting):
-                    peer.outbox[:count] = [memoryview(waiting)[sent:]]
+                    peer.outbox[:count] = [_rest(waiting, sent)]
                     return False
                 del peer.outbox[:count]
                 if peer.outbox:
@@ -349,8 +369,8 @@ class Sending:
     def queue_rest(self, peer: Peer, rooms: Sequence[Room], *, whole: bool) -> None:
         """Move what a peer lacks of rooms that it leaves into its outbox: all, or what completes a frame."""
         assert peer.cursors is not None
-        first: list[bytes | memoryview] = []
-        then: list[bytes | memoryview] = []
+        first: list[Piece] = []
+        then: list[Piece] = []
         for room in rooms:
             number, offset = peer.cursors[room]
             if room.conflates:
@@ -396,7 +416,18 @@ class Sending:
         self.flush(peer)
 
 
-def _first_of(outbox: Sequence[bytes | memoryview]) -> tuple[int, bytes | memoryview]:
+def _rest(piece: Piece, sent: int) -> Piece:
+    """Return what is left of a piece when some of it has been sent.
+
+    A large rest is a view, which keeps the whole piece in memory; a small one is copied and lets go of it.
+    """
+    if type(piece) is bytearray:
+        del piece[:sent]
+        return piece
+    return memoryview(piece)[sent:] if len(piece) - sent > SMALL_BYTES else bytearray(memoryview(piece)[sent:])
+
+
+def _first_of(outbox: Sequence[Piece]) -> tuple[int, Piece]:
     """Return what of an outbox is to be sent first, in one piece, and how many of the outbox's that is.
 
     Small pieces are joined for one system call. Large ones are sent as they are: they may be others' too.

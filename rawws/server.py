@@ -509,7 +509,8 @@ async def serve(
     - ``rate``: messages in a second that a peer may send into a hub's room; more are read later.
     - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Of IPv6 a /64 counts as one address. Behind a
       proxy, list it in ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
-    - ``max_memory``: what peers, rooms and requests' bodies may hold together, in all servers of this `trio.run`.
+    - ``max_memory``: the memory that connections, rooms and requests may take together, in all servers of this
+      `trio.run`. Beyond it, histories of empty rooms are dropped, and then whatever is largest.
       Beyond it histories of rooms in which nobody is are forgotten, then what is largest goes: another history, a peer
       (closed with 1013), a request (503).
     - ``drain``: how long a stopping server waits for its peers and their handlers; when there are many, their closes

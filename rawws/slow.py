@@ -115,7 +115,7 @@ class SlowPeers:
             count += pace.noticed
         pace.notice, pace.noticed = notice({"skipped": count}, peer.form), count
         if pace.notice:
-            self._loop.sending.queue(peer, pace.notice)
+            self._loop.sending.queue_apart(peer, pace.notice)
 
     def _note_skipped(self, peer: Peer, count: int, told: str) -> None:
         if count <= 0:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 
 import trio
 
 from rawws import logs
 from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, UsageError
-from rawws.limits import NO_LIMIT
+from rawws.limits import KIB, NO_LIMIT
 from rawws.loop import Loop, current_loop
 from rawws.peer import Endpoint, Inbox, Peer
 from rawws.room import Room
@@ -29,6 +29,9 @@ from rawws.wire.trace import OUT
 # never waits would keep all others from running. So every so many calls one lets the others go first. (Doing so
 # in each call, as trio's own functions do, would cost more than the call.)
 CALLS_IN_A_ROW = 16
+
+# What a program's connection takes besides its peer, with the task that its handler runs in (measured).
+WEBSOCKET_BYTES = 7 * KIB
 
 _TEXT = Opcode.TEXT  # a global is found faster than an Enum's member
 
@@ -86,6 +89,7 @@ class WebSocket:
         self._session = session
         self._inbox = self._peer.inbox = Inbox(limits.max_queue)
         self._inbox.websocket = self
+        self._inbox.own_bytes = WEBSOCKET_BYTES + request.held_bytes
         self._loop: Loop = current_loop()
         self._request = request
         self._response = response
@@ -466,7 +470,7 @@ class WebSocket:
         if not self._can_send:
             raise self._closed_error(self._peer.describe_end(Cause.OUR_CLOSE))
         logs.line(logs.frames, logging.DEBUG, self.id, OUT, f"raw bytes: {data.hex(' ')}")
-        self._loop.sending.send(self._peer, data, show=False)
+        self._loop.sending.send(self._peer, bytes(data), show=False)  # a bytearray stays the caller's
 
     # Rooms
 
@@ -518,6 +522,10 @@ class WebSocket:
         self._inbox.limit = NO_LIMIT
         if self._inbox.paused:
             self._loop.resume(self._peer)
+
+    def count_besides(self, held_bytes: Callable[[], int]) -> None:
+        """Count what a program keeps for this connection as held for it (``max_memory``); for rawws itself."""
+        self._inbox.also_held = held_bytes
 
     async def wait_closed(self) -> None:
         """Wait until both sides have closed, or the connection is lost."""

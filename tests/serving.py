@@ -180,12 +180,26 @@ class Client:
         for line in lines:
             name, _, value = line.partition(": ")
             headers[name.lower()] = value
-        length = int(headers.get("content-length", 0)) if body else 0
-        while len(self._unread) < length:
-            assert await self._receive_more(), "the stream ends inside a body"
         version, status, _ = status_line.split(" ", 2)
         assert version == "HTTP/1.1"
-        return Answer(int(status), headers, self._take(length))
+        if body and headers.get("transfer-encoding") == "chunked":
+            return Answer(int(status), headers, await self._chunks())
+        return Answer(int(status), headers, await self._exactly(int(headers.get("content-length", 0)) if body else 0))
+
+    async def _exactly(self, length: int) -> bytes:
+        while len(self._unread) < length:
+            assert await self._receive_more(), "the stream ends inside a body"
+        return self._take(length)
+
+    async def _chunks(self) -> bytes:
+        """Return a chunked body (RFC 9112 §7.1)."""
+        pieces: list[bytes] = []
+        while not pieces or pieces[-1]:
+            while (end := self._unread.find(b"\r\n")) < 0:
+                assert await self._receive_more(), "the stream ends inside a body"
+            size = int(self._take(end + 2), 16)
+            pieces.append((await self._exactly(size + 2))[:-2])
+        return b"".join(pieces)
 
     async def ask(self, request: bytes) -> Answer:
         await self.send(request)

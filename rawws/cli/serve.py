@@ -390,8 +390,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     limits.add_argument(
         "--max-memory", type=above_zero(size), metavar="BYTES",
-        help="what peers, rooms and requests may hold together; beyond it histories are forgotten, and those closed"
-        " that hold most (default: no limit)",
+        help="memory that connections, rooms and requests may take together; beyond it histories are dropped, and then"
+        " the largest are closed (default: no limit)",
     )  # fmt: skip
     limits.add_argument(
         "--max-connections", type=above_zero(count), metavar="N", help="at once; more get 503 (default: no limit)"

@@ -31,6 +31,7 @@ import json
 import logging
 import secrets
 import ssl
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -111,6 +112,7 @@ class Feed:
         self._about = about
         self._traffic = current_loop().traffic
         self._waiting: list[str] = []
+        self._sending = ""  # what was waiting, as one message
         self._something = trio.Event()
         self._records_left: float = BURST_RECORDS
         self._bytes_left: float = BURST_BYTES
@@ -130,6 +132,7 @@ class Feed:
     async def run(self) -> None:
         """Feed the page until it leaves."""
         logs.line(logs.hub, logging.INFO, self._websocket.id, STATE, "a page watches what crosses the wire")
+        self._websocket.count_besides(self._held_bytes)
         self._tracer.add(self)
         self._open = self._list_open()  # at the same moment: the records go on from there
         try:
@@ -142,6 +145,10 @@ class Feed:
                 nursery.cancel_scope.cancel()
         finally:
             self._tracer.remove(self)
+
+    def _held_bytes(self) -> int:
+        """Return what waits for a page that reads slowly; what is being sent is there as text and as bytes."""
+        return 2 * len(self._sending) + sum(map(sys.getsizeof, (*self._waiting, *self._missed_ends)))
 
     # What is told
 
@@ -213,9 +220,11 @@ class Feed:
             if has_missed:
                 self._resume()
                 self._open = self._list_open()
-            waiting, self._waiting = self._waiting, []
-            if waiting:
-                await self._send_text('{"records":[' + ",".join(waiting) + "]}")
+            if self._waiting:
+                self._sending = '{"records":[' + ",".join(self._waiting) + "]}"
+                self._waiting = []
+                await self._send_text(self._sending)
+                self._sending = ""
             if has_missed:
                 await self._send(self._open)
             await trio.sleep(GATHER_S)

@@ -91,7 +91,8 @@ class RedisStreams:
             memory.beside.discard(self._held_bytes)
 
     def _held_bytes(self) -> int:
-        return self._publisher.outbox.waiting_bytes
+        following = sum(followed.held_bytes for followed, _ in self._followed.values())
+        return self._publisher.outbox.waiting_bytes + following
 
     def _start(
         self, worker: object, work: Callable[[Client], Awaitable[None]], scope: trio.CancelScope | None = None

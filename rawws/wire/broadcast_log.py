@@ -347,8 +347,8 @@ class BroadcastLog:
         rest = plain if form is PLAIN else self._encode(plain, form, self.ids.labels(wanted))
         return Entry(rest, number + 1, is_gap)
 
-    def messages(self, after: int, *, most: int, most_bytes: int) -> Iterator[tuple[bytes, Opcode, bytes]]:
-        """Yield the messages behind a number that are kept, one at least, within bounds."""
+    def messages(self, after: int, *, most: int, most_bytes: int) -> Iterator[tuple[bytes, Opcode, memoryview]]:
+        """Yield the messages behind a number that are kept, one at least, within bounds; payloads are views."""
         if after >= self.last_message:
             return
         number, _ = self._find(after + 1)
@@ -357,9 +357,13 @@ class BroadcastLog:
             frames = split_frames(memoryview(segment.plain)[skip_frames(segment.plain, known) :])
             for message, (header, payload) in enumerate(frames, segment.first + known):
                 most, most_bytes = most - 1, most_bytes - len(payload)
-                yield self.ids.label(message), Opcode(header.opcode), bytes(payload)
+                yield self.ids.label(message), Opcode(header.opcode), payload
                 if most <= 0 or most_bytes <= 0:
                     return
+
+    def keeps(self, plain: object) -> bool:
+        """Whether an object is one of the plain segments that are kept; takes a while, if these are many."""
+        return any(segment.plain is plain for segment in self._segments)
 
     def first_of(self, number: int) -> int:
         """Return the number of a sealed segment's first message."""

@@ -26,7 +26,7 @@ class EventStream:
     answers_pings = False  # a reader has nothing to answer with: what it takes is the only sign of life
     on_frame = None
     shown_bytes = 0
-    held_bytes = 0
+    memory_bytes = held_bytes = 0
     has_unread = False
     trail = NO_TRAIL
     fault: Fault | None = None

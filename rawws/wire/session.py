@@ -150,6 +150,17 @@ class Session:
         return len(self._unread) + fast + (0 if self._plain is None else self._plain.held_bytes)
 
     @property
+    def memory_bytes(self) -> int:
+        """How much more memory it takes than when it was made: `held_bytes`, what reads frames, unsent answers."""
+        fast, plain = self._fast, self._plain
+        if plain is None and fast is not None and fast.is_idle and self._inflater is None:
+            return len(self._unread) + len(self.outgoing)  # nearly always; this is asked of every connection
+        own = self.held_bytes + len(self.outgoing) + (0 if fast is None else fast.own_bytes)
+        if plain is not None:
+            return own + plain.own_bytes
+        return own if self._inflater is None else own + self._inflater.held_bytes
+
+    @property
     def is_closed(self) -> bool:
         """Whether both closes have crossed, or we failed the connection."""
         return self.state is State.CLOSED

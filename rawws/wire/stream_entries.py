@@ -49,6 +49,8 @@ MOST_KEPT = 10**18
 MOST_EXPIRY_S = 100 * 365 * 86_400
 # The repetitions of so many nodes are known in one stream.
 MOST_NODES = 1000
+NODE_BYTES = 130  # what a node's serial takes (measured)
+MESSAGE_BYTES = 300  # what a message takes besides its payload, while a history is loaded (measured)
 
 _BY = re.compile(rb"([0-9A-Za-z_-]{1,64})\.([0-9]{1,18})\.([0-9]{1,18})")
 _ID = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
@@ -120,6 +122,11 @@ class Repeated:
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}  # serial of each node
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes."""
+        return NODE_BYTES * len(self._last)
 
     def has(self, author: Author | None) -> bool:
         """Say whether the next entry is one of those."""
@@ -344,6 +351,11 @@ class StreamTail:
     floor: StreamId = BEGINNING  # when it is whole: the place before all messages, where others may have begun
     end: StreamState | None = None  # how the stream was when the first page was read
     _bytes: int = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes."""
+        return self._bytes + MESSAGE_BYTES * len(self.messages)
 
     @property
     def before(self) -> StreamId | None:

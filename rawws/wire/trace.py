@@ -55,6 +55,11 @@ class FrameRecorder:
         self._tail = bytearray()
         self._position = 0
 
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of the payload are kept."""
+        return len(self._head) + len(self._tail)
+
     def add(self, raw_payload: bytes | memoryview) -> None:
         """Take in the next piece of the payload as it stands on the wire."""
         into_head = raw_payload[: self._shown_bytes - len(self._head)]

@@ -292,7 +292,8 @@ class LogMachine(RuleBasedStateMachine):
         after = max(self.last - back, self.oldest() - 1)
         told = list(self.log.messages(after, most=most, most_bytes=1 << 30))
         behind = [said for said in self.messages[after + 1 :] if said is not None][:most]
-        assert told == [(said.id, said.opcode, said.payload) for said in behind]
+        got = [(message_id, opcode, bytes(payload)) for message_id, opcode, payload in told]
+        assert got == [(said.id, said.opcode, said.payload) for said in behind]
 
     # What always holds
 
