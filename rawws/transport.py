@@ -94,8 +94,8 @@ class Transport:
     has_unsent = False
     # Nothing can be sent before something has come, however writable the socket is.
     reads_first = False
-    # How much memory it takes besides the socket: TLS itself, what was received and not taken, and what is to be sent and
-    # can't be called back.
+    # How much memory it takes besides the socket: TLS itself, what was received and not taken, and what is to be sent
+    # without fail.
     held_bytes = 0
 
     def __init__(self, connected: socket.socket) -> None:
