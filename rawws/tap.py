@@ -16,7 +16,7 @@ from rawws.accepting import Address, accept_connections
 from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.tracing import OpenConnection, Tracer
-from rawws.transport import TlsTransport, Transport, dial, name_address
+from rawws.transport import EXHAUSTED, TlsTransport, Transport, dial, name_address
 from rawws.wire.describe import describe_switch
 from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch
 from rawws.wire.role import Role
@@ -31,6 +31,8 @@ DIAL_TIMEOUT_S = 10.0
 MAX_WAITING_BYTES = 4096
 # Of a payload so much is kept for a recording, and of what is longer a little of its end; others need less.
 MAX_SHOWN_BYTES = 16 * MIB
+# For so long what one side had sent is passed on when it takes no more itself (a guess: it is in a buffer of ours).
+LAST_WORDS_S = 5.0
 # Looked at, and shown, before others have their turn: there may be a frame in every two bytes.
 LOOKED_AT_BYTES = 8192
 SHOWN_AT_ONCE = 100
@@ -103,6 +105,10 @@ async def run_tap(
             task_status.started([name_address(listener.getsockname()) for listener in listeners])
 
 
+def _describe_loss(error: OSError, sender: Role) -> str:
+    return f"lost: {error.strerror or error}, while the {sender.name.lower()}'s bytes were passed on"
+
+
 class _Tapped:
     """One connection through the tap."""
 
@@ -152,11 +158,21 @@ class _Tapped:
             while data := await source.receive():
                 # Shown before it is passed on, so that a question stands before its answer.
                 await self._look_at(sender, data)
-                await sink.send_all(data)
+                try:
+                    await sink.send_all(data)
+                except OSError as error:
+                    if error.errno in EXHAUSTED:
+                        raise
+                    # Before it was reset, the other side may have said why: that is still to be passed on.
+                    self._told = self._told or _describe_loss(error, sender)
+                    tapped.deadline = trio.current_time() + LAST_WORDS_S
+                    return
+            if self._told:
+                return  # it was cut off, and what was said may not have been all
             self._log(logs.http, logging.DEBUG, MARKS[sender], f"the {sender.name.lower()} ended its stream")
             await sink.send_eof()
         except OSError as error:
-            self._told = f"lost: {error.strerror or error}, while the {sender.name.lower()}'s bytes were passed on"
+            self._told = self._told or _describe_loss(error, sender)
             tapped.cancel()
 
     async def _look_at(self, sender: Role, data: bytes) -> None:
