@@ -112,8 +112,8 @@ class _Watch:
         self._writing.setblocking(False)
         self._trio_fd = -1
         self._trio_lock = threading.Lock()
-        # Standard error may be full, or a lock may be held by a thread that is blocked: the thread that ends the process
-        # writes nothing itself.
+        # Standard error may be full, or a lock may be held by a thread that is blocked: the thread that ends the
+        # process writes nothing itself.
         self._to_say: queue.SimpleQueue[tuple[int, str, str | None, str]] = queue.SimpleQueue()
         self._is_said = threading.Event()
         # Both begin now: when the interpreter ends, no thread can be started any more (from Python 3.12 on).
