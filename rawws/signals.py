@@ -1,10 +1,10 @@
 """The signals that end a program: in order at first, and by force when it is asked again.
 
-What ends a program by force can't depend on what keeps it. The main thread may be blocked, in an application's code or
-in a library below it, or it may wait for the application's threads, which Python does after everything else; handlers
-of Python's own run in the main thread only. So there is a thread that reads the signals: the interpreter writes each
-one to a socket (`signal.set_wakeup_fd`) at the moment in which it comes, whatever the main thread does. Only a library
-that never gives the interpreter's lock back is out of its reach.
+The last resort must not depend on what keeps the program. The main thread may be blocked in an application's code, or
+in a C library below it, or it may wait for the application's threads, which Python does after everything else. Python's
+signal handlers run in the main thread only. So a thread of ours reads the signals: the interpreter writes the number of
+each to a socket (`signal.set_wakeup_fd`) when it arrives, whatever the main thread does. Only a C library that never
+releases the interpreter's lock is out of its reach.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def ending_signals(*, kept_by: str | None = BY_APPLICATION) -> Iterator[AsyncIte
     The second signal ends the process with status 1 when `FORCE_S` later it is still there, and says that it is
     ``kept_by`` something. None: it is for the program to do something about a second one.
 
-    After the block the program is about to end anyway. What keeps it then, such as a thread of the application's, is
-    logged and waited for, and the next signal ends it by force. Where nothing keeps it, a signal that comes late
-    changes nothing: it would be a traceback of KeyboardInterrupt, or death by SIGTERM where all has ended well.
+    After the block the program is about to end anyway. If something keeps it, such as a thread of the application's,
+    that is logged and waited for, and the next signal ends the process by force. If nothing does, a late signal changes
+    nothing; otherwise it would cause a traceback of KeyboardInterrupt, or death by SIGTERM after an orderly end.
     """
     # nohup(1) has SIGHUP ignored, and means it.
     numbers = [number for number in ENDING if number is not signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
@@ -112,7 +112,8 @@ class _Watch:
         self._writing.setblocking(False)
         self._trio_fd = -1
         self._trio_lock = threading.Lock()
-        # Standard error may be full, and a lock held by who is blocked: who ends the process writes nothing himself.
+        # Standard error may be full, or a lock may be held by a thread that is blocked: the thread that ends the
+        # process writes nothing itself.
         self._to_say: queue.SimpleQueue[tuple[int, str, str | None, str]] = queue.SimpleQueue()
         self._is_said = threading.Event()
         # Both begin now: when the interpreter ends, no thread can be started any more (from Python 3.12 on).

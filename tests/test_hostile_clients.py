@@ -67,7 +67,7 @@ class Serving(Protocol):
 async def assert_serves(server: Serving) -> None:
     """Who comes now, and does as everybody does, is served at once."""
     with trio.fail_after(SOON_S):
-        client = await (await server.connect()).open("/ordinary")
+        client = await (await server.connect()).open("/room/ordinary")
         await client.send(text("hello"))
         assert await client.frame() == seen_text("hello")
         await client.send(close())
