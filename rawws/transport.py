@@ -46,7 +46,7 @@ LOOK_RECORDS = 512
 # The clock is looked at after this number of records.
 STEP_RECORDS = 16
 # The most records in a row without a byte of data, within a minute. BoringSSL allows 32 key updates and 32 empty
-# records, Go's crypto/tls 16 of any kind. An honest peer may change its keys by the clock, with nothing to say for days.
+# records, Go's crypto/tls 16 of any kind. An honest peer may change its keys by the clock and have nothing to say.
 MAX_DATALESS_RECORDS = 32
 DATALESS_S = 60.0
 # Besides the rest of one record, only answers to key updates wait for a peer, 27 bytes each.

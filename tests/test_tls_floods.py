@@ -310,7 +310,9 @@ async def test_a_server_stops_in_the_midst_of_a_flood(
                 await attacker.flush()
 
     nursery.start_soon(flood)
-    await trio.sleep(0.05)
+    before = current_loop().traffic.bytes_in
+    while current_loop().traffic.bytes_in < before + 100:
+        await trio.lowlevel.checkpoint()
     running.server.stop()
     await attacker.wait_lost()
 
