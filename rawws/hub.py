@@ -267,7 +267,10 @@ class Hub:
         return self._add(Peer(number, transport, EventStream(), endpoint, form), path, reading)
 
     def _add(self, peer: Peer, path: str, reading: Reading) -> Peer | None:
-        """Put a peer into a room, greeted and told where it begins; None if it has gone by then."""
+        """Put a peer into a room, greeted and told where it begins; None if it has gone by then.
+
+        A peer that is lost meanwhile is in no room, but what it had sent before is still published.
+        """
         loop = current_loop()
         try:
             loop.add(peer)
@@ -284,16 +287,15 @@ class Hub:
             if place.gap is not None:
                 told += f"; what came behind {place.gap['since']} is gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, told)
-        if words := self._greeting(peer.form, room, place):
-            loop.sending.send(peer, words)
-        can_watch = bool(peer.form & (EVENTS | WITH_IDS))  # plain frames are messages, all of them
-        if not loop.join(peer, room, place.after, watches=reading.wants_presence and can_watch):
-            return None  # the client has gone meanwhile, and the peer was dropped
         if self.mode is Mode.BROADCAST and not peer.form & EVENTS:
             peer.relay = room
             if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
                 peer.pace = Pace(TokenBucket(rate, trio.current_time()))
-        return peer
+        if words := self._greeting(peer.form, room, place):
+            loop.sending.send(peer, words)
+        can_watch = bool(peer.form & (EVENTS | WITH_IDS))  # plain frames are messages, all of them
+        loop.join(peer, room, place.after, watches=reading.wants_presence and can_watch)
+        return peer if peer.transport.fileno() >= 0 else None
 
     def _greeting(self, form: int, room: Room, place: Place) -> bytes:
         """Return what a peer gets before anything of the room's."""

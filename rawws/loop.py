@@ -35,7 +35,7 @@ from rawws import logs
 from rawws.deadlines import Deadlines
 from rawws.errors import Cause
 from rawws.memory import Memory, unsent
-from rawws.peer import NOWHERE, Endpoint, Peer
+from rawws.peer import NOWHERE, Endpoint, Loss, Peer
 from rawws.presence import Presence
 from rawws.room import Room
 from rawws.sending import MAX_OUTBOX_BYTES, Sending
@@ -165,11 +165,11 @@ class Loop:
         """Put a peer into a room: from now on it gets what is published there. Return whether it is there afterwards.
 
         With ``after`` it first gets what the room's log has after the message of that number. With ``watches`` it is
-        notified of the other peers that join and leave. A peer that has gone, or is being closed, can't join.
+        notified of the other peers that join and leave. A peer that has gone, is lost, or is being closed, can't join.
         """
         if room in peer.rooms:
             return True
-        if peer.transport.fileno() < 0 or peer.session.state is not OPEN:
+        if peer.transport.fileno() < 0 or peer.lost or peer.session.state is not OPEN:
             return False
         peer.rooms = (*peer.rooms, room) if peer.rooms else room.alone
         room.admit(peer, self, watches=watches)
@@ -259,7 +259,7 @@ class Loop:
         inbox = peer.inbox
         if inbox is not None:
             # Behind our close, what doesn't fit is dropped, and the peer's close may be the last of it.
-            drops = peer.session.close_sent is not None or peer.lost
+            drops = peer.session.close_sent is not None or peer.lost is not None
             space = MOST_MESSAGES if drops else inbox.limit + 1 - len(inbox.items)
             return peer.session.receive_data(data, max(1, min(space, MOST_MESSAGES)))
         if peer.pace is None or peer.pace.bucket is None:
@@ -301,7 +301,7 @@ class Loop:
             return 0
         except OSError as error:
             cause = Cause.LIMIT if isinstance(error, TlsFlood) else Cause.RESET
-            self.drop(peer, cause, peer.lost or describe_loss(error))
+            self.drop(peer, cause, peer.lost.why if peer.lost else describe_loss(error))
             return 0
         size = len(data)
         if not size:
@@ -326,7 +326,7 @@ class Loop:
     def _wait_for_more(self, peer: Peer) -> None:
         """Go on with a peer that had no data for us: records of TLS may be here, though the first of them held none."""
         if peer.lost and not peer.transport.has_pending:
-            self.drop(peer, Cause.RESET, peer.lost)
+            self.drop(peer, Cause.RESET, peer.lost.why)
         else:
             self._read_on_soon(peer)
 
@@ -355,7 +355,7 @@ class Loop:
 
     def _end_of_stream(self, peer: Peer) -> None:
         if peer.lost:
-            self.drop(peer, Cause.RESET, "" if peer.session.is_closed else peer.lost)
+            self.drop(peer, Cause.RESET, "" if peer.session.is_closed else peer.lost.why)
             return
         them = peer.session.our_role.other.name.lower()
         if not peer.shut:
@@ -424,7 +424,7 @@ class Loop:
         self.traffic.messages_in += len(events)
         # Messages after our close, or from a peer that is lost, are still taken while they fit; there must be no end
         # to reading, or the peer's close would not be seen.
-        closing = peer.session.close_sent is not None or bool(peer.lost)
+        closing = peer.session.close_sent is not None or peer.lost is not None
         for event in events:
             if type(event) is Message or type(event) is MessagePart:
                 if not closing or not inbox.is_full:
@@ -586,13 +586,15 @@ class Loop:
         """Give up a peer whose socket takes nothing any more, once all that it had sent before has been read.
 
         A peer that refuses what we send says why in its close, and then resets the connection. The reset is found
-        first where we are sending, while the close, or a last message, is still in our socket's buffer.
+        first where we are sending, while the close, or a last message, is still in our socket's buffer. The peer leaves
+        its rooms at once; what it says is still published.
         """
         if peer.lost or peer.transport.fileno() < 0:
             return
-        peer.lost = describe_loss(error)
+        peer.lost = Loss(describe_loss(error), unsent(peer))
+        self._forget_rooms(peer)
         if error.errno in EXHAUSTED:  # of ours: the connection itself is intact, and might never end
-            self.drop(peer, Cause.RESET, peer.lost)
+            self.drop(peer, Cause.RESET, peer.lost.why)
         else:
             self._read_to_the_end_soon(peer)
 
@@ -600,8 +602,9 @@ class Loop:
         """Have the next piece read of what a lost peer had sent, unless it is one that is to say no more for now."""
         if peer.transport.fileno() < 0:
             return
+        assert peer.lost is not None
         if peer.held_back or (peer.pace is not None and peer.pace.rests_until):
-            self.drop(peer, Cause.RESET, peer.lost)
+            self.drop(peer, Cause.RESET, peer.lost.why)
             return
         self._unread[peer.transport.fileno()] = READABLE
         self.run_errands_soon()
@@ -611,7 +614,7 @@ class Loop:
         fd = peer.transport.fileno()
         if fd < 0:
             return
-        unsent_bytes = unsent(peer)
+        unsent_bytes = peer.lost.unsent_bytes if peer.lost else unsent(peer)
         self._forget_rooms(peer)
         del self.peers[fd]
         self._poller.remove(fd)

@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import NamedTuple, TYPE_CHECKING
 
 import trio
 
@@ -85,6 +85,13 @@ class Endpoint:
         while self.peer_count:
             self._gone = trio.Event()
             await self._gone.wait()
+
+
+class Loss(NamedTuple):
+    """Why a peer's socket takes nothing any more, and how many bytes waited for it."""
+
+    why: str
+    unsent_bytes: int
 
 
 class Pace:
@@ -169,7 +176,7 @@ class Peer:
         self.close_at = math.inf  # when the socket is closed, whatever the peer does
         self.shut = False  # we have sent all that we ever will, and wait for the peer's end of the stream
         self.cause: Cause | None = None  # of its end, if that isn't told by the session
-        self.lost = ""  # why its socket takes nothing any more; what it had sent before is still read
+        self.lost: Loss | None = None  # once its socket takes nothing any more; what it had sent before is still read
 
     def __repr__(self) -> str:
         rooms = ", ".join(room.path for room in self.rooms)

@@ -37,23 +37,23 @@ MORE_RECEIVE_BYTES = 4 * RECEIVE_BYTES
 
 # Encrypted at a time, and decrypted: the most that one record holds.
 TLS_RECORD_BYTES = MAX_PLAINTEXT_BYTES
-# What TLS adds to as much as is asked for at a time, in records that are full.
+# TLS adds at most this much to one receive, in full records.
 TLS_OVERHEAD_BYTES = 1024
-# A look at a socket through TLS ends after so long, or so many records, whatever they hold: what one record costs lies
-# between 2 µs (a byte of data) and 15 ms (a server's tickets, a thousand in one record).
+# A look at a socket through TLS ends after this time or this number of records, whatever they hold. The cost of one
+# record lies between 2 µs (a byte of data) and about 15 ms (a guess: a thousand of a server's tickets in one record).
 LOOK_S = 0.002
 LOOK_RECORDS = 512
-# The clock is looked at after so many.
+# The clock is looked at after this number of records.
 STEP_RECORDS = 16
-# Records in a row without a byte of data, as BoringSSL has it for key updates and empty records alike; Go stops at 16.
-# An honest peer may change its keys by the clock, and have nothing to say for days: so many within a minute.
+# The most records in a row without a byte of data, within a minute. BoringSSL allows 32 key updates and 32 empty
+# records, Go's crypto/tls 16 of any kind. An honest peer may change its keys by the clock and have nothing to say.
 MAX_DATALESS_RECORDS = 32
 DATALESS_S = 60.0
-# Beside the rest of one record only the answers to key updates wait for a peer, 27 bytes each.
+# Besides the rest of one record, only answers to key updates wait for a peer, 27 bytes each.
 MAX_UNSENT_BYTES = 2 * MAX_RECORD_BYTES
 # OpenSSL takes 128 KiB for a ClientHello and 100 KiB for a chain of certificates, one of which a peer has to send.
 MAX_HANDSHAKE_BYTES = 256 * 1024
-# While nothing can be sent before more has come, that is looked for this often.
+# While nothing can be sent before more has come, the socket is looked at this often.
 READ_FIRST_S = 0.01
 # Of a handshake, before others have their turn: records of one byte each take a third of a millisecond.
 HANDSHAKE_STEP_BYTES = 4 * 1024
@@ -266,13 +266,14 @@ class TlsFlood(ssl.SSLError):
 
 
 class _Buffers:
-    """What OpenSSL reads from and writes to, for all connections of a thread.
+    """The BIOs that OpenSSL reads from and writes to, shared by all connections of a thread.
 
     A memory BIO keeps the memory that it has once grown to. One record of 16 KiB each way would cost each connection
     40 KiB for ever, and what TLS needs besides is 14 KiB. So the BIOs are shared: they are empty between two calls into
     OpenSSL, and what a connection has to keep is kept by its transport, where it is counted.
 
-    ``in_use`` is for what a finalizer, or a callback of OpenSSL's, may do to other connections within such a call.
+    ``in_use`` is for what a finalizer, or a callback of OpenSSL's, may do to other connections within such a call. A
+    KeyboardInterrupt waits for its end.
     """
 
     __slots__ = ("in_use", "incoming", "outgoing")
@@ -284,7 +285,7 @@ class _Buffers:
 
     def __enter__(self) -> None:
         self.in_use = True
-        # A KeyboardInterrupt within the last call may have left some of another connection's bytes.
+        # A call that failed, for want of memory say, may have left some of another connection's bytes.
         if self.incoming.pending:
             self.incoming.read()
         if self.outgoing.pending:
@@ -348,11 +349,11 @@ class TlsTransport(Transport):
         self.send_now = self._send_records
         self.committed_bytes = 0
         self.reads_first = False
-        # What was received and not decrypted yet, and what was decrypted and not taken.
+        # Ciphertext that is not decrypted yet, and plaintext that is not taken yet.
         self._ciphertext = b""
         self._has_record = False  # a whole one, in the ciphertext
         self._decrypted = b""
-        # What comes after these.
+        # The end of the stream, after these.
         self._failure: OSError | None = None
         self._has_ended = False
         self.has_pending = False
@@ -407,6 +408,7 @@ class TlsTransport(Transport):
             if received > MAX_HANDSHAKE_BYTES:
                 raise TlsFlood(f"over {MAX_HANDSHAKE_BYTES:,} bytes came, and the TLS handshake is not complete")
 
+    @trio.lowlevel.enable_ki_protection
     def _step_handshake(self) -> bool:
         """Give OpenSSL some of what has come, and say whether the handshake is complete."""
         given, self._ciphertext = self._ciphertext[:HANDSHAKE_STEP_BYTES], self._ciphertext[HANDSHAKE_STEP_BYTES:]
@@ -459,6 +461,7 @@ class TlsTransport(Transport):
     def _note_pending(self) -> None:
         self.has_pending = self._has_record or self._has_ended or self._failure is not None or len(self._decrypted) > 0
 
+    @trio.lowlevel.enable_ki_protection
     def _look(self, max_bytes: int) -> None:
         """Receive once, unless a record is here already, and decrypt. Raises BlockingIOError when nothing has come."""
         if self._unsent:
@@ -554,6 +557,7 @@ class TlsTransport(Transport):
 
     # Sending
 
+    @trio.lowlevel.enable_ki_protection
     def _send_records(self, data: bytes | bytearray | memoryview) -> int:
         if self._buffers.in_use or (self._unsent and not self.try_flush()):
             raise BlockingIOError
@@ -633,6 +637,7 @@ class TlsTransport(Transport):
         with contextlib.suppress(OSError):
             self.try_flush()
 
+    @trio.lowlevel.enable_ki_protection
     def _say_end(self) -> None:
         self._end_is_due = False
         with self._buffers:

@@ -54,8 +54,10 @@ async def test_a_reader_that_is_gone_when_its_history_is_sent_does_not_stay_amon
     ours, client = tcp_pair()
     client.hang_up()
     reading = Reading(last=10, wants_presence=True)
-    assert running.hub.stream_events(1, Transport(ours), "/", reading, running.endpoint) is None
-    assert (len(room), len(room.watchers), running.endpoint.peer_count) == (0, 0, 0)
+    running.hub.stream_events(1, Transport(ours), "/", reading, running.endpoint)
+    assert (len(room), len(room.watchers)) == (0, 0)
+    await wait_all_tasks_blocked()
+    assert running.endpoint.peer_count == 0
 
 
 @pytest.mark.parametrize("pair", [tcp_pair, None], ids=["in its history", "in its greeting"])
@@ -69,7 +71,8 @@ async def test_a_reader_that_is_gone_at_once_is_no_news_or_a_join_and_then_a_lea
     running.hub.stream_events(1, Transport(ours), "/", Reading(wants_presence=True), running.endpoint)
     ours, client = (pair or running.pair)()
     client.hang_up()
-    assert running.hub.stream_events(2, Transport(ours), "/", Reading(last=10), running.endpoint) is None
+    running.hub.stream_events(2, Transport(ours), "/", Reading(last=10), running.endpoint)
+    assert len(room) == 1
     running.join().hang_up()
     await wait_all_tasks_blocked()
     kinds = [event.kind for event in read_events(await watcher.take_some())]
@@ -89,9 +92,10 @@ async def test_what_a_client_sent_before_it_was_gone_does_not_fail_the_server(
     handshake = Handshake((), "/", Accept.of(KEY.decode()), None)
     request = Request("GET", "/?last=10", "1.1", Headers([("Host", "a")]))
     hi = bytes.fromhex("8182 37fa213d 5f93")
-    adopted = running.hub.adopt(1, Transport(ours), handshake, running.endpoint, request=request, trailing_data=hi)
-    assert adopted is None
+    running.hub.adopt(1, Transport(ours), handshake, running.endpoint, request=request, trailing_data=hi)
     assert not len(room)
+    await wait_all_tasks_blocked()
+    assert running.endpoint.peer_count == 0
 
 
 async def leave(room: rawws.Room, ws: rawws.WebSocket) -> None:

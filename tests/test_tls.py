@@ -330,7 +330,7 @@ async def test_tls_1_2_carries_the_same_both_ways_to_its_end(
                 assert await receive_to_end(receiver) == data
 
 
-async def test_nobody_has_the_server_shake_hands_again(certificate: Certificate) -> None:
+async def test_the_server_refuses_renegotiation(certificate: Certificate) -> None:
     assert certificate.server.options & ssl.OP_NO_RENEGOTIATION
 
 

@@ -1,6 +1,6 @@
-"""What a peer can do to others by TLS alone: records without data, records of a byte each, answers that it won't read.
+"""Attacks by TLS alone: records without data, records of a byte each, answers that the peer won't read.
 
-How much work is done at a time is counted, never timed.
+The work that is done at a time is counted, never timed.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ async def test_one_look_takes_so_many_key_updates_however_much_data_is_between(c
         attacker.hang_up()
 
 
-async def test_too_many_records_without_data_end_the_connection_behind_the_data(certificate: Certificate) -> None:
+async def test_too_many_records_without_data_end_the_connection_after_the_data(certificate: Certificate) -> None:
     server, attacker = await attacked_pair(certificate)
     with contextlib.closing(server):
         update_keys(attacker, MAX_DATALESS_RECORDS)
@@ -216,7 +216,7 @@ async def test_answers_to_key_updates_that_nobody_reads_are_few(certificate: Cer
 # The loop
 
 
-async def test_who_floods_with_key_updates_is_dropped_with_one_line_and_others_are_served(
+async def test_a_peer_that_floods_with_key_updates_is_dropped_with_one_line_and_others_are_served(
     serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve(tls=certificate.server)
@@ -310,7 +310,9 @@ async def test_a_server_stops_in_the_midst_of_a_flood(
                 await attacker.flush()
 
     nursery.start_soon(flood)
-    await trio.sleep(0.05)
+    before = current_loop().traffic.bytes_in
+    while current_loop().traffic.bytes_in < before + 100:
+        await trio.lowlevel.checkpoint()
     running.server.stop()
     await attacker.wait_lost()
 
@@ -368,7 +370,7 @@ async def answer_the_upgrade(attacker: Attacker) -> None:
     await attacker.flush()
 
 
-async def test_a_server_that_floods_before_its_answer_is_told_of(certificate: Certificate) -> None:
+async def test_a_server_that_floods_before_its_answer_fails_the_connect(certificate: Certificate) -> None:
     async def act(attacker: Attacker) -> None:
         update_keys(attacker, MANY)
         attacker.send_at_once()
@@ -378,7 +380,7 @@ async def test_a_server_that_floods_before_its_answer_is_told_of(certificate: Ce
             await rawws.connect(uri, ssl=certificate.client, proxy=None).open()
 
 
-async def test_a_server_that_floods_behind_its_answer_is_left_with_a_clear_cause(certificate: Certificate) -> None:
+async def test_a_server_that_floods_after_its_answer_is_dropped_with_a_clear_cause(certificate: Certificate) -> None:
     async def act(attacker: Attacker) -> None:
         await answer_the_upgrade(attacker)
         update_keys(attacker, MANY)
@@ -422,7 +424,7 @@ async def half_a_ticket(certificate: Certificate) -> tuple[TlsTransport, Attacke
     return client, server, tickets[first:]
 
 
-async def test_what_is_sent_within_a_message_of_tls_waits_for_its_end(certificate: Certificate) -> None:
+async def test_data_sent_within_a_tls_message_waits_for_its_end(certificate: Certificate) -> None:
     client, server, rest = await half_a_ticket(certificate)
     with contextlib.closing(client), trio.fail_after(PATIENCE_S):
         assert client.try_send(b"too early") == 0
@@ -436,7 +438,7 @@ async def test_what_is_sent_within_a_message_of_tls_waits_for_its_end(certificat
         server.hang_up()
 
 
-async def test_an_end_within_a_message_of_tls_is_told_to_who_sends(certificate: Certificate) -> None:
+async def test_an_end_within_a_tls_message_fails_the_send(certificate: Certificate) -> None:
     client, server, _ = await half_a_ticket(certificate)
     with contextlib.closing(client), trio.fail_after(PATIENCE_S):
         server.hang_up()
@@ -444,7 +446,7 @@ async def test_an_end_within_a_message_of_tls_is_told_to_who_sends(certificate: 
             await client.send_all(b"to nobody")
 
 
-async def test_the_loop_does_not_spin_within_a_message_of_tls(start_hub: StartHub, certificate: Certificate) -> None:
+async def test_the_loop_does_not_spin_within_a_tls_message(start_hub: StartHub, certificate: Certificate) -> None:
     running = start_hub()
     client, server, rest = await half_a_ticket(certificate)
     running.adopt(client)
@@ -511,7 +513,7 @@ async def test_the_end_follows_what_the_kernel_would_not_take(certificate: Certi
 # One pair of buffers for all
 
 
-async def test_who_sends_while_openssl_is_at_work_for_another_sends_a_little_later(certificate: Certificate) -> None:
+async def test_a_send_within_a_call_for_another_connection_goes_out_later(certificate: Certificate) -> None:
     other, other_client = await tls_pair(certificate)
     done: list[object] = []
 
@@ -545,7 +547,7 @@ async def tls_pair_by_name(certificate: Certificate) -> tuple[TlsTransport, TlsT
     return server, client
 
 
-async def test_what_an_interrupted_call_has_left_goes_to_nobody_else(certificate: Certificate) -> None:
+async def test_leftovers_of_a_failed_call_reach_no_other_connection(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         server._buffers.outgoing.write(b"another connection's")
@@ -566,7 +568,7 @@ async def test_an_idle_connection_holds_nothing(certificate: Certificate) -> Non
         assert server._buffers.outgoing.pending == server._buffers.incoming.pending == 0
 
 
-async def test_what_is_held_is_counted_as_the_peers(start_hub: StartHub, certificate: Certificate) -> None:
+async def test_held_ciphertext_counts_as_memory_of_the_peer(start_hub: StartHub, certificate: Certificate) -> None:
     running = start_hub()
     server, client = await tls_pair(certificate)
     running.adopt(server)

@@ -45,7 +45,7 @@ def test_the_first_is_found_however_large_it_is() -> None:
     [b"GET / HTTP/1.1", record(10, kind=19), record(10, kind=25), b"\x17\x02\x00\0\0", b"\x17\x03\x03\xff\xff"],
     ids=["HTTP", "type 19", "type 25", "SSL 2", "too long"],
 )
-def test_what_is_no_record_is_left_to_openssl_with_all_behind_it(strange: bytes) -> None:
+def test_bytes_that_are_no_record_are_left_to_openssl_with_all_after_them(strange: bytes) -> None:
     behind = strange + record(10)
     assert find_records(behind, 0, 0, MANY) == (len(behind), 1)
     assert find_records(record(10) + behind, 0, MANY, MANY) == (15 + len(behind), 2)
