@@ -332,7 +332,7 @@ async def test_the_pages_own_paths_stay_where_they_are(start_program: StartProgr
     (tmp_path / "its_app.py").write_text(APP.format("/ws"))
     program = start_program("--app", "its_app:app", "--hello", "", directory=tmp_path)
     await (await program.connect()).open("/_rawws/break-it")
-    assert (await (await program.connect()).ask(get("/_rawws/", "Accept: text/html"))).status == 200
+    assert (await (await program.connect()).ask(get("/_rawws/", "Accept: text/html"))).status == 403  # without a token
     assert (await (await program.connect()).ask(upgrade("/_rawws/elsewhere"))).status == 404
     unseen = start_program("--app", "its_app:app", "--no-page", directory=tmp_path)
     assert (await (await unseen.connect()).ask(upgrade("/_rawws/break-it"))).status == 404
