@@ -461,7 +461,7 @@ def _(server: Measured) -> None:
 @way("messages of alternating senders")
 def _(server: Measured) -> None:
     some = [server.blocked("/senders") for _ in range(2)]
-    for _ in range(350):
+    for _ in range(2000):
         for each in some:
             server.push(each, masked(2, b""))
         server.look()
