@@ -68,6 +68,33 @@ def test_bytes(server: Program) -> None:
     assert (ran.returncode, ran.stdout) == (0, b"\xff\x00\n\xfe\n")
 
 
+def test_a_signal_does_not_cut_a_message_short_that_is_being_written_without_a_buffer() -> None:
+    payload = "x" * 500_000  # more than a pipe takes
+
+    def say(connection: ServerConnection) -> None:
+        connection.send(payload)
+        with contextlib.suppress(Exception):
+            connection.recv()
+
+    with websockets_serve(say, LOOPBACK, 0) as websockets_server:
+        thread = threading.Thread(target=websockets_server.serve_forever)
+        thread.start()
+        try:
+            port = websockets_server.socket.getsockname()[1]
+            command = [sys.executable, "-u", *CONNECT[1:], "-w", "-1", f"ws://{LOOPBACK}:{port}/"]
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                first = os.read(process.stdout.fileno(), 1)  # it is in the midst of writing
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.1)
+                rest = process.stdout.read()
+            assert len(first + rest) == len(payload) + 1
+            assert process.returncode == 0
+        finally:
+            websockets_server.shutdown()
+            thread.join()
+
+
 def test_text_that_is_none(server: Program) -> None:
     ran = piped(server, said=b"fine\n\xff\n")
     assert ran.returncode == 2

@@ -23,7 +23,7 @@ INTERRUPTED = 130  # as shells have it for who ends by SIGINT
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 failed, 2 misused, 130 interrupted."""
     streams.fill_closed()
-    streams.spell_out_unencodable()
+    streams.prepare_output()
     given = list(sys.argv[1:] if arguments is None else arguments)
     names = {command.NAME for command in COMMANDS}
     if not given or (given[0] not in names and given[0] not in ("-h", "--help", "--version")):

@@ -45,10 +45,18 @@ def fill_closed() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (else print() falls back to standard output)
 
 
-def spell_out_unencodable() -> None:
-    """Have characters that standard output has no bytes for spelt out: a peer chooses them, and none is an error."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+def prepare_output() -> None:
+    """Have standard output take any text, and all of it.
+
+    A character that it has no bytes for is spelt out: a peer chooses them. Without a buffer (``python -u``,
+    PYTHONUNBUFFERED) a write that a signal interrupts would lose its rest without a word.
+    """
+    if not isinstance(sys.stdout, io.TextIOWrapper):
+        return
+    if isinstance(sys.stdout.buffer, io.RawIOBase):
+        buffered = io.BufferedWriter(sys.stdout.buffer)
+        sys.stdout = io.TextIOWrapper(buffered, encoding=sys.stdout.encoding, line_buffering=True)
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def complain(text: str) -> None:
