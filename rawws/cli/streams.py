@@ -53,8 +53,8 @@ def prepare_output() -> None:
     """
     if not isinstance(sys.stdout, io.TextIOWrapper):
         return
-    if isinstance(sys.stdout.buffer, io.RawIOBase):
-        buffered = io.BufferedWriter(sys.stdout.buffer)
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout.buffer, io.RawIOBase):
+        buffered = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115 (it is there until the end)
         sys.stdout = io.TextIOWrapper(buffered, encoding=sys.stdout.encoding, line_buffering=True)
     sys.stdout.reconfigure(errors="backslashreplace")
 
