@@ -34,6 +34,7 @@ import trio
 from rawws import logs
 from rawws.deadlines import Deadlines
 from rawws.errors import Cause
+from rawws.forms import SENT_AT_ONCE_BYTES, TURN_WORK, Forms
 from rawws.memory import Memory, unsent
 from rawws.peer import NOWHERE, Endpoint, Peer
 from rawws.presence import Presence
@@ -51,7 +52,7 @@ from rawws.transport import (
     describe_loss,
     make_poller,
 )
-from rawws.wire.deflate import deflate_frames
+from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
 from rawws.wire.encodings import notice
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
@@ -110,10 +111,12 @@ class Loop:
         self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
         self._unread: dict[int, int] = {}  # the same for those whose bytes are here already, as no poller tells
         self._turn_messages = 0  # that this turn has read, counted for each form in which they are sent
+        self._turn_sends = 0  # how many bytes that makes for all who are sent them
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
         self._poller = make_poller()
         self.traffic = Traffic()
+        self.forms = Forms(self)
         self.sending = Sending(self)
         self.presence = Presence(self)
         self.slow = SlowPeers(self)
@@ -221,7 +224,8 @@ class Loop:
     def _turn(self) -> None:
         """Look at the sockets that are ready, within the budget, and send what that brought."""
         budget = TURN_BYTES
-        self._turn_messages = 0
+        self.forms.allowance = TURN_WORK
+        self._turn_messages = self._turn_sends = 0
         peers = self.peers
         ready = iter(self._ready)
         self._ready = []
@@ -239,7 +243,12 @@ class Loop:
                     budget -= self._read(peer)
             except Exception:
                 self.give_up(peer)
-            if budget <= 0 or self._turn_messages > TURN_MESSAGES or time.perf_counter() > until:
+            if (
+                budget <= 0
+                or self._turn_messages > TURN_MESSAGES
+                or self._turn_sends > SENT_AT_ONCE_BYTES
+                or time.perf_counter() > until
+            ):
                 break
         self._ready = [*ready, *self._ready]  # what is left has its turn first
         if self._fresh or self._leaving:
@@ -353,14 +362,16 @@ class Loop:
             frames: list[bytes | bytearray] = got  # type: ignore[assignment]
             if room is not None:
                 if room.settings.read_only:
-                    self.close(peer, 1008, "this room is for reading only")
+                    self.close(peer, 1008, "this room is for reading only", with_the_rest=False)
                     return
                 if room.shared is not None:
                     messages = room.send_out(frames, peer.number)
                 else:
+                    open_bytes = room.log.open_bytes
                     messages = room.add(frames, peer.number)
                     self._fresh.add(room)
                     self._turn_messages += messages * len(room.current)
+                    self._turn_sends += (room.log.open_bytes - open_bytes) * len(room)
                 self.traffic.messages_in += messages
                 if peer.pace is not None:
                     self.slow.hold_to_its_rate(peer, messages)
@@ -370,7 +381,7 @@ class Loop:
                 self.traffic.messages_in += len(frames)
                 self.traffic.messages_out += len(frames) - 1
                 echo = b"".join(frames)
-                answers = (deflate_frames(echo, peer.form) if peer.form else echo) + answers
+                answers = (deflate_frames(echo, peer.form, AT_ONCE_BYTES) if peer.form else echo) + answers
         if session.state is CLOSED:
             if not peer.shut and not self._waits_for_the_program(peer, answers):
                 self._leaving.append((peer, answers))
@@ -451,12 +462,20 @@ class Loop:
 
     @trio.lowlevel.enable_ki_protection
     async def _run_errands(self) -> None:
-        """Tell who came and went, flush what `send_soon` has queued, and read on where no poller tells of anything."""
+        """Do what no poller tells of.
+
+        That is to tell who came and went, flush what `send_soon` has queued, do a step of long work, and read on where
+        bytes are here already.
+        """
         while True:
-            if not (self.sending.has_queued or self._ready or self._unread or self.presence.has_news):
+            has_errands = self.sending.has_queued or self.presence.has_news or self.forms.has_work
+            if not (has_errands or self._ready or self._unread):
                 await self._idle.park()
             self.presence.tell()
             self.sending.flush_those_queued()
+            if self.forms.has_work:
+                self.forms.step()
+                await trio.lowlevel.checkpoint()
             if self._ready or self._unread:
                 self._take_turns()
                 await trio.lowlevel.checkpoint()
