@@ -53,7 +53,7 @@ from typing import NamedTuple
 
 from rawws.limits import KIB, MIB
 from rawws.wire.deflate import MIN_DEFLATE_BYTES
-from rawws.wire.encodings import PLAIN, WINDOW_BITS, skip_messages, without_deflate, work_of
+from rawws.wire.encodings import PLAIN, skip_messages, without_deflate, work_of
 from rawws.wire.frames import Opcode, count_frames, is_lone_header, skip_frames, split_frames
 from rawws.wire.message_ids import Ids, NumberedIds
 
@@ -144,9 +144,9 @@ class _Making:
 class BroadcastLog:
     """Encoded frames in the order in which they were published, for any number of readers.
 
-    ``encode(frames, form, ids)`` yields the pieces of another form. ``in_use()`` returns the cursor and the form of each
-    reader that is behind, for the log to know which forms are still wanted. Times are the caller's, in seconds of any
-    clock.
+    ``encode(frames, form, ids)`` yields the pieces of another form. ``in_use()`` returns the cursor and the form of
+    each reader that is behind, for the log to know which forms are still wanted. Times are the caller's, in seconds of
+    any clock.
     """
 
     __slots__ = (
@@ -198,7 +198,8 @@ class BroadcastLog:
         self._history_from = 0  # the first segment that is part of the history
         self.history_bytes = 0  # of it, in plain bytes
         self._in_use = in_use
-        self._forms: OrderedDict[int, bytes] = OrderedDict()  # what was made, by _key(); what was used last is at the end
+        # What was made, by _key(); at the end is what was used last.
+        self._forms: OrderedDict[int, bytes] = OrderedDict()
         self._kinds: set[int] = set()  # forms of which something may be there
         self._making: dict[int, _Making] = {}  # what is being made
         self._runs: dict[tuple[int, int], tuple[bytes, list[int]]] = {}  # what was made of several segments together

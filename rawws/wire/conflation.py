@@ -14,8 +14,8 @@ from rawws.wire.frames import Opcode, frame_ends, split_frames
 
 # A peer chooses the keys of what it sends; of more than this, those that were not renewed for longest are forgotten.
 MAX_KEYS = 10_000
-# Larger messages aren't searched for a key: JSON of many small arrays takes a hundred times as long to read as a message
-# of that size to be passed on.
+# Larger messages aren't searched for a key: reading JSON of many small arrays takes a hundred times as long as passing
+# on a message of that size.
 MAX_KEYED_BYTES = 64 * KIB
 # What a key's newest message takes beside the bytes of the two (measured).
 KEY_BYTES = 350
