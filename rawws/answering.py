@@ -19,6 +19,7 @@ from rawws.errors import Refusal
 from rawws.exchange import ClientError, Exchange
 from rawws.failures import is_failure
 from rawws.http_connection import Adopt, HttpConnection
+from rawws.loop import current_loop
 from rawws.transport import Transport
 from rawws.upgrade import Upgraded, upgrade
 from rawws.wire.handshake import wants_websocket
@@ -94,6 +95,7 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
         connection.http.start_next_request()
         if connection.http.request_begun:
             await trio.lowlevel.checkpoint()  # a thousand may be here already
+            await current_loop().turnstile.pass_through()
         elif not await _wait_for_next(connection):
             return None
         connection.deadline = connection.request_deadline()
@@ -105,6 +107,7 @@ async def _receive_head(connection: HttpConnection) -> Request | Refusal | None:
     # Most often all of it is here already, and then a deadline costs more than reading does.
     if not connection.http.request_begun and (data := connection.transport.try_receive()):
         connection.http.receive_data(data)
+        await current_loop().turnstile.pass_through()
     event = connection.http.next_event()
     if event is Signal.NEED_DATA:
         event = await connection.receive_event(connection.deadline, is_head=True)

@@ -82,7 +82,8 @@ class HttpConnection:
         while (event := self.http.next_event()) is Signal.NEED_DATA:
             with trio.move_on_at(deadline.at) as scope, self.resting(scope, is_head):
                 self.http.receive_data(await self._receive())
-                await trio.lowlevel.checkpoint_if_cancelled()  # who never stops sending runs out of time too
+                # Reading it takes a while. Cancelled there, whoever never stops sending runs out of time too.
+                await current_loop().turnstile.pass_through()
             if scope.cancelled_caught:
                 # A head that is here by now came in time, and only we are late. Of a body there may always be more.
                 if is_head and (data := self.transport.try_receive()):

@@ -52,6 +52,7 @@ from rawws.transport import (
     describe_loss,
     make_poller,
 )
+from rawws.turnstile import Turnstile
 from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
 from rawws.wire.encodings import notice
 from rawws.wire.event_stream import EventStream
@@ -65,7 +66,7 @@ from rawws.wire.trail import describe_trail
 # already costs far more in copying than in the system call) and every peer wait longer for its turn.
 TURN_BYTES = 16 * RECEIVE_BYTES
 # For so long, however few bytes that is: tiny frames that wsproto reads take a hundred times as long as large ones.
-TURN_S = 0.02
+TURN_S = 0.01
 # The least that is asked for of a peer whose bytes take long to read.
 LEAST_RECEIVE_BYTES = 4 * 1024
 # So many messages at most are read of one peer at a time; the rest of what was received has its turn behind others.
@@ -122,6 +123,7 @@ class Loop:
         self.slow = SlowPeers(self)
         self.memory = Memory(self)
         self.deadlines = Deadlines(self)
+        self.turnstile = Turnstile()
         speed.load_by = _load_beside
 
     @property
@@ -139,6 +141,7 @@ class Loop:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.deadlines.run)
                 nursery.start_soon(self._run_errands)
+                nursery.start_soon(self.turnstile.run)
                 while True:
                     if self._ready or self._unread:
                         await trio.lowlevel.checkpoint()
