@@ -37,7 +37,7 @@ that any of them still needs, and memory in use is what lies between that and th
 A message of one byte in a segment of its own is three bytes on the wire and fifty times as much in memory. So what a
 limit is held against are not the bytes of frames (`lag_bytes`) but what they take: `lag_cost` for one reader, and
 `held_bytes` for the log with all that it has made. Of the other forms, those that were used least recently are
-forgotten when all of them take more than twice what the log itself does. One that a reader is in the midst of stays, so
+forgotten when all of them take more than `FORMS_TIMES` what the log itself does. One that a reader is in the midst of stays, so
 that no reader has a form made twice by reading it slowly.
 """
 
@@ -74,6 +74,9 @@ SEGMENT_BYTES = 160
 FORM_BYTES = 160
 # Forms may take so much in any case: what is made again and again for a few readers is a waste.
 LEAST_FORMS_BYTES = 256 * KIB
+# There are six forms beside the plain one. With room for fewer, readers who catch up at places of their own would each
+# have all of it made for themselves.
+FORMS_TIMES = 6
 
 
 class Cursor(NamedTuple):
@@ -369,7 +372,7 @@ class BroadcastLog:
         That which a reader has a part of isn't forgotten, or somebody who reads a few bytes at a time would have it
         made again each time.
         """
-        most = max(LEAST_FORMS_BYTES, 2 * self._cost())
+        most = max(LEAST_FORMS_BYTES, FORMS_TIMES * self._cost())
         if self._forms_bytes <= most:
             return
         while self._runs and self._forms_bytes > most:

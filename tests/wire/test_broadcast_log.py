@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rawws.wire.broadcast_log import (
+    FORMS_TIMES,
     MAX_RUNS,
     RUN_BYTES,
     SEGMENT_PIECES,
@@ -392,7 +393,7 @@ def kept_forms(log: BroadcastLog, form: int) -> list[int]:
 
 
 NOISE = encode_frame(Opcode.BINARY, bytes(50_000))
-SEGMENTS = 12  # of NOISE are 600 kB, and their forms may take twice that
+SEGMENTS = 12  # of NOISE are 600 kB, of whose forms six are kept
 
 
 def large_log(making: Making, in_use: Callable[[], Iterable[tuple[Cursor, int]]] = tuple) -> BroadcastLog:
@@ -406,18 +407,18 @@ def large_log(making: Making, in_use: Callable[[], Iterable[tuple[Cursor, int]]]
 def test_forms_are_forgotten_one_at_a_time_that_was_used_least_recently_first() -> None:
     making = Making()
     log = large_log(making)
-    for form in (9, 15):
+    for form in range(1, FORMS_TIMES):
         for number in range(SEGMENTS):
-            log.segment(number, form)
-    assert len(making.asked) == 2 * SEGMENTS
-    log.segment(0, 9)
-    assert len(making.asked) == 2 * SEGMENTS or log.work(1, 9), "it was kept, or an older one was not"
-    log.segment(SEGMENTS - 1, 0x20)
-    gone = [number for number in range(SEGMENTS) if log.work(number, 9)]
-    assert gone
-    assert kept_forms(log, 15) == list(range(SEGMENTS)), "those that were used last are all there"
-    assert len(gone) < SEGMENTS
-    assert log.held_bytes <= 3 * log.kept_bytes + 100_000
+            log.segment(number, 0x20 + form)
+    log.segment(1, 0x21)
+    assert len(making.asked) == SEGMENTS * (FORMS_TIMES - 1), "all are there"
+    for number in range(SEGMENTS + 1):
+        log.segment(number % SEGMENTS, 0x30 if number < SEGMENTS else 0x31)
+    kept = {form: kept_forms(log, form) for form in (0x21, 0x20 + FORMS_TIMES - 1, 0x30)}
+    assert 0 not in kept[0x21], "it was used least recently"
+    assert 1 in kept[0x21], "it was used again"
+    assert kept[0x20 + FORMS_TIMES - 1] == kept[0x30] == list(range(SEGMENTS))
+    assert log.held_bytes <= (FORMS_TIMES + 1) * log.kept_bytes + 100_000
 
 
 def test_a_form_that_a_reader_is_in_the_midst_of_is_kept() -> None:
@@ -425,7 +426,9 @@ def test_a_form_that_a_reader_is_in_the_midst_of_is_kept() -> None:
     readers = [(Cursor(1, 10), 9), (Cursor(2, 0), 9), (Cursor(SEGMENTS), 9)]
     log = large_log(making, lambda: readers)
     log.segment(1, 9)
-    for form in (15, 0x10, 0x20, 0x19, 0x1F):
+    log.segment(2, 9)
+    forms = [0x10, *range(0x21, 0x22 + FORMS_TIMES)]
+    for form in forms:
         for number in range(SEGMENTS):
             log.segment(number, form)
     asked = len(making.asked)
@@ -434,10 +437,9 @@ def test_a_form_that_a_reader_is_in_the_midst_of_is_kept() -> None:
     log.segment(1, 9)
     assert len(making.asked) == asked
     readers.clear()
-    for number in range(SEGMENTS):
-        log.segment(number, 0x29)
-    for number in range(SEGMENTS):
-        log.segment(number, 0x20)
+    for form in forms:
+        for number in range(SEGMENTS):
+            log.segment(number, form)
     assert log.work(1, 9), "nobody needs it any more"
 
 
@@ -451,19 +453,6 @@ def test_readers_at_places_and_in_forms_of_their_own_have_each_form_made_once() 
             log.segment(cursor.number, form)
             log.lag_cost(cursor, form)
     assert len(making.asked) == len(set(readers)) == 6 * SEGMENTS
-
-
-def test_runs_go_before_forms() -> None:
-    log = large_log(Making())
-    runs = [log.run(number, 0x10) for number in range(3)]
-    small = sealed(*[HELLO] * 4)
-    run = small.run(0, PLAIN)
-    assert run is small.run(0, PLAIN)
-    assert [len(sizes) for _, sizes in runs] == [1, 1, 1]
-    for form in (9, 15):
-        for number in range(SEGMENTS):
-            log.segment(number, form)
-    assert log.held_bytes <= 3 * log.kept_bytes + 100_000
 
 
 def test_a_run_has_no_more_than_can_be_had_with_so_much_work() -> None:
@@ -485,14 +474,15 @@ def test_runs_that_take_too_much_are_forgotten_before_forms_are() -> None:
     for _ in range(8):
         log.append([encode_frame(Opcode.BINARY, bytes(20_000))])
         log.seal()
-    for form in (0x10, 0x20):
+    forms = range(0x21, 0x20 + FORMS_TIMES)
+    for form in forms:
         for number in range(8):
             log.segment(number, form)
     asked = len(making.asked)
-    runs = [log.run(number, form) for form in (0x10, 0x20) for number in range(4)]
+    runs = [log.run(number, 0x21) for number in range(4)]
     assert all(len(sizes) == 3 for _, sizes in runs)
-    assert log.run(0, 0x10) is not runs[0], "it was forgotten"
-    assert kept_forms(log, 0x20) == list(range(8))
+    assert log.run(0, 0x21) is not runs[0], "it was forgotten"
+    assert [kept_forms(log, form) for form in forms] == [list(range(8))] * len(forms)
     assert len(making.asked) == asked
 
 
