@@ -548,10 +548,10 @@ class Room:
 
 
 class Newest(NamedTuple):
-    """What a peer gets of that which it missed up to and with message ``upto``: ``count`` messages."""
+    """What a peer gets of that which it missed up to and with message ``upto``: so many ``messages``."""
 
     data: bytes
-    count: int
+    messages: int
     upto: int
 
 

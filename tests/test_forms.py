@@ -18,7 +18,9 @@ from rawws.room import NEWEST_MESSAGES
 from rawws.wire import broadcast_log, encodings
 from rawws.wire.deflate import STEP_BYTES, Deflater, inflate_whole
 from rawws.wire.encodings import SUBPROTOCOL
+from rawws.wire.fastlane import FastReader
 from rawws.wire.frames import RSV1, Opcode, encode_frame, parse_header
+from rawws.wire.session import Session
 from tests.serving import MASK_KEY, Client, StartHub, masked, seen_text, text
 
 DEFLATE = "permessage-deflate; server_max_window_bits="
@@ -297,7 +299,7 @@ async def test_the_newest_of_many_keys_go_out_a_part_at_a_time(start_hub: StartH
     (peer,) = room.behind
     assert peer.cursors is not None
     newest = room.newest_for(peer, 0)
-    assert newest.count == NEWEST_MESSAGES == newest.upto
+    assert newest.messages == NEWEST_MESSAGES == newest.upto
     keys: list[int] = []
     while len(keys) < count:
         keys.append(json.loads(await message(slow))["k"])
@@ -308,16 +310,15 @@ async def test_a_ping_flood_is_read_a_part_at_a_time(start_hub: StartHub, monkey
     running = start_hub()
     client = running.join()
     await wait_all_tasks_blocked()
-    (peer,) = running.hub.room("/").peers
     most = 0
-    answer = type(peer.session)._answer_pings
+    answer = Session._answer_pings
 
-    def count(session: object, fast: object) -> None:
+    def count(session: Session, fast: FastReader) -> None:
         nonlocal most
-        most = max(most, len(fast.pings or ()))  # type: ignore[attr-defined]
-        answer(session, fast)  # type: ignore[arg-type]
+        most = max(most, len(fast.pings or ()))
+        answer(session, fast)
 
-    monkeypatch.setattr(type(peer.session), "_answer_pings", count)
+    monkeypatch.setattr(Session, "_answer_pings", count)
     await client.send(masked(Opcode.PING, b"") * 5000 + text("last"))
     got = 0
     while (frame := await client.frame()) != seen_text("last"):

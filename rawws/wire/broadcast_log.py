@@ -36,9 +36,9 @@ that any of them still needs, and memory in use is what lies between that and th
 
 A message of one byte in a segment of its own is three bytes on the wire and fifty times as much in memory. So what a
 limit is held against are not the bytes of frames (`lag_bytes`) but what they take: `lag_cost` for one reader, and
-`held_bytes` for the log with all that it has made. Of the other forms, those that were used least recently are
-forgotten when all of them take more than `FORMS_TIMES` what the log itself does. One that a reader is in the midst of stays, so
-that no reader has a form made twice by reading it slowly.
+`held_bytes` for the log with all that it has made. When the other forms take more than `FORMS_TIMES` what the log
+itself does, those are forgotten that were used least recently. One that a reader is in the midst of stays, so that no
+reader has a form made twice by reading it slowly.
 """
 
 from __future__ import annotations
