@@ -402,7 +402,7 @@ class Sending:
                 peer.in_segment = None
             if whole:
                 for missing in range(number, room.log.next):
-                    # Not compressed for this one: so it is shared, unless it has to be made, which takes little time.
+                    # Uncompressed, it is the log's own, or made in little time.
                     plain = room.log.segment(missing, without_deflate(peer.form))
                     segment = room.leave_out_own(peer, missing, plain)
                     peer.session.show_sent(segment)
