@@ -167,7 +167,8 @@ class Room:
             return
         for peer in self.behind:
             assert peer.cursors is not None
-            yield peer.cursors[self], peer.form
+            number, offset = peer.cursors[self]
+            yield Cursor(number, max(offset, peer.in_segment is self)), peer.form
 
     def __repr__(self) -> str:
         return f"<Room {self.path} peers={len(self)} behind={len(self.behind)} {self.log!r}>"

@@ -329,6 +329,9 @@ class Sending:
             number += 1
         peer.cursors[room] = Cursor(number, left)
         peer.in_segment = room if left else None
+        if left:
+            at = sent - left
+            room.log.put_back(number, peer.form, run[at : at + size])
         return sent == len(run)
 
     @staticmethod

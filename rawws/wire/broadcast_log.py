@@ -354,6 +354,13 @@ class BroadcastLog:
             self._give_up_making(_key(number, form))
             self._keep_form(number, form, self.segment(number, without_deflate(form)))
 
+    def put_back(self, number: int, form: int, encoded: bytes) -> None:
+        """Keep a form that was made before, and of which a reader has had a part: it is to be sent the rest of it."""
+        form = self._segments[number - self.first].form_of(form)
+        if self.work(number, form):
+            self._give_up_making(_key(number, form))
+            self._keep_form(number, form, encoded)
+
     def _keep_form(self, number: int, form: int, encoded: bytes) -> None:
         key = _key(number, form)
         self._forms[key] = encoded
@@ -389,7 +396,8 @@ class BroadcastLog:
             if self._forms_bytes <= most - most // 4:
                 return
             key = next(iter(self._forms))
-            if key == keep or key in in_use:
+            # Of the last segment, somebody may just have been sent a part, and not be known for it yet.
+            if key == keep or key in in_use or key >> _FORM_BITS == self.next - 1:
                 self._forms.move_to_end(key)
             else:
                 self._forget_form(key)

@@ -425,6 +425,8 @@ def test_a_form_that_a_reader_is_in_the_midst_of_is_kept() -> None:
     making = Making()
     readers = [(Cursor(1, 10), 9), (Cursor(2, 0), 9), (Cursor(SEGMENTS), 9)]
     log = large_log(making, lambda: readers)
+    log.append([HELLO])
+    log.seal()
     log.segment(1, 9)
     log.segment(2, 9)
     forms = [0x10, *range(0x21, 0x22 + FORMS_TIMES)]
@@ -448,11 +450,34 @@ def test_readers_at_places_and_in_forms_of_their_own_have_each_form_made_once() 
     forms = [9, 15, 0x10, 0x19, 0x1F, 0x20]
     readers = [(Cursor(number, 1), form) for number in range(SEGMENTS) for form in forms]
     log = large_log(making, lambda: readers)
+    assert log.lag_bytes(Cursor(0, 1), 9) > 0
     for _ in range(3):
         for cursor, form in readers:
             log.segment(cursor.number, form)
             log.lag_cost(cursor, form)
     assert len(making.asked) == len(set(readers)) == 6 * SEGMENTS
+
+
+def test_the_last_segment_s_forms_are_kept() -> None:
+    making = Making()
+    log = large_log(making)
+    last = SEGMENTS - 1
+    log.segment(last, 15)
+    for form in range(0x21, 0x22 + FORMS_TIMES):
+        for number in range(last):
+            log.segment(number, form)
+    assert not log.work(last, 15)
+
+
+def test_what_a_reader_has_had_a_part_of_can_be_put_back() -> None:
+    making = Making()
+    log = large_log(making)
+    log.make(0, 15)
+    log.put_back(0, 15, b"as it was")
+    assert log.segment(0, 15) == b"as it was"
+    log.put_back(0, 15, b"otherwise")
+    log.put_back(1, PLAIN, b"otherwise")
+    assert (log.segment(0, 15), log.segment(1, PLAIN)) == (b"as it was", NOISE)
 
 
 def test_a_run_has_no_more_than_can_be_had_with_so_much_work() -> None:
