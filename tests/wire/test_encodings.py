@@ -23,6 +23,7 @@ from rawws.wire.encodings import (
     notice,
     rest_of_message,
     skip_messages,
+    without_deflate,
     work_of,
 )
 from rawws.wire.frames import Opcode, encode_frame, split_frames
@@ -157,6 +158,11 @@ def test_many_messages_are_encoded_in_steps(form: int) -> None:
 def test_a_large_event_is_a_step_of_its_own() -> None:
     frames = encode_frame(Opcode.TEXT, b"x") + encode_frame(Opcode.TEXT, b"y" * STEP_BYTES)
     assert [len(piece) for piece in encode_in_steps(2 * frames, EVENTS, NumberedIds("e").labels(1))][2] == 0
+
+
+def test_whoever_reads_a_form_can_read_it_uncompressed() -> None:
+    forms = [PLAIN, 9, 15, WITH_IDS, WITH_IDS | 15, EVENTS]
+    assert list(map(without_deflate, forms)) == [PLAIN, PLAIN, PLAIN, WITH_IDS, WITH_IDS, EVENTS]
 
 
 def test_plain_frames_are_no_work() -> None:
