@@ -87,7 +87,7 @@ class Delivery(NamedTuple):
     """What became of a published message: for how many peers of the room it was which."""
 
     sent: int  # the operating system has taken it, and all before it
-    queued: int  # the peer reads more slowly than the room publishes: it gets it, or as `Slow` has it, something newer
+    queued: int  # it is sent soon, or as `Slow` has it, something newer: the peer reads slowly, or the message is large
     closed: int  # it was lost, or closed for being too far behind
 
 
