@@ -34,6 +34,7 @@ from rawws.room_app import rooms
 from rawws.server import SAME_HOST, Server, serve
 from rawws.version import __version__
 from rawws.websocket import WebSocket
+from rawws.wire.events import CloseFrame
 from rawws.wire.message_ids import Gap
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.session import State
@@ -41,6 +42,7 @@ from rawws.wire.session import State
 __all__ = [
     "SAME_HOST",
     "Cause",
+    "CloseFrame",
     "Closed",
     "ConnectionClosed",
     "ConnectionClosedError",

@@ -42,6 +42,7 @@ _LOST_ON_THE_WAY = frozenset(
 RECOVERED_S = 1.0
 
 
+@trio.lowlevel.enable_ki_protection
 async def accept_connections(listener: socket.socket, take: Callable[[socket.socket, Address], None]) -> None:
     """Pass each connection to ``take``, which owns it then, until cancelled."""
     failed_at = math.inf

@@ -8,7 +8,6 @@ this in a trio task of its own, which ends at the hand-over.
 from __future__ import annotations
 
 import logging
-import math
 import ssl
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ import trio
 
 from rawws import logs, web
 from rawws.errors import Refusal
-from rawws.exchange import ClientError, Exchange
+from rawws.exchange import NO_MEMORY, ClientError, Exchange
 from rawws.failures import is_failure
 from rawws.http_connection import Adopt, HttpConnection
 from rawws.loop import current_loop
@@ -26,7 +25,7 @@ from rawws.wire.handshake import wants_websocket
 from rawws.wire.http1 import Signal
 from rawws.wire.messages import Request
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, IN, STATE, TIMER, head_lines
+from rawws.wire.trace import FAULT, IN, STATE, TIMER, head_lines, mask_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,10 @@ async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None
     if connection.service.tracer.is_watched:
         connection.service.tracer.opened(connection.number, connection.transport.peer_name)
     try:
-        upgraded = await _serve_requests(connection)
+        with current_loop().memory.counting_connection(lambda: connection.held_bytes) as scope:
+            upgraded = await _serve_requests(connection)
+        if scope.cancelled_caught:
+            await _give_up(connection)
     except ssl.SSLError as error:
         connection.log(logs.http, logging.INFO, FAULT, f"TLS failed: {error.reason or error}")
     except OSError as error:
@@ -59,6 +61,16 @@ async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None
             connection.transport.close()
             connection.service.tracer.ended(connection.number, "the HTTP connection is closed")
     return upgraded
+
+
+async def _give_up(connection: HttpConnection) -> None:
+    """Refuse what the connection has asked for, or is asking for, if the answer can go out at once."""
+    with trio.move_on_after(0):
+        if connection.http.request_begun and not connection.http.response_begun:
+            await connection.refuse(logs.http, NO_MEMORY)
+        else:
+            told = "closed by us: the server's memory is full (--max-memory)"
+            connection.log(logs.http, logging.INFO, FAULT, told)
 
 
 async def turn_away(connection: HttpConnection, refusal: Refusal) -> None:
@@ -86,7 +98,11 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
             connection.log(logs.http, logging.DEBUG, STATE, "closed by the client without a further request")
             connection.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
             return None
+        connection.request = request if isinstance(request, Request) else None
         upgraded = await _act_on(connection, request)
+        del request  # or its head would be kept as long as the connection rests
+        connection.request = None
+        connection.also_held_bytes = 0
         if connection.adopt is not None:
             return HandedOver(connection.number, connection.transport, connection.adopt)
         if upgraded is not None or not connection.http.can_continue or connection.service.stopping:
@@ -105,8 +121,7 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
 async def _receive_head(connection: HttpConnection) -> Request | Refusal | None:
     """Return the next request, a refusal of it, or None at the end of the stream."""
     # Most often all of it is here already, and then a deadline costs more than reading does.
-    if not connection.http.request_begun and (data := connection.transport.try_receive()):
-        connection.http.receive_data(data)
+    if not connection.http.request_begun and connection.take_in_what_is_here():
         await current_loop().turnstile.pass_through()
     event = connection.http.next_event()
     if event is Signal.NEED_DATA:
@@ -153,7 +168,7 @@ async def _act_on_request(connection: HttpConnection, request: Request) -> Upgra
     # What is asked for rawws's own sake would only hide the rest.
     level = logging.DEBUG if request.target.startswith(web.OWN_PATHS) else logging.INFO
     if logs.http.isEnabledFor(level):
-        connection.log(logs.http, level, IN, f"Received request for {request.target}")
+        connection.log(logs.http, level, IN, f"Received request for {mask_target(request.target)}")
     await _have_answered(connection, exchange)
     return None
 
@@ -169,7 +184,8 @@ async def _have_answered(connection: HttpConnection, exchange: Exchange) -> None
             raise
         if isinstance(error, OSError) and connection.is_lost:  # else it is an error of the application's own
             raise
-        logs.http.exception("#%d ! the http handler failed at %s", connection.number, exchange.request.target)
+        target = mask_target(exchange.request.target)
+        logs.http.exception("#%d ! the http handler failed at %s", connection.number, target)
         exchange.refusal = Refusal(500, "internal_error", "The server failed to answer this request.")
     if exchange.refusal is not None and not connection.http.response_begun:
         await connection.refuse(logs.http, exchange.refusal, close=exchange.refusal.status != 500)
@@ -180,7 +196,7 @@ async def _have_answered(connection: HttpConnection, exchange: Exchange) -> None
 
 async def _wait_for_next(connection: HttpConnection) -> bool:
     """Wait for another request's first byte; False when the connection ends, or rests too long, instead."""
-    rest_s = connection.service.limits.keep_alive_timeout_s or math.inf
+    rest_s = connection.service.limits.keep_alive_timeout_s
     with trio.move_on_after(rest_s) as rest, connection.resting(rest, True):
         data: bytes | None = await connection.transport.receive()
     if rest.cancelled_caught:

@@ -20,11 +20,12 @@ import h11
 import trio
 
 from rawws import logs
+from rawws.asgi_endpoints import websocket_paths
 from rawws.errors import RawwsError, UsageError
 from rawws.exchange import Exchange
-from rawws.failures import is_failure
+from rawws.failures import call_application, is_failure
 from rawws.limits import KIB, NO_LIMIT, Limits
-from rawws.wire.trace import FAULT, STATE
+from rawws.wire.trace import FAULT, STATE, mask_target
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -70,6 +71,10 @@ class AsgiApp:
         self._lifespan = lifespan
         self._state: dict[str, Any] = {}
         self._calls: trio.Nursery | None = None  # of the application, while its lifespan lasts
+
+    def websocket_paths(self) -> list[str]:
+        """Return the paths of the application's WebSocket endpoints, as far as they can be seen from outside."""
+        return websocket_paths(self._app)
 
     def max_body_bytes(self, _: Limits) -> int:
         return NO_LIMIT  # how much it reads is for the application to say
@@ -164,11 +169,12 @@ class _Conversation:
         self._wait: trio.CancelScope | None = None  # of the task that does
         self._sending = trio.Lock()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, app: Application, scope: Scope) -> None:
         """Call the application, and say so when it has returned, however that came."""
         try:
             with self._call:
-                await app(scope, self.receive, self.send)
+                await call_application(app, scope, self.receive, self.send)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -177,7 +183,8 @@ class _Conversation:
         finally:
             self._settled.set()
         if self._complete and self._failure is not None:
-            told = f"the ASGI application failed at {self._exchange.request.target} after it had answered"
+            target = mask_target(self._exchange.request.target)
+            told = f"the ASGI application failed at {target} after it had answered"
             logs.http.error("#%d %s %s", self._exchange.number, FAULT, told, exc_info=self._failure)
 
     async def wait_answered(self) -> None:
@@ -216,6 +223,7 @@ class _Conversation:
 
     # What the application receives
 
+    @trio.lowlevel.enable_ki_protection
     async def receive(self) -> Message:
         """Return the next piece of the body; after its end, wait for the client's leaving or the response's end.
 
@@ -233,6 +241,7 @@ class _Conversation:
             self._wait = None
             self._receiving.release()
 
+    @trio.lowlevel.enable_ki_protection
     async def _receive(self) -> Message:
         if not self._body_read:
             try:
@@ -253,6 +262,7 @@ class _Conversation:
 
     # What it sends
 
+    @trio.lowlevel.enable_ki_protection
     async def send(self, message: Message) -> None:
         """Send a part of the response. Raises `UsageError` for what can't come now, and OSError without a client."""
         kind = message.get("type")
@@ -278,7 +288,8 @@ class _Conversation:
             raise ClientDisconnected("the client has gone") from self._lost
         if self._complete:
             # "any further messages on the channel will be ignored"
-            told = f"the ASGI application sent {kind} after the end of its response to {self._exchange.request.target}"
+            target = mask_target(self._exchange.request.target)
+            told = f"the ASGI application sent {kind} after the end of its response to {target}"
             logs.line(logs.http, logging.WARNING, self._exchange.number, FAULT, f"{told}; ignored")
         elif kind == "http.response.start":
             await self._start(message)
@@ -371,26 +382,30 @@ class _Lifespan:
         self._shutdown_failed: str | None = None
         self._error: BaseException | None = None
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         scope = {"type": "lifespan", "asgi": dict(_LIFESPAN_VERSIONS), "state": self._state}
         with self._scope:
             try:
-                await self._app(scope, self._receive, self._send)
+                await call_application(self._app, scope, self._receive, self._send)
             except BaseException as error:
                 if not is_failure(error):
                     raise
                 self._error = error
                 if self._is_up:
                     logs.server.exception("#%d %s the ASGI application's lifespan failed", logs.SERVER, FAULT)
-        for event in (self._startup_answered, self._shutdown_answered, self._over):
-            event.set()
+            finally:  # also when Ctrl-C came just there: nobody is to wait for it then
+                for event in (self._startup_answered, self._shutdown_answered, self._over):
+                    event.set()
 
+    @trio.lowlevel.enable_ki_protection
     async def _receive(self) -> Message:
         with contextlib.suppress(trio.EndOfChannel):
             return await self._told.receive()
         self._over.set()
         return await trio.sleep_forever()
 
+    @trio.lowlevel.enable_ki_protection
     async def _send(self, message: Message) -> None:
         match message.get("type"):
             case "lifespan.startup.complete":

@@ -131,6 +131,7 @@ def _weigh(name: str, path: str) -> bytes:
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
     """Share a hub's rooms with every other node that has the same Redis, as long as the block runs.
 

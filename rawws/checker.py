@@ -89,6 +89,7 @@ class Checker:
             open_timeout=patience_s,
         )
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, cases: Sequence[Case], tell: Callable[[Result], None]) -> None:
         """Run cases, several at once, and tell the result of each in their order.
 
@@ -99,6 +100,7 @@ class Checker:
         results: dict[int, Result] = {}
         told = 0
 
+        @trio.lowlevel.enable_ki_protection
         async def run_one(index: int, case: Case) -> None:
             nonlocal told
             async with limiter:
@@ -145,7 +147,7 @@ class Checker:
                         sent_frames = True
                         await transport.send_all(case.frames)
                         if case.half:
-                            transport.shutdown_write()
+                            await transport.send_eof()
                         continue
                     data = await transport.receive(LOOKED_AT_BYTES)
                     if not data:

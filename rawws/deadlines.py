@@ -51,10 +51,10 @@ class Deadlines:
     def add(self, peer: Peer) -> None:
         """Watch a peer that the loop has taken over."""
         limits = peer.endpoint.limits
-        peer.ping_at = trio.current_time() + (limits.ping_interval_s or math.inf)
+        peer.ping_at = trio.current_time() + limits.ping_interval_s
         timers = (limits.ping_interval_s, limits.ping_timeout_s, limits.close_timeout_s)
-        tick_s = min([self._tick_s, *(seconds / 4 for seconds in timers if seconds)])
-        if limits.messages_per_s:
+        tick_s = min([self._tick_s, *(seconds / 4 for seconds in timers)])
+        if limits.messages_per_s != math.inf:
             tick_s = min(tick_s, RATE_TICK_S)
         if tick_s < self._tick_s or len(self._loop.peers) == 1:
             self._tick_s = tick_s
@@ -111,6 +111,8 @@ class Deadlines:
         logs.line(logs.server, logging.WARNING, logs.SERVER, TIMER, told)
 
     def _check(self, peer: Peer, now: float) -> None:
+        if peer.transport.fileno() < 0:
+            return  # it went while another was looked at
         if now >= peer.answer_by or now >= peer.close_at:
             self._loop.hear(peer)  # its answer may be here, and only we are late
             if peer.transport.fileno() < 0:
@@ -129,13 +131,14 @@ class Deadlines:
                     f"cut off, since the {them} has not closed within {limits.close_timeout_s:g} s",
                 )
             return
-        if peer.inbox is not None and peer.inbox.paused:
-            peer.answer_by = math.inf  # an answer may be there, and we don't read it
-            return
-        if peer.pace is not None and peer.pace.took_at != math.inf:
+        # First of all, since nothing excuses it: no peer is exempt, whether it answers pings, or is read from, or not.
+        if peer.cursors is not None or peer.pace is not None:
             self._loop.slow.check_progress(peer, now)
             if peer.session.state is not OPEN:
                 return
+        if peer.inbox is not None and peer.inbox.paused:
+            peer.answer_by = math.inf  # an answer may be there, and we don't read it
+            return
         if peer.pace is not None and peer.pace.rests_until:
             if now < peer.pace.rests_until:
                 peer.answer_by = math.inf
@@ -160,9 +163,10 @@ class Deadlines:
         limits = peer.endpoint.limits
         peer.session.ping(KEEPALIVE)
         peer.ping_at = now + limits.ping_interval_s
-        if peer.answer_by == math.inf:  # the oldest ping that nothing has answered counts
+        # The oldest ping that nothing has answered counts.
+        if peer.answer_by == math.inf and peer.session.answers_pings:
             peer.heard = False
-            peer.answer_by = now + (limits.ping_timeout_s or math.inf)
+            peer.answer_by = now + limits.ping_timeout_s
         if peer.inbox is not None and KEEPALIVE not in peer.inbox.pings:
             peer.inbox.add_ping(KEEPALIVE, now)
         self._loop.sending.send(peer, peer.session.data_to_send())

@@ -30,6 +30,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rawws.wire.events import CloseFrame
     from rawws.wire.messages import Response
 
 
@@ -125,7 +126,7 @@ class Cause(Enum):
     RESET = "reset"  # the connection broke: a reset, a network error
     PING_TIMEOUT = "ping timeout"  # nothing came for ``ping_timeout`` seconds after a ping
     CLOSE_TIMEOUT = "close timeout"  # the peer didn't answer our close
-    LIMIT = "limit"  # the peer's message was over a limit
+    LIMIT = "limit"  # the peer went over a limit: with a message, or with TLS records that carry no data
     SLOW_PEER = "slow peer"  # the peer read too slowly for its room
     PROTOCOL_ERROR = "protocol error"  # the peer broke a rule
     SHUTDOWN = "shutdown"  # our server stops
@@ -136,15 +137,17 @@ class Cause(Enum):
 class Closed:
     """How a connection ended.
 
-    ``code`` and ``reason`` are those of the close that began the closing handshake: 1005 is a close without a
-    status, and 1006 stands for none at all (RFC 6455 §7.1.5). ``by_us`` says who began.
+    ``code`` and ``reason`` are those of the close that was received, whichever side began: 1005 stands for a close
+    without a code, and 1006 with an empty reason for no close at all (RFC 6455 §7.1.5, §7.1.6).
     """
 
     code: int
     reason: str
-    by_us: bool
+    by_us: bool  # we began the closing handshake, or failed the connection
     cause: Cause
-    sentence: str  # the whole story in one sentence, as the log has it
+    sentence: str  # the whole story in one sentence, as in the log
+    rcvd: CloseFrame | None = None  # the peer's close: its ``code`` and ``reason``
+    sent: CloseFrame | None = None  # our close; it may not have reached the peer
 
     def __str__(self) -> str:
         return self.sentence
@@ -159,11 +162,22 @@ class ConnectionClosed(RawwsError):
 
     @property
     def code(self) -> int:
+        """The code of the close that was received; 1005 for one without a code, 1006 for none."""
         return self.closed.code
 
     @property
     def reason(self) -> str:
         return self.closed.reason
+
+    @property
+    def rcvd(self) -> CloseFrame | None:
+        """The peer's close, or None."""
+        return self.closed.rcvd
+
+    @property
+    def sent(self) -> CloseFrame | None:
+        """Our close, or None."""
+        return self.closed.sent
 
 
 class ConnectionClosedOK(ConnectionClosed):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
@@ -16,7 +16,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import Refusal
-from rawws.http_connection import Adopt, Deadline, HttpConnection
+from rawws.http_connection import SLOW_AND_FULL, WAIT_BYTES, Adopt, Deadline, HttpConnection
 from rawws.limits import KIB, Limits
 from rawws.loop import current_loop
 from rawws.wire.http1 import BodyPart, Signal
@@ -29,7 +29,7 @@ MAX_PASSED_OVER_BYTES = 64 * KIB
 PIECES_IN_A_ROW = 16
 
 _TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than what is taken here.")
-_NO_MEMORY = Refusal(
+NO_MEMORY = Refusal(
     503,
     "no_memory",
     "The server has no memory left for this request (--max-memory); try again later.",
@@ -131,13 +131,14 @@ class Exchange:
         if self._announced_bytes > max_bytes:
             self._refuse(too_large)
         body = bytearray()
-        with current_loop().memory.counting(body) as scope:
+        with current_loop().memory.counting(lambda: (body,)) as scope:
             while piece := await self._receive_body(self._connection.deadline):
                 body += piece
                 if len(body) > max_bytes:
                     self._refuse(too_large)
         if scope.cancelled_caught:
-            self._refuse(_NO_MEMORY)
+            self._refuse(NO_MEMORY)
+        self._connection.also_held_bytes += len(body)  # until the request is answered
         return bytes(body)
 
     async def pass_over_body(self) -> None:
@@ -180,6 +181,7 @@ class Exchange:
 
         For when the body has been read. Who has only ended its own side still reads, and is answered at once.
         """
+        self._connection.also_held_bytes += WAIT_BYTES
         with trio.move_on_after(most_s) as scope, self._connection.resting(scope, True):
 
             async def give_up() -> None:
@@ -190,6 +192,7 @@ class Exchange:
                 nursery.start_soon(give_up)
                 await happens()
                 nursery.cancel_scope.cancel()
+        self._connection.also_held_bytes -= WAIT_BYTES
 
     async def hand_over(self, headers: Sequence[tuple[str, str]], adopt: Adopt) -> None:
         """Begin an answer that goes on until the connection ends, and have somebody else go on with it.
@@ -219,6 +222,25 @@ class Exchange:
         """Send what ends the answer."""
         await self._connection.send(self._connection.http.end_response())
         self.is_complete = True
+
+    async def answer_in_pieces(
+        self, headers: Sequence[tuple[bytes, bytes]], body: Iterable[bytes], held: Callable[[], Iterable[bytes]]
+    ) -> None:
+        """Send a 200 whose body is made as it is sent; ``held`` returns what is kept in memory to make the rest of it.
+
+        Raises OSError when the client is lost, reads too slowly, or has to go because the server's memory is full.
+        """
+        piece = b""
+        with current_loop().memory.counting(lambda: (*held(), piece)) as scope:
+            await self.start_response(200, headers)
+            if self.request.method != "HEAD":
+                for piece in body:
+                    await self.send_body(piece)
+                    await trio.lowlevel.checkpoint()
+            await self.end_response()
+        if scope.cancelled_caught:
+            self._connection.is_lost = True
+            raise TimeoutError(SLOW_AND_FULL)
 
     async def wait_disconnected(self) -> None:
         """Return when the client has gone. For when the body has been read, and beside no other receiving.

@@ -1,8 +1,17 @@
-"""What an application raises: its own failure, or what is for who called us."""
+"""What an application is called with, and what it raises: its own failure, or what is for who called us.
+
+In a program that leaves Ctrl-C to Python, a KeyboardInterrupt may be raised anywhere in the main thread. In the midst
+of trio's own functions, such as ``nursery.start_soon``, it would leave a task that never runs, and that its nursery
+waits for without end. So the tasks of a server are protected from it (`trio.lowlevel.enable_ki_protection`): it is
+raised in the program's main task, when that is next at a checkpoint. Only an application's code is interrupted.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
 import trio
 
@@ -28,3 +37,10 @@ def is_failure(error: BaseException) -> bool:
         elif not isinstance(error, trio.Cancelled) or trio.current_effective_deadline() > -math.inf:
             found = True
     return found  # beside which cancelling isn't lost: trio raises it again where we wait next
+
+
+@trio.lowlevel.disable_ki_protection
+async def call_application(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call an application's function, which may be async, where Ctrl-C may interrupt it; returns what it returns."""
+    result = function(*arguments)
+    return await result if inspect.isawaitable(result) else result

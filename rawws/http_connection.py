@@ -8,9 +8,7 @@ next, ``upgrade.py`` for a WebSocket, ``exchange.py`` for any other answer.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
-import math
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from typing import Any, NamedTuple
@@ -20,15 +18,23 @@ import trio
 from rawws import logs, web
 from rawws.accepting import Address
 from rawws.errors import Refusal
-from rawws.failures import is_failure
+from rawws.failures import call_application, is_failure
+from rawws.limits import KIB
 from rawws.loop import current_loop
 from rawws.peer import Endpoint, Peer
 from rawws.service import Service
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.http1 import Event, HttpPhase, Signal
-from rawws.wire.messages import Headers, Response
+from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, OUT, STATE, TIMER, head_lines
+
+# A connection in its HTTP phase, with its task, and h11's state (measured).
+CONNECTION_BYTES = 8 * KIB
+# What waiting for something takes besides, with its tasks (measured).
+WAIT_BYTES = 7 * KIB
+
+SLOW_AND_FULL = "the client reads the answer too slowly, and the server's memory is full (--max-memory)"
 
 # Long enough for the last words to be read across a slow line, short enough not to hoard sockets (a guess).
 LINGER_S = 2.0
@@ -49,7 +55,7 @@ class Deadline(NamedTuple):
 
     @classmethod
     def of(cls, awaited: str, limit_s: float, flag: str) -> Deadline:
-        return cls(trio.current_time() + (limit_s or math.inf), awaited, limit_s, flag)
+        return cls(trio.current_time() + limit_s, awaited, limit_s, flag)
 
     @property
     def refusal(self) -> Refusal:
@@ -71,11 +77,25 @@ class HttpConnection:
         self.answered: Response | None = None  # the last answer that was given
         self.is_lost = False  # the client has gone
         self.adopt: Adopt | None = None  # who goes on with the answer that was begun
+        self.request: Request | None = None  # which is being answered
+        self.also_held_bytes = 0  # for that: by a body that has come whole, and by tasks that wait
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes, but for a body on its way in or out."""
+        held = CONNECTION_BYTES + self.transport.held_bytes + self.http.held_bytes + self.also_held_bytes
+        return held if self.request is None else held + self.request.held_bytes
 
     # What comes in
 
     def request_deadline(self) -> Deadline:
         return Deadline.of("The request", self.service.limits.header_timeout_s, "--open-timeout")
+
+    def take_in_what_is_here(self) -> bool:
+        """Receive what has come by now; false if that is nothing."""
+        if data := self.transport.try_receive():
+            self.http.receive_data(data)
+        return bool(data)
 
     async def receive_event(self, deadline: Deadline, *, is_head: bool = False) -> Event:
         """Return the next event, for which data may have to come by the deadline."""
@@ -127,6 +147,7 @@ class HttpConnection:
             self.http.receive_data(data)
             if not data:
                 break
+            del data  # or it would be kept until more comes
         else:
             told = f"over {limit} bytes (--max-head) are pipelined behind a request that is being answered"
             self.log(logs.http, logging.INFO, FAULT, f"{told}; the client counts as gone")
@@ -140,10 +161,9 @@ class HttpConnection:
         What goes wrong in it is logged, and answered with 500.
         """
         name = getattr(hook, "__name__", "hook")
-        with trio.move_on_after(self.service.limits.header_timeout_s or math.inf) as scope:
+        with trio.move_on_after(self.service.limits.header_timeout_s) as scope:
             try:
-                result = hook(*arguments)
-                return await result if inspect.isawaitable(result) else result
+                return await call_application(hook, *arguments)
             except BaseException as error:
                 if not is_failure(error):
                     raise
@@ -208,16 +228,16 @@ class HttpConnection:
             raise
 
     async def _send_slowly(self, data: bytes, sent: int) -> None:
-        with current_loop().memory.counting(data) as scope, memoryview(data) as view:
+        with current_loop().memory.counting(lambda: (data,)) as scope, memoryview(data) as view:
             while sent < len(data):
                 # A deadline for each piece: a large answer to a slow reader takes the time that it takes.
-                with trio.move_on_after(self.service.limits.close_timeout_s or math.inf) as patience:
+                with trio.move_on_after(self.service.limits.close_timeout_s) as patience:
                     await self.transport.send_all(view[sent : sent + RECEIVE_BYTES])
                 if patience.cancelled_caught:
                     raise TimeoutError("the client does not read the answer")
                 sent += RECEIVE_BYTES
         if scope.cancelled_caught:
-            raise TimeoutError("the client reads the answer too slowly, and the server's memory is full (--max-memory)")
+            raise TimeoutError(SLOW_AND_FULL)
 
     async def linger(self) -> None:
         """See to it that the last answer can arrive, where the client may still be sending (RFC 9112 §9.6)."""

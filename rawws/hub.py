@@ -19,9 +19,10 @@ from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint, Pace, Peer
 from rawws.room import Place, Room, RoomSettings, Slow
+from rawws.room_paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.transport import Transport
 from rawws.wire.broadcast_log import History
-from rawws.wire.encodings import EVENTS, PLAIN, SUBPROTOCOL, WITH_IDS, notice
+from rawws.wire.encodings import AS_JSON, EVENTS, PLAIN, SUBPROTOCOL, WITH_IDS, notice
 from rawws.wire.event_stream import PREAMBLE, EventStream
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Handshake
@@ -48,13 +49,19 @@ class Hub:
 
     ``max_lag_bytes`` is how far a peer may fall behind a room, counted by what is kept because of it (a message of one
     byte takes some 160 more), and ``slow`` what becomes of it then: ``"close"`` with 1013; ``"skip"`` to the newest;
-    ``"wait"``: those who publish are held back; or ``"latest"``: at any time it gets the newest of each ``key``, a
-    member of the messages' JSON, and ``max_lag_bytes`` is for what the newest of all keys take.
+    ``"wait"``: those who publish are held back until it catches up, or is closed because it has taken nothing for
+    ``ping_timeout``; or ``"latest"``: at any time it gets the newest of each ``key``, a member of the messages' JSON,
+    and ``max_lag_bytes`` is for what the newest of all keys take.
 
     ``history`` is how many of its last messages a room keeps, for at most ``history_age_s`` and in about
     ``history_bytes``. With ``exclude_sender``, what a peer says goes to all others; with ``read_only`` it may say
     nothing, or is closed with 1008: the program publishes, or who may POST. ``max_rooms`` and ``max_peers`` (in a room)
     are refused more with 503.
+
+    ``rooms_at`` says which paths are rooms, over WebSocket and HTTP: that path and all paths below it. By default every
+    path is a room, or, where the server has an application for HTTP (the ``http`` of `rawws.serve`), every path below
+    ``/room/``. The other paths are the application's, and a WebSocket is refused there with 404. ``routes``, and a
+    handler in place of the hub, are not bound by this.
 
     ``settings(path)`` may return other `RoomSettings` for some rooms. Where it fails, a request is answered with 500.
     """
@@ -74,6 +81,7 @@ class Hub:
         read_only: bool = False,
         max_rooms: int | None = None,
         max_peers: int | None = None,
+        rooms_at: str | None = None,
         settings: Callable[[str], RoomSettings | None] | None = None,
     ) -> None:
         """Raises `UsageError` for a mode or a policy that there isn't, and for what can't be a limit."""
@@ -94,6 +102,7 @@ class Hub:
             math.inf if max_peers is None else max_peers,
         )
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
+        self._rooms_at = None if rooms_at is None else RoomPaths(rooms_at)
         self._settings_for = settings
         self._max_rooms = max_rooms
         self.hello = hello
@@ -112,6 +121,10 @@ class Hub:
     def rooms(self) -> Mapping[str, Room]:
         """The rooms in which somebody is, or that keep something for who comes later, by path. To be looked at only."""
         return self._occupied
+
+    def paths(self, *, beside_application: bool) -> RoomPaths:
+        """Return which paths are rooms, on a server that has an application for HTTP, or none."""
+        return self._rooms_at or RoomPaths(BESIDE_AN_APPLICATION if beside_application else "/")
 
     def room(self, path: str) -> Room:
         """Return the room of that path; as long as somebody is in it or holds it, always the same."""
@@ -223,7 +236,7 @@ class Hub:
 
         The query of the ``request`` says from where on it wants to read. The transport is the loop's from here on.
         Frames that the client sent behind its request are read at once. Returns None when the system can't watch one
-        more socket; it is closed then.
+        more socket, or the client has gone; it is closed then.
         """
         loop = current_loop()
         agreement = handshake.deflate
@@ -250,10 +263,14 @@ class Hub:
         self, number: int, transport: Transport, path: str, reading: Reading, endpoint: Endpoint
     ) -> Peer | None:
         """Take over a connection whose response is to be a room's events; its head has been sent."""
-        return self._add(Peer(number, transport, EventStream(), endpoint, EVENTS), path, reading)
+        form = EVENTS | AS_JSON if reading.wants_json else EVENTS
+        return self._add(Peer(number, transport, EventStream(), endpoint, form), path, reading)
 
     def _add(self, peer: Peer, path: str, reading: Reading) -> Peer | None:
-        """Put a peer into a room, greeted and told where it begins."""
+        """Put a peer into a room, greeted and told where it begins; None if it has gone by then.
+
+        A peer that is lost meanwhile is in no room, but what it had sent before is still published.
+        """
         loop = current_loop()
         try:
             loop.add(peer)
@@ -270,24 +287,21 @@ class Hub:
             if place.gap is not None:
                 told += f"; what came behind {place.gap['since']} is gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, told)
+        if self.mode is Mode.BROADCAST and not peer.form & EVENTS:
+            peer.relay = room
+            if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
+                peer.pace = Pace(TokenBucket(rate, trio.current_time()))
         if words := self._greeting(peer.form, room, place):
             loop.sending.send(peer, words)
-            if peer.transport.fileno() < 0:  # it has gone meanwhile
-                return None
-        loop.join(peer, room, place.after)
-        if reading.wants_presence and peer.form & (EVENTS | WITH_IDS):  # who can be told
-            room.watchers.add(peer)
-        if self.mode is Mode.BROADCAST and peer.form is not EVENTS:
-            peer.relay = room
-            if rate := peer.endpoint.limits.messages_per_s:
-                peer.pace = Pace(TokenBucket(rate, trio.current_time()))
-        return peer
+        can_watch = bool(peer.form & (EVENTS | WITH_IDS))  # plain frames are messages, all of them
+        loop.join(peer, room, place.after, watches=reading.wants_presence and can_watch)
+        return peer if peer.transport.fileno() >= 0 else None
 
     def _greeting(self, form: int, room: Room, place: Place) -> bytes:
         """Return what a peer gets before anything of the room's."""
         at = room.log.label(place.after)
         gap = {} if place.gap is None else {"gap": place.gap}
-        if form is EVENTS:
+        if form & EVENTS:
             # An id without data: where to go on if the connection is cut before there is a message.
             return PREAMBLE + f"id: {at}\n\n".encode("ascii") + (notice(gap, form) if gap else b"")
         if form & WITH_IDS:

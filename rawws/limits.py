@@ -36,7 +36,11 @@ def check_names(keyword: str, given: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one peer may cost. A time of 0 switches that timer off; sizes are in bytes, times in seconds."""
+    """What one peer may cost; sizes are in bytes, times in seconds.
+
+    For a time or a rate, 0 and infinity both mean that there is no limit, and are kept as infinity: nobody who reads
+    a limit has to know about 0. The exception is ``drain_s``, where 0 means not to wait.
+    """
 
     # The HTTP phase. h11, Tomcat and IIS stop at 8 to 16 KiB, Node.js at 16 KiB since 2018.
     max_header_bytes: int = 16 * KIB
@@ -55,10 +59,11 @@ class Limits:
 
     # The WebSocket phase. 1 MiB is also the default of Python's websockets and of trio-websocket.
     max_message_bytes: int = MIB
-    # Messages that a peer may send into a room in a second; more are read later. 0 for no limit.
-    messages_per_s: float = 0.0
+    # Messages that a peer may send into a room in a second; more are read later.
+    messages_per_s: float = math.inf
     # Load balancers and NAT boxes commonly forget a silent connection after 30 to 60 s.
     ping_interval_s: float = 20.0
+    # For any byte after a ping; and for a peer that a room's publishers wait for, to take any byte.
     ping_timeout_s: float = 20.0
     # Messages that wait for a program to take them before its peer is held back. Python's websockets has 16 too.
     max_queue: float = 16
@@ -86,9 +91,12 @@ class Limits:
         }
         for keyword, given in times.items():
             check_number(keyword, given, whole=False)
+        for name in _NONE_AT_0:
+            if not getattr(self, name):
+                object.__setattr__(self, name, math.inf)
 
     def by_flag(self) -> dict[str, float]:
-        """Return those that are switched on, by the flag that sets each."""
+        """Return the limits that there are, by the flag that sets each."""
         given = {
             "--max-head": self.max_header_bytes,
             "--max-headers": self.max_headers,
@@ -103,3 +111,13 @@ class Limits:
             "--drain": self.drain_s,
         }
         return {flag: limit for flag, limit in given.items() if limit and limit not in (NO_LIMIT, math.inf)}
+
+
+_NONE_AT_0 = (
+    "header_timeout_s",
+    "keep_alive_timeout_s",
+    "messages_per_s",
+    "ping_interval_s",
+    "ping_timeout_s",
+    "close_timeout_s",
+)

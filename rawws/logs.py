@@ -19,7 +19,7 @@ import sys
 
 from rawws.wire.frames import Frame
 from rawws.wire.role import Role
-from rawws.wire.trace import IN, OUT, frame_hex, frame_line, printable
+from rawws.wire.trace import IN, OUT, frame_hex, frame_line, printable, printable_lines
 
 # Below DEBUG: the same, and each frame's bytes in hex.
 TRACE = 5
@@ -49,10 +49,17 @@ def configure(level: str, worker: int | None = None) -> None:
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(sys.stderr)
     who = "" if worker is None else f"worker {worker} "
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s %(name)-15s {who}%(message)s"))
+    handler.setFormatter(_Formatter(f"%(asctime)s %(levelname)-7s %(name)-15s {who}%(message)s"))
     root = logging.getLogger("rawws")
     root.addHandler(handler)
     root.setLevel(LEVELS[level])
+
+
+class _Formatter(logging.Formatter):
+    """Spells out control characters, in tracebacks too: a peer's words may be in an exception's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) -> None:

@@ -37,18 +37,20 @@ from rawws.deadlines import Deadlines
 from rawws.errors import Cause
 from rawws.forms import SENT_AT_ONCE_BYTES, TURN_WORK, Forms
 from rawws.memory import Memory, unsent
-from rawws.peer import NOWHERE, Endpoint, Peer
+from rawws.peer import NOWHERE, Endpoint, Loss, Peer
 from rawws.presence import Presence
 from rawws.room import Room
 from rawws.sending import MAX_OUTBOX_BYTES, Sending
 from rawws.slow import SlowPeers
 from rawws.traffic import Traffic
 from rawws.transport import (
+    EXHAUSTED,
     LOST,
     MORE_RECEIVE_BYTES,
     READABLE,
     RECEIVE_BYTES,
     WRITABLE,
+    TlsFlood,
     Transport,
     describe_loss,
     make_poller,
@@ -166,15 +168,18 @@ class Loop:
         self.deadlines.add(peer)
         self._read_on_soon(peer)
 
-    def join(self, peer: Peer, room: Room, after: int | None = None) -> None:
-        """Put a peer into a room: from now on it gets what is published there.
+    def join(self, peer: Peer, room: Room, after: int | None = None, *, watches: bool = False) -> bool:
+        """Put a peer into a room: from now on it gets what is published there. Return whether it is there afterwards.
 
-        With ``after`` it gets what the room's log has behind the message of that number first.
+        With ``after`` it first gets what the room's log has after the message of that number. With ``watches`` it is
+        notified of the other peers that join and leave. A peer that has gone, is lost, or is being closed, can't join.
         """
         if room in peer.rooms:
-            return
-        room.open(self)
+            return True
+        if peer.transport.fileno() < 0 or peer.lost or peer.session.state is not OPEN:
+            return False
         peer.rooms = (*peer.rooms, room) if peer.rooms else room.alone
+        room.admit(peer, self, watches=watches)
         if after is not None and after < room.log.last_message and self.sending.replay(peer, room, after):
             pass
         elif peer.cursors is not None:
@@ -182,10 +187,7 @@ class Loop:
             room.add_behind(peer)
         elif peer.is_blocked or peer.in_message:
             self.sending.fall_behind(peer)
-        else:
-            room.add_current(peer)
-        if room.watchers:
-            self.presence.note(room, "join", peer)
+        return room in peer.rooms  # what it was sent may have ended it
 
     def take_in(self, peer: Peer, data: bytes) -> None:
         """Act on bytes that were received already, with the handshake."""
@@ -270,14 +272,24 @@ class Loop:
         inbox = peer.inbox
         if inbox is not None:
             # Behind our close, what doesn't fit is dropped, and the peer's close may be the last of it.
-            space = MOST_MESSAGES if peer.session.close_sent is not None else inbox.limit + 1 - len(inbox.items)
+            drops = peer.session.close_sent is not None or peer.lost is not None
+            space = MOST_MESSAGES if drops else inbox.limit + 1 - len(inbox.items)
             return peer.session.receive_data(data, max(1, min(space, MOST_MESSAGES)))
         if peer.pace is None or peer.pace.bucket is None:
             return peer.session.relay_data(data, MOST_MESSAGES)
         return peer.session.relay_data(data, max(1, int(peer.pace.bucket.credit(trio.current_time()))))
 
     def _read_on_soon(self, peer: Peer) -> None:
-        """Have more read of a peer whose bytes no poller tells of: they are here already."""
+        """Have more read of a peer whose bytes no poller tells of, and what TLS has to answer sent."""
+        if peer.lost:
+            self._read_to_the_end_soon(peer)
+            return
+        if peer.transport.needs_flush:
+            peer.transport.needs_flush = False
+            self.sending.flush(peer)
+            if peer.transport.fileno() < 0:
+                return
+            self._poll(peer)
         is_here = peer.kept is not None or peer.session.has_unread or peer.transport.has_pending
         if peer.interest & READABLE and is_here:
             self._unread[peer.transport.fileno()] = READABLE
@@ -298,9 +310,11 @@ class Loop:
                 return self._read_into(peer, buffer)
             data = peer.transport.receive_now(peer.receive_bytes)
         except BlockingIOError:
+            self._wait_for_more(peer)
             return 0
         except OSError as error:
-            self.drop(peer, Cause.RESET, describe_loss(error))
+            cause = Cause.LIMIT if isinstance(error, TlsFlood) else Cause.RESET
+            self.drop(peer, cause, peer.lost.why if peer.lost else describe_loss(error))
             return 0
         size = len(data)
         if not size:
@@ -322,6 +336,13 @@ class Loop:
         self._read_on_soon(peer)
         return size
 
+    def _wait_for_more(self, peer: Peer) -> None:
+        """Go on with a peer that had no data for us: records of TLS may be here, though the first of them held none."""
+        if peer.lost and not peer.transport.has_pending:
+            self.drop(peer, Cause.RESET, peer.lost.why)
+        else:
+            self._read_on_soon(peer)
+
     def _go_on(self, peer: Peer, kept: list[bytes | bytearray]) -> int:
         """Act on what was kept while a peer was held back."""
         peer.kept = None
@@ -333,6 +354,7 @@ class Loop:
         with buffer:
             size = peer.transport.try_receive_into(buffer)
         if size is None:
+            self._wait_for_more(peer)
             return 0
         if not size:
             self._end_of_stream(peer)
@@ -345,6 +367,9 @@ class Loop:
         return size
 
     def _end_of_stream(self, peer: Peer) -> None:
+        if peer.lost:
+            self.drop(peer, Cause.RESET, "" if peer.session.is_closed else peer.lost.why)
+            return
         them = peer.session.our_role.other.name.lower()
         if not peer.shut:
             peer.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
@@ -390,6 +415,8 @@ class Loop:
             if not peer.shut and not self._waits_for_the_program(peer, answers):
                 self._leaving.append((peer, answers))
         elif answers:
+            if peer.inbox is not None:
+                peer.inbox.answer_bytes += len(answers)
             self.sending.send(peer, answers)
 
     def _hold_back(self, peer: Peer, frames: Sequence[bytes | bytearray]) -> None:
@@ -410,9 +437,9 @@ class Loop:
         inbox = peer.inbox
         assert inbox is not None
         self.traffic.messages_in += len(events)
-        # Messages behind our close are still taken while they fit; there must be no end to reading, or the
-        # peer's close would not be seen.
-        closing = peer.session.close_sent is not None
+        # Messages after our close, or from a peer that is lost, are still taken while they fit; there must be no end
+        # to reading, or the peer's close would not be seen.
+        closing = peer.session.close_sent is not None or peer.lost is not None
         for event in events:
             if type(event) is Message or type(event) is MessagePart:
                 if not closing or not inbox.is_full:
@@ -427,7 +454,7 @@ class Loop:
     def _waits_for_the_program(self, peer: Peer, last_words: bytes) -> bool:
         """Hold our close back while the program has messages to answer that came before it (§5.5.1 lets us)."""
         inbox = peer.inbox
-        if inbox is None or peer.cause is not None:
+        if inbox is None or peer.cause is not None or peer.lost:
             return False
         if inbox.last_words is None:
             if not inbox.items:
@@ -486,21 +513,27 @@ class Loop:
 
     def watch(self, peer: Peer, *, done: bool) -> None:
         """Ask the poller for what this peer is waited for."""
+        inbox = peer.inbox
         reads = (
-            peer.outbox_bytes <= MAX_OUTBOX_BYTES
-            and (peer.inbox is None or not peer.inbox.paused)
+            (peer.outbox_bytes if inbox is None else inbox.answer_bytes) <= MAX_OUTBOX_BYTES
+            and (inbox is None or not inbox.paused)
             and (not peer.held_back or (peer.session.state is not OPEN and peer.kept is None))
             and not (peer.pace is not None and peer.pace.rests_until and peer.session.state is OPEN)
         )
         interest = READABLE if reads else 0
         if not done:
             interest |= WRITABLE
-        if interest != peer.interest:
+        if interest != peer.interest or peer.transport.reads_first:
             begins_to_read = interest & ~peer.interest & READABLE
             peer.interest = interest
-            self._poller.watch(peer.transport.fileno(), interest)
+            self._poll(peer)
             if begins_to_read:
                 self._read_on_soon(peer)
+
+    def _poll(self, peer: Peer) -> None:
+        """Have the poller watch for a peer's interest; a writable socket is of no use where TLS has to read first."""
+        interest = peer.interest & READABLE if peer.transport.reads_first else peer.interest
+        self._poller.watch(peer.transport.fileno(), interest)
 
     def resume(self, peer: Peer) -> None:
         """Read on from a peer whose inbox was full."""
@@ -559,7 +592,7 @@ class Loop:
         if last_words:
             peer.session.show_sent(last_words)
             self.sending.queue(peer, last_words)
-        peer.close_at = min(peer.close_at, trio.current_time() + (peer.endpoint.limits.close_timeout_s or math.inf))
+        peer.close_at = min(peer.close_at, trio.current_time() + peer.endpoint.limits.close_timeout_s)
         if peer.inbox is not None and peer.session.is_closed:
             peer.inbox.end(peer.describe_end(Cause.OUR_CLOSE))
         self.sending.flush(peer)
@@ -571,15 +604,40 @@ class Loop:
             room.remove(peer)
             if room.is_held:
                 self.slow.release_publishers(room)
-            if room.watchers:
-                self.presence.note(room, "leave", peer)
+
+    def lose(self, peer: Peer, error: OSError) -> None:
+        """Give up a peer whose socket takes nothing any more, once all that it had sent before has been read.
+
+        A peer that refuses what we send says why in its close, and then resets the connection. The reset is found
+        first where we are sending, while the close, or a last message, is still in our socket's buffer. The peer leaves
+        its rooms at once; what it says is still published.
+        """
+        if peer.lost or peer.transport.fileno() < 0:
+            return
+        peer.lost = Loss(describe_loss(error), unsent(peer))
+        self._forget_rooms(peer)
+        if error.errno in EXHAUSTED:  # of ours: the connection itself is intact, and might never end
+            self.drop(peer, Cause.RESET, peer.lost.why)
+        else:
+            self._read_to_the_end_soon(peer)
+
+    def _read_to_the_end_soon(self, peer: Peer) -> None:
+        """Have the next piece read of what a lost peer had sent, unless it is one that is to say no more for now."""
+        if peer.transport.fileno() < 0:
+            return
+        assert peer.lost is not None
+        if peer.held_back or (peer.pace is not None and peer.pace.rests_until):
+            self.drop(peer, Cause.RESET, peer.lost.why)
+            return
+        self._unread[peer.transport.fileno()] = READABLE
+        self.run_errands_soon()
 
     def drop(self, peer: Peer, cause: Cause, told: str) -> None:
         """Close a peer's socket, whatever state it is in. Harmless when it was dropped before."""
         fd = peer.transport.fileno()
         if fd < 0:
             return
-        unsent_bytes = unsent(peer)
+        unsent_bytes = peer.lost.unsent_bytes if peer.lost else unsent(peer)
         self._forget_rooms(peer)
         del self.peers[fd]
         self._poller.remove(fd)
@@ -589,6 +647,7 @@ class Loop:
         peer.endpoint.has_left(peer.number)
         self.traffic.ends[peer.describe_end(cause).cause] += 1
         if peer.inbox is not None:
+            self.memory.adopt(peer.inbox)
             peer.inbox.end(peer.describe_end(cause, told))
         tracer = peer.endpoint.tracer
         if not tracer.is_watched and not logs.hub.isEnabledFor(logging.INFO):

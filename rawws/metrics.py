@@ -16,7 +16,7 @@ from rawws.exchange import Exchange
 from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.loop import current_loop
-from rawws.web import HttpApp
+from rawws.web import HttpApp, InFront
 from rawws.wire.encodings import EVENTS
 from rawws.wire.messages import Response
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PATH = "/metrics"
 
 
-class MetricsApp:
+class MetricsApp(InFront):
     """Answers `PATH`, and leaves all else to another app."""
 
     def __init__(self, hub: Hub, elsewhere: HttpApp, worker: int | None = None) -> None:
@@ -40,18 +40,18 @@ class MetricsApp:
             raise UsageError("--metrics needs prometheus-client: pip install 'rawws[metrics]'") from None
         self._prometheus = prometheus_client
         self._hub = hub
-        self._elsewhere = elsewhere
+        self.elsewhere: HttpApp = elsewhere
         self._worker = worker
 
     def max_body_bytes(self, limits: Limits) -> int:
-        return self._elsewhere.max_body_bytes(limits)
+        return self.elsewhere.max_body_bytes(limits)
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
-        return self._elsewhere.lifespan()
+        return self.elsewhere.lifespan()
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         if exchange.request.path != PATH or exchange.request.method not in ("GET", "HEAD"):
-            await self._elsewhere.serve_exchange(exchange)
+            await self.elsewhere.serve_exchange(exchange)
             return
         await exchange.pass_over_body()
         registry = self._prometheus.CollectorRegistry(auto_describe=False)
@@ -81,7 +81,7 @@ class _Collector:
 
         traffic, rooms = current_loop().traffic, list(self._hub)
         peers = [peer for room in rooms for peer in room.peers]
-        streams = sum(1 for peer in peers if peer.form is EVENTS)
+        streams = sum(1 for peer in peers if peer.form & EVENTS)
         yield _with_label(
             Gauge("rawws_peers", "Peers in rooms, by how they read.", labels=["kind"]),
             [("websocket", len(peers) - streams), ("events", streams)],
@@ -114,7 +114,7 @@ class _Collector:
         )
         yield Gauge(
             "rawws_held_bytes",
-            "Bytes held for peers and in the logs of their rooms (--max-memory).",
+            "Memory that connections, rooms and requests take, in bytes (--max-memory).",
             current_loop().memory.used_bytes(),
         )
         yield Gauge("rawws_longest_block_seconds", "That the loop was kept waiting, at most.", traffic.longest_block_s)

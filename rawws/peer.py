@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 OK_CODES = frozenset({1000, 1001, 1005})
 
 NOWHERE: tuple[Room, ...] = ()
+
+# A message that waits for a program, besides its payload: the tuple, the head of the bytes, its place in the queue.
+WAITING_BYTES = 120
+
+# A piece of an outbox. A bytearray belongs to its peer; the others may be shared.
+Piece = bytes | bytearray | memoryview
 
 
 class Endpoint:
@@ -81,6 +87,13 @@ class Endpoint:
             await self._gone.wait()
 
 
+class Loss(NamedTuple):
+    """Why a peer's socket takes nothing any more, and how many bytes waited for it."""
+
+    why: str
+    unsent_bytes: int
+
+
 class Pace:
     """What only some peers need: how much one may say, and how much it has missed."""
 
@@ -121,6 +134,7 @@ class Peer:
         "interest",
         "kept",
         "later",
+        "lost",
         "number",
         "outbox",
         "outbox_bytes",
@@ -150,11 +164,9 @@ class Peer:
         self.awaits_form = False  # what it is to be sent next is being made: it is behind, and its socket isn't full
         self.in_segment: Room | None = None  # whose segment has gone in part, or can't be called back
         self.in_message = False  # the program is sending a message in fragments
-        self.outbox: list[bytes | memoryview] | None = (
-            None  # whole frames, but for the first, part of which may have gone
-        )
+        self.outbox: list[Piece] | None = None  # whole frames, but for the first, part of which may have gone
         self.outbox_bytes = 0
-        self.later: list[bytes | memoryview] | None = None  # for the outbox, when the message in fragments is over
+        self.later: list[Piece] | None = None  # for the outbox, when the message in fragments is over
         self.interest = READABLE
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
         self.heard = False  # anything, since the last ping
@@ -166,6 +178,7 @@ class Peer:
         self.close_at = math.inf  # when the socket is closed, whatever the peer does
         self.shut = False  # we have sent all that we ever will, and wait for the peer's end of the stream
         self.cause: Cause | None = None  # of its end, if that isn't told by the session
+        self.lost: Loss | None = None  # once its socket takes nothing any more; what it had sent before is still read
 
     def __repr__(self) -> str:
         rooms = ", ".join(room.path for room in self.rooms)
@@ -187,6 +200,14 @@ class Peer:
         return None if self.inbox is None else self.inbox.websocket
 
     @property
+    def path(self) -> str:
+        """The path that it has asked for; empty where nothing remembers it, as of a peer that gets its own words."""
+        websocket = self.websocket
+        if websocket is not None:
+            return websocket.path
+        return self.rooms[0].path if self.rooms else ""
+
+    @property
     def is_behind(self) -> bool:
         return self.cursors is not None
 
@@ -195,7 +216,7 @@ class Peer:
         """Whether its socket takes no more for now, so that what is sent would have to wait."""
         return bool(self.interest & WRITABLE)
 
-    def queue_later(self, frames: Sequence[bytes | memoryview]) -> None:
+    def queue_later(self, frames: Sequence[Piece]) -> None:
         """Put frames behind the message that is being sent in fragments."""
         self.later = [*(self.later or ()), *frames]
 
@@ -204,17 +225,17 @@ class Peer:
         session = self.session
         if self.cause not in (None, Cause.OUR_CLOSE):
             cause = self.cause
-        close = session.close_rcvd if session.close_begun_by is session.our_role.other else session.close_sent
+        rcvd = session.close_rcvd
         if session.fault is not None:
-            close = session.close_sent
             cause = Cause.LIMIT if session.fault.close_code == 1009 else Cause.PROTOCOL_ERROR
-        elif session.close_rcvd is not None and session.close_begun_by is not session.our_role:
+        elif rcvd is not None and session.close_begun_by is not session.our_role:
             cause = Cause.PEER_CLOSE
-        orderly = session.close_rcvd is not None and session.fault is None
+        orderly = rcvd is not None and session.fault is None
         sentence = session.describe_end() + (f": {told}" if told and not orderly else "")
-        if close is None:
-            return Closed(1006, told, False, cause, sentence)
-        return Closed(close.code, close.reason, session.close_begun_by is session.our_role, cause, sentence)
+        # §7.1.5, §7.1.6: the code and the reason are those of the close that was received.
+        code, reason = (1006, "") if rcvd is None else rcvd
+        by_us = session.close_begun_by is session.our_role
+        return Closed(code, reason, by_us, cause, sentence, rcvd=rcvd, sent=session.close_sent)
 
     @property
     def ended_well(self) -> bool:
@@ -231,14 +252,19 @@ class Inbox:
     """
 
     __slots__ = (
+        "__weakref__",
         "_readers",
+        "also_held",
+        "answer_bytes",
         "closed",
         "drained",
+        "drains",
         "ended",
         "items",
         "last_words",
         "latency_s",
         "limit",
+        "own_bytes",
         "paused",
         "pings",
         "websocket",
@@ -255,13 +281,30 @@ class Inbox:
         self.latency_s: float | None = None
         self.pings: dict[bytes, _Ping] = {}  # that wait for their pong, in the order in which they were sent
         self.websocket: WebSocket | None = None
+        self.own_bytes = 0  # memory of the program's WebSocket, without the messages in here
+        self.also_held: Callable[[], int] | None = None  # returns the bytes that the program keeps for the peer
         self._readers = trio.lowlevel.ParkingLot()
         # Where tasks wait that have something to send, for the peer to take what was sent before.
         self.drained = trio.lowlevel.ParkingLot()
+        self.drains = 0  # how often the operating system had taken all that was queued
+        self.answer_bytes = 0  # of pongs and the like, queued since the outbox was last empty
 
     @property
     def is_full(self) -> bool:
         return len(self.items) > self.limit
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The memory of the messages, and of what the program keeps for the peer besides."""
+        if not self.items and self.also_held is None:
+            return 0
+        also = 0 if self.also_held is None else self.also_held()
+        return also + sum(len(item.payload) + WAITING_BYTES for item in self.items)
+
+    def forget(self) -> None:
+        """Drop what waits, and what still comes: a later message must not follow one that is missing."""
+        self.items.clear()
+        self.limit = -1
 
     async def wait(self) -> None:
         """Wait until there is an item or the end. Cancelling loses nothing."""

@@ -1,7 +1,11 @@
-"""Who came to a room and who has gone, for those who want to know, in the loop's name.
+"""Presence: the joins and leaves of a room's members, for the peers that asked for them with ``?presence``.
 
-They are told behind the turn and not at once: sending may end a connection, of which others are to be told in turn, and
-a thousand may go in the same turn.
+Each room owns its `Watchers`. Membership begins in one place (`rawws.room.Room.admit`) and ends in one place
+(`rawws.room.Room.remove`), and both note it there. So a join is noted before anything is sent to the new member, each
+join has exactly one leave, whichever way the member goes, and a watcher can't outlive its membership.
+
+Watchers are notified after the turn, not during it: a notification may end a connection, of which the other watchers
+are to be notified in turn, and a thousand peers may leave in one turn.
 """
 
 from __future__ import annotations
@@ -9,52 +13,94 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from rawws.peer import Peer
-from rawws.room import Room
 from rawws.wire.encodings import EVENTS, WITH_IDS, notice
 from rawws.wire.session import State
 
 if TYPE_CHECKING:
     from rawws.loop import Loop
+    from rawws.room import Room
 
 
 class _News(NamedTuple):
-    """That somebody came or went, in the two forms in which it can be told."""
+    """A join or a leave, in the two forms in which it can be sent."""
 
     who: Peer
     as_frames: bytes
     as_events: bytes
 
 
+class Watchers:
+    """The members of one room that are notified of the others, and the joins and leaves that were not sent yet."""
+
+    __slots__ = ("_began", "_news")
+
+    def __init__(self) -> None:
+        self._began: dict[Peer, int] = {}  # by watcher: how many of the news are older than its membership
+        self._news: list[_News] = []
+
+    def __len__(self) -> int:
+        return len(self._began)
+
+    def __contains__(self, peer: Peer) -> bool:
+        return peer in self._began
+
+    def add(self, peer: Peer) -> None:
+        """Notify a member of what is noted from now on."""
+        self._began[peer] = len(self._news)
+
+    def discard(self, peer: Peer) -> None:
+        """Notify a peer no more. Harmless for one that is no watcher."""
+        if self._began.pop(peer, None) is not None and not self._began:
+            self._news.clear()
+
+    def note(self, what: str, who: Peer, peers: int) -> bool:
+        """Note a join or a leave, after which the room has ``peers`` members; return whether anybody watches."""
+        if not self._began:
+            return False
+        told = {what: {"peer": who.number, "peers": peers}}
+        self._news.append(_News(who, notice(told, WITH_IDS), notice(told, EVENTS)))
+        return True
+
+    def take(self) -> list[tuple[Peer, list[_News]]]:
+        """Return the news for each watcher, which count as sent from then on. A peer isn't notified of itself."""
+        news, self._news = self._news, []
+        due = []
+        for watcher, began in self._began.items():
+            if others := [each for each in news[began:] if each.who is not watcher]:
+                due.append((watcher, others))
+        self._began = dict.fromkeys(self._began, 0)
+        return due
+
+
 class Presence:
-    """Tells of it, for the loop."""
+    """Notifies the watchers of all rooms, for the loop."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._news: dict[Room, list[_News]] = {}
+        self._rooms: dict[Room, None] = {}  # that have news
 
     @property
     def has_news(self) -> bool:
-        """Whether there is something to tell."""
-        return bool(self._news)
+        """Whether there is a watcher to notify."""
+        return bool(self._rooms)
 
-    def note(self, room: Room, what: str, who: Peer) -> None:
-        """Have the others told soon that somebody joins or leaves a room."""
-        told = {what: {"peer": who.number, "peers": len(room)}}
-        self._news.setdefault(room, []).append(_News(who, notice(told, WITH_IDS), notice(told, EVENTS)))
+    def tell_soon(self, room: Room) -> None:
+        """Have a room's watchers notified after this turn."""
+        self._rooms[room] = None
         self._loop.run_errands_soon()
 
     def tell(self) -> None:
-        """Tell what was noted."""
-        everything, self._news = self._news, {}
-        for room, news in everything.items():
-            for watcher in list(room.watchers):
-                others = [each for each in news if each.who is not watcher]
-                if not others or watcher.session.state is not State.OPEN:
-                    continue
+        """Notify the watchers of what was noted."""
+        rooms, self._rooms = self._rooms, {}
+        for room in rooms:
+            for watcher, news in room.watchers.take():
+                if watcher not in room.watchers or watcher.session.state is not State.OPEN:
+                    continue  # it has left since, perhaps because of what the others were sent
+                is_events = watcher.form & EVENTS
+                words = b"".join(each.as_events if is_events else each.as_frames for each in news)
                 try:
-                    is_events = watcher.form & EVENTS
-                    words = b"".join(each.as_events if is_events else each.as_frames for each in others)
                     self._loop.sending.send(watcher, words)
-                    self._loop.slow.check_notices(watcher, room, len(words))
+                    if watcher in room.watchers:
+                        self._loop.slow.check_notices(watcher, room, len(words))
                 except Exception:
                     self._loop.give_up(watcher)

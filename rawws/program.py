@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import resource
 import signal
 import socket
@@ -17,16 +16,14 @@ from rawws import logs, systemd
 from rawws.errors import UsageError
 from rawws.heap import FreedMemory, keep_freed_memory
 from rawws.server import Server
-from rawws.signals import ending_signals
+from rawws.signals import LATE_S, end_soon, ending_signals
 from rawws.transport import name_address, open_listeners
-from rawws.wire.trace import FAULT, STATE, TIMER
+from rawws.wire.trace import STATE, TIMER
 from rawws.workers import Membership
 
-# What can't be cancelled (a thread of an application's, a handler that goes on regardless) or blocks the loop keeps a
-# program from its end. That is told when it is so late, and what is left is ended by force so long after a second
-# signal.
-LATE_S = 1.0
-FORCE_S = 1
+# A worker whose first process is gone isn't asked a second time: so much later than its drain it ends by force. Its
+# application has five seconds to end, and what waits for a backplane three.
+ORPHAN_S = 10.0
 
 
 def raise_file_limit() -> None:
@@ -46,6 +43,7 @@ def load_tls(certificate: str, key: str | None) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])  # RFC 7301: else a browser may hope for HTTP/2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # OpenSSL's own default since 3.0: a handshake at a client's whim
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:
@@ -64,17 +62,23 @@ Serve = Callable[[Sequence[socket.socket], trio.TaskStatus[Server]], Awaitable[N
 
 
 async def run_program(
-    host: str, port: int, serve: Serve, remark: Callable[[], str], worker: Membership | None = None
+    host: str,
+    port: int,
+    serve: Serve,
+    remark: Callable[[], str],
+    worker: Membership | None = None,
+    invite: Callable[[], str] = str,
 ) -> None:
     """Be the whole program: listen, serve until a signal ends that, drain; a second signal ends the drain.
 
     Sockets that systemd listens on for us, or the process whose ``worker`` this is, are used in place of ``host`` and
     ``port``. ``serve(listeners, task_status)`` is `rawws.serve` with all else that it needs; ``remark`` is what is said
-    of it when it listens. Raises `rawws.errors.ListenError` when it can't listen.
+    of it when it listens, and ``invite`` a line that is logged after that, or empty. Raises `rawws.errors.ListenError`
+    when it can't listen.
     """
     raise_file_limit()
     keep_freed_memory()
-    with ending_signals(_force_soon) as signals:
+    with ending_signals() as signals:
         ending = _Ending()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ending.heed, signals)  # first of all: an application may take long to start
@@ -82,9 +86,8 @@ async def run_program(
                 nursery.start_soon(ending.heed_link, worker)
             with ending.work:
                 listeners = systemd.inherited_listeners() if worker is None else worker.listeners
-                await _serve(serve, listeners or await open_listeners(host, port), remark, worker, ending)
+                await _serve(serve, listeners or await open_listeners(host, port), remark, invite, worker, ending)
             nursery.cancel_scope.cancel()  # nobody need wait for a signal any more
-        signal.alarm(0)
         _log(logging.INFO, STATE, "stopped")
 
 
@@ -92,6 +95,7 @@ async def _serve(
     serve: Serve,
     listeners: Sequence[socket.socket],
     remark: Callable[[], str],
+    invite: Callable[[], str],
     worker: Membership | None,
     ending: _Ending,
 ) -> None:
@@ -109,6 +113,8 @@ async def _serve(
             is_unix = listener.family == socket.AF_UNIX
             where = f"unix:{name}" if is_unix else f"http{s}://{name} and ws{s}://{name}"
             _log(logging.INFO, STATE, f"listening on {where} ({remark()})")
+        if invitation := invite():
+            _log(logging.INFO, STATE, invitation)
         systemd.notify("READY=1", f"STATUS=listening on {', '.join(server.addresses)}")
         if worker is not None:
             worker.say_ready()
@@ -138,7 +144,8 @@ class _Ending:
     async def heed_link(self, worker: Membership) -> None:
         """End when the first process has gone."""
         await worker.wait_orphaned()
-        self._begin("the first process is gone", logging.ERROR)
+        drain_s = self._begin("the first process is gone", logging.ERROR)
+        end_soon(drain_s + ORPHAN_S, "the first process is gone, and the application goes on")
 
     def _begin(self, why: str, level: int = logging.INFO) -> float:
         """Begin to end in order, and return for how many seconds peers may hold that up."""
@@ -160,18 +167,6 @@ async def _tell_who_is_late(after_s: float) -> None:
     await trio.sleep(after_s)
     told = "the application goes on: a handler, a thread, its startup or shutdown"
     _log(logging.WARNING, TIMER, f"{told}; it is waited for until another signal")
-
-
-def _force_soon() -> None:
-    signal.signal(signal.SIGALRM, _end_by_force)
-    signal.alarm(FORCE_S)
-
-
-def _end_by_force(*_: object) -> None:
-    _log(
-        logging.ERROR, FAULT, "something of the application's can't be cancelled, or blocks the loop: ending without it"
-    )
-    os._exit(1)
 
 
 def _log(level: int, mark: str, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import sys
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,15 +16,17 @@ from rawws.backplane import Backplane
 from rawws.errors import UsageError
 from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.peer import Peer
+from rawws.presence import Watchers
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
 from rawws.wire.conflation import NewestByKey, Senders
-from rawws.wire.encodings import as_compact_json, as_json, encode, encode_in_steps, without_deflate
+from rawws.wire.encodings import encode, encode_in_steps, without_deflate
 from rawws.wire.events import Data, as_message
 from rawws.wire.frames import Opcode, encode_message, split_frames
 from rawws.wire.message_ids import Ids, StreamIds, parse_id
+from rawws.wire.polled import Polled
 from rawws.wire.reading import Reading
 from rawws.wire.repeats import Repeat, Repeats
-from rawws.wire.stream_entries import StreamId, just_behind
+from rawws.wire.stream_entries import StreamId
 
 if TYPE_CHECKING:
     from rawws.loop import Loop
@@ -41,8 +44,8 @@ MAX_POLLED_BYTES = MIB
 NEWEST_MESSAGES = 1000
 NEWEST_BYTES = MIB
 
-# What a room takes that is kept, beside its log's segments (measured).
-ROOM_BYTES = 2200
+# What a room takes that is kept, besides its path and its log's segments (measured).
+ROOM_BYTES = 2600
 
 NOBODY = 0  # the sender of what a program publishes
 
@@ -145,9 +148,9 @@ class Room:
         self._loop: Loop | None = None  # which serves the peers, while there are any
         self._pollers: set[Poller] | None = None
         # What they have been told last, and from where on, while there are any.
-        self._polled: tuple[tuple[int, dict[str, str] | None], bytes] | None = None
+        self._polled: tuple[tuple[int, dict[str, str] | None], Polled] | None = None
         self._repeats: Repeats | None = None  # of what was published with a key, if anything was
-        self.watchers: set[Peer] = set()  # who are told of everybody that comes and goes
+        self.watchers = Watchers()  # the members that are notified of each join and leave
         self.kept_until = -math.inf  # for those who poll, and are not here between two questions
         # Why those who publish are to wait just now. Who they are shows when they do it once more: that is kept, and no
         # more is read from them. Of the others come pings, pongs and closes, which can't wait.
@@ -277,28 +280,23 @@ class Room:
                 return Place(oldest - 1, {"since": str(reading.since), "after": log.label(oldest - 1)})
             if number > log.last_message:  # it has seen what we never had: others may have missed it, and we more
                 return Place(log.last_message, {"since": str(reading.since), "after": log.tail_id})
+            if not log.ids.knows(reading.since):  # it is of a stream that was lost
+                return Place(number, {"since": str(reading.since), "after": log.label(number)})
             return Place(number, None)
         if reading.last is not None:
             return Place(max(oldest - 1, log.last_message - reading.last), None)
         return Place(log.last_message, None)
 
-    def polled(self, after: int, gap: dict[str, str] | None) -> bytes:
-        """Return the JSON that is told to who polls from behind a number; made once for all who have waited there."""
+    def polled(self, after: int, gap: dict[str, str] | None) -> Polled:
+        """Return what a poll after a number is answered; made once for all who have waited there."""
         if self._polled is not None and self._polled[0] == (after, gap):
             return self._polled[1]
-        items: list[bytes] = []
-        size = 0
-        last = self.log.label(after).encode("ascii")
-        for message in self.log.messages(after, most=MAX_POLLED_MESSAGES, most_bytes=MAX_POLLED_BYTES):
-            items.append(as_json(*message))
-            last = message[0]
-            size += len(items[-1])  # six times as much as the message, if that is of control characters
-            if size >= MAX_POLLED_BYTES:
-                break
-        told = b'{"messages":[%b],"next":"%b","gap":%b}\n' % (b",".join(items), last, as_compact_json(gap))
+        at = self.log.ids.label(after) if gap is None else gap["after"].encode("ascii")
+        messages = self.log.messages(after, most=MAX_POLLED_MESSAGES, most_bytes=MAX_POLLED_BYTES)
+        polled = Polled(messages, at, gap, MAX_POLLED_BYTES)
         if self._pollers:
-            self._polled = (after, gap), told
-        return told
+            self._polled = (after, gap), polled
+        return polled
 
     def poll(self, after: int) -> Poller:
         """Keep what is behind a number for one who waits for it; a context manager.
@@ -429,12 +427,16 @@ class Room:
         self._forget()
 
     def leave_out(self, after: StreamId) -> None:
-        """Note that messages up to an id may be missing, and tell those who can be told."""
+        """Note that messages may be missing here, and send a gap to the readers whose form has one.
+
+        A new sequence of ids begins after ``after``, which may be lower than the last id. Everything appended must
+        have been sealed.
+        """
         log = self.log
         assert isinstance(log.ids, StreamIds)
         since = log.tail_id
         log.leave_out()
-        log.ids.add(*max(after, just_behind(log.ids.last)))
+        log.ids.restart(after)
         gap = {"since": since, "after": log.tail_id}
         for poller in self._pollers or ():
             poller.gap = gap
@@ -444,12 +446,20 @@ class Room:
 
     # For the loop
 
-    def open(self, loop: Loop) -> None:
-        """Get ready for a peer."""
+    def admit(self, peer: Peer, loop: Loop, *, watches: bool = False) -> None:
+        """Make a peer a member, which lacks nothing of the log; `Loop.join` is the only caller.
+
+        With ``watches`` it is notified of each other peer that joins or leaves from now on.
+        """
         self._loop = loop
         self._registry[self.path] = self
         if self.shared is not None:
             self.shared.follow(self)
+        self.add_current(peer)
+        # Before anything is sent to the peer, since sending may end its membership, and with it the watching.
+        self._note("join", peer)
+        if watches:
+            self.watchers.add(peer)
 
     @property
     def conflates(self) -> bool:
@@ -470,19 +480,29 @@ class Room:
         self.behind.add(peer)
 
     def remove(self, peer: Peer) -> None:
+        """End a peer's membership, in whatever way it leaves."""
         self._discard_current(peer)
         self.behind.discard(peer)
         self.watchers.discard(peer)
+        self._note("leave", peer)
         self.trim()
         if not len(self):
             self._loop = None
             self._forget()
 
+    def _note(self, what: str, peer: Peer) -> None:
+        if self.watchers.note(what, peer, len(self)):
+            assert self._loop is not None
+            self._loop.presence.tell_soon(self)
+
     @property
     def held_bytes(self) -> int:
         """What the room takes in memory, while somebody is in it or it keeps something."""
         newest = 0 if self._keys is None else self._keys.held_bytes
-        return ROOM_BYTES + self.log.held_bytes + newest + self._repeats_bytes
+        held = ROOM_BYTES + len(self.path) + self.log.held_bytes + newest + self._repeats_bytes
+        if self._polled is not None:
+            held += sum(map(sys.getsizeof, self._polled[1].objects(self.log.keeps)))
+        return held
 
     @property
     def history_bytes(self) -> int:
@@ -512,6 +532,8 @@ class Room:
             return False
         if self._registry.get(self.path) is self:
             del self._registry[self.path]
+        if self._keys is not None:  # a program may hold the room, and nobody will ask for what came before
+            self._keys.clear()
         return True
 
     def expire(self) -> bool:

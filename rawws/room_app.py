@@ -2,7 +2,8 @@
 
 ============================================  =============================================================
 ``GET /room/x``, accepts text/event-stream    the room's messages as events, from now on, or from ``since``,
-                                              ``last`` or ``Last-Event-ID`` on
+                                              ``last`` or ``Last-Event-ID`` on; with ``json`` each as it is in the
+                                              JSON of polling
 ``GET /room/x?since=ID`` or ``?last=N``       what the history has, as JSON; with ``wait`` after so many
                                               seconds at the latest
 ``GET /room/x?peers``                         how many are in the room
@@ -18,14 +19,14 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
-from rawws.errors import Refusal, UsageError
+from rawws.errors import Refusal
 from rawws.exchange import Exchange
 from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.peer import Endpoint, Peer
 from rawws.room_posts import Guard, Posts
 from rawws.transport import Transport
-from rawws.web import HelloApp, HttpApp, answer_json
+from rawws.web import HelloApp, HttpApp, InFront, answer_json, find_application
 from rawws.wire.event_stream import CONTENT_TYPE
 from rawws.wire.handshake import Origins
 from rawws.wire.messages import Headers, Response
@@ -35,7 +36,7 @@ _METHODS = "GET, HEAD, POST"
 _ASKED_BY_POST = "Authorization, Content-Type, Idempotency-Key, Rawws-Key"
 
 
-class RoomApp:
+class RoomApp(InFront):
     """Answers what is asked of rooms, and leaves all else to another app."""
 
     def __init__(
@@ -44,32 +45,31 @@ class RoomApp:
         elsewhere: HttpApp,
         guard: Guard,
         *,
-        prefix: str = "/",
         max_message_bytes: int | None = None,
         rate: float = 0.0,
     ) -> None:
-        """Rooms are at the paths that begin with ``prefix``.
+        """``elsewhere`` answers at all paths that are no rooms.
 
         A POST may have ``max_message_bytes``, or as many as a message by WebSocket, and come ``rate`` times a second
         from one client; 0 for any number.
         """
         self._hub = hub
         self._posts = Posts(hub, guard, max_message_bytes, rate)
-        self._elsewhere = elsewhere
+        self.elsewhere: HttpApp = elsewhere
         self._guard = guard
-        self._prefix = prefix
+        self._paths = hub.paths(beside_application=find_application(elsewhere) is not None)
 
     def max_body_bytes(self, limits: Limits) -> int:
-        return max(self._elsewhere.max_body_bytes(limits), self._posts.max_message_bytes(limits))
+        return max(self.elsewhere.max_body_bytes(limits), self._posts.max_message_bytes(limits))
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
-        return self._elsewhere.lifespan()
+        return self.elsewhere.lifespan()
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         request = exchange.request
         path = request.path or ""
-        if not path.startswith(self._prefix):
-            await self._elsewhere.serve_exchange(exchange)
+        if path not in self._paths:
+            await self.elsewhere.serve_exchange(exchange)
             return
         match request.method:
             case "POST":
@@ -80,7 +80,7 @@ class RoomApp:
             case "GET" | "HEAD":
                 await self._read(exchange, path)
             case _:
-                await self._elsewhere.serve_exchange(exchange)
+                await self.elsewhere.serve_exchange(exchange)
 
     async def _answer(self, exchange: Exchange, answer: Response | Refusal) -> None:
         """Answer, in a way that a page may read which is allowed to."""
@@ -101,7 +101,7 @@ class RoomApp:
         reading = read_request(request)
         asks = isinstance(reading, Refusal) or reading.polls or reading.wants_peers
         if not streams and not asks:
-            await self._elsewhere.serve_exchange(exchange)
+            await self.elsewhere.serve_exchange(exchange)
             return
         await exchange.pass_over_body()
         if isinstance(reading, Refusal):
@@ -114,7 +114,7 @@ class RoomApp:
             room = self._hub.rooms.get(path)
             await self._answer(exchange, answer_json({"peers": 0 if room is None else len(room)}))
         else:
-            await self._answer(exchange, await self._poll(exchange, path, reading))
+            await self._poll(exchange, path, reading)
 
     async def _stream(self, exchange: Exchange, path: str, reading: Reading) -> None:
         request = exchange.request
@@ -137,25 +137,31 @@ class RoomApp:
     def _adopt(self, path: str, reading: Reading, number: int, transport: Transport, endpoint: Endpoint) -> Peer | None:
         return self._hub.stream_events(number, transport, path, reading, endpoint)
 
-    async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> Response | Refusal:
-        if path not in self._hub.rooms and (refusal := self._hub.admit(exchange.request)):
-            return refusal
-        if away := await self._hub.prepare(path, reading.since):
-            return away
+    async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> None:
+        refused: Refusal | None = None
+        if path not in self._hub.rooms:
+            refused = self._hub.admit(exchange.request)
+        if refused := refused or await self._hub.prepare(path, reading.since):
+            await self._answer(exchange, refused)
+            return
         room = self._hub.room(path)
         place = room.place(reading)
         with room.poll(place.after) as poller:
             waits = reading.wait_s and exchange.request.method == "GET"
             if waits and place.gap is None and room.log.last_message <= place.after:
                 await exchange.wait_for(poller.wait, reading.wait_s)
-            return answer_json(room.polled(place.after, place.gap or poller.gap))
+            polled = room.polled(place.after, place.gap or poller.gap)
+        if polled.whole is not None:
+            await self._answer(exchange, answer_json(polled.whole))
+            return
+        fields = [*answer_json(b"").headers, *self._guard.fields(exchange.request)]
+        await exchange.answer_in_pieces(Headers(fields).raw(), polled, held=lambda: polled.objects(room.log.keeps))
 
 
 def rooms(
     hub: Hub,
     *,
     elsewhere: HttpApp | None = None,
-    prefix: str = "/",
     publish_token: str | None = None,
     is_local: bool = False,
     origins: Origins | Sequence[str] = (),
@@ -164,16 +170,15 @@ def rooms(
     """Return an app, for the ``http`` of `serve`, in which a hub's rooms can be read and written over HTTP.
 
     ``GET`` with ``Accept: text/event-stream`` is a room's messages as events, ``GET ?since=ID`` polls, and ``POST``
-    publishes, at the paths that begin with ``prefix``. Other requests go to ``elsewhere``, such as ``rawws.asgi(app)``.
+    publishes, at the paths that are rooms (see ``rooms_at`` of `Hub`). Other requests go to ``elsewhere``, such as
+    ``rawws.asgi(app)``.
 
     Publishing needs the ``publish_token``; without one nobody may, unless the server is one that only this machine can
     reach (``is_local``). Web pages from ``origins`` may read and write; others of another host may not. A message may
     have ``max_size`` bytes, or as many as `serve` says if there is none.
     """
-    if not prefix.startswith("/"):
-        raise UsageError(f"{prefix!r} can't be where rooms are; give the beginning of their paths, such as /room/")
     guard = Guard(publish_token, is_local, origins if isinstance(origins, Origins) else Origins(origins))
-    return RoomApp(hub, elsewhere or HelloApp(["POST"]), guard, prefix=prefix, max_message_bytes=max_size)
+    return RoomApp(hub, elsewhere or HelloApp(["POST"]), guard, max_message_bytes=max_size)
 
 
 def _preflight() -> Response:

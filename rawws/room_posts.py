@@ -113,11 +113,11 @@ class Posts:
     """Publishes what is posted to a hub's rooms."""
 
     def __init__(self, hub: Hub, guard: Guard, max_message_bytes: int | None, rate: float) -> None:
-        """A message may come ``rate`` times a second from one client; 0 for any number."""
+        """A message may come ``rate`` times a second from one client; 0 and infinity are no limit."""
         self._hub = hub
         self._guard = guard
         self._max_message_bytes = max_message_bytes
-        self._rate = rate
+        self._rate = rate or math.inf
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # by client
 
     def max_message_bytes(self, limits: Limits) -> int:
@@ -165,11 +165,12 @@ class Posts:
         headers = exchange.request.headers
         once = headers.get("Idempotency-Key") or ""
         done = trio.Event()
+        shared = self._hub.room(path)
         message = backplane.send_out(
-            path,
+            shared.path,  # which is there once, however many messages wait
             opcode,
             body,
-            self._hub.room(path).settings.history,
+            shared.settings.history,
             key=headers.get("Rawws-Key"),
             once=once,
             digest=_digest(opcode, body) if once else "",
@@ -192,7 +193,7 @@ class Posts:
 
     def _refuse_rate(self, exchange: Exchange) -> Refusal | None:
         """Return why this client may not publish just now, if it may not."""
-        if not self._rate:
+        if self._rate == math.inf:
             return None
         client = client_of(exchange.client[0]) if exchange.client is not None else ""
         now = trio.current_time()

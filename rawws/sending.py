@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from rawws import tracing
-from rawws.errors import Cause
 from rawws.forms import SENT_AT_ONCE_BYTES
-from rawws.peer import Peer
+from rawws.peer import Peer, Piece
 from rawws.room import Room
-from rawws.transport import READABLE, describe_loss
+from rawws.transport import READABLE
 from rawws.wire.broadcast_log import RUN_BYTES, Cursor
 from rawws.wire.encodings import rest_of_message, without_deflate
 from rawws.wire.role import Role
@@ -30,8 +29,11 @@ if TYPE_CHECKING:
     from rawws.loop import Loop
 
 # Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
-# pongs faster than it takes them is slowed down to its own speed.
+# pongs faster than it takes them is slowed down to its own speed. What a program sends doesn't count: `send` waits
+# for the peer by itself, and the peer's close may say why it takes no more of a message.
 MAX_OUTBOX_BYTES = 64 * 1024
+# Frames up to this size are joined where they wait: an object for each would take twenty times the bytes of a pong.
+SMALL_BYTES = 4 * 1024
 
 
 class Sending:
@@ -113,12 +115,13 @@ class Sending:
             peer.cursors[room] = Cursor(number)
             forms.wait(peer, room, number)
         for peer, loss in lost:
-            self._loop.drop(peer, Cause.RESET, describe_loss(loss))
+            self._loop.lose(peer, loss)
         for peer in list(room.behind):
             if peer.cursors is not None:  # it may have gone since
                 self._loop.slow.check(peer, room)
         room.trim()
-        left, behind = len(room), len(room.behind)
+        left = len(room) - sum(room in peer.rooms for peer, _ in lost)  # they are read to their end before they go
+        behind = len(room.behind)
         return left - behind, behind, gone - left
 
     def _send_without_their_own(
@@ -159,12 +162,12 @@ class Sending:
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self._loop.drop(peer, Cause.RESET, describe_loss(error))
+                self._loop.lose(peer, error)
                 return
             self._traffic.bytes_out += sent
             if sent == len(frames):
                 return
-            peer.outbox = [memoryview(frames)[sent:]]
+            peer.outbox = [_rest(frames, sent)]
             peer.outbox_bytes = len(frames) - sent
         else:
             self.queue(peer, frames)
@@ -207,18 +210,36 @@ class Sending:
         try:
             sent = peer.transport.try_send_pieces(frames)
         except OSError as error:
-            self._loop.drop(peer, Cause.RESET, describe_loss(error))
+            self._loop.lose(peer, error)
             return True
         self._traffic.messages_in += 1
         if sent < sum(map(len, frames)):
-            rest = memoryview(b"".join(frames))[sent:]
+            rest = _rest(b"".join(frames), sent)
             peer.outbox = [rest]
             peer.outbox_bytes = len(rest)
             self.flush(peer)
         return True
 
+    def queue(self, peer: Peer, frames: bytes) -> None:
+        """Put frames at the end of a peer's outbox. Small ones become part of the piece before them."""
+        outbox = peer.outbox
+        if not outbox or len(frames) > SMALL_BYTES:
+            self.queue_apart(peer, frames)
+            return
+        tail = outbox[-1]
+        if type(tail) is bytearray and len(tail) < RUN_BYTES:
+            tail += frames
+        elif type(tail) is bytes and len(tail) <= SMALL_BYTES:
+            joined = bytearray(tail)
+            joined += frames
+            outbox[-1] = joined
+        else:
+            outbox.append(frames)
+        peer.outbox_bytes += len(frames)
+
     @staticmethod
-    def queue(peer: Peer, frames: bytes) -> None:
+    def queue_apart(peer: Peer, frames: bytes) -> None:
+        """Put frames at the end of a peer's outbox as a piece of its own, which can be taken out again."""
         if peer.outbox is None:
             peer.outbox = [frames]
         else:
@@ -230,11 +251,14 @@ class Sending:
         if peer.transport.fileno() < 0:
             return
         peer.awaits_form = False
+        before = self._traffic.bytes_out
         try:
             done = self._send_pending(peer)
         except OSError as error:
-            self._loop.drop(peer, Cause.RESET, describe_loss(error))
+            self._loop.lose(peer, error)
             return
+        if peer.cursors is not None and self._traffic.bytes_out != before:
+            self._loop.slow.note_progress(peer)
         takes_more = done or peer.awaits_form
         if not takes_more:
             self.fall_behind(peer)
@@ -253,8 +277,10 @@ class Sending:
             # §7.1.1: the server is the first to end the stream; a client does so when it gives up on the server.
             if session.our_role is Role.SERVER or session.fault is not None:
                 peer.transport.shutdown_write()
+                done = takes_more = not peer.transport.has_unsent
         self._loop.watch(peer, done=takes_more)
         if takes_more and peer.inbox is not None:
+            peer.inbox.drains += 1
             peer.inbox.drained.unpark_all()
 
     def _send_pending(self, peer: Peer) -> bool:
@@ -263,6 +289,8 @@ class Sending:
         The socket takes no more then, or what comes next is still being made (``Peer.awaits_form``).
         """
         transport, forms = peer.transport, self._loop.forms
+        if transport.has_unsent and not transport.try_flush():
+            return False
         while True:
             if peer.outbox and peer.in_segment is None:
                 count, waiting = _first_of(peer.outbox)
@@ -270,12 +298,14 @@ class Sending:
                 self._traffic.bytes_out += sent
                 peer.outbox_bytes -= sent
                 if sent < len(waiting):
-                    peer.outbox[:count] = [memoryview(waiting)[sent:]]
+                    peer.outbox[:count] = [_rest(waiting, sent)]
                     return False
                 del peer.outbox[:count]
                 if peer.outbox:
                     continue
                 peer.outbox = None
+                if peer.inbox is not None:
+                    peer.inbox.answer_bytes = 0
             if peer.cursors is None or (peer.in_message and peer.in_segment is None):
                 return True
             room = peer.in_segment or self._next_room(peer)
@@ -303,8 +333,6 @@ class Sending:
             self._traffic.bytes_out += sent
             if sent and not offset:
                 peer.session.show_sent(segment)
-            if sent and room.is_held:
-                self._loop.slow.note_progress(peer)
             if offset + sent < len(segment):
                 peer.cursors[room] = Cursor(number, offset + sent)
                 peer.in_segment = room if offset + sent + transport.committed_bytes > 0 else None
@@ -318,8 +346,6 @@ class Sending:
         run, sizes = self._loop.forms.run(room, number, peer.form)
         sent = left = peer.transport.try_send(run)
         self._traffic.bytes_out += sent
-        if sent and room.is_held:
-            self._loop.slow.note_progress(peer)
         for size in sizes:
             if left and peer.session.on_frame is not None:
                 peer.session.show_sent(room.log.segment(number, peer.form))
@@ -385,8 +411,8 @@ class Sending:
     def queue_rest(self, peer: Peer, rooms: Sequence[Room], *, whole: bool) -> None:
         """Move what a peer lacks of rooms that it leaves into its outbox: all, or what completes a frame."""
         assert peer.cursors is not None
-        first: list[bytes | memoryview] = []
-        then: list[bytes | memoryview] = []
+        first: list[Piece] = []
+        then: list[Piece] = []
         for room in rooms:
             number, offset = peer.cursors[room]
             if room.conflates:
@@ -435,7 +461,18 @@ class Sending:
         self.flush(peer)
 
 
-def _first_of(outbox: Sequence[bytes | memoryview]) -> tuple[int, bytes | memoryview]:
+def _rest(piece: Piece, sent: int) -> Piece:
+    """Return what is left of a piece when some of it has been sent.
+
+    A large rest is a view, which keeps the whole piece in memory; a small one is copied and lets go of it.
+    """
+    if type(piece) is bytearray:
+        del piece[:sent]
+        return piece
+    return memoryview(piece)[sent:] if len(piece) - sent > SMALL_BYTES else bytearray(memoryview(piece)[sent:])
+
+
+def _first_of(outbox: Sequence[Piece]) -> tuple[int, Piece]:
     """Return what of an outbox is to be sent first, in one piece, and how many of the outbox's that is.
 
     Small pieces are joined for one system call. Large ones are sent as they are: they may be others' too.

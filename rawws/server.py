@@ -10,15 +10,17 @@ import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from urllib.parse import quote
 
 import trio
 
 from rawws import logs, web
 from rawws.accepting import Address, accept_connections
 from rawws.answering import HandedOver, serve_http, turn_away
+from rawws.asgi_app import AsgiApp
 from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
 from rawws.exchange import Exchange
-from rawws.failures import is_failure
+from rawws.failures import call_application, is_failure
 from rawws.gate import Gate
 from rawws.http_connection import HttpConnection
 from rawws.hub import Hub
@@ -26,7 +28,7 @@ from rawws.limits import KIB, MIB, NO_LIMIT, Limits, check_names, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, Service
-from rawws.tracing import Tracer
+from rawws.tracing import OpenConnection, Tracer
 from rawws.transport import (
     TlsTransport,
     Transport,
@@ -38,12 +40,13 @@ from rawws.transport import (
 )
 from rawws.upgrade import Upgraded
 from rawws.websocket import WebSocket
+from rawws.wire.event_stream import EventStream
 from rawws.wire.handshake import Origins
 from rawws.wire.hosts import Hosts
 from rawws.wire.messages import Request, Response, is_token
 from rawws.wire.reading import Reading, read_request
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT
+from rawws.wire.trace import FAULT, STATE, shorten
 
 # A stopping server closes so many peers at a time, or more if there are many; and is done with that when so much of
 # the drain is over. A hundred a second come back anywhere without being felt (a guess).
@@ -53,6 +56,9 @@ DRAIN_SHARE = 0.8
 
 # In place of a list of origins: pages of the server's own host only.
 SAME_HOST = Origins()
+
+_AS_IN_TARGETS = "/%!$&'()*+,;=:@{}<>"  # RFC 3986 §3.3, and the brackets in which frameworks have parameters
+MOST_NAMED = 5  # of an application's endpoints, in one line of the log
 
 Handler = Callable[[WebSocket], Awaitable[None]]
 
@@ -79,7 +85,7 @@ class Server:
     def __init__(
         self,
         listeners: Sequence[socket.socket],
-        handler: Handler | Hub,
+        handler: Handler | Hub | Route,
         service: Service,
         *,
         tls: ssl_module.SSLContext | None = None,
@@ -90,7 +96,7 @@ class Server:
         """For `serve`, which makes the ``service``."""
         self.listeners = tuple(listeners)
         self.limits = service.limits
-        self._elsewhere = Route(handler)
+        self._elsewhere = handler if isinstance(handler, Route) else Route(handler)
         self._routes = routes or {}
         self._service = service
         self._tls = tls
@@ -99,10 +105,7 @@ class Server:
         on_leave = None if self._gate.is_open else self._gate.leave
         self._endpoint = Endpoint(service.limits, on_leave, service.tracer)
         self._unseen = Endpoint(service.limits, on_leave, service.tracer, shows_frames=False)
-        # Who only reads sends nothing, and needs not answer pings.
-        silent = replace(service.limits, ping_timeout_s=0.0)
-        self._streams = Endpoint(silent, on_leave, service.tracer, shows_frames=False)
-        self._endpoints = (self._endpoint, self._unseen, self._streams)
+        self._endpoints = (self._endpoint, self._unseen)
         service.admit = self._admit
         if any(hub.backplane is not None for hub in self._hubs):
             service.prepare = self._prepare
@@ -145,6 +148,7 @@ class Server:
         address = self.listeners[0].getsockname()
         return int(address[1]) if isinstance(address, tuple) else 0
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` is called and the drain is over, or until cancelled, which ends it at once."""
         loop = current_loop()
@@ -154,6 +158,7 @@ class Server:
             for endpoint in self._endpoints:
                 stack.callback(loop.drop_all, endpoint)
             self._service.tracer.on_change = partial(loop.show_frames, self._endpoint)
+            self._service.tracer.list_open = self._list_open
             async with trio.open_nursery() as tasks:
                 tasks.start_soon(self._accept_all, tasks)
                 task_status.started(self)
@@ -165,6 +170,21 @@ class Server:
                 await self._close_peers()
                 for endpoint in self._endpoints:
                     await endpoint.wait_empty()
+
+    def _list_open(self, most: int) -> tuple[list[OpenConnection], int]:
+        """Return the newest WebSockets and event streams of those that a tracer is told of, and how many more there
+        are."""
+        peers = [  # the oldest first
+            peer
+            for peer in current_loop().peers.values()
+            if peer.endpoint is self._endpoint
+            or (peer.endpoint is self._unseen and isinstance(peer.session, EventStream))
+        ]
+        listed = [
+            OpenConnection(peer.number, peer.remote_address, peer.path, peer.endpoint is self._endpoint)
+            for peer in peers[-most:]
+        ]
+        return listed, len(peers) - len(listed)
 
     async def _close_peers(self) -> None:
         """Close every peer, spread over most of the drain, so that they don't all come back somewhere at once."""
@@ -178,6 +198,7 @@ class Server:
             for peer in peers[first : first + at_once]:
                 loop.close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
 
+    @trio.lowlevel.enable_ki_protection
     async def _accept_all(self, tasks: trio.Nursery) -> None:
         """Accept on every listener; each connection becomes a task of its own."""
 
@@ -191,6 +212,7 @@ class Server:
         for listener in self.listeners:
             _close_listener(listener)
 
+    @trio.lowlevel.enable_ki_protection
     async def _serve_connection(self, connected: socket.socket, address: Address, tasks: trio.Nursery) -> None:
         number = next(current_loop().numbers)
         transport = Transport(connected) if self._tls is None else TlsTransport(connected, self._tls)
@@ -213,7 +235,7 @@ class Server:
 
     def _hand_over(self, given: HandedOver) -> bool:
         """Hand a connection whose response goes on over to who makes that; False when it has ended instead."""
-        peer = given.adopt(given.number, given.transport, self._streams)
+        peer = given.adopt(given.number, given.transport, self._unseen)
         if peer is not None and self.stopping:
             current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
         return peer is not None
@@ -269,10 +291,11 @@ class Server:
         return True
 
     @staticmethod
+    @trio.lowlevel.enable_ki_protection
     async def _handle(handler: Handler, websocket: WebSocket) -> None:
         """Run the application's handler for one connection, and close that when it returns."""
         try:
-            await handler(websocket)
+            await call_application(handler, websocket)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -287,6 +310,32 @@ def _as_route(path: str, route: Handler | Hub | Route) -> Route:
     if not path.startswith("/"):
         raise UsageError(f"{path!r} can't be the path of a route; it begins with a slash, such as /admin")
     return route if isinstance(route, Route) else Route(route)
+
+
+def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -> Route:
+    """Return what becomes of WebSockets that no route is for: those at the paths of rooms are the hub's.
+
+    Raises `UsageError` when the application has WebSocket endpoints of its own there. Others are named in the log.
+    """
+    application = web.find_application(http)
+    paths = hub.paths(beside_application=application is not None)
+    if isinstance(application, AsgiApp):
+        seen = [path for path in application.websocket_paths() if path not in routes]
+        if claimed := next((path for path in seen if quote(path, safe=_AS_IN_TARGETS) in paths), None):
+            raise UsageError(
+                f"the application has a WebSocket endpoint at {shorten(claimed)}, where rawws has its rooms ({paths}); "
+                "put the rooms elsewhere, with --rooms, or Hub(rooms_at=...)"
+            )
+        if seen:
+            told = f"the application's WebSocket endpoints aren't served: {_name_some(seen)}; an upgrade there gets 404"
+            told += f", since rooms are {paths}"
+            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
+    return Route(hub, refuse=lambda request: paths.refuse(request.path or ""))
+
+
+def _name_some(paths: Sequence[str]) -> str:
+    named = ", ".join(shorten(path) for path in paths[:MOST_NAMED])
+    return f"{named} and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else named
 
 
 def accept_upgraded(upgraded: Upgraded, endpoint: Endpoint, *, fast_lane: bool) -> WebSocket:
@@ -372,6 +421,7 @@ def make_service(
     )
 
 
+@trio.lowlevel.enable_ki_protection
 async def serve(
     handler: Handler | Hub,
     port: int | None = None,
@@ -418,8 +468,9 @@ async def serve(
     sizes in bytes; None switches a limit off.
 
     ``handler`` is an async function that is called with each `WebSocket`, in a task of its own; the connection is
-    closed with 1000 when it returns, and with 1011 when it raises. Or it is a `Hub`, which relays. ``routes`` has
-    others for some paths: ``{"/admin": admin}``.
+    closed with 1000 when it returns, and with 1011 when it raises. Or it is a `Hub`, which relays at the paths that are
+    rooms: every path, or those below ``/room/`` beside an application for HTTP, or as its ``rooms_at`` says; a
+    WebSocket for another path is refused with 404. ``routes`` has others for some paths: ``{"/admin": admin}``.
 
     Where it listens:
 
@@ -444,20 +495,22 @@ async def serve(
     - ``compression="deflate"`` agrees to permessage-deflate where a client offers it.
     - ``server_header`` is the value of the Server field; by default there is none.
 
-    Its limits:
+    Its limits, of which a time or a rate is none if it is None, 0 or infinite (but ``drain=0`` does not wait):
 
     - ``open_timeout``: for the opening handshake, and for each further request. ``keep_alive``: between two requests,
       and between two pieces of a body that ``rawws.asgi(app)`` reads as it comes, which may take any time in all.
     - ``max_head``, ``max_headers``, ``max_target``: of a request's head in bytes, its fields, and its target in bytes;
       else 431 and 414. ``max_body``: of a body that ``http`` gets, in bytes, else 413.
-    - ``ping_interval``, ``ping_timeout``: a ping so often, and so long for any byte in answer, else 1011.
+    - ``ping_interval``, ``ping_timeout``: a ping so often, and so long for any byte in answer, else 1011. A peer that a
+      room with the policy ``"wait"`` waits for has ``ping_timeout`` to take any byte, else 1013.
     - ``close_timeout``: for the peer's half of the closing handshake.
     - ``max_size``: of a message, else 1009. ``max_queue``: messages that wait for ``recv`` before the peer is held
       back.
     - ``rate``: messages in a second that a peer may send into a hub's room; more are read later.
     - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Of IPv6 a /64 counts as one address. Behind a
       proxy, list it in ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
-    - ``max_memory``: what peers, rooms and requests' bodies may hold together, in all servers of this `trio.run`.
+    - ``max_memory``: the memory that connections, rooms and requests may take together, in all servers of this
+      `trio.run`. Beyond it, histories of empty rooms are dropped, and then whatever is largest.
       Beyond it histories of rooms in which nobody is are forgotten, then what is largest goes: another history, a peer
       (closed with 1013), a request (503).
     - ``drain``: how long a stopping server waits for its peers and their handlers; when there are many, their closes
@@ -510,10 +563,12 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(http, web.HttpApp):
             await stack.enter_async_context(http.lifespan())
+        # Only now, since an application may add endpoints as it starts.
+        elsewhere = _refuse_outside_rooms(handler, http, checked_routes) if isinstance(handler, Hub) else Route(handler)
         opened = await _open(port, host, listeners, unix)
         if hosts or all(map(is_loopback, opened)):
             service.hosts = Hosts(hosts)
-        server = Server(opened, handler, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=checked_routes)
+        server = Server(opened, elsewhere, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=checked_routes)
         await server.run(task_status=task_status)
 
 

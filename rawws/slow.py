@@ -113,7 +113,7 @@ class SlowPeers:
             count += pace.noticed
         pace.notice, pace.noticed = notice({"skipped": count}, peer.form), count
         if pace.notice:
-            self._loop.sending.queue(peer, pace.notice)
+            self._loop.sending.queue_apart(peer, pace.notice)
 
     def _note_skipped(self, peer: Peer, count: int, told: str) -> None:
         if count <= 0:
@@ -126,30 +126,50 @@ class SlowPeers:
 
     def _hold_publishers(self, room: Room, slow: Peer, told: str) -> None:
         """Read no more from those who publish in a room, until its slowest peer has caught up."""
-        slow.pace = slow.pace or Pace()
-        if slow.pace.took_at == math.inf:
-            slow.pace.took_at = trio.current_time()
         if _SLOW in room.holds:
             return
-        self._loop.log(slow, FAULT, f"reads too slowly: {told}; those who publish are held back", logging.WARNING)
+        patience_s = slow.endpoint.limits.ping_timeout_s
+        until = (
+            "it catches up, however long that takes, since there is no --ping-timeout"
+            if patience_s == math.inf
+            else f"it catches up or has taken nothing for {patience_s:g} s (--ping-timeout)"
+        )
+        held = f"reads too slowly: {told}; publishers are held back until {until}"
+        self._loop.log(slow, FAULT, held, logging.WARNING)
         room.holds.add(_SLOW)
 
     @staticmethod
     def note_progress(peer: Peer) -> None:
-        """It takes what it is sent, though nothing may be read from it meanwhile."""
-        peer.heard = True
+        """Note that a peer that is behind takes what it is sent, though nothing may be read from it meanwhile."""
+        if any(room.is_held for room in peer.rooms):
+            peer.heard = True
         if peer.pace is not None and peer.pace.took_at != math.inf:
             peer.pace.took_at = trio.current_time()
 
     def check_progress(self, peer: Peer, now: float) -> None:
-        """Close a peer for which a room waits, and that takes nothing: pongs alone don't keep all others waiting."""
-        assert peer.pace is not None
-        if not any(_SLOW in room.holds for room in peer.rooms) or not peer.is_behind:
-            peer.pace.took_at = math.inf
+        """Close a peer for which a room waits and that takes nothing: pongs alone don't keep all others waiting.
+
+        To be asked of every peer at every tick. The clock runs for each that is behind in such a room, not only for the
+        one that made it wait: when that one has caught up, the room may have to wait for another.
+        """
+        pace = peer.pace
+        if not peer.is_behind or not any(_SLOW in room.holds for room in peer.rooms):
+            if pace is not None:
+                pace.took_at = math.inf
             return
-        patience_s = peer.endpoint.limits.ping_timeout_s or math.inf
-        if now - peer.pace.took_at >= patience_s:
-            self._close(peer, f"nothing taken within {patience_s:g} s, while those who publish wait for it")
+        pace = peer.pace = pace or Pace()
+        pace.took_at = min(pace.took_at, now)
+        patience_s = peer.endpoint.limits.ping_timeout_s
+        if now - pace.took_at >= patience_s and any(self._waits_for(room, peer) for room in peer.rooms):
+            self._close(peer, f"nothing taken for {patience_s:g} s, while publishers wait for it")
+
+    @staticmethod
+    def _waits_for(room: Room, peer: Peer) -> bool:
+        """Return whether a peer that is behind in a room is far enough behind to hold its publishers back."""
+        assert peer.cursors is not None
+        if _SLOW not in room.holds or peer.session.state is not OPEN:
+            return False
+        return room.log.lag_cost(peer.cursors[room], peer.form) > room.settings.max_lag_bytes // 2
 
     def let_go(self, room: Room, why: str) -> None:
         """Let those who publish go on, if nothing else is against it."""
@@ -166,12 +186,8 @@ class SlowPeers:
         """Let those who publish go on, if nobody is far behind any more."""
         if _SLOW not in room.holds:
             return
-        enough = room.settings.max_lag_bytes // 2
-        for peer in room.behind:
-            assert peer.cursors is not None
-            if peer.session.state is OPEN and room.log.lag_cost(peer.cursors[room], peer.form) > enough:
-                return
-        self.let_go(room, _SLOW)
+        if not any(self._waits_for(room, peer) for peer in room.behind):
+            self.let_go(room, _SLOW)
 
     def queue_newest(self, peer: Peer, room: Room, after: int) -> None:
         """Put what a peer gets of that which it missed into its outbox."""

@@ -15,8 +15,8 @@ from rawws import logs
 from rawws.accepting import Address, accept_connections
 from rawws.limits import MIB
 from rawws.loop import current_loop
-from rawws.tracing import Tracer
-from rawws.transport import TlsTransport, Transport, dial, name_address
+from rawws.tracing import OpenConnection, Tracer
+from rawws.transport import EXHAUSTED, TlsTransport, Transport, dial, name_address
 from rawws.wire.describe import describe_switch
 from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch
 from rawws.wire.role import Role
@@ -31,6 +31,8 @@ DIAL_TIMEOUT_S = 10.0
 MAX_WAITING_BYTES = 4096
 # Of a payload so much is kept for a recording, and of what is longer a little of its end; others need less.
 MAX_SHOWN_BYTES = 16 * MIB
+# For so long what one side had sent is passed on when it takes no more itself (a guess: it is in a buffer of ours).
+LAST_WORDS_S = 5.0
 # Looked at, and shown, before others have their turn: there may be a frame in every two bytes.
 LOOKED_AT_BYTES = 8192
 SHOWN_AT_ONCE = 100
@@ -77,14 +79,34 @@ async def run_tap(
     with contextlib.ExitStack() as stack:
         for listener in listeners:
             stack.callback(listener.close)
+        opened: dict[_Tapped, None] = {}  # in the order in which they came
+
+        def list_open(most: int) -> tuple[list[OpenConnection], int]:
+            websockets = [tapped for tapped in opened if tapped.is_websocket]
+            listed = [tapped.describe() for tapped in websockets[-most:]]
+            return listed, len(websockets) - len(listed)
+
+        tracer.list_open = list_open
+
+        async def run(tapped: _Tapped) -> None:
+            opened[tapped] = None
+            try:
+                await tapped.run()
+            finally:
+                del opened[tapped]
+
         async with trio.open_nursery() as nursery:
 
             def take(connected: socket.socket, _: Address) -> None:
-                nursery.start_soon(_Tapped(Transport(connected), target, tracer).run)
+                nursery.start_soon(run, _Tapped(Transport(connected), target, tracer))
 
             for listener in listeners:
                 nursery.start_soon(accept_connections, listener, take)
             task_status.started([name_address(listener.getsockname()) for listener in listeners])
+
+
+def _describe_loss(error: OSError, sender: Role) -> str:
+    return f"lost: {error.strerror or error}, while the {sender.name.lower()}'s bytes were passed on"
 
 
 class _Tapped:
@@ -97,6 +119,12 @@ class _Tapped:
         self._tracer = tracer
         self._observer = Observer(max_waiting_bytes=MAX_WAITING_BYTES)
         self._told = ""  # how it ended, where that is worth a word
+        self._dialled_from = client.peer_name
+        self._path = ""  # which the last request was for
+        self.is_websocket = False
+
+    def describe(self) -> OpenConnection:
+        return OpenConnection(self._number, self._dialled_from, self._path, self.is_websocket)
 
     async def run(self) -> None:
         """Pass everything on until both sides have ended, or one is lost."""
@@ -130,11 +158,21 @@ class _Tapped:
             while data := await source.receive():
                 # Shown before it is passed on, so that a question stands before its answer.
                 await self._look_at(sender, data)
-                await sink.send_all(data)
+                try:
+                    await sink.send_all(data)
+                except OSError as error:
+                    if error.errno in EXHAUSTED:
+                        raise
+                    # Before it was reset, the other side may have said why: that is still to be passed on.
+                    self._told = self._told or _describe_loss(error, sender)
+                    tapped.deadline = trio.current_time() + LAST_WORDS_S
+                    return
+            if self._told:
+                return  # it was cut off, and what was said may not have been all
             self._log(logs.http, logging.DEBUG, MARKS[sender], f"the {sender.name.lower()} ended its stream")
-            sink.shutdown_write()
+            await sink.send_eof()
         except OSError as error:
-            self._told = f"lost: {error.strerror or error}, while the {sender.name.lower()}'s bytes were passed on"
+            self._told = self._told or _describe_loss(error, sender)
             tapped.cancel()
 
     async def _look_at(self, sender: Role, data: bytes) -> None:
@@ -159,6 +197,7 @@ class _Tapped:
             case Switch():
                 self._log(logs.handshake, logging.INFO, STATE, describe_switch(seen))
                 if not seen.protocol:
+                    self.is_websocket = True
                     self._tracer.switched(self._number)
             case SeenFrame():
                 self._show_frame(seen)
@@ -178,6 +217,9 @@ class _Tapped:
         if head.accept is not None and head.is_fine:
             for step in head.accept.steps:
                 self._log(logs.handshake, logging.DEBUG, STATE, step)
+        if head.sender is Role.CLIENT:
+            target = b"".join(head.raw.split(b" ", 2)[1:2])
+            self._path = escape(target.partition(b"?")[0])
         self._tracer.head(self._number, head.sender, head.raw)
         if head.checks:
             self._tracer.checked(self._number, head.sender, head.checks, head.accept)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import math
 import os
 import re
-import signal
 import sys
+import termios
+import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
@@ -19,12 +23,22 @@ import trio
 from rawws.errors import ConnectionClosed, UsageError
 from rawws.peer import OK_CODES
 from rawws.websocket import WebSocket
-from rawws.wire.trace import printable
+from rawws.wire.trace import printable_lines
 
 if TYPE_CHECKING:
     from prompt_toolkit.patch_stdout import StdoutProxy
 
 CLEAN, ABNORMAL = 0, 1
+
+# In a pipe, when the input has ended and nothing has come for this long, the conversation is taken to be over. A
+# handler that asks a database or another server answers in a few tenths of a second; wscat's -x waits for 2 s.
+QUIET_S = 1.0
+# A server that never rests, such as a ticker or a busy room, is listened to for this long once it has sent as many
+# messages as it has got: until then, answers may be missing.
+MOST_LISTENING_S = 10.0
+
+# For this long a thread that has read some input may need to say so.
+IN_HAND_S = 0.1
 
 # Characters that a terminal with line editing may be behind (a guess: what it draws in a quarter of a second or so).
 MOST_UNDRAWN = 256 * 1024
@@ -140,25 +154,61 @@ class Console(Protocol):
     def tell(self, text: str) -> None:
         """Tell the user something, where there is one to read it."""
 
+    def has_more(self) -> bool:
+        """Return whether there is input that `lines` has not yielded, as far as that is known without waiting."""
+
     def end(self) -> None:
         """Ask for no more lines."""
 
 
 class Pipe:
-    """Standard input and output that are no terminal: raw lines, and nothing else."""
+    """Standard input and output of which at most one is a terminal: lines, and nothing else.
+
+    What comes from the server is written as it is, for a file or another program.
+    """
 
     def __init__(self, descriptor: int = 0) -> None:
         self._descriptor = descriptor
+        self._lines: deque[bytes] = deque()  # that have been read, and not yet been yielded
+        self._rest = bytearray()  # the beginning of the next one
+        self._taken = b""  # what a thread has read that nobody may be waiting for any more
+        self._reading = threading.Lock()  # held by that thread
 
     async def lines(self) -> AsyncIterator[bytes]:
         # Read without Python's own buffer, whose lock a thread that is left behind would hold at exit.
-        rest = b""
-        while data := await trio.to_thread.run_sync(os.read, self._descriptor, 65536, abandon_on_cancel=True):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                yield line
-        if rest:
+        while data := await trio.to_thread.run_sync(self._read, abandon_on_cancel=True):
+            self._taken = b""
+            self._rest += data
+            if b"\n" in data:
+                *lines, self._rest = self._rest.split(b"\n")
+                self._lines.extend(map(bytes, lines))
+            while self._lines:
+                yield self._lines.popleft()
+        if self._rest:
+            rest, self._rest = bytes(self._rest), bytearray()
             yield rest
+
+    def _read(self) -> bytes:
+        with self._reading:
+            self._taken = os.read(self._descriptor, 65536)
+            return self._taken
+
+    def has_more(self) -> bool:
+        if self._lines or self._rest or self._waits_for_a_reader:
+            return True
+        # What isn't there any more may have been read by the thread that `lines` has left behind. While that doesn't
+        # come back, it waits for input.
+        if self._reading.acquire(timeout=IN_HAND_S):
+            self._reading.release()
+        return bool(self._taken)
+
+    @property
+    def _waits_for_a_reader(self) -> bool:
+        try:  # to read would be to wait where the thread comes first
+            waiting: bytes = fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(4))
+        except OSError:  # such as that of /dev/null, which has none
+            return False
+        return any(waiting)
 
     def show(self, message: str | bytes) -> None:
         data = message.encode() if isinstance(message, str) else message
@@ -172,6 +222,13 @@ class Pipe:
         pass
 
 
+class Print(Pipe):
+    """A pipe for input, and a terminal for output: no control character of a peer's may get there."""
+
+    def show(self, message: str | bytes) -> None:
+        print(_printable(message), flush=True)
+
+
 class Screen:
     """A terminal without line editing of ours."""
 
@@ -182,11 +239,14 @@ class Screen:
         async for line in self._pipe.lines():
             yield line
 
+    def has_more(self) -> bool:
+        return False  # what is typed after the end is for the shell
+
     def show(self, message: str | bytes) -> None:
-        self.tell(f"< {_printable(message)}")
+        self.tell(f"< {_printable(message, indent='  ')}")
 
     def tell(self, text: str) -> None:
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
 
     def end(self) -> None:
         pass
@@ -229,7 +289,7 @@ class EditedScreen(Screen):
         if self._above is None:
             super().tell(text)
             return
-        self._above.write(f"{text}\n")
+        self._above.write(f"{printable_lines(text)}\n")
         self._undrawn += len(text)
         if self._undrawn > MOST_UNDRAWN:
             self._above.close()  # which hands over all of it
@@ -289,11 +349,77 @@ def _history() -> Any:
     return FileHistory(str(file))
 
 
-def _printable(message: str | bytes) -> str:
+def _printable(message: str | bytes, indent: str = "") -> str:
     """Return a message for a terminal, to which no control character of a peer's may get."""
     if isinstance(message, bytes):
         return f"(binary, {len(message)} bytes) {message[:64].hex(' ')}{' …' * (len(message) > 64)}"
-    return "\n  ".join(map(printable, message.split("\n")))
+    return printable_lines(message).replace("\n", f"\n{indent}")
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many messages each side has sent in a conversation."""
+
+    begun: int = 0  # of ours, those that were to be sent
+    sent: int = 0  # of ours, those that the operating system has taken whole
+    received: int = 0
+    received_at: float = -math.inf  # the last of them, by trio's clock
+
+
+class Patience(Protocol):
+    """How long to wait for the server's messages when all of ours are sent."""
+
+    async def wait(self, ws: WebSocket, tally: Tally) -> str:
+        """Return when it is time for our close, and what the user should know about that, if anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class UntilItCloses:
+    """It is left to the server to close."""
+
+    async def wait(self, _ws: WebSocket, _tally: Tally) -> str:
+        await trio.sleep_forever()
+
+
+@dataclass(frozen=True, slots=True)
+class ForSeconds:
+    seconds: float
+
+    async def wait(self, _ws: WebSocket, _tally: Tally) -> str:
+        await trio.sleep(self.seconds)
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class UntilQuiet:
+    """Until nothing has come for ``quiet_s``.
+
+    A server that never rests is listened to for ``most_s`` once it has sent as many messages as it has got. An answer
+    can't be told from other messages; but while fewer have come than were sent, some answers may be missing.
+    """
+
+    quiet_s: float = QUIET_S
+    most_s: float = MOST_LISTENING_S
+
+    async def wait(self, ws: WebSocket, tally: Tally) -> str:
+        began = trio.current_time()
+        until = math.inf
+        while True:
+            now = trio.current_time()
+            if until == math.inf and tally.received >= tally.sent:
+                until = now + self.most_s
+            quiet_at = max(began, tally.received_at) + self.quiet_s
+            if now >= until:
+                return (
+                    f"closed by us, though the server is still sending, {self.most_s:g} s after the end of the input; "
+                    "--wait says how long to listen"
+                )
+            if now < quiet_at:
+                await trio.sleep_until(min(quiet_at, until))
+            elif ws.has_messages():  # it was not quiet: we are late
+                tally.received_at = now
+            else:
+                return ""
 
 
 @dataclass(slots=True)
@@ -304,36 +430,62 @@ class Conversation:
     commands: bool = True  # a line that begins with / is one
     binary: bool = False  # lines are sent as binary messages
     execute: Sequence[str] = ()  # to be sent, in place of what is typed
-    wait_s: float = 0.0  # before our close, when there is nothing more to say; below 0 for the server's close
+    patience: Patience = ForSeconds(0.0)  # before our close, when there is nothing more to say
     ping_s: float = 0.0  # between pings
     complete: bool = False  # what the server still sends behind our close is shown too
     lost: OSError | None = field(default=None, init=False)  # why our output can't be written; it is the caller's then
+    remarks: list[str] = field(default_factory=list, init=False)  # what the user should know about the end
+    _tally: Tally = field(default_factory=Tally, init=False)
+    _interrupted: bool = field(default=False, init=False)  # by the user, who doesn't expect more to be sent
 
-    async def run(self, ws: WebSocket) -> int:
-        """Talk until either side closes, and return the exit status."""
+    async def run(self, ws: WebSocket, signals: AsyncIterator[int]) -> int:
+        """Talk until either side closes, as we do at one of the ``signals``, and return the exit status.
+
+        It is 0 when the peer has closed with a code that tells of no problem, and all of the input was sent.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, ws, nursery.cancel_scope)
-            nursery.start_soon(self._close_on_signal, ws)
+            nursery.start_soon(self._close_on_signal, ws, signals)
             if self.ping_s:
                 nursery.start_soon(self._keep_pinging, ws)
             await self._speak(ws)
-            if self.wait_s >= 0:
-                await trio.sleep(self.wait_s)
-                if self.complete:
-                    ws.keep_all()
-                await ws.aclose()
+            if remark := await self.patience.wait(ws, self._tally):
+                self.remarks.append(remark)
+            if self.complete:
+                ws.keep_all()
+            await ws.aclose()
         await ws.wait_closed()
         closed = ws.closed
         assert closed is not None
         self.console.tell(f"disconnected: {closed}")
         if self.lost is not None:
             return CLEAN if isinstance(self.lost, BrokenPipeError) else ABNORMAL
-        return CLEAN if closed.code in OK_CODES else ABNORMAL
+        is_ok = closed.code in OK_CODES
+        losses = self._describe_losses(is_ok=is_ok)
+        if is_ok and not losses:
+            return CLEAN
+        self.remarks.append("; ".join([str(closed), *losses]))
+        return ABNORMAL
+
+    def _describe_losses(self, *, is_ok: bool) -> list[str]:
+        """Return what of our input the server has not got, or may not have got."""
+        tally = self._tally
+        what = "message" if self.execute else "line"
+        is_cut = tally.sent < (len(self.execute) or tally.begun) or (not self.execute and self.console.has_more())
+        losses = []
+        if is_cut and not self._interrupted:
+            losses.append(f"the input from {what} {tally.sent + 1} on was not sent")
+        if tally.sent and not is_ok:
+            count = f"{what} 1" if tally.sent == 1 else f"{what}s 1 to {tally.sent}"
+            losses.append(f"{count} may not have reached the server")
+        return losses
 
     async def _listen(self, ws: WebSocket, all_of_it: trio.CancelScope) -> None:
         try:
             while True:
                 self.console.show(await ws.recv())
+                self._tally.received += 1
+                self._tally.received_at = trio.current_time()
         except ConnectionClosed:
             pass
         except OSError as error:  # whoever reads it has seen enough, or a disk is full
@@ -352,12 +504,18 @@ class Conversation:
         with contextlib.suppress(ConnectionClosed):
             if self.execute:
                 for text in self.execute:
-                    await ws.send(text.encode() if self.binary else text)
+                    await self._send(ws, text.encode() if self.binary else text)
                 return
             number = 0
             async for line in self.console.lines():
                 number += 1
                 await self._act(ws, self._read(line, number))
+
+    async def _send(self, ws: WebSocket, message: str | bytes) -> None:
+        self._tally.begun += 1
+        await ws.send(message)
+        await ws.wait_sent()
+        self._tally.sent += 1
 
     def _read(self, line: bytes, number: int) -> Command:
         if self.binary:
@@ -376,16 +534,15 @@ class Conversation:
         except UsageError as error:  # a code that can't be sent, a ping that is under way
             self.console.tell(str(error))
 
-    @staticmethod
-    async def _close_on_signal(ws: WebSocket) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                ws.begin_close()
+    async def _close_on_signal(self, ws: WebSocket, signals: AsyncIterator[int]) -> None:
+        async for _ in signals:
+            self._interrupted = True
+            ws.begin_close()
 
     async def _carry_out(self, ws: WebSocket, command: Command) -> None:
         match command:
             case Say(message):
-                await ws.send(message)
+                await self._send(ws, message)
             case Ping(payload):
                 self.console.tell(f"pong in {await ws.ping(payload or None) * 1000:.1f} ms")
             case Pong(payload):

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import NamedTuple, Protocol, TextIO
 
 from rawws import logs
 from rawws.errors import UsageError
@@ -39,6 +39,15 @@ class Sink(Protocol):
         """Take one frame, with its mask off."""
 
 
+class OpenConnection(NamedTuple):
+    """One connection that is open, as far as that is known without having watched it."""
+
+    number: int
+    dialled_from: str
+    path: str  # empty where it isn't known
+    is_websocket: bool
+
+
 _watching = 0  # how many tracers have a sink that wants frames
 
 
@@ -54,6 +63,9 @@ class Tracer:
         self._sinks: list[Sink] = []
         self._wants_frames = False
         self.on_change: Callable[[], None] | None = None  # told when frames are wanted otherwise than before
+        # Returns the newest of the connections that are open, at most so many, and how many more there are: for a sink
+        # that comes later than they did. The server sets it.
+        self.list_open: Callable[[int], tuple[list[OpenConnection], int]] = lambda _: ([], 0)
 
     def __repr__(self) -> str:
         return f"<Tracer sinks={len(self._sinks)}>"

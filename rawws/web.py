@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rawws.errors import Refusal, UsageError
+from rawws.failures import call_application
 from rawws.limits import Limits
 from rawws.wire.encodings import as_compact_json
 from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.trace import mask_target
 
 if TYPE_CHECKING:
     from rawws.exchange import Exchange
@@ -35,6 +37,19 @@ class HttpApp(Protocol):
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Bracket all exchanges: entered before the server listens, left when all is over."""
+
+
+class InFront:
+    """The base of apps that answer some requests themselves, and leave all others to another app."""
+
+    elsewhere: HttpApp | None
+
+
+def find_application(http: object) -> object | None:
+    """Return the application that is behind all that is in front of it; None where nothing has paths of its own."""
+    while isinstance(http, InFront):
+        http = http.elsewhere
+    return None if isinstance(http, HelloApp) else http
 
 
 def answer_json(told: dict[str, Any] | bytes, status: int = 200) -> Response:
@@ -107,14 +122,15 @@ class CallableApp:
         request = exchange.request
         if request.has_body:
             request = replace(request, body=await exchange.read_body())
-        answer = await self._answer(request)
+        answer = await call_application(self._answer, request)
         if answer is None:
             answer = Response(404, "Not Found\n")
         elif isinstance(answer, str):
             answer = Response(200, answer)
         elif not isinstance(answer, Response):
+            target = mask_target(request.target)
             raise UsageError(
-                f"the http handler returned {type(answer).__name__} for {request.method} {request.target}; it is to "
+                f"the http handler returned {type(answer).__name__} for {request.method} {target}; it is to "
                 "return a Response, a str, or None"
             )
         await exchange.answer(answer)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 
 import trio
 
 from rawws import logs
 from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, UsageError
-from rawws.limits import NO_LIMIT
+from rawws.limits import KIB, NO_LIMIT
 from rawws.loop import Loop, current_loop
 from rawws.peer import Endpoint, Inbox, Peer
 from rawws.room import Room
@@ -29,6 +29,9 @@ from rawws.wire.trace import OUT
 # never waits would keep all others from running. So every so many calls one lets the others go first. (Doing so
 # in each call, as trio's own functions do, would cost more than the call.)
 CALLS_IN_A_ROW = 16
+
+# What a program's connection takes besides its peer, with the task that its handler runs in (measured).
+WEBSOCKET_BYTES = 7 * KIB
 
 _TEXT = Opcode.TEXT  # a global is found faster than an Enum's member
 
@@ -86,6 +89,7 @@ class WebSocket:
         self._session = session
         self._inbox = self._peer.inbox = Inbox(limits.max_queue)
         self._inbox.websocket = self
+        self._inbox.own_bytes = WEBSOCKET_BYTES + request.held_bytes
         self._loop: Loop = current_loop()
         self._request = request
         self._response = response
@@ -173,11 +177,12 @@ class WebSocket:
 
     @property
     def close_code(self) -> int | None:
-        """The code with which the connection was closed, 1006 for none; None while it is open."""
+        """The code of the peer's close, 1005 for one without a code, 1006 for no close; None while it is open."""
         return None if self._inbox.closed is None else self._inbox.closed.code
 
     @property
     def close_reason(self) -> str | None:
+        """The reason in the peer's close, empty for none; None while it is open."""
         return None if self._inbox.closed is None else self._inbox.closed.reason
 
     # Receiving
@@ -214,6 +219,11 @@ class WebSocket:
             self._loop.sending.flush(self._peer)
         await trio.lowlevel.checkpoint()
 
+    def has_messages(self) -> bool:
+        """Return whether a message can be received without waiting; what has come by now is read first."""
+        self._loop.hear(self._peer)
+        return bool(self._inbox.items)
+
     async def _wait_for_item(self) -> None:
         """Wait for an item, or raise if none can come any more. What was to be sent goes out first."""
         peer, inbox = self._peer, self._inbox
@@ -221,6 +231,8 @@ class WebSocket:
             raise self._closed_error(inbox.closed)
         if peer.outbox and not peer.is_blocked:
             self._loop.sending.flush(peer)
+            if inbox.closed is not None:
+                return  # the peer is gone, and nobody would wake this task
         if inbox.last_words is not None:
             self._loop.finish(peer)
             return
@@ -348,6 +360,22 @@ class WebSocket:
             else:
                 return
 
+    async def wait_sent(self) -> None:
+        """Wait until the operating system has taken all that has been sent so far.
+
+        The peer may not have received it yet. Raises `ConnectionClosed` when the connection ends first.
+        """
+        peer, inbox = self._peer, self._inbox
+        if peer.outbox and not peer.is_blocked:
+            self._loop.sending.flush(peer)
+        drains = inbox.drains
+        while inbox.drains == drains:
+            if inbox.closed is not None:
+                raise self._closed_error(inbox.closed)
+            if not peer.outbox and not peer.lost:
+                return
+            await inbox.drained.park()
+
     async def _send_stream(self, pieces: AsyncIterable[Data], text: bool | None, *, compress: bool) -> None:
         await self._wait_to_send()
         peer, session = self._peer, self._session
@@ -442,7 +470,7 @@ class WebSocket:
         if not self._can_send:
             raise self._closed_error(self._peer.describe_end(Cause.OUR_CLOSE))
         logs.line(logs.frames, logging.DEBUG, self.id, OUT, f"raw bytes: {data.hex(' ')}")
-        self._loop.sending.send(self._peer, data, show=False)
+        self._loop.sending.send(self._peer, bytes(data), show=False)  # a bytearray stays the caller's
 
     # Rooms
 
@@ -454,8 +482,9 @@ class WebSocket:
             raise UsageError("a room's frames go from a server to its clients; a client can't join one")
         if self._peer.outbox and not self._peer.is_blocked:
             self._loop.sending.flush(self._peer)
-        if self._session.state is State.OPEN:
-            self._loop.join(self._peer, room, after)
+            if self._inbox.closed is not None:
+                raise self._closed_error(self._inbox.closed)
+        self._loop.join(self._peer, room, after)
 
     def exit(self, room: Room) -> None:
         """Leave a room; what was published there before is still sent."""
@@ -493,6 +522,10 @@ class WebSocket:
         self._inbox.limit = NO_LIMIT
         if self._inbox.paused:
             self._loop.resume(self._peer)
+
+    def count_besides(self, held_bytes: Callable[[], int]) -> None:
+        """Count what a program keeps for this connection as held for it (``max_memory``); for rawws itself."""
+        self._inbox.also_held = held_bytes
 
     async def wait_closed(self) -> None:
         """Wait until both sides have closed, or the connection is lost."""

@@ -90,7 +90,7 @@ async def run_workers(count: int, host: str, port: int) -> int:
     Each is started as this process was, by the same interpreter with the same arguments. Returns the exit status: that
     of a worker which could not even begin. Raises `rawws.errors.ListenError`.
     """
-    with ending_signals() as signals:
+    with ending_signals(kept_by=None) as signals:  # workers have more time
         crew = _Crew(await _listen(count, host, port))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(crew.run, nursery.cancel_scope)

@@ -15,6 +15,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.serving import PATIENCE_S, Serve, StartHub, StartProgram, watch_the_clock
 
+# A shell has what it starts in the background ignore Ctrl-C, and so would each program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Properties that a busy machine can't fail.
 settings.register_profile("rawws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("rawws")

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,12 @@ from rawws.server import Server, make_service
 from rawws.service import ProcessResponse
 from rawws.transport import Transport, open_listeners
 from rawws.web import HelloApp
+from rawws.websocket import WebSocket
 from rawws.wire.deflate import answer_offers
 from rawws.wire.frames import Opcode, encode_frame, parse_header
 from rawws.wire.handshake import Accept, Handshake, Origins
+from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.role import Role
 
 LOOPBACK = "127.0.0.1"
 
@@ -176,12 +180,26 @@ class Client:
         for line in lines:
             name, _, value = line.partition(": ")
             headers[name.lower()] = value
-        length = int(headers.get("content-length", 0)) if body else 0
-        while len(self._unread) < length:
-            assert await self._receive_more(), "the stream ends inside a body"
         version, status, _ = status_line.split(" ", 2)
         assert version == "HTTP/1.1"
-        return Answer(int(status), headers, self._take(length))
+        if body and headers.get("transfer-encoding") == "chunked":
+            return Answer(int(status), headers, await self._chunks())
+        return Answer(int(status), headers, await self._exactly(int(headers.get("content-length", 0)) if body else 0))
+
+    async def _exactly(self, length: int) -> bytes:
+        while len(self._unread) < length:
+            assert await self._receive_more(), "the stream ends inside a body"
+        return self._take(length)
+
+    async def _chunks(self) -> bytes:
+        """Return a chunked body (RFC 9112 §7.1)."""
+        pieces: list[bytes] = []
+        while not pieces or pieces[-1]:
+            while (end := self._unread.find(b"\r\n")) < 0:
+                assert await self._receive_more(), "the stream ends inside a body"
+            size = int(self._take(end + 2), 16)
+            pieces.append((await self._exactly(size + 2))[:-2])
+        return b"".join(pieces)
 
     async def ask(self, request: bytes) -> Answer:
         await self.send(request)
@@ -408,6 +426,21 @@ class RunningHub:
         )
 
 
+def websocket_on(connected: socket.socket, number: int, endpoint: Endpoint) -> WebSocket:
+    """Return what a handler holds."""
+    return WebSocket(
+        Transport(connected),
+        Role.SERVER,
+        number=number,
+        endpoint=endpoint,
+        request=Request("GET", "/", "1.1", Headers([("Host", "a")])),
+        response=Response(101),
+        subprotocol=None,
+        agreement=None,
+        remote_address="",
+    )
+
+
 class StartHub(_Starter):
     """Starts hubs: ``running = start_hub(limits=Limits(...))``."""
 
@@ -459,6 +492,19 @@ class Lines:
         self._stream.close()
 
 
+def wait_listening_at(port: int) -> None:
+    """Wait until something takes connections at a port."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            socket.create_connection((LOOPBACK, port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < end, f"nothing listens at port {port} within {PATIENCE_S:g} s"
+            time.sleep(0.01)
+        else:
+            return
+
+
 class Program:
     """``python -m rawws`` on a port of its own, and what it writes to its log. Its calls block, within bounds."""
 
@@ -467,6 +513,7 @@ class Program:
         self.process = process
         self.lines: list[str] = []  # of the log, as far as the test has waited for them
         self.port = 0
+        self._page_link = ""
         self._clients: list[Client] = []
         self._log = Lines(process.stderr)
 
@@ -487,6 +534,19 @@ class Program:
             self.lines.append(line)
             if part in line:
                 return line
+
+    def page_link(self) -> str:
+        """Return the link to its page, which it logs with the token right after it listens."""
+        if not self._page_link:
+            read = [line for line in self.lines if "?token=" in line]
+            line = read[0] if read else self.wait_for_line("?token=")
+            self._page_link = line.split(" open ")[1].split()[0]
+        return self._page_link
+
+    def page_cookie(self) -> str:
+        """Return the header field that opens its page, under the address of the link."""
+        address, _, token = self.page_link().partition("?token=")
+        return f"Cookie: rawws-page-{address.rpartition(':')[2].partition('/')[0]}={token}"
 
     def _fail(self, what: str) -> NoReturn:
         pytest.fail("\n".join([f"the program {what}; it wrote:", *self.lines]))

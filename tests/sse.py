@@ -1,7 +1,8 @@
-"""Server-Sent Events, read as WHATWG HTML §9.2.6 has it."""
+"""Server-Sent Events, read as a browser does: WHATWG HTML §9.2.6, line by line."""
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -14,27 +15,29 @@ class Event(NamedTuple):
 
 
 def read_events(stream: bytes) -> list[Event]:
-    """Return the events of a stream that ends behind one. It has no carriage returns, as none of ours has."""
-    text = stream.decode()
-    assert "\r" not in text
+    """Return the events of a stream, or of a part of one that ends after an event."""
+    text = stream.decode().removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")  # one byte order mark, at the very beginning
     events = []
-    last_id, kind = "", ""
-    data: list[str] = []
-    for line in text.split("\n"):
-        if not line:
-            if data:
-                events.append(Event(kind or "message", "\n".join(data), last_id))
-            kind, data = "", []
-            continue
+    last_id, kind, data = "", "", ""
+    for line in re.split("\r\n|\n|\r", text):
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         match name:
-            case "id":
+            case "" if not line:
+                if data:
+                    events.append(Event(kind or "message", data.removesuffix("\n"), last_id))
+                kind, data = "", ""
+            case "id" if "\0" not in value:
                 last_id = value
             case "event":
                 kind = value
             case "data":
-                data.append(value)
+                data += value + "\n"
             case _:
-                pass
+                pass  # a comment, `retry`, or a field that nobody knows
     return events
+
+
+def as_onmessage_gets(text: str) -> str:
+    """Return a text as it arrives in an event: CR LF and CR, which end a line as LF does, are LF."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -177,6 +177,42 @@ async def test_what_goes_wrong_is_raised_as_it_is_whatever_the_stream(autojump_c
             raise ZeroDivisionError
 
 
+class BreaksWhenSending(trio.abc.Stream):
+    """A stream that takes no more than the 101, and has a close to be received."""
+
+    def __init__(self) -> None:
+        self._incoming = [close(1009, "too big")]
+        self._failed = trio.Event()
+        self._closed = trio.Event()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if not bytes(data).endswith(b"\r\n\r\n"):
+            self._failed.set()
+            raise trio.BrokenResourceError
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await self._failed.wait()
+        await trio.sleep(0.01)
+        if self._closed.is_set():
+            raise trio.ClosedResourceError
+        return self._incoming.pop() if self._incoming else b""
+
+    async def aclose(self) -> None:
+        self._closed.set()
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_close_that_came_before_a_stream_broke_is_found() -> None:
+    with trio.fail_after(PATIENCE_S):
+        async with rawws.attach(BreaksWhenSending(), parsed()) as ws:
+            await ws.send("too large")
+            await ws.wait_closed()
+            assert (ws.close_code, ws.close_reason) == (1009, "too big")
+
+
 async def test_takes_a_tls_stream(nursery: trio.Nursery) -> None:
     authority = trustme.CA()
     serving, trusting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()

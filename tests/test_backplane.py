@@ -8,10 +8,11 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -25,8 +26,11 @@ from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.redis import RedisStreams, connector, publisher, reader
 from rawws.redis.connector import Connector
+from rawws.room import Room
 from rawws.wire.broadcast_log import History
 from rawws.wire.frames import Opcode
+from rawws.wire.message_ids import Ids
+from rawws.wire.stream_entries import StreamMessage, read_entry
 from tests.redis_server import Network, RedisServer, free_port, network, redis_server
 from tests.room_serving import Rooms, post, rooms
 from tests.serving import LOOPBACK, Client, Seen, StartProgram, binary, close, get, seen_text, text, upgrade
@@ -309,17 +313,18 @@ async def test_an_error_in_the_work_itself_is_told_once_as_such(
     monkeypatch.setattr(connector, "FIRST_REST_S", 0.01)
     monkeypatch.setattr(connector, "MAX_REST_S", 0.01)
     times = 0
+    away: list[str] = []
 
     async def fail(_: object) -> None:
         nonlocal times
         times += 1
+        if times == 3:
+            scope.cancel()
         raise AssertionError("this was never to be")
 
     with trio.move_on_after(10) as scope:
-        await Connector(redis.url).keep_at(
-            fail, on_back=lambda: None, on_away=lambda _: scope.cancel() if times == 3 else None
-        )
-    assert times == 3
+        await Connector(redis.url).keep_at(fail, on_back=lambda: None, on_away=away.append)
+    assert (times, away) == (3, []), "Redis has nothing to do with it"
     told = [record for record in caplog.records if record.name == "rawws.server"]
     assert [(record.levelname, bool(record.exc_info)) for record in told] == [("ERROR", True)]
     assert "this was never to be" in caplog.text
@@ -461,19 +466,443 @@ async def test_who_is_asked_about_for_long_misses_nothing_of_the_room(
 
 
 @pytest.mark.usefixtures("impatient", "bounded")
-async def test_a_stream_that_is_full_of_ids_is_no_trouble_but_to_its_own_room(
-    nursery: trio.Nursery, redis: RedisServer
+async def test_a_stream_that_is_full_of_ids_can_be_read_until_it_begins_anew(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     most = 2**64 - 1
-    async with rooms(nursery, backplane=redis.url) as node:
-        full, other = await node.open("/full"), await node.open("/other")
+    async with rooms(nursery, backplane=redis.url, history=10) as node:
+        (full, _), other = await open_with_ids(node, "/full"), await node.open("/other")
         await redis.ask("XADD", "rawws:/full", f"{most}-{most}", "data", "the last")
-        assert await full.frame() == seen_text("the last")
+        assert await next_with_id(full) == (f"{most}-{most}", b"the last")
+        monkeypatch.setattr(reader, "RECHECK_S", 0.01)
         await redis.ask("CLIENT", "KILL", "TYPE", "normal")
-        while (await node.ask(get("/full?last=1"))).status != 502:
-            await trio.sleep(0.05)
+        while node.hub.backplane is None or not node.hub.backplane.is_away:
+            await trio.sleep(0.01)
+        while node.hub.backplane.is_away:
+            await trio.sleep(0.01)
+        assert (await node.ask(post("/full", b"one too many"))).status == 502
+        assert (await node.poll("/full?last=1"))["messages"][0]["text"] == "the last"
         await node.publish("/other", "goes on")
         assert await other.frame() == seen_text("goes on")
+        await redis.ask("DEL", "rawws:/full")
+        given = (await node.publish("/full", "anew"))["id"]
+        assert json.loads((await full.frame()).payload) == {"gap": {"since": f"{most}-{most}", "after": "0-0"}}
+        assert await next_with_id(full) == (given, b"anew")
+    assert "can't be read" not in caplog.text
+
+
+# A stream that is replaced by another one
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each stream checked many times a second."""
+    monkeypatch.setattr("rawws.redis.LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(reader, "RECHECK_S", 0.02)
+    monkeypatch.setattr(reader, "BLOCK_S", 0.02)
+
+
+@pytest.fixture
+def unwatchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no stream checked at intervals."""
+    monkeypatch.setattr("rawws.redis.LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(reader, "RECHECK_S", math.inf)
+
+
+async def _now_ms(redis: RedisServer) -> int:
+    return int(float((await redis.ask("INFO", "server")).partition("server_time_usec:")[2].split()[0]) / 1000)
+
+
+async def _gap_then(client: Client, since: str, messages: list[tuple[str, str]]) -> None:
+    """Check that a reader with ids gets one gap, and then these messages."""
+    told = json.loads((await client.frame()).payload)
+    assert told == {"gap": {"since": since, "after": "0-0"}}
+    assert [await next_with_id(client) for _ in messages] == [(each, text.encode()) for each, text in messages]
+
+
+@pytest.mark.parametrize("noticed_by", ["its publisher", "a node that only reads", "a node without a publisher"])
+async def test_a_stream_that_begins_anew_with_lower_ids(
+    nursery: trio.Nursery,
+    redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    noticed_by: str,
+) -> None:
+    monkeypatch.setattr(reader, "RECHECK_S", math.inf if noticed_by == "its publisher" else 0.05)
+    monkeypatch.setattr(reader, "BLOCK_S", 0.05)
+    monkeypatch.setattr("rawws.redis.LOOK_EVERY_S", 0.05)
+    ahead = f"{await _now_ms(redis) + HOUR_MS}-0"
+    async with rooms(nursery, backplane=redis.url, history=50) as node, rooms(nursery, backplane=redis.url) as other:
+        plain, (named, _) = await node.open("/room/x"), await open_with_ids(node, "/room/x")
+        events = await node.stream("/room/x")
+        resumed = await rawws.connect(f"ws://{LOOPBACK}:{node.server.port}/room/x", resume=True).open()
+        await redis.ask("XADD", "rawws:/room/x", ahead, "data", "before")
+        assert await next_with_id(named) == (ahead, b"before")
+        assert (await plain.frame(), await events.data(1), await resumed.recv()) == (
+            seen_text("before"),
+            ["before"],
+            "before",
+        )
+        polled: list[Any] = []
+
+        async def poll() -> None:
+            polled.append(await node.poll(f"/room/x?since={ahead}&wait=20"))
+
+        async with trio.open_nursery() as polling:
+            polling.start_soon(poll)
+            await wait_all_tasks_blocked()
+            await redis.ask("DEL", "rawws:/room/x")
+            texts = ["one", "two", "three"]
+            if noticed_by == "a node without a publisher":
+                given = [(await redis.ask("XADD", "rawws:/room/x", "*", "data", each)).strip() for each in texts]
+            else:
+                publisher_ = node if noticed_by == "its publisher" else other
+                given = [(await publisher_.publish("/room/x", each))["id"] for each in texts]
+            await _gap_then(named, ahead, list(zip(given, texts, strict=True)))
+            assert await plain.frames(3) == [seen_text(each) for each in texts]
+            gap, *streamed = await events.events(4)
+            assert (gap.kind, json.loads(gap.data)["since"]) == ("gap", ahead)
+            assert [(event.last_id, event.data) for event in streamed] == list(zip(given, texts, strict=True))
+            assert [await resumed.recv() for _ in texts] == texts
+            assert (resumed.gap, resumed.last_id) == (rawws.Gap(ahead, "0-0"), given[-1])
+        assert (polled[0]["gap"]["since"], polled[0]["next"]) == (ahead, given[len(polled[0]["messages"]) - 1])
+        assert caplog.text.count("may have been missed") == 1
+        await resumed.aclose()
+        async with rooms(nursery, backplane=redis.url, history=50) as late:
+            for each in (node, late):  # what readers have seen, POSTs were answered, and resuming finds is the same
+                for place in range(3):
+                    found = await each.poll(f"/room/x?since={given[place]}")
+                    assert [message["id"] for message in found["messages"]] == given[place + 1 :]
+                    assert (found["gap"], found["next"]) == (None, given[-1])
+                found = await each.poll("/room/x?since=0-0")
+                assert ([message["id"] for message in found["messages"]], found["gap"]) == (given, None)
+            found = await node.poll(f"/room/x?since={ahead}")
+            assert ([message["id"] for message in found["messages"]], found["gap"]["since"]) == (given, ahead)
+            assert (await late.poll(f"/room/x?since={ahead}"))["gap"]["since"] == ahead
+            again = await late.stream("/room/x", f"Last-Event-ID: {given[0]}")
+            assert await again.data(2) == texts[1:]
+            again = await node.stream("/room/x", f"Last-Event-ID: {ahead}")
+            assert [event.data for event in (await again.events(4))[1:]] == texts
+            async with rawws.connect(f"ws://{LOOPBACK}:{late.server.port}/room/x", resume=given[1]) as ws:
+                assert (await ws.recv(), ws.gap) == ("three", None)
+
+
+@pytest.mark.usefixtures("impatient", "bounded")
+async def test_redis_comes_back_without_its_data_and_with_a_clock_that_is_behind(
+    nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with redis_server(tmp_path) as server, rooms(nursery, backplane=server.url, history=50) as node:
+        named, _ = await open_with_ids(node, "/room/x")
+        ahead = f"{await _now_ms(server) + HOUR_MS}-0"  # as far as the clock is behind afterwards
+        await server.ask("XADD", "rawws:/room/x", ahead, "data", "before")
+        first = await node.publish("/room/x", "the first with a key", "Idempotency-Key: k")
+        assert [(await next_with_id(named))[0] for _ in range(2)] == [ahead, first["id"]]
+        assert first["id"] > ahead
+        server.kill()
+        await server.start()
+        while node.hub.backplane is None or node.hub.backplane.is_away:
+            await trio.sleep(0.01)
+        texts = ["one", "two", "three"]
+        given = [(await node.publish("/room/x", each))["id"] for each in texts]
+        await _gap_then(named, first["id"], list(zip(given, texts, strict=True)))
+        assert len(set(given)) == 3
+        assert caplog.text.count("may have been missed") == 1
+        for since in (ahead, first["id"]):
+            found = await node.poll(f"/room/x?since={since}")
+            assert ([message["id"] for message in found["messages"]], found["gap"]["since"]) == (given, since)
+        found = await node.poll(f"/room/x?since={given[0]}")
+        assert ([message["id"] for message in found["messages"]], found["gap"]) == (given[1:], None)
+        again = await node.publish("/room/x", "the first with a key", "Idempotency-Key: k")
+        assert await next_with_id(named) == (again["id"], b"the first with a key"), "Redis has lost it, and its key"
+        assert (await node.publish("/room/x", "the first with a key", "Idempotency-Key: k"))["id"] == again["id"]
+
+
+@pytest.mark.usefixtures("unwatchful")
+async def test_a_repeated_post_gets_the_id_of_the_first_and_that_id_gets_a_gap(
+    nursery: trio.Nursery, redis: RedisServer
+) -> None:
+    async with rooms(nursery, backplane=redis.url, history=50) as node:
+        named, _ = await open_with_ids(node, "/room/x")
+        await redis.ask("XADD", "rawws:/room/x", f"{await _now_ms(redis) + HOUR_MS}-0", "data", "ahead")
+        first = await node.publish("/room/x", "paid", "Idempotency-Key: k")
+        for _ in range(2):
+            await next_with_id(named)
+        await redis.ask("DEL", "rawws:/room/x")
+        again = await node.publish("/room/x", "paid", "Idempotency-Key: k")
+        assert again["id"] == first["id"]
+        new = await node.publish("/room/x", "new")
+        await _gap_then(named, first["id"], [(new["id"], "new")])
+        assert (await node.poll(f"/room/x?since={again['id']}"))["gap"]["since"] == first["id"]
+
+
+@pytest.mark.usefixtures("watchful")
+async def test_an_id_of_the_old_stream_gets_a_gap_after_the_new_stream_has_passed_it(
+    nursery: trio.Nursery, redis: RedisServer
+) -> None:
+    now_ms = await _now_ms(redis)
+    old = [f"{now_ms + after_ms}-0" for after_ms in (-1000, -500, 0)]
+    new = [f"{now_ms + after_ms}-0" for after_ms in (-800, -400, 500)]
+    async with rooms(nursery, backplane=redis.url, history=50) as node:
+        named, _ = await open_with_ids(node, "/room/x")
+        for each in old:
+            await redis.ask("XADD", "rawws:/room/x", each, "data", "old")
+            await named.frame()
+        await redis.ask("DEL", "rawws:/room/x")
+        assert "gap" in json.loads((await named.frame()).payload)
+        for each in new:
+            await redis.ask("XADD", "rawws:/room/x", each, "data", "new")
+            assert await next_with_id(named) == (each, b"new")
+        async with rooms(nursery, backplane=redis.url, history=50) as late:
+            for at in (node, late):
+                for since in old:
+                    found = await at.poll(f"/room/x?since={since}")
+                    assert found["gap"]["since"] == since
+                    assert found["messages"][-1]["id"] == new[-1]
+            found = await node.poll(f"/room/x?since={old[1]}")
+            assert [message["id"] for message in found["messages"]] == new, "which it has seen nothing of"
+
+
+@pytest.mark.parametrize(
+    ("commands", "has_gap", "is_lower"),
+    [
+        ([("DEL", "rawws:/room/x")], True, False),
+        ([("FLUSHALL",)], True, False),
+        ([("PEXPIRE", "rawws:/room/x", "1")], True, False),
+        ([("RENAME", "rawws:/room/x", "elsewhere")], True, False),
+        ([("RENAME", "rawws:/room/x", "elsewhere"), (), ("RENAME", "elsewhere", "rawws:/room/x")], True, False),
+        ([("RENAME", "other", "rawws:/room/x")], True, True),
+        ([("XTRIM", "rawws:/room/x", "MAXLEN", "1")], False, False),
+        ([("XTRIM", "rawws:/room/x", "MAXLEN", "0")], False, False),
+        ([("XDEL", "rawws:/room/x", "NOW-2")], False, False),
+        ([("XDEL", "rawws:/room/x", "NOW-2", "NOW-1")], False, False),
+        ([("XDEL", "rawws:/room/x", "NOW-1")], False, False),
+        ([("SET", "rawws:/room/x", "a string"), (), ("DEL", "rawws:/room/x")], True, False),
+        ([("SET", "rawws:/room/x", "a string"), (), ("RENAME", "other", "rawws:/room/x")], True, True),
+    ],
+    ids=lambda value: " ".join(value[-1])[:40] if isinstance(value, list) else None,
+)
+@pytest.mark.usefixtures("watchful")
+async def test_a_key_that_is_deleted_renamed_trimmed_or_replaced(
+    nursery: trio.Nursery,
+    redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    commands: list[tuple[str, ...]],
+    has_gap: bool,
+    is_lower: bool,
+) -> None:
+    monkeypatch.setattr(reader, "PROBLEM_S", 0.05)
+    async with rooms(nursery, backplane=redis.url, history=5) as node:
+        named, _ = await open_with_ids(node, "/room/x")
+        now_ms = await _now_ms(redis)
+        for each in (f"{now_ms}-1", f"{now_ms}-2"):
+            await redis.ask("XADD", "rawws:/room/x", each, "data", "before")
+            assert await next_with_id(named) == (each, b"before")
+        await redis.ask("XADD", "other", "0-5", "data", "of the other")
+        noticed = len(caplog.records)
+        for command in commands:
+            if command:
+                await redis.ask(*(each.replace("NOW", str(now_ms)) for each in command))
+            else:
+                while len(caplog.records) == noticed:
+                    await trio.sleep(0.005)
+        if has_gap:
+            assert json.loads((await named.frame()).payload)["gap"]["since"] == f"{now_ms}-2"
+        if is_lower:
+            assert await next_with_id(named) == ("0-5", b"of the other")
+        given = (await node.publish("/room/x", "after"))["id"]
+        assert await next_with_id(named) == (given, b"after"), "and nothing twice"
+        looked = _looks_of(node)
+        while _looks_of(node) == looked:
+            await trio.sleep(0.005)
+        assert caplog.text.count("may have been missed") == has_gap
+        last = (await node.publish("/room/x", "last"))["id"]
+        assert await next_with_id(named) == (last, b"last"), "and no gap twice"
+
+
+def _looks_of(node: Rooms) -> float:
+    """Return when the room was last checked."""
+    shared = node.hub.room("/room/x").shared
+    assert isinstance(shared, RedisStreams)
+    return shared._followed["/room/x"][0].looked_at
+
+
+@pytest.mark.usefixtures("watchful")
+async def test_streams_are_checked_though_redis_has_forgotten_the_script(
+    nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rooms(nursery, backplane=redis.url) as node:
+        await node.open("/room/x")
+        for _ in range(2):
+            await redis.ask("SCRIPT", "FLUSH")
+            looked = _looks_of(node)
+            while _looks_of(node) == looked:
+                await trio.sleep(0.005)
+    assert "the backplane is away" not in caplog.text
+
+
+@pytest.mark.usefixtures("impatient", "bounded")
+async def test_the_messages_of_an_old_snapshot_are_not_delivered_again(
+    nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with redis_server(tmp_path) as server, rooms(nursery, backplane=server.url, history=50) as node:
+        await server.ask("XADD", "rawws:/room/x", "1-0", "data", "0")
+        named, _ = await open_with_ids(node, "/room/x")
+        for number in range(2, 20):
+            await server.ask("XADD", "rawws:/room/x", f"{number}-0", "data", "x")
+            assert await next_with_id(named) == (f"{number}-0", b"x")
+            if number == 10:
+                await server.ask("SAVE")
+        server.kill()
+        await server.start()
+        assert json.loads((await named.frame()).payload) == {"gap": {"since": "19-0", "after": "10-0"}}
+        for each in ("11-0", "30-0"):
+            await server.ask("XADD", "rawws:/room/x", each, "data", "new")
+            assert await next_with_id(named) == (each, b"new")
+        assert (await node.poll("/room/x?since=10-0"))["gap"] is None
+        assert (await node.poll("/room/x?since=19-0"))["gap"]["since"] == "19-0"
+    assert caplog.text.count("Redis has come back without the newest of them") == 1
+
+
+# What others write
+
+
+def _odd_entries() -> list[list[str | bytes]]:
+    """Return entries that no node would write, some of them random."""
+    told = random.Random(14)
+    values: list[str | bytes] = [
+        "",
+        "x",
+        "\u00e9.1.1",
+        b"\xff.1.1",
+        "n.1.1",
+        "n.\u0663.1",
+        "n.1." + "9" * 5000,
+        b"\x00",
+    ]
+    values += ["t", "b", b"\xed\xa0\x80", "\u2028\r\n", "[" * 10_000, "n" * 5000 + ".1.2", "-1.-1.-1", "node.1.7\n"]
+    names: list[str | bytes] = ["data", "op", "by", "key", "", "DATA", b"\xff", "x" * 500]
+    entries: list[list[str | bytes]] = [["data", "x", "by", each] for each in values]
+    entries += [[name, "x"] for name in names]
+    entries.append(["data", "a", "data", "b"])
+    entries.append(["data", bytes(MIB)])
+    entries.append([each for number in range(2000) for each in (f"field{number}", "x")])
+    for _ in range(60):
+        entries.append([told.choice(each) for _ in range(told.randint(1, 6)) for each in (names, values)])
+    return entries
+
+
+@pytest.mark.parametrize("settings", [{}, {"slow": "latest", "key": "x"}, {"exclude_sender": True}], ids=str)
+async def test_entries_of_any_kind_are_messages_live_and_loaded(
+    nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture, settings: dict[str, Any]
+) -> None:
+    entries = _odd_entries()
+    async with rooms(nursery, backplane=redis.url, history=500, history_bytes=8 * MIB, **settings) as live:
+        client, other = await live.open("/a", IDS), await live.open("/b")
+        await client.frame()
+        given = [(await redis.ask("XADD", "rawws:/a", "*", *entry)).strip() for entry in entries]
+        got = [await client.frame() for _ in entries] if settings.get("slow") != "latest" else []
+        assert [json.loads(seen.payload.partition(b"\n")[0])["id"] for seen in got] in (given, [])
+        async with rooms(nursery, backplane=redis.url, history=500, history_bytes=8 * MIB) as late:
+            at_both = [await node.poll("/a?last=500") for node in (live, late)]
+            assert at_both[0] == at_both[1]
+            again = await late.open("/a?last=500", IDS)
+            await again.frame()
+            assert [await again.frame() for _ in got] == got
+        await live.publish("/b", "goes on")
+        assert await other.frame() == seen_text("goes on")
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
+@pytest.mark.parametrize("entry", [("by", "\u00e9.1.1"), ("by", b"\xff.1.1"), ("by", "n" * 5000 + ".1.1")])
+async def test_an_entry_that_was_there_before_anybody_read_the_room(
+    nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture, entry: tuple[str | bytes, ...]
+) -> None:
+    for fields in (("data", "first"), ("data", "x", *entry), ("data", "last")):
+        await redis.ask("XADD", "rawws:/a", "*", *fields)
+    async with rooms(nursery, backplane=redis.url, history=100) as node:
+        other = await node.open("/b")
+        assert [message["text"] for message in (await node.poll("/a?last=10"))["messages"]] == ["first", "x", "last"]
+        client = await node.open("/a")
+        await node.publish("/a", "hi")
+        await node.publish("/b", "hi")
+        assert (await client.frame(), await other.frame()) == (seen_text("hi"), seen_text("hi"))
+    assert "the backplane is away" not in caplog.text
+
+
+@pytest.mark.parametrize("when", ["before", "live"])
+async def test_an_entry_that_can_not_be_read_is_passed_over_and_logged_once(
+    nursery: trio.Nursery,
+    redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    when: str,
+) -> None:
+    def read(identifier: bytes, fields: Mapping[bytes, bytes]) -> StreamMessage:
+        if fields[b"data"] == b"odd":
+            raise AssertionError("we have a bug")
+        return read_entry(identifier, fields)
+
+    monkeypatch.setattr(reader, "read_entry", read)
+    texts = ["first", "odd", "second", "odd", "last"]
+    async with rooms(nursery, backplane=redis.url, history=100) as node:
+        if when == "live":
+            client = await node.open("/a")
+        for each in texts:
+            await redis.ask("XADD", "rawws:/a", "*", "data", each)
+        if when == "before":
+            client = await node.open("/a?last=100")
+        assert [(await client.frame()).payload for _ in range(3)] == [b"first", b"second", b"last"]
+        await node.publish("/a", "goes on")
+        assert await client.frame() == seen_text("goes on")
+    told = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert ["of room /a can't be read; it is passed over" in record.getMessage() for record in told] == [True]
+
+
+async def test_an_error_of_our_own_in_one_room_is_no_outage_of_redis(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reader, "PROBLEM_S", 0.02)
+    monkeypatch.setattr(reader, "BLOCK_S", 0.02)
+    monkeypatch.setattr("rawws.redis.LOOK_EVERY_S", 0.02)
+    begin_with = Room.begin_with
+    failures = 0
+
+    def fail(room: Room, ids: Ids) -> None:
+        nonlocal failures
+        if room.path == "/a" and failures < 3:
+            failures += 1
+            raise AssertionError("we have a bug")
+        begin_with(room, ids)
+
+    monkeypatch.setattr(Room, "begin_with", fail)
+    async with rooms(nursery, backplane=redis.url, history=100) as node:
+        other = await node.open("/b")
+        await node.publish("/a", "hi")
+        refused = await node.ask(get("/a?last=1"))
+        assert refused.status == 502
+        assert node.hub.backplane is not None
+        assert not node.hub.backplane.is_away
+        await node.publish("/b", "goes on")
+        assert await other.frame() == seen_text("goes on")
+        while (answer := await node.ask(get("/a?last=1"))).status == 502:
+            await trio.sleep(0.01)
+        assert json.loads(answer.body)["messages"][0]["text"] == "hi", "it is tried again, from the beginning"
+    assert caplog.text.count("an error in rawws itself, in room /a") == 1
+    assert "the backplane is away" not in caplog.text
+
+
+async def test_a_key_that_can_not_be_sent_is_refused_where_it_is_given(
+    nursery: trio.Nursery, redis: RedisServer
+) -> None:
+    async with rooms(nursery, backplane=redis.url, slow="latest") as node:
+        client = await node.open("/a")
+        with pytest.raises(UsageError, match="key is sent as UTF-8"):
+            node.hub.room("/a").publish("x", key="\ud800")
+        node.hub.room("/a").publish("y", key="\u00e9")
+        assert await client.frame() == seen_text("y")
 
 
 async def test_a_stream_of_large_messages_is_cut(
@@ -895,7 +1324,7 @@ async def test_redis_comes_back_without_its_data(
         told = json.loads((await named.frame()).payload)
         assert told["gap"]["since"] == before[-1]
         assert "may have been missed" in caplog.text
-        assert "Redis has come back without them" in caplog.text
+        assert "the stream in Redis was deleted or lost, and begins anew" in caplog.text
         after = await node.publish("/room/x", "again")
         assert await next_with_id(named) == (after["id"], b"again")
         assert await plain.frame() == seen_text("again")

@@ -88,6 +88,7 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
         "read_only": False,
         "max_rooms": None,
         "max_peers": None,
+        "rooms_at": None,
     }
     assert isinstance(ran.serve.pop("http"), RoomApp)
     assert ran.serve.pop("routes") is None
@@ -129,7 +130,8 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
         "--slow latest --latest-key symbol --history 100 --history-bytes 64k --history-age 60 "
         "--read-only --rate 2.5 --max-rooms 1000 --max-peers 50 --allow-host chat.example "
         "--max-memory 1G --max-connections 9 --max-connections-per-ip 3 --trusted-proxy 10.0.0.0/8 "
-        "--max-head 4k --max-headers 20 --max-target 1k --open-timeout 2 --keep-alive 5 --close-timeout 1"
+        "--max-head 4k --max-headers 20 --max-target 1k --open-timeout 2 --keep-alive 5 --close-timeout 1 "
+        "--rooms /live/"
     )
     assert rawws.cli.main([*command, *flags.split()]) == 0
     assert (ran.host, ran.port) == ("::1", 9)
@@ -146,6 +148,7 @@ def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None
         "read_only": True,
         "max_rooms": 1000,
         "max_peers": 50,
+        "rooms_at": "/live/",
     }
     expected = {
         "subprotocols": ["chat.v2", "chat.v1"],
@@ -290,8 +293,8 @@ def test_an_origin_that_is_none_is_one_sentence_and_exit_status_2(
             "leave out one or the other",
         ),
         (
-            [*ECHO, "--rate", "1", "--slow", "skip", "--rooms", "/"],
-            "--mode echo has no rooms, which --slow, --rate, --rooms would be for; leave out one or the other",
+            [*ECHO, "--rate", "1", "--slow", "skip"],
+            "--mode echo has no rooms, which --slow, --rate would be for; leave out one or the other",
         ),
     ],
     ids=["a key alone", "no key", "echo", "echo again"],

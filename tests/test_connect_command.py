@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
 import select
+import signal
 import socket
+import ssl
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
+import trustme
+from trio.testing import MockClock, wait_all_tasks_blocked
+from websockets.sync.server import ServerConnection
+from websockets.sync.server import serve as websockets_serve
 
 from rawws.cli.connect import complete_url
 from rawws.limits import MIB
-from rawws.terminal import Close, Command, Ping, Pong, Raw, Say, Tell, parse_command
+from rawws.terminal import Close, Command, Ping, Pong, Raw, Say, Tally, Tell, UntilQuiet, parse_command
+from rawws.testing import open_pair
+from rawws.websocket import WebSocket
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Accept
-from tests.serving import PATIENCE_S, Program, StartProgram
+from tests.serving import LOOPBACK, PATIENCE_S, Program, StartProgram
 
 CONNECT = (sys.executable, "-m", "rawws", "connect")
 
@@ -72,7 +83,7 @@ def test_execute_and_leave(server: Program) -> None:
 
 def test_what_the_handshake_carries(server: Program) -> None:
     origin = f"http://{server.address}"
-    assert piped(server, "-H", "X-Day: Monday", "-s", "news", "-s", "chat", "-o", origin).returncode == 0
+    assert piped(server, "-H", "X-Day: Monday", "-s", "news", "-s", "chat", "-o", origin, "-w", "0").returncode == 0
     for line in (
         "X-Day: Monday",
         "Sec-WebSocket-Protocol: news, chat",
@@ -260,6 +271,410 @@ def test_a_server_sends_no_more_than_is_read_of_our_output(flood: Flood) -> None
             read += len(os.read(ran.stdout.fileno(), 65536))
             assert flood.sent - read < 20 * MIB  # of which most is in the system's buffers
         ran.kill()
+
+
+# How it ends
+
+
+class Refuser:
+    """A WebSocket server for one client: it does the handshake, and what a test wants from there on."""
+
+    def __init__(self, act: Callable[[Refuser], None], tls: ssl.SSLContext | None = None) -> None:
+        self._listener = socket.create_server((LOOPBACK, 0))
+        self.address = f"{LOOPBACK}:{self._listener.getsockname()[1]}"
+        self.client_has_gone = threading.Event()
+        self._act = act
+        self._tls = tls
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with self._listener, self._listener.accept()[0] as self.client:
+            self.client.settimeout(PATIENCE_S)
+            self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a reset may take a close back
+            if self._tls is not None:
+                self.client = self._tls.wrap_socket(self.client, server_side=True)
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += self.client.recv(65536)
+            key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+            self.client.sendall(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Accept: " + Accept.of(key.decode()).value.encode() + b"\r\n\r\n"
+            )
+            with contextlib.suppress(OSError):
+                self._act(self)
+
+    def send(self, opcode: Opcode, payload: bytes) -> None:
+        self.client.sendall(encode_frame(opcode, payload))
+
+    def wait_for_close(self) -> None:
+        """Read up to the client's close, which has a masked payload of two bytes."""
+        data = b""
+        while not (len(data) >= 8 and data[-8:-6] == b"\x88\x82"):
+            got = self.client.recv(65536)
+            assert got
+            data = data[-8:] + got
+
+    def wait_for(self, *messages: bytes) -> None:
+        """Read short messages, each with a header and a masking key of six bytes in all."""
+        missing = sum(6 + len(message) for message in messages)
+        while missing:
+            missing -= len(self.client.recv(missing))
+
+    def wait_for_end(self) -> None:
+        while self.client.recv(65536):
+            pass
+
+    def wait_for_nothing(self) -> None:
+        """Take nothing of what the client sends, until it has gone."""
+        self.client_has_gone.wait(PATIENCE_S)
+
+    def reset(self) -> None:
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.client.close()
+
+    def end(self) -> None:
+        self.client_has_gone.set()
+        self._thread.join(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def refusing(act: Callable[[Refuser], None], tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Run a `Refuser`; yields its address."""
+    refuser = Refuser(act, tls)
+    try:
+        yield refuser.address
+    finally:
+        refuser.end()
+
+
+def connect_to(address: str, *arguments: str, said: bytes = b"") -> tuple[int, str]:
+    """Return the status and what is said on standard error."""
+    command = [*CONNECT, "--no-compression", address, *arguments]
+    ran = subprocess.run(command, input=said, capture_output=True, timeout=PATIENCE_S, check=False)
+    return ran.returncode, ran.stderr.decode()
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["in answer to ours", "before ours"])
+@pytest.mark.parametrize("code", [1000, 1001, 1005, 1003, 1008, 1009, 1011, 1013, 4001])
+def test_the_status_tells_of_the_server_s_code(code: int, first: bool) -> None:
+    def act(server: Refuser) -> None:
+        if first:
+            server.wait_for(b"one", b"two")
+        else:
+            server.wait_for_close()
+        server.send(Opcode.CLOSE, b"" if code == 1005 else code.to_bytes(2, "big") + b"why")
+        server.wait_for_end()
+
+    with refusing(act) as address:
+        status, told = connect_to(address, *(("-w", "-1") if first else ("-w", "0")), said=b"one\ntwo\n")
+    if code in (1000, 1001, 1005):
+        assert (status, told) == (0, "")
+        return
+    assert status == 1
+    who = "closed by the server with" if first else "closed by us with 1000 (normal closure), answered with"
+    assert re.fullmatch(
+        rf"rawws: {re.escape(who)} {code}( \(.*\))? 'why'; lines 1 to 2 may not have reached the server\n", told
+    )
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1009])
+def test_input_that_was_not_sent_is_told_whatever_the_code(code: int) -> None:
+    def act(server: Refuser) -> None:
+        server.send(Opcode.CLOSE, code.to_bytes(2, "big"))
+        server.wait_for_nothing()
+
+    with refusing(act) as address:
+        status, told = connect_to(address, said=b"x" * 20_000_000 + b"\nnext\n")
+    assert status == 1
+    assert re.fullmatch(
+        rf"rawws: closed by the server with {code} \(.*\); the input from line 1 on was not sent\n", told
+    )
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_refusal_is_found_though_it_resets_the_connection(scheme: str) -> None:
+    def act(server: Refuser) -> None:
+        server.client.recv(1)
+        server.send(Opcode.CLOSE, b"\x03\xf1too big")
+        server.client.close()  # with bytes that were not read, which makes a reset of it
+
+    tls = None
+    if scheme == "wss":
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert(LOOPBACK).configure_cert(tls)
+    with refusing(act, tls) as address:
+        status, told = connect_to(f"{scheme}://{address}", "-n", said=b"x" * 20_000_000 + b"\nnext\n")
+    assert status == 1
+    assert told == (
+        "rawws: closed by the server with 1009 (message too big) 'too big'; the input from line 1 on was not sent\n"
+    )
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_an_end_without_a_close_is_no_success(resets: bool) -> None:
+    def act(server: Refuser) -> None:
+        server.wait_for_close()
+        if resets:
+            server.reset()
+
+    with refusing(act) as address:
+        status, told = connect_to(address, "-w", "0", said=b"one\n")
+    assert status == 1
+    assert told.startswith("rawws: closed by us with 1000 (normal closure), with no close in answer: ")
+    assert told.endswith("; line 1 may not have reached the server\n")
+
+
+def test_a_large_message_that_is_refused_and_what_comes_after_it(server: Program) -> None:
+    large = b"x" * 8_000_000
+    for said in (large, large + b"\nafter\n", b"fine\n" + large + b"\n" + b"after\n" * 100_000):
+        ran = piped(server, "--no-compression", said=said)
+        assert ran.returncode == 1
+        assert ran.stdout == (b"fine\n" if said.startswith(b"fine") else b"")
+        told = ran.stderr.decode()
+        assert told.startswith("rawws: closed by the server with 1009 (message too big) ")
+        assert re.search(r"; the input from line \d+ on was not sent|; lines? [1-9to ]+ may not have reached", told)
+
+
+def test_messages_of_execute_that_were_not_sent() -> None:
+    def act(server: Refuser) -> None:
+        server.wait_for(b"one")
+        server.send(Opcode.CLOSE, b"\x03\xe9")
+        server.wait_for_nothing()
+
+    # An argument holds 128 KiB at most, so there are many of them.
+    large = [part for _ in range(15) for part in ("-x", "x" * 100_000)]
+    with refusing(act) as address:
+        status, told = connect_to(address, "-x", "one", *large, "-w", "-1")
+    if status:  # else the system has taken all of it
+        assert re.fullmatch(
+            r"rawws: closed by the server with 1001 \(going away\); the input from message \d+ on was not sent\n", told
+        )
+    else:
+        assert told == ""
+
+
+def test_a_user_who_interrupts_expects_no_more_to_be_sent(server: Program) -> None:
+    command = [*CONNECT, "-v", f"{server.address}/room"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
+        assert ran.stdin is not None
+        assert ran.stdout is not None
+        ran.stdin.write(b"one\n")
+        ran.stdin.flush()
+        assert ran.stdout.readline() == b"one\n"
+        ran.send_signal(signal.SIGINT)
+        assert ran.wait(PATIENCE_S) == 0
+
+
+# Until the answers have come
+
+
+@pytest.fixture
+def slow_echo() -> Iterator[str]:
+    """An echo on `websockets` that thinks about each message for 0.2 s."""
+
+    def handle(client: ServerConnection) -> None:
+        for message in client:
+            time.sleep(0.2)
+            client.send(message)
+
+    with websockets_serve(handle, LOOPBACK, 0) as slow:
+        thread = threading.Thread(target=slow.serve_forever)
+        thread.start()
+        yield f"{LOOPBACK}:{slow.socket.getsockname()[1]}"
+        slow.shutdown()
+        thread.join(PATIENCE_S)
+
+
+def test_in_a_pipe_answers_are_waited_for(slow_echo: str) -> None:
+    said = b"q1\nq2\nq3\n"
+    command = [*CONNECT, slow_echo]
+    ran = subprocess.run(command, input=said, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, said, b"")
+
+
+def test_a_wait_that_is_given_is_kept_to(slow_echo: str) -> None:
+    command = [*CONNECT, slow_echo, "-w", "0"]
+    ran = subprocess.run(command, input=b"q1\n", capture_output=True, timeout=PATIENCE_S, check=False)
+    assert (ran.returncode, ran.stdout) == (0, b"")
+
+
+async def test_a_server_that_never_rests_is_listened_to_for_a_while(autojump_clock: MockClock) -> None:  # noqa: ARG001
+    tally = Tally(sent=3)
+
+    async def talk(ws: WebSocket) -> None:
+        while True:
+            await trio.sleep(0.6)
+            await ws.send("tick")
+
+    async def listen(ws: WebSocket) -> None:
+        async for _ in ws:
+            tally.received += 1
+            tally.received_at = trio.current_time()
+
+    async with open_pair() as (client, server), trio.open_nursery() as nursery:
+        nursery.start_soon(talk, server)
+        nursery.start_soon(listen, client)
+        told = await UntilQuiet().wait(client, tally)
+        # Until the third came, at 1.8 s, answers might have been missing.
+        assert 11.8 <= trio.current_time() < 13
+        assert told.startswith("closed by us, though the server is still sending, 10 s after")
+        nursery.cancel_scope.cancel()
+
+
+async def test_answers_that_keep_coming_are_waited_for_however_long_it_takes(autojump_clock: MockClock) -> None:  # noqa: ARG001
+    tally = Tally(sent=100)
+
+    async def answer(ws: WebSocket) -> None:
+        for _ in range(100):
+            await trio.sleep(0.9)
+            await ws.send("answer")
+
+    async def listen(ws: WebSocket) -> None:
+        async for _ in ws:
+            tally.received += 1
+            tally.received_at = trio.current_time()
+
+    async with open_pair() as (client, server), trio.open_nursery() as nursery:
+        nursery.start_soon(answer, server)
+        nursery.start_soon(listen, client)
+        assert await UntilQuiet().wait(client, tally) == ""
+        assert tally.received == 100
+        assert trio.current_time() == pytest.approx(91)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_message_that_is_here_when_we_are_late_is_not_missed(mock_clock: MockClock) -> None:
+    tally = Tally(sent=1)
+    async with open_pair() as (client, server), trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            await UntilQuiet().wait(client, tally)
+            tally.received = -1
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(5)  # as if nothing of ours had run meanwhile
+        server._loop.sending.send(server._peer, b"\x81\x05hello")
+        await wait_all_tasks_blocked()
+        assert tally.received == 0
+        assert await client.recv() == "hello"
+        mock_clock.jump(1)
+        await wait_all_tasks_blocked()
+        assert tally.received == -1
+
+
+# Where the output is a terminal
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J \x9b5n \x85 \x7f \u202e \x00 fine ü"
+SPELT_OUT = r"\x1b]0;owned\x07\x1b[2J \x9b5n \x85 \x7f \u202e \x00 fine ü"
+
+
+def in_terminal(*arguments: str, said: bytes = b"") -> tuple[int, str]:
+    """Run a command with a pipe as its input and a terminal for the rest; returns the status and what was shown."""
+    screen, inside = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "rawws", *arguments], stdin=subprocess.PIPE, stdout=inside, stderr=inside
+        ) as ran:
+            os.close(inside)
+            assert ran.stdin is not None
+            ran.stdin.write(said)
+            ran.stdin.close()
+            shown = b""
+            with contextlib.suppress(OSError):  # EIO: the program has ended
+                while data := os.read(screen, 65536):
+                    shown += data
+            return ran.wait(PATIENCE_S), shown.decode().replace("\r\n", "\n")
+    finally:
+        os.close(screen)
+
+
+def assert_harmless(shown: str) -> None:
+    assert all(c.isprintable() or c == "\n" for c in shown), shown
+
+
+def test_messages_are_made_printable_for_a_terminal() -> None:
+    def act(server: Refuser) -> None:
+        server.send(Opcode.TEXT, f"{HOSTILE}\nsecond line".encode())
+        server.send(Opcode.BINARY, HOSTILE.encode())
+        server.send(Opcode.CLOSE, b"\x03\xf0" + HOSTILE.encode())
+        server.wait_for_end()
+
+    with refusing(act) as address:
+        status, shown = in_terminal("connect", "-v", address, "-w", "-1", said=b"hello\n")
+    assert status == 1
+    assert_harmless(shown)
+    lines = shown.split("\n")
+    assert lines[lines.index(SPELT_OUT) + 1] == "second line"
+    assert f"(binary, {len(HOSTILE.encode())} bytes) 1b 5d 30 3b" in shown
+
+
+def test_messages_are_left_as_they_are_for_a_file() -> None:
+    def act(server: Refuser) -> None:
+        server.send(Opcode.TEXT, HOSTILE.encode())
+        server.send(Opcode.BINARY, b"\x1b\xff")
+        server.send(Opcode.CLOSE, b"\x03\xe8")
+        server.wait_for_end()
+
+    with refusing(act) as address:
+        ran = subprocess.run(
+            [*CONNECT, address, "-w", "-1"], input=b"", capture_output=True, timeout=PATIENCE_S, check=False
+        )
+    assert (ran.returncode, ran.stdout) == (0, HOSTILE.encode() + b"\n\x1b\xff\n")
+
+
+def test_characters_that_a_terminal_has_no_bytes_for_are_spelt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(server: Refuser) -> None:
+        server.send(Opcode.TEXT, "ü → 5".encode())
+        server.send(Opcode.CLOSE, b"\x03\xe8")
+        server.wait_for_end()
+
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    with refusing(act) as address:
+        assert in_terminal("connect", address, "-w", "-1") == (0, "\\xfc \\u2192 5\n")
+
+
+REFUSALS = [
+    b"HTTP/1.1 403 No\x9b5n\x85\r\nContent-Length: 8\r\n\r\n\x1b[2J\xc2\x9b5",
+    b"HTTP/1.1 302 Found\r\nLocation: ws://\x9b\xff\x1b[2J/\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: http://x/\x9b\xff\r\nX: \x9b\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 101 X\r\nUpgrade: \x9bx\r\nConnection: \x9b\r\nSec-WebSocket-Accept: \x9b\r\n\r\n",
+    b"\x1b[2J\x9b\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "command"),
+    [*((answer, "connect") for answer in REFUSALS), (REFUSALS[0], "check")],
+    ids=[*map(str, range(len(REFUSALS))), "check"],
+)
+def test_a_refusal_is_made_printable(answer: bytes, command: str) -> None:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        ended = threading.Event()
+
+        def serve() -> None:
+            while not ended.is_set():
+                with contextlib.suppress(OSError), listener.accept()[0] as client:
+                    client.settimeout(PATIENCE_S)
+                    client.recv(65536)
+                    client.sendall(answer)
+                    client.shutdown(socket.SHUT_WR)
+                    client.recv(65536)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = f"{LOOPBACK}:{listener.getsockname()[1]}"
+        try:
+            arguments = ["--only", "handshake", "-v"] if command == "check" else ["-v"]
+            status, shown = in_terminal(command, f"ws://{address}/", *arguments)
+        finally:
+            ended.set()
+            socket.create_connection(listener.getsockname()).close()
+            thread.join(PATIENCE_S)
+    assert status == 1
+    assert_harmless(shown)
 
 
 # In a terminal

@@ -186,7 +186,7 @@ def test_an_existing_app_publishes_into_a_room_beside_it(run: Run) -> None:
     example = run("existing_app", "--port", "0")
     port = example.wait_listening()
     assert example.lines[0] == "the application has started"
-    with dial(port, "/orders") as ws:
+    with dial(port, "/room/orders") as ws:
         answer = ask(port, "/orders", "3 apples")
         assert (answer.status_code, answer.json()) == (201, {"order": "3 apples", "told": 1})
         assert ws.recv(PATIENCE_S) == "3 apples"

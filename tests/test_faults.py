@@ -158,7 +158,7 @@ async def test_many_signals_end_it_as_one_does_and_those_that_come_when_it_is_ov
 ) -> None:
     at_exit = [f"atexit.register(signal_ourselves, {number:d})" for number in (signal.SIGINT, signal.SIGTERM)]
     program = start_program(*write_app(tmp_path, "\n".join(at_exit)), directory=tmp_path)
-    peer = await (await program.connect()).open()
+    peer = await (await program.connect()).open("/room/x")
     for number in (signal.SIGINT, signal.SIGTERM) * 10:
         program.signal(number)
     assert await end(program) == 0

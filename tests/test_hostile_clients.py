@@ -67,7 +67,7 @@ class Serving(Protocol):
 async def assert_serves(server: Serving) -> None:
     """Who comes now, and does as everybody does, is served at once."""
     with trio.fail_after(SOON_S):
-        client = await (await server.connect()).open("/ordinary")
+        client = await (await server.connect()).open("/room/ordinary")
         await client.send(text("hello"))
         assert await client.frame() == seen_text("hello")
         await client.send(close())
@@ -981,14 +981,21 @@ async def test_no_tunnel_is_made(running: Running) -> None:
     await client.assert_end()
 
 
+def _page_cookie(program: Program) -> str:
+    """Return what opens a program's page to who calls it localhost, without a port."""
+    return f"Cookie: rawws-page={program.page_link().partition('=')[2]}"
+
+
 @pytest.mark.parametrize("way", ["..%2f..%2f", "../../", "%2e%2e/", "./", "%00", "%5c..%5c", "//", "page/../../"])
 async def test_below_the_servers_own_paths_there_is_no_way_out(program: Program, way: str) -> None:
+    with_the_secret = _page_cookie(program)
     for target in (f"/_rawws/{way}pyproject.toml", f"/_rawws/{way}/etc/passwd", f"/_rawws/{way}rawws/server.py"):
-        client = await program.connect()
-        answer = await client.ask(get(target))
-        assert answer.status in (400, 404)
-        assert not re.search(b"build-system|root:|import ", answer.body)
-        client.hang_up()
+        for lines, statuses in (([with_the_secret], (400, 404)), ([], (400, 403))):
+            client = await program.connect()
+            answer = await client.ask(get(target, *lines))
+            assert answer.status in statuses
+            assert not re.search(b"build-system|root:|import ", answer.body)
+            client.hang_up()
     await assert_serves(program)
 
 
@@ -1021,11 +1028,12 @@ async def test_a_flood_of_http_lets_others_have_their_turn(program: Program, sta
 async def test_one_who_asks_much_and_reads_no_answer_is_left_waiting(program: Program) -> None:
     clients: list[HangsUp] = []
     client = await with_small_window(program.port, clients)
+    with_the_secret = _page_cookie(program)
     sent = 0
 
     async def ask() -> None:
         nonlocal sent
-        await client.send(get("/_rawws/") * 50)
+        await client.send(get("/_rawws/", with_the_secret) * 50)
         sent += 1
 
     async with going_on(ask):

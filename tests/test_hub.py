@@ -662,6 +662,19 @@ async def test_peers_that_vanish_while_they_are_written_to_disturb_nobody(serve:
     await wait_gone(running, 1)
 
 
+async def test_what_a_peer_said_before_its_reset_is_published(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rawws")
+    running = await serve()
+    bob, alice = await running.open(), await running.open()
+    alice.try_send(text("last words") + close(4000, "gone"))
+    alice.reset()
+    delivery = running.hub.rooms["/"].publish("this finds out")  # before the loop has had a chance to read
+    assert (delivery.sent, delivery.closed) == (1, 1)
+    assert await bob.frames(2) == [seen_text("this finds out"), seen_text("last words")]
+    await wait_gone(running, 1)
+    assert "#2 = closed by the client with 4000 'gone'" in "\n".join(hub_messages(caplog))
+
+
 @pytest.mark.parametrize(
     ("frame", "code"),
     [

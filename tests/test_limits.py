@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
 import re
 import time
 from functools import partial
@@ -13,8 +16,12 @@ import trio
 
 import rawws
 from rawws.errors import UsageError
-from rawws.limits import check_number
+from rawws.limits import Limits, check_number
 from rawws.loop import current_loop
+from rawws.room_app import RoomApp
+from rawws.room_posts import Guard
+from rawws.web import HelloApp
+from rawws.wire.frames import Opcode
 from tests.room_serving import post
 from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, get, masked, seen_close, upgrade
 
@@ -165,7 +172,7 @@ async def test_keys_that_make_a_retry_safe_count_too(nursery: trio.Nursery) -> N
                 assert answer.status == 202
         while memory.used_bytes() > 300 * KIB:
             await trio.sleep(0.01)
-        assert 50 < len(hub.rooms) < 200
+        assert 20 < len(hub.rooms) < 200
         for number in range(1000):
             await client.ask(post("/read", b"pay", f"Idempotency-Key: {number:0200}"))
         while memory.used_bytes() > 300 * KIB:
@@ -194,6 +201,124 @@ async def test_bodies_that_have_not_come_whole_count_too(nursery: trio.Nursery) 
         assert (await small.answer()).status == 202, "it was enough that the larger one has gone"
     for client in (large, small, refused):
         client.hang_up()
+    server.stop()
+
+
+async def test_idle_connections_count_and_the_largest_are_closed_first(nursery: trio.Nursery) -> None:
+    server = await start(nursery, rawws.Hub(), max_memory=300 * KIB, drain=0)
+    memory = current_loop().memory
+    with trio.fail_after(PATIENCE_S):
+        peer = await open_client(server)
+        idle = [await Client.unconnected().connect(server.port) for _ in range(80)]
+        while memory.used_bytes() < 200 * KIB or memory.used_bytes() > 300 * KIB:
+            await trio.sleep(0.01)
+        for _ in range(3):  # once it is enough, the others stay
+            held = memory.used_bytes()
+            await trio.sleep(0.12)
+            assert memory.used_bytes() == held > 200 * KIB
+        await peer.send(masked(9, b"?"))
+        assert (await peer.frame()).payload == b"?"
+    for client in (peer, *idle):
+        client.hang_up()
+    server.stop()
+
+
+async def test_the_largest_request_that_waits_for_a_program_is_refused(nursery: trio.Nursery) -> None:
+    async def never_answers(request: rawws.Request) -> str:
+        if request.path == "/":
+            await trio.sleep_forever()
+        return "fine"
+
+    server = await start(nursery, rawws.Hub(), http=never_answers, max_body=1000 * KIB, max_memory=300 * KIB, drain=0)
+    with trio.fail_after(PATIENCE_S):
+        large, small = [await Client.unconnected().connect(server.port) for _ in range(2)]
+        await small.send(get("/", "Content-Length: 80000", method="POST") + bytes(80_000))
+        await large.send(get("/", "Content-Length: 250000", method="POST") + bytes(250_000))
+        answer = await large.answer()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert b"--max-memory" in answer.body
+        await large.assert_end()
+        with trio.move_on_after(0.3) as waiting:
+            await small.answer()
+        assert waiting.cancelled_caught, "it was enough that the larger one has gone"
+        other = await Client.unconnected().connect(server.port)
+        assert (await other.ask(get("/other"))).body == b"fine"
+    for client in (large, small, other):
+        client.hang_up()
+    server.stop()
+
+
+async def test_messages_of_clients_that_have_gone_count_and_are_dropped(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = trio.Event()
+    got: list[str | bytes] = []
+
+    async def slow(ws: rawws.WebSocket) -> None:
+        await go_on.wait()
+        with contextlib.suppress(rawws.ConnectionClosed):
+            while True:
+                got.append(await ws.recv())
+
+    server = await start(nursery, slow, max_memory=300 * KIB, drain=0)
+    memory = current_loop().memory
+    with trio.fail_after(PATIENCE_S):
+        for client in [await open_client(server) for _ in range(3)]:
+            await client.send(masked(2, bytes(60 * KIB)) * 2)
+            client.hang_up()
+        while "still wait for the program" not in caplog.text:
+            await trio.sleep(0.01)
+        assert re.search(r"#\d ! has gone, and 123120 bytes that it sent still wait for the program; "
+                         r"they are dropped: \d+ bytes are held, over the server's limit of 307200 \(--max-memory\)",
+                         caplog.text)  # fmt: skip
+        while memory.used_bytes() > 300 * KIB:
+            await trio.sleep(0.01)
+        go_on.set()
+        while current_loop().peer_count or len(got) < 4:
+            await trio.sleep(0.01)
+        assert [len(message) for message in got] == [60 * KIB] * 4, "two clients' messages are there"
+    server.stop()
+
+
+async def test_a_slow_poll_of_a_large_message_costs_no_more_than_the_message(nursery: trio.Nursery) -> None:
+    hub = rawws.Hub(history=10, history_bytes=4000 * KIB)
+    server = await start(nursery, hub, http=rawws.rooms(hub), max_memory=1500 * KIB, drain=0)
+    memory = current_loop().memory
+    with trio.fail_after(PATIENCE_S):
+        reader = await open_client(server, "/x")
+        hub.room("/x").publish("\x01" * 900 * KIB)
+        await reader.frame()
+        slow, quick = [await Client.unconnected().connect(server.port) for _ in range(2)]
+        await slow.send(get("/x?last=1"))
+        answer = await quick.ask(get("/x?last=1"))
+        assert json.loads(answer.body)["messages"][0]["text"] == "\x01" * 900 * KIB
+        assert memory.used_bytes() < 1500 * KIB, "neither takes the six-fold of it"
+        hub.room("/x").end_history()  # the answer alone keeps the message now
+        hub.room("/x").publish(bytes(900 * KIB))
+        await reader.frame()
+        while memory.used_bytes() > 1500 * KIB:
+            await trio.sleep(0.01)
+        assert hub.room("/x").history_bytes in (0, 900 * KIB + 10), "that, or the answer, has gone"
+    for client in (slow, quick, reader):
+        client.hang_up()
+    server.stop()
+
+
+async def test_a_peer_that_reads_nothing_while_it_is_closed_is_cut_off(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def says_much(ws: rawws.WebSocket) -> None:
+        await ws.send(bytes(8000 * KIB))
+
+    server = await start(nursery, says_much, max_memory=300 * KIB, drain=0, close_timeout=None)
+    with trio.fail_after(PATIENCE_S):
+        mute = await open_client(server)
+        while "#1 ! is c" not in caplog.text or current_loop().peer_count:
+            await trio.sleep(0.01)
+    assert re.search(r"#1 ! is c(ut off while it is being closed|losed), since it holds \d+ bytes: \d+ bytes are held, "
+                     r"over the server's limit of 307200 \(--max-memory\)", caplog.text)  # fmt: skip
+    assert current_loop().memory.used_bytes() < 300 * KIB
+    mute.hang_up()
     server.stop()
 
 
@@ -293,3 +418,43 @@ def test_numpy_s_numbers_are_numbers() -> None:
         check_number("max_size", np.float64(5), least=1)
     with pytest.raises(UsageError, match="ping_interval can't be"):
         check_number("ping_interval", np.float32("nan"), whole=False)
+
+
+# No limit
+
+
+@pytest.mark.parametrize("none", [0, 0.0, math.inf])
+def test_0_and_infinity_are_one_and_the_same_limit_which_is_none(none: float) -> None:
+    names = [f"{each}_timeout_s" for each in ("header", "keep_alive", "ping", "close")]
+    given: dict[str, Any] = dict.fromkeys([*names, "ping_interval_s", "messages_per_s"], none)
+    limits = Limits(**given)
+    infinite: dict[str, Any] = dict.fromkeys(given, math.inf)
+    assert limits == Limits(**infinite)
+    assert {getattr(limits, name) for name in names} == {math.inf}
+    assert limits.by_flag().keys() == {"--max-head", "--max-headers", "--max-target", "--max-size", "--drain"}
+
+
+@pytest.mark.parametrize("none", [None, 0, math.inf])
+async def test_a_server_without_limits_on_time_serves(nursery: trio.Nursery, none: float | None) -> None:
+    flags = ("open_timeout", "keep_alive", "rate", "ping_interval", "ping_timeout", "close_timeout")
+    server = await start(nursery, rawws.Hub(), **dict.fromkeys(flags, none))
+    with trio.fail_after(PATIENCE_S):
+        client = await open_client(server)
+        for message in ("as fast", "as it likes"):
+            await client.send(masked(Opcode.TEXT, message.encode()))
+            assert (await client.frame()).payload == message.encode()
+        await client.send(masked(Opcode.CLOSE))
+        assert (await client.frame()).opcode is Opcode.CLOSE
+    client.hang_up()
+    server.stop()
+
+
+async def test_a_post_has_no_rate_where_that_is_infinite(nursery: trio.Nursery) -> None:
+    hub = rawws.Hub()
+    app = RoomApp(hub, HelloApp(["POST"]), Guard(is_local=True), rate=math.inf)
+    server = await start(nursery, hub, http=app)
+    with trio.fail_after(PATIENCE_S):
+        client = await Client.unconnected().connect(server.port)
+        assert [(await client.ask(post("/x", b"hi"))).status for _ in range(3)] == [202] * 3
+    client.hang_up()
+    server.stop()

@@ -6,6 +6,8 @@ import logging
 import re
 import shlex
 import signal
+import subprocess
+import sys
 from typing import NoReturn
 
 import pytest
@@ -321,6 +323,23 @@ def test_no_line_has_in_it_what_ends_it_or_what_a_terminal_obeys(
     rawws.logs.line(rawws.logs.http, logging.INFO, 1, "!", f"žluť {character}[31m")
     spelt = character.encode("unicode_escape").decode()
     assert told(caplog) == [f"INFO http #1 ! žluť {spelt}[31m"]
+
+
+def test_no_traceback_has_in_it_what_a_terminal_obeys() -> None:
+    """An exception of a program's may quote its peer."""
+    program = """if True:
+        from rawws import logs
+        logs.configure("info")
+        try:
+            raise ValueError("a peer said: \\x1b[2J \\x9b \\u202e")
+        except ValueError:
+            logs.hub.exception("#1 ! the handler failed")
+    """
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    lines = ran.stderr.splitlines()
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == r"ValueError: a peer said: \x1b[2J \x9b \u202e"
+    assert all(map(str.isprintable, lines))
 
 
 @pytest.mark.parametrize("field", ["Host", "Origin"])

@@ -7,11 +7,13 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -23,7 +25,7 @@ from tests.browser import launch, need_chromium, need_node_module
 from tests.serving import PATIENCE_S, Program, StartProgram, need
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 HELLO = "Hello! Message From Server!!"
 
@@ -47,9 +49,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
     complaints: list[str] = []
     contexts = []
 
-    def visit(
-        server: Program | str, path: str = "/", prepare: Callable[[Page], object] | None = None, **settings: Any
-    ) -> Page:
+    def visit(server: Program, prepare: Callable[[Page], object] | None = None, **settings: Any) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **settings})
         contexts.append(context)
         page = context.new_page()
@@ -60,7 +60,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
         )
         if prepare is not None:
             prepare(page)
-        page.goto(f"http://{server if isinstance(server, str) else server.address}{path}")
+        page.goto(server.page_link())
         page.locator("#watch[data-state=watching]").wait_for()
         return page
 
@@ -132,11 +132,14 @@ def test_of_many_connections_the_newest_are_kept_and_the_ended_go_first(
           window.WebSocket = class { constructor() { socket = this; } };
           const trace = new Trace();
           trace.connect();
-          const tell = (...records) => socket.onmessage({ data: JSON.stringify({ records }) });
+          const send = (told) => socket.onmessage({ data: JSON.stringify(told) });
+          const tell = (...records) => send({ records });
+          send({ about: { instance: "x" }, open: [], unlisted: 0 });
           const open = (first, last) => {
             for (let at = first; at <= last; at++) tell({ kind: "open", connection: at, from: "x" });
           };
-          const numbers = () => [...trace.connections.keys()].filter((each) => each <= 3 || each > 1000);
+          const all = () => [...trace.connections.values()].map((each) => each.number);
+          const numbers = () => all().filter((each) => each <= 3 || each > 1000);
           open(1, 500);
           tell({ kind: "end", connection: 2, told: "gone" });
           open(501, 501);
@@ -451,38 +454,372 @@ def test_secrets_are_masked(start_program: StartProgram, visit: Visit) -> None:
         expect(page.locator(".head.client")).to_contain_text("Cookie: (masked, 11 bytes)")
 
 
-def test_the_server_goes_and_comes_back(start_program: StartProgram, browser: Browser) -> None:
+# Who gets it
+
+
+def test_the_link_leads_to_the_page_and_leaves_the_token_nowhere(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 
     program = start_program()
-    context = browser.new_context()  # its console may complain that nobody answers
-    page = context.new_page()
-    page.goto(f"http://{program.address}/")
+    token = program.page_link().partition("=")[2]
+    seen: list[tuple[str, str]] = []
+
+    def note(page: Page) -> None:
+        page.on("request", lambda request: seen.append((request.url, request.headers.get("referer", ""))))
+
+    page = visit(program, prepare=note)
+    assert page.url == f"http://{program.address}/_rawws/"
+    assert page.evaluate("document.cookie + document.referrer") == ""
+    assert [url for url, _ in seen if token in url] == [program.page_link()]
+    assert {referer for _, referer in seen} == {""}
+    # Neither do those who come later, and are watched, have it in a head.
+    page.reload()
+    expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
     connect(page)
-    program.end()
+    expect(page.locator(".head.client")).to_contain_text("GET /room HTTP/1.1")
+    assert "rawws-page" not in page.locator(".head.client").inner_text()
+
+
+def test_servers_at_other_ports_leave_each_other_their_cookies(
+    start_program: StartProgram, context: BrowserContext
+) -> None:
+    from playwright.sync_api import expect
+
+    programs = [start_program(), start_program()]
+    pages = [watch(context, program) for program in programs]
+    assert len({cookie["name"] for cookie in context.cookies()}) == 2
+    for page in pages:
+        page.reload()
+        expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
+
+
+def test_a_page_of_another_port_may_not_watch_though_its_cookies_are_the_same(
+    start_program: StartProgram, context: BrowserContext
+) -> None:
+    program, other = start_program(), start_program("--no-page")
+    watch(context, program)
+    page = context.new_page()
+    page.goto(f"http://{other.address}/")
+    came = page.evaluate(
+        """address => new Promise((resolve) => {
+          const socket = new WebSocket(`ws://${address}/_rawws/trace`);
+          socket.onopen = () => resolve("open");
+          socket.onclose = () => resolve("closed");
+        })""",
+        program.address,
+    )
+    assert came == "closed"
+    read = page.evaluate(
+        """address => fetch(`http://${address}/_rawws/`, { credentials: "include" })
+          .then((answer) => answer.text(), () => "kept back")""",
+        program.address,
+    )
+    assert read == "kept back"
+
+
+@pytest.mark.parametrize("place", ["http://localhost:{port}/", "data:text/html,x"])
+def test_a_link_in_a_page_of_another_site_leads_there_too(
+    start_program: StartProgram, context: BrowserContext, place: str
+) -> None:
+    program, other = start_program(), start_program("--no-page")
+    page = context.new_page()
+    page.goto(place.format(port=other.port))  # to a browser it is another site than 127.0.0.1
+    page.evaluate(
+        """link => {
+          const anchor = document.createElement("a");
+          anchor.href = link;
+          anchor.textContent = "the link in a terminal";
+          document.body.append(anchor);
+        }""",
+        program.page_link(),
+    )
+    page.get_by_role("link").click()
+    page.locator("#watch[data-state=watching]").wait_for()
+
+
+# What a capture outlives
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A window of its own, whose console may complain that nobody answers."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    context.set_default_timeout(PATIENCE_S * 1000)
+    yield context
+    context.close()
+
+
+def watch(context: BrowserContext, program: Program) -> Page:
+    """Show the page of a program in a tab."""
+    page = context.new_page()
+    page.goto(program.page_link())
+    page.locator("#watch[data-state=watching]").wait_for()
+    return page
+
+
+def cuts(page: Page) -> Locator:
+    return page.locator("#table .row.cut")
+
+
+def test_a_killed_server_leaves_its_frames_and_the_next_one_goes_on_behind_a_cut(
+    start_program: StartProgram, context: BrowserContext
+) -> None:
+    from playwright.sync_api import expect
+
+    program = start_program("--page-token", "fixed", "--hello", "")
+    page = context.new_page()
+    page.goto(f"http://{program.address}/?token=fixed")
+    connect(page)
+    send(page, "the last words")
+    rows = frame_rows(page)
+    expect(rows).to_have_count(2)
+    number = page.locator(".peer .number").inner_text()
+    program.signal(signal.SIGKILL)
     expect(page.locator("#watch")).to_have_text("the server has gone; trying again")
     expect(page.locator(".peer .state")).to_have_text("closed without a close (1006)")
-    again = start_program("--port", str(program.port))
-    expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
+    expect(rows.locator(".preview")).to_have_text(["'the last words'"] * 2)
+    again = start_program("--port", str(program.port), "--page-token", "fixed", "--hello", "")
     assert again.port == program.port
+    expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
+    expect(rows).to_have_count(3)
+    expect(cuts(page)).to_contain_text("the server ended, and another one has begun")
+    expect(page.locator(".peer .number")).to_have_text(f"r1{number}")
+    choose_connection(page, f"r1{number}")
+    expect(page.locator("#heads")).to_contain_text(f"r1{number}: lost with the server.")
+    # The second server numbers from 1 on too, and its connections are others.
     page.get_by_role("button", name="Connect again").click()
-    expect(page.locator(".peer[data-state=open] .number:visible")).to_have_count(1)
-    context.close()
+    expect(page.locator(".peer .number")).to_have_text(re.compile(r"^#\d+$"))
+    send(page, "anew")
+    expect(rows).to_have_count(5)
+    told = rows.locator(".of").all_inner_texts()
+    assert [name.startswith("r1#") for name in told] == [True, True, False, False]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export JSON").click()
+    exported = json.loads(download.value.path().read_text())
+    assert len({record["connection"] for record in exported}) == 2
+
+
+def test_a_server_with_another_token_is_watched_again_when_its_link_is_opened(
+    start_program: StartProgram, context: BrowserContext
+) -> None:
+    from playwright.sync_api import expect
+
+    program = start_program("--hello", "")
+    page = watch(context, program)
+    connect(page)
+    send(page, "the last words")
+    expect(frame_rows(page)).to_have_count(2)
+    program.signal(signal.SIGKILL)
+    again = start_program("--port", str(program.port), "--hello", "")
+    expect(page.locator("#watch")).to_have_text("not watching: the server has another token")
+    expect(page.locator("#notice")).to_contain_text("open the link with ?token=… that the server logged at its start")
+    expect(page.locator("#notice")).to_contain_text("What was captured stays")
+    expect(page.locator("#connection option")).to_contain_text(["/room · open when last seen"])
+    expect(frame_rows(page)).to_have_count(2)
+    other = watch(context, again)
+    expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
+    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#connection option")).to_contain_text(["/room · ended"])
+    expect(frame_rows(page)).to_have_count(3)
+    expect(frame_rows(other)).to_have_count(0)
+
+
+def test_the_link_of_the_next_server_in_the_same_tab_finds_the_capture(
+    start_program: StartProgram, context: BrowserContext
+) -> None:
+    from playwright.sync_api import expect
+
+    program = start_program("--hello", "")
+    page = watch(context, program)
+    connect(page)
+    send(page, "the last words")
+    expect(frame_rows(page)).to_have_count(2)
+    program.signal(signal.SIGKILL)
+    again = start_program("--port", str(program.port), "--hello", "")
+    page.reload()
+    assert page.inner_text("body").strip() == (
+        "The page needs this server's token: open the link with ?token=… that the server logged at its start."
+    )
+    page.goto(again.page_link())
+    for _ in range(2):  # once more: without a frame in between it stays one cut, which tells the same
+        expect(frame_rows(page)).to_have_count(3)
+        expect(cuts(page)).to_contain_text("the server ended, and another one has begun")
+        expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
+        page.reload()
+
+
+def test_a_reload_keeps_the_capture_in_its_tab_until_it_is_cleared(
+    start_program: StartProgram, context: BrowserContext
+) -> None:
+    from playwright.sync_api import expect
+    from websockets.sync.client import connect as dial
+
+    program = start_program("--hello", "")
+    page = watch(context, program)
+    with dial(f"ws://{program.address}/room", proxy=None, compression=None) as client:
+        client.send("before")
+        client.recv()
+        connect(page)
+        send(page, "from the page")
+        rows = frame_rows(page)
+        expect(rows).to_have_count(5)
+        shown = rows.locator(".preview").all_inner_texts()
+        totals = page.locator("#totals").inner_text()
+        page.reload()
+        expect(page.locator("#watch")).to_have_text("watching: 1 WebSocket open")
+        expect(rows).to_have_count(6)
+        assert rows.locator(".preview").all_inner_texts() == shown
+        assert page.locator("#totals").inner_text() == totals
+        expect(cuts(page)).to_contain_text("the page was loaded again: nothing was watched meanwhile")
+        # Nothing lies about for another server at this origin, and no other tab gets it.
+        assert page.evaluate("sessionStorage.length + localStorage.length") == 0
+        assert page.evaluate("indexedDB.databases()") == []
+        expect(frame_rows(watch(context, program))).to_have_count(0)
+        # What was seen can be looked at, and the connection goes on.
+        rows.first.click()
+        expect(page.locator("#frame .text")).to_have_text("before")
+        client.send("after")
+        expect(rows.last.locator(".preview")).to_have_text("'after'")
+        expect(page.locator(".head.client")).to_contain_text("GET /room HTTP/1.1")
+        page.get_by_role("button", name="Clear").click()
+        expect(rows).to_have_count(0)
+        expect(page.locator("#connection option")).to_have_count(1)
+        page.reload()
+        expect(page.locator("#watch")).to_have_text("watching: 1 WebSocket open")
+        expect(page.locator("#totals")).to_have_text("No frames yet.")
+
+
+def test_of_a_large_capture_a_reload_keeps_the_newest_and_counts_the_rest(
+    start_program: StartProgram, visit: Visit
+) -> None:
+    from playwright.sync_api import expect
+    from websockets.sync.client import connect as dial
+
+    program = start_program("--hello", "", "--mode", "echo")
+    page = visit(program)
+    with dial(f"ws://{program.address}/room", proxy=None, compression=None) as client:
+        for number in range(1000):
+            client.send(f"{number}:".ljust(1000, "x"))
+            client.recv()
+        expect(page.locator("#totals")).to_contain_text("2,000 frames")
+        page.reload()
+        expect(page.locator("#totals")).to_contain_text("2,000 frames")
+        found = re.search(r"the first ([\d,]+) are forgotten", page.locator("#totals").inner_text())
+        assert found is not None
+        forgotten = int(found[1].replace(",", ""))
+        assert 1000 < forgotten < 1800
+        expect(page.locator("#table")).to_have_attribute("aria-rowcount", str(2000 - forgotten + 2))
+        expect(frame_rows(page).nth(-2).locator(".preview")).to_contain_text("'999:xxx")
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        *("nonsense", "[]", "1", '{"version": 2}', '{"version": 1}', '{"version": 1, "connections": 1, "frames": 1}'),
+        '{"version": 1, "run": "x", "began": "x", "wireBytes": {}, "connections": [], "frames": []}',
+        '{"version": 1, "connections": [{"run": 1}, {"checks": 1}, null], "frames": []}',
+        '{"version": 1, "connections": [], "frames": [{"of": "1:1", "payload": 5}, {"kind": "cut", "told": 1}, {}]}',
+    ],
+)
+def test_what_another_server_of_this_origin_has_left_there_does_no_harm(
+    start_program: StartProgram, visit: Visit, kept: str
+) -> None:
+    from playwright.sync_api import expect
+
+    page = visit(start_program("--hello", ""))
+    page.evaluate("kept => addEventListener('pagehide', () => sessionStorage.setItem('rawws-capture', kept))", kept)
+    page.reload()
+    expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
+    expect(page.locator("#totals")).to_have_text("No frames yet.")
+    connect(page)
+    send(page, "hello")
+    expect(frame_rows(page)).to_have_count(2)
+
+
+def test_another_server_in_its_place_is_told_nothing(start_program: StartProgram, context: BrowserContext) -> None:
+    from playwright.sync_api import expect
+
+    program = start_program("--hello", "")
+    page = watch(context, program)
+    connect(page)
+    send(page, "a secret of the first one")
+    expect(frame_rows(page)).to_have_count(2)
+    program.signal(signal.SIGKILL)
+    other = start_program("--port", str(program.port), "--no-page", "-v")
+    other.wait_for_line("joined room /_rawws/trace")
+    other.wait_for_line("closed by the client")
+    expect(page.locator("#watch")).to_have_text("the server has gone; trying again")
+    expect(frame_rows(page)).to_have_count(2)
+    assert [line for line in other.lines if "< TEXT" in line] == []
+
+
+def test_while_it_was_not_watched_connections_ended_and_others_began(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import WebSocketRoute, expect
+    from websockets.sync.client import connect as dial
+
+    traces: list[WebSocketRoute] = []
+
+    def follow(route: WebSocketRoute) -> None:
+        traces.append(route)
+        route.connect_to_server()
+
+    program = start_program("--hello", "")
+    page = visit(program, prepare=lambda page: page.route_web_socket(re.compile("/_rawws/trace$"), follow))
+    with dial(f"ws://{program.address}/first", proxy=None) as first:
+        first.send("hello")
+        expect(frame_rows(page)).to_have_count(2)
+        expect(page.locator("#watch")).to_have_text("watching: 1 WebSocket open")
+        held = threading.Event()
+        page.route("**/_rawws/", lambda route: route.abort() if not held.is_set() else route.continue_())
+        traces[0].close()
+        expect(page.locator("#watch")).to_have_text("the server has gone; trying again")
+    with dial(f"ws://{program.address}/second", proxy=None):
+        held.set()
+        expect(page.locator("#watch")).to_have_text("watching: 1 WebSocket open")
+        expect(cuts(page)).to_contain_text("the connection to the server was lost: nothing was watched meanwhile")
+        choose_connection(page, "/first")
+        expect(page.locator("#heads")).to_contain_text("ended while the page did not watch")
+        choose_connection(page, "/second")
+        expect(page.locator("#heads")).to_contain_text("its handshake isn't known")
+
+
+def test_connections_that_were_there_before_the_page(start_program: StartProgram, visit: Visit) -> None:
+    from playwright.sync_api import expect
+    from websockets.sync.client import connect as dial
+
+    program = start_program("--hello", "")
+    with dial(f"ws://{program.address}/a", proxy=None):
+        with dial(f"ws://{program.address}/b", proxy=None) as other:
+            program.wait_for_line("joined room /b")
+            page = visit(program)
+            expect(page.locator("#watch")).to_have_text("watching: 2 WebSockets open")
+            option = page.locator("#connection option", has_text="· /b · open")
+            expect(option).to_have_count(1)
+            other.send("hello")
+            expect(frame_rows(page)).to_have_count(2)
+        expect(page.locator("#watch")).to_have_text("watching: 1 WebSocket open")
+        expect(page.locator("#connection option", has_text="· /b · ended")).to_have_count(1)
 
 
 def test_the_page_of_a_tap(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
+    from websockets.sync.client import connect as dial
 
     behind = start_program("--no-page", "--allow-origin", "*")
     tap = start_program.tap(behind.address, "--page", "0")
-    line = tap.wait_for_line("in a browser")
-    page = visit(line.split("http://")[1].split("/")[0])
+    tap.page_link()
+    with dial(f"ws://{tap.address}/before", proxy=None):
+        tap.wait_for_line("WebSocket begins")
+        page = visit(tap)
+        expect(page.locator("#watch")).to_have_text("watching: 1 WebSocket open")
+        expect(page.locator("#connection option", has_text="· /before · open")).to_have_count(1)
+    expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
     expect(page.locator("#where")).to_have_text(f"tap at ws://{tap.address}")
     expect(page.get_by_role("textbox", name="URL")).to_have_value(f"ws://{tap.address}/")
     card = connect(page)
     send(page, "through the tap")
     expect(card.locator("li.received")).to_contain_text([HELLO, "through the tap"])
-    expect(frame_rows(page)).to_have_count(3)
+    expect(frame_rows(page)).to_have_count(5)  # with the closes of the other one
     expect(page.locator(".head.client .check.yes").first).to_be_visible()
     page.locator("#cases button", has_text="RSV2").click()
     expect(page.locator("#case dd").nth(1)).to_contain_text("good a close with 1002")
@@ -567,6 +904,32 @@ def test_axe_has_nothing_serious_to_say(start_program: StartProgram, visit: Visi
     page.locator("#case dl").wait_for()
     assert violations(page, axe) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+def test_axe_has_nothing_serious_to_say_of_a_cut_and_a_notice(
+    start_program: StartProgram, browser: Browser, scheme: Literal["light", "dark"], width: int
+) -> None:
+    axe = (need_node_module("axe-core") / "axe.min.js").read_text("utf-8")
+    program = start_program("--hello", "", "--page-token", "fixed")
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto(f"http://{program.address}/?token=fixed")
+    connect(page)
+    send(page, "hello")
+    frame_rows(page).nth(1).wait_for()
+    for token in ("fixed", "another"):
+        program.signal(signal.SIGKILL)
+        program.wait()
+        program = start_program("--port", str(program.port), "--page-token", token)
+        if token == "fixed":
+            cuts(page).wait_for()
+    page.locator("#notice").wait_for()
+    page.locator("#table").press("End")  # the cut is among what the keyboard reaches
+    page.locator("#table .row.cut[aria-selected=true]").wait_for()
+    assert violations(page, axe) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
 
 
 def violations(page: Page, axe: str) -> list[str]:

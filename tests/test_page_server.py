@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,53 +16,160 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws.limits import MIB
-from rawws.page import TRACE, About, Page, feed
+from rawws.page import TRACE, About, Access, Page, feed
 from rawws.server import Server
 from rawws.tracing import Tracer
 from rawws.web import HelloApp
 from rawws.wire.frames import Frame, encode_frame, parse_header
-from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, get, text, upgrade
+from rawws.wire.messages import Headers, Request
+from tests.serving import LOOPBACK, PATIENCE_S, Answer, Client, Program, StartProgram, close, get, text, upgrade
 
 BROWSER = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+NEEDED = (
+    b"The page needs this server's token: open the link with ?token=\xe2\x80\xa6 that the server logged at its start.\n"
+)
 
 
 # Who gets it
 
 
-async def test_a_browser_gets_the_page_and_others_their_greeting(start_program: StartProgram) -> None:
-    program = start_program("--allow-host", "evil.example")
+async def ask(program: Program, target: str, *lines: str, method: str = "GET") -> Answer:
+    """Return the answer to a request under the program's own address, on a connection of its own."""
     client = await program.connect()
-    local = f"Host: {program.address}"
+    request = get(target, f"Host: {program.address}", *lines, method=method)
+    return await client.ask(request.replace(b"Host: localhost\r\n", b""))
 
-    async def ask(target: str, *lines: str, method: str = "GET") -> Any:
-        request = get(target, *lines, method=method).replace(b"Host: localhost\r\n", b"")
-        return await client.ask(request)
 
-    for accept in ("Accept: */*", "Accept: text/plain", "X: y"):
-        assert (await ask("/", local, accept)).body == b"hi there"
-    assert (await ask("/room", local, BROWSER)).body == b"hi there"
-    for target, *lines in (("/", BROWSER), ("/_rawws/", "Accept: */*")):
-        answer = await ask(target, local, *lines)
+async def test_the_link_in_the_log_gives_a_cookie_which_shows_the_page(start_program: StartProgram) -> None:
+    program = start_program("--allow-host", "evil.example")
+    link = program.page_link()
+    assert link.startswith(f"http://{program.address}/?token=")
+    token = link.partition("=")[2]
+    assert len(token) >= 32
+    for target in (f"/?token={token}", f"/?x=y&token={token}", f"/_rawws/?token={token}", f"/_rawws?token={token}"):
+        led = await ask(program, target)
+        assert (led.status, led.headers["location"], led.body) == (303, "/_rawws/", b"")
+        assert led.headers["referrer-policy"] == "no-referrer"
+        assert led.headers["cache-control"] == "no-store"
+        cookie, *attributes = led.headers["set-cookie"].split("; ")
+        assert set(attributes) == {"Path=/_rawws/", "HttpOnly", "SameSite=Strict"}  # and ends with the session
+    # All ports of a host share their cookies: the name tells them apart.
+    assert cookie.startswith(f"rawws-page-{program.port}=")
+    shown = f"Cookie: theme=dark; {cookie}"
+    for accept in ("Accept: */*", BROWSER):
+        answer = await ask(program, "/_rawws/", shown, accept)
         assert answer.status == 200
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; ")
         assert "unsafe" not in answer.headers["content-security-policy"]
+        assert answer.headers["referrer-policy"] == "no-referrer"
         assert b"<title>rawws" in answer.body
-    fresh = await ask("/_rawws/", local, f"If-None-Match: {answer.headers['etag']}")
+    fresh = await ask(program, "/_rawws/", shown, f"If-None-Match: {answer.headers['etag']}")
     assert (fresh.status, fresh.body) == (304, b"")
-    head = await ask("/_rawws/style.css", local, method="HEAD")
+    head = await ask(program, "/_rawws/style.css", shown, method="HEAD")
     assert (head.status, head.headers["content-type"]) == (200, "text/css; charset=utf-8")
-    assert (await ask("/_rawws/main.js", local)).headers["content-type"] == "text/javascript; charset=utf-8"
-    moved = await ask("/_rawws", local)
+    script = await ask(program, "/_rawws/main.js", shown)
+    assert script.headers["content-type"] == "text/javascript; charset=utf-8"
+    moved = await ask(program, "/_rawws")  # to which the cookie isn't sent
     assert (moved.status, moved.headers["location"]) == (308, "/_rawws/")
-    assert (await ask("/_rawws/feed.py", local)).status == 404
-    assert (await ask("/_rawws/../feed.py", local)).status == 404
-    refused = await ask("/_rawws/", local, method="DELETE")
+    assert (await ask(program, "/_rawws/feed.py", shown)).status == 404
+    assert (await ask(program, "/_rawws/../feed.py", shown)).status == 404
+    refused = await ask(program, "/_rawws/", shown, method="DELETE")
     assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
-    # A name that somebody else could have lead here (DNS rebinding).
-    foreign = await ask("/_rawws/", "Host: evil.example")
-    assert foreign.status == 403
-    assert foreign.body == b"The page is shown at this machine's addresses and at localhost, not at evil.example.\n"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["Cookie: rawws-page-{port}=wrong"],
+        ["Cookie: rawws-page-{port}="],
+        ["Cookie: rawws-page-{port}"],
+        ["Cookie: rawws-page-1={token}"],
+        ["Cookie: =; ;;="],
+        ["Authorization: Bearer {token}x"],
+    ],
+)
+async def test_without_the_secret_everybody_gets_what_is_not_the_page(
+    start_program: StartProgram, lines: list[str]
+) -> None:
+    program = start_program()
+    token = program.page_link().partition("=")[2]
+    filled = [line.format(port=program.port, token=token) for line in lines]
+    for accept in ("Accept: */*", BROWSER):
+        for target in ("/", "/room", "/?tokens=x"):
+            assert (await ask(program, target, accept, *filled)).body == b"hi there"
+        for target in ("/_rawws/", "/_rawws/main.js", "/_rawws/x", "/_rawws/trace", "/_rawws/?token=wrong"):
+            answer = await ask(program, target, accept, *filled)
+            assert (answer.status, answer.body) == (403, NEEDED)
+            assert answer.headers["cache-control"] == "no-store"
+            assert "set-cookie" not in answer.headers
+    # A browser may come with the link of an earlier start; others get what everybody gets.
+    led = await ask(program, "/?token=wrong", BROWSER, *filled)
+    assert (led.status, led.headers["location"], "set-cookie" in led.headers) == (303, "/_rawws/", False)
+    assert (await ask(program, "/?token=wrong", *filled)).body == b"hi there"
+    posted = await ask(program, f"/?token={token}", method="POST")
+    assert "set-cookie" not in posted.headers
+
+
+async def test_one_cookie_of_several_may_be_the_right_one(start_program: StartProgram) -> None:
+    program = start_program()
+    name, _, token = program.page_cookie().removeprefix("Cookie: ").partition("=")
+    for cookie in (f"{name}=x; {name}={token}; {name}=y", f"a=b;{name}={token}"):
+        assert (await ask(program, "/_rawws/", f"Cookie: {cookie}")).status == 200
+    assert (await ask(program, "/_rawws/", f"Cookie: {name}=x", f"Cookie: {name}={token}")).status == 200
+
+
+async def test_each_start_has_a_token_of_its_own_unless_it_is_given(start_program: StartProgram) -> None:
+    first, second = start_program(), start_program()
+    assert first.page_link().partition("=")[2] != second.page_link().partition("=")[2]
+    fixed = start_program("--page-token", "for-the.class_of~2026", "-vv")
+    line = fixed.wait_for_line(" open ")
+    assert line.endswith("/?token=… in a browser to see what crosses the wire, with the token of --page-token")
+    led = await ask(fixed, "/?token=for-the.class_of~2026")
+    assert led.status == 303
+    cookie = led.headers["set-cookie"].partition(";")[0]
+    assert (await ask(fixed, "/_rawws/", f"Cookie: {cookie}")).status == 200
+    fixed.end()
+    assert "class_of" not in "".join(fixed.lines)
+
+
+@pytest.mark.parametrize("given", ["", "a b", "a;b", "a&b", "a%20b", "grün", "a/b"])
+def test_a_token_that_can_not_stand_in_a_link(given: str, start_program: StartProgram) -> None:
+    ended = start_program.run("--page-token", given)
+    assert ended.returncode == 2
+    assert "the page's token is " in ended.stderr
+    assert "openssl rand -hex 16" in ended.stderr
+    assert not given or given not in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--page-token", "x", "--no-page"], "--page-token is for the page, and with --no-page there is none"),
+        (["--page-token", "x", "--workers", "2", "--backplane", "redis://localhost"], "with --workers there is none"),
+        (
+            ["tap", "0", "localhost:1", "--page-token", "x"],
+            "--page-token is for the page of a tap; give --page PORT too",
+        ),
+    ],
+)
+def test_a_token_without_a_page(start_program: StartProgram, arguments: list[str], told: str) -> None:
+    ended = start_program.run(*arguments)
+    assert (ended.returncode, told in ended.stderr) == (2, True)
+
+
+async def test_a_name_that_is_led_here_is_not_shown_the_page(start_program: StartProgram) -> None:
+    program = start_program("--allow-host", "evil.example")
+    token = program.page_link().partition("=")[2]
+    client = await program.connect()
+    for target in ("/_rawws/", f"/?token={token}"):
+        request = get(target, f"Cookie: rawws-page={token}").replace(b"Host: localhost", b"Host: evil.example")
+        foreign = await client.ask(request)
+        assert foreign.status == 403
+        assert foreign.body == b"The page is shown at this machine's addresses and at localhost, not at evil.example.\n"
 
 
 @pytest.mark.parametrize(
@@ -76,34 +185,55 @@ async def test_a_browser_gets_the_page_and_others_their_greeting(start_program: 
         (["--trusted-proxy", "127.0.0.1", "--page"], True),
     ],
 )
-async def test_it_is_on_where_only_this_machine_can_see_it(
+async def test_it_is_on_where_only_this_machine_can_reach_it_and_open_to_nobody_without_the_token(
     start_program: StartProgram, arguments: list[str], is_shown: bool
 ) -> None:
     program = start_program(*arguments)
-    client = await program.connect()
-    answer = await client.ask(get("/", f"Origin: http://{program.address}", BROWSER))
+    cookie = program.page_cookie() if is_shown else "Cookie: x=y"
+    answer = await ask(program, "/_rawws/", cookie)
     assert (b"<title>" in answer.body) is is_shown
-    await client.send(upgrade(TRACE).replace(b"Host: localhost", f"Host: {program.address}".encode()))
+    handshake = upgrade(TRACE).replace(b"Host: localhost", f"Host: {program.address}".encode())
+    stranger = await program.connect()
+    await stranger.send(handshake)
+    assert (await stranger.answer()).status == (403 if is_shown else 101)  # which is a room like any other
+    client = await program.connect()
+    await client.send(handshake[:-2] + f"{cookie}\r\n\r\n".encode())
     assert (await client.answer()).status == 101
     hello = await client.frame()
-    assert hello.payload.startswith(b'{"about":{"version":') is is_shown  # else it is a room like any other
-    assert ("open / in a browser to see the wire" in "".join(program.lines)) is is_shown
+    assert hello.payload.startswith(b'{"about":{"version":') is is_shown
     if "--page" in arguments:
         assert "WARNING" in program.lines[0]
-        assert "whoever can reach it sees what crosses the wire of everybody here" in program.lines[0]
+        assert "whoever can reach it and has its token sees what crosses the wire of everybody here" in program.lines[0]
+    program.end()
+    assert any("?token=" in line for line in program.lines) is is_shown
+
+
+async def test_a_page_that_is_off_says_what_its_token_needs(start_program: StartProgram) -> None:
+    program = start_program("--host", "0.0.0.0", "--page-token", "x")
+    assert "WARNING" in program.lines[0]
+    assert program.lines[0].endswith(
+        "the page is off, since others can reach this server; to use --page-token, give --page too"
+    )
 
 
 async def test_beside_an_application_it_has_a_place_of_its_own(start_program: StartProgram) -> None:
     program = start_program("--app", "rawws.examples.existing_app:app")
-    client = await program.connect()
-    local = f"Host: {program.address}"
-    at_root, below = [
-        await client.ask(get(target, BROWSER).replace(b"Host: localhost", local.encode()))
-        for target in ("/", "/_rawws/")
-    ]
+    link = program.page_link()
+    assert link.startswith(f"http://{program.address}/_rawws/?token=")
+    at_root = await ask(program, "/?token=" + link.partition("=")[2], BROWSER)
+    assert at_root.status == 200  # which is the application's
+    assert "set-cookie" not in at_root.headers
     assert b"<title>rawws: what crosses the wire" not in at_root.body
+    below = await ask(program, "/_rawws/", program.page_cookie())
     assert b"<title>rawws: what crosses the wire" in below.body
-    assert "open /_rawws/ in a browser to see the wire" in "".join(program.lines)
+
+
+async def test_over_tls_the_cookie_stays_there() -> None:
+    page = Page(Tracer(), About("wss://127.0.0.1:1"))
+    token = page.invite("https://127.0.0.1:1").partition("token=")[2].split()[0]
+    led = page.answer(Request("GET", f"/?token={token}", "1.1", Headers([("Host", "127.0.0.1:1")])))
+    assert led is not None
+    assert led.headers["Set-Cookie"].endswith("; HttpOnly; SameSite=Strict; Secure")
 
 
 # Who may watch
@@ -125,10 +255,13 @@ async def test_only_the_page_itself_may_watch(
     start_program: StartProgram, host: str, origin: str | None, status: int
 ) -> None:
     program = start_program("--allow-origin", "*", "--allow-host", "*")  # which are about rooms
+    token = program.page_link().partition("=")[2]
     client = await program.connect()
     lines = [] if origin is None else [f"Origin: {origin}"]
-    await client.send(upgrade(TRACE, *lines).replace(b"Host: localhost", f"Host: {host}".encode()))
-    assert (await client.answer()).status == status
+    for cookies, expected in (([f"Cookie: rawws-page-1={token}; rawws-page={token}"], status), ([], 403)):
+        client = await program.connect()
+        await client.send(upgrade(TRACE, *lines, *cookies).replace(b"Host: localhost", f"Host: {host}".encode()))
+        assert (await client.answer()).status == expected
 
 
 @pytest.mark.parametrize("line", ["X-Forwarded-For: 203.0.113.5", "Forwarded: for=203.0.113.5", "Via: 1.1 proxy"])
@@ -136,32 +269,80 @@ async def test_who_comes_through_a_proxy_may_be_anybody_and_sees_nothing(
     start_program: StartProgram, line: str
 ) -> None:
     program = start_program()
+    cookie = program.page_cookie()
+    token = cookie.partition("=")[2]
+    for target in ("/_rawws/", f"/?token={token}"):
+        answer = await ask(program, target, BROWSER, line, cookie)
+        assert (answer.status, answer.body) == (
+            403,
+            b"The page is for this machine, and this request came through a proxy.\n",
+        )
     client = await program.connect()
-    answer = await client.ask(get("/", BROWSER, line))
-    assert (answer.status, answer.body) == (
-        403,
-        b"The page is for this machine, and this request came through a proxy.\n",
-    )
-    assert (await client.ask(upgrade(TRACE, line))).status == 403
+    assert (await client.ask(upgrade(TRACE, line, cookie))).status == 403
     other = await program.connect()
     assert (await other.ask(get("/", line))).body == b"hi there"
     assert (await other.ask(upgrade("/room", line))).status == 101
 
 
+@pytest.mark.parametrize("way", ["--record", "-v", "the page"])
+async def test_the_token_is_written_down_nowhere_but_in_the_line_that_gives_it(
+    start_program: StartProgram, tmp_path: Path, way: str
+) -> None:
+    record = tmp_path / "record.jsonl"
+    program = start_program(
+        *(["--record", str(record)] if way == "--record" else []), *(["-vv"] if way == "-v" else [])
+    )
+    link, cookie = program.page_link(), program.page_cookie()
+    token = link.partition("=")[2]
+    told = ""
+    with trio.fail_after(PATIENCE_S):
+        watching = await program.connect()
+        await watching.send(upgrade(TRACE, cookie).replace(b"Host: localhost", f"Host: {program.address}".encode()))
+        assert (await watching.answer()).status == 101
+        await watching.frame()
+        for target in (f"/?token={token}", f"/room?a=b&token={token}", f"/_rawws/trace?token={token}#x"):
+            await ask(program, target, f"Referer: {link}", cookie, "Authorization: Bearer " + token)
+        client = await program.connect()
+        await client.ask(upgrade(f"/room?token={token}", cookie, f"Referer: {link}"))
+        await client.send(close())
+        if way == "the page":
+            while "the HTTP connection" not in told or "closed by the client" not in told:
+                told += (await watching.frame()).payload.decode()
+            assert told.count("GET /?token=(masked) HTTP/1.1") == 1
+            assert f"Referer: {link.partition('=')[0]}=(masked)" in told
+    program.signal(signal.SIGINT)
+    assert program.wait() == 0
+    told += record.read_text() if way == "--record" else ""
+    told += "\n".join(line for line in program.lines if " open http" not in line)
+    assert token not in told
+    assert "/room?a=b&token=(masked)" in told
+
+
 # What it is told
+
+
+TOKEN = "secret"
+
+
+def trace_of(server: Server) -> str:
+    return f"ws://{LOOPBACK}:{server.port}{TRACE}"
+
+
+def cookie_of(server: Server) -> dict[str, str]:
+    return {"Cookie": f"rawws-page-{server.port}={TOKEN}"}
 
 
 @asynccontextmanager
 async def watched(nursery: trio.Nursery) -> AsyncIterator[tuple[Server, rawws.WebSocket, Tracer]]:
     """A hub with its page, and the page's WebSocket."""
     tracer = Tracer()
-    page = Page(tracer, About(""))
+    page = Page(tracer, About(""), access=Access(TOKEN))
     start = partial(
         rawws.serve, rawws.Hub(), 0, host=LOOPBACK, http=page.before(HelloApp()), routes=page.routes, tracer=tracer
     )
     server: Server = await nursery.start(start)
     with trio.fail_after(PATIENCE_S):
-        async with rawws.connect(f"ws://{LOOPBACK}:{server.port}{TRACE}", max_size=None) as trace:
+        async with rawws.connect(trace_of(server), max_size=None, headers=cookie_of(server)) as trace:
             assert "about" in json.loads(await trace.recv())
             yield server, trace, tracer
     server.stop()
@@ -171,8 +352,53 @@ async def records_until(trace: rawws.WebSocket, kind: str) -> list[dict[str, Any
     """Return what the page is told, up to and with the first record of a kind."""
     records: list[dict[str, Any]] = []
     while not any(record["kind"] == kind for record in records):
-        records += json.loads(await trace.recv())["records"]
+        records += json.loads(await trace.recv()).get("records", [])
     return records
+
+
+async def test_a_page_is_told_which_connections_are_open_already(nursery: trio.Nursery) -> None:
+    tracer = Tracer()
+    page = Page(tracer, About(""), access=Access(TOKEN))
+
+    async def handler(ws: rawws.WebSocket) -> None:
+        async for _ in ws:
+            pass
+
+    hub = rawws.Hub()
+    routes: dict[str, Any] = {**page.routes, "/shout": handler}
+    start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=rawws.rooms(hub), routes=routes, tracer=tracer)
+    server: Server = await nursery.start(start)
+
+    async def hello() -> dict[str, Any]:
+        async with rawws.connect(trace_of(server), headers=cookie_of(server)) as trace:
+            told: dict[str, Any] = json.loads(await trace.recv())
+            return told
+
+    with trio.fail_after(PATIENCE_S):
+        at = f"ws://{LOOPBACK}:{server.port}"
+        async with rawws.connect(f"{at}/room?a=b"), rawws.connect(f"{at}/shout"):
+            reader = await Client.unconnected().connect(server.port)
+            await reader.send(get("/room", "Accept: text/event-stream"))
+            while server.peer_count < 3:
+                await trio.sleep(0.01)
+            told = await hello()
+            assert [(each["path"], each["websocket"]) for each in told["open"]] == [
+                *(("/room", True), ("/shout", True), ("/room", False)),
+            ]
+            numbers = [each["connection"] for each in told["open"]]
+            assert numbers == sorted(numbers)
+            assert told["open"][2]["from"] == "{}:{}".format(*reader.stdlib_socket.getsockname())
+            assert told["unlisted"] == 0
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(feed, "KEPT_CONNECTIONS", 1)
+                told = await hello()
+            assert [each["connection"] for each in told["open"]] == numbers[-1:]
+            assert told["unlisted"] == 2
+            reader.reset()
+        while told["open"]:
+            told = await hello()
+        assert told["unlisted"] == 0
+    server.stop()
 
 
 async def test_the_story_of_a_connection(nursery: trio.Nursery) -> None:
@@ -215,7 +441,7 @@ async def test_a_question_without_an_answer(nursery: trio.Nursery, question: str
 async def test_who_asks_and_does_not_read_is_held_back(nursery: trio.Nursery) -> None:
     async with watched(nursery) as (server, _, _):
         asker = await Client.unconnected().connect(server.port)
-        await asker.open(TRACE)
+        await asker.open(TRACE, f"Cookie: rawws-page={TOKEN}")
         question = text('{"ask": 1, "for": "cases"}')
         await asker.send(question)
         while b'"cases"' not in await asker.take_some():
@@ -232,10 +458,10 @@ async def test_who_asks_and_does_not_read_is_held_back(nursery: trio.Nursery) ->
 async def test_a_case_is_tried_without_a_proxy(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     tried = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK))
-    page = Page(Tracer(), About(f"ws://{LOOPBACK}:{tried.port}"))
+    page = Page(Tracer(), About(f"ws://{LOOPBACK}:{tried.port}"), access=Access(TOKEN))
     server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK, routes=page.routes))
     with trio.fail_after(PATIENCE_S):
-        async with rawws.connect(f"ws://{LOOPBACK}:{server.port}{TRACE}", proxy=None) as trace:
+        async with rawws.connect(trace_of(server), proxy=None, headers=cookie_of(server)) as trace:
             await trace.recv()
             await trace.send('{"ask": 1, "for": "case", "name": "handshake"}')
             assert json.loads(await trace.recv())["verdict"] == "good"
@@ -245,7 +471,7 @@ async def test_a_case_is_tried_without_a_proxy(nursery: trio.Nursery, monkeypatc
 
 async def test_the_feed_itself_is_not_shown(nursery: trio.Nursery) -> None:
     async with watched(nursery) as (server, trace, tracer):
-        async with rawws.connect(f"ws://{LOOPBACK}:{server.port}{TRACE}") as other:
+        async with rawws.connect(trace_of(server), headers=cookie_of(server)) as other:
             await other.recv()
             await other.send('{"ask": 2, "for": "cases"}')
             await other.recv()
@@ -254,6 +480,22 @@ async def test_the_feed_itself_is_not_shown(nursery: trio.Nursery) -> None:
         assert tracer.is_watched
     while tracer.is_watched:
         await trio.sleep(0.01)
+
+
+async def test_the_first_that_happens_is_told_at_once_and_the_next_together(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    async with watched(nursery) as (_, trace, tracer):
+        await wait_all_tasks_blocked()
+        mock_clock.jump(feed.GATHER_S)  # since the hello
+        await wait_all_tasks_blocked()
+        for number in (1, 2, 3):
+            tracer.opened(number, "somewhere")
+            await wait_all_tasks_blocked()
+        told = [json.loads(await trace.recv())["records"]]
+        mock_clock.jump(feed.GATHER_S)
+        told.append(json.loads(await trace.recv())["records"])
+        assert [[record["connection"] for record in records] for records in told] == [[1], [2, 3]]
 
 
 # What watching may cost
@@ -278,6 +520,9 @@ async def test_too_much_is_dropped_and_told(
             told = len(records) - 1
             assert told == 100
             assert told + lost >= 1000
+            # What was dropped may have told of connections that began, or ended.
+            listed = json.loads(await trace.recv())
+            assert ([each["path"] for each in listed["open"]], listed["unlisted"]) == (["/room"], 0)
             # It goes on, when there is less.
             await ws.send("and now?")
             await ws.recv()
@@ -299,7 +544,7 @@ async def test_which_connections_end_is_told_later_where_it_is_too_much_at_once(
         while sum(record["kind"] == "end" for record in records) < 50 + feed.KEPT_CONNECTIONS:
             await wait_all_tasks_blocked()
             mock_clock.jump(feed.REST_S)
-            records += json.loads(await trace.recv())["records"]
+            records += json.loads(await trace.recv()).get("records", [])
         ended = [record["connection"] for record in records if record["kind"] == "end"]
         assert ended == [*range(1, 51), *range(1001 - feed.KEPT_CONNECTIONS, 1001)]
         (lost,) = [record["records"] for record in records if record["kind"] == "lost"]

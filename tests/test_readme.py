@@ -57,6 +57,15 @@ def test_the_annotated_log_is_what_is_written(start_program: StartProgram) -> No
     assert [normalised(line) for line in shown] == [normalised(line) for line in written]
 
 
+def test_the_link_shown_is_what_is_written(start_program: StartProgram) -> None:
+    (shown,) = re.findall(r"^INFO .* open http.*$", section("Tools that look at the wire"), re.MULTILINE)
+    program = start_program()
+    program.page_link()
+    written = program.lines[-1].split(" ", 2)[2]
+    token = r"token=[-\w]{32} "
+    assert re.sub(token, "token= ", normalised(shown)) == re.sub(token, "token= ", normalised(written))
+
+
 def test_the_bytes_shown_are_a_close_with_bye() -> None:
     (shown,) = re.findall(r"`((?:[0-9a-f]{2} )+\|[0-9a-f |]+)`", section("One handshake, annotated"))
     header, key, payload = (bytes.fromhex(part) for part in shown.split("|"))

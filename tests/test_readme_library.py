@@ -146,7 +146,7 @@ def test_rooms_from_code(run: Callable[[str], subprocess.Popen[str]], free_port:
 
 def test_beside_a_web_application(run: Callable[[str], subprocess.Popen[str]], free_port: int) -> None:
     run("rawws.asgi(app)")
-    with connect_when_ready(free_port, "/payments") as sms, httpx.Client(trust_env=False) as client:
+    with connect_when_ready(free_port, "/room/payments") as sms, httpx.Client(trust_env=False) as client:
         answer = client.post(f"http://{LOOPBACK}:{free_port}/pay", content="100")
         assert (answer.status_code, answer.text) == (201, "paid")
         assert sms.recv() == "100"
@@ -194,7 +194,7 @@ def test_helpers_for_tests(run: Callable[[str], subprocess.Popen[str]]) -> None:
 @pytest.mark.parametrize("telling", ["trio.run(rawws.serve, handler, 8080)", "rawws.asgi(app)"])
 def test_a_program_ends_with_ctrl_c(run: Callable[[str], subprocess.Popen[str]], free_port: int, telling: str) -> None:
     process = run(telling)
-    with connect_when_ready(free_port) as ws:
+    with connect_when_ready(free_port, "/room/x") as ws:
         process.send_signal(signal.SIGINT)
         with pytest.raises(ConnectionClosed):
             ws.recv(PATIENCE_S)

@@ -388,7 +388,7 @@ async def test_others_only_where_several_speak_in_one_turn(start_hub: StartHub) 
         assert client.try_send(text(f"{number % 4}a") + text(f"{number % 4}b"))
     await wait_all_tasks_blocked()
     log = running.hub.room("/").log
-    said = [(label.decode(), payload.decode()) for label, _, payload in log.messages(0, most=99, most_bytes=999)]
+    said = [(label.decode(), bytes(payload).decode()) for label, _, payload in log.messages(0, most=99, most_bytes=999)]
     assert len(said) == 10
     for number, client in enumerate(plain):
         others = [seen_text(payload) for _, payload in said if not payload.startswith(str(number))]

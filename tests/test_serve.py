@@ -630,5 +630,5 @@ async def test_serve_app_has_an_asgi_application_answer(start_program: StartProg
     program = start_program("--app", "somebody:app", directory=tmp_path)
     client = await program.connect()
     assert (await client.ask(get("/hello"))).body == b"/hello"
-    await client.open("/room")
+    await client.open("/room/x")
     assert (await client.frame()).payload == b"Hello! Message From Server!!"

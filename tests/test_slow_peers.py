@@ -6,7 +6,9 @@ import contextlib
 import gc
 import json
 import logging
+import socket
 import tracemalloc
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -22,7 +24,21 @@ from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import Opcode
 from rawws.wire.reading import Reading
-from tests.serving import Client, RunningHub, Seen, StartHub, close, masked, ping, seen_text, text
+from tests.room_serving import rooms
+from tests.serving import (
+    Client,
+    RunningHub,
+    Seen,
+    StartHub,
+    StartProgram,
+    close,
+    get,
+    masked,
+    ping,
+    seen_text,
+    text,
+    websocket_on,
+)
 from tests.sse import read_events
 
 # What the kernel takes for a peer that doesn't read is some ten times this.
@@ -256,7 +272,7 @@ async def test_wait_holds_publishers_back_and_loses_nothing(
     assert got == {name: list(range(total)) for name in got}
     await room.ready()
     assert not room.is_held
-    assert "those who publish are held back" in warnings(caplog)[0]
+    assert "publishers are held back" in warnings(caplog)[0]
 
 
 async def test_wait_ends_with_the_one_who_is_waited_for(start_hub: StartHub) -> None:
@@ -324,7 +340,136 @@ async def test_pongs_alone_keep_no_room_waiting(
         await wait_all_tasks_blocked()
     assert [peer.number for peer in room.peers] == [1]
     assert room.is_held, "the one who takes something is waited for"
-    assert "nothing taken within 20 s, while those who publish wait for it" in caplog.text
+    assert "nothing taken for 20 s, while publishers wait for it" in caplog.text
+
+
+async def open_relayed(running: RunningHub) -> tuple[Client, bool]:
+    return running.join(send_buffer=SMALL), True
+
+
+async def open_events(running: RunningHub) -> tuple[Client, bool]:
+    ours, client = running.pair(send_buffer=SMALL)
+    running.hub.stream_events(101, Transport(ours), "/", Reading(), running.endpoint)
+    return client, False
+
+
+async def open_held(running: RunningHub) -> tuple[Client, bool]:
+    """Return the client of a program that doesn't receive: its inbox is full, so that nothing is read from it."""
+    ours, client = running.pair(send_buffer=SMALL)
+    ws = websocket_on(ours, 102, running.endpoint)
+    await client.send(b"".join(text("not received") for _ in range(5)))
+    await wait_all_tasks_blocked()
+    running.hub.room("/").join(ws)
+    return client, False
+
+
+@pytest.mark.parametrize("open_slow", [open_relayed, open_events, open_held])
+async def test_no_kind_of_reader_that_takes_nothing_holds_a_room_for_ever(
+    mock_clock: trio.testing.MockClock,
+    start_hub: StartHub,
+    caplog: pytest.LogCaptureFixture,
+    open_slow: Callable[[RunningHub], Awaitable[tuple[Client, bool]]],
+) -> None:
+    limits = Limits(ping_interval_s=5, ping_timeout_s=20, max_queue=2)
+    running = start_hub(slow="wait", max_lag_bytes=10_000, limits=limits)
+    slow, answers_pings = await open_slow(running)
+    await flood(running, 200)
+    room = running.hub.room("/")
+    assert room.is_held
+    assert "publishers are held back until it catches up or has taken nothing for 20 s (--ping-timeout)" in caplog.text
+    for second in range(23):
+        assert room.is_held or second >= 20
+        mock_clock.jump(1)
+        if answers_pings and room.is_held:
+            await slow.send(masked(Opcode.PONG))
+        await wait_all_tasks_blocked()
+    assert not room.is_held
+    assert "reads too slowly: nothing taken for 20 s, while publishers wait for it" in caplog.text
+
+
+async def test_a_reader_of_events_that_takes_nothing_is_given_up_by_a_server_too(nursery: trio.Nursery) -> None:
+    async with rooms(nursery, slow="wait", max_lag_bytes=10_000, ping_interval=0.1, ping_timeout=0.3) as running:
+        reader = await running.connect()
+        reader.stdlib_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        await reader.send(get("/room", "Accept: text/event-stream"))
+        await reader.answer()
+        room = running.hub.room("/room")
+        for _ in range(100):  # more than any kernel takes for it
+            room.publish(b"x" * 100_000)
+            await trio.lowlevel.checkpoint()
+        assert room.is_held
+        await running.publish("/room", "waits, and goes out in the end")
+        assert not len(room)
+
+
+async def test_the_room_does_not_wait_for_ever_for_the_one_that_is_not_the_slowest(
+    mock_clock: trio.testing.MockClock, start_hub: StartHub
+) -> None:
+    limits = Limits(ping_interval_s=5, ping_timeout_s=20)
+    running = start_hub(slow="wait", max_lag_bytes=10_000, limits=limits)
+    slowest = running.join(send_buffer=SMALL)
+    room = running.hub.room("/")
+    await flood(running, 3)
+    slow = running.join(send_buffer=SMALL)
+    published = 3
+    while not room.is_held:
+        room.publish(numbered(published))
+        published += 1
+        await trio.lowlevel.checkpoint()
+    await slowest.frames(published)
+    assert [peer.number for peer in room.behind] == [2], "it is behind, and less than the limit says"
+    assert room.is_held
+    for _ in range(23):
+        mock_clock.jump(1)
+        for client in (slow, slowest):
+            with contextlib.suppress(BrokenPipeError):
+                await client.send(masked(Opcode.PONG))
+        await wait_all_tasks_blocked()
+    assert not room.is_held
+    assert [peer.number for peer in room.peers] == [1]
+
+
+async def test_what_a_reader_takes_of_what_is_for_it_alone_counts(
+    mock_clock: trio.testing.MockClock, start_hub: StartHub
+) -> None:
+    limits = Limits(ping_interval_s=5, ping_timeout_s=20)
+    running = start_hub(slow="wait", max_lag_bytes=10_000, limits=limits)
+    ours, client = running.pair(send_buffer=SMALL)
+    ws = websocket_on(ours, 1, running.endpoint)
+    room = running.hub.room("/")
+    room.join(ws)
+    await ws.send(b"x" * 1_000_000)
+    await flood(running, 50)
+    assert room.is_held
+    for _ in range(45):
+        mock_clock.jump(1)
+        await trio.lowlevel.checkpoint()
+        assert client.stdlib_socket.recv(10_000)
+        await wait_all_tasks_blocked()
+    assert room.is_held
+    assert len(room) == 1, "it takes something every second"
+
+
+async def test_without_a_ping_timeout_a_room_waits_for_as_long_as_it_takes(
+    mock_clock: trio.testing.MockClock, start_hub: StartHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start_hub(slow="wait", max_lag_bytes=10_000, limits=Limits(ping_timeout_s=0))
+    slow = running.join(send_buffer=SMALL)
+    await flood(running, 200)
+    room = running.hub.room("/")
+    for _ in range(10):
+        mock_clock.jump(86_400)
+        await wait_all_tasks_blocked()
+    assert room.is_held
+    assert "held back until it catches up, however long that takes, since there is no --ping-timeout" in caplog.text
+    await slow.frames(200)
+    await room.ready()
+
+
+def test_the_command_line_warns_of_a_room_that_may_wait_for_ever(start_program: StartProgram) -> None:
+    program = start_program("--slow", "wait", "--ping-timeout", "0")
+    warning = "--slow wait with --ping-timeout 0 waits for ever: a peer that stops reading holds up its room"
+    assert warning in program.lines[0]
 
 
 # Per room

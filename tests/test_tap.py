@@ -24,7 +24,7 @@ from rawws.cli.tap import parse_listen, parse_target
 from rawws.errors import ListenError, UsageError
 from rawws.tap import Target, run_tap
 from rawws.tracing import Tracer
-from rawws.transport import open_listeners
+from rawws.transport import RECEIVE_BYTES, Transport, dial, open_listeners
 from rawws.wire.frames import Opcode, encode_frame
 from tests.serving import ACCEPT, LOOPBACK, PATIENCE_S, StartProgram, upgrade
 from tests.test_tracing import Memory
@@ -236,6 +236,51 @@ async def test_an_answer_that_is_cut_off_does_not_look_whole(nursery: trio.Nurse
         async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
             await stream.receive_some()
             await stream.send_all(b"?")
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
+    nursery.cancel_scope.cancel()
+
+
+class FindsTheResetFirst(Transport):
+    """A server's end that receives nothing before sending has failed, as if its last bytes were still passed on."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__(connected)
+        self._failed = trio.Event()
+
+    async def receive(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
+        await self._failed.wait()
+        await trio.sleep(0.01)
+        return await super().receive(max_bytes)
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        try:
+            while True:
+                await super().send_all(data)
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._failed.set()
+
+
+class TargetThatResets(Target):
+    async def dial(self) -> Transport:
+        return FindsTheResetFirst(await dial(self.host, self.port))
+
+
+async def test_what_a_server_said_before_its_reset_is_passed_on(nursery: trio.Nursery) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1)
+        await stream.send_all(b"why")
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await stream.aclose()  # with a reset
+
+    with trio.fail_after(PATIENCE_S):
+        target = TargetThatResets(LOOPBACK, await start_raw(nursery, serve))
+        listeners = await open_listeners(LOOPBACK, 0)
+        (name,) = await nursery.start(run_tap, listeners, target, Tracer())
+        async with await trio.open_tcp_stream(LOOPBACK, int(name.rpartition(":")[2])) as stream:
+            await stream.send_all(b"?")
+            assert await stream.receive_some() == b"why"
             with pytest.raises(trio.BrokenResourceError):
                 await stream.receive_some()
     nursery.cancel_scope.cancel()

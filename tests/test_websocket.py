@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
@@ -15,10 +16,12 @@ import rawws
 from rawws import Cause, ConnectionClosedError, ConnectionClosedOK, State
 from rawws.errors import UsageError
 from rawws.loop import current_loop
+from rawws.sending import MAX_OUTBOX_BYTES
 from rawws.testing import Opcode, Role, open_pair, open_raw
+from rawws.transport import MORE_RECEIVE_BYTES
 from rawws.websocket import CALLS_IN_A_ROW
-from rawws.wire.frames import RSV1
-from tests.serving import masked
+from rawws.wire.frames import RSV1, encode_frame
+from tests.serving import PATIENCE_S, masked
 
 BOTH_ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: f"raw {role.name.lower()}")
 BOTH_LANES = pytest.mark.parametrize("fast_lane", [True, False], ids=["fast lane", "plain"])
@@ -627,9 +630,9 @@ async def test_closing_waits_for_the_peer_s_close(role: Role) -> None:
         await wait_all_tasks_blocked()
         assert ws.state is State.CLOSING
         assert ws.closed is None
-        await peer.send_close(4321)
+        await peer.send_close(4321, "well then")
         await ws.wait_closed()
-        assert (ws.close_code, ws.close_reason) == (4321, "done")
+        assert (ws.close_code, ws.close_reason) == (4321, "well then")
         assert ws.closed is not None
         assert (ws.closed.by_us, ws.closed.cause) == (True, Cause.OUR_CLOSE)
         if role is Role.CLIENT:  # §7.1.1: the server is the first to end the stream
@@ -658,7 +661,8 @@ async def test_closing_gives_up_on_a_mute_peer(autojump_clock: MockClock) -> Non
         await ws.aclose()
         assert 5 <= trio.current_time() - started < 8
         assert ws.closed is not None
-        assert (ws.closed.code, ws.closed.cause) == (1000, Cause.CLOSE_TIMEOUT)
+        assert (ws.closed.code, ws.closed.rcvd, ws.closed.cause) == (1006, None, Cause.CLOSE_TIMEOUT)
+        assert ws.closed.sent == (1000, "")
         with pytest.raises(ConnectionClosedError, match="has not closed within 5 s"):
             await ws.recv()
 
@@ -723,6 +727,142 @@ async def test_sending_while_we_close_waits_for_the_end() -> None:
         await peer.send_close()
 
 
+# What we are sent after our close with 4000 "ours": bytes, the code and reason that count, and the cause.
+ANSWERS = {
+    "the same code": (b"\x0f\xa0ours", 4000, "ours", Cause.OUR_CLOSE),
+    "1001": (b"\x03\xe9", 1001, "", Cause.OUR_CLOSE),
+    "1009": (b"\x03\xf1too big", 1009, "too big", Cause.OUR_CLOSE),
+    "no code": (b"", 1005, "", Cause.OUR_CLOSE),
+    "no close": (None, 1006, "", Cause.EOF),
+}
+
+
+@BOTH_ROLES
+@pytest.mark.parametrize(("answer", "code", "reason", "cause"), ANSWERS.values(), ids=ANSWERS)
+async def test_7_1_5_the_code_is_that_of_the_close_received(
+    role: Role, answer: bytes | None, code: int, reason: str, cause: Cause
+) -> None:
+    async with open_raw(role) as (peer, ws):
+        ws.begin_close(4000, "ours")
+        if answer is None:
+            peer.end_stream()
+        else:
+            await peer.send_frame(Opcode.CLOSE, answer)
+        with pytest.raises(ConnectionClosedError) as caught:
+            await ws.recv()
+        closed = caught.value.closed
+        assert closed is ws.closed
+        assert (closed.code, closed.reason) == (ws.close_code, ws.close_reason) == (code, reason)
+        assert (caught.value.code, caught.value.reason) == (code, reason)
+        assert caught.value.rcvd == closed.rcvd == (None if answer is None else rawws.CloseFrame(code, reason))
+        assert caught.value.sent == closed.sent == rawws.CloseFrame(4000, "ours")
+        assert (closed.by_us, closed.cause) == (True, cause)
+        assert str(closed).startswith("closed by us with 4000 'ours', ")
+        if answer is not None:
+            assert str(closed).endswith(f"answered with {closed.rcvd}")
+
+
+@BOTH_ROLES
+async def test_a_close_is_read_while_a_message_is_being_written(role: Role) -> None:
+    async with open_raw(role, send_buffer=SMALL_BUFFER, compression=None, close_timeout=1) as (peer, ws):
+        await ws.send(b"x" * 1_000_000)
+        assert ws.buffered_bytes > 500_000
+        await peer.send_close(1009, "too big")  # without having read more than the header, if that
+        with trio.fail_after(PATIENCE_S):
+            await ws.wait_closed()
+        assert ws.closed is not None
+        assert ws.closed.rcvd == (1009, "too big")
+        assert (ws.closed.by_us, ws.closed.cause) == (False, Cause.PEER_CLOSE)
+
+
+@BOTH_ROLES
+async def test_a_close_that_came_before_a_reset_is_found(role: Role) -> None:
+    async with open_raw(role) as (peer, ws):
+        await ws.send("what is never read makes a reset of the end")
+        key = None if role is Role.SERVER else bytes(4)
+        for opcode, payload in ((Opcode.TEXT, b"last words"), (Opcode.CLOSE, b"\x03\xf0why")):
+            os.write(peer._socket.fileno(), encode_frame(opcode, payload, mask_key=key))
+        peer.hang_up()
+        await ws.send("this finds out")  # before the loop has had a chance to read
+        assert await ws.recv() == "last words"
+        with pytest.raises(ConnectionClosedError, match=r"1008 \(policy violation\) 'why'"):
+            await ws.recv()
+        assert ws.closed is not None
+        assert (ws.closed.code, ws.closed.cause) == (1008, Cause.PEER_CLOSE)
+
+
+async def test_a_reset_without_a_close_is_told_as_one() -> None:
+    async with open_raw() as (peer, ws):
+        await ws.send("never read")
+        peer.hang_up()
+        await ws.send("this finds out")
+        with pytest.raises(ConnectionClosedError):
+            await ws.wait_sent()
+        with pytest.raises(
+            ConnectionClosedError, match=r"lost without a close \(1006\): (Connection reset|Broken pipe)"
+        ):
+            await ws.recv()
+        assert ws.closed is not None
+        assert (ws.closed.code, ws.closed.reason, ws.closed.cause) == (1006, "", Cause.RESET)
+
+
+async def test_a_lost_peer_s_messages_fill_the_queue_and_no_more() -> None:
+    async with open_raw(max_queue=3) as (peer, ws):
+        await ws.send("never read")
+        os.write(peer._socket.fileno(), masked(Opcode.TEXT, b"x") * 1000 + masked(Opcode.CLOSE, b"\x03\xf0"))
+        peer.hang_up()
+        await ws.send("this finds out")
+        with trio.fail_after(PATIENCE_S):
+            await ws.wait_closed()
+        assert ws.close_code == 1008
+        for _ in range(4):
+            assert await ws.recv() == "x"
+        with pytest.raises(ConnectionClosedError):
+            await ws.recv()
+
+
+async def test_two_that_send_each_other_large_messages_both_get_them() -> None:
+    large = b"x" * 1_000_000
+    async with open_pair(compression=None, close_timeout=1) as (client, server):
+        for ws in (client, server):
+            await ws.send(large)
+        assert client.buffered_bytes  # each is in the middle of it
+        assert server.buffered_bytes
+        with trio.fail_after(PATIENCE_S):
+            assert await client.recv() == await server.recv() == large
+
+
+async def test_a_peer_that_pings_and_never_reads_is_read_no_further() -> None:
+    async with open_raw(send_buffer=SMALL_BUFFER) as (peer, ws):
+        flood = masked(Opcode.PING, b"x" * 125) * 40_000
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.send_bytes, flood)
+            await wait_all_tasks_blocked()
+            held = ws.buffered_bytes
+            nursery.cancel_scope.cancel()
+        assert 0 < held <= MAX_OUTBOX_BYTES + MORE_RECEIVE_BYTES
+
+
+async def test_waiting_until_all_is_sent() -> None:
+    async with (
+        open_raw(send_buffer=SMALL_BUFFER, compression=None) as (peer, ws),
+        trio.open_nursery() as nursery,
+    ):
+        await ws.wait_sent()
+        await ws.send(b"x" * 100_000)
+        nursery.start_soon(ws.wait_sent)
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        await peer.receive_frame()
+        await wait_all_tasks_blocked()
+        assert not nursery.child_tasks
+        assert not ws.buffered_bytes
+        await ws.send(b"x" * 100_000)
+        peer.hang_up()
+        with pytest.raises(ConnectionClosedError):
+            await ws.wait_sent()
+
+
 CAUSES = {
     "a stream that ends": (b"", 1006, Cause.EOF),
     "an unmasked frame": (b"\x81\x00", 1002, Cause.PROTOCOL_ERROR),
@@ -741,7 +881,9 @@ async def test_the_cause_of_an_end_is_told(data: bytes, code: int, cause: Cause,
         with pytest.raises(ConnectionClosedError):
             await ws.recv()
         assert ws.closed is not None
-        assert (ws.closed.code, ws.closed.cause) == (code, cause)
+        # §7.1.5: no close was received.
+        assert (ws.closed.code, ws.closed.reason, ws.closed.cause) == (1006, "", cause)
+        assert (ws.closed.sent.code if ws.closed.sent else 1006) == code
         assert ws.closed.by_us is (code != 1006)
 
 
@@ -752,7 +894,9 @@ async def test_a_peer_that_answers_no_ping_is_given_up(mock_clock: MockClock) ->
             mock_clock.jump(1)
             await wait_all_tasks_blocked()
         assert ws.closed is not None
-        assert (ws.closed.code, ws.closed.cause) == (1011, Cause.PING_TIMEOUT)
+        assert (ws.closed.code, ws.closed.cause) == (1006, Cause.PING_TIMEOUT)
+        assert ws.closed.sent is not None
+        assert ws.closed.sent.code == 1011
         assert (await peer.receive_frame()).opcode == Opcode.PING
 
 

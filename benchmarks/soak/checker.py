@@ -1,8 +1,9 @@
 """Messages that say who they are, and what is wrong in how they arrive. No network here.
 
 A payload is ``writer:sequence:checksum:padding``. A writer counts from 1, so a reader can tell what is missing between
-two messages, and what came twice; the checksum is of the padding, and whether it is text follows from the number. Where
-readers are told ids, these have to grow, and to mean the same message to everybody.
+two messages, and what came twice; the checksum is of the padding, and whether it is text follows from the number. Of a
+text it is the same for all line ends, since Server-Sent Events have but one. Where readers are told ids, these have to
+grow, and to mean the same message to everybody.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def compose(writer: str, sequence: int, chance: random.Random) -> Message:
     size = chance.randint(0, most)
     at = chance.randrange(LARGE_BYTES)
     padding = _TEXT[at : at + size].encode() if is_text else _BYTES[at : at + size]
-    payload = b"%b:%d:%d:%b" % (writer.encode(), sequence, zlib.crc32(padding), padding)
+    payload = b"%b:%d:%d:%b" % (writer.encode(), sequence, _checksum(padding, is_text), padding)
     return Message(writer, sequence, payload, is_text)
 
 
@@ -50,12 +51,16 @@ def _is_text(sequence: int) -> bool:
     return sequence % 3 != 0
 
 
+def _checksum(padding: bytes, is_text: bool) -> int:
+    return zlib.crc32(padding.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if is_text else padding)
+
+
 def _parse(payload: bytes, is_text: bool) -> tuple[str, int] | None:
     """Return the writer and the number of a message; None if it is not as it was written."""
     try:
         writer, sequence, checksum, padding = payload.split(b":", 3)
         known = writer.decode("ascii"), int(sequence)
-        return known if zlib.crc32(padding) == int(checksum) and is_text is _is_text(known[1]) else None
+        return known if _checksum(padding, is_text) == int(checksum) and is_text is _is_text(known[1]) else None
     except ValueError:
         return None
 

@@ -56,6 +56,7 @@ class Line:
         self._stream = stream
         self._buffer = bytearray()
         self._at = 0  # what is before this in the buffer has been read
+        self._as_json = False  # events, in the form of ?json
         self.received_bytes = 0
         self.received_at = trio.current_time()
 
@@ -155,8 +156,10 @@ class Line:
 
     # Server-Sent Events
 
-    async def listen(self, path: str, since: str) -> None:
-        """Ask for a room's messages as events."""
+    async def listen(self, path: str, since: str, *, as_json: bool = False) -> None:
+        """Ask for a room's messages as events, whose data may be JSON."""
+        self._as_json = as_json
+        path += "?json" * as_json
         last = f"Last-Event-ID: {since}\r\n" if since else ""
         await self.send(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: text/event-stream\r\n{last}\r\n".encode())
         status, fields = await self.head()
@@ -178,10 +181,12 @@ class Line:
             payload = b"\n".join(data)
             if kind == "binary":
                 return Item(message_id, base64.b64decode(payload), False)
-            if kind == "text":
-                return Item(message_id, json.loads(payload).encode(), True)
             if kind != "message":
                 return Item("", json.dumps({kind: json.loads(payload)}).encode(), True)
+            if data and self._as_json:
+                told = json.loads(payload)
+                is_text = "text" in told
+                return Item(told["id"], told["text"].encode() if is_text else base64.b64decode(told["base64"]), is_text)
             if data:
                 return Item(message_id, payload, True)
             if message_id:

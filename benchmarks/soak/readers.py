@@ -66,7 +66,7 @@ async def read_events(crowd: Crowd, number: int, arrive: Callable[[], None]) -> 
     for turn in itertools.count(number):
         try:
             with await crowd.open(turn) as line:
-                await line.listen(crowd.room.path, reader.last_id)
+                await line.listen(crowd.room.path, reader.last_id, as_json=turn % 2 == 0)
                 reader.note(json.loads((await line.event()).payload))
                 arrive()
                 await read_for(crowd, reader, line.event, chance.uniform(0.1, 12))

@@ -23,6 +23,7 @@ INTERRUPTED = 130  # as shells have it for who ends by SIGINT
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 failed, 2 misused, 130 interrupted."""
     streams.fill_closed()
+    streams.spell_out_unencodable()
     given = list(sys.argv[1:] if arguments is None else arguments)
     names = {command.NAME for command in COMMANDS}
     if not given or (given[0] not in names and given[0] not in ("-h", "--help", "--version")):
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return FAILED
         if not isinstance(cause, UsageError | ListenError):
             raise
-        print(f"rawws: {cause}", file=sys.stderr)
+        streams.complain(str(cause))
         return MISUSED if isinstance(cause, UsageError) else FAILED
     except KeyboardInterrupt:  # before there was anything to end in order, or nothing that has to be
         return INTERRUPTED

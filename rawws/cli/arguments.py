@@ -8,6 +8,8 @@ import ssl
 from collections.abc import Callable
 
 from rawws.errors import UsageError
+from rawws.page import Access
+from rawws.room_paths import RoomPaths
 from rawws.room_posts import Guard
 
 # Of seconds, or of things in a second: what is less is meant by nobody, and keeps a loop busy or a client waiting.
@@ -41,6 +43,14 @@ def text(argument: str) -> str:
 def token(argument: str) -> str:
     try:
         Guard(argument)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return argument
+
+
+def page_token(argument: str) -> str:
+    try:
+        Access(argument)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return argument
@@ -103,6 +113,7 @@ def above_zero(read: Callable[[str], int]) -> Callable[[str], int]:
 
 def path_prefix(given: str) -> str:
     """The beginning of paths."""
-    if not given.startswith("/"):
-        raise argparse.ArgumentTypeError(f"{given!r} is not the beginning of a path; give one such as /room/")
-    return given
+    try:
+        return RoomPaths(given).root
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import ssl
-import sys
 from collections import Counter
 from typing import Any
 
@@ -14,9 +13,10 @@ import trio
 from rawws import logs
 from rawws.checker import Checker, Result
 from rawws.cli.arguments import header, insecure_tls, seconds
-from rawws.cli.streams import need_output, writing_output
+from rawws.cli.streams import complain, need_output, writing_output
 from rawws.errors import OpenTimeout, ProxyError, UsageError
 from rawws.wire.cases import BY_NAME, CASES, Case, Verdict
+from rawws.wire.trace import printable
 
 NAME = "check"
 HELP = "hold any WebSocket server against RFC 6455"
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         trio.run(_check, options, cases, results)
     except (OSError, OpenTimeout, ProxyError) as error:
         told = error.strerror if isinstance(error, OSError) and error.strerror else error
-        print(f"rawws: {options.url}: {told}", file=sys.stderr)
+        complain(f"{options.url}: {told}")
         return _FOUND_FAULT
     counts = Counter(result.outcome.verdict for result in results)
     with writing_output():
@@ -98,12 +98,12 @@ async def _check(options: argparse.Namespace, cases: list[Case], results: list[R
 
 def _print(result: Result, *, verbose: bool) -> None:
     case, outcome = result.case, result.outcome
-    print(f"{outcome.verdict.value:<8} {case.name:<18} {case.title}: {outcome.got}")
+    print(f"{outcome.verdict.value:<8} {case.name:<18} {case.title}: {printable(outcome.got)}")
     if outcome.verdict is not Verdict.GOOD or verbose:
         print(f"{'':<8} {'':<18} {case.section}: {case.rule}")
     if verbose:
         for line in result.story():
-            print(f"{'':<8} {line}")
+            print(f"{'':<8} {printable(line)}")
 
 
 def _as_json(result: Result) -> dict[str, Any]:

@@ -6,19 +6,33 @@ import argparse
 import ssl
 import sys
 
-import trio
-
-from rawws import client, logs
+from rawws import client, logs, signals
 from rawws.cli.arguments import header, insecure_tls, seconds, size, text
-from rawws.cli.streams import drop_output, need_input, need_output, tell_output_lost
+from rawws.cli.streams import complain, drop_output, need_input, need_output, tell_output_lost
 from rawws.errors import HandshakeRefused, InvalidHandshake, OpenTimeout, UsageError
 from rawws.limits import MIB
-from rawws.terminal import Console, Conversation, EditedScreen, Pipe, Screen
+from rawws.signals import ending_signals
+from rawws.terminal import (
+    MOST_LISTENING_S,
+    QUIET_S,
+    Console,
+    Conversation,
+    EditedScreen,
+    ForSeconds,
+    Patience,
+    Pipe,
+    Print,
+    Screen,
+    UntilItCloses,
+    UntilQuiet,
+)
 
 NAME = "connect"
 HELP = "talk to a WebSocket server from the terminal"
 
 _REFUSED = 1
+# After the last -x, as wscat has it.
+EXECUTE_WAIT_S = 2.0
 _SCHEMES = {"http": "ws", "https": "wss"}
 
 
@@ -26,8 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Connects to a WebSocket server. In a terminal, each line that is typed is sent, and each message that comes "
         "is shown; /help lists commands such as /ping, /close and /raw. In a pipe, each line of standard input is "
-        "sent, each message is written as a line to standard output, and nothing else is. The status is 0 for a clean "
-        "close, 1 for a refusal or any other end, 2 for arguments that can't be used."
+        "sent, each message is written as a line to standard output, and nothing else is; control characters are "
+        "spelt out where the output is a terminal. After the end of the input it waits for answers, see --wait. The "
+        "status is 0 when all of the input was sent and the server closed with 1000, 1001 or no code, 1 for a refusal "
+        "or any other end, 2 for arguments that can't be used."
     )
     parser.add_argument("url", metavar="URL", help="ws://… or wss://…; without a scheme it is ws://")
     ask = parser.add_argument_group("the handshake")
@@ -49,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     talk.add_argument(
         "-w", "--wait", type=_wait, metavar="SECONDS",
-        help="from the end of the input to our close; -1 to leave it to the server to close",
+        help="from the end of the input to our close; -1 to leave it to the server to close (default, in a pipe: until "
+        f"nothing has come for {QUIET_S:g} second; a server that never rests is listened to for "
+        f"{MOST_LISTENING_S:g} seconds once it has sent as many messages as it has got)",
     )  # fmt: skip
     talk.add_argument("-b", "--binary", action="store_true", help="send each line's bytes as a binary message")
     talk.add_argument("--ping", type=seconds, default=0.0, metavar="SECONDS", help="ping so often, and time the pong")
@@ -69,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         need_input()
     logs.configure(options.log_level)
     try:
-        return trio.run(_connect, options)
+        return signals.run(_connect, options)
     except KeyboardInterrupt:  # before there was a connection
         return _REFUSED
 
@@ -107,36 +125,47 @@ async def _connect(options: argparse.Namespace) -> int:
     except UsageError:
         raise
     except (OSError, InvalidHandshake, HandshakeRefused, OpenTimeout) as error:
-        print(f"rawws: {error.strerror if isinstance(error, OSError) and error.strerror else error}", file=sys.stderr)
+        complain(str(error.strerror if isinstance(error, OSError) and error.strerror else error))
         return _REFUSED
     console = _open_console()
     console.tell(f"connected to {url} (/help for commands, Ctrl-D to leave)")
-    default_wait_s = 2.0 if options.execute else 0.0
     conversation = Conversation(
         console,
         commands=not isinstance(console, Pipe),
         binary=options.binary,
         execute=options.execute,
-        wait_s=default_wait_s if options.wait is None else options.wait,
+        patience=_choose_patience(options, console),
         ping_s=options.ping,
         complete=isinstance(console, Pipe),
     )
-    status = await conversation.run(ws)
+    with ending_signals(kept_by="standard output takes nothing, or the server doesn't close") as received:
+        status = await conversation.run(ws, received)
     if conversation.lost is not None:
         drop_output()
         if not isinstance(conversation.lost, BrokenPipeError):
             tell_output_lost(conversation.lost)
         return status
-    if status and isinstance(console, Pipe):
-        print(f"rawws: {ws.closed}", file=sys.stderr)
+    if isinstance(console, Pipe):
+        for remark in conversation.remarks:
+            complain(remark)
     return status
 
 
+def _choose_patience(options: argparse.Namespace, console: Console) -> Patience:
+    if options.wait is not None:
+        return ForSeconds(options.wait) if options.wait >= 0 else UntilItCloses()
+    if options.execute:
+        return ForSeconds(EXECUTE_WAIT_S)
+    return UntilQuiet() if isinstance(console, Pipe) else ForSeconds(0.0)
+
+
 def _open_console() -> Console:
-    if sys.stdin is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not sys.stdout.isatty():
         return Pipe()
+    if sys.stdin is None or not sys.stdin.isatty():
+        return Print()
     try:
         return EditedScreen()
     except ImportError:
-        print("rawws: pip install 'rawws[cli]' gives line editing and a history", file=sys.stderr)
+        complain("pip install 'rawws[cli]' gives line editing and a history")
         return Screen()

@@ -59,11 +59,11 @@ def run(options: argparse.Namespace) -> int:
     try:
         for title, seen in _explain(_read(options.input), sender):
             if title:
-                print(title)
+                print(printable(title))
             if seen is None:
                 continue
             for line in describe(seen, with_ruler=not options.brief):
-                print(line)
+                print(printable(line))
             wrong = wrong or _is_wrong(seen)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads, such as head(1), has seen enough

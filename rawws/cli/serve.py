@@ -11,15 +11,27 @@ from collections.abc import Iterator, Sequence
 
 import trio
 
-from rawws import logs, web
+from rawws import logs, signals, web
 from rawws.asgi_app import asgi, load_app
 from rawws.backplane import share
-from rawws.cli.arguments import above_zero, count, insecure_tls, path_prefix, port, rate, seconds, size, text, token
+from rawws.cli.arguments import (
+    above_zero,
+    count,
+    insecure_tls,
+    page_token,
+    path_prefix,
+    port,
+    rate,
+    seconds,
+    size,
+    text,
+    token,
+)
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, MIB, Limits
 from rawws.metrics import MetricsApp
-from rawws.page import HOME, About, Page
+from rawws.page import HOME, About, Access, Page
 from rawws.program import load_tls, run_program
 from rawws.room import Slow
 from rawws.room_app import RoomApp
@@ -44,9 +56,9 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if options.workers is not None:
         if worker is None:
-            return trio.run(run_workers, options.workers, options.host, options.port)
+            return signals.run(run_workers, options.workers, options.host, options.port)
         _take_share(options)
-    trio.run(_serve, options, worker)
+    signals.run(_serve, options, worker)
     return 0
 
 
@@ -66,10 +78,12 @@ def _check(options: argparse.Namespace) -> None:
             "--read-only": options.read_only,
             "--rate": options.rate,
             "--publish-token": options.publish_token is not None,
-            "--rooms": options.rooms is not None,
         }
         if idle := ", ".join(flag for flag, given in of_rooms.items() if given):
             raise UsageError(f"--mode echo has no rooms, which {idle} would be for; leave out one or the other")
+    if options.page_token is not None and (options.page is False or options.workers is not None):
+        other = "--no-page" if options.page is False else "--workers"
+        raise UsageError(f"--page-token is for the page, and with {other} there is none; leave out one or the other")
     if options.workers is not None:
         _check_for_workers(options)
 
@@ -96,7 +110,14 @@ def _take_share(options: argparse.Namespace) -> None:
 async def _serve(options: argparse.Namespace, worker: Membership | None) -> None:
     program = _Program(options, None if worker is None else worker.number)
     with program.recording():
-        await run_program(options.host, options.port, program.serve, lambda: program.remark, worker)
+        await run_program(
+            options.host,
+            options.port,
+            program.serve,
+            lambda: program.remark,
+            worker,
+            lambda: program.invitation,
+        )
 
 
 class _Program:
@@ -118,10 +139,10 @@ class _Program:
             read_only=options.read_only,
             max_rooms=options.max_rooms,
             max_peers=options.max_peers,
+            rooms_at=options.rooms,
         )
         self._origins = Origins(options.allow_origin)
-        # An application has the say about its own paths.
-        self._rooms_at = options.rooms if options.rooms is not None else "/" if options.app is None else "/room/"
+        self._paths = self._hub.paths(beside_application=options.app is not None)
         self._tracer = Tracer()
         has_rooms = self._hub.mode is Mode.BROADCAST
         self._app: web.HttpApp = (
@@ -130,7 +151,8 @@ class _Program:
             else web.HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
         )
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
-        self.remark = "any path is a room"
+        self.remark = "any path is a room" if self._paths.root == "/" else f"rooms are {self._paths}"
+        self.invitation = ""  # to the page, if there is one
         if options.metrics:
             MetricsApp(self._hub, self._app, worker)  # raises when it can't be, before anything listens
 
@@ -156,16 +178,22 @@ class _Program:
         options = self._options
         app: web.HttpApp = self._app
         routes: Routes | None = None
+        if options.slow == Slow.WAIT.value and not options.ping_timeout:
+            told = "--slow wait with --ping-timeout 0 waits for ever: a peer that stops reading holds up its room"
+            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
         # Whoever reaches a proxy reaches what is behind it.
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
             guard = Guard(options.publish_token, local, self._origins)
-            app = RoomApp(self._hub, app, guard, prefix=self._rooms_at, rate=options.rate)
+            app = RoomApp(self._hub, app, guard, rate=options.rate)
         if options.metrics:
             app = MetricsApp(self._hub, app, self._worker)
         page = self._page(listeners, local)
         if page is not None:
-            app, routes = page.before(app, at_root=options.app is None), page.routes
+            app = page.before(app, at_root=options.app is None)
+            routes = {**page.routes, CASE_PATH: self._hub}
+            scheme = "http" if self._tls is None else "https"
+            self.invitation = page.invite(f"{scheme}://{name_address(dialled_address(listeners[0]))}")
         async with share(self._hub, *options.backplane) if options.backplane else contextlib.nullcontext():
             await self._serve(listeners, status, app, routes)
 
@@ -208,21 +236,29 @@ class _Program:
         )
 
     def _page(self, listeners: Sequence[socket.socket], local: bool) -> Page | None:
-        """Return the page, if it is to be shown: by default to those on this machine only."""
-        alone = self._options.workers is None  # or else it would show what one worker of them sees
-        wanted = local and alone if self._options.page is None else self._options.page
+        """Return the page, if it is to be shown: by default where only this machine can reach it."""
+        options = self._options
+        alone = options.workers is None  # or else it would show what one worker of them sees
+        wanted = local and alone if options.page is None else options.page
         if not wanted or listeners[0].family == socket.AF_UNIX:  # where no browser goes
+            if options.page_token is not None:
+                told = "the page is off, since others can reach this server; to use --page-token, give --page too"
+                logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
             return None
-        at = "/" if self._options.app is None else HOME
-        self.remark += f"; open {at} in a browser to see the wire"
         if not local:
-            told = "the page is on: whoever can reach it sees what crosses the wire of everybody here"
+            told = "the page is on: whoever can reach it and has its token sees what crosses the wire of everybody here"
             logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
         scheme = "ws" if self._tls is None else "wss"
         uri = f"{scheme}://{name_address(dialled_address(listeners[0]))}"
-        rooms_at = self._rooms_at if self._hub.mode is Mode.BROADCAST else None
-        about = About(uri, None if self._tls is None else insecure_tls(), case_path=CASE_PATH, rooms_at=rooms_at)
-        return Page(self._tracer, about, any_host=not local)
+        about = About(
+            uri,
+            None if self._tls is None else insecure_tls(),
+            case_path=CASE_PATH,
+            path=self._paths.example,
+            has_rooms=self._hub.mode is Mode.BROADCAST,
+        )
+        access = Access(options.page_token, secure=self._tls is not None)
+        return Page(self._tracer, about, any_host=not local, access=access)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -340,7 +376,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rooms.add_argument(
         "--rooms", metavar="PATH", type=path_prefix,
-        help="where rooms are read and written over HTTP (default: / anywhere, or /room/ beside --app)",
+        help="the path below which WebSockets are taken and rooms are, over HTTP too; an upgrade elsewhere gets 404 "
+        "(default: / for any path, or /room/ beside --app)",
     )  # fmt: skip
     limits = parser.add_argument_group("limits (sizes take k, M and G, in powers of 1,024)")
     limits.add_argument(
@@ -353,8 +390,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     limits.add_argument(
         "--max-memory", type=above_zero(size), metavar="BYTES",
-        help="what peers, rooms and requests may hold together; beyond it histories are forgotten, and those closed"
-        " that hold most (default: no limit)",
+        help="memory that connections, rooms and requests may take together; beyond it histories are dropped, and then"
+        " the largest are closed (default: no limit)",
     )  # fmt: skip
     limits.add_argument(
         "--max-connections", type=above_zero(count), metavar="N", help="at once; more get 503 (default: no limit)"
@@ -385,7 +422,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--keep-alive", defaults.keep_alive_timeout_s, "between requests, or pieces of an upload; 0 for no limit"),
         ("--close-timeout", defaults.close_timeout_s, "for a peer's half of the closing handshake; 0 for no limit"),
         ("--ping-interval", defaults.ping_interval_s, "between two pings to a peer; 0 for none"),
-        ("--ping-timeout", defaults.ping_timeout_s, "that a peer has to send any byte after a ping; 0 for no limit"),
+        (
+            "--ping-timeout",
+            defaults.ping_timeout_s,
+            "for a peer to send any byte after a ping, or to take any while --slow wait waits for it; 0 for no limit",
+        ),
         ("--drain", defaults.drain_s, "that a stopping server waits for its peers"),
     ):
         limits.add_argument(
@@ -398,7 +439,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument(
         "--page",
         action=argparse.BooleanOptionalAction,
-        help="show a browser what crosses the wire (default: only where this machine alone can reach it)",
+        help="show a browser that has the page's token what crosses the wire; the link with the token is logged at "
+        "start (default: only where this machine alone can reach it)",
+    )
+    show.add_argument(
+        "--page-token",
+        metavar="TOKEN",
+        type=page_token,
+        help="the page's token, in place of one that is made anew at each start",
     )
     show.add_argument(
         "--record", metavar="FILE", help="write each HTTP head and frame to this file too, for rawws decode to read"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
 
 from rawws.errors import RawwsError, UsageError
+from rawws.wire.trace import printable
 
 
 class OutputLost(RawwsError):
@@ -43,6 +45,17 @@ def fill_closed() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (else print() falls back to standard output)
 
 
+def spell_out_unencodable() -> None:
+    """Have characters that standard output has no bytes for spelt out: a peer chooses them, and none is an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def complain(text: str) -> None:
+    """Write one sentence to standard error; a peer's or a file's words may be in it, but none of their controls."""
+    print(f"rawws: {printable(text)}", file=sys.stderr)
+
+
 def need_input() -> None:
     """Raises `UsageError` where there is nothing to read from."""
     if sys.stdin is None:
@@ -62,4 +75,4 @@ def drop_output() -> None:
 
 def tell_output_lost(error: OSError) -> None:
     """Say why the output can't be written, in one sentence."""
-    print(f"rawws: standard output can't be written: {error.strerror or error}", file=sys.stderr)
+    complain(f"standard output can't be written: {error.strerror or error}")

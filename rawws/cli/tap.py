@@ -13,13 +13,12 @@ from urllib.parse import urlsplit
 
 import trio
 
-from rawws import logs
-from rawws.cli.arguments import insecure_tls
+from rawws import logs, signals
+from rawws.cli.arguments import insecure_tls, page_token
 from rawws.errors import UsageError
-from rawws.page import TRACE, About, Page
+from rawws.page import TRACE, About, Access, Page
 from rawws.program import raise_file_limit
 from rawws.server import serve
-from rawws.signals import ending_signals
 from rawws.tap import Target, run_tap
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address, open_listeners
@@ -43,7 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", help="HOST:PORT of the server, or its URL: ws://…, wss://…, http…")
     parser.add_argument("-n", "--no-check", action="store_true", help="don't check the server's TLS certificate")
     parser.add_argument("--record", metavar="FILE", help="write all of it to this file too, for rawws decode to read")
-    parser.add_argument("--page", metavar="[HOST:]PORT", help="show it in a browser too, on a port of its own")
+    parser.add_argument(
+        "--page",
+        metavar="[HOST:]PORT",
+        help="show it in a browser too, on a port of its own; the link, which has a token, is logged at start",
+    )
+    parser.add_argument(
+        "--page-token",
+        metavar="TOKEN",
+        type=page_token,
+        help="the page's token, in place of one that is made anew at each start",
+    )
     levels = parser.add_mutually_exclusive_group()
     levels.add_argument("--log-level", choices=list(logs.LEVELS), default="debug", help="default: %(default)s")
     levels.add_argument("-q", dest="log_level", action="store_const", const="info", help="connections only (info)")
@@ -56,6 +65,10 @@ def run(options: argparse.Namespace) -> int:
     """Tap until a signal ends it."""
     host, port = parse_listen(options.listen)
     target = parse_target(options.target, check=not options.no_check)
+    if options.page_token is not None and options.page is None:
+        raise UsageError("--page-token is for the page of a tap; give --page PORT too")
+    access = Access(options.page_token)
+    page_at = None if options.page is None else parse_listen(options.page)
     logs.configure(options.log_level)
     raise_file_limit()
     tracer = Tracer()
@@ -65,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
             tracer.add(recording)
             stack.callback(recording.close)
             stack.callback(tracer.remove, recording)
-        trio.run(_tap, (host, port), target, tracer, parse_listen(options.page) if options.page else None)
+        signals.run(_tap, (host, port), target, tracer, page_at, access)
     return 0
 
 
@@ -95,24 +108,28 @@ def parse_target(text: str, *, check: bool) -> Target:
     return Target(parts.hostname, port, tls)
 
 
-async def _tap(listen: tuple[str, int], target: Target, tracer: Tracer, page_at: tuple[str, int] | None) -> None:
-    with ending_signals() as signals:
+async def _tap(
+    listen: tuple[str, int], target: Target, tracer: Tracer, page_at: tuple[str, int] | None, access: Access
+) -> None:
+    with signals.ending_signals() as received_signals:
         listeners = await open_listeners(*listen)
         async with trio.open_nursery() as nursery:
             for name in await nursery.start(run_tap, listeners, target, tracer):
                 _log(f"listening on http://{name} and ws://{name}, and passing all on to {target} as it is")
             if page_at is not None:
                 about = About(f"ws://{name_address(dialled_address(listeners[0]))}", is_tap=True)
-                await _show_page(nursery, await open_listeners(*page_at), tracer, about)
-            async for received in signals:
+                await _show_page(nursery, await open_listeners(*page_at), tracer, about, access)
+            async for received in received_signals:
                 _log(f"{signal.Signals(received).name}: stopped")
                 nursery.cancel_scope.cancel()
                 break
 
 
-async def _show_page(nursery: trio.Nursery, listeners: list[socket.socket], tracer: Tracer, about: About) -> None:
+async def _show_page(
+    nursery: trio.Nursery, listeners: list[socket.socket], tracer: Tracer, about: About, access: Access
+) -> None:
     """Serve the page, and nothing else, beside the tap."""
-    page = Page(tracer, about, any_host=not all(map(is_loopback, listeners)))
+    page = Page(tracer, about, any_host=not all(map(is_loopback, listeners)), access=access)
 
     def refuse_others(request: Request) -> Response | None:
         if wants_websocket(request) and request.path != TRACE:
@@ -130,8 +147,8 @@ async def _show_page(nursery: trio.Nursery, listeners: list[socket.socket], trac
         routes=page.routes,
         process_request=refuse_others,
     )
-    for name in (await nursery.start(start)).addresses:
-        _log(f"open http://{name}/ in a browser to see it there")
+    await nursery.start(start)
+    _log(page.invite(f"http://{name_address(dialled_address(listeners[0]))}"))
 
 
 def _log(told: str) -> None:

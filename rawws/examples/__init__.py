@@ -8,3 +8,33 @@
 ``existing_app``  a Starlette application with a WebSocket room beside it, on one port
 ================  =====================================================================================
 """
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable
+
+import trio
+
+
+def run_until_signal(main: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    """Run an example until it returns, or until Ctrl-C or SIGTERM ends it.
+
+    Python makes an exception of Ctrl-C, which may come in the midst of anything, and none at all where the shell has
+    started the program in the background. A program that serves says itself what these signals mean.
+    """
+    trio.run(_until_signal, main, arguments)
+
+
+async def _until_signal(main: Callable[..., Awaitable[None]], arguments: tuple[object, ...]) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_run, main, arguments, nursery.cancel_scope)
+            async for _ in signals:
+                break
+            nursery.cancel_scope.cancel()
+
+
+async def _run(main: Callable[..., Awaitable[None]], arguments: tuple[object, ...], program: trio.CancelScope) -> None:
+    await main(*arguments)
+    program.cancel()

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 import trio
 
 import rawws
+from rawws.examples import run_until_signal
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Chat</title>
@@ -76,11 +77,8 @@ async def serve(port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8080)
-    trio.run(serve, parser.parse_args().port)
+    run_until_signal(serve, parser.parse_args().port)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except* KeyboardInterrupt:
-        pass
+    main()

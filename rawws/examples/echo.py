@@ -13,6 +13,7 @@ from functools import partial
 import trio
 
 import rawws
+from rawws.examples import run_until_signal
 
 
 async def echo(ws: rawws.WebSocket) -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    trio.run(partial(serve, options.port))
+    run_until_signal(serve, options.port)
 
 
 async def serve(port: int) -> None:
@@ -35,7 +36,4 @@ async def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except* KeyboardInterrupt:
-        pass
+    main()

@@ -2,11 +2,12 @@
 
     pip install starlette
     python -m rawws.examples.existing_app --port 8080
-    python -m websockets ws://localhost:8080/orders       in one terminal
+    python -m websockets ws://localhost:8080/room/orders  in one terminal
     curl -d '3 apples' localhost:8080/orders              in another: the order appears in the first
 
-The application knows nothing of WebSockets but the room that it publishes to. rawws answers the upgrades, and hands
-every other request to it. Any ASGI application will do in place of this one: FastAPI, Quart, Django.
+The application knows nothing of WebSockets but the room that it publishes to. rawws answers the upgrades, whose paths
+begin with /room/, and hands every other request to it. Any ASGI application will do in place of this one: FastAPI,
+Quart, Django.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from functools import partial
 import trio
 
 import rawws
+from rawws.examples import run_until_signal
 
 try:
     from starlette.applications import Starlette
@@ -40,7 +42,7 @@ async def home(_: Request) -> Response:
 async def order(request: Request) -> Response:
     what = (await request.body()).decode(errors="replace")
     orders.append(what)
-    delivery = hub.room("/orders").publish(what)
+    delivery = hub.room("/room/orders").publish(what)
     return JSONResponse({"order": what, "told": delivery.sent + delivery.queued}, status_code=201)
 
 
@@ -63,11 +65,8 @@ async def serve(port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8080)
-    trio.run(serve, parser.parse_args().port)
+    run_until_signal(serve, parser.parse_args().port)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except* KeyboardInterrupt:
-        pass
+    main()

@@ -18,13 +18,14 @@ from pathlib import Path
 import trio
 
 import rawws
+from rawws.examples import run_until_signal
 
 KEPT = 1000  # payments that the room holds for those who come back, for a week
 
 
 async def serve(port: int) -> None:
     """The primary server: payments come in over HTTP, and go out as messages of a room that others may only read."""
-    hub = rawws.Hub(history=KEPT, history_age_s=7 * 24 * 3600, read_only=True)
+    hub = rawws.Hub(history=KEPT, history_age_s=7 * 24 * 3600, read_only=True, rooms_at="/payments")
 
     async def http(request: rawws.Request) -> rawws.Response | None:
         if (request.method, request.path) != ("POST", "/payments"):
@@ -66,13 +67,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.role == "server":
-        trio.run(serve, options.port)
+        run_until_signal(serve, options.port)
     else:
-        trio.run(send_sms, options.port, options.state)
+        run_until_signal(send_sms, options.port, options.state)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except* KeyboardInterrupt:
-        pass
+    main()

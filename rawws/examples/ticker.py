@@ -18,6 +18,7 @@ from functools import partial
 import trio
 
 import rawws
+from rawws.examples import run_until_signal
 
 
 class Ticker:
@@ -64,11 +65,8 @@ def main() -> None:
     parser.add_argument("--per-second", type=float, default=20.0)
     parser.add_argument("--padding", type=int, default=0, metavar="BYTES", help="makes each message larger")
     options = parser.parse_args()
-    trio.run(serve, options.port, options.per_second, options.padding)
+    run_until_signal(serve, options.port, options.per_second, options.padding)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except* KeyboardInterrupt:
-        pass
+    main()

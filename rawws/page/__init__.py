@@ -1,12 +1,14 @@
 """The page: what crosses the wire of a server, for those who would rather look than read a log.
 
 Files of ``static/`` are given to browsers as they are, with no build step between. What the page shows comes over a
-WebSocket of its own, from a `Feed`; nothing is told before a page asks, and then within a budget.
+WebSocket of its own, from a `Feed`; nothing is told before a page asks, and then within a budget. Both are for those
+alone who have the secret of `Access`, wherever they come from.
 
 It is put in front of whatever else answers a server's requests::
 
     page = Page(tracer)
     serve(handler, port, http=page.before(app), routes=page.routes, tracer=tracer)
+    print(page.invite("http://localhost:8080"))
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from rawws import web
 from rawws.errors import Refusal
 from rawws.exchange import Exchange
 from rawws.limits import Limits
-from rawws.page.assets import HOME, Assets
+from rawws.page.access import HOME, Access, lead_home, refusal_of, token_of
+from rawws.page.assets import Assets
 from rawws.page.feed import About, Feed
 from rawws.server import Route
 from rawws.tracing import Tracer
@@ -28,7 +31,7 @@ from rawws.wire.hosts import is_local_name
 from rawws.wire.messages import Request, Response
 from rawws.wire.trace import shorten
 
-__all__ = ["HOME", "TRACE", "About", "Page"]
+__all__ = ["HOME", "TRACE", "About", "Access", "Page"]
 
 TRACE = HOME + "trace"
 
@@ -36,24 +39,37 @@ TRACE = HOME + "trace"
 class Page:
     """Serves the page, and feeds it with what a tracer tells."""
 
-    def __init__(self, tracer: Tracer, about: About, *, any_host: bool = False) -> None:
-        """``about`` tells the page where it is.
+    def __init__(self, tracer: Tracer, about: About, *, any_host: bool = False, access: Access | None = None) -> None:
+        """``about`` tells the page where it is; ``access`` has the secret, which is made anew if it isn't given.
 
-        Without ``any_host`` it is shown under addresses and ``localhost`` only, and not through a proxy, behind which
-        anybody may be. A page from elsewhere can have a name of its own lead to this machine (DNS rebinding), and would
-        be of the same origin then.
+        Without ``any_host`` the page is also shown under addresses and ``localhost`` only, and not through a proxy that
+        says so. A page from elsewhere can have a name of its own lead to this machine (DNS rebinding), and would be of
+        the same origin then.
         """
         self._tracer = tracer
         self._about = about
         self._any_host = any_host
+        self._access = access or Access(secure=about.uri.startswith("wss:"))
         self._assets = Assets()
+        self._at_root = True
 
     def before(self, app: web.HttpApp | None, *, at_root: bool = True) -> web.HttpApp:
         """Return an app that answers what is asked for the page, and leaves all else to another; None for 404.
 
-        With ``at_root`` a browser gets the page at ``/`` too; who doesn't ask for HTML gets what he would have.
+        With ``at_root`` the link to the page is ``/?token=…``, and else it is ``/_rawws/?token=…``.
         """
-        return _PageFirst(self, app, at_root)
+        self._at_root = at_root
+        return _PageFirst(self, app)
+
+    def invite(self, origin: str) -> str:
+        """Return what the log says of the page of a server at ``origin``, such as ``http://127.0.0.1:8080``.
+
+        It has the token, unless somebody has chosen that, who knows it then and may use it for long.
+        """
+        at = "/" if self._at_root else HOME
+        token = "…" if self._access.is_given else self._access.token
+        added = ", with the token of --page-token" if self._access.is_given else ""
+        return f"open {origin}{at}?token={token} in a browser to see what crosses the wire{added}"
 
     @property
     def routes(self) -> Mapping[str, Route]:
@@ -65,6 +81,12 @@ class Page:
 
     def refuse(self, request: Request) -> Refusal | None:
         """Return why a request isn't shown the page, nor told what crosses the wire, if it isn't."""
+        if refusal := self._refuse_elsewhere(request):
+            return refusal
+        return None if self._access.admits(request) else refusal_of(request)
+
+    def _refuse_elsewhere(self, request: Request) -> Refusal | None:
+        """Return why the page isn't shown where a request was sent to, or came through, if it isn't."""
         if self._any_host:
             return None
         host = request.authority
@@ -77,36 +99,50 @@ class Page:
             )
         return None
 
-    def answer(self, request: Request, *, at_root: bool) -> Response | None:
+    def answer(self, request: Request) -> Response | None:
         """Return the answer to a request that is meant for the page; None for any other."""
         path = request.path or ""
-        if path == "/" and at_root and request.method in ("GET", "HEAD") and request.accepts("text/html"):
-            path = HOME
-        if not path.startswith(HOME) and path != HOME.removesuffix("/"):
+        is_at_home = path in (HOME, HOME.removesuffix("/"))
+        is_link = (
+            request.method in ("GET", "HEAD")
+            and token_of(request) is not None
+            and (is_at_home or (path == "/" and self._at_root))
+        )
+        if not is_link and not is_at_home and not path.startswith(HOME):
             return None
-        refusal = self.refuse(request)
-        return self._assets.answer(request, path) if refusal is None else web.refuse(refusal)
+        if refusal := self._refuse_elsewhere(request):
+            return web.refuse(refusal)
+        if is_link:
+            opened = self._access.open(request)
+            if opened is not None or self._access.admits(request):
+                return opened or lead_home()
+            if not is_at_home:
+                # A link of an earlier start: a browser may have the cookie of this one, and is told what to do else.
+                return lead_home() if request.accepts("text/html") else None
+        # The cookie is for what is below the slash, and that there is one is no secret.
+        if path.startswith(HOME) and not self._access.admits(request):
+            return web.refuse(refusal_of(request))
+        return self._assets.answer(request, path)
 
 
-class _PageFirst:
-    def __init__(self, page: Page, app: web.HttpApp | None, at_root: bool) -> None:
+class _PageFirst(web.InFront):
+    def __init__(self, page: Page, app: web.HttpApp | None) -> None:
         self._page = page
-        self._app = app
-        self._at_root = at_root
+        self.elsewhere = app
 
     def max_body_bytes(self, limits: Limits) -> int:
-        return limits.max_body_bytes if self._app is None else self._app.max_body_bytes(limits)
+        return limits.max_body_bytes if self.elsewhere is None else self.elsewhere.max_body_bytes(limits)
 
     async def serve_exchange(self, exchange: Exchange) -> None:
-        response = self._page.answer(exchange.request, at_root=self._at_root)
-        if response is None and self._app is not None:
-            await self._app.serve_exchange(exchange)
+        response = self._page.answer(exchange.request)
+        if response is None and self.elsewhere is not None:
+            await self.elsewhere.serve_exchange(exchange)
         else:
             await exchange.pass_over_body()
             await exchange.answer(response or Response(404, f"Here is nothing; the page is at {HOME}.\n"))
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self._app is None else self._app.lifespan()
+        return nullcontext() if self.elsewhere is None else self.elsewhere.lifespan()
 
 
 class _OwnOrigin(Origins):

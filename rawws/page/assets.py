@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 from importlib.resources import files
 
-from rawws.web import OWN_PATHS
+from rawws.page.access import HOME
 from rawws.wire.messages import Request, Response
-
-HOME = OWN_PATHS
 
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -35,8 +33,8 @@ _ON_EACH = (
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cache-Control", "no-cache"),  # it is asked for each time, and costs a 304
-    ("Vary", "Accept"),
+    ("Cache-Control", "private, no-cache"),  # it is asked for each time, and costs a 304
+    ("Vary", "Cookie"),
 )
 
 

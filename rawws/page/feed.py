@@ -1,6 +1,10 @@
 """What a page is told, and what it may ask, over its WebSocket at ``/_rawws/trace``.
 
-Every message is JSON. The server begins with ``{"about": {...}}``, and then tells what happens, several at once:
+Every message is JSON. The server begins with ``{"about": {...}, "open": [...], "unlisted": 0}``. Its ``about`` has the
+``instance``, which is another one for each process: a connection's number counts within that. ``open`` lists the
+connections that are open already, the oldest first, each as ``{"connection": number, "from": "...", "path": "...",
+"websocket": true}``, and ``unlisted`` is the number of those that it leaves out, which are older. Both come again,
+without ``about``, after records were dropped. The server then tells what happens, several at once:
 ``{"records": [...]}``, each as in ``wire/records.py``, where a frame has these fields more: ``opcode``, ``fin``,
 ``rsv`` and ``mask`` of its header, ``size`` (of its payload), ``message_size`` (of the message in it, where it is
 compressed) and ``preview``.
@@ -27,6 +31,7 @@ import json
 import logging
 import secrets
 import ssl
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -48,9 +53,10 @@ from rawws.wire.deflate import inflate_whole
 from rawws.wire.frames import Frame, Opcode
 from rawws.wire.records import Record
 from rawws.wire.role import Role
-from rawws.wire.trace import PREVIEW_TAIL_BYTES, STATE, preview_payload
+from rawws.wire.trace import PREVIEW_TAIL_BYTES, STATE, preview_payload, shorten
 
-# What comes within this time goes out as one message: nobody sees the difference, and a browser has less to do.
+# After one message, what comes within this time goes out as the next: nobody sees the difference, and a browser has
+# less to do. The first goes out at once, since the frame that ends the server is the one that somebody will look for.
 GATHER_S = 0.05
 # A page keeps up with so many frames (a guess: it draws some forty of them), and a server with the telling of them:
 # at 15 µs each, 2,000 a second are 3 % of a core. A burst may be larger.
@@ -83,14 +89,16 @@ _INSTANCE = secrets.token_hex(8)  # by which a page that comes back knows whethe
 class About:
     """What a page is to know of the server that it watches: ``uri`` is where that can be tried, and connected to.
 
-    ``is_tap`` says that the page's own server is another one. ``rooms_at`` is where rooms are, over HTTP.
+    ``is_tap`` says that the page's own server is another one. ``path`` is one that a WebSocket can be opened at, and
+    ``has_rooms`` says that it is a room, over HTTP too.
     """
 
     uri: str
     ssl: ssl.SSLContext | None = None
     is_tap: bool = False
     case_path: str = "/"
-    rooms_at: str | None = None
+    path: str = "/room"
+    has_rooms: bool = False
 
 
 class Feed:
@@ -104,13 +112,16 @@ class Feed:
         self._about = about
         self._traffic = current_loop().traffic
         self._waiting: list[str] = []
+        self._sending = ""  # what was waiting, as one message
         self._something = trio.Event()
         self._records_left: float = BURST_RECORDS
         self._bytes_left: float = BURST_BYTES
         self._filled_at = trio.current_time()
         self._missed = 0
         self._missed_ends: deque[str] = deque(maxlen=KEPT_CONNECTIONS)  # which are told later
+        self._open: Record = {}  # the connections that the page is to be told of, as they were when it was noted
         self._passed_at_rest = 0
+        self._rests_until = 0.0
         self._inflated: tuple[bytes, bytes | None] = (b"", b"")  # the payload inflated last, and what is in it
         self._answering = trio.Semaphore(ANSWERED_AT_ONCE)
         self._trying = trio.CapacityLimiter(CASES_AT_ONCE)
@@ -121,7 +132,9 @@ class Feed:
     async def run(self) -> None:
         """Feed the page until it leaves."""
         logs.line(logs.hub, logging.INFO, self._websocket.id, STATE, "a page watches what crosses the wire")
+        self._websocket.count_besides(self._held_bytes)
         self._tracer.add(self)
+        self._open = self._list_open()  # at the same moment: the records go on from there
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tell)
@@ -132,6 +145,10 @@ class Feed:
                 nursery.cancel_scope.cancel()
         finally:
             self._tracer.remove(self)
+
+    def _held_bytes(self) -> int:
+        """Return what waits for a page that reads slowly; what is being sent is there as text and as bytes."""
+        return 2 * len(self._sending) + sum(map(sys.getsizeof, (*self._waiting, *self._missed_ends)))
 
     # What is told
 
@@ -177,6 +194,7 @@ class Feed:
         self._missed += 1
         if self.wants_frames:
             self.wants_frames = False
+            self._rests_until = trio.current_time() + REST_S
             self._passed_at_rest = self._traffic.messages_in + self._traffic.messages_out
             self._something.set()
             self._tracer.reconsider()
@@ -191,17 +209,25 @@ class Feed:
         return self._inflated[1]
 
     async def _tell(self) -> None:
-        await self._send({"about": self._describe()})
+        await self._send({"about": self._describe(), **self._open})
         while True:
             await self._something.wait()
             self._something = trio.Event()
-            await trio.sleep(GATHER_S if self.wants_frames else REST_S)
-            self._fill()
             if not self.wants_frames:
+                await trio.sleep_until(self._rests_until)
+            self._fill()
+            has_missed = not self.wants_frames
+            if has_missed:
                 self._resume()
-            waiting, self._waiting = self._waiting, []
-            if waiting:
-                await self._send_text('{"records":[' + ",".join(waiting) + "]}")
+                self._open = self._list_open()
+            if self._waiting:
+                self._sending = '{"records":[' + ",".join(self._waiting) + "]}"
+                self._waiting = []
+                await self._send_text(self._sending)
+                self._sending = ""
+            if has_missed:
+                await self._send(self._open)
+            await trio.sleep(GATHER_S)
 
     def _fill(self) -> None:
         """Fill up the budget for the time since that was done last."""
@@ -221,6 +247,19 @@ class Feed:
         self.wants_frames = True
         self._tracer.reconsider()
 
+    def _list_open(self) -> Record:
+        listed, unlisted = self._tracer.list_open(KEPT_CONNECTIONS)
+        told = [
+            {
+                "connection": each.number,
+                "from": each.dialled_from,
+                "path": shorten(each.path),
+                "websocket": each.is_websocket,
+            }
+            for each in listed
+        ]
+        return {"open": told, "unlisted": unlisted}
+
     def _describe(self) -> Record:
         return {
             "version": __version__,
@@ -228,7 +267,8 @@ class Feed:
             "is_tap": self._about.is_tap,
             "instance": _INSTANCE,
             "case_path": self._about.case_path,
-            "rooms_at": self._about.rooms_at,
+            "path": self._about.path,
+            "has_rooms": self._about.has_rooms,
         }
 
     # What is asked

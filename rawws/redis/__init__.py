@@ -26,7 +26,7 @@ import trio
 
 from rawws import logs
 from rawws.backplane import AWAY
-from rawws.errors import Refusal
+from rawws.errors import Refusal, UsageError
 from rawws.loop import current_loop
 from rawws.redis.connector import Connector
 from rawws.redis.publisher import Publisher
@@ -62,7 +62,7 @@ class RedisStreams:
         """
         self._connector = Connector(url)
         self._node = node
-        self._publisher = Publisher(self._node, self._let_publishers_go_on)
+        self._publisher = Publisher(self._node, self._let_publishers_go_on, self._note_published)
         self._serials = itertools.count(1)
         self._space = trio.lowlevel.ParkingLot()
         self._followed: dict[str, tuple[Followed, Reader]] = {}
@@ -76,6 +76,7 @@ class RedisStreams:
         following = f"rooms={len(self._followed)} readers={len(self._readers)}"
         return f"<RedisStreams {self._connector} {following} waiting={self.waiting}>"
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Publish and follow until cancelled. Redis may come and go."""
         memory = current_loop().memory
@@ -90,7 +91,8 @@ class RedisStreams:
             memory.beside.discard(self._held_bytes)
 
     def _held_bytes(self) -> int:
-        return self._publisher.outbox.waiting_bytes
+        following = sum(followed.held_bytes for followed, _ in self._followed.values())
+        return self._publisher.outbox.waiting_bytes + following
 
     def _start(
         self, worker: object, work: Callable[[Client], Awaitable[None]], scope: trio.CancelScope | None = None
@@ -98,6 +100,7 @@ class RedisStreams:
         if self._nursery is None:
             return  # `run` does it when it begins
 
+        @trio.lowlevel.enable_ki_protection
         async def keep_at() -> None:
             with scope or trio.CancelScope():
                 await self._connector.keep_at(
@@ -163,7 +166,11 @@ class RedisStreams:
         on_done: Callable[[], None] | None = None,
     ) -> Outgoing:
         author = Author(self._node, sender, next(self._serials))
-        message = Outgoing(path, fields_of(opcode, payload, author, key), len(payload), on_done, once, digest, history)
+        try:
+            fields = fields_of(opcode, payload, author, key)
+        except UnicodeEncodeError as error:  # in the outbox it would block everything published after it
+            raise UsageError(f"a message's key is sent as UTF-8, which can't have {key!r}: {error.reason}") from None
+        message = Outgoing(path, fields, len(payload), on_done, once, digest, history, author)
         was_full = self.is_full
         self._publisher.put(message)
         if self.is_full and not was_full:
@@ -179,6 +186,16 @@ class RedisStreams:
         for followed, _ in self._followed.values():
             if _HOLD in followed.room.holds:
                 current_loop().slow.let_go(followed.room, _HOLD)
+
+    def _note_published(self, message: Outgoing) -> None:
+        """Check the stream if a message got an id that the reader has passed without reading the message.
+
+        Such a stream has started again with lower ids, and its reader would never get them.
+        """
+        known = self._followed.get(message.path)
+        if known is not None and known[0].has_passed(message):
+            known[0].doubt()
+            known[1].look()
 
     # Following
 
@@ -207,6 +224,7 @@ class RedisStreams:
         self._start(reader, reader.read, scope)
         return reader
 
+    @trio.lowlevel.enable_ki_protection
     async def _sweep(self) -> None:
         """Follow those rooms no longer that nobody has been in for a while, and end readers that have none."""
         while True:

@@ -106,7 +106,11 @@ class Connector:
     async def keep_at(
         self, work: Callable[[Client], Awaitable[None]], *, on_back: Callable[[], None], on_away: Callable[[str], None]
     ) -> None:
-        """Connect and do some work without end, and again whenever Redis has been away, or the work has failed."""
+        """Connect and do some work without end, and again whenever Redis has been away, or the work has failed.
+
+        ``on_away`` is called with the reason when Redis can't be reached or refuses the work. An error in rawws itself
+        is no such reason: it is logged once, and the work is tried again.
+        """
         rest_s = FIRST_REST_S
         failure = ""
         while True:
@@ -119,12 +123,13 @@ class Connector:
             except* (OSError, trio.TooSlowError, self._coredis.exceptions.RedisError) as errors:
                 why = _told(errors)
             except* Exception as errors:  # which nothing that Redis does should bring about
-                why = _told(errors)
-                if why != failure:
+                told = _told(errors)
+                if told != failure:
                     logs.server.exception("#%d ! an error in rawws itself; it is tried again", logs.SERVER)
-                failure = why
+                failure = told
             await trio.lowlevel.checkpoint_if_cancelled()  # of which coredis makes a failure to connect
-            on_away(why)
+            if why:
+                on_away(why)
             rest_s = FIRST_REST_S if trio.current_time() - began > MAX_REST_S else min(2 * rest_s, MAX_REST_S)
             await trio.sleep(rest_s)
 

@@ -134,13 +134,17 @@ _PASSING = (b"-OOM", b"-MISCONF", b"-READONLY", b"-NOREPLICAS", b"-MASTERDOWN")
 class Publisher:
     """Takes messages, and sends them to their streams. `publish` has to be running."""
 
-    def __init__(self, node: str, on_space: Callable[[], None]) -> None:
-        """``on_space`` is called when messages have left the outbox, and it is not full."""
+    def __init__(self, node: str, on_space: Callable[[], None], on_published: Callable[[Outgoing], None]) -> None:
+        """``on_space`` is called when messages have left the outbox, and it is not full.
+
+        ``on_published`` is called with each message that Redis has given an id.
+        """
         self.outbox = Outbox(MAX_WAITING_BYTES)
         self._something_to_send = trio.Event()
         self._marker_key = f"rawws-node:{node}"
         self._generation = 0
         self._on_space = on_space
+        self._on_published = on_published
 
     def put(self, message: Outgoing) -> None:
         self.outbox.put(message)
@@ -219,6 +223,8 @@ class Publisher:
             if message.problem:
                 told = f"a message for room {message.path} can't be published, and is dropped: {message.problem}"
                 logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+            if message.id is not None:
+                self._on_published(message)
             if message.on_done is not None:
                 message.on_done()
         if not self.outbox.is_full:

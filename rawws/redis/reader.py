@@ -8,9 +8,15 @@ which the reader adds when it wants to be woken: a read that is cancelled would 
 
 A reader that is new to a stream, has been away, or gets as much as it asked for, doesn't trust its place: it looks at
 the stream and reads on in one step, a script, and says so if something may have been missed
-(`rawws.wire.stream_entries`). It does so a *page* at a time, which is bounded in bytes, and in between it reads what
+(`rawws.wire.stream_entries`). It also does so every few seconds, and when our publisher gets an id that the reader has
+passed already: the blocking read returns nothing of a stream that was deleted and has started again with lower ids. It
+does so a *page* at a time, which is bounded in bytes, and in between it reads what
 has come in all other rooms. So a page is there in time however much a stream has, what has been read is kept, and no
 room waits for the whole of another.
+
+Failures are kept apart. An error that Redis raises for a whole call ends the connection, and `rawws.redis.connector`
+deals with it. An error that concerns one stream, and an error in rawws itself while it handles one room, is that room's
+`Followed.problem`. An entry that can't be read is passed over.
 """
 
 from __future__ import annotations
@@ -20,10 +26,11 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -32,11 +39,15 @@ from rawws.limits import KIB, MIB
 from rawws.redis.connector import TIMEOUT_S
 from rawws.room import NOBODY
 from rawws.wire.broadcast_log import History
-from rawws.wire.frames import encode_message
+from rawws.wire.frames import Opcode, encode_message
 from rawws.wire.message_ids import MessageId, StreamIds
+from rawws.wire.outbox import Outgoing
 from rawws.wire.stream_entries import (
-    Author,
+    BEGINNING,
+    HIGHEST,
+    Break,
     Keeping,
+    Missed,
     Repeated,
     StreamMessage,
     StreamPlace,
@@ -52,6 +63,8 @@ from rawws.wire.stream_entries import (
 from rawws.wire.trace import FAULT
 
 if TYPE_CHECKING:
+    from coredis.commands import Script
+
     from rawws.redis.connector import Client
     from rawws.room import Room
 
@@ -62,6 +75,8 @@ KEY_BYTES_PER_READER = 16 * KIB
 READ, LEAST_READ = 1000, 2
 BLOCK_S = 1.0
 BELL_EXPIRY_S = 60
+# What following a room takes (measured).
+FOLLOWED_BYTES = 700
 # So much is in a page, and an entry more at most. A small entry counts as a KiB: a thousand take us 10 ms.
 PAGE_BYTES = MIB
 # What came in one room without being asked for page by page is so little that nothing was trimmed before it.
@@ -70,11 +85,15 @@ TRUSTED_BYTES = 16 * MIB
 LOOK_EVERY_S = 1.0
 # A room that can't be read is looked at again so often in any case.
 PROBLEM_S = 5.0
+# Every other room is checked at this interval, a few at a time: is it still the same stream? It costs Redis 16 µs each.
+RECHECK_S = 5.0
+RECHECKED = 20
 
 # Returns the time, and of as many streams as a page takes, one at least: what XINFO STREAM says of it, without the two
-# entries that come with that; entries; and whether there may be more. What is wrong with a stream comes in its place.
+# entries that come with that; whether it has one of its landmarks; entries; and whether there may be more. An error in
+# one stream takes the place of all that.
 # KEYS: the streams. ARGV: the bytes of a page, and for each stream "XRANGE" or "XREVRANGE", the two ends of the range,
-# and how many entries are wanted.
+# how many entries are wanted, and the ids of the two landmarks.
 READ_PAGE = """
 local budget, told, place = tonumber(ARGV[1]), {redis.call('TIME')}, 2
 local function take(entry)
@@ -89,11 +108,25 @@ for _, stream in ipairs(KEYS) do
   else
     local state = {}
     for at = 1, #info, 2 do state[info[at]] = info[at + 1] end
-    local first, entries, more, step, problem = state['first-entry'], {}, true, 1, nil
+    local first, entries, step, problem = state['first-entry'], {}, 1, nil
     local range, from, most = ARGV[place], ARGV[place + 1], tonumber(ARGV[place + 3])
+    local more, has = most > 0, 0
     if first then
       take(first)
       take(state['last-entry'])
+    end
+    for at = place + 4, place + 5 do
+      if first and has == 0 and ARGV[at] ~= '0-0' then
+        if ARGV[at] == first[1] or ARGV[at] == state['last-entry'][1] then
+          has = 1
+        else
+          local some = redis.call('XRANGE', stream, ARGV[at], ARGV[at])
+          if some[1] then
+            has = 1
+            take(some[1])
+          end
+        end
+      end
     end
     while more and #entries < most and (budget > 0 or (#told == 1 and #entries == 0)) do
       step = math.min(step, most - #entries)
@@ -116,16 +149,19 @@ for _, stream in ipairs(KEYS) do
     end
     told[#told + 1] = problem or {
       state['length'], state['entries-added'] or state['length'], first and first[1] or '0-0',
-      state['last-generated-id'], entries, more and 1 or 0,
+      state['last-generated-id'], state['max-deleted-entry-id'] or '0-0', has, entries, more and 1 or 0,
     }
   end
-  place = place + 4
+  place = place + 6
   if budget <= 0 then
     break
   end
 end
 return told
 """
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False, slots=True)
@@ -142,13 +178,34 @@ class Followed:
     askers: int = 0  # who wait for it to be current
     unused_since: float | None = None
     problem: str = ""  # why it can't be read
+    failure: str = ""  # the last error in rawws itself while handling this room, which has been logged
+    has_odd_entries: bool = False  # an entry could not be read, which has been logged
+
+    def has_passed(self, message: Outgoing) -> bool:
+        """Whether a message of ours got an id that we have passed without reading the message."""
+        if not self.is_loaded or message.id is None or message.author is None:
+            return False
+        return message.id <= self.place.last and not self.repeated.knows(message.author)
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes, besides the room."""
+        tail = 0 if self.tail is None else self.tail.held_bytes
+        return FOLLOWED_BYTES + self.repeated.held_bytes + tail
 
     def is_doubtful(self, since: MessageId | None) -> bool:
         """Whether to look at it for who asks: it can't be read, or they have seen an id that isn't here yet."""
         return bool(self.problem) or (self.is_loaded and since is not None and self._is_behind(since))
 
     def _is_behind(self, since: MessageId) -> bool:
-        return since.epoch.isdigit() and (int(since.epoch), since.number) > self.place.last
+        return since.epoch.isdigit() and (int(since.epoch), since.number) > max(self.place.last, self.ids.last)
+
+    @property
+    def ids(self) -> StreamIds:
+        """Those of its messages, once it is loaded."""
+        ids = self.room.log.ids
+        assert isinstance(ids, StreamIds)
+        return ids
 
     def tail_to_load(self) -> StreamTail:
         """Return what has been read of the room's history; nothing, and of none, for a room with somebody in it.
@@ -205,6 +262,7 @@ class Reader:
             nursery.start_soon(self._ring, client)
             await self._read(client)
 
+    @trio.lowlevel.enable_ki_protection
     async def _ring(self, client: Client) -> None:
         """End the read that waits, whenever there is something to look at.
 
@@ -222,12 +280,10 @@ class Reader:
                     pipe.expire(self._bell, BELL_EXPIRY_S)
 
     async def _read(self, client: Client) -> None:
-        with trio.fail_after(TIMEOUT_S):
-            script = await client.script_load(READ_PAGE)
+        script = client.register_script(READ_PAGE)  # which is loaded whenever Redis doesn't have it
         self._doubt(followed for followed in self.followed.values() if followed.is_loaded)  # we have been away
         for turn in itertools.count():
-            again_at = trio.current_time() - PROBLEM_S
-            self._doubt(each for each in self.followed.values() if each.problem and each.looked_at < again_at)
+            self._doubt(self._due(trio.current_time()))
             if behind := self._behind():
                 if (
                     turn % 2
@@ -241,20 +297,57 @@ class Reader:
                     self._last_ring = entries[-1].identifier
                     continue
                 followed = asked[path_of(bytes(key).decode())]
-                if not self._follows(followed):
-                    continue
-                messages = [read_entry(entry.identifier, entry.field_values) for entry in entries]
-                size = sum(len(message.payload) for message in messages)
-                received += size
-                if len(entries) == self._most or size > TRUSTED_BYTES:
-                    followed.doubt()
-                else:
-                    self._take(followed, messages)
-                    followed.room.spread()
+                if self._follows(followed):
+                    received += self._handle(followed, partial(self._take_in, followed, entries)) or 0
             if received > PAGE_BYTES:
                 self._most = max(LEAST_READ, self._most // 8)
             elif received < PAGE_BYTES // 8:
                 self._most = min(READ, 2 * self._most)
+
+    def _due(self, now: float) -> list[Followed]:
+        """Return the rooms to check now: those that can't be read, and a few of the others."""
+        of_old = [each for each in self.followed.values() if each.is_loaded and each.looked_at < now - RECHECK_S]
+        of_old.sort(key=attrgetter("looked_at"))
+        in_need = [each for each in self.followed.values() if each.problem and each.looked_at < now - PROBLEM_S]
+        return of_old[:RECHECKED] + in_need
+
+    def _handle(self, followed: Followed, work: Callable[[], Result]) -> Result | None:
+        """Run work that concerns one room. If it fails, only this room can't be read for a while."""
+        try:
+            return work()
+        except Exception as error:  # nothing that a stream contains should cause one
+            told = f"{type(error).__name__}: {error}"
+            if told != followed.failure:
+                logs.server.exception("#%d ! an error in rawws itself, in room %s", logs.SERVER, followed.room.path)
+            followed.failure = told
+            followed.tail = None  # it may have half a page
+            followed.problem = "an error in rawws itself"
+            followed.looked_at = trio.current_time()
+            followed.is_current.set()
+            return None
+
+    def _take_in(self, followed: Followed, entries: Iterable[Any]) -> int:
+        """Take entries that came live. Returns the bytes of their payloads."""
+        messages = [self._understand(followed, entry.identifier, entry.field_values) for entry in entries]
+        size = sum(len(message.payload) for message in messages)
+        if len(messages) == self._most or size > TRUSTED_BYTES or followed.place.is_gone:
+            followed.doubt()
+        else:
+            self._take(followed, messages)
+            followed.room.spread()
+        return size
+
+    @staticmethod
+    def _understand(followed: Followed, identifier: bytes, fields: Mapping[bytes, bytes]) -> StreamMessage:
+        """Read an entry. The first one of a room that can't be read is logged."""
+        try:
+            return read_entry(identifier, fields)
+        except Exception:  # nothing that an entry contains should cause one
+            if not followed.has_odd_entries:
+                told = "#%d ! entry %s of room %s can't be read; it is passed over, and so are others like it"
+                logs.server.exception(told, logs.SERVER, identifier.decode(errors="replace"), followed.room.path)
+            followed.has_odd_entries = True
+            return StreamMessage(parse_stream_id(identifier), Opcode.BINARY, b"", None, None, is_understood=False)
 
     def _behind(self) -> list[Followed]:
         return [followed for followed in self.followed.values() if not followed.is_current.is_set()]
@@ -280,19 +373,14 @@ class Reader:
                 self._doubt(self.followed.values())
                 return {}
 
-    async def _read_page(self, client: Client, script: bytes, behind: list[Followed]) -> None:
+    async def _read_page(self, client: Client, script: Script[bytes], behind: list[Followed]) -> None:
         """Read on in some streams of which it isn't known how far behind we are."""
         arguments: list[str | int] = [PAGE_BYTES]
         for followed in behind:
-            if followed.is_loaded:
-                arguments += ("XRANGE", f"({format_stream_id(followed.place.last)}", "+", READ)
-            else:
-                tail = followed.tail_to_load()
-                before = "+" if tail.before is None else f"({format_stream_id(tail.before)}"
-                arguments += ("XREVRANGE", before, "-", tail.wanted)
+            arguments += self._range_of(followed)
         keys = [key_of(followed.room.path) for followed in behind]
         with trio.fail_after(TIMEOUT_S):
-            answer: Any = await client.evalsha(script, keys, arguments)
+            answer: Any = await script(keys, arguments)
         (seconds, microseconds), *pages = answer
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000
         for followed, page in zip(behind, pages, strict=False):  # the others have their turn next
@@ -301,15 +389,21 @@ class Reader:
             followed.looked_at = trio.current_time()
             if isinstance(page, bytes) and b"no such key" not in page:
                 self._note_problem(followed, page.decode(errors="replace"))
-                continue
-            followed.problem = ""
-            if isinstance(page, bytes):
-                self._read_on(followed, StreamState(), (), now_ms, is_last=True)
             else:
-                length, added, oldest, newest, entries, has_more = page
-                state = StreamState(length, added, parse_stream_id(oldest), parse_stream_id(newest))
-                messages = [read_entry(given, dict(zip(*[iter(fields)] * 2, strict=True))) for given, fields in entries]
-                self._read_on(followed, state, messages, now_ms, is_last=not has_more)
+                self._handle(followed, partial(self._read_on, followed, page, now_ms))
+
+    @staticmethod
+    def _range_of(followed: Followed) -> tuple[str | int, ...]:
+        """Return the script's arguments for a room: the range to be read, and the two landmarks."""
+        place = followed.place
+        if not followed.is_loaded:
+            tail = followed.tail_to_load()
+            before = "+" if tail.before is None else f"({format_stream_id(tail.before)}"
+            return ("XREVRANGE", before, "-", tail.wanted, *map(format_stream_id, (BEGINNING, BEGINNING)))
+        landmarks = map(format_stream_id, place.landmarks)
+        if place.last == HIGHEST:  # nothing can follow, and Redis refuses a range that begins after it
+            return ("XRANGE", "-", "+", 0, *landmarks)
+        return ("XRANGE", f"({format_stream_id(place.last)}", "+", READ, *landmarks)
 
     @staticmethod
     def _note_problem(followed: Followed, problem: str) -> None:
@@ -320,55 +414,75 @@ class Reader:
         followed.problem = problem
         followed.is_current.set()
 
-    def _read_on(
-        self, followed: Followed, state: StreamState, messages: Sequence[StreamMessage], now_ms: int, *, is_last: bool
-    ) -> None:
-        room, place = followed.room, followed.place
+    def _read_on(self, followed: Followed, page: Any, now_ms: int) -> None:
+        """Take a page of a stream, or the answer that there is no such stream."""
+        state, messages, is_last = StreamState(), list[StreamMessage](), True
+        if not isinstance(page, bytes):
+            length, added, oldest, newest, deleted, has_landmark, entries, has_more = page
+            ends = parse_stream_id(oldest), parse_stream_id(newest)
+            state = StreamState(length, added, *ends, parse_stream_id(deleted), bool(has_landmark))
+            messages = [
+                self._understand(followed, given, dict(zip(*[iter(fields)] * 2, strict=True)))
+                for given, fields in entries
+            ]
+            is_last = not has_more
         if not followed.is_loaded:
             self._load(followed, state, messages, now_ms, is_last=is_last)
-            return
-        missed = place.compare(state, now_ms, Keeping.of(room.settings.history).expiry_s * 1000)
-        if missed is not None:
-            told = f"messages of room {room.path} may have been missed behind {room.last_id}: {missed.value}"
-            logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
-            room.leave_out(just_before(state.oldest))
-        self._take(followed, messages)
-        room.spread()
-        if is_last:
-            place.count = state.added
-            followed.is_current.set()
+        else:
+            room, place = followed.room, followed.place
+            before = place.last
+            if found := place.compare(state, now_ms, Keeping.of(room.settings.history).expiry_s * 1000):
+                self._leave_out(followed, found)
+            if place.last != before:  # this page begins at the old place
+                messages, is_last = [], not state.length or place.last == state.newest
+            followed.ids.deleted = state.deleted
+            self._take(followed, messages)
+            place.note_look(state, is_last=is_last)
+            room.spread()
+            if is_last:
+                followed.is_current.set()
+        followed.problem = ""
+
+    @staticmethod
+    def _leave_out(followed: Followed, found: Break) -> None:
+        """Send a gap to the room's readers, and log it."""
+        room = followed.room
+        told = f"messages of room {room.path} may have been missed after {room.last_id}: {found.why.value}"
+        logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+        room.leave_out(found.after)
 
     def _load(
         self, followed: Followed, state: StreamState, page: Sequence[StreamMessage], now_ms: int, *, is_last: bool
     ) -> None:
         """Begin with what the stream has of the room's history, once all of that has been read."""
-        room, tail = followed.room, followed.tail_to_load()
+        room, tail, place = followed.room, followed.tail_to_load(), followed.place
         is_first = tail.end is None
         tail.add(state, page, now_ms, is_last=is_last)
         if not tail.is_whole:
             return
         assert tail.end is not None
         room.begin_with(StreamIds(tail.floor))
-        followed.place.last = tail.floor
-        self._take(followed, tail.messages[::-1])
-        followed.place.count = tail.end.added
-        room.spread()
+        place.last = tail.floor
         followed.is_loaded, followed.tail = True, None
+        followed.ids.deleted = state.deleted
+        self._take(followed, tail.messages[::-1])
+        place.note_look(tail.end, is_last=True)
+        room.spread()
         if is_first:  # or else something may have come meanwhile
             followed.is_current.set()
 
     def _take(self, followed: Followed, messages: Iterable[StreamMessage]) -> None:
         """Put messages of a stream into the room's log."""
-        room, place = followed.room, followed.place
-        ids = room.log.ids
-        assert isinstance(ids, StreamIds)
+        room, place, ids = followed.room, followed.place, followed.ids
         for message in messages:
             place.pass_over(message.id)
-            author = Author.parse(message.by)
-            if followed.repeated.has(author):
+            if not message.is_understood or followed.repeated.has(message.by):
                 continue
-            ids.add(*max(message.id, ids.last))
+            if message.id <= ids.last:  # the stream before it had expired
+                room.spread()
+                self._leave_out(followed, Break(Missed.ANEW, just_before(message.id)))
             frames: list[bytes | bytearray] = []
             encode_message(message.opcode, message.payload, frames)
-            sender = author.connection if author is not None and author.node == self._node else NOBODY
-            room.add(frames, sender, message.key)
+            ids.add(*message.id)
+            by = message.by
+            room.add(frames, by.connection if by is not None and by.node == self._node else NOBODY, message.key)

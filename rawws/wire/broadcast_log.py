@@ -74,8 +74,8 @@ SEGMENT_BYTES = 160
 FORM_BYTES = 160
 # Forms may take so much in any case: what is made again and again for a few readers is a waste.
 LEAST_FORMS_BYTES = 256 * KIB
-# There are six forms beside the plain one. With room for fewer, readers who catch up at places of their own would each
-# have all of it made for themselves.
+# There are seven forms besides the plain one, of which few rooms have all. With room for much less, readers who catch up
+# at places of their own would each have all of it made for themselves.
 FORMS_TIMES = 6
 
 
@@ -499,8 +499,8 @@ class BroadcastLog:
         encoded = self.segment(number, form)
         return Entry(encoded[skip_messages(encoded, skipped, form) :], number + 1, is_gap)
 
-    def messages(self, after: int, *, most: int, most_bytes: int) -> Iterator[tuple[bytes, Opcode, bytes]]:
-        """Yield the messages behind a number that are kept, one at least, within bounds."""
+    def messages(self, after: int, *, most: int, most_bytes: int) -> Iterator[tuple[bytes, Opcode, memoryview]]:
+        """Yield the messages behind a number that are kept, one at least, within bounds; payloads are views."""
         if after >= self.last_message:
             return
         number, _ = self._find(after + 1)
@@ -509,9 +509,13 @@ class BroadcastLog:
             frames = split_frames(memoryview(segment.plain)[skip_frames(segment.plain, known) :])
             for message, (header, payload) in enumerate(frames, segment.first + known):
                 most, most_bytes = most - 1, most_bytes - len(payload)
-                yield self.ids.label(message), Opcode(header.opcode), bytes(payload)
+                yield self.ids.label(message), Opcode(header.opcode), payload
                 if most <= 0 or most_bytes <= 0:
                     return
+
+    def keeps(self, plain: object) -> bool:
+        """Whether an object is one of the plain segments that are kept; takes a while, if these are many."""
+        return any(segment.plain is plain for segment in self._segments)
 
     def first_of(self, number: int) -> int:
         """Return the number of a sealed segment's first message."""

@@ -39,6 +39,11 @@ class NewestByKey:
     def __len__(self) -> int:
         return len(self._newest)
 
+    def clear(self) -> None:
+        """Forget all messages."""
+        self._newest.clear()
+        self.held_bytes = 0
+
     def give(self, number: int, key: str) -> None:
         """Name the key of a message that is to be added."""
         self._given[number] = key

@@ -53,6 +53,7 @@ AT_ONCE_BYTES = 256 * KIB
 TAIL = b"\x00\x00\xff\xff"  # §7.2.1: what a flush ends with, not sent
 
 WINDOW_BYTES = 1 << MAX_WINDOW_BITS
+STREAM_BYTES = WINDOW_BYTES + 8 * KIB  # what zlib takes to inflate (measured)
 # §7.2.1 lets a message have blocks with the "BFINAL" bit anywhere. One at the end, from a library that finishes its
 # stream, is what is seen; each costs a new zlib stream for as little as two bytes, so that there is a bound (a guess).
 MAX_FINAL_BLOCKS = 64
@@ -237,6 +238,11 @@ class Inflater(Extension):
         self._in_block = False  # a block has begun, or may have, that the tail will end
         self._inflated_bytes = 0
         self._final_blocks = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes: zlib's state and window within a message, or always where there is one context."""
+        return len(self._history) + (0 if self._stream is None else STREAM_BYTES)
 
     def enabled(self) -> bool:
         return True

@@ -6,9 +6,12 @@ The log holds plain frames, as they go to a WebSocket. A *form* is another encod
 * one of these with `WITH_IDS`: the subprotocol ``rawws.id.v1``. Each message begins with a line of JSON, which has its
   ``id``, and what follows the line feed is the payload as it was. A message that isn't of the log has other members:
   ``gap``, ``skipped``, ``join``, ``leave``, or none for a greeting;
-* `EVENTS`: Server-Sent Events (WHATWG HTML §9.2). A text is an event's ``data``, and its id the event's ``id``. A
-  binary message is an event ``binary`` whose data is in base64. A text with a carriage return, which would arrive as
-  a line feed, is an event ``text`` whose data is a string of JSON.
+* `EVENTS`: Server-Sent Events (WHATWG HTML §9.2.6). A text is the ``data`` of an event without a name, which a
+  browser's ``onmessage`` gets, and the message's id is the event's ``id``. CR LF, CR and LF each end a line in this
+  format, and each arrives as LF: all else in a text arrives as it was. A binary message is an event named ``binary``
+  whose data is in base64;
+* `EVENTS` with `AS_JSON`, for readers that need every character: each message, text or binary, is an event without a
+  name whose data is the object that polling has for it (`as_json`).
 """
 
 from __future__ import annotations
@@ -29,12 +32,14 @@ from rawws.wire.frames import (
     frame_ends,
     parse_header,
     skip_frames,
+    split_frames,
 )
 
 PLAIN = 0
 WINDOW_BITS = 0x0F
 WITH_IDS = 0x10
 EVENTS = 0x20
+AS_JSON = 0x40
 
 SUBPROTOCOL = "rawws.id.v1"
 
@@ -42,6 +47,7 @@ SUBPROTOCOL = "rawws.id.v1"
 STEP_MESSAGES = 1024
 
 _WHOLE_TEXT = FIN | Opcode.TEXT
+_OTHER_LINE_ENDS = [(chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029)]
 
 
 def encode(frames: bytes, form: int, ids: Iterator[bytes]) -> bytes:
@@ -56,7 +62,7 @@ def encode_in_steps(frames: bytes, form: int, ids: Iterator[bytes]) -> Iterator[
     deflating it.
     """
     if form & EVENTS:
-        return _as_events(frames, ids)
+        return _as_json_events(frames, ids) if form & AS_JSON else _as_events(frames, ids)
     if not form & WITH_IDS:
         return deflate_in_steps(frames, form & WINDOW_BITS) if form & WINDOW_BITS else iter((frames,))
     with_ids = _with_ids(frames, ids)
@@ -131,12 +137,35 @@ def _as_events(frames: bytes, ids: Iterator[bytes]) -> Iterator[bytes]:
     yield b"".join(pieces)
 
 
+def _as_json_events(frames: bytes, ids: Iterator[bytes]) -> Iterator[bytes]:
+    pieces: list[bytes] = []
+    work = 0
+    for header, payload in split_frames(frames):
+        message_id = next(ids)
+        told = as_json(message_id, Opcode(header.opcode), bytes(payload))
+        pieces.append(b"id: %b\ndata: %b\n\n" % (message_id, told))
+        work += header.payload_bytes + FRAME_WORK_BYTES
+        if work >= STEP_BYTES:
+            yield _escape_other_line_ends(b"".join(pieces))
+            pieces.clear()
+            work = 0
+    yield _escape_other_line_ends(b"".join(pieces))
+
+
+def _escape_other_line_ends(stream: bytes) -> bytes:
+    # JSON has escaped every line end of the standard's. Many a reader in Python takes more characters for one, as
+    # str.splitlines() and httpx's iter_lines() do; those can stand in a string of JSON only, and are escaped as well.
+    for character, escaped in _OTHER_LINE_ENDS:
+        stream = stream.replace(character, escaped)
+    return stream
+
+
 def event_data(opcode: Opcode, payload: bytes) -> bytes:
     """Return an event's lines for a message, but for its id."""
     if opcode is Opcode.BINARY:
         return b"event: binary\ndata: " + base64.b64encode(payload) + b"\n\n"
-    if b"\r" in payload:
-        return b"event: text\ndata: " + json.dumps(payload.decode()).encode("ascii") + b"\n\n"
+    if b"\r" in payload:  # §9.2.6: it ends a line as a line feed does, alone and in front of one
+        payload = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if b"\n" in payload:
         payload = payload.replace(b"\n", b"\ndata: ")
     return b"data: " + payload + b"\n\n"

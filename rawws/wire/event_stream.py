@@ -23,9 +23,10 @@ class EventStream:
     """What goes out on one response, and how it ends."""
 
     our_role = Role.SERVER
+    answers_pings = False  # a reader has nothing to answer with: what it takes is the only sign of life
     on_frame = None
     shown_bytes = 0
-    held_bytes = 0
+    memory_bytes = held_bytes = 0
     has_unread = False
     trail = NO_TRAIL
     fault: Fault | None = None

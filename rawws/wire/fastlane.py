@@ -56,6 +56,10 @@ _DEFLATED_BINARY = FIN | RSV1 | Opcode.BINARY
 INFLATED_BYTES_EACH = 1024
 
 
+# What a frame that has not come whole takes besides its payload: the object, the buffer's head, a decoder (measured).
+INCOMPLETE_BYTES = 400
+
+
 class _Incomplete:
     """A data frame of which the header has been read and not yet all of the payload.
 
@@ -157,6 +161,11 @@ class FastReader:
     def held_bytes(self) -> int:
         """How much memory a message takes that has not come whole."""
         return len(self.unread) + len(self._held) + (0 if self._incomplete is None else len(self._incomplete.payload))
+
+    @property
+    def own_bytes(self) -> int:
+        """How much memory is taken besides, by the objects in which a frame is that has not come whole."""
+        return 0 if self._incomplete is None else INCOMPLETE_BYTES
 
     def give_up(self) -> bytes:
         """Return the bytes of the frame that has been begun, as they stood on the wire, and forget it."""

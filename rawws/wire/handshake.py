@@ -19,7 +19,7 @@ from typing import NamedTuple
 from rawws.errors import Refusal, UsageError
 from rawws.wire.deflate import Agreement, answer_offers
 from rawws.wire.messages import Headers, Request, Response, is_token
-from rawws.wire.trace import shorten
+from rawws.wire.trace import mask_target, shorten
 
 # §1.3: "a GUID ... which is unlikely to be used by network endpoints that do not understand the protocol".
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -202,7 +202,7 @@ def check_target(request: Request) -> Check:
     refusal = None
     if request.path is None:
         refusal = Refusal(400, "target", "A WebSocket handshake is for a path, such as /room.")
-    return Check("RFC 6455 §4.2.1 item 1", "the target has a path", request.target, refusal)
+    return Check("RFC 6455 §4.2.1 item 1", "the target has a path", mask_target(request.target), refusal)
 
 
 def check_host(request: Request) -> Check:

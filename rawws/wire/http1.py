@@ -91,6 +91,11 @@ class HttpPhase:
         return bool(self._head) or not self._in_head
 
     @property
+    def held_bytes(self) -> int:
+        """How much memory the bytes take that have come and are not part of a request yet: h11 has a copy of a head."""
+        return 2 * len(self._head) if self._in_head else len(self._h11.trailing_data[0])
+
+    @property
     def raw_head(self) -> bytes:
         """The last request's head as it stood on the wire, or what has come of it."""
         return self._raw_head or bytes(self._head)

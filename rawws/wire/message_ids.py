@@ -5,6 +5,10 @@ A log counts its messages, in the order in which everybody gets them; what it ca
 * `NumberedIds` are the count, behind the log's own epoch, so that an id of a log which is gone (the server was started
   again, a room was forgotten) is known for what it is, and not taken for a place in another one;
 * `StreamIds` were given by the stream that several servers read: ``milliseconds-sequence``, the same for all of them.
+
+The ids of a log grow from message to message, with one exception. A stream that was lost may start again with lower
+ids, if the clock was set back or somebody chose the ids. Then the log begins a new *sequence* (`StreamIds.restart`),
+and its readers get a gap. Ids are looked up in the present sequence only.
 """
 
 from __future__ import annotations
@@ -65,6 +69,9 @@ class Ids(Protocol):
         that of one which isn't of this log.
         """
 
+    def knows(self, message_id: MessageId) -> bool:
+        """Say whether an id is exactly the place that `number_of` returns, so that no messages can be missing."""
+
     def forget(self, number: int) -> None:
         """Messages up to this number are gone, and need no ids any more."""
 
@@ -87,12 +94,15 @@ class NumberedIds:
     def number_of(self, message_id: MessageId) -> int | None:
         return message_id.number if message_id.epoch == self.epoch else None
 
+    def knows(self, message_id: MessageId) -> bool:
+        return message_id.epoch == self.epoch
+
     def forget(self, number: int) -> None:
         pass
 
 
 class StreamIds:
-    """Ids that came with the messages, ever larger ones. Both halves are below 2^64."""
+    """Ids that came with the messages, in growing order within a sequence. Both halves are below 2^64."""
 
     bytes_each = 16
 
@@ -102,6 +112,9 @@ class StreamIds:
         self._milliseconds = array("Q", floor[:1])
         self._sequences = array("Q", floor[1:])
         self._first = 0
+        self._begin = 0  # the number of the floor of the present sequence
+        self._past = (-1, -1)  # the highest id of the sequences before it
+        self.deleted = (0, 0)  # messages up to this id may have been deleted before they were read
 
     @property
     def last(self) -> tuple[int, int]:
@@ -112,6 +125,13 @@ class StreamIds:
         self._milliseconds.append(milliseconds)
         self._sequences.append(sequence)
 
+    def restart(self, floor: tuple[int, int]) -> None:
+        """Begin a new sequence after the id ``floor``, which takes the next number."""
+        self._past = max(self._past, self.last)
+        self.deleted = (0, 0)
+        self.add(*floor)
+        self._begin = self._first + len(self._milliseconds) - 1
+
     def label(self, number: int) -> bytes:
         place = number - self._first
         return b"%d-%d" % (self._milliseconds[place], self._sequences[place])
@@ -120,23 +140,45 @@ class StreamIds:
         return map(self.label, range(first, self._first + len(self._milliseconds)))
 
     def number_of(self, message_id: MessageId) -> int | None:
-        if not message_id.epoch.isdigit():
+        given = _as_pair(message_id)
+        if given is None:
             return None
-        given = (int(message_id.epoch), message_id.number)
+        begin, place = self._find(given)
+        is_known = self._is_at(place - 1, begin, given)
+        if not is_known and given <= self._past:
+            return None
         if given > self.last:
-            return self._first + len(self._milliseconds)
-        begin = bisect.bisect_left(self._milliseconds, given[0])
-        end = bisect.bisect_right(self._milliseconds, given[0])
-        place = bisect.bisect_right(self._sequences, given[1], begin, end)
+            return self._first + place
         # The place before the first message is known by its own id only: between the two, others may have been.
-        is_first = given == (self._milliseconds[0], self._sequences[0])
-        return self._first - 1 + place if place != 1 or is_first else -1
+        return self._first - 1 + place if is_known or place > begin + 1 else self._first - 1 + begin
+
+    def knows(self, message_id: MessageId) -> bool:
+        given = _as_pair(message_id)
+        if given is None:
+            return False
+        begin, place = self._find(given)
+        return (0, 0) < given <= self.deleted or self._is_at(place - 1, begin, given)
+
+    def _find(self, given: tuple[int, int]) -> tuple[int, int]:
+        """Return where the present sequence begins in the arrays, and where an id is to be inserted in it."""
+        begin = max(0, self._begin - self._first)
+        first = bisect.bisect_left(self._milliseconds, given[0], begin)
+        behind = bisect.bisect_right(self._milliseconds, given[0], begin)
+        return begin, bisect.bisect_right(self._sequences, given[1], first, behind)
+
+    def _is_at(self, place: int, begin: int, given: tuple[int, int]) -> bool:
+        return place >= begin and (self._milliseconds[place], self._sequences[place]) == given
 
     def forget(self, number: int) -> None:
         gone = max(0, number - self._first)
         del self._milliseconds[:gone]
         del self._sequences[:gone]
         self._first += gone
+
+
+def _as_pair(message_id: MessageId) -> tuple[int, int] | None:
+    """Return an id as a stream's; None if it can't be one."""
+    return (int(message_id.epoch), message_id.number) if message_id.epoch.isdigit() else None
 
 
 def new_epoch() -> str:

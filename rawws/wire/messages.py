@@ -98,6 +98,9 @@ class Headers:
 # RFC 7239, RFC 9110 §7.6.3, and what nginx's manual has everybody add; beside X-Forwarded-*.
 _OF_PROXIES = frozenset({"forwarded", "via", "x-real-ip"})
 
+# A field of a request takes so much besides its bytes, which are there twice (measured, with CPython 3.11 on 64 bits).
+FIELD_BYTES = 400
+
 # RFC 9112 §3.2.2, without user information, which RFC 9110 §4.2.4 has a recipient refuse.
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?#@]+)(/[^?#]*)?(?![^?#])", re.IGNORECASE)
 
@@ -113,6 +116,11 @@ class Request:
     raw_head: bytes = field(repr=False, default=b"")
     body: bytes = field(repr=False, default=b"")
     action: str = ""  # what is asked of the room of its path: "read", "write", or "read write"; else empty
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes, about: its head as it came, and each field's name and value in objects."""
+        return 2 * len(self.raw_head) + FIELD_BYTES * len(self.headers) + len(self.body)
 
     @property
     def path(self) -> str | None:

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rawws.wire.broadcast_log import History
-from rawws.wire.stream_entries import StreamId
+from rawws.wire.stream_entries import Author, StreamId
 
-# What a message takes up beside its payload, about.
-OVERHEAD_BYTES = 200
+# What a message takes besides its payload and its keys (measured).
+OVERHEAD_BYTES = 380
+# Of its fields, "data", "op" and "by" come first.
+_OTHER_FIELDS = 6
 
 DEFAULT_HISTORY = History()
 
@@ -32,10 +34,17 @@ class Outgoing:
     once: str = ""  # an Idempotency-Key: what has the same one in the same room is published once
     digest: str = ""  # of the message that the key is for
     history: History = DEFAULT_HISTORY  # of the room, by which the store may forget
+    author: Author | None = None
     is_done: bool = False
     id: StreamId | None = None  # None when it has arrived, but the answer with its id has not
     is_reused: bool = False  # its key was used for another message
     problem: str = ""  # why it can't ever be published
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes."""
+        keys = sum(map(len, self.fields[_OTHER_FIELDS:])) + len(self.once) + len(self.digest)
+        return self.size + keys + OVERHEAD_BYTES
 
 
 class Outbox:
@@ -62,7 +71,7 @@ class Outbox:
         return self._under_way
 
     def put(self, message: Outgoing) -> None:
-        self.waiting_bytes += message.size + OVERHEAD_BYTES
+        self.waiting_bytes += message.held_bytes
         self._queue.append(message)
 
     def batch(self, most: int, most_bytes: int) -> list[Outgoing]:
@@ -85,7 +94,7 @@ class Outbox:
         self._under_way -= count
         self.sent += count
         for message in done:
-            self.waiting_bytes -= message.size + OVERHEAD_BYTES
+            self.waiting_bytes -= message.held_bytes
             message.is_done = True
         return done
 
@@ -100,6 +109,6 @@ class Outbox:
                 if place < self._under_way:
                     return False
                 del self._queue[place]
-                self.waiting_bytes -= message.size + OVERHEAD_BYTES
+                self.waiting_bytes -= message.held_bytes
                 return True
         return False

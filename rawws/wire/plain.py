@@ -18,7 +18,7 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason
 
 from rawws.errors import Fault
-from rawws.wire.deflate import most_deflated_bytes
+from rawws.wire.deflate import Inflater, most_deflated_bytes
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PongReceived
 from rawws.wire.frames import CONTROL, MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, FrameScanner, Opcode
 from rawws.wire.role import Role
@@ -64,12 +64,17 @@ def _name_fault(close_code: int, sentence: str) -> Fault:
     return Fault(close_code, "protocol_error", sentence)
 
 
+# What a reader takes, with wsproto's connection in it (measured).
+READER_BYTES = 2600
+
+
 class PlainReader:
     """Reads frames through wsproto from a frame boundary on."""
 
     __slots__ = (
         "_connection",
         "_in_message",
+        "_inflaters",
         "_message",
         "_message_bytes",
         "_message_opcode",
@@ -86,7 +91,7 @@ class PlainReader:
         "trail",
     )
 
-    def __init__(self, our_role: Role, max_message_bytes: int, extensions: Sequence[Extension] = ()) -> None:
+    def __init__(self, our_role: Role, max_message_bytes: int, inflaters: Sequence[Inflater] = ()) -> None:
         self.max_message_bytes = max_message_bytes
         self.trail = NO_TRAIL
         self.frames = 0  # that have been read
@@ -94,7 +99,8 @@ class PlainReader:
         self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, to ``on_frame``
         self.streams = False  # messages that begin from here on come in parts
         self._our_role = our_role
-        self._connection = Connection(our_role.value, list(extensions))
+        self._connection = Connection(our_role.value, list[Extension](inflaters))
+        self._inflaters = inflaters
         self._scanner = FrameScanner()
         self._recorder: FrameRecorder | None = None
         self._in_message = False  # between the fragments of one
@@ -113,6 +119,12 @@ class PlainReader:
     def held_bytes(self) -> int:
         """How much memory a message takes that has not come whole."""
         return 0 if self._message is None else len(self._message)
+
+    @property
+    def own_bytes(self) -> int:
+        """How much memory the reader itself takes, with what it keeps of a frame that is to be shown."""
+        recorded = 0 if self._recorder is None else self._recorder.held_bytes
+        return READER_BYTES + recorded + sum(inflater.held_bytes for inflater in self._inflaters)
 
     def read(
         self,

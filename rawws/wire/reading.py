@@ -1,8 +1,8 @@
-"""From where on a reader wants a room's messages: ``since``, ``last`` and ``wait`` of a URL's query."""
+"""What a reader wants of a room, from the query of its URL: ``since``, ``last``, ``wait``, ``presence`` and others."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
 from rawws.errors import Refusal, UsageError
@@ -11,7 +11,7 @@ from rawws.wire.messages import Request
 
 # Proxies and browsers give up after 60 s or later.
 MAX_WAIT_S = 55.0
-_OURS = frozenset({"since", "last", "wait", "peers", "presence"})
+_OURS = frozenset({"since", "last", "wait", "peers", "presence", "json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Reading:
     wait_s: float = 0.0
     wants_peers: bool = False
     wants_presence: bool = False
+    wants_json: bool = False  # for events: each message as an object of JSON, which has its exact characters
     polls: bool = False  # one of since, last and wait is there
 
 
@@ -42,6 +43,7 @@ def read_query(query: str) -> Reading:
         wait_s=min(float(wait_s or 0), MAX_WAIT_S),
         wants_peers="peers" in given,
         wants_presence="presence" in given,
+        wants_json="json" in given,
         polls=not given.keys().isdisjoint({"since", "last", "wait"}),
     )
 
@@ -64,9 +66,7 @@ def read_request(request: Request) -> Reading | Refusal:
         reading = read_query(request.query)
         last_event = request.headers.get("Last-Event-ID")
         if last_event:
-            return Reading(
-                since=parse_id(last_event), wants_peers=reading.wants_peers, wants_presence=reading.wants_presence
-            )
+            return replace(reading, since=parse_id(last_event), last=None, wait_s=0.0, polls=False)
     except UsageError as error:
         return Refusal(400, "reading", f"This can't be read from: {error}.")
     return reading

@@ -66,6 +66,8 @@ class Session:
     `show_sent` is told; frames take the plain lane then, and payloads are collected for it: ``shown_bytes`` of each.
     """
 
+    answers_pings = True  # §5.5.2: the peer must
+
     __slots__ = (
         "_deflater",
         "_echoes",
@@ -150,6 +152,17 @@ class Session:
         """How much memory a message takes that has not come whole."""
         fast = 0 if self._fast is None else self._fast.held_bytes
         return len(self._unread) + fast + (0 if self._plain is None else self._plain.held_bytes)
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much more memory it takes than when it was made: `held_bytes`, what reads frames, unsent answers."""
+        fast, plain = self._fast, self._plain
+        if plain is None and fast is not None and fast.is_idle and self._inflater is None:
+            return len(self._unread) + len(self.outgoing)  # nearly always; this is asked of every connection
+        own = self.held_bytes + len(self.outgoing) + (0 if fast is None else fast.own_bytes)
+        if plain is not None:
+            return own + plain.own_bytes
+        return own if self._inflater is None else own + self._inflater.held_bytes
 
     @property
     def is_closed(self) -> bool:

@@ -11,8 +11,10 @@ these fields; a program that isn't rawws need only give the first:
 ========  ========================================================================================
 
 Streams are trimmed, expire, and may be lost with the server that had them. A reader that has been away finds out by
-comparing where it stands (`StreamPlace`) with what the stream has now (`StreamState`). A reader that is new begins with
-the end of the stream that is the room's history (`StreamTail`).
+comparing where it stands (`StreamPlace`) with what the stream has now (`StreamState`). A reader that stays does the
+same from time to time: a stream that was deleted may start again with lower ids, and a blocking read that waits for
+higher ids never returns them. A reader that is new begins with the end of the stream that is the room's history
+(`StreamTail`).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ PREFIX = "rawws:"
 StreamId = tuple[int, int]  # milliseconds since 1970 by Redis's clock, and a count within these
 BEGINNING: StreamId = (0, 0)
 MAX_HALF = (1 << 64) - 1
+HIGHEST: StreamId = (MAX_HALF, MAX_HALF)  # nothing can be added to a stream that has an entry with this id
 MAX_SEQUENCE = 10**18  # more than anybody adds within a millisecond
 
 # Streams are trimmed to about as many entries as a room's history has, and no fewer than this: a node may be so far
@@ -46,8 +49,11 @@ MOST_KEPT = 10**18
 MOST_EXPIRY_S = 100 * 365 * 86_400
 # The repetitions of so many nodes are known in one stream.
 MOST_NODES = 1000
+NODE_BYTES = 130  # what a node's serial takes (measured)
+MESSAGE_BYTES = 300  # what a message takes besides its payload, while a history is loaded (measured)
 
-_BY = re.compile(rb"([^.]+)\.([0-9]{1,18})\.([0-9]{1,18})")
+_BY = re.compile(rb"([0-9A-Za-z_-]{1,64})\.([0-9]{1,18})\.([0-9]{1,18})")
+_ID = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
 
 
 def key_of(path: str) -> str:
@@ -61,34 +67,22 @@ def path_of(key: str) -> str:
 
 
 def parse_stream_id(text: bytes) -> StreamId:
-    milliseconds, _, sequence = text.partition(b"-")
-    return int(milliseconds), int(sequence)
+    """Read an id. Raises ValueError for what Redis doesn't have as one."""
+    found = _ID.fullmatch(text)
+    given = (int(found[1]), int(found[2])) if found else HIGHEST
+    if found is None or max(given) > MAX_HALF:
+        raise ValueError(f"{text[:60]!r} is not the id of an entry")
+    return given
 
 
 def format_stream_id(given: StreamId) -> str:
     return f"{given[0]}-{given[1]}"
 
 
-def just_behind(given: StreamId) -> StreamId:
-    """Return the smallest id that is behind another one."""
-    milliseconds, sequence = given
-    return (milliseconds, sequence + 1) if sequence < MAX_HALF else (milliseconds + 1, 0)
-
-
 def just_before(given: StreamId) -> StreamId:
     """Return an id that is before another one, and behind all that are before that in their streams."""
     milliseconds, sequence = given
     return (milliseconds, sequence - 1) if sequence else (max(0, milliseconds - 1), MAX_SEQUENCE)
-
-
-class StreamMessage(NamedTuple):
-    """An entry, as a message."""
-
-    id: StreamId
-    opcode: Opcode
-    payload: bytes
-    by: bytes
-    key: str | None
 
 
 class Author(NamedTuple):
@@ -100,12 +94,23 @@ class Author(NamedTuple):
 
     @classmethod
     def parse(cls, by: bytes) -> Author | None:
-        """Return what is in ``by``; None if no node of rawws wrote it."""
+        """Return what is in ``by``; None for what no node of rawws writes."""
         match = _BY.fullmatch(by)
         return match and cls(match[1].decode("ascii"), int(match[2]), int(match[3]))
 
     def __str__(self) -> str:
         return f"{self.node}.{self.connection}.{self.serial}"
+
+
+class StreamMessage(NamedTuple):
+    """An entry, as a message."""
+
+    id: StreamId
+    opcode: Opcode
+    payload: bytes
+    by: Author | None
+    key: str | None
+    is_understood: bool = True  # or else it is passed over
 
 
 class Repeated:
@@ -118,6 +123,11 @@ class Repeated:
     def __init__(self) -> None:
         self._last: dict[str, int] = {}  # serial of each node
 
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes."""
+        return NODE_BYTES * len(self._last)
+
     def has(self, author: Author | None) -> bool:
         """Say whether the next entry is one of those."""
         if author is None:
@@ -127,6 +137,10 @@ class Repeated:
         if len(self._last) > MOST_NODES:
             del self._last[next(iter(self._last))]  # who has been silent for longest
         return author.serial <= last
+
+    def knows(self, author: Author) -> bool:
+        """Say whether this entry, or a later one by the same node, has been read."""
+        return author.serial <= self._last.get(author.node, 0)
 
 
 class Keeping(NamedTuple):
@@ -147,9 +161,12 @@ class Keeping(NamedTuple):
 
 
 def fields_of(opcode: Opcode, payload: bytes, author: Author, key: str | None) -> list[str | bytes]:
-    """Return the fields of a message's entry: names and values in turn."""
+    """Return the fields of a message's entry: names and values in turn.
+
+    Raises UnicodeEncodeError for a key that UTF-8 can't have.
+    """
     fields: list[str | bytes] = ["data", payload, "op", "t" if opcode is Opcode.TEXT else "b", "by", str(author)]
-    return fields if key is None else [*fields, "key", key]
+    return fields if key is None else [*fields, "key", key.encode()]
 
 
 def read_entry(identifier: bytes, fields: Mapping[bytes, bytes]) -> StreamMessage:
@@ -160,7 +177,7 @@ def read_entry(identifier: bytes, fields: Mapping[bytes, bytes]) -> StreamMessag
         parse_stream_id(identifier),
         _opcode_of(fields.get(b"op"), payload),
         payload,
-        fields.get(b"by", b""),
+        Author.parse(fields.get(b"by", b"")),
         None if key is None else key.decode(errors="replace"),
     )
 
@@ -180,50 +197,148 @@ class StreamState(NamedTuple):
     """What Redis says of a stream (``XINFO STREAM``); all is zero of one that isn't there."""
 
     length: int = 0
-    added: int = 0  # how many entries there have been, with those that were trimmed
+    added: int = 0  # how many entries there have been, with those that were trimmed or deleted
     oldest: StreamId = BEGINNING
-    newest: StreamId = BEGINNING
+    newest: StreamId = BEGINNING  # the id that was given last, whether its entry is still there or not
+    deleted: StreamId = BEGINNING  # the highest id of an entry that was deleted (XDEL)
+    has_landmark: bool = False  # whether the stream has one of the reader's `StreamPlace.landmarks`
+
+    @property
+    def removed(self) -> int:
+        """How many entries were trimmed or deleted."""
+        return self.added - self.length
+
+    @property
+    def floor(self) -> StreamId:
+        """The place before the stream's first entry, which is the same for every reader."""
+        if not self.removed:
+            return BEGINNING
+        return just_before(self.oldest) if self.length else self.newest
 
 
 class Missed(enum.Enum):
     """Why a reader may have missed messages."""
 
     TRIMMED = "they were trimmed before they were read"
-    LOST = "Redis has come back without them"
+    LOST = "Redis has come back without the newest of them"
+    ANEW = "the stream in Redis was deleted or lost, and begins anew"
+
+
+class Break(NamedTuple):
+    """A place in a stream where messages may be missing. Its reader continues after ``after``, which may be lower."""
+
+    why: Missed
+    after: StreamId
 
 
 @dataclass(slots=True)
 class StreamPlace:
-    """How far a reader has come in a stream: up to ``last``, the entry number ``count`` of it."""
+    """How far a reader has come in a stream: up to ``last``, the entry number ``count`` of it.
+
+    A read that asks for entries after ``last`` can't show that the stream was deleted and has started again with lower
+    ids, or that its end was lost because a replica that lagged took over. So the stream's state is compared with the
+    place from time to time (`compare`). Two entries that existed at the last comparison are the *landmarks*. A stream
+    that has one of them is the same stream. A stream that has neither is another one, unless the landmarks may have
+    been trimmed or deleted.
+    """
 
     last: StreamId = BEGINNING
     count: int = 0
+    _early: StreamId = BEGINNING  # the oldest entry at the last look, or the first that was read after it
+    _late: StreamId = BEGINNING  # the newest entry that had been read at the last look
+    _late_count: int = 0
+    _removed: int = 0  # how many entries were gone at the last look
+    _gone_from: StreamId = BEGINNING  # the place in a stream that is not there any more
 
-    def compare(self, state: StreamState, now_ms: int, expiry_ms: int) -> Missed | None:
-        """Return why something may have been missed behind this place, and move to where there is something to read.
+    @property
+    def is_gone(self) -> bool:
+        """Whether the stream was gone at the last look. The next entries may be of another one, or of the same."""
+        return self._gone_from != BEGINNING
 
-        ``now_ms`` is Redis's time. A stream to which nothing was added for ``expiry_ms`` is gone, and nothing with it.
+    @property
+    def landmarks(self) -> tuple[StreamId, StreamId]:
+        """Two entries that the stream has, if it is still the same; `BEGINNING` for none."""
+        return self._early, self._late
+
+    def compare(self, state: StreamState, now_ms: int, expiry_ms: int) -> Break | None:
+        """Return what may have been missed after this place, and move to where reading is to continue.
+
+        ``now_ms`` is Redis's time. A stream to which nothing was added for ``expiry_ms`` expires, and no message that
+        readers lack is lost with it. Call `note_look` next, after `pass_over` for each entry that was read with the
+        state.
         """
+        if self.is_gone and state.newest != BEGINNING:
+            gone_from, self._gone_from = self._gone_from, BEGINNING
+            if not state.has_landmark:
+                self.last, self.count = state.floor, state.removed
+                return Break(Missed.TRIMMED, state.floor) if state.removed else None
+            self.last = gone_from
         expired = self.last == BEGINNING or now_ms - self.last[0] >= expiry_ms
         if state.newest < self.last:
-            if expired:
-                self.count = 0
-                return None
-            self.last, self.count = state.newest, state.added
-            return Missed.LOST
+            return self._go_back(state, expired=expired)
+        if self._is_another(state):
+            return self._go_over(state, expired=expired)
         if self.last == state.newest or (state.length and state.oldest <= self.last):
             return None
-        is_another = state.added < self.count
-        had = 0 if is_another else self.count
-        self.count = removed = state.added - state.length
-        if is_another and not expired:
-            return Missed.LOST
-        return Missed.TRIMMED if removed > had else None
+        had, self.count = self.count, state.removed
+        return Break(Missed.TRIMMED, state.floor) if state.removed > had else None
+
+    def _go_back(self, state: StreamState, *, expired: bool) -> Break | None:
+        """Move to a lower place in a stream that ends before this one."""
+        if state.newest == BEGINNING:  # it is gone
+            self._gone_from, self.last, self.count = self.last, BEGINNING, 0
+            return None if expired else Break(Missed.ANEW, BEGINNING)
+        if self._may_be_cut(state):  # and what it has was read
+            self.last, self.count = state.newest, state.added
+            return Break(Missed.LOST, state.newest)
+        self.last, self.count = state.floor, state.removed
+        return Break(Missed.ANEW, state.floor)
+
+    def _may_be_cut(self, state: StreamState) -> bool:
+        """Whether a stream that ends before this place may be the same stream without its end.
+
+        A stream that ends before both landmarks may be an old snapshot whose entries had all been trimmed since. It is
+        taken for the same stream, since otherwise thousands of old messages might be delivered again.
+        """
+        was_deleted = state.deleted >= self._late > BEGINNING
+        return state.has_landmark or was_deleted or (self._removed > 0 and state.newest < self._early)
+
+    def _is_another(self, state: StreamState) -> bool:
+        """Whether a stream that extends beyond this place is another one."""
+        if state.added < self.count:
+            return True
+        if state.has_landmark or self._early == BEGINNING or state.deleted >= self._late > BEGINNING:
+            return False
+        may_be_trimmed = state.oldest > self._late or not state.length
+        return not may_be_trimmed or state.removed < self._late_count
+
+    def _go_over(self, state: StreamState, *, expired: bool) -> Break | None:
+        """Move to another stream that extends beyond this place."""
+        if state.length and state.oldest <= self.last:
+            # Some of its entries up to this place may have been read live already, and nothing is delivered twice.
+            self.count = 0
+            return Break(Missed.ANEW, self.last)
+        self.count = state.removed
+        if not expired:
+            return Break(Missed.ANEW, state.floor)
+        return Break(Missed.TRIMMED, state.floor) if state.removed else None
+
+    def note_look(self, state: StreamState, *, is_last: bool) -> None:
+        """Note the state that the stream had; ``is_last`` says that all its entries have been passed over."""
+        if self.is_gone:
+            return  # the landmarks are kept, to recognize the same stream if it comes back
+        if is_last:
+            self.count = state.added
+        self._early = state.oldest if state.length else BEGINNING
+        self._late = self.last if state.length else BEGINNING
+        self._late_count, self._removed = self.count, state.removed
 
     def pass_over(self, last: StreamId) -> None:
         """Note that an entry has been read."""
         self.last = last
         self.count += 1
+        if self._early == BEGINNING:
+            self._early = last
 
 
 @dataclass(slots=True)
@@ -236,6 +351,11 @@ class StreamTail:
     floor: StreamId = BEGINNING  # when it is whole: the place before all messages, where others may have begun
     end: StreamState | None = None  # how the stream was when the first page was read
     _bytes: int = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes."""
+        return self._bytes + MESSAGE_BYTES * len(self.messages)
 
     @property
     def before(self) -> StreamId | None:
@@ -267,9 +387,6 @@ class StreamTail:
 
     def _beginning(self, state: StreamState) -> StreamId:
         """Return the place before the first message: what was given to somebody who came before there was anything."""
-        if state.added == state.length:
-            return BEGINNING
-        known = [message.id for message in self.messages[-1:]]
-        if state.length:
-            known.append(state.oldest)
-        return just_before(min(known)) if known else state.newest
+        if not state.removed or not self.messages:
+            return state.floor
+        return just_before(min(self.messages[-1].id, state.oldest if state.length else HIGHEST))

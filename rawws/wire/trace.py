@@ -32,6 +32,11 @@ MAX_NAME_CHARACTERS = 255
 SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
 
 _MASKED = re.compile(rb"\(masked, \d+ bytes\)")
+# A token in a URL's query: that of the page, and those that applications take there, since a page can't give its
+# WebSocket a header. It stands in the request line, and in fields such as Referer and Location.
+_TOKEN = re.compile(r"(?<=[?&]token=)[^&#\s]+")
+_RAW_TOKEN = re.compile(_TOKEN.pattern.encode())
+_MASKED_TOKEN = "(masked)"
 _NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
 
 
@@ -49,6 +54,11 @@ class FrameRecorder:
         self._head = bytearray()
         self._tail = bytearray()
         self._position = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of the payload are kept."""
+        return len(self._head) + len(self._tail)
 
     def add(self, raw_payload: bytes | memoryview) -> None:
         """Take in the next piece of the payload as it stands on the wire."""
@@ -90,6 +100,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return text of several lines with all but its line feeds spelt out in that way."""
+    if text.isprintable():
+        return text
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def shorten(text: str) -> str:
     """Return what a peer calls something, cut where no name goes on, and how much more there was."""
     rest = len(text) - MAX_NAME_CHARACTERS
@@ -97,8 +114,11 @@ def shorten(text: str) -> str:
 
 
 def mask_secrets(head: bytes) -> bytes:
-    """Return the head of an HTTP message with the values of secret fields replaced by their lengths."""
-    start_line, *fields = head.split(b"\n")
+    """Return the head of an HTTP message without its secrets.
+
+    The values of secret fields are replaced by their lengths, and what follows ``token=`` in a query is taken out.
+    """
+    start_line, *fields = _RAW_TOKEN.sub(_MASKED_TOKEN.encode(), head).split(b"\n")
     lines = [start_line]
     secret = False
     for line in fields:
@@ -106,6 +126,11 @@ def mask_secrets(head: bytes) -> bytes:
         secret = (folded and secret) or line.partition(b":")[0].strip().lower() in SECRET_HEADERS
         lines.append(_mask_line(line) if secret else line)
     return b"\n".join(lines)
+
+
+def mask_target(target: str) -> str:
+    """Return a request's target without what follows ``token=`` in its query."""
+    return _TOKEN.sub(_MASKED_TOKEN, target)
 
 
 def _mask_line(line: bytes) -> bytes:

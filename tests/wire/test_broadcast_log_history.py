@@ -106,7 +106,7 @@ def test_who_polls_is_given_what_is_within_bounds_and_one_message_at_least() -> 
     log = make_log(["1", "22", "333"], ["4"], ["55555"])
 
     def told(after: int, *, most: int = 99, most_bytes: int = 99) -> list[bytes]:
-        return [payload for _, _, payload in log.messages(after, most=most, most_bytes=most_bytes)]
+        return [bytes(payload) for _, _, payload in log.messages(after, most=most, most_bytes=most_bytes)]
 
     assert told(1) == [b"22", b"333", b"4", b"55555"]
     assert told(1, most=2) == [b"22", b"333"]
@@ -185,7 +185,7 @@ class HistoryModel(RuleBasedStateMachine):
         first = oldest if entry.is_gap else after + 1
         assert everything_from(self.log, after) == self.sent[first - 1 :]
         if not entry.is_gap:
-            told = [payload.decode() for _, _, payload in self.log.messages(after, most=99, most_bytes=1 << 30)]
+            told = [bytes(payload).decode() for _, _, payload in self.log.messages(after, most=99, most_bytes=1 << 30)]
             assert told == self.sent[after:]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,11 +23,11 @@ from hypothesis.stateful import (
 
 from rawws.wire import broadcast_log
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, Entry, History
-from rawws.wire.encodings import EVENTS, PLAIN, WITH_IDS, count_messages, encode_in_steps, rest_of_message
+from rawws.wire.encodings import AS_JSON, EVENTS, PLAIN, WITH_IDS, count_messages, encode_in_steps, rest_of_message
 from rawws.wire.frames import Opcode, encode_frame, encode_message
 from rawws.wire.message_ids import MessageId, NumberedIds, StreamIds, parse_id
 
-FORMS = (PLAIN, WITH_IDS, EVENTS)
+FORMS = (PLAIN, WITH_IDS, EVENTS, EVENTS | AS_JSON)
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,15 @@ class Said:
             return encode_frame(self.opcode, self.payload)
         if form == WITH_IDS:
             return encode_frame(self.opcode, b'{"id":"' + self.id + b'"}\n' + self.payload)
+        if form & AS_JSON:
+            is_text = self.opcode is Opcode.TEXT
+            value = self.payload.decode() if is_text else base64.b64encode(self.payload).decode()
+            told = {"id": self.id.decode(), "text" if is_text else "base64": value}
+            data = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+            return b"id: " + self.id + b"\ndata: " + data + b"\n\n"
         if self.opcode is Opcode.BINARY:
             return b"id: " + self.id + b"\nevent: binary\ndata: " + base64.b64encode(self.payload) + b"\n\n"
-        if b"\r" in self.payload:
-            return b"id: " + self.id + b"\nevent: text\ndata: " + json.dumps(self.payload.decode()).encode() + b"\n\n"
-        lines = b"".join(b"data: " + line + b"\n" for line in self.payload.split(b"\n"))
+        lines = b"".join(b"data: " + line + b"\n" for line in re.split(b"\r\n|\r|\n", self.payload))
         return b"id: " + self.id + b"\n" + lines + b"\n"
 
 
@@ -310,7 +315,8 @@ class LogMachine(RuleBasedStateMachine):
         after = max(self.last - back, self.oldest() - 1)
         told = list(self.log.messages(after, most=most, most_bytes=1 << 30))
         behind = [said for said in self.messages[after + 1 :] if said is not None][:most]
-        assert told == [(said.id, said.opcode, said.payload) for said in behind]
+        got = [(message_id, opcode, bytes(payload)) for message_id, opcode, payload in told]
+        assert got == [(said.id, said.opcode, said.payload) for said in behind]
 
     # What always holds
 

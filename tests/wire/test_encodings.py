@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from rawws.wire.deflate import FRAME_WORK_BYTES, MIN_DEFLATE_BYTES, STEP_BYTES
 from rawws.wire.encodings import (
+    AS_JSON,
     EVENTS,
     PLAIN,
     STEP_MESSAGES,
@@ -26,9 +28,10 @@ from rawws.wire.encodings import (
     without_deflate,
     work_of,
 )
+from rawws.wire.event_stream import PREAMBLE
 from rawws.wire.frames import Opcode, encode_frame, split_frames
 from rawws.wire.message_ids import NumberedIds
-from tests.sse import read_events
+from tests.sse import as_onmessage_gets, read_events
 
 FIRST = b"9f2c41d7-41"
 
@@ -75,10 +78,19 @@ def test_events_have_the_id_of_each_message() -> None:
         (b"a\nb\n\nc\n", ("message", "a\nb\n\nc\n")),
         ("grüß dich".encode(), ("message", "grüß dich")),
         (b"id: 7\ndata: forged\n\n", ("message", "id: 7\ndata: forged\n\n")),
-        (b"a\rb\r\n", ("text", '"a\\rb\\r\\n"')),
+        (b"a\rb\r\n", ("message", "a\nb\n")),
+        (b"\r", ("message", "\n")),
+        (b"a\n\r\r\nb", ("message", "a\n\n\nb")),
+        (b": no comment", ("message", ": no comment")),
+        (b"\0", ("message", "\0")),
+        ("\ufeffnot the stream's mark".encode(), ("message", "\ufeffnot the stream's mark")),
+        (
+            "no\u2028line\u2029ends\x85here\x0b\x0c\x1c\x1e".encode(),
+            ("message", "no\u2028line\u2029ends\x85here\x0b\x0c\x1c\x1e"),
+        ),
     ],
 )
-def test_a_text_arrives_as_it_was(payload: bytes, event: tuple[str, str]) -> None:
+def test_9_2_6_a_text_arrives_as_it_was_but_for_its_line_ends(payload: bytes, event: tuple[str, str]) -> None:
     stream = encode(encode_frame(Opcode.TEXT, payload), EVENTS, ids())
     assert read_events(stream) == [(*event, "9f2c41d7-41")]
 
@@ -88,18 +100,46 @@ def test_binary_is_an_event_in_base64() -> None:
     assert stream == b"id: 9f2c41d7-41\nevent: binary\ndata: AP8=\n\n"
 
 
-@given(st.lists(st.text(max_size=20), max_size=6))
-def test_any_texts_come_through_as_events(texts: list[str]) -> None:
+texts_of_any_kind = st.lists(
+    st.text(max_size=20) | st.text("\r\n\0 :\ufeff\u2028\u2029\x85ab", max_size=20) | st.text("\r\n", max_size=200),
+    max_size=6,
+)
+
+
+@given(texts_of_any_kind)
+def test_9_2_6_onmessage_gets_any_text_with_its_line_ends_as_lf_and_nothing_else_lost(texts: list[str]) -> None:
     frames = b"".join(encode_frame(Opcode.TEXT, text.encode()) for text in texts)
     stream = encode(frames, EVENTS, NumberedIds("e").labels(1))
     assert "\r" not in stream.decode()
-    got = []
-    for kind, data, _ in read_events(stream):
-        got.append(json.loads(data) if kind == "text" else data)
-    assert got == texts
+    assert read_events(PREAMBLE + stream) == [
+        ("message", as_onmessage_gets(text), f"e-{number}") for number, text in enumerate(texts, 1)
+    ]
 
 
-@pytest.mark.parametrize("form", [PLAIN, WITH_IDS, EVENTS])
+def test_events_as_json_have_what_polling_has() -> None:
+    frames = encode_frame(Opcode.TEXT, "a\r\nü\u2028".encode()) + encode_frame(Opcode.BINARY, b"\x00\r")
+    assert encode(frames, EVENTS | AS_JSON, ids()) == (
+        b'id: 9f2c41d7-41\ndata: {"id":"9f2c41d7-41","text":"a\\r\\n\xc3\xbc\\u2028"}\n\n'
+        b'id: 9f2c41d7-42\ndata: {"id":"9f2c41d7-42","base64":"AA0="}\n\n'
+    )
+
+
+@given(texts=texts_of_any_kind, payload=st.binary(max_size=20))
+def test_as_json_onmessage_gets_any_message_exactly(texts: list[str], payload: bytes) -> None:
+    frames = [encode_frame(Opcode.TEXT, text.encode()) for text in texts]
+    stream = encode(
+        b"".join([*frames, encode_frame(Opcode.BINARY, payload)]), EVENTS | AS_JSON, NumberedIds("e").labels(1)
+    )
+    assert "\r" not in stream.decode()
+    *of_texts, of_binary = read_events(PREAMBLE + stream)
+    assert [(event.kind, json.loads(event.data), event.last_id) for event in of_texts] == [
+        ("message", {"id": f"e-{number}", "text": text}, f"e-{number}") for number, text in enumerate(texts, 1)
+    ]
+    assert of_binary.kind == "message"
+    assert base64.b64decode(json.loads(of_binary.data)["base64"]) == payload
+
+
+@pytest.mark.parametrize("form", [PLAIN, WITH_IDS, EVENTS, EVENTS | AS_JSON])
 @given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=5), data=st.data())
 def test_what_completes_a_message_begun(form: int, sizes: list[int], data: st.DataObject) -> None:
     pieces = [
@@ -118,6 +158,7 @@ def test_what_completes_a_message_begun(form: int, sizes: list[int], data: st.Da
 def test_what_is_not_a_message_is_told_to_those_who_can_be_told() -> None:
     assert notice({"skipped": 3}, PLAIN) == b""
     assert notice({"skipped": 3}, EVENTS) == b"event: skipped\ndata: 3\n\n"
+    assert notice({"skipped": 3}, EVENTS | AS_JSON) == b"event: skipped\ndata: 3\n\n"
     assert notice({"skipped": 3}, WITH_IDS) == encode_frame(Opcode.TEXT, b'{"skipped":3}\n')
 
 

@@ -25,7 +25,7 @@ from rawws.wire.messages import Headers, Request
 from rawws.wire.rate import TokenBucket
 from rawws.wire.reading import MAX_WAIT_S, read_query
 from rawws.wire.role import Role
-from rawws.wire.stream_entries import Author, fields_of, format_stream_id, parse_stream_id, read_entry
+from rawws.wire.stream_entries import Author, Repeated, fields_of, format_stream_id, parse_stream_id, read_entry
 from rawws.wire.uri import WebSocketURI, parse_uri
 from tests.fuzz import decode, handshake, http1, runner, session
 from tests.wire.helpers import any_chunking, both_roles
@@ -375,7 +375,13 @@ def test_any_text_is_an_id_or_not(text: str) -> None:
 @few
 @given(
     st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 10**19 - 1)),
-    st.dictionaries(st.sampled_from([b"data", b"op", b"by", b"key", b"x"]), st.binary(max_size=20)),
+    st.dictionaries(
+        st.sampled_from([b"data", b"op", b"by", b"key", b"x"]) | st.binary(max_size=3),
+        st.binary(max_size=20)
+        | st.from_regex(r"[a-z\u00e9\ud7ff.]{0,70}\.[0-9\u0663+_]{0,20}\.[0-9]{0,20}\n?", fullmatch=True).map(
+            str.encode
+        ),
+    ),
 )
 def test_any_entry_of_a_stream_is_a_message(identifier: tuple[int, int], fields: dict[bytes, bytes]) -> None:
     written = format_stream_id(identifier)
@@ -386,11 +392,15 @@ def test_any_entry_of_a_stream_is_a_message(identifier: tuple[int, int], fields:
     if message.opcode is Opcode.TEXT:
         message.payload.decode()  # or every peer would close the connection (§8.1)
     assert (message.key is None) is (b"key" not in fields)
-    again = fields_of(message.opcode, message.payload, Author("n", 1, 2), message.key)
+    assert message.by is None or (len(message.by.node) <= 64 and message.by.node.isascii())
+    assert message.is_understood
+    repeated = Repeated()
+    assert not repeated.has(message.by)
+    assert repeated.has(message.by) is (message.by is not None)
+    author = Author("n", 1, 2)
+    again = fields_of(message.opcode, message.payload, author, message.key)
     pairs = [each.encode() if isinstance(each, str) else each for each in again]
-    assert read_entry(written.encode(), dict(zip(pairs[::2], pairs[1::2], strict=True))) == message._replace(
-        by=b"n.1.2"
-    )
+    assert read_entry(written.encode(), dict(zip(pairs[::2], pairs[1::2], strict=True))) == message._replace(by=author)
 
 
 @few

@@ -27,6 +27,7 @@ QUERIES = [
     ("%6Cast=%35", Reading(last=5, polls=True)),
     ("peers", Reading(wants_peers=True)),
     ("presence", Reading(wants_presence=True)),
+    ("json", Reading(wants_json=True)),
     ("name=a&name=b&last=1", Reading(last=1, polls=True)),
 ]
 
@@ -62,8 +63,8 @@ def test_a_query_that_can_not_be_meant_is_refused_with_what_is_wrong(query: str,
 
 
 def test_the_last_event_id_counts_for_more_than_the_query_that_an_event_source_repeats() -> None:
-    request = asked("since=e-1&peers&presence", last_event_id="e-7")
-    assert read_request(request) == Reading(MessageId("e", 7), wants_peers=True, wants_presence=True)
+    request = asked("since=e-1&peers&presence&json", last_event_id="e-7")
+    assert read_request(request) == Reading(MessageId("e", 7), wants_peers=True, wants_presence=True, wants_json=True)
 
 
 def test_an_empty_last_event_id_is_none() -> None:

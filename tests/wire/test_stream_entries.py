@@ -8,6 +8,7 @@ from rawws.wire.broadcast_log import History
 from rawws.wire.frames import MAX_HEADER_BYTES, Opcode
 from rawws.wire.stream_entries import (
     BEGINNING,
+    HIGHEST,
     LEAST_BYTES,
     LEAST_ENTRIES,
     LEAST_EXPIRY_S,
@@ -15,9 +16,11 @@ from rawws.wire.stream_entries import (
     MOST_KEPT,
     MOST_NODES,
     Author,
+    Break,
     Keeping,
     Missed,
     Repeated,
+    StreamId,
     StreamMessage,
     StreamPlace,
     StreamState,
@@ -25,7 +28,6 @@ from rawws.wire.stream_entries import (
     fields_of,
     format_stream_id,
     just_before,
-    just_behind,
     key_of,
     parse_stream_id,
     path_of,
@@ -51,7 +53,7 @@ NODE = Author("node", 7, 1)
 )
 def test_an_entry_is_a_message_whoever_wrote_it(fields: dict[bytes, bytes], opcode: Opcode, payload: bytes) -> None:
     message = read_entry(b"5-1", fields)
-    assert message == ((5, 1), opcode, payload, b"", None)
+    assert message == StreamMessage((5, 1), opcode, payload, None, None)
 
 
 @pytest.mark.parametrize("key", [None, "acme"])
@@ -59,20 +61,45 @@ def test_an_entry_is_a_message_whoever_wrote_it(fields: dict[bytes, bytes], opco
 def test_what_is_written_is_read(opcode: Opcode, key: str | None) -> None:
     flat = [each.encode() if isinstance(each, str) else each for each in fields_of(opcode, b"p", NODE, key)]
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    assert read_entry(b"9-0", fields) == ((9, 0), opcode, b"p", b"node.7.1", key)
+    assert read_entry(b"9-0", fields) == StreamMessage((9, 0), opcode, b"p", NODE, key)
 
 
 def test_who_wrote_an_entry() -> None:
     assert Author.parse(b"node.7.1") == NODE
     assert str(NODE) == "node.7.1"
-    for other in (b"", b"node", b"node.7", b"node.7.x", b"node.-1.1", b".7.1", b"a.b.7.1", b"node.7." + b"9" * 5000):
-        assert Author.parse(other) is None
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        *(b"", b"node", b"node.7", b"node.7.x", b"node.-1.1", b".7.1", b"a.b.7.1", b"node.7.1\n", b"\xff\xfe.7.1"),
+        *("\u00e9.1.1".encode(), "node.\u0663.1".encode(), b"node.7." + b"9" * 5000, b"x" * 65 + b".7.1"),
+    ],
+)
+def test_what_no_node_writes_is_by_nobody(by: bytes) -> None:
+    assert Author.parse(by) is None
+    assert read_entry(b"5-1", {b"data": b"x", b"by": by}) == StreamMessage((5, 1), Opcode.TEXT, b"x", None, None)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"5", b"-", b"5-", b"5-x", b"5-1 ", b"+5-1", b"1_0-1", b"5-1-1", b"1-%d" % 2**64]
+)
+def test_what_is_no_id_of_an_entry(text: bytes) -> None:
+    with pytest.raises(ValueError, match="is not the id of an entry"):
+        parse_stream_id(text)
+
+
+def test_a_key_that_can_not_be_sent() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        fields_of(Opcode.TEXT, b"x", NODE, "\ud800")
 
 
 def test_what_a_node_has_published_again_is_known() -> None:
     repeated = Repeated()
     seen = [NODE._replace(serial=serial) for serial in (1, 2, 5, 4, 5, 6)]
+    assert not repeated.knows(NODE)
     assert [repeated.has(each) for each in seen] == [False, False, False, True, True, False]
+    assert [repeated.knows(NODE._replace(serial=serial)) for serial in (4, 6, 7)] == [True, True, False]
     assert not repeated.has(Author("other", 7, 1))
     assert not repeated.has(None)
     assert not repeated.has(None)
@@ -99,43 +126,130 @@ def test_a_stream_is_kept_as_its_room_s_history_takes_it(history: History, keepi
 def test_keys_and_ids() -> None:
     assert (key_of("/room/x"), path_of("rawws:/room/x")) == ("rawws:/room/x", "/room/x")
     assert format_stream_id(parse_stream_id(b"1690000000000-12")) == "1690000000000-12"
+    assert parse_stream_id(format_stream_id(HIGHEST).encode()) == HIGHEST
     assert just_before((7, 3)) == (7, 2)
     assert (6, 10**15) < just_before((7, 0)) < (7, 0)
     assert just_before(BEGINNING) < (0, 2**63)
 
 
-def test_nothing_is_between_an_id_and_the_one_just_behind_it() -> None:
-    largest = (1 << 64) - 1  # of either half, in Redis
-    assert just_behind(BEGINNING) == (0, 1)
-    assert just_behind((7, 3)) == (7, 4)
-    assert just_behind((7, largest - 1)) == (7, largest)
-    assert just_behind((7, largest)) == (8, 0)
-
-
-# A reader stands at (8 h, 0), the 50th entry; what has become of the stream meanwhile?
-LAST = (8 * HOUR_MS + HOUR_MS, 0)
+# A reader stands at (9 h, 0), the 50th entry; what has become of the stream meanwhile? It had looked at it just then.
+LAST = (9 * HOUR_MS, 0)
 LATER, EARLIER = (LAST[0] + 10, 0), (LAST[0] - 10, 0)
 LONG_AGO = (HOUR_MS, 0)
+FIRST = (LAST[0] - 100, 0)
+
+
+def place_at(last: StreamId, count: int = 50, *, removed: int = 0, early: StreamId = FIRST) -> StreamPlace:
+    """Return the place of a reader that has read all that a stream had when it looked at it."""
+    place = StreamPlace(last, count)
+    place.note_look(StreamState(count - removed, count, early, last), is_last=True)
+    assert place.landmarks == (early, last)
+    return place
 
 
 @pytest.mark.parametrize(
-    ("state", "missed"),
+    "state",
     [
-        pytest.param(StreamState(50, 50, EARLIER, LAST), None, id="nothing new"),
-        pytest.param(StreamState(60, 60, EARLIER, LATER), None, id="more, and ours is still there"),
-        pytest.param(StreamState(10, 60, LATER, LATER), None, id="trimmed up to ours, and no further"),
-        pytest.param(StreamState(9, 60, LATER, LATER), Missed.TRIMMED, id="trimmed further"),
-        pytest.param(StreamState(0, 60, BEGINNING, LATER), Missed.TRIMMED, id="all trimmed"),
-        pytest.param(StreamState(0, 50, BEGINNING, LAST), None, id="all trimmed that we had"),
-        pytest.param(StreamState(), Missed.LOST, id="not there any more"),
-        pytest.param(StreamState(40, 40, EARLIER, EARLIER), Missed.LOST, id="a replica that lagged"),
-        pytest.param(StreamState(2, 2, LATER, LATER), Missed.LOST, id="began anew, and is ahead of us"),
+        pytest.param(StreamState(50, 50, FIRST, LAST, has_landmark=True), id="nothing new"),
+        pytest.param(StreamState(60, 60, FIRST, LATER, has_landmark=True), id="more, and ours is still there"),
+        pytest.param(StreamState(10, 60, LATER, LATER), id="trimmed up to ours, and no further"),
+        pytest.param(StreamState(0, 50, BEGINNING, LAST), id="all trimmed that we had"),
+        pytest.param(StreamState(49, 50, EARLIER, LAST, LAST), id="ours was deleted"),
+        pytest.param(StreamState(0, 50, BEGINNING, LAST, LAST), id="all were deleted"),
+        pytest.param(
+            StreamState(51, 52, EARLIER, LATER, LAST), id="ours and the first were deleted, and there is more"
+        ),
     ],
 )
-def test_what_may_have_been_missed(state: StreamState, missed: Missed | None) -> None:
-    place = StreamPlace(LAST, 50)
-    assert place.compare(state, LAST[0] + 1000, HOUR_MS) is missed
-    assert place.compare(state, LAST[0] + 1000, HOUR_MS) is None or missed is Missed.TRIMMED
+def test_nothing_was_missed(state: StreamState) -> None:
+    place = place_at(LAST)
+    assert place.compare(state, LAST[0] + 1000, HOUR_MS) is None
+    assert place.last == LAST
+
+
+@pytest.mark.parametrize(
+    ("state", "missed", "last"),
+    [
+        pytest.param(
+            StreamState(9, 60, LATER, LATER), Break(Missed.TRIMMED, just_before(LATER)), LAST, id="trimmed further"
+        ),
+        pytest.param(StreamState(0, 60, BEGINNING, LATER), Break(Missed.TRIMMED, LATER), LAST, id="all trimmed"),
+        pytest.param(StreamState(), Break(Missed.ANEW, BEGINNING), BEGINNING, id="not there any more"),
+        pytest.param(
+            StreamState(40, 40, FIRST, EARLIER, has_landmark=True),
+            Break(Missed.LOST, EARLIER),
+            EARLIER,
+            id="a replica that lagged",
+        ),
+        pytest.param(
+            StreamState(39, 40, (FIRST[0] + 1, 0), EARLIER, EARLIER)._replace(deleted=LAST),
+            Break(Missed.LOST, EARLIER),
+            EARLIER,
+            id="a replica that lagged, in which ours was deleted",
+        ),
+        pytest.param(StreamState(2, 2, LATER, LATER), Break(Missed.ANEW, BEGINNING), LAST, id="anew, and ahead of us"),
+        pytest.param(
+            StreamState(70, 70, LATER, LATER), Break(Missed.ANEW, BEGINNING), LAST, id="anew, with more entries"
+        ),
+        pytest.param(StreamState(3, 3, EARLIER, EARLIER), Break(Missed.ANEW, BEGINNING), BEGINNING, id="anew, lower"),
+        pytest.param(
+            StreamState(3, 3, LONG_AGO, LONG_AGO), Break(Missed.ANEW, BEGINNING), BEGINNING, id="anew, by hours"
+        ),
+        pytest.param(
+            StreamState(3, 9, EARLIER, EARLIER),
+            Break(Missed.ANEW, just_before(EARLIER)),
+            just_before(EARLIER),
+            id="anew, lower, and trimmed",
+        ),
+        pytest.param(
+            StreamState(0, 9, BEGINNING, EARLIER), Break(Missed.ANEW, EARLIER), EARLIER, id="anew, and emptied"
+        ),
+        pytest.param(
+            StreamState(3, 3, EARLIER, LATER), Break(Missed.ANEW, LAST), LAST, id="anew, before us and behind us"
+        ),
+        pytest.param(
+            StreamState(70, 70, EARLIER, LATER), Break(Missed.ANEW, LAST), LAST, id="the same, with more entries"
+        ),
+        pytest.param(StreamState(3, 3, EARLIER, LAST), Break(Missed.ANEW, LAST), LAST, id="anew, up to the same id"),
+    ],
+)
+def test_what_may_have_been_missed(state: StreamState, missed: Break, last: StreamId) -> None:
+    place = place_at(LAST)
+    assert place.compare(state, LAST[0] + 1000, HOUR_MS) == missed
+    assert place.last == last
+    for entry in (state.oldest, state.newest):  # what the stream has is read
+        if place.last < entry:
+            place.pass_over(entry)
+            place.note_look(state, is_last=False)
+    place.note_look(state, is_last=True)
+    seen = state._replace(has_landmark=bool(state.length))
+    assert place.compare(seen, LAST[0] + 1000, HOUR_MS) is None, "it is told once"
+
+
+def test_of_a_stream_older_than_all_that_was_known_nothing_comes_once_more() -> None:
+    state = StreamState(3, 3, EARLIER, EARLIER)
+    assert place_at(LAST, early=LAST).compare(state, NOW, 10 * HOUR_MS) == (Missed.ANEW, BEGINNING)
+    place = place_at(LAST, early=LAST, removed=49)
+    assert place.compare(state, NOW, 10 * HOUR_MS) == (Missed.LOST, EARLIER)
+    assert place.last == EARLIER
+
+
+def test_an_entry_that_came_since_is_a_landmark_where_there_was_none() -> None:
+    place = StreamPlace()
+    place.note_look(StreamState(), is_last=True)
+    assert place.landmarks == (BEGINNING, BEGINNING)
+    place.pass_over(EARLIER)
+    place.pass_over(LAST)
+    assert place.landmarks == (EARLIER, BEGINNING)
+    lagged = StreamState(1, 1, EARLIER, EARLIER, has_landmark=True)
+    assert place.compare(lagged, NOW, HOUR_MS) == (Missed.LOST, EARLIER)
+
+
+def test_a_stream_that_passed_us_while_nobody_looked_is_another_nevertheless() -> None:
+    place = place_at(LAST, 2)
+    place.pass_over(LATER)  # of the new stream, which has two entries that are lower than our last one
+    assert place.count == 3
+    assert place.compare(StreamState(3, 3, EARLIER, LATER), NOW, HOUR_MS) == (Missed.ANEW, LATER)
 
 
 @pytest.mark.parametrize(
@@ -143,12 +257,59 @@ def test_what_may_have_been_missed(state: StreamState, missed: Missed | None) ->
     [
         pytest.param(StreamState(), None, id="it has expired"),
         pytest.param(StreamState(2, 2, LATER, LATER), None, id="it has expired, and there is a new one"),
-        pytest.param(StreamState(2, 9, LATER, LATER), Missed.TRIMMED, id="of the new one too much is gone"),
+        pytest.param(
+            StreamState(2, 9, LATER, LATER),
+            Break(Missed.TRIMMED, just_before(LATER)),
+            id="of the new one too much is gone",
+        ),
+        pytest.param(
+            StreamState(2, 2, (1, 0), (2, 0)),
+            Break(Missed.ANEW, BEGINNING),
+            id="the new one has lower ids, as nobody had",
+        ),
     ],
 )
-def test_a_stream_that_expired_is_nothing_lost(state: StreamState, missed: Missed | None) -> None:
-    place = StreamPlace(LONG_AGO, 50)
-    assert place.compare(state, NOW, HOUR_MS) is missed
+def test_a_stream_that_expired_is_nothing_lost(state: StreamState, missed: Break | None) -> None:
+    place = place_at(LONG_AGO, early=LONG_AGO)
+    assert place.compare(state, NOW, HOUR_MS) == missed
+
+
+def test_what_comes_after_a_stream_that_expired_is_read_whatever_its_ids() -> None:
+    place = place_at(LONG_AGO, early=LONG_AGO)
+    assert place.compare(StreamState(), NOW, HOUR_MS) is None
+    assert (place.last, place.count, place.is_gone) == (BEGINNING, 0, True)
+    assert place.compare(StreamState(1, 1, (5, 0), (5, 0)), NOW, HOUR_MS) is None
+    assert (place.last, place.is_gone) == (BEGINNING, False)
+
+
+@pytest.mark.parametrize(
+    ("state", "missed", "last"),
+    [
+        pytest.param(StreamState(), None, BEGINNING, id="it stays away"),
+        pytest.param(StreamState(2, 2, EARLIER, LATER), None, BEGINNING, id="another comes"),
+        pytest.param(
+            StreamState(2, 3, LATER, LATER),
+            Break(Missed.TRIMMED, just_before(LATER)),
+            just_before(LATER),
+            id="another comes, and was trimmed",
+        ),
+        pytest.param(StreamState(51, 51, FIRST, LATER, has_landmark=True), None, LAST, id="the same comes back"),
+        pytest.param(
+            StreamState(9, 9, FIRST, EARLIER, has_landmark=True),
+            Break(Missed.LOST, EARLIER),
+            EARLIER,
+            id="the same comes back, without its end",
+        ),
+    ],
+)
+def test_a_stream_that_is_gone(state: StreamState, missed: Break | None, last: StreamId) -> None:
+    place = place_at(LAST)
+    assert place.compare(StreamState(), LAST[0] + 1000, HOUR_MS) == (Missed.ANEW, BEGINNING)
+    place.note_look(StreamState(), is_last=True)
+    assert place.compare(StreamState(), LAST[0] + 1000, HOUR_MS) is None
+    assert place.landmarks == (FIRST, LAST)
+    assert place.compare(state, LAST[0] + 1000, HOUR_MS) == missed
+    assert (place.last, place.is_gone) == (last, not state.added)
 
 
 def test_who_has_seen_nothing_yet() -> None:
@@ -157,14 +318,17 @@ def test_who_has_seen_nothing_yet() -> None:
     assert place.compare(StreamState(3, 3, LATER, LATER), NOW, HOUR_MS) is None
     place.pass_over(LATER)
     assert (place.last, place.count) == (LATER, 1)
-    assert StreamPlace().compare(StreamState(3, 9, LATER, LATER), NOW, HOUR_MS) is Missed.TRIMMED
+    assert StreamPlace().compare(StreamState(3, 9, LATER, LATER), NOW, HOUR_MS) == (
+        Missed.TRIMMED,
+        just_before(LATER),
+    )
 
 
 # What a reader begins with
 
 
 def messages(*numbers: int, size: int = 10) -> list[StreamMessage]:
-    return [StreamMessage((NOW - 1000, number), Opcode.TEXT, bytes(size), b"", None) for number in numbers]
+    return [StreamMessage((NOW - 1000, number), Opcode.TEXT, bytes(size), None, None) for number in numbers]
 
 
 def state(*, added: int, length: int) -> StreamState:

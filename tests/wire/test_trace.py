@@ -16,8 +16,10 @@ from rawws.wire.trace import (
     frame_line,
     head_lines,
     mask_secrets,
+    mask_target,
     preview_payload,
     printable,
+    printable_lines,
     quote,
     shorten,
 )
@@ -195,6 +197,24 @@ def test_quoted_text_is_one_printable_line(text: str) -> None:
     assert quote(text).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("/?token=abc", "/?token=(masked)"),
+        ("/?token=(masked)", "/?token=(masked)"),
+        ("/_rawws/?a=b&token=a-b_c.d~e&c=d", "/_rawws/?a=b&token=(masked)&c=d"),
+        ("/?token=a&token=b#token=c", "/?token=(masked)&token=(masked)#token=c"),
+        ("http://localhost/?token=a%20b", "http://localhost/?token=(masked)"),
+        ("/?token=", "/?token="),
+        ("/token=abc?x=token=abc&tokens=abc", "/token=abc?x=token=abc&tokens=abc"),
+    ],
+)
+def test_a_token_in_a_query_is_masked_wherever_a_head_has_it(target: str, shown: str) -> None:
+    assert mask_target(target) == shown
+    head = f"GET {target} HTTP/1.1\r\nReferer: http://localhost{target}\r\n\r\n"
+    assert mask_secrets(head.encode()).decode() == head.replace(target, shown)
+
+
 def test_what_is_masked_already_stays_so() -> None:
     head = b"GET / HTTP/1.1\r\nCookie: (masked, 17 bytes)\r\n\r\n"
     assert mask_secrets(head) == head
@@ -208,3 +228,8 @@ def test_what_a_peer_calls_something_is_cut_where_no_name_goes_on() -> None:
 def test_no_text_ends_a_line_or_commands_a_terminal() -> None:
     assert printable("Grüße, 世界") == "Grüße, 世界"
     assert printable("a\nERROR\x1b[31m\u202e") == r"a\nERROR\x1b[31m\u202e"
+
+
+def test_lines_stay_lines_and_nothing_else_does_that_is_not_seen() -> None:
+    assert printable_lines("Grüße") == "Grüße"
+    assert printable_lines("one\n\ttwo\r\nthree\x9b\n") == "one\n\\ttwo\\r\nthree\\x9b\n"

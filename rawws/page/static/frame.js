@@ -33,7 +33,7 @@ export class FrameView {
   #draw(frame, told) {
     const from = frame.sender === "client" ? "→ from the client" : "← from the server";
     this.#box.replaceChildren(
-      el("h3", {}, `#${frame.of.number} ${from}: ${frame.opcode}`),
+      el("h3", {}, `${frame.of.label} ${from}: ${frame.opcode}`),
       this.#ruler(told.fields),
       this.#fields(told.fields),
       ...this.#payload(frame, told),

@@ -5,6 +5,7 @@ import { FrameView } from "./frame.js";
 
 const ROW_PX = 26;
 const SPARE_ROWS = 8;
+const EXPORTED_RUN = 1_000_000_000;
 const COLUMNS = [
   ["time", "Time"],
   ["of", "Conn."],
@@ -79,13 +80,14 @@ export class Frames {
     const choice = CHOICES[byId("which").value];
     const only = byId("only").checked ? this.#upgrade.selected : null;
     return (frame) =>
-      !frame.of.isOurs &&
-      choice(frame) &&
-      (only === null || frame.of === only) &&
-      (!find ||
-        frame.preview.toLowerCase().includes(find) ||
-        frame.opcode.toLowerCase().includes(find) ||
-        `#${frame.of.number}` === find);
+      frame.isCut ||
+      (!frame.of.isOurs &&
+        choice(frame) &&
+        (only === null || frame.of === only) &&
+        (!find ||
+          frame.preview.toLowerCase().includes(find) ||
+          frame.opcode.toLowerCase().includes(find) ||
+          frame.of.label === find));
   }
 
   #takeNew() {
@@ -130,10 +132,25 @@ export class Frames {
   }
 
   #row(frame, index) {
+    return frame.isCut ? this.#cutRow(frame, index) : this.#frameRow(frame, index);
+  }
+
+  #cutRow(cut, index) {
+    const properties = {
+      class: "row cut",
+      role: "row",
+      id: `frame-${cut.number}`,
+      "aria-rowindex": index + 2,
+      "aria-selected": String(cut === this.#selected),
+    };
+    return el("div", properties, el("span", { role: "gridcell", "aria-colspan": COLUMNS.length, title: cut.told }, cut.told));
+  }
+
+  #frameRow(frame, index) {
     const message = frame.message_size ?? frame.size;
     const cells = {
       time: `${(frame.at - this.#trace.began).toFixed(3)}`,
-      of: `#${frame.of.number}${frame.of.peer ? ` ${frame.of.peer.name}` : ""}`,
+      of: `${frame.of.label}${frame.of.peer ? ` ${frame.of.peer.name}` : ""}`,
       arrow: frame.sender === "client" ? "→ client" : "← server",
       opcode: frame.opcode,
       flags: `${frame.fin ? 1 : 0} ${frame.rsv}`,
@@ -158,10 +175,12 @@ export class Frames {
   }
 
   #drawTotals() {
-    const { frames, wireBytes, messageBytes, lost, forgotten } = this.#trace;
-    const parts = [`${plural(frames.length + forgotten, "frame")}: ${bytes(wireBytes)} on the wire`];
+    const { frames, frameCount, wireBytes, messageBytes, lost, forgotten } = this.#trace;
+    const parts = [`${plural(frameCount + forgotten, "frame")}: ${bytes(wireBytes)} on the wire`];
     parts.push(`${bytes(messageBytes)} of messages and control payloads`);
-    if (this.#rows.length !== frames.length) parts.push(`${this.#rows.length.toLocaleString("en")} shown`);
+    if (this.#rows.length !== frames.length) {
+      parts.push(`${this.#rows.filter((frame) => !frame.isCut).length.toLocaleString("en")} shown`);
+    }
     if (lost) parts.push(`about ${lost.toLocaleString("en")} more were not shown, so as not to slow the server`);
     if (forgotten) parts.push(`the first ${forgotten.toLocaleString("en")} are forgotten`);
     if (this.#paused) parts.push("paused");
@@ -170,8 +189,8 @@ export class Frames {
 
   #select(frame) {
     this.#selected = frame;
-    this.view.show(frame);
-    if (frame && frame.of !== this.#upgrade.selected && !byId("only").checked) this.#upgrade.select(frame.of);
+    this.view.show(frame?.isCut ? null : frame);
+    if (frame && !frame.isCut && frame.of !== this.#upgrade.selected && !byId("only").checked) this.#upgrade.select(frame.of);
     this.drawSoon();
   }
 
@@ -199,10 +218,16 @@ export class Frames {
     this.drawSoon();
   }
 
-  /** Save what is shown, as an array of records with one on each line: `rawws decode` reads it too. */
+  /**
+   * Save what is shown, as an array of records with one on each line: `rawws decode` reads it too. Where there are more
+   * runs than one, a connection's number begins with that of an earlier one, since each may occur in all of them.
+   */
   #export() {
     const kept = ["at", "connection", "kind", "sender", "header", "payload", "left_out", "tail"];
-    const lines = this.#rows.map((frame) => JSON.stringify(frame, kept));
+    const number = ({ run, number }) => (run.isCurrent ? number : run.number * EXPORTED_RUN + number);
+    const lines = this.#rows
+      .filter((frame) => !frame.isCut)
+      .map((frame) => JSON.stringify({ ...frame, kind: "frame", connection: number(frame.of) }, kept));
     const file = new Blob([`[\n${lines.join(",\n")}\n]\n`], { type: "application/json" });
     const link = el("a", { href: URL.createObjectURL(file), download: "rawws-frames.json" });
     link.click();

@@ -1,6 +1,7 @@
 // The page's panels, put together. Each has a module of its own; what they share is the trace.
 
 import { Breaker } from "./break.js";
+import { forget } from "./capture.js";
 import { byId, plural, soon } from "./dom.js";
 import { Frames } from "./frames.js";
 import { Peers } from "./peers.js";
@@ -20,12 +21,15 @@ new Ways(trace);
 new Breaker(trace);
 
 const drawState = soon(() => {
-  const open = [...trace.connections.values()].filter((each) => each.state === "open" && !each.isOurs).length;
   const told = {
     connecting: "connecting to the server",
-    watching: `watching: ${plural(open, "WebSocket")} open`,
+    watching: `watching: ${plural(trace.openCount, "WebSocket")} open`,
     lost: "the server has gone; trying again",
+    refused: "not watching: the server has another token",
   };
+  byId("notice").hidden = trace.state !== "refused";
+  byId("notice").textContent =
+    `${trace.refusal} What was captured stays in this tab, which goes on as soon as any tab of this browser has opened the link.`;
   byId("watch").textContent = told[trace.state];
   byId("watch").dataset.state = trace.state;
   byId("where").textContent = trace.about?.is_tap ? `tap at ${trace.about.uri}` : location.host;
@@ -36,4 +40,7 @@ peers.addEventListener("change", () => {
   frames.drawSoon();
 });
 drawState();
+trace.restore();
 trace.connect();
+addEventListener("pagehide", () => trace.keep());
+addEventListener("pageshow", ({ persisted }) => persisted && forget()); // it has come back as it was

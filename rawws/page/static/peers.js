@@ -135,7 +135,7 @@ class Peer {
     this.stateText.textContent = this.told ? `${this.state}: ${this.told}` : this.state;
     if (this.state === "closed" && this.told) this.stateText.textContent = this.told;
     this.number.hidden = this.connection === null;
-    if (this.connection) this.number.textContent = `#${this.connection.number}`;
+    if (this.connection) this.number.textContent = this.connection.label;
     this.closeForm.hidden = this.state !== "open" && this.state !== "connecting";
     this.over.hidden = this.state !== "closed";
   }
@@ -146,6 +146,7 @@ export class Peers extends EventTarget {
   #trace;
   #dialling = Promise.resolve();
   #named = 0;
+  #offered = "";
 
   constructor(trace, select) {
     super();
@@ -156,7 +157,10 @@ export class Peers extends EventTarget {
       event.preventDefault();
       this.#add();
     });
-    trace.addEventListener("about", () => this.#offerUrl());
+    trace.addEventListener("about", () => {
+      this.#offerUrl();
+      for (const peer of this.all) peer.draw(); // a connection of an earlier run is called otherwise
+    });
     this.#offerUrl();
   }
 
@@ -168,8 +172,9 @@ export class Peers extends EventTarget {
     const field = byId("url");
     const about = this.#trace.about;
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const own = `${scheme}://${location.host}/room`;
-    if (!field.value || (about?.is_tap && field.value === own)) field.value = about?.is_tap ? `${about.uri}/` : own;
+    const offered = about?.is_tap ? `${about.uri}/` : `${scheme}://${location.host}${about?.path ?? "/room"}`;
+    // What somebody has typed meanwhile stays.
+    if (!field.value || field.value === this.#offered) field.value = this.#offered = offered;
   }
 
   #add() {
@@ -225,7 +230,8 @@ export class Peers extends EventTarget {
 
   #claim(peer) {
     const { pathname, search } = new URL(peer.url);
-    const before = Math.max(0, ...this.#trace.connections.keys());
+    const known = [...this.#trace.connections.values()].filter((connection) => connection.run.isCurrent);
+    const before = Math.max(0, ...known.map((connection) => connection.number));
     return new Promise((resolve) => {
       const done = () => {
         clearTimeout(timer);
@@ -234,6 +240,7 @@ export class Peers extends EventTarget {
       };
       const look = ({ detail: connection }) => {
         const fits =
+          connection.run.isCurrent &&
           connection.number > before &&
           connection.peer === null &&
           connection.target === pathname + search &&

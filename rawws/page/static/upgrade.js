@@ -18,10 +18,17 @@ export class Upgrade {
       this.listSoon();
       if (detail === this.#selected) this.drawSoon();
       // Until the reader has chosen one, it is the first that becomes a WebSocket.
-      if (this.#selected === null && detail.switched && !detail.isOurs) this.select(detail);
+      if (this.#selected === null && detail.switched && detail.request && !detail.isOurs) this.select(detail);
     });
+    trace.addEventListener("cleared", () => {
+      if (this.#selected && !trace.connections.has(this.#selected.id)) this.#selected = null;
+      this.listSoon();
+      this.drawSoon();
+    });
+    // Connections of an earlier run are called otherwise, and of those of a server that is away nothing is known.
+    for (const event of ["about", "state"]) trace.addEventListener(event, this.listSoon);
     byId("connection").addEventListener("change", (event) => {
-      this.select(trace.connections.get(Number(event.target.value)) ?? null);
+      this.select(trace.connections.get(event.target.value) ?? null);
     });
     byId("as-hex").addEventListener("change", this.drawSoon);
     this.#draw();
@@ -44,8 +51,9 @@ export class Upgrade {
     const options = shown.reverse().map((connection) => {
       const peer = connection.peer ? ` · peer ${connection.peer.name}` : "";
       const target = connection.target || "open before we watched";
-      const told = `#${connection.number}${peer} · ${target} · ${connection.state}`;
-      return new Option(told, connection.number, false, connection === this.#selected);
+      const isUnsure = connection.state === "open" && this.#trace.state !== "watching";
+      const told = `${connection.label}${peer} · ${target} · ${connection.state}${isUnsure ? " when last seen" : ""}`;
+      return new Option(told, connection.id, false, connection === this.#selected);
     });
     byId("connection").replaceChildren(...(options.length ? options : [new Option("none yet", "")]));
   }
@@ -61,7 +69,7 @@ export class Upgrade {
     }
     if (connection.request === null) {
       const told = "This connection was open before the page began to watch: its handshake isn't known.";
-      box.replaceChildren(el("p", { class: "hint" }, told));
+      box.replaceChildren(el("p", { class: "hint" }, told), ...this.#end(connection));
       return;
     }
     const isUpgrade = connection.checks.client.length > 0;
@@ -85,8 +93,11 @@ export class Upgrade {
       const told = "101: HTTP ends here, in both directions. From the next byte on, the same connection carries frames.";
       parts.push(el("p", { class: "switch" }, el("span", {}, told)));
     }
-    if (connection.ended !== null) parts.push(el("p", { class: "hint" }, `#${connection.number}: ${connection.ended}.`));
-    box.replaceChildren(...parts);
+    box.replaceChildren(...parts, ...this.#end(connection));
+  }
+
+  #end({ label, ended }) {
+    return ended === null ? [] : [el("p", { class: "hint" }, `${label}: ${ended}.`)];
   }
 
   #head(title, sender, head, checks) {

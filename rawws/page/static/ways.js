@@ -68,7 +68,7 @@ class ByEvents extends Way {
       this.take(event.data, sizeOf(raw));
     };
     this.source.onmessage = take("");
-    for (const kind of ["binary", "text"]) this.source.addEventListener(kind, take(kind));
+    this.source.addEventListener("binary", take("binary"));
   }
 
   stop() {
@@ -142,10 +142,10 @@ export class Ways {
   }
 
   #offer() {
-    const at = this.#trace.about.rooms_at;
-    byId("ways").hidden = at === null;
-    document.querySelector('a[href="#ways"]').hidden = at === null;
-    if (at !== null && !byId("room").value) byId("room").value = at === "/" ? "/room" : `${at}x`;
+    const { has_rooms: hasRooms, path } = this.#trace.about;
+    byId("ways").hidden = !hasRooms;
+    document.querySelector('a[href="#ways"]').hidden = !hasRooms;
+    if (hasRooms && !byId("room").value) byId("room").value = path;
     this.#showSnippet();
   }
 

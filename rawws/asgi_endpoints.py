@@ -1,0 +1,128 @@
+"""The WebSocket endpoints of an ASGI application, as far as they can be seen without calling it.
+
+ASGI has no way to ask. Frameworks keep lists, each in its own form, and middleware wraps one application in another.
+What is found here is for a warning, so nothing is certain: an application may have endpoints that aren't found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+# A tree of applications may be a circle, or have branches that are made as one looks (a test's Mock has).
+MAX_ROUTES = 10_000
+MAX_UNWRAPPED = 200
+MAX_DEPTH = 30
+
+# Where middleware and servers keep the application that they wrap: Starlette and most of PyPI; Quart's and Flask's
+# ``wsgi_app`` idiom; Channels (``inner``, and ``application`` of its validators); python-socketio.
+_WRAPPED = ("app", "asgi_app", "inner", "application", "other_asgi_app")
+
+
+def websocket_paths(application: object) -> list[str]:
+    """Return the paths of the WebSocket endpoints that are seen, each once. What fails to be looked at has none."""
+    return list(dict.fromkeys(_Look().at(application, "", 0)))
+
+
+class _Look:
+    """One look at a tree of applications, which visits each once for each path that leads there."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[int, str]] = set()
+        self._unwrapped = 0
+
+    def at(self, application: object, prefix: str, depth: int) -> Iterator[str]:
+        if depth > MAX_DEPTH or len(self._seen) >= MAX_ROUTES or (id(application), prefix) in self._seen:
+            return
+        self._seen.add((id(application), prefix))
+        for find in (_of_rules, _of_socket_io):
+            for path in _careful(find, application):
+                yield prefix + path
+        for route in _careful(_routes, application):
+            # A mount has a path that leads to it; a router has none, nor has a host.
+            path = prefix + _text(route, "path")
+            if _is_endpoint(route):
+                yield path
+            else:
+                yield from self.at(route, path.rstrip("/"), depth + 1)
+        for before, router in _careful(_included, application):
+            yield from self.at(router, prefix + before, depth + 1)
+        for path in _careful(_of_channels, application):
+            yield prefix + path
+        for inner in _careful(_wrapped, application):
+            self._unwrapped += 1
+            if self._unwrapped <= MAX_UNWRAPPED:
+                yield from self.at(inner, prefix, depth + 1)
+
+
+Found = TypeVar("Found")
+
+
+def _careful(find: Callable[[Any], Iterable[Found]], application: object) -> list[Found]:
+    """Return what is found, at most so much; nothing where it can't be looked at. An attribute may be any code."""
+    found: list[Found] = []
+    with contextlib.suppress(Exception):
+        found.extend(itertools.islice(find(application), MAX_ROUTES))
+    return found
+
+
+def _text(thing: object, name: str) -> str:
+    try:
+        value = getattr(thing, name, "")
+    except Exception:
+        return ""
+    return value if isinstance(value, str) else ""
+
+
+def _is_endpoint(route: object) -> bool:
+    """Starlette's, FastAPI's and Litestar's ``WebSocketRoute``, or what is derived from it."""
+    return any("WebSocketRoute" in cls.__name__ for cls in type(route).__mro__)
+
+
+def _routes(application: Any) -> Iterator[object]:
+    """Starlette, FastAPI, Litestar: applications, routers and mounts have ``routes``."""
+    yield from getattr(application, "routes", None) or ()
+
+
+def _included(route: Any) -> Iterator[tuple[str, object]]:
+    """FastAPI (of late) keeps a router that is included as it is, with the path that leads there beside it."""
+    router = getattr(route, "original_router", None)
+    if router is not None:
+        yield _text(getattr(route, "include_context", None), "prefix"), router
+
+
+def _of_rules(application: Any) -> Iterator[str]:
+    """Quart: Werkzeug's map of rules."""
+    rules = getattr(application, "url_map", None)
+    for rule in () if rules is None else rules.iter_rules():
+        if getattr(rule, "websocket", False) is True:
+            yield str(rule.rule)
+
+
+def _of_channels(application: Any) -> Iterator[str]:
+    """Django's Channels: a router of protocols, behind whose middleware is a router of URLs."""
+    mapping = getattr(application, "application_mapping", None)
+    if not isinstance(mapping, dict) or "websocket" not in mapping:
+        return
+    router = mapping["websocket"]
+    for _ in range(MAX_DEPTH):
+        if patterns := getattr(router, "routes", None):
+            yield from ("/" + str(route.pattern).removeprefix("^") for route in patterns)
+            return
+        router = getattr(router, "inner", None) or getattr(router, "application", None)
+    yield "/"  # it takes WebSockets, but doesn't say where
+
+
+def _of_socket_io(application: Any) -> Iterator[str]:
+    """Socket.IO and Engine.IO, at one path."""
+    if path := _text(application, "engineio_path"):
+        yield f"/{path.strip('/')}/"
+
+
+def _wrapped(application: Any) -> Iterator[object]:
+    for name in _WRAPPED:
+        inner = getattr(application, name, None)
+        if callable(inner):
+            yield inner

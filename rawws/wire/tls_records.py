@@ -1,0 +1,40 @@
+"""TLS records as they lie in a stream: where each of them ends, which needs no key (RFC 8446 §5.1).
+
+TLS itself is OpenSSL's. It handles every record that it can find before it returns, however many there are that carry
+no data, so it is only ever given a few whole ones at a time.
+"""
+
+from __future__ import annotations
+
+# The content type, the version, and the length of what follows.
+HEADER_BYTES = 5
+# RFC 8446 §5.1: the plaintext of one record.
+MAX_PLAINTEXT_BYTES = 16 * 1024
+# RFC 5246 §6.2.3: what TLS 1.2 may make of it. TLS 1.3 adds 256 bytes at most.
+MAX_CIPHERTEXT_BYTES = MAX_PLAINTEXT_BYTES + 2048
+MAX_RECORD_BYTES = HEADER_BYTES + MAX_CIPHERTEXT_BYTES
+
+# change_cipher_spec, alert, handshake, application_data, and heartbeat (RFC 6520).
+_TYPES = range(20, 25)
+_MAJOR_VERSION = 3
+
+
+def find_records(data: bytes, start: int, max_bytes: int, max_records: int) -> tuple[int, int]:
+    """Return where whole records that begin at ``start`` end, and how many they are; ``(start, 0)`` if there is none.
+
+    They are ``max_records`` at most, and ``max_bytes`` together unless the first alone is larger. Bytes that can't
+    begin a record count as one with all that follows them: it is for OpenSSL to say what is wrong with them.
+    """
+    size = len(data)
+    end = start
+    records = 0
+    while records < max_records and end + HEADER_BYTES <= size:
+        length = data[end + 3] << 8 | data[end + 4]
+        if length > MAX_CIPHERTEXT_BYTES or data[end] not in _TYPES or data[end + 1] != _MAJOR_VERSION:
+            return size, records + 1
+        behind = end + HEADER_BYTES + length
+        if behind > size or (records and behind - start > max_bytes):
+            break
+        end = behind
+        records += 1
+    return end, records

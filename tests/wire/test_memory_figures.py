@@ -1,0 +1,150 @@
+"""The memory that each part says it takes. Whether the figures are true is for ``tests/test_memory.py``."""
+
+from __future__ import annotations
+
+import pytest
+
+from rawws.limits import Limits
+from rawws.wire.broadcast_log import BroadcastLog, History
+from rawws.wire.conflation import NewestByKey
+from rawws.wire.deflate import STREAM_BYTES, Inflater
+from rawws.wire.encodings import encode_in_steps
+from rawws.wire.fastlane import INCOMPLETE_BYTES
+from rawws.wire.frames import Opcode, encode_frame, parse_header
+from rawws.wire.http1 import HttpPhase
+from rawws.wire.messages import FIELD_BYTES, Headers, Request
+from rawws.wire.outbox import OVERHEAD_BYTES, Outgoing
+from rawws.wire.plain import READER_BYTES
+from rawws.wire.role import Role
+from rawws.wire.session import Session
+from rawws.wire.stream_entries import (
+    MESSAGE_BYTES,
+    NODE_BYTES,
+    Author,
+    Repeated,
+    StreamState,
+    StreamTail,
+    fields_of,
+    read_entry,
+)
+from rawws.wire.trace import FrameRecorder
+
+KEY = b"\x01\x02\x03\x04"
+DEFLATED = bytes.fromhex("f248cdc9c907")  # "Hello" up to the flush that ends it
+
+
+def masked(opcode: int, payload: bytes, *, fin: bool = True, rsv: int = 0) -> bytes:
+    return encode_frame(opcode, payload, fin=fin, rsv=rsv, mask_key=KEY)
+
+
+def session(*, fast_lane: bool = True, deflate: bool = False, takeover: bool = False) -> Session:
+    return Session(Role.SERVER, max_message_bytes=1000, fast_lane=fast_lane, deflate=deflate, takeover=takeover)
+
+
+def test_an_idle_session_takes_nothing_more() -> None:
+    idle = session()
+    assert idle.memory_bytes == 0
+    idle.receive_data(masked(1, b"whole"))
+    assert idle.memory_bytes == 0
+
+
+def test_answers_and_bytes_that_wait_are_counted() -> None:
+    busy = session()
+    busy.receive_data(masked(9, b""))
+    assert busy.memory_bytes == len(busy.outgoing) == 2
+    busy.data_to_send()
+    busy.receive_data(masked(1, b"a") * 3, 1)
+    assert busy.memory_bytes == 2 * len(masked(1, b"a"))
+
+
+def test_a_frame_that_has_begun_takes_its_buffer_and_its_objects() -> None:
+    begun = session()
+    begun.receive_data(masked(2, bytes(100))[:-1])
+    assert begun.memory_bytes == begun.held_bytes + INCOMPLETE_BYTES > INCOMPLETE_BYTES
+
+
+@pytest.mark.parametrize("fast_lane", [True, False])
+def test_a_message_in_fragments_takes_a_reader(fast_lane: bool) -> None:
+    begun = session(fast_lane=fast_lane)
+    begun.receive_data(masked(2, b"abc", fin=False))
+    assert begun.memory_bytes == READER_BYTES + 3
+
+
+def test_a_compressed_message_takes_an_inflater_until_it_ends() -> None:
+    begun = session(deflate=True)
+    begun.receive_data(masked(1, DEFLATED, fin=False, rsv=0x40))
+    assert begun.memory_bytes > READER_BYTES + STREAM_BYTES
+    begun.receive_data(masked(0, b"\x00"))
+    assert begun.memory_bytes == 0
+
+
+def test_a_context_that_is_kept_is_counted_between_messages() -> None:
+    client = Session(Role.CLIENT, max_message_bytes=1000, deflate=True, takeover=True)
+    assert client.memory_bytes == 0
+    client.receive_data(encode_frame(Opcode.TEXT, DEFLATED + b"\x00", rsv=0x40))
+    assert client.memory_bytes == STREAM_BYTES + len("Hello")
+    assert Inflater(1000).held_bytes == 0
+
+
+def test_what_is_kept_of_a_frame_to_be_shown_is_counted() -> None:
+    watched = session()
+    watched.on_frame = lambda *_: None
+    watched.receive_data(masked(2, bytes(100))[:-1])
+    assert watched.memory_bytes == READER_BYTES + 2 * 99
+    header = parse_header(encode_frame(2, bytes(5)))
+    assert header is not None
+    recorder = FrameRecorder(header)
+    recorder.add(bytes(5))
+    assert recorder.held_bytes == 5
+
+
+def test_a_head_is_there_twice_until_it_is_whole() -> None:
+    http = HttpPhase(Limits())
+    begun = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: y\r\n"
+    http.receive_data(begun)
+    assert http.held_bytes == 2 * len(begun)
+    http.receive_data(b"\r\nGET")
+    request = http.next_event()
+    assert isinstance(request, Request)
+    http.next_event()
+    assert http.held_bytes == len(b"GET")
+    assert request.held_bytes == 2 * (len(begun) + 2) + 2 * FIELD_BYTES
+    assert Request("POST", "/", "1.1", Headers(), body=b"12345").held_bytes == 5
+
+
+def test_the_newest_of_each_key_can_be_forgotten() -> None:
+    newest = NewestByKey("k")
+    newest.add(1, encode_frame(1, b'{"k": 1}'))
+    assert newest.held_bytes > 0
+    newest.clear()
+    assert (len(newest), newest.held_bytes, newest.after(0)) == (0, 0, [])
+
+
+def test_a_log_knows_the_segments_that_it_keeps() -> None:
+    log = BroadcastLog(encode_in_steps, history=History(1))
+    log.append([encode_frame(1, b"a")])
+    first = log.seal()
+    assert log.keeps(first)
+    assert not log.keeps(bytes(first or b"") + b"!")
+    log.append([encode_frame(1, b"b")])
+    log.seal()
+    log.trim(log.next)
+    assert not log.keeps(first)
+
+
+def test_a_message_for_a_stream_counts_with_its_keys() -> None:
+    author = Author("a1", 2, 3)
+    plain = Outgoing("/x", fields_of(Opcode.TEXT, b"pay", author, None), 3)
+    keyed = Outgoing("/x", fields_of(Opcode.TEXT, b"pay", author, "EUR"), 3, once="again", digest="d" * 64)
+    assert plain.held_bytes == OVERHEAD_BYTES + 3
+    assert keyed.held_bytes == OVERHEAD_BYTES + 3 + len("keyEURagain") + 64
+
+
+def test_what_is_known_of_a_stream_counts() -> None:
+    repeated = Repeated()
+    assert repeated.held_bytes == 0
+    repeated.has(Author("a1", 2, 3))
+    assert repeated.held_bytes == NODE_BYTES
+    tail = StreamTail(History(5))
+    tail.add(StreamState(1, 1, (1, 0), (1, 0)), [read_entry(b"1-0", {b"data": b"pay"})], 0, is_last=True)
+    assert tail.held_bytes > MESSAGE_BYTES + 3
