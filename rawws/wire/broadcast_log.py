@@ -74,8 +74,8 @@ SEGMENT_BYTES = 160
 FORM_BYTES = 160
 # Forms may take so much in any case: what is made again and again for a few readers is a waste.
 LEAST_FORMS_BYTES = 256 * KIB
-# There are seven forms besides the plain one, and few rooms have all of them. With room for much less, readers who catch
-# up at places of their own would each have all of it made for themselves.
+# There are seven forms besides the plain one, and few rooms have all of them. With room for much less, readers who
+# catch up at places of their own would each have all of it made for themselves.
 FORMS_TIMES = 6
 
 

@@ -201,6 +201,15 @@ def test_a_large_event_is_a_step_of_its_own() -> None:
     assert [len(piece) for piece in encode_in_steps(2 * frames, EVENTS, NumberedIds("e").labels(1))][2] == 0
 
 
+def test_events_of_json_are_made_in_steps_and_escape_every_line_end() -> None:
+    frames = encode_frame(Opcode.TEXT, "\u2028".encode() * (STEP_BYTES // 3)) * 3
+    pieces = list(encode_in_steps(frames, EVENTS | AS_JSON, NumberedIds("e").labels(1)))
+    assert [count_messages(piece, len(piece), EVENTS | AS_JSON) for piece in pieces] == [1, 1, 1, 0]
+    stream = b"".join(pieces)
+    assert "\u2028".encode() not in stream
+    assert stream.count(b"\\u2028") == 3 * (STEP_BYTES // 3)
+
+
 def test_whoever_reads_a_form_can_read_it_uncompressed() -> None:
     forms = [PLAIN, 9, 15, WITH_IDS, WITH_IDS | 15, EVENTS]
     assert list(map(without_deflate, forms)) == [PLAIN, PLAIN, PLAIN, WITH_IDS, WITH_IDS, EVENTS]
