@@ -5,6 +5,7 @@
     python -m benchmarks --json b.json --plot b.svg       keep the figures and draw them
     python -m benchmarks --from b.json --plot b.svg       draw them again
     python -m benchmarks soak --minutes 10                another thing: does it hold? See benchmarks.soak
+    python -m benchmarks hostile                          what hostile clients cost, and what others wait meanwhile
 
 The server runs on the first core, the load on the last. In a round every server has its turn, freshly
 started; a figure is the median of the rounds.
@@ -134,6 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks.soak.__main__ import main as soak  # and with it rawws, of which the load is free otherwise
 
         return soak(given[1:])
+    if given[:1] == ["hostile"]:
+        from benchmarks.hostile import main as hostile
+
+        return hostile(given[1:])
     options = arguments(given)
     if options.source:
         data = json.loads(options.source.read_text())

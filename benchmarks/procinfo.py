@@ -37,6 +37,16 @@ def cpu_seconds(pid: int) -> float:
     return ticks / TICKS_A_SECOND
 
 
+def main_thread_seconds(pid: int) -> float:
+    """Return the CPU time of this process's first thread, more precisely than in ticks."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def sleeps(pid: int) -> bool:
+    """Whether this process waits for something else than a core just now."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def busy_seconds(core: int) -> float:
     """Return how long this core was busy since the machine started, for whomever."""
     for line in Path("/proc/stat").read_text().splitlines():

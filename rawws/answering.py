@@ -111,6 +111,7 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
         connection.http.start_next_request()
         if connection.http.request_begun:
             await trio.lowlevel.checkpoint()  # a thousand may be here already
+            await current_loop().turnstile.pass_through()
         elif not await _wait_for_next(connection):
             return None
         connection.deadline = connection.request_deadline()
@@ -120,8 +121,8 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
 async def _receive_head(connection: HttpConnection) -> Request | Refusal | None:
     """Return the next request, a refusal of it, or None at the end of the stream."""
     # Most often all of it is here already, and then a deadline costs more than reading does.
-    if not connection.http.request_begun:
-        connection.take_in_what_is_here()
+    if not connection.http.request_begun and connection.take_in_what_is_here():
+        await current_loop().turnstile.pass_through()
     event = connection.http.next_event()
     if event is Signal.NEED_DATA:
         event = await connection.receive_event(connection.deadline, is_head=True)

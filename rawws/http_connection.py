@@ -91,16 +91,19 @@ class HttpConnection:
     def request_deadline(self) -> Deadline:
         return Deadline.of("The request", self.service.limits.header_timeout_s, "--open-timeout")
 
-    def take_in_what_is_here(self) -> None:
+    def take_in_what_is_here(self) -> bool:
+        """Receive what has come by now; false if that is nothing."""
         if data := self.transport.try_receive():
             self.http.receive_data(data)
+        return bool(data)
 
     async def receive_event(self, deadline: Deadline, *, is_head: bool = False) -> Event:
         """Return the next event, for which data may have to come by the deadline."""
         while (event := self.http.next_event()) is Signal.NEED_DATA:
             with trio.move_on_at(deadline.at) as scope, self.resting(scope, is_head):
                 self.http.receive_data(await self._receive())
-                await trio.lowlevel.checkpoint_if_cancelled()  # who never stops sending runs out of time too
+                # Reading it takes a while. Cancelled there, whoever never stops sending runs out of time too.
+                await current_loop().turnstile.pass_through()
             if scope.cancelled_caught:
                 # A head that is here by now came in time, and only we are late. Of a body there may always be more.
                 if is_head and (data := self.transport.try_receive()):

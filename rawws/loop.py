@@ -13,7 +13,8 @@ for the poller, and each time it wakes it takes one *turn*:
 There is no checkpoint within a turn, so nothing here needs a lock: a peer joins, leaves or is closed between
 turns, by whichever task calls for it. Sending is by far the dearest step (a system call a peer), so under load
 the way to be fast is to let turns get longer and segments bigger, which happens by itself; a budget on what one
-turn reads keeps the segments, and with them the time between two looks at any socket, within bounds.
+turn reads keeps the segments, and with them the time between two looks at any socket, within bounds. What takes longer
+than that, such as deflating a large message, is done in steps between turns (``forms.py``).
 
 There is one loop for all that happens under one ``trio.run()``, in a system task that begins with the first
 peer. So a client needs no task either, and rooms may hold peers from several servers.
@@ -34,6 +35,7 @@ import trio
 from rawws import logs
 from rawws.deadlines import Deadlines
 from rawws.errors import Cause
+from rawws.forms import SENT_AT_ONCE_BYTES, TURN_WORK, Forms
 from rawws.memory import Memory, unsent
 from rawws.peer import NOWHERE, Endpoint, Loss, Peer
 from rawws.presence import Presence
@@ -53,7 +55,8 @@ from rawws.transport import (
     describe_loss,
     make_poller,
 )
-from rawws.wire.deflate import deflate_frames
+from rawws.turnstile import Turnstile
+from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
 from rawws.wire.encodings import notice
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
@@ -66,7 +69,7 @@ from rawws.wire.trail import describe_trail
 # already costs far more in copying than in the system call) and every peer wait longer for its turn.
 TURN_BYTES = 16 * RECEIVE_BYTES
 # For so long, however few bytes that is: tiny frames that wsproto reads take a hundred times as long as large ones.
-TURN_S = 0.02
+TURN_S = 0.01
 # The least that is asked for of a peer whose bytes take long to read.
 LEAST_RECEIVE_BYTES = 4 * 1024
 # So many messages at most are read of one peer at a time; the rest of what was received has its turn behind others.
@@ -112,15 +115,18 @@ class Loop:
         self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
         self._unread: dict[int, int] = {}  # the same for those whose bytes are here already, as no poller tells
         self._turn_messages = 0  # that this turn has read, counted for each form in which they are sent
+        self._turn_sends = 0  # how many bytes that makes for all who are sent them
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
         self._poller = make_poller()
         self.traffic = Traffic()
+        self.forms = Forms(self)
         self.sending = Sending(self)
         self.presence = Presence(self)
         self.slow = SlowPeers(self)
         self.memory = Memory(self)
         self.deadlines = Deadlines(self)
+        self.turnstile = Turnstile()
         speed.load_by = _load_beside
 
     @property
@@ -138,6 +144,7 @@ class Loop:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.deadlines.run)
                 nursery.start_soon(self._run_errands)
+                nursery.start_soon(self.turnstile.run)
                 while True:
                     if self._ready or self._unread:
                         await trio.lowlevel.checkpoint()
@@ -223,7 +230,8 @@ class Loop:
     def _turn(self) -> None:
         """Look at the sockets that are ready, within the budget, and send what that brought."""
         budget = TURN_BYTES
-        self._turn_messages = 0
+        self.forms.allowance = TURN_WORK
+        self._turn_messages = self._turn_sends = 0
         peers = self.peers
         ready = iter(self._ready)
         self._ready = []
@@ -241,7 +249,12 @@ class Loop:
                     budget -= self._read(peer)
             except Exception:
                 self.give_up(peer)
-            if budget <= 0 or self._turn_messages > TURN_MESSAGES or time.perf_counter() > until:
+            if (
+                budget <= 0
+                or self._turn_messages > TURN_MESSAGES
+                or self._turn_sends > SENT_AT_ONCE_BYTES
+                or time.perf_counter() > until
+            ):
                 break
         self._ready = [*ready, *self._ready]  # what is left has its turn first
         if self._fresh or self._leaving:
@@ -378,14 +391,16 @@ class Loop:
             frames: list[bytes | bytearray] = got  # type: ignore[assignment]
             if room is not None:
                 if room.settings.read_only:
-                    self.close(peer, 1008, "this room is for reading only")
+                    self.close(peer, 1008, "this room is for reading only", with_the_rest=False)
                     return
                 if room.shared is not None:
                     messages = room.send_out(frames, peer.number)
                 else:
+                    open_bytes = room.log.open_bytes
                     messages = room.add(frames, peer.number)
                     self._fresh.add(room)
                     self._turn_messages += messages * len(room.current)
+                    self._turn_sends += (room.log.open_bytes - open_bytes) * len(room)
                 self.traffic.messages_in += messages
                 if peer.pace is not None:
                     self.slow.hold_to_its_rate(peer, messages)
@@ -395,7 +410,7 @@ class Loop:
                 self.traffic.messages_in += len(frames)
                 self.traffic.messages_out += len(frames) - 1
                 echo = b"".join(frames)
-                answers = (deflate_frames(echo, peer.form) if peer.form else echo) + answers
+                answers = (deflate_frames(echo, peer.form, AT_ONCE_BYTES) if peer.form else echo) + answers
         if session.state is CLOSED:
             if not peer.shut and not self._waits_for_the_program(peer, answers):
                 self._leaving.append((peer, answers))
@@ -478,12 +493,20 @@ class Loop:
 
     @trio.lowlevel.enable_ki_protection
     async def _run_errands(self) -> None:
-        """Tell who came and went, flush what `send_soon` has queued, and read on where no poller tells of anything."""
+        """Do what no poller tells of.
+
+        That is to tell who came and went, flush what `send_soon` has queued, do a step of long work, and read on where
+        bytes are here already.
+        """
         while True:
-            if not (self.sending.has_queued or self._ready or self._unread or self.presence.has_news):
+            has_errands = self.sending.has_queued or self.presence.has_news or self.forms.has_work
+            if not (has_errands or self._ready or self._unread):
                 await self._idle.park()
             self.presence.tell()
             self.sending.flush_those_queued()
+            if self.forms.has_work:
+                self.forms.step()
+                await trio.lowlevel.checkpoint()
             if self._ready or self._unread:
                 self._take_turns()
                 await trio.lowlevel.checkpoint()

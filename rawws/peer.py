@@ -119,6 +119,7 @@ class Peer:
 
     __slots__ = (
         "answer_by",
+        "awaits_form",
         "cause",
         "close_at",
         "cursors",
@@ -160,6 +161,7 @@ class Peer:
         self.rooms = NOWHERE
         self.pace: Pace | None = None  # of a peer that can't keep up, or has to
         self.cursors: dict[Room, Cursor] | None = None  # in each of its rooms, while it is behind in them
+        self.awaits_form = False  # what it is to be sent next is being made: it is behind, and its socket isn't full
         self.in_segment: Room | None = None  # whose segment has gone in part, or can't be called back
         self.in_message = False  # the program is sending a message in fragments
         self.outbox: list[Piece] | None = None  # whole frames, but for the first, part of which may have gone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import sys
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +19,7 @@ from rawws.peer import Peer
 from rawws.presence import Watchers
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
 from rawws.wire.conflation import NewestByKey, Senders
-from rawws.wire.encodings import encode
+from rawws.wire.encodings import encode, encode_in_steps, without_deflate
 from rawws.wire.events import Data, as_message
 from rawws.wire.frames import Opcode, encode_message, split_frames
 from rawws.wire.message_ids import Ids, StreamIds, parse_id
@@ -39,6 +39,10 @@ BETWEEN_POLLS_S = 60.0
 # Of one answer to who polls, as it is sent: more is there for the next question.
 MAX_POLLED_MESSAGES = 1000
 MAX_POLLED_BYTES = MIB
+
+# Of the newest messages of each key so many go to a peer at a time, and the newest then when it has taken them.
+NEWEST_MESSAGES = 1000
+NEWEST_BYTES = MIB
 
 # What a room takes that is kept, besides its path and its log's segments (measured).
 ROOM_BYTES = 2600
@@ -86,7 +90,7 @@ class Delivery(NamedTuple):
     """What became of a published message: for how many peers of the room it was which."""
 
     sent: int  # the operating system has taken it, and all before it
-    queued: int  # the peer reads more slowly than the room publishes: it gets it, or as `Slow` has it, something newer
+    queued: int  # it is sent soon, or as `Slow` has it, something newer: the peer reads slowly, or the message is large
     closed: int  # it was lost, or closed for being too far behind
 
 
@@ -156,7 +160,18 @@ class Room:
 
     def _make_log(self) -> BroadcastLog:
         message_bytes = 0 if self._senders is None else self._senders.bytes_each
-        return BroadcastLog(encode, history=self.settings.history, message_bytes=message_bytes)
+        return BroadcastLog(
+            encode_in_steps, history=self.settings.history, message_bytes=message_bytes, in_use=self._forms_in_use
+        )
+
+    def _forms_in_use(self) -> Iterator[tuple[Cursor, int]]:
+        """Yield where those are who are behind, and in which form; for the log."""
+        if self.conflates:  # they have no place in a segment
+            return
+        for peer in self.behind:
+            assert peer.cursors is not None
+            number, offset = peer.cursors[self]
+            yield Cursor(number, max(offset, peer.in_segment is self)), peer.form
 
     def __repr__(self) -> str:
         return f"<Room {self.path} peers={len(self)} behind={len(self.behind)} {self.log!r}>"
@@ -306,7 +321,10 @@ class Room:
 
     def segment_for(self, peer: Peer, number: int) -> bytes:
         """Return a segment as a peer is sent it: in its form, and without its own messages if the room has it so."""
-        segment = self.log.segment(number, peer.form)
+        return self.leave_out_own(peer, number, self.log.segment(number, peer.form))
+
+    def leave_out_own(self, peer: Peer, number: int, segment: bytes) -> bytes:
+        """Return a segment, in any form that has frames, without a peer's own messages if the room has it so."""
         if self._senders is None:
             return segment
         return self._senders.leave_out(peer.number, segment, *self.log.span(number))
@@ -316,12 +334,22 @@ class Room:
         own = 0 if self._senders is None else self._senders.count(peer.number, first, last)
         return last - first + 1 - own
 
-    def newest_for(self, peer: Peer, after: int) -> tuple[bytes, int]:
-        """Return the newest messages of each key behind a number, as a peer is sent them, and how many they are."""
+    def newest_for(self, peer: Peer, after: int) -> Newest:
+        """Return the newest messages of each key behind a number, as a peer is sent them, as many as go at a time.
+
+        They are not compressed: each peer would have its own of them deflated.
+        """
         assert self._keys is not None
-        found = self._keys.after(after)
-        pieces = [encode(frame, peer.form, self.log.ids.labels(number)) for number, frame in found]
-        return b"".join(pieces), len(pieces)
+        form = without_deflate(peer.form)
+        pieces: list[bytes] = []
+        size, upto = 0, self.log.last_message
+        for number, frame in self._keys.after(after):
+            if size >= NEWEST_BYTES or len(pieces) >= NEWEST_MESSAGES:
+                upto = number - 1
+                break
+            pieces.append(encode(frame, form, self.log.ids.labels(number)))
+            size += len(frame)
+        return Newest(b"".join(pieces), len(pieces), upto)
 
     # For those who write
 
@@ -540,6 +568,14 @@ class Room:
         self.log.trim(lowest, trio.current_time())
         if self._senders is not None:
             self._senders.trim(self.log.last_before(self.log.first) + 1)
+
+
+class Newest(NamedTuple):
+    """What a peer gets of that which it missed up to and with message ``upto``: so many ``messages``."""
+
+    data: bytes
+    messages: int
+    upto: int
 
 
 class Place(NamedTuple):

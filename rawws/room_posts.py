@@ -148,7 +148,9 @@ class Posts:
         with trio.move_on_after(HELD_S) as scope:
             await room.ready()
         if scope.cancelled_caught:
-            told = "Somebody in this room reads too slowly, and those who publish are held back; try again."
+            told = (
+                "Publishers in this room are held back: a peer reads too slowly, or much is left to encode. Try again."
+            )
             return Refusal(503, "held_back", told, _AGAIN)
         return self._publish_in(room, exchange, opcode, body)
 

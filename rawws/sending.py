@@ -11,17 +11,18 @@ A frame is never sent within another: once some of a segment has gone out, the r
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from rawws import tracing
+from rawws.forms import SENT_AT_ONCE_BYTES
 from rawws.peer import Peer, Piece
 from rawws.room import Room
 from rawws.transport import READABLE
 from rawws.wire.broadcast_log import RUN_BYTES, Cursor
-from rawws.wire.encodings import rest_of_message
+from rawws.wire.encodings import rest_of_message, without_deflate
 from rawws.wire.role import Role
 
 if TYPE_CHECKING:
@@ -65,14 +66,27 @@ class Sending:
         """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
         number = room.log.next - 1
         gone = len(room)
+        forms = self._loop.forms
         self._traffic.messages_out += room.log.sealed_messages * gone
-        short: list[tuple[Peer, int]] = []
+        short: list[tuple[Peer, bytes, int]] = []  # with what it was to be sent, and how much of that went
         lost: list[tuple[Peer, OSError]] = []
-        for form, peers in room.current.items():
-            segment = room.log.segment(number, form)
+        later: list[Peer] = []
+        most_bytes = SENT_AT_ONCE_BYTES
+        for form, all_peers in room.current.items():
+            peers: Collection[Peer] = all_peers
+            # Who is behind in a room that conflates has no place in a segment: there is no waiting for its form.
+            segment = forms.get_at_once(room, number, form) if room.conflates else forms.get(room, number, form)
+            if segment is None:
+                later += peers
+                continue
             size = len(segment)
+            if size * len(peers) > most_bytes and not room.conflates:
+                in_order = list(peers)
+                peers = in_order[: max(1, most_bytes // size)]
+                later += in_order[len(peers) :]
+            most_bytes -= size * len(peers)
             if room.tells_senders_apart:
-                self._send_without_their_own(room, number, peers, short, lost)
+                self._send_without_their_own(room, number, peers, segment, short, lost)
                 continue
             for peer in peers:
                 try:
@@ -83,17 +97,23 @@ class Sending:
                     lost.append((peer, error))
                     continue
                 if sent != size:
-                    short.append((peer, sent))
+                    short.append((peer, segment, sent))
             self._traffic.bytes_out += size * len(peers)
             if tracing.frames_are_shown():
-                later = {peer for peer, sent in short if not sent}  # shown when they are sent the first of it
-                for peer in peers - later:
-                    peer.session.show_sent(segment)
-        for peer, sent in short:
+                nothing = {peer for peer, _, sent in short if not sent}  # shown when they are sent the first of it
+                for peer in peers:
+                    if peer not in nothing:
+                        peer.session.show_sent(segment)
+        for peer, segment, sent in short:
             if not room.tells_senders_apart:
-                self._traffic.bytes_out -= len(room.log.segment(number, peer.form)) - sent
+                self._traffic.bytes_out -= len(segment) - sent
             self.fall_behind(peer)
-            self._loop.slow.leave_rest(peer, room, number, sent)
+            self._loop.slow.leave_rest(peer, room, number, segment, sent)
+        for peer in later:
+            self._keep_place(peer)
+            assert peer.cursors is not None
+            peer.cursors[room] = Cursor(number)
+            forms.wait(peer, room, number)
         for peer, loss in lost:
             self._loop.lose(peer, loss)
         for peer in list(room.behind):
@@ -105,11 +125,17 @@ class Sending:
         return left - behind, behind, gone - left
 
     def _send_without_their_own(
-        self, room: Room, number: int, peers: Set[Peer], short: list[tuple[Peer, int]], lost: list[tuple[Peer, OSError]]
+        self,
+        room: Room,
+        number: int,
+        peers: Collection[Peer],
+        whole: bytes,
+        short: list[tuple[Peer, bytes, int]],
+        lost: list[tuple[Peer, OSError]],
     ) -> None:
         """Send each peer a segment without what it has said itself."""
         for peer in peers:
-            segment = room.segment_for(peer, number)
+            segment = room.leave_out_own(peer, number, whole)
             try:
                 sent = peer.transport.send_now(segment) if segment else 0
             except BlockingIOError:
@@ -119,7 +145,7 @@ class Sending:
                 continue
             self._traffic.bytes_out += sent
             if sent != len(segment):
-                short.append((peer, sent))
+                short.append((peer, segment, sent))
             if sent:
                 peer.session.show_sent(segment)
 
@@ -224,6 +250,7 @@ class Sending:
         """Send what the peer's socket takes now, and watch it for writability if something is left."""
         if peer.transport.fileno() < 0:
             return
+        peer.awaits_form = False
         before = self._traffic.bytes_out
         try:
             done = self._send_pending(peer)
@@ -232,9 +259,10 @@ class Sending:
             return
         if peer.cursors is not None and self._traffic.bytes_out != before:
             self._loop.slow.note_progress(peer)
-        if not done:
+        takes_more = done or peer.awaits_form
+        if not takes_more:
             self.fall_behind(peer)
-        elif peer.cursors is not None and not peer.in_message:
+        elif done and peer.cursors is not None and not peer.in_message:
             peer.cursors = None
             for room in peer.rooms:
                 room.add_current(peer)
@@ -249,15 +277,18 @@ class Sending:
             # §7.1.1: the server is the first to end the stream; a client does so when it gives up on the server.
             if session.our_role is Role.SERVER or session.fault is not None:
                 peer.transport.shutdown_write()
-                done = not peer.transport.has_unsent
-        self._loop.watch(peer, done=done)
-        if done and peer.inbox is not None:
+                done = takes_more = not peer.transport.has_unsent
+        self._loop.watch(peer, done=takes_more)
+        if takes_more and peer.inbox is not None:
             peer.inbox.drains += 1
             peer.inbox.drained.unpark_all()
 
     def _send_pending(self, peer: Peer) -> bool:
-        """Send from the outbox and the logs, each at its turn; False when the socket takes no more."""
-        transport = peer.transport
+        """Send from the outbox and the logs, each at its turn; False when something is left.
+
+        The socket takes no more then, or what comes next is still being made (``Peer.awaits_form``).
+        """
+        transport, forms = peer.transport, self._loop.forms
         if transport.has_unsent and not transport.try_flush():
             return False
         while True:
@@ -284,6 +315,10 @@ class Sending:
             if room.conflates:
                 self._loop.slow.queue_newest(peer, room, number)
                 continue
+            segment = forms.get(room, number, peer.form)
+            if segment is None:
+                forms.wait(peer, room, number)
+                return False
             if (
                 not offset
                 and number + 1 < room.log.next
@@ -293,7 +328,7 @@ class Sending:
                 if not self._send_run(peer, room, number):
                     return False
                 continue
-            segment = room.segment_for(peer, number)
+            segment = room.leave_out_own(peer, number, segment)
             sent = transport.try_send(memoryview(segment)[offset:] if offset else segment)
             self._traffic.bytes_out += sent
             if sent and not offset:
@@ -308,7 +343,7 @@ class Sending:
     def _send_run(self, peer: Peer, room: Room, number: int) -> bool:
         """Send several segments that a peer lacks with one system call; False when the socket takes no more."""
         assert peer.cursors is not None
-        run, sizes = room.log.run(number, peer.form)
+        run, sizes = self._loop.forms.run(room, number, peer.form)
         sent = left = peer.transport.try_send(run)
         self._traffic.bytes_out += sent
         for size in sizes:
@@ -320,6 +355,9 @@ class Sending:
             number += 1
         peer.cursors[room] = Cursor(number, left)
         peer.in_segment = room if left else None
+        if left:
+            at = sent - left
+            room.log.put_back(number, peer.form, run[at : at + size])
         return sent == len(run)
 
     @staticmethod
@@ -335,11 +373,15 @@ class Sending:
 
     def fall_behind(self, peer: Peer) -> None:
         """Have a peer keep its own place in each of its rooms, since it can't be sent things right now."""
+        self._keep_place(peer)
+        self._loop.watch(peer, done=False)
+
+    @staticmethod
+    def _keep_place(peer: Peer) -> None:
         if peer.cursors is None and peer.rooms:
             peer.cursors = {room: room.tail for room in peer.rooms}
             for room in peer.rooms:
                 room.add_behind(peer)
-        self._loop.watch(peer, done=False)
 
     def replay(self, peer: Peer, room: Room, after: int) -> bool:
         """Put a peer behind in a room that it joins; false if there is nothing for it."""
@@ -374,8 +416,9 @@ class Sending:
         for room in rooms:
             number, offset = peer.cursors[room]
             if room.conflates:
-                if whole and number != room.log.last_message:
-                    then.append(room.newest_for(peer, number)[0])
+                while whole and number != room.log.last_message:
+                    newest, _, number = room.newest_for(peer, number)
+                    then.append(newest)
                 continue
             if room is peer.in_segment:
                 segment = room.segment_for(peer, number)
@@ -388,7 +431,9 @@ class Sending:
                 peer.in_segment = None
             if whole:
                 for missing in range(number, room.log.next):
-                    segment = room.segment_for(peer, missing)
+                    # Uncompressed, it is the log's own, or made in little time.
+                    plain = room.log.segment(missing, without_deflate(peer.form))
+                    segment = room.leave_out_own(peer, missing, plain)
                     peer.session.show_sent(segment)
                     then.append(segment)
         if peer.in_message:

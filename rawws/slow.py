@@ -36,8 +36,8 @@ class SlowPeers:
     # Who reads too slowly
 
     @staticmethod
-    def leave_rest(peer: Peer, room: Room, number: int, sent: int) -> None:
-        """Note that of a segment a peer has been sent so many bytes only."""
+    def leave_rest(peer: Peer, room: Room, number: int, segment: bytes, sent: int) -> None:
+        """Note that of a segment, as it is for this peer, so many bytes only were sent."""
         assert peer.cursors is not None
         if not room.conflates:
             peer.cursors[room] = Cursor(number, sent)
@@ -45,10 +45,8 @@ class SlowPeers:
                 peer.in_segment = room
             return
         # It may never get more of this than the message that it has a part of.
-        rest = rest_of_message(
-            room.segment_for(peer, number), sent, peer.form, committed_bytes=peer.transport.committed_bytes
-        )
-        done = count_messages(room.segment_for(peer, number), sent + len(rest), peer.form)
+        rest = rest_of_message(segment, sent, peer.form, committed_bytes=peer.transport.committed_bytes)
+        done = count_messages(segment, sent + len(rest), peer.form)
         if rest:
             peer.outbox = [rest, *(peer.outbox or ())]
             peer.outbox_bytes += len(rest)
@@ -56,7 +54,7 @@ class SlowPeers:
 
     def check(self, peer: Peer, room: Room) -> None:
         """See to a peer that is too far behind, in the way that the room has it."""
-        if room.conflates:  # it can't be
+        if room.conflates or peer.awaits_form:  # it can't be, or that is none of its doing
             return
         assert peer.cursors is not None
         lag_bytes = room.log.lag_cost(peer.cursors[room], peer.form)
@@ -194,12 +192,12 @@ class SlowPeers:
     def queue_newest(self, peer: Peer, room: Room, after: int) -> None:
         """Put what a peer gets of that which it missed into its outbox."""
         assert peer.cursors is not None
-        newest, count = room.newest_for(peer, after)
-        missed = room.log.last_message - after - count
+        newest, count, upto = room.newest_for(peer, after)
+        missed = upto - after - count
         self._note_skipped(peer, missed, f"{missed + count} messages behind")
         peer.session.show_sent(newest)
         self._loop.sending.queue(peer, newest)
-        peer.cursors[room] = room.tail
+        peer.cursors[room] = Cursor(upto)
 
     def hold_to_its_rate(self, peer: Peer, messages: int) -> None:
         """Read no more from a peer for a while, if it has said too much."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import backplane, cases, report, scale_model, wire
+from benchmarks import backplane, cases, hostile, report, scale_model, wire
 from benchmarks.cases import Measurement
 from benchmarks.fanout import DeflatedStream, PlainStream, Stream, json_payload, text_payload
 from benchmarks.load import Echo
@@ -269,3 +269,13 @@ def test_idle_and_busy_peers_are_weighed() -> None:
     told = run_soak("--idle", "200", "--minutes", "0.01")
     assert re.search(r"\nabove an empty server +\S+ MiB, of 64\n", told)
     assert re.search(r"\npeers at the end +300\n", told)
+
+
+@linux_only
+def test_what_hostile_clients_cost_is_measured_for_each_surface() -> None:
+    command = [sys.executable, "-m", "benchmarks", "hostile", "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].removeprefix("| ") for row in rows] == [each.title for each in hostile.SURFACES]
+    assert all(wait.removesuffix(" |").endswith(" ms") for row in rows for wait in row[2:])

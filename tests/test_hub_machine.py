@@ -287,12 +287,15 @@ steps: st.SearchStrategy[tuple[object, ...]] = st.one_of(
 )
 
 
+@pytest.mark.parametrize("allowance", [None, 0], ids=["at once", "in steps"])
 @pytest.mark.parametrize("slow", Slow)
 @settings(max_examples=100)
 @given(plan=st.lists(st.tuples(steps, st.booleans()), min_size=5, max_size=60))
 def test_whatever_happens_each_reader_gets_what_it_is_promised(
-    slow: Slow, plan: list[tuple[tuple[Callable[..., None], object], bool]]
+    slow: Slow, allowance: int | None, plan: list[tuple[tuple[Callable[..., None], object], bool]]
 ) -> None:
+    """With no allowance, each form but the plain one is made in steps, and all who read it wait for that."""
+
     async def play() -> None:
         clients: list[HangsUp] = []
         room = Room(slow, clients)
@@ -312,4 +315,9 @@ def test_whatever_happens_each_reader_gets_what_it_is_promised(
         await wait_all_tasks_blocked()
         assert not room.running.endpoint.peer_count
 
-    trio.run(play)
+    with pytest.MonkeyPatch.context() as patch:
+        if allowance is not None:
+            patch.setattr("rawws.loop.TURN_WORK", allowance)
+            patch.setattr("rawws.forms.TURN_WORK", allowance)
+            patch.setattr("rawws.forms.STEP_BYTES", 1)
+        trio.run(play)

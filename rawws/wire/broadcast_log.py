@@ -20,7 +20,11 @@ a frame that isn't in the log (a pong, a close) be put between, or it would land
 
 A segment has other *forms* beside the plain one (``wire/encodings.py``): with its large messages deflated, with each
 message's id, as Server-Sent Events. Each is made once, when the first reader of its kind is sent the segment. Where
-there is nothing to deflate, the deflated form is the plain segment itself.
+there is nothing to deflate, the deflated form is the one without.
+
+Making a form takes time, so nothing makes one but what sends it. A lag is counted in plain bytes, of which a reader in
+the midst of another form has had as large a part as it has had of that form. `work` says beforehand how much there is
+to do, and `make` does it in steps of about a millisecond, so that whoever owns the log can serve others in between.
 
 Every message has a number, and with the log's epoch an id. A log may keep more than its readers need, its *history*:
 the last so many messages, as long as they are young enough and not too many bytes. Whoever joins can be given these
@@ -32,8 +36,9 @@ that any of them still needs, and memory in use is what lies between that and th
 
 A message of one byte in a segment of its own is three bytes on the wire and fifty times as much in memory. So what a
 limit is held against are not the bytes of frames (`lag_bytes`) but what they take: `lag_cost` for one reader, and
-`held_bytes` for the log with all that it has made. The other forms can be made again at any time, and are forgotten
-when they take more than twice what the log itself does.
+`held_bytes` for the log with all that it has made. When the other forms take more than `FORMS_TIMES` what the log
+itself does, those are forgotten that were used least recently. One that a reader is in the midst of stays, so that no
+reader has a form made twice by reading it slowly.
 """
 
 from __future__ import annotations
@@ -41,14 +46,14 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 from rawws.limits import KIB, MIB
 from rawws.wire.deflate import MIN_DEFLATE_BYTES
-from rawws.wire.encodings import PLAIN, WINDOW_BITS
+from rawws.wire.encodings import PLAIN, skip_messages, without_deflate, work_of
 from rawws.wire.frames import Opcode, count_frames, is_lone_header, skip_frames, split_frames
 from rawws.wire.message_ids import Ids, NumberedIds
 
@@ -59,13 +64,19 @@ MAX_RUNS = 8
 # A segment has so many pieces of frames at most; a turn, or a program, may bring many more. Who asks for a place within
 # it, or is the only one to get it in another form, keeps the others waiting for a few milliseconds then.
 SEGMENT_PIECES = 4096
+# And, unless it is one message, so many bytes: sending them costs far more than one system call, and having them in
+# another form takes 8 ms at most.
+SEGMENT_PLAIN_BYTES = 256 * KIB
 
 # What a segment takes beside the bytes of its frames: the object, its numbers, the head of the bytes, its place in the
 # log. Another form of it has a head and a place too. (Measured, with CPython 3.11 on 64 bits.)
 SEGMENT_BYTES = 160
-FORM_BYTES = 140
+FORM_BYTES = 160
 # Forms may take so much in any case: what is made again and again for a few readers is a waste.
 LEAST_FORMS_BYTES = 256 * KIB
+# There are seven forms besides the plain one, and few rooms have all of them. With room for much less, readers who
+# catch up at places of their own would each have all of it made for themselves.
+FORMS_TIMES = 6
 
 
 class Cursor(NamedTuple):
@@ -84,7 +95,7 @@ class History(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """Where a reader begins: with ``rest``, the end of a segment in its form, and then at segment ``number``.
+    """Where a reader begins: with ``rest``, the end of a segment uncompressed, and then at segment ``number``.
 
     ``is_gap`` says that messages are missing which came before.
     """
@@ -94,7 +105,8 @@ class Entry(NamedTuple):
     is_gap: bool
 
 
-Encode = Callable[[bytes, int, Iterator[bytes]], bytes]
+# Yields frames in another form, piece by piece; each piece is made with a bounded amount of work.
+Encode = Callable[[bytes, int, Iterator[bytes]], Iterable[bytes]]
 
 
 class _Segment:
@@ -112,11 +124,32 @@ class _Segment:
     def last(self) -> int:
         return self.first + self.count - 1
 
+    def form_of(self, form: int) -> int:
+        """Return the form that its readers get for one: without large messages, nothing is deflated."""
+        return form if self.deflatable else without_deflate(form)
+
+    def work(self, form: int) -> int:
+        """Return how much work it is to make a form."""
+        return work_of(len(self.plain), self.count, form)
+
+
+class _Making:
+    """A form of a segment on which some steps have been done."""
+
+    __slots__ = ("pieces", "size", "steps")
+
+    def __init__(self, steps: Iterator[bytes]) -> None:
+        self.steps = steps
+        self.pieces: list[bytes] = []
+        self.size = 0
+
 
 class BroadcastLog:
     """Encoded frames in the order in which they were published, for any number of readers.
 
-    ``encode(frames, form, ids)`` makes the other forms. Times are the caller's, in seconds of any clock.
+    ``encode(frames, form, ids)`` yields the pieces of another form. ``in_use()`` returns the cursor and the form of
+    each reader that is behind, for the log to know which forms are still wanted. Times are the caller's, in seconds of
+    any clock.
     """
 
     __slots__ = (
@@ -124,6 +157,9 @@ class BroadcastLog:
         "_forms",
         "_forms_bytes",
         "_history_from",
+        "_in_use",
+        "_kinds",
+        "_making",
         "_open",
         "_open_count",
         "_runs",
@@ -137,10 +173,17 @@ class BroadcastLog:
         "last_message",
         "message_bytes",
         "open_bytes",
+        "work_done",
     )
 
     def __init__(
-        self, encode: Encode, *, ids: Ids | None = None, history: History | None = None, message_bytes: int = 0
+        self,
+        encode: Encode,
+        *,
+        ids: Ids | None = None,
+        history: History | None = None,
+        message_bytes: int = 0,
+        in_use: Callable[[], Iterable[tuple[Cursor, int]]] = tuple,
     ) -> None:
         """``message_bytes`` is what the log's owner keeps for each message beside, to be counted with it."""
         self._encode = encode
@@ -157,9 +200,14 @@ class BroadcastLog:
         self.last_message = 0  # the number of the last message that was sealed
         self._history_from = 0  # the first segment that is part of the history
         self.history_bytes = 0  # of it, in plain bytes
-        self._forms: dict[int, dict[int, bytes]] = {}  # what was made of segments: by form, by number
-        self._runs: dict[tuple[int, int], tuple[bytes, list[int]]] = {}  # and of several together
-        self._forms_bytes = 0  # of both
+        self._in_use = in_use
+        # What was made, by _key(); at the end is what was used last.
+        self._forms: OrderedDict[int, bytes] = OrderedDict()
+        self._kinds: set[int] = set()  # forms of which something may be there
+        self._making: dict[int, _Making] = {}  # what is being made
+        self._runs: dict[tuple[int, int], tuple[bytes, list[int]]] = {}  # what was made of several segments together
+        self._forms_bytes = 0  # of all three
+        self.work_done = 0  # by making forms, as `work` counts it
 
     def __repr__(self) -> str:
         return f"<BroadcastLog segments {self.first}..{self.next} kept={self.kept_bytes} open={self.open_bytes}>"
@@ -195,13 +243,13 @@ class BroadcastLog:
     def seal(self, now: float = 0.0) -> bytes | None:
         """Make a segment of what was appended and return it, or None when there is nothing more.
 
-        Of very many messages it takes the first; to be called again until nothing is left.
+        Of very many messages, or of very large ones, it takes the first; to be called again until nothing is left.
         """
         if not self._open:
             return None
         pieces = self._open
-        if len(pieces) > SEGMENT_PIECES:
-            end = SEGMENT_PIECES + is_lone_header(pieces[SEGMENT_PIECES - 1])
+        if len(pieces) > SEGMENT_PIECES or (self.open_bytes > SEGMENT_PLAIN_BYTES and len(pieces) > 1):
+            end = self._end_of_segment()
             pieces, self._open = pieces[:end], pieces[end:]
         else:
             self._open = []
@@ -218,6 +266,14 @@ class BroadcastLog:
         )
         self.last_message += count
         return plain
+
+    def _end_of_segment(self) -> int:
+        """Return how many pieces of the open segment are to be sealed: as many as fit, or those of one message."""
+        ends = list(itertools.accumulate(map(len, self._open[:SEGMENT_PIECES])))
+        end = bisect.bisect_right(ends, SEGMENT_PLAIN_BYTES) or 1
+        if is_lone_header(self._open[end - 1]):
+            end += 1 if end == 1 else -1
+        return end
 
     def leave_out(self) -> None:
         """Have the next number be that of messages which nobody here has, and end the history with it.
@@ -248,31 +304,116 @@ class BroadcastLog:
     def segment(self, number: int, form: int = PLAIN) -> bytes:
         """Return a sealed segment that hasn't been trimmed: ``first <= number < next``."""
         segment = self._segments[number - self.first]
-        if form is PLAIN or (form <= WINDOW_BITS and not segment.deflatable):
+        form = segment.form_of(form)
+        if form is PLAIN:
             return segment.plain
-        made = self._forms.get(form)
-        encoded = None if made is None else made.get(number)
-        if encoded is None:
-            encoded = self._encode(segment.plain, form, self.ids.labels(segment.first))
-            self._make_room(len(encoded) + FORM_BYTES)
-            self._forms.setdefault(form, {})[number] = encoded
-        return encoded
+        key = _key(number, form)
+        if key in self._forms:
+            self._forms.move_to_end(key)
+        else:
+            while not self.make(number, form):
+                pass
+        return self._forms[key]
 
-    def _make_room(self, size: int) -> None:
-        """Count what is to be kept of another form; forget all of them, if that is too much."""
-        if self._forms_bytes + size > max(LEAST_FORMS_BYTES, 2 * self._cost()):
-            self._forget_forms()
-        self._forms_bytes += size
+    def work(self, number: int, form: int) -> int:
+        """Return how much work it is to have a segment in a form, about, in bytes that are deflated in the same time.
 
-    def _forget_forms(self) -> None:
-        self._forms.clear()
-        self._runs.clear()
-        self._forms_bytes = 0
+        0 if it is there.
+        """
+        segment = self._segments[number - self.first]
+        form = segment.form_of(form)
+        return 0 if form is PLAIN or _key(number, form) in self._forms else segment.work(form)
 
-    def run(self, number: int, form: int) -> tuple[bytes, list[int]]:
-        """Return several segments in one, and the size of each: for who has much to catch up with.
+    def make(self, number: int, form: int) -> bool:
+        """Do one step of having a segment in a form, and return whether it is there now."""
+        segment = self._segments[number - self.first]
+        form = segment.form_of(form)
+        key = _key(number, form)
+        if form is PLAIN or key in self._forms:
+            return True
+        making = self._making.get(key)
+        if making is None:
+            steps = iter(self._encode(segment.plain, form, self.ids.labels(segment.first)))
+            making = self._making[key] = _Making(steps)
+            self._kinds.add(form)
+            self.work_done += segment.work(form)
+        piece = next(making.steps, None)
+        if piece is not None:
+            making.pieces.append(piece)
+            making.size += len(piece)
+            self._forms_bytes += len(piece)
+            return False
+        self._give_up_making(key)
+        self._keep_form(number, form, b"".join(making.pieces))
+        return True
 
-        Many come back at the same place, after a cut of the network; so what was put together is kept for the next.
+    def leave_plain(self, number: int, form: int) -> None:
+        """Have a segment in a form without deflating it for that, where there is no time to."""
+        form = self._segments[number - self.first].form_of(form)
+        if form != without_deflate(form) and self.work(number, form):
+            self._give_up_making(_key(number, form))
+            self._keep_form(number, form, self.segment(number, without_deflate(form)))
+
+    def put_back(self, number: int, form: int, encoded: bytes) -> None:
+        """Keep a form that was made before, and of which a reader has had a part: it is to be sent the rest of it."""
+        form = self._segments[number - self.first].form_of(form)
+        if self.work(number, form):
+            self._give_up_making(_key(number, form))
+            self._keep_form(number, form, encoded)
+
+    def _keep_form(self, number: int, form: int, encoded: bytes) -> None:
+        key = _key(number, form)
+        self._forms[key] = encoded
+        self._kinds.add(form)  # also where it is only left plain
+        self._forms_bytes += len(encoded) + FORM_BYTES
+        self._make_room(keep=key)
+
+    def _give_up_making(self, key: int) -> None:
+        making = self._making.pop(key, None)
+        if making is not None:
+            self._forms_bytes -= making.size
+
+    def _make_room(self, keep: int = -1) -> None:
+        """Forget forms until they take no more than they may: those first that were used least recently.
+
+        That which a reader has a part of isn't forgotten, or somebody who reads a few bytes at a time would have it
+        made again each time.
+        """
+        most = max(LEAST_FORMS_BYTES, FORMS_TIMES * self._cost())
+        if self._forms_bytes <= most:
+            return
+        while self._runs and self._forms_bytes > most:
+            self._forget_run()
+        if self._forms_bytes <= most:
+            return
+        in_use = {
+            _key(cursor.number, self._segments[cursor.number - self.first].form_of(form))
+            for cursor, form in self._in_use()
+            if cursor.offset
+        }
+        for _ in range(len(self._forms)):
+            # A quarter more than needed: who is in the midst of what is looked up once for all that.
+            if self._forms_bytes <= most - most // 4:
+                return
+            key = next(iter(self._forms))
+            # Of the last segment, somebody may just have been sent a part, and not be known for it yet.
+            if key == keep or key in in_use or key >> _FORM_BITS == self.next - 1:
+                self._forms.move_to_end(key)
+            else:
+                self._forget_form(key)
+
+    def _forget_form(self, key: int) -> None:
+        self._forms_bytes -= len(self._forms.pop(key)) + FORM_BYTES
+
+    def _forget_run(self) -> None:
+        oldest = next(iter(self._runs))
+        self._forms_bytes -= len(self._runs.pop(oldest)[0])
+
+    def run(self, number: int, form: int, most_work: float = math.inf) -> tuple[bytes, list[int]]:
+        """Return several segments in one, and the size of each: for a reader that has much to catch up with.
+
+        After the first, it has no more of them than can be had with ``most_work``. Many come back at the same place,
+        after a cut of the network; so what was put together is kept for the next.
         """
         known = self._runs.get((number, form))
         if known is not None:
@@ -280,6 +421,10 @@ class BroadcastLog:
         pieces: list[bytes] = []
         size = 0
         for following in range(number, self.next):
+            if pieces:
+                most_work -= self.work(following, form)
+                if most_work < 0:
+                    break
             piece = self.segment(following, form)
             if pieces and size + len(piece) > RUN_BYTES:
                 break
@@ -288,21 +433,27 @@ class BroadcastLog:
         known = b"".join(pieces), list(map(len, pieces))
         if len(pieces) > 1:  # else it is the segment itself
             if len(self._runs) >= MAX_RUNS:
-                oldest = next(iter(self._runs))
-                self._forms_bytes -= len(self._runs.pop(oldest)[0])
-            self._make_room(size)
+                self._forget_run()
             self._runs[number, form] = known
+            self._forms_bytes += size
+            self._make_room()
         return known
 
     def lag_bytes(self, cursor: Cursor, form: int = PLAIN) -> int:
-        """Return how many sealed bytes lie between a cursor and the tail.
+        """Return how many sealed bytes lie between a cursor and the tail, as plain frames.
 
-        For another form it is what the messages behind the present segment have as plain frames.
+        Of the present segment in another form a reader lacks as large a part as it does of its plain frames. Nothing is
+        made for that: what isn't there, nobody has had a part of.
         """
         if cursor.number == self.next:
             return 0
-        behind = self.end_bytes - self._segments[cursor.number - self.first].end
-        return behind + len(self.segment(cursor.number, form)) - cursor.offset
+        segment = self._segments[cursor.number - self.first]
+        lacking = self.end_bytes - segment.end + len(segment.plain)
+        if not cursor.offset:
+            return lacking
+        form = segment.form_of(form)
+        encoded = segment.plain if form is PLAIN else self._forms.get(_key(cursor.number, form))
+        return lacking if encoded is None else lacking - len(segment.plain) * cursor.offset // len(encoded)
 
     def lag_cost(self, cursor: Cursor, form: int = PLAIN) -> int:
         """Return what is held because of a cursor, for a limit: the bytes of the lag, and what these take beside."""
@@ -343,9 +494,10 @@ class BroadcastLog:
         skipped = wanted - segment.first
         if not skipped:
             return Entry(b"", number, is_gap)
-        plain = segment.plain[skip_frames(segment.plain, skipped) :]
-        rest = plain if form is PLAIN else self._encode(plain, form, self.ids.labels(wanted))
-        return Entry(rest, number + 1, is_gap)
+        # Uncompressed, and cut from what all who come in here are given: a crowd may come, each to another place.
+        form = without_deflate(form)
+        encoded = self.segment(number, form)
+        return Entry(encoded[skip_messages(encoded, skipped, form) :], number + 1, is_gap)
 
     def messages(self, after: int, *, most: int, most_bytes: int) -> Iterator[tuple[bytes, Opcode, memoryview]]:
         """Yield the messages behind a number that are kept, one at least, within bounds; payloads are views."""
@@ -411,11 +563,19 @@ class BroadcastLog:
             self._runs.clear()
         while self._segments and self.first < number:
             self.kept_bytes -= len(self._segments.popleft().plain)
-            for made in self._forms.values():
-                if (encoded := made.pop(self.first, None)) is not None:
-                    self._forms_bytes -= len(encoded) + FORM_BYTES
+            for form in self._kinds:
+                key = _key(self.first, form)
+                if key in self._forms:
+                    self._forget_form(key)
+                self._give_up_making(key)
             self.first += 1
         self.ids.forget(min(self.last_before(self.first), self.oldest(now) - 1))
 
 
 _NO_HISTORY = History()
+_FORM_BITS = 8
+
+
+def _key(number: int, form: int) -> int:
+    """Return the one number by which the form of a segment is known: a tuple would take as much again."""
+    return number << _FORM_BITS | form

@@ -9,10 +9,14 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from rawws.limits import KIB
 from rawws.wire.frames import Opcode, frame_ends, split_frames
 
 # A peer chooses the keys of what it sends; of more than this, those that were not renewed for longest are forgotten.
 MAX_KEYS = 10_000
+# Larger messages aren't searched for a key: reading JSON of many small arrays takes a hundred times as long as passing
+# on a message of that size.
+MAX_KEYED_BYTES = 64 * KIB
 # What a key's newest message takes beside the bytes of the two (measured).
 KEY_BYTES = 350
 
@@ -20,7 +24,8 @@ KEY_BYTES = 350
 class NewestByKey:
     """The newest message of each key, in the order of their numbers: what a slow reader of a ticker needs.
 
-    A message's key is the value of a member of its JSON, or was given with it. Those without share one.
+    A message's key is the value of a member of its JSON, or was given with it. Those without share one, and so do those
+    of more than 64 KiB whose key wasn't given.
     """
 
     def __init__(self, member: str, max_bytes: float = math.inf) -> None:
@@ -60,7 +65,7 @@ class NewestByKey:
                 self.held_bytes -= _size(oldest, frame)
 
     def _key_of(self, opcode: Opcode, payload: bytes) -> str:
-        if opcode is Opcode.TEXT and self._member:
+        if opcode is Opcode.TEXT and self._member and len(payload) <= MAX_KEYED_BYTES:
             try:
                 value = json.loads(payload)[self._member]
             except (ValueError, KeyError, TypeError, RecursionError):

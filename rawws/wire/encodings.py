@@ -21,8 +21,19 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rawws.wire.deflate import deflate_frames
-from rawws.wire.frames import FIN, LENGTH_IN_2_BYTES, Opcode, encode_frame, frame_ends, parse_header, split_frames
+from rawws.wire.deflate import FRAME_WORK_BYTES, STEP_BYTES, deflate_in_steps
+from rawws.wire.frames import (
+    FIN,
+    LENGTH_IN_2_BYTES,
+    OPCODE,
+    SHORT_TEXT,
+    Opcode,
+    encode_frame,
+    frame_ends,
+    parse_header,
+    skip_frames,
+    split_frames,
+)
 
 PLAIN = 0
 WINDOW_BITS = 0x0F
@@ -32,28 +43,73 @@ AS_JSON = 0x40
 
 SUBPROTOCOL = "rawws.id.v1"
 
+# So many messages are given ids, or made events, in a step: about 1 ms.
+STEP_MESSAGES = 1024
+
 _WHOLE_TEXT = FIN | Opcode.TEXT
 _OTHER_LINE_ENDS = [(chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029)]
 
 
 def encode(frames: bytes, form: int, ids: Iterator[bytes]) -> bytes:
     """Return a run of whole plain frames in another form; ``ids`` are those of the messages."""
+    return b"".join(encode_in_steps(frames, form, ids))
+
+
+def encode_in_steps(frames: bytes, form: int, ids: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the same in pieces, some of them empty: each is made with a bounded amount of work.
+
+    One message of many lines, or of binary data as base64, is one piece whatever its size: that is ten times as fast as
+    deflating it.
+    """
     if form & EVENTS:
         return _as_json_events(frames, ids) if form & AS_JSON else _as_events(frames, ids)
-    if form & WITH_IDS:
-        frames = _with_ids(frames, ids)
-    return deflate_frames(frames, form & WINDOW_BITS) if form & WINDOW_BITS else frames
+    if not form & WITH_IDS:
+        return deflate_in_steps(frames, form & WINDOW_BITS) if form & WINDOW_BITS else iter((frames,))
+    with_ids = _with_ids(frames, ids)
+    if not form & WINDOW_BITS:
+        return with_ids
+    return (piece for some in with_ids for piece in deflate_in_steps(some, form & WINDOW_BITS))
 
 
-def _with_ids(frames: bytes, ids: Iterator[bytes]) -> bytes:
-    pieces = []
-    for header, payload in split_frames(frames):
-        pieces.append(encode_frame(header.opcode, b'{"id":"%b"}\n%b' % (next(ids), bytes(payload))))
-    return b"".join(pieces)
+def work_of(plain_bytes: int, messages: int, form: int) -> int:
+    """Return about how much work it is to have messages in a form, in bytes that are deflated in the same time."""
+    if not form:
+        return 0
+    copied_only = not form & (EVENTS | WINDOW_BITS)
+    return messages * FRAME_WORK_BYTES + (plain_bytes >> 4 if copied_only else plain_bytes)
 
 
-def _as_events(frames: bytes, ids: Iterator[bytes]) -> bytes:
-    pieces = []
+def without_deflate(form: int) -> int:
+    """Return the form that has the same messages, none of them compressed: whoever reads a form can read this too."""
+    return form & ~WINDOW_BITS
+
+
+def _with_ids(frames: bytes, ids: Iterator[bytes]) -> Iterator[bytes]:
+    pieces: list[bytes] = []
+    position, end = 0, len(frames)
+    while position < end:
+        length = frames[position + 1]
+        if length < LENGTH_IN_2_BYTES:  # most are; taken apart here, it is done in half of the time
+            first, at = frames[position], position + 2
+            position = at + length
+        else:
+            header = parse_header(frames, position)
+            assert header is not None, "a segment ends inside a frame header"
+            first, at = header.raw[0], position + len(header.raw)
+            position = at + header.payload_bytes
+        told = b'{"id":"%b"}\n%b' % (next(ids), frames[at:position])
+        if first == _WHOLE_TEXT and len(told) < LENGTH_IN_2_BYTES:
+            pieces.append(SHORT_TEXT[len(told)] + told)
+        else:
+            pieces.append(encode_frame(first & OPCODE, told))
+        if len(pieces) >= STEP_MESSAGES:
+            yield b"".join(pieces)
+            pieces.clear()
+    yield b"".join(pieces)
+
+
+def _as_events(frames: bytes, ids: Iterator[bytes]) -> Iterator[bytes]:
+    pieces: list[bytes] = []
     position, end = 0, len(frames)
     while position < end:
         # A short text on one line is what most messages are; taken apart here, it is done in a third of the time.
@@ -72,16 +128,31 @@ def _as_events(frames: bytes, ids: Iterator[bytes]) -> bytes:
             position = at + header.payload_bytes
             data = event_data(Opcode(header.opcode), frames[at:position])
             pieces.append(b"id: %b\n%b" % (next(ids), data))
-    return b"".join(pieces)
+            if header.payload_bytes >= STEP_BYTES:
+                yield b"".join(pieces)
+                pieces.clear()
+        if len(pieces) >= STEP_MESSAGES:
+            yield b"".join(pieces)
+            pieces.clear()
+    yield b"".join(pieces)
 
 
-def _as_json_events(frames: bytes, ids: Iterator[bytes]) -> bytes:
-    pieces = []
+def _as_json_events(frames: bytes, ids: Iterator[bytes]) -> Iterator[bytes]:
+    pieces: list[bytes] = []
+    work = 0
     for header, payload in split_frames(frames):
         message_id = next(ids)
         told = as_json(message_id, Opcode(header.opcode), bytes(payload))
         pieces.append(b"id: %b\ndata: %b\n\n" % (message_id, told))
-    stream = b"".join(pieces)
+        work += header.payload_bytes + FRAME_WORK_BYTES
+        if work >= STEP_BYTES:
+            yield _escape_other_line_ends(b"".join(pieces))
+            pieces.clear()
+            work = 0
+    yield _escape_other_line_ends(b"".join(pieces))
+
+
+def _escape_other_line_ends(stream: bytes) -> bytes:
     # JSON has escaped every line end of the standard's. Many a reader in Python takes more characters for one, as
     # str.splitlines() and httpx's iter_lines() do; those can stand in a string of JSON only, and are escaped as well.
     for character, escaped in _OTHER_LINE_ENDS:
@@ -144,3 +215,13 @@ def count_messages(data: bytes, end: int, form: int) -> int:
     if form & EVENTS:
         return data.count(b"\n\n", 0, end)
     return sum(1 for _ in frame_ends(memoryview(data)[:end]))
+
+
+def skip_messages(data: bytes, count: int, form: int) -> int:
+    """Return where the message begins that has so many before it in ``data``, which begins between two."""
+    if not form & EVENTS:
+        return skip_frames(data, count)
+    position = 0
+    for _ in range(count):
+        position = data.index(b"\n\n", position) + 2
+    return position

@@ -201,7 +201,8 @@ class FastReader:
         """Add what ``data`` amounts to to ``out``; return what wsproto is to read, from a frame boundary on.
 
         None says that all was taken, though a part of the last frame may be kept for the next call; or that ``out`` has
-        ``most`` items, to which each KiB counts that was inflated: then what follows is in ``unread``.
+        ``most`` items, to which each KiB counts that was inflated, and each ping and pong: then what follows is in
+        ``unread``.
 
         The loop is where a busy server spends its time: what can be a local variable is one, and a step is
         written out where calling it would cost as much as the step.
@@ -268,6 +269,8 @@ class FastReader:
             elif first in _WHOLE_CONTROL and length <= MAX_CONTROL_PAYLOAD_BYTES:
                 if not self._take_control(first, payload, out):
                     break
+                if relays:  # it is work, though nothing is told of it
+                    most -= 1
             elif (inflated_bytes := self._inflate(first, payload, out)) is None:
                 break
             else:

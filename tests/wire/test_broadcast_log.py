@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rawws.wire.broadcast_log import MAX_RUNS, RUN_BYTES, SEGMENT_PIECES, BroadcastLog, Cursor
+from rawws.wire.broadcast_log import (
+    FORMS_TIMES,
+    MAX_RUNS,
+    RUN_BYTES,
+    SEGMENT_PIECES,
+    SEGMENT_PLAIN_BYTES,
+    BroadcastLog,
+    Cursor,
+)
 from rawws.wire.encodings import PLAIN, rest_of_message
 from rawws.wire.frames import Opcode, encode_frame, encode_message, frame_ends
 
@@ -18,9 +27,9 @@ PING = bytes.fromhex("89 00")
 LARGE = encode_frame(Opcode.TEXT, b"x" * 2000)
 
 
-def shouted(frames: bytes, window_bits: int, _: object = None) -> bytes:
+def shouted(frames: bytes, window_bits: int, _: object = None) -> Iterator[bytes]:
     """Stands in for deflating: other bytes, of another length, that tell for which window they were made."""
-    return frames.replace(LARGE, encode_frame(Opcode.TEXT, b"X" * window_bits))
+    yield frames.replace(LARGE, encode_frame(Opcode.TEXT, b"X" * window_bits))
 
 
 def rest(log: BroadcastLog, cursor: Cursor, form: int = PLAIN, *, committed_bytes: int = 0) -> bytes:
@@ -45,7 +54,7 @@ def test_a_segment_is_the_frames_of_a_turn_in_their_order() -> None:
 
 @pytest.mark.parametrize("large_at", [None, 0, SEGMENT_PIECES - 1, SEGMENT_PIECES])
 def test_a_segment_has_so_many_messages_at_most_and_each_of_them_whole(large_at: int | None) -> None:
-    log = BroadcastLog(lambda frames, *_: frames[::-1])
+    log = BroadcastLog(lambda frames, *_: [frames[::-1]])
     count = 2 * SEGMENT_PIECES + 5
     frames: list[bytes | bytearray] = []
     for number in range(count):
@@ -108,7 +117,7 @@ def test_trimming_forgets_and_renumbers_nothing() -> None:
 def test_another_form_is_made_once_and_only_of_a_segment_with_a_large_message() -> None:
     made: list[int] = []
 
-    def deflate(frames: bytes, window_bits: int, _: object) -> bytes:
+    def deflate(frames: bytes, window_bits: int, _: object) -> Iterator[bytes]:
         made.append(window_bits)
         return shouted(frames, window_bits)
 
@@ -123,8 +132,9 @@ def test_another_form_is_made_once_and_only_of_a_segment_with_a_large_message() 
     assert log.segment(1, 9) == HELLO + encode_frame(Opcode.TEXT, b"X" * 9)
     assert log.segment(1) == HELLO + LARGE
     assert made == [15, 9]
-    # A cursor counts the bytes of the form that its peer is sent.
-    assert log.lag_bytes(Cursor(1, 8), 15) == 16
+    # Of a form of 24 bytes a third has been sent, so that two thirds of the plain frames are lacking.
+    assert len(log.segment(1, 15)) == 24
+    assert log.lag_bytes(Cursor(1, 8), 15) == len(HELLO + LARGE) - len(HELLO + LARGE) // 3
     assert rest(log, Cursor(1, 8), 15) == (b"\x81\x0f" + b"X" * 15)[1:]
 
 
@@ -269,3 +279,249 @@ def test_trimming_gives_up_the_runs_with_the_segments_that_they_are_made_of() ->
     again = log.run(1, PLAIN)
     assert again == run == (PING + HELLO, [2, 7])
     assert again is not run
+
+
+# Forms: work, steps, and what is kept
+
+
+class Making:
+    """Makes forms in three steps each, as many bytes as the frames have, and notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[bytes, int]] = []
+        self.steps = 0
+
+    def __call__(self, frames: bytes, form: int, _: object) -> Iterator[bytes]:
+        self.asked.append((frames, form))
+        yield b""
+        self.steps += 1
+        yield bytes([form]) * (len(frames) - 1)
+        self.steps += 1
+        yield b"."
+        self.steps += 1
+
+
+def test_a_lag_is_known_without_making_anything() -> None:
+    making = Making()
+    log = BroadcastLog(making, message_bytes=7)
+    for _ in range(5):
+        log.append([LARGE])
+        log.seal()
+    for form in (PLAIN, 9, 15, 0x10, 0x1F, 0x20):
+        for cursor in (Cursor(0), Cursor(2, 1), Cursor(4, 2000), Cursor(5)):
+            lacking = (5 - cursor.number) * len(LARGE)
+            assert lacking - cursor.offset <= log.lag_bytes(cursor, form) <= lacking
+            assert log.lag_cost(cursor, form) >= log.lag_bytes(cursor, form)
+    assert making.asked == []
+    assert log.work_done == 0
+
+
+def test_a_form_is_made_in_steps_and_its_work_is_known_before() -> None:
+    making = Making()
+    log = BroadcastLog(making)
+    log.append([HELLO, LARGE])
+    log.seal()
+    work = log.work(0, 15)
+    assert work > len(LARGE)
+    held = log.held_bytes
+    assert [log.make(0, 15) for _ in range(4)] == [False, False, False, True]
+    assert making.steps == 3
+    assert log.make(0, 15)
+    assert (log.work(0, 15), log.work(0, PLAIN), log.make(0, PLAIN)) == (0, 0, True)
+    assert log.held_bytes > held + len(HELLO + LARGE)
+    assert log.segment(0, 15) is log.segment(0, 15)
+    assert making.asked == [(HELLO + LARGE, 15)]
+    assert log.work_done == work
+
+
+def test_what_was_begun_in_steps_is_gone_on_with_at_once() -> None:
+    making = Making()
+    log = BroadcastLog(making)
+    log.append([LARGE])
+    log.seal()
+    log.make(0, 9)
+    log.make(0, 9)
+    assert log.segment(0, 9) == bytes([9]) * (len(LARGE) - 1) + b"."
+    assert making.asked == [(LARGE, 9)]
+    log.trim(1)
+    assert log.held_bytes == 0
+
+
+def test_what_is_being_made_is_forgotten_with_its_segment() -> None:
+    making = Making()
+    log = BroadcastLog(making)
+    for _ in range(2):
+        log.append([LARGE])
+        log.seal()
+        assert not log.make(log.next - 1, 15)
+        assert not log.make(log.next - 1, 15)
+    log.trim(1)
+    assert making.steps == 2
+    log.segment(1, 15)
+    log.trim(2)
+    assert log.held_bytes == 0
+
+
+def test_without_a_large_message_the_deflated_form_is_the_one_without() -> None:
+    making = Making()
+    log = BroadcastLog(making)
+    log.append([HELLO])
+    log.seal()
+    assert log.segment(0, 0x1F) is log.segment(0, 0x19) is log.segment(0, 0x10)
+    assert log.work(0, 15) == 0
+    assert making.asked == [(HELLO, 0x10)]
+
+
+def test_where_there_is_no_time_a_form_is_left_uncompressed() -> None:
+    making = Making()
+    log = BroadcastLog(making)
+    log.append([LARGE])
+    log.seal()
+    log.make(0, 15)
+    log.leave_plain(0, 15)
+    assert log.work(0, 15) == 0
+    assert log.segment(0, 15) is log.segment(0)
+    log.leave_plain(0, 0x19)
+    assert log.segment(0, 0x19) is log.segment(0, 0x10)
+    for form in (PLAIN, 15, 0x10, 0x20):
+        log.leave_plain(0, form)
+    assert [form for _, form in making.asked] == [15, 0x10]
+
+
+def kept_forms(log: BroadcastLog, form: int) -> list[int]:
+    return [number for number in range(log.first, log.next) if not log.work(number, form)]
+
+
+NOISE = encode_frame(Opcode.BINARY, bytes(50_000))
+SEGMENTS = 12  # of NOISE are 600 kB, of whose forms six are kept
+
+
+def large_log(making: Making, in_use: Callable[[], Iterable[tuple[Cursor, int]]] = tuple) -> BroadcastLog:
+    log = BroadcastLog(making, in_use=in_use)
+    for _ in range(SEGMENTS):
+        log.append([NOISE])
+        log.seal()
+    return log
+
+
+def test_forms_are_forgotten_one_at_a_time_that_was_used_least_recently_first() -> None:
+    making = Making()
+    log = large_log(making)
+    for form in range(1, FORMS_TIMES):
+        for number in range(SEGMENTS):
+            log.segment(number, 0x20 + form)
+    log.segment(1, 0x21)
+    assert len(making.asked) == SEGMENTS * (FORMS_TIMES - 1), "all are there"
+    for number in range(SEGMENTS + 1):
+        log.segment(number % SEGMENTS, 0x30 if number < SEGMENTS else 0x31)
+    kept = {form: kept_forms(log, form) for form in (0x21, 0x20 + FORMS_TIMES - 1, 0x30)}
+    assert 0 not in kept[0x21], "it was used least recently"
+    assert 1 in kept[0x21], "it was used again"
+    assert kept[0x20 + FORMS_TIMES - 1] == kept[0x30] == list(range(SEGMENTS))
+    assert log.held_bytes <= (FORMS_TIMES + 1) * log.kept_bytes + 100_000
+
+
+def test_a_form_that_a_reader_is_in_the_midst_of_is_kept() -> None:
+    making = Making()
+    readers = [(Cursor(1, 10), 9), (Cursor(2, 0), 9), (Cursor(SEGMENTS), 9)]
+    log = large_log(making, lambda: readers)
+    log.append([HELLO])
+    log.seal()
+    log.segment(1, 9)
+    log.segment(2, 9)
+    forms = [0x10, *range(0x21, 0x22 + FORMS_TIMES)]
+    for form in forms:
+        for number in range(SEGMENTS):
+            log.segment(number, form)
+    asked = len(making.asked)
+    assert not log.work(1, 9)
+    assert log.work(2, 9), "that one has had nothing of it"
+    log.segment(1, 9)
+    assert len(making.asked) == asked
+    readers.clear()
+    for form in forms:
+        for number in range(SEGMENTS):
+            log.segment(number, form)
+    assert log.work(1, 9), "nobody needs it any more"
+
+
+def test_readers_at_places_and_in_forms_of_their_own_have_each_form_made_once() -> None:
+    making = Making()
+    forms = [9, 15, 0x10, 0x19, 0x1F, 0x20, 0x30]  # one more than there is room for
+    readers = [(Cursor(number, 1), form) for number in range(SEGMENTS) for form in forms]
+    log = large_log(making, lambda: readers)
+    assert log.lag_bytes(Cursor(0, 1), 9) > 0
+    for _ in range(3):
+        for cursor, form in readers:
+            log.segment(cursor.number, form)
+            log.lag_cost(cursor, form)
+    assert len(making.asked) == len(set(readers)) == 7 * SEGMENTS
+
+
+def test_the_last_segment_s_forms_are_kept() -> None:
+    making = Making()
+    log = large_log(making)
+    last = SEGMENTS - 1
+    log.segment(last, 15)
+    for form in range(0x21, 0x22 + FORMS_TIMES):
+        for number in range(last):
+            log.segment(number, form)
+    assert not log.work(last, 15)
+
+
+def test_what_a_reader_has_had_a_part_of_can_be_put_back() -> None:
+    making = Making()
+    log = large_log(making)
+    log.make(0, 15)
+    log.put_back(0, 15, b"as it was")
+    assert log.segment(0, 15) == b"as it was"
+    log.put_back(0, 15, b"otherwise")
+    log.put_back(1, PLAIN, b"otherwise")
+    assert (log.segment(0, 15), log.segment(1, PLAIN)) == (b"as it was", NOISE)
+
+
+def test_a_run_has_no_more_than_can_be_had_with_so_much_work() -> None:
+    making = Making()
+    log = BroadcastLog(making)
+    for _ in range(4):
+        log.append([HELLO])
+        log.seal()
+    log.segment(0, 0x10)
+    one = log.work(1, 0x10)
+    assert len(log.run(0, 0x10, 2 * one)[1]) == 3
+    assert len(making.asked) == 3
+    assert len(log.run(1, 0x10, 0)[1]) == 2
+
+
+def test_runs_that_take_too_much_are_forgotten_before_forms_are() -> None:
+    making = Making()
+    log = BroadcastLog(making)
+    for _ in range(8):
+        log.append([encode_frame(Opcode.BINARY, bytes(20_000))])
+        log.seal()
+    forms = range(0x21, 0x20 + FORMS_TIMES)
+    for form in forms:
+        for number in range(8):
+            log.segment(number, form)
+    asked = len(making.asked)
+    runs = [log.run(number, 0x21) for number in range(4)]
+    assert all(len(sizes) == 3 for _, sizes in runs)
+    assert log.run(0, 0x21) is not runs[0], "it was forgotten"
+    assert [kept_forms(log, form) for form in forms] == [list(range(8))] * len(forms)
+    assert len(making.asked) == asked
+
+
+@pytest.mark.parametrize("size", [100_000, SEGMENT_PLAIN_BYTES - 10, SEGMENT_PLAIN_BYTES, 3 * SEGMENT_PLAIN_BYTES])
+def test_a_segment_has_so_many_bytes_at_most_unless_it_is_one_message(size: int) -> None:
+    log = BroadcastLog(Making())
+    frames: list[bytes | bytearray] = []
+    for number in range(7):
+        encode_message(Opcode.BINARY, bytes(size if number != 3 else 1), frames)
+    log.append(frames)
+    segments = list(iter(log.seal, None))
+    assert b"".join(segments) == b"".join(frames)
+    for number, segment in enumerate(segments):
+        first, last = log.span(number)
+        assert len(list(frame_ends(segment))) == last - first + 1
+        assert len(segment) <= SEGMENT_PLAIN_BYTES or first == last
+    assert log.last_message == 7

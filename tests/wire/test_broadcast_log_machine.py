@@ -21,8 +21,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from rawws.wire import broadcast_log
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, Entry, History
-from rawws.wire.encodings import AS_JSON, EVENTS, PLAIN, WITH_IDS, count_messages, encode, rest_of_message
+from rawws.wire.encodings import AS_JSON, EVENTS, PLAIN, WITH_IDS, count_messages, encode_in_steps, rest_of_message
 from rawws.wire.frames import Opcode, encode_frame, encode_message
 from rawws.wire.message_ids import MessageId, NumberedIds, StreamIds, parse_id
 
@@ -80,7 +81,16 @@ class LogMachine(RuleBasedStateMachine):
         self.stream = StreamIds((5, 3)) if self.stream_ids else None
         self.ids = self.stream or NumberedIds("e")
         self.history = History(messages, max_bytes, max_age_s)
-        self.log = BroadcastLog(encode, ids=self.ids, history=self.history)
+        # So small a bound that forms are forgotten all the time, but for those that a reader is in the midst of.
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(broadcast_log, "LEAST_FORMS_BYTES", 300)
+        self.patch.setattr(broadcast_log, "FORMS_TIMES", 1)
+        self.log = BroadcastLog(
+            encode_in_steps,
+            ids=self.ids,
+            history=self.history,
+            in_use=lambda: [(reader.cursor, reader.form) for reader in self.readers],
+        )
         self.now = 0.0
         self.messages: list[Said | None] = [None]  # by number; None for the place before the first, and for left out
         self.labels = [b"5-3" if self.stream_ids else b"e-0"]
@@ -183,6 +193,19 @@ class LogMachine(RuleBasedStateMachine):
         self.log.trim(needed, self.now)
         self.first = max(self.first, min(needed, self.old))
         assert self.log.first == self.first
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
+    @precondition(lambda self: self.first < self.segments)
+    @rule(form=st.sampled_from(FORMS), back=st.integers(0, 5), steps=st.integers(1, 3))
+    def make_some(self, form: int, back: int, steps: int) -> None:
+        """Some steps of a form that somebody may want are done, and perhaps not all."""
+        number = max(self.first, self.segments - 1 - back)
+        before = self.log.work(number, form)
+        done = [self.log.make(number, form) for _ in range(steps)][-1]
+        assert done is (self.log.work(number, form) == 0)
+        assert self.log.work(number, form) in (0, before)
 
     # Reading
 
@@ -346,8 +369,12 @@ class LogMachine(RuleBasedStateMachine):
             number, offset = reader.cursor
             lag = self.size(range(number + 1, self.segments))
             if number < self.segments:
-                lag += sum(len(said.in_form(reader.form)) for said in self.of_segment(number)) - offset
+                plain = sum(len(said.in_form(PLAIN)) for said in self.of_segment(number))
+                in_form = sum(len(said.in_form(reader.form)) for said in self.of_segment(number))
+                lag += plain - plain * offset // in_form
+            work_done = self.log.work_done
             assert self.log.lag_bytes(reader.cursor, reader.form) == lag
+            assert self.log.work_done == work_done, "nothing is made for that"
 
 
 def forward(number: int, offset: int, sizes: list[int]) -> Cursor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from rawws.wire import conflation
-from rawws.wire.conflation import MAX_KEYS, NewestByKey, Senders
+from rawws.wire.conflation import MAX_KEYED_BYTES, MAX_KEYS, NewestByKey, Senders
 from rawws.wire.encodings import PLAIN, WITH_IDS, encode
 from rawws.wire.frames import Opcode, encode_frame, frame_ends
 from rawws.wire.message_ids import NumberedIds
@@ -89,3 +89,22 @@ def test_that_everybody_spoke_costs_one_look_at_the_segment(monkeypatch: pytest.
         got = texts_in(senders.leave_out(sender, segment, 1, 100))
         assert [text.rpartition("\n")[2] for text in got] == texts[:sender] + texts[sender + 1 :]
     assert len(looks) == 1
+
+
+def test_a_large_message_is_not_searched_for_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    loads = json.loads
+
+    def count(text: bytes) -> object:
+        read.append(len(text))
+        return loads(text)
+
+    monkeypatch.setattr(json, "loads", count)
+    newest = NewestByKey("k")
+    largest = '{"k":1}'.ljust(MAX_KEYED_BYTES)
+    newest.add(1, b"".join(map(text_frame, [largest, largest + " ", '{"k":1,"n":2}', '{"no":1}'])))
+    assert [number for number, _ in newest.after(0)] == [3, 4], "the second and the fourth have no key"
+    newest.give(5, ":1")
+    newest.add(5, text_frame(largest + " "))
+    assert [number for number, _ in newest.after(0)] == [3, 4, 5], "one that was given counts"
+    assert max(read) == MAX_KEYED_BYTES

@@ -18,7 +18,10 @@ from wsproto.events import Request
 
 from rawws.wire.deflate import (
     MAX_FINAL_BLOCKS,
+    MAX_IDLE_STREAMS,
     OFFER,
+    STEP_BYTES,
+    TAIL,
     Agreement,
     Deflater,
     Inflater,
@@ -26,6 +29,7 @@ from rawws.wire.deflate import (
     answer_offers,
     check_answer,
     deflate_frames,
+    deflate_in_steps,
     deflater_for,
     inflate_whole,
     most_deflated_bytes,
@@ -79,14 +83,15 @@ def test_7_1_a_legal_offer_is_answered_without_context_takeover_on_either_side(o
     assert (agreement.header, agreement.server_window_bits, agreement.deflates(Role.SERVER)) == (ANSWER, 15, True)
 
 
-@pytest.mark.parametrize("window_bits", range(8, 16))
-def test_7_1_2_1_a_window_asked_of_the_server_is_granted_and_kept_to(window_bits: int) -> None:
-    agreement = answer_offers([f"permessage-deflate; server_max_window_bits={window_bits}"])
+# Autobahn's cases 13.3 to 13.6 ask for 9 and for 15.
+@pytest.mark.parametrize(("asked", "granted"), [(8, 8), *((asked, 9) for asked in range(9, 15)), (15, 15)])
+def test_7_1_2_1_of_the_windows_asked_of_the_server_two_are_granted_and_kept_to(asked: int, granted: int) -> None:
+    agreement = answer_offers([f"permessage-deflate; server_max_window_bits={asked}"])
     assert agreement is not None
-    assert agreement.header == f"{ANSWER}; server_max_window_bits={window_bits}"
-    assert agreement.server_window_bits == window_bits
+    assert agreement.header == f"{ANSWER}; server_max_window_bits={granted}"
+    assert agreement.server_window_bits == granted
     # zlib has no raw stream with a window of 256 bytes: such a peer is sent plain messages, which is legal.
-    assert agreement.deflates(Role.SERVER) is (window_bits > 8)
+    assert agreement.deflates(Role.SERVER) is (asked > 8)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +185,10 @@ def test_7_1_every_combination_of_parameters_in_an_offer(
         assert agreement is None
         return
     assert agreement is not None
-    bits = dict(parameters).get("server_max_window_bits")
-    assert agreement.server_window_bits == int(bits or 15)
-    assert agreement.header == (ANSWER if bits is None else f"{ANSWER}; server_max_window_bits={bits}")
+    asked = dict(parameters).get("server_max_window_bits")
+    granted = {None: 15, "8": 8, "15": 15}.get(asked, 9)
+    assert agreement.server_window_bits == granted
+    assert agreement.header == (ANSWER if asked is None else f"{ANSWER}; server_max_window_bits={granted}")
     assert (agreement.client_window_bits, agreement.server_takeover) == (15, False)
 
 
@@ -586,6 +592,41 @@ def test_7_2_1_messages_deflated_one_after_another_inflate_each_by_itself(
         inflate = zlib.decompressobj(-window_bits)
         assert inflate.decompress(payload + b"\0\0\xff\xff") == message
         assert inflate_whole(payload, MIB) == message
+
+
+@pytest.mark.parametrize("window_bits", [9, 15])
+def test_a_large_message_is_deflated_in_steps_and_others_in_between(window_bits: int) -> None:
+    letters = bytes(random.Random(7692).choices(b"ab", k=5 * STEP_BYTES + 1))
+    frames = encode_frame(Opcode.TEXT, letters) + encode_frame(Opcode.TEXT, b"small")
+    deflater = Deflater(window_bits)
+    first, second = deflater.deflate_in_steps(frames), deflater.deflate_in_steps(frames)
+    pieces: list[list[bytes]] = [[], []]
+    for one, other in zip(first, second, strict=True):
+        pieces[0].append(one)
+        pieces[1].append(other)
+        deflater.deflate(b"another message")
+    assert pieces[0] == pieces[1]
+    assert len(pieces[0]) == 5 + 1 + 1 + 1, "a step for each piece, for the end of the message, and for what is left"
+    assert b"".join(pieces[0]) == deflater.deflate_frames(frames) == b"".join(deflate_in_steps(frames, window_bits))
+    (large, payload), (small, _) = split_frames(b"".join(pieces[0]))
+    assert (large.rsv1, small.rsv1) == (True, False)
+    assert zlib.decompressobj(-window_bits).decompress(bytes(payload) + TAIL) == letters
+
+
+def test_a_bound_to_what_is_deflated_leaves_the_rest_as_it_is() -> None:
+    message = encode_frame(Opcode.TEXT, b"x" * 2000)
+    got = [header.rsv1 for header, _ in split_frames(deflate_frames(3 * message, 15, 4500))]
+    assert got == [True, True, False]
+    assert deflate_frames(message, 15, 1999) == message
+
+
+def test_no_more_streams_are_kept_than_are_of_use() -> None:
+    deflater = Deflater(15)
+    frames = encode_frame(Opcode.TEXT, bytes(2 * STEP_BYTES))
+    under_way = [deflater.deflate_in_steps(frames) for _ in range(MAX_IDLE_STREAMS + 3)]
+    for steps in zip(*under_way, strict=True):
+        assert len(set(steps)) == 1
+    assert len(deflater._idle) == MAX_IDLE_STREAMS
 
 
 def test_only_large_messages_that_get_smaller_are_deflated() -> None:

@@ -10,18 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rawws.wire.deflate import MIN_DEFLATE_BYTES
+from rawws.wire.deflate import FRAME_WORK_BYTES, MIN_DEFLATE_BYTES, STEP_BYTES
 from rawws.wire.encodings import (
     AS_JSON,
     EVENTS,
     PLAIN,
+    STEP_MESSAGES,
     WITH_IDS,
     as_json,
     boundary_behind,
     count_messages,
     encode,
+    encode_in_steps,
     notice,
     rest_of_message,
+    skip_messages,
+    without_deflate,
+    work_of,
 )
 from rawws.wire.event_stream import PREAMBLE
 from rawws.wire.frames import Opcode, encode_frame, split_frames
@@ -177,3 +182,50 @@ def test_where_each_message_ends_in_a_form(form: int, ends: list[int]) -> None:
     assert [boundary_behind(data, at, form) for at in places] == [0, *[ends[0]] * 3, *[ends[1]] * 2]
     assert rest_of_message(data, 1, form, committed_bytes=ends[0]) == data[1:]
     assert [count_messages(data, end, form) for end in (0, *ends)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("form", [WITH_IDS, EVENTS, 15, WITH_IDS | 15], ids=["ids", "events", "deflated", "both"])
+def test_many_messages_are_encoded_in_steps(form: int) -> None:
+    count = 2 * STEP_MESSAGES + 1
+    frames = encode_frame(Opcode.TEXT, b"x") * count
+    pieces = list(encode_in_steps(frames, form, NumberedIds("e").labels(1)))
+    assert b"".join(pieces) == encode(frames, form, NumberedIds("e").labels(1))
+    assert len(pieces) >= 3
+    if form is not EVENTS:
+        assert max(count_messages(piece, len(piece), form) for piece in pieces) <= STEP_MESSAGES
+    assert work_of(len(frames), count, form) >= count * FRAME_WORK_BYTES
+
+
+def test_a_large_event_is_a_step_of_its_own() -> None:
+    frames = encode_frame(Opcode.TEXT, b"x") + encode_frame(Opcode.TEXT, b"y" * STEP_BYTES)
+    assert [len(piece) for piece in encode_in_steps(2 * frames, EVENTS, NumberedIds("e").labels(1))][2] == 0
+
+
+def test_events_of_json_are_made_in_steps_and_escape_every_line_end() -> None:
+    frames = encode_frame(Opcode.TEXT, "\u2028".encode() * (STEP_BYTES // 3)) * 3
+    pieces = list(encode_in_steps(frames, EVENTS | AS_JSON, NumberedIds("e").labels(1)))
+    assert [count_messages(piece, len(piece), EVENTS | AS_JSON) for piece in pieces] == [1, 1, 1, 0]
+    stream = b"".join(pieces)
+    assert "\u2028".encode() not in stream
+    assert stream.count(b"\\u2028") == 3 * (STEP_BYTES // 3)
+
+
+def test_whoever_reads_a_form_can_read_it_uncompressed() -> None:
+    forms = [PLAIN, 9, 15, WITH_IDS, WITH_IDS | 15, EVENTS]
+    assert list(map(without_deflate, forms)) == [PLAIN, PLAIN, PLAIN, WITH_IDS, WITH_IDS, EVENTS]
+
+
+def test_plain_frames_are_no_work() -> None:
+    assert list(encode_in_steps(TEXTS, PLAIN, ids())) == [TEXTS]
+    assert work_of(1000, 1, PLAIN) == 0
+    assert work_of(100_000, 1, WITH_IDS) < work_of(100_000, 1, EVENTS) == work_of(100_000, 1, WITH_IDS | 9)
+
+
+@pytest.mark.parametrize("form", [PLAIN, WITH_IDS, EVENTS])
+def test_where_a_reader_goes_on_that_has_had_some_messages(form: int) -> None:
+    pieces = [
+        encode(encode_frame(Opcode.TEXT, text), form, NumberedIds("e").labels(number))
+        for number, text in enumerate([b"one", b"", b"\n\n", b"x" * 200], 1)
+    ]
+    data = b"".join(pieces)
+    assert [skip_messages(data, count, form) for count in range(5)] == [len(b"".join(pieces[:n])) for n in range(5)]

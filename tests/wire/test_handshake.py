@@ -459,4 +459,4 @@ def test_9_1_the_101_names_the_extension_that_was_agreed_on() -> None:
     assert isinstance(verdict, Handshake)
     extensions = verdict.response.headers["Sec-WebSocket-Extensions"]
     assert extensions.startswith("permessage-deflate;")
-    assert "server_max_window_bits=10" in extensions
+    assert "server_max_window_bits=9" in extensions

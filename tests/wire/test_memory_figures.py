@@ -8,7 +8,7 @@ from rawws.limits import Limits
 from rawws.wire.broadcast_log import BroadcastLog, History
 from rawws.wire.conflation import NewestByKey
 from rawws.wire.deflate import STREAM_BYTES, Inflater
-from rawws.wire.encodings import encode
+from rawws.wire.encodings import encode_in_steps
 from rawws.wire.fastlane import INCOMPLETE_BYTES
 from rawws.wire.frames import Opcode, encode_frame, parse_header
 from rawws.wire.http1 import HttpPhase
@@ -121,7 +121,7 @@ def test_the_newest_of_each_key_can_be_forgotten() -> None:
 
 
 def test_a_log_knows_the_segments_that_it_keeps() -> None:
-    log = BroadcastLog(encode, history=History(1))
+    log = BroadcastLog(encode_in_steps, history=History(1))
     log.append([encode_frame(1, b"a")])
     first = log.seal()
     assert log.keeps(first)

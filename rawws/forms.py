@@ -1,0 +1,152 @@
+"""Forms that take long to make, and messages that take long to send, in steps between which others are served.
+
+A room is read in several forms (`rawws.wire.encodings`), which its readers choose. Of a small message each form is made
+as it is sent. For large ones a turn has an allowance: what is left over it is a *job*, of which the loop does a step
+whenever it has taken its turns. Readers who wait for a form are behind, as those are whose sockets take no more, but
+nothing is held against them: the delay is ours.
+
+A room with much work to be done has its publishers held back, as a slow reader does with `Slow.WAIT`. What a program or
+another node publishes can't be; so when far too much has piled up, the messages that follow go out uncompressed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rawws.limits import KIB, MIB
+from rawws.peer import Peer
+from rawws.room import Room
+from rawws.wire.broadcast_log import BroadcastLog
+from rawws.wire.deflate import STEP_BYTES
+from rawws.wire.encodings import without_deflate
+
+if TYPE_CHECKING:
+    from rawws.loop import Loop
+
+# All work is counted in bytes that are deflated in the same time, of which 256 KiB take 8 ms at most.
+
+# So much is done as messages are sent, in each turn. Sixteen turns' worth of 1 KiB messages fit into that.
+TURN_WORK = 256 * KIB
+# With so much to be done for a room, no more is read from those who publish there. (A guess: 30 ms at most.)
+HOLD_WORK = MIB
+# And with so much, what comes next isn't deflated.
+MOST_WORK = 8 * MIB
+# So many bytes are handed to sockets at a time, which takes 5 ms. A message of 1 MiB to a thousand readers takes 200.
+SENT_AT_ONCE_BYTES = 32 * MIB
+
+_WORK = "work"
+
+
+class _Job:
+    """A form of a segment that is to be made, and who waits for it. ``work`` is what it adds to its room's."""
+
+    __slots__ = ("log", "waiting", "work")
+
+    def __init__(self, log: BroadcastLog, work: int) -> None:
+        self.log = log
+        self.work = work
+        self.waiting: dict[Peer, None] = {}
+
+
+class Forms:
+    """Has forms made, for the loop."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._jobs: dict[tuple[Room, int, int], _Job] = {}
+        self._work: dict[Room, int] = {}  # that is to be done for each room
+        self.allowance = TURN_WORK  # what may still be done at once
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is a step to be done."""
+        return bool(self._jobs)
+
+    def get(self, room: Room, number: int, form: int) -> bytes | None:
+        """Return a segment in a form, or None if it has to be waited for, with `wait`."""
+        log = room.log
+        work = log.work(number, form)
+        if work > self.allowance:
+            if self._work.get(room, 0) <= MOST_WORK:
+                return None
+            log.leave_plain(number, form)
+            work = log.work(number, form)
+        self.allowance -= work
+        return log.segment(number, form)
+
+    def get_at_once(self, room: Room, number: int, form: int) -> bytes:
+        """Return a segment in a form, or uncompressed where there is no time to deflate it."""
+        work = room.log.work(number, form)
+        if work > self.allowance:
+            form = without_deflate(form)
+            work = room.log.work(number, form)
+        self.allowance -= work
+        return room.log.segment(number, form)
+
+    def run(self, room: Room, number: int, form: int) -> tuple[bytes, list[int]]:
+        """Return several segments in one, the first of which is there, and the size of each."""
+        before = room.log.work_done
+        run = room.log.run(number, form, self.allowance)
+        self.allowance -= room.log.work_done - before
+        return run
+
+    def wait(self, peer: Peer, room: Room, number: int) -> None:
+        """Have a peer that is behind go on when a segment is there in its form."""
+        peer.awaits_form = True
+        key = (room, number, peer.form)
+        job = self._jobs.get(key)
+        if job is None:
+            job = self._jobs[key] = _Job(room.log, room.log.work(number, peer.form))
+            work = self._work[room] = self._work.get(room, 0) + job.work
+            if work > HOLD_WORK:
+                room.holds.add(_WORK)
+            self._loop.run_errands_soon()
+        job.waiting[peer] = None
+
+    def step(self) -> None:
+        """Do about a millisecond of work: of the first job, or of several small ones."""
+        self.allowance = STEP_BYTES
+        work = 0
+        while self._jobs and work < STEP_BYTES:
+            key = next(iter(self._jobs))
+            job = self._jobs.pop(key)
+            room, number, form = key
+            # The readers may have gone, or have moved on, and the segment with them.
+            is_there = job.log is room.log and number >= job.log.first
+            if is_there and any(map(_waits, job.waiting)) and not job.log.make(number, form):
+                work += min(job.work, STEP_BYTES)
+                self._jobs[key] = job  # at the end: each room has its turn
+                continue
+            self._is_done(room, job)
+            work += self._go_on(room, number, job)
+
+    def _go_on(self, room: Room, number: int, job: _Job) -> int:
+        """Send to those who have waited, as much as may be sent at a time, and return how much work that was."""
+        traffic = self._loop.traffic
+        until = traffic.bytes_out + SENT_AT_ONCE_BYTES
+        before = traffic.bytes_out
+        while job.waiting:
+            peer, _ = job.waiting.popitem()
+            if not _waits(peer):
+                continue
+            if traffic.bytes_out >= until and room in peer.rooms and number >= room.log.first:
+                self.wait(peer, room, number)
+                continue
+            try:
+                self._loop.sending.flush(peer)
+            except Exception:
+                self._loop.give_up(peer)
+        return (traffic.bytes_out - before) * STEP_BYTES // SENT_AT_ONCE_BYTES
+
+    def _is_done(self, room: Room, job: _Job) -> None:
+        left = self._work[room] - job.work
+        if left > 0:
+            self._work[room] = left
+        else:
+            del self._work[room]
+        if left <= HOLD_WORK and _WORK in room.holds:
+            self._loop.slow.let_go(room, _WORK)
+
+
+def _waits(peer: Peer) -> bool:
+    return peer.awaits_form and peer.cursors is not None
