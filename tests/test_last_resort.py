@@ -47,8 +47,8 @@ THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(1e6,
 POOL = "from concurrent.futures import *; import time; pool = ThreadPoolExecutor(1); pool.submit(time.sleep, 1e6)"
 AT_EXIT = "import atexit, time; atexit.register(time.sleep, 1e6)"
 STUCK_AT_EXIT = STUCK_IN_C + "import atexit; atexit.register(stick)"
-IN_THREAD = "the application goes on in a thread: "
-AT_THE_END = "the application goes on at exit: "
+IN_THREAD = "the application still runs in a thread: "
+AT_THE_END = "the application still runs at exit: "
 
 
 def write_app(folder: Path, more: str) -> tuple[str, ...]:

@@ -203,7 +203,7 @@ async def test_it_is_on_where_only_this_machine_can_reach_it_and_open_to_nobody_
     assert hello.payload.startswith(b'{"about":{"version":') is is_shown
     if "--page" in arguments:
         assert "WARNING" in program.lines[0]
-        assert "whoever can reach it and has its token sees what crosses the wire of everybody here" in program.lines[0]
+        assert "everybody who can reach it and has its token sees all that crosses the wire" in program.lines[0]
     program.end()
     assert any("?token=" in line for line in program.lines) is is_shown
 

@@ -461,7 +461,7 @@ async def test_without_a_ping_timeout_a_room_waits_for_as_long_as_it_takes(
         mock_clock.jump(86_400)
         await wait_all_tasks_blocked()
     assert room.is_held
-    assert "held back until it catches up, however long that takes, since there is no --ping-timeout" in caplog.text
+    assert "held back until it catches up, with no time limit (--ping-timeout 0)" in caplog.text
     await slow.frames(200)
     await room.ready()
 
