@@ -7,12 +7,12 @@ they hold is added up every so often, and when it is too much, some of it is giv
 1. the histories of rooms in which nobody is, those first that have been quiet for longest: whoever comes back is told
    of a gap;
 2. then whatever is largest: a peer is closed for what waits for it alone or because of it, a room's history is
-   forgotten, a request is refused whose body is being received, a connection is cut that reads its answer slowly or
-   is in its HTTP phase, and messages are dropped that wait for a program after their sender has gone.
+   forgotten, a request whose body is being received is refused, a connection that reads its answer slowly or is in
+   its HTTP phase is cut, and messages that wait for a program after their sender has gone are dropped.
 
 Objects are counted, not payloads: a pong of two bytes in a list of its own takes ninety. The sizes below were measured
 with CPython 3.11 on 64 bits. ``tests/test_memory.py`` compares the sum with the memory that the process has in use, for
-each way to make a server keep something. The sum is made when it is asked for, so queueing costs nothing more.
+each way to make a server keep something. The sum is computed on demand, so queueing costs nothing more.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ PLACE_BYTES = 24
 
 OPEN = State.OPEN  # a global is found three times as fast as an Enum's member
 
-# What is given up: its size, how, and what it is.
+# Something that can be given up: its size, the method that does it, and the object.
 _Claim = tuple[int, Callable[..., int], object]
 
 
@@ -86,7 +86,7 @@ class Memory:
         Of a connection that is being closed, only what waits is counted: the connection itself is about to go.
         """
         used = 0
-        # Many may be sent the same object, which is counted once.
+        # The same object may be queued for many peers, and is counted once.
         shared = {id(piece): sys.getsizeof(piece) for held in self._bodies.values() for piece in held()}
         for peer in self._loop.peers.values():  # written out, since there may be very many
             session, inbox = peer.session, peer.inbox
