@@ -125,7 +125,7 @@ def update_keys(attacker: Attacker, count: int, *, request: bool = False) -> Non
 # One look
 
 
-def test_the_bounds_are_those_that_the_manual_names() -> None:
+def test_a_look_is_a_whole_number_of_steps() -> None:
     assert LOOK_RECORDS % STEP_RECORDS == 0
 
 

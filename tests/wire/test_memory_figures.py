@@ -140,7 +140,7 @@ def test_a_message_for_a_stream_counts_with_its_keys() -> None:
     assert keyed.held_bytes == OVERHEAD_BYTES + 3 + len("keyEURagain") + 64
 
 
-def test_the_known_ids_of_a_stream_count() -> None:
+def test_the_known_nodes_and_the_history_of_a_stream_count() -> None:
     repeated = Repeated()
     assert repeated.held_bytes == 0
     repeated.has(Author("a1", 2, 3))
