@@ -13,8 +13,8 @@ for the poller, and each time it wakes it takes one *turn*:
 There is no checkpoint within a turn, so nothing here needs a lock: a peer joins, leaves or is closed between
 turns, by whichever task calls for it. Sending is by far the dearest step (a system call a peer), so under load
 the way to be fast is to let turns get longer and segments bigger, which happens by itself; a budget on what one
-turn reads keeps the segments, and with them the time between two looks at any socket, within bounds. What takes longer
-than that, such as deflating a large message, is done in steps between turns (``forms.py``).
+turn reads keeps the segments, and with them the time between two looks at any socket, within bounds. Longer
+work, such as deflating a large message, is done in steps between turns (``forms.py``).
 
 There is one loop for all that happens under one ``trio.run()``, in a system task that begins with the first
 peer. So a client needs no task either, and rooms may hold peers from several servers.

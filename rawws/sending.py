@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rawws.loop import Loop
 
 # Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
-# pongs faster than it takes them is slowed down to its own speed. What a program sends doesn't count: `send` waits
+# pongs faster than it takes them is slowed down to its own speed. A program's messages don't count: `send` waits
 # for the peer by itself, and the peer's close may say why it takes no more of a message.
 MAX_OUTBOX_BYTES = 64 * 1024
 # Waiting frames up to this size are joined: an object for each would take twenty times the bytes of a pong.
