@@ -69,8 +69,8 @@ async def _give_up(connection: HttpConnection) -> None:
         if connection.http.request_begun and not connection.http.response_begun:
             await connection.refuse(logs.http, NO_MEMORY)
         else:
-            told = "closed by us: the server's memory is full (--max-memory)"
-            connection.log(logs.http, logging.INFO, FAULT, told)
+            message = "closed by us: the server's memory is full (--max-memory)"
+            connection.log(logs.http, logging.INFO, FAULT, message)
 
 
 async def turn_away(connection: HttpConnection, refusal: Refusal) -> None:

@@ -184,8 +184,8 @@ class _Conversation:
             self._settled.set()
         if self._complete and self._failure is not None:
             target = mask_target(self._exchange.request.target)
-            told = f"the ASGI application failed at {target} after it had answered"
-            logs.http.error("#%d %s %s", self._exchange.number, FAULT, told, exc_info=self._failure)
+            message = f"the ASGI application failed at {target} after it had answered"
+            logs.http.error("#%d %s %s", self._exchange.number, FAULT, message, exc_info=self._failure)
 
     async def wait_answered(self) -> None:
         """Wait until the response is complete. Raises what has come in the way of that."""
@@ -289,8 +289,8 @@ class _Conversation:
         if self._complete:
             # "any further messages on the channel will be ignored"
             target = mask_target(self._exchange.request.target)
-            told = f"the ASGI application sent {kind} after the end of its response to {target}"
-            logs.line(logs.http, logging.WARNING, self._exchange.number, FAULT, f"{told}; ignored")
+            late = f"the ASGI application sent {kind} after the end of its response to {target}"
+            logs.line(logs.http, logging.WARNING, self._exchange.number, FAULT, f"{late}; ignored")
         elif kind == "http.response.start":
             await self._start(message)
         else:

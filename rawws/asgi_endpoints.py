@@ -1,7 +1,7 @@
 """The WebSocket endpoints of an ASGI application, as far as they can be seen without calling it.
 
 ASGI has no way to ask. Frameworks keep lists, each in its own form, and middleware wraps one application in another.
-What is found here is for a warning, so nothing is certain: an application may have endpoints that aren't found.
+The result is for a warning and isn't complete: an application may have endpoints that aren't found.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-# A tree of applications may be a circle, or have branches that are made as one looks (a test's Mock has).
+# A tree of applications may contain a circle, or branches that are made on access (as in a test's Mock).
 MAX_ROUTES = 10_000
 MAX_UNWRAPPED = 200
 MAX_DEPTH = 30
@@ -22,12 +22,12 @@ _WRAPPED = ("app", "asgi_app", "inner", "application", "other_asgi_app")
 
 
 def websocket_paths(application: object) -> list[str]:
-    """Return the paths of the WebSocket endpoints that are seen, each once. What fails to be looked at has none."""
+    """Return the paths of the WebSocket endpoints that are found, each once. Attributes that raise count as missing."""
     return list(dict.fromkeys(_Look().at(application, "", 0)))
 
 
 class _Look:
-    """One look at a tree of applications, which visits each once for each path that leads there."""
+    """One walk through a tree of applications, which visits each application once for each path to it."""
 
     def __init__(self) -> None:
         self._seen: set[tuple[int, str]] = set()
@@ -41,7 +41,7 @@ class _Look:
             for path in _careful(find, application):
                 yield prefix + path
         for route in _careful(_routes, application):
-            # A mount has a path that leads to it; a router has none, nor has a host.
+            # A mount has a path of its own; a router and a host have none.
             path = prefix + _text(route, "path")
             if _is_endpoint(route):
                 yield path
@@ -61,7 +61,7 @@ Found = TypeVar("Found")
 
 
 def _careful(find: Callable[[Any], Iterable[Found]], application: object) -> list[Found]:
-    """Return what is found, at most so much; nothing where it can't be looked at. An attribute may be any code."""
+    """Return at most `MAX_ROUTES` results, and those before an exception. An attribute may run any code, and raise."""
     found: list[Found] = []
     with contextlib.suppress(Exception):
         found.extend(itertools.islice(find(application), MAX_ROUTES))
@@ -77,7 +77,7 @@ def _text(thing: object, name: str) -> str:
 
 
 def _is_endpoint(route: object) -> bool:
-    """Starlette's, FastAPI's and Litestar's ``WebSocketRoute``, or what is derived from it."""
+    """Starlette's, FastAPI's and Litestar's ``WebSocketRoute``, or a class derived from it."""
     return any("WebSocketRoute" in cls.__name__ for cls in type(route).__mro__)
 
 
@@ -87,7 +87,7 @@ def _routes(application: Any) -> Iterator[object]:
 
 
 def _included(route: Any) -> Iterator[tuple[str, object]]:
-    """FastAPI (of late) keeps a router that is included as it is, with the path that leads there beside it."""
+    """Recent versions of FastAPI keep an included router unchanged, and its prefix in another attribute."""
     router = getattr(route, "original_router", None)
     if router is not None:
         yield _text(getattr(route, "include_context", None), "prefix"), router
@@ -102,7 +102,7 @@ def _of_rules(application: Any) -> Iterator[str]:
 
 
 def _of_channels(application: Any) -> Iterator[str]:
-    """Django's Channels: a router of protocols, behind whose middleware is a router of URLs."""
+    """Django Channels: a router of protocols. Its middleware wraps a router of URLs."""
     mapping = getattr(application, "application_mapping", None)
     if not isinstance(mapping, dict) or "websocket" not in mapping:
         return

@@ -183,13 +183,13 @@ class _Pumps:
 
 @trio.lowlevel.enable_ki_protection
 async def _pump(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:
-    """Pass bytes on until the source ends, or either takes or gives no more."""
+    """Pass bytes on until the source ends, or either side fails."""
     try:
         while data := await source.receive_some(RECEIVE_BYTES):
             try:
                 await sink.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return  # what it had sent before, such as a close that says why, is for the other pump to pass on
+                return  # the other pump passes on what it had sent before, such as a close with a reason
         if isinstance(sink, trio.abc.HalfCloseableStream):
             await sink.send_eof()
         else:

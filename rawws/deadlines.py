@@ -112,7 +112,7 @@ class Deadlines:
 
     def _check(self, peer: Peer, now: float) -> None:
         if peer.transport.fileno() < 0:
-            return  # it went while another was looked at
+            return  # it was closed while another one was handled
         if now >= peer.answer_by or now >= peer.close_at:
             self._loop.hear(peer)  # its answer may be here, and only we are late
             if peer.transport.fileno() < 0:
@@ -131,13 +131,13 @@ class Deadlines:
                     f"cut off, since the {them} has not closed within {limits.close_timeout_s:g} s",
                 )
             return
-        # First of all, since nothing excuses it: no peer is exempt, whether it answers pings, or is read from, or not.
+        # This comes first, since no peer is exempt, whether it answers pings or is read from.
         if peer.cursors is not None or peer.pace is not None:
             self._loop.slow.check_progress(peer, now)
             if peer.session.state is not OPEN:
                 return
         if peer.inbox is not None and peer.inbox.paused:
-            peer.answer_by = math.inf  # an answer may be there, and we don't read it
+            peer.answer_by = math.inf  # an answer may have arrived unread
             return
         if peer.pace is not None and peer.pace.rests_until:
             if now < peer.pace.rests_until:

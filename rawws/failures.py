@@ -1,8 +1,8 @@
-"""What an application is called with, and what it raises: its own failure, or what is for who called us.
+"""Calls into an application, and the exceptions it raises: its own failures, or those for our caller.
 
 In a program that leaves Ctrl-C to Python, a KeyboardInterrupt may be raised anywhere in the main thread. In the midst
-of trio's own functions, such as ``nursery.start_soon``, it would leave a task that never runs, and that its nursery
-waits for without end. So the tasks of a server are protected from it (`trio.lowlevel.enable_ki_protection`): it is
+of trio's own functions, such as ``nursery.start_soon``, it would leave a task that never runs, and its nursery
+would wait for it for ever. So the tasks of a server are protected from it (`trio.lowlevel.enable_ki_protection`): it is
 raised in the program's main task, when that is next at a checkpoint. Only an application's code is interrupted.
 """
 

@@ -1,12 +1,12 @@
 """Forms that take long to make, and messages that take long to send, in steps between which others are served.
 
-A room is read in several forms (`rawws.wire.encodings`), which its readers choose. Of a small message each form is made
-as it is sent. For large ones a turn has an allowance: what is left over it is a *job*, of which the loop does a step
-whenever it has taken its turns. Readers who wait for a form are behind, as those are whose sockets take no more, but
-nothing is held against them: the delay is ours.
+A room is read in several forms (`rawws.wire.encodings`), which its readers choose. The forms of a small message are
+made when it is sent. For large ones a turn has an allowance. Work beyond it becomes *jobs*, of which the loop does
+about a millisecond after its turns. Readers that wait for a form are behind, like readers whose sockets are full, but
+they are not closed for it: the delay is ours.
 
-A room with much work to be done has its publishers held back, as a slow reader does with `Slow.WAIT`. What a program or
-another node publishes can't be; so when far too much has piled up, the messages that follow go out uncompressed.
+The publishers of a room with much work left are held back, as by a slow reader with `Slow.WAIT`. Programs and other
+nodes can't be held back, so beyond `MOST_WORK` the messages that follow go out uncompressed.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from rawws.wire.encodings import without_deflate
 if TYPE_CHECKING:
     from rawws.loop import Loop
 
-# All work is counted in bytes that are deflated in the same time, of which 256 KiB take 8 ms at most.
+# The unit of work is the time in which one byte is deflated; 256 KiB take at most 8 ms.
 
-# So much is done as messages are sent, in each turn. Sixteen turns' worth of 1 KiB messages fit into that.
+# Work that is done while messages are sent, in each turn: enough for sixteen turns of 1 KiB messages.
 TURN_WORK = 256 * KIB
-# With so much to be done for a room, no more is read from those who publish there. (A guess: 30 ms at most.)
+# With this much work left for a room, its publishers are not read. (A guess: at most 30 ms.)
 HOLD_WORK = MIB
-# And with so much, what comes next isn't deflated.
+# With this much, the messages that follow aren't deflated.
 MOST_WORK = 8 * MIB
-# So many bytes are handed to sockets at a time, which takes 5 ms. A message of 1 MiB to a thousand readers takes 200.
+# The most bytes handed to sockets at a time, which takes 5 ms. A message of 1 MiB to a thousand readers takes 200 ms.
 SENT_AT_ONCE_BYTES = 32 * MIB
 
 _WORK = "work"
 
 
 class _Job:
-    """A form of a segment that is to be made, and who waits for it. ``work`` is what it adds to its room's."""
+    """A form of a segment to be made, and the peers that wait for it. ``work`` is its share of the room's work."""
 
     __slots__ = ("log", "waiting", "work")
 
@@ -49,12 +49,12 @@ class _Job:
 
 
 class Forms:
-    """Has forms made, for the loop."""
+    """Makes forms, for the loop."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._jobs: dict[tuple[Room, int, int], _Job] = {}
-        self._work: dict[Room, int] = {}  # that is to be done for each room
+        self._work: dict[Room, int] = {}  # left to do, for each room
         self.allowance = TURN_WORK  # what may still be done at once
 
     @property
@@ -63,7 +63,7 @@ class Forms:
         return bool(self._jobs)
 
     def get(self, room: Room, number: int, form: int) -> bytes | None:
-        """Return a segment in a form, or None if it has to be waited for, with `wait`."""
+        """Return a segment in a form, or None if the peer has to `wait` for it."""
         log = room.log
         work = log.work(number, form)
         if work > self.allowance:
@@ -84,14 +84,14 @@ class Forms:
         return room.log.segment(number, form)
 
     def run(self, room: Room, number: int, form: int) -> tuple[bytes, list[int]]:
-        """Return several segments in one, the first of which is there, and the size of each."""
+        """Return several segments joined, and the size of each. The first of them must exist in this form."""
         before = room.log.work_done
         run = room.log.run(number, form, self.allowance)
         self.allowance -= room.log.work_done - before
         return run
 
     def wait(self, peer: Peer, room: Room, number: int) -> None:
-        """Have a peer that is behind go on when a segment is there in its form."""
+        """Resume a peer that is behind once a segment exists in its form."""
         peer.awaits_form = True
         key = (room, number, peer.form)
         job = self._jobs.get(key)
@@ -111,17 +111,17 @@ class Forms:
             key = next(iter(self._jobs))
             job = self._jobs.pop(key)
             room, number, form = key
-            # The readers may have gone, or have moved on, and the segment with them.
+            # The readers may have left or moved on, and the segment may have been dropped.
             is_there = job.log is room.log and number >= job.log.first
             if is_there and any(map(_waits, job.waiting)) and not job.log.make(number, form):
                 work += min(job.work, STEP_BYTES)
-                self._jobs[key] = job  # at the end: each room has its turn
+                self._jobs[key] = job  # moved to the end, so that each room has its turn
                 continue
             self._is_done(room, job)
             work += self._go_on(room, number, job)
 
     def _go_on(self, room: Room, number: int, job: _Job) -> int:
-        """Send to those who have waited, as much as may be sent at a time, and return how much work that was."""
+        """Send to the peers that have waited, at most `SENT_AT_ONCE_BYTES`, and return how much work that was."""
         traffic = self._loop.traffic
         until = traffic.bytes_out + SENT_AT_ONCE_BYTES
         before = traffic.bytes_out

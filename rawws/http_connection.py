@@ -31,7 +31,7 @@ from rawws.wire.trace import FAULT, OUT, STATE, TIMER, head_lines
 
 # A connection in its HTTP phase, with its task, and h11's state (measured).
 CONNECTION_BYTES = 8 * KIB
-# What waiting for something takes besides, with its tasks (measured).
+# Added while it waits for something, with the tasks for that (measured).
 WAIT_BYTES = 7 * KIB
 
 SLOW_AND_FULL = "the client reads the answer too slowly, and the server's memory is full (--max-memory)"
@@ -78,11 +78,11 @@ class HttpConnection:
         self.is_lost = False  # the client has gone
         self.adopt: Adopt | None = None  # who goes on with the answer that was begun
         self.request: Request | None = None  # which is being answered
-        self.also_held_bytes = 0  # for that: by a body that has come whole, and by tasks that wait
+        self.also_held_bytes = 0  # for that request: a body that has come whole, and tasks that wait
 
     @property
     def held_bytes(self) -> int:
-        """How much memory it takes, but for a body on its way in or out."""
+        """The bytes of memory that it takes, without a body on its way in or out."""
         held = CONNECTION_BYTES + self.transport.held_bytes + self.http.held_bytes + self.also_held_bytes
         return held if self.request is None else held + self.request.held_bytes
 
@@ -102,7 +102,7 @@ class HttpConnection:
         while (event := self.http.next_event()) is Signal.NEED_DATA:
             with trio.move_on_at(deadline.at) as scope, self.resting(scope, is_head):
                 self.http.receive_data(await self._receive())
-                # Reading it takes a while. Cancelled there, whoever never stops sending runs out of time too.
+                # Reading it takes a while. A cancellation here also ends a client that never stops sending.
                 await current_loop().turnstile.pass_through()
             if scope.cancelled_caught:
                 # A head that is here by now came in time, and only we are late. Of a body there may always be more.

@@ -49,7 +49,7 @@ class Hub:
 
     ``max_lag_bytes`` is how far a peer may fall behind a room, counted by what is kept because of it (a message of one
     byte takes some 160 more), and ``slow`` what becomes of it then: ``"close"`` with 1013; ``"skip"`` to the newest;
-    ``"wait"``: those who publish are held back until it catches up, or is closed because it has taken nothing for
+    ``"wait"``: those who publish are held back until it catches up, or is closed after taking nothing for
     ``ping_timeout``; or ``"latest"``: at any time it gets the newest of each ``key``, a member of the messages' JSON,
     and ``max_lag_bytes`` is for what the newest of all keys take.
 
@@ -58,10 +58,10 @@ class Hub:
     nothing, or is closed with 1008: the program publishes, or who may POST. ``max_rooms`` and ``max_peers`` (in a room)
     are refused more with 503.
 
-    ``rooms_at`` says which paths are rooms, over WebSocket and HTTP: that path and all paths below it. By default every
-    path is a room, or, where the server has an application for HTTP (the ``http`` of `rawws.serve`), every path below
-    ``/room/``. The other paths are the application's, and a WebSocket is refused there with 404. ``routes``, and a
-    handler in place of the hub, are not bound by this.
+    ``rooms_at`` and all paths below it are rooms, over WebSocket and HTTP. By default every path is a room. If the
+    server has an application for HTTP (the ``http`` of `rawws.serve`), only the paths below ``/room/`` are. The other
+    paths are the application's, and a WebSocket is refused there with 404. ``routes``, and a handler in place of the
+    hub, are not bound by this.
 
     ``settings(path)`` may return other `RoomSettings` for some rooms. Where it fails, a request is answered with 500.
     """
@@ -123,7 +123,7 @@ class Hub:
         return self._occupied
 
     def paths(self, *, beside_application: bool) -> RoomPaths:
-        """Return which paths are rooms, on a server that has an application for HTTP, or none."""
+        """Return the paths that are rooms, on a server with or without an application for HTTP."""
         return self._rooms_at or RoomPaths(BESIDE_AN_APPLICATION if beside_application else "/")
 
     def room(self, path: str) -> Room:
@@ -267,7 +267,7 @@ class Hub:
         return self._add(Peer(number, transport, EventStream(), endpoint, form), path, reading)
 
     def _add(self, peer: Peer, path: str, reading: Reading) -> Peer | None:
-        """Put a peer into a room, greeted and told where it begins; None if it has gone by then.
+        """Greet a peer, send it its starting position, and put it into a room; return None if it has gone meanwhile.
 
         A peer that is lost meanwhile is in no room, but what it had sent before is still published.
         """

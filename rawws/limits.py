@@ -36,10 +36,10 @@ def check_names(keyword: str, given: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one peer may cost; sizes are in bytes, times in seconds.
+    """Limits on the cost of one peer; sizes are in bytes, times in seconds.
 
-    For a time or a rate, 0 and infinity both mean that there is no limit, and are kept as infinity: nobody who reads
-    a limit has to know about 0. The exception is ``drain_s``, where 0 means not to wait.
+    For a time or a rate, 0 and infinity both mean that there is no limit, and are kept as infinity, so that code which
+    reads a limit needs no case for 0. The exception is ``drain_s``, where 0 means not to wait.
     """
 
     # The HTTP phase. h11, Tomcat and IIS stop at 8 to 16 KiB, Node.js at 16 KiB since 2018.

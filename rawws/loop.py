@@ -13,8 +13,8 @@ for the poller, and each time it wakes it takes one *turn*:
 There is no checkpoint within a turn, so nothing here needs a lock: a peer joins, leaves or is closed between
 turns, by whichever task calls for it. Sending is by far the dearest step (a system call a peer), so under load
 the way to be fast is to let turns get longer and segments bigger, which happens by itself; a budget on what one
-turn reads keeps the segments, and with them the time between two looks at any socket, within bounds. What takes longer
-than that, such as deflating a large message, is done in steps between turns (``forms.py``).
+turn reads keeps the segments, and with them the time between two looks at any socket, within bounds. Longer
+work, such as deflating a large message, is done in steps between turns (``forms.py``).
 
 There is one loop for all that happens under one ``trio.run()``, in a system task that begins with the first
 peer. So a client needs no task either, and rooms may hold peers from several servers.
@@ -280,7 +280,7 @@ class Loop:
         return peer.session.relay_data(data, max(1, int(peer.pace.bucket.credit(trio.current_time()))))
 
     def _read_on_soon(self, peer: Peer) -> None:
-        """Have more read of a peer whose bytes no poller tells of, and what TLS has to answer sent."""
+        """Read more from a peer whose bytes no poller reports, and send what TLS has to answer."""
         if peer.lost:
             self._read_to_the_end_soon(peer)
             return
@@ -493,9 +493,9 @@ class Loop:
 
     @trio.lowlevel.enable_ki_protection
     async def _run_errands(self) -> None:
-        """Do what no poller tells of.
+        """Do the work that no poller reports.
 
-        That is to tell who came and went, flush what `send_soon` has queued, do a step of long work, and read on where
+        It sends joins and leaves, flushes what `send_soon` has queued, does a step of long work, and reads on where
         bytes are here already.
         """
         while True:
@@ -531,7 +531,7 @@ class Loop:
                 self._read_on_soon(peer)
 
     def _poll(self, peer: Peer) -> None:
-        """Have the poller watch for a peer's interest; a writable socket is of no use where TLS has to read first."""
+        """Update what the poller watches for a peer; a writable socket is of no use while TLS has to read first."""
         interest = peer.interest & READABLE if peer.transport.reads_first else peer.interest
         self._poller.watch(peer.transport.fileno(), interest)
 
@@ -610,7 +610,7 @@ class Loop:
 
         A peer that refuses what we send says why in its close, and then resets the connection. The reset is found
         first where we are sending, while the close, or a last message, is still in our socket's buffer. The peer leaves
-        its rooms at once; what it says is still published.
+        its rooms at once; the messages that it had sent are still published.
         """
         if peer.lost or peer.transport.fileno() < 0:
             return
@@ -622,7 +622,7 @@ class Loop:
             self._read_to_the_end_soon(peer)
 
     def _read_to_the_end_soon(self, peer: Peer) -> None:
-        """Have the next piece read of what a lost peer had sent, unless it is one that is to say no more for now."""
+        """Schedule the next read of what a lost peer had sent, unless it may publish no more for now."""
         if peer.transport.fileno() < 0:
             return
         assert peer.lost is not None

@@ -7,12 +7,12 @@ they hold is added up every so often, and when it is too much, some of it is giv
 1. the histories of rooms in which nobody is, those first that have been quiet for longest: whoever comes back is told
    of a gap;
 2. then whatever is largest: a peer is closed for what waits for it alone or because of it, a room's history is
-   forgotten, a request is refused whose body is being received, a connection is cut that reads its answer slowly or
-   is in its HTTP phase, and messages are dropped that wait for a program after their sender has gone.
+   forgotten, a request whose body is being received is refused, a connection that reads its answer slowly or is in
+   its HTTP phase is cut, and messages that wait for a program after their sender has gone are dropped.
 
 Objects are counted, not payloads: a pong of two bytes in a list of its own takes ninety. The sizes below were measured
 with CPython 3.11 on 64 bits. ``tests/test_memory.py`` compares the sum with the memory that the process has in use, for
-each way to make a server keep something. The sum is made when it is asked for, so queueing costs nothing more.
+each way to make a server keep something. The sum is computed on demand, so queueing costs nothing more.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ PLACE_BYTES = 24
 
 OPEN = State.OPEN  # a global is found three times as fast as an Enum's member
 
-# What is given up: its size, how, and what it is.
+# Something that can be given up: its size, the method that does it, and the object.
 _Claim = tuple[int, Callable[..., int], object]
 
 
@@ -86,7 +86,7 @@ class Memory:
         Of a connection that is being closed, only what waits is counted: the connection itself is about to go.
         """
         used = 0
-        # Many may be sent the same object, which is counted once.
+        # The same object may be queued for many peers, and is counted once.
         shared = {id(piece): sys.getsizeof(piece) for held in self._bodies.values() for piece in held()}
         for peer in self._loop.peers.values():  # written out, since there may be very many
             session, inbox = peer.session, peer.inbox
@@ -149,21 +149,21 @@ class Memory:
         self._look_at = began + took_s / MOST_OF_THE_TIME
         if used <= self.max_bytes:
             return
-        told = f"{used} bytes are held, over the server's limit of {self.max_bytes} (--max-memory)"
+        reason = f"{used} bytes are held, over the server's limit of {self.max_bytes} (--max-memory)"
         until = math.inf
-        for freed_bytes in self._free(told):
+        for freed_bytes in self._free(reason):
             used -= freed_bytes
             now = time.perf_counter()
             if used <= self.max_bytes or now > until:
                 return
             until = min(until, now + CHECK_S)  # from the first on: finding out what is largest takes its time too
 
-    def _free(self, told: str) -> Iterator[int]:
+    def _free(self, reason: str) -> Iterator[int]:
         """Give up one thing after the other, and yield how many bytes each has freed."""
         rooms = self._rooms()
         deserted = [room for room in rooms if not len(room)]
         for room in sorted(deserted, key=attrgetter("quiet_since")):
-            yield self._end_history(room, told)
+            yield self._end_history(room, reason)
         claims: list[_Claim] = []
         claims += [(room.history_bytes, self._end_history, room) for room in rooms if len(room)]
         claims += [(_weight(peer), self._close, peer) for peer in self._loop.peers.values()]
@@ -174,13 +174,13 @@ class Memory:
         for size, give_up, what in claims:
             if not size:
                 return
-            yield give_up(what, told)
+            yield give_up(what, reason)
 
-    def _end_history(self, room: Room, told: str) -> int:
+    def _end_history(self, room: Room, reason: str) -> int:
         now = trio.current_time()
         if now - self._told_at >= TOLD_EVERY_S:
             self._told_at = now
-            logs.line(logs.server, logging.WARNING, logs.SERVER, FAULT, f"{told}; histories of rooms are given up")
+            logs.line(logs.server, logging.WARNING, logs.SERVER, FAULT, f"{reason}; histories of rooms are given up")
         before, aging = room.held_bytes, self._loop.deadlines.aging
         room.end_history()
         if room in aging:
@@ -190,13 +190,13 @@ class Memory:
     def _still_held(self, room: Room) -> int:
         return room.held_bytes if len(room) or room in self._loop.deadlines.aging else 0
 
-    def _close(self, peer: Peer, told: str) -> int:
+    def _close(self, peer: Peer, reason: str) -> int:
         """Close a peer, and drop what waits for its program. A peer that is being closed already is cut off."""
         weight, waiting = _weight(peer), _waiting_bytes(peer)
         if peer.session.state is not OPEN:
             if not waiting:
                 return 0
-            why = f"is cut off while it is being closed, since it holds {waiting} bytes: {told}"
+            why = f"is cut off while it is being closed, since it holds {waiting} bytes: {reason}"
             self._loop.log(peer, FAULT, why, logging.WARNING)
             self._loop.drop(peer, Cause.LIMIT, "cut off, since the server's memory is full")
             if peer.inbox is not None:
@@ -204,7 +204,7 @@ class Memory:
             return waiting
         rooms, own = peer.rooms, own_bytes(peer)
         before = sum(room.held_bytes for room in rooms)
-        self._loop.log(peer, FAULT, f"is closed, since it holds {weight} bytes: {told}", logging.WARNING)
+        self._loop.log(peer, FAULT, f"is closed, since it holds {weight} bytes: {reason}", logging.WARNING)
         self._loop.close(peer, 1013, "the server's memory is full", Cause.LIMIT, with_the_rest=False)
         if peer.inbox is not None:
             peer.inbox.forget()
@@ -212,10 +212,10 @@ class Memory:
             self._loop.drop(peer, Cause.LIMIT, "cut off, since the server's memory is full")
         return own - _waiting_bytes(peer) + before - sum(map(self._still_held, rooms))
 
-    def _empty(self, inbox: Inbox, told: str) -> int:
+    def _empty(self, inbox: Inbox, reason: str) -> int:
         size = inbox.waiting_bytes
         number = logs.SERVER if inbox.websocket is None else inbox.websocket.id
-        why = f"has gone, and {size} bytes that it sent still wait for the program; they are dropped: {told}"
+        why = f"has gone, and {size} bytes that it sent still wait for the program; they are dropped: {reason}"
         logs.line(logs.hub, logging.WARNING, number, FAULT, why)
         inbox.forget()
         self._orphans.discard(inbox)

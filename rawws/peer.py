@@ -88,7 +88,7 @@ class Endpoint:
 
 
 class Loss(NamedTuple):
-    """Why a peer's socket takes nothing any more, and how many bytes waited for it."""
+    """The reason why a peer's socket takes nothing any more, and the number of bytes that waited for it."""
 
     why: str
     unsent_bytes: int
@@ -161,10 +161,10 @@ class Peer:
         self.rooms = NOWHERE
         self.pace: Pace | None = None  # of a peer that can't keep up, or has to
         self.cursors: dict[Room, Cursor] | None = None  # in each of its rooms, while it is behind in them
-        self.awaits_form = False  # what it is to be sent next is being made: it is behind, and its socket isn't full
+        self.awaits_form = False  # its next form is being made: it is behind, though its socket isn't full
         self.in_segment: Room | None = None  # whose segment has gone in part, or can't be called back
         self.in_message = False  # the program is sending a message in fragments
-        self.outbox: list[Piece] | None = None  # whole frames, but for the first, part of which may have gone
+        self.outbox: list[Piece] | None = None  # whole frames, except that part of the first may have been sent
         self.outbox_bytes = 0
         self.later: list[Piece] | None = None  # for the outbox, when the message in fragments is over
         self.interest = READABLE
@@ -178,7 +178,7 @@ class Peer:
         self.close_at = math.inf  # when the socket is closed, whatever the peer does
         self.shut = False  # we have sent all that we ever will, and wait for the peer's end of the stream
         self.cause: Cause | None = None  # of its end, if that isn't told by the session
-        self.lost: Loss | None = None  # once its socket takes nothing any more; what it had sent before is still read
+        self.lost: Loss | None = None  # set when its socket takes no more; what it had sent is still read
 
     def __repr__(self) -> str:
         rooms = ", ".join(room.path for room in self.rooms)
@@ -201,7 +201,7 @@ class Peer:
 
     @property
     def path(self) -> str:
-        """The path that it has asked for; empty where nothing remembers it, as of a peer that gets its own words."""
+        """The path that it requested; empty if it isn't kept, as in echo mode."""
         websocket = self.websocket
         if websocket is not None:
             return websocket.path
@@ -286,7 +286,7 @@ class Inbox:
         self._readers = trio.lowlevel.ParkingLot()
         # Where tasks wait that have something to send, for the peer to take what was sent before.
         self.drained = trio.lowlevel.ParkingLot()
-        self.drains = 0  # how often the operating system had taken all that was queued
+        self.drains = 0  # how often the operating system has taken all that was queued
         self.answer_bytes = 0  # of pongs and the like, queued since the outbox was last empty
 
     @property
@@ -295,7 +295,7 @@ class Inbox:
 
     @property
     def waiting_bytes(self) -> int:
-        """The memory of the messages, and of what the program keeps for the peer besides."""
+        """The memory of the messages, and of all else that the program keeps for the peer."""
         if not self.items and self.also_held is None:
             return 0
         also = 0 if self.also_held is None else self.also_held()

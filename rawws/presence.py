@@ -57,8 +57,8 @@ class Watchers:
         """Note a join or a leave, after which the room has ``peers`` members; return whether anybody watches."""
         if not self._began:
             return False
-        told = {what: {"peer": who.number, "peers": peers}}
-        self._news.append(_News(who, notice(told, WITH_IDS), notice(told, EVENTS)))
+        body = {what: {"peer": who.number, "peers": peers}}
+        self._news.append(_News(who, notice(body, WITH_IDS), notice(body, EVENTS)))
         return True
 
     def take(self) -> list[tuple[Peer, list[_News]]]:
@@ -73,11 +73,11 @@ class Watchers:
 
 
 class Presence:
-    """Notifies the watchers of all rooms, for the loop."""
+    """Notifies the watchers of all rooms, on behalf of the loop."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._rooms: dict[Room, None] = {}  # that have news
+        self._rooms: dict[Room, None] = {}  # the rooms that have news
 
     @property
     def has_news(self) -> bool:

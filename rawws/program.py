@@ -21,8 +21,8 @@ from rawws.transport import name_address, open_listeners
 from rawws.wire.trace import STATE, TIMER
 from rawws.workers import Membership
 
-# A worker whose first process is gone isn't asked a second time: so much later than its drain it ends by force. Its
-# application has five seconds to end, and what waits for a backplane three.
+# A worker whose parent process is gone gets no second signal, so it ends by force this long after its drain. Its
+# application has five seconds to end, and messages that wait for a backplane have three.
 ORPHAN_S = 10.0
 
 

@@ -40,11 +40,11 @@ BETWEEN_POLLS_S = 60.0
 MAX_POLLED_MESSAGES = 1000
 MAX_POLLED_BYTES = MIB
 
-# Of the newest messages of each key so many go to a peer at a time, and the newest then when it has taken them.
+# The most messages, newest of their keys, that a peer is sent at a time. After them it gets those that are newest then.
 NEWEST_MESSAGES = 1000
 NEWEST_BYTES = MIB
 
-# What a room takes that is kept, besides its path and its log's segments (measured).
+# The memory of a room, besides its path and its log's segments (measured).
 ROOM_BYTES = 2600
 
 NOBODY = 0  # the sender of what a program publishes
@@ -90,7 +90,7 @@ class Delivery(NamedTuple):
     """What became of a published message: for how many peers of the room it was which."""
 
     sent: int  # the operating system has taken it, and all before it
-    queued: int  # it is sent soon, or as `Slow` has it, something newer: the peer reads slowly, or the message is large
+    queued: int  # sent soon, or replaced as `Slow` says: the peer reads slowly, or the message is large
     closed: int  # it was lost, or closed for being too far behind
 
 
@@ -165,8 +165,8 @@ class Room:
         )
 
     def _forms_in_use(self) -> Iterator[tuple[Cursor, int]]:
-        """Yield where those are who are behind, and in which form; for the log."""
-        if self.conflates:  # they have no place in a segment
+        """Yield the cursor and the form of each peer that is behind, for the log."""
+        if self.conflates:  # its peers have no place in a segment
             return
         for peer in self.behind:
             assert peer.cursors is not None
@@ -280,7 +280,7 @@ class Room:
                 return Place(oldest - 1, {"since": str(reading.since), "after": log.label(oldest - 1)})
             if number > log.last_message:  # it has seen what we never had: others may have missed it, and we more
                 return Place(log.last_message, {"since": str(reading.since), "after": log.tail_id})
-            if not log.ids.knows(reading.since):  # it is of a stream that was lost
+            if not log.ids.knows(reading.since):  # the id is of a stream that was lost
                 return Place(number, {"since": str(reading.since), "after": log.label(number)})
             return Place(number, None)
         if reading.last is not None:
@@ -288,7 +288,7 @@ class Room:
         return Place(log.last_message, None)
 
     def polled(self, after: int, gap: dict[str, str] | None) -> Polled:
-        """Return what a poll after a number is answered; made once for all who have waited there."""
+        """Return the answer to a poll after a number. It is made once for all polls that waited there."""
         if self._polled is not None and self._polled[0] == (after, gap):
             return self._polled[1]
         at = self.log.ids.label(after) if gap is None else gap["after"].encode("ascii")
@@ -324,7 +324,7 @@ class Room:
         return self.leave_out_own(peer, number, self.log.segment(number, peer.form))
 
     def leave_out_own(self, peer: Peer, number: int, segment: bytes) -> bytes:
-        """Return a segment, in any form that has frames, without a peer's own messages if the room has it so."""
+        """Return a segment, in a form that has frames. With `exclude_sender` it lacks the peer's own messages."""
         if self._senders is None:
             return segment
         return self._senders.leave_out(peer.number, segment, *self.log.span(number))
@@ -335,9 +335,9 @@ class Room:
         return last - first + 1 - own
 
     def newest_for(self, peer: Peer, after: int) -> Newest:
-        """Return the newest messages of each key behind a number, as a peer is sent them, as many as go at a time.
+        """Return the newest message of each key after a number in a peer's form, as many as are sent at a time.
 
-        They are not compressed: each peer would have its own of them deflated.
+        They are not compressed, since that would have to be done for each peer.
         """
         assert self._keys is not None
         form = without_deflate(peer.form)
@@ -456,7 +456,7 @@ class Room:
         if self.shared is not None:
             self.shared.follow(self)
         self.add_current(peer)
-        # Before anything is sent to the peer, since sending may end its membership, and with it the watching.
+        # First of all, since sending to the peer may end its membership, and with it the watching.
         self._note("join", peer)
         if watches:
             self.watchers.add(peer)
@@ -480,7 +480,7 @@ class Room:
         self.behind.add(peer)
 
     def remove(self, peer: Peer) -> None:
-        """End a peer's membership, in whatever way it leaves."""
+        """End a peer's membership, whatever the reason."""
         self._discard_current(peer)
         self.behind.discard(peer)
         self.watchers.discard(peer)
@@ -532,7 +532,7 @@ class Room:
             return False
         if self._registry.get(self.path) is self:
             del self._registry[self.path]
-        if self._keys is not None:  # a program may hold the room, and nobody will ask for what came before
+        if self._keys is not None:  # a program may keep the room, but no reader can ask for older messages
             self._keys.clear()
         return True
 
@@ -571,7 +571,7 @@ class Room:
 
 
 class Newest(NamedTuple):
-    """What a peer gets of that which it missed up to and with message ``upto``: so many ``messages``."""
+    """The part that a peer gets of what it missed, up to and including message ``upto``: ``messages`` of them."""
 
     data: bytes
     messages: int

@@ -48,7 +48,7 @@ class RoomApp(InFront):
         max_message_bytes: int | None = None,
         rate: float = 0.0,
     ) -> None:
-        """``elsewhere`` answers at all paths that are no rooms.
+        """``elsewhere`` answers at all paths that are not rooms.
 
         A POST may have ``max_message_bytes``, or as many as a message by WebSocket, and come ``rate`` times a second
         from one client; 0 for any number.

@@ -8,21 +8,21 @@ from urllib.parse import unquote
 
 from rawws.errors import Refusal, UsageError
 
-BESIDE_AN_APPLICATION = "/room/"  # by default, since an application has the say about its other paths
+BESIDE_AN_APPLICATION = "/room/"  # the default, since the application owns all other paths
 
-_VISIBLE = re.compile(r"[!-\"$->@-~]*")  # ASCII that can stand in a path: "?" and "#" would end it
+_VISIBLE = re.compile(r"[!-\"$->@-~]*")  # the ASCII that a path may contain; "?" and "#" would end it
 
 
 @dataclass(frozen=True, slots=True)
 class RoomPaths:
     """A path and all paths below it, as they stand in a request's target.
 
-    ``/`` is every path. ``/room/`` is every path that begins so; ``/room`` is that path besides, but not ``/roomy``.
+    ``/`` is every path. ``/room/`` is every path that begins so. ``/room`` adds that path itself, but not ``/roomy``.
     Raises `UsageError` for a path that no request could have.
 
-    Paths are compared byte by byte (RFC 3986 §6.2.1), because a path that only means one of ours may have been meant
-    for somebody else, or have passed a proxy as that. So ``/%72oom/x``, ``//room/x`` and ``/Room/x`` are none of
-    ``/room/``, and neither is a path with dot segments, such as ``/room/../private``.
+    Paths are compared byte by byte (RFC 3986 §6.2.1), because a path that is merely equivalent to one of ours may
+    belong to the application, and a proxy may have let it pass as such. So ``/%72oom/x``, ``//room/x`` and ``/Room/x``
+    are not below ``/room/``, and neither is a path with dot segments, such as ``/room/../private``.
     """
 
     root: str
@@ -31,7 +31,7 @@ class RoomPaths:
         if not self.root.startswith("/"):
             raise UsageError(f"{self.root!r} is not the beginning of a path; give one such as /room/")
         if not _VISIBLE.fullmatch(self.root):
-            raise UsageError(f"{self.root!r} is no path as it stands in a request; percent-encode it (RFC 3986 §2.1)")
+            raise UsageError(f"{self.root!r} is not a path as requests have it; percent-encode it (RFC 3986 §2.1)")
         if _has_dot_segments(self.root):
             raise UsageError(f"{self.root!r} has dot segments, which clients resolve (RFC 3986 §5.2.4); leave them out")
 
@@ -52,13 +52,13 @@ class RoomPaths:
         return f"{self.root}x" if self.root.endswith("/") else self.root
 
     def refuse(self, path: str) -> Refusal | None:
-        """Return why a WebSocket can't be let in at a path, if there is no room."""
+        """Return a refusal for a WebSocket at a path that is not a room; None for a room."""
         if path in self:
             return None
-        told = f"No WebSocket is served at this path; connect to a room, {self} (--rooms, or Hub(rooms_at=...))."
-        return Refusal(404, "no_room_here", told)
+        message = f"No WebSocket is served at this path; connect to a room, {self} (--rooms, or Hub(rooms_at=...))."
+        return Refusal(404, "no_room_here", message)
 
 
 def _has_dot_segments(path: str) -> bool:
-    """Say whether a path has a segment ``.`` or ``..``, also where some server would find one after decoding."""
+    """Return whether a path has a segment ``.`` or ``..``, or one that decodes to it, as some servers do."""
     return not {".", ".."}.isdisjoint(unquote(path).split("/"))

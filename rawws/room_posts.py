@@ -148,10 +148,10 @@ class Posts:
         with trio.move_on_after(HELD_S) as scope:
             await room.ready()
         if scope.cancelled_caught:
-            told = (
+            message = (
                 "Publishers in this room are held back: a peer reads too slowly, or much is left to encode. Try again."
             )
-            return Refusal(503, "held_back", told, _AGAIN)
+            return Refusal(503, "held_back", message, _AGAIN)
         return self._publish_in(room, exchange, opcode, body)
 
     async def _publish_through(
@@ -167,7 +167,7 @@ class Posts:
         done = trio.Event()
         shared = self._hub.room(path)
         message = backplane.send_out(
-            shared.path,  # which is there once, however many messages wait
+            shared.path,  # one object, however many messages wait
             opcode,
             body,
             shared.settings.history,

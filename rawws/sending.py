@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from rawws.loop import Loop
 
 # Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
-# pongs faster than it takes them is slowed down to its own speed. What a program sends doesn't count: `send` waits
+# pongs faster than it takes them is slowed down to its own speed. A program's messages don't count: `send` waits
 # for the peer by itself, and the peer's close may say why it takes no more of a message.
 MAX_OUTBOX_BYTES = 64 * 1024
-# Frames up to this size are joined where they wait: an object for each would take twenty times the bytes of a pong.
+# Waiting frames up to this size are joined: an object for each would take twenty times the bytes of a pong.
 SMALL_BYTES = 4 * 1024
 
 
@@ -68,13 +68,13 @@ class Sending:
         gone = len(room)
         forms = self._loop.forms
         self._traffic.messages_out += room.log.sealed_messages * gone
-        short: list[tuple[Peer, bytes, int]] = []  # with what it was to be sent, and how much of that went
+        short: list[tuple[Peer, bytes, int]] = []  # with the segment, and how much of it was sent
         lost: list[tuple[Peer, OSError]] = []
         later: list[Peer] = []
         most_bytes = SENT_AT_ONCE_BYTES
         for form, all_peers in room.current.items():
             peers: Collection[Peer] = all_peers
-            # Who is behind in a room that conflates has no place in a segment: there is no waiting for its form.
+            # In a room that conflates, a peer that is behind has no place in a segment, and can't wait for its form.
             segment = forms.get_at_once(room, number, form) if room.conflates else forms.get(room, number, form)
             if segment is None:
                 later += peers
@@ -100,7 +100,7 @@ class Sending:
                     short.append((peer, segment, sent))
             self._traffic.bytes_out += size * len(peers)
             if tracing.frames_are_shown():
-                nothing = {peer for peer, _, sent in short if not sent}  # shown when they are sent the first of it
+                nothing = {peer for peer, _, sent in short if not sent}  # to be shown when the first bytes are sent
                 for peer in peers:
                     if peer not in nothing:
                         peer.session.show_sent(segment)
@@ -284,9 +284,9 @@ class Sending:
             peer.inbox.drained.unpark_all()
 
     def _send_pending(self, peer: Peer) -> bool:
-        """Send from the outbox and the logs, each at its turn; False when something is left.
+        """Send from the outbox and the logs, each at its turn; return False if something is left.
 
-        The socket takes no more then, or what comes next is still being made (``Peer.awaits_form``).
+        Then the socket takes no more, or the next form is still being made (``Peer.awaits_form``).
         """
         transport, forms = peer.transport, self._loop.forms
         if transport.has_unsent and not transport.try_flush():
@@ -431,7 +431,7 @@ class Sending:
                 peer.in_segment = None
             if whole:
                 for missing in range(number, room.log.next):
-                    # Uncompressed, it is the log's own, or made in little time.
+                    # An uncompressed one is the log's own, or quickly made.
                     plain = room.log.segment(missing, without_deflate(peer.form))
                     segment = room.leave_out_own(peer, missing, plain)
                     peer.session.show_sent(segment)

@@ -58,7 +58,7 @@ DRAIN_SHARE = 0.8
 SAME_HOST = Origins()
 
 _AS_IN_TARGETS = "/%!$&'()*+,;=:@{}<>"  # RFC 3986 §3.3, and the brackets in which frameworks have parameters
-MOST_NAMED = 5  # of an application's endpoints, in one line of the log
+MOST_NAMED = 5  # the most endpoints of an application in one log line
 
 Handler = Callable[[WebSocket], Awaitable[None]]
 
@@ -172,8 +172,7 @@ class Server:
                     await endpoint.wait_empty()
 
     def _list_open(self, most: int) -> tuple[list[OpenConnection], int]:
-        """Return the newest WebSockets and event streams of those that a tracer is told of, and how many more there
-        are."""
+        """Return the newest WebSockets and event streams that a tracer sees, and the number of the others."""
         peers = [  # the oldest first
             peer
             for peer in current_loop().peers.values()
@@ -313,7 +312,7 @@ def _as_route(path: str, route: Handler | Hub | Route) -> Route:
 
 
 def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -> Route:
-    """Return what becomes of WebSockets that no route is for: those at the paths of rooms are the hub's.
+    """Return the route of WebSockets that have none of their own: at the paths of rooms they are the hub's.
 
     Raises `UsageError` when the application has WebSocket endpoints of its own there. Others are named in the log.
     """
@@ -327,9 +326,10 @@ def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -
                 "put the rooms elsewhere, with --rooms, or Hub(rooms_at=...)"
             )
         if seen:
-            told = f"the application's WebSocket endpoints aren't served: {_name_some(seen)}; an upgrade there gets 404"
-            told += f", since rooms are {paths}"
-            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
+            names = _name_some(seen)
+            message = f"the application's WebSocket endpoints aren't served: {names}; an upgrade there gets 404, "
+            message += f"since rooms are {paths}"
+            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
     return Route(hub, refuse=lambda request: paths.refuse(request.path or ""))
 
 
@@ -469,7 +469,7 @@ async def serve(
 
     ``handler`` is an async function that is called with each `WebSocket`, in a task of its own; the connection is
     closed with 1000 when it returns, and with 1011 when it raises. Or it is a `Hub`, which relays at the paths that are
-    rooms: every path, or those below ``/room/`` beside an application for HTTP, or as its ``rooms_at`` says; a
+    rooms: its ``rooms_at``, or else the paths below ``/room/`` beside an application for HTTP, or else every path. A
     WebSocket for another path is refused with 404. ``routes`` has others for some paths: ``{"/admin": admin}``.
 
     Where it listens:

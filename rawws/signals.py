@@ -31,13 +31,13 @@ from rawws.wire.trace import FAULT, TIMER, shorten
 # SIGHUP: the terminal that the program was started from is gone.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# What is left of a program after its end is logged when it is so late, and is ended by force so long after a second
-# signal. What the interpreter takes apart at the very last, when no thread runs any more, has a limit of its own.
+# What an ended program leaves running is logged after the first of these times. After a second signal it is ended by
+# force, the second time later. The interpreter's last finalizers, when no thread runs any more, have the third.
 LATE_S = 1.0
 FORCE_S = 1.0
 FINALIZING_S = 10.0
 
-# So long is waited for the last line to be written.
+# How long to wait for the last line to be written.
 LAST_WORDS_S = 0.5
 
 BY_APPLICATION = "something of the application's can't be cancelled, or blocks the loop"
@@ -49,10 +49,10 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def ending_signals(*, kept_by: str | None = BY_APPLICATION) -> Iterator[AsyncIterator[int]]:
-    """Yield what asks this program to end, as it comes. For a whole program, once in its life.
+    """Yield the signals that ask this program to end, as they come. For a whole program, once in its life.
 
-    The second signal ends the process with status 1 when `FORCE_S` later it is still there, and says that it is
-    ``kept_by`` something. None: it is for the program to do something about a second one.
+    If the process is still there `FORCE_S` after the second signal, it ends with status 1, and the log says that it
+    was ``kept_by`` something. With None, the program handles a second signal itself.
 
     After the block the program is about to end anyway. If something keeps it, such as a thread of the application's,
     that is logged and waited for, and the next signal ends the process by force. If nothing does, a late signal changes
@@ -73,7 +73,7 @@ def ending_signals(*, kept_by: str | None = BY_APPLICATION) -> Iterator[AsyncIte
 
 
 def run(main: Callable[..., Awaitable[Result]], *arguments: object) -> Result:
-    """Run a whole program on trio, in which `ending_signals` says how it ends; see signals until the process is gone.
+    """Run a whole program on trio that uses `ending_signals`, and watch for signals until the process is gone.
 
     Returns what ``main`` returns, and raises what it raises.
     """
@@ -85,7 +85,7 @@ def run(main: Callable[..., Awaitable[Result]], *arguments: object) -> Result:
 
 
 def end_soon(after_s: float, why: str) -> None:
-    """End this process by force after so long, in which it may end by itself: for where nobody will ask again."""
+    """End this process by force after ``after_s``, unless it has ended: for when no second signal will come."""
     if _of_process is not None:
         threading.Thread(target=_of_process.end_by_force, args=(after_s, why), name="rawws: end", daemon=True).start()
 
@@ -116,7 +116,7 @@ class _Watch:
         # process writes nothing itself.
         self._to_say: queue.SimpleQueue[tuple[int, str, str | None, str]] = queue.SimpleQueue()
         self._is_said = threading.Event()
-        # Both begin now: when the interpreter ends, no thread can be started any more (from Python 3.12 on).
+        # Both start now, since Python 3.12 and later start no thread while the interpreter ends.
         threading.Thread(target=self._run, name="rawws: signals", daemon=True).start()
         threading.Thread(target=self._speak, name="rawws: last words", daemon=True).start()
 
@@ -131,11 +131,11 @@ class _Watch:
                 self._trio_fd = -1  # trio closes it soon, and its number may be another file's then
 
     def take_signals(self) -> int:
-        """Have the interpreter tell us of signals, and return where it has told of them so far."""
+        """Have the interpreter report signals to our socket, and return the descriptor that it used before."""
         return signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
 
     def end_by_force(self, after_s: float, why: str | None = None) -> None:
-        """End this process with status 1, whatever keeps it. ``why`` is what is found then if it isn't given."""
+        """End this process with status 1, whatever keeps it. Without ``why``, the log says what is left running."""
         time.sleep(min(after_s, threading.TIMEOUT_MAX))
         self._is_said.clear()
         self._to_say.put((logging.ERROR, FAULT, why, ": ending without it"))
@@ -150,9 +150,9 @@ class _Watch:
         self._tell(_OVER)
 
     def interpreter_ends(self) -> None:
-        """Bound what comes when no thread of ours runs any more; a signal changes nothing there.
+        """Limit the time after all our threads have ended; signals are ignored then.
 
-        Python's handlers are gone before the process is: it would be death by SIGTERM where all has ended well.
+        Python's handlers are gone before the process is, so a late SIGTERM would kill a process that has ended well.
         """
         if self._pid != os.getpid():
             return
@@ -164,7 +164,7 @@ class _Watch:
     def _tell(self, number: int, _: FrameType | None = None) -> None:
         """As a handler it runs in the main thread, or in that of a child, whose signals are none of ours."""
         if self._pid == os.getpid():
-            with contextlib.suppress(BlockingIOError):  # so many are there that one more makes no difference
+            with contextlib.suppress(BlockingIOError):  # the socket is full, so one more makes no difference
                 self._writing.send(bytes([number]))
 
     def _run(self) -> None:
@@ -203,15 +203,15 @@ _of_process: _Watch | None = None
 
 @atexit.register
 def _at_exit() -> None:
-    """Run after the application's own, since this is registered before that is imported."""
+    """Run after the application's functions: atexit runs them in reverse order, and this is registered first."""
     if _of_process is not None:
         _of_process.interpreter_ends()
 
 
 class _Forking(threading.local):
-    """Has a forked child leave the socket alone, which it has in common with us: its signals aren't ours.
+    """Makes a forked child leave the socket alone, which it shares with us: its signals aren't ours.
 
-    They could come before the child has had its first turn, so they are held back from before it is made.
+    A signal could come before the child has run any code, so signals are blocked from before the fork.
     """
 
     _before: set[int] | None = None
@@ -236,13 +236,13 @@ os.register_at_fork(before=_forking.begin, after_in_parent=_forking.end_in_paren
 
 
 def _what_is_left() -> str:
-    """Say what of the application's goes on when the program is over."""
+    """Return what the application keeps running after the end of the program."""
     main = threading.main_thread()
     names = [repr(shorten(each.name)) for each in threading.enumerate() if not each.daemon and each is not main]
     if not names:
-        return "the application goes on at exit: a function of atexit, or a library below it"
+        return "the application still runs at exit: a function of atexit, or a library that it calls"
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return f"the application goes on in a thread: {', '.join(names[:_MOST_NAMED])}{more}"
+    return f"the application still runs in a thread: {', '.join(names[:_MOST_NAMED])}{more}"
 
 
 def _pass_over(*_: object) -> None:

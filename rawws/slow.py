@@ -37,7 +37,7 @@ class SlowPeers:
 
     @staticmethod
     def leave_rest(peer: Peer, room: Room, number: int, segment: bytes, sent: int) -> None:
-        """Note that of a segment, as it is for this peer, so many bytes only were sent."""
+        """Note that only the first ``sent`` bytes of a segment, in this peer's form, were sent."""
         assert peer.cursors is not None
         if not room.conflates:
             peer.cursors[room] = Cursor(number, sent)
@@ -54,7 +54,7 @@ class SlowPeers:
 
     def check(self, peer: Peer, room: Room) -> None:
         """See to a peer that is too far behind, in the way that the room has it."""
-        if room.conflates or peer.awaits_form:  # it can't be, or that is none of its doing
+        if room.conflates or peer.awaits_form:  # it can't fall behind, or the delay is ours
             return
         assert peer.cursors is not None
         lag_bytes = room.log.lag_cost(peer.cursors[room], peer.form)
@@ -130,7 +130,7 @@ class SlowPeers:
             return
         patience_s = slow.endpoint.limits.ping_timeout_s
         until = (
-            "it catches up, however long that takes, since there is no --ping-timeout"
+            "it catches up, with no time limit (--ping-timeout 0)"
             if patience_s == math.inf
             else f"it catches up or has taken nothing for {patience_s:g} s (--ping-timeout)"
         )
@@ -140,16 +140,16 @@ class SlowPeers:
 
     @staticmethod
     def note_progress(peer: Peer) -> None:
-        """Note that a peer that is behind takes what it is sent, though nothing may be read from it meanwhile."""
+        """Note that a peer that is behind takes data, as a sign of life: nothing may be read from it meanwhile."""
         if any(room.is_held for room in peer.rooms):
             peer.heard = True
         if peer.pace is not None and peer.pace.took_at != math.inf:
             peer.pace.took_at = trio.current_time()
 
     def check_progress(self, peer: Peer, now: float) -> None:
-        """Close a peer for which a room waits and that takes nothing: pongs alone don't keep all others waiting.
+        """Close a peer that takes nothing while its room waits for it: pongs alone don't keep all others waiting.
 
-        To be asked of every peer at every tick. The clock runs for each that is behind in such a room, not only for the
+        Called for every peer at every tick. The clock runs for each that is behind in such a room, not only for the
         one that made it wait: when that one has caught up, the room may have to wait for another.
         """
         pace = peer.pace

@@ -31,7 +31,7 @@ DIAL_TIMEOUT_S = 10.0
 MAX_WAITING_BYTES = 4096
 # Of a payload so much is kept for a recording, and of what is longer a little of its end; others need less.
 MAX_SHOWN_BYTES = 16 * MIB
-# For so long what one side had sent is passed on when it takes no more itself (a guess: it is in a buffer of ours).
+# How long a side's last bytes are still passed on after it stopped reading (a guess: they are in a buffer of ours).
 LAST_WORDS_S = 5.0
 # Looked at, and shown, before others have their turn: there may be a frame in every two bytes.
 LOOKED_AT_BYTES = 8192
@@ -79,7 +79,7 @@ async def run_tap(
     with contextlib.ExitStack() as stack:
         for listener in listeners:
             stack.callback(listener.close)
-        opened: dict[_Tapped, None] = {}  # in the order in which they came
+        opened: dict[_Tapped, None] = {}  # in the order in which they were opened
 
         def list_open(most: int) -> tuple[list[OpenConnection], int]:
             websockets = [tapped for tapped in opened if tapped.is_websocket]
@@ -120,7 +120,7 @@ class _Tapped:
         self._observer = Observer(max_waiting_bytes=MAX_WAITING_BYTES)
         self._told = ""  # how it ended, where that is worth a word
         self._dialled_from = client.peer_name
-        self._path = ""  # which the last request was for
+        self._path = ""  # of the last request
         self.is_websocket = False
 
     def describe(self) -> OpenConnection:
@@ -163,12 +163,12 @@ class _Tapped:
                 except OSError as error:
                     if error.errno in EXHAUSTED:
                         raise
-                    # Before it was reset, the other side may have said why: that is still to be passed on.
+                    # The other side may have sent its reason before the reset, and that has yet to be passed on.
                     self._told = self._told or _describe_loss(error, sender)
                     tapped.deadline = trio.current_time() + LAST_WORDS_S
                     return
             if self._told:
-                return  # it was cut off, and what was said may not have been all
+                return  # it was cut off, so some bytes may be missing
             self._log(logs.http, logging.DEBUG, MARKS[sender], f"the {sender.name.lower()} ended its stream")
             await sink.send_eof()
         except OSError as error:

@@ -33,11 +33,11 @@ CLEAN, ABNORMAL = 0, 1
 # In a pipe, when the input has ended and nothing has come for this long, the conversation is taken to be over. A
 # handler that asks a database or another server answers in a few tenths of a second; wscat's -x waits for 2 s.
 QUIET_S = 1.0
-# A server that never rests, such as a ticker or a busy room, is listened to for this long once it has sent as many
-# messages as it has got: until then, answers may be missing.
+# A server that never pauses, such as a ticker or a busy room, is listened to for this long, counted from when it has
+# sent as many messages as it has received: until then, answers may be missing.
 MOST_LISTENING_S = 10.0
 
-# For this long a thread that has read some input may need to say so.
+# How long a thread that has read some input may take to say so.
 IN_HAND_S = 0.1
 
 # Characters that a terminal with line editing may be behind (a guess: what it draws in a quarter of a second or so).
@@ -162,16 +162,16 @@ class Console(Protocol):
 
 
 class Pipe:
-    """Standard input and output of which at most one is a terminal: lines, and nothing else.
+    """Standard input and output, at most one of them a terminal: lines, and nothing else.
 
-    What comes from the server is written as it is, for a file or another program.
+    Messages of the server are written unchanged, for a file or another program.
     """
 
     def __init__(self, descriptor: int = 0) -> None:
         self._descriptor = descriptor
-        self._lines: deque[bytes] = deque()  # that have been read, and not yet been yielded
+        self._lines: deque[bytes] = deque()  # read, and not yet yielded
         self._rest = bytearray()  # the beginning of the next one
-        self._taken = b""  # what a thread has read that nobody may be waiting for any more
+        self._taken = b""  # read by a thread that may have been abandoned
         self._reading = threading.Lock()  # held by that thread
 
     async def lines(self) -> AsyncIterator[bytes]:
@@ -196,17 +196,17 @@ class Pipe:
     def has_more(self) -> bool:
         if self._lines or self._rest or self._waits_for_a_reader:
             return True
-        # What isn't there any more may have been read by the thread that `lines` has left behind. While that doesn't
-        # come back, it waits for input.
+        # The thread that `lines` has abandoned may have read the rest of the input. As long as it holds the lock, it is
+        # waiting for more.
         if self._reading.acquire(timeout=IN_HAND_S):
             self._reading.release()
         return bool(self._taken)
 
     @property
     def _waits_for_a_reader(self) -> bool:
-        try:  # to read would be to wait where the thread comes first
+        try:  # a read would block if the thread got the input first
             waiting: bytes = fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(4))
-        except OSError:  # such as that of /dev/null, which has none
+        except OSError:  # for example /dev/null, which doesn't support it
             return False
         return any(waiting)
 
@@ -223,7 +223,7 @@ class Pipe:
 
 
 class Print(Pipe):
-    """A pipe for input, and a terminal for output: no control character of a peer's may get there."""
+    """A pipe for input, and a terminal for output, which must get no control characters of a peer."""
 
     def show(self, message: str | bytes) -> None:
         print(_printable(message), flush=True)
@@ -358,24 +358,24 @@ def _printable(message: str | bytes, indent: str = "") -> str:
 
 @dataclass(slots=True)
 class Tally:
-    """How many messages each side has sent in a conversation."""
+    """Counts of the messages in a conversation."""
 
-    begun: int = 0  # of ours, those that were to be sent
-    sent: int = 0  # of ours, those that the operating system has taken whole
+    begun: int = 0  # our messages that were to be sent
+    sent: int = 0  # our messages that the operating system has taken whole
     received: int = 0
-    received_at: float = -math.inf  # the last of them, by trio's clock
+    received_at: float = -math.inf  # time of the last of them, by trio's clock
 
 
 class Patience(Protocol):
-    """How long to wait for the server's messages when all of ours are sent."""
+    """Decides how long to wait for the server's messages once all of ours are sent."""
 
     async def wait(self, ws: WebSocket, tally: Tally) -> str:
-        """Return when it is time for our close, and what the user should know about that, if anything."""
+        """Wait until it is time for our close; return a remark about it for the user, or an empty string."""
 
 
 @dataclass(frozen=True, slots=True)
 class UntilItCloses:
-    """It is left to the server to close."""
+    """Waits until the server closes."""
 
     async def wait(self, _ws: WebSocket, _tally: Tally) -> str:
         await trio.sleep_forever()
@@ -392,10 +392,10 @@ class ForSeconds:
 
 @dataclass(frozen=True, slots=True)
 class UntilQuiet:
-    """Until nothing has come for ``quiet_s``.
+    """Waits until nothing has come for ``quiet_s``.
 
-    A server that never rests is listened to for ``most_s`` once it has sent as many messages as it has got. An answer
-    can't be told from other messages; but while fewer have come than were sent, some answers may be missing.
+    A server that never pauses is listened to for ``most_s``, counted from when it has sent as many messages as it has
+    received. Answers look like any other messages, but while fewer have come than were sent, answers may be missing.
     """
 
     quiet_s: float = QUIET_S
@@ -416,7 +416,7 @@ class UntilQuiet:
                 )
             if now < quiet_at:
                 await trio.sleep_until(min(quiet_at, until))
-            elif ws.has_messages():  # it was not quiet: we are late
+            elif ws.has_messages():  # it wasn't quiet: this task is late
                 tally.received_at = now
             else:
                 return ""
@@ -430,18 +430,18 @@ class Conversation:
     commands: bool = True  # a line that begins with / is one
     binary: bool = False  # lines are sent as binary messages
     execute: Sequence[str] = ()  # to be sent, in place of what is typed
-    patience: Patience = ForSeconds(0.0)  # before our close, when there is nothing more to say
+    patience: Patience = ForSeconds(0.0)  # before our close, once all input is sent
     ping_s: float = 0.0  # between pings
     complete: bool = False  # what the server still sends behind our close is shown too
     lost: OSError | None = field(default=None, init=False)  # why our output can't be written; it is the caller's then
     remarks: list[str] = field(default_factory=list, init=False)  # what the user should know about the end
     _tally: Tally = field(default_factory=Tally, init=False)
-    _interrupted: bool = field(default=False, init=False)  # by the user, who doesn't expect more to be sent
+    _interrupted: bool = field(default=False, init=False)  # by the user, who expects nothing more to be sent
 
     async def run(self, ws: WebSocket, signals: AsyncIterator[int]) -> int:
         """Talk until either side closes, as we do at one of the ``signals``, and return the exit status.
 
-        It is 0 when the peer has closed with a code that tells of no problem, and all of the input was sent.
+        It is 0 when the peer has closed with a code in `OK_CODES`, and all of the input was sent.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, ws, nursery.cancel_scope)
@@ -468,7 +468,7 @@ class Conversation:
         return ABNORMAL
 
     def _describe_losses(self, *, is_ok: bool) -> list[str]:
-        """Return what of our input the server has not got, or may not have got."""
+        """Return what is known about input that the server has not received, or may not have received."""
         tally = self._tally
         what = "message" if self.execute else "line"
         is_cut = tally.sent < (len(self.execute) or tally.begun) or (not self.execute and self.console.has_more())

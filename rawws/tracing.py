@@ -40,11 +40,11 @@ class Sink(Protocol):
 
 
 class OpenConnection(NamedTuple):
-    """One connection that is open, as far as that is known without having watched it."""
+    """An open connection, as far as it is known without having watched it."""
 
     number: int
     dialled_from: str
-    path: str  # empty where it isn't known
+    path: str  # empty if unknown
     is_websocket: bool
 
 
@@ -63,8 +63,8 @@ class Tracer:
         self._sinks: list[Sink] = []
         self._wants_frames = False
         self.on_change: Callable[[], None] | None = None  # told when frames are wanted otherwise than before
-        # Returns the newest of the connections that are open, at most so many, and how many more there are: for a sink
-        # that comes later than they did. The server sets it.
+        # Returns the newest open connections, at most the given number, and how many others there are. It is for a sink
+        # that is added after they were opened. The server sets it.
         self.list_open: Callable[[int], tuple[list[OpenConnection], int]] = lambda _: ([], 0)
 
     def __repr__(self) -> str:

@@ -35,7 +35,7 @@ RECEIVE_BYTES = 64 * 1024
 # From a peer whose last receive brought all that was asked for.
 MORE_RECEIVE_BYTES = 4 * RECEIVE_BYTES
 
-# Encrypted at a time, and decrypted: the most that one record holds.
+# The most that one record holds: encrypted, and decrypted, at a time.
 TLS_RECORD_BYTES = MAX_PLAINTEXT_BYTES
 # TLS adds at most this much to one receive, in full records.
 TLS_OVERHEAD_BYTES = 1024
@@ -55,10 +55,10 @@ MAX_UNSENT_BYTES = 2 * MAX_RECORD_BYTES
 MAX_HANDSHAKE_BYTES = 256 * 1024
 # While nothing can be sent before more has come, the socket is looked at this often.
 READ_FIRST_S = 0.01
-# Of a handshake, before others have their turn: records of one byte each take a third of a millisecond.
+# Bytes of a handshake taken before others have their turn: as records of one byte each they take a third of a ms.
 HANDSHAKE_STEP_BYTES = 4 * 1024
 
-# What OpenSSL takes for a connection, which has no buffers of its own between two looks (measured).
+# OpenSSL's memory for a connection, which holds no buffers of its own between two looks (measured).
 TLS_BYTES = 14_300
 
 # POSIX guarantees 16 (IOV_MAX); Linux and macOS take 1,024 in one call.
@@ -93,15 +93,15 @@ class Transport:
     has_unsent = False
     # Nothing can be sent before something has come, however writable the socket is.
     reads_first = False
-    # How much memory it takes besides the socket: TLS itself, what was received and not taken, and what is to be sent
-    # without fail.
+    # The bytes of memory it takes besides the socket: TLS itself, what was received and not taken, and what has to be
+    # sent.
     held_bytes = 0
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         self._socket = connected
         self._was_waited_for = False
-        # A receive has changed what can be sent: TLS has answered by itself, or what had to come first has come.
+        # A receive has changed what can be sent: TLS has answered by itself, or got what it was waiting for.
         self.needs_flush = False
         # The socket's own methods, for who calls them a hundred thousand times a second: they raise
         # BlockingIOError where the try_ methods return that nothing was done.
@@ -204,7 +204,7 @@ class Transport:
         await trio.lowlevel.wait_writable(self._socket)
 
     def try_flush(self) -> bool:
-        """Send what TLS has for the peer, and say whether all of it has gone.
+        """Send what TLS has for the peer, and return whether all of it was sent.
 
         Raises OSError when the connection is lost.
         """
@@ -234,9 +234,9 @@ class Transport:
                 await trio.lowlevel.checkpoint_if_cancelled()
 
     def detach(self) -> socket.socket:
-        """Return the socket itself, which is the caller's from here on; the transport is done with.
+        """Return the socket itself, which the caller owns from now on; the transport can't be used any more.
 
-        Of TLS, what was received and not taken is lost with it, and so is what has not gone out.
+        With TLS, data that was received and not taken is lost, and so is data that was not sent yet.
         """
         if self._was_waited_for:
             trio.lowlevel.notify_closing(self._socket)
@@ -257,7 +257,7 @@ class Transport:
 
 
 class TlsFlood(ssl.SSLError):
-    """A peer keeps TLS busy in a way that no honest one does; the sentence says in which."""
+    """A peer keeps TLS busy as no honest one does; the message says how."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(ssl.SSL_ERROR_SSL, sentence)
@@ -271,8 +271,8 @@ class _Buffers:
     40 KiB for ever, and what TLS needs besides is 14 KiB. So the BIOs are shared: they are empty between two calls into
     OpenSSL, and what a connection has to keep is kept by its transport, where it is counted.
 
-    ``in_use`` is for what a finalizer, or a callback of OpenSSL's, may do to other connections within such a call. A
-    KeyboardInterrupt waits for its end.
+    ``in_use`` detects a finalizer or an OpenSSL callback that uses another connection within such a call. A
+    KeyboardInterrupt waits for the end of the call.
     """
 
     __slots__ = ("in_use", "incoming", "outgoing")
@@ -284,7 +284,7 @@ class _Buffers:
 
     def __enter__(self) -> None:
         self.in_use = True
-        # A call that failed, for want of memory say, may have left some of another connection's bytes.
+        # A call that failed, for lack of memory for example, may have left bytes of another connection.
         if self.incoming.pending:
             self.incoming.read()
         if self.outgoing.pending:
@@ -303,12 +303,12 @@ _of_this_thread = _ThreadBuffers()
 
 
 class TlsTransport(Transport):
-    """The same through TLS (RFC 8446, RFC 5246); with a ``server_hostname`` we are the client.
+    """A transport through TLS (RFC 8446, RFC 5246); with a ``server_hostname`` we are the client.
 
-    OpenSSL never sees the socket. Left to read it by itself, it would not return as long as records without data keep
+    OpenSSL never sees the socket. If it read the socket itself, it would not return while records without data keep
     coming: key updates, tickets, empty ones. So a *look* at the socket is one ``recv()`` of bounded size. Its records
-    are given to OpenSSL a few at a time until there is as much data as was asked for, or enough time has gone by; what
-    is left waits for the next look (``has_pending``). Too many records in a row without any data end the connection.
+    are given to OpenSSL a few at a time until there is as much data as was asked for, or enough time has passed. The
+    rest waits for the next look (``has_pending``). Too many records in a row without any data end the connection.
 
     What is sent is encrypted one record at a time. The rest of a record that the kernel did not take is kept, and
     goes out before anything else; meanwhile the bytes in it are not reported as sent (``committed_bytes``).
@@ -350,9 +350,9 @@ class TlsTransport(Transport):
         self.reads_first = False
         # Ciphertext that is not decrypted yet, and plaintext that is not taken yet.
         self._ciphertext = b""
-        self._has_record = False  # a whole one, in the ciphertext
+        self._has_record = False  # the ciphertext contains a whole one
         self._decrypted = b""
-        # The end of the stream, after these.
+        # The stream ends after these.
         self._failure: OSError | None = None
         self._has_ended = False
         self.has_pending = False
@@ -376,7 +376,7 @@ class TlsTransport(Transport):
 
     async def shake_hands(self) -> None:
         """Complete the TLS handshake. Raises OSError when it fails; ssl.SSLError is one."""
-        self._socket.getpeername()  # raises for one that has gone
+        self._socket.getpeername()  # raises if the peer has gone
         self._tls = self._context.wrap_bio(
             self._buffers.incoming,
             self._buffers.outgoing,
@@ -409,7 +409,7 @@ class TlsTransport(Transport):
 
     @trio.lowlevel.enable_ki_protection
     def _step_handshake(self) -> bool:
-        """Give OpenSSL some of what has come, and say whether the handshake is complete."""
+        """Give OpenSSL some of the received bytes, and return whether the handshake is complete."""
         given, self._ciphertext = self._ciphertext[:HANDSHAKE_STEP_BYTES], self._ciphertext[HANDSHAKE_STEP_BYTES:]
         with self._buffers:
             self._buffers.incoming.write(given)
@@ -422,13 +422,13 @@ class TlsTransport(Transport):
                 raise
             else:
                 is_done = True
-            self._ciphertext = self._buffers.incoming.read() + self._ciphertext  # data may come right with it
+            self._ciphertext = self._buffers.incoming.read() + self._ciphertext  # data may follow it at once
             self._keep_outgoing()
         self.has_pending = self._has_record = find_records(self._ciphertext, 0, 0, 1)[1] > 0
         return is_done
 
     def _keep_outgoing(self) -> None:
-        """Take over what OpenSSL has to say by itself: parts of the handshake, answers to key updates, alerts."""
+        """Collect what OpenSSL sends by itself: parts of the handshake, answers to key updates, alerts."""
         if self._buffers.outgoing.pending:
             self._unsent += self._buffers.outgoing.read()
 
@@ -462,7 +462,7 @@ class TlsTransport(Transport):
 
     @trio.lowlevel.enable_ki_protection
     def _look(self, max_bytes: int) -> None:
-        """Receive once, unless a record is here already, and decrypt. Raises BlockingIOError when nothing has come."""
+        """Receive once, unless a record is here already, and decrypt. Raises BlockingIOError if nothing has come."""
         if self._unsent:
             with contextlib.suppress(OSError):  # what has come is there nevertheless
                 self.try_flush()
@@ -486,7 +486,7 @@ class TlsTransport(Transport):
             self.needs_flush = True
 
     def _decrypt(self, max_bytes: int) -> bytes:
-        """Return what the next records hold: as much as that and a record more at most, or what takes long enough."""
+        """Return the data of the next records: at most a record more than asked for, and within a look's time."""
         ciphertext, incoming, read = self._ciphertext, self._buffers.incoming, self._tls.read
         pieces: list[bytes] = []
         at = size = looked_at = 0
@@ -500,7 +500,7 @@ class TlsTransport(Transport):
             looked_at += records
             before = size
             try:
-                # Of each record all is read at once, so that OpenSSL keeps nothing.
+                # Each record is read completely, so that OpenSSL keeps nothing.
                 while incoming.pending:
                     if not (piece := read(TLS_RECORD_BYTES)):
                         self._has_ended = True
@@ -532,11 +532,11 @@ class TlsTransport(Transport):
             self._dataless_since = now
         self._dataless += records
         if self._dataless > MAX_DATALESS_RECORDS:
-            told = f"over {MAX_DATALESS_RECORDS} TLS records in a row came without a byte of data"
-            self._failure = TlsFlood(f"{told} (key updates, tickets, or empty ones)")
+            reason = f"over {MAX_DATALESS_RECORDS} TLS records in a row came without a byte of data"
+            self._failure = TlsFlood(f"{reason} (key updates, tickets, or empty ones)")
 
     def _answer(self) -> None:
-        """Send what OpenSSL answers by itself, to key updates above all."""
+        """Send the answers that OpenSSL makes by itself, above all to key updates."""
         if not self._buffers.outgoing.pending:
             return
         self._keep_outgoing()
@@ -584,7 +584,7 @@ class TlsTransport(Transport):
         return sent
 
     def _wait_to_read(self) -> None:
-        """Note that OpenSSL is within a message that has come in part, and encrypts nothing before it is whole."""
+        """Note that OpenSSL has received part of a message, and encrypts nothing before the rest."""
         self._keep_outgoing()
         if self._failure is not None:
             raise self._failure
@@ -593,7 +593,7 @@ class TlsTransport(Transport):
         self.reads_first = True
 
     def try_send_pieces(self, pieces: Sequence[bytes | bytearray]) -> int:
-        return self.try_send(b"".join(pieces))  # in as few records as may be
+        return self.try_send(b"".join(pieces))  # in as few records as possible
 
     def try_flush(self) -> bool:
         if self._end_is_due:
@@ -626,9 +626,9 @@ class TlsTransport(Transport):
     # The end
 
     def shutdown_write(self) -> None:
-        """Tell the peer that nothing follows: TLS's own end (RFC 8446 §6.1), then a FIN. See `send_eof`.
+        """End our side of the stream: TLS's own end (RFC 8446 §6.1), then a FIN. See `send_eof`.
 
-        Both wait for what the kernel has not taken yet, which `try_flush` sends.
+        Both wait for data that the kernel has not taken yet, which `try_flush` sends.
         """
         if self._is_ending:
             return
@@ -640,7 +640,7 @@ class TlsTransport(Transport):
     def _say_end(self) -> None:
         self._end_is_due = False
         with self._buffers:
-            with contextlib.suppress(OSError, ValueError):  # it looks for the peer's too, and there is nothing to read
+            with contextlib.suppress(OSError, ValueError):  # it also looks for the peer's, and there is nothing to read
                 self._tls.unwrap()
             self._keep_outgoing()
 

@@ -40,13 +40,13 @@ class HttpApp(Protocol):
 
 
 class InFront:
-    """The base of apps that answer some requests themselves, and leave all others to another app."""
+    """The base of apps that answer some requests themselves, and pass all others on to another app."""
 
     elsewhere: HttpApp | None
 
 
 def find_application(http: object) -> object | None:
-    """Return the application that is behind all that is in front of it; None where nothing has paths of its own."""
+    """Return the innermost of apps that wrap one another; None if it has no paths of its own."""
     while isinstance(http, InFront):
         http = http.elsewhere
     return None if isinstance(http, HelloApp) else http

@@ -30,7 +30,7 @@ from rawws.wire.trace import OUT
 # in each call, as trio's own functions do, would cost more than the call.)
 CALLS_IN_A_ROW = 16
 
-# What a program's connection takes besides its peer, with the task that its handler runs in (measured).
+# The memory of a program's connection besides its peer, with its handler's task (measured).
 WEBSOCKET_BYTES = 7 * KIB
 
 _TEXT = Opcode.TEXT  # a global is found faster than an Enum's member
@@ -220,7 +220,7 @@ class WebSocket:
         await trio.lowlevel.checkpoint()
 
     def has_messages(self) -> bool:
-        """Return whether a message can be received without waiting; what has come by now is read first."""
+        """Return whether a message can be received without waiting; what has arrived by now is read first."""
         self._loop.hear(self._peer)
         return bool(self._inbox.items)
 
@@ -232,7 +232,7 @@ class WebSocket:
         if peer.outbox and not peer.is_blocked:
             self._loop.sending.flush(peer)
             if inbox.closed is not None:
-                return  # the peer is gone, and nobody would wake this task
+                return  # the peer is gone, so nothing would wake this task
         if inbox.last_words is not None:
             self._loop.finish(peer)
             return
@@ -470,7 +470,7 @@ class WebSocket:
         if not self._can_send:
             raise self._closed_error(self._peer.describe_end(Cause.OUR_CLOSE))
         logs.line(logs.frames, logging.DEBUG, self.id, OUT, f"raw bytes: {data.hex(' ')}")
-        self._loop.sending.send(self._peer, bytes(data), show=False)  # a bytearray stays the caller's
+        self._loop.sending.send(self._peer, bytes(data), show=False)  # the caller keeps a bytearray
 
     # Rooms
 

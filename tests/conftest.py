@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.serving import PATIENCE_S, Serve, StartHub, StartProgram, watch_the_clock
 
-# A shell has what it starts in the background ignore Ctrl-C, and so would each program that a test starts.
+# A shell makes background programs ignore Ctrl-C, and each program that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Properties that a busy machine can't fail.

@@ -1,4 +1,4 @@
-"""OpenSSL's own interface, as far as Python's ``ssl`` has no way to do what a hostile peer does.
+"""The part of OpenSSL's own interface that a hostile peer needs and Python's ``ssl`` lacks.
 
 It is the library that Python itself is linked with, called through ctypes: nothing has to be compiled.
 """
@@ -63,7 +63,7 @@ def _load() -> _Library | None:
 
 
 class RawTls:
-    """One side of a TLS 1.3 connection, bytes in and bytes out: a server where there is a certificate."""
+    """One side of a TLS 1.3 connection, bytes in and bytes out: a server if there is a certificate."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class RawTls:
         return buffer.raw[: max(0, size)]
 
     def update_key(self, *, request: bool = False) -> None:
-        """Say that the next records are under another key (RFC 8446 §4.6.3), and perhaps that the peer's are to be."""
+        """Update our key (RFC 8446 §4.6.3), and optionally request that the peer updates its own."""
         kind = KEY_UPDATE_REQUESTED if request else KEY_UPDATE_NOT_REQUESTED
         assert self._library.SSL_key_update(self._tls, kind) == 1
         assert self._library.SSL_do_handshake(self._tls) == 1

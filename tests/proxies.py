@@ -1,4 +1,4 @@
-"""Real reverse proxies in front of a server, which say nothing of themselves."""
+"""Real reverse proxies in front of a server, which add no forwarding headers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ NAMES = ("nginx", "haproxy", "socat")
 @contextmanager
 def silent_proxy(name: str, program: Program, folder: Path) -> Iterator[int]:
     """Put a proxy in front of a program, and yield its port."""
-    # Where Debian has daemons is in the PATH of root alone.
+    # On Debian, the directory of daemons is only in root's PATH.
     found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]))
     need(found, name)
     assert found is not None

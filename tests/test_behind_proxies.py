@@ -1,4 +1,4 @@
-"""Behind a proxy on this machine that says nothing of itself, each stranger looks like a program of this machine."""
+"""Behind a proxy on this machine that adds no header, each stranger looks like a local program."""
 
 from __future__ import annotations
 

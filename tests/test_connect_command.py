@@ -385,7 +385,7 @@ def connect_to(address: str, *arguments: str, said: bytes = b"") -> tuple[int, s
 
 @pytest.mark.parametrize("first", [False, True], ids=["in answer to ours", "before ours"])
 @pytest.mark.parametrize("code", [1000, 1001, 1005, 1003, 1008, 1009, 1011, 1013, 4001])
-def test_the_status_tells_of_the_server_s_code(code: int, first: bool) -> None:
+def test_the_status_depends_on_the_server_s_code(code: int, first: bool) -> None:
     def act(server: Refuser) -> None:
         if first:
             server.wait_for(b"one", b"two")
@@ -407,7 +407,7 @@ def test_the_status_tells_of_the_server_s_code(code: int, first: bool) -> None:
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1009])
-def test_input_that_was_not_sent_is_told_whatever_the_code(code: int) -> None:
+def test_input_that_was_not_sent_is_reported_whatever_the_code(code: int) -> None:
     def act(server: Refuser) -> None:
         server.send(Opcode.CLOSE, code.to_bytes(2, "big"))
         server.wait_for_nothing()
@@ -453,7 +453,7 @@ def test_an_end_without_a_close_is_no_success(resets: bool) -> None:
     assert told.endswith("; line 1 may not have reached the server\n")
 
 
-def test_a_large_message_that_is_refused_and_what_comes_after_it(server: Program) -> None:
+def test_a_large_message_that_is_refused_and_the_input_after_it(server: Program) -> None:
     large = b"x" * 8_000_000
     for said in (large, large + b"\nafter\n", b"fine\n" + large + b"\n" + b"after\n" * 100_000):
         ran = piped(server, "--no-compression", said=said)
@@ -521,13 +521,13 @@ def test_in_a_pipe_answers_are_waited_for(slow_echo: str) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, said, b"")
 
 
-def test_a_wait_that_is_given_is_kept_to(slow_echo: str) -> None:
+def test_a_given_wait_is_kept(slow_echo: str) -> None:
     command = [*CONNECT, slow_echo, "-w", "0"]
     ran = subprocess.run(command, input=b"q1\n", capture_output=True, timeout=PATIENCE_S, check=False)
     assert (ran.returncode, ran.stdout) == (0, b"")
 
 
-async def test_a_server_that_never_rests_is_listened_to_for_a_while(autojump_clock: MockClock) -> None:  # noqa: ARG001
+async def test_a_server_that_never_pauses_is_listened_to_for_a_while(autojump_clock: MockClock) -> None:  # noqa: ARG001
     tally = Tally(sent=3)
 
     async def talk(ws: WebSocket) -> None:

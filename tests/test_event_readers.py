@@ -1,4 +1,4 @@
-"""Server-Sent Events as readers get them that nobody here wrote: Chromium's EventSource, npm's, and httpx-sse."""
+"""Server-Sent Events in third-party readers: Chromium's EventSource, npm's, and httpx-sse."""
 
 from __future__ import annotations
 

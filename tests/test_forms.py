@@ -95,7 +95,7 @@ async def messages(client: Client, count: int) -> list[str]:
     return told
 
 
-async def test_stalled_readers_in_all_forms_at_all_places_cost_nothing_when_something_is_said(
+async def test_stalled_readers_in_all_forms_at_all_places_cost_nothing_when_a_message_comes(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
@@ -123,7 +123,7 @@ async def test_stalled_readers_in_all_forms_at_all_places_cost_nothing_when_some
     await wait_all_tasks_blocked()
 
 
-async def test_a_form_is_made_once_however_many_readers_in_how_many_places_catch_up(
+async def test_a_form_is_made_once_for_all_readers_that_catch_up_from_different_places(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
@@ -146,7 +146,7 @@ async def test_a_form_is_made_once_however_many_readers_in_how_many_places_catch
     assert len(counted.made) == len(said) * 5, "once for each segment and form but the plain one"
 
 
-async def test_a_large_message_in_all_forms_is_made_in_steps_between_which_others_are_served(
+async def test_others_are_served_between_the_steps_of_encoding_a_large_message(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
@@ -187,7 +187,7 @@ async def test_a_large_message_in_all_forms_is_made_in_steps_between_which_other
     assert counted.most_between_looks <= forms.TURN_WORK + STEP_BYTES
 
 
-async def test_those_who_wait_for_a_form_are_not_taken_for_slow(start_hub: StartHub) -> None:
+async def test_readers_that_wait_for_a_form_are_not_taken_for_slow(start_hub: StartHub) -> None:
     running = start_hub(max_lag_bytes=1000)
     readers = [running.join(extensions=DEFLATE + "15") for _ in range(3)]
     running.hub.room("/").publish(LETTERS)
@@ -198,7 +198,7 @@ async def test_those_who_wait_for_a_form_are_not_taken_for_slow(start_hub: Start
     assert not running.hub.room("/").behind
 
 
-async def test_who_publishes_where_much_is_to_be_made_is_held_back_until_it_is(start_hub: StartHub) -> None:
+async def test_publishers_are_held_back_while_much_is_left_to_encode(start_hub: StartHub) -> None:
     running = start_hub()
     readers = [running.join(extensions=DEFLATE + bits) for bits in ("9", "15")]
     speaker, room = running.join(), running.hub.room("/")
@@ -213,7 +213,7 @@ async def test_who_publishes_where_much_is_to_be_made_is_held_back_until_it_is(s
         assert await messages(reader, 3) == [LETTERS, LETTERS, "held"]
 
 
-async def test_where_far_too_much_is_to_be_made_messages_go_uncompressed(
+async def test_messages_go_uncompressed_while_far_too_much_is_left_to_encode(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forms, "MOST_WORK", MIB)
@@ -249,7 +249,7 @@ async def test_a_message_for_a_crowd_is_sent_in_parts(start_hub: StartHub, monke
     assert not room.behind
 
 
-async def test_who_leaves_while_a_form_is_made_for_it_is_no_trouble(start_hub: StartHub) -> None:
+async def test_a_reader_may_leave_while_its_form_is_being_made(start_hub: StartHub) -> None:
     running = start_hub()
     staying = running.join(extensions=DEFLATE + "15")
     going = [running.join(extensions=DEFLATE + "9") for _ in range(3)]
@@ -265,7 +265,7 @@ async def test_who_leaves_while_a_form_is_made_for_it_is_no_trouble(start_hub: S
     assert not room.holds
 
 
-async def test_a_room_that_all_have_left_has_nothing_made(start_hub: StartHub) -> None:
+async def test_no_form_is_made_for_a_room_that_all_have_left(start_hub: StartHub) -> None:
     running = start_hub()
     clients = [running.join(extensions=DEFLATE + bits) for bits in ("9", "15")]
     room = running.hub.room("/")
@@ -289,7 +289,7 @@ async def test_an_echo_of_a_large_message_is_not_compressed(start_hub: StartHub)
         assert await message(client) == words
 
 
-async def test_the_newest_of_many_keys_go_out_a_part_at_a_time(start_hub: StartHub) -> None:
+async def test_the_newest_messages_of_many_keys_are_sent_in_parts(start_hub: StartHub) -> None:
     running = start_hub(slow="latest", key="k")
     slow, room = running.join(send_buffer=4096), running.hub.room("/")
     count = 3 * NEWEST_MESSAGES
@@ -306,7 +306,7 @@ async def test_the_newest_of_many_keys_go_out_a_part_at_a_time(start_hub: StartH
     assert keys == list(range(count)), "all of them, in order"
 
 
-async def test_a_ping_flood_is_read_a_part_at_a_time(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_ping_flood_is_read_in_parts(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     running = start_hub()
     client = running.join()
     await wait_all_tasks_blocked()

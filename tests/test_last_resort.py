@@ -1,4 +1,4 @@
-"""Whatever an application leaves behind, and whatever it does to the main thread, a second signal ends the program."""
+"""A second signal ends the program, whatever the application keeps running or does to the main thread."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(1e6,
 POOL = "from concurrent.futures import *; import time; pool = ThreadPoolExecutor(1); pool.submit(time.sleep, 1e6)"
 AT_EXIT = "import atexit, time; atexit.register(time.sleep, 1e6)"
 STUCK_AT_EXIT = STUCK_IN_C + "import atexit; atexit.register(stick)"
-IN_THREAD = "the application goes on in a thread: "
-AT_THE_END = "the application goes on at exit: "
+IN_THREAD = "the application still runs in a thread: "
+AT_THE_END = "the application still runs at exit: "
 
 
 def write_app(folder: Path, more: str) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ async def end(program: Program) -> int:
     ],
     ids=["thread", "pool", "atexit", "atexit in C"],
 )
-async def test_what_an_application_leaves_behind_is_named_and_ended_by_a_second_signal(
+async def test_threads_of_the_application_are_named_and_ended_by_a_second_signal(
     start_program: StartProgram, tmp_path: Path, more: str, told: str, number: signal.Signals
 ) -> None:
     if number is signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
@@ -93,7 +93,7 @@ async def test_what_an_application_leaves_behind_is_named_and_ended_by_a_second_
     assert program.lines[-1].endswith(": ending without it")
 
 
-async def test_a_thread_that_comes_to_its_end_is_waited_for(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_the_end_of_a_thread_is_waited_for(start_program: StartProgram, tmp_path: Path) -> None:
     done = tmp_path / "done"
     more = f"""
 import pathlib, threading, time
@@ -135,8 +135,8 @@ import builtins; builtins.last = Last()
     assert any("in __del__" in line for line in program.lines)
 
 
-async def test_it_ends_by_force_also_where_nothing_can_be_said(start_program: StartProgram, tmp_path: Path) -> None:
-    # The lock of the log, held by who never gives it back.
+async def test_it_ends_by_force_even_if_nothing_can_be_logged(start_program: StartProgram, tmp_path: Path) -> None:
+    # A thread holds the lock of the log for ever.
     more = """
 import logging, threading, time
 def hold():
@@ -153,7 +153,7 @@ def block(): threading.Thread(target=hold).start()
     assert await end(program) == 1
 
 
-async def test_what_signals_an_application_sends_to_its_children_are_not_ours(
+async def test_signals_that_an_application_sends_to_its_children_are_not_ours(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     more = """
@@ -176,7 +176,7 @@ def block():
     assert await end(program) == 0
 
 
-async def test_it_can_be_ended_also_when_it_never_listened(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_it_can_be_ended_even_if_it_never_listened(start_program: StartProgram, tmp_path: Path) -> None:
     listening = start_program("--no-page")
     flags = [*write_app(tmp_path, THREAD), "--port", str(listening.port)]
     program = start_program.begin(*flags, directory=tmp_path)

@@ -424,7 +424,7 @@ def test_numpy_s_numbers_are_numbers() -> None:
 
 
 @pytest.mark.parametrize("none", [0, 0.0, math.inf])
-def test_0_and_infinity_are_one_and_the_same_limit_which_is_none(none: float) -> None:
+def test_0_and_infinity_both_mean_no_limit(none: float) -> None:
     names = [f"{each}_timeout_s" for each in ("header", "keep_alive", "ping", "close")]
     given: dict[str, Any] = dict.fromkeys([*names, "ping_interval_s", "messages_per_s"], none)
     limits = Limits(**given)
@@ -449,7 +449,7 @@ async def test_a_server_without_limits_on_time_serves(nursery: trio.Nursery, non
     server.stop()
 
 
-async def test_a_post_has_no_rate_where_that_is_infinite(nursery: trio.Nursery) -> None:
+async def test_a_post_has_no_rate_limit_if_that_is_infinite(nursery: trio.Nursery) -> None:
     hub = rawws.Hub()
     app = RoomApp(hub, HelloApp(["POST"]), Guard(is_local=True), rate=math.inf)
     server = await start(nursery, hub, http=app)

@@ -325,7 +325,7 @@ def test_no_line_has_in_it_what_ends_it_or_what_a_terminal_obeys(
     assert told(caplog) == [f"INFO http #1 ! žluť {spelt}[31m"]
 
 
-def test_no_traceback_has_in_it_what_a_terminal_obeys() -> None:
+def test_no_traceback_contains_control_characters() -> None:
     """An exception of a program's may quote its peer."""
     program = """if True:
         from rawws import logs

@@ -561,7 +561,7 @@ def cuts(page: Page) -> Locator:
     return page.locator("#table .row.cut")
 
 
-def test_a_killed_server_leaves_its_frames_and_the_next_one_goes_on_behind_a_cut(
+def test_a_killed_server_leaves_its_frames_and_the_next_one_continues_after_a_cut(
     start_program: StartProgram, context: BrowserContext
 ) -> None:
     from playwright.sync_api import expect
@@ -689,7 +689,7 @@ def test_a_reload_keeps_the_capture_in_its_tab_until_it_is_cleared(
         expect(page.locator("#totals")).to_have_text("No frames yet.")
 
 
-def test_of_a_large_capture_a_reload_keeps_the_newest_and_counts_the_rest(
+def test_a_reload_keeps_the_newest_of_a_large_capture_and_counts_the_rest(
     start_program: StartProgram, visit: Visit
 ) -> None:
     from playwright.sync_api import expect
@@ -721,7 +721,7 @@ def test_of_a_large_capture_a_reload_keeps_the_newest_and_counts_the_rest(
         '{"version": 1, "connections": [], "frames": [{"of": "1:1", "payload": 5}, {"kind": "cut", "told": 1}, {}]}',
     ],
 )
-def test_what_another_server_of_this_origin_has_left_there_does_no_harm(
+def test_leftovers_of_another_server_of_this_origin_do_no_harm(
     start_program: StartProgram, visit: Visit, kept: str
 ) -> None:
     from playwright.sync_api import expect
@@ -736,7 +736,7 @@ def test_what_another_server_of_this_origin_has_left_there_does_no_harm(
     expect(frame_rows(page)).to_have_count(2)
 
 
-def test_another_server_in_its_place_is_told_nothing(start_program: StartProgram, context: BrowserContext) -> None:
+def test_another_server_in_its_place_is_sent_nothing(start_program: StartProgram, context: BrowserContext) -> None:
     from playwright.sync_api import expect
 
     program = start_program("--hello", "")
@@ -753,7 +753,9 @@ def test_another_server_in_its_place_is_told_nothing(start_program: StartProgram
     assert [line for line in other.lines if "< TEXT" in line] == []
 
 
-def test_while_it_was_not_watched_connections_ended_and_others_began(start_program: StartProgram, visit: Visit) -> None:
+def test_connections_that_ended_or_began_while_the_page_was_not_watching(
+    start_program: StartProgram, visit: Visit
+) -> None:
     from playwright.sync_api import WebSocketRoute, expect
     from websockets.sync.client import connect as dial
 
@@ -783,7 +785,7 @@ def test_while_it_was_not_watched_connections_ended_and_others_began(start_progr
         expect(page.locator("#heads")).to_contain_text("its handshake isn't known")
 
 
-def test_connections_that_were_there_before_the_page(start_program: StartProgram, visit: Visit) -> None:
+def test_connections_that_were_open_before_the_page(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
     from websockets.sync.client import connect as dial
 

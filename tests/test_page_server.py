@@ -92,9 +92,7 @@ async def test_the_link_in_the_log_gives_a_cookie_which_shows_the_page(start_pro
         ["Authorization: Bearer {token}x"],
     ],
 )
-async def test_without_the_secret_everybody_gets_what_is_not_the_page(
-    start_program: StartProgram, lines: list[str]
-) -> None:
+async def test_nobody_gets_the_page_without_the_secret(start_program: StartProgram, lines: list[str]) -> None:
     program = start_program()
     token = program.page_link().partition("=")[2]
     filled = [line.format(port=program.port, token=token) for line in lines]
@@ -161,7 +159,7 @@ def test_a_token_without_a_page(start_program: StartProgram, arguments: list[str
     assert (ended.returncode, told in ended.stderr) == (2, True)
 
 
-async def test_a_name_that_is_led_here_is_not_shown_the_page(start_program: StartProgram) -> None:
+async def test_a_foreign_name_that_resolves_to_this_machine_gets_no_page(start_program: StartProgram) -> None:
     program = start_program("--allow-host", "evil.example")
     token = program.page_link().partition("=")[2]
     client = await program.connect()
@@ -203,12 +201,12 @@ async def test_it_is_on_where_only_this_machine_can_reach_it_and_open_to_nobody_
     assert hello.payload.startswith(b'{"about":{"version":') is is_shown
     if "--page" in arguments:
         assert "WARNING" in program.lines[0]
-        assert "whoever can reach it and has its token sees what crosses the wire of everybody here" in program.lines[0]
+        assert "everybody who can reach it and has its token sees all that crosses the wire" in program.lines[0]
     program.end()
     assert any("?token=" in line for line in program.lines) is is_shown
 
 
-async def test_a_page_that_is_off_says_what_its_token_needs(start_program: StartProgram) -> None:
+async def test_a_token_for_a_page_that_is_off_is_answered_with_advice(start_program: StartProgram) -> None:
     program = start_program("--host", "0.0.0.0", "--page-token", "x")
     assert "WARNING" in program.lines[0]
     assert program.lines[0].endswith(
@@ -228,7 +226,7 @@ async def test_beside_an_application_it_has_a_place_of_its_own(start_program: St
     assert b"<title>rawws: what crosses the wire" in below.body
 
 
-async def test_over_tls_the_cookie_stays_there() -> None:
+async def test_over_tls_the_cookie_is_secure() -> None:
     page = Page(Tracer(), About("wss://127.0.0.1:1"))
     token = page.invite("https://127.0.0.1:1").partition("token=")[2].split()[0]
     led = page.answer(Request("GET", f"/?token={token}", "1.1", Headers([("Host", "127.0.0.1:1")])))
@@ -356,7 +354,7 @@ async def records_until(trace: rawws.WebSocket, kind: str) -> list[dict[str, Any
     return records
 
 
-async def test_a_page_is_told_which_connections_are_open_already(nursery: trio.Nursery) -> None:
+async def test_a_page_gets_a_list_of_the_connections_that_are_open_already(nursery: trio.Nursery) -> None:
     tracer = Tracer()
     page = Page(tracer, About(""), access=Access(TOKEN))
 
@@ -482,7 +480,7 @@ async def test_the_feed_itself_is_not_shown(nursery: trio.Nursery) -> None:
         await trio.sleep(0.01)
 
 
-async def test_the_first_that_happens_is_told_at_once_and_the_next_together(
+async def test_the_first_record_is_sent_at_once_and_the_next_ones_together(
     nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:
     async with watched(nursery) as (_, trace, tracer):

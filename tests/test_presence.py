@@ -1,4 +1,4 @@
-"""Presence: what the watchers of a room are sent is the history of its members, whichever way these join and leave."""
+"""Presence: the watchers of a room get the history of its members, however these join and leave."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_a_reader_that_is_gone_when_its_history_is_sent_does_not_stay_amon
 
 
 @pytest.mark.parametrize("pair", [tcp_pair, None], ids=["in its history", "in its greeting"])
-async def test_a_reader_that_is_gone_at_once_is_no_news_or_a_join_and_then_a_leave(
+async def test_a_reader_that_is_gone_at_once_causes_no_news_or_a_join_and_then_a_leave(
     start_hub: StartHub, pair: Callable[[], tuple[socket.socket, Client]] | None
 ) -> None:
     running = start_hub(history=10)
@@ -80,7 +80,7 @@ async def test_a_reader_that_is_gone_at_once_is_no_news_or_a_join_and_then_a_lea
     assert len(room) == 1
 
 
-async def test_what_a_client_sent_before_it_was_gone_does_not_fail_the_server(
+async def test_messages_of_a_client_that_has_gone_do_not_fail_the_server(
     start_hub: StartHub,
 ) -> None:
     running = start_hub(history=10, slow="wait")
@@ -173,7 +173,7 @@ async def test_a_connection_that_is_gone_joins_no_room(start_hub: StartHub) -> N
         await ws.recv()
 
 
-async def test_a_connection_that_its_history_ends_leaves_nothing_in_the_room(start_hub: StartHub) -> None:
+async def test_a_connection_that_ends_while_its_history_is_sent_leaves_nothing_in_the_room(start_hub: StartHub) -> None:
     running = start_hub(history=10)
     room = running.hub.room("/")
     room.publish("in the history")
@@ -262,7 +262,7 @@ class Watcher:
         self.heard.append((kind, told["peer"], told["peers"]))
 
     def check(self, members: set[int]) -> None:
-        """What it has heard leads from the members whom it found to those who are there now."""
+        """Check that its news lead from the members that it found to those that are present now."""
         there = set(self.others)
         for kind, number, peers in self.heard:
             assert number != self.number, "it isn't notified of itself"
@@ -406,7 +406,7 @@ steps: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
 
 @settings(max_examples=150)
 @given(plan=st.lists(st.tuples(steps, st.booleans()), min_size=5, max_size=40))
-def test_what_a_watcher_hears_is_the_history_of_the_members(plan: list[tuple[tuple[Any, ...], bool]]) -> None:
+def test_a_watcher_gets_the_history_of_the_members(plan: list[tuple[tuple[Any, ...], bool]]) -> None:
     async def play() -> None:
         clients: list[HangsUp] = []
         stage = Stage(clients)

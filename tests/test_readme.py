@@ -14,6 +14,7 @@ from websockets.sync.client import connect
 import rawws.cli
 import rawws.cli.serve
 from benchmarks.report import markdown
+from rawws.transport import TLS_BYTES
 from rawws.wire.cases import BY_NAME
 from tests.serving import StartProgram
 
@@ -89,6 +90,12 @@ def test_every_flag_is_in_the_table_and_no_other(serve_parser: argparse.Argument
 def test_the_table_is_what_was_measured() -> None:
     data = json.loads((ROOT / "benchmarks" / "results.json").read_text())
     assert markdown(data) in README
+
+
+def test_the_memory_of_tls_shown_is_what_is_counted() -> None:
+    shown = f"{TLS_BYTES / 1024:.0f} KiB"
+    assert re.search(rf"TLS\s+adds\s+{shown}\.", section("Flags"))
+    assert re.search(rf"An idle\s+connection\s+takes\s+{shown}\.", README)
 
 
 def test_links_to_files_lead_somewhere() -> None:

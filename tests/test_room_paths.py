@@ -1,4 +1,4 @@
-"""Which paths are rooms: beside an application, what nobody has claimed is refused, never shared."""
+"""The paths that are rooms: beside an application, an upgrade at any other path is refused, never shared."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ROOMS = ["/room/", "/room/x", "/room//x", "/room/x/y", "/room/..x", "/room/%2fx"
 
 
 @pytest.mark.parametrize("path", NONE_OF_ROOM)
-def test_a_path_that_only_resembles_a_room_is_none(path: str) -> None:
+def test_a_path_that_only_resembles_a_room_is_not_one(path: str) -> None:
     assert path not in RoomPaths("/room/")
 
 
@@ -57,7 +57,7 @@ def test_a_path_below_the_root_is_a_room(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [*NONE_OF_ROOM, *ROOMS])
-def test_every_path_is_a_room_where_nothing_is_beside(path: str) -> None:
+def test_every_path_is_a_room_without_an_application(path: str) -> None:
     assert path in RoomPaths("/")
 
 
@@ -140,7 +140,7 @@ async def test_beside_an_application_an_upgrade_elsewhere_is_404_and_nobody_shar
 
 
 @pytest.mark.parametrize("path", [*ROOMS, "http://localhost/room/x"])
-async def test_beside_an_application_a_room_is_one(start: StartSite, path: str) -> None:
+async def test_a_room_is_served_beside_an_application(start: StartSite, path: str) -> None:
     hub = rawws.Hub()
     site = await start(hub, page)
     client = await (await site.connect()).open(path)
@@ -149,7 +149,7 @@ async def test_beside_an_application_a_room_is_one(start: StartSite, path: str) 
     assert list(hub.rooms) == [path.removeprefix("http://localhost")]
 
 
-async def test_who_is_refused_is_not_asked_who_he_is(start: StartSite) -> None:
+async def test_a_refused_client_is_not_asked_for_credentials(start: StartSite) -> None:
     asked: list[str | None] = []
     site = await start(rawws.Hub(), page, authenticate=lambda request: asked.append(request.path))
     assert (await site.ask(upgrade("/ws"))).status == 404
@@ -224,7 +224,7 @@ async def test_a_warning_at_start_names_the_endpoints_that_are_not_served(
     )
 
 
-async def test_no_warning_where_nothing_is_seen_or_the_program_serves_them(
+async def test_no_warning_if_no_endpoint_is_found_or_the_program_serves_it(
     start: StartSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handler(ws: rawws.WebSocket) -> None:
@@ -236,14 +236,12 @@ async def test_no_warning_where_nothing_is_seen_or_the_program_serves_them(
 
 
 @pytest.mark.parametrize(("rooms_at", "path"), [(None, "/room/{name}"), ("/", "/ws"), ("/r%C3%A4ume", "/räume/x")])
-async def test_an_endpoint_among_the_rooms_is_no_room_since_the_server_does_not_start(
-    rooms_at: str | None, path: str
-) -> None:
+async def test_the_server_does_not_start_with_an_endpoint_among_the_rooms(rooms_at: str | None, path: str) -> None:
     with pytest.raises(UsageError, match=r"the application has a WebSocket endpoint at .*put the rooms elsewhere"):
         await rawws.serve(rawws.Hub(rooms_at=rooms_at), 0, host=LOOPBACK, http=rawws.asgi(site_of(path)))
 
 
-def test_endpoints_are_seen_in_mounts_hosts_and_behind_middleware() -> None:
+def test_endpoints_are_found_in_mounts_hosts_and_middleware() -> None:
     deep = Starlette(routes=[Mount("/deep", routes=[WebSocketRoute("/w", endpoint)])])
     hosts = Router([Host("a.example", Router([WebSocketRoute("/h", endpoint)]))])
     app = CORSMiddleware(CORSMiddleware(Starlette(routes=[Mount("/a", deep), Mount("/b", CORSMiddleware(hosts))])))
@@ -288,7 +286,7 @@ class Hostile:
         raise SystemError(name)
 
 
-def test_looking_raises_nothing_and_comes_to_an_end() -> None:
+def test_the_search_for_endpoints_ends_and_raises_nothing() -> None:
     circle = Bag()
     circle.__dict__["app"] = circle.__dict__["asgi_app"] = circle
     endless = Bag(routes=iter(lambda: Bag(path="/x"), None))

@@ -387,7 +387,7 @@ async def test_no_kind_of_reader_that_takes_nothing_holds_a_room_for_ever(
     assert "reads too slowly: nothing taken for 20 s, while publishers wait for it" in caplog.text
 
 
-async def test_a_reader_of_events_that_takes_nothing_is_given_up_by_a_server_too(nursery: trio.Nursery) -> None:
+async def test_a_reader_of_events_that_takes_nothing_is_dropped_by_the_server(nursery: trio.Nursery) -> None:
     async with rooms(nursery, slow="wait", max_lag_bytes=10_000, ping_interval=0.1, ping_timeout=0.3) as running:
         reader = await running.connect()
         reader.stdlib_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
@@ -429,7 +429,7 @@ async def test_the_room_does_not_wait_for_ever_for_the_one_that_is_not_the_slowe
     assert [peer.number for peer in room.peers] == [1]
 
 
-async def test_what_a_reader_takes_of_what_is_for_it_alone_counts(
+async def test_bytes_that_are_for_one_reader_alone_count_when_it_takes_them(
     mock_clock: trio.testing.MockClock, start_hub: StartHub
 ) -> None:
     limits = Limits(ping_interval_s=5, ping_timeout_s=20)
@@ -461,7 +461,7 @@ async def test_without_a_ping_timeout_a_room_waits_for_as_long_as_it_takes(
         mock_clock.jump(86_400)
         await wait_all_tasks_blocked()
     assert room.is_held
-    assert "held back until it catches up, however long that takes, since there is no --ping-timeout" in caplog.text
+    assert "held back until it catches up, with no time limit (--ping-timeout 0)" in caplog.text
     await slow.frames(200)
     await room.ready()
 

@@ -267,7 +267,7 @@ class TargetThatResets(Target):
         return FindsTheResetFirst(await dial(self.host, self.port))
 
 
-async def test_what_a_server_said_before_its_reset_is_passed_on(nursery: trio.Nursery) -> None:
+async def test_messages_that_a_server_sent_before_its_reset_are_passed_on(nursery: trio.Nursery) -> None:
     async def serve(stream: trio.SocketStream) -> None:
         await stream.receive_some(1)
         await stream.send_all(b"why")

@@ -69,7 +69,7 @@ class Attacker:
         await self.stream.send_all(self.tls.to_send())
 
     async def read(self, end: bytes) -> bytes:
-        """Return data up to what ends like that."""
+        """Return data up to the given end."""
         data = b""
         while not data.endswith(end):
             if piece := self.tls.read():
@@ -81,7 +81,7 @@ class Attacker:
         return data
 
     def send_at_once(self) -> int:
-        """Send what the kernel takes, without a checkpoint; return how many bytes that was not all of."""
+        """Send what the kernel takes, without a checkpoint; return how many bytes are left."""
         data = self.tls.to_send()
         self.socket.setblocking(False)
         return len(data) - self.socket.send(data)
@@ -125,11 +125,11 @@ def update_keys(attacker: Attacker, count: int, *, request: bool = False) -> Non
 # One look
 
 
-def test_the_bounds_are_what_they_are_said_to_be() -> None:
+def test_a_look_is_a_whole_number_of_steps() -> None:
     assert LOOK_RECORDS % STEP_RECORDS == 0
 
 
-async def test_one_look_takes_so_many_records_of_a_byte_each(certificate: Certificate) -> None:
+async def test_one_look_takes_a_bounded_number_of_records_of_a_byte_each(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         sent = bytes(number % 256 for number in range(MANY))
@@ -146,7 +146,9 @@ async def test_one_look_takes_so_many_records_of_a_byte_each(certificate: Certif
         assert b"".join(received) == sent
 
 
-async def test_one_look_takes_so_many_key_updates_however_much_data_is_between(certificate: Certificate) -> None:
+async def test_one_look_takes_a_bounded_number_of_key_updates_whatever_data_is_between(
+    certificate: Certificate,
+) -> None:
     server, attacker = await attacked_pair(certificate)
     with contextlib.closing(server):
         for number in range(100):

@@ -12,7 +12,7 @@ from rawws.turnstile import LEAST, MOST, Turnstile
 
 
 async def crowd(turnstile: Turnstile, count: int) -> list[int]:
-    """Have so many tasks go through at once; return how many did between two turns of all that is ready."""
+    """Send tasks through together; return how many passed between two turns of everything that is ready."""
     passed = 0
     rounds: list[int] = []
 
@@ -34,7 +34,7 @@ async def crowd(turnstile: Turnstile, count: int) -> list[int]:
     return rounds
 
 
-async def test_who_comes_alone_does_not_wait() -> None:
+async def test_a_task_that_comes_alone_does_not_wait() -> None:
     turnstile = Turnstile()
     rounds = await crowd(turnstile, 1)
     assert sum(rounds) == 1
@@ -49,7 +49,7 @@ async def test_a_crowd_goes_through_a_few_at_a_time_and_all_of_it() -> None:
 
 
 @pytest.mark.parametrize(("each_s", "fewer"), [(0.0, False), (1.0, True)])
-async def test_of_those_who_take_long_fewer_go_at_a_time(
+async def test_tasks_that_take_long_go_through_in_smaller_groups(
     monkeypatch: pytest.MonkeyPatch, each_s: float, fewer: bool
 ) -> None:
     now = 0.0
@@ -66,7 +66,7 @@ async def test_of_those_who_take_long_fewer_go_at_a_time(
     assert turnstile.at_a_time == (LEAST if fewer else MOST)
 
 
-async def test_who_gives_up_in_line_is_in_nobodys_way() -> None:
+async def test_a_task_that_gives_up_in_line_is_in_nobodys_way() -> None:
     turnstile = Turnstile()
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:

@@ -791,7 +791,7 @@ async def test_a_close_that_came_before_a_reset_is_found(role: Role) -> None:
         assert (ws.closed.code, ws.closed.cause) == (1008, Cause.PEER_CLOSE)
 
 
-async def test_a_reset_without_a_close_is_told_as_one() -> None:
+async def test_a_reset_without_a_close_is_reported_as_a_reset() -> None:
     async with open_raw() as (peer, ws):
         await ws.send("never read")
         peer.hang_up()

@@ -60,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         trio.run(_check, options, cases, results)
     except (OSError, OpenTimeout, ProxyError) as error:
-        told = error.strerror if isinstance(error, OSError) and error.strerror else error
-        complain(f"{options.url}: {told}")
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        complain(f"{options.url}: {reason}")
         return _FOUND_FAULT
     counts = Counter(result.outcome.verdict for result in results)
     with writing_output():

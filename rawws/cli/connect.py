@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Connects to a WebSocket server. In a terminal, each line that is typed is sent, and each message that comes "
         "is shown; /help lists commands such as /ping, /close and /raw. In a pipe, each line of standard input is "
         "sent, each message is written as a line to standard output, and nothing else is; control characters are "
-        "spelt out where the output is a terminal. After the end of the input it waits for answers, see --wait. The "
+        "spelt out where the output is a terminal. At the end of the input it waits for answers, see --wait. The "
         "status is 0 when all of the input was sent and the server closed with 1000, 1001 or no code, 1 for a refusal "
-        "or any other end, 2 for arguments that can't be used."
+        "or any other end, 2 for invalid arguments."
     )
     parser.add_argument("url", metavar="URL", help="ws://… or wss://…; without a scheme it is ws://")
     ask = parser.add_argument_group("the handshake")
@@ -65,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     talk.add_argument(
         "-w", "--wait", type=_wait, metavar="SECONDS",
-        help="from the end of the input to our close; -1 to leave it to the server to close (default, in a pipe: until "
-        f"nothing has come for {QUIET_S:g} second; a server that never rests is listened to for "
-        f"{MOST_LISTENING_S:g} seconds once it has sent as many messages as it has got)",
+        help="from the end of the input to our close; -1 to wait until the server closes (default in a pipe: until "
+        f"nothing has come for {QUIET_S:g} second, and at most {MOST_LISTENING_S:g} seconds from when the server has "
+        "sent as many messages as it has received)",
     )  # fmt: skip
     talk.add_argument("-b", "--binary", action="store_true", help="send each line's bytes as a binary message")
     talk.add_argument("--ping", type=seconds, default=0.0, metavar="SECONDS", help="ping so often, and time the pong")

@@ -179,8 +179,8 @@ class _Program:
         app: web.HttpApp = self._app
         routes: Routes | None = None
         if options.slow == Slow.WAIT.value and not options.ping_timeout:
-            told = "--slow wait with --ping-timeout 0 waits for ever: a peer that stops reading holds up its room"
-            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
+            message = "--slow wait with --ping-timeout 0 waits for ever: a peer that stops reading holds up its room"
+            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
         # Whoever reaches a proxy reaches what is behind it.
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
@@ -236,18 +236,18 @@ class _Program:
         )
 
     def _page(self, listeners: Sequence[socket.socket], local: bool) -> Page | None:
-        """Return the page, if it is to be shown: by default where only this machine can reach it."""
+        """Return the page, if it is on: by default only where this machine alone can reach it."""
         options = self._options
-        alone = options.workers is None  # or else it would show what one worker of them sees
+        alone = options.workers is None  # otherwise it would show only what one worker sees
         wanted = local and alone if options.page is None else options.page
         if not wanted or listeners[0].family == socket.AF_UNIX:  # where no browser goes
             if options.page_token is not None:
-                told = "the page is off, since others can reach this server; to use --page-token, give --page too"
-                logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
+                message = "the page is off, since others can reach this server; to use --page-token, give --page too"
+                logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
             return None
         if not local:
-            told = "the page is on: whoever can reach it and has its token sees what crosses the wire of everybody here"
-            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
+            message = "the page is on: everybody who can reach it and has its token sees all that crosses the wire"
+            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
         scheme = "ws" if self._tls is None else "wss"
         uri = f"{scheme}://{name_address(dialled_address(listeners[0]))}"
         about = About(
@@ -376,7 +376,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rooms.add_argument(
         "--rooms", metavar="PATH", type=path_prefix,
-        help="the path below which WebSockets are taken and rooms are, over HTTP too; an upgrade elsewhere gets 404 "
+        help="this path and all paths below it are rooms, over WebSocket and HTTP; an upgrade elsewhere gets 404 "
         "(default: / for any path, or /room/ beside --app)",
     )  # fmt: skip
     limits = parser.add_argument_group("limits (sizes take k, M and G, in powers of 1,024)")
@@ -390,8 +390,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     limits.add_argument(
         "--max-memory", type=above_zero(size), metavar="BYTES",
-        help="memory that connections, rooms and requests may take together; beyond it histories are dropped, and then"
-        " the largest are closed (default: no limit)",
+        help="memory that connections, rooms and requests may take together; beyond it histories are dropped, then "
+        "the largest connections are closed (default: no limit)",
     )  # fmt: skip
     limits.add_argument(
         "--max-connections", type=above_zero(count), metavar="N", help="at once; more get 503 (default: no limit)"
@@ -425,7 +425,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         (
             "--ping-timeout",
             defaults.ping_timeout_s,
-            "for a peer to send any byte after a ping, or to take any while --slow wait waits for it; 0 for no limit",
+            "for a peer to send a byte after a ping, or to take one while --slow wait waits for it; 0 for no limit",
         ),
         ("--drain", defaults.drain_s, "that a stopping server waits for its peers"),
     ):
@@ -440,13 +440,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--page",
         action=argparse.BooleanOptionalAction,
         help="show a browser that has the page's token what crosses the wire; the link with the token is logged at "
-        "start (default: only where this machine alone can reach it)",
+        "startup (default: only where this machine alone can reach it)",
     )
     show.add_argument(
         "--page-token",
         metavar="TOKEN",
         type=page_token,
-        help="the page's token, in place of one that is made anew at each start",
+        help="the page's token (default: a new one at each start)",
     )
     show.add_argument(
         "--record", metavar="FILE", help="write each HTTP head and frame to this file too, for rawws decode to read"

@@ -48,8 +48,8 @@ def fill_closed() -> None:
 def prepare_output() -> None:
     """Have standard output take any text, and all of it.
 
-    A character that it has no bytes for is spelt out: a peer chooses them. Without a buffer (``python -u``,
-    PYTHONUNBUFFERED) a write that a signal interrupts would lose its rest without a word.
+    A character that its encoding lacks is written as an escape, since peers choose the text. Without a buffer
+    (``python -u``, PYTHONUNBUFFERED) a write that a signal interrupts would silently lose the rest.
     """
     if not isinstance(sys.stdout, io.TextIOWrapper):
         return
@@ -60,7 +60,10 @@ def prepare_output() -> None:
 
 
 def complain(text: str) -> None:
-    """Write one sentence to standard error; a peer's or a file's words may be in it, but none of their controls."""
+    """Write one sentence to standard error.
+
+    Control characters in it are spelt out, since they may come from a peer or a file.
+    """
     print(f"rawws: {printable(text)}", file=sys.stderr)
 
 

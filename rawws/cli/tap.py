@@ -45,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--page",
         metavar="[HOST:]PORT",
-        help="show it in a browser too, on a port of its own; the link, which has a token, is logged at start",
+        help="show it in a browser too, on a port of its own; the link, which has a token, is logged at startup",
     )
     parser.add_argument(
         "--page-token",
         metavar="TOKEN",
         type=page_token,
-        help="the page's token, in place of one that is made anew at each start",
+        help="the page's token (default: a new one at each start)",
     )
     levels = parser.add_mutually_exclusive_group()
     levels.add_argument("--log-level", choices=list(logs.LEVELS), default="debug", help="default: %(default)s")

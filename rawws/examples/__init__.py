@@ -20,8 +20,8 @@ import trio
 def run_until_signal(main: Callable[..., Awaitable[None]], *arguments: object) -> None:
     """Run an example until it returns, or until Ctrl-C or SIGTERM ends it.
 
-    Python makes an exception of Ctrl-C, which may come in the midst of anything, and none at all where the shell has
-    started the program in the background. A program that serves says itself what these signals mean.
+    Python turns Ctrl-C into an exception, which may be raised anywhere, and ignores it if a shell started the program
+    in the background. So a server handles these signals itself.
     """
     trio.run(_until_signal, main, arguments)
 

@@ -1,8 +1,8 @@
 """The page: what crosses the wire of a server, for those who would rather look than read a log.
 
 Files of ``static/`` are given to browsers as they are, with no build step between. What the page shows comes over a
-WebSocket of its own, from a `Feed`; nothing is told before a page asks, and then within a budget. Both are for those
-alone who have the secret of `Access`, wherever they come from.
+WebSocket of its own, from a `Feed`; nothing is sent before a page asks, and then within a budget. Both are only
+for clients that have the secret of `Access`, whatever their address.
 
 It is put in front of whatever else answers a server's requests::
 
@@ -40,10 +40,10 @@ class Page:
     """Serves the page, and feeds it with what a tracer tells."""
 
     def __init__(self, tracer: Tracer, about: About, *, any_host: bool = False, access: Access | None = None) -> None:
-        """``about`` tells the page where it is; ``access`` has the secret, which is made anew if it isn't given.
+        """``about`` describes the server to the page; ``access`` has the secret (default: a new one).
 
-        Without ``any_host`` the page is also shown under addresses and ``localhost`` only, and not through a proxy that
-        says so. A page from elsewhere can have a name of its own lead to this machine (DNS rebinding), and would be of
+        Without ``any_host`` the page is shown only under addresses and ``localhost``, and not through a proxy that says
+        so. A page from elsewhere can have a name of its own lead to this machine (DNS rebinding), and would be of
         the same origin then.
         """
         self._tracer = tracer
@@ -56,15 +56,15 @@ class Page:
     def before(self, app: web.HttpApp | None, *, at_root: bool = True) -> web.HttpApp:
         """Return an app that answers what is asked for the page, and leaves all else to another; None for 404.
 
-        With ``at_root`` the link to the page is ``/?token=…``, and else it is ``/_rawws/?token=…``.
+        The link to the page is ``/?token=…`` with ``at_root``, otherwise ``/_rawws/?token=…``.
         """
         self._at_root = at_root
         return _PageFirst(self, app)
 
     def invite(self, origin: str) -> str:
-        """Return what the log says of the page of a server at ``origin``, such as ``http://127.0.0.1:8080``.
+        """Return the log line that invites to the page of a server at ``origin``, such as ``http://127.0.0.1:8080``.
 
-        It has the token, unless somebody has chosen that, who knows it then and may use it for long.
+        It contains the token, unless the user has chosen that: the user knows it, and it may stay valid for long.
         """
         at = "/" if self._at_root else HOME
         token = "…" if self._access.is_given else self._access.token
@@ -86,7 +86,7 @@ class Page:
         return None if self._access.admits(request) else refusal_of(request)
 
     def _refuse_elsewhere(self, request: Request) -> Refusal | None:
-        """Return why the page isn't shown where a request was sent to, or came through, if it isn't."""
+        """Return why a request gets no page because of its ``Host`` or a proxy; None if it may get one."""
         if self._any_host:
             return None
         host = request.authority
@@ -117,9 +117,9 @@ class Page:
             if opened is not None or self._access.admits(request):
                 return opened or lead_home()
             if not is_at_home:
-                # A link of an earlier start: a browser may have the cookie of this one, and is told what to do else.
+                # A link of an earlier start: the browser may have this server's cookie. If not, it gets advice.
                 return lead_home() if request.accepts("text/html") else None
-        # The cookie is for what is below the slash, and that there is one is no secret.
+        # The cookie is only sent below the slash, and the existence of the page is no secret.
         if path.startswith(HOME) and not self._access.admits(request):
             return web.refuse(refusal_of(request))
         return self._assets.answer(request, path)

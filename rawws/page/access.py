@@ -1,8 +1,8 @@
 """The secret that opens the page.
 
 An address says nothing about the person behind it: a proxy on this machine that adds no header of its own makes every
-stranger a client on loopback. So the page and its trace are for those who know a token, which is made anew at each
-start and stands in the log. A link with ``?token=…`` exchanges it for a cookie, and leads to the page.
+stranger a client on loopback. So the page and its trace are for those who know a token, which is new at each start
+and written to the log. A link with ``?token=…`` exchanges it for a cookie, and leads to the page.
 
 The cookie lasts as long as the browser's session. Scripts can't read it, pages of other sites don't send it, and it
 goes nowhere but below `HOME`, so that neither rooms nor an application see it.
@@ -20,7 +20,7 @@ from rawws.wire.messages import Request, Response
 
 HOME = OWN_PATHS
 
-# RFC 3986 §2.3: these stand in a query as they are, and in a cookie too (RFC 6265 §4.1.1).
+# RFC 3986 §2.3: these need no escaping in a query, nor in a cookie (RFC 6265 §4.1.1).
 _TOKEN = re.compile(r"[-.~\w]+", re.ASCII)
 _TOKEN_BYTES = 24
 _PARAMETER = "token="
@@ -29,10 +29,10 @@ _NEEDED = "The page needs this server's token: open the link with ?token=… tha
 
 
 class Access:
-    """Says which requests may see the page, and gives them the cookie by which it knows them again."""
+    """Decides which requests may see the page, and issues the cookie that identifies them."""
 
     def __init__(self, token: str | None = None, *, secure: bool = False) -> None:
-        """Without a ``token`` one is made. ``secure`` is for a server that speaks TLS: its cookie stays there.
+        """Without a ``token`` a random one is made. ``secure`` is for a server that speaks TLS: its cookie is Secure.
 
         Raises `UsageError` for a token that can't stand in a link. The error doesn't repeat it, since it is a secret.
         """
@@ -51,7 +51,7 @@ class Access:
     def admits(self, request: Request) -> bool:
         """Say whether a request has the cookie."""
         name = _cookie_name(request)
-        # A neighbour on another port can set a cookie of the same name beside ours (RFC 6265 §8.5): each is tried.
+        # A server on another port can set a cookie of the same name too (RFC 6265 §8.5), so each value is tried.
         cookies = ";".join(request.headers.get_all("Cookie")).split(";")
         pairs = [cookie.strip().partition("=") for cookie in cookies]
         return any(self._is_token(value) for given, _, value in pairs if given == name)
@@ -76,7 +76,7 @@ def token_of(request: Request) -> str | None:
 
 
 def lead_home() -> Response:
-    """Return the answer that leads to the page, and takes a token which opens nothing out of the address bar."""
+    """Return a redirect to the page, which removes an invalid token from the address bar."""
     return Response(303, b"", _to_home())
 
 
@@ -95,6 +95,6 @@ def _to_home() -> list[tuple[str, str]]:
 
 
 def _cookie_name(request: Request) -> str:
-    """Return a name that tells servers on one host apart: all ports of it share their cookies (RFC 6265 §8.5)."""
+    """Return a cookie name that includes the port, since all ports of a host share cookies (RFC 6265 §8.5)."""
     port = request.authority.rpartition(":")[2]
     return f"rawws-page-{port}" if port.isascii() and port.isdigit() else "rawws-page"

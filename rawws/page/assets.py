@@ -33,7 +33,7 @@ _ON_EACH = (
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cache-Control", "private, no-cache"),  # it is asked for each time, and costs a 304
+    ("Cache-Control", "private, no-cache"),  # revalidated each time, usually with a 304
     ("Vary", "Cookie"),
 )
 

@@ -4,7 +4,7 @@ Every message is JSON. The server begins with ``{"about": {...}, "open": [...], 
 ``instance``, which is another one for each process: a connection's number counts within that. ``open`` lists the
 connections that are open already, the oldest first, each as ``{"connection": number, "from": "...", "path": "...",
 "websocket": true}``, and ``unlisted`` is the number of those that it leaves out, which are older. Both come again,
-without ``about``, after records were dropped. The server then tells what happens, several at once:
+without ``about``, after records were dropped. The server then reports what happens, several records at a time:
 ``{"records": [...]}``, each as in ``wire/records.py``, where a frame has these fields more: ``opcode``, ``fin``,
 ``rsv`` and ``mask`` of its header, ``size`` (of its payload), ``message_size`` (of the message in it, where it is
 compressed) and ``preview``.
@@ -56,7 +56,7 @@ from rawws.wire.role import Role
 from rawws.wire.trace import PREVIEW_TAIL_BYTES, STATE, preview_payload, shorten
 
 # After one message, what comes within this time goes out as the next: nobody sees the difference, and a browser has
-# less to do. The first goes out at once, since the frame that ends the server is the one that somebody will look for.
+# less to do. The first goes out at once, since a frame that ends the server is the one to be looked for.
 GATHER_S = 0.05
 # A page keeps up with so many frames (a guess: it draws some forty of them), and a server with the telling of them:
 # at 15 µs each, 2,000 a second are 3 % of a core. A burst may be larger.
@@ -119,7 +119,7 @@ class Feed:
         self._filled_at = trio.current_time()
         self._missed = 0
         self._missed_ends: deque[str] = deque(maxlen=KEPT_CONNECTIONS)  # which are told later
-        self._open: Record = {}  # the connections that the page is to be told of, as they were when it was noted
+        self._open: Record = {}  # the connections to report to the page, as they were when they were listed
         self._passed_at_rest = 0
         self._rests_until = 0.0
         self._inflated: tuple[bytes, bytes | None] = (b"", b"")  # the payload inflated last, and what is in it
@@ -147,7 +147,7 @@ class Feed:
             self._tracer.remove(self)
 
     def _held_bytes(self) -> int:
-        """Return what waits for a page that reads slowly; what is being sent is there as text and as bytes."""
+        """Return what waits for a page that reads slowly; what is being sent is held as text and as bytes."""
         return 2 * len(self._sending) + sum(map(sys.getsizeof, (*self._waiting, *self._missed_ends)))
 
     # What is told
@@ -249,7 +249,7 @@ class Feed:
 
     def _list_open(self) -> Record:
         listed, unlisted = self._tracer.list_open(KEPT_CONNECTIONS)
-        told = [
+        connections = [
             {
                 "connection": each.number,
                 "from": each.dialled_from,
@@ -258,7 +258,7 @@ class Feed:
             }
             for each in listed
         ]
-        return {"open": told, "unlisted": unlisted}
+        return {"open": connections, "unlisted": unlisted}
 
     def _describe(self) -> Record:
         return {

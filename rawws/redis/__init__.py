@@ -169,7 +169,7 @@ class RedisStreams:
         try:
             fields = fields_of(opcode, payload, author, key)
         except UnicodeEncodeError as error:  # in the outbox it would block everything published after it
-            raise UsageError(f"a message's key is sent as UTF-8, which can't have {key!r}: {error.reason}") from None
+            raise UsageError(f"a message's key is sent as UTF-8, which can't encode {key!r}: {error.reason}") from None
         message = Outgoing(path, fields, len(payload), on_done, once, digest, history, author)
         was_full = self.is_full
         self._publisher.put(message)

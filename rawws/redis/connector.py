@@ -123,10 +123,10 @@ class Connector:
             except* (OSError, trio.TooSlowError, self._coredis.exceptions.RedisError) as errors:
                 why = _told(errors)
             except* Exception as errors:  # which nothing that Redis does should bring about
-                told = _told(errors)
-                if told != failure:
+                reason = _told(errors)
+                if reason != failure:
                     logs.server.exception("#%d ! an error in rawws itself; it is tried again", logs.SERVER)
-                failure = told
+                failure = reason
             await trio.lowlevel.checkpoint_if_cancelled()  # of which coredis makes a failure to connect
             if why:
                 on_away(why)

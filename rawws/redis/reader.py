@@ -75,7 +75,7 @@ KEY_BYTES_PER_READER = 16 * KIB
 READ, LEAST_READ = 1000, 2
 BLOCK_S = 1.0
 BELL_EXPIRY_S = 60
-# What following a room takes (measured).
+# The memory of a room that is followed (measured).
 FOLLOWED_BYTES = 700
 # So much is in a page, and an entry more at most. A small entry counts as a KiB: a thousand take us 10 ms.
 PAGE_BYTES = MIB
@@ -189,7 +189,7 @@ class Followed:
 
     @property
     def held_bytes(self) -> int:
-        """How much memory it takes, besides the room."""
+        """The bytes of memory that it takes, besides the room."""
         tail = 0 if self.tail is None else self.tail.held_bytes
         return FOLLOWED_BYTES + self.repeated.held_bytes + tail
 
@@ -202,7 +202,7 @@ class Followed:
 
     @property
     def ids(self) -> StreamIds:
-        """Those of its messages, once it is loaded."""
+        """The ids of its messages, once it is loaded."""
         ids = self.room.log.ids
         assert isinstance(ids, StreamIds)
         return ids
@@ -316,10 +316,10 @@ class Reader:
         try:
             return work()
         except Exception as error:  # nothing that a stream contains should cause one
-            told = f"{type(error).__name__}: {error}"
-            if told != followed.failure:
+            failure = f"{type(error).__name__}: {error}"
+            if failure != followed.failure:
                 logs.server.exception("#%d ! an error in rawws itself, in room %s", logs.SERVER, followed.room.path)
-            followed.failure = told
+            followed.failure = failure
             followed.tail = None  # it may have half a page
             followed.problem = "an error in rawws itself"
             followed.looked_at = trio.current_time()
@@ -344,8 +344,8 @@ class Reader:
             return read_entry(identifier, fields)
         except Exception:  # nothing that an entry contains should cause one
             if not followed.has_odd_entries:
-                told = "#%d ! entry %s of room %s can't be read; it is passed over, and so are others like it"
-                logs.server.exception(told, logs.SERVER, identifier.decode(errors="replace"), followed.room.path)
+                message = "#%d ! entry %s of room %s can't be read; it is passed over, and so are others like it"
+                logs.server.exception(message, logs.SERVER, identifier.decode(errors="replace"), followed.room.path)
             followed.has_odd_entries = True
             return StreamMessage(parse_stream_id(identifier), Opcode.BINARY, b"", None, None, is_understood=False)
 
@@ -447,8 +447,8 @@ class Reader:
     def _leave_out(followed: Followed, found: Break) -> None:
         """Send a gap to the room's readers, and log it."""
         room = followed.room
-        told = f"messages of room {room.path} may have been missed after {room.last_id}: {found.why.value}"
-        logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+        message = f"messages of room {room.path} may have been missed after {room.last_id}: {found.why.value}"
+        logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, message)
         room.leave_out(found.after)
 
     def _load(

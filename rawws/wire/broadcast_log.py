@@ -22,9 +22,9 @@ A segment has other *forms* beside the plain one (``wire/encodings.py``): with i
 message's id, as Server-Sent Events. Each is made once, when the first reader of its kind is sent the segment. Where
 there is nothing to deflate, the deflated form is the one without.
 
-Making a form takes time, so nothing makes one but what sends it. A lag is counted in plain bytes, of which a reader in
-the midst of another form has had as large a part as it has had of that form. `work` says beforehand how much there is
-to do, and `make` does it in steps of about a millisecond, so that whoever owns the log can serve others in between.
+Making a form takes time, so it is made only to be sent. A lag is counted in plain bytes: a reader in the midst of
+another form is taken to have had the same fraction of them as of that form. `work` returns how much there is to do, and
+`make` does it in steps of about a millisecond, so that the owner of the log can serve others in between.
 
 Every message has a number, and with the log's epoch an id. A log may keep more than its readers need, its *history*:
 the last so many messages, as long as they are young enough and not too many bytes. Whoever joins can be given these
@@ -37,8 +37,8 @@ that any of them still needs, and memory in use is what lies between that and th
 A message of one byte in a segment of its own is three bytes on the wire and fifty times as much in memory. So what a
 limit is held against are not the bytes of frames (`lag_bytes`) but what they take: `lag_cost` for one reader, and
 `held_bytes` for the log with all that it has made. When the other forms take more than `FORMS_TIMES` what the log
-itself does, those are forgotten that were used least recently. One that a reader is in the midst of stays, so that no
-reader has a form made twice by reading it slowly.
+itself does, the least recently used ones are forgotten. A form that a reader is in the midst of stays, so that a slow
+reader can't have it made twice.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ MAX_RUNS = 8
 # A segment has so many pieces of frames at most; a turn, or a program, may bring many more. Who asks for a place within
 # it, or is the only one to get it in another form, keeps the others waiting for a few milliseconds then.
 SEGMENT_PIECES = 4096
-# And, unless it is one message, so many bytes: sending them costs far more than one system call, and having them in
-# another form takes 8 ms at most.
+# And the most bytes of several: sending them costs far more than one system call, and making another form of them
+# takes at most 8 ms.
 SEGMENT_PLAIN_BYTES = 256 * KIB
 
 # What a segment takes beside the bytes of its frames: the object, its numbers, the head of the bytes, its place in the
@@ -74,8 +74,8 @@ SEGMENT_BYTES = 160
 FORM_BYTES = 160
 # Forms may take so much in any case: what is made again and again for a few readers is a waste.
 LEAST_FORMS_BYTES = 256 * KIB
-# There are seven forms besides the plain one, and few rooms have all of them. With room for much less, readers who
-# catch up at places of their own would each have all of it made for themselves.
+# There are seven forms besides the plain one, and few rooms have all of them. With room for much less, readers that
+# catch up from different places would each have all of it made for themselves.
 FORMS_TIMES = 6
 
 
@@ -125,16 +125,16 @@ class _Segment:
         return self.first + self.count - 1
 
     def form_of(self, form: int) -> int:
-        """Return the form that its readers get for one: without large messages, nothing is deflated."""
+        """Return the form that readers of a form get for this segment: without large messages, nothing is deflated."""
         return form if self.deflatable else without_deflate(form)
 
     def work(self, form: int) -> int:
-        """Return how much work it is to make a form."""
+        """Return the work of making a form."""
         return work_of(len(self.plain), self.count, form)
 
 
 class _Making:
-    """A form of a segment on which some steps have been done."""
+    """A form of a segment that is partly made."""
 
     __slots__ = ("pieces", "size", "steps")
 
@@ -201,11 +201,11 @@ class BroadcastLog:
         self._history_from = 0  # the first segment that is part of the history
         self.history_bytes = 0  # of it, in plain bytes
         self._in_use = in_use
-        # What was made, by _key(); at the end is what was used last.
+        # Forms that were made, by _key(), the most recently used at the end.
         self._forms: OrderedDict[int, bytes] = OrderedDict()
-        self._kinds: set[int] = set()  # forms of which something may be there
-        self._making: dict[int, _Making] = {}  # what is being made
-        self._runs: dict[tuple[int, int], tuple[bytes, list[int]]] = {}  # what was made of several segments together
+        self._kinds: set[int] = set()  # forms that may have been made of something
+        self._making: dict[int, _Making] = {}  # being made
+        self._runs: dict[tuple[int, int], tuple[bytes, list[int]]] = {}  # made of several segments together
         self._forms_bytes = 0  # of all three
         self.work_done = 0  # by making forms, as `work` counts it
 
@@ -243,7 +243,7 @@ class BroadcastLog:
     def seal(self, now: float = 0.0) -> bytes | None:
         """Make a segment of what was appended and return it, or None when there is nothing more.
 
-        Of very many messages, or of very large ones, it takes the first; to be called again until nothing is left.
+        It takes the first of very many or very large messages. Call it again until nothing is left.
         """
         if not self._open:
             return None
@@ -268,7 +268,7 @@ class BroadcastLog:
         return plain
 
     def _end_of_segment(self) -> int:
-        """Return how many pieces of the open segment are to be sealed: as many as fit, or those of one message."""
+        """Return how many pieces of the open segment to seal: as many as fit, or those of one message."""
         ends = list(itertools.accumulate(map(len, self._open[:SEGMENT_PIECES])))
         end = bisect.bisect_right(ends, SEGMENT_PLAIN_BYTES) or 1
         if is_lone_header(self._open[end - 1]):
@@ -316,16 +316,16 @@ class BroadcastLog:
         return self._forms[key]
 
     def work(self, number: int, form: int) -> int:
-        """Return how much work it is to have a segment in a form, about, in bytes that are deflated in the same time.
+        """Return about how much work it is to make a form of a segment, in bytes that are deflated in the same time.
 
-        0 if it is there.
+        It is 0 if the form exists.
         """
         segment = self._segments[number - self.first]
         form = segment.form_of(form)
         return 0 if form is PLAIN or _key(number, form) in self._forms else segment.work(form)
 
     def make(self, number: int, form: int) -> bool:
-        """Do one step of having a segment in a form, and return whether it is there now."""
+        """Do one step of making a form of a segment, and return whether it is complete."""
         segment = self._segments[number - self.first]
         form = segment.form_of(form)
         key = _key(number, form)
@@ -348,14 +348,14 @@ class BroadcastLog:
         return True
 
     def leave_plain(self, number: int, form: int) -> None:
-        """Have a segment in a form without deflating it for that, where there is no time to."""
+        """Make a form of a segment without deflating, for when there is no time for that."""
         form = self._segments[number - self.first].form_of(form)
         if form != without_deflate(form) and self.work(number, form):
             self._give_up_making(_key(number, form))
             self._keep_form(number, form, self.segment(number, without_deflate(form)))
 
     def put_back(self, number: int, form: int, encoded: bytes) -> None:
-        """Keep a form that was made before, and of which a reader has had a part: it is to be sent the rest of it."""
+        """Keep an existing form of which a reader has had a part, since the reader needs the rest of it."""
         form = self._segments[number - self.first].form_of(form)
         if self.work(number, form):
             self._give_up_making(_key(number, form))
@@ -364,7 +364,7 @@ class BroadcastLog:
     def _keep_form(self, number: int, form: int, encoded: bytes) -> None:
         key = _key(number, form)
         self._forms[key] = encoded
-        self._kinds.add(form)  # also where it is only left plain
+        self._kinds.add(form)  # also if it is only left plain
         self._forms_bytes += len(encoded) + FORM_BYTES
         self._make_room(keep=key)
 
@@ -374,10 +374,10 @@ class BroadcastLog:
             self._forms_bytes -= making.size
 
     def _make_room(self, keep: int = -1) -> None:
-        """Forget forms until they take no more than they may: those first that were used least recently.
+        """Forget forms, the least recently used first, until they are within their bound.
 
-        That which a reader has a part of isn't forgotten, or somebody who reads a few bytes at a time would have it
-        made again each time.
+        A form of which a reader has had a part is kept. Otherwise a reader that takes a few bytes at a time would
+        have it made again each time.
         """
         most = max(LEAST_FORMS_BYTES, FORMS_TIMES * self._cost())
         if self._forms_bytes <= most:
@@ -392,11 +392,11 @@ class BroadcastLog:
             if cursor.offset
         }
         for _ in range(len(self._forms)):
-            # A quarter more than needed: who is in the midst of what is looked up once for all that.
+            # A quarter more than needed, so that the readers' places are looked up less often.
             if self._forms_bytes <= most - most // 4:
                 return
             key = next(iter(self._forms))
-            # Of the last segment, somebody may just have been sent a part, and not be known for it yet.
+            # A reader may just have been sent a part of the last segment, and not be recorded yet.
             if key == keep or key in in_use or key >> _FORM_BITS == self.next - 1:
                 self._forms.move_to_end(key)
             else:
@@ -410,10 +410,10 @@ class BroadcastLog:
         self._forms_bytes -= len(self._runs.pop(oldest)[0])
 
     def run(self, number: int, form: int, most_work: float = math.inf) -> tuple[bytes, list[int]]:
-        """Return several segments in one, and the size of each: for a reader that has much to catch up with.
+        """Return several segments joined, and the size of each, for a reader that has much to catch up with.
 
-        After the first, it has no more of them than can be had with ``most_work``. Many come back at the same place,
-        after a cut of the network; so what was put together is kept for the next.
+        After the first segment, it includes those that ``most_work`` is enough for. The result is kept: after a
+        network failure, many readers come back at the same place.
         """
         known = self._runs.get((number, form))
         if known is not None:
@@ -442,8 +442,8 @@ class BroadcastLog:
     def lag_bytes(self, cursor: Cursor, form: int = PLAIN) -> int:
         """Return how many sealed bytes lie between a cursor and the tail, as plain frames.
 
-        Of the present segment in another form a reader lacks as large a part as it does of its plain frames. Nothing is
-        made for that: what isn't there, nobody has had a part of.
+        In the present segment, a reader of another form lacks the same fraction of plain frames as of its form. No form
+        is made for this: a reader can't have had a part of one that doesn't exist.
         """
         if cursor.number == self.next:
             return 0
@@ -494,13 +494,13 @@ class BroadcastLog:
         skipped = wanted - segment.first
         if not skipped:
             return Entry(b"", number, is_gap)
-        # Uncompressed, and cut from what all who come in here are given: a crowd may come, each to another place.
+        # Uncompressed, and cut from what all readers in this segment share: a crowd may come, each to another place.
         form = without_deflate(form)
         encoded = self.segment(number, form)
         return Entry(encoded[skip_messages(encoded, skipped, form) :], number + 1, is_gap)
 
     def messages(self, after: int, *, most: int, most_bytes: int) -> Iterator[tuple[bytes, Opcode, memoryview]]:
-        """Yield the messages behind a number that are kept, one at least, within bounds; payloads are views."""
+        """Yield the messages after a number that are kept, at least one, within bounds; payloads are views."""
         if after >= self.last_message:
             return
         number, _ = self._find(after + 1)
@@ -514,7 +514,7 @@ class BroadcastLog:
                     return
 
     def keeps(self, plain: object) -> bool:
-        """Whether an object is one of the plain segments that are kept; takes a while, if these are many."""
+        """Return whether an object is one of the plain segments that are kept. This takes a while if there are many."""
         return any(segment.plain is plain for segment in self._segments)
 
     def first_of(self, number: int) -> int:
@@ -577,5 +577,5 @@ _FORM_BITS = 8
 
 
 def _key(number: int, form: int) -> int:
-    """Return the one number by which the form of a segment is known: a tuple would take as much again."""
+    """Return the key of a form of a segment: one number, since a tuple would take as much memory again."""
     return number << _FORM_BITS | form

@@ -41,19 +41,19 @@ MIN_DEFLATE_BYTES = 1024
 # different characters, which a hostile peer chooses. Level 6 is smaller by a fiftieth for JSON of 1 KiB, and by a tenth
 # at most.
 LEVEL = 4
-# Of one message so many bytes are deflated in a step: less than 1 ms.
+# The bytes of one message that are deflated in a step: less than 1 ms.
 STEP_BYTES = 32 * KIB
-# What taking a frame apart and putting it together costs, in bytes that are deflated in the same time (measured).
+# The cost of taking a frame apart and putting it together, in bytes that are deflated in the same time (measured).
 FRAME_WORK_BYTES = 32
 # Streams that are kept for the next message, 256 KiB each: several are in use only while several rooms have large ones.
 MAX_IDLE_STREAMS = 4
-# More than this is not deflated at once where nobody can wait for it: in an echo (8 ms).
+# More than this is not deflated at once where steps are not possible: in an echo (8 ms).
 AT_ONCE_BYTES = 256 * KIB
 
 TAIL = b"\x00\x00\xff\xff"  # §7.2.1: what a flush ends with, not sent
 
 WINDOW_BYTES = 1 << MAX_WINDOW_BITS
-STREAM_BYTES = WINDOW_BYTES + 8 * KIB  # what zlib takes to inflate (measured)
+STREAM_BYTES = WINDOW_BYTES + 8 * KIB  # zlib's memory for inflating (measured)
 # §7.2.1 lets a message have blocks with the "BFINAL" bit anywhere. One at the end, from a library that finishes its
 # stream, is what is seen; each costs a new zlib stream for as little as two bytes, so that there is a bound (a guess).
 MAX_FINAL_BLOCKS = 64

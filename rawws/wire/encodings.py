@@ -43,7 +43,7 @@ AS_JSON = 0x40
 
 SUBPROTOCOL = "rawws.id.v1"
 
-# So many messages are given ids, or made events, in a step: about 1 ms.
+# The number of messages that get ids, or become events, in a step: about 1 ms.
 STEP_MESSAGES = 1024
 
 _WHOLE_TEXT = FIN | Opcode.TEXT
@@ -56,7 +56,7 @@ def encode(frames: bytes, form: int, ids: Iterator[bytes]) -> bytes:
 
 
 def encode_in_steps(frames: bytes, form: int, ids: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the same in pieces, some of them empty: each is made with a bounded amount of work.
+    """Yield the same in pieces, some of them empty; each piece takes a bounded amount of work.
 
     One message of many lines, or of binary data as base64, is one piece whatever its size: that is ten times as fast as
     deflating it.
@@ -72,7 +72,7 @@ def encode_in_steps(frames: bytes, form: int, ids: Iterator[bytes]) -> Iterator[
 
 
 def work_of(plain_bytes: int, messages: int, form: int) -> int:
-    """Return about how much work it is to have messages in a form, in bytes that are deflated in the same time."""
+    """Return about how much work it is to encode messages in a form, in bytes that are deflated in the same time."""
     if not form:
         return 0
     copied_only = not form & (EVENTS | WINDOW_BITS)
@@ -80,7 +80,7 @@ def work_of(plain_bytes: int, messages: int, form: int) -> int:
 
 
 def without_deflate(form: int) -> int:
-    """Return the form that has the same messages, none of them compressed: whoever reads a form can read this too."""
+    """Return the same form uncompressed, which every reader of the form can read too."""
     return form & ~WINDOW_BITS
 
 
@@ -89,7 +89,7 @@ def _with_ids(frames: bytes, ids: Iterator[bytes]) -> Iterator[bytes]:
     position, end = 0, len(frames)
     while position < end:
         length = frames[position + 1]
-        if length < LENGTH_IN_2_BYTES:  # most are; taken apart here, it is done in half of the time
+        if length < LENGTH_IN_2_BYTES:  # true of most; parsing it here takes half the time
             first, at = frames[position], position + 2
             position = at + length
         else:
@@ -97,11 +97,11 @@ def _with_ids(frames: bytes, ids: Iterator[bytes]) -> Iterator[bytes]:
             assert header is not None, "a segment ends inside a frame header"
             first, at = header.raw[0], position + len(header.raw)
             position = at + header.payload_bytes
-        told = b'{"id":"%b"}\n%b' % (next(ids), frames[at:position])
-        if first == _WHOLE_TEXT and len(told) < LENGTH_IN_2_BYTES:
-            pieces.append(SHORT_TEXT[len(told)] + told)
+        payload = b'{"id":"%b"}\n%b' % (next(ids), frames[at:position])
+        if first == _WHOLE_TEXT and len(payload) < LENGTH_IN_2_BYTES:
+            pieces.append(SHORT_TEXT[len(payload)] + payload)
         else:
-            pieces.append(encode_frame(first & OPCODE, told))
+            pieces.append(encode_frame(first & OPCODE, payload))
         if len(pieces) >= STEP_MESSAGES:
             yield b"".join(pieces)
             pieces.clear()
@@ -142,8 +142,8 @@ def _as_json_events(frames: bytes, ids: Iterator[bytes]) -> Iterator[bytes]:
     work = 0
     for header, payload in split_frames(frames):
         message_id = next(ids)
-        told = as_json(message_id, Opcode(header.opcode), bytes(payload))
-        pieces.append(b"id: %b\ndata: %b\n\n" % (message_id, told))
+        body = as_json(message_id, Opcode(header.opcode), bytes(payload))
+        pieces.append(b"id: %b\ndata: %b\n\n" % (message_id, body))
         work += header.payload_bytes + FRAME_WORK_BYTES
         if work >= STEP_BYTES:
             yield _escape_other_line_ends(b"".join(pieces))
@@ -153,7 +153,7 @@ def _as_json_events(frames: bytes, ids: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _escape_other_line_ends(stream: bytes) -> bytes:
-    # JSON has escaped every line end of the standard's. Many a reader in Python takes more characters for one, as
+    # JSON has escaped every line end of the standard. Many readers in Python take more characters for one, as
     # str.splitlines() and httpx's iter_lines() do; those can stand in a string of JSON only, and are escaped as well.
     for character, escaped in _OTHER_LINE_ENDS:
         stream = stream.replace(character, escaped)
@@ -164,7 +164,7 @@ def event_data(opcode: Opcode, payload: bytes) -> bytes:
     """Return an event's lines for a message, but for its id."""
     if opcode is Opcode.BINARY:
         return b"event: binary\ndata: " + base64.b64encode(payload) + b"\n\n"
-    if b"\r" in payload:  # §9.2.6: it ends a line as a line feed does, alone and in front of one
+    if b"\r" in payload:  # §9.2.6: CR ends a line as LF does, alone and before one
         payload = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if b"\n" in payload:
         payload = payload.replace(b"\n", b"\ndata: ")
@@ -218,7 +218,7 @@ def count_messages(data: bytes, end: int, form: int) -> int:
 
 
 def skip_messages(data: bytes, count: int, form: int) -> int:
-    """Return where the message begins that has so many before it in ``data``, which begins between two."""
+    """Return the offset after the first ``count`` messages of ``data``, which begins with a whole message."""
     if not form & EVENTS:
         return skip_frames(data, count)
     position = 0

@@ -23,7 +23,7 @@ class EventStream:
     """What goes out on one response, and how it ends."""
 
     our_role = Role.SERVER
-    answers_pings = False  # a reader has nothing to answer with: what it takes is the only sign of life
+    answers_pings = False  # a reader can't answer; the bytes that it takes are the only sign of life
     on_frame = None
     shown_bytes = 0
     memory_bytes = held_bytes = 0

@@ -56,7 +56,7 @@ _DEFLATED_BINARY = FIN | RSV1 | Opcode.BINARY
 INFLATED_BYTES_EACH = 1024
 
 
-# What a frame that has not come whole takes besides its payload: the object, the buffer's head, a decoder (measured).
+# The memory of an incomplete frame besides its payload: the object, the buffer's head, a decoder (measured).
 INCOMPLETE_BYTES = 400
 
 
@@ -164,7 +164,7 @@ class FastReader:
 
     @property
     def own_bytes(self) -> int:
-        """How much memory is taken besides, by the objects in which a frame is that has not come whole."""
+        """The bytes of memory that the objects of an incomplete frame take, besides its payload."""
         return 0 if self._incomplete is None else INCOMPLETE_BYTES
 
     def give_up(self) -> bytes:
@@ -269,7 +269,7 @@ class FastReader:
             elif first in _WHOLE_CONTROL and length <= MAX_CONTROL_PAYLOAD_BYTES:
                 if not self._take_control(first, payload, out):
                     break
-                if relays:  # it is work, though nothing is told of it
+                if relays:  # it is work, though it yields no event
                     most -= 1
             elif (inflated_bytes := self._inflate(first, payload, out)) is None:
                 break

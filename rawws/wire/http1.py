@@ -92,7 +92,7 @@ class HttpPhase:
 
     @property
     def held_bytes(self) -> int:
-        """How much memory the bytes take that have come and are not part of a request yet: h11 has a copy of a head."""
+        """The bytes of memory of input that is not part of a request yet; h11 has a copy of a head."""
         return 2 * len(self._head) if self._in_head else len(self._h11.trailing_data[0])
 
     @property

@@ -7,7 +7,7 @@ A log counts its messages, in the order in which everybody gets them; what it ca
 * `StreamIds` were given by the stream that several servers read: ``milliseconds-sequence``, the same for all of them.
 
 The ids of a log grow from message to message, with one exception. A stream that was lost may start again with lower
-ids, if the clock was set back or somebody chose the ids. Then the log begins a new *sequence* (`StreamIds.restart`),
+ids, if the clock was set back or a program chose the ids. Then the log begins a new *sequence* (`StreamIds.restart`),
 and its readers get a gap. Ids are looked up in the present sequence only.
 """
 
@@ -70,7 +70,7 @@ class Ids(Protocol):
         """
 
     def knows(self, message_id: MessageId) -> bool:
-        """Say whether an id is exactly the place that `number_of` returns, so that no messages can be missing."""
+        """Return whether an id is exactly the place that `number_of` returns, so that no messages can be missing."""
 
     def forget(self, number: int) -> None:
         """Messages up to this number are gone, and need no ids any more."""
@@ -102,7 +102,7 @@ class NumberedIds:
 
 
 class StreamIds:
-    """Ids that came with the messages, in growing order within a sequence. Both halves are below 2^64."""
+    """Ids that came with the messages, increasing within a sequence. Both halves are below 2^64."""
 
     bytes_each = 16
 
@@ -163,8 +163,8 @@ class StreamIds:
         """Return where the present sequence begins in the arrays, and where an id is to be inserted in it."""
         begin = max(0, self._begin - self._first)
         first = bisect.bisect_left(self._milliseconds, given[0], begin)
-        behind = bisect.bisect_right(self._milliseconds, given[0], begin)
-        return begin, bisect.bisect_right(self._sequences, given[1], first, behind)
+        after = bisect.bisect_right(self._milliseconds, given[0], begin)
+        return begin, bisect.bisect_right(self._sequences, given[1], first, after)
 
     def _is_at(self, place: int, begin: int, given: tuple[int, int]) -> bool:
         return place >= begin and (self._milliseconds[place], self._sequences[place]) == given

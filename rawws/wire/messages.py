@@ -98,7 +98,7 @@ class Headers:
 # RFC 7239, RFC 9110 §7.6.3, and what nginx's manual has everybody add; beside X-Forwarded-*.
 _OF_PROXIES = frozenset({"forwarded", "via", "x-real-ip"})
 
-# A field of a request takes so much besides its bytes, which are there twice (measured, with CPython 3.11 on 64 bits).
+# A request's field takes this much memory besides its bytes, which are held twice (CPython 3.11 on 64 bits).
 FIELD_BYTES = 400
 
 # RFC 9112 §3.2.2, without user information, which RFC 9110 §4.2.4 has a recipient refuse.
@@ -119,7 +119,7 @@ class Request:
 
     @property
     def held_bytes(self) -> int:
-        """How much memory it takes, about: its head as it came, and each field's name and value in objects."""
+        """About how many bytes of memory it takes: its head as received, and each field's name and value as objects."""
         return 2 * len(self.raw_head) + FIELD_BYTES * len(self.headers) + len(self.body)
 
     @property

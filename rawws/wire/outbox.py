@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from rawws.wire.broadcast_log import History
 from rawws.wire.stream_entries import Author, StreamId
 
-# What a message takes besides its payload and its keys (measured).
+# The memory of a message besides its payload and its keys (measured).
 OVERHEAD_BYTES = 380
-# Of its fields, "data", "op" and "by" come first.
+# Its fields "data", "op" and "by" come first.
 _OTHER_FIELDS = 6
 
 DEFAULT_HISTORY = History()
@@ -42,7 +42,7 @@ class Outgoing:
 
     @property
     def held_bytes(self) -> int:
-        """How much memory it takes."""
+        """The bytes of memory that it takes."""
         keys = sum(map(len, self.fields[_OTHER_FIELDS:])) + len(self.once) + len(self.digest)
         return self.size + keys + OVERHEAD_BYTES
 

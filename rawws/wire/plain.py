@@ -64,7 +64,7 @@ def _name_fault(close_code: int, sentence: str) -> Fault:
     return Fault(close_code, "protocol_error", sentence)
 
 
-# What a reader takes, with wsproto's connection in it (measured).
+# The memory of a reader, with its wsproto connection (measured).
 READER_BYTES = 2600
 
 
@@ -122,7 +122,7 @@ class PlainReader:
 
     @property
     def own_bytes(self) -> int:
-        """How much memory the reader itself takes, with what it keeps of a frame that is to be shown."""
+        """The bytes of memory of the reader itself, with the part that it keeps of a frame to be shown."""
         recorded = 0 if self._recorder is None else self._recorder.held_bytes
         return READER_BYTES + recorded + sum(inflater.held_bytes for inflater in self._inflaters)
 

@@ -15,16 +15,16 @@ from rawws.limits import KIB
 from rawws.wire.encodings import as_compact_json, as_json
 from rawws.wire.frames import Opcode
 
-# A message of more bytes than this is encoded when it is sent. The JSON of a smaller one is below a MiB.
+# A message over this size is encoded when it is sent. The JSON of a smaller one is below 1 MiB.
 LARGE_BYTES = 128 * KIB
-# That is done in steps of so many bytes, a multiple of 3 for base64.
+# The bytes that are encoded in a step, a multiple of 3 for base64.
 STEP_BYTES = 9 * KIB
 # Smaller pieces are joined up to this size.
 PIECE_BYTES = 64 * KIB
 
 
 class _Large(NamedTuple):
-    """A message that is encoded when it is sent. The payload is a view of what the log has, or had."""
+    """A message that is encoded when it is sent. The payload is a view of a segment of the log."""
 
     message_id: bytes
     opcode: Opcode
@@ -41,14 +41,14 @@ class _Large(NamedTuple):
                 position += len(step)
                 yield base64.b64encode(step)
             else:
-                text = bytes(step).decode(errors="ignore")  # the end may be within a character
+                text = bytes(step).decode(errors="ignore")  # the step may end within a character
                 position += len(text.encode())
                 yield as_compact_json(text)[1:-1]
         yield b'"}'
 
 
 class Polled:
-    """The answer for all who have polled from one place. It can be iterated over any number of times."""
+    """The answer to all polls from one place. It can be iterated over any number of times."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a reader wants of a room, from the query of its URL: ``since``, ``last``, ``wait``, ``presence`` and others."""
+"""A reader's wishes in the query of its URL: ``since``, ``last``, ``wait``, ``presence`` and others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reading:
     wait_s: float = 0.0
     wants_peers: bool = False
     wants_presence: bool = False
-    wants_json: bool = False  # for events: each message as an object of JSON, which has its exact characters
+    wants_json: bool = False  # for events: each message as a JSON object, with its exact characters
     polls: bool = False  # one of since, last and wait is there
 
 

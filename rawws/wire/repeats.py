@@ -8,7 +8,7 @@ from typing import NamedTuple
 # So many keys are known of a room, and each for so long: whoever hears no answer asks again within minutes.
 MAX_KEYS = 1000
 KEPT_S = 600.0
-# What one takes besides its characters (measured).
+# The memory of one key besides its characters (measured).
 KEY_BYTES = 560
 
 

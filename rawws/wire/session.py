@@ -49,7 +49,7 @@ class State(Enum):
 CLOSED = State.CLOSED  # a global is found three times as fast as an Enum's member
 
 
-# A frame takes wsproto as long as so many take the fast lane.
+# wsproto takes as long for one frame as the fast lane for this many.
 PLAIN_FRAME_WORK = 4
 
 
@@ -155,7 +155,7 @@ class Session:
 
     @property
     def memory_bytes(self) -> int:
-        """How much more memory it takes than when it was made: `held_bytes`, what reads frames, unsent answers."""
+        """The bytes of memory it has grown by since it was made: `held_bytes`, the frame reader, unsent answers."""
         fast, plain = self._fast, self._plain
         if plain is None and fast is not None and fast.is_idle and self._inflater is None:
             return len(self._unread) + len(self.outgoing)  # nearly always; this is asked of every connection
@@ -195,8 +195,8 @@ class Session:
         """Take in bytes from the peer and return what they amount to, in order.
 
         Few bytes may amount to much: a KiB to a MiB of messages, or to a hundred of them. So ``most`` is how many
-        events are wanted, about; a KiB that was inflated counts as one too, and each frame that wsproto reads, which
-        takes longer, as `PLAIN_FRAME_WORK`.
+        events are wanted, about. Each KiB that was inflated counts as one too, and each frame that wsproto reads as
+        `PLAIN_FRAME_WORK`, since it takes longer.
 
         Never raises for what a peer sends. Once the state is CLOSED, data is ignored (§5.5.1).
         """

@@ -13,7 +13,7 @@ these fields; a program that isn't rawws need only give the first:
 Streams are trimmed, expire, and may be lost with the server that had them. A reader that has been away finds out by
 comparing where it stands (`StreamPlace`) with what the stream has now (`StreamState`). A reader that stays does the
 same from time to time: a stream that was deleted may start again with lower ids, and a blocking read that waits for
-higher ids never returns them. A reader that is new begins with the end of the stream that is the room's history
+higher ids never returns them. A new reader begins with the end of the stream, which is the room's history
 (`StreamTail`).
 """
 
@@ -67,7 +67,7 @@ def path_of(key: str) -> str:
 
 
 def parse_stream_id(text: bytes) -> StreamId:
-    """Read an id. Raises ValueError for what Redis doesn't have as one."""
+    """Read an id. Raises ValueError for bytes that are not an id of Redis."""
     found = _ID.fullmatch(text)
     given = (int(found[1]), int(found[2])) if found else HIGHEST
     if found is None or max(given) > MAX_HALF:
@@ -94,7 +94,7 @@ class Author(NamedTuple):
 
     @classmethod
     def parse(cls, by: bytes) -> Author | None:
-        """Return what is in ``by``; None for what no node of rawws writes."""
+        """Return the parts of ``by``; None if no node of rawws can have written it."""
         match = _BY.fullmatch(by)
         return match and cls(match[1].decode("ascii"), int(match[2]), int(match[3]))
 
@@ -110,7 +110,7 @@ class StreamMessage(NamedTuple):
     payload: bytes
     by: Author | None
     key: str | None
-    is_understood: bool = True  # or else it is passed over
+    is_understood: bool = True  # otherwise it is passed over
 
 
 class Repeated:
@@ -163,7 +163,7 @@ class Keeping(NamedTuple):
 def fields_of(opcode: Opcode, payload: bytes, author: Author, key: str | None) -> list[str | bytes]:
     """Return the fields of a message's entry: names and values in turn.
 
-    Raises UnicodeEncodeError for a key that UTF-8 can't have.
+    Raises UnicodeEncodeError for a key that UTF-8 can't encode.
     """
     fields: list[str | bytes] = ["data", payload, "op", "t" if opcode is Opcode.TEXT else "b", "by", str(author)]
     return fields if key is None else [*fields, "key", key.encode()]
@@ -197,15 +197,15 @@ class StreamState(NamedTuple):
     """What Redis says of a stream (``XINFO STREAM``); all is zero of one that isn't there."""
 
     length: int = 0
-    added: int = 0  # how many entries there have been, with those that were trimmed or deleted
+    added: int = 0  # number of entries ever added, including those that were trimmed or deleted
     oldest: StreamId = BEGINNING
-    newest: StreamId = BEGINNING  # the id that was given last, whether its entry is still there or not
+    newest: StreamId = BEGINNING  # the last id that was assigned, whether or not its entry still exists
     deleted: StreamId = BEGINNING  # the highest id of an entry that was deleted (XDEL)
     has_landmark: bool = False  # whether the stream has one of the reader's `StreamPlace.landmarks`
 
     @property
     def removed(self) -> int:
-        """How many entries were trimmed or deleted."""
+        """The number of entries that were trimmed or deleted."""
         return self.added - self.length
 
     @property
@@ -233,7 +233,7 @@ class Break(NamedTuple):
 
 @dataclass(slots=True)
 class StreamPlace:
-    """How far a reader has come in a stream: up to ``last``, the entry number ``count`` of it.
+    """A reader's place in a stream: it has read up to ``last``, which is entry number ``count``.
 
     A read that asks for entries after ``last`` can't show that the stream was deleted and has started again with lower
     ids, or that its end was lost because a replica that lagged took over. So the stream's state is compared with the

@@ -1,7 +1,7 @@
 """TLS records as they lie in a stream: where each of them ends, which needs no key (RFC 8446 §5.1).
 
-TLS itself is OpenSSL's. It handles every record that it can find before it returns, however many there are that carry
-no data, so it is only ever given a few whole ones at a time.
+OpenSSL handles TLS itself. Before it returns, it handles all records that it is given, however many carry no data. So
+it is given only a few whole records at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 HEADER_BYTES = 5
 # RFC 8446 §5.1: the plaintext of one record.
 MAX_PLAINTEXT_BYTES = 16 * 1024
-# RFC 5246 §6.2.3: what TLS 1.2 may make of it. TLS 1.3 adds 256 bytes at most.
+# RFC 5246 §6.2.3: the expansion that TLS 1.2 allows. TLS 1.3 adds at most 256 bytes.
 MAX_CIPHERTEXT_BYTES = MAX_PLAINTEXT_BYTES + 2048
 MAX_RECORD_BYTES = HEADER_BYTES + MAX_CIPHERTEXT_BYTES
 
@@ -20,9 +20,9 @@ _MAJOR_VERSION = 3
 
 
 def find_records(data: bytes, start: int, max_bytes: int, max_records: int) -> tuple[int, int]:
-    """Return where whole records that begin at ``start`` end, and how many they are; ``(start, 0)`` if there is none.
+    """Return the end and the number of the whole records that begin at ``start``; ``(start, 0)`` if there is none.
 
-    They are ``max_records`` at most, and ``max_bytes`` together unless the first alone is larger. Bytes that can't
+    They are at most ``max_records``, and ``max_bytes`` together unless the first alone is larger. Bytes that can't
     begin a record count as one with all that follows them: it is for OpenSSL to say what is wrong with them.
     """
     size = len(data)
@@ -32,9 +32,9 @@ def find_records(data: bytes, start: int, max_bytes: int, max_records: int) -> t
         length = data[end + 3] << 8 | data[end + 4]
         if length > MAX_CIPHERTEXT_BYTES or data[end] not in _TYPES or data[end + 1] != _MAJOR_VERSION:
             return size, records + 1
-        behind = end + HEADER_BYTES + length
-        if behind > size or (records and behind - start > max_bytes):
+        after = end + HEADER_BYTES + length
+        if after > size or (records and after - start > max_bytes):
             break
-        end = behind
+        end = after
         records += 1
     return end, records

@@ -334,7 +334,7 @@ def test_a_form_is_made_in_steps_and_its_work_is_known_before() -> None:
     assert log.work_done == work
 
 
-def test_what_was_begun_in_steps_is_gone_on_with_at_once() -> None:
+def test_a_form_begun_in_steps_can_be_completed_at_once() -> None:
     making = Making()
     log = BroadcastLog(making)
     log.append([LARGE])
@@ -347,7 +347,7 @@ def test_what_was_begun_in_steps_is_gone_on_with_at_once() -> None:
     assert log.held_bytes == 0
 
 
-def test_what_is_being_made_is_forgotten_with_its_segment() -> None:
+def test_an_unfinished_form_is_forgotten_with_its_segment() -> None:
     making = Making()
     log = BroadcastLog(making)
     for _ in range(2):
@@ -372,7 +372,7 @@ def test_without_a_large_message_the_deflated_form_is_the_one_without() -> None:
     assert making.asked == [(HELLO, 0x10)]
 
 
-def test_where_there_is_no_time_a_form_is_left_uncompressed() -> None:
+def test_a_form_is_left_uncompressed_if_there_is_no_time() -> None:
     making = Making()
     log = BroadcastLog(making)
     log.append([LARGE])
@@ -404,7 +404,7 @@ def large_log(making: Making, in_use: Callable[[], Iterable[tuple[Cursor, int]]]
     return log
 
 
-def test_forms_are_forgotten_one_at_a_time_that_was_used_least_recently_first() -> None:
+def test_forms_are_forgotten_one_at_a_time_least_recently_used_first() -> None:
     making = Making()
     log = large_log(making)
     for form in range(1, FORMS_TIMES):
@@ -469,7 +469,7 @@ def test_the_last_segment_s_forms_are_kept() -> None:
     assert not log.work(last, 15)
 
 
-def test_what_a_reader_has_had_a_part_of_can_be_put_back() -> None:
+def test_a_form_that_a_reader_has_had_a_part_of_can_be_put_back() -> None:
     making = Making()
     log = large_log(making)
     log.make(0, 15)
@@ -480,7 +480,7 @@ def test_what_a_reader_has_had_a_part_of_can_be_put_back() -> None:
     assert (log.segment(0, 15), log.segment(1, PLAIN)) == (b"as it was", NOISE)
 
 
-def test_a_run_has_no_more_than_can_be_had_with_so_much_work() -> None:
+def test_a_run_needs_no_more_than_a_given_amount_of_work() -> None:
     making = Making()
     log = BroadcastLog(making)
     for _ in range(4):
@@ -512,7 +512,7 @@ def test_runs_that_take_too_much_are_forgotten_before_forms_are() -> None:
 
 
 @pytest.mark.parametrize("size", [100_000, SEGMENT_PLAIN_BYTES - 10, SEGMENT_PLAIN_BYTES, 3 * SEGMENT_PLAIN_BYTES])
-def test_a_segment_has_so_many_bytes_at_most_unless_it_is_one_message(size: int) -> None:
+def test_a_segment_has_a_bounded_size_unless_it_is_one_message(size: int) -> None:
     log = BroadcastLog(Making())
     frames: list[bytes | bytearray] = []
     for number in range(7):

@@ -237,7 +237,7 @@ def test_what_the_tiniest_messages_take_is_what_is_counted(make_ids: type[Ids], 
     assert log.held_bytes == 0
 
 
-def test_other_forms_may_take_so_many_times_as_much_and_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_forms_take_a_bounded_multiple_and_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broadcast_log, "FORMS_TIMES", 1)
     log = one_by_one(NumberedIds("e"), [WITH_IDS, EVENTS], text="x" * 100)
     alone = one_by_one(NumberedIds("e"), [], text="x" * 100).held_bytes

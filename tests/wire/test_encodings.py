@@ -210,7 +210,7 @@ def test_events_of_json_are_made_in_steps_and_escape_every_line_end() -> None:
     assert stream.count(b"\\u2028") == 3 * (STEP_BYTES // 3)
 
 
-def test_whoever_reads_a_form_can_read_it_uncompressed() -> None:
+def test_every_reader_of_a_form_can_read_it_uncompressed() -> None:
     forms = [PLAIN, 9, 15, WITH_IDS, WITH_IDS | 15, EVENTS]
     assert list(map(without_deflate, forms)) == [PLAIN, PLAIN, PLAIN, WITH_IDS, WITH_IDS, EVENTS]
 
@@ -222,7 +222,7 @@ def test_plain_frames_are_no_work() -> None:
 
 
 @pytest.mark.parametrize("form", [PLAIN, WITH_IDS, EVENTS])
-def test_where_a_reader_goes_on_that_has_had_some_messages(form: int) -> None:
+def test_where_a_reader_continues_after_some_messages(form: int) -> None:
     pieces = [
         encode(encode_frame(Opcode.TEXT, text), form, NumberedIds("e").labels(number))
         for number, text in enumerate([b"one", b"", b"\n\n", b"x" * 200], 1)

@@ -86,7 +86,7 @@ def test_a_context_that_is_kept_is_counted_between_messages() -> None:
     assert Inflater(1000).held_bytes == 0
 
 
-def test_what_is_kept_of_a_frame_to_be_shown_is_counted() -> None:
+def test_the_kept_part_of_a_frame_to_be_shown_is_counted() -> None:
     watched = session()
     watched.on_frame = lambda *_: None
     watched.receive_data(masked(2, bytes(100))[:-1])
@@ -98,7 +98,7 @@ def test_what_is_kept_of_a_frame_to_be_shown_is_counted() -> None:
     assert recorder.held_bytes == 5
 
 
-def test_a_head_is_there_twice_until_it_is_whole() -> None:
+def test_an_incomplete_head_is_counted_twice() -> None:
     http = HttpPhase(Limits())
     begun = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: y\r\n"
     http.receive_data(begun)
@@ -140,7 +140,7 @@ def test_a_message_for_a_stream_counts_with_its_keys() -> None:
     assert keyed.held_bytes == OVERHEAD_BYTES + 3 + len("keyEURagain") + 64
 
 
-def test_what_is_known_of_a_stream_counts() -> None:
+def test_the_known_nodes_and_the_history_of_a_stream_count() -> None:
     repeated = Repeated()
     assert repeated.held_bytes == 0
     repeated.has(Author("a1", 2, 3))

@@ -101,7 +101,7 @@ def test_a_stream_that_begins_anew_with_lower_ids() -> None:
     st.integers(0, 30),
     st.tuples(st.integers(0, 10), st.integers(0, 4)),
 )
-def test_only_the_present_sequence_is_looked_in(
+def test_ids_are_looked_up_in_the_present_sequence_only(
     before: list[tuple[int, int]], now: list[tuple[int, int]], forgotten: int, given_id: tuple[int, int]
 ) -> None:
     ids = StreamIds(before[0])

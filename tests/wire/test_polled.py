@@ -67,7 +67,7 @@ def test_no_piece_is_much_larger_than_it_may_be() -> None:
     assert max(sizes) <= PIECE_BYTES + 6 * STEP_BYTES
 
 
-def test_no_more_is_taken_than_is_wanted_but_one_in_any_case() -> None:
+def test_at_least_one_message_is_taken_and_no_more_than_wanted() -> None:
     def taken(answer: Iterable[bytes]) -> list[str]:
         return [message["id"] for message in json.loads(b"".join(answer))["messages"]]
 
@@ -78,7 +78,7 @@ def test_no_more_is_taken_than_is_wanted_but_one_in_any_case() -> None:
     assert taken(polled(small, small, small, max_bytes=10_000)) == ["e-1", "e-2"], "as JSON, one has 6,000 bytes"
 
 
-def test_what_it_keeps_is_what_nobody_else_does_and_each_object_once() -> None:
+def test_an_answer_lists_each_object_that_it_alone_keeps_once() -> None:
     segment = bytes(4 * LARGE_BYTES)
     views = [memoryview(segment)[: LARGE_BYTES + 1], memoryview(segment)[LARGE_BYTES + 1 :]]
     messages = [(b"e-1", Opcode.BINARY, memoryview(b"x")), *((b"e-2", Opcode.BINARY, view) for view in views)]

@@ -76,7 +76,7 @@ def test_who_wrote_an_entry() -> None:
         *("\u00e9.1.1".encode(), "node.\u0663.1".encode(), b"node.7." + b"9" * 5000, b"x" * 65 + b".7.1"),
     ],
 )
-def test_what_no_node_writes_is_by_nobody(by: bytes) -> None:
+def test_a_by_field_that_no_node_writes_is_ignored(by: bytes) -> None:
     assert Author.parse(by) is None
     assert read_entry(b"5-1", {b"data": b"x", b"by": by}) == StreamMessage((5, 1), Opcode.TEXT, b"x", None, None)
 
@@ -84,7 +84,7 @@ def test_what_no_node_writes_is_by_nobody(by: bytes) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"5", b"-", b"5-", b"5-x", b"5-1 ", b"+5-1", b"1_0-1", b"5-1-1", b"1-%d" % 2**64]
 )
-def test_what_is_no_id_of_an_entry(text: bytes) -> None:
+def test_bytes_that_are_not_the_id_of_an_entry(text: bytes) -> None:
     with pytest.raises(ValueError, match="is not the id of an entry"):
         parse_stream_id(text)
 
@@ -226,7 +226,7 @@ def test_what_may_have_been_missed(state: StreamState, missed: Break, last: Stre
     assert place.compare(seen, LAST[0] + 1000, HOUR_MS) is None, "it is told once"
 
 
-def test_of_a_stream_older_than_all_that_was_known_nothing_comes_once_more() -> None:
+def test_no_message_of_an_older_stream_is_delivered_again() -> None:
     state = StreamState(3, 3, EARLIER, EARLIER)
     assert place_at(LAST, early=LAST).compare(state, NOW, 10 * HOUR_MS) == (Missed.ANEW, BEGINNING)
     place = place_at(LAST, early=LAST, removed=49)
@@ -245,7 +245,7 @@ def test_an_entry_that_came_since_is_a_landmark_where_there_was_none() -> None:
     assert place.compare(lagged, NOW, HOUR_MS) == (Missed.LOST, EARLIER)
 
 
-def test_a_stream_that_passed_us_while_nobody_looked_is_another_nevertheless() -> None:
+def test_another_stream_is_recognized_even_if_it_passed_us_between_two_looks() -> None:
     place = place_at(LAST, 2)
     place.pass_over(LATER)  # of the new stream, which has two entries that are lower than our last one
     assert place.count == 3
@@ -269,12 +269,12 @@ def test_a_stream_that_passed_us_while_nobody_looked_is_another_nevertheless() -
         ),
     ],
 )
-def test_a_stream_that_expired_is_nothing_lost(state: StreamState, missed: Break | None) -> None:
+def test_nothing_is_lost_with_a_stream_that_expired(state: StreamState, missed: Break | None) -> None:
     place = place_at(LONG_AGO, early=LONG_AGO)
     assert place.compare(state, NOW, HOUR_MS) == missed
 
 
-def test_what_comes_after_a_stream_that_expired_is_read_whatever_its_ids() -> None:
+def test_entries_after_a_stream_that_expired_are_read_whatever_their_ids() -> None:
     place = place_at(LONG_AGO, early=LONG_AGO)
     assert place.compare(StreamState(), NOW, HOUR_MS) is None
     assert (place.last, place.count, place.is_gone) == (BEGINNING, 0, True)

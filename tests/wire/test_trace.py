@@ -230,6 +230,6 @@ def test_no_text_ends_a_line_or_commands_a_terminal() -> None:
     assert printable("a\nERROR\x1b[31m\u202e") == r"a\nERROR\x1b[31m\u202e"
 
 
-def test_lines_stay_lines_and_nothing_else_does_that_is_not_seen() -> None:
+def test_line_feeds_stay_and_other_invisible_characters_are_spelt_out() -> None:
     assert printable_lines("Grüße") == "Grüße"
     assert printable_lines("one\n\ttwo\r\nthree\x9b\n") == "one\n\\ttwo\\r\nthree\\x9b\n"
