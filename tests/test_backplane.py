@@ -722,6 +722,31 @@ async def test_a_key_that_is_deleted_renamed_trimmed_or_replaced(
         assert await next_with_id(named) == (last, b"last"), "and no gap twice"
 
 
+@pytest.mark.usefixtures("unwatchful")
+async def test_a_message_right_after_its_stream_has_expired_is_no_gap(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reader, "BLOCK_S", 0.02)
+    async with rooms(nursery, backplane=redis.url, history=5) as node:
+        named, _ = await open_with_ids(node, "/room/x")
+        for sequence in range(3):
+            an_hour_ago = f"{await _now_ms(redis) - HOUR_MS}-{sequence}"
+            await redis.ask("XADD", "rawws:/room/x", an_hour_ago, "data", "before")
+            assert await next_with_id(named) == (an_hour_ago, b"before")
+        await redis.ask("DEL", "rawws:/room/x")  # as Redis itself does at that age
+        for text in ("after", "and on"):
+            given = (await node.publish("/room/x", text))["id"]
+            assert await next_with_id(named) == (given, text.encode())
+        monkeypatch.setattr(reader, "RECHECK_S", 0.02)
+        for _ in range(2):
+            looked = _looks_of(node)
+            while _looks_of(node) == looked:
+                await trio.sleep(0.005)
+        last = (await node.publish("/room/x", "last"))["id"]
+        assert await next_with_id(named) == (last, b"last")
+    assert "may have been missed" not in caplog.text
+
+
 def _looks_of(node: Rooms) -> float:
     """Return when the room was last checked."""
     shared = node.hub.room("/room/x").shared

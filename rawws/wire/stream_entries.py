@@ -249,6 +249,8 @@ class StreamPlace:
     _late_count: int = 0
     _removed: int = 0  # how many entries were gone at the last look
     _gone_from: StreamId = BEGINNING  # the place in a stream that is not there any more
+    _pause_ms: int = 0  # the longest time between two entries that were read one after the other since the last look
+    _after_pause: StreamId = BEGINNING  # the entry that ended it
 
     @property
     def is_gone(self) -> bool:
@@ -277,7 +279,7 @@ class StreamPlace:
         if state.newest < self.last:
             return self._go_back(state, expired=expired)
         if self._is_another(state):
-            return self._go_over(state, expired=expired)
+            return self._go_over(state, expiry_ms, expired=expired)
         if self.last == state.newest or (state.length and state.oldest <= self.last):
             return None
         had, self.count = self.count, state.removed
@@ -312,12 +314,14 @@ class StreamPlace:
         may_be_trimmed = state.oldest > self._late or not state.length
         return not may_be_trimmed or state.removed < self._late_count
 
-    def _go_over(self, state: StreamState, *, expired: bool) -> Break | None:
+    def _go_over(self, state: StreamState, expiry_ms: int, *, expired: bool) -> Break | None:
         """Move to another stream that extends beyond this place."""
         if state.length and state.oldest <= self.last:
             # Some of its entries up to this place may have been read live already, and nothing is delivered twice.
             self.count = 0
-            return Break(Missed.ANEW, self.last)
+            # All of them have been, if its first was read next after the last of a stream that had expired by then.
+            is_next = state.oldest == self._after_pause and not state.removed
+            return None if is_next and self._pause_ms >= expiry_ms else Break(Missed.ANEW, self.last)
         self.count = state.removed
         if not expired:
             return Break(Missed.ANEW, state.floor)
@@ -332,9 +336,13 @@ class StreamPlace:
         self._early = state.oldest if state.length else BEGINNING
         self._late = self.last if state.length else BEGINNING
         self._late_count, self._removed = self.count, state.removed
+        self._pause_ms, self._after_pause = 0, BEGINNING
 
     def pass_over(self, last: StreamId) -> None:
         """Note that an entry has been read."""
+        pause_ms = last[0] - self.last[0]
+        if pause_ms > self._pause_ms and self.last != BEGINNING:
+            self._pause_ms, self._after_pause = pause_ms, last
         self.last = last
         self.count += 1
         if self._early == BEGINNING:

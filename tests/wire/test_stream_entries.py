@@ -274,6 +274,49 @@ def test_nothing_is_lost_with_a_stream_that_expired(state: StreamState, missed: 
     assert place.compare(state, NOW, HOUR_MS) == missed
 
 
+@pytest.mark.parametrize("count", [1, 50], ids=["fewer entries than before", "as many entries as before"])
+@pytest.mark.parametrize("was_looked_at", [True, False])
+def test_what_is_read_live_after_a_stream_that_expired_is_nothing_lost(count: int, was_looked_at: bool) -> None:
+    place = place_at(LONG_AGO, early=LONG_AGO, count=count)
+    if not was_looked_at:
+        place = StreamPlace()
+        place.pass_over(LONG_AGO)
+        place.count = count
+    place.pass_over((LONG_AGO[0] + HOUR_MS, 0))  # at a moment when nobody had seen yet that the old stream was gone
+    place.pass_over((LONG_AGO[0] + HOUR_MS, 1))
+    state = StreamState(2, 2, (LONG_AGO[0] + HOUR_MS, 0), (LONG_AGO[0] + HOUR_MS, 1))
+    assert place.compare(state, NOW, HOUR_MS) is None
+    place.note_look(state, is_last=True)
+    assert (place.count, place.landmarks) == (2, (state.oldest, state.newest))
+    assert place.compare(state._replace(has_landmark=True), NOW, HOUR_MS) is None
+
+
+@pytest.mark.parametrize(
+    ("read", "state"),
+    [
+        pytest.param(
+            [LONG_AGO[0] + HOUR_MS - 1], StreamState(1, 1, (LONG_AGO[0] + HOUR_MS - 1, 0)), id="it had not expired"
+        ),
+        pytest.param(
+            [LONG_AGO[0] + HOUR_MS], StreamState(2, 2, (LONG_AGO[0] + HOUR_MS - 9, 0)), id="its first was not read"
+        ),
+        pytest.param(
+            [LONG_AGO[0] + HOUR_MS], StreamState(1, 2, (LONG_AGO[0] + HOUR_MS, 0)), id="its first was trimmed"
+        ),
+        pytest.param(
+            [LONG_AGO[0] + HOUR_MS, LONG_AGO[0] + HOUR_MS + 9],
+            StreamState(1, 1, (LONG_AGO[0] + HOUR_MS + 9, 0)),
+            id="it was deleted after that",
+        ),
+    ],
+)
+def test_what_is_read_live_of_another_stream_may_not_be_all_of_it(read: list[int], state: StreamState) -> None:
+    place = place_at(LONG_AGO, early=LONG_AGO)
+    for milliseconds in read:
+        place.pass_over((milliseconds, 0))
+    assert place.compare(state._replace(newest=place.last), NOW, HOUR_MS) == (Missed.ANEW, place.last)
+
+
 def test_entries_after_a_stream_that_expired_are_read_whatever_their_ids() -> None:
     place = place_at(LONG_AGO, early=LONG_AGO)
     assert place.compare(StreamState(), NOW, HOUR_MS) is None
