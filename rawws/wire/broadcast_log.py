@@ -337,7 +337,11 @@ class BroadcastLog:
             making = self._making[key] = _Making(steps)
             self._kinds.add(form)
             self.work_done += segment.work(form)
-        piece = next(making.steps, None)
+        try:
+            piece = next(making.steps, None)
+        except BaseException:  # an iterator that has failed ends, and what it has made would pass for all of it
+            self._give_up_making(key)
+            raise
         if piece is not None:
             making.pieces.append(piece)
             making.size += len(piece)
@@ -431,7 +435,10 @@ class BroadcastLog:
             pieces.append(piece)
             size += len(piece)
         known = b"".join(pieces), list(map(len, pieces))
-        if len(pieces) > 1:  # else it is the segment itself
+        # A form that was forgotten meanwhile may be made again as other bytes (`leave_plain`), and a reader that has
+        # had a part of one must not go on in the other. So a run is kept only if all of its forms are.
+        is_kept = not any(self.work(following, form) for following in range(number, number + len(pieces)))
+        if is_kept and len(pieces) > 1:  # else it is the segment itself
             if len(self._runs) >= MAX_RUNS:
                 self._forget_run()
             self._runs[number, form] = known
