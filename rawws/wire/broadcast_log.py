@@ -154,6 +154,7 @@ class BroadcastLog:
 
     __slots__ = (
         "_encode",
+        "_forgotten",
         "_forms",
         "_forms_bytes",
         "_history_from",
@@ -207,6 +208,7 @@ class BroadcastLog:
         self._making: dict[int, _Making] = {}  # what is being made
         self._runs: dict[tuple[int, int], tuple[bytes, list[int]]] = {}  # what was made of several segments together
         self._forms_bytes = 0  # of all three
+        self._forgotten = 0  # forms, so far
         self.work_done = 0  # by making forms, as `work` counts it
 
     def __repr__(self) -> str:
@@ -407,6 +409,7 @@ class BroadcastLog:
                 self._forget_form(key)
 
     def _forget_form(self, key: int) -> None:
+        self._forgotten += 1
         self._forms_bytes -= len(self._forms.pop(key)) + FORM_BYTES
 
     def _forget_run(self) -> None:
@@ -423,7 +426,7 @@ class BroadcastLog:
         if known is not None:
             return known
         pieces: list[bytes] = []
-        size = 0
+        size, forgotten = 0, self._forgotten
         for following in range(number, self.next):
             if pieces:
                 most_work -= self.work(following, form)
@@ -437,8 +440,7 @@ class BroadcastLog:
         known = b"".join(pieces), list(map(len, pieces))
         # A form that was forgotten meanwhile may be made again as other bytes (`leave_plain`), and a reader that has
         # had a part of one must not go on in the other. So a run is kept only if all of its forms are.
-        is_kept = not any(self.work(following, form) for following in range(number, number + len(pieces)))
-        if is_kept and len(pieces) > 1:  # else it is the segment itself
+        if self._forgotten == forgotten and len(pieces) > 1:  # else it is the segment itself
             if len(self._runs) >= MAX_RUNS:
                 self._forget_run()
             self._runs[number, form] = known
