@@ -32,7 +32,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 # No test takes a quarter of it on a machine that does nothing else.
-ALARM_S = 60
+ALARM_S = 180
 
 
 @pytest.fixture(autouse=True, scope="session")

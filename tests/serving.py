@@ -45,8 +45,9 @@ KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 MASK_KEY = bytes.fromhex("37fa213d")
 
-# No test here needs a tenth of it; it is there for the one that hangs.
-PATIENCE_S = 20.0
+# No test here needs a tenth of it on a machine that does nothing else. It is there for the one that hangs, and a machine
+# whose cores are kept busy by others is no reason to fail.
+PATIENCE_S = 60.0
 
 
 def need(present: object, what: str) -> None:

@@ -52,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("bounded")
 
 # For a connection, its handshake, a message and its close: some milliseconds, and at worst as long as the server looks
 # after those who are hostile. But on a machine with two cores, the rest of the tests want these too.
-SOON_S = 5.0
+SOON_S = 30.0
 
 PROC = Path("/proc")
 NEEDS_PROC = pytest.mark.skipif(not (PROC / "self" / "fd").exists(), reason="counts descriptors and memory in /proc")
@@ -173,15 +173,18 @@ def half_open(port: int, count: int) -> list[socket.socket]:
 
 
 @NEEDS_PROC
-@pytest.mark.patience(50)
+@pytest.mark.patience(150)
 async def test_ten_thousand_half_open_connections_keep_nobody_out_and_are_shown_the_door(program: Program) -> None:
     before = count_descriptors(program.process.pid)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - count_descriptors(os.getpid()) - 50
     crowd = await trio.to_thread.run_sync(half_open, program.port, min(10_000, most))
-    await assert_serves(program)
-    for client in crowd:
-        assert client.recv(13) == b"HTTP/1.1 408 "
-        client.close()
+    try:
+        await assert_serves(program)
+        for client in crowd:
+            assert client.recv(13) == b"HTTP/1.1 408 "
+    finally:
+        for client in crowd:
+            client.close()
     await wait_descriptors(program, before)
     await assert_serves(program)
 
