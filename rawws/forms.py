@@ -113,7 +113,13 @@ class Forms:
             room, number, form = key
             # The readers may have left or moved on, and the segment may have been dropped.
             is_there = job.log is room.log and number >= job.log.first
-            if is_there and any(map(_waits, job.waiting)) and not job.log.make(number, form):
+            try:
+                is_made = not (is_there and any(map(_waits, job.waiting))) or job.log.make(number, form)
+            except Exception:  # the other rooms have jobs too
+                self._is_done(room, job)
+                self._loop.give_up_all(room)
+                continue
+            if not is_made:
                 work += min(job.work, STEP_BYTES)
                 self._jobs[key] = job  # moved to the end, so that each room has its turn
                 continue
@@ -129,7 +135,8 @@ class Forms:
             peer, _ = job.waiting.popitem()
             if not _waits(peer):
                 continue
-            if traffic.bytes_out >= until and room in peer.rooms and number >= room.log.first:
+            is_there = job.log is room.log and number >= job.log.first
+            if traffic.bytes_out >= until and room in peer.rooms and is_there:
                 self.wait(peer, room, number)
                 continue
             try:

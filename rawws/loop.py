@@ -577,6 +577,8 @@ class Loop:
         room.remove(peer)
         if room.is_held:
             self.slow.release_publishers(room)
+        if peer.awaits_form:  # its socket isn't full, so no poller tells when it can be sent what it has left with
+            self.sending.flush(peer)
 
     def tell_gap(self, room: Room, gap: dict[str, str]) -> None:
         """Tell those who can be told that messages are missing."""

@@ -277,6 +277,28 @@ async def test_no_form_is_made_for_a_room_that_all_have_left(start_hub: StartHub
     assert (room.log.held_bytes, current_loop().forms.has_work) == (0, False)
 
 
+async def test_a_form_that_cannot_be_made_ends_its_room_alone(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start_hub()
+    here, there = running.join(extensions=DEFLATE + "15"), running.join("/other", extensions=DEFLATE + "15")
+    make = broadcast_log.BroadcastLog.make
+
+    def fail(self: broadcast_log.BroadcastLog, number: int, form: int) -> bool:
+        if self is running.hub.room("/").log:
+            raise MemoryError
+        return make(self, number, form)
+
+    monkeypatch.setattr(broadcast_log.BroadcastLog, "make", fail)
+    running.hub.room("/").publish(LETTERS)
+    running.hub.room("/other").publish(LETTERS)
+    assert await message(there) == LETTERS
+    assert not await here._receive_more()
+    assert not len(running.hub.room("/"))
+    assert not current_loop().forms.has_work
+    assert "all connections in room / are dropped" in caplog.text
+
+
 async def test_an_echo_of_a_large_message_is_not_compressed(start_hub: StartHub) -> None:
     running = start_hub(mode=Mode.ECHO)
     client = running.join(extensions=DEFLATE + "15")

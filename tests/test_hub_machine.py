@@ -22,6 +22,7 @@ from rawws.limits import Limits
 from rawws.peer import Endpoint
 from rawws.room import Slow
 from rawws.transport import Transport
+from rawws.wire.deflate import answer_offers, inflate_whole
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import Opcode, parse_header
 from rawws.wire.handshake import Accept, Handshake
@@ -53,6 +54,7 @@ class Reader:
     form: str
     client: Client
     first: int  # number of the message that it is to get first
+    varies: bool = False  # its frames are compressed, or its events JSON, and it is notified of joins and leaves
     raw: bytearray = field(default_factory=bytearray)
     messages: list[Told] = field(default_factory=list)
     skipped: int = 0
@@ -62,6 +64,7 @@ class Reader:
     close_code: int | None = None
     ended: bool = False
     received: int = 0  # bytes
+    members: int | None = None  # in the room, after the last join or leave that it was notified of
 
     def take(self, size: int) -> None:
         """Read what is there, but no more than so many bytes."""
@@ -87,8 +90,11 @@ class Reader:
                     self.skipped += int(event.data)
                 case "gap":
                     self.gap = True
+                case "join" | "leave":
+                    self._note_members(event.kind, json.loads(event.data))
                 case _:
-                    self.messages.append(Told(parse_id(event.last_id).number, event.data))
+                    says = json.loads(event.data)["text"] if self.varies else event.data
+                    self.messages.append(Told(parse_id(event.last_id).number, says))
         del self.raw[:end]
 
     def _parse_frames(self) -> None:
@@ -99,6 +105,11 @@ class Reader:
             assert self.close_code is None, "nothing comes behind a close"
             payload = bytes(self.raw[len(header.raw) : end])
             del self.raw[:end]
+            if header.rsv1:
+                assert self.varies
+                inflated = inflate_whole(payload, 1 << 20)
+                assert inflated is not None
+                payload = inflated
             match header.opcode:
                 case Opcode.PONG:
                     self.ponged += 1
@@ -116,8 +127,17 @@ class Reader:
         head = json.loads(line)
         self.skipped += head.get("skipped", 0)
         self.gap = self.gap or "gap" in head
+        for what in ("join", "leave"):
+            if what in head:
+                self._note_members(what, head[what])
         if "id" in head:
             self.messages.append(Told(parse_id(head["id"]).number, says))
+
+    def _note_members(self, what: str, told: dict[str, int]) -> None:
+        assert self.varies
+        before = told["peers"] + (1 if what == "leave" else -1)
+        assert self.members in (None, before), "each join and each leave is notified of once, and in order"
+        self.members = told["peers"]
 
 
 class Room:
@@ -137,17 +157,24 @@ class Room:
         self.closing: list[Reader] = []  # those who have sent a close, and read what still comes
         self.gone: list[Reader] = []
 
-    def _open(self, form: str, since: str | None, *, send_buffer: int | None = SEND_BUFFER) -> Reader:
+    def _open(
+        self, form: str, since: str | None, *, varies: bool = False, send_buffer: int | None = SEND_BUFFER
+    ) -> Reader:
         ours, client = self.running.pair(send_buffer=send_buffer)
-        target = "/" if since is None else f"/?since={since}"
+        query = [*(["presence"] if varies else []), *([] if since is None else [f"since={since}"])]
+        target = "/?" + "&".join(query)
         hub, endpoint, log = self.running.hub, self.running.endpoint, self.room.log
         reader = Reader(form, client, log.next_message if since is None else parse_id(since).number + 1)
+        reader.varies = varies
         if form == "events":
-            reading = Reading() if since is None else Reading(since=parse_id(since))
+            reading = Reading(
+                since=None if since is None else parse_id(since), wants_presence=varies, wants_json=varies
+            )
             hub.stream_events(1, Transport(ours), "/", reading, endpoint)
             return reader
         subprotocol = SUBPROTOCOL if form == "ids" else None
-        handshake = Handshake((), "/", Accept.of(KEY.decode()), None, subprotocol=subprotocol)
+        deflate = answer_offers(["permessage-deflate; server_max_window_bits=9"]) if varies else None
+        handshake = Handshake((), "/", Accept.of(KEY.decode()), None, deflate, subprotocol=subprotocol)
         request = Request("GET", target, "1.1", Headers([("Host", "a")]))
         hub.adopt(1, Transport(ours), handshake, endpoint, request=request)
         return reader
@@ -161,8 +188,8 @@ class Room:
 
     # Steps
 
-    def join(self, form: str) -> None:
-        self.readers.append(self._open(form, None))
+    def join(self, form: str, varies: bool) -> None:
+        self.readers.append(self._open(form, None, varies=varies))
 
     def publish(self, sizes: list[int], key: str) -> None:
         for size in sizes:
@@ -200,10 +227,9 @@ class Room:
         """One who has gone reads on behind the last message that it got."""
         known = [reader for reader in self.gone if reader.messages and reader.form != "plain"]
         if known:
-            last = known[which % len(known)].messages[-1].number
-            self.readers.append(
-                self._open(known[which % len(known)].form, f"{self.room.log.tail_id.partition('-')[0]}-{last}")
-            )
+            reader = known[which % len(known)]
+            since = f"{self.room.log.tail_id.partition('-')[0]}-{reader.messages[-1].number}"
+            self.readers.append(self._open(reader.form, since, varies=reader.varies))
 
     # What has to hold
 
@@ -259,6 +285,7 @@ class Room:
             return
         assert not reader.raw, "what has begun to go out goes out whole"
         assert reader.ponged == reader.pinged
+        assert reader.members in (None, len(self.room)), "it has been notified of all who came and went"
         last = order[-1].number if order else 0
         assert last is not None
         if self.slow is Slow.LATEST:
@@ -276,7 +303,7 @@ some = st.lists(SIZES, min_size=1, max_size=4)
 keys = st.sampled_from(KEYS)
 Step = tuple[Callable[..., None], ...]
 steps: st.SearchStrategy[tuple[object, ...]] = st.one_of(
-    st.tuples(st.just(Room.join), st.sampled_from(["plain", "ids", "events"])),
+    st.tuples(st.just(Room.join), st.sampled_from(["plain", "ids", "events"]), st.booleans()),
     st.tuples(st.just(Room.publish), some, keys),
     st.tuples(st.just(Room.publish), some, keys),
     st.tuples(st.just(Room.say), readers, some, keys),

@@ -15,6 +15,7 @@ from rawws import Delivery, Hub, RoomSettings
 from rawws.errors import UsageError
 from rawws.testing import Opcode, Role, open_pair, open_raw
 from rawws.wire.broadcast_log import SEGMENT_PIECES, History
+from tests.serving import PATIENCE_S
 
 # The smallest that Linux gives is about twice as much.
 SMALL_BUFFER = 4096
@@ -186,6 +187,22 @@ async def test_leaving_a_room_that_one_lags_in_still_brings_what_was_published_b
         assert [int(frame.payload) for frame in got] == list(range(30))
         await ws.send("next")
         await peer.expect_frame(Opcode.TEXT, "next")
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_leaving_a_room_while_its_message_is_being_compressed_still_brings_it_at_once(others: int) -> None:
+    hub = Hub()
+    async with open_pair(max_size=None, ping_interval=None) as (client, server):
+        for number in range(others):
+            hub.room(f"/{number}").join(server)
+        with hub.room("/").join(server):
+            hub.room("/").publish("x" * 1_000_000)
+            (peer,) = hub.room("/").peers
+            assert peer.awaits_form
+        assert not peer.awaits_form
+        with trio.fail_after(PATIENCE_S):
+            assert await client.recv() == "x" * 1_000_000
+        assert not peer.is_behind
 
 
 async def test_a_large_message_is_compressed_once_for_those_who_agreed_to_it() -> None:

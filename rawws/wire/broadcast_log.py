@@ -154,6 +154,7 @@ class BroadcastLog:
 
     __slots__ = (
         "_encode",
+        "_forgotten",
         "_forms",
         "_forms_bytes",
         "_history_from",
@@ -207,6 +208,7 @@ class BroadcastLog:
         self._making: dict[int, _Making] = {}  # being made
         self._runs: dict[tuple[int, int], tuple[bytes, list[int]]] = {}  # made of several segments together
         self._forms_bytes = 0  # of all three
+        self._forgotten = 0  # forms, so far
         self.work_done = 0  # by making forms, as `work` counts it
 
     def __repr__(self) -> str:
@@ -337,7 +339,11 @@ class BroadcastLog:
             making = self._making[key] = _Making(steps)
             self._kinds.add(form)
             self.work_done += segment.work(form)
-        piece = next(making.steps, None)
+        try:
+            piece = next(making.steps, None)
+        except BaseException:  # an iterator that has failed ends, and what it has made would pass for all of it
+            self._give_up_making(key)
+            raise
         if piece is not None:
             making.pieces.append(piece)
             making.size += len(piece)
@@ -403,6 +409,7 @@ class BroadcastLog:
                 self._forget_form(key)
 
     def _forget_form(self, key: int) -> None:
+        self._forgotten += 1
         self._forms_bytes -= len(self._forms.pop(key)) + FORM_BYTES
 
     def _forget_run(self) -> None:
@@ -419,7 +426,7 @@ class BroadcastLog:
         if known is not None:
             return known
         pieces: list[bytes] = []
-        size = 0
+        size, forgotten = 0, self._forgotten
         for following in range(number, self.next):
             if pieces:
                 most_work -= self.work(following, form)
@@ -431,7 +438,9 @@ class BroadcastLog:
             pieces.append(piece)
             size += len(piece)
         known = b"".join(pieces), list(map(len, pieces))
-        if len(pieces) > 1:  # else it is the segment itself
+        # A form that was forgotten meanwhile may be made again as other bytes (`leave_plain`), and a reader that has
+        # had a part of one must not go on in the other. So a run is kept only if all of its forms are.
+        if self._forgotten == forgotten and len(pieces) > 1:  # else it is the segment itself
             if len(self._runs) >= MAX_RUNS:
                 self._forget_run()
             self._runs[number, form] = known

@@ -525,3 +525,55 @@ def test_a_segment_has_a_bounded_size_unless_it_is_one_message(size: int) -> Non
         assert len(list(frame_ends(segment))) == last - first + 1
         assert len(segment) <= SEGMENT_PLAIN_BYTES or first == last
     assert log.last_message == 7
+
+
+def test_a_run_of_forms_that_were_forgotten_meanwhile_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rawws.wire.broadcast_log.LEAST_FORMS_BYTES", 400_000)
+    monkeypatch.setattr("rawws.wire.broadcast_log.FORMS_TIMES", 0)
+    in_use = [(Cursor(number, 1), 9) for number in range(4, 16)]
+    log = BroadcastLog(Making(), in_use=lambda: in_use)
+    for _ in range(20):
+        log.append([encode_frame(Opcode.BINARY, bytes(20_000))])
+        log.seal()
+    for number in range(4, 9):
+        log.segment(number, 0x10)
+    for cursor, form in in_use:
+        log.segment(cursor.number, form)
+    run, sizes = log.run(0, 15)
+    assert len(sizes) == 3
+    assert log.work(0, 15), "the first was forgotten when the third was made"
+    log.leave_plain(0, 15)
+    again, _ = log.run(0, 15, 0)
+    assert again != run
+    assert again.startswith(log.segment(0, 15)), "a run is the forms that its readers go on in"
+
+
+def test_a_form_whose_making_has_failed_is_made_from_the_beginning() -> None:
+    failures = [MemoryError()]
+
+    def encode(frames: bytes, _: int, __: object) -> Iterator[bytes]:
+        yield frames[:1]
+        if failures:
+            raise failures.pop()
+        yield frames[1:]
+
+    log = BroadcastLog(encode)
+    log.append([LARGE])
+    log.seal()
+    held = log.held_bytes
+    with pytest.raises(MemoryError):
+        log.segment(0, 15)
+    assert log.held_bytes == held
+    assert log.segment(0, 15) == LARGE
+
+
+def test_it_knows_the_segments_that_it_keeps() -> None:
+    log = BroadcastLog(Making())
+    log.append([HELLO])
+    first = log.seal()
+    assert log.keeps(first)
+    assert not log.keeps(LARGE)
+    log.append([LARGE])
+    log.seal()
+    log.trim(1)
+    assert not log.keeps(first)

@@ -108,3 +108,11 @@ def test_a_large_message_is_not_searched_for_its_key(monkeypatch: pytest.MonkeyP
     newest.add(5, text_frame(largest + " "))
     assert [number for number, _ in newest.after(0)] == [3, 4, 5], "one that was given counts"
     assert max(read) == MAX_KEYED_BYTES
+
+
+def test_the_newest_of_each_key_can_be_forgotten() -> None:
+    newest = NewestByKey("k")
+    newest.add(1, text_frame('{"k": 1}'))
+    assert newest.held_bytes > 0
+    newest.clear()
+    assert (len(newest), newest.held_bytes, newest.after(0)) == (0, 0, [])

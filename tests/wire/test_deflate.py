@@ -21,6 +21,7 @@ from rawws.wire.deflate import (
     MAX_IDLE_STREAMS,
     OFFER,
     STEP_BYTES,
+    STREAM_BYTES,
     TAIL,
     Agreement,
     Deflater,
@@ -729,3 +730,11 @@ def test_8_1_a_text_is_utf_8_when_it_has_been_inflated(fast_lane: bool) -> None:
     assert session.receive_data(compressed(payload)) == [Message(Opcode.TEXT, "é".encode() * 40)]
     events = session.receive_data(compressed(Deflater(15).deflate(b"\xff" * 80)))
     assert_failing(session, events, 1007, "text_not_utf8")
+
+
+def test_an_inflater_takes_memory_from_the_first_message_on_where_all_are_in_one_context() -> None:
+    assert Inflater(1000).held_bytes == 0
+    session = Session(Role.CLIENT, max_message_bytes=MIB, deflate=True, takeover=True)
+    session.receive_data(deflate_frames(encode_frame(Opcode.TEXT, b"x" * 2000), 15))
+    assert session._inflater is not None
+    assert session._inflater.held_bytes == STREAM_BYTES + 2000

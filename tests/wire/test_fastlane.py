@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rawws.wire import frames
 from rawws.wire.events import Event, Message, PingReceived, PongReceived
-from rawws.wire.fastlane import FastReader
+from rawws.wire.fastlane import INCOMPLETE_BYTES, FastReader
 from rawws.wire.frames import FIN, RSV1, RSV2, Opcode, encode_frame
 from rawws.wire.role import Role
 from rawws.wire.session import Session
@@ -351,3 +351,12 @@ def test_8_1_what_was_received_into_the_buffer_and_is_not_utf_8_comes_back_as_it
     assert fast.received(200, out) == frame[:700]
     assert out == []
     assert fast.is_idle
+
+
+def test_a_frame_that_has_begun_takes_its_buffer_and_its_objects() -> None:
+    session = Session(Role.CLIENT, max_message_bytes=LIMIT)
+    session.receive_data(encode_frame(Opcode.BINARY, bytes(100))[:-1])
+    assert session._fast is not None
+    assert (session._fast.held_bytes, session._fast.own_bytes) == (100, INCOMPLETE_BYTES)
+    session.receive_data(b"x")
+    assert (session._fast.held_bytes, session._fast.own_bytes) == (0, 0)

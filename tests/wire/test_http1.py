@@ -582,3 +582,13 @@ def test_taking_over_waits_for_no_more_of_a_body_than_has_come() -> None:
     assert phase.next_event() is Signal.NEED_DATA
     phase.receive_data(b"cde")
     assert phase.next_event() is not Signal.NEED_DATA
+
+
+def test_a_head_is_there_twice_until_it_is_whole() -> None:
+    http = HttpPhase(LIMITS)
+    http.receive_data(GET[:-2])
+    assert http.held_bytes == 2 * len(GET[:-2])
+    http.receive_data(b"\r\nGET")
+    assert isinstance(http.next_event(), Request)
+    http.next_event()
+    assert http.held_bytes == len(b"GET")

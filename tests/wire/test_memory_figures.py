@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.limits import Limits
-from rawws.wire.broadcast_log import BroadcastLog, History
-from rawws.wire.conflation import NewestByKey
 from rawws.wire.deflate import STREAM_BYTES, Inflater
-from rawws.wire.encodings import encode_in_steps
 from rawws.wire.fastlane import INCOMPLETE_BYTES
 from rawws.wire.frames import Opcode, encode_frame, parse_header
-from rawws.wire.http1 import HttpPhase
-from rawws.wire.messages import FIELD_BYTES, Headers, Request
 from rawws.wire.outbox import OVERHEAD_BYTES, Outgoing
 from rawws.wire.plain import READER_BYTES
 from rawws.wire.role import Role
 from rawws.wire.session import Session
-from rawws.wire.stream_entries import (
-    MESSAGE_BYTES,
-    NODE_BYTES,
-    Author,
-    Repeated,
-    StreamState,
-    StreamTail,
-    fields_of,
-    read_entry,
-)
+from rawws.wire.stream_entries import Author, fields_of
 from rawws.wire.trace import FrameRecorder
 
 KEY = b"\x01\x02\x03\x04"
@@ -98,53 +83,9 @@ def test_the_kept_part_of_a_frame_to_be_shown_is_counted() -> None:
     assert recorder.held_bytes == 5
 
 
-def test_an_incomplete_head_is_counted_twice() -> None:
-    http = HttpPhase(Limits())
-    begun = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: y\r\n"
-    http.receive_data(begun)
-    assert http.held_bytes == 2 * len(begun)
-    http.receive_data(b"\r\nGET")
-    request = http.next_event()
-    assert isinstance(request, Request)
-    http.next_event()
-    assert http.held_bytes == len(b"GET")
-    assert request.held_bytes == 2 * (len(begun) + 2) + 2 * FIELD_BYTES
-    assert Request("POST", "/", "1.1", Headers(), body=b"12345").held_bytes == 5
-
-
-def test_the_newest_of_each_key_can_be_forgotten() -> None:
-    newest = NewestByKey("k")
-    newest.add(1, encode_frame(1, b'{"k": 1}'))
-    assert newest.held_bytes > 0
-    newest.clear()
-    assert (len(newest), newest.held_bytes, newest.after(0)) == (0, 0, [])
-
-
-def test_a_log_knows_the_segments_that_it_keeps() -> None:
-    log = BroadcastLog(encode_in_steps, history=History(1))
-    log.append([encode_frame(1, b"a")])
-    first = log.seal()
-    assert log.keeps(first)
-    assert not log.keeps(bytes(first or b"") + b"!")
-    log.append([encode_frame(1, b"b")])
-    log.seal()
-    log.trim(log.next)
-    assert not log.keeps(first)
-
-
 def test_a_message_for_a_stream_counts_with_its_keys() -> None:
     author = Author("a1", 2, 3)
     plain = Outgoing("/x", fields_of(Opcode.TEXT, b"pay", author, None), 3)
     keyed = Outgoing("/x", fields_of(Opcode.TEXT, b"pay", author, "EUR"), 3, once="again", digest="d" * 64)
     assert plain.held_bytes == OVERHEAD_BYTES + 3
     assert keyed.held_bytes == OVERHEAD_BYTES + 3 + len("keyEURagain") + 64
-
-
-def test_the_known_nodes_and_the_history_of_a_stream_count() -> None:
-    repeated = Repeated()
-    assert repeated.held_bytes == 0
-    repeated.has(Author("a1", 2, 3))
-    assert repeated.held_bytes == NODE_BYTES
-    tail = StreamTail(History(5))
-    tail.add(StreamState(1, 1, (1, 0), (1, 0)), [read_entry(b"1-0", {b"data": b"pay"})], 0, is_last=True)
-    assert tail.held_bytes > MESSAGE_BYTES + 3

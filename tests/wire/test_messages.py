@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rawws.errors import UsageError
-from rawws.wire.messages import Headers, Request, Response, is_token
+from rawws.wire.messages import FIELD_BYTES, Headers, Request, Response, is_token
 
 FIELDS = [("Accept", "a"), ("X-One", "1"), ("accept", "b, C")]
 
@@ -203,3 +203,9 @@ def test_9110_15_a_registered_status_has_its_phrase_and_any_other_none(status: i
 def test_a_response_is_told_in_one_line_without_its_body() -> None:
     told = repr(Response(404, "secret"))
     assert told == "Response(404 Not Found, Headers([('Content-Type', 'text/plain; charset=utf-8')]), body=6 bytes)"
+
+
+def test_a_request_takes_its_head_its_fields_and_its_body() -> None:
+    assert Request("POST", "/", "1.1", Headers(), body=b"12345").held_bytes == 5
+    request = Request("GET", "/", "1.1", Headers(FIELDS), raw_head=b"x" * 100)
+    assert request.held_bytes == 2 * 100 + len(FIELDS) * FIELD_BYTES

@@ -10,7 +10,7 @@ import pytest
 from rawws.wire.deflate import Inflater
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PongReceived
 from rawws.wire.frames import Frame, Opcode, encode_frame, split_frames
-from rawws.wire.plain import _RULES, PlainEncoder, PlainReader, _name_fault
+from rawws.wire.plain import _RULES, READER_BYTES, PlainEncoder, PlainReader, _name_fault
 from rawws.wire.role import Role
 from rawws.wire.trail import describe_trail
 from tests.wire.helpers import MASK_KEY, REJECTED, both_roles, closed_with, every_split, frames_in, from_peer
@@ -332,3 +332,12 @@ def test_reading_stops_behind_as_many_frames_as_are_wanted(our_role: Role) -> No
     assert (stopped_at, reader.frames, events) == (len(frames[0] + frames[1]), 2, [PingReceived(b"")])
     assert reader.read(data, stopped_at, events, None, until_idle=False) == len(data)
     assert events[1:] == [Message(Opcode.TEXT, b"ab"), Message(Opcode.TEXT, b"c")]
+
+
+def test_a_reader_takes_memory_itself_and_for_what_it_keeps_to_be_shown() -> None:
+    begun = encode_frame(Opcode.BINARY, bytes(100))[:-1]
+    unwatched, watched = plain_reader(Role.CLIENT), plain_reader(Role.CLIENT)
+    read(unwatched, [begun])
+    read(watched, [begun], lambda *_: None)
+    assert unwatched.own_bytes == READER_BYTES
+    assert watched.own_bytes == READER_BYTES + 99

@@ -396,3 +396,23 @@ def test_5_5_2_where_messages_are_echoed_a_pong_stands_where_its_ping_stood_amon
     said = [encode_frame(Opcode.TEXT, message, mask_key=bytes(4)) for message in (b"a", b"b")]
     assert session.relay_data(said[0] + ping + said[1]) == [b"\x81\x01a", b"\x8a\x01?", b"\x81\x01b"]
     assert session.data_to_send() == b""
+
+
+# What a session takes in memory; ``test_memory_figures.py`` has the sums
+
+
+def test_a_session_counts_what_waits_and_what_reads_the_message_that_has_begun() -> None:
+    def session(*, deflate: bool = False) -> Session:
+        return Session(Role.CLIENT, max_message_bytes=1000, deflate=deflate)
+
+    idle = session()
+    idle.receive_data(from_peer(Role.CLIENT, "8900", b""))
+    assert idle.memory_bytes == len(idle.outgoing)
+    begun = session()
+    begun.receive_data(from_peer(Role.CLIENT, "8264", bytes(100))[:-1])
+    assert begun.memory_bytes > begun.held_bytes >= 99
+    fragmented = session()
+    fragmented.receive_data(from_peer(Role.CLIENT, "0203", b"abc"))
+    assert fragmented.memory_bytes > fragmented.held_bytes == 3
+    compressed = session(deflate=True)
+    assert compressed.memory_bytes == 0

@@ -12,9 +12,11 @@ from rawws.wire.stream_entries import (
     LEAST_BYTES,
     LEAST_ENTRIES,
     LEAST_EXPIRY_S,
+    MESSAGE_BYTES,
     MOST_EXPIRY_S,
     MOST_KEPT,
     MOST_NODES,
+    NODE_BYTES,
     Author,
     Break,
     Keeping,
@@ -431,3 +433,13 @@ def test_a_tail_that_is_trimmed_while_it_is_read_keeps_what_it_has() -> None:
     tail.add(state(added=9, length=9), messages(9, 8), NOW, is_last=False)
     tail.add(StreamState(1, 30, (NOW - 1000, 30), (NOW - 1000, 30)), [], NOW, is_last=True)
     assert (numbers_of(tail), tail.floor) == ([9, 8], (NOW - 1000, 7))
+
+
+def test_what_is_known_of_a_stream_counts() -> None:
+    repeated = Repeated()
+    assert repeated.held_bytes == 0
+    repeated.has(NODE)
+    assert repeated.held_bytes == NODE_BYTES
+    tail = StreamTail(History(5))
+    tail.add(StreamState(1, 1, (1, 0), (1, 0)), [read_entry(b"1-0", {b"data": b"pay"})], 0, is_last=True)
+    assert tail.held_bytes == MESSAGE_BYTES + len(b"pay") + MAX_HEADER_BYTES

@@ -233,3 +233,13 @@ def test_no_text_ends_a_line_or_commands_a_terminal() -> None:
 def test_line_feeds_stay_and_other_invisible_characters_are_spelt_out() -> None:
     assert printable_lines("Grüße") == "Grüße"
     assert printable_lines("one\n\ttwo\r\nthree\x9b\n") == "one\n\\ttwo\\r\nthree\\x9b\n"
+
+
+def test_a_recorder_knows_how_much_of_a_payload_it_keeps() -> None:
+    header = parse_header(encode_frame(2, bytes(500)))
+    assert header is not None
+    recorder = FrameRecorder(header, 200)
+    recorder.add(bytes(5))
+    assert recorder.held_bytes == 5
+    recorder.add(bytes(495))
+    assert 200 <= recorder.held_bytes < 300
