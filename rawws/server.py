@@ -18,6 +18,7 @@ from rawws import logs, web
 from rawws.accepting import Address, accept_connections
 from rawws.answering import HandedOver, serve_http, turn_away
 from rawws.asgi_app import AsgiApp
+from rawws.asgi_endpoints import may_match_below
 from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
 from rawws.exchange import Exchange
 from rawws.failures import call_application, is_failure
@@ -329,6 +330,9 @@ def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -
         if seen:
             told = f"the application's WebSocket endpoints aren't served: {_name_some(seen)}; an upgrade there gets 404"
             told += f", since rooms are {paths}"
+            if shared := [path for path in seen if may_match_below(path, paths.root)]:
+                told += f"; where {_name_some(shared)} matches a room's path, rawws serves the room without asking the "
+                told += "application"
             logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, told)
     return Route(hub, refuse=lambda request: paths.refuse(request.path or ""))
 
