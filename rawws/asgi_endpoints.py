@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -21,9 +22,30 @@ MAX_DEPTH = 30
 _WRAPPED = ("app", "asgi_app", "inner", "application", "other_asgi_app")
 
 
+_ANY, _ANY_PATH = "\0", "\1"  # in place of a parameter
+_PARAMETER = re.compile(r"\{[^}]*\}|<[^>]*>|\(")
+_SPANS_SEGMENTS = re.compile(r":path\b|<path\b|\(")
+
+
 def websocket_paths(application: object) -> list[str]:
     """Return the paths of the WebSocket endpoints that are found, each once. Attributes that raise count as missing."""
     return list(dict.fromkeys(_Look().at(application, "", 0)))
+
+
+def may_match_below(pattern: str, root: str) -> bool:
+    """Return whether an endpoint's path, by its parameters, may match paths that begin with a root such as ``/room/``.
+
+    ``{name}`` and ``<name>`` stand for one segment, ``{name:path}`` and ``<path:name>`` for any number of them. A
+    regular expression in parentheses may match anything.
+    """
+    ours = root.split("/")
+    theirs = _PARAMETER.sub(lambda found: _ANY_PATH if _SPANS_SEGMENTS.search(found[0]) else _ANY, pattern).split("/")
+    for own, other in zip(ours, theirs, strict=False):
+        if _ANY_PATH in other:
+            return own.startswith(other.partition(_ANY_PATH)[0].partition(_ANY)[0]) or not own
+        if own and not (own == other or (_ANY in other and own.startswith(other.partition(_ANY)[0]))):
+            return False
+    return len(theirs) >= len(ours)
 
 
 class _Look:

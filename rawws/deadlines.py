@@ -117,6 +117,10 @@ class Deadlines:
             self._loop.hear(peer)  # its answer may be here, and only we are late
             if peer.transport.fileno() < 0:
                 return
+        if peer.lost:
+            if now >= peer.close_at:
+                self._loop.drop(peer, Cause.RESET, peer.lost.why)
+            return
         limits = peer.endpoint.limits
         them = peer.session.our_role.other.name.lower()
         if peer.session.state is not OPEN:

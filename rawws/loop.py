@@ -444,6 +444,8 @@ class Loop:
             if type(event) is Message or type(event) is MessagePart:
                 if not closing or not inbox.is_full:
                     inbox.items.append(event)
+                else:
+                    inbox.take_no_more()
             elif type(event) is PongReceived:
                 inbox.answer_ping(event.payload, trio.current_time())
         inbox.wake()
@@ -617,6 +619,8 @@ class Loop:
         if peer.lost or peer.transport.fileno() < 0:
             return
         peer.lost = Loss(describe_loss(error), unsent(peer))
+        # Through a Unix socket a peer may refuse all that we send and go on sending itself.
+        peer.close_at = min(peer.close_at, trio.current_time() + peer.endpoint.limits.close_timeout_s)
         self._forget_rooms(peer)
         if error.errno in EXHAUSTED:  # of ours: the connection itself is intact, and might never end
             self.drop(peer, Cause.RESET, peer.lost.why)

@@ -34,6 +34,9 @@ OK_CODES = frozenset({1000, 1001, 1005})
 
 NOWHERE: tuple[Room, ...] = ()
 
+# The limit of an inbox that takes no more.
+_NOTHING = -1
+
 # A message that waits for a program, besides its payload: the tuple, the head of the bytes, its place in the queue.
 WAITING_BYTES = 120
 
@@ -304,7 +307,16 @@ class Inbox:
     def forget(self) -> None:
         """Drop what waits, and what still comes: a later message must not follow one that is missing."""
         self.items.clear()
-        self.limit = -1
+        self.take_no_more()
+
+    def take_no_more(self) -> None:
+        """Drop what still comes, since a message is missing before it; what waits can still be received."""
+        self.limit = _NOTHING
+
+    @property
+    def misses_messages(self) -> bool:
+        """Whether a message has been dropped, so that none may follow."""
+        return self.limit == _NOTHING
 
     async def wait(self) -> None:
         """Wait until there is an item or the end. Cancelling loses nothing."""

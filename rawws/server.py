@@ -18,6 +18,7 @@ from rawws import logs, web
 from rawws.accepting import Address, accept_connections
 from rawws.answering import HandedOver, serve_http, turn_away
 from rawws.asgi_app import AsgiApp
+from rawws.asgi_endpoints import may_match_below
 from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
 from rawws.exchange import Exchange
 from rawws.failures import call_application, is_failure
@@ -326,9 +327,11 @@ def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -
                 "put the rooms elsewhere, with --rooms, or Hub(rooms_at=...)"
             )
         if seen:
-            names = _name_some(seen)
-            message = f"the application's WebSocket endpoints aren't served: {names}; an upgrade there gets 404, "
-            message += f"since rooms are {paths}"
+            message = f"the application's WebSocket endpoints aren't served: {_name_some(seen)}; an upgrade there gets "
+            message += f"404, since rooms are {paths}"
+            if shared := [path for path in seen if may_match_below(path, paths.root)]:
+                message += f"; where {_name_some(shared)} matches a room's path, rawws serves the room without asking "
+                message += "the application"
             logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
     return Route(hub, refuse=lambda request: paths.refuse(request.path or ""))
 

@@ -437,11 +437,13 @@ class Conversation:
     remarks: list[str] = field(default_factory=list, init=False)  # what the user should know about the end
     _tally: Tally = field(default_factory=Tally, init=False)
     _interrupted: bool = field(default=False, init=False)  # by the user, who expects nothing more to be sent
+    _unusable: UsageError | None = field(default=None, init=False)  # why a line of the input can't be sent
 
     async def run(self, ws: WebSocket, signals: AsyncIterator[int]) -> int:
         """Talk until either side closes, as we do at one of the ``signals``, and return the exit status.
 
-        It is 0 when the peer has closed with a code in `OK_CODES`, and all of the input was sent.
+        It is 0 when the peer has closed with a code in `OK_CODES`, and all of the input was sent. A line that can't be
+        sent ends the conversation, as the end of the input does, and is raised then: a `UsageError`.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, ws, nursery.cancel_scope)
@@ -460,6 +462,8 @@ class Conversation:
         self.console.tell(f"disconnected: {closed}")
         if self.lost is not None:
             return CLEAN if isinstance(self.lost, BrokenPipeError) else ABNORMAL
+        if self._unusable is not None:
+            raise self._unusable
         is_ok = closed.code in OK_CODES
         losses = self._describe_losses(is_ok=is_ok)
         if is_ok and not losses:
@@ -509,7 +513,12 @@ class Conversation:
             number = 0
             async for line in self.console.lines():
                 number += 1
-                await self._act(ws, self._read(line, number))
+                try:
+                    command = self._read(line, number)
+                except UsageError as error:
+                    self._unusable = error
+                    return
+                await self._act(ws, command)
 
     async def _send(self, ws: WebSocket, message: str | bytes) -> None:
         self._tally.begun += 1
@@ -524,7 +533,8 @@ class Conversation:
             text = line.decode()
         except UnicodeDecodeError:
             raise UsageError(
-                f"line {number} of the input is not UTF-8, as text has to be; use -b to send bytes"
+                f"line {number} of the input is not UTF-8, as text has to be; the input from there on was not sent; "
+                "use -b to send bytes"
             ) from None
         return parse_command(text) if self.commands else Say(text)
 

@@ -518,8 +518,12 @@ class WebSocket:
         self._loop.close(self._peer, code, reason)
 
     def keep_all(self) -> None:
-        """Keep whatever comes until it is received, behind our close too, and hold the peer back no more."""
-        self._inbox.limit = NO_LIMIT
+        """Keep whatever comes until it is received, behind our close too, and hold the peer back no more.
+
+        Where a message has been dropped already, those that follow it are dropped too.
+        """
+        if not self._inbox.misses_messages:
+            self._inbox.limit = NO_LIMIT
         if self._inbox.paused:
             self._loop.resume(self._peer)
 

@@ -96,9 +96,12 @@ def test_a_signal_does_not_cut_a_message_short_that_is_being_written_without_a_b
 
 
 def test_text_that_is_none(server: Program) -> None:
-    ran = piped(server, said=b"fine\n\xff\n")
-    assert ran.returncode == 2
-    assert ran.stderr == b"rawws: line 2 of the input is not UTF-8, as text has to be; use -b to send bytes\n"
+    ran = piped(server, said=b"fine\n\xff\nnever sent\n")
+    assert (ran.returncode, ran.stdout) == (2, b"fine\n"), "what was sent before is answered"
+    assert ran.stderr == (
+        b"rawws: line 2 of the input is not UTF-8, as text has to be; the input from there on was not sent; use -b to "
+        b"send bytes\n"
+    )
 
 
 def test_execute_and_leave(server: Program) -> None:

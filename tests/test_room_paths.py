@@ -18,7 +18,7 @@ from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.websockets import WebSocket
 
 import rawws
-from rawws.asgi_endpoints import websocket_paths
+from rawws.asgi_endpoints import may_match_below, websocket_paths
 from rawws.errors import UsageError
 from rawws.room_paths import RoomPaths
 from tests.asgi_serving import says_ok
@@ -222,6 +222,45 @@ async def test_a_warning_at_start_names_the_endpoints_that_are_not_served(
         "#0 = the application's WebSocket endpoints aren't served: /ws0, /ws1, /ws2, /ws3, /ws4 and 3 more; an upgrade "
         "there gets 404, since rooms are below /room/"
     )
+
+
+async def test_the_warning_says_where_rooms_are_in_front_of_an_endpoint(
+    start: StartSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = await start(rawws.Hub(hello="a room"), rawws.asgi(site_of("/ws", "/{kind}/private")))
+    (told,) = warnings(caplog)
+    assert told == (
+        "#0 = the application's WebSocket endpoints aren't served: /ws, /{kind}/private; an upgrade there gets 404, "
+        "since rooms are below /room/; where /{kind}/private matches a room's path, rawws serves the room without "
+        "asking the application"
+    )
+    client = await (await site.connect()).open("/room/private")
+    assert await client.frame() == seen_text("a room")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "root", "expected"),
+    [
+        ("/ws", "/room/", False),
+        ("/ws/{x}", "/room/", False),
+        ("/ws/(?P<x>.*)$", "/room/", False),
+        ("/a/{x:path}", "/room/", False),
+        ("/rox{x}/y", "/room/", False),
+        ("/{x}", "/room/", False),
+        ("/{path}", "/room/", False),
+        ("/{x}/{y}", "/live/rooms/", False),
+        ("/{x}", "/room", True),
+        ("/{x}/y", "/room/", True),
+        ("/<x>/y", "/room/", True),
+        ("/ro{x}/y", "/room/", True),
+        ("/{x:path}", "/room/", True),
+        ("/<path:x>", "/room/", True),
+        ("/(?P<x>.*)$", "/room/", True),
+        ("/{x}/{y:path}", "/live/rooms/", True),
+    ],
+)
+def test_which_endpoints_may_match_a_room_s_path(pattern: str, root: str, expected: bool) -> None:
+    assert may_match_below(pattern, root) is expected
 
 
 async def test_no_warning_if_no_endpoint_is_found_or_the_program_serves_it(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
@@ -819,6 +820,62 @@ async def test_a_lost_peer_s_messages_fill_the_queue_and_no_more() -> None:
             assert await ws.recv() == "x"
         with pytest.raises(ConnectionClosedError):
             await ws.recv()
+
+
+async def test_no_message_follows_one_that_was_dropped_after_our_close() -> None:
+    async with open_raw(max_queue=3) as (peer, ws):
+        ws.begin_close()
+        await peer.send_bytes(b"".join(masked(Opcode.TEXT, b"%d" % number) for number in range(100)))
+        await wait_all_tasks_blocked()
+        assert [await ws.recv() for _ in range(3)] == list("012")
+        ws.keep_all()
+        await peer.send_frame(Opcode.TEXT, "later")
+        await peer.send_close(1000)
+        assert await ws.recv() == "3"
+        with pytest.raises(ConnectionClosedOK):
+            await ws.recv()
+
+
+async def test_no_part_of_a_message_follows_one_that_was_dropped() -> None:
+    async with open_raw(max_queue=3, compression=None) as (peer, ws):
+        pieces = ws.recv_streaming()
+        await peer.send_frame(Opcode.BINARY, b"0", fin=False)
+        assert await anext(pieces) == b"0"
+        ws.begin_close()
+        for number in range(1, 10):
+            await peer.send_frame(Opcode.CONTINUATION, b"%d" % number, fin=False)
+            await wait_all_tasks_blocked()
+        received = [await anext(pieces) for _ in range(3)]
+        await peer.send_frame(Opcode.CONTINUATION, b"end")
+        await peer.send_close(1000)
+        received.append(await anext(pieces))
+        with pytest.raises(ConnectionClosedOK):
+            await anext(pieces)
+        assert received == [b"1", b"2", b"3", b"4"]
+
+
+async def test_a_lost_peer_that_never_stops_sending_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    monkeypatch.setattr("rawws.loop.TURNS_S", 0.0)  # so that the peer can send more after each turn
+    async with open_raw(close_timeout=3) as (peer, ws):
+        frames = masked(Opcode.TEXT, b"x" * 100)
+        flood = frames * 5000
+        peer._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(flood))
+        peer._socket.shutdown(socket.SHUT_RD)
+        sent = os.write(peer._socket.fileno(), flood)
+        await ws.send("this finds out")
+        turns = 0
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while turns < 100:
+                with contextlib.suppress(BlockingIOError):
+                    sent += os.write(peer._socket.fileno(), flood[sent % len(frames) :])
+                await trio.lowlevel.checkpoint()
+                mock_clock.jump(1)
+                turns += 1
+        assert turns < 100
+        assert ws.closed is not None
+        assert ws.closed.cause is Cause.RESET
 
 
 async def test_two_that_send_each_other_large_messages_both_get_them() -> None:

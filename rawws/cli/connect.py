@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sent, each message is written as a line to standard output, and nothing else is; control characters are "
         "spelt out where the output is a terminal. At the end of the input it waits for answers, see --wait. The "
         "status is 0 when all of the input was sent and the server closed with 1000, 1001 or no code, 1 for a refusal "
-        "or any other end, 2 for invalid arguments."
+        "or any other end, 2 for invalid arguments or an invalid line of input."
     )
     parser.add_argument("url", metavar="URL", help="ws://… or wss://…; without a scheme it is ws://")
     ask = parser.add_argument_group("the handshake")
