@@ -11,6 +11,7 @@ import re
 import sys
 import termios
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import wait
@@ -42,6 +43,8 @@ IN_HAND_S = 0.1
 
 # Characters that a terminal with line editing may be behind (a guess: what it draws in a quarter of a second or so).
 MOST_UNDRAWN = 256 * 1024
+# How long the program's end waits for the line that was being typed.
+LEAVE_LINE_S = 2.0
 
 HELP = """\
 /ping [TEXT]           send a ping, and say how long the pong took
@@ -270,6 +273,8 @@ class EditedScreen(Screen):
         self._above: StdoutProxy | None = None  # what is told while a line may be typed
         self._undrawn = 0  # characters given to it, at most
         self._ended = False
+        self._is_idle = threading.Event()  # no line is being typed
+        self._is_idle.set()
 
     async def lines(self) -> AsyncIterator[bytes]:
         self._above = self._make_proxy()
@@ -277,13 +282,24 @@ class EditedScreen(Screen):
             while not self._ended:
                 try:
                     # It has an event loop of its own, so it gets a thread of its own too.
+                    self._is_idle.clear()
                     line = await trio.to_thread.run_sync(self._prompt, abandon_on_cancel=True)
                 except EOFError:
                     return
                 yield line.encode()
         finally:
+            self._leave_line()
             self._above.close()
             self._above = None
+
+    def _leave_line(self) -> None:
+        """Wait until the line that was given up is drawn for the last time, by the thread that was abandoned.
+
+        Python aborts the process if it ends while a thread is writing to standard output.
+        """
+        until = time.monotonic() + LEAVE_LINE_S
+        while self._ended and time.monotonic() < until and not self._is_idle.wait(0.01):
+            self.end()  # once more: the line may have begun only now
 
     def tell(self, text: str) -> None:
         if self._above is None:
@@ -319,13 +335,16 @@ class EditedScreen(Screen):
             pass
 
     def _prompt(self) -> str:
-        while True:
-            try:
-                return self._session.prompt(handle_sigint=False)
-            except KeyboardInterrupt:
-                # As in a shell: the line is given up, and an empty one means to leave.
-                if not self._session.default_buffer.text and not self._session.app.current_buffer.text:
-                    raise EOFError from None
+        try:
+            while True:
+                try:
+                    return self._session.prompt(handle_sigint=False)
+                except KeyboardInterrupt:
+                    # As in a shell: the line is given up, and an empty one means to leave.
+                    if not self._session.default_buffer.text and not self._session.app.current_buffer.text:
+                        raise EOFError from None
+        finally:
+            self._is_idle.set()
 
     def end(self) -> None:
         self._ended = True

@@ -249,7 +249,7 @@ async def test_others_are_served_while_a_flood_is_unread(serve: Serve, certifica
     assert not attacker.send_at_once()  # all of it is in the server's kernel, and no checkpoint was passed
     await other.stream.send_all(text("and I?"))
     assert await other.frame() == Seen(Opcode.TEXT, b"and I?")
-    assert current_loop().traffic.bytes_in - read_before < len(pongs) / 2
+    assert current_loop().traffic.bytes_in - read_before < len(pongs), "all of the flood was read first"
     while current_loop().traffic.bytes_in - read_before < len(pongs):
         await trio.lowlevel.checkpoint()
 
