@@ -120,8 +120,7 @@ class Sending:
             if peer.cursors is not None:  # it may have gone since
                 self._loop.slow.check(peer, room)
         room.trim()
-        left = len(room) - sum(room in peer.rooms for peer, _ in lost)  # they are read to their end before they go
-        behind = len(room.behind)
+        left, behind = len(room), len(room.behind)
         return left - behind, behind, gone - left
 
     def _send_without_their_own(
