@@ -1,4 +1,4 @@
-"""What hostile clients cost: for each surface, CPU for each byte received, and how long others wait meanwhile.
+"""The cost of hostile clients: for each surface, CPU time a byte received, and how long others wait meanwhile.
 
     python -m benchmarks hostile                          all of them, in about a minute
     python -m benchmarks hostile --only frames,bombs      some of them
@@ -46,7 +46,7 @@ HISTORY = ("--history", "1000", "--history-bytes", str(8 * MIB))
 # that others use, isn't asleep.
 LOOK_S, LOOKS, MOST_ROUNDS = 0.01, 20, 50
 IDS = "rawws.id.v1"
-# What readers may ask for: each of these is a form of its own.
+# The forms that readers may ask for.
 FORMS = [(bits, protocol) for bits in (0, 9, 12, 15) for protocol in ("", IDS)]
 
 
@@ -435,7 +435,7 @@ def be_ordinary(port: int, pid: int, pipe: multiprocessing.connection.Connection
 
 @dataclass
 class Found:
-    """What one surface costs."""
+    """The cost of one surface."""
 
     surface: Surface
     sent_bytes: int

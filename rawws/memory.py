@@ -83,7 +83,7 @@ class Memory:
     def used_bytes(self) -> int:
         """Return what all connections and rooms hold in memory, and what waits for backplanes and programs, in bytes.
 
-        Of a connection that is being closed, only what waits is counted: the connection itself is about to go.
+        A connection that is being closed counts only for its waiting bytes: the connection itself is about to go.
         """
         used = 0
         # The same object may be queued for many peers, and is counted once.

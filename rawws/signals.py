@@ -31,10 +31,11 @@ from rawws.wire.trace import FAULT, TIMER, shorten
 # SIGHUP: the terminal that the program was started from is gone.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# What an ended program leaves running is logged after the first of these times. After a second signal it is ended by
-# force, the second time later. The interpreter's last finalizers, when no thread runs any more, have the third.
+# The log names the threads that still run this long after the end of the program.
 LATE_S = 1.0
+# The process is ended by force this long after a second signal.
 FORCE_S = 1.0
+# The interpreter's last finalizers, which run when no thread does any more, may take this long.
 FINALIZING_S = 10.0
 
 # How long to wait for the last line to be written.

@@ -310,7 +310,7 @@ class TlsTransport(Transport):
     are given to OpenSSL a few at a time until there is as much data as was asked for, or enough time has passed. The
     rest waits for the next look (``has_pending``). Too many records in a row without any data end the connection.
 
-    What is sent is encrypted one record at a time. The rest of a record that the kernel did not take is kept, and
+    Data is encrypted one record at a time as it is sent. The rest of a record that the kernel did not take is kept, and
     goes out before anything else; meanwhile the bytes in it are not reported as sent (``committed_bytes``).
     """
 

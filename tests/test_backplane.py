@@ -791,7 +791,7 @@ async def test_the_messages_of_an_old_snapshot_are_not_delivered_again(
     assert caplog.text.count("Redis has come back without the newest of them") == 1
 
 
-# What others write
+# Entries that other programs write
 
 
 def _odd_entries() -> list[list[str | bytes]]:
