@@ -181,6 +181,14 @@ def test_payments_survive_the_killing_of_the_sms_service(run: Run, tmp_path: Pat
     assert heard == [f"SMS: 'amount={number}'" for number in range(1, 7)]
 
 
+def test_the_sms_service_leaves_no_file_that_nobody_named(run: Run, tmp_path: Path) -> None:
+    sms = run("payments", "sms")
+    _, err = sms.process.communicate(timeout=PATIENCE_S)
+    assert sms.process.returncode == 2
+    assert err.endswith("the SMS service needs --state FILE, such as --state sms.state, to go on there after a kill\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_app_publishes_into_a_room_beside_it(run: Run) -> None:
     need(importlib.util.find_spec("starlette"), "Starlette")
     example = run("existing_app", "--port", "0")

@@ -83,7 +83,7 @@ def output(process: subprocess.Popen[str]) -> str:
 
 
 def test_the_handler_echoes(run: Callable[[str], subprocess.Popen[str]], free_port: int) -> None:
-    run("trio.run(rawws.serve, handler, 8080)")
+    run("rawws.serve, handler, 8080, host=")
     with connect_when_ready(free_port) as ws:
         for message in ("text", b"binary"):
             ws.send(message)
@@ -91,7 +91,7 @@ def test_the_handler_echoes(run: Callable[[str], subprocess.Popen[str]], free_po
 
 
 def test_the_client_talks_to_the_handler(run: Callable[[str], subprocess.Popen[str]], free_port: int) -> None:
-    run("trio.run(rawws.serve, handler, 8080)")
+    run("rawws.serve, handler, 8080, host=")
     wait_for_listener(free_port)
     hello, round_trip = output(run("a round trip takes")).splitlines()
     assert hello == "hello"
@@ -191,7 +191,7 @@ def test_helpers_for_tests(run: Callable[[str], subprocess.Popen[str]]) -> None:
     assert output(run("open_raw()")) == ""
 
 
-@pytest.mark.parametrize("telling", ["trio.run(rawws.serve, handler, 8080)", "rawws.asgi(app)"])
+@pytest.mark.parametrize("telling", ["rawws.serve, handler, 8080, host=", "rawws.asgi(app)"])
 def test_a_program_ends_with_ctrl_c(run: Callable[[str], subprocess.Popen[str]], free_port: int, telling: str) -> None:
     process = run(telling)
     with connect_when_ready(free_port, "/room/x") as ws:

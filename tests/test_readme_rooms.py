@@ -6,7 +6,10 @@ import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from tests.serving import PATIENCE_S, StartProgram, need
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
 SECTION = README.partition("\n## Rooms: one log, many ways in and out\n")[2].partition("\n## ")[0]
+TRY_IT = README.partition("\n## Try it\n")[2].partition("\n## ")[0]
 
 
 def curl(line: str, address: str) -> Any:
@@ -51,6 +55,91 @@ def test_the_lines_in_the_table(start_program: StartProgram) -> None:
         told = [reading.stdout.readline().strip() for _ in range(3)]
         reading.kill()
     assert told == ["retry: 2000", f"id: {published['id']}", ""]
+
+
+def test_the_lines_for_a_browsers_console_are_pasted_at_once(start_program: StartProgram) -> None:
+    need_chromium()
+    from playwright.sync_api import Page, sync_playwright
+
+    (script,) = re.findall(r"```js\n(.*?)```", TRY_IT, re.DOTALL)
+    address = start_program().address
+
+    def wait(tab: Page, logged: list[str], count: int) -> None:
+        for _ in range(int(PATIENCE_S * 100)):
+            if len(logged) >= count:
+                break
+            tab.wait_for_timeout(10)
+
+    def paste(tab: Page) -> list[str]:
+        """Return the lines of the tab's console, to which later ones are added."""
+        logged: list[str] = []
+        tab.on("console", lambda message: logged.append(message.text))
+        tab.on("pageerror", lambda error: logged.append(str(error)))
+        tab.goto(f"http://{address}/")
+        tab.evaluate(f"() => {{ {script.replace('localhost:8080', address)} }}")
+        wait(tab, logged, 2)
+        return logged
+
+    greeting, hello = "Hello! Message From Server!!", "hello from a browser"
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        tab = browser.new_page()
+        logged = paste(tab)
+        assert logged == [greeting, hello]
+        assert paste(browser.new_page()) == [greeting, hello]
+        wait(tab, logged, 3)
+        assert logged == [greeting, hello, hello]
+
+
+def test_the_sms_service_is_killed_as_shown(tmp_path: Path) -> None:
+    need(shutil.which("curl"), "curl")
+    (lines,) = (
+        block.splitlines() for block in re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL) if "kill -9" in block
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    programs: list[subprocess.Popen[str]] = []
+    written: list[str] = []
+
+    def next_line() -> str:
+        stdout = programs[-1].stdout
+        assert stdout is not None
+        return str(stdout.readline().rstrip("\n"))
+
+    def wait_for_note(last_id: str) -> None:
+        """The SMS service notes a message after its SMS."""
+        state = tmp_path / "sms.state"
+        for _ in range(int(PATIENCE_S * 100)):
+            if state.exists() and state.read_text() == last_id:
+                return
+            time.sleep(0.01)
+
+    try:
+        for line in lines:
+            if not line.startswith("$ "):  # output, which comes from the SMS service where it isn't curl's
+                if line.startswith("SMS"):
+                    written.append(next_line())
+                continue
+            command = shlex.split(line.removeprefix("$ ").removesuffix(" &").replace("8080", port))
+            if command[0] == "python":
+                command = [sys.executable, "-u", *command[1:], "--port", port]
+                programs.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path))
+                if "server" in command:
+                    assert next_line().startswith("listening")
+            elif command[0] == "curl":
+                written.append(subprocess.check_output([*command, "-s"], text=True, timeout=PATIENCE_S).strip())
+            else:
+                assert command == ["kill", "-9", "%2"]
+                wait_for_note(written[0])
+                programs[1].kill()
+        assert [path.name for path in tmp_path.iterdir()] == ["sms.state"]  # the file that was asked for, and no other
+    finally:
+        for program in programs:
+            program.kill()
+            program.communicate(timeout=PATIENCE_S)
+    epoch = written[0].partition("-")[0]
+    assert written == [re.sub(r"^[0-9a-f]{8}-", f"{epoch}-", line) for line in lines if not line.startswith("$ ")]
 
 
 def test_a_dozen_lines_of_javascript_miss_nothing(start_program: StartProgram) -> None:

@@ -1,7 +1,7 @@
 """A back end that tells another: a payment is answered at once, and an SMS service hears of it and loses nothing.
 
     python -m rawws.examples.payments server
-    python -m rawws.examples.payments sms
+    python -m rawws.examples.payments sms --state sms.state
     curl -d 'amount=100' localhost:8080/payments
 
 Kill the SMS service, pay some more, and start it again: it says which message it had last, and gets what came since,
@@ -62,12 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("role", choices=("server", "sms"))
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument(
-        "--state", type=Path, default=Path("sms.state"), help="the SMS service's (default: %(default)s)"
-    )
+    parser.add_argument("--state", type=Path, metavar="FILE", help="the file in which the SMS service notes its place")
     options = parser.parse_args()
     if options.role == "server":
         run_until_signal(serve, options.port)
+    elif options.state is None:
+        parser.error("the SMS service needs --state FILE, such as --state sms.state, to go on there after a kill")
     else:
         run_until_signal(send_sms, options.port, options.state)
 
