@@ -42,6 +42,7 @@ from tests.serving import (
     close,
     get,
     masked,
+    pace,
     ping,
     seen_text,
     text,
@@ -66,7 +67,7 @@ class Serving(Protocol):
 
 async def assert_serves(server: Serving) -> None:
     """Who comes now, and does as everybody does, is served at once."""
-    with trio.fail_after(SOON_S):
+    with trio.fail_after(SOON_S * pace()):
         client = await (await server.connect()).open("/room/ordinary")
         await client.send(text("hello"))
         assert await client.frame() == seen_text("hello")
