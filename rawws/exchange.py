@@ -15,6 +15,7 @@ from typing import NoReturn
 import trio
 
 from rawws import logs
+from rawws.doors import Access
 from rawws.errors import Refusal
 from rawws.http_connection import SLOW_AND_FULL, WAIT_BYTES, Adopt, Deadline, HttpConnection
 from rawws.limits import KIB, Limits
@@ -168,12 +169,12 @@ class Exchange:
             await self._connection.send_response(response, logs.http)
         self.is_complete = True
 
-    async def authorize(self, action: str) -> Response | None:
-        """Ask the application whether this client may read from, or write to, the room of its path."""
+    async def authorize(self, access: Access) -> Response | None:
+        """Ask the application whether this client may have that access to the room of its path."""
         connection = self._connection
         if connection.service.authenticate is None:
             return None
-        answer = await connection.ask(connection.service.authenticate, replace(self.request, action=action))
+        answer = await connection.ask(connection.service.authenticate, replace(self.request, action=access.words))
         return answer if isinstance(answer, Response) else None
 
     async def wait_for(self, happens: Callable[[], Awaitable[None]], most_s: float) -> None:

@@ -13,6 +13,7 @@ import trio
 
 from rawws import logs
 from rawws.backplane import Shards
+from rawws.doors import Access, Door, access_through
 from rawws.errors import Refusal, UsageError
 from rawws.failures import is_failure
 from rawws.limits import MAX_LAG_BYTES, MIB, check_number
@@ -218,6 +219,18 @@ class Hub:
             return Refusal(503, "room_full", told, _LATER)
         reading = read_request(request)
         return reading if isinstance(reading, Refusal) else None
+
+    def access(self, door: Door, path: str) -> Access:
+        """Return the access to the room of a path that one of its doors needs.
+
+        The room's settings may be asked for. They are known where `admit` has let the request in.
+        """
+        relays = door is Door.WEBSOCKET and self.mode is Mode.BROADCAST and not self._settings_at(path).read_only
+        return access_through(door, relays=relays)
+
+    def _settings_at(self, path: str) -> RoomSettings:
+        room = self._occupied.get(path) or self._known.get(path)
+        return self._choose_settings(path) if room is None else room.settings
 
     # As a program
 

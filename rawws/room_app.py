@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
+from rawws.doors import Door
 from rawws.errors import Refusal
 from rawws.exchange import Exchange
 from rawws.hub import Hub
@@ -106,7 +107,7 @@ class RoomApp(InFront):
         await exchange.pass_over_body()
         if isinstance(reading, Refusal):
             await self._answer(exchange, reading)
-        elif refused := await exchange.authorize("read"):
+        elif refused := await exchange.authorize(self._hub.access(_door_of(reading, streams=streams), path)):
             await self._answer(exchange, refused)
         elif streams:
             await self._stream(exchange, path, reading)
@@ -179,6 +180,12 @@ def rooms(
     """
     guard = Guard(publish_token, is_local, origins if isinstance(origins, Origins) else Origins(origins))
     return RoomApp(hub, elsewhere or HelloApp(["POST"]), guard, max_message_bytes=max_size)
+
+
+def _door_of(reading: Reading, *, streams: bool) -> Door:
+    if streams:
+        return Door.EVENTS
+    return Door.PEERS if reading.wants_peers else Door.POLL
 
 
 def _preflight() -> Response:

@@ -15,6 +15,7 @@ import trio
 
 from rawws import logs
 from rawws.backplane import AWAY, Backplane
+from rawws.doors import Door
 from rawws.errors import Refusal, UsageError
 from rawws.exchange import Exchange
 from rawws.gate import client_of
@@ -128,7 +129,7 @@ class Posts:
         """Publish the body of a request in the room of its path, and return what to answer."""
         request = exchange.request
         refused: Response | Refusal | None = self._guard.refuse_writing(request) or _refuse_key(request)
-        refused = refused or await exchange.authorize("write") or self._refuse_rate(exchange)
+        refused = refused or await exchange.authorize(self._hub.access(Door.POST, path)) or self._refuse_rate(exchange)
         if refused is not None:
             await exchange.pass_over_body()
             return refused

@@ -19,6 +19,7 @@ from rawws.accepting import Address, accept_connections
 from rawws.answering import HandedOver, serve_http, turn_away
 from rawws.asgi_app import AsgiApp
 from rawws.asgi_endpoints import may_match_below
+from rawws.doors import Door
 from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
 from rawws.exchange import Exchange
 from rawws.failures import call_application, is_failure
@@ -254,11 +255,14 @@ class Server:
 
     def _admit(self, request: Request) -> tuple[str, Refusal | None]:
         """Say what a WebSocket does in the room of its path, if that is one, and why it can't be let in."""
-        route = self._routes.get(request.path or "", self._elsewhere)
+        path = request.path or ""
+        route = self._routes.get(path, self._elsewhere)
         refusal = None if route.refuse is None else route.refuse(request)
-        if isinstance(route.handler, Hub):
-            return "read write", refusal or route.handler.admit(request)
-        return "", refusal
+        if not isinstance(route.handler, Hub):
+            return "", refusal
+        if refusal := refusal or route.handler.admit(request):
+            return "", refusal
+        return route.handler.access(Door.WEBSOCKET, path).words, None
 
     def _take_over(self, upgraded: Upgraded, tasks: trio.Nursery) -> bool:
         """Hand a connection that has become a WebSocket over to the hub, or to a task of its own; False when it has
@@ -491,7 +495,8 @@ async def serve(
       any it is only called so if only this machine can reach it, and by any name otherwise (DNS rebinding).
     - ``process_request(request)`` is asked first of all, and may answer with a `Response` instead.
     - ``authenticate(request)`` is asked before the 101, and may refuse with a `Response` (401, 403, 429); anything
-      else that it returns is ``ws.user``. These two may be async; they have ``open_timeout`` to decide.
+      else that it returns is ``ws.user``. For a room of a hub, ``request.action`` is the access that is asked for:
+      ``read``, ``write`` or ``read write``. These two may be async; they have ``open_timeout`` to decide.
     - ``subprotocols`` are those that are spoken here, the favourite first; or ``select_subprotocol(request,
       offered)`` chooses one of the offered, or None.
     - ``process_response(request, response)`` sees the 101, and may return another response.

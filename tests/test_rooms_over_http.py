@@ -532,6 +532,46 @@ async def test_the_application_is_asked_about_room_and_action(nursery: trio.Nurs
     ]
 
 
+# Each door, and the access to ask the application about: in a room that relays, and in one that doesn't.
+DOORS = {
+    "a WebSocket": (upgrade("/room"), "read write", "read"),
+    "a WebSocket with ids": (upgrade("/room", "Sec-WebSocket-Protocol: rawws.id.v1"), "read write", "read"),
+    "a WebSocket that resumes": (upgrade("/room?since=9f2c41d7-42"), "read write", "read"),
+    "a WebSocket that watches": (upgrade("/room?presence"), "read write", "read"),
+    "events": (get("/room", "Accept: text/event-stream"), "read", "read"),
+    "events with presence": (get("/room?presence", "Accept: text/event-stream"), "read", "read"),
+    "a poll": (get("/room?last=1"), "read", "read"),
+    "a long poll": (get("/room?since=9f2c41d7-42&wait=1"), "read", "read"),
+    "the number of peers": (get("/room?peers"), "read", "read"),
+    "a HEAD": (get("/room?last=1", method="HEAD"), "read", "read"),
+    "a POST": (post("/room", b"x"), "write", "write"),
+}
+HUBS: dict[str, tuple[bool, dict[str, Any]]] = {
+    "relays": (True, {}),
+    "is read-only": (False, {"read_only": True}),
+    "has read-only rooms": (False, {"settings": lambda _: rawws.RoomSettings(read_only=True)}),
+    "has other read-only rooms": (True, {"settings": lambda path: rawws.RoomSettings(read_only=path == "/other")}),
+    "is read-only elsewhere": (True, {"read_only": True, "settings": lambda _: rawws.RoomSettings()}),
+    "echoes": (False, {"mode": "echo"}),
+}
+
+
+@pytest.mark.parametrize("hub", HUBS)
+async def test_the_application_is_asked_about_the_access_that_a_door_needs(nursery: trio.Nursery, hub: str) -> None:
+    relays, settings = HUBS[hub]
+    asked: list[str] = []
+
+    def authenticate(request: rawws.Request) -> rawws.Response:
+        asked.append(request.action)
+        return rawws.Response(403, "no\n")
+
+    async with rooms(nursery, authenticate=authenticate, **settings) as running:
+        for raw, _, _ in DOORS.values():
+            assert (await running.ask(raw)).status == 403
+    expected = {door: where_relayed if relays else elsewhere for door, (_, where_relayed, elsewhere) in DOORS.items()}
+    assert dict(zip(DOORS, asked, strict=True)) == expected
+
+
 async def test_there_are_no_more_rooms_and_peers_than_may_be(nursery: trio.Nursery) -> None:
     async with rooms(nursery, max_rooms=1, max_peers=2) as running:
         await running.open("/room")

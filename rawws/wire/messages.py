@@ -115,7 +115,7 @@ class Request:
     headers: Headers
     raw_head: bytes = field(repr=False, default=b"")
     body: bytes = field(repr=False, default=b"")
-    action: str = ""  # what is asked of the room of its path: "read", "write", or "read write"; else empty
+    action: str = ""  # the access that it needs to its path's room: "read", "write", or "read write"; else empty
 
     @property
     def held_bytes(self) -> int:

@@ -1,0 +1,42 @@
+"""Doors: the ways into a room, and the access that each of them needs.
+
+An application is asked about that access (``Request.action``) before anybody comes in. `access_through` is the one
+place that decides it; `rawws.hub.Hub.access` applies it to a room of that hub.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Access(enum.Flag):
+    """What a client can do in a room."""
+
+    READ = enum.auto()
+    WRITE = enum.auto()
+
+    @property
+    def words(self) -> str:
+        """The access as the ``action`` of a request: ``read``, ``write``, or ``read write``."""
+        return " ".join(access.name.lower() for access in Access if access in self and access.name is not None)
+
+
+class Door(enum.Enum):
+    """A way into a room."""
+
+    WEBSOCKET = "websocket"  # with ids or without, from now on or resumed
+    EVENTS = "events"  # Server-Sent Events
+    POLL = "poll"  # answered at once, or when there is something
+    PEERS = "peers"  # the number of members
+    POST = "post"
+
+
+def access_through(door: Door, *, relays: bool) -> Access:
+    """Return the access that a door needs; ``relays`` says whether the room takes what its WebSockets send."""
+    match door:
+        case Door.POST:  # which publishes in a room that is read-only for its members, too
+            return Access.WRITE
+        case Door.WEBSOCKET if relays:
+            return Access.READ | Access.WRITE
+        case _:
+            return Access.READ
