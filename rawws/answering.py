@@ -181,6 +181,8 @@ async def _have_answered(connection: HttpConnection, exchange: Exchange) -> None
         pass  # told below
     except BaseException as error:
         if not is_failure(error):
+            if connection.service.stopping and not exchange.is_complete:
+                connection.service.cut_off.append(mask_target(exchange.request.target))
             raise
         if isinstance(error, OSError) and connection.is_lost:  # else it is an error of the application's own
             raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -21,10 +22,11 @@ import trio
 
 from rawws import logs
 from rawws.asgi_endpoints import websocket_paths
-from rawws.errors import RawwsError, UsageError
+from rawws.errors import RawwsError, Refusal, UsageError
 from rawws.exchange import Exchange
 from rawws.failures import call_application, is_failure
 from rawws.limits import KIB, NO_LIMIT, Limits
+from rawws.wire.event_stream import CONTENT_TYPE
 from rawws.wire.trace import FAULT, STATE, mask_target
 
 Scope = MutableMapping[str, Any]
@@ -44,6 +46,27 @@ _PIECE_BYTES = 64 * KIB
 _GRACE_S = 5.0
 
 _DISCONNECT = "http.disconnect"
+
+# An application is notified that the server stops: by http.disconnect, and by an OSError from ``send``. To notify all
+# of them at once would cut short what ends in time by itself; uvicorn did so in 2026, and took it back for that reason
+# (its pull requests 2829 and 2913). So here it depends on the response.
+#
+# An event stream has no end of its own, and its reader comes back by itself (WHATWG HTML, §9.2). Its application is
+# notified at once, and cancelled so much later, or after this share of the drain (guesses).
+_FAREWELL_S = 1.0
+_FAREWELL_SHARE = 0.2
+# Any other response may be about to end. Its application is notified after so much of the drain if it waits for a
+# disconnect, as a long poll does (a guess: some frameworks do so in each request, which they then give up).
+_RECEIVING_SHARE = 0.5
+# And if it sends a stream of unknown length, after so much (a guess): it may be a download, which would be cut.
+_SENDING_SHARE = 0.8
+
+_STOPPING = Refusal(
+    503,
+    "stopping",
+    "The server is shutting down; try again.",
+    ((b"Retry-After", b"1"),),
+)
 
 
 def asgi(app: Application, *, root_path: str = "", lifespan: Literal["auto", "on", "off"] = "auto") -> AsgiApp:
@@ -90,7 +113,8 @@ class AsgiApp:
         # In a task of its own, which outlives the response: the next request on this connection doesn't wait for what
         # the application does in the background, nor does it see its context variables.
         self._calls.start_soon(conversation.run, self._app, self._scope(exchange))
-        await conversation.wait_answered()
+        with exchange.heeding_stop(conversation.heed_stop):
+            await conversation.wait_answered()
 
     def _scope(self, exchange: Exchange) -> Scope:
         request = exchange.request
@@ -158,9 +182,13 @@ class _Conversation:
         self._body_read = False
         self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None  # while it waits for the body
         self._started = False
+        self._is_event_stream = False
+        self._has_length = False
+        self._is_torn = False  # a piece of the response has gone out in part
         self._pieces = 0
         self._complete = False
         self._gone = False  # so the application was told, or found out
+        self._stopped = False  # the application was notified that the server stops, or cancelled for that
         self._lost: OSError | None = None  # how the connection was lost
         self._call = trio.CancelScope()
         self._failure: BaseException | None = None  # what the application raised
@@ -178,9 +206,10 @@ class _Conversation:
         except BaseException as error:
             if not is_failure(error):
                 raise
-            if not (self._gone and _is_about_leaving(error)):
+            if not ((self._gone or self._stopped) and _is_about_leaving(error)):
                 self._failure = error
         finally:
+            self._stopped |= self._call.cancelled_caught and self._must_end
             self._settled.set()
         if self._complete and self._failure is not None:
             target = mask_target(self._exchange.request.target)
@@ -194,8 +223,18 @@ class _Conversation:
         finally:
             if not self._complete or self._receiving.locked():
                 await self._end_call()
-        if not self._complete:
+        if self._complete:
+            return
+        if self._failure is not None or not self._stopped:
             raise self._explain()
+        target = mask_target(self._exchange.request.target)
+        message = f"the ASGI application's response to {target} is ended, since the server stops"
+        logs.line(logs.http, logging.INFO, self._exchange.number, STATE, message)
+        if not self._started:
+            self._exchange.refusal = _STOPPING
+        elif self._is_event_stream and not self._is_torn:
+            # Each event is whole. Of anything else the client has to see that it was cut.
+            await self._exchange.end_response()
 
     async def _end_call(self) -> None:
         """Have the application let go of the exchange, which is over."""
@@ -221,6 +260,39 @@ class _Conversation:
             return RawwsError("the ASGI application returned before its response was complete")
         return RawwsError("the ASGI application returned without a response")
 
+    # When the server stops
+
+    def heed_stop(self) -> None:
+        """Set the times at which the application is notified that the server stops, if it does."""
+        drain = self._exchange.drain
+        if drain is None or self._complete:
+            return
+        if self._is_event_stream:
+            farewell_s = min(_FAREWELL_S, _FAREWELL_SHARE * drain.seconds)
+            self._call.deadline = min(self._call.deadline, trio.current_time() + farewell_s)
+            if self._wait is not None:
+                self._wait.deadline = drain.began
+        elif self._wait is not None and self._body_read:
+            self._wait.deadline = drain.at(_RECEIVING_SHARE)
+
+    @property
+    def _must_end(self) -> bool:
+        """Whether an application that asks is notified that the server stops."""
+        drain = self._exchange.drain
+        if drain is None:
+            return False
+        return self._is_event_stream or trio.current_time() >= drain.at(_RECEIVING_SHARE)
+
+    def _check_that_more_can_come(self) -> None:
+        """Raises `ClientDisconnected` for a stream that the server doesn't wait for any longer."""
+        drain = self._exchange.drain
+        if drain is None:
+            return
+        too_late = not self._has_length and trio.current_time() >= drain.at(_SENDING_SHARE)
+        if self._is_event_stream or self._stopped or too_late:
+            self._stopped = True
+            raise ClientDisconnected("the server is shutting down")
+
     # What the application receives
 
     @trio.lowlevel.enable_ki_protection
@@ -234,9 +306,15 @@ class _Conversation:
         try:
             if self._complete or self._gone:
                 return {"type": _DISCONNECT}
+            if self._must_end and (self._body_read or self._is_event_stream):
+                self._stopped = True
+                return {"type": _DISCONNECT}
             with trio.CancelScope() as self._wait:
+                self.heed_stop()
                 return await self._receive()
-            return {"type": _DISCONNECT}  # the response has been completed meanwhile
+            # The response has been completed meanwhile, or the server stops.
+            self._stopped |= not self._complete
+            return {"type": _DISCONNECT}
         finally:
             self._wait = None
             self._receiving.release()
@@ -306,9 +384,12 @@ class _Conversation:
             if name.lower() != b"transfer-encoding":  # "the server must ignore it"
                 headers.append((name, value))
         self._head = message["status"], headers
+        self._has_length = any(name.lower() == b"content-length" for name, _ in headers)
+        self._is_event_stream = any(_is_event_stream(name, value) for name, value in headers)
+        self.heed_stop()
         # A head that gives the length waits for the body, so that there can still be a 500 if none comes. Without a
         # length it is a stream, whose first piece may be long in coming: an EventSource opens with the head.
-        if not any(name.lower() == b"content-length" for name, _ in headers):
+        if not self._has_length:
             await self._send_head()
 
     async def _send_head(self) -> None:
@@ -322,6 +403,8 @@ class _Conversation:
             raise UsageError("the ASGI application has sent http.response.body before http.response.start")
         if not isinstance(body, bytes | bytearray | memoryview):
             raise UsageError(f"the body of http.response.body is to be bytes, not {type(body).__name__}")
+        if more:
+            self._check_that_more_can_come()
         await self._send_head()
         if more and self._pieces and self._exchange.request.method == "HEAD":
             # Nothing of it goes out, so nothing would ever stop an endless stream: this is where it ends.
@@ -330,13 +413,18 @@ class _Conversation:
             raise ClientDisconnected("a HEAD is answered without a body; there is nothing to stream to")
         self._pieces += 1
         for start in range(0, len(body), _PIECE_BYTES):
-            await self._exchange.send_body(bytes(body[start : start + _PIECE_BYTES]))
+            try:
+                await self._exchange.send_body(bytes(body[start : start + _PIECE_BYTES]))
+            except trio.Cancelled:
+                self._is_torn = True
+                raise
         if not more:
             await self._end()
 
     async def _end(self) -> None:
         await self._exchange.end_response()
         self._complete = True
+        self._call.deadline = math.inf  # what goes on in the background has its own time
         self._settled.set()
         if self._wait is not None:
             self._wait.cancel()
@@ -348,6 +436,11 @@ async def _acquire(lock: trio.Lock) -> None:
         lock.acquire_nowait()
     except trio.WouldBlock:
         await lock.acquire()
+
+
+def _is_event_stream(name: bytes, value: bytes) -> bool:
+    kind = value.partition(b";")[0].strip().lower()
+    return name.lower() == b"content-type" and kind == CONTENT_TYPE.encode("ascii")
 
 
 def _is_about_leaving(failure: BaseException) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ from rawws.errors import Refusal
 from rawws.http_connection import SLOW_AND_FULL, WAIT_BYTES, Adopt, Deadline, HttpConnection
 from rawws.limits import KIB, Limits
 from rawws.loop import current_loop
+from rawws.service import Drain
 from rawws.wire.http1 import BodyPart, Signal
 from rawws.wire.messages import Request, Response
 
@@ -96,6 +98,15 @@ class Exchange:
     def stopping(self) -> bool:
         """Whether the server is about to end."""
         return self._connection.service.stopping
+
+    @property
+    def drain(self) -> Drain | None:
+        """The time that a stopping server gives to what goes on; None while it doesn't stop."""
+        return self._connection.service.drain
+
+    def heeding_stop(self, heed: Callable[[], None]) -> AbstractContextManager[None]:
+        """Have a function called when the server begins to stop, if it does so within the block."""
+        return self._connection.service.heeding_stop(heed)
 
     async def receive_body(self) -> bytes:
         """Return the next piece of the request's body, never empty before its end, and empty ever after.

@@ -172,6 +172,10 @@ class Server:
                 await self._close_peers()
                 for endpoint in self._endpoints:
                     await endpoint.wait_empty()
+            if cut_off := self._service.cut_off:
+                message = f"the drain of {self.limits.drain_s:g} s (--drain) ended before "
+                message += "these requests were answered: "
+                logs.line(logs.server, logging.WARNING, logs.SERVER, FAULT, message + _name_some(cut_off))
 
     def _list_open(self, most: int) -> tuple[list[OpenConnection], int]:
         """Return the newest WebSockets and event streams that a tracer sees, and the number of the others."""
@@ -521,8 +525,10 @@ async def serve(
       `trio.run`. Beyond it, histories of empty rooms are dropped, and then whatever is largest.
       Beyond it histories of rooms in which nobody is are forgotten, then what is largest goes: another history, a peer
       (closed with 1013), a request (503).
-    - ``drain``: how long a stopping server waits for its peers and their handlers; when there are many, their closes
-      are spread over it.
+    - ``drain``: how long a stopping server waits for its peers, their handlers and the requests that are being
+      answered; when there are many peers, their closes are spread over it. An application of ``rawws.asgi`` is notified
+      by ``http.disconnect``, and by an OSError from ``send``: of an event stream at once, of another response when half
+      of the drain is over if it waits for a disconnect, and of a stream of unknown length when four fifths are over.
 
     ``fast_lane=False`` reads and writes each frame through wsproto, for study. ``tracer`` is told every head and
     frame, such as ``Tracer()`` with a ``Recording("file")`` (`rawws.tracing`).

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,18 @@ ProcessResponse = Callable[[Request, Response], Awaitable[Response | None] | Res
 SelectSubprotocol = Callable[[Request, Sequence[str]], str | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The time that a stopping server gives to what goes on."""
+
+    began: float
+    seconds: float
+
+    def at(self, share: float) -> float:
+        """Return when that share of the drain is over."""
+        return self.began + share * self.seconds
+
+
 @dataclass(slots=True)
 class Service:
     """What a server does with its connections: the same for all of them."""
@@ -45,9 +58,11 @@ class Service:
     server_header: str | None = None
     tracer: Tracer = field(default_factory=Tracer)
     scheme: str = "http"
-    stopping: bool = False
+    drain: Drain | None = None  # once the server has begun to stop
     lingering: int = 0  # how many connections wait for their last words to be read
     resting: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait for a request
+    cut_off: list[str] = field(default_factory=list)  # targets of requests that the end of the drain found unanswered
+    _at_stop: set[Callable[[], None]] = field(default_factory=set)
     # Says who a request came from, which proxies may know better; and may refuse to hear more from there.
     find_client: Callable[[int, Request, Address], Address | Refusal] | None = None
     # Says what a WebSocket for that path would do in a room, and why it can't be let in.
@@ -57,8 +72,23 @@ class Service:
     limits_by_flag: Mapping[str, float] = field(default_factory=dict)  # those of the whole server, to be told
     handshakes: Counter[int] = field(default_factory=Counter)  # by the status of the answer
 
+    @property
+    def stopping(self) -> bool:
+        return self.drain is not None
+
     def stop(self) -> None:
         """End the connections that rest; those that are being answered end when they are."""
-        self.stopping = True
+        self.drain = Drain(trio.current_time(), self.limits.drain_s)
         for scope in self.resting:
             scope.cancel()
+        for heed in list(self._at_stop):
+            heed()
+
+    @contextlib.contextmanager
+    def heeding_stop(self, heed: Callable[[], None]) -> Iterator[None]:
+        """Have a function called when the server begins to stop, if it does so within the block."""
+        self._at_stop.add(heed)
+        try:
+            yield
+        finally:
+            self._at_stop.discard(heed)

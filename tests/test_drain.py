@@ -1,23 +1,30 @@
 """Coming and going as a service: sockets that systemd holds, what it is told, and closes that are spread."""
 
+# ruff: noqa: ARG001 (an application takes what ASGI gives it)
+
 from __future__ import annotations
 
+import logging
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from rawws import systemd
+from rawws.asgi_app import Message, Receive, Scope, Send
 from rawws.errors import UsageError
 from rawws.limits import Limits
 from rawws.wire.frames import Opcode
+from tests.asgi_serving import body, errors, length, only_http, serving, start, the_error
 from tests.redis_server import redis_server
 from tests.serving import LOOPBACK, PATIENCE_S, Client, Program, Serve, get
 
@@ -51,6 +58,249 @@ async def test_closes_are_spread_over_the_drain(
         await trio.testing.wait_all_tasks_blocked()
         running.server.stop()
     assert sorted(times) == closed_at
+
+
+# An application's responses
+
+EVENT_STREAM = (b"content-type", b"Text/Event-Stream; charset=utf-8")
+TEXT = (b"content-type", b"text/plain")
+WHOLE = b"\r\n0\r\n\r\n"  # the end of a chunked body (RFC 9112 §7.1)
+
+
+class Call:
+    """One call of an application, as it goes on while the server stops."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self.notified: list[str] = []  # by which ways the application has learnt that it is to end
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> None:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.notified.append("receive")
+
+    async def wait_notified(self) -> None:
+        while not self.notified:
+            await self.receive()
+
+    async def send(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:
+            self.notified.append("send")
+            raise
+
+    async def send_for(self, seconds: float, *headers: tuple[bytes, bytes]) -> None:
+        """Send a piece of a response at its beginning, and each half second from then on."""
+        await self.send(start(200, *headers))
+        until = trio.current_time() + seconds
+        while trio.current_time() < until:
+            await self.send(body(b"piece", more=True))
+            await trio.sleep(0.5)
+        await self.send(body(b"end"))
+
+
+async def ticks(call: Call) -> None:
+    await call.send_for(math.inf, EVENT_STREAM)
+
+
+async def silent(call: Call) -> None:
+    await call.send(start(200, EVENT_STREAM))
+    await call.send(body(b"piece", more=True))
+    await trio.sleep_forever()
+
+
+async def listens(call: Call) -> None:
+    """Answer with events, and listen for the disconnect from before the head on."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.wait_notified)
+        await trio.testing.wait_all_tasks_blocked()
+        await call.send(start(200, EVENT_STREAM))
+        await call.send(body(b"piece", more=True))
+    await call.receive()
+    with pytest.raises(OSError, match="shutting down"):
+        await call.send(body(b"late", more=True))
+
+
+async def says_goodbye(call: Call) -> None:
+    await call.send(start(200, EVENT_STREAM))
+    await call.send(body(b"piece", more=True))
+    await call.wait_notified()
+    await call.send(body(b"end"))
+
+
+async def waits_and_answers(call: Call) -> None:
+    await call.wait_notified()
+    await call.send(start(200, length(7)))
+    await call.send(body(b"nothing"))
+
+
+async def waits_and_leaves(call: Call) -> None:
+    await call.wait_notified()
+
+
+async def endless(call: Call) -> None:
+    await call.send_for(math.inf, TEXT)
+
+
+async def made_as_it_is_sent(call: Call) -> None:
+    await call.send_for(3.5, TEXT)
+
+
+async def of_known_length(call: Call) -> None:
+    await call.send_for(4.5, TEXT, length(9 * len(b"piece") + len(b"end")))
+
+
+async def computes(call: Call) -> None:
+    await trio.sleep(4.5)
+    await call.send(start(200, length(4)))
+    await call.send(body(b"paid"))
+
+
+async def forever(call: Call) -> None:
+    await trio.sleep_forever()
+
+
+class Ending(NamedTuple):
+    call: Callable[[Call], Awaitable[None]]
+    after_s: float  # from the stop on, in a drain of 5 s
+    notified: list[str]
+    received: bytes  # the end of what the client gets
+    log: str = ""
+
+
+ENDED = "the ASGI application's response to /x is ended, since the server stops"
+ENDINGS = [
+    Ending(ticks, 0.5, ["send"], b"piece" + WHOLE, ENDED),
+    Ending(silent, 1.0, [], b"piece" + WHOLE, ENDED),
+    Ending(listens, 0.0, ["receive", "receive", "send"], b"piece" + WHOLE, ENDED),
+    Ending(says_goodbye, 0.0, ["receive"], b"end" + WHOLE),
+    Ending(waits_and_answers, 2.5, ["receive"], b"\r\n\r\nnothing"),
+    Ending(waits_and_leaves, 2.5, ["receive"], b"\r\n\r\nThe server is shutting down; try again.\n", ENDED),
+    Ending(endless, 4.0, ["send"], b"\r\n5\r\npiece\r\n", ENDED),
+    Ending(made_as_it_is_sent, 3.5, [], b"end" + WHOLE),
+    Ending(of_known_length, 4.5, [], b"pieceend"),
+    Ending(computes, 4.5, [], b"\r\n\r\npaid"),
+    Ending(forever, 5.0, [], b"", "the drain of 5 s (--drain) ended before these requests were answered: /x"),
+]
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.call.__name__)
+async def test_each_response_of_an_application_has_its_time_to_end(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, ending: Ending
+) -> None:
+    autojump_clock.autojump_threshold = 0.05  # the sockets have to have had their turn before the clock jumps
+    caplog.set_level(logging.INFO)
+    calls: list[Call] = []
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        calls.append(Call(receive, send))
+        await receive()
+        await ending.call(calls[0])
+
+    async with serving(app, drain=5) as site:
+        client = await site.connect()
+        await client.send(get("/x"))
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        began = trio.current_time()
+        site.server.stop()
+        received = await client.to_end()
+        assert round(trio.current_time() - began, 3) == ending.after_s
+    assert received.endswith(ending.received)
+    assert calls[0].notified == ending.notified
+    said = [record.getMessage() for record in caplog.records if "/x" in record.getMessage()]
+    assert [line.partition(" ")[2][2:] for line in said[1:]] == [ending.log] * bool(ending.log)
+
+
+async def test_an_event_stream_that_is_asked_for_during_the_drain_ends_at_once(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    stopped = trio.Event()
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await stopped.wait()
+        await silent(Call(receive, send))
+
+    async with serving(app, drain=5) as site:
+        client = await site.connect()
+        await client.send(get())
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        began = trio.current_time()
+        site.server.stop()
+        stopped.set()
+        assert (await client.to_end()).endswith(b"\r\n0\r\n\r\n")
+        assert trio.current_time() == began
+
+
+async def test_an_event_stream_that_is_not_read_ends_too(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(receive, send)
+        await call.send(start(200, EVENT_STREAM))
+        while True:
+            await call.send(body(b"piece" * 10_000, more=True))
+
+    async with serving(app, drain=5) as site:
+        client = await site.connect()
+        await client.send(get())
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        began = trio.current_time()
+        site.server.stop()
+        await trio.sleep(1.2)
+        assert not (await client.to_end()).endswith(b"0\r\n\r\n"), "it ends inside a chunk"
+        assert trio.current_time() - began < 2
+    assert errors(caplog) == []
+
+
+async def test_an_application_fails_as_ever_while_the_server_stops(caplog: pytest.LogCaptureFixture) -> None:
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(receive, send)
+        await call.receive()
+        await call.send(start(200, EVENT_STREAM))
+        await call.wait_notified()
+        raise ValueError("a bug")
+
+    async with serving(app) as site:
+        client = await site.connect()
+        await client.send(get())
+        await client.until(b"\r\n\r\n")
+        site.server.stop()
+        assert await client.to_end() == b""
+    assert str(the_error(caplog)) == "a bug"
+
+
+async def test_an_application_shuts_down_when_its_responses_have_ended() -> None:
+    story: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for event in ("startup", "shutdown"):
+                assert await receive() == {"type": f"lifespan.{event}"}
+                story.append(event)
+                await send({"type": f"lifespan.{event}.complete"})
+            return
+        try:
+            await says_goodbye(Call(receive, send))
+        finally:
+            story.append("response")
+
+    async with serving(app) as site:
+        client = await site.connect()
+        await client.send(get())
+        await client.until(b"piece")
+        site.server.stop()
+        await client.to_end()
+    assert story == ["startup", "response", "shutdown"]
+
+
+# As a service
 
 
 class Service:

@@ -427,7 +427,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             defaults.ping_timeout_s,
             "for a peer to send a byte after a ping, or to take one while --slow wait waits for it; 0 for no limit",
         ),
-        ("--drain", defaults.drain_s, "that a stopping server waits for its peers"),
+        ("--drain", defaults.drain_s, "that a stopping server waits for its peers and its requests"),
     ):
         limits.add_argument(
             flag, type=seconds, metavar="SECONDS", default=default, help=f"{what} (default: %(default)g)"
