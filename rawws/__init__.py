@@ -34,6 +34,7 @@ from rawws.room_app import rooms
 from rawws.server import SAME_HOST, Server, serve
 from rawws.version import __version__
 from rawws.websocket import WebSocket
+from rawws.wire.broadcast_log import History
 from rawws.wire.events import CloseFrame
 from rawws.wire.message_ids import Gap
 from rawws.wire.messages import Headers, Request, Response
@@ -51,6 +52,7 @@ __all__ = [
     "Gap",
     "HandshakeRefused",
     "Headers",
+    "History",
     "Hub",
     "InvalidHandshake",
     "InvalidRedirect",

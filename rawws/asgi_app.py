@@ -69,7 +69,7 @@ _STOPPING = Refusal(
 )
 
 
-def asgi(app: Application, *, root_path: str = "", lifespan: Literal["auto", "on", "off"] = "auto") -> AsgiApp:
+def asgi(app: Application, *, root_path: str | None = None, lifespan: Literal["auto", "on", "off"] = "auto") -> AsgiApp:
     """Return an ASGI application as the ``http`` of `rawws.serve`.
 
     ``root_path`` is the path that a proxy in front takes off, such as ``/api``; the application is told of it.
@@ -82,7 +82,7 @@ def asgi(app: Application, *, root_path: str = "", lifespan: Literal["auto", "on
         raise UsageError(f"there is no lifespan {lifespan!r}; give 'auto', 'on' or 'off'")
     if root_path and not root_path.startswith("/"):
         raise UsageError(f"root_path is to begin with a slash, such as /api; {root_path!r} doesn't")
-    return AsgiApp(app, root_path.rstrip("/"), lifespan)
+    return AsgiApp(app, (root_path or "").rstrip("/"), lifespan)
 
 
 class AsgiApp:

@@ -33,7 +33,7 @@ async def attach(
     request: Request | h11.Request,
     *,
     connection: h11.Connection | None = None,
-    trailing_data: bytes = b"",
+    trailing_data: bytes | None = None,
     origins: Origins | Iterable[str] | None = SAME_HOST,
     authenticate: Authenticate | None = None,
     subprotocols: Sequence[str] | None = None,
@@ -90,7 +90,7 @@ async def attach(
                 )
             ours = request if isinstance(request, Request) else _from_h11(request)
             http = HttpConnection(next(current_loop().numbers), transport, service, transport.remote_address or "")
-            http.http = HttpPhase.resume(connection or _replay(ours, trailing_data), limits)
+            http.http = HttpPhase.resume(connection or _replay(ours, trailing_data or b""), limits)
             upgraded = await upgrade(http, ours)
             if upgraded is None:
                 await http.linger()

@@ -72,9 +72,9 @@ class Connector:
         uri: str,
         *,
         ssl: ssl_module.SSLContext | None,
-        headers: FieldsLike,
+        headers: FieldsLike | None,
         origin: str | None,
-        subprotocols: Sequence[str],
+        subprotocols: Sequence[str] | None,
         compression: str | None,
         user_agent: str | None,
         proxy: str | bool | None,
@@ -83,7 +83,7 @@ class Connector:
         open_timeout: float | None,
         limits: Limits,
         fast_lane: bool,
-        resume: bool | str,
+        resume: bool | str | None,
     ) -> None:
         self._uri = parse_uri(uri)
         check_number("max_redirects", max_redirects)
@@ -95,9 +95,9 @@ class Connector:
         if compression not in ("deflate", None):
             raise UsageError(f"there is no compression {compression!r}; give 'deflate', or None for none")
         self._ssl = ssl
-        self._headers = Headers.checked(headers)
+        self._headers = Headers.checked(headers or ())
         self._origin = origin
-        self._subprotocols = (SUBPROTOCOL,) if resume else subprotocols
+        self._subprotocols = (SUBPROTOCOL,) if resume else subprotocols or ()
         self._compression = compression is not None
         self._user_agent = user_agent
         self._proxy = proxy
@@ -446,9 +446,9 @@ def connect(
     uri: str,
     *,
     ssl: ssl_module.SSLContext | None = None,
-    headers: FieldsLike = (),
+    headers: FieldsLike | None = None,
     origin: str | None = None,
-    subprotocols: Sequence[str] = (),
+    subprotocols: Sequence[str] | None = None,
     compression: str | None = "deflate",
     user_agent: str | None = USER_AGENT,
     proxy: str | bool | None = True,
@@ -461,7 +461,7 @@ def connect(
     max_size: int | None = MIB,
     max_queue: int | None = 16,
     fast_lane: bool = True,
-    resume: bool | str = False,
+    resume: bool | str | None = False,
 ) -> Connector:
     """Connect to a WebSocket server: ``async with connect("wss://host/path") as ws:``, closed at the end.
 

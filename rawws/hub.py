@@ -71,10 +71,10 @@ class Hub:
         self,
         *,
         mode: Mode | str = Mode.BROADCAST,
-        hello: str = "",
+        hello: str | None = None,
         max_lag_bytes: int = MAX_LAG_BYTES,
         slow: Slow | str = Slow.CLOSE,
-        key: str = "",
+        key: str | None = None,
         history: int = 0,
         history_bytes: int = MIB,
         history_age_s: float = 3600.0,
@@ -88,7 +88,7 @@ class Hub:
         """Raises `UsageError` for a mode or a policy that there isn't, and for what can't be a limit."""
         if max_rooms is not None:
             check_number("max_rooms", max_rooms, least=1)
-        if not isinstance(hello, str):
+        if not isinstance(hello, str | None):
             raise UsageError(f"hello can't be {hello!r}; it is a text")
         if settings is not None and not callable(settings):
             raise UsageError(f"settings can't be {settings!r}; it is a function of a room's path")
@@ -100,13 +100,13 @@ class Hub:
             key,
             exclude_sender,
             read_only,
-            math.inf if max_peers is None else max_peers,
+            max_peers,
         )
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
         self._rooms_at = None if rooms_at is None else RoomPaths(rooms_at)
         self._settings_for = settings
         self._max_rooms = max_rooms
-        self.hello = hello
+        self.hello = hello or ""
         self._hello = encode_frame(Opcode.TEXT, hello.encode()) if hello else b""
         self._occupied: dict[str, Room] = {}
         self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()
@@ -167,7 +167,7 @@ class Hub:
         history = self.settings.history
         given = {
             "--max-rooms": math.inf if self._max_rooms is None else self._max_rooms,
-            "--max-peers": self.settings.max_peers,
+            "--max-peers": math.inf if self.settings.max_peers is None else self.settings.max_peers,
             "--max-lag": self.settings.max_lag_bytes,
             "--history": history.messages,
             "--history-bytes": history.max_bytes,
@@ -213,9 +213,9 @@ class Hub:
         if refusal := self.refuse_room(path):
             return refusal
         room = self._occupied.get(path)
-        if room is not None and len(room) >= room.settings.max_peers:
-            told = "There are as many peers in this room as it takes "
-            told += f"(--max-peers {room.settings.max_peers}); try again later."
+        most = None if room is None else room.settings.max_peers
+        if room is not None and most is not None and len(room) >= most:
+            told = f"There are as many peers in this room as it takes (--max-peers {most}); try again later."
             return Refusal(503, "room_full", told, _LATER)
         reading = read_request(request)
         return reading if isinstance(reading, Refusal) else None

@@ -66,10 +66,10 @@ class RoomSettings:
     history: History = field(default_factory=History)
     max_lag_bytes: int = MAX_LAG_BYTES
     slow: Slow = Slow.CLOSE
-    key: str = ""  # the JSON member that is a message's key, for `Slow.LATEST`
+    key: str | None = None  # the JSON member that is a message's key, for `Slow.LATEST`
     exclude_sender: bool = False  # a message goes to all others
     read_only: bool = False  # a peer that sends something is closed with 1008; others publish
-    max_peers: float = math.inf
+    max_peers: float | None = None  # any number
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for what doesn't go together."""
@@ -79,11 +79,14 @@ class RoomSettings:
             )
         if not isinstance(self.slow, Slow):
             raise UsageError(f"slow can't be {self.slow!r}; give a member of rawws.Slow, such as Slow.SKIP")
+        if not isinstance(self.history, History):
+            raise UsageError(f"history can't be {self.history!r}; give a rawws.History, such as History(messages=100)")
         check_number("history", self.history.messages)
         check_number("history_bytes", self.history.max_bytes)
         check_number("history_age_s", self.history.max_age_s, whole=False)
         check_number("max_lag_bytes", self.max_lag_bytes, least=1)
-        check_number("max_peers", self.max_peers, least=1, whole=False)
+        if self.max_peers is not None:
+            check_number("max_peers", self.max_peers, least=1, whole=False)
 
 
 class Delivery(NamedTuple):
@@ -136,7 +139,7 @@ class Room:
         self._keep = keep
         self.settings = settings or RoomSettings()
         slow, key, max_lag_bytes = self.settings.slow, self.settings.key, self.settings.max_lag_bytes
-        self._keys = NewestByKey(key, max_lag_bytes) if slow is Slow.LATEST else None
+        self._keys = NewestByKey(key or "", max_lag_bytes) if slow is Slow.LATEST else None
         self._senders: Senders | None = Senders() if self.settings.exclude_sender else None
         self.log = self._make_log()
         # Those that have been sent everything, by the form that they get: their place is the log's tail.

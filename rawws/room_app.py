@@ -15,7 +15,7 @@ It stands in front of what answers all other requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -165,7 +165,7 @@ def rooms(
     elsewhere: HttpApp | None = None,
     publish_token: str | None = None,
     is_local: bool = False,
-    origins: Origins | Sequence[str] = (),
+    origins: Origins | Iterable[str] | None = (),
     max_size: int | None = None,
 ) -> HttpApp:
     """Return an app, for the ``http`` of `serve`, in which a hub's rooms can be read and written over HTTP.
@@ -175,10 +175,10 @@ def rooms(
     ``rawws.asgi(app)``.
 
     Publishing needs the ``publish_token``; without one nobody may, unless the server is one that only this machine can
-    reach (``is_local``). Web pages from ``origins`` may read and write; others of another host may not. A message may
-    have ``max_size`` bytes, or as many as `serve` says if there is none.
+    reach (``is_local``). Web pages from ``origins`` may read and write, those of any host for None; others of another
+    host may not. A message may have ``max_size`` bytes, or as many as `serve` says if there is none.
     """
-    guard = Guard(publish_token, is_local, origins if isinstance(origins, Origins) else Origins(origins))
+    guard = Guard(publish_token, is_local, Origins.of(origins))
     return RoomApp(hub, elsewhere or HelloApp(["POST"]), guard, max_message_bytes=max_size)
 
 

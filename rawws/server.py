@@ -403,10 +403,7 @@ def make_service(
             raise UsageError(f"{name!r} can't be a subprotocol: it is to be a token, such as chat.v1 (RFC 6455 §4.1)")
     if server_header is not None:
         Response(200, b"", {"Server": server_header})  # raises for what can't be a header's value
-    if origins is None:
-        origins = Origins(["*"])
-    elif not isinstance(origins, Origins):
-        origins = Origins([origins] if isinstance(origins, str) else origins)
+    origins = Origins.of(origins)
     app: Callable[[Exchange], Awaitable[None]]
     if http is None:
         app = web.UpgradeOnlyApp()
@@ -443,7 +440,7 @@ async def serve(
     ssl: ssl_module.SSLContext | None = None,
     http: web.HttpApp | web.Answer | None = None,
     origins: Origins | Iterable[str] | None = SAME_HOST,
-    hosts: Sequence[str] = (),
+    hosts: Sequence[str] | None = None,
     authenticate: Authenticate | None = None,
     subprotocols: Sequence[str] | None = None,
     select_subprotocol: SelectSubprotocol | None = None,
@@ -465,7 +462,7 @@ async def serve(
     max_target: int = 8 * KIB,
     max_body: int = 64 * KIB,
     keep_alive: float | None = 75,
-    trusted_proxies: Sequence[str] = (),
+    trusted_proxies: Sequence[str] | None = None,
     server_header: str | None = None,
     drain: float | None = 5,
     fast_lane: bool = True,
@@ -476,7 +473,7 @@ async def serve(
     """Serve WebSockets on a port until cancelled, or until ``server.stop()`` has closed every connection in order.
 
     ``await nursery.start(rawws.serve, handler, port)`` returns the `Server` when it listens. Times are in seconds,
-    sizes in bytes; None switches a limit off.
+    sizes in bytes; None switches a limit off, except those of a request's head and body.
 
     ``handler`` is an async function that is called with each `WebSocket`, in a task of its own; the connection is
     closed with 1000 when it returns, and with 1011 when it raises. Or it is a `Hub`, which relays at the paths that are
@@ -567,7 +564,7 @@ async def serve(
         server_header=server_header,
         tracer=tracer,
     )
-    gate = Gate(max_connections, max_connections_per_ip, trusted_proxies)
+    gate = Gate(max_connections, max_connections_per_ip, trusted_proxies or ())
     memory = {} if max_memory is None else {"--max-memory": max_memory}
     rooms = handler.limits_by_flag() if isinstance(handler, Hub) else {}
     service.limits_by_flag = {**limits.by_flag(), **gate.limits_by_flag(), **memory, **rooms}
@@ -581,7 +578,7 @@ async def serve(
         elsewhere = _refuse_outside_rooms(handler, http, checked_routes) if isinstance(handler, Hub) else Route(handler)
         opened = await _open(port, host, listeners, unix)
         if hosts or all(map(is_loopback, opened)):
-            service.hosts = Hosts(hosts)
+            service.hosts = Hosts(hosts or ())
         server = Server(opened, elsewhere, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=checked_routes)
         await server.run(task_status=task_status)
 

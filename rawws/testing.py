@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import trio
 
+from rawws.errors import UsageError
 from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
@@ -34,8 +35,13 @@ __all__ = ["Opcode", "RawPeer", "ReceivedFrame", "Role", "open_pair", "open_raw"
 class _Handshake:
     """Both sides of a handshake, without a connection."""
 
-    def __init__(self, path: str, headers: FieldsLike, subprotocols: Sequence[str], compression: str | None) -> None:
+    def __init__(
+        self, path: str, headers: FieldsLike | None, subprotocols: Sequence[str] | None, compression: str | None
+    ) -> None:
+        if not isinstance(path, str):
+            raise UsageError(f"path can't be {path!r}; give a text that begins with a slash, such as /room")
         compresses = compression is not None
+        headers, subprotocols = headers or (), subprotocols or ()
         uri = parse_uri(f"ws://server.test{path}")
         client = ClientHandshake(uri, headers=headers, subprotocols=subprotocols, compression=compresses)
         server = examine(client.request, Origins(["*"]), compression=compresses)
@@ -80,8 +86,8 @@ def _limits(
 async def open_pair(
     path: str = "/",
     *,
-    headers: FieldsLike = (),
-    subprotocols: Sequence[str] = (),
+    headers: FieldsLike | None = None,
+    subprotocols: Sequence[str] | None = None,
     compression: str | None = "deflate",
     ping_interval: float | None = None,
     ping_timeout: float | None = 20,
@@ -112,8 +118,8 @@ async def open_raw(
     role: Role = Role.CLIENT,
     path: str = "/",
     *,
-    headers: FieldsLike = (),
-    subprotocols: Sequence[str] = (),
+    headers: FieldsLike | None = None,
+    subprotocols: Sequence[str] | None = None,
     compression: str | None = "deflate",
     ping_interval: float | None = None,
     ping_timeout: float | None = 20,
@@ -128,6 +134,8 @@ async def open_raw(
     ``role`` is the raw peer's; ``ws`` has the other. ``send_buffer`` bounds, roughly, how many bytes ``ws`` can send
     before the peer reads.
     """
+    if not isinstance(role, Role):
+        raise UsageError(f"role can't be {role!r}; give Role.CLIENT or Role.SERVER")
     limits = _limits(ping_interval, ping_timeout, close_timeout, max_size, max_queue)
     handshake = _Handshake(path, headers, subprotocols, compression)
     theirs, ours = socket.socketpair()

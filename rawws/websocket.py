@@ -453,9 +453,9 @@ class WebSocket:
             raise self._closed_error(self._inbox.closed)
         return ping.latency_s
 
-    async def pong(self, data: Data = b"") -> None:
+    async def pong(self, data: Data | None = None) -> None:
         """Send a pong that nobody has asked for, as a one-way heartbeat (§5.5.3)."""
-        payload = _control_payload(data)
+        payload = b"" if data is None else _control_payload(data)
         if not self._can_send:
             await self._wait_to_send()
         self._session.pong(payload)
@@ -492,7 +492,7 @@ class WebSocket:
 
     # The end
 
-    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+    async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
         """Close the connection, and wait until the peer has closed its side, for ``close_timeout`` at most.
 
         Everything sent before goes out before. Harmless when the connection is closed already, or being closed.
@@ -506,13 +506,14 @@ class WebSocket:
             self._loop.drop(self._peer, Cause.OUR_CLOSE, "cut off by us")
             raise
 
-    def begin_close(self, code: int = 1000, reason: str = "") -> None:
+    def begin_close(self, code: int = 1000, reason: str | None = None) -> None:
         """Send a close, and see to the rest of the closing handshake in the background."""
-        if code not in SENDABLE_CLOSE_CODES and not 3000 <= code <= 4999:
+        if not isinstance(code, int) or (code not in SENDABLE_CLOSE_CODES and not 3000 <= code <= 4999):
             raise UsageError(
-                f"{code} can't be sent as a close code (RFC 6455 §7.4); give 1000, 1001, 1003, 1007 to 1014, or one "
+                f"{code!r} can't be sent as a close code (RFC 6455 §7.4); give 1000, 1001, 1003, 1007 to 1014, or one "
                 "from 3000 to 4999"
             )
+        reason = reason or ""
         if (size := len(reason.encode())) > MAX_CONTROL_PAYLOAD_BYTES - 2:
             raise UsageError(f"a close reason of {size} bytes is too long; a close frame holds 123 (RFC 6455 §5.5)")
         self._loop.close(self._peer, code, reason)

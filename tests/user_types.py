@@ -26,11 +26,15 @@ async def answer(request: rawws.Request) -> rawws.Response | str | None:
 
 
 async def authenticate(request: rawws.Request) -> rawws.Response | str:
-    return request.headers.get("X-User") or rawws.Response(401, "who?")
+    assert_type(request.headers.get("X-User"), str | None)
+    assert_type(request.headers.get("X-User", 0), str | int)
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token if scheme == "Bearer" else rawws.Response(401, "who?")
 
 
 def settings(path: str) -> rawws.RoomSettings | None:
-    return rawws.RoomSettings(slow=rawws.Slow.SKIP) if path.startswith("/ticker/") else None
+    kept = rawws.History(messages=100)
+    return rawws.RoomSettings(kept, slow=rawws.Slow.SKIP) if path.startswith("/ticker/") else None
 
 
 async def main() -> None:

@@ -131,6 +131,15 @@ class Origins:
         """
         self._allowed = frozenset(map(self._normalise, allowed))
 
+    @classmethod
+    def of(cls, given: Origins | Iterable[str] | None) -> Origins:
+        """Return the origins that our caller gave: these, one or several by name, or any for None."""
+        if isinstance(given, Origins):
+            return given
+        if given is None:
+            given = ["*"]
+        return cls([given] if isinstance(given, str) else given)
+
     @staticmethod
     def _normalise(origin: str) -> str:
         lowered = origin.strip().lower().removesuffix("/")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import TypeVar, overload
 
 from rawws.errors import UsageError
 
@@ -20,6 +21,8 @@ _VALUE = re.compile(r"(?:[!-~](?:[ \t!-~]*[!-~])?)?")
 
 # Fields as a caller may give them: a mapping, or pairs where a name occurs twice or the order matters.
 FieldsLike = Mapping[str, str] | Iterable[tuple[str, str]]
+
+_Default = TypeVar("_Default")
 
 
 def is_token(text: str) -> bool:
@@ -32,7 +35,8 @@ class Headers:
 
     __slots__ = ("_fields", "_values")
 
-    def __init__(self, fields: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, fields: Sequence[tuple[str, str]] | None = None) -> None:
+        fields = fields or ()
         self._fields = tuple(fields)
         self._values: dict[str, list[str]] = {}
         for name, value in fields:
@@ -77,7 +81,13 @@ class Headers:
     def __repr__(self) -> str:
         return f"Headers({list(self._fields)})"
 
-    def get(self, name: str, default: str | None = None) -> str | None:
+    @overload
+    def get(self, name: str) -> str | None: ...
+    @overload
+    def get(self, name: str, default: str) -> str: ...
+    @overload
+    def get(self, name: str, default: _Default) -> str | _Default: ...
+    def get(self, name: str, default: object = None) -> object:
         """Return what ``headers[name]`` does, or the default when there is no such field."""
         values = self._values.get(name.lower())
         return default if values is None else ", ".join(values)
@@ -174,22 +184,27 @@ class Response:
     __slots__ = ("body", "headers", "raw_head", "status")
 
     def __init__(
-        self, status: int = 200, body: str | bytes = b"", headers: FieldsLike = (), *, raw_head: bytes = b""
+        self,
+        status: int = 200,
+        body: str | bytes | None = None,
+        headers: FieldsLike | None = None,
+        *,
+        raw_head: bytes | None = None,
     ) -> None:
         """Raises `UsageError` for a status that isn't one, a body where it has none, or a header that can't be sent."""
-        if not 100 <= status <= 599:
-            raise UsageError(f"{status} is not an HTTP status; give one from 200 to 599")
+        if not isinstance(status, int) or not 100 <= status <= 599:
+            raise UsageError(f"{status!r} is not an HTTP status; give one from 200 to 599")
         if body and (status < 200 or status in (204, 304)):
             raise UsageError(f"a response with status {status} has no body (RFC 9110 §6.4.1); leave the body out")
         self.status = status
-        self.headers = headers if isinstance(headers, Headers) else Headers.checked(headers)
-        self.raw_head = raw_head  # as it stood on the wire, of a response that was received
+        self.headers = headers if isinstance(headers, Headers) else Headers.checked(headers or ())
+        self.raw_head = raw_head or b""  # as it stood on the wire, of a response that was received
         if isinstance(body, str):
             self.body = body.encode()
             if "Content-Type" not in self.headers:
                 self.headers = Headers([("Content-Type", "text/plain; charset=utf-8"), *self.headers])
         else:
-            self.body = body
+            self.body = body or b""
 
     @property
     def reason(self) -> str:

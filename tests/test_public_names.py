@@ -1,0 +1,153 @@
+"""The public names as a program meets them: each keyword's None, in every place that has the keyword."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+import rawws
+import rawws.testing
+from rawws.errors import UsageError
+from tests.asgi_serving import echo, says_ok
+from tests.serving import LOOPBACK, upgrade
+
+# The names of what a program is given, and of tuples, which are checked where they are used.
+GIVEN = {"History", "Peer", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"}
+# Methods of public names that are for rawws itself.
+INTERNAL = {
+    *("Hub.adopt", "Hub.prepare", "Hub.refuse_room", "Hub.stream_events"),
+    *("Room.add", "Room.admit", "Room.send_out", "WebSocket.enter", "Peer.describe_end"),
+}
+
+
+def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield what a program may call, by its name."""
+    for name in rawws.__all__:
+        found = getattr(rawws, name)
+        if inspect.isfunction(found):
+            yield name, found
+        if not inspect.isclass(found) or issubclass(found, BaseException | enum.Enum):
+            continue
+        if name not in GIVEN:
+            yield name, found
+        for method_name, method in vars(found).items():
+            if inspect.isfunction(method):
+                yield f"{name}.{method_name}", method
+    for name in ("open_pair", "open_raw"):
+        yield name, getattr(rawws.testing, name)
+
+
+def optional_keywords() -> Iterator[tuple[str, inspect.Parameter]]:
+    """Yield each keyword that may be left out, with the function that has it."""
+    for name, function in functions():
+        if name.rpartition(".")[2].startswith("_") or name in INTERNAL:
+            continue
+        for parameter in inspect.signature(function).parameters.values():
+            is_flag = parameter.annotation == "bool" or parameter.name == "task_status"  # trio's own
+            if parameter.default is not parameter.empty and not is_flag:
+                yield name, parameter
+
+
+KEYWORDS = list(optional_keywords())
+
+
+def takes_none(parameter: inspect.Parameter) -> bool:
+    """Say whether a type checker lets a program give None."""
+    annotation: str = parameter.annotation
+    return annotation == "object" or annotation.endswith("| None")
+
+
+@pytest.mark.parametrize("keyword", sorted({parameter.name for _, parameter in KEYWORDS}))
+def test_a_keyword_that_takes_none_in_one_place_takes_it_in_all(keyword: str) -> None:
+    places = {name: takes_none(parameter) for name, parameter in KEYWORDS if parameter.name == keyword}
+    assert len(set(places.values())) == 1, places
+
+
+async def _serve(**given: Any) -> None:
+    keywords = {"port": 0, "host": LOOPBACK, **given}
+    if keywords["port"] is None:
+        keywords["listeners"] = [socket.create_server((LOOPBACK, 0))]
+    try:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(partial(rawws.serve, echo, **keywords))
+            server.stop()
+    except* UsageError as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _attach(**given: Any) -> None:
+    ours, theirs = socket.socketpair()
+    lines = [line.partition(": ") for line in upgrade().decode().split("\r\n")[1:-2]]
+    fields = rawws.Headers([(name, value) for name, _, value in lines])
+    with theirs:
+        async with rawws.attach(ours, rawws.Request("GET", "/", "1.1", fields), **given) as ws:
+            theirs.shutdown(socket.SHUT_WR)
+            await ws.wait_closed()
+
+
+async def _open_pair(**given: Any) -> None:
+    async with rawws.testing.open_pair(**given):
+        pass
+
+
+async def _open_raw(**given: Any) -> None:
+    async with rawws.testing.open_raw(**given) as (peer, _):
+        peer.hang_up()
+
+
+async def _of_a_websocket(method: str, **given: Any) -> None:
+    async with rawws.testing.open_pair() as (one, _):
+        positional = ("message",) if method == "send" else ()
+        called = getattr(one, method)(*positional, **given)
+        if inspect.isawaitable(called):
+            await called
+
+
+async def _of_a_room(method: str, **given: Any) -> None:
+    hub = rawws.Hub()
+    async with rawws.testing.open_pair() as (_, other):
+        positional: dict[str, tuple[Any, ...]] = {"publish": ("x",), "publish_many": (["x"],), "join": (other,)}
+        getattr(hub.room("/room"), method)(*positional[method], **given)
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "Headers": rawws.Headers,
+    "Headers.get": lambda **given: rawws.Headers().get("Name", **given),
+    "Hub": rawws.Hub,
+    "Response": rawws.Response,
+    "RoomSettings": rawws.RoomSettings,
+    "asgi": lambda **given: rawws.asgi(says_ok, **given),
+    "attach": _attach,
+    "connect": lambda **given: rawws.connect("ws://localhost/", **given),
+    "open_pair": _open_pair,
+    "open_raw": _open_raw,
+    "rooms": lambda **given: rawws.rooms(rawws.Hub(), **given),
+    "serve": _serve,
+    **{f"Room.{each}": lambda each=each, **given: _of_a_room(each, **given)
+       for each in ("publish", "publish_many", "join")},
+    **{f"WebSocket.{each}": lambda each=each, **given: _of_a_websocket(each, **given)
+       for each in ("send", "aclose", "ping", "pong", "begin_close")},
+}  # fmt: skip
+
+
+def test_every_function_with_optional_keywords_is_called_here() -> None:
+    assert set(CALLS) == {name for name, _ in KEYWORDS}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"), KEYWORDS, ids=[f"{name}({parameter.name})" for name, parameter in KEYWORDS]
+)
+async def test_none_is_taken_or_refused_in_one_sentence(name: str, parameter: inspect.Parameter) -> None:
+    refused = nullcontext() if takes_none(parameter) else pytest.raises(UsageError, match=f"{parameter.name}.*; give ")
+    with trio.fail_after(60), refused:
+        called = CALLS[name](**{parameter.name: None})
+        if inspect.isawaitable(called):
+            await called
