@@ -28,7 +28,7 @@ from rawws.errors import (
     UsageError,
 )
 from rawws.hub import Hub
-from rawws.peer import Peer
+from rawws.member import Member
 from rawws.room import Delivery, Room, RoomSettings, Slow
 from rawws.room_app import rooms
 from rawws.server import SAME_HOST, Server, serve
@@ -60,9 +60,9 @@ __all__ = [
     "InvalidStatus",
     "InvalidURI",
     "ListenError",
+    "Member",
     "NoResponse",
     "OpenTimeout",
-    "Peer",
     "ProxyError",
     "RawwsError",
     "Request",

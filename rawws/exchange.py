@@ -16,6 +16,7 @@ from typing import NoReturn
 import trio
 
 from rawws import logs
+from rawws.accepting import Address
 from rawws.doors import Access
 from rawws.errors import Refusal
 from rawws.http_connection import SLOW_AND_FULL, WAIT_BYTES, Adopt, Deadline, HttpConnection
@@ -71,8 +72,13 @@ class Exchange:
     @property
     def client(self) -> tuple[str, int] | None:
         """Who asks: the socket's other end, or what a trusted proxy says; None on a Unix socket."""
-        address = self._connection.address
+        address = self.remote_address
         return address if isinstance(address, tuple) else None
+
+    @property
+    def remote_address(self) -> Address:
+        """Who asks, as `client` has it, or the path of a Unix socket."""
+        return self._connection.address
 
     @property
     def server(self) -> tuple[str, int | None] | None:
@@ -180,13 +186,15 @@ class Exchange:
             await self._connection.send_response(response, logs.http)
         self.is_complete = True
 
-    async def authorize(self, access: Access) -> Response | None:
-        """Ask the application whether this client may have that access to the room of its path."""
+    async def authorize(self, access: Access) -> object:
+        """Ask the application whether this client may have that access to the room of its path.
+
+        Returns the `Response` with which it refuses, or else what it knows of the client, which is None without one.
+        """
         connection = self._connection
         if connection.service.authenticate is None:
             return None
-        answer = await connection.ask(connection.service.authenticate, replace(self.request, action=access.words))
-        return answer if isinstance(answer, Response) else None
+        return await connection.ask(connection.service.authenticate, replace(self.request, action=access.words))
 
     async def wait_for(self, happens: Callable[[], Awaitable[None]], most_s: float) -> None:
         """Wait until there is something to tell, or there is no use in it: the client has gone, or the server stops.

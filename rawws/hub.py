@@ -12,13 +12,14 @@ from typing import TypeVar
 import trio
 
 from rawws import logs
+from rawws.accepting import Address
 from rawws.backplane import Shards
 from rawws.doors import Access, Door, access_through
 from rawws.errors import Refusal, UsageError
 from rawws.failures import is_failure
 from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.loop import current_loop
-from rawws.peer import Endpoint, Pace, Peer
+from rawws.peer import NOTHING, About, Endpoint, Pace, Peer
 from rawws.room import Place, Room, RoomSettings, Slow
 from rawws.room_paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.transport import Transport
@@ -242,14 +243,17 @@ class Hub:
         endpoint: Endpoint,
         *,
         request: Request | None = None,
+        remote_address: Address | None = None,
+        user: object = None,
         trailing_data: bytes = b"",
         fast_lane: bool = True,
     ) -> Peer | None:
         """Take over a connection whose handshake is complete: greet it, and put it in its path's room.
 
-        The query of the ``request`` says from where on it wants to read. The transport is the loop's from here on.
-        Frames that the client sent behind its request are read at once. Returns None when the system can't watch one
-        more socket, or the client has gone; it is closed then.
+        The query of the ``request`` says from where on it wants to read. The ``remote_address`` is that of the
+        transport, unless a proxy says otherwise; the ``user`` is what ``authenticate`` returned. The transport is the
+        loop's from here on. Frames that the client sent behind its request are read at once. Returns None when the
+        system can't watch one more socket, or the client has gone; it is closed then.
         """
         loop = current_loop()
         agreement = handshake.deflate
@@ -266,6 +270,7 @@ class Hub:
         if handshake.subprotocol == SUBPROTOCOL:
             form |= WITH_IDS
         peer = Peer(number, transport, session, endpoint, form)
+        peer.about = _about(transport, remote_address, user, handshake.subprotocol)
         if self._add(peer, handshake.path, _reading_of(request)) is None:
             return None
         if trailing_data:
@@ -273,11 +278,21 @@ class Hub:
         return peer
 
     def stream_events(
-        self, number: int, transport: Transport, path: str, reading: Reading, endpoint: Endpoint
+        self,
+        number: int,
+        transport: Transport,
+        path: str,
+        reading: Reading,
+        endpoint: Endpoint,
+        *,
+        remote_address: Address | None = None,
+        user: object = None,
     ) -> Peer | None:
         """Take over a connection whose response is to be a room's events; its head has been sent."""
         form = EVENTS | AS_JSON if reading.wants_json else EVENTS
-        return self._add(Peer(number, transport, EventStream(), endpoint, form), path, reading)
+        peer = Peer(number, transport, EventStream(), endpoint, form)
+        peer.about = _about(transport, remote_address, user)
+        return self._add(peer, path, reading)
 
     def _add(self, peer: Peer, path: str, reading: Reading) -> Peer | None:
         """Greet a peer, send it its starting position, and put it into a room; return None if it has gone meanwhile.
@@ -333,6 +348,11 @@ def _choose(choices: type[_Choice], given: _Choice | str, what: str) -> _Choice:
     except ValueError:
         names = ", ".join(repr(choice.value) for choice in choices)
         raise UsageError(f"there is no {what} {given!r}; give one of {names}") from None
+
+
+def _about(transport: Transport, address: Address | None, user: object, subprotocol: str | None = None) -> About:
+    client = None if address == (transport.remote_address or "") else address
+    return NOTHING if user is None and subprotocol is None and client is None else About(user, subprotocol, client)
 
 
 def _keep(room: Room) -> None:

@@ -517,7 +517,7 @@ class Loop:
         """Ask the poller for what this peer is waited for."""
         inbox = peer.inbox
         reads = (
-            (peer.outbox_bytes if inbox is None else inbox.answer_bytes) <= MAX_OUTBOX_BYTES
+            peer.unanswered_bytes <= MAX_OUTBOX_BYTES
             and (inbox is None or not inbox.paused)
             and (not peer.held_back or (peer.session.state is not OPEN and peer.kept is None))
             and not (peer.pace is not None and peer.pace.rests_until and peer.session.state is OPEN)
@@ -652,6 +652,8 @@ class Loop:
         peer.outbox_bytes = 0
         peer.endpoint.has_left(peer.number)
         self.traffic.ends[peer.describe_end(cause).cause] += 1
+        if peer.alone is not None:
+            peer.alone.drained.unpark_all()
         if peer.inbox is not None:
             self.memory.adopt(peer.inbox)
             peer.inbox.end(peer.describe_end(cause, told))

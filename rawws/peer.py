@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from rawws.accepting import Address
 from rawws.errors import Cause, Closed
 from rawws.limits import Limits
 from rawws.tracing import Tracer
@@ -112,6 +113,27 @@ class Pace:
         self.took_at = math.inf  # when it last took some of what a room waits for it to take, if one does
 
 
+class About(NamedTuple):
+    """What is known of a relayed peer besides its socket. Most peers share one: an idle peer takes 1 KiB in all."""
+
+    user: object = None  # what ``authenticate`` returned
+    subprotocol: str | None = None
+    client: Address | None = None  # its address, where a trusted proxy tells of it
+
+
+NOTHING = About()
+
+
+class Alone:
+    """What a program sends to a peer alone that it holds nothing of, while it does."""
+
+    __slots__ = ("drained", "waiting_bytes")
+
+    def __init__(self) -> None:
+        self.drained = trio.lowlevel.ParkingLot()  # of the tasks that wait for the peer to take what it was sent
+        self.waiting_bytes = 0  # queued since the outbox was last empty
+
+
 class Peer:
     """One WebSocket connection as the loop sees it. The loop owns its transport.
 
@@ -121,6 +143,8 @@ class Peer:
     """
 
     __slots__ = (
+        "about",
+        "alone",
         "answer_by",
         "awaits_form",
         "cause",
@@ -161,6 +185,8 @@ class Peer:
         self.form = form  # in which a room's log is sent to it
         self.relay: Room | None = None  # whose log gets what it says; without it and an inbox, it gets that back
         self.inbox: Inbox | None = None
+        self.about = NOTHING
+        self.alone: Alone | None = None
         self.rooms = NOWHERE
         self.pace: Pace | None = None  # of a peer that can't keep up, or has to
         self.cursors: dict[Room, Cursor] | None = None  # in each of its rooms, while it is behind in them
@@ -218,6 +244,30 @@ class Peer:
     def is_blocked(self) -> bool:
         """Whether its socket takes no more for now, so that what is sent would have to wait."""
         return bool(self.interest & WRITABLE)
+
+    async def wait_drained(self) -> None:
+        """Wait until its socket has taken what was queued, or the connection has ended.
+
+        For a task that has something to send to a peer without an inbox.
+        """
+        if self.alone is None:
+            self.alone = Alone()
+        await self.alone.drained.park()
+
+    def wake_senders(self) -> None:
+        """Wake the tasks that wait to send."""
+        if self.inbox is not None:
+            self.inbox.drains += 1
+            self.inbox.drained.unpark_all()
+        if self.alone is not None:
+            self.alone.drained.unpark_all()
+
+    @property
+    def unanswered_bytes(self) -> int:
+        """The bytes of answers that wait for it: of pongs, echoes and the like, and of no program's messages."""
+        if self.inbox is not None:
+            return self.inbox.answer_bytes
+        return self.outbox_bytes if self.alone is None else self.outbox_bytes - self.alone.waiting_bytes
 
     def queue_later(self, frames: Sequence[Piece]) -> None:
         """Put frames behind the message that is being sent in fragments."""

@@ -15,6 +15,7 @@ import trio
 from rawws.backplane import Backplane
 from rawws.errors import UsageError
 from rawws.limits import MAX_LAG_BYTES, MIB, check_number
+from rawws.member import Member
 from rawws.peer import Peer
 from rawws.presence import Watchers
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
@@ -188,9 +189,24 @@ class Room:
     def __bool__(self) -> bool:
         return True  # a room that is empty is a room
 
+    def __iter__(self) -> Iterator[Member]:
+        """Iterate over those who are in the room now, in the order in which they connected.
+
+        Joins and leaves during the iteration change nothing. Members at other nodes are in the same room there only.
+        """
+        loop = self._loop
+        if loop is None:
+            return iter(())
+        return iter([Member(peer, loop) for peer in sorted(self.peers, key=lambda peer: peer.number)])
+
+    def __contains__(self, who: object) -> bool:
+        """Whether a `Member` or a `WebSocket` is in the room now."""
+        peer = getattr(who, "_peer", None)
+        return isinstance(peer, Peer) and self in peer.rooms
+
     @property
     def peers(self) -> list[Peer]:
-        """Those who are in the room now. What a program holds of one is its ``websocket``."""
+        """Those who are in the room now, as rawws itself sees them; a program iterates over the room."""
         return [*self.behind, *(peer for peers in self.current.values() for peer in peers)]
 
     @property

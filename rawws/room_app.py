@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 
 from rawws.doors import Door
 from rawws.errors import Refusal
@@ -107,17 +106,19 @@ class RoomApp(InFront):
         await exchange.pass_over_body()
         if isinstance(reading, Refusal):
             await self._answer(exchange, reading)
-        elif refused := await exchange.authorize(self._hub.access(_door_of(reading, streams=streams), path)):
-            await self._answer(exchange, refused)
+            return
+        user = await exchange.authorize(self._hub.access(_door_of(reading, streams=streams), path))
+        if isinstance(user, Response):
+            await self._answer(exchange, user)
         elif streams:
-            await self._stream(exchange, path, reading)
+            await self._stream(exchange, path, reading, user)
         elif reading.wants_peers:
             room = self._hub.rooms.get(path)
             await self._answer(exchange, answer_json({"peers": 0 if room is None else len(room)}))
         else:
             await self._poll(exchange, path, reading)
 
-    async def _stream(self, exchange: Exchange, path: str, reading: Reading) -> None:
+    async def _stream(self, exchange: Exchange, path: str, reading: Reading, user: object) -> None:
         request = exchange.request
         refused = self._hub.admit(request) or await self._hub.prepare(path, reading.since) or self._hub.admit(request)
         if refused is not None:
@@ -133,10 +134,14 @@ class RoomApp(InFront):
             await exchange.start_response(200, Headers(headers).raw())
             await exchange.end_response()
             return
-        await exchange.hand_over(headers, partial(self._adopt, path, reading))
+        address = exchange.remote_address
 
-    def _adopt(self, path: str, reading: Reading, number: int, transport: Transport, endpoint: Endpoint) -> Peer | None:
-        return self._hub.stream_events(number, transport, path, reading, endpoint)
+        def adopt(number: int, transport: Transport, endpoint: Endpoint) -> Peer | None:
+            return self._hub.stream_events(
+                number, transport, path, reading, endpoint, remote_address=address, user=user
+            )
+
+        await exchange.hand_over(headers, adopt)
 
     async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> None:
         refused: Refusal | None = None

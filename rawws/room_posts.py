@@ -129,7 +129,9 @@ class Posts:
         """Publish the body of a request in the room of its path, and return what to answer."""
         request = exchange.request
         refused: Response | Refusal | None = self._guard.refuse_writing(request) or _refuse_key(request)
-        refused = refused or await exchange.authorize(self._hub.access(Door.POST, path)) or self._refuse_rate(exchange)
+        if refused is None:
+            user = await exchange.authorize(self._hub.access(Door.POST, path))
+            refused = user if isinstance(user, Response) else self._refuse_rate(exchange)
         if refused is not None:
             await exchange.pass_over_body()
             return refused

@@ -18,7 +18,7 @@ import trio
 
 from rawws import tracing
 from rawws.forms import SENT_AT_ONCE_BYTES
-from rawws.peer import Peer, Piece
+from rawws.peer import Alone, Peer, Piece
 from rawws.room import Room
 from rawws.transport import READABLE
 from rawws.wire.broadcast_log import RUN_BYTES, Cursor
@@ -172,6 +172,15 @@ class Sending:
             self.queue(peer, frames)
         self.flush(peer)
 
+    def send_alone(self, peer: Peer, frames: bytes) -> None:
+        """Send a program's message to a peer without an inbox, which lacks nothing of its rooms."""
+        if peer.alone is None:
+            peer.alone = Alone()
+        peer.alone.waiting_bytes += len(frames)
+        self.send(peer, frames)
+        if not peer.outbox:
+            peer.alone.waiting_bytes = 0
+
     def send_soon(self, peer: Peer, frames: bytes) -> None:
         """Queue frames for this peer, to go out with those that follow: at once when they are many, else very soon.
 
@@ -278,9 +287,8 @@ class Sending:
                 peer.transport.shutdown_write()
                 done = takes_more = not peer.transport.has_unsent
         self._loop.watch(peer, done=takes_more)
-        if takes_more and peer.inbox is not None:
-            peer.inbox.drains += 1
-            peer.inbox.drained.unpark_all()
+        if takes_more:
+            peer.wake_senders()
 
     def _send_pending(self, peer: Peer) -> bool:
         """Send from the outbox and the logs, each at its turn; return False if something is left.
@@ -305,6 +313,8 @@ class Sending:
                 peer.outbox = None
                 if peer.inbox is not None:
                     peer.inbox.answer_bytes = 0
+                if peer.alone is not None:
+                    peer.alone.waiting_bytes = 0
             if peer.cursors is None or (peer.in_message and peer.in_segment is None):
                 return True
             room = peer.in_segment or self._next_room(peer)

@@ -281,6 +281,8 @@ class Server:
                 upgraded.handshake,
                 endpoint,
                 request=upgraded.request,
+                remote_address=upgraded.remote_address,
+                user=upgraded.user,
                 trailing_data=upgraded.trailing_data,
                 fast_lane=self._fast_lane,
             )

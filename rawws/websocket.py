@@ -17,7 +17,7 @@ from rawws.room import Room
 from rawws.transport import Transport
 from rawws.wire.deflate import Agreement, StreamDeflater, deflater_for
 from rawws.wire.encodings import PLAIN
-from rawws.wire.events import Data, Message, MessagePart, as_message
+from rawws.wire.events import Data, Message, MessagePart, as_message, check_close
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, RSV1, Opcode
 from rawws.wire.message_ids import Gap
 from rawws.wire.messages import Request, Response
@@ -508,15 +508,7 @@ class WebSocket:
 
     def begin_close(self, code: int = 1000, reason: str | None = None) -> None:
         """Send a close, and see to the rest of the closing handshake in the background."""
-        if not isinstance(code, int) or (code not in SENDABLE_CLOSE_CODES and not 3000 <= code <= 4999):
-            raise UsageError(
-                f"{code!r} can't be sent as a close code (RFC 6455 §7.4); give 1000, 1001, 1003, 1007 to 1014, or one "
-                "from 3000 to 4999"
-            )
-        reason = reason or ""
-        if (size := len(reason.encode())) > MAX_CONTROL_PAYLOAD_BYTES - 2:
-            raise UsageError(f"a close reason of {size} bytes is too long; a close frame holds 123 (RFC 6455 §5.5)")
-        self._loop.close(self._peer, code, reason)
+        self._loop.close(self._peer, *check_close(code, reason))
 
     def keep_all(self) -> None:
         """Keep whatever comes until it is received, behind our close too, and hold the peer back no more.
@@ -557,11 +549,6 @@ class _Pieces(AsyncIterator[str | bytes]):
         else:
             raise StopAsyncIteration
         return part.payload.decode() if part.opcode is _TEXT else bytes(part.payload)
-
-
-# §7.4.1 and the registry: what an endpoint may set; the others are never sent (1004, 1005, 1006, 1015), or a
-# client's alone to send (1010).
-SENDABLE_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 
 
 def _control_payload(data: Data) -> bytes:

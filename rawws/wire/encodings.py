@@ -5,7 +5,7 @@ The log holds plain frames, as they go to a WebSocket. A *form* is another encod
 * `PLAIN`, or the window of permessage-deflate that its readers can inflate (`rawws.wire.deflate`);
 * one of these with `WITH_IDS`: the subprotocol ``rawws.id.v1``. Each message begins with a line of JSON, which has its
   ``id``, and what follows the line feed is the payload as it was. A message that isn't of the log has other members:
-  ``gap``, ``skipped``, ``join``, ``leave``, or none for a greeting;
+  ``gap``, ``skipped``, ``join``, ``leave``, or none for a greeting and a message to this reader alone;
 * `EVENTS`: Server-Sent Events (WHATWG HTML §9.2.6). A text is the ``data`` of an event without a name, which a
   browser's ``onmessage`` gets, and the message's id is the event's ``id``. CR LF, CR and LF each end a line in this
   format, and each arrives as LF: all else in a text arrives as it was. A binary message is an event named ``binary``
@@ -181,6 +181,17 @@ def as_json(message_id: bytes, opcode: Opcode, payload: bytes) -> bytes:
     if opcode is Opcode.BINARY:
         return b'{"id":"%b","base64":"%b"}' % (message_id, base64.b64encode(payload))
     return b'{"id":"%b","text":%b}' % (message_id, as_compact_json(payload.decode()))
+
+
+def encode_alone(opcode: Opcode, payload: bytes, form: int) -> bytes:
+    """Return a message for one reader alone, which isn't of the log and has no id, in that reader's form."""
+    if form & EVENTS:
+        if not form & AS_JSON:
+            return event_data(opcode, payload)
+        name = b"base64" if opcode is Opcode.BINARY else b"text"
+        value = base64.b64encode(payload).decode() if opcode is Opcode.BINARY else payload.decode()
+        return _escape_other_line_ends(b'data: {"%b":%b}\n\n' % (name, as_compact_json(value)))
+    return encode_frame(opcode, b"{}\n" + payload if form & WITH_IDS else payload)
 
 
 def notice(told: Mapping[str, Any], form: int) -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rawws.errors import Fault
-from rawws.wire.frames import Opcode
+from rawws.errors import Fault, UsageError
+from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Opcode
 
 # §7.4.1 and the registry it set up (https://www.iana.org/assignments/websocket).
 CLOSE_CODE_NAMES = {
@@ -37,6 +37,24 @@ class CloseFrame(NamedTuple):
         name = CLOSE_CODE_NAMES.get(self.code)
         text = str(self.code) if name is None else f"{self.code} ({name})"
         return f"{text} {self.reason!r}" if self.reason else text
+
+
+# §7.4.1 and the registry: what an endpoint may set; the others are never sent (1004, 1005, 1006, 1015), or a
+# client's alone to send (1010).
+SENDABLE_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
+
+
+def check_close(code: int, reason: str | None) -> CloseFrame:
+    """Return the close that a program asks for. Raises `UsageError` for one that can't be sent."""
+    if not isinstance(code, int) or (code not in SENDABLE_CLOSE_CODES and not 3000 <= code <= 4999):
+        raise UsageError(
+            f"{code!r} can't be sent as a close code (RFC 6455 §7.4); give 1000, 1001, 1003, 1007 to 1014, or one "
+            "from 3000 to 4999"
+        )
+    reason = reason or ""
+    if (size := len(reason.encode())) > MAX_CONTROL_PAYLOAD_BYTES - 2:
+        raise UsageError(f"a close reason of {size} bytes is too long; a close frame holds 123 (RFC 6455 §5.5)")
+    return CloseFrame(code, reason)
 
 
 class Message(NamedTuple):
