@@ -99,7 +99,7 @@ class AsgiApp:
         """Return the paths of the application's WebSocket endpoints, as far as they can be seen from outside."""
         return websocket_paths(self._app)
 
-    def max_body_bytes(self, _: Limits) -> int:
+    def max_body_bytes(self, limits: Limits) -> int:
         return NO_LIMIT  # how much it reads is for the application to say
 
     async def serve_exchange(self, exchange: Exchange) -> None:

@@ -498,8 +498,9 @@ async def serve(
       any it is only called so if only this machine can reach it, and by any name otherwise (DNS rebinding).
     - ``process_request(request)`` is asked first of all, and may answer with a `Response` instead.
     - ``authenticate(request)`` is asked before the 101, and may refuse with a `Response` (401, 403, 429); anything
-      else that it returns is ``ws.user``. For a room of a hub, ``request.action`` is the access that is asked for:
-      ``read``, ``write`` or ``read write``. These two may be async; they have ``open_timeout`` to decide.
+      else that it returns is ``ws.user``, and ``member.user`` of a room's `Member`. For a room of a hub,
+      ``request.action`` is the access that is asked for: ``read``, ``write`` or ``read write``. These two may be async;
+      they have ``open_timeout`` to decide.
     - ``subprotocols`` are those that are spoken here, the favourite first; or ``select_subprotocol(request,
       offered)`` chooses one of the offered, or None.
     - ``process_response(request, response)`` sees the 101, and may return another response.

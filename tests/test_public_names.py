@@ -15,16 +15,21 @@ import trio
 
 import rawws
 import rawws.testing
+from rawws.asgi_app import AsgiApp
 from rawws.errors import UsageError
+from rawws.metrics import MetricsApp
+from rawws.page import _PageFirst
+from rawws.room_app import RoomApp
+from rawws.web import HelloApp, HttpApp
 from tests.asgi_serving import echo, says_ok
-from tests.serving import LOOPBACK, upgrade
+from tests.serving import LOOPBACK, PATIENCE_S, upgrade
 
 # The names of what a program is given, and of tuples, which are checked where they are used.
-GIVEN = {"History", "Peer", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"}
+GIVEN = {"History", "Member", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"}
 # Methods of public names that are for rawws itself.
 INTERNAL = {
     *("Hub.adopt", "Hub.prepare", "Hub.refuse_room", "Hub.stream_events"),
-    *("Room.add", "Room.admit", "Room.send_out", "WebSocket.enter", "Peer.describe_end"),
+    *("Room.add", "Room.admit", "Room.send_out", "WebSocket.enter"),
 }
 
 
@@ -75,12 +80,9 @@ async def _serve(**given: Any) -> None:
     keywords = {"port": 0, "host": LOOPBACK, **given}
     if keywords["port"] is None:
         keywords["listeners"] = [socket.create_server((LOOPBACK, 0))]
-    try:
-        async with trio.open_nursery() as nursery:
-            server = await nursery.start(partial(rawws.serve, echo, **keywords))
-            server.stop()
-    except* UsageError as errors:
-        raise errors.exceptions[0] from None
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(rawws.serve, echo, **keywords))
+        server.stop()
 
 
 async def _attach(**given: Any) -> None:
@@ -118,12 +120,28 @@ async def _of_a_room(method: str, **given: Any) -> None:
         getattr(hub.room("/room"), method)(*positional[method], **given)
 
 
+async def _of_a_member(method: str, **given: Any) -> None:
+    hub = rawws.Hub()
+    async with trio.open_nursery() as nursery:
+        server: rawws.Server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK))
+        async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/") as ws:
+            await ws.ping()  # it is in its room
+            (member,) = hub.room("/")
+            if method == "send":
+                await member.send("x", **given)
+            else:
+                getattr(member, method)(**given)
+        server.stop()
+
+
 CALLS: dict[str, Callable[..., Any]] = {
     "Headers": rawws.Headers,
     "Headers.get": lambda **given: rawws.Headers().get("Name", **given),
     "Hub": rawws.Hub,
     "Response": rawws.Response,
     "RoomSettings": rawws.RoomSettings,
+    "Member.send": partial(_of_a_member, "send"),
+    "Member.close": partial(_of_a_member, "close"),
     "asgi": lambda **given: rawws.asgi(says_ok, **given),
     "attach": _attach,
     "connect": lambda **given: rawws.connect("ws://localhost/", **given),
@@ -147,7 +165,18 @@ def test_every_function_with_optional_keywords_is_called_here() -> None:
 )
 async def test_none_is_taken_or_refused_in_one_sentence(name: str, parameter: inspect.Parameter) -> None:
     refused = nullcontext() if takes_none(parameter) else pytest.raises(UsageError, match=f"{parameter.name}.*; give ")
-    with trio.fail_after(60), refused:
-        called = CALLS[name](**{parameter.name: None})
-        if inspect.isawaitable(called):
-            await called
+    with trio.fail_after(PATIENCE_S), refused:
+        try:
+            called = CALLS[name](**{parameter.name: None})
+            if inspect.isawaitable(called):
+                await called
+        except* UsageError as errors:
+            raise errors.exceptions[0] from None
+
+
+@pytest.mark.parametrize("app", [HelloApp, RoomApp, AsgiApp, MetricsApp, _PageFirst])
+@pytest.mark.parametrize("method", ["max_body_bytes", "serve_exchange", "lifespan"])
+def test_an_app_has_the_parameters_of_its_protocol(app: type, method: str) -> None:
+    """A type checker may take a parameter with another name for another method, as pyright does."""
+    expected = inspect.signature(getattr(HttpApp, method)).parameters
+    assert list(inspect.signature(getattr(app, method)).parameters) == list(expected)

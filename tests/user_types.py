@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import assert_type
+from typing import Any, assert_type
 
 import trio
 
@@ -37,16 +37,42 @@ def settings(path: str) -> rawws.RoomSettings | None:
     return rawws.RoomSettings(kept, slow=rawws.Slow.SKIP) if path.startswith("/ticker/") else None
 
 
+async def greet(room: rawws.Room) -> None:
+    for member in room:
+        assert_type(member.websocket, rawws.WebSocket | None)
+        assert_type(member.remote_address, tuple[str, int] | str)
+        if isinstance(member.user, str) and member in room:
+            await member.send(f"hello {member.user}")
+        member.close(4000, "enough")
+
+
+async def chat(ws: rawws.WebSocket) -> None:
+    async with rawws.Hub().room(ws.path).join(ws, last=10) as room:
+        async for message in ws:
+            sent, _, _ = room.publish(f"{ws.user}: {message!r}")
+            assert_type(sent, int)
+    if ws.closed is not None and ws.closed.rcvd is not None:
+        assert_type(ws.closed.rcvd.code, int)
+        assert_type(ws.closed.cause, rawws.Cause)
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200 if await receive() else scope["status"]})
+
+
 async def main() -> None:
     hub = rawws.Hub(history=100, settings=settings)
     room = hub.room("/news")
     assert_type(room, rawws.Room)
     assert_type(room.publish("text"), rawws.Delivery)
     assert_type(room.publish(b"bytes", key="k").sent, int)
+    beside = rawws.rooms(hub, elsewhere=rawws.asgi(application), publish_token=None, origins=None)
     async with trio.open_nursery() as nursery, rawws.share(hub, "redis://localhost"):
         server: rawws.Server = await nursery.start(
             partial(rawws.serve, handle, 8080, http=answer, authenticate=authenticate, routes={"/rooms": hub})
         )
+        await nursery.start(partial(rawws.serve, hub, 0, http=beside, hosts=None, subprotocols=None))
+        await nursery.start(partial(rawws.serve, chat, 0, http=rawws.asgi(application)))
         assert_type(server.port, int)
         server.stop()
 
@@ -57,6 +83,10 @@ async def client() -> None:
         assert_type(await ws.recv(), str | bytes)
         assert_type(await ws.ping(), float)
         assert_type(ws.gap, rawws.Gap | None)
+        async for piece in ws.recv_streaming():
+            assert_type(piece, str | bytes)
+    async with rawws.connect("ws://server.example/", headers={"Authorization": "Bearer x"}, subprotocols=None) as ws:
+        await ws.aclose(1000, None)
     async for again in rawws.connect("wss://server.example/", resume=True):
         assert_type(again, rawws.WebSocket)
     try:
