@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import ssl
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws.asgi_app import AsgiApp, Receive, Scope, Send, asgi
@@ -160,6 +161,58 @@ async def test_a_stream_stops_when_its_client_leaves(caplog: pytest.LogCaptureFi
         client.hang_up()
         await stopped.wait()
         await wait_all_tasks_blocked()
+    assert errors(caplog) == []
+
+
+@WITH_FRAMEWORKS
+@pytest.mark.parametrize("rest_s", [0.25, math.inf], ids=["ticks", "silent"])
+@pytest.mark.parametrize("layers", [0, 2])
+async def test_an_open_event_stream_does_not_hold_up_the_end(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, rest_s: float, layers: int
+) -> None:
+    autojump_clock.autojump_threshold = 0.05  # the sockets have to have had their turn before the clock jumps
+
+    class Ticks:
+        ticks = 0
+
+        def __aiter__(self) -> Ticks:
+            return self
+
+        async def __anext__(self) -> bytes:
+            if self.ticks:
+                await trio.sleep(rest_s)
+            self.ticks += 1
+            return b"data: tick\n\n"
+
+    async def stream(request: starlette.requests.Request) -> Response:
+        return StreamingResponse(Ticks(), media_type="text/event-stream")
+
+    async def long_poll(request: starlette.requests.Request) -> Response:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        return JSONResponse([])
+
+    class Passes(starlette.middleware.base.BaseHTTPMiddleware):
+        async def dispatch(self, request: starlette.requests.Request, call_next: Any) -> Response:
+            answer: Response = await call_next(request)
+            return answer
+
+    app = site_of(("/stream", stream), ("/poll", long_poll))
+    for _ in range(layers):
+        app.add_middleware(Passes)
+    async with serving(app, drain=10) as site:
+        clients = [await site.connect(), await site.connect()]
+        await clients[0].send(get("/stream"))
+        await clients[0].until(b"tick")
+        await clients[1].send(get("/poll"))
+        await wait_all_tasks_blocked(0.02)
+        began = trio.current_time()
+        site.server.stop()
+        assert (await clients[0].to_end()).endswith(b"\n\n\r\n0\r\n\r\n")
+        assert trio.current_time() - began <= 1
+        # A middleware of Starlette's passes nothing on that comes after a disconnect.
+        assert (await clients[1].answer()).status == (503 if layers else 200)
+        assert trio.current_time() - began == 5
     assert errors(caplog) == []
 
 
