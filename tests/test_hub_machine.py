@@ -7,7 +7,9 @@ says in which order the room had its messages; what each other reader was sent i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from rawws.errors import ConnectionClosed
 from rawws.hub import Hub
 from rawws.limits import Limits
+from rawws.member import Member
 from rawws.peer import Endpoint
 from rawws.room import Slow
 from rawws.transport import Transport
@@ -40,6 +44,13 @@ KEYS = "abc"
 SIZES = st.sampled_from([0, 10, 200, 3_000, 20_000]) | st.integers(4_030, 4_070)
 
 
+class Alone(NamedTuple):
+    """A message to one reader alone, and the number of the room's last message when it was sent, or before it came."""
+
+    says: str
+    behind: int
+
+
 class Told(NamedTuple):
     """A message as a reader was sent it: its place in the room's log, where its form tells that, and what it says."""
 
@@ -54,6 +65,7 @@ class Reader:
     form: str
     client: Client
     first: int  # number of the message that it is to get first
+    id: int
     varies: bool = False  # its frames are compressed, or its events JSON, and it is notified of joins and leaves
     raw: bytearray = field(default_factory=bytearray)
     messages: list[Told] = field(default_factory=list)
@@ -64,6 +76,8 @@ class Reader:
     close_code: int | None = None
     ended: bool = False
     received: int = 0  # bytes
+    sent_alone: list[Alone] = field(default_factory=list)
+    got_alone: list[tuple[str, int]] = field(default_factory=list)  # with the number of ``messages`` before it
     members: int | None = None  # in the room, after the last join or leave that it was notified of
 
     def take(self, size: int) -> None:
@@ -94,6 +108,8 @@ class Reader:
                     self._note_members(event.kind, json.loads(event.data))
                 case _:
                     says = json.loads(event.data)["text"] if self.varies else event.data
+                    if self._is_alone(says):
+                        continue
                     self.messages.append(Told(parse_id(event.last_id).number, says))
         del self.raw[:end]
 
@@ -119,12 +135,22 @@ class Reader:
                     assert header.opcode == Opcode.TEXT
                     self._take_message(payload.decode())
 
+    def _is_alone(self, says: str) -> bool:
+        """Note a message that is for this reader alone; false for one of the room."""
+        if "alone" not in json.loads(says):
+            return False
+        self.got_alone.append((says, len(self.messages)))
+        return True
+
     def _take_message(self, message: str) -> None:
         if self.form == "plain":
-            self.messages.append(Told(None, message))
+            if not self._is_alone(message):
+                self.messages.append(Told(None, message))
             return
         line, _, says = message.partition("\n")
         head = json.loads(line)
+        if not head:
+            assert self._is_alone(says)
         self.skipped += head.get("skipped", 0)
         self.gap = self.gap or "gap" in head
         for what in ("join", "leave"):
@@ -143,7 +169,10 @@ class Reader:
 class Room:
     """A room, its witness, and those who read and write in it."""
 
-    def __init__(self, slow: Slow, clients: list[HangsUp]) -> None:
+    def __init__(self, slow: Slow, clients: list[HangsUp], nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._queues: dict[int, trio.MemorySendChannel[str]] = {}  # by reader: what a program says to it alone
+        self._opened = 0
         if slow is Slow.LATEST:  # whose limit is for what all keys' newest take
             hub = Hub(slow=slow, key="key", history=HISTORY)
         else:
@@ -164,19 +193,20 @@ class Room:
         query = [*(["presence"] if varies else []), *([] if since is None else [f"since={since}"])]
         target = "/?" + "&".join(query)
         hub, endpoint, log = self.running.hub, self.running.endpoint, self.room.log
-        reader = Reader(form, client, log.next_message if since is None else parse_id(since).number + 1)
+        self._opened += 1
+        reader = Reader(form, client, log.next_message if since is None else parse_id(since).number + 1, self._opened)
         reader.varies = varies
         if form == "events":
             reading = Reading(
                 since=None if since is None else parse_id(since), wants_presence=varies, wants_json=varies
             )
-            hub.stream_events(1, Transport(ours), "/", reading, endpoint)
+            hub.stream_events(reader.id, Transport(ours), "/", reading, endpoint)
             return reader
         subprotocol = SUBPROTOCOL if form == "ids" else None
         deflate = answer_offers(["permessage-deflate; server_max_window_bits=9"]) if varies else None
         handshake = Handshake((), "/", Accept.of(KEY.decode()), None, deflate, subprotocol=subprotocol)
         request = Request("GET", target, "1.1", Headers([("Host", "a")]))
-        hub.adopt(1, Transport(ours), handshake, endpoint, request=request)
+        hub.adopt(reader.id, Transport(ours), handshake, endpoint, request=request)
         return reader
 
     def _new_message(self, size: int, key: str) -> str:
@@ -202,6 +232,25 @@ class Room:
         for size in sizes:
             frame = text(self._new_message(min(size, 200), key))
             assert reader.client.try_send(frame) in (0, len(frame))
+
+    def say_alone(self, which: int, size: int) -> None:
+        """Have the program send to one reader alone, in a task that has sent it all before."""
+        reader = self._choose(which)
+        if reader is None or (member := next((each for each in self.room if each.id == reader.id), None)) is None:
+            return
+        self.said += 1
+        says = json.dumps({"alone": self.said, "padding": "x" * size})
+        if reader.id not in self._queues:
+            self._queues[reader.id], queue = trio.open_memory_channel[str](math.inf)
+            self._nursery.start_soon(self._send_alone, member, queue)
+        reader.sent_alone.append(Alone(says, self.room.log.last_message))
+        self._queues[reader.id].send_nowait(says)
+
+    @staticmethod
+    async def _send_alone(member: Member, queue: trio.MemoryReceiveChannel[str]) -> None:
+        with suppress(ConnectionClosed):
+            async for says in queue:
+                await member.send(says)
 
     def ask(self, which: int) -> None:
         reader = self._choose(which)
@@ -268,6 +317,13 @@ class Room:
             assert reader.messages == [order[number - 1] for number in numbers if number is not None]
         assert all(number is not None for number in numbers)
         got = [number for number in numbers if number is not None]
+        assert [says for says, _ in reader.got_alone] == [
+            sent.says for sent in reader.sent_alone[: len(reader.got_alone)]
+        ], "in order, and nothing twice"
+        if self.slow in (Slow.CLOSE, Slow.WAIT):
+            for sent, (_, before) in zip(reader.sent_alone, reader.got_alone, strict=False):
+                reached = got[before - 1] if before else reader.first - 1
+                assert reached >= sent.behind, "behind all that the room had published"
         assert got == sorted(set(got)), "in order, and nothing twice"
         assert not got or got[0] >= reader.first
         missing = set(range(reader.first, (got[-1] if got else reader.first - 1) + 1)) - set(got)
@@ -285,6 +341,7 @@ class Room:
             return
         assert not reader.raw, "what has begun to go out goes out whole"
         assert reader.ponged == reader.pinged
+        assert len(reader.got_alone) == len(reader.sent_alone), "it has all that was for it alone"
         assert reader.members in (None, len(self.room)), "it has been notified of all who came and went"
         last = order[-1].number if order else 0
         assert last is not None
@@ -308,6 +365,7 @@ steps: st.SearchStrategy[tuple[object, ...]] = st.one_of(
     st.tuples(st.just(Room.publish), some, keys),
     st.tuples(st.just(Room.say), readers, some, keys),
     st.tuples(st.just(Room.ask), readers),
+    st.tuples(st.just(Room.say_alone), readers, SIZES),
     st.tuples(st.just(Room.read), readers, st.sampled_from([1, 7, 100, 5_000, 1 << 20])),
     st.tuples(st.just(Room.leave), readers, st.sampled_from(["close", "vanish"])),
     st.tuples(st.just(Room.come_back), readers),
@@ -325,20 +383,22 @@ def test_whatever_happens_each_reader_gets_what_it_is_promised(
 
     async def play() -> None:
         clients: list[HangsUp] = []
-        room = Room(slow, clients)
-        try:
-            await room.let_it_run()
-            for (step, *given), then_run in plan:
-                step(room, *given)
-                if then_run:  # else the next step comes in the same turn of the loop
-                    await room.let_it_run()
-                    room.check_all(at_end=False)
-            await room.let_it_run()
-            await room.read_all()
-            room.check_all(at_end=True)
-        finally:
-            for client in clients:
-                client.hang_up()
+        async with trio.open_nursery() as nursery:
+            room = Room(slow, clients, nursery)
+            try:
+                await room.let_it_run()
+                for (step, *given), then_run in plan:
+                    step(room, *given)
+                    if then_run:  # else the next step comes in the same turn of the loop
+                        await room.let_it_run()
+                        room.check_all(at_end=False)
+                await room.let_it_run()
+                await room.read_all()
+                room.check_all(at_end=True)
+            finally:
+                for client in clients:
+                    client.hang_up()
+                nursery.cancel_scope.cancel()
         await wait_all_tasks_blocked()
         assert not room.running.endpoint.peer_count
 
