@@ -52,13 +52,13 @@ _DISCONNECT = "http.disconnect"
 # (its pull requests 2829 and 2913). So here it depends on the response.
 #
 # An event stream has no end of its own, and its reader comes back by itself (WHATWG HTML, §9.2). Its application is
-# notified at once, and cancelled so much later, or after this share of the drain (guesses).
+# notified at once, and cancelled a second later, or after this share of the drain if that is less (guesses).
 _FAREWELL_S = 1.0
 _FAREWELL_SHARE = 0.2
-# Any other response may be about to end. Its application is notified after so much of the drain if it waits for a
+# Any other response may be about to end. Its application is notified when half of the drain is over if it waits for a
 # disconnect, as a long poll does (a guess: some frameworks do so in each request, which they then give up).
 _RECEIVING_SHARE = 0.5
-# And if it sends a stream of unknown length, after so much (a guess): it may be a download, which would be cut.
+# A stream of unknown length may be a download, and a notice would cut it. So it has most of the drain (a guess).
 _SENDING_SHARE = 0.8
 
 _STOPPING = Refusal(

@@ -10,7 +10,7 @@ import enum
 
 
 class Access(enum.Flag):
-    """What a client can do in a room."""
+    """The rights of a client in a room."""
 
     READ = enum.auto()
     WRITE = enum.auto()

@@ -77,7 +77,7 @@ class Exchange:
 
     @property
     def remote_address(self) -> Address:
-        """Who asks, as `client` has it, or the path of a Unix socket."""
+        """The other end, as `client` has it, or the path of a Unix socket."""
         return self._connection.address
 
     @property

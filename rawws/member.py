@@ -1,8 +1,8 @@
 """A member of a room, as a program sees it: who it is, and how to send to it alone.
 
 A program iterates over a `rawws.Room` to get its members. Most are relayed: they have no task and no `WebSocket`, and
-may be readers of events. What a program says to one of them goes the way of all that is for one peer alone, through
-`rawws.sending.Sending`, in the member's own form.
+may be readers of events. A message to one of them goes through `rawws.sending.Sending`, as all that is for one peer
+alone, in the member's own form.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Member:
     def __hash__(self) -> int:
         return hash(self._peer)
 
-    # Who it is
+    # Its identity
 
     @property
     def id(self) -> int:
@@ -59,7 +59,7 @@ class Member:
 
     @property
     def user(self) -> object:
-        """What the server's ``authenticate`` returned for the connection; None without one."""
+        """The object that the server's ``authenticate`` returned for the connection; None without one."""
         websocket = self.websocket
         return self._peer.about.user if websocket is None else websocket.user
 
@@ -107,17 +107,17 @@ class Member:
             return State.CLOSED
         return self._peer.session.state if self.websocket is None else self.websocket.state
 
-    # What a program says to it alone
+    # Messages to it alone, and its end
 
     async def send(self, message: Data, text: bool | None = None) -> None:
         """Send a message to this member alone: ``str`` as text, bytes-like as binary, unless ``text`` says otherwise.
 
-        It goes out behind all that its rooms have published so far. So this waits while the member hasn't taken that,
+        It goes out after all that its rooms have published so far. So this waits while the member hasn't taken that,
         or an earlier message; what is published meanwhile goes first. The room's policy for slow peers holds all the
         while, and may close the member. Returns when the message is on its way; when cancelled, nothing has been sent.
 
         The message has no id, and isn't part of the room's history. A member with the subprotocol ``rawws.id.v1`` gets
-        it behind the line ``{}``, a reader of events as an event without an id. It goes out uncompressed.
+        it after the line ``{}``, a reader of events as an event without an id. It goes out uncompressed.
 
         Raises `ConnectionClosed` when the connection ends first; TypeError and ValueError for what can't be a message.
         """
@@ -135,7 +135,7 @@ class Member:
         raise self._closed_error()
 
     def close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Close the connection, behind all that its rooms have published so far. It leaves its rooms at once.
+        """Close the connection, after all that its rooms have published so far. It leaves its rooms at once.
 
         The closing handshake goes on in the background, for ``close_timeout`` at most; a reader's response ends.
         Harmless when the connection is closed already, or being closed. Raises `UsageError` for a code that can't be

@@ -114,7 +114,7 @@ class Pace:
 
 
 class About(NamedTuple):
-    """What is known of a relayed peer besides its socket. Most peers share one: an idle peer takes 1 KiB in all."""
+    """The facts about a relayed peer that its socket doesn't have. Most peers share one object, to save memory."""
 
     user: object = None  # what ``authenticate`` returned
     subprotocol: str | None = None
@@ -125,7 +125,7 @@ NOTHING = About()
 
 
 class Alone:
-    """What a program sends to a peer alone that it holds nothing of, while it does."""
+    """The state of a relayed peer to which a program sends messages of its own."""
 
     __slots__ = ("drained", "waiting_bytes")
 

@@ -101,6 +101,8 @@ class Delivery(NamedTuple):
 class Room:
     """The peers and the log of one URL path. A peer that is in the room is either current or behind.
 
+    ``for member in room`` iterates over those who are in it at this node, and ``len(room)`` is their number.
+
     Made by `rawws.Hub.room`. It costs nothing while nobody is in it and its history is over.
     """
 

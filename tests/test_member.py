@@ -1,4 +1,4 @@
-"""A room's members as a program sees them: who they are, and what it says to one of them alone."""
+"""A room's members as a program sees them: their identities, and messages to one of them alone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def numbers(frames: list[Seen]) -> list[str]:
     return [frame.payload.decode().partition(" ")[0] for frame in frames]
 
 
-# Who they are
+# Their identities
 
 
 async def test_a_program_sees_who_is_in_a_room(nursery: trio.Nursery) -> None:
@@ -142,7 +142,7 @@ async def test_members_of_one_connection_are_equal(start_hub: StartHub) -> None:
     assert len({one, *running.hub.room("/")}) == 2
 
 
-# What is said to one of them
+# Messages to one of them
 
 
 async def test_each_member_gets_a_message_in_its_own_form(start_hub: StartHub) -> None:
@@ -196,7 +196,7 @@ async def test_it_keeps_its_place_among_what_the_room_publishes(start_hub: Start
     assert numbers(await other.frames(3)) == ["0a", "1a", "2a"]
 
 
-async def test_to_a_member_that_is_behind_it_goes_out_behind_what_was_published(
+async def test_to_a_member_that_is_behind_it_goes_out_after_what_was_published(
     start_hub: StartHub, nursery: trio.Nursery
 ) -> None:
     running = start_hub()
@@ -285,10 +285,10 @@ async def test_a_program_closes_one_member(start_hub: StartHub, caplog: pytest.L
     room.publish("before")
     member.close(4000, "enough")
     member.close(4001, "once more")
-    room.publish("behind")
+    room.publish("after")
     assert [each.id for each in room] == [2]
     assert await one.frames(2) == [seen_text("before"), seen_close(4000, "enough")]
-    assert await other.frames(2) == [seen_text("before"), seen_text("behind")]
+    assert await other.frames(2) == [seen_text("before"), seen_text("after")]
     assert member.state.name == "CLOSING"
     await one.send(close(4000))
     await one.assert_end()
@@ -333,7 +333,7 @@ async def test_what_is_sent_to_a_member_that_leaves_says_so(start_hub: StartHub,
     assert (member.state.name, member.path) == ("CLOSED", "/")
 
 
-async def test_an_orderly_end_is_told_as_such(start_hub: StartHub) -> None:
+async def test_an_orderly_end_raises_connection_closed_ok(start_hub: StartHub) -> None:
     running = start_hub()
     client = running.join()
     member = member_of(running)
