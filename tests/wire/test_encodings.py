@@ -21,6 +21,7 @@ from rawws.wire.encodings import (
     boundary_behind,
     count_messages,
     encode,
+    encode_alone,
     encode_in_steps,
     notice,
     rest_of_message,
@@ -160,6 +161,26 @@ def test_what_is_not_a_message_is_told_to_those_who_can_be_told() -> None:
     assert notice({"skipped": 3}, EVENTS) == b"event: skipped\ndata: 3\n\n"
     assert notice({"skipped": 3}, EVENTS | AS_JSON) == b"event: skipped\ndata: 3\n\n"
     assert notice({"skipped": 3}, WITH_IDS) == encode_frame(Opcode.TEXT, b'{"skipped":3}\n')
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "binary"),
+    [
+        (PLAIN, encode_frame(Opcode.TEXT, "é\r\nb".encode()), encode_frame(Opcode.BINARY, b"\xff")),
+        (9, encode_frame(Opcode.TEXT, "é\r\nb".encode()), encode_frame(Opcode.BINARY, b"\xff")),
+        (WITH_IDS, encode_frame(Opcode.TEXT, "{}\né\r\nb".encode()), encode_frame(Opcode.BINARY, b"{}\n\xff")),
+        (EVENTS, "data: é\ndata: b\n\n".encode(), b"event: binary\ndata: /w==\n\n"),
+        (EVENTS | AS_JSON, 'data: {"text":"é\\r\\nb"}\n\n'.encode(), b'data: {"base64":"/w=="}\n\n'),
+    ],
+)
+def test_a_message_for_one_reader_alone_has_no_id_in_any_form(form: int, text: bytes, binary: bytes) -> None:
+    assert encode_alone(Opcode.TEXT, "é\r\nb".encode(), form) == text
+    assert encode_alone(Opcode.BINARY, b"\xff", form) == binary
+
+
+def test_a_message_for_one_reader_alone_escapes_every_line_end_in_json() -> None:
+    event = encode_alone(Opcode.TEXT, "a\u2028b".encode(), EVENTS | AS_JSON)
+    assert event == b'data: {"text":"a\\u2028b"}\n\n'
 
 
 def test_json_has_text_as_text_and_binary_in_base64() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from rawws.wire.events import CLOSE_CODE_NAMES, CloseFrame, Data, Message, as_message
+from rawws.errors import UsageError
+from rawws.wire.events import CLOSE_CODE_NAMES, CloseFrame, Data, Message, as_message, check_close
 from rawws.wire.frames import Opcode
 
 
@@ -24,6 +27,24 @@ def test_7_4_a_close_is_told_with_its_name_and_its_reason_on_one_line(code: int,
 
 def test_7_4_1_the_reserved_code_1004_has_no_name_and_no_other_of_the_registry_lacks_one() -> None:
     assert set(CLOSE_CODE_NAMES) == {*range(1000, 1016)} - {1004}
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1003, 1007, 1011, 1014, 3000, 4999])
+def test_7_4_a_program_may_close_with_codes_that_an_endpoint_sets(code: int) -> None:
+    assert check_close(code, None) == (code, "")
+    assert check_close(code, "x" * 123) == (code, "x" * 123)
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, None, "1000"])
+def test_7_4_a_code_that_is_never_sent_is_refused(code: Any) -> None:
+    with pytest.raises(UsageError, match=r"can't be sent as a close code \(RFC 6455 §7.4\); give 1000, "):
+        check_close(code, "bye")
+
+
+@pytest.mark.parametrize("reason", ["x" * 124, "é" * 62])
+def test_5_5_a_reason_has_123_bytes_at_most(reason: str) -> None:
+    with pytest.raises(UsageError, match="a close reason of 124 bytes is too long; a close frame holds 123"):
+        check_close(1000, reason)
 
 
 @pytest.mark.parametrize(

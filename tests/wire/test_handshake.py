@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -460,3 +461,21 @@ def test_9_1_the_101_names_the_extension_that_was_agreed_on() -> None:
     extensions = verdict.response.headers["Sec-WebSocket-Extensions"]
     assert extensions.startswith("permessage-deflate;")
     assert "server_max_window_bits=9" in extensions
+
+
+@pytest.mark.parametrize(
+    ("origins_given", "allowed", "refused"),
+    [
+        ((), [], ["https://a.example"]),
+        ("https://a.example", ["https://a.example"], ["https://b.example"]),
+        (["https://a.example", "null"], ["https://a.example", "null"], ["https://b.example"]),
+        (Origins(["https://a.example"]), ["https://a.example"], ["https://b.example"]),
+        (None, ["https://a.example", "null"], []),
+    ],
+)
+def test_10_2_a_caller_gives_origins_by_name_or_none_for_any(
+    origins_given: Any, allowed: list[str], refused: list[str]
+) -> None:
+    origins = Origins.of(origins_given)
+    assert all(origins.allow(origin, "host.example") for origin in allowed)
+    assert not any(origins.allow(origin, "host.example") for origin in refused)

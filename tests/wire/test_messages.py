@@ -209,3 +209,15 @@ def test_a_request_takes_its_head_its_fields_and_its_body() -> None:
     assert Request("POST", "/", "1.1", Headers(), body=b"12345").held_bytes == 5
     request = Request("GET", "/", "1.1", Headers(FIELDS), raw_head=b"x" * 100)
     assert request.held_bytes == 2 * 100 + len(FIELDS) * FIELD_BYTES
+
+
+def test_none_in_place_of_fields_or_a_body_is_none_of_them() -> None:
+    response = Response(204, None, None, raw_head=None)
+    assert (response.body, list(response.headers), response.raw_head) == (b"", [], b"")
+    assert list(Headers(None)) == []
+
+
+def test_a_field_that_is_missing_has_the_default() -> None:
+    headers = Headers([("A", "1"), ("a", "2")])
+    assert (headers.get("a"), headers.get("a", ""), headers.get("A", 0)) == ("1, 2", "1, 2", "1, 2")
+    assert (headers.get("b"), headers.get("b", ""), headers.get("b", 0)) == (None, "", 0)
