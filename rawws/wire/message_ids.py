@@ -159,6 +159,14 @@ class StreamIds:
         begin, place = self._find(given)
         return (0, 0) < given <= self.deleted or self._is_at(place - 1, begin, given)
 
+    def is_passed(self, message_id: MessageId) -> bool:
+        """Say whether an id is between two of the present sequence without being one of them."""
+        given = _as_pair(message_id)
+        if given is None or given >= self.last or self.knows(message_id):
+            return False
+        begin, place = self._find(given)
+        return place > begin + 1
+
     def _find(self, given: tuple[int, int]) -> tuple[int, int]:
         """Return where the present sequence begins in the arrays, and where an id is to be inserted in it."""
         begin = max(0, self._begin - self._first)

@@ -202,6 +202,7 @@ class StreamState(NamedTuple):
     newest: StreamId = BEGINNING  # the last id that was assigned, whether or not its entry still exists
     deleted: StreamId = BEGINNING  # the highest id of an entry that was deleted (XDEL)
     has_landmark: bool = False  # whether the stream has one of the reader's `StreamPlace.landmarks`
+    expires_ms: int = 0  # when it expires, if nothing renews that; not above 0 if it doesn't
 
     @property
     def removed(self) -> int:
@@ -251,6 +252,8 @@ class StreamPlace:
     _gone_from: StreamId = BEGINNING  # the place in a stream that is not there any more
     _pause_ms: int = 0  # the longest time between two entries that were read one after the other since the last look
     _after_pause: StreamId = BEGINNING  # the entry that ended it
+    _expires_ms: int = 0  # when the stream expires, as far as that is known; or else not above 0
+    _after_expiry: StreamId = BEGINNING  # the first entry that was read after that time, since the last look
 
     @property
     def is_gone(self) -> bool:
@@ -265,8 +268,9 @@ class StreamPlace:
     def compare(self, state: StreamState, now_ms: int, expiry_ms: int) -> Break | None:
         """Return what may have been missed after this place, and move to where reading is to continue.
 
-        ``now_ms`` is Redis's time. A stream to which nothing was added for ``expiry_ms`` expires, and no message that
-        readers lack is lost with it. Call `note_look` next, after `pass_over` for each entry that was read with the
+        ``now_ms`` is Redis's time. A stream to which nothing was added for ``expiry_ms`` expires, or earlier if another
+        node has set another expiry, or a program has added to it without renewing that. No message that readers lack is
+        lost with it. Call `note_look` next, after `pass_over` for each entry that was read with the
         state.
         """
         if self.is_gone and state.newest != BEGINNING:
@@ -275,7 +279,7 @@ class StreamPlace:
                 self.last, self.count = state.floor, state.removed
                 return Break(Missed.TRIMMED, state.floor) if state.removed else None
             self.last = gone_from
-        expired = self.last == BEGINNING or now_ms - self.last[0] >= expiry_ms
+        expired = self.last == BEGINNING or now_ms - self.last[0] >= expiry_ms or 0 < self._expires_ms <= now_ms
         if state.newest < self.last:
             return self._go_back(state, expired=expired)
         if self._is_another(state):
@@ -320,8 +324,9 @@ class StreamPlace:
             # Some of its entries up to this place may have been read live already, and nothing is delivered twice.
             self.count = 0
             # All of them have been, if its first was read next after the last of a stream that had expired by then.
-            is_next = state.oldest == self._after_pause and not state.removed
-            return None if is_next and self._pause_ms >= expiry_ms else Break(Missed.ANEW, self.last)
+            after_pause = state.oldest == self._after_pause and self._pause_ms >= expiry_ms
+            is_next = (after_pause or state.oldest == self._after_expiry) and not state.removed
+            return None if is_next else Break(Missed.ANEW, self.last)
         self.count = state.removed
         if not expired:
             return Break(Missed.ANEW, state.floor)
@@ -337,9 +342,14 @@ class StreamPlace:
         self._late = self.last if state.length else BEGINNING
         self._late_count, self._removed = self.count, state.removed
         self._pause_ms, self._after_pause = 0, BEGINNING
+        self._expires_ms, self._after_expiry = state.expires_ms, BEGINNING
 
-    def pass_over(self, last: StreamId) -> None:
-        """Note that an entry has been read."""
+    def pass_over(self, last: StreamId, *, renews: bool = True) -> None:
+        """Note that an entry has been read; ``renews`` says that whoever added it has set the stream's expiry anew."""
+        if 0 < self._expires_ms <= last[0]:
+            self._after_expiry, self._expires_ms = last, 0
+        if renews:
+            self._expires_ms = 0
         pause_ms = last[0] - self.last[0]
         if pause_ms > self._pause_ms and self.last != BEGINNING:
             self._pause_ms, self._after_pause = pause_ms, last

@@ -276,6 +276,39 @@ def test_nothing_is_lost_with_a_stream_that_expired(state: StreamState, missed: 
     assert place.compare(state, NOW, HOUR_MS) == missed
 
 
+@pytest.mark.parametrize(
+    ("entries", "missed"),
+    [
+        pytest.param([], None, id="nothing was added"),
+        pytest.param([False], None, id="what was added renewed nothing"),
+        pytest.param([False, True], Break(Missed.ANEW, BEGINNING), id="what was added renewed it"),
+    ],
+)
+def test_a_stream_may_expire_earlier_than_our_own_age_says(entries: list[bool], missed: Break | None) -> None:
+    expires_ms = LAST[0] + 5000
+    place = place_at(LAST)
+    place.note_look(StreamState(50, 50, FIRST, LAST, expires_ms=expires_ms), is_last=True)
+    for sequence, renews in enumerate(entries, 1):
+        place.pass_over((LAST[0], sequence), renews=renews)
+    assert place.compare(StreamState(), expires_ms, HOUR_MS) == missed
+
+
+def test_a_stream_that_is_gone_before_it_expires_is_a_gap() -> None:
+    place = place_at(LAST)
+    place.note_look(StreamState(50, 50, FIRST, LAST, expires_ms=LAST[0] + 5000), is_last=True)
+    assert place.compare(StreamState(), LAST[0] + 4999, HOUR_MS) == (Missed.ANEW, BEGINNING)
+
+
+def test_what_is_read_live_after_an_early_expiry_is_nothing_lost() -> None:
+    place = place_at(LAST)
+    place.note_look(StreamState(50, 50, FIRST, LAST, expires_ms=LAST[0] + 5000), is_last=True)
+    new = (LAST[0] + 5000, 0)
+    place.pass_over(new)
+    state = StreamState(1, 1, new, new)
+    assert place.compare(state, new[0], HOUR_MS) is None
+    assert place.compare(state._replace(oldest=(new[0] - 1, 0)), new[0], HOUR_MS) == (Missed.ANEW, new)
+
+
 @pytest.mark.parametrize("count", [1, 50], ids=["fewer entries than before", "as many entries as before"])
 @pytest.mark.parametrize("was_looked_at", [True, False])
 def test_what_is_read_live_after_a_stream_that_expired_is_nothing_lost(count: int, was_looked_at: bool) -> None:
