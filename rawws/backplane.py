@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +20,7 @@ from rawws.wire.trace import FAULT
 
 if TYPE_CHECKING:
     from rawws.hub import Hub
+    from rawws.redis import RedisStreams
     from rawws.room import Room
     from rawws.wire.broadcast_log import History
 
@@ -137,12 +138,14 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
 
     ``url`` is ``redis://``, ``rediss://`` or ``unix://``, or ``redis+sentinel://host:port,host:port/SERVICE``. What
     is published in a room then goes to the room's stream, and from there to the peers of every node, in one order.
-    Redis may be away, also at the beginning: peers stay, and those who come or publish are told to try again. With
-    ``more`` URLs the rooms are spread over several of them; every node has to be given the same.
+    The block begins when Redis can be worked with. Redis may be away, also at the beginning, where it is waited for as
+    long as five seconds: peers stay, and those who come or publish are told to try again. With ``more`` URLs the rooms
+    are spread over several of them; every node has to be given the same.
 
     Left in order, it waits a little until all that was accepted is published; what isn't is lost, as it is when the
     block is cancelled, and the log says how much that was. Raises `rawws.UsageError` when the extra is missing
-    (``pip install 'rawws[redis]'``), a URL can't be one, or there are rooms already, which nobody would share.
+    (``pip install 'rawws[redis]'``), a URL can't be one, there are rooms already, which nobody would share, or what is
+    found at the beginning can never be worked with, such as a Redis Cluster, or a Redis that refuses the user.
     """
     from rawws.redis import RedisStreams
 
@@ -156,12 +159,30 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
         for each in shards.values():
             nursery.start_soon(each.run)
         try:
-            yield backplane
-            with trio.move_on_after(FLUSH_S):
-                await backplane.flush()
+            if not (unusable := await _start(shards.values())):
+                yield backplane
+                with trio.move_on_after(FLUSH_S):
+                    await backplane.flush()
         finally:
             hub.backplane = None
             nursery.cancel_scope.cancel()
             if backplane.waiting:
                 told = f"messages that were accepted and are lost, since the backplane is away: {backplane.waiting}"
                 logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+    if unusable:
+        raise UsageError(unusable)
+
+
+async def _start(shards: Iterable[RedisStreams]) -> str:
+    """Wait for all of them. Returns why one of them can't be a backplane; nothing if all can."""
+    found: list[str] = []
+
+    async def start(shard: RedisStreams) -> None:
+        if unusable := await shard.start():
+            found.append(unusable)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for shard in shards:
+            nursery.start_soon(start, shard)
+    return found[0] if found else ""

@@ -95,8 +95,8 @@ class RedisServer:
 async def redis_server(directory: Path, *options: str) -> AsyncIterator[RedisServer]:
     need(shutil.which("redis-server"), "redis-server")
     server = RedisServer(directory, *options)
-    await server.start()
     try:
+        await server.start()
         yield server
     finally:
         server.end()

@@ -26,6 +26,7 @@ from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.redis import RedisStreams, connector, publisher, reader
 from rawws.redis.connector import Connector
+from rawws.redis.troubles import Trouble
 from rawws.room import Room
 from rawws.wire.broadcast_log import History
 from rawws.wire.frames import Opcode
@@ -53,6 +54,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "TIMEOUT_S", 0.4)
     monkeypatch.setattr(connector, "MAX_REST_S", 0.1)
     monkeypatch.setattr(reader, "BLOCK_S", 0.2)
+    monkeypatch.setattr("rawws.redis.START_S", 1.0)
 
 
 async def open_with_ids(node: Rooms, path: str) -> tuple[Client, str]:
@@ -313,7 +315,7 @@ async def test_an_error_in_the_work_itself_is_told_once_as_such(
     monkeypatch.setattr(connector, "FIRST_REST_S", 0.01)
     monkeypatch.setattr(connector, "MAX_REST_S", 0.01)
     times = 0
-    away: list[str] = []
+    away: list[Trouble] = []
 
     async def fail(_: object) -> None:
         nonlocal times
@@ -323,7 +325,7 @@ async def test_an_error_in_the_work_itself_is_told_once_as_such(
         raise AssertionError("this was never to be")
 
     with trio.move_on_after(10) as scope:
-        await Connector(redis.url).keep_at(fail, on_back=lambda: None, on_away=away.append)
+        await Connector(redis.url).keep_at(fail, on_away=away.append)
     assert (times, away) == (3, []), "Redis has nothing to do with it"
     told = [record for record in caplog.records if record.name == "rawws.server"]
     assert [(record.levelname, bool(record.exc_info)) for record in told] == [("ERROR", True)]
@@ -403,9 +405,9 @@ async def test_a_key_that_is_no_stream(
 
 @pytest.mark.usefixtures("impatient")
 async def test_what_is_wrong_with_one_message_of_a_batch_is_its_own(nursery: trio.Nursery, redis: RedisServer) -> None:
-    await redis.ask("RPUSH", "rawws-once:/room/x list", "no answer")
-    await redis.ask("SET", "rawws-once:/room/x text", "no answer")
-    await redis.ask("SET", "rawws-once:/room/x error", "-OOM as if Redis had no memory left")
+    await redis.ask("RPUSH", "rawws:once:/room/x list", "no answer")
+    await redis.ask("SET", "rawws:once:/room/x text", "no answer")
+    await redis.ask("SET", "rawws:once:/room/x error", "-OOM as if Redis had no memory left")
     async with network(redis.port) as between, rooms(nursery, backplane=between.url) as node:
         client = await node.open("/room/x")
         shared = node.hub.room("/room/x").shared
@@ -669,7 +671,7 @@ async def test_an_id_of_the_old_stream_gets_a_gap_after_the_new_stream_has_passe
     [
         ([("DEL", "rawws:/room/x")], True, False),
         ([("FLUSHALL",)], True, False),
-        ([("PEXPIRE", "rawws:/room/x", "1")], True, False),
+        ([("PEXPIRE", "rawws:/room/x", "0")], True, False),
         ([("RENAME", "rawws:/room/x", "elsewhere")], True, False),
         ([("RENAME", "rawws:/room/x", "elsewhere"), (), ("RENAME", "elsewhere", "rawws:/room/x")], True, False),
         ([("RENAME", "other", "rawws:/room/x")], True, True),
@@ -745,6 +747,53 @@ async def test_a_message_right_after_its_stream_has_expired_is_no_gap(
         last = (await node.publish("/room/x", "last"))["id"]
         assert await next_with_id(named) == (last, b"last")
     assert "may have been missed" not in caplog.text
+
+
+@pytest.mark.parametrize("is_renewed", [True, False], ids=["by another age", "by a program that doesn't renew it"])
+@pytest.mark.usefixtures("watchful")
+async def test_a_stream_that_expires_when_it_was_to_is_no_gap(
+    nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture, is_renewed: bool
+) -> None:
+    async with rooms(nursery, backplane=redis.url, history=5) as node:
+        named, _ = await open_with_ids(node, "/room/x")
+        await next_with_id_of(named, node, "before")
+        await redis.ask("PEXPIRE", "rawws:/room/x", "400")  # as a node with another --history-age does
+        looked = _looks_of(node)
+        while _looks_of(node) == looked:
+            await trio.sleep(0.005)
+        if not is_renewed:
+            given = (await redis.ask("XADD", "rawws:/room/x", "*", "data", "of a program")).strip()
+            assert await next_with_id(named) == (given, b"of a program")
+        while await redis.ask("EXISTS", "rawws:/room/x"):
+            await trio.sleep(0.01)
+        looked = _looks_of(node)
+        while _looks_of(node) == looked:
+            await trio.sleep(0.005)
+        await next_with_id_of(named, node, "after")
+    assert "may have been missed" not in caplog.text
+
+
+async def next_with_id_of(client: Client, node: Rooms, message: str) -> None:
+    """Publish a message, and check that a reader with ids gets it next."""
+    given = (await node.publish("/room/x", message))["id"]
+    assert await next_with_id(client) == (given, message.encode())
+
+
+@pytest.mark.usefixtures("unwatchful")
+async def test_who_resumes_in_a_stream_that_this_node_has_not_seen_yet_gets_what_is_in_that(
+    nursery: trio.Nursery, redis: RedisServer
+) -> None:
+    async with rooms(nursery, backplane=redis.url, history=5) as node, rooms(nursery, backplane=redis.url) as other:
+        await node.open("/room/x")
+        now_ms = await _now_ms(redis)
+        for sequence in range(3):
+            await redis.ask("XADD", "rawws:/room/x", f"{now_ms + HOUR_MS * (-1 + sequence)}-0", "data", "old")
+        while len((await node.poll("/room/x?last=5"))["messages"]) < 3:
+            await trio.sleep(0.01)
+        await redis.ask("DEL", "rawws:/room/x")
+        seen, unseen = [(await other.publish("/room/x", each))["id"] for each in ("seen", "unseen")]
+        told = await node.poll(f"/room/x?since={seen}")
+        assert ([message["id"] for message in told["messages"]], told["gap"]) == ([unseen], None)
 
 
 def _looks_of(node: Rooms) -> float:
@@ -1499,7 +1548,7 @@ async def test_a_node_that_dies(redis: RedisServer, start_program: StartProgram)
 
 async def test_a_node_without_redis_is_not_ready(start_program: StartProgram) -> None:
     program = start_program("--metrics", "--backplane", f"redis://127.0.0.1:{free_port()}")
-    program.wait_for_line("the backplane is away (")
+    assert [line for line in program.lines if "WARNING" in line and "the backplane is away (" in line]
     client = await program.connect()
     answer = await client.ask(get("/readyz"))
     assert (answer.status, answer.body) == (503, b"the backplane is away")
@@ -1508,6 +1557,36 @@ async def test_a_node_without_redis_is_not_ready(start_program: StartProgram) ->
     assert b"\nrawws_backplane_up 0.0\n" in metrics
     assert b"\nrawws_backplane_waiting_messages 0.0\n" in metrics
     client.hang_up()
+
+
+async def test_the_first_post_finds_redis(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with network(redis.port) as between:
+        between.cut()
+        nursery.start_soon(_later, 0.2, between.heal)
+        async with rooms(nursery, backplane=between.url) as node:
+            assert node.hub.backplane is not None
+            assert not node.hub.backplane.is_away
+            await node.publish("/room/x", "first of all")
+
+
+async def test_ids_of_the_future_are_answered_at_once(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.redis.LOOK_EVERY_S", math.inf)  # so that nobody who waits for a look gets it
+    monkeypatch.setattr(reader, "RECHECK_S", math.inf)
+    async with rooms(nursery, backplane=redis.url, history=10) as node, rooms(nursery, history=10) as alone:
+        for each in (node, alone):
+            await each.open("/room/x")
+            await each.publish("/room/x", "now")
+        told = await node.poll("/room/x?since=9999999999999-0")
+        assert told["gap"] == {"since": "9999999999999-0", "after": told["next"]}
+        events = await node.stream("/room/x", "Last-Event-ID: 9999999999999-0")
+        assert (await events.events(1))[0].kind == "gap"
+        client = await node.open("/room/x?since=9999999999999-0", IDS)
+        assert "gap" in json.loads((await client.frame()).payload)
+        for malformed in ("x", "1", "1-", "-1-0", f"{1 << 64}-0"):
+            answers = [(await each.ask(get(f"/room/x?since={malformed}"))).status for each in (node, alone)]
+            assert answers[0] == answers[1]
 
 
 # What can't be a backplane
@@ -1524,6 +1603,21 @@ async def test_a_node_without_redis_is_not_ready(start_program: StartProgram) ->
         ("unix://run/redis.sock", "can't be where Redis is"),
         ("redis+cluster://a,b", "a Redis Cluster can't be asked for several streams at once"),
         ("redis+sentinel://a,b", "names the service"),
+        ("redis://localhost?dbb=1", "the option 'dbb', which redis:// doesn't have here; db is meant, perhaps"),
+        ("redis://localhost?noreply=1", "it has db and client_name"),
+        (
+            "redis://localhost?ssl_ca_certs=file",
+            "'ssl_ca_certs', which redis:// doesn't have here; it is for rediss://",
+        ),
+        ("rediss://localhost?ssl_ca_cert=file", "ssl_ca_certs is meant, perhaps"),
+        ("rediss://localhost?ssl_ca_certs=/nowhere/file", "the TLS files that .* can't be used: No such file"),
+        ("rediss://localhost?ssl_cert_reqs=no", "give required or optional or none"),
+        ("redis://localhost?db=one", "the option db in Redis's URL can't have this value; give a number"),
+        ("redis://localhost?client_name", "can't have this value; give a value"),
+        ("redis://localhost/1?db=2", "has db twice"),
+        ("redis://localhost?db=1&db=2", "has db twice"),
+        ("redis+sentinel://a/service?db=1", "it has none, so leave it out"),
+        ("redis://localhost/1#db=2", "can't be where Redis is"),
     ],
 )
 def test_what_is_no_url(url: str, told: str) -> None:
@@ -1557,7 +1651,7 @@ async def test_what_is_special_in_a_password_is_percent_encoded(redis: RedisServ
 
 @pytest.mark.usefixtures("bounded")
 async def test_who_is_cancelled_while_connecting_is_not_told_that_redis_is_away() -> None:
-    told: list[str] = []
+    told: list[Trouble] = []
 
     async def work(_: object) -> None:
         raise AssertionError("nobody has answered")
@@ -1565,7 +1659,7 @@ async def test_who_is_cancelled_while_connecting_is_not_told_that_redis_is_away(
     with socket.create_server((LOOPBACK, 0)) as mute:
         connector = Connector(f"redis://{LOOPBACK}:{mute.getsockname()[1]}")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(connector.keep_at, work, on_back=lambda: None, on_away=told.append))
+            nursery.start_soon(partial(connector.keep_at, work, on_away=told.append))
             connected, _ = await trio.to_thread.run_sync(mute.accept)
             with connected:
                 await wait_all_tasks_blocked()

@@ -30,6 +30,7 @@ from rawws.asgi_app import Receive, Scope, Send
 from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.redis.connector import Connector
+from rawws.redis.troubles import Trouble
 from rawws.tracing import Recording, Tracer
 from rawws.wire.frames import Opcode
 from rawws.wire.records import from_line
@@ -567,12 +568,12 @@ async def test_what_keeps_redis_away_is_told_by_its_own_name(monkeypatch: pytest
     told: list[str] = []
     with trio.CancelScope() as scope:
 
-        def note(why: str) -> None:
-            told.append(why)
+        def note(trouble: Trouble) -> None:
+            told.append(trouble.sentence)
             scope.cancel()
 
         monkeypatch.setattr(trio.socket, "socket", no_descriptor)
-        await Connector(url).keep_at(_nothing_to_do, on_back=lambda: None, on_away=note)
+        await Connector(url).keep_at(_nothing_to_do, on_away=note)
     assert told == ["Too many open files"]
 
 

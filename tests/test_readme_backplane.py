@@ -18,7 +18,7 @@ from tests.serving import PATIENCE_S, StartProgram, need
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
 SECTION = README.partition("\n## Beyond one machine\n")[2].partition("\n## ")[0]
-COMMANDS, FROM_REDIS = re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL)
+COMMANDS, GRANT, FROM_REDIS = re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL)
 
 
 @pytest.mark.usefixtures("bounded")

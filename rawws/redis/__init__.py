@@ -10,8 +10,9 @@ What is published goes to Redis and to nobody else; every node that has readers 
 what comes into its own log. So there is one order for everybody, and the stream's ids are the messages' ids on every
 node. Nodes don't know of each other.
 
-``publisher`` is the upper half of the picture, ``reader`` the lower one, and ``connector`` where Redis is; what an
-entry of a stream is, and what may have been missed of one, is in ``rawws.wire.stream_entries``.
+``publisher`` is the upper half of the picture, ``reader`` the lower one, ``connector`` where Redis is, and ``troubles``
+why it can't be worked with; what an entry of a stream is, and what may have been missed of one, is in
+``rawws.wire.stream_entries``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,7 @@ from rawws.loop import current_loop
 from rawws.redis.connector import Connector
 from rawws.redis.publisher import Publisher
 from rawws.redis.reader import LOOK_EVERY_S, Followed, Reader
+from rawws.redis.troubles import Lasts, Trouble
 from rawws.wire.broadcast_log import History
 from rawws.wire.frames import Opcode
 from rawws.wire.message_ids import MessageId
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from rawws.redis.connector import Client
     from rawws.room import Room
 
+# A start waits so long for a Redis that is away: it may be starting itself.
+START_S = 5.0
 # So long one who comes waits for a room that is not there yet.
 OPEN_TIMEOUT_S = 3.0
 # There are so many readers at most, each with two connections to Redis; beyond that they follow more rooms each.
@@ -69,8 +74,12 @@ class RedisStreams:
         self._readers: dict[Reader, trio.CancelScope] = {}
         self._refuse_room = hub.refuse_room
         self._nursery: trio.Nursery | None = None
-        self._away: dict[object, str] = {}  # which of our connections Redis can't be reached on, and why
+        self._away = set[object]()  # those of our publisher and readers that can't work with Redis just now
+        self._told = set[str]()  # the kinds of trouble that the log has told of since all of them could
         self._has_been_there = False
+        self._is_starting = True
+        self._start_is_decided = trio.Event()
+        self._unusable = ""  # why it can't be the backplane
 
     def __repr__(self) -> str:
         following = f"rooms={len(self._followed)} readers={len(self._readers)}"
@@ -95,7 +104,10 @@ class RedisStreams:
         return self._publisher.outbox.waiting_bytes + following
 
     def _start(
-        self, worker: object, work: Callable[[Client], Awaitable[None]], scope: trio.CancelScope | None = None
+        self,
+        worker: object,
+        work: Callable[[Client, Callable[[], None]], Awaitable[None]],
+        scope: trio.CancelScope | None = None,
     ) -> None:
         if self._nursery is None:
             return  # `run` does it when it begins
@@ -104,9 +116,8 @@ class RedisStreams:
         async def keep_at() -> None:
             with scope or trio.CancelScope():
                 await self._connector.keep_at(
-                    work,
-                    on_back=lambda: self._note_back(worker),
-                    on_away=lambda why: self._note_away(worker, why),
+                    lambda client: work(client, partial(self._note_works, worker)),
+                    on_away=partial(self._note_away, worker),
                 )
 
         self._nursery.start_soon(keep_at)
@@ -117,21 +128,41 @@ class RedisStreams:
     def is_away(self) -> bool:
         return bool(self._away) or not self._has_been_there
 
-    def _note_away(self, worker: object, why: str) -> None:
-        if not self._away:
-            told = f"the backplane is away ({why}); peers stay, and what is published waits"
-            logs.line(logs.server, logging.WARNING, logs.SERVER, FAULT, told)
-        self._away[worker] = why
+    async def start(self) -> str:
+        """Wait until Redis can be worked with. Returns why it never will, if that is found out, or else nothing.
 
-    def _note_back(self, worker: object) -> None:
-        if not self._has_been_there:
+        `run` has to be running. A Redis that is away isn't waited for beyond `START_S`.
+        """
+        with trio.move_on_after(START_S):
+            await self._start_is_decided.wait()
+        self._is_starting = False
+        return self._unusable
+
+    def _note_away(self, worker: object, trouble: Trouble) -> None:
+        if self._is_starting and trouble.lasts is Lasts.FOR_EVER:
+            self._unusable = f"{self._connector} can't be the backplane: {trouble.sentence}"
+            self._start_is_decided.set()
+            return
+        is_passing = trouble.lasts is Lasts.A_WHILE
+        if not self._told if is_passing else trouble.kind not in self._told:
+            why = f"the backplane is away ({trouble.sentence})" if is_passing else f"the backplane: {trouble.sentence}"
+            level = logging.WARNING if is_passing else logging.ERROR
+            logs.line(logs.server, level, logs.SERVER, FAULT, f"{why}; peers stay, and what is published waits")
+        self._told.add(trouble.kind)
+        self._away.add(worker)
+        if trouble.lasts is Lasts.UNTIL_MENDED:
+            self._start_is_decided.set()
+
+    def _note_works(self, worker: object) -> None:
+        """Note that one of our publisher and readers can work with Redis, having done so."""
+        if not self._has_been_there and worker is self._publisher:
+            self._has_been_there = True
             told = f"rooms are shared through {self._connector}; this is node {self._node}"
             logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
-        self._has_been_there = True
-        self._is_away_no_longer(worker)
-
-    def _is_away_no_longer(self, worker: object) -> None:
-        if self._away.pop(worker, None) is not None and not self._away:
+            self._start_is_decided.set()
+        self._away.discard(worker)
+        if self._told and not self._away:
+            self._told.clear()
             logs.line(logs.server, logging.INFO, logs.SERVER, STATE, "the backplane is back")
 
     # Publishing
@@ -239,9 +270,10 @@ class RedisStreams:
                     reader.remove(followed)
                     self._forget(followed.room)
             for reader in [reader for reader in self._readers if not reader.followed]:
-                if len(self._readers) > 1:
+                # One that is away alone shows when it is back.
+                if len(self._readers) > 1 and (reader not in self._away or self._publisher in self._away):
                     self._readers.pop(reader).cancel()
-                    self._is_away_no_longer(reader)
+                    self._away.discard(reader)
 
     def _forget(self, room: Room) -> None:
         del self._followed[room.path]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import trio
 
 from rawws import logs
 from rawws.errors import UsageError
+from rawws.redis.troubles import Address, Refused, Trouble, Unusable, ask_what_answers, diagnose, of_greeting
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
 TIMEOUT_S = 3.0
 FIRST_REST_S, MAX_REST_S = 0.05, 2.0
 _KINDS = "redis://HOST, rediss://HOST, unix:///PATH or redis+sentinel://HOST,HOST/SERVICE"
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+_OPTIONS = ("db", "client_name")
+_TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs")
+_VALUES = {
+    "ssl_check_hostname": ("true", "false", "1", "0", "yes", "no"),
+    "ssl_cert_reqs": ("required", "optional", "none"),
+}
 
 
 class Connector:
@@ -38,15 +47,22 @@ class Connector:
         self._url = url
         try:
             self._parts = urlsplit(url)
-            self._connect = self._connecting(self._parts)
             is_whole = _is_whole(self._parts)
+            if is_whole and self._parts.scheme in _SCHEMES:
+                _check_options(self._parts)
+            self._connect = self._connecting(self._parts)
+            self.address = _address_of(self._parts)
         except UsageError:
             raise
+        except OSError as error:  # TLS files
+            told = error.strerror or error.args[0]
+            raise UsageError(f"the TLS files that Redis's URL names can't be used: {told}") from None
         except Exception:  # whose words may have a piece of the password in them
             is_whole = False
         if not is_whole:
             told = "with what is special in a password percent-encoded, such as %2F for a slash"
             raise UsageError(f"this can't be where Redis is; give one of {_KINDS}, {told}")
+        self._version = ""  # as soon as it has said it
 
     def __str__(self) -> str:
         """Where it is, without the password."""
@@ -100,12 +116,13 @@ class Connector:
         """Connect. Raises whatever is in the way, or comes in the way later, as it is or in a group."""
         async with self._connect() as client:
             with trio.fail_after(TIMEOUT_S):
-                await client.ping()
+                greeting: Any = await client.hello()
+            self._version = greeting.get(b"version", b"").decode(errors="replace")
+            if trouble := of_greeting(greeting, self.address):
+                raise Unusable(trouble)
             yield client
 
-    async def keep_at(
-        self, work: Callable[[Client], Awaitable[None]], *, on_back: Callable[[], None], on_away: Callable[[str], None]
-    ) -> None:
+    async def keep_at(self, work: Callable[[Client], Awaitable[None]], *, on_away: Callable[[Trouble], None]) -> None:
         """Connect and do some work without end, and again whenever Redis has been away, or the work has failed.
 
         ``on_away`` is called with the reason when Redis can't be reached or refuses the work. An error in rawws itself
@@ -114,24 +131,29 @@ class Connector:
         rest_s = FIRST_REST_S
         failure = ""
         while True:
-            why = ""
+            trouble: Trouble | None = None
             began = trio.current_time()
             try:
                 async with self.connect() as client:
-                    on_back()
                     await work(client)
-            except* (OSError, trio.TooSlowError, self._coredis.exceptions.RedisError) as errors:
-                why = _told(errors)
+            except* (OSError, trio.TooSlowError, Unusable, Refused, self._coredis.exceptions.RedisError) as errors:
+                trouble = diagnose(errors, self.address, self._version)
             except* Exception as errors:  # which nothing that Redis does should bring about
-                reason = _told(errors)
+                reason = repr(errors.exceptions[0])
                 if reason != failure:
                     logs.server.exception("#%d ! an error in rawws itself; it is tried again", logs.SERVER)
                 failure = reason
             await trio.lowlevel.checkpoint_if_cancelled()  # of which coredis makes a failure to connect
-            if why:
-                on_away(why)
+            if trouble is not None:
+                on_away(await self._look_closer(trouble))
             rest_s = FIRST_REST_S if trio.current_time() - began > MAX_REST_S else min(2 * rest_s, MAX_REST_S)
             await trio.sleep(rest_s)
+
+    async def _look_closer(self, trouble: Trouble) -> Trouble:
+        """Find out whether what has never been a Redis speaks another protocol."""
+        if trouble.kind != "away" or self._version or self.address.scheme == "redis+sentinel":
+            return trouble
+        return await ask_what_answers(self.address) or trouble
 
 
 def _is_whole(parts: SplitResult) -> bool:
@@ -139,18 +161,48 @@ def _is_whole(parts: SplitResult) -> bool:
     if parts.scheme == "unix":
         return bool(parts.path) and not parts.netloc.rpartition("@")[2]
     database = "" if parts.scheme == "redis+sentinel" else parts.path.strip("/")
-    is_cut_short = "@" in parts.path + parts.query + parts.fragment
+    is_cut_short = bool(parts.fragment) or "@" in parts.path + parts.query
     return bool(parts.hostname) and not is_cut_short and (not database or database.isdecimal())
 
 
-def _told(error: BaseException) -> str:
-    """Return the cause among what was raised, in a few words."""
-    cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
-    if isinstance(error, BaseExceptionGroup) or isinstance(cause, OSError | ExceptionGroup):
-        assert cause is not None
-        return _told(cause)  # which "All connection attempts failed" has been raised from
-    if isinstance(error, trio.TooSlowError):
-        return f"no answer within {TIMEOUT_S:g} s"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).rstrip(".") or type(error).__name__
+def _address_of(parts: SplitResult) -> Address:
+    user = unquote(parts.username or "") or "default"
+    if parts.scheme == "unix":
+        return Address(parts.scheme, unquote(parts.path), 0, user, _db_of(parts))
+    if parts.scheme == "redis+sentinel":
+        db = parts.path.removeprefix("/").partition("/")[2]
+        return Address(parts.scheme, parts.netloc.rpartition("@")[2], 0, user, int(db or 0))
+    return Address(parts.scheme, unquote(parts.hostname or ""), parts.port or 6379, user, _db_of(parts))
+
+
+def _db_of(parts: SplitResult) -> int:
+    given = dict(parse_qsl(parts.query)).get("db")
+    return int(given or (parts.path.strip("/") if parts.scheme != "unix" else "") or 0)
+
+
+def _check_options(parts: SplitResult) -> None:
+    """Raise `UsageError` for options of a URL that would be taken without a word."""
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    known = _OPTIONS + _TLS_OPTIONS * (parts.scheme == "rediss")
+    if parts.scheme == "redis+sentinel":
+        known = ()
+    names = [name for name, _ in given]
+    for name, value in given:
+        if name not in known:
+            raise UsageError(_tell_unknown(name, known, parts.scheme))
+        if names.count(name) > 1 or (name == "db" and parts.scheme != "unix" and parts.path.strip("/")):
+            raise UsageError(f"Redis's URL has {name} twice; give it once")
+        values = _VALUES.get(name)
+        if not value or (values and value not in values) or (name == "db" and not value.isdecimal()):
+            would_do = "a number" if name == "db" else " or ".join(values or ("a value",))
+            raise UsageError(f"the option {name} in Redis's URL can't have this value; give {would_do}")
+
+
+def _tell_unknown(name: str, known: tuple[str, ...], scheme: str) -> str:
+    told = f"Redis's URL has the option {name!r}, which {scheme}:// doesn't have here"
+    if not known:
+        return f"{told}; it has none, so leave it out"
+    if name in _TLS_OPTIONS:
+        return f"{told}; it is for rediss://"
+    near = get_close_matches(name, known, 1)
+    return f"{told}; {near[0] + ' is meant, perhaps' if near else 'it has ' + ' and '.join(known)}"

@@ -21,8 +21,9 @@ import trio
 from rawws import logs
 from rawws.limits import MIB
 from rawws.redis.connector import TIMEOUT_S
+from rawws.redis.troubles import Refused, reading, try_out, writing
 from rawws.wire.outbox import Outbox, Outgoing
-from rawws.wire.stream_entries import Keeping, key_of, parse_stream_id
+from rawws.wire.stream_entries import PREFIX, Keeping, key_of, parse_stream_id
 from rawws.wire.trace import FAULT
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ IDLE_S = 1.0
 # the streams have; how many streams there are, and for each of them how many entries it keeps, how many bytes, and how
 # long it is kept behind its last; and for each message its stream's place in KEYS, that of its Idempotency-Key or 0,
 # the message's digest, and its fields behind how many these are. Returns an id for each message; "digest id" for one
-# that has a key; or why it could not be added, behind a minus. At what may pass (no memory, no replica), it ends.
+# that has a key; or why it could not be added, behind a minus. At what concerns all messages (no memory, no right), it
+# ends, since that may pass.
 #
 # A stream that takes a third more than the bytes that it keeps is cut to these; what Redis needs for an entry is up to
 # a quarter more than the entry, since it takes memory in certain sizes.
@@ -54,7 +56,7 @@ local marker = redis.call('GET', KEYS[1])
 if marker and marker ~= ARGV[1] then
   return redis.error_reply('FENCED a later connection of this node has taken over')
 end
-local passing = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true, MASTERDOWN = true}
+local of_all = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true, MASTERDOWN = true, NOPERM = true}
 local function told(answer)
   return type(answer) == 'table' and '-' .. answer.err or answer
 end
@@ -108,7 +110,7 @@ while place <= #ARGV do
   local last = place + 3 + tonumber(ARGV[place + 3])
   local answer = add(tonumber(ARGV[place]), tonumber(ARGV[place + 1]), ARGV[place + 2], place + 4, last)
   given[#given + 1] = answer
-  if passing[string.match(answer, '^%-(%u+)')] then
+  if of_all[string.match(answer, '^%-(%u+)')] or string.find(answer, '-ERR The user executing', 1, true) == 1 then
     break
   end
   done = done + 1
@@ -128,7 +130,7 @@ local marker = ARGV[1] .. ':' .. (before and string.match(before, ':(%d+)$') or 
 redis.call('SET', KEYS[1], marker, 'EX', ARGV[3])
 return marker
 """
-_PASSING = (b"-OOM", b"-MISCONF", b"-READONLY", b"-NOREPLICAS", b"-MASTERDOWN")
+_OF_ALL = (b"-OOM", b"-MISCONF", b"-READONLY", b"-NOREPLICAS", b"-MASTERDOWN", b"-NOPERM", b"-ERR The user executing")
 
 
 class Publisher:
@@ -141,7 +143,8 @@ class Publisher:
         """
         self.outbox = Outbox(MAX_WAITING_BYTES)
         self._something_to_send = trio.Event()
-        self._marker_key = f"rawws-node:{node}"
+        self._marker_key = f"{PREFIX}node:{node}"
+        self._trial_keys = [f"{PREFIX}trial:{node}", f"{PREFIX}trial:{node}:text"]
         self._generation = 0
         self._on_space = on_space
         self._on_published = on_published
@@ -156,27 +159,35 @@ class Publisher:
             self._on_space()
         return taken
 
-    async def publish(self, client: Client) -> None:
-        """Send what waits, again and again. Raises what Redis has against it."""
+    async def publish(self, client: Client, on_works: Callable[[], None]) -> None:
+        """Send what waits, again and again. Raises what Redis has against it.
+
+        ``on_works`` is called when everything can be published: what waits has gone out, or nothing waits and Redis
+        refuses none of the commands.
+        """
         outbox = self.outbox
         script = client.register_script(PUBLISH)  # which is loaded whenever Redis doesn't have it
         with trio.fail_after(TIMEOUT_S):
+            stream, text = self._trial_keys
+            await try_out(client, self._trial_keys, [*writing(stream, text), *reading(stream)])
             marker = await self._take_over(client)
         while True:
             if not outbox:
+                on_works()
                 await self._wait(client)
             batch = outbox.batch(BATCH, BATCH_BYTES)
             keys, arguments = self._call(batch, marker)
             with trio.fail_after(TIMEOUT_S):
                 answers: Any = await script(keys, arguments)
-            failure = answers.pop() if answers[-1].startswith(_PASSING) else None
+            failure = answers.pop() if answers[-1].startswith(_OF_ALL) else None
             for message, answer in zip(batch, answers, strict=failure is None):
                 _note(message, answer)
             self._are_done(len(answers))
             marker = f"{self._generation}:{outbox.sent}"
             if failure is not None:
                 outbox.give_up()
-                raise OSError(failure[1:].decode(errors="replace"))
+                raise Refused(failure[1:].decode(errors="replace"))
+            on_works()
 
     async def _wait(self, client: Client) -> None:
         """Wait until there is something to send, and see meanwhile that Redis is there: a POST is not to find out."""
@@ -193,7 +204,7 @@ class Publisher:
         outbox = self.outbox
         self._generation += 1
         arguments = (self._generation, outbox.sent, MARKER_EXPIRY_S)
-        answer: Any = await client.eval(TAKE_OVER, [self._marker_key], arguments)
+        answer: Any = await client.register_script(TAKE_OVER)([self._marker_key], arguments)
         marker: str = answer.decode()
         arrived = int(marker.partition(":")[2]) - outbox.sent
         self._are_done(max(0, min(arrived, outbox.under_way)))
@@ -213,7 +224,7 @@ class Publisher:
         for message in batch:
             once = 0
             if message.once:
-                once = places.setdefault(f"rawws-once:{message.path} {message.once}", len(places) + 1)
+                once = places.setdefault(f"{PREFIX}once:{message.path} {message.once}", len(places) + 1)
             arguments += (places[key_of(message.path)], once, message.digest, len(message.fields))
             arguments += message.fields
         return list(places), arguments

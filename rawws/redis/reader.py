@@ -37,6 +37,7 @@ import trio
 from rawws import logs
 from rawws.limits import KIB, MIB
 from rawws.redis.connector import TIMEOUT_S
+from rawws.redis.troubles import Refused, concerns_everything, reading, try_out
 from rawws.room import NOBODY
 from rawws.wire.broadcast_log import History
 from rawws.wire.frames import Opcode, encode_message
@@ -45,6 +46,7 @@ from rawws.wire.outbox import Outgoing
 from rawws.wire.stream_entries import (
     BEGINNING,
     HIGHEST,
+    PREFIX,
     Break,
     Keeping,
     Missed,
@@ -82,7 +84,9 @@ PAGE_BYTES = MIB
 # What came in one room without being asked for page by page is so little that nothing was trimmed before it.
 TRUSTED_BYTES = 16 * MIB
 # A stream isn't looked at more often than this for who says that there is more in it, or that it can be read again.
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.05
+# An id that is later than Redis's clock by more than this is of no message that another node may have already.
+AHEAD_MS = 1000
 # A room that can't be read is looked at again so often in any case.
 PROBLEM_S = 5.0
 # Every other room is checked at this interval, a few at a time: is it still the same stream? It costs Redis 16 µs each.
@@ -90,8 +94,8 @@ RECHECK_S = 5.0
 RECHECKED = 20
 
 # Returns the time, and of as many streams as a page takes, one at least: what XINFO STREAM says of it, without the two
-# entries that come with that; whether it has one of its landmarks; entries; and whether there may be more. An error in
-# one stream takes the place of all that.
+# entries that come with that; whether it has one of its landmarks; entries; whether there may be more; and when it
+# expires. An error in one stream takes the place of all that.
 # KEYS: the streams. ARGV: the bytes of a page, and for each stream "XRANGE" or "XREVRANGE", the two ends of the range,
 # how many entries are wanted, and the ids of the two landmarks.
 READ_PAGE = """
@@ -150,6 +154,7 @@ for _, stream in ipairs(KEYS) do
     told[#told + 1] = problem or {
       state['length'], state['entries-added'] or state['length'], first and first[1] or '0-0',
       state['last-generated-id'], state['max-deleted-entry-id'] or '0-0', has, entries, more and 1 or 0,
+      redis.call('PEXPIRETIME', stream),
     }
   end
   place = place + 6
@@ -160,6 +165,12 @@ end
 return told
 """
 
+
+# KEYS: a reader's bell. ARGV: for how long it is kept, in seconds.
+RING = """
+redis.call('XADD', KEYS[1], 'MAXLEN', '1', '*', '', '')
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+"""
 
 Result = TypeVar("Result")
 
@@ -175,6 +186,7 @@ class Followed:
     is_loaded: bool = False
     is_current: trio.Event = field(default_factory=trio.Event)  # the log has all that the stream had when we looked
     looked_at: float = -math.inf
+    redis_ms: int = 0  # Redis's time then
     askers: int = 0  # who wait for it to be current
     unused_since: float | None = None
     problem: str = ""  # why it can't be read
@@ -194,11 +206,17 @@ class Followed:
         return FOLLOWED_BYTES + self.repeated.held_bytes + tail
 
     def is_doubtful(self, since: MessageId | None) -> bool:
-        """Whether to look at it for who asks: it can't be read, or they have seen an id that isn't here yet."""
-        return bool(self.problem) or (self.is_loaded and since is not None and self._is_behind(since))
+        """Whether to look at it for who asks: it can't be read, or they have seen an id that isn't here.
 
-    def _is_behind(self, since: MessageId) -> bool:
-        return since.epoch.isdigit() and (int(since.epoch), since.number) > max(self.place.last, self.ids.last)
+        It may not be here yet, or be one of a stream that has taken the place of this one. An id of the future can't.
+        """
+        if self.problem or since is None or not self.is_loaded or not since.epoch.isdigit():
+            return bool(self.problem)
+        given, last = (int(since.epoch), since.number), max(self.place.last, self.ids.last)
+        if given <= last:
+            return self.ids.is_passed(since)
+        elapsed_ms = (trio.current_time() - self.looked_at) * 1000
+        return given[0] <= max(last[0], self.redis_ms + elapsed_ms + AHEAD_MS)
 
     @property
     def ids(self) -> StreamIds:
@@ -231,7 +249,9 @@ class Reader:
         self.key_bytes = 0  # of their streams' keys
         self._node = node
         self._something_to_look_at = trio.Event()
-        self._bell = f"rawws-bell:{os.urandom(6).hex()}"
+        name = os.urandom(6).hex()
+        self._bell = f"{PREFIX}bell:{name}"
+        self._trial_key = f"{PREFIX}trial:{name}"
         self._last_ring = b"0-0"
         self._most = READ
 
@@ -256,11 +276,18 @@ class Reader:
         """Look at once at what is to be looked at."""
         self._something_to_look_at.set()
 
-    async def read(self, client: Client) -> None:
-        """Read what comes, again and again. Raises what Redis has against it."""
+    async def read(self, client: Client, on_works: Callable[[], None]) -> None:
+        """Read what comes, again and again. Raises what Redis has against it.
+
+        ``on_works`` is called when Redis refuses none of the commands, and has answered the first of what is to be
+        looked at.
+        """
+        with trio.fail_after(TIMEOUT_S):
+            await try_out(client, [self._trial_key], reading(self._trial_key))
+        self._last_ring = b"0-0"  # or else a Redis that has lost it, with its clock behind, wouldn't wake us
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ring, client)
-            await self._read(client)
+            await self._read(client, on_works)
 
     @trio.lowlevel.enable_ki_protection
     async def _ring(self, client: Client) -> None:
@@ -270,16 +297,14 @@ class Reader:
         """
         from coredis.exceptions import ResponseError
 
+        script = client.register_script(RING)
         while True:
             await self._something_to_look_at.wait()
             self._something_to_look_at = trio.Event()
             with trio.fail_after(TIMEOUT_S), contextlib.suppress(ResponseError):
-                async with client.pipeline(transaction=True) as pipe:
-                    pipe.delete([self._bell])
-                    pipe.xadd(self._bell, {"": ""})
-                    pipe.expire(self._bell, BELL_EXPIRY_S)
+                await script([self._bell], [BELL_EXPIRY_S])
 
-    async def _read(self, client: Client) -> None:
+    async def _read(self, client: Client, on_works: Callable[[], None]) -> None:
         script = client.register_script(READ_PAGE)  # which is loaded whenever Redis doesn't have it
         self._doubt(followed for followed in self.followed.values() if followed.is_loaded)  # we have been away
         for turn in itertools.count():
@@ -290,6 +315,7 @@ class Reader:
                 ):  # one after the other, since many are soon done; and every other time who has waited longest
                     behind.sort(key=attrgetter("looked_at"))
                 await self._read_page(client, script, behind)
+            on_works()
             received = 0
             asked = dict(self.followed)
             for key, entries in (await self._read_what_comes(client)).items():
@@ -386,9 +412,11 @@ class Reader:
         for followed, page in zip(behind, pages, strict=False):  # the others have their turn next
             if not self._follows(followed):
                 continue
-            followed.looked_at = trio.current_time()
+            if isinstance(page, bytes) and concerns_everything(problem := page.decode(errors="replace")):
+                raise Refused(problem)
+            followed.looked_at, followed.redis_ms = trio.current_time(), now_ms
             if isinstance(page, bytes) and b"no such key" not in page:
-                self._note_problem(followed, page.decode(errors="replace"))
+                self._note_problem(followed, problem)
             else:
                 self._handle(followed, partial(self._read_on, followed, page, now_ms))
 
@@ -418,9 +446,9 @@ class Reader:
         """Take a page of a stream, or the answer that there is no such stream."""
         state, messages, is_last = StreamState(), list[StreamMessage](), True
         if not isinstance(page, bytes):
-            length, added, oldest, newest, deleted, has_landmark, entries, has_more = page
+            length, added, oldest, newest, deleted, has_landmark, entries, has_more, expires_ms = page
             ends = parse_stream_id(oldest), parse_stream_id(newest)
-            state = StreamState(length, added, *ends, parse_stream_id(deleted), bool(has_landmark))
+            state = StreamState(length, added, *ends, parse_stream_id(deleted), bool(has_landmark), expires_ms)
             messages = [
                 self._understand(followed, given, dict(zip(*[iter(fields)] * 2, strict=True)))
                 for given, fields in entries
@@ -475,7 +503,7 @@ class Reader:
         """Put messages of a stream into the room's log."""
         room, place, ids = followed.room, followed.place, followed.ids
         for message in messages:
-            place.pass_over(message.id)
+            place.pass_over(message.id, renews=message.by is not None or not message.is_understood)
             if not message.is_understood or followed.repeated.has(message.by):
                 continue
             if message.id <= ids.last:  # the stream before it had expired

@@ -1,0 +1,370 @@
+"""Why Redis can't be worked with: a sentence that says what to do, and whether waiting helps.
+
+Some of it is seen at once from what Redis says of itself (`of_greeting`), most from what it answers to a command
+(`diagnose`). A server that isn't a Redis, or one that expects TLS, gives no answer that a client of Redis understands,
+and is asked in a way that it does (`ask_what_answers`).
+
+A connection that can be made says little: a Redis that is full, a replica, and a user without a right all greet a
+client. So whoever connects tries each command first, with a key that nobody uses (`try_out`).
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import shlex
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
+
+from rawws.wire.stream_entries import PREFIX
+
+if TYPE_CHECKING:
+    from rawws.redis.connector import Client
+
+# These are run as commands of their own, and all others within scripts, which `READING` and `WRITING` have.
+DIRECT = ("PING", "EVALSHA", "SCRIPT|LOAD", "XREAD")
+TRIAL_EXPIRY_S = 60
+ASK_TIMEOUT_S = 1.5
+
+
+class Lasts(enum.Enum):
+    """How long a trouble may last."""
+
+    A_WHILE = "it may pass by itself"
+    UNTIL_MENDED = "somebody has to mend this Redis"
+    FOR_EVER = "this can't be the right Redis, or the right way to it"
+
+
+class Trouble(NamedTuple):
+    """Why Redis can't be worked with. What has the same ``kind`` is told once."""
+
+    kind: str
+    sentence: str
+    lasts: Lasts = Lasts.A_WHILE
+
+
+class Unusable(Exception):
+    """Redis can't be worked with, as is known already."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.sentence)
+        self.trouble = trouble
+
+
+class Refused(Exception):
+    """A script has been refused a command. The message is Redis's, with its code at the beginning."""
+
+    def __init__(self, message: str, command: str = "") -> None:
+        super().__init__(message)
+        self.command = command
+
+
+class Address(NamedTuple):
+    """The way to a Redis, as far as a sentence needs it."""
+
+    scheme: str
+    host: str  # or the path of a Unix domain socket
+    port: int
+    user: str = "default"
+    db: int = 0
+
+    @property
+    def place(self) -> str:
+        return f"{self.host}:{self.port}" if self.port else self.host
+
+    @property
+    def rules(self) -> str:
+        """The rights that rawws needs, as ``ACL SETUSER`` takes them, quoted for a shell."""
+        commands = [*DIRECT, *(command for command, *_ in (*reading(""), *writing("", "")))]
+        if self.db:
+            commands.append("SELECT")
+        if self.scheme == "redis+sentinel":
+            commands.append("ROLE")
+        return shlex.join([f"~{PREFIX}*", *(f"+{each.lower()}" for each in dict.fromkeys(commands))])
+
+
+# A trial of all commands
+
+
+def reading(stream: str) -> list[tuple[str, ...]]:
+    """Return the commands that a reader needs within scripts; a subcommand is behind a bar."""
+    return [
+        ("TIME",),
+        ("XINFO|STREAM", stream),
+        ("PEXPIRETIME", stream),
+        ("XRANGE", stream, "-", "+", "COUNT", "1"),
+        ("XREVRANGE", stream, "+", "-", "COUNT", "1"),
+        ("XREAD", "COUNT", "1", "STREAMS", stream, "0"),
+    ]
+
+
+def writing(stream: str, text: str) -> list[tuple[str, ...]]:
+    """Return the commands that a publisher needs within scripts: on the key of a stream, and on one of a string."""
+    return [
+        ("GET", text),
+        ("SET", text, "", "EX", str(TRIAL_EXPIRY_S)),
+        ("XADD", stream, "MAXLEN", "1", "*", "", ""),
+        ("EXPIRE", stream, str(TRIAL_EXPIRY_S)),
+        ("MEMORY|USAGE", stream, "SAMPLES", "0"),
+        ("XTRIM", stream, "MINID", "0"),
+    ]
+
+
+# KEYS: those that the commands use. ARGV: each command behind the number of its words. Returns the place of the command
+# that was refused, and why; or nothing.
+TRY_OUT = """
+local place, count = 1, 0
+while place <= #ARGV do
+  local last = place + tonumber(ARGV[place])
+  local answer = redis.pcall(unpack(ARGV, place + 1, last))
+  if type(answer) == 'table' and answer.err and not string.find(answer.err, 'no such key', 1, true) then
+    return {count, answer.err}
+  end
+  place, count = last + 1, count + 1
+end
+return {}
+"""
+
+
+async def try_out(client: Client, keys: Sequence[str], commands: Sequence[tuple[str, ...]]) -> None:
+    """Run commands in a script. Raises `Refused` for the first that Redis refuses."""
+    arguments: list[str | int] = []
+    for name, *rest in commands:
+        words = [*name.split("|"), *rest]
+        arguments += [len(words), *words]
+    await client.script_load(TRY_OUT)  # or else nobody would hear that this very right is missing
+    answer: Any = await client.register_script(TRY_OUT)(list(keys), arguments)
+    if answer:
+        place, why = answer
+        raise Refused(why.decode(errors="replace"), commands[place][0])
+
+
+def concerns_everything(message: str) -> bool:
+    """Whether an error that a command got within a script has nothing to do with that one key."""
+    return message.startswith(("NOPERM ", _NO_RIGHT_IN_SCRIPT))
+
+
+# What Redis says
+
+
+def of_greeting(greeting: Mapping[bytes, Any], at: Address) -> Trouble | None:
+    """Return what is wrong with a server, by its answer to HELLO."""
+    match greeting.get(b"mode"), greeting.get(b"role"):
+        case b"cluster", _:
+            return _CLUSTER
+        case b"sentinel", _:
+            return _of_sentinel(at)
+        case _, b"replica" | b"slave":
+            return _REPLICA
+    return None
+
+
+_CLUSTER = Trouble(
+    "cluster",
+    "this is a Redis Cluster, which can't be asked for several streams at once; "
+    "give a Redis that has 'cluster-enabled no'",
+    Lasts.FOR_EVER,
+)
+_REPLICA = Trouble(
+    "replica",
+    "this is a replica, which takes no writes; give the address of its primary, "
+    "or its Sentinels as redis+sentinel://HOST:PORT/SERVICE",
+    Lasts.FOR_EVER,
+)
+_NO_RIGHT_IN_SCRIPT = "ERR The user executing the script can't run this command"
+# As coredis has it: without the code, which is the type of the exception.
+_CODES = {
+    "AuthorizationError": "NOPERM",
+    "AuthenticationRequiredError": "NOAUTH",
+    "AuthenticationFailureError": "WRONGPASS",
+    "ReadOnlyError": "READONLY",
+    "BusyLoadingError": "LOADING",
+    "MovedError": "MOVED",
+    "AskError": "ASK",
+    "ClusterCrossSlotError": "CROSSSLOT",
+    "ClusterDownError": "CLUSTERDOWN",
+    "UnknownCommandError": "UNKNOWN",
+}
+
+
+def diagnose(error: BaseException, at: Address, version: str = "") -> Trouble:
+    """Return what is behind an error that has ended the work. ``version`` is Redis's, if it is known."""
+    cause = _cause_of(error)
+    if isinstance(cause, Unusable):
+        return cause.trouble
+    if isinstance(cause, ssl.SSLError) and (trouble := _of_tls(cause, at)):
+        return trouble
+    message = str(cause).rstrip(".")
+    if not isinstance(cause, OSError | trio.TooSlowError):
+        code = _CODES.get(type(cause).__name__) or message.partition(" ")[0]
+        command = getattr(cause, "command", "") or _named_in(message)
+        if trouble := _of_answer(code, message, command, at, version):
+            return trouble
+    if type(cause).__name__ == "PrimaryNotFoundError":
+        return Trouble("away", f"{message}: no Sentinel that can be reached knows that name and its primary")
+    return Trouble("away", _told(cause))
+
+
+def _of_answer(code: str, message: str, command: str, at: Address, version: str) -> Trouble | None:
+    """Return what an error that Redis has answered means, if it means the same for all that could be asked."""
+    lowered = message.lower()
+    if code in ("MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN") or "not allowed in cluster mode" in lowered:
+        return _CLUSTER
+    if code == "UNKNOWN" or "unknown redis command" in lowered:
+        return _of_unknown(command, at, version)
+    if code == "NOPERM" or message.startswith(_NO_RIGHT_IN_SCRIPT):
+        what = f"run {command or 'all that it needs'}"
+        if not command and "key" in lowered:
+            what = f"use keys that begin with {PREFIX}"
+        grant = f"redis-cli ACL SETUSER {shlex.quote(at.user)} {at.rules}"
+        told = f"Redis doesn't let its user {at.user!r} {what}; as its administrator run {grant}"
+        return Trouble("rights", told, Lasts.FOR_EVER)
+    if "db index" in lowered:
+        told = f"this Redis has no database {at.db}; give a lower number in the URL, or raise 'databases' there"
+        return Trouble("database", told, Lasts.FOR_EVER)
+    return _ANSWERS.get(code)
+
+
+_ANSWERS = {
+    "NOAUTH": Trouble(
+        "login", "Redis wants a password; give it in the URL, as in redis://USER:PASSWORD@HOST", Lasts.FOR_EVER
+    ),
+    "WRONGPASS": Trouble(
+        "login",
+        "Redis refuses the password in the URL, or the user; "
+        "what is special in a password is percent-encoded, and a password without a user is :PASSWORD@HOST",
+        Lasts.FOR_EVER,
+    ),
+    "READONLY": _REPLICA,
+    "OOM": Trouble(
+        "full",
+        "Redis is full and takes no writes; raise its 'maxmemory', or delete what isn't needed there",
+        Lasts.UNTIL_MENDED,
+    ),
+    "MISCONF": Trouble(
+        "disk",
+        "Redis can't save its data, and so takes no writes; see its log, mend its disk, "
+        "or have it go on without: CONFIG SET stop-writes-on-bgsave-error no",
+        Lasts.UNTIL_MENDED,
+    ),
+    "LOADING": Trouble("loading", "Redis is loading its data"),
+    "NOREPLICAS": Trouble("replicas", "Redis has fewer replicas than its 'min-replicas-to-write'"),
+}
+
+
+def _of_unknown(command: str, at: Address, version: str) -> Trouble:
+    command = command.upper()
+    if command == "SELECT":  # which every Redis knows
+        return _of_sentinel(at)
+    if command == "SENTINEL":
+        told = f"{at.place} is no Sentinel; give redis://{at.place} for a Redis"
+        return Trouble("sentinel", told, Lasts.FOR_EVER)
+    named = f"it is version {version}" if version else "it is an older version"
+    told = f"this Redis doesn't know the command {command or 'of a script'} ({named}); rawws needs Redis 7 or later"
+    return Trouble("version", told, Lasts.FOR_EVER)
+
+
+def _of_sentinel(at: Address) -> Trouble:
+    told = f"this is a Sentinel; give redis+sentinel://{at.place}/SERVICE, with the name of the service that it watches"
+    return Trouble("sentinel", told, Lasts.FOR_EVER)
+
+
+def _of_tls(error: ssl.SSLError, at: Address) -> Trouble | None:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        told = (
+            f"the certificate of {at.place} can't be trusted ({error.verify_message.rstrip('.')}); "
+            "give the certificate of its authority in the URL, as ?ssl_ca_certs=FILE"
+        )
+        return Trouble("certificate", told, Lasts.FOR_EVER)
+    if "CERTIFICATE_REQUIRED" in (error.reason or ""):
+        told = f"{at.place} wants a client's certificate; give it in the URL, as ?ssl_certfile=FILE&ssl_keyfile=FILE"
+        return Trouble("certificate", told, Lasts.FOR_EVER)
+    return None
+
+
+def _named_in(message: str) -> str:
+    found = re.search(r"run the '([^']+)'|unknown (?:sub)?command ['`]([^'`]+)['`]", message)
+    return (found[1] or found[2]).upper() if found else ""
+
+
+def _cause_of(error: BaseException) -> BaseException:
+    """Return the cause among what was raised: "All connection attempts failed" has been raised from it."""
+    while True:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        elif isinstance(error.__cause__, OSError | ExceptionGroup):
+            error = error.__cause__
+        elif error.__cause__ is not None and isinstance(error.__cause__.__cause__, OSError):
+            error = error.__cause__.__cause__  # which anyio raises a BrokenResourceError from
+        else:
+            return error
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, trio.TooSlowError | TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).rstrip(".") or type(error).__name__
+
+
+# What isn't Redis, or not in this way
+
+
+async def ask_what_answers(at: Address) -> Trouble | None:
+    """Find out what speaks another protocol than was expected. Takes `ASK_TIMEOUT_S` for each way of asking."""
+    if answer := await _first_bytes(at, None):
+        if answer.startswith(_OF_REDIS):
+            return _NOT_TLS if at.scheme == "rediss" else None
+        if not answer.startswith(_OF_TLS):
+            return _of_stranger(answer, at)
+    if at.scheme == "unix":
+        return None
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    answer = await _first_bytes(at, context)
+    if answer is None:
+        return None
+    if answer and not answer.startswith(_OF_REDIS):
+        return _of_stranger(answer, at)
+    return None if at.scheme == "rediss" else _TLS
+
+
+# A request in both protocols: of HTTP, and of Redis, which answers "-ERR wrong number of arguments" or "-NOAUTH".
+_QUESTION = b"PING / HTTP/1.0\r\n\r\n"
+_OF_REDIS = (b"-", b"+")
+_OF_TLS = b"\x15\x03"  # an alert (RFC 8446 §6)
+_TLS = Trouble("tls", "this port expects TLS; give rediss:// in place of redis://", Lasts.FOR_EVER)
+_NOT_TLS = Trouble("tls", "this port is without TLS; give redis:// in place of rediss://", Lasts.FOR_EVER)
+
+
+def _of_stranger(answer: bytes, at: Address) -> Trouble:
+    speaks = "speaks HTTP" if answer.startswith(b"HTTP/") else f"says {answer[:20]!r}"
+    told = f"what answers at {at.place} {speaks} and isn't Redis; give the host and port of Redis"
+    return Trouble("stranger", told, Lasts.FOR_EVER)
+
+
+async def _first_bytes(at: Address, tls: ssl.SSLContext | None) -> bytes | None:
+    """Ask, and return the first bytes of the answer; none if there was no answer; None if nobody can be asked."""
+    stream: trio.abc.Stream | None = None
+    answer: bytes | None = None
+    with trio.move_on_after(ASK_TIMEOUT_S):
+        try:
+            if at.scheme == "unix":
+                stream = await trio.open_unix_socket(at.host)
+            else:
+                stream = await trio.open_tcp_stream(at.host, at.port)
+            if tls is not None:
+                stream = trio.SSLStream(stream, tls, server_hostname=at.host, https_compatible=True)
+                await stream.do_handshake()
+            answer = b""
+            await stream.send_all(_QUESTION)
+            answer = bytes(await stream.receive_some(100))
+        except (OSError, trio.BrokenResourceError):
+            pass
+    if stream is not None:
+        await trio.aclose_forcefully(stream)
+    return answer
