@@ -1612,6 +1612,7 @@ async def test_ids_of_the_future_are_answered_at_once(
         ("rediss://localhost?ssl_ca_cert=file", "ssl_ca_certs is meant, perhaps"),
         ("rediss://localhost?ssl_ca_certs=/nowhere/file", "the TLS files that .* can't be used: No such file"),
         ("rediss://localhost?ssl_cert_reqs=no", "give required or optional or none"),
+        ("rediss://localhost?ssl_certfile=file", "ssl_certfile and ssl_keyfile in Redis's URL go together"),
         ("redis://localhost?db=one", "the option db in Redis's URL can't have this value; give a number"),
         ("redis://localhost?client_name", "can't have this value; give a value"),
         ("redis://localhost/1?db=2", "has db twice"),

@@ -449,6 +449,7 @@ async def test_a_redis_that_loads_its_data_is_waited_for(tmp_path: Path, caplog:
         ("ERR Unknown Redis command called from script script", "(it is version 6.2.14)", Lasts.FOR_EVER),
         ("ERR The user executing the script can't run this command or subcommand", "run XADD", Lasts.FOR_EVER),
         ("NOPERM User rawws has no permissions to run the 'xadd' command", "run XADD", Lasts.FOR_EVER),
+        ("DENIED Redis is running in protected mode because", "set its 'requirepass'", Lasts.FOR_EVER),
         ("NOREPLICAS Not enough good replicas to write.", "'min-replicas-to-write'", Lasts.A_WHILE),
         ("BUSY Redis is busy running a script.", "BUSY Redis is busy running a script", Lasts.A_WHILE),
     ],

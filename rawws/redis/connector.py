@@ -196,6 +196,8 @@ def _check_options(parts: SplitResult) -> None:
         if not value or (values and value not in values) or (name == "db" and not value.isdecimal()):
             would_do = "a number" if name == "db" else " or ".join(values or ("a value",))
             raise UsageError(f"the option {name} in Redis's URL can't have this value; give {would_do}")
+    if ("ssl_certfile" in names) != ("ssl_keyfile" in names):
+        raise UsageError("ssl_certfile and ssl_keyfile in Redis's URL go together; both may name the same file")
 
 
 def _tell_unknown(name: str, known: tuple[str, ...], scheme: str) -> str:

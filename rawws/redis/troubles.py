@@ -10,6 +10,7 @@ client. So whoever connects tries each command first, with a key that nobody use
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import re
 import shlex
@@ -238,6 +239,12 @@ _ANSWERS = {
         "what is special in a password is percent-encoded, and a password without a user is :PASSWORD@HOST",
         Lasts.FOR_EVER,
     ),
+    "DENIED": Trouble(
+        "login",
+        "Redis refuses whoever isn't on its own machine, since it has no password (protected mode); "
+        "set its 'requirepass', and give the password in the URL, as in redis://:PASSWORD@HOST",
+        Lasts.FOR_EVER,
+    ),
     "READONLY": _REPLICA,
     "OOM": Trouble(
         "full",
@@ -351,8 +358,8 @@ async def _first_bytes(at: Address, tls: ssl.SSLContext | None) -> bytes | None:
     """Ask, and return the first bytes of the answer; none if there was no answer; None if nobody can be asked."""
     stream: trio.abc.Stream | None = None
     answer: bytes | None = None
-    with trio.move_on_after(ASK_TIMEOUT_S):
-        try:
+    try:
+        with trio.move_on_after(ASK_TIMEOUT_S), contextlib.suppress(OSError, trio.BrokenResourceError):
             if at.scheme == "unix":
                 stream = await trio.open_unix_socket(at.host)
             else:
@@ -363,8 +370,7 @@ async def _first_bytes(at: Address, tls: ssl.SSLContext | None) -> bytes | None:
             answer = b""
             await stream.send_all(_QUESTION)
             answer = bytes(await stream.receive_some(100))
-        except (OSError, trio.BrokenResourceError):
-            pass
-    if stream is not None:
-        await trio.aclose_forcefully(stream)
+    finally:
+        if stream is not None:
+            await trio.aclose_forcefully(stream)
     return answer
