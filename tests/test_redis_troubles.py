@@ -125,12 +125,14 @@ async def test_keys_that_a_user_may_not_use_are_named_and_so_are_rights_for_a_da
     told = await refusal(as_user(redis))
     assert "doesn't let its user 'rawws' use keys that begin with rawws:; as its administrator run redis-cli" in told
     assert "'~rawws:*'" in told
-    await redis.ask(*GRANT)
-    told = await refusal(f"{as_user(redis)}/1")
-    assert "run SELECT; as" in told
-    await redis.ask(*shlex.split(told.partition("redis-cli ")[2]))
-    async with rawws.share(rawws.Hub(), f"{as_user(redis)}/1") as backplane:
-        assert not backplane.is_away
+    for addition, command in (("/1", "SELECT"), ("?client_name=rooms", "CLIENT|SETNAME")):
+        await redis.ask("ACL", "DELUSER", "rawws")
+        await redis.ask(*GRANT)
+        told = await refusal(as_user(redis) + addition)
+        assert f"run {command}; as" in told
+        await redis.ask(*shlex.split(told.partition("redis-cli ")[2]))
+        async with rawws.share(rawws.Hub(), as_user(redis) + addition) as backplane:
+            assert not backplane.is_away
 
 
 def test_every_command_of_a_script_is_tried_at_the_beginning() -> None:
@@ -147,8 +149,8 @@ def test_every_command_of_a_script_is_tried_at_the_beginning() -> None:
 def test_the_manual_grants_what_is_needed() -> None:
     rules = shlex.split(Address("redis", "localhost", 6379).rules)
     assert set(rules) == {word for word in GRANT if word[0] in "~+"}
-    sentinel = shlex.split(Address("redis+sentinel", "localhost:26379/x", 0, db=1).rules)
-    assert set(sentinel) - set(rules) == {"+role", "+select"}
+    sentinel = shlex.split(Address("redis+sentinel", "localhost:26379/x", 0, db=1, has_client_name=True).rules)
+    assert set(sentinel) - set(rules) == {"+role", "+select", "+client|setname"}
 
 
 # What ends a start
@@ -217,6 +219,8 @@ async def test_a_sentinel_in_place_of_a_redis_ends_the_start(tmp_path: Path) -> 
         for url in (sentinel.url, f"redis://{LOOPBACK}:{sentinel.port}/1"):
             told = await refusal(url)
             assert f"this is a Sentinel; give redis+sentinel://{LOOPBACK}:{sentinel.port}/SERVICE" in told
+        told = await refusal(f"redis+sentinel://{LOOPBACK}:{sentinel.port}/other")
+        assert "its Sentinel watches no service 'other'" in told
     finally:
         sentinel.end()
 

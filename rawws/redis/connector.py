@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from difflib import get_close_matches
@@ -12,7 +14,16 @@ import trio
 
 from rawws import logs
 from rawws.errors import UsageError
-from rawws.redis.troubles import Address, Refused, Trouble, Unusable, ask_what_answers, diagnose, of_greeting
+from rawws.redis.troubles import (
+    Address,
+    Refused,
+    Trouble,
+    Unusable,
+    ask_what_answers,
+    diagnose,
+    of_greeting,
+    of_service,
+)
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -24,11 +35,18 @@ TIMEOUT_S = 3.0
 FIRST_REST_S, MAX_REST_S = 0.05, 2.0
 _KINDS = "redis://HOST, rediss://HOST, unix:///PATH or redis+sentinel://HOST,HOST/SERVICE"
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
-_OPTIONS = ("db", "client_name")
-_TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs")
-_VALUES = {
-    "ssl_check_hostname": ("true", "false", "1", "0", "yes", "no"),
-    "ssl_cert_reqs": ("required", "optional", "none"),
+# The options of a URL: a pattern of their values, and what that is in words.
+_FILE = (r".+", "a file's name")
+_OPTIONS = {
+    "db": (r"[0-9]{1,9}", "a number"),
+    "client_name": (r"[!-~]+", "ASCII characters without a space"),  # as CLIENT SETNAME takes them
+}
+_TLS_OPTIONS = {
+    "ssl_ca_certs": _FILE,
+    "ssl_certfile": _FILE,
+    "ssl_keyfile": _FILE,
+    "ssl_check_hostname": (r"true|false|yes|no|1|0", "true or false"),
+    "ssl_cert_reqs": (r"required|optional|none", "required, optional or none"),
 }
 
 
@@ -106,10 +124,20 @@ class Connector:
         @asynccontextmanager
         async def connect() -> AsyncGenerator[Client]:
             sentinel = self._coredis.Sentinel(sentinels, retry_policy=self._no_retry, **options)
-            async with sentinel, sentinel.primary_for(service) as client:
-                yield client
+            async with sentinel:
+                if await self._is_unknown(service, sentinel):
+                    raise Unusable(of_service(service))
+                async with sentinel.primary_for(service) as client:
+                    yield client
 
         return connect
+
+    async def _is_unknown(self, service: str, sentinel: Any) -> bool:
+        """Whether the first Sentinel that answers doesn't know a service."""
+        for each in sentinel.sentinels:
+            with contextlib.suppress(self._coredis.exceptions.ConnectionError, OSError):
+                return not await each.sentinel_get_master_addr_by_name(service)
+        return False
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[Client]:
@@ -168,11 +196,16 @@ def _is_whole(parts: SplitResult) -> bool:
 def _address_of(parts: SplitResult) -> Address:
     user = unquote(parts.username or "") or "default"
     if parts.scheme == "unix":
-        return Address(parts.scheme, unquote(parts.path), 0, user, _db_of(parts))
+        return Address(parts.scheme, unquote(parts.path), 0, user, _db_of(parts), _has_name(parts))
     if parts.scheme == "redis+sentinel":
         db = parts.path.removeprefix("/").partition("/")[2]
         return Address(parts.scheme, parts.netloc.rpartition("@")[2], 0, user, int(db or 0))
-    return Address(parts.scheme, unquote(parts.hostname or ""), parts.port or 6379, user, _db_of(parts))
+    host, port = unquote(parts.hostname or ""), parts.port or 6379
+    return Address(parts.scheme, host, port, user, _db_of(parts), _has_name(parts))
+
+
+def _has_name(parts: SplitResult) -> bool:
+    return "client_name" in dict(parse_qsl(parts.query))
 
 
 def _db_of(parts: SplitResult) -> int:
@@ -183,24 +216,23 @@ def _db_of(parts: SplitResult) -> int:
 def _check_options(parts: SplitResult) -> None:
     """Raise `UsageError` for options of a URL that would be taken without a word."""
     given = parse_qsl(parts.query, keep_blank_values=True)
-    known = _OPTIONS + _TLS_OPTIONS * (parts.scheme == "rediss")
+    known = _OPTIONS | (_TLS_OPTIONS if parts.scheme == "rediss" else {})
     if parts.scheme == "redis+sentinel":
-        known = ()
+        known = {}
     names = [name for name, _ in given]
     for name, value in given:
         if name not in known:
-            raise UsageError(_tell_unknown(name, known, parts.scheme))
+            raise UsageError(_tell_unknown(name, list(known), parts.scheme))
         if names.count(name) > 1 or (name == "db" and parts.scheme != "unix" and parts.path.strip("/")):
             raise UsageError(f"Redis's URL has {name} twice; give it once")
-        values = _VALUES.get(name)
-        if not value or (values and value not in values) or (name == "db" and not value.isdecimal()):
-            would_do = "a number" if name == "db" else " or ".join(values or ("a value",))
+        pattern, would_do = known[name]
+        if not re.fullmatch(pattern, value):
             raise UsageError(f"the option {name} in Redis's URL can't have this value; give {would_do}")
     if ("ssl_certfile" in names) != ("ssl_keyfile" in names):
         raise UsageError("ssl_certfile and ssl_keyfile in Redis's URL go together; both may name the same file")
 
 
-def _tell_unknown(name: str, known: tuple[str, ...], scheme: str) -> str:
+def _tell_unknown(name: str, known: list[str], scheme: str) -> str:
     told = f"Redis's URL has the option {name!r}, which {scheme}:// doesn't have here"
     if not known:
         return f"{told}; it has none, so leave it out"

@@ -71,6 +71,7 @@ class Address(NamedTuple):
     port: int
     user: str = "default"
     db: int = 0
+    has_client_name: bool = False
 
     @property
     def place(self) -> str:
@@ -82,6 +83,8 @@ class Address(NamedTuple):
         commands = [*DIRECT, *(command for command, *_ in (*reading(""), *writing("", "")))]
         if self.db:
             commands.append("SELECT")
+        if self.has_client_name:
+            commands.append("CLIENT|SETNAME")
         if self.scheme == "redis+sentinel":
             commands.append("ROLE")
         return shlex.join([f"~{PREFIX}*", *(f"+{each.lower()}" for each in dict.fromkeys(commands))])
@@ -276,6 +279,12 @@ def _of_unknown(command: str, at: Address, version: str) -> Trouble:
 
 def _of_sentinel(at: Address) -> Trouble:
     told = f"this is a Sentinel; give redis+sentinel://{at.place}/SERVICE, with the name of the service that it watches"
+    return Trouble("sentinel", told, Lasts.FOR_EVER)
+
+
+def of_service(service: str) -> Trouble:
+    """Return what is wrong with a service that no Sentinel watches."""
+    told = f"its Sentinel watches no service {service!r}; give one of those that SENTINEL MASTERS names there"
     return Trouble("sentinel", told, Lasts.FOR_EVER)
 
 
