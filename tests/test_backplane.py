@@ -780,7 +780,7 @@ async def next_with_id_of(client: Client, node: Rooms, message: str) -> None:
 
 
 @pytest.mark.usefixtures("unwatchful")
-async def test_who_resumes_in_a_stream_that_this_node_has_not_seen_yet_gets_what_is_in_that(
+async def test_a_reader_resumes_in_a_new_stream_that_this_node_has_not_seen_yet(
     nursery: trio.Nursery, redis: RedisServer
 ) -> None:
     async with rooms(nursery, backplane=redis.url, history=5) as node, rooms(nursery, backplane=redis.url) as other:

@@ -1,4 +1,4 @@
-"""Redis as people have it: what can't be the backplane ends the start, and what goes wrong later is told once."""
+"""Redis as people have it: some faults end the start, others are told once, and the manual's rights are enough."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_the_manual_grants_what_is_needed() -> None:
     assert set(sentinel) - set(rules) == {"+role", "+select", "+client|setname"}
 
 
-# What ends a start
+# Faults that end a start
 
 
 @asynccontextmanager
@@ -192,7 +192,7 @@ async def started(tmp_path: Path, *options: str) -> AsyncIterator[str]:
     ],
 )
 @pytest.mark.usefixtures("bounded")
-async def test_what_can_not_be_the_backplane_ends_the_start(
+async def test_a_server_that_can_not_be_the_backplane_ends_the_start(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -259,7 +259,7 @@ async def test_tls_on_one_side_only_ends_the_start_and_the_advice_helps(tmp_path
     ],
 )
 @pytest.mark.usefixtures("bounded")
-async def test_what_is_no_redis_at_all_ends_the_start(nursery: trio.Nursery, answer: bytes, told: str) -> None:
+async def test_a_server_of_another_protocol_ends_the_start(nursery: trio.Nursery, answer: bytes, told: str) -> None:
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
             await stream.receive_some()
@@ -286,7 +286,7 @@ async def test_the_program_ends_with_one_sentence_and_status_2(
     assert len(ended.stderr.splitlines()) == 1
 
 
-# What is mended by somebody, or passes
+# Faults that begin later, or pass
 
 
 async def _tries(redis: RedisServer, count: int) -> None:
@@ -342,7 +342,7 @@ def _logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     ids=["full", "a replica", "a right is taken away", "keys are taken away", "a disk that fails"],
 )
 @pytest.mark.usefixtures("impatient")
-async def test_what_goes_wrong_later_is_told_once_and_that_it_is_back_when_it_works_again(
+async def test_a_fault_that_begins_later_is_told_once_and_its_end_when_the_command_works_again(
     nursery: trio.Nursery,
     redis: RedisServer,
     tmp_path: Path,
@@ -458,7 +458,7 @@ async def test_a_redis_that_loads_its_data_is_waited_for(tmp_path: Path, caplog:
         ("BUSY Redis is busy running a script.", "BUSY Redis is busy running a script", Lasts.A_WHILE),
     ],
 )
-def test_what_redis_answers_within_a_script(answer: str, told: str, lasts: Lasts) -> None:
+def test_refusals_within_a_script_are_diagnosed(answer: str, told: str, lasts: Lasts) -> None:
     trouble = diagnose(troubles.Refused(answer, "XADD"), Address("redis", "localhost", 6379, "rawws"), "6.2.14")
     assert told in trouble.sentence
     assert trouble.lasts is lasts

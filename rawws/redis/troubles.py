@@ -1,11 +1,11 @@
-"""Why Redis can't be worked with: a sentence that says what to do, and whether waiting helps.
+"""Reasons why Redis can't be worked with: each a sentence that says what to do, and whether waiting helps.
 
-Some of it is seen at once from what Redis says of itself (`of_greeting`), most from what it answers to a command
-(`diagnose`). A server that isn't a Redis, or one that expects TLS, gives no answer that a client of Redis understands,
-and is asked in a way that it does (`ask_what_answers`).
+Redis tells some of them when it greets a client (`of_greeting`), and most in its answer to a command (`diagnose`). A
+server that isn't a Redis, or one that expects TLS, gives no answer that a client of Redis understands. It is asked in
+another way (`ask_what_answers`).
 
-A connection that can be made says little: a Redis that is full, a replica, and a user without a right all greet a
-client. So whoever connects tries each command first, with a key that nobody uses (`try_out`).
+A connection by itself says little: a Redis that is full and one that denies a right to our user both greet a client. So
+each of our connections begins with a trial of all commands, on keys that serve nothing else (`try_out`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rawws.wire.stream_entries import PREFIX
 if TYPE_CHECKING:
     from rawws.redis.connector import Client
 
-# These are run as commands of their own, and all others within scripts, which `READING` and `WRITING` have.
+# These are run as commands of their own; all others, within scripts, are in `reading` and `writing`.
 DIRECT = ("PING", "EVALSHA", "SCRIPT|LOAD", "XREAD")
 TRIAL_EXPIRY_S = 60
 ASK_TIMEOUT_S = 1.5
@@ -40,7 +40,7 @@ class Lasts(enum.Enum):
 
 
 class Trouble(NamedTuple):
-    """Why Redis can't be worked with. What has the same ``kind`` is told once."""
+    """A reason why Redis can't be worked with. Of each ``kind`` one is told, until Redis can be worked with again."""
 
     kind: str
     sentence: str
@@ -139,7 +139,7 @@ async def try_out(client: Client, keys: Sequence[str], commands: Sequence[tuple[
     for name, *rest in commands:
         words = [*name.split("|"), *rest]
         arguments += [len(words), *words]
-    await client.script_load(TRY_OUT)  # or else nobody would hear that this very right is missing
+    await client.script_load(TRY_OUT)  # Script would do so by itself, and hide that this right is missing
     answer: Any = await client.register_script(TRY_OUT)(list(keys), arguments)
     if answer:
         place, why = answer
@@ -151,11 +151,11 @@ def concerns_everything(message: str) -> bool:
     return message.startswith(("NOPERM ", _NO_RIGHT_IN_SCRIPT))
 
 
-# What Redis says
+# Redis's own words
 
 
 def of_greeting(greeting: Mapping[bytes, Any], at: Address) -> Trouble | None:
-    """Return what is wrong with a server, by its answer to HELLO."""
+    """Return the trouble with a server that shows in its answer to HELLO."""
     match greeting.get(b"mode"), greeting.get(b"role"):
         case b"cluster", _:
             return _CLUSTER
@@ -195,7 +195,7 @@ _CODES = {
 
 
 def diagnose(error: BaseException, at: Address, version: str = "") -> Trouble:
-    """Return what is behind an error that has ended the work. ``version`` is Redis's, if it is known."""
+    """Return the trouble behind an error that has ended the work. ``version`` is Redis's, if it is known."""
     cause = _cause_of(error)
     if isinstance(cause, Unusable):
         return cause.trouble
@@ -213,7 +213,7 @@ def diagnose(error: BaseException, at: Address, version: str = "") -> Trouble:
 
 
 def _of_answer(code: str, message: str, command: str, at: Address, version: str) -> Trouble | None:
-    """Return what an error that Redis has answered means, if it means the same for all that could be asked."""
+    """Return the trouble that an error in Redis's answer shows; None for an error without a sentence of its own."""
     lowered = message.lower()
     if code in ("MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN") or "not allowed in cluster mode" in lowered:
         return _CLUSTER
@@ -239,19 +239,19 @@ _ANSWERS = {
     "WRONGPASS": Trouble(
         "login",
         "Redis refuses the password in the URL, or the user; "
-        "what is special in a password is percent-encoded, and a password without a user is :PASSWORD@HOST",
+        "special characters in a password are percent-encoded, and a password without a user is :PASSWORD@HOST",
         Lasts.FOR_EVER,
     ),
     "DENIED": Trouble(
         "login",
-        "Redis refuses whoever isn't on its own machine, since it has no password (protected mode); "
+        "Redis refuses clients on other machines, since it has no password (protected mode); "
         "set its 'requirepass', and give the password in the URL, as in redis://:PASSWORD@HOST",
         Lasts.FOR_EVER,
     ),
     "READONLY": _REPLICA,
     "OOM": Trouble(
         "full",
-        "Redis is full and takes no writes; raise its 'maxmemory', or delete what isn't needed there",
+        "Redis is full and takes no writes; raise its 'maxmemory', or delete keys that nobody needs",
         Lasts.UNTIL_MENDED,
     ),
     "MISCONF": Trouble(
@@ -283,7 +283,7 @@ def _of_sentinel(at: Address) -> Trouble:
 
 
 def of_service(service: str) -> Trouble:
-    """Return what is wrong with a service that no Sentinel watches."""
+    """Return the trouble with a service that no Sentinel watches."""
     told = f"its Sentinel watches no service {service!r}; give one of those that SENTINEL MASTERS names there"
     return Trouble("sentinel", told, Lasts.FOR_EVER)
 
@@ -327,11 +327,11 @@ def _told(error: BaseException) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
-# What isn't Redis, or not in this way
+# Servers that speak another protocol
 
 
 async def ask_what_answers(at: Address) -> Trouble | None:
-    """Find out what speaks another protocol than was expected. Takes `ASK_TIMEOUT_S` for each way of asking."""
+    """Return which other protocol a server speaks, if it does. Takes up to `ASK_TIMEOUT_S` without TLS, and with it."""
     if answer := await _first_bytes(at, None):
         if answer.startswith(_OF_REDIS):
             return _NOT_TLS if at.scheme == "rediss" else None
@@ -359,7 +359,7 @@ _NOT_TLS = Trouble("tls", "this port is without TLS; give redis:// in place of r
 
 def _of_stranger(answer: bytes, at: Address) -> Trouble:
     speaks = "speaks HTTP" if answer.startswith(b"HTTP/") else f"says {answer[:20]!r}"
-    told = f"what answers at {at.place} {speaks} and isn't Redis; give the host and port of Redis"
+    told = f"the server at {at.place} {speaks} and isn't Redis; give the host and port of Redis"
     return Trouble("stranger", told, Lasts.FOR_EVER)
 
 

@@ -299,7 +299,7 @@ def test_a_stream_that_is_gone_before_it_expires_is_a_gap() -> None:
     assert place.compare(StreamState(), LAST[0] + 4999, HOUR_MS) == (Missed.ANEW, BEGINNING)
 
 
-def test_what_is_read_live_after_an_early_expiry_is_nothing_lost() -> None:
+def test_nothing_is_lost_when_entries_are_read_live_after_an_early_expiry() -> None:
     place = place_at(LAST)
     place.note_look(StreamState(50, 50, FIRST, LAST, expires_ms=LAST[0] + 5000), is_last=True)
     new = (LAST[0] + 5000, 0)
