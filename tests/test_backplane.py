@@ -34,7 +34,7 @@ from rawws.wire.message_ids import Ids
 from rawws.wire.stream_entries import StreamMessage, read_entry
 from tests.redis_server import Network, RedisServer, free_port, network, redis_server
 from tests.room_serving import Rooms, post, rooms
-from tests.serving import LOOPBACK, Client, Seen, StartProgram, binary, close, get, seen_text, text, upgrade
+from tests.serving import LOOPBACK, PATIENCE_S, Client, Seen, StartProgram, binary, close, get, seen_text, text, upgrade
 
 IDS = "Sec-WebSocket-Protocol: rawws.id.v1"
 AT_ONCE = ("--repl-diskless-sync-delay", "0")  # or else a replica waits 5 s for others
@@ -1559,7 +1559,10 @@ async def test_a_node_without_redis_is_not_ready(start_program: StartProgram) ->
     client.hang_up()
 
 
-async def test_the_first_post_finds_redis(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_the_first_post_finds_redis(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.redis.START_S", PATIENCE_S)
     async with network(redis.port) as between:
         between.cut()
         nursery.start_soon(_later, 0.2, between.heal)

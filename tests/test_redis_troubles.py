@@ -40,6 +40,12 @@ async def redis(bounded: None, tmp_path: Path) -> AsyncIterator[RedisServer]:  #
         yield server
 
 
+@pytest.fixture(autouse=True)
+def patient_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a start wait for Redis as long as a busy machine needs."""
+    monkeypatch.setattr("rawws.redis.START_S", PATIENCE_S)
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have Redis be tried again soon."""
@@ -194,13 +200,11 @@ async def started(tmp_path: Path, *options: str) -> AsyncIterator[str]:
 @pytest.mark.usefixtures("bounded")
 async def test_a_server_that_can_not_be_the_backplane_ends_the_start(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     options: list[str],
     url: str,
     told: str,
 ) -> None:
-    monkeypatch.setattr("rawws.redis.START_S", PATIENCE_S)
     async with started(tmp_path, *options) as where:
         sentence = await refusal(url.format(where))
     assert re.search(f"^redis.*://{where}.* can't be the backplane: .*{told}", sentence)
