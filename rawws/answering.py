@@ -19,13 +19,23 @@ from rawws.exchange import NO_MEMORY, ClientError, Exchange
 from rawws.failures import is_failure
 from rawws.http_connection import Adopt, HttpConnection
 from rawws.loop import current_loop
-from rawws.transport import Transport
+from rawws.transport import NotTls, Transport
 from rawws.upgrade import Upgraded, upgrade
+from rawws.wire.first_bytes import is_proxy_header
 from rawws.wire.handshake import wants_websocket
 from rawws.wire.http1 import Signal
 from rawws.wire.messages import Request
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, IN, STATE, TIMER, head_lines, mask_target
+
+PLAIN_ON_TLS_PORT = Refusal(400, "plain_on_tls_port", "This port speaks TLS: use https:// or wss://.")
+PROXY_BEFORE_TLS = Refusal(
+    400,
+    "proxy_protocol",
+    "A header of the PROXY protocol came in front of TLS, and this server doesn't read those: switch it off in the "
+    "proxy.",
+    hint="(HAProxy: without send-proxy; nginx: proxy_protocol off.)",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +96,8 @@ async def turn_away(connection: HttpConnection, refusal: Refusal) -> None:
 
 
 async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver | None:
-    if connection.transport.has_handshake:
-        with trio.move_on_at(connection.deadline.at) as scope:
-            await connection.transport.shake_hands()
-        if scope.cancelled_caught:
-            connection.log(logs.http, logging.DEBUG, TIMER, "closed by us: no TLS handshake in time")
-            return None
+    if connection.transport.has_handshake and not await _begin_tls(connection):
+        return None
     while True:
         request = await _receive_head(connection)
         if request is None:
@@ -116,6 +122,24 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
             return None
         connection.deadline = connection.request_deadline()
         connection.is_lost = False  # who has only ended its own side still reads
+
+
+async def _begin_tls(connection: HttpConnection) -> bool:
+    """Complete the TLS handshake; False when there is none in time, or the client doesn't speak TLS and was told so."""
+    with trio.move_on_at(connection.deadline.at) as scope:
+        try:
+            await connection.transport.shake_hands()
+        except NotTls as error:
+            first_bytes = error.first_bytes
+        else:
+            return True
+    if scope.cancelled_caught:
+        connection.log(logs.http, logging.DEBUG, TIMER, "closed by us: no TLS handshake in time")
+        return False
+    connection.transport = Transport(connection.transport.detach())
+    await connection.refuse(logs.http, PROXY_BEFORE_TLS if is_proxy_header(first_bytes) else PLAIN_ON_TLS_PORT)
+    await connection.linger()
+    return False
 
 
 async def _receive_head(connection: HttpConnection) -> Request | Refusal | None:

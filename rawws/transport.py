@@ -28,6 +28,7 @@ from typing import Any, Protocol
 import trio
 
 from rawws.errors import ListenError
+from rawws.wire.first_bytes import may_begin_tls
 from rawws.wire.tls_records import MAX_PLAINTEXT_BYTES, MAX_RECORD_BYTES, find_records
 
 # As much as one look at a socket may bring: what the kernel typically has, without a large allocation.
@@ -264,6 +265,15 @@ class TlsFlood(ssl.SSLError):
         self.reason = sentence
 
 
+class NotTls(ssl.SSLError):
+    """A peer speaks something else than TLS, which it has begun with ``first_bytes``; there is at least one."""
+
+    def __init__(self, first_bytes: bytes) -> None:
+        self.reason = "the peer does not speak TLS"
+        super().__init__(ssl.SSL_ERROR_SSL, self.reason)
+        self.first_bytes = first_bytes
+
+
 class _Buffers:
     """The BIOs that OpenSSL reads from and writes to, shared by all connections of a thread.
 
@@ -375,7 +385,7 @@ class TlsTransport(Transport):
     # The handshake
 
     async def shake_hands(self) -> None:
-        """Complete the TLS handshake. Raises OSError when it fails; ssl.SSLError is one."""
+        """Complete the TLS handshake. Raises OSError when it fails; ssl.SSLError is one, and `NotTls`."""
         self._socket.getpeername()  # raises if the peer has gone
         self._tls = self._context.wrap_bio(
             self._buffers.incoming,
@@ -403,6 +413,8 @@ class TlsTransport(Transport):
                 error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer ended the stream within the TLS handshake")
                 error.reason = str(error)
                 raise error
+            if not received and not may_begin_tls(self._ciphertext):
+                raise NotTls(self._ciphertext)
             received += len(self._ciphertext)
             if received > MAX_HANDSHAKE_BYTES:
                 raise TlsFlood(f"over {MAX_HANDSHAKE_BYTES:,} bytes came, and the TLS handshake is not complete")

@@ -18,6 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import rawws.cli
 from rawws.errors import UsageError
+from rawws.http_connection import LINGER_S
 from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.program import load_tls
@@ -355,16 +356,57 @@ async def test_records_in_front_of_a_fault_are_not_lost_with_it(certificate: Cer
                 await client.receive()
 
 
-async def test_plain_http_on_the_tls_port_is_one_line_in_the_log(
-    serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
+USE_TLS = "This port speaks TLS: use https:// or wss://."
+NO_PROXY_PROTOCOL = (
+    "A header of the PROXY protocol came in front of TLS, and this server doesn't read those: switch it off in the "
+    "proxy."
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (get("/"), USE_TLS),
+        (upgrade("/room"), USE_TLS),
+        (get("/", "Content-Length: 3000000", method="POST") + b"x" * 3_000_000, USE_TLS),
+        (b"P", USE_TLS),
+        (b"\x03\x00\x00\x13", USE_TLS),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 443\r\n\x16\x03\x01", NO_PROXY_PROTOCOL),
+        (b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00\x16\x03\x01", NO_PROXY_PROTOCOL),
+    ],
+    ids=["http", "upgrade", "with a body", "one letter", "another protocol", "PROXY 1", "PROXY 2"],
+)
+async def test_a_client_without_tls_is_told_to_use_it_and_is_one_line_in_the_log(
+    serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture, said: bytes, told: str
 ) -> None:
     running = await serve(tls=certificate.server)
     caplog.set_level("INFO", "rawws")
-    client = await running.connect()
-    await client.send(get("/"))
-    await client.wait_lost()
-    assert [record.getMessage() for record in caplog.records] == ["#1 ! TLS failed: HTTP_REQUEST"]
+    answer = b""
+    async with await trio.open_tcp_stream(LOOPBACK, running.port) as stream:
+        await stream.send_all(said)
+        while data := await stream.receive_some():  # raises for a reset
+            answer += data
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nConnection: close" in head
+    assert body.decode() == f"{told}\n"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("#1 ! refused with 400 (")
+    assert told in line
     assert (await join(running, certificate)).unread == b""
+
+
+async def test_a_client_without_tls_that_never_stops_sending_is_cut_off(
+    serve: Serve, certificate: Certificate, mock_clock: trio.testing.MockClock
+) -> None:
+    running = await serve(tls=certificate.server)
+    client = await running.connect()
+    assert (await client.ask(get("/"))).status == 400
+    with pytest.raises(ConnectionError):  # noqa: PT012
+        while True:
+            await client.send(b"more")
+            await wait_all_tasks_blocked()
+            mock_clock.jump(LINGER_S / 4)
 
 
 async def test_who_leaves_before_the_handshake_is_one_line_in_the_log_and_no_error(

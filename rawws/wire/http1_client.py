@@ -15,6 +15,7 @@ from urllib.parse import quote_from_bytes
 import h11
 
 from rawws.limits import Limits
+from rawws.wire.first_bytes import is_tls, may_become_tls
 from rawws.wire.http1 import Signal
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.trace import escape
@@ -25,9 +26,6 @@ MAX_INTERIM_RESPONSES = 10
 _ODD_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _VISIBLE = bytes(range(0x21, 0x7F))
 _SHOWN_BYTES = 40
-# RFC 8446 §5.1: the content types of an alert and of a handshake message; then comes the version, 3.x.
-_TLS_TYPES = b"\x15\x16"
-_TLS_RECORD = re.compile(b"[" + _TLS_TYPES + b"]\x03")
 # What h11 says, and what of it is for our user.
 _EXPLAINED = (
     ("illegal status line", "its first line is not of the form 'HTTP/1.1 101 Switching Protocols'"),
@@ -115,9 +113,9 @@ class ResponsePhase:
 
     def _explain_beginning(self) -> str | None:
         """What doesn't begin like HTTP is told at once: h11 would wait for an empty line, which may never come."""
-        if len(self._head) == 1 and self._head[0] in _TLS_TYPES and not self._h11.trailing_data[1]:
-            return None  # the next byte says whether it is TLS
-        if _TLS_RECORD.match(self._head):
+        if may_become_tls(self._head) and not self._h11.trailing_data[1]:
+            return None
+        if is_tls(self._head):
             return "the server speaks TLS on this port; use wss:// in place of ws:// (or https:// for a proxy)"
         begins = escape(bytes(self._head[:_SHOWN_BYTES]))
         return f"the server's answer is not HTTP: it begins with '{begins}'"
