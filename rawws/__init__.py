@@ -32,6 +32,7 @@ from rawws.member import Member
 from rawws.room import Delivery, Room, RoomSettings, Slow
 from rawws.room_app import rooms
 from rawws.server import SAME_HOST, Server, serve
+from rawws.tls import CertificateError, TlsError
 from rawws.version import __version__
 from rawws.websocket import WebSocket
 from rawws.wire.broadcast_log import History
@@ -43,6 +44,7 @@ from rawws.wire.session import State
 __all__ = [
     "SAME_HOST",
     "Cause",
+    "CertificateError",
     "CloseFrame",
     "Closed",
     "ConnectionClosed",
@@ -72,6 +74,7 @@ __all__ = [
     "Server",
     "Slow",
     "State",
+    "TlsError",
     "UsageError",
     "WebSocket",
     "__version__",

@@ -19,6 +19,7 @@ from rawws.exchange import NO_MEMORY, ClientError, Exchange
 from rawws.failures import is_failure
 from rawws.http_connection import Adopt, HttpConnection
 from rawws.loop import current_loop
+from rawws.tls import explain_client
 from rawws.transport import NotTls, Transport
 from rawws.upgrade import Upgraded, upgrade
 from rawws.wire.first_bytes import is_proxy_header
@@ -63,7 +64,7 @@ async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None
         if scope.cancelled_caught:
             await _give_up(connection)
     except ssl.SSLError as error:
-        connection.log(logs.http, logging.INFO, FAULT, f"TLS failed: {error.reason or error}")
+        connection.log(logs.http, logging.INFO, FAULT, f"TLS failed: {explain_client(error)}")
     except OSError as error:
         connection.log(logs.http, logging.INFO, FAULT, f"lost in the HTTP phase: {error.strerror or error}")
     finally:

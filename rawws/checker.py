@@ -93,9 +93,9 @@ class Checker:
     async def run(self, cases: Sequence[Case], tell: Callable[[Result], None]) -> None:
         """Run cases, several at once, and tell the result of each in their order.
 
-        Raises OSError when there is no connection to the server to begin with.
+        Raises OSError when there is no connection to the server to begin with, or not one of the kind that it speaks.
         """
-        (await self._connector.dial()).close()
+        await self._connector.probe()
         limiter = trio.CapacityLimiter(AT_ONCE)
         results: dict[int, Result] = {}
         told = 0

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import random
+import re
 import socket
 import ssl as ssl_module
 from collections.abc import AsyncIterator, Sequence
@@ -33,7 +34,8 @@ from rawws.limits import MIB, NO_LIMIT, Limits, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.resume import ResumedWebSocket
-from rawws.transport import TlsTransport, Transport, dial, name_address
+from rawws.tls import TlsError, begin_tls, default_context, explain
+from rawws.transport import Transport, dial, name_address
 from rawws.version import __version__
 from rawws.websocket import WebSocket
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer, basic_authorization
@@ -43,7 +45,7 @@ from rawws.wire.http1_client import ResponsePhase
 from rawws.wire.message_ids import parse_id
 from rawws.wire.messages import FieldsLike, Headers, Request, Response
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, IN, OUT, STATE, head_lines, quote
+from rawws.wire.trace import FAULT, IN, OUT, STATE, head_lines, mask_target, quote, shorten
 from rawws.wire.uri import WebSocketURI, parse_uri
 
 USER_AGENT = f"rawws/{__version__}"
@@ -62,6 +64,24 @@ GOOD_CONNECTION_S = 10.0
 BODY_TIMEOUT_S = 1.0
 # Answers after which trying again may help (RFC 9110 §15.5.9, RFC 8470, RFC 6585); others of 4xx will stay.
 RETRIED_STATUSES = frozenset({408, 425, 429})
+
+
+# The most redirects that an error names one by one.
+MOST_HOPS_NAMED = 3
+# TLS servers answer clients that speak plain HTTP in words of their own: nginx and others with "HTTPS port", Apache
+# with "SSL-enabled server port", Go with "HTTPS server", Tomcat with "requires TLS", and rawws.
+_WANTS_TLS = re.compile(rb"HTTPS port|SSL-enabled server port|HTTPS server|requires TLS|speaks TLS")
+_SEARCHED_BYTES = 2048
+_USE_WSS = "use wss:// in place of ws://"
+# Advice for each status by which a proxy refuses (RFC 9110 §15).
+_ADVICE = {
+    407: "; give your user name and password in its address, as http://user:password@host:port",
+    403: "; its operator does not allow that",
+    502: "; it has no connection to there itself",
+    503: "; it has no connection to there itself",
+    504: "; it has no connection to there itself",
+}
+_REFUSED_USER = "; it does not accept the user name and password in its address"
 
 
 class Connector:
@@ -161,11 +181,24 @@ class Connector:
                     raise
                 self._resumed = websocket
             return websocket
-        told = f"{attempt.stage} took longer than {self._open_timeout:g} s in all (open_timeout)"
-        attempt.log(logs.http, logging.INFO, FAULT, told)
-        raise OpenTimeout(f"{self._uri}: {told}")
+        raise self._late(attempt)
+
+    def _late(self, attempt: _Attempt) -> OpenTimeout:
+        sentence = f"{attempt.stage} took longer than {self._open_timeout:g} s in all (open_timeout){attempt.advice}"
+        attempt.log(logs.http, logging.INFO, FAULT, sentence)
+        error = OpenTimeout(f"{_shown(self._uri)}: {sentence}")
+        attempt.redirects.name_in(error)
+        return error
 
     async def _open(self, attempt: _Attempt) -> WebSocket:
+        try:
+            return await self._follow(attempt)
+        except (OSError, InvalidHandshake) as error:
+            attempt.redirects.name_in(error)
+            raise
+
+    async def _follow(self, attempt: _Attempt) -> WebSocket:
+        """Ask the server, and those that it redirects us to, until one answers with something else."""
         uri, headers = self._uri, self._headers
         if self._since:
             uri = uri.with_parameter("since", self._since)
@@ -173,7 +206,8 @@ class Connector:
             handshake = self._handshake(uri, headers)
             transport = await self._dial(attempt, uri)
             try:
-                phase, response = await attempt.ask(transport, handshake.request, str(uri))
+                whom = f"{_shown(uri)}{attempt.through}"
+                phase, response = await attempt.ask(transport, handshake.request, whom, tls_advice=_tls_advice(uri))
                 answer = attempt.examine(handshake, response)
                 location = response.headers.get("Location")
                 if response.status not in REDIRECTS or location is None:
@@ -185,14 +219,22 @@ class Connector:
             try:
                 target = uri.resolve(location)
             except InvalidURI as error:
-                raise InvalidRedirect(f"{uri} redirects to where no WebSocket can be: {error}") from None
+                raise InvalidRedirect(f"{_shown(uri)} redirects to where no WebSocket can be: {error}") from error
             if uri.secure and not target.secure:
-                raise InvalidRedirect(f"{uri} redirects to {target}, which isn't encrypted; that is not followed")
+                raise InvalidRedirect(
+                    f"{_shown(uri)} redirects to {_shown(target)}, which isn't encrypted; that is not followed"
+                )
+            sent, withheld = headers, False
             if target.origin != uri.origin:
-                headers = Headers([(name, value) for name, value in headers if name.lower() not in OWN_HEADERS])
+                sent = Headers([(name, value) for name, value in headers if name.lower() not in OWN_HEADERS])
+                withheld = len(sent) < len(headers) or uri.username is not None
             attempt.log(logs.handshake, logging.INFO, STATE, f"redirected to {target}")
-            uri = target
-        raise InvalidRedirect(f"{self._uri} redirects more than {self._max_redirects} times (max_redirects)")
+            attempt.redirects.add(uri, response.status, target, withheld=withheld)
+            uri, headers = target, sent
+        circle = ", in a circle" if attempt.redirects.are_circular else ""
+        raise InvalidRedirect(
+            f"{_shown(self._uri)} redirects more than {self._max_redirects} times (max_redirects){circle}"
+        )
 
     def _finish(
         self,
@@ -207,10 +249,12 @@ class Connector:
         """Become a WebSocket, or raise for what the server answered."""
         if response.status != 101:
             body = response.body[:200].decode(errors="replace").strip()
-            told = f"{uri}: {answer.fault}" + (f": {quote(body)}" if body else "")
+            told = f"{_shown(uri)}{attempt.through}: {answer.fault}" + (f": {quote(body)}" if body else "")
+            if _wants_tls(uri, response):
+                told += f"; {_USE_WSS}"
             raise InvalidStatus(told, response)
         if answer.fault:
-            raise InvalidResponse(f"{uri}: the server's 101 is not valid: {answer.fault}")
+            raise InvalidResponse(f"{_shown(uri)}{attempt.through}: the server's 101 is not valid: {answer.fault}")
         trailing_data = phase.trailing_data
         told = f"HTTP ends, WebSocket begins: {len(trailing_data)} bytes came behind the response"
         attempt.log(logs.handshake, logging.DEBUG, STATE, told)
@@ -238,11 +282,28 @@ class Connector:
         attempt = _Attempt(next(current_loop().numbers), self._limits)
         with trio.move_on_after(self._open_timeout or math.inf):
             return await self._dial(attempt, self._uri)
-        raise OpenTimeout(f"{self._uri}: {attempt.stage} took longer than {self._open_timeout:g} s (open_timeout)")
+        raise self._late(attempt)
+
+    async def probe(self) -> None:
+        """Connect, ask for a WebSocket, and hang up, whatever the answer is.
+
+        Raises the errors of `dial`, and `TlsError` also for a server that speaks TLS where plain HTTP was sent.
+        """
+        attempt = _Attempt(next(current_loop().numbers), self._limits)
+        transport = await self.dial()
+        try:
+            with trio.move_on_after(self._open_timeout or math.inf), contextlib.suppress(InvalidHandshake):
+                request = self._handshake(self._uri, self._headers).request
+                _, response = await attempt.ask(transport, request, str(self._uri), tls_advice=_tls_advice(self._uri))
+                if _wants_tls(self._uri, response):
+                    raise TlsError(f"{self._uri}: the server speaks TLS on this port; {_USE_WSS}")
+        finally:
+            transport.close()
 
     async def _dial(self, attempt: _Attempt, uri: WebSocketURI) -> Transport:
         """Return a connection to the server on which HTTP can begin."""
         proxy, whose = self._find_proxy(uri)
+        attempt.through = ""
         if self._socket is not None:
             connected, self._socket = self._socket, None
         elif proxy is not None and uri.unix_path is None:
@@ -251,15 +312,10 @@ class Connector:
             connected = await attempt.dial(uri.host, uri.port, uri.unix_path)
         if not uri.secure:
             return Transport(connected)
-        context = self._ssl or _default_tls()
-        attempt.stage = f"the TLS handshake with {uri.authority}"
-        transport = TlsTransport(connected, context, server_hostname=uri.host)
-        try:
-            await transport.shake_hands()
-        except BaseException:
-            transport.close()
-            raise
-        return transport
+        where = f"{uri.unix_path or name_address((uri.host, uri.port))}{attempt.through}"
+        attempt.stage = f"the TLS handshake with {where}"
+        attempt.advice = "; the server may speak no TLS: then use ws:// in place of wss://"
+        return await begin_tls(connected, self._ssl or default_context(), uri.host, where)
 
     def _find_proxy(self, uri: WebSocketURI) -> tuple[str | None, str]:
         """Return the proxy for an address, and who named it: our caller, or the environment, unless it excepts it."""
@@ -284,7 +340,7 @@ class Connector:
         try:
             connected = await attempt.dial(parts.hostname, parts.port or 80)
         except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}; that is the proxy {whose}") from None
+            raise OSError(error.errno, f"{error.strerror}; that is the proxy {whose}") from error
         host = f"[{uri.host}]" if ":" in uri.host else uri.host
         fields = [("Host", f"{host}:{uri.port}")]
         if self._user_agent is not None:
@@ -295,17 +351,75 @@ class Connector:
         transport = Transport(connected)
         try:
             request = Request("CONNECT", f"{host}:{uri.port}", "1.1", Headers(fields))
-            phase, response = await attempt.ask(transport, request, f"the proxy {shown}", ProxyError)
+            whom = f"the proxy {shown}"
+            phase, response = await attempt.ask(
+                transport, request, whom, ProxyError, tls_advice="only proxies that speak plain HTTP can be used"
+            )
             if not 200 <= response.status < 300:
                 told = f"{response.status} {response.reason}".rstrip()
-                told = f"the proxy {shown} does not connect us to {uri.authority}: it answered {told}"
-                raise ProxyError(told, response)
+                sentence = f"{whom} does not connect us to {host}:{uri.port}: it answered {told}"
+                advice = (
+                    _REFUSED_USER if response.status == 407 and parts.username else _ADVICE.get(response.status, "")
+                )
+                raise ProxyError(f"{sentence}{advice}", response)
             if phase.trailing_data:
-                raise ProxyError(f"the proxy {shown} sent bytes of its own behind its answer")
+                raise ProxyError(f"{whom} sent bytes of its own behind its answer")
+            attempt.through = f" (through {whom})"
             return transport.detach()
         except BaseException:
             transport.close()
             raise
+
+
+def _tls_advice(uri: WebSocketURI) -> str:
+    return "" if uri.secure else _USE_WSS
+
+
+def _wants_tls(uri: WebSocketURI, response: Response) -> bool:
+    """Say whether a server answers that it was to be spoken to in TLS."""
+    if uri.secure or response.status != 400:
+        return False
+    return _WANTS_TLS.search(response.body, 0, _SEARCHED_BYTES) is not None
+
+
+class _Redirects:
+    """The redirects that were followed so far, which every error behind them names."""
+
+    def __init__(self) -> None:
+        self._hops: list[tuple[WebSocketURI, int, WebSocketURI, bool]] = []
+
+    def add(self, source: WebSocketURI, status: int, target: WebSocketURI, *, withheld: bool) -> None:
+        """``withheld`` says that credentials were meant for the source, and are not sent to the target."""
+        self._hops.append((source, status, target, withheld))
+
+    @property
+    def are_circular(self) -> bool:
+        """Whether the last of them led to where we had been."""
+        return any(source == self._hops[-1][2] for source, *_ in self._hops)
+
+    def name_in(self, error: OSError | InvalidHandshake | OpenTimeout) -> None:
+        """Put them in front of an error's sentence, which otherwise names a server that nobody asked for."""
+        if not self._hops:
+            return
+        if isinstance(error, OSError) and error.strerror:
+            error.strerror = f"{self}: {error.strerror}"
+            error.args = (error.errno, error.strerror)
+        else:
+            error.args = (f"{self}: {error}", *error.args[1:])
+
+    def __str__(self) -> str:
+        hops = []
+        for _, status, target, withheld in self._hops:
+            why = f"{status}, and credentials are not sent to another server" if withheld else str(status)
+            hops.append(f"to {_shown(target)} ({why})")
+        if len(hops) > MOST_HOPS_NAMED:
+            hops[1 : 1 - MOST_HOPS_NAMED] = ["…"]
+        return f"{_shown(self._hops[0][0])} sent us on {', then '.join(hops)}"
+
+
+def _shown(uri: WebSocketURI) -> str:
+    """Return an address as errors have it."""
+    return shorten(mask_target(str(uri)))
 
 
 class _Attempt:
@@ -314,6 +428,9 @@ class _Attempt:
     def __init__(self, number: int, limits: Limits) -> None:
         self.number = number
         self.stage = "connecting"
+        self.advice = ""  # for the user, if the stage takes too long
+        self.through = ""  # a proxy, if there is one
+        self.redirects = _Redirects()
         self._limits = limits
 
     def log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
@@ -323,28 +440,54 @@ class _Attempt:
         """Return a connected socket. Raises OSError, which says to where there is no connection, and why."""
         where = unix_path or name_address((host, port))
         self.stage = f"connecting to {where}"
+        self.advice = "; the host may be down, or a firewall may drop what is sent to it"
         connected = await dial(host, port, unix_path)
         self.log(logs.http, logging.DEBUG, STATE, f"connected to {where}")
         return connected
 
     async def ask(
-        self, transport: Transport, request: Request, whom: str, invalid: type[InvalidHandshake] = InvalidResponse
+        self,
+        transport: Transport,
+        request: Request,
+        whom: str,
+        invalid: type[InvalidHandshake] = InvalidResponse,
+        *,
+        tls_advice: str,
     ) -> tuple[ResponsePhase, Response]:
-        """Send a request and return the answer. Raises what is given for what is none, and `NoResponse`."""
+        """Send a request and return the answer. Raises ``invalid`` for a bad answer, `NoResponse` and `TlsError`.
+
+        ``tls_advice`` is for a server that turns out to speak TLS where plain HTTP is spoken; empty where TLS is.
+        """
         self.stage = f"waiting for {whom} to answer"
+        self.advice = ""
         phase = ResponsePhase(self._limits)
         data = phase.send_request(request)
         self._show(OUT, data)
-        await transport.send_all(data)
-        while (answer := phase.next_event()) is Signal.NEED_DATA and phase.answer is None:
-            phase.receive_data(await transport.receive())
+        try:
+            with contextlib.suppress(ConnectionError):  # a server that takes no more may have said why
+                await transport.send_all(data)
+            while (answer := phase.next_event()) is Signal.NEED_DATA and phase.answer is None:
+                phase.receive_data(await transport.receive())
+        except ssl_module.SSLError as error:
+            raise explain(error, whom) from error
+        except OSError as error:
+            sentence = f"{whom}: the connection was lost before there was an answer: {error.strerror or error}"
+            advice = f"; if it speaks TLS, {tls_advice}" if tls_advice and not phase.has_begun else ""
+            raise NoResponse(f"{sentence}{advice}") from error
         if phase.answer is not None:
             answer = await _receive_body(transport, phase, phase.answer)
         if isinstance(answer, Response):
             self._show(IN, answer.raw_head)
             return phase, answer
-        self.log(logs.handshake, logging.INFO, FAULT, f"no handshake: {answer}")
-        raise (NoResponse if phase.cut_off else invalid)(f"{whom}: {answer}")
+        fault = str(answer)
+        raised: type[InvalidHandshake | TlsError] = NoResponse if phase.cut_off else invalid
+        if phase.speaks_tls and tls_advice:
+            fault += f"; {tls_advice}"
+            raised = TlsError if invalid is InvalidResponse else invalid
+        elif phase.cut_off and tls_advice and not phase.has_begun:
+            fault += f"; if it speaks TLS, {tls_advice}"
+        self.log(logs.handshake, logging.INFO, FAULT, f"no handshake: {fault}")
+        raise raised(f"{whom}: {fault}")
 
     def _show(self, mark: str, raw_head: bytes) -> None:
         if logs.http.isEnabledFor(logging.DEBUG):
@@ -431,15 +574,9 @@ def _retry_after_s(error: Exception) -> float | None:
             return None
         wish = response.headers.get("Retry-After", "0") or "0"
         return min(float(wish), MAX_BACKOFF_S) if wish.isascii() and wish.isdigit() else 0.0
-    if isinstance(error, ssl_module.SSLCertVerificationError):
-        return None
+    if isinstance(error, TlsError):
+        return 0.0 if error.may_pass else None
     return 0.0 if isinstance(error, OSError) else None
-
-
-def _default_tls() -> ssl_module.SSLContext:
-    context = ssl_module.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])  # RFC 7301
-    return context
 
 
 def connect(
@@ -474,7 +611,8 @@ def connect(
     ``uri`` begins with ``ws:``, ``wss:``, or ``ws+unix:`` (``ws+unix:///run/app.sock:/room``); a user name and a
     password in it are sent as Basic authorization. Times are in seconds, sizes in bytes; None switches a limit off.
 
-    - ``ssl``: settings for TLS, in place of the usual ones.
+    - ``ssl``: settings for TLS, in place of the usual ones; ``ssl.create_default_context(cafile="cert.pem")`` trusts
+      a self-signed certificate, or an authority of one's own.
     - ``headers``: sent besides those of the handshake, such as Authorization or Cookie; those two are not sent
       on when the server redirects to another one.
     - ``origin``, ``subprotocols``, ``user_agent``: what the request says; the favourite subprotocol first.
@@ -490,8 +628,10 @@ def connect(
     something is. An id in place of True is where to begin: one that another process noted, for instance.
 
     Raises `InvalidURI` and `UsageError` at once for what can't be meant. Connecting raises OSError when there is no
-    connection (ssl.SSLError is one), `OpenTimeout`, and `InvalidHandshake` when the server says no:
-    `InvalidStatus` has its answer. `NoResponse`, when the connection ends first, is both.
+    connection, such as ConnectionRefusedError, `TlsError` (an ssl.SSLError) when TLS fails, with `CertificateError` for
+    a certificate that isn't trusted, `OpenTimeout`, and `InvalidHandshake` when the server says no: `InvalidStatus` has
+    its answer. `NoResponse`, when the connection ends first, is an OSError too. The message names the server, and the
+    redirects that led to it; the original exception is the ``__cause__``.
     """
     return Connector(
         uri,

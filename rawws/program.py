@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import trio
 
 from rawws import logs, systemd
-from rawws.errors import UsageError
 from rawws.heap import FreedMemory, keep_freed_memory
 from rawws.server import Server
 from rawws.signals import LATE_S, end_soon, ending_signals
+from rawws.tls import load_certificate
 from rawws.transport import name_address, open_listeners
 from rawws.wire.trace import STATE, TIMER
 from rawws.workers import Membership
@@ -44,17 +44,7 @@ def load_tls(certificate: str, key: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])  # RFC 7301: else a browser may hope for HTTP/2
     context.options |= ssl.OP_NO_RENEGOTIATION  # OpenSSL's own default since 3.0: a handshake at a client's whim
-    try:
-        context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
-        raise UsageError(
-            f"the TLS certificate {certificate!r} and its key {key or certificate!r} can't be used: "
-            f"{error.reason or error}; both are to be PEM files that belong together"
-        ) from None
-    except OSError as error:
-        raise UsageError(
-            f"the TLS certificate {certificate!r} or its key {key or certificate!r} can't be read: {error.strerror}"
-        ) from None
+    load_certificate(context, "the TLS certificate", certificate, key)
     return context
 
 

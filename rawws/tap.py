@@ -15,8 +15,9 @@ from rawws import logs
 from rawws.accepting import Address, accept_connections
 from rawws.limits import MIB
 from rawws.loop import current_loop
+from rawws.tls import begin_tls, explain
 from rawws.tracing import OpenConnection, Tracer
-from rawws.transport import EXHAUSTED, TlsTransport, Transport, dial, name_address
+from rawws.transport import EXHAUSTED, Transport, dial, name_address
 from rawws.wire.describe import describe_switch
 from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch
 from rawws.wire.role import Role
@@ -59,13 +60,7 @@ class Target:
         connected = await dial(self.host, self.port)
         if self.tls is None:
             return Transport(connected)
-        transport = TlsTransport(connected, self.tls, server_hostname=self.host)
-        try:
-            await transport.shake_hands()
-        except BaseException:
-            transport.close()
-            raise
-        return transport
+        return await begin_tls(connected, self.tls, self.host, str(self))
 
 
 async def run_tap(
@@ -105,7 +100,9 @@ async def run_tap(
             task_status.started([name_address(listener.getsockname()) for listener in listeners])
 
 
-def _describe_loss(error: OSError, sender: Role) -> str:
+def _describe_loss(error: OSError, sender: Role, target: Target) -> str:
+    if isinstance(error, ssl_module.SSLError):  # with TLS 1.3, a refusal of our certificate comes as late as this
+        error = explain(error, str(target))
     return f"lost: {error.strerror or error}, while the {sender.name.lower()}'s bytes were passed on"
 
 
@@ -164,7 +161,7 @@ class _Tapped:
                     if error.errno in EXHAUSTED:
                         raise
                     # The other side may have sent its reason before the reset, and that has yet to be passed on.
-                    self._told = self._told or _describe_loss(error, sender)
+                    self._told = self._told or _describe_loss(error, sender, self._target)
                     tapped.deadline = trio.current_time() + LAST_WORDS_S
                     return
             if self._told:
@@ -172,7 +169,7 @@ class _Tapped:
             self._log(logs.http, logging.DEBUG, MARKS[sender], f"the {sender.name.lower()} ended its stream")
             await sink.send_eof()
         except OSError as error:
-            self._told = self._told or _describe_loss(error, sender)
+            self._told = self._told or _describe_loss(error, sender, self._target)
             tapped.cancel()
 
     async def _look_at(self, sender: Role, data: bytes) -> None:

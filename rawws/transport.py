@@ -796,24 +796,51 @@ def make_poller() -> Poller:
 
 
 async def dial(host: str, port: int, unix_path: str | None = None) -> socket.socket:
-    """Return a connected socket. Raises OSError, which says to where there is no connection, and why."""
+    """Return a connected socket. Raises OSError, whose sentence has the address, the reason and advice."""
+    where = unix_path or name_address((host, port))
     try:
         if unix_path is not None:
             stream = await trio.open_unix_socket(unix_path)
         else:
             stream = await trio.open_tcp_stream(host, port)
-    except UnicodeError:  # of IDNA, which is asked before any resolver: a label is empty, or has more than 63 letters
-        raise OSError(socket.EAI_NONAME, f"can't connect to {host}:{port}: that is not the name of a host") from None
+    except UnicodeError as error:  # of IDNA: a label is empty, or has more than 63 letters
+        sentence = f"can't connect to {where}: that is not the name of a host"
+        raise OSError(socket.EAI_NONAME, sentence) from error
     except OSError as error:
         cause = error.__cause__
         if isinstance(cause, ExceptionGroup):
             cause = cause.exceptions[-1]
-        told = cause if isinstance(cause, OSError) else error
-        why = os.strerror(told.errno) if told.errno and told.errno > 0 else str(told)
-        where = unix_path or name_address((host, port))
-        raise OSError(told.errno, f"can't connect to {where}: {why}") from None
+        first = cause if isinstance(cause, OSError) else error
+        raise OSError(first.errno, f"can't connect to {where}: {_explain_dial(first)}") from first
     # The stream has set the socket up; from here on it is ours to wait for.
     return socket.socket(fileno=stream.socket.detach())
+
+
+# The errors of getaddrinfo() for a name that doesn't exist; not every system has all of them.
+_NO_SUCH_NAME = frozenset(
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
+)
+
+
+def _explain_dial(error: OSError) -> str:
+    """Return why there is no connection, and advice."""
+    number = error.errno or 0
+    if isinstance(error, socket.gaierror):
+        why = error.strerror or "its name can't be looked up"
+        if number in _NO_SUCH_NAME:
+            return f"{why}; check how the host is spelt"
+        return f"{why}; check this machine's network and its name servers"
+    why = os.strerror(number) if number > 0 else error.strerror or str(error)
+    match number:
+        case errno.ECONNREFUSED:
+            return f"{why}; no program listens there: start it, or check host and port"
+        case errno.ENOENT:
+            return f"{why}; start the server, or check the path of its socket"
+        case errno.ENETUNREACH | errno.EHOSTUNREACH | errno.ENETDOWN | errno.EHOSTDOWN:
+            return f"{why}; check this machine's network, or the firewalls on the way"
+        case errno.ETIMEDOUT:
+            return f"{why}; the host is down, or a firewall drops what is sent to it"
+    return why
 
 
 async def open_listeners(host: str, port: int, *, backlog: int = 4096, reuse_port: bool = False) -> list[socket.socket]:

@@ -336,6 +336,10 @@ async def test_open_timeout_says_what_took_so_long(nursery: trio.Nursery, autoju
 # Redirects
 
 
+async def mute_until_end(stream: trio.SocketStream) -> None:
+    await stream.receive_some()
+
+
 def redirecting(nursery: trio.Nursery, location: str) -> Awaitable[str]:
     return start(nursery, process_request=lambda _: Response(302, b"", {"Location": location}))
 
@@ -358,14 +362,96 @@ async def test_secrets_follow_a_redirect_only_within_the_same_server(nursery: tr
 
 async def test_redirects_end(nursery: trio.Nursery) -> None:
     url = await redirecting(nursery, "/again")
-    with pytest.raises(rawws.InvalidRedirect, match=r"redirects more than 3 times \(max_redirects\)"):
+    with pytest.raises(rawws.InvalidRedirect) as raised:
         await rawws.connect(url, max_redirects=3).open()
+    again = f"to {url}/again (302)"
+    assert str(raised.value) == (
+        f"{url}/ sent us on {again}, then …, then {again}, then {again}: {url}/ redirects more than 3 times "
+        "(max_redirects), in a circle"
+    )
+
+
+async def test_redirects_that_lead_on_and_on_end_too(nursery: trio.Nursery) -> None:
+    url = await start(nursery, process_request=lambda asked: Response(302, b"", {"Location": f"{asked.path}x"}))
+    with pytest.raises(
+        rawws.InvalidRedirect, match=r": ws://.*/ redirects more than 10 times \(max_redirects\)$"
+    ) as raised:
+        await rawws.connect(url).open()
+    first, most, last = (f"to {url}/{'x' * count} (302)" for count in (1, 10, 11))
+    assert str(raised.value).startswith(f"{url}/ sent us on {first}, then …, then {most}, then {last}: ")
+    with pytest.raises(rawws.InvalidRedirect, match=r"/ redirects more than 0 times \(max_redirects\)$"):
+        await rawws.connect(url, max_redirects=0).open()
 
 
 async def test_a_redirect_to_where_no_websocket_can_be_is_the_server_s_fault(nursery: trio.Nursery) -> None:
     url = await redirecting(nursery, "mailto:somebody")
     with pytest.raises(rawws.InvalidRedirect, match="redirects to where no WebSocket can be"):
         await rawws.connect(url).open()
+
+
+async def test_every_failure_behind_a_redirect_names_the_redirect(
+    nursery: trio.Nursery, server_tls: ssl.SSLContext
+) -> None:
+    target = ""
+    url = await start(nursery, process_request=lambda _: Response(307, b"", {"Location": target}))
+    secure = (await start(nursery, ssl=server_tls)).replace(LOOPBACK, "localhost")
+    mute = await start_raw(nursery, mute_until_end)
+    gone = await start_raw(nursery, answering("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))
+    odd = await start_raw(nursery, answering("HTTP/1.1 101 Switching Protocols\r\n\r\n"))
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        refusing = f"ws://{LOOPBACK}:{taken.getsockname()[1]}"
+        failures: list[tuple[str, type[Exception], str]] = [
+            (refusing, ConnectionRefusedError, f"can't connect to {refusing[5:]}: Connection refused"),
+            ("ws://no-such-host.invalid", OSError, "can't connect to no-such-host.invalid:80: "),
+            (secure, rawws.CertificateError, f"the certificate of {secure[6:]} comes from an authority"),
+            (url.replace("ws:", "wss:"), rawws.TlsError, f"{url[5:]} speaks plain HTTP, not TLS"),
+            (mute, rawws.NoResponse, f"{mute}/: the server closed the connection before it answered"),
+            (gone, rawws.InvalidStatus, f"{gone}/: the server answered 404 Not Found instead of 101"),
+            (odd, rawws.InvalidResponse, f"{odd}/: the server's 101 is not valid: "),
+        ]
+        for target, kind, beginning in failures:
+            with pytest.raises(kind) as raised:
+                await rawws.connect(url).open()
+            error = raised.value
+            sentence = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            assert sentence.startswith(f"{url}/ sent us on to {target}/ (307): {beginning}")
+            assert sentence in str(error)
+            assert sentence in error.args
+
+
+async def test_a_timeout_behind_a_redirect_names_the_redirect(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    async def hear(stream: trio.SocketStream) -> None:
+        async for _ in stream:
+            pass
+
+    silent = await start_raw(nursery, hear)
+    url = await redirecting(nursery, f"{silent}/x?token=secret")
+    with pytest.raises(rawws.OpenTimeout) as raised:
+        await rawws.connect(url, open_timeout=3).open()
+    assert str(raised.value).startswith(f"{url}/ sent us on to {silent}/x?token=")
+    assert f" (302): {url}/: waiting for {silent}/x?token=" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("secret", ["a header", "the address"])
+async def test_a_refusal_behind_a_redirect_says_that_credentials_were_not_sent(
+    nursery: trio.Nursery, secret: str
+) -> None:
+    second = await start(nursery, process_request=lambda _: Response(401))
+    first = await redirecting(nursery, second)
+    url = first if secret == "a header" else first.replace("ws://", "ws://user:secret@")
+    headers = {"Authorization": "Bearer secret"} if secret == "a header" else {}
+    with pytest.raises(rawws.InvalidStatus) as raised:
+        await rawws.connect(url, headers=headers).open()
+    assert str(raised.value) == (
+        f"{first}/ sent us on to {second}/ (302, and credentials are not sent to another server): {second}/: the "
+        "server answered 401 Unauthorized instead of 101"
+    )
+    assert raised.value.response.status == 401
 
 
 # TLS
@@ -405,6 +491,11 @@ async def test_a_redirect_out_of_tls_is_not_followed(
     authority.configure_trust(trusting)
     with pytest.raises(rawws.InvalidRedirect, match="which isn't encrypted; that is not followed"):
         await rawws.connect(url, ssl=trusting).open()
+    unencrypted = await redirecting(nursery, url)
+    with pytest.raises(
+        rawws.InvalidRedirect, match=f"^{unencrypted}/ sent us on to {url}/ .302.: {url}/ redirects to ws://a/"
+    ):
+        await rawws.connect(unencrypted, ssl=trusting).open()
 
 
 # Proxies
@@ -462,8 +553,20 @@ async def test_does_without_a_proxy(nursery: trio.Nursery, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        ("HTTP/1.1 407 Proxy Authentication Required", "it answered 407 Proxy Authentication Required"),
-        ("HTTP/1.1 502 Bad Gateway", "it answered 502 Bad Gateway"),
+        (
+            "HTTP/1.1 407 Proxy Authentication Required",
+            "it answered 407 Proxy Authentication Required; give your user name and password in its address, as http://",
+        ),
+        (
+            "HTTP/1.1 403 Forbidden",
+            "it answered 403 Forbidden; its operator does not allow that",
+        ),
+        ("HTTP/1.1 502 Bad Gateway", "it answered 502 Bad Gateway; it has no connection to there itself"),
+        ("HTTP/1.1 418 Teapot", "does not connect us to example.org:80: it answered 418 I'm a Teapot$"),
+        (
+            "\x15\x03\x01\0\x02\x02\x46",
+            "the server speaks TLS on this port; only proxies that speak plain HTTP can be used",
+        ),
         ("SMTP ready", "the server's answer is not HTTP"),
     ],
 )
@@ -471,6 +574,30 @@ async def test_a_proxy_that_does_not_connect_us_says_why(nursery: trio.Nursery, 
     proxy_url = (await start_raw(nursery, Proxy(answer).converse)).replace("ws:", "http:")
     with pytest.raises(rawws.ProxyError, match=told):
         await rawws.connect("ws://example.org/", proxy=proxy_url).open()
+
+
+async def test_a_proxy_that_refuses_our_password_says_so(nursery: trio.Nursery) -> None:
+    proxy_url = (await start_raw(nursery, Proxy("HTTP/1.1 407 No").converse)).replace("ws://", "http://user:pass@")
+    with pytest.raises(
+        rawws.ProxyError, match=r"; it does not accept the user name and password in its address$"
+    ) as raised:
+        await rawws.connect("ws://example.org/", proxy=proxy_url).open()
+    assert "pass@" not in str(raised.value)
+
+
+async def test_a_failure_behind_a_proxy_names_the_server_and_the_proxy(nursery: trio.Nursery) -> None:
+    proxy = (await start_raw(nursery, Proxy().converse)).replace("ws:", "http:")
+    plain = await start(nursery, process_request=lambda _: Response(404))
+    with pytest.raises(rawws.TlsError) as raised:
+        await rawws.connect(plain.replace("ws:", "wss:"), proxy=proxy).open()
+    through = f"(through the proxy {proxy})"
+    assert str(raised.value).startswith(f"{plain[5:]} {through} speaks plain HTTP, not TLS")
+    with pytest.raises(rawws.InvalidStatus, match=re.escape(f"{plain}/ {through}: the server answered 404 Not Found")):
+        await rawws.connect(plain, proxy=proxy).open()
+    ending = await start_raw(nursery, mute_until_end)
+    with pytest.raises(rawws.NoResponse, match=re.escape(f"{ending}/ {through}: the server closed the connection")):
+        await rawws.connect(ending, proxy=proxy).open()
+    nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
@@ -488,7 +615,7 @@ async def test_a_proxy_that_is_not_there_is_told_apart_from_the_server(
         address = f"{LOOPBACK}:{taken.getsockname()[1]}"
         if how != "given":
             monkeypatch.setenv(how, f"http://{address}")
-        told = f"can't connect to {address}: Connection refused; that is the proxy {whose}"
+        told = f"can't connect to {address}: Connection refused; .*; that is the proxy {whose}"
         with pytest.raises(ConnectionRefusedError, match=told):
             await rawws.connect("ws://example.org/", proxy=f"http://{address}" if how == "given" else True).open()
 

@@ -149,7 +149,7 @@ def test_a_server_that_closes(server: Program) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
-        (["ws://127.0.0.1:1/"], 1, "rawws: can't connect to 127.0.0.1:1: Connection refused\n"),
+        (["ws://127.0.0.1:1/"], 1, "rawws: can't connect to 127.0.0.1:1: Connection refused; "),
         (["ftp://host/"], 2, "ftp"),
         (["ws://host/", "-H", "nonsense"], 2, "'nonsense' is not a header; give 'Name: value'"),
         (["ws://host/", "-H", "Upgrade: h2c"], 2, "rawws: the Upgrade header is set by the handshake\n"),

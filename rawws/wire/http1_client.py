@@ -59,6 +59,8 @@ class ResponsePhase:
         self._outcome: Response | str | None = None
         self.body_cut = False
         self.cut_off = False  # the stream ended before there was an answer
+        self.has_begun = False  # a byte has come
+        self.speaks_tls = False  # the server has begun with TLS
 
     def send_request(self, request: Request) -> bytes:
         """Return the bytes of a request without a body."""
@@ -71,6 +73,7 @@ class ResponsePhase:
 
     def receive_data(self, data: bytes) -> None:
         """Take in bytes from the server; empty at the end of the stream."""
+        self.has_begun = self.has_begun or bool(data)
         if self.answer is None and self._outcome is None:
             self._head += data
         self._h11.receive_data(data)
@@ -116,7 +119,8 @@ class ResponsePhase:
         if may_become_tls(self._head) and not self._h11.trailing_data[1]:
             return None
         if is_tls(self._head):
-            return "the server speaks TLS on this port; use wss:// in place of ws:// (or https:// for a proxy)"
+            self.speaks_tls = True
+            return "the server speaks TLS on this port"
         begins = escape(bytes(self._head[:_SHOWN_BYTES]))
         return f"the server's answer is not HTTP: it begins with '{begins}'"
 

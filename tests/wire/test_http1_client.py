@@ -252,7 +252,7 @@ def test_what_is_not_http_is_told_at_once_and_with_its_beginning(raw: bytes, sho
 )
 def test_a_server_that_speaks_tls_is_told_as_such(raw: bytes) -> None:
     for chunks in every_split(raw):
-        assert_fault(chunks, "use wss:// in place of ws://")
+        assert_fault(chunks, "the server speaks TLS on this port")
     assert_fault([raw[:1], EOF], r"begins with '\x1")
     assert_fault([raw[:1] + b"x"], r"begins with '\x1")
 

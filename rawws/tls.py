@@ -1,0 +1,280 @@
+"""TLS: whom a client trusts, how it begins, and its failures, each in one sentence for people.
+
+OpenSSL's own texts name neither the server nor a remedy. A sentence here has both, and is the same in the library, in
+``rawws connect``, ``rawws check`` and ``rawws tap``. The exception that was raised first is the ``__cause__``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import ssl
+import stat
+import time
+from pathlib import Path
+
+from rawws.errors import NoResponse, RawwsError, UsageError
+from rawws.transport import NotTls, TlsTransport
+from rawws.wire.first_bytes import is_http_answer
+from rawws.wire.trace import escape
+
+# The most that is shown of a server's bytes in place of TLS.
+_SHOWN_BYTES = 40
+# A file of certificates is looked at to this size, for the reason why there is none in it.
+_EXPLAINED_BYTES = 1 << 20
+
+# X509_V_ERR_… of OpenSSL's x509_vfy.h.
+_NO_ISSUER, _NOT_YET_VALID, _EXPIRED, _SELF_SIGNED, _UNKNOWN_ROOT = 2, 9, 10, 18, 19
+_NO_LOCAL_ISSUER, _ONLY_LEAF, _OTHER_HOST, _OTHER_ADDRESS = 20, 21, 62, 64
+
+# The alerts of RFC 8446 §6 in OpenSSL's names, which tell the version in which each was new.
+_ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?([A-Z_]+)")
+_ABOUT_OUR_CERTIFICATE = frozenset(
+    {
+        *("BAD_CERTIFICATE", "UNSUPPORTED_CERTIFICATE", "CERTIFICATE_REVOKED", "CERTIFICATE_EXPIRED"),
+        *("CERTIFICATE_UNKNOWN", "UNKNOWN_CA", "ACCESS_DENIED"),
+    }
+)
+_NO_COMMON_VERSION = frozenset(
+    {"UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION", "NO_PROTOCOLS_AVAILABLE", "UNKNOWN_PROTOCOL", "VERSION_TOO_LOW"}
+)
+_NO_RECORD = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "BAD_RECORD_TYPE"})
+
+_TRUST = "give it with --ca FILE (in Python: ssl=ssl.create_default_context(cafile=FILE))"
+_GIVE_CERTIFICATE = "give one with --cert FILE (in Python: load_cert_chain(FILE) of the context that ssl= is)"
+
+
+class TlsError(RawwsError, ssl.SSLError):
+    """TLS with a server failed; the message has the server's address, the side that is to change, and advice.
+
+    ``reason`` is OpenSSL's name for it, and ``may_pass`` says whether another try may succeed.
+    """
+
+    def __init__(self, sentence: str, reason: str = "", *, may_pass: bool = False) -> None:
+        super().__init__(ssl.SSL_ERROR_SSL, sentence)
+        self.reason = reason
+        self.may_pass = may_pass
+
+
+class CertificateError(TlsError, ssl.SSLCertVerificationError):
+    """A server's certificate isn't trusted; ``verify_code`` and ``verify_message`` are OpenSSL's."""
+
+    def __init__(self, sentence: str, error: ssl.SSLCertVerificationError) -> None:
+        super().__init__(sentence, error.reason)
+        self.verify_code = error.verify_code
+        self.verify_message = error.verify_message
+
+
+async def begin_tls(connected: socket.socket, context: ssl.SSLContext, host: str, where: str) -> TlsTransport:
+    """Return a connection to a server, which is to be ``host``, with its TLS handshake complete.
+
+    Errors call the server ``where``. The socket is ours from here on, and closed if this fails. Raises
+    `TlsError`, `NoResponse` and other OSErrors.
+    """
+    transport = TlsTransport(connected, context, server_hostname=host)
+    try:
+        await transport.shake_hands()
+    except OSError as error:
+        transport.close()
+        raise explain(error, where) from error
+    except BaseException:
+        transport.close()
+        raise
+    return transport
+
+
+# Settings
+
+
+def default_context() -> ssl.SSLContext:
+    """Return the settings by which this machine's authorities are trusted, or those of SSL_CERT_FILE."""
+    return _with_http_1(ssl.create_default_context())
+
+
+def insecure_context() -> ssl.SSLContext:
+    """Return settings under which any certificate will do."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return _with_http_1(context)
+
+
+def trusting_context(ca_file: str) -> ssl.SSLContext:
+    """Return settings by which the certificates in a PEM file are trusted, in place of this machine's authorities.
+
+    A certificate in it may be an authority's or a server's own. Raises `UsageError`.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError as error:
+        raise UsageError(f"no certificate can be trusted by {ca_file!r}: {_find_fault(ca_file)}") from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError(f"the certificates in {ca_file!r} can't be read: {why}; --ca takes a PEM file") from error
+    if not context.cert_store_stats()["x509"]:  # such as a list of those that are revoked
+        raise UsageError(f"no certificate can be trusted by {ca_file!r}: {_find_fault(ca_file)}")
+    # As curl has it, and Python from 3.13 on: a server's own certificate can be trusted without its authority. Python
+    # 3.13 is also strict about the form of certificates, which authorities that somebody made by hand don't keep to.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return _with_http_1(context)
+
+
+def load_certificate(context: ssl.SSLContext, name: str, certificate: str, key: str | None) -> None:
+    """Have the settings show a certificate chain, called ``name``; both files are PEM. Raises `UsageError`.
+
+    Without a ``key``, the private key is in the certificate's file.
+    """
+    key = key or certificate
+    try:
+        context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        why = f": {_name(error)}" if _name(error) else ""
+        advice = "both are to be PEM files that belong together"
+        raise UsageError(f"{name} {certificate!r} and its key {key!r} can't be used{why}; {advice}") from error
+    except OSError as error:
+        raise UsageError(f"{name} {certificate!r} or its key {key!r} can't be read: {error.strerror}") from error
+
+
+def _with_http_1(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.set_alpn_protocols(["http/1.1"])  # RFC 7301
+    return context
+
+
+def _find_fault(ca_file: str) -> str:
+    """Say why a file that can be read has no certificate in it."""
+    data = b""
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(os.stat(ca_file).st_mode):  # a pipe can't be read a second time
+            with Path(ca_file).open("rb") as file:
+                data = file.read(_EXPLAINED_BYTES)
+            if not data.strip():
+                return "the file is empty; --ca takes a PEM file"
+    if b"-----BEGIN CERTIFICATE-----" in data or b"-----BEGIN TRUSTED CERTIFICATE-----" in data:
+        return "a certificate in it is damaged; copy it again, from -----BEGIN to END CERTIFICATE-----"
+    if b"PRIVATE KEY-----" in data:
+        return "it holds a private key, which stays with its server; --ca takes the certificate"
+    if data[:1] == b"\x30":  # X.690 §8.9: a SEQUENCE, which a certificate is
+        return "it is not PEM but may be DER; 'openssl x509 -inform der -in FILE -out cert.pem' makes PEM of that"
+    return "there is no -----BEGIN CERTIFICATE----- in it; --ca takes a PEM file"
+
+
+# Failures
+
+
+def explain(error: OSError, where: str) -> OSError:
+    """Return the exception to raise, from the original, for a failure of TLS with the server ``where``."""
+    match error:
+        case NotTls():
+            return TlsError(_explain_other(error.first_bytes, where), error.reason)
+        case ssl.SSLCertVerificationError():
+            return CertificateError(_explain_certificate(error, where), error)
+        case ssl.SSLEOFError() | ConnectionError() | OSError(errno=errno.ENOTCONN):
+            ended = "reset" if isinstance(error, ConnectionResetError) else "ended"
+            return NoResponse(
+                f"{where} {ended} the connection in the TLS handshake; if it speaks no TLS, use ws:// in place of "
+                "wss://, and else its log may tell why"
+            )
+        case ssl.SSLError():
+            reason = _name(error)
+            alert = _ALERT.fullmatch(reason)
+            if alert is None:
+                return TlsError(_explain_failure(error, where), reason)
+            may_pass = alert[1] == "INTERNAL_ERROR"
+            return TlsError(_explain_alert(alert[1], where), reason, may_pass=may_pass)
+    return OSError(error.errno, f"the connection to {where} was lost in the TLS handshake: {error.strerror or error}")
+
+
+def _name(error: ssl.SSLError) -> str:
+    """Return OpenSSL's name for an error, or nothing for one that has none."""
+    return getattr(error, "reason", None) or ""
+
+
+def _explain_other(first_bytes: bytes, where: str) -> str:
+    if is_http_answer(first_bytes):
+        return f"{where} speaks plain HTTP, not TLS: use ws:// in place of wss://"
+    return f"{where} does not speak TLS: it sent '{escape(first_bytes[:_SHOWN_BYTES])}'; check host and port"
+
+
+def _explain_certificate(error: ssl.SSLCertVerificationError, where: str) -> str:
+    subject = f"the certificate of {where}"
+    today = time.strftime("%Y-%m-%d")
+    match error.verify_code:
+        case code if code == _SELF_SIGNED:
+            return f"{subject} is self-signed, so no authority vouches for it; to trust it, {_TRUST}"
+        case code if code in (_UNKNOWN_ROOT, _NO_LOCAL_ISSUER, _NO_ISSUER, _ONLY_LEAF):
+            return (
+                f"{subject} comes from an authority that is not trusted here, or the server leaves out a certificate "
+                f"in between; to trust the authority's certificate, {_TRUST}"
+            )
+        case code if code == _EXPIRED:
+            return f"{subject} has expired, unless the date here, {today}, is wrong; the server needs a new one"
+        case code if code == _NOT_YET_VALID:
+            return f"{subject} is not valid yet, unless the date here, {today}, is wrong; the server needs another one"
+        case code if code in (_OTHER_HOST, _OTHER_ADDRESS):
+            return (
+                f"{subject} is for another host: use a host name that it is for, or give the server a certificate for "
+                "this one"
+            )
+    return f"{subject} is not trusted: {error.verify_message.rstrip('.')}; the server needs another one"
+
+
+def _explain_alert(alert: str, where: str) -> str:
+    """Return the meaning of a server's alert (RFC 8446 §6.2)."""
+    name = alert.lower()
+    match alert:
+        case "PROTOCOL_VERSION":
+            return _explain_versions(where)
+        case "HANDSHAKE_FAILURE" | "INSUFFICIENT_SECURITY":
+            return (
+                f"{where} refused the TLS handshake ({name}): it has no cipher in common with us, or demands a client "
+                f"certificate; for the latter, {_GIVE_CERTIFICATE}"
+            )
+        case "CERTIFICATE_REQUIRED":
+            return f"{where} demands a client certificate; {_GIVE_CERTIFICATE}"
+        case "UNRECOGNIZED_NAME":
+            return f"{where} has no certificate for that host ({name}); check the host in the address"
+        case "NO_APPLICATION_PROTOCOL":
+            return f"{where} does not speak HTTP/1.1 over TLS ({name}), where a WebSocket begins; check host and port"
+        case "INTERNAL_ERROR":
+            return f"{where} failed in the TLS handshake ({name}); its log may tell why"
+    if alert in _ABOUT_OUR_CERTIFICATE:
+        return f"{where} demands a client certificate that it accepts ({name}); {_GIVE_CERTIFICATE}"
+    return f"{where} ended TLS with the alert {name}; its log may tell why"
+
+
+def _explain_failure(error: ssl.SSLError, where: str) -> str:
+    """Return the reason for which OpenSSL itself refused to go on."""
+    reason = _name(error)
+    if reason in _NO_COMMON_VERSION:
+        return _explain_versions(where)
+    if reason in _NO_RECORD:
+        return f"{where} does not speak TLS: its bytes are no record of TLS; check host and port"
+    words = reason.lower().replace("_", " ") if reason.isupper() else reason or str(error)
+    return f"TLS with {where} failed: {words}"
+
+
+def _explain_versions(where: str) -> str:
+    return (
+        f"{where} and we have no version of TLS in common: ours are 1.2 and 1.3, unless ssl= says otherwise; the "
+        "server's TLS has to be updated"
+    )
+
+
+def explain_client(error: ssl.SSLError) -> str:
+    """Say why TLS with a client failed, for a server's log."""
+    reason = _name(error) or str(error)
+    alert = _ALERT.fullmatch(reason)
+    if alert is not None:
+        name = alert[1].lower()
+        if alert[1] in _ABOUT_OUR_CERTIFICATE:
+            return f"the client does not trust our certificate ({name})"
+        return f"the client sent the alert {name}"
+    if reason in _NO_COMMON_VERSION:
+        return "the client has no version of TLS in common with us"
+    if reason == "NO_SHARED_CIPHER":
+        return "the client has no cipher in common with us"
+    return reason
