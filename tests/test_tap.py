@@ -19,10 +19,10 @@ from websockets.sync.client import connect
 
 import rawws
 from rawws import tap
-from rawws.cli.arguments import insecure_tls
 from rawws.cli.tap import parse_listen, parse_target
 from rawws.errors import ListenError, UsageError
 from rawws.tap import Target, run_tap
+from rawws.tls import default_context, insecure_context
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport, dial, open_listeners
 from rawws.wire.frames import Opcode, encode_frame
@@ -116,7 +116,7 @@ async def test_a_server_that_is_mute_in_the_tls_handshake_is_given_up(
 
     with trio.fail_after(3 * tap.DIAL_TIMEOUT_S):
         mute = await start_raw(nursery, hear)
-        port = await start_tap(nursery, mute, tracer, insecure_tls())
+        port = await start_tap(nursery, mute, tracer, insecure_context())
         async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
             while memory.kinds()[-1:] != ["end"]:
                 await wait_all_tasks_blocked()
@@ -346,14 +346,14 @@ def test_where_to_listen(given: str, host: str, port: int) -> None:
     ],
 )
 def test_where_to_connect_to(given: str, host: str, port: int, tls: bool) -> None:
-    target = parse_target(given, check=True)
+    target = parse_target(given, default_context())
     assert (target.host, target.port, target.tls is not None) == (host, port, tls)
 
 
 @pytest.mark.parametrize("given", ["", "nowhere", "ws://host/path", "host:99999", "ftp://host", "8080"])
 def test_what_is_no_server(given: str) -> None:
     with pytest.raises(UsageError, match="is not a server"):
-        parse_target(given, check=True)
+        parse_target(given, default_context())
 
 
 @pytest.mark.parametrize("given", ["", "host", "host:x", "1:2:99999"])

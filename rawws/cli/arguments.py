@@ -11,6 +11,7 @@ from rawws.errors import UsageError
 from rawws.page import Access
 from rawws.room_paths import RoomPaths
 from rawws.room_posts import Guard
+from rawws.tls import default_context, insecure_context, load_certificate, trusting_context
 
 # Of seconds, or of things in a second: what is less is meant by nobody, and keeps a loop busy or a client waiting.
 LEAST = 0.001
@@ -83,11 +84,31 @@ def header(argument: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def insecure_tls() -> ssl.SSLContext:
-    """Return settings under which any certificate will do, for ``--no-check``."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+def add_tls_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a client's TLS, for `client_tls` to read."""
+    tls = parser.add_argument_group("TLS, for wss://")
+    tls.add_argument("-n", "--no-check", action="store_true", help="don't check the server's TLS certificate")
+    tls.add_argument(
+        "--ca", metavar="FILE",
+        help="trust the certificates in this PEM file, in place of this machine's authorities: an authority's, or a "
+        "server's own",
+    )  # fmt: skip
+    tls.add_argument("--cert", metavar="FILE", help="show this client certificate (PEM) to a server that asks for one")
+    tls.add_argument("--key", metavar="FILE", help="its private key, if that is not in the same file")
+
+
+def client_tls(options: argparse.Namespace) -> ssl.SSLContext:
+    """Return the settings that the flags of `add_tls_arguments` ask for. Raises `UsageError`."""
+    if options.no_check and options.ca is not None:
+        raise UsageError("--ca is of no use with --no-check, by which any certificate will do; leave one of them out")
+    if options.key is not None and options.cert is None:
+        raise UsageError("--key is of no use without --cert; give the certificate too")
+    if options.ca is not None:
+        context = trusting_context(options.ca)
+    else:
+        context = insecure_context() if options.no_check else default_context()
+    if options.cert is not None:
+        load_certificate(context, "the client certificate", options.cert, options.key)
     return context
 
 

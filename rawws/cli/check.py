@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import ssl
 from collections import Counter
 from typing import Any
 
@@ -12,7 +11,7 @@ import trio
 
 from rawws import logs
 from rawws.checker import Checker, Result
-from rawws.cli.arguments import header, insecure_tls, seconds
+from rawws.cli.arguments import add_tls_arguments, client_tls, header, seconds
 from rawws.cli.streams import complain, need_output, writing_output
 from rawws.errors import OpenTimeout, ProxyError, UsageError
 from rawws.wire.cases import BY_NAME, CASES, Case, Verdict
@@ -39,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-H", "--header", type=header, action="append", default=[], metavar="'NAME: VALUE'",
                         help="send this header too, such as a cookie; may be repeated")  # fmt: skip
     parser.add_argument("-o", "--origin", help="send this Origin")
-    parser.add_argument("-n", "--no-check", action="store_true", help="don't check the server's TLS certificate")
     parser.add_argument("--timeout", type=seconds, default=3.0, metavar="SECONDS",
                         help="how long an answer may take (default: %(default)g)")  # fmt: skip
+    add_tls_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         trio.run(_check, options, cases, results)
     except (OSError, OpenTimeout, ProxyError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        complain(f"{options.url}: {reason}")
+        complain(str(reason))
         return _FOUND_FAULT
     counts = Counter(result.outcome.verdict for result in results)
     with writing_output():
@@ -82,9 +81,12 @@ def _choose(names: list[str] | None) -> list[Case]:
 
 
 async def _check(options: argparse.Namespace, cases: list[Case], results: list[Result]) -> None:
-    tls: ssl.SSLContext | None = insecure_tls() if options.no_check else None
     checker = Checker(
-        options.url, ssl=tls, headers=options.header, origin=options.origin, patience_s=options.timeout or 3.0
+        options.url,
+        ssl=client_tls(options),
+        headers=options.header,
+        origin=options.origin,
+        patience_s=options.timeout or 3.0,
     )
 
     def tell(result: Result) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import ssl
 import sys
 
 from rawws import client, logs, signals
-from rawws.cli.arguments import header, insecure_tls, seconds, size, text
+from rawws.cli.arguments import add_tls_arguments, client_tls, header, seconds, size, text
 from rawws.cli.streams import complain, drop_output, need_input, need_output, tell_output_lost
 from rawws.errors import HandshakeRefused, InvalidHandshake, OpenTimeout, UsageError
 from rawws.limits import MIB
@@ -56,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="offer this subprotocol; may be repeated, the favourite first",
     )  # fmt: skip
     ask.add_argument("-o", "--origin", help="send this Origin")
-    ask.add_argument("-n", "--no-check", action="store_true", help="don't check the server's TLS certificate")
     ask.add_argument("--no-compression", dest="compression", action="store_false", help="don't offer compression")
+    add_tls_arguments(parser)
     talk = parser.add_argument_group("the conversation")
     talk.add_argument(
         "-x", "--execute", action="append", default=[], type=text, metavar="MESSAGE",
@@ -109,11 +108,10 @@ def _wait(argument: str) -> float:
 
 
 async def _connect(options: argparse.Namespace) -> int:
-    tls: ssl.SSLContext | None = insecure_tls() if options.no_check else None
     url = complete_url(options.url)
     connector = client.connect(
         url,
-        ssl=tls if url.startswith("wss:") else None,
+        ssl=client_tls(options),
         headers=options.header,
         origin=options.origin,
         subprotocols=options.subprotocol,

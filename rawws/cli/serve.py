@@ -17,7 +17,6 @@ from rawws.backplane import share
 from rawws.cli.arguments import (
     above_zero,
     count,
-    insecure_tls,
     page_token,
     path_prefix,
     port,
@@ -37,6 +36,7 @@ from rawws.room import Slow
 from rawws.room_app import RoomApp
 from rawws.room_posts import Guard
 from rawws.server import Routes, Server, serve
+from rawws.tls import insecure_context
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address
 from rawws.wire.handshake import Origins
@@ -252,7 +252,7 @@ class _Program:
         uri = f"{scheme}://{name_address(dialled_address(listeners[0]))}"
         about = About(
             uri,
-            None if self._tls is None else insecure_tls(),
+            None if self._tls is None else insecure_context(),
             case_path=CASE_PATH,
             path=self._paths.example,
             has_rooms=self._hub.mode is Mode.BROADCAST,

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import trio
 
 from rawws import logs, signals
-from rawws.cli.arguments import insecure_tls, page_token
+from rawws.cli.arguments import add_tls_arguments, client_tls, page_token
 from rawws.errors import UsageError
 from rawws.page import TRACE, About, Access, Page
 from rawws.program import raise_file_limit
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("listen", metavar="LISTEN", help="[HOST:]PORT, on loopback if there is no host")
     parser.add_argument("target", metavar="TARGET", help="HOST:PORT of the server, or its URL: ws://…, wss://…, http…")
-    parser.add_argument("-n", "--no-check", action="store_true", help="don't check the server's TLS certificate")
+    add_tls_arguments(parser)
     parser.add_argument("--record", metavar="FILE", help="write all of it to this file too, for rawws decode to read")
     parser.add_argument(
         "--page",
@@ -64,7 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Tap until a signal ends it."""
     host, port = parse_listen(options.listen)
-    target = parse_target(options.target, check=not options.no_check)
+    target = parse_target(options.target, client_tls(options))
+    if target.tls is None and (options.ca or options.cert):
+        raise UsageError(f"--ca and --cert are for a server that speaks TLS; give it as wss://{target}")
     if options.page_token is not None and options.page is None:
         raise UsageError("--page-token is for the page of a tap; give --page PORT too")
     access = Access(options.page_token)
@@ -90,8 +92,8 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-def parse_target(text: str, *, check: bool) -> Target:
-    """Return the server that an address names. Raises `UsageError`."""
+def parse_target(text: str, tls: ssl.SSLContext) -> Target:
+    """Return the server that an address names, with these settings if it speaks TLS. Raises `UsageError`."""
     try:
         parts = urlsplit(text if "://" in text else f"//{text}")
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
@@ -103,8 +105,6 @@ def parse_target(text: str, *, check: bool) -> Target:
         )
     if parts.scheme not in ("wss", "https"):
         return Target(parts.hostname, port)
-    tls = ssl.create_default_context() if check else insecure_tls()
-    tls.set_alpn_protocols(["http/1.1"])
     return Target(parts.hostname, port, tls)
 
 
