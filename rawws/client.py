@@ -29,12 +29,13 @@ from rawws.errors import (
     ProxyError,
     RawwsError,
     UsageError,
+    sentence_of,
 )
 from rawws.limits import MIB, NO_LIMIT, Limits, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.resume import ResumedWebSocket
-from rawws.tls import TlsError, begin_tls, default_context, explain
+from rawws.tls import GIVE_CERTIFICATE, TlsError, begin_tls, default_context, explain
 from rawws.transport import Transport, dial, name_address
 from rawws.version import __version__
 from rawws.websocket import WebSocket
@@ -68,11 +69,15 @@ RETRIED_STATUSES = frozenset({408, 425, 429})
 
 # The most redirects that an error names one by one.
 MOST_HOPS_NAMED = 3
-# TLS servers answer clients that speak plain HTTP in words of their own: nginx and others with "HTTPS port", Apache
-# with "SSL-enabled server port", Go with "HTTPS server", Tomcat with "requires TLS", and rawws.
-_WANTS_TLS = re.compile(rb"HTTPS port|SSL-enabled server port|HTTPS server|requires TLS|speaks TLS")
-_SEARCHED_BYTES = 2048
 _USE_WSS = "use wss:// in place of ws://"
+# TLS servers refuse a client with 400, in words of their own: one that speaks plain HTTP (nginx, Apache, Go, Tomcat,
+# rawws), and one without a certificate (nginx).
+_ABOUT_TLS = (
+    (re.compile(rb"HTTPS port|SSL-enabled server port|HTTPS server|requires TLS|speaks TLS"), False, _USE_WSS),
+    (re.compile(rb"No required SSL certificate"), True, f"it demands a client certificate: {GIVE_CERTIFICATE}"),
+    (re.compile(rb"The SSL certificate error"), True, f"it refuses our client certificate: {GIVE_CERTIFICATE}"),
+)
+_SEARCHED_BYTES = 2048
 # Advice for each status by which a proxy refuses (RFC 9110 §15).
 _ADVICE = {
     407: "; give your user name and password in its address, as http://user:password@host:port",
@@ -227,7 +232,7 @@ class Connector:
             sent, withheld = headers, False
             if target.origin != uri.origin:
                 sent = Headers([(name, value) for name, value in headers if name.lower() not in OWN_HEADERS])
-                withheld = len(sent) < len(headers) or uri.username is not None
+                withheld = "Authorization" in headers or "Cookie" in headers or uri.username is not None
             attempt.log(logs.handshake, logging.INFO, STATE, f"redirected to {target}")
             attempt.redirects.add(uri, response.status, target, withheld=withheld)
             uri, headers = target, sent
@@ -250,8 +255,8 @@ class Connector:
         if response.status != 101:
             body = response.body[:200].decode(errors="replace").strip()
             told = f"{_shown(uri)}{attempt.through}: {answer.fault}" + (f": {quote(body)}" if body else "")
-            if _wants_tls(uri, response):
-                told += f"; {_USE_WSS}"
+            if advice := _advise_on_tls(uri, response):
+                told += f"; {advice}"
             raise InvalidStatus(told, response)
         if answer.fault:
             raise InvalidResponse(f"{_shown(uri)}{attempt.through}: the server's 101 is not valid: {answer.fault}")
@@ -294,9 +299,11 @@ class Connector:
         try:
             with trio.move_on_after(self._open_timeout or math.inf), contextlib.suppress(InvalidHandshake):
                 request = self._handshake(self._uri, self._headers).request
-                _, response = await attempt.ask(transport, request, str(self._uri), tls_advice=_tls_advice(self._uri))
-                if _wants_tls(self._uri, response):
-                    raise TlsError(f"{self._uri}: the server speaks TLS on this port; {_USE_WSS}")
+                _, response = await attempt.ask(
+                    transport, request, _shown(self._uri), tls_advice=_tls_advice(self._uri)
+                )
+                if advice := _advise_on_tls(self._uri, response):
+                    raise TlsError(f"{_shown(self._uri)}: the server refuses us for reasons of TLS; {advice}")
         finally:
             transport.close()
 
@@ -375,11 +382,12 @@ def _tls_advice(uri: WebSocketURI) -> str:
     return "" if uri.secure else _USE_WSS
 
 
-def _wants_tls(uri: WebSocketURI, response: Response) -> bool:
-    """Say whether a server answers that it was to be spoken to in TLS."""
-    if uri.secure or response.status != 400:
-        return False
-    return _WANTS_TLS.search(response.body, 0, _SEARCHED_BYTES) is not None
+def _advise_on_tls(uri: WebSocketURI, response: Response) -> str:
+    """Return advice if a server's answer is about TLS, otherwise nothing."""
+    for words, secure, advice in _ABOUT_TLS:
+        if response.status == 400 and uri.secure is secure and words.search(response.body, 0, _SEARCHED_BYTES):
+            return advice
+    return ""
 
 
 class _Redirects:
@@ -549,7 +557,7 @@ class _Reconnecting(AsyncIterator[WebSocket]):
                 least_s = _retry_after_s(error)
                 if least_s is None:
                     raise
-                await self._rest(str(error), least_s)
+                await self._rest(sentence_of(error), least_s)
             else:
                 self._opened_at = trio.current_time()
                 return self._websocket

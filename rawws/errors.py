@@ -96,6 +96,11 @@ class OpenTimeout(RawwsError, TimeoutError):
     """Connecting and the opening handshake took longer than ``open_timeout`` together."""
 
 
+def sentence_of(error: Exception) -> str:
+    """Return an exception's own sentence, without the number that OSError puts in front of it."""
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why the HTTP phase refuses a request, and what the client is told.

@@ -52,15 +52,14 @@ class Target:
 
     async def dial(self) -> Transport:
         """Return a connection to it. Raises OSError, also when that takes too long."""
+        stage = f"connecting to {self}"
         with trio.move_on_after(DIAL_TIMEOUT_S):
-            return await self._dial()
-        raise TimeoutError(f"{self} could not be connected to within {DIAL_TIMEOUT_S:g} s")
-
-    async def _dial(self) -> Transport:
-        connected = await dial(self.host, self.port)
-        if self.tls is None:
-            return Transport(connected)
-        return await begin_tls(connected, self.tls, self.host, str(self))
+            connected = await dial(self.host, self.port)
+            if self.tls is None:
+                return Transport(connected)
+            stage = f"the TLS handshake with {self}"
+            return await begin_tls(connected, self.tls, self.host, str(self))
+        raise TimeoutError(f"{stage} took longer than {DIAL_TIMEOUT_S:g} s")
 
 
 async def run_tap(

@@ -44,7 +44,7 @@ _NO_COMMON_VERSION = frozenset(
 _NO_RECORD = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "BAD_RECORD_TYPE"})
 
 _TRUST = "give it with --ca FILE (in Python: ssl=ssl.create_default_context(cafile=FILE))"
-_GIVE_CERTIFICATE = "give one with --cert FILE (in Python: load_cert_chain(FILE) of the context that ssl= is)"
+GIVE_CERTIFICATE = "give one with --cert FILE (in Python: load_cert_chain(FILE) of the context that ssl= is)"
 
 
 class TlsError(RawwsError, ssl.SSLError):
@@ -231,10 +231,10 @@ def _explain_alert(alert: str, where: str) -> str:
         case "HANDSHAKE_FAILURE" | "INSUFFICIENT_SECURITY":
             return (
                 f"{where} refused the TLS handshake ({name}): it has no cipher in common with us, or demands a client "
-                f"certificate; for the latter, {_GIVE_CERTIFICATE}"
+                f"certificate; for the latter, {GIVE_CERTIFICATE}"
             )
         case "CERTIFICATE_REQUIRED":
-            return f"{where} demands a client certificate; {_GIVE_CERTIFICATE}"
+            return f"{where} demands a client certificate; {GIVE_CERTIFICATE}"
         case "UNRECOGNIZED_NAME":
             return f"{where} has no certificate for that host ({name}); check the host in the address"
         case "NO_APPLICATION_PROTOCOL":
@@ -242,7 +242,7 @@ def _explain_alert(alert: str, where: str) -> str:
         case "INTERNAL_ERROR":
             return f"{where} failed in the TLS handshake ({name}); its log may tell why"
     if alert in _ABOUT_OUR_CERTIFICATE:
-        return f"{where} demands a client certificate that it accepts ({name}); {_GIVE_CERTIFICATE}"
+        return f"{where} demands a client certificate that it accepts ({name}); {GIVE_CERTIFICATE}"
     return f"{where} ended TLS with the alert {name}; its log may tell why"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -321,7 +322,14 @@ async def test_plain_http_on_a_tls_port_of_ours_is_explained(nursery: trio.Nurse
     port = await start(nursery, files.good)
     with pytest.raises(rawws.InvalidStatus, match=f"'This port speaks TLS: .*'; {USE_WSS}$"):
         await rawws.connect(f"ws://localhost:{port}/").open()
-    async with rawws.connect(f"wss://localhost:{port}/", ssl=trusting_context(files.authority)):  # as it says
+    trusting = trusting_context(files.authority)
+    async with rawws.connect(f"wss://localhost:{port}/", ssl=trusting):  # as it says
+        pass
+    to_tls = rawws.Response(301, b"", {"Location": f"wss://localhost:{port}/"})
+    first: rawws.Server = await nursery.start(
+        partial(rawws.serve, echo, 0, host=LOOPBACK, process_request=lambda _: to_tls)
+    )
+    async with rawws.connect(f"ws://localhost:{first.port}/", ssl=trusting):
         pass
 
 
@@ -385,6 +393,8 @@ http {{
         listen 127.0.0.1:{port} ssl;
         ssl_certificate {certificate};
         ssl_certificate_key {certificate};
+        ssl_client_certificate {authority};
+        ssl_verify_client on;
     }}
 }}
 """
@@ -398,7 +408,9 @@ def nginx(files: Files, tmp_path: Path) -> Iterator[int]:
     assert found is not None
     port = free_port()
     configuration = tmp_path / "nginx.conf"
-    configuration.write_text(NGINX.format(folder=tmp_path, port=port, certificate=files.good))
+    configuration.write_text(
+        NGINX.format(folder=tmp_path, port=port, certificate=files.good, authority=files.authority)
+    )
     command = [found, "-p", str(tmp_path), "-e", str(tmp_path / "error.log"), "-c", str(configuration)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
@@ -408,9 +420,24 @@ def nginx(files: Files, tmp_path: Path) -> Iterator[int]:
             server.terminate()
 
 
-async def test_plain_http_on_a_tls_port_of_nginx_is_explained(nginx: int) -> None:
+async def test_refusals_of_nginx_for_reasons_of_tls_are_explained(nginx: int, files: Files) -> None:
     with pytest.raises(rawws.InvalidStatus, match=rf"400 Bad Request instead of 101: .*; {USE_WSS}$"):
         await rawws.connect(f"ws://localhost:{nginx}/").open()
+    context = trusting_context(files.authority)
+    for advice in (
+        f"it demands a client certificate: {GIVE_CERTIFICATE}",
+        f"it refuses our client certificate: {GIVE_CERTIFICATE}",
+    ):
+        with pytest.raises(rawws.InvalidStatus, match=re.escape(advice) + "$"):
+            await rawws.connect(f"wss://localhost:{nginx}/", ssl=context).open()
+        with pytest.raises(rawws.TlsError, match="reasons of TLS; " + re.escape(advice) + "$"):
+            await rawws.connect(f"wss://localhost:{nginx}/", ssl=context).probe()
+        context.load_cert_chain(files.self_signed, files.self_signed_key)
+    context.load_cert_chain(files.good)
+    with pytest.raises(
+        rawws.InvalidStatus, match=r"404 Not Found|200 OK|403 Forbidden"
+    ):  # it is no server of WebSockets
+        await rawws.connect(f"wss://localhost:{nginx}/", ssl=context).open()
 
 
 # No connection at all

@@ -122,7 +122,7 @@ async def test_a_server_that_is_mute_in_the_tls_handshake_is_given_up(
                 await wait_all_tasks_blocked()
                 mock_clock.jump(1)
             assert await read_all(stream) == b""
-    assert memory.taken[-1][1]["told"] == f"127.0.0.1:{mute} could not be connected to within 10 s"
+    assert memory.taken[-1][1]["told"] == f"the TLS handshake with 127.0.0.1:{mute} took longer than 10 s"
     tracer.remove(memory)
     nursery.cancel_scope.cancel()
 

@@ -8,7 +8,7 @@ import sys
 from rawws import client, logs, signals
 from rawws.cli.arguments import add_tls_arguments, client_tls, header, seconds, size, text
 from rawws.cli.streams import complain, drop_output, need_input, need_output, tell_output_lost
-from rawws.errors import HandshakeRefused, InvalidHandshake, OpenTimeout, UsageError
+from rawws.errors import HandshakeRefused, InvalidHandshake, OpenTimeout, UsageError, sentence_of
 from rawws.limits import MIB
 from rawws.signals import ending_signals
 from rawws.terminal import (
@@ -123,7 +123,7 @@ async def _connect(options: argparse.Namespace) -> int:
     except UsageError:
         raise
     except (OSError, InvalidHandshake, HandshakeRefused, OpenTimeout) as error:
-        complain(str(error.strerror if isinstance(error, OSError) and error.strerror else error))
+        complain(sentence_of(error))
         return _REFUSED
     console = _open_console()
     console.tell(f"connected to {url} (/help for commands, Ctrl-D to leave)")
