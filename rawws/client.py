@@ -65,8 +65,6 @@ GOOD_CONNECTION_S = 10.0
 BODY_TIMEOUT_S = 1.0
 # Answers after which trying again may help (RFC 9110 §15.5.9, RFC 8470, RFC 6585); others of 4xx will stay.
 RETRIED_STATUSES = frozenset({408, 425, 429})
-
-
 # The most redirects that an error names one by one.
 MOST_HOPS_NAMED = 3
 _USE_WSS = "use wss:// in place of ws://"
@@ -402,7 +400,7 @@ class _Redirects:
 
     @property
     def are_circular(self) -> bool:
-        """Whether the last of them led to where we had been."""
+        """Whether the last one led to an address that had redirected us before."""
         return any(source == self._hops[-1][2] for source, *_ in self._hops)
 
     def name_in(self, error: OSError | InvalidHandshake | OpenTimeout) -> None:

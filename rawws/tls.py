@@ -26,10 +26,6 @@ _SHOWN_BYTES = 40
 # A file of certificates is looked at to this size, for the reason why there is none in it.
 _EXPLAINED_BYTES = 1 << 20
 
-# X509_V_ERR_… of OpenSSL's x509_vfy.h.
-_NO_ISSUER, _NOT_YET_VALID, _EXPIRED, _SELF_SIGNED, _UNKNOWN_ROOT = 2, 9, 10, 18, 19
-_NO_LOCAL_ISSUER, _ONLY_LEAF, _OTHER_HOST, _OTHER_ADDRESS = 20, 21, 62, 64
-
 # The alerts of RFC 8446 §6 in OpenSSL's names, which tell the version in which each was new.
 _ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?([A-Z_]+)")
 _ABOUT_OUR_CERTIFICATE = frozenset(
@@ -45,6 +41,24 @@ _NO_RECORD = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECOR
 
 _TRUST = "give it with --ca FILE (in Python: ssl=ssl.create_default_context(cafile=FILE))"
 GIVE_CERTIFICATE = "give one with --cert FILE (in Python: load_cert_chain(FILE) of the context that ssl= is)"
+
+_UNKNOWN_AUTHORITY = (
+    "comes from an authority that is not trusted here, or the server leaves out a certificate in between; to trust the "
+    f"authority's certificate, {_TRUST}"
+)
+_OTHER_HOST = "is for another host: use a host name that it is for, or give the server a certificate for this one"
+# By X509_V_ERR_… of OpenSSL's x509_vfy.h.
+_CERTIFICATE_FAULTS = {
+    2: _UNKNOWN_AUTHORITY,  # UNABLE_TO_GET_ISSUER_CERT
+    9: "is not valid yet, unless the date here, TODAY, is wrong; the server needs another one",
+    10: "has expired, unless the date here, TODAY, is wrong; the server needs a new one",
+    18: f"is self-signed, so no authority vouches for it; to trust it, {_TRUST}",
+    19: _UNKNOWN_AUTHORITY,  # SELF_SIGNED_CERT_IN_CHAIN
+    20: _UNKNOWN_AUTHORITY,  # UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    21: _UNKNOWN_AUTHORITY,  # UNABLE_TO_VERIFY_LEAF_SIGNATURE
+    62: _OTHER_HOST,
+    64: _OTHER_HOST,  # IP_ADDRESS_MISMATCH
+}
 
 
 class TlsError(RawwsError, ssl.SSLError):
@@ -176,7 +190,7 @@ def explain(error: OSError, where: str) -> OSError:
             ended = "reset" if isinstance(error, ConnectionResetError) else "ended"
             return NoResponse(
                 f"{where} {ended} the connection in the TLS handshake; if it speaks no TLS, use ws:// in place of "
-                "wss://, and else its log may tell why"
+                "wss://, otherwise its log may tell why"
             )
         case ssl.SSLError():
             reason = _name(error)
@@ -200,26 +214,10 @@ def _explain_other(first_bytes: bytes, where: str) -> str:
 
 
 def _explain_certificate(error: ssl.SSLCertVerificationError, where: str) -> str:
-    subject = f"the certificate of {where}"
-    today = time.strftime("%Y-%m-%d")
-    match error.verify_code:
-        case code if code == _SELF_SIGNED:
-            return f"{subject} is self-signed, so no authority vouches for it; to trust it, {_TRUST}"
-        case code if code in (_UNKNOWN_ROOT, _NO_LOCAL_ISSUER, _NO_ISSUER, _ONLY_LEAF):
-            return (
-                f"{subject} comes from an authority that is not trusted here, or the server leaves out a certificate "
-                f"in between; to trust the authority's certificate, {_TRUST}"
-            )
-        case code if code == _EXPIRED:
-            return f"{subject} has expired, unless the date here, {today}, is wrong; the server needs a new one"
-        case code if code == _NOT_YET_VALID:
-            return f"{subject} is not valid yet, unless the date here, {today}, is wrong; the server needs another one"
-        case code if code in (_OTHER_HOST, _OTHER_ADDRESS):
-            return (
-                f"{subject} is for another host: use a host name that it is for, or give the server a certificate for "
-                "this one"
-            )
-    return f"{subject} is not trusted: {error.verify_message.rstrip('.')}; the server needs another one"
+    fault = _CERTIFICATE_FAULTS.get(error.verify_code)
+    if fault is None:
+        fault = f"is not trusted: {error.verify_message.rstrip('.')}; the server needs another one"
+    return f"the certificate of {where} {fault.replace('TODAY', time.strftime('%Y-%m-%d'))}"
 
 
 def _explain_alert(alert: str, where: str) -> str:

@@ -52,7 +52,7 @@ REFUSED_HANDSHAKE = (
     "{where} refused the TLS handshake (handshake_failure): it has no cipher in common with us, or demands a client "
     f"certificate; for the latter, {GIVE_CERTIFICATE}"
 )
-NO_TLS_PERHAPS = "if it speaks no TLS, use ws:// in place of wss://, and else its log may tell why"
+NO_TLS_PERHAPS = "if it speaks no TLS, use ws:// in place of wss://, otherwise its log may tell why"
 USE_WSS = "use wss:// in place of ws://"
 
 
