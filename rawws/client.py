@@ -231,7 +231,7 @@ class Connector:
             if target.origin != uri.origin:
                 sent = Headers([(name, value) for name, value in headers if name.lower() not in OWN_HEADERS])
                 withheld = "Authorization" in headers or "Cookie" in headers or uri.username is not None
-            attempt.log(logs.handshake, logging.INFO, STATE, f"redirected to {target}")
+            attempt.log(logs.handshake, logging.INFO, STATE, f"redirected to {_shown(target)}")
             attempt.redirects.add(uri, response.status, target, withheld=withheld)
             uri, headers = target, sent
         circle = ", in a circle" if attempt.redirects.are_circular else ""
@@ -320,7 +320,9 @@ class Connector:
         where = f"{uri.unix_path or name_address((uri.host, uri.port))}{attempt.through}"
         attempt.stage = f"the TLS handshake with {where}"
         attempt.advice = "; the server may speak no TLS: then use ws:// in place of wss://"
-        return await begin_tls(connected, self._ssl or default_context(), uri.host, where)
+        if self._ssl is None:
+            self._ssl = default_context()  # reading a machine's authorities takes longer than a handshake
+        return await begin_tls(connected, self._ssl, uri.host, where)
 
     def _find_proxy(self, uri: WebSocketURI) -> tuple[str | None, str]:
         """Return the proxy for an address, and who named it: our caller, or the environment, unless it excepts it."""
@@ -341,7 +343,10 @@ class Connector:
         except ValueError as error:
             raise ProxyError(f"the address of the proxy can't be used: {error}") from None
         if parts.scheme != "http" or not parts.hostname:
-            raise ProxyError(f"the proxy {shown} can't be used: only http:// proxies can; proxy=None does without")
+            raise ProxyError(
+                f"the proxy {shown} can't be used: only http:// proxies can; to do without, give proxy=None, or name "
+                f"{uri.host} in no_proxy in the environment"
+            )
         try:
             connected = await attempt.dial(parts.hostname, parts.port or 80)
         except OSError as error:

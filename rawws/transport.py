@@ -76,6 +76,8 @@ def describe_loss(error: OSError) -> str:
     be a busy loop. It is rare, too: Linux has a TCP socket rather wait.
     """
     why = error.strerror or str(error)
+    if isinstance(error, ssl.SSLError) and not isinstance(error, TlsFlood):
+        why = f"TLS failed ({getattr(error, 'reason', None) or why})"  # without the place in Python's own source
     return f"{why}: this machine had no memory for it" if error.errno in EXHAUSTED else why
 
 

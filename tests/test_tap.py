@@ -22,7 +22,7 @@ from rawws import tap
 from rawws.cli.tap import parse_listen, parse_target
 from rawws.errors import ListenError, UsageError
 from rawws.tap import Target, run_tap
-from rawws.tls import default_context, insecure_context
+from rawws.tls import insecure_context
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport, dial, open_listeners
 from rawws.wire.frames import Opcode, encode_frame
@@ -346,14 +346,14 @@ def test_where_to_listen(given: str, host: str, port: int) -> None:
     ],
 )
 def test_where_to_connect_to(given: str, host: str, port: int, tls: bool) -> None:
-    target = parse_target(given, default_context())
+    target = parse_target(given)
     assert (target.host, target.port, target.tls is not None) == (host, port, tls)
 
 
 @pytest.mark.parametrize("given", ["", "nowhere", "ws://host/path", "host:99999", "ftp://host", "8080"])
 def test_what_is_no_server(given: str) -> None:
     with pytest.raises(UsageError, match="is not a server"):
-        parse_target(given, default_context())
+        parse_target(given)
 
 
 @pytest.mark.parametrize("given", ["", "host", "host:x", "1:2:99999"])

@@ -409,6 +409,19 @@ async def test_a_client_without_tls_that_never_stops_sending_is_cut_off(
             mock_clock.jump(LINGER_S / 4)
 
 
+async def test_a_broken_record_within_a_websocket_is_one_line_without_a_place_in_python(
+    serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await serve(tls=certificate.server)
+    client = await join(running, certificate)
+    caplog.set_level("INFO", "rawws.hub")
+    await client.stream.transport_stream.send_all(b"no record at all")
+    while "/room" in running.hub.rooms and len(running.hub.rooms["/room"]):
+        await wait_all_tasks_blocked()
+    (line,) = caplog.messages
+    assert line == "#1 ! lost without a close (1006); TLS failed (WRONG_VERSION_NUMBER)"
+
+
 async def test_who_leaves_before_the_handshake_is_one_line_in_the_log_and_no_error(
     serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
 ) -> None:

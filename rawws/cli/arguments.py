@@ -97,16 +97,23 @@ def add_tls_arguments(parser: argparse.ArgumentParser) -> None:
     tls.add_argument("--key", metavar="FILE", help="its private key, if that is not in the same file")
 
 
-def client_tls(options: argparse.Namespace) -> ssl.SSLContext:
-    """Return the settings that the flags of `add_tls_arguments` ask for. Raises `UsageError`."""
+def client_tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    """Return the settings that the flags of `add_tls_arguments` ask for; None for the usual ones.
+
+    Raises `UsageError`.
+    """
     if options.no_check and options.ca is not None:
         raise UsageError("--ca is of no use with --no-check, by which any certificate will do; leave one of them out")
     if options.key is not None and options.cert is None:
         raise UsageError("--key is of no use without --cert; give the certificate too")
     if options.ca is not None:
         context = trusting_context(options.ca)
+    elif options.no_check:
+        context = insecure_context()
+    elif options.cert is not None:
+        context = default_context()
     else:
-        context = insecure_context() if options.no_check else default_context()
+        return None
     if options.cert is not None:
         load_certificate(context, "the client certificate", options.cert, options.key)
     return context

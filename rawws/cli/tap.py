@@ -20,6 +20,7 @@ from rawws.page import TRACE, About, Access, Page
 from rawws.program import raise_file_limit
 from rawws.server import serve
 from rawws.tap import Target, run_tap
+from rawws.tls import default_context
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address, open_listeners
 from rawws.websocket import WebSocket
@@ -92,8 +93,8 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-def parse_target(text: str, tls: ssl.SSLContext) -> Target:
-    """Return the server that an address names, with these settings if it speaks TLS. Raises `UsageError`."""
+def parse_target(text: str, tls: ssl.SSLContext | None = None) -> Target:
+    """Return the server that an address names, with these settings for TLS or the usual ones. Raises `UsageError`."""
     try:
         parts = urlsplit(text if "://" in text else f"//{text}")
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
@@ -105,7 +106,7 @@ def parse_target(text: str, tls: ssl.SSLContext) -> Target:
         )
     if parts.scheme not in ("wss", "https"):
         return Target(parts.hostname, port)
-    return Target(parts.hostname, port, tls)
+    return Target(parts.hostname, port, tls or default_context())
 
 
 async def _tap(

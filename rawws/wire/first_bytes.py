@@ -6,9 +6,8 @@ can name it.
 
 from __future__ import annotations
 
-# RFC 8446 §5.1: the content types of records (with heartbeat, RFC 6520), and the major version behind them.
-_TLS_TYPES = range(20, 25)
-_TLS_VERSION = 3
+from rawws.wire.tls_records import MAJOR_VERSION, TYPES
+
 # RFC 8446 §5.1: what each side may begin with, an alert or a handshake message.
 _FIRST_TLS_TYPES = (21, 22)
 # Bytes of the length of a ClientHello in the form of SSL 2.0, which some TLS clients began with (RFC 5246 §E.2).
@@ -19,12 +18,12 @@ _PROXY_HEADERS = (b"PROXY ", b"\r\n\r\n\x00\r\nQUIT\n")
 
 def may_begin_tls(data: bytes | bytearray) -> bool:
     """Say whether a stream that begins so, with a byte at least, may be TLS."""
-    return data[0] in _TLS_TYPES or data[0] >= _SSL_2
+    return data[0] in TYPES or data[0] >= _SSL_2
 
 
 def is_tls(data: bytes | bytearray) -> bool:
     """Say whether a stream that begins so is TLS, which takes two bytes to say."""
-    return len(data) >= 2 and data[0] in _FIRST_TLS_TYPES and data[1] == _TLS_VERSION
+    return len(data) >= 2 and data[0] in _FIRST_TLS_TYPES and data[1] == MAJOR_VERSION
 
 
 def may_become_tls(data: bytes | bytearray) -> bool:

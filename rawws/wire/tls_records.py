@@ -15,8 +15,8 @@ MAX_CIPHERTEXT_BYTES = MAX_PLAINTEXT_BYTES + 2048
 MAX_RECORD_BYTES = HEADER_BYTES + MAX_CIPHERTEXT_BYTES
 
 # change_cipher_spec, alert, handshake, application_data, and heartbeat (RFC 6520).
-_TYPES = range(20, 25)
-_MAJOR_VERSION = 3
+TYPES = range(20, 25)
+MAJOR_VERSION = 3
 
 
 def find_records(data: bytes, start: int, max_bytes: int, max_records: int) -> tuple[int, int]:
@@ -30,7 +30,7 @@ def find_records(data: bytes, start: int, max_bytes: int, max_records: int) -> t
     records = 0
     while records < max_records and end + HEADER_BYTES <= size:
         length = data[end + 3] << 8 | data[end + 4]
-        if length > MAX_CIPHERTEXT_BYTES or data[end] not in _TYPES or data[end + 1] != _MAJOR_VERSION:
+        if length > MAX_CIPHERTEXT_BYTES or data[end] not in TYPES or data[end + 1] != MAJOR_VERSION:
             return size, records + 1
         after = end + HEADER_BYTES + length
         if after > size or (records and after - start > max_bytes):
