@@ -28,6 +28,8 @@ _EXPLAINED_BYTES = 1 << 20
 
 # The alerts of RFC 8446 §6 in OpenSSL's names, which tell the version in which each was new.
 _ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?([A-Z_]+)")
+# Python has no name for some of them, only OpenSSL's text.
+_TEXT = re.compile(r"\[[^]]*\] (.+) \(_ssl\.c:[0-9]+\)")
 _ABOUT_OUR_CERTIFICATE = frozenset(
     {
         *("BAD_CERTIFICATE", "UNSUPPORTED_CERTIFICATE", "CERTIFICATE_REVOKED", "CERTIFICATE_EXPIRED"),
@@ -146,7 +148,7 @@ def load_certificate(context: ssl.SSLContext, name: str, certificate: str, key: 
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:
-        why = f": {_name(error)}" if _name(error) else ""
+        why = f": {error.reason}" if error.reason else ""
         advice = "both are to be PEM files that belong together"
         raise UsageError(f"{name} {certificate!r} and its key {key!r} can't be used{why}; {advice}") from error
     except OSError as error:
@@ -204,7 +206,10 @@ def explain(error: OSError, where: str) -> OSError:
 
 def _name(error: ssl.SSLError) -> str:
     """Return OpenSSL's name for an error, or nothing for one that has none."""
-    return getattr(error, "reason", None) or ""
+    reason = getattr(error, "reason", None) or ""
+    if not reason and (text := _TEXT.fullmatch(str(error))):
+        reason = text[1].upper().replace(" ", "_")
+    return reason
 
 
 def _explain_other(first_bytes: bytes, where: str) -> str:

@@ -282,6 +282,13 @@ PLAIN = "{where} speaks plain HTTP, not TLS: use ws:// in place of wss://"
             "{where} has no certificate for that host (unrecognized_name); check the host in the address",
         ),
         (
+            b"\x15\x03\x03\x00\x02\x02\x78",
+            False,
+            rawws.TlsError,
+            "{where} does not speak HTTP/1.1 over TLS (no_application_protocol), where a WebSocket begins; check host "
+            "and port",
+        ),
+        (
             b"\x15\x03\x03\x00\x02\x02\x2a",
             False,
             rawws.TlsError,
@@ -294,7 +301,19 @@ PLAIN = "{where} speaks plain HTTP, not TLS: use ws:// in place of wss://"
             "{where} ended TLS with the alert user_cancelled; its log may tell why",
         ),
     ],
-    ids=["HTTP", "one letter", "SSH", "noise", "end", "reset", "internal", "name", "our certificate", "cancelled"],
+    ids=[
+        "HTTP",
+        "one letter",
+        "SSH",
+        "noise",
+        "end",
+        "reset",
+        "internal",
+        "name",
+        "ALPN",
+        "our certificate",
+        "cancelled",
+    ],
 )
 async def test_bytes_in_place_of_a_tls_handshake_are_explained(
     nursery: trio.Nursery, answer: bytes, resets: bool, raises: type[OSError], sentence: str
@@ -717,6 +736,11 @@ def test_a_failure_without_a_name_keeps_its_text() -> None:
     assert str(explain(error, "h:1")) == "TLS with h:1 failed: [SSL] unknown error"
     error.reason = "DH_KEY_TOO_SMALL"
     assert str(explain(error, "h:1")) == "TLS with h:1 failed: dh key too small"
+    untrusted = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    untrusted.reason, untrusted.verify_code, untrusted.verify_message = "CERTIFICATE_VERIFY_FAILED", 66, "key too weak."
+    assert str(explain(untrusted, "h:1")) == (
+        "the certificate of h:1 is not trusted: key too weak; the server needs another one"
+    )
     lost = explain(TimeoutError(110, "Connection timed out"), "h:1")
     assert lost.strerror == "the connection to h:1 was lost in the TLS handshake: Connection timed out"
 
