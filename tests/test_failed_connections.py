@@ -609,7 +609,9 @@ def test_the_commands_say_the_same_as_the_library_and_their_advice_works(
     more = ["--only", "handshake"] if command == "check" else ["-x", "hello", "-w", "0"]
     arguments = [command, f"wss://localhost:{port}/", *more]
     sentence = FAILURES["self-signed"].sentence.format(where=f"localhost:{port}")
-    assert run(*arguments) == (1, f"rawws: {sentence}\n")
+    status, written = run(*arguments)
+    assert status > 0
+    assert written == f"rawws: {sentence}\n"
     assert run(*arguments, "--ca", files.self_signed) == (0, "")
     assert run(*arguments, "-n") == (0, "")
     monkeypatch.setenv("SSL_CERT_FILE", files.self_signed)
@@ -617,7 +619,7 @@ def test_the_commands_say_the_same_as_the_library_and_their_advice_works(
     monkeypatch.undo()
     plain = [command, f"ws://localhost:{port}/", *more]
     status, sentence = run(*plain)
-    assert status == 1
+    assert status > 0
     assert sentence.endswith(f"; {USE_WSS}\n")
 
 
