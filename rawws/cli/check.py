@@ -13,7 +13,7 @@ from rawws import logs
 from rawws.checker import Checker, Result
 from rawws.cli.arguments import add_tls_arguments, client_tls, header, seconds
 from rawws.cli.streams import complain, need_output, writing_output
-from rawws.errors import OpenTimeout, ProxyError, UsageError, sentence_of
+from rawws.errors import OpenTimeout, ProxyError, UsageError
 from rawws.wire.cases import BY_NAME, CASES, Case, Verdict
 from rawws.wire.trace import printable
 
@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         trio.run(_check, options, cases, results)
     except (OSError, OpenTimeout, ProxyError) as error:
-        complain(sentence_of(error))
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        complain(f"{options.url}: {reason}")
         return _FOUND_FAULT
     counts = Counter(result.outcome.verdict for result in results)
     with writing_output():
