@@ -33,9 +33,8 @@ PLAIN_ON_TLS_PORT = Refusal(400, "plain_on_tls_port", "This port speaks TLS: use
 PROXY_BEFORE_TLS = Refusal(
     400,
     "proxy_protocol",
-    "A header of the PROXY protocol came in front of TLS, and this server doesn't read those: switch it off in the "
-    "proxy.",
-    hint="(HAProxy: without send-proxy; nginx: proxy_protocol off.)",
+    "This server does not speak the PROXY protocol, which a proxy in front of it has sent.",
+    hint="Turn it off in the proxy (nginx: proxy_protocol; HAProxy: send-proxy, send-proxy-v2).",
 )
 
 

@@ -357,10 +357,7 @@ async def test_records_in_front_of_a_fault_are_not_lost_with_it(certificate: Cer
 
 
 USE_TLS = "This port speaks TLS: use https:// or wss://."
-NO_PROXY_PROTOCOL = (
-    "A header of the PROXY protocol came in front of TLS, and this server doesn't read those: switch it off in the "
-    "proxy."
-)
+NO_PROXY_PROTOCOL = "This server does not speak the PROXY protocol, which a proxy in front of it has sent."
 
 
 @pytest.mark.parametrize(
