@@ -143,9 +143,9 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
     are spread over several of them; every node has to be given the same.
 
     Left in order, it waits a little until all that was accepted is published; what isn't is lost, as it is when the
-    block is cancelled, and the log says how much that was. Raises `rawws.UsageError` when the extra is missing
-    (``pip install 'rawws[redis]'``), a URL can't be one, there are rooms already, which nobody would share, or what is
-    found at the beginning can never be worked with, such as a Redis Cluster, or a Redis that refuses the user.
+    block is cancelled, and the log says how much that was. Raises `rawws.UsageError` when coredis is not installed, a
+    URL can't be one, there are rooms already, which nobody would share, or what is found at the beginning can never be
+    worked with, such as a Redis Cluster, or a Redis that refuses the user.
     """
     from rawws.redis import RedisStreams
 

@@ -13,6 +13,7 @@ import trio
 
 from rawws.errors import UsageError
 from rawws.exchange import Exchange
+from rawws.extras import install_command
 from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.loop import current_loop
@@ -32,12 +33,13 @@ class MetricsApp(InFront):
     def __init__(self, hub: Hub, elsewhere: HttpApp, worker: int | None = None) -> None:
         """With the number of a ``worker``, all has that for a label: who asks is answered by any of them.
 
-        Raises `UsageError` when the extra is not installed.
+        Raises `UsageError` when prometheus-client is not installed.
         """
         try:
             import prometheus_client
         except ImportError:
-            raise UsageError("--metrics needs prometheus-client: pip install 'rawws[metrics]'") from None
+            command = install_command("prometheus-client")
+            raise UsageError(f"--metrics needs prometheus-client, which isn't installed: {command}") from None
         self._prometheus = prometheus_client
         self._hub = hub
         self.elsewhere: HttpApp = elsewhere

@@ -21,6 +21,7 @@ import trio
 from benchmarks import procinfo, servers
 from benchmarks.servers import HOST, Unavailable
 from benchmarks.soak.clients import Cut, Line, Refused
+from rawws.extras import install_command
 
 NODES = 2
 START_TIMEOUT_S = 15.0
@@ -45,7 +46,7 @@ def missing() -> str:
         import coredis  # noqa: F401
         import prometheus_client  # noqa: F401
     except ImportError:
-        return "The soak needs the extras redis and metrics: pip install '.[redis,metrics]'"
+        return f"The soak needs two packages: {install_command('coredis', 'prometheus-client')}"
     return ""
 
 

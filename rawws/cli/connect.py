@@ -9,6 +9,7 @@ from rawws import client, logs, signals
 from rawws.cli.arguments import add_tls_arguments, client_tls, header, seconds, size, text
 from rawws.cli.streams import complain, drop_output, need_input, need_output, tell_output_lost
 from rawws.errors import HandshakeRefused, InvalidHandshake, OpenTimeout, UsageError, sentence_of
+from rawws.extras import install_command
 from rawws.limits import MIB
 from rawws.signals import ending_signals
 from rawws.terminal import (
@@ -165,5 +166,5 @@ def _open_console() -> Console:
     try:
         return EditedScreen()
     except ImportError:
-        complain("pip install 'rawws[cli]' gives line editing and a history")
+        complain(f"line editing and a history need prompt_toolkit: {install_command('prompt_toolkit')}")
         return Screen()

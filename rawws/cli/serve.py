@@ -433,9 +433,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             flag, type=seconds, metavar="SECONDS", default=default, help=f"{what} (default: %(default)g)"
         )
     show = parser.add_argument_group("what it shows: on standard error, and in a browser")
-    show.add_argument(
-        "--metrics", action="store_true", help="answer /metrics for Prometheus (needs the extra 'metrics')"
-    )
+    show.add_argument("--metrics", action="store_true", help="answer /metrics for Prometheus (needs prometheus-client)")
     show.add_argument(
         "--page",
         action=argparse.BooleanOptionalAction,

@@ -1,13 +1,13 @@
 """A web application that is there already, with a WebSocket room beside it, on one port.
 
-    pip install starlette
+    python -m pip install starlette
     python -m rawws.examples.existing_app --port 8080
     python -m websockets ws://localhost:8080/room/orders  in one terminal
     curl -d '3 apples' localhost:8080/orders              in another: the order appears in the first
 
 The application knows nothing of WebSockets but the room that it publishes to. rawws answers the upgrades, whose paths
-begin with /room/, and hands every other request to it. Any ASGI application will do in place of this one: FastAPI,
-Quart, Django.
+begin with /room/, and hands every other request to it. Any ASGI application that runs on trio will do in place of this
+one, such as one of FastAPI.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import trio
 
 import rawws
 from rawws.examples import run_until_signal
+from rawws.extras import install_command
 
 try:
     from starlette.applications import Starlette
@@ -29,7 +30,7 @@ try:
     from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route
 except ImportError:
-    sys.exit("This example needs Starlette: pip install starlette")
+    sys.exit(f"This example needs Starlette: {install_command('starlette')}")
 
 hub = rawws.Hub()
 orders: list[str] = []

@@ -63,7 +63,7 @@ class RedisStreams:
     def __init__(self, url: str, hub: Hub, node: str) -> None:
         """``node`` is a name that no other node has.
 
-        Raises `UsageError` when the extra is not installed, or the URL can't be one.
+        Raises `UsageError` when coredis is not installed, or the URL can't be one.
         """
         self._connector = Connector(url)
         self._node = node

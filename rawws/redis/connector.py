@@ -14,6 +14,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import UsageError
+from rawws.extras import install_command
 from rawws.redis.troubles import (
     Address,
     Refused,
@@ -54,12 +55,14 @@ class Connector:
     """Makes connections to one Redis, each for one use, and again when it has been away."""
 
     def __init__(self, url: str) -> None:
-        """Raises `UsageError` when the extra is not installed, or the URL can't be one."""
+        """Raises `UsageError` when coredis is not installed, or the URL can't be one."""
         try:
             import coredis
             from coredis.retry import NoRetryPolicy
         except ImportError:
-            raise UsageError("sharing rooms needs coredis: pip install 'rawws[redis]'") from None
+            raise UsageError(
+                f"sharing rooms needs coredis, which isn't installed: {install_command('coredis')}"
+            ) from None
         self._coredis = coredis
         self._no_retry = NoRetryPolicy()
         self._url = url
