@@ -16,7 +16,7 @@ import trio
 from rawws import logs, web
 from rawws.errors import Refusal
 from rawws.exchange import NO_MEMORY, ClientError, Exchange
-from rawws.failures import is_failure
+from rawws.failures import is_failure, log_failure
 from rawws.http_connection import Adopt, HttpConnection
 from rawws.loop import current_loop
 from rawws.tls import explain_client
@@ -211,7 +211,7 @@ async def _have_answered(connection: HttpConnection, exchange: Exchange) -> None
         if isinstance(error, OSError) and connection.is_lost:  # else it is an error of the application's own
             raise
         target = mask_target(exchange.request.target)
-        logs.http.exception("#%d ! the http handler failed at %s", connection.number, target)
+        log_failure(logs.http, connection.number, f"the http handler failed at {target}", error)
         exchange.refusal = Refusal(500, "internal_error", "The server failed to answer this request.")
     if exchange.refusal is not None and not connection.http.response_begun:
         await connection.refuse(logs.http, exchange.refusal, close=exchange.refusal.status != 500)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import logging
 import math
 import os
@@ -22,10 +23,12 @@ import trio
 
 from rawws import logs
 from rawws.asgi_endpoints import websocket_paths
+from rawws.callables import check_async
 from rawws.errors import RawwsError, Refusal, UsageError
 from rawws.exchange import Exchange
-from rawws.failures import call_application, is_failure
+from rawws.failures import call_application, is_failure, log_failure
 from rawws.limits import KIB, NO_LIMIT, Limits
+from rawws.runtime import explain_asyncio, hint_at_asyncio
 from rawws.wire.event_stream import CONTENT_TYPE
 from rawws.wire.trace import FAULT, STATE, mask_target
 
@@ -76,13 +79,23 @@ def asgi(app: Application, *, root_path: str | None = None, lifespan: Literal["a
     ``lifespan`` says whether the application is told of startup and shutdown: ``on``, ``off``, or ``auto`` where it
     may not know them. One that fails to start makes `rawws.serve` raise `UsageError`.
     """
-    if not callable(app):
-        raise UsageError(f"an ASGI application is to be callable; this is of type {type(app).__name__}")
+    _check_application("the ASGI application", app)
     if lifespan not in ("auto", "on", "off"):
         raise UsageError(f"there is no lifespan {lifespan!r}; give 'auto', 'on' or 'off'")
     if root_path and not root_path.startswith("/"):
         raise UsageError(f"root_path is to begin with a slash, such as /api; {root_path!r} doesn't")
     return AsgiApp(app, (root_path or "").rstrip("/"), lifespan)
+
+
+def _check_application(what: str, app: object, factory: str = "call it, as in asgi(make_app())") -> None:
+    if not callable(app) and not inspect.iscoroutine(app):
+        raise UsageError(f"{what} is of type {type(app).__name__}; an ASGI application is to be callable")
+    hints = {
+        0: f"; if it makes the application, {factory}",
+        1: "; a function of the request is given to rawws.serve as http itself",
+        2: "; a WSGI application needs a server of its own",
+    }
+    check_async(what, app, "scope", "receive", "send", hints=hints)
 
 
 class AsgiApp:
@@ -214,7 +227,7 @@ class _Conversation:
         if self._complete and self._failure is not None:
             target = mask_target(self._exchange.request.target)
             message = f"the ASGI application failed at {target} after it had answered"
-            logs.http.error("#%d %s %s", self._exchange.number, FAULT, message, exc_info=self._failure)
+            log_failure(logs.http, self._exchange.number, message, self._failure)
 
     async def wait_answered(self) -> None:
         """Wait until the response is complete. Raises what has come in the way of that."""
@@ -486,7 +499,7 @@ class _Lifespan:
                     raise
                 self._error = error
                 if self._is_up:
-                    logs.server.exception("#%d %s the ASGI application's lifespan failed", logs.SERVER, FAULT)
+                    log_failure(logs.server, logs.SERVER, "the ASGI application's lifespan failed", error)
             finally:  # also when Ctrl-C came just there: nobody is to wait for it then
                 for event in (self._startup_answered, self._shutdown_answered, self._over):
                     event.set()
@@ -524,17 +537,20 @@ class _Lifespan:
         self._tell.close()
         with trio.move_on_after(_GRACE_S):
             await self._over.wait()
+        needs_asyncio = "" if self._error is None else explain_asyncio(self._error)
         if (message := self._startup_failed) is not None:
             message = message.rstrip()  # Starlette's is a whole traceback
             space = "\n" if "\n" in message else " "
-            raise UsageError(f"the ASGI application can't start:{space}{message}{_hint(message)}") from self._error
+            message = f" {needs_asyncio}" if needs_asyncio else f"{space}{message}{hint_at_asyncio(message)}"
+            raise UsageError(f"the ASGI application can't start:{message}") from self._error
         why = "it returned" if self._error is None else f"{type(self._error).__name__}: {self._error}"
+        why = needs_asyncio or why
         if required:
             raise UsageError(
-                f"the ASGI application doesn't answer lifespan.startup, which lifespan='on' asks for: {why}{_hint(why)}"
+                f"the ASGI application doesn't answer lifespan.startup, which lifespan='on' asks for: {why}"
             ) from self._error
         # "If an exception is raised ... the server must continue but not send any lifespan events."
-        told = f"the ASGI application has no lifespan, so it isn't told of startup and shutdown: {why}{_hint(why)}"
+        told = f"the ASGI application has no lifespan, so it isn't told of startup and shutdown: {why}"
         logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
 
     async def stop(self) -> None:
@@ -562,12 +578,6 @@ class _Lifespan:
 
 def _log_fault(text: str) -> None:
     logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, text)
-
-
-def _hint(why: str) -> str:
-    if "no running event loop" not in why:
-        return ""
-    return "\nIt seems to need asyncio, but rawws runs on trio. (Quart does with the package quart-trio.)"
 
 
 # Where it comes from
@@ -603,7 +613,6 @@ def load_app(name: str) -> Application:
             raise UsageError(f"the module {module_name!r} has no {'.'.join(path)!r}, which {name!r} names") from None
     if is_factory and callable(found):
         found = found()
-    if not callable(found):
-        raise UsageError(f"{name!r} is of type {type(found).__name__}; an ASGI application is to be callable")
+    _check_application(repr(name), found, f"give '{name}()'")
     application: Application = found
     return application

@@ -15,6 +15,7 @@ from rawws.http_connection import LINGER_S, HttpConnection
 from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
+from rawws.runtime import check_runs_on_trio
 from rawws.server import SAME_HOST, accept_upgraded, make_service
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol
 from rawws.transport import RECEIVE_BYTES, Transport
@@ -63,6 +64,7 @@ async def attach(
     comes out of the block comes out of ``async with`` too: `ConnectionClosed`, say, however the client leaves. A server
     has to catch these, or any client ends it.
     """
+    check_runs_on_trio("rawws.attach")
     async with as_socket(stream) as connected:
         transport = Transport(connected)
         try:

@@ -13,6 +13,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import Refusal, UsageError
+from rawws.runtime import check_runs_on_trio
 from rawws.wire.frames import Opcode
 from rawws.wire.message_ids import MessageId
 from rawws.wire.outbox import Outgoing
@@ -147,6 +148,7 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
     URL can't be one, there are rooms already, which nobody would share, or what is found at the beginning can never be
     worked with, such as a Redis Cluster, or a Redis that refuses the user.
     """
+    check_runs_on_trio("rawws.share")
     from rawws.redis import RedisStreams
 
     if hub.rooms:

@@ -11,6 +11,7 @@ import socket
 import ssl as ssl_module
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
@@ -35,6 +36,7 @@ from rawws.limits import MIB, NO_LIMIT, Limits, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.resume import ResumedWebSocket
+from rawws.runtime import check_runs_on_trio
 from rawws.tls import GIVE_CERTIFICATE, TlsError, begin_tls, default_context, explain
 from rawws.transport import Transport, dial, name_address
 from rawws.version import __version__
@@ -85,6 +87,12 @@ _ADVICE = {
     504: "; it has no connection to there itself",
 }
 _REFUSED_USER = "; it does not accept the user name and password in its address"
+
+
+_HOW_TO_CONNECT = (
+    "use async with rawws.connect(uri) as ws, or async for ws in rawws.connect(uri) to reconnect; "
+    "without a block, ws = await rawws.connect(uri).open()"
+)
 
 
 class Connector:
@@ -158,6 +166,16 @@ class Connector:
     def __aiter__(self) -> AsyncIterator[WebSocket]:
         return _Reconnecting(self)
 
+    if not TYPE_CHECKING:  # a type checker refuses these by itself
+
+        def _misused(self, *_):
+            raise UsageError(f"rawws.connect is for async with and async for; {_HOW_TO_CONNECT}")
+
+        __await__ = __enter__ = __exit__ = __iter__ = _misused
+
+        def __getattr__(self, name):
+            raise AttributeError(f"rawws.connect returns no WebSocket, so it has no {name!r}; {_HOW_TO_CONNECT}")
+
     def _handshake(self, uri: WebSocketURI, headers: Headers) -> ClientHandshake:
         return ClientHandshake(
             uri,
@@ -170,6 +188,7 @@ class Connector:
 
     async def open(self) -> WebSocket:
         """Return an open WebSocket, which the caller has to close; ``async with`` does so by itself."""
+        check_runs_on_trio("rawws.connect")
         attempt = _Attempt(next(current_loop().numbers), self._limits)
         if self._resumed is not None:
             self._since = self._resumed.last_id or self._since

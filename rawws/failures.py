@@ -9,11 +9,16 @@ raised in the program's main task, when that is next at a checkpoint. Only an ap
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
 
 import trio
+
+from rawws import logs
+from rawws.runtime import NotAwaited, explain_asyncio
+from rawws.wire.trace import FAULT
 
 # GeneratorExit is how a coroutine ends that nobody goes on with.
 _ENDS_THE_PROGRAM = (KeyboardInterrupt, SystemExit, GeneratorExit)
@@ -43,4 +48,14 @@ def is_failure(error: BaseException) -> bool:
 async def call_application(function: Callable[..., Any], *arguments: object) -> Any:
     """Call an application's function, which may be async, where Ctrl-C may interrupt it; returns what it returns."""
     result = function(*arguments)
+    if isinstance(result, NotAwaited):  # such as of a lambda that stops the server
+        return None
     return await result if inspect.isawaitable(result) else result
+
+
+def log_failure(logger: logging.Logger, number: int, what: str, error: BaseException) -> None:
+    """Log what an application has raised: with its traceback, or in one line where the cause is known."""
+    if reason := explain_asyncio(error):
+        logs.line(logger, logging.ERROR, number, FAULT, f"{what}: {reason}")
+    else:
+        logger.error("#%d %s %s", number, FAULT, what, exc_info=error)

@@ -18,7 +18,7 @@ import trio
 from rawws import logs, web
 from rawws.accepting import Address
 from rawws.errors import Refusal
-from rawws.failures import call_application, is_failure
+from rawws.failures import call_application, is_failure, log_failure
 from rawws.limits import KIB
 from rawws.loop import current_loop
 from rawws.peer import Endpoint, Peer
@@ -167,7 +167,7 @@ class HttpConnection:
             except BaseException as error:
                 if not is_failure(error):
                     raise
-                logs.handshake.exception("#%d ! %s failed", self.number, name)
+                log_failure(logs.handshake, self.number, f"{name} failed", error)
                 return Response(500, "The server failed to decide about this request.\n")
         assert scope.cancelled_caught
         self.log(logs.handshake, logging.WARNING, TIMER, f"{name} took too long to decide")

@@ -14,9 +14,10 @@ import trio
 from rawws import logs
 from rawws.accepting import Address
 from rawws.backplane import Shards
+from rawws.callables import check_plain
 from rawws.doors import Access, Door, access_through
 from rawws.errors import Refusal, UsageError
-from rawws.failures import is_failure
+from rawws.failures import is_failure, log_failure
 from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.loop import current_loop
 from rawws.peer import NOTHING, About, Endpoint, Pace, Peer
@@ -91,8 +92,8 @@ class Hub:
             check_number("max_rooms", max_rooms, least=1)
         if not isinstance(hello, str | None):
             raise UsageError(f"hello can't be {hello!r}; it is a text")
-        if settings is not None and not callable(settings):
-            raise UsageError(f"settings can't be {settings!r}; it is a function of a room's path")
+        if settings is not None:
+            check_plain("settings", settings, "path")
         self.mode = _choose(Mode, mode, "mode")
         self.settings = RoomSettings(
             History(history, history_bytes, history_age_s),
@@ -200,7 +201,7 @@ class Hub:
         except BaseException as error:
             if not is_failure(error):
                 raise
-            logs.hub.exception("#%d ! settings(%r) failed", logs.SERVER, path)
+            log_failure(logs.hub, logs.SERVER, f"settings({path!r}) failed", error)
         else:
             return None
         return Refusal(500, "internal_error", "The server failed to decide about this room.")

@@ -40,6 +40,7 @@ from rawws.memory import Memory, unsent
 from rawws.peer import NOWHERE, Endpoint, Loss, Peer
 from rawws.presence import Presence
 from rawws.room import Room
+from rawws.runtime import check_runs_on_trio
 from rawws.sending import MAX_OUTBOX_BYTES, Sending
 from rawws.slow import SlowPeers
 from rawws.traffic import Traffic
@@ -97,6 +98,9 @@ def current_loop() -> Loop:
     """Return the loop of this ``trio.run()``, which is started if there is none yet."""
     try:
         return _running.get()
+    except RuntimeError:
+        check_runs_on_trio("rawws")
+        raise
     except LookupError:
         loop = Loop()
         _running.set(loop)

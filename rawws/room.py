@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import trio
 
@@ -18,6 +18,7 @@ from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.member import Member
 from rawws.peer import Peer
 from rawws.presence import Watchers
+from rawws.runtime import check_in_trio, not_awaited
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
 from rawws.wire.conflation import NewestByKey, Senders
 from rawws.wire.encodings import encode, encode_in_steps, without_deflate
@@ -96,6 +97,13 @@ class Delivery(NamedTuple):
     sent: int  # the operating system has taken it, and all before it
     queued: int  # sent soon, or replaced as `Slow` says: the peer reads slowly, or the message is large
     closed: int  # it was lost, or closed for being too far behind
+
+
+def _refuse_await(_: Delivery) -> NoReturn:
+    raise UsageError("room.publish(message) doesn't wait for anybody; leave out the await")
+
+
+Delivery.__await__ = _refuse_await  # type: ignore[attr-defined]  # so that a type checker refuses it by itself
 
 
 class Room:
@@ -226,7 +234,8 @@ class Room:
 
         A ``str`` goes as text, anything bytes-like as binary, unless ``text`` says otherwise. It is encoded once,
         however many get it. ``key`` is for rooms whose slow peers get the newest of each key. Another thread calls it
-        with ``trio.from_thread.run_sync``.
+        with ``trio.from_thread.run_sync``, and gives that a ``trio_token`` unless trio has started the thread. Raises
+        `UsageError` when it is called in another thread itself.
         """
         return self.publish_many((message,), text=text, key=key)
 
@@ -240,11 +249,7 @@ class Room:
         In a room that is shared with other nodes they are on their way to all of these, and it can't be said yet what
         becomes of them.
         """
-        if not trio.lowlevel.in_trio_run():
-            raise UsageError(
-                "a room is published in from trio's own thread; from another one, use "
-                "trio.from_thread.run_sync(room.publish, message)"
-            )
+        check_in_trio("room.publish, message")
         frames: list[bytes | bytearray] = []
         for message in messages:
             encode_message(*as_message(message, text), frames)
@@ -281,13 +286,16 @@ class Room:
         so many messages. To leave at the end of a block, use what is returned: ``async with room.join(ws):``. A
         connection may be in any number of rooms. Raises `rawws.ConnectionClosed` when it is closed already.
         """
+        check_in_trio("room.join, ws")
         reading = Reading(None if since is None else parse_id(since), last)
         websocket.enter(self, self.place(reading).after)
         return Membership(self, websocket)
 
     def leave(self, websocket: WebSocket) -> None:
         """Take a connection out of the room. Harmless when it is not in it."""
+        check_in_trio("room.leave, ws")
         websocket.exit(self)
+        return not_awaited("room.leave(ws) has nothing to wait for")
 
     # For those who read
 
@@ -636,6 +644,11 @@ class Poller:
 
 class Membership:
     """A connection's being in a room; as a context manager, sync or async, it ends with the block."""
+
+    if not TYPE_CHECKING:  # a type checker refuses it by itself
+
+        def __await__(self):
+            raise UsageError("room.join(ws) doesn't wait; use async with room.join(ws), or leave out the await")
 
     def __init__(self, room: Room, websocket: WebSocket) -> None:
         self.room = room

@@ -19,16 +19,18 @@ from rawws.accepting import Address, accept_connections
 from rawws.answering import HandedOver, serve_http, turn_away
 from rawws.asgi_app import AsgiApp
 from rawws.asgi_endpoints import may_match_below
+from rawws.callables import check_async, check_function
 from rawws.doors import Door
 from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
 from rawws.exchange import Exchange
-from rawws.failures import call_application, is_failure
+from rawws.failures import call_application, is_failure, log_failure
 from rawws.gate import Gate
 from rawws.http_connection import HttpConnection
 from rawws.hub import Hub
 from rawws.limits import KIB, MIB, NO_LIMIT, Limits, check_names, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
+from rawws.runtime import check_in_trio, check_runs_on_trio, not_awaited
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, Service
 from rawws.tracing import OpenConnection, Tracer
 from rawws.transport import (
@@ -124,7 +126,9 @@ class Server:
 
     def stop(self) -> None:
         """Ask `run` to come to an orderly end: no new connections, a close to every peer, a bounded wait."""
+        check_in_trio("server.stop")
         self._stop.set()
+        return not_awaited("server.stop() only begins to stop; rawws.serve returns when all is closed")
 
     @property
     def uses_tls(self) -> bool:
@@ -311,7 +315,7 @@ class Server:
                 raise
             # Most handlers end so, when their peer has gone: it is no error, and has been logged.
             if not _is_about_closing(error):
-                logs.hub.exception("#%d ! the handler failed; its connection is closed with 1011", websocket.id)
+                log_failure(logs.hub, websocket.id, "the handler failed; its connection is closed with 1011", error)
                 websocket.begin_close(1011, "internal error")
         await websocket.aclose()
 
@@ -319,7 +323,17 @@ class Server:
 def _as_route(path: str, route: Handler | Hub | Route) -> Route:
     if not path.startswith("/"):
         raise UsageError(f"{path!r} can't be the path of a route; it begins with a slash, such as /admin")
-    return route if isinstance(route, Route) else Route(route)
+    route = route if isinstance(route, Route) else Route(route)
+    _check_handler(f"the handler at {path}", route.handler)
+    return route
+
+
+def _check_handler(what: str, handler: object) -> None:
+    if isinstance(handler, Hub):
+        return
+    if isinstance(handler, type) and issubclass(handler, Hub):
+        raise UsageError(f"{what} is the class {handler.__name__} itself; give a hub, such as {handler.__name__}()")
+    check_async(what, handler, "ws", hints={2: "; the path of the request is ws.path"})
 
 
 def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -> Route:
@@ -406,16 +420,22 @@ def make_service(
     if server_header is not None:
         Response(200, b"", {"Server": server_header})  # raises for what can't be a header's value
     origins = Origins.of(origins)
+    for what, hook, arguments in (
+        ("authenticate", authenticate, ("request",)),
+        ("process_request", process_request, ("request",)),
+        ("process_response", process_response, ("request", "response")),
+        ("select_subprotocol", select_subprotocol, ("request", "offered")),
+    ):
+        if hook is not None:
+            check_function(what, hook, *arguments)
     app: Callable[[Exchange], Awaitable[None]]
     if http is None:
         app = web.UpgradeOnlyApp()
     elif isinstance(http, web.HttpApp):
         app = http.serve_exchange
         limits = replace(limits, max_body_bytes=http.max_body_bytes(limits))
-    elif callable(http):
-        app = web.CallableApp(http)
     else:
-        raise UsageError(f"http is an async function or rawws.asgi(app), not {type(http).__name__}")
+        app = web.CallableApp(http)
     return Service(
         app=app,
         limits=limits,
@@ -535,6 +555,7 @@ async def serve(
 
     Raises `ListenError` when it can't listen, and `UsageError` for arguments that can't be used.
     """
+    check_runs_on_trio("rawws.serve", "rawws.serve, handler, 8080")
     limits = Limits(
         max_header_bytes=max_head,
         max_headers=max_headers,
@@ -554,6 +575,7 @@ async def serve(
         check_number("max_memory", max_memory, least=1)
     check_names("subprotocols", subprotocols)
     check_names("hosts", hosts)
+    _check_handler("the handler", handler)
     service = make_service(
         limits=limits,
         http=http,

@@ -18,6 +18,7 @@ from rawws.errors import UsageError
 from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
+from rawws.runtime import check_runs_on_trio
 from rawws.transport import Transport
 from rawws.websocket import WebSocket
 from rawws.wire.client_handshake import ClientHandshake
@@ -100,6 +101,7 @@ async def open_pair(
 
     Arguments are those of `rawws.connect`; pings are off unless asked for.
     """
+    check_runs_on_trio("open_pair")
     limits = _limits(ping_interval, ping_timeout, close_timeout, max_size, max_queue)
     handshake = _Handshake(path, headers, subprotocols, compression)
     theirs, ours = socket.socketpair()
@@ -134,6 +136,7 @@ async def open_raw(
     ``role`` is the raw peer's; ``ws`` has the other. ``send_buffer`` bounds, roughly, how many bytes ``ws`` can send
     before the peer reads.
     """
+    check_runs_on_trio("open_raw")
     if not isinstance(role, Role):
         raise UsageError(f"role can't be {role!r}; give Role.CLIENT or Role.SERVER")
     limits = _limits(ping_interval, ping_timeout, close_timeout, max_size, max_queue)

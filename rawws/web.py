@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from rawws.callables import check_function
 from rawws.errors import Refusal, UsageError
 from rawws.failures import call_application
 from rawws.limits import Limits
@@ -112,10 +114,23 @@ class UpgradeOnlyApp:
         await exchange.answer(Refusal(426, "upgrade_required", told, headers))
 
 
+# For what is an application, by the number of its arguments.
+_APPLICATIONS = {
+    3: "; an ASGI application is given as rawws.asgi(app)",
+    2: "; a WSGI application needs a server of its own",
+}
+
+
 class CallableApp:
     """An ``async (Request) -> Response | str | None`` as an application: it gets the body whole; None is 404."""
 
     def __init__(self, answer: Answer) -> None:
+        """Raises `UsageError` for what can't be called with a request."""
+        if not callable(answer) and not inspect.iscoroutine(answer):
+            raise UsageError(f"http is an async function or rawws.asgi(app), not {type(answer).__name__}")
+        check_function("http", answer, "request", hints=_APPLICATIONS)
+        if isinstance(answer, type):
+            raise UsageError(f"http can't be the class {answer.__name__}; give an async function, or rawws.asgi(app)")
         self._answer = answer
 
     async def __call__(self, exchange: Exchange) -> None:

@@ -14,6 +14,7 @@ from rawws.limits import KIB, NO_LIMIT
 from rawws.loop import Loop, current_loop
 from rawws.peer import Endpoint, Inbox, Peer
 from rawws.room import Room
+from rawws.runtime import check_in_trio, not_awaited
 from rawws.transport import Transport
 from rawws.wire.deflate import Agreement, StreamDeflater, deflater_for
 from rawws.wire.encodings import PLAIN
@@ -226,6 +227,7 @@ class WebSocket:
 
     async def _wait_for_item(self) -> None:
         """Wait for an item, or raise if none can come any more. What was to be sent goes out first."""
+        check_in_trio("ws.recv", is_async=True)
         peer, inbox = self._peer, self._inbox
         if inbox.closed is not None:
             raise self._closed_error(inbox.closed)
@@ -321,6 +323,7 @@ class WebSocket:
 
         Raises `ConnectionClosed`; TypeError and ValueError for what can't be a message.
         """
+        check_in_trio("ws.send, message", is_async=True)
         if isinstance(message, AsyncIterable):
             await self._send_stream(message, text, compress=bool(compress))
             return
@@ -436,6 +439,7 @@ class WebSocket:
         Without data, a ping carries four random bytes. Raises `ConnectionClosed` when the connection ends first.
         Cancelling gives up on the pong.
         """
+        check_in_trio("ws.ping", is_async=True)
         payload = os.urandom(4) if data is None else _control_payload(data)
         if payload in self._inbox.pings:
             raise UsageError(f"a ping with the data {payload!r} is still waiting for its pong; give another, or none")
@@ -455,6 +459,7 @@ class WebSocket:
 
     async def pong(self, data: Data | None = None) -> None:
         """Send a pong that nobody has asked for, as a one-way heartbeat (§5.5.3)."""
+        check_in_trio("ws.pong", is_async=True)
         payload = b"" if data is None else _control_payload(data)
         if not self._can_send:
             await self._wait_to_send()
@@ -467,6 +472,7 @@ class WebSocket:
 
         For study, and for tests of what the other side makes of it. Raises `ConnectionClosed`.
         """
+        check_in_trio("ws.send_raw, data")
         if not self._can_send:
             raise self._closed_error(self._peer.describe_end(Cause.OUR_CLOSE))
         logs.line(logs.frames, logging.DEBUG, self.id, OUT, f"raw bytes: {data.hex(' ')}")
@@ -508,7 +514,9 @@ class WebSocket:
 
     def begin_close(self, code: int = 1000, reason: str | None = None) -> None:
         """Send a close, and see to the rest of the closing handshake in the background."""
+        check_in_trio("ws.begin_close")
         self._loop.close(self._peer, *check_close(code, reason))
+        return not_awaited("ws.begin_close() doesn't wait, and ws.aclose() does")
 
     def keep_all(self) -> None:
         """Keep whatever comes until it is received, behind our close too, and hold the peer back no more.
@@ -526,6 +534,7 @@ class WebSocket:
 
     async def wait_closed(self) -> None:
         """Wait until both sides have closed, or the connection is lost."""
+        check_in_trio("ws.wait_closed", is_async=True)
         await self._inbox.ended.wait()
 
     def _closed_error(self, closed: Closed) -> ConnectionClosed:

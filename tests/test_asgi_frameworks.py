@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import shutil
 import ssl
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ from tests.asgi_serving import MIB, App, chunk, echo, errors, only_http, serving
 from tests.serving import LOOPBACK, get, need, seen_text, text
 
 # Each test that needs one of these says so.
+with contextlib.suppress(ImportError):
+    import anyio
+    import anyio.to_thread
 with contextlib.suppress(ImportError):
     import httpx
 with contextlib.suppress(ImportError):
@@ -450,3 +455,200 @@ async def test_many_requests_at_once() -> None:
         for sent in range(50):
             nursery.start_soon(ask, client, sent)
     assert sorted(numbers) == list(range(50))
+
+
+# An application that needs asyncio
+
+
+async def _sleep() -> None:
+    await asyncio.sleep(1)
+
+
+async def _yield() -> None:
+    await asyncio.sleep(0)
+
+
+async def _queue() -> None:
+    await asyncio.Queue[int]().get()
+
+
+async def _thread() -> None:
+    await asyncio.to_thread(print)
+
+
+async def _timeout() -> None:
+    async with asyncio.timeout(1):
+        pass
+
+
+async def _future() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        await loop.create_future()
+    finally:
+        loop.close()
+
+
+async def _group() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_sleep)
+
+
+async def _cause() -> None:
+    try:
+        await asyncio.sleep(1)
+    except RuntimeError as error:
+        raise ValueError("the database is away") from error
+
+
+NEED_ASYNCIO = [_sleep, _yield, _queue, _thread, _timeout, _future, _group, _cause]
+REMEDY = "call anyio or trio there, such as anyio.sleep, or run a coroutine of asyncio in a thread: await "
+REMEDY += "anyio.to_thread.run_sync(asyncio.run, coroutine)"
+
+
+def the_line(caplog: pytest.LogCaptureFixture) -> str:
+    """Return the one error in the log, which has no traceback."""
+    (record,) = errors(caplog)
+    assert record.exc_info is None
+    line = record.getMessage()
+    assert line.endswith(REMEDY)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("needy", NEED_ASYNCIO)
+async def test_a_request_that_needs_asyncio_is_500_with_one_line(
+    caplog: pytest.LogCaptureFixture, needy: Callable[[], Awaitable[None]]
+) -> None:
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await needy()
+
+    async with serving(app) as site:
+        assert await site.ask(get("/x")) == (500, b"The server failed to answer this request.\n")
+    line = the_line(caplog)
+    assert line.startswith("#1 ! the http handler failed at /x: it needs asyncio at tests/test_asgi_frameworks.py:")
+    assert "but rawws runs it on trio" in line
+
+
+@WITH_FRAMEWORKS
+@pytest.mark.parametrize("needy", NEED_ASYNCIO)
+async def test_an_endpoint_that_needs_asyncio_is_told_in_one_line(
+    caplog: pytest.LogCaptureFixture, needy: Callable[[], Awaitable[None]]
+) -> None:
+    async def endpoint(request: starlette.requests.Request) -> Response:
+        await needy()
+        return PlainTextResponse("never")
+
+    async with browsing(site_of(("/", endpoint))) as browser:
+        assert (await browser.get("/")).status_code == 500
+    assert "it needs asyncio at tests/test_asgi_frameworks.py:" in the_line(caplog)
+
+
+@WITH_FRAMEWORKS
+async def test_a_stream_that_needs_asyncio_is_cut_and_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"one"
+        await asyncio.sleep(1)
+
+    async def endpoint(request: starlette.requests.Request) -> Response:
+        return StreamingResponse(pieces())
+
+    async with browsing(site_of(("/", endpoint))) as browser:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await browser.get("/")
+    assert "it needs asyncio at tests/test_asgi_frameworks.py:" in the_line(caplog)
+
+
+@WITH_FRAMEWORKS
+async def test_a_background_task_that_needs_asyncio_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    async def endpoint(request: starlette.requests.Request) -> Response:
+        return PlainTextResponse("ok", background=starlette.background.BackgroundTask(asyncio.sleep, 1))
+
+    async with browsing(site_of(("/", endpoint))) as browser:
+        assert (await browser.get("/")).text == "ok"
+    line = the_line(caplog)
+    assert "after it had answered: it needs asyncio at starlette/background.py:" in line
+
+
+@WITH_FRAMEWORKS
+async def test_the_advice_for_asyncio_works() -> None:
+    async def work() -> str:
+        await asyncio.sleep(0)
+        return "done by asyncio"
+
+    async def endpoint(request: starlette.requests.Request) -> Response:
+        await anyio.sleep(0)
+        advised = eval(REMEDY.partition("await ")[2], {"anyio": anyio, "asyncio": asyncio, "coroutine": work()})
+        return PlainTextResponse(await advised)
+
+    async with browsing(site_of(("/", endpoint))) as browser:
+        assert (await browser.get("/")).text == "done by asyncio"
+
+
+@WITH_FRAMEWORKS
+async def test_asyncio_that_runs_in_a_thread_may_fail_in_its_own_way(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails() -> None:
+        no_socket: Any = 3
+        await asyncio.start_server(print, sock=no_socket)
+
+    async def endpoint(request: starlette.requests.Request) -> Response:
+        await anyio.to_thread.run_sync(asyncio.run, fails())
+        return PlainTextResponse("never")
+
+    async with browsing(site_of(("/", endpoint))) as browser:
+        assert (await browser.get("/")).status_code == 500
+    assert str(the_error(caplog)) == "'int' object has no attribute 'type'"
+
+
+@WITH_FRAMEWORKS
+async def test_a_sync_endpoint_publishes_as_the_refusal_says(caplog: pytest.LogCaptureFixture) -> None:
+    hub = rawws.Hub()
+
+    def endpoint(request: starlette.requests.Request) -> Response:  # which Starlette runs in a thread
+        room, message = hub.room("/x"), "hi"
+        try:
+            room.publish(message)
+        except UsageError as error:
+            return PlainTextResponse(repr(eval(str(error).partition("use ")[2])))
+        return PlainTextResponse("published")
+
+    async with browsing(site_of(("/", endpoint))) as browser:
+        assert (await browser.get("/")).text == "Delivery(sent=0, queued=0, closed=0)"
+    assert errors(caplog) == []
+
+
+@WITH_FRAMEWORKS
+async def test_a_lifespan_that_needs_asyncio_says_so_in_one_line(bounded: None) -> None:
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await asyncio.sleep(1)
+        yield
+
+    with pytest.raises(UsageError, match=r"^the ASGI application can't start: it needs asyncio at tests/") as caught:
+        await rawws.serve(echo, 0, host=LOOPBACK, http=asgi(Starlette(lifespan=lifespan)))
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_handler_and_hooks_that_need_asyncio_are_told_in_one_line(
+    caplog: pytest.LogCaptureFixture, nursery: trio.Nursery, bounded: None
+) -> None:
+    async def handler(_: rawws.WebSocket) -> None:
+        await asyncio.sleep(1)
+
+    async def authenticate(request: rawws.Request) -> None:
+        if request.path == "/asks":
+            await asyncio.sleep(1)
+
+    start = partial(rawws.serve, handler, 0, host=LOOPBACK, authenticate=authenticate)
+    server = await nursery.start(start)
+    async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/") as ws:
+        with pytest.raises(rawws.ConnectionClosedError):
+            await ws.recv()
+    with pytest.raises(rawws.InvalidStatus):
+        await rawws.connect(f"ws://{LOOPBACK}:{server.port}/asks").open()
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [line.partition(" at ")[0].partition(" ! ")[2] for line in lines] == [
+        "the handler failed; its connection is closed with 1011: it needs asyncio",
+        "authenticate failed: it needs asyncio",
+    ]

@@ -1,0 +1,128 @@
+"""The functions that a program gives to rawws, checked when they are given and not when they are first called.
+
+A check refuses only what can't work. A plain function may return an awaitable, as decorators and lambdas do, so it
+passes for an async one unless it returns nothing at all.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import Any
+
+from rawws.errors import UsageError
+from rawws.wire.trace import shorten
+
+_NO_HINTS: Mapping[int, str] = {}
+
+
+def check_async(what: str, given: object, *arguments: str, hints: Mapping[int, str] = _NO_HINTS) -> None:
+    """Raise `UsageError` unless this can be an async function of these arguments; ``what`` names it in the sentence.
+
+    ``hints`` are the ends of sentences about functions that take another number of arguments.
+    """
+    if isinstance(given, type) and not hasattr(given, "__await__"):
+        raise UsageError(f"{what} can't be the class {name_of(given)} itself; give one of its objects, or a function")
+    function = check_function(what, given, *arguments, hints=hints)
+    if _returns_nothing(function):
+        raise UsageError(f"{what} is to be async, and {name_of(given)} is a plain function; define it with async def")
+
+
+def check_plain(what: str, given: object, *arguments: str) -> None:
+    """Raise `UsageError` unless this can be a function of these arguments that isn't async."""
+    function = check_function(what, given, *arguments)
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"{what} can't be async, and {name_of(given)} is; define it with def")
+
+
+def check_function(what: str, given: object, *arguments: str, hints: Mapping[int, str] = _NO_HINTS) -> object:
+    """Return the function behind what is given. Raises `UsageError` unless it can be called with these arguments."""
+    if inspect.iscoroutine(given):
+        given.close()  # or Python would warn that nobody has awaited it
+        raise UsageError(
+            f"{what} is to be a function, and {given.__name__} has been called already; "
+            f"give {given.__name__} without parentheses"
+        )
+    if not callable(given):
+        raise UsageError(f"{what} can't be {shorten(repr(given))}; give {_form(arguments)}")
+    function = _behind(given)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise UsageError(
+            f"{what} can't be {name_of(given)}, which has a yield in it and so is a generator; give {_form(arguments)}"
+        )
+    if not _takes(given, len(arguments)):
+        hint = next((hint for number, hint in hints.items() if _takes(given, number)), "")
+        own = shorten(f"{name_of(given)}{_signature(given)}")
+        raise UsageError(f"{what} is called with {_named(arguments)}, which {own} doesn't take{hint}")
+    return function
+
+
+def name_of(given: object) -> str:
+    """Return the name of something callable, as its program calls it."""
+    while isinstance(given, functools.partial):
+        given = given.func
+    name = getattr(given, "__qualname__", None) or f"an object of {type(given).__qualname__}"
+    return str(name).rpartition("<locals>.")[2]
+
+
+def _form(arguments: tuple[str, ...]) -> str:
+    return f"a function of {_named(arguments)}"
+
+
+def _named(arguments: tuple[str, ...]) -> str:
+    count = "one argument" if len(arguments) == 1 else f"{len(arguments)} arguments"
+    return f"{count} ({', '.join(arguments)})"
+
+
+def _behind(given: Any) -> object:
+    """Return the function that a call runs, of methods, partials and objects that can be called."""
+    while True:
+        if isinstance(given, functools.partial):
+            given = given.func
+        elif isinstance(given, MethodType):
+            given = given.__func__
+        elif inspect.isroutine(given) or isinstance(given, type):
+            return given
+        else:
+            given = type(given).__call__
+
+
+def _takes(given: Callable[..., object], number: int) -> bool:
+    """Say whether it can be called with so many arguments. A wrapper counts, and not what it wraps."""
+    try:
+        signature = inspect.signature(given, follow_wrapped=False)
+    except (ValueError, TypeError):
+        return True  # a function in C that doesn't say
+    try:
+        signature.bind(*[None] * number)
+    except TypeError:
+        return False
+    return True
+
+
+def _signature(given: Callable[..., object]) -> str:
+    signature = inspect.signature(given, follow_wrapped=False)
+    bare = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=signature.empty))
+
+
+def _returns_nothing(function: object) -> bool:
+    """Say whether no return of a plain function has a value, so that it can't be awaited.
+
+    Where the bytecode doesn't show it, it is taken to have one.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE):
+        return False
+    loads_none = False
+    for instruction in dis.get_instructions(code):
+        match instruction.opname:
+            case "RETURN_CONST" if instruction.argval is not None:  # Python 3.12 and 3.13
+                return False
+            case "RETURN_VALUE" if not loads_none:
+                return False
+        loads_none = instruction.opname == "LOAD_CONST" and instruction.argval is None
+    return True
