@@ -223,48 +223,49 @@ def test_the_log_can_be_made_longer_and_shorter(ran: Ran, flags: list[str], leve
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--port", "65536"], "argument --port: '65536' is not a port; give a number from 0 to 65535"),
-        (["--port", "-1"], "argument --port: '-1' is not a port; give a number from 0 to 65535"),
-        (["--port", "http"], "argument --port: 'http' is not a port; give a number from 0 to 65535"),
-        (["--port", "٣"], "argument --port: '٣' is not a port; give a number from 0 to 65535"),
-        (["--max-size", "big"], "argument --max-size: 'big' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
-        (["--max-size", "1.5M"], "argument --max-size: '1.5M' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
-        (["--max-lag", "-1"], "argument --max-lag: '-1' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
-        (["--max-lag", ""], "argument --max-lag: '' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
-        (["--history", "-1"], "argument --history: '-1' is not a number; give one such as 100"),
-        (["--rooms", "room"], "argument --rooms: 'room' is not the beginning of a path; give one such as /room/"),
-        (["--drain", "-1"], "argument --drain: '-1' is not a number of seconds; give 0 or more"),
-        (["--drain", "nan"], "argument --drain: 'nan' is not a number of seconds; give 0 or more"),
-        (["--ping-interval", "inf"], "argument --ping-interval: 'inf' is not a number of seconds; give 0 or more"),
-        (["--ping-timeout", "soon"], "argument --ping-timeout: 'soon' is not a number of seconds; give 0 or more"),
-        (["--rate", "-1"], "argument --rate: '-1' is not a number of messages a second; give 0 or more"),
-        (["--rate", "1e-300"], "argument --rate: '1e-300' is less than can be kept to; give 0, or 0.001 or more"),
-        (["--ping-interval", "1e-9"], "argument --ping-interval: '1e-9' is less than can be kept to; give 0, or 0.001"),
+        (["--port", "65536"], "--port: '65536' is not a port; give a number from 0 to 65535"),
+        (["--port", "-1"], "--port: '-1' is not a port; give a number from 0 to 65535"),
+        (["--port", "http"], "--port: 'http' is not a port; give a number from 0 to 65535"),
+        (["--port", "٣"], "--port: '٣' is not a port; give a number from 0 to 65535"),
+        (["--max-size", "big"], "--max-size: 'big' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
+        (["--max-size", "1.5M"], "--max-size: '1.5M' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
+        (["--max-lag", "-1"], "--max-lag: '-1' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
+        (["--max-lag", ""], "--max-lag: '' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
+        (["--history", "-1"], "--history: '-1' is not a number; give one such as 100"),
+        (["--rooms", "room"], "--rooms: 'room' is not the beginning of a path; give one such as /room/"),
+        (["--drain", "-1"], "--drain: '-1' is not a number of seconds; give 0 or more"),
+        (["--drain", "nan"], "--drain: 'nan' is not a number of seconds; give 0 or more"),
+        (["--ping-interval", "inf"], "--ping-interval: 'inf' is not a number of seconds; give 0 or more"),
+        (["--ping-timeout", "soon"], "--ping-timeout: 'soon' is not a number of seconds; give 0 or more"),
+        (["--rate", "-1"], "--rate: '-1' is not a number of messages a second; give 0 or more"),
+        (["--rate", "1e-300"], "--rate: '1e-300' is less than can be kept to; give 0, or 0.001 or more"),
+        (["--ping-interval", "1e-9"], "--ping-interval: '1e-9' is less than can be kept to; give 0, or 0.001"),
         *(
-            ([flag, "0"], f"argument {flag}: '0' would let nothing through; give more, or leave it out for the default")
+            ([flag, "0"], f"{flag}: '0' would let nothing through; give more, or leave it out for the default")
             for flag in (
                 *("--max-size", "--max-lag", "--max-memory", "--max-head", "--max-target", "--max-headers"),
                 *("--max-connections", "--max-connections-per-ip", "--max-rooms", "--max-peers"),
             )
         ),
-        (["--mode", "chat"], "argument --mode: invalid choice: 'chat'"),
-        (["--log-level", "loud"], "argument --log-level: invalid choice: 'loud'"),
-        (["--publish-token", ""], "argument --publish-token: the publish token is empty; give one such as"),
+        (["--mode", "chat"], "--mode: there is no 'chat'; give broadcast or echo"),
+        (["--log-level", "loud"], "--log-level: there is no 'loud'; give trace, debug, info, warning or error"),
+        (["--publish-token", ""], "--publish-token: the publish token is empty; give one such as"),
         (["--publish-token", "secret "], "the publish token is not printable ASCII without spaces; give one such as"),
         (["--publish-token", "žluť"], "the publish token is not printable ASCII without spaces; give one such as"),
-        (["--unknown"], "unrecognized arguments: --unknown"),
-        (["serve", "there"], "unrecognized arguments: there"),
+        (["--unknown"], "rawws serve has no flag --unknown"),
+        (["serve", "there"], "rawws serve takes flags only, and 'there' is none"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_bad_value_is_one_sentence_and_exit_status_2(
     ran: Ran, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        rawws.cli.main(arguments)
-    assert caught.value.code == 2
+    assert rawws.cli.main(arguments) == 2
     assert ran.port == -1
-    assert sentence in capsys.readouterr().err.splitlines()[-1]
+    told, see = capsys.readouterr().err.splitlines()
+    assert told.startswith("rawws: ")
+    assert sentence in told
+    assert see == "rawws: rawws serve --help lists what can be given"
 
 
 @pytest.mark.parametrize("origin", ["hoppscotch.io", "https://", "https://hoppscotch.io/path", "https://a b", ""])
@@ -273,10 +274,11 @@ def test_an_origin_that_is_none_is_one_sentence_and_exit_status_2(
 ) -> None:
     assert rawws.cli.main(["--allow-origin", origin]) == 2
     assert ran.port == -1
-    assert capsys.readouterr().err == (
-        f"rawws: {origin!r} is not an origin; give scheme, host and port alone, such as https://example.org, "
-        "or * for any\n"
-    )
+    assert capsys.readouterr().err.splitlines() == [
+        f"rawws: --allow-origin: {origin!r} is not an origin; give scheme, host and port alone, such as "
+        "https://example.org, or * for any",
+        "rawws: rawws serve --help lists what can be given",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -328,7 +330,96 @@ def test_a_greeting_that_is_not_utf8_is_one_sentence_and_exit_status_2(start_pro
     ended = start_program.run("--port", "0", "--hello", b"\xff")
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
-    assert "--hello" in ended.stderr.splitlines()[-1]
+    assert ended.stderr.startswith("rawws: --hello: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["sevre"], "there is no command 'sevre'; did you mean serve?"),
+        (["conect", "ws://localhost"], "there is no command 'conect'; did you mean connect?"),
+        (["8080"], "there is no command '8080'; did you mean rawws serve --port 8080?"),
+        ([":8080"], "there is no command ':8080'; did you mean rawws serve --port 8080?"),
+        (["ws://localhost/x"], "there is no command 'ws://localhost/x'; did you mean rawws connect ws://localhost/x?"),
+        (["main:app"], "there is no command 'main:app'; did you mean rawws serve --app main:app?"),
+        (["help"], "there is no command 'help'; give one of serve, connect, tap, decode, check"),
+        ([""], "there is no command ''; give one of serve, connect, tap, decode, check"),
+        (
+            ["--port", "0", "sevre"],
+            "rawws serve takes flags only, and 'sevre' is none; a command comes first, as in rawws serve",
+        ),
+        (["--trusted-proxi", "10.0.0.0/8"], "rawws serve has no flag --trusted-proxi; did you mean --trusted-proxy?"),
+        (["--max", "3"], "--max is short for --max-rooms, --max-peers, --max-size, --max-lag, --max-memory, "
+                         "--max-connections, --max-connections-per-ip, --max-head, --max-target or --max-headers; "
+                         "write out which"),
+        (["-port", "80"], "rawws serve has no flag -port; did you mean --port?"),
+        (["-z"], "rawws serve has no flag -z"),
+        (["--port"], "--port needs a value, as in --port PORT"),
+        (["--port", "--host", "x"], "--port needs a value, as in --port PORT"),
+        (["--hello", "--yo"], "--hello needs a value; one that begins with a dash is given as --hello=--yo"),
+        (
+            ["--hello", "-hi"],
+            "--hello needs a value, as in --hello TEXT; one that begins with a dash is given as --hello=-hi",
+        ),
+        (["--read-only=yes"], "--read-only takes no value, and 'yes' is given; leave that out"),
+        (["-v", "--log-level", "debug"], "--log-level and -v exclude each other; give one of them"),
+        (["--slow", "wiat"], "--slow: there is no 'wiat'; give close, skip, latest or wait; did you mean wait?"),
+        (["--allow-host", "a b"], "--allow-host: 'a b' is no host's name; give one such as chat.example, without a "
+                                  "scheme or a port"),
+        (["--trusted-proxy", "x"], "--trusted-proxy: 'x' in trusted_proxies is neither an address nor a network; "
+                                   "give such as 127.0.0.1 or 10.0.0.0/8"),
+        (["connect"], "URL is missing, as in rawws connect URL"),
+        (["connect", "--hedaer", "a: b", "ws://x"], "rawws connect has no flag --hedaer; did you mean --header?"),
+        (["connect", "--port", "80", "ws://x"], "rawws connect has no flag --port, and rawws serve has it"),
+        (["connect", "ws://x", "ws://y"], "rawws connect takes nothing like 'ws://y'"),
+        (["connect", "-w", "soon", ":1"], "-w/--wait: 'soon' is not a number of seconds; give 0 or more, or -1 to wait "
+                                          "until the server closes"),
+        (["connect", "-H"], "-H/--header needs a value, as in --header 'NAME: VALUE'"),
+        (["tap", "1"], "TARGET is missing, as in rawws tap LISTEN TARGET"),
+        (["tap"], "LISTEN and TARGET are missing, as in rawws tap LISTEN TARGET"),
+        (["decode", "--from", "me"], "--from: there is no 'me'; give client or server"),
+        (["decode", "--breif"], "rawws decode has no flag --breif; did you mean --brief?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_mistyped_command_line_is_one_sentence_and_a_line_that_leads_to_help(
+    ran: Ran, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert rawws.cli.main(arguments) == 2
+    assert ran.port == -1
+    told, see = capsys.readouterr().err.splitlines()
+    assert told == f"rawws: {sentence}"
+    command = see.removeprefix("rawws: ").removesuffix(" lists what can be given").split()
+    assert command[0] == "rawws"
+    with pytest.raises(SystemExit) as caught:
+        rawws.cli.main(command[1:])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+NUMBERS = ("port", "history", "history-bytes", "max-size", "max-headers", "workers")
+
+
+@pytest.mark.parametrize("flag", NUMBERS)
+def test_a_number_of_thousands_of_digits_is_one_short_sentence(
+    ran: Ran, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert rawws.cli.main([f"--{flag}", "9" * 5000]) == 2
+    assert ran.port == -1
+    told = capsys.readouterr().err.splitlines()[0]
+    assert told.startswith(f"rawws: --{flag}: '999")
+    assert len(told) < 400
+
+
+def test_every_flag_that_takes_a_value_says_so_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    _, parsers = rawws.cli._make_parsers()
+    for command, parser in parsers.items():
+        for action in parser._actions:
+            if action.option_strings and action.nargs is None:
+                assert rawws.cli.main([command, action.option_strings[0]]) == 2
+                told = capsys.readouterr().err.splitlines()[0]
+                flags = "/".join(action.option_strings)
+                assert told.startswith(f"rawws: {flags} needs a value, as in {action.option_strings[-1]} "), told
 
 
 # What it says of itself

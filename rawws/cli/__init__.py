@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from rawws.cli import check, connect, decode, serve, streams, tap
+from rawws.cli.parsing import Misused, Parser, explain_command
 from rawws.errors import ListenError, RawwsError, UsageError
 from rawws.version import __version__
 
@@ -25,12 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     streams.fill_closed()
     streams.prepare_output()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    names = {command.NAME for command in COMMANDS}
-    if not given or (given[0] not in names and given[0] not in ("-h", "--help", "--version")):
-        given.insert(0, serve.NAME)  # what everybody comes for needs no name
-    options = _parser().parse_args(given)
     try:
+        options = _parse(given)
         status: int = options.run(options)
+    except Misused as error:
+        streams.complain(str(error))
+        streams.complain(f"{error.help} lists what can be given")
+        return MISUSED
     except (RawwsError, ExceptionGroup) as error:
         cause = _alone(error)
         if isinstance(cause, streams.OutputLost):
@@ -54,18 +56,31 @@ def _alone(error: Exception) -> Exception:
     return error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parse(given: list[str]) -> argparse.Namespace:
+    """Return the options, and in ``run`` what is to be done with them. Raises `Misused`."""
+    top, parsers = _make_parsers()
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
+        given = [serve.NAME, *given]  # what everybody comes for needs no name
+    if given[0].startswith("-"):
+        top.parse(given, parsers)  # which ends the program
+    if given[0] not in parsers:
+        raise Misused(explain_command(given[0], list(parsers)), f"{top.prog} --help")
+    return parsers[given[0]].parse(given[1:], parsers)
+
+
+def _make_parsers() -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of the choice of a command, and those of the commands by name."""
+    top = Parser(
         prog="rawws",
         description="WebSockets that you can see through.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"rawws {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True)
+    top.add_argument("--version", action="version", version=f"rawws {__version__}")
+    commands = top.add_subparsers(title="commands", required=True)
     parsers = {}
     for command in COMMANDS:
         parsers[command.NAME] = own = commands.add_parser(command.NAME, help=command.HELP)
         command.add_arguments(own)
         own.set_defaults(run=command.run)
-    parser.epilog = f"Without a command it serves:\n\n{parsers[serve.NAME].format_help()}"
-    return parser
+    top.epilog = f"Without a command it serves:\n\n{parsers[serve.NAME].format_help()}"
+    return top, parsers

@@ -5,31 +5,42 @@ from __future__ import annotations
 import argparse
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from rawws.cli.parsing import nearest
 from rawws.errors import UsageError
+from rawws.gate import Gate
 from rawws.page import Access
 from rawws.room_paths import RoomPaths
 from rawws.room_posts import Guard
 from rawws.tls import default_context, insecure_context, load_certificate, trusting_context
+from rawws.wire.handshake import Origins
+from rawws.wire.hosts import Hosts
+from rawws.wire.trace import shorten
 
 # Of seconds, or of things in a second: what is less is meant by nobody, and keeps a loop busy or a client waiting.
 LEAST = 0.001
+
+_MOST_DIGITS = 18  # of what fits into 64 bits
 
 _SIZE = re.compile(r"([0-9]+)\s*(k|m|g)?(i?b)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
+def _is_number(given: str) -> bool:
+    return given.isascii() and given.isdigit() and len(given) <= _MOST_DIGITS
+
+
 def port(argument: str) -> int:
-    if not argument.isascii() or not argument.isdigit() or int(argument) > 0xFFFF:
-        raise argparse.ArgumentTypeError(f"{argument!r} is not a port; give a number from 0 to 65535")
+    if not _is_number(argument) or int(argument) > 0xFFFF:
+        raise argparse.ArgumentTypeError(f"{shorten(argument)!r} is not a port; give a number from 0 to 65535")
     return int(argument)
 
 
 def size(argument: str) -> int:
     parts = _SIZE.fullmatch(argument.strip())
-    if parts is None:
-        raise argparse.ArgumentTypeError(f"{argument!r} is not a size; give bytes, or such as 64k, 1M, 2GiB")
+    if parts is None or not _is_number(parts[1]):
+        raise argparse.ArgumentTypeError(f"{shorten(argument)!r} is not a size; give bytes, or such as 64k, 1M, 2GiB")
     return int(parts[1]) * _SIZE_FACTORS[(parts[2] or "").lower()]
 
 
@@ -41,20 +52,24 @@ def text(argument: str) -> str:
     return argument
 
 
-def token(argument: str) -> str:
-    try:
-        Guard(argument)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return argument
+def checked(check: Callable[[str], object]) -> Callable[[str], str]:
+    """Take what rawws takes: ``check`` raises `UsageError` for the rest, and the sentence then names the flag too."""
+
+    def read(given: str) -> str:
+        try:
+            check(given)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return given
+
+    return read
 
 
-def page_token(argument: str) -> str:
-    try:
-        Access(argument)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return argument
+token = checked(Guard)
+page_token = checked(Access)
+origin = checked(lambda given: Origins([given]))
+host_name = checked(lambda given: Hosts([given]))
+proxy = checked(lambda given: Gate(None, None, [given]))
 
 
 def seconds(argument: str) -> float:
@@ -71,7 +86,7 @@ def _amount(argument: str, what: str) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{argument!r} is not {what}; give 0 or more")
+        raise argparse.ArgumentTypeError(f"{shorten(argument)!r} is not {what}; give 0 or more")
     if 0 < number < LEAST:
         raise argparse.ArgumentTypeError(f"{argument!r} is less than can be kept to; give 0, or {LEAST} or more")
     return number
@@ -80,7 +95,7 @@ def _amount(argument: str, what: str) -> float:
 def header(argument: str) -> tuple[str, str]:
     name, colon, value = argument.partition(":")
     if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"{argument!r} is not a header; give 'Name: value'")
+        raise argparse.ArgumentTypeError(f"{shorten(argument)!r} is not a header; give 'Name: value'")
     return name.strip(), value.strip()
 
 
@@ -121,8 +136,8 @@ def client_tls(options: argparse.Namespace) -> ssl.SSLContext | None:
 
 def count(given: str) -> int:
     """A whole number that is not negative."""
-    if not (given.isascii() and given.isdigit()):
-        raise argparse.ArgumentTypeError(f"{given!r} is not a number; give one such as 100")
+    if not _is_number(given):
+        raise argparse.ArgumentTypeError(f"{shorten(given)!r} is not a number; give one such as 100")
     return int(given)
 
 
@@ -145,3 +160,15 @@ def path_prefix(given: str) -> str:
         return RoomPaths(given).root
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    """Take one of some words, which argparse shows when it is given them as ``choices`` too."""
+
+    def read(given: str) -> str:
+        if given not in choices:
+            names = f"{', '.join(choices[:-1])} or {choices[-1]}"
+            raise argparse.ArgumentTypeError(f"there is no {shorten(given)!r}; give {names}{nearest(given, choices)}")
+        return given
+
+    return read

@@ -105,7 +105,12 @@ def complete_url(url: str) -> str:
 
 
 def _wait(argument: str) -> float:
-    return -1.0 if argument.strip() == "-1" else seconds(argument)
+    if argument.strip() == "-1":
+        return -1.0
+    try:
+        return seconds(argument)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or -1 to wait until the server closes") from None
 
 
 async def _connect(options: argparse.Namespace) -> int:

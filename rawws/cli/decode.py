@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rawws.cli.arguments import one_of
 from rawws.cli.streams import drop_output, need_input, need_output, tell_output_lost
 from rawws.errors import UsageError
 from rawws.wire import dumps
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="sender",
+        type=one_of(["client", "server"]),
         choices=["client", "server"],
         help="who sent the bytes (default: who masks is a client)",
     )

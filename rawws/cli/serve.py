@@ -17,9 +17,13 @@ from rawws.backplane import share
 from rawws.cli.arguments import (
     above_zero,
     count,
+    host_name,
+    one_of,
+    origin,
     page_token,
     path_prefix,
     port,
+    proxy,
     rate,
     seconds,
     size,
@@ -284,12 +288,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     talk.add_argument(
         "--mode",
+        type=one_of([mode.value for mode in Mode]),
         choices=[mode.value for mode in Mode],
         default=Mode.BROADCAST.value,
         help="send each message to the whole room, or back to its sender alone (default: %(default)s)",
     )
     talk.add_argument(
         "--allow-origin",
+        type=origin,
         metavar="ORIGIN",
         action="append",
         default=[],
@@ -297,6 +303,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     talk.add_argument(
         "--allow-host",
+        type=host_name,
         metavar="NAME",
         action="append",
         default=[],
@@ -337,6 +344,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rooms.add_argument(
         "--slow",
+        type=one_of([slow.value for slow in Slow]),
         choices=[slow.value for slow in Slow],
         default=Slow.CLOSE.value,
         help="a peer that reads too slowly is closed, skips to the newest, gets the latest of each key, or has those "
@@ -403,7 +411,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="from one address, or of IPv6 one /64; more get 429 (default: no limit)",
     )
     limits.add_argument(
-        "--trusted-proxy", metavar="NETWORK", action="append", default=[],
+        "--trusted-proxy", type=proxy, metavar="NETWORK", action="append", default=[],
         help="believe the X-Forwarded-For of proxies there, such as 10.0.0.0/8; may be repeated",
     )  # fmt: skip
     for flag, most, what in (
@@ -450,7 +458,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--record", metavar="FILE", help="write each HTTP head and frame to this file too, for rawws decode to read"
     )
     levels = show.add_mutually_exclusive_group()
-    levels.add_argument("--log-level", choices=list(logs.LEVELS), default="info", help="default: %(default)s")
+    levels.add_argument(
+        "--log-level",
+        type=one_of(list(logs.LEVELS)),
+        choices=list(logs.LEVELS),
+        default="info",
+        help="default: %(default)s",
+    )
     levels.add_argument("-v", dest="log_level", action="store_const", const="debug", help="the whole story (debug)")
     levels.add_argument(
         "-vv", dest="log_level", action="store_const", const="trace", help="and each frame's bytes in hex (trace)"

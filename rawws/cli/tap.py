@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import trio
 
 from rawws import logs, signals
-from rawws.cli.arguments import add_tls_arguments, client_tls, page_token
+from rawws.cli.arguments import add_tls_arguments, client_tls, one_of, page_token
 from rawws.errors import UsageError
 from rawws.page import TRACE, About, Access, Page
 from rawws.program import raise_file_limit
@@ -55,7 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the page's token (default: a new one at each start)",
     )
     levels = parser.add_mutually_exclusive_group()
-    levels.add_argument("--log-level", choices=list(logs.LEVELS), default="debug", help="default: %(default)s")
+    levels.add_argument(
+        "--log-level",
+        type=one_of(list(logs.LEVELS)),
+        choices=list(logs.LEVELS),
+        default="debug",
+        help="default: %(default)s",
+    )
     levels.add_argument("-q", dest="log_level", action="store_const", const="info", help="connections only (info)")
     levels.add_argument(
         "-vv", dest="log_level", action="store_const", const="trace", help="each frame's bytes in hex too (trace)"

@@ -1,0 +1,139 @@
+"""A command line that can't be meant is answered with one sentence about it, and with a line that points to --help."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import NoReturn
+
+from rawws.errors import UsageError
+from rawws.wire.trace import shorten
+
+# The words of argparse.
+_EXCLUDED = "not allowed with argument "
+_REQUIRED = "the following arguments are required: "
+
+
+class Misused(UsageError):
+    """A command line that can't be meant; ``help`` is the command that explains what can be."""
+
+    def __init__(self, told: str, help: str) -> None:  # noqa: A002 (it is what --help shows)
+        super().__init__(told)
+        self.help = help
+
+
+def nearest(given: str, names: Iterable[str]) -> str:
+    """Return the name that was probably meant, as the end of a sentence; empty if none is like what was given."""
+    found = get_close_matches(given, list(names), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser for one command, or for the choice of one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises `Misused` in place of printing the usage, of which there are twenty lines."""
+        raise Misused(message, f"{self.prog} --help")
+
+    def parse(self, given: Sequence[str], others: Mapping[str, Parser]) -> argparse.Namespace:
+        """Return the options. ``others`` are the parsers of all commands, by name. Raises `Misused`."""
+        self.exit_on_error = False  # else the part of an ArgumentError that names the flag is lost in its text
+        self._check_flags(given, others)
+        try:
+            options, rest = self.parse_known_args(given)
+        except argparse.ArgumentError as error:
+            self.error(self._explain(error, given))
+        except Misused as error:
+            if str(error).startswith(_REQUIRED):
+                self.error(self._explain_missing(str(error).removeprefix(_REQUIRED).split(", ")))
+            raise
+        if rest:
+            flag = next((each for each in rest if each.startswith("-") and each != "-"), None)
+            self.error(self._explain_extra(rest[0], others) if flag is None else self._explain_unknown(flag, others))
+        return options
+
+    @property
+    def flags(self) -> list[str]:
+        return list(self._option_string_actions)
+
+    def _check_flags(self, given: Sequence[str], others: Mapping[str, Parser]) -> None:
+        """Look at the long flags first: one that is mistyped would leave its value to be taken for something else."""
+        for position, argument in enumerate(given):
+            if argument == "--":
+                return
+            flag = argument.partition("=")[0]
+            if not flag.startswith("--") or " " in argument or flag in self.flags:
+                continue
+            meant = [each for each in self.flags if each.startswith(flag)]
+            if len(meant) > 1:
+                self.error(f"{shorten(flag)} is short for {_list(meant)}; write out which")
+            if not meant:
+                before = given[position - 1] if position else ""
+                if self._takes_value(before):
+                    value = shorten(argument)
+                    self.error(f"{before} needs a value; one that begins with a dash is given as {before}={value}")
+                self.error(self._explain_unknown(flag, others))
+
+    def _takes_value(self, argument: str) -> bool:
+        action = self._option_string_actions.get(argument)
+        return action is not None and action.nargs is None
+
+    def _explain(self, error: argparse.ArgumentError, given: Sequence[str]) -> str:
+        name, message = error.argument_name, error.message
+        if name is None:
+            return message
+        if message == "expected one argument":
+            action = next(each for each in self._actions if name.split("/")[0] in each.option_strings)
+            at = next((at for at, each in enumerate(given) if each in action.option_strings), len(given))
+            example = f"{name.split('/')[-1]} {action.metavar or name.split('/')[-1].lstrip('-').upper()}"
+            told = f"{name} needs a value, as in {example}"
+            if at + 1 < len(given) and given[at + 1].startswith("-") and given[at + 1] not in self.flags:
+                told += f"; one that begins with a dash is given as {given[at]}={shorten(given[at + 1])}"
+            return told
+        if found := re.fullmatch(r"ignored explicit argument '(.*)'", message, re.DOTALL):
+            return f"{name} takes no value, and {shorten(found[1])!r} is given; leave that out"
+        if message.startswith(_EXCLUDED):
+            return f"{name} and {message.removeprefix(_EXCLUDED)} exclude each other; give one of them"
+        return f"{name}: {message}"
+
+    def _explain_missing(self, names: Sequence[str]) -> str:
+        positionals = [str(each.metavar) for each in self._actions if not each.option_strings]
+        verb = "is" if len(names) == 1 else "are"
+        return f"{' and '.join(names)} {verb} missing, as in {self.prog} {' '.join(positionals)}"
+
+    def _explain_unknown(self, flag: str, others: Mapping[str, Parser]) -> str:
+        flag = flag.partition("=")[0]
+        told = f"{self.prog} has no flag {shorten(flag)}"
+        if hint := nearest(flag, self.flags):
+            return told + hint
+        if owners := [other.prog for other in others.values() if flag in other.flags]:
+            return f"{told}, and {' and '.join(owners)} {'has' if len(owners) == 1 else 'have'} it"
+        return told
+
+    def _explain_extra(self, argument: str, others: Mapping[str, Parser]) -> str:
+        told = f"{self.prog} takes nothing like {shorten(argument)!r}"
+        if not [each for each in self._actions if not each.option_strings]:
+            told = f"{self.prog} takes flags only, and {shorten(argument)!r} is none"
+        if command := get_close_matches(argument, list(others), n=1, cutoff=0.75):
+            return f"{told}; a command comes first, as in rawws {command[0]}"
+        return told
+
+
+def _list(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def explain_command(given: str, commands: Sequence[str]) -> str:
+    """Return that there is no such command, and what may be meant."""
+    told = f"there is no command {shorten(given)!r}"
+    if hint := nearest(given, commands):
+        return told + hint
+    if given.removeprefix(":").isdigit():
+        return f"{told}; did you mean rawws serve --port {shorten(given.removeprefix(':'))}?"
+    if "://" in given:
+        return f"{told}; did you mean rawws connect {shorten(given)}?"
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(\))?", given):
+        return f"{told}; did you mean rawws serve --app {shorten(given)}?"
+    return f"{told}; give one of {', '.join(commands)}"
