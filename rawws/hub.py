@@ -160,6 +160,11 @@ class Hub:
             room.share_through(backplane.of(path))
 
     @property
+    def peers_publish(self) -> bool:
+        """Whether what a peer sends is published in its room; False where ``settings`` decides for each room."""
+        return self.mode is Mode.BROADCAST and not self.settings.read_only and self._settings_for is None
+
+    @property
     def subprotocols(self) -> tuple[str, ...]:
         """Those that are spoken here without anybody's doing."""
         return (SUBPROTOCOL,) if self.mode is Mode.BROADCAST else ()

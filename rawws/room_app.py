@@ -65,6 +65,10 @@ class RoomApp(InFront):
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         return self.elsewhere.lifespan()
 
+    def needs_token(self, hub: object) -> bool:
+        """Say whether a POST to this hub's rooms needs a token."""
+        return self._hub is hub and self._guard.token is not None
+
     async def serve_exchange(self, exchange: Exchange) -> None:
         request = exchange.request
         path = request.path or ""

@@ -30,6 +30,7 @@ from rawws.hub import Hub
 from rawws.limits import KIB, MIB, NO_LIMIT, Limits, check_names, check_number
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
+from rawws.room_app import RoomApp
 from rawws.runtime import check_in_trio, check_runs_on_trio, not_awaited
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, Service
 from rawws.tracing import OpenConnection, Tracer
@@ -360,6 +361,14 @@ def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -
     return Route(hub, refuse=lambda request: paths.refuse(request.path or ""))
 
 
+def _warn_of_open_publishing(hub: Hub, http: object) -> None:
+    """Log that a token for POSTs doesn't keep WebSockets from publishing, where there is one."""
+    if hub.peers_publish and any(isinstance(app, RoomApp) and app.needs_token(hub) for app in web.apps_of(http)):
+        message = "the publish token is asked of POSTs only, and every WebSocket publishes in its room without it; add "
+        message += "--read-only, or Hub(read_only=True), to publish by POST alone"
+        logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
+
+
 def _name_some(paths: Sequence[str]) -> str:
     named = ", ".join(shorten(path) for path in paths[:MOST_NAMED])
     return f"{named} and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else named
@@ -601,6 +610,8 @@ async def serve(
             await stack.enter_async_context(http.lifespan())
         # Only now, since an application may add endpoints as it starts.
         elsewhere = _refuse_outside_rooms(handler, http, checked_routes) if isinstance(handler, Hub) else Route(handler)
+        if isinstance(handler, Hub) and authenticate is None and process_request is None:
+            _warn_of_open_publishing(handler, http)
         opened = await _open(port, host, listeners, unix)
         if hosts or all(map(is_loopback, opened)):
             service.hosts = Hosts(hosts or ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -49,9 +49,16 @@ class InFront:
 
 def find_application(http: object) -> object | None:
     """Return the innermost of apps that wrap one another; None if it has no paths of its own."""
+    *_, innermost = apps_of(http)
+    return None if isinstance(innermost, HelloApp) else innermost
+
+
+def apps_of(http: object) -> Iterator[object]:
+    """Yield apps that wrap one another, the outermost first."""
+    yield http
     while isinstance(http, InFront):
         http = http.elsewhere
-    return None if isinstance(http, HelloApp) else http
+        yield http
 
 
 def answer_json(told: dict[str, Any] | bytes, status: int = 200) -> Response:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -491,6 +492,68 @@ def test_who_may_not_publish_is_told_why_and_the_operator_what_to_do(
 def test_a_token_that_everybody_or_nobody_could_send_is_none(token: str) -> None:
     with pytest.raises(UsageError, match="the publish token is "):
         rawws.rooms(rawws.Hub(), publish_token=token)
+
+
+OPEN_TO_WEBSOCKETS = (
+    "the publish token is asked of POSTs only, and every WebSocket publishes in its room without it; add --read-only, "
+    "or Hub(read_only=True), to publish by POST alone"
+)
+
+
+@pytest.mark.parametrize(
+    ("flags", "warnings"),
+    [
+        (["--publish-token", "secret"], 1),
+        (["--publish-token", "secret", "--metrics"], 1),
+        (["--publish-token", "secret", "--read-only"], 0),
+        (["--read-only"], 0),
+        ([], 0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_token_for_posts_alone_is_warned_of_once(
+    start_program: StartProgram, flags: list[str], warnings: int
+) -> None:
+    program = start_program(*flags)
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 0
+    assert sum(OPEN_TO_WEBSOCKETS in line for line in program.lines) == warnings
+
+
+async def _authenticate(_: Request) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("hub", "options", "warns"),
+    [
+        (rawws.Hub(), {}, True),
+        (rawws.Hub(read_only=True), {}, False),
+        (rawws.Hub(settings=lambda _: RoomSettings(read_only=True)), {}, False),
+        (rawws.Hub(), {"authenticate": _authenticate}, False),
+        (rawws.Hub(), {"process_request": _authenticate}, False),
+    ],
+    ids=["open", "read only", "settings", "authenticate", "process_request"],
+)
+async def test_the_library_warns_of_a_token_for_posts_alone_too(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, hub: rawws.Hub, options: dict[str, Any], warns: bool
+) -> None:
+    http = rawws.rooms(hub, publish_token="secret")
+    server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, http=http, **options))
+    server.stop()
+    assert (OPEN_TO_WEBSOCKETS in caplog.text) is warns
+
+
+async def test_a_handler_of_its_own_decides_who_publishes(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(_: rawws.WebSocket) -> None:
+        pass
+
+    http = rawws.rooms(rawws.Hub(), publish_token="secret")
+    server = await nursery.start(partial(rawws.serve, handler, 0, host=LOOPBACK, http=http))
+    server.stop()
+    assert OPEN_TO_WEBSOCKETS not in caplog.text
 
 
 async def test_a_name_led_here_from_elsewhere_may_not_publish(nursery: trio.Nursery) -> None:

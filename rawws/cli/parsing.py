@@ -45,10 +45,8 @@ class Parser(argparse.ArgumentParser):
             options, rest = self.parse_known_args(given)
         except argparse.ArgumentError as error:
             self.error(self._explain(error, given))
-        except Misused as error:
-            if str(error).startswith(_REQUIRED):
-                self.error(self._explain_missing(str(error).removeprefix(_REQUIRED).split(", ")))
-            raise
+        except Misused as error:  # up to Python 3.12, where something is missing
+            self.error(self._explain_whole(str(error)))
         if rest:
             flag = next((each for each in rest if each.startswith("-") and each != "-"), None)
             self.error(self._explain_extra(rest[0], others) if flag is None else self._explain_unknown(flag, others))
@@ -83,7 +81,7 @@ class Parser(argparse.ArgumentParser):
     def _explain(self, error: argparse.ArgumentError, given: Sequence[str]) -> str:
         name, message = error.argument_name, error.message
         if name is None:
-            return message
+            return self._explain_whole(message)
         if message == "expected one argument":
             action = next(each for each in self._actions if name.split("/")[0] in each.option_strings)
             at = next((at for at, each in enumerate(given) if each in action.option_strings), len(given))
@@ -98,7 +96,11 @@ class Parser(argparse.ArgumentParser):
             return f"{name} and {message.removeprefix(_EXCLUDED)} exclude each other; give one of them"
         return f"{name}: {message}"
 
-    def _explain_missing(self, names: Sequence[str]) -> str:
+    def _explain_whole(self, message: str) -> str:
+        """Explain what isn't about one flag."""
+        if not message.startswith(_REQUIRED):
+            return message
+        names = message.removeprefix(_REQUIRED).split(", ")
         positionals = [str(each.metavar) for each in self._actions if not each.option_strings]
         verb = "is" if len(names) == 1 else "are"
         return f"{' and '.join(names)} {verb} missing, as in {self.prog} {' '.join(positionals)}"
