@@ -118,6 +118,8 @@ class Connector:
     ) -> None:
         self._uri = parse_uri(uri)
         check_number("max_redirects", max_redirects)
+        if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
+            raise UsageError(f"ssl can't be {ssl!r}; give an ssl.SSLContext, or None for wss:// as everybody has it")
         if resume and subprotocols:
             raise UsageError(f"resume has a subprotocol of its own, {SUBPROTOCOL}; leave subprotocols out")
         self._resumes = bool(resume)

@@ -18,8 +18,11 @@ import trio
 
 from rawws.errors import UsageError
 
-# Words of asyncio (get_running_loop, get_event_loop), and of trio where a task waits for what isn't trio's.
-_WORDS = ("no running event loop", "no current event loop", "unrecognized yield message")
+# The words of asyncio (get_running_loop, get_event_loop), and of trio where a task waits for what isn't trio's.
+_WORDS: dict[type[BaseException], tuple[str, ...]] = {
+    RuntimeError: ("no running event loop", "There is no current event loop"),
+    TypeError: ("trio.run received unrecognized yield message",),
+}
 # Their frames come below that of the code which called them.
 _PLUMBING = frozenset({"asyncio", "trio", "outcome", "contextlib", "anyio"})
 _ASYNCIO_LOOP = ("run_until_complete", "run_forever")  # while one of these is called, asyncio does run
@@ -120,7 +123,8 @@ def _is_thread_of_trio() -> bool:
 def explain_asyncio(error: BaseException) -> str:
     """Return that an application needs asyncio, where, and what would do; empty if that isn't why it failed."""
     for each in _causes(error):
-        if is_about_asyncio(str(each)) or _broke_in_asyncio(each):
+        begins = _WORDS.get(type(each), ())  # nothing but the beginning: the rest may be a peer's words
+        if str(each).startswith(begins) or _broke_in_asyncio(each):
             library, where = _find_caller(each)
             remedy = _REMEDIES.get(library, _REMEDY)
             words = str(each).partition(". ")[0]  # trio goes on for two sentences
@@ -128,16 +132,12 @@ def explain_asyncio(error: BaseException) -> str:
     return ""
 
 
-def is_about_asyncio(text: str) -> bool:
-    """Say whether an error's words, or a whole traceback, are about asyncio that doesn't run."""
-    return any(words in text for words in _WORDS)
-
-
-def hint_at_asyncio(text: str) -> str:
-    """Return what would do for an application that has failed with these words; empty if it isn't about asyncio."""
-    if not is_about_asyncio(text):
+def hint_at_asyncio(lines: str) -> str:
+    """Return what would do for an application that has failed with this traceback; empty if asyncio isn't why."""
+    begins = tuple(f"{kind.__name__}: {words}" for kind, each in _WORDS.items() for words in each)
+    if not lines.rpartition("\n")[2].startswith(begins):
         return ""
-    remedy = next((remedy for library, remedy in _REMEDIES.items() if f"{os.sep}{library}{os.sep}" in text), _REMEDY)
+    remedy = next((remedy for library, remedy in _REMEDIES.items() if f"{os.sep}{library}{os.sep}" in lines), _REMEDY)
     return f"\nIt needs asyncio, but rawws runs it on trio; {remedy}."
 
 

@@ -585,6 +585,12 @@ async def serve(
     check_names("subprotocols", subprotocols)
     check_names("hosts", hosts)
     _check_handler("the handler", handler)
+    if port is not None and (not isinstance(port, int) or not 0 <= port <= 0xFFFF):
+        raise UsageError(f"port can't be {port!r}; give a number from 0 to 65535, and a name or an address as host")
+    if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
+        raise UsageError(f"ssl can't be {ssl!r}; give an ssl.SSLContext, in which a certificate is loaded")
+    if routes is not None and not isinstance(routes, Mapping):
+        raise UsageError("routes is a dict of handlers by path, such as {'/admin': admin}")
     service = make_service(
         limits=limits,
         http=http,

@@ -10,6 +10,7 @@ import math
 import shutil
 import ssl
 import threading
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from importlib.util import find_spec
@@ -652,3 +653,29 @@ async def test_a_handler_and_hooks_that_need_asyncio_are_told_in_one_line(
         "the handler failed; its connection is closed with 1011: it needs asyncio",
         "authenticate failed: it needs asyncio",
     ]
+
+
+@WITH_FRAMEWORKS
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, TypeError])
+async def test_a_peers_words_about_asyncio_hide_no_traceback(
+    caplog: pytest.LogCaptureFixture, kind: type[Exception]
+) -> None:
+    words = "bad input: no running event loop, trio.run received unrecognized yield message"
+
+    async def endpoint(request: starlette.requests.Request) -> Response:
+        raise kind(words)
+
+    async with browsing(site_of(("/", endpoint))) as browser:
+        assert (await browser.get("/")).status_code == 500
+    assert str(the_error(caplog)) == words
+
+
+async def test_a_lifespan_that_tells_of_asyncio_itself_gets_the_advice(bounded: None) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.sleep(1)
+        except RuntimeError:
+            await send({"type": "lifespan.startup.failed", "message": traceback.format_exc()})
+
+    with pytest.raises(UsageError, match=r"\nIt needs asyncio, but rawws runs it on trio; call anyio or trio there"):
+        await rawws.serve(echo, 0, host=LOOPBACK, http=asgi(app))

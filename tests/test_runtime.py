@@ -284,3 +284,9 @@ async def test_connect_without_a_block_opens_one(nursery: trio.Nursery) -> None:
     ws = await rawws.connect(f"ws://{LOOPBACK}:{server.port}/").open()
     assert await ws.recv() == "hi"
     await ws.aclose()
+
+
+def test_connect_takes_settings_of_tls_and_nothing_else_for_them() -> None:
+    yes: Any = True
+    with pytest.raises(UsageError, match=r"ssl can't be True; give an ssl\.SSLContext, or None"):
+        rawws.connect("wss://localhost:1/", ssl=yes)

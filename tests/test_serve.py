@@ -278,6 +278,15 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "server header": ({"server_header": "a\r\nSet-Cookie: b"}, "the Server header can't have the value"),
     "proxy": ({"trusted_proxies": ["here"]}, "'here' in trusted_proxies is neither an address nor a network"),
     "http": ({"http": 1}, "http is an async function or rawws.asgi"),
+    "ssl": ({"ssl": "cert.pem"}, r"ssl can't be 'cert.pem'; give an ssl\.SSLContext, in which a certificate is loaded"),
+    "routes": ({"routes": [("/x", None)]}, "routes is a dict of handlers by path"),
+    **{
+        f"port {bad!r}": (
+            {"port": bad},
+            f"port can't be {bad!r}; give a number from 0 to 65535, and a name or an address",
+        )
+        for bad in ("localhost", "8080", -1, 65536, 80.5)
+    },
     **{
         f"{name} {bad}": ({name: bad}, f"^{name} can't be {bad!r}; give a number that is 0 or more")
         for name in ("open_timeout", "ping_interval", "ping_timeout", "close_timeout", "keep_alive", "drain", "rate")
@@ -303,7 +312,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("options", "told"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
 async def test_options_that_cannot_be_meant_are_one_sentence(options: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        await rawws.serve(echo, 0, host=LOOPBACK, **options)
+        await rawws.serve(echo, **{"port": 0, "host": LOOPBACK, **options})
 
 
 # The application's say in a handshake
