@@ -82,9 +82,9 @@ def _python() -> str:
 
 
 def _is_system_python() -> bool:
-    """Say whether installing is the operating system's business (PEP 668), so that pip has to be told that it may.
+    """Say whether the operating system owns this Python (PEP 668), whose pip then needs to be allowed to install.
 
-    That was so already when rawws was put here. A virtual environment belongs to its owner.
+    rawws itself was allowed so before. A virtual environment belongs to its owner.
     """
     marker = Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
     return sys.prefix == sys.base_prefix and marker.exists()

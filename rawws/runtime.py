@@ -60,13 +60,13 @@ def check_runs_on_trio(function: str, run: str = "") -> None:
 
 
 class NotAwaited:
-    """None, for a program that doesn't look at it; one that awaits it is told what to do in place of that."""
+    """None, for a program that doesn't look at it. A program that awaits it gets a sentence."""
 
-    def __init__(self, told: str) -> None:
-        self._told = told
+    def __init__(self, message: str) -> None:
+        self._message = message
 
     def __await__(self) -> Iterator[object]:
-        raise UsageError(f"{self._told}; leave out the await")
+        raise UsageError(f"{self._message}; leave out the await")
 
     def __bool__(self) -> bool:
         return False
@@ -75,12 +75,12 @@ class NotAwaited:
         return "None"
 
 
-def not_awaited(told: str) -> None:
+def not_awaited(message: str) -> None:
     """Return what a plain function returns that is easily taken for an async one, and has nothing to return.
 
-    ``told`` is the beginning of the sentence of the `UsageError` that awaiting it raises.
+    ``message`` is the beginning of the sentence of the `UsageError` that awaiting it raises.
     """
-    return NotAwaited(told)  # type: ignore[return-value]
+    return NotAwaited(message)  # type: ignore[return-value]
 
 
 def _in_wrong_place(call: str, run: str) -> UsageError:
@@ -124,7 +124,7 @@ def explain_asyncio(error: BaseException) -> str:
     """Return that an application needs asyncio, where, and what would do; empty if that isn't why it failed."""
     for each in _causes(error):
         begins = _WORDS.get(type(each), ())  # nothing but the beginning: the rest may be a peer's words
-        if str(each).startswith(begins) or _broke_in_asyncio(each):
+        if (begins and str(each).startswith(begins)) or _broke_in_asyncio(each):
             library, where = _find_caller(each)
             remedy = _REMEDIES.get(library, _REMEDY)
             words = str(each).partition(". ")[0]  # trio goes on for two sentences

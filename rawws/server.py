@@ -126,7 +126,10 @@ class Server:
         return f"<Server on {where}, peers={self.peer_count}{', stopping' * self.stopping}>"
 
     def stop(self) -> None:
-        """Ask `run` to come to an orderly end: no new connections, a close to every peer, a bounded wait."""
+        """Ask `run` to come to an orderly end: no new connections, a close to every peer, a bounded wait.
+
+        Another thread calls it with ``trio.from_thread.run_sync``; it raises `UsageError` there itself.
+        """
         check_in_trio("server.stop")
         self._stop.set()
         return not_awaited("server.stop() only begins to stop; rawws.serve returns when all is closed")

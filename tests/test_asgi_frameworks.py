@@ -534,7 +534,7 @@ async def test_a_request_that_needs_asyncio_is_500_with_one_line(
 
 @WITH_FRAMEWORKS
 @pytest.mark.parametrize("needy", NEED_ASYNCIO)
-async def test_an_endpoint_that_needs_asyncio_is_told_in_one_line(
+async def test_an_endpoint_that_needs_asyncio_is_logged_in_one_line(
     caplog: pytest.LogCaptureFixture, needy: Callable[[], Awaitable[None]]
 ) -> None:
     async def endpoint(request: starlette.requests.Request) -> Response:
@@ -547,7 +547,7 @@ async def test_an_endpoint_that_needs_asyncio_is_told_in_one_line(
 
 
 @WITH_FRAMEWORKS
-async def test_a_stream_that_needs_asyncio_is_cut_and_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_stream_that_needs_asyncio_is_cut_and_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"one"
         await asyncio.sleep(1)
@@ -562,7 +562,7 @@ async def test_a_stream_that_needs_asyncio_is_cut_and_told_in_one_line(caplog: p
 
 
 @WITH_FRAMEWORKS
-async def test_a_background_task_that_needs_asyncio_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_background_task_that_needs_asyncio_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     async def endpoint(request: starlette.requests.Request) -> Response:
         return PlainTextResponse("ok", background=starlette.background.BackgroundTask(asyncio.sleep, 1))
 
@@ -631,7 +631,7 @@ async def test_a_lifespan_that_needs_asyncio_says_so_in_one_line(bounded: None) 
     assert "\n" not in str(caught.value)
 
 
-async def test_a_handler_and_hooks_that_need_asyncio_are_told_in_one_line(
+async def test_a_handler_and_hooks_that_need_asyncio_are_logged_in_one_line(
     caplog: pytest.LogCaptureFixture, nursery: trio.Nursery, bounded: None
 ) -> None:
     async def handler(_: rawws.WebSocket) -> None:

@@ -1,4 +1,4 @@
-"""What a program gives to be called is refused when it is given, if it can't work, and taken otherwise."""
+"""A function that can't work is refused when a program gives it, and not when it is first called."""
 
 # ruff: noqa: ARG001, ARG005 (a function takes what it is called with)
 

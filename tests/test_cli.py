@@ -262,9 +262,9 @@ def test_a_bad_value_is_one_sentence_and_exit_status_2(
 ) -> None:
     assert rawws.cli.main(arguments) == 2
     assert ran.port == -1
-    told, see = capsys.readouterr().err.splitlines()
-    assert told.startswith("rawws: ")
-    assert sentence in told
+    message, see = capsys.readouterr().err.splitlines()
+    assert message.startswith("rawws: ")
+    assert sentence in message
     assert see == "rawws: rawws serve --help lists what can be given"
 
 
@@ -343,6 +343,7 @@ def test_a_greeting_that_is_not_utf8_is_one_sentence_and_exit_status_2(start_pro
         (["ws://localhost/x"], "there is no command 'ws://localhost/x'; did you mean rawws connect ws://localhost/x?"),
         (["main:app"], "there is no command 'main:app'; did you mean rawws serve --app main:app?"),
         (["help"], "there is no command 'help'; give one of serve, connect, tap, decode, check"),
+        ([__file__], f"there is no command {__file__!r}; did you mean rawws decode {__file__}?"),
         ([""], "there is no command ''; give one of serve, connect, tap, decode, check"),
         (
             ["--port", "0", "sevre"],
@@ -387,8 +388,8 @@ def test_a_mistyped_command_line_is_one_sentence_and_a_line_that_leads_to_help(
 ) -> None:
     assert rawws.cli.main(arguments) == 2
     assert ran.port == -1
-    told, see = capsys.readouterr().err.splitlines()
-    assert told == f"rawws: {sentence}"
+    message, see = capsys.readouterr().err.splitlines()
+    assert message == f"rawws: {sentence}"
     command = see.removeprefix("rawws: ").removesuffix(" lists what can be given").split()
     assert command[0] == "rawws"
     with pytest.raises(SystemExit) as caught:
@@ -406,9 +407,9 @@ def test_a_number_of_thousands_of_digits_is_one_short_sentence(
 ) -> None:
     assert rawws.cli.main([f"--{flag}", "9" * 5000]) == 2
     assert ran.port == -1
-    told = capsys.readouterr().err.splitlines()[0]
-    assert told.startswith(f"rawws: --{flag}: '999")
-    assert len(told) < 400
+    message = capsys.readouterr().err.splitlines()[0]
+    assert message.startswith(f"rawws: --{flag}: '999")
+    assert len(message) < 400
 
 
 def test_every_flag_that_takes_a_value_says_so_without_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -417,9 +418,9 @@ def test_every_flag_that_takes_a_value_says_so_without_one(capsys: pytest.Captur
         for action in parser._actions:
             if action.option_strings and action.nargs is None:
                 assert rawws.cli.main([command, action.option_strings[0]]) == 2
-                told = capsys.readouterr().err.splitlines()[0]
+                message = capsys.readouterr().err.splitlines()[0]
                 flags = "/".join(action.option_strings)
-                assert told.startswith(f"rawws: {flags} needs a value, as in {action.option_strings[-1]} "), told
+                assert message.startswith(f"rawws: {flags} needs a value, as in {action.option_strings[-1]} "), message
 
 
 # What it says of itself

@@ -1,10 +1,11 @@
-"""What rawws says where a package is missing installs that package, for the Python that said it."""
+"""A hint at a missing package installs it, for the Python that gave the hint."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from rawws.cli import connect
 from rawws.extras import install_command
+from rawws.terminal import Screen
 from tests.serving import PATIENCE_S
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-# What the core imports, without anything that an extra brings.
+# The packages of the core, without those of any extra.
 CORE = ["h11", "wsproto", "trio", "attr", "attrs", "sortedcontainers", "idna", "outcome", "sniffio"]
 BACKPLANE = ("--backplane", "redis://localhost")
 
@@ -94,17 +97,17 @@ def test_the_hint_is_followed_in_an_environment_without_pip_and_then_with_it(
         code = f"from importlib import metadata; print(metadata.version({distribution!r}))"
         return subprocess.check_output([python, "-c", code], env=environment, text=True, timeout=PATIENCE_S).strip()
 
-    told = run("--metrics")
-    assert told.returncode == 2
-    assert told.stderr.startswith("rawws: --metrics needs prometheus-client, which isn't installed: ")
-    assert "ensurepip" in told.stderr
-    follow(told.stderr)
+    ended = run("--metrics")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("rawws: --metrics needs prometheus-client, which isn't installed: ")
+    assert "ensurepip" in ended.stderr
+    follow(ended.stderr)
     assert version_of("prometheus-client") == "0.21"
 
-    told = run(*BACKPLANE)
-    assert told.returncode == 2
-    assert "ensurepip" not in told.stderr
-    follow(told.stderr)
+    ended = run(*BACKPLANE)
+    assert ended.returncode == 2
+    assert "ensurepip" not in ended.stderr
+    follow(ended.stderr)
     assert version_of("coredis") == "6.9.1"
 
 
@@ -155,3 +158,19 @@ def test_no_hint_installs_rawws_itself_from_an_index() -> None:
         text = path.read_text("utf-8")
         assert "install 'rawws" not in text, path
         assert "install rawws" not in text, path
+
+
+def test_a_terminal_without_line_editing_is_offered_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
+    monkeypatch.setattr(sys, "stdin", FakeTerminal())
+    monkeypatch.setattr(sys, "stdout", FakeTerminal())
+    assert type(connect._open_console()) is Screen
+    command = install_command("prompt_toolkit")
+    assert capsys.readouterr().err == f"rawws: line editing and a history need prompt_toolkit: {command}\n"
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -19,8 +20,8 @@ _REQUIRED = "the following arguments are required: "
 class Misused(UsageError):
     """A command line that can't be meant; ``help`` is the command that explains what can be."""
 
-    def __init__(self, told: str, help: str) -> None:  # noqa: A002 (it is what --help shows)
-        super().__init__(told)
+    def __init__(self, message: str, help: str) -> None:  # noqa: A002 (it is what --help shows)
+        super().__init__(message)
         self.help = help
 
 
@@ -86,10 +87,10 @@ class Parser(argparse.ArgumentParser):
             action = next(each for each in self._actions if name.split("/")[0] in each.option_strings)
             at = next((at for at, each in enumerate(given) if each in action.option_strings), len(given))
             example = f"{name.split('/')[-1]} {action.metavar or name.split('/')[-1].lstrip('-').upper()}"
-            told = f"{name} needs a value, as in {example}"
+            message = f"{name} needs a value, as in {example}"
             if at + 1 < len(given) and given[at + 1].startswith("-") and given[at + 1] not in self.flags:
-                told += f"; one that begins with a dash is given as {given[at]}={shorten(given[at + 1])}"
-            return told
+                message += f"; one that begins with a dash is given as {given[at]}={shorten(given[at + 1])}"
+            return message
         if found := re.fullmatch(r"ignored explicit argument '(.*)'", message, re.DOTALL):
             return f"{name} takes no value, and {shorten(found[1])!r} is given; leave that out"
         if message.startswith(_EXCLUDED):
@@ -107,20 +108,20 @@ class Parser(argparse.ArgumentParser):
 
     def _explain_unknown(self, flag: str, others: Mapping[str, Parser]) -> str:
         flag = flag.partition("=")[0]
-        told = f"{self.prog} has no flag {shorten(flag)}"
+        message = f"{self.prog} has no flag {shorten(flag)}"
         if hint := nearest(flag, self.flags):
-            return told + hint
+            return message + hint
         if owners := [other.prog for other in others.values() if flag in other.flags]:
-            return f"{told}, and {' and '.join(owners)} {'has' if len(owners) == 1 else 'have'} it"
-        return told
+            return f"{message}, and {' and '.join(owners)} {'has' if len(owners) == 1 else 'have'} it"
+        return message
 
     def _explain_extra(self, argument: str, others: Mapping[str, Parser]) -> str:
-        told = f"{self.prog} takes nothing like {shorten(argument)!r}"
+        message = f"{self.prog} takes nothing like {shorten(argument)!r}"
         if not [each for each in self._actions if not each.option_strings]:
-            told = f"{self.prog} takes flags only, and {shorten(argument)!r} is none"
+            message = f"{self.prog} takes flags only, and {shorten(argument)!r} is none"
         if command := get_close_matches(argument, list(others), n=1, cutoff=0.75):
-            return f"{told}; a command comes first, as in rawws {command[0]}"
-        return told
+            return f"{message}; a command comes first, as in rawws {command[0]}"
+        return message
 
 
 def _list(names: Sequence[str]) -> str:
@@ -129,13 +130,15 @@ def _list(names: Sequence[str]) -> str:
 
 def explain_command(given: str, commands: Sequence[str]) -> str:
     """Return that there is no such command, and what may be meant."""
-    told = f"there is no command {shorten(given)!r}"
+    message = f"there is no command {shorten(given)!r}"
     if hint := nearest(given, commands):
-        return told + hint
+        return message + hint
     if given.removeprefix(":").isdigit():
-        return f"{told}; did you mean rawws serve --port {shorten(given.removeprefix(':'))}?"
+        return f"{message}; did you mean rawws serve --port {shorten(given.removeprefix(':'))}?"
     if "://" in given:
-        return f"{told}; did you mean rawws connect {shorten(given)}?"
+        return f"{message}; did you mean rawws connect {shorten(given)}?"
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(\))?", given):
-        return f"{told}; did you mean rawws serve --app {shorten(given)}?"
-    return f"{told}; give one of {', '.join(commands)}"
+        return f"{message}; did you mean rawws serve --app {shorten(given)}?"
+    if os.path.isfile(given):
+        return f"{message}; did you mean rawws decode {shorten(given)}?"
+    return f"{message}; give one of {', '.join(commands)}"
