@@ -17,8 +17,10 @@ from typing import Any
 import trio
 
 from rawws import logs
+from rawws.callables import name_of
+from rawws.errors import UsageError
 from rawws.runtime import NotAwaited, explain_asyncio
-from rawws.wire.trace import FAULT
+from rawws.wire.trace import FAULT, shorten
 
 # GeneratorExit is how a coroutine ends that nobody goes on with.
 _ENDS_THE_PROGRAM = (KeyboardInterrupt, SystemExit, GeneratorExit)
@@ -51,6 +53,16 @@ async def call_application(function: Callable[..., Any], *arguments: object) -> 
     if isinstance(result, NotAwaited):  # such as of a lambda that stops the server
         return None
     return await result if inspect.isawaitable(result) else result
+
+
+@trio.lowlevel.disable_ki_protection
+async def call_handler(handler: Callable[..., Any], *arguments: object) -> None:
+    """Call a handler in the same way. Raises `UsageError` for a plain one, where only its result can show that."""
+    result = handler(*arguments)
+    if inspect.isawaitable(result) and not isinstance(result, NotAwaited):
+        await result
+    elif result:
+        raise UsageError(f"{name_of(handler)} is a plain function that returned {shorten(repr(result))}; make it async")
 
 
 def log_failure(logger: logging.Logger, number: int, what: str, error: BaseException) -> None:

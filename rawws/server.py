@@ -23,7 +23,7 @@ from rawws.callables import check_async, check_function
 from rawws.doors import Door
 from rawws.errors import Cause, ConnectionClosed, Refusal, UsageError
 from rawws.exchange import Exchange
-from rawws.failures import call_application, is_failure, log_failure
+from rawws.failures import call_handler, is_failure, log_failure
 from rawws.gate import Gate
 from rawws.http_connection import HttpConnection
 from rawws.hub import Hub
@@ -313,7 +313,7 @@ class Server:
     async def _handle(handler: Handler, websocket: WebSocket) -> None:
         """Run the application's handler for one connection, and close that when it returns."""
         try:
-            await call_application(handler, websocket)
+            await call_handler(handler, websocket)
         except BaseException as error:
             if not is_failure(error):
                 raise

@@ -162,6 +162,17 @@ async def test_a_handler_that_can_work_is_taken(bounded: None, handler: Any) -> 
     await start(handler)
 
 
+async def test_a_plain_handler_that_returns_something_is_found_out_by_that(
+    nursery: trio.Nursery, bounded: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain_handler: Any = lambda ws: f"hello {ws.path}"  # noqa: E731
+    server = await nursery.start(functools.partial(rawws.serve, plain_handler, 0, host=LOOPBACK))
+    async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/") as ws:
+        await ws.wait_closed()
+    assert ws.close_code == 1011
+    assert "<lambda> is a plain function that returned 'hello /'; make it async" in caplog.text
+
+
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "http: ASGI": ({"http": asgi_app}, "an ASGI application is given as rawws.asgi(app)"),
     "http: WSGI": ({"http": wsgi}, "a WSGI application needs a server of its own"),
