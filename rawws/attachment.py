@@ -10,7 +10,7 @@ import h11
 import trio
 
 from rawws import logs
-from rawws.errors import HandshakeRefused, UsageError
+from rawws.errors import Cause, HandshakeRefused, UsageError
 from rawws.http_connection import LINGER_S, HttpConnection
 from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
@@ -105,8 +105,8 @@ async def attach(
         websocket = accept_upgraded(upgraded, Endpoint(limits), fast_lane=fast_lane)
         try:
             yield websocket
-        except BaseException:
-            websocket.begin_close(1011)
+        except BaseException as error:
+            websocket.close_because(Cause.ERROR if isinstance(error, Exception) else Cause.OUR_CLOSE, 1011)
             raise
         finally:
             await websocket.aclose()

@@ -19,6 +19,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import (
+    Cause,
     ConnectionClosed,
     InvalidHandshake,
     InvalidRedirect,
@@ -163,7 +164,9 @@ class Connector:
         websocket, self._websocket, self._entered = self._websocket, None, False
         assert websocket is not None
         failed = isinstance(error, Exception) and not isinstance(error, ConnectionClosed)
-        await websocket.aclose(1011 if failed else 1000)
+        if failed:
+            websocket.close_because(Cause.ERROR, 1011)
+        await websocket.aclose()
 
     def __aiter__(self) -> AsyncIterator[WebSocket]:
         return _Reconnecting(self)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from rawws.errors import Cause
 from rawws.wire.frames import Frame
 from rawws.wire.role import Role
 from rawws.wire.trace import IN, OUT, frame_hex, frame_line, printable, printable_lines
@@ -65,6 +66,11 @@ class _Formatter(logging.Formatter):
 def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) -> None:
     """Write one line of connection ``number``'s story, whatever a peer has put into it."""
     logger.log(level, "#%d %s %s", number, mark, printable(text))
+
+
+def end(number: int, mark: str, text: str, cause: Cause) -> None:
+    """Write the last line of a connection. ``cause`` becomes an attribute of the log record, for other formatters."""
+    hub.info("#%d %s %s", number, mark, printable(text), extra={"cause": cause.value})
 
 
 def frame_logger(number: int, our_role: Role) -> FrameLogger | None:

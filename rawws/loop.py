@@ -601,8 +601,8 @@ class Loop:
             peer.session.show_sent(last_words)
             self.sending.queue(peer, last_words)
         peer.close_at = min(peer.close_at, trio.current_time() + peer.endpoint.limits.close_timeout_s)
-        if peer.inbox is not None and peer.session.is_closed:
-            peer.inbox.end(peer.describe_end(Cause.OUR_CLOSE))
+        if peer.session.is_closed:
+            peer.end(Cause.OUR_CLOSE)
         self.sending.flush(peer)
 
     def _forget_rooms(self, peer: Peer) -> None:
@@ -655,25 +655,26 @@ class Loop:
         peer.outbox = peer.later = None
         peer.outbox_bytes = 0
         peer.endpoint.has_left(peer.number)
-        self.traffic.ends[peer.describe_end(cause).cause] += 1
         if peer.alone is not None:
             peer.alone.drained.unpark_all()
         if peer.inbox is not None:
             self.memory.adopt(peer.inbox)
-            peer.inbox.end(peer.describe_end(cause, told))
+        had_ended = peer.closed is not None
+        closed = peer.end(cause, told)
+        self.traffic.ends[closed.cause] += 1
         tracer = peer.endpoint.tracer
         if not tracer.is_watched and not logs.hub.isEnabledFor(logging.INFO):
             return
         session = peer.session
         # Who only reads has no other way to say goodbye than to end the stream.
         orderly = (session.close_rcvd is not None and session.fault is None) or isinstance(session, EventStream)
-        end = f"{session.describe_end()}; {told}" if told else session.describe_end()
+        end = f"{closed.sentence}; {told}" if told and had_ended else closed.sentence
         if peer.pace is not None and peer.pace.skipped:
             end += f"; it read too slowly, and {peer.pace.skipped} messages were skipped"
-        tracer.ended(peer.number, end)
+        tracer.ended(peer.number, end, closed.cause)
         if not orderly and (before := _what_was_before(peer, unsent_bytes)):
             self.log(peer, STATE, before)
-        self.log(peer, STATE if orderly else FAULT, end)
+        logs.end(peer.number, STATE if orderly else FAULT, end, closed.cause)
 
     def show_frames(self, endpoint: Endpoint) -> None:
         """Have every peer of an endpoint show its frames from now on to those who want to see them by now."""

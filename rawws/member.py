@@ -145,5 +145,5 @@ class Member:
 
     def _closed_error(self) -> ConnectionClosed:
         peer = self._peer
-        closed = peer.describe_end(peer.cause or (Cause.RESET if peer.lost else Cause.EOF))
+        closed = peer.closed or peer.describe_end(Cause.RESET if peer.lost else Cause.EOF)
         return ConnectionClosedOK(closed) if peer.ended_well else ConnectionClosedError(closed)

@@ -149,6 +149,7 @@ class Peer:
         "awaits_form",
         "cause",
         "close_at",
+        "closed",
         "cursors",
         "endpoint",
         "form",
@@ -206,7 +207,8 @@ class Peer:
         self.answer_by = math.inf  # when the last ping must have been answered
         self.close_at = math.inf  # when the socket is closed, whatever the peer does
         self.shut = False  # we have sent all that we ever will, and wait for the peer's end of the stream
-        self.cause: Cause | None = None  # of its end, if that isn't told by the session
+        self.cause: Cause | None = None  # why we began to close it, if we did
+        self.closed: Closed | None = None  # how it ended; `end` sets it, once
         self.lost: Loss | None = None  # set when its socket takes no more; what it had sent is still read
 
     def __repr__(self) -> str:
@@ -273,18 +275,31 @@ class Peer:
         """Put frames behind the message that is being sent in fragments."""
         self.later = [*(self.later or ()), *frames]
 
+    def end(self, cause: Cause, told: str = "") -> Closed:
+        """Record how the connection ended, and return it. The first call decides; later ones change nothing.
+
+        ``cause`` and ``told`` are what our side knows of the end; what the session has seen comes before them. The
+        inbox, the counter, the tracer and the log all take the end from here, so that they agree.
+        """
+        if self.closed is None:
+            self.closed = self.describe_end(cause, told)
+            if self.inbox is not None:
+                self.inbox.end(self.closed)
+        return self.closed
+
     def describe_end(self, cause: Cause, told: str = "") -> Closed:
-        """Return how the connection ends, or has ended: ``cause`` and ``told`` are for what the session can't know."""
+        """Return how the connection would end now, by the given cause."""
         session = self.session
-        if self.cause not in (None, Cause.OUR_CLOSE):
-            cause = self.cause
         rcvd = session.close_rcvd
-        if session.fault is not None:
+        if cause is Cause.ERROR:
+            pass  # a failure of our own explains an end before anything that the peer did
+        elif session.fault is not None:
             cause = Cause.LIMIT if session.fault.close_code == 1009 else Cause.PROTOCOL_ERROR
         elif rcvd is not None and session.close_begun_by is not session.our_role:
             cause = Cause.PEER_CLOSE
-        orderly = rcvd is not None and session.fault is None
-        sentence = session.describe_end() + (f": {told}" if told and not orderly else "")
+        elif self.cause is not None and (self.cause is not Cause.OUR_CLOSE or session.is_closed):
+            cause = self.cause  # a close that nobody answers ends by what came in place of the answer
+        sentence = session.describe_end() + (f": {told}" if told else "")
         # §7.1.5, §7.1.6: the code and the reason are those of the close that was received.
         code, reason = (1006, "") if rcvd is None else rcvd
         by_us = session.close_begun_by is session.our_role
@@ -378,14 +393,13 @@ class Inbox:
             self._readers.unpark_all()
 
     def end(self, closed: Closed) -> None:
-        """Tell everyone who waits that the connection is closed; the first time counts."""
-        if self.closed is None:
-            self.closed = closed
-            self.ended.set()
-            self.wake()
-            self.drained.unpark_all()
-            for ping in self.pings.values():
-                ping.answered.set()
+        """Tell everyone who waits that the connection is closed; `Peer.end` does, once."""
+        self.closed = closed
+        self.ended.set()
+        self.wake()
+        self.drained.unpark_all()
+        for ping in self.pings.values():
+            ping.answered.set()
 
     def add_ping(self, payload: bytes, now: float) -> _Ping:
         ping = self.pings[payload] = _Ping(now)

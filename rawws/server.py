@@ -295,7 +295,7 @@ class Server:
                 fast_lane=self._fast_lane,
             )
             if peer is not None and self.stopping:
-                current_loop().close(peer, 1001, "the server is shutting down")
+                current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
             return peer is not None
         try:
             websocket = accept_upgraded(upgraded, endpoint, fast_lane=self._fast_lane)
@@ -304,7 +304,7 @@ class Server:
             logs.line(logs.hub, logging.ERROR, upgraded.number, FAULT, told)
             return False
         if self.stopping:
-            websocket.begin_close(1001, "the server is shutting down")
+            websocket.close_because(Cause.SHUTDOWN, 1001, "the server is shutting down")
         tasks.start_soon(self._handle, handler, websocket)
         return True
 
@@ -320,7 +320,7 @@ class Server:
             # Most handlers end so, when their peer has gone: it is no error, and has been logged.
             if not _is_about_closing(error):
                 log_failure(logs.hub, websocket.id, "the handler failed; its connection is closed with 1011", error)
-                websocket.begin_close(1011, "internal error")
+                websocket.close_because(Cause.ERROR, 1011, "internal error")
         await websocket.aclose()
 
 

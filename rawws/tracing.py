@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TextIO
 
 from rawws import logs
-from rawws.errors import UsageError
+from rawws.errors import Cause, UsageError
 from rawws.limits import NO_LIMIT
 from rawws.wire import records
 from rawws.wire.client_handshake import AnswerCheck
@@ -123,8 +123,12 @@ class Tracer:
             if sink.wants_frames:
                 sink.take_frame(connection, sender, frame)
 
-    def ended(self, connection: int, told: str) -> None:
-        self.tell(connection, {"kind": "end", "told": told})
+    def ended(self, connection: int, told: str, cause: Cause | None = None) -> None:
+        """Report the end of a connection; a WebSocket's, and an event stream's, has a cause."""
+        record: Record = {"kind": "end", "told": told}
+        if cause is not None:
+            record["cause"] = cause.value
+        self.tell(connection, record)
 
     def frame_watcher(self, connection: int, our_role: Role) -> Callable[[Role, Frame], None] | None:
         """Return what a session of that connection shows its frames to; None when nobody wants to see them."""

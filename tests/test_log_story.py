@@ -201,8 +201,8 @@ async def test_the_line_of_a_refused_origin_ends_with_the_flag_that_would_allow_
         (masked(Opcode.TEXT, b"\xff"), "! failed by us with 1007 (invalid frame payload data) "),
         (close(4000), "= closed by the client with 4000"),
         (masked(Opcode.CLOSE), "= closed by the client with 1005 (no status received)"),
-        (b"", "! lost without a close (1006); the client ended the stream"),
-        (text("Hello")[:4], "! lost without a close (1006); the client ended the stream"),
+        (b"", "! lost without a close (1006): the client ended the stream"),
+        (text("Hello")[:4], "! lost without a close (1006): the client ended the stream"),
     ],
     ids=["bad opcode", "not UTF-8", "a close", "an empty close", "no close", "inside a frame"],
 )
@@ -237,7 +237,7 @@ async def test_of_who_vanishes_the_log_says_what_came_last_and_what_it_lacks(
     before, end = told(caplog)[-2:]
     pattern = r"INFO hub #1 = the last frames from the client were TEXT of 5 bytes, PING of 1 byte, \d\.\d s ago; "
     assert re.fullmatch(pattern + r"[\d,]+ bytes for it had not gone out", before), before
-    assert end.startswith("INFO hub #1 ! lost without a close (1006); ")
+    assert end.startswith("INFO hub #1 ! lost without a close (1006): ")
 
 
 async def test_of_who_closes_in_order_it_says_nothing_more(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,8 @@ Every record has ``at`` (seconds since 1970), ``connection`` (its number) and ``
 ``switch``  HTTP ends, frames begin
 ``frame``   ``sender``; ``header`` and ``payload`` in hex, the payload with its mask taken off; where the
             middle of a long one was left out, ``left_out`` bytes of it, before ``tail``
-``end``     ``told``: how the connection ended
+``end``     ``told``: how the connection ended; ``cause``: the same in one word of `rawws.Cause`, for a
+            WebSocket or an event stream
 ``lost``    ``records``: so many were dropped here, to keep up
 ==========  ==================================================================================================
 """
