@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import ssl as ssl_module
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
 
 from rawws.client import connect
+from rawws.errors import NoResponse, RawwsError
 from rawws.transport import Transport
-from rawws.wire.cases import KEY, Answer, Case, Outcome, Verdict
+from rawws.wire.cases import BY_NAME, KEY, Answer, Case, Outcome, Verdict, raw_request, status_of
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.describe import describe
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.messages import FieldsLike, Headers
-from rawws.wire.observer import Observer
+from rawws.wire.observer import Observer, Seen
 from rawws.wire.role import Role
 from rawws.wire.uri import parse_uri
 
-# Cases that run at the same time: a server that leaves connections open costs the patience but once.
+# Cases that wait at the same time: a server that leaves connections open costs the patience but once.
 AT_ONCE = 8
+# A case waits on its own for this time, which is plenty for most answers, before the next one begins.
+ALONE_S = 0.05
+# A server that has gone down is waited for, since a supervisor may start it again.
+RETURN_S = 10.0
+RETRY_S = 0.1
+# The answers of a proxy whose server has gone down (RFC 9110 §15.6.3 to §15.6.5).
+_GONE_BEHIND_PROXY = frozenset({502, 503, 504})
 
 # So many bytes of an answer are looked at before it is asked whether that is enough: there may be a frame in two.
 LOOKED_AT_BYTES = 4096
 # Heads and frames of a story.
 MOST_TOLD = 200
+
+_ORDINARY = BY_NAME["handshake"]
+_CLOSE = encode_frame(Opcode.CLOSE, b"\x03\xe8", mask_key=KEY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +45,55 @@ class Result:
     """What became of one case: the bytes that were sent, those that came back, and the judgement."""
 
     case: Case
-    request: bytes
     answer: Answer
     outcome: Outcome
 
     @property
     def sent(self) -> bytes:
-        return self.request + self.case.frames
+        return b"".join(data for _, data in self.answer.sent)
 
     def story(self) -> list[str]:
-        """Return what went out and what came back, as lines; of an endless answer its beginning."""
+        """Return what went out and what came back, as lines, in the order in which the client saw it.
+
+        Of an endless answer it is the beginning.
+        """
         observer = Observer()
-        seen = observer.receive(Role.CLIENT, self.request)
+        seen: list[Seen] = []
         raw = self.answer.raw
         told = 0
-        while told < len(raw) and len(seen) < MOST_TOLD:
-            seen += observer.receive(Role.SERVER, bytes(raw[told : told + LOOKED_AT_BYTES]))
-            told += LOOKED_AT_BYTES
-        if observer.switched:
-            seen += observer.receive(Role.CLIENT, self.case.frames)
+        for at, data in [*self.answer.sent, (len(raw), b"")]:
+            while told < at and len(seen) < MOST_TOLD:
+                size = min(LOOKED_AT_BYTES, at - told)
+                seen += observer.receive(Role.SERVER, bytes(raw[told : told + size]))
+                told += size
+            seen += observer.receive(Role.CLIENT, data)
         lines = [line for each in [*seen, *observer.finish()] for line in describe(each, with_ruler=False)]
         if told < len(raw):
             lines.append(f"= {len(raw) - told:,} bytes more came, which are left out here")
         return [*lines, "= the server ended the connection" if self.answer.ended else "= the connection is open still"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The server has stopped answering ``during`` a case, and has not come back.
+
+    ``beside`` are the cases that waited for an answer then, and ``untried`` those that had not begun.
+    """
+
+    during: Case
+    beside: tuple[Case, ...]
+    untried: tuple[Case, ...]
+    connections: int  # that had been made by then
+    waited_s: float
+
+    def __str__(self) -> str:
+        parts = [f"the server stopped answering during case {self.during.name} (connection {self.connections})"]
+        if self.beside:
+            parts.append(f"while {', '.join(case.name for case in self.beside)} waited for an answer")
+        parts.append(f"and did not come back within {self.waited_s:g} s")
+        if self.untried:
+            parts.append(f"so {len(self.untried)} cases were not tried")
+        return ", ".join(parts)
 
 
 class Checker:
@@ -78,7 +116,7 @@ class Checker:
         self._uri = parse_uri(uri)
         self._headers = Headers.checked(headers)
         self._origin = origin
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._connector = connect(
             uri,
             ssl=ssl,
@@ -89,65 +127,78 @@ class Checker:
             open_timeout=patience_s,
         )
 
-    @trio.lowlevel.enable_ki_protection
-    async def run(self, cases: Sequence[Case], tell: Callable[[Result], None]) -> None:
-        """Run cases, several at once, and tell the result of each in their order.
+    async def run(self, cases: Sequence[Case], tell: Callable[[Result], None]) -> Stopped | None:
+        """Run cases and report the result of each, in their order. Return how it stopped, if the server did.
 
-        Raises OSError when there is no connection to the server to begin with, or not one of the kind that it speaks.
+        The cases begin one at a time, each after the server has answered an ordinary handshake, so that a server that
+        goes down does so during a known case. Those that have to wait for a mute server wait at the same time. If a
+        supervisor starts the server again, the cases that were under way are tried again, one at a time.
+
+        Raises OSError, `OpenTimeout` and `ProxyError` when the server can't be reached, doesn't speak the protocol of
+        the address (TLS or plain), or doesn't answer an ordinary handshake to begin with.
         """
         await self._connector.probe()
-        limiter = trio.CapacityLimiter(AT_ONCE)
-        results: dict[int, Result] = {}
-        told = 0
+        return await _Run(self, tell).run(cases)
 
-        @trio.lowlevel.enable_ki_protection
-        async def run_one(index: int, case: Case) -> None:
-            nonlocal told
-            async with limiter:
-                results[index] = await self._try_case(case)
-            while told in results:
-                tell(results[told])
-                told += 1
+    async def run_case(self, case: Case, on_sent: Callable[[], None] | None = None) -> Result:
+        """Run one case. ``on_sent`` is called when all of it has gone out.
 
-        async with trio.open_nursery() as nursery:
-            for index, case in enumerate(cases):
-                nursery.start_soon(run_one, index, case)
-
-    async def _try_case(self, case: Case) -> Result:
-        try:
-            return await self.run_case(case)
-        except OSError as error:
-            answer = Answer(case, b"")
-            answer.ended = True
-            return Result(case, b"", answer, Outcome(Verdict.UNCLEAR, f"no connection: {error.strerror or error}"))
-
-    async def run_case(self, case: Case) -> Result:
-        """Run one case. Raises OSError when there is no connection to the server."""
-        handshake = ClientHandshake(self._uri, headers=self._headers, origin=self._origin, compression=False)
-        request = case.request(handshake)
+        Raises OSError, `OpenTimeout` and `ProxyError` when there is no connection to the server.
+        """
+        request = case.request(self._handshake())
         transport = await self._connector.dial()
         answer = Answer(case, request)
         try:
-            await self._converse(case, request, transport, answer)
+            await self._converse(case, transport, answer, on_sent)
         finally:
             transport.close()
         outcome = case.outcome(answer)
         answer.seen = []  # many objects, which nobody asks for when it is judged: a story is told from the bytes
-        return Result(case, request, answer, outcome)
+        return Result(case, answer, outcome)
 
-    async def _converse(self, case: Case, request: bytes, transport: Transport, answer: Answer) -> None:
+    def _handshake(self) -> ClientHandshake:
+        return ClientHandshake(self._uri, headers=self._headers, origin=self._origin, compression=False)
+
+    async def greet(self) -> Greeting:
+        """Perform an ordinary handshake, and return it with the first answer to it, if there is one.
+
+        Raises OSError, `OpenTimeout` and `ProxyError` when there is no connection to the server.
+        """
+        request = raw_request(self._handshake())
+        transport = await self._connector.dial()
+        greeting = Greeting(transport, Answer(_ORDINARY, request))
+        try:
+            await transport.send_all(request)
+            while greeting.status is None and not greeting.answer.is_full:
+                data = await transport.receive(LOOKED_AT_BYTES)
+                if not data:
+                    break
+                greeting.answer.receive(data)
+        except BaseException:
+            transport.close()
+            raise
+        return greeting
+
+    async def _converse(
+        self, case: Case, transport: Transport, answer: Answer, on_sent: Callable[[], None] | None
+    ) -> None:
         """Send the request, wait for the 101, send the frames, and collect what comes."""
         closes = case.begins_with_close  # we have sent a close
         sent_frames = not case.frames
-        with trio.move_on_after(self._patience_s):
+        with trio.move_on_after(self.patience_s):
             try:
-                await transport.send_all(request)
+                await transport.send_all(answer.sent[0][1])
+                if sent_frames and on_sent:
+                    on_sent()
                 while not (sent_frames and answer.is_settled) and not answer.is_full:
                     if not sent_frames and answer.seen:
                         sent_frames = True
+                        answer.will_send(case.frames)
                         await transport.send_all(case.frames)
                         if case.half:
                             await transport.send_eof()
+                        if on_sent:
+                            on_sent()
                         continue
                     data = await transport.receive(LOOKED_AT_BYTES)
                     if not data:
@@ -156,7 +207,249 @@ class Checker:
                     answer.receive(data)
                     if not closes and answer.has_close:
                         closes = True
-                        await transport.send_all(encode_frame(Opcode.CLOSE, b"\x03\xe8", mask_key=KEY))
+                        answer.will_send(_CLOSE)
+                        await transport.send_all(_CLOSE)
                     await trio.lowlevel.checkpoint_if_cancelled()  # what never stops coming is not waited for
             except OSError:
                 answer.ended = True  # a reset ends it as well
+
+
+class Greeting:
+    """An ordinary handshake with the server, which shows that it answers; kept open, it shows that it goes on."""
+
+    def __init__(self, transport: Transport, answer: Answer) -> None:
+        self.answer = answer
+        self._transport = transport
+
+    @property
+    def status(self) -> int | None:
+        """The status of the answer; None for no answer, or none in HTTP."""
+        return status_of(self.answer.seen)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def was_cut(self) -> bool:
+        """Whether the WebSocket has ended without a close, as all of a process do when that goes down."""
+        if self.status != 101:
+            return False
+        try:
+            while not self.answer.is_full and (data := self._transport.receive_now(LOOKED_AT_BYTES)):
+                self.answer.receive(data)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return not self.answer.has_close and not self.answer.is_full
+
+
+class _Attempt:
+    """One case, on its way to a result."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.result: Result | None = None
+        self.sent = trio.Event()  # all of it, unless there was no opportunity
+        self.done = trio.Event()
+        self.is_confirmed = False  # the server has answered since
+        self._scope = trio.CancelScope()
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self, checker: Checker) -> None:
+        try:
+            with self._scope:
+                self.result = await checker.run_case(self.case, self.sent.set)
+        except (OSError, RawwsError) as error:
+            told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self.conclude(Verdict.UNCLEAR, f"no connection: {told}")
+        finally:
+            self.sent.set()
+            self.done.set()
+
+    def conclude(self, verdict: Verdict, got: str) -> None:
+        """Set the result where the server has given none."""
+        answer = Answer(self.case, b"") if self.result is None else self.result.answer
+        answer.ended = True
+        self.result = Result(self.case, answer, Outcome(verdict, got))
+
+    async def cancel(self) -> None:
+        self._scope.cancel()
+        await self.done.wait()
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether there was no connection on which to try it."""
+        return self.result is not None and not self.result.sent
+
+
+class _Run:
+    """One run of cases against a server that may go down meanwhile."""
+
+    def __init__(self, checker: Checker, tell: Callable[[Result], None]) -> None:
+        self._checker = checker
+        self._tell = tell
+        self._connections = 0
+        self._usual: int | None = None  # the status that an ordinary handshake gets
+        self._witness: Greeting | None = None  # open while a case is tried
+        self._keeps_witness = True
+        self._attempts: deque[_Attempt] = deque()  # whose results have not been reported, in the order of the cases
+        self._last: _Attempt | None = None  # that was begun before the present one
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self, cases: Sequence[Case]) -> Stopped | None:
+        await self._begin()
+        try:
+            async with trio.open_nursery() as nursery:
+                for number, case in enumerate(cases):
+                    await self._wait_for_place()
+                    attempt = _Attempt(case)
+                    self._attempts.append(attempt)
+                    self._connections += 1
+                    nursery.start_soon(attempt.run, self._checker)
+                    await attempt.sent.wait()
+                    with trio.move_on_after(ALONE_S):
+                        await attempt.done.wait()
+                    if stopped := await self._go_on(cases[number + 1 :]):
+                        return stopped
+                    self._last = attempt
+                for attempt in self._attempts:
+                    await attempt.done.wait()
+                return await self._go_on(())
+        finally:
+            self._replace_witness(None)
+
+    async def _begin(self) -> None:
+        """Learn how the server answers, and whether it serves two connections at a time."""
+        patience_s = self._checker.patience_s
+        greeting = None
+        with trio.move_on_after(patience_s):
+            greeting = await self._checker.greet()
+        if greeting is None:
+            raise NoResponse(f"the server hasn't answered an ordinary handshake within {patience_s:g} s")
+        self._usual = greeting.status
+        self._replace_witness(greeting)
+        if self._usual is None:
+            raise NoResponse(
+                "the server has answered an ordinary handshake with what is not HTTP"
+                if greeting.answer.raw
+                else "the server has ended the connection without an answer to an ordinary handshake"
+            )
+        with trio.move_on_after(patience_s) as scope:
+            second = await self._greet()
+            if second is not None:
+                second.close()
+        self._keeps_witness = not scope.cancelled_caught and second is not None
+        self._replace_witness(self._witness)
+
+    def _replace_witness(self, witness: Greeting | None) -> None:
+        if self._witness is not None and self._witness is not witness:
+            self._witness.close()
+        self._witness = witness
+        if witness is not None and not self._keeps_witness:
+            witness.close()
+            self._witness = None
+
+    async def _greet(self) -> Greeting | None:
+        """Return an ordinary handshake that was answered, or None."""
+        self._connections += 1
+        try:
+            greeting = await self._checker.greet()
+        except (OSError, RawwsError):
+            return None
+        status = greeting.status
+        if status is None or (status in _GONE_BEHIND_PROXY and status != self._usual):
+            greeting.close()
+            return None
+        return greeting
+
+    async def _wait_for_place(self) -> None:
+        """Wait until fewer cases wait for their answers than may do so."""
+        waiting = [attempt for attempt in self._attempts if not attempt.done.is_set()]
+        if len(waiting) >= AT_ONCE:
+            await waiting[0].done.wait()
+
+    async def _is_intact(self) -> bool | None:
+        """Say whether the server answers, and has not gone down since it was last asked; None if it doesn't return."""
+        was_cut = self._witness is not None and self._witness.was_cut()
+        first = True
+        with trio.move_on_after(self._checker.patience_s + RETURN_S):
+            while (greeting := await self._greet()) is None:
+                first = False
+                await trio.sleep(RETRY_S)
+            was_cut = was_cut or (self._witness is not None and self._witness.was_cut())
+            self._replace_witness(greeting)
+            return first and not was_cut
+        return None
+
+    async def _go_on(self, untried: Sequence[Case]) -> Stopped | None:
+        """Report the results of the cases so far, once it is known that the server still answers."""
+        connections = self._connections
+        match await self._is_intact():
+            case None:
+                return await self._give_up(untried, connections)
+            case False:
+                if stopped := await self._try_suspects(untried):
+                    return stopped
+            case _:
+                pass
+        for attempt in self._attempts:
+            attempt.is_confirmed = attempt.done.is_set()
+        self._report()
+        return None
+
+    def _report(self) -> None:
+        while self._attempts and self._attempts[0].is_confirmed:
+            result = self._attempts.popleft().result
+            assert result is not None
+            self._tell(result)
+
+    async def _suspects(self) -> list[_Attempt]:
+        """Return the cases that were under way when the server went down, the last one first; they are given up."""
+        suspects = [attempt for attempt in self._attempts if not attempt.is_confirmed]
+        for attempt in suspects:
+            await attempt.cancel()
+        return suspects[::-1]
+
+    async def _try_suspects(self, untried: Sequence[Case]) -> Stopped | None:
+        """Try each case that was under way again, with nothing else beside it."""
+        suspects = await self._suspects()
+        for attempt in suspects:
+            again = _Attempt(attempt.case)
+            self._connections += 1
+            connections, began = self._connections, trio.current_time()
+            await again.run(self._checker)
+            attempt.result = again.result
+            is_intact = await self._is_intact()
+            if is_intact is False and await self._is_cut_when_idle(trio.current_time() - began):
+                is_intact = True
+            if not is_intact:
+                told = "the server stopped answering, and did so again when only this was tried"
+                attempt.conclude(Verdict.BAD, told)
+            attempt.is_confirmed = True
+            if is_intact is None:
+                return await self._give_up(untried, connections, attempt)
+        return None
+
+    async def _is_cut_when_idle(self, seconds: float) -> bool:
+        """Say whether the server cuts off a WebSocket that is idle for this time, so that a cut proves nothing."""
+        if self._witness is None:
+            return False
+        await trio.sleep(min(seconds, self._checker.patience_s))
+        if self._witness.was_cut():
+            self._keeps_witness = False
+        return not self._keeps_witness
+
+    async def _give_up(self, untried: Sequence[Case], connections: int, during: _Attempt | None = None) -> Stopped:
+        """Report what can be said of the cases that were under way when the server stopped."""
+        suspects = await self._suspects()
+        if during is None:
+            newest = suspects[0] if suspects else self._last
+            during = self._last if newest is not None and newest.was_refused else newest
+        assert during is not None
+        for attempt in suspects:
+            attempt.conclude(Verdict.UNCLEAR, f"the server stopped answering during case {during.case.name}")
+            attempt.is_confirmed = True
+        self._report()
+        beside = tuple(attempt.case for attempt in suspects if attempt is not during)
+        waited_s = self._checker.patience_s + RETURN_S
+        return Stopped(during.case, beside, tuple(untried), connections, waited_s)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,14 +20,16 @@ from pathlib import Path
 import pytest
 import trio
 
+import rawws
 import rawws.cli
 import rawws.logs
 from benchmarks import servers
 from benchmarks.servers import Wish
-from rawws.checker import Checker
+from rawws import checker
+from rawws.checker import Checker, Result
 from rawws.wire.cases import BY_NAME, CASES
 from rawws.wire.handshake import Accept
-from tests.serving import PATIENCE_S, need
+from tests.serving import LOOPBACK, PATIENCE_S, get, need
 
 Check = Callable[..., tuple[int, list[str]]]
 
@@ -191,6 +197,17 @@ async def test_what_was_seen_of_an_answer_is_not_kept_when_it_is_judged(nursery:
     nursery.cancel_scope.cancel()
 
 
+async def test_a_story_is_told_in_the_order_of_cause_and_effect(nursery: trio.Nursery) -> None:
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(hello="welcome"), 0, host=LOOPBACK))
+    result = await Checker(f"ws://127.0.0.1:{server.port}/x").run_case(BY_NAME["unmasked"])
+    frames = [line for line in result.story() if re.match(r"\S byte \d+ from the \w+: [A-Z]+ fin=1", line)]
+    told = [re.sub(r".* from the (\w+): ([A-Z]+) .*", r"\1 \2", line) for line in frames]
+    greeting = ["server TEXT"] * told.count("server TEXT")  # it may come before the frame, or behind it
+    assert [line for line in told if line not in greeting] == ["client TEXT", "server CLOSE", "client CLOSE"]
+    assert result.sent.endswith(BY_NAME["unmasked"].frames + b"\x88\x82\x37\xfa\x21\x3d\x34\x12")
+    nursery.cancel_scope.cancel()
+
+
 def test_the_cases_can_be_listed(check: Check) -> None:
     status, lines = check("--list")
     assert status == 0
@@ -223,7 +240,7 @@ def test_output_that_nobody_reads_or_that_is_full(yes_man: int, arguments: str, 
         ([], 2, "say which server to check"),
         (["--only", "nothing", "ws://localhost/"], 2, "there is no case 'nothing'"),
         (["http://localhost/"], 2, "http://localhost/"),
-        (["ws://127.0.0.1:1/"], 1, "can't connect to 127.0.0.1:1: Connection refused"),
+        (["ws://127.0.0.1:1/"], 3, "can't connect to 127.0.0.1:1: Connection refused"),
     ],
 )
 def test_what_can_not_be_done_is_one_sentence(
@@ -234,3 +251,143 @@ def test_what_can_not_be_done_is_one_sentence(
     assert error.startswith("rawws: ")
     assert told in error
     assert error.count("\n") == 1
+
+
+# Servers that don't survive a case
+
+# A supervisor waits before it restarts a server; this is the default of systemd's RestartSec.
+RESTART_S = 0.1
+# How long an answer may take: on a busy machine more than a moment.
+ANSWER_S = 2.0
+
+
+class Faulty:
+    """Processes of ``tests.dying_server``, at one port; each begins when the one before has ended."""
+
+    def __init__(self, fault: str, deadly: bytes, *, is_restarted: bool) -> None:
+        self._command = [sys.executable, "-m", "tests.dying_server", fault, deadly.hex()]
+        self._is_restarted = is_restarted
+        self._stopping = threading.Event()
+        self.port = 0
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._start()
+        self._supervisor = threading.Thread(target=self._supervise)
+        self._supervisor.start()
+
+    def _start(self) -> None:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((LOOPBACK, self.port))
+            listener.listen(100)
+            self.port = listener.getsockname()[1]
+            self.processes.append(subprocess.Popen(self._command, stdin=listener.fileno(), start_new_session=True))
+
+    def _supervise(self) -> None:
+        self.processes[-1].wait()
+        while self._is_restarted and not self._stopping.wait(RESTART_S):
+            self._start()
+            self.processes[-1].wait()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        while self._supervisor.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.processes[-1].pid, signal.SIGKILL)
+            self._supervisor.join(0.1)
+
+
+@contextlib.contextmanager
+def faulty(fault: str, deadly: bytes = bytes(99), *, is_restarted: bool = False) -> Iterator[Faulty]:
+    need(importlib.util.find_spec("websockets") is not None, "websockets")
+    server = Faulty(fault, deadly, is_restarted=is_restarted)
+    try:
+        with socket.create_connection((LOOPBACK, server.port), PATIENCE_S) as client:
+            client.sendall(get())
+            assert client.recv(1), "the server has begun to answer"
+        yield server
+    finally:
+        server.stop()
+
+
+def checked(server: Faulty, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, tuple[str, str]], str]:
+    """Return the status, the verdict on each case with what it got, and what was written to standard error."""
+    status = rawws.cli.main(["check", "--json", "--timeout", f"{ANSWER_S}", f"ws://127.0.0.1:{server.port}/"])
+    out, err = capsys.readouterr()
+    return status, {each["case"]: (each["verdict"], each["got"]) for each in json.loads(out)}, err
+
+
+@pytest.fixture(scope="module")
+def intact() -> dict[str, str]:
+    """The verdicts on the same server without a fault."""
+    with faulty("none") as server:
+        return run_cases(server.port)
+
+
+def run_cases(port: int) -> dict[str, str]:
+    results: list[Result] = []
+    trio.run(Checker(f"ws://127.0.0.1:{port}/", patience_s=ANSWER_S).run, CASES, results.append)
+    return {result.case.name: result.outcome.verdict.value.lower() for result in results}
+
+
+DEADLY = {
+    "two-keys": b"==\r\nSec-WebSocket-Key",
+    "ping-126": BY_NAME["ping-126"].frames,
+    "close-bad-utf-8": BY_NAME["close-bad-utf-8"].frames,  # the last
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [("crash", "two-keys"), ("crash", "ping-126"), ("hang", "ping-126"), ("crash", "close-bad-utf-8")],
+)
+def test_a_server_that_dies_of_a_case(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, intact: dict[str, str], fault: str, name: str
+) -> None:
+    monkeypatch.setattr(checker, "RETURN_S", 1.0)
+    with faulty(fault, DEADLY[name]) as server:
+        status, verdicts, err = checked(server, capsys)
+    cases = list(intact)
+    untried = cases[cases.index(name) + 1 :]
+    assert status == 3
+    assert f"/: the server stopped answering during case {name} (connection " in err
+    assert (f"so {len(untried)} cases were not tried" in err) == bool(untried)
+    assert err.endswith(f"; start it again, and look at --only {name} -v\n")
+    assert err.count("\n") == 1
+    assert list(verdicts) == cases[: cases.index(name) + 1]
+    unclear = ("unclear", f"the server stopped answering during case {name}")
+    assert verdicts.pop(name) == unclear
+    for case, verdict in verdicts.items():
+        if verdict == unclear:
+            assert re.search(rf", while .*\b{case}\b.* waited for an answer, ", err), err
+        else:
+            assert verdict[0] == intact[case], case
+
+
+@pytest.mark.parametrize(("fault", "name"), [("crash", "ping-126"), ("fork", "two-keys"), ("fork", "close-bad-utf-8")])
+def test_a_server_that_dies_of_a_case_and_is_restarted(
+    capsys: pytest.CaptureFixture[str], intact: dict[str, str], fault: str, name: str
+) -> None:
+    with faulty(fault, DEADLY[name], is_restarted=True) as server:
+        status, verdicts, err = checked(server, capsys)
+        assert len(server.processes) == (3 if fault == "crash" else 1)
+    assert (status, err) == (1, "")
+    told = "the server stopped answering, and did so again when only this was tried"
+    assert verdicts.pop(name) == ("bad", told)
+    assert {case: verdict for case, (verdict, _) in verdicts.items()} | {name: "bad"} == {**intact, name: "bad"}
+
+
+def test_a_server_that_cuts_off_who_is_idle_does_not_die(intact: dict[str, str]) -> None:
+    with faulty("idle") as server:
+        verdicts = run_cases(server.port)
+    assert verdicts == intact
+
+
+def test_a_server_that_leaks_connections_stops_at_some_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checker, "RETURN_S", 1.0)
+    with faulty("leak") as server:
+        status, verdicts, err = checked(server, capsys)
+    assert status == 3
+    assert 10 < len(verdicts) < len(CASES)
+    assert "the server stopped answering during case " in err

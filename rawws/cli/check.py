@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from rawws import logs
-from rawws.checker import Checker, Result
+from rawws.checker import Checker, Result, Stopped
 from rawws.cli.arguments import add_tls_arguments, client_tls, header, seconds
 from rawws.cli.streams import complain, need_output, writing_output
 from rawws.errors import OpenTimeout, ProxyError, UsageError
@@ -21,6 +21,7 @@ NAME = "check"
 HELP = "hold any WebSocket server against RFC 6455"
 
 _FOUND_FAULT = 1
+_NOT_CHECKED = 3  # 2 is argparse's, for what was typed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Tries a WebSocket server, each case on a connection of its own: handshakes and frames that it has to take, "
         "and broken ones that it has to refuse. Says what came back, what the RFC asks for, and the verdict: good; lax "
         "(it is allowed, but should be otherwise); BAD; unclear (the case could not be run). The status is 1 if any is "
-        "BAD."
+        "BAD, and 3 if the server can't be reached, or stops answering before all cases were tried."
     )
     parser.add_argument("url", nargs="?", metavar="URL", help="ws://… or wss://…")
     parser.add_argument("--only", metavar="CASE", action="append", help="this case; may be repeated")
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the cases; the status is 1 when the server did what the RFC forbids."""
+    """Run the cases; the status is 1 when the server did what the RFC forbids, and 3 when that can't be said."""
     need_output()
     if options.list:
         with writing_output():
@@ -57,17 +58,20 @@ def run(options: argparse.Namespace) -> int:
     logs.configure("error")
     results: list[Result] = []
     try:
-        trio.run(_check, options, cases, results)
+        stopped: Stopped | None = trio.run(_check, options, cases, results)
     except (OSError, OpenTimeout, ProxyError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         complain(f"{options.url}: {reason}")
-        return _FOUND_FAULT
+        return _NOT_CHECKED
     counts = Counter(result.outcome.verdict for result in results)
     with writing_output():
         if options.json:
             print(json.dumps([_as_json(result) for result in results], indent=1))
         else:
             print(", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts[verdict]))
+    if stopped is not None:
+        complain(f"{options.url}: {stopped}; start it again, and look at --only {stopped.during.name} -v")
+        return _NOT_CHECKED
     return _FOUND_FAULT if counts[Verdict.BAD] else 0
 
 
@@ -80,7 +84,7 @@ def _choose(names: list[str] | None) -> list[Case]:
     return [BY_NAME[name] for name in names]
 
 
-async def _check(options: argparse.Namespace, cases: list[Case], results: list[Result]) -> None:
+async def _check(options: argparse.Namespace, cases: list[Case], results: list[Result]) -> Stopped | None:
     checker = Checker(
         options.url,
         ssl=client_tls(options),
@@ -95,7 +99,7 @@ async def _check(options: argparse.Namespace, cases: list[Case], results: list[R
             with writing_output():
                 _print(result, verbose=options.verbose)
 
-    await checker.run(cases, tell)
+    return await checker.run(cases, tell)
 
 
 def _print(result: Result, *, verbose: bool) -> None:

@@ -52,6 +52,8 @@ class Answer:
 
     def __init__(self, case: Case, request: bytes) -> None:
         self.raw = bytearray()
+        # What the client has sent, in its order, each time with how many bytes had come from the server before.
+        self.sent: list[tuple[int, bytes]] = [(0, request)]
         self.seen: list[Seen] = []  # the same as heads and frames
         self.ended = False  # the server ended the stream, or reset it
         self.is_settled = False
@@ -63,6 +65,10 @@ class Answer:
     @property
     def is_full(self) -> bool:
         return len(self.raw) >= MAX_ANSWER_BYTES or len(self.seen) >= MAX_ANSWER_PARTS
+
+    def will_send(self, data: bytes) -> None:
+        """Record what the client sends, before it does."""
+        self.sent.append((len(self.raw), data))
 
     def receive(self, data: bytes) -> None:
         """Take in the next bytes."""
@@ -109,7 +115,7 @@ class Case:
 
     def is_settled_by(self, seen: list[Seen]) -> bool:
         """Whether one of these is all that it takes to judge, though the connection is open."""
-        status = _status(seen)
+        status = status_of(seen)
         if self.is_about_handshake or status not in (None, 101):
             return status is not None
         return any(each.frame.payload_head == STILL_THERE for each in frames_of(seen) if _is(each, Opcode.PONG))
@@ -175,8 +181,8 @@ def _is(seen: SeenFrame, opcode: Opcode) -> bool:
     return seen.frame.header.opcode == opcode
 
 
-def _status(seen: list[Seen]) -> int | None:
-    """The status of the server's final answer."""
+def status_of(seen: list[Seen]) -> int | None:
+    """Return the status of the server's final answer."""
     for each in seen:
         if isinstance(each, Head):
             try:
@@ -204,7 +210,7 @@ def _tell_end(answer: Answer) -> str:
 
 def _not_open(seen: list[Seen]) -> Outcome | None:
     """The outcome of a case that needs an open WebSocket, where there is none."""
-    status = _status(seen)
+    status = status_of(seen)
     if status == 101:
         return None
     return Outcome(Verdict.UNCLEAR, f"the handshake was answered with {status or 'nothing'}: the case can't be run")
@@ -214,7 +220,7 @@ def _refuses(*expected: int) -> Callable[[list[Seen], Answer], Outcome]:
     """The handshake has to be refused with an HTTP error (§4.2.1), and should be with one of those expected."""
 
     def judge(seen: list[Seen], answer: Answer) -> Outcome:
-        status = _status(seen)
+        status = status_of(seen)
         if status == 101:
             return Outcome(Verdict.BAD, "101: it was accepted")
         if status is None:
@@ -232,7 +238,7 @@ def _refuses(*expected: int) -> Callable[[list[Seen], Answer], Outcome]:
 
 def _is_no_upgrade(seen: list[Seen], answer: Answer) -> Outcome:
     """It isn't a handshake: it may be refused, or answered as any other request, but not with a 101."""
-    status = _status(seen)
+    status = status_of(seen)
     if status == 101:
         return Outcome(Verdict.BAD, "101: it was accepted")
     if status is None:
@@ -253,7 +259,7 @@ def _names_version_13(seen: list[Seen], answer: Answer) -> Outcome:
 
 def _accepts(seen: list[Seen], _: Answer) -> Outcome:
     """The handshake is legal, and has to be accepted with a valid 101."""
-    status = _status(seen)
+    status = status_of(seen)
     if status != 101:
         return Outcome(Verdict.BAD, f"{status or 'no answer'}, where 101 was due")
     head = next(each for each in seen if isinstance(each, Head) and each.sender is Role.SERVER)

@@ -1,0 +1,73 @@
+"""An echo server, which is that of `websockets`, with a fault: for the tests of ``rawws check``.
+
+Started as ``python -m tests.dying_server FAULT DEADLY``, with a listening socket as its standard input. DEADLY are the
+bytes, in hex, that bring the fault about, wherever they stand in what a client sends.
+
+=========  ====================================================================================
+``none``   it has no fault
+``crash``  the process ends at once
+``fork``   the same, in a child of a process that starts another one at once, and holds the listening socket
+``hang``   the process goes on without ever answering anybody
+``leak``   no connection is ever closed, until the process has used up its descriptors; DEADLY isn't needed for that
+``idle``   it cuts off WebSockets that are idle for half a second, without a close
+=========  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import socket
+import sys
+import time
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+IDLE_S = 0.5
+MAX_FILES = 60
+
+
+async def echo(ws: ServerConnection) -> None:
+    try:
+        async for message in ws:
+            await ws.send(message)
+    except ConnectionClosed:
+        pass
+
+
+async def run(listener: socket.socket, fault: str, deadly: bytes) -> None:
+    class Faulty(ServerConnection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            if fault == "leak":
+                os.dup(transport.get_extra_info("socket").fileno())
+            if fault == "idle":
+                asyncio.get_running_loop().call_later(IDLE_S, transport.abort)  # type: ignore[attr-defined]
+            super().connection_made(transport)
+
+        def data_received(self, data: bytes) -> None:
+            if deadly in data and fault in ("crash", "fork"):
+                os._exit(1)
+            while deadly in data and fault == "hang":
+                time.sleep(1)
+            super().data_received(data)
+
+    async with serve(echo, sock=listener, create_connection=Faulty, ping_interval=None):
+        await asyncio.get_running_loop().create_future()
+
+
+def main() -> None:
+    _, fault, deadly = sys.argv
+    listener = socket.socket(fileno=os.dup(0))
+    logging.disable()
+    if fault == "leak":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_FILES, MAX_FILES))
+    while fault == "fork" and (child := os.fork()):
+        os.waitpid(child, 0)
+    asyncio.run(run(listener, fault, bytes.fromhex(deadly)))
+
+
+if __name__ == "__main__":
+    main()
