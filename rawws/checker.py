@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl as ssl_module
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ ALONE_S = 0.05
 # A server that has gone down is waited for, since a supervisor may start it again.
 RETURN_S = 10.0
 RETRY_S = 0.1
+# A case has the time of so many handshakes at least: a server on a busy machine isn't mute, it is slow.
+PACE = 10
 # The answers of a proxy whose server has gone down (RFC 9110 §15.6.3 to §15.6.5).
 _GONE_BEHIND_PROXY = frozenset({502, 503, 504})
 
@@ -140,8 +143,10 @@ class Checker:
         await self._connector.probe()
         return await _Run(self, tell).run(cases)
 
-    async def run_case(self, case: Case, on_sent: Callable[[], None] | None = None) -> Result:
-        """Run one case. ``on_sent`` is called when all of it has gone out.
+    async def run_case(
+        self, case: Case, on_sent: Callable[[], None] | None = None, patience_s: float | None = None
+    ) -> Result:
+        """Run one case. ``on_sent`` is called when all of it has gone out; ``patience_s`` is the checker's by default.
 
         Raises OSError, `OpenTimeout` and `ProxyError` when there is no connection to the server.
         """
@@ -149,7 +154,8 @@ class Checker:
         transport = await self._connector.dial()
         answer = Answer(case, request)
         try:
-            await self._converse(case, transport, answer, on_sent)
+            with trio.move_on_after(patience_s or self.patience_s):
+                await self._converse(case, transport, answer, on_sent)
         finally:
             transport.close()
         outcome = case.outcome(answer)
@@ -185,33 +191,41 @@ class Checker:
         """Send the request, wait for the 101, send the frames, and collect what comes."""
         closes = case.begins_with_close  # we have sent a close
         sent_frames = not case.frames
-        with trio.move_on_after(self.patience_s):
-            try:
-                await transport.send_all(answer.sent[0][1])
-                if sent_frames and on_sent:
+        await _send(transport, answer.sent[0][1])
+        if sent_frames and on_sent:
+            on_sent()
+        while not (sent_frames and answer.is_settled) and not answer.is_full:
+            if not sent_frames and answer.seen:
+                sent_frames = True
+                answer.will_send(case.frames)
+                await _send(transport, case.frames, half=case.half)
+                if on_sent:
                     on_sent()
-                while not (sent_frames and answer.is_settled) and not answer.is_full:
-                    if not sent_frames and answer.seen:
-                        sent_frames = True
-                        answer.will_send(case.frames)
-                        await transport.send_all(case.frames)
-                        if case.half:
-                            await transport.send_eof()
-                        if on_sent:
-                            on_sent()
-                        continue
-                    data = await transport.receive(LOOKED_AT_BYTES)
-                    if not data:
-                        answer.ended = True
-                        break
-                    answer.receive(data)
-                    if not closes and answer.has_close:
-                        closes = True
-                        answer.will_send(_CLOSE)
-                        await transport.send_all(_CLOSE)
-                    await trio.lowlevel.checkpoint_if_cancelled()  # what never stops coming is not waited for
+                continue
+            try:
+                data = await transport.receive(LOOKED_AT_BYTES)
             except OSError:
-                answer.ended = True  # a reset ends it as well
+                data = b""  # a reset ends it as well
+            if not data:
+                answer.ended = True
+                break
+            answer.receive(data)
+            if not closes and answer.has_close:
+                closes = True
+                answer.will_send(_CLOSE)
+                await _send(transport, _CLOSE)
+            await trio.lowlevel.checkpoint_if_cancelled()  # what never stops coming is not waited for
+
+
+async def _send(transport: Transport, data: bytes, *, half: bool = False) -> None:
+    """Send bytes, as far as the server takes them; with ``half``, nothing follows.
+
+    A server that takes no more may have sent its reasons before, so that only reading shows the end.
+    """
+    with contextlib.suppress(OSError):
+        await transport.send_all(data)
+        if half:
+            await transport.send_eof()
 
 
 class Greeting:
@@ -255,10 +269,10 @@ class _Attempt:
         self._scope = trio.CancelScope()
 
     @trio.lowlevel.enable_ki_protection
-    async def run(self, checker: Checker) -> None:
+    async def run(self, checker: Checker, patience_s: float) -> None:
         try:
             with self._scope:
-                self.result = await checker.run_case(self.case, self.sent.set)
+                self.result = await checker.run_case(self.case, self.sent.set, patience_s)
         except (OSError, RawwsError) as error:
             told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             self.conclude(Verdict.UNCLEAR, f"no connection: {told}")
@@ -289,6 +303,7 @@ class _Run:
         self._checker = checker
         self._tell = tell
         self._connections = 0
+        self._patience_s = checker.patience_s
         self._usual: int | None = None  # the status that an ordinary handshake gets
         self._witness: Greeting | None = None  # open while a case is tried
         self._keeps_witness = True
@@ -297,15 +312,15 @@ class _Run:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, cases: Sequence[Case]) -> Stopped | None:
-        await self._begin()
         try:
+            await self._begin()
             async with trio.open_nursery() as nursery:
                 for number, case in enumerate(cases):
                     await self._wait_for_place()
                     attempt = _Attempt(case)
                     self._attempts.append(attempt)
                     self._connections += 1
-                    nursery.start_soon(attempt.run, self._checker)
+                    nursery.start_soon(attempt.run, self._checker, self._patience_s)
                     await attempt.sent.wait()
                     with trio.move_on_after(ALONE_S):
                         await attempt.done.wait()
@@ -322,8 +337,10 @@ class _Run:
         """Learn how the server answers, and whether it serves two connections at a time."""
         patience_s = self._checker.patience_s
         greeting = None
+        began = trio.current_time()
         with trio.move_on_after(patience_s):
             greeting = await self._checker.greet()
+        self._learn_pace(trio.current_time() - began)
         if greeting is None:
             raise NoResponse(f"the server hasn't answered an ordinary handshake within {patience_s:g} s")
         self._usual = greeting.status
@@ -340,6 +357,11 @@ class _Run:
                 second.close()
         self._keeps_witness = not scope.cancelled_caught and second is not None
         self._replace_witness(self._witness)
+
+    def _learn_pace(self, handshake_s: float) -> None:
+        """Give the next case time by the server's pace, unless the handshake had to wait for another connection."""
+        if self._keeps_witness:
+            self._patience_s = max(self._checker.patience_s, min(PACE * handshake_s, RETURN_S))
 
     def _replace_witness(self, witness: Greeting | None) -> None:
         if self._witness is not None and self._witness is not witness:
@@ -373,9 +395,12 @@ class _Run:
         was_cut = self._witness is not None and self._witness.was_cut()
         first = True
         with trio.move_on_after(self._checker.patience_s + RETURN_S):
+            began = trio.current_time()
             while (greeting := await self._greet()) is None:
                 first = False
                 await trio.sleep(RETRY_S)
+                began = trio.current_time()
+            self._learn_pace(trio.current_time() - began)
             was_cut = was_cut or (self._witness is not None and self._witness.was_cut())
             self._replace_witness(greeting)
             return first and not was_cut
@@ -417,7 +442,7 @@ class _Run:
             again = _Attempt(attempt.case)
             self._connections += 1
             connections, began = self._connections, trio.current_time()
-            await again.run(self._checker)
+            await again.run(self._checker, self._patience_s)
             attempt.result = again.result
             is_intact = await self._is_intact()
             if is_intact is False and await self._is_cut_when_idle(trio.current_time() - began):
@@ -434,7 +459,7 @@ class _Run:
         """Say whether the server cuts off a WebSocket that is idle for this time, so that a cut proves nothing."""
         if self._witness is None:
             return False
-        await trio.sleep(min(seconds, self._checker.patience_s))
+        await trio.sleep(min(seconds, self._patience_s))
         if self._witness.was_cut():
             self._keeps_witness = False
         return not self._keeps_witness

@@ -31,6 +31,9 @@ from rawws.wire.cases import BY_NAME, CASES
 from rawws.wire.handshake import Accept
 from tests.serving import LOOPBACK, PATIENCE_S, get, need
 
+# Later than an answer may come, in the tests that are about that.
+LATE_S = 0.25
+
 Check = Callable[..., tuple[int, list[str]]]
 
 
@@ -58,7 +61,18 @@ def started(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         yield running.port
 
 
-@pytest.fixture(params=["rawws", "ws", "websockets", "aiohttp", "uwebsockets"])
+# The rows of the README's table, and the distributions whose versions it names.
+ROWS = {
+    "rawws": ("rawws", ""),
+    "ws": ("npm `ws`", "ws"),
+    "websockets": ("Python `websockets`", "websockets"),
+    "aiohttp": ("aiohttp", "aiohttp"),
+    "trio-websocket": ("trio-websocket", "trio-websocket"),
+    "uwebsockets": ("uWebSockets", "socketify"),
+}
+
+
+@pytest.fixture(params=ROWS)
 def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     for port in started(request.param, monkeypatch):
         yield request.param, port
@@ -70,6 +84,7 @@ def test_servers_that_people_use(check: Check, other: tuple[str, int]) -> None:
     results = {each["case"]: each for each in json.loads("\n".join(lines))}
     assert list(results) == [case.name for case in CASES]
     verdicts = {case: each["verdict"] for case, each in results.items()}
+    assert_as_in_readme(name, list(verdicts.values()))
     if name == "rawws":
         assert set(verdicts.values()) == {"good"}
         assert status == 0
@@ -83,6 +98,19 @@ def test_servers_that_people_use(check: Check, other: tuple[str, int]) -> None:
     assert {case: told.get(case) for case in legal} == dict.fromkeys(legal)
     assert {verdicts[case] for case in ("rsv2", "opcode-3", "ping-126", "bad-utf-8")} <= {"good", "lax"}
     assert status == ("bad" in verdicts.values())
+
+
+def assert_as_in_readme(name: str, verdicts: list[str]) -> None:
+    """Hold the counts against the README's table, where that is about the version that is installed."""
+    readme = Path(__file__).parent.parent.joinpath("README.md").read_text()
+    row, distribution = ROWS[name]
+    if distribution:
+        measured = re.search(rf"\b{distribution}\s([\d.]*\d)", readme)
+        assert measured is not None
+        if not f"{servers.BY_NAME[name].versions()[distribution]}.".startswith(f"{measured[1]}."):
+            return
+    counts = [verdicts.count(verdict) for verdict in ("good", "lax", "bad")]
+    assert "| {} | {} | {} | {} |".format(row, *counts) in readme
 
 
 async def accept_all(stream: trio.SocketStream) -> bool:
@@ -118,6 +146,37 @@ async def flood(stream: trio.SocketStream) -> None:
                     await stream.send_all(b"\x81\x01a" * 20_000)
 
 
+async def take_its_time(upstream: int, stream: trio.SocketStream) -> None:
+    """Passes on what a server answers, a quarter of a second late each time."""
+
+    async def pass_on(source: trio.SocketStream, sink: trio.SocketStream, delay_s: float) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                await trio.sleep(delay_s)
+                await sink.send_all(data)
+            await sink.send_eof()
+
+    async with stream, await trio.open_tcp_stream(LOOPBACK, upstream) as server, trio.open_nursery() as nursery:
+        nursery.start_soon(pass_on, stream, server, 0)
+        nursery.start_soon(pass_on, server, stream, LATE_S)
+
+
+async def say_nothing(stream: trio.SocketStream) -> None:
+    async with stream:
+        await trio.sleep_forever()
+
+
+async def hang_up(stream: trio.SocketStream) -> None:
+    async with stream:
+        await stream.receive_some()
+
+
+async def speak_another_protocol(stream: trio.SocketStream) -> None:
+    async with stream:
+        await stream.send_all(b"SSH-2.0-OpenSSH_9.6\r\n")
+        await trio.sleep_forever()
+
+
 def served(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Iterator[int]:
     """A server in a thread of its own, since the command runs a loop of its own; yields its port."""
     ports: list[int] = []
@@ -143,6 +202,9 @@ def served(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Iterator[
     yield ports[0]
     stop[0]()
     thread.join(5)
+
+
+on_port = contextlib.contextmanager(served)
 
 
 @pytest.fixture
@@ -195,6 +257,32 @@ async def test_what_was_seen_of_an_answer_is_not_kept_when_it_is_judged(nursery:
     assert not result.answer.seen
     assert "heads and frames, and went on" in result.outcome.got
     nursery.cancel_scope.cancel()
+
+
+def test_a_slow_server_is_not_a_mute_one() -> None:
+    with faulty("none") as server, on_port(partial(take_its_time, server.port)) as slow:
+        results: list[Result] = []
+        cases = [BY_NAME[name] for name in ("handshake", "fragments", "unmasked", "close", "half-a-frame")]
+        trio.run(Checker(f"ws://127.0.0.1:{slow}/", patience_s=2 * LATE_S).run, cases, results.append)
+    assert {result.case.name: result.outcome.verdict.value for result in results} == dict.fromkeys(
+        (case.name for case in cases), "good"
+    )
+
+
+@pytest.mark.parametrize(
+    ("handler", "told"),
+    [
+        (say_nothing, "the server hasn't answered an ordinary handshake within 0.3 s"),
+        (hang_up, "the server has ended the connection without an answer to an ordinary handshake"),
+        (speak_another_protocol, "the server hasn't answered an ordinary handshake within 0.3 s"),
+    ],
+)
+def test_what_does_not_answer_a_handshake_is_not_tried(
+    capsys: pytest.CaptureFixture[str], handler: Callable[[trio.SocketStream], Awaitable[None]], told: str
+) -> None:
+    with on_port(handler) as port:
+        assert rawws.cli.main(["check", "--timeout", "0.3", f"ws://127.0.0.1:{port}/"]) == 3
+    assert capsys.readouterr() == ("", f"rawws: ws://127.0.0.1:{port}/: {told}\n")
 
 
 async def test_a_story_is_told_in_the_order_of_cause_and_effect(nursery: trio.Nursery) -> None:

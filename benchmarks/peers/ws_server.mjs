@@ -5,7 +5,6 @@
 // `ws` is looked for in ./node_modules and then along NODE_PATH, which `import` alone would not read.
 
 import { readFileSync } from 'node:fs';
-import { createServer as createHttpServer } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import { createRequire } from 'node:module';
 import { parseArgs } from 'node:util';
@@ -22,11 +21,12 @@ const { values: options } = parseArgs({
   },
 });
 
+// Without TLS as its README begins. It has an HTTP server of its own then, which answers other requests with 426.
+const where = { port: Number(options.port), host: '127.0.0.1' };
 const server = options['tls-cert']
   ? createTlsServer({ cert: readFileSync(options['tls-cert']), key: readFileSync(options['tls-key']) })
-  : createHttpServer();
-
-const wss = new WebSocketServer({ server, perMessageDeflate: options.compression });
+  : null;
+const wss = new WebSocketServer({ ...(server ? { server } : where), perMessageDeflate: options.compression });
 
 wss.on('connection', (ws) => {
   ws.on('error', () => {});
@@ -41,4 +41,4 @@ wss.on('connection', (ws) => {
   }
 });
 
-server.listen(Number(options.port), '127.0.0.1');
+server?.listen(where);
