@@ -475,6 +475,6 @@ class _Run:
             attempt.conclude(Verdict.UNCLEAR, f"the server stopped answering during case {during.case.name}")
             attempt.is_confirmed = True
         self._report()
-        beside = tuple(attempt.case for attempt in suspects if attempt is not during)
+        beside = tuple(attempt.case for attempt in suspects[::-1] if attempt is not during)
         waited_s = self._checker.patience_s + RETURN_S
         return Stopped(during.case, beside, tuple(untried), connections, waited_s)

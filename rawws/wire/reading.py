@@ -12,6 +12,8 @@ from rawws.wire.messages import Request
 # Proxies and browsers give up after 60 s or later.
 MAX_WAIT_S = 55.0
 _OURS = frozenset({"since", "last", "wait", "peers", "presence", "json"})
+_ON = frozenset({"", "1", "true", "yes", "on"})
+_OFF = frozenset({"0", "false", "no", "off"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,19 @@ def read_query(query: str) -> Reading:
         since=parse_id(since) if since else None,
         last=_number(given, "last"),
         wait_s=min(float(wait_s or 0), MAX_WAIT_S),
-        wants_peers="peers" in given,
-        wants_presence="presence" in given,
-        wants_json="json" in given,
+        wants_peers=_flag(given, "peers"),
+        wants_presence=_flag(given, "presence"),
+        wants_json=_flag(given, "json"),
         polls=not given.keys().isdisjoint({"since", "last", "wait"}),
     )
+
+
+def _flag(given: dict[str, str], name: str) -> bool:
+    """Return whether a flag is set; its name alone sets it."""
+    value = given.get(name, "0").lower()
+    if value not in _ON and value not in _OFF:
+        raise UsageError(f"{name}={given[name][:60]!r} in the query is neither 1 (on) nor 0 (off)")
+    return value in _ON
 
 
 def _number(given: dict[str, str], name: str) -> int | None:

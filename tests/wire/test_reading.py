@@ -28,6 +28,8 @@ QUERIES = [
     ("peers", Reading(wants_peers=True)),
     ("presence", Reading(wants_presence=True)),
     ("json", Reading(wants_json=True)),
+    *((f"json={value}", Reading(wants_json=True)) for value in ("", "1", "true", "True", "yes", "on")),
+    *((f"json={value}&peers={value}&presence={value}", Reading()) for value in ("0", "false", "FALSE", "no", "off")),
     ("name=a&name=b&last=1", Reading(last=1, polls=True)),
 ]
 
@@ -51,6 +53,8 @@ def test_a_query_is_read_and_what_is_somebody_elses_passed_over(query: str, read
         (f"wait={'9' * 100}", f"wait={'9' * 60!r} in the query is not a number"),
         ("since=e-1&since=e-2", "the query has since twice"),
         ("peers&peers=1", "the query has peers twice"),
+        ("json=pretty", "json='pretty' in the query is neither 1 (on) nor 0 (off)"),
+        ("presence=%0A", r"presence='\n' in the query is neither 1 (on) nor 0 (off)"),
         ("last=%0AERROR%1b[31m", r"last='\nERROR\x1b[31m' in the query is not a number"),
         ("last=%32x", "last='2x' in the query is not a number"),
     ],
