@@ -230,15 +230,20 @@ async def test_takes_a_tls_stream(nursery: trio.Nursery) -> None:
     assert ws.close_code == 1000
 
 
-@pytest.mark.parametrize(("error", "code"), [(None, 1000), (ZeroDivisionError, 1011)])
+@pytest.mark.parametrize(
+    ("error", "code", "cause"),
+    [(None, 1000, rawws.Cause.OUR_CLOSE), (ZeroDivisionError, 1011, rawws.Cause.ERROR)],
+)
 async def test_leaving_the_block_closes_the_connection_and_the_stream(
-    nursery: trio.Nursery, error: type[Exception] | None, code: int
+    nursery: trio.Nursery, error: type[Exception] | None, code: int, cause: rawws.Cause
 ) -> None:
     ours, theirs = socket.socketpair()
+    attached: list[rawws.WebSocket] = []
 
     async def leave() -> None:
         with contextlib.suppress(ZeroDivisionError):
-            async with rawws.attach(ours, parsed()):
+            async with rawws.attach(ours, parsed()) as ws:
+                attached.append(ws)
                 if error is not None:
                     raise error
 
@@ -249,6 +254,8 @@ async def test_leaving_the_block_closes_the_connection_and_the_stream(
     await client.send(close(code))
     await client.assert_end()
     client.hang_up()
+    assert attached[0].closed is not None
+    assert attached[0].closed.cause is cause
 
 
 async def test_bytes_beyond_ascii_in_a_header_are_no_fault(nursery: trio.Nursery) -> None:

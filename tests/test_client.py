@@ -795,7 +795,7 @@ async def test_leaving_the_block_closes_with_a_code_that_says_how_it_was_left(
 
     url = await start(nursery, note_the_end)
     try:
-        async with rawws.connect(url):
+        async with rawws.connect(url) as ws:
             if error is not None:
                 raise error
     except ZeroDivisionError:
@@ -803,6 +803,8 @@ async def test_leaving_the_block_closes_with_a_code_that_says_how_it_was_left(
     while not ends:
         await wait_all_tasks_blocked()
     assert ends == [code]
+    assert ws.closed is not None
+    assert ws.closed.cause is (rawws.Cause.OUR_CLOSE if error is None else rawws.Cause.ERROR)
 
 
 async def test_the_log_shows_the_handshake_and_no_secrets(
