@@ -26,10 +26,10 @@ from rawws.wire.uri import parse_uri
 AT_ONCE = 8
 # A case waits on its own for this time, which is plenty for most answers, before the next one begins.
 ALONE_S = 0.05
-# A server that has gone down is waited for, since a supervisor may start it again.
+# The time in which a server that has gone down may come back, if a supervisor restarts it.
 RETURN_S = 10.0
 RETRY_S = 0.1
-# A case has the time of so many handshakes at least: a server on a busy machine isn't mute, it is slow.
+# A case has at least the time of this many handshakes: a server on a busy machine isn't mute, it is slow.
 PACE = 10
 # The answers of a proxy whose server has gone down (RFC 9110 §15.6.3 to §15.6.5).
 _GONE_BEHIND_PROXY = frozenset({502, 503, 504})

@@ -239,6 +239,25 @@ def test_one_case_with_its_story(check: Check, yes_man: int) -> None:
     assert told[-2:] == ["= the connection is open still", "1 BAD"]
 
 
+def test_ctrl_c_ends_it_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    connections = 0
+
+    async def interrupt_the_tenth(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        await say_yes(stream)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with on_port(interrupt_the_tenth) as port:
+            assert rawws.cli.main(["check", "--timeout", f"{PATIENCE_S}", f"ws://127.0.0.1:{port}/"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_server_that_floods_takes_no_longer_than_one_that_is_mute(check: Check, flooder: int) -> None:
     began = time.thread_time()  # not the clock, by which other work on the machine counts too
     status, lines = check("--only", "fragments", "-v", "--timeout", "0.5", f"ws://127.0.0.1:{flooder}/")
@@ -277,7 +296,7 @@ def test_a_slow_server_is_not_a_mute_one() -> None:
         (speak_another_protocol, "the server hasn't answered an ordinary handshake within 0.3 s"),
     ],
 )
-def test_what_does_not_answer_a_handshake_is_not_tried(
+def test_a_port_that_answers_no_handshake_is_not_tried(
     capsys: pytest.CaptureFixture[str], handler: Callable[[trio.SocketStream], Awaitable[None]], told: str
 ) -> None:
     with on_port(handler) as port:
@@ -464,7 +483,7 @@ def test_a_server_that_dies_of_a_case_and_is_restarted(
     assert {case: verdict for case, (verdict, _) in verdicts.items()} | {name: "bad"} == {**intact, name: "bad"}
 
 
-def test_a_server_that_cuts_off_who_is_idle_does_not_die(intact: dict[str, str]) -> None:
+def test_a_server_that_cuts_off_idle_clients_has_not_died(intact: dict[str, str]) -> None:
     with faulty("idle") as server:
         verdicts = run_cases(server.port)
     assert verdicts == intact

@@ -188,7 +188,7 @@ async def stop_events(stage: Stage) -> None:
 RETURNS, FAILS, WAITS, ROOM, EVENTS = "/returns", "/fails", "/waits", "/room/x", "events"
 READ_ONLY = "/read-only"
 
-# What the client does, where it is, and the cause that all have to give.
+# The client's part, its place, and the cause that all have to give.
 ENDS: list[tuple[Act, str, str]] = [
     (answer_our_close, RETURNS, "our close"),
     (answer_our_close_and_stay, RETURNS, "our close"),

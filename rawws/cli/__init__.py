@@ -46,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISUSED if isinstance(cause, UsageError) else FAILED
     except KeyboardInterrupt:  # before there was anything to end in order, or nothing that has to be
         return INTERRUPTED
+    except BaseExceptionGroup as error:
+        if error.split(KeyboardInterrupt)[1] is not None:
+            raise
+        return INTERRUPTED  # the same, within a nursery
     return status
 
 

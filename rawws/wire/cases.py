@@ -52,7 +52,7 @@ class Answer:
 
     def __init__(self, case: Case, request: bytes) -> None:
         self.raw = bytearray()
-        # What the client has sent, in its order, each time with how many bytes had come from the server before.
+        # The client's bytes in their order, each piece with the number of bytes that the server had sent before it.
         self.sent: list[tuple[int, bytes]] = [(0, request)]
         self.seen: list[Seen] = []  # the same as heads and frames
         self.ended = False  # the server ended the stream, or reset it
