@@ -474,7 +474,7 @@ class WebSocket:
         """
         check_in_trio("ws.send_raw, data")
         if not self._can_send:
-            raise self._closed_error(self._peer.describe_end(Cause.OUR_CLOSE))
+            raise self._closed_error(self._inbox.closed or self._peer.describe_end(Cause.OUR_CLOSE))
         logs.line(logs.frames, logging.DEBUG, self.id, OUT, f"raw bytes: {data.hex(' ')}")
         self._loop.sending.send(self._peer, bytes(data), show=False)  # the caller keeps a bytearray
 

@@ -942,6 +942,13 @@ async def test_the_cause_of_an_end_is_told(data: bytes, code: int, cause: Cause,
         assert (ws.closed.code, ws.closed.reason, ws.closed.cause) == (1006, "", cause)
         assert (ws.closed.sent.code if ws.closed.sent else 1006) == code
         assert ws.closed.by_us is (code != 1006)
+        for send in (partial(ws.send, "late"), partial(ws.ping, "late")):
+            with pytest.raises(ConnectionClosedError) as raised:
+                await send()
+            assert raised.value.closed is ws.closed
+        with pytest.raises(ConnectionClosedError) as raised:
+            ws.send_raw(b"late")
+        assert raised.value.closed is ws.closed
 
 
 async def test_a_peer_that_answers_no_ping_is_given_up(mock_clock: MockClock) -> None:
