@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -182,8 +182,13 @@ async def hang_up_events(stage: Stage) -> None:
 async def stop_events(stage: Stage) -> None:
     await stage.wait_in_room()
     stage.server.stop()
+    while await stage.client.take_some():
+        pass
     stage.client.hang_up()
 
+
+# The seconds that a client has for its close, if it lets them pass. Where it stays, both closes have crossed before.
+CLOSE_TIMEOUTS: dict[Act, float] = {stay_mute: SOON_S, answer_our_close_and_stay: 1.0, close_first_and_stay: 1.0}
 
 RETURNS, FAILS, WAITS, ROOM, EVENTS = "/returns", "/fails", "/waits", "/room/x", "events"
 READ_ONLY = "/read-only"
@@ -215,19 +220,27 @@ ENDS: list[tuple[Act, str, str]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture
+def watched() -> Iterator[tuple[Tracer, Memory]]:
+    tracer, memory = Tracer(), Memory()
+    tracer.add(memory)
+    yield tracer, memory
+    tracer.remove(memory)
+
+
 @pytest.mark.parametrize(("act", "where", "cause"), ENDS, ids=[f"{act.__name__} {where}" for act, where, _ in ENDS])
 async def test_all_give_the_same_cause(
     nursery: trio.Nursery,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    watched: tuple[Tracer, Memory],
     act: Act,
     where: str,
     cause: str,
 ) -> None:
     caplog.set_level(logging.INFO, "rawws")
     hub = rawws.Hub(max_lag_bytes=100_000, read_only=where == READ_ONLY)
-    tracer, memory = Tracer(), Memory()
-    tracer.add(memory)
+    tracer, memory = watched
     held: list[rawws.WebSocket] = []
 
     async def serve_one(ws: rawws.WebSocket) -> None:
@@ -241,7 +254,8 @@ async def test_all_give_the_same_cause(
                 await ws.wait_closed()
 
     pings = {"ping_interval": SOON_S, "ping_timeout": SOON_S} if cause == "ping timeout" else {"ping_interval": None}
-    limits: dict[str, Any] = {"close_timeout": SOON_S * 3, "drain": SOON_S * 3, "max_size": 1000, **pings}
+    close_timeout = CLOSE_TIMEOUTS.get(act, PATIENCE_S)
+    limits: dict[str, Any] = {"close_timeout": close_timeout, "drain": SOON_S * 3, "max_size": 1000, **pings}
     routes = dict.fromkeys((RETURNS, FAILS, WAITS), serve_one)
     metrics = MetricsApp(hub, RoomApp(hub, HelloApp(), Guard(is_local=True)))
     start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=metrics, routes=routes, tracer=tracer, **limits)
