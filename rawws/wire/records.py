@@ -97,16 +97,30 @@ class Recorded(NamedTuple):
 
 
 def from_line(line: str) -> Recorded:
-    """Read a line back. Raises `UsageError` for what is no record."""
+    """Read a line back. Raises `UsageError` for what is no record, which says why."""
     try:
         record = json.loads(line)
-        sender = _SENDERS[record["sender"]] if "sender" in record else None
+        if not isinstance(record, dict):
+            raise TypeError("it isn't an object of JSON")
+        for member in ("kind", "at", "connection"):
+            if member not in record:
+                raise ValueError(f"it has no {member!r}")
+        sender = None
+        if "sender" in record and (sender := _SENDERS.get(record["sender"])) is None:
+            raise ValueError(f"its sender is {str(record['sender'])[:20]!r}, and neither client nor server")
         frame = read_frame(record) if record["kind"] == "frame" else None
         head = record.get("head", "").encode("latin-1")
         told = str(record.get("told") or record.get("from") or record.get("records") or "")
         return Recorded(str(record["kind"]), float(record["at"]), int(record["connection"]), sender, head, frame, told)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise UsageError(f"this is not a record: {line.strip()[:80]!r} ({type(error).__name__}: {error})") from None
+    except json.JSONDecodeError as error:
+        why = f"it isn't JSON: {error.msg}"
+    except KeyError as error:
+        why = f"it has no {error.args[0]!r}"
+    except RecursionError:
+        why = "it is nested too deeply"
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        why = str(error)
+    raise UsageError(f"this is not a record: {line.strip()[:80]!r}: {why}")
 
 
 def read_frame(record: Record) -> Frame:

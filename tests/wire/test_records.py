@@ -115,7 +115,7 @@ def test_a_line_that_can_not_have_been_written_is_no_record(changes: dict[str, A
 def test_any_other_line_is_told_with_its_beginning(line: str) -> None:
     with pytest.raises(UsageError) as raised:
         from_line(line + " " * 200 + "\n")
-    assert str(raised.value).startswith(f"this is not a record: {line!r} (")
+    assert str(raised.value).startswith(f"this is not a record: {line!r}: it ")
 
 
 @given(raw=st.binary(max_size=60))
