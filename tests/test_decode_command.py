@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
+import bz2
+import gzip
 import io
 import json
+import lzma
+import os
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 import rawws.cli
 from rawws.cli import decode as decode_command
+from rawws.cli import tap as tap_command
 from rawws.wire.frames import Opcode, encode_frame, parse_header
 from rawws.wire.observer import Observer, Seen, SeenFrame
 from rawws.wire.records import frame_bytes, frame_record, from_line, head_record, to_line
 from rawws.wire.role import Role
 from rawws.wire.trace import FrameRecorder
 from tests.serving import PATIENCE_S
-from tests.wire.test_dumps import packet
 from tests.wire.test_observer import HELLO, REQUEST, SWITCH
+from tests.wire.test_packets import packet
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nA"
 BYE = encode_frame(Opcode.CLOSE, b"\x03\xe8")
@@ -154,7 +164,10 @@ def test_a_recording(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("zz", "'zz' is neither a file nor bytes in hex"),
+        ("zz", "there is no file 'zz', and that is not bytes in hex: give bytes in hex, a file, or - for"),
+        ("nosuch.hex", "there is no file 'nosuch.hex', and that is not bytes in hex"),
+        ("81 05 4x", "'81 05 4x' is neither a file nor bytes in hex: line 1 has 'x' in it"),
+        (".", ". is a directory: give a file"),
         ("818", "line 1 has an odd number of digits"),
         ("", "there is nothing to decode"),
     ],
@@ -217,3 +230,151 @@ def test_streams_that_are_closed_or_full(redirected: str, status: int, told: str
     command = f"{sys.executable} -m rawws decode {redirected}"
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", told)
+
+
+# What isn't frames
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command with what it can't explain, and return its one sentence."""
+    assert rawws.cli.main(["decode", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    return said.err.removeprefix("rawws: ").removesuffix("\n")
+
+
+def followed(sentence: str, tool: str) -> str:
+    """Do what a sentence says with a tool, and return what comes of it."""
+    match = re.search(rf"{tool} [^|]*\| rawws decode", sentence)
+    assert match is not None
+    command = match[0].replace("rawws decode", f"{sys.executable} -m rawws decode --brief")
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    return ran.stdout
+
+
+def pcap(packet: bytes, *, order: Literal["little", "big"] = "little", magic: int = 0xA1B2C3D4) -> bytes:
+    """A capture of one packet on Ethernet (draft-ietf-opsawg-pcap)."""
+    header = [(magic, 4), (2, 2), (4, 2), (0, 4), (0, 4), (0x40000, 4), (1, 4)]
+    record = [(0, 4), (0, 4), (len(packet), 4), (len(packet), 4)]
+    return b"".join(number.to_bytes(size, order) for number, size in header + record) + packet
+
+
+ORDERS: list[Literal["little", "big"]] = ["little", "big"]
+
+
+@pytest.mark.parametrize("tool", ["tshark", "tcpdump"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("magic", [0xA1B2C3D4, 0xA1B23C4D], ids=["microseconds", "nanoseconds"])
+def test_a_capture_is_named_and_what_is_said_of_it_works(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, order: Literal["little", "big"], magic: int, tool: str
+) -> None:
+    lines = packet(5000, 80, 1, HELLO).splitlines()[1:]
+    ip = bytes.fromhex("".join(line[10:].replace(" ", "") for line in lines))
+    (tmp_path / "a capture").write_bytes(pcap(bytes(12) + b"\x08\0" + ip, order=order, magic=magic))
+    sentence = told(capsys, str(tmp_path / "a capture"))
+    assert sentence.startswith(f"{tmp_path}/a capture is a capture (pcap): ")
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    assert "TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'" in followed(sentence, tool)
+
+
+@pytest.mark.parametrize(
+    ("tool", "pack"),
+    [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)],
+)
+def test_a_compressed_file_is_named_and_what_is_said_of_it_works(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tool: str, pack: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / "x").write_bytes(pack(HELLO))
+    sentence = told(capsys, str(tmp_path / "x"))
+    assert sentence == f"{tmp_path}/x is compressed with {tool}: {tool} -dc {tmp_path}/x | rawws decode"
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    assert "'Hello'" in followed(sentence, tool)
+
+
+def test_a_har_is_named_and_the_recording_that_is_advised_can_be_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "x.har").write_text('{"log": {"version": "1.2", "creator": {"name": "WebInspector"}, "entries": []}}')
+    sentence = told(capsys, str(tmp_path / "x.har"))
+    assert "KeyError" not in sentence
+    command = re.search("rawws (tap 8081 HOST:PORT --record RECORDING) ", sentence)
+    assert command is not None
+    parser = argparse.ArgumentParser()
+    tap_command.add_arguments(parser)
+    options = parser.parse_args(command[1].replace("PORT", "80").replace("HOST", "localhost").split()[1:])
+    assert options.record == "RECORDING"
+
+
+def test_tls_is_named_in_hex_and_in_packets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    hello = bytes.fromhex("1603010200010001fc0303")
+    assert told(capsys, hello.hex(" ")).startswith("this is records of TLS: it is encrypted")
+    (tmp_path / "one").write_text(packet(5000, 443, 1, hello))
+    assert told(capsys, str(tmp_path / "one")).startswith("this is records of TLS: it is encrypted")
+    (tmp_path / "two").write_text(packet(5000, 443, 1, hello) + "\n" + packet(5001, 80, 1, HELLO))
+    status, lines = decode(capsys, "--brief", str(tmp_path / "two"))
+    assert status == 0
+    assert lines[1].startswith("! this is records of TLS: it is encrypted")
+    assert lines[2:] == [
+        "== 127.0.0.1:5001 and 127.0.0.1:80",
+        "→ byte 0 from the client: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'",
+    ]
+
+
+def test_what_hardly_is_frames_is_said_to_be_none_before_it_is_explained(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_bytes(b"\xa7\x8d\r\n\0\0\0\0\xb7D\x0ck")
+    status, lines = decode(capsys, "--brief", str(tmp_path / "x"))
+    assert status == 1
+    assert lines[0] == (
+        "! these don't look like the bytes of a WebSocket: the first would have the reserved opcode 0x7 and RSV2 set, "
+        "and 13 bytes of payload, of which 6 are there"
+    )
+    status, lines = decode(capsys, "--brief", "0581 6548 6c6c 006f")
+    assert (status, lines[1][:63]) == (1, "! they would with the two bytes of each word exchanged: make th")
+
+
+def test_both_directions_in_one_are_not_taken_for_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "stream").write_bytes(REQUEST + SWITCH + b"\r\n" + HELLO + BYE)
+    assert told(capsys, str(tmp_path / "stream")).startswith("both directions of a connection are in this")
+
+
+def test_two_directions_of_a_followed_stream(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = [REQUEST, SWITCH + b"\r\n", HELLO, BYE]
+    (tmp_path / "raw").write_text("\n".join("\t" * (number % 2) + piece.hex() for number, piece in enumerate(said)))
+    status, lines = decode(capsys, "--brief", str(tmp_path / "raw"))
+    assert status == 0
+    assert [line[:1] for line in lines if line[:1] in "→←H"] == ["→", "←", "H", "→", "←"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(HELLO)
+    (tmp_path / "x").chmod(0)
+    assert told(capsys, str(tmp_path / "x")) == f"{tmp_path}/x can't be read: Permission denied"
+
+
+def test_files_that_are_none_or_empty_or_several_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert told(capsys, str(tmp_path / "empty")).startswith("there is nothing to decode: give bytes in hex, a file,")
+    assert told(capsys, str(tmp_path / "gone")) == f"{tmp_path}/gone can't be read: No such file or directory"
+    assert told(capsys, str(tmp_path)).startswith(f"{tmp_path} is a directory: give a file")
+    assert told(capsys, *[str(tmp_path / "empty")] * 2) == "rawws decode takes one file at a time"
+    assert told(capsys, f"{tmp_path}/nosuch.hex").startswith("there is no file '")
+
+
+def test_a_pipe_is_read_as_a_file_is() -> None:
+    command = f"{sys.executable} -m rawws decode --brief /dev/fd/3 3<&0"
+    ran = subprocess.run(["sh", "-c", command], input=HELLO, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert ran.stdout.decode().endswith("'Hello'\n")
+
+
+def test_a_record_that_lacks_something_is_told_in_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "x").write_text('{"at":1,"connection":1}\n')
+    assert told(capsys, str(tmp_path / "x")).endswith(": it has no 'kind'")
+    (tmp_path / "x").write_text('{"at":1,"connection":1,"kind":"frame","sender":"me"}\n')
+    assert told(capsys, str(tmp_path / "x")).endswith(": its sender is 'me', and neither client nor server")

@@ -6,31 +6,37 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from rawws.cli.arguments import one_of
 from rawws.cli.streams import drop_output, need_input, need_output, tell_output_lost
 from rawws.errors import UsageError
-from rawws.wire import dumps
+from rawws.wire import spellings
 from rawws.wire.describe import describe
+from rawws.wire.file_kinds import are_swapped_words, binary_kind, is_request, why_no_frames
 from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, begins_with_http, guess_sender
+from rawws.wire.packets import Talk
 from rawws.wire.records import Recorded, frame_bytes, from_line
 from rawws.wire.role import Role
+from rawws.wire.spellings import NoForm
 from rawws.wire.trace import printable
 
 NAME = "decode"
 HELP = "explain bytes: a handshake, frames, a capture"
 
-# Of a file that is HTTP itself: a dump of it begins with an offset.
-_HTTP_LINE = re.compile(rb"(?:HTTP/\d|[A-Za-z]+ \S+ HTTP/)")
-
 # Records, a line each; or as an array with one on each line, as the page exports them.
-_RECORDS = re.compile(r"\s*(?:\[\s*)?\{")
+_RECORDS = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:at|connection|kind|sender)"\s*:')
+
+# An answer behind a request: both directions of a connection in one, as if one side had said it all.
+_ANSWER_BEHIND = re.compile(rb"\r?\n\r?\nHTTP/1\.[01] \d{3}")
 
 # Explained and printed before the next are looked at: there may be a frame in every two bytes, and behind each body
 # of HTTP all that is there is copied.
 _AT_ONCE_BYTES = 64 * 1024
+
+# A file's kind is told by its beginning, before the rest of it is read.
+_HEAD_BYTES = 64 * 1024
 
 _FOUND_FAULT = 1
 _FAILED = 1
@@ -39,8 +45,8 @@ _FAILED = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Explains bytes: HTTP heads with each requirement of the handshake, frames with each header bit, and what is "
-        "wrong in them, with its section. Takes hex, also as xxd, hexdump, od and tcpdump -X print it; files of raw "
-        "bytes; and what --record wrote."
+        "wrong in them, with its section. Takes bytes as hex, and as xxd, hexdump, od, gdb, lldb, strace, tcpdump -X, "
+        "tshark and programming languages print them; base64; files of raw bytes; and what --record wrote."
     )
     parser.add_argument("input", nargs="*", metavar="HEX | FILE | -", help="default: standard input")
     parser.add_argument(
@@ -59,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
     sender = None if options.sender is None else Role[options.sender.upper()]
     wrong = False
     try:
-        for title, seen in _explain(_read(options.input), sender):
+        source, name = _read(options.input)
+        for title, seen in _explain(source, sender, name):
             if title:
                 print(printable(title))
             if seen is None:
@@ -89,52 +96,83 @@ def _is_wrong(seen: Seen) -> bool:
             return False
 
 
-def _read(given: list[str]) -> bytes | str:
-    """Return the input: bytes as they were on the wire, or text that spells them."""
+def _read(given: list[str]) -> tuple[bytes | str, str]:
+    """Return the input, bytes as they were on the wire or text that spells them; and the name of its file."""
     if not given or given == ["-"]:
         need_input()
-        return _as_text(_read_file("standard input", sys.stdin.buffer.read))
-    if len(given) == 1 and os.path.isfile(given[0]):  # Path.is_file raises for what is too long
-        return _as_text(_read_file(given[0], Path(given[0]).read_bytes))
+        return _read_file("", sys.stdin.buffer), ""
+    if len(given) == 1 and os.path.lexists(given[0]):
+        return _open_file(given[0]), given[0]
     text = " ".join(given)
-    try:
-        return dumps.read_hex(text)
-    except UsageError as error:
-        if len(given) == 1 and not text.strip("0123456789abcdefABCDEF ,:"):
-            raise
-        raise UsageError(f"{text[:60]!r} is neither a file nor bytes in hex: {error}") from None
+    if not _RECORDS.match(text):
+        try:
+            spellings.read(text)
+        except NoForm as error:
+            raise UsageError(_why_neither(given, error)) from None
+    return text, ""
 
 
-def _read_file(name: str, read: Callable[[], bytes]) -> bytes:
+def _why_neither(given: list[str], error: NoForm) -> str:
+    """Return why what was given is neither a file nor bytes."""
+    text = " ".join(given)
+    if not text.strip("0123456789abcdefABCDEF ,:"):
+        return str(error)
+    if len(given) == 1 and not any(map(str.isspace, text)):
+        told = "give bytes in hex, a file, or - for standard input"
+        return f"there is no file {text[:60]!r}, and that is not bytes in hex: {told}"
+    if any(map(os.path.lexists, given)):
+        return "rawws decode takes one file at a time"
+    return f"{text[:60]!r} is neither a file nor bytes in hex: {error}"
+
+
+def _open_file(path: str) -> bytes | str:
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a directory: give a file, bytes in hex, or - for standard input")
     try:
-        return read()
+        with open(path, "rb") as file:
+            return _read_file(path, file)
     except OSError as error:
-        raise UsageError(f"{name} can't be read: {error.strerror}") from None
+        raise UsageError(f"{path} can't be read: {error.strerror}") from None
 
 
-def _as_text(data: bytes) -> bytes | str:
-    """Tell text that spells bytes from the bytes themselves."""
-    if _HTTP_LINE.match(data):
-        return data
+def _read_file(name: str, file: BinaryIO) -> bytes | str:
     try:
-        text = data.decode("ascii")
-    except UnicodeDecodeError:
-        return data
-    return text if text.strip() else data
+        head = file.read(_HEAD_BYTES)
+        _refuse(head, name)
+        return spellings.as_text(head + file.read())
+    except OSError as error:
+        raise UsageError(f"{name or 'standard input'} can't be read: {error.strerror}") from None
 
 
-def _explain(source: bytes | str, sender: Role | None) -> Iterator[tuple[str, Seen | None]]:
+def _refuse(data: bytes, name: str = "") -> None:
+    """Raises `UsageError` for bytes that are something else than a WebSocket's."""
+    if (kind := binary_kind(data)) is not None:
+        raise UsageError(kind.sentence(name))
+
+
+def _explain(source: bytes | str, sender: Role | None, name: str = "") -> Iterator[tuple[str, Seen | None]]:
     """Yield what is seen, each with a title where another connection or direction begins."""
-    if isinstance(source, str):
-        if _RECORDS.match(source):
-            yield from _explain_records(source)
-            return
-        if dumps.is_tcpdump(source):
-            yield from _explain_packets(dumps.read_packets(source))
-            return
-        source = dumps.read_hex(source)
+    if isinstance(source, bytes):
+        yield from _explain_bytes(source, sender)
+    elif _RECORDS.match(source):
+        yield from _explain_records(source)
+    elif isinstance(read := spellings.read(source, name), bytes):
+        yield from _explain_bytes(read, sender)
+    else:
+        yield from _explain_talk(read)
+
+
+def _explain_bytes(source: bytes, sender: Role | None) -> Iterator[tuple[str, Seen | None]]:
+    """Explain what one side sends."""
     if not source:
         raise UsageError("there is nothing to decode: give bytes in hex, a file, or - for standard input")
+    _refuse(source)
+    if is_request(source) and _ANSWER_BEHIND.search(source, 0, _HEAD_BYTES):
+        raise UsageError(
+            "both directions of a connection are in this, and nothing tells which bytes are whose: give one of them "
+            "alone, or what tshark -r CAPTURE -q -z follow,tcp,raw,0 prints, or Wireshark's stream saved as YAML"
+        )
+    yield from _doubt(source)
     observer = Observer(in_frames=not begins_with_http(source))
     sender = sender or guess_sender(source)
     for start in range(0, len(source), _AT_ONCE_BYTES):
@@ -144,27 +182,44 @@ def _explain(source: bytes | str, sender: Role | None) -> Iterator[tuple[str, Se
         yield "", seen
 
 
-def _explain_packets(pieces: list[tuple[dumps.Flow, bytes]]) -> Iterator[tuple[str, Seen | None]]:
-    """Explain each TCP connection by itself, from its first request on."""
-    connections: dict[frozenset[str], list[tuple[dumps.Flow, bytes]]] = {}
-    for flow, data in pieces:
+def _doubt(data: bytes) -> Iterator[tuple[str, None]]:
+    """Say so, before they are explained, if bytes are hardly those of a WebSocket."""
+    if begins_with_http(data) or not (why := why_no_frames(data)):
+        return
+    yield f"! these don't look like the bytes of a WebSocket: {why}", None
+    if are_swapped_words(data):
+        yield "! they would with the two bytes of each word exchanged: make the dump with od -An -v -tx1", None
+
+
+def _explain_talk(talk: Talk) -> Iterator[tuple[str, Seen | None]]:
+    """Explain each connection by itself, from its first request on."""
+    connections: dict[frozenset[str], Talk] = {}
+    for flow, data in talk:
         connections.setdefault(frozenset((flow.source, flow.destination)), []).append((flow, data))
-    if not connections:
-        raise UsageError("there is no TCP payload in these packets; capture all of them, with tcpdump -X -s 0")
     for said in connections.values():
         first, data = said[0]
+        if len(connections) == 1:
+            _refuse(data)
         yield f"== {first.source} and {first.destination}", None
+        if (kind := binary_kind(data)) is not None:
+            yield f"! {kind.sentence()}", None
+            continue
+        yield from _doubt(data)
         observer = Observer(in_frames=not begins_with_http(data))
         beginner = guess_sender(data)
         for flow, data in said:
             for seen in observer.receive(beginner if flow is first else beginner.other, data):
                 yield "", seen
-        for flow in {id(flow): flow for flow, _ in said}.values():
-            if flow.missing:
-                what, told = ("a part", "it is read up to there") if flow.data else ("the beginning", "none is read")
-                yield f"! {what} of what {flow.source} sent is not in the capture; {told}", None
+        yield from _what_is_missing(said)
         for seen in observer.finish():
             yield "", seen
+
+
+def _what_is_missing(said: Talk) -> Iterator[tuple[str, None]]:
+    for flow in {id(flow): flow for flow, _ in said}.values():
+        if flow.missing:
+            what, told = ("a part", "it is read up to there") if flow.data else ("the beginning", "none is read")
+            yield f"! {what} of what {flow.source} sent is not in the capture; {told}", None
 
 
 def _explain_records(text: str) -> Iterator[tuple[str, Seen | None]]:

@@ -1,194 +1,317 @@
-"""Bytes as people have them at hand: typed in hex, or printed by xxd, hexdump, od or tcpdump.
+"""Bytes as a tool prints them, with the place of each line: xxd, hexdump, od, tcpdump, gdb, lldb; and hex alone.
 
-`read_hex` takes the hex out of any of these. `read_packets` goes on where tcpdump printed whole IP packets: it takes
-the TCP payloads out, and puts each direction's in order.
+`Dump` and `Column` are two of the forms in `rawws.wire.spellings`. A dump names the place of each line, so that a form
+that reads other bytes from it than are there is noticed: what is read has to lead from one line's place to the next's.
 """
 
 from __future__ import annotations
 
-import heapq
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from rawws.errors import UsageError
 
 _HEX_BYTES = re.compile(r"(?:[0-9a-fA-F]{2})+")
-# Digits at the beginning of a line that say where in the dump it is: "0x0010:", "00000010:", "00000010  ", "0000010 ".
-_OFFSET = re.compile(r"\s*(?:0x)?([0-9a-fA-F]{4,16})(?::|(?=\s\s)|$)|\s*([0-9a-fA-F]{6,8})(?=\s)")
+# The place at which a line begins: "0x0010:", "00000010:", "00000010  ", "0000010 ", "0x7ffe8 <name+8>:", "| 00010  ".
+_PLACE = re.compile(
+    r"[\s|]*(?:0x)?([0-9a-fA-F]{4,16})(?:(?P<colon>(?:\s<[^\n]*>)?:)(?=\s|$)|(?=\s\s)|\s*$)"
+    r"|\s*([0-9a-fA-F]{6,8})(?=\s)"
+)
+_PROMPT = re.compile(r"\(gdb\)|\(lldb\)|\$ ")
 _SEPARATORS = re.compile(r"[\s,;:|_-]+")
 _C_PREFIX = re.compile(r"0x|\\x", re.IGNORECASE)
-_TCPDUMP_LINE = re.compile(r"\s*0x([0-9a-f]{4}):\s\s((?:(?:[0-9a-f]{2}){1,2} ?)+)")
-
-_TCP = 6
-
-
-def read_hex(text: str) -> bytes:
-    """Return the bytes that a text spells in hex, whatever stands around them.
-
-    Each line may begin with its offset and end with the same bytes as characters. Raises `UsageError`, which names
-    the line, for what is neither.
-    """
-    lines = [line for line in text.splitlines() if line.strip()]
-    for number, line in enumerate(lines, 1):
-        if line.strip() == "*":
-            raise UsageError(f"line {number} is a *: lines that repeat were left out of the dump; make it with -v")
-    with_offsets = all(_is_dump_line(line, known) for line, known in _with_lengths(lines))
-    if with_offsets and (data := b"".join(map(_read_dump_line, lines))):
-        return data
-    return b"".join(_read_plain_line(line, number) for number, line in enumerate(lines, 1))
+_BASES = (16, 8, 10)  # of a line's place without a colon: od counts in octal, and with -Ad in decimal
+_EIGHT_BITS = re.compile(r"[01]{8}")
+_FILLED_UP = re.compile(r"((?:[0-9a-fA-F]{2})+) {2,}(.*)")
+_GAP = re.compile(r"(\s*)(\S+)")
 
 
-def _with_lengths(lines: list[str]) -> list[tuple[str, int]]:
-    """Pair each line with the number of bytes before it, if every line is of a dump."""
-    pairs = []
-    known = 0
-    for line in lines:
-        pairs.append((line, known))
-        known += len(_read_dump_line(line))
-    return pairs
+class Row(NamedTuple):
+    """A line of a dump: the digits of its place, whether a colon stands behind them, and what follows."""
 
-
-def _is_dump_line(line: str, known: int) -> bool:
-    """Whether the line begins with the number of the bytes before it, in hex or, as od has it, in octal."""
-    match = _OFFSET.match(line)
-    if match is None:
-        return False
-    digits = match[1] or match[2]
-    return int(digits, 16) == known or (set(digits) <= set("01234567") and int(digits, 8) == known)
-
-
-def _read_dump_line(line: str) -> bytes:
-    match = _OFFSET.match(line)
-    rest = line[match.end() :] if match else line
-    rest = rest.removeprefix(":")
-    # The characters' column begins behind two spaces (xxd, tcpdump) or between bars (hexdump -C), which has a wider
-    # gap of its own between the eighth byte and the ninth.
-    data = b""
-    byte_by_byte = True
-    for piece in re.finditer(r"(\s*)(\S+)", rest.partition("|")[0]):
-        gap = len(piece[1])
-        if data and gap >= 2 and not (gap == 2 and len(data) == 8 and byte_by_byte and len(piece[2]) == 2):
-            break
-        if len(data) >= 16 or not _HEX_BYTES.fullmatch(piece[2]):
-            break
-        data += bytes.fromhex(piece[2])
-        byte_by_byte = byte_by_byte and len(piece[2]) == 2
-    return data
-
-
-def _read_plain_line(line: str, number: int) -> bytes:
-    digits = _SEPARATORS.sub("", _C_PREFIX.sub(" ", line))
-    if not _HEX_BYTES.fullmatch(digits):
-        odd = re.sub(r"[0-9a-fA-F]", "", digits)
-        what = f"has {odd[0]!r} in it" if odd else "has an odd number of digits"
-        raise UsageError(f"line {number} {what}, which is not bytes in hex: {line.strip()[:60]!r}")
-    return bytes.fromhex(digits)
-
-
-@dataclass(slots=True)
-class Flow:
-    """One direction of a TCP connection: who sends to whom, and what, in order."""
-
-    source: str
-    destination: str
-    data: bytearray = field(default_factory=bytearray)
-    # Sequence numbers begin again at 2^32; these go on, so that they can be put in order.
-    _next: int | None = field(default=None, repr=False)
-    _early: list[tuple[int, bytes]] = field(default_factory=list, repr=False)  # a heap
+    number: int
+    place: str
+    colon: bool
+    rest: str
 
     @property
-    def missing(self) -> bool:
-        """Whether a part of it is not in the capture."""
-        return bool(self._early)
-
-    def add(self, sequence: int, payload: bytes, *, opens: bool) -> bytes:
-        """Take in a segment, and return the bytes that it adds; what comes early waits for what is before it."""
-        at = self._place(sequence)
-        if opens:
-            self._next = at + 1
-        if payload:
-            if self._next is None:
-                self._next = at
-            heapq.heappush(self._early, (at, payload))
-        known = len(self.data)
-        while self._early and self._next is not None and self._early[0][0] <= self._next:
-            at, payload = heapq.heappop(self._early)
-            new = payload[self._next - at :]
-            self.data += new
-            self._next += len(new)
-        return bytes(memoryview(self.data)[known:])
-
-    def _place(self, sequence: int) -> int:
-        """Return a sequence number as the one that goes on from those before: the nearest (RFC 9293 §3.4)."""
-        if self._next is None:
-            return sequence
-        ahead = (sequence - self._next) & 0xFFFFFFFF
-        return self._next + (ahead if ahead < 1 << 31 else ahead - (1 << 32))
+    def is_marked(self) -> bool:
+        """Whether the place can't be taken for bytes in hex."""
+        return self.colon or len(self.place) % 2 == 1
 
 
-def is_tcpdump(text: str) -> bool:
-    """Say whether a text is what tcpdump prints with -x or -X: IP packets, each from offset 0 on."""
-    first = next((match for line in text.splitlines() if (match := _TCPDUMP_LINE.match(line))), None)
-    if first is None or int(first[1], 16) != 0:
-        return False
-    version = first[2].lstrip()[:1]
-    return (
-        version in ("4", "6") and len(first[2].replace(" ", "")) >= 32 and _tcp_payload(_packets(text)[0]) is not None
+class Cells(Protocol):
+    """How the bytes of a line are printed. ``size`` is how many a cell holds: the last may be filled up with zeros."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, row: str) -> bytes | None:
+        """Return the bytes of one line; None if they aren't printed in this way."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Each cell is a number of ``size`` bytes, the lowest first, as x86 and ARM have them in memory."""
+
+    pattern: re.Pattern[str]
+    base: int
+    size: int = 1
+
+    def read(self, row: str) -> bytes | None:
+        data = bytearray()
+        for cell in _without_characters(row).split():
+            if not self.pattern.fullmatch(cell):
+                return None
+            number = int(cell, self.base)
+            if number >> (8 * self.size) not in (0, -1):
+                return None
+            data += (number & ((1 << (8 * self.size)) - 1)).to_bytes(self.size, "little")
+        return bytes(data)
+
+
+@dataclass(frozen=True)
+class HexInOrder:
+    """Each cell is a run of bytes as they stand; behind two spaces, or between bars, come the same as characters."""
+
+    digits: re.Pattern[str]
+    size: int = 1
+
+    def read(self, row: str) -> bytes | None:
+        cells, _ = _split(row, self.digits)
+        return None if cells is None else bytes.fromhex("".join(cells))
+
+
+@dataclass(frozen=True)
+class HexAsItsCharacters:
+    """Cells of hex, each put in order by ``turn``, with characters behind them that say the same.
+
+    These tell xxd -e, which prints little-endian numbers, from xxd -g4.
+    """
+
+    turn: Callable[[bytes], bytes]
+    size: int = 1
+
+    def read(self, row: str) -> bytes | None:
+        cells, characters = _split(row, _HEX_BYTES)
+        if not cells:
+            return None if row.strip() else b""
+        if filled_up := _FILLED_UP.match(characters):  # xxd -e has the last number right-aligned
+            cells, characters = [*cells, filled_up[1]], filled_up[2]
+        data = b"".join(self.turn(bytes.fromhex(cell)) for cell in cells)
+        return data if characters.rstrip() == _as_characters(data).rstrip() else None
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Each cell is a byte in binary, with the characters behind."""
+
+    size: int = 1
+
+    def read(self, row: str) -> bytes | None:
+        cells, _ = _split(row, _EIGHT_BITS)
+        return None if cells is None else bytes(int(cell, 2) for cell in cells)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Each cell is a match of ``pattern``, with nothing but spaces in between; ``byte`` makes a byte of it."""
+
+    pattern: re.Pattern[str]
+    byte: Callable[[str], int]
+    size: int = 1
+
+    def read(self, row: str) -> bytes | None:
+        found = bytearray()
+        at = 0
+        while at < len(row) and (match := self.pattern.match(row, at)):
+            found.append(self.byte(match[1]) & 0xFF)
+            at = match.end()
+        return None if row[at:].strip() else bytes(found)
+
+
+ESCAPES = {"0": 0, "a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "e": 27}
+
+
+def _character(cell: str) -> int:
+    """Return the byte for which od -c prints these three: a character, an escape such as ``\\n``, or octal digits."""
+    if cell[0] != " ":
+        return int(cell, 8)
+    return ESCAPES[cell[2]] if cell[1] == "\\" else ord(cell[2])
+
+
+_GDB_CHARACTERS = Matches(re.compile(r"\s*(-?\d{1,3}) '(?:\\?[^\n])[^'\n]{0,3}'"), int)
+# hexdump -c fills its last line up with spaces, as many as for sixteen bytes.
+_OD_CHARACTERS = Matches(re.compile(r" ([ ]{2}[ -~]|[ ]\\[0abtnvfr]|[0-3][0-7]{2})"), _character, size=16)
+_OCTAL_WORDS = Numbers(re.compile(r"[01][0-7]{5}"), 8, 2)
+_OCTAL_BYTES = Numbers(re.compile(r"[0-3][0-7]{2}"), 8)
+_DECIMAL_BYTES = Numbers(re.compile(r"-?\d{1,3}"), 10)
+
+# Behind a place with a colon: xxd, tcpdump, gdb, lldb.
+_MARKED: tuple[Cells, ...] = (
+    Bits(),
+    HexAsItsCharacters(lambda cell: cell),
+    HexAsItsCharacters(lambda cell: cell[::-1]),
+    HexInOrder(_HEX_BYTES),
+    *(Numbers(re.compile(rf"0x[0-9a-fA-F]{{{2 * size}}}"), 16, size) for size in (1, 2, 4, 8)),
+    Numbers(re.compile(r"0[0-7]{0,3}"), 8),
+    _DECIMAL_BYTES,
+    _GDB_CHARACTERS,
+)
+# Behind one without: hexdump, od.
+_UNMARKED: tuple[Cells, ...] = (
+    HexInOrder(re.compile(r"[0-9a-fA-F]{2}")),
+    *(Numbers(re.compile(rf"[0-9a-fA-F]{{{2 * size}}}"), 16, size) for size in (2, 4, 8)),
+    _OCTAL_WORDS,
+    _OCTAL_BYTES,
+    _OD_CHARACTERS,
+    _DECIMAL_BYTES,
+    Numbers(re.compile(r"\d{5}"), 10, 2),
+)
+
+
+def _split(row: str, digits: re.Pattern[str]) -> tuple[list[str] | None, str]:
+    """Return the cells of hex that a line begins with, and the characters behind them."""
+    # hexdump -C has a wider gap between the eighth byte and the ninth than between others.
+    cells: list[str] = []
+    byte_by_byte = True
+    for piece in _GAP.finditer(_without_characters(row)):
+        gap = len(piece[1])
+        if cells and gap >= 2 and not (gap == 2 and len(cells) == 8 and byte_by_byte and len(piece[2]) == 2):
+            return cells, row[piece.start(2) :]
+        if not digits.fullmatch(piece[2]):
+            return (cells, row[piece.start(2) :]) if cells and gap >= 2 else (None, "")
+        cells.append(piece[2])
+        byte_by_byte = byte_by_byte and len(piece[2]) == 2
+    return cells, ""
+
+
+def _without_characters(row: str) -> str:
+    """Return a line without what od -z and hexdump -C have behind it: the same as characters, in ``><`` or ``||``."""
+    row = row.rstrip()
+    for begin, end in ("><", "||"):
+        at = row.find(begin)
+        if row.endswith(end) and 0 <= at < len(row) - 1:
+            return row[:at].rstrip()
+    return row
+
+
+def _as_characters(data: bytes) -> str:
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data)
+
+
+class Dump:
+    """Lines that each begin with their place."""
+
+    def read(self, text: str) -> bytes | None:
+        """Return the bytes; None if it is no dump. Raises `UsageError` for one of which a part is missing."""
+        rows: list[Row] = []
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip() or _PROMPT.match(line):
+                continue
+            if line.strip() == "*" and rows:
+                raise UsageError(
+                    f"line {number} is a *: lines that repeat were left out of the dump; make it with hexdump -v, "
+                    "od -v, or xxd without -a"
+                )
+            match = _PLACE.match(line)
+            if match is None:
+                return None
+            place = match[1] or match[3]
+            rows.append(Row(number, place, match["colon"] is not None, line[match.end() :]))
+        return _read_rows(rows) if rows else None
+
+
+def _read_rows(rows: list[Row]) -> bytes | None:
+    is_marked = all(row.is_marked for row in rows)
+    gap = None
+    for cells in _MARKED if rows[0].colon else _UNMARKED:
+        read = [cells.read(row.rest) for row in rows]
+        parts = [data for data in read if data is not None]
+        if len(parts) < len(rows) or not any(parts) or not all(parts[:-1]):
+            continue
+        data = b"".join(parts)
+        for base in _BASES[:1] if rows[0].colon else _BASES:
+            places = list(_places(rows, base))
+            if len(places) < len(rows) or (places[0] and not is_marked and len(rows) == 1):
+                continue
+            if (wrong := _first_gap(places, parts, cells.size)) is None:
+                return data if parts[-1] else data[: places[-1] - places[0]]
+            gap = gap or (rows[wrong], places[wrong] - places[0])
+    if gap is None or not is_marked:
+        return None
+    row, place = gap
+    raise UsageError(
+        f"line {row.number} of the dump begins {place:,} bytes behind its first line, which the lines between don't "
+        "fill: give one dump without a gap"
     )
 
 
-def read_packets(text: str) -> list[tuple[Flow, bytes]]:
-    """Return what each direction of each TCP connection in tcpdump's output says, piece by piece as it came.
+def _places(rows: list[Row], base: int) -> Iterator[int]:
+    for row in rows:
+        try:
+            yield int(row.place, base)
+        except ValueError:
+            return
 
-    At the end there is an empty piece for each that begins behind what is missing.
+
+def _first_gap(places: list[int], parts: list[bytes], size: int) -> int | None:
+    """Return the first line that doesn't begin where the one before it has ended; None if each does."""
+    known = places[0]
+    for number, (place, part) in enumerate(zip(places, parts, strict=True)):
+        # The last place alone says how much of the last number there is.
+        filled_up = not part and number == len(parts) - 1 and known - size < place <= known
+        if place != known and not filled_up:
+            return number
+        known += len(part)
+    return None
+
+
+class Column:
+    """Cells of od without the places of their lines. Somewhere ``sign`` is found in it, which isn't in hex."""
+
+    def __init__(self, cells: Cells, sign: str) -> None:
+        self._cells = cells
+        self._sign = re.compile(sign)
+
+    def read(self, text: str) -> bytes | None:
+        if self._sign.search(text) is None:
+            return None
+        parts = [self._cells.read(line) for line in text.splitlines()]
+        return None if None in parts else b"".join(filter(None, parts))
+
+
+class Hex:
+    """Hex alone, with anything in between that people put there."""
+
+    def read(self, text: str) -> bytes | None:
+        try:
+            return read_hex(text)
+        except UsageError:
+            return None
+
+
+OCTAL_WORDS = Column(_OCTAL_WORDS, r"[01][0-7]{5}[ \n]+[01][0-7]{5}")
+OCTAL_BYTES = Column(_OCTAL_BYTES, r"\d{3}")
+OD_CHARACTERS = Column(_OD_CHARACTERS, r"\d{3}")
+DECIMAL_BYTES = Column(_DECIMAL_BYTES, r"\d{3}")
+
+
+def read_hex(text: str) -> bytes:
+    """Return the bytes that a text spells in hex and nothing else.
+
+    Raises `UsageError`, which names the line, for what is none.
     """
-    flows: dict[tuple[str, str], Flow] = {}
-    pieces = []
-    for packet in _packets(text):
-        found = _tcp_payload(packet)
-        if found is None:
-            continue
-        source, destination, sequence, opens, payload = found
-        flow = flows.setdefault((source, destination), Flow(source, destination))
-        if data := flow.add(sequence, payload, opens=opens):
-            pieces.append((flow, data))
-    return pieces + [(flow, b"") for flow in flows.values() if flow.missing and not flow.data]
+    return b"".join(_read_hex_line(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip())
 
 
-def _packets(text: str) -> list[bytes]:
-    packets: list[bytearray] = []
-    for line in text.splitlines():
-        match = _TCPDUMP_LINE.match(line)
-        if match is None:
-            continue
-        if int(match[1], 16) == 0 or not packets:
-            packets.append(bytearray())
-        packets[-1] += bytes.fromhex(match[2].replace(" ", ""))
-    return [bytes(packet) for packet in packets]
-
-
-def _tcp_payload(packet: bytes) -> tuple[str, str, int, bool, bytes] | None:
-    """Take an IP packet apart (RFC 791, RFC 8200, RFC 9293): source, destination, sequence number, SYN, payload."""
-    if len(packet) < 40:
-        return None
-    if packet[0] >> 4 == 4:
-        header_bytes = (packet[0] & 15) * 4
-        total = int.from_bytes(packet[2:4], "big")
-        protocol, source, destination = packet[9], packet[12:16], packet[16:20]
-        hosts = [".".join(map(str, address)) for address in (source, destination)]
-    elif packet[0] >> 4 == 6:
-        header_bytes = 40
-        total = 40 + int.from_bytes(packet[4:6], "big")
-        protocol = packet[6]
-        hosts = [f"[{address.hex(':', 2)}]" for address in (packet[8:24], packet[24:40])]
-    else:
-        return None
-    segment = packet[header_bytes:total]
-    if protocol != _TCP or len(segment) < 20:
-        return None
-    ports = [int.from_bytes(segment[at : at + 2], "big") for at in (0, 2)]
-    payload_at = (segment[12] >> 4) * 4
-    sequence = int.from_bytes(segment[4:8], "big")
-    opens = bool(segment[13] & 2)
-    names = [f"{host}:{port}" for host, port in zip(hosts, ports, strict=True)]
-    return names[0], names[1], sequence, opens, segment[payload_at:]
+def _read_hex_line(line: str, number: int) -> bytes:
+    cells = [cell for cell in _SEPARATORS.split(_C_PREFIX.sub(" ", line)) if cell]
+    for cell in cells:
+        if not _HEX_BYTES.fullmatch(cell):
+            odd = re.sub(r"[0-9a-fA-F]", "", cell)
+            what = f"has {odd[0]!r} in it" if odd else f"has an odd number of digits in {cell[:20]!r}"
+            raise UsageError(f"line {number} {what}, which is not bytes in hex: {line.strip()[:60]!r}")
+    return bytes.fromhex("".join(cells))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from rawws.cli.decode import _as_text, _explain
+from rawws.cli.decode import _explain
 from rawws.errors import UsageError
-from rawws.wire import dumps
+from rawws.wire import spellings
 from rawws.wire.deflate import Deflater
 from rawws.wire.describe import describe
 from rawws.wire.frames import RSV1, Opcode, encode_frame, parse_header
@@ -40,7 +40,7 @@ def check_file(data: bytes, sender: Role | None = None) -> list[str]:
     """The command describes a file, or says in one sentence why it can't."""
     lines = []
     try:
-        for title, seen in _explain(_as_text(data), sender):
+        for title, seen in _explain(spellings.as_text(data), sender):
             lines.append(title)
             if seen is not None:
                 lines += described(seen)
@@ -107,14 +107,16 @@ def watch(chunks: list[bytes], sender: Role) -> list[SeenFrame]:
 
 
 def check_text(text: str) -> None:
-    """Any text is bytes in some spelling, a record, packets; or a `UsageError` says why not."""
-    if dumps.is_tcpdump(text):
-        for flow, data in dumps.read_packets(text):
+    """Any text is bytes in some spelling, a record, what two sides said; or a `UsageError` says why not."""
+    with contextlib.suppress(UsageError):
+        from_line(text)
+    with contextlib.suppress(UsageError):
+        read = spellings.read(text)
+        if isinstance(read, bytes):
+            return
+        for flow, data in read:
             assert bool(data) is bool(flow.data)
             assert data or flow.missing
-    for read in (dumps.read_hex, from_line):
-        with contextlib.suppress(UsageError):
-            read(text)
 
 
 def recorded() -> bytes:
@@ -146,6 +148,20 @@ DUMPS = [
     b"00000000: 8105 4865 6c6c 6f89 00                   ..Hello..\n",
     b"00000000  81 05 48 65 6c 6c 6f 89  00                       |..Hello..|\n00000009\n",
     b"0000000 81 05 48 65 6c 6c 6f 89\n0000010 00\n",
+    b"0000000 0581 6548 6c6c 896f 0000\n0000009\n",
+    b"0000000 201 005   H   e   l   l   o 211  \\0\n0000011\n",
+    b"0x7ffe0 <buf+8>:\t0x81\t0x05\t0x48\t0x65\n0x7ffe4 <buf+12>:\t0x6c\t0x6c\t0x6f\n",
+    b"unsigned char w[] = {\n  0x81, 0x05, 0x48 /* H */\n};\n",
+    b"Uint8Array(7) [ 129, 5, 72, 101, 108, 108, 111 ]",
+    b"b'\\x81\\x05Hello' \"\\201\\5\"",
+    b"<Buffer 81 05 48 65 6c 6c 6f>",
+    b"gQVIZWxsbw==",
+    b'12 sendto(5, "\\201\\5Hello", 7, 0, NULL, 0) = 7\n12 recvfrom(5, "\\212\\0", 9, 0, NULL, NULL) = 2\n',
+    b"=> Send data, 2 bytes (0x2)\n0000: 81 00  ..\n<= Recv data, 2 bytes (0x2)\n0000: 81 00  ..\n",
+    b"00000000  81 05 48 65 6c 6c 6f                              ..Hello\n\t00000000  8a 00   ..\n",
+    b"  - packet: 4\n    peer: 1\n    data: !!binary |\n      gQVIZWxsbw==\n",
+    b"char peer0_0[] = { /* Packet 4 */\n0x81, 0x00 };\nchar peer1_0[] = {\n0x8a, 0x00 };\n",
+    b"818500\n\t8a00\n",
     TCPDUMP,
     recorded(),
 ]

@@ -1,20 +1,25 @@
-"""Hex in all the forms in which people have it, and TCP's payload out of captured packets."""
+"""Bytes as tools print them with the place of each line, and hex in all the forms in which people have it."""
 
 from __future__ import annotations
 
 import random
 import shutil
 import subprocess
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rawws.errors import UsageError
-from rawws.wire.dumps import Flow, is_tcpdump, read_hex, read_packets
+from rawws.wire import spellings
 
 HELLO = bytes.fromhex("818537fa213d7f9f4d5158")
+
+
+def read(text: str) -> bytes:
+    found = spellings.read(text)
+    assert isinstance(found, bytes)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -36,7 +41,7 @@ HELLO = bytes.fromhex("818537fa213d7f9f4d5158")
     ids=["plain", "spaced", "colons", "C", "escapes", "log", "lines", "xxd", "hexdump", "od", "od -A x", "tcpdump"],
 )  # fmt: skip
 def test_the_same_bytes_in_every_form(text: str) -> None:
-    assert read_hex(text) == HELLO
+    assert read(text) == HELLO
 
 
 PRINTERS = (["xxd"], ["xxd", "-p"], ["xxd", "-c", "8"], ["hexdump", "-C", "-v"], ["od", "-v", "-t", "x1"],
@@ -52,12 +57,12 @@ def test_what_the_tools_print_comes_back(printer: list[str]) -> None:
         # Much of it text, so that the characters' column is full of what could be hex.
         data = bytes(chance.choice(b"abcdef 0123456789|>.\x00\xff") for _ in range(size))
         printed = subprocess.run(printer, input=data, capture_output=True, check=True).stdout.decode()
-        assert read_hex(printed) == data, printed
+        assert read(printed) == data, printed
 
 
 @given(st.binary(min_size=1, max_size=100))
 def test_hex_comes_back(data: bytes) -> None:
-    assert read_hex(data.hex()) == read_hex(data.hex(" ")) == data
+    assert read(data.hex()) == read(data.hex(" ")) == data
 
 
 @pytest.mark.parametrize(
@@ -70,100 +75,107 @@ def test_hex_comes_back(data: bytes) -> None:
 )
 def test_what_is_no_hex_is_named(text: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        read_hex(text)
+        read(text)
 
 
-def packet(source: int, destination: int, sequence: int, payload: bytes, *, syn: bool = False) -> str:
-    """A TCP segment from 127.0.0.1 to itself, as tcpdump -x prints it."""
-    tcp = b"".join(number.to_bytes(2, "big") for number in (source, destination))
-    tcp += sequence.to_bytes(4, "big") + bytes(4) + bytes((0x80, 2 if syn else 24)) + bytes(6) + b"\x01" * 12
-    total = 20 + len(tcp) + len(payload)
-    ip = b"\x45\x00" + total.to_bytes(2, "big") + bytes(4) + b"\x40\x06" + bytes(2) + b"\x7f\x00\x00\x01" * 2
-    raw = ip + tcp + payload
-    lines = ["12:00:00.000000 IP localhost.1 > localhost.2: Flags [P.], length 1"]
-    for at in range(0, len(raw), 16):
-        lines.append(f"\t0x{at:04x}:  {raw[at : at + 16].hex(' ', -2)}")
-    return "\n".join(lines)
+# What the tools print of a text "Hello" in a frame, and of the same behind it, masked.
+UNMASKED = b"\x81\x05Hello"
 
 
-def test_packets_in_order_each_byte_once() -> None:
-    text = "\n".join(
-        [
-            packet(5000, 80, 99, b"", syn=True),
-            packet(80, 5000, 0xFFFFFFFE, b"", syn=True),
-            packet(5000, 80, 104, b"efgh"),  # early
-            packet(5000, 80, 100, b"abcd"),
-            packet(5000, 80, 102, b"cdef"),  # sent again, cut otherwise
-            packet(80, 5000, 0xFFFFFFFF, b"xy"),  # the numbers go round
-            packet(80, 5000, 1, b"z"),
-        ]
-    )
-    assert is_tcpdump(text)
-    pieces = read_packets(text)
-    assert [data for _, data in pieces] == [b"abcdefgh", b"xy", b"z"]
-    one, other = pieces[0][0], pieces[1][0]
-    assert (one.source, one.destination, bytes(one.data)) == ("127.0.0.1:5000", "127.0.0.1:80", b"abcdefgh")
-    assert (bytes(other.data), other.missing) == (b"xyz", False)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0000000 0581 6548 6c6c 006f                    \n0000007\n",
+        "0000000    0581    6548    6c6c    006f\n0000007\n",
+        "0000000   01409   25928   27756   00111\n0000007\n",
+        "0000000  002601  062510  066154  000157\n0000007\n",
+        "0000000 201 005 110 145 154 154 157\n0000007\n",
+        "0000000 201 005   H   e   l   l   o                                    \n0000007\n",
+        "0000000 65480581 006f6c6c\n0000007\n",
+        "0000000 006f6c6c65480581\n0000007\n",
+        "0000000 129   5  72 101 108 108 111\n0000007\n",
+        " 201 005   H   e   l   l   o\n",
+        " 201 005 110 145 154 154 157\n",
+        " 129   5  72 101 108 108 111\n",
+        "00000000: 65480581   6f6c6c                    ..Hello\n",
+        "00000000: 81054865 6c6c6f                      ..Hello\n",
+        "00000000: 10000001 00000101 01001000 01100101 01101100 01101100  ..Hell\n"
+        "00000006: 01101111                                               o\n",
+    ],
+    ids=["hexdump", "hexdump -x", "hexdump -d", "hexdump -o", "od -b", "od -c", "od -tx4", "od -tx8", "od -tu1",
+         "od -An -c", "od -An -b", "od -An -tu1", "xxd -e", "xxd -g4", "xxd -b"],
+)  # fmt: skip
+def test_numbers_octal_and_characters_are_the_same_bytes(text: str) -> None:
+    assert read(text) == UNMASKED
 
 
-def test_a_hole_in_the_capture_is_told() -> None:
-    ((flow, data),) = read_packets(packet(1, 2, 100, b"abc") + "\n" + packet(1, 2, 200, b"late"))
-    assert (data, flow.missing) == (b"abc", True)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0x7fffffffe6c0:\t0x81\t0x85\t0x37\t0xfa\t0x21\t0x3d\t0x7f\t0x9f\n0x7fffffffe6c8:\t0x4d\t0x51\t0x58\n",
+        "(gdb) x/11xb buf\n0x555555558040 <buf>:\t0x81\t0x85\t0x37\t0xfa\t0x21\t0x3d\t0x7f\t0x9f\n"
+        "0x555555558048 <buf+8>:\t0x4d\t0x51\t0x58\n(gdb) ",
+        "0x7fffffffe6c0:\t129\t133\t55\t250\t33\t61\t127\t159\n0x7fffffffe6c8:\t77\t81\t88\n",
+        "0x7fffffffe6c0:\t-127\t-123\t55\t-6\t33\t61\t127\t-97\n0x7fffffffe6c8:\t77\t81\t88\n",
+        "0x7fffffffe6c0:\t-127 '\\201'\t-123 '\\205'\t55 '7'\t-6 '\\372'\t33 '!'\t61 '='\t127 '\\177'\t-97 '\\237'\n"
+        "0x7fffffffe6c8:\t77 'M'\t81 'Q'\t88 'X'\n",
+        "0x7fffffffe6c0:\t0201\t0205\t067\t0372\t041\t075\t0177\t0237\n0x7fffffffe6c8:\t0115\t0121\t0130\n",
+        "0x7fffffffe6c0:\t10000001\t10000101\t00110111\t11111010\t00100001\t00111101\t01111111\t10011111\n"
+        "0x7fffffffe6c8:\t01001101\t01010001\t01011000\n",
+        '0x7fffffffe6c0:\t"\\201\\2057\\372!=\\177\\237MQX"\n',
+        "0x7fffffffe6e0: 81 85 37 fa 21 3d 7f 9f 4d 51 58                 ..7.!=..MQX\n",
+        "(lldb) memory read -s1 -fx -c11 $rsi\n0x7fffffffe6e0: 0x81 0x85 0x37 0xfa 0x21 0x3d 0x7f 0x9f\n"
+        "0x7fffffffe6e8: 0x4d 0x51 0x58\n",
+    ],
+    ids=["x/xb", "x/xb of a name", "x/ub", "x/db", "x/cb", "x/ob", "x/tb", "x/s", "lldb", "lldb -fx"],
+)
+def test_the_address_of_a_debugger_is_no_part_of_the_bytes(text: str) -> None:
+    assert read(text) == HELLO
 
 
-def test_what_begins_behind_what_is_missing_has_an_empty_piece() -> None:
-    ((flow, data),) = read_packets(packet(1, 2, 9, b"", syn=True) + "\n" + packet(1, 2, 20, b"def"))
-    assert (data, bytes(flow.data), flow.missing) == (b"", b"", True)
+def test_the_words_of_a_debugger_have_their_lowest_byte_first() -> None:
+    assert read("0x7fffffffe6c0:\t0xfa378581\t0x9f7f3d21\n0x7fffffffe6c8:\t0x5158514d\n")[:8] == HELLO[:8]
+    assert read("0x7fffffffe6c0:\t0x8581\t0xfa37\t0x3d21\t0x9f7f\n") == HELLO[:8]
 
 
-@pytest.mark.parametrize("first", [1, 11], ids=["in order", "all of it early"])
-def test_many_segments_take_no_longer_than_their_number(first: int) -> None:
-    flow = Flow("a", "b")
-    began = time.process_time()
-    flow.add(0, b"", opens=True)
-    for number in range(50_000):
-        flow.add(first + number * 100, bytes(100), opens=False)
-    assert time.process_time() - began < 3  # 0.1 s; minutes where each looks at all before it
-    assert flow.missing is (first > 1)
-    assert len(flow.add(1, bytes(10), opens=False)) == (0 if first == 1 else 5_000_010)
+@pytest.mark.parametrize(
+    "printer",
+    [
+        *(["hexdump", "-v"], ["hexdump", "-v", "-x"], ["hexdump", "-v", "-b"], ["hexdump", "-v", "-d"]),
+        *(["od", "-v"], ["od", "-v", "-b"], ["od", "-v", "-x"], ["od", "-v", "-t", "u1"], ["od", "-v", "-t", "d1"]),
+        *(["od", "-v", "-A", "d", "-t", "x1"], ["xxd", "-b"], ["xxd", "-e"], ["xxd", "-c", "32"], ["xxd", "-i"]),
+        *(["od", "-v", "-c"], ["xxd", "-o", "4660"], ["base64"]),
+    ],
+    ids=" ".join,
+)
+def test_what_the_tools_print_otherwise_comes_back(printer: list[str]) -> None:
+    if shutil.which(printer[0]) is None:
+        pytest.skip(f"{printer[0]} is not installed")  # the forms themselves are in the tests above
+    chance = random.Random(6455)
+    for size in (5, 18, 47, 200):
+        payload = bytes(chance.choice(b"abcdef 0123456789|>.\x00\xff") for _ in range(size - 3))
+        data = bytes((0x82, min(size - 3, 125))) + payload + b"\xff"  # its last byte may be filled up with zeros
+        printed = subprocess.run(printer, input=data, capture_output=True, check=True, env={"LC_ALL": "C"}).stdout
+        assert read(printed.decode()) == data, printed.decode()
 
 
-def test_a_frame_in_tcpdumps_form_is_not_a_packet() -> None:
-    assert not is_tcpdump("\t0x0000:  8185 37fa 213d 7f9f 4d51 58              ..7.!=..MQX")
+def test_a_part_of_a_dump_is_read_from_where_it_begins() -> None:
+    assert read("00000e7: 8105 4865 6c6c 6f89 0081 0548 656c 6c6f  ..\n00000f7: 8900\n") == (UNMASKED + b"\x89\0") * 2
 
 
-def printed(raw: bytes) -> str:
-    return "\n".join(f"\t0x{at:04x}:  {raw[at : at + 16].hex(' ', -2)}" for at in range(0, len(raw), 16))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "00000000: 8105 4865 6c6c 6f89 0081 0548 656c 6c6f  ..\n00000020: 8900\n",
+        "0x7fffffffe6c0:\t0x81\t0x05\n0x7fffffffe6f0:\t0x81\t0x05\n",
+    ],
+    ids=["xxd", "gdb"],
+)
+def test_a_gap_in_a_dump_is_told(text: str) -> None:
+    with pytest.raises(UsageError, match=r"line 2 of the dump begins .* give one dump without a gap"):
+        read(text)
 
 
-def over_ipv6(payload: bytes, *, protocol: int = 6) -> str:
-    """A segment from [::1]:5000 to [2001:db8::1]:80 (RFC 8200 §3), with one byte behind it that isn't of the packet."""
-    tcp = (5000).to_bytes(2, "big") + (80).to_bytes(2, "big") + (7).to_bytes(4, "big") + bytes(4)
-    tcp += bytes((0x50, 24)) + bytes(6)
-    ends = bytes(15) + b"\x01" + bytes.fromhex("20010db8") + bytes(11) + b"\x01"
-    length = (len(tcp) + len(payload)).to_bytes(2, "big")
-    return printed(b"\x60" + bytes(3) + length + bytes((protocol, 64)) + ends + tcp + payload + b"\xee")
-
-
-def test_packets_of_ipv6_are_taken_apart_too() -> None:
-    text = over_ipv6(HELLO)
-    assert is_tcpdump(text)
-    ((flow, data),) = read_packets(text)
-    assert data == flow.data == HELLO
-    assert flow.source == "[0000:0000:0000:0000:0000:0000:0000:0001]:5000"
-    assert flow.destination == "[2001:0db8:0000:0000:0000:0000:0000:0001]:80"
-
-
-def test_what_is_not_tcp_between_the_packets_is_passed_over() -> None:
-    udp = over_ipv6(b"not ours", protocol=17)
-    arp = printed(b"\x00\x01\x08\x00\x06\x04" + bytes(50))
-    short = printed(b"\x45\x00\x00\x1c" + bytes(20))
-    assert not any(map(is_tcpdump, (udp, arp, short)))
-    text = "\n".join([over_ipv6(b"abc"), udp, arp, short, packet(1, 2, 100, b"def")])
-    assert [data for _, data in read_packets(text)] == [b"abc", b"def"]
-
-
-@pytest.mark.parametrize("text", ["", "no dump at all", "81 85 37", "\t0x0010:  4500 0034 0000 0000"])
-def test_what_does_not_begin_with_a_packet_is_not_tcpdumps(text: str) -> None:
-    assert not is_tcpdump(text)
-    assert read_packets(text) == []
+def test_a_dump_of_numbers_that_are_hex_too_is_left_as_hex() -> None:
+    assert read("818537fa 213d7f9f 4d5158") == HELLO
+    assert read("818537fa 213d7f9f\n4d515881 00") == HELLO + b"\x81\0"

@@ -1,0 +1,101 @@
+"""Bytes as programs in several languages spell and print them."""
+
+from __future__ import annotations
+
+import pytest
+
+from rawws.errors import UsageError
+from rawws.wire import spellings
+
+# The text "Hello", masked, and a ping behind it.
+SAID = bytes.fromhex("818537fa213d7f9f4d5158890361 7c62")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "unsigned char w_bin[] = {\n  0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f,\n"
+        "  0x4d, 0x51, 0x58, 0x89, 0x03, 0x61, 0x7c, 0x62\n};\nunsigned int w_bin_len = 16;\n",
+        "static const uint8_t x[16] = {0x81,0x85,0x37,0xfa,0x21,0x3d, // the header\n 0x7f,0x9f,0x4d,0x51,0x58,"
+        "0x89,3,0x61,0x7c,0x62 /* and a ping */};",
+        "[129, 133, 55, 250, 33, 61, 127, 159, 77, 81, 88, 137, 3, 97, 124, 98]",
+        "bytes([129, 133, 55, 250, 33, 61, 127, 159, 77, 81, 88, 137, 3, 97, 124, 98])",
+        "array('B', [129, 133, 55, 250, 33, 61, 127, 159, 77, 81, 88, 137, 3, 97, 124, 98])",
+        "[]byte{0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58, 0x89, 0x3, 0x61, 0x7c, 0x62}",
+        "[129 133 55 250 33 61 127 159 77 81 88 137 3 97 124 98]",
+        "let x = vec![0x81u8, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58, 137, 3, 97, 124, 98];",
+        "{-127, -123, 55, -6, 33, 61, 127, -97, 77, 81, 88, -119, 3, 97, 124, 98}",
+        "new byte[] {(byte) 0x81, (byte) 0x85, 55, (byte) 0xfa, 33, 61, 127, -97, 77, 81, 88, -119, 3, 97, 124, 98};",
+        "Uint8Array(16) [\n  129, 133,  55, 250,  33,  61, 127, 159,  77,\n   81,  88, 137,   3,  97, 124,  98\n]",
+        '{"type":"Buffer","data":[129,133,55,250,33,61,127,159,77,81,88,137,3,97,124,98]}',
+        '{"0":129,"1":133,"2":55,"3":250,"4":33,"5":61,"6":127,"7":159,"8":77,"9":81,"10":88,"11":137,"12":3,"13":97,'
+        '"14":124,"15":98}',
+        "$2 = {0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58, 0x89, 0x3, 0x61, 0x7c, 0x62}",
+        "0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58, 0x89, 0x3, 0x61, 0x7c, 0x62",
+        "<Buffer 81 85 37 fa 21 3d 7f 9f 4d 51 58 89 03 61 7c 62>",
+        "{\n  data: <Buffer 81 85 37 fa 21 3d 7f 9f 4d 51 58 89 03 61 7c 62>\n}",
+        "ArrayBuffer {\n  [Uint8Contents]: <81 85 37 fa 21 3d 7f 9f 4d 51 58 89 03 61 7c 62>,\n  byteLength: 16\n}",
+        r"b'\x81\x857\xfa!=\x7f\x9fMQX\x89\x03a|b'",
+        r"bytearray(b'\x81\x857\xfa!=\x7f\x9fMQX\x89\x03a|b')",
+        "(b'\\x81\\x857\\xfa!=\\x7f\\x9f'\n b'MQX\\x89\\x03a|b')",
+        r'"\x81\x857\xFA!=\x7F\x9FMQX\x89\x03a|b"',
+        r'$1 = "\201\2057\372!=\177\237MQX\211\003a|b"',
+        r"$'\201\2057\372!=\177\237MQX\211\003a|b'",
+        r"\x81\x857\xfa!=\x7f\x9fMQX\x89\x03a|b",
+        '"\\x81\\x85\\x37\\xfa\\x21\\x3d\\x7f\\x9f" \\\n"\\x4d\\x51\\x58\\x89\\x03\\x61\\x7c\\x62"',
+        "gYU3+iE9f59NUViJA2F8Yg==",
+        "gYU3-iE9f59NUViJA2F8Yg",
+        "gYU3+iE9f59N\nUViJA2F8Yg==\n",
+        "data:application/octet-stream;base64,gYU3+iE9f59NUViJA2F8Yg==",
+        'Buffer.from("gYU3+iE9f59NUViJA2F8Yg==", "base64")',
+        "bytes.fromhex('818537fa213d7f9f4d5158890361 7c62')",
+    ],
+)
+def test_the_same_bytes_in_every_language(text: str) -> None:
+    assert spellings.read(text) == SAID
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<Buffer 81 81 81 81 ... 30 more bytes>",
+        "Uint8Array(300) [\n  0, 0, 0, 0,\n  ... 200 more items\n]",
+        "$2 = {0x81, 0x5, 0x0 <repeats 41 times>}",
+        "$2 = {0x81, 0x5, 0x6...}",
+        r'$1 = "\201\005Hello", ' + r"'\000' <repeats 40 times>",
+        r'$1 = "\201\005Hello"...',
+    ],
+)
+def test_what_was_left_out_where_it_was_printed_is_told(text: str) -> None:
+    with pytest.raises(UsageError, match="a part of these bytes was left out where they were printed: print all"):
+        spellings.read(text)
+
+
+def test_what_was_decoded_as_text_before_is_no_bytes_any_more() -> None:
+    with pytest.raises(UsageError, match="U\\+FFFD, which stands for bytes that are lost"):
+        spellings.read(r'"\x81\ufffd"')
+    with pytest.raises(UsageError, match="each U\\+FFFD in it stands for bytes that were no text"):
+        spellings.read("\ufffd\ufffdHello")
+
+
+def test_base64_that_spells_no_frame_says_how_to_have_it_read() -> None:
+    with pytest.raises(UsageError, match=r"looks like base64, .*: base64 -d FILE \| rawws decode"):
+        spellings.read("c29tZXRoaW5nIGVsc2U6IG5vIGZyYW1lcw==")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "81 8",
+        "gamedata",
+        "[81 05 48]",
+        "{0x8105, 0x4865}",
+        '{"id":7,"scores":[10,20]}',
+        "don't \\x",
+        '"Hello"',
+        "b'\\x81",
+    ],
+)
+def test_what_could_be_something_else_is_not_guessed_at(text: str) -> None:
+    with pytest.raises(UsageError):
+        spellings.read(text)
