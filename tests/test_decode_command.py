@@ -232,7 +232,7 @@ def test_streams_that_are_closed_or_full(redirected: str, status: int, told: str
     assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", told)
 
 
-# What isn't frames
+# Input that isn't frames
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -288,7 +288,10 @@ def test_a_compressed_file_is_named_and_what_is_said_of_it_works(
 ) -> None:
     (tmp_path / "x").write_bytes(pack(HELLO))
     sentence = told(capsys, str(tmp_path / "x"))
-    assert sentence == f"{tmp_path}/x is compressed with {tool}: {tool} -dc {tmp_path}/x | rawws decode"
+    assert (
+        sentence
+        == f"{tmp_path}/x is compressed with {tool}: decode its contents, with {tool} -dc {tmp_path}/x | rawws decode"
+    )
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
     assert "'Hello'" in followed(sentence, tool)
@@ -310,20 +313,20 @@ def test_a_har_is_named_and_the_recording_that_is_advised_can_be_made(
 
 def test_tls_is_named_in_hex_and_in_packets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     hello = bytes.fromhex("1603010200010001fc0303")
-    assert told(capsys, hello.hex(" ")).startswith("this is records of TLS: it is encrypted")
+    assert told(capsys, hello.hex(" ")).startswith("this is TLS: frames in it are encrypted")
     (tmp_path / "one").write_text(packet(5000, 443, 1, hello))
-    assert told(capsys, str(tmp_path / "one")).startswith("this is records of TLS: it is encrypted")
+    assert told(capsys, str(tmp_path / "one")).startswith("this is TLS: frames in it are encrypted")
     (tmp_path / "two").write_text(packet(5000, 443, 1, hello) + "\n" + packet(5001, 80, 1, HELLO))
     status, lines = decode(capsys, "--brief", str(tmp_path / "two"))
     assert status == 0
-    assert lines[1].startswith("! this is records of TLS: it is encrypted")
+    assert lines[1].startswith("! this is TLS: frames in it are encrypted")
     assert lines[2:] == [
         "== 127.0.0.1:5001 and 127.0.0.1:80",
         "→ byte 0 from the client: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'",
     ]
 
 
-def test_what_hardly_is_frames_is_said_to_be_none_before_it_is_explained(
+def test_noise_is_said_to_be_no_frames_before_it_is_explained(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "x").write_bytes(b"\xa7\x8d\r\n\0\0\0\0\xb7D\x0ck")

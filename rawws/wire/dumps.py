@@ -19,7 +19,7 @@ _PLACE = re.compile(
     r"[\s|]*(?:0x)?([0-9a-fA-F]{4,16})(?:(?P<colon>(?:\s<[^\n]*>)?:)(?=\s|$)|(?=\s\s)|\s*$)"
     r"|\s*([0-9a-fA-F]{6,8})(?=\s)"
 )
-_PROMPT = re.compile(r"\(gdb\)|\(lldb\)|\$ ")
+_PROMPT = re.compile(r"\(gdb\)|\(lldb\)|[\w@:~/.()\[\]-]*[$#%] ")
 _SEPARATORS = re.compile(r"[\s,;:|_-]+")
 _C_PREFIX = re.compile(r"0x|\\x", re.IGNORECASE)
 _BASES = (16, 8, 10)  # of a line's place without a colon: od counts in octal, and with -Ad in decimal

@@ -1,7 +1,7 @@
-"""What bytes and texts are that are no WebSocket's: named, with what to do about each; and whether bytes are frames.
+"""Kinds of files and texts that aren't bytes of a WebSocket, and what to do about each; whether bytes are frames.
 
-A name is given by what nearly every tool goes by, the first bytes of a file. Each of these is long enough that no
-frame which a receiver would take begins with it.
+A kind is told by the first bytes, as file(1) tells it. These are so many, or so odd, that no frame begins with them
+which a receiver would take.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rawws.wire.frames import (
 )
 
 _LOOKED_AT_BYTES = 64 * 1024
-# A frame of a terabyte: more than anything sends, and less than most that are read out of noise.
+# A terabyte is more than anything sends, and less than most lengths that are read out of noise.
 _ABSURD_BYTES = 1 << 40
 _REQUEST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Something that isn't bytes of a WebSocket: its name, and ``advice``, in which FILE stands for the input."""
+    """Something else than bytes of a WebSocket: its name, and ``advice``, in which FILE stands for the input."""
 
     name: str
     begins: re.Pattern[bytes]
@@ -46,9 +46,9 @@ def _kind(name: str, begins: str, advice: str, flags: int = 0) -> Kind:
 _CAPTURE = (
     "tcpdump -r FILE -X | rawws decode explains each TCP connection in it, and tshark -r FILE -x | rawws decode too"
 )
-_NOT_OURS = "it has no WebSocket's bytes in it that can be read here"
+_NOT_OURS = "give the bytes of a WebSocket, as a file or in hex"
 _TLS = (
-    "it is encrypted, so its frames can't be read; rawws tap 8081 wss://HOST shows them, with clients that connect to "
+    "frames in it are encrypted and can't be read; rawws tap 8081 wss://HOST shows them, with clients that connect to "
     "ws://localhost:8081"
 )
 _RECORD = (
@@ -64,19 +64,23 @@ _BINARY = (
     ),
     _kind("a capture (pcapng)", r"\x0a\x0d\x0d\x0a.{4}(?:\x1a\x2b\x3c\x4d|\x4d\x3c\x2b\x1a)", _CAPTURE),
     _kind("a capture (snoop)", r"snoop\0\0\0", "tshark -r FILE -x | rawws decode explains each TCP connection in it"),
-    _kind("compressed with gzip", r"\x1f\x8b\x08", "gzip -dc FILE | rawws decode"),
-    _kind("compressed with zstd", r"\x28\xb5\x2f\xfd", "zstd -dc FILE | rawws decode"),
-    _kind("compressed with xz", r"\xfd7zXZ\0", "xz -dc FILE | rawws decode"),
-    _kind("compressed with bzip2", r"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)", "bzip2 -dc FILE | rawws decode"),
-    _kind("compressed with lz4", r"\x04\x22\x4d\x18", "lz4 -dc FILE | rawws decode"),
-    _kind("a zip archive", r"PK(?:\x03\x04|\x05\x06)", "unzip -p FILE | rawws decode, if there is one file in it"),
-    _kind("a 7z archive", r"7z\xbc\xaf\x27\x1c", "7z x -so FILE | rawws decode, if there is one file in it"),
-    _kind("a tar archive", r".{257}ustar", "tar -xOf FILE | rawws decode, if there is one file in it"),
-    _kind("records of TLS", r"[\x14-\x17]\x03[\0-\x04][\0-\x41]", _TLS),
+    _kind("compressed with gzip", r"\x1f\x8b\x08", "decode its contents, with gzip -dc FILE | rawws decode"),
+    _kind("compressed with zstd", r"\x28\xb5\x2f\xfd", "decode its contents, with zstd -dc FILE | rawws decode"),
+    _kind("compressed with xz", r"\xfd7zXZ\0", "decode its contents, with xz -dc FILE | rawws decode"),
+    _kind(
+        "compressed with bzip2",
+        r"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)",
+        "decode its contents, with bzip2 -dc FILE | rawws decode",
+    ),
+    _kind("compressed with lz4", r"\x04\x22\x4d\x18", "decode its contents, with lz4 -dc FILE | rawws decode"),
+    _kind("a zip archive", r"PK(?:\x03\x04|\x05\x06)", "decode the one file in it, with unzip -p FILE | rawws decode"),
+    _kind("a 7z archive", r"7z\xbc\xaf\x27\x1c", "decode the one file in it, with 7z x -so FILE | rawws decode"),
+    _kind("a tar archive", r".{257}ustar", "decode the one file in it, with tar -xOf FILE | rawws decode"),
+    _kind("TLS", r"[\x14-\x17]\x03[\0-\x04][\0-\x41]", _TLS),
     _kind(
         "HTTP/2",
         r"PRI \* HTTP/2\.0\r\n|\0\0[\0-\x7f]\x04[\0\x01]\0\0\0\0",
-        "its frames aren't those of a WebSocket, and are not read here",
+        "its frames aren't those of RFC 6455, and are not read here",
     ),
     _kind("the PROXY protocol's header", r"\r\n\r\n\0\r\nQUIT\n", "what follows is the connection: cut the header off"),
     _kind("SSH", r"SSH-[12]\.", _NOT_OURS),

@@ -19,7 +19,7 @@ _NUMBERS = re.compile(
 )
 _LONE_NUMBERS = re.compile(r"\s*0x[0-9a-fA-F]{1,2}(?:[\s,]+0x[0-9a-fA-F]{1,2})*[\s,]*")
 _COMMENT = re.compile(r"/\*[^*]*\*/|//[^\n]*")
-# What a program has around its bytes; prose and logs have other things in them.
+# A program has no more than this around its bytes; prose and logs have.
 _CODE = re.compile(r"[\w\s*&:.=()\[\]{}<>,;!'\"$\\+-]{0,400}")
 _LIST_BEGINS = re.compile(rf"[\[{{]\s*{_NUMBER}[,\s]")
 _LEFT_OUT_OF_LIST = re.compile(r"\.\.\. \d+ more items?|<repeats \d+ times>|\d\.\.\.\}")  # Node, gdb, gdb

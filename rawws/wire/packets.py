@@ -1,4 +1,4 @@
-"""What both sides of a connection say, as tools print it: tcpdump, tshark, Wireshark, strace, curl.
+"""Both sides of a connection, as tools print what they say: tcpdump, tshark, Wireshark, strace, curl.
 
 Each class with a ``read`` is one of the forms in `rawws.wire.spellings`. It returns a `Talk`: who sends to whom, and
 what, piece by piece as it came. Where whole packets were printed, TCP's payload is taken out of them and put in order.
@@ -152,7 +152,7 @@ class _Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class _Link:
-    """What stands in front of an IP packet: so many bytes, of which ``types`` at ``type_at`` mean IP."""
+    """The header of a link layer, of ``size`` bytes: those at ``type_at`` are among ``types`` where IP follows."""
 
     size: int
     type_at: int

@@ -18,7 +18,7 @@ from rawws.wire.packets import Talk
 
 # Of a file that is HTTP itself: a dump of it begins with its place.
 _HTTP_LINE = re.compile(rb"(?:HTTP/\d|[A-Za-z]+ \S+ HTTP/)")
-# What no text has in it: control characters but for white space, and ESC, with which programs colour their output.
+# No text has a control character in it but for white space, and ESC, with which programs colour their output.
 _NO_TEXT = re.compile(r"[^\t\n\f\r\x1b -~\x80-\U0010ffff]|[\x80-\x9f]")
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
@@ -36,7 +36,7 @@ class Form(Protocol):
 
 
 _BASE64 = literals.Base64(begins_with_whole)
-# What only one form can be comes first. What any short word may be comes last.
+# Forms that leave no doubt come first, and those that any short word may be in come last.
 FORMS: tuple[Form, ...] = (
     packets.TCPDUMP,
     packets.TSHARK,
@@ -95,4 +95,5 @@ def read(text: str, name: str = "") -> bytes | Talk:
         return dumps.read_hex(text)
     except UsageError as error:
         told = "give hex, or what xxd, hexdump, od, gdb, tcpdump -X or tshark -x prints"
-        raise NoForm(f"{error}; {told}") from None
+        whose = f"{name} spells no bytes in a form that is known: " if name else ""
+        raise NoForm(f"{whose}{error}; {told}") from None

@@ -148,7 +148,7 @@ def test_the_words_of_a_debugger_have_their_lowest_byte_first() -> None:
     ],
     ids=" ".join,
 )
-def test_what_the_tools_print_otherwise_comes_back(printer: list[str]) -> None:
+def test_other_formats_of_the_tools_come_back(printer: list[str]) -> None:
     if shutil.which(printer[0]) is None:
         pytest.skip(f"{printer[0]} is not installed")  # the forms themselves are in the tests above
     chance = random.Random(6455)
@@ -174,6 +174,10 @@ def test_a_part_of_a_dump_is_read_from_where_it_begins() -> None:
 def test_a_gap_in_a_dump_is_told(text: str) -> None:
     with pytest.raises(UsageError, match=r"line 2 of the dump begins .* give one dump without a gap"):
         read(text)
+
+
+def test_the_line_of_the_command_may_be_there_too() -> None:
+    assert read("me@here:~/x$ xxd w\n00000000: 8105 4865 6c6c 6f  ..Hello\nme@here:~/x$ ") == UNMASKED
 
 
 def test_a_dump_of_numbers_that_are_hex_too_is_left_as_hex() -> None:

@@ -1,4 +1,4 @@
-"""What isn't a WebSocket's is named, and frames never are."""
+"""Files and texts that aren't bytes of a WebSocket are named, and frames never are."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from rawws.wire.frames import RSV1, Opcode, encode_frame
         ("89504e47 0d0a1a0a 0000", "a picture (PNG)"),
         ("ffd8ffe0 0010", "a picture (JPEG)"),
         ("255044462d312e37", "a PDF"),
-        ("1603010200 010001fc0303", "records of TLS"),
-        ("1703030013 00", "records of TLS"),
+        ("1603010200 010001fc0303", "TLS"),
+        ("1703030013 00", "TLS"),
         ("505249202a20485454502f322e300d0a0d0a534d0d0a0d0a", "HTTP/2"),
         ("000012 04 00 00000000 000300000064", "HTTP/2"),
         ("524544495330303131fa", "a dump of Redis (RDB)"),
@@ -49,8 +49,11 @@ def test_a_file_is_named_by_its_first_bytes(begins: str, name: str) -> None:
 def test_the_name_of_the_file_is_in_what_to_do_as_the_shell_takes_it() -> None:
     kind = binary_kind(b"\x1f\x8b\x08")
     assert kind is not None
-    assert kind.sentence("it's") == """it's is compressed with gzip: gzip -dc 'it'"'"'s' | rawws decode"""
-    assert kind.sentence() == "this is compressed with gzip: gzip -dc FILE | rawws decode"
+    assert (
+        kind.sentence("it's")
+        == """it's is compressed with gzip: decode its contents, with gzip -dc 'it'"'"'s' | rawws decode"""
+    )
+    assert kind.sentence() == "this is compressed with gzip: decode its contents, with gzip -dc FILE | rawws decode"
 
 
 frames = st.builds(
@@ -85,7 +88,7 @@ def test_frames_that_a_receiver_takes_are_never_something_else(data: bytes) -> N
         (b"\x09\x70ab", "the first would have a PING that is in fragments, and 112 bytes of payload, of which 2 are"),
     ],
 )
-def test_what_is_hardly_frames_is_said_to_be_none(data: bytes, why: str) -> None:
+def test_noise_is_said_to_be_no_frames(data: bytes, why: str) -> None:
     assert why_no_frames(data).startswith(why)
 
 

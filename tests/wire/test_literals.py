@@ -66,12 +66,12 @@ def test_the_same_bytes_in_every_language(text: str) -> None:
         r'$1 = "\201\005Hello"...',
     ],
 )
-def test_what_was_left_out_where_it_was_printed_is_told(text: str) -> None:
+def test_bytes_that_were_left_out_where_they_were_printed_are_told(text: str) -> None:
     with pytest.raises(UsageError, match="a part of these bytes was left out where they were printed: print all"):
         spellings.read(text)
 
 
-def test_what_was_decoded_as_text_before_is_no_bytes_any_more() -> None:
+def test_a_text_that_was_decoded_has_lost_its_bytes() -> None:
     with pytest.raises(UsageError, match="U\\+FFFD, which stands for bytes that are lost"):
         spellings.read(r'"\x81\ufffd"')
     with pytest.raises(UsageError, match="each U\\+FFFD in it stands for bytes that were no text"):
@@ -96,6 +96,6 @@ def test_base64_that_spells_no_frame_says_how_to_have_it_read() -> None:
         "b'\\x81",
     ],
 )
-def test_what_could_be_something_else_is_not_guessed_at(text: str) -> None:
+def test_an_ambiguous_text_is_not_guessed_at(text: str) -> None:
     with pytest.raises(UsageError):
         spellings.read(text)

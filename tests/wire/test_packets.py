@@ -1,4 +1,4 @@
-"""What two sides say to each other, as tcpdump, tshark, Wireshark, strace and curl print it."""
+"""Both sides of a connection, as tcpdump, tshark, Wireshark, strace and curl print what they say."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_the_calls_of_strace_are_two_directions_of_a_descriptor() -> None:
     assert said(STRACE) == [(us, FRAME), (peer, ANSWER), (us, b"\x89\0"), (us, b"\x8a\0")]
 
 
-def test_what_strace_has_cut_is_told() -> None:
+def test_a_call_that_strace_has_cut_is_told() -> None:
     with pytest.raises(UsageError, match="strace has cut what these calls say: give it -s 1000000"):
         spellings.read(r'write(3, "\201\205\274"..., 11) = 11')
 
