@@ -537,7 +537,9 @@ class _Frames:
     def finish(self, out: list[Seen]) -> None:
         if not self._raw:
             return
-        if self._recorder is None:
+        if self._ignored:
+            told = "its receiver reads no more, and what is left is no whole frame"
+        elif self._recorder is None:
             told = "the frame's header ends here"
         else:
             told = f"the frame ends here: {self._scanner.payload_left:,} bytes of its payload are missing"

@@ -451,3 +451,9 @@ def test_what_is_not_followed_is_said_of_any_server(line: bytes, problem: str) -
     request, *_ = see((CLIENT, line + b"\r\nHost: x:1\r\n\r\n"))
     assert isinstance(request, Head)
     assert request.problem == problem
+
+
+def test_noise_behind_a_fault_is_not_measured_by_the_length_that_it_would_have() -> None:
+    rest = see((Role.SERVER, b"\x83\x00" + b"\x81\x7f" + b"\x7f" * 20), in_frames=True)[-1]
+    assert isinstance(rest, Rest)
+    assert rest.told == "its receiver reads no more, and what is left is no whole frame"
