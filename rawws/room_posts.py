@@ -24,7 +24,7 @@ from rawws.limits import Limits
 from rawws.room import Room, Slow
 from rawws.web import answer_json
 from rawws.wire.frames import Opcode
-from rawws.wire.handshake import Origins
+from rawws.wire.handshake import Origins, name_origin
 from rawws.wire.hosts import is_local_name
 from rawws.wire.messages import Request, Response
 from rawws.wire.rate import TokenBucket
@@ -86,7 +86,7 @@ class Guard:
         if origin is not None:
             if self.origins.allow(origin, host) and (is_local_name(host) or self.allows(origin)):
                 return None
-            told = f"Pages from {shorten(origin)} may not publish here."
+            told = f"Pages from {name_origin(origin)} may not publish here."
             return Refusal(403, "publish_origin", told, hint=self.origins.advise(origin))
         if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             return Refusal(403, "publish_origin", "Pages of other sites may not publish here.")

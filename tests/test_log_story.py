@@ -194,6 +194,18 @@ async def test_the_line_of_a_refused_origin_ends_with_the_flag_that_would_allow_
     assert line.endswith(" --allow-origin https://evil.example")
 
 
+async def test_who_follows_the_advice_for_a_refused_origin_lets_it_in(start_program: StartProgram) -> None:
+    sent = ["https://a.example", "http://[2001:db8::1]:81", "file://", "null", "", "capacitor://localhost", "app://."]
+    program = start_program()
+    advised = []
+    for origin in sent:
+        assert (await (await program.connect()).ask(upgrade("/", f"Origin: {origin}"))).status == 403
+        advised += shlex.split(program.wait_for_line("(origin)").partition("start the server with ")[2])
+    followed = start_program(*advised)
+    for origin in sent:
+        await (await followed.connect()).open("/", f"Origin: {origin}")
+
+
 @pytest.mark.parametrize(
     ("frames", "end"),
     [
@@ -352,8 +364,7 @@ def test_a_name_is_told_as_far_as_names_go(field: str, size: int) -> None:
     rest = "" if size == 255 else f"… ({size - 255} characters more)"
     assert "'" * 255 + rest in refusal.sentence
     assert "'" * 256 not in refusal.sentence
-    assert shlex.quote("'" * 255 + rest) in refusal.hint
-    assert len(refusal.hint) < 1500
+    assert "'" * 6 not in refusal.hint  # what no flag takes is in none
 
 
 # The levels

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import ipaddress
 import re
 import shlex
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from typing import NamedTuple
 from rawws.errors import Refusal, UsageError
 from rawws.wire.deflate import Agreement, answer_offers
 from rawws.wire.messages import Headers, Request, Response, is_token
-from rawws.wire.trace import mask_target, shorten
+from rawws.wire.trace import MAX_NAME_CHARACTERS, mask_target, shorten
 
 # §1.3: "a GUID ... which is unlikely to be used by network endpoints that do not understand the protocol".
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -112,8 +113,53 @@ class Handshake:
         return Response(101, b"", Headers(fields))
 
 
-_DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^/:@?#\s]+)(?::([0-9]+))?")
+_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+# RFC 6454 §7.1, with the host of RFC 3986 §3.2.2, which may be empty, as in file://.
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^/:@?#\[\]\s]*)(?::([0-9]{0,5}))?")
+_MAX_PORT = 65535
+
+
+class _Origin(NamedTuple):
+    """An origin in the form in which two are compared; ``port`` is None where it is the scheme's own."""
+
+    scheme: str
+    host: str
+    port: int | None
+
+    @classmethod
+    def parse(cls, origin: str) -> _Origin:
+        """Raises `UsageError` for what can't be an origin, or isn't written as browsers write it."""
+        lowered = origin.strip().lower()
+        if lowered in ("null", ""):  # a program of any kind may send an empty one; browsers send none
+            return cls(lowered, "", None)
+        parts = _ORIGIN.fullmatch(lowered if lowered.endswith("://") else lowered.removesuffix("/"))
+        if parts is not None and len(lowered) <= MAX_NAME_CHARACTERS:
+            scheme, host, digits = parts.groups()
+            port = int(digits) if digits else None
+            host = _as_sent(host)
+            if host is not None and (host or scheme not in _DEFAULT_PORTS) and (port or 0) <= _MAX_PORT:
+                return cls(scheme, host, None if port == _DEFAULT_PORTS.get(scheme) else port)
+        raise UsageError(
+            f"{origin!r} is not an origin; give scheme, host and port alone, as a browser sends them, such as "
+            "https://example.org, or * for any"
+        )
+
+
+def _as_sent(host: str) -> str | None:
+    """Return a host in the one form that browsers have for it; None if there is none, or more than one."""
+    if host.startswith("["):
+        try:
+            return f"[{ipaddress.IPv6Address(host[1:-1])}]"
+        except ValueError:
+            return None
+    if host.isascii():
+        return host
+    try:
+        encoded = host.encode("idna")
+        # IDNA 2003 takes "ß" for "ss", and browsers have a name of its own for it: another site.
+        return encoded.decode("ascii") if encoded.decode("idna") == host else None
+    except UnicodeError:
+        return None
 
 
 class Origins:
@@ -125,11 +171,14 @@ class Origins:
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
-        """``allowed`` holds origins such as ``https://example.org``, ``null``, or ``*`` for any.
+        """``allowed`` holds origins such as ``https://example.org``, ``file://``, ``null``, or ``*`` for any.
 
-        Raises `UsageError` for what can't be an origin.
+        An empty one stands for an Origin header that is empty, as some embedded clients send it. Raises `UsageError`
+        for what can't be an origin.
         """
-        self._allowed = frozenset(map(self._normalise, allowed))
+        given = [origin.strip() for origin in allowed]
+        self._any = "*" in given
+        self._allowed = frozenset(_Origin.parse(origin) for origin in given if origin != "*")
 
     @classmethod
     def of(cls, given: Origins | Iterable[str] | None) -> Origins:
@@ -140,41 +189,43 @@ class Origins:
             given = ["*"]
         return cls([given] if isinstance(given, str) else given)
 
-    @staticmethod
-    def _normalise(origin: str) -> str:
-        lowered = origin.strip().lower().removesuffix("/")
-        if lowered in ("*", "null"):
-            return lowered
-        parts = _ORIGIN.fullmatch(lowered)
-        if parts is None:
-            raise UsageError(
-                f"{origin!r} is not an origin; give scheme, host and port alone, such as https://example.org, "
-                "or * for any"
-            )
-        scheme, host, port = parts.groups()
-        return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS.get(scheme)) else f"{scheme}://{host}:{port}"
-
     def advise(self, origin: str) -> str:
         """Return what is to be done for a page from there to be let in, as the log tells it."""
+        try:
+            _Origin.parse(origin)
+        except UsageError:
+            return (
+                "a browser sends no such Origin (RFC 6454 §7.1): have the client send none, or start the server with "
+                "--allow-origin '*'"
+            )
         # Quoted: it is there to be pasted into a shell, and the client chose it.
-        return f"to allow it, start the server with --allow-origin {shlex.quote(shorten(origin))}"
+        return f"to allow it, start the server with --allow-origin {shlex.quote(origin)}"
 
     def allow(self, origin: str, host: str) -> bool:
         """Say whether a page from ``origin`` may connect, given the request's ``Host``."""
-        if "*" in self._allowed:
+        if self._any:
             return True
         try:
-            normalised = self._normalise(origin)
+            parsed = _Origin.parse(origin)
         except UsageError:
             return False
-        if normalised in self._allowed:
-            return True
-        if normalised in ("*", "null"):
-            return False
-        # The scheme isn't compared: behind a proxy that ends TLS, a page from https:// is our own.
-        scheme, _, authority = normalised.partition("://")
-        default_port = f":{_DEFAULT_PORTS.get(scheme)}"
-        return host.lower().removesuffix(default_port) == authority
+        return parsed in self._allowed or _is_same_host(parsed, host)
+
+
+def _is_same_host(origin: _Origin, host: str) -> bool:
+    """Say whether a page comes from where the request goes: an app's own scheme, such as capacitor, is elsewhere."""
+    if origin.scheme not in _DEFAULT_PORTS:
+        return False
+    try:
+        # A Host without a port is read with the page's scheme: behind a proxy that ends TLS, https:// is our own.
+        return _Origin.parse(f"{origin.scheme}://{host}") == origin
+    except UsageError:
+        return False
+
+
+def name_origin(origin: str) -> str:
+    """Return how an Origin is called in a sentence."""
+    return shorten(origin) or "an empty Origin"
 
 
 def wants_websocket(request: Request) -> bool:
@@ -310,7 +361,7 @@ def check_origin(request: Request, origins: Origins) -> Check:
         refusal = Refusal(
             403,
             "origin",
-            f"Pages from {shorten(found[0])} may not connect to this server.",
+            f"Pages from {name_origin(found[0])} may not connect to this server.",
             hint=origins.advise(found[0]),
         )
     return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", _found(found), refusal, "Origin")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from rawws.errors import Refusal, UsageError
 from rawws.wire.messages import Request
-from rawws.wire.trace import shorten
+from rawws.wire.trace import MAX_NAME_CHARACTERS, shorten
 
 
 class Hosts:
@@ -35,9 +35,9 @@ class Hosts:
         host = request.authority
         if self.allow(host) or not (host or "Host" in request.headers):  # none is HTTP/1.0, which no browser speaks
             return None
-        name = shorten(name_of(host))
-        told = f"This server is not called {name}."
-        return Refusal(421, "host_unknown", told, hint=f"if it is, start it with --allow-host {shlex.quote(name)}")
+        name = name_of(host)
+        told = f"This server is not called {shorten(name)}."
+        return Refusal(421, "host_unknown", told, hint=_advise(name))
 
 
 def is_local_name(host: str) -> bool:
@@ -60,8 +60,20 @@ def name_of(host: str) -> str:
     return name.partition(":")[0].removesuffix(".") if name.count(":") == 1 else name.removesuffix(".")
 
 
+def _advise(name: str) -> str:
+    """Return what lets a name in, where a flag can have it: the client chose it."""
+    try:
+        _checked(name)
+    except UsageError:
+        return ""
+    if name.startswith(("*", "-")):  # any name, or a flag
+        return ""
+    return f"if it is, start it with --allow-host {shlex.quote(name)}"
+
+
 def _checked(name: str) -> str:
     plain = name_of(name)
-    if not plain or "/" in name or " " in name or (":" in name and not name.startswith("[")):
+    odd = not plain or len(plain) > MAX_NAME_CHARACTERS or "/" in name or " " in name
+    if odd or (":" in name and not name.startswith("[")):
         raise UsageError(f"{name!r} is no host's name; give one such as chat.example, without a scheme or a port")
     return plain

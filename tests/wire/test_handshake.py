@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import shlex
 from typing import Any
 
 import pytest
@@ -311,7 +312,21 @@ def test_no_values_make_it_raise(changes: list[tuple[bytes, bytes]], data: st.Da
         ("null", "null", [], False),
         ("*", "*", [], False),
         ("file://", "a.example", [], False),
+        ("file://", "", [], False),
         ("", "", [], False),
+        ("capacitor://localhost", "localhost", [], False),  # an app's own scheme is no site of this host's
+        ("ionic://localhost", "localhost", [], False),
+        ("tauri://localhost", "localhost", [], False),
+        ("app://.", ".", [], False),
+        ("http://localhost", "localhost", [], True),
+        ("https://localhost", "localhost", [], True),  # as behind a proxy that ends TLS
+        ("ws://localhost:8080", "localhost:8080", [], True),
+        ("https://a.example", "a.example:80", [], False),
+        ("http://[::1]:8080", "[0:0:0:0:0:0:0:1]:8080", [], True),
+        ("http://[::1]", "[::2]", [], False),
+        ("http://a.example:99999", "a.example:99999", [], False),
+        ("http://a.example:8080", "a.example:08080", [], True),
+        ("http://a.example", "a.example:", [], True),  # RFC 3986 §6.2.3
         ("http://", "", [], False),
         ("https://b.example", "a.example", ["https://b.example"], True),
         ("https://b.example", "a.example", ["HTTPS://B.example:443/"], True),
@@ -319,6 +334,17 @@ def test_no_values_make_it_raise(changes: list[tuple[bytes, bytes]], data: st.Da
         ("https://b.example:8443", "a.example", ["https://b.example"], False),
         ("https://c.example", "a.example", ["https://b.example", "https://c.example"], True),
         ("null", "a.example", ["null"], True),
+        ("NULL", "a.example", ["null"], True),
+        ("null", "a.example", [""], False),
+        ("", "a.example", [""], True),
+        ("", "a.example", ["null", "file://"], False),
+        ("file://", "a.example", ["file://"], True),
+        ("file:///", "a.example", ["file://"], True),
+        ("file://", "a.example", ["file:///"], True),
+        ("file://server", "a.example", ["file://"], False),
+        ("capacitor://localhost", "localhost", ["ionic://localhost"], False),
+        ("http://[2001:db8::1]:8080", "a.example", ["http://[2001:DB8:0::1]:8080"], True),
+        ("https://xn--bcher-kva.example", "a.example", ["https://Bücher.example"], True),
         ("https://anything", "a.example", ["*"], True),
         ("nonsense", "a.example", ["*"], True),
     ],
@@ -330,7 +356,20 @@ def test_10_2_pages_of_this_host_and_allowed_ones_may_connect(
 
 
 @pytest.mark.parametrize(
-    "origin", ["b.example", "https://", "https://b.example/path", "https://u@b.example", "", "a b"]
+    "origin",
+    [
+        "b.example",
+        "https://",
+        "https://b.example/path",
+        "https://u@b.example",
+        "https://b.example:65536",
+        "https://[b]",
+        "https://[::1",
+        "https://straße.example",  # strasse.example in one version of IDNA, and another site in the other
+        "file:",
+        "a b",
+        "https://b.example https://c.example",
+    ],
 )
 def test_10_2_what_can_be_no_origin_is_refused_when_it_is_configured(origin: str) -> None:
     with pytest.raises(UsageError, match="is not an origin"):
@@ -344,10 +383,54 @@ def test_10_2_the_hint_is_for_our_log_and_ends_with_the_flag() -> None:
     assert_accepted(handshake(("Origin", [b"https://hoppscotch.io"])), Origins(["https://hoppscotch.io"]))
 
 
-def test_10_2_the_hint_can_be_pasted_into_a_shell() -> None:
-    refusal = assert_refused(handshake(("Origin", [b"https://x;reboot;$(reboot)"])), 403, "origin")
-    flag = refusal.hint.partition("--allow-origin ")[2]
-    assert flag in ("", "'https://x;reboot;$(reboot)'")
+ORIGINS = [
+    "https://hoppscotch.io",
+    "http://b.example:8080",
+    "HTTP://B.Example:81",
+    "https://xn--bcher-kva.example",
+    "http://[2001:db8::1]:8080",
+    "http://[::ffff:10.0.0.1]",
+    "null",
+    "",
+    "file://",
+    "capacitor://localhost",
+    "ionic://localhost",
+    "tauri://localhost",
+    "app://.",
+    "app://obsidian.md",
+    "chrome-extension://ahfgeienlihckogmohjhadlkjgocpleb",
+    "moz-extension://3c5ab5ad-5a0b-4f0e-8f0a-5d1c7c9a0b1e",
+    "vscode-webview://0a1b2c",
+    "https://x;reboot;$(reboot)",
+]
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_10_2_the_hint_can_be_pasted_into_a_shell_and_lets_in_that_origin_alone(origin: str) -> None:
+    refusal = assert_refused(handshake(("Origin", [origin.encode()])), 403, "origin")
+    assert refusal.hint.startswith("to allow it, start the server with ")
+    flag, value = shlex.split(refusal.hint.partition("start the server with ")[2])
+    assert flag == "--allow-origin"
+    origins = Origins([value])
+    assert [other for other in ORIGINS if origins.allow(other, "localhost")] == [origin]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["nonsense", "https://", "https://b.example/path", "https://b.example, https://c.example", "a b", "x" * 300],
+)
+def test_10_2_where_no_flag_names_an_origin_the_hint_says_what_lets_it_in(origin: str) -> None:
+    refusal = assert_refused(handshake(("Origin", [origin.encode()])), 403, "origin")
+    assert refusal.hint == (
+        "a browser sends no such Origin (RFC 6454 §7.1): have the client send none, or start the server with "
+        "--allow-origin '*'"
+    )
+    assert_accepted(handshake(("Origin", [origin.encode()])), Origins(["*"]))
+
+
+def test_10_2_an_empty_origin_is_told_as_one() -> None:
+    refusal = assert_refused(handshake(("Origin", [b""])), 403, "origin")
+    assert refusal.sentence == "Pages from an empty Origin may not connect to this server."
 
 
 # Who means to open a WebSocket

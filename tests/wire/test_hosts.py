@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from rawws.errors import UsageError
@@ -58,6 +60,23 @@ def test_who_is_called_otherwise_is_told() -> None:
     assert refusal is not None
     assert (refusal.status, refusal.code) == (421, "host_unknown")
     assert refusal.sentence == "This server is not called evil.example."
+
+
+@pytest.mark.parametrize("host", ["evil.example", "x_y:80", "a'b", "$(reboot)", "1.2.3", "xn--bcher-kva.example."])
+def test_who_follows_the_advice_lets_that_name_in(host: str) -> None:
+    refusal = Hosts().refuse(asked_of(host))
+    assert refusal is not None
+    flag, name = shlex.split(refusal.hint.partition("start it with ")[2])
+    assert flag == "--allow-host"
+    assert Hosts([name]).refuse(asked_of(host)) is None
+    assert Hosts([name]).refuse(asked_of("other.example")) is not None
+
+
+@pytest.mark.parametrize("host", ["*", "-x", "[1:2]", "x" * 256])
+def test_where_no_flag_names_a_host_there_is_no_advice(host: str) -> None:
+    refusal = Hosts().refuse(asked_of(host))
+    assert refusal is not None
+    assert refusal.hint == ""
 
 
 def test_9112_3_2_2_the_host_in_a_target_is_the_one_that_counts() -> None:
