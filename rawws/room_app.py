@@ -101,9 +101,9 @@ class RoomApp(InFront):
 
     async def _read(self, exchange: Exchange, path: str) -> None:
         request = exchange.request
-        streams = request.accepts(CONTENT_TYPE)
         reading = read_request(request)
         asks = isinstance(reading, Refusal) or reading.polls or reading.wants_peers
+        streams = request.accepts(CONTENT_TYPE, rather_than="application/json" if asks else "")
         if not streams and not asks:
             await self.elsewhere.serve_exchange(exchange)
             return

@@ -144,6 +144,25 @@ async def test_what_can_not_be_meant(nursery: trio.Nursery, request_: bytes, sta
         assert told in answer.body.decode()
 
 
+@pytest.mark.parametrize(
+    ("target", "accept", "content_type"),
+    [
+        ("/room", "text/event-stream;q=0", "text/plain"),
+        ("/room", "text/event-stream;q=0, */*", "text/plain"),
+        ("/room", "text/event-stream;q=0.1", "text/event-stream"),
+        ("/room?last=1", "text/event-stream;q=0, */*", "application/json"),
+        ("/room?last=1", "application/json, text/event-stream;q=0.5", "application/json"),
+        ("/room?last=1", "application/json, text/event-stream", "text/event-stream"),
+    ],
+)
+async def test_9110_12_5_1_events_are_for_those_that_want_them(
+    nursery: trio.Nursery, target: str, accept: str, content_type: str
+) -> None:
+    async with rooms(nursery) as running:
+        answer = await running.ask(get(target, f"Accept: {accept}", method="HEAD"))
+        assert (answer.status, answer.headers["content-type"].partition(";")[0]) == (200, content_type)
+
+
 # Ids and history
 
 

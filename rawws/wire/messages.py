@@ -16,6 +16,11 @@ from rawws.errors import UsageError
 
 # RFC 9110 §5.6.2.
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+# RFC 9110 §5.6.1, §5.6.4: commas divide a list, and semicolons an element of it, except within quotes.
+_ELEMENT = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
+_PART = re.compile(r'(?:[^";]|"(?:[^"\\]|\\.)*"?)+')
+# RFC 9110 §12.4.2, and ".2", which Java's own client sends.
+_WEIGHT = re.compile(r"0?\.[0-9]+|0\.?|1(?:\.0*)?")
 # RFC 9110 §5.5 without obs-text, and without white space at the ends, which a parser would take off.
 _VALUE = re.compile(r"(?:[!-~](?:[ \t!-~]*[!-~])?)?")
 
@@ -100,6 +105,15 @@ class Headers:
         """Return the members of a comma-separated field in lower case, over all its lines (RFC 9110 §5.6.1)."""
         return [token for value in self.get_all(name) for part in value.split(",") if (token := part.strip().lower())]
 
+    def elements(self, name: str) -> list[list[str]]:
+        """Return the elements of a comma-separated field, over all its lines, each as the parts between semicolons.
+
+        Commas and semicolons in quotes divide nothing (RFC 9110 §5.6.4, §5.6.6). Empty elements and parts are left out.
+        """
+        elements = (element for value in self.get_all(name) for element in _ELEMENT.findall(value))
+        parted = ([part for each in _PART.findall(element) if (part := each.strip())] for element in elements)
+        return [parts for parts in parted if parts]
+
     def raw(self) -> list[tuple[bytes, bytes]]:
         """Return the fields as h11 takes them."""
         return [(name.encode("ascii"), value.encode("ascii")) for name, value in self._fields]
@@ -156,9 +170,19 @@ class Request:
         """What stands behind the target's question mark, as it was sent; empty when nothing does."""
         return self.target.partition("?")[2]
 
-    def accepts(self, media_type: str) -> bool:
-        """Say whether the client names a media type among those that it wants; ``*/*`` alone names none."""
-        return any(wanted.partition(";")[0].strip() == media_type for wanted in self.headers.tokens("Accept"))
+    def accepts(self, media_type: str, *, rather_than: str = "") -> bool:
+        """Say whether the client names a media type among those that it takes; ``*/*`` alone names none.
+
+        If it also takes ``rather_than``, which may be by ``*/*``, it must not want that more (RFC 9110 §12.5.1).
+        """
+        weights: dict[str, float] = {}
+        for media_range, *parameters in self.headers.elements("Accept"):
+            weight = _weight_of(parameters)
+            if weight is not None:
+                weights[media_range.lower()] = max(weight, weights.get(media_range.lower(), 0.0))
+        wildcard = f"{rather_than.partition('/')[0]}/*"
+        other = next((weights[each] for each in (rather_than, wildcard, "*/*") if each in weights), 0.0)
+        return weights.get(media_type, 0.0) > 0 and weights[media_type] >= other
 
     @property
     def was_forwarded(self) -> bool:
@@ -172,6 +196,15 @@ class Request:
         return "Transfer-Encoding" in self.headers or any(
             value.strip("0 ,") for value in self.headers.get_all("Content-Length")
         )
+
+
+def _weight_of(parameters: Sequence[str]) -> float | None:
+    """Return how much a media range is wanted, 0 for not at all; None for a weight that isn't one."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "q":
+            return float(value) if _WEIGHT.fullmatch(value.strip()) else None
+    return 1.0
 
 
 class Response:

@@ -130,10 +130,47 @@ def test_9112_3_2_2_whom_a_request_is_for_says_its_target_and_else_its_host_head
         (["text/*"], False),
         (["text/event-stream-2"], False),
         ([], False),
+        (["text/event-stream;q=0"], False),
+        (["text/event-stream; Q=0.000"], False),
+        (["text/event-stream;q=0", "*/*"], False),
+        (["*/*, text/event-stream;q=0"], False),
+        (["text/event-stream;charset=utf-8;q=0"], False),
+        (["text/event-stream;q=0.001"], True),
+        (["text/event-stream;q=1.000, */*;q=0"], True),
+        (["text/event-stream;q = .2"], True),
+        (["text/event-stream;q=0, text/event-stream"], True),
+        (["text/event-stream;charset=utf-8"], True),
+        (['text/plain;a="text/event-stream,text/event-stream"'], False),
+        (['text/plain;a=",text/event-stream'], False),
+        (['text/plain;a="\\",text/event-stream"', "TEXT/EVENT-STREAM"], True),
+        (['text/event-stream;a="q=0;q=0"'], True),
+        (["text/event-stream;q=2"], False),  # no weight (RFC 9110 §12.4.2)
+        (["text/event-stream;q="], False),
+        (["text/event-stream;q=-0"], False),
+        ([",,;,", "text/event-stream"], True),
+        (['"', "\\"], False),
     ],
 )
 def test_9110_12_5_1_a_media_type_is_accepted_only_by_its_name(accept: list[str], verdict: bool) -> None:
     assert asked("/", *(("Accept", value) for value in accept)).accepts("text/event-stream") is verdict
+
+
+@pytest.mark.parametrize(
+    ("accept", "verdict"),
+    [
+        ("application/json, text/event-stream", True),
+        ("application/json, text/event-stream;q=0.9", False),
+        ("application/json;q=0.9, text/event-stream", True),
+        ("*/*, text/event-stream;q=0.9", False),
+        ("application/*;q=0.5, */*, text/event-stream;q=0.9", True),
+        ("application/json;q=0.1, */*, text/event-stream;q=0.9", True),
+        ("text/event-stream", True),
+        ("application/json", False),
+    ],
+)
+def test_9110_12_5_1_of_two_media_types_the_one_with_more_weight_is_wanted(accept: str, verdict: bool) -> None:
+    wants = asked("/", ("Accept", accept)).accepts("text/event-stream", rather_than="application/json")
+    assert wants is verdict
 
 
 @pytest.mark.parametrize(
