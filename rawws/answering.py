@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import trio
 
-from rawws import logs, web
+from rawws import logs
 from rawws.errors import Refusal
 from rawws.exchange import NO_MEMORY, ClientError, Exchange
 from rawws.failures import is_failure, log_failure
 from rawws.http_connection import Adopt, HttpConnection
 from rawws.loop import current_loop
+from rawws.room_paths import OWN_PATHS
 from rawws.tls import explain_client
 from rawws.transport import NotTls, Transport
 from rawws.upgrade import Upgraded, upgrade
@@ -190,7 +191,7 @@ async def _act_on_request(connection: HttpConnection, request: Request) -> Upgra
             return None
     exchange = Exchange(connection, request)
     # What is asked for rawws's own sake would only hide the rest.
-    level = logging.DEBUG if request.target.startswith(web.OWN_PATHS) else logging.INFO
+    level = logging.DEBUG if request.target.startswith(OWN_PATHS) else logging.INFO
     if logs.http.isEnabledFor(level):
         connection.log(logs.http, level, IN, f"Received request for {mask_target(request.target)}")
     await _have_answered(connection, exchange)

@@ -17,18 +17,17 @@ from rawws.extras import install_command
 from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.loop import current_loop
-from rawws.web import HttpApp, InFront
+from rawws.room_paths import METRICS
+from rawws.web import NO_STORE, HttpApp, InFront
 from rawws.wire.encodings import EVENTS
 from rawws.wire.messages import Response
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-PATH = "/metrics"
-
 
 class MetricsApp(InFront):
-    """Answers `PATH`, and leaves all else to another app."""
+    """Answers ``/metrics``, and leaves all else to another app."""
 
     def __init__(self, hub: Hub, elsewhere: HttpApp, worker: int | None = None) -> None:
         """With the number of a ``worker``, all has that for a label: who asks is answered by any of them.
@@ -52,14 +51,14 @@ class MetricsApp(InFront):
         return self.elsewhere.lifespan()
 
     async def serve_exchange(self, exchange: Exchange) -> None:
-        if exchange.request.path != PATH or exchange.request.method not in ("GET", "HEAD"):
+        if exchange.request.path != METRICS or exchange.request.method not in ("GET", "HEAD"):
             await self.elsewhere.serve_exchange(exchange)
             return
         await exchange.pass_over_body()
         registry = self._prometheus.CollectorRegistry(auto_describe=False)
         registry.register(_Collector(self._hub, exchange, self._worker))
         body = self._prometheus.generate_latest(registry)
-        headers = {"Content-Type": self._prometheus.CONTENT_TYPE_LATEST, "Cache-Control": "no-store"}
+        headers = [("Content-Type", self._prometheus.CONTENT_TYPE_LATEST), NO_STORE]
         await exchange.answer(Response(200, body, headers))
 
 

@@ -26,13 +26,13 @@ from rawws.limits import Limits
 from rawws.peer import Endpoint, Peer
 from rawws.room_posts import Guard, Posts
 from rawws.transport import Transport
-from rawws.web import HelloApp, HttpApp, InFront, answer_json, find_application
+from rawws.web import NO_STORE, HelloApp, HttpApp, InFront, answer_json, answer_options, find_application
 from rawws.wire.event_stream import CONTENT_TYPE
 from rawws.wire.handshake import Origins
-from rawws.wire.messages import Headers, Response
+from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.reading import Reading, read_request
 
-_METHODS = "GET, HEAD, POST"
+_METHODS = ("GET", "HEAD", "POST")
 _ASKED_BY_POST = "Authorization, Content-Type, Idempotency-Key, Rawws-Key"
 
 
@@ -78,9 +78,9 @@ class RoomApp(InFront):
         match request.method:
             case "POST":
                 await self._answer(exchange, await self._posts.publish(exchange, path))
-            case "OPTIONS" if "Access-Control-Request-Method" in request.headers:
+            case "OPTIONS":
                 await exchange.pass_over_body()
-                await self._answer(exchange, _preflight())
+                await self._answer(exchange, _answer_options(request))
             case "GET" | "HEAD":
                 await self._read(exchange, path)
             case _:
@@ -130,7 +130,7 @@ class RoomApp(InFront):
             return
         headers = [
             ("Content-Type", CONTENT_TYPE),
-            ("Cache-Control", "no-store"),
+            NO_STORE,
             ("X-Accel-Buffering", "no"),  # nginx would wait for its buffer to be full
             *self._guard.fields(exchange.request),
         ]
@@ -197,11 +197,11 @@ def _door_of(reading: Reading, *, streams: bool) -> Door:
     return Door.PEERS if reading.wants_peers else Door.POLL
 
 
-def _preflight() -> Response:
-    """Answer what a browser asks before it lets a page send a POST (Fetch, CORS-preflight)."""
+def _answer_options(request: Request) -> Response:
+    """Say which methods a room has, to a browser too that asks before a page may POST (Fetch, CORS-preflight)."""
     fields = {
-        "Access-Control-Allow-Methods": _METHODS,
+        "Access-Control-Allow-Methods": ", ".join(_METHODS),
         "Access-Control-Allow-Headers": _ASKED_BY_POST,
         "Access-Control-Max-Age": "600",
     }
-    return Response(204, b"", fields)
+    return answer_options(_METHODS, fields if "Access-Control-Request-Method" in request.headers else None)

@@ -10,6 +10,11 @@ from rawws.errors import Refusal, UsageError
 
 BESIDE_AN_APPLICATION = "/room/"  # the default, since the application owns all other paths
 
+OWN_PATHS = "/_rawws/"  # below which nothing is an application's
+METRICS = "/metrics"
+# What load balancers and Prometheus ask. A room there would be mistaken for the answer, or the answer for a room.
+PROBES = frozenset({"/healthz", "/readyz", METRICS})
+
 _VISIBLE = re.compile(r"[!-\"$->@-~]*")  # the ASCII that a path may contain; "?" and "#" would end it
 
 
@@ -18,7 +23,7 @@ class RoomPaths:
     """A path and all paths below it, as they stand in a request's target.
 
     ``/`` is every path. ``/room/`` is every path that begins so. ``/room`` adds that path itself, but not ``/roomy``.
-    Raises `UsageError` for a path that no request could have.
+    Raises `UsageError` for a path that no request could have, and for one that is never a room (`is_own`).
 
     Paths are compared byte by byte (RFC 3986 §6.2.1), because a path that is merely equivalent to one of ours may
     belong to the application, and a proxy may have let it pass as such. So ``/%72oom/x``, ``//room/x`` and ``/Room/x``
@@ -32,10 +37,14 @@ class RoomPaths:
             raise UsageError(f"{self.root!r} is not the beginning of a path; give one such as /room/")
         if not _VISIBLE.fullmatch(self.root):
             raise UsageError(f"{self.root!r} is not a path as requests have it; percent-encode it (RFC 3986 §2.1)")
+        if is_own(self.root):
+            raise UsageError(f"{self.root!r} is the server's own, and never a room; give another, such as /room/")
         if _has_dot_segments(self.root):
             raise UsageError(f"{self.root!r} has dot segments, which clients resolve (RFC 3986 §5.2.4); leave them out")
 
     def __contains__(self, path: str) -> bool:
+        if is_own(path):
+            return False
         if self.root == "/":
             return True
         below = self.root if self.root.endswith("/") else f"{self.root}/"
@@ -55,8 +64,14 @@ class RoomPaths:
         """Return a refusal for a WebSocket at a path that is not a room; None for a room."""
         if path in self:
             return None
-        message = f"No WebSocket is served at this path; connect to a room, {self} (--rooms, or Hub(rooms_at=...))."
-        return Refusal(404, "no_room_here", message)
+        whose = ", which is the server's own" if self.root == "/" else ""
+        message = f"No WebSocket is served at this path{whose}; connect to a room, {self} "
+        return Refusal(404, "no_room_here", f"{message}(--rooms, or Hub(rooms_at=...)).")
+
+
+def is_own(path: str) -> bool:
+    """Return whether a path is for what rawws itself has to tell, and so never a room."""
+    return path in PROBES or f"{path}/".startswith(OWN_PATHS)
 
 
 def _has_dot_segments(path: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -12,6 +12,7 @@ from rawws.callables import check_function
 from rawws.errors import Refusal, UsageError
 from rawws.failures import call_application
 from rawws.limits import Limits
+from rawws.room_paths import is_own
 from rawws.wire.encodings import as_compact_json
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.trace import mask_target
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from rawws.exchange import Exchange
 
 GREETING = "hi there"
-OWN_PATHS = "/_rawws/"  # below which nothing is an application's
 ALLOWED_METHODS = ("GET", "HEAD")
+# RFC 9111 §4.2.2: without it a cache in front may keep even a 404. Answers that depend on the moment, or on what is
+# accepted, say so.
+NO_STORE = ("Cache-Control", "no-store")
 
 # What a program may give for requests that don't upgrade.
 Answer = Callable[[Request], Awaitable[Response | str | None]]
@@ -64,18 +67,18 @@ def apps_of(http: object) -> Iterator[object]:
 def answer_json(told: dict[str, Any] | bytes, status: int = 200) -> Response:
     """Return an answer that is JSON, encoded or to be encoded, and that nobody may keep."""
     body = told if isinstance(told, bytes) else as_compact_json(told) + b"\n"
-    return Response(status, body, {"Content-Type": "application/json", "Cache-Control": "no-store"})
+    return Response(status, body, [("Content-Type", "application/json"), NO_STORE])
 
 
 class HelloApp:
-    """``hi there`` for any path but two.
+    """``hi there`` for any path but two, and for OPTIONS what is allowed there.
 
     ``/healthz`` says ``ok`` as long as the process answers at all; ``/readyz`` says ``ready`` until it is about to end,
     or as long as there is no obstacle.
     """
 
     def __init__(self, methods: Sequence[str] = (), obstacle: Callable[[], str] = str) -> None:
-        """``methods`` are those that somebody in front of it answers, and that are allowed therefore.
+        """``methods`` are those that somebody in front of it answers in rooms, and that are allowed therefore.
 
         ``obstacle`` returns why nobody should be sent here just now, or an empty string.
         """
@@ -83,22 +86,24 @@ class HelloApp:
         self._allowed = (*ALLOWED_METHODS, *methods)
 
     def answer(self, request: Request, *, stopping: bool = False) -> Response | Refusal:
+        allowed = ALLOWED_METHODS if is_own(request.path or "") else self._allowed
+        if request.method == "OPTIONS":
+            return answer_options(allowed)
         if request.method not in ALLOWED_METHODS:
-            allowed = ", ".join(self._allowed)
             return Refusal(
                 405,
                 "method_not_allowed",
-                f"The method {request.method} is not allowed here; use {' or '.join(self._allowed)}.",
-                ((b"Allow", allowed.encode("ascii")),),
+                f"The method {request.method} is not allowed here; use {' or '.join(allowed)}.",
+                ((b"Allow", _name_methods(allowed).encode("ascii")),),
             )
         match request.path:
             case "/healthz":
-                return Response(200, "ok")
+                return Response(200, "ok", [NO_STORE])
             case "/readyz":
                 obstacle = "stopping" if stopping else self._obstacle()
-                return Response(503, obstacle) if obstacle else Response(200, "ready")
+                return Response(503, obstacle, [NO_STORE]) if obstacle else Response(200, "ready", [NO_STORE])
             case _:
-                return Response(200, GREETING)
+                return Response(200, GREETING, [NO_STORE])
 
     def max_body_bytes(self, limits: Limits) -> int:
         return limits.max_body_bytes
@@ -112,10 +117,16 @@ class HelloApp:
 
 
 class UpgradeOnlyApp:
-    """Tells who doesn't upgrade to do so, for a server that has nothing but WebSockets."""
+    """Tells who doesn't upgrade to do so, for a server that has nothing but WebSockets.
+
+    OPTIONS is answered: a load balancer may ask nothing else, as HAProxy does by default.
+    """
 
     async def __call__(self, exchange: Exchange) -> None:
         await exchange.pass_over_body()
+        if exchange.request.method == "OPTIONS":
+            await exchange.answer(answer_options(["GET"]))
+            return
         headers = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
         told = "This server speaks WebSocket only; connect with a WebSocket client."
         await exchange.answer(Refusal(426, "upgrade_required", told, headers))
@@ -146,7 +157,7 @@ class CallableApp:
             request = replace(request, body=await exchange.read_body())
         answer = await call_application(self._answer, request)
         if answer is None:
-            answer = Response(404, "Not Found\n")
+            answer = Response(404, "Not Found\n", [NO_STORE])
         elif isinstance(answer, str):
             answer = Response(200, answer)
         elif not isinstance(answer, Response):
@@ -160,5 +171,16 @@ class CallableApp:
 
 def refuse(refusal: Refusal) -> Response:
     """Return the response that tells a client why it is refused, in one sentence."""
-    headers = Headers([(name.decode("ascii"), value.decode("ascii")) for name, value in refusal.headers])
-    return Response(refusal.status, refusal.sentence + "\n", headers)
+    headers = [(name.decode("ascii"), value.decode("ascii")) for name, value in refusal.headers]
+    if not any(name == NO_STORE[0] for name, _ in headers):
+        headers.append(NO_STORE)
+    return Response(refusal.status, refusal.sentence + "\n", Headers(headers))
+
+
+def answer_options(methods: Sequence[str], fields: Mapping[str, str] | None = None) -> Response:
+    """Return the answer to OPTIONS: which methods there are, beside OPTIONS itself (RFC 9110 §9.3.7)."""
+    return Response(204, b"", {"Allow": _name_methods(methods), **(fields or {})})
+
+
+def _name_methods(methods: Sequence[str]) -> str:
+    return ", ".join(sorted({*methods, "OPTIONS"}))

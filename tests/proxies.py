@@ -1,17 +1,19 @@
-"""Real reverse proxies in front of a server, which add no forwarding headers."""
+"""Real reverse proxies in front of a server, which add nothing of their own unless they are told to."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.redis_server import free_port
-from tests.serving import LOOPBACK, PATIENCE_S, Program, need, wait_listening_at
+from tests.serving import LOOPBACK, PATIENCE_S, need, wait_listening_at
 
 # As nginx's own page about WebSockets has it (https://nginx.org/en/docs/http/websocket.html), and no field more.
 NGINX = """
@@ -29,11 +31,12 @@ http {{
     scgi_temp_path {folder}/scgi;
     server {{
         listen {address}:{port};
-        location / {{
-            proxy_pass http://{target};
+        location {location} {{
+            proxy_pass http://{target}{path};
             proxy_http_version 1.1;
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection "upgrade";
+            {settings}
         }}
     }}
 }}
@@ -41,6 +44,7 @@ http {{
 HAPROXY = """
 global
     maxconn 64
+    stats socket {folder}/stats level user
 defaults
     mode http
     timeout connect 5s
@@ -50,31 +54,65 @@ frontend site
     bind {address}:{port}
     default_backend rawws
 backend rawws
-    server one {target}
+    {settings}
+    server one {target} {options}
 """
 
 NAMES = ("nginx", "haproxy", "socat")
 
 
+def check_result(folder: Path) -> str:
+    """Return what HAProxy's last check of the server came to, such as ``L7OK``; empty before the first one."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(PATIENCE_S)
+        asking.connect(str(folder / "stats"))
+        asking.sendall(b"show stat\n")
+        table = csv.DictReader(asking.makefile())
+        (row,) = [row for row in table if row["svname"] == "one"]
+    return row["check_status"].removeprefix("* ").removeprefix("INI")
+
+
 @contextmanager
-def silent_proxy(name: str, program: Program, folder: Path) -> Iterator[int]:
-    """Put a proxy in front of a program, and yield its port."""
+def proxy(
+    name: str,
+    port_behind: int,
+    folder: Path,
+    *settings: str,
+    options: str = "",
+    location: str = "/",
+    path: str = "",
+) -> Iterator[int]:
+    """Put a proxy in front of a port, and yield its own.
+
+    ``settings`` are lines for nginx's location or HAProxy's backend. ``options`` are those of HAProxy's server;
+    ``location`` is nginx's, which a ``path`` replaces on the way.
+    """
     # On Debian, the directory of daemons is only in root's PATH.
     found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]))
     need(found, name)
     assert found is not None
     port = free_port()
-    settings = {"folder": folder, "address": LOOPBACK, "port": port, "target": program.address}
+    target = f"{LOOPBACK}:{port_behind}"
+    chosen = {
+        "folder": folder,
+        "address": LOOPBACK,
+        "port": port,
+        "target": target,
+        "settings": "\n    ".join(settings),
+        "options": options,
+        "location": location,
+        "path": path,
+    }
     configuration = folder / f"{name}.conf"
     if name == "nginx":
-        configuration.write_text(NGINX.format(**settings))
+        configuration.write_text(NGINX.format(**chosen))
         command = [found, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(configuration)]
     elif name == "haproxy":
-        configuration.write_text(HAPROXY.format(**settings))
+        configuration.write_text(HAPROXY.format(**chosen))
         command = [found, "-db", "-f", str(configuration)]
     else:
         listen = f"TCP-LISTEN:{port},bind={LOOPBACK},fork,reuseaddr"
-        command = [found, listen, f"TCP:{program.address}"]
+        command = [found, listen, f"TCP:{target}"]
     log = (folder / f"{name}.log").open("wb")
     with log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:

@@ -1,4 +1,4 @@
-"""Behind a proxy on this machine that adds no header, each stranger looks like a local program."""
+"""Behind real proxies: a stranger looks like a local program where the proxy adds no header; checks; what it adds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 
 from rawws.page import TRACE
 from rawws.wire.frames import Opcode
-from tests.proxies import NAMES, silent_proxy
+from tests.proxies import NAMES, check_result, proxy
 from tests.serving import LOOPBACK, PATIENCE_S, Client, Program, StartProgram, get, text, upgrade
 
 BROWSER = "Accept: text/html,application/xhtml+xml,*/*;q=0.8"
@@ -22,7 +22,7 @@ BROWSER = "Accept: text/html,application/xhtml+xml,*/*;q=0.8"
 def site(request: pytest.FixtureRequest, start_program: StartProgram, tmp_path: Path) -> Iterator[tuple[Program, int]]:
     """A program with its defaults, and the port of a proxy in front of it."""
     program = start_program("--hello", "")
-    with silent_proxy(request.param, program, tmp_path) as port:
+    with proxy(request.param, program.port, tmp_path) as port:
         yield program, port
 
 
@@ -89,7 +89,7 @@ async def test_a_post_may_do_what_a_websocket_from_the_same_place_may_and_pages_
 
 async def test_a_token_for_publishing_is_asked_of_everybody(start_program: StartProgram, tmp_path: Path) -> None:
     program = start_program("--publish-token", "secret")
-    with silent_proxy("nginx", program, tmp_path) as port:
+    with proxy("nginx", program.port, tmp_path) as port:
         async with visitor(port) as client:
             assert (await client.ask(post())).status == 401
         async with visitor(port) as client:
@@ -98,8 +98,43 @@ async def test_a_token_for_publishing_is_asked_of_everybody(start_program: Start
 
 async def test_a_trusted_proxy_has_the_page_and_publishing_off(start_program: StartProgram, tmp_path: Path) -> None:
     program = start_program("--trusted-proxy", LOOPBACK)
-    with silent_proxy("haproxy", program, tmp_path) as port:
+    with proxy("haproxy", program.port, tmp_path) as port:
         async with visitor(port) as client:
             assert (await client.ask(get("/_rawws/", BROWSER))).body == b"hi there"
         async with visitor(port) as client:
             assert (await client.ask(post())).status == 403
+
+
+# What proxies ask and send themselves
+
+
+@pytest.mark.parametrize("check", ["option httpchk", "option httpchk GET /healthz", "option httpchk HEAD /readyz"])
+async def test_haproxy_keeps_a_server_whose_check_is_answered(
+    start_program: StartProgram, tmp_path: Path, check: str
+) -> None:
+    program = start_program()
+    with proxy("haproxy", program.port, tmp_path, check, options="check inter 100"), trio.fail_after(PATIENCE_S):
+        while not (result := check_result(tmp_path)):
+            await trio.sleep(0.05)
+        assert result == "L7OK"
+
+
+@pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
+async def test_the_proxy_protocol_is_told_to_the_operator_with_what_turns_it_off(
+    start_program: StartProgram, tmp_path: Path, option: str
+) -> None:
+    program = start_program()
+    with proxy("haproxy", program.port, tmp_path, options=option) as port:
+        async with visitor(port) as client:
+            answer = await client.ask(get("/"))
+        assert (answer.status, answer.body) == (
+            400,
+            b"This server does not speak the PROXY protocol, which a proxy in front of it has sent.\n",
+        )
+    line = program.wait_for_line("(proxy_protocol)")
+    assert "WARNING" in line
+    assert "turn it off in the proxy (nginx: proxy_protocol; HAProxy: send-proxy, send-proxy-v2)" in line
+    (tmp_path / "without").mkdir()
+    with proxy("haproxy", program.port, tmp_path / "without") as port:
+        async with visitor(port) as client:
+            assert (await client.ask(get("/"))).body == b"hi there"

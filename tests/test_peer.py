@@ -25,7 +25,7 @@ from tests.serving import (
     upgrade,
 )
 
-HTTP_ANSWER_HEADERS = {"date", "content-type", "content-length"}
+HTTP_ANSWER_HEADERS = {"date", "content-type", "content-length", "cache-control"}
 
 
 @pytest.fixture
@@ -123,11 +123,26 @@ async def test_a_client_that_half_closes_behind_its_request_is_answered(serve: S
     await client.assert_end()
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
+@pytest.mark.parametrize("target", ["/", "/any", "/healthz", "*"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_9110_9_3_7_options_tells_the_methods(serve: Serve, target: str, version: str) -> None:
+    client = await (await serve()).connect()
+    answer = await client.ask(get(target, method="OPTIONS", version=version))
+    assert (answer.status, answer.headers["allow"], answer.body) == (204, "GET, HEAD, OPTIONS", b"")
+
+
+@pytest.mark.parametrize("target", ["/", "/healthz", "/readyz"])
+async def test_9111_4_2_2_no_cache_keeps_an_answer_of_the_moment(serve: Serve, target: str) -> None:
+    client = await (await serve()).connect()
+    for request in (get(target), get(target, method="HEAD"), get(target, method="DELETE"), b"nonsense\r\n\r\n"):
+        assert (await client.ask(request)).headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "TRACE", "BREW"])
 async def test_other_methods_are_405_with_allow_and_the_connection_is_kept(serve: Serve, method: str) -> None:
     client = await (await serve()).connect()
     answer = await client.ask(get(method=method))
-    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
     assert answer.body == f"The method {method} is not allowed here; use GET or HEAD.\n".encode()
     assert (await client.ask(get())).body == b"hi there"
 

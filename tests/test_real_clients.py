@@ -444,7 +444,7 @@ def test_pythons_http_client_keeps_its_connection(start_program: StartProgram) -
         assert not answer.will_close
     connection.request("PUT", "/", body=b"some")
     answer = connection.getresponse()
-    assert (answer.status, answer.getheader("Allow")) == (405, "GET, HEAD, POST")
+    assert (answer.status, answer.getheader("Allow")) == (405, "GET, HEAD, OPTIONS, POST")
     connection.close()
 
 

@@ -66,6 +66,31 @@ def test_a_root_without_a_slash_is_a_room_itself_and_claims_no_other_name(path: 
     assert (path in RoomPaths("/room")) is is_room
 
 
+@pytest.mark.parametrize(
+    ("path", "is_room"),
+    [
+        ("/healthz", False),
+        ("/readyz", False),
+        ("/metrics", False),
+        ("/_rawws", False),
+        ("/_rawws/", False),
+        ("/_rawws/x", False),
+        ("/healthz/", True),
+        ("/healthz/x", True),
+        ("/_rawwsx", True),
+        ("/x/_rawws/", True),
+    ],
+)
+def test_what_the_server_tells_of_itself_is_never_a_room(path: str, is_room: bool) -> None:
+    assert (path in RoomPaths("/")) is is_room
+
+
+@pytest.mark.parametrize("root", ["/healthz", "/metrics", "/_rawws/", "/_rawws/x"])
+def test_a_root_that_is_the_server_s_own_is_refused(root: str) -> None:
+    with pytest.raises(UsageError, match="is the server's own, and never a room; give another, such as /room/"):
+        RoomPaths(root)
+
+
 @pytest.mark.parametrize("root", ["", "room", "/a?b", "/a#b", "/a b", "/räume/", "/a\n", "/a/../b", "/a/%2e/"])
 def test_a_root_that_no_request_could_have_is_refused(root: str) -> None:
     with pytest.raises(UsageError):

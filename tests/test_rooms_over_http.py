@@ -583,6 +583,32 @@ async def test_a_name_led_here_from_elsewhere_may_not_publish(nursery: trio.Nurs
     assert Guard(is_local=True).refuse_writing(Request("POST", "/", "1.1", Headers([("Host", "evil.example")])))
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/_rawws/x"])
+async def test_what_the_server_tells_of_itself_is_no_room_for_any_method(nursery: trio.Nursery, path: str) -> None:
+    async with rooms(nursery, history=10) as running:
+        for method in ("POST", "PUT", "DELETE"):
+            answer = await running.ask(post(path, b"hello").replace(b"POST", method.encode(), 1))
+            assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+        for line in ("Accept: text/event-stream", "Last-Event-ID: x"):
+            for query in ("", "?last=1", "?peers", "?since="):
+                answer = await running.ask(get(path + query, line))
+                assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+        answer = await running.ask(upgrade(path))
+        assert answer.status == 404
+        assert answer.body.startswith(
+            b"No WebSocket is served at this path, which is the server's own; connect to a room"
+        )
+        assert not running.hub.rooms
+
+
+@pytest.mark.parametrize("lines", [(), ("Origin: https://x.example",)])
+async def test_9110_9_3_7_options_tells_a_room_s_methods(nursery: trio.Nursery, lines: tuple[str, ...]) -> None:
+    async with rooms(nursery) as running:
+        answer = await running.ask(get("/room", *lines, method="OPTIONS"))
+        assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS, POST")
+        assert "access-control-allow-methods" not in answer.headers
+
+
 async def test_a_page_that_is_allowed_asks_first(nursery: trio.Nursery) -> None:
     guard = Guard("secret", origins=Origins(["https://app.example"]))
     async with rooms(nursery, guard=guard) as running:

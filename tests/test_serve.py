@@ -523,6 +523,8 @@ async def test_without_an_http_handler_clients_are_told_to_upgrade(nursery: trio
     client = await served.client()
     answer = await client.ask(get("/"))
     assert (answer.status, answer.headers["upgrade"]) == (426, "websocket")
+    answer = await client.ask(get(method="OPTIONS"))
+    assert (answer.status, answer.headers["allow"]) == (204, "GET, OPTIONS")
     await client.open()
     client.hang_up()
 

@@ -139,7 +139,9 @@ class _PageFirst(web.InFront):
             await self.elsewhere.serve_exchange(exchange)
         else:
             await exchange.pass_over_body()
-            await exchange.answer(response or Response(404, f"Here is nothing; the page is at {HOME}.\n"))
+            await exchange.answer(
+                response or Response(404, f"Here is nothing; the page is at {HOME}.\n", [web.NO_STORE])
+            )
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self.elsewhere is None else self.elsewhere.lifespan()

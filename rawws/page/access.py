@@ -15,7 +15,8 @@ import re
 import secrets
 
 from rawws.errors import Refusal, UsageError
-from rawws.web import OWN_PATHS
+from rawws.room_paths import OWN_PATHS
+from rawws.web import NO_STORE
 from rawws.wire.messages import Request, Response
 
 HOME = OWN_PATHS
@@ -24,7 +25,6 @@ HOME = OWN_PATHS
 _TOKEN = re.compile(r"[-.~\w]+", re.ASCII)
 _TOKEN_BYTES = 24
 _PARAMETER = "token="
-_NO_STORE = ("Cache-Control", "no-store")
 _NEEDED = "The page needs this server's token: open the link with ?token=… that the server logged at its start."
 
 
@@ -82,7 +82,7 @@ def lead_home() -> Response:
 
 def refusal_of(request: Request) -> Refusal:
     """Return the refusal of a request without the secret."""
-    fields: tuple[tuple[bytes, bytes], ...] = ((b"Cache-Control", b"no-store"),)
+    fields: tuple[tuple[bytes, bytes], ...] = ()
     # Where the link was followed from a page of another site, such as a terminal in a browser, SameSite=Strict keeps
     # the cookie back on the way here. The browser sends it when our own answer has it come again.
     if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.headers.get("Sec-Fetch-Mode") == "navigate":
@@ -91,7 +91,7 @@ def refusal_of(request: Request) -> Refusal:
 
 
 def _to_home() -> list[tuple[str, str]]:
-    return [("Location", HOME), _NO_STORE, ("Referrer-Policy", "no-referrer")]
+    return [("Location", HOME), NO_STORE, ("Referrer-Policy", "no-referrer")]
 
 
 def _cookie_name(request: Request) -> str:

@@ -6,6 +6,7 @@ import hashlib
 from importlib.resources import files
 
 from rawws.page.access import HOME
+from rawws.web import NO_STORE
 from rawws.wire.messages import Request, Response
 
 _TYPES = {
@@ -53,12 +54,12 @@ class Assets:
     def answer(self, request: Request, path: str) -> Response:
         """Return the answer to a request for a path at or below `HOME`."""
         if path == HOME.removesuffix("/"):
-            return Response(308, b"", {"Location": HOME})
+            return Response(308, b"", [("Location", HOME), NO_STORE])
         if request.method not in ("GET", "HEAD"):
-            return Response(405, "The page can be read only; use GET or HEAD.\n", {"Allow": "GET, HEAD"})
+            return Response(405, "The page can be read only; use GET or HEAD.\n", [("Allow", "GET, HEAD"), NO_STORE])
         found = self._files.get(path.removeprefix(HOME) or "index.html")
         if found is None:
-            return Response(404, f"There is no file of the page at {path}.\n")
+            return Response(404, f"There is no file of the page at {path}.\n", [NO_STORE])
         content, content_type, tag = found
         if tag in request.headers.get_all("If-None-Match"):
             return Response(304, b"", [("ETag", tag), *_ON_EACH])

@@ -51,6 +51,20 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _FIELD_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\0\r\v\f]*")
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _NOT_CHUNKED = "The request's body is not chunked as HTTP has it."
+_UNBRACKETED = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
+
+# What the PROXY protocol puts in front of a client's bytes: a line in version 1, a signature of 12 bytes in version 2
+# (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, §2). The signature begins with two empty lines, and no
+# request goes on with a NUL.
+_PROXY_LINE = re.compile(rb"PROXY (?:TCP4|TCP6|UNKNOWN)[ \r]")
+_PROXY_EMPTY_LINES = len(b"\r\n\r\n")
+_PROXY_PROTOCOL = Refusal(
+    400,
+    "proxy_protocol",
+    "This server does not speak the PROXY protocol, which a proxy in front of it has sent.",
+    hint="turn it off in the proxy (nginx: proxy_protocol; HAProxy: send-proxy, send-proxy-v2), and have that send "
+    "X-Forwarded-For instead",
+)
 
 
 class HttpPhase:
@@ -63,6 +77,7 @@ class HttpPhase:
         self._limits = limits
         self._h11 = self._new_h11()
         self._head = bytearray()  # of the request that is awaited, as raw bytes
+        self._empty_lines_bytes = 0  # that have come in front of it
         self._raw_head = b""
         self._body_bytes = 0
         self._in_head = True
@@ -105,7 +120,9 @@ class HttpPhase:
         if self._in_head:
             if not self._head and data:
                 # RFC 9112 §2.2: ignore empty lines in front of a request line.
-                data = data.lstrip(b"\r\n")
+                begun = data.lstrip(b"\r\n")
+                self._empty_lines_bytes += len(data) - len(begun)
+                data = begun
                 if not data:
                     return
             self._head += data
@@ -118,6 +135,8 @@ class HttpPhase:
         while True:
             if not self._is_framed:
                 return _bad_request("body_malformed", _NOT_CHUNKED)
+            if self._in_head and self._is_from_proxy():
+                return _PROXY_PROTOCOL
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as error:
@@ -141,6 +160,12 @@ class HttpPhase:
 
     # Checks of a head
 
+    def _is_from_proxy(self) -> bool:
+        """Say whether a proxy speaks in front of its client, as the PROXY protocol has it."""
+        if self._head[:1] == b"\0":
+            return self._empty_lines_bytes == _PROXY_EMPTY_LINES
+        return _PROXY_LINE.match(self._head) is not None
+
     def _check_size(self, head: bytes | bytearray) -> Refusal | None:
         """RFC 9112 §3 wants 414 for a long request line; RFC 6585 §5 has 431 for all the fields."""
         limits = self._limits
@@ -150,7 +175,7 @@ class HttpPhase:
         if (line_bytes < 0 and head_bytes > limits.max_target_bytes + 32) or line_bytes > limits.max_target_bytes + 32:
             told = f"The request target is over the server's limit of {limits.max_target_bytes} bytes (--max-target)."
             return Refusal(414, "target_too_long", told)
-        if head_bytes > limits.max_header_bytes:
+        if self._empty_lines_bytes + head_bytes > limits.max_header_bytes:
             told = f"The request's head is over the server's limit of {limits.max_header_bytes} bytes (--max-head)."
             return Refusal(431, "head_too_large", told)
         return None
@@ -209,6 +234,9 @@ class HttpPhase:
         if not hosts and request.http_version != "1.0":
             return _bad_request("host_missing", "The request has no Host header.")
         if hosts and not _HOST.fullmatch(hosts[0]):
+            if _UNBRACKETED.fullmatch(hosts[0]):
+                told = "The Host header has an IPv6 address without its brackets; it is to be such as [::1]:8080."
+                return _bad_request("host_unbracketed", told)
             return _bad_request("host_malformed", "The Host header is not a host with an optional port.")
         if request.method == "CONNECT":  # an app that answers it with a 200 would have made a tunnel, to nowhere
             return Refusal(501, "connect", "CONNECT asks a proxy for a tunnel, and this server is none.")
@@ -348,6 +376,7 @@ class HttpPhase:
         self._in_head = True
         self._raw_head = b""
         self._head.clear()
+        self._empty_lines_bytes = 0
         # Fed anew, so that empty lines between two requests are ignored as those before the first are.
         if trailing:
             self.receive_data(trailing)

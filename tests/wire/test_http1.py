@@ -261,7 +261,20 @@ def test_9110_10_1_1_a_body_held_back_is_not_asked_for() -> None:
 
 CLIENT_HELLO = bytes.fromhex("16 03 01 00 c8 01 00 00 c4 03 03") + bytes(range(32)) + b"\r\n"
 
+# Version 1 and 2 of the PROXY protocol, as nginx and HAProxy send it.
+PROXY_1 = b"PROXY TCP4 203.0.113.5 203.0.113.80 52000 443\r\n"
+PROXY_1_UNKNOWN = b"PROXY UNKNOWN\r\n"
+PROXY_2 = bytes.fromhex("0d0a0d0a000d0a515549540a 2111 000c cb007105 cb007150 cb20 01bb")
+
 REFUSED = {
+    "the PROXY protocol": (PROXY_1 + GET, 400, "proxy_protocol"),
+    "the PROXY protocol over IPv6": (b"PROXY TCP6 ::1 ::1 1 2\r\n" + GET, 400, "proxy_protocol"),
+    "the PROXY protocol of a health check": (PROXY_1_UNKNOWN, 400, "proxy_protocol"),
+    "the PROXY protocol, then TLS": (PROXY_1 + CLIENT_HELLO, 400, "proxy_protocol"),
+    "the PROXY protocol, version 2": (PROXY_2 + GET, 400, "proxy_protocol"),
+    "the PROXY protocol, version 2, alone": (PROXY_2, 400, "proxy_protocol"),
+    "a method called PROXY": (request(line=b"PROXY /a HTTP/1.0", host=b"Host: a b"), 400, "host_malformed"),
+    "a NUL behind one empty line": (b"\r\n\0" + GET, 400, "request_line_malformed"),
     "a TLS ClientHello": (CLIENT_HELLO, 400, "tls_on_plain_port"),
     "an HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "http_version"),
     "HTTP/0.9": (b"GET /\r\n\r\n", 400, "request_line_malformed"),
@@ -279,6 +292,9 @@ REFUSED = {
     "a Host with a user": (request(host=b"Host: u@a"), 400, "host_malformed"),
     "a Host with a space": (request(host=b"Host: a b"), 400, "host_malformed"),
     "a Host list": (request(host=b"Host: a, b:x"), 400, "host_malformed"),
+    "an IPv6 Host without brackets": (request(host=b"Host: ::1"), 400, "host_unbracketed"),
+    "an IPv6 Host without brackets and a port": (request(host=b"Host: 2001:db8::1:8080"), 400, "host_unbracketed"),
+    "a mapped IPv4 Host without brackets": (request(host=b"Host: ::ffff:10.0.0.1"), 400, "host_unbracketed"),
     "a port of letters": (request(host=b"Host: a:http"), 400, "host_malformed"),
     "a header without a colon": (request(b"Nonsense"), 400, "header_malformed"),
     "a header without a name": (request(b": x"), 400, "header_malformed"),
@@ -354,6 +370,9 @@ def over_the_limits() -> dict[str, tuple[bytes, int, str]]:
         "a target without end": (b"GET /" + b"a" * 5000, 414, "target_too_long"),
         "the head by one byte": (padded(1001), 431, "head_too_large"),
         "a head without end": (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 5000, 431, "head_too_large"),
+        "empty lines without end": (b"\r\n" * 2000, 431, "head_too_large"),
+        "line feeds without end": (b"\n" * 5000, 431, "head_too_large"),
+        "empty lines and a request": (b"\r\n" * 485 + GET, 431, "head_too_large"),
         "a malformed head without end": (b"GET / HTTP/1.1\r\n" + b"x\r\n" * 2000, 431, "head_too_large"),
         "the number of headers": (request(*[b"X: x"] * 10), 431, "too_many_headers"),
         "a length": (request(b"Content-Length: 51", body=b"x" * 51), 413, "body_too_large"),
@@ -373,12 +392,13 @@ def test_what_is_over_a_limit_is_refused_however_it_arrives(raw: bytes, status: 
     [
         padded(1000),
         padded(500),
+        b"\r\n" * 484 + GET,
         request(line=b"GET /" + b"a" * 199 + b" HTTP/1.1"),
         request(*[b"X: x"] * 9),
         request(b"Content-Length: 50", body=b"x" * 50),
         request(CHUNKED, body=b"32\r\n" + b"x" * 50 + b"\r\n0\r\n\r\n"),
     ],
-    ids=["head", "head with a short target", "target", "headers", "length", "chunk"],
+    ids=["head", "head with a short target", "empty lines and a head", "target", "headers", "length", "chunk"],
 )
 def test_what_is_at_its_limit_is_let_in_however_it_arrives(raw: bytes) -> None:
     for chunks in ([raw], [raw[i : i + 1] for i in range(len(raw))], [raw[:100], raw[100:]], [raw + GET]):
