@@ -173,12 +173,13 @@ async def _act_on(connection: HttpConnection, request: Request | Refusal) -> Upg
 
 async def _act_on_request(connection: HttpConnection, request: Request) -> Upgraded | None:
     service = connection.service
-    if service.find_client is not None:
-        client = service.find_client(connection.number, request, connection.socket_address)
-        if isinstance(client, Refusal):
-            await connection.refuse(logs.http, client)
+    if service.find_sender is not None:
+        sender = service.find_sender(connection.number, request, connection.socket_address)
+        if isinstance(sender, Refusal):
+            await connection.refuse(logs.http, sender)
             return None
-        connection.address = client
+        connection.address = sender.address
+        connection.scheme = sender.scheme or service.scheme
     if service.hosts is not None and (refusal := service.hosts.refuse(request)):
         await connection.refuse(logs.http, refusal)
         return None

@@ -13,6 +13,7 @@ import inspect
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Literal
@@ -64,6 +65,9 @@ _RECEIVING_SHARE = 0.5
 # A stream of unknown length may be a download, and a notice would cut it. So it has most of the drain (a guess).
 _SENDING_SHARE = 0.8
 
+# A second slash would make the next word a host's name, where an application redirects to it.
+_ROOT_PATH = re.compile(r"/(?:[^/?#\x00-\x20\x7f][^?#\x00-\x20\x7f]*)?")
+
 _STOPPING = Refusal(
     503,
     "stopping",
@@ -75,15 +79,16 @@ _STOPPING = Refusal(
 def asgi(app: Application, *, root_path: str | None = None, lifespan: Literal["auto", "on", "off"] = "auto") -> AsgiApp:
     """Return an ASGI application as the ``http`` of `rawws.serve`.
 
-    ``root_path`` is the path that a proxy in front takes off, such as ``/api``; the application is told of it.
+    ``root_path`` is the path that a proxy in front takes off, such as ``/api``: the application is told of it, and that
+    it is asked for the whole path, as the client was.
     ``lifespan`` says whether the application is told of startup and shutdown: ``on``, ``off``, or ``auto`` where it
     may not know them. One that fails to start makes `rawws.serve` raise `UsageError`.
     """
     _check_application("the ASGI application", app)
     if lifespan not in ("auto", "on", "off"):
         raise UsageError(f"there is no lifespan {lifespan!r}; give 'auto', 'on' or 'off'")
-    if root_path and not root_path.startswith("/"):
-        raise UsageError(f"root_path is to begin with a slash, such as /api; {root_path!r} doesn't")
+    if root_path and not _ROOT_PATH.fullmatch(root_path):
+        raise UsageError(f"root_path is a path that begins with one slash, such as /api; {root_path!r} isn't one")
     return AsgiApp(app, (root_path or "").rstrip("/"), lifespan)
 
 
@@ -138,7 +143,9 @@ class AsgiApp:
             "http_version": request.http_version,
             "method": request.method.upper(),
             "scheme": exchange.scheme,
-            "path": self._root_path + unquote(raw_path),  # bytes that aren't UTF-8 become U+FFFD
+            # Bytes that aren't UTF-8 become U+FFFD. The root path is put in front even where it seems to be there: a
+            # client that asks a proxy for /api/api/users must not get past the proxy's rules for /api/users.
+            "path": (self._root_path if request.path else "") + unquote(raw_path),
             "raw_path": raw_path.encode("ascii"),
             "query_string": request.query.encode("ascii"),
             "root_path": self._root_path,

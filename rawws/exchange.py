@@ -67,7 +67,8 @@ class Exchange:
 
     @property
     def scheme(self) -> str:
-        return self._connection.service.scheme
+        """By which scheme the client asks: the server's own, or what a trusted proxy says."""
+        return self._connection.scheme
 
     @property
     def client(self) -> tuple[str, int] | None:

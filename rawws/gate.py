@@ -6,12 +6,14 @@ import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rawws import logs
 from rawws.accepting import Address
 from rawws.errors import Refusal, UsageError
 from rawws.limits import check_names, check_number
 from rawws.transport import parse_ip
+from rawws.wire.forwarded import SCHEMES, Forwarded
 from rawws.wire.hosts import name_of
 from rawws.wire.messages import Request
 from rawws.wire.trace import FAULT, shorten
@@ -19,11 +21,19 @@ from rawws.wire.trace import FAULT, shorten
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+class Sender(NamedTuple):
+    """Whom a request comes from, and by which scheme, if a proxy says so: ``http`` or ``https``."""
+
+    address: Address
+    scheme: str | None = None
+
+
 class Gate:
     """Counts a server's connections, from accept to the end, as a whole and for each client (`client_of`).
 
     Where a connection comes from one of the ``trusted_proxies`` (addresses or networks such as ``10.0.0.0/8``), the
-    client is who the proxy's ``X-Forwarded-For`` says; other clients' are not believed, since anyone may send one.
+    client and the scheme are those of the proxy's ``X-Forwarded-For`` and ``X-Forwarded-Proto``, or else its
+    ``Forwarded``. Other clients' fields are not believed, since anyone may send them.
     """
 
     def __init__(
@@ -40,7 +50,7 @@ class Gate:
         self._max_connections = max_connections
         self._max_per_ip = max_connections_per_ip
         self._trusted = [_network(proxy) for proxy in trusted_proxies]
-        self._has_told = False  # of a proxy that doesn't write addresses
+        self._told: set[str] = set()  # what is wrong with proxies, by its kind
         self._from: dict[int, str] = {}  # by the connection's number
         self._counts: Counter[str] = Counter()
 
@@ -81,39 +91,49 @@ class Gate:
             if not self._counts[host]:
                 del self._counts[host]
 
-    def find_client(self, number: int, request: Request, address: Address) -> Address | Refusal:
+    def find_sender(self, number: int, request: Request, address: Address) -> Sender | Refusal:
         """Return who sent a request: the nearest address on its way that is not one of our proxies."""
         # A Unix socket is a proxy's by nature, if proxies are trusted at all.
         if isinstance(address, tuple) and not self._trusts(address[0]):
-            return address
-        values = request.headers.get_all("X-Forwarded-For")
-        forwarded = [hop for value in values for part in value.split(",") if (hop := part.strip())]
+            return Sender(address)
+        forwarded = Forwarded.of(request.headers)
+        if forwarded.is_ambiguous:
+            told = "sends X-Forwarded-... and Forwarded, which is ignored; have it remove the one that it doesn't write"
+            self._tell_once("ambiguous", number, address, told)
         client = address
-        for hop in reversed(forwarded):
+        hops = 0  # that proxies of ours have written
+        for hop in reversed(forwarded.clients):
+            hops += 1
             try:
                 host = str(parse_ip(name_of(hop)))  # some proxies write a port behind it
             except ValueError:
-                self._tell_of(number, client, hop)
+                told = f"says in {forwarded.client_field} that its client is {shorten(hop)!r}, which is no address: "
+                told += "such clients are taken for the proxy, all together; have it write addresses"
+                self._tell_once("client", number, client, told)
                 break  # what a proxy did not write is not to be believed, nor what is to its left
             client = (host, 0)
             if not self._trusts(host):
                 break
-        if forwarded and not self.is_open:
+        scheme = forwarded.scheme(hops or 1)
+        if scheme is not None and scheme not in SCHEMES:
+            told = (
+                f"says in {forwarded.scheme_field} that its client's scheme is {shorten(scheme)!r}, which is ignored; "
+            )
+            self._tell_once("scheme", number, address, f"{told}have it write http or https")
+        if forwarded.clients and not self.is_open:
             counted = client_of(client[0]) if isinstance(client, tuple) else "a Unix socket"
             if self._from.get(number) != counted and (refusal := self._check(counted)):
                 return refusal
             self.leave(number)
             self._from[number] = counted
             self._counts[counted] += 1
-        return client
+        return Sender(client, None if scheme is None else SCHEMES.get(scheme))
 
-    def _tell_of(self, number: int, proxy: Address, hop: str) -> None:
-        if not self._has_told:
-            self._has_told = True
+    def _tell_once(self, kind: str, number: int, proxy: Address, told: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
             who = proxy[0] if isinstance(proxy, tuple) else "on a Unix socket"
-            told = f"the proxy {who} says in X-Forwarded-For that its client is {shorten(hop)!r}, which is no address: "
-            told += "such clients are taken for the proxy, all together; have it write addresses"
-            logs.line(logs.server, logging.WARNING, number, FAULT, told)
+            logs.line(logs.server, logging.WARNING, number, FAULT, f"the proxy {who} {told}")
 
     def _check(self, host: str) -> Refusal | None:
         if not host or self._max_per_ip is None or self._counts[host] < self._max_per_ip:

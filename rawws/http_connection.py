@@ -72,6 +72,7 @@ class HttpConnection:
         self.service = service
         self.address = address  # of the socket's other end, or what a trusted proxy says
         self.socket_address = address
+        self.scheme = service.scheme  # or what a trusted proxy says
         self.http = HttpPhase(service.limits)
         self.deadline = self.request_deadline()  # of the request that is being received; the first's from accept on
         self.answered: Response | None = None  # the last answer that was given

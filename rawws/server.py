@@ -119,7 +119,7 @@ class Server:
         service.scheme = "http" if tls is None else "https"
         service.origins_at = {path: route.origins for path, route in self._routes.items() if route.origins is not None}
         if self._gate.reads_requests:
-            service.find_client = self._gate.find_client
+            service.find_sender = self._gate.find_sender
 
     def __repr__(self) -> str:
         where = ", ".join(self.addresses) or "nowhere"
@@ -552,7 +552,8 @@ async def serve(
       back.
     - ``rate``: messages in a second that a peer may send into a hub's room; more are read later.
     - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Of IPv6 a /64 counts as one address. Behind a
-      proxy, list it in ``trusted_proxies``, so that its ``X-Forwarded-For`` is believed.
+      proxy, list it in ``trusted_proxies``, so that its ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed, or
+      else its ``Forwarded`` (RFC 7239).
     - ``max_memory``: the memory that connections, rooms and requests may take together, in all servers of this
       `trio.run`. Beyond it, histories of empty rooms are dropped, and then whatever is largest.
       Beyond it histories of rooms in which nobody is are forgotten, then what is largest goes: another history, a peer

@@ -12,6 +12,7 @@ import trio
 
 from rawws.accepting import Address
 from rawws.errors import Refusal
+from rawws.gate import Sender
 from rawws.limits import Limits
 from rawws.tracing import Tracer
 from rawws.wire.handshake import Origins
@@ -57,14 +58,14 @@ class Service:
     process_response: ProcessResponse | None = None
     server_header: str | None = None
     tracer: Tracer = field(default_factory=Tracer)
-    scheme: str = "http"
+    scheme: str = "http"  # of its listeners
     drain: Drain | None = None  # once the server has begun to stop
     lingering: int = 0  # how many connections wait for their last words to be read
     resting: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait for a request
     cut_off: list[str] = field(default_factory=list)  # targets of requests that the end of the drain found unanswered
     _at_stop: set[Callable[[], None]] = field(default_factory=set)
     # Says who a request came from, which proxies may know better; and may refuse to hear more from there.
-    find_client: Callable[[int, Request, Address], Address | Refusal] | None = None
+    find_sender: Callable[[int, Request, Address], Sender | Refusal] | None = None
     # Says what a WebSocket for that path would do in a room, and why it can't be let in.
     admit: Callable[[Request], tuple[str, Refusal | None]] | None = None
     # Gets the room of a path ready, where that takes a while, and says why it can't be.

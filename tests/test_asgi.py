@@ -114,9 +114,47 @@ async def test_a_request_for_the_whole_server_has_a_star_for_its_path() -> None:
     assert (scope["method"], scope["path"], scope["raw_path"]) == ("OPTIONS", "*", b"*")
 
 
-async def test_root_path_stands_in_front_of_the_path() -> None:
-    scope = await scope_of(get("/users"), root_path="/api/")
-    assert (scope["root_path"], scope["path"], scope["raw_path"]) == ("/api", "/api/users", b"/users")
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [("/users", "/api/users"), ("/", "/api/"), ("/api/users", "/api/api/users"), ("http://localhost/x", "/api/x")],
+)
+async def test_root_path_stands_in_front_of_the_path(target: str, path: str) -> None:
+    scope = await scope_of(get(target), root_path="/api/")
+    assert (scope["root_path"], scope["path"]) == ("/api", path)
+    assert scope["raw_path"] == target.removeprefix("http://localhost").encode()
+
+
+async def test_root_path_is_not_in_front_of_the_star_of_the_whole_server() -> None:
+    scope = await scope_of(get("*", method="OPTIONS"), root_path="/api")
+    assert (scope["root_path"], scope["path"]) == ("/api", "*")
+
+
+@pytest.mark.parametrize(
+    ("trusted", "lines", "scheme"),
+    [
+        (["127.0.0.1"], ["X-Forwarded-Proto: https"], "https"),
+        (["127.0.0.1"], ["Forwarded: for=203.0.113.9;proto=https"], "https"),
+        (["127.0.0.1"], ["X-Forwarded-Proto: gopher"], "http"),
+        (["127.0.0.1"], [], "http"),
+        (["10.0.0.0/8"], ["X-Forwarded-Proto: https", "Forwarded: proto=https"], "http"),
+        ([], ["X-Forwarded-Proto: https", "Forwarded: proto=https"], "http"),
+    ],
+)
+async def test_the_scheme_is_what_a_trusted_proxy_says_and_for_that_request_alone(
+    trusted: list[str], lines: list[str], scheme: str
+) -> None:
+    schemes = []
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        schemes.append(scope["scheme"])
+        await answer(send)
+
+    async with serving(app, trusted_proxies=trusted) as site:
+        client = await site.connect()
+        await client.ask(get("/", *lines))
+        await client.ask(get("/"))
+    assert schemes == [scheme, "http"]
 
 
 async def test_a_unix_socket_has_a_path_and_no_client(tmp_path: Path, bounded: None) -> None:

@@ -319,8 +319,9 @@ async def test_what_is_no_application_is_one_sentence() -> None:
         asgi("main:app")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="there is no lifespan 'maybe'; give 'auto', 'on' or 'off'"):
         asgi(says_ok, lifespan="maybe")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"begin with a slash, such as /api; 'api' doesn't"):
-        asgi(says_ok, root_path="api")
+    for path in ("api", "//evil.example", "/api?x", "/api#x", "/a b", "/a\n"):
+        with pytest.raises(UsageError, match=r"is a path that begins with one slash, such as /api; '.*' isn't one"):
+            asgi(says_ok, root_path=path)
 
 
 async def test_one_is_for_one_server() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 import rawws
 from rawws import Request
-from rawws.gate import Gate
+from rawws.gate import Gate, Sender
 
 
 def forwarded_for(forwarded: str) -> Request:
@@ -36,9 +36,64 @@ def forwarded_for(forwarded: str) -> Request:
 def test_the_client_is_the_nearest_address_that_is_not_a_proxy_of_ours(
     address: str, forwarded: str, client: str
 ) -> None:
-    found = Gate(None, None, ["10.0.0.0/8"]).find_client(1, forwarded_for(forwarded), (address, 1234))
-    assert isinstance(found, tuple)
-    assert found[0] == client
+    found = Gate(None, None, ["10.0.0.0/8"]).find_sender(1, forwarded_for(forwarded), (address, 1234))
+    assert isinstance(found, Sender)
+    assert found.address[0] == client
+
+
+@pytest.mark.parametrize(
+    ("fields", "client", "scheme"),
+    [
+        ({"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}, "203.0.113.9", "https"),
+        ({"X-Forwarded-Proto": " HTTPS "}, "10.0.0.1", "https"),
+        ({"X-Forwarded-Proto": "wss"}, "10.0.0.1", "https"),
+        ({"X-Forwarded-Proto": "ws"}, "10.0.0.1", "http"),
+        ({"X-Forwarded-Proto": "on"}, "10.0.0.1", None),
+        ({}, "10.0.0.1", None),
+        # A client says https, and our proxy that it was http.
+        ({"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https, http"}, "203.0.113.9", "http"),
+        ({"X-Forwarded-Proto": "https,http"}, "10.0.0.1", "http"),
+        # Two proxies of ours: both write the scheme, or the outer one does.
+        ({"X-Forwarded-For": "203.0.113.9, 10.0.0.2", "X-Forwarded-Proto": "https, http"}, "203.0.113.9", "https"),
+        ({"X-Forwarded-For": "203.0.113.9, 10.0.0.2", "X-Forwarded-Proto": "https"}, "203.0.113.9", "https"),
+        ({"X-Forwarded-For": "evil, 203.0.113.9", "X-Forwarded-Proto": "https, http"}, "203.0.113.9", "http"),
+        ({"X-Forwarded-For": "203.0.113.9, evil", "X-Forwarded-Proto": "https, http"}, "10.0.0.1", "http"),
+        ({"Forwarded": "for=203.0.113.9;proto=https"}, "203.0.113.9", "https"),
+        ({"Forwarded": 'For="203.0.113.9:4711"; Proto="HTTPS";by=10.0.0.1;host=a'}, "203.0.113.9", "https"),
+        ({"Forwarded": 'for="[2001:db8::1]:443";proto=http'}, "2001:db8::1", "http"),
+        ({"Forwarded": "for=203.0.113.9:4711"}, "203.0.113.9", None),
+        ({"Forwarded": "proto=https"}, "10.0.0.1", "https"),
+        ({"Forwarded": "for=unknown;proto=https"}, "10.0.0.1", "https"),
+        ({"Forwarded": "for=evil;proto=https, for=203.0.113.9;proto=http"}, "203.0.113.9", "http"),
+        ({"Forwarded": "for=203.0.113.9;proto=https, for=10.0.0.2"}, "203.0.113.9", "https"),
+        ({"Forwarded": "for=203.0.113.9;proto=https, for=10.0.0.2;proto=http"}, "203.0.113.9", "https"),
+        # What isn't as RFC 7239 §4 has it is nobody's, nor is what stands in front of it.
+        ({"Forwarded": 'for="evil, for=203.0.113.9;proto=https'}, "10.0.0.1", None),
+        ({"Forwarded": "for=203.0.113.9;for=203.0.113.10;proto=https"}, "10.0.0.1", None),
+        ({"Forwarded": "203.0.113.9;proto=https"}, "10.0.0.1", None),
+        ({"Forwarded": 'for="a\\"b,;c", for=203.0.113.9'}, "203.0.113.9", None),
+        # A client sends the one that our proxy doesn't write.
+        ({"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=198.51.100.1;proto=https"}, "203.0.113.9", None),
+        ({"X-Forwarded-Proto": "http", "Forwarded": "for=198.51.100.1;proto=https"}, "10.0.0.1", "http"),
+        ({"X-Forwarded-Host": "evil.example", "X-Forwarded-Scheme": "https"}, "10.0.0.1", None),
+    ],
+)
+def test_the_scheme_is_what_the_proxy_nearest_to_the_client_says(
+    fields: dict[str, str], client: str, scheme: str | None
+) -> None:
+    request = Request("GET", "/", "1.1", rawws.Headers(list(fields.items())))
+    found = Gate(None, None, ["10.0.0.0/8"]).find_sender(1, request, ("10.0.0.1", 1234))
+    assert isinstance(found, Sender)
+    assert (found.address[0], found.scheme) == (client, scheme)
+    assert Gate(None, None, ["10.0.0.0/8"]).find_sender(1, request, ("198.51.100.7", 1)) == (("198.51.100.7", 1), None)
+
+
+def test_several_fields_are_one_list() -> None:
+    fields = [("Forwarded", 'for="evil'), ("Forwarded", "for=203.0.113.9;proto=https")]
+    found = Gate(None, None, ["10.0.0.0/8"]).find_sender(
+        1, Request("GET", "/", "1.1", rawws.Headers(fields)), ("10.0.0.1", 1)
+    )
+    assert found == (("203.0.113.9", 0), "https")
 
 
 @pytest.mark.parametrize(
@@ -53,13 +108,13 @@ def test_a_client_counts_as_one_however_it_is_written(forwarded: str, same: str)
     gate = Gate(None, 1, ["10.0.0.0/8"])
     for number in range(3):
         assert gate.enter(number, ("10.0.0.1", number)) is None, "the proxy itself may come as often as it likes"
-    assert isinstance(gate.find_client(0, forwarded_for(forwarded), ("10.0.0.1", 0)), tuple)
-    refusal = gate.find_client(1, forwarded_for(same), ("10.0.0.1", 1))
+    assert isinstance(gate.find_sender(0, forwarded_for(forwarded), ("10.0.0.1", 0)), tuple)
+    refusal = gate.find_sender(1, forwarded_for(same), ("10.0.0.1", 1))
     assert isinstance(refusal, rawws.errors.Refusal)
     assert (refusal.status, refusal.code) == (429, "max_connections_per_ip")
-    assert isinstance(gate.find_client(2, forwarded_for("203.0.113.10"), ("10.0.0.1", 2)), tuple)
+    assert isinstance(gate.find_sender(2, forwarded_for("203.0.113.10"), ("10.0.0.1", 2)), tuple)
     gate.leave(0)
-    assert isinstance(gate.find_client(1, forwarded_for(same), ("10.0.0.1", 1)), tuple)
+    assert isinstance(gate.find_sender(1, forwarded_for(same), ("10.0.0.1", 1)), tuple)
 
 
 def test_of_ipv6_all_of_a_64_is_one_client() -> None:
@@ -71,12 +126,33 @@ def test_of_ipv6_all_of_a_64_is_one_client() -> None:
     assert gate.enter(3, ("2001:db8:0:1::1", 1)) is None
 
 
-def test_a_proxy_that_doesnt_write_addresses_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"X-Forwarded-For": "_hidden"},
+            "says in X-Forwarded-For that its client is '_hidden', which is no address: such clients are taken for the "
+            "proxy, all together; have it write addresses",
+        ),
+        (
+            {"Forwarded": "for=_hidden;proto=https"},
+            "says in Forwarded that its client is '_hidden', which is no address: such clients are taken for the "
+            "proxy, all together; have it write addresses",
+        ),
+        (
+            {"X-Forwarded-Proto": "on"},
+            "says in X-Forwarded-Proto that its client's scheme is 'on', which is ignored; have it write http or https",
+        ),
+        (
+            {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=198.51.100.1"},
+            "sends X-Forwarded-... and Forwarded, which is ignored; have it remove the one that it doesn't write",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_proxy_is_told_once(
+    caplog: pytest.LogCaptureFixture, fields: dict[str, str], told: str
+) -> None:
     gate = Gate(None, None, ["10.0.0.0/8"])
     for number in range(3):
-        gate.find_client(number, forwarded_for("_hidden"), ("10.0.0.1", 1))
-    (line,) = caplog.messages
-    assert line == (
-        "#0 ! the proxy 10.0.0.1 says in X-Forwarded-For that its client is '_hidden', which is no address: such "
-        "clients are taken for the proxy, all together; have it write addresses"
-    )
+        gate.find_sender(number, Request("GET", "/", "1.1", rawws.Headers(list(fields.items()))), ("10.0.0.1", 1))
+    assert caplog.messages == [f"#0 ! the proxy 10.0.0.1 {told}"]

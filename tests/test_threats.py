@@ -12,6 +12,7 @@ import pytest
 from rawws.errors import UsageError
 from rawws.room_posts import Guard
 from rawws.wire.deflate import answer_offers
+from rawws.wire.forwarded import Forwarded
 from rawws.wire.handshake import Origins
 from rawws.wire.hosts import is_local_name
 from rawws.wire.message_ids import parse_id
@@ -41,7 +42,11 @@ def took_s(size: int) -> float:
         f"permessage-deflate{semicolons}",
         f'permessage-deflate; x="{spaces}',
         f",{spaces}," * 2,
+        'for="' + "\\" * size,
+        'for="a,' + semicolons,
     ):
+        Forwarded.of(Headers([("Forwarded", value)]))
+        Request("GET", "/", "1.1", Headers([("Accept", value)])).accepts("text/event-stream")
         Headers([("Upgrade", value)]).tokens("Upgrade")
         answer_offers([value])
         Origins(["https://a.example"]).allow(f"https://{value}", value)

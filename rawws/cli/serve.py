@@ -68,6 +68,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Raises `UsageError` for flags that don't go together."""
+    if options.root_path is not None and not options.app:
+        raise UsageError("--root-path is for an application; give --app too, or leave it out")
     if options.tls_key and not options.tls_cert:
         raise UsageError("--tls-key is of no use without --tls-cert; give the certificate too")
     if options.slow == Slow.LATEST.value and options.latest_key is None:
@@ -150,7 +152,7 @@ class _Program:
         self._tracer = Tracer()
         has_rooms = self._hub.mode is Mode.BROADCAST
         self._app: web.HttpApp = (
-            asgi(load_app(options.app))
+            asgi(load_app(options.app), root_path=options.root_path or "")
             if options.app
             else web.HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
         )
@@ -323,6 +325,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="have this ASGI application (Starlette, FastAPI, ...) answer the requests that don't upgrade",
     )
     talk.add_argument(
+        "--root-path",
+        metavar="PATH",
+        help="tell the application that a proxy in front takes this off the path, such as /api",
+    )
+    talk.add_argument(
         "--no-compression", dest="compression", action="store_false", help="decline permessage-deflate (RFC 7692)"
     )
     talk.add_argument(
@@ -412,7 +419,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     limits.add_argument(
         "--trusted-proxy", type=proxy, metavar="NETWORK", action="append", default=[],
-        help="believe the X-Forwarded-For of proxies there, such as 10.0.0.0/8; may be repeated",
+        help="believe the X-Forwarded-For and -Proto, or the Forwarded, of proxies there, such as 10.0.0.0/8; may be "
+        "repeated",
     )  # fmt: skip
     for flag, most, what in (
         ("--max-head", "16k", "of a request's head; a larger one gets 431"),

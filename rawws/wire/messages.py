@@ -17,8 +17,8 @@ from rawws.errors import UsageError
 # RFC 9110 §5.6.2.
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 # RFC 9110 §5.6.1, §5.6.4: commas divide a list, and semicolons an element of it, except within quotes.
-_ELEMENT = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
-_PART = re.compile(r'(?:[^";]|"(?:[^"\\]|\\.)*"?)+')
+_ELEMENT = re.compile(r'(?:[^",]++|"(?:[^"\\]++|\\.)*+"?)++')
+_PART = re.compile(r'(?:[^";]++|"(?:[^"\\]++|\\.)*+"?)++')
 # RFC 9110 §12.4.2, and ".2", which Java's own client sends.
 _WEIGHT = re.compile(r"0?\.[0-9]+|0\.?|1(?:\.0*)?")
 # RFC 9110 §5.5 without obs-text, and without white space at the ends, which a parser would take off.
