@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
@@ -138,3 +139,109 @@ async def test_the_proxy_protocol_is_told_to_the_operator_with_what_turns_it_off
     with proxy("haproxy", program.port, tmp_path / "without") as port:
         async with visitor(port) as client:
             assert (await client.ask(get("/"))).body == b"hi there"
+
+
+# What an application is told of where it is
+
+APP = """
+from fastapi import FastAPI, Request
+
+app = FastAPI({})
+
+@app.get("/users/")
+async def users(request: Request):
+    return dict(url=str(request.url), link=str(request.url_for("users")), client=request.client.host)
+"""
+TO_BE_ADDED = {
+    "nginx": [
+        "proxy_set_header Host $http_host;",
+        "proxy_set_header X-Forwarded-For $remote_addr;",
+        "proxy_set_header X-Forwarded-Proto https;",  # as $scheme is on a port with TLS
+    ],
+    "haproxy": ["option forwardfor", "http-request set-header X-Forwarded-Proto https"],
+}
+# HAProxy writes Forwarded by itself from version 2.8 on.
+FORWARDED = [
+    "http-request del-header X-Forwarded-For",
+    "http-request del-header X-Forwarded-Proto",
+    "http-request set-header Forwarded for=%[src];proto=https",
+]
+
+
+@asynccontextmanager
+async def behind_tls(port: int) -> AsyncIterator[httpx.AsyncClient]:
+    """Be the clients of a site whose proxy says that it ends TLS."""
+    async with httpx.AsyncClient(
+        base_url=f"http://{LOOPBACK}:{port}", headers={"Host": "site.example"}, trust_env=False, timeout=PATIENCE_S
+    ) as client:
+        yield client
+
+
+def start_app(start_program: StartProgram, folder: Path, *flags: str, own_root_path: str = "") -> Program:
+    pytest.importorskip("fastapi")
+    (folder / "its_app.py").write_text(APP.format(f"root_path={own_root_path!r}" if own_root_path else ""))
+    return start_program("--app", "its_app:app", "--allow-host", "site.example", *flags, directory=folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "adding"),
+    [("nginx", TO_BE_ADDED["nginx"]), ("haproxy", TO_BE_ADDED["haproxy"]), ("haproxy", FORWARDED)],
+    ids=["nginx", "haproxy", "forwarded"],
+)
+async def test_an_application_behind_a_proxy_that_ends_tls_knows_its_scheme(
+    start_program: StartProgram, tmp_path: Path, name: str, adding: list[str]
+) -> None:
+    program = start_app(start_program, tmp_path, "--trusted-proxy", LOOPBACK)
+    with proxy(name, program.port, tmp_path, *adding) as port:
+        async with behind_tls(port) as client:
+            led = await client.get("/users")
+            assert (led.status_code, led.headers["location"]) == (307, "https://site.example/users/")
+            # LOOPBACK is a proxy's address, and the nearest one that isn't would be the client's.
+            told = {"url": "https://site.example/users/", "link": "https://site.example/users/", "client": LOOPBACK}
+            assert (await client.get("/users/")).json() == told
+            spoofed = {"X-Forwarded-Proto": "http", "Forwarded": "for=203.0.113.5;proto=http"}
+            assert (await client.get("/users/", headers=spoofed)).json() == told
+        async with behind_tls(program.port) as local:  # from a trusted address too, and without a proxy in between
+            assert (await local.get("/users")).headers["location"] == "http://site.example/users/"
+
+
+async def test_a_client_can_not_choose_the_scheme_where_no_proxy_is_trusted(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    program = start_app(start_program, tmp_path)
+    with proxy("nginx", program.port, tmp_path, *TO_BE_ADDED["nginx"]) as port:
+        async with behind_tls(port) as client:
+            assert (await client.get("/users")).headers["location"] == "http://site.example/users/"
+
+
+@pytest.mark.parametrize("is_taken_off", [True, False])
+async def test_an_application_below_a_path_of_the_site_has_it_in_its_links(
+    start_program: StartProgram, tmp_path: Path, is_taken_off: bool
+) -> None:
+    trusted = ("--trusted-proxy", LOOPBACK)
+    if is_taken_off:
+        program = start_app(start_program, tmp_path, *trusted, "--root-path", "/api")
+    else:  # the application finds it in the path, once that knows of it
+        program = start_app(start_program, tmp_path, *trusted, own_root_path="/api")
+    path = "/" if is_taken_off else ""
+    with proxy("nginx", program.port, tmp_path, *TO_BE_ADDED["nginx"], location="/api/", path=path) as port:
+        async with behind_tls(port) as client:
+            url = "https://site.example/api/users/"
+            assert (await client.get("/api/users")).headers["location"] == url
+            told = (await client.get("/api/users/")).json()
+            assert (told["url"], told["link"]) == (url, url)
+            page = await client.get("/api/docs")
+            assert "url: '/api/openapi.json'" in page.text
+            schema = (await client.get("/api/openapi.json")).json()
+            assert schema["servers"] == [{"url": "/api"}]
+            assert list(schema["paths"]) == ["/users/"]
+
+
+async def test_a_page_of_the_site_may_connect_through_its_proxy(start_program: StartProgram, tmp_path: Path) -> None:
+    program = start_program("--trusted-proxy", LOOPBACK, "--allow-host", "site.example", "--hello", "")
+    with proxy("nginx", program.port, tmp_path, *TO_BE_ADDED["nginx"]) as port:
+        for origin, status in (("https://site.example", 101), ("https://evil.example", 403)):
+            async with visitor(port) as client:
+                request = upgrade("/room", f"Origin: {origin}", "X-Forwarded-Host: evil.example")
+                answer = await client.ask(request.replace(b"Host: localhost", b"Host: site.example"))
+                assert answer.status == status

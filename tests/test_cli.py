@@ -284,6 +284,7 @@ def test_an_origin_that_is_none_is_one_sentence_and_exit_status_2(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--root-path", "/api"], "--root-path is for an application; give --app too, or leave it out"),
         (["--latest-key", "a"], "--latest-key is for --slow latest; give that too, or leave out the key"),
         (
             ["--slow", "latest"],
@@ -299,7 +300,7 @@ def test_an_origin_that_is_none_is_one_sentence_and_exit_status_2(
             "--mode echo has no rooms, which --slow, --rate would be for; leave out one or the other",
         ),
     ],
-    ids=["a key alone", "no key", "echo", "echo again"],
+    ids=["a root path alone", "a key alone", "no key", "echo", "echo again"],
 )
 def test_flags_that_dont_go_together_are_one_sentence_and_exit_status_2(
     ran: Ran, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
