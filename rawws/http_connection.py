@@ -169,17 +169,17 @@ class HttpConnection:
                 if not is_failure(error):
                     raise
                 log_failure(logs.handshake, self.number, f"{name} failed", error)
-                return Response(500, "The server failed to decide about this request.\n")
+                return Response(500, "The server failed to decide about this request.\n", [web.NO_STORE])
         assert scope.cancelled_caught
         self.log(logs.handshake, logging.WARNING, TIMER, f"{name} took too long to decide")
-        return Response(503, "The server took too long to decide about this request.\n")
+        return Response(503, "The server took too long to decide about this request.\n", [web.NO_STORE])
 
     async def answer_instead(self, response: object, hook: str, logger: logging.Logger, *, close: bool) -> None:
         """Send what the application's hook answers in place of going on."""
         if not isinstance(response, Response) or response.status < 200:
             told = f"{hook} returned {response!r}; it is to return a Response with a final status, or None"
             self.log(logger, logging.ERROR, FAULT, told)
-            response = Response(500, "The server failed to decide about this request.\n")
+            response = Response(500, "The server failed to decide about this request.\n", [web.NO_STORE])
         self.log(logger, logging.INFO, STATE, f"answered by {hook} with {response.status}")
         await self.send_response(response, logger, close=close)
 

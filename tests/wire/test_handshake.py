@@ -365,6 +365,7 @@ def test_10_2_pages_of_this_host_and_allowed_ones_may_connect(
         "https://b.example:65536",
         "https://[b]",
         "https://[::1",
+        "https://ü..example",
         "https://straße.example",  # strasse.example in one version of IDNA, and another site in the other
         "file:",
         "a b",
