@@ -50,7 +50,7 @@ class Gate:
         self._max_connections = max_connections
         self._max_per_ip = max_connections_per_ip
         self._trusted = [_network(proxy) for proxy in trusted_proxies]
-        self._told: set[str] = set()  # what is wrong with proxies, by its kind
+        self._told: set[str] = set()  # the kinds of a proxy's mistakes that the log has
         self._from: dict[int, str] = {}  # by the connection's number
         self._counts: Counter[str] = Counter()
 
@@ -98,12 +98,15 @@ class Gate:
             return Sender(address)
         forwarded = Forwarded.of(request.headers)
         if forwarded.is_ambiguous:
-            told = "sends X-Forwarded-... and Forwarded, which is ignored; have it remove the one that it doesn't write"
+            told = "sends X-Forwarded-... beside Forwarded, and Forwarded is ignored; have it remove the kind that it "
+            told += "doesn't write"
             self._tell_once("ambiguous", number, address, told)
         client = address
         hops = 0  # that proxies of ours have written
         for hop in reversed(forwarded.clients):
             hops += 1
+            if not hop:
+                break
             try:
                 host = str(parse_ip(name_of(hop)))  # some proxies write a port behind it
             except ValueError:
@@ -116,10 +119,8 @@ class Gate:
                 break
         scheme = forwarded.scheme(hops or 1)
         if scheme is not None and scheme not in SCHEMES:
-            told = (
-                f"says in {forwarded.scheme_field} that its client's scheme is {shorten(scheme)!r}, which is ignored; "
-            )
-            self._tell_once("scheme", number, address, f"{told}have it write http or https")
+            told = f"says in {forwarded.scheme_field} that its client's scheme is {shorten(scheme)!r}, which is "
+            self._tell_once("scheme", number, address, f"{told}ignored; have it write http or https")
         if forwarded.clients and not self.is_open:
             counted = client_of(client[0]) if isinstance(client, tuple) else "a Unix socket"
             if self._from.get(number) != counted and (refusal := self._check(counted)):

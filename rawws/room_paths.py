@@ -12,7 +12,7 @@ BESIDE_AN_APPLICATION = "/room/"  # the default, since the application owns all 
 
 OWN_PATHS = "/_rawws/"  # below which nothing is an application's
 METRICS = "/metrics"
-# What load balancers and Prometheus ask. A room there would be mistaken for the answer, or the answer for a room.
+# Load balancers and Prometheus ask for these. A room there would be mistaken for the answer, or the answer for a room.
 PROBES = frozenset({"/healthz", "/readyz", METRICS})
 
 _VISIBLE = re.compile(r"[!-\"$->@-~]*")  # the ASCII that a path may contain; "?" and "#" would end it
@@ -70,7 +70,7 @@ class RoomPaths:
 
 
 def is_own(path: str) -> bool:
-    """Return whether a path is for what rawws itself has to tell, and so never a room."""
+    """Return whether rawws tells of itself at a path, which is never a room then."""
     return path in PROBES or f"{path}/".startswith(OWN_PATHS)
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 GREETING = "hi there"
 ALLOWED_METHODS = ("GET", "HEAD")
-# RFC 9111 §4.2.2: without it a cache in front may keep even a 404. Answers that depend on the moment, or on what is
-# accepted, say so.
+# A cache in front may keep even a 404 without this field (RFC 9111 §4.2.2), and some keep each 200. It is in answers
+# that depend on the moment, or on what the client accepts.
 NO_STORE = ("Cache-Control", "no-store")
 
 # What a program may give for requests that don't upgrade.

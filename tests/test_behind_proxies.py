@@ -106,7 +106,7 @@ async def test_a_trusted_proxy_has_the_page_and_publishing_off(start_program: St
             assert (await client.ask(post())).status == 403
 
 
-# What proxies ask and send themselves
+# Checks and headers of the proxies themselves
 
 
 @pytest.mark.parametrize("check", ["option httpchk", "option httpchk GET /healthz", "option httpchk HEAD /readyz"])
@@ -141,7 +141,7 @@ async def test_the_proxy_protocol_is_told_to_the_operator_with_what_turns_it_off
             assert (await client.ask(get("/"))).body == b"hi there"
 
 
-# What an application is told of where it is
+# Where an application is, as proxies tell it
 
 APP = """
 from fastapi import FastAPI, Request

@@ -145,13 +145,12 @@ def test_of_ipv6_all_of_a_64_is_one_client() -> None:
         ),
         (
             {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=198.51.100.1"},
-            "sends X-Forwarded-... and Forwarded, which is ignored; have it remove the one that it doesn't write",
+            "sends X-Forwarded-... beside Forwarded, and Forwarded is ignored; have it remove the kind that it doesn't "
+            "write",
         ),
     ],
 )
-def test_what_is_wrong_with_a_proxy_is_told_once(
-    caplog: pytest.LogCaptureFixture, fields: dict[str, str], told: str
-) -> None:
+def test_a_proxy_s_mistake_is_told_once(caplog: pytest.LogCaptureFixture, fields: dict[str, str], told: str) -> None:
     gate = Gate(None, None, ["10.0.0.0/8"])
     for number in range(3):
         gate.find_sender(number, Request("GET", "/", "1.1", rawws.Headers(list(fields.items()))), ("10.0.0.1", 1))

@@ -194,7 +194,7 @@ async def test_the_line_of_a_refused_origin_ends_with_the_flag_that_would_allow_
     assert line.endswith(" --allow-origin https://evil.example")
 
 
-async def test_who_follows_the_advice_for_a_refused_origin_lets_it_in(start_program: StartProgram) -> None:
+async def test_the_advice_for_a_refused_origin_lets_it_in(start_program: StartProgram) -> None:
     sent = ["https://a.example", "http://[2001:db8::1]:81", "file://", "null", "", "capacitor://localhost", "app://."]
     program = start_program()
     advised = []

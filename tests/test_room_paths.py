@@ -81,7 +81,7 @@ def test_a_root_without_a_slash_is_a_room_itself_and_claims_no_other_name(path: 
         ("/x/_rawws/", True),
     ],
 )
-def test_what_the_server_tells_of_itself_is_never_a_room(path: str, is_room: bool) -> None:
+def test_the_server_s_own_paths_are_never_rooms(path: str, is_room: bool) -> None:
     assert (path in RoomPaths("/")) is is_room
 
 

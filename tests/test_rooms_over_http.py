@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -451,6 +452,19 @@ async def test_who_may_publish(nursery: trio.Nursery, guard: Guard, lines: list[
         assert allowed == ("https://app.example" if "app.example" in str(lines) else None)
 
 
+@pytest.mark.parametrize("origin", ["https://a.example", "file://", "null", "", "capacitor://localhost"])
+async def test_the_advice_for_a_page_that_may_not_publish_lets_it(nursery: trio.Nursery, origin: str) -> None:
+    request = Request("POST", "/room", "1.1", Headers([("Host", "localhost"), ("Origin", origin)]))
+    refusal = Guard(is_local=True).refuse_writing(request)
+    assert refusal is not None
+    flag, value = shlex.split(refusal.hint.partition("start the server with ")[2])
+    assert flag == "--allow-origin"
+    async with rooms(nursery, guard=Guard(is_local=True, origins=Origins([value]))) as running:
+        answer = await running.ask(post("/room", b"hello", f"Origin: {origin}"))
+        assert answer.status == 202
+        assert answer.headers["access-control-allow-origin"].strip() == origin
+
+
 @pytest.mark.parametrize(
     ("guard", "headers", "code", "sentence", "hint"),
     [
@@ -584,7 +598,7 @@ async def test_a_name_led_here_from_elsewhere_may_not_publish(nursery: trio.Nurs
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/_rawws/x"])
-async def test_what_the_server_tells_of_itself_is_no_room_for_any_method(nursery: trio.Nursery, path: str) -> None:
+async def test_the_server_s_own_paths_are_no_rooms_for_any_method(nursery: trio.Nursery, path: str) -> None:
     async with rooms(nursery, history=10) as running:
         for method in ("POST", "PUT", "DELETE"):
             answer = await running.ask(post(path, b"hello").replace(b"POST", method.encode(), 1))

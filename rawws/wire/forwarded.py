@@ -1,11 +1,11 @@
-"""What proxies say in a request of whose it is, and by which scheme it came to them.
+"""The fields in which proxies tell whose a request is, and by which scheme it came to them.
 
-That is in ``X-Forwarded-For`` and ``X-Forwarded-Proto``, or in ``Forwarded`` (RFC 7239). Anyone may send these fields,
-and most proxies pass on what a client has sent. So whom to believe is for ``gate.py`` to say: each element was written
-by the hop that the next one names, and the last by the connection's other end.
+They are ``X-Forwarded-For`` and ``X-Forwarded-Proto``, or ``Forwarded`` (RFC 7239). Anyone may send them, and most
+proxies pass on what a client has sent. ``gate.py`` decides whom to believe: each element was written by the hop that
+the next one names, and the last by the connection's other end.
 
 ``X-Forwarded-Host`` and ``host=`` aren't read, nor are they by uvicorn and gunicorn. A proxy can pass ``Host`` itself
-on. One that writes neither passes on whatever a client has made up, and applications mail links to that host.
+on. A proxy that writes neither would pass on whatever a client has made up, and applications mail links to that host.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import NamedTuple
 
 from rawws.wire.messages import Headers
 
-# RFC 7239 §4. An unquoted colon is none of a token's characters, but is written for ports.
+# RFC 7239 §4. A colon outside of quotes is no character of a token, but some proxies write ports so.
 _PAIR = re.compile(r'([-!#$%&\'*+.^_`|~0-9A-Za-z]+)=(?:([^"\s]+)|"((?:[^"\\]++|\\.)*+)")')
 _ESCAPED = re.compile(r"\\(.)")
 
-# By which schemes a request may have come, and which of them an HTTP application is told.
+# The schemes by which a request may come, each with the one that an HTTP application is told.
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 
 class Forwarded(NamedTuple):
-    """What a request's fields say, the nearest hop last."""
+    """The hops that a request's fields name, the nearest last."""
 
-    clients: Sequence[str]  # as they stand there; not all are addresses
+    clients: Sequence[str]  # as they stand there; not all are addresses, and an empty one wasn't named
     schemes: Sequence[str | None]  # in lower case; as many as there are clients, or fewer, or more
     client_field: str
     scheme_field: str
@@ -63,4 +63,4 @@ def _parse(parts: Sequence[str]) -> tuple[str, str | None]:
         if pair is None or pair[1].lower() in pairs:
             return ";".join(parts), None
         pairs[pair[1].lower()] = pair[2] or _ESCAPED.sub(r"\1", pair[3])
-    return pairs.get("for", "unknown"), pairs.get("proto", "").lower() or None
+    return pairs.get("for", ""), pairs.get("proto", "").lower() or None

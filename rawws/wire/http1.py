@@ -53,9 +53,9 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9
 _NOT_CHUNKED = "The request's body is not chunked as HTTP has it."
 _UNBRACKETED = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
-# What the PROXY protocol puts in front of a client's bytes: a line in version 1, a signature of 12 bytes in version 2
-# (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, §2). The signature begins with two empty lines, and no
-# request goes on with a NUL.
+# The PROXY protocol puts a line in front of a client's bytes in version 1, and a signature of 12 bytes in version 2
+# (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, §2). The signature begins with two empty lines and a
+# NUL, which is in no request.
 _PROXY_LINE = re.compile(rb"PROXY (?:TCP4|TCP6|UNKNOWN)[ \r]")
 _PROXY_EMPTY_LINES = len(b"\r\n\r\n")
 _PROXY_PROTOCOL = Refusal(

@@ -180,9 +180,11 @@ class Request:
             weight = _weight_of(parameters)
             if weight is not None:
                 weights[media_range.lower()] = max(weight, weights.get(media_range.lower(), 0.0))
-        wildcard = f"{rather_than.partition('/')[0]}/*"
-        other = next((weights[each] for each in (rather_than, wildcard, "*/*") if each in weights), 0.0)
-        return weights.get(media_type, 0.0) > 0 and weights[media_type] >= other
+        weight = weights.get(media_type, 0.0)
+        if not rather_than:
+            return weight > 0
+        closest_first = (rather_than, f"{rather_than.partition('/')[0]}/*", "*/*")
+        return weight > 0 and weight >= next((weights[each] for each in closest_first if each in weights), 0.0)
 
     @property
     def was_forwarded(self) -> bool:

@@ -20,7 +20,7 @@ from rawws.wire.messages import Headers
         ('For="[2001:db8:cafe::17]:4711"', ["[2001:db8:cafe::17]:4711"], [None]),
         ("for=192.0.2.60;proto=http;by=203.0.113.43", ["192.0.2.60"], ["http"]),
         ("for=192.0.2.43, for=198.51.100.17", ["192.0.2.43", "198.51.100.17"], [None, None]),
-        ("by=203.0.113.43; PROTO=HTTPS", ["unknown"], ["https"]),
+        ("by=203.0.113.43; PROTO=HTTPS", [""], ["https"]),
         ('for="192.0.2.\\43";proto="h\\ttps"', ["192.0.2.43"], ["https"]),
         ('for="a,b;c";proto=http', ["a,b;c"], ["http"]),
         ("for=192.0.2.43:47011", ["192.0.2.43:47011"], [None]),

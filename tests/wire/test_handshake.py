@@ -420,7 +420,7 @@ def test_10_2_the_hint_can_be_pasted_into_a_shell_and_lets_in_that_origin_alone(
     "origin",
     ["nonsense", "https://", "https://b.example/path", "https://b.example, https://c.example", "a b", "x" * 300],
 )
-def test_10_2_where_no_flag_names_an_origin_the_hint_says_what_lets_it_in(origin: str) -> None:
+def test_10_2_the_hint_for_an_origin_that_no_flag_names_lets_it_in_too(origin: str) -> None:
     refusal = assert_refused(handshake(("Origin", [origin.encode()])), 403, "origin")
     assert refusal.hint == (
         "a browser sends no such Origin (RFC 6454 §7.1): have the client send none, or start the server with "

@@ -63,7 +63,7 @@ def test_who_is_called_otherwise_is_told() -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "x_y:80", "a'b", "$(reboot)", "1.2.3", "xn--bcher-kva.example."])
-def test_who_follows_the_advice_lets_that_name_in(host: str) -> None:
+def test_the_advice_lets_that_name_in(host: str) -> None:
     refusal = Hosts().refuse(asked_of(host))
     assert refusal is not None
     flag, name = shlex.split(refusal.hint.partition("start it with ")[2])
@@ -73,7 +73,7 @@ def test_who_follows_the_advice_lets_that_name_in(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["*", "-x", "[1:2]", "x" * 256])
-def test_where_no_flag_names_a_host_there_is_no_advice(host: str) -> None:
+def test_a_host_that_no_flag_names_gets_no_advice(host: str) -> None:
     refusal = Hosts().refuse(asked_of(host))
     assert refusal is not None
     assert refusal.hint == ""

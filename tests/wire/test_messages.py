@@ -136,6 +136,7 @@ def test_9112_3_2_2_whom_a_request_is_for_says_its_target_and_else_its_host_head
         (["*/*, text/event-stream;q=0"], False),
         (["text/event-stream;charset=utf-8;q=0"], False),
         (["text/event-stream;q=0.001"], True),
+        (["text/event-stream;q=0.5, text/html, */*;q=0.8"], True),
         (["text/event-stream;q=1.000, */*;q=0"], True),
         (["text/event-stream;q = .2"], True),
         (["text/event-stream;q=0, text/event-stream"], True),
