@@ -64,6 +64,7 @@ INFO http #1 < Received request for /about
 DEBUG http #1 > HTTP/1.1 200 OK
 DEBUG http #1 > Date: NOW
 DEBUG http #1 > Content-Type: text/plain; charset=utf-8
+DEBUG http #1 > Cache-Control: no-store
 DEBUG http #1 > Content-Length: 8
 DEBUG http #1 < GET /chat?name=alice HTTP/1.1
 DEBUG http #1 < Host: localhost
