@@ -192,14 +192,16 @@ class Origins:
     def advise(self, origin: str) -> str:
         """Return what is to be done for a page from there to be let in, as the log tells it."""
         try:
-            _Origin.parse(origin)
+            parsed = _Origin.parse(origin)
         except UsageError:
             return (
                 "a browser sends no such Origin (RFC 6454 §7.1): have the client send none, or start the server with "
                 "--allow-origin '*'"
             )
+        # Any site can have a page that sends null: in a frame with the attribute "sandbox".
+        whom = "it, and any page that hides its site" if parsed.scheme == "null" else "it"
         # Quoted: it is there to be pasted into a shell, and the client chose it.
-        return f"to allow it, start the server with --allow-origin {shlex.quote(origin)}"
+        return f"to allow {whom}, start the server with --allow-origin {shlex.quote(origin)}"
 
     def allow(self, origin: str, host: str) -> bool:
         """Say whether a page from ``origin`` may connect, given the request's ``Host``."""

@@ -409,7 +409,8 @@ ORIGINS = [
 @pytest.mark.parametrize("origin", ORIGINS)
 def test_10_2_the_hint_can_be_pasted_into_a_shell_and_lets_in_that_origin_alone(origin: str) -> None:
     refusal = assert_refused(handshake(("Origin", [origin.encode()])), 403, "origin")
-    assert refusal.hint.startswith("to allow it, start the server with ")
+    assert refusal.hint.startswith("to allow it, ")
+    assert ("and any page that hides its site" in refusal.hint) is (origin == "null")
     flag, value = shlex.split(refusal.hint.partition("start the server with ")[2])
     assert flag == "--allow-origin"
     origins = Origins([value])
