@@ -58,7 +58,7 @@ class Service:
     process_response: ProcessResponse | None = None
     server_header: str | None = None
     tracer: Tracer = field(default_factory=Tracer)
-    scheme: str = "http"  # of its listeners
+    scheme: str = "http"
     drain: Drain | None = None  # once the server has begun to stop
     lingering: int = 0  # how many connections wait for their last words to be read
     resting: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait for a request
