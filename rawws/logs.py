@@ -1,7 +1,7 @@
 """The log, which is there to be studied: who writes to it, and how a line looks.
 
 Each line names its part of the story in its logger, then the connection's number, one mark (``wire/trace.py``
-has the five), and one fact. The server itself is connection 0.
+has the five, and what a tap has in place of two), and one fact. The server itself is connection 0.
 
 ==================  ===================================================================
 ``rawws.server``    listening, stopping, running out of descriptors
@@ -20,7 +20,16 @@ import sys
 from rawws.errors import Cause
 from rawws.wire.frames import Frame
 from rawws.wire.role import Role
-from rawws.wire.trace import IN, OUT, frame_hex, frame_line, printable, printable_lines
+from rawws.wire.trace import (
+    LEGEND,
+    STATE,
+    frame_hex,
+    frame_line,
+    mark_of,
+    message_line,
+    printable,
+    printable_lines,
+)
 
 # Below DEBUG: the same, and each frame's bytes in hex.
 TRACE = 5
@@ -42,8 +51,10 @@ LEVELS = {
 }
 
 
-def configure(level: str, worker: int | None = None) -> None:
+def configure(level: str, worker: int | None = None, legend: str = LEGEND) -> None:
     """Write rawws's log to standard error from ``level`` on, with the number of the worker if this is one.
+
+    Where frames are shown, it begins with the legend.
 
     For the command line; a library user's log is theirs.
     """
@@ -54,6 +65,7 @@ def configure(level: str, worker: int | None = None) -> None:
     root = logging.getLogger("rawws")
     root.addHandler(handler)
     root.setLevel(LEVELS[level])
+    line(server, logging.DEBUG, SERVER, STATE, legend)
 
 
 class _Formatter(logging.Formatter):
@@ -66,6 +78,15 @@ class _Formatter(logging.Formatter):
 def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) -> None:
     """Write one line of connection ``number``'s story, whatever a peer has put into it."""
     logger.log(level, "#%d %s %s", number, mark, printable(text))
+
+
+def show_frame(number: int, mark: str, frame: Frame) -> None:
+    """Write a frame, and the message that ends with it where that says more. For when DEBUG is wanted."""
+    line(frames, logging.DEBUG, number, mark, frame_line(frame))
+    if frames.isEnabledFor(TRACE):
+        line(frames, TRACE, number, mark, frame_hex(frame))
+    if text := message_line(frame):
+        line(frames, logging.DEBUG, number, STATE, text)
 
 
 def end(number: int, mark: str, text: str, cause: Cause) -> None:
@@ -88,7 +109,4 @@ class FrameLogger:
         self.our_role = our_role
 
     def __call__(self, sender: Role, frame: Frame) -> None:
-        mark = OUT if sender is self.our_role else IN
-        line(frames, logging.DEBUG, self.number, mark, frame_line(frame))
-        if frames.isEnabledFor(TRACE):
-            line(frames, TRACE, self.number, mark, frame_hex(frame))
+        show_frame(self.number, mark_of(sender, self.our_role), frame)

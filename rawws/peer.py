@@ -73,8 +73,8 @@ class Endpoint:
         """Have a session show its frames to the log and the tracer, as far as these want to see them."""
         if not self._shows_frames:
             return
-        session.on_frame = self.tracer.frame_watcher(number, session.our_role)
-        session.shown_bytes = max(MAX_CONTROL_PAYLOAD_BYTES, self.tracer.shown_bytes)
+        on_frame = self.tracer.frame_watcher(number, session.our_role)
+        session.watch(on_frame, max(MAX_CONTROL_PAYLOAD_BYTES, self.tracer.shown_bytes))
 
     def has_left(self, number: int) -> None:
         """Count one peer less; the loop tells it."""

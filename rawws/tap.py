@@ -21,10 +21,7 @@ from rawws.transport import EXHAUSTED, Transport, dial, name_address
 from rawws.wire.describe import describe_switch
 from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, IN, OUT, STATE, escape, frame_hex, frame_line, head_lines
-
-# A client's bytes come in to the server behind the tap, and the server's go out.
-MARKS = {Role.CLIENT: IN, Role.SERVER: OUT}
+from rawws.wire.trace import DIRECTIONS, FAULT, STATE, escape, head_lines
 
 # From the look-up of the server's name to the end of the TLS handshake, as with `rawws.connect`.
 DIAL_TIMEOUT_S = 10.0
@@ -165,7 +162,7 @@ class _Tapped:
                     return
             if self._told:
                 return  # it was cut off, so some bytes may be missing
-            self._log(logs.http, logging.DEBUG, MARKS[sender], f"the {sender.name.lower()} ended its stream")
+            self._log(logs.http, logging.DEBUG, DIRECTIONS[sender], f"the {sender.name.lower()} ended its stream")
             await sink.send_eof()
         except OSError as error:
             self._told = self._told or _describe_loss(error, sender, self._target)
@@ -202,7 +199,7 @@ class _Tapped:
                 self._log(logs.http, logging.INFO, FAULT, f"the {seen.sender.name.lower()}: {told}")
 
     def _show_head(self, head: Head) -> None:
-        mark = MARKS[head.sender]
+        mark = DIRECTIONS[head.sender]
         for text in head_lines(head.raw):
             self._log(logs.http, logging.DEBUG, mark, text)
         if head.problem:
@@ -222,10 +219,7 @@ class _Tapped:
 
     def _show_frame(self, seen: SeenFrame) -> None:
         if logs.frames.isEnabledFor(logging.DEBUG):
-            mark = MARKS[seen.sender]
-            self._log(logs.frames, logging.DEBUG, mark, frame_line(seen.frame))
-            if logs.frames.isEnabledFor(logs.TRACE):
-                self._log(logs.frames, logs.TRACE, mark, frame_hex(seen.frame))
+            logs.show_frame(self._number, DIRECTIONS[seen.sender], seen.frame)
         if seen.fault is not None:
             who = seen.sender.name.lower()
             told = f"{seen.fault.sentence}; the receiver is to fail with {seen.fault.close_code}"

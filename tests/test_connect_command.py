@@ -517,6 +517,18 @@ def slow_echo() -> Iterator[str]:
         thread.join(PATIENCE_S)
 
 
+def test_the_frames_that_are_shown_have_the_text_of_compressed_messages(slow_echo: str) -> None:
+    command = [*CONNECT, "-v", slow_echo]
+    ran = subprocess.run(command, input=b"hello\n" * 3, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert (ran.returncode, ran.stdout) == (0, b"hello\n" * 3)
+    told = ran.stderr.decode()
+    assert " rawws.server    #0 = marks of this log: < received, > sent, " in told
+    assert told.count(" rawws.frames    #1 > TEXT ") == 3
+    # This server refers to what it has sent before (RFC 7692 §7.1.1).
+    received = re.findall(r" rawws.frames    #1 < TEXT fin=1 rsv=100 .*\n.* rawws.frames    #1 (.*)", told)
+    assert received == ["= the message: TEXT, 5 bytes: 'hello'"] * 3
+
+
 def test_in_a_pipe_answers_are_waited_for(slow_echo: str) -> None:
     said = b"q1\nq2\nq3\n"
     command = [*CONNECT, slow_echo]

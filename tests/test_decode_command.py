@@ -47,14 +47,14 @@ def type_in(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 def test_hex_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     status, lines = decode(capsys, "81", "85", "37fa213d", "7f9f4d5158")
     assert status == 0
-    assert lines[0] == "→ byte 0 from the client: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'"
+    assert lines[0] == "client → server, byte 0: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'"
     assert len(lines) == 11
 
 
 def test_hex_that_would_be_too_long_for_the_name_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     status, lines = decode(capsys, "--brief", encode_frame(Opcode.BINARY, bytes(1000)).hex())
     assert status == 0
-    assert lines[0].startswith("← byte 0 from the server: BINARY fin=1 rsv=000 mask=none len=1000")
+    assert lines[0].startswith("server → client, byte 0: BINARY fin=1 rsv=000 mask=none len=1000")
 
 
 def test_a_file_of_raw_bytes_with_a_handshake(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_file_of_raw_bytes_with_a_handshake(capsys: pytest.CaptureFixture[str]
     assert status == 0
     assert lines[1] == "    GET /room HTTP/1.1"
     assert "    = in base64      s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in lines
-    assert lines[-1].endswith(f"byte {len(REQUEST)} from the client: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'")
+    assert lines[-1].endswith(f"client → server, byte {len(REQUEST)}: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'")
 
 
 def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     assert status == 0
     assert lines[-2:] == [
         "HTTP ends, WebSocket begins",
-        f"← byte {len(SWITCH) + 2} from the server: CLOSE fin=1 rsv=000 mask=none len=2 1000",
+        f"server → client, byte {len(SWITCH) + 2}: CLOSE fin=1 rsv=000 mask=none len=2 1000",
     ]
 
 
@@ -111,7 +111,9 @@ def test_packets_of_tcpdump(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     status, lines = decode(capsys, "--brief", str(tmp_path / "packets"))
     assert status == 0
     assert lines[0] == "== 127.0.0.1:5000 and 127.0.0.1:80"
-    assert [line[:1] for line in lines if line[:1] in "→←H"] == ["→", "←", "H", "→", "←"]
+    began = [line.split(",")[0] for line in lines if line[:1] in "csH"]
+    to_server, to_client = "client → server", "server → client"
+    assert began == [to_server, to_client, "HTTP ends", to_server, to_client]
 
 
 def test_packets_without_their_beginning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_of_what_is_http_a_recording_has_the_heads_alone(capsys: pytest.CaptureF
     (tmp_path / "record.jsonl").write_text("".join(lines))
     status, shown = decode(capsys, str(tmp_path / "record.jsonl"))
     assert status == 0
-    titles = [line.partition(": ")[2] for line in shown if line[:1] in "→←"]
+    titles = [line.partition(": ")[2] for line in shown if line[:1] in "cs"]
     assert titles == ["HTTP request", "HTTP response"] * 3
     assert "HTTP ends, WebSocket begins" in shown
 

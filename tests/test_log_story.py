@@ -101,6 +101,7 @@ DEBUG frames #1 < TEXT fin=0 rsv=000 mask=37fa213d len=3 'Hel'
 DEBUG frames #1 < PING fin=1 rsv=000 mask=37fa213d len=2 68 69
 DEBUG frames #1 > PONG fin=1 rsv=000 mask=none len=2 68 69
 DEBUG frames #1 < CONTINUATION fin=1 rsv=000 mask=37fa213d len=2 6c 6f
+DEBUG frames #1 = the message: TEXT, 5 bytes: 'Hello'
 DEBUG frames #1 > TEXT fin=1 rsv=000 mask=none len=5 'Hello'
 DEBUG frames #1 < BINARY fin=1 rsv=000 mask=37fa213d len=256 \
 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f … f8 f9 fa fb fc fd fe ff

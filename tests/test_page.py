@@ -212,7 +212,7 @@ def test_the_bits_of_a_frame(start_program: StartProgram, visit: Visit) -> None:
     assert int(row.locator(".wire").inner_text()) < len(message) / 20
     row.click()
     frame = page.locator("#frame")
-    expect(frame.locator("h3")).to_contain_text("from the client: TEXT")
+    expect(frame.locator("h3")).to_contain_text("client → server: TEXT")
     fields = frame.locator(".fields tbody tr")
     assert fields.locator("th").all_inner_texts() == [
         *("FIN", "RSV1", "RSV2", "RSV3", "opcode", "MASK", "length", "masking key")
@@ -311,7 +311,7 @@ def test_repeating_until_it_is_stopped(start_program: StartProgram, visit: Visit
     page.get_by_role("textbox", name="Message").fill("tick")
     page.get_by_role("spinbutton", name="every").fill("10")
     page.get_by_role("button", name="Repeat").click()
-    expect(card.locator("li.received").nth(4)).to_have_text("← tick")
+    expect(card.locator("li.received").nth(4)).to_have_text("< tick")
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Repeat")).to_have_attribute("aria-pressed", "false")
 
@@ -994,7 +994,7 @@ def test_by_keyboard_alone(start_program: StartProgram, visit: Visit) -> None:
     expect(frame_rows(page)).to_have_count(2)
     page.locator("#table").focus()
     page.keyboard.press("End")
-    expect(page.locator("#frame h3")).to_contain_text("from the server: TEXT")
+    expect(page.locator("#frame h3")).to_contain_text("server → client: TEXT")
     page.locator("#cases button").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#case h3")).to_have_text("The server is sent a handshake as it should be")

@@ -58,6 +58,20 @@ def test_the_annotated_log_is_what_is_written(start_program: StartProgram) -> No
     assert [normalised(line) for line in shown] == [normalised(line) for line in written]
 
 
+def test_the_lines_of_a_tap_are_what_is_written(start_program: StartProgram) -> None:
+    tap = start_program.tap(start_program().address)
+    with connect(f"ws://{tap.address}/room", proxy=None) as client:
+        client.recv()
+        client.send("hello")
+        client.recv()
+    tap.wait_for_line("ended by both sides")
+    written = (normalised("… #" + line.partition(" #")[2].rstrip()) for line in tap.lines)
+    shown = re.findall(r"^… #.*$", section("Tools that look at the wire"), re.MULTILINE)
+    assert len(shown) == 11
+    for line in shown:  # in this order, with others between them
+        assert normalised(line) in written, line
+
+
 def test_the_link_shown_is_what_is_written(start_program: StartProgram) -> None:
     (shown,) = re.findall(r"^INFO .* open http.*$", section("Tools that look at the wire"), re.MULTILINE)
     program = start_program()

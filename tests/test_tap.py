@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import pairwise
@@ -16,6 +17,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
 
 import rawws
 from rawws import tap
@@ -300,13 +302,45 @@ def test_the_program_in_front_of_another_websocket_application(start_program: St
     assert ws.close_code == 4000
     tap.wait_for_line("ended by both sides")
     story = "\n".join(tap.lines)
-    assert "rawws.http      #1 < GET /a?b=c HTTP/1.1" in story
+    assert "rawws.server    #0 = marks of this log: who sent it to whom, " in story
+    assert "rawws.http      #1 client → server GET /a?b=c HTTP/1.1" in story
     assert "rawws.handshake #1 = RFC 6455 §4.1 item 4: Sec-WebSocket-Accept belongs to our key? yes: " in story
-    assert "rawws.frames    #1 > TEXT fin=1 rsv=000 mask=none len=5 'hello'" in story
-    assert "rawws.frames    #1 > CLOSE fin=1 rsv=000 mask=none len=8 4000 'enough'" in story
+    assert "rawws.frames    #1 server → client TEXT fin=1 rsv=000 mask=none len=5 'hello'" in story
+    assert "rawws.frames    #1 = the message: TEXT, 2 bytes: 'ab'" in story
+    assert "rawws.frames    #1 server → client CLOSE fin=1 rsv=000 mask=none len=8 4000 'enough'" in story
     tap.signal(signal.SIGINT)
     assert tap.wait() == 0
     assert start_program.run("decode", "--brief", str(tmp_path / "record.jsonl")).returncode == 0
+
+
+def test_the_text_of_compressed_messages_is_shown_where_both_sides_keep_their_context(
+    start_program: StartProgram,
+) -> None:
+    def echo(ws: ServerConnection) -> None:
+        for message in ws:
+            ws.send(message)
+
+    said = [f'{{"price": {number}, "currency": "EUR"}}' for number in range(3)]
+    with serve(echo, LOOPBACK, 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            tap = start_program.tap(f"{LOOPBACK}:{server.socket.getsockname()[1]}")
+            with connect(f"ws://{tap.address}/", open_timeout=PATIENCE_S) as ws:
+                for message in said:
+                    ws.send(message)
+                    assert ws.recv(PATIENCE_S) == message
+            tap.wait_for_line("ended by both sides")
+        finally:
+            server.shutdown()
+            thread.join()
+    shown = [line.partition("rawws.frames    #1 ")[2].rstrip() for line in tap.lines if " rawws.frames " in line]
+    data = [line for line in shown if "CLOSE" not in line]
+    assert [line.partition(" TEXT fin=1 rsv=100 ")[0] for line in data[::2]] == [
+        "client → server", "server → client",
+    ] * 3  # fmt: skip
+    told = [f"= the message: TEXT, {len(message)} bytes: '{message}'" for message in said]
+    assert data[1::2] == [line for line in told for _ in range(2)]
 
 
 def test_a_rule_that_is_broken_is_named(start_program: StartProgram) -> None:

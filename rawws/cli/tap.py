@@ -26,7 +26,7 @@ from rawws.transport import dialled_address, is_loopback, name_address, open_lis
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import wants_websocket
 from rawws.wire.messages import Request, Response
-from rawws.wire.trace import STATE
+from rawws.wire.trace import STATE, WATCHED_LEGEND
 
 NAME = "tap"
 HELP = "show what runs between clients and another server"
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--page-token is for the page of a tap; give --page PORT too")
     access = Access(options.page_token)
     page_at = None if options.page is None else parse_listen(options.page)
-    logs.configure(options.log_level)
+    logs.configure(options.log_level, legend=WATCHED_LEGEND)
     raise_file_limit()
     tracer = Tracer()
     with contextlib.ExitStack() as stack:

@@ -6,8 +6,9 @@ connections that are open already, the oldest first, each as ``{"connection": nu
 "websocket": true}``, and ``unlisted`` is the number of those that it leaves out, which are older. Both come again,
 without ``about``, after records were dropped. The server then reports what happens, several records at a time:
 ``{"records": [...]}``, each as in ``wire/records.py``, where a frame has these fields more: ``opcode``, ``fin``,
-``rsv`` and ``mask`` of its header, ``size`` (of its payload), ``message_size`` (of the message in it, where it is
-compressed) and ``preview``.
+``rsv`` and ``mask`` of its header, ``size`` (of its payload) and ``preview``. Where it ends a message that is
+compressed or in fragments, ``preview`` is of that message, and ``text`` is how it begins. ``message_size`` is the size
+of one that is compressed in this frame alone, and it is ``cut`` if it is larger than that.
 
 The page may ask, with a number of its choice, and gets ``{"answer": number, ...}`` or ``{"answer": number, "error":
 "..."}``:
@@ -49,11 +50,10 @@ from rawws.version import __version__
 from rawws.websocket import WebSocket
 from rawws.wire import records, ruler
 from rawws.wire.cases import BY_NAME, CASES
-from rawws.wire.deflate import inflate_whole
 from rawws.wire.frames import Frame, Opcode
 from rawws.wire.records import Record
 from rawws.wire.role import Role
-from rawws.wire.trace import PREVIEW_TAIL_BYTES, STATE, preview_payload, shorten
+from rawws.wire.trace import PREVIEW_TAIL_BYTES, STATE, message_line, preview_message, preview_payload, shorten
 
 # After one message, what comes within this time goes out as the next: nobody sees the difference, and a browser has
 # less to do. The first goes out at once, since a frame that ends the server is the one to be looked for.
@@ -69,10 +69,8 @@ REST_S = 1.0
 # The page keeps so many connections: of those that end while it can't be told, it needn't know of more.
 KEPT_CONNECTIONS = 500
 
-# Of a frame's payload the page is told so much, and of a message that is to be inflated first so much is looked at.
+# Of a frame's payload the page is told so much.
 TOLD_BYTES = 4096
-INFLATED_BYTES = 64 * 1024
-MAX_MESSAGE_BYTES = 1024 * 1024
 
 CASE_PATIENCE_S = 2.0
 # Questions that are answered at the same time; the next is not read before one of them has its answer, so that who
@@ -105,7 +103,7 @@ class Feed:
     """Tells one page what a tracer tells; a sink."""
 
     def __init__(self, websocket: WebSocket, tracer: Tracer, about: About) -> None:
-        self.shown_bytes = INFLATED_BYTES
+        self.shown_bytes = TOLD_BYTES
         self.wants_frames = True
         self._websocket = websocket
         self._tracer = tracer
@@ -122,7 +120,6 @@ class Feed:
         self._open: Record = {}  # the connections to report to the page, as they were when they were listed
         self._passed_at_rest = 0
         self._rests_until = 0.0
-        self._inflated: tuple[bytes, bytes | None] = (b"", b"")  # the payload inflated last, and what is in it
         self._answering = trio.Semaphore(ANSWERED_AT_ONCE)
         self._trying = trio.CapacityLimiter(CASES_AT_ONCE)
 
@@ -160,7 +157,6 @@ class Feed:
             self._miss()
             return
         header = frame.header
-        clear = frame
         record = {
             "at": time.time(),
             "connection": connection,
@@ -171,10 +167,7 @@ class Feed:
             "mask": None if header.mask_key is None else header.mask_key.hex(),
             "size": header.payload_bytes,
         }
-        if header.rsv1 and (message := self._inflate(frame)) is not None:
-            record["message_size"] = len(message)
-            clear = as_uncompressed(frame, message)
-        record["preview"] = preview_payload(clear)
+        record |= describe_message(frame)
         self._add(record)
 
     def _add(self, record: Record) -> None:
@@ -198,15 +191,6 @@ class Feed:
             self._passed_at_rest = self._traffic.messages_in + self._traffic.messages_out
             self._something.set()
             self._tracer.reconsider()
-
-    def _inflate(self, frame: Frame) -> bytes | None:
-        """Return the message in a frame, if that has all of one, and it isn't too large to be looked at."""
-        if frame.left_out_bytes or not frame.header.fin:
-            return None
-        payload = frame.payload_head + frame.payload_tail
-        if payload != self._inflated[0]:  # a broadcast goes out many times
-            self._inflated = (payload, inflate_whole(payload, MAX_MESSAGE_BYTES))
-        return self._inflated[1]
 
     async def _tell(self) -> None:
         await self._send({"about": self._describe(), **self._open})
@@ -296,18 +280,13 @@ class Feed:
         }
 
     def _read_text(self, frame: Frame) -> str | None:
-        """Return the text in a frame, or as much as there is of it; None if it is none."""
-        if frame.header.is_control or frame.header.opcode == Opcode.BINARY:
-            return None
-        clear: bytes | None = frame.payload_head
-        if frame.header.rsv1:
-            clear = self._inflate(frame)
-        if clear is None:
+        """Return the text in a frame as it is, or as much as there is of it; None if it is none."""
+        if frame.header.is_control or frame.header.opcode == Opcode.BINARY or frame.header.rsv1:
             return None
         try:
             # Where a part is left out, or another frame goes on, the end may be within a character.
             errors = "ignore" if frame.left_out_bytes or not frame.header.fin else "strict"
-            return clear.decode(errors=errors)[:TOLD_BYTES]
+            return frame.payload_head.decode(errors=errors)[:TOLD_BYTES]
         except UnicodeDecodeError:
             return None  # a part of a binary message, or of one that is compressed
 
@@ -344,10 +323,19 @@ def shortened(frame: Frame) -> Frame:
     return Frame(frame.header, frame.payload_head[:TOLD_BYTES], end[-min(more_bytes, PREVIEW_TAIL_BYTES) :])
 
 
-def as_uncompressed(frame: Frame, message: bytes) -> Frame:
-    """Return the ends of a frame as it would be without compression."""
-    header = frame.header._replace(rsv1=False, payload_bytes=len(message))
-    return Frame(header, message) if len(message) <= TOLD_BYTES else shortened(Frame(header, message))
+def describe_message(frame: Frame) -> Record:
+    """Return what a record has of the message in a frame, or that ends with it."""
+    message = frame.message
+    if not message_line(frame) or message is None or message.is_lost:
+        return {"preview": message_line(frame) or preview_payload(frame)}
+    record: Record = {"preview": preview_message(message)}
+    if message.opcode is Opcode.TEXT:
+        record["text"] = message.beginning.decode(errors="replace" if message.is_whole else "ignore")
+    if frame.header.rsv1:
+        record["message_size"] = message.size
+    if not message.is_all_known:
+        record["cut"] = True
+    return record
 
 
 def describe_result(result: Result) -> Record:

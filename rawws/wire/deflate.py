@@ -220,6 +220,66 @@ def inflate_whole(payload: bytes | bytearray, max_message_bytes: int) -> bytes |
     return None if len(message) > max_message_bytes or inflate.eof else message
 
 
+class InflateStream:
+    """The messages of one direction, inflated in steps of bounded size, by whoever says how much is wanted."""
+
+    def __init__(self) -> None:
+        self._zlib: zlib._Decompress | None = None
+        self._history = b""  # what the stream has given, as far as it may be referred to
+        self._final_blocks = 0
+        self.in_block = False  # a block has begun, or may have, that the tail will end
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes: zlib's state and window within a message, or always where the context is kept."""
+        return len(self._history) + (0 if self._zlib is None else STREAM_BYTES)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether there is nothing yet that a message might refer to."""
+        return self._zlib is None
+
+    def begin_message(self) -> None:
+        if self._zlib is None:
+            self._zlib = zlib.decompressobj(-MAX_WINDOW_BITS)
+        self.in_block = False
+        self._final_blocks = 0
+
+    def inflate(self, data: bytes, most_bytes: int) -> tuple[bytes, bytes]:
+        """Return what data inflates to, at most so many bytes of it, and the data that is left for another step.
+
+        Raises zlib.error for data that can't be inflated.
+        """
+        assert self._zlib is not None
+        piece = self._zlib.decompress(data, most_bytes)
+        if piece:
+            self._history = (piece if len(piece) >= WINDOW_BYTES else self._history + piece)[-WINDOW_BYTES:]
+        self.in_block = not self._zlib.eof
+        if self.in_block:
+            return piece, self._zlib.unconsumed_tail
+        # For zlib a final block ends the stream; by §7.2.1 more may follow, and refer to what came before.
+        self._final_blocks += 1
+        if self._final_blocks > MAX_FINAL_BLOCKS:
+            raise zlib.error("there are too many final blocks in one message")
+        rest = self._zlib.unused_data
+        self._zlib = zlib.decompressobj(-MAX_WINDOW_BITS, zdict=self._history)
+        return piece, rest
+
+    @property
+    def tail(self) -> bytes:
+        """What is to be inflated at a message's end (§7.2.2).
+
+        Behind a final block there is to be a byte more (§7.2.3.4), but not everybody sends it; then there is no block
+        for the tail to end, and it would be taken for the beginning of one.
+        """
+        return TAIL if self.in_block else b""
+
+    def forget(self) -> None:
+        """Give the context up."""
+        self._zlib = None
+        self._history = b""
+
+
 class Inflater(Extension):
     """The receiving half, as an extension of wsproto's: inflates within a limit.
 
@@ -231,18 +291,20 @@ class Inflater(Extension):
     def __init__(self, max_message_bytes: int, *, takeover: bool = False) -> None:
         self._max_message_bytes = max_message_bytes
         self._takeover = takeover
-        self._stream: zlib._Decompress | None = None
-        self._history = b""  # what the stream has given, as far as it may be referred to
+        self._stream = InflateStream()
         self._is_compressed = False  # the message that is being read
         self._in_control = False
-        self._in_block = False  # a block has begun, or may have, that the tail will end
         self._inflated_bytes = 0
-        self._final_blocks = 0
 
     @property
     def held_bytes(self) -> int:
         """How much memory it takes: zlib's state and window within a message, or always where there is one context."""
-        return len(self._history) + (0 if self._stream is None else STREAM_BYTES)
+        return self._stream.held_bytes
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether no message has been inflated that another may refer to."""
+        return self._stream.is_fresh
 
     def enabled(self) -> bool:
         return True
@@ -258,11 +320,9 @@ class Inflater(Extension):
         if self._in_control or opcode is WsprotoOpcode.CONTINUATION:
             return RsvBits(False, False, False)
         self._is_compressed = rsv.rsv1
-        if self._is_compressed and self._stream is None:
-            self._stream = zlib.decompressobj(-MAX_WINDOW_BITS)
-        self._in_block = False
+        if self._is_compressed:
+            self._stream.begin_message()
         self._inflated_bytes = 0
-        self._final_blocks = 0
         return RsvBits(True, False, False)
 
     def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
@@ -275,40 +335,58 @@ class Inflater(Extension):
         if not self._is_compressed or self._in_control or not fin:
             return None
         self._is_compressed = False
-        # §7.2.2. Behind a final block there is to be a byte more (§7.2.3.4), but not everybody sends it; then there
-        # is no block for the tail to end, and it would be taken for the beginning of one.
-        rest = self._inflate(TAIL) if self._in_block else b""
+        rest = self._inflate(self._stream.tail)
         if not self._takeover:
-            self._stream = None
-            self._history = b""
+            self._stream.forget()
         return rest
 
     def _inflate(self, data: bytes) -> bytes | CloseReason:
         inflated = b""
         while data:
-            assert self._stream is not None
             # One byte more than may come, so that too much is told from just enough. A bomb gets no further.
             room = self._max_message_bytes + 1 - self._inflated_bytes
             try:
-                piece = self._stream.decompress(data, room)
+                piece, data = self._stream.inflate(data, room)
             except zlib.error:
                 return CloseReason.INVALID_FRAME_PAYLOAD_DATA
             self._inflated_bytes += len(piece)
             if self._inflated_bytes > self._max_message_bytes:
                 return CloseReason.MESSAGE_TOO_BIG
             inflated = inflated + piece if inflated else piece
-            if piece:
-                self._history = (piece if len(piece) >= WINDOW_BYTES else self._history + piece)[-WINDOW_BYTES:]
-            self._in_block = not self._stream.eof
-            if self._in_block:
-                break
-            # For zlib a final block ends the stream; by §7.2.1 more may follow, and refer to what came before.
-            self._final_blocks += 1
-            if self._final_blocks > MAX_FINAL_BLOCKS:
-                return CloseReason.INVALID_FRAME_PAYLOAD_DATA
-            data = self._stream.unused_data
-            self._stream = zlib.decompressobj(-MAX_WINDOW_BITS, zdict=self._history)
         return inflated
+
+
+class Unread(Extension):
+    """Lets compressed messages pass as if they were empty: for a judge of frames who leaves their content to others."""
+
+    name = NAME
+    held_bytes = 0
+
+    def __init__(self) -> None:
+        self._is_compressed = False  # the message that is being read
+        self._in_control = False
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool:
+        return False
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: WsprotoOpcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """§6.1: RSV1 may be set on the first frame of a message."""
+        self._in_control = opcode.iscontrol()
+        if self._in_control or opcode is WsprotoOpcode.CONTINUATION:
+            return RsvBits(False, False, False)
+        self._is_compressed = rsv.rsv1
+        return RsvBits(True, False, False)
+
+    def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
+        return b"" if self._is_compressed and not self._in_control else data
+
+    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
+        return None
 
 
 def _new_stream(window_bits: int) -> zlib._Compress:

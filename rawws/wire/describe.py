@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from rawws.wire import ruler
-from rawws.wire.frames import Opcode
-from rawws.wire.observer import Head, Seen, SeenFrame, SeenMessage, Switch
+from rawws.wire.observer import Head, Seen, SeenFrame, Switch
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, STATE, frame_line, head_lines, quote
+from rawws.wire.trace import DIRECTIONS, FAULT, STATE, frame_line, head_lines, message_line
 
-# Which way a sender's bytes go, drawn as between a client on the left and a server on the right.
-ARROWS = {Role.CLIENT: "→", Role.SERVER: "←"}
 _INDENT = "    "
 
 
@@ -36,7 +33,7 @@ def describe_switch(switch: Switch) -> str:
 
 
 def _where(sender: Role, at: int) -> str:
-    return f"{ARROWS[sender]} byte {at} from the {sender.name.lower()}"
+    return f"{DIRECTIONS[sender]}, byte {at}"
 
 
 def _describe_head(head: Head) -> list[str]:
@@ -51,23 +48,13 @@ def _describe_head(head: Head) -> list[str]:
 
 
 def _describe_frame(seen: SeenFrame, *, with_ruler: bool) -> list[str]:
-    header = seen.frame.header
     lines = [f"{_where(seen.sender, seen.at)}: {frame_line(seen.frame)}"]
     if with_ruler:
         lines += [_INDENT + row for row in ruler.lines(seen.frame)]
-    if seen.message is not None and (header.rsv1 or header.opcode_name == "CONTINUATION"):
-        lines.append(f"{_INDENT}{STATE} the message: {_describe_message(seen.message)}")
+    if seen.message is not None and (told := message_line(seen.frame)):
+        lines.append(f"{_INDENT}{STATE} {told}")
     if seen.fault is not None:
         lines.append(f"{_INDENT}{FAULT} {seen.fault.sentence}; the receiver fails with {seen.fault.close_code}")
     if seen.ignored:
         lines.append(f"{_INDENT}{STATE} not read by its receiver: the connection had ended (RFC 6455 §5.5.1, §7.1.7)")
     return lines
-
-
-def _describe_message(message: SeenMessage) -> str:
-    told = f"{message.opcode.name}, {message.size:,} bytes"
-    if message.opcode is Opcode.TEXT:
-        # What is cut may be cut within a character.
-        text = message.beginning.decode(errors="replace" if message.is_whole else "ignore")
-        return f"{told}: {quote(text if message.is_whole and len(text) <= 200 else text[:200] + '…')}"
-    return f"{told}: {message.beginning[:32].hex(' ')}{' …' * (message.size > 32)}"

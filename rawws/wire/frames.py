@@ -88,16 +88,38 @@ class FrameHeader(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class SeenMessage:
+    """A message, inflated: its size in bytes, and how it begins.
+
+    Unless it ``is_all_known`` it is larger, and the rest of it was not inflated. One that ``is_lost`` refers to earlier
+    messages that were not inflated, so that nothing is known of it.
+    """
+
+    opcode: Opcode
+    size: int
+    beginning: bytes
+    is_all_known: bool = True
+    is_lost: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the beginning is all of it."""
+        return self.is_all_known and len(self.beginning) == self.size
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One frame, to be shown: its header, and its payload with the mask taken off.
 
     Only the ends of a long payload are kept: ``payload_head`` and ``payload_tail`` have
-    ``left_out_bytes`` between them that were not.
+    ``left_out_bytes`` between them that were not. ``message`` is the message that ends with the frame, where messages
+    are followed.
     """
 
     header: FrameHeader
     payload_head: bytes
     payload_tail: bytes = b""
+    message: SeenMessage | None = None
 
     @property
     def left_out_bytes(self) -> int:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import h11
@@ -25,11 +26,12 @@ from rawws.errors import Fault, Refusal
 from rawws.limits import NO_LIMIT, Limits
 from rawws.wire import http1
 from rawws.wire.client_handshake import AnswerCheck, examine_answer
-from rawws.wire.deflate import Inflater
-from rawws.wire.events import Event, Failed, MessagePart
-from rawws.wire.frames import MASK, Frame, FrameScanner, Opcode
+from rawws.wire.deflate import NAME, Unread, parse_extensions
+from rawws.wire.events import Event, Failed
+from rawws.wire.frames import MASK, Frame, FrameScanner, SeenMessage
 from rawws.wire.handshake import Accept, Check, Origins, examine, wants_websocket
 from rawws.wire.http1 import HttpPhase, Signal
+from rawws.wire.message_view import MessageView
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.plain import PlainReader
 from rawws.wire.role import Role
@@ -51,11 +53,10 @@ _NEUTRAL = {
 # Requests may wait for their answers until their heads take so much, each with its objects.
 _MAX_AWAITED_BYTES = _MAX_HEAD_BYTES
 _REQUEST_BYTES = 2048
-# Judged at once. Compressed bytes become a thousand times as many, at most.
+# Judged at once.
 _JUDGED_BYTES = 4096
 # Frames are listed so far behind the one that ended the reading.
 _MOST_IGNORED_FRAMES = 1000
-_MOST_KEPT_BYTES = 1024  # of a message
 _MOST_SHOWN_BYTES = 64
 # Of a response whose request we haven't seen.
 _SOME_REQUEST = Request(
@@ -91,21 +92,8 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenMessage:
-    """A message, inflated: how large it is, and how it begins."""
-
-    opcode: Opcode
-    size: int
-    beginning: bytes
-
-    @property
-    def is_whole(self) -> bool:
-        return len(self.beginning) == self.size
-
-
-@dataclass(frozen=True, slots=True)
 class SeenFrame:
-    """One frame. ``message`` is the message that ends with it; ``fault`` is what its receiver objects to.
+    """One frame, with the message that ends with it; ``fault`` is what its receiver objects to.
 
     It is ``ignored`` when it comes behind a close, or a fault: the receiver reads no more by then (§5.5.1, §7.1.7).
     """
@@ -113,9 +101,12 @@ class SeenFrame:
     sender: Role
     at: int
     frame: Frame
-    message: SeenMessage | None = None
     fault: Fault | None = None
     ignored: bool = False
+
+    @property
+    def message(self) -> SeenMessage | None:
+        return self.frame.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +152,7 @@ class Observer:
         self._asked: _Asked | None = None  # to upgrade, and the answer is to come
         self.switched = False
         if in_frames:
-            self._switch(deflate=True)
+            self._switch({role: _Compression(from_start=False) for role in Role})
 
     def receive(self, sender: Role, data: bytes) -> list[Seen]:
         """Take in the next bytes of one direction and return what they complete. Never raises for what they are."""
@@ -183,18 +174,19 @@ class Observer:
         client = self._directions[Role.CLIENT]
         if client.mode is _Mode.WAITING and client.buffer and self._asked is not None:
             # The answer isn't there to tell: they are frames, if the server said yes.
-            self._switch(deflate=self._asked.offered_compression)
+            self._switch({role: _Compression() for role in Role} if self._asked.offered_compression else {})
             self._read(client, out)
         for direction in self._directions.values():
             direction.finish(out)
         return out
 
-    def _switch(self, *, deflate: bool) -> None:
+    def _switch(self, compression: Mapping[Role, _Compression]) -> None:
+        """Go on with frames; ``compression`` is that of each side, and empty if there is none."""
         self.switched = True
         for direction in self._directions.values():
             if direction.mode is _Mode.LOST:
                 continue
-            direction.frames = _Frames(direction.sender, direction.at, deflate=deflate)
+            direction.frames = _Frames(direction.sender, direction.at, compression.get(direction.sender))
             direction.mode = _Mode.FRAMES
 
     def _read(self, direction: _Direction, out: list[Seen]) -> None:
@@ -288,8 +280,8 @@ class Observer:
                 for each in self._directions.values():
                     each.mode = _Mode.LOST
             else:
-                extensions = b", ".join(value for name, value in event.headers if name == b"sec-websocket-extensions")
-                self._switch(deflate=b"permessage-deflate" in extensions)
+                agreed = [value for name, value in event.headers if name == b"sec-websocket-extensions"]
+                self._switch(_compression_of(agreed))
             self._read(self._directions[Role.CLIENT], out)
         elif event.status_code >= 200:
             direction.mode = _Mode.BODY
@@ -301,6 +293,27 @@ class Observer:
                 if client.mode is _Mode.WAITING:  # it may ask for something else now
                     client.mode = _Mode.HEAD
             direction.pass_over_body(out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compression:
+    """What is known of how one side compresses: ``from_start`` says that none of its messages has passed unseen."""
+
+    keeps_context: bool = True
+    from_start: bool = True
+
+
+def _compression_of(agreed: list[bytes]) -> Mapping[Role, _Compression]:
+    """Return what a server's answer says of each side's compression (RFC 7692 §7.1); nothing where there is none.
+
+    What the answer doesn't say, or not as it should, is taken as whatever allows the sender more.
+    """
+    text = [value.decode("latin-1") for value in agreed]
+    if not any(NAME in value for value in text):
+        return {}
+    listed = next((each for each in parse_extensions(text) or () if each.name == NAME), None)
+    names = {name for name, _ in listed.parameters} if listed is not None else set()
+    return {role: _Compression(f"{role.name.lower()}_no_context_takeover" not in names) for role in Role}
 
 
 def _why_not(event: http1.Event) -> str:
@@ -451,7 +464,7 @@ class _Direction:
 class _Frames:
     """The frames of one direction, judged by what their receiver would use."""
 
-    def __init__(self, sender: Role, at: int, *, deflate: bool) -> None:
+    def __init__(self, sender: Role, at: int, compression: _Compression | None) -> None:
         self._sender = sender
         self.shown_bytes = 0
         self._at = at  # of the next byte
@@ -459,14 +472,15 @@ class _Frames:
         self._raw = b""  # the frame's bytes so far
         self._scanner = FrameScanner()
         self._recorder: FrameRecorder | None = None
-        # A context is kept in any case: one that the sender gives up does no harm.
-        inflaters = [Inflater(NO_LIMIT, takeover=True)] if deflate else []
-        self._judge = PlainReader(sender.other, NO_LIMIT, inflaters)
+        # The view inflates, and judges what is inflated; wsproto judges all else.
+        self._view = (
+            MessageView(deflates=False)
+            if compression is None
+            else MessageView(deflates=True, keeps_context=compression.keeps_context, from_start=compression.from_start)
+        )
+        self._judge = PlainReader(sender.other, NO_LIMIT, [] if compression is None else [Unread()])
         self._judge.streams = True  # what has been judged of a message is not needed any more
         self._fault: Fault | None = None
-        self._beginning = b""  # of the message that is being read
-        self._message_bytes = 0
-        self._message: SeenMessage | None = None
         self._ignored = False
         self._ignored_frames = 0
 
@@ -491,17 +505,25 @@ class _Frames:
                         out.append(Rest(self._sender, self._frame_at, raw, told))
                         return
                 position = scanner.scan_header(data, position)
+                taken = data[start:position]
+                self._have_judged(taken)
                 if scanner.header is not None:
-                    self._recorder = FrameRecorder(scanner.header, self.shown_bytes)
+                    # What is wrong already by its header has no message.
+                    view = None if self._judge.ended else self._view
+                    self._recorder = FrameRecorder(scanner.header, self.shown_bytes, view)
             else:
                 position = scanner.scan_payload(data, position)
-                self._recorder.add(data[start:position])
-            taken = data[start:position]
+                taken = data[start:position]
+                self._have_judged(taken)
+                self._recorder.add(taken)
+                self._have_judged_content()
             self._raw = (self._raw + taken)[:_MOST_SHOWN_BYTES]
-            self._have_judged(taken)
             if self._recorder is not None and not scanner.payload_left:
                 frame = self._recorder.frame()
-                out.append(SeenFrame(self._sender, self._frame_at, frame, self._message, self._fault, self._ignored))
+                self._have_judged_content()
+                if self._fault is not None:
+                    frame = replace(frame, message=None)
+                out.append(SeenFrame(self._sender, self._frame_at, frame, self._fault, self._ignored))
                 self._forget_frame()
 
     def _begin_frame(self, position: int) -> None:
@@ -513,7 +535,6 @@ class _Frames:
         self._recorder = None
         self._raw = b""
         self._fault = None
-        self._message = None
 
     def _have_judged(self, data: bytes) -> None:
         if self._judge.ended:
@@ -523,16 +544,12 @@ class _Frames:
         for event in events:
             if isinstance(event, Failed):
                 self._fault = event.fault
-            elif isinstance(event, MessagePart):
-                self._add_to_message(event)
 
-    def _add_to_message(self, part: MessagePart) -> None:
-        self._message_bytes += len(part.payload)
-        self._beginning += part.payload[: _MOST_KEPT_BYTES - len(self._beginning)]
-        if part.final:
-            self._message = SeenMessage(part.opcode, self._message_bytes, self._beginning)
-            self._beginning = b""
-            self._message_bytes = 0
+    def _have_judged_content(self) -> None:
+        """Have it end where the view finds that a compressed message is wrong."""
+        if self._view.fault is not None and not self._judge.ended:
+            self._fault = self._view.fault
+            self._judge.ended = True
 
     def finish(self, out: list[Seen]) -> None:
         if not self._raw:

@@ -18,9 +18,10 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason
 
 from rawws.errors import Fault
-from rawws.wire.deflate import Inflater, most_deflated_bytes
+from rawws.wire.deflate import Inflater, Unread, most_deflated_bytes
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PongReceived
 from rawws.wire.frames import CONTROL, MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, FrameScanner, Opcode
+from rawws.wire.message_view import INVALID_DEFLATE, TEXT_NOT_UTF8, MessageView
 from rawws.wire.role import Role
 from rawws.wire.trace import FrameRecorder
 from rawws.wire.trail import NO_TRAIL, follow
@@ -51,16 +52,18 @@ _RULES = (
     _Rule("CLOSE with", "close_code_invalid", "§7.4"),
     _Rule("remote CLOSE with local-only", "close_code_invalid", "§7.4"),
     _Rule("Error decoding CLOSE reason", "close_reason_not_utf8", "§5.5.1", "Reason of a close is not valid UTF-8"),
-    _Rule("error in extension", "deflate_invalid", "§7.2.2", "compressed data can't be inflated"),
-    _Rule("'utf-8' codec", "text_not_utf8", "§8.1", "Text is not valid UTF-8"),
 )
+# What a viewer of messages can find wrong too, by the beginning of wsproto's sentence.
+_FAULTS = {"error in extension": INVALID_DEFLATE, "'utf-8' codec": TEXT_NOT_UTF8}
 
 
 def _name_fault(close_code: int, sentence: str) -> Fault:
+    for opening, fault in _FAULTS.items():
+        if sentence.startswith(opening):
+            return fault
     for rule in _RULES:
         if sentence.startswith(rule.opening):
-            rfc = "RFC 7692" if rule.code == "deflate_invalid" else "RFC 6455"
-            return Fault(close_code, rule.code, f"{rule.sentence or sentence} ({rfc} {rule.section})")
+            return Fault(close_code, rule.code, f"{rule.sentence or sentence} (RFC 6455 {rule.section})")
     return Fault(close_code, "protocol_error", sentence)
 
 
@@ -89,14 +92,16 @@ class PlainReader:
         "shown_bytes",
         "streams",
         "trail",
+        "view",
     )
 
-    def __init__(self, our_role: Role, max_message_bytes: int, inflaters: Sequence[Inflater] = ()) -> None:
+    def __init__(self, our_role: Role, max_message_bytes: int, inflaters: Sequence[Inflater | Unread] = ()) -> None:
         self.max_message_bytes = max_message_bytes
         self.trail = NO_TRAIL
         self.frames = 0  # that have been read
         self.ended = False  # a close was read, or a fault found: nothing more will be
         self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, to ``on_frame``
+        self.view: MessageView | None = None  # of what the peer sends, for the frames that are shown
         self.streams = False  # messages that begin from here on come in parts
         self._our_role = our_role
         self._connection = Connection(our_role.value, list[Extension](inflaters))
@@ -187,7 +192,7 @@ class PlainReader:
         """
         self.trail = follow(self.trail, header.raw[0], header.payload_bytes)
         if on_frame is not None or header.opcode == Opcode.CLOSE:
-            self._recorder = FrameRecorder(header, self.shown_bytes)
+            self._recorder = FrameRecorder(header, self.shown_bytes, None if on_frame is None else self.view)
         if header.opcode & CONTROL:
             return None
         if not self._in_message or header.opcode != Opcode.CONTINUATION:

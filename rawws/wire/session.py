@@ -34,6 +34,7 @@ from rawws.wire.frames import (
     encode_message,
     split_frames,
 )
+from rawws.wire.message_view import MessageView
 from rawws.wire.plain import PlainEncoder, PlainReader
 from rawws.wire.role import Role
 from rawws.wire.trace import FrameRecorder
@@ -79,6 +80,7 @@ class Session:
         "_relays",
         "_streams",
         "_unread",
+        "_views",
         "close_begun_by",
         "close_rcvd",
         "close_sent",
@@ -106,8 +108,9 @@ class Session:
     ) -> None:
         self.our_role = our_role
         self.max_message_bytes = max_message_bytes
-        self.on_frame = on_frame
+        self.on_frame: Callable[[Role, Frame], None] | None = None
         self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES
+        self._views: dict[Role, MessageView] | None = None  # of what each side sends, while frames are shown
         self.state = State.OPEN
         self.close_rcvd: CloseFrame | None = None
         self.close_sent: CloseFrame | None = None
@@ -133,6 +136,8 @@ class Session:
         self._plain: PlainReader | None = None
         self._unread = b""  # what was received behind the most that was asked for
         self.outgoing = b""  # for `data_to_send`
+        if on_frame is not None:
+            self.watch(on_frame)
 
     def __repr__(self) -> str:
         return (
@@ -157,9 +162,11 @@ class Session:
     def memory_bytes(self) -> int:
         """The bytes of memory it has grown by since it was made: `held_bytes`, the frame reader, unsent answers."""
         fast, plain = self._fast, self._plain
-        if plain is None and fast is not None and fast.is_idle and self._inflater is None:
+        if plain is None and fast is not None and fast.is_idle and self._inflater is None and self._views is None:
             return len(self._unread) + len(self.outgoing)  # nearly always; this is asked of every connection
         own = self.held_bytes + len(self.outgoing) + (0 if fast is None else fast.own_bytes)
+        if self._views is not None:
+            own += sum(view.held_bytes for view in self._views.values())
         if plain is not None:
             return own + plain.own_bytes
         return own if self._inflater is None else own + self._inflater.held_bytes
@@ -183,6 +190,30 @@ class Session:
         if self.close_rcvd is not None:
             return f"closed by {them} with {self.close_rcvd}"
         return "lost without a close (1006)"
+
+    def watch(
+        self, on_frame: Callable[[Role, Frame], None] | None, shown_bytes: int = MAX_CONTROL_PAYLOAD_BYTES
+    ) -> None:
+        """Show every frame to ``on_frame`` from now on, with its message where one ends; None shows them to nobody."""
+        self.on_frame = on_frame
+        self.shown_bytes = shown_bytes
+        if on_frame is None:
+            self._views = None  # frames pass unseen, so that it would not know what is referred to
+        elif self._views is None:
+            inflater = self._inflater
+            self._views = {
+                self.our_role: MessageView(deflates=self._inflates),
+                self.our_role.other: MessageView(
+                    deflates=self._inflates,
+                    keeps_context=inflater is not None,
+                    from_start=inflater is None or inflater.is_fresh,
+                ),
+            }
+        if self._plain is not None:
+            self._plain.view = self._view_of(self.our_role.other)
+
+    def _view_of(self, sender: Role) -> MessageView | None:
+        return None if self._views is None else self._views[sender]
 
     # What comes in
 
@@ -342,6 +373,7 @@ class Session:
         plain = PlainReader(self.our_role, self.max_message_bytes, inflaters)
         plain.streams = self._streams
         plain.shown_bytes = self.shown_bytes
+        plain.view = self._view_of(self.our_role.other)
         return plain
 
     def _answer(self, event: Event) -> None:
@@ -436,7 +468,8 @@ class Session:
         show = self.on_frame  # which may have enough of it meanwhile
         if show is None:
             return
+        view = self._view_of(self.our_role)
         for header, payload in split_frames(data):
-            recorder = FrameRecorder(header, self.shown_bytes)
+            recorder = FrameRecorder(header, self.shown_bytes, view)
             recorder.add(payload)
             show(self.our_role, recorder.frame())

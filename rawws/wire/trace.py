@@ -3,12 +3,15 @@
 Every line opens with a mark, then says one thing:
 
 ====  =============================================
-``<``  came in
-``>``  went out
+``<``  we received it
+``>``  we sent it
 ``=``  a state changed, or a step was worked out
 ``!``  a fault: something is refused or lost
 ``-``  a timer ran out
 ====  =============================================
+
+The first two are relative to us, so that they mean the same in a server and in a client. Where we only look on, at what
+two others say, no side is ours: both are named then, as in ``client → server`` (`DIRECTIONS`).
 
 These are pure functions from records to text. Whether anyone listens is for the callers to ask first, since no
 payload is formatted for nobody.
@@ -18,14 +21,24 @@ from __future__ import annotations
 
 import re
 
-from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, Opcode
+from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, Opcode, SeenMessage
 from rawws.wire.masking import apply_mask
+from rawws.wire.message_view import MessageView
+from rawws.wire.role import Role
 
 IN, OUT, STATE, FAULT, TIMER = "<", ">", "=", "!", "-"
+# By the sender, for who only looks on.
+DIRECTIONS = {Role.CLIENT: "client → server", Role.SERVER: "server → client"}
+
+_OTHER_MARKS = f"{STATE} a state or a step, {FAULT} a fault, {TIMER} a timer that ran out"
+LEGEND = f"marks of this log: {IN} received, {OUT} sent, {_OTHER_MARKS}"
+WATCHED_LEGEND = f"marks of this log: who sent it to whom, {_OTHER_MARKS}"
 
 # A line is for a person: what is longer is cut in the middle, as Python's websockets does at 75 too.
 PREVIEW_CHARACTERS = 75
 PREVIEW_TAIL_BYTES = 64
+PREVIEW_BYTES = 32  # of a message that is no text
+MESSAGE_CHARACTERS = 200  # of a message that has a line of its own
 # RFC 1035 §2.3.4: of a host's name, 255 bytes on the wire. A scheme and a port fit in as well, or nearly.
 MAX_NAME_CHARACTERS = 255
 
@@ -43,13 +56,19 @@ _NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
 class FrameRecorder:
     """Collects what can be shown of one frame while its payload passes: the ends of it, with the mask off.
 
-    Of a payload that is longer, the first ``shown_bytes`` are kept, and a little of its end.
+    Of a payload that is longer, the first ``shown_bytes`` are kept, and a little of its end. A ``view`` is given all of
+    the payload, and tells the message that ends with the frame.
     """
 
-    __slots__ = ("_head", "_header", "_position", "_shown_bytes", "_tail")
+    __slots__ = ("_head", "_header", "_position", "_shown_bytes", "_tail", "_view")
 
-    def __init__(self, header: FrameHeader, shown_bytes: int = MAX_CONTROL_PAYLOAD_BYTES) -> None:
+    def __init__(
+        self, header: FrameHeader, shown_bytes: int = MAX_CONTROL_PAYLOAD_BYTES, view: MessageView | None = None
+    ) -> None:
         self._header = header
+        self._view = view
+        if view is not None:
+            view.begin_frame(header)
         self._shown_bytes = max(shown_bytes, MAX_CONTROL_PAYLOAD_BYTES)  # all of a control frame is kept
         self._head = bytearray()
         self._tail = bytearray()
@@ -62,6 +81,8 @@ class FrameRecorder:
 
     def add(self, raw_payload: bytes | memoryview) -> None:
         """Take in the next piece of the payload as it stands on the wire."""
+        if self._view is not None:
+            self._view.add(self._unmask(raw_payload, self._position))
         into_head = raw_payload[: self._shown_bytes - len(self._head)]
         self._head += self._unmask(into_head, self._position)
         rest_at = self._position + len(into_head)
@@ -76,7 +97,14 @@ class FrameRecorder:
         return bytes(raw) if key is None else apply_mask(bytes(raw), key, position)
 
     def frame(self) -> Frame:
-        return Frame(self._header, bytes(self._head), bytes(self._tail))
+        """Return the frame, when all of it has passed."""
+        message = None if self._view is None else self._view.end_frame()
+        return Frame(self._header, bytes(self._head), bytes(self._tail), message)
+
+
+def mark_of(sender: Role, our_role: Role) -> str:
+    """Return the mark of what a side has sent, for the side that we are."""
+    return OUT if sender is our_role else IN
 
 
 def escape(raw: bytes) -> str:
@@ -158,6 +186,32 @@ def frame_line(frame: Frame) -> str:
     )
     preview = preview_payload(frame)
     return f"{line} {preview}" if preview else line
+
+
+def message_line(frame: Frame) -> str:
+    """Return what the message says that ends with a frame: ``the message: TEXT, 5 bytes: 'Hello'``.
+
+    Empty where the line of the frame says it already, and where no message ends.
+    """
+    message = frame.message
+    if message is None or not (frame.header.rsv1 or frame.header.opcode == Opcode.CONTINUATION):
+        return ""
+    if message.is_lost:
+        return f"the message: {message.opcode.name}, not shown: it refers to earlier ones that were not inflated"
+    told = f"the message: {message.opcode.name}, {message.size:,} bytes"
+    if not message.is_all_known:
+        told += " or more (no more is inflated)"
+    return f"{told}: {preview_message(message, MESSAGE_CHARACTERS)}"
+
+
+def preview_message(message: SeenMessage, most: int = PREVIEW_CHARACTERS) -> str:
+    """Return how a message begins: text as text, the rest as hex."""
+    if message.opcode == Opcode.TEXT:
+        # What is cut may be cut within a character.
+        text = message.beginning.decode(errors="replace" if message.is_whole else "ignore")
+        return quote(text if message.is_whole and len(text) <= most else text[:most] + "…")
+    shown = message.beginning[:PREVIEW_BYTES]
+    return f"{shown.hex(' ')}{' …' * (not message.is_whole or len(shown) < message.size)}"
 
 
 def frame_hex(frame: Frame) -> str:

@@ -30,7 +30,7 @@ def frames_told(raw: bytes, *, with_ruler: bool = False) -> list[list[str]]:
 
 def test_4_2_1_a_good_request_has_its_lines_its_checks_and_the_steps_to_its_accept_value() -> None:
     ((title, *lines),) = told(Role.CLIENT, REQUEST)
-    assert title == "→ byte 0 from the client: HTTP request"
+    assert title == "client → server, byte 0: HTTP request"
     assert all(line.startswith("    ") for line in lines)
     assert lines[0] == "    GET /room HTTP/1.1"
     assert lines[6] == "    Cookie: (masked, 9 bytes)"
@@ -51,7 +51,7 @@ def test_4_2_1_a_requirement_that_is_not_met_is_a_fault_and_the_key_is_not_answe
 def test_a_response_comes_from_the_right_and_ends_http() -> None:
     answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
     response, switch = told(Role.SERVER, answer)
-    assert response[:2] == ["← byte 0 from the server: HTTP response", "    HTTP/1.1 101 Switching Protocols"]
+    assert response[:2] == ["server → client, byte 0: HTTP response", "    HTTP/1.1 101 Switching Protocols"]
     assert switch == describe(Switch()) == ["HTTP ends, WebSocket begins"]
     assert describe(Switch("h2c")) == ["HTTP ends, h2c begins: what follows is not read"]
 
@@ -68,7 +68,7 @@ def test_a_head_that_can_not_be_read_is_told_with_why() -> None:
 def test_5_7_a_frame_is_a_line_with_the_ruler_under_it_if_that_is_wanted() -> None:
     observer = Observer(in_frames=True)
     (hello,) = observer.receive(Role.CLIENT, encode_frame(Opcode.TEXT, b"Hello", mask_key=MASK_KEY))
-    title = "→ byte 0 from the client: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'"
+    title = "client → server, byte 0: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'"
     assert describe(hello, with_ruler=False) == [title]
     assert describe(hello) == [title, *("    " + row for row in ruler.lines(hello.frame))]  # type: ignore[union-attr]
 
@@ -109,7 +109,7 @@ def test_a_frame_that_is_cut_short_is_told_with_its_bytes_and_what_is_missing() 
     hello = encode_frame(Opcode.TEXT, b"Hello")
     whole, cut = frames_told(hello + hello[:4])
     assert len(whole) == 1
-    assert cut == ["← byte 7 from the server: the frame ends here: 3 bytes of its payload are missing: 81 05 48 65"]
+    assert cut == ["server → client, byte 7: the frame ends here: 3 bytes of its payload are missing: 81 05 48 65"]
 
 
 def test_a_frame_that_is_cut_short_behind_a_fault_has_both() -> None:

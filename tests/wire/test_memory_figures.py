@@ -7,6 +7,7 @@ import pytest
 from rawws.wire.deflate import STREAM_BYTES, Inflater
 from rawws.wire.fastlane import INCOMPLETE_BYTES
 from rawws.wire.frames import Opcode, encode_frame, parse_header
+from rawws.wire.message_view import VIEW_BYTES
 from rawws.wire.outbox import OVERHEAD_BYTES, Outgoing
 from rawws.wire.plain import READER_BYTES
 from rawws.wire.role import Role
@@ -81,6 +82,31 @@ def test_the_kept_part_of_a_frame_to_be_shown_is_counted() -> None:
     recorder = FrameRecorder(header)
     recorder.add(bytes(5))
     assert recorder.held_bytes == 5
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_what_a_viewer_keeps_of_a_message_in_fragments_is_counted_until_it_ends_or_nobody_looks(sends: bool) -> None:
+    def pass_on(watched: Session, frame: bytes) -> None:
+        if sends:
+            watched.show_sent(frame)
+        else:
+            watched.receive_data(frame)
+
+    def begin() -> Session:
+        watched = session(deflate=True)
+        watched.watch(lambda *_: None)
+        assert watched.memory_bytes == 2 * VIEW_BYTES
+        pass_on(watched, masked(1, DEFLATED, fin=False, rsv=0x40))
+        assert watched.memory_bytes > 2 * VIEW_BYTES + STREAM_BYTES * (1 if sends else 2)
+        return watched
+
+    watched = begin()
+    pass_on(watched, masked(0, b"\x00"))
+    assert watched.memory_bytes == 2 * VIEW_BYTES
+    watched = begin()
+    watched.watch(None)
+    assert watched.memory_bytes < 2 * STREAM_BYTES
+    assert sends is (watched.memory_bytes == 0)
 
 
 def test_a_message_for_a_stream_counts_with_its_keys() -> None:

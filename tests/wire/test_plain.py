@@ -10,7 +10,7 @@ import pytest
 from rawws.wire.deflate import Inflater
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PongReceived
 from rawws.wire.frames import Frame, Opcode, encode_frame, split_frames
-from rawws.wire.plain import _RULES, READER_BYTES, PlainEncoder, PlainReader, _name_fault
+from rawws.wire.plain import _FAULTS, _RULES, READER_BYTES, PlainEncoder, PlainReader, _name_fault
 from rawws.wire.role import Role
 from rawws.wire.trail import describe_trail
 from tests.wire.helpers import MASK_KEY, REJECTED, both_roles, closed_with, every_split, frames_in, from_peer
@@ -81,7 +81,7 @@ def test_7692_7_2_2_data_that_can_not_be_inflated_is_named_by_the_rfc_of_its_ext
 
 def test_each_way_in_which_wsproto_rejects_a_frame_is_tested_here() -> None:
     tested = {row[2] for row in REJECTED} | {"masked", "not_masked", "deflate_invalid"}
-    assert {rule.code for rule in _RULES} == tested
+    assert {rule.code for rule in _RULES} | {fault.code for fault in _FAULTS.values()} == tested
 
 
 def test_a_rejection_that_wsproto_words_in_a_new_way_keeps_its_close_code_and_its_sentence() -> None:

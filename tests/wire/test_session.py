@@ -12,7 +12,7 @@ from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message,
 from rawws.wire.frames import RSV1, RSV2, RSV3, Frame, Opcode, encode_frame
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
-from rawws.wire.trace import frame_line
+from rawws.wire.trace import frame_line, message_line
 from tests.wire.helpers import (
     LIMIT,
     MASK_KEY,
@@ -336,6 +336,21 @@ def test_what_is_sent_is_shown_when_it_goes(our_role: Role) -> None:
         (our_role, Opcode.PING, b"?"),
         (our_role, Opcode.CLOSE, closed_with(1001)),
     ]
+
+
+def test_7692_7_1_1_who_begins_to_look_at_a_client_is_shown_no_text_that_refers_to_what_it_has_not_seen() -> None:
+    # RFC 7692 §7.2.3.2: the second "Hello" refers to the first.
+    first, second = bytes.fromhex("c107f248cdc9c90700"), bytes.fromhex("c105f200110000")
+    for watched_from in (0, 1):
+        shown: list[str] = []
+        session = Session(Role.CLIENT, max_message_bytes=LIMIT, deflate=True, takeover=True)
+        for number, frame in enumerate((first, second, second)):
+            if number == watched_from:
+                session.watch(lambda _, frame: shown.append(message_line(frame)))  # noqa: B023
+            assert session.receive_data(frame) == [Message(Opcode.TEXT, b"Hello")]
+        hello = "the message: TEXT, 5 bytes: 'Hello'"
+        lost = "the message: TEXT, not shown: it refers to earlier ones that were not inflated"
+        assert shown == ([hello] * 3 if watched_from == 0 else [lost, ""])
 
 
 # Any bytes, in any chunking

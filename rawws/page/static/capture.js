@@ -21,7 +21,13 @@ const FRAME_FIELDS = {
   size: Number.isInteger,
   preview: isText,
 };
-const MORE_FRAME_FIELDS = { left_out: Number.isInteger, tail: isHex, message_size: Number.isInteger };
+const MORE_FRAME_FIELDS = {
+  left_out: Number.isInteger,
+  tail: isHex,
+  message_size: Number.isInteger,
+  cut: (value) => value === true,
+  text: isText,
+};
 
 function isText(value) {
   return typeof value === "string";

@@ -1,6 +1,7 @@
 // One frame: its header bit by bit, and its payload as it is on the wire and without the mask.
 
 import { bytes, el, fromHex, sectionLink, toHex } from "./dom.js";
+import { DIRECTIONS } from "./marks.js";
 
 const BITS_A_ROW = 16;
 const BYTES_A_ROW = 8;
@@ -31,9 +32,8 @@ export class FrameView {
   }
 
   #draw(frame, told) {
-    const from = frame.sender === "client" ? "→ from the client" : "← from the server";
     this.#box.replaceChildren(
-      el("h3", {}, `${frame.of.label} ${from}: ${frame.opcode}`),
+      el("h3", {}, `${frame.of.label} ${DIRECTIONS[frame.sender]}: ${frame.opcode}`),
       this.#ruler(told.fields),
       this.#fields(told.fields),
       ...this.#payload(frame, told),
@@ -99,10 +99,12 @@ export class FrameView {
     parts.push(dump(clear, key, 0));
     if (frame.left_out) parts.push(el("p", { class: "hint" }, `… ${bytes(frame.left_out)} left out …`));
     if (frame.tail) parts.push(dump(fromHex(frame.tail), key, frame.size - frame.tail.length / 2));
-    if (told.text) {
-      const inflated = frame.message_size === undefined ? "" : `, inflated to ${bytes(frame.message_size)}`;
+    const text = frame.text ?? told.text;
+    if (text) {
+      const more = frame.cut ? " or more" : "";
+      const inflated = frame.message_size === undefined ? "" : `, inflated to ${bytes(frame.message_size)}${more}`;
       parts.push(el("h4", {}, `Text${inflated}`));
-      parts.push(el("pre", { class: "text", tabindex: "0", "aria-label": "Text of the message" }, pretty(told.text)));
+      parts.push(el("pre", { class: "text", tabindex: "0", "aria-label": "Text of the message" }, pretty(text)));
     }
     return parts;
   }

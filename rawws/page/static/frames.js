@@ -2,6 +2,7 @@
 
 import { byId, bytes, el, plural, soon } from "./dom.js";
 import { FrameView } from "./frame.js";
+import { DIRECTIONS, SHORT_DIRECTIONS } from "./marks.js";
 
 const ROW_PX = 26;
 const SPARE_ROWS = 8;
@@ -9,7 +10,7 @@ const EXPORTED_RUN = 1_000_000_000;
 const COLUMNS = [
   ["time", "Time"],
   ["of", "Conn."],
-  ["arrow", "From"],
+  ["way", "Direction"],
   ["opcode", "Opcode"],
   ["flags", "F RSV"],
   ["mask", "Mask"],
@@ -151,7 +152,12 @@ export class Frames {
     const cells = {
       time: `${(frame.at - this.#trace.began).toFixed(3)}`,
       of: `${frame.of.label}${frame.of.peer ? ` ${frame.of.peer.name}` : ""}`,
-      arrow: frame.sender === "client" ? "→ client" : "← server",
+      way: el(
+        "span",
+        {},
+        el("span", { class: "long" }, DIRECTIONS[frame.sender]),
+        el("span", { class: "short" }, SHORT_DIRECTIONS[frame.sender]),
+      ),
       opcode: frame.opcode,
       flags: `${frame.fin ? 1 : 0} ${frame.rsv}`,
       mask: frame.mask ?? "–",

@@ -1,6 +1,7 @@
 // Panel "Connect": the WebSockets of this very page.
 
 import { byId, bytes, el, toHex } from "./dom.js";
+import { MARKS } from "./marks.js";
 
 const KEPT_MESSAGES = 200;
 const SHOWN_CHARACTERS = 200;
@@ -122,8 +123,7 @@ class Peer {
     } else if (data.length > SHOWN_CHARACTERS) {
       text = `${data.slice(0, SHOWN_CHARACTERS)}… (${data.length.toLocaleString("en")} characters)`;
     }
-    const arrow = direction === "sent" ? "→" : "←";
-    const label = el("span", { class: "arrow", "aria-label": direction, role: "img" }, arrow);
+    const label = el("span", { class: "mark", "aria-label": direction, role: "img" }, MARKS[direction]);
     const near = this.messages.scrollHeight - this.messages.scrollTop - this.messages.clientHeight < 40;
     this.messages.append(el("li", { class: direction }, label, " ", text));
     if (this.messages.childElementCount > KEPT_MESSAGES) this.messages.firstElementChild.remove();

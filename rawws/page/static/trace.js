@@ -174,9 +174,10 @@ export class Trace extends EventTarget {
     const totals = { lost, forgotten, wireBytes, messageBytes, began, until };
     const kept = frames.map((frame) => {
       if (frame.isCut) return { kind: "cut", at: frame.at, told: frame.told, isRestart: frame.isRestart };
-      const { at, sender, header, payload, left_out, tail, opcode, fin, rsv, mask, size, message_size, preview } = frame;
-      const of = frame.of.id;
-      return { of, at, sender, header, payload, left_out, tail, opcode, fin, rsv, mask, size, message_size, preview };
+      const { at, sender, header, payload, left_out, tail, opcode, fin, rsv, mask, size, preview } = frame;
+      const { message_size, cut, text } = frame;
+      const shown = { opcode, fin, rsv, mask, size, preview, message_size, cut, text };
+      return { of: frame.of.id, at, sender, header, payload, left_out, tail, ...shown };
     });
     const connections = [...this.connections.values()].filter((connection) => !connection.isOurs);
     save({ ...totals, run: run.number, instance: run.instance, connections, frames: kept });

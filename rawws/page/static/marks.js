@@ -1,0 +1,10 @@
+// Which way something went, in words: the same as in the log (`rawws/wire/trace.py`), as a test sees to.
+
+/** Where the page only looks on, both sides are named: by the sender. */
+export const DIRECTIONS = { client: "client → server", server: "server → client" };
+
+/** The same, for where there is little room. */
+export const SHORT_DIRECTIONS = { client: "c → s", server: "s → c" };
+
+/** A peer of the page itself is an endpoint: its marks are relative to it. */
+export const MARKS = { received: "<", sent: ">" };
