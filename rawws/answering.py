@@ -54,10 +54,8 @@ async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None
     Raises nothing that the peer could cause: a lost connection is an end like others.
     """
     upgraded = None
-    if logs.http.isEnabledFor(logging.DEBUG):
-        connection.log(logs.http, logging.DEBUG, STATE, f"accepted from {connection.transport.peer_name}")
-    if connection.service.tracer.is_watched:
-        connection.service.tracer.opened(connection.number, connection.transport.peer_name)
+    if connection.service.is_own is None:
+        connection.announce()
     try:
         with current_loop().memory.counting_connection(lambda: connection.held_bytes) as scope:
             upgraded = await _serve_requests(connection)
@@ -66,11 +64,13 @@ async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None
     except ssl.SSLError as error:
         connection.log(logs.http, logging.INFO, FAULT, f"TLS failed: {explain_client(error)}")
     except OSError as error:
-        connection.log(logs.http, logging.INFO, FAULT, f"lost in the HTTP phase: {error.strerror or error}")
+        level = logging.DEBUG if connection.is_quiet else logging.INFO
+        connection.log(logs.http, level, FAULT, f"lost in the HTTP phase: {error.strerror or error}")
     finally:
         if upgraded is None:
             connection.transport.close()
-            connection.service.tracer.ended(connection.number, "the HTTP connection is closed")
+            if connection.is_announced:
+                connection.service.tracer.ended(connection.number, "the HTTP connection is closed")
     return upgraded
 
 
@@ -88,12 +88,15 @@ async def turn_away(connection: HttpConnection, refusal: Refusal) -> None:
     """Refuse the connection before it has said anything."""
     try:
         if not connection.transport.has_handshake:  # there is no telling before TLS is there, which costs too much
+            connection.announce()
             await connection.refuse(logs.http, refusal)
             await connection.linger()
     except OSError:
         pass
     finally:
         connection.transport.close()
+        if connection.is_announced:
+            connection.service.tracer.ended(connection.number, "the HTTP connection is closed")
 
 
 async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver | None:
@@ -160,9 +163,10 @@ async def _receive_head(connection: HttpConnection) -> Request | Refusal | None:
 
 
 async def _act_on(connection: HttpConnection, request: Request | Refusal) -> Upgraded | None:
-    if connection.service.tracer.is_watched:
+    connection.begin_request(request)
+    if connection.is_watched:
         connection.service.tracer.head(connection.number, Role.CLIENT, connection.http.raw_head)
-    if logs.http.isEnabledFor(logging.DEBUG):
+    if logs.http.isEnabledFor(logging.DEBUG) and not connection.is_quiet:
         for text in head_lines(connection.http.raw_head):
             connection.log(logs.http, logging.DEBUG, IN, text)
     if isinstance(request, Request):
@@ -193,7 +197,7 @@ async def _act_on_request(connection: HttpConnection, request: Request) -> Upgra
     exchange = Exchange(connection, request)
     # What is asked for rawws's own sake would only hide the rest.
     level = logging.DEBUG if request.target.startswith(OWN_PATHS) else logging.INFO
-    if logs.http.isEnabledFor(level):
+    if logs.http.isEnabledFor(level) and not connection.is_quiet:
         connection.log(logs.http, level, IN, f"Received request for {mask_target(request.target)}")
     await _have_answered(connection, exchange)
     return None

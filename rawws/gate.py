@@ -83,6 +83,11 @@ class Gate:
         self._counts[counted] += 1
         return None
 
+    def renumber(self, before: int, number: int) -> None:
+        """Know a connection by another number from now on."""
+        if before in self._from:
+            self._from[number] = self._from.pop(before)
+
     def leave(self, number: int) -> None:
         """A connection is over. Harmless for one that is not counted."""
         host = self._from.pop(number, None)

@@ -67,7 +67,10 @@ class HttpConnection:
     """One connection until it closes, becomes a WebSocket, or is for somebody else to go on with."""
 
     def __init__(self, number: int, transport: Transport, service: Service, address: Address) -> None:
+        """A ``number`` below zero is provisional: the next one of the log is taken when there is something to tell."""
         self.number = number
+        self.is_announced = False
+        self.is_quiet = False  # what was asked for last is the page's own affair
         self.transport = transport
         self.service = service
         self.address = address  # of the socket's other end, or what a trusted proxy says
@@ -80,6 +83,32 @@ class HttpConnection:
         self.adopt: Adopt | None = None  # who goes on with the answer that was begun
         self.request: Request | None = None  # which is being answered
         self.also_held_bytes = 0  # for that request: a body that has come whole, and tasks that wait
+
+    def announce(self) -> None:
+        """Tell that the connection is there, unless that was told before."""
+        if self.is_announced:
+            return
+        self.is_announced = True
+        if self.number < 0:
+            provisional, self.number = self.number, next(current_loop().numbers)
+            if self.service.renumber is not None:
+                self.service.renumber(provisional, self.number)
+        if logs.http.isEnabledFor(logging.DEBUG):
+            self.log(logs.http, logging.DEBUG, STATE, f"accepted from {self.transport.peer_name}")
+        if self.service.tracer.is_watched:
+            self.service.tracer.opened(self.number, self.transport.peer_name)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a tracer is to be told of what happens on it just now."""
+        return self.service.tracer.is_watched and not self.is_quiet
+
+    def begin_request(self, request: Request | Refusal) -> None:
+        """Take note of the request that has come: the page's own is nobody's business, any other is told of."""
+        is_own = self.service.is_own
+        self.is_quiet = is_own is not None and isinstance(request, Request) and is_own(request)
+        if not self.is_quiet:
+            self.announce()
 
     @property
     def held_bytes(self) -> int:
@@ -215,10 +244,10 @@ class HttpConnection:
 
     async def send(self, data: bytes, logger: logging.Logger | None = None) -> None:
         """Send, and show the head of it to a logger. Raises TimeoutError when the client doesn't read."""
-        if logger is not None and logger.isEnabledFor(logging.DEBUG):
+        if logger is not None and logger.isEnabledFor(logging.DEBUG) and not self.is_quiet:
             for text in head_lines(data.partition(b"\r\n\r\n")[0]):
                 self.log(logger, logging.DEBUG, OUT, text)
-        if logger is not None and self.service.tracer.is_watched:
+        if logger is not None and self.is_watched:
             self.service.tracer.head(self.number, Role.SERVER, data[: data.find(b"\r\n\r\n") + 4])
         try:
             sent = self.transport.try_send(data)
@@ -252,4 +281,8 @@ class HttpConnection:
             self.service.lingering -= 1
 
     def log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
+        if self.is_quiet and level < logging.INFO:
+            return
+        self.is_quiet = False  # something has gone wrong after all
+        self.announce()
         logs.line(logger, level, self.number, mark, text)

@@ -76,7 +76,12 @@ class _Formatter(logging.Formatter):
 
 
 def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) -> None:
-    """Write one line of connection ``number``'s story, whatever a peer has put into it."""
+    """Write one line of connection ``number``'s story, whatever a peer has put into it.
+
+    A number below zero is that of a connection of the page, which is a part of the server itself.
+    """
+    if number < SERVER:
+        number, text = SERVER, f"the page: {text}"
     logger.log(level, "#%d %s %s", number, mark, printable(text))
 
 

@@ -113,6 +113,8 @@ class Loop:
 
     def __init__(self) -> None:
         self.numbers = itertools.count(1)  # for connections, as the log names them
+        # For connections that may turn out to be rawws's own, which are not told of: below zero.
+        self.provisional_numbers = itertools.count(-1, -1)
         self.peers: dict[int, Peer] = {}  # by descriptor
         self._fresh: set[Room] = set()  # whose logs have an open segment
         self._leaving: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last words

@@ -120,6 +120,8 @@ class Server:
         service.origins_at = {path: route.origins for path, route in self._routes.items() if route.origins is not None}
         if self._gate.reads_requests:
             service.find_sender = self._gate.find_sender
+        if not self._gate.is_open:
+            service.renumber = self._gate.renumber
 
     def __repr__(self) -> str:
         where = ", ".join(self.addresses) or "nowhere"
@@ -227,11 +229,12 @@ class Server:
 
     @trio.lowlevel.enable_ki_protection
     async def _serve_connection(self, connected: socket.socket, address: Address, tasks: trio.Nursery) -> None:
-        number = next(current_loop().numbers)
+        loop = current_loop()
+        number = next(loop.numbers if self._service.is_own is None else loop.provisional_numbers)
         transport = Transport(connected) if self._tls is None else TlsTransport(connected, self._tls)
         lives_on = False
+        connection = HttpConnection(number, transport, self._service, address)
         try:
-            connection = HttpConnection(number, transport, self._service, address)
             if refusal := self._gate.enter(number, address):
                 await turn_away(connection, refusal)
             elif isinstance(upgraded := await serve_http(connection), HandedOver):
@@ -240,11 +243,12 @@ class Server:
                 lives_on = self._take_over(upgraded, tasks)
         except Exception:
             # Ours to mend, but not a reason to leave the others without a server.
-            logs.http.exception("#%d ! an error in rawws itself; the connection is dropped", number)
-            current_loop().forget(transport)
+            connection.announce()
+            logs.http.exception("#%d ! an error in rawws itself; the connection is dropped", connection.number)
+            loop.forget(transport)
         finally:
             if not lives_on:
-                self._gate.leave(number)
+                self._gate.leave(connection.number)
 
     def _hand_over(self, given: HandedOver) -> bool:
         """Hand a connection whose response goes on over to who makes that; False when it has ended instead."""
@@ -450,6 +454,7 @@ def make_service(
         app = web.CallableApp(http)
     return Service(
         app=app,
+        is_own=http.is_own if isinstance(http, web.InFront) else None,
         limits=limits,
         origins=origins,
         compression=compression is not None,

@@ -66,6 +66,10 @@ class Service:
     _at_stop: set[Callable[[], None]] = field(default_factory=set)
     # Says who a request came from, which proxies may know better; and may refuse to hear more from there.
     find_sender: Callable[[int, Request, Address], Sender | Refusal] | None = None
+    # Says whether a request is the page's own, and will be granted: then nothing is logged of it.
+    is_own: Callable[[Request], bool] | None = None
+    # Called when a connection that had a provisional number gets another one.
+    renumber: Callable[[int, int], None] | None = None
     # Says what a WebSocket for that path would do in a room, and why it can't be let in.
     admit: Callable[[Request], tuple[str, Refusal | None]] | None = None
     # Gets the room of a path ready, where that takes a while, and says why it can't be.

@@ -49,7 +49,7 @@ async def upgrade(connection: HttpConnection, request: Request) -> Upgraded | No
     origins = service.origins_at.get(request.path or "", service.origins)
     handshake = examine(request, origins, compression=service.compression)
     debug = logs.handshake.isEnabledFor(logging.DEBUG)
-    if service.tracer.is_watched:
+    if connection.is_watched:
         service.tracer.checked(connection.number, Role.CLIENT, handshake.checks, handshake.accept)
     if debug:
         for check in handshake.checks:
@@ -96,7 +96,7 @@ async def upgrade(connection: HttpConnection, request: Request) -> Upgraded | No
         fields = [*fields, (b"Server", service.server_header.encode("ascii"))]
     service.handshakes[101] += 1
     await connection.send(connection.http.switch_protocols(fields), logs.handshake)
-    if service.tracer.is_watched:
+    if connection.is_watched:
         _show_answer(connection, handshake, response or handshake.response)
         service.tracer.switched(connection.number)
     trailing_data, _ = connection.http.trailing_data

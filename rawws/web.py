@@ -49,6 +49,10 @@ class InFront:
 
     elsewhere: HttpApp | None
 
+    def is_own(self, request: Request) -> bool:
+        """Say whether rawws asks this of itself, as its page does, so that nobody need be told of it."""
+        return isinstance(self.elsewhere, InFront) and self.elsewhere.is_own(request)
+
 
 def find_application(http: object) -> object | None:
     """Return the innermost of apps that wrap one another; None if it has no paths of its own."""

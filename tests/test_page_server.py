@@ -311,7 +311,7 @@ async def test_the_token_is_written_down_nowhere_but_in_the_line_that_gives_it(
         if way == "the page":
             while "the HTTP connection" not in told or "closed by the client" not in told:
                 told += (await watching.frame()).payload.decode()
-            assert told.count("GET /?token=(masked) HTTP/1.1") == 1
+            assert told.count("GET /room?a=b&token=(masked) HTTP/1.1") == 1
             assert f"Referer: {link.partition('=')[0]}=(masked)" in told
     program.signal(signal.SIGINT)
     assert program.wait() == 0
@@ -319,6 +319,105 @@ async def test_the_token_is_written_down_nowhere_but_in_the_line_that_gives_it(
     told += "\n".join(line for line in program.lines if " open http" not in line)
     assert token not in told
     assert "/room?a=b&token=(masked)" in told
+
+
+# What the log has of it
+
+
+def stories(program: Program) -> dict[int, list[str]]:
+    """Return the log's lines by the number of their connection."""
+    told: dict[int, list[str]] = {}
+    for line in program.lines:
+        number, _, text = line.partition(" #")[2].partition(" ")
+        told.setdefault(int(number), []).append(text.rstrip())
+    return told
+
+
+async def test_what_rawws_asks_of_itself_is_not_told_and_takes_no_numbers(start_program: StartProgram) -> None:
+    program = start_program("-v")
+    token, cookie = program.page_link().partition("=")[2], program.page_cookie()
+    host = f"Host: {program.address}".encode()
+    with trio.fail_after(PATIENCE_S):
+        browser = await program.connect()
+        for target in (f"/?token={token}", "/_rawws/", "/_rawws/main.js", "/_rawws/icon.svg"):
+            await browser.ask(get(target, cookie).replace(b"Host: localhost", host))
+        watching = await program.connect()
+        await watching.send(upgrade(TRACE, cookie).replace(b"Host: localhost", host))
+        assert (await watching.answer()).status == 101
+        await watching.frame()
+        peer = await (await program.connect()).open("/room", then=close())
+        await peer.frames_to_close()
+        peer.hang_up()
+        await browser.ask(get("/other"))  # on the connection that was the page's
+        await browser.ask(get("/_rawws/main.js", cookie).replace(b"Host: localhost", host))
+        browser.hang_up()
+        watching.hang_up()
+        await trio.to_thread.run_sync(program.wait_for_line, "#0 ! the page: ")
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 0
+    told = stories(program)
+    assert sorted(told) == [0, 1, 2]
+    assert "= a page watches what crosses the wire" in told[0]
+    assert told[1][1] == "< GET /room HTTP/1.1"
+    assert told[2][1] == "< GET /other HTTP/1.1"
+    assert not [line for line in program.lines if "/_rawws/" in line or "GET /?token=" in line]
+
+
+async def test_who_asks_for_the_page_and_is_refused_is_told_of(start_program: StartProgram) -> None:
+    program = start_program("-v")
+    cookie = program.page_cookie()
+    asked = [
+        ("GET", "/_rawws/", "Accept: */*"),
+        ("GET", "/_rawws/main.js", "Cookie: rawws-page=guessed"),
+        ("GET", "/_rawws/?token=guessed", "Accept: */*"),
+        ("GET", "/?token=guessed", BROWSER),
+        ("DELETE", "/_rawws/", cookie),
+        ("GET", "/_rawws/../etc/passwd", cookie),
+        ("GET", "/_rawws/", f"{cookie}\r\nX-Forwarded-For: 192.0.2.1"),
+    ]
+    for method, target, line in asked:
+        await ask(program, target, *line.split("\r\n"), method=method)
+    for line in (cookie, f"{cookie}\r\nOrigin: http://evil.example"):
+        client = await program.connect()
+        request = upgrade(TRACE, *line.split("\r\n")).replace(b"Host: localhost", b"Host: evil.example")
+        assert (await client.ask(request)).status in (403, 421)
+    host = f"Host: {program.address}".encode()
+    client = await program.connect()
+    foreign = upgrade(TRACE, cookie, "Origin: http://evil.example").replace(b"Host: localhost", host)
+    assert (await client.ask(foreign)).status == 403
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 0
+    told = stories(program)
+    assert sorted(told) == list(range(11))
+    for number, (method, target, _) in enumerate(asked, 1):
+        shown = target.replace("guessed", "(masked)")
+        assert f"< {method} {shown} HTTP/1.1" in told[number]
+    assert all(any("> HTTP/1.1 " in line for line in told[number]) for number in range(1, 11))
+    assert any("refused with 403 (origin)" in line for line in told[10])
+
+
+async def test_connections_of_the_page_count_and_are_counted_out_again(start_program: StartProgram) -> None:
+    program = start_program("--max-connections", "2")
+    cookie, host = program.page_cookie(), f"Host: {program.address}".encode()
+
+    async def ask_until_there_is_room(request: bytes) -> tuple[Client, int]:
+        while True:
+            client = await program.connect()
+            if (status := (await client.ask(request.replace(b"Host: localhost", host))).status) != 503:
+                return client, status
+            client.hang_up()
+
+    with trio.fail_after(PATIENCE_S):
+        for number in range(4):
+            watching, status = await ask_until_there_is_room(upgrade(TRACE, cookie))
+            assert status == 101
+            browser, status = await ask_until_there_is_room(get("/_rawws/", cookie))
+            assert status == 200
+            if number % 2:
+                assert (await browser.ask(get("/other"))).status == 200
+            assert (await (await program.connect()).answer()).status == 503
+            watching.hang_up()
+            browser.hang_up()
 
 
 # What it is told

@@ -26,7 +26,7 @@ from rawws.page.feed import About, Feed
 from rawws.server import Route
 from rawws.tracing import Tracer
 from rawws.websocket import WebSocket
-from rawws.wire.handshake import Origins
+from rawws.wire.handshake import Origins, examine, wants_websocket
 from rawws.wire.hosts import is_local_name
 from rawws.wire.messages import Request, Response
 from rawws.wire.trace import shorten
@@ -79,6 +79,17 @@ class Page:
     async def _feed(self, websocket: WebSocket) -> None:
         await Feed(websocket, self._tracer, self._about).run()
 
+    def is_own(self, request: Request) -> bool:
+        """Say whether a request is the page's own, and will be granted: nothing else may pass unseen."""
+        path = request.path or ""
+        if path == TRACE and wants_websocket(request):
+            return self.refuse(request) is None and examine(request, _OwnOrigin()).refusal is None
+        is_link = token_of(request) is not None and self._access.open(request) is not None
+        if not is_link and not (path.startswith(HOME) and self._access.admits(request)):
+            return False
+        response = self.answer(request)
+        return response is not None and response.status < 400
+
     def refuse(self, request: Request) -> Refusal | None:
         """Return why a request isn't shown the page, nor told what crosses the wire, if it isn't."""
         if refusal := self._refuse_elsewhere(request):
@@ -129,6 +140,9 @@ class _PageFirst(web.InFront):
     def __init__(self, page: Page, app: web.HttpApp | None) -> None:
         self._page = page
         self.elsewhere = app
+
+    def is_own(self, request: Request) -> bool:
+        return self._page.is_own(request) or super().is_own(request)
 
     def max_body_bytes(self, limits: Limits) -> int:
         return limits.max_body_bytes if self.elsewhere is None else self.elsewhere.max_body_bytes(limits)
