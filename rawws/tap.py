@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import ipaddress
 import logging
 import socket
 import ssl as ssl_module
@@ -17,11 +19,13 @@ from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.tls import begin_tls, explain
 from rawws.tracing import OpenConnection, Tracer
-from rawws.transport import EXHAUSTED, Transport, dial, name_address
+from rawws.transport import EXHAUSTED, Transport, dial, name_address, parse_ip, plain_address
 from rawws.wire.describe import describe_switch
-from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch
+from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch, begins_with_http
 from rawws.wire.role import Role
-from rawws.wire.trace import DIRECTIONS, FAULT, STATE, escape, head_lines
+from rawws.wire.trace import DIRECTIONS, FAULT, STATE, escape, head_lines, printable
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # From the look-up of the server's name to the end of the TLS handshake, as with `rawws.connect`.
 DIAL_TIMEOUT_S = 10.0
@@ -31,6 +35,15 @@ MAX_WAITING_BYTES = 4096
 MAX_SHOWN_BYTES = 16 * MIB
 # How long a side's last bytes are still passed on after it stopped reading (a guess: they are in a buffer of ours).
 LAST_WORDS_S = 5.0
+# How long a client's request is waited for, to be answered with the reason why there is no connection to the server,
+# and then for the client to read that.
+REFUSAL_S = 5.0
+MOST_ANSWERED_BYTES = 64  # as long as it isn't clear that it is HTTP
+# Connections on which the server has said nothing yet. Where the target leads back here, through another tap or a
+# proxy, each connection is followed by another one: it is the bound of that. The others wait for so long, and are then
+# refused; in a loop, the refusal goes back to who is the client of all of it.
+MOST_UNANSWERED = 250
+UNANSWERED_S = 2.0
 # Looked at, and shown, before others have their turn: there may be a frame in every two bytes.
 LOOKED_AT_BYTES = 8192
 SHOWN_AT_ONCE = 100
@@ -59,6 +72,40 @@ class Target:
         raise TimeoutError(f"{stage} took longer than {DIAL_TIMEOUT_S:g} s")
 
 
+async def leads_back(target: Target, listeners: Sequence[socket.socket]) -> bool:
+    """Say whether the target, under whatever name, is where one of the listeners is: a tap would dial itself."""
+    try:
+        found = await trio.socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False  # it can't be dialled either, which is told when it is tried
+    dialled = {plain_address(address) for _, _, _, _, address in found}
+    own = [plain_address(listener.getsockname()) for listener in listeners]
+    return any(
+        _reaches(parse_ip(host), parse_ip(at)) for host, port in dialled for at, own_port in own if port == own_port
+    )
+
+
+def _reaches(dialled: IpAddress, listens_at: IpAddress) -> bool:
+    """Say whether who dials an address gets to a listener at that other one, on the same port."""
+    if dialled.version != listens_at.version:
+        return False
+    if dialled.is_unspecified:  # which a system takes for itself
+        return listens_at.is_unspecified or listens_at.is_loopback
+    return dialled == listens_at or (listens_at.is_unspecified and _is_of_this_machine(dialled))
+
+
+def _is_of_this_machine(address: IpAddress) -> bool:
+    if address.is_loopback:
+        return True
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as nothing_is_sent:
+        try:
+            nothing_is_sent.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
+
+
 async def run_tap(
     listeners: Sequence[socket.socket],
     target: Target,
@@ -71,6 +118,7 @@ async def run_tap(
         for listener in listeners:
             stack.callback(listener.close)
         opened: dict[_Tapped, None] = {}  # in the order in which they were opened
+        unanswered = trio.Semaphore(MOST_UNANSWERED)
 
         def list_open(most: int) -> tuple[list[OpenConnection], int]:
             websockets = [tapped for tapped in opened if tapped.is_websocket]
@@ -89,11 +137,21 @@ async def run_tap(
         async with trio.open_nursery() as nursery:
 
             def take(connected: socket.socket, _: Address) -> None:
-                nursery.start_soon(run, _Tapped(Transport(connected), target, tracer))
+                nursery.start_soon(run, _Tapped(Transport(connected), target, tracer, unanswered))
 
             for listener in listeners:
                 nursery.start_soon(accept_connections, listener, take)
             task_status.started([name_address(listener.getsockname()) for listener in listeners])
+
+
+def _bad_gateway(reason: str, *, with_body: bool) -> bytes:
+    """Return an answer of the tap's own (RFC 9110 §15.6.3)."""
+    body = f"The tap has no connection to the server behind it: {printable(reason)}.\n".encode()
+    head = (
+        "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + (body if with_body else b"")
 
 
 def _describe_loss(error: OSError, sender: Role, target: Target) -> str:
@@ -105,11 +163,13 @@ def _describe_loss(error: OSError, sender: Role, target: Target) -> str:
 class _Tapped:
     """One connection through the tap."""
 
-    def __init__(self, client: Transport, target: Target, tracer: Tracer) -> None:
+    def __init__(self, client: Transport, target: Target, tracer: Tracer, unanswered: trio.Semaphore) -> None:
         self._number = next(current_loop().numbers)
         self._ends = {Role.CLIENT: client}
         self._target = target
         self._tracer = tracer
+        self._unanswered = unanswered  # of which it has one, until the server has said something
+        self._has_one = False
         self._observer = Observer(max_waiting_bytes=MAX_WAITING_BYTES)
         self._told = ""  # how it ended, where that is worth a word
         self._dialled_from = client.peer_name
@@ -125,10 +185,19 @@ class _Tapped:
         self._log(logs.http, logging.INFO, STATE, f"accepted from {client.peer_name}")
         self._tracer.opened(self._number, client.peer_name)
         try:
+            await self._connect_and_pass_on(client)
+        finally:
+            self._count_answered()
+
+    async def _connect_and_pass_on(self, client: Transport) -> None:
+        try:
+            await self._wait_for_others()
             server = self._ends[Role.SERVER] = await self._target.dial()
         except OSError as error:
-            client.close()
-            self._end(FAULT, error.strerror or str(error))
+            told = error.strerror or str(error)
+            if await self._refuse(client, told):
+                told += "; the client was answered with 502"
+            self._end(FAULT, told)
             return
         try:
             async with trio.open_nursery() as nursery:
@@ -144,11 +213,45 @@ class _Tapped:
                 self._show(seen)
             self._end(STATE, self._told or "ended by both sides")
 
+    async def _wait_for_others(self) -> None:
+        """Wait as long as too many connections wait for the server. Raises OSError when that takes too long."""
+        with trio.move_on_after(UNANSWERED_S):
+            await self._unanswered.acquire()
+            self._has_one = True
+            return
+        raise OSError(
+            errno.ELOOP,
+            f"{MOST_UNANSWERED} connections wait for the first byte from {self._target}, and there are no more at a "
+            "time: it may lead back to this tap, through another one",
+        )
+
+    def _count_answered(self) -> None:
+        if self._has_one:
+            self._has_one = False
+            self._unanswered.release()
+
+    async def _refuse(self, client: Transport, told: str) -> bool:
+        """Tell a client that speaks HTTP why there is no server, and close; return whether it was told."""
+        has_told = False
+        with trio.move_on_after(REFUSAL_S), contextlib.suppress(OSError):
+            begun = b""
+            while not begins_with_http(begun) and len(begun) < MOST_ANSWERED_BYTES and (data := await client.receive()):
+                begun += data
+                await self._look_at(Role.CLIENT, data)
+            if begins_with_http(begun):
+                await client.send_all(_bad_gateway(told, with_body=not begun.startswith(b"HEAD ")))
+                has_told = True
+                await client.linger()
+        client.close()
+        return has_told
+
     async def _pump(self, sender: Role, tapped: trio.CancelScope) -> None:
         """Pass on what one side sends, and then that it has ended."""
         source, sink = self._ends[sender], self._ends[sender.other]
         try:
             while data := await source.receive():
+                if sender is Role.SERVER:
+                    self._count_answered()
                 # Shown before it is passed on, so that a question stands before its answer.
                 await self._look_at(sender, data)
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
@@ -23,12 +25,12 @@ import rawws
 from rawws import tap
 from rawws.cli.tap import parse_listen, parse_target
 from rawws.errors import ListenError, UsageError
-from rawws.tap import Target, run_tap
+from rawws.tap import Target, leads_back, run_tap
 from rawws.tls import insecure_context
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport, dial, open_listeners
 from rawws.wire.frames import Opcode, encode_frame
-from tests.serving import ACCEPT, LOOPBACK, PATIENCE_S, StartProgram, upgrade
+from tests.serving import ACCEPT, LOOPBACK, PATIENCE_S, StartProgram, get, upgrade
 from tests.test_tracing import Memory
 
 
@@ -92,18 +94,149 @@ async def test_what_is_shown_of_a_websocket(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
+def answer_of(raw: bytes) -> tuple[bytes, bytes]:
+    """Return the status line of the one answer in a stream, and its body, which is as long as it says."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    status, *fields = head.split(b"\r\n")
+    assert not body or b"Content-Length: %d" % len(body) in fields
+    assert b"Connection: close" in fields
+    return status, body
+
+
+async def ask_tap(port: int, request: bytes) -> tuple[bytes, bytes]:
+    async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
+        await stream.send_all(request)
+        return answer_of(await read_all(stream))
+
+
+BAD_GATEWAY = b"HTTP/1.1 502 Bad Gateway"
+NO_SERVER = b"The tap has no connection to the server behind it: "
+
+
 async def test_a_server_that_is_not_there(nursery: trio.Nursery) -> None:
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + bytes(100_000)
     with socket.socket() as nobody:
         nobody.bind((LOOPBACK, 0))
         tracer, memory = Tracer(), Memory()
         tracer.add(memory)
-        port = await start_tap(nursery, nobody.getsockname()[1], tracer)
+        dead = nobody.getsockname()[1]
+        port = await start_tap(nursery, dead, tracer)
+        with trio.fail_after(PATIENCE_S):
+            for request in (get(), upgrade(), post, b"GET / HTTP/1.1\r\n"):
+                status, body = await ask_tap(port, request)
+                assert status == BAD_GATEWAY
+                assert body.startswith(NO_SERVER)
+                assert b"Connection refused" in body
+            assert await ask_tap(port, get(method="HEAD")) == (BAD_GATEWAY, b"")
+            while memory.kinds().count("end") < 5:
+                await trio.sleep(0.01)
+    assert memory.kinds()[:3] == ["open", "head client", "end"]
+    assert "Connection refused" in memory.taken[2][1]["told"]
+    assert memory.taken[2][1]["told"].endswith("; the client was answered with 502")
+    tracer.remove(memory)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01" + bytes(100)])
+async def test_a_client_that_speaks_no_http_is_closed_where_the_server_is_not_there(
+    nursery: trio.Nursery, said: bytes
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind((LOOPBACK, 0))
+        port = await start_tap(nursery, nobody.getsockname()[1])
         with trio.fail_after(PATIENCE_S):
             async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
+                await stream.send_all(said)
+                await stream.send_eof()
                 assert await read_all(stream) == b""
-    assert memory.kinds() == ["open", "end"]
-    assert "Connection refused" in memory.taken[-1][1]["told"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_certificate_that_is_not_trusted_is_502_with_the_reason(nursery: trio.Nursery) -> None:
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(LOOPBACK).configure_cert(tls)
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK, ssl=tls))
+    port = await start_tap(nursery, server.port, tls=ssl.create_default_context())
+    with trio.fail_after(PATIENCE_S):
+        status, body = await ask_tap(port, upgrade())
+    assert (status, body.startswith(NO_SERVER), b"certificate" in body) == (BAD_GATEWAY, True, True)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("listen", "target", "loops"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "localhost", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.1", "::ffff:127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("0.0.0.0", "127.0.0.2", True),
+        ("0.0.0.0", "0.0.0.0", True),
+        ("0.0.0.0", "192.0.2.1", False),  # RFC 5737: of nobody
+        ("127.0.0.1", "nowhere.invalid", False),  # RFC 6761
+    ],
+)
+async def test_a_target_that_is_the_tap_itself_is_recognized(listen: str, target: str, loops: bool) -> None:
+    (listener,) = await open_listeners(listen, 0)
+    with listener:
+        port = listener.getsockname()[1]
+        assert await leads_back(Target(target, port), [listener]) is loops
+        assert not await leads_back(Target(target, port - 1), [listener])
+
+
+async def test_the_address_of_this_machine_leads_back_to_a_tap_on_every_interface() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as routed:
+        try:
+            routed.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no route to elsewhere")
+        address = routed.getsockname()[0]
+    (listener,) = await open_listeners("0.0.0.0", 0)
+    with listener:
+        assert await leads_back(Target(address, listener.getsockname()[1]), [listener])
+
+
+def test_a_tap_of_itself_does_not_start(start_program: StartProgram) -> None:
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port = free.getsockname()[1]
+    ran = start_program.run("tap", str(port), f"localhost:{port}")
+    told = f"localhost:{port} is where the tap itself listens; give the port of the server behind it"
+    assert (ran.returncode, ran.stderr.splitlines()[-1]) == (2, f"rawws: {told}")
+
+
+async def test_taps_that_lead_to_each_other_end_in_502(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tap, "MOST_UNANSWERED", 5)
+    monkeypatch.setattr(tap, "UNANSWERED_S", 0.1)
+    tracer, memory = Tracer(), Memory()
+    tracer.add(memory)
+    listeners = [await open_listeners(LOOPBACK, 0) for _ in range(2)]
+    ports = [opened[0].getsockname()[1] for opened in listeners]
+    for opened, port in zip(listeners, reversed(ports), strict=True):
+        await nursery.start(run_tap, opened, Target(LOOPBACK, port), tracer)
+    with trio.fail_after(PATIENCE_S):
+        for _ in range(2):  # all of it is over, and it can begin again
+            status, body = await ask_tap(ports[0], upgrade())
+            assert status == BAD_GATEWAY
+            assert body.startswith(NO_SERVER + b"5 connections wait for the first byte from 127.0.0.1:")
+            while memory.kinds().count("end") < memory.kinds().count("open"):
+                await trio.sleep(0.01)
+    assert memory.kinds().count("open") <= 2 * (2 * 5 + 2)
     tracer.remove(memory)
+    nursery.cancel_scope.cancel()
+
+
+async def test_connections_that_were_answered_do_not_count_towards_a_loop(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tap, "MOST_UNANSWERED", 2)
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK))
+    port = await start_tap(nursery, server.port)
+    with trio.fail_after(PATIENCE_S):
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(5):
+                await stack.enter_async_context(rawws.connect(f"ws://{LOOPBACK}:{port}/room"))
     nursery.cancel_scope.cancel()
 
 

@@ -19,7 +19,7 @@ from rawws.errors import UsageError
 from rawws.page import TRACE, About, Access, Page
 from rawws.program import raise_file_limit
 from rawws.server import serve
-from rawws.tap import Target, run_tap
+from rawws.tap import Target, leads_back, run_tap
 from rawws.tls import default_context
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address, open_listeners
@@ -120,6 +120,10 @@ async def _tap(
 ) -> None:
     with signals.ending_signals() as received_signals:
         listeners = await open_listeners(*listen)
+        if await leads_back(target, listeners):
+            for listener in listeners:
+                listener.close()
+            raise UsageError(f"{target} is where the tap itself listens; give the port of the server behind it")
         async with trio.open_nursery() as nursery:
             for name in await nursery.start(run_tap, listeners, target, tracer):
                 _log(f"listening on http://{name} and ws://{name}, and passing all on to {target} as it is")
