@@ -62,6 +62,7 @@ class MessageView:
         "_is_compressed",
         "_is_cut",
         "_is_final",
+        "_is_no_text",
         "_keeps_context",
         "_latest_payload",
         "_lost",
@@ -103,6 +104,7 @@ class MessageView:
         self._beginning = b""
         self._is_cut = False  # the rest isn't inflated
         self._lost = False  # it refers to what isn't there
+        self._is_no_text = False  # it is meant to be one, and isn't UTF-8
         self._latest_payload: bytes | None = None
         self._message: SeenMessage | None = None  # what it is, if that is known already
         self._check_utf8 = codecs.getincrementaldecoder("utf-8")() if compressed and opcode is Opcode.TEXT else None
@@ -141,7 +143,10 @@ class MessageView:
     def end_frame(self) -> SeenMessage | None:
         """End the frame, and return the message that ends with it, if one does and can be told."""
         global _latest
-        if self._passes_over or not self._is_final:
+        if self._passes_over:
+            return None
+        self._judge_text()
+        if not self._is_final:
             return None
         assert self._opcode is not None
         if self._message is None:
@@ -156,9 +161,10 @@ class MessageView:
 
     def _end_message(self) -> None:
         if self._is_compressed:
-            self._inflate(self._stream.tail)
-            if not self._is_cut and not self._lost:
+            self._inflate(self._stream.tail, least=KIB)  # the rest of what is already allowed
+            if not self._is_cut:
                 self._check(b"", final=True)
+            self._judge_text()
         if self.fault is not None:
             return
         assert self._opcode is not None
@@ -169,10 +175,10 @@ class MessageView:
             self._has_told = True
             self._message = SeenMessage(self._opcode, 0, b"", is_all_known=False, is_lost=True)
 
-    def _inflate(self, data: bytes) -> None:
+    def _inflate(self, data: bytes, least: int = 0) -> None:
         while data and not self._is_cut and not self._lost and self.fault is None:
             # Its beginning is inflated in any case.
-            most = max(min(STEP_BYTES, self._allowance), MOST_KEPT_BYTES - self._size)
+            most = max(min(STEP_BYTES, self._allowance), MOST_KEPT_BYTES - self._size, least)
             if most <= 0:
                 self._is_cut = True
                 self._lose_context()
@@ -201,7 +207,17 @@ class MessageView:
         try:
             self._check_utf8.decode(piece, final)
         except UnicodeDecodeError:
-            self.fault = self.fault or TEXT_NOT_UTF8
+            self._is_no_text = True
+            self._check_utf8 = None
+
+    def _judge_text(self) -> None:
+        """Find fault with a text when its frame ends.
+
+        Of data that can't be inflated zlib withholds what comes just before, so that what a text says there depends on
+        how the bytes were cut.
+        """
+        if self._is_no_text and not self._lost and self.fault is None:
+            self.fault = TEXT_NOT_UTF8
             self._lose_context()
 
     def _lose_context(self) -> None:

@@ -104,6 +104,14 @@ def test_a_stream_of_bombs_is_inflated_within_the_allowance_and_each_begins_visi
     assert view.fault is None
 
 
+def test_a_message_that_uses_all_that_is_allowed_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = random.Random(7692).randbytes(2 * MOST_KEPT_BYTES)
+    monkeypatch.setattr(message_view, "ALLOWED_IN_ADVANCE", len(said))
+    view = MessageView(deflates=True)
+    frame = encode_frame(Opcode.BINARY, Deflater(15).deflate(said), rsv=RSV1)
+    assert see(view, frame) == [SeenMessage(Opcode.BINARY, len(said), said[:MOST_KEPT_BYTES])]
+
+
 def test_the_memory_of_a_message_in_fragments_is_bounded_and_counted() -> None:
     view = MessageView(deflates=True, keeps_context=True)
     assert view.held_bytes == VIEW_BYTES
