@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -25,17 +25,15 @@ from rawws.transport import NotTls, Transport
 from rawws.upgrade import Upgraded, upgrade
 from rawws.wire.first_bytes import is_proxy_header
 from rawws.wire.handshake import wants_websocket
-from rawws.wire.http1 import Signal
+from rawws.wire.http1 import PROXY_PROTOCOL, Signal
 from rawws.wire.messages import Request
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, IN, STATE, TIMER, head_lines, mask_target
 
 PLAIN_ON_TLS_PORT = Refusal(400, "plain_on_tls_port", "This port speaks TLS: use https:// or wss://.")
-PROXY_BEFORE_TLS = Refusal(
-    400,
-    "proxy_protocol",
-    "This server does not speak the PROXY protocol, which a proxy in front of it has sent.",
-    hint="Turn it off in the proxy (nginx: proxy_protocol; HAProxy: send-proxy, send-proxy-v2).",
+# A proxy that passes TLS on as it is can't send X-Forwarded-For.
+PROXY_BEFORE_TLS = replace(
+    PROXY_PROTOCOL, hint="turn it off in the proxy (nginx: proxy_protocol; HAProxy: send-proxy, send-proxy-v2)"
 )
 
 

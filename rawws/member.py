@@ -14,6 +14,7 @@ import trio
 from rawws.accepting import Address
 from rawws.errors import Cause, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from rawws.peer import Peer
+from rawws.runtime import check_in_trio, not_awaited
 from rawws.wire.encodings import encode_alone
 from rawws.wire.events import Data, as_message, check_close
 from rawws.wire.messages import Request
@@ -121,6 +122,7 @@ class Member:
 
         Raises `ConnectionClosed` when the connection ends first; TypeError and ValueError for what can't be a message.
         """
+        check_in_trio("member.send, message", is_async=True)
         peer = self._peer
         if peer.websocket is not None:
             await peer.websocket.send(message, text)
@@ -141,7 +143,9 @@ class Member:
         Harmless when the connection is closed already, or being closed. Raises `UsageError` for a code that can't be
         sent (§7.4), or a reason of more than 123 bytes.
         """
+        check_in_trio("member.close")
         self._loop.close(self._peer, *check_close(code, reason))
+        return not_awaited("member.close() doesn't wait for the end")
 
     def _closed_error(self) -> ConnectionClosed:
         peer = self._peer

@@ -16,7 +16,7 @@ import trio
 import rawws
 from rawws import UsageError
 from rawws.testing import open_pair
-from tests.serving import LOOPBACK, PATIENCE_S
+from tests.serving import LOOPBACK, PATIENCE_S, StartHub, seen_close, seen_text
 
 BOUNDED = pytest.mark.usefixtures("bounded")
 
@@ -140,6 +140,23 @@ async def test_a_connection_is_used_from_elsewhere(place: Place) -> None:
         await client.wait_closed()
 
 
+@BOUNDED
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_member_is_sent_to_and_closed_from_elsewhere(place: Place, start_hub: StartHub) -> None:
+    running = start_hub()
+    client = running.join()
+    (member,) = running.hub.room("/")
+
+    def send() -> None:
+        with pytest.raises(StopIteration):
+            member.send("hi").send(None)
+
+    await follow(place, send, member=member, message="hi")
+    assert await client.frame() == seen_text("hi")
+    await follow(place, member.close, member=member)
+    assert (await client.frames_to_close())[-1] == seen_close(1000)
+
+
 # Under asyncio
 
 
@@ -230,6 +247,8 @@ async def test_a_plain_function_that_is_awaited_says_so(nursery: trio.Nursery) -
     server = await nursery.start(functools.partial(rawws.serve, nothing, 0, host=LOOPBACK))
     room = rawws.Hub().room("/x")
     async with open_pair() as (_, ws):
+        room.join(ws)
+        (member,) = room
         calls: list[tuple[Callable[[], Any], str]] = [
             (
                 server.stop,
@@ -238,6 +257,7 @@ async def test_a_plain_function_that_is_awaited_says_so(nursery: trio.Nursery) -
             (lambda: room.publish("x"), "room.publish(message) doesn't wait for anybody; leave out the await"),
             (lambda: room.join(ws), "room.join(ws) doesn't wait; use async with room.join(ws), or leave out the await"),
             (lambda: room.leave(ws), "room.leave(ws) has nothing to wait for; leave out the await"),
+            (member.close, "member.close() doesn't wait for the end; leave out the await"),
             (ws.begin_close, "ws.begin_close() doesn't wait, and ws.aclose() does; leave out the await"),
         ]
         for call, sentence in calls:

@@ -23,7 +23,7 @@ import trio
 from rawws.wire.stream_entries import PREFIX
 
 if TYPE_CHECKING:
-    from rawws.redis.connector import Client
+    from coredis import Redis
 
 # These are run as commands of their own; all others, within scripts, are in `reading` and `writing`.
 DIRECT = ("PING", "EVALSHA", "SCRIPT|LOAD", "XREAD")
@@ -133,7 +133,7 @@ return {}
 """
 
 
-async def try_out(client: Client, keys: Sequence[str], commands: Sequence[tuple[str, ...]]) -> None:
+async def try_out(client: Redis[bytes], keys: Sequence[str], commands: Sequence[tuple[str, ...]]) -> None:
     """Run commands in a script. Raises `Refused` for the first that Redis refuses."""
     arguments: list[str | int] = []
     for name, *rest in commands:

@@ -58,7 +58,7 @@ _UNBRACKETED = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 # NUL, which is in no request.
 _PROXY_LINE = re.compile(rb"PROXY (?:TCP4|TCP6|UNKNOWN)[ \r]")
 _PROXY_EMPTY_LINES = len(b"\r\n\r\n")
-_PROXY_PROTOCOL = Refusal(
+PROXY_PROTOCOL = Refusal(
     400,
     "proxy_protocol",
     "This server does not speak the PROXY protocol, which a proxy in front of it has sent.",
@@ -136,7 +136,7 @@ class HttpPhase:
             if not self._is_framed:
                 return _bad_request("body_malformed", _NOT_CHUNKED)
             if self._in_head and self._is_from_proxy():
-                return _PROXY_PROTOCOL
+                return PROXY_PROTOCOL
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as error:
