@@ -416,7 +416,7 @@ async def test_a_broken_record_within_a_websocket_is_one_line_without_a_place_in
     while "/room" in running.hub.rooms and len(running.hub.rooms["/room"]):
         await wait_all_tasks_blocked()
     (line,) = caplog.messages
-    assert line == "#1 ! lost without a close (1006); TLS failed (WRONG_VERSION_NUMBER)"
+    assert line == "#1 ! lost without a close (1006): TLS failed (WRONG_VERSION_NUMBER)"
 
 
 async def test_who_leaves_before_the_handshake_is_one_line_in_the_log_and_no_error(
