@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 class Cells(Protocol):
-    """How the bytes of a line are printed. ``size`` is how many a cell holds: the last may be filled up with zeros."""
+    """One way of printing the bytes of a line. A cell holds ``size`` of them; the last may be filled up with zeros."""
 
     @property
     def size(self) -> int: ...
@@ -74,13 +74,17 @@ class Numbers:
 
 @dataclass(frozen=True)
 class HexInOrder:
-    """Each cell is a run of bytes as they stand; behind two spaces, or between bars, come the same as characters."""
+    """Each cell is a run of bytes as they stand; behind two spaces, or between bars, come the same as characters.
+
+    Two spaces behind ``middle`` cells are only a gap between them.
+    """
 
     digits: re.Pattern[str]
+    middle: int = 0
     size: int = 1
 
     def read(self, row: str) -> bytes | None:
-        cells, _ = _split(row, self.digits)
+        cells, _ = _split(row, self.digits, self.middle)
         return None if cells is None else bytes.fromhex("".join(cells))
 
 
@@ -101,7 +105,7 @@ class HexAsItsCharacters:
         if filled_up := _FILLED_UP.match(characters):  # xxd -e has the last number right-aligned
             cells, characters = [*cells, filled_up[1]], filled_up[2]
         data = b"".join(self.turn(bytes.fromhex(cell)) for cell in cells)
-        return data if characters.rstrip() == _as_characters(data).rstrip() else None
+        return data if characters.strip() == _as_characters(data).strip() else None
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ _MARKED: tuple[Cells, ...] = (
 )
 # Behind one without: hexdump, od.
 _UNMARKED: tuple[Cells, ...] = (
-    HexInOrder(re.compile(r"[0-9a-fA-F]{2}")),
+    HexInOrder(re.compile(r"[0-9a-fA-F]{2}"), middle=8),
     *(Numbers(re.compile(rf"[0-9a-fA-F]{{{2 * size}}}"), 16, size) for size in (2, 4, 8)),
     _OCTAL_WORDS,
     _OCTAL_BYTES,
@@ -172,19 +176,17 @@ _UNMARKED: tuple[Cells, ...] = (
 )
 
 
-def _split(row: str, digits: re.Pattern[str]) -> tuple[list[str] | None, str]:
-    """Return the cells of hex that a line begins with, and the characters behind them."""
-    # hexdump -C has a wider gap between the eighth byte and the ninth than between others.
+def _split(row: str, digits: re.Pattern[str], middle: int = 0) -> tuple[list[str] | None, str]:
+    """Return the cells that a line begins with, and the characters behind them; no cells if it has something else."""
     cells: list[str] = []
-    byte_by_byte = True
     for piece in _GAP.finditer(_without_characters(row)):
         gap = len(piece[1])
-        if cells and gap >= 2 and not (gap == 2 and len(cells) == 8 and byte_by_byte and len(piece[2]) == 2):
+        is_cell = digits.fullmatch(piece[2]) is not None
+        if cells and gap >= 2 and not (is_cell and gap == 2 and len(cells) == middle):
             return cells, row[piece.start(2) :]
-        if not digits.fullmatch(piece[2]):
-            return (cells, row[piece.start(2) :]) if cells and gap >= 2 else (None, "")
+        if not is_cell:
+            return None, ""
         cells.append(piece[2])
-        byte_by_byte = byte_by_byte and len(piece[2]) == 2
     return cells, ""
 
 
@@ -243,6 +245,8 @@ def _read_rows(rows: list[Row]) -> bytes | None:
     if gap is None or not is_marked:
         return None
     row, place = gap
+    if place == 0:
+        raise UsageError(f"another dump begins in line {row.number}: give one of them")
     raise UsageError(
         f"line {row.number} of the dump begins {place:,} bytes behind its first line, which the lines between don't "
         "fill: give one dump without a gap"
@@ -270,7 +274,7 @@ def _first_gap(places: list[int], parts: list[bytes], size: int) -> int | None:
 
 
 class Column:
-    """Cells of od without the places of their lines. Somewhere ``sign`` is found in it, which isn't in hex."""
+    """Cells of od without the places of their lines. They have ``sign`` in them somewhere, as hex never has."""
 
     def __init__(self, cells: Cells, sign: str) -> None:
         self._cells = cells

@@ -176,6 +176,19 @@ def test_a_gap_in_a_dump_is_told(text: str) -> None:
         read(text)
 
 
+def test_characters_that_look_like_hex_are_none() -> None:
+    assert read("00000000: 61 62 20 63 64 20 65 66  ab cd ef") == b"ab cd ef"
+    assert read("00000000: 82042061 62636465  .. abcde") == b"\x82\x04 abcde"
+    assert read("00000000: 61200482 65646362  .. abcde") == b"\x82\x04 abcde"
+    assert read("00000000: 20204120 20202042     A    B\n") == b"  A    B"
+    assert read("00000000: 20412020 42202020    A    B\n") == b"  A    B"
+
+
+def test_two_dumps_are_not_taken_for_one() -> None:
+    with pytest.raises(UsageError, match="another dump begins in line 2: give one of them"):
+        read("00000000: 8105 4865\n00000000: 8105 4865\n")
+
+
 def test_the_line_of_the_command_may_be_there_too() -> None:
     assert read("me@here:~/x$ xxd w\n00000000: 8105 4865 6c6c 6f  ..Hello\nme@here:~/x$ ") == UNMASKED
 
