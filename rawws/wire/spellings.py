@@ -1,8 +1,8 @@
 """The forms in which people have bytes at hand, as one table: each form is asked in turn whether a text is its own.
 
 A form returns the bytes which a text spells, or what two sides said to each other; None for a text in another form;
-and it raises `UsageError` where the text is its own and bytes are missing from it. What is in no form is named, if it
-is something that is known, with what to do about it (`rawws.wire.file_kinds`).
+and it raises `UsageError` where the text is its own and bytes are missing from it. A text in no form is named, if its
+kind is known, with what to do about it (`rawws.wire.file_kinds`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rawws.wire import dumps, literals, packets
 from rawws.wire.file_kinds import begins_with_whole, text_kind
 from rawws.wire.packets import Talk
 
-# Of a file that is HTTP itself: a dump of it begins with its place.
+# The first line of a file that is HTTP itself; a dump of it begins with its place.
 _HTTP_LINE = re.compile(rb"(?:HTTP/\d|[A-Za-z]+ \S+ HTTP/)")
 # No text has a control character in it but for white space, and ESC, with which programs colour their output.
 _NO_TEXT = re.compile(r"[^\t\n\f\r\x1b -~\x80-\U0010ffff]|[\x80-\x9f]")

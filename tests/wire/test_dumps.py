@@ -78,7 +78,7 @@ def test_what_is_no_hex_is_named(text: str, told: str) -> None:
         read(text)
 
 
-# What the tools print of a text "Hello" in a frame, and of the same behind it, masked.
+# A text "Hello" in a frame without a mask.
 UNMASKED = b"\x81\x05Hello"
 
 
