@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -194,6 +195,23 @@ def test_a_refusal_and_what_was_wrong(start_program: StartProgram, visit: Visit)
     expect(page.locator(".check.no")).to_have_text("✗ NO Sec-WebSocket-Version is 13 RFC 6455 §4.2.1 item 6")
     expect(page.locator(".head.server")).to_contain_text("HTTP/1.1 426 Upgrade Required")
     expect(page.locator(".switch")).to_have_count(0)
+
+
+def test_the_page_is_the_first_to_see_who_asks_for_it_without_the_secret_and_does_not_see_itself(
+    start_program: StartProgram, visit: Visit
+) -> None:
+    from playwright.sync_api import expect
+
+    program = start_program()
+    page = visit(program)
+    stranger = HTTPConnection(program.address, timeout=PATIENCE_S)
+    stranger.request("GET", "/_rawws/main.js")
+    assert stranger.getresponse().status == 403
+    choose_connection(page, "/_rawws/main.js")
+    expect(page.locator(".head.server")).to_contain_text("HTTP/1.1 403 Forbidden")
+    expect(page.locator("#connection option", has_text="#")).to_have_count(1)
+    expect(page.locator("#connection option", has_text="#1")).to_have_count(1)
+    stranger.close()
 
 
 def test_the_bits_of_a_frame(start_program: StartProgram, visit: Visit) -> None:

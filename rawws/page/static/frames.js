@@ -82,8 +82,7 @@ export class Frames {
     const only = byId("only").checked ? this.#upgrade.selected : null;
     return (frame) =>
       frame.isCut ||
-      (!frame.of.isOurs &&
-        choice(frame) &&
+      (choice(frame) &&
         (only === null || frame.of === only) &&
         (!find ||
           frame.preview.toLowerCase().includes(find) ||

@@ -57,11 +57,6 @@ class Connection {
     return this.request ? (this.request.lines[0].split(" ")[1] ?? "") : this.path;
   }
 
-  /** Whether the page itself needs it. */
-  get isOurs() {
-    return this.target.startsWith(HOME) && !this.target.endsWith("/break-it");
-  }
-
   field(name) {
     const line = this.request?.lines.find((each) => each.toLowerCase().startsWith(`${name.toLowerCase()}:`));
     return line === undefined ? null : line.slice(name.length + 1).trim();
@@ -150,9 +145,9 @@ export class Trace extends EventTarget {
     return this.frames.reduce((count, frame) => count + !frame.isCut, 0);
   }
 
-  /** WebSockets that are open now, but for the page's own. */
+  /** WebSockets that are open now; the server tells nothing of the page's own. */
   get openCount() {
-    const isOpen = (each) => each.run.isCurrent && each.state === "open" && !each.isOurs;
+    const isOpen = (each) => each.run.isCurrent && each.state === "open";
     return [...this.connections.values()].filter(isOpen).length + this.unlisted;
   }
 
@@ -179,7 +174,7 @@ export class Trace extends EventTarget {
       const shown = { opcode, fin, rsv, mask, size, preview, message_size, cut, text };
       return { of: frame.of.id, at, sender, header, payload, left_out, tail, ...shown };
     });
-    const connections = [...this.connections.values()].filter((connection) => !connection.isOurs);
+    const connections = [...this.connections.values()];
     save({ ...totals, run: run.number, instance: run.instance, connections, frames: kept });
   }
 
@@ -344,7 +339,7 @@ export class Trace extends EventTarget {
     }
     const oldest = unlisted ? Math.min(...open) : 0; // of those before it nothing is known
     for (const connection of this.connections.values()) {
-      const isGone = connection.run.isCurrent && connection.state === "open" && !connection.isOurs;
+      const isGone = connection.run.isCurrent && connection.state === "open";
       if (!isGone || open.has(connection.number) || connection.number < oldest) continue;
       connection.ended = UNSEEN;
       this.#tellChanged(connection);

@@ -18,7 +18,7 @@ export class Upgrade {
       this.listSoon();
       if (detail === this.#selected) this.drawSoon();
       // Until the reader has chosen one, it is the first that becomes a WebSocket.
-      if (this.#selected === null && detail.switched && detail.request && !detail.isOurs) this.select(detail);
+      if (this.#selected === null && detail.switched && detail.request) this.select(detail);
     });
     trace.addEventListener("cleared", () => {
       if (this.#selected && !trace.connections.has(this.#selected.id)) this.#selected = null;
@@ -47,7 +47,7 @@ export class Upgrade {
   }
 
   #list() {
-    const shown = [...this.#trace.connections.values()].filter((connection) => !connection.isOurs);
+    const shown = [...this.#trace.connections.values()];
     const options = shown.reverse().map((connection) => {
       const peer = connection.peer ? ` · peer ${connection.peer.name}` : "";
       const target = connection.target || "open before we watched";
