@@ -75,13 +75,17 @@ class _Formatter(logging.Formatter):
         return printable_lines(super().format(record))
 
 
-def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) -> None:
-    """Write one line of connection ``number``'s story, whatever a peer has put into it.
+def attribute(number: int, text: str) -> tuple[int, str]:
+    """Return whose story a line belongs to, and how it reads there.
 
     A number below zero is that of a connection of the page, which is a part of the server itself.
     """
-    if number < SERVER:
-        number, text = SERVER, f"the page: {text}"
+    return (number, text) if number >= SERVER else (SERVER, f"the page: {text}")
+
+
+def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) -> None:
+    """Write one line of connection ``number``'s story, whatever a peer has put into it."""
+    number, text = attribute(number, text)
     logger.log(level, "#%d %s %s", number, mark, printable(text))
 
 
