@@ -221,7 +221,9 @@ def inflate_whole(payload: bytes | bytearray, max_message_bytes: int) -> bytes |
 
 
 class InflateStream:
-    """The messages of one direction, inflated in steps of bounded size, by whoever says how much is wanted."""
+    """The messages of one direction, inflated in steps; each is as large as the caller allows."""
+
+    __slots__ = ("_final_blocks", "_history", "_zlib", "in_block")
 
     def __init__(self) -> None:
         self._zlib: zlib._Decompress | None = None

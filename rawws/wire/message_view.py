@@ -31,7 +31,7 @@ INFLATED_FOR_EACH = 64
 ALLOWED_IN_ADVANCE = 4 * MIB
 STEP_BYTES = 64 * KIB
 # A view without what it keeps of a message (measured).
-VIEW_BYTES = 480
+VIEW_BYTES = 450
 # The payload of a broadcast, which many are sent one after the other, is inflated once if it isn't larger.
 MOST_REMEMBERED_BYTES = 64 * KIB
 
