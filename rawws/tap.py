@@ -35,13 +35,12 @@ MAX_WAITING_BYTES = 4096
 MAX_SHOWN_BYTES = 16 * MIB
 # How long a side's last bytes are still passed on after it stopped reading (a guess: they are in a buffer of ours).
 LAST_WORDS_S = 5.0
-# How long a client's request is waited for, to be answered with the reason why there is no connection to the server,
-# and then for the client to read that.
+# The time for a client's request to come, when there is no connection to the server, and for the answer to be read.
 REFUSAL_S = 5.0
-MOST_ANSWERED_BYTES = 64  # as long as it isn't clear that it is HTTP
-# Connections on which the server has said nothing yet. Where the target leads back here, through another tap or a
-# proxy, each connection is followed by another one: it is the bound of that. The others wait for so long, and are then
-# refused; in a loop, the refusal goes back to who is the client of all of it.
+MOST_ANSWERED_BYTES = 64  # the most that is read to tell whether it is HTTP
+# The most connections on which the server has said nothing yet. If the target leads back here, through another tap or
+# a proxy, each connection is followed by another one, up to this bound. The next one waits for so long, and is refused
+# then. In a loop, that refusal travels back to the client that began it.
 MOST_UNANSWERED = 250
 UNANSWERED_S = 2.0
 # Looked at, and shown, before others have their turn: there may be a frame in every two bytes.

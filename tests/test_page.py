@@ -197,9 +197,7 @@ def test_a_refusal_and_what_was_wrong(start_program: StartProgram, visit: Visit)
     expect(page.locator(".switch")).to_have_count(0)
 
 
-def test_the_page_is_the_first_to_see_who_asks_for_it_without_the_secret_and_does_not_see_itself(
-    start_program: StartProgram, visit: Visit
-) -> None:
+def test_the_page_shows_refused_requests_for_it_and_not_its_own(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 
     program = start_program()

@@ -321,7 +321,7 @@ async def test_the_token_is_written_down_nowhere_but_in_the_line_that_gives_it(
     assert "/room?a=b&token=(masked)" in told
 
 
-# What the log has of it
+# The page in the log
 
 
 def stories(program: Program) -> dict[int, list[str]]:
@@ -333,7 +333,7 @@ def stories(program: Program) -> dict[int, list[str]]:
     return told
 
 
-async def test_what_rawws_asks_of_itself_is_not_told_and_takes_no_numbers(start_program: StartProgram) -> None:
+async def test_requests_of_the_page_itself_are_not_logged_and_take_no_numbers(start_program: StartProgram) -> None:
     program = start_program("-v")
     token, cookie = program.page_link().partition("=")[2], program.page_cookie()
     host = f"Host: {program.address}".encode()
@@ -363,7 +363,7 @@ async def test_what_rawws_asks_of_itself_is_not_told_and_takes_no_numbers(start_
     assert not [line for line in program.lines if "/_rawws/" in line or "GET /?token=" in line]
 
 
-async def test_who_asks_for_the_page_and_is_refused_is_told_of(start_program: StartProgram) -> None:
+async def test_refused_requests_for_the_page_are_logged(start_program: StartProgram) -> None:
     program = start_program("-v")
     cookie = program.page_cookie()
     asked = [

@@ -69,7 +69,7 @@ REST_S = 1.0
 # The page keeps so many connections: of those that end while it can't be told, it needn't know of more.
 KEPT_CONNECTIONS = 500
 
-# Of a frame's payload the page is told so much.
+# The most of a frame's payload that the page gets.
 TOLD_BYTES = 4096
 
 CASE_PATIENCE_S = 2.0

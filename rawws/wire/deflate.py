@@ -269,7 +269,7 @@ class InflateStream:
 
     @property
     def tail(self) -> bytes:
-        """What is to be inflated at a message's end (§7.2.2).
+        """The bytes to be inflated at a message's end (§7.2.2).
 
         Behind a final block there is to be a byte more (§7.2.3.4), but not everybody sends it; then there is no block
         for the tail to end, and it would be taken for the beginning of one.

@@ -1,16 +1,16 @@
-"""What a viewer is shown of messages: how large each is, and how it begins, inflated.
+"""Messages for a viewer: the size of each, and its beginning, inflated.
 
-Log, tap, page, and ``rawws decode`` have it from here. A viewer can't refuse a message as its receiver would, with 1009
-or a limit of its own. So what it does for a message is bounded instead:
+Log, tap, page, and ``rawws decode`` have them from here. A viewer can't refuse a message as its receiver would, with
+1009. Its work for a message is bounded instead:
 
-* Of a message it keeps the beginning, whatever the size.
+* It keeps the beginning of a message, whatever the size.
 * It inflates in small steps, and no more than an allowance that grows with the compressed bytes. Ordinary messages are
   2 to 50 times as large as their compressed form, and a deflate bomb is 1,000 times as large. When the allowance is
   used up, the rest of the message is passed over.
-* Where messages refer to earlier ones (context takeover, RFC 7692 §7.1.1), a message that was passed over leaves a hole
-  in what the next ones may refer to. The viewer then begins with an empty context. zlib notices each reference to what
-  isn't there, so that no message is shown wrongly: it is told once that messages can't be shown, and the next one that
-  doesn't need the hole is shown again.
+* Messages may refer to earlier ones (context takeover, RFC 7692 §7.1.1). A message that was passed over leaves a hole
+  in the context, so the viewer begins with an empty one. zlib notices each reference to a place that isn't there, so
+  no message is shown wrongly. The viewer says once that messages can't be shown, and goes on with the first one that
+  doesn't refer to the hole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rawws.limits import KIB, MIB
 from rawws.wire.deflate import InflateStream
 from rawws.wire.frames import CONTROL, FrameHeader, Opcode, SeenMessage
 
-# Of a message so much is kept to be shown.
+# The most of a message that is kept to be shown.
 MOST_KEPT_BYTES = 4 * KIB
 # The allowance: bytes that may be inflated, for each compressed one, and in advance. Inflating a byte and checking its
 # UTF-8 takes 7 ns (measured), so that a compressed byte costs 0.4 µs in the long run, and a burst 30 ms.
@@ -39,7 +39,7 @@ INVALID_DEFLATE = Fault(1007, "deflate_invalid", "compressed data can't be infla
 TEXT_NOT_UTF8 = Fault(1007, "text_not_utf8", "Text is not valid UTF-8 (RFC 6455 §8.1)")
 
 _MESSAGES = {int(opcode): opcode for opcode in (Opcode.TEXT, Opcode.BINARY)}
-# So zlib says that something refers to more than there is.
+# zlib's words for a reference to a place before the beginning of the context.
 _REFERS_TOO_FAR = "too far back"
 
 _latest: tuple[int, bytes, SeenMessage] | None = None  # the last whole message that depends on no other: see `add`
@@ -48,8 +48,8 @@ _latest: tuple[int, bytes, SeenMessage] | None = None  # the last whole message 
 class MessageView:
     """Follows the data frames of one direction, from a frame boundary on.
 
-    For each frame: `begin_frame`, `add` for its payload, as it is without the mask, and `end_frame`. What is wrong with
-    a compressed message is in ``fault``; to judge all else is for others. The memory is bounded, and in ``held_bytes``.
+    For each frame: `begin_frame`, `add` for its payload, as it is without the mask, and `end_frame`. ``fault``
+    says why a compressed message is invalid; others judge all else. The memory is bounded, and in ``held_bytes``.
     """
 
     __slots__ = (
@@ -213,8 +213,8 @@ class MessageView:
     def _judge_text(self) -> None:
         """Find fault with a text when its frame ends.
 
-        Of data that can't be inflated zlib withholds what comes just before, so that what a text says there depends on
-        how the bytes were cut.
+        zlib withholds the bytes just before data that can't be inflated. A judgement of each piece would depend on how
+        the bytes were cut.
         """
         if self._is_no_text and not self._lost and self.fault is None:
             self.fault = TEXT_NOT_UTF8

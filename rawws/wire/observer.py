@@ -297,7 +297,7 @@ class Observer:
 
 @dataclass(frozen=True, slots=True)
 class _Compression:
-    """What is known of how one side compresses: ``from_start`` says that none of its messages has passed unseen."""
+    """One side's compression, as far as it is known; ``from_start`` says that none of its messages passed unseen."""
 
     keeps_context: bool = True
     from_start: bool = True
@@ -306,7 +306,7 @@ class _Compression:
 def _compression_of(agreed: list[bytes]) -> Mapping[Role, _Compression]:
     """Return what a server's answer says of each side's compression (RFC 7692 §7.1); nothing where there is none.
 
-    What the answer doesn't say, or not as it should, is taken as whatever allows the sender more.
+    An answer that leaves something out, or is malformed, is read in the sender's favour.
     """
     text = [value.decode("latin-1") for value in agreed]
     if not any(NAME in value for value in text):
@@ -508,7 +508,7 @@ class _Frames:
                 taken = data[start:position]
                 self._have_judged(taken)
                 if scanner.header is not None:
-                    # What is wrong already by its header has no message.
+                    # A frame with an invalid header belongs to no message.
                     view = None if self._judge.ended else self._view
                     self._recorder = FrameRecorder(scanner.header, self.shown_bytes, view)
             else:

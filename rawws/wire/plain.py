@@ -53,7 +53,7 @@ _RULES = (
     _Rule("remote CLOSE with local-only", "close_code_invalid", "§7.4"),
     _Rule("Error decoding CLOSE reason", "close_reason_not_utf8", "§5.5.1", "Reason of a close is not valid UTF-8"),
 )
-# What a viewer of messages can find wrong too, by the beginning of wsproto's sentence.
+# Faults that a viewer of messages finds too, by the beginning of wsproto's sentence.
 _FAULTS = {"error in extension": INVALID_DEFLATE, "'utf-8' codec": TEXT_NOT_UTF8}
 
 

@@ -10,8 +10,8 @@ Every line opens with a mark, then says one thing:
 ``-``  a timer ran out
 ====  =============================================
 
-The first two are relative to us, so that they mean the same in a server and in a client. Where we only look on, at what
-two others say, no side is ours: both are named then, as in ``client → server`` (`DIRECTIONS`).
+The first two are relative to us, so that they mean the same in a server and in a client. A tap or a reader of captures
+is neither side, so it names both: ``client → server`` (`DIRECTIONS`).
 
 These are pure functions from records to text. Whether anyone listens is for the callers to ask first, since no
 payload is formatted for nobody.
@@ -27,7 +27,7 @@ from rawws.wire.message_view import MessageView
 from rawws.wire.role import Role
 
 IN, OUT, STATE, FAULT, TIMER = "<", ">", "=", "!", "-"
-# By the sender, for who only looks on.
+# The names for a program that is neither side, by the sender.
 DIRECTIONS = {Role.CLIENT: "client → server", Role.SERVER: "server → client"}
 
 _OTHER_MARKS = f"{STATE} a state or a step, {FAULT} a fault, {TIMER} a timer that ran out"
@@ -56,7 +56,7 @@ _NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
 class FrameRecorder:
     """Collects what can be shown of one frame while its payload passes: the ends of it, with the mask off.
 
-    Of a payload that is longer, the first ``shown_bytes`` are kept, and a little of its end. A ``view`` is given all of
+    The first ``shown_bytes`` of a longer payload are kept, and a little of its end. A ``view`` is given all of
     the payload, and tells the message that ends with the frame.
     """
 
@@ -207,7 +207,7 @@ def message_line(frame: Frame) -> str:
 def preview_message(message: SeenMessage, most: int = PREVIEW_CHARACTERS) -> str:
     """Return how a message begins: text as text, the rest as hex."""
     if message.opcode == Opcode.TEXT:
-        # What is cut may be cut within a character.
+        # The cut may be within a character.
         text = message.beginning.decode(errors="replace" if message.is_whole else "ignore")
         return quote(text if message.is_whole and len(text) <= most else text[:most] + "…")
     shown = message.beginning[:PREVIEW_BYTES]

@@ -1,4 +1,4 @@
-"""A viewer is shown what is in compressed messages, at a bounded cost, and never anything wrong."""
+"""A viewer is shown the content of compressed messages, at a bounded cost, and never anything wrong."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_5_4_fragments_with_a_ping_between_them_are_one_message() -> None:
     assert see(view, plain) == [None, SeenMessage(Opcode.BINARY, 3, b"abc")]
 
 
-def test_who_begins_to_look_within_a_message_sees_the_next_one() -> None:
+def test_a_view_that_begins_within_a_message_has_the_next_one() -> None:
     frames = encode_frame(Opcode.CONTINUATION, b"lo") + encode_frame(Opcode.TEXT, b"Hello")
     assert see(MessageView(deflates=False), frames) == [None, SeenMessage(Opcode.TEXT, 5, b"Hello")]
 
@@ -141,7 +141,7 @@ def test_a_viewer_that_has_lost_its_place_says_so_once_and_goes_on() -> None:
         see(view, compressed(sender.deflate(bytes(10 * ALLOWED_IN_ADVANCE) + b"quote quote")))
 
 
-def test_who_begins_in_the_middle_is_never_shown_anything_wrong() -> None:
+def test_a_view_that_begins_in_the_middle_never_shows_anything_wrong() -> None:
     chance, sender = random.Random(6455), KeptContext()
     said = [bytes(chance.choices(b"abcd ", k=chance.randrange(1, 200))) for _ in range(200)]
     frames = [compressed(sender.deflate(message)) for message in said]

@@ -1,6 +1,6 @@
-// Which way something went, in words: the same as in the log (`rawws/wire/trace.py`), as a test sees to.
+// The names of directions, the same as in the log (`rawws/wire/trace.py`); a test compares them.
 
-/** Where the page only looks on, both sides are named: by the sender. */
+/** The page only looks on, so it names both sides; by the sender. */
 export const DIRECTIONS = { client: "client → server", server: "server → client" };
 
 /** The same, for where there is little room. */
