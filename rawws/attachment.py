@@ -107,7 +107,7 @@ async def attach(
         try:
             yield websocket
         except BaseException as error:
-            websocket.close_because(Cause.ERROR if isinstance(error, Exception) else Cause.OUR_CLOSE, 1011)
+            websocket.close_because(Cause.ERROR if isinstance(error, Exception) else Cause.OUR_CLOSE, 1011, "")
             raise
         finally:
             await websocket.aclose()

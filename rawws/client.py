@@ -165,7 +165,7 @@ class Connector:
         assert websocket is not None
         failed = isinstance(error, Exception) and not isinstance(error, ConnectionClosed)
         if failed:
-            websocket.close_because(Cause.ERROR, 1011)
+            websocket.close_because(Cause.ERROR, 1011, "")
         await websocket.aclose()
 
     def __aiter__(self) -> AsyncIterator[WebSocket]:

@@ -100,6 +100,7 @@ def show_frame(number: int, mark: str, frame: Frame) -> None:
 
 def end(number: int, mark: str, text: str, cause: Cause) -> None:
     """Write the last line of a connection. ``cause`` becomes an attribute of the log record, for other formatters."""
+    number, text = attribute(number, text)
     hub.info("#%d %s %s", number, mark, printable(text), extra={"cause": cause.value})
 
 

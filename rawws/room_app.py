@@ -103,7 +103,7 @@ class RoomApp(InFront):
         request = exchange.request
         reading = read_request(request)
         asks = isinstance(reading, Refusal) or reading.polls or reading.wants_peers
-        streams = request.accepts(CONTENT_TYPE, rather_than="application/json" if asks else "")
+        streams = request.accepts(CONTENT_TYPE, rather_than="application/json" if asks else None)
         if not streams and not asks:
             await self.elsewhere.serve_exchange(exchange)
             return

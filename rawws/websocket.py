@@ -518,7 +518,7 @@ class WebSocket:
         self._loop.close(self._peer, *check_close(code, reason))
         return not_awaited("ws.begin_close() doesn't wait, and ws.aclose() does")
 
-    def close_because(self, cause: Cause, code: int, reason: str = "") -> None:
+    def close_because(self, cause: Cause, code: int, reason: str) -> None:
         """Begin to close for another cause than the program's wish; for rawws itself."""
         self._loop.close(self._peer, code, reason, cause)
 

@@ -324,7 +324,7 @@ def test_tls_is_named_in_hex_and_in_packets(capsys: pytest.CaptureFixture[str], 
     assert lines[1].startswith("! this is TLS: frames in it are encrypted")
     assert lines[2:] == [
         "== 127.0.0.1:5001 and 127.0.0.1:80",
-        "→ byte 0 from the client: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'",
+        "client → server, byte 0: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'",
     ]
 
 
@@ -352,7 +352,7 @@ def test_two_directions_of_a_followed_stream(capsys: pytest.CaptureFixture[str],
     (tmp_path / "raw").write_text("\n".join("\t" * (number % 2) + piece.hex() for number, piece in enumerate(said)))
     status, lines = decode(capsys, "--brief", str(tmp_path / "raw"))
     assert status == 0
-    assert [line[:1] for line in lines if line[:1] in "→←H"] == ["→", "←", "H", "→", "←"]
+    assert [line[:6] for line in lines if "→" in line] == ["client", "server", "client", "server"]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")

@@ -109,7 +109,7 @@ async def _of_a_websocket(method: str, **given: Any) -> None:
     async with rawws.testing.open_pair() as (one, _):
         positional = ("message",) if method == "send" else ()
         called = getattr(one, method)(*positional, **given)
-        if inspect.isawaitable(called):
+        if inspect.iscoroutine(called):
             await called
 
 
@@ -138,6 +138,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "Headers": rawws.Headers,
     "Headers.get": lambda **given: rawws.Headers().get("Name", **given),
     "Hub": rawws.Hub,
+    "Request.accepts": partial(rawws.Request("GET", "/", "1.1", rawws.Headers()).accepts, "text/plain"),
     "Response": rawws.Response,
     "RoomSettings": rawws.RoomSettings,
     "Member.send": partial(_of_a_member, "send"),
@@ -168,7 +169,7 @@ async def test_none_is_taken_or_refused_in_one_sentence(name: str, parameter: in
     with trio.fail_after(PATIENCE_S), refused:
         try:
             called = CALLS[name](**{parameter.name: None})
-            if inspect.isawaitable(called):
+            if inspect.iscoroutine(called):
                 await called
         except* UsageError as errors:
             raise errors.exceptions[0] from None

@@ -109,11 +109,9 @@ class Parser(argparse.ArgumentParser):
     def _explain_unknown(self, flag: str, others: Mapping[str, Parser]) -> str:
         flag = flag.partition("=")[0]
         message = f"{self.prog} has no flag {shorten(flag)}"
-        if hint := nearest(flag, self.flags):
-            return message + hint
         if owners := [other.prog for other in others.values() if flag in other.flags]:
             return f"{message}, and {' and '.join(owners)} {'has' if len(owners) == 1 else 'have'} it"
-        return message
+        return message + nearest(flag, self.flags)
 
     def _explain_extra(self, argument: str, others: Mapping[str, Parser]) -> str:
         message = f"{self.prog} takes nothing like {shorten(argument)!r}"

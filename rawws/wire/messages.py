@@ -170,7 +170,7 @@ class Request:
         """What stands behind the target's question mark, as it was sent; empty when nothing does."""
         return self.target.partition("?")[2]
 
-    def accepts(self, media_type: str, *, rather_than: str = "") -> bool:
+    def accepts(self, media_type: str, *, rather_than: str | None = None) -> bool:
         """Say whether the client names a media type among those that it takes; ``*/*`` alone names none.
 
         If it also takes ``rather_than``, which may be by ``*/*``, it must not want that more (RFC 9110 §12.5.1).
@@ -181,7 +181,7 @@ class Request:
             if weight is not None:
                 weights[media_range.lower()] = max(weight, weights.get(media_range.lower(), 0.0))
         weight = weights.get(media_type, 0.0)
-        if not rather_than:
+        if rather_than is None:
             return weight > 0
         closest_first = (rather_than, f"{rather_than.partition('/')[0]}/*", "*/*")
         return weight > 0 and weight >= next((weights[each] for each in closest_first if each in weights), 0.0)
