@@ -307,8 +307,8 @@ def test_a_port_that_answers_no_handshake_is_not_tried(
 async def test_a_story_is_told_in_the_order_of_cause_and_effect(nursery: trio.Nursery) -> None:
     server = await nursery.start(partial(rawws.serve, rawws.Hub(hello="welcome"), 0, host=LOOPBACK))
     result = await Checker(f"ws://127.0.0.1:{server.port}/x").run_case(BY_NAME["unmasked"])
-    frames = [line for line in result.story() if re.match(r"\S byte \d+ from the \w+: [A-Z]+ fin=1", line)]
-    told = [re.sub(r".* from the (\w+): ([A-Z]+) .*", r"\1 \2", line) for line in frames]
+    frames = [line for line in result.story() if re.match(r"\w+ → \w+, byte \d+: [A-Z]+ fin=1", line)]
+    told = [re.sub(r"(\w+) → \w+, byte \d+: ([A-Z]+) .*", r"\1 \2", line) for line in frames]
     greeting = ["server TEXT"] * told.count("server TEXT")  # it may come before the frame, or behind it
     assert [line for line in told if line not in greeting] == ["client TEXT", "server CLOSE", "client CLOSE"]
     assert result.sent.endswith(BY_NAME["unmasked"].frames + b"\x88\x82\x37\xfa\x21\x3d\x34\x12")
