@@ -31,7 +31,7 @@ from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, IN, STATE, TIMER, head_lines, mask_target
 
 PLAIN_ON_TLS_PORT = Refusal(400, "plain_on_tls_port", "This port speaks TLS: use https:// or wss://.")
-# A proxy that passes TLS on as it is can't send X-Forwarded-For.
+# A proxy that passes TLS through can't add X-Forwarded-For.
 PROXY_BEFORE_TLS = replace(
     PROXY_PROTOCOL, hint="turn it off in the proxy (nginx: proxy_protocol; HAProxy: send-proxy, send-proxy-v2)"
 )
@@ -127,7 +127,7 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
 
 
 async def _begin_tls(connection: HttpConnection) -> bool:
-    """Complete the TLS handshake; False when there is none in time, or the client doesn't speak TLS and was told so."""
+    """Complete the TLS handshake. Return False after a timeout, or when a client without TLS was answered with 400."""
     with trio.move_on_at(connection.deadline.at) as scope:
         try:
             await connection.transport.shake_hands()

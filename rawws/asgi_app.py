@@ -51,18 +51,18 @@ _GRACE_S = 5.0
 
 _DISCONNECT = "http.disconnect"
 
-# An application is notified that the server stops: by http.disconnect, and by an OSError from ``send``. To notify all
-# of them at once would cut short what ends in time by itself; uvicorn did so in 2026, and took it back for that reason
-# (its pull requests 2829 and 2913). So here it depends on the response.
+# An application is notified that the server stops: by http.disconnect, and by an OSError from ``send``. A notice to all
+# of them at once would cut short responses that end in time by themselves; uvicorn did so in 2026, and reverted it for
+# that reason (its pull requests 2829 and 2913). So here the time depends on the response.
 #
-# An event stream has no end of its own, and its reader comes back by itself (WHATWG HTML, §9.2). Its application is
+# An event stream has no end of its own, and its reader reconnects by itself (WHATWG HTML, §9.2). Its application is
 # notified at once, and cancelled a second later, or after this share of the drain if that is less (guesses).
 _FAREWELL_S = 1.0
 _FAREWELL_SHARE = 0.2
-# Any other response may be about to end. Its application is notified when half of the drain is over if it waits for a
-# disconnect, as a long poll does (a guess: some frameworks do so in each request, which they then give up).
+# Any other response may be about to end. If its application waits for a disconnect, as a long poll does, it is notified
+# when half of the drain is over (a guess: some frameworks wait so in each request, and abandon it then).
 _RECEIVING_SHARE = 0.5
-# A stream of unknown length may be a download, and a notice would cut it. So it has most of the drain (a guess).
+# A stream of unknown length may be a download, and a notice would cut it. So it gets most of the drain (a guess).
 _SENDING_SHARE = 0.8
 
 # A second slash would make the next word a host's name, where an application redirects to it.
@@ -79,8 +79,8 @@ _STOPPING = Refusal(
 def asgi(app: Application, *, root_path: str | None = None, lifespan: Literal["auto", "on", "off"] = "auto") -> AsgiApp:
     """Return an ASGI application as the ``http`` of `rawws.serve`.
 
-    ``root_path`` is the path that a proxy in front takes off, such as ``/api``: the application is told of it, and that
-    it is asked for the whole path, as the client was.
+    ``root_path`` is the prefix that a proxy in front removes from the path, such as ``/api``. The application gets it
+    as ASGI's ``root_path``, and the whole path that the client requested as ``path``.
     ``lifespan`` says whether the application is told of startup and shutdown: ``on``, ``off``, or ``auto`` where it
     may not know them. One that fails to start makes `rawws.serve` raise `UsageError`.
     """
@@ -143,8 +143,8 @@ class AsgiApp:
             "http_version": request.http_version,
             "method": request.method.upper(),
             "scheme": exchange.scheme,
-            # Bytes that aren't UTF-8 become U+FFFD. The root path is put in front even where it seems to be there: a
-            # client that asks a proxy for /api/api/users must not get past the proxy's rules for /api/users.
+            # Bytes that aren't UTF-8 become U+FFFD. The root path is prepended even if the path begins with it: a
+            # client that requests /api/api/users from a proxy must not get past the proxy's rules for /api/users.
             "path": (self._root_path if request.path else "") + unquote(raw_path),
             "raw_path": raw_path.encode("ascii"),
             "query_string": request.query.encode("ascii"),
@@ -204,7 +204,7 @@ class _Conversation:
         self._started = False
         self._is_event_stream = False
         self._has_length = False
-        self._is_torn = False  # a piece of the response has gone out in part
+        self._is_torn = False  # a piece of the response was sent in part
         self._pieces = 0
         self._complete = False
         self._gone = False  # so the application was told, or found out
@@ -253,7 +253,7 @@ class _Conversation:
         if not self._started:
             self._exchange.refusal = _STOPPING
         elif self._is_event_stream and not self._is_torn:
-            # Each event is whole. Of anything else the client has to see that it was cut.
+            # Each event is whole. In any other response, the client has to see the cut.
             await self._exchange.end_response()
 
     async def _end_call(self) -> None:
@@ -304,7 +304,7 @@ class _Conversation:
         return self._is_event_stream or trio.current_time() >= drain.at(_RECEIVING_SHARE)
 
     def _check_that_more_can_come(self) -> None:
-        """Raises `ClientDisconnected` for a stream that the server doesn't wait for any longer."""
+        """Raise `ClientDisconnected` for a stream that the server no longer waits for."""
         drain = self._exchange.drain
         if drain is None:
             return
@@ -444,7 +444,7 @@ class _Conversation:
     async def _end(self) -> None:
         await self._exchange.end_response()
         self._complete = True
-        self._call.deadline = math.inf  # what goes on in the background has its own time
+        self._call.deadline = math.inf  # background tasks have a time limit of their own
         self._settled.set()
         if self._wait is not None:
             self._wait.cancel()

@@ -92,7 +92,7 @@ async def attach(
                 )
             ours = request if isinstance(request, Request) else _from_h11(request)
             http = HttpConnection(next(current_loop().numbers), transport, service, transport.remote_address or "")
-            http.is_announced = True  # it was the application that accepted it
+            http.is_announced = True  # the application accepted it
             http.http = HttpPhase.resume(connection or _replay(ours, trailing_data or b""), limits)
             upgraded = await upgrade(http, ours)
             if upgraded is None:

@@ -139,14 +139,14 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
 
     ``url`` is ``redis://``, ``rediss://`` or ``unix://``, or ``redis+sentinel://host:port,host:port/SERVICE``. What
     is published in a room then goes to the room's stream, and from there to the peers of every node, in one order.
-    The block begins when Redis can be worked with. Redis may be away, also at the beginning, where it is waited for as
-    long as five seconds: peers stay, and those who come or publish are told to try again. With ``more`` URLs the rooms
-    are spread over several of them; every node has to be given the same.
+    The block begins when Redis is usable, or after five seconds if it is away. While Redis is away, peers stay, and
+    clients that connect or publish are asked to try again. With ``more`` URLs the rooms are spread over several of
+    them; every node has to be given the same.
 
     Left in order, it waits a little until all that was accepted is published; what isn't is lost, as it is when the
     block is cancelled, and the log says how much that was. Raises `rawws.UsageError` when coredis is not installed, a
-    URL can't be one, there are rooms already, which nobody would share, or what is found at the beginning can never be
-    worked with, such as a Redis Cluster, or a Redis that refuses the user.
+    URL is invalid, there are rooms already, which would not be shared, or the server at the URL can never be used, such
+    as a Redis Cluster, or a Redis that refuses the user.
     """
     check_runs_on_trio("rawws.share")
     from rawws.redis import RedisStreams
@@ -176,7 +176,7 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
 
 
 async def _start(shards: Iterable[RedisStreams]) -> str:
-    """Wait for all of them. Returns why one of them can't be a backplane; nothing if all can."""
+    """Wait for all shards. Return the reason why one of them can't be a backplane; an empty string if all can."""
     found: list[str] = []
 
     async def start(shard: RedisStreams) -> None:

@@ -1,7 +1,7 @@
-"""The functions that a program gives to rawws, checked when they are given and not when they are first called.
+"""Checks of the functions that a program passes to rawws, made when they are passed, not when they are first called.
 
-A check refuses only what can't work. A plain function may return an awaitable, as decorators and lambdas do, so it
-passes for an async one unless it returns nothing at all.
+A check refuses only functions that can't work. A plain function may return an awaitable, as decorators and lambdas do,
+so it is accepted as an async one unless it never returns a value.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _NO_HINTS: Mapping[int, str] = {}
 
 
 def check_async(what: str, given: object, *arguments: str, hints: Mapping[int, str] = _NO_HINTS) -> None:
-    """Raise `UsageError` unless this can be an async function of these arguments; ``what`` names it in the sentence.
+    """Raise `UsageError` unless this may be an async function of these arguments; ``what`` names it in the message.
 
-    ``hints`` are the ends of sentences about functions that take another number of arguments.
+    ``hints`` maps another number of arguments to the advice for a function that takes as many.
     """
     if isinstance(given, type) and not hasattr(given, "__await__"):
         raise UsageError(f"{what} can't be the class {name_of(given)} itself; give one of its objects, or a function")
@@ -32,16 +32,16 @@ def check_async(what: str, given: object, *arguments: str, hints: Mapping[int, s
 
 
 def check_plain(what: str, given: object, *arguments: str) -> None:
-    """Raise `UsageError` unless this can be a function of these arguments that isn't async."""
+    """Raise `UsageError` unless this may be a plain function of these arguments."""
     function = check_function(what, given, *arguments)
     if inspect.iscoroutinefunction(function):
         raise UsageError(f"{what} can't be async, and {name_of(given)} is; define it with def")
 
 
 def check_function(what: str, given: object, *arguments: str, hints: Mapping[int, str] = _NO_HINTS) -> object:
-    """Return the function behind what is given. Raises `UsageError` unless it can be called with these arguments."""
+    """Return the function that a call runs. Raises `UsageError` unless it can be called with these arguments."""
     if inspect.iscoroutine(given):
-        given.close()  # or Python would warn that nobody has awaited it
+        given.close()  # otherwise Python warns that it was never awaited
         raise UsageError(
             f"{what} is to be a function, and {given.__name__} has been called already; "
             f"give {given.__name__} without parentheses"
@@ -61,7 +61,7 @@ def check_function(what: str, given: object, *arguments: str, hints: Mapping[int
 
 
 def name_of(given: object) -> str:
-    """Return the name of something callable, as its program calls it."""
+    """Return the qualified name of a callable, or its type's if it has none."""
     while isinstance(given, functools.partial):
         given = given.func
     name = getattr(given, "__qualname__", None) or f"an object of {type(given).__qualname__}"
@@ -78,7 +78,7 @@ def _named(arguments: tuple[str, ...]) -> str:
 
 
 def _behind(given: Any) -> object:
-    """Return the function that a call runs, of methods, partials and objects that can be called."""
+    """Return the function that a call of a method, a partial or a callable object runs."""
     while True:
         if isinstance(given, functools.partial):
             given = given.func
@@ -91,11 +91,11 @@ def _behind(given: Any) -> object:
 
 
 def _takes(given: Callable[..., object], number: int) -> bool:
-    """Say whether it can be called with so many arguments. A wrapper counts, and not what it wraps."""
+    """Say whether it can be called with this number of arguments. A wrapper's own signature counts."""
     try:
         signature = inspect.signature(given, follow_wrapped=False)
     except (ValueError, TypeError):
-        return True  # a function in C that doesn't say
+        return True  # a function in C without a signature
     try:
         signature.bind(*[None] * number)
     except TypeError:
@@ -110,9 +110,9 @@ def _signature(given: Callable[..., object]) -> str:
 
 
 def _returns_nothing(function: object) -> bool:
-    """Say whether no return of a plain function has a value, so that it can't be awaited.
+    """Say whether a plain function never returns a value, so that its result can't be awaited.
 
-    Where the bytecode doesn't show it, it is taken to have one.
+    False if the bytecode doesn't show it.
     """
     code = getattr(function, "__code__", None)
     if code is None or code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE):

@@ -22,16 +22,16 @@ from rawws.wire.observer import Observer, Seen
 from rawws.wire.role import Role
 from rawws.wire.uri import parse_uri
 
-# Cases that wait at the same time: a server that leaves connections open costs the patience but once.
+# The most cases that wait at the same time. With a server that leaves connections open, they all wait at once.
 AT_ONCE = 8
-# A case waits on its own for this time, which is plenty for most answers, before the next one begins.
+# The time that a case waits alone before the next one begins; most answers arrive sooner.
 ALONE_S = 0.05
-# The time in which a server that has gone down may come back, if a supervisor restarts it.
+# The time in which a supervisor may restart a server that has gone down.
 RETURN_S = 10.0
 RETRY_S = 0.1
-# A case has at least the time of this many handshakes: a server on a busy machine isn't mute, it is slow.
+# A case waits at least as long as this many handshakes take, so that a slow server doesn't count as a mute one.
 PACE = 10
-# The answers of a proxy whose server has gone down (RFC 9110 §15.6.3 to §15.6.5).
+# The responses of a proxy whose server has gone down (RFC 9110 §15.6.3 to §15.6.5).
 _GONE_BEHIND_PROXY = frozenset({502, 503, 504})
 
 # So many bytes of an answer are looked at before it is asked whether that is enough: there may be a frame in two.
@@ -56,9 +56,9 @@ class Result:
         return b"".join(data for _, data in self.answer.sent)
 
     def story(self) -> list[str]:
-        """Return what went out and what came back, as lines, in the order in which the client saw it.
+        """Return the bytes sent and received, as lines, in the order in which the client saw them.
 
-        Of an endless answer it is the beginning.
+        Only the beginning of an endless answer is shown.
         """
         observer = Observer()
         seen: list[Seen] = []
@@ -80,19 +80,19 @@ class Result:
 class Stopped:
     """The server has stopped answering ``during`` a case, and has not come back.
 
-    ``beside`` are the cases that waited for an answer then, and ``untried`` those that had not begun.
+    ``concurrent`` are the other cases that were waiting for an answer, and ``untried`` those that had not begun.
     """
 
     during: Case
-    beside: tuple[Case, ...]
+    concurrent: tuple[Case, ...]
     untried: tuple[Case, ...]
-    connections: int  # that had been made by then
+    connections: int  # made by then
     waited_s: float
 
     def __str__(self) -> str:
         parts = [f"the server stopped answering during case {self.during.name} (connection {self.connections})"]
-        if self.beside:
-            parts.append(f"while {', '.join(case.name for case in self.beside)} waited for an answer")
+        if self.concurrent:
+            parts.append(f"while {', '.join(case.name for case in self.concurrent)} waited for an answer")
         parts.append(f"and did not come back within {self.waited_s:g} s")
         if self.untried:
             parts.append(f"so {len(self.untried)} cases were not tried")
@@ -131,7 +131,7 @@ class Checker:
         )
 
     async def run(self, cases: Sequence[Case], tell: Callable[[Result], None]) -> Stopped | None:
-        """Run cases and report the result of each, in their order. Return how it stopped, if the server did.
+        """Run the cases, and report the result of each, in their order. Return a `Stopped` if the server went down.
 
         The cases begin one at a time, each after the server has answered an ordinary handshake, so that a server that
         goes down does so during a known case. Those that have to wait for a mute server wait at the same time. If a
@@ -214,13 +214,13 @@ class Checker:
                 closes = True
                 answer.will_send(_CLOSE)
                 await _send(transport, _CLOSE)
-            await trio.lowlevel.checkpoint_if_cancelled()  # what never stops coming is not waited for
+            await trio.lowlevel.checkpoint_if_cancelled()  # a stream that never ends is cut off here
 
 
 async def _send(transport: Transport, data: bytes, *, half: bool = False) -> None:
-    """Send bytes, as far as the server takes them; with ``half``, nothing follows.
+    """Send bytes, as many as the server accepts; with ``half``, end our side of the stream.
 
-    A server that takes no more may have sent its reasons before, so that only reading shows the end.
+    A server that accepts no more may have sent its reason before, so a failed send is not the end.
     """
     with contextlib.suppress(OSError):
         await transport.send_all(data)
@@ -229,7 +229,7 @@ async def _send(transport: Transport, data: bytes, *, half: bool = False) -> Non
 
 
 class Greeting:
-    """An ordinary handshake with the server, which shows that it answers; kept open, it shows that it goes on."""
+    """An ordinary handshake, which shows that the server is up; while it is open, the server has not gone down."""
 
     def __init__(self, transport: Transport, answer: Answer) -> None:
         self.answer = answer
@@ -244,7 +244,7 @@ class Greeting:
         self._transport.close()
 
     def was_cut(self) -> bool:
-        """Whether the WebSocket has ended without a close, as all of a process do when that goes down."""
+        """Whether the WebSocket has ended without a close, as it does when the server's process goes down."""
         if self.status != 101:
             return False
         try:
@@ -258,12 +258,12 @@ class Greeting:
 
 
 class _Attempt:
-    """One case, on its way to a result."""
+    """One case that is being tried, until its result is known."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
         self.result: Result | None = None
-        self.sent = trio.Event()  # all of it, unless there was no opportunity
+        self.sent = trio.Event()  # set when all was sent, or could not be
         self.done = trio.Event()
         self.is_confirmed = False  # the server has answered since
         self._scope = trio.CancelScope()
@@ -292,7 +292,7 @@ class _Attempt:
 
     @property
     def was_refused(self) -> bool:
-        """Whether there was no connection on which to try it."""
+        """Whether the server refused the connection for it."""
         return self.result is not None and not self.result.sent
 
 
@@ -307,8 +307,8 @@ class _Run:
         self._usual: int | None = None  # the status that an ordinary handshake gets
         self._witness: Greeting | None = None  # open while a case is tried
         self._keeps_witness = True
-        self._attempts: deque[_Attempt] = deque()  # whose results have not been reported, in the order of the cases
-        self._last: _Attempt | None = None  # that was begun before the present one
+        self._attempts: deque[_Attempt] = deque()  # not yet reported, in the order of the cases
+        self._last: _Attempt | None = None  # the one before the present one
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, cases: Sequence[Case]) -> Stopped | None:
@@ -359,7 +359,7 @@ class _Run:
         self._replace_witness(self._witness)
 
     def _learn_pace(self, handshake_s: float) -> None:
-        """Give the next case time by the server's pace, unless the handshake had to wait for another connection."""
+        """Set the next cases' time by the server's speed, unless the handshake had to wait for another connection."""
         if self._keeps_witness:
             self._patience_s = max(self._checker.patience_s, min(PACE * handshake_s, RETURN_S))
 
@@ -372,7 +372,7 @@ class _Run:
             self._witness = None
 
     async def _greet(self) -> Greeting | None:
-        """Return an ordinary handshake that was answered, or None."""
+        """Perform an ordinary handshake; return it if it was answered, otherwise None."""
         self._connections += 1
         try:
             greeting = await self._checker.greet()
@@ -385,13 +385,13 @@ class _Run:
         return greeting
 
     async def _wait_for_place(self) -> None:
-        """Wait until fewer cases wait for their answers than may do so."""
+        """Wait until another case may begin to wait for its answer."""
         waiting = [attempt for attempt in self._attempts if not attempt.done.is_set()]
         if len(waiting) >= AT_ONCE:
             await waiting[0].done.wait()
 
     async def _is_intact(self) -> bool | None:
-        """Say whether the server answers, and has not gone down since it was last asked; None if it doesn't return."""
+        """Say whether the server answers and has not gone down since the last time; None if it doesn't come back."""
         was_cut = self._witness is not None and self._witness.was_cut()
         first = True
         with trio.move_on_after(self._checker.patience_s + RETURN_S):
@@ -407,7 +407,7 @@ class _Run:
         return None
 
     async def _go_on(self, untried: Sequence[Case]) -> Stopped | None:
-        """Report the results of the cases so far, once it is known that the server still answers."""
+        """Report the results of the cases so far, after a check that the server still answers."""
         connections = self._connections
         match await self._is_intact():
             case None:
@@ -429,14 +429,14 @@ class _Run:
             self._tell(result)
 
     async def _suspects(self) -> list[_Attempt]:
-        """Return the cases that were under way when the server went down, the last one first; they are given up."""
+        """Cancel the cases that were under way when the server went down, and return them, the last one first."""
         suspects = [attempt for attempt in self._attempts if not attempt.is_confirmed]
         for attempt in suspects:
             await attempt.cancel()
         return suspects[::-1]
 
     async def _try_suspects(self, untried: Sequence[Case]) -> Stopped | None:
-        """Try each case that was under way again, with nothing else beside it."""
+        """Try each case that was under way again, alone."""
         suspects = await self._suspects()
         for attempt in suspects:
             again = _Attempt(attempt.case)
@@ -456,7 +456,7 @@ class _Run:
         return None
 
     async def _is_cut_when_idle(self, seconds: float) -> bool:
-        """Say whether the server cuts off a WebSocket that is idle for this time, so that a cut proves nothing."""
+        """Say whether the server cuts off a WebSocket that is idle for this time: then a cut proves nothing."""
         if self._witness is None:
             return False
         await trio.sleep(min(seconds, self._patience_s))
@@ -465,7 +465,7 @@ class _Run:
         return not self._keeps_witness
 
     async def _give_up(self, untried: Sequence[Case], connections: int, during: _Attempt | None = None) -> Stopped:
-        """Report what can be said of the cases that were under way when the server stopped."""
+        """Report the cases that were under way when the server stopped, and return what has happened."""
         suspects = await self._suspects()
         if during is None:
             newest = suspects[0] if suspects else self._last
@@ -475,6 +475,6 @@ class _Run:
             attempt.conclude(Verdict.UNCLEAR, f"the server stopped answering during case {during.case.name}")
             attempt.is_confirmed = True
         self._report()
-        beside = tuple(attempt.case for attempt in suspects[::-1] if attempt is not during)
+        concurrent = tuple(attempt.case for attempt in suspects[::-1] if attempt is not during)
         waited_s = self._checker.patience_s + RETURN_S
-        return Stopped(during.case, beside, tuple(untried), connections, waited_s)
+        return Stopped(during.case, concurrent, tuple(untried), connections, waited_s)

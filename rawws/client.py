@@ -71,8 +71,8 @@ RETRIED_STATUSES = frozenset({408, 425, 429})
 # The most redirects that an error names one by one.
 MOST_HOPS_NAMED = 3
 _USE_WSS = "use wss:// in place of ws://"
-# TLS servers refuse a client with 400, in words of their own: one that speaks plain HTTP (nginx, Apache, Go, Tomcat,
-# rawws), and one without a certificate (nginx).
+# TLS servers answer with 400, and with words of their own, to a client that speaks plain HTTP (nginx, Apache, Go,
+# Tomcat, rawws), or has no certificate (nginx).
 _ABOUT_TLS = (
     (re.compile(rb"HTTPS port|SSL-enabled server port|HTTPS server|requires TLS|speaks TLS"), False, _USE_WSS),
     (re.compile(rb"No required SSL certificate"), True, f"it demands a client certificate: {GIVE_CERTIFICATE}"),
@@ -225,7 +225,7 @@ class Connector:
             raise
 
     async def _follow(self, attempt: _Attempt) -> WebSocket:
-        """Ask the server, and those that it redirects us to, until one answers with something else."""
+        """Send the request to the server, and to those that it redirects to, until one answers with another status."""
         uri, headers = self._uri, self._headers
         if self._since:
             uri = uri.with_parameter("since", self._since)
@@ -312,9 +312,9 @@ class Connector:
         raise self._late(attempt)
 
     async def probe(self) -> None:
-        """Connect, ask for a WebSocket, and hang up, whatever the answer is.
+        """Connect, request a WebSocket, and close the connection, whatever the answer is.
 
-        Raises the errors of `dial`, and `TlsError` also for a server that speaks TLS where plain HTTP was sent.
+        Raises the errors of `dial`, and `TlsError` if a server answers plain HTTP with a demand for TLS.
         """
         attempt = _Attempt(next(current_loop().numbers), self._limits)
         transport = await self.dial()
@@ -410,7 +410,7 @@ def _tls_advice(uri: WebSocketURI) -> str:
 
 
 def _advise_on_tls(uri: WebSocketURI, response: Response) -> str:
-    """Return advice if a server's answer is about TLS, otherwise nothing."""
+    """Return advice if a server's answer is about TLS, otherwise an empty string."""
     for words, secure, advice in _ABOUT_TLS:
         if response.status == 400 and uri.secure is secure and words.search(response.body, 0, _SEARCHED_BYTES):
             return advice
@@ -418,13 +418,13 @@ def _advise_on_tls(uri: WebSocketURI, response: Response) -> str:
 
 
 class _Redirects:
-    """The redirects that were followed so far, which every error behind them names."""
+    """The redirects that were followed so far; every later error names them."""
 
     def __init__(self) -> None:
         self._hops: list[tuple[WebSocketURI, int, WebSocketURI, bool]] = []
 
     def add(self, source: WebSocketURI, status: int, target: WebSocketURI, *, withheld: bool) -> None:
-        """``withheld`` says that credentials were meant for the source, and are not sent to the target."""
+        """Record one. ``withheld`` says that the source was sent credentials which the target is not sent."""
         self._hops.append((source, status, target, withheld))
 
     @property
@@ -433,7 +433,7 @@ class _Redirects:
         return any(source == self._hops[-1][2] for source, *_ in self._hops)
 
     def name_in(self, error: OSError | InvalidHandshake | OpenTimeout) -> None:
-        """Put them in front of an error's sentence, which otherwise names a server that nobody asked for."""
+        """Put them in front of an error's message, which otherwise names only a server that the caller doesn't know."""
         if not self._hops:
             return
         if isinstance(error, OSError) and error.strerror:
@@ -453,7 +453,7 @@ class _Redirects:
 
 
 def _shown(uri: WebSocketURI) -> str:
-    """Return an address as errors have it."""
+    """Return an address as errors show it."""
     return shorten(mask_target(str(uri)))
 
 
@@ -491,7 +491,7 @@ class _Attempt:
     ) -> tuple[ResponsePhase, Response]:
         """Send a request and return the answer. Raises ``invalid`` for a bad answer, `NoResponse` and `TlsError`.
 
-        ``tls_advice`` is for a server that turns out to speak TLS where plain HTTP is spoken; empty where TLS is.
+        ``tls_advice`` is the advice if the server answers plain HTTP with TLS; it is empty where we use TLS.
         """
         self.stage = f"waiting for {whom} to answer"
         self.advice = ""
@@ -499,7 +499,7 @@ class _Attempt:
         data = phase.send_request(request)
         self._show(OUT, data)
         try:
-            with contextlib.suppress(ConnectionError):  # a server that takes no more may have said why
+            with contextlib.suppress(ConnectionError):  # a server that accepts no more may have sent a reason
                 await transport.send_all(data)
             while (answer := phase.next_event()) is Signal.NEED_DATA and phase.answer is None:
                 phase.receive_data(await transport.receive())
@@ -646,8 +646,8 @@ def connect(
     ``uri`` begins with ``ws:``, ``wss:``, or ``ws+unix:`` (``ws+unix:///run/app.sock:/room``); a user name and a
     password in it are sent as Basic authorization. Times are in seconds, sizes in bytes; None switches a limit off.
 
-    - ``ssl``: settings for TLS, in place of the usual ones; ``ssl.create_default_context(cafile="cert.pem")`` trusts
-      a self-signed certificate, or an authority of one's own.
+    - ``ssl``: settings for TLS, in place of the default ones; ``ssl.create_default_context(cafile="cert.pem")`` trusts
+      a self-signed certificate, or a private authority.
     - ``headers``: sent besides those of the handshake, such as Authorization or Cookie; those two are not sent
       on when the server redirects to another one.
     - ``origin``, ``subprotocols``, ``user_agent``: what the request says; the favourite subprotocol first.

@@ -1,7 +1,7 @@
 """Doors: the ways into a room, and the access that each of them needs.
 
-An application is asked about that access (``Request.action``) before anybody comes in. `access_through` is the one
-place that decides it; `rawws.hub.Hub.access` applies it to a room of that hub.
+An application's ``authenticate`` gets that access as ``Request.action`` before the client is admitted. `access_through`
+alone decides it; `rawws.hub.Hub.access` applies it to a room of that hub.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class Access(enum.Flag):
 class Door(enum.Enum):
     """A way into a room."""
 
-    WEBSOCKET = "websocket"  # with ids or without, from now on or resumed
+    WEBSOCKET = "websocket"  # with or without ids, from the newest message on or resumed
     EVENTS = "events"  # Server-Sent Events
-    POLL = "poll"  # answered at once, or when there is something
+    POLL = "poll"  # answered at once, or when there is a message
     PEERS = "peers"  # the number of members
     POST = "post"
 
 
 def access_through(door: Door, *, relays: bool) -> Access:
-    """Return the access that a door needs; ``relays`` says whether the room takes what its WebSockets send."""
+    """Return the access that a door needs; ``relays`` says whether the room publishes what its WebSockets send."""
     match door:
-        case Door.POST:  # which publishes in a room that is read-only for its members, too
+        case Door.POST:  # it also publishes in a room that is read-only for its members
             return Access.WRITE
         case Door.WEBSOCKET if relays:
             return Access.READ | Access.WRITE

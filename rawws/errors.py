@@ -97,7 +97,7 @@ class OpenTimeout(RawwsError, TimeoutError):
 
 
 def sentence_of(error: Exception) -> str:
-    """Return an exception's own sentence, without the number that OSError puts in front of it."""
+    """Return an exception's message, without the number that OSError puts in front of it."""
     return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
 
 

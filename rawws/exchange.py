@@ -67,7 +67,7 @@ class Exchange:
 
     @property
     def scheme(self) -> str:
-        """By which scheme the client asks: the server's own, or what a trusted proxy says."""
+        """The scheme of the client's request: the server's own, or the one that a trusted proxy reports."""
         return self._connection.scheme
 
     @property
@@ -108,7 +108,7 @@ class Exchange:
 
     @property
     def drain(self) -> Drain | None:
-        """The time that a stopping server gives to what goes on; None while it doesn't stop."""
+        """The time that a stopping server gives to pending work; None while it isn't stopping."""
         return self._connection.service.drain
 
     def heeding_stop(self, heed: Callable[[], None]) -> AbstractContextManager[None]:
@@ -188,9 +188,10 @@ class Exchange:
         self.is_complete = True
 
     async def authorize(self, access: Access) -> object:
-        """Ask the application whether this client may have that access to the room of its path.
+        """Ask ``authenticate`` whether this client may have that access to the room at its path.
 
-        Returns the `Response` with which it refuses, or else what it knows of the client, which is None without one.
+        Returns the `Response` with which it refuses, or else the user that it returned; None if there is no
+        ``authenticate``.
         """
         connection = self._connection
         if connection.service.authenticate is None:

@@ -1,7 +1,7 @@
-"""How a package that an optional part of rawws needs is installed here.
+"""Shell commands that install the packages which optional parts of rawws need.
 
-The command installs the package itself. It never names rawws, since rawws may come from a checkout or from any index,
-and under that name a public index may have another project.
+A command installs the package itself, not an extra of rawws: rawws may come from a checkout, and a public index may
+have another project under that name.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-_PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"  # in a checkout, which need not be installed
+_PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"  # in a checkout that isn't installed
 _NAME = re.compile(r"[A-Za-z0-9._-]+")  # at the beginning of a requirement (PEP 508)
 
 
 def install_command(*packages: str) -> str:
     """Return the shell command that installs these packages for the Python that runs this program.
 
-    The versions are those that rawws declares for its extras.
+    The versions are those that rawws declares in its extras.
     """
     return " ".join([*_installer(), *(shlex.quote(_requirement_of(package)) for package in packages)])
 
@@ -43,7 +43,7 @@ def _normalize(name: str) -> str:
 
 
 def _declared() -> Iterator[str]:
-    """Yield the requirements that rawws was installed with, or else those of its checkout."""
+    """Yield the requirements in the metadata of the installed rawws, or else those of its checkout."""
     try:
         requires = metadata.requires("rawws")
     except metadata.PackageNotFoundError:
@@ -57,7 +57,7 @@ def _declared() -> Iterator[str]:
 
 
 def _installer() -> list[str]:
-    """Return the beginning of the command, for the kind of environment that this is."""
+    """Return the beginning of the command, for this kind of environment."""
     prefix = Path(sys.prefix)
     if (prefix / "pipx_metadata.json").exists() and shutil.which("pipx"):
         return ["pipx", "inject", shlex.quote(prefix.name)]
@@ -72,19 +72,19 @@ def _installer() -> list[str]:
 
 
 def _python() -> str:
-    """Return how a shell calls the Python that runs this program."""
+    """Return the command by which a shell runs the Python of this program."""
     for name in ("python", "python3"):
         found = shutil.which(name)
-        # The path decides, not the file: in a virtual environment it is a link to the same program as elsewhere.
+        # The path decides, not the file: in a virtual environment, python is a link to another environment's file.
         if found is not None and Path(found) == Path(sys.executable):
             return name
     return sys.executable or "python3"
 
 
 def _is_system_python() -> bool:
-    """Say whether the operating system owns this Python (PEP 668), whose pip then needs to be allowed to install.
+    """Say whether the operating system manages this Python (PEP 668), so that pip needs --break-system-packages.
 
-    rawws itself was allowed so before. A virtual environment belongs to its owner.
+    A virtual environment is never managed so.
     """
     marker = Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
     return sys.prefix == sys.base_prefix and marker.exists()

@@ -57,7 +57,7 @@ async def call_application(function: Callable[..., Any], *arguments: object) -> 
 
 @trio.lowlevel.disable_ki_protection
 async def call_handler(handler: Callable[..., Any], *arguments: object) -> None:
-    """Call a handler in the same way. Raises `UsageError` for a plain one, where only its result can show that."""
+    """Call a handler in the same way. Raises `UsageError` if its result shows that it is a plain function."""
     result = handler(*arguments)
     if inspect.isawaitable(result) and not isinstance(result, NotAwaited):
         await result
@@ -66,7 +66,7 @@ async def call_handler(handler: Callable[..., Any], *arguments: object) -> None:
 
 
 def log_failure(logger: logging.Logger, number: int, what: str, error: BaseException) -> None:
-    """Log what an application has raised: with its traceback, or in one line where the cause is known."""
+    """Log an application's exception: with its traceback, or in one line if the cause is known."""
     if reason := explain_asyncio(error):
         logs.line(logger, logging.ERROR, number, FAULT, f"{what}: {reason}")
     else:

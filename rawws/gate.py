@@ -22,7 +22,7 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Sender(NamedTuple):
-    """Whom a request comes from, and by which scheme, if a proxy says so: ``http`` or ``https``."""
+    """The client that a request comes from, and the scheme that a proxy reports: ``http``, ``https``, or None."""
 
     address: Address
     scheme: str | None = None
@@ -50,7 +50,7 @@ class Gate:
         self._max_connections = max_connections
         self._max_per_ip = max_connections_per_ip
         self._trusted = [_network(proxy) for proxy in trusted_proxies]
-        self._told: set[str] = set()  # the kinds of a proxy's mistakes that the log has
+        self._told: set[str] = set()  # the kinds of proxies' mistakes that were logged
         self._from: dict[int, str] = {}  # by the connection's number
         self._counts: Counter[str] = Counter()
 
@@ -84,7 +84,7 @@ class Gate:
         return None
 
     def renumber(self, before: int, number: int) -> None:
-        """Know a connection by another number from now on."""
+        """Change the number by which a connection is known."""
         if before in self._from:
             self._from[number] = self._from.pop(before)
 
@@ -107,7 +107,7 @@ class Gate:
             told += "doesn't write"
             self._tell_once("ambiguous", number, address, told)
         client = address
-        hops = 0  # that proxies of ours have written
+        hops = 0  # written by trusted proxies
         for hop in reversed(forwarded.clients):
             hops += 1
             if not hop:

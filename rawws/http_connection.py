@@ -67,15 +67,15 @@ class HttpConnection:
     """One connection until it closes, becomes a WebSocket, or is for somebody else to go on with."""
 
     def __init__(self, number: int, transport: Transport, service: Service, address: Address) -> None:
-        """A ``number`` below zero is provisional: the next one of the log is taken when there is something to tell."""
+        """A ``number`` below zero is provisional: the log's next number replaces it when something is logged."""
         self.number = number
         self.is_announced = False
-        self.is_quiet = False  # what was asked for last is the page's own affair
+        self.is_quiet = False  # the last request was the page's own
         self.transport = transport
         self.service = service
         self.address = address  # of the socket's other end, or what a trusted proxy says
         self.socket_address = address
-        self.scheme = service.scheme  # or what a trusted proxy says
+        self.scheme = service.scheme  # or the one that a trusted proxy reports
         self.http = HttpPhase(service.limits)
         self.deadline = self.request_deadline()  # of the request that is being received; the first's from accept on
         self.answered: Response | None = None  # the last answer that was given
@@ -85,7 +85,7 @@ class HttpConnection:
         self.also_held_bytes = 0  # for that request: a body that has come whole, and tasks that wait
 
     def announce(self) -> None:
-        """Tell that the connection is there, unless that was told before."""
+        """Report the connection to the log and the tracer, unless that was done before."""
         if self.is_announced:
             return
         self.is_announced = True
@@ -100,11 +100,11 @@ class HttpConnection:
 
     @property
     def is_watched(self) -> bool:
-        """Whether a tracer is to be told of what happens on it just now."""
+        """Whether the tracer is to be notified of its events at present."""
         return self.service.tracer.is_watched and not self.is_quiet
 
     def begin_request(self, request: Request | Refusal) -> None:
-        """Take note of the request that has come: the page's own is nobody's business, any other is told of."""
+        """Record the request that was received: any request but the page's own announces the connection."""
         is_own = self.service.is_own
         self.is_quiet = is_own is not None and isinstance(request, Request) and is_own(request)
         if not self.is_quiet:

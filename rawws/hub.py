@@ -161,7 +161,7 @@ class Hub:
 
     @property
     def peers_publish(self) -> bool:
-        """Whether what a peer sends is published in its room; False where ``settings`` decides for each room."""
+        """Whether a peer's messages are published in its room; False where ``settings`` decides for each room."""
         return self.mode is Mode.BROADCAST and not self.settings.read_only and self._settings_for is None
 
     @property
@@ -230,7 +230,7 @@ class Hub:
     def access(self, door: Door, path: str) -> Access:
         """Return the access to the room of a path that one of its doors needs.
 
-        The room's settings may be asked for. They are known where `admit` has let the request in.
+        This may call ``settings`` for the room, unless `admit` has admitted the request before.
         """
         relays = door is Door.WEBSOCKET and self.mode is Mode.BROADCAST and not self._settings_at(path).read_only
         return access_through(door, relays=relays)
@@ -256,10 +256,10 @@ class Hub:
     ) -> Peer | None:
         """Take over a connection whose handshake is complete: greet it, and put it in its path's room.
 
-        The query of the ``request`` says from where on it wants to read. The ``remote_address`` is that of the
-        transport, unless a proxy says otherwise; the ``user`` is what ``authenticate`` returned. The transport is the
-        loop's from here on. Frames that the client sent behind its request are read at once. Returns None when the
-        system can't watch one more socket, or the client has gone; it is closed then.
+        The query of the ``request`` names the position to read from. The ``remote_address`` is that of the transport,
+        unless a proxy says otherwise; the ``user`` is what ``authenticate`` returned. The loop owns the transport from
+        here on. Frames that the client sent right after its request are read at once. Returns None, with the transport
+        closed, when the system can't watch one more socket, or the client has gone.
         """
         loop = current_loop()
         agreement = handshake.deflate

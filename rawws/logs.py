@@ -54,7 +54,7 @@ LEVELS = {
 def configure(level: str, worker: int | None = None, legend: str = LEGEND) -> None:
     """Write rawws's log to standard error from ``level`` on, with the number of the worker if this is one.
 
-    Where frames are shown, it begins with the legend.
+    At a level that shows frames, the log begins with the legend.
 
     For the command line; a library user's log is theirs.
     """
@@ -76,9 +76,9 @@ class _Formatter(logging.Formatter):
 
 
 def attribute(number: int, text: str) -> tuple[int, str]:
-    """Return whose story a line belongs to, and how it reads there.
+    """Return the number of the connection to which a line belongs, and the line's text.
 
-    A number below zero is that of a connection of the page, which is a part of the server itself.
+    A number below zero is that of a connection of the page. Its lines belong to the server itself.
     """
     return (number, text) if number >= SERVER else (SERVER, f"the page: {text}")
 
@@ -90,7 +90,7 @@ def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) 
 
 
 def show_frame(number: int, mark: str, frame: Frame) -> None:
-    """Write a frame, and the message that ends with it where that says more. For when DEBUG is wanted."""
+    """Log a frame, and the message that ends with it if that adds something. Call it only if DEBUG is enabled."""
     line(frames, logging.DEBUG, number, mark, frame_line(frame))
     if frames.isEnabledFor(TRACE):
         line(frames, TRACE, number, mark, frame_hex(frame))
@@ -99,7 +99,7 @@ def show_frame(number: int, mark: str, frame: Frame) -> None:
 
 
 def end(number: int, mark: str, text: str, cause: Cause) -> None:
-    """Write the last line of a connection. ``cause`` becomes an attribute of the log record, for other formatters."""
+    """Log the last line of a connection. ``cause`` becomes an attribute of the log record, for other formatters."""
     number, text = attribute(number, text)
     hub.info("#%d %s %s", number, mark, printable(text), extra={"cause": cause.value})
 

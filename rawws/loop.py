@@ -113,7 +113,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.numbers = itertools.count(1)  # for connections, as the log names them
-        # For connections that may turn out to be rawws's own, which are not told of: below zero.
+        # Provisional numbers, below zero, for connections that may turn out to be the page's.
         self.provisional_numbers = itertools.count(-1, -1)
         self.peers: dict[int, Peer] = {}  # by descriptor
         self._fresh: set[Room] = set()  # whose logs have an open segment

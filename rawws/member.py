@@ -1,8 +1,8 @@
-"""A member of a room, as a program sees it: who it is, and how to send to it alone.
+"""A member of a room, as a program sees it: its identity, and how to send to it alone.
 
 A program iterates over a `rawws.Room` to get its members. Most are relayed: they have no task and no `WebSocket`, and
-may be readers of events. A message to one of them goes through `rawws.sending.Sending`, as all that is for one peer
-alone, in the member's own form.
+may be readers of events. A message to one of them goes through `rawws.sending.Sending`, as everything for a single peer
+does, in the member's own encoding.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Member:
     """A connection that is in a room: a WebSocket, or a reader of events.
 
-    It stands for the connection, and stays valid when that has left the room, or is closed. Two of the same connection
-    are equal.
+    It identifies the connection, and stays valid when that has left the room, or is closed. Two members are equal if
+    they identify the same connection.
     """
 
     __slots__ = ("_loop", "_path", "_peer", "_remote_address")
@@ -38,7 +38,7 @@ class Member:
         """For `rawws.Room`."""
         self._peer = peer
         self._loop = loop
-        # Neither can be asked of a connection that has ended.
+        # A connection that has ended has neither.
         self._path = peer.path
         self._remote_address = peer.about.client or peer.transport.remote_address or ""
 
@@ -55,7 +55,7 @@ class Member:
 
     @property
     def id(self) -> int:
-        """The connection's number, as the log and ``?presence`` have it."""
+        """The connection's number, as in the log and in ``?presence``."""
         return self._peer.number
 
     @property
@@ -78,27 +78,27 @@ class Member:
     def remote_address(self) -> Address:
         """The other end: host and port, or the path of a Unix socket.
 
-        On a server behind one of its ``trusted_proxies`` it is the client's, as the proxy tells it.
+        Behind one of the server's ``trusted_proxies`` it is the client's, as the proxy reports it.
         """
         return self._remote_address if self.websocket is None else self.websocket.remote_address
 
     @property
     def websocket(self) -> WebSocket | None:
-        """The `WebSocket` that a handler has of the connection; None for one that the hub relays."""
+        """The handler's `WebSocket` of the connection; None if the hub relays it."""
         return self._peer.websocket
 
     @property
     def request(self) -> Request | None:
-        """The request that opened the connection; None for one that the hub relays.
+        """The request that opened the connection; None if the hub relays it.
 
-        Of those the request isn't kept: it takes several times the memory of the connection. An ``authenticate`` that
-        returns it, or what is needed of it, makes that the `user`.
+        The hub keeps no requests: one takes several times the memory of the connection. To keep the request or a part
+        of it, return that from ``authenticate``, which makes it the `user`.
         """
         return None if self.websocket is None else self.websocket.request
 
     @property
     def is_behind(self) -> bool:
-        """Whether the connection takes less than the room publishes, for now."""
+        """Whether the connection is lagging: it has not yet been sent everything that its room has published."""
         return self._peer.is_behind
 
     @property
@@ -108,19 +108,20 @@ class Member:
             return State.CLOSED
         return self._peer.session.state if self.websocket is None else self.websocket.state
 
-    # Messages to it alone, and its end
+    # Sending and closing
 
     async def send(self, message: Data, text: bool | None = None) -> None:
         """Send a message to this member alone: ``str`` as text, bytes-like as binary, unless ``text`` says otherwise.
 
-        It goes out after all that its rooms have published so far. So this waits while the member hasn't taken that,
-        or an earlier message; what is published meanwhile goes first. The room's policy for slow peers holds all the
-        while, and may close the member. Returns when the message is on its way; when cancelled, nothing has been sent.
+        The message follows everything that the member's rooms have published so far. This waits until the member has
+        accepted that, and any earlier message of this kind; messages that are published meanwhile go first. The room's
+        policy for slow peers applies during the wait, and may close the member. Returns when the socket or our queue
+        has the message. When it is cancelled, nothing has been sent.
 
         The message has no id, and isn't part of the room's history. A member with the subprotocol ``rawws.id.v1`` gets
-        it after the line ``{}``, a reader of events as an event without an id. It goes out uncompressed.
+        it after the line ``{}``, a reader of events as an event without an id. It isn't compressed.
 
-        Raises `ConnectionClosed` when the connection ends first; TypeError and ValueError for what can't be a message.
+        Raises `ConnectionClosed` when the connection ends first; TypeError and ValueError for an invalid message.
         """
         check_in_trio("member.send, message", is_async=True)
         peer = self._peer
@@ -128,7 +129,7 @@ class Member:
             await peer.websocket.send(message, text)
             return
         opcode, payload = as_message(message, text)
-        await trio.lowlevel.checkpoint()  # before it is sent: a program may send to a thousand members in a row
+        await trio.lowlevel.checkpoint()  # a program may send to a thousand members in a row
         while peer.transport.fileno() >= 0:
             if peer.session.state is State.OPEN and not peer.lost and not (peer.is_blocked or peer.cursors is not None):
                 self._loop.sending.send_alone(peer, encode_alone(opcode, bytes(payload), peer.form))
@@ -137,11 +138,12 @@ class Member:
         raise self._closed_error()
 
     def close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Close the connection, after all that its rooms have published so far. It leaves its rooms at once.
+        """Begin to close the connection, which leaves its rooms at once. The close follows all that they have
+        published.
 
-        The closing handshake goes on in the background, for ``close_timeout`` at most; a reader's response ends.
-        Harmless when the connection is closed already, or being closed. Raises `UsageError` for a code that can't be
-        sent (§7.4), or a reason of more than 123 bytes.
+        The closing handshake goes on in the background, for at most ``close_timeout`` seconds; a reader's response
+        ends. This has no effect on a connection that is closed, or being closed. Raises `UsageError` for a code that
+        can't be sent (RFC 6455 §7.4), or a reason of more than 123 bytes.
         """
         check_in_trio("member.close")
         self._loop.close(self._peer, *check_close(code, reason))

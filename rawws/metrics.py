@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class MetricsApp(InFront):
-    """Answers ``/metrics``, and leaves all else to another app."""
+    """Answers ``/metrics``, and passes every other request to another app."""
 
     def __init__(self, hub: Hub, elsewhere: HttpApp, worker: int | None = None) -> None:
         """With the number of a ``worker``, all has that for a label: who asks is answered by any of them.

@@ -116,21 +116,21 @@ class Pace:
 class About(NamedTuple):
     """The facts about a relayed peer that its socket doesn't have. Most peers share one object, to save memory."""
 
-    user: object = None  # what ``authenticate`` returned
+    user: object = None  # the result of ``authenticate``
     subprotocol: str | None = None
-    client: Address | None = None  # its address, where a trusted proxy tells of it
+    client: Address | None = None  # its address, where a trusted proxy reports it
 
 
 NOTHING = About()
 
 
 class Alone:
-    """The state of a relayed peer to which a program sends messages of its own."""
+    """The state of a relayed peer to which a program sends single messages."""
 
     __slots__ = ("drained", "waiting_bytes")
 
     def __init__(self) -> None:
-        self.drained = trio.lowlevel.ParkingLot()  # of the tasks that wait for the peer to take what it was sent
+        self.drained = trio.lowlevel.ParkingLot()  # tasks that wait until the peer has accepted its messages
         self.waiting_bytes = 0  # queued since the outbox was last empty
 
 
@@ -207,7 +207,7 @@ class Peer:
         self.answer_by = math.inf  # when the last ping must have been answered
         self.close_at = math.inf  # when the socket is closed, whatever the peer does
         self.shut = False  # we have sent all that we ever will, and wait for the peer's end of the stream
-        self.cause: Cause | None = None  # why we began to close it, if we did
+        self.cause: Cause | None = None  # the reason for our close, if we have begun one
         self.closed: Closed | None = None  # how it ended; `end` sets it, once
         self.lost: Loss | None = None  # set when its socket takes no more; what it had sent is still read
 
@@ -248,16 +248,16 @@ class Peer:
         return bool(self.interest & WRITABLE)
 
     async def wait_drained(self) -> None:
-        """Wait until its socket has taken what was queued, or the connection has ended.
+        """Wait until its socket has accepted all that was queued, or the connection has ended.
 
-        For a task that has something to send to a peer without an inbox.
+        This is for a task that sends a message to a peer without an inbox.
         """
         if self.alone is None:
             self.alone = Alone()
         await self.alone.drained.park()
 
     def wake_senders(self) -> None:
-        """Wake the tasks that wait to send."""
+        """Wake the tasks in `wait_drained`."""
         if self.inbox is not None:
             self.inbox.drains += 1
             self.inbox.drained.unpark_all()
@@ -266,7 +266,8 @@ class Peer:
 
     @property
     def unanswered_bytes(self) -> int:
-        """The bytes of answers that wait for it: of pongs, echoes and the like, and of no program's messages."""
+        """The bytes of automatic answers that are queued, such as pongs and echoes; a program's messages don't
+        count."""
         if self.inbox is not None:
             return self.inbox.answer_bytes
         return self.outbox_bytes if self.alone is None else self.outbox_bytes - self.alone.waiting_bytes
@@ -278,8 +279,8 @@ class Peer:
     def end(self, cause: Cause, told: str = "") -> Closed:
         """Record how the connection ended, and return it. The first call decides; later ones change nothing.
 
-        ``cause`` and ``told`` are what our side knows of the end; what the session has seen comes before them. The
-        inbox, the counter, the tracer and the log all take the end from here, so that they agree.
+        ``cause`` and ``told`` are our side's view of the end; the session's view takes precedence. The inbox, the
+        counter, the tracer and the log all take the end from here, so that they agree.
         """
         if self.closed is None:
             self.closed = self.describe_end(cause, told)
@@ -298,7 +299,7 @@ class Peer:
         elif rcvd is not None and session.close_begun_by is not session.our_role:
             cause = Cause.PEER_CLOSE
         elif self.cause is not None and (self.cause is not Cause.OUR_CLOSE or session.is_closed):
-            cause = self.cause  # a close that nobody answers ends by what came in place of the answer
+            cause = self.cause  # a close without an answer ends by the event that came instead
         sentence = session.describe_end() + (f": {told}" if told else "")
         # §7.1.5, §7.1.6: the code and the reason are those of the close that was received.
         code, reason = (1006, "") if rcvd is None else rcvd
@@ -393,7 +394,7 @@ class Inbox:
             self._readers.unpark_all()
 
     def end(self, closed: Closed) -> None:
-        """Tell everyone who waits that the connection is closed; `Peer.end` does, once."""
+        """Wake every task that waits, with the end of the connection; `Peer.end` calls this once."""
         self.closed = closed
         self.ended.set()
         self.wake()

@@ -68,7 +68,7 @@ class RoomSettings:
     history: History = field(default_factory=History)
     max_lag_bytes: int = MAX_LAG_BYTES
     slow: Slow = Slow.CLOSE
-    key: str | None = None  # the JSON member that is a message's key, for `Slow.LATEST`
+    key: str | None = None  # the JSON member that holds a message's key, for `Slow.LATEST`
     exclude_sender: bool = False  # a message goes to all others
     read_only: bool = False  # a peer that sends something is closed with 1008; others publish
     max_peers: float | None = None  # any number
@@ -109,7 +109,7 @@ Delivery.__await__ = _refuse_await  # type: ignore[attr-defined]  # so that a ty
 class Room:
     """The peers and the log of one URL path. A peer that is in the room is either current or behind.
 
-    ``for member in room`` iterates over those who are in it at this node, and ``len(room)`` is their number.
+    ``for member in room`` iterates over the members at this node, and ``len(room)`` is their number.
 
     Made by `rawws.Hub.room`. It costs nothing while nobody is in it and its history is over.
     """
@@ -200,9 +200,9 @@ class Room:
         return True  # a room that is empty is a room
 
     def __iter__(self) -> Iterator[Member]:
-        """Iterate over those who are in the room now, in the order in which they connected.
+        """Iterate over the room's present members at this node, in the order in which they connected.
 
-        Joins and leaves during the iteration change nothing. Members at other nodes are in the same room there only.
+        Joins and leaves during the iteration have no effect on it.
         """
         loop = self._loop
         if loop is None:
@@ -216,7 +216,7 @@ class Room:
 
     @property
     def peers(self) -> list[Peer]:
-        """Those who are in the room now, as rawws itself sees them; a program iterates over the room."""
+        """The room's present members as peers, for rawws itself; a program iterates over the room."""
         return [*self.behind, *(peer for peers in self.current.values() for peer in peers)]
 
     @property

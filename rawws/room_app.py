@@ -184,8 +184,8 @@ def rooms(
     ``rawws.asgi(app)``.
 
     Publishing needs the ``publish_token``; without one nobody may, unless the server is one that only this machine can
-    reach (``is_local``). Web pages from ``origins`` may read and write, those of any host for None; others of another
-    host may not. A message may have ``max_size`` bytes, or as many as `serve` says if there is none.
+    reach (``is_local``). Web pages of other hosts may read and write if their origin is in ``origins``, or ``origins``
+    is None. A message may have ``max_size`` bytes; by default the limit of `serve` applies.
     """
     guard = Guard(publish_token, is_local, Origins.of(origins))
     return RoomApp(hub, elsewhere or HelloApp(["POST"]), guard, max_message_bytes=max_size)
@@ -198,7 +198,7 @@ def _door_of(reading: Reading, *, streams: bool) -> Door:
 
 
 def _answer_options(request: Request) -> Response:
-    """Say which methods a room has, to a browser too that asks before a page may POST (Fetch, CORS-preflight)."""
+    """Answer with the methods of a room, also to a browser's CORS-preflight request (Fetch)."""
     fields = {
         "Access-Control-Allow-Methods": ", ".join(_METHODS),
         "Access-Control-Allow-Headers": _ASKED_BY_POST,

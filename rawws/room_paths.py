@@ -10,9 +10,9 @@ from rawws.errors import Refusal, UsageError
 
 BESIDE_AN_APPLICATION = "/room/"  # the default, since the application owns all other paths
 
-OWN_PATHS = "/_rawws/"  # below which nothing is an application's
+OWN_PATHS = "/_rawws/"  # reserved, so that no application is called below it
 METRICS = "/metrics"
-# Load balancers and Prometheus ask for these. A room there would be mistaken for the answer, or the answer for a room.
+# Load balancers and Prometheus request these. A room there would be mistaken for the answer, or the answer for a room.
 PROBES = frozenset({"/healthz", "/readyz", METRICS})
 
 _VISIBLE = re.compile(r"[!-\"$->@-~]*")  # the ASCII that a path may contain; "?" and "#" would end it
@@ -23,7 +23,7 @@ class RoomPaths:
     """A path and all paths below it, as they stand in a request's target.
 
     ``/`` is every path. ``/room/`` is every path that begins so. ``/room`` adds that path itself, but not ``/roomy``.
-    Raises `UsageError` for a path that no request could have, and for one that is never a room (`is_own`).
+    Raises `UsageError` for a path that no request can have, and for one that is reserved (`is_own`).
 
     Paths are compared byte by byte (RFC 3986 §6.2.1), because a path that is merely equivalent to one of ours may
     belong to the application, and a proxy may have let it pass as such. So ``/%72oom/x``, ``//room/x`` and ``/Room/x``
@@ -70,7 +70,7 @@ class RoomPaths:
 
 
 def is_own(path: str) -> bool:
-    """Return whether rawws tells of itself at a path, which is never a room then."""
+    """Return whether rawws itself answers at a path, so that it is never a room."""
     return path in PROBES or f"{path}/".startswith(OWN_PATHS)
 
 

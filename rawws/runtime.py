@@ -1,8 +1,7 @@
-"""The event loop in which rawws and an application run, which is trio's, and errors that come of another one.
+"""Errors of calls from another thread or event loop than trio's, in which rawws and its application run.
 
-Some calls come from a place where they can't work: another thread, or asyncio. The sentence that answers them names
-the call that works from there. An application that needs asyncio fails with errors that don't say so; `explain_asyncio`
-does.
+A call from another thread, or from asyncio, raises a `UsageError` that names the call which works from there. An
+application that needs asyncio fails with errors that don't say so; `explain_asyncio` explains them.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ import trio
 
 from rawws.errors import UsageError
 
-# The words of asyncio (get_running_loop, get_event_loop), and of trio where a task waits for what isn't trio's.
+# The messages of asyncio (get_running_loop, get_event_loop), and of trio for a task that awaits a foreign object.
 _WORDS: dict[type[BaseException], tuple[str, ...]] = {
     RuntimeError: ("no running event loop", "There is no current event loop"),
     TypeError: ("trio.run received unrecognized yield message",),
 }
-# Their frames come below that of the code which called them.
+# The frames of these packages are below that of the code which called them.
 _PLUMBING = frozenset({"asyncio", "trio", "outcome", "contextlib", "anyio"})
-_ASYNCIO_LOOP = ("run_until_complete", "run_forever")  # while one of these is called, asyncio does run
+_ASYNCIO_LOOP = ("run_until_complete", "run_forever")  # while one of these runs, there is an asyncio loop
 _REMEDIES = {
     "quart": "Quart runs on trio with the package quart-trio",
     "asgiref": "asgiref, and Django with it, runs on asyncio only: run that application in a server of its own",
@@ -37,18 +36,18 @@ _REMEDY = (
 
 
 def check_in_trio(call: str, *, is_async: bool = False) -> None:
-    """Raise `UsageError` for a function that is called elsewhere than in the thread in which trio runs.
+    """Raise `UsageError` unless trio runs in this thread.
 
-    ``call`` is the function and its arguments for the sentence, such as ``room.publish, message``.
+    ``call`` is the function and its arguments for the message, such as ``room.publish, message``.
     """
     if not trio.lowlevel.in_trio_run():
         raise _in_wrong_place(call, "trio.from_thread.run" if is_async else "trio.from_thread.run_sync")
 
 
 def check_runs_on_trio(function: str, run: str = "") -> None:
-    """Raise `UsageError` for an async function that something else than trio runs.
+    """Raise `UsageError` for an async function that isn't run by trio.
 
-    ``run`` is what ``trio.run`` is to be given, for the sentence; by default it is the program's main function.
+    ``run`` holds the arguments of ``trio.run`` for the message; by default the program's main function.
     """
     if trio.lowlevel.in_trio_run():
         return
@@ -60,7 +59,7 @@ def check_runs_on_trio(function: str, run: str = "") -> None:
 
 
 class NotAwaited:
-    """None, for a program that doesn't look at it. A program that awaits it gets a sentence."""
+    """A result in place of None: a program that awaits it gets a `UsageError`."""
 
     def __init__(self, message: str) -> None:
         self._message = message
@@ -76,9 +75,9 @@ class NotAwaited:
 
 
 def not_awaited(message: str) -> None:
-    """Return what a plain function returns that is easily taken for an async one, and has nothing to return.
+    """Return the result of a plain function that returns nothing, and is easily taken for an async one.
 
-    ``message`` is the beginning of the sentence of the `UsageError` that awaiting it raises.
+    ``message`` is the beginning of the `UsageError` that awaiting the result raises.
     """
     return NotAwaited(message)  # type: ignore[return-value]
 
@@ -97,7 +96,7 @@ def _in_wrong_place(call: str, run: str) -> UsageError:
 def _asyncio_runs() -> bool:
     if "asyncio" not in sys.modules:
         return False
-    import asyncio  # which is not imported for this alone
+    import asyncio  # imported elsewhere already
 
     try:
         asyncio.get_running_loop()
@@ -121,19 +120,19 @@ def _is_thread_of_trio() -> bool:
 
 
 def explain_asyncio(error: BaseException) -> str:
-    """Return that an application needs asyncio, where, and what would do; empty if that isn't why it failed."""
+    """Return a sentence with the place where an application needs asyncio, and advice; empty for another failure."""
     for each in _causes(error):
-        begins = _WORDS.get(type(each), ())  # nothing but the beginning: the rest may be a peer's words
+        begins = _WORDS.get(type(each), ())  # the beginning alone: a peer may have written the rest
         if (begins and str(each).startswith(begins)) or _broke_in_asyncio(each):
             library, where = _find_caller(each)
             remedy = _REMEDIES.get(library, _REMEDY)
-            words = str(each).partition(". ")[0]  # trio goes on for two sentences
+            words = str(each).partition(". ")[0]  # trio's message has two more sentences
             return f"it needs asyncio{where}, but rawws runs it on trio ({type(each).__name__}: {words}); {remedy}"
     return ""
 
 
 def hint_at_asyncio(lines: str) -> str:
-    """Return what would do for an application that has failed with this traceback; empty if asyncio isn't why."""
+    """Return advice for an application that failed with this traceback; empty if asyncio isn't the cause."""
     begins = tuple(f"{kind.__name__}: {words}" for kind, each in _WORDS.items() for words in each)
     if not lines.rpartition("\n")[2].startswith(begins):
         return ""
@@ -142,7 +141,7 @@ def hint_at_asyncio(lines: str) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, the members of groups, and what they were raised from, each once."""
+    """Yield an error, the members of exception groups, and their causes and contexts, each once."""
     errors: list[BaseException] = [error]
     seen: set[int] = set()
     while errors:

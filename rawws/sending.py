@@ -173,7 +173,7 @@ class Sending:
         self.flush(peer)
 
     def send_alone(self, peer: Peer, frames: bytes) -> None:
-        """Send a program's message to a peer without an inbox, which lacks nothing of its rooms."""
+        """Send a program's message to a peer without an inbox that is caught up with its rooms."""
         if peer.alone is None:
             peer.alone = Alone()
         peer.alone.waiting_bytes += len(frames)

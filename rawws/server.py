@@ -130,7 +130,7 @@ class Server:
     def stop(self) -> None:
         """Ask `run` to come to an orderly end: no new connections, a close to every peer, a bounded wait.
 
-        Another thread calls it with ``trio.from_thread.run_sync``; it raises `UsageError` there itself.
+        Another thread has to call it with ``trio.from_thread.run_sync``; a direct call raises `UsageError`.
         """
         check_in_trio("server.stop")
         self._stop.set()
@@ -369,7 +369,7 @@ def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -
 
 
 def _warn_of_open_publishing(hub: Hub, http: object) -> None:
-    """Log that a token for POSTs doesn't keep WebSockets from publishing, where there is one."""
+    """Log a warning if there is a token for POSTs, and WebSockets may publish without it."""
     if hub.peers_publish and any(isinstance(app, RoomApp) and app.needs_token(hub) for app in web.apps_of(http)):
         message = "the publish token is asked of POSTs only, and every WebSocket publishes in its room without it; add "
         message += "--read-only, or Hub(read_only=True), to publish by POST alone"
@@ -536,8 +536,8 @@ async def serve(
     - ``process_request(request)`` is asked first of all, and may answer with a `Response` instead.
     - ``authenticate(request)`` is asked before the 101, and may refuse with a `Response` (401, 403, 429); anything
       else that it returns is ``ws.user``, and ``member.user`` of a room's `Member`. For a room of a hub,
-      ``request.action`` is the access that is asked for: ``read``, ``write`` or ``read write``. These two may be async;
-      they have ``open_timeout`` to decide.
+      ``request.action`` is the access that the client needs: ``read``, ``write`` or ``read write``. These two may be
+      async; they have ``open_timeout`` to decide.
     - ``subprotocols`` are those that are spoken here, the favourite first; or ``select_subprotocol(request,
       offered)`` chooses one of the offered, or None.
     - ``process_response(request, response)`` sees the 101, and may return another response.

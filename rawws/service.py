@@ -31,13 +31,13 @@ SelectSubprotocol = Callable[[Request, Sequence[str]], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """The time that a stopping server gives to what goes on."""
+    """The time that a stopping server gives to its peers and to pending requests."""
 
     began: float
     seconds: float
 
     def at(self, share: float) -> float:
-        """Return when that share of the drain is over."""
+        """Return the time at which this share of the drain, from 0 to 1, is over."""
         return self.began + share * self.seconds
 
 
@@ -62,11 +62,11 @@ class Service:
     drain: Drain | None = None  # once the server has begun to stop
     lingering: int = 0  # how many connections wait for their last words to be read
     resting: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait for a request
-    cut_off: list[str] = field(default_factory=list)  # targets of requests that the end of the drain found unanswered
+    cut_off: list[str] = field(default_factory=list)  # targets of requests without an answer at the drain's end
     _at_stop: set[Callable[[], None]] = field(default_factory=set)
     # Says who a request came from, which proxies may know better; and may refuse to hear more from there.
     find_sender: Callable[[int, Request, Address], Sender | Refusal] | None = None
-    # Says whether a request is the page's own, and will be granted: then nothing is logged of it.
+    # Says whether a request is the page's own, and will be granted: then it isn't logged.
     is_own: Callable[[Request], bool] | None = None
     # Called when a connection that had a provisional number gets another one.
     renumber: Callable[[int, int], None] | None = None

@@ -35,12 +35,12 @@ MAX_WAITING_BYTES = 4096
 MAX_SHOWN_BYTES = 16 * MIB
 # How long a side's last bytes are still passed on after it stopped reading (a guess: they are in a buffer of ours).
 LAST_WORDS_S = 5.0
-# The time for a client's request to come, when there is no connection to the server, and for the answer to be read.
+# When there is no connection to the server: the time to receive a client's request, and to let it read the answer.
 REFUSAL_S = 5.0
-MOST_ANSWERED_BYTES = 64  # the most that is read to tell whether it is HTTP
-# The most connections on which the server has said nothing yet. If the target leads back here, through another tap or
-# a proxy, each connection is followed by another one, up to this bound. The next one waits for so long, and is refused
-# then. In a loop, that refusal travels back to the client that began it.
+MOST_ANSWERED_BYTES = 64  # the most that is read to recognize HTTP
+# The most connections on which the server hasn't sent a byte yet. If the target leads back here, through another tap or
+# a proxy, each connection causes another one, up to this bound. The next one is refused after this time, and the
+# refusal travels back to the client that began the loop.
 MOST_UNANSWERED = 250
 UNANSWERED_S = 2.0
 # Looked at, and shown, before others have their turn: there may be a frame in every two bytes.
@@ -72,11 +72,11 @@ class Target:
 
 
 async def leads_back(target: Target, listeners: Sequence[socket.socket]) -> bool:
-    """Say whether the target, under whatever name, is where one of the listeners is: a tap would dial itself."""
+    """Say whether the target, under any name, is the address of one of the listeners: then a tap would dial itself."""
     try:
         found = await trio.socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        return False  # it can't be dialled either, which is told when it is tried
+        return False  # the first connection reports the failed lookup
     dialled = {plain_address(address) for _, _, _, _, address in found}
     own = [plain_address(listener.getsockname()) for listener in listeners]
     return any(
@@ -85,10 +85,10 @@ async def leads_back(target: Target, listeners: Sequence[socket.socket]) -> bool
 
 
 def _reaches(dialled: IpAddress, listens_at: IpAddress) -> bool:
-    """Say whether who dials an address gets to a listener at that other one, on the same port."""
+    """Say whether a connection to an address reaches a listener at another one, on the same port."""
     if dialled.version != listens_at.version:
         return False
-    if dialled.is_unspecified:  # which a system takes for itself
+    if dialled.is_unspecified:  # the system takes it for its own address
         return listens_at.is_unspecified or listens_at.is_loopback
     return dialled == listens_at or (listens_at.is_unspecified and _is_of_this_machine(dialled))
 
@@ -144,7 +144,7 @@ async def run_tap(
 
 
 def _bad_gateway(reason: str, *, with_body: bool) -> bytes:
-    """Return an answer of the tap's own (RFC 9110 §15.6.3)."""
+    """Return the tap's own response, a 502 (RFC 9110 §15.6.3)."""
     body = f"The tap has no connection to the server behind it: {printable(reason)}.\n".encode()
     head = (
         "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\n"
@@ -154,7 +154,7 @@ def _bad_gateway(reason: str, *, with_body: bool) -> bytes:
 
 
 def _describe_loss(error: OSError, sender: Role, target: Target) -> str:
-    if isinstance(error, ssl_module.SSLError):  # with TLS 1.3, a refusal of our certificate comes as late as this
+    if isinstance(error, ssl_module.SSLError):  # in TLS 1.3, it may follow the handshake
         error = explain(error, str(target))
     return f"lost: {error.strerror or error}, while the {sender.name.lower()}'s bytes were passed on"
 
@@ -167,7 +167,7 @@ class _Tapped:
         self._ends = {Role.CLIENT: client}
         self._target = target
         self._tracer = tracer
-        self._unanswered = unanswered  # of which it has one, until the server has said something
+        self._unanswered = unanswered  # this connection holds one until the server has sent a byte
         self._has_one = False
         self._observer = Observer(max_waiting_bytes=MAX_WAITING_BYTES)
         self._told = ""  # how it ended, where that is worth a word
@@ -213,7 +213,7 @@ class _Tapped:
             self._end(STATE, self._told or "ended by both sides")
 
     async def _wait_for_others(self) -> None:
-        """Wait as long as too many connections wait for the server. Raises OSError when that takes too long."""
+        """Wait while too many connections wait for the server's first byte. Raises OSError when that takes too long."""
         with trio.move_on_after(UNANSWERED_S):
             await self._unanswered.acquire()
             self._has_one = True
@@ -230,7 +230,8 @@ class _Tapped:
             self._unanswered.release()
 
     async def _refuse(self, client: Transport, told: str) -> bool:
-        """Tell a client that speaks HTTP why there is no server, and close; return whether it was told."""
+        """Close the connection, after a 502 with the reason for a client that speaks HTTP. Return whether that was
+        sent."""
         has_told = False
         with trio.move_on_after(REFUSAL_S), contextlib.suppress(OSError):
             begun = b""

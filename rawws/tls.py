@@ -1,7 +1,8 @@
-"""TLS: whom a client trusts, how it begins, and its failures, each in one sentence for people.
+"""TLS: a client's trust settings, its handshake, and failures, each explained in one sentence.
 
-OpenSSL's own texts name neither the server nor a remedy. A sentence here has both, and is the same in the library, in
-``rawws connect``, ``rawws check`` and ``rawws tap``. The exception that was raised first is the ``__cause__``.
+OpenSSL's own messages name neither the server nor a remedy. A sentence here has both, and is the same in the library,
+in
+``rawws connect``, ``rawws check`` and ``rawws tap``. The original exception is the ``__cause__``.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from rawws.transport import NotTls, TlsTransport
 from rawws.wire.first_bytes import is_http_answer
 from rawws.wire.trace import escape
 
-# The most that is shown of a server's bytes in place of TLS.
+# The most bytes that are shown of a server that doesn't answer with TLS.
 _SHOWN_BYTES = 40
-# A file of certificates is looked at to this size, for the reason why there is none in it.
+# The most bytes that are read of a file without a usable certificate, to find out what is wrong with it.
 _EXPLAINED_BYTES = 1 << 20
 
-# The alerts of RFC 8446 §6 in OpenSSL's names, which tell the version in which each was new.
+# The alerts of RFC 8446 §6 in OpenSSL's names, which have the version that introduced each.
 _ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?([A-Z_]+)")
 # Python has no name for some of them, only OpenSSL's text.
 _TEXT = re.compile(r"\[[^]]*\] (.+) \(_ssl\.c:[0-9]+\)")
@@ -49,7 +50,7 @@ _UNKNOWN_AUTHORITY = (
     f"authority's certificate, {_TRUST}"
 )
 _OTHER_HOST = "is for another host: use a host name that it is for, or give the server a certificate for this one"
-# By X509_V_ERR_… of OpenSSL's x509_vfy.h.
+# The keys are X509_V_ERR_… of OpenSSL's x509_vfy.h.
 _CERTIFICATE_FAULTS = {
     2: _UNKNOWN_AUTHORITY,  # UNABLE_TO_GET_ISSUER_CERT
     9: "is not valid yet, unless the date here, TODAY, is wrong; the server needs another one",
@@ -64,9 +65,9 @@ _CERTIFICATE_FAULTS = {
 
 
 class TlsError(RawwsError, ssl.SSLError):
-    """TLS with a server failed; the message has the server's address, the side that is to change, and advice.
+    """TLS with a server failed; the message has the server's address, the side at fault, and advice.
 
-    ``reason`` is OpenSSL's name for it, and ``may_pass`` says whether another try may succeed.
+    ``reason`` is OpenSSL's name for the error, and ``may_pass`` says whether another try may succeed.
     """
 
     def __init__(self, sentence: str, reason: str = "", *, may_pass: bool = False) -> None:
@@ -85,10 +86,10 @@ class CertificateError(TlsError, ssl.SSLCertVerificationError):
 
 
 async def begin_tls(connected: socket.socket, context: ssl.SSLContext, host: str, where: str) -> TlsTransport:
-    """Return a connection to a server, which is to be ``host``, with its TLS handshake complete.
+    """Complete a TLS handshake with a server whose certificate has to be for ``host``; return the connection.
 
-    Errors call the server ``where``. The socket is ours from here on, and closed if this fails. Raises
-    `TlsError`, `NoResponse` and other OSErrors.
+    Errors call the server ``where``. This takes the socket over, and closes it if the handshake fails or is cancelled.
+    Raises `TlsError`, `NoResponse` and other OSErrors.
     """
     transport = TlsTransport(connected, context, server_hostname=host)
     try:
@@ -106,12 +107,12 @@ async def begin_tls(connected: socket.socket, context: ssl.SSLContext, host: str
 
 
 def default_context() -> ssl.SSLContext:
-    """Return the settings by which this machine's authorities are trusted, or those of SSL_CERT_FILE."""
+    """Return settings that trust this machine's authorities, or those in the file that SSL_CERT_FILE names."""
     return _with_http_1(ssl.create_default_context())
 
 
 def insecure_context() -> ssl.SSLContext:
-    """Return settings under which any certificate will do."""
+    """Return settings that accept any certificate."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -119,9 +120,9 @@ def insecure_context() -> ssl.SSLContext:
 
 
 def trusting_context(ca_file: str) -> ssl.SSLContext:
-    """Return settings by which the certificates in a PEM file are trusted, in place of this machine's authorities.
+    """Return settings that trust the certificates in a PEM file, in place of this machine's authorities.
 
-    A certificate in it may be an authority's or a server's own. Raises `UsageError`.
+    A certificate in it may be an authority's or a server's own. Raises `UsageError` for a file without a usable one.
     """
     try:
         context = ssl.create_default_context(cafile=ca_file)
@@ -130,17 +131,17 @@ def trusting_context(ca_file: str) -> ssl.SSLContext:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UsageError(f"the certificates in {ca_file!r} can't be read: {why}; --ca takes a PEM file") from error
-    if not context.cert_store_stats()["x509"]:  # such as a list of those that are revoked
+    if not context.cert_store_stats()["x509"]:  # such as a certificate revocation list alone
         raise UsageError(f"no certificate can be trusted by {ca_file!r}: {_find_fault(ca_file)}")
-    # As curl has it, and Python from 3.13 on: a server's own certificate can be trusted without its authority. Python
-    # 3.13 is also strict about the form of certificates, which authorities that somebody made by hand don't keep to.
+    # A server's own certificate can be trusted without its authority, as in curl, and in Python from 3.13 on. Python
+    # 3.13 also checks the form of certificates strictly, and certificates of home-made authorities often fail that.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return _with_http_1(context)
 
 
 def load_certificate(context: ssl.SSLContext, name: str, certificate: str, key: str | None) -> None:
-    """Have the settings show a certificate chain, called ``name``; both files are PEM. Raises `UsageError`.
+    """Load a certificate chain and its private key, both PEM. Errors call it ``name``. Raises `UsageError`.
 
     Without a ``key``, the private key is in the certificate's file.
     """
@@ -161,7 +162,7 @@ def _with_http_1(context: ssl.SSLContext) -> ssl.SSLContext:
 
 
 def _find_fault(ca_file: str) -> str:
-    """Say why a file that can be read has no certificate in it."""
+    """Return the reason why a readable file has no usable certificate in it, and advice."""
     data = b""
     with contextlib.suppress(OSError):
         if stat.S_ISREG(os.stat(ca_file).st_mode):  # a pipe can't be read a second time
@@ -205,7 +206,7 @@ def explain(error: OSError, where: str) -> OSError:
 
 
 def _name(error: ssl.SSLError) -> str:
-    """Return OpenSSL's name for an error, or nothing for one that has none."""
+    """Return OpenSSL's name for an error; empty if it has none."""
     reason = getattr(error, "reason", None) or ""
     if not reason and (text := _TEXT.fullmatch(str(error))):
         reason = text[1].upper().replace(" ", "_")
@@ -250,7 +251,7 @@ def _explain_alert(alert: str, where: str) -> str:
 
 
 def _explain_failure(error: ssl.SSLError, where: str) -> str:
-    """Return the reason for which OpenSSL itself refused to go on."""
+    """Return a sentence for a handshake that our own OpenSSL ended."""
     reason = _name(error)
     if reason in _NO_COMMON_VERSION:
         return _explain_versions(where)
@@ -268,7 +269,7 @@ def _explain_versions(where: str) -> str:
 
 
 def explain_client(error: ssl.SSLError) -> str:
-    """Say why TLS with a client failed, for a server's log."""
+    """Return the reason why TLS with a client failed, for a server's log."""
     reason = _name(error) or str(error)
     alert = _ALERT.fullmatch(reason)
     if alert is not None:

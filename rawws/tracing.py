@@ -124,7 +124,7 @@ class Tracer:
                 sink.take_frame(connection, sender, frame)
 
     def ended(self, connection: int, told: str, cause: Cause | None = None) -> None:
-        """Report the end of a connection; a WebSocket's, and an event stream's, has a cause."""
+        """Report the end of a connection; that of a WebSocket or an event stream has a cause."""
         record: Record = {"kind": "end", "told": told}
         if cause is not None:
             record["cause"] = cause.value

@@ -77,7 +77,7 @@ def describe_loss(error: OSError) -> str:
     """
     why = error.strerror or str(error)
     if isinstance(error, ssl.SSLError) and not isinstance(error, TlsFlood):
-        why = f"TLS failed ({getattr(error, 'reason', None) or why})"  # without the place in Python's own source
+        why = f"TLS failed ({getattr(error, 'reason', None) or why})"  # without the line of Python's C source
     return f"{why}: this machine had no memory for it" if error.errno in EXHAUSTED else why
 
 
@@ -268,7 +268,7 @@ class TlsFlood(ssl.SSLError):
 
 
 class NotTls(ssl.SSLError):
-    """A peer speaks something else than TLS, which it has begun with ``first_bytes``; there is at least one."""
+    """A peer does not speak TLS; ``first_bytes`` are its first bytes, at least one."""
 
     def __init__(self, first_bytes: bytes) -> None:
         self.reason = "the peer does not speak TLS"
@@ -805,7 +805,7 @@ async def dial(host: str, port: int, unix_path: str | None = None) -> socket.soc
             stream = await trio.open_unix_socket(unix_path)
         else:
             stream = await trio.open_tcp_stream(host, port)
-    except UnicodeError as error:  # of IDNA: a label is empty, or has more than 63 letters
+    except UnicodeError as error:  # from IDNA: a label is empty, or too long
         sentence = f"can't connect to {where}: that is not the name of a host"
         raise OSError(socket.EAI_NONAME, sentence) from error
     except OSError as error:
@@ -818,14 +818,14 @@ async def dial(host: str, port: int, unix_path: str | None = None) -> socket.soc
     return socket.socket(fileno=stream.socket.detach())
 
 
-# The errors of getaddrinfo() for a name that doesn't exist; not every system has all of them.
+# The errors of getaddrinfo() for a name that doesn't exist. Some systems lack some of them.
 _NO_SUCH_NAME = frozenset(
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
 )
 
 
 def _explain_dial(error: OSError) -> str:
-    """Return why there is no connection, and advice."""
+    """Return the reason why there is no connection, and advice."""
     number = error.errno or 0
     if isinstance(error, socket.gaierror):
         why = error.strerror or "its name can't be looked up"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 GREETING = "hi there"
 ALLOWED_METHODS = ("GET", "HEAD")
-# A cache in front may keep even a 404 without this field (RFC 9111 §4.2.2), and some keep each 200. It is in answers
-# that depend on the moment, or on what the client accepts.
+# Without this field, a cache may store even a 404 (RFC 9111 §4.2.2), and some store each 200. Responses that depend on
+# the moment, or on the client's Accept header, have it.
 NO_STORE = ("Cache-Control", "no-store")
 
 # What a program may give for requests that don't upgrade.
@@ -50,7 +50,7 @@ class InFront:
     elsewhere: HttpApp | None
 
     def is_own(self, request: Request) -> bool:
-        """Say whether rawws asks this of itself, as its page does, so that nobody need be told of it."""
+        """Say whether a request is rawws's own, such as its page's, and so isn't logged."""
         return isinstance(self.elsewhere, InFront) and self.elsewhere.is_own(request)
 
 
@@ -75,14 +75,14 @@ def answer_json(told: dict[str, Any] | bytes, status: int = 200) -> Response:
 
 
 class HelloApp:
-    """``hi there`` for any path but two, and for OPTIONS what is allowed there.
+    """Answers ``hi there`` at any path but two, and OPTIONS with the methods that are allowed there.
 
     ``/healthz`` says ``ok`` as long as the process answers at all; ``/readyz`` says ``ready`` until it is about to end,
     or as long as there is no obstacle.
     """
 
     def __init__(self, methods: Sequence[str] = (), obstacle: Callable[[], str] = str) -> None:
-        """``methods`` are those that somebody in front of it answers in rooms, and that are allowed therefore.
+        """``methods`` are further methods, which are allowed since another app in front of it answers them in rooms.
 
         ``obstacle`` returns why nobody should be sent here just now, or an empty string.
         """
@@ -121,9 +121,9 @@ class HelloApp:
 
 
 class UpgradeOnlyApp:
-    """Tells who doesn't upgrade to do so, for a server that has nothing but WebSockets.
+    """Answers requests without an upgrade with 426, for a server that has only WebSockets.
 
-    OPTIONS is answered: a load balancer may ask nothing else, as HAProxy does by default.
+    OPTIONS is answered: HAProxy's health checks send it by default.
     """
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -136,7 +136,7 @@ class UpgradeOnlyApp:
         await exchange.answer(Refusal(426, "upgrade_required", told, headers))
 
 
-# For what is an application, by the number of its arguments.
+# Advice for an application that is no function of a request, by the number of its arguments.
 _APPLICATIONS = {
     3: "; an ASGI application is given as rawws.asgi(app)",
     2: "; a WSGI application needs a server of its own",
@@ -147,7 +147,7 @@ class CallableApp:
     """An ``async (Request) -> Response | str | None`` as an application: it gets the body whole; None is 404."""
 
     def __init__(self, answer: Answer) -> None:
-        """Raises `UsageError` for what can't be called with a request."""
+        """Raises `UsageError` unless ``answer`` can be called with a request."""
         if not callable(answer) and not inspect.iscoroutine(answer):
             raise UsageError(f"http is an async function or rawws.asgi(app), not {type(answer).__name__}")
         check_function("http", answer, "request", hints=_APPLICATIONS)
@@ -182,7 +182,7 @@ def refuse(refusal: Refusal) -> Response:
 
 
 def answer_options(methods: Sequence[str], fields: Mapping[str, str] | None = None) -> Response:
-    """Return the answer to OPTIONS: which methods there are, beside OPTIONS itself (RFC 9110 §9.3.7)."""
+    """Return the response to OPTIONS. ``methods`` are those allowed besides OPTIONS itself (RFC 9110 §9.3.7)."""
     return Response(204, b"", {"Allow": _name_methods(methods), **(fields or {})})
 
 

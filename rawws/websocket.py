@@ -519,7 +519,7 @@ class WebSocket:
         return not_awaited("ws.begin_close() doesn't wait, and ws.aclose() does")
 
     def close_because(self, cause: Cause, code: int, reason: str) -> None:
-        """Begin to close for another cause than the program's wish; for rawws itself."""
+        """Begin to close for a cause other than the program's own close. This is for rawws itself."""
         self._loop.close(self._peer, code, reason, cause)
 
     def keep_all(self) -> None:

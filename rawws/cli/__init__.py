@@ -61,12 +61,12 @@ def _alone(error: Exception) -> Exception:
 
 
 def _parse(given: list[str]) -> argparse.Namespace:
-    """Return the options, and in ``run`` what is to be done with them. Raises `Misused`."""
+    """Return the options, with the command's function as ``run``. Raises `Misused`."""
     top, parsers = _make_parsers()
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
-        given = [serve.NAME, *given]  # what everybody comes for needs no name
+        given = [serve.NAME, *given]  # the default command
     if given[0].startswith("-"):
-        top.parse(given, parsers)  # which ends the program
+        top.parse(given, parsers)  # --help and --version end the program
     if given[0] not in parsers:
         raise Misused(explain_command(given[0], list(parsers)), f"{top.prog} --help")
     return parsers[given[0]].parse(given[1:], parsers)

@@ -21,7 +21,7 @@ from rawws.wire.trace import shorten
 # Of seconds, or of things in a second: what is less is meant by nobody, and keeps a loop busy or a client waiting.
 LEAST = 0.001
 
-_MOST_DIGITS = 18  # of what fits into 64 bits
+_MOST_DIGITS = 18  # of a number that fits into 64 bits
 
 _SIZE = re.compile(r"([0-9]+)\s*(k|m|g)?(i?b)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -53,7 +53,7 @@ def text(argument: str) -> str:
 
 
 def checked(check: Callable[[str], object]) -> Callable[[str], str]:
-    """Take what rawws takes: ``check`` raises `UsageError` for the rest, and the sentence then names the flag too."""
+    """Return a type for argparse: ``check`` raises `UsageError` for a bad value, and argparse adds the flag to it."""
 
     def read(given: str) -> str:
         try:
@@ -113,9 +113,9 @@ def add_tls_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def client_tls(options: argparse.Namespace) -> ssl.SSLContext | None:
-    """Return the settings that the flags of `add_tls_arguments` ask for; None for the usual ones.
+    """Return the TLS settings that the flags of `add_tls_arguments` ask for; None for the default ones.
 
-    Raises `UsageError`.
+    Raises `UsageError` for flags that contradict one another, and for files that can't be used.
     """
     if options.no_check and options.ca is not None:
         raise UsageError("--ca is of no use with --no-check, by which any certificate will do; leave one of them out")
@@ -163,7 +163,7 @@ def path_prefix(given: str) -> str:
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:
-    """Take one of some words, which argparse shows when it is given them as ``choices`` too."""
+    """Return a type for argparse that accepts one of these words."""
 
     def read(given: str) -> str:
         if given not in choices:

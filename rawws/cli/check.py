@@ -21,7 +21,7 @@ NAME = "check"
 HELP = "hold any WebSocket server against RFC 6455"
 
 _FOUND_FAULT = 1
-_NOT_CHECKED = 3  # 2 is argparse's, for what was typed
+_NOT_CHECKED = 3  # 2 is argparse's, for a bad command line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the cases; the status is 1 when the server did what the RFC forbids, and 3 when that can't be said."""
+    """Run the cases. The status is 1 when the server violated the RFC, and 3 when not every case could be tried."""
     need_output()
     if options.list:
         with writing_output():

@@ -28,14 +28,14 @@ HELP = "explain bytes: a handshake, frames, a capture"
 # Records, a line each; or as an array with one on each line, as the page exports them.
 _RECORDS = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:at|connection|kind|sender)"\s*:')
 
-# An answer behind a request: both directions of a connection in one, as if one side had said it all.
+# A response after a request: both directions of a connection in one stream, as if one side had sent all of it.
 _ANSWER_BEHIND = re.compile(rb"\r?\n\r?\nHTTP/1\.[01] \d{3}")
 
 # Explained and printed before the next are looked at: there may be a frame in every two bytes, and behind each body
 # of HTTP all that is there is copied.
 _AT_ONCE_BYTES = 64 * 1024
 
-# A file's kind is told by its beginning, before the rest of it is read.
+# A file's kind is recognized by its beginning, before the rest of it is read.
 _HEAD_BYTES = 64 * 1024
 
 _FOUND_FAULT = 1
@@ -97,7 +97,7 @@ def _is_wrong(seen: Seen) -> bool:
 
 
 def _read(given: list[str]) -> tuple[bytes | str, str]:
-    """Return the input, bytes as they were on the wire or text that spells them; and the name of its file."""
+    """Return the input, either bytes from the wire or text that spells them, and the name of its file."""
     if not given or given == ["-"]:
         need_input()
         return _read_file("", sys.stdin.buffer), ""
@@ -113,7 +113,7 @@ def _read(given: list[str]) -> tuple[bytes | str, str]:
 
 
 def _why_neither(given: list[str], error: NoForm) -> str:
-    """Return why what was given is neither a file nor bytes."""
+    """Return why the arguments are neither a file nor bytes."""
     text = " ".join(given)
     if not text.strip("0123456789abcdefABCDEF ,:"):
         return str(error)
@@ -145,7 +145,7 @@ def _read_file(name: str, file: BinaryIO) -> bytes | str:
 
 
 def _refuse(data: bytes, name: str = "") -> None:
-    """Raises `UsageError` for bytes that are something else than a WebSocket's."""
+    """Raise `UsageError` for bytes of another known kind than a WebSocket's."""
     if (kind := binary_kind(data)) is not None:
         raise UsageError(kind.sentence(name))
 
@@ -163,7 +163,7 @@ def _explain(source: bytes | str, sender: Role | None, name: str = "") -> Iterat
 
 
 def _explain_bytes(source: bytes, sender: Role | None) -> Iterator[tuple[str, Seen | None]]:
-    """Explain what one side sends."""
+    """Explain one side's bytes."""
     if not source:
         raise UsageError("there is nothing to decode: give bytes in hex, a file, or - for standard input")
     _refuse(source)
@@ -183,7 +183,7 @@ def _explain_bytes(source: bytes, sender: Role | None) -> Iterator[tuple[str, Se
 
 
 def _doubt(data: bytes) -> Iterator[tuple[str, None]]:
-    """Say so, before they are explained, if bytes are hardly those of a WebSocket."""
+    """Yield a warning if the bytes are unlikely to be those of a WebSocket."""
     if begins_with_http(data) or not (why := why_no_frames(data)):
         return
     yield f"! these don't look like the bytes of a WebSocket: {why}", None

@@ -1,4 +1,4 @@
-"""A command line that can't be meant is answered with one sentence about it, and with a line that points to --help."""
+"""The parser of command lines: an invalid one gets one sentence that says what is wrong, and a pointer to --help."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from typing import NoReturn
 from rawws.errors import UsageError
 from rawws.wire.trace import shorten
 
-# The words of argparse.
+# The wording of argparse's own errors.
 _EXCLUDED = "not allowed with argument "
 _REQUIRED = "the following arguments are required: "
 
 
 class Misused(UsageError):
-    """A command line that can't be meant; ``help`` is the command that explains what can be."""
+    """A command line is invalid; ``help`` is the command that explains the valid ones."""
 
-    def __init__(self, message: str, help: str) -> None:  # noqa: A002 (it is what --help shows)
+    def __init__(self, message: str, help: str) -> None:  # noqa: A002 (the command that shows the help)
         super().__init__(message)
         self.help = help
 
 
 def nearest(given: str, names: Iterable[str]) -> str:
-    """Return the name that was probably meant, as the end of a sentence; empty if none is like what was given."""
+    """Return the name that was probably meant, as the end of a sentence; empty if none is similar."""
     found = get_close_matches(given, list(names), n=1)
     return f"; did you mean {found[0]}?" if found else ""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser for one command, or for the choice of one."""
+    """A parser for one command, or for the name of one."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises `Misused` in place of printing the usage, of which there are twenty lines."""
+        """Raise `Misused` instead of printing the usage, which has twenty lines."""
         raise Misused(message, f"{self.prog} --help")
 
     def parse(self, given: Sequence[str], others: Mapping[str, Parser]) -> argparse.Namespace:
         """Return the options. ``others`` are the parsers of all commands, by name. Raises `Misused`."""
-        self.exit_on_error = False  # else the part of an ArgumentError that names the flag is lost in its text
+        self.exit_on_error = False  # otherwise the error's argument is lost in its text
         self._check_flags(given, others)
         try:
             options, rest = self.parse_known_args(given)
@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         return list(self._option_string_actions)
 
     def _check_flags(self, given: Sequence[str], others: Mapping[str, Parser]) -> None:
-        """Look at the long flags first: one that is mistyped would leave its value to be taken for something else."""
+        """Check the long flags first: the value of a mistyped one would be taken for another argument."""
         for position, argument in enumerate(given):
             if argument == "--":
                 return
@@ -98,7 +98,7 @@ class Parser(argparse.ArgumentParser):
         return f"{name}: {message}"
 
     def _explain_whole(self, message: str) -> str:
-        """Explain what isn't about one flag."""
+        """Explain an error that isn't about one flag."""
         if not message.startswith(_REQUIRED):
             return message
         names = message.removeprefix(_REQUIRED).split(", ")
@@ -127,7 +127,7 @@ def _list(names: Sequence[str]) -> str:
 
 
 def explain_command(given: str, commands: Sequence[str]) -> str:
-    """Return that there is no such command, and what may be meant."""
+    """Return a sentence which says that there is no such command, and names the one that may be meant."""
     message = f"there is no command {shorten(given)!r}"
     if hint := nearest(given, commands):
         return message + hint

@@ -100,7 +100,7 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 
 def parse_target(text: str, tls: ssl.SSLContext | None = None) -> Target:
-    """Return the server that an address names, with these settings for TLS or the usual ones. Raises `UsageError`."""
+    """Return the server at an address, with these TLS settings or the default ones. Raises `UsageError`."""
     try:
         parts = urlsplit(text if "://" in text else f"//{text}")
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)

@@ -6,8 +6,8 @@
     curl -d '3 apples' localhost:8080/orders              in another: the order appears in the first
 
 The application knows nothing of WebSockets but the room that it publishes to. rawws answers the upgrades, whose paths
-begin with /room/, and hands every other request to it. Any ASGI application that runs on trio will do in place of this
-one, such as one of FastAPI.
+begin with /room/, and hands every other request to it. Any ASGI application that runs on trio can take the place of
+this one, such as one that uses FastAPI.
 """
 
 from __future__ import annotations

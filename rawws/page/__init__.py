@@ -80,7 +80,7 @@ class Page:
         await Feed(websocket, self._tracer, self._about).run()
 
     def is_own(self, request: Request) -> bool:
-        """Say whether a request is the page's own, and will be granted: nothing else may pass unseen."""
+        """Say whether a request is the page's own, and will be granted; all other requests have to be logged."""
         path = request.path or ""
         if path == TRACE and wants_websocket(request):
             return self.refuse(request) is None and examine(request, _OwnOrigin()).refusal is None

@@ -6,9 +6,9 @@ connections that are open already, the oldest first, each as ``{"connection": nu
 "websocket": true}``, and ``unlisted`` is the number of those that it leaves out, which are older. Both come again,
 without ``about``, after records were dropped. The server then reports what happens, several records at a time:
 ``{"records": [...]}``, each as in ``wire/records.py``, where a frame has these fields more: ``opcode``, ``fin``,
-``rsv`` and ``mask`` of its header, ``size`` (of its payload) and ``preview``. Where it ends a message that is
-compressed or in fragments, ``preview`` is of that message, and ``text`` is how it begins. ``message_size`` is the size
-of one that is compressed in this frame alone, and it is ``cut`` if it is larger than that.
+``rsv`` and ``mask`` of its header, ``size`` (of its payload) and ``preview``. If the frame ends a message that is
+compressed or fragmented, ``preview`` is of that message, and ``text`` is its beginning. ``message_size`` is the size of
+a message that is compressed in this frame alone; with ``cut``, it is larger than that.
 
 The page may ask, with a number of its choice, and gets ``{"answer": number, ...}`` or ``{"answer": number, "error":
 "..."}``:
@@ -69,7 +69,7 @@ REST_S = 1.0
 # The page keeps so many connections: of those that end while it can't be told, it needn't know of more.
 KEPT_CONNECTIONS = 500
 
-# The most of a frame's payload that the page gets.
+# The most bytes of a frame's payload that the page gets.
 TOLD_BYTES = 4096
 
 CASE_PATIENCE_S = 2.0
@@ -280,7 +280,7 @@ class Feed:
         }
 
     def _read_text(self, frame: Frame) -> str | None:
-        """Return the text in a frame as it is, or as much as there is of it; None if it is none."""
+        """Return the text in a frame, or as much of it as is known; None if the frame has no text."""
         if frame.header.is_control or frame.header.opcode == Opcode.BINARY or frame.header.rsv1:
             return None
         try:
@@ -324,7 +324,7 @@ def shortened(frame: Frame) -> Frame:
 
 
 def describe_message(frame: Frame) -> Record:
-    """Return what a record has of the message in a frame, or that ends with it."""
+    """Return the members of a record for the message that is in a frame, or ends with it."""
     message = frame.message
     if not message_line(frame) or message is None or message.is_lost:
         return {"preview": message_line(frame) or preview_payload(frame)}

@@ -10,8 +10,8 @@ What is published goes to Redis and to nobody else; every node that has readers 
 what comes into its own log. So there is one order for everybody, and the stream's ids are the messages' ids on every
 node. Nodes don't know of each other.
 
-``publisher`` is the upper half of the picture, ``reader`` the lower one, ``connector`` where Redis is, and ``troubles``
-why it can't be worked with; what an entry of a stream is, and what may have been missed of one, is in
+``publisher`` is the upper half of the picture, and ``reader`` the lower one. ``connector`` connects to Redis, and
+``troubles`` explains why Redis is unusable. The format of a stream's entries, and the detection of gaps, are in
 ``rawws.wire.stream_entries``.
 """
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from rawws.redis.connector import Client
     from rawws.room import Room
 
-# A start waits so long for a Redis that is away: it may be starting itself.
+# A start waits for this time for a Redis that is away: it may be starting itself.
 START_S = 5.0
 # So long one who comes waits for a room that is not there yet.
 OPEN_TIMEOUT_S = 3.0
@@ -63,7 +63,7 @@ class RedisStreams:
     def __init__(self, url: str, hub: Hub, node: str) -> None:
         """``node`` is a name that no other node has.
 
-        Raises `UsageError` when coredis is not installed, or the URL can't be one.
+        Raises `UsageError` when coredis is not installed, or the URL is invalid.
         """
         self._connector = Connector(url)
         self._node = node
@@ -74,8 +74,8 @@ class RedisStreams:
         self._readers: dict[Reader, trio.CancelScope] = {}
         self._refuse_room = hub.refuse_room
         self._nursery: trio.Nursery | None = None
-        self._away = set[object]()  # those of our publisher and readers that can't work with Redis just now
-        self._told = set[str]()  # the kinds of trouble that the log has told of since all of them could
+        self._away = set[object]()  # those of our publisher and readers for which Redis is unusable
+        self._told = set[str]()  # the kinds of trouble that were logged since Redis was last usable
         self._has_been_there = False
         self._is_starting = True
         self._start_is_decided = trio.Event()
@@ -129,9 +129,10 @@ class RedisStreams:
         return bool(self._away) or not self._has_been_there
 
     async def start(self) -> str:
-        """Wait until Redis can be worked with. Returns why it never will, if that is found out, or else nothing.
+        """Wait until Redis is usable, for at most `START_S`. Return why it can never be the backplane; empty if it may
+        be.
 
-        `run` has to be running. A Redis that is away isn't waited for beyond `START_S`.
+        `run` has to be running.
         """
         with trio.move_on_after(START_S):
             await self._start_is_decided.wait()
@@ -154,7 +155,7 @@ class RedisStreams:
             self._start_is_decided.set()
 
     def _note_works(self, worker: object) -> None:
-        """Note that one of our publisher and readers can work with Redis, having done so."""
+        """Record that our publisher or one of our readers has worked with Redis."""
         if not self._has_been_there and worker is self._publisher:
             self._has_been_there = True
             told = f"rooms are shared through {self._connector}; this is node {self._node}"
@@ -270,7 +271,7 @@ class RedisStreams:
                     reader.remove(followed)
                     self._forget(followed.room)
             for reader in [reader for reader in self._readers if not reader.followed]:
-                # One that is away alone shows when it is back.
+                # Only a worker that is away shows when it is back.
                 if len(self._readers) > 1 and (reader not in self._away or self._publisher in self._away):
                     self._readers.pop(reader).cancel()
                     self._away.discard(reader)

@@ -36,7 +36,7 @@ TIMEOUT_S = 3.0
 FIRST_REST_S, MAX_REST_S = 0.05, 2.0
 _KINDS = "redis://HOST, rediss://HOST, unix:///PATH or redis+sentinel://HOST,HOST/SERVICE"
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
-# The options of a URL: a pattern of their values, and what that is in words.
+# The options of a URL: a pattern for each one's values, and a description of it.
 _FILE = (r".+", "a file's name")
 _OPTIONS = {
     "db": (r"[0-9]{1,9}", "a number"),
@@ -55,7 +55,7 @@ class Connector:
     """Makes connections to one Redis, each for one use, and again when it has been away."""
 
     def __init__(self, url: str) -> None:
-        """Raises `UsageError` when coredis is not installed, or the URL can't be one."""
+        """Raises `UsageError` when coredis is not installed, or the URL is invalid."""
         try:
             import coredis
             from coredis.retry import NoRetryPolicy
@@ -83,7 +83,7 @@ class Connector:
         if not is_whole:
             told = "with what is special in a password percent-encoded, such as %2F for a slash"
             raise UsageError(f"this can't be where Redis is; give one of {_KINDS}, {told}")
-        self._version = ""  # as soon as it has said it
+        self._version = ""  # of Redis, once it is known
 
     def __str__(self) -> str:
         """Where it is, without the password."""
@@ -181,7 +181,7 @@ class Connector:
             await trio.sleep(rest_s)
 
     async def _look_closer(self, trouble: Trouble) -> Trouble:
-        """Find out whether what has never been a Redis speaks another protocol."""
+        """Find out whether a server that has never answered as Redis speaks another protocol."""
         if trouble.kind != "away" or self._version or self.address.scheme == "redis+sentinel":
             return trouble
         return await ask_what_answers(self.address) or trouble
@@ -217,7 +217,7 @@ def _db_of(parts: SplitResult) -> int:
 
 
 def _check_options(parts: SplitResult) -> None:
-    """Raise `UsageError` for options of a URL that would be taken without a word."""
+    """Raise `UsageError` for options of a URL that coredis would silently ignore or misread."""
     given = parse_qsl(parts.query, keep_blank_values=True)
     known = _OPTIONS | (_TLS_OPTIONS if parts.scheme == "rediss" else {})
     if parts.scheme == "redis+sentinel":

@@ -160,9 +160,9 @@ class Publisher:
         return taken
 
     async def publish(self, client: Client, on_works: Callable[[], None]) -> None:
-        """Send what waits, again and again. Raises what Redis has against it.
+        """Publish waiting messages until this is cancelled. Raises the exception of a command that fails.
 
-        ``on_works`` is called when everything can be published: what waits has gone out, or nothing waits and Redis
+        ``on_works`` is called when everything can be published: all that waited has been, or nothing waits and Redis
         refuses none of the commands.
         """
         outbox = self.outbox

@@ -85,7 +85,7 @@ PAGE_BYTES = MIB
 TRUSTED_BYTES = 16 * MIB
 # A stream isn't looked at more often than this for who says that there is more in it, or that it can be read again.
 LOOK_EVERY_S = 0.05
-# An id that is later than Redis's clock by more than this is of no message that another node may have already.
+# No node can have a message whose id is later than Redis's clock by more than this.
 AHEAD_MS = 1000
 # A room that can't be read is looked at again so often in any case.
 PROBLEM_S = 5.0
@@ -166,7 +166,7 @@ return told
 """
 
 
-# KEYS: a reader's bell. ARGV: for how long it is kept, in seconds.
+# KEYS: the stream that wakes a reader. ARGV: its expiry, in seconds.
 RING = """
 redis.call('XADD', KEYS[1], 'MAXLEN', '1', '*', '', '')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -186,7 +186,7 @@ class Followed:
     is_loaded: bool = False
     is_current: trio.Event = field(default_factory=trio.Event)  # the log has all that the stream had when we looked
     looked_at: float = -math.inf
-    redis_ms: int = 0  # Redis's time then
+    redis_ms: int = 0  # Redis's time at that moment
     askers: int = 0  # who wait for it to be current
     unused_since: float | None = None
     problem: str = ""  # why it can't be read
@@ -277,14 +277,13 @@ class Reader:
         self._something_to_look_at.set()
 
     async def read(self, client: Client, on_works: Callable[[], None]) -> None:
-        """Read what comes, again and again. Raises what Redis has against it.
+        """Read new entries until this is cancelled. Raises the exception of a command that fails.
 
-        ``on_works`` is called when Redis refuses none of the commands, and has answered the first of what is to be
-        looked at.
+        ``on_works`` is called when Redis refuses none of the commands, and has answered the first read.
         """
         with trio.fail_after(TIMEOUT_S):
             await try_out(client, [self._trial_key], reading(self._trial_key))
-        self._last_ring = b"0-0"  # or else a Redis that has lost it, with its clock behind, wouldn't wake us
+        self._last_ring = b"0-0"  # a Redis that lost the stream, and whose clock is slow, has to wake us
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ring, client)
             await self._read(client, on_works)

@@ -1,11 +1,11 @@
-"""Reasons why Redis can't be worked with: each a sentence that says what to do, and whether waiting helps.
+"""Reasons why Redis is unusable: each is a sentence with advice, and says whether waiting helps.
 
-Redis tells some of them when it greets a client (`of_greeting`), and most in its answer to a command (`diagnose`). A
-server that isn't a Redis, or one that expects TLS, gives no answer that a client of Redis understands. It is asked in
-another way (`ask_what_answers`).
+Some show in Redis's answer to HELLO (`of_greeting`), and most in its answer to a command (`diagnose`). A server that
+isn't Redis, or one that expects TLS, gives no answer that a client of Redis understands. It is probed in another way
+(`ask_what_answers`).
 
-A connection by itself says little: a Redis that is full and one that denies a right to our user both greet a client. So
-each of our connections begins with a trial of all commands, on keys that serve nothing else (`try_out`).
+A successful connection proves little: a Redis that is full, and one that denies a right to our user, both answer HELLO.
+So each of our connections begins with a trial of all commands, on keys that serve nothing else (`try_out`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rawws.wire.stream_entries import PREFIX
 if TYPE_CHECKING:
     from coredis import Redis
 
-# These are run as commands of their own; all others, within scripts, are in `reading` and `writing`.
+# The commands outside of scripts. Those within scripts are in `reading` and `writing`.
 DIRECT = ("PING", "EVALSHA", "SCRIPT|LOAD", "XREAD")
 TRIAL_EXPIRY_S = 60
 ASK_TIMEOUT_S = 1.5
@@ -34,13 +34,13 @@ ASK_TIMEOUT_S = 1.5
 class Lasts(enum.Enum):
     """How long a trouble may last."""
 
-    A_WHILE = "it may pass by itself"
-    UNTIL_MENDED = "somebody has to mend this Redis"
-    FOR_EVER = "this can't be the right Redis, or the right way to it"
+    A_WHILE = "it may end by itself"
+    UNTIL_MENDED = "somebody has to repair this Redis"
+    FOR_EVER = "the URL or the configuration is wrong"
 
 
 class Trouble(NamedTuple):
-    """A reason why Redis can't be worked with. Of each ``kind`` one is told, until Redis can be worked with again."""
+    """A reason why Redis is unusable. One of each ``kind`` is logged until Redis is usable again."""
 
     kind: str
     sentence: str
@@ -48,7 +48,7 @@ class Trouble(NamedTuple):
 
 
 class Unusable(Exception):
-    """Redis can't be worked with, as is known already."""
+    """Redis is unusable, for a reason that is known already."""
 
     def __init__(self, trouble: Trouble) -> None:
         super().__init__(trouble.sentence)
@@ -56,7 +56,7 @@ class Unusable(Exception):
 
 
 class Refused(Exception):
-    """A script has been refused a command. The message is Redis's, with its code at the beginning."""
+    """Redis has refused a command within a script. The message is Redis's, with its code at the beginning."""
 
     def __init__(self, message: str, command: str = "") -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class Refused(Exception):
 
 
 class Address(NamedTuple):
-    """The way to a Redis, as far as a sentence needs it."""
+    """The address of a Redis, as much of it as sentences need."""
 
     scheme: str
     host: str  # or the path of a Unix domain socket
@@ -79,7 +79,7 @@ class Address(NamedTuple):
 
     @property
     def rules(self) -> str:
-        """The rights that rawws needs, as ``ACL SETUSER`` takes them, quoted for a shell."""
+        """The rights that rawws needs, as arguments of ``ACL SETUSER``, quoted for a shell."""
         commands = [*DIRECT, *(command for command, *_ in (*reading(""), *writing("", "")))]
         if self.db:
             commands.append("SELECT")
@@ -94,7 +94,7 @@ class Address(NamedTuple):
 
 
 def reading(stream: str) -> list[tuple[str, ...]]:
-    """Return the commands that a reader needs within scripts; a subcommand is behind a bar."""
+    """Return the commands that a reader runs within scripts; a bar separates a subcommand."""
     return [
         ("TIME",),
         ("XINFO|STREAM", stream),
@@ -106,7 +106,7 @@ def reading(stream: str) -> list[tuple[str, ...]]:
 
 
 def writing(stream: str, text: str) -> list[tuple[str, ...]]:
-    """Return the commands that a publisher needs within scripts: on the key of a stream, and on one of a string."""
+    """Return the commands that a publisher runs within scripts: on the key of a stream, and on that of a string."""
     return [
         ("GET", text),
         ("SET", text, "", "EX", str(TRIAL_EXPIRY_S)),
@@ -117,8 +117,8 @@ def writing(stream: str, text: str) -> list[tuple[str, ...]]:
     ]
 
 
-# KEYS: those that the commands use. ARGV: each command behind the number of its words. Returns the place of the command
-# that was refused, and why; or nothing.
+# KEYS: those that the commands use. ARGV: each command, after the number of its words. Returns the index of the command
+# that was refused, and the error; or an empty table.
 TRY_OUT = """
 local place, count = 1, 0
 while place <= #ARGV do
@@ -139,7 +139,7 @@ async def try_out(client: Redis[bytes], keys: Sequence[str], commands: Sequence[
     for name, *rest in commands:
         words = [*name.split("|"), *rest]
         arguments += [len(words), *words]
-    await client.script_load(TRY_OUT)  # Script would do so by itself, and hide that this right is missing
+    await client.script_load(TRY_OUT)  # coredis's Script would do so by itself, and hide a missing right
     answer: Any = await client.register_script(TRY_OUT)(list(keys), arguments)
     if answer:
         place, why = answer
@@ -147,15 +147,15 @@ async def try_out(client: Redis[bytes], keys: Sequence[str], commands: Sequence[
 
 
 def concerns_everything(message: str) -> bool:
-    """Whether an error that a command got within a script has nothing to do with that one key."""
+    """Whether the error of a command within a script concerns all keys, not only its own."""
     return message.startswith(("NOPERM ", _NO_RIGHT_IN_SCRIPT))
 
 
-# Redis's own words
+# Diagnosis from Redis's answers
 
 
 def of_greeting(greeting: Mapping[bytes, Any], at: Address) -> Trouble | None:
-    """Return the trouble with a server that shows in its answer to HELLO."""
+    """Return the trouble that shows in a server's answer to HELLO; None if there is none."""
     match greeting.get(b"mode"), greeting.get(b"role"):
         case b"cluster", _:
             return _CLUSTER
@@ -179,7 +179,7 @@ _REPLICA = Trouble(
     Lasts.FOR_EVER,
 )
 _NO_RIGHT_IN_SCRIPT = "ERR The user executing the script can't run this command"
-# As coredis has it: without the code, which is the type of the exception.
+# coredis's messages lack the code, which is the type of the exception.
 _CODES = {
     "AuthorizationError": "NOPERM",
     "AuthenticationRequiredError": "NOAUTH",
@@ -195,7 +195,7 @@ _CODES = {
 
 
 def diagnose(error: BaseException, at: Address, version: str = "") -> Trouble:
-    """Return the trouble behind an error that has ended the work. ``version`` is Redis's, if it is known."""
+    """Return the trouble that an exception of coredis stands for. ``version`` is Redis's, if it is known."""
     cause = _cause_of(error)
     if isinstance(cause, Unusable):
         return cause.trouble
@@ -267,7 +267,7 @@ _ANSWERS = {
 
 def _of_unknown(command: str, at: Address, version: str) -> Trouble:
     command = command.upper()
-    if command == "SELECT":  # which every Redis knows
+    if command == "SELECT":  # every Redis knows it
         return _of_sentinel(at)
     if command == "SENTINEL":
         told = f"{at.place} is no Sentinel; give redis://{at.place} for a Redis"
@@ -307,14 +307,14 @@ def _named_in(message: str) -> str:
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    """Return the cause among what was raised: "All connection attempts failed" has been raised from it."""
+    """Return the exception that explains an error: "All connection attempts failed" is raised from it."""
     while True:
         if isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         elif isinstance(error.__cause__, OSError | ExceptionGroup):
             error = error.__cause__
         elif error.__cause__ is not None and isinstance(error.__cause__.__cause__, OSError):
-            error = error.__cause__.__cause__  # which anyio raises a BrokenResourceError from
+            error = error.__cause__.__cause__  # anyio raises a BrokenResourceError from it
         else:
             return error
 
@@ -331,7 +331,7 @@ def _told(error: BaseException) -> str:
 
 
 async def ask_what_answers(at: Address) -> Trouble | None:
-    """Return which other protocol a server speaks, if it does. Takes up to `ASK_TIMEOUT_S` without TLS, and with it."""
+    """Return the trouble that a server speaks another protocol, if it does. Takes up to `ASK_TIMEOUT_S`, twice."""
     if answer := await _first_bytes(at, None):
         if answer.startswith(_OF_REDIS):
             return _NOT_TLS if at.scheme == "rediss" else None
@@ -349,7 +349,7 @@ async def ask_what_answers(at: Address) -> Trouble | None:
     return None if at.scheme == "rediss" else _TLS
 
 
-# A request in both protocols: of HTTP, and of Redis, which answers "-ERR wrong number of arguments" or "-NOAUTH".
+# A request in two protocols: HTTP, and Redis, which answers "-ERR wrong number of arguments" or "-NOAUTH".
 _QUESTION = b"PING / HTTP/1.0\r\n\r\n"
 _OF_REDIS = (b"-", b"+")
 _OF_TLS = b"\x15\x03"  # an alert (RFC 8446 §6)
@@ -364,7 +364,7 @@ def _of_stranger(answer: bytes, at: Address) -> Trouble:
 
 
 async def _first_bytes(at: Address, tls: ssl.SSLContext | None) -> bytes | None:
-    """Ask, and return the first bytes of the answer; none if there was no answer; None if nobody can be asked."""
+    """Return the first bytes of the answer; empty if there is no answer; None if there is no connection."""
     stream: trio.abc.Stream | None = None
     answer: bytes | None = None
     try:

@@ -52,7 +52,7 @@ class Answer:
 
     def __init__(self, case: Case, request: bytes) -> None:
         self.raw = bytearray()
-        # The client's bytes in their order, each piece with the number of bytes that the server had sent before it.
+        # The client's bytes, each piece with the number of bytes that the server had sent before it.
         self.sent: list[tuple[int, bytes]] = [(0, request)]
         self.seen: list[Seen] = []  # the same as heads and frames
         self.ended = False  # the server ended the stream, or reset it
@@ -67,7 +67,7 @@ class Answer:
         return len(self.raw) >= MAX_ANSWER_BYTES or len(self.seen) >= MAX_ANSWER_PARTS
 
     def will_send(self, data: bytes) -> None:
-        """Record what the client sends, before it does."""
+        """Record bytes that the client is about to send."""
         self.sent.append((len(self.raw), data))
 
     def receive(self, data: bytes) -> None:

@@ -221,24 +221,25 @@ def inflate_whole(payload: bytes | bytearray, max_message_bytes: int) -> bytes |
 
 
 class InflateStream:
-    """The messages of one direction, inflated in steps; each is as large as the caller allows."""
+    """Inflates the messages of one direction in steps, each of which the caller bounds."""
 
     __slots__ = ("_final_blocks", "_history", "_zlib", "in_block")
 
     def __init__(self) -> None:
         self._zlib: zlib._Decompress | None = None
-        self._history = b""  # what the stream has given, as far as it may be referred to
+        self._history = b""  # the window: the inflated bytes that later data may refer to
         self._final_blocks = 0
-        self.in_block = False  # a block has begun, or may have, that the tail will end
+        self.in_block = False  # a block may be open, which the tail will end
 
     @property
     def held_bytes(self) -> int:
-        """How much memory it takes: zlib's state and window within a message, or always where the context is kept."""
+        """The memory that it takes in bytes: zlib's state and window within a message, and between messages if the
+        context is kept."""
         return len(self._history) + (0 if self._zlib is None else STREAM_BYTES)
 
     @property
     def is_fresh(self) -> bool:
-        """Whether there is nothing yet that a message might refer to."""
+        """Whether the context is empty, so that no message can refer to an earlier one."""
         return self._zlib is None
 
     def begin_message(self) -> None:
@@ -248,9 +249,9 @@ class InflateStream:
         self._final_blocks = 0
 
     def inflate(self, data: bytes, most_bytes: int) -> tuple[bytes, bytes]:
-        """Return what data inflates to, at most so many bytes of it, and the data that is left for another step.
+        """Return at most ``most_bytes`` of inflated data, and the compressed data that is left for another step.
 
-        Raises zlib.error for data that can't be inflated.
+        Raises zlib.error for invalid data.
         """
         assert self._zlib is not None
         piece = self._zlib.decompress(data, most_bytes)
@@ -259,7 +260,7 @@ class InflateStream:
         self.in_block = not self._zlib.eof
         if self.in_block:
             return piece, self._zlib.unconsumed_tail
-        # For zlib a final block ends the stream; by §7.2.1 more may follow, and refer to what came before.
+        # For zlib, a final block ends the stream. By §7.2.1, more data may follow and refer to earlier data.
         self._final_blocks += 1
         if self._final_blocks > MAX_FINAL_BLOCKS:
             raise zlib.error("there are too many final blocks in one message")
@@ -271,13 +272,13 @@ class InflateStream:
     def tail(self) -> bytes:
         """The bytes to be inflated at a message's end (§7.2.2).
 
-        Behind a final block there is to be a byte more (§7.2.3.4), but not everybody sends it; then there is no block
-        for the tail to end, and it would be taken for the beginning of one.
+        A final block should be followed by another byte (§7.2.3.4), but some endpoints omit that. Then no block is
+        open, and the tail would be taken for the beginning of one.
         """
         return TAIL if self.in_block else b""
 
     def forget(self) -> None:
-        """Give the context up."""
+        """Drop the context."""
         self._zlib = None
         self._history = b""
 
@@ -305,7 +306,7 @@ class Inflater(Extension):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether no message has been inflated that another may refer to."""
+        """Whether the context is empty, so that no message can refer to an earlier one."""
         return self._stream.is_fresh
 
     def enabled(self) -> bool:
@@ -359,7 +360,7 @@ class Inflater(Extension):
 
 
 class Unread(Extension):
-    """Lets compressed messages pass as if they were empty: for a judge of frames who leaves their content to others."""
+    """Lets compressed messages pass as empty ones, for a validator of frames that leaves their content to another."""
 
     name = NAME
     held_bytes = 0

@@ -1,7 +1,7 @@
-"""Bytes as a tool prints them, with the place of each line: xxd, hexdump, od, tcpdump, gdb, lldb; and hex alone.
+"""Bytes as tools print them, with the offset of each line: xxd, hexdump, od, tcpdump, gdb, lldb; and hex alone.
 
-`Dump` and `Column` are two of the forms in `rawws.wire.spellings`. A dump names the place of each line, so that a form
-that reads other bytes from it than are there is noticed: what is read has to lead from one line's place to the next's.
+`Dump` and `Column` are two of the forms in `rawws.wire.spellings`. A dump has the offset of each line. The number of
+bytes that a form reads from a line has to lead to the next line's offset, so a wrong form is noticed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 from rawws.errors import UsageError
 
 _HEX_BYTES = re.compile(r"(?:[0-9a-fA-F]{2})+")
-# The place at which a line begins: "0x0010:", "00000010:", "00000010  ", "0000010 ", "0x7ffe8 <name+8>:", "| 00010  ".
+# The offset at the beginning of a line: "0x0010:", "00000010:", "00000010  ", "0000010 ", "0x7ffe8 <name+8>:", "| 00010
+# ".
 _PLACE = re.compile(
     r"[\s|]*(?:0x)?([0-9a-fA-F]{4,16})(?:(?P<colon>(?:\s<[^\n]*>)?:)(?=\s|$)|(?=\s\s)|\s*$)"
     r"|\s*([0-9a-fA-F]{6,8})(?=\s)"
@@ -22,14 +23,14 @@ _PLACE = re.compile(
 _PROMPT = re.compile(r"\(gdb\)|\(lldb\)|[\w@:~/.()\[\]-]*[$#%] ")
 _SEPARATORS = re.compile(r"[\s,;:|_-]+")
 _C_PREFIX = re.compile(r"0x|\\x", re.IGNORECASE)
-_BASES = (16, 8, 10)  # of a line's place without a colon: od counts in octal, and with -Ad in decimal
+_BASES = (16, 8, 10)  # of offsets without a colon: od prints octal, and with -Ad decimal
 _EIGHT_BITS = re.compile(r"[01]{8}")
 _FILLED_UP = re.compile(r"((?:[0-9a-fA-F]{2})+) {2,}(.*)")
 _GAP = re.compile(r"(\s*)(\S+)")
 
 
 class Row(NamedTuple):
-    """A line of a dump: the digits of its place, whether a colon stands behind them, and what follows."""
+    """A line of a dump: the digits of its offset, whether a colon follows them, and the rest of the line."""
 
     number: int
     place: str
@@ -38,23 +39,23 @@ class Row(NamedTuple):
 
     @property
     def is_marked(self) -> bool:
-        """Whether the place can't be taken for bytes in hex."""
+        """Whether the offset can't be mistaken for bytes in hex."""
         return self.colon or len(self.place) % 2 == 1
 
 
 class Cells(Protocol):
-    """One way of printing the bytes of a line. A cell holds ``size`` of them; the last may be filled up with zeros."""
+    """A format for the bytes of a line. A cell holds ``size`` of them; the last one may be padded with zeros."""
 
     @property
     def size(self) -> int: ...
 
     def read(self, row: str) -> bytes | None:
-        """Return the bytes of one line; None if they aren't printed in this way."""
+        """Return the bytes of one line; None if it isn't in this format."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Each cell is a number of ``size`` bytes, the lowest first, as x86 and ARM have them in memory."""
+    """Each cell is a little-endian number of ``size`` bytes."""
 
     pattern: re.Pattern[str]
     base: int
@@ -74,9 +75,9 @@ class Numbers:
 
 @dataclass(frozen=True)
 class HexInOrder:
-    """Each cell is a run of bytes as they stand; behind two spaces, or between bars, come the same as characters.
+    """Each cell is a run of bytes in order; after two spaces, or between bars, come the same bytes as characters.
 
-    Two spaces behind ``middle`` cells are only a gap between them.
+    Two spaces after ``middle`` cells are a gap between cells.
     """
 
     digits: re.Pattern[str]
@@ -90,9 +91,9 @@ class HexInOrder:
 
 @dataclass(frozen=True)
 class HexAsItsCharacters:
-    """Cells of hex, each put in order by ``turn``, with characters behind them that say the same.
+    """Cells of hex, each put in order by ``turn``, followed by the same bytes as characters.
 
-    These tell xxd -e, which prints little-endian numbers, from xxd -g4.
+    The characters distinguish xxd -e, which prints little-endian numbers, from xxd -g4.
     """
 
     turn: Callable[[bytes], bytes]
@@ -102,7 +103,7 @@ class HexAsItsCharacters:
         cells, characters = _split(row, _HEX_BYTES)
         if not cells:
             return None if row.strip() else b""
-        if filled_up := _FILLED_UP.match(characters):  # xxd -e has the last number right-aligned
+        if filled_up := _FILLED_UP.match(characters):  # xxd -e right-aligns the last number
             cells, characters = [*cells, filled_up[1]], filled_up[2]
         data = b"".join(self.turn(bytes.fromhex(cell)) for cell in cells)
         return data if characters.strip() == _as_characters(data).strip() else None
@@ -110,7 +111,7 @@ class HexAsItsCharacters:
 
 @dataclass(frozen=True)
 class Bits:
-    """Each cell is a byte in binary, with the characters behind."""
+    """Each cell is a byte in binary; the characters follow."""
 
     size: int = 1
 
@@ -121,7 +122,7 @@ class Bits:
 
 @dataclass(frozen=True)
 class Matches:
-    """Each cell is a match of ``pattern``, with nothing but spaces in between; ``byte`` makes a byte of it."""
+    """Each cell is a match of ``pattern``, which ``byte`` turns into a byte; only spaces may be between cells."""
 
     pattern: re.Pattern[str]
     byte: Callable[[str], int]
@@ -147,13 +148,13 @@ def _character(cell: str) -> int:
 
 
 _GDB_CHARACTERS = Matches(re.compile(r"\s*(-?\d{1,3}) '(?:\\?[^\n])[^'\n]{0,3}'"), int)
-# hexdump -c fills its last line up with spaces, as many as for sixteen bytes.
+# hexdump -c pads its last line with spaces to the width of sixteen bytes.
 _OD_CHARACTERS = Matches(re.compile(r" ([ ]{2}[ -~]|[ ]\\[0abtnvfr]|[0-3][0-7]{2})"), _character, size=16)
 _OCTAL_WORDS = Numbers(re.compile(r"[01][0-7]{5}"), 8, 2)
 _OCTAL_BYTES = Numbers(re.compile(r"[0-3][0-7]{2}"), 8)
 _DECIMAL_BYTES = Numbers(re.compile(r"-?\d{1,3}"), 10)
 
-# Behind a place with a colon: xxd, tcpdump, gdb, lldb.
+# After an offset with a colon: xxd, tcpdump, gdb, lldb.
 _MARKED: tuple[Cells, ...] = (
     Bits(),
     HexAsItsCharacters(lambda cell: cell),
@@ -164,7 +165,7 @@ _MARKED: tuple[Cells, ...] = (
     _DECIMAL_BYTES,
     _GDB_CHARACTERS,
 )
-# Behind one without: hexdump, od.
+# After an offset without a colon: hexdump, od.
 _UNMARKED: tuple[Cells, ...] = (
     HexInOrder(re.compile(r"[0-9a-fA-F]{2}"), middle=8),
     *(Numbers(re.compile(rf"[0-9a-fA-F]{{{2 * size}}}"), 16, size) for size in (2, 4, 8)),
@@ -177,7 +178,7 @@ _UNMARKED: tuple[Cells, ...] = (
 
 
 def _split(row: str, digits: re.Pattern[str], middle: int = 0) -> tuple[list[str] | None, str]:
-    """Return the cells that a line begins with, and the characters behind them; no cells if it has something else."""
+    """Return the cells at a line's beginning, and the characters after them; None for the cells if there are others."""
     cells: list[str] = []
     for piece in _GAP.finditer(_without_characters(row)):
         gap = len(piece[1])
@@ -191,7 +192,7 @@ def _split(row: str, digits: re.Pattern[str], middle: int = 0) -> tuple[list[str
 
 
 def _without_characters(row: str) -> str:
-    """Return a line without what od -z and hexdump -C have behind it: the same as characters, in ``><`` or ``||``."""
+    """Return a line without the characters that od -z and hexdump -C add to it in ``><`` or ``||``."""
     row = row.rstrip()
     for begin, end in ("><", "||"):
         at = row.find(begin)
@@ -205,10 +206,10 @@ def _as_characters(data: bytes) -> str:
 
 
 class Dump:
-    """Lines that each begin with their place."""
+    """Lines that each begin with their offset."""
 
     def read(self, text: str) -> bytes | None:
-        """Return the bytes; None if it is no dump. Raises `UsageError` for one of which a part is missing."""
+        """Return the bytes; None if the text is no dump. Raises `UsageError` if a part of the dump is missing."""
         rows: list[Row] = []
         for number, line in enumerate(text.splitlines(), 1):
             if not line.strip() or _PROMPT.match(line):
@@ -262,10 +263,10 @@ def _places(rows: list[Row], base: int) -> Iterator[int]:
 
 
 def _first_gap(places: list[int], parts: list[bytes], size: int) -> int | None:
-    """Return the first line that doesn't begin where the one before it has ended; None if each does."""
+    """Return the index of the first line that doesn't begin at the end of the one before it; None if all do."""
     known = places[0]
     for number, (place, part) in enumerate(zip(places, parts, strict=True)):
-        # The last place alone says how much of the last number there is.
+        # Only the final offset shows how many bytes of the last number there are.
         filled_up = not part and number == len(parts) - 1 and known - size < place <= known
         if place != known and not filled_up:
             return number
@@ -274,7 +275,7 @@ def _first_gap(places: list[int], parts: list[bytes], size: int) -> int | None:
 
 
 class Column:
-    """Cells of od without the places of their lines. They have ``sign`` in them somewhere, as hex never has."""
+    """Cells of od without offsets. They contain a match of ``sign``, which hex never does."""
 
     def __init__(self, cells: Cells, sign: str) -> None:
         self._cells = cells
@@ -288,7 +289,7 @@ class Column:
 
 
 class Hex:
-    """Hex alone, with anything in between that people put there."""
+    """Hex alone, with any usual separators."""
 
     def read(self, text: str) -> bytes | None:
         try:
@@ -304,9 +305,9 @@ DECIMAL_BYTES = Column(_DECIMAL_BYTES, r"\d{3}")
 
 
 def read_hex(text: str) -> bytes:
-    """Return the bytes that a text spells in hex and nothing else.
+    """Return the bytes that a text spells in hex.
 
-    Raises `UsageError`, which names the line, for what is none.
+    Raises `UsageError`, which names the line, for any other text.
     """
     return b"".join(_read_hex_line(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip())
 

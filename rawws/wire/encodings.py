@@ -5,7 +5,7 @@ The log holds plain frames, as they go to a WebSocket. A *form* is another encod
 * `PLAIN`, or the window of permessage-deflate that its readers can inflate (`rawws.wire.deflate`);
 * one of these with `WITH_IDS`: the subprotocol ``rawws.id.v1``. Each message begins with a line of JSON, which has its
   ``id``, and what follows the line feed is the payload as it was. A message that isn't of the log has other members:
-  ``gap``, ``skipped``, ``join``, ``leave``, or none for a greeting and a message to this reader alone;
+  ``gap``, ``skipped``, ``join``, ``leave``, or no member before a greeting or a message to this reader alone;
 * `EVENTS`: Server-Sent Events (WHATWG HTML §9.2.6). A text is the ``data`` of an event without a name, which a
   browser's ``onmessage`` gets, and the message's id is the event's ``id``. CR LF, CR and LF each end a line in this
   format, and each arrives as LF: all else in a text arrives as it was. A binary message is an event named ``binary``
@@ -184,7 +184,7 @@ def as_json(message_id: bytes, opcode: Opcode, payload: bytes) -> bytes:
 
 
 def encode_alone(opcode: Opcode, payload: bytes, form: int) -> bytes:
-    """Return a message for one reader alone, which isn't of the log and has no id, in that reader's form."""
+    """Return a message to one reader alone, which isn't in the log and has no id, in that reader's encoding."""
     if form & EVENTS:
         if not form & AS_JSON:
             return event_data(opcode, payload)

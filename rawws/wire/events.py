@@ -39,13 +39,13 @@ class CloseFrame(NamedTuple):
         return f"{text} {self.reason!r}" if self.reason else text
 
 
-# §7.4.1 and the registry: what an endpoint may set; the others are never sent (1004, 1005, 1006, 1015), or a
-# client's alone to send (1010).
+# The codes that an endpoint may set (§7.4.1 and the registry). The others are never sent (1004, 1005, 1006, 1015), or
+# only by clients (1010).
 SENDABLE_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 
 
 def check_close(code: int, reason: str | None) -> CloseFrame:
-    """Return the close that a program asks for. Raises `UsageError` for one that can't be sent."""
+    """Return a close with this code and reason. Raises `UsageError` for one that can't be sent (§5.5, §7.4)."""
     if not isinstance(code, int) or (code not in SENDABLE_CLOSE_CODES and not 3000 <= code <= 4999):
         raise UsageError(
             f"{code!r} can't be sent as a close code (RFC 6455 §7.4); give 1000, 1001, 1003, 1007 to 1014, or one "

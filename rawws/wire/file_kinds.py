@@ -1,7 +1,7 @@
-"""Kinds of files and texts that aren't bytes of a WebSocket, and what to do about each; whether bytes are frames.
+"""Kinds of files and texts that aren't bytes of a WebSocket, with advice for each; and whether bytes may be frames.
 
-A kind is told by the first bytes, as file(1) tells it. These are so many, or so odd, that no frame begins with them
-which a receiver would take.
+A kind is recognized by its first bytes, as in file(1). They are so many, or so odd, that no valid frame begins with
+them.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from rawws.wire.frames import (
 )
 
 _LOOKED_AT_BYTES = 64 * 1024
-# A terabyte is more than anything sends, and less than most lengths that are read out of noise.
+# A terabyte is more than any program sends, and less than most lengths that are read from noise.
 _ABSURD_BYTES = 1 << 40
 _REQUEST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Something else than bytes of a WebSocket: its name, and ``advice``, in which FILE stands for the input."""
+    """A kind of input other than bytes of a WebSocket: its name, and ``advice``, in which FILE stands for the input."""
 
     name: str
     begins: re.Pattern[bytes]
     advice: str
 
     def sentence(self, name: str = "") -> str:
-        """Return what it is and what to do about it, with the name of its file where it has one."""
+        """Return the sentence about it, with the name of its file if it has one."""
         advice = self.advice.replace("FILE", shlex.quote(name)) if name else self.advice
         return f"{name or 'this'} is {self.name}: {advice}"
 
@@ -152,23 +152,23 @@ _TEXTS = (
 
 
 def binary_kind(data: bytes) -> Kind | None:
-    """Return what bytes are by how they begin; None where that is no kind which is known."""
+    """Return the kind of bytes by their beginning; None if it is unknown."""
     return next((kind for kind in _BINARY if kind.begins.match(data)), None)
 
 
 def text_kind(text: str) -> Kind | None:
-    """Return what a text is that doesn't spell bytes, by how it begins; None where that isn't known."""
+    """Return the kind of a text that doesn't spell bytes, by its beginning; None if it is unknown."""
     data = text[:_LOOKED_AT_BYTES].encode("utf-8", "replace")
     return next((kind for kind in _TEXTS if kind.begins.match(data)), None)
 
 
 def is_request(data: bytes) -> bool:
-    """Say whether bytes begin with the first line of a request of HTTP/1."""
+    """Say whether bytes begin with an HTTP/1 request line."""
     return _REQUEST.match(data) is not None
 
 
 def begins_with_whole(data: bytes) -> bool:
-    """Say whether bytes begin with a head of HTTP/1, or with a frame that is whole and that a receiver would take."""
+    """Say whether bytes begin with an HTTP/1 head, or with a whole and valid frame."""
     if is_request(data) or data.startswith(b"HTTP/1."):
         return True
     header = parse_header(data[:MAX_HEADER_BYTES])
@@ -178,9 +178,11 @@ def begins_with_whole(data: bytes) -> bool:
 
 
 def why_no_frames(data: bytes) -> str:
-    """Return why bytes are hardly frames: their first would be absurd. Empty for what may be frames, broken ones too.
+    """Return why bytes are unlikely to be frames: the first one would be absurd. Empty for likely frames, even faulty
+    ones.
 
-    One fault in a frame that is there is a peer's; a fault in one whose payload isn't there is noise that is read.
+    A single fault in a whole frame is probably the peer's; a fault in a frame whose payload is missing is probably
+    noise.
     """
     header = parse_header(data[:MAX_HEADER_BYTES])
     if header is None:
@@ -199,7 +201,7 @@ def why_no_frames(data: bytes) -> str:
 
 
 def are_swapped_words(data: bytes) -> bool:
-    """Say whether bytes are whole frames if each two of them are exchanged, as they are where words are printed."""
+    """Say whether bytes are whole frames once each pair is swapped, as it is in a dump of 16-bit words."""
     even = data[: len(data) // 2 * 2]
     swapped = bytearray(even)
     swapped[::2], swapped[1::2] = even[1::2], even[::2]
@@ -210,7 +212,7 @@ def are_swapped_words(data: bytes) -> bool:
 
 
 def _objections(header: FrameHeader) -> list[str]:
-    """Return what no receiver takes in a header, whatever was agreed on before (RFC 6455 §5.2, §5.5, RFC 7692)."""
+    """Return the faults of a header that no handshake can allow (RFC 6455 §5.2, §5.5, RFC 7692)."""
     found = []
     if header.opcode not in set(Opcode):
         found.append(f"the reserved opcode {header.opcode:#x}")

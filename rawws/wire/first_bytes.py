@@ -1,38 +1,37 @@
-"""What a connection's first bytes say about the protocol that its other end speaks.
+"""Recognition of the protocol that a connection's other end speaks, by its first bytes.
 
-They are looked at where another protocol is spoken than the one that is expected, so that the answer, or the error,
-can name it.
+It is used when they aren't of the expected protocol, so that the response or the error can name the other one.
 """
 
 from __future__ import annotations
 
 from rawws.wire.tls_records import MAJOR_VERSION, TYPES
 
-# RFC 8446 §5.1: what each side may begin with, an alert or a handshake message.
+# RFC 8446 §5.1: each side begins with an alert or a handshake message.
 _FIRST_TLS_TYPES = (21, 22)
-# Bytes of the length of a ClientHello in the form of SSL 2.0, which some TLS clients began with (RFC 5246 §E.2).
+# The first byte of the length of a ClientHello in the SSL 2.0 format, as sent by old TLS clients (RFC 5246 §E.2).
 _SSL_2 = 0x80
 # HAProxy's specification of the PROXY protocol, §2.1 and §2.2.
 _PROXY_HEADERS = (b"PROXY ", b"\r\n\r\n\x00\r\nQUIT\n")
 
 
 def may_begin_tls(data: bytes | bytearray) -> bool:
-    """Say whether a stream that begins so, with a byte at least, may be TLS."""
+    """Say whether a stream with this beginning, of at least a byte, may be TLS."""
     return data[0] in TYPES or data[0] >= _SSL_2
 
 
 def is_tls(data: bytes | bytearray) -> bool:
-    """Say whether a stream that begins so is TLS, which takes two bytes to say."""
+    """Say whether a stream with this beginning is TLS. False for fewer than two bytes."""
     return len(data) >= 2 and data[0] in _FIRST_TLS_TYPES and data[1] == MAJOR_VERSION
 
 
 def may_become_tls(data: bytes | bytearray) -> bool:
-    """Say whether the next byte decides that."""
+    """Say whether the next byte decides whether this is TLS."""
     return len(data) == 1 and data[0] in _FIRST_TLS_TYPES
 
 
 def is_http_answer(data: bytes | bytearray) -> bool:
-    """Say whether a stream that begins so, with a byte at least, is an answer of HTTP (RFC 9112 §4)."""
+    """Say whether a stream with this beginning, of at least a byte, is an HTTP response (RFC 9112 §4)."""
     return data[:5] == b"HTTP/"[: len(data)]
 
 

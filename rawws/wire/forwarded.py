@@ -1,11 +1,11 @@
-"""The fields in which proxies tell whose a request is, and by which scheme it came to them.
+"""The header fields in which proxies report a request's client and scheme.
 
 They are ``X-Forwarded-For`` and ``X-Forwarded-Proto``, or ``Forwarded`` (RFC 7239). Anyone may send them, and most
-proxies pass on what a client has sent. ``gate.py`` decides whom to believe: each element was written by the hop that
-the next one names, and the last by the connection's other end.
+proxies pass on a client's own. ``gate.py`` decides which hops to trust: each element was written by the hop that the
+next one names, and the last by the connection's other end.
 
-``X-Forwarded-Host`` and ``host=`` aren't read, nor are they by uvicorn and gunicorn. A proxy can pass ``Host`` itself
-on. A proxy that writes neither would pass on whatever a client has made up, and applications mail links to that host.
+``X-Forwarded-Host`` and ``host=`` are ignored, as in uvicorn and gunicorn; a proxy can pass on ``Host`` itself. A proxy
+that doesn't write them passes on a client's forgery, and applications mail links to that host.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from rawws.wire.messages import Headers
 _PAIR = re.compile(r'([-!#$%&\'*+.^_`|~0-9A-Za-z]+)=(?:([^"\s]+)|"((?:[^"\\]++|\\.)*+)")')
 _ESCAPED = re.compile(r"\\(.)")
 
-# The schemes by which a request may come, each with the one that an HTTP application is told.
+# The schemes that a proxy may report, each with the one that an HTTP application gets.
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 
 class Forwarded(NamedTuple):
     """The hops that a request's fields name, the nearest last."""
 
-    clients: Sequence[str]  # as they stand there; not all are addresses, and an empty one wasn't named
-    schemes: Sequence[str | None]  # in lower case; as many as there are clients, or fewer, or more
+    clients: Sequence[str]  # unparsed, so some may be no addresses; empty for an element without ``for``
+    schemes: Sequence[str | None]  # in lower case; their number may differ from that of the clients
     client_field: str
     scheme_field: str
-    is_ambiguous: bool = False  # X-Forwarded-* and Forwarded are both there, so that a client may have sent one of them
+    is_ambiguous: bool = False  # both kinds are there, so a client may have sent one of them
 
     @classmethod
     def of(cls, headers: Headers) -> Forwarded:
-        """Read ``X-Forwarded-*`` if there are any, since most proxies write these, and else ``Forwarded``.
+        """Read ``X-Forwarded-*`` if there are any, since most proxies write these, otherwise ``Forwarded``.
 
-        A proxy that writes either must have the other one removed, or else a client can choose which is read.
+        A proxy that writes one kind has to remove the other; otherwise a client can choose which is read.
         """
         clients = _members(headers, "X-Forwarded-For")
         schemes = [scheme.lower() for scheme in _members(headers, "X-Forwarded-Proto")]
@@ -47,7 +47,8 @@ class Forwarded(NamedTuple):
         return cls([client for client, _ in elements], [scheme for _, scheme in elements], "Forwarded", "Forwarded")
 
     def scheme(self, hops: int) -> str | None:
-        """Return the scheme that the farthest of the last so many hops tells, and that may not be one; None if none."""
+        """Return the scheme that the farthest of the last ``hops`` hops reports, which may be invalid; None if there is
+        none."""
         return next((scheme for scheme in self.schemes[-hops:] if scheme), None)
 
 
@@ -56,7 +57,7 @@ def _members(headers: Headers, name: str) -> list[str]:
 
 
 def _parse(parts: Sequence[str]) -> tuple[str, str | None]:
-    """Return an element's ``for`` and ``proto``; of one that isn't as RFC 7239 §4 has it, all of it and no scheme."""
+    """Return an element's ``for`` and ``proto``; for one that violates RFC 7239 §4, the whole element and None."""
     pairs: dict[str, str] = {}
     for part in parts:
         pair = _PAIR.fullmatch(part)

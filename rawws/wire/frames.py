@@ -89,10 +89,10 @@ class FrameHeader(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SeenMessage:
-    """A message, inflated: its size in bytes, and how it begins.
+    """A message, inflated: its size in bytes, and its beginning.
 
-    Unless it ``is_all_known`` it is larger, and the rest of it was not inflated. One that ``is_lost`` refers to earlier
-    messages that were not inflated, so that nothing is known of it.
+    Unless it ``is_all_known``, it is larger: the rest of it was not inflated. A message that ``is_lost`` refers to
+    earlier data that was not inflated, so that its content is unknown.
     """
 
     opcode: Opcode

@@ -114,13 +114,13 @@ class Handshake:
 
 
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
-# RFC 6454 §7.1, with the host of RFC 3986 §3.2.2, which may be empty, as in file://.
+# RFC 6454 §7.1. The host is that of RFC 3986 §3.2.2, and may be empty, as in file://.
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^/:@?#\[\]\s]*)(?::([0-9]{0,5}))?")
 _MAX_PORT = 65535
 
 
 class _Origin(NamedTuple):
-    """An origin in the form in which two are compared; ``port`` is None where it is the scheme's own."""
+    """An origin, normalized for comparison; ``port`` is None if it is the scheme's default."""
 
     scheme: str
     host: str
@@ -128,9 +128,9 @@ class _Origin(NamedTuple):
 
     @classmethod
     def parse(cls, origin: str) -> _Origin:
-        """Raises `UsageError` for what can't be an origin, or isn't written as browsers write it."""
+        """Raises `UsageError` for a text that is no origin in the form that browsers send (RFC 6454 §6.2)."""
         lowered = origin.strip().lower()
-        if lowered in ("null", ""):  # a program of any kind may send an empty one; browsers send none
+        if lowered in ("null", ""):  # some programs send an empty one; browsers don't
             return cls(lowered, "", None)
         parts = _ORIGIN.fullmatch(lowered if lowered.endswith("://") else lowered.removesuffix("/"))
         if parts is not None and len(lowered) <= MAX_NAME_CHARACTERS:
@@ -146,7 +146,7 @@ class _Origin(NamedTuple):
 
 
 def _as_sent(host: str) -> str | None:
-    """Return a host in the one form that browsers have for it; None if there is none, or more than one."""
+    """Return a host in the form that browsers send; None if there is no such form, or it isn't certain."""
     if host.startswith("["):
         try:
             return f"[{ipaddress.IPv6Address(host[1:-1])}]"
@@ -156,7 +156,7 @@ def _as_sent(host: str) -> str | None:
         return host
     try:
         encoded = host.encode("idna")
-        # IDNA 2003 takes "ß" for "ss", and browsers have a name of its own for it: another site.
+        # IDNA 2003 maps "ß" to "ss". Browsers keep it, which names another site.
         return encoded.decode("ascii") if encoded.decode("idna") == host else None
     except UnicodeError:
         return None
@@ -173,8 +173,8 @@ class Origins:
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         """``allowed`` holds origins such as ``https://example.org``, ``file://``, ``null``, or ``*`` for any.
 
-        An empty one stands for an Origin header that is empty, as some embedded clients send it. Raises `UsageError`
-        for what can't be an origin.
+        An empty one stands for an empty Origin header, as some embedded clients send it. Raises `UsageError` for an
+        invalid origin.
         """
         given = [origin.strip() for origin in allowed]
         self._any = "*" in given
@@ -182,7 +182,7 @@ class Origins:
 
     @classmethod
     def of(cls, given: Origins | Iterable[str] | None) -> Origins:
-        """Return the origins that our caller gave: these, one or several by name, or any for None."""
+        """Return the origins that a caller gave: an `Origins` as it is, one or several by name, or any for None."""
         if isinstance(given, Origins):
             return given
         if given is None:
@@ -198,7 +198,7 @@ class Origins:
                 "a browser sends no such Origin (RFC 6454 §7.1): have the client send none, or start the server with "
                 "--allow-origin '*'"
             )
-        # Any site can have a page that sends null: in a frame with the attribute "sandbox".
+        # A page of any site can send null: in a frame with the attribute "sandbox".
         whom = "it, and any page that hides its site" if parsed.scheme == "null" else "it"
         # Quoted: it is there to be pasted into a shell, and the client chose it.
         return f"to allow {whom}, start the server with --allow-origin {shlex.quote(origin)}"
@@ -215,7 +215,7 @@ class Origins:
 
 
 def _is_same_host(origin: _Origin, host: str) -> bool:
-    """Say whether a page comes from where the request goes: an app's own scheme, such as capacitor, is elsewhere."""
+    """Say whether a page's origin is the request's own host. An origin with an app's own scheme never is."""
     if origin.scheme not in _DEFAULT_PORTS:
         return False
     try:
@@ -226,7 +226,7 @@ def _is_same_host(origin: _Origin, host: str) -> bool:
 
 
 def name_origin(origin: str) -> str:
-    """Return how an Origin is called in a sentence."""
+    """Return the name of an Origin for a sentence."""
     return shorten(origin) or "an empty Origin"
 
 

@@ -61,12 +61,12 @@ def name_of(host: str) -> str:
 
 
 def _advise(name: str) -> str:
-    """Return what lets a name in, where a flag can have it: the client chose it."""
+    """Return advice how to allow a name, if it can be a flag's value; the client may have sent any name."""
     try:
         _checked(name)
     except UsageError:
         return ""
-    if name.startswith(("*", "-")):  # any name, or a flag
+    if name.startswith(("*", "-")):  # as a value, * means any name, and - begins a flag
         return ""
     return f"if it is, start it with --allow-host {shlex.quote(name)}"
 

@@ -53,9 +53,9 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9
 _NOT_CHUNKED = "The request's body is not chunked as HTTP has it."
 _UNBRACKETED = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
-# The PROXY protocol puts a line in front of a client's bytes in version 1, and a signature of 12 bytes in version 2
+# The PROXY protocol begins with a line in version 1, and with a signature of 12 bytes in version 2
 # (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, §2). The signature begins with two empty lines and a
-# NUL, which is in no request.
+# NUL, and no request has a NUL.
 _PROXY_LINE = re.compile(rb"PROXY (?:TCP4|TCP6|UNKNOWN)[ \r]")
 _PROXY_EMPTY_LINES = len(b"\r\n\r\n")
 PROXY_PROTOCOL = Refusal(
@@ -77,7 +77,7 @@ class HttpPhase:
         self._limits = limits
         self._h11 = self._new_h11()
         self._head = bytearray()  # of the request that is awaited, as raw bytes
-        self._empty_lines_bytes = 0  # that have come in front of it
+        self._empty_lines_bytes = 0  # before the request
         self._raw_head = b""
         self._body_bytes = 0
         self._in_head = True
@@ -161,7 +161,7 @@ class HttpPhase:
     # Checks of a head
 
     def _is_from_proxy(self) -> bool:
-        """Say whether a proxy speaks in front of its client, as the PROXY protocol has it."""
+        """Say whether the received bytes begin with a header of the PROXY protocol."""
         if self._head[:1] == b"\0":
             return self._empty_lines_bytes == _PROXY_EMPTY_LINES
         return _PROXY_LINE.match(self._head) is not None

@@ -59,8 +59,8 @@ class ResponsePhase:
         self._outcome: Response | str | None = None
         self.body_cut = False
         self.cut_off = False  # the stream ended before there was an answer
-        self.has_begun = False  # a byte has come
-        self.speaks_tls = False  # the server has begun with TLS
+        self.has_begun = False  # a byte was received
+        self.speaks_tls = False  # the server's first bytes are TLS
 
     def send_request(self, request: Request) -> bytes:
         """Return the bytes of a request without a body."""

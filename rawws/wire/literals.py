@@ -19,13 +19,13 @@ _NUMBERS = re.compile(
 )
 _LONE_NUMBERS = re.compile(r"\s*0x[0-9a-fA-F]{1,2}(?:[\s,]+0x[0-9a-fA-F]{1,2})*[\s,]*")
 _COMMENT = re.compile(r"/\*[^*]*\*/|//[^\n]*")
-# A program has no more than this around its bytes; prose and logs have.
+# The most code around the bytes of a program; prose and logs have more.
 _CODE = re.compile(r"[\w\s*&:.=()\[\]{}<>,;!'\"$\\+-]{0,400}")
 _LIST_BEGINS = re.compile(rf"[\[{{]\s*{_NUMBER}[,\s]")
 _LEFT_OUT_OF_LIST = re.compile(r"\.\.\. \d+ more items?|<repeats \d+ times>|\d\.\.\.\}")  # Node, gdb, gdb
 _LEFT_OUT_OF_STRING = re.compile(r"\.\.\.|<repeats \d+ times>")
 _INDEXED = re.compile(r'\s*\{\s*"0"\s*:\s*\d')
-# One that isn't closed is taken too, so that no part of the text is looked at twice.
+# An unclosed one matches too, so that no part of the text is scanned twice.
 _LITERAL = re.compile(r"""(\b[bB]|\$)?("(?:[^"\\\n]|\\(?s:.))*+"?|'(?:[^'\\\n]|\\(?s:.))*+'?)""")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|u\{?([0-9a-fA-F]{4})\}?|U([0-9a-fA-F]{8})|(\r?\n)|(?s:(.)))")
 _HAS_NUMBERED_ESCAPE = re.compile(r"\\(?:x[0-9a-fA-F]{2}|[0-7]{1,3}|u00)")
@@ -41,7 +41,7 @@ class NumberList:
     """``{0x81, 0x05}`` of C, ``[129, 5]`` of Python, Rust and JSON, ``[129 5]`` of Go, ``Uint8Array(2) [ 129, 5 ]``."""
 
     def read(self, text: str) -> bytes | None:
-        """Return the bytes. Raises `UsageError` for a list that says of itself that it isn't whole."""
+        """Return the bytes. Raises `UsageError` for a list that was abbreviated where it was printed."""
         code = _COMMENT.sub(" ", text)
         if _LONE_NUMBERS.fullmatch(code):
             return _numbers(code)
@@ -51,7 +51,7 @@ class NumberList:
         match = _NUMBERS.search(code)
         if match is None or not _CODE.fullmatch(around) or _NUMBERS.search(around):
             return None
-        if '"' in around and '"Buffer"' not in around:  # JSON that happens to have numbers in it
+        if '"' in around and '"Buffer"' not in around:  # other JSON that contains numbers
             return None
         return _numbers(match[1] or match[2])
 
@@ -94,7 +94,8 @@ class NodeBuffer:
     """``<Buffer 81 05>``, and the contents of an ArrayBuffer, as Node prints them."""
 
     def read(self, text: str) -> bytes | None:
-        """Return the bytes. Raises `UsageError` if Node has printed only the first of them."""
+        """Return the bytes. Raises `UsageError` if Node printed only the first of them, or there are several
+        buffers."""
         if "<Buffer " not in text and "[Uint8Contents]" not in text:
             return None
         found = list(_BUFFER.finditer(text))
@@ -111,7 +112,7 @@ class StringLiteral:
     r"""``b'\x81\x05Hello'`` of Python, ``"\201\005Hello"`` of C, Go, Ruby, JavaScript and gdb, ``$'\201'`` of bash."""
 
     def read(self, text: str) -> bytes | None:
-        """Return the bytes. Raises `UsageError` for a string that isn't whole, or was decoded as text before."""
+        """Return the bytes. Raises `UsageError` for a string that was abbreviated, or decoded as text before."""
         literals = list(_LITERAL.finditer(text))
         if text.lstrip()[:1] in ("{", "[") or any(
             len(match[2]) < 2 or match[2][0] != match[2][-1] for match in literals
@@ -128,7 +129,7 @@ class StringLiteral:
 
 
 class BareEscapes:
-    r"""``\x81\x05Hello`` without quotes, as one gives it to printf."""
+    r"""``\x81\x05Hello`` without quotes, as an argument of printf."""
 
     def read(self, text: str) -> bytes | None:
         text = text.strip()
@@ -136,7 +137,7 @@ class BareEscapes:
 
 
 def unescape(text: str) -> bytes:
-    """Return what a string literal says. Raises `UsageError` for a character in it that is no byte."""
+    """Return the bytes of a string literal. Raises `UsageError` for a character in it that is no byte."""
     out = bytearray()
     at = 0
     for match in _ESCAPE.finditer(text):
@@ -158,13 +159,13 @@ def unescape(text: str) -> bytes:
 
 
 class Base64:
-    """Base64, where what it spells begins with a whole frame or an HTTP head; any word might be base64 otherwise."""
+    """Base64 of bytes that begin with a whole frame or an HTTP head; otherwise, any word might be base64."""
 
     def __init__(self, is_plausible: Callable[[bytes], bool]) -> None:
         self._is_plausible = is_plausible
 
     def read(self, text: str) -> bytes | None:
-        """Return the bytes. Raises `UsageError` for what can be nothing else and spells no frames."""
+        """Return the bytes. Raises `UsageError` for a text that can only be base64, but spells no frames."""
         url = _DATA_URL.match(text.lstrip())
         packed = _SPACE.sub("", text.lstrip()[url.end() :] if url else text)
         if "-" in packed or "_" in packed:
@@ -188,7 +189,7 @@ class Base64:
 
 
 class Quoted:
-    """``"8105"``, ``Buffer.from("gQ…", "base64")``: a string without escapes that has hex or base64 in it."""
+    """``"8105"``, ``Buffer.from("gQ…", "base64")``: a string without escapes that contains hex or base64."""
 
     def __init__(self, base64_: Base64) -> None:
         self._inner = (Hex(), base64_)

@@ -160,7 +160,7 @@ class StreamIds:
         return (0, 0) < given <= self.deleted or self._is_at(place - 1, begin, given)
 
     def is_passed(self, message_id: MessageId) -> bool:
-        """Say whether an id is between two of the present sequence without being one of them."""
+        """Say whether an id is between two ids of the present sequence, and is none of them."""
         given = _as_pair(message_id)
         if given is None or given >= self.last or self.knows(message_id):
             return False

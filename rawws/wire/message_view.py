@@ -1,16 +1,16 @@
 """Messages for a viewer: the size of each, and its beginning, inflated.
 
-Log, tap, page, and ``rawws decode`` have them from here. A viewer can't refuse a message as its receiver would, with
-1009. Its work for a message is bounded instead:
+The log, the tap, the page, and ``rawws decode`` use it. A viewer can't refuse a large message with 1009, as its
+receiver can. Its work for a message is bounded instead:
 
 * It keeps the beginning of a message, whatever the size.
 * It inflates in small steps, and no more than an allowance that grows with the compressed bytes. Ordinary messages are
   2 to 50 times as large as their compressed form, and a deflate bomb is 1,000 times as large. When the allowance is
-  used up, the rest of the message is passed over.
-* Messages may refer to earlier ones (context takeover, RFC 7692 §7.1.1). A message that was passed over leaves a hole
-  in the context, so the viewer begins with an empty one. zlib notices each reference to a place that isn't there, so
-  no message is shown wrongly. The viewer says once that messages can't be shown, and goes on with the first one that
-  doesn't refer to the hole.
+  used up, the rest of the message is skipped.
+* Messages may refer to earlier ones (context takeover, RFC 7692 §7.1.1). A skipped message leaves a hole in the
+  context, so the viewer starts again with an empty one. zlib notices each reference to missing data, so no message is
+  shown wrongly. The viewer reports once that messages can't be shown, and resumes with the first one that doesn't refer
+  to the hole.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from rawws.limits import KIB, MIB
 from rawws.wire.deflate import InflateStream
 from rawws.wire.frames import CONTROL, FrameHeader, Opcode, SeenMessage
 
-# The most of a message that is kept to be shown.
+# The most bytes of a message that are kept to be shown.
 MOST_KEPT_BYTES = 4 * KIB
 # The allowance: bytes that may be inflated, for each compressed one, and in advance. Inflating a byte and checking its
 # UTF-8 takes 7 ns (measured), so that a compressed byte costs 0.4 µs in the long run, and a burst 30 ms.
 INFLATED_FOR_EACH = 64
 ALLOWED_IN_ADVANCE = 4 * MIB
 STEP_BYTES = 64 * KIB
-# A view without what it keeps of a message (measured).
+# The memory of a view without a message (measured).
 VIEW_BYTES = 450
-# The payload of a broadcast, which many are sent one after the other, is inflated once if it isn't larger.
+# A broadcast's payload goes to many peers in a row. Up to this size, it is inflated only once.
 MOST_REMEMBERED_BYTES = 64 * KIB
 
 INVALID_DEFLATE = Fault(1007, "deflate_invalid", "compressed data can't be inflated (RFC 7692 §7.2.2)")
 TEXT_NOT_UTF8 = Fault(1007, "text_not_utf8", "Text is not valid UTF-8 (RFC 6455 §8.1)")
 
 _MESSAGES = {int(opcode): opcode for opcode in (Opcode.TEXT, Opcode.BINARY)}
-# zlib's words for a reference to a place before the beginning of the context.
+# zlib's message for a reference to data before the beginning of the context.
 _REFERS_TOO_FAR = "too far back"
 
 _latest: tuple[int, bytes, SeenMessage] | None = None  # the last whole message that depends on no other: see `add`
@@ -48,8 +48,8 @@ _latest: tuple[int, bytes, SeenMessage] | None = None  # the last whole message 
 class MessageView:
     """Follows the data frames of one direction, from a frame boundary on.
 
-    For each frame: `begin_frame`, `add` for its payload, as it is without the mask, and `end_frame`. ``fault``
-    says why a compressed message is invalid; others judge all else. The memory is bounded, and in ``held_bytes``.
+    For each frame, call `begin_frame`, `add` with its unmasked payload, and `end_frame`. ``fault`` says why a
+    compressed message is invalid; the view checks nothing else. The memory is bounded, and counted in ``held_bytes``.
     """
 
     __slots__ = (
@@ -57,7 +57,6 @@ class MessageView:
         "_beginning",
         "_check_utf8",
         "_deflates",
-        "_has_told",
         "_is_complete",
         "_is_compressed",
         "_is_cut",
@@ -69,6 +68,7 @@ class MessageView:
         "_message",
         "_opcode",
         "_passes_over",
+        "_reported_loss",
         "_single_bytes",
         "_size",
         "_stream",
@@ -78,17 +78,18 @@ class MessageView:
     def __init__(self, *, deflates: bool, keeps_context: bool = False, from_start: bool = True) -> None:
         """``deflates`` says that permessage-deflate was agreed on.
 
-        ``keeps_context`` says that this side may refer to earlier messages, ``from_start`` that none has passed before.
+        ``keeps_context`` says that this side may refer to earlier messages, and ``from_start`` that the view gets all
+        of them.
         """
         self._deflates = deflates
         self._keeps_context = keeps_context
-        self._is_complete = from_start or not keeps_context  # what messages may refer to is all there
+        self._is_complete = from_start or not keeps_context  # the context has no hole
         self._stream = InflateStream()
         self._allowance = ALLOWED_IN_ADVANCE
-        self._has_told = False  # that messages can't be shown
+        self._reported_loss = False  # that messages can't be shown
         self._opcode: Opcode | None = None  # of the message that is being read
-        self._passes_over = True  # the frame that is being read
-        self._is_final = False  # that frame
+        self._passes_over = True  # the present frame is skipped
+        self._is_final = False  # the present frame has FIN
         self._single_bytes = -1  # the size of a message in one frame that depends on no other; -1 for any other message
         self.fault: Fault | None = None
         self._begin_message(None, compressed=False)
@@ -103,10 +104,10 @@ class MessageView:
         self._size = 0
         self._beginning = b""
         self._is_cut = False  # the rest isn't inflated
-        self._lost = False  # it refers to what isn't there
-        self._is_no_text = False  # it is meant to be one, and isn't UTF-8
+        self._lost = False  # it refers to missing data
+        self._is_no_text = False  # it is a TEXT that isn't UTF-8
         self._latest_payload: bytes | None = None
-        self._message: SeenMessage | None = None  # what it is, if that is known already
+        self._message: SeenMessage | None = None  # the result, if it is known already
         self._check_utf8 = codecs.getincrementaldecoder("utf-8")() if compressed and opcode is Opcode.TEXT else None
         if compressed:
             self._stream.begin_message()
@@ -123,10 +124,10 @@ class MessageView:
             self._single_bytes = -1 if depends or not self._is_compressed else header.payload_bytes
         else:
             self._single_bytes = -1
-        self._passes_over = self._opcode is None  # its beginning was before we looked
+        self._passes_over = self._opcode is None  # its message began before the view did
 
     def add(self, payload: bytes) -> None:
-        """Take in the next piece of the frame's payload."""
+        """Process the next piece of the frame's payload."""
         if self._passes_over or self._message is not None:
             return
         if not self._is_compressed:
@@ -141,7 +142,7 @@ class MessageView:
         self._inflate(payload)
 
     def end_frame(self) -> SeenMessage | None:
-        """End the frame, and return the message that ends with it, if one does and can be told."""
+        """End the frame, and return the message that ends with it; None if none does, or it can't be shown."""
         global _latest
         if self._passes_over:
             return None
@@ -169,15 +170,15 @@ class MessageView:
             return
         assert self._opcode is not None
         if not self._lost:
-            self._has_told = self._has_told and not self._is_compressed
+            self._reported_loss = self._reported_loss and not self._is_compressed
             self._message = SeenMessage(self._opcode, self._size, self._beginning, is_all_known=not self._is_cut)
-        elif not self._has_told:
-            self._has_told = True
+        elif not self._reported_loss:
+            self._reported_loss = True
             self._message = SeenMessage(self._opcode, 0, b"", is_all_known=False, is_lost=True)
 
     def _inflate(self, data: bytes, least: int = 0) -> None:
         while data and not self._is_cut and not self._lost and self.fault is None:
-            # Its beginning is inflated in any case.
+            # The beginning of a message is inflated even without an allowance.
             most = max(min(STEP_BYTES, self._allowance), MOST_KEPT_BYTES - self._size, least)
             if most <= 0:
                 self._is_cut = True
@@ -211,10 +212,10 @@ class MessageView:
             self._check_utf8 = None
 
     def _judge_text(self) -> None:
-        """Find fault with a text when its frame ends.
+        """Set the fault of a text that isn't UTF-8, when its frame ends.
 
-        zlib withholds the bytes just before data that can't be inflated. A judgement of each piece would depend on how
-        the bytes were cut.
+        zlib withholds the bytes just before invalid data. With a check of each piece, the result would depend on how
+        the bytes were split.
         """
         if self._is_no_text and not self._lost and self.fault is None:
             self.fault = TEXT_NOT_UTF8

@@ -19,7 +19,7 @@ _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 # RFC 9110 §5.6.1, §5.6.4: commas divide a list, and semicolons an element of it, except within quotes.
 _ELEMENT = re.compile(r'(?:[^",]++|"(?:[^"\\]++|\\.)*+"?)++')
 _PART = re.compile(r'(?:[^";]++|"(?:[^"\\]++|\\.)*+"?)++')
-# RFC 9110 §12.4.2, and ".2", which Java's own client sends.
+# RFC 9110 §12.4.2, and also ".2", which Java's own HTTP client sends.
 _WEIGHT = re.compile(r"0?\.[0-9]+|0\.?|1(?:\.0*)?")
 # RFC 9110 §5.5 without obs-text, and without white space at the ends, which a parser would take off.
 _VALUE = re.compile(r"(?:[!-~](?:[ \t!-~]*[!-~])?)?")
@@ -108,7 +108,7 @@ class Headers:
     def elements(self, name: str) -> list[list[str]]:
         """Return the elements of a comma-separated field, over all its lines, each as the parts between semicolons.
 
-        Commas and semicolons in quotes divide nothing (RFC 9110 §5.6.4, §5.6.6). Empty elements and parts are left out.
+        Commas and semicolons in quotes don't separate (RFC 9110 §5.6.4, §5.6.6). Empty elements and parts are omitted.
         """
         elements = (element for value in self.get_all(name) for element in _ELEMENT.findall(value))
         parted = ([part for each in _PART.findall(element) if (part := each.strip())] for element in elements)
@@ -139,7 +139,7 @@ class Request:
     headers: Headers
     raw_head: bytes = field(repr=False, default=b"")
     body: bytes = field(repr=False, default=b"")
-    action: str = ""  # the access that it needs to its path's room: "read", "write", or "read write"; else empty
+    action: str = ""  # the access to its path's room that it needs: "read", "write", "read write", or none
 
     @property
     def held_bytes(self) -> int:
@@ -171,9 +171,10 @@ class Request:
         return self.target.partition("?")[2]
 
     def accepts(self, media_type: str, *, rather_than: str | None = None) -> bool:
-        """Say whether the client names a media type among those that it takes; ``*/*`` alone names none.
+        """Say whether the Accept field names a media type with a weight above 0; ``*/*`` alone names none.
 
-        If it also takes ``rather_than``, which may be by ``*/*``, it must not want that more (RFC 9110 §12.5.1).
+        If the field also accepts ``rather_than``, by ``*/*`` too, the weight of that must not be higher (RFC 9110
+        §12.5.1).
         """
         weights: dict[str, float] = {}
         for media_range, *parameters in self.headers.elements("Accept"):
@@ -201,7 +202,7 @@ class Request:
 
 
 def _weight_of(parameters: Sequence[str]) -> float | None:
-    """Return how much a media range is wanted, 0 for not at all; None for a weight that isn't one."""
+    """Return the weight of a media range, 0 if it is not acceptable; None for an invalid weight (RFC 9110 §12.4.2)."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "q":
@@ -233,7 +234,7 @@ class Response:
             raise UsageError(f"a response with status {status} has no body (RFC 9110 §6.4.1); leave the body out")
         self.status = status
         self.headers = headers if isinstance(headers, Headers) else Headers.checked(headers or ())
-        self.raw_head = raw_head or b""  # as it stood on the wire, of a response that was received
+        self.raw_head = raw_head or b""  # the bytes of a received response's head
         if isinstance(body, str):
             self.body = body.encode()
             if "Content-Type" not in self.headers:

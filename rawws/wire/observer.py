@@ -53,7 +53,7 @@ _NEUTRAL = {
 # Requests may wait for their answers until their heads take so much, each with its objects.
 _MAX_AWAITED_BYTES = _MAX_HEAD_BYTES
 _REQUEST_BYTES = 2048
-# Judged at once.
+# Bytes that are checked at a time.
 _JUDGED_BYTES = 4096
 # Frames are listed so far behind the one that ended the reading.
 _MOST_IGNORED_FRAMES = 1000
@@ -297,7 +297,7 @@ class Observer:
 
 @dataclass(frozen=True, slots=True)
 class _Compression:
-    """One side's compression, as far as it is known; ``from_start`` says that none of its messages passed unseen."""
+    """One side's compression, as far as it is known; ``from_start`` says that the observer sees all its messages."""
 
     keeps_context: bool = True
     from_start: bool = True
@@ -472,7 +472,7 @@ class _Frames:
         self._raw = b""  # the frame's bytes so far
         self._scanner = FrameScanner()
         self._recorder: FrameRecorder | None = None
-        # The view inflates, and judges what is inflated; wsproto judges all else.
+        # The view inflates, and checks the inflated data; wsproto checks the rest.
         self._view = (
             MessageView(deflates=False)
             if compression is None
@@ -546,7 +546,7 @@ class _Frames:
                 self._fault = event.fault
 
     def _have_judged_content(self) -> None:
-        """Have it end where the view finds that a compressed message is wrong."""
+        """Stop at the fault that the view has found in a compressed message."""
         if self._view.fault is not None and not self._judge.ended:
             self._fault = self._view.fault
             self._judge.ended = True

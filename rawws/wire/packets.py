@@ -1,7 +1,7 @@
-"""Both sides of a connection, as tools print what they say: tcpdump, tshark, Wireshark, strace, curl.
+"""Both sides of a connection, as tcpdump, tshark, Wireshark, strace and curl print them.
 
-Each class with a ``read`` is one of the forms in `rawws.wire.spellings`. It returns a `Talk`: who sends to whom, and
-what, piece by piece as it came. Where whole packets were printed, TCP's payload is taken out of them and put in order.
+Each class with a ``read`` is one of the forms in `rawws.wire.spellings`. It returns a `Talk`: each piece of data in its
+order, with its direction. From whole packets, the TCP payload is extracted and put in order.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ _TCP = 6
 
 @dataclass(slots=True)
 class Flow:
-    """One direction of a TCP connection: who sends to whom, and what, in order."""
+    """One direction of a TCP connection: its sender, its receiver, and its data in order."""
 
     source: str
     destination: str
     data: bytearray = field(default_factory=bytearray)
-    # Sequence numbers begin again at 2^32; these go on, so that they can be put in order.
+    # Sequence numbers wrap at 2^32; these don't, so that they can be compared.
     _next: int | None = field(default=None, repr=False)
     _early: list[tuple[int, bytes]] = field(default_factory=list, repr=False)  # a heap
 
     @property
     def missing(self) -> bool:
-        """Whether a part of it is not in the capture."""
+        """Whether a part of the data is not in the capture."""
         return bool(self._early)
 
     def add(self, sequence: int, payload: bytes, *, opens: bool) -> bytes:
-        """Take in a segment, and return the bytes that it adds; what comes early waits for what is before it."""
+        """Add a segment, and return the bytes that are now in order; an early segment waits for those before it."""
         at = self._place(sequence)
         if opens:
             self._next = at + 1
@@ -73,7 +73,7 @@ class Flow:
         return bytes(memoryview(self.data)[known:])
 
     def _place(self, sequence: int) -> int:
-        """Return a sequence number as the one that goes on from those before: the nearest (RFC 9293 §3.4)."""
+        """Return a sequence number without the wrap, as the one nearest to the last (RFC 9293 §3.4)."""
         if self._next is None:
             return sequence
         ahead = (sequence - self._next) & 0xFFFFFFFF
@@ -84,7 +84,7 @@ Talk = list[tuple[Flow, bytes]]
 
 
 class _Conversation:
-    """A `Talk` of two sides that are told apart, but not by the addresses in packets."""
+    """A `Talk` of two sides that are known by a name, not by addresses in packets."""
 
     def __init__(self, first: str = "the one side", second: str = "the other") -> None:
         self._flows = Flow(first, second), Flow(second, first)
@@ -103,14 +103,14 @@ class _Conversation:
 
 @dataclass(frozen=True)
 class Packets:
-    """IP packets in hex, each from place 0 on: tcpdump with -x, -X, -xx or -XX, tshark with -x."""
+    """IP packets in hex, each with offsets from 0: tcpdump with -x, -X, -xx or -XX, tshark with -x."""
 
     line: re.Pattern[str]
 
     def read(self, text: str) -> Talk | None:
-        """Return what each direction of each TCP connection says; None where no packet has TCP in it.
+        """Return the data of each direction of each TCP connection; None if no packet has TCP in it.
 
-        At the end there is an empty piece for each that begins behind what is missing.
+        An empty piece at the end stands for each direction whose beginning is missing.
         """
         flows: dict[tuple[str, str], Flow] = {}
         talk: Talk = []
@@ -152,7 +152,7 @@ class _Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class _Link:
-    """The header of a link layer, of ``size`` bytes: those at ``type_at`` are among ``types`` where IP follows."""
+    """A link layer's header of ``size`` bytes; if IP follows, the bytes at ``type_at`` are one of ``types``."""
 
     size: int
     type_at: int
@@ -167,16 +167,16 @@ _IP = (b"\x08\x00", b"\x86\xdd")
 _LINKS = (
     _Link(0, 0, ()),
     _Link(14, 12, _IP),  # Ethernet
-    _Link(18, 16, _IP),  # with a VLAN's tag (IEEE 802.1Q)
+    _Link(18, 16, _IP),  # Ethernet with a VLAN tag (IEEE 802.1Q)
     _Link(16, 14, _IP),  # Linux's "any", LINKTYPE_LINUX_SLL
     _Link(20, 0, _IP),  # LINKTYPE_LINUX_SLL2
-    # BSD's loopback, LINKTYPE_NULL: the address family, in the byte order of the machine.
+    # BSD's loopback, LINKTYPE_NULL: the address family, in the machine's byte order.
     _Link(4, 0, tuple(family.to_bytes(4, order) for family in (2, 24, 28, 30) for order in ("little", "big"))),
 )
 
 
 def _segment(frame: bytes) -> _Segment | None:
-    """Return the TCP segment in what was captured, with or without its link layer's header."""
+    """Return the TCP segment in a captured frame, with or without its link layer's header."""
     for link in _LINKS:
         packet = frame if not link.size else link.packet(frame)
         if packet is not None and (segment := _tcp_segment(packet)):
@@ -185,7 +185,7 @@ def _segment(frame: bytes) -> _Segment | None:
 
 
 def _tcp_segment(packet: bytes) -> _Segment | None:
-    """Take an IP packet apart (RFC 791, RFC 8200, RFC 9293)."""
+    """Parse an IP packet and its TCP header (RFC 791, RFC 8200, RFC 9293); None if it has no TCP segment."""
     if len(packet) < 40:
         return None
     if packet[0] >> 4 == 4:
@@ -212,7 +212,7 @@ def _tcp_segment(packet: bytes) -> _Segment | None:
 
 
 class FollowHex:
-    """Wireshark's "Follow TCP Stream" as a hex dump: what the second side says is indented."""
+    """Wireshark's "Follow TCP Stream" as a hex dump: the second side's lines are indented."""
 
     def read(self, text: str) -> Talk | None:
         matches = _follow_lines(text, _FOLLOW_HEX)
@@ -228,7 +228,7 @@ class FollowHex:
 
 
 class FollowRaw:
-    """``tshark -z follow,tcp,raw``: hex, a line for each piece; what the second side says is indented."""
+    """``tshark -z follow,tcp,raw``: hex, a line for each piece; the second side's lines are indented."""
 
     def read(self, text: str) -> Talk | None:
         matches = _follow_lines(text, _FOLLOW_RAW)
@@ -241,7 +241,7 @@ class FollowRaw:
 
 
 def _follow_lines(text: str, pattern: re.Pattern[str]) -> list[re.Match[str]] | None:
-    """Return each line that says something; None if there are others than a head's between them."""
+    """Return the lines with data; None if there are lines between them that aren't of the head."""
     matches = []
     for line in text.splitlines():
         if not line.strip() or _FOLLOW_HEAD.match(line):
@@ -257,7 +257,7 @@ def _names(text: str) -> list[str]:
 
 
 class FollowYaml:
-    """The same as YAML: each piece in base64, behind the number of its side."""
+    """Wireshark's followed stream as YAML: each piece in base64, after the number of its side."""
 
     def read(self, text: str) -> Talk | None:
         if "!!binary |" not in text:
@@ -283,7 +283,7 @@ def _from_base64(packed: str) -> bytes:
 
 
 class FollowArrays:
-    """The same as arrays of C: ``char peer0_0[] = {``."""
+    """Wireshark's followed stream as C arrays: ``char peer0_0[] = {``."""
 
     def read(self, text: str) -> Talk | None:
         conversation = _Conversation()
@@ -293,12 +293,12 @@ class FollowArrays:
 
 
 class Strace:
-    """The reads and writes of a process as strace prints them, each descriptor by itself."""
+    """The reads and writes of a process as strace prints them, separately for each descriptor."""
 
     def read(self, text: str) -> Talk | None:
-        """Return what was read and written, without what is no WebSocket's, such as a program's files.
+        """Return the data read and written on WebSockets, without that of files and other descriptors.
 
-        Raises `UsageError` if strace has cut it, or if nothing of it is a WebSocket's.
+        Raises `UsageError` if strace has truncated the data, or no descriptor is a WebSocket's.
         """
         calls = list(_calls(text))
         if not calls:
@@ -328,9 +328,9 @@ class _Call(NamedTuple):
 
 
 def _calls(text: str) -> Iterator[_Call]:
-    """Yield each call that has read or written something."""
-    unfinished: dict[str, str] = {}  # by what stands in front of a call, which names its thread
-    uses: dict[str, int] = {}  # of a descriptor, which is given out again when it has been closed
+    """Yield each call that has read or written data."""
+    unfinished: dict[str, str] = {}  # by the text before a call, which names its thread
+    uses: dict[str, int] = {}  # of a descriptor, which is reused after it was closed
     for given in text.splitlines():
         line = given
         if resumed := _RESUMED.search(line):
@@ -360,7 +360,7 @@ def _where_http_begins(calls: list[_Call]) -> dict[str, int]:
 
 
 def _where_frames_begin(calls: list[_Call]) -> dict[str, int]:
-    """Return where each descriptor says what may be frames; of a single one, all is taken for them."""
+    """Return where likely frames begin on each descriptor; a single descriptor is taken whole."""
     return _first_of_each(calls, begins_with_whole) or (
         {calls[0].descriptor: 0} if len({call.descriptor for call in calls}) == 1 else {}
     )
@@ -375,7 +375,7 @@ def _first_of_each(calls: list[_Call], is_ours: Callable[[bytes], bool]) -> dict
 
 
 class CurlTrace:
-    """``curl --trace -``: both directions as hex dumps, each piece under a title."""
+    """``curl --trace -``: both directions as hex dumps, each piece with a title."""
 
     def read(self, text: str) -> Talk | None:
         if not _CURL_TITLE.match(text.lstrip()):
@@ -386,6 +386,6 @@ class CurlTrace:
             if title := _CURL_TITLE.match(line):
                 side = title[1]
             elif side and (match := _CURL_LINE.match(line)):
-                # The characters begin behind the sixteenth byte, or behind the spaces that stand for it.
+                # The characters begin after the sixteenth byte, or after the spaces in its place.
                 conversation.say(side == "<=", bytes.fromhex(match[1][:48]))
         return conversation.talk or None

@@ -53,7 +53,7 @@ _RULES = (
     _Rule("remote CLOSE with local-only", "close_code_invalid", "§7.4"),
     _Rule("Error decoding CLOSE reason", "close_reason_not_utf8", "§5.5.1", "Reason of a close is not valid UTF-8"),
 )
-# Faults that a viewer of messages finds too, by the beginning of wsproto's sentence.
+# Faults that a `MessageView` finds too, by the beginning of wsproto's message.
 _FAULTS = {"error in extension": INVALID_DEFLATE, "'utf-8' codec": TEXT_NOT_UTF8}
 
 
@@ -101,7 +101,7 @@ class PlainReader:
         self.frames = 0  # that have been read
         self.ended = False  # a close was read, or a fault found: nothing more will be
         self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, to ``on_frame``
-        self.view: MessageView | None = None  # of what the peer sends, for the frames that are shown
+        self.view: MessageView | None = None  # of the peer's messages, while frames are shown
         self.streams = False  # messages that begin from here on come in parts
         self._our_role = our_role
         self._connection = Connection(our_role.value, list[Extension](inflaters))

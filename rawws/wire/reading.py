@@ -51,7 +51,7 @@ def read_query(query: str) -> Reading:
 
 
 def _flag(given: dict[str, str], name: str) -> bool:
-    """Return whether a flag is set; its name alone sets it."""
+    """Return whether a flag is set; a name without a value sets it."""
     value = given.get(name, "0").lower()
     if value not in _ON and value not in _OFF:
         raise UsageError(f"{name}={given[name][:60]!r} in the query is neither 1 (on) nor 0 (off)")

@@ -12,8 +12,8 @@ Every record has ``at`` (seconds since 1970), ``connection`` (its number) and ``
 ``switch``  HTTP ends, frames begin
 ``frame``   ``sender``; ``header`` and ``payload`` in hex, the payload with its mask taken off; where the
             middle of a long one was left out, ``left_out`` bytes of it, before ``tail``
-``end``     ``told``: how the connection ended; ``cause``: the same in one word of `rawws.Cause`, for a
-            WebSocket or an event stream
+``end``  ``told``: a sentence about the connection's end; ``cause``: the value of its `rawws.Cause`, for a WebSocket or
+            an event stream
 ``lost``    ``records``: so many were dropped here, to keep up
 ==========  ==================================================================================================
 """
@@ -97,7 +97,7 @@ class Recorded(NamedTuple):
 
 
 def from_line(line: str) -> Recorded:
-    """Read a line back. Raises `UsageError` for what is no record, which says why."""
+    """Read a line back. Raises `UsageError`, with the reason, for a line that is no record."""
     try:
         record = json.loads(line)
         if not isinstance(record, dict):

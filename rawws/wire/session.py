@@ -110,7 +110,7 @@ class Session:
         self.max_message_bytes = max_message_bytes
         self.on_frame: Callable[[Role, Frame], None] | None = None
         self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES
-        self._views: dict[Role, MessageView] | None = None  # of what each side sends, while frames are shown
+        self._views: dict[Role, MessageView] | None = None  # of each side's messages, while frames are shown
         self.state = State.OPEN
         self.close_rcvd: CloseFrame | None = None
         self.close_sent: CloseFrame | None = None
@@ -194,11 +194,11 @@ class Session:
     def watch(
         self, on_frame: Callable[[Role, Frame], None] | None, shown_bytes: int = MAX_CONTROL_PAYLOAD_BYTES
     ) -> None:
-        """Show every frame to ``on_frame`` from now on, with its message where one ends; None shows them to nobody."""
+        """Pass every frame to ``on_frame`` from now on, with the message that ends with it; None stops that."""
         self.on_frame = on_frame
         self.shown_bytes = shown_bytes
         if on_frame is None:
-            self._views = None  # frames pass unseen, so that it would not know what is referred to
+            self._views = None  # a view would miss frames that later messages refer to
         elif self._views is None:
             inflater = self._inflater
             self._views = {

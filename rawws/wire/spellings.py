@@ -1,8 +1,8 @@
-"""The forms in which people have bytes at hand, as one table: each form is asked in turn whether a text is its own.
+"""The textual forms of bytes, as one table: a text is offered to each form in turn.
 
-A form returns the bytes which a text spells, or what two sides said to each other; None for a text in another form;
-and it raises `UsageError` where the text is its own and bytes are missing from it. A text in no form is named, if its
-kind is known, with what to do about it (`rawws.wire.file_kinds`).
+A form returns the bytes that a text spells, or both sides of a connection; None for a text in another form. It raises
+`UsageError` for a text in its form from which bytes are missing. If no form matches, and the kind of text is known, the
+error names the kind and gives advice (`rawws.wire.file_kinds`).
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from rawws.wire import dumps, literals, packets
 from rawws.wire.file_kinds import begins_with_whole, text_kind
 from rawws.wire.packets import Talk
 
-# The first line of a file that is HTTP itself; a dump of it begins with its place.
+# The first line of raw HTTP; a dump of it would begin with an offset.
 _HTTP_LINE = re.compile(rb"(?:HTTP/\d|[A-Za-z]+ \S+ HTTP/)")
-# No text has a control character in it but for white space, and ESC, with which programs colour their output.
+# Text has no control characters except white space, and ESC, with which programs colour their output.
 _NO_TEXT = re.compile(r"[^\t\n\f\r\x1b -~\x80-\U0010ffff]|[\x80-\x9f]")
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
 class NoForm(UsageError):
-    """A text spells no bytes in any form that is known, and isn't anything else that is."""
+    """A text spells no bytes in any known form, and is of no other known kind."""
 
 
 class Form(Protocol):
-    """One form in which bytes come."""
+    """One textual form of bytes."""
 
     def read(self, text: str) -> bytes | Talk | None:
-        """Return what a text in this form says; None for any other. Raises `UsageError` if a part of it is missing."""
+        """Return the data of a text in this form; None for any other. Raises `UsageError` if a part of it is
+        missing."""
 
 
 _BASE64 = literals.Base64(begins_with_whole)
-# Forms that leave no doubt come first, and those that any short word may be in come last.
+# Unmistakable forms come first, and those that any short word may match come last.
 FORMS: tuple[Form, ...] = (
     packets.TCPDUMP,
     packets.TSHARK,
@@ -63,7 +64,7 @@ FORMS: tuple[Form, ...] = (
 
 
 def as_text(data: bytes) -> bytes | str:
-    """Tell text from the bytes of a connection: those are returned as they are, HTTP among them."""
+    """Return text for bytes that are text, and the same bytes for those of a connection, HTTP included."""
     for bom, encoding in _BOMS:
         if data.startswith(bom):
             try:
@@ -80,10 +81,10 @@ def as_text(data: bytes) -> bytes | str:
 
 
 def read(text: str, name: str = "") -> bytes | Talk:
-    """Return the bytes that a text spells, in whichever form.
+    """Return the bytes that a text spells, in any known form.
 
-    Raises `UsageError` for a text that is something else, which says what it is and what would do, with its file's
-    ``name``; `NoForm` for one that is nothing known.
+    Raises `UsageError` for a text of another known kind, with advice and the ``name`` of its file; `NoForm` for an
+    unknown one.
     """
     for form in FORMS:
         if (found := form.read(text)) is not None:

@@ -202,7 +202,7 @@ class StreamState(NamedTuple):
     newest: StreamId = BEGINNING  # the last id that was assigned, whether or not its entry still exists
     deleted: StreamId = BEGINNING  # the highest id of an entry that was deleted (XDEL)
     has_landmark: bool = False  # whether the stream has one of the reader's `StreamPlace.landmarks`
-    expires_ms: int = 0  # when it expires, if nothing renews that; not above 0 if it doesn't
+    expires_ms: int = 0  # its time of expiry, if nothing renews it; 0 or less for none
 
     @property
     def removed(self) -> int:
@@ -252,8 +252,8 @@ class StreamPlace:
     _gone_from: StreamId = BEGINNING  # the place in a stream that is not there any more
     _pause_ms: int = 0  # the longest time between two entries that were read one after the other since the last look
     _after_pause: StreamId = BEGINNING  # the entry that ended it
-    _expires_ms: int = 0  # when the stream expires, as far as that is known; or else not above 0
-    _after_expiry: StreamId = BEGINNING  # the first entry that was read after that time, since the last look
+    _expires_ms: int = 0  # the stream's known time of expiry; 0 or less for none
+    _after_expiry: StreamId = BEGINNING  # the first entry after that time, since the last look
 
     @property
     def is_gone(self) -> bool:
@@ -268,10 +268,9 @@ class StreamPlace:
     def compare(self, state: StreamState, now_ms: int, expiry_ms: int) -> Break | None:
         """Return what may have been missed after this place, and move to where reading is to continue.
 
-        ``now_ms`` is Redis's time. A stream to which nothing was added for ``expiry_ms`` expires, or earlier if another
-        node has set another expiry, or a program has added to it without renewing that. No message that readers lack is
-        lost with it. Call `note_look` next, after `pass_over` for each entry that was read with the
-        state.
+        ``now_ms`` is Redis's time. A stream expires when nothing was added to it for ``expiry_ms``, or earlier if
+        another node has set another expiry, or a program has added to it without renewing that. Readers have then read
+        every message in it. Call `note_look` next, after `pass_over` for each entry that was read with the state.
         """
         if self.is_gone and state.newest != BEGINNING:
             gone_from, self._gone_from = self._gone_from, BEGINNING
@@ -345,7 +344,7 @@ class StreamPlace:
         self._expires_ms, self._after_expiry = state.expires_ms, BEGINNING
 
     def pass_over(self, last: StreamId, *, renews: bool = True) -> None:
-        """Note that an entry has been read; ``renews`` says that whoever added it has set the stream's expiry anew."""
+        """Record that an entry has been read; ``renews`` says that its writer has renewed the stream's expiry."""
         if 0 < self._expires_ms <= last[0]:
             self._after_expiry, self._expires_ms = last, 0
         if renews:

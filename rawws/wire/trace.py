@@ -27,7 +27,7 @@ from rawws.wire.message_view import MessageView
 from rawws.wire.role import Role
 
 IN, OUT, STATE, FAULT, TIMER = "<", ">", "=", "!", "-"
-# The names for a program that is neither side, by the sender.
+# The direction by the sender, for a program that is neither side.
 DIRECTIONS = {Role.CLIENT: "client → server", Role.SERVER: "server → client"}
 
 _OTHER_MARKS = f"{STATE} a state or a step, {FAULT} a fault, {TIMER} a timer that ran out"
@@ -37,7 +37,7 @@ WATCHED_LEGEND = f"marks of this log: who sent it to whom, {_OTHER_MARKS}"
 # A line is for a person: what is longer is cut in the middle, as Python's websockets does at 75 too.
 PREVIEW_CHARACTERS = 75
 PREVIEW_TAIL_BYTES = 64
-PREVIEW_BYTES = 32  # of a message that is no text
+PREVIEW_BYTES = 32  # of a binary message
 MESSAGE_CHARACTERS = 200  # of a message that has a line of its own
 # RFC 1035 §2.3.4: of a host's name, 255 bytes on the wire. A scheme and a port fit in as well, or nearly.
 MAX_NAME_CHARACTERS = 255
@@ -56,8 +56,8 @@ _NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
 class FrameRecorder:
     """Collects what can be shown of one frame while its payload passes: the ends of it, with the mask off.
 
-    The first ``shown_bytes`` of a longer payload are kept, and a little of its end. A ``view`` is given all of
-    the payload, and tells the message that ends with the frame.
+    The first ``shown_bytes`` of a longer payload are kept, and a little of its end. A ``view`` gets all of the payload,
+    and returns the message that ends with the frame.
     """
 
     __slots__ = ("_head", "_header", "_position", "_shown_bytes", "_tail", "_view")
@@ -103,7 +103,7 @@ class FrameRecorder:
 
 
 def mark_of(sender: Role, our_role: Role) -> str:
-    """Return the mark of what a side has sent, for the side that we are."""
+    """Return the mark of a side's bytes for our own side."""
     return OUT if sender is our_role else IN
 
 
@@ -189,9 +189,9 @@ def frame_line(frame: Frame) -> str:
 
 
 def message_line(frame: Frame) -> str:
-    """Return what the message says that ends with a frame: ``the message: TEXT, 5 bytes: 'Hello'``.
+    """Return a line about the message that ends with a frame: ``the message: TEXT, 5 bytes: 'Hello'``.
 
-    Empty where the line of the frame says it already, and where no message ends.
+    Empty if the frame's own line shows it already, or no message ends.
     """
     message = frame.message
     if message is None or not (frame.header.rsv1 or frame.header.opcode == Opcode.CONTINUATION):
@@ -205,9 +205,9 @@ def message_line(frame: Frame) -> str:
 
 
 def preview_message(message: SeenMessage, most: int = PREVIEW_CHARACTERS) -> str:
-    """Return how a message begins: text as text, the rest as hex."""
+    """Return a message's beginning: text as text, binary as hex."""
     if message.opcode == Opcode.TEXT:
-        # The cut may be within a character.
+        # The beginning may end within a character.
         text = message.beginning.decode(errors="replace" if message.is_whole else "ignore")
         return quote(text if message.is_whole and len(text) <= most else text[:most] + "…")
     shown = message.beginning[:PREVIEW_BYTES]
