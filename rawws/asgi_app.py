@@ -88,13 +88,13 @@ def asgi(app: Application, *, root_path: str | None = None, lifespan: Literal["a
     if lifespan not in ("auto", "on", "off"):
         raise UsageError(f"there is no lifespan {lifespan!r}; give 'auto', 'on' or 'off'")
     if root_path and not _ROOT_PATH.fullmatch(root_path):
-        raise UsageError(f"root_path is a path that begins with one slash, such as /api; {root_path!r} isn't one")
+        raise UsageError(f"root_path can't be {root_path!r}; give a path that begins with one slash, such as /api")
     return AsgiApp(app, (root_path or "").rstrip("/"), lifespan)
 
 
 def _check_application(what: str, app: object, factory: str = "call it, as in asgi(make_app())") -> None:
     if not callable(app) and not inspect.iscoroutine(app):
-        raise UsageError(f"{what} is of type {type(app).__name__}; an ASGI application is to be callable")
+        raise UsageError(f"{what} is of type {type(app).__name__}; an ASGI application must be callable")
     hints = {
         0: f"; if it makes the application, {factory}",
         1: "; a function of the request is given to rawws.serve as http itself",
@@ -557,7 +557,7 @@ class _Lifespan:
                 f"the ASGI application doesn't answer lifespan.startup, which lifespan='on' asks for: {why}"
             ) from self._error
         # "If an exception is raised ... the server must continue but not send any lifespan events."
-        told = f"the ASGI application has no lifespan, so it isn't told of startup and shutdown: {why}"
+        told = f"the ASGI application has no lifespan, so it gets no startup and shutdown events: {why}"
         logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
 
     async def stop(self) -> None:

@@ -28,7 +28,7 @@ def check_async(what: str, given: object, *arguments: str, hints: Mapping[int, s
         raise UsageError(f"{what} can't be the class {name_of(given)} itself; give one of its objects, or a function")
     function = check_function(what, given, *arguments, hints=hints)
     if _returns_nothing(function):
-        raise UsageError(f"{what} is to be async, and {name_of(given)} is a plain function; define it with async def")
+        raise UsageError(f"{what} must be async, and {name_of(given)} is a plain function; define it with async def")
 
 
 def check_plain(what: str, given: object, *arguments: str) -> None:
@@ -43,7 +43,7 @@ def check_function(what: str, given: object, *arguments: str, hints: Mapping[int
     if inspect.iscoroutine(given):
         given.close()  # otherwise Python warns that it was never awaited
         raise UsageError(
-            f"{what} is to be a function, and {given.__name__} has been called already; "
+            f"{what} must be a function, and {given.__name__} has been called already; "
             f"give {given.__name__} without parentheses"
         )
     if not callable(given):

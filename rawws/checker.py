@@ -347,7 +347,7 @@ class _Run:
         self._replace_witness(greeting)
         if self._usual is None:
             raise NoResponse(
-                "the server has answered an ordinary handshake with what is not HTTP"
+                "the server's answer to an ordinary handshake is not HTTP"
                 if greeting.answer.raw
                 else "the server has ended the connection without an answer to an ordinary handshake"
             )
@@ -448,7 +448,7 @@ class _Run:
             if is_intact is False and await self._is_cut_when_idle(trio.current_time() - began):
                 is_intact = True
             if not is_intact:
-                told = "the server stopped answering, and did so again when only this was tried"
+                told = "the server stopped answering, and did so again when this case was tried alone"
                 attempt.conclude(Verdict.BAD, told)
             attempt.is_confirmed = True
             if is_intact is None:

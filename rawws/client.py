@@ -120,7 +120,7 @@ class Connector:
         self._uri = parse_uri(uri)
         check_number("max_redirects", max_redirects)
         if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
-            raise UsageError(f"ssl can't be {ssl!r}; give an ssl.SSLContext, or None for wss:// as everybody has it")
+            raise UsageError(f"ssl can't be {ssl!r}; give an ssl.SSLContext, or None for the default settings")
         if resume and subprotocols:
             raise UsageError(f"resume has a subprotocol of its own, {SUBPROTOCOL}; leave subprotocols out")
         self._resumes = bool(resume)
@@ -343,7 +343,7 @@ class Connector:
             return Transport(connected)
         where = f"{uri.unix_path or name_address((uri.host, uri.port))}{attempt.through}"
         attempt.stage = f"the TLS handshake with {where}"
-        attempt.advice = "; the server may speak no TLS: then use ws:// in place of wss://"
+        attempt.advice = "; if the server doesn't speak TLS, use ws:// in place of wss://"
         if self._ssl is None:
             self._ssl = default_context()  # reading a machine's authorities takes longer than a handshake
         return await begin_tls(connected, self._ssl, uri.host, where)
@@ -368,7 +368,7 @@ class Connector:
             raise ProxyError(f"the address of the proxy can't be used: {error}") from None
         if parts.scheme != "http" or not parts.hostname:
             raise ProxyError(
-                f"the proxy {shown} can't be used: only http:// proxies can; to do without, give proxy=None, or name "
+                f"the proxy {shown} can't be used: only http:// proxies can; give proxy=None to go without, or name "
                 f"{uri.host} in no_proxy in the environment"
             )
         try:
@@ -397,7 +397,7 @@ class Connector:
                 )
                 raise ProxyError(f"{sentence}{advice}", response)
             if phase.trailing_data:
-                raise ProxyError(f"{whom} sent bytes of its own behind its answer")
+                raise ProxyError(f"{whom} sent bytes after its answer")
             attempt.through = f" (through {whom})"
             return transport.detach()
         except BaseException:
@@ -475,7 +475,7 @@ class _Attempt:
         """Return a connected socket. Raises OSError, which says to where there is no connection, and why."""
         where = unix_path or name_address((host, port))
         self.stage = f"connecting to {where}"
-        self.advice = "; the host may be down, or a firewall may drop what is sent to it"
+        self.advice = "; the host may be down, or a firewall may drop packets to it"
         connected = await dial(host, port, unix_path)
         self.log(logs.http, logging.DEBUG, STATE, f"connected to {where}")
         return connected

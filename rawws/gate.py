@@ -50,7 +50,7 @@ class Gate:
         self._max_connections = max_connections
         self._max_per_ip = max_connections_per_ip
         self._trusted = [_network(proxy) for proxy in trusted_proxies]
-        self._told: set[str] = set()  # the kinds of proxies' mistakes that were logged
+        self._warned: set[str] = set()  # the kinds of proxies' mistakes that were logged
         self._from: dict[int, str] = {}  # by the connection's number
         self._counts: Counter[str] = Counter()
 
@@ -103,9 +103,9 @@ class Gate:
             return Sender(address)
         forwarded = Forwarded.of(request.headers)
         if forwarded.is_ambiguous:
-            told = "sends X-Forwarded-... beside Forwarded, and Forwarded is ignored; have it remove the kind that it "
-            told += "doesn't write"
-            self._tell_once("ambiguous", number, address, told)
+            fault = "sends both X-Forwarded-... and Forwarded, and Forwarded is ignored"
+            advice = "have it remove the kind that it doesn't write"
+            self._warn_once("ambiguous", number, address, f"{fault}; {advice}")
         client = address
         hops = 0  # written by trusted proxies
         for hop in reversed(forwarded.clients):
@@ -113,19 +113,19 @@ class Gate:
             if not hop:
                 break
             try:
-                host = str(parse_ip(name_of(hop)))  # some proxies write a port behind it
+                host = str(parse_ip(name_of(hop)))  # some proxies add a port
             except ValueError:
-                told = f"says in {forwarded.client_field} that its client is {shorten(hop)!r}, which is no address: "
-                told += "such clients are taken for the proxy, all together; have it write addresses"
-                self._tell_once("client", number, client, told)
-                break  # what a proxy did not write is not to be believed, nor what is to its left
+                fault = f"sends {shorten(hop)!r} in {forwarded.client_field}, which is not an IP address"
+                advice = "such clients are counted as one; have it write addresses"
+                self._warn_once("client", number, client, f"{fault}: {advice}")
+                break  # an element that no proxy wrote isn't trusted, nor are those to its left
             client = (host, 0)
             if not self._trusts(host):
                 break
         scheme = forwarded.scheme(hops or 1)
         if scheme is not None and scheme not in SCHEMES:
-            told = f"says in {forwarded.scheme_field} that its client's scheme is {shorten(scheme)!r}, which is "
-            self._tell_once("scheme", number, address, f"{told}ignored; have it write http or https")
+            fault = f"sends the scheme {shorten(scheme)!r} in {forwarded.scheme_field}, which is ignored"
+            self._warn_once("scheme", number, address, f"{fault}; have it write http or https")
         if forwarded.clients and not self.is_open:
             counted = client_of(client[0]) if isinstance(client, tuple) else "a Unix socket"
             if self._from.get(number) != counted and (refusal := self._check(counted)):
@@ -135,11 +135,11 @@ class Gate:
             self._counts[counted] += 1
         return Sender(client, None if scheme is None else SCHEMES.get(scheme))
 
-    def _tell_once(self, kind: str, number: int, proxy: Address, told: str) -> None:
-        if kind not in self._told:
-            self._told.add(kind)
+    def _warn_once(self, kind: str, number: int, proxy: Address, fault: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
             who = proxy[0] if isinstance(proxy, tuple) else "on a Unix socket"
-            logs.line(logs.server, logging.WARNING, number, FAULT, f"the proxy {who} {told}")
+            logs.line(logs.server, logging.WARNING, number, FAULT, f"the proxy {who} {fault}")
 
     def _check(self, host: str) -> Refusal | None:
         if not host or self._max_per_ip is None or self._counts[host] < self._max_per_ip:

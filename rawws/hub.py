@@ -222,7 +222,7 @@ class Hub:
         room = self._occupied.get(path)
         most = None if room is None else room.settings.max_peers
         if room is not None and most is not None and len(room) >= most:
-            sentence = f"There are as many peers in this room as it takes (--max-peers {most}); try again later."
+            sentence = f"This room is full (--max-peers {most}); try again later."
             return Refusal(503, "room_full", sentence, _LATER)
         reading = read_request(request)
         return reading if isinstance(reading, Refusal) else None

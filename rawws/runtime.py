@@ -53,7 +53,7 @@ def check_runs_on_trio(function: str, run: str = "") -> None:
         return
     start = f"start {'it' if run else 'your main function'} with trio.run({run or 'main'})"
     if _asyncio_runs():
-        beside = f"or beside asyncio with await asyncio.to_thread(trio.run, {run or 'main'})"
+        beside = f"or alongside asyncio with await asyncio.to_thread(trio.run, {run or 'main'})"
         raise UsageError(f"{function} runs on trio, and asyncio runs here; {start} in place of asyncio.run, {beside}")
     raise UsageError(f"{function} runs on trio, which doesn't run here; {start}")
 

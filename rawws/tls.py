@@ -150,7 +150,7 @@ def load_certificate(context: ssl.SSLContext, name: str, certificate: str, key: 
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:
         why = f": {error.reason}" if error.reason else ""
-        advice = "both are to be PEM files that belong together"
+        advice = "give a PEM certificate and the key that belongs to it"
         raise UsageError(f"{name} {certificate!r} and its key {key!r} can't be used{why}; {advice}") from error
     except OSError as error:
         raise UsageError(f"{name} {certificate!r} or its key {key!r} can't be read: {error.strerror}") from error
@@ -193,7 +193,7 @@ def explain(error: OSError, where: str) -> OSError:
             ended = "reset" if isinstance(error, ConnectionResetError) else "ended"
             return NoResponse(
                 f"{where} {ended} the connection in the TLS handshake; if it speaks no TLS, use ws:// in place of "
-                "wss://, otherwise its log may tell why"
+                "wss://, otherwise its log may give the reason"
             )
         case ssl.SSLError():
             reason = _name(error)
@@ -244,10 +244,10 @@ def _explain_alert(alert: str, where: str) -> str:
         case "NO_APPLICATION_PROTOCOL":
             return f"{where} does not speak HTTP/1.1 over TLS ({name}), where a WebSocket begins; check host and port"
         case "INTERNAL_ERROR":
-            return f"{where} failed in the TLS handshake ({name}); its log may tell why"
+            return f"{where} failed in the TLS handshake ({name}); its log may give the reason"
     if alert in _ABOUT_OUR_CERTIFICATE:
         return f"{where} demands a client certificate that it accepts ({name}); {GIVE_CERTIFICATE}"
-    return f"{where} ended TLS with the alert {name}; its log may tell why"
+    return f"{where} ended TLS with the alert {name}; its log may give the reason"
 
 
 def _explain_failure(error: ssl.SSLError, where: str) -> str:
@@ -256,7 +256,7 @@ def _explain_failure(error: ssl.SSLError, where: str) -> str:
     if reason in _NO_COMMON_VERSION:
         return _explain_versions(where)
     if reason in _NO_RECORD:
-        return f"{where} does not speak TLS: its bytes are no record of TLS; check host and port"
+        return f"{where} does not speak TLS: its bytes are not a TLS record; check host and port"
     words = reason.lower().replace("_", " ") if reason.isupper() else reason or str(error)
     return f"TLS with {where} failed: {words}"
 

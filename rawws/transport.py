@@ -841,7 +841,7 @@ def _explain_dial(error: OSError) -> str:
         case errno.ENETUNREACH | errno.EHOSTUNREACH | errno.ENETDOWN | errno.EHOSTDOWN:
             return f"{why}; check this machine's network, or the firewalls on the way"
         case errno.ETIMEDOUT:
-            return f"{why}; the host is down, or a firewall drops what is sent to it"
+            return f"{why}; the host is down, or a firewall drops packets to it"
     return why
 
 

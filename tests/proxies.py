@@ -1,4 +1,4 @@
-"""Real reverse proxies in front of a server, which add nothing of their own unless they are told to."""
+"""Real reverse proxies in front of a server, which add no header fields unless they are configured to."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ NAMES = ("nginx", "haproxy", "socat")
 
 
 def check_result(folder: Path) -> str:
-    """Return what HAProxy's last check of the server came to, such as ``L7OK``; empty before the first one."""
+    """Return the status of HAProxy's last check of the server, such as ``L7OK``; empty before the first one."""
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(PATIENCE_S)
         asking.connect(str(folder / "stats"))

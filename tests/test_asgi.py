@@ -140,7 +140,7 @@ async def test_root_path_is_not_in_front_of_the_star_of_the_whole_server() -> No
         ([], ["X-Forwarded-Proto: https", "Forwarded: proto=https"], "http"),
     ],
 )
-async def test_the_scheme_is_what_a_trusted_proxy_says_and_for_that_request_alone(
+async def test_a_trusted_proxy_sets_the_scheme_of_that_request_alone(
     trusted: list[str], lines: list[str], scheme: str
 ) -> None:
     schemes = []

@@ -216,7 +216,7 @@ async def test_an_open_event_stream_does_not_hold_up_the_end(
         site.server.stop()
         assert (await clients[0].to_end()).endswith(b"\n\n\r\n0\r\n\r\n")
         assert trio.current_time() - began <= 1
-        # A middleware of Starlette's passes nothing on that comes after a disconnect.
+        # Starlette's middleware drops everything that is sent after a disconnect.
         assert (await clients[1].answer()).status == (503 if layers else 200)
         assert trio.current_time() - began == 5
     assert errors(caplog) == []

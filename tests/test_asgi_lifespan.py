@@ -170,7 +170,7 @@ async def test_auto_serves_an_application_that_knows_no_lifespan_and_says_so(
 ) -> None:
     caplog.set_level(logging.INFO)
     assert await serve_once(app) == (200, b"ok")
-    told = f"the ASGI application has no lifespan, so it isn't told of startup and shutdown: {why}"
+    told = f"the ASGI application has no lifespan, so it gets no startup and shutdown events: {why}"
     assert any(told in record.getMessage() for record in caplog.records)
     assert errors(caplog) == errors(caplog, "rawws.server") == []
 
@@ -315,7 +315,7 @@ async def test_a_strange_lifespan_message_is_refused(caplog: pytest.LogCaptureFi
 
 
 async def test_what_is_no_application_is_one_sentence() -> None:
-    with pytest.raises(UsageError, match="is of type str; an ASGI application is to be callable"):
+    with pytest.raises(UsageError, match="is of type str; an ASGI application must be callable"):
         asgi("main:app")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="there is no lifespan 'maybe'; give 'auto', 'on' or 'off'"):
         asgi(says_ok, lifespan="maybe")  # type: ignore[arg-type]
@@ -400,8 +400,8 @@ NOT_A_NAME = "doesn't name an application; give module:attribute, such as main:a
         ),
         ("its_app:none", "the module 'its_app' has no 'none', which 'its_app:none' names"),
         ("its_app:Site.none", "the module 'its_app' has no 'Site.none', which 'its_app:Site.none' names"),
-        ("its_app:version", "'its_app:version' is of type str; an ASGI application is to be callable"),
-        ("its_app:broken()", "'its_app:broken()' is of type NoneType; an ASGI application is to be callable"),
+        ("its_app:version", "'its_app:version' is of type str; an ASGI application must be callable"),
+        ("its_app:broken()", "'its_app:broken()' is of type NoneType; an ASGI application must be callable"),
     ],
 )
 async def test_what_can_not_be_loaded_is_one_sentence(name: str, sentence: str, module: Callable[[str], None]) -> None:

@@ -1575,7 +1575,7 @@ async def test_the_first_post_finds_redis(
 async def test_ids_of_the_future_are_answered_at_once(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rawws.redis.LOOK_EVERY_S", math.inf)  # so that nobody who waits for a look gets it
+    monkeypatch.setattr("rawws.redis.LOOK_EVERY_S", math.inf)  # so that a look which anybody waits for never happens
     monkeypatch.setattr(reader, "RECHECK_S", math.inf)
     async with rooms(nursery, backplane=redis.url, history=10) as node, rooms(nursery, history=10) as alone:
         for each in (node, alone):
@@ -1606,13 +1606,13 @@ async def test_ids_of_the_future_are_answered_at_once(
         ("unix://run/redis.sock", "can't be where Redis is"),
         ("redis+cluster://a,b", "a Redis Cluster can't be asked for several streams at once"),
         ("redis+sentinel://a,b", "names the service"),
-        ("redis://localhost?dbb=1", "the option 'dbb', which redis:// doesn't have here; db is meant, perhaps"),
+        ("redis://localhost?dbb=1", "the option 'dbb', which rawws doesn't support for redis://; did you mean db?"),
         ("redis://localhost?noreply=1", "it has db and client_name"),
         (
             "redis://localhost?ssl_ca_certs=file",
-            "'ssl_ca_certs', which redis:// doesn't have here; it is for rediss://",
+            "'ssl_ca_certs', which rawws doesn't support for redis://; it is for rediss://",
         ),
-        ("rediss://localhost?ssl_ca_cert=file", "ssl_ca_certs is meant, perhaps"),
+        ("rediss://localhost?ssl_ca_cert=file", "did you mean ssl_ca_certs?"),
         ("rediss://localhost?ssl_ca_certs=/nowhere/file", "the TLS files that .* can't be used: No such file"),
         ("rediss://localhost?ssl_cert_reqs=no", "give required, optional or none"),
         ("rediss://localhost?ssl_certfile=file", "ssl_certfile and ssl_keyfile in Redis's URL go together"),

@@ -1,4 +1,4 @@
-"""Behind real proxies: a stranger looks like a local program where the proxy adds no header; checks; what it adds."""
+"""A server behind real proxies: local and remote clients, health checks, and forwarded header fields."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_haproxy_keeps_a_server_whose_check_is_answered(
 
 
 @pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
-async def test_the_proxy_protocol_is_told_to_the_operator_with_what_turns_it_off(
+async def test_the_log_names_the_setting_that_turns_the_proxy_protocol_off(
     start_program: StartProgram, tmp_path: Path, option: str
 ) -> None:
     program = start_program()
@@ -170,7 +170,7 @@ FORWARDED = [
 
 @asynccontextmanager
 async def behind_tls(port: int) -> AsyncIterator[httpx.AsyncClient]:
-    """Be the clients of a site whose proxy says that it ends TLS."""
+    """Act as the clients of a site whose proxy reports that it terminates TLS."""
     async with httpx.AsyncClient(
         base_url=f"http://{LOOPBACK}:{port}", headers={"Host": "site.example"}, trust_env=False, timeout=PATIENCE_S
     ) as client:

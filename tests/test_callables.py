@@ -92,7 +92,7 @@ async def asgi_app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def serve(handler: Any = handle, **options: Any) -> None:
-    """Serve, where that is refused at once."""
+    """Call serve, which has to raise at once."""
     with trio.fail_after(PATIENCE_S):
         await rawws.serve(handler, 0, host=LOOPBACK, **options)
 
@@ -140,7 +140,7 @@ async def test_a_handler_that_has_been_called_already_is_refused_without_a_warni
     with pytest.raises(UsageError) as caught:
         await serve(coroutine)
     assert str(caught.value) == (
-        "the handler is to be a function, and handle has been called already; give handle without parentheses"
+        "the handler must be a function, and handle has been called already; give handle without parentheses"
     )
 
 
@@ -162,7 +162,7 @@ async def test_a_handler_that_can_work_is_taken(bounded: None, handler: Any) -> 
     await start(handler)
 
 
-async def test_a_plain_handler_that_returns_something_is_found_out_by_that(
+async def test_a_plain_handler_is_recognized_by_the_value_that_it_returns(
     nursery: trio.Nursery, bounded: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain_handler: Any = lambda ws: f"hello {ws.path}"  # noqa: E731
@@ -192,7 +192,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("options", "sentence"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
-async def test_what_else_can_not_be_called_is_refused_at_the_start(
+async def test_other_uncallable_objects_are_refused_at_the_start(
     bounded: None, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UsageError, match=re.escape(sentence)):
@@ -241,11 +241,11 @@ def test_settings_of_a_hub_that_can_not_work_are_refused(settings: Any, sentence
         (lambda: asgi_app, "if it makes the application, call it, as in asgi(make_app())"),
         (handle, "a function of the request is given to rawws.serve as http itself"),
         (Site, "the ASGI application can't be the class Site itself; give one of its objects, or a function"),
-        (lambda scope, receive, send: None, f"the ASGI application is to be async, and <lambda> {NOT_ASYNC}"),
+        (lambda scope, receive, send: None, f"the ASGI application must be async, and <lambda> {NOT_ASYNC}"),
     ],
     ids=["WSGI", "a factory", "a function of a request", "a class", "plain"],
 )
-def test_what_is_no_asgi_application_is_refused(app: Any, sentence: str) -> None:
+def test_an_object_that_is_no_asgi_application_is_refused(app: Any, sentence: str) -> None:
     with pytest.raises(UsageError, match=f"{re.escape(sentence)}$"):
         rawws.asgi(app)
 

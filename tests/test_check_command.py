@@ -101,7 +101,7 @@ def test_servers_that_people_use(check: Check, other: tuple[str, int]) -> None:
 
 
 def assert_as_in_readme(name: str, verdicts: list[str]) -> None:
-    """Hold the counts against the README's table, where that is about the version that is installed."""
+    """Compare the counts with the README's table, if the installed version is the table's."""
     readme = Path(__file__).parent.parent.joinpath("README.md").read_text()
     row, distribution = ROWS[name]
     if distribution:
@@ -147,7 +147,7 @@ async def flood(stream: trio.SocketStream) -> None:
 
 
 async def take_its_time(upstream: int, stream: trio.SocketStream) -> None:
-    """Passes on what a server answers, a quarter of a second late each time."""
+    """Passes a server's answers on, each a quarter of a second late."""
 
     async def pass_on(source: trio.SocketStream, sink: trio.SocketStream, delay_s: float) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -304,12 +304,12 @@ def test_a_port_that_answers_no_handshake_is_not_tried(
     assert capsys.readouterr() == ("", f"rawws: ws://127.0.0.1:{port}/: {told}\n")
 
 
-async def test_a_story_is_told_in_the_order_of_cause_and_effect(nursery: trio.Nursery) -> None:
+async def test_a_case_is_shown_in_the_order_of_cause_and_effect(nursery: trio.Nursery) -> None:
     server = await nursery.start(partial(rawws.serve, rawws.Hub(hello="welcome"), 0, host=LOOPBACK))
     result = await Checker(f"ws://127.0.0.1:{server.port}/x").run_case(BY_NAME["unmasked"])
     frames = [line for line in result.story() if re.match(r"\w+ → \w+, byte \d+: [A-Z]+ fin=1", line)]
     told = [re.sub(r"(\w+) → \w+, byte \d+: ([A-Z]+) .*", r"\1 \2", line) for line in frames]
-    greeting = ["server TEXT"] * told.count("server TEXT")  # it may come before the frame, or behind it
+    greeting = ["server TEXT"] * told.count("server TEXT")  # it may come before the frame, or after it
     assert [line for line in told if line not in greeting] == ["client TEXT", "server CLOSE", "client CLOSE"]
     assert result.sent.endswith(BY_NAME["unmasked"].frames + b"\x88\x82\x37\xfa\x21\x3d\x34\x12")
     nursery.cancel_scope.cancel()
@@ -417,7 +417,7 @@ def faulty(fault: str, deadly: bytes = bytes(99), *, is_restarted: bool = False)
 
 
 def checked(server: Faulty, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, tuple[str, str]], str]:
-    """Return the status, the verdict on each case with what it got, and what was written to standard error."""
+    """Return the status, each case's verdict and answer, and the text on standard error."""
     status = rawws.cli.main(["check", "--json", "--timeout", f"{ANSWER_S}", f"ws://127.0.0.1:{server.port}/"])
     out, err = capsys.readouterr()
     return status, {each["case"]: (each["verdict"], each["got"]) for each in json.loads(out)}, err
@@ -478,7 +478,7 @@ def test_a_server_that_dies_of_a_case_and_is_restarted(
         status, verdicts, err = checked(server, capsys)
         assert len(server.processes) == (3 if fault == "crash" else 1)
     assert (status, err) == (1, "")
-    told = "the server stopped answering, and did so again when only this was tried"
+    told = "the server stopped answering, and did so again when this case was tried alone"
     assert verdicts.pop(name) == ("bad", told)
     assert {case: verdict for case, (verdict, _) in verdicts.items()} | {name: "bad"} == {**intact, name: "bad"}
 

@@ -227,10 +227,10 @@ def test_the_log_can_be_made_longer_and_shorter(ran: Ran, flags: list[str], leve
         (["--port", "-1"], "--port: '-1' is not a port; give a number from 0 to 65535"),
         (["--port", "http"], "--port: 'http' is not a port; give a number from 0 to 65535"),
         (["--port", "٣"], "--port: '٣' is not a port; give a number from 0 to 65535"),
-        (["--max-size", "big"], "--max-size: 'big' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
-        (["--max-size", "1.5M"], "--max-size: '1.5M' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
-        (["--max-lag", "-1"], "--max-lag: '-1' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
-        (["--max-lag", ""], "--max-lag: '' is not a size; give bytes, or such as 64k, 1M, 2GiB"),
+        (["--max-size", "big"], "--max-size: 'big' is not a size; give bytes, as in 65536, 64k or 2GiB"),
+        (["--max-size", "1.5M"], "--max-size: '1.5M' is not a size; give bytes, as in 65536, 64k or 2GiB"),
+        (["--max-lag", "-1"], "--max-lag: '-1' is not a size; give bytes, as in 65536, 64k or 2GiB"),
+        (["--max-lag", ""], "--max-lag: '' is not a size; give bytes, as in 65536, 64k or 2GiB"),
         (["--history", "-1"], "--history: '-1' is not a number; give one such as 100"),
         (["--rooms", "room"], "--rooms: 'room' is not the beginning of a path; give one such as /room/"),
         (["--drain", "-1"], "--drain: '-1' is not a number of seconds; give 0 or more"),
@@ -265,7 +265,7 @@ def test_a_bad_value_is_one_sentence_and_exit_status_2(
     message, see = capsys.readouterr().err.splitlines()
     assert message.startswith("rawws: ")
     assert sentence in message
-    assert see == "rawws: rawws serve --help lists what can be given"
+    assert see == "rawws: rawws serve --help lists the arguments"
 
 
 @pytest.mark.parametrize("origin", ["hoppscotch.io", "https://", "https://hoppscotch.io/path", "https://a b"])
@@ -277,7 +277,7 @@ def test_an_origin_that_is_none_is_one_sentence_and_exit_status_2(
     assert capsys.readouterr().err.splitlines() == [
         f"rawws: --allow-origin: {origin!r} is not an origin; give scheme, host and port alone, as a browser sends "
         "them, such as https://example.org, or * for any",
-        "rawws: rawws serve --help lists what can be given",
+        "rawws: rawws serve --help lists the arguments",
     ]
 
 
@@ -373,7 +373,7 @@ def test_a_greeting_that_is_not_utf8_is_one_sentence_and_exit_status_2(start_pro
         (["connect"], "URL is missing, as in rawws connect URL"),
         (["connect", "--hedaer", "a: b", "ws://x"], "rawws connect has no flag --hedaer; did you mean --header?"),
         (["connect", "--port", "80", "ws://x"], "rawws connect has no flag --port, and rawws serve has it"),
-        (["connect", "ws://x", "ws://y"], "rawws connect takes nothing like 'ws://y'"),
+        (["connect", "ws://x", "ws://y"], "rawws connect doesn't take the argument 'ws://y'"),
         (["connect", "-w", "soon", ":1"], "-w/--wait: 'soon' is not a number of seconds; give 0 or more, or -1 to wait "
                                           "until the server closes"),
         (["connect", "-H"], "-H/--header needs a value, as in --header 'NAME: VALUE'"),
@@ -391,7 +391,7 @@ def test_a_mistyped_command_line_is_one_sentence_and_a_line_that_leads_to_help(
     assert ran.port == -1
     message, see = capsys.readouterr().err.splitlines()
     assert message == f"rawws: {sentence}"
-    command = see.removeprefix("rawws: ").removesuffix(" lists what can be given").split()
+    command = see.removeprefix("rawws: ").removesuffix(" lists the arguments").split()
     assert command[0] == "rawws"
     with pytest.raises(SystemExit) as caught:
         rawws.cli.main(command[1:])

@@ -389,7 +389,7 @@ async def test_a_redirect_to_where_no_websocket_can_be_is_the_server_s_fault(nur
         await rawws.connect(url).open()
 
 
-async def test_every_failure_behind_a_redirect_names_the_redirect(
+async def test_every_failure_after_a_redirect_names_the_redirect(
     nursery: trio.Nursery, server_tls: ssl.SSLContext
 ) -> None:
     target = ""
@@ -420,7 +420,7 @@ async def test_every_failure_behind_a_redirect_names_the_redirect(
             assert sentence in error.args
 
 
-async def test_a_timeout_behind_a_redirect_names_the_redirect(
+async def test_a_timeout_after_a_redirect_names_the_redirect(
     nursery: trio.Nursery,
     autojump_clock: MockClock,  # noqa: ARG001
 ) -> None:
@@ -438,7 +438,7 @@ async def test_a_timeout_behind_a_redirect_names_the_redirect(
 
 
 @pytest.mark.parametrize("secret", ["a header", "the address"])
-async def test_a_refusal_behind_a_redirect_says_that_credentials_were_not_sent(
+async def test_a_refusal_after_a_redirect_says_that_credentials_were_not_sent(
     nursery: trio.Nursery, secret: str
 ) -> None:
     second = await start(nursery, process_request=lambda _: Response(401))

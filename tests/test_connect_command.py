@@ -524,7 +524,7 @@ def test_the_frames_that_are_shown_have_the_text_of_compressed_messages(slow_ech
     told = ran.stderr.decode()
     assert " rawws.server    #0 = marks of this log: < received, > sent, " in told
     assert told.count(" rawws.frames    #1 > TEXT ") == 3
-    # This server refers to what it has sent before (RFC 7692 §7.1.1).
+    # This server refers to earlier messages (RFC 7692 §7.1.1).
     received = re.findall(r" rawws.frames    #1 < TEXT fin=1 rsv=100 .*\n.* rawws.frames    #1 (.*)", told)
     assert received == ["= the message: TEXT, 5 bytes: 'hello'"] * 3
 

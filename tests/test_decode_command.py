@@ -238,7 +238,7 @@ def test_streams_that_are_closed_or_full(redirected: str, status: int, told: str
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run the command with what it can't explain, and return its one sentence."""
+    """Run the command with input that it can't explain, and return its one sentence."""
     assert rawws.cli.main(["decode", *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -247,7 +247,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def followed(sentence: str, tool: str) -> str:
-    """Do what a sentence says with a tool, and return what comes of it."""
+    """Follow a sentence's advice with a tool, and return the output."""
     match = re.search(rf"{tool} [^|]*\| rawws decode", sentence)
     assert match is not None
     command = match[0].replace("rawws decode", f"{sys.executable} -m rawws decode --brief")
@@ -268,7 +268,7 @@ ORDERS: list[Literal["little", "big"]] = ["little", "big"]
 @pytest.mark.parametrize("tool", ["tshark", "tcpdump"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("magic", [0xA1B2C3D4, 0xA1B23C4D], ids=["microseconds", "nanoseconds"])
-def test_a_capture_is_named_and_what_is_said_of_it_works(
+def test_a_capture_is_named_and_the_advice_works(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, order: Literal["little", "big"], magic: int, tool: str
 ) -> None:
     lines = packet(5000, 80, 1, HELLO).splitlines()[1:]
@@ -285,7 +285,7 @@ def test_a_capture_is_named_and_what_is_said_of_it_works(
     ("tool", "pack"),
     [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)],
 )
-def test_a_compressed_file_is_named_and_what_is_said_of_it_works(
+def test_a_compressed_file_is_named_and_the_advice_works(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, tool: str, pack: Callable[[bytes], bytes]
 ) -> None:
     (tmp_path / "x").write_bytes(pack(HELLO))
@@ -328,9 +328,7 @@ def test_tls_is_named_in_hex_and_in_packets(capsys: pytest.CaptureFixture[str], 
     ]
 
 
-def test_noise_is_said_to_be_no_frames_before_it_is_explained(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_noise_gets_a_warning_before_it_is_explained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\xa7\x8d\r\n\0\0\0\0\xb7D\x0ck")
     status, lines = decode(capsys, "--brief", str(tmp_path / "x"))
     assert status == 1
@@ -339,12 +337,12 @@ def test_noise_is_said_to_be_no_frames_before_it_is_explained(
         "and 13 bytes of payload, of which 6 are there"
     )
     status, lines = decode(capsys, "--brief", "0581 6548 6c6c 006f")
-    assert (status, lines[1][:63]) == (1, "! they would with the two bytes of each word exchanged: make th")
+    assert (status, lines[1][:63]) == (1, "! they do with the bytes of each 16-bit word swapped: make th")
 
 
 def test_both_directions_in_one_are_not_taken_for_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "stream").write_bytes(REQUEST + SWITCH + b"\r\n" + HELLO + BYE)
-    assert told(capsys, str(tmp_path / "stream")).startswith("both directions of a connection are in this")
+    assert told(capsys, str(tmp_path / "stream")).startswith("this has both directions of a connection")
 
 
 def test_two_directions_of_a_followed_stream(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -356,13 +354,13 @@ def test_two_directions_of_a_followed_stream(capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_unreadable_file_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(HELLO)
     (tmp_path / "x").chmod(0)
     assert told(capsys, str(tmp_path / "x")) == f"{tmp_path}/x can't be read: Permission denied"
 
 
-def test_files_that_are_none_or_empty_or_several_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_missing_empty_and_several_files_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     assert told(capsys, str(tmp_path / "empty")).startswith("there is nothing to decode: give bytes in hex, a file,")
@@ -378,7 +376,7 @@ def test_a_pipe_is_read_as_a_file_is() -> None:
     assert ran.stdout.decode().endswith("'Hello'\n")
 
 
-def test_a_record_that_lacks_something_is_told_in_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_record_that_lacks_a_member_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "x").write_text('{"at":1,"connection":1}\n')
     assert told(capsys, str(tmp_path / "x")).endswith(": it has no 'kind'")
     (tmp_path / "x").write_text('{"at":1,"connection":1,"kind":"frame","sender":"me"}\n')

@@ -71,7 +71,7 @@ class Call:
     """One call of an application, as it goes on while the server stops."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
-        self.notified: list[str] = []  # by which ways the application has learnt that it is to end
+        self.notified: list[str] = []  # the notices that the application got
         self._receive = receive
         self._send = send
 

@@ -1,4 +1,4 @@
-"""Every way in which a connection can end, and that all who report it give the same cause."""
+"""Every way in which a connection can end: all reports of it have the same cause."""
 
 from __future__ import annotations
 

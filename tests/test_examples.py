@@ -185,7 +185,7 @@ def test_the_sms_service_leaves_no_file_that_nobody_named(run: Run, tmp_path: Pa
     sms = run("payments", "sms")
     _, err = sms.process.communicate(timeout=PATIENCE_S)
     assert sms.process.returncode == 2
-    assert err.endswith("the SMS service needs --state FILE, such as --state sms.state, to go on there after a kill\n")
+    assert err.endswith("the SMS service needs --state FILE, such as --state sms.state, to resume after a kill\n")
     assert list(tmp_path.iterdir()) == []
 
 

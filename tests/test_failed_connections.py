@@ -1,4 +1,4 @@
-"""Connections that fail: one sentence each, with the server, whose side that is on, and advice that can be followed.
+"""Connections that fail: one sentence each, with the server, the side at fault, and advice that can be followed.
 
 The servers are OpenSSL's own, nginx, and sockets that send the bytes of a test.
 """
@@ -52,7 +52,7 @@ REFUSED_HANDSHAKE = (
     "{where} refused the TLS handshake (handshake_failure): it has no cipher in common with us, or demands a client "
     f"certificate; for the latter, {GIVE_CERTIFICATE}"
 )
-NO_TLS_PERHAPS = "if it speaks no TLS, use ws:// in place of wss://, otherwise its log may tell why"
+NO_TLS_PERHAPS = "if it speaks no TLS, use ws:// in place of wss://, otherwise its log may give the reason"
 USE_WSS = "use wss:// in place of ws://"
 
 
@@ -265,7 +265,7 @@ PLAIN = "{where} speaks plain HTTP, not TLS: use ws:// in place of wss://"
             b"\x80\x80\x80\x80\x80\x80\x80\x80",
             False,
             rawws.TlsError,
-            "{where} does not speak TLS: its bytes are no record of TLS; check host and port",
+            "{where} does not speak TLS: its bytes are not a TLS record; check host and port",
         ),
         (b"", False, rawws.NoResponse, f"{{where}} ended the connection in the TLS handshake; {NO_TLS_PERHAPS}"),
         (b"", True, rawws.NoResponse, f"{{where}} reset the connection in the TLS handshake; {NO_TLS_PERHAPS}"),
@@ -273,7 +273,7 @@ PLAIN = "{where} speaks plain HTTP, not TLS: use ws:// in place of wss://"
             b"\x15\x03\x03\x00\x02\x02\x50",
             False,
             rawws.TlsError,
-            "{where} failed in the TLS handshake (internal_error); its log may tell why",
+            "{where} failed in the TLS handshake (internal_error); its log may give the reason",
         ),
         (
             b"\x15\x03\x03\x00\x02\x02\x70",
@@ -298,7 +298,7 @@ PLAIN = "{where} speaks plain HTTP, not TLS: use ws:// in place of wss://"
             b"\x15\x03\x03\x00\x02\x02\x5a",
             False,
             rawws.TlsError,
-            "{where} ended TLS with the alert user_cancelled; its log may tell why",
+            "{where} ended TLS with the alert user_cancelled; its log may give the reason",
         ),
     ],
     ids=[
@@ -494,8 +494,8 @@ async def test_a_refused_port_has_its_address_and_advice() -> None:
     [
         (
             "wss",
-            "the TLS handshake with 127.0.0.1:{port} took longer than 3 s in all (open_timeout); the server may speak "
-            "no TLS: then use ws:// in place of wss://",
+            "the TLS handshake with 127.0.0.1:{port} took longer than 3 s in all (open_timeout); "
+            "if the server doesn't speak TLS, use ws:// in place of wss://",
         ),
         ("ws", "waiting for ws://127.0.0.1:{port}/ to answer took longer than 3 s in all (open_timeout)"),
     ],
@@ -705,17 +705,17 @@ def test_a_file_without_certificates_is_explained(files: Files, tmp_path: Path) 
             ["connect", "wss://h", "--ca", "nowhere.pem"],
             "the certificates in 'nowhere.pem' can't be read: No such file",
         ),
-        (["check", "wss://h", "--ca", "c.pem", "-n"], "--ca is of no use with --no-check"),
-        (["connect", "wss://h", "--key", "k.pem"], "--key is of no use without --cert; give the certificate too"),
+        (["check", "wss://h", "--ca", "c.pem", "-n"], "--ca has no effect with --no-check"),
+        (["connect", "wss://h", "--key", "k.pem"], "--key has no effect without --cert; give the certificate too"),
         (
             ["connect", "wss://h", "--cert", "nowhere.pem"],
             "the client certificate 'nowhere.pem' or its key 'nowhere.pem'",
         ),
         (["tap", "0", "localhost:1", "--cert", __file__], "the client certificate "),
-        (["tap", "0", "localhost:1", "--ca", "c.pem", "-n"], "--ca is of no use with --no-check"),
+        (["tap", "0", "localhost:1", "--ca", "c.pem", "-n"], "--ca has no effect with --no-check"),
     ],
 )
-def test_flags_that_can_not_be_meant_are_one_sentence(
+def test_invalid_flags_are_one_sentence(
     capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
     assert rawws.cli.main(arguments) == 2

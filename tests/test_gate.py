@@ -67,7 +67,7 @@ def test_the_client_is_the_nearest_address_that_is_not_a_proxy_of_ours(
         ({"Forwarded": "for=evil;proto=https, for=203.0.113.9;proto=http"}, "203.0.113.9", "http"),
         ({"Forwarded": "for=203.0.113.9;proto=https, for=10.0.0.2"}, "203.0.113.9", "https"),
         ({"Forwarded": "for=203.0.113.9;proto=https, for=10.0.0.2;proto=http"}, "203.0.113.9", "https"),
-        # What isn't as RFC 7239 §4 has it is nobody's, nor is what stands in front of it.
+        # An element that violates RFC 7239 §4 isn't trusted, nor is any before it.
         ({"Forwarded": 'for="evil, for=203.0.113.9;proto=https'}, "10.0.0.1", None),
         ({"Forwarded": "for=203.0.113.9;for=203.0.113.10;proto=https"}, "10.0.0.1", None),
         ({"Forwarded": "203.0.113.9;proto=https"}, "10.0.0.1", None),
@@ -78,7 +78,7 @@ def test_the_client_is_the_nearest_address_that_is_not_a_proxy_of_ours(
         ({"X-Forwarded-Host": "evil.example", "X-Forwarded-Scheme": "https"}, "10.0.0.1", None),
     ],
 )
-def test_the_scheme_is_what_the_proxy_nearest_to_the_client_says(
+def test_the_proxy_nearest_to_the_client_sets_the_scheme(
     fields: dict[str, str], client: str, scheme: str | None
 ) -> None:
     request = Request("GET", "/", "1.1", rawws.Headers(list(fields.items())))
@@ -131,26 +131,25 @@ def test_of_ipv6_all_of_a_64_is_one_client() -> None:
     [
         (
             {"X-Forwarded-For": "_hidden"},
-            "says in X-Forwarded-For that its client is '_hidden', which is no address: such clients are taken for the "
-            "proxy, all together; have it write addresses",
+            "sends '_hidden' in X-Forwarded-For, which is not an IP address: such clients are "
+            "counted as one; have it write addresses",
         ),
         (
             {"Forwarded": "for=_hidden;proto=https"},
-            "says in Forwarded that its client is '_hidden', which is no address: such clients are taken for the "
-            "proxy, all together; have it write addresses",
+            "sends '_hidden' in Forwarded, which is not an IP address: such clients are "
+            "counted as one; have it write addresses",
         ),
         (
             {"X-Forwarded-Proto": "on"},
-            "says in X-Forwarded-Proto that its client's scheme is 'on', which is ignored; have it write http or https",
+            "sends the scheme 'on' in X-Forwarded-Proto, which is ignored; have it write http or https",
         ),
         (
             {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=198.51.100.1"},
-            "sends X-Forwarded-... beside Forwarded, and Forwarded is ignored; have it remove the kind that it doesn't "
-            "write",
+            "sends both X-Forwarded-... and Forwarded, and Forwarded is ignored; have it remove the kind that it write",
         ),
     ],
 )
-def test_a_proxy_s_mistake_is_told_once(caplog: pytest.LogCaptureFixture, fields: dict[str, str], told: str) -> None:
+def test_a_proxy_s_mistake_is_logged_once(caplog: pytest.LogCaptureFixture, fields: dict[str, str], told: str) -> None:
     gate = Gate(None, None, ["10.0.0.0/8"])
     for number in range(3):
         gate.find_sender(number, Request("GET", "/", "1.1", rawws.Headers(list(fields.items()))), ("10.0.0.1", 1))

@@ -978,7 +978,7 @@ async def test_a_target_that_is_no_path_is_no_room(
 
 
 @pytest.mark.parametrize(("method", "target", "status"), [("OPTIONS", "*", 204), ("TRACE", "/", 405)])
-async def test_nothing_is_told_back(running: Running, method: str, target: str, status: int) -> None:
+async def test_the_response_has_nothing_of_the_request(running: Running, method: str, target: str, status: int) -> None:
     client = await running.connect()
     answer = await client.ask(get(target, "Cookie: secret", method=method))
     assert answer.status == status

@@ -136,7 +136,7 @@ class Reader:
                     self._take_message(payload.decode())
 
     def _is_alone(self, says: str) -> bool:
-        """Note a message that is for this reader alone; false for one of the room."""
+        """Record a message to this reader alone; false for one of the room."""
         if "alone" not in json.loads(says):
             return False
         self.got_alone.append((says, len(self.messages)))
@@ -171,7 +171,7 @@ class Room:
 
     def __init__(self, slow: Slow, clients: list[HangsUp], nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._queues: dict[int, trio.MemorySendChannel[str]] = {}  # by reader: what a program says to it alone
+        self._queues: dict[int, trio.MemorySendChannel[str]] = {}  # by reader: a program's messages to it alone
         self._opened = 0
         if slow is Slow.LATEST:  # whose limit is for what all keys' newest take
             hub = Hub(slow=slow, key="key", history=HISTORY)

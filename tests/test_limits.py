@@ -378,7 +378,7 @@ async def test_a_post_may_have_what_a_message_may_unless_it_is_said_otherwise(
         (["--max-target", "10"], get("/" + "x" * 60), 414, "over the server's limit of 10 bytes (--max-target)"),
         (["--open-timeout", "0.2"], b"GET / HTTP/1.1\r\n", 408, "within 0.2 seconds (--open-timeout)"),
         (["--max-rooms", "1"], upgrade("/two"), 503, "as many rooms as this server takes (--max-rooms 1)"),
-        (["--max-peers", "1"], upgrade("/one"), 503, "as many peers in this room as it takes (--max-peers 1)"),
+        (["--max-peers", "1"], upgrade("/one"), 503, "This room is full (--max-peers 1)"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

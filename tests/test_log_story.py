@@ -366,7 +366,7 @@ def test_a_name_is_told_as_far_as_names_go(field: str, size: int) -> None:
     rest = "" if size == 255 else f"… ({size - 255} characters more)"
     assert "'" * 255 + rest in refusal.sentence
     assert "'" * 256 not in refusal.sentence
-    assert "'" * 6 not in refusal.hint  # what no flag takes is in none
+    assert "'" * 6 not in refusal.hint  # a value that no flag accepts is in none
 
 
 # The levels

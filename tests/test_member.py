@@ -33,7 +33,7 @@ def member_of(running: RunningHub, path: str = "/") -> rawws.Member:
 
 
 async def publish_until_behind(running: RunningHub, member: rawws.Member) -> int:
-    """Publish numbered messages until a member that doesn't read is behind; return how many."""
+    """Publish numbered messages until a member that doesn't read is lagging; return their number."""
     count = 0
     while not member.is_behind:
         running.hub.room("/").publish(f"{count} {PADDING}")
@@ -49,7 +49,7 @@ def numbers(frames: list[Seen]) -> list[str]:
 # Their identities
 
 
-async def test_a_program_sees_who_is_in_a_room(nursery: trio.Nursery) -> None:
+async def test_a_program_sees_the_members_of_a_room(nursery: trio.Nursery) -> None:
     def authenticate(request: rawws.Request) -> str:
         return request.query.partition("&")[0]
 
@@ -117,7 +117,7 @@ async def test_the_address_is_the_clients_behind_a_trusted_proxy(nursery: trio.N
     server.stop()
 
 
-async def test_an_iteration_is_over_those_who_are_there_when_it_begins(start_hub: StartHub) -> None:
+async def test_an_iteration_is_over_the_members_at_its_beginning(start_hub: StartHub) -> None:
     running = start_hub()
     first, second = running.join(), running.join()
     seen = []
@@ -196,7 +196,7 @@ async def test_it_keeps_its_place_among_what_the_room_publishes(start_hub: Start
     assert numbers(await other.frames(3)) == ["0a", "1a", "2a"]
 
 
-async def test_to_a_member_that_is_behind_it_goes_out_after_what_was_published(
+async def test_a_lagging_member_gets_it_after_the_messages_of_the_room(
     start_hub: StartHub, nursery: trio.Nursery
 ) -> None:
     running = start_hub()
@@ -311,7 +311,9 @@ async def test_a_reader_of_events_can_be_closed(start_hub: StartHub) -> None:
     await client.assert_end()
 
 
-async def test_what_is_sent_to_a_member_that_leaves_says_so(start_hub: StartHub, nursery: trio.Nursery) -> None:
+async def test_a_message_to_a_member_that_leaves_raises_connection_closed(
+    start_hub: StartHub, nursery: trio.Nursery
+) -> None:
     running = start_hub()
     client = running.join(send_buffer=SMALL)
     member = member_of(running)
@@ -353,7 +355,7 @@ async def test_a_close_that_can_not_be_sent_is_refused(start_hub: StartHub, code
     assert len(running.hub.room("/")) == 1
 
 
-async def test_what_can_not_be_a_message_is_refused_before_anything_is_sent(start_hub: StartHub) -> None:
+async def test_an_invalid_message_is_refused_before_anything_is_sent(start_hub: StartHub) -> None:
     running = start_hub()
     running.join()
     with pytest.raises(TypeError):

@@ -752,7 +752,7 @@ def test_leftovers_of_another_server_of_this_origin_do_no_harm(
     expect(frame_rows(page)).to_have_count(2)
 
 
-# Says of each connection that has ended what came on it.
+# Reports the received messages of each connection that has ended.
 TAKES_ANY_WEBSOCKET = """
 import contextlib, json, sys
 from functools import partial

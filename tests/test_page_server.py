@@ -357,7 +357,7 @@ async def test_requests_of_the_page_itself_are_not_logged_and_take_no_numbers(st
     assert program.wait() == 0
     told = stories(program)
     assert sorted(told) == [0, 1, 2]
-    assert "= a page watches what crosses the wire" in told[0]
+    assert "= a page watches the traffic" in told[0]
     assert told[1][1] == "< GET /room HTTP/1.1"
     assert told[2][1] == "< GET /other HTTP/1.1"
     assert not [line for line in program.lines if "/_rawws/" in line or "GET /?token=" in line]
@@ -699,7 +699,7 @@ def test_the_page_names_directions_as_the_log_does() -> None:
         assert dict(re.findall(r'(\w+): "([^"]*)"', told)) == expected
 
 
-async def test_the_message_that_ends_with_a_frame_is_told_with_it(nursery: trio.Nursery) -> None:
+async def test_a_record_of_a_frame_has_the_message_that_ends_with_it(nursery: trio.Nursery) -> None:
     deflated = Deflater(15).deflate(b"hello " * 1000)
     said = [
         encode_frame(Opcode.TEXT, deflated[:5], fin=False, rsv=RSV1, mask_key=bytes(4)),

@@ -24,7 +24,7 @@ from rawws.web import HelloApp, HttpApp
 from tests.asgi_serving import echo, says_ok
 from tests.serving import LOOPBACK, PATIENCE_S, upgrade
 
-# The names of what a program is given, and of tuples, which are checked where they are used.
+# The names of objects that a program is given, and of tuples, which are checked where they are used.
 GIVEN = {"History", "Member", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"}
 # Methods of public names that are for rawws itself.
 INTERNAL = {
@@ -34,7 +34,7 @@ INTERNAL = {
 
 
 def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Yield what a program may call, by its name."""
+    """Yield the callables of the public API, with their names."""
     for name in rawws.__all__:
         found = getattr(rawws, name)
         if inspect.isfunction(found):

@@ -58,7 +58,7 @@ def test_the_annotated_log_is_what_is_written(start_program: StartProgram) -> No
     assert [normalised(line) for line in shown] == [normalised(line) for line in written]
 
 
-def test_the_lines_of_a_tap_are_what_is_written(start_program: StartProgram) -> None:
+def test_a_tap_writes_the_lines_in_the_readme(start_program: StartProgram) -> None:
     tap = start_program.tap(start_program().address)
     with connect(f"ws://{tap.address}/room", proxy=None) as client:
         client.recv()

@@ -1,4 +1,4 @@
-"""Redis as people have it: some faults end the start, others are told once, and the manual's rights are enough."""
+"""Misconfigured Redis servers: some faults end the start, others are logged once, and the manual's rights suffice."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_the_rights_in_the_manual_are_enough(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_each_right_in_the_manual_is_needed_and_a_missing_one_is_named_with_what_gives_it(
+async def test_each_right_in_the_manual_is_needed_and_the_error_for_a_missing_one_grants_it(
     redis: RedisServer,
 ) -> None:
     need(shutil.which("redis-cli"), "redis-cli")
@@ -152,7 +152,7 @@ def test_every_command_of_a_script_is_tried_at_the_beginning() -> None:
     assert used | {"XREAD"} == tried
 
 
-def test_the_manual_grants_what_is_needed() -> None:
+def test_the_manual_grants_every_right_that_is_needed() -> None:
     rules = shlex.split(Address("redis", "localhost", 6379).rules)
     assert set(rules) == {word for word in GRANT if word[0] in "~+"}
     sentinel = shlex.split(Address("redis+sentinel", "localhost:26379/x", 0, db=1, has_client_name=True).rules)
@@ -174,7 +174,7 @@ async def started(tmp_path: Path, *options: str) -> AsyncIterator[str]:
 @pytest.mark.parametrize(
     ("options", "url", "told"),
     [
-        (["requirepass", "secret"], "redis://{}", "Redis wants a password; give it in the URL"),
+        (["requirepass", "secret"], "redis://{}", "Redis requires a password; give it in the URL"),
         (["requirepass", "secret"], "redis://:other@{}", "Redis refuses the password in the URL, or the user"),
         (
             CLUSTER,
@@ -193,7 +193,7 @@ async def started(tmp_path: Path, *options: str) -> AsyncIterator[str]:
             "redis://{}",
             "doesn't know the command HELLO .* Redis 7 or later",
         ),
-        ([], "rediss://{}", "this port is without TLS; give redis:// in place of rediss://"),
+        ([], "rediss://{}", "this port doesn't speak TLS; give redis:// in place of rediss://"),
         ([], "redis+sentinel://{}/service", "is no Sentinel; give redis://"),
     ],
 )
@@ -250,7 +250,7 @@ async def test_tls_on_one_side_only_ends_the_start_and_the_advice_helps(tmp_path
         async with rawws.share(rawws.Hub(), url) as backplane:
             assert not backplane.is_away
         await server.ask("CONFIG", "SET", "tls-auth-clients", "yes")
-        assert "wants a client's certificate; give it in the URL, as ?ssl_certfile=FILE" in await refusal(url)
+        assert "requires a client certificate; give it in the URL, as ?ssl_certfile=FILE" in await refusal(url)
         async with rawws.share(rawws.Hub(), f"{url}&ssl_certfile={certificate}&ssl_keyfile={certificate}") as backplane:
             assert not backplane.is_away
 
@@ -294,7 +294,7 @@ async def test_the_program_ends_with_one_sentence_and_status_2(
 
 
 async def _tries(redis: RedisServer, count: int) -> None:
-    """Wait until so many connections have been made since now."""
+    """Wait until this number of connections has been made from now on."""
 
     async def made() -> int:
         told = await redis.ask("INFO", "commandstats")
@@ -346,7 +346,7 @@ def _logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     ids=["full", "a replica", "a right is taken away", "keys are taken away", "a disk that fails"],
 )
 @pytest.mark.usefixtures("impatient")
-async def test_a_fault_that_begins_later_is_told_once_and_its_end_when_the_command_works_again(
+async def test_a_later_fault_is_logged_once_and_its_end_when_the_command_works_again(
     nursery: trio.Nursery,
     redis: RedisServer,
     tmp_path: Path,
@@ -422,7 +422,7 @@ async def test_a_start_ends_as_well_when_redis_comes_late_and_refuses(redis: Red
     async with network(redis.port) as between, trio.open_nursery() as nursery:
         between.cut()
         nursery.start_soon(_after, 0.2, between.heal)
-        assert "Redis wants a password" in await refusal(between.url)
+        assert "Redis requires a password" in await refusal(between.url)
 
 
 async def _after(seconds: float, work: Callable[[], None]) -> None:

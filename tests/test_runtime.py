@@ -71,7 +71,7 @@ ADVICE = re.compile(r"use (?:await )?(.*?\))(?:, where token is what (.*\)) has 
 
 
 async def follow(place: Place, call: Callable[[], Any], **names: object) -> Any:
-    """Make a call where it can't work, follow the advice in the same place, and return what that returns."""
+    """Make a call where it can't work, follow the advice in the same place, and return the result."""
 
     def refused() -> str:
         with pytest.raises(UsageError) as caught:
@@ -160,11 +160,11 @@ async def test_a_member_is_sent_to_and_closed_from_elsewhere(place: Place, start
 # Under asyncio
 
 
-INSTEAD = re.compile(r"with (trio\.run\(.*?\)) in place of asyncio\.run, or beside asyncio with await (.*)$")
+INSTEAD = re.compile(r"with (trio\.run\(.*?\)) in place of asyncio\.run, or alongside asyncio with await (.*)$")
 
 
 def advice_of(error: UsageError) -> tuple[str, str]:
-    """Return both calls that a sentence advises: in place of asyncio, and beside it."""
+    """Return both calls that a sentence advises: in place of asyncio, and alongside it."""
     found = INSTEAD.search(str(error))
     assert found is not None, error
     return found[1], found[2]
@@ -177,7 +177,7 @@ async def nothing(_: rawws.WebSocket) -> None:
 def test_serve_under_asyncio_says_how_it_is_run() -> None:
     with pytest.raises(UsageError, match=r"^rawws\.serve runs on trio, and asyncio runs here; start it with") as caught:
         asyncio.run(rawws.serve(nothing, 0))
-    instead, beside = advice_of(caught.value)
+    instead, alongside = advice_of(caught.value)
     ran = []
 
     async def serve(handler: Any, port: int) -> None:
@@ -190,7 +190,7 @@ def test_serve_under_asyncio_says_how_it_is_run() -> None:
     eval(instead, known)
 
     async def main() -> None:
-        await eval(beside, known)
+        await eval(alongside, known)
 
     asyncio.run(main())
     assert ran == [8080, 8080]
@@ -210,18 +210,18 @@ def test_connect_under_asyncio_says_how_it_is_run() -> None:
             await connect()
         ran.append(True)
 
-    instead, beside = advice_of(caught.value)
+    instead, alongside = advice_of(caught.value)
     eval(instead, {"trio": trio, "main": main})
 
     async def run() -> None:
-        await eval(beside, {"trio": trio, "asyncio": asyncio, "main": main})
+        await eval(alongside, {"trio": trio, "asyncio": asyncio, "main": main})
 
     asyncio.run(run())
     assert ran == [True, True]
 
 
 @pytest.mark.parametrize("runner", [asyncio.run, lambda coroutine: coroutine.send(None)], ids=["asyncio", "no loop"])
-def test_what_needs_trio_says_so(runner: Callable[[Any], Any]) -> None:
+def test_a_function_that_needs_trio_says_so(runner: Callable[[Any], Any]) -> None:
     async def share() -> None:
         async with rawws.share(rawws.Hub(), "redis://localhost"):
             pass

@@ -173,7 +173,7 @@ async def test_a_certificate_that_is_not_trusted_is_502_with_the_reason(nursery:
         ("127.0.0.1", "127.0.0.2", False),
         ("0.0.0.0", "127.0.0.2", True),
         ("0.0.0.0", "0.0.0.0", True),
-        ("0.0.0.0", "192.0.2.1", False),  # RFC 5737: of nobody
+        ("0.0.0.0", "192.0.2.1", False),  # RFC 5737: for documentation
         ("127.0.0.1", "nowhere.invalid", False),  # RFC 6761
     ],
 )
@@ -435,7 +435,7 @@ def test_the_program_in_front_of_another_websocket_application(start_program: St
     assert ws.close_code == 4000
     tap.wait_for_line("ended by both sides")
     story = "\n".join(tap.lines)
-    assert "rawws.server    #0 = marks of this log: who sent it to whom, " in story
+    assert "rawws.server    #0 = marks of this log: sender → receiver, " in story
     assert "rawws.http      #1 client → server GET /a?b=c HTTP/1.1" in story
     assert "rawws.handshake #1 = RFC 6455 §4.1 item 4: Sec-WebSocket-Accept belongs to our key? yes: " in story
     assert "rawws.frames    #1 server → client TEXT fin=1 rsv=000 mask=none len=5 'hello'" in story

@@ -373,7 +373,7 @@ NO_PROXY_PROTOCOL = "This server does not speak the PROXY protocol, which a prox
     ],
     ids=["http", "upgrade", "with a body", "one letter", "another protocol", "PROXY 1", "PROXY 2"],
 )
-async def test_a_client_without_tls_is_told_to_use_it_and_is_one_line_in_the_log(
+async def test_a_client_without_tls_gets_400_and_is_one_line_in_the_log(
     serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture, said: bytes, told: str
 ) -> None:
     running = await serve(tls=certificate.server)
@@ -446,7 +446,7 @@ async def test_a_tls_handshake_has_to_be_over_in_time(serve: Serve, certificate:
     ("flags", "sentence"),
     [
         (["--tls-cert", "nowhere.pem"], "can't be read: No such file or directory"),
-        (["--tls-cert", __file__], "both are to be PEM files that belong together"),
+        (["--tls-cert", __file__], "give a PEM certificate and the key that belongs to it"),
         (["--tls-key", "key.pem"], "--tls-key is of no use without --tls-cert"),
     ],
     ids=["no such file", "not a certificate", "a key alone"],

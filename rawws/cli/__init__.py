@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
     except Misused as error:
         streams.complain(str(error))
-        streams.complain(f"{error.help} lists what can be given")
+        streams.complain(f"{error.help} lists the arguments")
         return MISUSED
     except (RawwsError, ExceptionGroup) as error:
         cause = _alone(error)

@@ -40,7 +40,7 @@ def port(argument: str) -> int:
 def size(argument: str) -> int:
     parts = _SIZE.fullmatch(argument.strip())
     if parts is None or not _is_number(parts[1]):
-        raise argparse.ArgumentTypeError(f"{shorten(argument)!r} is not a size; give bytes, or such as 64k, 1M, 2GiB")
+        raise argparse.ArgumentTypeError(f"{shorten(argument)!r} is not a size; give bytes, as in 65536, 64k or 2GiB")
     return int(parts[1]) * _SIZE_FACTORS[(parts[2] or "").lower()]
 
 
@@ -118,9 +118,9 @@ def client_tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     Raises `UsageError` for flags that contradict one another, and for files that can't be used.
     """
     if options.no_check and options.ca is not None:
-        raise UsageError("--ca is of no use with --no-check, by which any certificate will do; leave one of them out")
+        raise UsageError("--ca has no effect with --no-check, which accepts any certificate; leave one of them out")
     if options.key is not None and options.cert is None:
-        raise UsageError("--key is of no use without --cert; give the certificate too")
+        raise UsageError("--key has no effect without --cert; give the certificate too")
     if options.ca is not None:
         context = trusting_context(options.ca)
     elif options.no_check:

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Explains bytes: HTTP heads with each requirement of the handshake, frames with each header bit, and what is "
         "wrong in them, with its section. Takes bytes as hex, and as xxd, hexdump, od, gdb, lldb, strace, tcpdump -X, "
-        "tshark and programming languages print them; base64; files of raw bytes; and what --record wrote."
+        "tshark and programming languages print them; base64; files of raw bytes; and recordings by --record."
     )
     parser.add_argument("input", nargs="*", metavar="HEX | FILE | -", help="default: standard input")
     parser.add_argument(
@@ -169,8 +169,8 @@ def _explain_bytes(source: bytes, sender: Role | None) -> Iterator[tuple[str, Se
     _refuse(source)
     if is_request(source) and _ANSWER_BEHIND.search(source, 0, _HEAD_BYTES):
         raise UsageError(
-            "both directions of a connection are in this, and nothing tells which bytes are whose: give one of them "
-            "alone, or what tshark -r CAPTURE -q -z follow,tcp,raw,0 prints, or Wireshark's stream saved as YAML"
+            "this has both directions of a connection without their senders: give one direction alone, "
+            "the output of tshark -r CAPTURE -q -z follow,tcp,raw,0, or Wireshark's stream saved as YAML"
         )
     yield from _doubt(source)
     observer = Observer(in_frames=not begins_with_http(source))
@@ -188,7 +188,7 @@ def _doubt(data: bytes) -> Iterator[tuple[str, None]]:
         return
     yield f"! these don't look like the bytes of a WebSocket: {why}", None
     if are_swapped_words(data):
-        yield "! they would with the two bytes of each word exchanged: make the dump with od -An -v -tx1", None
+        yield "! they do with the bytes of each 16-bit word swapped: make the dump with od -An -v -tx1", None
 
 
 def _explain_talk(talk: Talk) -> Iterator[tuple[str, Seen | None]]:
@@ -219,7 +219,7 @@ def _what_is_missing(said: Talk) -> Iterator[tuple[str, None]]:
     for flow in {id(flow): flow for flow, _ in said}.values():
         if flow.missing:
             what, told = ("a part", "it is read up to there") if flow.data else ("the beginning", "none is read")
-            yield f"! {what} of what {flow.source} sent is not in the capture; {told}", None
+            yield f"! {what} of the data from {flow.source} is not in the capture; {told}", None
 
 
 def _explain_records(text: str) -> Iterator[tuple[str, Seen | None]]:

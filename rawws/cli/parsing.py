@@ -114,7 +114,7 @@ class Parser(argparse.ArgumentParser):
         return message + nearest(flag, self.flags)
 
     def _explain_extra(self, argument: str, others: Mapping[str, Parser]) -> str:
-        message = f"{self.prog} takes nothing like {shorten(argument)!r}"
+        message = f"{self.prog} doesn't take the argument {shorten(argument)!r}"
         if not [each for each in self._actions if not each.option_strings]:
             message = f"{self.prog} takes flags only, and {shorten(argument)!r} is none"
         if command := get_close_matches(argument, list(others), n=1, cutoff=0.75):

@@ -327,7 +327,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     talk.add_argument(
         "--root-path",
         metavar="PATH",
-        help="tell the application that a proxy in front takes this off the path, such as /api",
+        help="the prefix that a proxy in front removes from the path, such as /api; the application gets it",
     )
     talk.add_argument(
         "--no-compression", dest="compression", action="store_false", help="decline permessage-deflate (RFC 7692)"

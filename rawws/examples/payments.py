@@ -62,12 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("role", choices=("server", "sms"))
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--state", type=Path, metavar="FILE", help="the file in which the SMS service notes its place")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="the file with the SMS service's position")
     options = parser.parse_args()
     if options.role == "server":
         run_until_signal(serve, options.port)
     elif options.state is None:
-        parser.error("the SMS service needs --state FILE, such as --state sms.state, to go on there after a kill")
+        parser.error("the SMS service needs --state FILE, such as --state sms.state, to resume after a kill")
     else:
         run_until_signal(send_sms, options.port, options.state)
 

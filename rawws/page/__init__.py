@@ -154,7 +154,7 @@ class _PageFirst(web.InFront):
         else:
             await exchange.pass_over_body()
             await exchange.answer(
-                response or Response(404, f"Here is nothing; the page is at {HOME}.\n", [web.NO_STORE])
+                response or Response(404, f"Nothing is here; the page is at {HOME}.\n", [web.NO_STORE])
             )
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:

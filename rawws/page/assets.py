@@ -56,7 +56,7 @@ class Assets:
         if path == HOME.removesuffix("/"):
             return Response(308, b"", [("Location", HOME), NO_STORE])
         if request.method not in ("GET", "HEAD"):
-            return Response(405, "The page can be read only; use GET or HEAD.\n", [("Allow", "GET, HEAD"), NO_STORE])
+            return Response(405, "The page is read-only; use GET or HEAD.\n", [("Allow", "GET, HEAD"), NO_STORE])
         found = self._files.get(path.removeprefix(HOME) or "index.html")
         if found is None:
             return Response(404, f"There is no file of the page at {path}.\n", [NO_STORE])

@@ -128,7 +128,7 @@ class Feed:
 
     async def run(self) -> None:
         """Feed the page until it leaves."""
-        logs.line(logs.hub, logging.INFO, logs.SERVER, STATE, "a page watches what crosses the wire")
+        logs.line(logs.hub, logging.INFO, logs.SERVER, STATE, "a page watches the traffic")
         self._websocket.count_besides(self._held_bytes)
         self._tracer.add(self)
         self._open = self._list_open()  # at the same moment: the records go on from there

@@ -148,7 +148,7 @@ class RedisStreams:
         if not self._told if is_passing else trouble.kind not in self._told:
             why = f"the backplane is away ({trouble.sentence})" if is_passing else f"the backplane: {trouble.sentence}"
             level = logging.WARNING if is_passing else logging.ERROR
-            logs.line(logs.server, level, logs.SERVER, FAULT, f"{why}; peers stay, and what is published waits")
+            logs.line(logs.server, level, logs.SERVER, FAULT, f"{why}; peers stay, and published messages wait")
         self._told.add(trouble.kind)
         self._away.add(worker)
         if trouble.lasts is Lasts.UNTIL_MENDED:

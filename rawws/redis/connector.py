@@ -77,7 +77,7 @@ class Connector:
             raise
         except OSError as error:  # TLS files
             told = error.strerror or error.args[0]
-            raise UsageError(f"the TLS files that Redis's URL names can't be used: {told}") from None
+            raise UsageError(f"the TLS files in Redis's URL can't be used: {told}") from None
         except Exception:  # whose words may have a piece of the password in them
             is_whole = False
         if not is_whole:
@@ -236,10 +236,10 @@ def _check_options(parts: SplitResult) -> None:
 
 
 def _tell_unknown(name: str, known: list[str], scheme: str) -> str:
-    told = f"Redis's URL has the option {name!r}, which {scheme}:// doesn't have here"
+    told = f"Redis's URL has the option {name!r}, which rawws doesn't support for {scheme}://"
     if not known:
-        return f"{told}; it has none, so leave it out"
+        return f"{told}; leave it out"
     if name in _TLS_OPTIONS:
         return f"{told}; it is for rediss://"
     near = get_close_matches(name, known, 1)
-    return f"{told}; {near[0] + ' is meant, perhaps' if near else 'it has ' + ' and '.join(known)}"
+    return f"{told}; {f'did you mean {near[0]}?' if near else 'it has ' + ' and '.join(known)}"

@@ -220,7 +220,7 @@ def _of_answer(code: str, message: str, command: str, at: Address, version: str)
     if code == "UNKNOWN" or "unknown redis command" in lowered:
         return _of_unknown(command, at, version)
     if code == "NOPERM" or message.startswith(_NO_RIGHT_IN_SCRIPT):
-        what = f"run {command or 'all that it needs'}"
+        what = f"run {command or 'all of its commands'}"
         if not command and "key" in lowered:
             what = f"use keys that begin with {PREFIX}"
         grant = f"redis-cli ACL SETUSER {shlex.quote(at.user)} {at.rules}"
@@ -234,7 +234,7 @@ def _of_answer(code: str, message: str, command: str, at: Address, version: str)
 
 _ANSWERS = {
     "NOAUTH": Trouble(
-        "login", "Redis wants a password; give it in the URL, as in redis://USER:PASSWORD@HOST", Lasts.FOR_EVER
+        "login", "Redis requires a password; give it in the URL, as in redis://USER:PASSWORD@HOST", Lasts.FOR_EVER
     ),
     "WRONGPASS": Trouble(
         "login",
@@ -257,7 +257,7 @@ _ANSWERS = {
     "MISCONF": Trouble(
         "disk",
         "Redis can't save its data, and so takes no writes; see its log, mend its disk, "
-        "or have it go on without: CONFIG SET stop-writes-on-bgsave-error no",
+        "or let it accept writes without saving: CONFIG SET stop-writes-on-bgsave-error no",
         Lasts.UNTIL_MENDED,
     ),
     "LOADING": Trouble("loading", "Redis is loading its data"),
@@ -296,7 +296,7 @@ def _of_tls(error: ssl.SSLError, at: Address) -> Trouble | None:
         )
         return Trouble("certificate", told, Lasts.FOR_EVER)
     if "CERTIFICATE_REQUIRED" in (error.reason or ""):
-        told = f"{at.place} wants a client's certificate; give it in the URL, as ?ssl_certfile=FILE&ssl_keyfile=FILE"
+        told = f"{at.place} requires a client certificate; give it in the URL, as ?ssl_certfile=FILE&ssl_keyfile=FILE"
         return Trouble("certificate", told, Lasts.FOR_EVER)
     return None
 
@@ -354,11 +354,11 @@ _QUESTION = b"PING / HTTP/1.0\r\n\r\n"
 _OF_REDIS = (b"-", b"+")
 _OF_TLS = b"\x15\x03"  # an alert (RFC 8446 §6)
 _TLS = Trouble("tls", "this port expects TLS; give rediss:// in place of redis://", Lasts.FOR_EVER)
-_NOT_TLS = Trouble("tls", "this port is without TLS; give redis:// in place of rediss://", Lasts.FOR_EVER)
+_NOT_TLS = Trouble("tls", "this port doesn't speak TLS; give redis:// in place of rediss://", Lasts.FOR_EVER)
 
 
 def _of_stranger(answer: bytes, at: Address) -> Trouble:
-    speaks = "speaks HTTP" if answer.startswith(b"HTTP/") else f"says {answer[:20]!r}"
+    speaks = "speaks HTTP" if answer.startswith(b"HTTP/") else f"sent {answer[:20]!r}"
     told = f"the server at {at.place} {speaks} and isn't Redis; give the host and port of Redis"
     return Trouble("stranger", told, Lasts.FOR_EVER)
 

@@ -249,8 +249,8 @@ def _read_rows(rows: list[Row]) -> bytes | None:
     if place == 0:
         raise UsageError(f"another dump begins in line {row.number}: give one of them")
     raise UsageError(
-        f"line {row.number} of the dump begins {place:,} bytes behind its first line, which the lines between don't "
-        "fill: give one dump without a gap"
+        f"line {row.number} of the dump begins {place:,} bytes after its first line, and the lines "
+        "between have fewer or more: give one dump without a gap"
     )
 
 

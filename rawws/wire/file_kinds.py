@@ -138,7 +138,7 @@ _TEXTS = (
         "it has no bytes; " + _RECORD,
     ),
     _kind(
-        "what rawws itself prints",
+        "rawws's own output",
         r"(?:[^\n]{0,400}\n){0,20}[^\n]{0,100}\b[A-Z]+ fin=[01] rsv=[01]{3} mask=",
         "with --record RECORDING, rawws serve and rawws tap keep the frames themselves, which rawws decode RECORDING "
         "explains",

@@ -148,7 +148,7 @@ def unescape(text: str) -> bytes:
         if number is not None and number > 255:
             what = "U+FFFD, which stands for bytes that are lost: " if number == 0xFFFD else ""
             raise UsageError(
-                f"{match[0]} in this string is {what or 'a character and no byte: '}print the bytes themselves, as hex"
+                f"{match[0]} in this string is {what or 'a character, not a byte: '}print the bytes themselves, as hex"
             )
         if number is not None:
             out.append(number)

@@ -555,7 +555,7 @@ class _Frames:
         if not self._raw:
             return
         if self._ignored:
-            told = "its receiver reads no more, and what is left is no whole frame"
+            told = "its receiver reads no more, and the rest is not a whole frame"
         elif self._recorder is None:
             told = "the frame's header ends here"
         else:

@@ -306,9 +306,9 @@ class Strace:
         begun = _where_http_begins(calls) or _where_frames_begin(calls)
         ours = [call for at, call in enumerate(calls) if at >= begun.get(call.descriptor, len(calls))]
         if any(call.is_cut for call in ours or calls):
-            raise UsageError("strace has cut what these calls say: give it -s 1000000, which prints all of it")
+            raise UsageError("strace has truncated the data of these calls: run it with -s 1000000")
         if not ours:
-            raise UsageError("what these calls read and write is no WebSocket's: strace -f -s 1000000 follows threads")
+            raise UsageError("these calls read and write no WebSocket's bytes: run strace with -f -s 1000000")
         conversations = {
             descriptor: _Conversation("the process", f"the peer at descriptor {descriptor}") for descriptor in begun
         }

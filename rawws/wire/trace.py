@@ -32,7 +32,7 @@ DIRECTIONS = {Role.CLIENT: "client → server", Role.SERVER: "server → client"
 
 _OTHER_MARKS = f"{STATE} a state or a step, {FAULT} a fault, {TIMER} a timer that ran out"
 LEGEND = f"marks of this log: {IN} received, {OUT} sent, {_OTHER_MARKS}"
-WATCHED_LEGEND = f"marks of this log: who sent it to whom, {_OTHER_MARKS}"
+WATCHED_LEGEND = f"marks of this log: sender → receiver, {_OTHER_MARKS}"
 
 # A line is for a person: what is longer is cut in the middle, as Python's websockets does at 75 too.
 PREVIEW_CHARACTERS = 75

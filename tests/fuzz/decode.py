@@ -108,7 +108,7 @@ def watch(chunks: list[bytes], sender: Role) -> list[SeenFrame]:
 
 
 def check_text(text: str) -> None:
-    """Any text is bytes in some spelling, a record, what two sides said; or a `UsageError` says why not."""
+    """Any text spells bytes, a record, or both sides of a connection; otherwise a `UsageError` gives the reason."""
     with contextlib.suppress(UsageError):
         from_line(text)
     with contextlib.suppress(UsageError):

@@ -171,12 +171,12 @@ def test_a_part_of_a_dump_is_read_from_where_it_begins() -> None:
     ],
     ids=["xxd", "gdb"],
 )
-def test_a_gap_in_a_dump_is_told(text: str) -> None:
+def test_a_gap_in_a_dump_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"line 2 of the dump begins .* give one dump without a gap"):
         read(text)
 
 
-def test_characters_that_look_like_hex_are_none() -> None:
+def test_characters_that_look_like_hex_are_not_read_as_hex() -> None:
     assert read("00000000: 61 62 20 63 64 20 65 66  ab cd ef") == b"ab cd ef"
     assert read("00000000: 82042061 62636465  .. abcde") == b"\x82\x04 abcde"
     assert read("00000000: 61200482 65646362  .. abcde") == b"\x82\x04 abcde"

@@ -46,7 +46,7 @@ def test_a_file_is_named_by_its_first_bytes(begins: str, name: str) -> None:
     assert kind.sentence().startswith(f"this is {name}: ")
 
 
-def test_the_name_of_the_file_is_in_what_to_do_as_the_shell_takes_it() -> None:
+def test_the_advice_has_the_name_of_the_file_quoted_for_a_shell() -> None:
     kind = binary_kind(b"\x1f\x8b\x08")
     assert kind is not None
     assert (
@@ -88,7 +88,7 @@ def test_frames_that_a_receiver_takes_are_never_something_else(data: bytes) -> N
         (b"\x09\x70ab", "the first would have a PING that is in fragments, and 112 bytes of payload, of which 2 are"),
     ],
 )
-def test_noise_is_said_to_be_no_frames(data: bytes, why: str) -> None:
+def test_noise_is_recognized(data: bytes, why: str) -> None:
     assert why_no_frames(data).startswith(why)
 
 
@@ -100,7 +100,7 @@ def test_a_broken_frame_alone_is_left_to_the_explanation(data: bytes) -> None:
     assert why_no_frames(data) == ""
 
 
-def test_words_whose_bytes_are_exchanged_are_noticed() -> None:
+def test_swapped_words_are_recognized() -> None:
     assert are_swapped_words(bytes.fromhex("0581 6548 6c6c 006f"))
     assert are_swapped_words(bytes.fromhex("0581 6548 6c6c 896f 0000"))
     assert not are_swapped_words(bytes.fromhex("8105 4865 6c6c 6f89 00"))
@@ -123,19 +123,19 @@ TEXTS = {
     "-----BEGIN CERTIFICATE-----\nMIID": "PEM",
     "*   Trying 127.0.0.1:80...\n> GET / HTTP/1.1\n": "curl -v's output, which has no bytes of frames: curl --trace -",
     '127.0.0.1 - - [29/Nov/2026:15:33:49 +0000] "GET /x HTTP/1.1" 101 30': "a log of HTTP requests: it has no bytes",
-    "2026 DEBUG rawws #1 < TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'": "what rawws itself prints: with --record",
+    "2026 DEBUG rawws #1 < TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'": "rawws's own output: with --record",
 }
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_without_bytes_is_named_with_what_to_do(text: str) -> None:
+def test_a_text_without_bytes_is_named_with_advice(text: str) -> None:
     with pytest.raises(UsageError) as raised:
         spellings.read(text, "it")
     assert str(raised.value).startswith(f"it is {TEXTS[text]}")
     assert text_kind(text) is not None
 
 
-def test_a_text_that_is_nothing_known_is_told_where_it_stops_being_hex() -> None:
+def test_the_error_for_an_unknown_text_names_the_first_line_that_is_not_hex() -> None:
     with pytest.raises(
         spellings.NoForm, match=r"line 2 has 'w' in it, .*: 'world'; give hex, or what xxd, hexdump, od,"
     ):

@@ -68,7 +68,7 @@ def test_the_fields_that_most_proxies_write_come_first(
         (["gopher", "https"], 2, "gopher"),
     ],
 )
-def test_the_scheme_is_that_of_the_farthest_hop_that_is_believed(
+def test_the_scheme_is_that_of_the_farthest_trusted_hop(
     schemes: list[str | None], hops: int, scheme: str | None
 ) -> None:
     assert Forwarded([], schemes, "", "").scheme(hops) == scheme

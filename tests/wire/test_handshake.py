@@ -430,7 +430,7 @@ def test_10_2_the_hint_for_an_origin_that_no_flag_names_lets_it_in_too(origin: s
     assert_accepted(handshake(("Origin", [origin.encode()])), Origins(["*"]))
 
 
-def test_10_2_an_empty_origin_is_told_as_one() -> None:
+def test_10_2_an_empty_origin_is_named_as_one() -> None:
     refusal = assert_refused(handshake(("Origin", [b""])), 403, "origin")
     assert refusal.sentence == "Pages from an empty Origin may not connect to this server."
 

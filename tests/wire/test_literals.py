@@ -7,7 +7,7 @@ import pytest
 from rawws.errors import UsageError
 from rawws.wire import spellings
 
-# The text "Hello", masked, and a ping behind it.
+# The text "Hello", masked, and a ping after it.
 SAID = bytes.fromhex("818537fa213d7f9f4d5158890361 7c62")
 
 
@@ -66,7 +66,7 @@ def test_the_same_bytes_in_every_language(text: str) -> None:
         r'$1 = "\201\005Hello"...',
     ],
 )
-def test_bytes_that_were_left_out_where_they_were_printed_are_told(text: str) -> None:
+def test_abbreviated_bytes_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="a part of these bytes was left out where they were printed: print all"):
         spellings.read(text)
 

@@ -85,7 +85,7 @@ def test_the_kept_part_of_a_frame_to_be_shown_is_counted() -> None:
 
 
 @pytest.mark.parametrize("sends", [True, False])
-def test_a_view_of_a_message_in_fragments_is_counted_until_it_ends_or_nobody_looks(sends: bool) -> None:
+def test_a_view_of_a_fragmented_message_is_counted_until_it_ends_or_is_dropped(sends: bool) -> None:
     def pass_on(watched: Session, frame: bytes) -> None:
         if sends:
             watched.show_sent(frame)

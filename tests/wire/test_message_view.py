@@ -153,7 +153,7 @@ def test_a_view_that_begins_in_the_middle_never_shows_anything_wrong() -> None:
 
 
 @pytest.mark.parametrize("from_start", [True, False])
-def test_7692_7_2_2_data_that_is_no_deflate_is_a_fault_whatever_was_before(from_start: bool) -> None:
+def test_7692_7_2_2_invalid_deflate_data_is_a_fault_after_any_message(from_start: bool) -> None:
     view = MessageView(deflates=True, keeps_context=True, from_start=from_start)
     assert see(view, compressed(b"\xff\xff\xff")) == [None]
     assert view.fault == INVALID_DEFLATE

@@ -457,7 +457,7 @@ def test_what_is_not_followed_is_said_of_any_server(line: bytes, problem: str) -
     assert request.problem == problem
 
 
-def test_noise_behind_a_fault_is_not_measured_by_the_length_that_it_would_have() -> None:
+def test_bytes_after_a_fault_are_not_measured_as_a_frame() -> None:
     rest = see((Role.SERVER, b"\x83\x00" + b"\x81\x7f" + b"\x7f" * 20), in_frames=True)[-1]
     assert isinstance(rest, Rest)
-    assert rest.told == "its receiver reads no more, and what is left is no whole frame"
+    assert rest.told == "its receiver reads no more, and the rest is not a whole frame"

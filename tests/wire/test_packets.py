@@ -1,4 +1,4 @@
-"""Both sides of a connection, as tcpdump, tshark, Wireshark, strace and curl print what they say."""
+"""Both sides of a connection, as tcpdump, tshark, Wireshark, strace and curl print them."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_packets_in_order_each_byte_once() -> None:
     assert (bytes(other.data), other.missing) == (b"xyz", False)
 
 
-def test_a_hole_in_the_capture_is_told() -> None:
+def test_a_hole_in_the_capture_is_reported() -> None:
     ((flow, data),) = talk(packet(1, 2, 100, b"abc") + "\n" + packet(1, 2, 200, b"late"))
     assert (data, flow.missing) == (b"abc", True)
 
 
-def test_what_begins_behind_what_is_missing_has_an_empty_piece() -> None:
+def test_a_direction_without_its_beginning_has_an_empty_piece() -> None:
     ((flow, data),) = talk(packet(1, 2, 9, b"", syn=True) + "\n" + packet(1, 2, 20, b"def"))
     assert (data, bytes(flow.data), flow.missing) == (b"", b"", True)
 
@@ -82,7 +82,7 @@ def printed(raw: bytes) -> str:
 
 
 def over_ipv6(payload: bytes, *, protocol: int = 6) -> str:
-    """A segment from [::1]:5000 to [2001:db8::1]:80 (RFC 8200 §3), with one byte behind it that isn't of the packet."""
+    """A segment from [::1]:5000 to [2001:db8::1]:80 (RFC 8200 §3), with one byte after it that isn't of the packet."""
     tcp = (5000).to_bytes(2, "big") + (80).to_bytes(2, "big") + (7).to_bytes(4, "big") + bytes(4)
     tcp += bytes((0x50, 24)) + bytes(6)
     ends = bytes(15) + b"\x01" + bytes.fromhex("20010db8") + bytes(11) + b"\x01"
@@ -98,7 +98,7 @@ def test_packets_of_ipv6_are_taken_apart_too() -> None:
     assert flow.destination == "[2001:0db8:0000:0000:0000:0000:0000:0001]:80"
 
 
-def test_what_is_not_tcp_between_the_packets_is_passed_over() -> None:
+def test_packets_without_tcp_are_skipped() -> None:
     udp = over_ipv6(b"not ours", protocol=17)
     arp = printed(b"\x00\x01\x08\x00\x06\x04" + bytes(50))
     short = printed(b"\x45\x00\x00\x1c" + bytes(20))
@@ -108,7 +108,7 @@ def test_what_is_not_tcp_between_the_packets_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "no dump at all", "81 85 37", "\t0x0010:  4500 0034 0000 0000"])
-def test_what_does_not_begin_with_a_packet_is_not_tcpdumps(text: str) -> None:
+def test_a_text_that_does_not_begin_with_a_packet_is_not_tcpdump_s(text: str) -> None:
     assert TCPDUMP.read(text) is None
 
 
@@ -125,7 +125,7 @@ ANSWER = b"\x81\x05Hello"
 
 
 def said(text: str) -> list[tuple[str, bytes]]:
-    """Return what each piece is, behind the name of who sends it."""
+    """Return the data of each piece, after its sender's name."""
     found = spellings.read(text)
     assert not isinstance(found, bytes)
     return [(flow.source, data) for flow, data in found]
@@ -189,7 +189,7 @@ def test_a_stream_that_wireshark_followed_is_two_directions(form: str) -> None:
         assert said(whole) == [("127.0.0.1:5", FRAME), ("127.0.0.1:80", ANSWER)]
 
 
-def test_a_piece_that_is_cut_off_is_told() -> None:
+def test_a_truncated_piece_is_refused() -> None:
     with pytest.raises(UsageError, match="a piece of base64 in this stream that Wireshark has followed is cut off"):
         spellings.read("peer0_0: !!binary |\n  gYW81\n")
 
@@ -212,13 +212,13 @@ def test_the_calls_of_strace_are_two_directions_of_a_descriptor() -> None:
     assert said(STRACE) == [(us, FRAME), (peer, ANSWER), (us, b"\x89\0"), (us, b"\x8a\0")]
 
 
-def test_a_call_that_strace_has_cut_is_told() -> None:
-    with pytest.raises(UsageError, match="strace has cut what these calls say: give it -s 1000000"):
+def test_a_call_that_strace_truncated_is_refused() -> None:
+    with pytest.raises(UsageError, match="strace has truncated the data of these calls: run it with -s"):
         spellings.read(r'write(3, "\201\205\274"..., 11) = 11')
 
 
-def test_calls_that_say_nothing_of_a_websocket_are_told() -> None:
-    with pytest.raises(UsageError, match="what these calls read and write is no WebSocket's"):
+def test_calls_without_a_websocket_are_refused() -> None:
+    with pytest.raises(UsageError, match="these calls read and write no WebSocket's bytes"):
         spellings.read('write(1, "Hello\\n", 6) = 6\nwrite(2, "World\\n", 6) = 6\n')
 
 

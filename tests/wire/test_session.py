@@ -338,7 +338,7 @@ def test_what_is_sent_is_shown_when_it_goes(our_role: Role) -> None:
     ]
 
 
-def test_7692_7_1_1_a_watcher_that_comes_late_is_shown_no_text_that_refers_to_earlier_messages() -> None:
+def test_7692_7_1_1_a_late_viewer_is_shown_no_message_that_refers_to_earlier_ones() -> None:
     # RFC 7692 §7.2.3.2: the second "Hello" refers to the first.
     first, second = bytes.fromhex("c107f248cdc9c90700"), bytes.fromhex("c105f200110000")
     for watched_from in (0, 1):

@@ -1,4 +1,4 @@
-"""Text is told from bytes, whatever its encoding, and no text buys work that grows faster than it does."""
+"""Text is distinguished from bytes, in any encoding, and the work for a text grows no faster than its length."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_text_is_read_in_any_encoding(file: bytes) -> None:
     "data",
     [HELLO, b"\x01\x05Hello", b"\x41\x02ab", b"\xc2\x85abcdefghi", b"\0\0", b"GET / HTTP/1.1\r\n\r\n", b"\xff\xfe\0"],
 )
-def test_bytes_stay_what_they_are(data: bytes) -> None:
+def test_bytes_are_returned_unchanged(data: bytes) -> None:
     assert spellings.as_text(data) == data
 
 
