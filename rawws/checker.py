@@ -130,7 +130,7 @@ class Checker:
             open_timeout=patience_s,
         )
 
-    async def run(self, cases: Sequence[Case], tell: Callable[[Result], None]) -> Stopped | None:
+    async def run(self, cases: Sequence[Case], on_result: Callable[[Result], None]) -> Stopped | None:
         """Run the cases, and report the result of each, in their order. Return a `Stopped` if the server went down.
 
         The cases begin one at a time, each after the server has answered an ordinary handshake, so that a server that
@@ -141,7 +141,7 @@ class Checker:
         the address (TLS or plain), or doesn't answer an ordinary handshake to begin with.
         """
         await self._connector.probe()
-        return await _Run(self, tell).run(cases)
+        return await _Run(self, on_result).run(cases)
 
     async def run_case(
         self, case: Case, on_sent: Callable[[], None] | None = None, patience_s: float | None = None
@@ -274,8 +274,8 @@ class _Attempt:
             with self._scope:
                 self.result = await checker.run_case(self.case, self.sent.set, patience_s)
         except (OSError, RawwsError) as error:
-            told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self.conclude(Verdict.UNCLEAR, f"no connection: {told}")
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self.conclude(Verdict.UNCLEAR, f"no connection: {reason}")
         finally:
             self.sent.set()
             self.done.set()
@@ -299,9 +299,9 @@ class _Attempt:
 class _Run:
     """One run of cases against a server that may go down meanwhile."""
 
-    def __init__(self, checker: Checker, tell: Callable[[Result], None]) -> None:
+    def __init__(self, checker: Checker, on_result: Callable[[Result], None]) -> None:
         self._checker = checker
-        self._tell = tell
+        self._on_result = on_result
         self._connections = 0
         self._patience_s = checker.patience_s
         self._usual: int | None = None  # the status that an ordinary handshake gets
@@ -426,7 +426,7 @@ class _Run:
         while self._attempts and self._attempts[0].is_confirmed:
             result = self._attempts.popleft().result
             assert result is not None
-            self._tell(result)
+            self._on_result(result)
 
     async def _suspects(self) -> list[_Attempt]:
         """Cancel the cases that were under way when the server went down, and return them, the last one first."""
@@ -448,8 +448,8 @@ class _Run:
             if is_intact is False and await self._is_cut_when_idle(trio.current_time() - began):
                 is_intact = True
             if not is_intact:
-                told = "the server stopped answering, and did so again when this case was tried alone"
-                attempt.conclude(Verdict.BAD, told)
+                fault = "the server stopped answering, and did so again when this case was tried alone"
+                attempt.conclude(Verdict.BAD, fault)
             attempt.is_confirmed = True
             if is_intact is None:
                 return await self._give_up(untried, connections, attempt)

@@ -193,10 +193,10 @@ class _Tapped:
             await self._wait_for_others()
             server = self._ends[Role.SERVER] = await self._target.dial()
         except OSError as error:
-            told = error.strerror or str(error)
-            if await self._refuse(client, told):
-                told += "; the client was answered with 502"
-            self._end(FAULT, told)
+            reason = error.strerror or str(error)
+            if await self._refuse(client, reason):
+                reason += "; the client was answered with 502"
+            self._end(FAULT, reason)
             return
         try:
             async with trio.open_nursery() as nursery:
@@ -229,7 +229,7 @@ class _Tapped:
             self._has_one = False
             self._unanswered.release()
 
-    async def _refuse(self, client: Transport, told: str) -> bool:
+    async def _refuse(self, client: Transport, reason: str) -> bool:
         """Close the connection, after a 502 with the reason for a client that speaks HTTP. Return whether that was
         sent."""
         has_told = False
@@ -239,7 +239,7 @@ class _Tapped:
                 begun += data
                 await self._look_at(Role.CLIENT, data)
             if begins_with_http(begun):
-                await client.send_all(_bad_gateway(told, with_body=not begun.startswith(b"HEAD ")))
+                await client.send_all(_bad_gateway(reason, with_body=not begun.startswith(b"HEAD ")))
                 has_told = True
                 await client.linger()
         client.close()

@@ -314,13 +314,13 @@ async def test_a_strange_lifespan_message_is_refused(caplog: pytest.LogCaptureFi
 # Making one
 
 
-async def test_what_is_no_application_is_one_sentence() -> None:
+async def test_an_invalid_application_is_one_sentence() -> None:
     with pytest.raises(UsageError, match="is of type str; an ASGI application must be callable"):
         asgi("main:app")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="there is no lifespan 'maybe'; give 'auto', 'on' or 'off'"):
         asgi(says_ok, lifespan="maybe")  # type: ignore[arg-type]
     for path in ("api", "//evil.example", "/api?x", "/api#x", "/a b", "/a\n"):
-        with pytest.raises(UsageError, match=r"is a path that begins with one slash, such as /api; '.*' isn't one"):
+        with pytest.raises(UsageError, match=r"root_path can't be '.*'; give a path that begins with one slash"):
             asgi(says_ok, root_path=path)
 
 

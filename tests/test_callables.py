@@ -107,12 +107,12 @@ async def start(handler: Any = handle, **options: Any) -> None:
 
 NOT_ASYNC = "is a plain function; define it with async def"
 BAD_HANDLERS: dict[str, tuple[Any, str]] = {
-    "plain": (plain, f"is to be async, and plain {NOT_ASYNC}"),
-    "plain with a return": (plain_with_a_return, f"is to be async, and plain_with_a_return {NOT_ASYNC}"),
-    "lambda": (lambda ws: None, f"is to be async, and <lambda> {NOT_ASYNC}"),
-    "partial": (functools.partial(plain), f"is to be async, and plain {NOT_ASYNC}"),
-    "plain method": (Site().plain, f"is to be async, and Site.plain {NOT_ASYNC}"),
-    "plain object": (PlainSite(), f"is to be async, and an object of PlainSite {NOT_ASYNC}"),
+    "plain": (plain, f"must be async, and plain {NOT_ASYNC}"),
+    "plain with a return": (plain_with_a_return, f"must be async, and plain_with_a_return {NOT_ASYNC}"),
+    "lambda": (lambda ws: None, f"must be async, and <lambda> {NOT_ASYNC}"),
+    "partial": (functools.partial(plain), f"must be async, and plain {NOT_ASYNC}"),
+    "plain method": (Site().plain, f"must be async, and Site.plain {NOT_ASYNC}"),
+    "plain object": (PlainSite(), f"must be async, and an object of PlainSite {NOT_ASYNC}"),
     "a path too": (with_path, "is called with one argument (ws), which with_path(ws, path) doesn't take; the path of "
                               "the request is ws.path"),
     "no argument": (lambda: handle, "is called with one argument (ws), which <lambda>() doesn't take"),

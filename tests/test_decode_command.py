@@ -122,7 +122,7 @@ def test_packets_without_their_beginning(capsys: pytest.CaptureFixture[str], tmp
     assert status == 0
     assert lines == [
         "== 127.0.0.1:5000 and 127.0.0.1:80",
-        "! the beginning of what 127.0.0.1:5000 sent is not in the capture; none is read",
+        "! the beginning of the data from 127.0.0.1:5000 is not in the capture; none of it is read",
     ]
 
 
@@ -337,7 +337,7 @@ def test_noise_gets_a_warning_before_it_is_explained(capsys: pytest.CaptureFixtu
         "and 13 bytes of payload, of which 6 are there"
     )
     status, lines = decode(capsys, "--brief", "0581 6548 6c6c 006f")
-    assert (status, lines[1][:63]) == (1, "! they do with the bytes of each 16-bit word swapped: make th")
+    assert (status, lines[1][:54]) == (1, "! they do with the bytes of each 16-bit word swapped: ")
 
 
 def test_both_directions_in_one_are_not_taken_for_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_of_ipv6_all_of_a_64_is_one_client() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "fault"),
     [
         (
             {"X-Forwarded-For": "_hidden"},
@@ -145,12 +145,13 @@ def test_of_ipv6_all_of_a_64_is_one_client() -> None:
         ),
         (
             {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=198.51.100.1"},
-            "sends both X-Forwarded-... and Forwarded, and Forwarded is ignored; have it remove the kind that it write",
+            "sends both X-Forwarded-... and Forwarded, and Forwarded is ignored; "
+            "have it remove the kind that it doesn't write",
         ),
     ],
 )
-def test_a_proxy_s_mistake_is_logged_once(caplog: pytest.LogCaptureFixture, fields: dict[str, str], told: str) -> None:
+def test_a_proxy_s_mistake_is_logged_once(caplog: pytest.LogCaptureFixture, fields: dict[str, str], fault: str) -> None:
     gate = Gate(None, None, ["10.0.0.0/8"])
     for number in range(3):
         gate.find_sender(number, Request("GET", "/", "1.1", rawws.Headers(list(fields.items()))), ("10.0.0.1", 1))
-    assert caplog.messages == [f"#0 ! the proxy 10.0.0.1 {told}"]
+    assert caplog.messages == [f"#0 ! the proxy 10.0.0.1 {fault}"]

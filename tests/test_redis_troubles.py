@@ -259,7 +259,7 @@ async def test_tls_on_one_side_only_ends_the_start_and_the_advice_helps(tmp_path
     ("answer", "told"),
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "speaks HTTP and isn't Redis; give the host and port of Redis"),
-        (b"220 mail.example.org ESMTP\r\n", "says b'220 mail.example.org' and isn't Redis"),
+        (b"220 mail.example.org ESMTP\r\n", "sent b'220 mail.example.org' and isn't Redis"),
     ],
 )
 @pytest.mark.usefixtures("bounded")
@@ -330,7 +330,7 @@ def _logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
         (
             [("ACL", "SETUSER", "default", "-xadd")],
             [("ACL", "SETUSER", "default", "+xadd")],
-            "Redis doesn't let its user 'default' run all that it needs; as its administrator run",
+            "Redis doesn't let its user 'default' run all of its commands; as its administrator run",
         ),
         (
             [("ACL", "SETUSER", "default", "resetkeys", "~other:*")],

@@ -118,8 +118,8 @@ def _why_neither(given: list[str], error: NoForm) -> str:
     if not text.strip("0123456789abcdefABCDEF ,:"):
         return str(error)
     if len(given) == 1 and not any(map(str.isspace, text)):
-        told = "give bytes in hex, a file, or - for standard input"
-        return f"there is no file {text[:60]!r}, and that is not bytes in hex: {told}"
+        advice = "give bytes in hex, a file, or - for standard input"
+        return f"there is no file {text[:60]!r}, and that is not bytes in hex: {advice}"
     if any(map(os.path.lexists, given)):
         return "rawws decode takes one file at a time"
     return f"{text[:60]!r} is neither a file nor bytes in hex: {error}"
@@ -218,8 +218,10 @@ def _explain_talk(talk: Talk) -> Iterator[tuple[str, Seen | None]]:
 def _what_is_missing(said: Talk) -> Iterator[tuple[str, None]]:
     for flow in {id(flow): flow for flow, _ in said}.values():
         if flow.missing:
-            what, told = ("a part", "it is read up to there") if flow.data else ("the beginning", "none is read")
-            yield f"! {what} of the data from {flow.source} is not in the capture; {told}", None
+            part, reading = (
+                ("a part", "it is read up to there") if flow.data else ("the beginning", "none of it is read")
+            )
+            yield f"! {part} of the data from {flow.source} is not in the capture; {reading}", None
 
 
 def _explain_records(text: str) -> Iterator[tuple[str, Seen | None]]:

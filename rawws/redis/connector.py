@@ -76,8 +76,8 @@ class Connector:
         except UsageError:
             raise
         except OSError as error:  # TLS files
-            told = error.strerror or error.args[0]
-            raise UsageError(f"the TLS files in Redis's URL can't be used: {told}") from None
+            reason = error.strerror or error.args[0]
+            raise UsageError(f"the TLS files in Redis's URL can't be used: {reason}") from None
         except Exception:  # whose words may have a piece of the password in them
             is_whole = False
         if not is_whole:
@@ -225,7 +225,7 @@ def _check_options(parts: SplitResult) -> None:
     names = [name for name, _ in given]
     for name, value in given:
         if name not in known:
-            raise UsageError(_tell_unknown(name, list(known), parts.scheme))
+            raise UsageError(_explain_unknown(name, list(known), parts.scheme))
         if names.count(name) > 1 or (name == "db" and parts.scheme != "unix" and parts.path.strip("/")):
             raise UsageError(f"Redis's URL has {name} twice; give it once")
         pattern, would_do = known[name]
@@ -235,11 +235,11 @@ def _check_options(parts: SplitResult) -> None:
         raise UsageError("ssl_certfile and ssl_keyfile in Redis's URL go together; both may name the same file")
 
 
-def _tell_unknown(name: str, known: list[str], scheme: str) -> str:
-    told = f"Redis's URL has the option {name!r}, which rawws doesn't support for {scheme}://"
+def _explain_unknown(name: str, known: list[str], scheme: str) -> str:
+    fault = f"Redis's URL has the option {name!r}, which rawws doesn't support for {scheme}://"
     if not known:
-        return f"{told}; leave it out"
+        return f"{fault}; leave it out"
     if name in _TLS_OPTIONS:
-        return f"{told}; it is for rediss://"
+        return f"{fault}; it is for rediss://"
     near = get_close_matches(name, known, 1)
-    return f"{told}; {f'did you mean {near[0]}?' if near else 'it has ' + ' and '.join(known)}"
+    return f"{fault}; {f'did you mean {near[0]}?' if near else 'it has ' + ' and '.join(known)}"

@@ -209,7 +209,7 @@ def diagnose(error: BaseException, at: Address, version: str = "") -> Trouble:
             return trouble
     if type(cause).__name__ == "PrimaryNotFoundError":
         return Trouble("away", f"{message}: no Sentinel that can be reached knows that name and its primary")
-    return Trouble("away", _told(cause))
+    return Trouble("away", _message_of(cause))
 
 
 def _of_answer(code: str, message: str, command: str, at: Address, version: str) -> Trouble | None:
@@ -224,11 +224,11 @@ def _of_answer(code: str, message: str, command: str, at: Address, version: str)
         if not command and "key" in lowered:
             what = f"use keys that begin with {PREFIX}"
         grant = f"redis-cli ACL SETUSER {shlex.quote(at.user)} {at.rules}"
-        told = f"Redis doesn't let its user {at.user!r} {what}; as its administrator run {grant}"
-        return Trouble("rights", told, Lasts.FOR_EVER)
+        sentence = f"Redis doesn't let its user {at.user!r} {what}; as its administrator run {grant}"
+        return Trouble("rights", sentence, Lasts.FOR_EVER)
     if "db index" in lowered:
-        told = f"this Redis has no database {at.db}; give a lower number in the URL, or raise 'databases' there"
-        return Trouble("database", told, Lasts.FOR_EVER)
+        sentence = f"this Redis has no database {at.db}; give a lower number in the URL, or raise 'databases' there"
+        return Trouble("database", sentence, Lasts.FOR_EVER)
     return _ANSWERS.get(code)
 
 
@@ -270,34 +270,38 @@ def _of_unknown(command: str, at: Address, version: str) -> Trouble:
     if command == "SELECT":  # every Redis knows it
         return _of_sentinel(at)
     if command == "SENTINEL":
-        told = f"{at.place} is no Sentinel; give redis://{at.place} for a Redis"
-        return Trouble("sentinel", told, Lasts.FOR_EVER)
+        sentence = f"{at.place} is no Sentinel; give redis://{at.place} for a Redis"
+        return Trouble("sentinel", sentence, Lasts.FOR_EVER)
     named = f"it is version {version}" if version else "it is an older version"
-    told = f"this Redis doesn't know the command {command or 'of a script'} ({named}); rawws needs Redis 7 or later"
-    return Trouble("version", told, Lasts.FOR_EVER)
+    sentence = f"this Redis doesn't know the command {command or 'of a script'} ({named}); rawws needs Redis 7 or later"
+    return Trouble("version", sentence, Lasts.FOR_EVER)
 
 
 def _of_sentinel(at: Address) -> Trouble:
-    told = f"this is a Sentinel; give redis+sentinel://{at.place}/SERVICE, with the name of the service that it watches"
-    return Trouble("sentinel", told, Lasts.FOR_EVER)
+    sentence = (
+        f"this is a Sentinel; give redis+sentinel://{at.place}/SERVICE, with the name of the service that it watches"
+    )
+    return Trouble("sentinel", sentence, Lasts.FOR_EVER)
 
 
 def of_service(service: str) -> Trouble:
     """Return the trouble with a service that no Sentinel watches."""
-    told = f"its Sentinel watches no service {service!r}; give one of those that SENTINEL MASTERS names there"
-    return Trouble("sentinel", told, Lasts.FOR_EVER)
+    sentence = f"its Sentinel watches no service {service!r}; give one of those that SENTINEL MASTERS names there"
+    return Trouble("sentinel", sentence, Lasts.FOR_EVER)
 
 
 def _of_tls(error: ssl.SSLError, at: Address) -> Trouble | None:
     if isinstance(error, ssl.SSLCertVerificationError):
-        told = (
+        sentence = (
             f"the certificate of {at.place} can't be trusted ({error.verify_message.rstrip('.')}); "
             "give the certificate of its authority in the URL, as ?ssl_ca_certs=FILE"
         )
-        return Trouble("certificate", told, Lasts.FOR_EVER)
+        return Trouble("certificate", sentence, Lasts.FOR_EVER)
     if "CERTIFICATE_REQUIRED" in (error.reason or ""):
-        told = f"{at.place} requires a client certificate; give it in the URL, as ?ssl_certfile=FILE&ssl_keyfile=FILE"
-        return Trouble("certificate", told, Lasts.FOR_EVER)
+        sentence = (
+            f"{at.place} requires a client certificate; give it in the URL, as ?ssl_certfile=FILE&ssl_keyfile=FILE"
+        )
+        return Trouble("certificate", sentence, Lasts.FOR_EVER)
     return None
 
 
@@ -319,7 +323,7 @@ def _cause_of(error: BaseException) -> BaseException:
             return error
 
 
-def _told(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
     if isinstance(error, trio.TooSlowError | TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:
@@ -359,8 +363,8 @@ _NOT_TLS = Trouble("tls", "this port doesn't speak TLS; give redis:// in place o
 
 def _of_stranger(answer: bytes, at: Address) -> Trouble:
     speaks = "speaks HTTP" if answer.startswith(b"HTTP/") else f"sent {answer[:20]!r}"
-    told = f"the server at {at.place} {speaks} and isn't Redis; give the host and port of Redis"
-    return Trouble("stranger", told, Lasts.FOR_EVER)
+    sentence = f"the server at {at.place} {speaks} and isn't Redis; give the host and port of Redis"
+    return Trouble("stranger", sentence, Lasts.FOR_EVER)
 
 
 async def _first_bytes(at: Address, tls: ssl.SSLContext | None) -> bytes | None:

@@ -283,20 +283,47 @@ class InflateStream:
         self._history = b""
 
 
-class Inflater(Extension):
+class _CompressedMessages(Extension):
+    """An extension of wsproto's that follows which received messages are compressed (RFC 7692 §6.1)."""
+
+    name = NAME
+
+    def __init__(self) -> None:
+        self._is_compressed = False  # whether the present message is
+        self._in_control = False  # a control frame may come between two fragments, and has no part in their message
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool:
+        return False  # the handshake does that
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: WsprotoOpcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """§6.1: RSV1 on the first frame of a message says that it is compressed; elsewhere it isn't ours."""
+        self._in_control = opcode.iscontrol()
+        if self._in_control or opcode is WsprotoOpcode.CONTINUATION:
+            return RsvBits(False, False, False)
+        self._is_compressed = rsv.rsv1
+        self._begin_message()
+        return RsvBits(True, False, False)
+
+    def _begin_message(self) -> None:
+        """Begin the next message, for subclasses."""
+
+
+class Inflater(_CompressedMessages):
     """The receiving half, as an extension of wsproto's: inflates within a limit.
 
     Each message by itself, or with ``takeover`` all in one context, which the peer keeps too.
     """
 
-    name = NAME
-
     def __init__(self, max_message_bytes: int, *, takeover: bool = False) -> None:
+        super().__init__()
         self._max_message_bytes = max_message_bytes
         self._takeover = takeover
         self._stream = InflateStream()
-        self._is_compressed = False  # the message that is being read
-        self._in_control = False
         self._inflated_bytes = 0
 
     @property
@@ -309,27 +336,12 @@ class Inflater(Extension):
         """Whether the context is empty, so that no message can refer to an earlier one."""
         return self._stream.is_fresh
 
-    def enabled(self) -> bool:
-        return True
-
-    def offer(self) -> bool:
-        return False  # that is done by the handshake
-
-    def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: WsprotoOpcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
-        """§6.1: RSV1 on the first frame of a message says that it is compressed; elsewhere it isn't ours."""
-        self._in_control = opcode.iscontrol()
-        if self._in_control or opcode is WsprotoOpcode.CONTINUATION:
-            return RsvBits(False, False, False)
-        self._is_compressed = rsv.rsv1
+    def _begin_message(self) -> None:
         if self._is_compressed:
             self._stream.begin_message()
         self._inflated_bytes = 0
-        return RsvBits(True, False, False)
 
     def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
-        # A control frame may come between two fragments, and has no part in their message (§6.1).
         if not self._is_compressed or self._in_control:
             return data
         return self._inflate(data)
@@ -359,31 +371,10 @@ class Inflater(Extension):
         return inflated
 
 
-class Unread(Extension):
+class Unread(_CompressedMessages):
     """Lets compressed messages pass as empty ones, for a validator of frames that leaves their content to another."""
 
-    name = NAME
     held_bytes = 0
-
-    def __init__(self) -> None:
-        self._is_compressed = False  # the message that is being read
-        self._in_control = False
-
-    def enabled(self) -> bool:
-        return True
-
-    def offer(self) -> bool:
-        return False
-
-    def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: WsprotoOpcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
-        """§6.1: RSV1 may be set on the first frame of a message."""
-        self._in_control = opcode.iscontrol()
-        if self._in_control or opcode is WsprotoOpcode.CONTINUATION:
-            return RsvBits(False, False, False)
-        self._is_compressed = rsv.rsv1
-        return RsvBits(True, False, False)
 
     def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
         return b"" if self._is_compressed and not self._in_control else data

@@ -193,11 +193,11 @@ def why_no_frames(data: bytes) -> str:
     is_noise = len(faults) > 1 or end > len(data) or (following is not None and bool(_objections(following)))
     if not faults or not (is_noise or are_swapped_words(data)):
         return ""
-    told = f"the first would have {' and '.join(faults)}"
+    objection = f"the first would have {' and '.join(faults)}"
     if end > len(data):
         there = len(data) - len(header.raw)
-        told += f", and {header.payload_bytes:,} bytes of payload, of which {there:,} are there"
-    return told
+        objection += f", and {header.payload_bytes:,} bytes of payload, of which {there:,} are there"
+    return objection
 
 
 def are_swapped_words(data: bytes) -> bool:

@@ -95,6 +95,6 @@ def read(text: str, name: str = "") -> bytes | Talk:
     try:
         return dumps.read_hex(text)
     except UsageError as error:
-        told = "give hex, or the output of xxd, hexdump, od, gdb, tcpdump -X or tshark -x"
+        advice = "give hex, or the output of xxd, hexdump, od, gdb, tcpdump -X or tshark -x"
         whose = f"{name} has no bytes in a known form: " if name else ""
-        raise NoForm(f"{whose}{error}; {told}") from None
+        raise NoForm(f"{whose}{error}; {advice}") from None

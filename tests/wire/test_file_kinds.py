@@ -137,6 +137,6 @@ def test_a_text_without_bytes_is_named_with_advice(text: str) -> None:
 
 def test_the_error_for_an_unknown_text_names_the_first_line_that_is_not_hex() -> None:
     with pytest.raises(
-        spellings.NoForm, match=r"line 2 has 'w' in it, .*: 'world'; give hex, or what xxd, hexdump, od,"
+        spellings.NoForm, match=r"line 2 has 'w' in it, .*: 'world'; give hex, or the output of xxd, hexdump, od,"
     ):
         spellings.read("81 05\nworld")
