@@ -465,7 +465,7 @@ class _Run:
         return not self._keeps_witness
 
     async def _give_up(self, untried: Sequence[Case], connections: int, during: _Attempt | None = None) -> Stopped:
-        """Report the cases that were under way when the server stopped, and return what has happened."""
+        """Report the cases that were under way when the server stopped, and return the `Stopped` of the run."""
         suspects = await self._suspects()
         if during is None:
             newest = suspects[0] if suspects else self._last

@@ -1,4 +1,4 @@
-"""Who may connect: how many at once, how many from one address, and whose word counts about who they are."""
+"""Admission of connections: limits in all and for each address, and the proxies that are trusted about addresses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Gate:
 
     Where a connection comes from one of the ``trusted_proxies`` (addresses or networks such as ``10.0.0.0/8``), the
     client and the scheme are those of the proxy's ``X-Forwarded-For`` and ``X-Forwarded-Proto``, or else its
-    ``Forwarded``. Other clients' fields are not believed, since anyone may send them.
+    ``Forwarded``. Other clients' fields are ignored, since anyone may send them.
     """
 
     def __init__(

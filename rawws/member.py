@@ -138,8 +138,7 @@ class Member:
         raise self._closed_error()
 
     def close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Begin to close the connection, which leaves its rooms at once. The close follows all that they have
-        published.
+        """Begin to close the connection, after all that its rooms have published. It leaves its rooms at once.
 
         The closing handshake goes on in the background, for at most ``close_timeout`` seconds; a reader's response
         ends. This has no effect on a connection that is closed, or being closed. Raises `UsageError` for a code that

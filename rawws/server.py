@@ -544,7 +544,7 @@ async def serve(
     - ``compression="deflate"`` agrees to permessage-deflate where a client offers it.
     - ``server_header`` is the value of the Server field; by default there is none.
 
-    Its limits, of which a time or a rate is none if it is None, 0 or infinite (but ``drain=0`` does not wait):
+    Its limits; a time or a rate of None, 0 or infinity is no limit (but ``drain=0`` does not wait):
 
     - ``open_timeout``: for the opening handshake, and for each further request. ``keep_alive``: between two requests,
       and between two pieces of a body that ``rawws.asgi(app)`` reads as it comes, which may take any time in all.
@@ -560,9 +560,8 @@ async def serve(
       proxy, list it in ``trusted_proxies``, so that its ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed, or
       else its ``Forwarded`` (RFC 7239).
     - ``max_memory``: the memory that connections, rooms and requests may take together, in all servers of this
-      `trio.run`. Beyond it, histories of empty rooms are dropped, and then whatever is largest.
-      Beyond it histories of rooms in which nobody is are forgotten, then what is largest goes: another history, a peer
-      (closed with 1013), a request (503).
+      `trio.run`. Beyond it, the histories of empty rooms are dropped, and then whatever is largest: another history, a
+      peer (closed with 1013), or a request (503).
     - ``drain``: how long a stopping server waits for its peers, their handlers and the requests that are being
       answered; when there are many peers, their closes are spread over it. An application of ``rawws.asgi`` is notified
       by ``http.disconnect``, and by an OSError from ``send``: of an event stream at once, of another response when half

@@ -170,7 +170,7 @@ class _Tapped:
         self._unanswered = unanswered  # this connection holds one until the server has sent a byte
         self._has_one = False
         self._observer = Observer(max_waiting_bytes=MAX_WAITING_BYTES)
-        self._told = ""  # how it ended, where that is worth a word
+        self._reason = ""  # why it ended, unless both sides ended it in order
         self._dialled_from = client.peer_name
         self._path = ""  # of the last request
         self.is_websocket = False
@@ -204,13 +204,13 @@ class _Tapped:
                 nursery.start_soon(self._pump, Role.SERVER, nursery.cancel_scope)
         finally:
             for end in (client, server):
-                if self._told:
+                if self._reason:
                     end.reset()  # a close would look as if all had been said, where it was cut off
                 else:
                     end.close()
             for seen in self._observer.finish():
                 self._show(seen)
-            self._end(STATE, self._told or "ended by both sides")
+            self._end(STATE, self._reason or "ended by both sides")
 
     async def _wait_for_others(self) -> None:
         """Wait while too many connections wait for the server's first byte. Raises OSError when that takes too long."""
@@ -232,7 +232,7 @@ class _Tapped:
     async def _refuse(self, client: Transport, reason: str) -> bool:
         """Close the connection, after a 502 with the reason for a client that speaks HTTP. Return whether that was
         sent."""
-        has_told = False
+        is_answered = False
         with trio.move_on_after(REFUSAL_S), contextlib.suppress(OSError):
             begun = b""
             while not begins_with_http(begun) and len(begun) < MOST_ANSWERED_BYTES and (data := await client.receive()):
@@ -240,10 +240,10 @@ class _Tapped:
                 await self._look_at(Role.CLIENT, data)
             if begins_with_http(begun):
                 await client.send_all(_bad_gateway(reason, with_body=not begun.startswith(b"HEAD ")))
-                has_told = True
+                is_answered = True
                 await client.linger()
         client.close()
-        return has_told
+        return is_answered
 
     async def _pump(self, sender: Role, tapped: trio.CancelScope) -> None:
         """Pass on what one side sends, and then that it has ended."""
@@ -260,15 +260,15 @@ class _Tapped:
                     if error.errno in EXHAUSTED:
                         raise
                     # The other side may have sent its reason before the reset, and that has yet to be passed on.
-                    self._told = self._told or _describe_loss(error, sender, self._target)
+                    self._reason = self._reason or _describe_loss(error, sender, self._target)
                     tapped.deadline = trio.current_time() + LAST_WORDS_S
                     return
-            if self._told:
+            if self._reason:
                 return  # it was cut off, so some bytes may be missing
             self._log(logs.http, logging.DEBUG, DIRECTIONS[sender], f"the {sender.name.lower()} ended its stream")
             await sink.send_eof()
         except OSError as error:
-            self._told = self._told or _describe_loss(error, sender, self._target)
+            self._reason = self._reason or _describe_loss(error, sender, self._target)
             tapped.cancel()
 
     async def _look_at(self, sender: Role, data: bytes) -> None:

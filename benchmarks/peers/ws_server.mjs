@@ -21,7 +21,7 @@ const { values: options } = parseArgs({
   },
 });
 
-// Without TLS as its README begins. It has an HTTP server of its own then, which answers other requests with 426.
+// Without TLS, ws makes its own HTTP server, as in its README; that answers other requests with 426.
 const where = { port: Number(options.port), host: '127.0.0.1' };
 const server = options['tls-cert']
   ? createTlsServer({ cert: readFileSync(options['tls-cert']), key: readFileSync(options['tls-key']) })

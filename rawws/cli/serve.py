@@ -419,8 +419,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     limits.add_argument(
         "--trusted-proxy", type=proxy, metavar="NETWORK", action="append", default=[],
-        help="believe the X-Forwarded-For and -Proto, or the Forwarded, of proxies there, such as 10.0.0.0/8; may be "
-        "repeated",
+        help="trust X-Forwarded-For and X-Forwarded-Proto, or else Forwarded, from proxies there, such as 10.0.0.0/8; "
+        "may be repeated",
     )  # fmt: skip
     for flag, most, what in (
         ("--max-head", "16k", "of a request's head; a larger one gets 431"),

@@ -43,9 +43,9 @@ IDLE_S = 1.0
 # generation; the number of the first message; how long the marker is kept, in seconds; whether to see to how many bytes
 # the streams have; how many streams there are, and for each of them how many entries it keeps, how many bytes, and how
 # long it is kept behind its last; and for each message its stream's place in KEYS, that of its Idempotency-Key or 0,
-# the message's digest, and its fields behind how many these are. Returns an id for each message; "digest id" for one
-# that has a key; or why it could not be added, behind a minus. At what concerns all messages (no memory, no right), it
-# ends, since that may pass.
+# the message's digest, and its fields after their number. Returns an id for each message; "digest id" for one that has
+# a key; or a minus and the reason why it could not be added. An error that concerns all messages (no memory, no right)
+# ends the script, since it may pass.
 #
 # A stream that takes a third more than the bytes that it keeps is cut to these; what Redis needs for an entry is up to
 # a quarter more than the entry, since it takes memory in certain sizes.

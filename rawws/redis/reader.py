@@ -93,11 +93,11 @@ PROBLEM_S = 5.0
 RECHECK_S = 5.0
 RECHECKED = 20
 
-# Returns the time, and of as many streams as a page takes, one at least: what XINFO STREAM says of it, without the two
-# entries that come with that; whether it has one of its landmarks; entries; whether there may be more; and when it
-# expires. An error in one stream takes the place of all that.
-# KEYS: the streams. ARGV: the bytes of a page, and for each stream "XRANGE" or "XREVRANGE", the two ends of the range,
-# how many entries are wanted, and the ids of the two landmarks.
+# Returns the time, and for as many streams as fit a page, at least one: the answer of XINFO STREAM without its two
+# entries; whether the stream has one of its landmarks; entries; whether there may be more; and its time of expiry. For
+# a stream that can't be read, the error replaces all of these. KEYS: the streams. ARGV: the bytes of a page, and for
+# each stream "XRANGE" or "XREVRANGE", the two ends of the range, how many entries are wanted, and the ids of the two
+# landmarks.
 READ_PAGE = """
 local budget, told, place = tonumber(ARGV[1]), {redis.call('TIME')}, 2
 local function take(entry)
@@ -206,9 +206,10 @@ class Followed:
         return FOLLOWED_BYTES + self.repeated.held_bytes + tail
 
     def is_doubtful(self, since: MessageId | None) -> bool:
-        """Whether to look at it for who asks: it can't be read, or they have seen an id that isn't here.
+        """Whether a reader that resumes needs another look at the stream: it is unreadable, or the reader's id isn't
+        here.
 
-        It may not be here yet, or be one of a stream that has taken the place of this one. An id of the future can't.
+        Such an id may not be here yet, or be of a stream that has replaced this one. An id of the future is neither.
         """
         if self.problem or since is None or not self.is_loaded or not since.epoch.isdigit():
             return bool(self.problem)

@@ -233,8 +233,7 @@ class InflateStream:
 
     @property
     def held_bytes(self) -> int:
-        """The memory that it takes in bytes: zlib's state and window within a message, and between messages if the
-        context is kept."""
+        """The memory in bytes of zlib's state and window: within a message, or always if the context is kept."""
         return len(self._history) + (0 if self._zlib is None else STREAM_BYTES)
 
     @property

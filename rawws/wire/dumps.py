@@ -14,8 +14,7 @@ from typing import NamedTuple, Protocol
 from rawws.errors import UsageError
 
 _HEX_BYTES = re.compile(r"(?:[0-9a-fA-F]{2})+")
-# The offset at the beginning of a line: "0x0010:", "00000010:", "00000010  ", "0000010 ", "0x7ffe8 <name+8>:", "| 00010
-# ".
+# A line's offset: "0x0010:", "00000010:", "00000010  ", "0000010 ", "0x7ffe8 <name+8>:", "| 00010  ".
 _PLACE = re.compile(
     r"[\s|]*(?:0x)?([0-9a-fA-F]{4,16})(?:(?P<colon>(?:\s<[^\n]*>)?:)(?=\s|$)|(?=\s\s)|\s*$)"
     r"|\s*([0-9a-fA-F]{6,8})(?=\s)"

@@ -93,9 +93,9 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class SeenFrame:
-    """One frame, with the message that ends with it; ``fault`` is what its receiver objects to.
+    """One frame, with the message that ends with it; ``fault`` is its receiver's objection, if any.
 
-    It is ``ignored`` when it comes behind a close, or a fault: the receiver reads no more by then (§5.5.1, §7.1.7).
+    It is ``ignored`` when it comes after a close, or a fault: the receiver reads no more by then (§5.5.1, §7.1.7).
     """
 
     sender: Role
@@ -304,7 +304,7 @@ class _Compression:
 
 
 def _compression_of(agreed: list[bytes]) -> Mapping[Role, _Compression]:
-    """Return what a server's answer says of each side's compression (RFC 7692 §7.1); nothing where there is none.
+    """Return each side's compression by the server's response (RFC 7692 §7.1); empty if there is none.
 
     An answer that leaves something out, or is malformed, is read in the sender's favour.
     """

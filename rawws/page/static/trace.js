@@ -145,7 +145,7 @@ export class Trace extends EventTarget {
     return this.frames.reduce((count, frame) => count + !frame.isCut, 0);
   }
 
-  /** WebSockets that are open now; the server tells nothing of the page's own. */
+  /** WebSockets that are open now; the server doesn't report the page's own. */
   get openCount() {
     const isOpen = (each) => each.run.isCurrent && each.state === "open";
     return [...this.connections.values()].filter(isOpen).length + this.unlisted;
