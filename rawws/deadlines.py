@@ -119,7 +119,9 @@ class Deadlines:
                 return
         if peer.lost:
             if now >= peer.close_at:
-                self._loop.drop(peer, Cause.RESET, peer.lost.why)
+                self._loop.give_up_reading(peer)
+            else:
+                self._loop.slow.end_rest(peer, now)
             return
         limits = peer.endpoint.limits
         them = peer.session.our_role.other.name.lower()
@@ -143,12 +145,9 @@ class Deadlines:
         if peer.inbox is not None and peer.inbox.paused:
             peer.answer_by = math.inf  # an answer may have arrived unread
             return
-        if peer.pace is not None and peer.pace.rests_until:
-            if now < peer.pace.rests_until:
-                peer.answer_by = math.inf
-                return
-            peer.pace.rests_until = 0.0
-            self._loop.watch(peer, done=not peer.is_blocked)
+        if self._loop.slow.end_rest(peer, now):
+            peer.answer_by = math.inf
+            return
         if peer.held_back and not peer.is_behind:
             peer.answer_by = math.inf
             return

@@ -252,7 +252,10 @@ class Loop:
                     if fd not in peers:
                         continue
                 if events & (READABLE | LOST):
-                    budget -= self._read(peer)
+                    if peer.interest & READABLE:
+                        budget -= self._read(peer)
+                    elif events & LOST:
+                        self._note_loss(peer)
             except Exception:
                 self.give_up(peer)
             if (
@@ -320,7 +323,7 @@ class Loop:
             return 0
         except OSError as error:
             cause = Cause.LIMIT if isinstance(error, TlsFlood) else Cause.RESET
-            self.drop(peer, cause, peer.lost.why if peer.lost else describe_loss(error))
+            self.drop(peer, cause, (peer.lost and peer.lost.why) or describe_loss(error))
             return 0
         size = len(data)
         if not size:
@@ -373,7 +376,7 @@ class Loop:
         return size
 
     def _end_of_stream(self, peer: Peer) -> None:
-        if peer.lost:
+        if peer.lost and peer.lost.why:
             self.drop(peer, Cause.RESET, "" if peer.session.is_closed else peer.lost.why)
             return
         them = peer.session.our_role.other.name.lower()
@@ -386,7 +389,7 @@ class Loop:
         session = peer.session
         room = peer.relay
         if room is not None and room.holds and got and peer.cause is None:
-            self._hold_back(peer, got)  # type: ignore[arg-type]
+            self.slow.hold_back(peer, room, got)  # type: ignore[arg-type]
             return
         answers = session.data_to_send() if session.outgoing else b""
         if peer.inbox is not None:
@@ -424,19 +427,6 @@ class Loop:
             if peer.inbox is not None:
                 peer.inbox.answer_bytes += len(answers)
             self.sending.send(peer, answers)
-
-    def _hold_back(self, peer: Peer, frames: Sequence[bytes | bytearray]) -> None:
-        """Keep what a peer has said while its room's publishers are to wait, and read no more from it."""
-        peer.held_back = True
-        peer.kept = [*(peer.kept or ()), *frames]
-        self.watch(peer, done=not peer.is_blocked)
-
-    def let_go(self, peer: Peer) -> None:
-        """Go on with a peer that was held back."""
-        peer.held_back = False
-        peer.heard = True  # it could not be
-        if peer.transport.fileno() >= 0:
-            self.watch(peer, done=not peer.is_blocked)
 
     def _deliver(self, peer: Peer, events: Sequence[Event]) -> None:
         """Put messages into a peer's inbox, and stop reading from it when they are too many."""
@@ -522,10 +512,10 @@ class Loop:
     def watch(self, peer: Peer, *, done: bool) -> None:
         """Ask the poller for what this peer is waited for."""
         inbox = peer.inbox
+        is_slow = peer.unanswered_bytes > MAX_OUTBOX_BYTES or (inbox is not None and inbox.paused)
         reads = (
-            peer.unanswered_bytes <= MAX_OUTBOX_BYTES
-            and (inbox is None or not inbox.paused)
-            and (not peer.held_back or (peer.session.state is not OPEN and peer.kept is None))
+            (not is_slow or peer.lost is not None)  # a lost one takes no answers, and its program is not waited for
+            and not peer.held_back
             and not (peer.pace is not None and peer.pace.rests_until and peer.session.state is OPEN)
         )
         interest = READABLE if reads else 0
@@ -540,6 +530,8 @@ class Loop:
 
     def _poll(self, peer: Peer) -> None:
         """Update what the poller watches for a peer; a writable socket is of no use while TLS has to read first."""
+        if peer.lost:
+            return
         interest = peer.interest & READABLE if peer.transport.reads_first else peer.interest
         self._poller.watch(peer.transport.fileno(), interest)
 
@@ -565,6 +557,9 @@ class Loop:
         if peer.session.state is not OPEN:
             if peer.inbox is not None and peer.inbox.last_words is not None:
                 self.finish(peer)
+            return
+        if peer.lost and not peer.interest & READABLE:
+            self.drop(peer, cause, peer.lost.why)
             return
         peer.session.close(code, reason)
         peer.cause = cause
@@ -598,6 +593,7 @@ class Loop:
         """Take a peer out of its rooms and send it the last that it gets from us."""
         if peer.cursors is not None:
             self.sending.queue_rest(peer, peer.rooms, whole=with_the_rest and not peer.in_message)
+        self.slow.forget(peer)
         self._forget_rooms(peer)
         if last_words:
             peer.session.show_sent(last_words)
@@ -609,7 +605,6 @@ class Loop:
 
     def _forget_rooms(self, peer: Peer) -> None:
         rooms, peer.rooms, peer.cursors, peer.in_segment = peer.rooms, NOWHERE, None, None
-        peer.kept = None
         for room in rooms:
             room.remove(peer)
             if room.is_held:
@@ -620,29 +615,47 @@ class Loop:
 
         A peer that refuses what we send says why in its close, and then resets the connection. The reset is found
         first where we are sending, while the close, or a last message, is still in our socket's buffer. The peer leaves
-        its rooms at once; the messages that it had sent are still published.
+        its rooms at once; the messages that it had sent are still published. One that is held back, or over its rate,
+        is read on when it may speak again, unless that takes longer than a close may.
         """
         if peer.lost or peer.transport.fileno() < 0:
             return
-        peer.lost = Loss(describe_loss(error), unsent(peer))
+        if error.errno in EXHAUSTED:  # of ours: the connection itself is intact, and might never end
+            self.drop(peer, Cause.RESET, describe_loss(error))
+        else:
+            self._lose(peer, describe_loss(error))
+
+    def _note_loss(self, peer: Peer) -> None:
+        """Give up a peer that is not read from for now, and whose socket takes nothing any more, as the poller says."""
+        if peer.inbox is not None:  # the program's queue takes what had come
+            self._read(peer)
+        elif not peer.lost:
+            self._lose(peer, "")  # how it ended shows when all has been read
+
+    def _lose(self, peer: Peer, why: str) -> None:
+        peer.lost = Loss(why, unsent(peer))
+        self._poller.remove(peer.transport.fileno())  # it would report the loss for ever
         # Through a Unix socket a peer may refuse all that we send and go on sending itself.
         peer.close_at = min(peer.close_at, trio.current_time() + peer.endpoint.limits.close_timeout_s)
         self._forget_rooms(peer)
-        if error.errno in EXHAUSTED:  # of ours: the connection itself is intact, and might never end
-            self.drop(peer, Cause.RESET, peer.lost.why)
-        else:
-            self._read_to_the_end_soon(peer)
+        self.watch(peer, done=True)
+        self._read_to_the_end_soon(peer)
 
     def _read_to_the_end_soon(self, peer: Peer) -> None:
-        """Schedule the next read of what a lost peer had sent, unless it may publish no more for now."""
-        if peer.transport.fileno() < 0:
-            return
+        """Schedule the next read of what a lost peer had sent, unless it may say no more for now."""
+        if peer.transport.fileno() >= 0 and peer.interest & READABLE:
+            self._unread[peer.transport.fileno()] = READABLE
+            self.run_errands_soon()
+
+    def give_up_reading(self, peer: Peer) -> None:
+        """Drop a lost peer that could not be read to its end in time."""
         assert peer.lost is not None
-        if peer.held_back or (peer.pace is not None and peer.pace.rests_until):
-            self.drop(peer, Cause.RESET, peer.lost.why)
-            return
-        self._unread[peer.transport.fileno()] = READABLE
-        self.run_errands_soon()
+        told = peer.lost.why
+        if not peer.interest & READABLE:
+            within = f"within {peer.endpoint.limits.close_timeout_s:g} s"
+            what = f"what it had said could not be published {within}, since its room or its rate had it wait"
+            told = f"{told}; {what}" if told else what
+        self.drop(peer, Cause.RESET, told)
 
     def drop(self, peer: Peer, cause: Cause, told: str) -> None:
         """Close a peer's socket, whatever state it is in. Harmless when it was dropped before."""
@@ -650,9 +663,11 @@ class Loop:
         if fd < 0:
             return
         unsent_bytes = peer.lost.unsent_bytes if peer.lost else unsent(peer)
+        self.slow.forget(peer)
         self._forget_rooms(peer)
         del self.peers[fd]
-        self._poller.remove(fd)
+        if not peer.lost:
+            self._poller.remove(fd)
         peer.transport.close()
         peer.outbox = peer.later = None
         peer.outbox_bytes = 0

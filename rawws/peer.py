@@ -92,7 +92,10 @@ class Endpoint:
 
 
 class Loss(NamedTuple):
-    """The reason why a peer's socket takes nothing any more, and the number of bytes that waited for it."""
+    """The reason why a peer's socket takes nothing any more, and the number of bytes that waited for it.
+
+    The poller doesn't tell the reason. It is empty then, and the end of the stream shows it.
+    """
 
     why: str
     unsent_bytes: int
@@ -201,7 +204,8 @@ class Peer:
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
         self.heard = False  # anything, since the last ping
         self.heard_at = time.perf_counter()
-        self.held_back = False  # nothing is read from it: it has spoken while its room's publishers are to wait
+        # Nothing is read from it: it has spoken while its room's publishers are to wait. `SlowPeers` lets it go.
+        self.held_back = False
         self.kept: list[bytes | bytearray] | None = None  # what it has said then
         self.ping_at = math.inf
         self.answer_by = math.inf  # when the last ping must have been answered

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -32,6 +33,8 @@ class SlowPeers:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
+        # The peers that were held back, by the room that has them wait: a lost one is in that room no more.
+        self._held_back: dict[Room, dict[Peer, None]] = {}
 
     # Who reads too slowly
 
@@ -171,15 +174,37 @@ class SlowPeers:
             return False
         return room.log.lag_cost(peer.cursors[room], peer.form) > room.settings.max_lag_bytes // 2
 
+    def hold_back(self, peer: Peer, room: Room, frames: Sequence[bytes | bytearray]) -> None:
+        """Keep what a peer has said while its room's publishers are to wait, and read no more from it."""
+        peer.held_back = True
+        self._held_back.setdefault(room, {})[peer] = None
+        peer.kept = [*(peer.kept or ()), *frames]
+        self._loop.watch(peer, done=not peer.is_blocked)
+
+    def forget(self, peer: Peer) -> None:
+        """Drop what was kept of a peer that may say no more. Harmless when nothing was."""
+        peer.kept = None
+        if peer.held_back:
+            self._is_free(peer)
+
+    def _is_free(self, peer: Peer) -> None:
+        assert peer.relay is not None
+        peer.held_back = False
+        others = self._held_back[peer.relay]
+        del others[peer]
+        if not others:
+            del self._held_back[peer.relay]
+
     def let_go(self, room: Room, why: str) -> None:
         """Let those who publish go on, if nothing else is against it."""
         room.holds.discard(why)
         if room.holds:
             return
-        for peer in room.peers:
-            if not peer.held_back:
-                continue
-            self._loop.let_go(peer)
+        for peer in list(self._held_back.get(room, ())):
+            if peer.held_back:  # letting go of another may have ended it
+                self._is_free(peer)
+                peer.heard = True  # it could not be
+                self._loop.watch(peer, done=not peer.is_blocked)
         room.released.unpark_all()
 
     def release_publishers(self, room: Room) -> None:
@@ -198,6 +223,17 @@ class SlowPeers:
         peer.session.show_sent(newest)
         self._loop.sending.queue(peer, newest)
         peer.cursors[room] = Cursor(upto)
+
+    def end_rest(self, peer: Peer, now: float) -> bool:
+        """Read on from a peer that had said too much, when its time has come; return whether it still rests."""
+        pace = peer.pace
+        if pace is None or not pace.rests_until:
+            return False
+        if now < pace.rests_until:
+            return True
+        pace.rests_until = 0.0
+        self._loop.watch(peer, done=not peer.is_blocked)
+        return False
 
     def hold_to_its_rate(self, peer: Peer, messages: int) -> None:
         """Read no more from a peer for a while, if it has said too much."""

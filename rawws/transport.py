@@ -730,7 +730,10 @@ LOST = 0x008 | 0x010  # an error, or both directions closed; always reported
 
 
 class Poller(Protocol):
-    """Watches many descriptors, level-triggered, and is itself a descriptor that can be waited for."""
+    """Watches many descriptors, level-triggered, and is itself a descriptor that can be waited for.
+
+    Without an interest nothing is reported of a descriptor, but that the connection is lost, where epoll is.
+    """
 
     def fileno(self) -> int: ...
     def add(self, fd: int) -> None: ...
@@ -774,15 +777,15 @@ class SelectorPoller:
         self._selector.register(fd, selectors.EVENT_READ)
 
     def watch(self, fd: int, interest: int) -> None:
-        events = 0  # selectors refuses to watch for nothing, and nobody here asks for it
-        if interest & READABLE:
-            events |= selectors.EVENT_READ
-        if interest & WRITABLE:
-            events |= selectors.EVENT_WRITE
-        self._selector.modify(fd, events)
+        self.remove(fd)  # selectors refuses to watch for nothing
+        events = selectors.EVENT_READ if interest & READABLE else 0
+        events |= selectors.EVENT_WRITE if interest & WRITABLE else 0
+        if events:
+            self._selector.register(fd, events)
 
     def remove(self, fd: int) -> None:
-        self._selector.unregister(fd)
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
 
     def poll(self) -> list[tuple[int, int]]:
         ready = []

@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import selectors
 import socket
 import threading
 from collections import Counter
@@ -25,7 +26,7 @@ from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.room import Place, Room
 from rawws.sending import MAX_OUTBOX_BYTES
-from rawws.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, SelectorPoller, Transport, make_poller
+from rawws.transport import MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, SelectorPoller, Transport, make_poller
 from rawws.wire import masking
 from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.encodings import PLAIN
@@ -322,23 +323,50 @@ async def test_who_is_not_read_to_the_end_has_one_turn_when_all_others_have_one(
     assert most == 1
 
 
-async def test_who_is_gone_when_it_was_to_be_sent_something_is_not_read_on(
-    start_hub: StartHub, caplog: pytest.LogCaptureFixture
+@pytest.mark.usefixtures("poller")
+@pytest.mark.parametrize("found", ["by sending", "by the poller"])
+async def test_who_is_gone_and_had_said_too_much_is_read_to_the_end_at_its_rate(
+    start_hub: StartHub, mock_clock: MockClock, found: str
 ) -> None:
-    running = start_hub(limits=Limits(messages_per_s=1))
-    client = running.join(send_buffer=SMALL_BUFFER)
+    running = start_hub(limits=Limits(messages_per_s=10))
+    client, listener = running.join(send_buffer=SMALL_BUFFER), running.join()
     room = running.hub.room("/")
-    await client.send(text("said") * 100)  # of which but few are read
+    said = [str(number) for number in range(60)]
+    await client.send(b"".join(map(text, said)))
     await wait_all_tasks_blocked()
-    said = room.log.last_message
-    assert said < 100
-    for message in KIB_MESSAGES[:100]:
-        room.publish(message)
+    allowed = room.log.last_message
+    assert allowed == 11
+    await listener.frames(allowed)
     client.hang_up()
+    if found == "by sending":
+        room.publish("to one who is gone")
+        await listener.frame()
     await wait_all_tasks_blocked()
-    assert not len(room)
-    assert room.log.last_message == said + 100
-    assert "error in rawws itself" not in caplog.text
+    assert room.log.last_message == allowed + (found == "by sending"), "its rate holds for what it had sent, too"
+    for number in range(allowed, 60):
+        if number % 10 == 1:
+            mock_clock.jump(1.0)
+        assert await listener.frame() == seen_text(said[number])
+    await wait_all_tasks_blocked()
+    assert running.endpoint.peer_count == 1
+
+
+def test_without_an_interest_a_poller_reports_nothing_wherever_selectors_refuses_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)  # it registers anew, as kqueue's does
+    poller = SelectorPoller()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"x")
+        poller.add(ours.fileno())
+        poller.watch(ours.fileno(), 0)
+        assert poller.poll() == []
+        poller.watch(ours.fileno(), READABLE)
+        assert poller.poll() == [(ours.fileno(), READABLE)]
+        poller.watch(ours.fileno(), 0)
+        poller.remove(ours.fileno())
+    poller.close()
 
 
 # Slow readers

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 import trio.testing
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rawws.errors import UsageError
 from rawws.hub import Hub
@@ -306,6 +306,69 @@ async def test_wait_is_for_those_who_publish_and_others_are_heard(start_hub: Sta
     await slow.send(close())  # and never reads
     assert await listener.frames(2) == [seen_text("has to wait"), seen_text("and so has this")]
     assert not room.is_held
+
+
+@pytest.mark.parametrize("found", ["by sending", "by the poller"])
+async def test_what_one_who_is_held_back_had_said_is_published_though_its_connection_is_lost(
+    start_hub: StartHub, found: str
+) -> None:
+    running = start_hub(slow="wait", max_lag_bytes=10_000)
+    slow, publisher, listener = running.join(send_buffer=SMALL), running.join(), running.join()
+    room = running.hub.room("/")
+    await flood(running, 200)
+    assert room.is_held
+    await listener.frames(200)
+    await publisher.send(text("kept"))
+    await wait_all_tasks_blocked()
+    await publisher.send(text("unread"))
+    publisher.hang_up()
+    said = [seen_text("kept"), seen_text("unread")]
+    if found == "by sending":
+        room.publish("to one who is gone")
+        said.insert(0, seen_text("to one who is gone"))
+    await wait_all_tasks_blocked()
+    assert len(room) == 2, "it has left its room at once"
+    assert room.is_held
+    await slow.send(close())  # and never reads
+    assert await listener.frames(len(said)) == said
+    assert not room.is_held
+    await wait_all_tasks_blocked()
+    assert running.endpoint.peer_count == 2
+
+
+async def test_one_who_is_held_back_and_lost_is_waited_for_as_long_as_for_a_close(
+    start_hub: StartHub, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rawws")
+    running = start_hub(
+        slow="wait", max_lag_bytes=10_000, limits=Limits(ping_interval_s=0, ping_timeout_s=0, close_timeout_s=10)
+    )
+    _slow, publisher = running.join(send_buffer=SMALL), running.join()
+    room = running.hub.room("/")
+    await flood(running, 200)
+    await publisher.send(text("kept"))
+    await wait_all_tasks_blocked()
+    publisher.hang_up()
+    await wait_all_tasks_blocked()
+    assert running.endpoint.peer_count == 2
+    mock_clock.jump(10)
+    await wait_all_tasks_blocked()
+    assert running.endpoint.peer_count == 1
+    assert room.log.last_message == 200
+    assert "what it had said could not be published within 10 s" in caplog.text
+
+
+async def test_a_stop_does_not_wait_for_one_who_is_held_back_and_lost(start_hub: StartHub) -> None:
+    running = start_hub(slow="wait", max_lag_bytes=10_000)
+    publisher, _slow = running.join(), running.join(send_buffer=SMALL)
+    await flood(running, 200)
+    await publisher.send(text("kept"))
+    await wait_all_tasks_blocked()
+    publisher.hang_up()
+    await wait_all_tasks_blocked()
+    assert running.endpoint.peer_count == 2
+    await running.stop(0)
+    assert [peer.number for peer in current_loop().peers_of(running.endpoint)] == [2]
 
 
 async def test_who_stalls_a_room_for_good_is_closed_in_the_end(
