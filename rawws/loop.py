@@ -58,7 +58,6 @@ from rawws.transport import (
 )
 from rawws.turnstile import Turnstile
 from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
-from rawws.wire.encodings import notice
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.masking import speed
@@ -582,12 +581,6 @@ class Loop:
             self.slow.release_publishers(room)
         if peer.awaits_form:  # its socket isn't full, so no poller tells when it can be sent what it has left with
             self.sending.flush(peer)
-
-    def tell_gap(self, room: Room, gap: dict[str, str]) -> None:
-        """Tell those who can be told that messages are missing."""
-        for peer in room.peers:
-            if peer.session.state is OPEN and (words := notice({"gap": gap}, peer.form)):
-                self.sending.send(peer, words)
 
     def _leave(self, peer: Peer, last_words: bytes, *, with_the_rest: bool) -> None:
         """Take a peer out of its rooms and send it the last that it gets from us."""

@@ -456,7 +456,7 @@ class Room:
         self._forget()
 
     def leave_out(self, after: StreamId) -> None:
-        """Note that messages may be missing here, and send a gap to the readers whose form has one.
+        """Note that messages may be missing here, and send a gap to the readers whose form has one, in its place.
 
         A new sequence of ids begins after ``after``, which may be lower than the last id. Everything appended must
         have been sealed.
@@ -464,14 +464,16 @@ class Room:
         log = self.log
         assert isinstance(log.ids, StreamIds)
         since = log.tail_id
-        log.leave_out()
         log.ids.restart(after)
-        gap = {"since": since, "after": log.tail_id}
+        gap = {"since": since, "after": log.label(log.next_message)}
+        log.leave_out({"gap": gap}, trio.current_time())
+        if self._senders is not None:
+            self._senders.add(log.last_message, NOBODY)
         for poller in self._pollers or ():
             poller.gap = gap
-        self.trim()
         if self._loop is not None:
-            self._loop.tell_gap(self, gap)
+            self._loop.sending.spread_gap(self, gap)
+        self.trim()
 
     # For the loop
 

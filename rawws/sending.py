@@ -11,7 +11,7 @@ A frame is never sent within another: once some of a segment has gone out, the r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,8 +22,9 @@ from rawws.peer import Alone, Peer, Piece
 from rawws.room import Room
 from rawws.transport import READABLE
 from rawws.wire.broadcast_log import RUN_BYTES, Cursor
-from rawws.wire.encodings import rest_of_message, without_deflate
+from rawws.wire.encodings import notice, rest_of_message, without_deflate
 from rawws.wire.role import Role
+from rawws.wire.session import State
 
 if TYPE_CHECKING:
     from rawws.loop import Loop
@@ -55,6 +56,7 @@ class Sending:
         sent = queued = gone = 0
         try:
             while room.seal():
+                self._traffic.messages_out += room.log.sealed_messages * len(room)
                 sent, queued, lost = self._broadcast(room)
                 gone += lost
             return sent, queued, gone
@@ -62,12 +64,29 @@ class Sending:
             self._loop.give_up_all(room)
             return 0, 0, peers
 
+    def spread_gap(self, room: Room, gap: Mapping[str, str]) -> None:
+        """Send the gap that a room's log just got to every peer there, if its form can tell of one.
+
+        In a room that conflates, a peer that is behind has no place in the log, and is sent the gap at once.
+        """
+        if not room.conflates:
+            try:
+                self._broadcast(room)
+            except Exception:
+                self._loop.give_up_all(room)
+            return
+        for peer in room.peers:
+            if peer.session.state is State.OPEN and (words := notice({"gap": gap}, peer.form)):
+                if peer.in_message:
+                    peer.queue_later([words])
+                else:
+                    self.send(peer, words)
+
     def _broadcast(self, room: Room) -> tuple[int, int, int]:
         """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
         number = room.log.next - 1
         gone = len(room)
         forms = self._loop.forms
-        self._traffic.messages_out += room.log.sealed_messages * gone
         short: list[tuple[Peer, bytes, int]] = []  # with the segment, and how much of it was sent
         lost: list[tuple[Peer, OSError]] = []
         later: list[Peer] = []
@@ -78,6 +97,8 @@ class Sending:
             segment = forms.get_at_once(room, number, form) if room.conflates else forms.get(room, number, form)
             if segment is None:
                 later += peers
+                continue
+            if not segment:  # a gap, of which this form can't tell
                 continue
             size = len(segment)
             if size * len(peers) > most_bytes and not room.conflates:
@@ -328,6 +349,9 @@ class Sending:
             if segment is None:
                 forms.wait(peer, room, number)
                 return False
+            if not segment:  # a gap, of which this form can't tell
+                peer.cursors[room] = Cursor(number + 1)
+                continue
             if (
                 not offset
                 and number + 1 < room.log.next
@@ -442,9 +466,9 @@ class Sending:
                 for missing in range(number, room.log.next):
                     # An uncompressed one is the log's own, or quickly made.
                     plain = room.log.segment(missing, without_deflate(peer.form))
-                    segment = room.leave_out_own(peer, missing, plain)
-                    peer.session.show_sent(segment)
-                    then.append(segment)
+                    if segment := room.leave_out_own(peer, missing, plain):
+                        peer.session.show_sent(segment)
+                        then.append(segment)
         if peer.in_message:
             peer.queue_later(then)
             then = []

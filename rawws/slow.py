@@ -93,11 +93,15 @@ class SlowPeers:
         newest = log.next - 1
         if number >= newest:
             return  # what it lacks is the newest
-        skipped = room.count_for(peer, log.first_of(number), log.last_before(newest))
+        gaps = log.gaps(number, newest)
+        skipped = room.count_for(peer, log.first_of(number), log.last_before(newest)) - len(gaps)
         if peer.in_segment is room:
             segment = room.segment_for(peer, number)
             rest = rest_of_message(segment, offset, peer.form, committed_bytes=peer.transport.committed_bytes)
-            skipped -= count_messages(segment, offset + len(rest), peer.form)
+            if number in gaps:
+                gaps.remove(number)  # it goes out whole
+            else:
+                skipped -= count_messages(segment, offset + len(rest), peer.form)
             peer.in_segment = None
             peer.outbox = [rest, *(peer.outbox or ())]
             peer.outbox_bytes += len(rest)
@@ -105,6 +109,9 @@ class SlowPeers:
         self._note_skipped(peer, skipped, told)
         if skipped > 0:
             self._tell_skipped(peer, skipped)
+        for gap in gaps:
+            if words := log.segment(gap, peer.form):
+                self._loop.sending.queue_apart(peer, words)
         self._loop.watch(peer, done=False)
 
     def _tell_skipped(self, peer: Peer, count: int) -> None:

@@ -23,6 +23,7 @@ from rawws.room import RoomSettings, Slow
 from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import Opcode
+from rawws.wire.message_ids import StreamIds
 from rawws.wire.reading import Reading
 from tests.room_serving import rooms
 from tests.serving import (
@@ -170,6 +171,120 @@ async def test_control_frames_are_never_dropped(start_hub: StartHub) -> None:
             if frame.opcode is Opcode.PONG:
                 pongs.append(frame.payload)
         assert pongs == [bytes([number]) for number in range(5)]
+
+
+# a gap
+
+
+class Shared:
+    """A room whose messages come from a stream, as they do with a backplane."""
+
+    def __init__(self, running: RunningHub) -> None:
+        self._room = running.hub.room("/")
+        self._ids = StreamIds((1, 0))
+        self._room.begin_with(self._ids)
+
+    def publish(self, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            self._ids.add(1, number)
+            self._room.publish(numbered(number))
+
+    def begin_anew(self) -> None:
+        self._room.leave_out((0, 0))
+
+
+@pytest.mark.parametrize("form", ["ids", "events", "plain"])
+@pytest.mark.parametrize("exclude_sender", [False, True])
+async def test_a_gap_comes_in_its_place_also_for_who_is_behind(
+    start_hub: StartHub, form: str, exclude_sender: bool
+) -> None:
+    running = start_hub(exclude_sender=exclude_sender)
+    shared = Shared(running)
+    slow, quick = (_open_in_form(running, form, send_buffer=size) for size in (SMALL, None))
+    shared.publish(1, 200)
+    shared.begin_anew()
+    shared.publish(1, 1)
+    expected = [*map(str, range(1, 201)), *([] if form == "plain" else ["gap"]), "1"]
+    for client in (quick, slow):
+        assert await _told(client, form, len(expected)) == expected
+
+
+async def test_a_gap_is_sent_to_who_leaves_behind_what_came_before_it(start_hub: StartHub) -> None:
+    running = start_hub()
+    shared = Shared(running)
+    slow = _open_in_form(running, "ids", send_buffer=SMALL)
+    shared.publish(1, 200)
+    shared.begin_anew()
+    (member,) = running.hub.room("/")
+    member.close()
+    assert await _told(slow, "ids", 201) == [*map(str, range(1, 201)), "gap"]
+    assert (await slow.frame()).opcode is Opcode.CLOSE
+
+
+async def test_who_skips_a_gap_is_sent_it_all_the_same(start_hub: StartHub) -> None:
+    running = start_hub(slow="skip", max_lag_bytes=20_000)
+    shared = Shared(running)
+    slow = _open_in_form(running, "ids", send_buffer=SMALL)
+    shared.publish(1, 40)
+    shared.begin_anew()
+    shared.publish(1, 100)
+    told: list[str] = []
+    skipped = 0
+    while not told or told[-1] != "100":
+        head, _, payload = (await slow.frame()).payload.partition(b"\n")
+        notice = json.loads(head)
+        skipped += notice.get("skipped", 0)
+        told.append(str(number_of(payload)) if "id" in notice else next(iter(notice)))
+    assert told.count("gap") == 1
+    before, after = told[: told.index("gap")], told[told.index("gap") + 1 :]
+    assert "1" in before
+    assert "40" not in after
+    messages = [each for each in told if each.isdigit()]
+    assert skipped == 140 - len(messages), "a gap is no message"
+
+
+async def test_a_gap_in_a_ticker_is_sent_at_once(start_hub: StartHub) -> None:
+    running = start_hub(slow="latest")
+    shared = Shared(running)
+    slow, quick = (_open_in_form(running, "ids", send_buffer=size) for size in (SMALL, None))
+    shared.publish(1, 100)
+    shared.begin_anew()
+    shared.publish(1, 1)
+    for client, expected in ((slow, {"gap", "1"}), (quick, {*map(str, range(1, 101)), "gap"})):
+        told = [await _told(client, "ids", 1)]
+        while told.count(["gap"]) < 1 or told[-1] != ["1"]:
+            told.append(await _told(client, "ids", 1))
+        assert expected <= {each for (each,) in told}
+
+
+def _open_in_form(running: RunningHub, form: str, *, send_buffer: int | None) -> Client:
+    if form != "events":
+        client = running.join(send_buffer=send_buffer, subprotocol=SUBPROTOCOL if form == "ids" else None)
+    else:
+        ours, client = running.pair(send_buffer=send_buffer)
+        running.hub.stream_events(9, Transport(ours), "/", Reading(), running.endpoint)
+    return client
+
+
+async def _told(client: Client, form: str, count: int) -> list[str]:
+    """Return the numbers of the messages that come, and the names of notices but for greetings."""
+    told: list[str] = []
+    raw = b""
+    while len(told) < count:
+        if form == "events":
+            raw += await client.take_some()
+            events = read_events(raw[: raw.rfind(b"\n\n") + 2])
+            told = [each.data.split()[0] if each.kind == "message" else each.kind for each in events]
+            continue
+        payload = (await client.frame()).payload
+        if form == "ids":
+            head, _, payload = payload.partition(b"\n")
+            notice = json.loads(head)
+            if "id" not in notice:
+                told += [name for name in notice if name not in ("at", "skipped")]
+                continue
+        told.append(str(number_of(payload)))
+    return told
 
 
 # latest

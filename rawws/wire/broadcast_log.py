@@ -30,6 +30,9 @@ Every message has a number, and with the log's epoch an id. A log may keep more 
 the last so many messages, as long as they are young enough and not too many bytes. Whoever joins can be given these
 first; `entry` finds the place, which may lie within a segment.
 
+Messages that nobody here has leave a *gap*: a segment without messages, which each form that can tells its readers of.
+So they are notified between the messages that came before and those that follow.
+
 Sending straight from immutable bytes is what keeps the common case free of copies: everybody who has caught up
 is given the same object. The log doesn't know its readers; whoever owns it calls `trim` with the lowest number
 that any of them still needs, and memory in use is what lies between that and the tail.
@@ -47,13 +50,13 @@ import bisect
 import itertools
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 from rawws.limits import KIB, MIB
 from rawws.wire.deflate import MIN_DEFLATE_BYTES
-from rawws.wire.encodings import PLAIN, skip_messages, without_deflate, work_of
+from rawws.wire.encodings import PLAIN, notice, skip_messages, without_deflate, work_of
 from rawws.wire.frames import Opcode, count_frames, is_lone_header, skip_frames, split_frames
 from rawws.wire.message_ids import Ids, NumberedIds
 
@@ -131,6 +134,23 @@ class _Segment:
     def work(self, form: int) -> int:
         """Return the work of making a form."""
         return work_of(len(self.plain), self.count, form)
+
+    def make(self, form: int, encode: Encode, ids: Ids) -> Iterator[bytes]:
+        """Yield the pieces of another form."""
+        return iter(encode(self.plain, form, ids.labels(self.first)))
+
+
+class _Gap(_Segment):
+    """The place of messages that nobody here has, which take one number. It is empty in forms that have no notices."""
+
+    __slots__ = ("_told",)
+
+    def __init__(self, told: Mapping[str, object], end: int, number: int, now: float) -> None:
+        super().__init__(b"", end, number, 1, now, deflatable=False)
+        self._told = told
+
+    def make(self, form: int, encode: Encode, ids: Ids) -> Iterator[bytes]:
+        return iter((notice(self._told, form),))
 
 
 class _Making:
@@ -277,14 +297,21 @@ class BroadcastLog:
             end += 1 if end == 1 else -1
         return end
 
-    def leave_out(self) -> None:
+    def leave_out(self, told: Mapping[str, object], now: float = 0.0) -> None:
         """Have the next number be that of messages which nobody here has, and end the history with it.
 
-        Nothing may be appended and not sealed. Its id is for the caller to give.
+        It becomes a segment, by which readers are ``told`` as `notice` has it. Nothing may be appended and not sealed.
+        Its id is for the caller to give.
         """
         assert not self._open, "what was appended is not sealed"
         self.last_message += 1
+        self._segments.append(_Gap(told, self.end_bytes, self.last_message, now))
         self.end_history()
+
+    def gaps(self, first: int, behind: int) -> list[int]:
+        """Return the numbers of the gaps from a segment on, up to that before ``behind``."""
+        segments = itertools.islice(self._segments, first - self.first, behind - self.first)
+        return [number for number, segment in enumerate(segments, first) if isinstance(segment, _Gap)]
 
     def end_history(self) -> None:
         """Have no history but of what is to come; `trim` forgets what nobody needs of it."""
@@ -335,8 +362,7 @@ class BroadcastLog:
             return True
         making = self._making.get(key)
         if making is None:
-            steps = iter(self._encode(segment.plain, form, self.ids.labels(segment.first)))
-            making = self._making[key] = _Making(steps)
+            making = self._making[key] = _Making(segment.make(form, self._encode, self.ids))
             self._kinds.add(form)
             self.work_done += segment.work(form)
         try:

@@ -134,7 +134,7 @@ def test_a_segment_knows_its_first_and_last_messages_whatever_was_before() -> No
 
 def test_messages_that_nobody_here_has_take_a_number_and_end_the_history() -> None:
     log = make_log(["1", "2"])
-    log.leave_out()
+    log.leave_out({})
     assert (log.last_message, log.tail_id, log.next_message, log.oldest(0.0)) == (3, "e-3", 4, 4)
     log.append([text_frame("4")])
     log.seal()
@@ -149,7 +149,7 @@ def test_nothing_is_left_out_between_messages_of_one_turn() -> None:
     log = make_log()
     log.append([text_frame("1")])
     with pytest.raises(AssertionError, match="not sealed"):
-        log.leave_out()
+        log.leave_out({})
 
 
 class HistoryModel(RuleBasedStateMachine):

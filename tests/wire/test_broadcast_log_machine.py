@@ -58,6 +58,17 @@ class Said:
         return b"id: " + self.id + b"\n" + lines + b"\n"
 
 
+class Missing(Said):
+    """Messages that nobody here has, where the log has a gap; ``payload`` is what readers are told of it, in JSON."""
+
+    def in_form(self, form: int) -> bytes:
+        if form == PLAIN:
+            return b""
+        if form == WITH_IDS:
+            return encode_frame(Opcode.TEXT, b'{"gap":' + self.payload + b"}\n")
+        return b"event: gap\ndata: " + self.payload + b"\n\n"
+
+
 @dataclass(eq=False)
 class Reader:
     """Who is sent the log from a place on, ``rest`` first; ``got`` is to be all of ``wanted``, in order and once."""
@@ -92,7 +103,7 @@ class LogMachine(RuleBasedStateMachine):
             in_use=lambda: [(reader.cursor, reader.form) for reader in self.readers],
         )
         self.now = 0.0
-        self.messages: list[Said | None] = [None]  # by number; None for the place before the first, and for left out
+        self.messages: list[Said | None] = [None]  # by number; None for the place before the first
         self.labels = [b"5-3" if self.stream_ids else b"e-0"]
         self.open: list[tuple[Opcode, bytes]] = []
         self.segments = 0  # how many were sealed
@@ -177,9 +188,15 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.open)
     @rule(step=st.integers(0, 3))
     def leave_out(self, step: int) -> None:
-        self.log.leave_out()
-        self.labels.append(self.new_id(step))
-        self.messages.append(None)
+        gap = {"since": self.labels[-1].decode(), "after": "9-9"}
+        self.log.leave_out({"gap": gap}, self.now)
+        identifier = self.new_id(step)
+        self.labels.append(identifier)
+        told = json.dumps(gap, separators=(",", ":")).encode()
+        self.messages.append(Missing(identifier, Opcode.TEXT, told, self.segments, self.now))
+        for reader in self.readers:
+            reader.wanted.append(self.last)
+        self.segments += 1
         self.old = self.segments
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 10.0]))
@@ -371,7 +388,7 @@ class LogMachine(RuleBasedStateMachine):
             if number < self.segments:
                 plain = sum(len(said.in_form(PLAIN)) for said in self.of_segment(number))
                 in_form = sum(len(said.in_form(reader.form)) for said in self.of_segment(number))
-                lag += plain - plain * offset // in_form
+                lag += plain - plain * offset // max(1, in_form)
             work_done = self.log.work_done
             assert self.log.lag_bytes(reader.cursor, reader.form) == lag
             assert self.log.work_done == work_done, "nothing is made for that"
