@@ -70,7 +70,8 @@ class Memory:
         # Of requests that are being received, and of answers that are being sent, some of which many are sent.
         self._bodies: dict[trio.CancelScope, Callable[[], Iterable[bytes | bytearray]]] = {}
         self._connections: dict[trio.CancelScope, Callable[[], int]] = {}  # in their HTTP phase
-        # Messages in these wait for a program, and the peer that sent them has gone.
+        # The peers of these have gone. The program may still hold what it had of them: the WebSocket, the task of its
+        # handler, and messages.
         self._orphans: weakref.WeakSet[Inbox] = weakref.WeakSet()
         self._told_at = -math.inf
         self._look_at = -math.inf  # not before then
@@ -104,7 +105,7 @@ class Memory:
         used += sum(shared.values())
         used += sum(room.held_bytes for room in self._rooms())
         used += sum(held() for held in self._connections.values())
-        used += sum(inbox.waiting_bytes for inbox in self._orphans)
+        used += sum(PEER_BYTES + inbox.own_bytes + inbox.waiting_bytes for inbox in self._orphans)
         return used + sum(held() for held in self.beside)
 
     @contextlib.contextmanager
@@ -131,9 +132,8 @@ class Memory:
                 self._connections.pop(scope, None)
 
     def adopt(self, inbox: Inbox) -> None:
-        """Count messages that wait for a program after their peer has gone."""
-        if inbox.items:
-            self._orphans.add(inbox)
+        """Count what a program holds of a peer that has gone, as long as it does."""
+        self._orphans.add(inbox)
 
     def _rooms(self) -> set[Room]:
         """Return the rooms that somebody is in, or that keep something for who comes later."""
@@ -169,7 +169,7 @@ class Memory:
         claims += [(_weight(peer), self._close, peer) for peer in self._loop.peers.values()]
         claims += [(sum(map(sys.getsizeof, held())), self._refuse, scope) for scope, held in self._bodies.items()]
         claims += [(held(), self._cut, scope) for scope, held in self._connections.items()]
-        claims += [(inbox.waiting_bytes, self._empty, inbox) for inbox in self._orphans]
+        claims += [(inbox.waiting_bytes, self._empty, inbox) for inbox in self._orphans if inbox.items]
         claims.sort(key=itemgetter(0), reverse=True)
         for size, give_up, what in claims:
             if not size:
@@ -218,8 +218,7 @@ class Memory:
         why = f"has gone, and {size} bytes that it sent still wait for the program; they are dropped: {reason}"
         logs.line(logs.hub, logging.WARNING, number, FAULT, why)
         inbox.forget()
-        self._orphans.discard(inbox)
-        return size
+        return size - inbox.waiting_bytes
 
     def _cut(self, connection: trio.CancelScope, _: str) -> int:
         connection.cancel()

@@ -514,6 +514,14 @@ def _(server: Measured) -> None:
         one.close()
 
 
+@way("handlers whose clients have gone")
+def _(server: Measured) -> None:
+    some = [server.websocket("/handler") for _ in range(100)]
+    server.look()
+    for each in some:
+        each.close()
+
+
 @way("frames that have begun")
 def _(server: Measured) -> None:
     for _ in range(5):
