@@ -17,6 +17,7 @@ The log holds plain frames, as they go to a WebSocket. A *form* is another encod
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -45,6 +46,8 @@ SUBPROTOCOL = "rawws.id.v1"
 
 # The number of messages that get ids, or become events, in a step: about 1 ms.
 STEP_MESSAGES = 1024
+# The bytes of a large message of which events are made in a step: less than 1 ms. Base64 takes three at a time.
+_SLICE_BYTES = 24 * 1024
 
 _WHOLE_TEXT = FIN | Opcode.TEXT
 _OTHER_LINE_ENDS = [(chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029)]
@@ -56,11 +59,7 @@ def encode(frames: bytes, form: int, ids: Iterator[bytes]) -> bytes:
 
 
 def encode_in_steps(frames: bytes, form: int, ids: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the same in pieces, some of them empty; each piece takes a bounded amount of work.
-
-    One message of many lines, or of binary data as base64, is one piece whatever its size: that is ten times as fast as
-    deflating it.
-    """
+    """Yield the same in pieces, some of them empty; each piece takes a bounded amount of work."""
     if form & EVENTS:
         return _as_json_events(frames, ids) if form & AS_JSON else _as_events(frames, ids)
     if not form & WITH_IDS:
@@ -126,11 +125,14 @@ def _as_events(frames: bytes, ids: Iterator[bytes]) -> Iterator[bytes]:
             assert header is not None, "a segment ends inside a frame header"
             at = position + len(header.raw)
             position = at + header.payload_bytes
-            data = event_data(Opcode(header.opcode), frames[at:position])
-            pieces.append(b"id: %b\n%b" % (next(ids), data))
-            if header.payload_bytes >= STEP_BYTES:
+            pieces.append(b"id: %b\n" % next(ids))
+            payload = frames[at:position]
+            if header.payload_bytes < STEP_BYTES:
+                pieces.append(event_data(Opcode(header.opcode), payload))
+            else:
                 yield b"".join(pieces)
                 pieces.clear()
+                yield from _large_event_data(Opcode(header.opcode), payload)
         if len(pieces) >= STEP_MESSAGES:
             yield b"".join(pieces)
             pieces.clear()
@@ -142,6 +144,15 @@ def _as_json_events(frames: bytes, ids: Iterator[bytes]) -> Iterator[bytes]:
     work = 0
     for header, payload in split_frames(frames):
         message_id = next(ids)
+        if header.payload_bytes >= STEP_BYTES:
+            yield _escape_other_line_ends(b"".join(pieces))
+            pieces.clear()
+            work = 0
+            yield b"id: %b\ndata: " % message_id
+            for piece in _large_as_json(message_id, Opcode(header.opcode), bytes(payload)):
+                yield _escape_other_line_ends(piece)
+            yield b"\n\n"
+            continue
         body = as_json(message_id, Opcode(header.opcode), bytes(payload))
         pieces.append(b"id: %b\ndata: %b\n\n" % (message_id, body))
         work += header.payload_bytes + FRAME_WORK_BYTES
@@ -164,11 +175,31 @@ def event_data(opcode: Opcode, payload: bytes) -> bytes:
     """Return an event's lines for a message, but for its id."""
     if opcode is Opcode.BINARY:
         return b"event: binary\ndata: " + base64.b64encode(payload) + b"\n\n"
+    return b"data: " + _as_lines(payload) + b"\n\n"
+
+
+def _as_lines(payload: bytes) -> bytes:
     if b"\r" in payload:  # §9.2.6: CR ends a line as LF does, alone and before one
         payload = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if b"\n" in payload:
-        payload = payload.replace(b"\n", b"\ndata: ")
-    return b"data: " + payload + b"\n\n"
+    return payload.replace(b"\n", b"\ndata: ") if b"\n" in payload else payload
+
+
+def _large_event_data(opcode: Opcode, payload: bytes) -> Iterator[bytes]:
+    """Yield the same as `event_data` in pieces."""
+    if opcode is Opcode.BINARY:
+        yield b"event: binary\ndata: "
+        yield from map(base64.b64encode, _slices(payload))
+        yield b"\n\n"
+        return
+    yield b"data: "
+    at = 0
+    while at < len(payload):
+        end = at + _SLICE_BYTES
+        if payload[end - 1 : end + 1] == b"\r\n":
+            end += 1
+        yield _as_lines(payload[at:end])
+        at = end
+    yield b"\n\n"
 
 
 def as_compact_json(told: object) -> bytes:
@@ -181,6 +212,22 @@ def as_json(message_id: bytes, opcode: Opcode, payload: bytes) -> bytes:
     if opcode is Opcode.BINARY:
         return b'{"id":"%b","base64":"%b"}' % (message_id, base64.b64encode(payload))
     return b'{"id":"%b","text":%b}' % (message_id, as_compact_json(payload.decode()))
+
+
+def _large_as_json(message_id: bytes, opcode: Opcode, payload: bytes) -> Iterator[bytes]:
+    """Yield the same as `as_json` in pieces, between two characters each."""
+    if opcode is Opcode.BINARY:
+        yield b'{"id":"%b","base64":"' % message_id
+        yield from map(base64.b64encode, _slices(payload))
+    else:
+        yield b'{"id":"%b","text":"' % message_id
+        for characters in codecs.iterdecode(_slices(payload), "utf-8"):
+            yield as_compact_json(characters)[1:-1]
+    yield b'"}'
+
+
+def _slices(payload: bytes) -> Iterator[bytes]:
+    return (payload[at : at + _SLICE_BYTES] for at in range(0, len(payload), _SLICE_BYTES))
 
 
 def encode_alone(opcode: Opcode, payload: bytes, form: int) -> bytes:

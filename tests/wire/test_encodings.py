@@ -23,6 +23,7 @@ from rawws.wire.encodings import (
     encode,
     encode_alone,
     encode_in_steps,
+    event_data,
     notice,
     rest_of_message,
     skip_messages,
@@ -217,9 +218,28 @@ def test_many_messages_are_encoded_in_steps(form: int) -> None:
     assert work_of(len(frames), count, form) >= count * FRAME_WORK_BYTES
 
 
-def test_a_large_event_is_a_step_of_its_own() -> None:
-    frames = encode_frame(Opcode.TEXT, b"x") + encode_frame(Opcode.TEXT, b"y" * STEP_BYTES)
-    assert [len(piece) for piece in encode_in_steps(2 * frames, EVENTS, NumberedIds("e").labels(1))][2] == 0
+@pytest.mark.parametrize("form", [EVENTS, EVENTS | AS_JSON])
+@pytest.mark.parametrize("characters", ["x", "\n", "\r", "\r\n", "é\r\n", "\u2028\x85\x01", "😀\r", '"\\'])
+@pytest.mark.parametrize("before", range(4))
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+def test_a_large_message_is_an_event_in_many_steps(form: int, characters: str, before: int, opcode: Opcode) -> None:
+    payload = ("x" * before + characters * 60_000).encode()
+    frames = encode_frame(Opcode.TEXT, b"a") + encode_frame(opcode, payload) + encode_frame(Opcode.TEXT, b"b")
+    pieces = list(encode_in_steps(frames, form, NumberedIds("e").labels(1)))
+    assert max(map(len, pieces)) <= 8 * 32 * 1024
+    one, large, two = b"".join(pieces).removesuffix(b"\n\n").split(b"\n\n")
+    if form & AS_JSON:
+        expected = b"id: e-2\ndata: " + as_json(b"e-2", opcode, payload)
+        for character, escaped in (("\x85", b"\\u0085"), ("\u2028", b"\\u2028")):
+            expected = expected.replace(character.encode(), escaped)
+        assert (one, large, two) == (
+            b'id: e-1\ndata: {"id":"e-1","text":"a"}',
+            expected,
+            b'id: e-3\ndata: {"id":"e-3","text":"b"}',
+        )
+    else:
+        expected = (b"id: e-2\n" + event_data(opcode, payload)).removesuffix(b"\n\n")
+        assert (one, large, two) == (b"id: e-1\ndata: a", expected, b"id: e-3\ndata: b")
 
 
 def test_events_of_json_are_made_in_steps_and_escape_every_line_end() -> None:
