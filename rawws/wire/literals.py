@@ -35,6 +35,7 @@ _DATA_URL = re.compile(r"data:[^,\s]*;base64,")
 _SPACE = re.compile(r"\s+")
 _QUOTED = re.compile(r"""[\w.]*\(?\s*(["'])([^"'\\]+)\1(?:\s*,\s*(["'])(?:hex|base64)\3)?\s*\)?;?""")
 _LEAST_BYTES = 2  # the shortest frame
+_MOST_DIGITS = 64  # of a byte, with leading zeros; Python refuses to read thousands of them, and takes its time before
 
 
 class NumberList:
@@ -70,6 +71,8 @@ def _numbers(text: str) -> bytes | None:
         is_octal = len(digits) > 1 and digits[0] == "0" and digits.isdecimal()
         if is_octal and ("," not in text or digits.strip("01234567")):
             return None  # more likely hex
+        if len(digits) > _MOST_DIGITS:
+            return None
         value = int(digits, 8 if is_octal else 0 if digits[:2] in ("0x", "0X") else 10)
         if value > 255 or (number[0] and value > 128):
             return None

@@ -25,14 +25,16 @@ _FOLLOW_HEX = re.compile(r"(\t| {4})?[0-9A-F]{8} {2}([0-9a-f ]{2,49})")
 _FOLLOW_RAW = re.compile(r"(\t)?((?:[0-9a-f]{2})+)\s*")
 _FOLLOW_YAML_SIDE = re.compile(r" +peer: ([01])|peer([01])_\d+: !!binary")
 _FOLLOW_YAML_DATA = re.compile(r" +([A-Za-z0-9+/=]+)\s*")
-_FOLLOW_ARRAY = re.compile(r"char peer([01])_\d+\[\] = (\{[^}]*\})")
+# A brace ends it in any case, so that no part of the text is looked at twice.
+_FOLLOW_ARRAY = re.compile(r"char peer([01])_\d{1,9}\[\] = (\{[^{}]*\})")
 _CALL = re.compile(
     r"\b(?:(close)\((\d+)"
     r"|(read|pread64|readv|recv|recvfrom|recvmsg|write|pwrite64|writev|send|sendto|sendmsg)\((\d+), )"
 )
 _RESUMED = re.compile(r"<\.\.\. \w+ resumed>")
+_UNFINISHED = "<unfinished ...>"
 _CALL_STRING = re.compile(r""""((?:[^"\\]|\\.)*+)"(\.\.\.)?""")
-_RESULT = re.compile(r"= (-?\d+)")
+_RESULT = re.compile(r"= (\d{1,18})(?!\d)")
 _CURL_TITLE = re.compile(r"(?:[\d:.]+ )?(=>|<=) (?:Send|Recv) (header|data), \d+ bytes|(?:[\d:.]+ )?(?:=[=>]|<=) ")
 _CURL_LINE = re.compile(r"[0-9a-f]{4,8}: ((?:[0-9a-f]{2} )+)")
 
@@ -334,12 +336,14 @@ def _calls(text: str) -> Iterator[_Call]:
     for given in text.splitlines():
         line = given
         if resumed := _RESUMED.search(line):
-            line = unfinished.pop(line[: resumed.start()], "") + line[resumed.end() :]
+            line = line[resumed.end() :]
+            if not line.endswith(_UNFINISHED):  # a call that is resumed ends then
+                line = unfinished.pop(given[: resumed.start()], "") + line
         call = _CALL.search(line)
         if call is None:
             continue
-        if line.endswith("<unfinished ...>"):
-            unfinished[line[: call.start()]] = line.removesuffix("<unfinished ...>")
+        if line.endswith(_UNFINISHED):
+            unfinished[line[: call.start()]] = line.removesuffix(_UNFINISHED)
             continue
         if call[1]:
             uses[call[2]] = uses.get(call[2], 1) + 1

@@ -90,6 +90,7 @@ def test_base64_that_spells_no_frame_says_how_to_have_it_read() -> None:
         "gamedata",
         "[81 05 48]",
         "{0x8105, 0x4865}",
+        "[129, " + "1" * 5000 + "]",
         '{"id":7,"scores":[10,20]}',
         "don't \\x",
         '"Hello"',

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rawws.errors import UsageError
-from rawws.wire import spellings
+from rawws.wire import packets, spellings
 from rawws.wire.packets import TCPDUMP, Flow, Talk
 
 HELLO = bytes.fromhex("818537fa213d7f9f4d5158")
@@ -210,6 +210,25 @@ STRACE = r"""
 def test_the_calls_of_strace_are_two_directions_of_a_descriptor() -> None:
     us, peer = "the process", "the peer at descriptor 3, opened 2 times"
     assert said(STRACE) == [(us, FRAME), (peer, ANSWER), (us, b"\x89\0"), (us, b"\x8a\0")]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["char peer0_0[] = {", 'read(3, "a" <unfinished ...>\n', "<... read resumed>" + 40 * "x" + " <unfinished ...>\n"],
+    ids=["arrays", "calls", "resumed calls"],
+)
+def test_no_part_of_a_text_is_looked_at_for_each_other_part(piece: str) -> None:
+    text = 'read(3, "a" <unfinished ...>\n' + piece * (1_000_000 // len(piece))
+    began = time.process_time()
+    for form in (packets.FollowArrays(), packets.Strace()):
+        assert form.read(text) is None
+    assert time.process_time() - began < 10  # 0.3 s; a minute where the rest is looked at from each piece on
+
+
+@pytest.mark.parametrize("result", ["9" * 5000, "-" + "9" * 5000])
+def test_a_result_that_no_call_returns_is_none(result: str) -> None:
+    with pytest.raises(UsageError, match="spells no bytes|is not bytes in hex"):
+        spellings.read(f'read(3, "a", 1) = {result}')
 
 
 def test_a_call_that_strace_truncated_is_refused() -> None:
