@@ -19,7 +19,6 @@ from rawws.exchange import NO_MEMORY, ClientError, Exchange
 from rawws.failures import is_failure, log_failure
 from rawws.http_connection import Adopt, HttpConnection
 from rawws.loop import current_loop
-from rawws.room_paths import OWN_PATHS
 from rawws.tls import explain_client
 from rawws.transport import NotTls, Transport
 from rawws.upgrade import Upgraded, upgrade
@@ -193,10 +192,8 @@ async def _act_on_request(connection: HttpConnection, request: Request) -> Upgra
             await connection.answer_instead(response, "process_request", logs.http, close=False)
             return None
     exchange = Exchange(connection, request)
-    # What is asked for rawws's own sake would only hide the rest.
-    level = logging.DEBUG if request.target.startswith(OWN_PATHS) else logging.INFO
-    if logs.http.isEnabledFor(level) and not connection.is_quiet:
-        connection.log(logs.http, level, IN, f"Received request for {mask_target(request.target)}")
+    if logs.http.isEnabledFor(logging.INFO) and not connection.is_quiet:
+        connection.log(logs.http, logging.INFO, IN, f"Received request for {mask_target(request.target)}")
     await _have_answered(connection, exchange)
     return None
 

@@ -396,6 +396,22 @@ async def test_refused_requests_for_the_page_are_logged(start_program: StartProg
     assert any("refused with 403 (origin)" in line for line in told[10])
 
 
+async def test_without_v_who_tries_tokens_is_seen_too(start_program: StartProgram) -> None:
+    program = start_program()
+    targets = ("/_rawws/", "/_rawws/?token=guessed", "/_rawws/trace", "/?token=guessed")
+    for target in targets:
+        await ask(program, target)
+    await ask(program, "/_rawws/", program.page_cookie())
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 0
+    told = stories(program)
+    del told[0]
+    assert told == {
+        number: [f"< Received request for {target.replace('guessed', '(masked)')}"]
+        for number, target in enumerate(targets, 1)
+    }
+
+
 async def test_connections_of_the_page_count_and_are_counted_out_again(start_program: StartProgram) -> None:
     program = start_program("--max-connections", "2")
     cookie, host = program.page_cookie(), f"Host: {program.address}".encode()
