@@ -10,11 +10,13 @@ import socket
 import ssl as ssl_module
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import trio
 
 from rawws import logs
 from rawws.accepting import Address, accept_connections
+from rawws.gate import client_of
 from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.tls import begin_tls, explain
@@ -38,9 +40,10 @@ LAST_WORDS_S = 5.0
 # When there is no connection to the server: the time to receive a client's request, and to let it read the answer.
 REFUSAL_S = 5.0
 MOST_ANSWERED_BYTES = 64  # the most that is read to recognize HTTP
-# The most connections on which the server hasn't sent a byte yet. If the target leads back here, through another tap or
-# a proxy, each connection causes another one, up to this bound. The next one is refused after this time, and the
-# refusal travels back to the client that began the loop.
+# The most connections of one client on which the server hasn't sent a byte yet. If the target leads back here, through
+# another tap or a proxy, each connection causes another one, up to this bound. The next one is refused after this time,
+# and the refusal travels back to the client that began the loop. A loop comes from one address at each of its taps, so
+# a bound for each client ends it, and a silent client keeps no other client out.
 MOST_UNANSWERED = 250
 UNANSWERED_S = 2.0
 # Looked at, and shown, before others have their turn: there may be a frame in every two bytes.
@@ -117,7 +120,7 @@ async def run_tap(
         for listener in listeners:
             stack.callback(listener.close)
         opened: dict[_Tapped, None] = {}  # in the order in which they were opened
-        unanswered = trio.Semaphore(MOST_UNANSWERED)
+        unanswered: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()  # by client, while it has any
 
         def list_open(most: int) -> tuple[list[OpenConnection], int]:
             websockets = [tapped for tapped in opened if tapped.is_websocket]
@@ -135,8 +138,11 @@ async def run_tap(
 
         async with trio.open_nursery() as nursery:
 
-            def take(connected: socket.socket, _: Address) -> None:
-                nursery.start_soon(run, _Tapped(Transport(connected), target, tracer, unanswered))
+            def take(connected: socket.socket, address: Address) -> None:
+                client = client_of(address[0]) if isinstance(address, tuple) else ""
+                if (permits := unanswered.get(client)) is None:
+                    permits = unanswered[client] = trio.Semaphore(MOST_UNANSWERED)
+                nursery.start_soon(run, _Tapped(Transport(connected), target, tracer, permits))
 
             for listener in listeners:
                 nursery.start_soon(accept_connections, listener, take)
@@ -186,6 +192,7 @@ class _Tapped:
         try:
             await self._connect_and_pass_on(client)
         finally:
+            client.close()  # also when the tap ends while there is no server yet
             self._count_answered()
 
     async def _connect_and_pass_on(self, client: Transport) -> None:
@@ -221,7 +228,7 @@ class _Tapped:
         raise OSError(
             errno.ELOOP,
             f"{MOST_UNANSWERED} connections wait for the first byte from {self._target}, and there are no more at a "
-            "time: it may lead back to this tap, through another one",
+            "time from one client: it may lead back to this tap, through another one",
         )
 
     def _count_answered(self) -> None:

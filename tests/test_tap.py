@@ -240,6 +240,22 @@ async def test_connections_that_were_answered_do_not_count_towards_a_loop(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_client_that_says_nothing_keeps_no_other_client_out(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tap, "MOST_UNANSWERED", 3)
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK))
+    port = await start_tap(nursery, server.port)
+    with trio.fail_after(PATIENCE_S):
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(5):
+                mute = await trio.open_tcp_stream(LOOPBACK, port, local_address="127.0.0.2")
+                await stack.enter_async_context(mute)
+            for _ in range(5):
+                await stack.enter_async_context(rawws.connect(f"ws://{LOOPBACK}:{port}/room"))
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_server_that_is_mute_in_the_tls_handshake_is_given_up(
     nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:
