@@ -227,7 +227,7 @@ def test_no_part_of_a_text_is_looked_at_for_each_other_part(piece: str) -> None:
 
 @pytest.mark.parametrize("result", ["9" * 5000, "-" + "9" * 5000])
 def test_a_result_that_no_call_returns_is_none(result: str) -> None:
-    with pytest.raises(UsageError, match="spells no bytes|is not bytes in hex"):
+    with pytest.raises(UsageError, match="is not bytes in hex"):
         spellings.read(f'read(3, "a", 1) = {result}')
 
 
