@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -273,6 +275,78 @@ async def test_a_server_of_another_protocol_ends_the_start(nursery: trio.Nursery
     port = listener.socket.getsockname()[1]
     for scheme in ("redis", "rediss"):
         assert told in await refusal(f"{scheme}://{LOOPBACK}:{port}")
+
+
+def bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(text), text)
+
+
+def greeting(version: bytes = bulk(b"7.2.0"), mode: bytes = bulk(b"standalone")) -> bytes:
+    fields = (b"server", bulk(b"redis")), (b"version", version), (b"mode", mode), (b"role", bulk(b"master"))
+    return b"%4\r\n" + b"".join(bulk(name) + value for name, value in fields)
+
+
+ODD = "what answers there isn't Redis, or something on the way has changed its answer"
+
+
+@asynccontextmanager
+async def answering(hello: bytes, others: bytes) -> AsyncIterator[tuple[str, Callable[[], int]]]:
+    """Answer HELLO and other commands so, without end; yield the URL and a function that counts connections."""
+    connected = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal connected
+        connected += 1
+        async with stream:
+            with contextlib.suppress(trio.BrokenResourceError):
+                async for data in stream:
+                    for command in re.findall(rb"HELLO|CLIENT|SCRIPT|EVALSHA|PING|XREAD", data):
+                        await stream.send_all({b"HELLO": hello, b"CLIENT": b"+OK\r\n"}.get(command, others))
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host=LOOPBACK))
+        yield f"redis://{LOOPBACK}:{listener.socket.getsockname()[1]}", lambda: connected
+        nursery.cancel_scope.cancel()
+
+
+def own_records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name.startswith("rawws.")]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b":1\r\n", b"_\r\n", greeting(mode=b"*1\r\n:1\r\n"), greeting(bulk(b"\xff\x1b[2J"))],
+    ids=["number", "null", "mode", "version"],
+)
+@pytest.mark.usefixtures("bounded")
+async def test_a_greeting_that_no_redis_gives_ends_the_start(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with answering(answer, b":1\r\n") as (url, _):
+        assert "isn't Redis; give the host and port of Redis" in await refusal(url)
+    assert own_records(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("hello", "others", "told"),
+    [
+        (greeting(), b"-ERR \xff\x1b[2J\r\n", ODD),
+        (b"-ERR " + b"A" * 60_000 + b"\r\n", b"+OK\r\n", "A" * 250),
+    ],
+    ids=["no text", "long"],
+)
+@pytest.mark.usefixtures("bounded", "impatient")
+async def test_answers_that_no_redis_gives_are_told_once_in_a_sentence(
+    hello: bytes, others: bytes, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rawws.redis.START_S", 0.5)
+    async with answering(hello, others) as (url, connected), rawws.share(rawws.Hub(), url):
+        while connected() < 4:
+            await trio.sleep(0.01)
+    (record,) = own_records(caplog)
+    message = record.getMessage()
+    assert told in message
+    assert message.endswith("; peers stay, and what is published waits")
+    assert len(message) < 500
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
 
 
 @pytest.mark.parametrize("workers", [[], ["--workers", "2"]], ids=["one process", "workers"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,20 +17,27 @@ from rawws import logs
 from rawws.errors import UsageError
 from rawws.extras import install_command
 from rawws.redis.troubles import (
+    GIBBERISH,
     Address,
     Refused,
     Trouble,
     Unusable,
     ask_what_answers,
     diagnose,
+    is_of_answer,
     of_greeting,
     of_service,
+    version_of,
 )
 
 if TYPE_CHECKING:
     from coredis import Redis
 
     Client = Redis[bytes]
+
+# It logs what fails, with a traceback, and what it logs goes to stderr as it is where nobody has set up logging for it.
+# What matters of it is in our own log, in a sentence.
+logging.getLogger("coredis").addHandler(logging.NullHandler())
 
 # So long an answer of Redis's may take.
 TIMEOUT_S = 3.0
@@ -148,7 +156,7 @@ class Connector:
         async with self._connect() as client:
             with trio.fail_after(TIMEOUT_S):
                 greeting: Any = await client.hello()
-            self._version = greeting.get(b"version", b"").decode(errors="replace")
+            self._version = version_of(greeting)
             if trouble := of_greeting(greeting, self.address):
                 raise Unusable(trouble)
             yield client
@@ -169,9 +177,11 @@ class Connector:
                     await work(client)
             except* (OSError, trio.TooSlowError, Unusable, Refused, self._coredis.exceptions.RedisError) as errors:
                 trouble = diagnose(errors, self.address, self._version)
-            except* Exception as errors:  # which nothing that Redis does should bring about
+            except* Exception as errors:
                 reason = repr(errors.exceptions[0])
-                if reason != failure:
+                if is_of_answer(errors):
+                    trouble = GIBBERISH
+                elif reason != failure:  # which nothing that Redis does should bring about
                     logs.server.exception("#%d ! an error in rawws itself; it is tried again", logs.SERVER)
                 failure = reason
             await trio.lowlevel.checkpoint_if_cancelled()  # of which coredis makes a failure to connect

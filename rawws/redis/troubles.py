@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import trio
 
 from rawws.wire.stream_entries import PREFIX
+from rawws.wire.trace import shorten
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -166,6 +167,13 @@ def of_greeting(greeting: Mapping[bytes, Any], at: Address) -> Trouble | None:
     return None
 
 
+def version_of(greeting: Mapping[bytes, Any]) -> str:
+    """Return the version that a server names in its answer to HELLO; empty if it names none."""
+    version = greeting.get(b"version")
+    return shorten(version.decode(errors="replace")) if isinstance(version, bytes) else ""
+
+
+GIBBERISH = Trouble("away", "what answers there isn't Redis, or something on the way has changed its answer")
 _CLUSTER = Trouble(
     "cluster",
     "this is a Redis Cluster, which can't be asked for several streams at once; "
@@ -208,7 +216,9 @@ def diagnose(error: BaseException, at: Address, version: str = "") -> Trouble:
         if trouble := _of_answer(code, message, command, at, version):
             return trouble
     if type(cause).__name__ == "PrimaryNotFoundError":
-        return Trouble("away", f"{message}: no Sentinel that can be reached knows that name and its primary")
+        return Trouble("away", f"{shorten(message)}: no Sentinel that can be reached knows that name and its primary")
+    if cause.__cause__ is not None and is_of_answer(cause.__cause__):
+        return GIBBERISH
     return Trouble("away", _message_of(cause))
 
 
@@ -305,9 +315,18 @@ def _of_tls(error: ssl.SSLError, at: Address) -> Trouble | None:
     return None
 
 
+def is_of_answer(error: BaseException) -> bool:
+    """Say whether the client's own code has failed, as it does at an answer that no Redis gives."""
+    cause = _cause_of(error)
+    place = cause.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals.get("__name__", "").startswith("coredis.")
+
+
 def _named_in(message: str) -> str:
     found = re.search(r"run the '([^']+)'|unknown (?:sub)?command ['`]([^'`]+)['`]", message)
-    return (found[1] or found[2]).upper() if found else ""
+    return shorten(found[1] or found[2]).upper() if found else ""
 
 
 def _cause_of(error: BaseException) -> BaseException:
@@ -328,7 +347,7 @@ def _message_of(error: BaseException) -> str:
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).rstrip(".") or type(error).__name__
+    return shorten(str(error).rstrip(".")) or type(error).__name__
 
 
 # Servers that speak another protocol
