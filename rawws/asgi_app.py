@@ -65,8 +65,9 @@ _RECEIVING_SHARE = 0.5
 # A stream of unknown length may be a download, and a notice would cut it. So it gets most of the drain (a guess).
 _SENDING_SHARE = 0.8
 
-# A second slash would make the next word a host's name, where an application redirects to it.
-_ROOT_PATH = re.compile(r"/(?:[^/?#\x00-\x20\x7f][^?#\x00-\x20\x7f]*)?")
+# A second slash would make the next word a host's name where an application redirects to it; to browsers a backslash is
+# one.
+_ROOT_PATH = re.compile(r"/(?:[^/\\?#\x00-\x20\x7f][^?#\x00-\x20\x7f]*)?")
 
 _STOPPING = Refusal(
     503,

@@ -319,7 +319,7 @@ async def test_an_invalid_application_is_one_sentence() -> None:
         asgi("main:app")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="there is no lifespan 'maybe'; give 'auto', 'on' or 'off'"):
         asgi(says_ok, lifespan="maybe")  # type: ignore[arg-type]
-    for path in ("api", "//evil.example", "/api?x", "/api#x", "/a b", "/a\n"):
+    for path in ("api", "//evil.example", "/\\evil.example", "/api?x", "/api#x", "/a b", "/a\n"):
         with pytest.raises(UsageError, match=r"root_path can't be '.*'; give a path that begins with one slash"):
             asgi(says_ok, root_path=path)
 
