@@ -315,6 +315,17 @@ async def test_a_case_is_shown_in_the_order_of_cause_and_effect(nursery: trio.Nu
     nursery.cancel_scope.cancel()
 
 
+async def test_an_incomplete_frame_is_told_before_the_close_that_it_causes(nursery: trio.Nursery) -> None:
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(hello=None), 0, host=LOOPBACK))
+    result = await Checker(f"ws://127.0.0.1:{server.port}/x").run_case(BY_NAME["length-too-large"])
+    told = [re.sub(r", byte \d+", "", line) for line in result.story() if re.match(r"\w+ → \w+, byte \d+: [^H]", line)]
+    assert [line[:55] for line in told] == [
+        "client → server: the frame so far: 9,223,372,036,854,77",
+        "server → client: CLOSE fin=1 rsv=000 mask=none len=58 1",
+    ]
+    nursery.cancel_scope.cancel()
+
+
 def test_the_cases_can_be_listed(check: Check) -> None:
     status, lines = check("--list")
     assert status == 0

@@ -157,6 +157,8 @@ class Observer:
     def receive(self, sender: Role, data: bytes) -> list[Seen]:
         """Take in the next bytes of one direction and return what they complete. Never raises for what they are."""
         out: list[Seen] = []
+        if data:
+            self._directions[sender.other].tell_fault(out)  # the cause is told before the answer to it
         direction = self._directions[sender]
         direction.buffer += data
         self._read(direction, out)
@@ -454,6 +456,11 @@ class _Direction:
             return None
         return True
 
+    def tell_fault(self, out: list[Seen]) -> None:
+        """Add the incomplete frame, if its receiver has found a fault in it."""
+        if self.frames is not None:
+            self.frames.tell_fault(out)
+
     def finish(self, out: list[Seen]) -> None:
         if self.frames is not None:
             self.frames.finish(out)
@@ -481,6 +488,7 @@ class _Frames:
         self._judge = PlainReader(sender.other, NO_LIMIT, [] if compression is None else [Unread()])
         self._judge.streams = True  # what has been judged of a message is not needed any more
         self._fault: Fault | None = None
+        self._told = False  # of a frame that is incomplete still
         self._ignored = False
         self._ignored_frames = 0
 
@@ -523,7 +531,8 @@ class _Frames:
                 self._have_judged_content()
                 if self._fault is not None:
                     frame = replace(frame, message=None)
-                out.append(SeenFrame(self._sender, self._frame_at, frame, self._fault, self._ignored))
+                if not self._told:
+                    out.append(SeenFrame(self._sender, self._frame_at, frame, self._fault, self._ignored))
                 self._forget_frame()
 
     def _begin_frame(self, position: int) -> None:
@@ -535,6 +544,7 @@ class _Frames:
         self._recorder = None
         self._raw = b""
         self._fault = None
+        self._told = False
 
     def _have_judged(self, data: bytes) -> None:
         if self._judge.ended:
@@ -551,13 +561,21 @@ class _Frames:
             self._fault = self._view.fault
             self._judge.ended = True
 
+    def tell_fault(self, out: list[Seen]) -> None:
+        """Add what has come of an incomplete frame, if its receiver finds a fault in that and reads no more."""
+        if self._fault is not None and not self._told:
+            self._tell_incomplete(out, "so far")
+            self._told = True
+
     def finish(self, out: list[Seen]) -> None:
-        if not self._raw:
-            return
+        if self._raw and not self._told:
+            self._tell_incomplete(out, "ends here")
+
+    def _tell_incomplete(self, out: list[Seen], state: str) -> None:
         if self._ignored:
             told = "its receiver reads no more, and the rest is not a whole frame"
         elif self._recorder is None:
-            told = "the frame's header ends here"
+            told = f"the frame's header {state}"
         else:
-            told = f"the frame ends here: {self._scanner.payload_left:,} bytes of its payload are missing"
+            told = f"the frame {state}: {self._scanner.payload_left:,} bytes of its payload are missing"
         out.append(Rest(self._sender, self._frame_at, self._raw, told, self._fault))

@@ -461,3 +461,36 @@ def test_bytes_after_a_fault_are_not_measured_as_a_frame() -> None:
     rest = see((Role.SERVER, b"\x83\x00" + b"\x81\x7f" + b"\x7f" * 20), in_frames=True)[-1]
     assert isinstance(rest, Rest)
     assert rest.told == "its receiver reads no more, and the rest is not a whole frame"
+
+
+@pytest.mark.parametrize(
+    ("begins", "told"),
+    [
+        (b"\xa1\x85", "the frame's header so far"),
+        (b"\x89\xff" + bytes(7) + b"\x7e" + KEY, "the frame so far: 126 bytes of its payload are missing"),
+        (
+            b"\x82\xff\x80" + bytes(7) + KEY,
+            "the frame so far: 9,223,372,036,854,775,808 bytes of its payload are missing",
+        ),
+    ],
+)
+def test_a_faulty_frame_is_told_before_its_receiver_answers_and_once(begins: bytes, told: str) -> None:
+    close = encode_frame(Opcode.CLOSE, b"\x03\xea")
+    rest, answer, *ignored = see((CLIENT, begins), (SERVER, close), (CLIENT, bytes(200)), in_frames=True)
+    assert isinstance(rest, Rest)
+    assert (rest.sender, rest.at, rest.raw, rest.told) == (CLIENT, 0, begins, told)
+    assert rest.fault is not None
+    assert rest.fault.close_code == 1002
+    assert isinstance(answer, SeenFrame)
+    assert answer.sender is SERVER
+    assert not faults(ignored)
+    assert all(each.at > 0 for each in ignored if isinstance(each, SeenFrame | Rest))
+
+
+def test_a_frame_without_fault_is_told_when_it_is_complete() -> None:
+    answer, hello = see(
+        (CLIENT, HELLO[:7]), (SERVER, encode_frame(Opcode.TEXT, b"hi")), (CLIENT, HELLO[7:]), in_frames=True
+    )
+    assert isinstance(answer, SeenFrame)
+    assert isinstance(hello, SeenFrame)
+    assert (answer.sender, hello.sender) == (SERVER, CLIENT)
