@@ -128,7 +128,7 @@ def test_the_story_on_standard_error(server: Program) -> None:
     ran = piped(server, "-v", said=b"hello\n")
     assert ran.stdout == b"hello\n"
     assert b"#1 > GET /room HTTP/1.1" in ran.stderr
-    assert b"Sec-WebSocket-Accept belongs to our key? yes" in ran.stderr
+    assert b"Sec-WebSocket-Accept belongs to the client's key? yes" in ran.stderr
     assert b"#1 < TEXT fin=1 rsv=000 mask=none len=5 'hello'" in ran.stderr
 
 

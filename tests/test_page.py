@@ -178,7 +178,7 @@ def test_the_upgrade_header_by_header(start_program: StartProgram, visit: Visit)
     steps = page.locator(".accept li code").all_inner_texts()
     assert steps == [key, key + GUID.decode(), digest.hex(" "), base64.b64encode(digest).decode()]
     expect(response).to_contain_text(f"Sec-WebSocket-Accept: {steps[3]}\\r\\n")
-    expect(response).to_contain_text("✓ yes Sec-WebSocket-Accept belongs to our key")
+    expect(response).to_contain_text("✓ yes Sec-WebSocket-Accept belongs to the client's key")
     expect(page.locator(".switch")).to_contain_text("101: HTTP ends here")
     page.get_by_label("bytes in hex").check()
     expect(first.locator(".hex")).to_have_text(b"GET /room?name=a HTTP/1.1\r\n".hex(" "))

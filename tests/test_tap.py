@@ -453,7 +453,7 @@ def test_the_program_in_front_of_another_websocket_application(start_program: St
     story = "\n".join(tap.lines)
     assert "rawws.server    #0 = marks of this log: sender → receiver, " in story
     assert "rawws.http      #1 client → server GET /a?b=c HTTP/1.1" in story
-    assert "rawws.handshake #1 = RFC 6455 §4.1 item 4: Sec-WebSocket-Accept belongs to our key? yes: " in story
+    assert "rawws.handshake #1 = RFC 6455 §4.1 item 4: Sec-WebSocket-Accept belongs to the client's key? yes: " in story
     assert "rawws.frames    #1 server → client TEXT fin=1 rsv=000 mask=none len=5 'hello'" in story
     assert "rawws.frames    #1 = the message: TEXT, 2 bytes: 'ab'" in story
     assert "rawws.frames    #1 server → client CLOSE fin=1 rsv=000 mask=none len=8 4000 'enough'" in story

@@ -216,9 +216,13 @@ def check_accept(response: Response, accept: Accept) -> AnswerCheck:
     values = response.headers.get_all("Sec-WebSocket-Accept")
     fault = ""
     if values != [accept.value]:
-        fault = f"its Sec-WebSocket-Accept is {_found(values)}, where {accept.value} belongs to our key"
+        fault = f"its Sec-WebSocket-Accept is {_found(values)}, where {accept.value} belongs to the client's key"
     return AnswerCheck(
-        "RFC 6455 §4.1 item 4", "Sec-WebSocket-Accept belongs to our key", _found(values), fault, "Sec-WebSocket-Accept"
+        "RFC 6455 §4.1 item 4",
+        "Sec-WebSocket-Accept belongs to the client's key",
+        _found(values),
+        fault,
+        "Sec-WebSocket-Accept",
     )
 
 

@@ -152,7 +152,7 @@ def test_a_wrong_accept_value_is_bad() -> None:
     wrong = switched().replace(HANDSHAKE.accept.value.encode(), b"A" * 27 + b"=")
     outcome = judge("handshake", wrong)
     assert outcome.verdict is Verdict.BAD
-    assert outcome.got.startswith("101, but Sec-WebSocket-Accept belongs to our key is not so")
+    assert outcome.got.startswith("101, but Sec-WebSocket-Accept belongs to the client's key is not so")
 
 
 def test_a_server_that_masks_is_bad() -> None:

@@ -297,7 +297,7 @@ def test_4_1_every_check_is_listed_with_its_section_and_verdict() -> None:
         "RFC 6455 §4.1 item 1: the status is 101? yes: 101 Switching Protocols",
         "RFC 6455 §4.1 item 2: Upgrade is 'websocket'? NO: none",
         "RFC 6455 §4.1 item 3: Connection has the token 'Upgrade'? NO: close",
-        f"RFC 6455 §4.1 item 4: Sec-WebSocket-Accept belongs to our key? yes: {ACCEPT}",
+        f"RFC 6455 §4.1 item 4: Sec-WebSocket-Accept belongs to the client's key? yes: {ACCEPT}",
         "RFC 6455 §4.1 item 5: extensions are those offered? yes: permessage-deflate",
         "RFC 6455 §4.1 item 6: the subprotocol is one of those offered? yes: none",
     ]

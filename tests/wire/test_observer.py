@@ -52,7 +52,7 @@ def test_a_handshake_and_frames_both_ways() -> None:
     assert isinstance(response, Head)
     assert request.is_fine
     assert response.is_fine
-    assert [check.requirement for check in response.checks][3] == "Sec-WebSocket-Accept belongs to our key"
+    assert [check.requirement for check in response.checks][3] == "Sec-WebSocket-Accept belongs to the client's key"
     assert switch == Switch()
     assert isinstance(hello, SeenFrame)
     assert (hello.sender, hello.at, hello.message) == (CLIENT, len(REQUEST), SeenMessage(Opcode.TEXT, 5, b"Hello"))
