@@ -218,7 +218,7 @@ class HttpConnection:
         """Tell the client why it is refused."""
         level = logging.WARNING if refusal.hint else logging.INFO
         told = f"refused with {refusal.status} ({refusal.code}): {refusal.sentence}"
-        self.log(logger, level, FAULT, f"{told} {refusal.hint}".rstrip())
+        self.log(logger, level, FAULT, f"{told.removesuffix('.')}; {refusal.hint}" if refusal.hint else told)
         await self.send_response(web.refuse(refusal), logger, close=close)
 
     async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:

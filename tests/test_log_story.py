@@ -193,7 +193,7 @@ async def test_the_line_of_a_refused_origin_ends_with_the_flag_that_would_allow_
     assert (await client.ask(upgrade("/", "Origin: https://evil.example"))).status == 403
     (line,) = told(caplog)
     assert line.startswith("WARNING handshake #1 ! refused with 403 (origin)")
-    assert line.endswith(" --allow-origin https://evil.example")
+    assert line.endswith(" to this server; to allow it, start the server with --allow-origin https://evil.example")
 
 
 async def test_the_advice_for_a_refused_origin_lets_it_in(start_program: StartProgram) -> None:
