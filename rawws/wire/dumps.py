@@ -245,7 +245,7 @@ def _read_rows(rows: list[Row]) -> bytes | None:
     if gap is None or not is_marked:
         return None
     row, place = gap
-    if place == 0:
+    if place <= 0:
         raise UsageError(f"another dump begins in line {row.number}: give one of them")
     raise UsageError(
         f"line {row.number} of the dump begins {place:,} bytes after its first line, and the lines "

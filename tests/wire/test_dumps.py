@@ -187,6 +187,8 @@ def test_characters_that_look_like_hex_are_not_read_as_hex() -> None:
 def test_two_dumps_are_not_taken_for_one() -> None:
     with pytest.raises(UsageError, match="another dump begins in line 2: give one of them"):
         read("00000000: 8105 4865\n00000000: 8105 4865\n")
+    with pytest.raises(UsageError, match="another dump begins in line 2: give one of them"):
+        read("0x7fffffffe650: 0x81 0x05 0x48\n0x555555558020: 0x81 0x05 0x48\n")
 
 
 def test_the_line_of_the_command_may_be_there_too() -> None:
