@@ -1598,7 +1598,8 @@ async def test_ids_of_the_future_are_answered_at_once(
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("localhost:6379", "localhost:// is not how Redis is reached"),
+        ("localhost:6379", "the address of Redis begins with no scheme; give one of redis://HOST, "),
+        ("localhost", "the address of Redis begins with no scheme; give one of redis://HOST, "),
         ("http://localhost", "http:// is not how Redis is reached"),
         ("redis://localhost:port", "can't be where Redis is"),
         ("redis://", "can't be where Redis is"),

@@ -108,7 +108,9 @@ class Connector:
             case "redis+cluster":
                 told = "a Redis Cluster can't be asked for several streams at once"
                 raise UsageError(f"{told}, so it can't be a backplane; give one of {_KINDS}")
-        raise UsageError(f"{parts.scheme or 'no'}:// is not how Redis is reached; give one of {_KINDS}")
+        if not parts.netloc and not parts.path.startswith("//"):
+            raise UsageError(f"the address of Redis begins with no scheme; give one of {_KINDS}")
+        raise UsageError(f"{parts.scheme}:// is not how Redis is reached; give one of {_KINDS}")
 
     def _client(self) -> Client:
         return self._coredis.Redis.from_url(
