@@ -231,7 +231,7 @@ def test_the_log_can_be_made_longer_and_shorter(ran: Ran, flags: list[str], leve
         (["--max-size", "1.5M"], "--max-size: '1.5M' is not a size; give bytes, as in 65536, 64k or 2GiB"),
         (["--max-lag", "-1"], "--max-lag: '-1' is not a size; give bytes, as in 65536, 64k or 2GiB"),
         (["--max-lag", ""], "--max-lag: '' is not a size; give bytes, as in 65536, 64k or 2GiB"),
-        (["--history", "-1"], "--history: '-1' is not a number; give one such as 100"),
+        (["--history", "-1"], "--history: '-1' is not a count; give a whole number such as 100"),
         (["--rooms", "room"], "--rooms: 'room' is not the beginning of a path; give one such as /room/"),
         (["--drain", "-1"], "--drain: '-1' is not a number of seconds; give 0 or more"),
         (["--drain", "nan"], "--drain: 'nan' is not a number of seconds; give 0 or more"),

@@ -137,7 +137,7 @@ def client_tls(options: argparse.Namespace) -> ssl.SSLContext | None:
 def count(given: str) -> int:
     """A whole number that is not negative."""
     if not _is_number(given):
-        raise argparse.ArgumentTypeError(f"{shorten(given)!r} is not a number; give one such as 100")
+        raise argparse.ArgumentTypeError(f"{shorten(given)!r} is not a count; give a whole number such as 100")
     return int(given)
 
 
