@@ -325,7 +325,7 @@ class Connector:
                     transport, request, _shown(self._uri), tls_advice=_tls_advice(self._uri)
                 )
                 if advice := _advise_on_tls(self._uri, response):
-                    raise TlsError(f"{_shown(self._uri)}: the server refuses us for reasons of TLS; {advice}")
+                    raise TlsError(f"the server refuses us for reasons of TLS; {advice}")
         finally:
             transport.close()
 

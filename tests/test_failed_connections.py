@@ -622,6 +622,7 @@ def test_the_commands_say_the_same_as_the_library_and_their_advice_works(
     status, sentence = run(*plain)
     assert status > 0
     assert sentence.endswith(f"; {USE_WSS}\n")
+    assert sentence.count(f"ws://localhost:{port}/") == 1
 
 
 def test_a_tap_trusts_the_given_certificate(
