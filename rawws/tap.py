@@ -307,6 +307,7 @@ class _Tapped:
             case Rest():
                 told = f"{seen.told}: {escape(seen.raw[:40])}"
                 self._log(logs.http, logging.INFO, FAULT, f"the {seen.sender.name.lower()}: {told}")
+                self._show_fault(seen)
 
     def _show_head(self, head: Head) -> None:
         mark = DIRECTIONS[head.sender]
@@ -327,13 +328,16 @@ class _Tapped:
         if head.checks:
             self._tracer.checked(self._number, head.sender, head.checks, head.accept)
 
-    def _show_frame(self, seen: SeenFrame) -> None:
-        if logs.frames.isEnabledFor(logging.DEBUG):
-            logs.show_frame(self._number, DIRECTIONS[seen.sender], seen.frame)
+    def _show_fault(self, seen: SeenFrame | Rest) -> None:
         if seen.fault is not None:
             who = seen.sender.name.lower()
             told = f"{seen.fault.sentence}; the receiver is to fail with {seen.fault.close_code}"
             self._log(logs.frames, logging.WARNING, FAULT, f"the {who} broke a rule: {told}")
+
+    def _show_frame(self, seen: SeenFrame) -> None:
+        if logs.frames.isEnabledFor(logging.DEBUG):
+            logs.show_frame(self._number, DIRECTIONS[seen.sender], seen.frame)
+        self._show_fault(seen)
         self._tracer.frame(self._number, seen.sender, seen.frame)
 
     def _log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:

@@ -504,6 +504,18 @@ def test_a_rule_that_is_broken_is_named(start_program: StartProgram) -> None:
     assert line.rstrip().endswith("(RFC 6455 §5.1); the receiver is to fail with 1002")
 
 
+def test_a_rule_that_an_incomplete_frame_breaks_is_named_before_the_close(start_program: StartProgram) -> None:
+    server = start_program("--hello", "")
+    tap = start_program.tap(server.address)
+    with connect(f"ws://{tap.address}/", open_timeout=PATIENCE_S) as ws:
+        ws.socket.sendall(bytes.fromhex("82ff 8000000000000000 37fa213d"))
+        with pytest.raises(ConnectionClosedError):
+            ws.recv(PATIENCE_S)
+    close = tap.wait_for_line("server → client CLOSE")
+    before = tap.lines[: tap.lines.index(close)]
+    assert any("#1 ! the client broke a rule: 8-byte payload length with non-zero MSB" in line for line in before)
+
+
 @pytest.mark.parametrize(
     ("given", "host", "port"),
     [
