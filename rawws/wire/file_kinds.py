@@ -126,6 +126,11 @@ _TEXTS = (
         "give the bytes in hex; of a capture, tshark -r CAPTURE -x | rawws decode has them",
         re.I,
     ),
+    _kind(
+        "the output of od -a, which shows seven bits of each byte",
+        r"[0-7]{7}(?: [ !-~]{3}){0,15} (?:nul|soh|stx|etx|eot|enq|ack|bel|dle|dc\d|nak|syn|etb|can|esc|del)\b",
+        "od -t x1 in its place shows all eight, and rawws decode reads that",
+    ),
     _kind("PEM", r"-----BEGIN [A-Z ]+-----", _NOT_OURS),
     _kind(
         "curl -v's output, which has no bytes of frames",

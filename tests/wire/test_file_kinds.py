@@ -119,6 +119,7 @@ TEXTS = {
     "\n====\nFollow: tcp,ascii\nFilter: tcp.stream eq 0\nGET / HTTP/1.1": "a stream that Wireshark has followed",
     "    1   0.000000    127.0.0.1 → 127.0.0.1    TCP 77 37602 → 18655": "tshark's output without the bytes",
     "Frame 1: 77 bytes on wire (616 bits)": "tshark's output without the bytes",
+    "0000000 soh enq   7   z   !   = del  us   M   Q   X  bs enq\n0000015\n": "the output of od -a, which shows seven",
     '<?xml version="1.0"?>': "XML or HTML",
     "-----BEGIN CERTIFICATE-----\nMIID": "PEM",
     "*   Trying 127.0.0.1:80...\n> GET / HTTP/1.1\n": "curl -v's output, which has no bytes of frames: curl --trace -",
