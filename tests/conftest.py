@@ -15,6 +15,7 @@ import pytest
 import trio
 from hypothesis import HealthCheck, settings
 
+from tests.forked import Forker
 from tests.serving import PATIENCE_S, Serve, StartHub, StartProgram, pace, watch_the_clock
 
 # A shell makes background programs ignore Ctrl-C, and each program that a test starts would inherit that.
@@ -119,10 +120,20 @@ async def start_hub(nursery: trio.Nursery, bounded: None) -> AsyncIterator[Start
         starter.hang_up()
 
 
+@pytest.fixture(scope="session")
+def forker(bytecode: None) -> Iterator[Forker]:  # noqa: ARG001
+    """The process whose forks are the programs."""
+    forker = Forker()
+    try:
+        yield forker
+    finally:
+        forker.close()
+
+
 @pytest.fixture
-def start_program() -> Iterator[StartProgram]:
+def start_program(forker: Forker) -> Iterator[StartProgram]:
     """Starts ``python -m rawws`` processes, and ends those that the test has left running."""
-    starter = StartProgram()
+    starter = StartProgram(forker)
     try:
         yield starter
     finally:

@@ -37,6 +37,7 @@ from rawws.wire.frames import Opcode, encode_frame, parse_header
 from rawws.wire.handshake import Accept, Handshake, Origins
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.role import Role
+from tests.forked import Forked, Forker
 
 LOOPBACK = "127.0.0.1"
 
@@ -499,6 +500,10 @@ class Lines:
         """Return the next line, or None at the end. Raises queue.Empty when there is none in time."""
         return self._arriving.get(timeout=PATIENCE_S)
 
+    def rest(self) -> str:
+        """Return all that hasn't been read, up to the end."""
+        return "".join(f"{line}\n" for line in iter(self.next, None))
+
     def close(self) -> None:
         """Close the stream, whose other end must be closed."""
         self._reader.join(PATIENCE_S)
@@ -521,7 +526,7 @@ def wait_listening_at(port: int) -> None:
 class Program:
     """``python -m rawws`` on a port of its own, and what it writes to its log. Its calls block, within bounds."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str] | Forked) -> None:
         assert process.stderr is not None
         self.process = process
         self.lines: list[str] = []  # of the log, as far as the test has waited for them
@@ -531,8 +536,8 @@ class Program:
         self._log = Lines(process.stderr)
 
     def wait_listening(self) -> Program:
-        listening = self.wait_for_line("listening on http://")
-        self.port = int(listening.split("http://")[1].split()[0].rpartition(":")[2])
+        listening = self.wait_for_line("listening on http")
+        self.port = int(listening.split("://")[1].split()[0].rpartition(":")[2])
         return self
 
     def wait_for_line(self, part: str) -> str:
@@ -596,7 +601,8 @@ class Program:
 class StartProgram:
     """Starts programs: ``program = start_program("--drain", "1")``."""
 
-    def __init__(self) -> None:
+    def __init__(self, forker: Forker) -> None:
+        self._forker = forker
         self.command = [sys.executable, "-m", "rawws"]
         self.started: list[Program] = []
 
@@ -612,6 +618,8 @@ class StartProgram:
         return self._start([*self.command, "tap", "0", target, *arguments])
 
     def _start(self, command: Sequence[str], directory: Path | None = None) -> Program:
+        if self._forker.can_start(command):
+            return self._watch(self._forker.start(command[3:], directory)).wait_listening()
         return self._begin(command, directory).wait_listening()
 
     def begin(self, *arguments: str, directory: Path | None = None) -> Program:
@@ -627,14 +635,29 @@ class StartProgram:
             cwd=directory,
             process_group=0 if own_group else None,
         )
+        return self._watch(process)
+
+    def _watch(self, process: subprocess.Popen[str] | Forked) -> Program:
         program = Program(process)
         self.started.append(program)
         return program
 
     def run(self, *arguments: str | bytes, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a program that is to end by itself, and return its status and what it wrote."""
+        command = [*self.command, *arguments]
+        if self._forker.can_start(command):
+            process = self._forker.start(arguments, directory, is_captured=True)
+            assert process.stdout is not None
+            out, err = Lines(process.stdout), Lines(process.stderr)
+            try:
+                status = process.wait(PATIENCE_S)
+                return subprocess.CompletedProcess(command, status, out.rest(), err.rest())
+            finally:
+                process.kill()
+                out.close()
+                err.close()
         return subprocess.run(
-            [*self.command, *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -32,14 +32,15 @@ from rawws.testing import open_pair
 from rawws.websocket import WebSocket
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Accept
+from tests.forked import Forker
 from tests.serving import LOOPBACK, PATIENCE_S, Program, StartProgram
 
 CONNECT = (sys.executable, "-m", "rawws", "connect")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Program]:
-    program = StartProgram()("--hello", "", "--subprotocol", "chat", "--max-size", "1000", "-v")
+def server(forker: Forker) -> Iterator[Program]:
+    program = StartProgram(forker)("--hello", "", "--subprotocol", "chat", "--max-size", "1000", "-v")
     yield program
     program.end()
 

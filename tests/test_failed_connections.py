@@ -14,7 +14,6 @@ import socket
 import ssl
 import struct
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -585,27 +584,31 @@ async def test_the_tap_says_why_it_has_no_server(nursery: trio.Nursery, files: F
 # The commands, and following their advice
 
 
-def run(*arguments: str) -> tuple[int, str]:
-    """Run a command and return its status and its standard error."""
-    command = [sys.executable, "-m", "rawws", *arguments]
-    ran = subprocess.run(command, input="", capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    return ran.returncode, ran.stderr
+Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def start_tls(start_program: StartProgram) -> Callable[..., int]:
-    def start(*arguments: str) -> int:
-        program = start_program.begin("serve", "--port", "0", *arguments)
-        return int(program.wait_for_line("listening on https://").split("https://")[1].split()[0].rpartition(":")[2])
+def run(start_program: StartProgram) -> Run:
+    """Runs a command and returns its status and its standard error."""
 
-    return start
+    def run(*arguments: str) -> tuple[int, str]:
+        ran = start_program.run(*arguments)
+        return ran.returncode, ran.stderr
+
+    return run
+
+
+@pytest.fixture
+def self_signed(files: Files, start_program: StartProgram) -> int:
+    """The port of a program whose certificate nobody has signed but itself."""
+    return start_program("--tls-cert", files.self_signed, "--tls-key", files.self_signed_key).port
 
 
 @pytest.mark.parametrize("command", ["connect", "check"])
 def test_the_commands_say_the_same_as_the_library_and_their_advice_works(
-    files: Files, start_tls: Callable[..., int], monkeypatch: pytest.MonkeyPatch, command: str
+    files: Files, run: Run, self_signed: int, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    port = start_tls("--tls-cert", files.self_signed, "--tls-key", files.self_signed_key)
+    port = self_signed
     more = ["--only", "handshake"] if command == "check" else ["-x", "hello", "-w", "0"]
     arguments = [command, f"wss://localhost:{port}/", *more]
     sentence = FAILURES["self-signed"].sentence.format(where=f"localhost:{port}")
@@ -626,9 +629,9 @@ def test_the_commands_say_the_same_as_the_library_and_their_advice_works(
 
 
 def test_a_tap_trusts_the_given_certificate(
-    files: Files, start_tls: Callable[..., int], start_program: StartProgram
+    files: Files, run: Run, self_signed: int, start_program: StartProgram
 ) -> None:
-    target = f"wss://localhost:{start_tls('--tls-cert', files.self_signed, '--tls-key', files.self_signed_key)}"
+    target = f"wss://localhost:{self_signed}"
     tap = start_program.tap(target, "--ca", files.self_signed)
     assert run("connect", tap.address, "-x", "hello", "-w", "0") == (0, "")
     tap = start_program.tap(target)
@@ -647,7 +650,7 @@ async def test_an_authority_or_the_server_s_own_certificate_can_be_trusted(
         await rawws.connect(f"wss://localhost:{port}/", ssl=trusting_context(files.self_signed)).open()
 
 
-def test_a_client_certificate_can_be_given(files: Files) -> None:
+def test_a_client_certificate_can_be_given(files: Files, run: Run) -> None:
     with files.serve(files.good, "-Verify", "1", "-verify_return_error", "-CAfile", files.authority) as port:
         arguments = ("connect", f"wss://localhost:{port}/", "--ca", files.authority)
         status, sentence = run(*arguments)

@@ -36,6 +36,7 @@ from rawws.wire.frames import Opcode
 from rawws.wire.records import from_line
 from rawws.workers import VARIABLE, _Crew
 from tests.asgi_serving import answer, errors, only_http, serving
+from tests.forked import Forker
 from tests.redis_server import free_port, redis_server
 from tests.serving import (
     LOOPBACK,
@@ -63,9 +64,9 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and lim
 
 
 @pytest.fixture(scope="module")
-def program() -> Iterator[Program]:
+def program(forker: Forker) -> Iterator[Program]:
     """One program for the tests that leave it as it was."""
-    starter = StartProgram()
+    starter = StartProgram(forker)
     try:
         program = starter("--hello", "", "--drain", "0.2")
         yield program

@@ -27,6 +27,7 @@ import rawws
 from rawws.http_connection import LINGER_S, MAX_LINGERING
 from rawws.limits import KIB, MIB, NO_LIMIT, Limits
 from rawws.wire.frames import RSV1, Opcode, encode_frame
+from tests.forked import Forker
 from tests.serving import (
     LOOPBACK,
     MASK_KEY,
@@ -113,9 +114,9 @@ async def assert_ends_in_order(program: Program) -> None:
 
 
 @pytest.fixture(scope="module")
-def program() -> Iterator[Program]:
+def program(forker: Forker) -> Iterator[Program]:
     """One program with little patience and no greeting, for all of these tests: at the end nobody is left in it."""
-    starter = StartProgram()
+    starter = StartProgram(forker)
     try:
         program = starter("--hello", "", "--open-timeout", "1", "--drain", "0.2", "--max-lag", "1M", "--page")
         yield program
