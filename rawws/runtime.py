@@ -28,6 +28,8 @@ _ASYNCIO_LOOP = ("run_until_complete", "run_forever")  # while one of these runs
 _REMEDIES = {
     "quart": "Quart runs on trio with the package quart-trio",
     "asgiref": "asgiref, and Django with it, runs on asyncio only: run that application in a server of its own",
+    "django": "Django runs on asyncio only: run that application in a server of its own",
+    "a2wsgi": "a2wsgi runs on asyncio only: wrap the application in starlette.middleware.wsgi.WSGIMiddleware instead",
 }
 _REMEDY = (
     "call anyio or trio there, such as anyio.sleep, or run a coroutine of asyncio in a thread: "

@@ -587,6 +587,41 @@ async def test_the_advice_for_asyncio_works() -> None:
         assert (await browser.get("/")).text == "done by asyncio"
 
 
+@pytest.mark.parametrize(
+    ("module", "remedy"),
+    [
+        ("asgiref.sync", "run that application in a server of its own"),
+        ("django.dispatch.dispatcher", "Django runs on asyncio only: run that application in a server of its own"),
+        ("a2wsgi.wsgi", "wrap the application in starlette.middleware.wsgi.WSGIMiddleware instead"),
+        ("quart.asgi", "Quart runs on trio with the package quart-trio"),
+    ],
+)
+async def test_advice_for_a_library_is_for_who_can_not_change_its_source(
+    caplog: pytest.LogCaptureFixture, module: str, remedy: str
+) -> None:
+    library: dict[str, Any] = {"__name__": module}
+    exec("import asyncio\nasync def app(scope, receive, send): await asyncio.gather(asyncio.sleep(1))", library)
+
+    async with serving(only_http(library["app"])) as site:
+        assert (await site.ask(get("/")))[0] == 500
+    (record,) = errors(caplog)
+    assert record.getMessage().endswith(remedy)
+    assert "call anyio" not in record.getMessage()
+
+
+@WITH_FRAMEWORKS
+@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")
+async def test_the_advice_for_wsgi_works() -> None:
+    from starlette.middleware.wsgi import WSGIMiddleware
+
+    def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"by WSGI at ", environ["PATH_INFO"].encode()]
+
+    async with serving(only_http(WSGIMiddleware(application))) as site:
+        assert await site.ask(get("/x")) == (200, b"by WSGI at /x")
+
+
 @WITH_FRAMEWORKS
 async def test_asyncio_that_runs_in_a_thread_may_fail_in_its_own_way(caplog: pytest.LogCaptureFixture) -> None:
     async def fails() -> None:
