@@ -61,7 +61,8 @@ async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None
     except ssl.SSLError as error:
         connection.log(logs.http, logging.INFO, FAULT, f"TLS failed: {explain_client(error)}")
     except OSError as error:
-        level = logging.DEBUG if connection.is_quiet else logging.INFO
+        # Load balancers end each of their checks with a reset.
+        level = logging.DEBUG if connection.is_quiet or connection.is_idle else logging.INFO
         connection.log(logs.http, level, FAULT, f"lost in the HTTP phase: {error.strerror or error}")
     finally:
         if upgraded is None:
@@ -106,7 +107,9 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
             connection.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
             return None
         connection.request = request if isinstance(request, Request) else None
+        connection.owes_answer = True
         upgraded = await _act_on(connection, request)
+        connection.owes_answer = False
         del request  # or its head would be kept as long as the connection rests
         connection.request = None
         connection.also_held_bytes = 0

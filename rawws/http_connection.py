@@ -80,6 +80,8 @@ class HttpConnection:
         self.deadline = self.request_deadline()  # of the request that is being received; the first's from accept on
         self.answered: Response | None = None  # the last answer that was given
         self.is_lost = False  # the client has gone
+        self.has_had_request = False
+        self.owes_answer = False  # to a request that has come whole, or is refused
         self.adopt: Adopt | None = None  # who goes on with the answer that was begun
         self.request: Request | None = None  # which is being answered
         self.also_held_bytes = 0  # for that request: a body that has come whole, and tasks that wait
@@ -103,8 +105,16 @@ class HttpConnection:
         """Whether the tracer is to be notified of its events at present."""
         return self.service.tracer.is_watched and not self.is_quiet
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether its loss costs nothing, since no request is being received or answered."""
+        if self.owes_answer or (self.transport.has_handshake and not self.has_had_request):
+            return False
+        return not self.http.request_begun or self.http.response_begun
+
     def begin_request(self, request: Request | Refusal) -> None:
         """Record the request that was received: any request but the page's own announces the connection."""
+        self.has_had_request = True
         is_own = self.service.is_own
         self.is_quiet = is_own is not None and isinstance(request, Request) and is_own(request)
         if not self.is_quiet:

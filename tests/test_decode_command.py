@@ -27,7 +27,7 @@ from rawws.wire.observer import Observer, Seen, SeenFrame
 from rawws.wire.records import frame_bytes, frame_record, from_line, head_record, to_line
 from rawws.wire.role import Role
 from rawws.wire.trace import FrameRecorder
-from tests.serving import PATIENCE_S
+from tests.serving import PATIENCE_S, need
 from tests.wire.test_observer import HELLO, REQUEST, SWITCH
 from tests.wire.test_packets import packet
 
@@ -291,8 +291,7 @@ def test_what_is_said_of_a_capture_works(
     (tmp_path / "a capture").write_bytes(pcap(captured))
     sentence = told(capsys, str(tmp_path / "a capture"))
     assert NAMED in sentence
-    if shutil.which(tool) is None:
-        pytest.skip(f"{tool} is not installed")
+    need(shutil.which(tool), tool)
     assert "TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'" in followed(sentence, tool)
 
 
@@ -309,8 +308,7 @@ def test_a_compressed_file_is_named_and_the_advice_works(
         sentence
         == f"{tmp_path}/x is compressed with {tool}: decode its contents, with {tool} -dc {tmp_path}/x | rawws decode"
     )
-    if shutil.which(tool) is None:
-        pytest.skip(f"{tool} is not installed")
+    need(shutil.which(tool), tool)
     assert "'Hello'" in followed(sentence, tool)
 
 

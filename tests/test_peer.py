@@ -56,6 +56,33 @@ async def test_any_path_is_answered_hi_there_and_logged(serve: Serve, http_log: 
     assert http_log == [f"#1 < Received request for {target}"]
 
 
+CHECK = b"GET /healthz HTTP/1.0\r\n\r\n"
+
+
+@pytest.mark.parametrize("asked", [b"", CHECK, get("/healthz")], ids=["nothing", "HTTP/1.0", "HTTP/1.1"])
+async def test_a_check_that_ends_with_a_reset_has_lost_nothing(serve: Serve, http_log: list[str], asked: bytes) -> None:
+    running = await serve()
+    client = await running.connect()
+    if asked:
+        assert (await client.ask(asked)).status == 200
+    client.reset()
+    await wait_all_tasks_blocked()
+    await (await running.connect()).ask(get("/after"))
+    assert http_log == ["#1 < Received request for /healthz"] * bool(asked) + ["#2 < Received request for /after"]
+
+
+@pytest.mark.parametrize("asked", [b"GET / HT", get("/healthz") + b"GET / HT"], ids=["the first", "the second"])
+async def test_a_reset_within_a_request_is_told(serve: Serve, http_log: list[str], asked: bytes) -> None:
+    running = await serve()
+    client = await running.connect()
+    await client.send(asked)
+    await wait_all_tasks_blocked()
+    client.reset()
+    await wait_all_tasks_blocked()
+    await (await running.connect()).ask(get("/after"))
+    assert "#1 ! lost in the HTTP phase: Connection reset by peer" in http_log
+
+
 async def test_healthz_is_answered_200(serve: Serve) -> None:
     client = await (await serve()).connect()
     answer = await client.ask(get("/healthz"))

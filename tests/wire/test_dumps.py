@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rawws.errors import UsageError
 from rawws.wire import spellings
+from tests.serving import need
 
 HELLO = bytes.fromhex("818537fa213d7f9f4d5158")
 
@@ -50,8 +51,7 @@ PRINTERS = (["xxd"], ["xxd", "-p"], ["xxd", "-c", "8"], ["hexdump", "-C", "-v"],
 
 @pytest.mark.parametrize("printer", PRINTERS, ids=" ".join)
 def test_what_the_tools_print_comes_back(printer: list[str]) -> None:
-    if shutil.which(printer[0]) is None:
-        pytest.skip(f"{printer[0]} is not installed")  # the forms themselves are in the test above
+    need(shutil.which(printer[0]), printer[0])  # the forms themselves are in the tests above
     chance = random.Random(6455)
     for size in (1, 2, 7, 8, 9, 15, 16, 17, 31, 200, 5000):
         # Much of it text, so that the characters' column is full of what could be hex.
@@ -149,8 +149,7 @@ def test_the_words_of_a_debugger_have_their_lowest_byte_first() -> None:
     ids=" ".join,
 )
 def test_other_formats_of_the_tools_come_back(printer: list[str]) -> None:
-    if shutil.which(printer[0]) is None:
-        pytest.skip(f"{printer[0]} is not installed")  # the forms themselves are in the tests above
+    need(shutil.which(printer[0]), printer[0])  # the forms themselves are in the tests above
     chance = random.Random(6455)
     for size in (5, 18, 47, 200):
         payload = bytes(chance.choice(b"abcdef 0123456789|>.\x00\xff") for _ in range(size - 3))
