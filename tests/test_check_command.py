@@ -29,7 +29,7 @@ from rawws import checker
 from rawws.checker import Checker, Result
 from rawws.wire.cases import BY_NAME, CASES
 from rawws.wire.handshake import Accept
-from tests.serving import LOOPBACK, PATIENCE_S, get, need
+from tests.serving import LOOPBACK, PATIENCE_S, get, need, pace
 
 # Later than an answer may come, in the tests that are about that.
 LATE_S = 0.25
@@ -80,7 +80,7 @@ def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 def test_servers_that_people_use(check: Check, other: tuple[str, int]) -> None:
     name, port = other
-    status, lines = check("--json", "--timeout", "2", f"ws://127.0.0.1:{port}/")
+    status, lines = check("--json", "--timeout", f"{2 * pace():g}", f"ws://127.0.0.1:{port}/")
     results = {each["case"]: each for each in json.loads("\n".join(lines))}
     assert list(results) == [case.name for case in CASES]
     verdicts = {case: each["verdict"] for case, each in results.items()}
@@ -218,7 +218,7 @@ def flooder() -> Iterator[int]:
 
 
 def test_a_server_that_gets_everything_wrong(check: Check, yes_man: int) -> None:
-    status, lines = check("--timeout", "0.3", f"ws://127.0.0.1:{yes_man}/")
+    status, lines = check("--timeout", f"{0.3 * pace():g}", f"ws://127.0.0.1:{yes_man}/")
     assert status == 1
     verdicts = {line.split()[1]: line.split()[0] for line in lines if line[:1] != " "}
     good = {name for name, verdict in verdicts.items() if verdict == "good"}
@@ -229,7 +229,9 @@ def test_a_server_that_gets_everything_wrong(check: Check, yes_man: int) -> None
 
 
 def test_one_case_with_its_story(check: Check, yes_man: int) -> None:
-    status, lines = check("--only", "unmasked", "-v", "--timeout", "0.3", f"ws://127.0.0.1:{yes_man}/room?a=1")
+    status, lines = check(
+        "--only", "unmasked", "-v", "--timeout", f"{0.3 * pace():g}", f"ws://127.0.0.1:{yes_man}/room?a=1"
+    )
     assert status == 1
     told = [line.strip() for line in lines]
     assert told[0] == "BAD      unmasked           a frame that is not masked: nothing: the connection stayed open"
@@ -271,7 +273,8 @@ def test_a_server_that_floods_takes_no_longer_than_one_that_is_mute(check: Check
 async def test_what_was_seen_of_an_answer_is_not_kept_when_it_is_judged(nursery: trio.Nursery) -> None:
     """One of a million small frames would be a gigabyte in sixty cases."""
     (listener,) = await nursery.start(partial(trio.serve_tcp, flood, 0, host="127.0.0.1"))
-    result = await Checker(f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/").run_case(BY_NAME["fragments"])
+    uri = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/"
+    result = await Checker(uri, patience_s=3 * pace()).run_case(BY_NAME["fragments"])
     assert result.answer.raw
     assert not result.answer.seen
     assert "heads and frames, and went on" in result.outcome.got
@@ -429,7 +432,7 @@ def faulty(fault: str, deadly: bytes = bytes(99), *, is_restarted: bool = False)
 
 def checked(server: Faulty, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, tuple[str, str]], str]:
     """Return the status, each case's verdict and answer, and the text on standard error."""
-    status = rawws.cli.main(["check", "--json", "--timeout", f"{ANSWER_S}", f"ws://127.0.0.1:{server.port}/"])
+    status = rawws.cli.main(["check", "--json", "--timeout", f"{ANSWER_S * pace():g}", f"ws://127.0.0.1:{server.port}/"])
     out, err = capsys.readouterr()
     return status, {each["case"]: (each["verdict"], each["got"]) for each in json.loads(out)}, err
 
@@ -443,7 +446,7 @@ def intact() -> dict[str, str]:
 
 def run_cases(port: int) -> dict[str, str]:
     results: list[Result] = []
-    trio.run(Checker(f"ws://127.0.0.1:{port}/", patience_s=ANSWER_S).run, CASES, results.append)
+    trio.run(Checker(f"ws://127.0.0.1:{port}/", patience_s=ANSWER_S * pace()).run, CASES, results.append)
     return {result.case.name: result.outcome.verdict.value.lower() for result in results}
 
 
