@@ -28,6 +28,7 @@ which connections have ended.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import secrets
@@ -80,7 +81,14 @@ ANSWERED_AT_ONCE = 8
 MOST_ASKED = 64 * 1024
 CASES_AT_ONCE = 4
 
-_INSTANCE = secrets.token_hex(8)  # by which a page that comes back knows whether it is among the same connections
+
+@functools.cache
+def _instance() -> str:
+    """Return the id by which a page that comes back knows whether it is among the same connections.
+
+    The process makes it that serves, not the import: forks of one program are different servers.
+    """
+    return secrets.token_hex(8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +257,7 @@ class Feed:
             "version": __version__,
             "uri": self._about.uri if self._about.is_tap else None,
             "is_tap": self._about.is_tap,
-            "instance": _INSTANCE,
+            "instance": _instance(),
             "case_path": self._about.case_path,
             "path": self._about.path,
             "has_rooms": self._about.has_rooms,
