@@ -432,7 +432,9 @@ def faulty(fault: str, deadly: bytes = bytes(99), *, is_restarted: bool = False)
 
 def checked(server: Faulty, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, tuple[str, str]], str]:
     """Return the status, each case's verdict and answer, and the text on standard error."""
-    status = rawws.cli.main(["check", "--json", "--timeout", f"{ANSWER_S * pace():g}", f"ws://127.0.0.1:{server.port}/"])
+    status = rawws.cli.main(
+        ["check", "--json", "--timeout", f"{ANSWER_S * pace():g}", f"ws://127.0.0.1:{server.port}/"]
+    )
     out, err = capsys.readouterr()
     return status, {each["case"]: (each["verdict"], each["got"]) for each in json.loads(out)}, err
 

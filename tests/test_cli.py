@@ -342,6 +342,8 @@ def test_a_greeting_that_is_not_utf8_is_one_sentence_and_exit_status_2(start_pro
         (["8080"], "there is no command '8080'; did you mean rawws serve --port 8080?"),
         ([":8080"], "there is no command ':8080'; did you mean rawws serve --port 8080?"),
         (["ws://localhost/x"], "there is no command 'ws://localhost/x'; did you mean rawws connect ws://localhost/x?"),
+        (["localhost:80/x"], "there is no command 'localhost:80/x'; did you mean rawws connect localhost:80/x?"),
+        (["[::1]:80"], "there is no command '[::1]:80'; did you mean rawws connect [::1]:80?"),
         (["main:app"], "there is no command 'main:app'; did you mean rawws serve --app main:app?"),
         (["help"], "there is no command 'help'; give one of serve, connect, tap, decode, check"),
         ([__file__], f"there is no command {__file__!r}; did you mean rawws decode {__file__}?"),

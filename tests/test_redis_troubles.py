@@ -344,7 +344,7 @@ async def test_answers_that_no_redis_gives_are_told_once_in_a_sentence(
     (record,) = own_records(caplog)
     message = record.getMessage()
     assert told in message
-    assert message.endswith("; peers stay, and what is published waits")
+    assert message.endswith("; peers stay, and published messages wait")
     assert len(message) < 500
     assert (record.levelname, record.exc_info) == ("WARNING", None)
 

@@ -133,7 +133,7 @@ def explain_command(given: str, commands: Sequence[str]) -> str:
         return message + hint
     if given.removeprefix(":").isdigit():
         return f"{message}; did you mean rawws serve --port {shorten(given.removeprefix(':'))}?"
-    if "://" in given:
+    if "://" in given or re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]*):\d+(/.*)?", given):
         return f"{message}; did you mean rawws connect {shorten(given)}?"
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(\))?", given):
         return f"{message}; did you mean rawws serve --app {shorten(given)}?"
