@@ -2,7 +2,7 @@
 
 An interpreter that imports trio and rawws takes a third of a second of CPU, and the tests start hundreds of programs. A
 fork of one that has imported them takes a hundredth, and is a process of its own all the same: with its own arguments,
-environment, directory, signals, descriptors and end. What a start itself does is tested with ``StartProgram.begin``,
+environment, directory, signals, descriptors and end. The start itself is tested with ``StartProgram.begin``,
 which forks nothing.
 
 ``python -m tests.forked`` is the process that is forked. It reads requests at its standard input, a Unix socket: a line

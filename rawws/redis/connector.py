@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Client = Redis[bytes]
 
 # It logs what fails, with a traceback, and what it logs goes to stderr as it is where nobody has set up logging for it.
-# What matters of it is in our own log, in a sentence.
+# Our own log has the part that matters, in a sentence.
 logging.getLogger("coredis").addHandler(logging.NullHandler())
 
 # So long an answer of Redis's may take.
