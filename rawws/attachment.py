@@ -110,7 +110,7 @@ async def attach(
             websocket.close_because(Cause.ERROR if isinstance(error, Exception) else Cause.OUR_CLOSE, 1011, "")
             raise
         finally:
-            await websocket.aclose()
+            await websocket.finish()
 
 
 def _from_h11(request: h11.Request) -> Request:

@@ -166,7 +166,7 @@ class Connector:
         failed = isinstance(error, Exception) and not isinstance(error, ConnectionClosed)
         if failed:
             websocket.close_because(Cause.ERROR, 1011, "")
-        await websocket.aclose()
+        await websocket.finish()
 
     def __aiter__(self) -> AsyncIterator[WebSocket]:
         return _Reconnecting(self)
@@ -572,7 +572,7 @@ class _Reconnecting(AsyncIterator[WebSocket]):
 
     async def __anext__(self) -> WebSocket:
         if self._websocket is not None:
-            await self._websocket.aclose()
+            await self._websocket.finish()
             self._websocket = None
             if trio.current_time() - self._opened_at >= GOOD_CONNECTION_S:
                 self._backoff_s = FIRST_BACKOFF_S

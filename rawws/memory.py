@@ -105,7 +105,7 @@ class Memory:
         used += sum(shared.values())
         used += sum(room.held_bytes for room in self._rooms())
         used += sum(held() for held in self._connections.values())
-        used += sum(PEER_BYTES + inbox.own_bytes + inbox.waiting_bytes for inbox in self._orphans)
+        used += sum(map(_orphan_bytes, self._orphans))
         return used + sum(held() for held in self.beside)
 
     @contextlib.contextmanager
@@ -133,7 +133,17 @@ class Memory:
 
     def adopt(self, inbox: Inbox) -> None:
         """Count what a program holds of a peer that has gone, as long as it does."""
-        self._orphans.add(inbox)
+        if inbox.items or not inbox.is_released:
+            self._orphans.add(inbox)
+
+    def release(self, inbox: Inbox) -> None:
+        """Count no more than the messages of a connection with which the program is done.
+
+        The WebSocket is part of reference cycles, so that it lives on until Python's garbage collection.
+        """
+        inbox.is_released = True
+        if not inbox.items:
+            self._orphans.discard(inbox)
 
     def _rooms(self) -> set[Room]:
         """Return the rooms that somebody is in, or that keep something for who comes later."""
@@ -264,6 +274,10 @@ def unsent(peer: Peer) -> int:
         return peer.outbox_bytes
     rooms = [(room, cursor) for room, cursor in peer.cursors.items() if not room.conflates]
     return peer.outbox_bytes + sum(room.log.lag_bytes(cursor, peer.form) for room, cursor in rooms)
+
+
+def _orphan_bytes(inbox: Inbox) -> int:
+    return inbox.waiting_bytes + (0 if inbox.is_released else PEER_BYTES + inbox.own_bytes)
 
 
 def _weight(peer: Peer) -> int:

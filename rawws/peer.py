@@ -333,6 +333,7 @@ class Inbox:
         "drained",
         "drains",
         "ended",
+        "is_released",
         "items",
         "last_words",
         "latency_s",
@@ -355,6 +356,7 @@ class Inbox:
         self.pings: dict[bytes, _Ping] = {}  # that wait for their pong, in the order in which they were sent
         self.websocket: WebSocket | None = None
         self.own_bytes = 0  # memory of the program's WebSocket, without the messages in here
+        self.is_released = False  # the program is done with the WebSocket
         self.also_held: Callable[[], int] | None = None  # returns the bytes that the program keeps for the peer
         self._readers = trio.lowlevel.ParkingLot()
         # Where tasks wait that have something to send, for the peer to take what was sent before.

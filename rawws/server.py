@@ -325,7 +325,7 @@ class Server:
             if not _is_about_closing(error):
                 log_failure(logs.hub, websocket.id, "the handler failed; its connection is closed with 1011", error)
                 websocket.close_because(Cause.ERROR, 1011, "internal error")
-        await websocket.aclose()
+        await websocket.finish()
 
 
 def _as_route(path: str, route: Handler | Hub | Route) -> Route:

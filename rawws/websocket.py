@@ -518,6 +518,13 @@ class WebSocket:
         self._loop.close(self._peer, *check_close(code, reason))
         return not_awaited("ws.begin_close() doesn't wait, and ws.aclose() does")
 
+    async def finish(self) -> None:
+        """Close for a program that is done with the connection, so that its memory counts no more; for rawws itself."""
+        try:
+            await self.aclose()
+        finally:
+            self._loop.memory.release(self._inbox)
+
     def close_because(self, cause: Cause, code: int, reason: str) -> None:
         """Begin to close for a cause other than the program's own close. This is for rawws itself."""
         self._loop.close(self._peer, code, reason, cause)

@@ -461,10 +461,10 @@ def _(server: Measured) -> None:
 @way("messages of alternating senders")
 def _(server: Measured) -> None:
     some = [server.blocked("/senders") for _ in range(2)]
-    for _ in range(2000):
-        for each in some:
+    for _ in range(4000):
+        for each in some:  # one at a time, so that no two messages of a sender follow each other
             server.push(each, masked(2, b""))
-        server.look()
+            server.look()
 
 
 @way("records for a page that reads nothing")
