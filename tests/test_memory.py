@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import gc
 import json
 import random
 import socket
@@ -18,11 +19,16 @@ import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 import trustme
 
+import rawws
+from rawws.loop import current_loop
 from rawws.wire.frames import Opcode
 from rawws.wire.outbox import Outbox, Outgoing
 from rawws.wire.stream_entries import Author, fields_of
@@ -615,3 +621,25 @@ def test_messages_that_wait_for_a_backplane_count_for_what_they_use(size: int) -
     finally:
         tracemalloc.stop()
     assert 1 / 1.5 < outbox.waiting_bytes / used < 1.5
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_connections_with_which_the_programs_are_done_count_no_more(nursery: trio.Nursery) -> None:
+    async def handler(ws: rawws.WebSocket) -> None:
+        await ws.recv()
+
+    server = await nursery.start(partial(rawws.serve, handler, 0, host=LOOPBACK))
+    memory = current_loop().memory
+    before = memory.used_bytes()
+    gc.disable()  # a WebSocket is part of reference cycles
+    try:
+        for _ in range(3):
+            async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/") as ws:
+                await ws.send("bye")
+                await ws.wait_closed()
+                assert memory.used_bytes() > before
+        await trio.testing.wait_all_tasks_blocked()
+        assert memory.used_bytes() == before
+    finally:
+        gc.enable()
+    server.stop()
