@@ -9,7 +9,7 @@ bytes, in hex, that bring the fault about, wherever they stand in what a client 
 ``fork``   the same, in a child of a process that starts another one at once, and holds the listening socket
 ``hang``   the process goes on without ever answering anybody
 ``leak``   no connection is ever closed, until the process has used up its descriptors; DEADLY isn't needed for that
-``idle``   it cuts off WebSockets that are idle for half a second, without a close
+``idle``   it cuts off clients that have sent nothing for so many seconds, without a close: ``idle:1.5``
 =========  ====================================================================================
 """
 
@@ -26,7 +26,6 @@ import time
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-IDLE_S = 0.5
 MAX_FILES = 60
 
 
@@ -39,15 +38,25 @@ async def echo(ws: ServerConnection) -> None:
 
 
 async def run(listener: socket.socket, fault: str, deadly: bytes) -> None:
+    fault, _, idle_s = fault.partition(":")
+
     class Faulty(ServerConnection):
+        idle: asyncio.TimerHandle | None = None
+
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             if fault == "leak":
                 os.dup(transport.get_extra_info("socket").fileno())
-            if fault == "idle":
-                asyncio.get_running_loop().call_later(IDLE_S, transport.abort)  # type: ignore[attr-defined]
             super().connection_made(transport)
+            self.wait_for_data()
+
+        def wait_for_data(self) -> None:
+            if fault == "idle":
+                if self.idle is not None:
+                    self.idle.cancel()
+                self.idle = asyncio.get_running_loop().call_later(float(idle_s), self.transport.abort)
 
         def data_received(self, data: bytes) -> None:
+            self.wait_for_data()
             if deadly in data and fault in ("crash", "fork"):
                 os._exit(1)
             while deadly in data and fault == "hang":

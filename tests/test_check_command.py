@@ -500,7 +500,7 @@ def test_a_server_that_dies_of_a_case_and_is_restarted(
 
 
 def test_a_server_that_cuts_off_idle_clients_has_not_died(intact: dict[str, str]) -> None:
-    with faulty("idle") as server:
+    with faulty(f"idle:{0.8 * pace()}") as server:  # more than a case takes, and less than all of them
         verdicts = run_cases(server.port)
     assert verdicts == intact
 
