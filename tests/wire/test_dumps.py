@@ -158,6 +158,14 @@ def test_other_formats_of_the_tools_come_back(printer: list[str]) -> None:
         assert read(printed.decode()) == data, printed.decode()
 
 
+def test_a_number_that_is_too_large_for_its_cell_is_no_part_of_a_dump() -> None:
+    assert read("0000000 129 255\n0000002\n") == b"\x81\xff"
+    assert read("0000000 33153 65535\n0000004\n") == b"\x81\x81\xff\xff"
+    for text in ("0000000 129 256\n0000002\n", "0000000 33153 65536\n0000004\n"):
+        with pytest.raises(spellings.NoForm):
+            spellings.read(text)
+
+
 def test_a_part_of_a_dump_is_read_from_where_it_begins() -> None:
     assert read("00000e7: 8105 4865 6c6c 6f89 0081 0548 656c 6c6f  ..\n00000f7: 8900\n") == (UNMASKED + b"\x89\0") * 2
 
