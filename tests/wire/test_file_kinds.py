@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rawws.errors import UsageError
 from rawws.wire import spellings
-from rawws.wire.file_kinds import are_swapped_words, binary_kind, text_kind, why_no_frames
+from rawws.wire.file_kinds import are_swapped_words, begins_with_whole, binary_kind, text_kind, why_no_frames
 from rawws.wire.frames import RSV1, Opcode, encode_frame
 
 
@@ -98,6 +98,23 @@ def test_noise_is_recognized(data: bytes, why: str) -> None:
 )
 def test_a_broken_frame_alone_is_left_to_the_explanation(data: bytes) -> None:
     assert why_no_frames(data) == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "begins"),
+    [
+        (b"GET /room HTTP/1.1\r\n", True),
+        (b"HTTP/1.1 101 Switching Protocols\r\n", True),
+        (b"\x81\x05Hello", True),
+        (b"\x81\x05Hello\x81", True),
+        (b"\x81\x05Hell", False),
+        (b"\x83\x05Hello", False),
+        (b"\x81", False),
+    ],
+    ids=["a request", "an answer", "a frame", "a frame and more", "a part of a frame", "a reserved opcode", "one byte"],
+)
+def test_a_head_begins_with_its_first_line_and_a_valid_frame_with_all_of_it(data: bytes, begins: bool) -> None:
+    assert begins_with_whole(data) is begins
 
 
 def test_swapped_words_are_recognized() -> None:
