@@ -19,6 +19,7 @@ from rawws.wire.frames import (
     FrameHeader,
     FrameScanner,
     Opcode,
+    SeenMessage,
     count_frames,
     encode_frame,
     encode_header,
@@ -226,6 +227,12 @@ def test_a_frame_to_be_shown_knows_how_much_of_its_payload_is_left_out() -> None
     assert header is not None
     assert Frame(header, bytes(256)).left_out_bytes == 0
     assert Frame(header, b"head", b"tail!").left_out_bytes == 256 - 9
+
+
+def test_a_message_is_whole_if_all_of_it_is_known_and_kept() -> None:
+    assert SeenMessage(Opcode.TEXT, 5, b"Hello").is_whole
+    assert not SeenMessage(Opcode.TEXT, 5, b"Hell").is_whole
+    assert not SeenMessage(Opcode.TEXT, 5, b"Hello", is_all_known=False).is_whole
 
 
 # Following the boundaries through a stream
