@@ -178,6 +178,17 @@ def test_after_the_closes_it_is_for_the_server_to_end_the_connection(ended: bool
     assert judge("close", switched(close(1000)), ended=ended).verdict is verdict
 
 
+def test_each_piece_that_the_client_sends_is_recorded_with_how_much_had_come_before_it() -> None:
+    case = BY_NAME["fragments"]
+    answer = answer_to(case, switched())
+    answer.will_send(case.frames)
+    answer.receive(PONG)
+    answer.will_send(close(1000))
+    come = len(switched())
+    request = (0, case.request(HANDSHAKE))
+    assert answer.sent == [request, (come, case.frames), (come + len(PONG), close(1000))]
+
+
 def test_when_enough_has_come() -> None:
     case = BY_NAME["fragments"]
     assert not answer_to(case, switched()).is_settled
