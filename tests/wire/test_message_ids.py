@@ -56,6 +56,24 @@ def test_an_id_that_no_message_has_is_not_known() -> None:
     assert [ids.knows(parse_id(each)) for each in ["6-0", "8-0", "8-1"]] == [True, True, False], "they may have been"
 
 
+def test_an_id_is_passed_where_the_stream_went_on_without_it() -> None:
+    ids = StreamIds((5, 0))
+    for each in [(7, 0), (7, 1), (9, 4)]:
+        ids.add(*each)
+    passed = ["7-2", "8-0", "9-3"]
+    assert [ids.is_passed(parse_id(each)) for each in passed] == [True] * 3
+    not_passed = {
+        "it is older than the first message": ["4-0", "5-1", "6-0"],
+        "it is known": ["5-0", "7-0", "7-1", "9-4"],
+        "it is newer than the last message": ["9-5", "10-0"],
+        "it isn't of a stream": ["9f2c-1"],
+    }
+    for why, places in not_passed.items():
+        assert not any(ids.is_passed(parse_id(each)) for each in places), why
+    ids.deleted = (8, 0)
+    assert [ids.is_passed(parse_id(each)) for each in passed] == [False, False, True], "it may have been deleted"
+
+
 def test_a_stream_that_begins_anew_with_lower_ids() -> None:
     ids = StreamIds()
     log = BroadcastLog(encode_in_steps, ids=ids, history=History(10))
