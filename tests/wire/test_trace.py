@@ -6,17 +6,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rawws.wire.frames import RSV1, Frame, FrameScanner, Opcode, encode_frame, parse_header
+from rawws.wire.deflate import Deflater
+from rawws.wire.frames import (
+    RSV1,
+    Frame,
+    FrameScanner,
+    Opcode,
+    SeenMessage,
+    encode_frame,
+    parse_header,
+    split_frames,
+)
+from rawws.wire.message_view import MessageView
+from rawws.wire.role import Role
 from rawws.wire.trace import (
+    IN,
     MAX_NAME_CHARACTERS,
+    MESSAGE_CHARACTERS,
+    OUT,
+    PREVIEW_BYTES,
     PREVIEW_CHARACTERS,
     FrameRecorder,
     escape,
     frame_hex,
     frame_line,
     head_lines,
+    mark_of,
     mask_secrets,
     mask_target,
+    message_line,
+    preview_message,
     preview_payload,
     printable,
     printable_lines,
@@ -137,6 +156,73 @@ def test_the_ends_of_a_frame_are_the_same_in_any_chunking(
     assert frame.payload_head == payload[:125]
     assert frame.payload_tail == payload[125:][-64:]
     assert frame.left_out_bytes == max(0, len(payload) - 125 - 64)
+
+
+# The message that ends with a frame
+
+
+def message_lines(frames: bytes) -> list[str]:
+    """Return what is told of the message behind each frame, whose payload comes in two pieces."""
+    view, told = MessageView(deflates=True), []
+    for header, payload in split_frames(frames):
+        recorder = FrameRecorder(header, view=view)
+        recorder.add(payload[:3])
+        recorder.add(payload[3:])
+        told.append(message_line(recorder.frame()))
+    return told
+
+
+@pytest.mark.parametrize("mask_key", [None, MASK_KEY], ids=["unmasked", "masked"])
+def test_a_message_has_a_line_of_its_own_where_that_of_its_frame_does_not_show_it(mask_key: bytes | None) -> None:
+    deflated = Deflater(15).deflate(b"Hello" * 3)
+    frames = [
+        encode_frame(Opcode.TEXT, b"Hello", mask_key=mask_key),
+        encode_frame(Opcode.TEXT, deflated, rsv=RSV1, mask_key=mask_key),
+        encode_frame(Opcode.BINARY, b"\x01\x02\x03\x04", fin=False, mask_key=mask_key),
+        encode_frame(Opcode.PING, b"Hello", mask_key=mask_key),
+        encode_frame(Opcode.CONTINUATION, b"\x05", mask_key=mask_key),
+    ]
+    assert message_lines(b"".join(frames)) == [
+        "",
+        "the message: TEXT, 15 bytes: 'HelloHelloHello'",
+        "",
+        "",
+        "the message: BINARY, 5 bytes: 01 02 03 04 05",
+    ]
+
+
+def test_a_message_that_is_not_all_inflated_is_told_as_such() -> None:
+    header = shown(Opcode.TEXT, b"\xf2\x00", rsv=RSV1).header
+    cut = SeenMessage(Opcode.TEXT, 70_000, b"x" * 4096, is_all_known=False)
+    assert message_line(Frame(header, b"\xf2\x00", b"", cut)) == (
+        f"the message: TEXT, 70,000 bytes or more (no more is inflated): '{'x' * MESSAGE_CHARACTERS}…'"
+    )
+    lost = SeenMessage(Opcode.BINARY, 0, b"", is_all_known=False, is_lost=True)
+    assert message_line(Frame(header, b"\xf2\x00", b"", lost)) == (
+        "the message: BINARY, not shown: it refers to earlier ones that were not inflated"
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "preview"),
+    [
+        (SeenMessage(Opcode.TEXT, 75, b"x" * 75), f"'{'x' * 75}'"),
+        (SeenMessage(Opcode.TEXT, 76, b"x" * 76), f"'{'x' * 75}…'"),
+        (SeenMessage(Opcode.TEXT, 3, b"a\xff\n"), "'a\ufffd\\n'"),
+        (SeenMessage(Opcode.TEXT, 9, b"a\xc3\xbc\xc3"), "'aü…'"),  # its beginning ends within a character
+        (SeenMessage(Opcode.BINARY, 0, b""), ""),
+        (SeenMessage(Opcode.BINARY, PREVIEW_BYTES, bytes(32)), bytes(32).hex(" ")),
+        (SeenMessage(Opcode.BINARY, PREVIEW_BYTES + 1, bytes(33)), bytes(32).hex(" ") + " …"),
+        (SeenMessage(Opcode.BINARY, 2, b"\x01\x02", is_all_known=False), "01 02 …"),
+    ],
+)
+def test_the_beginning_of_a_message_is_shown_as_text_or_as_hex(message: SeenMessage, preview: str) -> None:
+    assert preview_message(message) == preview
+
+
+def test_the_mark_of_bytes_says_whether_we_sent_them() -> None:
+    for ours, theirs in [(Role.CLIENT, Role.SERVER), (Role.SERVER, Role.CLIENT)]:
+        assert (mark_of(ours, ours), mark_of(theirs, ours)) == (OUT, IN) == (">", "<")
 
 
 # The head of an HTTP message
