@@ -66,7 +66,7 @@ class Numbers:
             if not self.pattern.fullmatch(cell):
                 return None
             number = int(cell, self.base)
-            if number >> (8 * self.size) not in (0, -1):
+            if not -(1 << (8 * self.size - 1)) <= number < 1 << (8 * self.size):
                 return None
             data += (number & ((1 << (8 * self.size)) - 1)).to_bytes(self.size, "little")
         return bytes(data)

@@ -161,7 +161,12 @@ def test_other_formats_of_the_tools_come_back(printer: list[str]) -> None:
 def test_a_number_that_is_too_large_for_its_cell_is_no_part_of_a_dump() -> None:
     assert read("0000000 129 255\n0000002\n") == b"\x81\xff"
     assert read("0000000 33153 65535\n0000004\n") == b"\x81\x81\xff\xff"
-    for text in ("0000000 129 256\n0000002\n", "0000000 33153 65536\n0000004\n"):
+    assert read("0000000 -127 -128\n0000002\n") == b"\x81\x80"
+    for text in (
+        "0000000 129 256\n0000002\n",
+        "0000000 -127 -129\n0000002\n",
+        "0000000 33153 65536\n0000004\n",
+    ):
         with pytest.raises(spellings.NoForm):
             spellings.read(text)
 
