@@ -61,6 +61,11 @@ def test_a_direction_without_its_beginning_has_an_empty_piece() -> None:
     assert (data, bytes(flow.data), flow.missing) == (b"", b"", True)
 
 
+def test_packets_that_only_open_a_connection_are_refused() -> None:
+    with pytest.raises(UsageError, match="there is no TCP payload in these packets; capture all of them, with tcpdump"):
+        TCPDUMP.read(packet(1, 2, 9, b"", syn=True) + "\n" + packet(2, 1, 7, b"", syn=True))
+
+
 @pytest.mark.parametrize("first", [1, 11], ids=["in order", "all of it early"])
 def test_many_segments_take_no_longer_than_their_number(first: int) -> None:
     flow = Flow("a", "b")
@@ -189,6 +194,15 @@ def test_a_stream_that_wireshark_followed_is_two_directions(form: str) -> None:
         assert said(whole) == [("127.0.0.1:5", FRAME), ("127.0.0.1:80", ANSWER)]
 
 
+def test_half_a_byte_in_a_followed_stream_makes_it_another_form() -> None:
+    assert packets.FollowHex().read("00000000  81 0\n\t00000000  81 05 48\n") is None
+
+
+def test_an_offset_without_bytes_is_no_piece() -> None:
+    text = "00000000  81 00\n00000002    \n\t00000000  89 00\n"
+    assert said(text) == [("the one side", b"\x81\0"), ("the other", b"\x89\0")]
+
+
 def test_a_truncated_piece_is_refused() -> None:
     with pytest.raises(UsageError, match="a piece of base64 in this stream that Wireshark has followed is cut off"):
         spellings.read("peer0_0: !!binary |\n  gYW81\n")
@@ -249,3 +263,11 @@ def test_the_trace_of_curl_is_two_directions() -> None:
         "== Info: Closing connection 0\n"
     )
     assert said(trace) == [("curl", b"GET / HTTP/1.1\r\n"), ("the server", ANSWER)]
+
+
+def test_the_tls_records_in_a_trace_of_curl_are_of_no_direction() -> None:
+    trace = (
+        "=> Send SSL data, 5 bytes (0x5)\n0000: 17 03 03 00 18                                  .....\n"
+        "=> Send data, 2 bytes (0x2)\n0000: 81 00                                           ..\n"
+    )
+    assert said(trace) == [("curl", b"\x81\0")]
