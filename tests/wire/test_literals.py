@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rawws.errors import UsageError
-from rawws.wire import spellings
+from rawws.wire import literals, spellings
 
 # The text "Hello", masked, and a ping after it.
 SAID = bytes.fromhex("818537fa213d7f9f4d5158890361 7c62")
@@ -100,3 +100,36 @@ def test_base64_that_spells_no_frame_says_how_to_have_it_read() -> None:
 def test_an_ambiguous_text_is_not_guessed_at(text: str) -> None:
     with pytest.raises(UsageError):
         spellings.read(text)
+
+
+@pytest.mark.parametrize("text", ['{"0":129,"2":5}', '{"1":5,"0":129}', '{"0":129,"1":256}', '{"0":129.5}'])
+def test_an_object_whose_keys_do_not_count_bytes_is_no_typed_array(text: str) -> None:
+    assert literals.IndexedNumbers().read(text) is None
+
+
+def test_one_of_several_buffers_has_to_be_given() -> None:
+    with pytest.raises(UsageError, match="there are 2 buffers in this text: give one of them"):
+        spellings.read("[ <Buffer 81 05>, <Buffer 89 00> ]")
+
+
+def test_an_empty_buffer_is_not_read() -> None:
+    assert literals.NodeBuffer().read("<Buffer >") is None
+
+
+def test_a_string_in_the_midst_of_prose_is_not_read() -> None:
+    assert literals.StringLiteral().read(r'b"\x81\x00"') == b"\x81\0"
+    assert literals.StringLiteral().read(r'It says b"\x81\x00" – is that right?') is None
+
+
+def test_an_escaped_letter_is_its_control_character_and_any_other_is_itself() -> None:
+    assert spellings.read(r'"\x81\x05\n\t\"\\é"') == b'\x81\x05\n\t"\\\xc3\xa9'
+
+
+def test_an_escaped_end_of_line_is_no_byte() -> None:
+    assert spellings.read('"\\x81\\x05He\\\nllo"') == b"\x81\x05Hello"
+    assert literals.unescape("\\x81\\x05He\\\r\nllo") == b"\x81\x05Hello"
+
+
+@pytest.mark.parametrize("text", ["g", "gQVIZ", "gQ=", "gQVI=", "gQ==gQ==", "===="])
+def test_a_text_of_the_wrong_length_or_padding_is_no_base64(text: str) -> None:
+    assert literals.Base64(lambda _: True).read(text) is None
