@@ -56,6 +56,11 @@ class NumberList:
         return _numbers(match[1] or match[2])
 
 
+def read_elements(text: str) -> bytes | None:
+    """Return the bytes between the braces of an array of C, of which there may be one."""
+    return _numbers(_COMMENT.sub(" ", text), least=1)
+
+
 def _left_out() -> UsageError:
     return UsageError(
         "a part of these bytes was left out where they were printed: print all of them, in Node with "
@@ -63,7 +68,7 @@ def _left_out() -> UsageError:
     )
 
 
-def _numbers(text: str) -> bytes | None:
+def _numbers(text: str, least: int = _LEAST_BYTES) -> bytes | None:
     data = bytearray()
     for number in re.findall(r"(-?)(0[xX][0-9a-fA-F]+|\d+)", text.replace("u8", "").replace("i8", "")):
         digits = number[1]
@@ -76,7 +81,7 @@ def _numbers(text: str) -> bytes | None:
         if value > 255 or (number[0] and value > 128):
             return None
         data.append(-value & 0xFF if number[0] else value)
-    return bytes(data) if len(data) >= _LEAST_BYTES else None
+    return bytes(data) if len(data) >= least else None
 
 
 class IndexedNumbers:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from rawws.errors import UsageError
 from rawws.wire.file_kinds import begins_with_whole, is_request
-from rawws.wire.literals import NumberList, unescape
+from rawws.wire.literals import read_elements, unescape
 
 _TCPDUMP_LINE = re.compile(r"\s*0x([0-9a-f]{4,8}):\s\s((?:(?:[0-9a-f]{2}){1,2} ?)+)")
 _TSHARK_LINE = re.compile(r"([0-9a-f]{4,8})\s{2,3}((?:[0-9a-f]{2} ?)+)(?=\s\s|\s*$)")
@@ -290,7 +290,7 @@ class FollowArrays:
     def read(self, text: str) -> Talk | None:
         conversation = _Conversation()
         for match in _FOLLOW_ARRAY.finditer(text):
-            conversation.say(match[1] == "1", NumberList().read(match[2]) or b"")
+            conversation.say(match[1] == "1", read_elements(match[2]) or b"")
         return conversation.talk or None
 
 

@@ -271,3 +271,10 @@ def test_the_tls_records_in_a_trace_of_curl_are_of_no_direction() -> None:
         "=> Send data, 2 bytes (0x2)\n0000: 81 00                                           ..\n"
     )
     assert said(trace) == [("curl", b"\x81\0")]
+
+
+def test_an_array_of_one_byte_is_a_piece_of_a_followed_stream() -> None:
+    text = "char peer0_0[] = { /* Packet 1 */\n0x81 };\nchar peer0_1[] = { /* Packet 2 */\n0x80, 0x01 };\n"
+    talk = packets.FollowArrays().read(text)
+    assert talk is not None
+    assert [piece for _, piece in talk] == [b"\x81", b"\x80\x01"]
