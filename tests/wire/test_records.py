@@ -118,6 +118,20 @@ def test_any_other_line_is_told_with_its_beginning(line: str) -> None:
     assert str(raised.value).startswith(f"this is not a record: {line!r}: it ")
 
 
+@pytest.mark.parametrize("member", ["header", "payload"])
+def test_a_frame_without_its_header_or_payload_is_no_record_and_the_reason_names_it(member: str) -> None:
+    record = frame_record(Role.SERVER, seen(encode_frame(Opcode.TEXT, b"Hello")))
+    del record[member]
+    with pytest.raises(UsageError, match=f": it has no '{member}'$"):
+        from_line(line_of(record))
+
+
+def test_a_line_that_is_nested_more_deeply_than_json_is_read_is_no_record() -> None:
+    with pytest.raises(UsageError) as raised:
+        from_line("[" * 100_000 + "\n")
+    assert str(raised.value) == f"this is not a record: {'[' * 80!r}: it is nested too deeply"
+
+
 @given(raw=st.binary(max_size=60))
 def test_a_head_comes_back_byte_by_byte(raw: bytes) -> None:
     head = b"GET / HTTP/1.1\r\nX: " + raw.replace(b"\n", b"") + b"\r\n\r\n"
