@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, PingReceived, PongReceived
-from rawws.wire.frames import RSV1, RSV2, RSV3, Frame, Opcode, encode_frame
+from rawws.wire.frames import RSV1, RSV2, RSV3, Frame, Opcode, SeenMessage, encode_frame
+from rawws.wire.message_view import VIEW_BYTES
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 from rawws.wire.trace import frame_line, message_line
@@ -353,6 +354,41 @@ def test_7692_7_1_1_a_late_viewer_is_shown_no_message_that_refers_to_earlier_one
         assert shown == ([hello] * 3 if watched_from == 0 else [lost, ""])
 
 
+def test_7692_7_1_1_a_viewer_takes_over_what_the_one_before_knew_unless_nobody_looked_meanwhile() -> None:
+    # RFC 7692 §7.2.3.2: the second "Hello" refers to the first.
+    first, second = bytes.fromhex("c107f248cdc9c90700"), bytes.fromhex("c105f200110000")
+    session = Session(Role.CLIENT, max_message_bytes=LIMIT, deflate=True, takeover=True)
+    shown: list[str] = []
+
+    def watch(viewer: str) -> None:
+        session.watch(lambda _, frame: shown.append(f"{viewer}: {message_line(frame)}"))
+
+    watch("first")
+    session.receive_data(first)
+    watch("second")
+    session.receive_data(second)
+    session.watch(None)
+    session.receive_data(second)
+    watch("third")
+    session.receive_data(second)
+    assert shown == [
+        "first: the message: TEXT, 5 bytes: 'Hello'",
+        "second: the message: TEXT, 5 bytes: 'Hello'",
+        "third: the message: TEXT, not shown: it refers to earlier ones that were not inflated",
+    ]
+
+
+@both_roles
+def test_a_viewer_who_comes_within_a_message_is_shown_its_last_frame_and_the_next_message(our_role: Role) -> None:
+    shown: list[tuple[bytes, SeenMessage | None]] = []
+    session = Session(our_role, max_message_bytes=LIMIT)
+    session.receive_data(from_peer(our_role, "0103", b"Hel"))
+    session.watch(lambda _, frame: shown.append((frame.payload_head, frame.message)))
+    rest = from_peer(our_role, "8002", b"lo") + from_peer(our_role, "8102", b"hi")
+    assert session.receive_data(rest) == [Message(Opcode.TEXT, b"Hello"), Message(Opcode.TEXT, b"hi")]
+    assert shown == [(b"lo", None), (b"hi", SeenMessage(Opcode.TEXT, 2, b"hi"))]
+
+
 # Any bytes, in any chunking
 
 
@@ -431,3 +467,11 @@ def test_a_session_counts_what_waits_and_what_reads_the_message_that_has_begun()
     assert fragmented.memory_bytes > fragmented.held_bytes == 3
     compressed = session(deflate=True)
     assert compressed.memory_bytes == 0
+
+
+@both_roles
+def test_a_session_whose_frames_are_shown_counts_a_view_of_each_side(our_role: Role) -> None:
+    session = Session(our_role, max_message_bytes=1000, on_frame=lambda *_: None)
+    assert session.memory_bytes == 2 * VIEW_BYTES
+    session.watch(None)
+    assert session.memory_bytes == 0
