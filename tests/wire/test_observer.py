@@ -138,6 +138,22 @@ def test_what_a_receiver_would_object_to(sender: Role, raw: bytes, fault: str) -
     assert faults(see((sender, raw), in_frames=True)) == [fault]
 
 
+@pytest.mark.parametrize(
+    ("deflated", "fault"),
+    [(b"\xff" * 5, "deflate_invalid"), (Deflater(15).deflate(b"\xff"), "text_not_utf8")],
+)
+def test_7692_7_2_2_a_compressed_message_is_objected_to_for_what_it_inflates_to_and_ends_the_reading(
+    deflated: bytes, fault: str
+) -> None:
+    stream = encode_frame(Opcode.TEXT, deflated, rsv=RSV1) + encode_frame(0xB, b"")
+    bad, late = see((SERVER, stream), in_frames=True)
+    assert isinstance(bad, SeenFrame)
+    assert isinstance(late, SeenFrame)
+    assert bad.fault is not None
+    assert (bad.fault.code, bad.fault.close_code, bad.message, bad.ignored) == (fault, 1007, None, False)
+    assert (late.fault, late.ignored) == (None, True)
+
+
 def test_what_comes_behind_a_close_is_shown_and_not_judged() -> None:
     stream = encode_frame(Opcode.CLOSE, b"\x03\xe8") + encode_frame(0xB, b"")
     close, late = see((SERVER, stream), in_frames=True)
@@ -494,3 +510,12 @@ def test_a_frame_without_fault_is_told_when_it_is_complete() -> None:
     assert isinstance(answer, SeenFrame)
     assert isinstance(hello, SeenFrame)
     assert (answer.sender, hello.sender) == (SERVER, CLIENT)
+
+
+def test_a_faulty_frame_is_not_told_before_its_receiver_has_sent_a_byte() -> None:
+    observer = Observer(in_frames=True)
+    assert observer.receive(CLIENT, b"\xa1\x85") == []
+    assert observer.receive(SERVER, b"") == []
+    (rest,) = observer.receive(SERVER, b"\x88")
+    assert isinstance(rest, Rest)
+    assert (rest.sender, rest.told) == (CLIENT, "the frame's header so far")
