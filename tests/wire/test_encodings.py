@@ -242,6 +242,17 @@ def test_a_large_message_is_an_event_in_many_steps(form: int, characters: str, b
         assert (one, large, two) == (b"id: e-1\ndata: a", expected, b"id: e-3\ndata: b")
 
 
+def test_an_event_that_is_the_work_of_a_step_ends_the_step() -> None:
+    just = encode_frame(Opcode.TEXT, b"x" * STEP_BYTES)
+    less = encode_frame(Opcode.TEXT, b"y" * (STEP_BYTES - 1))
+    pieces = list(encode_in_steps(TEXTS + just + less + just + TEXTS, EVENTS, NumberedIds("e").labels(1)))
+    assert pieces == [
+        b"id: e-1\ndata: hello\n\nid: e-2\ndata: you\n\nid: e-3\ndata: " + b"x" * STEP_BYTES + b"\n\n",
+        b"id: e-4\ndata: " + b"y" * (STEP_BYTES - 1) + b"\n\nid: e-5\ndata: " + b"x" * STEP_BYTES + b"\n\n",
+        b"id: e-6\ndata: hello\n\nid: e-7\ndata: you\n\n",
+    ]
+
+
 def test_events_of_json_are_made_in_steps_and_escape_every_line_end() -> None:
     frames = encode_frame(Opcode.TEXT, "\u2028".encode() * (STEP_BYTES // 3)) * 3
     pieces = list(encode_in_steps(frames, EVENTS | AS_JSON, NumberedIds("e").labels(1)))
