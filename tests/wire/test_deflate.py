@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import Request
+from wsproto.connection import Connection
+from wsproto.events import BytesMessage, Ping, Request
 
 from rawws.wire.deflate import (
     MAX_FINAL_BLOCKS,
@@ -27,6 +28,7 @@ from rawws.wire.deflate import (
     Deflater,
     Inflater,
     StreamDeflater,
+    Unread,
     answer_offers,
     check_answer,
     deflate_frames,
@@ -738,3 +740,29 @@ def test_an_inflater_takes_memory_from_the_first_message_on_where_all_are_in_one
     session.receive_data(deflate_frames(encode_frame(Opcode.TEXT, b"x" * 2000), 15))
     assert session._inflater is not None
     assert session._inflater.held_bytes == STREAM_BYTES + 2000
+
+
+def test_a_context_is_fresh_until_a_compressed_message_comes_that_others_may_refer_to() -> None:
+    session = client()
+    assert session._inflater is not None
+    fresh = []
+    for payload, rsv in ((b"plain", 0), (ONE_BLOCK, RSV1), (b"plain", 0)):
+        fresh.append(session._inflater.is_fresh)
+        session.receive_data(from_peer(Role.CLIENT, payload, rsv=rsv))
+    assert [*fresh, session._inflater.is_fresh] == [True, True, False, False]
+
+
+def test_compressed_messages_pass_unread_as_empty_ones_and_all_else_as_it_is() -> None:
+    judge = Connection(ConnectionType.CLIENT, [Unread()])
+    invalid = from_peer(Role.CLIENT, b"\xff", fin=False), from_peer(Role.CLIENT, b"\xff", first=False)
+    for frame in (invalid[0], encode_frame(Opcode.PING, b"?"), invalid[1], from_peer(Role.CLIENT, b"plain", rsv=0)):
+        judge.receive_data(frame)
+    events = list(judge.events())
+    assert [event.payload for event in events if isinstance(event, Ping)] == [b"?"]
+    messages = [event for event in events if isinstance(event, BytesMessage)]
+    assert len(messages) == len(events) - 1
+    assert [(bytes(message.data), message.message_finished) for message in messages] == [
+        (b"", False),
+        (b"", True),
+        (b"plain", True),
+    ]
