@@ -145,6 +145,32 @@ def test_messages_that_nobody_here_has_take_a_number_and_end_the_history() -> No
     assert (log.kept_bytes, log.oldest(0.0)) == (len(text_frame("4")), 4), "what was before is no part of the history"
 
 
+def test_a_gap_is_told_of_in_each_form_that_can_between_the_messages_around_it() -> None:
+    log = make_log(["1"])
+    log.leave_out({"gap": {"since": "e-1"}})
+    log.append([text_frame("3")])
+    log.seal()
+    assert [log.segment(1, form) for form in (PLAIN, 15, WITH_IDS, EVENTS)] == [
+        b"",
+        b"",
+        text_frame('{"gap":{"since":"e-1"}}\n'),
+        b'event: gap\ndata: {"since":"e-1"}\n\n',
+    ]
+    assert texts_in(log.run(0, WITH_IDS)[0]) == ['{"id":"e-1"}\n1', '{"gap":{"since":"e-1"}}\n', '{"id":"e-3"}\n3']
+
+
+def test_gaps_are_found_among_the_segments_of_a_range() -> None:
+    log = make_log(["1"])
+    log.leave_out({})
+    log.append([text_frame("3")])
+    log.seal()
+    log.leave_out({})
+    assert [log.gaps(first, 4) for first in range(5)] == [[1, 3], [1, 3], [3], [3], []]
+    assert [log.gaps(0, behind) for behind in range(5)] == [[], [], [1], [1], [1, 3]]
+    log.trim(2)
+    assert log.gaps(2, 4) == [3]
+
+
 def test_nothing_is_left_out_between_messages_of_one_turn() -> None:
     log = make_log()
     log.append([text_frame("1")])
