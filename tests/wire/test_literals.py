@@ -133,3 +133,9 @@ def test_an_escaped_end_of_line_is_no_byte() -> None:
 @pytest.mark.parametrize("text", ["g", "gQVIZ", "gQ=", "gQVI=", "gQ==gQ==", "===="])
 def test_a_text_of_the_wrong_length_or_padding_is_no_base64(text: str) -> None:
     assert literals.Base64(lambda _: True).read(text) is None
+
+
+def test_the_elements_of_an_array_may_be_one_byte() -> None:
+    assert literals.read_elements("{ /* Packet 1 */\n0x81 }") == b"\x81"
+    assert literals.read_elements("{ 0x81, 0x05 }") == b"\x81\x05"
+    assert literals.read_elements("{ 0x181 }") is None
