@@ -558,8 +558,8 @@ class _Lifespan:
                 f"the ASGI application doesn't answer lifespan.startup, which lifespan='on' asks for: {why}"
             ) from self._error
         # "If an exception is raised ... the server must continue but not send any lifespan events."
-        told = f"the ASGI application has no lifespan, so it gets no startup and shutdown events: {why}"
-        logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+        message = f"the ASGI application has no lifespan, so it gets no startup and shutdown events: {why}"
+        logs.line(logs.server, logging.INFO, logs.SERVER, STATE, message)
 
     async def stop(self) -> None:
         """Have the application shut down; when we are cancelled, in the time that is left. What fails is logged."""

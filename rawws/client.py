@@ -276,15 +276,15 @@ class Connector:
         """Become a WebSocket, or raise for what the server answered."""
         if response.status != 101:
             body = response.body[:200].decode(errors="replace").strip()
-            told = f"{_shown(uri)}{attempt.through}: {answer.fault}" + (f": {quote(body)}" if body else "")
+            message = f"{_shown(uri)}{attempt.through}: {answer.fault}" + (f": {quote(body)}" if body else "")
             if advice := _advise_on_tls(uri, response):
-                told += f"; {advice}"
-            raise InvalidStatus(told, response)
+                message += f"; {advice}"
+            raise InvalidStatus(message, response)
         if answer.fault:
             raise InvalidResponse(f"{_shown(uri)}{attempt.through}: the server's 101 is not valid: {answer.fault}")
         trailing_data = phase.trailing_data
-        told = f"HTTP ends, WebSocket begins: {len(trailing_data)} bytes came behind the response"
-        attempt.log(logs.handshake, logging.DEBUG, STATE, told)
+        message = f"HTTP ends, WebSocket begins: {len(trailing_data)} bytes came behind the response"
+        attempt.log(logs.handshake, logging.DEBUG, STATE, message)
         return (ResumedWebSocket if self._resumes else WebSocket)(
             transport,
             Role.CLIENT,
@@ -390,8 +390,8 @@ class Connector:
                 transport, request, whom, ProxyError, tls_advice="only proxies that speak plain HTTP can be used"
             )
             if not 200 <= response.status < 300:
-                told = f"{response.status} {response.reason}".rstrip()
-                sentence = f"{whom} does not connect us to {host}:{uri.port}: it answered {told}"
+                status = f"{response.status} {response.reason}".rstrip()
+                sentence = f"{whom} does not connect us to {host}:{uri.port}: it answered {status}"
                 advice = (
                     _REFUSED_USER if response.status == 407 and parts.username else _ADVICE.get(response.status, "")
                 )

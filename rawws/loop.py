@@ -643,12 +643,12 @@ class Loop:
     def give_up_reading(self, peer: Peer) -> None:
         """Drop a lost peer that could not be read to its end in time."""
         assert peer.lost is not None
-        told = peer.lost.why
+        why = peer.lost.why
         if not peer.interest & READABLE:
             within = f"within {peer.endpoint.limits.close_timeout_s:g} s"
             what = f"what it had said could not be published {within}, since its room or its rate had it wait"
-            told = f"{told}; {what}" if told else what
-        self.drop(peer, Cause.RESET, told)
+            why = f"{why}; {what}" if why else what
+        self.drop(peer, Cause.RESET, why)
 
     def drop(self, peer: Peer, cause: Cause, told: str) -> None:
         """Close a peer's socket, whatever state it is in. Harmless when it was dropped before."""
@@ -705,8 +705,8 @@ class Loop:
 
         Nobody can say who has got what of the segment, so none of them may be sent another.
         """
-        told = "#%d ! an error in rawws itself; all connections in room %s are dropped"
-        logs.hub.exception(told, logs.SERVER, room.path)
+        message = "#%d ! an error in rawws itself; all connections in room %s are dropped"
+        logs.hub.exception(message, logs.SERVER, room.path)
         for peer in room.peers:
             self.drop(peer, Cause.ERROR, OUR_ERROR)
 

@@ -86,8 +86,8 @@ class Guard:
         if origin is not None:
             if self.origins.allow(origin, host) and (is_local_name(host) or self.allows(origin)):
                 return None
-            told = f"Pages from {name_origin(origin)} may not publish here."
-            return Refusal(403, "publish_origin", told, hint=self.origins.advise(origin))
+            reason = f"Pages from {name_origin(origin)} may not publish here."
+            return Refusal(403, "publish_origin", reason, hint=self.origins.advise(origin))
         if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             return Refusal(403, "publish_origin", "Pages of other sites may not publish here.")
         if is_local_name(host):

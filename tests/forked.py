@@ -30,7 +30,7 @@ MAX_REQUEST_BYTES = 1 << 20
 
 
 def python_variables() -> dict[str, str]:
-    """What an interpreter reads at its start, and a fork doesn't any more."""
+    """Return the variables that an interpreter reads at its start, and a fork doesn't read again."""
     return {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
 
 

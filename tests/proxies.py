@@ -16,7 +16,7 @@ from tests.redis_server import free_port
 from tests.serving import LOOPBACK, PATIENCE_S, need, wait_listening_at
 
 # As nginx's own page about WebSockets has it (https://nginx.org/en/docs/http/websocket.html), and no field more.
-NGINX = """
+NGINX_HTTP = """
 daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
@@ -29,7 +29,10 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    server {{
+"""
+NGINX = (
+    NGINX_HTTP
+    + """    server {{
         listen {address}:{port};
         location {location} {{
             proxy_pass http://{target}{path};
@@ -41,6 +44,7 @@ http {{
     }}
 }}
 """
+)
 HAPROXY = """
 global
     maxconn 64

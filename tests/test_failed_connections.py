@@ -33,6 +33,7 @@ from rawws.tap import Target, run_tap
 from rawws.tls import default_context, explain, explain_client, trusting_context
 from rawws.tracing import Tracer
 from rawws.transport import open_listeners
+from tests.proxies import NGINX_HTTP
 from tests.redis_server import free_port
 from tests.serving import LOOPBACK, PATIENCE_S, StartProgram, need, wait_listening_at
 from tests.test_tracing import Memory
@@ -394,20 +395,9 @@ async def test_an_answer_is_found_though_the_request_can_not_be_sent(nursery: tr
         await rawws.connect(f"ws://localhost:{port}/", headers=headers).open()
 
 
-NGINX = """
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ worker_connections 64; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    server {{
+NGINX = (
+    NGINX_HTTP
+    + """    server {{
         listen 127.0.0.1:{port} ssl;
         ssl_certificate {certificate};
         ssl_certificate_key {certificate};
@@ -416,6 +406,7 @@ http {{
     }}
 }}
 """
+)
 
 
 @pytest.fixture

@@ -36,8 +36,8 @@ class Hosts:
         if self.allow(host) or not (host or "Host" in request.headers):  # none is HTTP/1.0, which no browser speaks
             return None
         name = name_of(host)
-        told = f"This server is not called {shorten(name)}."
-        return Refusal(421, "host_unknown", told, hint=_advise(name))
+        message = f"This server is not called {shorten(name)}."
+        return Refusal(421, "host_unknown", message, hint=_advise(name))
 
 
 def is_local_name(host: str) -> bool:

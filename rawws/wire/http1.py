@@ -235,8 +235,8 @@ class HttpPhase:
             return _bad_request("host_missing", "The request has no Host header.")
         if hosts and not _HOST.fullmatch(hosts[0]):
             if _UNBRACKETED.fullmatch(hosts[0]):
-                told = "The Host header has an IPv6 address without its brackets; write it as in [::1]:8080."
-                return _bad_request("host_unbracketed", told)
+                reason = "The Host header has an IPv6 address without its brackets; write it as in [::1]:8080."
+                return _bad_request("host_unbracketed", reason)
             return _bad_request("host_malformed", "The Host header is not a host with an optional port.")
         if request.method == "CONNECT":  # an app that answers it with a 200 would have made a tunnel, to nowhere
             return Refusal(501, "connect", "CONNECT asks a proxy for a tunnel, and this server is none.")

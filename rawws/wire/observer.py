@@ -509,8 +509,8 @@ class _Frames:
                     self._begin_frame(position)
                     if self._ignored_frames > _MOST_IGNORED_FRAMES:
                         raw = data[position : position + _MOST_SHOWN_BYTES]
-                        told = "its receiver reads no more, and from here on nothing is looked at"
-                        out.append(Rest(self._sender, self._frame_at, raw, told))
+                        reason = "its receiver reads no more, and from here on nothing is looked at"
+                        out.append(Rest(self._sender, self._frame_at, raw, reason))
                         return
                 position = scanner.scan_header(data, position)
                 taken = data[start:position]
@@ -573,9 +573,9 @@ class _Frames:
 
     def _tell_incomplete(self, out: list[Seen], state: str) -> None:
         if self._ignored:
-            told = "its receiver reads no more, and the rest is not a whole frame"
+            reason = "its receiver reads no more, and the rest is not a whole frame"
         elif self._recorder is None:
-            told = f"the frame's header {state}"
+            reason = f"the frame's header {state}"
         else:
-            told = f"the frame {state}: {self._scanner.payload_left:,} bytes of its payload are missing"
-        out.append(Rest(self._sender, self._frame_at, self._raw, told, self._fault))
+            reason = f"the frame {state}: {self._scanner.payload_left:,} bytes of its payload are missing"
+        out.append(Rest(self._sender, self._frame_at, self._raw, reason, self._fault))

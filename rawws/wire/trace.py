@@ -198,10 +198,10 @@ def message_line(frame: Frame) -> str:
         return ""
     if message.is_lost:
         return f"the message: {message.opcode.name}, not shown: it refers to earlier ones that were not inflated"
-    told = f"the message: {message.opcode.name}, {message.size:,} bytes"
+    line = f"the message: {message.opcode.name}, {message.size:,} bytes"
     if not message.is_all_known:
-        told += " or more (no more is inflated)"
-    return f"{told}: {preview_message(message, MESSAGE_CHARACTERS)}"
+        line += " or more (no more is inflated)"
+    return f"{line}: {preview_message(message, MESSAGE_CHARACTERS)}"
 
 
 def preview_message(message: SeenMessage, most: int = PREVIEW_CHARACTERS) -> str:
