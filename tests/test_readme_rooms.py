@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.browser import launch, need_chromium
 from tests.serving import PATIENCE_S, StartProgram, need
@@ -114,6 +115,7 @@ def test_the_sms_service_is_killed_as_shown(tmp_path: Path) -> None:
             if state.exists() and state.read_text() == last_id:
                 return
             time.sleep(0.01)
+        pytest.fail(f"the SMS service has not noted {last_id} within {PATIENCE_S} s")
 
     try:
         for line in lines:
@@ -133,6 +135,7 @@ def test_the_sms_service_is_killed_as_shown(tmp_path: Path) -> None:
                 assert command == ["kill", "-9", "%2"]
                 wait_for_note(written[0])
                 programs[1].kill()
+        wait_for_note(written[-2])  # the position, which follows the last SMS
         assert [path.name for path in tmp_path.iterdir()] == ["sms.state"]  # the file that was asked for, and no other
     finally:
         for program in programs:
