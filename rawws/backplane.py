@@ -22,7 +22,7 @@ from rawws.wire.trace import FAULT
 if TYPE_CHECKING:
     from rawws.hub import Hub
     from rawws.redis import RedisStreams
-    from rawws.room import Room
+    from rawws.room_state import RoomState
     from rawws.wire.broadcast_log import History
 
 AWAY = Refusal(
@@ -40,7 +40,7 @@ FLUSH_S = 3.0
 class Backplane(Protocol):
     """Where all that is published in a hub's rooms goes to first, and comes from, so that every node has the same.
 
-    A room that has one (`Room.shared`) doesn't put into its log what is said in it: it gives it to `send_out`, and
+    A room that has one (`RoomState.shared`) doesn't put into its log what is said in it: it gives it to `send_out`, and
     what comes back, in the order that is everybody's, is what the log gets.
     """
 
@@ -85,10 +85,10 @@ class Backplane(Protocol):
     def take_back(self, message: Outgoing) -> bool:
         """Forget a message that has not gone out yet; False when that is too late."""
 
-    def follow(self, room: Room) -> None:
+    def follow(self, room: RoomState) -> None:
         """Have what is published in a room put into its log from now on, as long as somebody is there."""
 
-    async def prepare(self, room: Room, since: MessageId | None = None) -> Refusal | None:
+    async def prepare(self, room: RoomState, since: MessageId | None = None) -> Refusal | None:
         """Follow a room, and wait until its log has what the history has, and all up to ``since``.
 
         Returns why that can't be had, if it can't.

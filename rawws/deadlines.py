@@ -16,7 +16,7 @@ from rawws import logs
 from rawws.errors import Cause
 from rawws.memory import MEMORY_TICK_S
 from rawws.peer import Peer
-from rawws.room import Room
+from rawws.room_state import RoomState
 from rawws.wire.session import State
 from rawws.wire.trace import TIMER
 
@@ -44,7 +44,7 @@ class Deadlines:
         self._loop = loop
         # Rooms that keep something, which grows old: a history, their ids for who polls, or keys for who publishes once
         # more. In the order in which they were looked at.
-        self.aging: dict[Room, None] = {}
+        self.aging: dict[RoomState, None] = {}
         self._tick_s = TICK_S
         self._new_timers = trio.Event()
 
@@ -60,7 +60,7 @@ class Deadlines:
             self._tick_s = tick_s
             self.look_again()
 
-    def keep(self, room: Room) -> None:
+    def keep(self, room: RoomState) -> None:
         """Look after what a room keeps, until it is too old."""
         if room not in self.aging:
             self.aging[room] = None
@@ -70,7 +70,7 @@ class Deadlines:
         """There is something else to look at from now on."""
         self._new_timers.set()
 
-    def expire(self, room: Room) -> None:
+    def expire(self, room: RoomState) -> None:
         """Have a room forget what is too old, and look after it no longer if nothing is left that will be."""
         del self.aging[room]
         if not room.expire():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rawws.limits import KIB, MIB
 from rawws.peer import Peer
-from rawws.room import Room
+from rawws.room_state import RoomState
 from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.deflate import STEP_BYTES
 from rawws.wire.encodings import without_deflate
@@ -53,8 +53,8 @@ class Forms:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._jobs: dict[tuple[Room, int, int], _Job] = {}
-        self._work: dict[Room, int] = {}  # left to do, for each room
+        self._jobs: dict[tuple[RoomState, int, int], _Job] = {}
+        self._work: dict[RoomState, int] = {}  # left to do, for each room
         self.allowance = TURN_WORK  # what may still be done at once
 
     @property
@@ -62,7 +62,7 @@ class Forms:
         """Whether there is a step to be done."""
         return bool(self._jobs)
 
-    def get(self, room: Room, number: int, form: int) -> bytes | None:
+    def get(self, room: RoomState, number: int, form: int) -> bytes | None:
         """Return a segment in a form, or None if the peer has to `wait` for it."""
         log = room.log
         work = log.work(number, form)
@@ -74,7 +74,7 @@ class Forms:
         self.allowance -= work
         return log.segment(number, form)
 
-    def get_at_once(self, room: Room, number: int, form: int) -> bytes:
+    def get_at_once(self, room: RoomState, number: int, form: int) -> bytes:
         """Return a segment in a form, or uncompressed where there is no time to deflate it."""
         work = room.log.work(number, form)
         if work > self.allowance:
@@ -83,20 +83,20 @@ class Forms:
         self.allowance -= work
         return room.log.segment(number, form)
 
-    def run(self, room: Room, number: int, form: int) -> tuple[bytes, list[int]]:
+    def run(self, room: RoomState, number: int, form: int) -> tuple[bytes, list[int]]:
         """Return several segments joined, and the size of each. The first of them must exist in this form."""
         before = room.log.work_done
         run = room.log.run(number, form, self.allowance)
         self.allowance -= room.log.work_done - before
         return run
 
-    def wait(self, peer: Peer, room: Room, number: int) -> None:
+    def wait(self, peer: Peer, room: RoomState, number: int) -> None:
         """Resume a peer that is behind once a segment exists in its form."""
         peer.awaits_form = True
-        key = (room, number, peer.form)
+        key = (room, number, peer.encoding)
         job = self._jobs.get(key)
         if job is None:
-            job = self._jobs[key] = _Job(room.log, room.log.work(number, peer.form))
+            job = self._jobs[key] = _Job(room.log, room.log.work(number, peer.encoding))
             work = self._work[room] = self._work.get(room, 0) + job.work
             if work > HOLD_WORK:
                 room.holds.add(_WORK)
@@ -126,7 +126,7 @@ class Forms:
             self._is_done(room, job)
             work += self._go_on(room, number, job)
 
-    def _go_on(self, room: Room, number: int, job: _Job) -> int:
+    def _go_on(self, room: RoomState, number: int, job: _Job) -> int:
         """Send to the peers that have waited, at most `SENT_AT_ONCE_BYTES`, and return how much work that was."""
         traffic = self._loop.traffic
         until = traffic.bytes_out + SENT_AT_ONCE_BYTES
@@ -145,7 +145,7 @@ class Forms:
                 self._loop.give_up(peer)
         return (traffic.bytes_out - before) * STEP_BYTES // SENT_AT_ONCE_BYTES
 
-    def _is_done(self, room: Room, job: _Job) -> None:
+    def _is_done(self, room: RoomState, job: _Job) -> None:
         left = self._work[room] - job.work
         if left > 0:
             self._work[room] = left

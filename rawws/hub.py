@@ -321,13 +321,13 @@ class Hub:
             if place.gap is not None:
                 told += f"; what came behind {place.gap['since']} is gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, told)
-        if self.mode is Mode.BROADCAST and not peer.form & EVENTS:
+        if self.mode is Mode.BROADCAST and not peer.encoding & EVENTS:
             peer.relay = room
             if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
                 peer.pace = Pace(TokenBucket(rate, trio.current_time()))
-        if words := self._greeting(peer.form, room, place):
+        if words := self._greeting(peer.encoding, room, place):
             loop.sending.send(peer, words)
-        can_watch = bool(peer.form & (EVENTS | WITH_IDS))  # plain frames are messages, all of them
+        can_watch = bool(peer.encoding & (EVENTS | WITH_IDS))  # plain frames are messages, all of them
         loop.join(peer, room, place.after, watches=reading.wants_presence and can_watch)
         return peer if peer.transport.fileno() >= 0 else None
 

@@ -39,7 +39,7 @@ from rawws.forms import SENT_AT_ONCE_BYTES, TURN_WORK, Forms
 from rawws.memory import Memory, unsent
 from rawws.peer import NOWHERE, Endpoint, Loss, Peer
 from rawws.presence import Presence
-from rawws.room import Room
+from rawws.room_state import RoomState
 from rawws.runtime import check_runs_on_trio
 from rawws.sending import MAX_OUTBOX_BYTES, Sending
 from rawws.slow import SlowPeers
@@ -115,7 +115,7 @@ class Loop:
         # Provisional numbers, below zero, for connections that may turn out to be the page's.
         self.provisional_numbers = itertools.count(-1, -1)
         self.peers: dict[int, Peer] = {}  # by descriptor
-        self._fresh: set[Room] = set()  # whose logs have an open segment
+        self._fresh: set[RoomState] = set()  # whose logs have an open segment
         self._leaving: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last words
         self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
         self._unread: dict[int, int] = {}  # the same for those whose bytes are here already, as no poller tells
@@ -173,7 +173,7 @@ class Loop:
         self.deadlines.add(peer)
         self._read_on_soon(peer)
 
-    def join(self, peer: Peer, room: Room, after: int | None = None, *, watches: bool = False) -> bool:
+    def join(self, peer: Peer, room: RoomState, after: int | None = None, *, watches: bool = False) -> bool:
         """Put a peer into a room: from now on it gets what is published there. Return whether it is there afterwards.
 
         With ``after`` it first gets what the room's log has after the message of that number. With ``watches`` it is
@@ -418,7 +418,7 @@ class Loop:
                 self.traffic.messages_in += len(frames)
                 self.traffic.messages_out += len(frames) - 1
                 echo = b"".join(frames)
-                answers = (deflate_frames(echo, peer.form, AT_ONCE_BYTES) if peer.form else echo) + answers
+                answers = (deflate_frames(echo, peer.encoding, AT_ONCE_BYTES) if peer.encoding else echo) + answers
         if session.state is CLOSED:
             if not peer.shut and not self._waits_for_the_program(peer, answers):
                 self._leaving.append((peer, answers))
@@ -566,7 +566,7 @@ class Loop:
             self.resume(peer)
         self._leave(peer, peer.session.data_to_send(), with_the_rest=with_the_rest)
 
-    def leave_room(self, peer: Peer, room: Room) -> None:
+    def leave_room(self, peer: Peer, room: RoomState) -> None:
         """Take a peer out of a room; what was published there before is still sent to it."""
         if room not in peer.rooms:
             return
@@ -700,7 +700,7 @@ class Loop:
         logs.hub.exception("#%d ! an error in rawws itself; the connection is dropped", peer.number)
         self.drop(peer, Cause.ERROR, OUR_ERROR)
 
-    def give_up_all(self, room: Room) -> None:
+    def give_up_all(self, room: RoomState) -> None:
         """Drop all of a room in whose broadcast an exception came up, which is being handled.
 
         Nobody can say who has got what of the segment, so none of them may be sent another.

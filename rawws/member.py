@@ -132,7 +132,7 @@ class Member:
         await trio.lowlevel.checkpoint()  # a program may send to a thousand members in a row
         while peer.transport.fileno() >= 0:
             if peer.session.state is State.OPEN and not peer.lost and not (peer.is_blocked or peer.cursors is not None):
-                self._loop.sending.send_alone(peer, encode_alone(opcode, bytes(payload), peer.form))
+                self._loop.sending.send_alone(peer, encode_alone(opcode, bytes(payload), peer.encoding))
                 return
             await peer.wait_drained()
         raise self._closed_error()

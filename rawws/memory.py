@@ -32,7 +32,7 @@ import trio
 from rawws import logs
 from rawws.errors import Cause
 from rawws.peer import Inbox, Peer
-from rawws.room import Room
+from rawws.room_state import RoomState
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
 
@@ -145,7 +145,7 @@ class Memory:
         if not inbox.items:
             self._orphans.discard(inbox)
 
-    def _rooms(self) -> set[Room]:
+    def _rooms(self) -> set[RoomState]:
         """Return the rooms that somebody is in, or that keep something for who comes later."""
         return {*self._loop.deadlines.aging, *(room for peer in self._loop.peers.values() for room in peer.rooms)}
 
@@ -186,7 +186,7 @@ class Memory:
                 return
             yield give_up(what, reason)
 
-    def _end_history(self, room: Room, reason: str) -> int:
+    def _end_history(self, room: RoomState, reason: str) -> int:
         now = trio.current_time()
         if now - self._told_at >= TOLD_EVERY_S:
             self._told_at = now
@@ -197,7 +197,7 @@ class Memory:
             self._loop.deadlines.expire(room)
         return before - self._still_held(room)
 
-    def _still_held(self, room: Room) -> int:
+    def _still_held(self, room: RoomState) -> int:
         return room.held_bytes if len(room) or room in self._loop.deadlines.aging else 0
 
     def _close(self, peer: Peer, reason: str) -> int:
@@ -273,7 +273,7 @@ def unsent(peer: Peer) -> int:
     if peer.cursors is None:
         return peer.outbox_bytes
     rooms = [(room, cursor) for room, cursor in peer.cursors.items() if not room.conflates]
-    return peer.outbox_bytes + sum(room.log.lag_bytes(cursor, peer.form) for room, cursor in rooms)
+    return peer.outbox_bytes + sum(room.log.lag_bytes(cursor, peer.encoding) for room, cursor in rooms)
 
 
 def _orphan_bytes(inbox: Inbox) -> int:
@@ -285,4 +285,4 @@ def _weight(peer: Peer) -> int:
     if peer.cursors is None:
         return own_bytes(peer)
     rooms = [(room, cursor) for room, cursor in peer.cursors.items() if not room.conflates]
-    return own_bytes(peer) + sum(room.log.lag_cost(cursor, peer.form) for room, cursor in rooms)
+    return own_bytes(peer) + sum(room.log.lag_cost(cursor, peer.encoding) for room, cursor in rooms)

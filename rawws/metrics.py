@@ -82,7 +82,7 @@ class _Collector:
 
         traffic, rooms = current_loop().traffic, list(self._hub)
         peers = [peer for room in rooms for peer in room.peers]
-        streams = sum(1 for peer in peers if peer.form & EVENTS)
+        streams = sum(1 for peer in peers if peer.encoding & EVENTS)
         yield _with_label(
             Gauge("rawws_peers", "Peers in rooms, by how they read.", labels=["kind"]),
             [("websocket", len(peers) - streams), ("events", streams)],
@@ -104,7 +104,7 @@ class _Collector:
             [(cause.value, count) for cause, count in traffic.ends.items()],
         )
         lags = [
-            room.log.lag_bytes(peer.cursors[room], peer.form)
+            room.log.lag_bytes(peer.cursors[room], peer.encoding)
             for room in rooms
             if not room.conflates
             for peer in room.behind

@@ -27,13 +27,13 @@ from rawws.wire.rate import TokenBucket
 from rawws.wire.session import Session
 
 if TYPE_CHECKING:
-    from rawws.room import Room
+    from rawws.room_state import RoomState
     from rawws.websocket import WebSocket
 
 # OK_CODES on both sides make an orderly end; 1005 is a close without a code (RFC 6455 §7.1.5, §7.4.1).
 OK_CODES = frozenset({1000, 1001, 1005})
 
-NOWHERE: tuple[Room, ...] = ()
+NOWHERE: tuple[RoomState, ...] = ()
 
 # The limit of an inbox that takes no more.
 _NOTHING = -1
@@ -154,8 +154,8 @@ class Peer:
         "close_at",
         "closed",
         "cursors",
+        "encoding",
         "endpoint",
-        "form",
         "heard",
         "heard_at",
         "held_back",
@@ -180,22 +180,22 @@ class Peer:
     )
 
     def __init__(
-        self, number: int, transport: Transport, session: Session | EventStream, endpoint: Endpoint, form: int
+        self, number: int, transport: Transport, session: Session | EventStream, endpoint: Endpoint, encoding: int
     ) -> None:
         self.number = number
         self.transport = transport
         self.session = session
         self.endpoint = endpoint
-        self.form = form  # in which a room's log is sent to it
-        self.relay: Room | None = None  # whose log gets what it says; without it and an inbox, it gets that back
+        self.encoding = encoding  # in which a room's log is sent to it
+        self.relay: RoomState | None = None  # whose log gets what it says; without it and an inbox, it gets that back
         self.inbox: Inbox | None = None
         self.about = NOTHING
         self.alone: Alone | None = None
         self.rooms = NOWHERE
         self.pace: Pace | None = None  # of a peer that can't keep up, or has to
-        self.cursors: dict[Room, Cursor] | None = None  # in each of its rooms, while it is behind in them
+        self.cursors: dict[RoomState, Cursor] | None = None  # in each of its rooms, while it is behind in them
         self.awaits_form = False  # its next form is being made: it is behind, though its socket isn't full
-        self.in_segment: Room | None = None  # whose segment has gone in part, or can't be called back
+        self.in_segment: RoomState | None = None  # whose segment has gone in part, or can't be called back
         self.in_message = False  # the program is sending a message in fragments
         self.outbox: list[Piece] | None = None  # whole frames, except that part of the first may have been sent
         self.outbox_bytes = 0

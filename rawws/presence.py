@@ -1,7 +1,7 @@
 """Presence: the joins and leaves of a room's members, for the peers that asked for them with ``?presence``.
 
-Each room owns its `Watchers`. Membership begins in one place (`rawws.room.Room.admit`) and ends in one place
-(`rawws.room.Room.remove`), and both note it there. So a join is noted before anything is sent to the new member, each
+Each room owns its `Watchers`. Membership begins in one place (`RoomState.admit`) and ends in one place
+(`RoomState.remove`), and both note it there. So a join is noted before anything is sent to the new member, each
 join has exactly one leave, whichever way the member goes, and a watcher can't outlive its membership.
 
 Watchers are notified after the turn, not during it: a notification may end a connection, of which the other watchers
@@ -18,7 +18,7 @@ from rawws.wire.session import State
 
 if TYPE_CHECKING:
     from rawws.loop import Loop
-    from rawws.room import Room
+    from rawws.room_state import RoomState
 
 
 class _News(NamedTuple):
@@ -77,14 +77,14 @@ class Presence:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._rooms: dict[Room, None] = {}  # the rooms that have news
+        self._rooms: dict[RoomState, None] = {}  # the rooms that have news
 
     @property
     def has_news(self) -> bool:
         """Whether there is a watcher to notify."""
         return bool(self._rooms)
 
-    def tell_soon(self, room: Room) -> None:
+    def tell_soon(self, room: RoomState) -> None:
         """Have a room's watchers notified after this turn."""
         self._rooms[room] = None
         self._loop.run_errands_soon()
@@ -96,7 +96,7 @@ class Presence:
             for watcher, news in room.watchers.take():
                 if watcher not in room.watchers or watcher.session.state is not State.OPEN:
                     continue  # it has left since, perhaps because of what the others were sent
-                is_events = watcher.form & EVENTS
+                is_events = watcher.encoding & EVENTS
                 words = b"".join(each.as_events if is_events else each.as_frames for each in news)
                 try:
                     self._loop.sending.send(watcher, words)

@@ -19,7 +19,7 @@ import trio
 from rawws import tracing
 from rawws.forms import SENT_AT_ONCE_BYTES
 from rawws.peer import Alone, Peer, Piece
-from rawws.room import Room
+from rawws.room_state import RoomState
 from rawws.transport import READABLE
 from rawws.wire.broadcast_log import RUN_BYTES, Cursor
 from rawws.wire.encodings import notice, rest_of_message, without_deflate
@@ -47,7 +47,7 @@ class Sending:
 
     # To all of a room
 
-    def spread(self, room: Room) -> tuple[int, int, int]:
+    def spread(self, room: RoomState) -> tuple[int, int, int]:
         """Seal what was added to a room and send it to every peer there.
 
         Returns how many were sent it at once, have it queued, and were lost or closed.
@@ -64,7 +64,7 @@ class Sending:
             self._loop.give_up_all(room)
             return 0, 0, peers
 
-    def spread_gap(self, room: Room, gap: Mapping[str, str]) -> None:
+    def spread_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
         """Send the gap that a room's log just got to every peer there, if its form can tell of one.
 
         In a room that conflates, a peer that is behind has no place in the log, and is sent the gap at once.
@@ -76,13 +76,13 @@ class Sending:
                 self._loop.give_up_all(room)
             return
         for peer in room.peers:
-            if peer.session.state is State.OPEN and (words := notice({"gap": gap}, peer.form)):
+            if peer.session.state is State.OPEN and (words := notice({"gap": gap}, peer.encoding)):
                 if peer.in_message:
                     peer.queue_later([words])
                 else:
                     self.send(peer, words)
 
-    def _broadcast(self, room: Room) -> tuple[int, int, int]:
+    def _broadcast(self, room: RoomState) -> tuple[int, int, int]:
         """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
         number = room.log.next - 1
         gone = len(room)
@@ -146,7 +146,7 @@ class Sending:
 
     def _send_without_their_own(
         self,
-        room: Room,
+        room: RoomState,
         number: int,
         peers: Collection[Peer],
         whole: bytes,
@@ -234,7 +234,7 @@ class Sending:
 
     def echo_large(self, peer: Peer, frames: list[bytes | bytearray]) -> bool:
         """Send large frames back without joining them first; False if that isn't possible now."""
-        if peer.form or peer.interest != READABLE or peer.session.on_frame is not None:
+        if peer.encoding or peer.interest != READABLE or peer.session.on_frame is not None:
             return False
         try:
             sent = peer.transport.try_send_pieces(frames)
@@ -345,7 +345,7 @@ class Sending:
             if room.conflates:
                 self._loop.slow.queue_newest(peer, room, number)
                 continue
-            segment = forms.get(room, number, peer.form)
+            segment = forms.get(room, number, peer.encoding)
             if segment is None:
                 forms.wait(peer, room, number)
                 return False
@@ -373,15 +373,15 @@ class Sending:
             peer.cursors[room] = Cursor(number + 1)
             peer.in_segment = None
 
-    def _send_run(self, peer: Peer, room: Room, number: int) -> bool:
+    def _send_run(self, peer: Peer, room: RoomState, number: int) -> bool:
         """Send several segments that a peer lacks with one system call; False when the socket takes no more."""
         assert peer.cursors is not None
-        run, sizes = self._loop.forms.run(room, number, peer.form)
+        run, sizes = self._loop.forms.run(room, number, peer.encoding)
         sent = left = peer.transport.try_send(run)
         self._traffic.bytes_out += sent
         for size in sizes:
             if left and peer.session.on_frame is not None:
-                peer.session.show_sent(room.log.segment(number, peer.form))
+                peer.session.show_sent(room.log.segment(number, peer.encoding))
             if left < size:
                 break
             left -= size
@@ -390,11 +390,11 @@ class Sending:
         peer.in_segment = room if left else None
         if left:
             at = sent - left
-            room.log.put_back(number, peer.form, run[at : at + size])
+            room.log.put_back(number, peer.encoding, run[at : at + size])
         return sent == len(run)
 
     @staticmethod
-    def _next_room(peer: Peer) -> Room | None:
+    def _next_room(peer: Peer) -> RoomState | None:
         """Return a room in which the peer lacks something."""
         assert peer.cursors is not None
         for room, cursor in peer.cursors.items():
@@ -416,9 +416,9 @@ class Sending:
             for room in peer.rooms:
                 room.add_behind(peer)
 
-    def replay(self, peer: Peer, room: Room, after: int) -> bool:
+    def replay(self, peer: Peer, room: RoomState, after: int) -> bool:
         """Put a peer behind in a room that it joins; false if there is nothing for it."""
-        entry = room.log.entry(after, peer.form, trio.current_time())
+        entry = room.log.entry(after, peer.encoding, trio.current_time())
         if not entry.rest and entry.number == room.log.next:
             return False
         if peer.cursors is None:
@@ -441,7 +441,7 @@ class Sending:
         self.flush(peer)
         return True
 
-    def queue_rest(self, peer: Peer, rooms: Sequence[Room], *, whole: bool) -> None:
+    def queue_rest(self, peer: Peer, rooms: Sequence[RoomState], *, whole: bool) -> None:
         """Move what a peer lacks of rooms that it leaves into its outbox: all, or what completes a frame."""
         assert peer.cursors is not None
         first: list[Piece] = []
@@ -459,13 +459,13 @@ class Sending:
                     first.append(memoryview(segment)[offset:])
                 else:
                     committed_bytes = peer.transport.committed_bytes
-                    first.append(rest_of_message(segment, offset, peer.form, committed_bytes=committed_bytes))
+                    first.append(rest_of_message(segment, offset, peer.encoding, committed_bytes=committed_bytes))
                 number += 1
                 peer.in_segment = None
             if whole:
                 for missing in range(number, room.log.next):
                     # An uncompressed one is the log's own, or quickly made.
-                    plain = room.log.segment(missing, without_deflate(peer.form))
+                    plain = room.log.segment(missing, without_deflate(peer.encoding))
                     if segment := room.leave_out_own(peer, missing, plain):
                         peer.session.show_sent(segment)
                         then.append(segment)

@@ -15,7 +15,7 @@ import trio
 
 from rawws.errors import Cause
 from rawws.peer import Pace, Peer
-from rawws.room import Room, Slow
+from rawws.room_state import RoomState, Slow
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.encodings import count_messages, notice, rest_of_message
 from rawws.wire.session import State
@@ -34,12 +34,12 @@ class SlowPeers:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         # The peers that were held back, by the room that has them wait: a lost one is in that room no more.
-        self._held_back: dict[Room, dict[Peer, None]] = {}
+        self._held_back: dict[RoomState, dict[Peer, None]] = {}
 
     # Who reads too slowly
 
     @staticmethod
-    def leave_rest(peer: Peer, room: Room, number: int, segment: bytes, sent: int) -> None:
+    def leave_rest(peer: Peer, room: RoomState, number: int, segment: bytes, sent: int) -> None:
         """Note that only the first ``sent`` bytes of a segment, in this peer's form, were sent."""
         assert peer.cursors is not None
         if not room.conflates:
@@ -48,19 +48,19 @@ class SlowPeers:
                 peer.in_segment = room
             return
         # It may never get more of this than the message that it has a part of.
-        rest = rest_of_message(segment, sent, peer.form, committed_bytes=peer.transport.committed_bytes)
-        done = count_messages(segment, sent + len(rest), peer.form)
+        rest = rest_of_message(segment, sent, peer.encoding, committed_bytes=peer.transport.committed_bytes)
+        done = count_messages(segment, sent + len(rest), peer.encoding)
         if rest:
             peer.outbox = [rest, *(peer.outbox or ())]
             peer.outbox_bytes += len(rest)
         peer.cursors[room] = Cursor(room.log.last_before(number) + done)
 
-    def check(self, peer: Peer, room: Room) -> None:
+    def check(self, peer: Peer, room: RoomState) -> None:
         """See to a peer that is too far behind, in the way that the room has it."""
         if room.conflates or peer.awaits_form:  # it can't fall behind, or the delay is ours
             return
         assert peer.cursors is not None
-        lag_bytes = room.log.lag_cost(peer.cursors[room], peer.form)
+        lag_bytes = room.log.lag_cost(peer.cursors[room], peer.encoding)
         settings = room.settings
         if lag_bytes <= settings.max_lag_bytes or peer.session.state is not OPEN:
             return
@@ -73,7 +73,7 @@ class SlowPeers:
             case _:
                 self._close(peer, told)
 
-    def check_notices(self, peer: Peer, room: Room, size: int) -> None:
+    def check_notices(self, peer: Peer, room: RoomState, size: int) -> None:
         """Close a peer for which too much waits that is no message of the room, when so many bytes came to that."""
         pace = peer.pace = peer.pace or Pace()
         pace.notice_bytes = min(pace.notice_bytes + size, peer.outbox_bytes)
@@ -85,7 +85,7 @@ class SlowPeers:
         self._loop.log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
         self._loop.close(peer, 1013, told, Cause.SLOW_PEER, with_the_rest=False)
 
-    def _skip(self, peer: Peer, room: Room, told: str) -> None:
+    def _skip(self, peer: Peer, room: RoomState, told: str) -> None:
         """Have a peer go on with the newest segment, from the next boundary between two messages on."""
         assert peer.cursors is not None
         log = room.log
@@ -97,11 +97,11 @@ class SlowPeers:
         skipped = room.count_for(peer, log.first_of(number), log.last_before(newest)) - len(gaps)
         if peer.in_segment is room:
             segment = room.segment_for(peer, number)
-            rest = rest_of_message(segment, offset, peer.form, committed_bytes=peer.transport.committed_bytes)
+            rest = rest_of_message(segment, offset, peer.encoding, committed_bytes=peer.transport.committed_bytes)
             if number in gaps:
                 gaps.remove(number)  # it goes out whole
             else:
-                skipped -= count_messages(segment, offset + len(rest), peer.form)
+                skipped -= count_messages(segment, offset + len(rest), peer.encoding)
             peer.in_segment = None
             peer.outbox = [rest, *(peer.outbox or ())]
             peer.outbox_bytes += len(rest)
@@ -110,7 +110,7 @@ class SlowPeers:
         if skipped > 0:
             self._tell_skipped(peer, skipped)
         for gap in gaps:
-            if words := log.segment(gap, peer.form):
+            if words := log.segment(gap, peer.encoding):
                 self._loop.sending.queue_apart(peer, words)
         self._loop.watch(peer, done=False)
 
@@ -121,7 +121,7 @@ class SlowPeers:
         if peer.outbox and peer.outbox[-1] is pace.notice:
             peer.outbox_bytes -= len(peer.outbox.pop())
             count += pace.noticed
-        pace.notice, pace.noticed = notice({"skipped": count}, peer.form), count
+        pace.notice, pace.noticed = notice({"skipped": count}, peer.encoding), count
         if pace.notice:
             self._loop.sending.queue_apart(peer, pace.notice)
 
@@ -134,7 +134,7 @@ class SlowPeers:
         pace.skipped += count
         self._loop.traffic.messages_skipped += count
 
-    def _hold_publishers(self, room: Room, slow: Peer, told: str) -> None:
+    def _hold_publishers(self, room: RoomState, slow: Peer, told: str) -> None:
         """Read no more from those who publish in a room, until its slowest peer has caught up."""
         if _SLOW in room.holds:
             return
@@ -174,14 +174,14 @@ class SlowPeers:
             self._close(peer, f"nothing taken for {patience_s:g} s, while publishers wait for it")
 
     @staticmethod
-    def _waits_for(room: Room, peer: Peer) -> bool:
+    def _waits_for(room: RoomState, peer: Peer) -> bool:
         """Return whether a peer that is behind in a room is far enough behind to hold its publishers back."""
         assert peer.cursors is not None
         if _SLOW not in room.holds or peer.session.state is not OPEN:
             return False
-        return room.log.lag_cost(peer.cursors[room], peer.form) > room.settings.max_lag_bytes // 2
+        return room.log.lag_cost(peer.cursors[room], peer.encoding) > room.settings.max_lag_bytes // 2
 
-    def hold_back(self, peer: Peer, room: Room, frames: Sequence[bytes | bytearray]) -> None:
+    def hold_back(self, peer: Peer, room: RoomState, frames: Sequence[bytes | bytearray]) -> None:
         """Keep what a peer has said while its room's publishers are to wait, and read no more from it."""
         peer.held_back = True
         self._held_back.setdefault(room, {})[peer] = None
@@ -202,7 +202,7 @@ class SlowPeers:
         if not others:
             del self._held_back[peer.relay]
 
-    def let_go(self, room: Room, why: str) -> None:
+    def let_go(self, room: RoomState, why: str) -> None:
         """Let those who publish go on, if nothing else is against it."""
         room.holds.discard(why)
         if room.holds:
@@ -214,14 +214,14 @@ class SlowPeers:
                 self._loop.watch(peer, done=not peer.is_blocked)
         room.released.unpark_all()
 
-    def release_publishers(self, room: Room) -> None:
+    def release_publishers(self, room: RoomState) -> None:
         """Let those who publish go on, if nobody is far behind any more."""
         if _SLOW not in room.holds:
             return
         if not any(self._waits_for(room, peer) for peer in room.behind):
             self.let_go(room, _SLOW)
 
-    def queue_newest(self, peer: Peer, room: Room, after: int) -> None:
+    def queue_newest(self, peer: Peer, room: RoomState, after: int) -> None:
         """Put what a peer gets of that which it missed into its outbox."""
         assert peer.cursors is not None
         newest, count, upto = room.newest_for(peer, after)

@@ -14,7 +14,7 @@ from rawws import forms
 from rawws.hub import Mode
 from rawws.limits import MIB, Limits
 from rawws.loop import current_loop
-from rawws.room import NEWEST_MESSAGES
+from rawws.room_state import NEWEST_MESSAGES
 from rawws.wire import broadcast_log, encodings
 from rawws.wire.deflate import STEP_BYTES, Deflater, inflate_whole
 from rawws.wire.encodings import SUBPROTOCOL

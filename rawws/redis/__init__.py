@@ -44,7 +44,7 @@ from rawws.wire.trace import FAULT, STATE
 if TYPE_CHECKING:
     from rawws.hub import Hub
     from rawws.redis.connector import Client
-    from rawws.room import Room
+    from rawws.room_state import RoomState
 
 # A start waits for this time for a Redis that is away: it may be starting itself.
 START_S = 5.0
@@ -231,10 +231,10 @@ class RedisStreams:
 
     # Following
 
-    def follow(self, room: Room) -> None:
+    def follow(self, room: RoomState) -> None:
         self._follow(room)
 
-    def _follow(self, room: Room) -> tuple[Followed, Reader]:
+    def _follow(self, room: RoomState) -> tuple[Followed, Reader]:
         known = self._followed.get(room.path)
         if known is None:
             reader = self._find_reader()
@@ -276,12 +276,12 @@ class RedisStreams:
                     self._readers.pop(reader).cancel()
                     self._away.discard(reader)
 
-    def _forget(self, room: Room) -> None:
+    def _forget(self, room: RoomState) -> None:
         del self._followed[room.path]
         current_loop().slow.let_go(room, _HOLD)
         room.begin_anew()
 
-    async def prepare(self, room: Room, since: MessageId | None = None) -> Refusal | None:
+    async def prepare(self, room: RoomState, since: MessageId | None = None) -> Refusal | None:
         if refusal := self._refuse_room(room.path, self._followed):
             return refusal
         followed, reader = self._follow(room)

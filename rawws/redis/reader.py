@@ -38,7 +38,7 @@ from rawws import logs
 from rawws.limits import KIB, MIB
 from rawws.redis.connector import TIMEOUT_S
 from rawws.redis.troubles import Refused, concerns_everything, reading, try_out
-from rawws.room import NOBODY
+from rawws.room_state import NOBODY
 from rawws.wire.broadcast_log import History
 from rawws.wire.frames import Opcode, encode_message
 from rawws.wire.message_ids import MessageId, StreamIds
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from coredis.commands import Script
 
     from rawws.redis.connector import Client
-    from rawws.room import Room
+    from rawws.room_state import RoomState
 
 ROOMS_PER_READER = 100
 # Their keys are sent in each read, so those with long names get a reader for fewer.
@@ -179,7 +179,7 @@ Result = TypeVar("Result")
 class Followed:
     """A room whose stream is followed."""
 
-    room: Room
+    room: RoomState
     place: StreamPlace = field(default_factory=StreamPlace)
     repeated: Repeated = field(default_factory=Repeated)
     tail: StreamTail | None = None  # what is being loaded
