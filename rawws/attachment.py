@@ -16,7 +16,8 @@ from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.runtime import check_runs_on_trio
-from rawws.server import SAME_HOST, accept_upgraded, make_service
+from rawws.server import SAME_HOST, make_service
+from rawws.server_object import accept_upgraded
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.upgrade import upgrade

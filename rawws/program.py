@@ -14,7 +14,7 @@ import trio
 
 from rawws import logs, systemd
 from rawws.heap import FreedMemory, keep_freed_memory
-from rawws.server import Server
+from rawws.server_object import Server
 from rawws.signals import LATE_S, end_soon, ending_signals
 from rawws.tls import load_certificate
 from rawws.transport import name_address, open_listeners

@@ -16,7 +16,7 @@ import trio
 
 import rawws
 from rawws.asgi_app import AsgiApp, Message, Receive, Scope, Send, asgi
-from rawws.server import Server
+from rawws.server_object import Server
 from rawws.websocket import WebSocket
 from tests.serving import LOOPBACK, PATIENCE_S, Client
 

@@ -27,7 +27,8 @@ from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
-from rawws.server import Server, make_service
+from rawws.server import make_service
+from rawws.server_object import Server
 from rawws.service import ProcessResponse
 from rawws.transport import Transport, open_listeners
 from rawws.web import HelloApp

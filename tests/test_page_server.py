@@ -20,7 +20,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import rawws
 from rawws.limits import MIB
 from rawws.page import TRACE, About, Access, Page, feed
-from rawws.server import Server
+from rawws.server_object import Server
 from rawws.tracing import Tracer
 from rawws.web import HelloApp
 from rawws.wire.deflate import Deflater

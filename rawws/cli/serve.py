@@ -39,7 +39,8 @@ from rawws.program import load_tls, run_program
 from rawws.room import Slow
 from rawws.room_app import RoomApp
 from rawws.room_posts import Guard
-from rawws.server import Routes, Server, serve
+from rawws.server import serve
+from rawws.server_object import Routes, Server
 from rawws.tls import insecure_context
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address

@@ -23,7 +23,7 @@ from rawws.limits import Limits
 from rawws.page.access import HOME, Access, lead_home, refusal_of, token_of
 from rawws.page.assets import Assets
 from rawws.page.feed import About, Feed
-from rawws.server import Route
+from rawws.server_object import Route
 from rawws.tracing import Tracer
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins, examine, wants_websocket
