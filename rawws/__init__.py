@@ -14,16 +14,13 @@ from rawws.errors import (
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
-    HandshakeRefused,
     InvalidHandshake,
     InvalidRedirect,
     InvalidResponse,
-    InvalidStatus,
     InvalidURI,
     ListenError,
     NoResponse,
     OpenTimeout,
-    ProxyError,
     RawwsError,
     UsageError,
 )
@@ -38,6 +35,7 @@ from rawws.version import __version__
 from rawws.websocket import WebSocket
 from rawws.wire.broadcast_log import History
 from rawws.wire.events import CloseFrame
+from rawws.wire.handshake_errors import HandshakeRefused, InvalidStatus, ProxyError
 from rawws.wire.message_ids import Gap
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.session import State

@@ -10,7 +10,7 @@ import h11
 import trio
 
 from rawws import logs
-from rawws.errors import Cause, HandshakeRefused, UsageError
+from rawws.errors import Cause, UsageError
 from rawws.http_connection import LINGER_S, HttpConnection
 from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
@@ -23,6 +23,7 @@ from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.upgrade import upgrade
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins
+from rawws.wire.handshake_errors import HandshakeRefused
 from rawws.wire.http1 import HttpPhase
 from rawws.wire.messages import Headers, Request
 

@@ -24,11 +24,9 @@ from rawws.errors import (
     InvalidHandshake,
     InvalidRedirect,
     InvalidResponse,
-    InvalidStatus,
     InvalidURI,
     NoResponse,
     OpenTimeout,
-    ProxyError,
     RawwsError,
     UsageError,
     sentence_of,
@@ -44,6 +42,7 @@ from rawws.version import __version__
 from rawws.websocket import WebSocket
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer, basic_authorization
 from rawws.wire.encodings import SUBPROTOCOL
+from rawws.wire.handshake_errors import InvalidStatus, ProxyError
 from rawws.wire.http1 import Signal
 from rawws.wire.http1_client import ResponsePhase
 from rawws.wire.message_ids import parse_id
