@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import trio
 
 from rawws import logs
+from rawws.apps import Adopt
 from rawws.errors import Refusal
-from rawws.exchange import NO_MEMORY, ClientError, Exchange
-from rawws.failures import is_failure, log_failure
-from rawws.http_connection import Adopt, HttpConnection
+from rawws.exchange import NO_MEMORY, ClientError, HttpExchange
+from rawws.failures import is_application_error, log_failure
+from rawws.http_connection import HttpConnection
 from rawws.loop import current_loop
 from rawws.tls import explain_client
 from rawws.transport import NotTls, Transport
@@ -194,21 +195,21 @@ async def _act_on_request(connection: HttpConnection, request: Request) -> Upgra
         if response is not None:
             await connection.answer_instead(response, "process_request", logs.http, close=False)
             return None
-    exchange = Exchange(connection, request)
+    exchange = HttpExchange(connection, request)
     if logs.http.isEnabledFor(logging.INFO) and not connection.is_quiet:
         connection.log(logs.http, logging.INFO, IN, f"Received request for {mask_target(request.target)}")
     await _have_answered(connection, exchange)
     return None
 
 
-async def _have_answered(connection: HttpConnection, exchange: Exchange) -> None:
+async def _have_answered(connection: HttpConnection, exchange: HttpExchange) -> None:
     """Have the application answer; what goes wrong in it is logged, and ends this request alone."""
     try:
         await connection.service.app(exchange)
     except ClientError:
         pass  # told below
     except BaseException as error:
-        if not is_failure(error):
+        if not is_application_error(error):
             if connection.service.stopping and not exchange.is_complete:
                 connection.service.cut_off.append(mask_target(exchange.request.target))
             raise

@@ -23,11 +23,11 @@ import h11
 import trio
 
 from rawws import logs
+from rawws.apps import Exchange
 from rawws.asgi_endpoints import websocket_paths
 from rawws.callables import check_async
-from rawws.errors import RawwsError, Refusal, UsageError
-from rawws.exchange import Exchange
-from rawws.failures import call_application, is_failure, log_failure
+from rawws.errors import RETRY_SOON, SHUTTING_DOWN, RawwsError, Refusal, UsageError
+from rawws.failures import call_application, is_application_error, log_failure
 from rawws.limits import KIB, NO_LIMIT, Limits
 from rawws.runtime import explain_asyncio, hint_at_asyncio
 from rawws.wire.event_stream import CONTENT_TYPE
@@ -73,7 +73,7 @@ _STOPPING = Refusal(
     503,
     "stopping",
     "The server is shutting down; try again.",
-    ((b"Retry-After", b"1"),),
+    RETRY_SOON,
 )
 
 
@@ -132,7 +132,7 @@ class AsgiApp:
         # In a task of its own, which outlives the response: the next request on this connection doesn't wait for what
         # the application does in the background, nor does it see its context variables.
         self._calls.start_soon(conversation.run, self._app, self._scope(exchange))
-        with exchange.heeding_stop(conversation.heed_stop):
+        with exchange.on_stop(conversation.heed_stop):
             await conversation.wait_answered()
 
     def _scope(self, exchange: Exchange) -> Scope:
@@ -225,7 +225,7 @@ class _Conversation:
             with self._call:
                 await call_application(app, scope, self.receive, self.send)
         except BaseException as error:
-            if not is_failure(error):
+            if not is_application_error(error):
                 raise
             if not ((self._gone or self._stopped) and _is_about_leaving(error)):
                 self._failure = error
@@ -312,7 +312,7 @@ class _Conversation:
         too_late = not self._has_length and trio.current_time() >= drain.at(_SENDING_SHARE)
         if self._is_event_stream or self._stopped or too_late:
             self._stopped = True
-            raise ClientDisconnected("the server is shutting down")
+            raise ClientDisconnected(SHUTTING_DOWN)
 
     # What the application receives
 
@@ -503,7 +503,7 @@ class _Lifespan:
             try:
                 await call_application(self._app, scope, self._receive, self._send)
             except BaseException as error:
-                if not is_failure(error):
+                if not is_application_error(error):
                     raise
                 self._error = error
                 if self._is_up:

@@ -26,7 +26,7 @@ from rawws.wire.trace import FAULT, shorten
 _ENDS_THE_PROGRAM = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
-def is_failure(error: BaseException) -> bool:
+def is_application_error(error: BaseException) -> bool:
     """Say whether what an application has raised is its own failure, which costs one answer or one connection.
 
     The rest is for who called us: what ends the program, and trio's cancelling. But trio doesn't cancel where an

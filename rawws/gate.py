@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from rawws import logs
 from rawws.accepting import Address
+from rawws.client_address import client_of
 from rawws.errors import Refusal, UsageError
 from rawws.limits import check_names, check_number
 from rawws.transport import parse_ip
@@ -153,14 +154,6 @@ class Gate:
             return False
         address = parse_ip(host)
         return any(address in network for network in self._trusted)
-
-
-def client_of(host: str) -> str:
-    """Return what counts as one client: an IPv4 address, or of IPv6 a /64, which is the least that anybody is given."""
-    address = parse_ip(host) if ":" in host else None
-    if not isinstance(address, ipaddress.IPv6Address):
-        return str(address or host)
-    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 def _network(text: str) -> _Network:

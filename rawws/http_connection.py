@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 
 import trio
 
-from rawws import logs, web
+from rawws import logs
 from rawws.accepting import Address
+from rawws.apps import Adopt
 from rawws.errors import Refusal
-from rawws.failures import call_application, is_failure, log_failure
+from rawws.failures import call_application, is_application_error, log_failure
 from rawws.limits import KIB
 from rawws.loop import current_loop
-from rawws.peer import Endpoint, Peer
 from rawws.service import Service
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.http1 import Event, HttpPhase, Signal
-from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.messages import NO_STORE, Headers, Request, Response
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, OUT, STATE, TIMER, head_lines
 
@@ -40,9 +40,6 @@ SLOW_AND_FULL = "the client reads the answer too slowly, and the server's memory
 LINGER_S = 2.0
 # So many at once: a crowd that is turned away must not be in the way like that.
 MAX_LINGERING = 64
-
-# Takes over a connection, by its number: as a peer of that endpoint, or None when it has ended instead.
-Adopt = Callable[[int, Transport, Endpoint], Peer | None]
 
 
 class Deadline(NamedTuple):
@@ -205,20 +202,20 @@ class HttpConnection:
             try:
                 return await call_application(hook, *arguments)
             except BaseException as error:
-                if not is_failure(error):
+                if not is_application_error(error):
                     raise
                 log_failure(logs.handshake, self.number, f"{name} failed", error)
-                return Response(500, "The server failed to decide about this request.\n", [web.NO_STORE])
+                return Response(500, "The server failed to decide about this request.\n", [NO_STORE])
         assert scope.cancelled_caught
         self.log(logs.handshake, logging.WARNING, TIMER, f"{name} took too long to decide")
-        return Response(503, "The server took too long to decide about this request.\n", [web.NO_STORE])
+        return Response(503, "The server took too long to decide about this request.\n", [NO_STORE])
 
     async def answer_instead(self, response: object, hook: str, logger: logging.Logger, *, close: bool) -> None:
         """Send what the application's hook answers in place of going on."""
         if not isinstance(response, Response) or response.status < 200:
             told = f"{hook} returned {response!r}; it is to return a Response with a final status, or None"
             self.log(logger, logging.ERROR, FAULT, told)
-            response = Response(500, "The server failed to decide about this request.\n", [web.NO_STORE])
+            response = Response(500, "The server failed to decide about this request.\n", [NO_STORE])
         self.log(logger, logging.INFO, STATE, f"answered by {hook} with {response.status}")
         await self.send_response(response, logger, close=close)
 
@@ -229,7 +226,7 @@ class HttpConnection:
         level = logging.WARNING if refusal.hint else logging.INFO
         told = f"refused with {refusal.status} ({refusal.code}): {refusal.sentence}"
         self.log(logger, level, FAULT, f"{told.removesuffix('.')}; {refusal.hint}" if refusal.hint else told)
-        await self.send_response(web.refuse(refusal), logger, close=close)
+        await self.send_response(Response.from_refusal(refusal), logger, close=close)
 
     async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:
         self.answered = response

@@ -6,27 +6,24 @@ Needs the extra ``metrics`` (prometheus-client).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 import trio
 
+from rawws.apps import Exchange, HttpApp, Middleware
 from rawws.errors import UsageError
-from rawws.exchange import Exchange
 from rawws.extras import install_command
 from rawws.hub import Hub
-from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.room_paths import METRICS
-from rawws.web import NO_STORE, HttpApp, InFront
 from rawws.wire.encodings import EVENTS
-from rawws.wire.messages import Response
+from rawws.wire.messages import NO_STORE, Response
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 
-class MetricsApp(InFront):
+class MetricsApp(Middleware):
     """Answers ``/metrics``, and passes every other request to another app."""
 
     def __init__(self, hub: Hub, elsewhere: HttpApp, worker: int | None = None) -> None:
@@ -44,17 +41,11 @@ class MetricsApp(InFront):
         self.elsewhere: HttpApp = elsewhere
         self._worker = worker
 
-    def max_body_bytes(self, limits: Limits) -> int:
-        return self.elsewhere.max_body_bytes(limits)
-
-    def lifespan(self) -> AbstractAsyncContextManager[None]:
-        return self.elsewhere.lifespan()
-
     async def serve_exchange(self, exchange: Exchange) -> None:
         if exchange.request.path != METRICS or exchange.request.method not in ("GET", "HEAD"):
             await self.elsewhere.serve_exchange(exchange)
             return
-        await exchange.pass_over_body()
+        await exchange.discard_body()
         registry = self._prometheus.CollectorRegistry(auto_describe=False)
         registry.register(_Collector(self._hub, exchange, self._worker))
         body = self._prometheus.generate_latest(registry)

@@ -13,11 +13,11 @@ from urllib.parse import quote
 import trio
 
 from rawws import logs, web
+from rawws.apps import Exchange, HttpApp, Middleware, apps_of
 from rawws.asgi_app import AsgiApp
 from rawws.asgi_endpoints import may_match_below
 from rawws.callables import check_async, check_function
 from rawws.errors import UsageError
-from rawws.exchange import Exchange
 from rawws.gate import Gate
 from rawws.hub import Hub
 from rawws.limits import KIB, MIB, NO_LIMIT, Limits, check_names, check_number
@@ -86,7 +86,7 @@ def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -
 
 def _warn_of_open_publishing(hub: Hub, http: object) -> None:
     """Log a warning if there is a token for POSTs, and WebSockets may publish without it."""
-    if hub.peers_publish and any(isinstance(app, RoomApp) and app.needs_token(hub) for app in web.apps_of(http)):
+    if hub.peers_publish and any(isinstance(app, RoomApp) and app.needs_token(hub) for app in apps_of(http)):
         message = "the publish token is asked of POSTs only, and every WebSocket publishes in its room without it; add "
         message += "--read-only, or Hub(read_only=True), to publish by POST alone"
         logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
@@ -95,7 +95,7 @@ def _warn_of_open_publishing(hub: Hub, http: object) -> None:
 def make_service(
     *,
     limits: Limits,
-    http: web.HttpApp | web.Answer | None = None,
+    http: HttpApp | web.Answer | None = None,
     origins: Origins | Iterable[str] | None = SAME_HOST,
     authenticate: Authenticate | None = None,
     subprotocols: Sequence[str] | None = None,
@@ -127,14 +127,14 @@ def make_service(
     app: Callable[[Exchange], Awaitable[None]]
     if http is None:
         app = web.UpgradeOnlyApp()
-    elif isinstance(http, web.HttpApp):
+    elif isinstance(http, HttpApp):
         app = http.serve_exchange
         limits = replace(limits, max_body_bytes=http.max_body_bytes(limits))
     else:
         app = web.CallableApp(http)
     return Service(
         app=app,
-        is_own=http.is_own if isinstance(http, web.InFront) else None,
+        is_own=http.is_own if isinstance(http, Middleware) else None,
         limits=limits,
         origins=origins,
         compression=compression is not None,
@@ -157,7 +157,7 @@ async def serve(
     listeners: Sequence[socket.socket | trio.SocketListener] | None = None,
     unix: str | None = None,
     ssl: ssl_module.SSLContext | None = None,
-    http: web.HttpApp | web.Answer | None = None,
+    http: HttpApp | web.Answer | None = None,
     origins: Origins | Iterable[str] | None = SAME_HOST,
     hosts: Sequence[str] | None = None,
     authenticate: Authenticate | None = None,
@@ -300,7 +300,7 @@ async def serve(
         current_loop().memory.limit(max_memory)
     checked_routes = {path: _as_route(path, route) for path, route in (routes or {}).items()}
     async with contextlib.AsyncExitStack() as stack:
-        if isinstance(http, web.HttpApp):
+        if isinstance(http, HttpApp):
             await stack.enter_async_context(http.lifespan())
         # Only now, since an application may add endpoints as it starts.
         elsewhere = _refuse_outside_rooms(handler, http, checked_routes) if isinstance(handler, Hub) else Route(handler)

@@ -17,8 +17,8 @@ from rawws import logs
 from rawws.accepting import Address, accept_connections
 from rawws.answering import HandedOver, serve_http, turn_away
 from rawws.doors import Door
-from rawws.errors import Cause, ConnectionClosed, Refusal
-from rawws.failures import call_handler, is_failure, log_failure
+from rawws.errors import SHUTTING_DOWN, Cause, ConnectionClosed, Refusal
+from rawws.failures import call_handler, is_application_error, log_failure
 from rawws.gate import Gate
 from rawws.http_connection import HttpConnection
 from rawws.hub import Hub
@@ -195,7 +195,7 @@ class Server:
             if first:
                 await trio.sleep(CLOSING_TICK_S)
             for peer in peers[first : first + at_once]:
-                loop.close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
+                loop.close(peer, 1001, SHUTTING_DOWN, Cause.SHUTDOWN)
 
     @trio.lowlevel.enable_ki_protection
     async def _accept_all(self, tasks: trio.Nursery) -> None:
@@ -238,7 +238,7 @@ class Server:
         """Hand a connection whose response goes on over to who makes that; False when it has ended instead."""
         peer = given.adopt(given.number, given.transport, self._unseen)
         if peer is not None and self.stopping:
-            current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
+            current_loop().close(peer, 1001, SHUTTING_DOWN, Cause.SHUTDOWN)
         return peer is not None
 
     @property
@@ -283,7 +283,7 @@ class Server:
                 fast_lane=self._fast_lane,
             )
             if peer is not None and self.stopping:
-                current_loop().close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN)
+                current_loop().close(peer, 1001, SHUTTING_DOWN, Cause.SHUTDOWN)
             return peer is not None
         try:
             websocket = accept_upgraded(upgraded, endpoint, fast_lane=self._fast_lane)
@@ -292,7 +292,7 @@ class Server:
             logs.line(logs.hub, logging.ERROR, upgraded.number, FAULT, told)
             return False
         if self.stopping:
-            websocket.close_because(Cause.SHUTDOWN, 1001, "the server is shutting down")
+            websocket.close_because(Cause.SHUTDOWN, 1001, SHUTTING_DOWN)
         tasks.start_soon(self._handle, handler, websocket)
         return True
 
@@ -303,7 +303,7 @@ class Server:
         try:
             await call_handler(handler, websocket)
         except BaseException as error:
-            if not is_failure(error):
+            if not is_application_error(error):
                 raise
             # Most handlers end so, when their peer has gone: it is no error, and has been logged.
             if not _is_about_closing(error):
@@ -338,7 +338,7 @@ def accept_upgraded(upgraded: Upgraded, endpoint: Endpoint, *, fast_lane: bool) 
 def _is_about_closing(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         _, others = error.split(ConnectionClosed)
-        return others is None or not is_failure(others)
+        return others is None or not is_application_error(others)
     return isinstance(error, ConnectionClosed)
 
 

@@ -6,11 +6,11 @@ import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import trio
 
 from rawws.accepting import Address
+from rawws.apps import Drain, Exchange
 from rawws.errors import Refusal
 from rawws.gate import Sender
 from rawws.limits import Limits
@@ -19,26 +19,11 @@ from rawws.wire.handshake import Origins
 from rawws.wire.hosts import Hosts
 from rawws.wire.messages import Request, Response
 
-if TYPE_CHECKING:
-    from rawws.exchange import Exchange
-
 # What may be asked of the application; each may be an ``async def`` or a plain function.
 Authenticate = Callable[[Request], Awaitable[object] | object]
 ProcessRequest = Callable[[Request], Awaitable[Response | None] | Response | None]
 ProcessResponse = Callable[[Request, Response], Awaitable[Response | None] | Response | None]
 SelectSubprotocol = Callable[[Request, Sequence[str]], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """The time that a stopping server gives to its peers and to pending requests."""
-
-    began: float
-    seconds: float
-
-    def at(self, share: float) -> float:
-        """Return the time at which this share of the drain, from 0 to 1, is over."""
-        return self.began + share * self.seconds
 
 
 @dataclass(slots=True)
@@ -90,7 +75,7 @@ class Service:
             heed()
 
     @contextlib.contextmanager
-    def heeding_stop(self, heed: Callable[[], None]) -> Iterator[None]:
+    def on_stop(self, heed: Callable[[], None]) -> Iterator[None]:
         """Have a function called when the server begins to stop, if it does so within the block."""
         self._at_stop.add(heed)
         try:

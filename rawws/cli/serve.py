@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import trio
 
-from rawws import logs, signals, web
+from rawws import logs, signals
+from rawws.apps import HttpApp
 from rawws.asgi_app import asgi, load_app
 from rawws.backplane import share
 from rawws.cli.arguments import (
@@ -44,6 +45,7 @@ from rawws.server_object import Routes, Server
 from rawws.tls import insecure_context
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address
+from rawws.web import HelloApp
 from rawws.wire.handshake import Origins
 from rawws.wire.trace import STATE
 from rawws.workers import MAX_WORKERS, Membership, run_workers
@@ -152,10 +154,10 @@ class _Program:
         self._paths = self._hub.paths(beside_application=options.app is not None)
         self._tracer = Tracer()
         has_rooms = self._hub.mode is Mode.BROADCAST
-        self._app: web.HttpApp = (
+        self._app: HttpApp = (
             asgi(load_app(options.app), root_path=options.root_path or "")
             if options.app
-            else web.HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
+            else HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
         )
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.remark = "any path is a room" if self._paths.root == "/" else f"rooms are {self._paths}"
@@ -183,7 +185,7 @@ class _Program:
 
     async def serve(self, listeners: Sequence[socket.socket], status: trio.TaskStatus[Server]) -> None:
         options = self._options
-        app: web.HttpApp = self._app
+        app: HttpApp = self._app
         routes: Routes | None = None
         if options.slow == Slow.WAIT.value and not options.ping_timeout:
             message = "--slow wait with --ping-timeout 0 waits for ever: a peer that stops reading holds up its room"
@@ -208,7 +210,7 @@ class _Program:
         self,
         listeners: Sequence[socket.socket],
         status: trio.TaskStatus[Server],
-        app: web.HttpApp,
+        app: HttpApp,
         routes: Routes | None,
     ) -> None:
         options = self._options
