@@ -24,11 +24,12 @@ from rawws.errors import (
     RawwsError,
     UsageError,
 )
+from rawws.handshake_options import SAME_HOST
 from rawws.hub import Hub
 from rawws.member import Member
 from rawws.room import Delivery, Room, RoomSettings, Slow
 from rawws.room_app import rooms
-from rawws.server import SAME_HOST, serve
+from rawws.server import serve
 from rawws.server_object import Server
 from rawws.tls import CertificateError, TlsError
 from rawws.version import __version__

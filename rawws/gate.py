@@ -60,11 +60,6 @@ class Gate:
         """Whether everybody may come, so that nobody need be counted."""
         return self._max_connections is None and self._max_per_ip is None
 
-    def limits_by_flag(self) -> dict[str, float]:
-        """Return those that there are, by the flag that sets each."""
-        given = {"--max-connections": self._max_connections, "--max-connections-per-ip": self._max_per_ip}
-        return {flag: limit for flag, limit in given.items() if limit is not None}
-
     @property
     def reads_requests(self) -> bool:
         return bool(self._trusted)

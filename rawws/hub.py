@@ -18,7 +18,7 @@ from rawws.callables import check_plain
 from rawws.doors import Access, Door, access_through
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.failures import is_application_error, log_failure
-from rawws.limits import MAX_LAG_BYTES, MIB, check_number
+from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_number
 from rawws.loop import current_loop
 from rawws.peer import NOTHING, About, Endpoint, Pace, Peer
 from rawws.room import Place, Room, RoomSettings, Slow
@@ -170,17 +170,16 @@ class Hub:
         return (SUBPROTOCOL,) if self.mode is Mode.BROADCAST else ()
 
     def limits_by_flag(self) -> dict[str, float]:
-        """Return the limits that there are, by the flag that sets each."""
+        """Return the limits that are set, by the flag of ``rawws serve`` that sets each."""
         history = self.settings.history
-        given = {
-            "--max-rooms": math.inf if self._max_rooms is None else self._max_rooms,
-            "--max-peers": math.inf if self.settings.max_peers is None else self.settings.max_peers,
-            "--max-lag": self.settings.max_lag_bytes,
-            "--history": history.messages,
-            "--history-bytes": history.max_bytes,
-            "--history-age": history.max_age_s,
-        }
-        return {flag: limit for flag, limit in given.items() if limit != math.inf}
+        return by_flag(
+            max_rooms=self._max_rooms,
+            max_peers=self.settings.max_peers,
+            max_lag=self.settings.max_lag_bytes,
+            history=history.messages,
+            history_bytes=history.max_bytes,
+            history_age=history.max_age_s,
+        )
 
     def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
         """Return why there can't be a room at a path, if there can't, beside the rooms or those that are given."""

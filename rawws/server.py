@@ -6,26 +6,27 @@ import contextlib
 import logging
 import socket
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 import trio
 
 from rawws import logs, web
-from rawws.apps import Exchange, HttpApp, Middleware, apps_of
+from rawws.apps import HttpApp, apps_of
 from rawws.asgi_app import AsgiApp
 from rawws.asgi_endpoints import may_match_below
-from rawws.callables import check_async, check_function
+from rawws.callables import check_async
 from rawws.errors import UsageError
 from rawws.gate import Gate
+from rawws.handshake_options import SAME_HOST, HandshakeOptions
 from rawws.hub import Hub
-from rawws.limits import KIB, MIB, NO_LIMIT, Limits, check_names, check_number
+from rawws.limits import check_names
 from rawws.loop import current_loop
+from rawws.options import SERVER, ServerOptions
 from rawws.room_app import RoomApp
 from rawws.runtime import check_runs_on_trio
 from rawws.server_object import Handler, Route, Routes, Server, name_some
-from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, Service
+from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol
 from rawws.tracing import Tracer
 from rawws.transport import (
     is_loopback,
@@ -35,13 +36,24 @@ from rawws.transport import (
 )
 from rawws.wire.handshake import Origins
 from rawws.wire.hosts import Hosts
-from rawws.wire.messages import Response, is_token
 from rawws.wire.trace import STATE, shorten
 
-# In place of a list of origins: pages of the server's own host only.
-SAME_HOST = Origins()
-
 _AS_IN_TARGETS = "/%!$&'()*+,;=:@{}<>"  # RFC 3986 §3.3, and the brackets in which frameworks have parameters
+
+
+def _check_place(port: object, ssl: object) -> None:
+    """Raises `UsageError` for what can't be a port or settings of TLS."""
+    if port is not None and (not isinstance(port, int) or not 0 <= port <= 0xFFFF):
+        raise UsageError(f"port can't be {port!r}; give a number from 0 to 65535, and a name or an address as host")
+    if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
+        raise UsageError(f"ssl can't be {ssl!r}; give an ssl.SSLContext, in which a certificate is loaded")
+
+
+def _check_routes(routes: Routes | None) -> dict[str, Route]:
+    """Return the routes by path. Raises `UsageError` for what can't be one."""
+    if routes is not None and not isinstance(routes, Mapping):
+        raise UsageError("routes is a dict of handlers by path, such as {'/admin': admin}")
+    return {path: _as_route(path, route) for path, route in (routes or {}).items()}
 
 
 def _as_route(path: str, route: Handler | Hub | Route) -> Route:
@@ -92,62 +104,6 @@ def _warn_of_open_publishing(hub: Hub, http: object) -> None:
         logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
 
 
-def make_service(
-    *,
-    limits: Limits,
-    http: HttpApp | web.Answer | None = None,
-    origins: Origins | Iterable[str] | None = SAME_HOST,
-    authenticate: Authenticate | None = None,
-    subprotocols: Sequence[str] | None = None,
-    select_subprotocol: SelectSubprotocol | None = None,
-    process_request: ProcessRequest | None = None,
-    process_response: ProcessResponse | None = None,
-    compression: str | None = "deflate",
-    server_header: str | None = None,
-    tracer: Tracer | None = None,
-) -> Service:
-    """Return what `serve` and `rawws.attach` do with a request. Raises `UsageError` for what can't be meant."""
-    if compression not in ("deflate", None):
-        raise UsageError(f"there is no compression {compression!r}; give 'deflate', or None for none")
-    check_names("subprotocols", subprotocols)
-    for name in subprotocols or ():
-        if not isinstance(name, str) or not is_token(name):
-            raise UsageError(f"{name!r} can't be a subprotocol: it is to be a token, such as chat.v1 (RFC 6455 §4.1)")
-    if server_header is not None:
-        Response(200, b"", {"Server": server_header})  # raises for what can't be a header's value
-    origins = Origins.of(origins)
-    for what, hook, arguments in (
-        ("authenticate", authenticate, ("request",)),
-        ("process_request", process_request, ("request",)),
-        ("process_response", process_response, ("request", "response")),
-        ("select_subprotocol", select_subprotocol, ("request", "offered")),
-    ):
-        if hook is not None:
-            check_function(what, hook, *arguments)
-    app: Callable[[Exchange], Awaitable[None]]
-    if http is None:
-        app = web.UpgradeOnlyApp()
-    elif isinstance(http, HttpApp):
-        app = http.serve_exchange
-        limits = replace(limits, max_body_bytes=http.max_body_bytes(limits))
-    else:
-        app = web.CallableApp(http)
-    return Service(
-        app=app,
-        is_own=http.is_own if isinstance(http, Middleware) else None,
-        limits=limits,
-        origins=origins,
-        compression=compression is not None,
-        subprotocols=tuple(subprotocols or ()),
-        select_subprotocol=select_subprotocol,
-        authenticate=authenticate,
-        process_request=process_request,
-        process_response=process_response,
-        server_header=server_header,
-        tracer=tracer or Tracer(),
-    )
-
-
 @trio.lowlevel.enable_ki_protection
 async def serve(
     handler: Handler | Hub,
@@ -165,26 +121,26 @@ async def serve(
     select_subprotocol: SelectSubprotocol | None = None,
     process_request: ProcessRequest | None = None,
     process_response: ProcessResponse | None = None,
-    compression: str | None = "deflate",
-    open_timeout: float | None = 10,
-    ping_interval: float | None = 20,
-    ping_timeout: float | None = 20,
-    close_timeout: float | None = 10,
-    max_size: int | None = MIB,
-    max_queue: int | None = 16,
-    rate: float | None = None,
-    max_connections: int | None = None,
-    max_connections_per_ip: int | None = None,
-    max_memory: int | None = None,
-    max_head: int = 16 * KIB,
-    max_headers: int = 100,
-    max_target: int = 8 * KIB,
-    max_body: int = 64 * KIB,
-    keep_alive: float | None = 75,
+    compression: str | None = SERVER.compression,
+    open_timeout: float | None = SERVER.open_timeout,
+    ping_interval: float | None = SERVER.ping_interval,
+    ping_timeout: float | None = SERVER.ping_timeout,
+    close_timeout: float | None = SERVER.close_timeout,
+    max_size: int | None = SERVER.max_size,
+    max_queue: int | None = SERVER.max_queue,
+    rate: float | None = SERVER.rate,
+    max_connections: int | None = SERVER.max_connections,
+    max_connections_per_ip: int | None = SERVER.max_connections_per_ip,
+    max_memory: int | None = SERVER.max_memory,
+    max_head: int = SERVER.max_head,
+    max_headers: int = SERVER.max_headers,
+    max_target: int = SERVER.max_target,
+    max_body: int = SERVER.max_body,
+    keep_alive: float | None = SERVER.keep_alive,
     trusted_proxies: Sequence[str] | None = None,
     server_header: str | None = None,
-    drain: float | None = 5,
-    fast_lane: bool = True,
+    drain: float | None = SERVER.drain,
+    fast_lane: bool = SERVER.fast_lane,
     routes: Routes | None = None,
     tracer: Tracer | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
@@ -253,59 +209,58 @@ async def serve(
     Raises `ListenError` when it can't listen, and `UsageError` for arguments that can't be used.
     """
     check_runs_on_trio("rawws.serve", "rawws.serve, handler, 8080")
-    limits = Limits(
-        max_header_bytes=max_head,
+    options = ServerOptions(
+        compression=compression,
+        open_timeout=open_timeout,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        close_timeout=close_timeout,
+        max_size=max_size,
+        max_queue=max_queue,
+        rate=rate,
+        max_connections=max_connections,
+        max_connections_per_ip=max_connections_per_ip,
+        max_memory=max_memory,
+        max_head=max_head,
         max_headers=max_headers,
-        max_target_bytes=max_target,
-        max_body_bytes=max_body,
-        keep_alive_timeout_s=keep_alive or 0.0,
-        max_message_bytes=NO_LIMIT if max_size is None else max_size,
-        max_queue=NO_LIMIT if max_queue is None else max_queue,
-        header_timeout_s=open_timeout or 0.0,
-        messages_per_s=rate or 0.0,
-        ping_interval_s=ping_interval or 0.0,
-        ping_timeout_s=ping_timeout or 0.0,
-        close_timeout_s=close_timeout or 0.0,
-        drain_s=NO_LIMIT if drain is None else drain,
+        max_target=max_target,
+        max_body=max_body,
+        keep_alive=keep_alive,
+        drain=drain,
+        fast_lane=fast_lane,
     )
-    if max_memory is not None:
-        check_number("max_memory", max_memory, least=1)
-    check_names("subprotocols", subprotocols)
-    check_names("hosts", hosts)
-    _check_handler("the handler", handler)
-    if port is not None and (not isinstance(port, int) or not 0 <= port <= 0xFFFF):
-        raise UsageError(f"port can't be {port!r}; give a number from 0 to 65535, and a name or an address as host")
-    if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
-        raise UsageError(f"ssl can't be {ssl!r}; give an ssl.SSLContext, in which a certificate is loaded")
-    if routes is not None and not isinstance(routes, Mapping):
-        raise UsageError("routes is a dict of handlers by path, such as {'/admin': admin}")
-    service = make_service(
-        limits=limits,
-        http=http,
+    limits_by_flag = options.limits_by_flag()
+    handshakes = HandshakeOptions(
         origins=origins,
         authenticate=authenticate,
-        subprotocols=[*(subprotocols or ()), *(handler.subprotocols if isinstance(handler, Hub) else ())],
+        subprotocols=subprotocols,
         select_subprotocol=select_subprotocol,
         process_request=process_request,
         process_response=process_response,
-        compression=compression,
+    )
+    check_names("hosts", hosts)
+    _check_handler("the handler", handler)
+    _check_place(port, ssl)
+    checked_routes = _check_routes(routes)
+    hub = handler if isinstance(handler, Hub) else None
+    service = handshakes.make_service(
+        options,
+        http=http,
+        more_subprotocols=() if hub is None else hub.subprotocols,
         server_header=server_header,
         tracer=tracer,
     )
+    service.limits_by_flag = limits_by_flag if hub is None else limits_by_flag | hub.limits_by_flag()
     gate = Gate(max_connections, max_connections_per_ip, trusted_proxies or ())
-    memory = {} if max_memory is None else {"--max-memory": max_memory}
-    rooms = handler.limits_by_flag() if isinstance(handler, Hub) else {}
-    service.limits_by_flag = {**limits.by_flag(), **gate.limits_by_flag(), **memory, **rooms}
     if max_memory is not None:
         current_loop().memory.limit(max_memory)
-    checked_routes = {path: _as_route(path, route) for path, route in (routes or {}).items()}
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(http, HttpApp):
             await stack.enter_async_context(http.lifespan())
         # Only now, since an application may add endpoints as it starts.
-        elsewhere = _refuse_outside_rooms(handler, http, checked_routes) if isinstance(handler, Hub) else Route(handler)
-        if isinstance(handler, Hub) and authenticate is None and process_request is None:
-            _warn_of_open_publishing(handler, http)
+        elsewhere = Route(handler) if hub is None else _refuse_outside_rooms(hub, http, checked_routes)
+        if hub is not None and authenticate is None and process_request is None:
+            _warn_of_open_publishing(hub, http)
         opened = await _open(port, host, listeners, unix)
         if hosts or all(map(is_loopback, opened)):
             service.hosts = Hosts(hosts or ())
