@@ -18,7 +18,7 @@ from rawws.options import CONNECTION, ConnectionOptions
 from rawws.peer import Endpoint
 from rawws.runtime import check_runs_on_trio
 from rawws.server_object import accept_upgraded
-from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, Service
+from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, ServerConfig, ServerState
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.upgrade import Upgraded, upgrade
 from rawws.websocket import WebSocket
@@ -88,12 +88,12 @@ async def attach(
                 process_request=process_request,
                 process_response=process_response,
             )
-            service = handshakes.make_service(options)
-            upgraded = await _upgrade(transport, service, request, connection, trailing_data)
+            config = handshakes.make_config(options)
+            upgraded = await _upgrade(transport, config, request, connection, trailing_data)
         except BaseException:
             transport.close()
             raise
-        websocket = accept_upgraded(upgraded, Endpoint(service.limits), fast_lane=fast_lane)
+        websocket = accept_upgraded(upgraded, Endpoint(config.limits), fast_lane=fast_lane)
         try:
             yield websocket
         except BaseException as error:
@@ -105,7 +105,7 @@ async def attach(
 
 async def _upgrade(
     transport: Transport,
-    service: Service,
+    config: ServerConfig,
     request: Request | h11.Request,
     connection: h11.Connection | None,
     trailing_data: bytes | None,
@@ -114,9 +114,9 @@ async def _upgrade(
     if connection is not None and trailing_data:
         raise UsageError("the connection of h11 has the trailing data; leave trailing_data out")
     ours = request if isinstance(request, Request) else _from_h11(request)
-    http = HttpConnection(next(current_loop().numbers), transport, service, transport.remote_address or "")
+    http = HttpConnection(next(current_loop().numbers), transport, ServerState(config), transport.remote_address or "")
     http.is_announced = True  # the application accepted it
-    http.http = HttpPhase.resume(connection or _replay(ours, trailing_data or b""), service.limits)
+    http.http = HttpPhase.resume(connection or _replay(ours, trailing_data or b""), config.limits)
     upgraded = await upgrade(http, ours)
     if upgraded is None:
         await http.linger()

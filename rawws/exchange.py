@@ -78,29 +78,29 @@ class HttpExchange(Exchange):
 
     @property
     def handshakes(self) -> Counter[int]:
-        return self._connection.service.handshakes
+        return self._connection.server.handshakes
 
     @property
     def limits(self) -> Limits:
-        return self._connection.service.limits
+        return self._connection.config.limits
 
     @property
     def limits_by_flag(self) -> Mapping[str, float]:
-        return self._connection.service.limits_by_flag
+        return self._connection.config.limits_by_flag
 
     @property
     def stopping(self) -> bool:
-        return self._connection.service.stopping
+        return self._connection.server.stopping
 
     @property
     def drain(self) -> Drain | None:
-        return self._connection.service.drain
+        return self._connection.server.drain
 
     def on_stop(self, call: Callable[[], None]) -> AbstractContextManager[None]:
-        return self._connection.service.on_stop(call)
+        return self._connection.server.on_stop(call)
 
     async def receive_body(self) -> bytes:
-        rest_s = self._connection.service.limits.keep_alive_timeout_s
+        rest_s = self._connection.config.limits.keep_alive_timeout_s
         return await self._receive_body(Deadline.of("More of the request's body", rest_s, "--keep-alive"))
 
     async def _receive_body(self, deadline: Deadline) -> bytes:
@@ -160,13 +160,13 @@ class HttpExchange(Exchange):
 
     async def authorize(self, access: Access) -> object:
         connection = self._connection
-        if connection.service.authenticate is None:
+        if connection.config.authenticate is None:
             return None
-        return await connection.ask(connection.service.authenticate, replace(self.request, action=access.words))
+        return await connection.call_hook(connection.config.authenticate, replace(self.request, action=access.words))
 
     async def wait_for(self, happens: Callable[[], Awaitable[None]], most_s: float) -> None:
         self._connection.also_held_bytes += WAIT_BYTES
-        with trio.move_on_after(most_s) as scope, self._connection.resting(scope, True):
+        with trio.move_on_after(most_s) as scope, self._connection.interruptible_by_stop(scope, True):
 
             async def give_up() -> None:
                 await self.wait_disconnected()

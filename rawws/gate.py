@@ -29,7 +29,7 @@ class Sender(NamedTuple):
     scheme: str | None = None
 
 
-class Gate:
+class Admission:
     """Counts a server's connections, from accept to the end, as a whole and for each client (`client_of`).
 
     Where a connection comes from one of the ``trusted_proxies`` (addresses or networks such as ``10.0.0.0/8``), the
@@ -61,7 +61,7 @@ class Gate:
         return self._max_connections is None and self._max_per_ip is None
 
     @property
-    def reads_requests(self) -> bool:
+    def uses_forwarded_for(self) -> bool:
         return bool(self._trusted)
 
     def enter(self, number: int, address: Address) -> Refusal | None:

@@ -11,7 +11,7 @@ from rawws.callables import check_function
 from rawws.errors import UsageError
 from rawws.limits import Limits, check_names
 from rawws.options import ConnectionOptions
-from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, Service
+from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, ServerConfig
 from rawws.tracing import Tracer
 from rawws.wire.handshake import Origins
 from rawws.wire.messages import Response, is_token
@@ -47,7 +47,7 @@ class HandshakeOptions:
             if hook is not None:
                 check_function(what, hook, *arguments)
 
-    def make_service(
+    def make_config(
         self,
         options: ConnectionOptions,
         *,
@@ -55,7 +55,7 @@ class HandshakeOptions:
         more_subprotocols: Sequence[str] = (),
         server_header: str | None = None,
         tracer: Tracer | None = None,
-    ) -> Service:
+    ) -> ServerConfig:
         """Return what a server does with each request. Raises `UsageError` for a value that can't be used.
 
         ``more_subprotocols`` are those of the handler, after the program's own.
@@ -63,7 +63,7 @@ class HandshakeOptions:
         if server_header is not None:
             Response(200, b"", {"Server": server_header})  # raises for what can't be a header's value
         app, limits = _choose_app(http, options.to_limits())
-        return Service(
+        return ServerConfig(
             app=app,
             is_own=http.is_own if isinstance(http, Middleware) else None,
             limits=limits,

@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl as ssl_module
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import quote
 
 import trio
@@ -17,15 +18,16 @@ from rawws.asgi_app import AsgiApp
 from rawws.asgi_endpoints import may_match_below
 from rawws.callables import check_async
 from rawws.errors import UsageError
-from rawws.gate import Gate
+from rawws.gate import Admission
 from rawws.handshake_options import SAME_HOST, HandshakeOptions
 from rawws.hub import Hub
 from rawws.limits import check_names
 from rawws.loop import current_loop
 from rawws.options import SERVER, ServerOptions
 from rawws.room_app import RoomApp
+from rawws.routes import Handler, Relay, Route, Routes
 from rawws.runtime import check_runs_on_trio
-from rawws.server_object import Handler, Route, Routes, Server, name_some
+from rawws.server_object import Server, name_some
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol
 from rawws.tracing import Tracer
 from rawws.transport import (
@@ -56,7 +58,7 @@ def _check_routes(routes: Routes | None) -> dict[str, Route]:
     return {path: _as_route(path, route) for path, route in (routes or {}).items()}
 
 
-def _as_route(path: str, route: Handler | Hub | Route) -> Route:
+def _as_route(path: str, route: Handler | Relay | Route) -> Route:
     if not path.startswith("/"):
         raise UsageError(f"{path!r} can't be the path of a route; it begins with a slash, such as /admin")
     route = route if isinstance(route, Route) else Route(route)
@@ -243,15 +245,15 @@ async def serve(
     _check_place(port, ssl)
     checked_routes = _check_routes(routes)
     hub = handler if isinstance(handler, Hub) else None
-    service = handshakes.make_service(
+    config = handshakes.make_config(
         options,
         http=http,
         more_subprotocols=() if hub is None else hub.subprotocols,
         server_header=server_header,
         tracer=tracer,
     )
-    service.limits_by_flag = limits_by_flag if hub is None else limits_by_flag | hub.limits_by_flag()
-    gate = Gate(max_connections, max_connections_per_ip, trusted_proxies or ())
+    config = replace(config, limits_by_flag=limits_by_flag | ({} if hub is None else hub.limits_by_flag()))
+    admission = Admission(max_connections, max_connections_per_ip, trusted_proxies or ())
     if max_memory is not None:
         current_loop().memory.limit(max_memory)
     async with contextlib.AsyncExitStack() as stack:
@@ -263,8 +265,10 @@ async def serve(
             _warn_of_open_publishing(hub, http)
         opened = await _open(port, host, listeners, unix)
         if hosts or all(map(is_loopback, opened)):
-            service.hosts = Hosts(hosts or ())
-        server = Server(opened, elsewhere, service, tls=ssl, gate=gate, fast_lane=fast_lane, routes=checked_routes)
+            config = replace(config, hosts=Hosts(hosts or ()))
+        server = Server(
+            opened, elsewhere, config, tls=ssl, admission=admission, fast_lane=fast_lane, routes=checked_routes
+        )
         await server.run(task_status=task_status)
 
 

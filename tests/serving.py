@@ -28,7 +28,7 @@ from rawws.limits import MAX_LAG_BYTES, Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.server_object import Server
-from rawws.service import ProcessResponse, Service
+from rawws.service import ProcessResponse, ServerConfig
 from rawws.transport import Transport, open_listeners
 from rawws.web import HelloApp
 from rawws.websocket import WebSocket
@@ -361,14 +361,14 @@ def make_server(
     """Return the server that ``python -m rawws`` runs, with any limits; ``settings`` are those of its rooms."""
     hub = Hub(mode=mode, hello=hello, max_lag_bytes=max_lag_bytes, **settings)
     app = HelloApp()
-    service = Service(
+    config = ServerConfig(
         app=app.serve_exchange,
         limits=replace(limits, max_body_bytes=app.max_body_bytes(limits)),
         origins=origins or Origins(),
         compression=compression,
         process_response=process_response,
     )
-    return Server(listeners, hub, service, tls=tls, fast_lane=fast_lane), hub
+    return Server(listeners, hub, config, tls=tls, fast_lane=fast_lane), hub
 
 
 class RunningHub:

@@ -413,7 +413,7 @@ async def test_behind_more_pipelined_requests_than_are_kept_a_client_counts_as_g
         await client.send(b"\0")
         await stopped.wait()
         await client.wait_lost()
-    assert "over 16384 bytes (--max-head) are pipelined behind a request" in caplog.text
+    assert "over 16384 bytes (--max-head) are pipelined after a request" in caplog.text
     assert errors(caplog) == []
 
 

@@ -40,8 +40,9 @@ from rawws.program import load_tls, run_program
 from rawws.room import Slow
 from rawws.room_app import RoomApp
 from rawws.room_posts import Guard
+from rawws.routes import Routes
 from rawws.server import serve
-from rawws.server_object import Routes, Server
+from rawws.server_object import Server
 from rawws.tls import insecure_context
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address

@@ -20,7 +20,7 @@ from rawws.errors import Refusal
 from rawws.page.access import HOME, Access, lead_home, refusal_of, token_of
 from rawws.page.assets import Assets
 from rawws.page.feed import About, Feed
-from rawws.server_object import Route
+from rawws.routes import Route
 from rawws.tracing import Tracer
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins, examine, wants_websocket
