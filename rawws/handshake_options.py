@@ -47,6 +47,11 @@ class HandshakeOptions:
             if hook is not None:
                 check_function(what, hook, *arguments)
 
+    @property
+    def may_refuse(self) -> bool:
+        """Whether the program decides about each request."""
+        return self.authenticate is not None or self.process_request is not None
+
     def make_config(
         self,
         options: ConnectionOptions,

@@ -1,109 +1,25 @@
-"""`serve`: what a program asks of a server, checked, and made into a `Server` that runs."""
+"""`serve`: its keywords, written out for ``help()`` and editors, and passed on in groups."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import socket
 import ssl as ssl_module
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from urllib.parse import quote
+from collections.abc import Iterable, Sequence
 
 import trio
 
-from rawws import logs, web
-from rawws.apps import HttpApp, apps_of
-from rawws.asgi_app import AsgiApp
-from rawws.asgi_endpoints import may_match_below
-from rawws.callables import check_async
-from rawws.errors import UsageError
-from rawws.gate import Admission
+from rawws import web
+from rawws.apps import HttpApp
 from rawws.handshake_options import SAME_HOST, HandshakeOptions
 from rawws.hub import Hub
-from rawws.limits import check_names
-from rawws.loop import current_loop
 from rawws.options import SERVER, ServerOptions
-from rawws.room_app import RoomApp
-from rawws.routes import Handler, Relay, Route, Routes
+from rawws.routes import Handler, Routes
 from rawws.runtime import check_runs_on_trio
-from rawws.server_object import Server, name_some
+from rawws.server_object import Server
+from rawws.server_plan import ListeningOptions, ServerPlan
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol
 from rawws.tracing import Tracer
-from rawws.transport import (
-    is_loopback,
-    listens,
-    open_listeners,
-    open_unix_listener,
-)
 from rawws.wire.handshake import Origins
-from rawws.wire.hosts import Hosts
-from rawws.wire.trace import STATE, shorten
-
-_AS_IN_TARGETS = "/%!$&'()*+,;=:@{}<>"  # RFC 3986 §3.3, and the brackets in which frameworks have parameters
-
-
-def _check_place(port: object, ssl: object) -> None:
-    """Raises `UsageError` for what can't be a port or settings of TLS."""
-    if port is not None and (not isinstance(port, int) or not 0 <= port <= 0xFFFF):
-        raise UsageError(f"port can't be {port!r}; give a number from 0 to 65535, and a name or an address as host")
-    if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
-        raise UsageError(f"ssl can't be {ssl!r}; give an ssl.SSLContext, in which a certificate is loaded")
-
-
-def _check_routes(routes: Routes | None) -> dict[str, Route]:
-    """Return the routes by path. Raises `UsageError` for what can't be one."""
-    if routes is not None and not isinstance(routes, Mapping):
-        raise UsageError("routes is a dict of handlers by path, such as {'/admin': admin}")
-    return {path: _as_route(path, route) for path, route in (routes or {}).items()}
-
-
-def _as_route(path: str, route: Handler | Relay | Route) -> Route:
-    if not path.startswith("/"):
-        raise UsageError(f"{path!r} can't be the path of a route; it begins with a slash, such as /admin")
-    route = route if isinstance(route, Route) else Route(route)
-    _check_handler(f"the handler at {path}", route.handler)
-    return route
-
-
-def _check_handler(what: str, handler: object) -> None:
-    if isinstance(handler, Hub):
-        return
-    if isinstance(handler, type) and issubclass(handler, Hub):
-        raise UsageError(f"{what} is the class {handler.__name__} itself; give a hub, such as {handler.__name__}()")
-    check_async(what, handler, "ws", hints={2: "; the path of the request is ws.path"})
-
-
-def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -> Route:
-    """Return the route of WebSockets that have none of their own: at the paths of rooms they are the hub's.
-
-    Raises `UsageError` when the application has WebSocket endpoints of its own there. Others are named in the log.
-    """
-    application = web.find_application(http)
-    paths = hub.paths(beside_application=application is not None)
-    if isinstance(application, AsgiApp):
-        seen = [path for path in application.websocket_paths() if path not in routes]
-        if claimed := next((path for path in seen if quote(path, safe=_AS_IN_TARGETS) in paths), None):
-            raise UsageError(
-                f"the application has a WebSocket endpoint at {shorten(claimed)}, where rawws has its rooms ({paths}); "
-                "put the rooms elsewhere, with --rooms, or Hub(rooms_at=...)"
-            )
-        if seen:
-            message = f"the application's WebSocket endpoints aren't served: {name_some(seen)}; an upgrade there gets "
-            message += f"404, since rooms are {paths}"
-            if shared := [path for path in seen if may_match_below(path, paths.root)]:
-                message += f"; where {name_some(shared)} matches a room's path, rawws serves the room without asking "
-                message += "the application"
-            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
-    return Route(hub, refuse=lambda request: paths.refuse(request.path or ""))
-
-
-def _warn_of_open_publishing(hub: Hub, http: object) -> None:
-    """Log a warning if there is a token for POSTs, and WebSockets may publish without it."""
-    if hub.peers_publish and any(isinstance(app, RoomApp) and app.needs_token(hub) for app in apps_of(http)):
-        message = "the publish token is asked of POSTs only, and every WebSocket publishes in its room without it; add "
-        message += "--read-only, or Hub(read_only=True), to publish by POST alone"
-        logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
 
 
 @trio.lowlevel.enable_ki_protection
@@ -210,6 +126,7 @@ async def serve(
 
     Raises `ListenError` when it can't listen, and `UsageError` for arguments that can't be used.
     """
+    # A table rather than a function: each keyword stands once in the signature, and once in its group here.
     check_runs_on_trio("rawws.serve", "rawws.serve, handler, 8080")
     options = ServerOptions(
         compression=compression,
@@ -231,7 +148,6 @@ async def serve(
         drain=drain,
         fast_lane=fast_lane,
     )
-    limits_by_flag = options.limits_by_flag()
     handshakes = HandshakeOptions(
         origins=origins,
         authenticate=authenticate,
@@ -240,60 +156,16 @@ async def serve(
         process_request=process_request,
         process_response=process_response,
     )
-    check_names("hosts", hosts)
-    _check_handler("the handler", handler)
-    _check_place(port, ssl)
-    checked_routes = _check_routes(routes)
-    hub = handler if isinstance(handler, Hub) else None
-    config = handshakes.make_config(
-        options,
+    plan = ServerPlan(
+        handler=handler,
+        listening=ListeningOptions(port, host, listeners, unix, ssl),
+        options=options,
+        handshakes=handshakes,
         http=http,
-        more_subprotocols=() if hub is None else hub.subprotocols,
+        hosts=hosts,
+        routes=routes,
+        trusted_proxies=trusted_proxies,
         server_header=server_header,
         tracer=tracer,
     )
-    config = replace(config, limits_by_flag=limits_by_flag | ({} if hub is None else hub.limits_by_flag()))
-    admission = Admission(max_connections, max_connections_per_ip, trusted_proxies or ())
-    if max_memory is not None:
-        current_loop().memory.limit(max_memory)
-    async with contextlib.AsyncExitStack() as stack:
-        if isinstance(http, HttpApp):
-            await stack.enter_async_context(http.lifespan())
-        # Only now, since an application may add endpoints as it starts.
-        elsewhere = Route(handler) if hub is None else _refuse_outside_rooms(hub, http, checked_routes)
-        if hub is not None and authenticate is None and process_request is None:
-            _warn_of_open_publishing(hub, http)
-        opened = await _open(port, host, listeners, unix)
-        if hosts or all(map(is_loopback, opened)):
-            config = replace(config, hosts=Hosts(hosts or ()))
-        server = Server(
-            opened, elsewhere, config, tls=ssl, admission=admission, fast_lane=fast_lane, routes=checked_routes
-        )
-        await server.run(task_status=task_status)
-
-
-async def _open(
-    port: int | None,
-    host: str | None,
-    listeners: Sequence[socket.socket | trio.SocketListener] | None,
-    unix: str | None,
-) -> list[socket.socket]:
-    given = [name for name, value in (("port", port), ("listeners", listeners), ("unix", unix)) if value is not None]
-    if len(given) != 1:
-        told = f"not {' and '.join(given)} together" if given else "one of them"
-        raise UsageError(f"say where to listen: port, listeners or unix; {told}")
-    if unix is not None:
-        return [open_unix_listener(unix)]
-    if listeners is None:
-        assert port is not None
-        return await open_listeners(host or "", port)
-    opened = []
-    for listener in listeners:
-        if isinstance(listener, trio.SocketListener):
-            fd: int = listener.socket.detach()
-            listener = socket.socket(fileno=fd)
-        if not listens(listener):
-            raise UsageError(f"{listener!r} can't be a listener: it has to be a stream socket that listens already")
-        listener.setblocking(False)
-        opened.append(listener)
-    return opened
+    await plan.run(task_status)
