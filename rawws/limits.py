@@ -53,8 +53,8 @@ class Limits:
     # From the first awaited byte to the last one of the header block, however slowly they come. An application may
     # take as long again to decide about a handshake.
     header_timeout_s: float = 10.0
-    # How long a connection may be idle between two requests (nginx: 75 s, Node.js: 5 s), or in a body that is streamed to
-    # an application (nginx: 60 s).
+    # How long a connection may be idle between two requests (nginx: 75 s, Node.js: 5 s), or in a body that is streamed
+    # to an application (nginx: 60 s).
     keep_alive_timeout_s: float = 75.0
 
     # The WebSocket phase. 1 MiB is also the default of Python's websockets and of trio-websocket.
