@@ -1,7 +1,7 @@
 """WebSockets that you can see through.
 
 A server is ``await rawws.serve(handler, port)``, a client ``async with rawws.connect(uri) as ws``; a `Hub` has
-rooms. What crosses the wire is in `rawws.wire`, sans-IO; helpers for tests are in `rawws.testing`.
+rooms. The protocols are in `rawws.wire`, sans-IO; helpers for tests are in `rawws.testing`.
 """
 
 from rawws.asgi_app import asgi

@@ -87,7 +87,7 @@ async def open_pair(
     max_queue: int | None = CONNECTION.max_queue,
     fast_lane: bool = CONNECTION.fast_lane,
 ) -> AsyncIterator[tuple[WebSocket, WebSocket]]:
-    """Open two ends of one connection: ``async with open_pair() as (client, server):``, both closed at the end.
+    """Open both ends of one connection: ``async with open_pair() as (client, server):``. Both are closed at the end.
 
     Arguments are those of `rawws.connect`; pings are off unless asked for.
     """
@@ -129,10 +129,10 @@ async def open_raw(
     fast_lane: bool = CONNECTION.fast_lane,
     send_buffer: int | None = None,
 ) -> AsyncIterator[tuple[RawPeer, WebSocket]]:
-    """Open a connection of which one end is in your hand: ``async with open_raw() as (peer, ws):``.
+    """Open a connection between a raw peer and a WebSocket: ``async with open_raw() as (peer, ws):``.
 
-    ``role`` is the raw peer's; ``ws`` has the other. ``send_buffer`` bounds, roughly, how many bytes ``ws`` can send
-    before the peer reads.
+    ``role`` is the raw peer's; ``ws`` has the other one. ``send_buffer`` is about the number of bytes that ``ws`` can
+    send before the peer reads.
     """
     check_runs_on_trio("open_raw")
     if not isinstance(role, Role):
@@ -161,7 +161,7 @@ async def open_raw(
 
 @dataclass(frozen=True)
 class ReceivedFrame:
-    """A frame as it came, its payload with the mask taken off."""
+    """A received frame, with its payload unmasked."""
 
     opcode: int
     payload: bytes
@@ -171,16 +171,16 @@ class ReceivedFrame:
 
 
 class RawPeer:
-    """One end of a connection that sends whatever it is told to, and shows what came back."""
+    """One end of a connection that sends any bytes, and returns the received frames."""
 
     def __init__(self, connected: socket.socket, role: Role = Role.CLIENT) -> None:
-        """The socket is ours from here on; the handshake is done, or is yours to send."""
+        """The peer owns the socket from now on. The handshake is done, or the caller sends it."""
         connected.setblocking(False)
         self.role = role
         self._socket = trio.socket.from_stdlib_socket(connected)
         self._unread = bytearray()
 
-    # What it sends
+    # Sending
 
     async def send_bytes(self, data: bytes) -> None:
         """Send any bytes."""
@@ -191,7 +191,7 @@ class RawPeer:
     async def send_frame(
         self, opcode: int, payload: Data = b"", *, fin: bool = True, rsv: int = 0, masked: bool | None = None
     ) -> None:
-        """Send a frame, legal or not; it is masked as the role has it, unless ``masked`` says otherwise."""
+        """Send a frame, legal or not. It is masked if the role is the client's, unless ``masked`` says otherwise."""
         if masked is None:
             masked = self.role is Role.CLIENT
         key = os.urandom(4) if masked else None
@@ -201,17 +201,17 @@ class RawPeer:
         await self.send_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
     def end_stream(self) -> None:
-        """End our side of the stream, and still be able to read."""
+        """End this side of the stream; reading is still possible."""
         self._socket.shutdown(socket.SHUT_WR)
 
     def hang_up(self) -> None:
-        """Close the socket at once. Harmless twice."""
+        """Close the socket at once. A second call does nothing."""
         self._socket.close()
 
-    # What it gets
+    # Receiving
 
     async def receive_bytes(self, size: int) -> bytes:
-        """Return so many bytes. Raises AssertionError when the stream ends before."""
+        """Return ``size`` bytes. Raises AssertionError if the stream ends before."""
         while len(self._unread) < size:
             data = await self._socket.recv(1 << 16)
             assert data, f"the stream ended, with {len(self._unread)} of {size} bytes"
@@ -221,7 +221,7 @@ class RawPeer:
         return taken
 
     async def receive_frame(self) -> ReceivedFrame:
-        """Return the next frame. Raises AssertionError when the stream ends before it does."""
+        """Return the next frame. Raises AssertionError if the stream ends before."""
         while (header := parse_header(self._unread)) is None:
             data = await self._socket.recv(1 << 16)
             assert data, f"the stream ended where a frame was due: {bytes(self._unread)!r}"
@@ -234,13 +234,13 @@ class RawPeer:
         return ReceivedFrame(header.opcode, payload, header.fin, rsv, header.mask_key is not None)
 
     async def expect_frame(self, opcode: int, payload: Data = b"") -> None:
-        """Take the next frame, which has to be this one, whole and masked as the other role has it."""
+        """Receive the next frame, which must be this one: whole, and masked if the other role is the client's."""
         got = await self.receive_frame()
         expected = ReceivedFrame(opcode, bytes(as_message(payload)[1]), masked=self.role is Role.SERVER)
         assert got == expected, f"got {got}, not {expected}"
 
     async def expect_close(self, code: int, reason: str | None = None) -> None:
-        """Take the next frame, which has to be a close with this code, and this reason unless that is None."""
+        """Receive the next frame, which must be a close with this code, and with this reason unless that is None."""
         got = await self.receive_frame()
         assert got.opcode == Opcode.CLOSE, f"got {got}, not a close with {code}"
         found = int.from_bytes(got.payload[:2], "big") if got.payload else 1005
@@ -248,6 +248,6 @@ class RawPeer:
         assert reason is None or got.payload[2:].decode() == reason, f"got the reason {got.payload[2:]!r}"
 
     async def expect_end(self) -> None:
-        """Wait for the end of the stream, which has to come next."""
+        """Wait for the end of the stream, which must come next."""
         rest = bytes(self._unread) + await self._socket.recv(1 << 16)
         assert not rest, f"got {rest!r}, not the end of the stream"

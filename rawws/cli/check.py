@@ -1,4 +1,4 @@
-"""``rawws check``: tries any WebSocket server with what it has to take, and what it has to refuse."""
+"""``rawws check``: tests any WebSocket server with input that it must accept, and input that it must refuse."""
 
 from __future__ import annotations
 

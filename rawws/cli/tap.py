@@ -1,4 +1,4 @@
-"""``rawws tap``: a reverse proxy that changes nothing, and shows the handshake and frames that run through it."""
+"""``rawws tap``: a reverse proxy that changes nothing, and shows the handshakes and frames that pass through it."""
 
 from __future__ import annotations
 

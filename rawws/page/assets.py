@@ -1,4 +1,4 @@
-"""The page's files, as they are answered."""
+"""The page's files, and the responses with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-# Nothing from elsewhere, nothing inline; but WebSockets to anywhere, which is what the page is for.
+# No content of other origins and nothing inline, but WebSockets to anywhere, since the page exists for these.
 _POLICY = "; ".join(
     [
         "default-src 'none'",

@@ -1,4 +1,4 @@
-"""The protocols, sans-IO: bytes in, events and bytes out. A public layer, for those who move the bytes themselves.
+"""The protocols, sans-IO: bytes in, events and bytes out. This layer is public, for programs with their own transport.
 
 Nothing here imports trio, sockets, ssl, select, threads or a clock (a test walks the imports), so each module
 can be driven with literal bytes, in any chunking, and read beside the RFC that it follows.
@@ -14,14 +14,14 @@ can be driven with literal bytes, in any chunking, and read beside the RFC that 
 ``session``           a connection after the handshake (RFC 6455 §5 to §7)
 ``fastlane``          its reader for whole, plain data frames
 ``plain``             its reader for everything else: wsproto
-``events``            what a session tells
+``events``            the events of a session
 ``deflate``           permessage-deflate (RFC 7692)
-``broadcast_log``     what one room has published, and cursors into it
-``trace``             how what crossed the wire becomes a line of text
+``broadcast_log``     the messages that one room has published, and cursors into them
+``trace``             frames and heads as lines of text
 ====================  ==================================================================
 
-The names below are those that are needed to speak WebSocket over a transport of one's own: a `ClientHandshake`, or
-`HttpPhase` and `examine`, until the 101; then a `Session`.
+The names below are needed to speak WebSocket over any transport: a `ClientHandshake`, or `HttpPhase` and `examine`,
+until the 101; then a `Session`.
 """
 
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer

@@ -1,7 +1,7 @@
 """The opening handshake, from the client's side (RFC 6455 §4.1).
 
-A `ClientHandshake` makes the request, and holds the server's answer against each requirement in turn, one
-function for each; like ``handshake.py``, it lists every check with what it found, and sends nothing.
+A `ClientHandshake` makes the request and checks the server's answer against each requirement in turn, one function
+for each. Like ``handshake.py``, it lists every check with what it found, and sends nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rawws.wire.handshake import KEY_BYTES, VERSION, Accept
 from rawws.wire.messages import FieldsLike, Headers, Request, Response, is_token
 from rawws.wire.uri import WebSocketURI
 
-# What the handshake sets, and what to use instead of setting it.
+# Header fields that the handshake sets, each with what to use instead of setting it.
 _OURS = {
     "upgrade": "",
     "connection": "",
@@ -33,9 +33,9 @@ _OURS = {
 }
 # These announce a body, and what follows the request's head is the first frame.
 _OF_A_BODY = frozenset({"content-length", "transfer-encoding", "trailer", "expect"})
-# RFC 9110 §5.3: they aren't lists, so that two of one name could be read in two ways.
+# RFC 9110 §5.3: these fields aren't lists, so two of one name could be read in two ways.
 _SINGLE = frozenset({"host", "user-agent", "authorization"})
-# RFC 9112 §3.2.1, but less narrowly: what can't end the request line, or a part of it. `parse_uri` gives no other.
+# RFC 9112 §3.2.1, but less narrowly: text that can't end the request line or a part of it. `parse_uri` gives no other.
 _TARGET = re.compile(r"/[!-~]*")
 
 
@@ -70,7 +70,7 @@ class ServerAnswer:
 
 
 class ClientHandshake:
-    """One try to open a WebSocket: the request, and the judgement on the answer to it."""
+    """One attempt to open a WebSocket: the request, and the checks of the answer to it."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class ClientHandshake:
         self.request = Request("GET", uri.resource_name, "1.1", Headers.checked(fields))
 
     def examine(self, response: Response) -> ServerAnswer:
-        """Hold the server's answer against every requirement."""
+        """Check the server's answer against every requirement."""
         return examine_answer(
             response, self.accept, offered_subprotocols=self._subprotocols, offered_compression=self._compression
         )
@@ -129,7 +129,7 @@ class ClientHandshake:
 def examine_answer(
     response: Response, accept: Accept | None, *, offered_subprotocols: Sequence[str], offered_compression: bool
 ) -> ServerAnswer:
-    """Hold an answer against every requirement; without ``accept``, that it belongs to the key is not among them."""
+    """Check an answer against every requirement. Without ``accept``, the accept value is not checked."""
     deflate: Agreement | None = None
     checks = [check_status(response)]
     if checks[0].holds:
@@ -186,9 +186,9 @@ def _checked_key(key: str) -> str:
 
 def check_status(response: Response) -> AnswerCheck:
     """§4.1, answer item 1: the status is 101; anything else is for HTTP to deal with."""
-    told = f"{response.status} {response.reason}".rstrip()
-    fault = "" if response.status == 101 else f"the server answered {told} instead of 101"
-    return AnswerCheck("RFC 6455 §4.1 item 1", "the status is 101", told, fault)
+    status_line = f"{response.status} {response.reason}".rstrip()
+    fault = "" if response.status == 101 else f"the server answered {status_line} instead of 101"
+    return AnswerCheck("RFC 6455 §4.1 item 1", "the status is 101", status_line, fault)
 
 
 def check_upgrade(response: Response) -> AnswerCheck:
@@ -212,7 +212,7 @@ def check_connection(response: Response) -> AnswerCheck:
 
 
 def check_accept(response: Response, accept: Accept) -> AnswerCheck:
-    """§4.1, answer item 4: one Sec-WebSocket-Accept, made of our key: the server has understood."""
+    """§4.1, answer item 4: one Sec-WebSocket-Accept, made of our key. It proves that the server has understood."""
     values = response.headers.get_all("Sec-WebSocket-Accept")
     fault = ""
     if values != [accept.value]:
@@ -259,7 +259,7 @@ def check_subprotocol(response: Response, offered: Sequence[str]) -> AnswerCheck
 def basic_authorization(username: str, password: str) -> str:
     """Return the value of an Authorization header for a name and a password (RFC 7617).
 
-    Raises `UsageError` for a name with a colon, whose rest would be taken for the password.
+    Raises `UsageError` for a name with a colon, since the rest of it would be taken for the password.
     """
     if ":" in username:
         raise UsageError(f"the user name {username!r} has a colon in it, which Basic authorization can't carry")

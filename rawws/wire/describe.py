@@ -1,4 +1,4 @@
-"""What an `Observer` has seen, as lines for a person to read."""
+"""Descriptions of what an `Observer` has seen, as lines for a person to read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _INDENT = "    "
 
 
 def describe(seen: Seen, *, with_ruler: bool = True) -> list[str]:
-    """Return what was seen: its title first, and what belongs to it indented."""
+    """Return a title line, followed by indented lines with the details."""
     match seen:
         case Head():
             return _describe_head(seen)
@@ -51,8 +51,8 @@ def _describe_frame(seen: SeenFrame, *, with_ruler: bool) -> list[str]:
     lines = [f"{_where(seen.sender, seen.at)}: {frame_line(seen.frame)}"]
     if with_ruler:
         lines += [_INDENT + row for row in ruler.lines(seen.frame)]
-    if seen.message is not None and (told := message_line(seen.frame)):
-        lines.append(f"{_INDENT}{STATE} {told}")
+    if seen.message is not None and (message := message_line(seen.frame)):
+        lines.append(f"{_INDENT}{STATE} {message}")
     if seen.fault is not None:
         lines.append(f"{_INDENT}{FAULT} {seen.fault.sentence}; the receiver fails with {seen.fault.close_code}")
     if seen.ignored:

@@ -1,4 +1,4 @@
-"""What a WebSocket connection can tell about its peer after the handshake (RFC 6455 §5 to §7)."""
+"""Events of a WebSocket connection after the handshake: messages, pings, closes (RFC 6455 §5 to §7)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Failed(NamedTuple):
 Event = Message | MessagePart | PingReceived | PongReceived | CloseReceived | Failed
 
 
-# What a program may send as one message.
+# The types that a program may send as one message.
 Data = str | bytes | bytearray | memoryview
 
 

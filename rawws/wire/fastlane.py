@@ -1,14 +1,14 @@
 """The fast lane: whole frames decoded inline, many for each receive.
 
-wsproto makes events, generators and buffers for every frame, which is clear and costs some 8 µs. Nearly all
-frames that a server ever reads need none of it: a whole text or binary message in one frame. Between frames
-and outside of a fragmented message, such frames are decoded here in one loop, and so are pings and pongs: a flood
-of these would cost fifty times as much otherwise. **Everything else is left to wsproto untouched**: fragments,
-closes, unknown bits, lengths that aren't minimal or are over the limit, text that isn't UTF-8, frames of the wrong
-masking. So wsproto remains the one judge, and a property test holds the two lanes to the same events for any bytes
-in any chunks.
+wsproto makes events, generators and buffers for every frame, which is clear and costs some 8 µs. Nearly all frames
+that a server reads need none of that: they are a whole text or binary message. Between frames and outside of a
+fragmented message, such frames are decoded here in one loop. Pings and pongs are too, since a flood of them would
+otherwise cost fifty times as much. **Everything else is left to wsproto untouched**: fragments, closes, unknown bits,
+lengths that aren't minimal or are over the limit, text that isn't UTF-8, frames with the wrong masking. So wsproto
+alone decides which frames are valid, and a property test checks that both lanes give the same events for any bytes in
+any chunks.
 
-Of a frame whose header has passed, a payload that comes in pieces is unmasked piece by piece into one buffer.
+If the payload of an accepted header comes in pieces, each piece is unmasked into one buffer.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _DEFLATED_TEXT = FIN | RSV1 | Opcode.TEXT
 _DEFLATED_BINARY = FIN | RSV1 | Opcode.BINARY
 
 
-# To how much is read at a time, so many inflated bytes count as a message: a KiB on the wire may be a MiB of them.
+# The inflated bytes that count as one message toward the limit of a read: 1 KiB on the wire may inflate to 1 MiB.
 INFLATED_BYTES_EACH = 1024
 
 
@@ -61,10 +61,10 @@ INCOMPLETE_BYTES = 400
 
 
 class _Incomplete:
-    """A data frame of which the header has been read and not yet all of the payload.
+    """A data frame whose header was read, and whose payload is incomplete.
 
-    Its buffer is never larger than four times what has come, whatever the header promises: who announces a
-    megabyte and stops shall not cost one.
+    Its buffer is at most four times as large as the part that was received: a peer that announces a megabyte and stops
+    must not cost one.
     """
 
     __slots__ = ("check_utf8", "filled", "first_byte", "key", "payload", "payload_bytes")
@@ -82,7 +82,7 @@ class _Incomplete:
         return self.payload_bytes - self.filled
 
     def reserve(self, size: int) -> None:
-        """Make the buffer larger so that ``size`` more bytes have room in it."""
+        """Make room in the buffer for ``size`` more bytes."""
         needed = self.filled + size
         if needed <= len(self.payload):
             return
@@ -91,13 +91,13 @@ class _Incomplete:
         self.payload = larger
 
     def take(self, piece: memoryview) -> bool:
-        """Add to the payload; False if it can't be that of a legal frame."""
+        """Add to the payload. Return False if it can't be that of a legal frame."""
         self.reserve(len(piece))
         self.payload[self.filled : self.filled + len(piece)] = piece
         return self.advance(len(piece))
 
     def advance(self, size: int) -> bool:
-        """Count in bytes that were put into the buffer; False if they can't be those of a legal frame."""
+        """Count bytes that were put into the buffer. Return False if they can't be those of a legal frame."""
         start = self.filled
         self.filled = end = start + size
         if self.key is not None:
@@ -112,18 +112,18 @@ class _Incomplete:
         return True
 
     def as_received(self) -> bytes:
-        """Return the bytes of the frame so far as they stood on the wire."""
+        """Return the received bytes of the frame as they were on the wire."""
         header = encode_header(self.first_byte & OPCODE, self.payload_bytes, mask_key=self.key)
         payload = self.payload[: self.filled]
         return header + (payload if self.key is None else apply_mask(payload, self.key))
 
 
 class FastReader:
-    """Reads whole, plain frames from a frame boundary on, until there is one that isn't.
+    """Reads whole, plain frames from a frame boundary on, up to the first frame of any other kind.
 
-    What it makes of them is events, or with ``relays`` the frames in which a server passes messages on. ``inflates``
-    says that permessage-deflate was agreed on: then a whole, compressed frame is taken too. Pings are put into
-    ``pings`` besides, for the caller to take out and answer; they are left to wsproto unless it ``takes_pings``.
+    It makes events of them, or with ``relays`` the frames in which a server passes the messages on. ``inflates`` says
+    that permessage-deflate was agreed on; then it reads whole compressed frames too. Pings are also put into ``pings``,
+    for the caller to remove and answer; they are left to wsproto unless it ``takes_pings``.
     """
 
     __slots__ = (
@@ -148,8 +148,8 @@ class FastReader:
         self._takes_pings = takes_pings
         self.pings: list[bytes] | None = None
         self._is_masked = our_role is Role.SERVER
-        self.unread = b""  # what `read` has stopped before
-        self._held = b""  # the beginning of a header in which nothing is wrong so far
+        self.unread = b""  # the bytes before which `read` has stopped
+        self._held = b""  # the beginning of a header that is valid so far
         self._incomplete: _Incomplete | None = None
         self.trail = NO_TRAIL
 
@@ -159,7 +159,7 @@ class FastReader:
 
     @property
     def held_bytes(self) -> int:
-        """How much memory a message takes that has not come whole."""
+        """The bytes of memory of an incomplete message."""
         return len(self.unread) + len(self._held) + (0 if self._incomplete is None else len(self._incomplete.payload))
 
     @property
@@ -168,15 +168,15 @@ class FastReader:
         return 0 if self._incomplete is None else INCOMPLETE_BYTES
 
     def give_up(self) -> bytes:
-        """Return the bytes of the frame that has been begun, as they stood on the wire, and forget it."""
+        """Return the bytes of the incomplete frame as they were on the wire, and forget the frame."""
         incomplete, held = self._incomplete, self._held
         self._incomplete, self._held = None, b""
         return held if incomplete is None else incomplete.as_received()
 
     def large_buffer(self, least_bytes: int) -> memoryview | None:
-        """Return where the rest of a large payload may be received to, for `received` to be told how much came.
+        """Return the buffer for the rest of a large payload; then call `received` with the number of bytes.
 
-        None if fewer than ``least_bytes`` are missing. To be released before anything else is called here.
+        Returns None if fewer than ``least_bytes`` are missing. The buffer must be released before any other call.
         """
         incomplete = self._incomplete
         if incomplete is None or incomplete.missing < least_bytes:
@@ -185,7 +185,7 @@ class FastReader:
         return memoryview(incomplete.payload)[incomplete.filled :]
 
     def received(self, size: int, out: list[Any]) -> bytes | None:
-        """Count in what was received into the `large_buffer`; returns what `read` does."""
+        """Process bytes that were received into the `large_buffer`; returns what `read` does."""
         incomplete = self._incomplete
         assert incomplete is not None
         if not incomplete.advance(size):
@@ -198,14 +198,13 @@ class FastReader:
         return None
 
     def read(self, data: bytes, out: list[Any], most: float = math.inf) -> bytes | None:
-        """Add what ``data`` amounts to to ``out``; return what wsproto is to read, from a frame boundary on.
+        """Add the items in ``data`` to ``out``; return the bytes that wsproto has to read, from a frame boundary on.
 
-        None says that all was taken, though a part of the last frame may be kept for the next call; or that ``out`` has
-        ``most`` items, to which each KiB counts that was inflated, and each ping and pong: then what follows is in
-        ``unread``.
+        None says that all bytes were read, though a part of the last frame may be kept for the next call; or that
+        ``out`` has ``most`` items, and the rest is in ``unread``. Each inflated KiB, ping and pong counts as an item.
 
-        The loop is where a busy server spends its time: what can be a local variable is one, and a step is
-        written out where calling it would cost as much as the step.
+        A busy server spends its time in this loop. So it uses local variables, and has steps inline that would take as
+        long as a call.
         """
         position = first = length = 0
         if self._held:
@@ -269,7 +268,7 @@ class FastReader:
             elif first in _WHOLE_CONTROL and length <= MAX_CONTROL_PAYLOAD_BYTES:
                 if not self._take_control(first, payload, out):
                     break
-                if relays:  # it is work, though it yields no event
+                if relays:  # a ping takes time, though it yields no event
                     most -= 1
             elif (inflated_bytes := self._inflate(first, payload, out)) is None:
                 break
@@ -291,7 +290,7 @@ class FastReader:
             out.append(_message((opcode, payload)))
 
     def _take_control(self, first_byte: int, payload: bytes | bytearray, out: list[Any]) -> bool:
-        """Note a ping or a pong; False if it is to be left to wsproto."""
+        """Record a ping or a pong. Return False if it is to be left to wsproto."""
         if first_byte == _WHOLE_PONG:
             if not self._relays:
                 out.append(PongReceived(bytes(payload)))
@@ -306,7 +305,7 @@ class FastReader:
         return True
 
     def _inflate(self, first_byte: int, payload: bytes | bytearray, out: list[Any]) -> int | None:
-        """Add the message in one compressed frame, and return its size; None if it isn't one, or not a legal one."""
+        """Add the message in one compressed frame, and return its size; None if it isn't a legal one."""
         if not self._inflates or first_byte not in (_DEFLATED_TEXT, _DEFLATED_BINARY):
             return None
         inflated = inflate_whole(payload, self.max_message_bytes)
@@ -318,7 +317,7 @@ class FastReader:
         return len(inflated)
 
     def _begin_incomplete(self, data: bytes, start: int) -> bytes | None:
-        """Keep the beginning of a frame that may yet be a whole, plain one; return it if it can't."""
+        """Keep the beginning of a frame that may still be a whole, plain one; return it if it can't be."""
         first = data[start]
         if first not in (_WHOLE_TEXT, _WHOLE_BINARY):
             return data[start:]

@@ -1,8 +1,8 @@
 """The opening handshake, read from the server's side (RFC 6455 §4.2).
 
-`examine` holds a request against each requirement in turn, one function for each, and lists every check that it
-made with what it found; a reader with §4.2.1 open can walk down both together. The first requirement that
-isn't met decides the refusal. Nothing is sent from here.
+`examine` checks a request against each requirement in turn, one function for each, and lists every check with what it
+found. A reader can walk down this module and §4.2.1 together. The first requirement that isn't met decides the refusal.
+This module sends nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 KEY_BYTES = 16
 VERSION = "13"
 
-# What a 426 carries (RFC 9110 §15.5.22, RFC 6455 §4.4).
+# Header fields of a 426 (RFC 9110 §15.5.22, RFC 6455 §4.4).
 _WHAT_IS_REQUIRED = (
     (b"Sec-WebSocket-Version", VERSION.encode()),
     (b"Upgrade", b"websocket"),
@@ -89,7 +89,7 @@ class Handshake:
     refusal: Refusal | None
     deflate: Agreement | None = None  # whether, and how, messages may be compressed
     offered_subprotocols: tuple[str, ...] = ()  # in the client's order of preference
-    subprotocol: str | None = None  # that the application has chosen (§4.2.2 item 4)
+    subprotocol: str | None = None  # the application's choice (§4.2.2 item 4)
 
     @property
     def response_headers(self) -> list[tuple[bytes, bytes]]:
@@ -190,7 +190,7 @@ class Origins:
         return cls([given] if isinstance(given, str) else given)
 
     def advise(self, origin: str) -> str:
-        """Return what is to be done for a page from there to be let in, as the log tells it."""
+        """Return advice on how to allow pages from an origin, for the log."""
         try:
             parsed = _Origin.parse(origin)
         except UsageError:
@@ -200,7 +200,7 @@ class Origins:
             )
         # A page of any site can send null: in a frame with the attribute "sandbox".
         whom = "it, and any page that hides its site" if parsed.scheme == "null" else "it"
-        # Quoted: it is there to be pasted into a shell, and the client chose it.
+        # It is quoted, since it may be pasted into a shell, and the client chose it.
         return f"to allow {whom}, start the server with --allow-origin {shlex.quote(origin)}"
 
     def allow(self, origin: str, host: str) -> bool:
@@ -342,10 +342,10 @@ def check_version(request: Request) -> Check:
 
 
 def check_no_body(request: Request) -> Check:
-    """No body comes with the request: what follows its head would be read as frames by us and as a body by others.
+    """No body comes with the request: the bytes after its head would be frames for us and a body for others.
 
-    RFC 6455 doesn't say; RFC 9110 §7.8 has the new protocol begin behind the request's body, and a proxy may see
-    it elsewhere than we do.
+    RFC 6455 says nothing about it. RFC 9110 §7.8 has the new protocol begin after the request's body, and a proxy may
+    find its end in another place than we do.
     """
     if not request.has_body:
         return Check("RFC 9110 §7.8", "no body", "none")
@@ -387,10 +387,10 @@ def check_subprotocols(request: Request, offered: list[str]) -> Check:
 
 
 def examine(request: Request, origins: Origins, *, compression: bool = True) -> Handshake:
-    """Hold a request against every requirement and say whether it is accepted.
+    """Check a request against every requirement, and say whether it is accepted.
 
-    With ``compression``, the first legal offer of permessage-deflate is taken (§9.1, RFC 7692 §5.1); one that
-    isn't legal is no reason for a refusal.
+    With ``compression``, the first legal offer of permessage-deflate is accepted (§9.1, RFC 7692 §5.1). An illegal
+    offer is no reason for a refusal.
     """
     checks = [
         check_method(request),

@@ -1,7 +1,7 @@
 """The heads and bodies of HTTP: header fields, requests, responses (RFC 9110).
 
-What comes from a peer has been checked by the parser. What comes from our own caller is checked here, when the
-object is made: a CR or LF in a value would end the header field and begin another one (RFC 9110 §5.5).
+The parser has checked what a peer sends. Values from our own caller are checked here, when the object is made: a CR or
+LF in a value would end the header field and begin another one (RFC 9110 §5.5).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ _ABSOLUTE_FORM = re.compile(r"https?://([^/?#@]+)(/[^?#]*)?(?![^?#])", re.IGNORE
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request's head, and its body where that has been read. All of the head is ASCII."""
+    """A request's head, and its body if that was read. All of the head is ASCII."""
 
     method: str
     target: str
@@ -171,7 +171,7 @@ class Request:
 
     @property
     def query(self) -> str:
-        """What stands behind the target's question mark, as it was sent; empty when nothing does."""
+        """The part after the target's question mark, as it was sent; empty if there is none."""
         return self.target.partition("?")[2]
 
     def accepts(self, media_type: str, *, rather_than: str | None = None) -> bool:
@@ -193,7 +193,7 @@ class Request:
 
     @property
     def was_forwarded(self) -> bool:
-        """Whether a proxy says that it has passed the request on: whose it is, and from where, is then not known."""
+        """Whether a proxy says that it passed the request on. Its sender is then unknown."""
         names = [name.lower() for name, _ in self.headers]
         return any(name in _OF_PROXIES or name.startswith("x-forwarded-") for name in names)
 

@@ -1,15 +1,15 @@
 """A WebSocket connection followed from outside: bytes of either direction in, described heads and frames out.
 
-For those who stand beside a connection: ``rawws decode`` with a capture of it, ``rawws tap`` between its two ends,
-``rawws check`` with what a server answered. The same functions that decide in a server or client judge here: the
-handshake's checks, h11 for HTTP, wsproto for frames.
+Its users see a connection from outside: ``rawws decode`` has a capture of it, ``rawws tap`` is between its two ends,
+and ``rawws check`` has a server's answers. The checks are those of a server or client: the handshake's, h11 for HTTP,
+wsproto for frames.
 
-One direction alone will do, from its first byte or from any frame boundary on. What the other direction would have
-told, such as the extensions that were agreed on, is then assumed in the sender's favour.
+One direction alone is enough, from its first byte or from any frame boundary on. Facts that only the other direction
+shows, such as the extensions that were agreed on, are then assumed in the sender's favour.
 
-Who looks on can't tell a peer that it asks too much, as a server would with 431 or 1009. So nothing here grows with
-what is sent: a message is judged as it passes, whatever its size, and not collected; no byte is searched twice; and
-where something has to wait for the other side to answer, the following ends, with a word, when it becomes too much.
+An observer can't refuse input, as a server can with 431 or 1009. So its memory does not grow with the input. A message
+of any size is checked as it passes, and not collected. No byte is searched twice. If too much input waits for the other
+side's answer, the observer says so and stops.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]{1,32} [^\r\n]")
 _STILL_A_LINE = re.compile(rb"[!-~][\t -~]*(?:[\r\n](?s:.)*)?")  # or the beginning of one
 _MAX_HEAD_BYTES = 256 * 1024
-# What is only looked at has no other limit; a server's own would be about its own traffic.
+# The only limit on observed traffic; a server's own limits are about its own traffic.
 _LIMITS = Limits(
     max_header_bytes=_MAX_HEAD_BYTES, max_target_bytes=_MAX_HEAD_BYTES, max_headers=NO_LIMIT, max_body_bytes=NO_LIMIT
 )
-# Of what a server refuses for being what it is, said so that it is true of any.
+# Refusals by kind of request, in words that are true of any server.
 _NEUTRAL = {
     "connect": "CONNECT asks for a tunnel: what runs through it is not followed",
     "http_version": "this is not HTTP/1.0 or HTTP/1.1: what follows is not read",
 }
-# Requests may wait for their answers until their heads take so much, each with its objects.
+# The memory of requests that wait for their answers: heads, each with its objects.
 _MAX_AWAITED_BYTES = _MAX_HEAD_BYTES
 _REQUEST_BYTES = 2048
-# Bytes that are checked at a time.
+# The bytes that are checked at a time.
 _JUDGED_BYTES = 4096
-# Frames are listed so far behind the one that ended the reading.
+# The number of frames that are listed after the one that ended the reading.
 _MOST_IGNORED_FRAMES = 1000
 _MOST_SHOWN_BYTES = 64
-# Of a response whose request we haven't seen.
+# A request that stands in for one that wasn't seen, to read its response.
 _SOME_REQUEST = Request(
     "GET", "/", "1.1", Headers([("Host", "-"), ("Connection", "Upgrade"), ("Upgrade", "websocket")])
 )
@@ -68,8 +68,8 @@ _SOME_REQUEST = Request(
 class Head:
     """The head of an HTTP message, which begins ``at`` that byte of its direction.
 
-    ``checks`` are the handshake's, for a request or a response that means one; ``accept`` is what the request's key
-    makes, if it has a good one. ``problem`` says why the head can't be read.
+    ``checks`` are the handshake's, if the request or response is a part of one. ``accept`` is made from the request's
+    key, if that is valid. ``problem`` says why the head can't be read.
     """
 
     sender: Role
@@ -86,7 +86,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """HTTP ends here, in both directions: what follows are frames, or another ``protocol``, which isn't followed."""
+    """HTTP ends here, in both directions. Frames follow, or another ``protocol``, which isn't followed."""
 
     protocol: str = ""
 
@@ -95,7 +95,7 @@ class Switch:
 class SeenFrame:
     """One frame, with the message that ends with it; ``fault`` is its receiver's objection, if any.
 
-    It is ``ignored`` when it comes after a close, or a fault: the receiver reads no more by then (§5.5.1, §7.1.7).
+    It is ``ignored`` after a close or a fault, since the receiver reads no more then (§5.5.1, §7.1.7).
     """
 
     sender: Role
@@ -129,33 +129,33 @@ def begins_with_http(data: bytes) -> bool:
 
 
 def guess_sender(data: bytes) -> Role:
-    """Return whose bytes these are: a request's or a masked frame's are a client's (RFC 6455 §5.1)."""
+    """Return the sender of these bytes: a request or a masked frame is from a client (RFC 6455 §5.1)."""
     if begins_with_http(data):
         return Role.SERVER if data.startswith(b"HTTP/") else Role.CLIENT
     return Role.CLIENT if len(data) > 1 and data[1] & MASK else Role.SERVER
 
 
 class Observer:
-    """Follows one connection. Feed each direction's bytes in order; `finish` tells what is left over.
+    """Follows one connection. Feed each direction's bytes in order; `finish` returns what is incomplete.
 
-    With ``in_frames`` the handshake has been before, and compression may have been agreed on. Of each frame's payload
-    ``shown_bytes`` are kept, or all of a control frame. What a client sends behind an upgrade waits for the answer;
-    it is lost when that is more than ``max_waiting_bytes``.
+    With ``in_frames`` the handshake is over, and compression may have been agreed on. ``shown_bytes`` of each frame's
+    payload are kept, or all of a control frame. Bytes that a client sends after an upgrade request wait for the
+    answer; more than ``max_waiting_bytes`` of them are not followed.
     """
 
     def __init__(self, *, in_frames: bool = False, shown_bytes: int = 0, max_waiting_bytes: int = NO_LIMIT) -> None:
         self.shown_bytes = shown_bytes  # may be changed at any time, and counts from the next frame on
         self._max_waiting_bytes = max_waiting_bytes
         self._directions = {role: _Direction(role) for role in Role}
-        self._requests: deque[_Asked] = deque()  # whose answers are to come
-        self._awaited_bytes = 0  # what they take
-        self._asked: _Asked | None = None  # to upgrade, and the answer is to come
+        self._requests: deque[_Asked] = deque()  # requests without an answer yet
+        self._awaited_bytes = 0  # the memory of these
+        self._asked: _Asked | None = None  # the upgrade request that waits for its answer
         self.switched = False
         if in_frames:
             self._switch({role: _Compression(from_start=False) for role in Role})
 
     def receive(self, sender: Role, data: bytes) -> list[Seen]:
-        """Take in the next bytes of one direction and return what they complete. Never raises for what they are."""
+        """Process the next bytes of one direction, and return what they complete. Never raises, whatever they are."""
         out: list[Seen] = []
         if data:
             self._directions[sender.other].tell_fault(out)  # the cause is told before the answer to it
@@ -165,17 +165,17 @@ class Observer:
         return out
 
     def leave_out_body(self, sender: Role) -> None:
-        """Take what comes next from there for a head: if a body was to come before, it is not in the capture."""
+        """Expect a head next in that direction. A body that should come before is not in the capture."""
         direction = self._directions[sender]
         if direction.mode is _Mode.BODY:
             direction.end_body()
 
     def finish(self) -> list[Seen]:
-        """Return what of both directions is incomplete, as it stands when the connection ends."""
+        """Return the incomplete rest of both directions when the connection ends."""
         out: list[Seen] = []
         client = self._directions[Role.CLIENT]
         if client.mode is _Mode.WAITING and client.buffer and self._asked is not None:
-            # The answer isn't there to tell: they are frames, if the server said yes.
+            # The answer is missing. If the server accepted, these bytes are frames.
             self._switch({role: _Compression() for role in Role} if self._asked.offered_compression else {})
             self._read(client, out)
         for direction in self._directions.values():
@@ -183,7 +183,7 @@ class Observer:
         return out
 
     def _switch(self, compression: Mapping[Role, _Compression]) -> None:
-        """Go on with frames; ``compression`` is that of each side, and empty if there is none."""
+        """Continue with frames. ``compression`` is that of each side, and empty if there is none."""
         self.switched = True
         for direction in self._directions.values():
             if direction.mode is _Mode.LOST:
@@ -299,7 +299,7 @@ class Observer:
 
 @dataclass(frozen=True, slots=True)
 class _Compression:
-    """One side's compression, as far as it is known; ``from_start`` says that the observer sees all its messages."""
+    """One side's compression, as far as it is known. ``from_start`` says that the observer sees all its messages."""
 
     keeps_context: bool = True
     from_start: bool = True
@@ -308,7 +308,7 @@ class _Compression:
 def _compression_of(agreed: list[bytes]) -> Mapping[Role, _Compression]:
     """Return each side's compression by the server's response (RFC 7692 §7.1); empty if there is none.
 
-    An answer that leaves something out, or is malformed, is read in the sender's favour.
+    An incomplete or malformed answer is read in the sender's favour.
     """
     text = [value.decode("latin-1") for value in agreed]
     if not any(NAME in value for value in text):
@@ -327,13 +327,13 @@ def _why_not(event: http1.Event) -> str:
 class _Mode(Enum):
     HEAD = "head"
     BODY = "body"
-    WAITING = "waiting"  # for the server to say whether frames follow
+    WAITING = "waiting"  # for the server's answer, which decides whether frames follow
     FRAMES = "frames"
-    LOST = "lost"  # not to be followed
+    LOST = "lost"  # it can't be followed
 
 
 class _Asked:
-    """A request, as far as its answer is judged by it."""
+    """The parts of a request that are needed to check its answer."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -353,9 +353,9 @@ class _Asked:
                 self.accept = Accept.of(keys[0])
 
     def other_protocol(self, event: h11.InformationalResponse | h11.Response) -> str:
-        """Return what a 101 goes on with, if that isn't WebSocket: what it names, or else what was asked for.
+        """Return the protocol after a 101 if that isn't WebSocket: the one that it names, or else the requested one.
 
-        One that names nothing, to a request for a WebSocket, breaks §4.1 and is followed by frames.
+        If a 101 to a WebSocket request names no protocol, it breaks §4.1 and frames follow.
         """
         named = b", ".join(value for name, value in event.headers if name == b"upgrade").decode("latin-1")
         if not named and not self.upgrades:
@@ -374,16 +374,16 @@ class _Asked:
 
 
 class _Direction:
-    """What one side sends."""
+    """One direction of a connection: the bytes of one sender."""
 
     def __init__(self, sender: Role) -> None:
         self.sender = sender
         self.mode = _Mode.HEAD
-        self.at = 0  # the stream's byte that is the buffer's first
+        self.at = 0  # the offset of the buffer in the stream
         self.buffer = bytearray()
-        self.searched = 0  # bytes of it, for the end of a head
-        self.http: HttpPhase | None = None  # of a request whose body is passed over
-        self.answer: h11.Connection | None = None  # of a response that is read
+        self.searched = 0  # bytes of it that were searched for the end of a head
+        self.http: HttpPhase | None = None  # of a request whose body is skipped
+        self.answer: h11.Connection | None = None  # of a response that is being read
         self.frames: _Frames | None = None
 
     def take(self, size: int) -> bytes:
@@ -394,23 +394,23 @@ class _Direction:
         return data
 
     def skip_empty_lines(self) -> None:
-        """RFC 9112 §2.2: empty lines in front of a request are ignored."""
+        """Ignore empty lines in front of a request (RFC 9112 §2.2)."""
         if self.buffer.startswith((b"\r", b"\n")):
             self.take(len(self.buffer) - len(self.buffer.lstrip(b"\r\n")))
 
     def find_head_end(self) -> int:
-        """Return how long the head is with which the buffer begins; 0 if its end has not come."""
+        """Return the length of the head at the beginning of the buffer; 0 if its end has not come."""
         end = _HEAD_END.search(self.buffer, max(0, self.searched - 3))  # a part of the end may have been there
         self.searched = len(self.buffer)
         return 0 if end is None else end.end()
 
     def lose(self, out: list[Seen], told: str) -> None:
-        """Give up: what follows can't be told from noise."""
+        """Stop following this direction: its bytes can't be told from noise."""
         out.append(Rest(self.sender, self.at, bytes(self.buffer[:_MOST_SHOWN_BYTES]), told))
         self.mode = _Mode.LOST
 
     def pass_over_body(self, out: list[Seen]) -> bool:
-        """Read to the end of a body; False when more bytes are needed for that."""
+        """Read to the end of a body. Return False if more bytes are needed for that."""
         given = len(self.buffer)
         ended = self._read_request_body() if self.sender is Role.CLIENT else self._read_response_body()
         if ended is None:
@@ -425,7 +425,7 @@ class _Direction:
         return True
 
     def end_body(self) -> None:
-        """Go on with the next head."""
+        """Continue with the next head."""
         self.http = self.answer = None
         self.mode = _Mode.HEAD
 
@@ -469,7 +469,7 @@ class _Direction:
 
 
 class _Frames:
-    """The frames of one direction, judged by what their receiver would use."""
+    """The frames of one direction, checked by the same code as in their receiver."""
 
     def __init__(self, sender: Role, at: int, compression: _Compression | None) -> None:
         self._sender = sender
@@ -479,14 +479,14 @@ class _Frames:
         self._raw = b""  # the frame's bytes so far
         self._scanner = FrameScanner()
         self._recorder: FrameRecorder | None = None
-        # The view inflates, and checks the inflated data; wsproto checks the rest.
+        # The view inflates and checks the inflated data; wsproto checks the rest.
         self._view = (
             MessageView(deflates=False)
             if compression is None
             else MessageView(deflates=True, keeps_context=compression.keeps_context, from_start=compression.from_start)
         )
         self._judge = PlainReader(sender.other, NO_LIMIT, [] if compression is None else [Unread()])
-        self._judge.streams = True  # what has been judged of a message is not needed any more
+        self._judge.streams = True  # checked parts of a message are not needed any more
         self._fault: Fault | None = None
         self._told = False  # of a frame that is incomplete still
         self._ignored = False
@@ -556,13 +556,13 @@ class _Frames:
                 self._fault = event.fault
 
     def _have_judged_content(self) -> None:
-        """Stop at the fault that the view has found in a compressed message."""
+        """Stop at a fault that the view found in a compressed message."""
         if self._view.fault is not None and not self._judge.ended:
             self._fault = self._view.fault
             self._judge.ended = True
 
     def tell_fault(self, out: list[Seen]) -> None:
-        """Add what has come of an incomplete frame, if its receiver finds a fault in that and reads no more."""
+        """Add the incomplete frame if its receiver finds a fault in its first bytes and reads no more."""
         if self._fault is not None and not self._told:
             self._tell_incomplete(out, "so far")
             self._told = True

@@ -1,9 +1,9 @@
-"""The plain lane: frames read by wsproto, one judge for all that a peer may get wrong.
+"""The plain lane: frames read by wsproto, which alone decides whether a frame is valid.
 
-Around wsproto's ``Connection`` it adds what wsproto leaves to its users: a limit on the size of a message,
-applied to the length in a frame's header before the payload is taken in; one buffer for a message in the
-making, so that a thousand fragments cost no more than their bytes; and whose fault the end was, since wsproto
-reports a frame that it rejects as if the peer had sent a close.
+This module adds three things to wsproto's ``Connection``. A message's size is limited by the length in each frame's
+header, before the payload is read. A fragmented message is collected in one buffer, so that a thousand fragments cost
+no more than their bytes. And the side at fault is known: wsproto reports a frame that it rejects as if the peer had
+sent a close.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from rawws.wire.trail import NO_TRAIL, follow
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Names one way in which wsproto rejects a frame; ``opening`` is how its sentence begins."""
+    """One way in which wsproto rejects a frame; ``opening`` is the beginning of its message."""
 
     opening: str
     code: str
     section: str
-    sentence: str = ""  # where wsproto's own says too little, or depends on how the bytes were cut
+    sentence: str = ""  # used if wsproto's message is unclear, or depends on how the bytes were split
 
 
 _RULES = (
@@ -98,31 +98,31 @@ class PlainReader:
     def __init__(self, our_role: Role, max_message_bytes: int, inflaters: Sequence[Inflater | Unread] = ()) -> None:
         self.max_message_bytes = max_message_bytes
         self.trail = NO_TRAIL
-        self.frames = 0  # that have been read
-        self.ended = False  # a close was read, or a fault found: nothing more will be
-        self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, to ``on_frame``
+        self.frames = 0  # the number of frames that were read
+        self.ended = False  # a close was read or a fault found, and nothing more is read
+        self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, for ``on_frame``
         self.view: MessageView | None = None  # of the peer's messages, while frames are shown
-        self.streams = False  # messages that begin from here on come in parts
+        self.streams = False  # messages that begin from now on come in parts
         self._our_role = our_role
         self._connection = Connection(our_role.value, list[Extension](inflaters))
         self._inflaters = inflaters
         self._scanner = FrameScanner()
         self._recorder: FrameRecorder | None = None
-        self._in_message = False  # between the fragments of one
-        self._message: bytearray | None = None  # what has come of it
+        self._in_message = False  # between the fragments of a message
+        self._message: bytearray | None = None  # the part of it that was received
         self._message_opcode = Opcode.BINARY
-        self._streams_message = False  # it comes in parts, whatever ``streams`` has become since
-        self._message_bytes = 0  # that its frames have announced so far
-        self._most_bytes = max_message_bytes  # that they may announce
+        self._streams_message = False  # it comes in parts, even if ``streams`` has changed since
+        self._message_bytes = 0  # the bytes that its frames have announced so far
+        self._most_bytes = max_message_bytes  # the bytes that they may announce
 
     @property
     def is_idle(self) -> bool:
-        """Whether it stands at a frame boundary outside of a message: another reader could go on from here."""
+        """Whether it is at a frame boundary outside of a message, so that another reader can continue from here."""
         return self._scanner.at_boundary and not self._in_message and not self.ended
 
     @property
     def held_bytes(self) -> int:
-        """How much memory a message takes that has not come whole."""
+        """The bytes of memory of an incomplete message."""
         return 0 if self._message is None else len(self._message)
 
     @property
@@ -141,10 +141,10 @@ class PlainReader:
         until_idle: bool,
         most_frames: float = math.inf,
     ) -> int:
-        """Add to ``events`` what the data from ``start`` on amounts to, and return where the reading stopped.
+        """Add the events in the data from ``start`` on to ``events``, and return the offset where reading stopped.
 
-        That is at the end of the data, or behind ``most_frames``, or with ``until_idle`` where the reader is first idle
-        again. ``frames`` counts them.
+        It stops at the end of the data, after ``most_frames``, or with ``until_idle`` as soon as the reader is idle.
+        ``frames`` counts the frames.
         """
         most_frames += self.frames
         scanner = self._scanner
@@ -156,14 +156,14 @@ class PlainReader:
                 if scanner.header is None:
                     break
                 if scanner.header.opcode == Opcode.CLOSE:
-                    # What comes before is judged first, so that if wsproto rejects a frame from here on, it is
-                    # this one: _end_with_1014() has to know.
+                    # Earlier frames are checked first. So if wsproto rejects a frame from here on, it is this one,
+                    # as _end_with_1014() has to know.
                     self._feed_wsproto(data[start:header_at], events)
                     if self.ended:
                         return len(data)
                     start = header_at
                 if fault := self._begin_frame(scanner.header, on_frame):
-                    # wsproto sees the header too: if the frame is illegal besides, that is the answer.
+                    # wsproto sees the header too: if the frame is also illegal, that is the reported fault.
                     self._feed_wsproto(data[start:position], events)
                     if not self.ended:
                         self._fail(fault, events)
@@ -186,7 +186,7 @@ class PlainReader:
         return position
 
     def _begin_frame(self, header: FrameHeader, on_frame: Callable[[Role, Frame], None] | None) -> Fault | None:
-        """Note a header, and return the fault if it takes its message over the limit.
+        """Record a header, and return the fault if its message is over the limit.
 
         Control frames, which may come between fragments, never touch the count.
         """
@@ -197,7 +197,7 @@ class PlainReader:
             return None
         if not self._in_message or header.opcode != Opcode.CONTINUATION:
             self._message_bytes = 0
-            # Of a compressed message the inflated bytes are what the limit is about; the inflater counts them.
+            # The limit of a compressed message is about its inflated bytes, which the inflater counts.
             limit = self.max_message_bytes
             self._most_bytes = most_deflated_bytes(limit) if header.rsv1 else limit
         self._in_message = not header.fin
@@ -253,7 +253,7 @@ class PlainReader:
             self._message = None
 
     def begin_streaming(self, events: list[Event]) -> None:
-        """Tell messages in parts from now on, also the one that is being read: what has come of it is told at once."""
+        """Return messages in parts from now on, including the one that is being read."""
         self.streams = True
         if self._message is not None:
             events.append(MessagePart(self._message_opcode, bytes(self._message), False))
@@ -261,7 +261,7 @@ class PlainReader:
             self._streams_message = True
 
     def _end(self, code: int, reason: str, events: list[Event]) -> None:
-        # wsproto moves on for a close that the peer sent, and stays where it was for a frame that it rejects.
+        # wsproto changes its state for a close that the peer sent, and keeps it for a frame that it rejects.
         if self._connection.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
             self.ended = True
             events.append(CloseReceived(CloseFrame(code, reason)))
@@ -275,10 +275,10 @@ class PlainReader:
                 self._fail(fault, events)
 
     def _end_with_1014(self, fault: Fault, events: list[Event]) -> None:
-        """Judge the close whose code was just rejected as any other, if that code is 1014.
+        """Accept the close whose code was just rejected, if that code is 1014 and the reason is valid.
 
-        1014 entered the IANA registry after wsproto's table was written; servers behind gateways send it. wsproto
-        judges a close's code last but for its reason, so all else in the frame is in order.
+        1014 entered the IANA registry after wsproto's table was written, and servers behind gateways send it. wsproto
+        checks a close's code after everything else but its reason, so the rest of the frame is valid.
         """
         assert self._recorder is not None
         payload = self._recorder.frame().payload_head
@@ -295,8 +295,8 @@ class PlainReader:
 
     def _too_big(self, size: int) -> Fault:
         us = self._our_role.name.lower()
-        told = f"message of {size} bytes or more is over the {us}'s limit of {self.max_message_bytes} (max_size)"
-        return Fault(CloseReason.MESSAGE_TOO_BIG, "message_too_big", told)
+        sentence = f"message of {size} bytes or more is over the {us}'s limit of {self.max_message_bytes} (max_size)"
+        return Fault(CloseReason.MESSAGE_TOO_BIG, "message_too_big", sentence)
 
     def _fail(self, fault: Fault, events: list[Event]) -> None:
         self.ended = True
@@ -305,10 +305,10 @@ class PlainReader:
 
 
 class PlainEncoder:
-    """Writes frames through wsproto, for where the fast lane is switched off.
+    """Writes frames through wsproto, if the fast lane is switched off.
 
-    Its ``Connection`` only sends, and must not know how far the closing handshake has come: our close may have to
-    wait for messages that are encoded after it. So a close has a ``Connection`` of its own.
+    Its ``Connection`` only sends, and must not know the state of the closing handshake: our close may have to wait for
+    messages that are encoded after it. So each close has a ``Connection`` of its own.
     """
 
     def __init__(self, our_role: Role) -> None:

@@ -1,14 +1,13 @@
 """One WebSocket connection after its handshake: messages, control frames, close (RFC 6455 §5 to §7).
 
-Frames are read by two lanes that amount to the same: `FastReader` takes whole, plain frames, and
-`PlainReader`, which is wsproto, takes everything else. Around them, a `Session` knows how far the closing
-handshake has come, and gives the answers that the RFC asks for: a pong to a ping, a close to a close, a close
-before we give up.
+Frames are read by two lanes with equivalent results: `FastReader` takes whole, plain frames, and `PlainReader`, which
+is wsproto, takes everything else. A `Session` uses both. It knows the state of the closing handshake, and gives the
+answers that the RFC requires: a pong to a ping, a close to a close, a close before we fail the connection.
 
 Feed it with `Session.receive_data`, act on the events that it returns, and send what
 `Session.data_to_send` has collected, in order and at a frame boundary. A server that only passes messages on
 uses `Session.relay_data` instead, which returns them as frames. Messages to send are encoded with
-`Session.message`, or with `Session.fragment` when a message isn't known as a whole.
+`Session.message`, or with `Session.fragment` if a message isn't known as a whole.
 """
 
 from __future__ import annotations
@@ -55,16 +54,16 @@ PLAIN_FRAME_WORK = 4
 
 
 class Session:
-    """A WebSocket connection in the open state and on to its end, for either role.
+    """A WebSocket connection from its open state to its end, for either role.
 
-    ``deflate`` says that permessage-deflate was agreed on, so that compressed messages are taken; with
-    ``takeover`` the peer may refer to its earlier ones in them (RFC 7692 §7.1.1). ``deflater``, if there is one,
-    compresses what `message` encodes. ``fast_lane=False`` reads and writes every frame through wsproto, for study;
-    nothing else differs. With ``relays``, messages come out of `relay_data` as frames instead of out of
-    `receive_data`; with ``echoes`` these go back to the peer, and pongs come out among them, each at its place.
+    ``deflate`` says that permessage-deflate was agreed on, so that compressed messages are accepted; with
+    ``takeover`` the peer's messages may refer to its earlier ones (RFC 7692 §7.1.1). ``deflater``, if there is one,
+    compresses messages that `message` encodes. ``fast_lane=False`` reads and writes every frame through wsproto, for
+    study; nothing else differs. With ``relays``, `relay_data` returns messages as frames, in place of `receive_data`.
+    With ``echoes`` these go back to the peer, and pongs are returned among them in their order.
 
-    ``on_frame(sender, frame)``, while set, is shown every frame that comes in, and those that go out when
-    `show_sent` is told; frames take the plain lane then, and payloads are collected for it: ``shown_bytes`` of each.
+    While ``on_frame(sender, frame)`` is set, it is called for every received frame, and by `show_sent` for sent ones.
+    Frames take the plain lane then, and ``shown_bytes`` of each payload are collected for it.
     """
 
     answers_pings = True  # §5.5.2: the peer must
@@ -114,17 +113,17 @@ class Session:
         self.state = State.OPEN
         self.close_rcvd: CloseFrame | None = None
         self.close_sent: CloseFrame | None = None
-        self.close_begun_by: Role | None = None  # who sent the first close
+        self.close_begun_by: Role | None = None  # the sender of the first close
         self.fault: Fault | None = None
         self._inflates = deflate
-        # One for all messages, where they share a context; else each time that wsproto reads, a new one will do.
+        # One inflater for all messages if they share a context; otherwise a new one each time that wsproto reads.
         self._inflater = Inflater(max_message_bytes, takeover=True) if takeover else None
         self._deflater = deflater
         self._relays = relays
         self._echoes = echoes
         self._streams = False
         inflates = deflate and not takeover
-        # Where messages go back to the peer, a pong has its place between two of them.
+        # If messages go back to the peer, a pong has its place between two of them.
         in_order = relays and echoes
         self._fast = (
             FastReader(our_role, max_message_bytes, inflates=inflates, relays=relays, takes_pings=not in_order)
@@ -132,9 +131,9 @@ class Session:
             else None
         )
         self._encoder = None if fast_lane else PlainEncoder(our_role)
-        # Made when there is a frame for it, and with a fast lane given up when that is read: it takes 2 KiB.
+        # Made for a frame that needs it, and with a fast lane dropped after that frame, since it takes 2 KiB.
         self._plain: PlainReader | None = None
-        self._unread = b""  # what was received behind the most that was asked for
+        self._unread = b""  # received bytes beyond the number of events that was asked for
         self.outgoing = b""  # for `data_to_send`
         if on_frame is not None:
             self.watch(on_frame)
@@ -147,20 +146,20 @@ class Session:
 
     @property
     def trail(self) -> Trail:
-        """The last frames that have come."""
+        """The last frames that were received."""
         if self._plain is not None:
             return self._plain.trail
         return NO_TRAIL if self._fast is None else self._fast.trail
 
     @property
     def held_bytes(self) -> int:
-        """How much memory a message takes that has not come whole."""
+        """The bytes of memory of an incomplete message."""
         fast = 0 if self._fast is None else self._fast.held_bytes
         return len(self._unread) + fast + (0 if self._plain is None else self._plain.held_bytes)
 
     @property
     def memory_bytes(self) -> int:
-        """The bytes of memory it has grown by since it was made: `held_bytes`, the frame reader, unsent answers."""
+        """The bytes of memory by which it has grown since it was made: `held_bytes`, frame reader, unsent answers."""
         fast, plain = self._fast, self._plain
         if plain is None and fast is not None and fast.is_idle and self._inflater is None and self._views is None:
             return len(self._unread) + len(self.outgoing)  # nearly always; this is asked of every connection
@@ -177,7 +176,7 @@ class Session:
         return self.state is State.CLOSED
 
     def describe_end(self) -> str:
-        """Return who ended the connection, with which code, and why, as far as it went."""
+        """Return a phrase that says which side ended the connection, with which codes and reasons."""
         them = f"the {self.our_role.other.name.lower()}"
         if self.fault is not None:
             if self.close_sent is not None and self.close_sent.code != self.fault.close_code:
@@ -194,7 +193,7 @@ class Session:
     def watch(
         self, on_frame: Callable[[Role, Frame], None] | None, shown_bytes: int = MAX_CONTROL_PAYLOAD_BYTES
     ) -> None:
-        """Pass every frame to ``on_frame`` from now on, with the message that ends with it; None stops that."""
+        """Pass every frame to ``on_frame`` from now on, with the message that ends with it. None stops that."""
         self.on_frame = on_frame
         self.shown_bytes = shown_bytes
         if on_frame is None:
@@ -215,19 +214,19 @@ class Session:
     def _view_of(self, sender: Role) -> MessageView | None:
         return None if self._views is None else self._views[sender]
 
-    # What comes in
+    # Input
 
     @property
     def has_unread(self) -> bool:
-        """Whether more has been received than was asked for: it is told by the next call, for which no data is due."""
+        """Whether received bytes are left for the next call, which may be without data."""
         return bool(self._unread)
 
     def receive_data(self, data: bytes, most: float = math.inf) -> list[Event]:
-        """Take in bytes from the peer and return what they amount to, in order.
+        """Process bytes from the peer, and return their events in order.
 
-        Few bytes may amount to much: a KiB to a MiB of messages, or to a hundred of them. So ``most`` is how many
-        events are wanted, about. Each KiB that was inflated counts as one too, and each frame that wsproto reads as
-        `PLAIN_FRAME_WORK`, since it takes longer.
+        A KiB may contain a hundred messages, or inflate to a MiB of them. So ``most`` is about the number of events to
+        return. Each inflated KiB counts as one too, and each frame that wsproto reads as `PLAIN_FRAME_WORK`, since it
+        takes longer.
 
         Never raises for what a peer sends. Once the state is CLOSED, data is ignored (§5.5.1).
         """
@@ -236,24 +235,24 @@ class Session:
         return events
 
     def relay_data(self, data: bytes, most: float = math.inf) -> list[bytes | bytearray]:
-        """Take in bytes from the peer and return its messages as the frames in which a server passes them on.
+        """Process bytes from the peer, and return its messages as the frames in which a server passes them on.
 
-        For a session that ``relays``. A frame may be in two pieces, one behind the other. Control frames are
-        answered like ever, and not told. ``most`` is as for `receive_data`.
+        The session must have ``relays``. A frame may be in two pieces, one after the other. Control frames are
+        answered as usual, and not returned. ``most`` is as for `receive_data`.
         """
         frames: list[bytes | bytearray] = []
         self._receive(data, frames, most)
         return frames
 
     def large_buffer(self, least_bytes: int = 1) -> memoryview | None:
-        """Return a buffer to receive into directly, where the rest of a large message is awaited; else None.
+        """Return a buffer to receive the rest of a large message into; None if no such message is incomplete.
 
-        None too when fewer than ``least_bytes`` are awaited. Release it, then tell `received` how many came.
+        Also returns None if fewer than ``least_bytes`` are missing. Release the buffer, then call `received`.
         """
         return None if self._fast is None else self._fast.large_buffer(least_bytes)
 
     def received(self, size: int) -> list[Any]:
-        """Take in bytes that are in the `large_buffer`; returns what `receive_data` or `relay_data` does."""
+        """Process bytes in the `large_buffer`; returns what `receive_data` or `relay_data` does."""
         assert self._fast is not None
         out: list[Any] = []
         rest = self._fast.received(size, out)
@@ -262,7 +261,7 @@ class Session:
         return out
 
     def begin_streaming(self) -> list[Event]:
-        """Tell messages in parts from now on, as they come; returns what is there of the one being received."""
+        """Return messages in parts from now on; returns the part of the present one that was received."""
         events: list[Event] = []
         self._streams = True
         if self._plain is not None:
@@ -272,7 +271,7 @@ class Session:
         return events
 
     def end_streaming(self) -> None:
-        """Tell messages as a whole again, from the next one on."""
+        """Return whole messages again, from the next one on."""
         self._streams = False
         if self._plain is not None:
             self._plain.streams = False
@@ -286,9 +285,9 @@ class Session:
             and self._plain is None
             and self.state is not CLOSED
             and not self._streams
-            and (self.on_frame is None or not fast.is_idle)  # what the fast lane has begun, it ends
+            and (self.on_frame is None or not fast.is_idle)  # the fast lane ends a frame that it has begun
         ):
-            rest = fast.read(data, out, most)  # nearly always, this is all there is to do
+            rest = fast.read(data, out, most)  # nearly always, nothing else is to be done
             if fast.pings is not None:
                 self._answer_pings(fast)
             if rest is None:
@@ -300,8 +299,8 @@ class Session:
         self._receive_slowly(data, out, most)
 
     def _receive_slowly(self, data: bytes, out: list[Any], most: float) -> None:
-        """Go back and forth between the lanes; ``data`` begins with what the fast lane, if it was asked, left."""
-        spare: PlainReader | None = None  # for the next turn: making one costs as much as three small frames
+        """Alternate between the lanes. If the fast lane has read already, ``data`` is what it left."""
+        spare: PlainReader | None = None  # for the next turn: a new one costs as much as three small frames
         while data and self.state is not CLOSED:
             if most <= 0:
                 self._unread = data
@@ -325,24 +324,24 @@ class Session:
 
     @property
     def _takes_turns(self) -> bool:
-        """Whether the fast lane is given a chance whenever the plain one is idle."""
+        """Whether the fast lane reads whenever the plain one is idle."""
         return self.on_frame is None and not self._streams
 
     def _answer_pings(self, fast: FastReader) -> None:
-        """Answer the pings that the fast lane has met."""
+        """Answer the pings that the fast lane has read."""
         pings, fast.pings = fast.pings, None
         if pings and self.state is State.OPEN:
             key = self._mask_key
             self.outgoing += b"".join([encode_frame(Opcode.PONG, payload, mask_key=key()) for payload in pings])
 
     def _read_plainly(self, plain: PlainReader, data: bytes, out: list[Any], most: float) -> tuple[bytes, int]:
-        """Have wsproto read; with a fast lane, only up to where that can take over again.
+        """Have wsproto read; if there is a fast lane, only up to where that can continue.
 
-        Returns what is left, and how much of ``most`` that was.
+        Returns the unread data, and the number of events that count toward ``most``.
         """
         events: list[Event] = []
         work = -plain.frames
-        # One message at a time too where there is an end to what is wanted: who can say what the next inflates to?
+        # If the number of events is limited, one message at a time: the next one may inflate to any size.
         until_idle = (self._fast is not None and self._takes_turns) or most < math.inf
         most_frames = math.ceil(most / PLAIN_FRAME_WORK) if most < math.inf else most
         position = plain.read(data, 0, events, self.on_frame, until_idle=until_idle, most_frames=most_frames)
@@ -397,12 +396,12 @@ class Session:
             case _:
                 pass
 
-    # What goes out
+    # Output
 
     def message(self, opcode: Opcode, payload: bytes, *, compress: bool | None = None) -> bytes:
         """Return the frame of a whole message, for the caller to send; a text's payload is UTF-8.
 
-        Where compression was agreed on, ``compress`` says whether to: None leaves it to the message's size.
+        If compression was agreed on, ``compress`` says whether to use it; None leaves that to the message's size.
         """
         if self._deflater is not None and (compress or (compress is None and len(payload) >= MIN_DEFLATE_BYTES)):
             deflated = self._deflater.deflate(payload)
@@ -425,7 +424,7 @@ class Session:
         self._send(Opcode.PING, payload)
 
     def pong(self, payload: bytes = b"") -> None:
-        """Queue a pong that no ping has asked for (§5.5.3). Only while the state is OPEN."""
+        """Queue an unsolicited pong (§5.5.3). Only while the state is OPEN."""
         self._send(Opcode.PONG, payload)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -461,11 +460,11 @@ class Session:
             self.outgoing += encode_frame(opcode, payload, mask_key=self._mask_key())
 
     def show_sent(self, data: bytes | bytearray) -> None:
-        """Show ``on_frame`` the frames in data that goes out, whether this session made them or a broadcast.
+        """Show ``on_frame`` the frames in sent data, whether this session or a broadcast encoded them.
 
-        It is for the caller to say so, who alone knows when they really go.
+        The caller calls it, since only the caller knows when frames are really sent.
         """
-        show = self.on_frame  # which may have enough of it meanwhile
+        show = self.on_frame  # it may remove itself meanwhile
         if show is None:
             return
         view = self._view_of(self.our_role)

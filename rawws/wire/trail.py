@@ -1,7 +1,7 @@
-"""The last frames of a connection, for who asks why it ended.
+"""The last frames of a connection, for diagnosis after it has ended.
 
-A trail has the four frames that were last when a read was over: each is its first byte and its payload's length, in one
-number. That is all that can be kept of every connection for next to nothing.
+A trail has the last four frames of a read. Each is one number, made of the frame's first byte and its payload's length.
+So it costs next to nothing to keep them for every connection.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LENGTH_BITS = 64
 
 
 def follow(trail: Trail, first_byte: int, payload_bytes: int) -> Trail:
-    """Return a trail with one more frame, the newest first. (Written out where it is done for each read.)"""
+    """Return a trail with one more frame, the newest first. (The fast lane has this inline.)"""
     return (first_byte << LENGTH_BITS | payload_bytes, trail[0], trail[1], trail[2])
 
 
