@@ -54,17 +54,18 @@ async def attach(
 ) -> AsyncIterator[WebSocket]:
     """Carry on from a request for an upgrade that another server has read: ``async with attach(...) as ws:``.
 
-    ``stream`` is any trio stream or a connected socket. It is ours from here on, and closed at the end, whatever is
-    raised: when the client has closed its side too, at the latest ``close_timeout`` later. A socket, or a stream that
-    is a plain socket, is used as it is; the bytes of any other stream are passed through a pair of sockets.
+    ``stream`` is any trio stream or a connected socket. rawws owns it from here on, and closes it at the end, whatever
+    is raised: when the client has closed its side too, or after ``close_timeout``. A socket, or a stream that is a
+    plain socket, is used directly; the bytes of any other stream are passed through a pair of sockets.
 
-    ``request`` is what was read. Give the ``connection`` of h11 that read it, and its answer goes out and the bytes
-    behind the request come in through that; or give those bytes as ``trailing_data``. The rest is as for `serve`.
+    ``request`` is the request that was read. With the ``connection`` of h11 that read it, the answer is sent through
+    that, and the bytes after the request come from it. Without one, ``trailing_data`` is those bytes. The other
+    keywords are as for `serve`.
 
     Raises `HandshakeRefused` when the request isn't a valid handshake, or the application refused it; the client
-    has been told so, and the stream is closed. Raises OSError when the client has gone before it is answered. What
-    comes out of the block comes out of ``async with`` too: `ConnectionClosed`, say, however the client leaves. A server
-    has to catch these, or any client ends it.
+    has its answer then, and the stream is closed. Raises OSError when the client has gone before it is answered. An
+    exception in the block is raised from ``async with`` too, such as `ConnectionClosed` when the client leaves. A
+    server has to catch these, or any client can end it.
     """
     check_runs_on_trio("rawws.attach")
     async with as_socket(stream) as connected:

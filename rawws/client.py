@@ -50,7 +50,7 @@ from rawws.wire.uri import WebSocketURI, parse_uri
 
 USER_AGENT = f"rawws/{__version__}"
 
-# Not sent on to another server than the one that they were meant for.
+# Fields that are not sent to another server after a redirect.
 OWN_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "host"})
 
 _HOW_TO_CONNECT = (
@@ -61,7 +61,7 @@ _HOW_TO_CONNECT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientOptions(ConnectionOptions):
-    """The keywords of `connect`. Those that other functions have too have their defaults there."""
+    """The keywords of `connect`. A keyword that other functions share has its default there."""
 
     ssl: ssl_module.SSLContext | None
     headers: FieldsLike | None
@@ -73,7 +73,7 @@ class ClientOptions(ConnectionOptions):
     resume: bool | str | None
 
     def __post_init__(self) -> None:
-        """Raises `UsageError` for what can't be meant."""
+        """Raises `UsageError` for a value that can't be used."""
         ConnectionOptions.__post_init__(self)
         check_number("max_redirects", self.max_redirects)
         if self.ssl is not None and not isinstance(self.ssl, ssl_module.SSLContext):
@@ -105,7 +105,7 @@ class ClientConnector:
         self._socket = connected
         self._websocket: WebSocket | None = None
         self._entered = False  # by ``async with``
-        self._handshake(self._uri, self._headers)  # raises for what can't be sent, before anything is
+        self._handshake(self._uri, self._headers)  # raises UsageError for a header that can't be sent
 
     def __repr__(self) -> str:
         return f"<connect to {self._uri}>"
@@ -336,36 +336,38 @@ def connect(
 ) -> ClientConnector:
     """Connect to a WebSocket server: ``async with connect("wss://host/path") as ws:``, closed at the end.
 
-    ``async for ws in connect(...)`` connects, and again each time that the loop comes round, which is to be when
-    ``ws`` has raised `ConnectionClosed`; it waits a random time before each try, longer and longer up to a minute.
-    It gives up, and raises, where another try would fail too: for 401, 403 and other statuses of 4xx, of a server or
-    a proxy, a bad certificate, a server that doesn't speak WebSocket. To leave it, ``break``; the connection is
-    closed then.
+    ``async for ws in connect(...)`` connects, and connects again in each round of the loop; the body of the loop goes
+    on to the next round when ``ws`` raises `ConnectionClosed`. Before each new try there is a random wait, whose bound
+    doubles up to a minute. The loop raises where another try would fail too: for a status of 4xx, such as 401 and 403,
+    of a server or a proxy, for a bad certificate, and for a server that doesn't speak WebSocket. ``break`` leaves the
+    loop and closes the connection.
 
     ``uri`` begins with ``ws:``, ``wss:``, or ``ws+unix:`` (``ws+unix:///run/app.sock:/room``); a user name and a
-    password in it are sent as Basic authorization. Times are in seconds, sizes in bytes; None switches a limit off.
+    password in it are sent as Basic authorization. Times are in seconds and sizes in bytes; None switches a limit off.
 
     - ``ssl``: settings for TLS, in place of the default ones; ``ssl.create_default_context(cafile="cert.pem")`` trusts
       a self-signed certificate, or a private authority.
-    - ``headers``: sent besides those of the handshake, such as Authorization or Cookie; those two are not sent
-      on when the server redirects to another one.
-    - ``origin``, ``subprotocols``, ``user_agent``: what the request says; the favourite subprotocol first.
+    - ``headers``: fields to send besides those of the handshake. Authorization and Cookie are not sent to another
+      server after a redirect.
+    - ``origin``, ``subprotocols``, ``user_agent``: values of the request; the favourite subprotocol comes first.
     - ``proxy``: True for the one in the environment (``https_proxy``, ``http_proxy``, ``all_proxy``, ``no_proxy``),
       None for none, or ``http://host:port``.
-    - ``socket``: a connected socket to use; it is ours from then on.
-    - ``open_timeout``: for all from the look-up of the name to the 101, and with ``resume`` to the first message.
+    - ``max_redirects``: number of redirects that are followed.
+    - ``socket``: a connected socket for the first connection; rawws owns it from then on.
+    - ``open_timeout``: time from the look-up of the name to the 101, and with ``resume`` to the first message.
     - ``ping_interval``, ``ping_timeout``, ``close_timeout``, ``max_size``, ``max_queue``, ``compression``,
       ``fast_lane``: as for `serve`.
 
-    With ``resume``, for a room of rawws, ``ws.last_id`` is the id of the message that was received last, and ``async
-    for`` goes on behind it after a cut: nothing is missed that the room's history still has, and ``ws.gap`` says so if
-    something is. An id in place of True is where to begin: one that another process noted, for instance.
+    ``resume`` is for a room of rawws. ``ws.last_id`` is then the id of the message that was received last, and ``async
+    for`` continues after that message when the connection was lost. No message is missed that the room's history still
+    has; otherwise ``ws.gap`` says so. An id in place of True is the position at which to begin, such as one that
+    another process has stored.
 
-    Raises `InvalidURI` and `UsageError` at once for what can't be meant. Connecting raises OSError when there is no
-    connection, such as ConnectionRefusedError, `TlsError` (an ssl.SSLError) when TLS fails, with `CertificateError` for
-    a certificate that isn't trusted, `OpenTimeout`, and `InvalidHandshake` when the server says no: `InvalidStatus` has
-    its answer. `NoResponse`, when the connection ends first, is an OSError too. The message names the server, and the
-    redirects that led to it; the original exception is the ``__cause__``.
+    Raises `InvalidURI` and `UsageError` at once for arguments that can't be used. Connecting raises OSError when there
+    is no connection, such as ConnectionRefusedError; `TlsError` (an ssl.SSLError) when TLS fails, which is
+    `CertificateError` for a certificate that isn't trusted; `OpenTimeout`; and `InvalidHandshake` when the server
+    refuses, of which `InvalidStatus` has its answer. `NoResponse`, when the connection ends first, is an OSError too.
+    The message names the server, and the redirects that led to it; the original exception is the ``__cause__``.
     """
     options = ClientOptions(
         ssl=ssl,

@@ -23,7 +23,7 @@ from rawws.wire.trace import FAULT, IN, OUT, STATE, head_lines, mask_target, sho
 from rawws.wire.uri import WebSocketURI
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# For what an answer says besides its status, once that is here (a guess).
+# Time for the body of an answer, after its head (a guess).
 BODY_TIMEOUT_S = 1.0
 # The most redirects that an error names one by one.
 MOST_HOPS_NAMED = 3
@@ -105,7 +105,7 @@ class Attempt:
         logs.line(logger, level, self.number, mark, text)
 
     async def dial(self, host: str, port: int, unix_path: str | None = None) -> socket.socket:
-        """Return a connected socket. Raises OSError, which says to where there is no connection, and why."""
+        """Return a connected socket, which the caller owns. Raises OSError with the address and the reason."""
         where = unix_path or name_address((host, port))
         self.stage = f"connecting to {where}"
         self.advice = "; the host may be down, or a firewall may drop packets to it"
@@ -132,7 +132,7 @@ class Attempt:
         data = phase.send_request(request)
         self._show(OUT, data)
         try:
-            with contextlib.suppress(ConnectionError):  # a server that accepts no more may have sent a reason
+            with contextlib.suppress(ConnectionError):  # a server that no longer reads may have sent a reason
                 await transport.send_all(data)
             while (answer := phase.next_event()) is Signal.NEED_DATA and phase.answer is None:
                 phase.receive_data(await transport.receive())
@@ -179,11 +179,11 @@ class Attempt:
 async def _receive_body(transport: Transport, phase: ResponsePhase, answer: Response) -> Response | str:
     """Return an answer with as much of its body as comes soon: its status is worth more than its last byte.
 
-    Of a redirect nobody reads it, and that of a stream of events never ends.
+    The body of a redirect is not read, and the body of a stream of events never ends.
     """
     if answer.status not in REDIRECTS:
         now = trio.current_time()
-        left_s = trio.current_effective_deadline() - now  # for all of it; then nothing would be told
+        left_s = trio.current_effective_deadline() - now  # until the error would be a timeout, without the status
         with trio.move_on_at(now + min(BODY_TIMEOUT_S, left_s / 2)), contextlib.suppress(OSError):
             while phase.next_event() is Signal.NEED_DATA:
                 phase.receive_data(await transport.receive())

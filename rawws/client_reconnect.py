@@ -17,13 +17,13 @@ from rawws.websocket import WebSocket
 from rawws.wire.handshake_errors import InvalidStatus, ProxyError
 from rawws.wire.trace import STATE
 
-# Between two tries: a random part of a bound that doubles, so that a crowd that was cut off at once comes back
-# spread out. Python's websockets goes from 3 to 90 s, socket.io from 1 to 5.
+# The wait between two tries is a random part of a bound that doubles, so that clients which were disconnected
+# together come back at different times. Python's websockets goes from 3 to 90 s, socket.io from 1 to 5.
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
-# A connection that lasted so long was a good one: the next try begins with the first bound again.
+# After a connection that lasted at least this long, the next try begins with the first bound again.
 GOOD_CONNECTION_S = 10.0
-# Answers after which trying again may help (RFC 9110 §15.5.9, RFC 8470, RFC 6585); others of 4xx will stay.
+# The statuses of 4xx after which another try may succeed (RFC 9110 §15.5.9, RFC 8470, RFC 6585).
 RETRIED_STATUSES = frozenset({408, 425, 429})
 
 

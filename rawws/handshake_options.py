@@ -1,4 +1,4 @@
-"""What a program says about the handshakes of its server: who may connect, in which subprotocol, and its own hooks."""
+"""A program's options for the handshakes of its server: origins, subprotocols, and hooks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rawws.tracing import Tracer
 from rawws.wire.handshake import Origins
 from rawws.wire.messages import Response, is_token
 
-# In place of a list of origins: pages of the server's own host only.
+# An alternative to a list of origins: only pages of the server's own host may connect.
 SAME_HOST = Origins()
 
 
@@ -33,7 +33,7 @@ class HandshakeOptions:
     process_response: ProcessResponse | None
 
     def __post_init__(self) -> None:
-        """Raises `UsageError` for what can't be a subprotocol, and for a hook that can't be called as it will be."""
+        """Raises `UsageError` for an invalid subprotocol, and for a hook that doesn't take the right arguments."""
         check_names("subprotocols", self.subprotocols)
         for name in self.subprotocols or ():
             if not isinstance(name, str) or not is_token(name):
@@ -61,7 +61,7 @@ class HandshakeOptions:
         server_header: str | None = None,
         tracer: Tracer | None = None,
     ) -> ServerConfig:
-        """Return what a server does with each request. Raises `UsageError` for a value that can't be used.
+        """Return what is common to all connections of a server. Raises `UsageError` for a value that can't be used.
 
         ``more_subprotocols`` are those of the handler, after the program's own.
         """

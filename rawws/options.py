@@ -16,7 +16,7 @@ _LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionOptions:
-    """What may be said about any connection, of a server or a client.
+    """Options of any connection, of a server or a client.
 
     Times are in seconds, sizes in bytes. None is no limit; of a time, 0 is none too.
     """
@@ -49,7 +49,7 @@ class ConnectionOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions(ConnectionOptions):
-    """What may be said about a server besides its connections: requests, peers in rooms, the whole of it."""
+    """Options of a server besides those of its connections: limits on requests, on peers in rooms, and in all."""
 
     rate: float | None = None
     max_connections: int | None = None

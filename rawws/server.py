@@ -65,64 +65,70 @@ async def serve(
 ) -> None:
     """Serve WebSockets on a port until cancelled, or until ``server.stop()`` has closed every connection in order.
 
-    ``await nursery.start(rawws.serve, handler, port)`` returns the `Server` when it listens. Times are in seconds,
-    sizes in bytes; None switches a limit off, except those of a request's head and body.
+    ``await nursery.start(rawws.serve, handler, port)`` returns the `Server` when it listens. Times are in seconds and
+    sizes in bytes. None switches a limit off, except the limits on a request's head and body.
 
-    ``handler`` is an async function that is called with each `WebSocket`, in a task of its own; the connection is
-    closed with 1000 when it returns, and with 1011 when it raises. Or it is a `Hub`, which relays at the paths that are
-    rooms: its ``rooms_at``, or else the paths below ``/room/`` beside an application for HTTP, or else every path. A
-    WebSocket for another path is refused with 404. ``routes`` has others for some paths: ``{"/admin": admin}``.
+    ``handler`` is an async function that is called with each `WebSocket`, in a task of its own. The connection is
+    closed with 1000 when the handler returns, and with 1011 when it raises. Or ``handler`` is a `Hub`, which relays at
+    the paths that are rooms: its ``rooms_at``, or else the paths below ``/room/`` if there is an application for HTTP,
+    or else every path. A WebSocket for another path is refused with 404. ``routes`` has other handlers for some paths:
+    ``{"/admin": admin}``.
 
     Where it listens:
 
-    - ``port`` and ``host``: a name or address; None is every interface. Port 0 lets the system choose.
-    - ``listeners``: sockets that listen already, which are closed at the end; or ``unix``, a path for a Unix socket.
-    - ``ssl``: speak TLS with this context.
+    - ``port`` and ``host``: a port, and a name or address; None is every interface. Port 0 lets the system choose.
+    - ``listeners``: sockets that listen already, and are closed at the end; or ``unix``, a path for a Unix socket.
+    - ``ssl``: the context with which it speaks TLS.
 
-    What it answers:
+    How it answers:
 
-    - ``http``: what answers requests that don't upgrade: an async function that takes a `Request` (its body read,
-      up to ``max_body``) and returns a `Response`, text, or None for 404; or ``rawws.asgi(app)``. By default they are
-      told to upgrade.
-    - ``origins``: which web pages may connect: those of the same host, and those listed; None for any.
-    - ``hosts``: names by which it may be called (``Host``), beside addresses and localhost; ``["*"]`` for any. Without
-      any it is only called so if only this machine can reach it, and by any name otherwise (DNS rebinding).
-    - ``process_request(request)`` is asked first of all, and may answer with a `Response` instead.
-    - ``authenticate(request)`` is asked before the 101, and may refuse with a `Response` (401, 403, 429); anything
-      else that it returns is ``ws.user``, and ``member.user`` of a room's `Member`. For a room of a hub,
-      ``request.action`` is the access that the client needs: ``read``, ``write`` or ``read write``. These two may be
-      async; they have ``open_timeout`` to decide.
-    - ``subprotocols`` are those that are spoken here, the favourite first; or ``select_subprotocol(request,
-      offered)`` chooses one of the offered, or None.
-    - ``process_response(request, response)`` sees the 101, and may return another response.
-    - ``compression="deflate"`` agrees to permessage-deflate where a client offers it.
+    - ``http``: the application for requests that don't upgrade. An async function takes a `Request`, whose body of at
+      most ``max_body`` has been read, and returns a `Response`, text, or None for 404. ``rawws.asgi(app)`` is an
+      application too. By default the answer is that the client must upgrade.
+    - ``origins``: the web pages that may connect: those of the same host and those listed, or any with None.
+    - ``hosts``: names by which clients may call the server (``Host``), besides addresses and localhost; ``["*"]`` for
+      any. Without a list, only those are accepted if just this machine can reach the server, against DNS rebinding;
+      otherwise any name is.
+    - ``process_request(request)`` is called first, and may return a `Response` to send instead.
+    - ``authenticate(request)`` is called before the 101, and may refuse with a `Response` (401, 403, 429). Any other
+      result becomes ``ws.user``, and ``member.user`` of a room's `Member`. For a room of a hub, ``request.action`` is
+      the access that the client needs: ``read``, ``write`` or ``read write``. Both hooks may be async, and have
+      ``open_timeout`` to decide.
+    - ``subprotocols`` are those that the server speaks, the favourite first. Or ``select_subprotocol(request,
+      offered)`` chooses one of those that the client offers, or None.
+    - ``process_response(request, response)`` gets the 101, and may return another response.
+    - ``compression="deflate"`` agrees to permessage-deflate if a client offers it; None declines.
     - ``server_header`` is the value of the Server field; by default there is none.
 
-    Its limits; a time or a rate of None, 0 or infinity is no limit (but ``drain=0`` does not wait):
+    Its limits, where a time or a rate of None, 0 or infinity is no limit (but ``drain=0`` does not wait):
 
-    - ``open_timeout``: for the opening handshake, and for each further request. ``keep_alive``: between two requests,
-      and between two pieces of a body that ``rawws.asgi(app)`` reads as it comes, which may take any time in all.
-    - ``max_head``, ``max_headers``, ``max_target``: of a request's head in bytes, its fields, and its target in bytes;
-      else 431 and 414. ``max_body``: of a body that ``http`` gets, in bytes, else 413.
-    - ``ping_interval``, ``ping_timeout``: a ping so often, and so long for any byte in answer, else 1011. A peer that a
-      room with the policy ``"wait"`` waits for has ``ping_timeout`` to take any byte, else 1013.
-    - ``close_timeout``: for the peer's half of the closing handshake.
-    - ``max_size``: of a message, else 1009. ``max_queue``: messages that wait for ``recv`` before the peer is held
-      back.
-    - ``rate``: messages in a second that a peer may send into a hub's room; more are read later.
-    - ``max_connections``, ``max_connections_per_ip``: else 503 and 429. Of IPv6 a /64 counts as one address. Behind a
-      proxy, list it in ``trusted_proxies``, so that its ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed, or
-      else its ``Forwarded`` (RFC 7239).
-    - ``max_memory``: the memory that connections, rooms and requests may take together, in all servers of this
-      `trio.run`. Beyond it, the histories of empty rooms are dropped, and then whatever is largest: another history, a
-      peer (closed with 1013), or a request (503).
-    - ``drain``: how long a stopping server waits for its peers, their handlers and the requests that are being
-      answered; when there are many peers, their closes are spread over it. An application of ``rawws.asgi`` is notified
-      by ``http.disconnect``, and by an OSError from ``send``: of an event stream at once, of another response when half
-      of the drain is over if it waits for a disconnect, and of a stream of unknown length when four fifths are over.
+    - ``open_timeout``: time for the opening handshake, and for each further request.
+    - ``keep_alive``: time between two requests, and between two pieces of a body that ``rawws.asgi(app)`` reads as it
+      arrives. Such a body may take any time in all.
+    - ``max_head``, ``max_headers``, ``max_target``: size of a request's head, number of its fields, size of its target;
+      beyond them the answer is 431 or 414.
+    - ``max_body``: size of a body for ``http``; beyond it the answer is 413.
+    - ``ping_interval``: time between two pings. ``ping_timeout``: time for any byte to arrive after a ping; otherwise
+      the connection is closed with 1011. A peer for which a room with the policy ``"wait"`` waits must also accept a
+      byte within ``ping_timeout``; otherwise it is closed with 1013.
+    - ``close_timeout``: time for the peer's half of the closing handshake.
+    - ``max_size``: size of a message; beyond it the connection is closed with 1009.
+    - ``max_queue``: number of messages that wait for ``recv`` before rawws stops reading from the peer.
+    - ``rate``: number of messages per second that a peer may send into a hub's room; further ones are read later.
+    - ``max_connections``, ``max_connections_per_ip``: number of connections, in all and from one IPv4 address or IPv6
+      /64; beyond it the answer is 503 or 429.
+    - ``trusted_proxies``: addresses and networks of proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto``, or
+      else ``Forwarded`` (RFC 7239), name the client.
+    - ``max_memory``: memory that connections, rooms and requests may take together, in all servers of this `trio.run`.
+      Beyond it the histories of empty rooms are dropped. Then the largest item goes: another history, a peer (closed
+      with 1013), or a request (503).
+    - ``drain``: time that a stopping server gives its peers, their handlers and pending requests. The closes of many
+      peers are spread over it. An application of ``rawws.asgi`` is notified by ``http.disconnect``, and by an OSError
+      from ``send``: for an event stream at once, for another response when half of the drain is over if it waits for a
+      disconnect, and for a stream of unknown length when four fifths are over.
 
-    ``fast_lane=False`` reads and writes each frame through wsproto, for study. ``tracer`` is told every head and
-    frame, such as ``Tracer()`` with a ``Recording("file")`` (`rawws.tracing`).
+    ``fast_lane=False`` reads and writes each frame through wsproto, for study. ``tracer`` gets every head and frame;
+    ``Tracer()`` with a ``Recording("file")`` of `rawws.tracing` is one.
 
     Raises `ListenError` when it can't listen, and `UsageError` for arguments that can't be used.
     """

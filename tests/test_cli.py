@@ -259,16 +259,16 @@ def test_an_origin_that_is_none_is_one_sentence_and_exit_status_2(
         (["--latest-key", "a"], "--latest-key is for --slow latest; give that too, or leave out the key"),
         (
             ["--slow", "latest"],
-            "--slow latest needs --latest-key, the JSON member that names what a message is about",
+            "--slow latest requires --latest-key, the JSON member that says what a message is about",
         ),
         (
             [*ECHO, "--publish-token", "x", "--read-only", "--history", "1", "--exclude-sender"],
-            "--mode echo has no rooms, which --history, --exclude-sender, --read-only, --publish-token would be for; "
-            "leave out one or the other",
+            "--history, --exclude-sender, --read-only, --publish-token have no effect with --mode echo, which has no "
+            "rooms; remove one of them",
         ),
         (
             [*ECHO, "--rate", "1", "--slow", "skip"],
-            "--mode echo has no rooms, which --slow, --rate would be for; leave out one or the other",
+            "--slow, --rate have no effect with --mode echo, which has no rooms; remove one of them",
         ),
     ],
     ids=["a root path alone", "a key alone", "no key", "echo", "echo again"],

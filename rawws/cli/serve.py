@@ -37,7 +37,7 @@ from rawws.workers import MAX_WORKERS, Membership, run_workers
 
 NAME = "serve"
 HELP = "run the server"
-CASE_PATH = HOME + "break-it"  # the room of connections that the page breaks, where they disturb nobody
+CASE_PATH = HOME + "break-it"  # a room for connections that the page breaks, apart from all others
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,17 +58,18 @@ def _check(options: argparse.Namespace) -> None:
     if options.root_path is not None and not options.app:
         raise UsageError("--root-path is for an application; give --app too, or leave it out")
     if options.tls_key and not options.tls_cert:
-        raise UsageError("--tls-key is of no use without --tls-cert; give the certificate too")
+        raise UsageError("--tls-key has no effect without --tls-cert; give the certificate too")
     if options.slow == Slow.LATEST.value and options.latest_key is None:
-        raise UsageError("--slow latest needs --latest-key, the JSON member that names what a message is about")
+        raise UsageError("--slow latest requires --latest-key, the JSON member that says what a message is about")
     if options.latest_key is not None and options.slow != Slow.LATEST.value:
         raise UsageError("--latest-key is for --slow latest; give that too, or leave out the key")
-    idle = ", ".join(FLAGS.given(options, lambda flag: flag.needs_rooms))
+    idle = FLAGS.given(options, lambda flag: flag.needs_rooms)
     if options.mode == Mode.ECHO.value and idle:
-        raise UsageError(f"--mode echo has no rooms, which {idle} would be for; leave out one or the other")
+        names, verb = ", ".join(idle), "has" if len(idle) == 1 else "have"
+        raise UsageError(f"{names} {verb} no effect with --mode echo, which has no rooms; remove one of them")
     if options.page_token is not None and (options.page is False or options.workers is not None):
         other = "--no-page" if options.page is False else "--workers"
-        raise UsageError(f"--page-token is for the page, and with {other} there is none; leave out one or the other")
+        raise UsageError(f"--page-token has no effect with {other}, which turns the page off; remove one of them")
     if options.workers is not None:
         _check_for_workers(options)
 
@@ -76,17 +77,19 @@ def _check(options: argparse.Namespace) -> None:
 def _check_for_workers(options: argparse.Namespace) -> None:
     """Raises `UsageError` for what only one process can do."""
     if not 1 <= options.workers <= MAX_WORKERS:
-        raise UsageError(f"--workers is how many processes serve; give 1 to {MAX_WORKERS}")
+        raise UsageError(f"--workers is the number of worker processes; give 1 to {MAX_WORKERS}")
     if options.backplane is None:
-        raise UsageError("--workers needs --backplane: workers share nothing, so a room would be as many as they are")
+        raise UsageError(
+            "--workers requires --backplane: without it each worker would have its own separate copy of every room"
+        )
     if options.record is not None:
-        raise UsageError("--record writes one file, and --workers are several processes; give one of the two")
+        raise UsageError("--record writes one file, and --workers are several processes; remove one of them")
     if options.page:
-        raise UsageError("the page shows one process; leave out --page, or --workers")
+        raise UsageError("--page shows one process, and --workers are several; remove one of them")
 
 
 def _take_share(options: argparse.Namespace) -> None:
-    """Have a worker keep to its part of what is for the whole program, rounded up."""
+    """Reduce each limit on the whole program to the share of one worker, rounded up."""
     for name in [flag.option for flag in FLAGS if flag.is_divided]:
         if (whole := getattr(options, name)) is not None:
             setattr(options, name, math.ceil(whole / options.workers))
@@ -106,7 +109,7 @@ async def _serve(options: argparse.Namespace, worker: Membership | None) -> None
 
 
 class _Program:
-    """What the options ask for, put together."""
+    """The server and its parts, as the options ask for them."""
 
     def __init__(self, options: argparse.Namespace, worker: int | None) -> None:
         self._options = options
@@ -125,7 +128,7 @@ class _Program:
         self.remark = "any path is a room" if self._paths.root == "/" else f"rooms are {self._paths}"
         self.invitation = ""  # to the page, if there is one
         if options.metrics:
-            MetricsApp(self._hub, self._app, worker)  # raises when it can't be, before anything listens
+            MetricsApp(self._hub, self._app, worker)  # raises if there can't be metrics, before anything listens
 
     def _name_obstacle(self) -> str:
         backplane = self._hub.backplane
@@ -133,7 +136,7 @@ class _Program:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Record what crosses the wire meanwhile, if that is asked for."""
+        """Record heads and frames during the block, if --record is given."""
         if self._options.record is None:
             yield
             return
@@ -152,7 +155,7 @@ class _Program:
         if options.slow == Slow.WAIT.value and not options.ping_timeout:
             message = "--slow wait with --ping-timeout 0 waits for ever: a peer that stops reading holds up its room"
             logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
-        # Whoever reaches a proxy reaches what is behind it.
+        # A client that reaches a proxy reaches the server after it.
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
             guard = Guard(options.publish_token, local, self._origins)
