@@ -99,7 +99,7 @@ class Lifespan:
             ) from self._error
         # "If an exception is raised ... the server must continue but not send any lifespan events."
         message = f"the ASGI application has no lifespan, so it gets no startup and shutdown events: {why}"
-        logs.line(logs.server, logging.INFO, logs.SERVER, STATE, message)
+        logs.server_line(logging.INFO, STATE, message)
 
     async def stop(self) -> None:
         """Have the application shut down, within `GRACE_S` if this is cancelled. A failure is logged."""
@@ -125,4 +125,4 @@ class Lifespan:
 
 
 def log_fault(text: str) -> None:
-    logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, text)
+    logs.server_line(logging.ERROR, FAULT, text)

@@ -163,4 +163,4 @@ async def _show_page(
 
 
 def _log(told: str) -> None:
-    logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+    logs.server_line(logging.INFO, STATE, told)
