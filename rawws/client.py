@@ -18,6 +18,8 @@ from urllib.request import getproxies_environment, proxy_bypass
 import trio
 
 from rawws import logs
+from rawws.addresses import format_address
+from rawws.dial import dial
 from rawws.errors import (
     Cause,
     ConnectionClosed,
@@ -39,7 +41,7 @@ from rawws.peer import Endpoint
 from rawws.resume import ResumedWebSocket
 from rawws.runtime import check_runs_on_trio
 from rawws.tls import GIVE_CERTIFICATE, TlsError, begin_tls, default_context, explain
-from rawws.transport import Transport, dial, name_address
+from rawws.transport import Transport
 from rawws.version import __version__
 from rawws.websocket import WebSocket
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer, basic_authorization
@@ -341,7 +343,7 @@ class Connector:
             connected = await attempt.dial(uri.host, uri.port, uri.unix_path)
         if not uri.secure:
             return Transport(connected)
-        where = f"{uri.unix_path or name_address((uri.host, uri.port))}{attempt.through}"
+        where = f"{uri.unix_path or format_address((uri.host, uri.port))}{attempt.through}"
         attempt.stage = f"the TLS handshake with {where}"
         attempt.advice = "; if the server doesn't speak TLS, use ws:// in place of wss://"
         if self._ssl is None:
@@ -473,7 +475,7 @@ class _Attempt:
 
     async def dial(self, host: str, port: int, unix_path: str | None = None) -> socket.socket:
         """Return a connected socket. Raises OSError, which says to where there is no connection, and why."""
-        where = unix_path or name_address((host, port))
+        where = unix_path or format_address((host, port))
         self.stage = f"connecting to {where}"
         self.advice = "; the host may be down, or a firewall may drop packets to it"
         connected = await dial(host, port, unix_path)

@@ -33,29 +33,20 @@ from collections.abc import Callable, Sequence
 import trio
 
 from rawws import logs
+from rawws.connection_errors import EXHAUSTED, TlsFlood, describe_loss
 from rawws.deadlines import Deadlines
 from rawws.errors import Cause
 from rawws.forms import SENT_AT_ONCE_BYTES, TURN_WORK, Forms
 from rawws.memory import Memory, unsent
 from rawws.peer import NOWHERE, Endpoint, Loss, Peer
+from rawws.poller import LOST, READABLE, WRITABLE, make_poller
 from rawws.presence import Presence
 from rawws.room_state import RoomState
 from rawws.runtime import check_runs_on_trio
 from rawws.sending import MAX_OUTBOX_BYTES, Sending
 from rawws.slow import SlowPeers
 from rawws.traffic import Traffic
-from rawws.transport import (
-    EXHAUSTED,
-    LOST,
-    MORE_RECEIVE_BYTES,
-    READABLE,
-    RECEIVE_BYTES,
-    WRITABLE,
-    TlsFlood,
-    Transport,
-    describe_loss,
-    make_poller,
-)
+from rawws.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, Transport
 from rawws.turnstile import Turnstile
 from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
 from rawws.wire.event_stream import EventStream

@@ -16,6 +16,7 @@ import trio
 
 from rawws import logs, web
 from rawws.accepting import Address, accept_connections
+from rawws.addresses import format_address
 from rawws.answering import HandedOver, serve_http, turn_away
 from rawws.asgi_app import AsgiApp
 from rawws.asgi_endpoints import may_match_below
@@ -28,21 +29,15 @@ from rawws.gate import Gate
 from rawws.http_connection import HttpConnection
 from rawws.hub import Hub
 from rawws.limits import KIB, MIB, NO_LIMIT, Limits, check_names, check_number
+from rawws.listeners import is_listening, is_loopback, open_listeners, open_unix_listener
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.room_app import RoomApp
 from rawws.runtime import check_in_trio, check_runs_on_trio, not_awaited
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, Service
+from rawws.tls_transport import TlsTransport
 from rawws.tracing import OpenConnection, Tracer
-from rawws.transport import (
-    TlsTransport,
-    Transport,
-    is_loopback,
-    listens,
-    name_address,
-    open_listeners,
-    open_unix_listener,
-)
+from rawws.transport import Transport
 from rawws.upgrade import Upgraded
 from rawws.websocket import WebSocket
 from rawws.wire.event_stream import EventStream
@@ -152,7 +147,7 @@ class Server:
     @property
     def addresses(self) -> list[str]:
         """Where it listens: ``host:port``, or a Unix socket's path."""
-        return [name_address(listener.getsockname()) for listener in self.listeners if listener.fileno() >= 0]
+        return [format_address(listener.getsockname()) for listener in self.listeners if listener.fileno() >= 0]
 
     @property
     def port(self) -> int:
@@ -653,7 +648,7 @@ async def _open(
         if isinstance(listener, trio.SocketListener):
             fd: int = listener.socket.detach()
             listener = socket.socket(fileno=fd)
-        if not listens(listener):
+        if not is_listening(listener):
             raise UsageError(f"{listener!r} can't be a listener: it has to be a stream socket that listens already")
         listener.setblocking(False)
         opened.append(listener)

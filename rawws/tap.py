@@ -16,12 +16,15 @@ import trio
 
 from rawws import logs
 from rawws.accepting import Address, accept_connections
+from rawws.addresses import format_address, parse_ip, plain_address
+from rawws.connection_errors import EXHAUSTED
+from rawws.dial import dial
 from rawws.gate import client_of
 from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.tls import begin_tls, explain
 from rawws.tracing import OpenConnection, Tracer
-from rawws.transport import EXHAUSTED, Transport, dial, name_address, parse_ip, plain_address
+from rawws.transport import Transport
 from rawws.wire.describe import describe_switch
 from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch, begins_with_http
 from rawws.wire.role import Role
@@ -60,7 +63,7 @@ class Target:
     tls: ssl_module.SSLContext | None = None
 
     def __str__(self) -> str:
-        return name_address((self.host, self.port))
+        return format_address((self.host, self.port))
 
     async def dial(self) -> Transport:
         """Return a connection to it. Raises OSError, also when that takes too long."""
@@ -146,7 +149,7 @@ async def run_tap(
 
             for listener in listeners:
                 nursery.start_soon(accept_connections, listener, take)
-            task_status.started([name_address(listener.getsockname()) for listener in listeners])
+            task_status.started([format_address(listener.getsockname()) for listener in listeners])
 
 
 def _bad_gateway(reason: str, *, with_body: bool) -> bytes:

@@ -17,8 +17,9 @@ import stat
 import time
 from pathlib import Path
 
+from rawws.connection_errors import NotTls
 from rawws.errors import NoResponse, RawwsError, UsageError
-from rawws.transport import NotTls, TlsTransport
+from rawws.tls_transport import TlsTransport
 from rawws.wire.first_bytes import is_http_answer
 from rawws.wire.trace import escape
 
@@ -93,7 +94,7 @@ async def begin_tls(connected: socket.socket, context: ssl.SSLContext, host: str
     """
     transport = TlsTransport(connected, context, server_hostname=host)
     try:
-        await transport.shake_hands()
+        await transport.do_handshake()
     except OSError as error:
         transport.close()
         raise explain(error, where) from error

@@ -25,11 +25,12 @@ import trio.testing
 from rawws.errors import Cause
 from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, Limits
+from rawws.listeners import open_listeners
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.server import Server, make_service
 from rawws.service import ProcessResponse
-from rawws.transport import Transport, open_listeners
+from rawws.transport import Transport
 from rawws.web import HelloApp
 from rawws.websocket import WebSocket
 from rawws.wire.deflate import answer_offers

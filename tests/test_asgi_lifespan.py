@@ -20,7 +20,7 @@ from trio.testing import wait_all_tasks_blocked
 import rawws
 from rawws.asgi_app import Receive, Scope, Send, asgi, load_app
 from rawws.errors import ListenError, UsageError
-from rawws.transport import open_listeners
+from rawws.listeners import open_listeners
 from tests.asgi_serving import App, answer, echo, errors, says_ok, serving
 from tests.serving import LOOPBACK, get, seen_text, text
 

@@ -20,7 +20,7 @@ from websockets.trio.server import serve as serve_with_websockets
 
 import rawws
 from rawws import Request, Response, UsageError, WebSocket
-from rawws.transport import dial
+from rawws.dial import dial
 from rawws.wire.frames import encode_frame
 from rawws.wire.handshake import Accept
 from tests.serving import LOOPBACK

@@ -24,9 +24,10 @@ import rawws.loop
 from rawws.hub import Mode
 from rawws.limits import Limits
 from rawws.loop import current_loop
+from rawws.poller import READABLE, SelectorPoller, make_poller
 from rawws.room import Place, Room
 from rawws.sending import MAX_OUTBOX_BYTES
-from rawws.transport import MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, SelectorPoller, Transport, make_poller
+from rawws.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, Transport
 from rawws.wire import masking
 from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.encodings import PLAIN

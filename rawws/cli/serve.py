@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import trio
 
 from rawws import logs, signals, web
+from rawws.addresses import format_address
 from rawws.asgi_app import asgi, load_app
 from rawws.backplane import share
 from rawws.cli.arguments import (
@@ -33,6 +34,7 @@ from rawws.cli.arguments import (
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, MIB, Limits
+from rawws.listeners import connectable_address, is_loopback
 from rawws.metrics import MetricsApp
 from rawws.page import HOME, About, Access, Page
 from rawws.program import load_tls, run_program
@@ -42,7 +44,6 @@ from rawws.room_posts import Guard
 from rawws.server import Routes, Server, serve
 from rawws.tls import insecure_context
 from rawws.tracing import Recording, Tracer
-from rawws.transport import dialled_address, is_loopback, name_address
 from rawws.wire.handshake import Origins
 from rawws.wire.trace import STATE
 from rawws.workers import MAX_WORKERS, Membership, run_workers
@@ -199,7 +200,7 @@ class _Program:
             app = page.before(app, at_root=options.app is None)
             routes = {**page.routes, CASE_PATH: self._hub}
             scheme = "http" if self._tls is None else "https"
-            self.invitation = page.invite(f"{scheme}://{name_address(dialled_address(listeners[0]))}")
+            self.invitation = page.invite(f"{scheme}://{format_address(connectable_address(listeners[0]))}")
         async with share(self._hub, *options.backplane) if options.backplane else contextlib.nullcontext():
             await self._serve(listeners, status, app, routes)
 
@@ -255,7 +256,7 @@ class _Program:
             message = "the page is on: everybody who can reach it and has its token sees all that crosses the wire"
             logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
         scheme = "ws" if self._tls is None else "wss"
-        uri = f"{scheme}://{name_address(dialled_address(listeners[0]))}"
+        uri = f"{scheme}://{format_address(connectable_address(listeners[0]))}"
         about = About(
             uri,
             None if self._tls is None else insecure_context(),
