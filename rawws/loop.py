@@ -52,9 +52,9 @@ from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.masking import speed
+from rawws.wire.recent_frames import describe_recent_frames
 from rawws.wire.session import Session, State
 from rawws.wire.trace import FAULT, STATE
-from rawws.wire.trail import describe_trail
 
 # How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
 # already costs far more in copying than in the system call) and every peer wait longer for its turn.
@@ -731,7 +731,7 @@ def _load_beside(load: Callable[[], None]) -> None:
 def _what_was_before(peer: Peer, unsent_bytes: int) -> str:
     """Return what is known of a connection that doesn't end well, so that nobody need wonder."""
     told = []
-    if frames := describe_trail(peer.session.trail):
+    if frames := describe_recent_frames(peer.session.recent_frames):
         them = peer.session.our_role.other.name.lower()
         ago_s = time.perf_counter() - peer.heard_at
         told.append(f"the last frames from the {them} were {frames}, {ago_s:.1f} s ago")

@@ -40,11 +40,11 @@ from rawws.tracing import OpenConnection, Tracer
 from rawws.transport import Transport
 from rawws.upgrade import Upgraded
 from rawws.websocket import WebSocket
+from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.event_stream import EventStream
-from rawws.wire.handshake import Origins
-from rawws.wire.hosts import Hosts
 from rawws.wire.messages import Request, Response, is_token
-from rawws.wire.reading import Reading, read_request
+from rawws.wire.origins import Origins
+from rawws.wire.reading import RoomQuery, read_request
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, STATE, shorten
 
@@ -261,8 +261,8 @@ class Server:
         """Get the room of a path ready, which may be on other nodes too."""
         path = request.path or ""
         hub = self._routes.get(path, self._elsewhere).handler
-        reading = read_request(request)
-        return await hub.prepare(path, reading.since) if isinstance(hub, Hub) and isinstance(reading, Reading) else None
+        query = read_request(request)
+        return await hub.prepare(path, query.since) if isinstance(hub, Hub) and isinstance(query, RoomQuery) else None
 
     def _admit(self, request: Request) -> tuple[str, Refusal | None]:
         """Say what a WebSocket does in the room of its path, if that is one, and why it can't be let in."""

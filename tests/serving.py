@@ -35,8 +35,9 @@ from rawws.web import HelloApp
 from rawws.websocket import WebSocket
 from rawws.wire.deflate import answer_offers
 from rawws.wire.frames import Opcode, encode_frame, parse_header
-from rawws.wire.handshake import Accept, Handshake, Origins
+from rawws.wire.handshake import Accept, Handshake
 from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.origins import Origins
 from rawws.wire.role import Role
 from tests.forked import Forked, Forker
 

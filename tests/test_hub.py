@@ -33,7 +33,7 @@ from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.encodings import PLAIN
 from rawws.wire.frames import Opcode
 from rawws.wire.masking import OnDemand
-from rawws.wire.reading import Reading
+from rawws.wire.reading import RoomQuery
 from rawws.wire.session import Session
 from tests.serving import (
     Client,
@@ -768,7 +768,7 @@ async def test_an_error_of_our_own_at_the_door_costs_its_peer_alone(
     bob = await running.open()
     place = Room.place
 
-    def stumble(room: Room, reading: Reading) -> Place:
+    def stumble(room: Room, reading: RoomQuery) -> Place:
         if room.path == "/stumble":
             raise ZeroDivisionError("on purpose")
         return place(room, reading)

@@ -44,7 +44,7 @@ from rawws.room_posts import Guard
 from rawws.server import Routes, Server, serve
 from rawws.tls import insecure_context
 from rawws.tracing import Recording, Tracer
-from rawws.wire.handshake import Origins
+from rawws.wire.origins import Origins
 from rawws.wire.trace import STATE
 from rawws.workers import MAX_WORKERS, Membership, run_workers
 

@@ -24,13 +24,15 @@ The names below are those that are needed to speak WebSocket over a transport of
 `HttpPhase` and `examine`, until the 101; then a `Session`.
 """
 
+from rawws.wire.checks import Check
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PongReceived
 from rawws.wire.frames import Frame, FrameHeader, Opcode, encode_frame, parse_header
-from rawws.wire.handshake import Check, Handshake, Origins, examine
+from rawws.wire.handshake import Handshake, examine
 from rawws.wire.http1 import BodyPart, HttpPhase, Signal
 from rawws.wire.http1_client import ResponsePhase
 from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.origins import Origins
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 from rawws.wire.uri import WebSocketURI, parse_uri

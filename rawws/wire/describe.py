@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rawws.wire import ruler
+from rawws.wire import dissect
 from rawws.wire.observer import Head, Seen, SeenFrame, Switch
 from rawws.wire.role import Role
 from rawws.wire.trace import DIRECTIONS, FAULT, STATE, frame_line, head_lines, message_line
@@ -50,7 +50,7 @@ def _describe_head(head: Head) -> list[str]:
 def _describe_frame(seen: SeenFrame, *, with_ruler: bool) -> list[str]:
     lines = [f"{_where(seen.sender, seen.at)}: {frame_line(seen.frame)}"]
     if with_ruler:
-        lines += [_INDENT + row for row in ruler.lines(seen.frame)]
+        lines += [_INDENT + row for row in dissect.lines(seen.frame)]
     if seen.message is not None and (told := message_line(seen.frame)):
         lines.append(f"{_INDENT}{STATE} {told}")
     if seen.fault is not None:

@@ -25,17 +25,20 @@ import h11
 from rawws.errors import Fault, Refusal
 from rawws.limits import NO_LIMIT, Limits
 from rawws.wire import http1
-from rawws.wire.client_handshake import AnswerCheck, examine_answer
+from rawws.wire.checks import AnswerCheck, AnyCheck, RequestCheck
+from rawws.wire.client_handshake import examine_answer
 from rawws.wire.deflate import NAME, Unread, parse_extensions
 from rawws.wire.events import Event, Failed
+from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import MASK, Frame, FrameScanner, SeenMessage
-from rawws.wire.handshake import Accept, Check, Origins, examine, wants_websocket
+from rawws.wire.handshake import Accept, examine, wants_websocket
 from rawws.wire.http1 import HttpPhase, Signal
 from rawws.wire.message_view import MessageView
 from rawws.wire.messages import Headers, Request, Response
-from rawws.wire.plain import PlainReader
+from rawws.wire.origins import Origins
 from rawws.wire.role import Role
-from rawws.wire.trace import FrameRecorder, escape, printable, shorten
+from rawws.wire.trace import escape, printable, shorten
+from rawws.wire.wsproto_reader import WsprotoReader
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]{1,32} [^\r\n]")
@@ -75,7 +78,7 @@ class Head:
     sender: Role
     at: int
     raw: bytes
-    checks: tuple[Check | AnswerCheck, ...] = ()
+    checks: tuple[AnyCheck, ...] = ()
     accept: Accept | None = None
     problem: str = ""
 
@@ -339,7 +342,7 @@ class _Asked:
         self.request = request
         self.size = len(request.raw_head) + _REQUEST_BYTES
         self.upgrades = wants_websocket(request)
-        self.checks: tuple[Check, ...] = ()
+        self.checks: tuple[RequestCheck, ...] = ()
         self.accept: Accept | None = None
         self.offered_subprotocols: tuple[str, ...] = ()
         self.offered_compression = "Sec-WebSocket-Extensions" in request.headers
@@ -485,7 +488,7 @@ class _Frames:
             if compression is None
             else MessageView(deflates=True, keeps_context=compression.keeps_context, from_start=compression.from_start)
         )
-        self._judge = PlainReader(sender.other, NO_LIMIT, [] if compression is None else [Unread()])
+        self._judge = WsprotoReader(sender.other, NO_LIMIT, [] if compression is None else [Unread()])
         self._judge.streams = True  # what has been judged of a message is not needed any more
         self._fault: Fault | None = None
         self._told = False  # of a frame that is incomplete still

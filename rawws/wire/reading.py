@@ -17,7 +17,7 @@ _OFF = frozenset({"0", "false", "no", "off"})
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class RoomQuery:
     """What a query asks for. With neither ``since`` nor ``last`` it is what is published from now on."""
 
     since: MessageId | None = None
@@ -29,7 +29,7 @@ class Reading:
     polls: bool = False  # one of since, last and wait is there
 
 
-def read_query(query: str) -> Reading:
+def read_query(query: str) -> RoomQuery:
     """Read a query; what rawws doesn't know in it is somebody else's. Raises `UsageError`."""
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
@@ -39,7 +39,7 @@ def read_query(query: str) -> Reading:
             given[name] = value
     since = given.get("since")
     wait_s = _number(given, "wait")
-    return Reading(
+    return RoomQuery(
         since=parse_id(since) if since else None,
         last=_number(given, "last"),
         wait_s=min(float(wait_s or 0), MAX_WAIT_S),
@@ -67,7 +67,7 @@ def _number(given: dict[str, str], name: str) -> int | None:
     return int(value)
 
 
-def read_request(request: Request) -> Reading | Refusal:
+def read_request(request: Request) -> RoomQuery | Refusal:
     """Return what a request's query asks for, or a refusal of it.
 
     ``Last-Event-ID`` counts for more than ``since``: a reader of events that comes back asks for the same URL again.

@@ -25,9 +25,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from rawws.errors import UsageError
-from rawws.wire.client_handshake import AnswerCheck
+from rawws.wire.checks import AnyCheck
 from rawws.wire.frames import Frame, parse_header
-from rawws.wire.handshake import GUID, Accept, Check
+from rawws.wire.handshake import GUID, Accept
 from rawws.wire.masking import apply_mask
 from rawws.wire.role import Role
 from rawws.wire.trace import mask_secrets
@@ -42,7 +42,7 @@ def head_record(sender: Role, raw_head: bytes) -> Record:
     return {"kind": "head", "sender": sender.name.lower(), "head": mask_secrets(raw_head).decode("latin-1")}
 
 
-def checks_record(sender: Role, checks: Iterable[Check | AnswerCheck], accept: Accept | None) -> Record:
+def checks_record(sender: Role, checks: Iterable[AnyCheck], accept: Accept | None) -> Record:
     """Return what a handshake was held against, and with which result, as a record."""
     record: Record = {
         "kind": "checks",

@@ -1,7 +1,7 @@
 """One WebSocket connection after its handshake: messages, control frames, close (RFC 6455 §5 to §7).
 
 Frames are read by two lanes that amount to the same: `FastReader` takes whole, plain frames, and
-`PlainReader`, which is wsproto, takes everything else. Around them, a `Session` knows how far the closing
+`WsprotoReader`, which is wsproto, takes everything else. Around them, a `Session` knows how far the closing
 handshake has come, and gives the answers that the RFC asks for: a pong to a ping, a close to a close, a close
 before we give up.
 
@@ -24,7 +24,8 @@ from wsproto.frame_protocol import CloseReason
 from rawws.errors import Fault
 from rawws.wire.deflate import MIN_DEFLATE_BYTES, Deflater, Inflater
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived
-from rawws.wire.fastlane import INFLATED_BYTES_EACH, FastReader
+from rawws.wire.fast_reader import INFLATED_BYTES_EACH, FastReader
+from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import (
     MAX_CONTROL_PAYLOAD_BYTES,
     RSV1,
@@ -35,10 +36,9 @@ from rawws.wire.frames import (
     split_frames,
 )
 from rawws.wire.message_view import MessageView
-from rawws.wire.plain import PlainEncoder, PlainReader
+from rawws.wire.recent_frames import NO_FRAMES, RecentFrames
 from rawws.wire.role import Role
-from rawws.wire.trace import FrameRecorder
-from rawws.wire.trail import NO_TRAIL, Trail
+from rawws.wire.wsproto_reader import WsprotoEncoder, WsprotoReader
 
 
 class State(Enum):
@@ -51,7 +51,7 @@ CLOSED = State.CLOSED  # a global is found three times as fast as an Enum's memb
 
 
 # wsproto takes as long for one frame as the fast lane for this many.
-PLAIN_FRAME_WORK = 4
+WSPROTO_FRAME_WORK = 4
 
 
 class Session:
@@ -76,11 +76,11 @@ class Session:
         "_fast",
         "_inflater",
         "_inflates",
-        "_plain",
         "_relays",
         "_streams",
         "_unread",
         "_views",
+        "_wsproto",
         "close_begun_by",
         "close_rcvd",
         "close_sent",
@@ -131,9 +131,9 @@ class Session:
             if fast_lane
             else None
         )
-        self._encoder = None if fast_lane else PlainEncoder(our_role)
+        self._encoder = None if fast_lane else WsprotoEncoder(our_role)
         # Made when there is a frame for it, and with a fast lane given up when that is read: it takes 2 KiB.
-        self._plain: PlainReader | None = None
+        self._wsproto: WsprotoReader | None = None
         self._unread = b""  # what was received behind the most that was asked for
         self.outgoing = b""  # for `data_to_send`
         if on_frame is not None:
@@ -146,29 +146,29 @@ class Session:
         )
 
     @property
-    def trail(self) -> Trail:
+    def recent_frames(self) -> RecentFrames:
         """The last frames that have come."""
-        if self._plain is not None:
-            return self._plain.trail
-        return NO_TRAIL if self._fast is None else self._fast.trail
+        if self._wsproto is not None:
+            return self._wsproto.recent_frames
+        return NO_FRAMES if self._fast is None else self._fast.recent_frames
 
     @property
     def held_bytes(self) -> int:
         """How much memory a message takes that has not come whole."""
         fast = 0 if self._fast is None else self._fast.held_bytes
-        return len(self._unread) + fast + (0 if self._plain is None else self._plain.held_bytes)
+        return len(self._unread) + fast + (0 if self._wsproto is None else self._wsproto.held_bytes)
 
     @property
     def memory_bytes(self) -> int:
         """The bytes of memory it has grown by since it was made: `held_bytes`, the frame reader, unsent answers."""
-        fast, plain = self._fast, self._plain
-        if plain is None and fast is not None and fast.is_idle and self._inflater is None and self._views is None:
+        fast, reader = self._fast, self._wsproto
+        if reader is None and fast is not None and fast.is_idle and self._inflater is None and self._views is None:
             return len(self._unread) + len(self.outgoing)  # nearly always; this is asked of every connection
         own = self.held_bytes + len(self.outgoing) + (0 if fast is None else fast.own_bytes)
         if self._views is not None:
             own += sum(view.held_bytes for view in self._views.values())
-        if plain is not None:
-            return own + plain.own_bytes
+        if reader is not None:
+            return own + reader.own_bytes
         return own if self._inflater is None else own + self._inflater.held_bytes
 
     @property
@@ -209,8 +209,8 @@ class Session:
                     from_start=inflater is None or inflater.is_fresh,
                 ),
             }
-        if self._plain is not None:
-            self._plain.view = self._view_of(self.our_role.other)
+        if self._wsproto is not None:
+            self._wsproto.view = self._view_of(self.our_role.other)
 
     def _view_of(self, sender: Role) -> MessageView | None:
         return None if self._views is None else self._views[sender]
@@ -227,7 +227,7 @@ class Session:
 
         Few bytes may amount to much: a KiB to a MiB of messages, or to a hundred of them. So ``most`` is how many
         events are wanted, about. Each KiB that was inflated counts as one too, and each frame that wsproto reads as
-        `PLAIN_FRAME_WORK`, since it takes longer.
+        `WSPROTO_FRAME_WORK`, since it takes longer.
 
         Never raises for what a peer sends. Once the state is CLOSED, data is ignored (§5.5.1).
         """
@@ -265,8 +265,8 @@ class Session:
         """Tell messages in parts from now on, as they come; returns what is there of the one being received."""
         events: list[Event] = []
         self._streams = True
-        if self._plain is not None:
-            self._plain.begin_streaming(events)
+        if self._wsproto is not None:
+            self._wsproto.begin_streaming(events)
         if self._fast is not None and not self._fast.is_idle:
             self._receive_slowly(self._fast.give_up(), events, math.inf)
         return events
@@ -274,8 +274,8 @@ class Session:
     def end_streaming(self) -> None:
         """Tell messages as a whole again, from the next one on."""
         self._streams = False
-        if self._plain is not None:
-            self._plain.streams = False
+        if self._wsproto is not None:
+            self._wsproto.streams = False
 
     def _receive(self, data: bytes, out: list[Any], most: float) -> None:
         if self._unread:
@@ -283,7 +283,7 @@ class Session:
         fast = self._fast
         if (
             fast is not None
-            and self._plain is None
+            and self._wsproto is None
             and self.state is not CLOSED
             and not self._streams
             and (self.on_frame is None or not fast.is_idle)  # what the fast lane has begun, it ends
@@ -301,19 +301,19 @@ class Session:
 
     def _receive_slowly(self, data: bytes, out: list[Any], most: float) -> None:
         """Go back and forth between the lanes; ``data`` begins with what the fast lane, if it was asked, left."""
-        spare: PlainReader | None = None  # for the next turn: making one costs as much as three small frames
+        spare: WsprotoReader | None = None  # for the next turn: making one costs as much as three small frames
         while data and self.state is not CLOSED:
             if most <= 0:
                 self._unread = data
                 return
-            if self._plain is None:
-                spare = spare or self._make_plain()
-                spare.trail = self.trail
-                self._plain = spare
-            spare = self._plain
-            data, work = self._read_plainly(spare, data, out, most)
+            if self._wsproto is None:
+                spare = spare or self._make_wsproto_reader()
+                spare.recent_frames = self.recent_frames
+                self._wsproto = spare
+            spare = self._wsproto
+            data, work = self._read_with_wsproto(spare, data, out, most)
             most -= work
-            if data and self._fast is not None and self._plain is None and self._takes_turns and most > 0:
+            if data and self._fast is not None and self._wsproto is None and self._takes_turns and most > 0:
                 told_before = len(out)
                 rest = self._fast.read(data, out, told_before + most)
                 self._answer_pings(self._fast)
@@ -335,18 +335,18 @@ class Session:
             key = self._mask_key
             self.outgoing += b"".join([encode_frame(Opcode.PONG, payload, mask_key=key()) for payload in pings])
 
-    def _read_plainly(self, plain: PlainReader, data: bytes, out: list[Any], most: float) -> tuple[bytes, int]:
+    def _read_with_wsproto(self, reader: WsprotoReader, data: bytes, out: list[Any], most: float) -> tuple[bytes, int]:
         """Have wsproto read; with a fast lane, only up to where that can take over again.
 
         Returns what is left, and how much of ``most`` that was.
         """
         events: list[Event] = []
-        work = -plain.frames
+        work = -reader.frames
         # One message at a time too where there is an end to what is wanted: who can say what the next inflates to?
         until_idle = (self._fast is not None and self._takes_turns) or most < math.inf
-        most_frames = math.ceil(most / PLAIN_FRAME_WORK) if most < math.inf else most
-        position = plain.read(data, 0, events, self.on_frame, until_idle=until_idle, most_frames=most_frames)
-        work = (work + plain.frames) * PLAIN_FRAME_WORK
+        most_frames = math.ceil(most / WSPROTO_FRAME_WORK) if most < math.inf else most
+        position = reader.read(data, 0, events, self.on_frame, until_idle=until_idle, most_frames=most_frames)
+        work = (work + reader.frames) * WSPROTO_FRAME_WORK
         for event in events:
             self._answer(event)
             if isinstance(event, (Message, MessagePart)):
@@ -357,9 +357,9 @@ class Session:
                 self._encode(event.opcode, event.payload, out)
             elif self._echoes and isinstance(event, PingReceived) and self.outgoing:
                 out.append(self.data_to_send())
-        if self._fast is not None and plain.is_idle:
-            self._fast.trail = plain.trail
-            self._plain = None
+        if self._fast is not None and reader.is_idle:
+            self._fast.recent_frames = reader.recent_frames
+            self._wsproto = None
         return data[position:], work
 
     def _encode(self, opcode: Opcode, payload: bytes | bytearray, frames: list[bytes | bytearray]) -> None:
@@ -368,13 +368,13 @@ class Session:
         else:
             frames.append(self._encoder.encode(opcode, payload))
 
-    def _make_plain(self) -> PlainReader:
+    def _make_wsproto_reader(self) -> WsprotoReader:
         inflaters = [self._inflater or Inflater(self.max_message_bytes)] if self._inflates else []
-        plain = PlainReader(self.our_role, self.max_message_bytes, inflaters)
-        plain.streams = self._streams
-        plain.shown_bytes = self.shown_bytes
-        plain.view = self._view_of(self.our_role.other)
-        return plain
+        reader = WsprotoReader(self.our_role, self.max_message_bytes, inflaters)
+        reader.streams = self._streams
+        reader.shown_bytes = self.shown_bytes
+        reader.view = self._view_of(self.our_role.other)
+        return reader
 
     def _answer(self, event: Event) -> None:
         match event:

@@ -35,8 +35,8 @@ from rawws.wire.frames import (
     parse_header,
 )
 from rawws.wire.masking import REPEAT_MASK, UNMASK_AS_INTEGER_BYTES, apply_mask, apply_mask_in_place
+from rawws.wire.recent_frames import LENGTH_BITS, NO_FRAMES, push
 from rawws.wire.role import Role
-from rawws.wire.trail import LENGTH_BITS, NO_TRAIL, follow
 
 # A NamedTuple's own constructor takes its arguments by name through a second call; this takes 0.2 µs less.
 _message = partial(tuple.__new__, Message)
@@ -135,7 +135,7 @@ class FastReader:
         "_takes_pings",
         "max_message_bytes",
         "pings",
-        "trail",
+        "recent_frames",
         "unread",
     )
 
@@ -151,7 +151,7 @@ class FastReader:
         self.unread = b""  # what `read` has stopped before
         self._held = b""  # the beginning of a header in which nothing is wrong so far
         self._incomplete: _Incomplete | None = None
-        self.trail = NO_TRAIL
+        self.recent_frames = NO_FRAMES
 
     @property
     def is_idle(self) -> bool:
@@ -193,7 +193,7 @@ class FastReader:
             return incomplete.as_received()
         if not incomplete.missing:
             self._incomplete = None
-            self.trail = follow(self.trail, incomplete.first_byte, incomplete.payload_bytes)
+            self.recent_frames = push(self.recent_frames, incomplete.first_byte, incomplete.payload_bytes)
             self._add(_TEXT if incomplete.first_byte == _WHOLE_TEXT else _BINARY, incomplete.payload, out)
         return None
 
@@ -277,8 +277,8 @@ class FastReader:
                 most -= inflated_bytes // INFLATED_BYTES_EACH
             position = next_position
         if position == end or len(out) >= most:
-            trail = self.trail  # follow(), written out
-            self.trail = (first << LENGTH_BITS | length, trail[0], trail[1], trail[2])
+            recent = self.recent_frames  # push(), written out
+            self.recent_frames = (first << LENGTH_BITS | length, recent[0], recent[1], recent[2])
             if position < end:
                 self.unread = data[position:]
             return None

@@ -20,11 +20,11 @@ from wsproto.frame_protocol import CloseReason
 from rawws.errors import Fault
 from rawws.wire.deflate import Inflater, Unread, most_deflated_bytes
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PongReceived
+from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import CONTROL, MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, FrameScanner, Opcode
 from rawws.wire.message_view import INVALID_DEFLATE, TEXT_NOT_UTF8, MessageView
+from rawws.wire.recent_frames import NO_FRAMES, push
 from rawws.wire.role import Role
-from rawws.wire.trace import FrameRecorder
-from rawws.wire.trail import NO_TRAIL, follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def _name_fault(close_code: int, sentence: str) -> Fault:
 READER_BYTES = 2600
 
 
-class PlainReader:
+class WsprotoReader:
     """Reads frames through wsproto from a frame boundary on."""
 
     __slots__ = (
@@ -89,15 +89,15 @@ class PlainReader:
         "ended",
         "frames",
         "max_message_bytes",
+        "recent_frames",
         "shown_bytes",
         "streams",
-        "trail",
         "view",
     )
 
     def __init__(self, our_role: Role, max_message_bytes: int, inflaters: Sequence[Inflater | Unread] = ()) -> None:
         self.max_message_bytes = max_message_bytes
-        self.trail = NO_TRAIL
+        self.recent_frames = NO_FRAMES
         self.frames = 0  # that have been read
         self.ended = False  # a close was read, or a fault found: nothing more will be
         self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, to ``on_frame``
@@ -190,7 +190,7 @@ class PlainReader:
 
         Control frames, which may come between fragments, never touch the count.
         """
-        self.trail = follow(self.trail, header.raw[0], header.payload_bytes)
+        self.recent_frames = push(self.recent_frames, header.raw[0], header.payload_bytes)
         if on_frame is not None or header.opcode == Opcode.CLOSE:
             self._recorder = FrameRecorder(header, self.shown_bytes, None if on_frame is None else self.view)
         if header.opcode & CONTROL:
@@ -304,7 +304,7 @@ class PlainReader:
         events.append(Failed(fault))
 
 
-class PlainEncoder:
+class WsprotoEncoder:
     """Writes frames through wsproto, for where the fast lane is switched off.
 
     Its ``Connection`` only sends, and must not know how far the closing handshake has come: our close may have to

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from rawws.wire.frames import FIN, OPCODE, RSV1, Opcode
 
-Trail = tuple[int, int, int, int]
+RecentFrames = tuple[int, int, int, int]
 
-NO_TRAIL: Trail = (-1, -1, -1, -1)
+NO_FRAMES: RecentFrames = (-1, -1, -1, -1)
 LENGTH_BITS = 64
 
 
-def follow(trail: Trail, first_byte: int, payload_bytes: int) -> Trail:
+def push(trail: RecentFrames, first_byte: int, payload_bytes: int) -> RecentFrames:
     """Return a trail with one more frame, the newest first. (Written out where it is done for each read.)"""
     return (first_byte << LENGTH_BITS | payload_bytes, trail[0], trail[1], trail[2])
 
 
-def describe_trail(trail: Trail) -> str:
+def describe_recent_frames(trail: RecentFrames) -> str:
     """Return the frames in their order, such as ``TEXT of 5 bytes, PING of 0 bytes``; empty if there are none."""
     return ", ".join(_describe(entry) for entry in reversed(trail) if entry >= 0)
 

@@ -33,7 +33,7 @@ class Field(NamedTuple):
     section: str
 
 
-def measure(header: FrameHeader) -> list[Field]:
+def fields_of(header: FrameHeader) -> list[Field]:
     """Return the fields of a header in their order, the masking key included."""
     first, second = header.raw[0], header.raw[1]
     fields: list[Field] = []
@@ -124,7 +124,7 @@ def lines(frame: Frame) -> list[str]:
                      .0......  RSV1         not compressed                                   RFC 6455 §5.2
     """
     rows: list[str] = []
-    for field in measure(frame.header):
+    for field in fields_of(frame.header):
         byte, bit = divmod(field.at, 8)
         raw = frame.header.raw
         if field.bits < 8:

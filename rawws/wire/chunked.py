@@ -17,7 +17,7 @@ _TRAILER_LINE = re.compile(rb"[^ \t\r\n][^\r\n]*\r\n")
 _END = b"\r\n"
 
 
-class ChunkLines:
+class ChunkedFramingCheck:
     """Follows a chunked body from its first byte on; what comes behind its end is no concern of it."""
 
     __slots__ = ("_in_trailers", "_line", "_to_skip", "ended")
@@ -28,7 +28,7 @@ class ChunkLines:
         self._line = b""  # what has come of one
         self._to_skip = 0  # bytes of a chunk, and of the line end behind it, which h11 checks
 
-    def follow(self, data: bytes) -> bool:
+    def feed(self, data: bytes) -> bool:
         """Take in the next bytes, and say whether all lines that have ended are what they have to be."""
         position = 0
         while position < len(data) and not self.ended:
