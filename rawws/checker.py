@@ -18,8 +18,9 @@ from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.describe import describe
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.messages import FieldsLike, Headers
-from rawws.wire.observer import Observer, Seen
+from rawws.wire.observer import Observer
 from rawws.wire.role import Role
+from rawws.wire.seen import Seen
 from rawws.wire.uri import parse_uri
 
 # The most cases that wait at the same time. With a server that leaves connections open, they all wait at once.

@@ -40,7 +40,7 @@ from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.resume import ResumedWebSocket
 from rawws.runtime import check_runs_on_trio
-from rawws.tls import GIVE_CERTIFICATE, TlsError, begin_tls, default_context, explain
+from rawws.tls import GIVE_CERTIFICATE, TlsError, default_context, explain, start_tls
 from rawws.transport import Transport
 from rawws.version import __version__
 from rawws.websocket import WebSocket
@@ -348,7 +348,7 @@ class Connector:
         attempt.advice = "; if the server doesn't speak TLS, use ws:// in place of wss://"
         if self._ssl is None:
             self._ssl = default_context()  # reading a machine's authorities takes longer than a handshake
-        return await begin_tls(connected, self._ssl, uri.host, where)
+        return await start_tls(connected, self._ssl, uri.host, where)
 
     def _find_proxy(self, uri: WebSocketURI) -> tuple[str | None, str]:
         """Return the proxy for an address, and who named it: our caller, or the environment, unless it excepts it."""
@@ -534,12 +534,7 @@ class _Attempt:
     def examine(self, handshake: ClientHandshake, response: Response) -> ServerAnswer:
         """Hold the answer against the RFC's requirements, and show each."""
         answer = handshake.examine(response)
-        if logs.handshake.isEnabledFor(logging.DEBUG):
-            for check in answer.checks:
-                self.log(logs.handshake, logging.DEBUG, STATE if check.holds else FAULT, str(check))
-            if not answer.fault:
-                for step in handshake.accept.steps:
-                    self.log(logs.handshake, logging.DEBUG, STATE, step)
+        logs.show_checks(self.number, answer.checks, () if answer.fault else handshake.accept.steps)
         if answer.fault:
             self.log(logs.handshake, logging.INFO, FAULT, f"no handshake: {answer.fault}")
         return answer

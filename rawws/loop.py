@@ -369,7 +369,7 @@ class Loop:
         if peer.lost and peer.lost.why:
             self.drop(peer, Cause.RESET, "" if peer.session.is_closed else peer.lost.why)
             return
-        them = peer.session.our_role.other.name.lower()
+        them = peer.session.our_role.other.label
         if not peer.shut:
             peer.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
         self.drop(peer, Cause.EOF, "" if peer.session.is_closed else f"the {them} ended the stream")
@@ -732,7 +732,7 @@ def _what_was_before(peer: Peer, unsent_bytes: int) -> str:
     """Return what is known of a connection that doesn't end well, so that nobody need wonder."""
     told = []
     if frames := describe_recent_frames(peer.session.recent_frames):
-        them = peer.session.our_role.other.name.lower()
+        them = peer.session.our_role.other.label
         ago_s = time.perf_counter() - peer.heard_at
         told.append(f"the last frames from the {them} were {frames}, {ago_s:.1f} s ago")
     if unsent_bytes:

@@ -22,12 +22,13 @@ from rawws.dial import dial
 from rawws.gate import client_of
 from rawws.limits import MIB
 from rawws.loop import current_loop
-from rawws.tls import begin_tls, explain
+from rawws.tls import explain, start_tls
 from rawws.tracing import OpenConnection, Tracer
 from rawws.transport import Transport
 from rawws.wire.describe import describe_switch
-from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch, begins_with_http
+from rawws.wire.observer import Observer, begins_with_http
 from rawws.wire.role import Role
+from rawws.wire.seen import Head, Rest, Seen, SeenFrame, Switch
 from rawws.wire.trace import DIRECTIONS, FAULT, STATE, escape, head_lines, printable
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -73,7 +74,7 @@ class Target:
             if self.tls is None:
                 return Transport(connected)
             stage = f"the TLS handshake with {self}"
-            return await begin_tls(connected, self.tls, self.host, str(self))
+            return await start_tls(connected, self.tls, self.host, str(self))
         raise TimeoutError(f"{stage} took longer than {DIAL_TIMEOUT_S:g} s")
 
 
@@ -165,7 +166,7 @@ def _bad_gateway(reason: str, *, with_body: bool) -> bytes:
 def _describe_loss(error: OSError, sender: Role, target: Target) -> str:
     if isinstance(error, ssl_module.SSLError):  # in TLS 1.3, it may follow the handshake
         error = explain(error, str(target))
-    return f"lost: {error.strerror or error}, while the {sender.name.lower()}'s bytes were passed on"
+    return f"lost: {error.strerror or error}, while the {sender.label}'s bytes were passed on"
 
 
 class _Tapped:
@@ -275,7 +276,7 @@ class _Tapped:
                     return
             if self._reason:
                 return  # it was cut off, so some bytes may be missing
-            self._log(logs.http, logging.DEBUG, DIRECTIONS[sender], f"the {sender.name.lower()} ended its stream")
+            self._log(logs.http, logging.DEBUG, DIRECTIONS[sender], f"the {sender.label} ended its stream")
             await sink.send_eof()
         except OSError as error:
             self._reason = self._reason or _describe_loss(error, sender, self._target)
@@ -309,7 +310,7 @@ class _Tapped:
                 self._show_frame(seen)
             case Rest():
                 told = f"{seen.told}: {escape(seen.raw[:40])}"
-                self._log(logs.http, logging.INFO, FAULT, f"the {seen.sender.name.lower()}: {told}")
+                self._log(logs.http, logging.INFO, FAULT, f"the {seen.sender.label}: {told}")
                 self._show_fault(seen)
 
     def _show_head(self, head: Head) -> None:
@@ -318,12 +319,8 @@ class _Tapped:
             self._log(logs.http, logging.DEBUG, mark, text)
         if head.problem:
             self._log(logs.http, logging.INFO, FAULT, head.problem)
-        for check in head.checks:
-            level = logging.DEBUG if check.holds else logging.INFO
-            self._log(logs.handshake, level, STATE if check.holds else FAULT, str(check))
-        if head.accept is not None and head.is_fine:
-            for step in head.accept.steps:
-                self._log(logs.handshake, logging.DEBUG, STATE, step)
+        steps = head.accept.steps if head.accept is not None and head.is_fine else ()
+        logs.show_checks(self._number, head.checks, steps, failed_at=logging.INFO)
         if head.sender is Role.CLIENT:
             target = b"".join(head.raw.split(b" ", 2)[1:2])
             self._path = escape(target.partition(b"?")[0])
@@ -333,7 +330,7 @@ class _Tapped:
 
     def _show_fault(self, seen: SeenFrame | Rest) -> None:
         if seen.fault is not None:
-            who = seen.sender.name.lower()
+            who = seen.sender.label
             told = f"{seen.fault.sentence}; the receiver is to fail with {seen.fault.close_code}"
             self._log(logs.frames, logging.WARNING, FAULT, f"the {who} broke a rule: {told}")
 

@@ -63,7 +63,7 @@ class _Handshake:
             response=self.response,
             subprotocol=self.subprotocol,
             agreement=self.agreement[role],
-            remote_address=f"the {role.other.name.lower()} of a pair",
+            remote_address=f"the {role.other.label} of a pair",
             fast_lane=fast_lane,
         )
 

@@ -86,7 +86,7 @@ class CertificateError(TlsError, ssl.SSLCertVerificationError):
         self.verify_message = error.verify_message
 
 
-async def begin_tls(connected: socket.socket, context: ssl.SSLContext, host: str, where: str) -> TlsTransport:
+async def start_tls(connected: socket.socket, context: ssl.SSLContext, host: str, where: str) -> TlsTransport:
     """Complete a TLS handshake with a server whose certificate has to be for ``host``; return the connection.
 
     Errors call the server ``where``. This takes the socket over, and closes it if the handshake fails or is cancelled.

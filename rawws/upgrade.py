@@ -18,7 +18,7 @@ from rawws.wire.client_handshake import examine_answer
 from rawws.wire.handshake import Handshake, examine
 from rawws.wire.messages import Request, Response
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, STATE
+from rawws.wire.trace import STATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,7 @@ async def upgrade(connection: HttpConnection, request: Request) -> Upgraded | No
     debug = logs.handshake.isEnabledFor(logging.DEBUG)
     if connection.is_watched:
         service.tracer.checked(connection.number, Role.CLIENT, handshake.checks, handshake.accept)
-    if debug:
-        for check in handshake.checks:
-            connection.log(logs.handshake, logging.DEBUG, STATE if check.holds else FAULT, str(check))
+    logs.show_checks(connection.number, handshake.checks)
     refusal = handshake.refusal
     if refusal is None and service.admit is not None:
         action, refusal = service.admit(request)

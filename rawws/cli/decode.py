@@ -15,10 +15,11 @@ from rawws.errors import UsageError
 from rawws.wire import spellings
 from rawws.wire.describe import describe
 from rawws.wire.file_kinds import are_swapped_words, binary_kind, is_request, why_no_frames
-from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, begins_with_http, guess_sender
+from rawws.wire.observer import Observer, begins_with_http, guess_sender
 from rawws.wire.packets import Talk
 from rawws.wire.records import Recorded, frame_bytes, from_line
 from rawws.wire.role import Role
+from rawws.wire.seen import Head, Rest, Seen, SeenFrame
 from rawws.wire.spellings import NoForm
 from rawws.wire.trace import printable
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rawws.wire import dissect
-from rawws.wire.observer import Head, Seen, SeenFrame, Switch
 from rawws.wire.role import Role
+from rawws.wire.seen import Head, Seen, SeenFrame, Switch
 from rawws.wire.trace import DIRECTIONS, FAULT, STATE, frame_line, head_lines, message_line
 
 _INDENT = "    "

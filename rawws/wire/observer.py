@@ -17,28 +17,25 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import Enum
 
 import h11
 
-from rawws.errors import Fault, Refusal
+from rawws.errors import Refusal
 from rawws.limits import NO_LIMIT, Limits
 from rawws.wire import http1
-from rawws.wire.checks import AnswerCheck, AnyCheck, RequestCheck
+from rawws.wire.checks import AnswerCheck, RequestCheck
 from rawws.wire.client_handshake import examine_answer
-from rawws.wire.deflate import NAME, Unread, parse_extensions
-from rawws.wire.events import Event, Failed
-from rawws.wire.frame_recorder import FrameRecorder
-from rawws.wire.frames import MASK, Frame, FrameScanner, SeenMessage
+from rawws.wire.deflate import NAME, parse_extensions
+from rawws.wire.frame_judge import Compression, FrameJudge
+from rawws.wire.frames import MASK
 from rawws.wire.handshake import Accept, examine, wants_websocket
 from rawws.wire.http1 import HttpPhase, Signal
-from rawws.wire.message_view import MessageView
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.origins import Origins
 from rawws.wire.role import Role
+from rawws.wire.seen import MAX_SHOWN_BYTES, Head, Rest, Seen, Switch
 from rawws.wire.trace import escape, printable, shorten
-from rawws.wire.wsproto_reader import WsprotoReader
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]{1,32} [^\r\n]")
@@ -56,74 +53,10 @@ _NEUTRAL = {
 # Requests may wait for their answers until their heads take so much, each with its objects.
 _MAX_AWAITED_BYTES = _MAX_HEAD_BYTES
 _REQUEST_BYTES = 2048
-# Bytes that are checked at a time.
-_JUDGED_BYTES = 4096
-# Frames are listed so far behind the one that ended the reading.
-_MOST_IGNORED_FRAMES = 1000
-_MOST_SHOWN_BYTES = 64
 # Of a response whose request we haven't seen.
 _SOME_REQUEST = Request(
     "GET", "/", "1.1", Headers([("Host", "-"), ("Connection", "Upgrade"), ("Upgrade", "websocket")])
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The head of an HTTP message, which begins ``at`` that byte of its direction.
-
-    ``checks`` are the handshake's, for a request or a response that means one; ``accept`` is what the request's key
-    makes, if it has a good one. ``problem`` says why the head can't be read.
-    """
-
-    sender: Role
-    at: int
-    raw: bytes
-    checks: tuple[AnyCheck, ...] = ()
-    accept: Accept | None = None
-    problem: str = ""
-
-    @property
-    def is_fine(self) -> bool:
-        return not self.problem and all(check.holds for check in self.checks)
-
-
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """HTTP ends here, in both directions: what follows are frames, or another ``protocol``, which isn't followed."""
-
-    protocol: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SeenFrame:
-    """One frame, with the message that ends with it; ``fault`` is its receiver's objection, if any.
-
-    It is ``ignored`` when it comes after a close, or a fault: the receiver reads no more by then (§5.5.1, §7.1.7).
-    """
-
-    sender: Role
-    at: int
-    frame: Frame
-    fault: Fault | None = None
-    ignored: bool = False
-
-    @property
-    def message(self) -> SeenMessage | None:
-        return self.frame.message
-
-
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """Bytes that are no whole head or frame, or can't be followed; ``told`` says why. Long ones are cut."""
-
-    sender: Role
-    at: int
-    raw: bytes
-    told: str
-    fault: Fault | None = None
-
-
-Seen = Head | Switch | SeenFrame | Rest
 
 
 def begins_with_http(data: bytes) -> bool:
@@ -155,7 +88,7 @@ class Observer:
         self._asked: _Asked | None = None  # to upgrade, and the answer is to come
         self.switched = False
         if in_frames:
-            self._switch({role: _Compression(from_start=False) for role in Role})
+            self._switch({role: Compression(from_start=False) for role in Role})
 
     def receive(self, sender: Role, data: bytes) -> list[Seen]:
         """Take in the next bytes of one direction and return what they complete. Never raises for what they are."""
@@ -179,19 +112,19 @@ class Observer:
         client = self._directions[Role.CLIENT]
         if client.mode is _Mode.WAITING and client.buffer and self._asked is not None:
             # The answer isn't there to tell: they are frames, if the server said yes.
-            self._switch({role: _Compression() for role in Role} if self._asked.offered_compression else {})
+            self._switch({role: Compression() for role in Role} if self._asked.offered_compression else {})
             self._read(client, out)
         for direction in self._directions.values():
             direction.finish(out)
         return out
 
-    def _switch(self, compression: Mapping[Role, _Compression]) -> None:
+    def _switch(self, compression: Mapping[Role, Compression]) -> None:
         """Go on with frames; ``compression`` is that of each side, and empty if there is none."""
         self.switched = True
         for direction in self._directions.values():
             if direction.mode is _Mode.LOST:
                 continue
-            direction.frames = _Frames(direction.sender, direction.at, compression.get(direction.sender))
+            direction.frames = FrameJudge(direction.sender, direction.at, compression.get(direction.sender))
             direction.mode = _Mode.FRAMES
 
     def _read(self, direction: _Direction, out: list[Seen]) -> None:
@@ -300,15 +233,7 @@ class Observer:
             direction.pass_over_body(out)
 
 
-@dataclass(frozen=True, slots=True)
-class _Compression:
-    """One side's compression, as far as it is known; ``from_start`` says that the observer sees all its messages."""
-
-    keeps_context: bool = True
-    from_start: bool = True
-
-
-def _compression_of(agreed: list[bytes]) -> Mapping[Role, _Compression]:
+def _compression_of(agreed: list[bytes]) -> Mapping[Role, Compression]:
     """Return each side's compression by the server's response (RFC 7692 §7.1); empty if there is none.
 
     An answer that leaves something out, or is malformed, is read in the sender's favour.
@@ -318,7 +243,7 @@ def _compression_of(agreed: list[bytes]) -> Mapping[Role, _Compression]:
         return {}
     listed = next((each for each in parse_extensions(text) or () if each.name == NAME), None)
     names = {name for name, _ in listed.parameters} if listed is not None else set()
-    return {role: _Compression(f"{role.name.lower()}_no_context_takeover" not in names) for role in Role}
+    return {role: Compression(f"{role.label}_no_context_takeover" not in names) for role in Role}
 
 
 def _why_not(event: http1.Event) -> str:
@@ -387,7 +312,7 @@ class _Direction:
         self.searched = 0  # bytes of it, for the end of a head
         self.http: HttpPhase | None = None  # of a request whose body is passed over
         self.answer: h11.Connection | None = None  # of a response that is read
-        self.frames: _Frames | None = None
+        self.frames: FrameJudge | None = None
 
     def take(self, size: int) -> bytes:
         data = bytes(self.buffer[:size])
@@ -409,7 +334,7 @@ class _Direction:
 
     def lose(self, out: list[Seen], told: str) -> None:
         """Give up: what follows can't be told from noise."""
-        out.append(Rest(self.sender, self.at, bytes(self.buffer[:_MOST_SHOWN_BYTES]), told))
+        out.append(Rest(self.sender, self.at, bytes(self.buffer[:MAX_SHOWN_BYTES]), told))
         self.mode = _Mode.LOST
 
     def pass_over_body(self, out: list[Seen]) -> bool:
@@ -468,117 +393,4 @@ class _Direction:
         if self.frames is not None:
             self.frames.finish(out)
         elif self.buffer and self.mode is not _Mode.LOST:
-            out.append(Rest(self.sender, self.at, bytes(self.buffer[:_MOST_SHOWN_BYTES]), "the head ends here"))
-
-
-class _Frames:
-    """The frames of one direction, judged by what their receiver would use."""
-
-    def __init__(self, sender: Role, at: int, compression: _Compression | None) -> None:
-        self._sender = sender
-        self.shown_bytes = 0
-        self._at = at  # of the next byte
-        self._frame_at = at
-        self._raw = b""  # the frame's bytes so far
-        self._scanner = FrameScanner()
-        self._recorder: FrameRecorder | None = None
-        # The view inflates, and checks the inflated data; wsproto checks the rest.
-        self._view = (
-            MessageView(deflates=False)
-            if compression is None
-            else MessageView(deflates=True, keeps_context=compression.keeps_context, from_start=compression.from_start)
-        )
-        self._judge = WsprotoReader(sender.other, NO_LIMIT, [] if compression is None else [Unread()])
-        self._judge.streams = True  # what has been judged of a message is not needed any more
-        self._fault: Fault | None = None
-        self._told = False  # of a frame that is incomplete still
-        self._ignored = False
-        self._ignored_frames = 0
-
-    def receive(self, data: bytes, out: list[Seen]) -> None:
-        for start in range(0, len(data), _JUDGED_BYTES):
-            piece = data[start : start + _JUDGED_BYTES]
-            if self._ignored_frames <= _MOST_IGNORED_FRAMES:
-                self._receive(piece, out)
-            self._at += len(piece)
-
-    def _receive(self, data: bytes, out: list[Seen]) -> None:
-        position = 0
-        scanner = self._scanner
-        while position < len(data):
-            start = position
-            if self._recorder is None:
-                if scanner.at_boundary:
-                    self._begin_frame(position)
-                    if self._ignored_frames > _MOST_IGNORED_FRAMES:
-                        raw = data[position : position + _MOST_SHOWN_BYTES]
-                        reason = "its receiver reads no more, and from here on nothing is looked at"
-                        out.append(Rest(self._sender, self._frame_at, raw, reason))
-                        return
-                position = scanner.scan_header(data, position)
-                taken = data[start:position]
-                self._have_judged(taken)
-                if scanner.header is not None:
-                    # A frame with an invalid header belongs to no message.
-                    view = None if self._judge.ended else self._view
-                    self._recorder = FrameRecorder(scanner.header, self.shown_bytes, view)
-            else:
-                position = scanner.scan_payload(data, position)
-                taken = data[start:position]
-                self._have_judged(taken)
-                self._recorder.add(taken)
-                self._have_judged_content()
-            self._raw = (self._raw + taken)[:_MOST_SHOWN_BYTES]
-            if self._recorder is not None and not scanner.payload_left:
-                frame = self._recorder.frame()
-                self._have_judged_content()
-                if self._fault is not None:
-                    frame = replace(frame, message=None)
-                if not self._told:
-                    out.append(SeenFrame(self._sender, self._frame_at, frame, self._fault, self._ignored))
-                self._forget_frame()
-
-    def _begin_frame(self, position: int) -> None:
-        self._frame_at = self._at + position
-        self._ignored = self._judge.ended
-        self._ignored_frames += self._ignored
-
-    def _forget_frame(self) -> None:
-        self._recorder = None
-        self._raw = b""
-        self._fault = None
-        self._told = False
-
-    def _have_judged(self, data: bytes) -> None:
-        if self._judge.ended:
-            return
-        events: list[Event] = []
-        self._judge.read(data, 0, events, None, until_idle=False)
-        for event in events:
-            if isinstance(event, Failed):
-                self._fault = event.fault
-
-    def _have_judged_content(self) -> None:
-        """Stop at the fault that the view has found in a compressed message."""
-        if self._view.fault is not None and not self._judge.ended:
-            self._fault = self._view.fault
-            self._judge.ended = True
-
-    def tell_fault(self, out: list[Seen]) -> None:
-        """Add what has come of an incomplete frame, if its receiver finds a fault in that and reads no more."""
-        if self._fault is not None and not self._told:
-            self._tell_incomplete(out, "so far")
-            self._told = True
-
-    def finish(self, out: list[Seen]) -> None:
-        if self._raw and not self._told:
-            self._tell_incomplete(out, "ends here")
-
-    def _tell_incomplete(self, out: list[Seen], state: str) -> None:
-        if self._ignored:
-            reason = "its receiver reads no more, and the rest is not a whole frame"
-        elif self._recorder is None:
-            reason = f"the frame's header {state}"
-        else:
-            reason = f"the frame {state}: {self._scanner.payload_left:,} bytes of its payload are missing"
-        out.append(Rest(self._sender, self._frame_at, self._raw, reason, self._fault))
+            out.append(Rest(self.sender, self.at, bytes(self.buffer[:MAX_SHOWN_BYTES]), "the head ends here"))

@@ -34,19 +34,19 @@ from rawws.wire.trace import mask_secrets
 
 Record = dict[str, Any]
 
-_SENDERS = {role.name.lower(): role for role in Role}
+_SENDERS = {role.label: role for role in Role}
 
 
 def head_record(sender: Role, raw_head: bytes) -> Record:
     """Return an HTTP head as a record."""
-    return {"kind": "head", "sender": sender.name.lower(), "head": mask_secrets(raw_head).decode("latin-1")}
+    return {"kind": "head", "sender": sender.label, "head": mask_secrets(raw_head).decode("latin-1")}
 
 
 def checks_record(sender: Role, checks: Iterable[AnyCheck], accept: Accept | None) -> Record:
     """Return what a handshake was held against, and with which result, as a record."""
     record: Record = {
         "kind": "checks",
-        "sender": sender.name.lower(),
+        "sender": sender.label,
         "checks": [
             {
                 "section": check.section,
@@ -68,7 +68,7 @@ def frame_record(sender: Role, frame: Frame) -> Record:
     """Return a frame as a record."""
     record: Record = {
         "kind": "frame",
-        "sender": sender.name.lower(),
+        "sender": sender.label,
         "header": frame.header.raw.hex(),
         "payload": frame.payload_head.hex(),
     }

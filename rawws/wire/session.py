@@ -178,7 +178,7 @@ class Session:
 
     def describe_end(self) -> str:
         """Return who ended the connection, with which code, and why, as far as it went."""
-        them = f"the {self.our_role.other.name.lower()}"
+        them = f"the {self.our_role.other.label}"
         if self.fault is not None:
             if self.close_sent is not None and self.close_sent.code != self.fault.close_code:
                 # Our close had gone out before, for another reason.

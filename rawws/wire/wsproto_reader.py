@@ -294,7 +294,7 @@ class WsprotoReader:
         events.append(CloseReceived(close))
 
     def _too_big(self, size: int) -> Fault:
-        us = self._our_role.name.lower()
+        us = self._our_role.label
         told = f"message of {size} bytes or more is over the {us}'s limit of {self.max_message_bytes} (max_size)"
         return Fault(CloseReason.MESSAGE_TOO_BIG, "message_too_big", told)
 

@@ -8,8 +8,9 @@ from rawws.wire import dissect
 from rawws.wire.deflate import Deflater
 from rawws.wire.describe import describe
 from rawws.wire.frames import RSV1, Opcode, encode_frame
-from rawws.wire.observer import Observer, Seen, Switch
+from rawws.wire.observer import Observer
 from rawws.wire.role import Role
+from rawws.wire.seen import Seen, Switch
 from tests.wire.helpers import MASK_KEY
 
 REQUEST = (
