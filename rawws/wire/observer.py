@@ -53,6 +53,8 @@ _NEUTRAL = {
 # Requests may wait for their answers until their heads take so much, each with its objects.
 _MAX_AWAITED_BYTES = _MAX_HEAD_BYTES
 _REQUEST_BYTES = 2048
+_ResponseEvent = h11.InformationalResponse | h11.Response
+
 # Of a response whose request we haven't seen.
 _SOME_REQUEST = Request(
     "GET", "/", "1.1", Headers([("Host", "-"), ("Connection", "Upgrade"), ("Upgrade", "websocket")])
@@ -190,47 +192,57 @@ class Observer:
 
     def _read_response(self, direction: _Direction, at: int, raw: bytes, out: list[Seen]) -> None:
         asked = self._requests[0] if self._requests else _Asked(_SOME_REQUEST)
-        http = direction.answer
-        if http is None:
-            http = direction.answer = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
-            request = asked.request
-            fields = [(name, value) for name, value in request.headers.raw() if name.lower() != b"content-length"]
-            if "Host" not in request.headers:  # HTTP/1.0 may do without, and h11 speaks 1.1 only
-                fields.append((b"Host", b"-"))
-            http.send(h11.Request(method=request.method, target=request.target, headers=fields))
-        try:
-            http.receive_data(raw)
-            event = http.next_event()
-            assert isinstance(event, h11.InformationalResponse | h11.Response)  # since the head is whole
-            if event.status_code > 599:
-                raise h11.RemoteProtocolError(f"{event.status_code} is no status of HTTP (RFC 9110 §15)")
-        except (h11.RemoteProtocolError, h11.LocalProtocolError) as error:
-            out.append(Head(Role.SERVER, at, raw, problem=f"this is not the head of a response: {error}"))
+        if direction.answer is None:
+            direction.answer = asked.answer_reader()
+        event = _read_response_head(direction.answer, raw)
+        if isinstance(event, str):
+            out.append(Head(Role.SERVER, at, raw, problem=event))
             direction.mode = _Mode.LOST
             return
-        switches = event.status_code == 101
-        checks = asked.examine(event) if asked.upgrades and (switches or event.status_code >= 200) else ()
+        is_final = event.status_code >= 200  # RFC 9110 §15.2: others are interim responses, but for the 101
+        checks = asked.examine(event) if asked.upgrades and (is_final or event.status_code == 101) else ()
         out.append(Head(Role.SERVER, at, raw, checks))
-        if switches:
-            protocol = asked.other_protocol(event)
-            out.append(Switch(protocol))
-            if protocol:
-                for each in self._directions.values():
-                    each.mode = _Mode.LOST
-            else:
-                agreed = [value for name, value in event.headers if name == b"sec-websocket-extensions"]
-                self._switch(_compression_of(agreed))
-            self._read(self._directions[Role.CLIENT], out)
-        elif event.status_code >= 200:
+        if event.status_code == 101:
+            self._leave_http(asked, event, out)
+        elif is_final:
+            self._end_request(asked)
             direction.mode = _Mode.BODY
-            if self._requests:
-                self._awaited_bytes -= self._requests.popleft().size
-            if asked is self._asked:
-                self._asked = None
-                client = self._directions[Role.CLIENT]
-                if client.mode is _Mode.WAITING:  # it may ask for something else now
-                    client.mode = _Mode.HEAD
             direction.pass_over_body(out)
+
+    def _leave_http(self, asked: _Asked, event: _ResponseEvent, out: list[Seen]) -> None:
+        """Go on after a 101, with frames, or with a protocol that isn't followed."""
+        protocol = asked.other_protocol(event)
+        out.append(Switch(protocol))
+        if protocol:
+            for each in self._directions.values():
+                each.mode = _Mode.LOST
+        else:
+            agreed = [value for name, value in event.headers if name == b"sec-websocket-extensions"]
+            self._switch(_compression_of(agreed))
+        self._read(self._directions[Role.CLIENT], out)
+
+    def _end_request(self, asked: _Asked) -> None:
+        """Forget a request that is answered. After a refused upgrade, the client may ask for something else."""
+        if self._requests:
+            self._awaited_bytes -= self._requests.popleft().size
+        if asked is self._asked:
+            self._asked = None
+            client = self._directions[Role.CLIENT]
+            if client.mode is _Mode.WAITING:
+                client.mode = _Mode.HEAD
+
+
+def _read_response_head(http: h11.Connection, raw: bytes) -> _ResponseEvent | str:
+    """Return the event of a whole head, or a sentence that says why the bytes aren't one."""
+    try:
+        http.receive_data(raw)
+        event = http.next_event()
+    except (h11.RemoteProtocolError, h11.LocalProtocolError) as error:
+        return f"this is not the head of a response: {error}"
+    assert isinstance(event, h11.InformationalResponse | h11.Response)  # since the head is whole
+    if event.status_code > 599:
+        return f"this is not the head of a response: {event.status_code} is no status of HTTP (RFC 9110 §15)"
+    return event
 
 
 def _compression_of(agreed: list[bytes]) -> Mapping[Role, Compression]:
@@ -280,7 +292,17 @@ class _Asked:
             if len(keys) == 1:
                 self.accept = Accept.of(keys[0])
 
-    def other_protocol(self, event: h11.InformationalResponse | h11.Response) -> str:
+    def answer_reader(self) -> h11.Connection:
+        """Return a connection of h11's that has sent the request, and so can read its answer."""
+        http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        request = self.request
+        fields = [(name, value) for name, value in request.headers.raw() if name.lower() != b"content-length"]
+        if "Host" not in request.headers:  # HTTP/1.0 may do without, and h11 speaks 1.1 only
+            fields.append((b"Host", b"-"))
+        http.send(h11.Request(method=request.method, target=request.target, headers=fields))
+        return http
+
+    def other_protocol(self, event: _ResponseEvent) -> str:
         """Return what a 101 goes on with, if that isn't WebSocket: what it names, or else what was asked for.
 
         One that names nothing, to a request for a WebSocket, breaks §4.1 and is followed by frames.
@@ -290,7 +312,7 @@ class _Asked:
             named = ", ".join(self.request.headers.get_all("Upgrade"))
         return "" if not named or "websocket" in named.lower() else shorten(printable(named))
 
-    def examine(self, event: h11.InformationalResponse | h11.Response) -> tuple[AnswerCheck, ...]:
+    def examine(self, event: _ResponseEvent) -> tuple[AnswerCheck, ...]:
         fields = [(name.decode("ascii"), escape(value)) for name, value in event.headers.raw_items()]
         response = Response(event.status_code, b"", Headers(fields))
         known = self.request is not _SOME_REQUEST
