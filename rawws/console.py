@@ -23,17 +23,17 @@ from rawws.wire.trace import printable_lines
 if TYPE_CHECKING:
     from prompt_toolkit.patch_stdout import StdoutProxy
 
-# How long a thread that has read some input may take to say so.
+# The time in which a thread that has read some input reports it.
 IN_HAND_S = 0.1
 
-# Characters that a terminal with line editing may be behind (a guess: what it draws in a quarter of a second or so).
+# The most characters that a terminal with line editing has yet to draw (a guess: about a quarter of a second's work).
 MOST_UNDRAWN = 256 * 1024
-# How long the program's end waits for the line that was being typed.
+# The time for which the program's end waits for the line that was being typed.
 LEAVE_LINE_S = 2.0
 
 
 class Console(Protocol):
-    """Where lines come from, and where messages go."""
+    """The source of the user's lines, and the place where messages are shown."""
 
     def lines(self) -> AsyncIterator[bytes]:
         """Yield each line, without its end."""
@@ -42,7 +42,7 @@ class Console(Protocol):
         """Show a message from the server."""
 
     def tell(self, text: str) -> None:
-        """Tell the user something, where there is one to read it."""
+        """Show the user a remark; a pipe has no place for that."""
 
     def has_more(self) -> bool:
         """Return whether there is input that `lines` has not yielded, as far as that is known without waiting."""
@@ -52,9 +52,9 @@ class Console(Protocol):
 
 
 class Pipe:
-    """Standard input and output, at most one of them a terminal: lines, and nothing else.
+    """Standard input and output, at most one of them a terminal, with lines and no remarks.
 
-    Messages of the server are written unchanged, for a file or another program.
+    The server's messages are written unchanged, for a file or another program.
     """
 
     def __init__(self, descriptor: int = 0) -> None:
@@ -65,7 +65,7 @@ class Pipe:
         self._reading = threading.Lock()  # held by that thread
 
     async def lines(self) -> AsyncIterator[bytes]:
-        # Read without Python's own buffer, whose lock a thread that is left behind would hold at exit.
+        # This reads without Python's own buffer, whose lock an abandoned thread would hold at exit.
         while data := await trio.to_thread.run_sync(self._read, abandon_on_cancel=True):
             self._taken = b""
             self._rest += data
@@ -113,7 +113,7 @@ class Pipe:
 
 
 class Print(Pipe):
-    """A pipe for input, and a terminal for output, which must get no control characters of a peer."""
+    """A pipe for input, and a terminal for output, which must get no control characters from a peer."""
 
     def show(self, message: str | bytes) -> None:
         print(_printable(message), flush=True)
@@ -130,7 +130,7 @@ class Screen:
             yield line
 
     def has_more(self) -> bool:
-        return False  # what is typed after the end is for the shell
+        return False  # lines that are typed after the end are for the shell
 
     def show(self, message: str | bytes) -> None:
         self.tell(f"< {_printable(message, indent='  ')}")
@@ -145,8 +145,8 @@ class Screen:
 class EditedScreen(Screen):
     """A terminal with line editing and history, by prompt_toolkit; messages appear above the line being typed.
 
-    What is told is drawn by threads of its own, a bundle of it every 0.2 s. They are waited for now and then, with all
-    that this program does, so that a server can't send more than is drawn.
+    prompt_toolkit draws the lines above in threads of its own, every 0.2 s. The program waits for them now and then, so
+    that a server can't send more than is drawn.
     """
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class EditedScreen(Screen):
 
         self._session: PromptSession[str] = PromptSession("> ", history=_history())
         self._make_proxy: Callable[[], StdoutProxy] = StdoutProxy
-        self._above: StdoutProxy | None = None  # what is told while a line may be typed
+        self._above: StdoutProxy | None = None  # for lines that appear while a line is being typed
         self._undrawn = 0  # characters given to it, at most
         self._ended = False
         self._is_idle = threading.Event()  # no line is being typed
@@ -180,13 +180,13 @@ class EditedScreen(Screen):
             self._above = None
 
     def _leave_line(self) -> None:
-        """Wait until the line that was given up is drawn for the last time, by the thread that was abandoned.
+        """Wait until the abandoned thread has drawn the abandoned line for the last time.
 
         Python aborts the process if it ends while a thread is writing to standard output.
         """
         until = time.monotonic() + LEAVE_LINE_S
         while self._ended and time.monotonic() < until and not self._is_idle.wait(0.01):
-            self.end()  # once more: the line may have begun only now
+            self.end()  # again, because the line may have begun only now
 
     def tell(self, text: str) -> None:
         if self._above is None:
@@ -201,11 +201,11 @@ class EditedScreen(Screen):
             self._undrawn = 0
 
     def _wait_drawn(self) -> None:
-        """Wait until what was handed over is drawn, or there is no line being typed above which it would be."""
+        """Wait until all lines are drawn, or until no line is being typed above which they would appear."""
         from prompt_toolkit.application import in_terminal
 
         async def take_turn() -> None:
-            async with in_terminal():  # behind those who wanted to write there before
+            async with in_terminal():  # this waits for all earlier writers
                 pass
 
         app = self._session.app
@@ -227,7 +227,7 @@ class EditedScreen(Screen):
                 try:
                     return self._session.prompt(handle_sigint=False)
                 except KeyboardInterrupt:
-                    # As in a shell: the line is given up, and an empty one means to leave.
+                    # As in a shell, Ctrl-C abandons the line; on an empty line, it ends the program.
                     if not self._session.default_buffer.text and not self._session.app.current_buffer.text:
                         raise EOFError from None
         finally:
@@ -237,12 +237,12 @@ class EditedScreen(Screen):
         self._ended = True
         app = self._session.app
         if app.loop is not None and app.is_running:
-            with contextlib.suppress(RuntimeError):  # it ends by itself just now
+            with contextlib.suppress(RuntimeError):  # the line ends by itself at this moment
                 app.loop.call_soon_threadsafe(lambda: app.exit(exception=EOFError) if app.is_running else None)
 
 
 def _history() -> Any:
-    """Return a history that is kept from one time to the next, or only for now where that can't be."""
+    """Return a history that is kept in a file, or in memory where a file can't be written."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
@@ -256,7 +256,7 @@ def _history() -> Any:
 
 
 def _printable(message: str | bytes, indent: str = "") -> str:
-    """Return a message for a terminal, to which no control character of a peer's may get."""
+    """Return a message for a terminal, without a peer's control characters."""
     if isinstance(message, bytes):
         return f"(binary, {len(message)} bytes) {message[:64].hex(' ')}{' …' * (len(message) > 64)}"
     return printable_lines(message).replace("\n", f"\n{indent}")

@@ -18,8 +18,8 @@ from rawws.websocket import WebSocket
 
 CLEAN, ABNORMAL = 0, 1
 
-# In a pipe, when the input has ended and nothing has come for this long, the conversation is taken to be over. A
-# handler that asks a database or another server answers in a few tenths of a second; wscat's -x waits for 2 s.
+# In a pipe, the conversation is over when the input has ended and no message has come for this time. A handler that
+# asks a database or another server answers in a few tenths of a second; wscat's -x waits for 2 s.
 QUIET_S = 1.0
 # A server that never pauses, such as a ticker or a busy room, is listened to for this long, counted from when it has
 # sent as many messages as it has received: until then, answers may be missing.
@@ -94,7 +94,7 @@ class UntilQuiet:
 
 @dataclass(slots=True)
 class Conversation:
-    """What a user and a server say to each other, from the 101 to the end."""
+    """The messages between a user and a server, from the 101 to the end."""
 
     console: Console
     commands: bool = True  # a line that begins with / is one
@@ -102,8 +102,8 @@ class Conversation:
     execute: Sequence[str] = ()  # to be sent, in place of what is typed
     patience: Patience = ForSeconds(0.0)  # before our close, once all input is sent
     ping_s: float = 0.0  # between pings
-    complete: bool = False  # what the server still sends behind our close is shown too
-    lost: OSError | None = field(default=None, init=False)  # why our output can't be written; it is the caller's then
+    complete: bool = False  # messages that the server sends after our close are shown too
+    lost: OSError | None = field(default=None, init=False)  # why our output can't be written, for the caller to report
     remarks: list[str] = field(default_factory=list, init=False)  # what the user should know about the end
     _tally: Tally = field(default_factory=Tally, init=False)
     _interrupted: bool = field(default=False, init=False)  # by the user, who expects nothing more to be sent
@@ -162,7 +162,7 @@ class Conversation:
                 self._tally.received_at = trio.current_time()
         except ConnectionClosed:
             pass
-        except OSError as error:  # whoever reads it has seen enough, or a disk is full
+        except OSError as error:  # the reader of our output has ended, or a disk is full
             self.lost = error
             await ws.aclose()
         self.console.end()

@@ -45,7 +45,7 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Nothing is sent; the user is told something."""
+    """Sends nothing, and shows the user a remark."""
 
     text: str
 
@@ -54,7 +54,7 @@ Command = Say | Ping | Pong | Close | Raw | Tell
 
 
 def parse_command(line: str) -> Command:
-    """Return what a typed line means. A line that can't be meant is a `Tell`, which says why."""
+    """Return the command of a typed line. An invalid one is a `Tell`, which says why."""
     if line.startswith("//") or not line.startswith("/"):
         return Say(line.removeprefix("/") if line.startswith("//") else line)
     name, _, rest = line.partition(" ")

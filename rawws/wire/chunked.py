@@ -1,8 +1,8 @@
-"""The framing of a chunked body, held to the letter (RFC 9112 §7.1).
+"""A strict check of the framing of a chunked body (RFC 9112 §7.1).
 
-h11 takes such a body apart. It reads the lines between the chunks more kindly than the RFC: a bare CR in an extension,
-white space behind a size, trailers that end with a bare LF. A proxy in front may read the same bytes in another way,
-and then a request can be hidden from it (RFC 9112 §11.2). So these lines are looked at here, too.
+h11 reads such a body, and its lines between the chunks more leniently than the RFC: a bare CR in an extension, white
+space after a size, trailers that end with a bare LF. A proxy in front may read the same bytes in another way, and then
+a request can be hidden from it (RFC 9112 §11.2). So these lines are checked here, too.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _END = b"\r\n"
 
 
 class ChunkedFramingCheck:
-    """Follows a chunked body from its first byte on; what comes behind its end is no concern of it."""
+    """Checks a chunked body from its first byte on, up to its end; bytes after the end are not checked."""
 
     __slots__ = ("_in_trailers", "_line", "_to_skip", "ended")
 
     def __init__(self) -> None:
         self.ended = False
         self._in_trailers = False
-        self._line = b""  # what has come of one
-        self._to_skip = 0  # bytes of a chunk, and of the line end behind it, which h11 checks
+        self._line = b""  # the part that has come of one
+        self._to_skip = 0  # bytes of a chunk, and of the line end after it, which h11 checks
 
     def feed(self, data: bytes) -> bool:
-        """Take in the next bytes, and say whether all lines that have ended are what they have to be."""
+        """Check the next bytes, and say whether all lines that have ended are legal."""
         position = 0
         while position < len(data) and not self.ended:
             if self._to_skip:

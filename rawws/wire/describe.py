@@ -20,7 +20,7 @@ def describe(seen: Seen, *, with_ruler: bool = True) -> list[str]:
         case SeenFrame():
             return _describe_frame(seen, with_ruler=with_ruler)
         case _:
-            rest = [f"{_where(seen.sender, seen.at)}: {seen.told}: {seen.raw.hex(' ')}"]
+            rest = [f"{_where(seen.sender, seen.at)}: {seen.reason}: {seen.raw.hex(' ')}"]
             if seen.fault is not None:
                 rest.append(f"{_INDENT}{FAULT} {seen.fault.sentence}; the receiver fails with {seen.fault.close_code}")
             return rest
@@ -51,8 +51,8 @@ def _describe_frame(seen: SeenFrame, *, with_ruler: bool) -> list[str]:
     lines = [f"{_where(seen.sender, seen.at)}: {frame_line(seen.frame)}"]
     if with_ruler:
         lines += [_INDENT + row for row in dissect.lines(seen.frame)]
-    if seen.message is not None and (told := message_line(seen.frame)):
-        lines.append(f"{_INDENT}{STATE} {told}")
+    if seen.message is not None and (line := message_line(seen.frame)):
+        lines.append(f"{_INDENT}{STATE} {line}")
     if seen.fault is not None:
         lines.append(f"{_INDENT}{FAULT} {seen.fault.sentence}; the receiver fails with {seen.fault.close_code}")
     if seen.ignored:

@@ -92,13 +92,13 @@ def _mean_opcode(opcode: int) -> str:
 
 def _mean_length(header: FrameHeader) -> str:
     size = header.payload_bytes
-    told = f"{size:,} byte{'s' * (size != 1)} of payload"
+    described = f"{size:,} byte{'s' * (size != 1)} of payload"
     form = header.raw[1] & 0x7F
     if (form == LENGTH_IN_2_BYTES and size < LENGTH_IN_2_BYTES) or (form == LENGTH_IN_8_BYTES and size <= 0xFFFF):
-        return f"{told}, in more bytes than that needs"
+        return f"{described}, in more bytes than that needs"
     if size >> 63:
-        return f"{told}: the first bit has to be 0"
-    return told
+        return f"{described}: the first bit has to be 0"
+    return described
 
 
 def describe_payload(frame: Frame) -> str:

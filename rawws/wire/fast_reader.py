@@ -1,14 +1,13 @@
-"""The fast lane: whole frames decoded inline, many for each receive.
+"""The fast reader: whole frames decoded inline, many for each receive.
 
-wsproto makes events, generators and buffers for every frame, which is clear and costs some 8 µs. Nearly all
-frames that a server ever reads need none of it: a whole text or binary message in one frame. Between frames
-and outside of a fragmented message, such frames are decoded here in one loop, and so are pings and pongs: a flood
-of these would cost fifty times as much otherwise. **Everything else is left to wsproto untouched**: fragments,
-closes, unknown bits, lengths that aren't minimal or are over the limit, text that isn't UTF-8, frames of the wrong
-masking. So wsproto remains the one judge, and a property test holds the two lanes to the same events for any bytes
-in any chunks.
+wsproto makes events, generators and buffers for every frame, which is clear and costs some 8 µs. Nearly all frames that
+a server reads need none of that: they are whole text or binary messages. Between frames and outside of a fragmented
+message, the fast reader decodes such frames in one loop. It decodes pings and pongs too, since a flood of them would
+cost fifty times as much otherwise. **Everything else is left to wsproto untouched**: fragments, closes, unknown bits,
+lengths that aren't minimal or are over the limit, text that isn't UTF-8, frames with the wrong masking. So wsproto
+remains the one judge. A property test requires the same events of both readers for any bytes in any chunks.
 
-Of a frame whose header has passed, a payload that comes in pieces is unmasked piece by piece into one buffer.
+When the header of a frame is here and its payload comes in pieces, each piece is unmasked into one buffer.
 """
 
 from __future__ import annotations
@@ -52,7 +51,8 @@ _DEFLATED_TEXT = FIN | RSV1 | Opcode.TEXT
 _DEFLATED_BINARY = FIN | RSV1 | Opcode.BINARY
 
 
-# To how much is read at a time, so many inflated bytes count as a message: a KiB on the wire may be a MiB of them.
+# This number of inflated bytes counts as one message towards the most that is read at a time, because a KiB on the wire
+# may inflate to a MiB.
 INFLATED_BYTES_EACH = 1024
 
 
@@ -61,10 +61,10 @@ INCOMPLETE_BYTES = 400
 
 
 class _Incomplete:
-    """A data frame of which the header has been read and not yet all of the payload.
+    """A data frame whose header has been read, and not yet all of its payload.
 
-    Its buffer is never larger than four times what has come, whatever the header promises: who announces a
-    megabyte and stops shall not cost one.
+    Its buffer is at most four times as large as the bytes that have come, whatever the header says. Otherwise a peer
+    that announces a megabyte and stops would cost a megabyte.
     """
 
     __slots__ = ("check_utf8", "filled", "first_byte", "key", "payload", "payload_bytes")
@@ -119,11 +119,11 @@ class _Incomplete:
 
 
 class FastReader:
-    """Reads whole, plain frames from a frame boundary on, until there is one that isn't.
+    """Reads whole, plain frames from a frame boundary on, up to the first other frame.
 
-    What it makes of them is events, or with ``relays`` the frames in which a server passes messages on. ``inflates``
-    says that permessage-deflate was agreed on: then a whole, compressed frame is taken too. Pings are put into
-    ``pings`` besides, for the caller to take out and answer; they are left to wsproto unless it ``takes_pings``.
+    The frames become events, or with ``relays`` the frames in which a server passes messages on. ``inflates`` says that
+    permessage-deflate was agreed on, so that whole, compressed frames are read too. With ``takes_pings``, the payloads
+    of pings are also put into ``pings``, for the caller to remove and answer; otherwise pings are left to wsproto.
     """
 
     __slots__ = (
@@ -148,7 +148,7 @@ class FastReader:
         self._takes_pings = takes_pings
         self.pings: list[bytes] | None = None
         self._is_masked = our_role is Role.SERVER
-        self.unread = b""  # what `read` has stopped before
+        self.unread = b""  # the bytes before which `read` has stopped
         self._held = b""  # the beginning of a header in which nothing is wrong so far
         self._incomplete: _Incomplete | None = None
         self.recent_frames = NO_FRAMES
@@ -159,7 +159,7 @@ class FastReader:
 
     @property
     def held_bytes(self) -> int:
-        """How much memory a message takes that has not come whole."""
+        """The bytes of memory that an incomplete message takes."""
         return len(self.unread) + len(self._held) + (0 if self._incomplete is None else len(self._incomplete.payload))
 
     @property
@@ -168,15 +168,15 @@ class FastReader:
         return 0 if self._incomplete is None else INCOMPLETE_BYTES
 
     def give_up(self) -> bytes:
-        """Return the bytes of the frame that has been begun, as they stood on the wire, and forget it."""
+        """Return the bytes of the incomplete frame as they stood on the wire, and forget the frame."""
         incomplete, held = self._incomplete, self._held
         self._incomplete, self._held = None, b""
         return held if incomplete is None else incomplete.as_received()
 
     def large_buffer(self, least_bytes: int) -> memoryview | None:
-        """Return where the rest of a large payload may be received to, for `received` to be told how much came.
+        """Return a buffer for the rest of a large payload; call `received` with the number of bytes put into it.
 
-        None if fewer than ``least_bytes`` are missing. To be released before anything else is called here.
+        It is None if fewer than ``least_bytes`` are missing. Release it before any other call of this object.
         """
         incomplete = self._incomplete
         if incomplete is None or incomplete.missing < least_bytes:
@@ -185,7 +185,7 @@ class FastReader:
         return memoryview(incomplete.payload)[incomplete.filled :]
 
     def received(self, size: int, out: list[Any]) -> bytes | None:
-        """Count in what was received into the `large_buffer`; returns what `read` does."""
+        """Count the bytes that were received into the `large_buffer`; returns what `read` does."""
         incomplete = self._incomplete
         assert incomplete is not None
         if not incomplete.advance(size):
@@ -198,14 +198,15 @@ class FastReader:
         return None
 
     def read(self, data: bytes, out: list[Any], most: float = math.inf) -> bytes | None:
-        """Add what ``data`` amounts to to ``out``; return what wsproto is to read, from a frame boundary on.
+        """Add the messages in ``data`` to ``out``; return the bytes that wsproto has to read, from a frame boundary on.
 
-        None says that all was taken, though a part of the last frame may be kept for the next call; or that ``out`` has
-        ``most`` items, to which each KiB counts that was inflated, and each ping and pong: then what follows is in
-        ``unread``.
+        None says that all bytes were read, though a part of the last frame may be kept for the next call. It also says
+        that ``out`` has ``most`` items, among which each inflated KiB counts, and each ping and pong; then the bytes
+        that follow are in ``unread``.
 
-        The loop is where a busy server spends its time: what can be a local variable is one, and a step is
-        written out where calling it would cost as much as the step.
+        This function is longer than others because the profile showed that a busy server spends its time in this loop.
+        So values are local variables, and a step is written out where a call would cost as much as the step. At each
+        ``break``, the frame is left to wsproto, which decides whether it is legal.
         """
         position = first = length = 0
         if self._held:
@@ -230,19 +231,19 @@ class FastReader:
         while end - position >= 2 and len(out) < most:
             first = data[position]
             length = data[position + 1] ^ mask_bit
-            if length > LENGTH:  # the masking is wrong
+            if length > LENGTH:  # §5.1: a client masks each frame, and a server masks none
                 break
             payload_at = position + 2 + key_bytes
             if length >= LENGTH_IN_2_BYTES:
                 extended = 2 if length == LENGTH_IN_2_BYTES else 8
                 payload_at += extended
-                if payload_at > end:
+                if payload_at > end:  # the header is incomplete
                     break
                 length = from_bytes(data[position + 2 : position + 2 + extended], "big")
-                if length < (LENGTH_IN_2_BYTES if extended == 2 else 1 << 16):  # §5.2: not the shortest form
+                if length < (LENGTH_IN_2_BYTES if extended == 2 else 1 << 16):  # §5.2: it has to be the shortest form
                     break
             next_position = payload_at + length
-            if next_position > end or length > limit:
+            if next_position > end or length > limit:  # the payload is incomplete, or too big (§7.4.1: 1009)
                 break
             payload: bytes | bytearray
             if length > UNMASK_AS_INTEGER_BYTES:
@@ -258,7 +259,7 @@ class FastReader:
                     if length & 3:
                         payload = payload[:length]
             if first == _WHOLE_TEXT:
-                if not payload.isascii() and not _is_utf8(payload):
+                if not payload.isascii() and not _is_utf8(payload):  # §8.1: a text is UTF-8
                     break
                 if relays and length < LENGTH_IN_2_BYTES:
                     append(SHORT_TEXT[length] + payload)
@@ -267,11 +268,13 @@ class FastReader:
             elif first == _WHOLE_BINARY:
                 self._add(_BINARY, payload, out)
             elif first in _WHOLE_CONTROL and length <= MAX_CONTROL_PAYLOAD_BYTES:
-                if not self._take_control(first, payload, out):
+                if not self._take_control(first, payload, out):  # §5.5.2: wsproto has to report this ping in order
                     break
                 if relays:  # it is work, though it yields no event
                     most -= 1
             elif (inflated_bytes := self._inflate(first, payload, out)) is None:
+                # §5.4, §5.5.1, §5.2: a fragment, a close, a control frame over 125 bytes, an unknown opcode or bit; or
+                # RFC 7692 §7.2.2: not the deflated data of a legal message.
                 break
             else:
                 most -= inflated_bytes // INFLATED_BYTES_EACH

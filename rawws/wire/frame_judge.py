@@ -17,13 +17,13 @@ from rawws.wire.wsproto_reader import WsprotoReader
 
 # Bytes that are checked at a time.
 _JUDGED_BYTES = 4096
-# Frames are listed so far behind the one that ended the reading.
+# The most frames that are listed after the one that ended the reading.
 _MOST_IGNORED_FRAMES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """One side's compression, as far as it is known; ``from_start`` says that the observer sees all its messages."""
+    """One side's compression, as far as it is known; with ``from_start`` the observer sees all messages of the side."""
 
     keeps_context: bool = True
     from_start: bool = True
@@ -47,9 +47,9 @@ class FrameJudge:
             else MessageView(deflates=True, keeps_context=compression.keeps_context, from_start=compression.from_start)
         )
         self._judge = WsprotoReader(sender.other, NO_LIMIT, [] if compression is None else [Unread()])
-        self._judge.streams = True  # what has been judged of a message is not needed any more
+        self._judge.streams = True  # the parts of a message aren't needed after the judgement
         self._fault: Fault | None = None
-        self._told = False  # of a frame that is incomplete still
+        self._is_reported = False  # the present frame, which is still incomplete
         self._ignored = False
         self._ignored_frames = 0
 
@@ -75,7 +75,7 @@ class FrameJudge:
                         return
                 position = scanner.scan_header(data, position)
                 taken = data[start:position]
-                self._have_judged(taken)
+                self._judge_raw(taken)
                 if scanner.header is not None:
                     # A frame with an invalid header belongs to no message.
                     view = None if self._judge.ended else self._view
@@ -83,16 +83,16 @@ class FrameJudge:
             else:
                 position = scanner.scan_payload(data, position)
                 taken = data[start:position]
-                self._have_judged(taken)
+                self._judge_raw(taken)
                 self._recorder.add(taken)
-                self._have_judged_content()
+                self._judge_content()
             self._raw = (self._raw + taken)[:MAX_SHOWN_BYTES]
             if self._recorder is not None and not scanner.payload_left:
                 frame = self._recorder.frame()
-                self._have_judged_content()
+                self._judge_content()
                 if self._fault is not None:
                     frame = replace(frame, message=None)
-                if not self._told:
+                if not self._is_reported:
                     out.append(SeenFrame(self._sender, self._frame_at, frame, self._fault, self._ignored))
                 self._forget_frame()
 
@@ -105,9 +105,9 @@ class FrameJudge:
         self._recorder = None
         self._raw = b""
         self._fault = None
-        self._told = False
+        self._is_reported = False
 
-    def _have_judged(self, data: bytes) -> None:
+    def _judge_raw(self, data: bytes) -> None:
         if self._judge.ended:
             return
         events: list[Event] = []
@@ -116,23 +116,23 @@ class FrameJudge:
             if isinstance(event, Failed):
                 self._fault = event.fault
 
-    def _have_judged_content(self) -> None:
-        """Stop at the fault that the view has found in a compressed message."""
+    def _judge_content(self) -> None:
+        """Stop the reading if the view has found a fault in a compressed message."""
         if self._view.fault is not None and not self._judge.ended:
             self._fault = self._view.fault
             self._judge.ended = True
 
-    def tell_fault(self, out: list[Seen]) -> None:
-        """Add what has come of an incomplete frame, if its receiver finds a fault in that and reads no more."""
-        if self._fault is not None and not self._told:
-            self._tell_incomplete(out, "so far")
-            self._told = True
+    def report_fault(self, out: list[Seen]) -> None:
+        """Add the part of an incomplete frame that has come, if its receiver finds a fault in that."""
+        if self._fault is not None and not self._is_reported:
+            self._report_incomplete(out, "so far")
+            self._is_reported = True
 
     def finish(self, out: list[Seen]) -> None:
-        if self._raw and not self._told:
-            self._tell_incomplete(out, "ends here")
+        if self._raw and not self._is_reported:
+            self._report_incomplete(out, "ends here")
 
-    def _tell_incomplete(self, out: list[Seen], state: str) -> None:
+    def _report_incomplete(self, out: list[Seen], state: str) -> None:
         if self._ignored:
             reason = "its receiver reads no more, and the rest is not a whole frame"
         elif self._recorder is None:

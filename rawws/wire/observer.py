@@ -1,15 +1,14 @@
 """A WebSocket connection followed from outside: bytes of either direction in, described heads and frames out.
 
-For those who stand beside a connection: ``rawws decode`` with a capture of it, ``rawws tap`` between its two ends,
-``rawws check`` with what a server answered. The same functions that decide in a server or client judge here: the
-handshake's checks, h11 for HTTP, wsproto for frames.
+Three commands use it: ``rawws decode`` with a capture, ``rawws tap`` between the two ends, and ``rawws check`` with a
+server's answers. The judges are those of a server or client: the handshake's checks, h11 for HTTP, wsproto for frames.
 
-One direction alone will do, from its first byte or from any frame boundary on. What the other direction would have
-told, such as the extensions that were agreed on, is then assumed in the sender's favour.
+One direction alone is enough, from its first byte or from any frame boundary on. Facts that only the other direction
+has, such as the extensions that were agreed on, are then assumed in the sender's favour.
 
-Who looks on can't tell a peer that it asks too much, as a server would with 431 or 1009. So nothing here grows with
-what is sent: a message is judged as it passes, whatever its size, and not collected; no byte is searched twice; and
-where something has to wait for the other side to answer, the following ends, with a word, when it becomes too much.
+An observer can't refuse a peer that sends too much, as a server does with 431 or 1009. So its memory doesn't grow with
+the bytes. A message of any size is judged as it passes, and not collected; no byte is searched twice; and the
+observer stops following, with a remark, when too many bytes wait for the other side's answer.
 """
 
 from __future__ import annotations
@@ -41,16 +40,16 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _REQUEST_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]{1,32} [^\r\n]")
 _STILL_A_LINE = re.compile(rb"[!-~][\t -~]*(?:[\r\n](?s:.)*)?")  # or the beginning of one
 _MAX_HEAD_BYTES = 256 * 1024
-# What is only looked at has no other limit; a server's own would be about its own traffic.
+# There are no other limits: those of a server are about its own traffic.
 _LIMITS = Limits(
     max_header_bytes=_MAX_HEAD_BYTES, max_target_bytes=_MAX_HEAD_BYTES, max_headers=NO_LIMIT, max_body_bytes=NO_LIMIT
 )
-# Of what a server refuses for being what it is, said so that it is true of any.
+# Sentences that are true of any server, in place of those that a server has for its own refusals.
 _NEUTRAL = {
     "connect": "CONNECT asks for a tunnel: what runs through it is not followed",
     "http_version": "this is not HTTP/1.0 or HTTP/1.1: what follows is not read",
 }
-# Requests may wait for their answers until their heads take so much, each with its objects.
+# The most bytes that requests take while they wait for their answers; the second number is for the objects of each.
 _MAX_AWAITED_BYTES = _MAX_HEAD_BYTES
 _REQUEST_BYTES = 2048
 _ResponseEvent = h11.InformationalResponse | h11.Response
@@ -62,58 +61,58 @@ _SOME_REQUEST = Request(
 
 
 def begins_with_http(data: bytes) -> bool:
-    """Say whether a stream's first bytes are those of an HTTP message; otherwise they may be a frame's."""
+    """Say whether a stream begins with an HTTP message; otherwise it may begin with a frame."""
     return data.startswith(b"HTTP/") or _REQUEST_LINE.match(data.lstrip(b"\r\n")) is not None
 
 
 def guess_sender(data: bytes) -> Role:
-    """Return whose bytes these are: a request's or a masked frame's are a client's (RFC 6455 §5.1)."""
+    """Return the sender of bytes: a client sends requests and masked frames (RFC 6455 §5.1)."""
     if begins_with_http(data):
         return Role.SERVER if data.startswith(b"HTTP/") else Role.CLIENT
     return Role.CLIENT if len(data) > 1 and data[1] & MASK else Role.SERVER
 
 
 class Observer:
-    """Follows one connection. Feed each direction's bytes in order; `finish` tells what is left over.
+    """Follows one connection. Feed each direction's bytes in order; `finish` returns the rest.
 
-    With ``in_frames`` the handshake has been before, and compression may have been agreed on. Of each frame's payload
-    ``shown_bytes`` are kept, or all of a control frame. What a client sends behind an upgrade waits for the answer;
-    it is lost when that is more than ``max_waiting_bytes``.
+    With ``in_frames``, the bytes begin after the handshake, and compression may have been agreed on. ``shown_bytes`` of
+    each payload are kept, or all of a control frame's. The bytes that a client sends after an upgrade wait for the
+    answer; the client is not followed any more when they are more than ``max_waiting_bytes``.
     """
 
     def __init__(self, *, in_frames: bool = False, shown_bytes: int = 0, max_waiting_bytes: int = NO_LIMIT) -> None:
         self.shown_bytes = shown_bytes  # may be changed at any time, and counts from the next frame on
         self._max_waiting_bytes = max_waiting_bytes
         self._directions = {role: _Direction(role) for role in Role}
-        self._requests: deque[_Asked] = deque()  # whose answers are to come
-        self._awaited_bytes = 0  # what they take
-        self._asked: _Asked | None = None  # to upgrade, and the answer is to come
+        self._requests: deque[_Asked] = deque()  # not yet answered
+        self._awaited_bytes = 0  # the memory that they take
+        self._asked: _Asked | None = None  # the one for an upgrade, if it is not yet answered
         self.switched = False
         if in_frames:
             self._switch({role: Compression(from_start=False) for role in Role})
 
     def receive(self, sender: Role, data: bytes) -> list[Seen]:
-        """Take in the next bytes of one direction and return what they complete. Never raises for what they are."""
+        """Read the next bytes of one direction and return the parts that they complete. Raises for no bytes."""
         out: list[Seen] = []
         if data:
-            self._directions[sender.other].tell_fault(out)  # the cause is told before the answer to it
+            self._directions[sender.other].report_fault(out)  # the cause is reported before the answer to it
         direction = self._directions[sender]
         direction.buffer += data
         self._read(direction, out)
         return out
 
     def leave_out_body(self, sender: Role) -> None:
-        """Take what comes next from there for a head: if a body was to come before, it is not in the capture."""
+        """Read the sender's next bytes as a head: a body that was to come before is not in the capture."""
         direction = self._directions[sender]
         if direction.mode is _Mode.BODY:
             direction.end_body()
 
     def finish(self) -> list[Seen]:
-        """Return what of both directions is incomplete, as it stands when the connection ends."""
+        """Return the incomplete parts of both directions, at the end of the connection."""
         out: list[Seen] = []
         client = self._directions[Role.CLIENT]
         if client.mode is _Mode.WAITING and client.buffer and self._asked is not None:
-            # The answer isn't there to tell: they are frames, if the server said yes.
+            # The answer is missing. The bytes are taken for frames, as they are if the server accepted.
             self._switch({role: Compression() for role in Role} if self._asked.offered_compression else {})
             self._read(client, out)
         for direction in self._directions.values():
@@ -259,7 +258,7 @@ def _compression_of(agreed: list[bytes]) -> Mapping[Role, Compression]:
 
 
 def _why_not(event: http1.Event) -> str:
-    """Return why this is not the head of a request, in words that are true of any server."""
+    """Return why this is not the head of a request, in a sentence that is true of any server."""
     refusal = event if isinstance(event, Refusal) else Refusal(400, "", "this is not the head of a request")
     return _NEUTRAL.get(refusal.code, refusal.sentence)
 
@@ -273,7 +272,7 @@ class _Mode(Enum):
 
 
 class _Asked:
-    """A request, as far as its answer is judged by it."""
+    """A request, with the facts by which its answer is judged."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -303,9 +302,9 @@ class _Asked:
         return http
 
     def other_protocol(self, event: _ResponseEvent) -> str:
-        """Return what a 101 goes on with, if that isn't WebSocket: what it names, or else what was asked for.
+        """Return the protocol after a 101, by its own fields or the request's; empty for WebSocket.
 
-        One that names nothing, to a request for a WebSocket, breaks §4.1 and is followed by frames.
+        A 101 to a request for a WebSocket that names no protocol breaks §4.1, and is followed by frames.
         """
         named = b", ".join(value for name, value in event.headers if name == b"upgrade").decode("latin-1")
         if not named and not self.upgrades:
@@ -324,7 +323,7 @@ class _Asked:
 
 
 class _Direction:
-    """What one side sends."""
+    """The bytes of one side."""
 
     def __init__(self, sender: Role) -> None:
         self.sender = sender
@@ -349,14 +348,14 @@ class _Direction:
             self.take(len(self.buffer) - len(self.buffer.lstrip(b"\r\n")))
 
     def find_head_end(self) -> int:
-        """Return how long the head is with which the buffer begins; 0 if its end has not come."""
+        """Return the length of the head at the beginning of the buffer; 0 if its end has not come."""
         end = _HEAD_END.search(self.buffer, max(0, self.searched - 3))  # a part of the end may have been there
         self.searched = len(self.buffer)
         return 0 if end is None else end.end()
 
-    def lose(self, out: list[Seen], told: str) -> None:
-        """Give up: what follows can't be told from noise."""
-        out.append(Rest(self.sender, self.at, bytes(self.buffer[:MAX_SHOWN_BYTES]), told))
+    def lose(self, out: list[Seen], reason: str) -> None:
+        """Stop following this direction, since the meaning of its bytes is unknown from here on."""
+        out.append(Rest(self.sender, self.at, bytes(self.buffer[:MAX_SHOWN_BYTES]), reason))
         self.mode = _Mode.LOST
 
     def pass_over_body(self, out: list[Seen]) -> bool:
@@ -406,10 +405,10 @@ class _Direction:
             return None
         return True
 
-    def tell_fault(self, out: list[Seen]) -> None:
+    def report_fault(self, out: list[Seen]) -> None:
         """Add the incomplete frame, if its receiver has found a fault in it."""
         if self.frames is not None:
-            self.frames.tell_fault(out)
+            self.frames.report_fault(out)
 
     def finish(self, out: list[Seen]) -> None:
         if self.frames is not None:

@@ -1,7 +1,7 @@
-"""The last frames of a connection, for who asks why it ended.
+"""The last frames of a connection, for the log line that says why it ended.
 
-A trail has the four frames that were last when a read was over: each is its first byte and its payload's length, in one
-number. That is all that can be kept of every connection for next to nothing.
+`RecentFrames` has the four frames that were last when a read was over. Each is its first byte and its payload's length,
+in one number. More would cost memory that every connection takes.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ NO_FRAMES: RecentFrames = (-1, -1, -1, -1)
 LENGTH_BITS = 64
 
 
-def push(trail: RecentFrames, first_byte: int, payload_bytes: int) -> RecentFrames:
-    """Return a trail with one more frame, the newest first. (Written out where it is done for each read.)"""
-    return (first_byte << LENGTH_BITS | payload_bytes, trail[0], trail[1], trail[2])
+def push(recent: RecentFrames, first_byte: int, payload_bytes: int) -> RecentFrames:
+    """Return the frames with one more, the newest first. The fast reader has this written out."""
+    return (first_byte << LENGTH_BITS | payload_bytes, recent[0], recent[1], recent[2])
 
 
-def describe_recent_frames(trail: RecentFrames) -> str:
+def describe_recent_frames(recent: RecentFrames) -> str:
     """Return the frames in their order, such as ``TEXT of 5 bytes, PING of 0 bytes``; empty if there are none."""
-    return ", ".join(_describe(entry) for entry in reversed(trail) if entry >= 0)
+    return ", ".join(_describe(entry) for entry in reversed(recent) if entry >= 0)
 
 
 def _describe(entry: int) -> str:

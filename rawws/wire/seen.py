@@ -1,4 +1,4 @@
-"""What an observer sees of a connection: heads, frames, and bytes that are neither."""
+"""The parts of a connection that an observer sees: heads, frames, and bytes that are neither."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MAX_SHOWN_BYTES = 64
 class Head:
     """The head of an HTTP message, which begins ``at`` that byte of its direction.
 
-    ``checks`` are the handshake's, for a request or a response that means one; ``accept`` is what the request's key
-    makes, if it has a good one. ``problem`` says why the head can't be read.
+    ``checks`` are those of the handshake, for a request for one or its response. ``accept`` is made of the request's
+    key, if that is valid. ``problem`` says why the head can't be read.
     """
 
     sender: Role
@@ -36,7 +36,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """HTTP ends here, in both directions: what follows are frames, or another ``protocol``, which isn't followed."""
+    """HTTP ends here in both directions. Frames follow, or another ``protocol``, which isn't followed."""
 
     protocol: str = ""
 
@@ -61,12 +61,12 @@ class SeenFrame:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Bytes that are no whole head or frame, or can't be followed; ``told`` says why. Long ones are cut."""
+    """Bytes that are no whole head or frame, or can't be followed; ``reason`` says why. Long ones are cut."""
 
     sender: Role
     at: int
     raw: bytes
-    told: str
+    reason: str
     fault: Fault | None = None
 
 

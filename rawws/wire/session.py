@@ -1,14 +1,13 @@
 """One WebSocket connection after its handshake: messages, control frames, close (RFC 6455 §5 to §7).
 
-Frames are read by two lanes that amount to the same: `FastReader` takes whole, plain frames, and
-`WsprotoReader`, which is wsproto, takes everything else. Around them, a `Session` knows how far the closing
-handshake has come, and gives the answers that the RFC asks for: a pong to a ping, a close to a close, a close
-before we give up.
+Frames are read by two readers with the same results: `FastReader` reads whole, plain frames, and `WsprotoReader`, which
+is wsproto, reads everything else. A `Session` uses both. It knows how far the closing handshake has come, and gives the
+answers that the RFC asks for: a pong to a ping, a close to a close, and a close before we give up.
 
-Feed it with `Session.receive_data`, act on the events that it returns, and send what
-`Session.data_to_send` has collected, in order and at a frame boundary. A server that only passes messages on
-uses `Session.relay_data` instead, which returns them as frames. Messages to send are encoded with
-`Session.message`, or with `Session.fragment` when a message isn't known as a whole.
+Feed it with `Session.receive_data`, act on the events that it returns, and send the bytes that `Session.data_to_send`
+returns, in order and at a frame boundary. A server that only passes messages on uses `Session.relay_data` instead,
+which returns them as frames. Messages to send are encoded with `Session.message`, or with `Session.fragment` when a
+message isn't known as a whole.
 """
 
 from __future__ import annotations
@@ -50,21 +49,21 @@ class State(Enum):
 CLOSED = State.CLOSED  # a global is found three times as fast as an Enum's member
 
 
-# wsproto takes as long for one frame as the fast lane for this many.
+# wsproto takes as long for one frame as the fast reader for this number of frames.
 WSPROTO_FRAME_WORK = 4
 
 
 class Session:
     """A WebSocket connection in the open state and on to its end, for either role.
 
-    ``deflate`` says that permessage-deflate was agreed on, so that compressed messages are taken; with
-    ``takeover`` the peer may refer to its earlier ones in them (RFC 7692 §7.1.1). ``deflater``, if there is one,
-    compresses what `message` encodes. ``fast_lane=False`` reads and writes every frame through wsproto, for study;
-    nothing else differs. With ``relays``, messages come out of `relay_data` as frames instead of out of
-    `receive_data`; with ``echoes`` these go back to the peer, and pongs come out among them, each at its place.
+    ``deflate`` says that permessage-deflate was agreed on, so that compressed messages are accepted. With ``takeover``
+    they may refer to earlier ones (RFC 7692 §7.1.1). ``deflater``, if there is one, compresses the messages that
+    `message` encodes. ``fast_lane=False`` reads and writes every frame through wsproto, for study; nothing else
+    differs. With ``relays``, messages come out of `relay_data` as frames instead of out of `receive_data`. With
+    ``echoes`` these go back to the peer, and pongs come out among them, each at its place.
 
-    ``on_frame(sender, frame)``, while set, is shown every frame that comes in, and those that go out when
-    `show_sent` is told; frames take the plain lane then, and payloads are collected for it: ``shown_bytes`` of each.
+    While ``on_frame`` is set, ``on_frame(sender, frame)`` is called for every frame that comes in, and by `show_sent`
+    for those that go out. All frames are read by wsproto then, and ``shown_bytes`` of each payload are collected.
     """
 
     answers_pings = True  # §5.5.2: the peer must
@@ -117,7 +116,7 @@ class Session:
         self.close_begun_by: Role | None = None  # who sent the first close
         self.fault: Fault | None = None
         self._inflates = deflate
-        # One for all messages, where they share a context; else each time that wsproto reads, a new one will do.
+        # One for all messages if they share a context; otherwise a new one each time that wsproto reads.
         self._inflater = Inflater(max_message_bytes, takeover=True) if takeover else None
         self._deflater = deflater
         self._relays = relays
@@ -132,9 +131,9 @@ class Session:
             else None
         )
         self._encoder = None if fast_lane else WsprotoEncoder(our_role)
-        # Made when there is a frame for it, and with a fast lane given up when that is read: it takes 2 KiB.
+        # Made when there is a frame for it, and dropped after that where there is a fast reader: it takes 2 KiB.
         self._wsproto: WsprotoReader | None = None
-        self._unread = b""  # what was received behind the most that was asked for
+        self._unread = b""  # bytes that were received after the most that was asked for
         self.outgoing = b""  # for `data_to_send`
         if on_frame is not None:
             self.watch(on_frame)
@@ -154,7 +153,7 @@ class Session:
 
     @property
     def held_bytes(self) -> int:
-        """How much memory a message takes that has not come whole."""
+        """The bytes of memory that an incomplete message takes."""
         fast = 0 if self._fast is None else self._fast.held_bytes
         return len(self._unread) + fast + (0 if self._wsproto is None else self._wsproto.held_bytes)
 
@@ -219,15 +218,15 @@ class Session:
 
     @property
     def has_unread(self) -> bool:
-        """Whether more has been received than was asked for: it is told by the next call, for which no data is due."""
+        """Whether more has been received than was asked for; the next call returns it, and needs no data for that."""
         return bool(self._unread)
 
     def receive_data(self, data: bytes, most: float = math.inf) -> list[Event]:
-        """Take in bytes from the peer and return what they amount to, in order.
+        """Read bytes from the peer and return their events, in order.
 
-        Few bytes may amount to much: a KiB to a MiB of messages, or to a hundred of them. So ``most`` is how many
-        events are wanted, about. Each KiB that was inflated counts as one too, and each frame that wsproto reads as
-        `WSPROTO_FRAME_WORK`, since it takes longer.
+        Few bytes may have many events: a KiB may hold a MiB of messages, or a hundred of them. So ``most`` is about the
+        number of events that are wanted. Each inflated KiB counts as one too, and each frame that wsproto reads counts
+        as `WSPROTO_FRAME_WORK`, since it takes longer.
 
         Never raises for what a peer sends. Once the state is CLOSED, data is ignored (§5.5.1).
         """
@@ -236,10 +235,10 @@ class Session:
         return events
 
     def relay_data(self, data: bytes, most: float = math.inf) -> list[bytes | bytearray]:
-        """Take in bytes from the peer and return its messages as the frames in which a server passes them on.
+        """Read bytes from the peer and return its messages as the frames in which a server passes them on.
 
-        For a session that ``relays``. A frame may be in two pieces, one behind the other. Control frames are
-        answered like ever, and not told. ``most`` is as for `receive_data`.
+        This is for a session that ``relays``. A frame may be in two pieces, one after the other. Control frames are
+        answered as always, and not returned. ``most`` is as for `receive_data`.
         """
         frames: list[bytes | bytearray] = []
         self._receive(data, frames, most)
@@ -248,12 +247,13 @@ class Session:
     def large_buffer(self, least_bytes: int = 1) -> memoryview | None:
         """Return a buffer to receive into directly, where the rest of a large message is awaited; else None.
 
-        None too when fewer than ``least_bytes`` are awaited. Release it, then tell `received` how many came.
+        It is also None when fewer than ``least_bytes`` are awaited. Release it, then call `received` with the number of
+        bytes that came.
         """
         return None if self._fast is None else self._fast.large_buffer(least_bytes)
 
     def received(self, size: int) -> list[Any]:
-        """Take in bytes that are in the `large_buffer`; returns what `receive_data` or `relay_data` does."""
+        """Read the bytes that are in the `large_buffer`; returns what `receive_data` or `relay_data` does."""
         assert self._fast is not None
         out: list[Any] = []
         rest = self._fast.received(size, out)
@@ -262,7 +262,7 @@ class Session:
         return out
 
     def begin_streaming(self) -> list[Event]:
-        """Tell messages in parts from now on, as they come; returns what is there of the one being received."""
+        """Report messages in parts from now on, as they come; returns the part that has come of the present one."""
         events: list[Event] = []
         self._streams = True
         if self._wsproto is not None:
@@ -272,7 +272,7 @@ class Session:
         return events
 
     def end_streaming(self) -> None:
-        """Tell messages as a whole again, from the next one on."""
+        """Report whole messages again, from the next one on."""
         self._streams = False
         if self._wsproto is not None:
             self._wsproto.streams = False
@@ -286,7 +286,7 @@ class Session:
             and self._wsproto is None
             and self.state is not CLOSED
             and not self._streams
-            and (self.on_frame is None or not fast.is_idle)  # what the fast lane has begun, it ends
+            and (self.on_frame is None or not fast.is_idle)  # the fast reader ends the frame that it has begun
         ):
             rest = fast.read(data, out, most)  # nearly always, this is all there is to do
             if fast.pings is not None:
@@ -300,7 +300,7 @@ class Session:
         self._receive_slowly(data, out, most)
 
     def _receive_slowly(self, data: bytes, out: list[Any], most: float) -> None:
-        """Go back and forth between the lanes; ``data`` begins with what the fast lane, if it was asked, left."""
+        """Read with wsproto and the fast reader in turns; ``data`` begins with a frame for wsproto."""
         spare: WsprotoReader | None = None  # for the next turn: making one costs as much as three small frames
         while data and self.state is not CLOSED:
             if most <= 0:
@@ -314,35 +314,35 @@ class Session:
             data, work = self._read_with_wsproto(spare, data, out, most)
             most -= work
             if data and self._fast is not None and self._wsproto is None and self._takes_turns and most > 0:
-                told_before = len(out)
-                rest = self._fast.read(data, out, told_before + most)
+                before = len(out)
+                rest = self._fast.read(data, out, before + most)
                 self._answer_pings(self._fast)
                 if rest is None:
                     self._unread, self._fast.unread = self._fast.unread, b""
                     break
                 data = rest
-                most -= len(out) - told_before
+                most -= len(out) - before
 
     @property
     def _takes_turns(self) -> bool:
-        """Whether the fast lane is given a chance whenever the plain one is idle."""
+        """Whether the fast reader goes on whenever wsproto's reader is idle."""
         return self.on_frame is None and not self._streams
 
     def _answer_pings(self, fast: FastReader) -> None:
-        """Answer the pings that the fast lane has met."""
+        """Answer the pings that the fast reader has read."""
         pings, fast.pings = fast.pings, None
         if pings and self.state is State.OPEN:
             key = self._mask_key
             self.outgoing += b"".join([encode_frame(Opcode.PONG, payload, mask_key=key()) for payload in pings])
 
     def _read_with_wsproto(self, reader: WsprotoReader, data: bytes, out: list[Any], most: float) -> tuple[bytes, int]:
-        """Have wsproto read; with a fast lane, only up to where that can take over again.
+        """Read with wsproto; where there is a fast reader, only up to where that can go on.
 
-        Returns what is left, and how much of ``most`` that was.
+        Returns the bytes that are left, and the work that was done, to be counted towards ``most``.
         """
         events: list[Event] = []
         work = -reader.frames
-        # One message at a time too where there is an end to what is wanted: who can say what the next inflates to?
+        # It is also one message at a time where ``most`` is limited, since the next one may inflate to any size.
         until_idle = (self._fast is not None and self._takes_turns) or most < math.inf
         most_frames = math.ceil(most / WSPROTO_FRAME_WORK) if most < math.inf else most
         position = reader.read(data, 0, events, self.on_frame, until_idle=until_idle, most_frames=most_frames)
@@ -463,9 +463,9 @@ class Session:
     def show_sent(self, data: bytes | bytearray) -> None:
         """Show ``on_frame`` the frames in data that goes out, whether this session made them or a broadcast.
 
-        It is for the caller to say so, who alone knows when they really go.
+        The caller calls this, because it alone knows when the frames go out.
         """
-        show = self.on_frame  # which may have enough of it meanwhile
+        show = self.on_frame  # a call may set it to None
         if show is None:
             return
         view = self._view_of(self.our_role)

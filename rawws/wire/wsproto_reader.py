@@ -1,9 +1,9 @@
-"""The plain lane: frames read by wsproto, one judge for all that a peer may get wrong.
+"""Frames read by wsproto, which is the one judge of all that a peer may get wrong.
 
-Around wsproto's ``Connection`` it adds what wsproto leaves to its users: a limit on the size of a message,
-applied to the length in a frame's header before the payload is taken in; one buffer for a message in the
-making, so that a thousand fragments cost no more than their bytes; and whose fault the end was, since wsproto
-reports a frame that it rejects as if the peer had sent a close.
+`WsprotoReader` adds to wsproto's ``Connection`` what wsproto leaves to its users. It limits the size of a message, by
+the length in a frame's header, before the payload is read. It has one buffer for an incomplete message, so that a
+thousand fragments cost no more than their bytes. And it says whose fault the end was, since wsproto reports a frame
+that it rejects as if the peer had sent a close.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class WsprotoReader:
         self.max_message_bytes = max_message_bytes
         self.recent_frames = NO_FRAMES
         self.frames = 0  # that have been read
-        self.ended = False  # a close was read, or a fault found: nothing more will be
+        self.ended = False  # a close was read, or a fault found: nothing more is read
         self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, to ``on_frame``
         self.view: MessageView | None = None  # of the peer's messages, while frames are shown
         self.streams = False  # messages that begin from here on come in parts
@@ -109,7 +109,7 @@ class WsprotoReader:
         self._scanner = FrameScanner()
         self._recorder: FrameRecorder | None = None
         self._in_message = False  # between the fragments of one
-        self._message: bytearray | None = None  # what has come of it
+        self._message: bytearray | None = None  # the part of it that has come
         self._message_opcode = Opcode.BINARY
         self._streams_message = False  # it comes in parts, whatever ``streams`` has become since
         self._message_bytes = 0  # that its frames have announced so far
@@ -117,12 +117,12 @@ class WsprotoReader:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it stands at a frame boundary outside of a message: another reader could go on from here."""
+        """Whether this is a frame boundary outside of a message, so that another reader could go on from here."""
         return self._scanner.at_boundary and not self._in_message and not self.ended
 
     @property
     def held_bytes(self) -> int:
-        """How much memory a message takes that has not come whole."""
+        """The bytes of memory that an incomplete message takes."""
         return 0 if self._message is None else len(self._message)
 
     @property
@@ -141,10 +141,10 @@ class WsprotoReader:
         until_idle: bool,
         most_frames: float = math.inf,
     ) -> int:
-        """Add to ``events`` what the data from ``start`` on amounts to, and return where the reading stopped.
+        """Add the events of the data from ``start`` on to ``events``, and return where the reading stopped.
 
-        That is at the end of the data, or behind ``most_frames``, or with ``until_idle`` where the reader is first idle
-        again. ``frames`` counts them.
+        It stops at the end of the data, after ``most_frames``, or with ``until_idle`` where the reader is first idle
+        again. ``frames`` counts the frames.
         """
         most_frames += self.frames
         scanner = self._scanner
@@ -156,8 +156,8 @@ class WsprotoReader:
                 if scanner.header is None:
                     break
                 if scanner.header.opcode == Opcode.CLOSE:
-                    # What comes before is judged first, so that if wsproto rejects a frame from here on, it is
-                    # this one: _end_with_1014() has to know.
+                    # The frames before are judged first. So if wsproto rejects a frame from here on, it is this one,
+                    # which _end_with_1014() relies on.
                     self._feed_wsproto(data[start:header_at], events)
                     if self.ended:
                         return len(data)
@@ -186,9 +186,9 @@ class WsprotoReader:
         return position
 
     def _begin_frame(self, header: FrameHeader, on_frame: Callable[[Role, Frame], None] | None) -> Fault | None:
-        """Note a header, and return the fault if it takes its message over the limit.
+        """Record a header, and return the fault if it takes its message over the limit.
 
-        Control frames, which may come between fragments, never touch the count.
+        Control frames, which may come between fragments, don't count.
         """
         self.recent_frames = push(self.recent_frames, header.raw[0], header.payload_bytes)
         if on_frame is not None or header.opcode == Opcode.CLOSE:
@@ -197,7 +197,7 @@ class WsprotoReader:
             return None
         if not self._in_message or header.opcode != Opcode.CONTINUATION:
             self._message_bytes = 0
-            # Of a compressed message the inflated bytes are what the limit is about; the inflater counts them.
+            # The limit of a compressed message is about the inflated bytes; the inflater counts them.
             limit = self.max_message_bytes
             self._most_bytes = most_deflated_bytes(limit) if header.rsv1 else limit
         self._in_message = not header.fin
@@ -253,7 +253,7 @@ class WsprotoReader:
             self._message = None
 
     def begin_streaming(self, events: list[Event]) -> None:
-        """Tell messages in parts from now on, also the one that is being read: what has come of it is told at once."""
+        """Report messages in parts from now on. The part that has come of the present one is reported at once."""
         self.streams = True
         if self._message is not None:
             events.append(MessagePart(self._message_opcode, bytes(self._message), False))
@@ -295,8 +295,8 @@ class WsprotoReader:
 
     def _too_big(self, size: int) -> Fault:
         us = self._our_role.label
-        told = f"message of {size} bytes or more is over the {us}'s limit of {self.max_message_bytes} (max_size)"
-        return Fault(CloseReason.MESSAGE_TOO_BIG, "message_too_big", told)
+        sentence = f"message of {size} bytes or more is over the {us}'s limit of {self.max_message_bytes} (max_size)"
+        return Fault(CloseReason.MESSAGE_TOO_BIG, "message_too_big", sentence)
 
     def _fail(self, fault: Fault, events: list[Event]) -> None:
         self.ended = True
@@ -305,10 +305,10 @@ class WsprotoReader:
 
 
 class WsprotoEncoder:
-    """Writes frames through wsproto, for where the fast lane is switched off.
+    """Writes frames through wsproto, where the fast reader is switched off.
 
-    Its ``Connection`` only sends, and must not know how far the closing handshake has come: our close may have to
-    wait for messages that are encoded after it. So a close has a ``Connection`` of its own.
+    Its ``Connection`` only sends, and must not know how far the closing handshake has come: our close may have to wait
+    for messages that are encoded after it. So a close has a ``Connection`` of its own.
     """
 
     def __init__(self, our_role: Role) -> None:

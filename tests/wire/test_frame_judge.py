@@ -90,7 +90,7 @@ def test_frames_after_the_end_are_listed_up_to_a_bound() -> None:
 def test_bytes_after_a_fault_are_not_measured_as_a_frame() -> None:
     rest = see((Role.SERVER, b"\x83\x00" + b"\x81\x7f" + b"\x7f" * 20), in_frames=True)[-1]
     assert isinstance(rest, Rest)
-    assert rest.told == "its receiver reads no more, and the rest is not a whole frame"
+    assert rest.reason == "its receiver reads no more, and the rest is not a whole frame"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_faulty_frame_is_reported_once_and_before_its_receiver_answers(begins:
     close = encode_frame(Opcode.CLOSE, b"\x03\xea")
     rest, answer, *ignored = see((CLIENT, begins), (SERVER, close), (CLIENT, bytes(200)), in_frames=True)
     assert isinstance(rest, Rest)
-    assert (rest.sender, rest.at, rest.raw, rest.told) == (CLIENT, 0, begins, told)
+    assert (rest.sender, rest.at, rest.raw, rest.reason) == (CLIENT, 0, begins, told)
     assert rest.fault is not None
     assert rest.fault.close_code == 1002
     assert isinstance(answer, SeenFrame)
@@ -132,7 +132,7 @@ def test_a_faulty_frame_is_not_reported_before_its_receiver_has_sent_a_byte() ->
     assert observer.receive(SERVER, b"") == []
     (rest,) = observer.receive(SERVER, b"\x88")
     assert isinstance(rest, Rest)
-    assert (rest.sender, rest.told) == (CLIENT, "the frame's header so far")
+    assert (rest.sender, rest.reason) == (CLIENT, "the frame's header so far")
 
 
 @pytest.mark.parametrize(

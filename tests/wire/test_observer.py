@@ -125,7 +125,7 @@ def test_compressed_messages_are_inflated_where_that_was_agreed_on() -> None:
 def test_what_is_incomplete_or_not_to_be_followed(said: tuple[Role, bytes], told: str) -> None:
     last = see(said)[-1]
     assert isinstance(last, Rest)
-    assert last.told == told
+    assert last.reason == told
 
 
 def test_a_head_that_is_none_ends_the_following() -> None:
@@ -306,7 +306,7 @@ def test_a_message_of_any_size_is_judged_and_not_collected() -> None:
     assert peak_of(look) < 1 << 20
     (rest,) = observer.finish()
     assert isinstance(rest, Rest)
-    assert rest.told == f"the frame ends here: {(1 << 40) - (64 << 16):,} bytes of its payload are missing"
+    assert rest.reason == f"the frame ends here: {(1 << 40) - (64 << 16):,} bytes of its payload are missing"
 
 
 @pytest.mark.parametrize("fin", [True, False])
@@ -329,7 +329,7 @@ def test_what_waits_for_an_answer_is_bounded(answer: bytes) -> None:
     assert len(observer.receive(CLIENT, REQUEST + bytes(100))) == 1
     (rest,) = observer.receive(CLIENT, b"x")
     assert isinstance(rest, Rest)
-    assert rest.told == "more came behind the upgrade than is kept until it is answered"
+    assert rest.reason == "more came behind the upgrade than is kept until it is answered"
     assert observer.receive(CLIENT, bytes(1000)) == []
     # The server is followed as before.
     seen = observer.receive(SERVER, answer)
@@ -344,7 +344,7 @@ def test_requests_without_answers_are_bounded() -> None:
     request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     seen = observer.receive(CLIENT, request * 10_000)
     assert isinstance(seen[-1], Rest)
-    assert seen[-1].told == "more requests wait for their answers than are kept"
+    assert seen[-1].reason == "more requests wait for their answers than are kept"
     assert 100 < len(seen) < 200
     assert len(observer.receive(SERVER, b"HTTP/1.1 204 No Content\r\n\r\n" * 10)) == 10
 
@@ -372,7 +372,7 @@ def test_the_end_of_a_head_may_come_in_parts(cut: int) -> None:
 def test_a_head_that_is_too_long_to_be_looked_at(end: bytes) -> None:
     (rest,) = see((CLIENT, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * (256 << 10) + end))
     assert isinstance(rest, Rest)
-    assert rest.told == "a head of more than 262,144 bytes is not looked at"
+    assert rest.reason == "a head of more than 262,144 bytes is not looked at"
 
 
 # What is a limit of this server's own, or a trait of it, is none of others' traffic.
