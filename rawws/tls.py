@@ -1,7 +1,6 @@
 """TLS: a client's trust settings, its handshake, and failures, each explained in one sentence.
 
-OpenSSL's own messages name neither the server nor a remedy. A sentence here has both, and is the same in the library,
-in
+OpenSSL's own messages name neither the server nor a remedy. A sentence here has both. It is the same in the library, in
 ``rawws connect``, ``rawws check`` and ``rawws tap``. The original exception is the ``__cause__``.
 """
 

@@ -17,27 +17,27 @@ from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.first_bytes import may_begin_tls
 from rawws.wire.tls_records import MAX_PLAINTEXT_BYTES, MAX_RECORD_BYTES, find_records
 
-# The most that one record holds: encrypted, and decrypted, at a time.
+# The most plaintext that one record holds; as much is encrypted, or decrypted, at a time.
 TLS_RECORD_BYTES = MAX_PLAINTEXT_BYTES
 # TLS adds at most this much to one receive, in full records.
 TLS_OVERHEAD_BYTES = 1024
-# A look at a socket through TLS ends after this time or this number of records, whatever they hold. The cost of one
-# record lies between 2 µs (a byte of data) and about 15 ms (a guess: a thousand of a server's tickets in one record).
+# A look at a socket through TLS ends after this time or this number of records. The cost of one record is between 2 µs
+# (a byte of data) and about 15 ms (a guess: a thousand of a server's tickets in one record).
 LOOK_S = 0.002
 LOOK_RECORDS = 512
-# The clock is looked at after this number of records.
+# The clock is read after this number of records.
 STEP_RECORDS = 16
 # The most records in a row without a byte of data, within a minute. BoringSSL allows 32 key updates and 32 empty
-# records, Go's crypto/tls 16 of any kind. An honest peer may change its keys by the clock and have nothing to say.
+# records, Go's crypto/tls 16 of any kind. An honest peer may change its keys by the clock while it has no data to send.
 MAX_DATALESS_RECORDS = 32
 DATALESS_S = 60.0
 # Besides the rest of one record, only answers to key updates wait for a peer, 27 bytes each.
 MAX_UNSENT_BYTES = 2 * MAX_RECORD_BYTES
 # OpenSSL takes 128 KiB for a ClientHello and 100 KiB for a chain of certificates, one of which a peer has to send.
 MAX_HANDSHAKE_BYTES = 256 * 1024
-# While nothing can be sent before more has come, the socket is looked at this often.
+# The interval between two looks at the socket while nothing can be sent before more bytes have come.
 READ_FIRST_S = 0.01
-# Bytes of a handshake taken before others have their turn: as records of one byte each they take a third of a ms.
+# The bytes of a handshake that are read before other tasks run: as records of one byte each they take a third of a ms.
 HANDSHAKE_STEP_BYTES = 4 * 1024
 
 # OpenSSL's memory for a connection, which holds no buffers of its own between two looks (measured).
@@ -48,8 +48,8 @@ class _Buffers:
     """The BIOs that OpenSSL reads from and writes to, shared by all connections of a thread.
 
     A memory BIO keeps the memory that it has once grown to. One record of 16 KiB each way would cost each connection
-    40 KiB for ever, and what TLS needs besides is 14 KiB. So the BIOs are shared: they are empty between two calls into
-    OpenSSL, and what a connection has to keep is kept by its transport, where it is counted.
+    40 KiB for ever, besides the 14 KiB of TLS itself. So the BIOs are shared: they are empty between two calls into
+    OpenSSL, and bytes that a connection has to keep are kept by its transport, where they are counted.
 
     ``in_use`` detects a finalizer or an OpenSSL callback that uses another connection within such a call. A
     KeyboardInterrupt waits for the end of the call.
@@ -136,7 +136,7 @@ class TlsTransport(Transport):
         self._failure: OSError | None = None
         self._has_ended = False
         self.has_pending = False
-        # Records without data since the last byte of data, and when the first of them came, by time.perf_counter().
+        # The records without data since the last byte of data, and the time of the first one by time.perf_counter().
         self._dataless = 0
         self._dataless_since = 0.0
         # Ciphertext that the kernel has not taken, and whether TLS's end, and the FIN, are to follow it.
@@ -200,11 +200,11 @@ class TlsTransport(Transport):
             except ssl.SSLWantReadError:
                 is_done = False
             except OSError:
-                self._say_what_is_wrong()
+                self._send_alert()
                 raise
             else:
                 is_done = True
-            self._ciphertext = self._buffers.incoming.read() + self._ciphertext  # data may follow it at once
+            self._ciphertext = self._buffers.incoming.read() + self._ciphertext  # data may follow the handshake at once
             self._keep_outgoing()
         self.has_pending = self._has_record = find_records(self._ciphertext, 0, 0, 1)[1] > 0
         return is_done
@@ -214,7 +214,7 @@ class TlsTransport(Transport):
         if self._buffers.outgoing.pending:
             self._unsent += self._buffers.outgoing.read()
 
-    def _say_what_is_wrong(self) -> None:
+    def _send_alert(self) -> None:
         """Send the alert that OpenSSL has for the peer (RFC 8446 §6.2), if the kernel takes it."""
         self._keep_outgoing()
         with contextlib.suppress(OSError):
@@ -230,7 +230,7 @@ class TlsTransport(Transport):
             self._decrypted, data = data[max_bytes:], data[:max_bytes]
         else:
             self._decrypted = b""
-        self._note_pending()
+        self._update_pending()
         if data:
             return data
         if self._failure is not None:
@@ -239,14 +239,14 @@ class TlsTransport(Transport):
             return b""
         raise BlockingIOError
 
-    def _note_pending(self) -> None:
+    def _update_pending(self) -> None:
         self.has_pending = self._has_record or self._has_ended or self._failure is not None or len(self._decrypted) > 0
 
     @trio.lowlevel.enable_ki_protection
     def _look(self, max_bytes: int) -> None:
         """Receive once, unless a record is here already, and decrypt. Raises BlockingIOError if nothing has come."""
         if self._unsent:
-            with contextlib.suppress(OSError):  # what has come is there nevertheless
+            with contextlib.suppress(OSError):  # received bytes can be read nevertheless
                 self.try_flush()
         if self._buffers.in_use:
             raise BlockingIOError
@@ -294,8 +294,8 @@ class TlsTransport(Transport):
             except ssl.SSLZeroReturnError:
                 self._has_ended = True  # when ours came first
             except OSError as error:
-                self._failure = error  # what came before it is whole
-                self._say_what_is_wrong()
+                self._failure = error  # the data before it is complete
+                self._send_alert()
             if self._has_ended or self._failure is not None:
                 break
             if size > before:
@@ -322,7 +322,7 @@ class TlsTransport(Transport):
         if not self._buffers.outgoing.pending:
             return
         self._keep_outgoing()
-        with contextlib.suppress(OSError):  # what has come is there nevertheless
+        with contextlib.suppress(OSError):  # received bytes can be read nevertheless
             self.try_flush()
         if self._unsent:
             self.needs_flush = True
@@ -366,7 +366,7 @@ class TlsTransport(Transport):
         return sent
 
     def _wait_to_read(self) -> None:
-        """Note that OpenSSL has received part of a message, and encrypts nothing before the rest."""
+        """Record that OpenSSL has received part of a message, and encrypts nothing before the rest has come."""
         self._keep_outgoing()
         if self._failure is not None:
             raise self._failure
@@ -381,7 +381,7 @@ class TlsTransport(Transport):
         if self._end_is_due:
             if self._buffers.in_use:
                 return False
-            self._say_end()
+            self._send_close_notify()
         if self._unsent:
             try:
                 gone = self._socket.send(self._unsent)
@@ -403,7 +403,7 @@ class TlsTransport(Transport):
         if self.reads_first:
             with contextlib.suppress(BlockingIOError):
                 self._look(RECEIVE_BYTES)
-            self._note_pending()
+            self._update_pending()
 
     # The end
 
@@ -419,10 +419,10 @@ class TlsTransport(Transport):
             self.try_flush()
 
     @trio.lowlevel.enable_ki_protection
-    def _say_end(self) -> None:
+    def _send_close_notify(self) -> None:
         self._end_is_due = False
         with self._buffers:
-            with contextlib.suppress(OSError, ValueError):  # it also looks for the peer's, and there is nothing to read
+            with contextlib.suppress(OSError, ValueError):  # it also looks for the peer's, and nothing is there
                 self._tls.unwrap()
             self._keep_outgoing()
 

@@ -266,7 +266,7 @@ async def test_an_end_that_comes_with_data_is_seen_behind_it(certificate: Certif
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server), trio.fail_after(PATIENCE_S):
         await client.send_all(b"last words")
-        client._say_end()
+        client._send_close_notify()
         assert client.try_flush()  # and no FIN, which would be seen by itself
         while (received := server.try_receive()) is None:
             await trio.lowlevel.wait_readable(server)

@@ -1,7 +1,7 @@
-"""The protocols, sans-IO: bytes in, events and bytes out. A public layer, for those who move the bytes themselves.
+"""The protocols, sans-IO: bytes in, events and bytes out. A public layer, for programs that move the bytes themselves.
 
-Nothing here imports trio, sockets, ssl, select, threads or a clock (a test walks the imports), so each module
-can be driven with literal bytes, in any chunking, and read beside the RFC that it follows.
+Nothing here imports trio, sockets, ssl, select, threads or a clock (a test checks the imports). So each module can be
+driven with literal bytes, in any chunking, and read next to the RFC that it follows.
 
 ====================  ==================================================================
 ``messages``          the heads and bodies of HTTP (RFC 9110)
@@ -10,18 +10,19 @@ can be driven with literal bytes, in any chunking, and read beside the RFC that 
 ``uri``               the addresses of WebSockets (RFC 6455 §3)
 ``handshake``         the opening handshake, from the server's side (RFC 6455 §4.2)
 ``client_handshake``  the same from the client's side (RFC 6455 §4.1)
+``origins``           the web pages that may connect (RFC 6455 §10.2)
 ``frames``            frame headers: take apart, put together (RFC 6455 §5.2)
 ``session``           a connection after the handshake (RFC 6455 §5 to §7)
-``fastlane``          its reader for whole, plain data frames
-``plain``             its reader for everything else: wsproto
-``events``            what a session tells
+``fast_reader``       its reader for whole, plain data frames
+``wsproto_reader``    its reader for everything else: wsproto
+``events``            the events of a session
 ``deflate``           permessage-deflate (RFC 7692)
 ``broadcast_log``     what one room has published, and cursors into it
-``trace``             how what crossed the wire becomes a line of text
+``trace``             the lines of text about bytes on the wire
 ====================  ==================================================================
 
-The names below are those that are needed to speak WebSocket over a transport of one's own: a `ClientHandshake`, or
-`HttpPhase` and `examine`, until the 101; then a `Session`.
+A program with a transport of its own needs the names below to speak WebSocket: a `ClientHandshake`, or `HttpPhase` and
+`examine`, until the 101; then a `Session`.
 """
 
 from rawws.wire.checks import Check
