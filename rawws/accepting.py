@@ -11,20 +11,21 @@ from collections.abc import Callable, Iterator
 import trio
 
 from rawws import logs
-from rawws.transport import EXHAUSTED, plain_address
+from rawws.addresses import plain_address
+from rawws.connection_errors import EXHAUSTED
 from rawws.wire.trace import FAULT, STATE
 
 _log = logs.server_line
 
 Address = tuple[str, int] | str
 
-# One wake of a listener takes in at most so many connections before other tasks get their turn (a guess).
+# The most connections that one wake of a listener accepts before other tasks run (a guess).
 ACCEPT_BATCH = 64
-# How long accepting rests when descriptors or buffers have run out: others must have time to go.
+# The pause after descriptors or buffers have run out, in which other connections may end.
 EXHAUSTED_PAUSE_S = 0.5
 
-# accept() also reports what befell the new connection on its way, or a firewall's refusal, see accept(2): that is
-# the end of this connection alone.
+# accept() also reports network errors of the new connection, or a firewall's refusal, see accept(2). They end this
+# connection alone.
 _LOST_ON_THE_WAY = frozenset(
     {
         errno.ECONNABORTED,
@@ -39,8 +40,8 @@ _LOST_ON_THE_WAY = frozenset(
         getattr(errno, "ENONET", errno.EPROTO),  # of Linux only
     }
 )
-# When it has gone well for so long, accepting has begun again: where one goes and two wait, that would be told, and the
-# contrary, twice a second.
+# Recovery is logged after this time without a failure. Otherwise both would be logged twice a second while one
+# connection ends and two wait.
 RECOVERED_S = 1.0
 
 
@@ -77,8 +78,8 @@ def _accept_batch(listener: socket.socket) -> Iterator[tuple[socket.socket, Addr
 
 
 def _describe(error: OSError) -> str:
-    told = f"can't accept connections: {error.strerror}"
+    failure = f"can't accept connections: {error.strerror}"
     if error.errno not in EXHAUSTED:  # such as EINVAL, when another process has shut down a socket that it shares
-        return f"{told}; the listening socket may be of no use any more"
+        return f"{failure}; the listening socket may be of no use any more"
     remedy = ", or more are allowed (ulimit -n, LimitNOFILE)" if error.errno == errno.EMFILE else ""
-    return f"{told}; accepting rests until some are closed{remedy}"
+    return f"{failure}; accepting rests until some are closed{remedy}"

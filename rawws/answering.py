@@ -15,13 +15,14 @@ import trio
 
 from rawws import logs
 from rawws.apps import Adopt
+from rawws.connection_errors import NotTls
 from rawws.errors import Refusal
 from rawws.exchange import NO_MEMORY, ClientError, HttpExchange
 from rawws.failures import is_application_error, log_failure
 from rawws.http_connection import HttpConnection
 from rawws.loop import current_loop
 from rawws.tls import explain_client
-from rawws.transport import NotTls, Transport
+from rawws.transport import Transport
 from rawws.upgrade import Upgraded, upgrade
 from rawws.wire.first_bytes import is_proxy_header
 from rawws.wire.handshake import wants_websocket
@@ -133,7 +134,7 @@ async def _begin_tls(connection: HttpConnection) -> bool:
     """Complete the TLS handshake. Return False after a timeout, or when a client without TLS was answered with 400."""
     with trio.move_on_at(connection.deadline.at) as scope:
         try:
-            await connection.transport.shake_hands()
+            await connection.transport.do_handshake()
         except NotTls as error:
             first_bytes = error.first_bytes
         else:

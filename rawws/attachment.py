@@ -22,10 +22,10 @@ from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectS
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.upgrade import Upgraded, upgrade
 from rawws.websocket import WebSocket
-from rawws.wire.handshake import Origins
 from rawws.wire.handshake_errors import HandshakeRefused
 from rawws.wire.http1 import HttpPhase
 from rawws.wire.messages import Headers, Request
+from rawws.wire.origins import Origins
 
 AnyStream = trio.abc.Stream | socket.socket
 

@@ -1,4 +1,4 @@
-"""Tries a WebSocket server with the cases of ``wire/cases.py``, each on a connection of its own."""
+"""A test of a WebSocket server with the cases of ``wire/cases.py``, each on a connection of its own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.describe import describe
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.messages import FieldsLike, Headers
-from rawws.wire.observer import Observer, Seen
+from rawws.wire.observer import Observer
 from rawws.wire.role import Role
+from rawws.wire.seen import Seen
 from rawws.wire.uri import parse_uri
 
 # The most cases that wait at the same time. With a server that leaves connections open, they all wait at once.
@@ -34,10 +35,10 @@ PACE = 10
 # The responses of a proxy whose server has gone down (RFC 9110 §15.6.3 to §15.6.5).
 _GONE_BEHIND_PROXY = frozenset({502, 503, 504})
 
-# So many bytes of an answer are looked at before it is asked whether that is enough: there may be a frame in two.
+# The bytes of an answer that are observed at a time; then they may be enough. Two bytes may be a frame.
 LOOKED_AT_BYTES = 4096
-# Heads and frames of a story.
-MOST_TOLD = 200
+# The most heads and frames of a story.
+MAX_STORY_ITEMS = 200
 
 _ORDINARY = BY_NAME["handshake"]
 _CLOSE = encode_frame(Opcode.CLOSE, b"\x03\xe8", mask_key=KEY)
@@ -45,7 +46,7 @@ _CLOSE = encode_frame(Opcode.CLOSE, b"\x03\xe8", mask_key=KEY)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one case: the bytes that were sent, those that came back, and the judgement."""
+    """The result of one case: the bytes that were sent, those that came back, and the judgement."""
 
     case: Case
     answer: Answer
@@ -63,16 +64,16 @@ class Result:
         observer = Observer()
         seen: list[Seen] = []
         raw = self.answer.raw
-        told = 0
+        shown = 0
         for at, data in [*self.answer.sent, (len(raw), b"")]:
-            while told < at and len(seen) < MOST_TOLD:
-                size = min(LOOKED_AT_BYTES, at - told)
-                seen += observer.receive(Role.SERVER, bytes(raw[told : told + size]))
-                told += size
+            while shown < at and len(seen) < MAX_STORY_ITEMS:
+                size = min(LOOKED_AT_BYTES, at - shown)
+                seen += observer.receive(Role.SERVER, bytes(raw[shown : shown + size]))
+                shown += size
             seen += observer.receive(Role.CLIENT, data)
         lines = [line for each in [*seen, *observer.finish()] for line in describe(each, with_ruler=False)]
-        if told < len(raw):
-            lines.append(f"= {len(raw) - told:,} bytes more came, which are left out here")
+        if shown < len(raw):
+            lines.append(f"= {len(raw) - shown:,} bytes more came, which are left out here")
         return [*lines, "= the server ended the connection" if self.answer.ended else "= the connection is open still"]
 
 
@@ -159,7 +160,7 @@ class Checker:
         finally:
             transport.close()
         outcome = case.outcome(answer)
-        answer.seen = []  # many objects, which nobody asks for when it is judged: a story is told from the bytes
+        answer.seen = []  # many objects, which nobody needs after the judgement: a story is made from the bytes
         return Result(case, answer, outcome)
 
     def _handshake(self) -> ClientHandshake:
@@ -205,7 +206,7 @@ class Checker:
             try:
                 data = await transport.receive(LOOKED_AT_BYTES)
             except OSError:
-                data = b""  # a reset ends it as well
+                data = b""  # a reset ends the connection as well
             if not data:
                 answer.ended = True
                 break
@@ -265,7 +266,7 @@ class _Attempt:
         self.result: Result | None = None
         self.sent = trio.Event()  # set when all was sent, or could not be
         self.done = trio.Event()
-        self.is_confirmed = False  # the server has answered since
+        self.is_confirmed = False  # the server has answered a handshake since
         self._scope = trio.CancelScope()
 
     @trio.lowlevel.enable_ki_protection

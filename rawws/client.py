@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rawws import logs
+from rawws.addresses import format_address
 from rawws.client_attempt import REDIRECTS, Attempt, advise_on_tls, shown, tls_advice_for
 from rawws.client_proxy import Proxy
 from rawws.client_reconnect import Reconnecting
@@ -34,8 +35,8 @@ from rawws.options import CONNECTION, ConnectionOptions
 from rawws.peer import Endpoint
 from rawws.resume import ResumedWebSocket
 from rawws.runtime import check_runs_on_trio
-from rawws.tls import TlsError, begin_tls, default_context
-from rawws.transport import Transport, name_address
+from rawws.tls import TlsError, default_context, start_tls
+from rawws.transport import Transport
 from rawws.version import __version__
 from rawws.websocket import WebSocket
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer
@@ -305,12 +306,12 @@ class ClientConnector:
             connected = await attempt.dial(uri.host, uri.port, uri.unix_path)
         if not uri.secure:
             return Transport(connected)
-        where = f"{uri.unix_path or name_address((uri.host, uri.port))}{attempt.through}"
+        where = f"{uri.unix_path or format_address((uri.host, uri.port))}{attempt.through}"
         attempt.stage = f"the TLS handshake with {where}"
         attempt.advice = "; if the server doesn't speak TLS, use ws:// in place of wss://"
         if self._ssl is None:
             self._ssl = default_context()  # reading a machine's authorities takes longer than a handshake
-        return await begin_tls(connected, self._ssl, uri.host, where)
+        return await start_tls(connected, self._ssl, uri.host, where)
 
 
 def connect(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from rawws.transport import parse_ip
+from rawws.addresses import parse_ip
 
 
 def client_of(host: str) -> str:

@@ -11,10 +11,12 @@ import ssl as ssl_module
 import trio
 
 from rawws import logs
+from rawws.addresses import format_address
+from rawws.dial import dial
 from rawws.errors import InvalidHandshake, InvalidResponse, NoResponse, OpenTimeout
 from rawws.limits import Limits
 from rawws.tls import GIVE_CERTIFICATE, TlsError, explain
-from rawws.transport import Transport, dial, name_address
+from rawws.transport import Transport
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer
 from rawws.wire.http1 import Signal
 from rawws.wire.http1_client import ResponsePhase
@@ -106,7 +108,7 @@ class Attempt:
 
     async def dial(self, host: str, port: int, unix_path: str | None = None) -> socket.socket:
         """Return a connected socket, which the caller owns. Raises OSError with the address and the reason."""
-        where = unix_path or name_address((host, port))
+        where = unix_path or format_address((host, port))
         self.stage = f"connecting to {where}"
         self.advice = "; the host may be down, or a firewall may drop packets to it"
         connected = await dial(host, port, unix_path)
@@ -165,12 +167,7 @@ class Attempt:
     def examine(self, handshake: ClientHandshake, response: Response) -> ServerAnswer:
         """Hold the answer against the RFC's requirements, and show each."""
         answer = handshake.examine(response)
-        if logs.handshake.isEnabledFor(logging.DEBUG):
-            for check in answer.checks:
-                self.log(logs.handshake, logging.DEBUG, STATE if check.holds else FAULT, str(check))
-            if not answer.fault:
-                for step in handshake.accept.steps:
-                    self.log(logs.handshake, logging.DEBUG, STATE, step)
+        logs.show_checks(self.number, answer.checks, () if answer.fault else handshake.accept.steps)
         if answer.fault:
             self.log(logs.handshake, logging.INFO, FAULT, f"no handshake: {answer.fault}")
         return answer

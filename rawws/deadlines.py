@@ -124,7 +124,7 @@ class Deadlines:
                 self._loop.slow.end_rest(peer, now)
             return
         limits = peer.endpoint.limits
-        them = peer.session.our_role.other.name.lower()
+        them = peer.session.our_role.other.label
         if peer.session.state is not OPEN:
             if now < peer.close_at:
                 pass

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from rawws import logs
 from rawws.accepting import Address
+from rawws.addresses import parse_ip
 from rawws.client_address import client_of
 from rawws.errors import Refusal, UsageError
 from rawws.limits import check_names, check_number
-from rawws.transport import parse_ip
+from rawws.wire.allowed_hosts import name_of
 from rawws.wire.forwarded import SCHEMES, Forwarded
-from rawws.wire.hosts import name_of
 from rawws.wire.messages import Request
 from rawws.wire.trace import FAULT, shorten
 

@@ -13,8 +13,8 @@ from rawws.limits import Limits, check_names
 from rawws.options import ConnectionOptions
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, ServerConfig
 from rawws.tracing import Tracer
-from rawws.wire.handshake import Origins
 from rawws.wire.messages import Response, is_token
+from rawws.wire.origins import Origins
 
 # An alternative to a list of origins: only pages of the server's own host may connect.
 SAME_HOST = Origins()

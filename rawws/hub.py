@@ -32,7 +32,7 @@ from rawws.wire.handshake import Handshake
 from rawws.wire.message_ids import MessageId
 from rawws.wire.messages import Request
 from rawws.wire.rate import TokenBucket
-from rawws.wire.reading import Reading, read_request
+from rawws.wire.reading import RoomQuery, read_request
 from rawws.wire.role import Role
 from rawws.wire.session import Session
 from rawws.wire.trace import FAULT, STATE
@@ -287,7 +287,7 @@ class Hub:
         number: int,
         transport: Transport,
         path: str,
-        reading: Reading,
+        reading: RoomQuery,
         endpoint: Endpoint,
         *,
         remote_address: Address | None = None,
@@ -299,7 +299,7 @@ class Hub:
         peer.about = _about(transport, remote_address, user)
         return self._add(peer, path, reading)
 
-    def _add(self, peer: Peer, path: str, reading: Reading) -> Peer | None:
+    def _add(self, peer: Peer, path: str, reading: RoomQuery) -> Peer | None:
         """Greet a peer, send it its starting position, and put it into a room; return None if it has gone meanwhile.
 
         A peer that is lost meanwhile is in no room, but what it had sent before is still published.
@@ -363,8 +363,8 @@ def _keep(room: Room) -> None:
     current_loop().deadlines.keep(room)
 
 
-def _reading_of(request: Request | None) -> Reading:
+def _reading_of(request: Request | None) -> RoomQuery:
     if request is None:
-        return Reading()
+        return RoomQuery()
     reading = read_request(request)
-    return Reading() if isinstance(reading, Refusal) else reading
+    return RoomQuery() if isinstance(reading, Refusal) else reading

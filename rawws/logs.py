@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 
 from rawws.errors import Cause
+from rawws.wire.checks import AnyCheck
 from rawws.wire.frames import Frame
 from rawws.wire.role import Role
 from rawws.wire.trace import (
+    FAULT,
     LEGEND,
     STATE,
     frame_hex,
@@ -92,6 +95,19 @@ def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) 
 def server_line(level: int, mark: str, text: str) -> None:
     """Write one line of the server's own story."""
     line(server, level, SERVER, mark, text)
+
+
+def show_checks(
+    number: int, checks: Iterable[AnyCheck], steps: Iterable[str] = (), *, failed_at: int = logging.DEBUG
+) -> None:
+    """Log each check of a handshake, a failed one at the level ``failed_at``, then the steps that made the answer."""
+    for check in checks:
+        level = logging.DEBUG if check.holds else failed_at
+        if handshake.isEnabledFor(level):
+            line(handshake, level, number, STATE if check.holds else FAULT, str(check))
+    if handshake.isEnabledFor(logging.DEBUG):
+        for step in steps:
+            line(handshake, logging.DEBUG, number, STATE, step)
 
 
 def show_frame(number: int, mark: str, frame: Frame) -> None:

@@ -33,37 +33,28 @@ from collections.abc import Callable, Sequence
 import trio
 
 from rawws import logs
+from rawws.connection_errors import EXHAUSTED, TlsFlood, describe_loss
 from rawws.deadlines import Deadlines
 from rawws.errors import SHUTTING_DOWN, Cause
 from rawws.forms import SENT_AT_ONCE_BYTES, TURN_WORK, Forms
 from rawws.memory import Memory, unsent
 from rawws.peer import NOWHERE, Endpoint, Loss, Peer
+from rawws.poller import LOST, READABLE, WRITABLE, make_poller
 from rawws.presence import Presence
 from rawws.room_state import RoomState
 from rawws.runtime import check_runs_on_trio
 from rawws.sending import MAX_OUTBOX_BYTES, Sending
 from rawws.slow import SlowPeers
 from rawws.traffic import Traffic
-from rawws.transport import (
-    EXHAUSTED,
-    LOST,
-    MORE_RECEIVE_BYTES,
-    READABLE,
-    RECEIVE_BYTES,
-    WRITABLE,
-    TlsFlood,
-    Transport,
-    describe_loss,
-    make_poller,
-)
+from rawws.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, Transport
 from rawws.turnstile import Turnstile
 from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.masking import speed
+from rawws.wire.recent_frames import describe_recent_frames
 from rawws.wire.session import Session, State
 from rawws.wire.trace import FAULT, STATE
-from rawws.wire.trail import describe_trail
 
 # How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
 # already costs far more in copying than in the system call) and every peer wait longer for its turn.
@@ -378,7 +369,7 @@ class Loop:
         if peer.lost and peer.lost.why:
             self.drop(peer, Cause.RESET, "" if peer.session.is_closed else peer.lost.why)
             return
-        them = peer.session.our_role.other.name.lower()
+        them = peer.session.our_role.other.label
         if not peer.shut:
             peer.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
         self.drop(peer, Cause.EOF, "" if peer.session.is_closed else f"the {them} ended the stream")
@@ -740,8 +731,8 @@ def _load_beside(load: Callable[[], None]) -> None:
 def _what_was_before(peer: Peer, unsent_bytes: int) -> str:
     """Return what is known of a connection that doesn't end well, so that nobody need wonder."""
     told = []
-    if frames := describe_trail(peer.session.trail):
-        them = peer.session.our_role.other.name.lower()
+    if frames := describe_recent_frames(peer.session.recent_frames):
+        them = peer.session.our_role.other.label
         ago_s = time.perf_counter() - peer.heard_at
         told.append(f"the last frames from the {them} were {frames}, {ago_s:.1f} s ago")
     if unsent_bytes:

@@ -17,8 +17,9 @@ import trio
 from rawws.accepting import Address
 from rawws.errors import Cause, Closed
 from rawws.limits import Limits
+from rawws.poller import READABLE, WRITABLE
 from rawws.tracing import Tracer
-from rawws.transport import READABLE, RECEIVE_BYTES, WRITABLE, Transport
+from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Message, MessagePart

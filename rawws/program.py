@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import trio
 
 from rawws import logs, systemd
+from rawws.addresses import format_address
 from rawws.heap import FreedMemory, keep_freed_memory
+from rawws.listeners import open_listeners
 from rawws.server_object import Server
 from rawws.signals import LATE_S, end_soon, ending_signals
 from rawws.tls import load_certificate
-from rawws.transport import name_address, open_listeners
 from rawws.wire.trace import STATE, TIMER
 from rawws.workers import Membership
 
@@ -101,7 +102,7 @@ async def _serve(
         server = ending.server = await nursery.start(run)
         nursery.start_soon(FreedMemory().keep_giving_back)
         for listener in server.listeners:
-            name, s = name_address(listener.getsockname()), "s" * server.uses_tls
+            name, s = format_address(listener.getsockname()), "s" * server.uses_tls
             is_unix = listener.family == socket.AF_UNIX
             where = f"unix:{name}" if is_unix else f"http{s}://{name} and ws{s}://{name}"
             _log(logging.INFO, STATE, f"listening on {where} ({remark()})")

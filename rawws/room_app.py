@@ -27,9 +27,9 @@ from rawws.room_posts import Guard, Posts
 from rawws.transport import Transport
 from rawws.web import HelloApp, find_application
 from rawws.wire.event_stream import CONTENT_TYPE
-from rawws.wire.handshake import Origins
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
-from rawws.wire.reading import Reading, read_request
+from rawws.wire.origins import Origins
+from rawws.wire.reading import RoomQuery, read_request
 
 _METHODS = ("GET", "HEAD", "POST")
 _ASKED_BY_POST = "Authorization, Content-Type, Idempotency-Key, Rawws-Key"
@@ -118,7 +118,7 @@ class RoomApp(Middleware):
         else:
             await self._poll(exchange, path, reading)
 
-    async def _stream(self, exchange: Exchange, path: str, reading: Reading, user: object) -> None:
+    async def _stream(self, exchange: Exchange, path: str, reading: RoomQuery, user: object) -> None:
         request = exchange.request
         refused = self._hub.admit(request) or await self._hub.prepare(path, reading.since) or self._hub.admit(request)
         if refused is not None:
@@ -143,7 +143,7 @@ class RoomApp(Middleware):
 
         await exchange.hand_over(headers, adopt)
 
-    async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> None:
+    async def _poll(self, exchange: Exchange, path: str, reading: RoomQuery) -> None:
         refused: Refusal | None = None
         if path not in self._hub.rooms:
             refused = self._hub.admit(exchange.request)
@@ -187,7 +187,7 @@ def rooms(
     return RoomApp(hub, elsewhere or HelloApp(["POST"]), guard, max_message_bytes=max_size)
 
 
-def _door_of(reading: Reading, *, streams: bool) -> Door:
+def _door_of(reading: RoomQuery, *, streams: bool) -> Door:
     if streams:
         return Door.EVENTS
     return Door.PEERS if reading.wants_peers else Door.POLL

@@ -22,10 +22,10 @@ from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.room import Room, Slow
+from rawws.wire.allowed_hosts import is_local_name
 from rawws.wire.frames import Opcode
-from rawws.wire.handshake import Origins, name_origin
-from rawws.wire.hosts import is_local_name
 from rawws.wire.messages import Request, Response
+from rawws.wire.origins import Origins, name_origin
 from rawws.wire.rate import TokenBucket
 from rawws.wire.stream_entries import format_stream_id
 from rawws.wire.trace import STATE, shorten

@@ -26,7 +26,7 @@ from rawws.wire.events import Data, as_message
 from rawws.wire.frames import Opcode, encode_message, split_frames
 from rawws.wire.message_ids import Ids, StreamIds, parse_id
 from rawws.wire.polled import Polled
-from rawws.wire.reading import Reading
+from rawws.wire.reading import RoomQuery
 from rawws.wire.repeats import Repeat, Repeats
 from rawws.wire.stream_entries import StreamId
 
@@ -287,7 +287,7 @@ class RoomState:
         connection may be in any number of rooms. Raises `rawws.ConnectionClosed` when it is closed already.
         """
         check_in_trio("room.join, ws")
-        reading = Reading(None if since is None else parse_id(since), last)
+        reading = RoomQuery(None if since is None else parse_id(since), last)
         websocket.enter(self, self.place(reading).after)
         return Membership(self, websocket)
 
@@ -299,7 +299,7 @@ class RoomState:
 
     # For those who read
 
-    def place(self, reading: Reading) -> Place:
+    def place(self, reading: RoomQuery) -> Place:
         """Return where a reader begins, and what it has missed by then."""
         log = self.log
         oldest = log.oldest(trio.current_time())

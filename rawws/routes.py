@@ -12,10 +12,11 @@ from rawws.errors import Refusal
 from rawws.peer import Endpoint, Peer
 from rawws.transport import Transport
 from rawws.websocket import WebSocket
-from rawws.wire.handshake import Handshake, Origins
+from rawws.wire.handshake import Handshake
 from rawws.wire.message_ids import MessageId
 from rawws.wire.messages import Request
-from rawws.wire.reading import Reading, read_request
+from rawws.wire.origins import Origins
+from rawws.wire.reading import RoomQuery, read_request
 
 Handler = Callable[[WebSocket], Awaitable[None]]
 
@@ -89,7 +90,7 @@ class Route:
         if self.relay is None:
             return None
         reading = read_request(request)
-        return await self.relay.prepare(request.path or "", reading.since) if isinstance(reading, Reading) else None
+        return await self.relay.prepare(request.path or "", reading.since) if isinstance(reading, RoomQuery) else None
 
 
 Routes = Mapping[str, Handler | Relay | Route]

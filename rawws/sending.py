@@ -19,8 +19,8 @@ import trio
 from rawws import tracing
 from rawws.forms import SENT_AT_ONCE_BYTES
 from rawws.peer import Alone, Peer, Piece
+from rawws.poller import READABLE
 from rawws.room_state import RoomState
-from rawws.transport import READABLE
 from rawws.wire.broadcast_log import RUN_BYTES, Cursor
 from rawws.wire.encodings import notice, rest_of_message, without_deflate
 from rawws.wire.role import Role

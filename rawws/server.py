@@ -19,7 +19,7 @@ from rawws.server_object import Server
 from rawws.server_plan import ListeningOptions, ServerPlan
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol
 from rawws.tracing import Tracer
-from rawws.wire.handshake import Origins
+from rawws.wire.origins import Origins
 
 
 @trio.lowlevel.enable_ki_protection

@@ -15,6 +15,7 @@ import trio
 
 from rawws import logs
 from rawws.accepting import Address, accept_connections
+from rawws.addresses import format_address
 from rawws.answering import HandedOver, reject, serve_http
 from rawws.errors import SHUTTING_DOWN, Cause, ConnectionClosed
 from rawws.failures import call_handler, is_application_error, log_failure
@@ -25,12 +26,9 @@ from rawws.peer import Endpoint, Peer
 from rawws.routes import Handler, Relay, Route, RouteTable
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.service import ServerConfig, ServerState
+from rawws.tls_transport import TlsTransport
 from rawws.tracing import OpenConnection
-from rawws.transport import (
-    TlsTransport,
-    Transport,
-    name_address,
-)
+from rawws.transport import Transport
 from rawws.upgrade import Upgraded
 from rawws.websocket import WebSocket
 from rawws.wire.event_stream import EventStream
@@ -117,7 +115,7 @@ class Server:
     @property
     def addresses(self) -> list[str]:
         """The addresses on which it listens: ``host:port``, or the path of a Unix socket."""
-        return [name_address(listener.getsockname()) for listener in self.listeners if listener.fileno() >= 0]
+        return [format_address(listener.getsockname()) for listener in self.listeners if listener.fileno() >= 0]
 
     @property
     def port(self) -> int:

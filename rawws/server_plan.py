@@ -22,6 +22,7 @@ from rawws.gate import Admission
 from rawws.handshake_options import HandshakeOptions
 from rawws.hub import Hub
 from rawws.limits import check_names
+from rawws.listeners import is_listening, is_loopback, open_listeners, open_unix_listener
 from rawws.loop import current_loop
 from rawws.options import ServerOptions
 from rawws.room_app import RoomApp
@@ -29,8 +30,7 @@ from rawws.routes import Handler, Relay, Route, Routes
 from rawws.server_object import Server, name_some
 from rawws.service import ServerConfig
 from rawws.tracing import Tracer
-from rawws.transport import is_loopback, listens, open_listeners, open_unix_listener
-from rawws.wire.hosts import Hosts
+from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.trace import STATE, shorten
 
 _AS_IN_TARGETS = "/%!$&'()*+,;=:@{}<>"  # RFC 3986 §3.3, and the brackets in which frameworks have parameters
@@ -74,7 +74,7 @@ def _as_socket(listener: socket.socket | trio.SocketListener) -> socket.socket:
     if isinstance(listener, trio.SocketListener):
         fd: int = listener.socket.detach()
         listener = socket.socket(fileno=fd)
-    if not listens(listener):
+    if not is_listening(listener):
         raise UsageError(f"{listener!r} can't be a listener: it has to be a stream socket that listens already")
     listener.setblocking(False)
     return listener

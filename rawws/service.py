@@ -15,9 +15,9 @@ from rawws.errors import Refusal
 from rawws.gate import Sender
 from rawws.limits import Limits
 from rawws.tracing import Tracer
-from rawws.wire.handshake import Origins
-from rawws.wire.hosts import Hosts
+from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.messages import Request, Response
+from rawws.wire.origins import Origins
 
 # The hooks of an application. Each may be an ``async def`` or a plain function.
 Authenticate = Callable[[Request], Awaitable[object] | object]

@@ -11,7 +11,7 @@ import os
 import socket
 
 from rawws.errors import UsageError
-from rawws.transport import listens
+from rawws.listeners import is_listening
 
 FIRST_FD = 3
 _ADVICE = "a systemd socket for rawws has ListenStream= and Accept=no"
@@ -41,7 +41,7 @@ def listener_of(fd: int) -> socket.socket:
         listener = socket.socket(fileno=fd)
     except OSError as error:
         raise UsageError(f"file descriptor {fd} is not a listening socket: {error.strerror}; {_ADVICE}") from None
-    if not listens(listener):
+    if not is_listening(listener):
         listener.detach()
         raise UsageError(f"file descriptor {fd} is not a listening stream socket; {_ADVICE}")
     listener.setblocking(False)

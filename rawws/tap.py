@@ -1,4 +1,4 @@
-"""A tap: stands between clients and a server, passes every byte on unchanged, and shows what they say."""
+"""A tap between clients and a server: it passes every byte on unchanged, and shows what both sides send."""
 
 from __future__ import annotations
 
@@ -16,28 +16,33 @@ import trio
 
 from rawws import logs
 from rawws.accepting import Address, accept_connections
+from rawws.addresses import format_address, parse_ip, plain_address
 from rawws.client_address import client_of
+from rawws.connection_errors import EXHAUSTED
+from rawws.dial import dial
 from rawws.limits import MIB
 from rawws.loop import current_loop
-from rawws.tls import begin_tls, explain
+from rawws.tls import explain, start_tls
 from rawws.tracing import OpenConnection, Tracer
-from rawws.transport import EXHAUSTED, Transport, dial, name_address, parse_ip, plain_address
+from rawws.transport import Transport
 from rawws.wire.describe import describe_switch
-from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, Switch, begins_with_http
+from rawws.wire.observer import Observer, begins_with_http
 from rawws.wire.role import Role
+from rawws.wire.seen import Head, Rest, Seen, SeenFrame, Switch
 from rawws.wire.trace import DIRECTIONS, FAULT, STATE, escape, head_lines, printable
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # From the look-up of the server's name to the end of the TLS handshake, as with `rawws.connect`.
 DIAL_TIMEOUT_S = 10.0
-# What comes behind an upgrade before its answer breaks §4.1: a client has to wait. It is passed on in any case.
+# The most bytes after an upgrade that are kept until its answer. A client has to wait for that (§4.1); the bytes are
+# passed on in any case.
 MAX_WAITING_BYTES = 4096
-# Of a payload so much is kept for a recording, and of what is longer a little of its end; others need less.
+# The most bytes of a payload that are kept for a recording, besides a little of its end.
 MAX_SHOWN_BYTES = 16 * MIB
-# How long a side's last bytes are still passed on after it stopped reading (a guess: they are in a buffer of ours).
+# The time in which a side's last bytes are still passed on after it stopped reading (a guess: they are in a buffer).
 LAST_WORDS_S = 5.0
-# When there is no connection to the server: the time to receive a client's request, and to let it read the answer.
+# The time to receive a client's request and to let it read the answer, when there is no connection to the server.
 REFUSAL_S = 5.0
 MOST_ANSWERED_BYTES = 64  # the most that is read to recognize HTTP
 # The most connections of one client on which the server hasn't sent a byte yet. If the target leads back here, through
@@ -46,7 +51,7 @@ MOST_ANSWERED_BYTES = 64  # the most that is read to recognize HTTP
 # a bound for each client ends it, and a silent client keeps no other client out.
 MOST_UNANSWERED = 250
 UNANSWERED_S = 2.0
-# Looked at, and shown, before others have their turn: there may be a frame in every two bytes.
+# The most bytes that are observed, and frames that are shown, before other tasks run. Two bytes may be a frame.
 LOOKED_AT_BYTES = 8192
 SHOWN_AT_ONCE = 100
 
@@ -60,17 +65,17 @@ class Target:
     tls: ssl_module.SSLContext | None = None
 
     def __str__(self) -> str:
-        return name_address((self.host, self.port))
+        return format_address((self.host, self.port))
 
     async def dial(self) -> Transport:
-        """Return a connection to it. Raises OSError, also when that takes too long."""
+        """Return a connection to the server. Raises OSError, also when that takes too long."""
         stage = f"connecting to {self}"
         with trio.move_on_after(DIAL_TIMEOUT_S):
             connected = await dial(self.host, self.port)
             if self.tls is None:
                 return Transport(connected)
             stage = f"the TLS handshake with {self}"
-            return await begin_tls(connected, self.tls, self.host, str(self))
+            return await start_tls(connected, self.tls, self.host, str(self))
         raise TimeoutError(f"{stage} took longer than {DIAL_TIMEOUT_S:g} s")
 
 
@@ -146,7 +151,7 @@ async def run_tap(
 
             for listener in listeners:
                 nursery.start_soon(accept_connections, listener, take)
-            task_status.started([name_address(listener.getsockname()) for listener in listeners])
+            task_status.started([format_address(listener.getsockname()) for listener in listeners])
 
 
 def _bad_gateway(reason: str, *, with_body: bool) -> bytes:
@@ -162,7 +167,7 @@ def _bad_gateway(reason: str, *, with_body: bool) -> bytes:
 def _describe_loss(error: OSError, sender: Role, target: Target) -> str:
     if isinstance(error, ssl_module.SSLError):  # in TLS 1.3, it may follow the handshake
         error = explain(error, str(target))
-    return f"lost: {error.strerror or error}, while the {sender.name.lower()}'s bytes were passed on"
+    return f"lost: {error.strerror or error}, while the {sender.label}'s bytes were passed on"
 
 
 class _Tapped:
@@ -212,7 +217,7 @@ class _Tapped:
         finally:
             for end in (client, server):
                 if self._reason:
-                    end.reset()  # a close would look as if all had been said, where it was cut off
+                    end.reset()  # after a close, what was cut off would look complete
                 else:
                     end.close()
             for seen in self._observer.finish():
@@ -253,13 +258,13 @@ class _Tapped:
         return is_answered
 
     async def _pump(self, sender: Role, tapped: trio.CancelScope) -> None:
-        """Pass on what one side sends, and then that it has ended."""
+        """Pass on the bytes of one side, and then the end of its stream."""
         source, sink = self._ends[sender], self._ends[sender.other]
         try:
             while data := await source.receive():
                 if sender is Role.SERVER:
                     self._count_answered()
-                # Shown before it is passed on, so that a question stands before its answer.
+                # The bytes are shown before they are passed on, so that a question is shown before its answer.
                 await self._look_at(sender, data)
                 try:
                     await sink.send_all(data)
@@ -272,7 +277,7 @@ class _Tapped:
                     return
             if self._reason:
                 return  # it was cut off, so some bytes may be missing
-            self._log(logs.http, logging.DEBUG, DIRECTIONS[sender], f"the {sender.name.lower()} ended its stream")
+            self._log(logs.http, logging.DEBUG, DIRECTIONS[sender], f"the {sender.label} ended its stream")
             await sink.send_eof()
         except OSError as error:
             self._reason = self._reason or _describe_loss(error, sender, self._target)
@@ -287,11 +292,11 @@ class _Tapped:
                 if number % SHOWN_AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
 
-    def _end(self, mark: str, told: str) -> None:
-        self._log(logs.hub, logging.INFO, mark, told)
-        self._tracer.ended(self._number, told)
+    def _end(self, mark: str, reason: str) -> None:
+        self._log(logs.hub, logging.INFO, mark, reason)
+        self._tracer.ended(self._number, reason)
 
-    # What is shown
+    # The log and the page
 
     def _show(self, seen: Seen) -> None:
         match seen:
@@ -305,8 +310,8 @@ class _Tapped:
             case SeenFrame():
                 self._show_frame(seen)
             case Rest():
-                told = f"{seen.told}: {escape(seen.raw[:40])}"
-                self._log(logs.http, logging.INFO, FAULT, f"the {seen.sender.name.lower()}: {told}")
+                bytes_seen = escape(seen.raw[:40])
+                self._log(logs.http, logging.INFO, FAULT, f"the {seen.sender.label}: {seen.reason}: {bytes_seen}")
                 self._show_fault(seen)
 
     def _show_head(self, head: Head) -> None:
@@ -315,12 +320,8 @@ class _Tapped:
             self._log(logs.http, logging.DEBUG, mark, text)
         if head.problem:
             self._log(logs.http, logging.INFO, FAULT, head.problem)
-        for check in head.checks:
-            level = logging.DEBUG if check.holds else logging.INFO
-            self._log(logs.handshake, level, STATE if check.holds else FAULT, str(check))
-        if head.accept is not None and head.is_fine:
-            for step in head.accept.steps:
-                self._log(logs.handshake, logging.DEBUG, STATE, step)
+        steps = head.accept.steps if head.accept is not None and head.is_fine else ()
+        logs.show_checks(self._number, head.checks, steps, failed_at=logging.INFO)
         if head.sender is Role.CLIENT:
             target = b"".join(head.raw.split(b" ", 2)[1:2])
             self._path = escape(target.partition(b"?")[0])
@@ -330,9 +331,8 @@ class _Tapped:
 
     def _show_fault(self, seen: SeenFrame | Rest) -> None:
         if seen.fault is not None:
-            who = seen.sender.name.lower()
-            told = f"{seen.fault.sentence}; the receiver is to fail with {seen.fault.close_code}"
-            self._log(logs.frames, logging.WARNING, FAULT, f"the {who} broke a rule: {told}")
+            fault = f"{seen.fault.sentence}; the receiver is to fail with {seen.fault.close_code}"
+            self._log(logs.frames, logging.WARNING, FAULT, f"the {seen.sender.label} broke a rule: {fault}")
 
     def _show_frame(self, seen: SeenFrame) -> None:
         if logs.frames.isEnabledFor(logging.DEBUG):

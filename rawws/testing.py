@@ -24,9 +24,10 @@ from rawws.websocket import WebSocket
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.events import Data, as_message
 from rawws.wire.frames import Opcode, encode_frame, parse_header
-from rawws.wire.handshake import Origins, examine
+from rawws.wire.handshake import examine
 from rawws.wire.masking import apply_mask
 from rawws.wire.messages import FieldsLike
+from rawws.wire.origins import Origins
 from rawws.wire.role import Role
 from rawws.wire.uri import parse_uri
 
@@ -68,7 +69,7 @@ class _Handshake:
             response=self.response,
             subprotocol=self.subprotocol,
             agreement=self.agreement[role],
-            remote_address=f"the {role.other.name.lower()} of a pair",
+            remote_address=f"the {role.other.label} of a pair",
             fast_lane=self._options.fast_lane,
         )
 

@@ -1,7 +1,6 @@
 """TLS: a client's trust settings, its handshake, and failures, each explained in one sentence.
 
-OpenSSL's own messages name neither the server nor a remedy. A sentence here has both, and is the same in the library,
-in
+OpenSSL's own messages name neither the server nor a remedy. A sentence here has both. It is the same in the library, in
 ``rawws connect``, ``rawws check`` and ``rawws tap``. The original exception is the ``__cause__``.
 """
 
@@ -17,8 +16,9 @@ import stat
 import time
 from pathlib import Path
 
+from rawws.connection_errors import NotTls
 from rawws.errors import NoResponse, RawwsError, UsageError
-from rawws.transport import NotTls, TlsTransport
+from rawws.tls_transport import TlsTransport
 from rawws.wire.first_bytes import is_http_answer
 from rawws.wire.trace import escape
 
@@ -85,7 +85,7 @@ class CertificateError(TlsError, ssl.SSLCertVerificationError):
         self.verify_message = error.verify_message
 
 
-async def begin_tls(connected: socket.socket, context: ssl.SSLContext, host: str, where: str) -> TlsTransport:
+async def start_tls(connected: socket.socket, context: ssl.SSLContext, host: str, where: str) -> TlsTransport:
     """Complete a TLS handshake with a server whose certificate has to be for ``host``; return the connection.
 
     Errors call the server ``where``. This takes the socket over, and closes it if the handshake fails or is cancelled.
@@ -93,7 +93,7 @@ async def begin_tls(connected: socket.socket, context: ssl.SSLContext, host: str
     """
     transport = TlsTransport(connected, context, server_hostname=host)
     try:
-        await transport.shake_hands()
+        await transport.do_handshake()
     except OSError as error:
         transport.close()
         raise explain(error, where) from error

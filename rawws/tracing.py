@@ -18,9 +18,9 @@ from rawws import logs
 from rawws.errors import Cause, UsageError
 from rawws.limits import NO_LIMIT
 from rawws.wire import records
-from rawws.wire.client_handshake import AnswerCheck
+from rawws.wire.checks import AnyCheck
 from rawws.wire.frames import Frame
-from rawws.wire.handshake import Accept, Check
+from rawws.wire.handshake import Accept
 from rawws.wire.records import Record
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT
@@ -109,9 +109,7 @@ class Tracer:
     def head(self, connection: int, sender: Role, raw_head: bytes) -> None:
         self.tell(connection, records.head_record(sender, raw_head))
 
-    def checked(
-        self, connection: int, sender: Role, checks: Iterable[Check | AnswerCheck], accept: Accept | None = None
-    ) -> None:
+    def checked(self, connection: int, sender: Role, checks: Iterable[AnyCheck], accept: Accept | None = None) -> None:
         """Report the handshake's checks of ``sender``'s side."""
         self.tell(connection, records.checks_record(sender, checks, accept))
 

@@ -22,7 +22,7 @@ from rawws.wire.client_handshake import examine_answer
 from rawws.wire.handshake import Handshake, examine
 from rawws.wire.messages import Request, Response
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, STATE
+from rawws.wire.trace import STATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,7 @@ async def examine_request(upgrade: Upgrade) -> Refusal | None:
     handshake = upgrade.handshake = examine(request, origins, compression=connection.config.compression)
     if connection.is_watched:
         connection.config.tracer.checked(connection.number, Role.CLIENT, handshake.checks, handshake.accept)
-    if logs.handshake.isEnabledFor(logging.DEBUG):
-        for check in handshake.checks:
-            connection.log(logs.handshake, logging.DEBUG, STATE if check.holds else FAULT, str(check))
+    logs.show_checks(connection.number, handshake.checks)
     return handshake.refusal
 
 

@@ -112,7 +112,7 @@ class WebSocket:
 
     def __repr__(self) -> str:
         end = f" {self._inbox.closed}" if self._inbox.closed else ""
-        return f"<WebSocket #{self.id} {self._session.our_role.name.lower()} {self.path} {self.state.value}{end}>"
+        return f"<WebSocket #{self.id} {self._session.our_role.label} {self.path} {self.state.value}{end}>"
 
     # What it is
 

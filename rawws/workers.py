@@ -24,9 +24,10 @@ from dataclasses import dataclass
 import trio
 
 from rawws import logs, systemd
+from rawws.addresses import format_address
 from rawws.errors import UsageError
+from rawws.listeners import open_listeners
 from rawws.signals import ending_signals, name_signal
-from rawws.transport import name_address, open_listeners
 from rawws.wire.trace import FAULT, STATE
 
 _log = logs.server_line
@@ -133,7 +134,7 @@ class _Crew:
         # The command as it was given: -m searches the current directory for modules, the installed command doesn't.
         self._command = [sys.executable, *sys.orig_argv[1:]]
         self._workers = [_Worker(number, listeners) for number, listeners in enumerate(sockets, 1)]
-        self._addresses = ", ".join(name_address(listener.getsockname()) for listener in sockets[0])
+        self._addresses = ", ".join(format_address(listener.getsockname()) for listener in sockets[0])
         self._stopping = trio.Event()
         self._first_has_begun = trio.Event()
         self._have_begun = False

@@ -114,7 +114,7 @@ class RawTls:
         assert size == 0 or self._library.BIO_read(self._outgoing, buffer, size) == size
         return buffer.raw[:size]
 
-    def shake_hands(self) -> bool:
+    def do_handshake(self) -> bool:
         """Go on with the handshake as far as possible, and say whether it is complete."""
         done: int = self._library.SSL_do_handshake(self._tls)
         return done == 1

@@ -25,17 +25,19 @@ import trio.testing
 from rawws.errors import Cause
 from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, Limits
+from rawws.listeners import open_listeners
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
 from rawws.server_object import Server
 from rawws.service import ProcessResponse, ServerConfig
-from rawws.transport import Transport, open_listeners
+from rawws.transport import Transport
 from rawws.web import HelloApp
 from rawws.websocket import WebSocket
 from rawws.wire.deflate import answer_offers
 from rawws.wire.frames import Opcode, encode_frame, parse_header
-from rawws.wire.handshake import Accept, Handshake, Origins
+from rawws.wire.handshake import Accept, Handshake
 from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.origins import Origins
 from rawws.wire.role import Role
 from tests.forked import Forked, Forker
 

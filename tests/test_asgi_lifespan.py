@@ -21,7 +21,7 @@ import rawws
 from rawws.asgi_app import asgi, load_app
 from rawws.asgi_spec import Receive, Scope, Send
 from rawws.errors import ListenError, UsageError
-from rawws.transport import open_listeners
+from rawws.listeners import open_listeners
 from tests.asgi_serving import App, answer, echo, errors, says_ok, serving
 from tests.serving import LOOPBACK, get, seen_text, text
 

@@ -24,7 +24,7 @@ from rawws.backplane import Shards
 from rawws.errors import UsageError
 from rawws.limits import MIB
 from rawws.loop import current_loop
-from rawws.redis import RedisStreams, connector, publisher, reader
+from rawws.redis import RedisStatistics, RedisStreams, connector, publisher, reader
 from rawws.redis.connector import Connector
 from rawws.redis.troubles import Trouble
 from rawws.room import Room
@@ -76,6 +76,14 @@ async def next_with_id(client: Client) -> tuple[str, bytes]:
 async def _all_is_published(node: Rooms) -> None:
     assert node.hub.backplane is not None
     await node.hub.backplane.flush()
+
+
+def statistics(node: Rooms) -> RedisStatistics:
+    """Return the counts of a node that has one Redis."""
+    assert node.hub.backplane is not None
+    streams = node.hub.backplane.of("/")
+    assert isinstance(streams, RedisStreams)
+    return streams.statistics()
 
 
 async def numbers_up_to(client: Client, last: int) -> list[int]:
@@ -254,7 +262,7 @@ async def test_rooms_are_followed_as_long_as_somebody_is_there(
             await node.publish(f"/room/{number}", str(number))
             assert await client.frame() == seen_text(str(number))
             client.reset()
-        while node.hub.rooms or "rooms=0 readers=1" not in repr(node.hub.backplane):
+        while node.hub.rooms or statistics(node).followed_rooms or statistics(node).readers > 1:
             await trio.sleep(0.02)
         while await _clients_of(redis) > 5:  # two of the publisher, two of a reader, and who asks
             await trio.sleep(0.02)
@@ -274,7 +282,7 @@ async def test_beyond_the_most_readers_each_follows_more_rooms(
     monkeypatch.setattr(reader, "ROOMS_PER_READER", 1)
     async with rooms(nursery, backplane=redis.url) as node:
         clients = [await node.open(f"/room/{number}") for number in range(7)]
-        assert "rooms=7 readers=2" in repr(node.hub.backplane)
+        assert statistics(node) == RedisStatistics(followed_rooms=7, readers=2, waiting=0)
         for number, client in enumerate(clients):
             await node.publish(f"/room/{number}", str(number))
             assert await client.frame() == seen_text(str(number))
@@ -336,7 +344,7 @@ async def test_rooms_of_long_names_have_readers_of_their_own(nursery: trio.Nurse
     async with rooms(nursery, backplane=redis.url) as node:
         for number in range(6):
             await node.open(f"/{number}" + 6000 * "x")
-        assert "rooms=6 readers=2" in repr(node.hub.backplane)
+        assert statistics(node) == RedisStatistics(followed_rooms=6, readers=2, waiting=0)
 
 
 async def test_rooms_that_are_followed_are_no_more_than_max_rooms(nursery: trio.Nursery, redis: RedisServer) -> None:
@@ -359,11 +367,21 @@ async def test_rooms_that_nobody_waits_for_are_forgotten_while_redis_is_away(
     monkeypatch.setattr(reader, "ROOMS_PER_READER", 1)
     redis.kill()
     async with rooms(nursery, backplane=redis.url) as node:
+        answers: list[int] = []
+
+        async def ask(number: int) -> None:
+            answers.append((await node.ask(upgrade(f"/room/{number}"))).status)
+
         async with trio.open_nursery() as asking:
             for number in range(5):
-                asking.start_soon(node.ask, upgrade(f"/room/{number}"))
-        while "rooms=0 readers=1" not in repr(node.hub.backplane):
-            await trio.sleep(0.02)
+                asking.start_soon(ask, number)
+        assert answers == [503] * 5
+        followed = statistics(node).followed_rooms
+        assert followed
+        with trio.fail_after(PATIENCE_S):
+            while statistics(node).followed_rooms:
+                await trio.sleep(0.02)
+        assert statistics(node) == RedisStatistics(followed_rooms=0, readers=1, waiting=0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -381,7 +399,7 @@ async def test_who_waits_to_publish_is_not_left_behind_when_a_room_is_forgotten(
         async with trio.open_nursery() as waiting:
             waiting.start_soon(room.ready)
             client.reset()
-            while "rooms=0" not in repr(node.hub.backplane):
+            while statistics(node).followed_rooms:
                 await trio.sleep(0.02)
             between.heal()
 

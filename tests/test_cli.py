@@ -22,7 +22,7 @@ from rawws.errors import ListenError
 from rawws.hub import Hub
 from rawws.options import ServerOptions
 from rawws.room_app import RoomApp
-from rawws.wire.handshake import Origins
+from rawws.wire.origins import Origins
 from tests.serving import LOOPBACK, StartProgram
 
 ECHO = ("--mode", "echo")

@@ -20,7 +20,7 @@ from websockets.trio.server import serve as serve_with_websockets
 
 import rawws
 from rawws import Request, Response, UsageError, WebSocket
-from rawws.transport import dial
+from rawws.dial import dial
 from rawws.wire.frames import encode_frame
 from rawws.wire.handshake import Accept
 from tests.serving import LOOPBACK
@@ -542,12 +542,15 @@ async def test_connects_through_a_proxy(nursery: trio.Nursery, monkeypatch: pyte
 
 @pytest.mark.parametrize("how", ["no_proxy", "proxy=None"])
 async def test_does_without_a_proxy(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    proxy = Proxy()
     url = await start(nursery)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", (await start_raw(nursery, proxy.converse)).replace("ws://", "http://"))
     if how == "no_proxy":
         monkeypatch.setenv("no_proxy", LOOPBACK)
-    async with rawws.connect(url, proxy=None if how == "proxy=None" else True):
-        pass
+    async with rawws.connect(url, proxy=None if how == "proxy=None" else True) as ws:
+        await ws.send("hello")
+        assert await ws.recv() == "hello"
+    assert proxy.heads == []
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,9 @@ from websockets.sync.server import serve as websockets_serve
 
 from rawws.cli.connect import complete_url
 from rawws.limits import MIB
-from rawws.terminal import Close, Command, Ping, Pong, Raw, Say, Tally, Tell, UntilQuiet, parse_command
+from rawws.terminal import Tally, UntilQuiet
 from rawws.testing import open_pair
+from rawws.typed_commands import Close, Command, Ping, Pong, Raw, Say, Tell, parse_command
 from rawws.websocket import WebSocket
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Accept

@@ -22,11 +22,12 @@ import pytest
 import rawws.cli
 from rawws.cli import decode as decode_command
 from rawws.cli import tap as tap_command
+from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import Opcode, encode_frame, parse_header
-from rawws.wire.observer import Observer, Seen, SeenFrame
+from rawws.wire.observer import Observer
 from rawws.wire.records import frame_bytes, frame_record, from_line, head_record, to_line
 from rawws.wire.role import Role
-from rawws.wire.trace import FrameRecorder
+from rawws.wire.seen import Seen, SeenFrame
 from tests.serving import PATIENCE_S, need
 from tests.wire.test_observer import HELLO, REQUEST, SWITCH
 from tests.wire.test_packets import packet

@@ -454,11 +454,20 @@ def test_sockets_of_another_process_are_not_taken(monkeypatch: pytest.MonkeyPatc
     assert systemd.inherited_listeners() == []
 
 
-def test_nobody_is_told_where_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    systemd.notify("READY=1")
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
-    systemd.notify("READY=1")
+def test_a_state_is_sent_only_where_a_supervisor_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as states:
+        states.bind(str(tmp_path / "states"))
+        states.setblocking(False)
+        monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+        systemd.notify("READY=1")
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+        systemd.notify("READY=1")  # which is no reason to stop
+        assert not (tmp_path / "gone").exists()
+        with pytest.raises(BlockingIOError):
+            states.recv(100)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "states"))
+        systemd.notify("READY=1")
+        assert states.recv(100) == b"READY=1"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the abstract namespace is Linux's")

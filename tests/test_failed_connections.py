@@ -28,11 +28,11 @@ from trio.testing import MockClock
 import rawws
 from rawws import WebSocket
 from rawws.errors import UsageError
+from rawws.listeners import open_listeners
 from rawws.program import load_tls
 from rawws.tap import Target, run_tap
 from rawws.tls import default_context, explain, explain_client, trusting_context
 from rawws.tracing import Tracer
-from rawws.transport import open_listeners
 from tests.proxies import NGINX_HTTP
 from tests.redis_server import free_port
 from tests.serving import LOOPBACK, PATIENCE_S, StartProgram, need, wait_listening_at

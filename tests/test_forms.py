@@ -18,7 +18,7 @@ from rawws.room_state import NEWEST_MESSAGES
 from rawws.wire import broadcast_log, encodings
 from rawws.wire.deflate import STEP_BYTES, Deflater, inflate_whole
 from rawws.wire.encodings import SUBPROTOCOL
-from rawws.wire.fastlane import FastReader
+from rawws.wire.fast_reader import FastReader
 from rawws.wire.frames import RSV1, Opcode, encode_frame, parse_header
 from rawws.wire.session import Session
 from tests.serving import MASK_KEY, Client, StartHub, masked, seen_text, text

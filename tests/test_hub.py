@@ -24,15 +24,16 @@ import rawws.loop
 from rawws.hub import Mode
 from rawws.limits import Limits
 from rawws.loop import current_loop
+from rawws.poller import READABLE, SelectorPoller, make_poller
 from rawws.room import Place, Room
 from rawws.sending import MAX_OUTBOX_BYTES
-from rawws.transport import MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, SelectorPoller, Transport, make_poller
+from rawws.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, Transport
 from rawws.wire import masking
 from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.encodings import PLAIN
 from rawws.wire.frames import Opcode
 from rawws.wire.masking import OnDemand
-from rawws.wire.reading import Reading
+from rawws.wire.reading import RoomQuery
 from rawws.wire.session import Session
 from tests.serving import (
     Client,
@@ -767,7 +768,7 @@ async def test_an_error_of_our_own_at_the_door_costs_its_peer_alone(
     bob = await running.open()
     place = Room.place
 
-    def stumble(room: Room, reading: Reading) -> Place:
+    def stumble(room: Room, reading: RoomQuery) -> Place:
         if room.path == "/stumble":
             raise ZeroDivisionError("on purpose")
         return place(room, reading)

@@ -32,7 +32,7 @@ from rawws.wire.frames import Opcode, parse_header
 from rawws.wire.handshake import Accept, Handshake
 from rawws.wire.message_ids import parse_id
 from rawws.wire.messages import Headers, Request
-from rawws.wire.reading import Reading
+from rawws.wire.reading import RoomQuery
 from tests.serving import KEY, Client, HangsUp, RunningHub, close, ping, text
 from tests.sse import read_events
 
@@ -197,7 +197,7 @@ class Room:
         reader = Reader(form, client, log.next_message if since is None else parse_id(since).number + 1, self._opened)
         reader.varies = varies
         if form == "events":
-            reading = Reading(
+            reading = RoomQuery(
                 since=None if since is None else parse_id(since), wants_presence=varies, wants_json=varies
             )
             hub.stream_events(reader.id, Transport(ours), "/", reading, endpoint)

@@ -16,9 +16,10 @@ from trio.testing import wait_all_tasks_blocked
 
 import rawws
 import rawws.logs
+from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.frames import Opcode
-from rawws.wire.handshake import Origins, check_origin
-from rawws.wire.hosts import Hosts
+from rawws.wire.handshake import check_origin
+from rawws.wire.origins import Origins
 from tests.serving import (
     ACCEPT,
     KEY,

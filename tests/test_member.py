@@ -18,7 +18,7 @@ from rawws.sending import MAX_OUTBOX_BYTES
 from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import Opcode
-from rawws.wire.reading import Reading
+from rawws.wire.reading import RoomQuery
 from tests.room_serving import rooms
 from tests.serving import Client, RunningHub, Seen, StartHub, close, seen_close, seen_text, text
 
@@ -149,7 +149,7 @@ async def test_each_member_gets_a_message_in_its_own_form(start_hub: StartHub) -
     running = start_hub(history=10)
     room = running.hub.room("/")
     forms: dict[str, Client] = {"plain": running.join(), "ids": running.join(subprotocol=SUBPROTOCOL)}
-    for name, reading in (("events", Reading()), ("json", Reading(wants_json=True))):
+    for name, reading in (("events", RoomQuery()), ("json", RoomQuery(wants_json=True))):
         ours, forms[name] = running.pair()
         running.hub.stream_events(90 + len(forms), Transport(ours), "/", reading, running.endpoint)
     await forms["ids"].frame()
@@ -305,7 +305,7 @@ async def test_a_program_closes_one_member(start_hub: StartHub, caplog: pytest.L
 async def test_a_reader_of_events_can_be_closed(start_hub: StartHub) -> None:
     running = start_hub()
     ours, client = running.pair()
-    running.hub.stream_events(9, Transport(ours), "/", Reading(), running.endpoint)
+    running.hub.stream_events(9, Transport(ours), "/", RoomQuery(), running.endpoint)
     member_of(running).close(4000, "enough")
     assert (await client.take_some()).startswith(b"retry:")
     await client.assert_end()

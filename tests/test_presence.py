@@ -27,7 +27,7 @@ from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import parse_header
 from rawws.wire.handshake import Accept, Handshake
 from rawws.wire.messages import Headers, Request
-from rawws.wire.reading import Reading
+from rawws.wire.reading import RoomQuery
 from tests.room_serving import rooms
 from tests.serving import KEY, LOOPBACK, PATIENCE_S, Client, HangsUp, StartHub, close, text, websocket_on
 from tests.sse import read_events
@@ -53,7 +53,7 @@ async def test_a_reader_that_is_gone_when_its_history_is_sent_does_not_stay_amon
     room.publish("in the history")
     ours, client = tcp_pair()
     client.hang_up()
-    reading = Reading(last=10, wants_presence=True)
+    reading = RoomQuery(last=10, wants_presence=True)
     running.hub.stream_events(1, Transport(ours), "/", reading, running.endpoint)
     assert (len(room), len(room.watchers)) == (0, 0)
     await wait_all_tasks_blocked()
@@ -68,10 +68,10 @@ async def test_a_reader_that_is_gone_at_once_causes_no_news_or_a_join_and_then_a
     room = running.hub.room("/")
     room.publish("in the history")
     ours, watcher = running.pair()
-    running.hub.stream_events(1, Transport(ours), "/", Reading(wants_presence=True), running.endpoint)
+    running.hub.stream_events(1, Transport(ours), "/", RoomQuery(wants_presence=True), running.endpoint)
     ours, client = (pair or running.pair)()
     client.hang_up()
-    running.hub.stream_events(2, Transport(ours), "/", Reading(last=10), running.endpoint)
+    running.hub.stream_events(2, Transport(ours), "/", RoomQuery(last=10), running.endpoint)
     assert len(room) == 1
     running.join().hang_up()
     await wait_all_tasks_blocked()
@@ -146,7 +146,7 @@ async def test_a_watcher_is_not_sent_what_happened_before_it_joined(nursery: tri
         # In one turn, so that nobody has been notified yet.
         (before, a), (watching, second), (after, b) = (tcp_pair() for _ in range(3))
         for number, (ours, reading) in enumerate(
-            [(before, Reading()), (watching, Reading(wants_presence=True)), (after, Reading())], 101
+            [(before, RoomQuery()), (watching, RoomQuery(wants_presence=True)), (after, RoomQuery())], 101
         ):
             hub.stream_events(number, Transport(ours), "/room", reading, endpoint)
         joins = [json.loads(event.data)["peer"] for event in await first.events(3)]
@@ -312,7 +312,7 @@ class Stage:
             client.hang_up()
         others = self.members
         if form == "events":
-            reading = Reading(last=last, wants_presence=watches)
+            reading = RoomQuery(last=last, wants_presence=watches)
             peer = self.hub.stream_events(self.number, Transport(ours), "/", reading, self.endpoint)
         else:
             subprotocol = SUBPROTOCOL if form == "ids" else None

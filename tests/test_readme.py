@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 
 import rawws.cli
 from benchmarks.report import markdown
-from rawws.transport import TLS_BYTES
+from rawws.tls_transport import TLS_BYTES
 from rawws.wire.cases import BY_NAME
 from tests import flag_table
 from tests.serving import StartProgram

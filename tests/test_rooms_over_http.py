@@ -23,8 +23,8 @@ from rawws.errors import Refusal, UsageError
 from rawws.room import RoomSettings
 from rawws.room_posts import Guard
 from rawws.wire.frames import Opcode
-from rawws.wire.handshake import Origins
 from rawws.wire.messages import Headers, Request
+from rawws.wire.origins import Origins
 from tests.browser import need_node_module
 from tests.room_serving import post, rooms
 from tests.serving import (

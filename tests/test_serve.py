@@ -386,8 +386,9 @@ async def test_process_request_may_answer_anything_itself(nursery: trio.Nursery)
     assert await served.ask(get("/healthz")) == (200, "fine\n")
     assert (await served.ask(get("/other")))[0] == 426
     assert await served.ask(upgrade("/healthz")) == (200, "fine\n")
-    async with connect(served.url):
-        pass
+    async with connect(served.url) as ws:
+        await ws.send("hello")
+        assert await ws.recv() == "hello"
 
 
 async def test_process_response_may_add_headers_or_refuse(nursery: trio.Nursery) -> None:
@@ -445,9 +446,12 @@ async def test_11_3_4_a_bad_list_of_subprotocols_is_refused(nursery: trio.Nurser
 
 
 async def test_origins_none_lets_every_page_in(nursery: trio.Nursery) -> None:
-    served = await start(nursery, origins=None)
-    async with connect(served.url, origin="https://evil.example"):
-        pass
+    by_default, served = await start(nursery), await start(nursery, origins=None)
+    with pytest.raises(rawws.InvalidStatus, match="403"):
+        await connect(by_default.url, origin="https://evil.example").open()
+    async with connect(served.url, origin="https://evil.example") as ws:
+        await ws.send("hello")
+        assert await ws.recv() == "hello"
 
 
 async def test_without_compression_none_is_agreed_on(nursery: trio.Nursery) -> None:

@@ -17,9 +17,10 @@ from trio.testing import wait_all_tasks_blocked
 
 import rawws.accepting
 import rawws.web
+from rawws.addresses import format_address
 from rawws.errors import ListenError
 from rawws.limits import Limits
-from rawws.transport import dialled_address, is_loopback, name_address, open_listeners, open_unix_listener
+from rawws.listeners import connectable_address, is_loopback, open_listeners, open_unix_listener
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Response
 from tests.serving import (
@@ -69,7 +70,7 @@ def test_4291_2_5_5_2_loopback_in_ipv6_is_loopback(host: str, alone: bool) -> No
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind((host, 0))
         assert is_loopback(listener) is alone
-        assert dialled_address(listener) == (
+        assert connectable_address(listener) == (
             host.removeprefix("::ffff:") if alone else "::1",
             listener.getsockname()[1],
         )
@@ -89,7 +90,7 @@ def test_4291_2_5_5_2_loopback_in_ipv6_is_loopback(host: str, alone: bool) -> No
     ],
 )
 def test_addresses_have_names(address: object, name: str) -> None:
-    assert name_address(address) == name
+    assert format_address(address) == name
 
 
 def test_who_reaches_a_unix_socket_may_be_anybody_behind_a_proxy(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import Opcode
 from rawws.wire.message_ids import StreamIds
-from rawws.wire.reading import Reading
+from rawws.wire.reading import RoomQuery
 from tests.room_serving import rooms
 from tests.serving import (
     Client,
@@ -144,7 +144,7 @@ async def test_what_one_has_said_oneself_is_not_skipped_where_it_goes_to_others(
 async def test_skip_of_an_event_stream(start_hub: StartHub) -> None:
     running = start_hub(slow="skip", max_lag_bytes=20_000)
     ours, client = running.pair(send_buffer=SMALL)
-    running.hub.stream_events(99, Transport(ours), "/", Reading(), running.endpoint)
+    running.hub.stream_events(99, Transport(ours), "/", RoomQuery(), running.endpoint)
     total = 500
     await flood(running, total)
     raw = b""
@@ -262,7 +262,7 @@ def _open_in_form(running: RunningHub, form: str, *, send_buffer: int | None) ->
         client = running.join(send_buffer=send_buffer, subprotocol=SUBPROTOCOL if form == "ids" else None)
     else:
         ours, client = running.pair(send_buffer=send_buffer)
-        running.hub.stream_events(9, Transport(ours), "/", Reading(), running.endpoint)
+        running.hub.stream_events(9, Transport(ours), "/", RoomQuery(), running.endpoint)
     return client
 
 
@@ -321,7 +321,7 @@ async def test_who_comes_to_a_ticker_may_have_the_newest_of_each(start_hub: Star
         room.publish(json.dumps({"symbol": "A", "price": price}))
         room.publish(json.dumps({"symbol": "B", "price": price}))
     ours, client = running.pair()
-    running.hub.stream_events(99, Transport(ours), "/", Reading(last=100), running.endpoint)
+    running.hub.stream_events(99, Transport(ours), "/", RoomQuery(last=100), running.endpoint)
     raw = b""
     while raw.count(b"data: ") < 2:
         raw += await client.take_some()
@@ -338,7 +338,7 @@ async def test_a_key_is_that_of_all_messages_it_is_given_with(start_hub: StartHu
     room.publish_many(["B1", "B2"], key="B")
     room.publish_many(["none", "of them"])
     ours, client = running.pair()
-    running.hub.stream_events(99, Transport(ours), "/", Reading(last=100), running.endpoint)
+    running.hub.stream_events(99, Transport(ours), "/", RoomQuery(last=100), running.endpoint)
     raw = b""
     while raw.count(b"data: ") < 3:
         raw += await client.take_some()
@@ -527,7 +527,7 @@ async def open_relayed(running: RunningHub) -> tuple[Client, bool]:
 
 async def open_events(running: RunningHub) -> tuple[Client, bool]:
     ours, client = running.pair(send_buffer=SMALL)
-    running.hub.stream_events(101, Transport(ours), "/", Reading(), running.endpoint)
+    running.hub.stream_events(101, Transport(ours), "/", RoomQuery(), running.endpoint)
     return client, False
 
 
@@ -690,7 +690,7 @@ async def test_the_tiniest_messages_are_held_in_no_more_memory_than_the_limit_sa
     limit = 400_000
     running = start_hub(slow=policy, max_lag_bytes=limit, exclude_sender=exclude_sender)
     ours, mute = running.pair(send_buffer=SMALL)
-    reader = running.hub.stream_events(1, Transport(ours), "/", Reading(), running.endpoint)
+    reader = running.hub.stream_events(1, Transport(ours), "/", RoomQuery(), running.endpoint)
     quick = running.join()
     room = running.hub.room("/")
     sent = 0
@@ -715,7 +715,7 @@ async def test_the_tiniest_messages_are_held_in_no_more_memory_than_the_limit_sa
 async def test_who_is_told_of_everybody_is_closed_too_when_it_does_not_read(start_hub: StartHub) -> None:
     running = start_hub(max_lag_bytes=20_000)
     ours, watcher = running.pair(send_buffer=SMALL)
-    running.hub.stream_events(1, Transport(ours), "/", Reading(wants_presence=True), running.endpoint)
+    running.hub.stream_events(1, Transport(ours), "/", RoomQuery(wants_presence=True), running.endpoint)
     room = running.hub.room("/")
     for _ in range(2000):
         running.join().hang_up()
@@ -747,7 +747,7 @@ async def test_the_end_of_a_server_copies_the_log_for_nobody(start_hub: StartHub
 async def test_what_a_room_itself_has_for_it_closes_nobody_where_nobody_is_to_be_closed(start_hub: StartHub) -> None:
     running = start_hub(slow="latest", max_lag_bytes=2000)
     ours, client = running.pair(send_buffer=SMALL)
-    running.hub.stream_events(1, Transport(ours), "/", Reading(wants_presence=True), running.endpoint)
+    running.hub.stream_events(1, Transport(ours), "/", RoomQuery(wants_presence=True), running.endpoint)
     room = running.hub.room("/")
     for number in range(20):
         room.publish(numbered(number) * 100)
@@ -763,7 +763,7 @@ async def test_what_a_room_itself_has_for_it_closes_nobody_where_nobody_is_to_be
 async def test_who_never_reads_how_many_it_was_not_sent_has_one_number_waiting_for_it(start_hub: StartHub) -> None:
     running = start_hub(slow="skip", max_lag_bytes=2000)
     ours, client = running.pair(send_buffer=SMALL)
-    running.hub.stream_events(1, Transport(ours), "/", Reading(), running.endpoint)
+    running.hub.stream_events(1, Transport(ours), "/", RoomQuery(), running.endpoint)
     await flood(running, 100)
     (reader,) = running.hub.room("/").peers
     waiting = reader.outbox_bytes

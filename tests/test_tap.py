@@ -24,11 +24,13 @@ from websockets.sync.server import ServerConnection, serve
 import rawws
 from rawws import tap
 from rawws.cli.tap import parse_listen, parse_target
+from rawws.dial import dial
 from rawws.errors import ListenError, UsageError
+from rawws.listeners import open_listeners
 from rawws.tap import Target, leads_back, run_tap
 from rawws.tls import insecure_context
 from rawws.tracing import Tracer
-from rawws.transport import RECEIVE_BYTES, Transport, dial, open_listeners
+from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.frames import Opcode, encode_frame
 from tests.serving import ACCEPT, LOOPBACK, PATIENCE_S, StartProgram, get, upgrade
 from tests.test_tracing import Memory

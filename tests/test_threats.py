@@ -11,12 +11,12 @@ import pytest
 
 from rawws.errors import UsageError
 from rawws.room_posts import Guard
+from rawws.wire.allowed_hosts import is_local_name
 from rawws.wire.deflate import answer_offers
 from rawws.wire.forwarded import Forwarded
-from rawws.wire.handshake import Origins
-from rawws.wire.hosts import is_local_name
 from rawws.wire.message_ids import parse_id
 from rawws.wire.messages import Headers, Request
+from rawws.wire.origins import Origins
 from rawws.wire.reading import read_query
 
 ROOT = Path(__file__).resolve().parent.parent

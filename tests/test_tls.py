@@ -22,7 +22,7 @@ from rawws.http_connection import LINGER_S
 from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.program import load_tls
-from rawws.transport import TLS_RECORD_BYTES, TlsTransport
+from rawws.tls_transport import TLS_RECORD_BYTES, TlsTransport
 from rawws.wire.frames import Opcode, encode_frame, parse_header
 from tests.serving import (
     LOOPBACK,
@@ -117,8 +117,8 @@ async def tls_pair(certificate: Certificate, *, send_buffer: int | None = None) 
     server = TlsTransport(ours, certificate.server)
     client = TlsTransport(theirs, certificate.client, server_hostname=LOOPBACK)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.shake_hands)
-        nursery.start_soon(client.shake_hands)
+        nursery.start_soon(server.do_handshake)
+        nursery.start_soon(client.do_handshake)
     return server, client
 
 
@@ -266,7 +266,7 @@ async def test_an_end_that_comes_with_data_is_seen_behind_it(certificate: Certif
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server), trio.fail_after(PATIENCE_S):
         await client.send_all(b"last words")
-        client._say_end()
+        client._send_close_notify()
         assert client.try_flush()  # and no FIN, which would be seen by itself
         while (received := server.try_receive()) is None:
             await trio.lowlevel.wait_readable(server)

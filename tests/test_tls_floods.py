@@ -17,21 +17,21 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import rawws
+from rawws.connection_errors import TlsFlood
 from rawws.errors import Cause, ConnectionClosedError
 from rawws.limits import Limits
 from rawws.loop import current_loop
-from rawws.transport import (
+from rawws.tls_transport import (
     DATALESS_S,
     LOOK_RECORDS,
     MAX_DATALESS_RECORDS,
     MAX_HANDSHAKE_BYTES,
     MAX_UNSENT_BYTES,
-    RECEIVE_BYTES,
     STEP_RECORDS,
     TLS_BYTES,
-    TlsFlood,
     TlsTransport,
 )
+from rawws.transport import RECEIVE_BYTES
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Accept
 from rawws.wire.tls_records import MAX_RECORD_BYTES, find_records
@@ -59,8 +59,8 @@ class Attacker:
     def hang_up(self) -> None:
         self.stream.socket.close()
 
-    async def shake_hands(self) -> None:
-        while not self.tls.shake_hands():
+    async def do_handshake(self) -> None:
+        while not self.tls.do_handshake():
             await self.flush()
             self.tls.receive(await self.stream.receive_some())
         await self.flush()
@@ -96,7 +96,7 @@ async def attack(running: Running, path: str | None = None) -> Attacker:
     """Connect; with a path, have the connection upgraded."""
     attacker = Attacker(socket.create_connection((LOOPBACK, running.port)))
     running.clients.append(attacker)
-    await attacker.shake_hands()
+    await attacker.do_handshake()
     if path is not None:
         attacker.tls.write(upgrade(path))
         await attacker.flush()
@@ -112,8 +112,8 @@ async def attacked_pair(certificate: Certificate, *, send_buffer: int | None = N
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     server, attacker = TlsTransport(ours, certificate.server), Attacker(theirs)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.shake_hands)
-        nursery.start_soon(attacker.shake_hands)
+        nursery.start_soon(server.do_handshake)
+        nursery.start_soon(attacker.do_handshake)
     return server, attacker
 
 
@@ -349,7 +349,7 @@ async def hostile_server(certificate: Certificate, act: Callable[[Attacker], Any
             connected, _ = await accepting.accept()
             attacker = Attacker(socket.socket(fileno=connected.detach()), (certificate.chain, certificate.key))
             try:
-                await attacker.shake_hands()
+                await attacker.do_handshake()
                 await act(attacker)
                 await attacker.wait_lost()
             finally:
@@ -412,14 +412,14 @@ async def half_a_ticket(certificate: Certificate) -> tuple[TlsTransport, Attacke
     async def serve() -> None:
         nonlocal tickets
         server.tls.receive(await server.stream.receive_some())
-        assert not server.tls.shake_hands()
+        assert not server.tls.do_handshake()
         await server.flush()
-        while not server.tls.shake_hands():
+        while not server.tls.do_handshake():
             server.tls.receive(await server.stream.receive_some())
         tickets = server.tls.to_send()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.shake_hands)
+        nursery.start_soon(client.do_handshake)
         nursery.start_soon(serve)
     first, _ = find_records(tickets, 0, 0, 1)
     await server.stream.send_all(tickets[:first])
@@ -493,7 +493,7 @@ async def test_the_end_follows_what_the_kernel_would_not_take(certificate: Certi
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     with contextlib.closing(server), trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.shake_hands)
+            nursery.start_soon(server.do_handshake)
             while True:
                 try:
                     client.do_handshake()
@@ -545,8 +545,8 @@ async def tls_pair_by_name(certificate: Certificate) -> tuple[TlsTransport, TlsT
     server = TlsTransport(ours, certificate.server)
     client = TlsTransport(theirs, certificate.client, server_hostname="localhost")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.shake_hands)
-        nursery.start_soon(client.shake_hands)
+        nursery.start_soon(server.do_handshake)
+        nursery.start_soon(client.do_handshake)
     return server, client
 
 

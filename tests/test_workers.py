@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -129,9 +130,14 @@ def test_nobody_else_is_to_say_who_is_a_worker(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.usefixtures("bounded")
 async def test_workers_run_the_same_code_as_the_first_process(start_program: StartProgram, tmp_path: Path) -> None:
     (tmp_path / "trio.py").write_text("raise SystemExit('this is another trio')")
+    trap = subprocess.run([sys.executable, "-c", "import trio"], cwd=tmp_path, capture_output=True, check=False)
+    assert b"this is another trio" in trap.stderr
     start_program.command = [sys.executable, "-P", "-m", "rawws"]  # which looks for modules where `rawws` does
     async with redis_server(tmp_path) as redis:
-        start_program("--workers", "1", "--backplane", redis.url, directory=tmp_path)
+        flags = ("--workers", "1", "--backplane", redis.url, "--metrics")
+        program = start_program(*flags, directory=tmp_path)
+        metrics = (await (await program.connect()).ask(get("/metrics"))).body.decode()
+    assert 'worker="1"' in metrics
 
 
 @pytest.mark.usefixtures("bounded")

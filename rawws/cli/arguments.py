@@ -14,8 +14,8 @@ from rawws.page import Access
 from rawws.room_paths import RoomPaths
 from rawws.room_posts import Guard
 from rawws.tls import default_context, insecure_context, load_certificate, trusting_context
-from rawws.wire.handshake import Origins
-from rawws.wire.hosts import Hosts
+from rawws.wire.allowed_hosts import Hosts
+from rawws.wire.origins import Origins
 from rawws.wire.trace import shorten
 
 # The least number of seconds, or of things per second. A lower one is a mistake that would keep a loop busy or a client

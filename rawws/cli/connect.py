@@ -8,24 +8,12 @@ import sys
 from rawws import client, logs, signals
 from rawws.cli.arguments import add_tls_arguments, client_tls, header, seconds, size, text
 from rawws.cli.streams import complain, drop_output, need_input, need_output, tell_output_lost
+from rawws.console import Console, EditedScreen, Pipe, Print, Screen
 from rawws.errors import InvalidHandshake, OpenTimeout, UsageError, sentence_of
 from rawws.extras import install_command
 from rawws.limits import MIB
 from rawws.signals import ending_signals
-from rawws.terminal import (
-    MOST_LISTENING_S,
-    QUIET_S,
-    Console,
-    Conversation,
-    EditedScreen,
-    ForSeconds,
-    Patience,
-    Pipe,
-    Print,
-    Screen,
-    UntilItCloses,
-    UntilQuiet,
-)
+from rawws.terminal import MOST_LISTENING_S, QUIET_S, Conversation, ForSeconds, Patience, UntilItCloses, UntilQuiet
 
 NAME = "connect"
 HELP = "talk to a WebSocket server from the terminal"

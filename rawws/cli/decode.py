@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from rawws.cli.arguments import one_of
 from rawws.cli.streams import drop_output, need_input, need_output, tell_output_lost
@@ -15,10 +15,11 @@ from rawws.errors import UsageError
 from rawws.wire import spellings
 from rawws.wire.describe import describe
 from rawws.wire.file_kinds import are_swapped_words, binary_kind, is_request, why_no_frames
-from rawws.wire.observer import Head, Observer, Rest, Seen, SeenFrame, begins_with_http, guess_sender
+from rawws.wire.observer import Observer, begins_with_http, guess_sender
 from rawws.wire.packets import Talk
 from rawws.wire.records import Recorded, frame_bytes, from_line
 from rawws.wire.role import Role
+from rawws.wire.seen import Head, Rest, Seen, SeenFrame
 from rawws.wire.spellings import NoForm
 from rawws.wire.trace import printable
 
@@ -226,8 +227,8 @@ def _what_is_missing(said: Talk) -> Iterator[tuple[str, None]]:
 
 def _explain_records(text: str) -> Iterator[tuple[str, Seen | None]]:
     """Explain each connection of a recording by itself."""
-    connections: list[tuple[int, list[Recorded]]] = []
-    latest: dict[int, list[Recorded]] = {}  # by number, which starts again with 1 if another program appended
+    connections: list[_Connection] = []
+    latest: dict[int, _Connection] = {}  # by number, which begins with 1 again where another program has gone on
     for number, line in enumerate(text.splitlines(), 1):
         if (line := line.strip().removesuffix(",")) in ("", "[", "]"):
             continue
@@ -239,29 +240,38 @@ def _explain_records(text: str) -> Iterator[tuple[str, Seen | None]]:
             yield f"! line {number} was not written to its end (the disk was full, or the process killed)", None
             continue
         if record.kind == "open" or record.connection not in latest:
-            latest[record.connection] = []
-            connections.append((record.connection, latest[record.connection]))
-        latest[record.connection].append(record)
-    for number, records in connections:
-        yield f"== connection {number}", None
-        observer = Observer(in_frames=not any(record.kind == "head" for record in records))
-        began = records[0].at
-        for record in records:
-            if record.sender is None:
-                if record.text:
-                    yield f"{record.at - began:+.3f} s: {printable(f'{record.kind}: {record.text}')}", None
-                continue
-            raw: bytes | None = record.head
-            if record.frame is not None:
-                raw = frame_bytes(record.frame)
-            if raw is None:
-                assert record.frame is not None
-                observer = Observer(in_frames=True)  # later frames can't be checked against earlier ones
-                yield f"{record.at - began:+.3f} s", SeenFrame(record.sender, 0, record.frame)
-                continue
-            if record.frame is None:
-                observer.leave_out_body(record.sender)  # bodies of HTTP are not recorded
+            latest[record.connection] = _Connection(record.connection, [])
+            connections.append(latest[record.connection])
+        latest[record.connection].records.append(record)
+    for connection in connections:
+        yield from _explain_connection(connection)
+
+
+class _Connection(NamedTuple):
+    """A connection of a recording, and its records in order."""
+
+    number: int
+    records: list[Recorded]
+
+
+def _explain_connection(connection: _Connection) -> Iterator[tuple[str, Seen | None]]:
+    yield f"== connection {connection.number}", None
+    observer = Observer(in_frames=not any(record.kind == "head" for record in connection.records))
+    began = connection.records[0].at
+    for record in connection.records:
+        time = f"{record.at - began:+.3f} s"
+        if record.sender is None:
+            if record.text:
+                yield f"{time}: {printable(f'{record.kind}: {record.text}')}", None
+        elif record.frame is None:
+            observer.leave_out_body(record.sender)  # of HTTP, the heads alone are recorded
+            for seen in observer.receive(record.sender, record.head):
+                yield time, seen
+        elif (raw := frame_bytes(record.frame)) is None:
+            observer = Observer(in_frames=True)  # the next frames can't be judged by earlier ones
+            yield time, SeenFrame(record.sender, 0, record.frame)
+        else:
             for seen in observer.receive(record.sender, raw):
-                yield f"{record.at - began:+.3f} s", seen
-        for seen in observer.finish():
-            yield "", seen
+                yield time, seen
+    for seen in observer.finish():
+        yield "", seen

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 import trio
 
 from rawws import logs, signals
+from rawws.addresses import format_address
 from rawws.apps import HttpApp
 from rawws.asgi_app import asgi, load_app
 from rawws.backplane import share
 from rawws.cli.serve_flags import FLAGS
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
+from rawws.listeners import connectable_address, is_loopback
 from rawws.metrics import MetricsApp
 from rawws.page import HOME, About, Access, Page
 from rawws.program import load_tls, run_program
@@ -29,9 +31,8 @@ from rawws.server import serve
 from rawws.server_object import Server
 from rawws.tls import insecure_context
 from rawws.tracing import Recording, Tracer
-from rawws.transport import dialled_address, is_loopback, name_address
 from rawws.web import HelloApp
-from rawws.wire.handshake import Origins
+from rawws.wire.origins import Origins
 from rawws.wire.trace import STATE
 from rawws.workers import MAX_WORKERS, Membership, run_workers
 
@@ -167,7 +168,7 @@ class _Program:
             app = page.before(app, at_root=options.app is None)
             routes = {**page.routes, CASE_PATH: self._hub}
             scheme = "http" if self._tls is None else "https"
-            self.invitation = page.invite(f"{scheme}://{name_address(dialled_address(listeners[0]))}")
+            self.invitation = page.invite(f"{scheme}://{format_address(connectable_address(listeners[0]))}")
         async with share(self._hub, *options.backplane) if options.backplane else contextlib.nullcontext():
             await self._serve(listeners, status, app, routes)
 
@@ -204,7 +205,7 @@ class _Program:
             message = "the page is on: everybody who can reach it and has its token sees all that crosses the wire"
             logs.server_line(logging.WARNING, STATE, message)
         scheme = "ws" if self._tls is None else "wss"
-        uri = f"{scheme}://{name_address(dialled_address(listeners[0]))}"
+        uri = f"{scheme}://{format_address(connectable_address(listeners[0]))}"
         about = About(
             uri,
             None if self._tls is None else insecure_context(),

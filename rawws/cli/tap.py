@@ -14,15 +14,16 @@ from urllib.parse import urlsplit
 import trio
 
 from rawws import logs, signals
+from rawws.addresses import format_address
 from rawws.cli.arguments import add_tls_arguments, client_tls, one_of, page_token
 from rawws.errors import UsageError
+from rawws.listeners import connectable_address, is_loopback, open_listeners
 from rawws.page import TRACE, About, Access, Page
 from rawws.program import raise_file_limit
 from rawws.server import serve
 from rawws.tap import Target, leads_back, run_tap
 from rawws.tls import default_context
 from rawws.tracing import Recording, Tracer
-from rawws.transport import dialled_address, is_loopback, name_address, open_listeners
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import wants_websocket
 from rawws.wire.messages import Request, Response
@@ -128,7 +129,7 @@ async def _tap(
             for name in await nursery.start(run_tap, listeners, target, tracer):
                 _log(f"listening on http://{name} and ws://{name}, and passing all on to {target} as it is")
             if page_at is not None:
-                about = About(f"ws://{name_address(dialled_address(listeners[0]))}", is_tap=True)
+                about = About(f"ws://{format_address(connectable_address(listeners[0]))}", is_tap=True)
                 await _show_page(nursery, await open_listeners(*page_at), tracer, about, access)
             async for received in received_signals:
                 _log(f"{signal.Signals(received).name}: stopped")
@@ -159,7 +160,7 @@ async def _show_page(
         process_request=refuse_others,
     )
     await nursery.start(start)
-    _log(page.invite(f"http://{name_address(dialled_address(listeners[0]))}"))
+    _log(page.invite(f"http://{format_address(connectable_address(listeners[0]))}"))
 
 
 def _log(message: str) -> None:

@@ -22,9 +22,10 @@ from rawws.page.feed import About, Feed
 from rawws.routes import Route
 from rawws.tracing import Tracer
 from rawws.websocket import WebSocket
-from rawws.wire.handshake import Origins, examine, wants_websocket
-from rawws.wire.hosts import is_local_name
+from rawws.wire.allowed_hosts import is_local_name
+from rawws.wire.handshake import examine, wants_websocket
 from rawws.wire.messages import NO_STORE, Request, Response
+from rawws.wire.origins import Origins
 from rawws.wire.trace import shorten
 
 __all__ = ["HOME", "TRACE", "About", "Access", "Page"]

@@ -49,12 +49,13 @@ from rawws.loop import current_loop
 from rawws.tracing import Tracer
 from rawws.version import __version__
 from rawws.websocket import WebSocket
-from rawws.wire import records, ruler
+from rawws.wire import dissect, records
 from rawws.wire.cases import BY_NAME, CASES
+from rawws.wire.frame_recorder import PREVIEW_TAIL_BYTES
 from rawws.wire.frames import Frame, Opcode
 from rawws.wire.records import Record
 from rawws.wire.role import Role
-from rawws.wire.trace import PREVIEW_TAIL_BYTES, STATE, message_line, preview_message, preview_payload, shorten
+from rawws.wire.trace import STATE, message_line, preview_message, preview_payload, shorten
 
 # Records within this time after a message are sent as the next message: the delay is invisible, and a browser has less
 # to do. The first record is sent at once, since a frame that ends the server is the one to be looked for.
@@ -282,8 +283,8 @@ class Feed:
     async def _explain_frame(self, asked: Mapping[str, Any]) -> Record:
         frame = records.read_frame(asked["frame"])
         return {
-            "fields": [field._asdict() for field in ruler.measure(frame.header)],
-            "meaning": ruler.describe_payload(frame) if frame.header.opcode == Opcode.CLOSE else "",
+            "fields": [field._asdict() for field in dissect.fields_of(frame.header)],
+            "meaning": dissect.describe_payload(frame) if frame.header.opcode == Opcode.CLOSE else "",
             "text": self._read_text(frame),
         }
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -57,6 +58,15 @@ UNUSED_S = 5.0
 _HOLD = "backplane"
 
 
+@dataclass(frozen=True, slots=True)
+class RedisStatistics:
+    """Counts of a `RedisStreams` at one moment."""
+
+    followed_rooms: int
+    readers: int  # each with two connections to Redis
+    waiting: int  # messages that are not yet published
+
+
 class RedisStreams:
     """The backplane of one hub. `run` has to be running; `rawws.share` sees to that."""
 
@@ -82,8 +92,12 @@ class RedisStreams:
         self._unusable = ""  # why it can't be the backplane
 
     def __repr__(self) -> str:
-        following = f"rooms={len(self._followed)} readers={len(self._readers)}"
-        return f"<RedisStreams {self._connector} {following} waiting={self.waiting}>"
+        now = self.statistics()
+        counts = f"rooms={now.followed_rooms} readers={now.readers} waiting={now.waiting}"
+        return f"<RedisStreams {self._connector} {counts}>"
+
+    def statistics(self) -> RedisStatistics:
+        return RedisStatistics(len(self._followed), len(self._readers), self.waiting)
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:

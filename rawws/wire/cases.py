@@ -16,8 +16,9 @@ from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.events import CloseFrame
 from rawws.wire.frames import FIN, MASK, RSV1, RSV2, RSV3, Opcode, encode_frame, encode_header
 from rawws.wire.masking import apply_mask
-from rawws.wire.observer import Head, Observer, Seen, SeenFrame
+from rawws.wire.observer import Observer
 from rawws.wire.role import Role
+from rawws.wire.seen import Head, Seen, SeenFrame
 
 # Any key will do in a test: it hides nothing (§5.3 is about proxies in between).
 KEY = b"\x37\xfa\x21\x3d"

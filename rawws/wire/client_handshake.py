@@ -12,9 +12,9 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from rawws.errors import UsageError
+from rawws.wire.checks import AnswerCheck, Check, found
 from rawws.wire.deflate import OFFER, Agreement, check_answer
 from rawws.wire.handshake import KEY_BYTES, VERSION, Accept
 from rawws.wire.messages import FieldsLike, Headers, Request, Response, is_token
@@ -37,26 +37,6 @@ _OF_A_BODY = frozenset({"content-length", "transfer-encoding", "trailer", "expec
 _SINGLE = frozenset({"host", "user-agent", "authorization"})
 # RFC 9112 §3.2.1, but less narrowly: text that can't end the request line or a part of it. `parse_uri` gives no other.
 _TARGET = re.compile(r"/[!-~]*")
-
-
-class AnswerCheck(NamedTuple):
-    """One requirement of the server's answer, the section that makes it, what was found, and what is wrong.
-
-    ``about`` names the header field that it is about; empty for the status line.
-    """
-
-    section: str
-    requirement: str
-    found: str
-    fault: str = ""
-    about: str = ""
-
-    @property
-    def holds(self) -> bool:
-        return not self.fault
-
-    def __str__(self) -> str:
-        return f"{self.section}: {self.requirement}? {'yes' if self.holds else 'NO'}: {self.found}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +122,7 @@ def examine_answer(
             check_subprotocol(response, offered_subprotocols),
         ]
         deflate = agreed if isinstance(agreed, Agreement) else None
-    fault = next((check.fault for check in checks if check.fault), "")
+    fault = next((check.problem for check in checks if check.problem), "")
     if fault:
         return ServerAnswer(tuple(checks), fault, None, None)
     return ServerAnswer(tuple(checks), "", response.headers.get("Sec-WebSocket-Protocol"), deflate)
@@ -186,41 +166,39 @@ def _checked_key(key: str) -> str:
 
 def check_status(response: Response) -> AnswerCheck:
     """§4.1, answer item 1: the status is 101; anything else is for HTTP to deal with."""
-    status_line = f"{response.status} {response.reason}".rstrip()
-    fault = "" if response.status == 101 else f"the server answered {status_line} instead of 101"
-    return AnswerCheck("RFC 6455 §4.1 item 1", "the status is 101", status_line, fault)
+    status = f"{response.status} {response.reason}".rstrip()
+    fault = None if response.status == 101 else f"the server answered {status} instead of 101"
+    return Check("RFC 6455 §4.1 item 1", "the status is 101", status, fault)
 
 
 def check_upgrade(response: Response) -> AnswerCheck:
     """§4.1, answer item 2: an Upgrade header with the value "websocket", in any case."""
     values = response.headers.get_all("Upgrade")
-    fault = ""
+    fault = None
     if response.headers.tokens("Upgrade") != ["websocket"]:
-        fault = f"its Upgrade header is not 'websocket' but {_found(values)}"
-    return AnswerCheck("RFC 6455 §4.1 item 2", "Upgrade is 'websocket'", _found(values), fault, "Upgrade")
+        fault = f"its Upgrade header is not 'websocket' but {found(values)}"
+    return Check("RFC 6455 §4.1 item 2", "Upgrade is 'websocket'", found(values), fault, "Upgrade")
 
 
 def check_connection(response: Response) -> AnswerCheck:
     """§4.1, answer item 3: a Connection header that has the token "Upgrade", in any case."""
     values = response.headers.get_all("Connection")
-    fault = ""
+    fault = None
     if "upgrade" not in response.headers.tokens("Connection"):
-        fault = f"its Connection header lacks 'Upgrade' and has {_found(values)}"
-    return AnswerCheck(
-        "RFC 6455 §4.1 item 3", "Connection has the token 'Upgrade'", _found(values), fault, "Connection"
-    )
+        fault = f"its Connection header lacks 'Upgrade' and has {found(values)}"
+    return Check("RFC 6455 §4.1 item 3", "Connection has the token 'Upgrade'", found(values), fault, "Connection")
 
 
 def check_accept(response: Response, accept: Accept) -> AnswerCheck:
     """§4.1, answer item 4: one Sec-WebSocket-Accept, made of our key. It proves that the server has understood."""
     values = response.headers.get_all("Sec-WebSocket-Accept")
-    fault = ""
+    fault = None
     if values != [accept.value]:
-        fault = f"its Sec-WebSocket-Accept is {_found(values)}, where {accept.value} belongs to the client's key"
-    return AnswerCheck(
+        fault = f"its Sec-WebSocket-Accept is {found(values)}, where {accept.value} belongs to the client's key"
+    return Check(
         "RFC 6455 §4.1 item 4",
         "Sec-WebSocket-Accept belongs to the client's key",
-        _found(values),
+        found(values),
         fault,
         "Sec-WebSocket-Accept",
     )
@@ -229,28 +207,28 @@ def check_accept(response: Response, accept: Accept) -> AnswerCheck:
 def check_extensions(response: Response, agreed: Agreement | str | None, *, offered: bool) -> AnswerCheck:
     """§4.1, answer item 5: only extensions that we offered, on terms that we understand (RFC 7692 §7.1)."""
     values = response.headers.get_all("Sec-WebSocket-Extensions")
-    fault = ""
+    fault = None
     if isinstance(agreed, str):
         fault = f"its extensions can't be used: {agreed}"
     elif agreed is not None and not offered:
         fault = "it names an extension, and none was offered"
-    return AnswerCheck(
-        "RFC 6455 §4.1 item 5", "extensions are those offered", _found(values), fault, "Sec-WebSocket-Extensions"
+    return Check(
+        "RFC 6455 §4.1 item 5", "extensions are those offered", found(values), fault, "Sec-WebSocket-Extensions"
     )
 
 
 def check_subprotocol(response: Response, offered: Sequence[str]) -> AnswerCheck:
     """§4.1, answer item 6: no subprotocol, or one of those that we offered."""
     values = response.headers.get_all("Sec-WebSocket-Protocol")
-    fault = ""
+    fault = None
     if len(values) > 1:
         fault = "it has more than one Sec-WebSocket-Protocol header"
     elif values and values[0] not in offered:
         fault = f"it chose the subprotocol {values[0]!r}, which was not offered"
-    return AnswerCheck(
+    return Check(
         "RFC 6455 §4.1 item 6",
         "the subprotocol is one of those offered",
-        _found(values),
+        found(values),
         fault,
         "Sec-WebSocket-Protocol",
     )
@@ -264,7 +242,3 @@ def basic_authorization(username: str, password: str) -> str:
     if ":" in username:
         raise UsageError(f"the user name {username!r} has a colon in it, which Basic authorization can't carry")
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
-
-
-def _found(values: list[str]) -> str:
-    return ", ".join(values) if values else "none"

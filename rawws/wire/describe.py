@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rawws.wire import ruler
-from rawws.wire.observer import Head, Seen, SeenFrame, Switch
+from rawws.wire import dissect
 from rawws.wire.role import Role
+from rawws.wire.seen import Head, Seen, SeenFrame, Switch
 from rawws.wire.trace import DIRECTIONS, FAULT, STATE, frame_line, head_lines, message_line
 
 _INDENT = "    "
@@ -20,7 +20,7 @@ def describe(seen: Seen, *, with_ruler: bool = True) -> list[str]:
         case SeenFrame():
             return _describe_frame(seen, with_ruler=with_ruler)
         case _:
-            rest = [f"{_where(seen.sender, seen.at)}: {seen.told}: {seen.raw.hex(' ')}"]
+            rest = [f"{_where(seen.sender, seen.at)}: {seen.reason}: {seen.raw.hex(' ')}"]
             if seen.fault is not None:
                 rest.append(f"{_INDENT}{FAULT} {seen.fault.sentence}; the receiver fails with {seen.fault.close_code}")
             return rest
@@ -50,9 +50,9 @@ def _describe_head(head: Head) -> list[str]:
 def _describe_frame(seen: SeenFrame, *, with_ruler: bool) -> list[str]:
     lines = [f"{_where(seen.sender, seen.at)}: {frame_line(seen.frame)}"]
     if with_ruler:
-        lines += [_INDENT + row for row in ruler.lines(seen.frame)]
-    if seen.message is not None and (message := message_line(seen.frame)):
-        lines.append(f"{_INDENT}{STATE} {message}")
+        lines += [_INDENT + row for row in dissect.lines(seen.frame)]
+    if seen.message is not None and (line := message_line(seen.frame)):
+        lines.append(f"{_INDENT}{STATE} {line}")
     if seen.fault is not None:
         lines.append(f"{_INDENT}{FAULT} {seen.fault.sentence}; the receiver fails with {seen.fault.close_code}")
     if seen.ignored:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from rawws.errors import Fault
 from rawws.wire.events import CloseFrame, Event
+from rawws.wire.recent_frames import NO_FRAMES
 from rawws.wire.role import Role
 from rawws.wire.session import State
-from rawws.wire.trail import NO_TRAIL
 
 CONTENT_TYPE = "text/event-stream"
 # How long a reader that was cut off waits before it comes back.
@@ -28,7 +28,7 @@ class EventStream:
     shown_bytes = 0
     memory_bytes = held_bytes = 0
     has_unread = False
-    trail = NO_TRAIL
+    recent_frames = NO_FRAMES
     fault: Fault | None = None
     close_rcvd: CloseFrame | None = None
     close_begun_by: Role | None = None

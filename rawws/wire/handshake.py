@@ -10,17 +10,14 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import ipaddress
-import re
-import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from rawws.errors import Refusal, UsageError
+from rawws.errors import Refusal
+from rawws.wire.checks import Check, RequestCheck, found
 from rawws.wire.deflate import Agreement, answer_offers
 from rawws.wire.messages import Headers, Request, Response, is_token
-from rawws.wire.trace import MAX_NAME_CHARACTERS, mask_target, shorten
+from rawws.wire.origins import Origins, name_origin
+from rawws.wire.trace import mask_target
 
 # §1.3: "a GUID ... which is unlikely to be used by network endpoints that do not understand the protocol".
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -33,27 +30,6 @@ _WHAT_IS_REQUIRED = (
     (b"Upgrade", b"websocket"),
     (b"Connection", b"Upgrade"),
 )
-
-
-class Check(NamedTuple):
-    """One requirement, the section that makes it, what was found, and the refusal if it isn't met.
-
-    ``about`` names the header field that it is about; empty for the request line, or no part in particular.
-    """
-
-    section: str
-    requirement: str
-    found: str
-    refusal: Refusal | None = None
-    about: str = ""
-
-    @property
-    def holds(self) -> bool:
-        return self.refusal is None
-
-    def __str__(self) -> str:
-        verdict = "yes" if self.refusal is None else f"NO ({self.refusal.status})"
-        return f"{self.section}: {self.requirement}? {verdict}: {self.found}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +59,7 @@ class Accept:
 class Handshake:
     """The outcome for one request: accepted with ``accept``, or refused with ``refusal``."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[RequestCheck, ...]
     path: str
     accept: Accept | None
     refusal: Refusal | None
@@ -113,123 +89,6 @@ class Handshake:
         return Response(101, b"", Headers(fields))
 
 
-_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
-# RFC 6454 §7.1. The host is that of RFC 3986 §3.2.2, and may be empty, as in file://.
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^/:@?#\[\]\s]*)(?::([0-9]{0,5}))?")
-_MAX_PORT = 65535
-
-
-class _Origin(NamedTuple):
-    """An origin, normalized for comparison; ``port`` is None if it is the scheme's default."""
-
-    scheme: str
-    host: str
-    port: int | None
-
-    @classmethod
-    def parse(cls, origin: str) -> _Origin:
-        """Raises `UsageError` for a text that is no origin in the form that browsers send (RFC 6454 §6.2)."""
-        lowered = origin.strip().lower()
-        if lowered in ("null", ""):  # some programs send an empty one; browsers don't
-            return cls(lowered, "", None)
-        parts = _ORIGIN.fullmatch(lowered if lowered.endswith("://") else lowered.removesuffix("/"))
-        if parts is not None and len(lowered) <= MAX_NAME_CHARACTERS:
-            scheme, host, digits = parts.groups()
-            port = int(digits) if digits else None
-            host = _as_sent(host)
-            if host is not None and (host or scheme not in _DEFAULT_PORTS) and (port or 0) <= _MAX_PORT:
-                return cls(scheme, host, None if port == _DEFAULT_PORTS.get(scheme) else port)
-        raise UsageError(
-            f"{origin!r} is not an origin; give scheme, host and port alone, as a browser sends them, such as "
-            "https://example.org, or * for any"
-        )
-
-
-def _as_sent(host: str) -> str | None:
-    """Return a host in the form that browsers send; None if there is no such form, or it isn't certain."""
-    if host.startswith("["):
-        try:
-            return f"[{ipaddress.IPv6Address(host[1:-1])}]"
-        except ValueError:
-            return None
-    if host.isascii():
-        return host
-    try:
-        encoded = host.encode("idna")
-        # IDNA 2003 maps "ß" to "ss". Browsers keep it, which names another site.
-        return encoded.decode("ascii") if encoded.decode("idna") == host else None
-    except UnicodeError:
-        return None
-
-
-class Origins:
-    """Which web pages may connect (§10.2): those of the server's own host, and those allowed by name.
-
-    A browser lets any page open a WebSocket to any host, sends the user's cookies along, and says in ``Origin``
-    where the page came from; checking it is the only defence. Programs that aren't browsers send none and are
-    let in: they could write there what they like.
-    """
-
-    def __init__(self, allowed: Iterable[str] = ()) -> None:
-        """``allowed`` holds origins such as ``https://example.org``, ``file://``, ``null``, or ``*`` for any.
-
-        An empty one stands for an empty Origin header, as some embedded clients send it. Raises `UsageError` for an
-        invalid origin.
-        """
-        given = [origin.strip() for origin in allowed]
-        self._any = "*" in given
-        self._allowed = frozenset(_Origin.parse(origin) for origin in given if origin != "*")
-
-    @classmethod
-    def of(cls, given: Origins | Iterable[str] | None) -> Origins:
-        """Return the origins that a caller gave: an `Origins` as it is, one or several by name, or any for None."""
-        if isinstance(given, Origins):
-            return given
-        if given is None:
-            given = ["*"]
-        return cls([given] if isinstance(given, str) else given)
-
-    def advise(self, origin: str) -> str:
-        """Return advice on how to allow pages from an origin, for the log."""
-        try:
-            parsed = _Origin.parse(origin)
-        except UsageError:
-            return (
-                "a browser sends no such Origin (RFC 6454 §7.1): have the client send none, or start the server with "
-                "--allow-origin '*'"
-            )
-        # A page of any site can send null: in a frame with the attribute "sandbox".
-        whom = "it, and any page that hides its site" if parsed.scheme == "null" else "it"
-        # It is quoted, since it may be pasted into a shell, and the client chose it.
-        return f"to allow {whom}, start the server with --allow-origin {shlex.quote(origin)}"
-
-    def allow(self, origin: str, host: str) -> bool:
-        """Say whether a page from ``origin`` may connect, given the request's ``Host``."""
-        if self._any:
-            return True
-        try:
-            parsed = _Origin.parse(origin)
-        except UsageError:
-            return False
-        return parsed in self._allowed or _is_same_host(parsed, host)
-
-
-def _is_same_host(origin: _Origin, host: str) -> bool:
-    """Say whether a page's origin is the request's own host. An origin with an app's own scheme never is."""
-    if origin.scheme not in _DEFAULT_PORTS:
-        return False
-    try:
-        # A Host without a port is read with the page's scheme: behind a proxy that ends TLS, https:// is our own.
-        return _Origin.parse(f"{origin.scheme}://{host}") == origin
-    except UsageError:
-        return False
-
-
-def name_origin(origin: str) -> str:
-    """Return the name of an Origin for a sentence."""
-    return shorten(origin) or "an empty Origin"
-
-
 def wants_websocket(request: Request) -> bool:
     """Say whether a request means to open a WebSocket, well or badly.
 
@@ -242,7 +101,7 @@ def wants_websocket(request: Request) -> bool:
     )
 
 
-def check_method(request: Request) -> Check:
+def check_method(request: Request) -> RequestCheck:
     """§4.2.1 item 1: the method is GET, in upper case as all methods are case-sensitive (RFC 9110 §9.1)."""
     refusal = None
     if request.method != "GET":
@@ -251,7 +110,7 @@ def check_method(request: Request) -> Check:
     return Check("RFC 6455 §4.2.1 item 1", "the method is GET", request.method, refusal)
 
 
-def check_http_version(request: Request) -> Check:
+def check_http_version(request: Request) -> RequestCheck:
     """§4.2.1 item 1: HTTP/1.1 or higher; HTTP/1.0 has no Upgrade (RFC 9110 §7.8)."""
     refusal = None
     if request.http_version == "1.0":
@@ -259,7 +118,7 @@ def check_http_version(request: Request) -> Check:
     return Check("RFC 6455 §4.2.1 item 1", "HTTP is 1.1 or higher", f"HTTP/{request.http_version}", refusal)
 
 
-def check_target(request: Request) -> Check:
+def check_target(request: Request) -> RequestCheck:
     """§4.2.1 item 1: the Request-URI is a resource name, or a URI that has one (§3)."""
     refusal = None
     if request.path is None:
@@ -267,16 +126,16 @@ def check_target(request: Request) -> Check:
     return Check("RFC 6455 §4.2.1 item 1", "the target has a path", mask_target(request.target), refusal)
 
 
-def check_host(request: Request) -> Check:
+def check_host(request: Request) -> RequestCheck:
     """§4.2.1 item 2: one Host header, with the server's authority."""
     hosts = request.headers.get_all("Host")
     refusal = None
     if len(hosts) != 1 or not hosts[0]:
         refusal = Refusal(400, "host", "A WebSocket handshake needs one Host header that names the server.")
-    return Check("RFC 6455 §4.2.1 item 2", "one Host header", _found(hosts), refusal, "Host")
+    return Check("RFC 6455 §4.2.1 item 2", "one Host header", found(hosts), refusal, "Host")
 
 
-def check_upgrade(request: Request) -> Check:
+def check_upgrade(request: Request) -> RequestCheck:
     """§4.2.1 item 3: an Upgrade header that has the token "websocket", in any case."""
     refusal = None
     if "websocket" not in request.headers.tokens("Upgrade"):
@@ -286,11 +145,11 @@ def check_upgrade(request: Request) -> Check:
             "The Upgrade header with the token 'websocket' is missing; a proxy in between may have dropped it.",
             _WHAT_IS_REQUIRED,
         )
-    found = _found(request.headers.get_all("Upgrade"))
-    return Check("RFC 6455 §4.2.1 item 3", "Upgrade has the token 'websocket'", found, refusal, "Upgrade")
+    values = request.headers.get_all("Upgrade")
+    return Check("RFC 6455 §4.2.1 item 3", "Upgrade has the token 'websocket'", found(values), refusal, "Upgrade")
 
 
-def check_connection(request: Request) -> Check:
+def check_connection(request: Request) -> RequestCheck:
     """§4.2.1 item 4: a Connection header that has the token "Upgrade", in any case."""
     refusal = None
     if "upgrade" not in request.headers.tokens("Connection"):
@@ -299,11 +158,11 @@ def check_connection(request: Request) -> Check:
             "connection",
             "The Connection header with the token 'Upgrade' is missing; a proxy in between may have dropped it.",
         )
-    found = _found(request.headers.get_all("Connection"))
-    return Check("RFC 6455 §4.2.1 item 4", "Connection has the token 'Upgrade'", found, refusal, "Connection")
+    values = request.headers.get_all("Connection")
+    return Check("RFC 6455 §4.2.1 item 4", "Connection has the token 'Upgrade'", found(values), refusal, "Connection")
 
 
-def check_key(request: Request) -> Check:
+def check_key(request: Request) -> RequestCheck:
     """§4.2.1 item 5: one Sec-WebSocket-Key, which decodes to 16 bytes."""
     keys = request.headers.get_all("Sec-WebSocket-Key")
     sentence = ""
@@ -321,11 +180,11 @@ def check_key(request: Request) -> Check:
                 sentence = f"The Sec-WebSocket-Key decodes to {size} bytes, not {KEY_BYTES}."
     refusal = Refusal(400, "key", sentence) if sentence else None
     return Check(
-        "RFC 6455 §4.2.1 item 5", "one Sec-WebSocket-Key of 16 bytes", _found(keys), refusal, "Sec-WebSocket-Key"
+        "RFC 6455 §4.2.1 item 5", "one Sec-WebSocket-Key of 16 bytes", found(keys), refusal, "Sec-WebSocket-Key"
     )
 
 
-def check_version(request: Request) -> Check:
+def check_version(request: Request) -> RequestCheck:
     """§4.2.1 item 6: Sec-WebSocket-Version is 13; otherwise the answer names 13 (§4.4)."""
     versions = request.headers.get_all("Sec-WebSocket-Version")
     refusal = None
@@ -337,12 +196,12 @@ def check_version(request: Request) -> Check:
             _WHAT_IS_REQUIRED,
         )
     return Check(
-        "RFC 6455 §4.2.1 item 6", "Sec-WebSocket-Version is 13", _found(versions), refusal, "Sec-WebSocket-Version"
+        "RFC 6455 §4.2.1 item 6", "Sec-WebSocket-Version is 13", found(versions), refusal, "Sec-WebSocket-Version"
     )
 
 
-def check_no_body(request: Request) -> Check:
-    """No body comes with the request: the bytes after its head would be frames for us and a body for others.
+def check_no_body(request: Request) -> RequestCheck:
+    """No body comes with the request: what follows its head would be read as frames by us and as a body by others.
 
     RFC 6455 says nothing about it. RFC 9110 §7.8 has the new protocol begin after the request's body, and a proxy may
     find its end in another place than we do.
@@ -353,34 +212,34 @@ def check_no_body(request: Request) -> Check:
     return Check("RFC 9110 §7.8", "no body", "a body", refusal)
 
 
-def check_origin(request: Request, origins: Origins) -> Check:
+def check_origin(request: Request, origins: Origins) -> RequestCheck:
     """§4.2.2 item 4, §10.2: the page that connects is one of ours, or is allowed."""
-    found = request.headers.get_all("Origin")
+    values = request.headers.get_all("Origin")
     refusal = None
-    if len(found) > 1:
+    if len(values) > 1:
         refusal = Refusal(400, "origin_repeated", "There is more than one Origin header.")
-    elif found and not origins.allow(found[0], request.authority):
+    elif values and not origins.allow(values[0], request.authority):
         refusal = Refusal(
             403,
             "origin",
-            f"Pages from {name_origin(found[0])} may not connect to this server.",
-            hint=origins.advise(found[0]),
+            f"Pages from {name_origin(values[0])} may not connect to this server.",
+            hint=origins.advise(values[0]),
         )
-    return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", _found(found), refusal, "Origin")
+    return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", found(values), refusal, "Origin")
 
 
-def check_subprotocols(request: Request, offered: list[str]) -> Check:
+def check_subprotocols(request: Request, offered: list[str]) -> RequestCheck:
     """§4.2.1 item 8, §11.3.4: the subprotocols on offer are tokens, and each is named once (§4.1 item 10)."""
     refusal = None
     if odd := [name for name in offered if not is_token(name)]:
         refusal = Refusal(400, "subprotocol", f"The subprotocol {odd[0]!r} in Sec-WebSocket-Protocol is not a token.")
     elif len(set(offered)) < len(offered):
         refusal = Refusal(400, "subprotocol", "Sec-WebSocket-Protocol names a subprotocol twice.")
-    found = _found(request.headers.get_all("Sec-WebSocket-Protocol"))
+    values = request.headers.get_all("Sec-WebSocket-Protocol")
     return Check(
         "RFC 6455 §4.2.1 item 8",
         "the subprotocols are tokens, each named once",
-        found,
+        found(values),
         refusal,
         "Sec-WebSocket-Protocol",
     )
@@ -418,7 +277,3 @@ def examine(request: Request, origins: Origins, *, compression: bool = True) -> 
         accept = Accept.of(key)
     deflate = answer_offers(request.headers.get_all("Sec-WebSocket-Extensions")) if compression else None
     return Handshake(tuple(checks), request.path or "", accept, refusal, deflate, offered)
-
-
-def _found(values: list[str]) -> str:
-    return ", ".join(values) if values else "none"

@@ -24,7 +24,7 @@ import h11
 
 from rawws.errors import Refusal
 from rawws.limits import Limits
-from rawws.wire.chunks import ChunkLines
+from rawws.wire.chunked import ChunkedFramingCheck
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.trace import escape
 
@@ -82,9 +82,9 @@ class HttpPhase:
         self._body_bytes = 0
         self._in_head = True
         self._answer_has_body = True
-        self.closes_early = False  # an answer announced our close, and the client may still be sending
-        self._chunks: ChunkLines | None = None  # of a chunked body
-        self._is_framed = True  # the chunks received so far are valid
+        self.closes_early = False  # an answer has said that we close, and the client may still be sending
+        self._chunks: ChunkedFramingCheck | None = None  # of a chunked body
+        self._is_framed = True  # as far as the chunks have come
 
     @classmethod
     def resume(cls, connection: h11.Connection, limits: Limits) -> HttpPhase:
@@ -127,7 +127,7 @@ class HttpPhase:
                     return
             self._head += data
         elif self._chunks is not None and self._is_framed:
-            self._is_framed = self._chunks.follow(data)
+            self._is_framed = self._chunks.feed(data)
         self._h11.receive_data(data)
 
     def next_event(self) -> Event:
@@ -203,8 +203,8 @@ class HttpPhase:
         if refusal := self._check_request(request):
             return refusal
         if "Transfer-Encoding" in request.headers:
-            self._chunks = ChunkLines()
-            self._is_framed = self._chunks.follow(trailing)
+            self._chunks = ChunkedFramingCheck()
+            self._is_framed = self._chunks.feed(trailing)
         return request
 
     def _check_lines(self, raw_head: bytes, event: h11.Request) -> Refusal | None:

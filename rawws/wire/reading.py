@@ -17,8 +17,8 @@ _OFF = frozenset({"0", "false", "no", "off"})
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A query about a room. With neither ``since`` nor ``last`` it asks for messages from now on."""
+class RoomQuery:
+    """What a query asks for. With neither ``since`` nor ``last`` it is what is published from now on."""
 
     since: MessageId | None = None
     last: int | None = None
@@ -29,8 +29,8 @@ class Reading:
     polls: bool = False  # it has one of since, last and wait
 
 
-def read_query(query: str) -> Reading:
-    """Read a query. Unknown names in it are ignored, since they may be an application's. Raises `UsageError`."""
+def read_query(query: str) -> RoomQuery:
+    """Read a query; what rawws doesn't know in it is somebody else's. Raises `UsageError`."""
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in _OURS:
@@ -39,7 +39,7 @@ def read_query(query: str) -> Reading:
             given[name] = value
     since = given.get("since")
     wait_s = _number(given, "wait")
-    return Reading(
+    return RoomQuery(
         since=parse_id(since) if since else None,
         last=_number(given, "last"),
         wait_s=min(float(wait_s or 0), MAX_WAIT_S),
@@ -67,8 +67,8 @@ def _number(given: dict[str, str], name: str) -> int | None:
     return int(value)
 
 
-def read_request(request: Request) -> Reading | Refusal:
-    """Return the reading that a request's query asks for, or a refusal.
+def read_request(request: Request) -> RoomQuery | Refusal:
+    """Return what a request's query asks for, or a refusal of it.
 
     ``Last-Event-ID`` overrides ``since``: a reader of events that reconnects asks for the same URL again.
     """

@@ -25,28 +25,28 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from rawws.errors import UsageError
-from rawws.wire.client_handshake import AnswerCheck
+from rawws.wire.checks import AnyCheck
 from rawws.wire.frames import Frame, parse_header
-from rawws.wire.handshake import GUID, Accept, Check
+from rawws.wire.handshake import GUID, Accept
 from rawws.wire.masking import apply_mask
 from rawws.wire.role import Role
 from rawws.wire.trace import mask_secrets
 
 Record = dict[str, Any]
 
-_SENDERS = {role.name.lower(): role for role in Role}
+_SENDERS = {role.label: role for role in Role}
 
 
 def head_record(sender: Role, raw_head: bytes) -> Record:
     """Return an HTTP head as a record."""
-    return {"kind": "head", "sender": sender.name.lower(), "head": mask_secrets(raw_head).decode("latin-1")}
+    return {"kind": "head", "sender": sender.label, "head": mask_secrets(raw_head).decode("latin-1")}
 
 
-def checks_record(sender: Role, checks: Iterable[Check | AnswerCheck], accept: Accept | None) -> Record:
-    """Return a handshake's checks and their results, as a record."""
+def checks_record(sender: Role, checks: Iterable[AnyCheck], accept: Accept | None) -> Record:
+    """Return what a handshake was held against, and with which result, as a record."""
     record: Record = {
         "kind": "checks",
-        "sender": sender.name.lower(),
+        "sender": sender.label,
         "checks": [
             {
                 "section": check.section,
@@ -68,7 +68,7 @@ def frame_record(sender: Role, frame: Frame) -> Record:
     """Return a frame as a record."""
     record: Record = {
         "kind": "frame",
-        "sender": sender.name.lower(),
+        "sender": sender.label,
         "header": frame.header.raw.hex(),
         "payload": frame.payload_head.hex(),
     }

@@ -14,3 +14,8 @@ class Role(Enum):
     @property
     def other(self) -> Role:
         return Role.SERVER if self is Role.CLIENT else Role.CLIENT
+
+    @property
+    def label(self) -> str:
+        """``client`` or ``server``, as sentences and records have it."""
+        return self.name.lower()

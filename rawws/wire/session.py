@@ -1,13 +1,13 @@
 """One WebSocket connection after its handshake: messages, control frames, close (RFC 6455 §5 to §7).
 
-Frames are read by two lanes with equivalent results: `FastReader` takes whole, plain frames, and `PlainReader`, which
-is wsproto, takes everything else. A `Session` uses both. It knows the state of the closing handshake, and gives the
-answers that the RFC requires: a pong to a ping, a close to a close, a close before we fail the connection.
+Frames are read by two readers with the same results: `FastReader` reads whole, plain frames, and `WsprotoReader`, which
+is wsproto, reads everything else. A `Session` uses both. It knows how far the closing handshake has come, and gives the
+answers that the RFC asks for: a pong to a ping, a close to a close, and a close before we give up.
 
-Feed it with `Session.receive_data`, act on the events that it returns, and send what
-`Session.data_to_send` has collected, in order and at a frame boundary. A server that only passes messages on
-uses `Session.relay_data` instead, which returns them as frames. Messages to send are encoded with
-`Session.message`, or with `Session.fragment` if a message isn't known as a whole.
+Feed it with `Session.receive_data`, act on the events that it returns, and send the bytes that `Session.data_to_send`
+returns, in order and at a frame boundary. A server that only passes messages on uses `Session.relay_data` instead,
+which returns them as frames. Messages to send are encoded with `Session.message`, or with `Session.fragment` when a
+message isn't known as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from wsproto.frame_protocol import CloseReason
 from rawws.errors import Fault
 from rawws.wire.deflate import MIN_DEFLATE_BYTES, Deflater, Inflater
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived
-from rawws.wire.fastlane import INFLATED_BYTES_EACH, FastReader
+from rawws.wire.fast_reader import INFLATED_BYTES_EACH, FastReader
+from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import (
     MAX_CONTROL_PAYLOAD_BYTES,
     RSV1,
@@ -34,10 +35,9 @@ from rawws.wire.frames import (
     split_frames,
 )
 from rawws.wire.message_view import MessageView
-from rawws.wire.plain import PlainEncoder, PlainReader
+from rawws.wire.recent_frames import NO_FRAMES, RecentFrames
 from rawws.wire.role import Role
-from rawws.wire.trace import FrameRecorder
-from rawws.wire.trail import NO_TRAIL, Trail
+from rawws.wire.wsproto_reader import WsprotoEncoder, WsprotoReader
 
 
 class State(Enum):
@@ -49,21 +49,21 @@ class State(Enum):
 CLOSED = State.CLOSED  # a global is found three times as fast as an Enum's member
 
 
-# wsproto takes as long for one frame as the fast lane for this many.
-PLAIN_FRAME_WORK = 4
+# wsproto takes as long for one frame as the fast reader for this number of frames.
+WSPROTO_FRAME_WORK = 4
 
 
 class Session:
     """A WebSocket connection from its open state to its end, for either role.
 
-    ``deflate`` says that permessage-deflate was agreed on, so that compressed messages are accepted; with
-    ``takeover`` the peer's messages may refer to its earlier ones (RFC 7692 §7.1.1). ``deflater``, if there is one,
-    compresses messages that `message` encodes. ``fast_lane=False`` reads and writes every frame through wsproto, for
-    study; nothing else differs. With ``relays``, `relay_data` returns messages as frames, in place of `receive_data`.
-    With ``echoes`` these go back to the peer, and pongs are returned among them in their order.
+    ``deflate`` says that permessage-deflate was agreed on, so that compressed messages are accepted. With ``takeover``
+    they may refer to earlier ones (RFC 7692 §7.1.1). ``deflater``, if there is one, compresses the messages that
+    `message` encodes. ``fast_lane=False`` reads and writes every frame through wsproto, for study; nothing else
+    differs. With ``relays``, messages come out of `relay_data` as frames instead of out of `receive_data`. With
+    ``echoes`` these go back to the peer, and pongs come out among them, each at its place.
 
-    While ``on_frame(sender, frame)`` is set, it is called for every received frame, and by `show_sent` for sent ones.
-    Frames take the plain lane then, and ``shown_bytes`` of each payload are collected for it.
+    While ``on_frame`` is set, ``on_frame(sender, frame)`` is called for every frame that comes in, and by `show_sent`
+    for those that go out. All frames are read by wsproto then, and ``shown_bytes`` of each payload are collected.
     """
 
     answers_pings = True  # §5.5.2: the peer must
@@ -75,11 +75,11 @@ class Session:
         "_fast",
         "_inflater",
         "_inflates",
-        "_plain",
         "_relays",
         "_streams",
         "_unread",
         "_views",
+        "_wsproto",
         "close_begun_by",
         "close_rcvd",
         "close_sent",
@@ -116,7 +116,7 @@ class Session:
         self.close_begun_by: Role | None = None  # the sender of the first close
         self.fault: Fault | None = None
         self._inflates = deflate
-        # One inflater for all messages if they share a context; otherwise a new one each time that wsproto reads.
+        # One for all messages if they share a context; otherwise a new one each time that wsproto reads.
         self._inflater = Inflater(max_message_bytes, takeover=True) if takeover else None
         self._deflater = deflater
         self._relays = relays
@@ -130,10 +130,10 @@ class Session:
             if fast_lane
             else None
         )
-        self._encoder = None if fast_lane else PlainEncoder(our_role)
-        # Made for a frame that needs it, and with a fast lane dropped after that frame, since it takes 2 KiB.
-        self._plain: PlainReader | None = None
-        self._unread = b""  # received bytes beyond the number of events that was asked for
+        self._encoder = None if fast_lane else WsprotoEncoder(our_role)
+        # Made when there is a frame for it, and dropped after that where there is a fast reader: it takes 2 KiB.
+        self._wsproto: WsprotoReader | None = None
+        self._unread = b""  # bytes that were received after the most that was asked for
         self.outgoing = b""  # for `data_to_send`
         if on_frame is not None:
             self.watch(on_frame)
@@ -145,29 +145,29 @@ class Session:
         )
 
     @property
-    def trail(self) -> Trail:
-        """The last frames that were received."""
-        if self._plain is not None:
-            return self._plain.trail
-        return NO_TRAIL if self._fast is None else self._fast.trail
+    def recent_frames(self) -> RecentFrames:
+        """The last frames that have come."""
+        if self._wsproto is not None:
+            return self._wsproto.recent_frames
+        return NO_FRAMES if self._fast is None else self._fast.recent_frames
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of memory of an incomplete message."""
+        """The bytes of memory that an incomplete message takes."""
         fast = 0 if self._fast is None else self._fast.held_bytes
-        return len(self._unread) + fast + (0 if self._plain is None else self._plain.held_bytes)
+        return len(self._unread) + fast + (0 if self._wsproto is None else self._wsproto.held_bytes)
 
     @property
     def memory_bytes(self) -> int:
-        """The bytes of memory by which it has grown since it was made: `held_bytes`, frame reader, unsent answers."""
-        fast, plain = self._fast, self._plain
-        if plain is None and fast is not None and fast.is_idle and self._inflater is None and self._views is None:
+        """The bytes of memory it has grown by since it was made: `held_bytes`, the frame reader, unsent answers."""
+        fast, reader = self._fast, self._wsproto
+        if reader is None and fast is not None and fast.is_idle and self._inflater is None and self._views is None:
             return len(self._unread) + len(self.outgoing)  # nearly always; this is asked of every connection
         own = self.held_bytes + len(self.outgoing) + (0 if fast is None else fast.own_bytes)
         if self._views is not None:
             own += sum(view.held_bytes for view in self._views.values())
-        if plain is not None:
-            return own + plain.own_bytes
+        if reader is not None:
+            return own + reader.own_bytes
         return own if self._inflater is None else own + self._inflater.held_bytes
 
     @property
@@ -176,8 +176,8 @@ class Session:
         return self.state is State.CLOSED
 
     def describe_end(self) -> str:
-        """Return a phrase that says which side ended the connection, with which codes and reasons."""
-        them = f"the {self.our_role.other.name.lower()}"
+        """Return who ended the connection, with which code, and why, as far as it went."""
+        them = f"the {self.our_role.other.label}"
         if self.fault is not None:
             if self.close_sent is not None and self.close_sent.code != self.fault.close_code:
                 # Our close had gone out before, for another reason.
@@ -208,8 +208,8 @@ class Session:
                     from_start=inflater is None or inflater.is_fresh,
                 ),
             }
-        if self._plain is not None:
-            self._plain.view = self._view_of(self.our_role.other)
+        if self._wsproto is not None:
+            self._wsproto.view = self._view_of(self.our_role.other)
 
     def _view_of(self, sender: Role) -> MessageView | None:
         return None if self._views is None else self._views[sender]
@@ -218,15 +218,15 @@ class Session:
 
     @property
     def has_unread(self) -> bool:
-        """Whether received bytes are left for the next call, which may be without data."""
+        """Whether more has been received than was asked for; the next call returns it, and needs no data for that."""
         return bool(self._unread)
 
     def receive_data(self, data: bytes, most: float = math.inf) -> list[Event]:
-        """Process bytes from the peer, and return their events in order.
+        """Read bytes from the peer and return their events, in order.
 
-        A KiB may contain a hundred messages, or inflate to a MiB of them. So ``most`` is about the number of events to
-        return. Each inflated KiB counts as one too, and each frame that wsproto reads as `PLAIN_FRAME_WORK`, since it
-        takes longer.
+        Few bytes may have many events: a KiB may hold a MiB of messages, or a hundred of them. So ``most`` is about the
+        number of events that are wanted. Each inflated KiB counts as one too, and each frame that wsproto reads counts
+        as `WSPROTO_FRAME_WORK`, since it takes longer.
 
         Never raises for what a peer sends. Once the state is CLOSED, data is ignored (§5.5.1).
         """
@@ -235,10 +235,10 @@ class Session:
         return events
 
     def relay_data(self, data: bytes, most: float = math.inf) -> list[bytes | bytearray]:
-        """Process bytes from the peer, and return its messages as the frames in which a server passes them on.
+        """Read bytes from the peer and return its messages as the frames in which a server passes them on.
 
-        The session must have ``relays``. A frame may be in two pieces, one after the other. Control frames are
-        answered as usual, and not returned. ``most`` is as for `receive_data`.
+        This is for a session that ``relays``. A frame may be in two pieces, one after the other. Control frames are
+        answered as always, and not returned. ``most`` is as for `receive_data`.
         """
         frames: list[bytes | bytearray] = []
         self._receive(data, frames, most)
@@ -247,12 +247,13 @@ class Session:
     def large_buffer(self, least_bytes: int = 1) -> memoryview | None:
         """Return a buffer to receive the rest of a large message into; None if no such message is incomplete.
 
-        Also returns None if fewer than ``least_bytes`` are missing. Release the buffer, then call `received`.
+        It is also None when fewer than ``least_bytes`` are awaited. Release it, then call `received` with the number of
+        bytes that came.
         """
         return None if self._fast is None else self._fast.large_buffer(least_bytes)
 
     def received(self, size: int) -> list[Any]:
-        """Process bytes in the `large_buffer`; returns what `receive_data` or `relay_data` does."""
+        """Read the bytes that are in the `large_buffer`; returns what `receive_data` or `relay_data` does."""
         assert self._fast is not None
         out: list[Any] = []
         rest = self._fast.received(size, out)
@@ -261,20 +262,20 @@ class Session:
         return out
 
     def begin_streaming(self) -> list[Event]:
-        """Return messages in parts from now on; returns the part of the present one that was received."""
+        """Report messages in parts from now on, as they come; returns the part that has come of the present one."""
         events: list[Event] = []
         self._streams = True
-        if self._plain is not None:
-            self._plain.begin_streaming(events)
+        if self._wsproto is not None:
+            self._wsproto.begin_streaming(events)
         if self._fast is not None and not self._fast.is_idle:
             self._receive_slowly(self._fast.give_up(), events, math.inf)
         return events
 
     def end_streaming(self) -> None:
-        """Return whole messages again, from the next one on."""
+        """Report whole messages again, from the next one on."""
         self._streams = False
-        if self._plain is not None:
-            self._plain.streams = False
+        if self._wsproto is not None:
+            self._wsproto.streams = False
 
     def _receive(self, data: bytes, out: list[Any], most: float) -> None:
         if self._unread:
@@ -282,10 +283,10 @@ class Session:
         fast = self._fast
         if (
             fast is not None
-            and self._plain is None
+            and self._wsproto is None
             and self.state is not CLOSED
             and not self._streams
-            and (self.on_frame is None or not fast.is_idle)  # the fast lane ends a frame that it has begun
+            and (self.on_frame is None or not fast.is_idle)  # the fast reader ends the frame that it has begun
         ):
             rest = fast.read(data, out, most)  # nearly always, nothing else is to be done
             if fast.pings is not None:
@@ -299,53 +300,53 @@ class Session:
         self._receive_slowly(data, out, most)
 
     def _receive_slowly(self, data: bytes, out: list[Any], most: float) -> None:
-        """Alternate between the lanes. If the fast lane has read already, ``data`` is what it left."""
-        spare: PlainReader | None = None  # for the next turn: a new one costs as much as three small frames
+        """Read with wsproto and the fast reader in turns; ``data`` begins with a frame for wsproto."""
+        spare: WsprotoReader | None = None  # for the next turn: making one costs as much as three small frames
         while data and self.state is not CLOSED:
             if most <= 0:
                 self._unread = data
                 return
-            if self._plain is None:
-                spare = spare or self._make_plain()
-                spare.trail = self.trail
-                self._plain = spare
-            spare = self._plain
-            data, work = self._read_plainly(spare, data, out, most)
+            if self._wsproto is None:
+                spare = spare or self._make_wsproto_reader()
+                spare.recent_frames = self.recent_frames
+                self._wsproto = spare
+            spare = self._wsproto
+            data, work = self._read_with_wsproto(spare, data, out, most)
             most -= work
-            if data and self._fast is not None and self._plain is None and self._takes_turns and most > 0:
-                told_before = len(out)
-                rest = self._fast.read(data, out, told_before + most)
+            if data and self._fast is not None and self._wsproto is None and self._takes_turns and most > 0:
+                before = len(out)
+                rest = self._fast.read(data, out, before + most)
                 self._answer_pings(self._fast)
                 if rest is None:
                     self._unread, self._fast.unread = self._fast.unread, b""
                     break
                 data = rest
-                most -= len(out) - told_before
+                most -= len(out) - before
 
     @property
     def _takes_turns(self) -> bool:
-        """Whether the fast lane reads whenever the plain one is idle."""
+        """Whether the fast reader goes on whenever wsproto's reader is idle."""
         return self.on_frame is None and not self._streams
 
     def _answer_pings(self, fast: FastReader) -> None:
-        """Answer the pings that the fast lane has read."""
+        """Answer the pings that the fast reader has read."""
         pings, fast.pings = fast.pings, None
         if pings and self.state is State.OPEN:
             key = self._mask_key
             self.outgoing += b"".join([encode_frame(Opcode.PONG, payload, mask_key=key()) for payload in pings])
 
-    def _read_plainly(self, plain: PlainReader, data: bytes, out: list[Any], most: float) -> tuple[bytes, int]:
-        """Have wsproto read; if there is a fast lane, only up to where that can continue.
+    def _read_with_wsproto(self, reader: WsprotoReader, data: bytes, out: list[Any], most: float) -> tuple[bytes, int]:
+        """Read with wsproto; where there is a fast reader, only up to where that can go on.
 
-        Returns the unread data, and the number of events that count toward ``most``.
+        Returns the bytes that are left, and the work that was done, to be counted towards ``most``.
         """
         events: list[Event] = []
-        work = -plain.frames
-        # If the number of events is limited, one message at a time: the next one may inflate to any size.
+        work = -reader.frames
+        # It is also one message at a time where ``most`` is limited, since the next one may inflate to any size.
         until_idle = (self._fast is not None and self._takes_turns) or most < math.inf
-        most_frames = math.ceil(most / PLAIN_FRAME_WORK) if most < math.inf else most
-        position = plain.read(data, 0, events, self.on_frame, until_idle=until_idle, most_frames=most_frames)
-        work = (work + plain.frames) * PLAIN_FRAME_WORK
+        most_frames = math.ceil(most / WSPROTO_FRAME_WORK) if most < math.inf else most
+        position = reader.read(data, 0, events, self.on_frame, until_idle=until_idle, most_frames=most_frames)
+        work = (work + reader.frames) * WSPROTO_FRAME_WORK
         for event in events:
             self._answer(event)
             if isinstance(event, (Message, MessagePart)):
@@ -356,9 +357,9 @@ class Session:
                 self._encode(event.opcode, event.payload, out)
             elif self._echoes and isinstance(event, PingReceived) and self.outgoing:
                 out.append(self.data_to_send())
-        if self._fast is not None and plain.is_idle:
-            self._fast.trail = plain.trail
-            self._plain = None
+        if self._fast is not None and reader.is_idle:
+            self._fast.recent_frames = reader.recent_frames
+            self._wsproto = None
         return data[position:], work
 
     def _encode(self, opcode: Opcode, payload: bytes | bytearray, frames: list[bytes | bytearray]) -> None:
@@ -367,13 +368,13 @@ class Session:
         else:
             frames.append(self._encoder.encode(opcode, payload))
 
-    def _make_plain(self) -> PlainReader:
+    def _make_wsproto_reader(self) -> WsprotoReader:
         inflaters = [self._inflater or Inflater(self.max_message_bytes)] if self._inflates else []
-        plain = PlainReader(self.our_role, self.max_message_bytes, inflaters)
-        plain.streams = self._streams
-        plain.shown_bytes = self.shown_bytes
-        plain.view = self._view_of(self.our_role.other)
-        return plain
+        reader = WsprotoReader(self.our_role, self.max_message_bytes, inflaters)
+        reader.streams = self._streams
+        reader.shown_bytes = self.shown_bytes
+        reader.view = self._view_of(self.our_role.other)
+        return reader
 
     def _answer(self, event: Event) -> None:
         match event:
@@ -462,9 +463,9 @@ class Session:
     def show_sent(self, data: bytes | bytearray) -> None:
         """Show ``on_frame`` the frames in sent data, whether this session or a broadcast encoded them.
 
-        The caller calls it, since only the caller knows when frames are really sent.
+        The caller calls this, because it alone knows when the frames go out.
         """
-        show = self.on_frame  # it may remove itself meanwhile
+        show = self.on_frame  # a call may set it to None
         if show is None:
             return
         view = self._view_of(self.our_role)

@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import re
 
-from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, Opcode, SeenMessage
+from rawws.wire.frames import Frame, Opcode, SeenMessage
 from rawws.wire.masking import apply_mask
-from rawws.wire.message_view import MessageView
 from rawws.wire.role import Role
 
 IN, OUT, STATE, FAULT, TIMER = "<", ">", "=", "!", "-"
@@ -35,7 +34,6 @@ WATCHED_LEGEND = f"marks of this log: sender → receiver, {_OTHER_MARKS}"
 
 # Lines are for people: a longer preview is cut in the middle, at 75 characters as in Python's websockets.
 PREVIEW_CHARACTERS = 75
-PREVIEW_TAIL_BYTES = 64
 PREVIEW_BYTES = 32  # of a binary message
 MESSAGE_CHARACTERS = 200  # of a message that has a line of its own
 # RFC 1035 §2.3.4: a host name has at most 255 bytes on the wire. A scheme and a port nearly fit in as well.
@@ -50,55 +48,6 @@ _TOKEN = re.compile(r"(?<=[?&]token=)[^&#\s]+")
 _RAW_TOKEN = re.compile(_TOKEN.pattern.encode())
 _MASKED_TOKEN = "(masked)"
 _NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
-
-
-class FrameRecorder:
-    """Collects the ends of one frame's payload, unmasked, while the payload passes.
-
-    The first ``shown_bytes`` of a longer payload are kept, and a little of its end. A ``view`` gets all of the payload,
-    and returns the message that ends with the frame.
-    """
-
-    __slots__ = ("_head", "_header", "_position", "_shown_bytes", "_tail", "_view")
-
-    def __init__(
-        self, header: FrameHeader, shown_bytes: int = MAX_CONTROL_PAYLOAD_BYTES, view: MessageView | None = None
-    ) -> None:
-        self._header = header
-        self._view = view
-        if view is not None:
-            view.begin_frame(header)
-        self._shown_bytes = max(shown_bytes, MAX_CONTROL_PAYLOAD_BYTES)  # all of a control frame is kept
-        self._head = bytearray()
-        self._tail = bytearray()
-        self._position = 0
-
-    @property
-    def held_bytes(self) -> int:
-        """The number of bytes of the payload that are kept."""
-        return len(self._head) + len(self._tail)
-
-    def add(self, raw_payload: bytes | memoryview) -> None:
-        """Process the next piece of the payload, as it is on the wire."""
-        if self._view is not None:
-            self._view.add(self._unmask(raw_payload, self._position))
-        into_head = raw_payload[: self._shown_bytes - len(self._head)]
-        self._head += self._unmask(into_head, self._position)
-        rest_at = self._position + len(into_head)
-        self._position += len(raw_payload)
-        rest = raw_payload[len(into_head) :][-PREVIEW_TAIL_BYTES:]
-        if rest:
-            self._tail += self._unmask(rest, max(rest_at, self._position - len(rest)))
-            del self._tail[:-PREVIEW_TAIL_BYTES]
-
-    def _unmask(self, raw: bytes | memoryview, position: int) -> bytes:
-        key = self._header.mask_key
-        return bytes(raw) if key is None else apply_mask(bytes(raw), key, position)
-
-    def frame(self) -> Frame:
-        """Return the frame, after all of it has passed."""
-        message = None if self._view is None else self._view.end_frame()
-        return Frame(self._header, bytes(self._head), bytes(self._tail), message)
 
 
 def mark_of(sender: Role, our_role: Role) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer
 from rawws.wire.deflate import Agreement, check_answer
-from rawws.wire.handshake import Handshake, Origins, examine, wants_websocket
-from rawws.wire.hosts import Hosts
+from rawws.wire.handshake import Handshake, examine, wants_websocket
 from rawws.wire.http1 import HttpPhase
 from rawws.wire.http1_client import ResponsePhase
 from rawws.wire.messages import Request, Response
+from rawws.wire.origins import Origins
 from rawws.wire.reading import read_request
 from rawws.wire.uri import parse_uri
 from tests.fuzz.http1 import LIMITS
@@ -88,7 +89,7 @@ def check_response(
 ) -> ServerAnswer:
     answer = handshake.examine(response)
     assert all(str(check) for check in answer.checks)
-    assert answer.fault == next((check.fault for check in answer.checks if not check.holds), "")
+    assert answer.fault == next((check.problem for check in answer.checks if not check.holds), "")
     assert answer.fault.replace("\t", " ").isprintable()  # a value may have one in it (RFC 9110 §5.5)
     if answer.fault:
         assert (answer.subprotocol, answer.deflate) == (None, None)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.encodings import PLAIN
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed
-from rawws.wire.frames import MASK, Opcode, encode_frame, split_frames
+from rawws.wire.frame_recorder import FrameRecorder
+from rawws.wire.frames import MASK, Frame, FrameScanner, Opcode, encode_frame, split_frames
 from rawws.wire.masking import apply_mask
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
@@ -147,3 +148,18 @@ def assert_ignoring(session: Session) -> None:
     for data in (from_peer(session.our_role, "8105", b"Hello"), from_peer(session.our_role, "8800"), b"\xff\xff"):
         assert session.receive_data(data) == []
     assert session.data_to_send() == b""
+
+
+def record(chunks: list[bytes]) -> Frame:
+    """Return the one frame in some bytes as it is recorded while they pass."""
+    scanner, recorder = FrameScanner(), None
+    for chunk in chunks:
+        position = 0
+        if recorder is None:
+            position = scanner.scan_header(chunk, 0)
+            if scanner.header is None:
+                continue
+            recorder = FrameRecorder(scanner.header)
+        recorder.add(chunk[position:])
+    assert recorder is not None
+    return recorder.frame()

@@ -18,11 +18,13 @@ from rawws.wire.cases import (
 )
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.frames import Opcode, encode_frame
-from rawws.wire.handshake import Origins, examine
+from rawws.wire.handshake import examine
 from rawws.wire.http1 import HttpPhase
 from rawws.wire.messages import Request
-from rawws.wire.observer import Head, Observer, SeenFrame
+from rawws.wire.observer import Observer
+from rawws.wire.origins import Origins
 from rawws.wire.role import Role
+from rawws.wire.seen import Head, SeenFrame
 from rawws.wire.uri import parse_uri
 from tests.wire.test_http1 import LIMITS
 

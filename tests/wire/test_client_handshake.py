@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from rawws.errors import UsageError
 from rawws.limits import Limits
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer, basic_authorization, examine_answer
-from rawws.wire.handshake import Origins, examine, wants_websocket
+from rawws.wire.handshake import examine, wants_websocket
 from rawws.wire.http1 import HttpPhase, Signal
 from rawws.wire.http1_client import ResponsePhase
 from rawws.wire.messages import FieldsLike, Headers, Request, Response
+from rawws.wire.origins import Origins
 from rawws.wire.uri import WebSocketURI, parse_uri
 
 # The key of the example in §1.3, and what a server makes of it.
@@ -56,7 +57,7 @@ def assert_failing(handshake: ClientHandshake, response: Response, section: str,
     result = handshake.examine(response)
     failed = [check for check in result.checks if not check.holds]
     assert [check.section for check in failed] == [f"RFC 6455 §4.1 item {section}"]
-    assert result.fault == failed[0].fault
+    assert result.fault == failed[0].problem
     assert said in result.fault
     assert result.fault.isprintable()
     assert (result.subprotocol, result.deflate) == (None, None)

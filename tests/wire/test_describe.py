@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.wire import ruler
+from rawws.wire import dissect
 from rawws.wire.deflate import Deflater
 from rawws.wire.describe import describe
 from rawws.wire.frames import RSV1, Opcode, encode_frame
-from rawws.wire.observer import Observer, Seen, Switch
+from rawws.wire.observer import Observer
 from rawws.wire.role import Role
+from rawws.wire.seen import Seen, Switch
 from tests.wire.helpers import MASK_KEY
 
 REQUEST = (
@@ -70,7 +71,7 @@ def test_5_7_a_frame_is_a_line_with_the_ruler_under_it_if_that_is_wanted() -> No
     (hello,) = observer.receive(Role.CLIENT, encode_frame(Opcode.TEXT, b"Hello", mask_key=MASK_KEY))
     title = "client → server, byte 0: TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'"
     assert describe(hello, with_ruler=False) == [title]
-    assert describe(hello) == [title, *("    " + row for row in ruler.lines(hello.frame))]  # type: ignore[union-attr]
+    assert describe(hello) == [title, *("    " + row for row in dissect.lines(hello.frame))]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

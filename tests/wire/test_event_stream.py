@@ -7,9 +7,9 @@ import pytest
 from rawws.wire.event_stream import CONTENT_TYPE, HEARTBEAT, PREAMBLE, RETRY_MS, EventStream
 from rawws.wire.events import CloseFrame
 from rawws.wire.frames import Opcode, encode_frame
+from rawws.wire.recent_frames import describe_recent_frames
 from rawws.wire.role import Role
 from rawws.wire.session import State
-from rawws.wire.trail import describe_trail
 from tests.wire.helpers import MASK_KEY
 
 
@@ -63,7 +63,7 @@ def test_what_a_client_sends_behind_its_request_is_passed_over(data: bytes) -> N
     assert stream.large_buffer(1) is None  # type: ignore[func-returns-value]
     assert (stream.state, stream.is_closed, stream.held_bytes) == (State.OPEN, False, 0)
     assert (stream.close_rcvd, stream.close_begun_by, stream.fault) == (None, None, None)
-    assert describe_trail(stream.trail) == ""
+    assert describe_recent_frames(stream.recent_frames) == ""
     assert stream.data_to_send() == b"", "there is no answering it"
 
 

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rawws.errors import InvalidURI, UsageError
+from rawws.wire.allowed_hosts import Hosts, is_local_name, name_of
 from rawws.wire.client_handshake import ClientHandshake, basic_authorization
 from rawws.wire.deflate import Deflater, StreamDeflater
 from rawws.wire.frames import RSV1, RSV2, RSV3, Opcode, encode_frame, encode_header
-from rawws.wire.handshake import Origins
-from rawws.wire.hosts import Hosts, is_local_name, name_of
 from rawws.wire.message_ids import MessageId, NumberedIds, StreamIds, parse_id
 from rawws.wire.messages import Headers, Request
+from rawws.wire.origins import Origins
 from rawws.wire.rate import TokenBucket
 from rawws.wire.reading import MAX_WAIT_S, read_query
 from rawws.wire.role import Role

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from rawws.wire.deflate import STREAM_BYTES, Inflater
-from rawws.wire.fastlane import INCOMPLETE_BYTES
+from rawws.wire.fast_reader import INCOMPLETE_BYTES
+from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import Opcode, encode_frame, parse_header
 from rawws.wire.message_view import VIEW_BYTES
 from rawws.wire.outbox import OVERHEAD_BYTES, Outgoing
-from rawws.wire.plain import READER_BYTES
 from rawws.wire.role import Role
 from rawws.wire.session import Session
 from rawws.wire.stream_entries import Author, fields_of
-from rawws.wire.trace import FrameRecorder
+from rawws.wire.wsproto_reader import READER_BYTES
 
 KEY = b"\x01\x02\x03\x04"
 DEFLATED = bytes.fromhex("f248cdc9c907")  # "Hello" up to the flush that ends it

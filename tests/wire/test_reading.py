@@ -7,7 +7,7 @@ import pytest
 from rawws.errors import Refusal, UsageError
 from rawws.wire.message_ids import MessageId
 from rawws.wire.messages import Headers, Request
-from rawws.wire.reading import MAX_WAIT_S, Reading, read_query, read_request
+from rawws.wire.reading import MAX_WAIT_S, RoomQuery, read_query, read_request
 
 
 def asked(query: str, *, last_event_id: str | None = None) -> Request:
@@ -16,26 +16,26 @@ def asked(query: str, *, last_event_id: str | None = None) -> Request:
 
 
 QUERIES = [
-    ("", Reading()),
-    ("name=alice&q=%20", Reading()),
-    ("since=e-4", Reading(MessageId("e", 4), polls=True)),
-    ("since=", Reading(polls=True)),
-    ("since=e-4&wait=20", Reading(MessageId("e", 4), wait_s=20.0, polls=True)),
-    ("wait=1000", Reading(wait_s=MAX_WAIT_S, polls=True)),
-    ("last=5", Reading(last=5, polls=True)),
-    ("last=0", Reading(last=0, polls=True)),
-    ("%6Cast=%35", Reading(last=5, polls=True)),
-    ("peers", Reading(wants_peers=True)),
-    ("presence", Reading(wants_presence=True)),
-    ("json", Reading(wants_json=True)),
-    *((f"json={value}", Reading(wants_json=True)) for value in ("", "1", "true", "True", "yes", "on")),
-    *((f"json={value}&peers={value}&presence={value}", Reading()) for value in ("0", "false", "FALSE", "no", "off")),
-    ("name=a&name=b&last=1", Reading(last=1, polls=True)),
+    ("", RoomQuery()),
+    ("name=alice&q=%20", RoomQuery()),
+    ("since=e-4", RoomQuery(MessageId("e", 4), polls=True)),
+    ("since=", RoomQuery(polls=True)),
+    ("since=e-4&wait=20", RoomQuery(MessageId("e", 4), wait_s=20.0, polls=True)),
+    ("wait=1000", RoomQuery(wait_s=MAX_WAIT_S, polls=True)),
+    ("last=5", RoomQuery(last=5, polls=True)),
+    ("last=0", RoomQuery(last=0, polls=True)),
+    ("%6Cast=%35", RoomQuery(last=5, polls=True)),
+    ("peers", RoomQuery(wants_peers=True)),
+    ("presence", RoomQuery(wants_presence=True)),
+    ("json", RoomQuery(wants_json=True)),
+    *((f"json={value}", RoomQuery(wants_json=True)) for value in ("", "1", "true", "True", "yes", "on")),
+    *((f"json={value}&peers={value}&presence={value}", RoomQuery()) for value in ("0", "false", "FALSE", "no", "off")),
+    ("name=a&name=b&last=1", RoomQuery(last=1, polls=True)),
 ]
 
 
 @pytest.mark.parametrize(("query", "reading"), QUERIES)
-def test_a_query_is_read_and_what_is_somebody_elses_passed_over(query: str, reading: Reading) -> None:
+def test_a_query_is_read_and_what_is_somebody_elses_passed_over(query: str, reading: RoomQuery) -> None:
     assert read_query(query) == reading
     assert read_request(asked(query)) == reading
 
@@ -68,7 +68,7 @@ def test_a_query_that_can_not_be_meant_is_refused_with_what_is_wrong(query: str,
 
 def test_the_last_event_id_counts_for_more_than_the_query_that_an_event_source_repeats() -> None:
     request = asked("since=e-1&peers&presence&json", last_event_id="e-7")
-    assert read_request(request) == Reading(MessageId("e", 7), wants_peers=True, wants_presence=True, wants_json=True)
+    assert read_request(request) == RoomQuery(MessageId("e", 7), wants_peers=True, wants_presence=True, wants_json=True)
 
 
 def test_an_empty_last_event_id_is_none() -> None:

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from rawws.errors import UsageError
 from rawws.wire.client_handshake import ClientHandshake, examine_answer
+from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import Frame, Opcode, encode_frame, parse_header
-from rawws.wire.handshake import Accept, Origins, examine
+from rawws.wire.handshake import Accept, examine
 from rawws.wire.messages import Headers, Request
+from rawws.wire.origins import Origins
 from rawws.wire.records import (
     Record,
     Recorded,
@@ -25,7 +27,6 @@ from rawws.wire.records import (
     to_line,
 )
 from rawws.wire.role import Role
-from rawws.wire.trace import FrameRecorder
 from rawws.wire.uri import parse_uri
 
 SAMPLE_KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # of RFC 6455 §1.3

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from rawws.wire.events import Event, Message
 from rawws.wire.frames import RSV1, Opcode, encode_frame, encode_header
+from rawws.wire.recent_frames import NO_FRAMES, describe_recent_frames
 from rawws.wire.role import Role
 from rawws.wire.session import Session
-from rawws.wire.trail import NO_TRAIL, describe_trail
 from tests.wire.helpers import MASK_KEY, assert_failing
 
 
@@ -172,7 +172,7 @@ def test_8_1_a_text_that_goes_right_to_its_place_fails_where_it_stops_being_utf_
 @pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
 def test_the_trail_goes_on_through_both_lanes(fast_lane: bool) -> None:
     session = Session(Role.SERVER, max_message_bytes=10_000, fast_lane=fast_lane)
-    assert session.trail == NO_TRAIL
+    assert session.recent_frames == NO_FRAMES
     told = []
     for frame in (
         masked(Opcode.TEXT, b"Hello"),
@@ -181,7 +181,7 @@ def test_the_trail_goes_on_through_both_lanes(fast_lane: bool) -> None:
         masked(Opcode.BINARY, bytes(2000)),
     ):
         session.receive_data(frame)
-        told.append(describe_trail(session.trail))
+        told.append(describe_recent_frames(session.recent_frames))
     assert told == [
         "TEXT of 5 bytes",
         "TEXT of 5 bytes, TEXT of 3 bytes (not the last fragment)",

@@ -13,7 +13,7 @@ from rawws.wire.events import Event, Failed, Message, MessagePart, PingReceived,
 from rawws.wire.frames import RSV1, Opcode, encode_frame, encode_header, split_frames
 from rawws.wire.role import Role
 from rawws.wire.session import Session
-from tests.wire.test_fastlane import streams
+from tests.wire.test_fast_reader import streams
 
 BOTH_LANES = pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
 LIMIT = 2000

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rawws.wire.deflate import Deflater
+from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import (
     RSV1,
     Frame,
-    FrameScanner,
     Opcode,
     SeenMessage,
     encode_frame,
@@ -26,7 +26,6 @@ from rawws.wire.trace import (
     OUT,
     PREVIEW_BYTES,
     PREVIEW_CHARACTERS,
-    FrameRecorder,
     escape,
     frame_hex,
     frame_line,
@@ -42,22 +41,7 @@ from rawws.wire.trace import (
     quote,
     shorten,
 )
-from tests.wire.helpers import MASK_KEY, every_split
-
-
-def record(chunks: list[bytes]) -> Frame:
-    """Return the one frame in some bytes as it is recorded while they pass."""
-    scanner, recorder = FrameScanner(), None
-    for chunk in chunks:
-        position = 0
-        if recorder is None:
-            position = scanner.scan_header(chunk, 0)
-            if scanner.header is None:
-                continue
-            recorder = FrameRecorder(scanner.header)
-        recorder.add(chunk[position:])
-    assert recorder is not None
-    return recorder.frame()
+from tests.wire.helpers import MASK_KEY, every_split, record
 
 
 def shown(opcode: int, payload: bytes, *, fin: bool = True, rsv: int = 0, mask_key: bytes | None = None) -> Frame:
@@ -142,20 +126,6 @@ def test_hex_keeps_the_ends_of_a_long_frame(mask_key: bytes | None) -> None:
     opening = "82 7e 03 e9" if mask_key is None else "82 fe 03 e9 | 37 fa 21 3d"
     assert frame.left_out_bytes == 1001 - 125 - 64
     assert frame_hex(frame) == (f"{opening} | {raw[start : start + 125].hex(' ')} … 812 bytes … {raw[-64:].hex(' ')}")
-
-
-@given(st.binary(max_size=400), st.none() | st.just(MASK_KEY), st.lists(st.integers(1, 100), max_size=10))
-def test_the_ends_of_a_frame_are_the_same_in_any_chunking(
-    payload: bytes, mask_key: bytes | None, sizes: list[int]
-) -> None:
-    rest, chunks = encode_frame(Opcode.BINARY, payload, mask_key=mask_key), []
-    for size in sizes:
-        chunks.append(rest[:size])
-        rest = rest[size:]
-    frame = record([chunk for chunk in [*chunks, rest] if chunk])
-    assert frame.payload_head == payload[:125]
-    assert frame.payload_tail == payload[125:][-64:]
-    assert frame.left_out_bytes == max(0, len(payload) - 125 - 64)
 
 
 # The message that ends with a frame
@@ -319,13 +289,3 @@ def test_no_text_ends_a_line_or_commands_a_terminal() -> None:
 def test_line_feeds_stay_and_other_invisible_characters_are_spelt_out() -> None:
     assert printable_lines("Grüße") == "Grüße"
     assert printable_lines("one\n\ttwo\r\nthree\x9b\n") == "one\n\\ttwo\\r\nthree\\x9b\n"
-
-
-def test_a_recorder_knows_how_much_of_a_payload_it_keeps() -> None:
-    header = parse_header(encode_frame(2, bytes(500)))
-    assert header is not None
-    recorder = FrameRecorder(header, 200)
-    recorder.add(bytes(5))
-    assert recorder.held_bytes == 5
-    recorder.add(bytes(495))
-    assert 200 <= recorder.held_bytes < 300

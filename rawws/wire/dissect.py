@@ -33,7 +33,7 @@ class Field(NamedTuple):
     section: str
 
 
-def measure(header: FrameHeader) -> list[Field]:
+def fields_of(header: FrameHeader) -> list[Field]:
     """Return the fields of a header in their order, the masking key included."""
     first, second = header.raw[0], header.raw[1]
     fields: list[Field] = []
@@ -92,13 +92,13 @@ def _mean_opcode(opcode: int) -> str:
 
 def _mean_length(header: FrameHeader) -> str:
     size = header.payload_bytes
-    length = f"{size:,} byte{'s' * (size != 1)} of payload"
+    described = f"{size:,} byte{'s' * (size != 1)} of payload"
     form = header.raw[1] & 0x7F
     if (form == LENGTH_IN_2_BYTES and size < LENGTH_IN_2_BYTES) or (form == LENGTH_IN_8_BYTES and size <= 0xFFFF):
-        return f"{length}, in more bytes than that needs"
+        return f"{described}, in more bytes than that needs"
     if size >> 63:
-        return f"{length}: the first bit has to be 0"
-    return length
+        return f"{described}: the first bit has to be 0"
+    return described
 
 
 def describe_payload(frame: Frame) -> str:
@@ -124,7 +124,7 @@ def lines(frame: Frame) -> list[str]:
                      .0......  RSV1         not compressed                                   RFC 6455 §5.2
     """
     rows: list[str] = []
-    for field in measure(frame.header):
+    for field in fields_of(frame.header):
         byte, bit = divmod(field.at, 8)
         raw = frame.header.raw
         if field.bits < 8:

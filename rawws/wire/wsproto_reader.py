@@ -1,9 +1,9 @@
-"""The plain lane: frames read by wsproto, which alone decides whether a frame is valid.
+"""Frames read by wsproto, which is the one judge of all that a peer may get wrong.
 
-This module adds three things to wsproto's ``Connection``. A message's size is limited by the length in each frame's
-header, before the payload is read. A fragmented message is collected in one buffer, so that a thousand fragments cost
-no more than their bytes. And the side at fault is known: wsproto reports a frame that it rejects as if the peer had
-sent a close.
+`WsprotoReader` adds to wsproto's ``Connection`` what wsproto leaves to its users. It limits the size of a message, by
+the length in a frame's header, before the payload is read. It has one buffer for an incomplete message, so that a
+thousand fragments cost no more than their bytes. And it says whose fault the end was, since wsproto reports a frame
+that it rejects as if the peer had sent a close.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from wsproto.frame_protocol import CloseReason
 from rawws.errors import Fault
 from rawws.wire.deflate import Inflater, Unread, most_deflated_bytes
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PongReceived
+from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import CONTROL, MAX_CONTROL_PAYLOAD_BYTES, Frame, FrameHeader, FrameScanner, Opcode
 from rawws.wire.message_view import INVALID_DEFLATE, TEXT_NOT_UTF8, MessageView
+from rawws.wire.recent_frames import NO_FRAMES, push
 from rawws.wire.role import Role
-from rawws.wire.trace import FrameRecorder
-from rawws.wire.trail import NO_TRAIL, follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def _name_fault(close_code: int, sentence: str) -> Fault:
 READER_BYTES = 2600
 
 
-class PlainReader:
+class WsprotoReader:
     """Reads frames through wsproto from a frame boundary on."""
 
     __slots__ = (
@@ -89,18 +89,18 @@ class PlainReader:
         "ended",
         "frames",
         "max_message_bytes",
+        "recent_frames",
         "shown_bytes",
         "streams",
-        "trail",
         "view",
     )
 
     def __init__(self, our_role: Role, max_message_bytes: int, inflaters: Sequence[Inflater | Unread] = ()) -> None:
         self.max_message_bytes = max_message_bytes
-        self.trail = NO_TRAIL
-        self.frames = 0  # the number of frames that were read
-        self.ended = False  # a close was read or a fault found, and nothing more is read
-        self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, for ``on_frame``
+        self.recent_frames = NO_FRAMES
+        self.frames = 0  # that have been read
+        self.ended = False  # a close was read, or a fault found: nothing more is read
+        self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, to ``on_frame``
         self.view: MessageView | None = None  # of the peer's messages, while frames are shown
         self.streams = False  # messages that begin from now on come in parts
         self._our_role = our_role
@@ -108,8 +108,8 @@ class PlainReader:
         self._inflaters = inflaters
         self._scanner = FrameScanner()
         self._recorder: FrameRecorder | None = None
-        self._in_message = False  # between the fragments of a message
-        self._message: bytearray | None = None  # the part of it that was received
+        self._in_message = False  # between the fragments of one
+        self._message: bytearray | None = None  # the part of it that has come
         self._message_opcode = Opcode.BINARY
         self._streams_message = False  # it comes in parts, even if ``streams`` has changed since
         self._message_bytes = 0  # the bytes that its frames have announced so far
@@ -117,12 +117,12 @@ class PlainReader:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is at a frame boundary outside of a message, so that another reader can continue from here."""
+        """Whether this is a frame boundary outside of a message, so that another reader could go on from here."""
         return self._scanner.at_boundary and not self._in_message and not self.ended
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of memory of an incomplete message."""
+        """The bytes of memory that an incomplete message takes."""
         return 0 if self._message is None else len(self._message)
 
     @property
@@ -141,10 +141,10 @@ class PlainReader:
         until_idle: bool,
         most_frames: float = math.inf,
     ) -> int:
-        """Add the events in the data from ``start`` on to ``events``, and return the offset where reading stopped.
+        """Add the events of the data from ``start`` on to ``events``, and return where the reading stopped.
 
-        It stops at the end of the data, after ``most_frames``, or with ``until_idle`` as soon as the reader is idle.
-        ``frames`` counts the frames.
+        It stops at the end of the data, after ``most_frames``, or with ``until_idle`` where the reader is first idle
+        again. ``frames`` counts the frames.
         """
         most_frames += self.frames
         scanner = self._scanner
@@ -156,8 +156,8 @@ class PlainReader:
                 if scanner.header is None:
                     break
                 if scanner.header.opcode == Opcode.CLOSE:
-                    # Earlier frames are checked first. So if wsproto rejects a frame from here on, it is this one,
-                    # as _end_with_1014() has to know.
+                    # The frames before are judged first. So if wsproto rejects a frame from here on, it is this one,
+                    # which _end_with_1014() relies on.
                     self._feed_wsproto(data[start:header_at], events)
                     if self.ended:
                         return len(data)
@@ -186,18 +186,18 @@ class PlainReader:
         return position
 
     def _begin_frame(self, header: FrameHeader, on_frame: Callable[[Role, Frame], None] | None) -> Fault | None:
-        """Record a header, and return the fault if its message is over the limit.
+        """Record a header, and return the fault if it takes its message over the limit.
 
-        Control frames, which may come between fragments, never touch the count.
+        Control frames, which may come between fragments, don't count.
         """
-        self.trail = follow(self.trail, header.raw[0], header.payload_bytes)
+        self.recent_frames = push(self.recent_frames, header.raw[0], header.payload_bytes)
         if on_frame is not None or header.opcode == Opcode.CLOSE:
             self._recorder = FrameRecorder(header, self.shown_bytes, None if on_frame is None else self.view)
         if header.opcode & CONTROL:
             return None
         if not self._in_message or header.opcode != Opcode.CONTINUATION:
             self._message_bytes = 0
-            # The limit of a compressed message is about its inflated bytes, which the inflater counts.
+            # The limit of a compressed message is about the inflated bytes; the inflater counts them.
             limit = self.max_message_bytes
             self._most_bytes = most_deflated_bytes(limit) if header.rsv1 else limit
         self._in_message = not header.fin
@@ -253,7 +253,7 @@ class PlainReader:
             self._message = None
 
     def begin_streaming(self, events: list[Event]) -> None:
-        """Return messages in parts from now on, including the one that is being read."""
+        """Report messages in parts from now on. The part that has come of the present one is reported at once."""
         self.streams = True
         if self._message is not None:
             events.append(MessagePart(self._message_opcode, bytes(self._message), False))
@@ -294,7 +294,7 @@ class PlainReader:
         events.append(CloseReceived(close))
 
     def _too_big(self, size: int) -> Fault:
-        us = self._our_role.name.lower()
+        us = self._our_role.label
         sentence = f"message of {size} bytes or more is over the {us}'s limit of {self.max_message_bytes} (max_size)"
         return Fault(CloseReason.MESSAGE_TOO_BIG, "message_too_big", sentence)
 
@@ -304,11 +304,11 @@ class PlainReader:
         events.append(Failed(fault))
 
 
-class PlainEncoder:
-    """Writes frames through wsproto, if the fast lane is switched off.
+class WsprotoEncoder:
+    """Writes frames through wsproto, where the fast reader is switched off.
 
-    Its ``Connection`` only sends, and must not know the state of the closing handshake: our close may have to wait for
-    messages that are encoded after it. So each close has a ``Connection`` of its own.
+    Its ``Connection`` only sends, and must not know how far the closing handshake has come: our close may have to wait
+    for messages that are encoded after it. So a close has a ``Connection`` of its own.
     """
 
     def __init__(self, our_role: Role) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rawws.wire.chunks import ChunkLines
+from rawws.wire.chunked import ChunkedFramingCheck
 from tests.wire.helpers import any_chunking, every_split
 
 LEGAL = [
@@ -47,29 +47,29 @@ ILLEGAL = {
 @pytest.mark.parametrize("body", LEGAL)
 def test_9112_7_1_legal_chunks_are_followed_to_their_end(body: bytes) -> None:
     for chunks in every_split(body + b"GET \n\r\n"):
-        lines = ChunkLines()
-        assert all(lines.follow(chunk) for chunk in chunks)
+        lines = ChunkedFramingCheck()
+        assert all(lines.feed(chunk) for chunk in chunks)
         assert lines.ended
 
 
 @pytest.mark.parametrize("body", ILLEGAL.values(), ids=ILLEGAL.keys())
 def test_9112_7_1_a_line_that_could_be_read_in_two_ways_is_none(body: bytes) -> None:
     for chunks in every_split(b"3\r\nabc\r\n" + body):
-        lines = ChunkLines()
-        assert not all(lines.follow(chunk) for chunk in chunks)
+        lines = ChunkedFramingCheck()
+        assert not all(lines.feed(chunk) for chunk in chunks)
         assert not lines.ended
 
 
 def test_no_line_has_ended_so_far() -> None:
-    lines = ChunkLines()
-    assert lines.follow(b"5;a\r")
+    lines = ChunkedFramingCheck()
+    assert lines.feed(b"5;a\r")
     assert not lines.ended
 
 
 @given(any_chunking(st.lists(st.sampled_from([*LEGAL, *ILLEGAL.values(), b"\r\n", b"x"])).map(b"".join)))
 def test_what_is_legal_here_is_the_same_body_to_h11(chunks: list[bytes]) -> None:
-    lines = ChunkLines()
-    if not all(lines.follow(chunk) for chunk in chunks) or not lines.ended:
+    lines = ChunkedFramingCheck()
+    if not all(lines.feed(chunk) for chunk in chunks) or not lines.ended:
         return
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(chunks))

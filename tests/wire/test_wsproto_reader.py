@@ -10,19 +10,19 @@ import pytest
 from rawws.wire.deflate import Inflater
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PongReceived
 from rawws.wire.frames import Frame, Opcode, encode_frame, split_frames
-from rawws.wire.plain import _FAULTS, _RULES, READER_BYTES, PlainEncoder, PlainReader, _name_fault
+from rawws.wire.recent_frames import describe_recent_frames
 from rawws.wire.role import Role
-from rawws.wire.trail import describe_trail
+from rawws.wire.wsproto_reader import _FAULTS, _RULES, READER_BYTES, WsprotoEncoder, WsprotoReader, _name_fault
 from tests.wire.helpers import MASK_KEY, REJECTED, both_roles, closed_with, every_split, frames_in, from_peer
 
 OnFrame = Callable[[Role, Frame], None]
 
 
-def plain_reader(our_role: Role, *, limit: int = 1000, inflates: bool = False) -> PlainReader:
-    return PlainReader(our_role, limit, [Inflater(limit)] if inflates else [])
+def wsproto_reader(our_role: Role, *, limit: int = 1000, inflates: bool = False) -> WsprotoReader:
+    return WsprotoReader(our_role, limit, [Inflater(limit)] if inflates else [])
 
 
-def read(reader: PlainReader, chunks: Iterable[bytes], on_frame: OnFrame | None = None) -> list[Event]:
+def read(reader: WsprotoReader, chunks: Iterable[bytes], on_frame: OnFrame | None = None) -> list[Event]:
     """Return what chunks amount to, up to an end."""
     events: list[Event] = []
     for chunk in chunks:
@@ -37,7 +37,7 @@ def assert_rejected(our_role: Role, data: bytes, close_code: int, code: str, *, 
     sentences = set()
     for chunks in (*every_split(data), [data + behind]):
         for on_frame in (None, lambda *_: None):
-            reader = plain_reader(our_role, inflates=inflates)
+            reader = wsproto_reader(our_role, inflates=inflates)
             *_, failed = read(reader, chunks, on_frame)
             assert isinstance(failed, Failed)
             assert (failed.fault.close_code, failed.fault.code) == (close_code, code)
@@ -103,7 +103,7 @@ def test_1009_comes_with_the_header_before_any_of_its_payload(our_role: Role, he
     header = from_peer(our_role, last)
     told = assert_rejected(our_role, data + header, 1009, "message_too_big")
     assert f"over the {our_role.name.lower()}'s limit of 1000 (max_size)" in told
-    reader = plain_reader(our_role)
+    reader = wsproto_reader(our_role)
     assert not any(isinstance(event, Failed) for event in read(reader, [data + header[:-1]])), "not before it is whole"
 
 
@@ -119,7 +119,7 @@ def test_1009_of_a_compressed_message_is_about_what_it_is_when_inflated(our_role
         deflated = (stream.compress(bytes(size)) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
         return from_peer(our_role, f"c2{len(deflated):02x}", deflated)
 
-    assert read(plain_reader(our_role, inflates=True), [compressed(1000)]) == [Message(Opcode.BINARY, bytes(1000))]
+    assert read(wsproto_reader(our_role, inflates=True), [compressed(1000)]) == [Message(Opcode.BINARY, bytes(1000))]
     told = assert_rejected(our_role, compressed(1001), 1009, "message_too_big", inflates=True)
     assert told.startswith("message of 1001 bytes or more")
 
@@ -146,19 +146,19 @@ def test_5_4_fragments_are_one_message_with_control_frames_told_before_it(
 ) -> None:
     data = b"".join(from_peer(our_role, *frame) for frame in frames)
     for chunks in every_split(data):
-        reader = plain_reader(our_role)
+        reader = wsproto_reader(our_role)
         assert read(reader, chunks) == events
         assert (reader.is_idle, reader.held_bytes) == (True, 0)
 
 
 @both_roles
 def test_what_has_come_of_a_message_is_held_until_it_is_whole(our_role: Role) -> None:
-    reader = plain_reader(our_role)
+    reader = wsproto_reader(our_role)
     read(reader, [from_peer(our_role, "0203", b"abc"), from_peer(our_role, "8902", b"??")])
     assert (reader.held_bytes, reader.is_idle) == (3, False)
     read(reader, [from_peer(our_role, "8002", b"de")[:-1]])
     assert (reader.held_bytes, reader.is_idle) == (4, False)
-    assert describe_trail(reader.trail) == (
+    assert describe_recent_frames(reader.recent_frames) == (
         "BINARY of 3 bytes (not the last fragment), PING of 2 bytes, CONTINUATION of 2 bytes"
     )
 
@@ -168,7 +168,7 @@ def test_another_reader_may_go_on_where_a_frame_ends_outside_of_a_message(our_ro
     frames = [("0103", b"Hel"), ("8900", b""), ("8002", b"lo"), ("8a00", b""), ("8101", b"!")]
     parts = [from_peer(our_role, *frame) for frame in frames]
     data = b"".join(parts)
-    reader = plain_reader(our_role)
+    reader = wsproto_reader(our_role)
     stops, events = [0], list[Event]()
     while stops[-1] < len(data):
         stops.append(reader.read(data, stops[-1], events, None, until_idle=True))
@@ -183,7 +183,7 @@ def test_another_reader_may_go_on_where_a_frame_ends_outside_of_a_message(our_ro
 
 @both_roles
 def test_a_message_that_was_begun_is_told_in_parts_once_that_is_asked_for(our_role: Role) -> None:
-    reader = plain_reader(our_role)
+    reader = wsproto_reader(our_role)
     events = read(reader, [from_peer(our_role, "0103", b"Hel")])
     assert events == []
     reader.begin_streaming(events)
@@ -197,7 +197,7 @@ def test_a_message_that_was_begun_is_told_in_parts_once_that_is_asked_for(our_ro
 
 @both_roles
 def test_a_part_is_what_has_come_and_the_last_one_is_told_even_if_it_is_empty(our_role: Role) -> None:
-    reader = plain_reader(our_role)
+    reader = wsproto_reader(our_role)
     events: list[Event] = []
     reader.begin_streaming(events)
     assert events == [], "there is nothing of a message"
@@ -225,7 +225,7 @@ def test_a_part_is_what_has_come_and_the_last_one_is_told_even_if_it_is_empty(ou
 def test_5_5_1_a_close_is_the_last_that_is_read(our_role: Role, header: str, payload: bytes, close: CloseFrame) -> None:
     data = from_peer(our_role, "8901", b"?") + from_peer(our_role, header, payload)
     for chunks in (*every_split(data), [data + from_peer(our_role, "8300")]):
-        reader = plain_reader(our_role)
+        reader = wsproto_reader(our_role)
         assert read(reader, chunks) == [PingReceived(b"?"), CloseReceived(close)]
         assert (reader.ended, reader.is_idle) == (True, False)
 
@@ -246,7 +246,7 @@ def test_5_5_1_a_close_is_the_last_that_is_read(our_role: Role, header: str, pay
 )
 def test_7_4_code_1014_excuses_nothing_else(our_role: Role, header: str, payload: bytes, close_code: int) -> None:
     for chunks in every_split(from_peer(our_role, header, payload)):
-        reader = plain_reader(our_role)
+        reader = wsproto_reader(our_role)
         (failed,) = read(reader, chunks)
         assert isinstance(failed, Failed)
         assert failed.fault.close_code == close_code
@@ -270,7 +270,7 @@ def test_each_frame_is_shown_once_it_is_whole_with_so_much_of_its_payload(our_ro
     data = b"".join(from_peer(our_role, *frame) for frame in frames)
     for chunks in every_split(data):
         shown: list[tuple[Role, Frame]] = []
-        reader = plain_reader(our_role)
+        reader = wsproto_reader(our_role)
         reader.shown_bytes = 200
         read(reader, chunks, lambda *frame: shown.append(frame))  # noqa: B023
         assert [sender for sender, _ in shown] == [our_role.other] * 4
@@ -300,7 +300,7 @@ def test_each_frame_is_shown_once_it_is_whole_with_so_much_of_its_payload(our_ro
 def test_5_2_the_encoder_writes_one_frame_masked_by_a_client_alone(
     our_role: Role, opcode: Opcode, payload: bytes
 ) -> None:
-    frame = PlainEncoder(our_role).encode(opcode, payload)
+    frame = WsprotoEncoder(our_role).encode(opcode, payload)
     assert frames_in(frame) == [(opcode, payload)]
     ((header, _),) = split_frames(frame)
     assert frame == encode_frame(opcode, payload, mask_key=header.mask_key)
@@ -309,7 +309,7 @@ def test_5_2_the_encoder_writes_one_frame_masked_by_a_client_alone(
 
 @both_roles
 def test_7_1_2_messages_may_be_encoded_behind_a_close_that_has_to_wait_for_them(our_role: Role) -> None:
-    encoder = PlainEncoder(our_role)
+    encoder = WsprotoEncoder(our_role)
     close = encoder.encode(Opcode.CLOSE, closed_with(1000))
     assert frames_in(encoder.encode(Opcode.TEXT, b"before") + close) == [
         (Opcode.TEXT, b"before"),
@@ -326,7 +326,7 @@ def test_reading_stops_behind_as_many_frames_as_are_wanted(our_role: Role) -> No
         from_peer(our_role, "8001", b"b"),
         from_peer(our_role, "8101", b"c"),
     ]
-    reader, data = plain_reader(our_role), b"".join(frames)
+    reader, data = wsproto_reader(our_role), b"".join(frames)
     events: list[Event] = []
     stopped_at = reader.read(data, 0, events, None, until_idle=False, most_frames=2)
     assert (stopped_at, reader.frames, events) == (len(frames[0] + frames[1]), 2, [PingReceived(b"")])
@@ -336,7 +336,7 @@ def test_reading_stops_behind_as_many_frames_as_are_wanted(our_role: Role) -> No
 
 def test_a_reader_takes_memory_itself_and_for_what_it_keeps_to_be_shown() -> None:
     begun = encode_frame(Opcode.BINARY, bytes(100))[:-1]
-    unwatched, watched = plain_reader(Role.CLIENT), plain_reader(Role.CLIENT)
+    unwatched, watched = wsproto_reader(Role.CLIENT), wsproto_reader(Role.CLIENT)
     read(unwatched, [begun])
     read(watched, [begun], lambda *_: None)
     assert unwatched.own_bytes == READER_BYTES

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from rawws.wire import frames
 from rawws.wire.events import Event, Message, PingReceived, PongReceived
-from rawws.wire.fastlane import INCOMPLETE_BYTES, FastReader
+from rawws.wire.fast_reader import INCOMPLETE_BYTES, FastReader
 from rawws.wire.frames import FIN, RSV1, RSV2, Opcode, encode_frame
+from rawws.wire.recent_frames import describe_recent_frames
 from rawws.wire.role import Role
 from rawws.wire.session import Session
-from rawws.wire.trail import describe_trail
 from tests.wire.helpers import MASK_KEY, both_roles, every_split, from_peer
 
 LIMIT = 3000
@@ -335,7 +335,7 @@ def test_the_rest_of_a_large_message_may_be_received_into_its_buffer(our_role: R
         assert fast.received(len(piece), out) is None
     assert out == [Message(opcode, payload)]
     assert fast.is_idle
-    assert describe_trail(fast.trail) == f"{opcode.name} of 6,000 bytes"
+    assert describe_recent_frames(fast.recent_frames) == f"{opcode.name} of 6,000 bytes"
 
 
 @both_roles

@@ -1,8 +1,8 @@
-"""The framing of a chunked body, held to the letter (RFC 9112 §7.1).
+"""A strict check of the framing of a chunked body (RFC 9112 §7.1).
 
-h11 decodes such a body. It is more lenient about the lines between the chunks than the RFC: it accepts a bare CR in an
-extension, white space after a size, and trailers that end with a bare LF. A proxy in front may read the same bytes in
-another way, and then a request can be hidden from it (RFC 9112 §11.2). So these lines are checked here, too.
+h11 reads such a body, and its lines between the chunks more leniently than the RFC: a bare CR in an extension, white
+space after a size, trailers that end with a bare LF. A proxy in front may read the same bytes in another way, and then
+a request can be hidden from it (RFC 9112 §11.2). So these lines are checked here, too.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ _TRAILER_LINE = re.compile(rb"[^ \t\r\n][^\r\n]*\r\n")
 _END = b"\r\n"
 
 
-class ChunkLines:
-    """Follows a chunked body from its first byte on. It ignores bytes after the body's end."""
+class ChunkedFramingCheck:
+    """Checks a chunked body from its first byte on, up to its end; bytes after the end are not checked."""
 
     __slots__ = ("_in_trailers", "_line", "_to_skip", "ended")
 
     def __init__(self) -> None:
         self.ended = False
         self._in_trailers = False
-        self._line = b""  # the beginning of an incomplete line
+        self._line = b""  # the part that has come of one
         self._to_skip = 0  # bytes of a chunk, and of the line end after it, which h11 checks
 
-    def follow(self, data: bytes) -> bool:
-        """Process the next bytes, and say whether all complete lines are valid."""
+    def feed(self, data: bytes) -> bool:
+        """Check the next bytes, and say whether all lines that have ended are legal."""
         position = 0
         while position < len(data) and not self.ended:
             if self._to_skip:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rawws.wire import ruler
+from rawws.wire import dissect
 from rawws.wire.frames import Frame, Opcode, encode_frame, parse_header
 
 
@@ -17,7 +17,7 @@ def frame_of(raw: bytes, payload: bytes) -> Frame:
 
 
 def test_the_masked_hello_of_section_5_7() -> None:
-    lines = ruler.lines(frame_of(bytes.fromhex("818537fa213d7f9f4d5158"), b"Hello"))
+    lines = dissect.lines(frame_of(bytes.fromhex("818537fa213d7f9f4d5158"), b"Hello"))
     assert [line.split()[:3] for line in lines[:7]] == [
         ["81", "1.......", "FIN"],
         [".0......", "RSV1", "not"],
@@ -45,7 +45,7 @@ def test_the_fields_cover_the_header_bit_by_bit(opcode: int, size: int, fin: boo
     assert header is not None
     at = 0
     bits = ""
-    for field in ruler.measure(header):
+    for field in dissect.fields_of(header):
         assert field.at == at
         assert field.section.startswith("RFC ")
         at += field.bits
@@ -75,7 +75,7 @@ def test_the_fields_cover_the_header_bit_by_bit(opcode: int, size: int, fin: boo
 def test_what_a_field_means(raw: str, name: str, meaning: str) -> None:
     header = parse_header(bytes.fromhex(raw))
     assert header is not None
-    assert {field.name: field.meaning for field in ruler.measure(header)}[name] == meaning
+    assert {field.name: field.meaning for field in dissect.fields_of(header)}[name] == meaning
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_a_field_means(raw: str, name: str, meaning: str) -> None:
     ],
 )
 def test_what_a_close_says(payload: bytes, told: str) -> None:
-    assert ruler.describe_payload(frame_of(encode_frame(Opcode.CLOSE, payload), payload)) == told
+    assert dissect.describe_payload(frame_of(encode_frame(Opcode.CLOSE, payload), payload)) == told
 
 
 def name_of(row: str) -> str:
@@ -99,13 +99,13 @@ def name_of(row: str) -> str:
 
 
 def test_5_5_a_control_frame_is_whole_and_without_a_payload_it_has_no_row_for_one() -> None:
-    rows = ruler.lines(frame_of(bytes.fromhex("8900"), b""))
+    rows = dissect.lines(frame_of(bytes.fromhex("8900"), b""))
     assert rows[0].split()[:4] == ["89", "1.......", "FIN", "whole,"]
     assert [name_of(row) for row in rows] == ["FIN", "RSV1", "RSV2", "RSV3", "opcode", "MASK", "length"]
 
 
 def test_5_1_a_payload_that_is_not_masked_is_shown_once() -> None:
-    rows = ruler.lines(frame_of(bytes.fromhex("8105"), b"Hello"))
+    rows = dissect.lines(frame_of(bytes.fromhex("8105"), b"Hello"))
     (payload,) = [row for row in rows if name_of(row) == "payload"]
     assert payload.startswith("48 65 6c 6c 6f ")
     assert payload.endswith("'Hello'")
@@ -113,5 +113,5 @@ def test_5_1_a_payload_that_is_not_masked_is_shown_once() -> None:
 
 
 def test_of_a_long_payload_a_row_shows_the_beginning() -> None:
-    rows = ruler.lines(frame_of(encode_frame(Opcode.BINARY, bytes(9)), bytes(9)))
+    rows = dissect.lines(frame_of(encode_frame(Opcode.BINARY, bytes(9)), bytes(9)))
     assert rows[-1].startswith("00 00 00 00 00 00 00 00 … ")

@@ -1,14 +1,13 @@
-"""The fast lane: whole frames decoded inline, many for each receive.
+"""The fast reader: whole frames decoded inline, many for each receive.
 
-wsproto makes events, generators and buffers for every frame, which is clear and costs some 8 µs. Nearly all frames
-that a server reads need none of that: they are a whole text or binary message. Between frames and outside of a
-fragmented message, such frames are decoded here in one loop. Pings and pongs are too, since a flood of them would
-otherwise cost fifty times as much. **Everything else is left to wsproto untouched**: fragments, closes, unknown bits,
+wsproto makes events, generators and buffers for every frame, which is clear and costs some 8 µs. Nearly all frames that
+a server reads need none of that: they are whole text or binary messages. Between frames and outside of a fragmented
+message, the fast reader decodes such frames in one loop. It decodes pings and pongs too, since a flood of them would
+cost fifty times as much otherwise. **Everything else is left to wsproto untouched**: fragments, closes, unknown bits,
 lengths that aren't minimal or are over the limit, text that isn't UTF-8, frames with the wrong masking. So wsproto
-alone decides which frames are valid, and a property test checks that both lanes give the same events for any bytes in
-any chunks.
+remains the one judge. A property test requires the same events of both readers for any bytes in any chunks.
 
-If the payload of an accepted header comes in pieces, each piece is unmasked into one buffer.
+When the header of a frame is here and its payload comes in pieces, each piece is unmasked into one buffer.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from rawws.wire.frames import (
     parse_header,
 )
 from rawws.wire.masking import REPEAT_MASK, UNMASK_AS_INTEGER_BYTES, apply_mask, apply_mask_in_place
+from rawws.wire.recent_frames import LENGTH_BITS, NO_FRAMES, push
 from rawws.wire.role import Role
-from rawws.wire.trail import LENGTH_BITS, NO_TRAIL, follow
 
 # A NamedTuple's own constructor takes its arguments by name through a second call; this takes 0.2 µs less.
 _message = partial(tuple.__new__, Message)
@@ -52,7 +51,8 @@ _DEFLATED_TEXT = FIN | RSV1 | Opcode.TEXT
 _DEFLATED_BINARY = FIN | RSV1 | Opcode.BINARY
 
 
-# The inflated bytes that count as one message toward the limit of a read: 1 KiB on the wire may inflate to 1 MiB.
+# This number of inflated bytes counts as one message towards the most that is read at a time, because a KiB on the wire
+# may inflate to a MiB.
 INFLATED_BYTES_EACH = 1024
 
 
@@ -61,10 +61,10 @@ INCOMPLETE_BYTES = 400
 
 
 class _Incomplete:
-    """A data frame whose header was read, and whose payload is incomplete.
+    """A data frame whose header has been read, and not yet all of its payload.
 
-    Its buffer is at most four times as large as the part that was received: a peer that announces a megabyte and stops
-    must not cost one.
+    Its buffer is at most four times as large as the bytes that have come, whatever the header says. Otherwise a peer
+    that announces a megabyte and stops would cost a megabyte.
     """
 
     __slots__ = ("check_utf8", "filled", "first_byte", "key", "payload", "payload_bytes")
@@ -119,11 +119,11 @@ class _Incomplete:
 
 
 class FastReader:
-    """Reads whole, plain frames from a frame boundary on, up to the first frame of any other kind.
+    """Reads whole, plain frames from a frame boundary on, up to the first other frame.
 
-    It makes events of them, or with ``relays`` the frames in which a server passes the messages on. ``inflates`` says
-    that permessage-deflate was agreed on; then it reads whole compressed frames too. Pings are also put into ``pings``,
-    for the caller to remove and answer; they are left to wsproto unless it ``takes_pings``.
+    The frames become events, or with ``relays`` the frames in which a server passes messages on. ``inflates`` says that
+    permessage-deflate was agreed on, so that whole, compressed frames are read too. With ``takes_pings``, the payloads
+    of pings are also put into ``pings``, for the caller to remove and answer; otherwise pings are left to wsproto.
     """
 
     __slots__ = (
@@ -135,7 +135,7 @@ class FastReader:
         "_takes_pings",
         "max_message_bytes",
         "pings",
-        "trail",
+        "recent_frames",
         "unread",
     )
 
@@ -149,9 +149,9 @@ class FastReader:
         self.pings: list[bytes] | None = None
         self._is_masked = our_role is Role.SERVER
         self.unread = b""  # the bytes before which `read` has stopped
-        self._held = b""  # the beginning of a header that is valid so far
+        self._held = b""  # the beginning of a header in which nothing is wrong so far
         self._incomplete: _Incomplete | None = None
-        self.trail = NO_TRAIL
+        self.recent_frames = NO_FRAMES
 
     @property
     def is_idle(self) -> bool:
@@ -159,7 +159,7 @@ class FastReader:
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of memory of an incomplete message."""
+        """The bytes of memory that an incomplete message takes."""
         return len(self.unread) + len(self._held) + (0 if self._incomplete is None else len(self._incomplete.payload))
 
     @property
@@ -168,15 +168,15 @@ class FastReader:
         return 0 if self._incomplete is None else INCOMPLETE_BYTES
 
     def give_up(self) -> bytes:
-        """Return the bytes of the incomplete frame as they were on the wire, and forget the frame."""
+        """Return the bytes of the incomplete frame as they stood on the wire, and forget the frame."""
         incomplete, held = self._incomplete, self._held
         self._incomplete, self._held = None, b""
         return held if incomplete is None else incomplete.as_received()
 
     def large_buffer(self, least_bytes: int) -> memoryview | None:
-        """Return the buffer for the rest of a large payload; then call `received` with the number of bytes.
+        """Return a buffer for the rest of a large payload; call `received` with the number of bytes put into it.
 
-        Returns None if fewer than ``least_bytes`` are missing. The buffer must be released before any other call.
+        It is None if fewer than ``least_bytes`` are missing. Release it before any other call of this object.
         """
         incomplete = self._incomplete
         if incomplete is None or incomplete.missing < least_bytes:
@@ -185,7 +185,7 @@ class FastReader:
         return memoryview(incomplete.payload)[incomplete.filled :]
 
     def received(self, size: int, out: list[Any]) -> bytes | None:
-        """Process bytes that were received into the `large_buffer`; returns what `read` does."""
+        """Count the bytes that were received into the `large_buffer`; returns what `read` does."""
         incomplete = self._incomplete
         assert incomplete is not None
         if not incomplete.advance(size):
@@ -193,18 +193,20 @@ class FastReader:
             return incomplete.as_received()
         if not incomplete.missing:
             self._incomplete = None
-            self.trail = follow(self.trail, incomplete.first_byte, incomplete.payload_bytes)
+            self.recent_frames = push(self.recent_frames, incomplete.first_byte, incomplete.payload_bytes)
             self._add(_TEXT if incomplete.first_byte == _WHOLE_TEXT else _BINARY, incomplete.payload, out)
         return None
 
     def read(self, data: bytes, out: list[Any], most: float = math.inf) -> bytes | None:
-        """Add the items in ``data`` to ``out``; return the bytes that wsproto has to read, from a frame boundary on.
+        """Add the messages in ``data`` to ``out``; return the bytes that wsproto has to read, from a frame boundary on.
 
-        None says that all bytes were read, though a part of the last frame may be kept for the next call; or that
-        ``out`` has ``most`` items, and the rest is in ``unread``. Each inflated KiB, ping and pong counts as an item.
+        None says that all bytes were read, though a part of the last frame may be kept for the next call. It also says
+        that ``out`` has ``most`` items, among which each inflated KiB counts, and each ping and pong; then the bytes
+        that follow are in ``unread``.
 
-        A busy server spends its time in this loop. So it uses local variables, and has steps inline that would take as
-        long as a call.
+        This function is longer than others because the profile showed that a busy server spends its time in this loop.
+        So values are local variables, and a step is written out where a call would cost as much as the step. At each
+        ``break``, the frame is left to wsproto, which decides whether it is legal.
         """
         position = first = length = 0
         if self._held:
@@ -229,19 +231,19 @@ class FastReader:
         while end - position >= 2 and len(out) < most:
             first = data[position]
             length = data[position + 1] ^ mask_bit
-            if length > LENGTH:  # the masking is wrong
+            if length > LENGTH:  # §5.1: a client masks each frame, and a server masks none
                 break
             payload_at = position + 2 + key_bytes
             if length >= LENGTH_IN_2_BYTES:
                 extended = 2 if length == LENGTH_IN_2_BYTES else 8
                 payload_at += extended
-                if payload_at > end:
+                if payload_at > end:  # the header is incomplete
                     break
                 length = from_bytes(data[position + 2 : position + 2 + extended], "big")
-                if length < (LENGTH_IN_2_BYTES if extended == 2 else 1 << 16):  # §5.2: not the shortest form
+                if length < (LENGTH_IN_2_BYTES if extended == 2 else 1 << 16):  # §5.2: it has to be the shortest form
                     break
             next_position = payload_at + length
-            if next_position > end or length > limit:
+            if next_position > end or length > limit:  # the payload is incomplete, or too big (§7.4.1: 1009)
                 break
             payload: bytes | bytearray
             if length > UNMASK_AS_INTEGER_BYTES:
@@ -257,7 +259,7 @@ class FastReader:
                     if length & 3:
                         payload = payload[:length]
             if first == _WHOLE_TEXT:
-                if not payload.isascii() and not _is_utf8(payload):
+                if not payload.isascii() and not _is_utf8(payload):  # §8.1: a text is UTF-8
                     break
                 if relays and length < LENGTH_IN_2_BYTES:
                     append(SHORT_TEXT[length] + payload)
@@ -266,18 +268,20 @@ class FastReader:
             elif first == _WHOLE_BINARY:
                 self._add(_BINARY, payload, out)
             elif first in _WHOLE_CONTROL and length <= MAX_CONTROL_PAYLOAD_BYTES:
-                if not self._take_control(first, payload, out):
+                if not self._take_control(first, payload, out):  # §5.5.2: wsproto has to report this ping in order
                     break
                 if relays:  # a ping takes time, though it yields no event
                     most -= 1
             elif (inflated_bytes := self._inflate(first, payload, out)) is None:
+                # §5.4, §5.5.1, §5.2: a fragment, a close, a control frame over 125 bytes, an unknown opcode or bit; or
+                # RFC 7692 §7.2.2: not the deflated data of a legal message.
                 break
             else:
                 most -= inflated_bytes // INFLATED_BYTES_EACH
             position = next_position
         if position == end or len(out) >= most:
-            trail = self.trail  # follow(), written out
-            self.trail = (first << LENGTH_BITS | length, trail[0], trail[1], trail[2])
+            recent = self.recent_frames  # push(), written out
+            self.recent_frames = (first << LENGTH_BITS | length, recent[0], recent[1], recent[2])
             if position < end:
                 self.unread = data[position:]
             return None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rawws.wire.frames import Opcode, encode_frame
+from rawws.wire.recent_frames import NO_FRAMES, describe_recent_frames, push
 from rawws.wire.role import Role
 from rawws.wire.session import Session
-from rawws.wire.trail import NO_TRAIL, describe_trail, follow
 from tests.wire.helpers import MASK_KEY
 
 FIN = 0x80
@@ -18,11 +18,11 @@ def masked(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
 
 
 def test_the_newest_four_are_told_the_oldest_first() -> None:
-    trail = NO_TRAIL
-    assert describe_trail(trail) == ""
+    frames = NO_FRAMES
+    assert describe_recent_frames(frames) == ""
     for size in range(6):
-        trail = follow(trail, FIN | Opcode.TEXT, size)
-    assert describe_trail(trail) == "TEXT of 2 bytes, TEXT of 3 bytes, TEXT of 4 bytes, TEXT of 5 bytes"
+        frames = push(frames, FIN | Opcode.TEXT, size)
+    assert describe_recent_frames(frames) == "TEXT of 2 bytes, TEXT of 3 bytes, TEXT of 4 bytes, TEXT of 5 bytes"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_the_newest_four_are_told_the_oldest_first() -> None:
     ],
 )
 def test_a_frame_is_told_by_its_opcode_and_its_size(first_byte: int, size: int, told: str) -> None:
-    assert describe_trail(follow(NO_TRAIL, first_byte, size)) == told
+    assert describe_recent_frames(push(NO_FRAMES, first_byte, size)) == told
 
 
 @pytest.mark.parametrize("fast_lane", [True, False])
@@ -51,7 +51,7 @@ def test_a_session_remembers_in_either_lane(fast_lane: bool, relays: bool) -> No
     receive(large[:3000])
     receive(large[3000:])
     receive(masked(Opcode.TEXT, b"a", fin=False))
-    assert describe_trail(session.trail) == (
+    assert describe_recent_frames(session.recent_frames) == (
         "TEXT of 5 bytes, PING of 1 byte, BINARY of 5,000 bytes, TEXT of 1 byte (not the last fragment)"
     )
 
@@ -59,7 +59,7 @@ def test_a_session_remembers_in_either_lane(fast_lane: bool, relays: bool) -> No
 def test_of_many_frames_in_one_read_the_last_is_remembered_at_least() -> None:
     session = Session(Role.SERVER, max_message_bytes=10_000)
     session.receive_data(b"".join(masked(Opcode.TEXT, b"x" * size) for size in range(9)))
-    assert describe_trail(session.trail).endswith("TEXT of 8 bytes")
+    assert describe_recent_frames(session.recent_frames).endswith("TEXT of 8 bytes")
 
 
 def test_a_large_message_that_goes_right_to_its_place() -> None:
@@ -75,4 +75,4 @@ def test_a_large_message_that_goes_right_to_its_place() -> None:
             buffer[:size] = rest[:size]
         session.received(size)
         rest = rest[size:]
-    assert describe_trail(session.trail) == "BINARY of 300,000 bytes"
+    assert describe_recent_frames(session.recent_frames) == "BINARY of 300,000 bytes"

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from rawws.errors import UsageError
-from rawws.wire.hosts import Hosts, is_local_name, name_of
+from rawws.wire.allowed_hosts import Hosts, is_local_name, name_of
 from rawws.wire.messages import Headers, Request
 
 
