@@ -179,7 +179,7 @@ class Script:
             given = ids[place] if ids else f"170-{number}"
             (reader or self.reader).take(message.payload, is_text=message.is_text, message_id=given)
         (reader or self.reader).finish()
-        return self.faults.told
+        return self.faults.messages
 
 
 WHO = "reader 1 (polling) in /room: "
@@ -242,7 +242,7 @@ def test_the_soak_finds_what_is_damaged(damage: str) -> None:
 def test_the_soak_takes_a_gap_for_a_fault() -> None:
     script = Script(0)
     script.reader.note({"at": "170-3"})
-    assert (script.reader.last_id, script.faults.told) == ("170-3", [])
+    assert (script.reader.last_id, script.faults.messages) == ("170-3", [])
     script.reader.note({"at": "170-9", "gap": {"since": "170-3", "after": "170-9"}})
     assert script.faults.counts == {"gap": 1}
 
