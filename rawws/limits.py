@@ -34,6 +34,15 @@ def check_names(keyword: str, given: object) -> None:
         raise UsageError(f"{keyword} can't be {given!r} alone; give a list, such as [{given!r}]")
 
 
+def by_flag(**limits: float | None) -> dict[str, float]:
+    """Return the limits that are set, by the flag of ``rawws serve``, which has the name of the keyword."""
+    return {
+        f"--{keyword.replace('_', '-')}": limit
+        for keyword, limit in limits.items()
+        if limit is not None and limit not in (NO_LIMIT, math.inf)
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits on the cost of one peer; sizes are in bytes, times in seconds.
@@ -74,13 +83,28 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for an invalid limit, with the name of the keyword that sets it elsewhere."""
-        check_number("max_head", self.max_header_bytes, least=1)
-        check_number("max_headers", self.max_headers, least=1)
-        check_number("max_target", self.max_target_bytes, least=1)
-        check_number("max_body", self.max_body_bytes)
-        check_number("max_size", self.max_message_bytes, least=1)
+        for keyword, size in self._sizes().items():
+            check_number(keyword, size, least=0 if keyword == "max_body" else 1)
         check_number("max_queue", self.max_queue, least=1, whole=False)
-        times = {
+        for keyword, given in self._times().items():
+            check_number(keyword, given, whole=False)
+        for name in _NONE_AT_0:
+            if not getattr(self, name):
+                object.__setattr__(self, name, math.inf)
+
+    def _sizes(self) -> dict[str, int]:
+        """Return the limits in whole numbers, by the keyword that sets each."""
+        return {
+            "max_head": self.max_header_bytes,
+            "max_headers": self.max_headers,
+            "max_target": self.max_target_bytes,
+            "max_body": self.max_body_bytes,
+            "max_size": self.max_message_bytes,
+        }
+
+    def _times(self) -> dict[str, float]:
+        """Return the times and rates, by the keyword that sets each."""
+        return {
             "open_timeout": self.header_timeout_s,
             "keep_alive": self.keep_alive_timeout_s,
             "rate": self.messages_per_s,
@@ -89,28 +113,12 @@ class Limits:
             "close_timeout": self.close_timeout_s,
             "drain": self.drain_s,
         }
-        for keyword, given in times.items():
-            check_number(keyword, given, whole=False)
-        for name in _NONE_AT_0:
-            if not getattr(self, name):
-                object.__setattr__(self, name, math.inf)
 
     def by_flag(self) -> dict[str, float]:
-        """Return the limits that are set, by the flag for each."""
-        given = {
-            "--max-head": self.max_header_bytes,
-            "--max-headers": self.max_headers,
-            "--max-target": self.max_target_bytes,
-            "--max-size": self.max_message_bytes,
-            "--open-timeout": self.header_timeout_s,
-            "--keep-alive": self.keep_alive_timeout_s,
-            "--rate": self.messages_per_s,
-            "--ping-interval": self.ping_interval_s,
-            "--ping-timeout": self.ping_timeout_s,
-            "--close-timeout": self.close_timeout_s,
-            "--drain": self.drain_s,
-        }
-        return {flag: limit for flag, limit in given.items() if limit and limit not in (NO_LIMIT, math.inf)}
+        """Return the limits that are set, by the flag of ``rawws serve`` that sets each."""
+        given: dict[str, float | None] = {**self._sizes(), **self._times(), "drain": self.drain_s or None}
+        del given["max_body"]  # no flag sets it
+        return by_flag(**given)
 
 
 _NONE_AT_0 = (

@@ -16,7 +16,7 @@ import trio
 
 from rawws import logs
 from rawws.accepting import Address, accept_connections
-from rawws.gate import client_of
+from rawws.client_address import client_of
 from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.tls import begin_tls, explain

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import trio
 
 from rawws.errors import UsageError
-from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
+from rawws.options import CONNECTION, ConnectionOptions
 from rawws.peer import Endpoint
 from rawws.runtime import check_runs_on_trio
 from rawws.transport import Transport
@@ -37,11 +37,17 @@ class _Handshake:
     """Both sides of a handshake, without a connection."""
 
     def __init__(
-        self, path: str, headers: FieldsLike | None, subprotocols: Sequence[str] | None, compression: str | None
+        self,
+        path: str,
+        headers: FieldsLike | None,
+        subprotocols: Sequence[str] | None,
+        options: ConnectionOptions,
     ) -> None:
         if not isinstance(path, str):
             raise UsageError(f"path can't be {path!r}; give a text that begins with a slash, such as /room")
-        compresses = compression is not None
+        self._options = options
+        self._limits = options.to_limits()
+        compresses = options.compression is not None
         headers, subprotocols = headers or (), subprotocols or ()
         uri = parse_uri(f"ws://server.test{path}")
         client = ClientHandshake(uri, headers=headers, subprotocols=subprotocols, compression=compresses)
@@ -52,35 +58,19 @@ class _Handshake:
         self.agreement = {Role.CLIENT: client.examine(server.response).deflate, Role.SERVER: server.deflate}
         self.subprotocol = next(iter(subprotocols), None)
 
-    def open(self, connected: socket.socket, role: Role, limits: Limits, *, fast_lane: bool) -> WebSocket:
+    def open(self, connected: socket.socket, role: Role) -> WebSocket:
         return WebSocket(
             Transport(connected),
             role,
             number=next(current_loop().numbers),
-            endpoint=Endpoint(limits),
+            endpoint=Endpoint(self._limits),
             request=self.request,
             response=self.response,
             subprotocol=self.subprotocol,
             agreement=self.agreement[role],
             remote_address=f"the {role.other.name.lower()} of a pair",
-            fast_lane=fast_lane,
+            fast_lane=self._options.fast_lane,
         )
-
-
-def _limits(
-    ping_interval: float | None,
-    ping_timeout: float | None,
-    close_timeout: float | None,
-    max_size: int | None,
-    max_queue: int | None,
-) -> Limits:
-    return Limits(
-        max_message_bytes=NO_LIMIT if max_size is None else max_size,
-        max_queue=NO_LIMIT if max_queue is None else max_queue,
-        ping_interval_s=ping_interval or 0.0,
-        ping_timeout_s=ping_timeout or 0.0,
-        close_timeout_s=close_timeout or 0.0,
-    )
 
 
 @contextlib.asynccontextmanager
@@ -89,24 +79,32 @@ async def open_pair(
     *,
     headers: FieldsLike | None = None,
     subprotocols: Sequence[str] | None = None,
-    compression: str | None = "deflate",
+    compression: str | None = CONNECTION.compression,
     ping_interval: float | None = None,
-    ping_timeout: float | None = 20,
-    close_timeout: float | None = 10,
-    max_size: int | None = MIB,
-    max_queue: int | None = 16,
-    fast_lane: bool = True,
+    ping_timeout: float | None = CONNECTION.ping_timeout,
+    close_timeout: float | None = CONNECTION.close_timeout,
+    max_size: int | None = CONNECTION.max_size,
+    max_queue: int | None = CONNECTION.max_queue,
+    fast_lane: bool = CONNECTION.fast_lane,
 ) -> AsyncIterator[tuple[WebSocket, WebSocket]]:
     """Open both ends of one connection: ``async with open_pair() as (client, server):``. Both are closed at the end.
 
     Arguments are those of `rawws.connect`; pings are off unless asked for.
     """
     check_runs_on_trio("open_pair")
-    limits = _limits(ping_interval, ping_timeout, close_timeout, max_size, max_queue)
-    handshake = _Handshake(path, headers, subprotocols, compression)
+    options = ConnectionOptions(
+        compression=compression,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        close_timeout=close_timeout,
+        max_size=max_size,
+        max_queue=max_queue,
+        fast_lane=fast_lane,
+    )
+    handshake = _Handshake(path, headers, subprotocols, options)
     theirs, ours = socket.socketpair()
-    client = handshake.open(theirs, Role.CLIENT, limits, fast_lane=fast_lane)
-    server = handshake.open(ours, Role.SERVER, limits, fast_lane=fast_lane)
+    client = handshake.open(theirs, Role.CLIENT)
+    server = handshake.open(ours, Role.SERVER)
     try:
         yield client, server
     finally:
@@ -122,13 +120,13 @@ async def open_raw(
     *,
     headers: FieldsLike | None = None,
     subprotocols: Sequence[str] | None = None,
-    compression: str | None = "deflate",
+    compression: str | None = CONNECTION.compression,
     ping_interval: float | None = None,
-    ping_timeout: float | None = 20,
-    close_timeout: float | None = 10,
-    max_size: int | None = MIB,
-    max_queue: int | None = 16,
-    fast_lane: bool = True,
+    ping_timeout: float | None = CONNECTION.ping_timeout,
+    close_timeout: float | None = CONNECTION.close_timeout,
+    max_size: int | None = CONNECTION.max_size,
+    max_queue: int | None = CONNECTION.max_queue,
+    fast_lane: bool = CONNECTION.fast_lane,
     send_buffer: int | None = None,
 ) -> AsyncIterator[tuple[RawPeer, WebSocket]]:
     """Open a connection between a raw peer and a WebSocket: ``async with open_raw() as (peer, ws):``.
@@ -139,12 +137,20 @@ async def open_raw(
     check_runs_on_trio("open_raw")
     if not isinstance(role, Role):
         raise UsageError(f"role can't be {role!r}; give Role.CLIENT or Role.SERVER")
-    limits = _limits(ping_interval, ping_timeout, close_timeout, max_size, max_queue)
-    handshake = _Handshake(path, headers, subprotocols, compression)
+    options = ConnectionOptions(
+        compression=compression,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        close_timeout=close_timeout,
+        max_size=max_size,
+        max_queue=max_queue,
+        fast_lane=fast_lane,
+    )
+    handshake = _Handshake(path, headers, subprotocols, options)
     theirs, ours = socket.socketpair()
     if send_buffer is not None:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    websocket = handshake.open(ours, role.other, limits, fast_lane=fast_lane)
+    websocket = handshake.open(ours, role.other)
     peer = RawPeer(theirs, role)
     try:
         yield peer, websocket

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 import rawws
-from rawws.server import Server
+from rawws.server_object import Server
 from tests.serving import LOOPBACK, PATIENCE_S
 
 

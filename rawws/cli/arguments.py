@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from rawws.cli.parsing import nearest
 from rawws.errors import UsageError
-from rawws.gate import Gate
+from rawws.gate import Admission
 from rawws.page import Access
 from rawws.room_paths import RoomPaths
 from rawws.room_posts import Guard
@@ -70,7 +70,7 @@ token = checked(Guard)
 page_token = checked(Access)
 origin = checked(lambda given: Origins([given]))
 host_name = checked(lambda given: Hosts([given]))
-proxy = checked(lambda given: Gate(None, None, [given]))
+proxy = checked(lambda given: Admission(None, None, [given]))
 
 
 def seconds(argument: str) -> float:

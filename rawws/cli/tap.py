@@ -162,5 +162,5 @@ async def _show_page(
     _log(page.invite(f"http://{name_address(dialled_address(listeners[0]))}"))
 
 
-def _log(told: str) -> None:
-    logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+def _log(message: str) -> None:
+    logs.server_line(logging.INFO, STATE, message)

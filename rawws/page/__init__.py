@@ -13,21 +13,18 @@ The page is put in front of the app that answers a server's other requests::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
 
-from rawws import web
+from rawws.apps import Exchange, HttpApp, Middleware
 from rawws.errors import Refusal
-from rawws.exchange import Exchange
-from rawws.limits import Limits
 from rawws.page.access import HOME, Access, lead_home, refusal_of, token_of
 from rawws.page.assets import Assets
 from rawws.page.feed import About, Feed
-from rawws.server import Route
+from rawws.routes import Route
 from rawws.tracing import Tracer
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Origins, examine, wants_websocket
 from rawws.wire.hosts import is_local_name
-from rawws.wire.messages import Request, Response
+from rawws.wire.messages import NO_STORE, Request, Response
 from rawws.wire.trace import shorten
 
 __all__ = ["HOME", "TRACE", "About", "Access", "Page"]
@@ -52,7 +49,7 @@ class Page:
         self._assets = Assets()
         self._at_root = True
 
-    def before(self, app: web.HttpApp | None, *, at_root: bool = True) -> web.HttpApp:
+    def before(self, app: HttpApp | None, *, at_root: bool = True) -> HttpApp:
         """Return an app that answers requests for the page, and leaves all others to ``app``; None answers with 404.
 
         The link to the page is ``/?token=…`` with ``at_root``, otherwise ``/_rawws/?token=…``.
@@ -121,7 +118,7 @@ class Page:
         if not is_link and not is_at_home and not path.startswith(HOME):
             return None
         if refusal := self._refuse_elsewhere(request):
-            return web.refuse(refusal)
+            return Response.from_refusal(refusal)
         if is_link:
             opened = self._access.open(request)
             if opened is not None or self._access.admits(request):
@@ -131,33 +128,25 @@ class Page:
                 return lead_home() if request.accepts("text/html") else None
         # The cookie is only sent below the slash, and the existence of the page is no secret.
         if path.startswith(HOME) and not self._access.admits(request):
-            return web.refuse(refusal_of(request))
+            return Response.from_refusal(refusal_of(request))
         return self._assets.answer(request, path)
 
 
-class _PageFirst(web.InFront):
-    def __init__(self, page: Page, app: web.HttpApp | None) -> None:
+class _PageFirst(Middleware):
+    def __init__(self, page: Page, app: HttpApp | None) -> None:
         self._page = page
         self.elsewhere = app
 
     def is_own(self, request: Request) -> bool:
         return self._page.is_own(request) or super().is_own(request)
 
-    def max_body_bytes(self, limits: Limits) -> int:
-        return limits.max_body_bytes if self.elsewhere is None else self.elsewhere.max_body_bytes(limits)
-
     async def serve_exchange(self, exchange: Exchange) -> None:
         response = self._page.answer(exchange.request)
         if response is None and self.elsewhere is not None:
             await self.elsewhere.serve_exchange(exchange)
         else:
-            await exchange.pass_over_body()
-            await exchange.answer(
-                response or Response(404, f"Nothing is here; the page is at {HOME}.\n", [web.NO_STORE])
-            )
-
-    def lifespan(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self.elsewhere is None else self.elsewhere.lifespan()
+            await exchange.discard_body()
+            await exchange.answer(response or Response(404, f"Nothing is here; the page is at {HOME}.\n", [NO_STORE]))
 
 
 class _OwnOrigin(Origins):

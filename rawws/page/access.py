@@ -16,8 +16,7 @@ import secrets
 
 from rawws.errors import Refusal, UsageError
 from rawws.room_paths import OWN_PATHS
-from rawws.web import NO_STORE
-from rawws.wire.messages import Request, Response
+from rawws.wire.messages import NO_STORE, Request, Response
 
 HOME = OWN_PATHS
 

@@ -6,8 +6,7 @@ import hashlib
 from importlib.resources import files
 
 from rawws.page.access import HOME
-from rawws.web import NO_STORE
-from rawws.wire.messages import Request, Response
+from rawws.wire.messages import NO_STORE, Request, Response
 
 _TYPES = {
     "html": "text/html; charset=utf-8",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TypeVar, overload
 
-from rawws.errors import UsageError
+from rawws.errors import Refusal, UsageError
 
 # RFC 9110 §5.6.2.
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
@@ -26,6 +26,10 @@ _VALUE = re.compile(r"(?:[!-~](?:[ \t!-~]*[!-~])?)?")
 
 # Fields as a caller may give them: a mapping, or pairs where a name occurs twice or the order matters.
 FieldsLike = Mapping[str, str] | Iterable[tuple[str, str]]
+
+# Without this field, a cache may store even a 404 (RFC 9111 §4.2.2), and some store each 200. Responses that depend on
+# the moment, or on the client's Accept header, have it.
+NO_STORE = ("Cache-Control", "no-store")
 
 _Default = TypeVar("_Default")
 
@@ -241,6 +245,14 @@ class Response:
                 self.headers = Headers([("Content-Type", "text/plain; charset=utf-8"), *self.headers])
         else:
             self.body = body or b""
+
+    @classmethod
+    def from_refusal(cls, refusal: Refusal) -> Response:
+        """Return the response that tells a client in one sentence why it is refused."""
+        headers = [(name.decode("ascii"), value.decode("ascii")) for name, value in refusal.headers]
+        if not any(name == NO_STORE[0] for name, _ in headers):
+            headers.append(NO_STORE)
+        return cls(refusal.status, refusal.sentence + "\n", Headers(headers))
 
     @property
     def reason(self) -> str:
