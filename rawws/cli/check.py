@@ -19,7 +19,7 @@ from rawws.wire.handshake_errors import ProxyError
 from rawws.wire.trace import printable
 
 NAME = "check"
-HELP = "hold any WebSocket server against RFC 6455"
+HELP = "check any WebSocket server against RFC 6455"
 
 _FOUND_FAULT = 1
 _NOT_CHECKED = 3  # 2 is argparse's, for a bad command line
@@ -27,21 +27,21 @@ _NOT_CHECKED = 3  # 2 is argparse's, for a bad command line
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Tries a WebSocket server, each case on a connection of its own: handshakes and frames that it has to take, "
-        "and broken ones that it has to refuse. Says what came back, what the RFC asks for, and the verdict: good; lax "
-        "(it is allowed, but should be otherwise); BAD; unclear (the case could not be run). The status is 1 if any is "
-        "BAD, and 3 if the server can't be reached, or stops answering before all cases were tried."
+        "Tests a WebSocket server with handshakes and frames that it must accept, and broken ones that it must refuse, "
+        "each on its own connection. Prints the answer, the RFC's requirement and the verdict: good; lax (allowed, but "
+        "not as recommended); BAD; unclear (the case could not be run). The exit status is 1 if a case is BAD, and 3 "
+        "if the server can't be reached, or stops answering before the last case."
     )
     parser.add_argument("url", nargs="?", metavar="URL", help="ws://… or wss://…")
-    parser.add_argument("--only", metavar="CASE", action="append", help="this case; may be repeated")
-    parser.add_argument("--list", action="store_true", help="name the cases, and what the RFC asks for in each")
+    parser.add_argument("--only", metavar="CASE", action="append", help="run this case only; may be repeated")
+    parser.add_argument("--list", action="store_true", help="list the cases, with the RFC's requirements")
     parser.add_argument("--json", action="store_true", help="print the results as JSON, with all bytes in hex")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show what went out and what came back")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what was sent and received")
     parser.add_argument("-H", "--header", type=header, action="append", default=[], metavar="'NAME: VALUE'",
-                        help="send this header too, such as a cookie; may be repeated")  # fmt: skip
+                        help="also send this header, such as a cookie; may be repeated")  # fmt: skip
     parser.add_argument("-o", "--origin", help="send this Origin")
     parser.add_argument("--timeout", type=seconds, default=3.0, metavar="SECONDS",
-                        help="how long an answer may take (default: %(default)g)")  # fmt: skip
+                        help="how long to wait for an answer (default: %(default)g)")  # fmt: skip
     add_tls_arguments(parser)
 
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ask = parser.add_argument_group("the handshake")
     ask.add_argument(
         "-H", "--header", type=header, action="append", default=[], metavar="'NAME: VALUE'",
-        help="send this header too; may be repeated",
+        help="also send this header; may be repeated",
     )  # fmt: skip
     ask.add_argument(
         "-s", "--subprotocol", action="append", default=[], metavar="NAME",
@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sent as many messages as it has received)",
     )  # fmt: skip
     talk.add_argument("-b", "--binary", action="store_true", help="send each line's bytes as a binary message")
-    talk.add_argument("--ping", type=seconds, default=0.0, metavar="SECONDS", help="ping so often, and time the pong")
+    talk.add_argument(
+        "--ping", type=seconds, default=0.0, metavar="SECONDS", help="send a ping at this interval, and time the pong"
+    )
     talk.add_argument("--max-size", type=size, default=MIB, metavar="BYTES", help="of one message (default: 1M)")
     levels = parser.add_argument_group("what it shows, on standard error").add_mutually_exclusive_group()
     levels.add_argument(

@@ -30,24 +30,24 @@ from rawws.wire.messages import Request, Response
 from rawws.wire.trace import STATE, WATCHED_LEGEND
 
 NAME = "tap"
-HELP = "show what runs between clients and another server"
+HELP = "show the traffic between clients and another server"
 
 _DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Listens for clients, connects each to the server behind, and passes every byte on as it is, in both "
-        "directions. The log shows each HTTP head, the requirements of each handshake, and each frame."
+        "Listens for clients, connects each of them to the server, and passes every byte on unchanged, in both "
+        "directions. The log shows each HTTP head, the checks of each handshake, and each frame."
     )
     parser.add_argument("listen", metavar="LISTEN", help="[HOST:]PORT, on loopback if there is no host")
     parser.add_argument("target", metavar="TARGET", help="HOST:PORT of the server, or its URL: ws://…, wss://…, http…")
     add_tls_arguments(parser)
-    parser.add_argument("--record", metavar="FILE", help="write all of it to this file too, for rawws decode to read")
+    parser.add_argument("--record", metavar="FILE", help="also write all traffic to this file, for rawws decode")
     parser.add_argument(
         "--page",
         metavar="[HOST:]PORT",
-        help="show it in a browser too, on a port of its own; the link, which has a token, is logged at startup",
+        help="also show the traffic in a browser, on this port; the link with its token is logged at startup",
     )
     parser.add_argument(
         "--page-token",
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     levels.add_argument("-q", dest="log_level", action="store_const", const="info", help="connections only (info)")
     levels.add_argument(
-        "-vv", dest="log_level", action="store_const", const="trace", help="each frame's bytes in hex too (trace)"
+        "-vv", dest="log_level", action="store_const", const="trace", help="also each frame's bytes in hex (trace)"
     )
 
 

@@ -113,7 +113,7 @@ def test_compressed_messages_are_inflated_where_that_was_agreed_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "reason"),
     [
         ((CLIENT, REQUEST[:50]), "the head ends here"),
         ((CLIENT, REQUEST + HELLO[:1]), "the frame's header ends here"),
@@ -122,10 +122,10 @@ def test_compressed_messages_are_inflated_where_that_was_agreed_on() -> None:
         ((SERVER, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "the body can't be followed"),
     ],
 )
-def test_what_is_incomplete_or_not_to_be_followed(said: tuple[Role, bytes], told: str) -> None:
+def test_incomplete_bytes_and_those_that_can_not_be_followed_are_named(said: tuple[Role, bytes], reason: str) -> None:
     last = see(said)[-1]
     assert isinstance(last, Rest)
-    assert last.reason == told
+    assert last.reason == reason
 
 
 def test_a_head_that_is_none_ends_the_following() -> None:
@@ -154,7 +154,7 @@ H2C_SWITCH = SWITCH.replace(b"websocket", b"h2c") + b"\r\n"
         (H2C_REQUEST, b"HTTP/1.1 101 Yes\r\n\r\n", "h2c"),
     ],
 )
-def test_what_goes_on_as_something_else_is_not_read(request_head: bytes, answer: bytes, protocol: str) -> None:
+def test_another_protocol_after_a_101_is_not_read(request_head: bytes, answer: bytes, protocol: str) -> None:
     """RFC 9110 §7.8: a 101 says in Upgrade which protocol comes next."""
     said = [(CLIENT, request_head), (SERVER, answer + b"\0\0\x12\4"), (CLIENT, HELLO), (SERVER, b"\x81\x02hi")]
     asked, answered, *others = see(*said)
@@ -163,7 +163,7 @@ def test_what_goes_on_as_something_else_is_not_read(request_head: bytes, answer:
     assert others == [Switch(protocol)]
 
 
-def test_what_waits_behind_an_upgrade_to_something_else_is_not_read() -> None:
+def test_bytes_waiting_after_an_upgrade_to_another_protocol_are_not_read() -> None:
     assert see((CLIENT, REQUEST + HELLO), (SERVER, H2C_SWITCH))[2:] == [Switch("h2c")]
 
 
@@ -186,7 +186,7 @@ def test_any_bytes_can_be_looked_at(data: bytes, in_frames: bool, sender: Role) 
     ("data", "sender"),
     [(REQUEST, CLIENT), (SWITCH, SERVER), (HELLO, CLIENT), (encode_frame(Opcode.TEXT, b"hi"), SERVER), (b"", SERVER)],
 )
-def test_who_sends_is_seen_in_the_first_bytes(data: bytes, sender: Role) -> None:
+def test_the_sender_is_recognized_by_the_first_bytes(data: bytes, sender: Role) -> None:
     assert guess_sender(data) is sender
 
 
@@ -249,7 +249,7 @@ def test_a_head_that_is_no_response_says_why(answer: bytes, problem: str) -> Non
     assert not head.is_fine
 
 
-def test_what_a_server_has_in_its_headers_is_spelt_out() -> None:
+def test_bytes_beyond_ascii_in_a_servers_headers_are_escaped() -> None:
     answer = SWITCH.replace(b"websocket", b"web\x1b[31msocket\xe9") + b"\r\n"
     seen = see((CLIENT, REQUEST), (SERVER, answer))
     assert isinstance(seen[1], Head)
@@ -274,7 +274,7 @@ def test_a_body_that_is_not_in_the_capture_is_left_out() -> None:
     assert all(isinstance(each, Head) and each.is_fine for each in seen)
 
 
-# What looking on may cost
+# The cost of observing
 
 
 def peak_of(look: Callable[[], object]) -> int:
@@ -319,12 +319,12 @@ def test_a_bomb_is_inflated_as_far_as_is_allowed(fin: bool) -> None:
     assert seen[-1].message is not None
     assert not seen[-1].message.is_all_known
     assert ALLOWED_IN_ADVANCE <= seen[-1].message.size <= ALLOWED_IN_ADVANCE + INFLATED_FOR_EACH * len(bomb)
-    told = f"the message: TEXT, {seen[-1].message.size:,} bytes or more (no more is inflated): '{'a' * 200}…'"
-    assert told in describe(seen[-1], with_ruler=False)[1]
+    line = f"the message: TEXT, {seen[-1].message.size:,} bytes or more (no more is inflated): '{'a' * 200}…'"
+    assert line in describe(seen[-1], with_ruler=False)[1]
 
 
 @pytest.mark.parametrize("answer", [SWITCH + b"\r\n", b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"])
-def test_what_waits_for_an_answer_is_bounded(answer: bytes) -> None:
+def test_bytes_that_wait_for_an_answer_are_bounded(answer: bytes) -> None:
     observer = Observer(max_waiting_bytes=100)
     assert len(observer.receive(CLIENT, REQUEST + bytes(100))) == 1
     (rest,) = observer.receive(CLIENT, b"x")
@@ -375,7 +375,7 @@ def test_a_head_that_is_too_long_to_be_looked_at(end: bytes) -> None:
     assert rest.reason == "a head of more than 262,144 bytes is not looked at"
 
 
-# What is a limit of this server's own, or a trait of it, is none of others' traffic.
+# A limit or trait of this server doesn't apply to others' traffic.
 
 
 def test_a_handshake_of_many_fields_is_judged_like_any() -> None:
@@ -392,7 +392,7 @@ def test_a_handshake_of_many_fields_is_judged_like_any() -> None:
         (b"GET / HTTP/2.0", "this is not HTTP/1.0 or HTTP/1.1: what follows is not read"),
     ],
 )
-def test_what_is_not_followed_is_said_of_any_server(line: bytes, problem: str) -> None:
+def test_refusals_are_worded_for_any_server(line: bytes, problem: str) -> None:
     request, *_ = see((CLIENT, line + b"\r\nHost: x:1\r\n\r\n"))
     assert isinstance(request, Head)
     assert request.problem == problem
