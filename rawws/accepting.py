@@ -14,6 +14,8 @@ from rawws import logs
 from rawws.transport import EXHAUSTED, plain_address
 from rawws.wire.trace import FAULT, STATE
 
+_log = logs.server_line
+
 Address = tuple[str, int] | str
 
 # One wake of a listener takes in at most so many connections before other tasks get their turn (a guess).
@@ -80,7 +82,3 @@ def _describe(error: OSError) -> str:
         return f"{told}; the listening socket may be of no use any more"
     remedy = ", or more are allowed (ulimit -n, LimitNOFILE)" if error.errno == errno.EMFILE else ""
     return f"{told}; accepting rests until some are closed{remedy}"
-
-
-def _log(level: int, mark: str, text: str) -> None:
-    logs.line(logs.server, level, logs.SERVER, mark, text)

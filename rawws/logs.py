@@ -89,6 +89,11 @@ def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) 
     logger.log(level, "#%d %s %s", number, mark, printable(text))
 
 
+def server_line(level: int, mark: str, text: str) -> None:
+    """Write one line of the server's own story."""
+    line(server, level, SERVER, mark, text)
+
+
 def show_frame(number: int, mark: str, frame: Frame) -> None:
     """Log a frame, and the message that ends with it if that adds something. Call it only if DEBUG is enabled."""
     line(frames, logging.DEBUG, number, mark, frame_line(frame))

@@ -21,6 +21,8 @@ from rawws.transport import name_address, open_listeners
 from rawws.wire.trace import STATE, TIMER
 from rawws.workers import Membership
 
+_log = logs.server_line
+
 # A worker without its parent process gets no second signal, so it ends by force this long after its drain. Its
 # application has five seconds to end, and messages that wait for a backplane have three.
 ORPHAN_S = 10.0
@@ -157,7 +159,3 @@ async def _tell_who_is_late(after_s: float) -> None:
     await trio.sleep(after_s)
     reason = "the application goes on: a handler, a thread, its startup or shutdown"
     _log(logging.WARNING, TIMER, f"{reason}; it is waited for until another signal")
-
-
-def _log(level: int, mark: str, text: str) -> None:
-    logs.line(logs.server, level, logs.SERVER, mark, text)

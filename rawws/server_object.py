@@ -150,7 +150,7 @@ class Server:
             if cut_off := self._state.cut_off:
                 message = f"the drain of {self.limits.drain_s:g} s (--drain) ended before "
                 message += "these requests were answered: "
-                logs.line(logs.server, logging.WARNING, logs.SERVER, FAULT, message + name_some(cut_off))
+                logs.server_line(logging.WARNING, FAULT, message + name_some(cut_off))
 
     def _list_open(self, most: int) -> tuple[list[OpenConnection], int]:
         """Return the newest WebSockets and event streams that a tracer sees, and the number of the others."""

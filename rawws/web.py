@@ -1,4 +1,4 @@
-"""Plain HTTP answers, for requests that don't upgrade: the program's own, and those of an application."""
+"""The applications for HTTP that need no framework: a greeting, a plain 426, and a function of the request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rawws.wire.trace import mask_target
 GREETING = "hi there"
 ALLOWED_METHODS = ("GET", "HEAD")
 
-# What a program may give for requests that don't upgrade.
+# A program's function that answers requests.
 Answer = Callable[[Request], Awaitable[Response | str | None]]
 
 
@@ -37,9 +37,9 @@ class HelloApp:
     """
 
     def __init__(self, methods: Sequence[str] = (), obstacle: Callable[[], str] = str) -> None:
-        """``methods`` are further methods, which are allowed since another app in front of it answers them in rooms.
+        """``methods`` are further allowed methods, which another app in front answers in rooms.
 
-        ``obstacle`` returns why nobody should be sent here just now, or an empty string.
+        ``obstacle`` returns the reason why the server isn't ready for new clients, or an empty string.
         """
         self._obstacle = obstacle
         self._allowed = (*ALLOWED_METHODS, *methods)
@@ -87,8 +87,8 @@ class UpgradeOnlyApp:
             await exchange.answer(answer_options(["GET"]))
             return
         headers = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
-        told = "This server speaks WebSocket only; connect with a WebSocket client."
-        await exchange.answer(Refusal(426, "upgrade_required", told, headers))
+        sentence = "This server speaks WebSocket only; connect with a WebSocket client."
+        await exchange.answer(Refusal(426, "upgrade_required", sentence, headers))
 
 
 # Advice for an application that is no function of a request, by the number of its arguments.

@@ -29,6 +29,8 @@ from rawws.signals import ending_signals, name_signal
 from rawws.transport import name_address, open_listeners
 from rawws.wire.trace import FAULT, STATE
 
+_log = logs.server_line
+
 VARIABLE = "RAWWS_WORKER"
 # More workers than any machine has cores. A typing error must not use up the system's resources.
 MAX_WORKERS = 1024
@@ -252,7 +254,3 @@ class _Crew:
 
 
 _NOT_FOR_WORKERS = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
-
-
-def _log(level: int, mark: str, text: str) -> None:
-    logs.line(logs.server, level, logs.SERVER, mark, text)

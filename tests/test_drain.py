@@ -20,7 +20,7 @@ import trio
 from trio.testing import MockClock
 
 from rawws import systemd
-from rawws.asgi_app import Message, Receive, Scope, Send
+from rawws.asgi_spec import Message, Receive, Scope, Send
 from rawws.errors import UsageError
 from rawws.limits import Limits
 from rawws.wire.frames import Opcode

@@ -152,7 +152,10 @@ def test_a_token_that_can_not_stand_in_a_link(given: str, start_program: StartPr
     ("arguments", "told"),
     [
         (["--page-token", "x", "--no-page"], "--page-token has no effect with --no-page"),
-        (["--page-token", "x", "--workers", "2", "--backplane", "redis://localhost"], "--page-token has no effect with --workers"),
+        (
+            ["--page-token", "x", "--workers", "2", "--backplane", "redis://localhost"],
+            "--page-token has no effect with --workers",
+        ),
         (
             ["tap", "0", "localhost:1", "--page-token", "x"],
             "--page-token is for the page of a tap; give --page PORT too",

@@ -154,7 +154,7 @@ class _Program:
         routes: Routes | None = None
         if options.slow == Slow.WAIT.value and not options.ping_timeout:
             message = "--slow wait with --ping-timeout 0 waits for ever: a peer that stops reading holds up its room"
-            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
+            logs.server_line(logging.WARNING, STATE, message)
         # A client that reaches a proxy reaches the server after it.
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
@@ -198,11 +198,11 @@ class _Program:
         if not wanted or listeners[0].family == socket.AF_UNIX:  # where no browser goes
             if options.page_token is not None:
                 message = "the page is off, since others can reach this server; to use --page-token, give --page too"
-                logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
+                logs.server_line(logging.WARNING, STATE, message)
             return None
         if not local:
             message = "the page is on: everybody who can reach it and has its token sees all that crosses the wire"
-            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
+            logs.server_line(logging.WARNING, STATE, message)
         scheme = "ws" if self._tls is None else "wss"
         uri = f"{scheme}://{name_address(dialled_address(listeners[0]))}"
         about = About(

@@ -163,4 +163,4 @@ async def _show_page(
 
 
 def _log(message: str) -> None:
-    logs.line(logs.server, logging.INFO, logs.SERVER, STATE, message)
+    logs.server_line(logging.INFO, STATE, message)
