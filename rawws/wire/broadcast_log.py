@@ -262,8 +262,9 @@ class BroadcastLog:
         encoding = segment.encoding_for(encoding)
         if encoding is PLAIN:
             return segment.plain
-        while (encoded := self._encoded.use(number, encoding)) is None:
-            self.make(number, encoding)
+        encoded = self._encoded.use(number, encoding)
+        while encoded is None:
+            encoded = self._step(segment, number, encoding)
         return encoded
 
     def work(self, number: int, encoding: Encoding) -> int:
@@ -281,14 +282,17 @@ class BroadcastLog:
         encoding = segment.encoding_for(encoding)
         if encoding is PLAIN or self._encoded.has(number, encoding):
             return True
-        if not self._encoded.is_begun(number, encoding):
-            self._encoded.begin(number, encoding, segment.encode_in_steps(encoding, self.ids))
+        return self._step(segment, number, encoding) is not None
+
+    def _step(self, segment: Segment, number: int, encoding: Encoding) -> bytes | None:
+        def start() -> Iterator[bytes]:
             self.work_done += segment.work(encoding)
-        encoded = self._encoded.step(number, encoding)
-        if encoded is None:
-            return False
-        self._keep(number, encoding, encoded)
-        return True
+            return segment.encode_in_steps(encoding, self.ids)
+
+        encoded = self._encoded.step(number, encoding, start)
+        if encoded is not None:
+            self._keep(number, encoding, encoded)
+        return encoded
 
     def leave_plain(self, number: int, encoding: Encoding) -> None:
         """Encode a segment without compressing it, for when there is no time for that."""
