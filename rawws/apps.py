@@ -19,7 +19,7 @@ from rawws.errors import Refusal
 from rawws.limits import Limits
 from rawws.peer import Endpoint, Peer
 from rawws.transport import Transport
-from rawws.wire.encodings import as_compact_json
+from rawws.wire.json_messages import as_compact_json
 from rawws.wire.messages import NO_STORE, Request, Response
 
 BODY_TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than what is taken here.")

@@ -18,7 +18,7 @@ from rawws.peer import Peer
 from rawws.room_state import RoomState
 from rawws.wire.broadcast_log import BroadcastLog
 from rawws.wire.deflate import STEP_BYTES
-from rawws.wire.encodings import without_deflate
+from rawws.wire.encodings import Encoding
 
 if TYPE_CHECKING:
     from rawws.loop import Loop
@@ -53,7 +53,7 @@ class Forms:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._jobs: dict[tuple[RoomState, int, int], _Job] = {}
+        self._jobs: dict[tuple[RoomState, int, Encoding], _Job] = {}
         self._work: dict[RoomState, int] = {}  # left to do, for each room
         self.allowance = TURN_WORK  # what may still be done at once
 
@@ -62,31 +62,31 @@ class Forms:
         """Whether there is a step to be done."""
         return bool(self._jobs)
 
-    def get(self, room: RoomState, number: int, form: int) -> bytes | None:
+    def get(self, room: RoomState, number: int, encoding: Encoding) -> bytes | None:
         """Return a segment in a form, or None if the peer has to `wait` for it."""
         log = room.log
-        work = log.work(number, form)
+        work = log.work(number, encoding)
         if work > self.allowance:
             if self._work.get(room, 0) <= MOST_WORK:
                 return None
-            log.leave_plain(number, form)
-            work = log.work(number, form)
+            log.leave_plain(number, encoding)
+            work = log.work(number, encoding)
         self.allowance -= work
-        return log.segment(number, form)
+        return log.segment(number, encoding)
 
-    def get_at_once(self, room: RoomState, number: int, form: int) -> bytes:
+    def get_at_once(self, room: RoomState, number: int, encoding: Encoding) -> bytes:
         """Return a segment in a form, or uncompressed where there is no time to deflate it."""
-        work = room.log.work(number, form)
+        work = room.log.work(number, encoding)
         if work > self.allowance:
-            form = without_deflate(form)
-            work = room.log.work(number, form)
+            encoding = encoding.uncompressed
+            work = room.log.work(number, encoding)
         self.allowance -= work
-        return room.log.segment(number, form)
+        return room.log.segment(number, encoding)
 
-    def run(self, room: RoomState, number: int, form: int) -> tuple[bytes, list[int]]:
+    def run(self, room: RoomState, number: int, encoding: Encoding) -> tuple[bytes, list[int]]:
         """Return several segments joined, and the size of each. The first of them must exist in this form."""
         before = room.log.work_done
-        run = room.log.run(number, form, self.allowance)
+        run = room.log.run(number, encoding, self.allowance)
         self.allowance -= room.log.work_done - before
         return run
 
@@ -110,11 +110,11 @@ class Forms:
         while self._jobs and work < STEP_BYTES:
             key = next(iter(self._jobs))
             job = self._jobs.pop(key)
-            room, number, form = key
+            room, number, encoding = key
             # The readers may have left or moved on, and the segment may have been dropped.
             is_there = job.log is room.log and number >= job.log.first
             try:
-                is_made = not (is_there and any(map(_waits, job.waiting))) or job.log.make(number, form)
+                is_made = not (is_there and any(map(_waits, job.waiting))) or job.log.make(number, encoding)
             except Exception:  # the other rooms have jobs too
                 self._is_done(room, job)
                 self._loop.give_up_all(room)

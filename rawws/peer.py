@@ -21,10 +21,11 @@ from rawws.poller import READABLE, WRITABLE
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.broadcast_log import Cursor
-from rawws.wire.event_stream import EventStream
+from rawws.wire.encodings import Encoding
 from rawws.wire.events import Message, MessagePart
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
 from rawws.wire.rate import TokenBucket
+from rawws.wire.response_stream import ResponseStream
 from rawws.wire.session import Session
 
 if TYPE_CHECKING:
@@ -181,7 +182,12 @@ class Peer:
     )
 
     def __init__(
-        self, number: int, transport: Transport, session: Session | EventStream, endpoint: Endpoint, encoding: int
+        self,
+        number: int,
+        transport: Transport,
+        session: Session | ResponseStream,
+        endpoint: Endpoint,
+        encoding: Encoding,
     ) -> None:
         self.number = number
         self.transport = transport

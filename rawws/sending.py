@@ -22,7 +22,7 @@ from rawws.peer import Alone, Peer, Piece
 from rawws.poller import READABLE
 from rawws.room_state import RoomState
 from rawws.wire.broadcast_log import RUN_BYTES, Cursor
-from rawws.wire.encodings import notice, rest_of_message, without_deflate
+from rawws.wire.encodings import PLAIN
 from rawws.wire.role import Role
 from rawws.wire.session import State
 
@@ -65,7 +65,7 @@ class Sending:
             return 0, 0, peers
 
     def spread_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
-        """Send the gap that a room's log just got to every peer there, if its form can tell of one.
+        """Send the gap that a room's log just got to every peer there whose encoding has controls.
 
         In a room that conflates, a peer that is behind has no place in the log, and is sent the gap at once.
         """
@@ -76,7 +76,7 @@ class Sending:
                 self._loop.give_up_all(room)
             return
         for peer in room.peers:
-            if peer.session.state is State.OPEN and (words := notice({"gap": gap}, peer.encoding)):
+            if peer.session.state is State.OPEN and (words := peer.encoding.encode_control({"gap": gap})):
                 if peer.in_message:
                     peer.queue_later([words])
                 else:
@@ -91,14 +91,14 @@ class Sending:
         lost: list[tuple[Peer, OSError]] = []
         later: list[Peer] = []
         most_bytes = SENT_AT_ONCE_BYTES
-        for form, all_peers in room.current.items():
+        for encoding, all_peers in room.current.items():
             peers: Collection[Peer] = all_peers
-            # In a room that conflates, a peer that is behind has no place in a segment, and can't wait for its form.
-            segment = forms.get_at_once(room, number, form) if room.conflates else forms.get(room, number, form)
+            # In a room that conflates, a lagging peer has no place in a segment, and can't wait for its encoding.
+            segment = (forms.get_at_once if room.conflates else forms.get)(room, number, encoding)
             if segment is None:
                 later += peers
                 continue
-            if not segment:  # a gap, of which this form can't tell
+            if not segment:  # a gap, in an encoding without controls
                 continue
             size = len(segment)
             if size * len(peers) > most_bytes and not room.conflates:
@@ -234,7 +234,7 @@ class Sending:
 
     def echo_large(self, peer: Peer, frames: list[bytes | bytearray]) -> bool:
         """Send large frames back without joining them first; False if that isn't possible now."""
-        if peer.encoding or peer.interest != READABLE or peer.session.on_frame is not None:
+        if peer.encoding is not PLAIN or peer.interest != READABLE or peer.session.on_frame is not None:
             return False
         try:
             sent = peer.transport.try_send_pieces(frames)
@@ -314,7 +314,7 @@ class Sending:
     def _send_pending(self, peer: Peer) -> bool:
         """Send from the outbox and the logs, each at its turn; return False if something is left.
 
-        Then the socket takes no more, or the next form is still being made (``Peer.awaits_form``).
+        Then the socket takes no more, or the next segment is still being encoded (``Peer.awaits_form``).
         """
         transport, forms = peer.transport, self._loop.forms
         if transport.has_unsent and not transport.try_flush():
@@ -349,7 +349,7 @@ class Sending:
             if segment is None:
                 forms.wait(peer, room, number)
                 return False
-            if not segment:  # a gap, of which this form can't tell
+            if not segment:  # a gap, in an encoding without controls
                 peer.cursors[room] = Cursor(number + 1)
                 continue
             if (
@@ -418,7 +418,7 @@ class Sending:
 
     def replay(self, peer: Peer, room: RoomState, after: int) -> bool:
         """Put a peer behind in a room that it joins; false if there is nothing for it."""
-        entry = room.log.entry(after, peer.encoding, trio.current_time())
+        entry = room.log.replay_start(after, peer.encoding, trio.current_time())
         if not entry.rest and entry.number == room.log.next:
             return False
         if peer.cursors is None:
@@ -459,13 +459,13 @@ class Sending:
                     first.append(memoryview(segment)[offset:])
                 else:
                     committed_bytes = peer.transport.committed_bytes
-                    first.append(rest_of_message(segment, offset, peer.encoding, committed_bytes=committed_bytes))
+                    first.append(peer.encoding.rest_of_message(segment, offset, committed_bytes=committed_bytes))
                 number += 1
                 peer.in_segment = None
             if whole:
                 for missing in range(number, room.log.next):
                     # An uncompressed one is the log's own, or quickly made.
-                    plain = room.log.segment(missing, without_deflate(peer.encoding))
+                    plain = room.log.segment(missing, peer.encoding.uncompressed)
                     if segment := room.leave_out_own(peer, missing, plain):
                         peer.session.show_sent(segment)
                         then.append(segment)

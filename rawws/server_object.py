@@ -31,7 +31,6 @@ from rawws.tracing import OpenConnection
 from rawws.transport import Transport
 from rawws.upgrade import Upgraded
 from rawws.websocket import WebSocket
-from rawws.wire.event_stream import EventStream
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, shorten
 
@@ -155,8 +154,7 @@ class Server:
         peers = [  # the oldest first
             peer
             for peer in current_loop().peers.values()
-            if peer.endpoint is self._endpoint
-            or (peer.endpoint is self._unseen and isinstance(peer.session, EventStream))
+            if peer.endpoint is self._endpoint or (peer.endpoint is self._unseen and peer.encoding.is_one_way)
         ]
         listed = [
             OpenConnection(peer.number, peer.remote_address, peer.path, peer.endpoint is self._endpoint)

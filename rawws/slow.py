@@ -17,7 +17,6 @@ from rawws.errors import Cause
 from rawws.peer import Pace, Peer
 from rawws.room_state import RoomState, Slow
 from rawws.wire.broadcast_log import Cursor
-from rawws.wire.encodings import count_messages, notice, rest_of_message
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
 
@@ -40,7 +39,7 @@ class SlowPeers:
 
     @staticmethod
     def leave_rest(peer: Peer, room: RoomState, number: int, segment: bytes, sent: int) -> None:
-        """Note that only the first ``sent`` bytes of a segment, in this peer's form, were sent."""
+        """Note that only the first ``sent`` bytes of a segment, in this peer's encoding, were sent."""
         assert peer.cursors is not None
         if not room.conflates:
             peer.cursors[room] = Cursor(number, sent)
@@ -48,8 +47,8 @@ class SlowPeers:
                 peer.in_segment = room
             return
         # It may never get more of this than the message that it has a part of.
-        rest = rest_of_message(segment, sent, peer.encoding, committed_bytes=peer.transport.committed_bytes)
-        done = count_messages(segment, sent + len(rest), peer.encoding)
+        rest = peer.encoding.rest_of_message(segment, sent, committed_bytes=peer.transport.committed_bytes)
+        done = peer.encoding.count_messages(segment, sent + len(rest))
         if rest:
             peer.outbox = [rest, *(peer.outbox or ())]
             peer.outbox_bytes += len(rest)
@@ -97,11 +96,11 @@ class SlowPeers:
         skipped = room.count_for(peer, log.first_of(number), log.last_before(newest)) - len(gaps)
         if peer.in_segment is room:
             segment = room.segment_for(peer, number)
-            rest = rest_of_message(segment, offset, peer.encoding, committed_bytes=peer.transport.committed_bytes)
+            rest = peer.encoding.rest_of_message(segment, offset, committed_bytes=peer.transport.committed_bytes)
             if number in gaps:
                 gaps.remove(number)  # it goes out whole
             else:
-                skipped -= count_messages(segment, offset + len(rest), peer.encoding)
+                skipped -= peer.encoding.count_messages(segment, offset + len(rest))
             peer.in_segment = None
             peer.outbox = [rest, *(peer.outbox or ())]
             peer.outbox_bytes += len(rest)
@@ -121,7 +120,7 @@ class SlowPeers:
         if peer.outbox and peer.outbox[-1] is pace.notice:
             peer.outbox_bytes -= len(peer.outbox.pop())
             count += pace.noticed
-        pace.notice, pace.noticed = notice({"skipped": count}, peer.encoding), count
+        pace.notice, pace.noticed = peer.encoding.encode_control({"skipped": count}), count
         if pace.notice:
             self._loop.sending.queue_apart(peer, pace.notice)
 

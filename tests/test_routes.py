@@ -13,15 +13,17 @@ import rawws
 from rawws.doors import Access, Door
 from rawws.errors import Refusal
 from rawws.gate import Admission
+from rawws.listeners import open_listeners
 from rawws.peer import Endpoint, Peer
 from rawws.routes import Relay, Route, RouteTable
 from rawws.server_object import Server
 from rawws.service import ServerConfig
-from rawws.transport import Transport, open_listeners
+from rawws.transport import Transport
 from rawws.web import HelloApp
-from rawws.wire.handshake import Handshake, Origins
+from rawws.wire.handshake import Handshake
 from rawws.wire.message_ids import MessageId
 from rawws.wire.messages import Headers, Request
+from rawws.wire.origins import Origins
 from tests.serving import LOOPBACK, Client, text, upgrade
 
 
