@@ -31,6 +31,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import Cause
+from rawws.lag_policies import Lag
 from rawws.peer import Inbox, Peer
 from rawws.room_state import RoomState
 from rawws.wire.session import State
@@ -272,8 +273,8 @@ def unsent(peer: Peer) -> int:
     """Return how many bytes wait for a peer's socket: its own, and what it lacks of its rooms."""
     if peer.cursors is None:
         return peer.outbox_bytes
-    rooms = [(room, cursor) for room, cursor in peer.cursors.items() if not room.conflates]
-    return peer.outbox_bytes + sum(room.log.lag_bytes(cursor, peer.encoding) for room, cursor in rooms)
+    lags = [(room.policy, Lag(room.log, cursor, peer.encoding)) for room, cursor in peer.cursors.items()]
+    return peer.outbox_bytes + sum(policy.lag_bytes(lag) for policy, lag in lags)
 
 
 def _orphan_bytes(inbox: Inbox) -> int:
@@ -284,5 +285,5 @@ def _weight(peer: Peer) -> int:
     """Return how much would not have to be held if it weren't for a peer, at most."""
     if peer.cursors is None:
         return own_bytes(peer)
-    rooms = [(room, cursor) for room, cursor in peer.cursors.items() if not room.conflates]
-    return own_bytes(peer) + sum(room.log.lag_cost(cursor, peer.encoding) for room, cursor in rooms)
+    lags = [(room.policy, Lag(room.log, cursor, peer.encoding)) for room, cursor in peer.cursors.items()]
+    return own_bytes(peer) + sum(policy.lag_cost(lag) for policy, lag in lags)

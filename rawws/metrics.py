@@ -15,6 +15,7 @@ from rawws.errors import UsageError
 from rawws.exchange import Exchange
 from rawws.extras import install_command
 from rawws.hub import Hub
+from rawws.lag_policies import Lag
 from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.room_paths import METRICS
@@ -104,9 +105,8 @@ class _Collector:
             [(cause.value, count) for cause, count in traffic.ends.items()],
         )
         lags = [
-            room.log.lag_bytes(peer.cursors[room], peer.encoding)
+            room.policy.lag_bytes(Lag(room.log, peer.cursors[room], peer.encoding))
             for room in rooms
-            if not room.conflates
             for peer in room.behind
             if peer.cursors is not None
         ]

@@ -18,6 +18,7 @@ import trio
 
 from rawws import tracing
 from rawws.forms import SENT_AT_ONCE_BYTES
+from rawws.lag_policies import Lag
 from rawws.peer import Alone, Peer, Piece
 from rawws.room_state import RoomState
 from rawws.transport import READABLE
@@ -67,9 +68,9 @@ class Sending:
     def spread_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
         """Send the gap that a room's log just got to every peer there, if its form can tell of one.
 
-        In a room that conflates, a peer that is behind has no place in the log, and is sent the gap at once.
+        A lagging peer that doesn't read on in the log has no place there, and is sent the gap at once.
         """
-        if not room.conflates:
+        if room.policy.reads_on:
             try:
                 self._broadcast(room)
             except Exception:
@@ -86,22 +87,22 @@ class Sending:
         """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
         number = room.log.next - 1
         gone = len(room)
-        forms = self._loop.forms
+        forms, reads_on = self._loop.forms, room.policy.reads_on
         short: list[tuple[Peer, bytes, int]] = []  # with the segment, and how much of it was sent
         lost: list[tuple[Peer, OSError]] = []
         later: list[Peer] = []
         most_bytes = SENT_AT_ONCE_BYTES
         for form, all_peers in room.current.items():
             peers: Collection[Peer] = all_peers
-            # In a room that conflates, a peer that is behind has no place in a segment, and can't wait for its form.
-            segment = forms.get_at_once(room, number, form) if room.conflates else forms.get(room, number, form)
+            # A lagging peer that doesn't read on in the log has no place in a segment, and can't wait for its form.
+            segment = forms.get(room, number, form) if reads_on else forms.get_at_once(room, number, form)
             if segment is None:
                 later += peers
                 continue
             if not segment:  # a gap, of which this form can't tell
                 continue
             size = len(segment)
-            if size * len(peers) > most_bytes and not room.conflates:
+            if size * len(peers) > most_bytes and reads_on:
                 in_order = list(peers)
                 peers = in_order[: max(1, most_bytes // size)]
                 later += in_order[len(peers) :]
@@ -129,7 +130,7 @@ class Sending:
             if not room.tells_senders_apart:
                 self._traffic.bytes_out -= len(segment) - sent
             self.fall_behind(peer)
-            self._loop.slow.leave_rest(peer, room, number, segment, sent)
+            self._loop.slow.record_partial_send(peer, room, number, segment, sent)
         for peer in later:
             self._keep_place(peer)
             assert peer.cursors is not None
@@ -341,10 +342,12 @@ class Sending:
             room = peer.in_segment or self._next_room(peer)
             if room is None:
                 return True
-            number, offset = peer.cursors[room]
-            if room.conflates:
-                self._loop.slow.queue_newest(peer, room, number)
+            cursor = peer.cursors[room]
+            chunk = room.policy.next_chunk(Lag(room.log, cursor, peer.encoding))
+            if chunk is not None:
+                self._loop.slow.queue_chunk(peer, room, chunk)
                 continue
+            number, offset = cursor
             segment = forms.get(room, number, peer.encoding)
             if segment is None:
                 forms.wait(peer, room, number)
@@ -427,16 +430,14 @@ class Sending:
                 if other is not room:
                     peer.cursors[other] = other.tail
                     other.add_behind(peer)
-        if room.conflates:  # who comes to a ticker wants to know how things stand
-            peer.cursors[room] = Cursor(after)
-        else:
-            if entry.rest:
-                peer.session.show_sent(entry.rest)
-                if peer.in_message:
-                    peer.queue_later([entry.rest])
-                else:
-                    self.queue(peer, entry.rest)
-            peer.cursors[room] = Cursor(entry.number)
+        start = room.policy.start(after, entry)
+        if start.rest:
+            peer.session.show_sent(start.rest)
+            if peer.in_message:
+                peer.queue_later([start.rest])
+            else:
+                self.queue(peer, start.rest)
+        peer.cursors[room] = start.cursor
         room.add_behind(peer)
         self.flush(peer)
         return True
@@ -447,12 +448,15 @@ class Sending:
         first: list[Piece] = []
         then: list[Piece] = []
         for room in rooms:
-            number, offset = peer.cursors[room]
-            if room.conflates:
-                while whole and number != room.log.last_message:
-                    newest, _, number = room.newest_for(peer, number)
-                    then.append(newest)
+            policy, cursor = room.policy, peer.cursors[room]
+            if not policy.reads_on:
+                while whole and cursor != room.tail:
+                    chunk = policy.next_chunk(Lag(room.log, cursor, peer.encoding))
+                    assert chunk is not None
+                    then.append(chunk.data)
+                    cursor = Cursor(chunk.upto)
                 continue
+            number, offset = cursor
             if room is peer.in_segment:
                 segment = room.segment_for(peer, number)
                 if whole:

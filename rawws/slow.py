@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import trio
 
 from rawws.errors import Cause
+from rawws.lag_policies import Block, Chunk, Close, JumpTo, Keep, Lag, PartialSend
 from rawws.peer import Pace, Peer
-from rawws.room_state import RoomState, Slow
+from rawws.room_state import RoomState
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.encodings import count_messages, notice, rest_of_message
 from rawws.wire.session import State
@@ -39,39 +40,38 @@ class SlowPeers:
     # Who reads too slowly
 
     @staticmethod
-    def leave_rest(peer: Peer, room: RoomState, number: int, segment: bytes, sent: int) -> None:
-        """Note that only the first ``sent`` bytes of a segment, in this peer's form, were sent."""
+    def record_partial_send(peer: Peer, room: RoomState, number: int, segment: bytes, sent: int) -> None:
+        """Record that a peer's socket took only the first ``sent`` bytes of a segment, in the peer's encoding."""
         assert peer.cursors is not None
-        if not room.conflates:
-            peer.cursors[room] = Cursor(number, sent)
-            if sent + peer.transport.committed_bytes > 0:
-                peer.in_segment = room
-            return
-        # It may never get more of this than the message that it has a part of.
-        rest = rest_of_message(segment, sent, peer.encoding, committed_bytes=peer.transport.committed_bytes)
-        done = count_messages(segment, sent + len(rest), peer.encoding)
+        at = PartialSend(room.log, number, segment, sent, peer.encoding, peer.transport.committed_bytes)
+        peer.cursors[room], rest, in_segment = room.policy.on_partial_send(at)
+        if in_segment:
+            peer.in_segment = room
         if rest:
             peer.outbox = [rest, *(peer.outbox or ())]
             peer.outbox_bytes += len(rest)
-        peer.cursors[room] = Cursor(room.log.last_before(number) + done)
 
     def check(self, peer: Peer, room: RoomState) -> None:
-        """See to a peer that is too far behind, in the way that the room has it."""
-        if room.conflates or peer.awaits_form:  # it can't fall behind, or the delay is ours
+        """Do what the room's policy decides about a peer that lags too far."""
+        if peer.awaits_form:  # the delay is ours
             return
         assert peer.cursors is not None
-        lag_bytes = room.log.lag_cost(peer.cursors[room], peer.encoding)
-        settings = room.settings
-        if lag_bytes <= settings.max_lag_bytes or peer.session.state is not OPEN:
+        lag = Lag(room.log, peer.cursors[room], peer.encoding)
+        lag_bytes, limit = room.policy.lag_cost(lag), room.settings.max_lag_bytes
+        if lag_bytes <= limit or peer.session.state is not OPEN:
             return
-        told = f"{lag_bytes} bytes behind, over the limit of {settings.max_lag_bytes} (--max-lag)"
-        match settings.slow:
-            case Slow.SKIP:
-                self._skip(peer, room, told)
-            case Slow.WAIT:
-                self._hold_publishers(room, peer, told)
+        reason = f"{lag_bytes} bytes behind, over the limit of {limit} (--max-lag)"
+        match action := room.policy.on_lag(lag):
+            case Keep():
+                pass
+            case Close():
+                self._close(peer, reason)
+            case JumpTo():
+                self._skip(peer, room, action.number, reason)
+            case Block():
+                self._hold_publishers(room, peer, reason)
             case _:
-                self._close(peer, told)
+                assert_never(action)
 
     def check_notices(self, peer: Peer, room: RoomState, size: int) -> None:
         """Close a peer for which too much waits that is no message of the room, when so many bytes came to that."""
@@ -85,14 +85,11 @@ class SlowPeers:
         self._loop.log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
         self._loop.close(peer, 1013, told, Cause.SLOW_PEER, with_the_rest=False)
 
-    def _skip(self, peer: Peer, room: RoomState, told: str) -> None:
-        """Have a peer go on with the newest segment, from the next boundary between two messages on."""
+    def _skip(self, peer: Peer, room: RoomState, newest: int, told: str) -> None:
+        """Have a peer go on with a later segment, after the message of which it has had a part."""
         assert peer.cursors is not None
         log = room.log
         number, offset = peer.cursors[room]
-        newest = log.next - 1
-        if number >= newest:
-            return  # what it lacks is the newest
         gaps = log.gaps(number, newest)
         skipped = room.count_for(peer, log.first_of(number), log.last_before(newest)) - len(gaps)
         if peer.in_segment is room:
@@ -179,7 +176,8 @@ class SlowPeers:
         assert peer.cursors is not None
         if _SLOW not in room.holds or peer.session.state is not OPEN:
             return False
-        return room.log.lag_cost(peer.cursors[room], peer.encoding) > room.settings.max_lag_bytes // 2
+        lag_bytes = room.policy.lag_cost(Lag(room.log, peer.cursors[room], peer.encoding))
+        return lag_bytes > room.settings.max_lag_bytes // 2
 
     def hold_back(self, peer: Peer, room: RoomState, frames: Sequence[bytes | bytearray]) -> None:
         """Keep what a peer has said while its room's publishers are to wait, and read no more from it."""
@@ -221,15 +219,16 @@ class SlowPeers:
         if not any(self._waits_for(room, peer) for peer in room.behind):
             self.let_go(room, _SLOW)
 
-    def queue_newest(self, peer: Peer, room: RoomState, after: int) -> None:
-        """Put what a peer gets of that which it missed into its outbox."""
+    def queue_chunk(self, peer: Peer, room: RoomState, chunk: Chunk) -> None:
+        """Queue what a policy has selected for a lagging peer, and count what that lacks as skipped."""
         assert peer.cursors is not None
-        newest, count, upto = room.newest_for(peer, after)
-        missed = upto - after - count
-        self._note_skipped(peer, missed, f"{missed + count} messages behind")
-        peer.session.show_sent(newest)
-        self._loop.sending.queue(peer, newest)
+        data, count, upto = chunk
+        behind = upto - peer.cursors[room].number
+        self._note_skipped(peer, behind - count, f"{behind} messages behind")
         peer.cursors[room] = Cursor(upto)
+        if data:
+            peer.session.show_sent(data)
+            self._loop.sending.queue(peer, data)
 
     def end_rest(self, peer: Peer, now: float) -> bool:
         """Read on from a peer that had said too much, when its time has come; return whether it still rests."""

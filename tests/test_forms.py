@@ -12,10 +12,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from rawws import forms
 from rawws.hub import Mode
+from rawws.lag_policies import CHUNK_MESSAGES, Lag
 from rawws.limits import MIB, Limits
 from rawws.loop import current_loop
-from rawws.room_state import NEWEST_MESSAGES
 from rawws.wire import broadcast_log, encodings
+from rawws.wire.broadcast_log import Cursor
 from rawws.wire.deflate import STEP_BYTES, Deflater, inflate_whole
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.fastlane import FastReader
@@ -45,7 +46,7 @@ class Counted:
             self.note(len(message))
             return deflate_some(deflater, message)
 
-        monkeypatch.setattr("rawws.room.encode_in_steps", encode)
+        monkeypatch.setattr("rawws.room_state.encode_in_steps", encode)
         monkeypatch.setattr(Deflater, "deflate", deflate_counted)
         step = forms.Forms.step
 
@@ -314,14 +315,15 @@ async def test_an_echo_of_a_large_message_is_not_compressed(start_hub: StartHub)
 async def test_the_newest_messages_of_many_keys_are_sent_in_parts(start_hub: StartHub) -> None:
     running = start_hub(slow="latest", key="k")
     slow, room = running.join(send_buffer=4096), running.hub.room("/")
-    count = 3 * NEWEST_MESSAGES
+    count = 3 * CHUNK_MESSAGES
     await wait_all_tasks_blocked()
     for number in range(count):
         room.publish(json.dumps({"k": number, "v": "x" * 20}))
     (peer,) = room.behind
     assert peer.cursors is not None
-    newest = room.newest_for(peer, 0)
-    assert newest.messages == NEWEST_MESSAGES == newest.upto
+    newest = room.policy.next_chunk(Lag(room.log, Cursor(0), peer.encoding))
+    assert newest is not None
+    assert newest.messages == CHUNK_MESSAGES == newest.upto
     keys: list[int] = []
     while len(keys) < count:
         keys.append(json.loads(await message(slow))["k"])

@@ -242,8 +242,8 @@ def test_what_a_hub_can_not_mean_is_refused(setting: str, given: Any) -> None:
 
 
 def test_what_a_room_can_not_mean_is_refused() -> None:
-    bad: Any = "skip"
-    with pytest.raises(UsageError, match="slow can't be 'skip'; give a member"):
+    bad: Any = "drop"
+    with pytest.raises(UsageError, match="there is no policy for slow peers 'drop'; give one of 'close', 'skip'"):
         RoomSettings(slow=bad)
     with pytest.raises(UsageError, match="history can't be -1; give a whole number that is 0 or more"):
         RoomSettings(History(-1))
