@@ -15,7 +15,6 @@ from rawws.errors import UsageError
 from rawws.exchange import Exchange
 from rawws.extras import install_command
 from rawws.hub import Hub
-from rawws.lag_policies import Lag
 from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.room_paths import METRICS
@@ -104,12 +103,7 @@ class _Collector:
             Counter("rawws_closes", "Connections that have ended, by cause.", labels=["cause"]),
             [(cause.value, count) for cause, count in traffic.ends.items()],
         )
-        lags = [
-            room.policy.lag_bytes(Lag(room.log, peer.cursors[room], peer.encoding))
-            for room in rooms
-            for peer in room.behind
-            if peer.cursors is not None
-        ]
+        lags = [room.policy.lag_bytes(peer.lag(room)) for room in rooms for peer in room.behind if peer.is_lagging]
         yield Gauge(
             "rawws_slowest_peer_lag_bytes", "How far the slowest peer is behind its room.", max(lags, default=0)
         )

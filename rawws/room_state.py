@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import trio
 
@@ -182,9 +182,7 @@ class RoomState:
         if not self.policy.reads_on:  # its peers have no place in a segment
             return
         for peer in self.behind:
-            assert peer.cursors is not None
-            number, offset = peer.cursors[self]
-            yield Cursor(number, max(offset, peer.in_segment is self)), peer.encoding
+            yield peer.cursor_in_use(self), peer.encoding
 
     def __repr__(self) -> str:
         return f"<Room {self.path} peers={len(self)} behind={len(self.behind)} {self.log!r}>"
@@ -347,17 +345,17 @@ class RoomState:
         """Whether a peer is not sent what it has said itself."""
         return self._senders is not None
 
-    def segment_for(self, peer: Peer, number: int) -> bytes:
+    def segment_for(self, peer: Any, number: int) -> bytes:
         """Return a segment as a peer is sent it: in its form, and without its own messages if the room has it so."""
         return self.leave_out_own(peer, number, self.log.segment(number, peer.encoding))
 
-    def leave_out_own(self, peer: Peer, number: int, segment: bytes) -> bytes:
+    def leave_out_own(self, peer: Any, number: int, segment: bytes) -> bytes:
         """Return a segment, in a form that has frames. With `exclude_sender` it lacks the peer's own messages."""
         if self._senders is None:
             return segment
         return self._senders.leave_out(peer.number, segment, *self.log.span(number))
 
-    def count_for(self, peer: Peer, first: int, last: int) -> int:
+    def count_for(self, peer: Any, first: int, last: int) -> int:
         """Return how many of these messages a peer is sent."""
         own = 0 if self._senders is None else self._senders.count(peer.number, first, last)
         return last - first + 1 - own
@@ -477,11 +475,11 @@ class RoomState:
         """Where a peer stands that lacks nothing."""
         return self.policy.tail(self.log)
 
-    def add_current(self, peer: Peer) -> None:
+    def add_current(self, peer: Any) -> None:
         self.behind.discard(peer)
         self.current.setdefault(peer.encoding, set()).add(peer)
 
-    def add_behind(self, peer: Peer) -> None:
+    def add_behind(self, peer: Any) -> None:
         self._discard_current(peer)
         self.behind.add(peer)
 
@@ -560,7 +558,7 @@ class RoomState:
 
     def trim(self) -> None:
         """Forget what nobody needs any more."""
-        lowest = self.policy.first_needed(self.log, (peer.cursors[self] for peer in self.behind if peer.cursors))
+        lowest = self.policy.first_needed(self.log, (peer.lag(self).cursor for peer in self.behind))
         for poller in self._pollers or ():
             lowest = min(lowest, poller.number)
         self.log.trim(lowest, trio.current_time())
