@@ -129,9 +129,7 @@ class Sending:
             peer.wait_for_encoding(room, number, forms)
         for peer, loss in lost:
             self._control.lose(peer, loss)
-        for peer in list(room.behind):
-            if peer.is_lagging:  # it may have gone since
-                self._slow.check(peer, room)
+        self._slow.check_all(room)
         room.trim()
         left, behind = len(room), len(room.behind)
         return left - behind, behind, gone - left

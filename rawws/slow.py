@@ -15,12 +15,13 @@ import trio
 
 from rawws import logs
 from rawws.errors import Cause
-from rawws.lag_policies import Block, Close, JumpTo, Keep
+from rawws.lag_policies import Block, Close, JumpTo, Keep, Lag
 from rawws.peer import Pace, Peer
 from rawws.peer_control import PeerControl
 from rawws.room_state import RoomState
 from rawws.traffic import Traffic
-from rawws.wire.encodings import notice
+from rawws.wire.broadcast_log import Cursor
+from rawws.wire.encodings import PLAIN, notice
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
 
@@ -39,8 +40,17 @@ class SlowPeers:
 
     # Peers that read too slowly
 
-    def check(self, peer: Peer, room: RoomState) -> None:
-        """Do what the room's policy decides about a peer that lags too far."""
+    def check_all(self, room: RoomState) -> None:
+        """Do what a room's policy decides about the peers that lag too far there."""
+        log = room.log
+        # Where all that the log keeps is within the limit, so is each peer.
+        if not room.behind or room.policy.lag_cost(Lag(log, Cursor(log.first), PLAIN)) <= room.settings.max_lag_bytes:
+            return
+        for peer in list(room.behind):
+            if peer.is_lagging:  # it may have gone since
+                self._check(peer, room)
+
+    def _check(self, peer: Peer, room: RoomState) -> None:
         if peer.awaits_encoding:  # the delay is ours
             return
         lag = peer.lag(room)
