@@ -58,7 +58,6 @@ from rawws.transport import (
 )
 from rawws.turnstile import Turnstile
 from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
-from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.masking import speed
 from rawws.wire.session import Session, State
@@ -74,7 +73,7 @@ TURN_S = 0.01
 LEAST_RECEIVE_BYTES = 4 * 1024
 # So many messages at most are read of one peer at a time; the rest of what was received has its turn behind others.
 MOST_MESSAGES = 500
-# And in one turn, when each is counted once for every form in which its room is read: each has to be made.
+# And in one turn, when each is counted once for every encoding in which its room is read.
 TURN_MESSAGES = 16 * 1024
 
 # For so long the loop may keep the thread while there is work, before other tasks (connections in their HTTP
@@ -119,7 +118,7 @@ class Loop:
         self._leaving: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last words
         self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
         self._unread: dict[int, int] = {}  # the same for those whose bytes are here already, as no poller tells
-        self._turn_messages = 0  # that this turn has read, counted for each form in which they are sent
+        self._turn_messages = 0  # that this turn has read, counted for each encoding in which they are sent
         self._turn_sends = 0  # how many bytes that makes for all who are sent them
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
@@ -417,7 +416,8 @@ class Loop:
                 self.traffic.messages_in += len(frames)
                 self.traffic.messages_out += len(frames) - 1
                 echo = b"".join(frames)
-                answers = (deflate_frames(echo, peer.encoding, AT_ONCE_BYTES) if peer.encoding else echo) + answers
+                window_bits = peer.encoding.window_bits
+                answers = (deflate_frames(echo, window_bits, AT_ONCE_BYTES) if window_bits else echo) + answers
         if session.state is CLOSED:
             if not peer.write_shut_down and not self._waits_for_the_program(peer, answers):
                 self._leaving.append((peer, answers))
@@ -665,8 +665,8 @@ class Loop:
         if not tracer.is_watched and not logs.hub.isEnabledFor(logging.INFO):
             return
         session = peer.session
-        # Who only reads has no other way to say goodbye than to end the stream.
-        orderly = (session.close_rcvd is not None and session.fault is None) or isinstance(session, EventStream)
+        # A peer that only reads has no other way to say goodbye than to end the stream.
+        orderly = (session.close_rcvd is not None and session.fault is None) or peer.encoding.is_one_way
         end = f"{closed.sentence}; {told}" if told and had_ended else closed.sentence
         if peer.pace is not None and peer.pace.skipped:
             end += f"; it read too slowly, and {peer.pace.skipped} messages were skipped"

@@ -22,14 +22,14 @@ from rawws.peer import Peer
 from rawws.presence import Watchers
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
-from rawws.wire.conflation import Senders
-from rawws.wire.encodings import encode_in_steps
+from rawws.wire.encodings import Encoding
 from rawws.wire.events import Data, as_message
 from rawws.wire.frames import Opcode, encode_message, split_frames
 from rawws.wire.message_ids import Ids, StreamIds, parse_id
 from rawws.wire.polled import Polled
 from rawws.wire.reading import Reading
 from rawws.wire.repeats import Repeat, Repeats
+from rawws.wire.sender_runs import SenderRuns
 from rawws.wire.stream_entries import StreamId
 
 if TYPE_CHECKING:
@@ -150,10 +150,10 @@ class RoomState:
         self._keep = keep
         self.settings = settings or RoomSettings()
         self.policy = self.settings.policy(self.settings.key or "", self.settings.max_lag_bytes)
-        self._senders: Senders | None = Senders() if self.settings.exclude_sender else None
+        self._senders: SenderRuns | None = SenderRuns() if self.settings.exclude_sender else None
         self.log = self._make_log()
-        # Those that have been sent everything, by the form that they get: their place is the log's tail.
-        self.current: dict[int, set[Peer]] = {}
+        # Those that have been sent everything, by their encoding: their place is the log's tail.
+        self.current: dict[Encoding, set[Peer]] = {}
         # Those that have a cursor of their own, and wait for their socket to take more.
         self.behind: set[Peer] = set()
         self.alone = (self,)  # for the many peers that are in this room only
@@ -173,12 +173,10 @@ class RoomState:
 
     def _make_log(self) -> BroadcastLog:
         message_bytes = 0 if self._senders is None else self._senders.bytes_each
-        return BroadcastLog(
-            encode_in_steps, history=self.settings.history, message_bytes=message_bytes, in_use=self._forms_in_use
-        )
+        return BroadcastLog(history=self.settings.history, message_bytes=message_bytes, in_use=self._encodings_in_use)
 
-    def _forms_in_use(self) -> Iterator[tuple[Cursor, int]]:
-        """Yield the cursor and the form of each peer that is behind, for the log."""
+    def _encodings_in_use(self) -> Iterator[tuple[Cursor, Encoding]]:
+        """Yield the cursor and the encoding of each lagging peer, for the log."""
         if not self.policy.reads_on:  # its peers have no place in a segment
             return
         for peer in self.behind:
@@ -346,11 +344,11 @@ class RoomState:
         return self._senders is not None
 
     def segment_for(self, peer: Any, number: int) -> bytes:
-        """Return a segment as a peer is sent it: in its form, and without its own messages if the room has it so."""
+        """Return a segment in a peer's encoding, and without its own messages if the room has it so."""
         return self.leave_out_own(peer, number, self.log.segment(number, peer.encoding))
 
     def leave_out_own(self, peer: Any, number: int, segment: bytes) -> bytes:
-        """Return a segment, in a form that has frames. With `exclude_sender` it lacks the peer's own messages."""
+        """Return a segment, in an encoding that has frames. With `exclude_sender` it lacks the peer's own messages."""
         if self._senders is None:
             return segment
         return self._senders.leave_out(peer.number, segment, *self.log.span(number))
@@ -434,7 +432,7 @@ class RoomState:
         self._forget()
 
     def leave_out(self, after: StreamId) -> None:
-        """Note that messages may be missing here, and send a gap to the readers whose form has one, in its place.
+        """Record that messages may be missing here, and send a gap in its place to readers whose encoding has controls.
 
         A new sequence of ids begins after ``after``, which may be lower than the last id. Everything appended must
         have been sealed.
