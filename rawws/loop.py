@@ -183,8 +183,9 @@ class Loop:
             return True
         if peer.transport.fileno() < 0 or peer.lost or peer.session.state is not OPEN:
             return False
-        peer.rooms = (*peer.rooms, room) if peer.rooms else room.alone
-        room.admit(peer, self, watches=watches)
+        peer.rooms = (*peer.rooms, room) if peer.rooms else room.as_tuple
+        if room.admit(peer, watches=watches):
+            self.presence.tell_soon(room)
         if after is not None and after < room.log.last_message and self.sending.replay(peer, room, after):
             pass
         elif peer.cursors is not None:
@@ -576,7 +577,8 @@ class Loop:
         peer.rooms = tuple(other for other in peer.rooms if other is not room) or NOWHERE
         if not peer.rooms:
             peer.cursors = None
-        room.remove(peer)
+        if room.remove(peer):
+            self.presence.tell_soon(room)
         if room.is_held:
             self.slow.release_publishers(room)
         if peer.awaits_form:  # its socket isn't full, so no poller tells when it can be sent what it has left with
@@ -599,7 +601,8 @@ class Loop:
     def _forget_rooms(self, peer: Peer) -> None:
         rooms, peer.rooms, peer.cursors, peer.in_segment = peer.rooms, NOWHERE, None, None
         for room in rooms:
-            room.remove(peer)
+            if room.remove(peer):
+                self.presence.tell_soon(room)
             if room.is_held:
                 self.slow.release_publishers(room)
 

@@ -224,7 +224,7 @@ class Memory:
 
     def _empty(self, inbox: Inbox, reason: str) -> int:
         size = inbox.waiting_bytes
-        number = logs.SERVER if inbox.websocket is None else inbox.websocket.id
+        number = logs.SERVER if inbox.owner is None else inbox.owner.id
         why = f"has gone, and {size} bytes that it sent still wait for the program; they are dropped: {reason}"
         logs.line(logs.hub, logging.WARNING, number, FAULT, why)
         inbox.forget()

@@ -15,7 +15,8 @@ import trio
 
 from rawws.errors import Cause
 from rawws.peer import Pace, Peer
-from rawws.room_state import RoomState, Slow
+from rawws.room_state import RoomState
+from rawws.settings import Slow
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.encodings import count_messages, notice, rest_of_message
 from rawws.wire.session import State

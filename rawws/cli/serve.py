@@ -13,7 +13,6 @@ import trio
 
 from rawws import logs, signals, web
 from rawws.asgi_app import asgi, load_app
-from rawws.backplane import share
 from rawws.cli.arguments import (
     above_zero,
     count,
@@ -36,10 +35,11 @@ from rawws.limits import MAX_LAG_BYTES, MIB, Limits
 from rawws.metrics import MetricsApp
 from rawws.page import HOME, About, Access, Page
 from rawws.program import load_tls, run_program
-from rawws.room import Slow
 from rawws.room_app import RoomApp
 from rawws.room_posts import Guard
 from rawws.server import Routes, Server, serve
+from rawws.settings import Slow
+from rawws.sharing import share
 from rawws.tls import insecure_context
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address
