@@ -30,7 +30,7 @@ async def send_in_fragments(
                 await wait_for_peer()
                 loop.sending.send(peer, message.next_frame())
             else:
-                loop.sending.hold(peer)  # it is the first piece
+                loop.sending.begin_fragments(peer)  # it is the first piece
         message.end()
         await wait_for_peer()
         loop.sending.send(peer, message.next_frame())
@@ -40,4 +40,4 @@ async def send_in_fragments(
         raise
     finally:
         if peer.transport.fileno() >= 0:
-            loop.sending.release(peer)
+            loop.sending.end_fragments(peer)

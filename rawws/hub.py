@@ -102,7 +102,7 @@ class Hub:
         self.settings = RoomSettings(
             History(history, history_bytes, history_age_s),
             max_lag_bytes,
-            _choose(Slow, slow, "policy for slow peers"),
+            slow,
             key,
             exclude_sender,
             read_only,

@@ -37,7 +37,7 @@ from rawws.deadlines import Deadlines
 from rawws.errors import Cause
 from rawws.forms import SENT_AT_ONCE_BYTES, TURN_WORK, Forms
 from rawws.memory import Memory, unsent
-from rawws.peer import NOWHERE, Endpoint, Loss, Peer
+from rawws.peer import Endpoint, Loss, Peer
 from rawws.presence import Presence
 from rawws.room_state import RoomState
 from rawws.runtime import check_runs_on_trio
@@ -125,10 +125,10 @@ class Loop:
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
         self._poller = make_poller()
         self.traffic = Traffic()
-        self.forms = Forms(self)
-        self.sending = Sending(self)
+        self.forms = Forms(self.run_errands_soon)
+        self.slow = SlowPeers(self, self.traffic)
+        self.sending = Sending(self, self.forms, self.slow, self.traffic)
         self.presence = Presence(self)
-        self.slow = SlowPeers(self)
         self.memory = Memory(self)
         self.deadlines = Deadlines(self)
         self.turnstile = Turnstile()
@@ -188,10 +188,9 @@ class Loop:
             self.presence.tell_soon(room)
         if after is not None and after < room.log.last_message and self.sending.replay(peer, room, after):
             pass
-        elif peer.cursors is not None:
-            peer.cursors[room] = room.tail
-            room.add_behind(peer)
-        elif peer.is_blocked or peer.in_message:
+        elif peer.is_lagging:
+            peer.lag_from_tail(room)
+        elif peer.is_blocked or peer.is_fragmenting:
             self.sending.fall_behind(peer)
         return room in peer.rooms  # what it was sent may have ended it
 
@@ -380,7 +379,7 @@ class Loop:
             self.drop(peer, Cause.RESET, "" if peer.session.is_closed else peer.lost.why)
             return
         them = peer.session.our_role.other.name.lower()
-        if not peer.shut:
+        if not peer.write_shut_down:
             peer.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
         self.drop(peer, Cause.EOF, "" if peer.session.is_closed else f"the {them} ended the stream")
 
@@ -412,7 +411,7 @@ class Loop:
                     self._turn_sends += (room.log.open_bytes - open_bytes) * len(room)
                 self.traffic.messages_in += messages
                 if peer.pace is not None:
-                    self.slow.hold_to_its_rate(peer, messages)
+                    self.slow.apply_rate_limit(peer, messages)
             elif type(frames[-1]) is bytearray and not answers and self.sending.echo_large(peer, frames):
                 return
             else:
@@ -421,12 +420,10 @@ class Loop:
                 echo = b"".join(frames)
                 answers = (deflate_frames(echo, peer.encoding, AT_ONCE_BYTES) if peer.encoding else echo) + answers
         if session.state is CLOSED:
-            if not peer.shut and not self._waits_for_the_program(peer, answers):
+            if not peer.write_shut_down and not self._waits_for_the_program(peer, answers):
                 self._leaving.append((peer, answers))
         elif answers:
-            if peer.inbox is not None:
-                peer.inbox.answer_bytes += len(answers)
-            self.sending.send(peer, answers)
+            self.sending.send_answers(peer, answers)
 
     def _deliver(self, peer: Peer, events: Sequence[Event]) -> None:
         """Put messages into a peer's inbox, and stop reading from it when they are too many."""
@@ -503,7 +500,7 @@ class Loop:
             self.presence.tell()
             self.sending.flush_those_queued()
             if self.forms.has_work:
-                self.forms.step()
+                self.sending.do_work()
                 await trio.lowlevel.checkpoint()
             if self._ready or self._unread:
                 self._take_turns()
@@ -571,40 +568,33 @@ class Loop:
         """Take a peer out of a room; what was published there before is still sent to it."""
         if room not in peer.rooms:
             return
-        if peer.cursors is not None:
-            self.sending.queue_rest(peer, (room,), whole=True)
-            del peer.cursors[room]
-        peer.rooms = tuple(other for other in peer.rooms if other is not room) or NOWHERE
-        if not peer.rooms:
-            peer.cursors = None
+        peer.leave(room)
         if room.remove(peer):
             self.presence.tell_soon(room)
         if room.is_held:
-            self.slow.release_publishers(room)
-        if peer.awaits_form:  # its socket isn't full, so no poller tells when it can be sent what it has left with
+            self.slow.unblock_if_caught_up(room)
+        if peer.awaits_encoding:  # its socket isn't full, so no poller tells when it can be sent what it has left with
             self.sending.flush(peer)
 
     def _leave(self, peer: Peer, last_words: bytes, *, with_the_rest: bool) -> None:
         """Take a peer out of its rooms and send it the last that it gets from us."""
-        if peer.cursors is not None:
-            self.sending.queue_rest(peer, peer.rooms, whole=with_the_rest and not peer.in_message)
+        peer.queue_rest(peer.rooms, whole=with_the_rest and not peer.is_fragmenting)
         self.slow.forget(peer)
         self._forget_rooms(peer)
         if last_words:
             peer.session.show_sent(last_words)
-            self.sending.queue(peer, last_words)
+            peer.queue(last_words)
         peer.close_at = min(peer.close_at, trio.current_time() + peer.endpoint.limits.close_timeout_s)
         if peer.session.is_closed:
             peer.end(Cause.OUR_CLOSE)
         self.sending.flush(peer)
 
     def _forget_rooms(self, peer: Peer) -> None:
-        rooms, peer.rooms, peer.cursors, peer.in_segment = peer.rooms, NOWHERE, None, None
-        for room in rooms:
+        for room in peer.forget_rooms():
             if room.remove(peer):
                 self.presence.tell_soon(room)
             if room.is_held:
-                self.slow.release_publishers(room)
+                self.slow.unblock_if_caught_up(room)
 
     def lose(self, peer: Peer, error: OSError) -> None:
         """Give up a peer whose socket takes nothing any more, once all that it had sent before has been read.
@@ -665,11 +655,10 @@ class Loop:
         if not peer.lost:
             self._poller.remove(fd)
         peer.transport.close()
-        peer.outbox = peer.later = None
-        peer.outbox_bytes = 0
+        peer.discard()
         peer.endpoint.has_left(peer.number)
-        if peer.alone is not None:
-            peer.alone.drained.unpark_all()
+        if peer.drained is not None:
+            peer.drained.unpark_all()
         if peer.inbox is not None:
             self.memory.adopt(peer.inbox)
         had_ended = peer.closed is not None

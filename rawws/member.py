@@ -95,7 +95,7 @@ class Member:
     @property
     def is_behind(self) -> bool:
         """Whether the connection is lagging: it has not yet been sent everything that its room has published."""
-        return self._peer.is_behind
+        return self._peer.is_lagging
 
     @property
     def state(self) -> State:
@@ -127,7 +127,7 @@ class Member:
         opcode, payload = as_message(message, text)
         await trio.lowlevel.checkpoint()  # a program may send to a thousand members in a row
         while peer.transport.fileno() >= 0:
-            if peer.session.state is State.OPEN and not peer.lost and not (peer.is_blocked or peer.cursors is not None):
+            if peer.session.state is State.OPEN and not peer.lost and not (peer.is_blocked or peer.is_lagging):
                 current_loop().sending.send_alone(peer, encode_alone(opcode, bytes(payload), peer.encoding))
                 return
             await peer.wait_drained()

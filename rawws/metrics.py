@@ -103,13 +103,7 @@ class _Collector:
             Counter("rawws_closes", "Connections that have ended, by cause.", labels=["cause"]),
             [(cause.value, count) for cause, count in traffic.ends.items()],
         )
-        lags = [
-            room.log.lag_bytes(peer.cursors[room], peer.encoding)
-            for room in rooms
-            if not room.conflates
-            for peer in room.behind
-            if peer.cursors is not None
-        ]
+        lags = [room.policy.lag_bytes(peer.lag(room)) for room in rooms for peer in room.behind if peer.is_lagging]
         yield Gauge(
             "rawws_slowest_peer_lag_bytes", "How far the slowest peer is behind its room.", max(lags, default=0)
         )

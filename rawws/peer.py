@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import trio
@@ -19,27 +19,22 @@ from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError,
 from rawws.limits import Limits
 from rawws.room_base import RoomBase
 from rawws.tracing import Tracer
-from rawws.transport import READABLE, RECEIVE_BYTES, WRITABLE, Transport
-from rawws.wire.broadcast_log import Cursor
+from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Message, MessagePart
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
 from rawws.wire.rate import TokenBucket
 from rawws.wire.session import Session
+from rawws.writer import PeerWriter
 
 # OK_CODES on both sides make an orderly end; 1005 is a close without a code (RFC 6455 §7.1.5, §7.4.1).
 OK_CODES = frozenset({1000, 1001, 1005})
-
-NOWHERE: tuple[RoomBase[Peer], ...] = ()
 
 # The limit of an inbox that takes no more.
 _NOTHING = -1
 
 # A message that waits for a program, besides its payload: the tuple, the head of the bytes, its place in the queue.
 WAITING_BYTES = 120
-
-# A piece of an outbox. A bytearray belongs to its peer; the others may be shared.
-Piece = bytes | bytearray | memoryview
 
 
 class Endpoint:
@@ -124,81 +119,45 @@ class About(NamedTuple):
 NOTHING = About()
 
 
-class Alone:
-    """The state of a relayed peer to which a program sends single messages."""
-
-    __slots__ = ("drained", "waiting_bytes")
-
-    def __init__(self) -> None:
-        self.drained = trio.lowlevel.ParkingLot()  # tasks that wait until the peer has accepted its messages
-        self.waiting_bytes = 0  # queued since the outbox was last empty
-
-
-class Peer:
+class Peer(PeerWriter):
     """One WebSocket connection as the loop sees it. The loop owns its transport.
 
-    What it is still to be sent has two places, which go out in this order at a frame boundary: the *outbox*
-    (frames for this peer alone) and the logs of its rooms, from its cursor on. Nothing is ever put inside a frame
-    that has partly gone, nor, while ``in_message``, between two fragments of a message.
+    `rawws.writer.PeerWriter` is its sending side, which owns all that is still to be sent.
     """
 
     __slots__ = (
         "about",
-        "alone",
         "answer_by",
-        "awaits_form",
         "cause",
         "close_at",
         "closed",
-        "cursors",
-        "encoding",
+        "drained",
         "endpoint",
         "heard",
         "heard_at",
         "held_back",
-        "in_message",
-        "in_segment",
         "inbox",
-        "interest",
         "kept",
-        "later",
         "lost",
-        "number",
-        "outbox",
-        "outbox_bytes",
         "pace",
         "ping_at",
         "receive_bytes",
         "relay",
-        "rooms",
-        "session",
-        "shut",
-        "transport",
+        "write_shut_down",
     )
 
     def __init__(
         self, number: int, transport: Transport, session: Session | EventStream, endpoint: Endpoint, encoding: int
     ) -> None:
-        self.number = number
-        self.transport = transport
-        self.session = session
+        super().__init__(number, transport, session, encoding)
         self.endpoint = endpoint
-        self.encoding = encoding  # in which a room's log is sent to it
         # Whose log gets what it says. Without it and an inbox, the peer gets that back.
         self.relay: RoomBase[Peer] | None = None
         self.inbox: Inbox | None = None
         self.about = NOTHING
-        self.alone: Alone | None = None
-        self.rooms = NOWHERE
+        # Where tasks wait that have messages for it alone, if it has no inbox, until it has taken those before.
+        self.drained: trio.lowlevel.ParkingLot | None = None
         self.pace: Pace | None = None  # of a peer that can't keep up, or has to
-        self.cursors: dict[RoomBase[Peer], Cursor] | None = None  # in each of its rooms, while it is behind in them
-        self.awaits_form = False  # its next form is being made: it is behind, though its socket isn't full
-        self.in_segment: RoomBase[Peer] | None = None  # whose segment has gone in part, or can't be called back
-        self.in_message = False  # the program is sending a message in fragments
-        self.outbox: list[Piece] | None = None  # whole frames, except that part of the first may have been sent
-        self.outbox_bytes = 0
-        self.later: list[Piece] | None = None  # for the outbox, when the message in fragments is over
-        self.interest = READABLE
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
         self.heard = False  # anything, since the last ping
         self.heard_at = time.perf_counter()
@@ -208,14 +167,14 @@ class Peer:
         self.ping_at = math.inf
         self.answer_by = math.inf  # when the last ping must have been answered
         self.close_at = math.inf  # when the socket is closed, whatever the peer does
-        self.shut = False  # we have sent all that we ever will, and wait for the peer's end of the stream
+        self.write_shut_down = False  # we have sent all that we ever will, and wait for the peer's end of the stream
         self.cause: Cause | None = None  # the reason for our close, if we have begun one
         self.closed: Closed | None = None  # how it ended; `end` sets it, once
         self.lost: Loss | None = None  # set when its socket takes no more; what it had sent is still read
 
     def __repr__(self) -> str:
         rooms = ", ".join(room.path for room in self.rooms)
-        return f"<Peer #{self.number} rooms=[{rooms}] outbox={self.outbox_bytes} {self.session!r}>"
+        return f"<Peer #{self.number} rooms=[{rooms}] outbox={self.queued_bytes} {self.session!r}>"
 
     @property
     def id(self) -> int:
@@ -240,43 +199,28 @@ class Peer:
             return owner.path
         return self.rooms[0].path if self.rooms else ""
 
-    @property
-    def is_behind(self) -> bool:
-        return self.cursors is not None
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether its socket takes no more for now, so that what is sent would have to wait."""
-        return bool(self.interest & WRITABLE)
-
     async def wait_drained(self) -> None:
         """Wait until its socket has accepted all that was queued, or the connection has ended.
 
         This is for a task that sends a message to a peer without an inbox.
         """
-        if self.alone is None:
-            self.alone = Alone()
-        await self.alone.drained.park()
+        if self.drained is None:
+            self.drained = trio.lowlevel.ParkingLot()
+        await self.drained.park()
 
     def wake_senders(self) -> None:
         """Wake the tasks in `wait_drained`."""
         if self.inbox is not None:
             self.inbox.drains += 1
             self.inbox.drained.unpark_all()
-        if self.alone is not None:
-            self.alone.drained.unpark_all()
+        if self.drained is not None:
+            self.drained.unpark_all()
 
     @property
     def unanswered_bytes(self) -> int:
         """The bytes of automatic answers that are queued, such as pongs and echoes; a program's messages don't
         count."""
-        if self.inbox is not None:
-            return self.inbox.answer_bytes
-        return self.outbox_bytes if self.alone is None else self.outbox_bytes - self.alone.waiting_bytes
-
-    def queue_later(self, frames: Sequence[Piece]) -> None:
-        """Put frames behind the message that is being sent in fragments."""
-        self.later = [*(self.later or ()), *frames]
+        return self.answer_bytes if self.inbox is not None else self.queued_bytes - self.program_bytes
 
     def end(self, cause: Cause, told: str = "") -> Closed:
         """Record how the connection ended, and return it. The first call decides; later ones change nothing.
@@ -339,7 +283,6 @@ class Inbox:
         "__weakref__",
         "_readers",
         "also_held",
-        "answer_bytes",
         "closed",
         "drained",
         "drains",
@@ -373,7 +316,6 @@ class Inbox:
         # Where tasks wait that have something to send, for the peer to take what was sent before.
         self.drained = trio.lowlevel.ParkingLot()
         self.drains = 0  # how often the operating system has taken all that was queued
-        self.answer_bytes = 0  # of pongs and the like, queued since the outbox was last empty
 
     @property
     def is_full(self) -> bool:

@@ -14,13 +14,13 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import trio
 
 from rawws.backplane import Backplane
-from rawws.limits import MIB
+from rawws.lag_policies import Lag
 from rawws.polling import BETWEEN_POLLS_S, Poller, Polls, make_response
-from rawws.settings import RoomSettings, Slow
+from rawws.settings import RoomSettings
 from rawws.watchers import Watchers
 from rawws.wire.broadcast_log import BroadcastLog, Cursor
-from rawws.wire.conflation import NewestByKey, Senders
-from rawws.wire.encodings import encode, encode_in_steps, without_deflate
+from rawws.wire.conflation import Senders
+from rawws.wire.encodings import encode_in_steps
 from rawws.wire.frames import Opcode, split_frames
 from rawws.wire.message_ids import Ids, StreamIds
 from rawws.wire.outbox import Outgoing
@@ -28,10 +28,6 @@ from rawws.wire.polled import Polled
 from rawws.wire.reading import Reading
 from rawws.wire.repeats import Repeat, Repeats
 from rawws.wire.stream_entries import StreamId
-
-# The most messages, newest of their keys, that a peer is sent at a time. After them it gets those that are newest then.
-NEWEST_MESSAGES = 1000
-NEWEST_BYTES = MIB
 
 # The memory of a room, besides its path and its log's segments (measured).
 ROOM_BYTES = 2600
@@ -44,8 +40,9 @@ class Reader(Protocol):
 
     number: int
     encoding: int
-    cursors: dict[RoomBase[Any], Cursor] | None
-    in_segment: RoomBase[Any] | None
+
+    def lag(self, room: RoomBase[Any]) -> Lag: ...
+    def cursor_in_use(self, room: RoomBase[Any]) -> Cursor: ...
 
 
 Member = TypeVar("Member", bound=Reader)
@@ -75,12 +72,10 @@ class _LaggingReaders:
     def __call__(self) -> Iterator[tuple[Cursor, int]]:
         """Yield the cursor and the form of each."""
         room = self._room()
-        if room is None or room.conflates:  # its peers have no place in a segment
+        if room is None or not room.policy.reads_on:  # its peers have no place in a segment
             return
         for peer in room.behind:
-            assert peer.cursors is not None
-            number, offset = peer.cursors[room]
-            yield Cursor(number, max(offset, peer.in_segment is room)), peer.encoding
+            yield peer.cursor_in_use(room), peer.encoding
 
 
 class RoomBase(Generic[Member]):
@@ -92,7 +87,6 @@ class RoomBase(Generic[Member]):
     __slots__ = (
         "__weakref__",
         "_as_tuple",
-        "_keys",
         "_polls",
         "_registry",
         "_repeats",
@@ -104,6 +98,7 @@ class RoomBase(Generic[Member]):
         "kept_until",
         "log",
         "path",
+        "policy",
         "released",
         "settings",
         "shared",
@@ -115,8 +110,7 @@ class RoomBase(Generic[Member]):
     ) -> None:
         self.path = path
         self.settings = settings
-        slow, key, max_lag_bytes = self.settings.slow, self.settings.key, self.settings.max_lag_bytes
-        self._keys = NewestByKey(key or "", max_lag_bytes) if slow is Slow.LATEST else None
+        self.policy = settings.policy(settings.key or "", settings.max_lag_bytes)
         self._senders: Senders | None = Senders() if self.settings.exclude_sender else None
         self.log = self._make_log()
         # Those that have been sent everything, by the form that they get: their place is the log's tail.
@@ -234,23 +228,6 @@ class RoomBase(Generic[Member]):
         own = 0 if self._senders is None else self._senders.count(peer.number, first, last)
         return last - first + 1 - own
 
-    def newest_for(self, peer: Member, after: int) -> Newest:
-        """Return the newest message of each key after a number in a peer's form, as many as are sent at a time.
-
-        They are not compressed, since that would have to be done for each peer.
-        """
-        assert self._keys is not None
-        form = without_deflate(peer.encoding)
-        pieces: list[bytes] = []
-        size, upto = 0, self.log.last_message
-        for number, frame in self._keys.after(after):
-            if size >= NEWEST_BYTES or len(pieces) >= NEWEST_MESSAGES:
-                upto = number - 1
-                break
-            pieces.append(encode(frame, form, self.log.ids.labels(number)))
-            size += len(frame)
-        return Newest(b"".join(pieces), len(pieces), upto)
-
     # For publishers
 
     def send_out(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
@@ -267,9 +244,8 @@ class RoomBase(Generic[Member]):
         """Append encoded messages of one sender, to be sealed and sent soon; return how many."""
         first = self.log.next_message
         self.log.append(frames)
-        if key is not None and self._keys is not None:
-            for number in range(first, self.log.next_message):
-                self._keys.give(number, f":{key}")
+        if key is not None:
+            self.policy.note_key(range(first, self.log.next_message), key)
         if self._senders is not None:
             self._senders.add(self.log.next_message - 1, sender)
         return self.log.next_message - first
@@ -281,8 +257,7 @@ class RoomBase(Generic[Member]):
         plain = log.seal(trio.current_time())
         if plain is None:
             return False
-        if self._keys is not None:
-            self._keys.add(first, plain)
+        self.policy.note_sealed(first, plain)
         if self._polls is not None:
             self._polls.wake()
         if self.settings.history.messages:
@@ -371,14 +346,9 @@ class RoomBase(Generic[Member]):
         return has_news
 
     @property
-    def conflates(self) -> bool:
-        """Whether a peer that is behind has the number of a message for a cursor, and gets the newest of each key."""
-        return self._keys is not None
-
-    @property
     def tail(self) -> Cursor:
         """Where a peer stands that lacks nothing."""
-        return Cursor(self.log.last_message if self.conflates else self.log.next)
+        return self.policy.tail(self.log)
 
     def add_current(self, peer: Member) -> None:
         self.behind.discard(peer)
@@ -402,9 +372,8 @@ class RoomBase(Generic[Member]):
     @property
     def held_bytes(self) -> int:
         """The memory that the room takes, while it has a member or keeps something."""
-        newest = 0 if self._keys is None else self._keys.held_bytes
         polls = 0 if self._polls is None else self._polls.held_bytes(self.log.keeps)
-        return ROOM_BYTES + len(self.path) + self.log.held_bytes + newest + self._repeats_bytes + polls
+        return ROOM_BYTES + len(self.path) + self.log.held_bytes + self.policy.held_bytes + self._repeats_bytes + polls
 
     @property
     def history_bytes(self) -> int:
@@ -434,8 +403,7 @@ class RoomBase(Generic[Member]):
             return False
         self._registry.discard(self)
         self._as_tuple = None
-        if self._keys is not None:  # a program may keep the room, but no reader can ask for older messages
-            self._keys.clear()
+        self.policy.clear()  # a program may keep the room, but no reader can ask for older messages
         return True
 
     def expire(self) -> bool:
@@ -458,26 +426,12 @@ class RoomBase(Generic[Member]):
 
     def trim(self) -> None:
         """Forget what nobody needs any more."""
-        lowest = self.log.next
-        if not self.conflates:
-            for peer in self.behind:
-                assert peer.cursors is not None
-                lowest = min(lowest, peer.cursors[self].number)
-                if lowest == self.log.first:
-                    break  # as mostly one of them is, where many are behind
+        lowest = self.policy.first_needed(self.log, (peer.lag(self).cursor for peer in self.behind))
         if self._polls:
             lowest = min(lowest, self._polls.lowest)
         self.log.trim(lowest, trio.current_time())
         if self._senders is not None:
             self._senders.trim(self.log.last_before(self.log.first) + 1)
-
-
-class Newest(NamedTuple):
-    """The part that a peer gets of what it missed, up to and including message ``upto``: ``messages`` of them."""
-
-    data: bytes
-    messages: int
-    upto: int
 
 
 class StartPosition(NamedTuple):

@@ -23,7 +23,6 @@ from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.room import Room, state_of
 from rawws.room_state import RoomState
-from rawws.settings import Slow
 from rawws.web import answer_json
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Origins, name_origin
@@ -224,7 +223,7 @@ class Posts:
                 return _REUSED
             return answer_json({"id": state.log.label(repeat.number), "peers": len(room)}, 202)
         peers = len(room)
-        named = request.headers.get("Rawws-Key") if room.settings.slow is Slow.LATEST else None
+        named = request.headers.get("Rawws-Key") if state.policy.uses_keys else None
         room.publish(body, text=opcode is Opcode.TEXT, key=named)
         if key is not None:
             state.remember_idempotency_key(key, digest)

@@ -161,7 +161,7 @@ class WebSocket:
     @property
     def buffered_bytes(self) -> int:
         """The bytes that were sent and the operating system hasn't taken yet, without those of rooms."""
-        return self._peer.outbox_bytes
+        return self._peer.queued_bytes
 
     @property
     def remote_address(self) -> tuple[str, int] | str:
@@ -216,7 +216,7 @@ class WebSocket:
 
     async def _let_others_go(self) -> None:
         self._calls = 0
-        if self._peer.outbox and not self._peer.is_blocked:
+        if self._peer.has_queued and not self._peer.is_blocked:
             self._loop.sending.flush(self._peer)
         await trio.lowlevel.checkpoint()
 
@@ -231,7 +231,7 @@ class WebSocket:
         peer, inbox = self._peer, self._inbox
         if inbox.closed is not None:
             raise self._closed_error(inbox.closed)
-        if peer.outbox and not peer.is_blocked:
+        if peer.has_queued and not peer.is_blocked:
             self._loop.sending.flush(peer)
             if inbox.closed is not None:
                 return  # the peer is gone, so nothing would wake this task
@@ -332,7 +332,7 @@ class WebSocket:
             await self._let_others_go()
         self._calls += 1
         peer, session = self._peer, self._session
-        if peer.is_blocked or peer.cursors is not None or self._sending_stream is not None or not self._can_send:
+        if peer.is_blocked or peer.is_lagging or self._sending_stream is not None or not self._can_send:
             await self._wait_to_send()
         frames = session.message(opcode, payload, compress=compress)  # type: ignore[arg-type]
         if self._inbox.items and not peer.rooms:
@@ -357,7 +357,7 @@ class WebSocket:
                 await self.wait_closed()
                 assert self._inbox.closed is not None
                 raise self._closed_error(self._inbox.closed)
-            elif peer.is_blocked or peer.cursors is not None:
+            elif peer.is_blocked or peer.is_lagging:
                 await self._inbox.drained.park()
                 self._calls = 0
             else:
@@ -369,13 +369,13 @@ class WebSocket:
         The peer may not have received it yet. Raises `ConnectionClosed` when the connection ends first.
         """
         peer, inbox = self._peer, self._inbox
-        if peer.outbox and not peer.is_blocked:
+        if peer.has_queued and not peer.is_blocked:
             self._loop.sending.flush(peer)
         drains = inbox.drains
         while inbox.drains == drains:
             if inbox.closed is not None:
                 raise self._closed_error(inbox.closed)
-            if not peer.outbox and not peer.lost:
+            if not peer.has_queued and not peer.lost:
                 return
             await inbox.drained.park()
 

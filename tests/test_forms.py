@@ -12,11 +12,13 @@ from trio.testing import wait_all_tasks_blocked
 
 from rawws import forms
 from rawws.hub import Mode
+from rawws.lag_policies import CHUNK_MESSAGES, Lag
 from rawws.limits import MIB, Limits
 from rawws.loop import current_loop
 from rawws.room import state_of
-from rawws.room_base import NEWEST_MESSAGES
+from rawws.sending import Sending
 from rawws.wire import broadcast_log, encodings
+from rawws.wire.broadcast_log import Cursor
 from rawws.wire.deflate import STEP_BYTES, Deflater, inflate_whole
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.fastlane import FastReader
@@ -48,16 +50,16 @@ class Counted:
 
         monkeypatch.setattr("rawws.room_base.encode_in_steps", encode)
         monkeypatch.setattr(Deflater, "deflate", deflate_counted)
-        step = forms.Forms.step
+        step = Sending.do_work
 
-        def counted_step(self_: forms.Forms) -> None:
+        def counted_step(self_: Sending) -> None:
             self.look()
-            before = sum(len(making.pieces) for making in _makings(self_))
+            before = sum(len(making.pieces) for making in _makings(self_._forms))
             step(self_)
-            self.note(STEP_BYTES * max(0, sum(len(making.pieces) for making in _makings(self_)) - before))
+            self.note(STEP_BYTES * max(0, sum(len(making.pieces) for making in _makings(self_._forms)) - before))
             self.look()
 
-        monkeypatch.setattr(forms.Forms, "step", counted_step)
+        monkeypatch.setattr(Sending, "do_work", counted_step)
 
     def note(self, size: int) -> None:
         self.since_a_look += size
@@ -156,14 +158,14 @@ async def test_others_are_served_between_the_steps_of_encoding_a_large_message(
     other = running.join("/other")
     speaker = running.join(extensions=DEFLATE + "15")
     steps = 0
-    step = forms.Forms.step
+    step = Sending.do_work
 
-    def count(self: forms.Forms) -> None:
+    def count(self: Sending) -> None:
         nonlocal steps
         steps += 1
         step(self)
 
-    monkeypatch.setattr(forms.Forms, "step", count)
+    monkeypatch.setattr(Sending, "do_work", count)
     frame = encode_frame(Opcode.TEXT, Deflater(15).deflate(LETTERS.encode()), rsv=RSV1, mask_key=MASK_KEY)
     counted.most_between_looks = 0
     served = 0
@@ -237,7 +239,6 @@ async def test_messages_go_uncompressed_while_far_too_much_is_left_to_encode(
 
 async def test_a_message_for_a_crowd_is_sent_in_parts(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rawws.sending.SENT_AT_ONCE_BYTES", 300_000)
-    monkeypatch.setattr(forms, "SENT_AT_ONCE_BYTES", 300_000)
     running = start_hub()
     readers = [running.join() for _ in range(12)]
     room = running.hub.room("/")
@@ -315,14 +316,15 @@ async def test_an_echo_of_a_large_message_is_not_compressed(start_hub: StartHub)
 async def test_the_newest_messages_of_many_keys_are_sent_in_parts(start_hub: StartHub) -> None:
     running = start_hub(slow="latest", key="k")
     slow, room = running.join(send_buffer=4096), running.hub.room("/")
-    count = 3 * NEWEST_MESSAGES
+    count = 3 * CHUNK_MESSAGES
     await wait_all_tasks_blocked()
     for number in range(count):
         room.publish(json.dumps({"k": number, "v": "x" * 20}))
     (peer,) = state_of(room).behind
-    assert peer.cursors is not None
-    newest = state_of(room).newest_for(peer, 0)
-    assert newest.messages == NEWEST_MESSAGES == newest.upto
+    assert peer.is_lagging
+    newest = state_of(room).policy.next_chunk(Lag(state_of(room).log, Cursor(0), peer.encoding))
+    assert newest is not None
+    assert newest.messages == CHUNK_MESSAGES == newest.upto
     keys: list[int] = []
     while len(keys) < count:
         keys.append(json.loads(await message(slow))["k"])

@@ -508,7 +508,7 @@ async def test_a_peer_that_pings_and_never_reads_is_read_no_further(start_hub: S
             break
         position += 0 if sent else 1
         assert position < len(stream), "the flood has been taken in whole"
-    assert peer.outbox_bytes <= MAX_OUTBOX_BYTES + MORE_RECEIVE_BYTES
+    assert peer.queued_bytes <= MAX_OUTBOX_BYTES + MORE_RECEIVE_BYTES
 
     await bob.send(text("undisturbed"))
     assert await bob.frame() == seen_text("undisturbed")
@@ -593,7 +593,7 @@ async def test_what_was_received_before_a_peer_took_no_more_is_answered_when_it_
     await client.send(text(message) * count)
     await wait_all_tasks_blocked()
     (peer,) = current_loop().peers_of(running.endpoint)
-    assert peer.outbox_bytes > MAX_OUTBOX_BYTES
+    assert peer.queued_bytes > MAX_OUTBOX_BYTES
     assert peer.session.has_unread
     assert await client.frames(count) == [seen_text(message)] * count
 

@@ -407,5 +407,5 @@ def test_whatever_happens_each_reader_gets_what_it_is_promised(
         if allowance is not None:
             patch.setattr("rawws.loop.TURN_WORK", allowance)
             patch.setattr("rawws.forms.TURN_WORK", allowance)
-            patch.setattr("rawws.forms.STEP_BYTES", 1)
+            patch.setattr("rawws.sending.STEP_BYTES", 1)
         trio.run(play)

@@ -220,15 +220,15 @@ async def test_sending_waits_while_the_member_takes_nothing_and_cancelled_has_se
     (peer,) = state_of(running.hub.room("/")).peers
     large = "0 " + "x" * 1_000_000
     await member.send(large)  # it is on its way, and waits for the socket
-    assert 0 < peer.outbox_bytes < len(large) + 20
-    waiting_bytes = peer.outbox_bytes
+    assert 0 < peer.queued_bytes < len(large) + 20
+    waiting_bytes = peer.queued_bytes
     with trio.CancelScope() as scope:
         nursery.start_soon(member.send, "2")
         await wait_all_tasks_blocked()
         scope.cancel()
         await member.send("1")
     assert scope.cancelled_caught
-    assert peer.outbox_bytes == waiting_bytes, "what waits to be sent isn't queued"
+    assert peer.queued_bytes == waiting_bytes, "what waits to be sent isn't queued"
     assert numbers(await client.frames(2)) == ["0", "2"]
 
 
@@ -369,4 +369,4 @@ async def test_an_idle_member_takes_no_more_memory_for_being_known(start_hub: St
     running.join()
     one, other = state_of(running.hub.room("/")).peers
     assert one.about is other.about
-    assert one.alone is None
+    assert one.drained is None

@@ -31,6 +31,7 @@ from rawws.cli.arguments import (
 )
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
+from rawws.lag_policies import POLICIES, Disconnect
 from rawws.limits import MAX_LAG_BYTES, MIB, Limits
 from rawws.metrics import MetricsApp
 from rawws.page import HOME, About, Access, Page
@@ -38,7 +39,6 @@ from rawws.program import load_tls, run_program
 from rawws.room_app import RoomApp
 from rawws.room_posts import Guard
 from rawws.server import Routes, Server, serve
-from rawws.settings import Slow
 from rawws.sharing import share
 from rawws.tls import insecure_context
 from rawws.tracing import Recording, Tracer
@@ -72,14 +72,17 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--root-path is for an application; give --app too, or leave it out")
     if options.tls_key and not options.tls_cert:
         raise UsageError("--tls-key is of no use without --tls-cert; give the certificate too")
-    if options.slow == Slow.LATEST.value and options.latest_key is None:
-        raise UsageError("--slow latest needs --latest-key, the JSON member that names what a message is about")
-    if options.latest_key is not None and options.slow != Slow.LATEST.value:
+    uses_keys = POLICIES[options.slow].uses_keys
+    if uses_keys and options.latest_key is None:
+        raise UsageError(
+            f"--slow {options.slow} needs --latest-key, the JSON member that names what a message is about"
+        )
+    if options.latest_key is not None and not uses_keys:
         raise UsageError("--latest-key is for --slow latest; give that too, or leave out the key")
     if options.mode == Mode.ECHO.value:
         of_rooms = {
             "--history": options.history,
-            "--slow": options.slow != Slow.CLOSE.value,
+            "--slow": options.slow != Disconnect.name,
             "--exclude-sender": options.exclude_sender,
             "--read-only": options.read_only,
             "--rate": options.rate,
@@ -184,8 +187,9 @@ class _Program:
         options = self._options
         app: web.HttpApp = self._app
         routes: Routes | None = None
-        if options.slow == Slow.WAIT.value and not options.ping_timeout:
-            message = "--slow wait with --ping-timeout 0 waits for ever: a peer that stops reading holds up its room"
+        if POLICIES[options.slow].blocks_publishers and not options.ping_timeout:
+            waits = f"--slow {options.slow} with --ping-timeout 0 waits for ever"
+            message = f"{waits}: a peer that stops reading holds up its room"
             logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
         # Whoever reaches a proxy reaches what is behind it.
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
@@ -265,6 +269,11 @@ class _Program:
         )
         access = Access(options.page_token, secure=self._tls is not None)
         return Page(self._tracer, about, any_host=not local, access=access)
+
+
+def _policies_in_words() -> str:
+    *others, last = (policy.summary for policy in POLICIES.values())
+    return f"{', '.join(others)}, or {last}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -351,11 +360,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rooms.add_argument(
         "--slow",
-        type=one_of([slow.value for slow in Slow]),
-        choices=[slow.value for slow in Slow],
-        default=Slow.CLOSE.value,
-        help="a peer that reads too slowly is closed, skips to the newest, gets the latest of each key, or has those "
-        "who publish wait (default: %(default)s)",
+        type=one_of(list(POLICIES)),
+        choices=list(POLICIES),
+        default=Disconnect.name,
+        help=f"a peer that reads too slowly {_policies_in_words()} (default: %(default)s)",
     )
     rooms.add_argument(
         "--backplane",
