@@ -362,7 +362,7 @@ def _about(transport: Transport, address: Address | None, user: object, subproto
 
 
 def _keep(room: Room) -> None:
-    current_loop().deadlines.keep(room)
+    current_loop().timers.add_room(room)
 
 
 def _reading_of(request: Request | None) -> Reading:

@@ -19,8 +19,8 @@ from rawws.lag_policies import LagPolicy, choose_policy
 from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.member import Member
 from rawws.peer import Peer
-from rawws.presence import Watchers
 from rawws.runtime import check_in_trio, not_awaited
+from rawws.watchers import Watchers
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
 from rawws.wire.conflation import Senders
 from rawws.wire.encodings import encode_in_steps
@@ -497,7 +497,7 @@ class RoomState:
     def _note(self, what: str, peer: Peer) -> None:
         if self.watchers.note(what, peer, len(self)):
             assert self._loop is not None
-            self._loop.presence.tell_soon(self)
+            self._loop.notify_watchers_soon(self)
 
     @property
     def held_bytes(self) -> int:

@@ -1,0 +1,64 @@
+"""Watchers: the members of a room that are notified of each join and leave, with ``?presence``.
+
+Each room owns its `Watchers`. Membership begins in one place (`RoomState.admit`) and ends in one place
+(`RoomState.remove`), and both note it there. So a join is noted before anything is sent to the new member, each
+join has exactly one leave, whichever way the member goes, and a watcher can't outlive its membership.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rawws.peer import Peer
+from rawws.wire.encodings import EVENTS, WITH_IDS, notice
+
+
+class _News(NamedTuple):
+    """A join or a leave, in the two forms in which it can be sent."""
+
+    who: Peer
+    as_frames: bytes
+    as_events: bytes
+
+
+class Watchers:
+    """The members of one room that are notified of the others, and the joins and leaves that were not sent yet."""
+
+    __slots__ = ("_began", "_news")
+
+    def __init__(self) -> None:
+        self._began: dict[Peer, int] = {}  # by watcher: how many of the news are older than its membership
+        self._news: list[_News] = []
+
+    def __len__(self) -> int:
+        return len(self._began)
+
+    def __contains__(self, peer: Peer) -> bool:
+        return peer in self._began
+
+    def add(self, peer: Peer) -> None:
+        """Notify a member of what is noted from now on."""
+        self._began[peer] = len(self._news)
+
+    def discard(self, peer: Peer) -> None:
+        """Notify a peer no more. Harmless for one that is no watcher."""
+        if self._began.pop(peer, None) is not None and not self._began:
+            self._news.clear()
+
+    def note(self, what: str, who: Peer, peers: int) -> bool:
+        """Note a join or a leave, after which the room has ``peers`` members; return whether anybody watches."""
+        if not self._began:
+            return False
+        body = {what: {"peer": who.number, "peers": peers}}
+        self._news.append(_News(who, notice(body, WITH_IDS), notice(body, EVENTS)))
+        return True
+
+    def take(self) -> list[tuple[Peer, list[_News]]]:
+        """Return the news for each watcher, which count as sent from then on. A peer isn't notified of itself."""
+        news, self._news = self._news, []
+        due = []
+        for watcher, began in self._began.items():
+            if others := [each for each in news[began:] if each.who is not watcher]:
+                due.append((watcher, others))
+        self._began = dict.fromkeys(self._began, 0)
+        return due
