@@ -20,6 +20,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+import rawws.loop
 import rawws.ready
 from rawws.hub import Mode
 from rawws.limits import Limits
