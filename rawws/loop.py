@@ -53,6 +53,7 @@ from rawws.forms import SENT_AT_ONCE_BYTES, TURN_WORK, Forms
 from rawws.memory import Memory, unsent
 from rawws.peer import Endpoint, Loss, Peer
 from rawws.presence import Presence
+from rawws.reading import LEAST_RECEIVE_BYTES, TURN_S, Reader
 from rawws.ready import ReadySockets
 from rawws.room_state import RoomState
 from rawws.runtime import check_runs_on_trio
@@ -62,7 +63,6 @@ from rawws.traffic import Traffic
 from rawws.transport import (
     EXHAUSTED,
     LOST,
-    MORE_RECEIVE_BYTES,
     READABLE,
     RECEIVE_BYTES,
     WRITABLE,
@@ -72,29 +72,23 @@ from rawws.transport import (
 )
 from rawws.turnstile import Turnstile
 from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
-from rawws.wire.events import Event, Message, MessagePart, PongReceived
+from rawws.wire.events import Event
 from rawws.wire.masking import speed
 from rawws.wire.session import Session, State
 
 # How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
 # already costs far more in copying than in the system call) and every peer wait longer for its turn.
 TURN_BYTES = 16 * RECEIVE_BYTES
-# For so long, however few bytes that is: tiny frames that wsproto reads take a hundred times as long as large ones.
-TURN_S = 0.01
-# The least that is asked for of a peer whose bytes take long to read.
-LEAST_RECEIVE_BYTES = 4 * 1024
-# So many messages at most are read of one peer at a time; the rest of what was received has its turn behind others.
-MOST_MESSAGES = 500
-# And in one turn, when each is counted once for every form in which its room is read: each has to be made.
+# At most this many messages are read in a turn. Each is counted once for every form in which its room is read, since
+# each of these has to be made.
 TURN_MESSAGES = 16 * 1024
 
-# For so long the loop may keep the thread while there is work, before other tasks (connections in their HTTP
-# phase, programs that handle messages) get their turn. Going through trio costs as much as five messages (40 µs),
-# so not after each turn.
+# The loop keeps the thread for about this long while there is work, before other tasks (connections in their HTTP
+# phase, programs that handle messages) run. Going through trio costs as much as five messages (40 µs), so it is not
+# done after each turn.
 TURNS_S = 0.001
 
-
-# For so long our close waits for a program to answer what came before it. Most do at once, or never will.
+# Our close waits at most this long for a program to answer what came before it. Most do at once, or never will.
 LAST_ANSWERS_S = 1.0
 
 OUR_ERROR = "dropped because of an error in rawws"
@@ -135,6 +129,7 @@ class Loop:
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_deferred_work` waits for some
         self.traffic = Traffic()
+        self.reader = Reader(self.traffic)
         self.forms = Forms(self.run_errands_soon)
         self.slow = SlowPeers(self, self.traffic)
         self.sending = Sending(self, self.forms, self.slow, self.traffic)
@@ -203,7 +198,7 @@ class Loop:
 
     def take_in(self, peer: Peer, data: bytes) -> None:
         """Act on bytes that were received already, with the handshake."""
-        self._act_on(peer, self._decode(peer, data))
+        self._act_on(peer, self.reader.decode(peer, data))
         self.publish_fresh()
         self._read_on_soon(peer)
 
@@ -266,18 +261,6 @@ class Loop:
             self.sockets.put_first(peer.transport.fileno())
             self._turn()
 
-    def _decode(self, peer: Peer, data: bytes) -> Sequence[bytes | bytearray] | Sequence[Event]:
-        """Return what bytes from a peer amount to, as far as that is wanted at a time; its session keeps the rest."""
-        inbox = peer.inbox
-        if inbox is not None:
-            # Behind our close, what doesn't fit is dropped, and the peer's close may be the last of it.
-            drops = peer.session.close_sent is not None or peer.lost is not None
-            space = MOST_MESSAGES if drops else inbox.limit + 1 - len(inbox.items)
-            return peer.session.receive_data(data, max(1, min(space, MOST_MESSAGES)))
-        if peer.pace is None or peer.pace.bucket is None:
-            return peer.session.relay_data(data, MOST_MESSAGES)
-        return peer.session.relay_data(data, max(1, int(peer.pace.bucket.credit(trio.current_time()))))
-
     def _read_on_soon(self, peer: Peer) -> None:
         """Read more from a peer whose bytes no poller reports, and send what TLS has to answer."""
         if peer.lost:
@@ -300,14 +283,12 @@ class Loop:
             return self._go_on(peer, peer.kept)
         session = peer.session
         if session.has_unread:
-            self._act_on(peer, self._decode(peer, b""))
+            self._act_on(peer, self.reader.decode(peer, b""))
             self._read_on_soon(peer)
             return LEAST_RECEIVE_BYTES
+        started_at = time.perf_counter()
         try:
-            # After a full receive, more is asked for, and much of a large message goes right to its place.
-            if peer.receive_bytes != RECEIVE_BYTES and (buffer := session.large_buffer(RECEIVE_BYTES)) is not None:
-                return self._read_into(peer, buffer)
-            data = peer.transport.receive_now(peer.receive_bytes)
+            size, decoded, in_place = self.reader.receive(peer, self._turn_at)
         except BlockingIOError:
             self._wait_for_more(peer)
             return 0
@@ -315,23 +296,12 @@ class Loop:
             cause = Cause.LIMIT if isinstance(error, TlsFlood) else Cause.RESET
             self.drop(peer, cause, (peer.lost and peer.lost.why) or describe_loss(error))
             return 0
-        size = len(data)
         if not size:
             self._end_of_stream(peer)
             return 0
-        self.traffic.bytes_in += size
-        peer.heard = True
-        peer.heard_at = self._turn_at
-        if size < LEAST_RECEIVE_BYTES:
-            peer.receive_bytes = RECEIVE_BYTES
-            self._act_on(peer, self._decode(peer, data))
-        else:
-            began = time.perf_counter()
-            self._act_on(peer, self._decode(peer, data))
-            if (time.perf_counter() - began) * RECEIVE_BYTES > size * TURN_S:
-                peer.receive_bytes = LEAST_RECEIVE_BYTES
-            else:
-                peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
+        self._act_on(peer, decoded)
+        if not in_place:
+            self.reader.adapt(peer, size, time.perf_counter() - started_at)
         self._read_on_soon(peer)
         return size
 
@@ -348,22 +318,6 @@ class Loop:
         self._act_on(peer, kept)
         self._read_on_soon(peer)
         return sum(map(len, kept))
-
-    def _read_into(self, peer: Peer, buffer: memoryview) -> int:
-        with buffer:
-            size = peer.transport.try_receive_into(buffer)
-        if size is None:
-            self._wait_for_more(peer)
-            return 0
-        if not size:
-            self._end_of_stream(peer)
-            return 0
-        self.traffic.bytes_in += size
-        peer.heard = True
-        peer.heard_at = self._turn_at
-        self._act_on(peer, peer.session.received(size))
-        self._read_on_soon(peer)
-        return size
 
     def _end_of_stream(self, peer: Peer) -> None:
         if peer.lost and peer.lost.why:
@@ -383,8 +337,8 @@ class Loop:
             return
         answers = session.data_to_send() if session.outgoing else b""
         if peer.inbox is not None:
-            if got:
-                self._deliver(peer, got)  # type: ignore[arg-type]
+            if got and self.reader.deliver(peer, peer.inbox, got):  # type: ignore[arg-type]
+                self.watch(peer, done=not peer.is_blocked)
         # §5.5.1: once our close has gone out, what still comes need not be processed.
         elif got and peer.cause is None:
             frames: list[bytes | bytearray] = got  # type: ignore[assignment]
@@ -415,27 +369,6 @@ class Loop:
                 self._closing.append((peer, answers))
         elif answers:
             self.sending.send_answers(peer, answers)
-
-    def _deliver(self, peer: Peer, events: Sequence[Event]) -> None:
-        """Put messages into a peer's inbox, and stop reading from it when they are too many."""
-        inbox = peer.inbox
-        assert inbox is not None
-        self.traffic.messages_in += len(events)
-        # Messages after our close, or from a peer that is lost, are still taken while they fit; there must be no end
-        # to reading, or the peer's close would not be seen.
-        closing = peer.session.close_sent is not None or peer.lost is not None
-        for event in events:
-            if type(event) is Message or type(event) is MessagePart:
-                if not closing or not inbox.is_full:
-                    inbox.items.append(event)
-                else:
-                    inbox.take_no_more()
-            elif type(event) is PongReceived:
-                inbox.answer_ping(event.payload, trio.current_time())
-        inbox.wake()
-        if inbox.is_full and not inbox.paused and not closing:
-            inbox.paused = True
-            self.watch(peer, done=not peer.is_blocked)
 
     def _waits_for_the_program(self, peer: Peer, last_words: bytes) -> bool:
         """Hold our close back while the program has messages to answer that came before it (§5.5.1 lets us)."""
