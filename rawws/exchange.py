@@ -150,7 +150,7 @@ class Exchange:
         if self._announced_bytes > max_bytes:
             self._refuse(too_large)
         body = bytearray()
-        with current_loop().memory.counting(lambda: (body,)) as scope:
+        with current_loop().memory.track(lambda: (body,)) as scope:
             while piece := await self._receive_body(self._connection.deadline):
                 body += piece
                 if len(body) > max_bytes:
@@ -253,7 +253,7 @@ class Exchange:
         Raises OSError when the client is lost, reads too slowly, or has to go because the server's memory is full.
         """
         piece = b""
-        with current_loop().memory.counting(lambda: (*held(), piece)) as scope:
+        with current_loop().memory.track(lambda: (*held(), piece)) as scope:
             await self.start_response(200, headers)
             if self.request.method != "HEAD":
                 for piece in body:

@@ -268,7 +268,7 @@ class HttpConnection:
             raise
 
     async def _send_slowly(self, data: bytes, sent: int) -> None:
-        with current_loop().memory.counting(lambda: (data,)) as scope, memoryview(data) as view:
+        with current_loop().memory.track(lambda: (data,)) as scope, memoryview(data) as view:
             while sent < len(data):
                 # A deadline for each piece: a large answer to a slow reader takes the time that it takes.
                 with trio.move_on_after(self.service.limits.close_timeout_s) as patience:

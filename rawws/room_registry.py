@@ -73,7 +73,7 @@ class RoomRegistry:
 
     def keep(self, room: RoomState) -> None:
         self.add(room)
-        current_loop().deadlines.keep(room)
+        current_loop().timers.add_room(room)
 
     def discard(self, room: RoomState) -> None:
         if self.in_use.get(room.path) is room:

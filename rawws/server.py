@@ -618,7 +618,7 @@ async def serve(
     rooms = handler.limits_by_flag() if isinstance(handler, Hub) else {}
     service.limits_by_flag = {**limits.by_flag(), **gate.limits_by_flag(), **memory, **rooms}
     if max_memory is not None:
-        current_loop().memory.limit(max_memory)
+        current_loop().limit_memory(max_memory)
     checked_routes = {path: _as_route(path, route) for path, route in (routes or {}).items()}
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(http, web.HttpApp):

@@ -192,16 +192,11 @@ class SlowPeers:
         if not any(self._waits_for(room, peer) for peer in room.behind):
             self.unblock(room, _SLOW)
 
-    def end_rest(self, peer: Peer, now: float) -> bool:
-        """Read on from a peer that had said too much, when its time has come; return whether it still rests."""
-        pace = peer.pace
-        if pace is None or not pace.rests_until:
-            return False
-        if now < pace.rests_until:
-            return True
-        pace.rests_until = 0.0
+    def end_rest(self, peer: Peer) -> None:
+        """Read again from a peer that had sent too much."""
+        assert peer.pace is not None
+        peer.pace.rests_until = 0.0
         self._control.watch(peer, done=not peer.is_blocked)
-        return False
 
     def apply_rate_limit(self, peer: Peer, messages: int) -> None:
         """Read no more from a peer for a while, if it has said too much."""

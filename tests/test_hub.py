@@ -21,9 +21,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws.loop
+import rawws.ready
 from rawws.hub import Mode
 from rawws.limits import Limits
 from rawws.loop import current_loop
+from rawws.ready import Ready
 from rawws.room import state_of
 from rawws.room_base import RoomBase, StartPosition
 from rawws.room_state import RoomState
@@ -61,7 +63,7 @@ KIB_MESSAGES = [f"{number:04}" + "." * 1020 for number in range(256)]
 @pytest.fixture(params=[make_poller, SelectorPoller], ids=["own poller", "selectors"])
 def poller(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a test with this system's poller, and with the one for systems that have no epoll."""
-    monkeypatch.setattr(rawws.loop, "make_poller", request.param)
+    monkeypatch.setattr(rawws.ready, "make_poller", request.param)
 
 
 def hub_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -310,15 +312,16 @@ async def test_who_is_not_read_to_the_end_has_one_turn_when_all_others_have_one(
     running = start_hub(mode=Mode.ECHO)
     client = running.join()
     loop = current_loop()
-    take_turn = loop._turn
+    take = loop.sockets.take
     most = 0
 
-    def look_and_take_turn() -> None:
+    def look_and_take() -> list[Ready]:
         nonlocal most
-        most = max(most, *Counter(fd for fd, _ in loop._ready).values())
-        take_turn()
+        ready = take()
+        most = max(most, *Counter(fd for fd, _ in ready).values())
+        return ready
 
-    monkeypatch.setattr(loop, "_turn", look_and_take_turn)
+    monkeypatch.setattr(loop.sockets, "take", look_and_take)
     messages = 2 * RECEIVE_BYTES // len(text(""))  # so some are in the kernel while others have come and are not read
     await client.send(text("") * messages)
     await client.frames(messages)

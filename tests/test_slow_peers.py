@@ -474,7 +474,7 @@ async def test_one_who_is_held_back_and_lost_is_waited_for_as_long_as_for_a_clos
     await wait_all_tasks_blocked()
     assert running.endpoint.peer_count == 1
     assert state_of(room).log.last_message == 200
-    assert "what it had said could not be published within 10 s" in caplog.text
+    assert "its last messages could not be published within 10 s" in caplog.text
 
 
 async def test_a_stop_does_not_wait_for_one_who_is_held_back_and_lost(start_hub: StartHub) -> None:

@@ -87,7 +87,7 @@ class RedisStreams:
     async def run(self) -> None:
         """Publish and follow until cancelled. Redis may come and go."""
         memory = current_loop().memory
-        memory.beside.add(self._held_bytes)
+        memory.extra_usage.add(self._held_bytes)
         try:
             async with trio.open_nursery() as self._nursery:
                 self._start(self._publisher, self._publisher.publish)
@@ -95,7 +95,7 @@ class RedisStreams:
                     self._start(reader, reader.read, scope)
                 self._nursery.start_soon(self._sweep)
         finally:
-            memory.beside.discard(self._held_bytes)
+            memory.extra_usage.discard(self._held_bytes)
 
     def _held_bytes(self) -> int:
         following = sum(followed.held_bytes for followed, _ in self._followed.values())
