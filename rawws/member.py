@@ -21,7 +21,7 @@ from rawws.wire.messages import Request
 from rawws.wire.session import State
 
 if TYPE_CHECKING:
-    from rawws.loop import Loop
+    from rawws.connections import Connections
     from rawws.websocket import WebSocket
 
 
@@ -34,7 +34,7 @@ class Member:
 
     __slots__ = ("_loop", "_path", "_peer", "_remote_address")
 
-    def __init__(self, peer: Peer, loop: Loop) -> None:
+    def __init__(self, peer: Peer, loop: Connections) -> None:
         """For `rawws.Room`."""
         self._peer = peer
         self._loop = loop

@@ -33,7 +33,7 @@ from rawws.wire.repeats import Repeat, Repeats
 from rawws.wire.stream_entries import StreamId
 
 if TYPE_CHECKING:
-    from rawws.loop import Loop
+    from rawws.connections import Connections
     from rawws.websocket import WebSocket
 
 
@@ -158,7 +158,7 @@ class RoomState:
         self.behind: set[Peer] = set()
         self.alone = (self,)  # for the many peers that are in this room only
         self._registry = {} if registry is None else registry
-        self._loop: Loop | None = None  # which serves the peers, while there are any
+        self._loop: Connections | None = None  # which serves the peers, while there are any
         self._pollers: set[Poller] | None = None
         # What they have been told last, and from where on, while there are any.
         self._polled: tuple[tuple[int, dict[str, str] | None], Polled] | None = None
@@ -455,7 +455,7 @@ class RoomState:
 
     # For the loop
 
-    def admit(self, peer: Peer, loop: Loop, *, watches: bool = False) -> None:
+    def admit(self, peer: Peer, loop: Connections, *, watches: bool = False) -> None:
         """Make a peer a member, which lacks nothing of the log; `Loop.join` is the only caller.
 
         With ``watches`` it is notified of each other peer that joins or leaves from now on.
