@@ -50,7 +50,7 @@ class Connections:
         self.sockets = ReadySockets()
         self._idle = trio.lowlevel.ParkingLot()  # where a task waits for deferred work
         self.traffic = Traffic()
-        self.forms = Forms(self.run_errands_soon)
+        self.forms = Forms(self.schedule_deferred_work)
         self.slow = SlowPeers(self, self.traffic)
         self.sending = Sending(self, self.forms, self.slow, self.traffic)
         self.presence = Presence()
@@ -61,7 +61,7 @@ class Connections:
     def peer_count(self) -> int:
         return len(self.peers)
 
-    # Coming
+    # Joining
 
     def add(self, peer: Peer) -> None:
         """Take over a peer and its transport. Raises OSError when it can't be watched; nothing has changed then."""
@@ -92,16 +92,16 @@ class Connections:
             self.sending.fall_behind(peer)
         return room in peer.rooms  # what it was sent may have ended it
 
-    # What is waited for
+    # Watching
 
     def watch(self, peer: Peer, *, done: bool) -> None:
-        """Ask the poller for what this peer is waited for."""
+        """Have the poller report when a peer can be read from, and unless all is ``done``, written to."""
         inbox = peer.inbox
         is_slow = peer.unanswered_bytes > MAX_OUTBOX_BYTES or (inbox is not None and inbox.paused)
         reads = (
-            (not is_slow or peer.lost is not None)  # a lost one takes no answers, and its program is not waited for
+            (not is_slow or peer.lost is not None)  # a lost peer takes no answers, and nothing waits for its program
             and not peer.held_back
-            and not (peer.pace is not None and peer.pace.rests_until and peer.session.state is OPEN)
+            and not (peer.pace is not None and peer.pace.read_paused_until and peer.session.state is OPEN)
         )
         interest = READABLE if reads else 0
         if not done:
@@ -121,15 +121,15 @@ class Connections:
         self.sockets.watch(peer.transport.fileno(), interest)
 
     def resume(self, peer: Peer) -> None:
-        """Read on from a peer whose inbox was full."""
+        """Read again from a peer whose inbox was full."""
         assert peer.inbox is not None
         peer.inbox.paused = False
-        peer.heard = True  # it could not be heard
+        peer.seen_since_ping = True  # nothing was read from it
         if peer.transport.fileno() >= 0:
             self.watch(peer, done=not peer.is_blocked)
 
     def _read_on_soon(self, peer: Peer) -> None:
-        """Read more from a peer whose bytes no poller reports, and send what TLS has to answer."""
+        """Schedule the next read of a peer whose bytes no poller reports, and send what TLS has to answer."""
         if peer.lost:
             self._read_to_the_end_soon(peer)
             return
@@ -142,15 +142,15 @@ class Connections:
         is_here = peer.kept is not None or peer.session.has_unread or peer.transport.has_pending
         if peer.interest & READABLE and is_here:
             self.sockets.add_unread(peer.transport.fileno())
-            self.run_errands_soon()
+            self.schedule_deferred_work()
 
     def _read_to_the_end_soon(self, peer: Peer) -> None:
-        """Schedule the next read of what a lost peer had sent, unless it may say no more for now."""
+        """Schedule the next read of what a lost peer had sent, unless it may not be read for now."""
         if peer.transport.fileno() >= 0 and peer.interest & READABLE:
             self.sockets.add_unread(peer.transport.fileno())
-            self.run_errands_soon()
+            self.schedule_deferred_work()
 
-    def run_errands_soon(self) -> None:
+    def schedule_deferred_work(self) -> None:
         """Wake the task that does what no poller reports."""
         if self._idle:
             self._idle.unpark()
@@ -158,27 +158,28 @@ class Connections:
     def notify_watchers_soon(self, room: RoomState) -> None:
         """Notify a room's watchers of joins and leaves after this turn."""
         self.presence.add(room)
-        self.run_errands_soon()
+        self.schedule_deferred_work()
 
     def limit_memory(self, max_bytes: float) -> None:
         """Bound what all peers, rooms and requests hold, in bytes; ``math.inf`` is no bound."""
         self.memory.max_bytes = max_bytes
         self.timers.watch_memory(is_bounded=max_bytes != math.inf)
 
-    # Going
+    # Closing
 
     def close(
         self, peer: Peer, code: int, reason: str, cause: Cause = Cause.OUR_CLOSE, *, with_the_rest: bool = True
     ) -> None:
         """Begin the closing handshake. Nothing happens if it has begun already, or the peer is gone.
 
-        Our close goes out behind what its rooms have published so far, or else at the next frame boundary.
+        Our close goes out after what its rooms have published so far; without ``with_the_rest``, at the next frame
+        boundary.
         """
         if peer.transport.fileno() < 0:
             return
         if peer.session.state is not OPEN:
-            if peer.inbox is not None and peer.inbox.last_words is not None:
-                self.finish(peer)
+            if peer.inbox is not None and peer.inbox.deferred_close is not None:
+                self.send_deferred_close(peer)
             return
         if peer.lost and not peer.interest & READABLE:
             self.drop(peer, cause, peer.lost.why)
@@ -189,25 +190,25 @@ class Connections:
             self.resume(peer)
         self._leave(peer, peer.session.data_to_send(), with_the_rest=with_the_rest)
 
-    def _waits_for_the_program(self, peer: Peer, last_words: bytes) -> bool:
-        """Hold our close back while the program has messages to answer that came before it (§5.5.1 lets us)."""
+    def _defer_close(self, peer: Peer, last_frames: bytes) -> bool:
+        """Defer our close while the program has earlier messages to answer (§5.5.1); return whether it is deferred."""
         inbox = peer.inbox
         if inbox is None or peer.cause is not None or peer.lost:
             return False
-        if inbox.last_words is None:
+        if inbox.deferred_close is None:
             if not inbox.items:
                 return False
-            inbox.last_words = b""
+            inbox.deferred_close = b""
             peer.close_at = trio.current_time() + LAST_ANSWERS_S
-        inbox.last_words += last_words
+        inbox.deferred_close += last_frames
         return True
 
-    def finish(self, peer: Peer) -> None:
-        """Send the close that was held back."""
+    def send_deferred_close(self, peer: Peer) -> None:
+        """Send the close that was deferred."""
         assert peer.inbox is not None
-        last_words, peer.inbox.last_words = peer.inbox.last_words, None
+        last_frames, peer.inbox.deferred_close = peer.inbox.deferred_close, None
         peer.close_at = math.inf
-        self._leave(peer, last_words or b"", with_the_rest=False)
+        self._leave(peer, last_frames or b"", with_the_rest=False)
 
     def leave_room(self, peer: Peer, room: RoomState) -> None:
         """Take a peer out of a room; what was published there before is still sent to it."""
@@ -220,14 +221,14 @@ class Connections:
         if peer.awaits_encoding:  # its socket isn't full, so no poller tells when it can be sent what it has left with
             self.sending.flush(peer)
 
-    def _leave(self, peer: Peer, last_words: bytes, *, with_the_rest: bool) -> None:
-        """Take a peer out of its rooms and send it the last that it gets from us."""
+    def _leave(self, peer: Peer, last_frames: bytes, *, with_the_rest: bool) -> None:
+        """Take a peer out of its rooms and send it the last frames that it gets from us."""
         peer.queue_rest(peer.rooms, whole=with_the_rest and not peer.is_fragmenting)
         self.slow.forget(peer)
         self._forget_rooms(peer)
-        if last_words:
-            peer.session.show_sent(last_words)
-            peer.queue(last_words)
+        if last_frames:
+            peer.session.show_sent(last_frames)
+            peer.queue(last_frames)
         peer.close_at = min(peer.close_at, trio.current_time() + peer.endpoint.limits.close_timeout_s)
         if peer.session.is_closed:
             peer.end(Cause.OUR_CLOSE)
@@ -240,16 +241,16 @@ class Connections:
                 self.slow.unblock_if_caught_up(room)
 
     def lose(self, peer: Peer, error: OSError) -> None:
-        """Give up a peer whose socket takes nothing any more, once all that it had sent before has been read.
+        """Give up a peer whose socket takes nothing more. All that it had sent before is still read.
 
         A peer that refuses what we send says why in its close, and then resets the connection. The reset is found
         first where we are sending, while the close, or a last message, is still in our socket's buffer. The peer leaves
-        its rooms at once; the messages that it had sent are still published. One that is held back, or over its rate,
-        is read on when it may speak again, unless that takes longer than a close may.
+        its rooms at once; the messages that it had sent are still published. A peer that is held back, or over its
+        rate, is read later, unless that takes longer than a close may.
         """
         if peer.lost or peer.transport.fileno() < 0:
             return
-        if error.errno in EXHAUSTED:  # of ours: the connection itself is intact, and might never end
+        if error.errno in EXHAUSTED:  # resources of ours: the connection itself is intact, and might never end
             self.drop(peer, Cause.RESET, describe_loss(error))
         else:
             self._lose(peer, describe_loss(error))
@@ -286,18 +287,15 @@ class Connections:
         self.traffic.ends[closed.cause] += 1
         log_end(peer, closed, addition, unsent_bytes)
 
-    def give_up(self, peer: Peer) -> None:
-        """Drop a peer in whose service an exception came up, which is being handled.
-
-        It is ours to mend, but not a reason to leave the others without a server.
-        """
+    def abort_after_bug(self, peer: Peer) -> None:
+        """Drop a peer after an exception of ours, which is being handled. The others are served as before."""
         logs.hub.exception("#%d ! an error in rawws itself; the connection is dropped", peer.number)
         self.drop(peer, Cause.ERROR, OUR_ERROR)
 
-    def give_up_all(self, room: RoomState) -> None:
-        """Drop all of a room in whose broadcast an exception came up, which is being handled.
+    def abort_room_after_bug(self, room: RoomState) -> None:
+        """Drop all peers of a room after an exception in a broadcast, which is being handled.
 
-        Nobody can say who has got what of the segment, so none of them may be sent another.
+        It is unknown how much of the segment each of them was sent, so none may be sent another.
         """
         message = "#%d ! an error in rawws itself; all connections in room %s are dropped"
         logs.hub.exception(message, logs.SERVER, room.path)
@@ -314,17 +312,17 @@ class Connections:
     # All of an endpoint
 
     def peers_of(self, endpoint: Endpoint) -> list[Peer]:
-        """Return those of one endpoint."""
+        """Return the peers of one endpoint."""
         return [peer for peer in self.peers.values() if peer.endpoint is endpoint]
 
     def show_frames(self, endpoint: Endpoint) -> None:
-        """Have every peer of an endpoint show its frames from now on to those who want to see them by now."""
+        """Have every peer of an endpoint show its frames to the log and the tracers that want them by now."""
         for peer in self.peers_of(endpoint):
             if isinstance(peer.session, Session):
                 endpoint.show_frames(peer.number, peer.session)
 
     def drop_all(self, endpoint: Endpoint) -> None:
-        """Cut off every peer of an endpoint that ends at once; who can still take it is told so."""
+        """Cut off every peer of an endpoint that ends at once, with a close for those whose sockets take it."""
         for peer in self.peers_of(endpoint):
             self.close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN, with_the_rest=False)
             self.drop(peer, Cause.SHUTDOWN, "cut off, since the server stops")

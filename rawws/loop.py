@@ -16,7 +16,7 @@ the way to be fast is to let turns get longer and segments bigger, which happens
 turn reads keeps the segments, and with them the time between two looks at any socket, within bounds. Longer
 work, such as deflating a large message, is done in steps between turns (``forms.py``).
 
-There is one loop for all that happens under one ``trio.run()``, in a system task that begins with the first
+There is one loop for all that happens under one ``trio.run()``, in a system task that starts with the first
 peer. So a client needs no task either, and rooms may hold peers from several servers.
 """
 
@@ -131,31 +131,31 @@ class Loop(Connections):
                 self.drop(peer, Cause.SHUTDOWN, "cut off, since the program ends")
             self.sockets.close()
 
-    def take_in(self, peer: Peer, data: bytes) -> None:
+    def feed(self, peer: Peer, data: bytes) -> None:
         """Act on bytes that were received already, with the handshake."""
         self._act_on(peer, self._reader.decode(peer, data))
-        self.publish_fresh()
+        self._end_turn()
         self._read_on_soon(peer)
 
     # One turn
 
     def _take_turns(self) -> None:
         """Take turns until no socket is ready, or other tasks have waited for long enough."""
-        began = self._turn_at = time.perf_counter()
-        until = began + TURNS_S
+        started_at = self._turn_at = time.perf_counter()
+        until = started_at + TURNS_S
         while True:
             if not self.sockets.collect():
                 return
             self._turn()
             self.traffic.turns += 1
             now = time.perf_counter()
-            self.traffic.turns_s += now - began
-            began = self._turn_at = now
+            self.traffic.turns_s += now - started_at
+            started_at = self._turn_at = now
             if now > until:
                 return
 
     def _turn(self) -> None:
-        """Look at the sockets that are ready, within the budget, and send what that brought."""
+        """Serve the sockets that are ready, within the budget, and send what that has published."""
         budget = TURN_BYTES
         self.forms.allowance = TURN_WORK
         self._turn_messages = self._turn_sends = 0
@@ -177,7 +177,7 @@ class Loop(Connections):
                     elif events & LOST:
                         self._note_loss(peer)
             except Exception:
-                self.give_up(peer)
+                self.abort_after_bug(peer)
             if (
                 budget <= 0
                 or self._turn_messages > TURN_MESSAGES
@@ -187,10 +187,10 @@ class Loop(Connections):
                 break
         self.sockets.put_back(ready)
         if self._dirty_rooms or self._closing:
-            self.publish_fresh()
+            self._end_turn()
 
-    def hear(self, peer: Peer) -> None:
-        """Read at once what a peer has sent by now: for who is about to give it up."""
+    def read_now(self, peer: Peer) -> None:
+        """Read at once what a peer has sent by now, before it is given up."""
         if peer.interest & READABLE:
             self._turn_at = time.perf_counter()
             self.sockets.put_first(peer.transport.fileno())
@@ -225,14 +225,14 @@ class Loop(Connections):
         return size
 
     def _wait_for_more(self, peer: Peer) -> None:
-        """Go on with a peer that had no data for us: records of TLS may be here, though the first of them held none."""
+        """Read again from a peer that had no data for us: more TLS records may be here, though the first held none."""
         if peer.lost and not peer.transport.has_pending:
             self.drop(peer, Cause.RESET, peer.lost.why)
         else:
             self._read_on_soon(peer)
 
     def _go_on(self, peer: Peer, kept: list[bytes | bytearray]) -> int:
-        """Act on what was kept while a peer was held back."""
+        """Act on what a peer had sent when it was held back."""
         peer.kept = None
         self._act_on(peer, kept)
         self._read_on_soon(peer)
@@ -248,7 +248,7 @@ class Loop(Connections):
         self.drop(peer, Cause.EOF, "" if peer.session.is_closed else f"the {them} ended the stream")
 
     def _note_loss(self, peer: Peer) -> None:
-        """Give up a peer that is not read from for now, and whose socket takes nothing any more, as the poller says."""
+        """Give up a peer that is not read from for now, whose connection the poller reports as lost."""
         if peer.inbox is not None:  # the program's queue takes what had come
             self._read(peer)
         elif not peer.lost:
@@ -291,23 +291,23 @@ class Loop(Connections):
                 echo = b"".join(frames)
                 answers = (deflate_frames(echo, peer.encoding, AT_ONCE_BYTES) if peer.encoding else echo) + answers
         if session.state is CLOSED:
-            if not peer.write_shut_down and not self._waits_for_the_program(peer, answers):
+            if not peer.write_shut_down and not self._defer_close(peer, answers):
                 self._closing.append((peer, answers))
         elif answers:
             self.sending.send_answers(peer, answers)
 
-    def publish_fresh(self) -> None:
-        """Seal what was appended and send it; then let those go whose sessions have ended."""
+    def _end_turn(self) -> None:
+        """Seal and send what was appended; then close the peers whose sessions have ended."""
         dirty, self._dirty_rooms = self._dirty_rooms, set()
         for room in dirty:
             self.sending.spread(room)
         # Only now, so that a peer which publishes a message and closes in one turn still gets that message.
         closing, self._closing = self._closing, []
-        for peer, last_words in closing:
+        for peer, last_frames in closing:
             try:
-                self._leave(peer, last_words, with_the_rest=False)
+                self._leave(peer, last_frames, with_the_rest=False)
             except Exception:
-                self.give_up(peer)
+                self.abort_after_bug(peer)
 
     # Timers and the memory bound
 
@@ -323,13 +323,13 @@ class Loop(Connections):
                 try:
                     self._check_timers(peer, now)
                 except Exception:
-                    self.give_up(peer)
+                    self.abort_after_bug(peer)
 
     def _check_timers(self, peer: Peer, now: float) -> None:
         if peer.transport.fileno() < 0:
             return  # it was closed while another one was handled
-        if now >= peer.answer_by or now >= peer.close_at:
-            self.hear(peer)  # its answer may be here, and only we are late
+        if now >= peer.pong_deadline or now >= peer.close_at:
+            self.read_now(peer)  # its answer may be here, and only we are late
             if peer.transport.fileno() < 0:
                 return
         # This comes before its keepalive, since no peer is exempt, whether it answers pings or is read from.
@@ -351,7 +351,7 @@ class Loop(Connections):
             case EndRest(peer):
                 self.slow.end_rest(peer)
             case SendDeferredClose(peer):
-                self.finish(peer)
+                self.send_deferred_close(peer)
             case Close(peer, code, reason, cause):
                 self.close(peer, code, reason, cause, with_the_rest=False)
             case Drop(peer, cause, why):
@@ -379,7 +379,7 @@ class Loop(Connections):
                 if watcher in room.watchers:
                     self.slow.check_notices(watcher, room, len(data))
             except Exception:
-                self.give_up(watcher)
+                self.abort_after_bug(watcher)
 
     @trio.lowlevel.enable_ki_protection
     async def _run_deferred_work(self) -> None:
@@ -404,5 +404,5 @@ class Loop(Connections):
 
 def _import_in_thread(load: Callable[[], None]) -> None:
     """Import in a thread: here it would keep all peers waiting for 50 to 150 ms."""
-    with contextlib.suppress(RuntimeError):  # there is no thread to be had, and it goes without
+    with contextlib.suppress(RuntimeError):  # no thread can be started: it is slower without numpy
         threading.Thread(target=load, name="rawws: import of numpy").start()
