@@ -6,7 +6,6 @@ rooms. What crosses the wire is in `rawws.wire`, sans-IO; helpers for tests are 
 
 from rawws.asgi_app import asgi
 from rawws.attachment import attach
-from rawws.backplane import share
 from rawws.client import connect
 from rawws.errors import (
     Cause,
@@ -29,9 +28,11 @@ from rawws.errors import (
 )
 from rawws.hub import Hub
 from rawws.member import Member
-from rawws.room import Delivery, Room, RoomSettings, Slow
+from rawws.room import Delivery, Room
 from rawws.room_app import rooms
 from rawws.server import SAME_HOST, Server, serve
+from rawws.settings import RoomSettings, Slow
+from rawws.sharing import share
 from rawws.tls import CertificateError, TlsError
 from rawws.version import __version__
 from rawws.websocket import WebSocket

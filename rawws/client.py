@@ -42,6 +42,7 @@ from rawws.tls import GIVE_CERTIFICATE, TlsError, begin_tls, default_context, ex
 from rawws.transport import Transport, dial, name_address
 from rawws.version import __version__
 from rawws.websocket import WebSocket
+from rawws.websocket_internals import close_because, finish
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer, basic_authorization
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.http1 import Signal
@@ -165,8 +166,8 @@ class Connector:
         assert websocket is not None
         failed = isinstance(error, Exception) and not isinstance(error, ConnectionClosed)
         if failed:
-            websocket.close_because(Cause.ERROR, 1011, "")
-        await websocket.finish()
+            close_because(websocket, Cause.ERROR, 1011, "")
+        await finish(websocket)
 
     def __aiter__(self) -> AsyncIterator[WebSocket]:
         return _Reconnecting(self)
@@ -572,7 +573,7 @@ class _Reconnecting(AsyncIterator[WebSocket]):
 
     async def __anext__(self) -> WebSocket:
         if self._websocket is not None:
-            await self._websocket.finish()
+            await finish(self._websocket)
             self._websocket = None
             if trio.current_time() - self._opened_at >= GOOD_CONNECTION_S:
                 self._backoff_s = FIRST_BACKOFF_S

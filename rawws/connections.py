@@ -82,8 +82,9 @@ class Connections:
             return True
         if peer.transport.fileno() < 0 or peer.lost or peer.session.state is not OPEN:
             return False
-        peer.rooms = (*peer.rooms, room) if peer.rooms else room.alone
-        room.admit(peer, self, watches=watches)
+        peer.rooms = (*peer.rooms, room) if peer.rooms else room.as_tuple
+        if room.admit(peer, watches=watches):
+            self.notify_watchers_soon(room)
         if after is not None and after < room.log.last_message and self.sending.replay(peer, room, after):
             pass
         elif peer.is_lagging:
@@ -215,7 +216,8 @@ class Connections:
         if room not in peer.rooms:
             return
         peer.leave(room)
-        room.remove(peer)
+        if room.remove(peer):
+            self.notify_watchers_soon(room)
         if room.is_held:
             self.slow.unblock_if_caught_up(room)
         if peer.awaits_encoding:  # its socket isn't full, so no poller tells when it can be sent what it has left with
@@ -236,7 +238,8 @@ class Connections:
 
     def _forget_rooms(self, peer: Peer) -> None:
         for room in peer.forget_rooms():
-            room.remove(peer)
+            if room.remove(peer):
+                self.notify_watchers_soon(room)
             if room.is_held:
                 self.slow.unblock_if_caught_up(room)
 

@@ -227,7 +227,7 @@ class Memory:
 
     def _empty(self, inbox: Inbox, reason: str) -> _Actions:
         size = inbox.waiting_bytes
-        number = logs.SERVER if inbox.websocket is None else inbox.websocket.id
+        number = logs.SERVER if inbox.owner is None else inbox.owner.id
         message = f"has gone; dropping {size} bytes that it sent and the program has not taken; {reason}"
         logs.line(logs.hub, logging.WARNING, number, FAULT, message)
         yield ForgetMessages(inbox)

@@ -80,7 +80,7 @@ class _Collector:
         from prometheus_client.core import GaugeMetricFamily as Gauge
         from prometheus_client.core import SummaryMetricFamily as Summary
 
-        traffic, rooms = current_loop().traffic, list(self._hub)
+        traffic, rooms = current_loop().traffic, list(self._hub.registry.in_use.values())
         peers = [peer for room in rooms for peer in room.peers]
         streams = sum(1 for peer in peers if peer.encoding & EVENTS)
         yield _with_label(

@@ -10,13 +10,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import trio
 
 from rawws.accepting import Address
-from rawws.errors import Cause, Closed
+from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from rawws.limits import Limits
+from rawws.room_base import RoomBase
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.event_stream import EventStream
@@ -25,10 +26,6 @@ from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
 from rawws.wire.rate import TokenBucket
 from rawws.wire.session import Session
 from rawws.writer import PeerWriter
-
-if TYPE_CHECKING:
-    from rawws.room_state import RoomState
-    from rawws.websocket import WebSocket
 
 # OK_CODES on both sides make an orderly end; 1005 is a close without a code (RFC 6455 §7.1.5, §7.4.1).
 OK_CODES = frozenset({1000, 1001, 1005})
@@ -154,7 +151,8 @@ class Peer(PeerWriter):
     ) -> None:
         super().__init__(number, transport, session, encoding)
         self.endpoint = endpoint
-        self.relay: RoomState | None = None  # whose log gets what it says; without it and an inbox, it gets that back
+        # Whose log gets what it says. Without it and an inbox, the peer gets that back.
+        self.relay: RoomBase[Peer] | None = None
         self.inbox: Inbox | None = None
         self.about = NOTHING
         # Where tasks wait that have messages for it alone, if it has no inbox, until it has taken those before.
@@ -189,16 +187,16 @@ class Peer(PeerWriter):
         return self.transport.peer_name
 
     @property
-    def websocket(self) -> WebSocket | None:
-        """What the program holds of it; None for a peer that is only relayed."""
-        return None if self.inbox is None else self.inbox.websocket
+    def owner(self) -> Owner | None:
+        """The object that the program holds; None for a peer that is only relayed."""
+        return None if self.inbox is None else self.inbox.owner
 
     @property
     def path(self) -> str:
         """The path that it requested; empty if it isn't kept, as in echo mode."""
-        websocket = self.websocket
-        if websocket is not None:
-            return websocket.path
+        owner = self.owner
+        if owner is not None:
+            return owner.path
         return self.rooms[0].path if self.rooms else ""
 
     async def wait_drained(self) -> None:
@@ -260,6 +258,19 @@ class Peer(PeerWriter):
         sent, rcvd = self.session.close_sent, self.session.close_rcvd
         return sent is not None and rcvd is not None and sent.code in OK_CODES and rcvd.code in OK_CODES
 
+    def closed_error(self, closed: Closed) -> ConnectionClosed:
+        """Return the exception for a call that the end of the connection has made impossible."""
+        return ConnectionClosedOK(closed) if self.ended_well else ConnectionClosedError(closed)
+
+
+class Owner(Protocol):
+    """The object through which a program holds a peer, which is a `rawws.WebSocket`."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def path(self) -> str: ...
+
 
 class Inbox:
     """What a peer has sent and the program has not yet taken; and the tasks that wait for the peer.
@@ -282,9 +293,9 @@ class Inbox:
         "latency_s",
         "limit",
         "own_bytes",
+        "owner",
         "paused",
         "pings",
-        "websocket",
     )
 
     def __init__(self, limit: float) -> None:
@@ -297,7 +308,7 @@ class Inbox:
         self.ended = trio.Event()  # set when ``closed`` is known
         self.latency_s: float | None = None
         self.pings: dict[bytes, _Ping] = {}  # that wait for their pong, in the order in which they were sent
-        self.websocket: WebSocket | None = None
+        self.owner: Owner | None = None
         self.own_bytes = 0  # memory of the program's WebSocket, without the messages in here
         self.is_released = False  # the program is done with the WebSocket
         self.also_held: Callable[[], int] | None = None  # returns the bytes that the program keeps for the peer

@@ -117,7 +117,7 @@ class RoomApp(InFront):
         elif streams:
             await self._stream(exchange, path, reading, user)
         elif reading.wants_peers:
-            room = self._hub.rooms.get(path)
+            room = self._hub.registry.in_use.get(path)
             await self._answer(exchange, answer_json({"peers": 0 if room is None else len(room)}))
         else:
             await self._poll(exchange, path, reading)
@@ -149,18 +149,18 @@ class RoomApp(InFront):
 
     async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> None:
         refused: Refusal | None = None
-        if path not in self._hub.rooms:
+        if path not in self._hub.registry.in_use:
             refused = self._hub.admit(exchange.request)
         if refused := refused or await self._hub.prepare(path, reading.since):
             await self._answer(exchange, refused)
             return
-        room = self._hub.room(path)
-        place = room.place(reading)
+        room = self._hub.registry.get(path)
+        place = room.resolve(reading)
         with room.poll(place.after) as poller:
             waits = reading.wait_s and exchange.request.method == "GET"
             if waits and place.gap is None and room.log.last_message <= place.after:
                 await exchange.wait_for(poller.wait, reading.wait_s)
-            polled = room.polled(place.after, place.gap or poller.gap)
+            polled = room.poll_response(place.after, place.gap or poller.gap)
         if polled.whole is not None:
             await self._answer(exchange, answer_json(polled.whole))
             return

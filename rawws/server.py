@@ -45,6 +45,7 @@ from rawws.transport import (
 )
 from rawws.upgrade import Upgraded
 from rawws.websocket import WebSocket
+from rawws.websocket_internals import close_because, finish
 from rawws.wire.event_stream import EventStream
 from rawws.wire.handshake import Origins
 from rawws.wire.hosts import Hosts
@@ -308,7 +309,7 @@ class Server:
             logs.line(logs.hub, logging.ERROR, upgraded.number, FAULT, told)
             return False
         if self.stopping:
-            websocket.close_because(Cause.SHUTDOWN, 1001, "the server is shutting down")
+            close_because(websocket, Cause.SHUTDOWN, 1001, "the server is shutting down")
         tasks.start_soon(self._handle, handler, websocket)
         return True
 
@@ -324,8 +325,8 @@ class Server:
             # Most handlers end so, when their peer has gone: it is no error, and has been logged.
             if not _is_about_closing(error):
                 log_failure(logs.hub, websocket.id, "the handler failed; its connection is closed with 1011", error)
-                websocket.close_because(Cause.ERROR, 1011, "internal error")
-        await websocket.finish()
+                close_because(websocket, Cause.ERROR, 1011, "internal error")
+        await finish(websocket)
 
 
 def _as_route(path: str, route: Handler | Hub | Route) -> Route:

@@ -24,6 +24,7 @@ import trio
 from rawws.errors import ConnectionClosed, UsageError
 from rawws.peer import OK_CODES
 from rawws.websocket import WebSocket
+from rawws.websocket_internals import receive_without_limit
 from rawws.wire.trace import printable_lines
 
 if TYPE_CHECKING:
@@ -473,7 +474,7 @@ class Conversation:
             if remark := await self.patience.wait(ws, self._tally):
                 self.remarks.append(remark)
             if self.complete:
-                ws.keep_all()
+                receive_without_limit(ws)
             await ws.aclose()
         await ws.wait_closed()
         closed = ws.closed

@@ -1,51 +1,57 @@
 """Watchers: the members of a room that are notified of each join and leave, with ``?presence``.
 
-Each room owns its `Watchers`. Membership begins in one place (`RoomState.admit`) and ends in one place
-(`RoomState.remove`), and both note it there. So a join is noted before anything is sent to the new member, each
+Each room owns its `Watchers`. Membership begins in one place (`RoomBase.admit`) and ends in one place
+(`RoomBase.remove`), and both note it there. So a join is noted before anything is sent to the new member, each
 join has exactly one leave, whichever way the member goes, and a watcher can't outlive its membership.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from rawws.peer import Peer
 from rawws.wire.encodings import EVENTS, WITH_IDS, notice
 
 
-class _News(NamedTuple):
+class _Numbered(Protocol):
+    number: int
+
+
+Member = TypeVar("Member", bound=_Numbered)
+
+
+class _News(NamedTuple, Generic[Member]):
     """A join or a leave, in the two forms in which it can be sent."""
 
-    who: Peer
+    who: Member
     as_frames: bytes
     as_events: bytes
 
 
-class Watchers:
+class Watchers(Generic[Member]):
     """The members of one room that are notified of the others, and the joins and leaves that were not sent yet."""
 
     __slots__ = ("_began", "_news")
 
     def __init__(self) -> None:
-        self._began: dict[Peer, int] = {}  # by watcher: how many of the news are older than its membership
-        self._news: list[_News] = []
+        self._began: dict[Member, int] = {}  # by watcher: how many of the news are older than its membership
+        self._news: list[_News[Member]] = []
 
     def __len__(self) -> int:
         return len(self._began)
 
-    def __contains__(self, peer: Peer) -> bool:
+    def __contains__(self, peer: Member) -> bool:
         return peer in self._began
 
-    def add(self, peer: Peer) -> None:
+    def add(self, peer: Member) -> None:
         """Notify a member of what is noted from now on."""
         self._began[peer] = len(self._news)
 
-    def discard(self, peer: Peer) -> None:
+    def discard(self, peer: Member) -> None:
         """Notify a peer no more. Harmless for one that is no watcher."""
         if self._began.pop(peer, None) is not None and not self._began:
             self._news.clear()
 
-    def note(self, what: str, who: Peer, peers: int) -> bool:
+    def note(self, what: str, who: Member, peers: int) -> bool:
         """Note a join or a leave, after which the room has ``peers`` members; return whether anybody watches."""
         if not self._began:
             return False
@@ -53,7 +59,7 @@ class Watchers:
         self._news.append(_News(who, notice(body, WITH_IDS), notice(body, EVENTS)))
         return True
 
-    def take(self) -> list[tuple[Peer, list[_News]]]:
+    def take(self) -> list[tuple[Member, list[_News[Member]]]]:
         """Return the news for each watcher, which count as sent from then on. A peer isn't notified of itself."""
         news, self._news = self._news, []
         due = []

@@ -574,7 +574,7 @@ async def test_what_keeps_redis_away_is_told_by_its_own_name(monkeypatch: pytest
             scope.cancel()
 
         monkeypatch.setattr(trio.socket, "socket", no_descriptor)
-        await Connector(url).keep_at(_nothing_to_do, on_away=note)
+        await Connector(url).run_with_reconnect(_nothing_to_do, on_away=note)
     assert told == ["Too many open files"]
 
 

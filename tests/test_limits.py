@@ -18,6 +18,7 @@ import rawws
 from rawws.errors import UsageError
 from rawws.limits import Limits, check_number
 from rawws.loop import current_loop
+from rawws.room import state_of
 from rawws.room_app import RoomApp
 from rawws.room_posts import Guard
 from rawws.web import HelloApp
@@ -135,7 +136,7 @@ async def test_histories_of_rooms_in_which_nobody_is_go_first_and_of_these_the_q
         while memory.used_bytes() > 150 * KIB:
             await trio.sleep(0.01)
         assert set(hub.rooms) == {"/lively", "/older", "/recent"}, "there was enough when the quietest was gone"
-        assert hub.room("/lively").log.history_bytes > 40 * KIB
+        assert state_of(hub.room("/lively")).log.history_bytes > 40 * KIB
         for _ in range(5):
             hub.room("/lively").publish(b"x" * 40 * KIB)
         while memory.used_bytes() > 150 * KIB:
@@ -176,7 +177,7 @@ async def test_keys_that_make_a_retry_safe_count_too(nursery: trio.Nursery) -> N
             await client.ask(post("/read", b"pay", f"Idempotency-Key: {number:0200}"))
         while memory.used_bytes() > 300 * KIB:
             await trio.sleep(0.01)
-        assert hub.room("/read").history_bytes < 300 * KIB
+        assert state_of(hub.room("/read")).history_bytes < 300 * KIB
     client.hang_up()
     reader.hang_up()
     server.stop()
@@ -292,12 +293,12 @@ async def test_a_slow_poll_of_a_large_message_costs_no_more_than_the_message(nur
         answer = await quick.ask(get("/x?last=1"))
         assert json.loads(answer.body)["messages"][0]["text"] == "\x01" * 900 * KIB
         assert memory.used_bytes() < 1500 * KIB, "neither takes the six-fold of it"
-        hub.room("/x").end_history()  # the answer alone keeps the message now
+        state_of(hub.room("/x")).end_history()  # the answer alone keeps the message now
         hub.room("/x").publish(bytes(900 * KIB))
         await reader.frame()
         while memory.used_bytes() > 1500 * KIB:
             await trio.sleep(0.01)
-        assert hub.room("/x").history_bytes in (0, 900 * KIB + 10), "that, or the answer, has gone"
+        assert state_of(hub.room("/x")).history_bytes in (0, 900 * KIB + 10), "that, or the answer, has gone"
     for client in (slow, quick, reader):
         client.hang_up()
     server.stop()

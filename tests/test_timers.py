@@ -15,6 +15,7 @@ from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.memory import Memory
 from rawws.peer import Inbox, Loss, Pace, Peer
+from rawws.room import state_of
 from rawws.traffic import Traffic
 from rawws.wire.session import State
 from tests.serving import RunningHub, StartHub
@@ -126,8 +127,9 @@ async def test_without_peers_rooms_and_a_memory_bound_there_is_no_tick(
 
 
 async def test_the_memory_bound_yields_what_the_loop_is_to_give_up(running: RunningHub, peer: Peer) -> None:
-    room = running.hub.room("/other")
-    room.publish(bytes(1000))
+    held = running.hub.room("/other")
+    held.publish(bytes(1000))
+    room = state_of(held)
     rooms = {room: None}
     memory = Memory({1: peer}, rooms)
     memory.max_bytes = 10

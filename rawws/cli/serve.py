@@ -13,7 +13,6 @@ import trio
 
 from rawws import logs, signals, web
 from rawws.asgi_app import asgi, load_app
-from rawws.backplane import share
 from rawws.cli.arguments import (
     above_zero,
     count,
@@ -40,6 +39,7 @@ from rawws.program import load_tls, run_program
 from rawws.room_app import RoomApp
 from rawws.room_posts import Guard
 from rawws.server import Routes, Server, serve
+from rawws.sharing import share
 from rawws.tls import insecure_context
 from rawws.tracing import Recording, Tracer
 from rawws.transport import dialled_address, is_loopback, name_address

@@ -49,6 +49,7 @@ from rawws.loop import current_loop
 from rawws.tracing import Tracer
 from rawws.version import __version__
 from rawws.websocket import WebSocket
+from rawws.websocket_internals import count_besides
 from rawws.wire import records, ruler
 from rawws.wire.cases import BY_NAME, CASES
 from rawws.wire.frames import Frame, Opcode
@@ -137,7 +138,7 @@ class Feed:
     async def run(self) -> None:
         """Feed the page until it leaves."""
         logs.line(logs.hub, logging.INFO, logs.SERVER, STATE, "a page watches the traffic")
-        self._websocket.count_besides(self._held_bytes)
+        count_besides(self._websocket, self._held_bytes)
         self._tracer.add(self)
         self._open = self._list_open()  # at the same moment: the records go on from there
         try:
