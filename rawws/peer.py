@@ -1,7 +1,7 @@
 """A peer: one WebSocket connection after its handshake, as the loop in ``loop.py`` sees it.
 
-A peer has no task of its own. What it sends goes one of three ways: into the log of the room that it is relayed
-to, back to itself, or into an `Inbox`, where the program that holds its `WebSocket` takes it out.
+A peer has no task of its own. Its messages go one of three ways: into the log of the room that it publishes to,
+back to itself, or into an `Inbox`, from which the program that holds its `WebSocket` takes them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WAITING_BYTES = 120
 
 
 class Endpoint:
-    """What the peers of one server, or the one peer of a client, have in common: their limits, and their count."""
+    """The limits, the count and the tracer of all peers of one server, or of the one peer of a client."""
 
     __slots__ = ("_gone", "_on_leave", "_shows_frames", "limits", "peer_count", "tracer")
 
@@ -50,9 +50,9 @@ class Endpoint:
         *,
         shows_frames: bool = True,
     ) -> None:
-        """``on_leave`` is told the number of each connection that ends; ``tracer`` is shown what crosses the wire.
+        """``on_leave`` is called with the number of each connection that ends. ``tracer`` gets what crosses the wire.
 
-        Without ``shows_frames`` no frames are shown, to nobody: for connections that carry what others show.
+        Without ``shows_frames`` no frames are shown: for connections that carry the frames of others.
         """
         self.limits = limits
         self.tracer = tracer or Tracer()
@@ -94,17 +94,17 @@ class Loss(NamedTuple):
 
 
 class Pace:
-    """What only some peers need: how much one may say, and how much it has missed."""
+    """The rate limit of a peer, and the count of messages that it has missed. Most peers need none."""
 
     __slots__ = ("bucket", "last_progress_at", "notice", "notice_bytes", "noticed", "read_paused_until", "skipped")
 
     def __init__(self, bucket: TokenBucket | None = None) -> None:
-        self.bucket = bucket  # where there is a limit to what it may say
-        self.read_paused_until = 0.0  # nothing is read from it till then, since it has said too much
-        self.skipped = 0  # messages that it will never get, since it read too slowly
-        self.notice = b""  # what it was last told of that, and may not have been sent yet
-        self.noticed = 0  # of how many that tells
-        self.notice_bytes = 0  # of who came and went, that may wait for it
+        self.bucket = bucket  # where its messages are limited
+        self.read_paused_until = 0.0  # nothing is read from it before, because it has exceeded its limit
+        self.skipped = 0  # messages that it will never get, because it read too slowly
+        self.notice = b""  # the last notification of that, which may still be queued
+        self.noticed = 0  # the number of messages in that notification
+        self.notice_bytes = 0  # of joins and leaves that may be queued
         self.last_progress_at = math.inf  # when it last took some of what a room waits for it to take, if one does
 
 

@@ -1,4 +1,4 @@
-"""Sending: what is published in a room to all who are in it, and what is for one peer alone.
+"""Sending: a room's messages to all of its peers, and frames to one peer alone.
 
 The peers that have had all of a room's log are sent the next segment with one ``send()`` each, all of them the same
 ``bytes``. A peer whose socket takes only part of it lags from then on, and its `rawws.writer.PeerWriter` knows what it
@@ -129,9 +129,7 @@ class Sending:
             peer.wait_for_encoding(room, number, forms)
         for peer, loss in lost:
             self._control.lose(peer, loss)
-        for peer in list(room.behind):
-            if peer.is_lagging:  # it may have gone since
-                self._slow.check(peer, room)
+        self._slow.check_all(room)
         room.trim()
         left, behind = len(room), len(room.behind)
         return left - behind, behind, gone - left
@@ -145,7 +143,7 @@ class Sending:
         short: list[tuple[Peer, bytes, int]],
         lost: list[tuple[Peer, OSError]],
     ) -> None:
-        """Send each peer a segment without what it has said itself."""
+        """Send each peer a segment without the messages that it has published itself."""
         for peer in peers:
             segment = room.leave_out_own(peer, number, whole)
             try:
