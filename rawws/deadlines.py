@@ -152,7 +152,7 @@ class Timers:
         """Return what is due for a peer whose close has been sent or received."""
         if now < peer.close_at:
             return None
-        if peer.inbox is not None and peer.inbox.last_words is not None:
+        if peer.inbox is not None and peer.inbox.deferred_close is not None:
             return SendDeferredClose(peer)
         them = peer.session.our_role.other.name.lower()
         within = f"within {peer.endpoint.limits.close_timeout_s:g} s"
@@ -164,11 +164,11 @@ class Timers:
         if _rest_is_over(peer, now):
             return EndRest(peer)
         is_read = _is_read(peer)
-        if peer.heard or not is_read:  # every byte is a sign of life, and one may have arrived unread
-            peer.answer_by = math.inf
+        if peer.seen_since_ping or not is_read:  # every byte is a sign of life, and one may have arrived unread
+            peer.pong_deadline = math.inf
         if not is_read:
             return None
-        if now >= peer.answer_by:
+        if now >= peer.pong_deadline:
             timeout = f"within {peer.endpoint.limits.ping_timeout_s:g} s"
             them = peer.session.our_role.other.name.lower()
             logs.line(logs.hub, logging.INFO, peer.number, TIMER, f"no byte {timeout} of a ping")
@@ -184,9 +184,9 @@ def _start_ping(peer: Peer, now: float) -> SendPing:
     limits = peer.endpoint.limits
     peer.ping_at = now + limits.ping_interval_s
     # The deadline is that of the oldest ping without an answer.
-    if peer.answer_by == math.inf and peer.session.answers_pings:
-        peer.heard = False
-        peer.answer_by = now + limits.ping_timeout_s
+    if peer.pong_deadline == math.inf and peer.session.answers_pings:
+        peer.seen_since_ping = False
+        peer.pong_deadline = now + limits.ping_timeout_s
     if peer.inbox is not None and KEEPALIVE not in peer.inbox.pings:
         peer.inbox.add_ping(KEEPALIVE, now)
     return SendPing(peer, KEEPALIVE)
@@ -195,13 +195,13 @@ def _start_ping(peer: Peer, now: float) -> SendPing:
 def _rest_is_over(peer: Peer, now: float) -> bool:
     """Return whether a peer that had sent too much may be read again now."""
     pace = peer.pace
-    return pace is not None and 0.0 < pace.rests_until <= now
+    return pace is not None and 0.0 < pace.read_paused_until <= now
 
 
 def _is_read(peer: Peer) -> bool:
     """Return whether the loop reads from an open peer, or would if the peer took what it is sent."""
     if peer.inbox is not None and peer.inbox.paused:
         return False
-    if peer.pace is not None and peer.pace.rests_until:
+    if peer.pace is not None and peer.pace.read_paused_until:
         return False
     return not peer.held_back or peer.is_lagging

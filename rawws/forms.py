@@ -1,9 +1,9 @@
-"""Forms that take long to make, and messages that take long to send, in steps between which others are served.
+"""Encoding of large messages, and sending to large rooms, in steps between which other peers are served.
 
 A room is read in several forms (`rawws.wire.encodings`), which its readers choose. The forms of a small message are
 made when it is sent. For large ones a turn has an allowance. Work beyond it becomes *jobs*, of which the loop does
-about a millisecond after its turns. Readers that wait for a form are behind, like readers whose sockets are full, but
-they are not closed for it: the delay is ours.
+about a millisecond after its turns. Readers that wait for a form lag, like readers whose sockets are full, but they
+are not closed for it: the delay is ours.
 
 The publishers of a room with much work left are held back, as `BlockPublishers` does for a slow reader. Programs and
 other nodes can't be held back, so beyond `MOST_WORK` the messages that follow go out uncompressed.

@@ -280,7 +280,7 @@ class Hub:
         if self._add(peer, handshake.path, _reading_of(request)) is None:
             return None
         if trailing_data:
-            loop.take_in(peer, trailing_data)
+            loop.feed(peer, trailing_data)
         return peer
 
     def stream_events(

@@ -1,4 +1,4 @@
-"""Lag policies: what a room does about the peers that read it more slowly than it publishes.
+"""Lag policies: the ways in which a room treats the peers that read more slowly than it publishes.
 
 A peer whose socket takes only part of a segment *lags* from then on, and has a cursor of its own in the room's log.
 A policy says where that cursor goes, what the peer is sent next, and what happens when it lags too far. It decides
@@ -64,7 +64,7 @@ class Lag(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What a lagging peer is sent next: ``messages`` of those up to ``upto``, encoded. The others it never gets."""
+    """The next data for a lagging peer: ``messages`` of those up to ``upto``, encoded. It never gets the others."""
 
     data: bytes
     messages: int
@@ -97,7 +97,7 @@ Action = Keep | Close | JumpTo | Block
 
 
 class LagPolicy(ABC):
-    """What one room does about its lagging peers. Made with the room; decides, and does nothing itself."""
+    """The way in which one room treats its lagging peers. It decides, and does nothing itself."""
 
     __slots__ = ("max_lag_bytes",)
 

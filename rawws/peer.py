@@ -1,7 +1,7 @@
 """A peer: one WebSocket connection after its handshake, as the loop in ``loop.py`` sees it.
 
-A peer has no task of its own. What it sends goes one of three ways: into the log of the room that it is relayed
-to, back to itself, or into an `Inbox`, where the program that holds its `WebSocket` takes it out.
+A peer has no task of its own. Its messages go one of three ways: into the log of the room that it publishes to,
+back to itself, or into an `Inbox`, from which the program that holds its `WebSocket` takes them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WAITING_BYTES = 120
 
 
 class Endpoint:
-    """What the peers of one server, or the one peer of a client, have in common: their limits, and their count."""
+    """The limits, the count and the tracer of all peers of one server, or of the one peer of a client."""
 
     __slots__ = ("_gone", "_on_leave", "_shows_frames", "limits", "peer_count", "tracer")
 
@@ -51,9 +51,9 @@ class Endpoint:
         *,
         shows_frames: bool = True,
     ) -> None:
-        """``on_leave`` is told the number of each connection that ends; ``tracer`` is shown what crosses the wire.
+        """``on_leave`` is called with the number of each connection that ends. ``tracer`` gets what crosses the wire.
 
-        Without ``shows_frames`` no frames are shown, to nobody: for connections that carry what others show.
+        Without ``shows_frames`` no frames are shown: for connections that carry the frames of others.
         """
         self.limits = limits
         self.tracer = tracer or Tracer()
@@ -95,18 +95,18 @@ class Loss(NamedTuple):
 
 
 class Pace:
-    """What only some peers need: how much one may say, and how much it has missed."""
+    """The rate limit of a peer, and the count of messages that it has missed. Most peers need none."""
 
-    __slots__ = ("bucket", "notice", "notice_bytes", "noticed", "rests_until", "skipped", "took_at")
+    __slots__ = ("bucket", "last_progress_at", "notice", "notice_bytes", "noticed", "read_paused_until", "skipped")
 
     def __init__(self, bucket: TokenBucket | None = None) -> None:
-        self.bucket = bucket  # where there is a limit to what it may say
-        self.rests_until = 0.0  # nothing is read from it till then, since it has said too much
-        self.skipped = 0  # messages that it will never get, since it read too slowly
-        self.notice = b""  # what it was last told of that, and may not have been sent yet
-        self.noticed = 0  # of how many that tells
-        self.notice_bytes = 0  # of who came and went, that may wait for it
-        self.took_at = math.inf  # when it last took some of what a room waits for it to take, if one does
+        self.bucket = bucket  # where its messages are limited
+        self.read_paused_until = 0.0  # nothing is read from it before, because it has exceeded its limit
+        self.skipped = 0  # messages that it will never get, because it read too slowly
+        self.notice = b""  # the last notification of that, which may still be queued
+        self.noticed = 0  # the number of messages in that notification
+        self.notice_bytes = 0  # of joins and leaves that may be queued
+        self.last_progress_at = math.inf  # when it last took some of what a room waits for it to take, if one does
 
 
 class About(NamedTuple):
@@ -128,13 +128,11 @@ class Peer(PeerWriter):
 
     __slots__ = (
         "about",
-        "answer_by",
         "cause",
         "close_at",
         "closed",
         "drained",
         "endpoint",
-        "heard",
         "heard_at",
         "held_back",
         "inbox",
@@ -142,8 +140,10 @@ class Peer(PeerWriter):
         "lost",
         "pace",
         "ping_at",
+        "pong_deadline",
         "receive_bytes",
         "relay",
+        "seen_since_ping",
         "write_shut_down",
     )
 
@@ -165,13 +165,13 @@ class Peer(PeerWriter):
         self.drained: trio.lowlevel.ParkingLot | None = None
         self.pace: Pace | None = None  # of a peer that can't keep up, or has to
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
-        self.heard = False  # anything, since the last ping
+        self.seen_since_ping = False  # anything, since the last ping
         self.heard_at = time.perf_counter()
         # Nothing is read from it: it has spoken while its room's publishers are to wait. `SlowPeers` lets it go.
         self.held_back = False
         self.kept: list[bytes | bytearray] | None = None  # what it has said then
         self.ping_at = math.inf
-        self.answer_by = math.inf  # when the last ping must have been answered
+        self.pong_deadline = math.inf  # when the last ping must have been answered
         self.close_at = math.inf  # when the socket is closed, whatever the peer does
         self.write_shut_down = False  # we have sent all that we ever will, and wait for the peer's end of the stream
         self.cause: Cause | None = None  # the reason for our close, if we have begun one
@@ -290,12 +290,12 @@ class Inbox:
         "_readers",
         "also_held",
         "closed",
+        "deferred_close",
         "drained",
         "drains",
         "ended",
         "is_released",
         "items",
-        "last_words",
         "latency_s",
         "limit",
         "own_bytes",
@@ -309,7 +309,7 @@ class Inbox:
         self.items: deque[Message | MessagePart] = deque()
         self.paused = False  # the loop has stopped reading
         # The session has ended, and our close waits for the program to take, and answer, what came before.
-        self.last_words: bytes | None = None
+        self.deferred_close: bytes | None = None
         self.closed: Closed | None = None
         self.ended = trio.Event()  # set when ``closed`` is known
         self.latency_s: float | None = None

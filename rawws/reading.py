@@ -20,7 +20,7 @@ MOST_MESSAGES = 500
 # long as large ones.
 TURN_S = 0.01
 
-# What a session returns for the bytes of its peer: frames to relay or echo, or events for a program.
+# The result of decoding the bytes of a peer: frames to relay or echo, or events for a program.
 Decoded = Sequence[bytes | bytearray] | Sequence[Event]
 
 
@@ -50,7 +50,7 @@ class Reader:
         if not size:
             return 0, (), in_place
         self._traffic.bytes_in += size
-        peer.heard = True
+        peer.seen_since_ping = True
         peer.heard_at = at
         return size, session.received(size) if in_place else self.decode(peer, data), in_place
 

@@ -1,4 +1,4 @@
-"""Sending: what is published in a room to all who are in it, and what is for one peer alone.
+"""Sending: a room's messages to all of its peers, and frames to one peer alone.
 
 The peers that have had all of a room's log are sent the next segment with one ``send()`` each, all of them the same
 ``bytes``. A peer whose socket takes only part of it lags from then on, and its `rawws.writer.PeerWriter` knows what it
@@ -56,7 +56,7 @@ class Sending:
                 gone += lost
             return sent, queued, gone
         except Exception:
-            self._control.give_up_all(room)
+            self._control.abort_room_after_bug(room)
             return 0, 0, peers
 
     def spread_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
@@ -68,7 +68,7 @@ class Sending:
             try:
                 self._broadcast(room)
             except Exception:
-                self._control.give_up_all(room)
+                self._control.abort_room_after_bug(room)
             return
         for peer in room.peers:
             if peer.session.state is State.OPEN and (words := peer.encoding.encode_control({"gap": gap})):
@@ -129,9 +129,7 @@ class Sending:
             peer.wait_for_encoding(room, number, forms)
         for peer, loss in lost:
             self._control.lose(peer, loss)
-        for peer in list(room.behind):
-            if peer.is_lagging:  # it may have gone since
-                self._slow.check(peer, room)
+        self._slow.check_all(room)
         room.trim()
         left, behind = len(room), len(room.behind)
         return left - behind, behind, gone - left
@@ -145,7 +143,7 @@ class Sending:
         short: list[tuple[Peer, bytes, int]],
         lost: list[tuple[Peer, OSError]],
     ) -> None:
-        """Send each peer a segment without what it has said itself."""
+        """Send each peer a segment without the messages that it has published itself."""
         for peer in peers:
             segment = room.leave_out_own(peer, number, whole)
             try:
@@ -210,7 +208,7 @@ class Sending:
         self._traffic.messages_out += 1
         if not peer.has_queued:
             self._queued.append(peer)
-            self._control.run_errands_soon()
+            self._control.schedule_deferred_work()
         peer.queue(frames)
         if peer.queued_bytes >= MAX_OUTBOX_BYTES:
             self.flush(peer)
@@ -269,14 +267,14 @@ class Sending:
         try:
             self.flush(peer)
         except Exception:
-            self._control.give_up(peer)
+            self._control.abort_after_bug(peer)
 
     @staticmethod
     def _is_over(peer: Peer) -> bool:
         """Return whether a peer has been sent the last that it gets from us."""
         if peer.write_shut_down or not peer.session.is_closed or peer.rooms:
             return False
-        return peer.inbox is None or peer.inbox.last_words is None
+        return peer.inbox is None or peer.inbox.deferred_close is None
 
     @staticmethod
     def _shut_down_write(peer: Peer) -> bool:
@@ -326,7 +324,7 @@ class Sending:
                 is_made = job.advance()
             except Exception:  # the other rooms have jobs too
                 self._finish(job)
-                self._control.give_up_all(job.room)
+                self._control.abort_room_after_bug(job.room)
                 continue
             if not is_made:
                 work += min(job.work, STEP_BYTES)

@@ -1,7 +1,7 @@
-"""Peers that can't keep up: what the loop does about those that read too slowly, and those that say too much.
+"""Peers that can't keep up: those that read too slowly, and those that send too much.
 
-What becomes of a slow reader is for its room to say (`rawws.room.Slow`). Whatever it is, a peer is only ever moved
-from one boundary between two messages to another, and what is for it alone goes out in any case.
+The room of a slow reader has a policy (`rawws.lag_policies`), and `SlowPeers` carries out what that decides. A peer is
+only ever moved from one boundary between two messages to another, and frames for it alone go out in any case.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import trio
 
 from rawws import logs
 from rawws.errors import Cause
-from rawws.lag_policies import Block, Close, JumpTo, Keep
+from rawws.lag_policies import Block, Close, JumpTo, Keep, Lag
 from rawws.peer import Pace, Peer
 from rawws.peer_control import PeerControl
 from rawws.room_state import RoomState
 from rawws.traffic import Traffic
+from rawws.wire.broadcast_log import Cursor
+from rawws.wire.encodings import PLAIN
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
 
@@ -38,8 +40,17 @@ class SlowPeers:
 
     # Peers that read too slowly
 
-    def check(self, peer: Peer, room: RoomState) -> None:
-        """Do what the room's policy decides about a peer that lags too far."""
+    def check_all(self, room: RoomState) -> None:
+        """Do what a room's policy decides about the peers that lag too far there."""
+        log = room.log
+        # Where all that the log keeps is within the limit, so is each peer.
+        if not room.behind or room.policy.lag_cost(Lag(log, Cursor(log.first), PLAIN)) <= room.settings.max_lag_bytes:
+            return
+        for peer in list(room.behind):
+            if peer.is_lagging:  # it may have gone since
+                self._check(peer, room)
+
+    def _check(self, peer: Peer, room: RoomState) -> None:
         if peer.awaits_encoding:  # the delay is ours
             return
         lag = peer.lag(room)
@@ -60,7 +71,7 @@ class SlowPeers:
                 assert_never(action)
 
     def check_notices(self, peer: Peer, room: RoomState, size: int) -> None:
-        """Close a peer for which too much waits that is no message of the room, when so many bytes came to that."""
+        """Close a peer for which too many joins and leaves wait, after ``size`` bytes of them were queued."""
         pace = peer.pace = peer.pace or Pace()
         pace.notice_bytes = min(pace.notice_bytes + size, peer.queued_bytes)
         limit = room.settings.max_lag_bytes
@@ -107,7 +118,7 @@ class SlowPeers:
         self._traffic.messages_skipped += count
 
     def _block_publishers(self, room: RoomState, slow: Peer, reason: str) -> None:
-        """Read no more from those who publish in a room, until its slowest peer has caught up."""
+        """Read nothing more from a room's publishers until its slowest peer has caught up."""
         if _SLOW in room.holds:
             return
         patience_s = slow.endpoint.limits.ping_timeout_s
@@ -121,27 +132,27 @@ class SlowPeers:
 
     @staticmethod
     def note_progress(peer: Peer) -> None:
-        """Note that a peer that is behind takes data, as a sign of life: nothing may be read from it meanwhile."""
+        """Record that a lagging peer takes data, which is a sign of life: it may not be read from at present."""
         if any(room.is_held for room in peer.rooms):
-            peer.heard = True
-        if peer.pace is not None and peer.pace.took_at != math.inf:
-            peer.pace.took_at = trio.current_time()
+            peer.seen_since_ping = True
+        if peer.pace is not None and peer.pace.last_progress_at != math.inf:
+            peer.pace.last_progress_at = trio.current_time()
 
     def check_progress(self, peer: Peer, now: float) -> None:
         """Close a peer that takes nothing while its room waits for it: pongs alone don't keep all others waiting.
 
-        Called for every peer at every tick. The clock runs for each that is behind in such a room, not only for the
-        one that made it wait: when that one has caught up, the room may have to wait for another.
+        Called for every peer at every tick. The clock runs for each peer that lags in such a room, not only for the
+        one that made it wait. After that one has caught up, the room may have to wait for another.
         """
         pace = peer.pace
         if not peer.is_lagging or not any(_SLOW in room.holds for room in peer.rooms):
             if pace is not None:
-                pace.took_at = math.inf
+                pace.last_progress_at = math.inf
             return
         pace = peer.pace = pace or Pace()
-        pace.took_at = min(pace.took_at, now)
+        pace.last_progress_at = min(pace.last_progress_at, now)
         patience_s = peer.endpoint.limits.ping_timeout_s
-        if now - pace.took_at >= patience_s and any(self._waits_for(room, peer) for room in peer.rooms):
+        if now - pace.last_progress_at >= patience_s and any(self._waits_for(room, peer) for room in peer.rooms):
             self._close(peer, f"nothing taken for {patience_s:g} s, while publishers wait for it")
 
     @staticmethod
@@ -152,14 +163,14 @@ class SlowPeers:
         return room.policy.lag_cost(peer.lag(room)) > room.settings.max_lag_bytes // 2
 
     def hold_back(self, peer: Peer, room: RoomState, frames: Sequence[bytes | bytearray]) -> None:
-        """Keep what a peer has said while its room's publishers are to wait, and read no more from it."""
+        """Defer a peer's messages while its room's publishers have to wait, and read nothing more from it."""
         peer.held_back = True
         self._held_back.setdefault(room, {})[peer] = None
         peer.kept = [*(peer.kept or ()), *frames]
         self._control.watch(peer, done=not peer.is_blocked)
 
     def forget(self, peer: Peer) -> None:
-        """Drop what was kept of a peer that may say no more. Harmless when nothing was."""
+        """Drop the deferred messages of a peer that may publish no more. Harmless when there are none."""
         peer.kept = None
         if peer.held_back:
             self._is_free(peer)
@@ -173,19 +184,19 @@ class SlowPeers:
             del self._held_back[peer.relay]
 
     def unblock(self, room: RoomState, why: str) -> None:
-        """Let those who publish go on, if nothing else is against it."""
+        """Let a room's publishers go on, unless they have to wait for another reason."""
         room.holds.discard(why)
         if room.holds:
             return
         for peer in list(self._held_back.get(room, ())):
             if peer.held_back:  # letting go of another may have ended it
                 self._is_free(peer)
-                peer.heard = True  # it could not be
+                peer.seen_since_ping = True  # it could not be
                 self._control.watch(peer, done=not peer.is_blocked)
         room.released.unpark_all()
 
     def unblock_if_caught_up(self, room: RoomState) -> None:
-        """Let those who publish go on, if nobody is far behind any more."""
+        """Let a room's publishers go on if no peer lags far any more."""
         if _SLOW not in room.holds:
             return
         if not any(self._waits_for(room, peer) for peer in room.behind):
@@ -194,18 +205,18 @@ class SlowPeers:
     def end_rest(self, peer: Peer) -> None:
         """Read again from a peer that had sent too much."""
         assert peer.pace is not None
-        peer.pace.rests_until = 0.0
+        peer.pace.read_paused_until = 0.0
         self._control.watch(peer, done=not peer.is_blocked)
 
     def apply_rate_limit(self, peer: Peer, messages: int) -> None:
-        """Read no more from a peer for a while, if it has said too much."""
+        """Pause reading from a peer that sends more messages than its rate allows."""
         pace = peer.pace
         if pace is None or pace.bucket is None:
             return
         now = trio.current_time()
         rest_s = pace.bucket.take(messages, now)
         if rest_s > 0:
-            pace.rests_until = now + rest_s
+            pace.read_paused_until = now + rest_s
             self._control.watch(peer, done=not peer.is_blocked)
 
 

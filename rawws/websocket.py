@@ -106,7 +106,7 @@ class WebSocket:
             transport.close()
             raise
         if trailing_data:
-            self._loop.take_in(self._peer, trailing_data)
+            self._loop.feed(self._peer, trailing_data)
 
     def __repr__(self) -> str:
         end = f" {self._inbox.closed}" if self._inbox.closed else ""
@@ -149,7 +149,7 @@ class WebSocket:
         """OPEN, CLOSING (our close is sent, the peer's has not come) or CLOSED."""
         if self._inbox.closed is not None:
             return State.CLOSED
-        return State.OPEN if self._inbox.last_words is not None else self._session.state
+        return State.OPEN if self._inbox.deferred_close is not None else self._session.state
 
     @property
     def latency(self) -> float | None:
@@ -220,7 +220,7 @@ class WebSocket:
 
     def has_messages(self) -> bool:
         """Return whether a message can be received without waiting; what has arrived by now is read first."""
-        self._loop.hear(self._peer)
+        self._loop.read_now(self._peer)
         return bool(self._inbox.items)
 
     async def _wait_for_item(self) -> None:
@@ -233,8 +233,8 @@ class WebSocket:
             self._loop.sending.flush(peer)
             if inbox.closed is not None:
                 return  # the peer is gone, so nothing would wake this task
-        if inbox.last_words is not None:
-            self._loop.finish(peer)
+        if inbox.deferred_close is not None:
+            self._loop.send_deferred_close(peer)
             return
         self._receiving = True
         try:
@@ -342,7 +342,7 @@ class WebSocket:
     def _can_send(self) -> bool:
         if self._inbox.closed is not None:
             return False
-        return self._session.state is State.OPEN or self._inbox.last_words is not None
+        return self._session.state is State.OPEN or self._inbox.deferred_close is not None
 
     async def _wait_to_send(self) -> None:
         """Wait until what was sent before is on its way; raises `ConnectionClosed` when nothing can be sent."""

@@ -1,8 +1,8 @@
 """A peer's writer: all that waits to be sent to one peer, and the order in which it goes out.
 
-What waits has two places: the *outbox*, for frames that are for this peer alone, and the logs of the peer's rooms,
-from its cursors on. A peer that has been sent all of its rooms has no cursors; it is *lagging* as long as it has them.
-At a frame boundary the outbox goes first. Two rules hold throughout:
+Data for a peer waits in two places: the *outbox* has the frames for this peer alone, and the logs of its rooms have the
+rest, from its cursors on. A peer that has been sent all of its rooms has no cursors. It is *lagging* as long as it has
+them. At a frame boundary the outbox goes first. Two rules hold throughout:
 
 * Nothing is put inside a frame that has partly gone: after a part of a segment, the rest of that segment comes next.
 * While a program sends a message in fragments, no room has a say, and frames for after the message wait apart.
@@ -33,14 +33,14 @@ NOWHERE: tuple[Room, ...] = ()
 
 
 class Skipped(NamedTuple):
-    """Messages that a lagging peer never gets: ``messages`` of the ``behind`` by which it lagged."""
+    """Messages that a lagging peer never gets: ``messages`` of the ``behind`` that it lacked."""
 
     messages: int
     behind: int
 
 
 class Progress(NamedTuple):
-    """What `PeerWriter.flush` has done."""
+    """The result of `PeerWriter.flush`."""
 
     is_done: bool  # nothing is left to be sent
     is_blocked: bool  # the socket takes no more

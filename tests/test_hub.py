@@ -214,7 +214,7 @@ class Talker:
         self._name = name
         self._chance = chance
         self.said: list[Seen] = []
-        self.heard: list[Seen] = []
+        self.seen_since_ping: list[Seen] = []
 
     async def talk(self, enough: trio.Event) -> None:
         while not enough.is_set() or len(self.said) < 50:
@@ -232,7 +232,7 @@ class Talker:
 
     async def listen(self) -> None:
         while True:
-            self.heard.append(await self._client.frame())
+            self.seen_since_ping.append(await self._client.frame())
 
 
 async def _visit(running: Running, visits: list[list[Seen]], chance: random.Random) -> None:
@@ -269,14 +269,14 @@ async def test_all_get_each_message_exactly_once_in_one_order_whoever_comes_and_
                     visiting.start_soon(_visit, running, visits, random.Random(chance.random()))
             enough.set()
         said = [message for talker in talkers for message in talker.said]
-        while any(len(talker.heard) < len(said) for talker in talkers):
+        while any(len(talker.seen_since_ping) < len(said) for talker in talkers):
             await trio.lowlevel.checkpoint()
         listening.cancel_scope.cancel()
 
-    order = talkers[0].heard
+    order = talkers[0].seen_since_ping
     assert sorted(order) == sorted(said)
     for talker in talkers:
-        assert talker.heard == order
+        assert talker.seen_since_ping == order
         own = set(talker.said)
         assert [message for message in order if message in own] == talker.said
     assert len(visits) == 3 * 8

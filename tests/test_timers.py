@@ -48,13 +48,13 @@ async def test_nothing_is_due_before_the_first_ping(timers: Timers, peer: Peer) 
 async def test_a_ping_is_due_after_the_interval(timers: Timers, peer: Peer) -> None:
     now = peer.ping_at
     assert timers.due(peer, now) == SendPing(peer, KEEPALIVE)
-    assert (peer.ping_at, peer.answer_by) == (now + INTERVAL_S, now + PING_TIMEOUT_S)
+    assert (peer.ping_at, peer.pong_deadline) == (now + INTERVAL_S, now + PING_TIMEOUT_S)
     assert timers.due(peer, now) is None
 
 
 async def test_a_peer_without_an_answer_is_closed_and_dropped(timers: Timers, peer: Peer) -> None:
     timers.due(peer, peer.ping_at)
-    action = timers.due(peer, peer.answer_by)
+    action = timers.due(peer, peer.pong_deadline)
     assert isinstance(action, CloseAndDrop)
     assert (action.code, action.reason, action.cause) == (1011, "no answer to a ping within 7 s", Cause.PING_TIMEOUT)
     assert peer.session.state is State.OPEN, "the loop closes it"
@@ -62,19 +62,19 @@ async def test_a_peer_without_an_answer_is_closed_and_dropped(timers: Timers, pe
 
 async def test_any_byte_answers_a_ping(timers: Timers, peer: Peer) -> None:
     timers.due(peer, peer.ping_at)
-    late = peer.answer_by
-    peer.heard = True
+    late = peer.pong_deadline
+    peer.seen_since_ping = True
     assert timers.due(peer, late) is None
-    assert peer.answer_by == math.inf
+    assert peer.pong_deadline == math.inf
 
 
 async def test_a_peer_that_is_not_read_from_owes_no_answer(timers: Timers, peer: Peer) -> None:
     timers.due(peer, peer.ping_at)
-    late = peer.answer_by
+    late = peer.pong_deadline
     peer.pace = Pace()
-    peer.pace.rests_until = late + 1.0
+    peer.pace.read_paused_until = late + 1.0
     assert timers.due(peer, late) is None
-    assert peer.answer_by == math.inf
+    assert peer.pong_deadline == math.inf
     assert timers.due(peer, late + 1.0) == EndRest(peer)
 
 
@@ -82,8 +82,8 @@ async def test_a_paused_inbox_owes_no_answer(timers: Timers, peer: Peer) -> None
     timers.due(peer, peer.ping_at)
     peer.inbox = Inbox(1)
     peer.inbox.paused = True
-    assert timers.due(peer, peer.answer_by) is None
-    assert peer.answer_by == math.inf
+    assert timers.due(peer, peer.pong_deadline) is None
+    assert peer.pong_deadline == math.inf
 
 
 async def test_a_close_without_an_answer_is_cut_off(timers: Timers, peer: Peer) -> None:
@@ -98,7 +98,7 @@ async def test_a_deferred_close_is_sent_in_time(timers: Timers, peer: Peer) -> N
     peer.session.close(1000, "")
     peer.close_at = 100.0
     peer.inbox = Inbox(1)
-    peer.inbox.last_words = b"\x88\x00"
+    peer.inbox.deferred_close = b"\x88\x00"
     assert timers.due(peer, 100.0) == SendDeferredClose(peer)
 
 
