@@ -6,7 +6,6 @@ rooms. The protocols are in `rawws.wire`, sans-IO; helpers for tests are in `raw
 
 from rawws.asgi_app import asgi
 from rawws.attachment import attach
-from rawws.backplane import share
 from rawws.client import connect
 from rawws.errors import (
     Cause,
@@ -27,10 +26,12 @@ from rawws.errors import (
 from rawws.handshake_options import SAME_HOST
 from rawws.hub import Hub
 from rawws.member import Member
-from rawws.room import Delivery, Room, RoomSettings, Slow
+from rawws.room import Delivery, Room
 from rawws.room_app import rooms
 from rawws.server import serve
 from rawws.server_object import Server
+from rawws.settings import RoomSettings, Slow
+from rawws.sharing import share
 from rawws.tls import CertificateError, TlsError
 from rawws.version import __version__
 from rawws.websocket import WebSocket

@@ -56,7 +56,7 @@ async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None
     if connection.config.is_own is None:
         connection.announce()
     try:
-        with current_loop().memory.counting_connection(lambda: connection.held_bytes) as scope:
+        with current_loop().memory.track_connection(lambda: connection.held_bytes) as scope:
             upgraded = await _serve_requests(connection)
         if scope.cancelled_caught:
             await _give_up(connection)

@@ -22,6 +22,7 @@ from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectS
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.upgrade import Upgraded, upgrade
 from rawws.websocket import WebSocket
+from rawws.websocket_internals import close_because, finish
 from rawws.wire.handshake_errors import HandshakeRefused
 from rawws.wire.http1 import HttpPhase
 from rawws.wire.messages import Headers, Request
@@ -98,10 +99,10 @@ async def attach(
         try:
             yield websocket
         except BaseException as error:
-            websocket.close_because(Cause.ERROR if isinstance(error, Exception) else Cause.OUR_CLOSE, 1011, "")
+            close_because(websocket, Cause.ERROR if isinstance(error, Exception) else Cause.OUR_CLOSE, 1011, "")
             raise
         finally:
-            await websocket.finish()
+            await finish(websocket)
 
 
 async def _upgrade(

@@ -1,29 +1,15 @@
-"""What a hub needs in order to share its rooms with other nodes."""
+"""The interface of a backplane: the store that a room's messages go through when several nodes share the room.
+
+A room, which lies below, needs only this interface. `rawws.redis` implements it, and `rawws.sharing` gives it to a hub.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, TypeVar
 
-import trio
-
-from rawws import logs
-from rawws.errors import RETRY_SOON, Refusal, UsageError
-from rawws.runtime import check_runs_on_trio
-from rawws.wire.frames import Opcode
+from rawws.errors import RETRY_SOON, Refusal
 from rawws.wire.message_ids import MessageId
 from rawws.wire.outbox import Outgoing
-from rawws.wire.trace import FAULT
-
-if TYPE_CHECKING:
-    from rawws.hub import Hub
-    from rawws.redis import RedisStreams
-    from rawws.room_state import RoomState
-    from rawws.wire.broadcast_log import History
 
 AWAY = Refusal(
     503,
@@ -32,159 +18,48 @@ AWAY = Refusal(
     RETRY_SOON,
 )
 
-
-# Who leaves waits so long for what is still on its way.
-FLUSH_S = 3.0
+Room = TypeVar("Room", contravariant=True)
 
 
-class Backplane(Protocol):
-    """Where all that is published in a hub's rooms goes to first, and comes from, so that every node has the same.
+class Backplane(Protocol[Room]):
+    """The store to which every node gives what is published in its rooms, and from which every node reads it.
 
-    A room that has one (`RoomState.shared`) doesn't put into its log what is said in it: it gives it to `send_out`, and
-    what comes back, in the order that is everybody's, is what the log gets.
+    A room that has a backplane (`RoomState.shared`) doesn't append to its log what its members and its program publish.
+    It gives that to `publish`. What comes back, in an order that is the same on all nodes, is appended to the log.
     """
 
     @property
     def is_away(self) -> bool:
-        """Whether it can't be reached just now."""
+        """Whether the store can't be reached at present."""
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits for it that nobody should publish now."""
+        """Whether so much waits for the store that publishers should wait."""
 
     @property
     def waiting(self) -> int:
-        """How many messages are on their way to it."""
+        """The number of messages on their way to the store."""
 
     async def ready(self) -> None:
-        """Wait until it isn't full."""
+        """Wait until `is_full` is false."""
 
     async def flush(self) -> None:
-        """Wait until nothing is on its way any more."""
+        """Wait until no message is on its way any more."""
 
-    def send_out(
-        self,
-        path: str,
-        opcode: Opcode,
-        payload: bytes,
-        history: History,
-        *,
-        sender: int = 0,
-        key: str | None = None,
-        once: str = "",
-        digest: str = "",
-        on_done: Callable[[], None] | None = None,
-    ) -> Outgoing:
-        """Take a message that is to be published, however full it is.
+    def publish(self, message: Outgoing) -> None:
+        """Accept a message, even when `is_full` is true. The message itself reports what becomes of it.
 
-        ``history`` is the room's, by which the store may forget; ``sender`` is the number of the connection that it
-        came from. What has the same ``once`` in the same room is published once, whichever nodes it is given to, and
-        ``digest`` tells whether it was the same message.
+        Raises `UsageError` for a key that UTF-8 can't encode.
         """
 
-    def take_back(self, message: Outgoing) -> bool:
-        """Forget a message that has not gone out yet; False when that is too late."""
+    def withdraw(self, message: Outgoing) -> bool:
+        """Drop a message that has not been sent to the store yet; return False when it is too late for that."""
 
-    def follow(self, room: RoomState) -> None:
-        """Have what is published in a room put into its log from now on, as long as somebody is there."""
+    def follow(self, room: Room) -> None:
+        """Append to a room's log what is published in it, from now on until nobody uses the room."""
 
-    async def prepare(self, room: RoomState, since: MessageId | None = None) -> Refusal | None:
-        """Follow a room, and wait until its log has what the history has, and all up to ``since``.
+    async def prepare(self, room: Room, since: MessageId | None = None) -> Refusal | None:
+        """Follow a room, and wait until its log has the room's history, and everything up to ``since``.
 
-        Returns why that can't be had, if it can't.
+        Returns a refusal when the store can't provide that.
         """
-
-
-class Shards:
-    """The backplane or backplanes of a hub: each room is on one, the same on every node that is given the same ones.
-
-    Which one that is depends on the room's path and on what each is called, and not on their order. With one more, each
-    gives up its part of the rooms and no others move (rendezvous hashing).
-    """
-
-    def __init__(self, shards: Mapping[str, Backplane]) -> None:
-        self._shards = shards
-
-    def __repr__(self) -> str:
-        return f"<Shards {', '.join(map(repr, self._shards.values()))}>"
-
-    def of(self, path: str) -> Backplane:
-        """Return the one that has a room."""
-        return self._shards[max(self._shards, key=lambda name: _weigh(name, path))]
-
-    @property
-    def is_away(self) -> bool:
-        """Whether any of them can't be reached just now."""
-        return any(shard.is_away for shard in self._shards.values())
-
-    @property
-    def waiting(self) -> int:
-        """How many messages are on their way to them."""
-        return sum(shard.waiting for shard in self._shards.values())
-
-    async def flush(self) -> None:
-        """Wait until nothing is on its way any more."""
-        for shard in self._shards.values():
-            await shard.flush()
-
-
-def _weigh(name: str, path: str) -> bytes:
-    return hashlib.blake2b(f"{name}\n{path}".encode(), digest_size=8).digest()
-
-
-@asynccontextmanager
-@trio.lowlevel.enable_ki_protection
-async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
-    """Share a hub's rooms with every other node that has the same Redis, as long as the block runs.
-
-    ``url`` is ``redis://``, ``rediss://`` or ``unix://``, or ``redis+sentinel://host:port,host:port/SERVICE``. What
-    is published in a room then goes to the room's stream, and from there to the peers of every node, in one order.
-    The block begins when Redis is usable, or after five seconds if it is away. While Redis is away, peers stay, and
-    clients that connect or publish are asked to try again. With ``more`` URLs the rooms are spread over several of
-    them; every node has to be given the same.
-
-    Left in order, it waits a little until all that was accepted is published; what isn't is lost, as it is when the
-    block is cancelled, and the log says how much that was. Raises `rawws.UsageError` when coredis is not installed, a
-    URL is invalid, there are rooms already, which would not be shared, or the server at the URL can never be used, such
-    as a Redis Cluster, or a Redis that refuses the user.
-    """
-    check_runs_on_trio("rawws.share")
-    from rawws.redis import RedisStreams
-
-    if hub.rooms:
-        raise UsageError("there are rooms already, which nobody would share; share a hub before anybody is in it")
-    node = os.urandom(6).hex()
-    shards = {each: RedisStreams(each, hub, node) for each in (url, *more)}
-    backplane = Shards(shards)
-    hub.share_through(backplane)
-    async with trio.open_nursery() as nursery:
-        for each in shards.values():
-            nursery.start_soon(each.run)
-        try:
-            if not (unusable := await _start(shards.values())):
-                yield backplane
-                with trio.move_on_after(FLUSH_S):
-                    await backplane.flush()
-        finally:
-            hub.backplane = None
-            nursery.cancel_scope.cancel()
-            if backplane.waiting:
-                told = f"messages that were accepted and are lost, since the backplane is away: {backplane.waiting}"
-                logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
-    if unusable:
-        raise UsageError(unusable)
-
-
-async def _start(shards: Iterable[RedisStreams]) -> str:
-    """Wait for all shards. Return the reason why one of them can't be a backplane; an empty string if all can."""
-    found: list[str] = []
-
-    async def start(shard: RedisStreams) -> None:
-        if unusable := await shard.start():
-            found.append(unusable)
-            nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for shard in shards:
-            nursery.start_soon(start, shard)
-    return found[0] if found else ""

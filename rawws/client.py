@@ -39,6 +39,7 @@ from rawws.tls import TlsError, default_context, start_tls
 from rawws.transport import Transport
 from rawws.version import __version__
 from rawws.websocket import WebSocket
+from rawws.websocket_internals import close_because, finish
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.handshake_errors import InvalidStatus
@@ -129,8 +130,8 @@ class ClientConnector:
         assert websocket is not None
         failed = isinstance(error, Exception) and not isinstance(error, ConnectionClosed)
         if failed:
-            websocket.close_because(Cause.ERROR, 1011, "")
-        await websocket.finish()
+            close_because(websocket, Cause.ERROR, 1011, "")
+        await finish(websocket)
 
     def __aiter__(self) -> AsyncIterator[WebSocket]:
         return Reconnecting(self.open)

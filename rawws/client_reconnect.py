@@ -14,6 +14,7 @@ from rawws import logs
 from rawws.errors import RawwsError, sentence_of
 from rawws.tls import TlsError
 from rawws.websocket import WebSocket
+from rawws.websocket_internals import finish
 from rawws.wire.handshake_errors import InvalidStatus, ProxyError
 from rawws.wire.trace import STATE
 
@@ -44,7 +45,7 @@ class Reconnecting(AsyncIterator[WebSocket]):
 
     async def __anext__(self) -> WebSocket:
         if self._websocket is not None:
-            await self._websocket.finish()
+            await finish(self._websocket)
             self._websocket = None
             if trio.current_time() - self._opened_at >= GOOD_CONNECTION_S:
                 self._backoff_s = FIRST_BACKOFF_S

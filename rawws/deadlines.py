@@ -1,6 +1,8 @@
-"""What is to happen in time: pings, their answers, closes, and the end of a room's history.
+"""Timers: keepalive pings and their answers, closes that take too long, and the age of what rooms keep.
 
-Looked at every so often, all at once: a timer for each peer would cost too much.
+All peers are looked at together, once a tick: a timer for each of ten thousand would cost too much. `Timers` decides
+and does nothing itself. `Timers.due` returns what the loop is to do for a peer. Nearly always that is None, and nothing
+is allocated.
 """
 
 from __future__ import annotations
@@ -8,44 +10,49 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import trio
 
 from rawws import logs
+from rawws.actions import CloseAndDrop, Drop, EndRest, PeerAction, SendDeferredClose, SendPing
 from rawws.errors import Cause
-from rawws.memory import MEMORY_TICK_S
 from rawws.peer import Peer
+from rawws.poller import READABLE
 from rawws.room_state import RoomState
+from rawws.traffic import Traffic
 from rawws.wire.session import State
 from rawws.wire.trace import TIMER
 
-if TYPE_CHECKING:
-    from rawws.loop import Loop
-
-# Deadlines are looked at this often, or more often if they are shorter.
+# The time from one tick to the next. It is shorter where a limit is.
 TICK_S = 1.0
-# Peers that have said too much are read again at one of these.
+# With a limit to the messages per second, since a peer that has exceeded it is read again at a tick.
 RATE_TICK_S = 0.1
-# Of rooms that keep something, so many are looked at each time.
+# With a bound to the memory.
+MEMORY_TICK_S = 0.1
+# At most this many of the rooms that keep something are looked at in a tick.
 ROOMS_AT_ONCE = 5000
-# When deadlines are looked at so late, something blocks.
+# A tick that is this late is logged: something blocks.
 BLOCKED_S = 0.5
 
-KEEPALIVE = b"rawws"  # what our own pings carry
+KEEPALIVE = b"rawws"  # the payload of our own pings
 
-OPEN = State.OPEN
+OPEN = State.OPEN  # a global is found three times as fast as an Enum's member
 
 
-class Deadlines:
-    """Those of all peers and rooms of a loop."""
+class Timers:
+    """The timers of all peers and rooms of a loop."""
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        # Rooms that keep something, which grows old: a history, their ids for who polls, or keys for who publishes once
-        # more. In the order in which they were looked at.
+    def __init__(self, peers: Mapping[int, Peer], traffic: Traffic) -> None:
+        """``peers`` are the loop's, which changes them. ``traffic`` gets the longest time that the loop was blocked."""
+        self._peers = peers
+        self._traffic = traffic
+        # The rooms that keep something which grows old: a history, ids for clients that poll, or idempotency keys. The
+        # room that was looked at last is the last.
         self.aging: dict[RoomState, None] = {}
         self._tick_s = TICK_S
+        self._memory_tick_s = math.inf
+        self._ticked_at = trio.current_time()
         self._new_timers = trio.Event()
 
     def add(self, peer: Peer) -> None:
@@ -56,120 +63,145 @@ class Deadlines:
         tick_s = min([self._tick_s, *(seconds / 4 for seconds in timers)])
         if limits.messages_per_s != math.inf:
             tick_s = min(tick_s, RATE_TICK_S)
-        if tick_s < self._tick_s or len(self._loop.peers) == 1:
+        if tick_s < self._tick_s or len(self._peers) == 1:
             self._tick_s = tick_s
-            self.look_again()
+            self._reschedule()
 
-    def keep(self, room: RoomState) -> None:
-        """Look after what a room keeps, until it is too old."""
+    def add_room(self, room: RoomState) -> None:
+        """Watch a room until it keeps nothing that grows old."""
         if room not in self.aging:
             self.aging[room] = None
-            self.look_again()
+            self._reschedule()
 
-    def look_again(self) -> None:
-        """There is something else to look at from now on."""
+    def watch_memory(self, *, is_bounded: bool) -> None:
+        """Tick for the memory as well, while there is a bound to it."""
+        self._memory_tick_s = MEMORY_TICK_S if is_bounded else math.inf
+        self._reschedule()
+
+    def _reschedule(self) -> None:
         self._new_timers.set()
 
+    async def wait_for_tick(self) -> float:
+        """Wait until peers, rooms and the memory are to be looked at, and return the time. Cancelling loses nothing."""
+        while True:
+            self._new_timers = trio.Event()
+            is_idle = not (self._peers or self.aging) and self._memory_tick_s == math.inf
+            tick_s = min(self._tick_s, self._memory_tick_s)
+            # From the last tick on: a new timer in between must not put off the others.
+            due = math.inf if is_idle else max(self._ticked_at + tick_s, trio.current_time())
+            with trio.move_on_at(due):
+                await self._new_timers.wait()
+                if is_idle:
+                    self._ticked_at = trio.current_time()
+                continue
+            now = self._ticked_at = trio.current_time()
+            self._check_lateness(now - due)
+            return now
+
+    def _check_lateness(self, late_s: float) -> None:
+        """Log that the loop was blocked, by a program that computes or a machine that swaps."""
+        if late_s < BLOCKED_S:
+            return
+        self._traffic.longest_block_s = max(self._traffic.longest_block_s, late_s)
+        message = (
+            f"the event loop was blocked for at least {late_s:.1f} s "
+            "(blocking call in this process, or an overloaded machine)"
+        )
+        logs.server_line(logging.WARNING, TIMER, message)
+
+    def expire_rooms(self) -> None:
+        """Have the rooms that were not looked at for longest forget what is too old.
+
+        Readers get nothing that is too old in any case. With very many rooms, each only frees its memory later.
+        """
+        for room in list(itertools.islice(self.aging, ROOMS_AT_ONCE)):
+            self.expire(room)
+
     def expire(self, room: RoomState) -> None:
-        """Have a room forget what is too old, and look after it no longer if nothing is left that will be."""
+        """Have a room forget what is too old, and watch it no longer if it keeps nothing that grows old."""
         del self.aging[room]
         if not room.expire():
             self.aging[room] = None
 
-    @trio.lowlevel.enable_ki_protection
-    async def run(self) -> None:
-        looked_at = trio.current_time()
-        while True:
-            self._new_timers = trio.Event()
-            memory_is_bounded = self._loop.memory.max_bytes != math.inf
-            tick_s = min(self._tick_s, MEMORY_TICK_S) if memory_is_bounded else self._tick_s
-            rests = not (self._loop.peers or self.aging or memory_is_bounded)
-            # From the last look on: what is new in between must not put off what was due.
-            due = math.inf if rests else max(looked_at + tick_s, trio.current_time())
-            with trio.move_on_at(due):
-                await self._new_timers.wait()
-                looked_at = trio.current_time() if rests else looked_at
-                continue
-            now = looked_at = trio.current_time()
-            self._check_lateness(now - due)
-            self._loop.memory.check()
-            # What is too old is not told in any case: of very many rooms, each frees its memory a little later.
-            for room in list(itertools.islice(self.aging, ROOMS_AT_ONCE)):
-                self.expire(room)
-            for peer in list(self._loop.peers.values()):
-                try:
-                    self._check(peer, now)
-                except Exception:
-                    self._loop.give_up(peer)
+    def due(self, peer: Peer, now: float) -> PeerAction | None:
+        """Return what is to be done for a peer now, if anything is.
 
-    def _check_lateness(self, late_s: float) -> None:
-        """Say so when something has kept everybody waiting: a program that computes, or a machine that swaps."""
-        if late_s < BLOCKED_S:
-            return
-        self._loop.traffic.longest_block_s = max(self._loop.traffic.longest_block_s, late_s)
-        told = f"nobody was served for {late_s:.1f} s or more: something in this process, or on this machine, blocks"
-        logs.line(logs.server, logging.WARNING, logs.SERVER, TIMER, told)
-
-    def _check(self, peer: Peer, now: float) -> None:
-        if peer.transport.fileno() < 0:
-            return  # it was closed while another one was handled
-        if now >= peer.answer_by or now >= peer.close_at:
-            self._loop.hear(peer)  # its answer may be here, and only we are late
-            if peer.transport.fileno() < 0:
-                return
-        if peer.lost:
-            if now >= peer.close_at:
-                self._loop.give_up_reading(peer)
-            else:
-                self._loop.slow.end_rest(peer, now)
-            return
-        limits = peer.endpoint.limits
-        them = peer.session.our_role.other.label
+        A peer that has missed a deadline is to be read before: its answer may wait in our socket.
+        """
+        if peer.lost is not None:
+            return self._due_when_lost(peer, now)
         if peer.session.state is not OPEN:
-            if now < peer.close_at:
-                pass
-            elif peer.inbox is not None and peer.inbox.last_words is not None:
-                self._loop.finish(peer)
-            else:
-                self._loop.drop(
-                    peer,
-                    Cause.CLOSE_TIMEOUT,
-                    f"cut off, since the {them} has not closed within {limits.close_timeout_s:g} s",
-                )
-            return
-        # This comes first, since no peer is exempt, whether it answers pings or is read from.
-        if peer.is_lagging or peer.pace is not None:
-            self._loop.slow.check_progress(peer, now)
-            if peer.session.state is not OPEN:
-                return
-        if peer.inbox is not None and peer.inbox.paused:
-            peer.answer_by = math.inf  # an answer may have arrived unread
-            return
-        if self._loop.slow.end_rest(peer, now):
-            peer.answer_by = math.inf
-            return
-        if peer.held_back and not peer.is_lagging:
-            peer.answer_by = math.inf
-            return
-        if peer.heard:
-            peer.answer_by = math.inf
-        if now >= peer.answer_by:
-            self._loop.log(peer, TIMER, f"no byte within {limits.ping_timeout_s:g} s of a ping")
-            told = f"no answer to a ping within {limits.ping_timeout_s:g} s"
-            # The close goes out if it can; there is nobody to wait for.
-            self._loop.close(peer, 1011, told, Cause.PING_TIMEOUT, with_the_rest=False)
-            self._loop.drop(peer, Cause.PING_TIMEOUT, f"cut off, since the {them} no longer answers")
-        elif now >= peer.ping_at:
-            self._keep_alive(peer, now)
+            return self._due_when_closing(peer, now)
+        return self._due_when_open(peer, now)
 
-    def _keep_alive(self, peer: Peer, now: float) -> None:
-        limits = peer.endpoint.limits
-        peer.session.ping(KEEPALIVE)
-        peer.ping_at = now + limits.ping_interval_s
-        # The oldest ping that nothing has answered counts.
-        if peer.answer_by == math.inf and peer.session.answers_pings:
-            peer.heard = False
-            peer.answer_by = now + limits.ping_timeout_s
-        if peer.inbox is not None and KEEPALIVE not in peer.inbox.pings:
-            peer.inbox.add_ping(KEEPALIVE, now)
-        self._loop.sending.send(peer, peer.session.data_to_send())
+    @staticmethod
+    def _due_when_lost(peer: Peer, now: float) -> PeerAction | None:
+        """Return what is due for a peer that takes nothing more, and is read to its end."""
+        assert peer.lost is not None
+        if now >= peer.close_at:
+            why = peer.lost.why
+            if not peer.interest & READABLE:
+                within = f"within {peer.endpoint.limits.close_timeout_s:g} s"
+                unread = f"its last messages could not be published {within}, because its room or its rate made it wait"
+                why = f"{why}; {unread}" if why else unread
+            return Drop(peer, Cause.RESET, why)
+        return EndRest(peer) if _rest_is_over(peer, now) else None
+
+    @staticmethod
+    def _due_when_closing(peer: Peer, now: float) -> PeerAction | None:
+        """Return what is due for a peer whose close has been sent or received."""
+        if now < peer.close_at:
+            return None
+        if peer.inbox is not None and peer.inbox.deferred_close is not None:
+            return SendDeferredClose(peer)
+        them = peer.session.our_role.other.label
+        within = f"within {peer.endpoint.limits.close_timeout_s:g} s"
+        return Drop(peer, Cause.CLOSE_TIMEOUT, f"cut off, since the {them} has not closed {within}")
+
+    @staticmethod
+    def _due_when_open(peer: Peer, now: float) -> PeerAction | None:
+        """Return what is due for a peer that both sides may send to: its keepalive."""
+        if _rest_is_over(peer, now):
+            return EndRest(peer)
+        is_read = _is_read(peer)
+        if peer.seen_since_ping or not is_read:  # every byte is a sign of life, and one may have arrived unread
+            peer.pong_deadline = math.inf
+        if not is_read:
+            return None
+        if now >= peer.pong_deadline:
+            timeout = f"within {peer.endpoint.limits.ping_timeout_s:g} s"
+            them = peer.session.our_role.other.label
+            logs.line(logs.hub, logging.INFO, peer.number, TIMER, f"no byte {timeout} of a ping")
+            reason = f"no answer to a ping {timeout}"
+            return CloseAndDrop(peer, 1011, reason, Cause.PING_TIMEOUT, f"cut off, since the {them} no longer answers")
+        if now >= peer.ping_at:
+            return _start_ping(peer, now)
+        return None
+
+
+def _start_ping(peer: Peer, now: float) -> SendPing:
+    """Set the deadlines of a ping, and return it."""
+    limits = peer.endpoint.limits
+    peer.ping_at = now + limits.ping_interval_s
+    # The deadline is that of the oldest ping without an answer.
+    if peer.pong_deadline == math.inf and peer.session.answers_pings:
+        peer.seen_since_ping = False
+        peer.pong_deadline = now + limits.ping_timeout_s
+    if peer.inbox is not None and KEEPALIVE not in peer.inbox.pings:
+        peer.inbox.add_ping(KEEPALIVE, now)
+    return SendPing(peer, KEEPALIVE)
+
+
+def _rest_is_over(peer: Peer, now: float) -> bool:
+    """Return whether a peer that had sent too much may be read again now."""
+    pace = peer.pace
+    return pace is not None and 0.0 < pace.read_paused_until <= now
+
+
+def _is_read(peer: Peer) -> bool:
+    """Return whether the loop reads from an open peer, or would if the peer took what it is sent."""
+    if peer.inbox is not None and peer.inbox.paused:
+        return False
+    if peer.pace is not None and peer.pace.read_paused_until:
+        return False
+    return not peer.held_back or peer.is_lagging

@@ -7,6 +7,7 @@ alone decides it; `rawws.hub.Hub.access` applies it to a room of that hub.
 from __future__ import annotations
 
 import enum
+from typing import assert_never
 
 
 class Access(enum.Flag):
@@ -38,5 +39,7 @@ def access_through(door: Door, *, relays: bool) -> Access:
             return Access.WRITE
         case Door.WEBSOCKET if relays:
             return Access.READ | Access.WRITE
-        case _:
+        case Door.WEBSOCKET | Door.EVENTS | Door.POLL | Door.PEERS:
             return Access.READ
+        case _:
+            assert_never(door)

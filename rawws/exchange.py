@@ -126,7 +126,7 @@ class HttpExchange(Exchange):
         if self._announced_bytes > max_bytes:
             self._refuse(too_large)
         body = bytearray()
-        with current_loop().memory.counting(lambda: (body,)) as scope:
+        with current_loop().memory.track(lambda: (body,)) as scope:
             while piece := await self._receive_body(self._connection.deadline):
                 body += piece
                 if len(body) > max_bytes:
@@ -204,7 +204,7 @@ class HttpExchange(Exchange):
         self, headers: Sequence[tuple[bytes, bytes]], body: Iterable[bytes], held: Callable[[], Iterable[bytes]]
     ) -> None:
         piece = b""
-        with current_loop().memory.counting(lambda: (*held(), piece)) as scope:
+        with current_loop().memory.track(lambda: (*held(), piece)) as scope:
             await self.start_response(200, headers)
             if self.request.method != "HEAD":
                 for piece in body:

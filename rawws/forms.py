@@ -74,7 +74,7 @@ class Forms:
         return bool(self._jobs)
 
     def get(self, room: RoomState, number: int, encoding: Encoding) -> bytes | None:
-        """Return a segment in a form, or None if the peer has to `wait` for it."""
+        """Return a segment in an encoding, or None if the peer has to `wait` for it."""
         log = room.log
         work = log.work(number, encoding)
         if work > self.allowance:
@@ -86,7 +86,7 @@ class Forms:
         return log.segment(number, encoding)
 
     def get_at_once(self, room: RoomState, number: int, encoding: Encoding) -> bytes:
-        """Return a segment in a form, or uncompressed where there is no time to deflate it."""
+        """Return a segment in an encoding, or uncompressed where there is no time to deflate it."""
         work = room.log.work(number, encoding)
         if work > self.allowance:
             encoding = encoding.uncompressed

@@ -267,7 +267,7 @@ class HttpConnection:
             raise
 
     async def _send_slowly(self, data: bytes, sent: int) -> None:
-        with current_loop().memory.counting(lambda: (data,)) as scope, memoryview(data) as view:
+        with current_loop().memory.track(lambda: (data,)) as scope, memoryview(data) as view:
             while sent < len(data):
                 # Each piece has a deadline of its own, so that a large response can reach a slow reader.
                 with trio.move_on_after(self.config.limits.close_timeout_s) as patience:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import logging
 import math
-import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TypeVar
 
@@ -13,7 +12,7 @@ import trio
 
 from rawws import logs
 from rawws.accepting import Address
-from rawws.backplane import Shards
+from rawws.backplane import Backplane
 from rawws.callables import check_plain
 from rawws.doors import Access, Door, access_through
 from rawws.errors import RETRY_SOON, Refusal, UsageError
@@ -21,8 +20,12 @@ from rawws.failures import is_application_error, log_failure
 from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_number
 from rawws.loop import current_loop
 from rawws.peer import NOTHING, About, Endpoint, Pace, Peer
-from rawws.room import Room, RoomSettings, Slow
+from rawws.room import Room
 from rawws.room_paths import BESIDE_AN_APPLICATION, RoomPaths
+from rawws.room_registry import RoomRegistry, RoomsInUse
+from rawws.room_state import RoomState
+from rawws.settings import RoomSettings, Slow
+from rawws.shards import Shards
 from rawws.transport import Transport
 from rawws.wire.broadcast_log import History
 from rawws.wire.encodings import BY_SUBPROTOCOL, PLAIN, SUBPROTOCOL
@@ -109,20 +112,19 @@ class Hub:
         self._settings_for = settings
         self._max_rooms = max_rooms
         self.hello = hello or ""
-        self._occupied: dict[str, Room] = {}
-        self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()
-        self._asked_for: Room | None = None  # by the last request for a room in which nobody was
+        self.registry = RoomRegistry(self._choose_settings, self._choose_backplane)
+        self._asked_for: RoomState | None = None  # by the last request for a room in which nobody was
 
     def __repr__(self) -> str:
-        return f"<Hub rooms={len(self._occupied)}>"
+        return f"<Hub rooms={len(self.registry.in_use)}>"
 
     def __iter__(self) -> Iterator[Room]:
-        return iter(list(self._occupied.values()))
+        return iter(list(self.rooms.values()))
 
     @property
     def rooms(self) -> Mapping[str, Room]:
-        """The rooms in which somebody is, or that keep something for who comes later, by path. To be looked at only."""
-        return self._occupied
+        """The rooms that have a member, or keep something for later, by path. It always shows the present ones."""
+        return RoomsInUse(self.registry)
 
     def paths(self, *, beside_application: bool) -> RoomPaths:
         """Return the paths that are rooms, on a server with or without an application for HTTP."""
@@ -130,11 +132,10 @@ class Hub:
 
     def room(self, path: str) -> Room:
         """Return the room of that path; as long as somebody is in it or holds it, always the same."""
-        room = self._occupied.get(path) or self._known.get(path)
-        if room is None:
-            shared = None if self.backplane is None else self.backplane.of(path)
-            room = self._known[path] = Room(path, self._occupied, self._choose_settings(path), _keep, shared)
-        return room
+        return self.registry.facade_of(self.registry.get(path))
+
+    def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
+        return None if self.backplane is None else self.backplane.of(path)
 
     def _choose_settings(self, path: str) -> RoomSettings:
         settings = None if self._settings_for is None else self._settings_for(path)
@@ -148,15 +149,15 @@ class Hub:
         """Get a room ready to be read from an id on, where that takes a while; returns why it can't be, if it can't."""
         if self.backplane is None:
             return None
-        room = self.room(path)
+        room = self.registry.get(path)
         assert room.shared is not None
         return await room.shared.prepare(room, since) or self.refuse_room(path)  # others have come
 
     def share_through(self, backplane: Shards) -> None:
         """Share all rooms with other nodes, also those that a program holds. None may have peers or a history."""
         self.backplane = backplane
-        for path, room in self._known.items():
-            room.share_through(backplane.of(path))
+        for room in self.registry:
+            room.share_through(backplane.of(room.path))
 
     @property
     def peers_publish(self) -> bool:
@@ -182,7 +183,7 @@ class Hub:
 
     def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
         """Return why there can't be a room at a path, if there can't, beside the rooms or those that are given."""
-        rooms = self._occupied if among is None else among
+        rooms = self.registry.in_use if among is None else among
         if path in rooms:
             return None
         if self._max_rooms is None or len(rooms) < self._max_rooms:
@@ -198,7 +199,7 @@ class Hub:
         if self._settings_for is None:
             return None
         try:
-            self._asked_for = self.room(path)
+            self._asked_for = self.registry.get(path)
         except UsageError as error:
             logs.line(logs.hub, logging.ERROR, logs.SERVER, FAULT, str(error))
         except BaseException as error:
@@ -217,7 +218,7 @@ class Hub:
         path = request.path or ""
         if refusal := self.refuse_room(path):
             return refusal
-        room = self._occupied.get(path)
+        room = self.registry.in_use.get(path)
         most = None if room is None else room.settings.max_peers
         if room is not None and most is not None and len(room) >= most:
             sentence = f"This room is full (--max-peers {most}); try again later."
@@ -234,7 +235,7 @@ class Hub:
         return access_through(door, relays=relays)
 
     def _settings_at(self, path: str) -> RoomSettings:
-        room = self._occupied.get(path) or self._known.get(path)
+        room = self.registry.find(path)
         return self._choose_settings(path) if room is None else room.settings
 
     # As a program
@@ -278,7 +279,7 @@ class Hub:
         if self._add(peer, handshake.path, _reading_of(request)) is None:
             return None
         if trailing_data:
-            loop.take_in(peer, trailing_data)
+            loop.feed(peer, trailing_data)
         return peer
 
     def stream_events(
@@ -310,8 +311,8 @@ class Hub:
             logs.line(logs.hub, logging.ERROR, peer.number, FAULT, f"can't be watched: {error.strerror or error}")
             peer.transport.close()
             return None
-        room = self._occupied.get(path) or self.room(path)
-        place = room.place(reading)
+        room = self.registry.get(path)
+        place = room.resolve(reading)
         if logs.hub.isEnabledFor(logging.INFO):
             told = f"joined room {room.path} (peers in it: {len(room) + 1})"
             if place.after < room.log.last_message:
@@ -343,10 +344,6 @@ def _choose(choices: type[_Choice], given: _Choice | str, what: str) -> _Choice:
 def _about(transport: Transport, address: Address | None, user: object, subprotocol: str | None = None) -> About:
     client = None if address == (transport.remote_address or "") else address
     return NOTHING if user is None and subprotocol is None and client is None else About(user, subprotocol, client)
-
-
-def _keep(room: Room) -> None:
-    current_loop().deadlines.keep(room)
 
 
 def _reading_of(request: Request | None) -> RoomQuery:

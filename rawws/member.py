@@ -7,21 +7,17 @@ does, in the member's own encoding.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import trio
 
 from rawws.accepting import Address
-from rawws.errors import Cause, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from rawws.errors import Cause, ConnectionClosed
+from rawws.loop import current_loop
 from rawws.peer import Peer
 from rawws.runtime import check_in_trio, not_awaited
+from rawws.websocket import WebSocket
 from rawws.wire.events import Data, as_message, check_close
 from rawws.wire.messages import Request
 from rawws.wire.session import State
-
-if TYPE_CHECKING:
-    from rawws.loop import Loop
-    from rawws.websocket import WebSocket
 
 
 class Member:
@@ -31,12 +27,11 @@ class Member:
     they identify the same connection.
     """
 
-    __slots__ = ("_loop", "_path", "_peer", "_remote_address")
+    __slots__ = ("_path", "_peer", "_remote_address")
 
-    def __init__(self, peer: Peer, loop: Loop) -> None:
+    def __init__(self, peer: Peer) -> None:
         """For `rawws.Room`."""
         self._peer = peer
-        self._loop = loop
         # A connection that has ended has neither.
         self._path = peer.path
         self._remote_address = peer.about.client or peer.transport.remote_address or ""
@@ -84,7 +79,8 @@ class Member:
     @property
     def websocket(self) -> WebSocket | None:
         """The handler's `WebSocket` of the connection; None if the hub relays it."""
-        return self._peer.websocket
+        owner = self._peer.owner
+        return owner if isinstance(owner, WebSocket) else None
 
     @property
     def request(self) -> Request | None:
@@ -123,15 +119,15 @@ class Member:
         Raises `ConnectionClosed` when the connection ends first; TypeError and ValueError for an invalid message.
         """
         check_in_trio("member.send, message", is_async=True)
-        peer = self._peer
-        if peer.websocket is not None:
-            await peer.websocket.send(message, text)
+        websocket, peer = self.websocket, self._peer
+        if websocket is not None:
+            await websocket.send(message, text)
             return
         opcode, payload = as_message(message, text)
         await trio.lowlevel.checkpoint()  # a program may send to a thousand members in a row
         while peer.transport.fileno() >= 0:
             if peer.session.state is State.OPEN and not peer.lost and not (peer.is_blocked or peer.is_lagging):
-                self._loop.sending.send_alone(peer, peer.encoding.encode_alone(opcode, bytes(payload)))
+                current_loop().sending.send_alone(peer, peer.encoding.encode_alone(opcode, bytes(payload)))
                 return
             await peer.wait_drained()
         raise self._closed_error()
@@ -144,10 +140,9 @@ class Member:
         can't be sent (RFC 6455 §7.4), or a reason of more than 123 bytes.
         """
         check_in_trio("member.close")
-        self._loop.close(self._peer, *check_close(code, reason))
+        current_loop().close(self._peer, *check_close(code, reason))
         return not_awaited("member.close() doesn't wait for the end")
 
     def _closed_error(self) -> ConnectionClosed:
         peer = self._peer
-        closed = peer.closed or peer.describe_end(Cause.RESET if peer.lost else Cause.EOF)
-        return ConnectionClosedOK(closed) if peer.ended_well else ConnectionClosedError(closed)
+        return peer.closed_error(peer.closed or peer.describe_end(Cause.RESET if peer.lost else Cause.EOF))

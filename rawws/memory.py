@@ -1,14 +1,16 @@
-"""The bytes that all peers, rooms and requests hold together, and a bound to them.
+"""The memory that all peers, rooms and requests hold together, and a bound to it.
 
 Each is bounded by itself (a message's size, how far a peer may lag, how much waits for a program, a room's history, a
-request's body, an answer that is read slowly); a crowd of them that are all just within their bounds is not. So what
-they hold is added up every so often, and when it is too much, some of it is given up until it isn't:
+request's body, an answer that is read slowly); a crowd of them that are all just within their bounds is not. So their
+memory is added up every so often. While it is too much, the loop gives up:
 
-1. the histories of rooms in which nobody is, those first that have been quiet for longest: whoever comes back is told
-   of a gap;
+1. the histories of rooms in which nobody is, those first that have been quiet for longest: a client that comes back is
+   sent a gap;
 2. then whatever is largest: a peer is closed for what waits for it alone or because of it, a room's history is
    forgotten, a request whose body is being received is refused, a connection that reads its answer slowly or is in
    its HTTP phase is cut, and messages that wait for a program after their sender has gone are dropped.
+
+`Memory` decides and does nothing itself: it yields actions for the loop, and measures what each of them has freed.
 
 Objects are counted, not payloads: a pong of two bytes in a list of its own takes ninety. The sizes below were measured
 with CPython 3.11 on 64 bits. ``tests/test_memory.py`` compares the sum with the memory that the process has in use, for
@@ -23,31 +25,27 @@ import math
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
 from rawws import logs
+from rawws.actions import Action, Cancel, Close, Drop, EndHistory, ForgetMessages
 from rawws.errors import Cause
 from rawws.peer import Inbox, Peer
 from rawws.room_state import RoomState
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
 
-if TYPE_CHECKING:
-    from rawws.loop import Loop
-
-# Looked at so often where there is a bound.
-MEMORY_TICK_S = 0.1
-# Less often where there is much to look at: adding up is to take so much of the time at most.
-MOST_OF_THE_TIME = 0.02
-# Things are given up for so long at most, since nobody is served meanwhile: of ten thousand that hold a little, the
-# rest go next time.
+# Adding up takes at most this share of the time: where there is much to add up, it is done less often than each tick.
+MAX_TIME_SHARE = 0.02
+# Things are given up for at most this long at a time, since nobody is served meanwhile. With ten thousand that hold a
+# little each, the rest goes next time.
 CHECK_S = 0.02
-# That histories are given up is told this often at most.
-TOLD_EVERY_S = 60.0
+# The least time between two log lines about histories.
+LOG_INTERVAL_S = 60.0
 
 # A connection that the loop serves: the peer, its session and transport, the socket, and the last frames it has sent.
 PEER_BYTES = 1100
@@ -56,30 +54,32 @@ PLACE_BYTES = 24
 
 OPEN = State.OPEN  # a global is found three times as fast as an Enum's member
 
+FULL = "the server's memory is full"
+CUT_OFF = "cut off, since the server's memory is full"
+
+# Yields what the loop is to do, one action after the other, and returns how many bytes that has freed.
+_Actions = Generator[Action, None, int]
 # Something that can be given up: its size, the method that does it, and the object.
-_Claim = tuple[int, Callable[..., int], object]
+_Claim = tuple[int, Callable[..., _Actions], object]
 
 
 class Memory:
-    """Adds up, for the loop."""
+    """Adds up what a loop's peers, rooms and requests hold."""
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+    def __init__(self, peers: Mapping[int, Peer], aging: Collection[RoomState]) -> None:
+        """``peers`` are the loop's, ``aging`` the rooms that keep something: others change both, and they are read."""
+        self._peers = peers
+        self._aging = aging
         self.max_bytes = math.inf
-        self.beside: set[Callable[[], int]] = set()  # what others hold for all of them, in bytes
+        self.extra_usage: set[Callable[[], int]] = set()  # each returns the bytes that something else holds for all
         # Of requests that are being received, and of answers that are being sent, some of which many are sent.
         self._bodies: dict[trio.CancelScope, Callable[[], Iterable[bytes | bytearray]]] = {}
         self._connections: dict[trio.CancelScope, Callable[[], int]] = {}  # in their HTTP phase
-        # The peers of these have gone. The program may still hold what it had of them: the WebSocket, the task of its
-        # handler, and messages.
+        # The inboxes of peers that have gone. The program may still hold what it had of them: the WebSocket, the task
+        # of its handler, and messages.
         self._orphans: weakref.WeakSet[Inbox] = weakref.WeakSet()
-        self._told_at = -math.inf
-        self._look_at = -math.inf  # not before then
-
-    def limit(self, max_bytes: float) -> None:
-        """Set the bound."""
-        self.max_bytes = max_bytes
-        self._loop.deadlines.look_again()
+        self._logged_at = -math.inf
+        self._next_check_at = -math.inf
 
     def used_bytes(self) -> int:
         """Return what all connections and rooms hold in memory, and what waits for backplanes and programs, in bytes.
@@ -89,7 +89,7 @@ class Memory:
         used = 0
         # The same object may be queued for many peers, and is counted once.
         shared = {id(piece): sys.getsizeof(piece) for held in self._bodies.values() for piece in held()}
-        for peer in self._loop.peers.values():  # written out, since there may be very many
+        for peer in self._peers.values():  # written out, since there may be very many
             session, inbox = peer.session, peer.inbox
             used += session.memory_bytes
             if session.state is OPEN:
@@ -106,11 +106,11 @@ class Memory:
         used += sum(room.held_bytes for room in self._rooms())
         used += sum(held() for held in self._connections.values())
         used += sum(map(_orphan_bytes, self._orphans))
-        return used + sum(held() for held in self.beside)
+        return used + sum(held() for held in self.extra_usage)
 
     @contextlib.contextmanager
-    def counting(self, held: Callable[[], Iterable[bytes | bytearray]]) -> Iterator[trio.CancelScope]:
-        """Count a body that is being received or sent, as long as that takes; its scope is cancelled if it must go.
+    def track(self, held: Callable[[], Iterable[bytes | bytearray]]) -> Iterator[trio.CancelScope]:
+        """Count a body while it is being received or sent. Its scope is cancelled when its memory is needed.
 
         ``held`` returns the objects that are kept for it.
         """
@@ -122,7 +122,7 @@ class Memory:
                 self._bodies.pop(scope, None)
 
     @contextlib.contextmanager
-    def counting_connection(self, held_bytes: Callable[[], int]) -> Iterator[trio.CancelScope]:
+    def track_connection(self, held_bytes: Callable[[], int]) -> Iterator[trio.CancelScope]:
         """Count a connection during its HTTP phase. Its scope is cancelled when its memory is needed."""
         with trio.CancelScope() as scope:
             self._connections[scope] = held_bytes
@@ -146,99 +146,102 @@ class Memory:
             self._orphans.discard(inbox)
 
     def _rooms(self) -> set[RoomState]:
-        """Return the rooms that somebody is in, or that keep something for who comes later."""
-        return {*self._loop.deadlines.aging, *(room for peer in self._loop.peers.values() for room in peer.rooms)}
+        """Return the rooms that have members, or keep something for clients that come later."""
+        return {*self._aging, *(room for peer in self._peers.values() for room in peer.rooms)}
 
-    def check(self) -> None:
-        """Give up what is needed least, as long as it is too much."""
-        began = time.perf_counter()
-        if self.max_bytes == math.inf or began < self._look_at:
+    def excess(self) -> Iterator[Action]:
+        """Yield what is to be given up while too much is held, what is needed least first.
+
+        Each action is to be carried out before the next one is asked for: the memory that it has freed is measured in
+        between.
+        """
+        started_at = time.perf_counter()
+        if self.max_bytes == math.inf or started_at < self._next_check_at:
             return
         used = self.used_bytes()
-        took_s = time.perf_counter() - began
-        self._look_at = began + took_s / MOST_OF_THE_TIME
+        took_s = time.perf_counter() - started_at
+        self._next_check_at = started_at + took_s / MAX_TIME_SHARE
         if used <= self.max_bytes:
             return
-        reason = f"{used} bytes are held, over the server's limit of {self.max_bytes} (--max-memory)"
+        reason = f"memory limit exceeded: {used} of {self.max_bytes} bytes (--max-memory)"
         until = math.inf
-        for freed_bytes in self._free(reason):
-            used -= freed_bytes
+        for actions in self._give_up(reason):
+            used -= yield from actions
             now = time.perf_counter()
             if used <= self.max_bytes or now > until:
                 return
-            until = min(until, now + CHECK_S)  # from the first on: finding out what is largest takes its time too
+            until = min(until, now + CHECK_S)  # after the first one: finding the largest takes its time too
 
-    def _free(self, reason: str) -> Iterator[int]:
-        """Give up one thing after the other, and yield how many bytes each has freed."""
+    def _give_up(self, reason: str) -> Iterator[_Actions]:
+        """Yield the actions that give up one thing, then those for the next."""
         rooms = self._rooms()
         deserted = [room for room in rooms if not len(room)]
         for room in sorted(deserted, key=attrgetter("quiet_since")):
             yield self._end_history(room, reason)
         claims: list[_Claim] = []
         claims += [(room.history_bytes, self._end_history, room) for room in rooms if len(room)]
-        claims += [(_weight(peer), self._close, peer) for peer in self._loop.peers.values()]
+        claims += [(_weight(peer), self._close, peer) for peer in self._peers.values()]
         claims += [(sum(map(sys.getsizeof, held())), self._refuse, scope) for scope, held in self._bodies.items()]
         claims += [(held(), self._cut, scope) for scope, held in self._connections.items()]
         claims += [(inbox.waiting_bytes, self._empty, inbox) for inbox in self._orphans if inbox.items]
         claims.sort(key=itemgetter(0), reverse=True)
-        for size, give_up, what in claims:
+        for size, give_up, holder in claims:
             if not size:
                 return
-            yield give_up(what, reason)
+            yield give_up(holder, reason)
 
-    def _end_history(self, room: RoomState, reason: str) -> int:
+    def _end_history(self, room: RoomState, reason: str) -> _Actions:
         now = trio.current_time()
-        if now - self._told_at >= TOLD_EVERY_S:
-            self._told_at = now
-            logs.line(logs.server, logging.WARNING, logs.SERVER, FAULT, f"{reason}; histories of rooms are given up")
-        before, aging = room.held_bytes, self._loop.deadlines.aging
-        room.end_history()
-        if room in aging:
-            self._loop.deadlines.expire(room)
-        return before - self._still_held(room)
+        if now - self._logged_at >= LOG_INTERVAL_S:
+            self._logged_at = now
+            logs.server_line(logging.WARNING, FAULT, f"{reason}; dropping room history")
+        held = room.held_bytes
+        yield EndHistory(room)
+        return held - self._still_held(room)
 
     def _still_held(self, room: RoomState) -> int:
-        return room.held_bytes if len(room) or room in self._loop.deadlines.aging else 0
+        return room.held_bytes if len(room) or room in self._aging else 0
 
-    def _close(self, peer: Peer, reason: str) -> int:
+    def _close(self, peer: Peer, reason: str) -> _Actions:
         """Close a peer, and drop what waits for its program. A peer that is being closed already is cut off."""
         weight, waiting = _weight(peer), _waiting_bytes(peer)
         if peer.session.state is not OPEN:
             if not waiting:
                 return 0
-            why = f"is cut off while it is being closed, since it holds {waiting} bytes: {reason}"
-            self._loop.log(peer, FAULT, why, logging.WARNING)
-            self._loop.drop(peer, Cause.LIMIT, "cut off, since the server's memory is full")
+            message = f"is cut off while it is being closed, since it holds {waiting} bytes; {reason}"
+            logs.line(logs.hub, logging.WARNING, peer.number, FAULT, message)
+            yield Drop(peer, Cause.LIMIT, CUT_OFF)
             if peer.inbox is not None:
-                peer.inbox.forget()
+                yield ForgetMessages(peer.inbox)
             return waiting
         rooms, own = peer.rooms, own_bytes(peer)
-        before = sum(room.held_bytes for room in rooms)
-        self._loop.log(peer, FAULT, f"is closed, since it holds {weight} bytes: {reason}", logging.WARNING)
-        self._loop.close(peer, 1013, "the server's memory is full", Cause.LIMIT, with_the_rest=False)
+        held = sum(room.held_bytes for room in rooms)
+        message = f"is closed, since it holds {weight} bytes; {reason}"
+        logs.line(logs.hub, logging.WARNING, peer.number, FAULT, message)
+        yield Close(peer, 1013, FULL, Cause.LIMIT)
         if peer.inbox is not None:
-            peer.inbox.forget()
+            yield ForgetMessages(peer.inbox)
         if peer.has_queued and _waiting_bytes(peer) * 2 > weight:  # its socket takes nothing, not even the close
-            self._loop.drop(peer, Cause.LIMIT, "cut off, since the server's memory is full")
-        return own - _waiting_bytes(peer) + before - sum(map(self._still_held, rooms))
+            yield Drop(peer, Cause.LIMIT, CUT_OFF)
+        return own - _waiting_bytes(peer) + held - sum(map(self._still_held, rooms))
 
-    def _empty(self, inbox: Inbox, reason: str) -> int:
+    def _empty(self, inbox: Inbox, reason: str) -> _Actions:
         size = inbox.waiting_bytes
-        number = logs.SERVER if inbox.websocket is None else inbox.websocket.id
-        why = f"has gone, and {size} bytes that it sent still wait for the program; they are dropped: {reason}"
-        logs.line(logs.hub, logging.WARNING, number, FAULT, why)
-        inbox.forget()
+        number = logs.SERVER if inbox.owner is None else inbox.owner.id
+        message = f"has gone; dropping {size} bytes that it sent and the program has not taken; {reason}"
+        logs.line(logs.hub, logging.WARNING, number, FAULT, message)
+        yield ForgetMessages(inbox)
         return size - inbox.waiting_bytes
 
-    def _cut(self, connection: trio.CancelScope, _: str) -> int:
-        connection.cancel()
+    def _cut(self, connection: trio.CancelScope, _: str) -> _Actions:
+        yield Cancel(connection)
         return self._connections.pop(connection)()
 
-    def _refuse(self, body: trio.CancelScope, _: str) -> int:
-        body.cancel()
-        gone = {id(piece): sys.getsizeof(piece) for piece in self._bodies.pop(body)()}
-        stays = {id(piece) for held in self._bodies.values() for piece in held()}
-        return sum(size for piece, size in gone.items() if piece not in stays)
+    def _refuse(self, body: trio.CancelScope, _: str) -> _Actions:
+        yield Cancel(body)
+        freed = {id(piece): sys.getsizeof(piece) for piece in self._bodies.pop(body)()}
+        shared = {id(piece) for held in self._bodies.values() for piece in held()}
+        return sum(size for piece, size in freed.items() if piece not in shared)
 
 
 def own_bytes(peer: Peer) -> int:

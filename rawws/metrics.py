@@ -61,7 +61,7 @@ class _Figures:
         self.exchange = exchange
         self.loop = current_loop()
         self.traffic = self.loop.traffic
-        self.rooms = list(hub)
+        self.rooms = list(hub.registry.in_use.values())
 
     def peers(self) -> list[tuple[str, float]]:
         """Return the number of peers of each kind."""

@@ -10,13 +10,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import trio
 
 from rawws.accepting import Address
-from rawws.errors import Cause, Closed
+from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from rawws.limits import Limits
+from rawws.room_base import RoomBase
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
 from rawws.wire.encodings import Encoding
@@ -26,10 +27,6 @@ from rawws.wire.rate import TokenBucket
 from rawws.wire.response_stream import ResponseStream
 from rawws.wire.session import Session
 from rawws.writer import PeerWriter
-
-if TYPE_CHECKING:
-    from rawws.room_state import RoomState
-    from rawws.websocket import WebSocket
 
 # OK_CODES on both sides make an orderly end; 1005 is a close without a code (RFC 6455 §7.1.5, §7.4.1).
 OK_CODES = frozenset({1000, 1001, 1005})
@@ -100,16 +97,16 @@ class Loss(NamedTuple):
 class Pace:
     """The rate limit of a peer, and the count of messages that it has missed. Most peers need none."""
 
-    __slots__ = ("bucket", "notice", "notice_bytes", "noticed", "rests_until", "skipped", "took_at")
+    __slots__ = ("bucket", "last_progress_at", "notice", "notice_bytes", "noticed", "read_paused_until", "skipped")
 
     def __init__(self, bucket: TokenBucket | None = None) -> None:
         self.bucket = bucket  # where its messages are limited
-        self.rests_until = 0.0  # nothing is read from it before, because it has exceeded its limit
+        self.read_paused_until = 0.0  # nothing is read from it before, because it has exceeded its limit
         self.skipped = 0  # messages that it will never get, because it read too slowly
         self.notice = b""  # the last notification of that, which may still be queued
         self.noticed = 0  # the number of messages in that notification
         self.notice_bytes = 0  # of joins and leaves that may be queued
-        self.took_at = math.inf  # when it last took some of what a room waits for it to take, if one does
+        self.last_progress_at = math.inf  # when it last took some of what a room waits for it to take, if one does
 
 
 class About(NamedTuple):
@@ -131,13 +128,11 @@ class Peer(PeerWriter):
 
     __slots__ = (
         "about",
-        "answer_by",
         "cause",
         "close_at",
         "closed",
         "drained",
         "endpoint",
-        "heard",
         "heard_at",
         "held_back",
         "inbox",
@@ -145,8 +140,10 @@ class Peer(PeerWriter):
         "lost",
         "pace",
         "ping_at",
+        "pong_deadline",
         "receive_bytes",
         "relay",
+        "seen_since_ping",
         "write_shut_down",
     )
 
@@ -160,20 +157,21 @@ class Peer(PeerWriter):
     ) -> None:
         super().__init__(number, transport, session, encoding)
         self.endpoint = endpoint
-        self.relay: RoomState | None = None  # whose log gets what it says; without it and an inbox, it gets that back
+        # Whose log gets what it says. Without it and an inbox, the peer gets that back.
+        self.relay: RoomBase[Peer] | None = None
         self.inbox: Inbox | None = None
         self.about = NOTHING
         # Where tasks wait that have messages for it alone, if it has no inbox, until it has taken those before.
         self.drained: trio.lowlevel.ParkingLot | None = None
         self.pace: Pace | None = None  # of a peer that can't keep up, or has to
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
-        self.heard = False  # anything, since the last ping
+        self.seen_since_ping = False  # anything, since the last ping
         self.heard_at = time.perf_counter()
         # Nothing is read from it: it has spoken while its room's publishers are to wait. `SlowPeers` lets it go.
         self.held_back = False
         self.kept: list[bytes | bytearray] | None = None  # what it has said then
         self.ping_at = math.inf
-        self.answer_by = math.inf  # when the last ping must have been answered
+        self.pong_deadline = math.inf  # when the last ping must have been answered
         self.close_at = math.inf  # when the socket is closed, whatever the peer does
         self.write_shut_down = False  # we have sent all that we ever will, and wait for the peer's end of the stream
         self.cause: Cause | None = None  # the reason for our close, if we have begun one
@@ -195,16 +193,16 @@ class Peer(PeerWriter):
         return self.transport.peer_name
 
     @property
-    def websocket(self) -> WebSocket | None:
-        """What the program holds of it; None for a peer that is only relayed."""
-        return None if self.inbox is None else self.inbox.websocket
+    def owner(self) -> Owner | None:
+        """The object that the program holds; None for a peer that is only relayed."""
+        return None if self.inbox is None else self.inbox.owner
 
     @property
     def path(self) -> str:
         """The path that it requested; empty if it isn't kept, as in echo mode."""
-        websocket = self.websocket
-        if websocket is not None:
-            return websocket.path
+        owner = self.owner
+        if owner is not None:
+            return owner.path
         return self.rooms[0].path if self.rooms else ""
 
     async def wait_drained(self) -> None:
@@ -266,6 +264,19 @@ class Peer(PeerWriter):
         sent, rcvd = self.session.close_sent, self.session.close_rcvd
         return sent is not None and rcvd is not None and sent.code in OK_CODES and rcvd.code in OK_CODES
 
+    def closed_error(self, closed: Closed) -> ConnectionClosed:
+        """Return the exception for a call that the end of the connection has made impossible."""
+        return ConnectionClosedOK(closed) if self.ended_well else ConnectionClosedError(closed)
+
+
+class Owner(Protocol):
+    """The object through which a program holds a peer, which is a `rawws.WebSocket`."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def path(self) -> str: ...
+
 
 class Inbox:
     """What a peer has sent and the program has not yet taken; and the tasks that wait for the peer.
@@ -279,18 +290,18 @@ class Inbox:
         "_readers",
         "also_held",
         "closed",
+        "deferred_close",
         "drained",
         "drains",
         "ended",
         "is_released",
         "items",
-        "last_words",
         "latency_s",
         "limit",
         "own_bytes",
+        "owner",
         "paused",
         "pings",
-        "websocket",
     )
 
     def __init__(self, limit: float) -> None:
@@ -298,12 +309,12 @@ class Inbox:
         self.items: deque[Message | MessagePart] = deque()
         self.paused = False  # the loop has stopped reading
         # The session has ended, and our close waits for the program to take, and answer, what came before.
-        self.last_words: bytes | None = None
+        self.deferred_close: bytes | None = None
         self.closed: Closed | None = None
         self.ended = trio.Event()  # set when ``closed`` is known
         self.latency_s: float | None = None
         self.pings: dict[bytes, _Ping] = {}  # that wait for their pong, in the order in which they were sent
-        self.websocket: WebSocket | None = None
+        self.owner: Owner | None = None
         self.own_bytes = 0  # memory of the program's WebSocket, without the messages in here
         self.is_released = False  # the program is done with the WebSocket
         self.also_held: Callable[[], int] | None = None  # returns the bytes that the program keeps for the peer

@@ -23,11 +23,11 @@ class PeerControl(Protocol):
     def lose(self, peer: Peer, error: OSError) -> None:
         """Give up a peer whose socket takes nothing more."""
 
-    def give_up(self, peer: Peer) -> None:
+    def abort_after_bug(self, peer: Peer) -> None:
         """Drop a peer after an exception, which is being handled."""
 
-    def give_up_all(self, room: RoomState) -> None:
+    def abort_room_after_bug(self, room: RoomState) -> None:
         """Drop all peers of a room after an exception, which is being handled."""
 
-    def run_errands_soon(self) -> None:
+    def schedule_deferred_work(self) -> None:
         """Have queued frames flushed, and steps of long work done, when no socket is ready."""

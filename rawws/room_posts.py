@@ -21,11 +21,13 @@ from rawws.doors import Door
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hub import Hub
 from rawws.limits import Limits
-from rawws.room import Room
+from rawws.room import Room, state_of
+from rawws.room_state import RoomState
 from rawws.wire.allowed_hosts import is_local_name
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Request, Response
 from rawws.wire.origins import Origins, name_origin
+from rawws.wire.outbox import Outgoing
 from rawws.wire.rate import TokenBucket
 from rawws.wire.stream_entries import format_stream_id
 from rawws.wire.trace import STATE, shorten
@@ -141,11 +143,9 @@ class Posts:
             return opcode
         if self._hub.backplane is not None:
             return await self._publish_through(self._hub.backplane.of(path), path, exchange, opcode, body)
-        room = self._hub.rooms.get(path)
-        if room is None:
-            if refusal := self._hub.refuse_room(path):
-                return refusal
-            room = self._hub.room(path)
+        if refusal := self._hub.refuse_room(path):
+            return refusal
+        room = self._hub.room(path)
         with trio.move_on_after(HELD_S) as scope:
             await room.ready()
         if scope.cancelled_caught:
@@ -156,7 +156,7 @@ class Posts:
         return self._publish_in(room, exchange, opcode, body)
 
     async def _publish_through(
-        self, backplane: Backplane, path: str, exchange: Exchange, opcode: Opcode, body: bytes
+        self, backplane: Backplane[RoomState], path: str, exchange: Exchange, opcode: Opcode, body: bytes
     ) -> Response | Refusal:
         """Publish on all nodes, and return what to answer when the message is everybody's."""
         if backplane.is_away or backplane.is_full:
@@ -166,8 +166,8 @@ class Posts:
         headers = exchange.request.headers
         once = headers.get("Idempotency-Key") or ""
         done = trio.Event()
-        shared = self._hub.room(path)
-        message = backplane.send_out(
+        shared = self._hub.registry.get(path)
+        message = Outgoing(
             shared.path,  # one object, however many messages wait
             opcode,
             body,
@@ -177,18 +177,19 @@ class Posts:
             digest=_digest(opcode, body) if once else "",
             on_done=done.set,
         )
+        backplane.publish(message)
         with trio.move_on_after(HELD_S):
             await done.wait()
         if message.problem:
             return Refusal(502, "backplane", "The backplane can't take this message; the server's log says why.")
         if not message.is_done:
-            if backplane.take_back(message):
+            if backplane.withdraw(message):
                 return AWAY
             told = "It isn't known whether this was published. A retry is safe if both have the same Idempotency-Key."
             return Refusal(503, "backplane_unsure", told, RETRY_SOON)
         if message.is_reused:
             return _REUSED
-        room = self._hub.rooms.get(path)
+        room = self._hub.registry.in_use.get(path)
         given = None if message.id is None else format_stream_id(message.id)
         return _accept(exchange, path, given, 0 if room is None else len(room))
 
@@ -214,15 +215,16 @@ class Posts:
         request = exchange.request
         key = request.headers.get("Idempotency-Key")
         digest = "" if key is None else _digest(opcode, body)
-        if key is not None and (repeat := room.repeat_of(key)) is not None:
+        state = state_of(room)
+        if key is not None and (repeat := state.find_idempotent(key)) is not None:
             if repeat.digest != digest:
                 return _REUSED
-            return answer_json({"id": room.log.label(repeat.number), "peers": len(room)}, 202)
+            return answer_json({"id": state.log.label(repeat.number), "peers": len(room)}, 202)
         peers = len(room)
-        named = request.headers.get("Rawws-Key") if room.policy.uses_keys else None
+        named = request.headers.get("Rawws-Key") if state.policy.uses_keys else None
         room.publish(body, text=opcode is Opcode.TEXT, key=named)
         if key is not None:
-            room.note_key(key, digest)
+            state.remember_idempotency_key(key, digest)
         return _accept(exchange, room.path, room.last_id, peers)
 
 

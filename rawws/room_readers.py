@@ -92,7 +92,7 @@ class PeerCount:
     async def answer(
         self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
     ) -> None:
-        room = hub.rooms.get(path)
+        room = hub.registry.in_use.get(path)
         await answer_page(exchange, guard, answer_json({"peers": 0 if room is None else len(room)}))
 
 
@@ -108,18 +108,18 @@ class Poll:
         self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
     ) -> None:
         refused: Refusal | None = None
-        if path not in hub.rooms:
+        if path not in hub.registry.in_use:
             refused = hub.admit(exchange.request)
         if refused := refused or await hub.prepare(path, reading.since):
             await answer_page(exchange, guard, refused)
             return
-        room = hub.room(path)
-        place = room.place(reading)
+        room = hub.registry.get(path)
+        place = room.resolve(reading)
         with room.poll(place.after) as poller:
             waits = reading.wait_s and exchange.request.method == "GET"
             if waits and place.gap is None and room.log.last_message <= place.after:
                 await exchange.wait_for(poller.wait, reading.wait_s)
-            polled = room.polled(place.after, place.gap or poller.gap)
+            polled = room.poll_response(place.after, place.gap or poller.gap)
         if polled.whole is not None:
             await answer_page(exchange, guard, answer_json(polled.whole))
             return

@@ -56,11 +56,11 @@ class Sending:
                 gone += lost
             return sent, queued, gone
         except Exception:
-            self._control.give_up_all(room)
+            self._control.abort_room_after_bug(room)
             return 0, 0, peers
 
     def spread_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
-        """Send the gap that a room's log just got to every peer there, if its form can tell of one.
+        """Send the gap that a room's log just got to every peer there, if its encoding has controls.
 
         A lagging peer that doesn't read on in the log has no place there, and is sent the gap at once.
         """
@@ -68,7 +68,7 @@ class Sending:
             try:
                 self._broadcast(room)
             except Exception:
-                self._control.give_up_all(room)
+                self._control.abort_room_after_bug(room)
             return
         for peer in room.peers:
             if peer.session.state is State.OPEN and (words := peer.encoding.encode_control({"gap": gap})):
@@ -88,12 +88,12 @@ class Sending:
         most_bytes = SENT_AT_ONCE_BYTES
         for encoding, all_peers in room.current.items():
             peers: Collection[Peer] = all_peers
-            # A lagging peer that doesn't read on in the log has no place in a segment, and can't wait for its form.
+            # A lagging peer that doesn't read on in the log has no place in a segment, and can't wait for its encoding.
             segment = forms.get(room, number, encoding) if reads_on else forms.get_at_once(room, number, encoding)
             if segment is None:
                 later += peers
                 continue
-            if not segment:  # a gap, of which this form can't tell
+            if not segment:  # a gap, in an encoding without controls
                 continue
             size = len(segment)
             if size * len(peers) > most_bytes and reads_on:
@@ -208,7 +208,7 @@ class Sending:
         self._traffic.messages_out += 1
         if not peer.has_queued:
             self._queued.append(peer)
-            self._control.run_errands_soon()
+            self._control.schedule_deferred_work()
         peer.queue(frames)
         if peer.queued_bytes >= MAX_OUTBOX_BYTES:
             self.flush(peer)
@@ -267,14 +267,14 @@ class Sending:
         try:
             self.flush(peer)
         except Exception:
-            self._control.give_up(peer)
+            self._control.abort_after_bug(peer)
 
     @staticmethod
     def _is_over(peer: Peer) -> bool:
         """Return whether a peer has been sent the last that it gets from us."""
         if peer.write_shut_down or not peer.session.is_closed or peer.rooms:
             return False
-        return peer.inbox is None or peer.inbox.last_words is None
+        return peer.inbox is None or peer.inbox.deferred_close is None
 
     @staticmethod
     def _shut_down_write(peer: Peer) -> bool:
@@ -324,7 +324,7 @@ class Sending:
                 is_made = job.advance()
             except Exception:  # the other rooms have jobs too
                 self._finish(job)
-                self._control.give_up_all(job.room)
+                self._control.abort_room_after_bug(job.room)
                 continue
             if not is_made:
                 work += min(job.work, STEP_BYTES)

@@ -31,6 +31,7 @@ from rawws.tracing import OpenConnection
 from rawws.transport import Transport
 from rawws.upgrade import Upgraded
 from rawws.websocket import WebSocket
+from rawws.websocket_internals import close_because, finish
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, shorten
 
@@ -228,7 +229,7 @@ class Server:
             logs.line(logs.hub, logging.ERROR, upgraded.number, FAULT, message)
             return False
         if self.stopping:
-            websocket.close_because(Cause.SHUTDOWN, 1001, SHUTTING_DOWN)
+            close_because(websocket, Cause.SHUTDOWN, 1001, SHUTTING_DOWN)
         tasks.start_soon(self._handle, cast(Handler, route.handler), websocket)  # it isn't a relay
         return True
 
@@ -264,8 +265,8 @@ class Server:
             # Most handlers end like this when their peer has gone. It is no error, and has been logged.
             if not _is_about_closing(error):
                 log_failure(logs.hub, websocket.id, "the handler failed; its connection is closed with 1011", error)
-                websocket.close_because(Cause.ERROR, 1011, "internal error")
-        await websocket.finish()
+                close_because(websocket, Cause.ERROR, 1011, "internal error")
+        await finish(websocket)
 
 
 def name_some(paths: Sequence[str]) -> str:

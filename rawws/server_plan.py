@@ -108,7 +108,7 @@ class ServerPlan:
         most, most_per_ip = self.options.max_connections, self.options.max_connections_per_ip
         admission = Admission(most, most_per_ip, self.trusted_proxies or ())
         if self.options.max_memory is not None:
-            current_loop().memory.limit(self.options.max_memory)
+            current_loop().limit_memory(self.options.max_memory)
         async with contextlib.AsyncExitStack() as stack:
             if isinstance(self.http, HttpApp):
                 await stack.enter_async_context(self.http.lifespan())

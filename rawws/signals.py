@@ -190,7 +190,7 @@ class _Watch:
     def _speak(self) -> None:
         while True:
             level, mark, what, consequence = self._to_say.get()
-            logs.line(logs.server, level, logs.SERVER, mark, (what or _what_is_left()) + consequence)
+            logs.server_line(level, mark, (what or _what_is_left()) + consequence)
             self._is_said.set()
 
     def _count(self, received: bytes) -> int:

@@ -134,9 +134,9 @@ class SlowPeers:
     def note_progress(peer: Peer) -> None:
         """Record that a lagging peer takes data, which is a sign of life: it may not be read from at present."""
         if any(room.is_held for room in peer.rooms):
-            peer.heard = True
-        if peer.pace is not None and peer.pace.took_at != math.inf:
-            peer.pace.took_at = trio.current_time()
+            peer.seen_since_ping = True
+        if peer.pace is not None and peer.pace.last_progress_at != math.inf:
+            peer.pace.last_progress_at = trio.current_time()
 
     def check_progress(self, peer: Peer, now: float) -> None:
         """Close a peer that takes nothing while its room waits for it: pongs alone don't keep all others waiting.
@@ -147,12 +147,12 @@ class SlowPeers:
         pace = peer.pace
         if not peer.is_lagging or not any(_SLOW in room.holds for room in peer.rooms):
             if pace is not None:
-                pace.took_at = math.inf
+                pace.last_progress_at = math.inf
             return
         pace = peer.pace = pace or Pace()
-        pace.took_at = min(pace.took_at, now)
+        pace.last_progress_at = min(pace.last_progress_at, now)
         patience_s = peer.endpoint.limits.ping_timeout_s
-        if now - pace.took_at >= patience_s and any(self._waits_for(room, peer) for room in peer.rooms):
+        if now - pace.last_progress_at >= patience_s and any(self._waits_for(room, peer) for room in peer.rooms):
             self._close(peer, f"nothing taken for {patience_s:g} s, while publishers wait for it")
 
     @staticmethod
@@ -191,7 +191,7 @@ class SlowPeers:
         for peer in list(self._held_back.get(room, ())):
             if peer.held_back:  # letting go of another may have ended it
                 self._is_free(peer)
-                peer.heard = True  # it could not be
+                peer.seen_since_ping = True  # it could not be
                 self._control.watch(peer, done=not peer.is_blocked)
         room.released.unpark_all()
 
@@ -202,16 +202,11 @@ class SlowPeers:
         if not any(self._waits_for(room, peer) for peer in room.behind):
             self.unblock(room, _SLOW)
 
-    def end_rest(self, peer: Peer, now: float) -> bool:
-        """Read again from a peer that had sent too much, after its pause; return whether that still lasts."""
-        pace = peer.pace
-        if pace is None or not pace.rests_until:
-            return False
-        if now < pace.rests_until:
-            return True
-        pace.rests_until = 0.0
+    def end_rest(self, peer: Peer) -> None:
+        """Read again from a peer that had sent too much."""
+        assert peer.pace is not None
+        peer.pace.read_paused_until = 0.0
         self._control.watch(peer, done=not peer.is_blocked)
-        return False
 
     def apply_rate_limit(self, peer: Peer, messages: int) -> None:
         """Pause reading from a peer that sends more messages than its rate allows."""
@@ -221,7 +216,7 @@ class SlowPeers:
         now = trio.current_time()
         rest_s = pace.bucket.take(messages, now)
         if rest_s > 0:
-            pace.rests_until = now + rest_s
+            pace.read_paused_until = now + rest_s
             self._control.watch(peer, done=not peer.is_blocked)
 
 

@@ -15,6 +15,7 @@ from rawws.errors import ConnectionClosed, UsageError
 from rawws.peer import OK_CODES
 from rawws.typed_commands import Close, Command, Ping, Pong, Raw, Say, Tell, parse_command
 from rawws.websocket import WebSocket
+from rawws.websocket_internals import receive_without_limit
 
 CLEAN, ABNORMAL = 0, 1
 
@@ -124,7 +125,7 @@ class Conversation:
             if remark := await self.patience.wait(ws, self._tally):
                 self.remarks.append(remark)
             if self.complete:
-                ws.keep_all()
+                receive_without_limit(ws)
             await ws.aclose()
         await ws.wait_closed()
         closed = ws.closed

@@ -172,7 +172,7 @@ class Recording:
             self._begin = ""
         except OSError as error:
             message = f"{self._path} can't be written any more: {error.strerror}; nothing is recorded from here on"
-            logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, message)
+            logs.server_line(logging.ERROR, FAULT, message)
             self.close()
 
     def close(self) -> None:

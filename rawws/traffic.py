@@ -1,4 +1,4 @@
-"""What a loop has done so far: counted by the batch, which costs next to nothing, and told at ``/metrics``."""
+"""Statistics of a loop, counted by the batch, which costs next to nothing. ``/metrics`` reports them."""
 
 from __future__ import annotations
 

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 import trio
 
 from rawws import logs
-from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, UsageError
-from rawws.limits import KIB, NO_LIMIT
+from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedOK, UsageError
+from rawws.fragmented_send import send_in_fragments
+from rawws.limits import KIB
 from rawws.loop import Loop, current_loop
 from rawws.peer import Endpoint, Inbox, Peer
-from rawws.room import Room
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.transport import Transport
 from rawws.wire.deflate import Agreement, StreamDeflater, deflater_for
 from rawws.wire.encodings import PLAIN
-from rawws.wire.events import Data, Message, MessagePart, as_message, check_close
-from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, RSV1, Opcode
+from rawws.wire.events import Data, Message, MessagePart, as_control_payload, as_message, check_close
+from rawws.wire.fragmenting import Fragments
+from rawws.wire.frames import Opcode
 from rawws.wire.message_ids import Gap
 from rawws.wire.messages import Request, Response
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 from rawws.wire.trace import OUT
 
-# Taking what is there, and sending what the system takes at once, need not wait for anything; but a task that
-# never waits would keep all others from running. So every so many calls one lets the others go first. (Doing so
-# in each call, as trio's own functions do, would cost more than the call.)
+# A call that need not wait for anything doesn't let other tasks run. A task that only makes such calls would stop them,
+# so one in so many calls lets them run. (trio's functions do so in each call, which would cost more than the call.)
 CALLS_IN_A_ROW = 16
 
 # The memory of a program's connection besides its peer, with its handler's task (measured).
@@ -87,7 +87,7 @@ class WebSocket:
         self._peer = Peer(number, transport, session, endpoint, PLAIN.deflated(window_bits))
         self._session = session
         self._inbox = self._peer.inbox = Inbox(limits.max_queue)
-        self._inbox.websocket = self
+        self._inbox.owner = self
         self._inbox.own_bytes = WEBSOCKET_BYTES + request.held_bytes
         self._loop: Loop = current_loop()
         self._request = request
@@ -106,7 +106,7 @@ class WebSocket:
             transport.close()
             raise
         if trailing_data:
-            self._loop.take_in(self._peer, trailing_data)
+            self._loop.feed(self._peer, trailing_data)
 
     def __repr__(self) -> str:
         end = f" {self._inbox.closed}" if self._inbox.closed else ""
@@ -149,7 +149,7 @@ class WebSocket:
         """OPEN, CLOSING (our close is sent, the peer's has not come) or CLOSED."""
         if self._inbox.closed is not None:
             return State.CLOSED
-        return State.OPEN if self._inbox.last_words is not None else self._session.state
+        return State.OPEN if self._inbox.deferred_close is not None else self._session.state
 
     @property
     def latency(self) -> float | None:
@@ -158,7 +158,7 @@ class WebSocket:
 
     @property
     def buffered_bytes(self) -> int:
-        """How much has been sent that the operating system hasn't taken yet. Rooms keep theirs once for all."""
+        """The bytes that were sent and the operating system hasn't taken yet, without those of rooms."""
         return self._peer.queued_bytes
 
     @property
@@ -220,7 +220,7 @@ class WebSocket:
 
     def has_messages(self) -> bool:
         """Return whether a message can be received without waiting; what has arrived by now is read first."""
-        self._loop.hear(self._peer)
+        self._loop.read_now(self._peer)
         return bool(self._inbox.items)
 
     async def _wait_for_item(self) -> None:
@@ -233,8 +233,8 @@ class WebSocket:
             self._loop.sending.flush(peer)
             if inbox.closed is not None:
                 return  # the peer is gone, so nothing would wake this task
-        if inbox.last_words is not None:
-            self._loop.finish(peer)
+        if inbox.deferred_close is not None:
+            self._loop.send_deferred_close(peer)
             return
         self._receiving = True
         try:
@@ -342,7 +342,7 @@ class WebSocket:
     def _can_send(self) -> bool:
         if self._inbox.closed is not None:
             return False
-        return self._session.state is State.OPEN or self._inbox.last_words is not None
+        return self._session.state is State.OPEN or self._inbox.deferred_close is not None
 
     async def _wait_to_send(self) -> None:
         """Wait until what was sent before is on its way; raises `ConnectionClosed` when nothing can be sent."""
@@ -379,55 +379,27 @@ class WebSocket:
 
     async def _send_stream(self, pieces: AsyncIterable[Data], text: bool | None, *, compress: bool) -> None:
         await self._wait_to_send()
-        peer, session = self._peer, self._session
+        session, agreement = self._session, self._agreement
         self._sending_stream = trio.Lock()
         deflater = None
-        if compress and self._agreement is not None and self._agreement.deflates(session.our_role):
-            deflater = StreamDeflater(self._agreement.window_bits(session.our_role))
-        opcode: Opcode | None = None
-        begun = False
+        if compress and agreement is not None and agreement.deflates(session.our_role):
+            deflater = StreamDeflater(agreement.window_bits(session.our_role))
+        message = Fragments(session, deflater, text)
         try:
             async with self._sending_stream:
-                held: bytes | None = None  # a piece behind, so that the last is known as such
-                async for piece in pieces:
-                    kind, payload = as_message(piece, text)
-                    if opcode is None:
-                        opcode = kind
-                        self._loop.sending.begin_fragments(peer)
-                    elif kind is not opcode:
-                        raise TypeError("the pieces of one message are all str or all bytes")
-                    if held is not None:
-                        await self._send_fragment(opcode, held, deflater, first=not begun, final=False)
-                        begun = True
-                    held = bytes(payload)
-                opcode = opcode or (Opcode.TEXT if text else Opcode.BINARY)
-                await self._send_fragment(opcode, held or b"", deflater, first=not begun, final=True)
-        except BaseException as error:
-            if begun and not isinstance(error, ConnectionClosed):
-                self._loop.close(peer, 1011, "a message could not be completed", Cause.ERROR, with_the_rest=False)
-            raise
+                await send_in_fragments(self._loop, self._peer, message, pieces, self._wait_to_go_on)
         finally:
             self._sending_stream = None
-            if peer.transport.fileno() >= 0:
-                self._loop.sending.end_fragments(peer)
 
-    async def _send_fragment(
-        self, opcode: Opcode | None, payload: bytes, deflater: StreamDeflater | None, *, first: bool, final: bool
-    ) -> None:
-        peer, session = self._peer, self._session
+    async def _wait_to_go_on(self) -> None:
+        """Wait until the next fragment can be sent; raises `ConnectionClosed` when it can't be."""
         await trio.lowlevel.checkpoint()  # before, not after: cancelled, it must not have been sent
-        while self._can_send and peer.is_blocked:
+        while self._can_send and self._peer.is_blocked:
             await self._inbox.drained.park()
         if not self._can_send:
             await self.wait_closed()
             assert self._inbox.closed is not None
             raise self._closed_error(self._inbox.closed)
-        rsv = 0
-        if deflater is not None:
-            payload = deflater.deflate(payload, final=final)
-            rsv = RSV1 if first else 0  # RFC 7692 §6.1: on the first fragment only
-        kind = (opcode or Opcode.BINARY) if first else Opcode.CONTINUATION
-        self._loop.sending.send(peer, session.fragment(kind, payload, final=final, rsv=rsv))
 
     # Control frames
 
@@ -438,7 +410,7 @@ class WebSocket:
         Cancelling gives up on the pong.
         """
         check_in_trio("ws.ping", is_async=True)
-        payload = os.urandom(4) if data is None else _control_payload(data)
+        payload = os.urandom(4) if data is None else as_control_payload(data)
         if payload in self._inbox.pings:
             raise UsageError(f"a ping with the data {payload!r} is still waiting for its pong; give another, or none")
         if not self._can_send:
@@ -458,7 +430,7 @@ class WebSocket:
     async def pong(self, data: Data | None = None) -> None:
         """Send a pong that nobody has asked for, as a one-way heartbeat (§5.5.3)."""
         check_in_trio("ws.pong", is_async=True)
-        payload = b"" if data is None else _control_payload(data)
+        payload = b"" if data is None else as_control_payload(data)
         if not self._can_send:
             await self._wait_to_send()
         self._session.pong(payload)
@@ -475,24 +447,6 @@ class WebSocket:
             raise self._closed_error(self._inbox.closed or self._peer.describe_end(Cause.OUR_CLOSE))
         logs.line(logs.frames, logging.DEBUG, self.id, OUT, f"raw bytes: {data.hex(' ')}")
         self._loop.sending.send(self._peer, bytes(data), show=False)  # the caller keeps a bytearray
-
-    # Rooms
-
-    def enter(self, room: Room, after: int | None = None) -> None:
-        """Begin to get what is published in a room; `Room.join` is the door."""
-        if self._inbox.closed is not None:
-            raise self._closed_error(self._inbox.closed)
-        if self._session.our_role is Role.CLIENT:
-            raise UsageError("a room's frames go from a server to its clients; a client can't join one")
-        if self._peer.has_queued and not self._peer.is_blocked:
-            self._loop.sending.flush(self._peer)
-            if self._inbox.closed is not None:
-                raise self._closed_error(self._inbox.closed)
-        self._loop.join(self._peer, room, after)
-
-    def exit(self, room: Room) -> None:
-        """Leave a room; what was published there before is still sent."""
-        self._loop.leave_room(self._peer, room)
 
     # The end
 
@@ -516,38 +470,13 @@ class WebSocket:
         self._loop.close(self._peer, *check_close(code, reason))
         return not_awaited("ws.begin_close() doesn't wait, and ws.aclose() does")
 
-    async def finish(self) -> None:
-        """Close for a program that is done with the connection, so that its memory counts no more; for rawws itself."""
-        try:
-            await self.aclose()
-        finally:
-            self._loop.memory.release(self._inbox)
-
-    def close_because(self, cause: Cause, code: int, reason: str) -> None:
-        """Begin to close for a cause other than the program's own close. This is for rawws itself."""
-        self._loop.close(self._peer, code, reason, cause)
-
-    def keep_all(self) -> None:
-        """Keep whatever comes until it is received, behind our close too, and hold the peer back no more.
-
-        Where a message has been dropped already, those that follow it are dropped too.
-        """
-        if not self._inbox.misses_messages:
-            self._inbox.limit = NO_LIMIT
-        if self._inbox.paused:
-            self._loop.resume(self._peer)
-
-    def count_besides(self, held_bytes: Callable[[], int]) -> None:
-        """Count what a program keeps for this connection as held for it (``max_memory``); for rawws itself."""
-        self._inbox.also_held = held_bytes
-
     async def wait_closed(self) -> None:
         """Wait until both sides have closed, or the connection is lost."""
         check_in_trio("ws.wait_closed", is_async=True)
         await self._inbox.ended.wait()
 
     def _closed_error(self, closed: Closed) -> ConnectionClosed:
-        return ConnectionClosedOK(closed) if self._peer.ended_well else ConnectionClosedError(closed)
+        return self._peer.closed_error(closed)
 
 
 class _Pieces(AsyncIterator[str | bytes]):
@@ -567,10 +496,3 @@ class _Pieces(AsyncIterator[str | bytes]):
         else:
             raise StopAsyncIteration
         return part.payload.decode() if part.opcode is _TEXT else bytes(part.payload)
-
-
-def _control_payload(data: Data) -> bytes:
-    payload = as_message(data)[1]
-    if len(payload) > MAX_CONTROL_PAYLOAD_BYTES:
-        raise UsageError(f"{len(payload)} bytes are too many for a ping or pong; it holds 125 (RFC 6455 §5.5)")
-    return bytes(payload)

@@ -15,11 +15,12 @@ anything queued costs no more than its empty slots.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rawws.frame_queue import FrameQueue, Piece, rest_of
 from rawws.lag_policies import Chunk, Lag, PartialSend
 from rawws.poller import READABLE, WRITABLE
+from rawws.room_base import RoomBase
 from rawws.traffic import Traffic
 from rawws.transport import Transport
 from rawws.wire.broadcast_log import Cursor
@@ -27,10 +28,9 @@ from rawws.wire.encodings import Encoding
 from rawws.wire.response_stream import ResponseStream
 from rawws.wire.session import Session
 
-if TYPE_CHECKING:
-    from rawws.room_state import RoomState
+Room = RoomBase[Any]  # whose members are peers, which are writers
 
-NOWHERE: tuple[RoomState, ...] = ()
+NOWHERE: tuple[Room, ...] = ()
 
 
 class Skipped(NamedTuple):
@@ -51,9 +51,9 @@ class Progress(NamedTuple):
 class Encoder(Protocol):
     """Makes segments in a peer's encoding, in steps if that takes long (`rawws.forms.Forms`)."""
 
-    def get(self, room: RoomState, number: int, encoding: Encoding) -> bytes | None: ...
-    def run(self, room: RoomState, number: int, encoding: Encoding) -> tuple[bytes, list[int]]: ...
-    def wait(self, peer: Any, room: RoomState, number: int) -> None: ...
+    def get(self, room: Room, number: int, encoding: Encoding) -> bytes | None: ...
+    def run(self, room: Room, number: int, encoding: Encoding) -> tuple[bytes, list[int]]: ...
+    def wait(self, peer: Any, room: Room, number: int) -> None: ...
 
 
 class PeerWriter:
@@ -84,8 +84,8 @@ class PeerWriter:
         self.interest = READABLE
         self.rooms = NOWHERE
         self._outbox: FrameQueue | None = None
-        self._cursors: dict[RoomState, Cursor] | None = None  # in each of its rooms, while it lags
-        self._partial_room: RoomState | None = None  # of whose segment a part has gone, or can't be called back
+        self._cursors: dict[Room, Cursor] | None = None  # in each of its rooms, while it lags
+        self._partial_room: Room | None = None  # of whose segment a part has gone, or can't be called back
         self._awaits_encoding = False  # its next segment is being encoded: it lags, though its socket isn't full
         self._is_fragmenting = False
         self._after_fragments: list[Piece] | None = None
@@ -136,17 +136,17 @@ class PeerWriter:
         """Return the objects that wait for the socket, in their order, the rooms' excepted."""
         return [*(() if self._outbox is None else self._outbox.pieces), *(self._after_fragments or ())]
 
-    def lag(self, room: RoomState) -> Lag:
+    def lag(self, room: Room) -> Lag:
         """Return its place in a room in which it lags."""
         assert self._cursors is not None
         return Lag(room.log, self._cursors[room], self.encoding)
 
-    def lags(self) -> Iterator[tuple[RoomState, Lag]]:
+    def lags(self) -> Iterator[tuple[Room, Lag]]:
         """Yield the rooms in which it lags, and its place in each."""
         for room in self._cursors or ():
             yield room, self.lag(room)
 
-    def cursor_in_use(self, room: RoomState) -> Cursor:
+    def cursor_in_use(self, room: Room) -> Cursor:
         """Return its cursor in a room in which it lags; one in the midst of a segment of which some can't be undone."""
         assert self._cursors is not None
         number, offset = self._cursors[room]
@@ -254,13 +254,13 @@ class PeerWriter:
             for room in self.rooms:
                 room.add_behind(self)
 
-    def lag_from_tail(self, room: RoomState) -> None:
+    def lag_from_tail(self, room: Room) -> None:
         """Have a lagging peer begin at the end of a room that it joins."""
         assert self._cursors is not None
         self._cursors[room] = room.tail
         room.add_behind(self)
 
-    def replay(self, room: RoomState, after: int, now: float) -> bool:
+    def replay(self, room: Room, after: int, now: float) -> bool:
         """Begin after a message of a room that it joins; false if there is nothing to be sent."""
         entry = room.log.replay_start(after, self.encoding, now)
         if not entry.rest and entry.number == room.log.next:
@@ -279,7 +279,7 @@ class PeerWriter:
         room.add_behind(self)
         return True
 
-    def wait_for_encoding(self, room: RoomState, number: int, encoder: Encoder) -> None:
+    def wait_for_encoding(self, room: Room, number: int, encoder: Encoder) -> None:
         """Begin, or go on, to lag at a segment that is still to be encoded."""
         self.start_lagging()
         assert self._cursors is not None
@@ -288,7 +288,7 @@ class PeerWriter:
         self._awaits_encoding = True
         encoder.wait(self, room, number)
 
-    def record_partial_send(self, room: RoomState, number: int, segment: bytes, sent: int) -> None:
+    def record_partial_send(self, room: Room, number: int, segment: bytes, sent: int) -> None:
         """Begin to lag: the socket took only the first ``sent`` bytes of a segment, in the peer's encoding."""
         self.start_lagging()
         assert self._cursors is not None
@@ -299,7 +299,7 @@ class PeerWriter:
         if rest:
             self._queue_around([rest], ())
 
-    def jump_to(self, room: RoomState, number: int) -> tuple[int, list[int]]:
+    def jump_to(self, room: Room, number: int) -> tuple[int, list[int]]:
         """Go on with a later segment, after the message of which the peer has had a part.
 
         Returns how many messages it skips, and the numbers of the log's gaps between.
@@ -321,7 +321,7 @@ class PeerWriter:
         self._cursors[room] = Cursor(number)
         return skipped, gaps
 
-    def leave(self, room: RoomState) -> None:
+    def leave(self, room: Room) -> None:
         """Leave a room, of which it still gets what was published before."""
         if self._cursors is not None:
             self.queue_rest((room,), whole=True)
@@ -330,12 +330,12 @@ class PeerWriter:
         if not self.rooms:
             self._cursors = None
 
-    def forget_rooms(self) -> tuple[RoomState, ...]:
+    def forget_rooms(self) -> tuple[Room, ...]:
         """Leave all rooms, with no more from their logs, and return them."""
         rooms, self.rooms, self._cursors, self._partial_room = self.rooms, NOWHERE, None, None
         return rooms
 
-    def queue_rest(self, rooms: Sequence[RoomState], *, whole: bool) -> None:
+    def queue_rest(self, rooms: Sequence[Room], *, whole: bool) -> None:
         """Queue what it lacks of rooms that it leaves: all, or the rest of the message of which it has had a part."""
         if self._cursors is None:
             return
@@ -353,7 +353,7 @@ class PeerWriter:
             then = []
         self._queue_around(first, then)
 
-    def _rest_of_log(self, room: RoomState, *, whole: bool) -> tuple[list[Piece], list[Piece]]:
+    def _rest_of_log(self, room: Room, *, whole: bool) -> tuple[list[Piece], list[Piece]]:
         """Return the rest of the segment of which a part has gone, and what comes after it."""
         assert self._cursors is not None
         number, offset = self._cursors[room]
@@ -377,7 +377,7 @@ class PeerWriter:
                     then.append(segment)
         return first, then
 
-    def _rest_of_selection(self, room: RoomState) -> list[Piece]:
+    def _rest_of_selection(self, room: Room) -> list[Piece]:
         """Return all that a policy selects of what the peer lacks."""
         lag = self.lag(room)
         chunks: list[Piece] = []
@@ -430,7 +430,7 @@ class PeerWriter:
             elif not self._send_segment(room, lag.cursor, encoder, traffic):
                 return False
 
-    def _queue_chunk(self, room: RoomState, cursor: Cursor, chunk: Chunk, skipped: list[Skipped]) -> None:
+    def _queue_chunk(self, room: Room, cursor: Cursor, chunk: Chunk, skipped: list[Skipped]) -> None:
         """Queue what a policy has selected, and count what that leaves out."""
         assert self._cursors is not None
         behind = chunk.upto - cursor.number
@@ -441,7 +441,7 @@ class PeerWriter:
             self.session.show_sent(chunk.data)
             self.queue(chunk.data)
 
-    def _send_segment(self, room: RoomState, cursor: Cursor, encoder: Encoder, traffic: Traffic) -> bool:
+    def _send_segment(self, room: Room, cursor: Cursor, encoder: Encoder, traffic: Traffic) -> bool:
         """Send the segment at a cursor, or several from there on; False if something of them is left."""
         assert self._cursors is not None
         number, offset = cursor
@@ -468,7 +468,7 @@ class PeerWriter:
         self._partial_room = None
         return True
 
-    def _send_run(self, room: RoomState, number: int, encoder: Encoder, traffic: Traffic) -> bool:
+    def _send_run(self, room: Room, number: int, encoder: Encoder, traffic: Traffic) -> bool:
         """Send several segments with one system call; False when the socket takes no more."""
         assert self._cursors is not None
         run, sizes = encoder.run(room, number, self.encoding)
@@ -488,7 +488,7 @@ class PeerWriter:
             room.log.put_back(number, self.encoding, run[at : at + size])
         return sent == len(run)
 
-    def _next_room(self) -> RoomState | None:
+    def _next_room(self) -> Room | None:
         """Return a room in which it lacks something."""
         assert self._cursors is not None
         for room, cursor in self._cursors.items():

@@ -25,8 +25,8 @@ import rawws
 from rawws.hub import Mode
 from rawws.loop import current_loop
 from rawws.page.feed import About, Feed
-from rawws.room import RoomSettings
 from rawws.routes import Route
+from rawws.settings import RoomSettings
 from rawws.tracing import Tracer
 from rawws.wire.broadcast_log import History
 

@@ -17,7 +17,8 @@ from rawws.cli.serve import add_arguments
 from rawws.errors import UsageError
 from rawws.hub import Hub
 from rawws.lag_policies import POLICIES, Selects
-from rawws.room import RoomSettings
+from rawws.room import state_of
+from rawws.settings import RoomSettings
 from rawws.wire.frames import split_frames
 from tests.serving import Client, RunningHub, StartHub, close, text
 
@@ -106,8 +107,8 @@ async def test_a_lagging_peer_gets_every_tenth_message_and_the_others_all(start_
         await flood(running)
     assert quick_got == list(range(1, MESSAGES + 1)), "a peer that keeps up is not concerned"
     room = running.hub.room("/")
-    assert len(room.behind) == 1
-    assert room.log.kept_bytes == 0, "the log keeps nothing for it"
+    assert len(state_of(room).behind) == 1
+    assert state_of(room).log.kept_bytes == 0, "the log keeps nothing for it"
     check_sample(await numbers_of(slow, MESSAGES))
     room.publish(f"{MESSAGES + 1} again")
     assert await numbers_of(slow, MESSAGES + 1) == [MESSAGES + 1], "it has caught up, and gets all again"
@@ -120,7 +121,7 @@ async def test_a_selection_is_bounded_and_the_newest_of_it_are_kept(start_hub: S
     slow = running.join(send_buffer=SMALL)
     await flood(running)
     room = running.hub.room("/")
-    assert room.policy.held_bytes <= 20 * len(PADDING)
+    assert state_of(room).policy.held_bytes <= 20 * len(PADDING)
     got = await numbers_of(slow, MESSAGES)
     assert got[-19:] == list(range(MESSAGES - 18 * EVERY, MESSAGES + 1, EVERY))
 
@@ -135,7 +136,7 @@ async def test_one_room_of_several_can_have_it(start_hub: StartHub) -> None:
     check_sample(await numbers_of(slow, MESSAGES))
     await slow.send(text("hello"))  # the room still takes what it says
     assert (await slow.frame()).payload == b"hello"
-    assert running.hub.room("/other").policy.name == "close"
+    assert state_of(running.hub.room("/other")).policy.name == "close"
 
 
 async def test_the_command_line_has_it(start_hub: StartHub) -> None:

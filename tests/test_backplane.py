@@ -20,17 +20,20 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 import rawws
-from rawws.backplane import Shards
 from rawws.errors import UsageError
 from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.redis import RedisStatistics, RedisStreams, connector, publisher, reader
 from rawws.redis.connector import Connector
 from rawws.redis.troubles import Trouble
-from rawws.room import Room
+from rawws.room import state_of
+from rawws.room_base import RoomBase
+from rawws.room_state import RoomState
+from rawws.shards import Shards
 from rawws.wire.broadcast_log import History
 from rawws.wire.frames import Opcode
 from rawws.wire.message_ids import Ids
+from rawws.wire.outbox import Outgoing
 from rawws.wire.stream_entries import StreamMessage, read_entry
 from tests.redis_server import Network, RedisServer, free_port, network, redis_server
 from tests.room_serving import Rooms, post, rooms
@@ -333,7 +336,7 @@ async def test_an_error_in_the_work_itself_is_told_once_as_such(
         raise AssertionError("this was never to be")
 
     with trio.move_on_after(10) as scope:
-        await Connector(redis.url).keep_at(fail, on_away=away.append)
+        await Connector(redis.url).run_with_reconnect(fail, on_away=away.append)
     assert (times, away) == (3, []), "Redis has nothing to do with it"
     told = [record for record in caplog.records if record.name == "rawws.server"]
     assert [(record.levelname, bool(record.exc_info)) for record in told] == [("ERROR", True)]
@@ -428,11 +431,11 @@ async def test_what_is_wrong_with_one_message_of_a_batch_is_its_own(nursery: tri
     await redis.ask("SET", "rawws:once:/room/x error", "-OOM as if Redis had no memory left")
     async with network(redis.port) as between, rooms(nursery, backplane=between.url) as node:
         client = await node.open("/room/x")
-        shared = node.hub.room("/room/x").shared
+        shared = state_of(node.hub.room("/room/x")).shared
         assert shared is not None
         between.cut()
         sent = [
-            shared.send_out("/room/x", Opcode.TEXT, payload, History(), once=once, digest="digest")
+            Outgoing("/room/x", Opcode.TEXT, payload, History(), once=once, digest="digest")
             for payload, once in [
                 (b"1", ""),
                 (b"2", "list"),
@@ -442,6 +445,8 @@ async def test_what_is_wrong_with_one_message_of_a_batch_is_its_own(nursery: tri
                 (b"6", "fine"),
             ]
         ]
+        for message in sent:
+            shared.publish(message)
         between.heal()
         assert [(await client.frame()).payload for _ in range(3)] == [b"1", b"3", b"6"]
         await shared.flush()
@@ -816,7 +821,7 @@ async def test_a_reader_resumes_in_a_new_stream_that_this_node_has_not_seen_yet(
 
 def _looks_of(node: Rooms) -> float:
     """Return when the room was last checked."""
-    shared = node.hub.room("/room/x").shared
+    shared = state_of(node.hub.room("/room/x")).shared
     assert isinstance(shared, RedisStreams)
     return shared._followed["/room/x"][0].looked_at
 
@@ -959,17 +964,17 @@ async def test_an_error_of_our_own_in_one_room_is_no_outage_of_redis(
     monkeypatch.setattr(reader, "PROBLEM_S", 0.02)
     monkeypatch.setattr(reader, "BLOCK_S", 0.02)
     monkeypatch.setattr("rawws.redis.LOOK_EVERY_S", 0.02)
-    begin_with = Room.begin_with
+    set_ids = RoomBase.set_ids
     failures = 0
 
-    def fail(room: Room, ids: Ids) -> None:
+    def fail(room: RoomState, ids: Ids) -> None:
         nonlocal failures
         if room.path == "/a" and failures < 3:
             failures += 1
             raise AssertionError("we have a bug")
-        begin_with(room, ids)
+        set_ids(room, ids)
 
-    monkeypatch.setattr(Room, "begin_with", fail)
+    monkeypatch.setattr(RoomBase, "set_ids", fail)
     async with rooms(nursery, backplane=redis.url, history=100) as node:
         other = await node.open("/b")
         await node.publish("/a", "hi")
@@ -1163,7 +1168,9 @@ async def test_a_room_that_a_program_holds_already_is_shared(nursery: trio.Nurse
 
 def test_with_one_more_server_no_room_moves_but_to_that() -> None:
     paths = [f"/room/{number}" for number in range(300)]
-    streams = {url: RedisStreams(url, rawws.Hub(), "node") for url in ("redis://a", "redis://b", "redis://c")}
+    streams = {
+        url: RedisStreams(url, rawws.Hub().refuse_room, "node") for url in ("redis://a", "redis://b", "redis://c")
+    }
     few = Shards({url: streams[url] for url in ("redis://a", "redis://b")})
     turned = Shards({url: streams[url] for url in ("redis://b", "redis://a")})
     more = Shards(streams)
@@ -1297,7 +1304,7 @@ async def test_publishers_are_held_back_while_too_much_waits(
             while True:
                 await writer.send(text(f"{sent:01000}"))
                 sent += 1
-        backplane = node.hub.room("/room/x").shared
+        backplane = state_of(node.hub.room("/room/x")).shared
         assert backplane is not None
         assert backplane.is_full
         assert backplane.waiting < sent // 2, "what the sockets hold is not read"
@@ -1324,9 +1331,10 @@ async def test_who_comes_while_too_much_waits_adds_nothing_to_it(
         room = node.hub.room("/room/x")
         while not room.is_held:
             await trio.testing.wait_all_tasks_blocked()
-        assert room.shared is not None
+        shared = state_of(room).shared
+        assert shared is not None
         assert current_loop().memory.used_bytes() >= used_bytes + 1000
-        waiting = room.shared.waiting
+        waiting = shared.waiting
         late, early, gone = [await node.open("/room/x") for _ in range(3)]
         hasty = await node.connect()
         await hasty.send(upgrade("/room/x") + text("with the request"))
@@ -1336,7 +1344,7 @@ async def test_who_comes_while_too_much_waits_adds_nothing_to_it(
         await gone.send(text("said, and reset"))
         for _ in range(3):
             await trio.testing.wait_all_tasks_blocked()
-        assert room.shared.waiting == waiting
+        assert shared.waiting == waiting
         gone.reset()
         between.heal()
         got = {(await reader_.frame()).payload for _ in range(5)}
@@ -1364,7 +1372,7 @@ async def test_what_was_accepted_goes_out_before_the_end(nursery: trio.Nursery, 
 async def test_what_can_not_go_out_any_more_is_told(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("rawws.backplane.FLUSH_S", 0.05)
+    monkeypatch.setattr("rawws.sharing.FLUSH_S", 0.05)
     hub = rawws.Hub()
     async with rawws.share(hub, redis.url):
         redis.kill()
@@ -1682,7 +1690,7 @@ async def test_who_is_cancelled_while_connecting_is_not_told_that_redis_is_away(
     with socket.create_server((LOOPBACK, 0)) as mute:
         connector = Connector(f"redis://{LOOPBACK}:{mute.getsockname()[1]}")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(connector.keep_at, work, on_away=told.append))
+            nursery.start_soon(partial(connector.run_with_reconnect, work, on_away=told.append))
             connected, _ = await trio.to_thread.run_sync(mute.accept)
             with connected:
                 await wait_all_tasks_blocked()

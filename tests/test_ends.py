@@ -16,6 +16,7 @@ import trio
 import rawws
 from rawws.loop import current_loop
 from rawws.metrics import MetricsApp
+from rawws.room import state_of
 from rawws.room_app import RoomApp
 from rawws.room_posts import Guard
 from rawws.tracing import Tracer
@@ -152,7 +153,7 @@ async def read_too_slowly(stage: Stage) -> None:
 
 async def reset_while_we_send(stage: Stage) -> None:
     room = await stage.wait_in_room()
-    (peer,) = room.peers
+    (peer,) = state_of(room).peers
     # The loop finds the reset where it sends, before it reads.
     current_loop().lose(peer, ConnectionResetError(104, "Connection reset by peer"))
     stage.client.reset()

@@ -15,6 +15,7 @@ from rawws.hub import Mode
 from rawws.lag_policies import CHUNK_MESSAGES, Lag
 from rawws.limits import MIB, Limits
 from rawws.loop import current_loop
+from rawws.room import state_of
 from rawws.sending import Sending
 from rawws.wire import broadcast_log, encoded_segments
 from rawws.wire.broadcast_log import Cursor
@@ -113,15 +114,15 @@ async def test_stalled_readers_in_all_forms_at_all_places_cost_nothing_when_a_me
         assert await speaker.frame() == seen_text(f"{number}{noise}")
         await wait_all_tasks_blocked()
     room = running.hub.room("/")
-    assert len(room.behind) == len(stalled)
+    assert len(state_of(room).behind) == len(stalled)
     made = len(counted.made)
-    work = room.log.work_done
+    work = state_of(room).log.work_done
     for number in range(20):
         await speaker.send(text(str(number)))
         assert await speaker.frame() == seen_text(str(number))
     await wait_all_tasks_blocked()
     assert len(counted.made) == made, "a lag is known without encoding"
-    assert room.log.work_done == work
+    assert state_of(room).log.work_done == work
     for client in stalled[::5]:
         client.hang_up()
     await wait_all_tasks_blocked()
@@ -195,11 +196,11 @@ async def test_readers_that_wait_for_a_form_are_not_taken_for_slow(start_hub: St
     running = start_hub(max_lag_bytes=1000)
     readers = [running.join(extensions=DEFLATE + "15") for _ in range(3)]
     running.hub.room("/").publish(LETTERS)
-    assert running.hub.room("/").behind
+    assert state_of(running.hub.room("/")).behind
     for reader in readers:
         assert await message(reader) == LETTERS
     await wait_all_tasks_blocked()
-    assert not running.hub.room("/").behind
+    assert not state_of(running.hub.room("/")).behind
 
 
 async def test_publishers_are_held_back_while_much_is_left_to_encode(start_hub: StartHub) -> None:
@@ -227,7 +228,7 @@ async def test_messages_go_uncompressed_while_far_too_much_is_left_to_encode(
     room = running.hub.room("/")
     for number in range(6):
         room.publish(f"{number}{LETTERS}")
-    assert room.log.work_done < 8 * len(LETTERS)
+    assert state_of(room).log.work_done < 8 * len(LETTERS)
     expected = [f"{number}{LETTERS}" for number in range(6)]
     async with trio.open_nursery() as nursery:
 
@@ -249,7 +250,7 @@ async def test_a_message_for_a_crowd_is_sent_in_parts(start_hub: StartHub, monke
     for number, reader in enumerate(readers):
         assert await message(reader) == words, number
     await wait_all_tasks_blocked()
-    assert not room.behind
+    assert not state_of(room).behind
 
 
 async def test_a_reader_may_leave_while_its_form_is_being_made(start_hub: StartHub) -> None:
@@ -265,7 +266,7 @@ async def test_a_reader_may_leave_while_its_form_is_being_made(start_hub: StartH
     await wait_all_tasks_blocked()
     assert len(room) == 1
     assert not current_loop().forms.has_work
-    assert not room.holds
+    assert not state_of(room).holds
 
 
 async def test_no_form_is_made_for_a_room_that_all_have_left(start_hub: StartHub) -> None:
@@ -277,7 +278,7 @@ async def test_no_form_is_made_for_a_room_that_all_have_left(start_hub: StartHub
         client.hang_up()
     await wait_all_tasks_blocked()
     assert not len(room)
-    assert (room.log.held_bytes, current_loop().forms.has_work) == (0, False)
+    assert (state_of(room).log.held_bytes, current_loop().forms.has_work) == (0, False)
 
 
 async def test_a_form_that_cannot_be_made_ends_its_room_alone(
@@ -288,7 +289,7 @@ async def test_a_form_that_cannot_be_made_ends_its_room_alone(
     make = broadcast_log.BroadcastLog.make
 
     def fail(self: broadcast_log.BroadcastLog, number: int, encoding: Encoding) -> bool:
-        if self is running.hub.room("/").log:
+        if self is state_of(running.hub.room("/")).log:
             raise MemoryError
         return make(self, number, encoding)
 
@@ -321,9 +322,9 @@ async def test_the_newest_messages_of_many_keys_are_sent_in_parts(start_hub: Sta
     await wait_all_tasks_blocked()
     for number in range(count):
         room.publish(json.dumps({"k": number, "v": "x" * 20}))
-    (peer,) = room.behind
+    (peer,) = state_of(room).behind
     assert peer.is_lagging
-    newest = room.policy.next_chunk(Lag(room.log, Cursor(0), peer.encoding))
+    newest = state_of(room).policy.next_chunk(Lag(state_of(room).log, Cursor(0), peer.encoding))
     assert newest is not None
     assert newest.messages == CHUNK_MESSAGES == newest.upto
     keys: list[int] = []

@@ -21,11 +21,15 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws.loop
+import rawws.ready
 from rawws.hub import Mode
 from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.poller import READABLE, SelectorPoller, make_poller
-from rawws.room import Place, Room
+from rawws.ready import Ready
+from rawws.room import state_of
+from rawws.room_base import RoomBase, StartPosition
+from rawws.room_state import RoomState
 from rawws.sending import MAX_OUTBOX_BYTES
 from rawws.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, Transport
 from rawws.wire import masking
@@ -60,7 +64,7 @@ KIB_MESSAGES = [f"{number:04}" + "." * 1020 for number in range(256)]
 @pytest.fixture(params=[make_poller, SelectorPoller], ids=["own poller", "selectors"])
 def poller(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a test with this system's poller, and with the one for systems that have no epoll."""
-    monkeypatch.setattr(rawws.loop, "make_poller", request.param)
+    monkeypatch.setattr(rawws.ready, "make_poller", request.param)
 
 
 def hub_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -169,7 +173,7 @@ async def test_nothing_is_kept_of_what_all_have_been_sent(serve: Serve) -> None:
     for number in range(100):
         await client.send(text(str(number)))
         await client.frame()
-    assert running.hub.rooms["/room"].log.kept_bytes == 0
+    assert state_of(running.hub.rooms["/room"]).log.kept_bytes == 0
 
 
 async def test_who_joins_later_gets_what_is_said_later(serve: Serve) -> None:
@@ -211,7 +215,7 @@ class Talker:
         self._name = name
         self._chance = chance
         self.said: list[Seen] = []
-        self.heard: list[Seen] = []
+        self.seen_since_ping: list[Seen] = []
 
     async def talk(self, enough: trio.Event) -> None:
         while not enough.is_set() or len(self.said) < 50:
@@ -229,7 +233,7 @@ class Talker:
 
     async def listen(self) -> None:
         while True:
-            self.heard.append(await self._client.frame())
+            self.seen_since_ping.append(await self._client.frame())
 
 
 async def _visit(running: Running, visits: list[list[Seen]], chance: random.Random) -> None:
@@ -266,14 +270,14 @@ async def test_all_get_each_message_exactly_once_in_one_order_whoever_comes_and_
                     visiting.start_soon(_visit, running, visits, random.Random(chance.random()))
             enough.set()
         said = [message for talker in talkers for message in talker.said]
-        while any(len(talker.heard) < len(said) for talker in talkers):
+        while any(len(talker.seen_since_ping) < len(said) for talker in talkers):
             await trio.lowlevel.checkpoint()
         listening.cancel_scope.cancel()
 
-    order = talkers[0].heard
+    order = talkers[0].seen_since_ping
     assert sorted(order) == sorted(said)
     for talker in talkers:
-        assert talker.heard == order
+        assert talker.seen_since_ping == order
         own = set(talker.said)
         assert [message for message in order if message in own] == talker.said
     assert len(visits) == 3 * 8
@@ -309,15 +313,16 @@ async def test_who_is_not_read_to_the_end_has_one_turn_when_all_others_have_one(
     running = start_hub(mode=Mode.ECHO)
     client = running.join()
     loop = current_loop()
-    take_turn = loop._turn
+    take = loop.sockets.take
     most = 0
 
-    def look_and_take_turn() -> None:
+    def look_and_take() -> list[Ready]:
         nonlocal most
-        most = max(most, *Counter(fd for fd, _ in loop._ready).values())
-        take_turn()
+        ready = take()
+        most = max(most, *Counter(fd for fd, _ in ready).values())
+        return ready
 
-    monkeypatch.setattr(loop, "_turn", look_and_take_turn)
+    monkeypatch.setattr(loop.sockets, "take", look_and_take)
     messages = 2 * RECEIVE_BYTES // len(text(""))  # so some are in the kernel while others have come and are not read
     await client.send(text("") * messages)
     await client.frames(messages)
@@ -335,7 +340,7 @@ async def test_who_is_gone_and_had_said_too_much_is_read_to_the_end_at_its_rate(
     said = [str(number) for number in range(60)]
     await client.send(b"".join(map(text, said)))
     await wait_all_tasks_blocked()
-    allowed = room.log.last_message
+    allowed = state_of(room).log.last_message
     assert allowed == 11
     await listener.frames(allowed)
     client.hang_up()
@@ -343,7 +348,8 @@ async def test_who_is_gone_and_had_said_too_much_is_read_to_the_end_at_its_rate(
         room.publish("to one who is gone")
         await listener.frame()
     await wait_all_tasks_blocked()
-    assert room.log.last_message == allowed + (found == "by sending"), "its rate holds for what it had sent, too"
+    published = state_of(room).log.last_message
+    assert published == allowed + (found == "by sending"), "its rate holds for what it had sent, too"
     for number in range(allowed, 60):
         if number % 10 == 1:
             mock_clock.jump(1.0)
@@ -386,7 +392,7 @@ async def test_a_peer_that_never_reads_is_closed_with_1013_and_the_others_get_ev
     (told,) = [line for line in hub_messages(caplog) if "reads too slowly" in line]
     assert re.fullmatch(r"#2 ! reads too slowly: \d+ bytes behind, over the limit of 65536 \(--max-lag\)", told)
     assert len(running.hub.rooms["/"]) == 2
-    assert running.hub.rooms["/"].log.kept_bytes == 0
+    assert state_of(running.hub.rooms["/"]).log.kept_bytes == 0
 
     *heard, farewell = await mute.frames_to_close()  # should it read after all
     assert heard == list(map(seen_text, KIB_MESSAGES))[: len(heard)]
@@ -414,10 +420,10 @@ async def test_a_peer_that_stalls_and_recovers_gets_everything_in_order(start_hu
     for message in KIB_MESSAGES:
         await alice.send(text(message))
         await alice.frame()
-    assert running.hub.rooms["/"].log.kept_bytes > 200 * 1024
+    assert state_of(running.hub.rooms["/"]).log.kept_bytes > 200 * 1024
     assert await slow.frames(len(KIB_MESSAGES)) == list(map(seen_text, KIB_MESSAGES))
     await wait_all_tasks_blocked()
-    assert running.hub.rooms["/"].log.kept_bytes == 0
+    assert state_of(running.hub.rooms["/"]).log.kept_bytes == 0
     await alice.send(text("and on"))
     assert await slow.frame() == seen_text("and on")
 
@@ -433,13 +439,13 @@ async def test_one_log_serves_several_laggards_at_different_places(start_hub: St
             assert await slow[0].frame() == seen_text(KIB_MESSAGES[number // 3])
         if number % 50 == 0:
             assert await slow[1].frame() == seen_text(KIB_MESSAGES[number // 50])
-    assert running.hub.rooms["/"].log.kept_bytes < 300 * 1024
+    assert state_of(running.hub.rooms["/"]).log.kept_bytes < 300 * 1024
     slow[3].hang_up()
     assert await slow[2].frames(256) == list(map(seen_text, KIB_MESSAGES))
     assert await slow[1].frames(250) == list(map(seen_text, KIB_MESSAGES[6:]))
     assert await slow[0].frames(170) == list(map(seen_text, KIB_MESSAGES[86:]))
     await wait_all_tasks_blocked()
-    assert running.hub.rooms["/"].log.kept_bytes == 0
+    assert state_of(running.hub.rooms["/"]).log.kept_bytes == 0
 
 
 @pytest.mark.parametrize("size", [10, 1000, 100_000], ids=lambda size: f"{size} bytes a message")
@@ -483,10 +489,10 @@ async def test_a_laggard_that_vanishes_leaves_nothing_behind(start_hub: StartHub
     alice, slow = running.join(), running.join(send_buffer=SMALL_BUFFER)
     await alice.send(text("a" * 200_000))
     await alice.frame()
-    assert running.hub.rooms["/"].log.kept_bytes > 0
+    assert state_of(running.hub.rooms["/"]).log.kept_bytes > 0
     slow.hang_up()
     await wait_gone(running, 1)
-    assert running.hub.rooms["/"].log.kept_bytes == 0
+    assert state_of(running.hub.rooms["/"]).log.kept_bytes == 0
 
 
 @pytest.mark.usefixtures("poller")
@@ -494,7 +500,7 @@ async def test_a_laggard_that_vanishes_leaves_nothing_behind(start_hub: StartHub
 async def test_a_peer_that_pings_and_never_reads_is_read_no_further(start_hub: StartHub, mode: Mode) -> None:
     running = start_hub(mode=mode)
     flood, bob = running.join("/flood", send_buffer=SMALL_BUFFER), running.join("/other")
-    (peer,) = running.hub.rooms["/flood"].current[PLAIN]
+    (peer,) = state_of(running.hub.rooms["/flood"]).current[PLAIN]
     pings = [f"{number:0100}".encode() for number in range(40_000)]
     stream = memoryview(b"".join(map(ping, pings)))
     position = 0
@@ -766,14 +772,14 @@ async def test_an_error_of_our_own_at_the_door_costs_its_peer_alone(
 ) -> None:
     running = await serve()
     bob = await running.open()
-    place = Room.place
+    resolve = RoomBase.resolve
 
-    def stumble(room: Room, reading: RoomQuery) -> Place:
+    def stumble(room: RoomState, reading: RoomQuery) -> StartPosition:
         if room.path == "/stumble":
             raise ZeroDivisionError("on purpose")
-        return place(room, reading)
+        return resolve(room, reading)
 
-    monkeypatch.setattr(Room, "place", stumble)
+    monkeypatch.setattr(RoomBase, "resolve", stumble)
     alice = await running.open("/stumble")
     await alice.wait_lost()
     await bob.send(text("next"))

@@ -24,7 +24,8 @@ from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.member import Member
 from rawws.peer import Endpoint
-from rawws.room import Slow
+from rawws.room import state_of
+from rawws.settings import Slow
 from rawws.transport import Transport
 from rawws.wire.deflate import answer_offers, inflate_whole
 from rawws.wire.encodings import SUBPROTOCOL
@@ -193,7 +194,7 @@ class Room:
         ours, client = self.running.pair(send_buffer=send_buffer)
         query = [*(["presence"] if varies else []), *([] if since is None else [f"since={since}"])]
         target = "/?" + "&".join(query)
-        hub, endpoint, log = self.running.hub, self.running.endpoint, self.room.log
+        hub, endpoint, log = self.running.hub, self.running.endpoint, state_of(self.room).log
         self._opened += 1
         reader = Reader(form, client, log.next_message if since is None else parse_id(since).number + 1, self._opened)
         reader.varies = varies
@@ -243,7 +244,7 @@ class Room:
         if reader.id not in self._queues:
             self._queues[reader.id], queue = trio.open_memory_channel[str](math.inf)
             self._nursery.start_soon(self._send_alone, member, queue)
-        reader.sent_alone.append(Alone(says, self.room.log.last_message))
+        reader.sent_alone.append(Alone(says, state_of(self.room).log.last_message))
         self._queues[reader.id].send_nowait(says)
 
     @staticmethod
@@ -277,7 +278,7 @@ class Room:
         known = [reader for reader in self.gone if reader.messages and reader.form != "plain"]
         if known:
             reader = known[which % len(known)]
-            since = f"{self.room.log.tail_id.partition('-')[0]}-{reader.messages[-1].number}"
+            since = f"{state_of(self.room).log.tail_id.partition('-')[0]}-{reader.messages[-1].number}"
             self.readers.append(self._open(reader.form, since, varies=reader.varies))
 
     # What has to hold

@@ -13,8 +13,9 @@ from trio.testing import wait_all_tasks_blocked
 import rawws
 from rawws.errors import Cause, ConnectionClosedError, ConnectionClosedOK, UsageError
 from rawws.loop import current_loop
-from rawws.room import RoomSettings
+from rawws.room import state_of
 from rawws.sending import MAX_OUTBOX_BYTES
+from rawws.settings import RoomSettings
 from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import Opcode
@@ -165,7 +166,7 @@ async def test_each_member_gets_a_message_in_its_own_encoding(start_hub: StartHu
     assert await forms["ids"].frames(2) == [seen_text("{}\na\r\nb"), Seen(Opcode.BINARY, b"{}\n\x00\xff")]
     assert await forms["events"].take_some() == b"data: a\ndata: b\n\nevent: binary\ndata: AP8=\n\n"
     assert await forms["json"].take_some() == b'data: {"text":"a\\r\\nb"}\n\ndata: {"base64":"AP8="}\n\n'
-    assert room.log.last_message == 0, "it is no message of the room"
+    assert state_of(room).log.last_message == 0, "it is no message of the room"
 
 
 async def test_a_client_that_resumes_gets_it_and_keeps_its_place(nursery: trio.Nursery) -> None:
@@ -219,7 +220,7 @@ async def test_sending_waits_while_the_member_takes_nothing_and_cancelled_has_se
     running = start_hub()
     client = running.join(send_buffer=SMALL)
     member = member_of(running)
-    (peer,) = running.hub.room("/").peers
+    (peer,) = state_of(running.hub.room("/")).peers
     large = "0 " + "x" * 1_000_000
     await member.send(large)  # it is on its way, and waits for the socket
     assert 0 < peer.queued_bytes < len(large) + 20
@@ -369,6 +370,6 @@ async def test_an_idle_member_takes_no_more_memory_for_being_known(start_hub: St
     running = start_hub(settings=lambda _: RoomSettings())
     running.join()
     running.join()
-    one, other = running.hub.room("/").peers
+    one, other = state_of(running.hub.room("/")).peers
     assert one.about is other.about
     assert one.drained is None

@@ -29,9 +29,10 @@ import trustme
 
 import rawws
 from rawws.loop import current_loop
+from rawws.wire.broadcast_log import History
 from rawws.wire.frames import Opcode
 from rawws.wire.outbox import Outbox, Outgoing
-from rawws.wire.stream_entries import Author, fields_of
+from rawws.wire.stream_entries import Author
 from tests.serving import LOOPBACK, PATIENCE_S, get, masked, need, upgrade
 
 KIB = 1024
@@ -607,11 +608,12 @@ def test_a_poll_that_is_not_read_takes_no_more_than_a_piece_of_its_answer(measur
 @pytest.mark.parametrize("size", [1, 1000])
 def test_messages_that_wait_for_a_backplane_count_for_what_they_use(size: int) -> None:
     def fill() -> Outbox:
-        outbox = Outbox(1)
+        outbox, history = Outbox(1), History()
         for number in range(2000):
             payload, author = bytes([number % 256]) * size, Author("a1b2c3d4e5f6", number, number)
-            fields = fields_of(Opcode.BINARY, payload, author, f"{number:0100}")
-            outbox.put(Outgoing("/room", fields, size, once=f"{number:0100}"))
+            message = Outgoing("/room", Opcode.BINARY, payload, history, key=f"{number:0100}", once=f"{number:0100}")
+            message.author = author
+            outbox.put(message)
         return outbox
 
     tracemalloc.start()

@@ -22,6 +22,7 @@ from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.peer import Endpoint, Peer
+from rawws.room import state_of
 from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import parse_header
@@ -55,7 +56,7 @@ async def test_a_reader_that_is_gone_when_its_history_is_sent_does_not_stay_amon
     client.hang_up()
     reading = RoomQuery(last=10, wants_presence=True)
     running.hub.stream_events(1, Transport(ours), "/", reading, running.endpoint)
-    assert (len(room), len(room.watchers)) == (0, 0)
+    assert (len(room), len(state_of(room).watchers)) == (0, 0)
     await wait_all_tasks_blocked()
     assert running.endpoint.peer_count == 0
 
@@ -86,7 +87,7 @@ async def test_messages_of_a_client_that_has_gone_do_not_fail_the_server(
     running = start_hub(history=10, slow="wait")
     room = running.hub.room("/")
     room.publish("in the history")
-    room.holds.add("a test")  # so that what it says has to be kept, and nothing more is to be read from it
+    state_of(room).holds.add("a test")  # so that what it says has to be kept, and nothing more is to be read from it
     ours, client = running.pair()
     client.hang_up()
     handshake = Handshake((), "/", Accept.of(KEY.decode()), None)
@@ -96,10 +97,10 @@ async def test_messages_of_a_client_that_has_gone_do_not_fail_the_server(
     assert not len(room)
     await wait_all_tasks_blocked()
     assert running.endpoint.peer_count == 1
-    current_loop().slow.unblock(room, "a test")
+    current_loop().slow.unblock(state_of(room), "a test")
     await wait_all_tasks_blocked()
     assert running.endpoint.peer_count == 0
-    assert room.log.last_message == 2, "what it had said is published"
+    assert state_of(room).log.last_message == 2, "what it had said is published"
 
 
 async def leave(room: rawws.Room, ws: rawws.WebSocket) -> None:
@@ -291,7 +292,7 @@ class Stage:
 
     @property
     def members(self) -> set[int]:
-        return {peer.number for peer in self.room.peers}
+        return {peer.number for peer in state_of(self.room).peers}
 
     def _pair(self, tcp: bool) -> tuple[socket.socket, Client]:
         if tcp:
@@ -376,7 +377,7 @@ class Stage:
         self.watchers = [each for each in self.watchers if each.number != number]
 
     def _find(self, number: int) -> Peer | None:
-        return next((peer for peer in self.room.peers if peer.number == number), None)
+        return next((peer for peer in state_of(self.room).peers if peer.number == number), None)
 
     async def check(self) -> None:
         await wait_all_tasks_blocked()
@@ -385,10 +386,10 @@ class Stage:
             watcher.take()
             assert watcher.number in members
             watcher.check(members)
-        assert {each.number for each in self.room.peers if each in self.room.watchers} == {
+        assert {each.number for each in state_of(self.room).peers if each in state_of(self.room).watchers} == {
             each.number for each in self.watchers
         }
-        assert len(self.room.watchers) == len(self.watchers)
+        assert len(state_of(self.room).watchers) == len(self.watchers)
 
 
 some = st.integers(0, 7)
@@ -425,6 +426,6 @@ def test_a_watcher_gets_the_history_of_the_members(plan: list[tuple[tuple[Any, .
                 client.hang_up()
         await stage.endpoint.wait_empty()
         assert not len(stage.room)
-        assert not stage.room.watchers
+        assert not state_of(stage.room).watchers
 
     trio.run(play)

@@ -28,9 +28,20 @@ from tests.serving import LOOPBACK, PATIENCE_S, upgrade
 # The names of objects that a program is given, and of tuples, which are checked where they are used.
 GIVEN = {"History", "Member", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"}
 # Methods of public names that are for rawws itself.
-INTERNAL = {
-    *("Hub.adopt", "Hub.prepare", "Hub.refuse_room", "Hub.stream_events"),
-    *("Room.add", "Room.admit", "Room.send_out", "WebSocket.enter"),
+INTERNAL = {"Hub.adopt", "Hub.prepare", "Hub.refuse_room", "Hub.stream_events"}
+# All that a program finds on the objects that it is given in a server: what the loop needs of them lies elsewhere.
+ATTRIBUTES = {
+    rawws.Room: {"is_held", "join", "last_id", "leave", "path", "publish", "publish_many", "ready", "settings"},
+    rawws.Member: {
+        *("close", "id", "is_behind", "path", "remote_address", "request", "send", "state", "subprotocol", "user"),
+        "websocket",
+    },
+    rawws.WebSocket: {
+        *("aclose", "begin_close", "buffered_bytes", "close_code", "close_reason", "closed", "extensions", "gap"),
+        *("has_messages", "id", "last_id", "latency", "path", "ping", "pong", "recv", "recv_streaming"),
+        *("remote_address", "request", "response", "send", "send_raw", "skipped", "state", "subprotocol"),
+        *("wait_closed", "wait_sent"),
+    },
 }
 
 
@@ -174,6 +185,11 @@ async def test_none_is_taken_or_refused_in_one_sentence(name: str, parameter: in
                 await called
         except* UsageError as errors:
             raise errors.exceptions[0] from None
+
+
+@pytest.mark.parametrize("given", ATTRIBUTES)
+def test_nothing_is_public_by_accident(given: type) -> None:
+    assert {name for name in dir(given) if not name.startswith("_")} == ATTRIBUTES[given]
 
 
 @pytest.mark.parametrize("app", [HelloApp, RoomApp, AsgiApp, MetricsApp, _PageFirst])

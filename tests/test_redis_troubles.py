@@ -20,7 +20,7 @@ from trustme import CA
 
 import rawws
 from rawws.errors import UsageError
-from rawws.redis import connector, publisher, reader, troubles
+from rawws.redis import connector, publisher, reader, scripts, troubles
 from rawws.redis.troubles import Address, Lasts, diagnose, reading, writing
 from rawws.wire.stream_entries import PREFIX
 from tests.redis_server import RedisServer, free_port, network, redis_server
@@ -33,7 +33,7 @@ GRANT = shlex.split(re.findall(r"^\$ redis-cli (ACL SETUSER .*)$", README, re.MU
 RIGHTS = [word for word in GRANT if word.startswith("+")]
 # The bus has the server's port and 10,000, if it isn't given another one: that may be too high.
 CLUSTER = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
-SCRIPTS = (publisher.PUBLISH, publisher.TAKE_OVER, reader.READ_PAGE, reader.RING)
+SCRIPTS = (publisher.PUBLISH, publisher.TAKE_OVER, scripts.READ_PAGE, scripts.RING)
 
 
 @pytest.fixture

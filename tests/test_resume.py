@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 import rawws
+from rawws.room import state_of
 from rawws.server_object import Server
 from tests.serving import LOOPBACK, PATIENCE_S
 
@@ -47,7 +48,7 @@ async def test_nothing_is_missed_and_nothing_comes_twice(nursery: trio.Nursery, 
             room.publish(message)
             await trio.lowlevel.checkpoint()
             if number % 20 == 10:
-                for peer in room.peers:
+                for peer in state_of(room).peers:
                     peer.transport.shutdown_write()  # the network fails
 
     with trio.fail_after(PATIENCE_S):
@@ -250,7 +251,7 @@ async def test_where_to_begin_is_asked_for_once(nursery: trio.Nursery) -> None:
             got.append(await ws.recv())
             if len(got) == 2:
                 break
-            next(iter(room.peers)).transport.shutdown_write()  # the network fails
+            next(iter(state_of(room).peers)).transport.shutdown_write()  # the network fails
     assert got == ["1", "2"]
     assert ws.request.target == f"/news?name=me&since={ids[1]}"
     server.stop()

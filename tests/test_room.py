@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import weakref
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 import rawws
 from rawws import Delivery, Hub, RoomSettings
 from rawws.errors import UsageError
+from rawws.room import state_of
 from rawws.testing import Opcode, Role, open_pair, open_raw
 from rawws.wire.broadcast_log import SEGMENT_PIECES, History
 from tests.serving import PATIENCE_S
@@ -72,8 +74,8 @@ async def test_a_room_knows_its_peers_and_what_the_program_holds_of_them() -> No
     room = Hub().room("/")
     async with open_pair() as (_, server):
         room.join(server)
-        (peer,) = room.peers
-        assert peer.websocket is server
+        (peer,) = state_of(room).peers
+        assert peer.owner is server
         assert peer.id == server.id
 
 
@@ -102,7 +104,41 @@ async def test_a_room_is_the_same_while_somebody_holds_it_or_is_in_it_and_then_n
         gc.collect()
         assert id(hub.room("/a")) == known
     gc.collect()
-    assert len(hub._known) == 0
+    assert len(hub.registry) == 0
+
+
+async def test_a_room_is_the_same_for_as_long_as_somebody_is_in_it_and_freed_at_once_after_that() -> None:
+    hub = Hub(history=0)
+    gc.disable()  # no reference cycle may keep an empty room until the collector runs
+    try:
+        async with open_pair() as (_, server):
+            hub.room("/a").join(server)
+            held = weakref.ref(hub.room("/a"))
+            assert held() is not None
+            assert hub.rooms["/a"] is held()
+            assert list(hub) == [held()]
+            hub.room("/a").leave(server)
+            assert held() is None
+            assert len(hub.registry) == 0
+            room = hub.room("/a")
+            with room.join(server):
+                pass
+            assert hub.room("/a") is room
+    finally:
+        gc.enable()
+
+
+async def test_the_rooms_of_a_hub_are_seen_as_they_are() -> None:
+    hub = Hub()
+    rooms = hub.rooms
+    assert (repr(rooms), len(rooms), "/a" in rooms) == ("{}", 0, False)
+    async with open_pair() as (_, server):
+        room = hub.room("/a")
+        room.join(server)
+        assert rooms == {"/a": room}
+        assert repr(rooms) == f"{{'/a': {room!r}}}"
+        with pytest.raises(KeyError):
+            rooms["/b"]
 
 
 async def test_several_messages_go_out_in_one_go_and_in_order() -> None:
@@ -122,7 +158,7 @@ async def test_very_many_messages_at_once_are_one_delivery_in_order() -> None:
         await gone.aclose()
         assert room.publish_many([str(number) for number in range(count)]) == Delivery(1, 0, 0)
         assert [await client.recv() for _ in range(count)] == list(map(str, range(count)))
-        assert room.log.next == 3
+        assert state_of(room).log.next == 3
 
 
 async def test_publishing_never_waits_for_a_peer_that_does_not_read() -> None:
@@ -197,7 +233,7 @@ async def test_leaving_a_room_while_its_message_is_being_compressed_still_brings
             hub.room(f"/{number}").join(server)
         with hub.room("/").join(server):
             hub.room("/").publish("x" * 1_000_000)
-            (peer,) = hub.room("/").peers
+            (peer,) = state_of(hub.room("/")).peers
             assert peer.awaits_encoding
         assert not peer.awaits_encoding
         with trio.fail_after(PATIENCE_S):

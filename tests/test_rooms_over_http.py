@@ -20,8 +20,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws.errors import Refusal, UsageError
-from rawws.room import RoomSettings
+from rawws.room import state_of
 from rawws.room_posts import Guard
+from rawws.settings import RoomSettings
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
@@ -342,13 +343,13 @@ async def test_a_room_is_kept_for_its_keys_until_they_are_old(autojump_clock: Mo
     hub = rawws.Hub()
     room = hub.room("/")
     room.publish("pay")
-    room.note_key("k", "digest")
+    state_of(room).remember_idempotency_key("k", "digest")
     await trio.sleep(590)
     assert hub.rooms == {"/": room}
-    assert room.repeat_of("k") is not None
+    assert state_of(room).find_idempotent("k") is not None
     await trio.sleep(15)
     assert hub.rooms == {}
-    assert room.repeat_of("k") is None
+    assert state_of(room).find_idempotent("k") is None
 
 
 async def test_a_history_ends_with_its_age(nursery: trio.Nursery) -> None:
@@ -366,7 +367,7 @@ async def test_rooms_that_nobody_is_in_leave_nothing_behind(nursery: trio.Nurser
             await client.ask(post(f"/room/{number}", b"to nobody"))
         assert running.hub.rooms == {}
         gc.collect()
-        assert len(running.hub._known) == 0
+        assert len(running.hub.registry) == 0
 
 
 # Who is there
@@ -408,7 +409,7 @@ async def test_others_only_where_several_speak_in_one_turn(start_hub: StartHub) 
     for number, client in enumerate([*plain, named, plain[0]]):
         assert client.try_send(text(f"{number % 4}a") + text(f"{number % 4}b"))
     await wait_all_tasks_blocked()
-    log = running.hub.room("/").log
+    log = state_of(running.hub.room("/")).log
     said = [(label.decode(), bytes(payload).decode()) for label, _, payload in log.messages(0, most=99, most_bytes=999)]
     assert len(said) == 10
     for number, client in enumerate(plain):

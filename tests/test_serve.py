@@ -618,7 +618,7 @@ async def test_who_cant_be_watched_is_counted_out(
         for _ in range(2):
             client = await served.client()
             with monkeypatch.context() as full:
-                full.setattr(current_loop()._poller, "add", fail)
+                full.setattr(current_loop().sockets, "add", fail)
                 await client.send(get("/", "Accept: text/event-stream") if kind == "events" else upgrade())
                 assert (await client.answer()).status == (200 if kind == "events" else 101)
                 await client.wait_lost()

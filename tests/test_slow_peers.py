@@ -19,7 +19,8 @@ from rawws.errors import UsageError
 from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.loop import current_loop
-from rawws.room import RoomSettings, Slow
+from rawws.room import state_of
+from rawws.settings import RoomSettings, Slow
 from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import Opcode
@@ -101,7 +102,7 @@ async def test_skip_goes_on_with_the_newest(start_hub: StartHub, caplog: pytest.
     slow.hang_up()
     await wait_all_tasks_blocked()
     assert f"it read too slowly, and {total - len(got)} messages were skipped" in caplog.text
-    assert running.hub.room("/").log.kept_bytes == 0
+    assert state_of(running.hub.room("/")).log.kept_bytes == 0
 
 
 async def test_skip_is_counted_for_those_who_can_be_told(start_hub: StartHub) -> None:
@@ -182,7 +183,7 @@ class Shared:
     def __init__(self, running: RunningHub) -> None:
         self._room = running.hub.room("/")
         self._ids = StreamIds((1, 0))
-        self._room.begin_with(self._ids)
+        state_of(self._room).set_ids(self._ids)
 
     def publish(self, first: int, count: int) -> None:
         for number in range(first, first + count):
@@ -190,7 +191,10 @@ class Shared:
             self._room.publish(numbered(number))
 
     def begin_anew(self) -> None:
-        self._room.leave_out((0, 0))
+        room = state_of(self._room)
+        gap = room.record_gap((0, 0))
+        current_loop().sending.spread_gap(room, gap)
+        room.trim()
 
 
 @pytest.mark.parametrize("form", ["ids", "events", "plain"])
@@ -299,7 +303,7 @@ async def test_latest_gives_the_newest_of_each_key(start_hub: StartHub, caplog: 
             room.publish(json.dumps({"symbol": symbol, "price": price, "pad": PADDING}))
         if price % 20 == 0:
             await trio.lowlevel.checkpoint()
-    assert room.log.kept_bytes == 0, "nothing waits for who reads slowly"
+    assert state_of(room).log.kept_bytes == 0, "nothing waits for who reads slowly"
     newest: dict[str, int] = {}
     got = 0
     while newest != {"A": 999, "B": 999, "C": 999}:
@@ -311,7 +315,7 @@ async def test_latest_gives_the_newest_of_each_key(start_hub: StartHub, caplog: 
     assert len([line for line in warnings(caplog) if "reads too slowly" in line]) == 1
     room.publish('{"symbol": "A", "price": 1000}')
     assert json.loads((await slow.frame()).payload)["price"] == 1000
-    assert not room.behind
+    assert not state_of(room).behind
 
 
 async def test_who_comes_to_a_ticker_may_have_the_newest_of_each(start_hub: StartHub) -> None:
@@ -379,7 +383,7 @@ async def test_wait_holds_publishers_back_and_loses_nothing(
             await trio.lowlevel.checkpoint()
         await wait_all_tasks_blocked()
         assert len(got["quick"]) < total
-        assert room.log.kept_bytes < 4_000_000
+        assert state_of(room).log.kept_bytes < 4_000_000
         with trio.move_on_after(0) as scope:
             await room.ready()
         assert scope.cancelled_caught
@@ -417,7 +421,7 @@ async def test_wait_is_for_those_who_publish_and_others_are_heard(start_hub: Sta
     await wait_all_tasks_blocked()
     await publisher.send(ping(b"?") + text("and so has this"))
     await wait_all_tasks_blocked()
-    assert room.log.last_message == 200
+    assert state_of(room).log.last_message == 200
     await slow.send(close())  # and never reads
     assert await listener.frames(2) == [seen_text("has to wait"), seen_text("and so has this")]
     assert not room.is_held
@@ -469,8 +473,8 @@ async def test_one_who_is_held_back_and_lost_is_waited_for_as_long_as_for_a_clos
     mock_clock.jump(10)
     await wait_all_tasks_blocked()
     assert running.endpoint.peer_count == 1
-    assert room.log.last_message == 200
-    assert "what it had said could not be published within 10 s" in caplog.text
+    assert state_of(room).log.last_message == 200
+    assert "its last messages could not be published within 10 s" in caplog.text
 
 
 async def test_a_stop_does_not_wait_for_one_who_is_held_back_and_lost(start_hub: StartHub) -> None:
@@ -516,7 +520,7 @@ async def test_pongs_alone_keep_no_room_waiting(
                 await client.send(masked(Opcode.PONG))
         await slow.frame()  # takes something each time
         await wait_all_tasks_blocked()
-    assert [peer.number for peer in room.peers] == [1]
+    assert [peer.number for peer in state_of(room).peers] == [1]
     assert room.is_held, "the one who takes something is waited for"
     assert "nothing taken for 20 s, while publishers wait for it" in caplog.text
 
@@ -595,7 +599,7 @@ async def test_the_room_does_not_wait_for_ever_for_the_one_that_is_not_the_slowe
         published += 1
         await trio.lowlevel.checkpoint()
     await slowest.frames(published)
-    assert [peer.number for peer in room.behind] == [2], "it is behind, and less than the limit says"
+    assert [peer.number for peer in state_of(room).behind] == [2], "it is behind, and less than the limit says"
     assert room.is_held
     for _ in range(23):
         mock_clock.jump(1)
@@ -604,7 +608,7 @@ async def test_the_room_does_not_wait_for_ever_for_the_one_that_is_not_the_slowe
                 await client.send(masked(Opcode.PONG))
         await wait_all_tasks_blocked()
     assert not room.is_held
-    assert [peer.number for peer in room.peers] == [1]
+    assert [peer.number for peer in state_of(room).peers] == [1]
 
 
 async def test_bytes_that_are_for_one_reader_alone_count_when_it_takes_them(
@@ -694,22 +698,22 @@ async def test_the_tiniest_messages_are_held_in_no_more_memory_than_the_limit_sa
     quick = running.join()
     room = running.hub.room("/")
     sent = 0
-    while sent < 20_000 and not room.holds:  # each of them a turn of its own: 60 KB on the wire, and 3 MB held
+    while sent < 20_000 and not room.is_held:  # each of them a turn of its own: 60 KB on the wire, and 3 MB held
         room.publish("a")
         sent += 1
         if sent % 100 == 0:
             await quick.frames(100)
-        assert room.held_bytes < 4 * limit
+        assert state_of(room).held_bytes < 4 * limit
     assert policy is Slow.LATEST or sent > 1000, "on the way to the limit nothing happens"
     if policy is Slow.CLOSE:
         assert len(room) == 1
     elif policy is Slow.SKIP:
         assert reader is not None
         assert reader.pace is not None
-    assert bool(room.holds) is (policy is Slow.WAIT)
+    assert bool(state_of(room).holds) is (policy is Slow.WAIT)
     mute.hang_up()
     await wait_all_tasks_blocked()
-    assert room.log.held_bytes == 0
+    assert state_of(room).log.held_bytes == 0
 
 
 async def test_who_is_told_of_everybody_is_closed_too_when_it_does_not_read(start_hub: StartHub) -> None:
@@ -719,10 +723,10 @@ async def test_who_is_told_of_everybody_is_closed_too_when_it_does_not_read(star
     room = running.hub.room("/")
     for _ in range(2000):
         running.join().hang_up()
-        if not room.watchers:
+        if not state_of(room).watchers:
             break
         await trio.lowlevel.checkpoint()
-    assert not room.watchers
+    assert not state_of(room).watchers
     watcher.hang_up()
 
 
@@ -735,7 +739,7 @@ async def test_the_end_of_a_server_copies_the_log_for_nobody(start_hub: StartHub
     gc.collect()
     tracemalloc.start()
     try:
-        for peer in running.hub.room("/").peers:
+        for peer in state_of(running.hub.room("/")).peers:
             current_loop().close(peer, 1001, "the server is shutting down")
         await wait_all_tasks_blocked()
         _, most = tracemalloc.get_traced_memory()
@@ -752,11 +756,11 @@ async def test_what_a_room_itself_has_for_it_closes_nobody_where_nobody_is_to_be
     for number in range(20):
         room.publish(numbered(number) * 100)
         await trio.lowlevel.checkpoint()
-    (reader,) = room.peers
+    (reader,) = state_of(room).peers
     assert reader.queued_bytes > 2000
     running.join()
     await wait_all_tasks_blocked()
-    assert reader in room.peers
+    assert reader in state_of(room).peers
     client.hang_up()
 
 
@@ -765,7 +769,7 @@ async def test_who_never_reads_how_many_it_was_not_sent_has_one_number_waiting_f
     ours, client = running.pair(send_buffer=SMALL)
     running.hub.stream_events(1, Transport(ours), "/", RoomQuery(), running.endpoint)
     await flood(running, 100)
-    (reader,) = running.hub.room("/").peers
+    (reader,) = state_of(running.hub.room("/")).peers
     waiting = reader.queued_bytes
     await flood(running, 5000)
     assert reader.queued_bytes <= waiting + len("5000")

@@ -22,6 +22,7 @@ from rawws.http_connection import LINGER_S
 from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.program import load_tls
+from rawws.room import state_of
 from rawws.tls_transport import TLS_RECORD_BYTES, TlsTransport
 from rawws.wire.frames import Opcode, encode_frame, parse_header
 from tests.serving import (
@@ -235,11 +236,11 @@ async def test_what_is_read_off_the_socket_already_is_heard_when_reading_goes_on
     for first in range(0, 35, 5):  # the last record begins within what one read asks for, and ends behind it
         await client.send_all(b"".join(frames[first : first + 5]))
     if why == "publishers are held back":
-        room.holds.add(why)
+        state_of(room).holds.add(why)
     trailing_data = await server.receive() if why == "it begins" else b""
     running.adopt(server, trailing_data=trailing_data)
     await wait_all_tasks_blocked()
-    current_loop().slow.unblock(room, why)
+    current_loop().slow.unblock(state_of(room), why)
     expected = b"".join(encode_frame(Opcode.BINARY, bytes([number]) * 1979) for number in range(35))
     received = b""
     with trio.fail_after(19):  # before there is a ping

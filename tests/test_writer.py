@@ -20,6 +20,7 @@ from rawws.sending import MAX_OUTBOX_BYTES
 from rawws.testing import open_pair
 from rawws.traffic import Traffic
 from rawws.transport import Transport
+from rawws.wire.encodings import PLAIN
 from rawws.wire.response_stream import ResponseStream
 from rawws.wire.stream_encodings import EVENTS
 from rawws.writer import PeerWriter
@@ -59,7 +60,7 @@ def pair() -> Iterator[tuple[PeerWriter, socket.socket]]:
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        yield PeerWriter(1, Transport(ours), ResponseStream(EVENTS), EVENTS), theirs
+        yield PeerWriter(1, Transport(ours), ResponseStream(EVENTS), PLAIN), theirs
 
 
 def test_frames_go_at_once_where_nothing_waits(pair: tuple[PeerWriter, socket.socket]) -> None:

@@ -15,7 +15,6 @@ from rawws import logs, signals
 from rawws.addresses import format_address
 from rawws.apps import HttpApp
 from rawws.asgi_app import asgi, load_app
-from rawws.backplane import share
 from rawws.cli.serve_flags import FLAGS
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
@@ -29,6 +28,7 @@ from rawws.room_posts import Guard
 from rawws.routes import Routes
 from rawws.server import serve
 from rawws.server_object import Server
+from rawws.sharing import share
 from rawws.tls import insecure_context
 from rawws.tracing import Recording, Tracer
 from rawws.web import HelloApp

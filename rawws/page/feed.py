@@ -49,6 +49,7 @@ from rawws.loop import current_loop
 from rawws.tracing import Tracer
 from rawws.version import __version__
 from rawws.websocket import WebSocket
+from rawws.websocket_internals import count_besides
 from rawws.wire import dissect, records
 from rawws.wire.cases import BY_NAME, CASES
 from rawws.wire.frame_recorder import PREVIEW_TAIL_BYTES
@@ -138,7 +139,7 @@ class Feed:
     async def run(self) -> None:
         """Feed the page until it leaves."""
         logs.line(logs.hub, logging.INFO, logs.SERVER, STATE, "a page watches the traffic")
-        self._websocket.count_besides(self._held_bytes)
+        count_besides(self._websocket, self._held_bytes)
         self._tracer.add(self)
         self._open = self._list_open()  # at the same moment, since the records continue from there
         try:

@@ -2,7 +2,7 @@
 
 ::
 
-    peers ──▶ send_out ──▶ outbox ══ a script, a batch at a time ══▶ Redis: a stream a room
+    peers ──▶ publish ───▶ outbox ══ a script, a batch at a time ══▶ Redis: a stream a room
                                                                         ║
     peers ◀── the room's log ◀── every node, the sender's too ══ XREAD ═╝
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -32,20 +32,18 @@ from rawws.backplane import AWAY
 from rawws.errors import Refusal, UsageError
 from rawws.loop import current_loop
 from rawws.redis.connector import Connector
+from rawws.redis.followed import Followed
 from rawws.redis.publisher import Publisher
-from rawws.redis.reader import LOOK_EVERY_S, Followed, Reader
+from rawws.redis.reader import LOOK_EVERY_S, Reader
 from rawws.redis.troubles import Lasts, Trouble
-from rawws.wire.broadcast_log import History
-from rawws.wire.frames import Opcode
+from rawws.room_state import RoomState
 from rawws.wire.message_ids import MessageId
 from rawws.wire.outbox import Outgoing
-from rawws.wire.stream_entries import Author, fields_of
+from rawws.wire.stream_entries import Author
 from rawws.wire.trace import FAULT, STATE
 
 if TYPE_CHECKING:
-    from rawws.hub import Hub
     from rawws.redis.connector import Client
-    from rawws.room_state import RoomState
 
 # A start waits for this time for a Redis that is away: it may be starting itself.
 START_S = 5.0
@@ -70,19 +68,19 @@ class RedisStatistics:
 class RedisStreams:
     """The backplane of one hub. `run` has to be running; `rawws.share` sees to that."""
 
-    def __init__(self, url: str, hub: Hub, node: str) -> None:
-        """``node`` is a name that no other node has.
+    def __init__(self, url: str, refuse_room: Callable[[str, Collection[str]], Refusal | None], node: str) -> None:
+        """``refuse_room`` returns why there can't be another room, besides those that are given. ``node`` is unique.
 
         Raises `UsageError` when coredis is not installed, or the URL is invalid.
         """
         self._connector = Connector(url)
         self._node = node
-        self._publisher = Publisher(self._node, self._let_publishers_go_on, self._note_published)
+        self._publisher = Publisher(self._node, self._resume_publishers, self._note_published)
         self._serials = itertools.count(1)
         self._space = trio.lowlevel.ParkingLot()
         self._followed: dict[str, tuple[Followed, Reader]] = {}
         self._readers: dict[Reader, trio.CancelScope] = {}
-        self._refuse_room = hub.refuse_room
+        self._refuse_room = refuse_room
         self._nursery: trio.Nursery | None = None
         self._away = set[object]()  # those of our publisher and readers for which Redis is unusable
         self._told = set[str]()  # the kinds of trouble that were logged since Redis was last usable
@@ -103,7 +101,7 @@ class RedisStreams:
     async def run(self) -> None:
         """Publish and follow until cancelled. Redis may come and go."""
         memory = current_loop().memory
-        memory.beside.add(self._held_bytes)
+        memory.extra_usage.add(self._held_bytes)
         try:
             async with trio.open_nursery() as self._nursery:
                 self._start(self._publisher, self._publisher.publish)
@@ -111,7 +109,7 @@ class RedisStreams:
                     self._start(reader, reader.read, scope)
                 self._nursery.start_soon(self._sweep)
         finally:
-            memory.beside.discard(self._held_bytes)
+            memory.extra_usage.discard(self._held_bytes)
 
     def _held_bytes(self) -> int:
         following = sum(followed.held_bytes for followed, _ in self._followed.values())
@@ -127,14 +125,14 @@ class RedisStreams:
             return  # `run` does it when it begins
 
         @trio.lowlevel.enable_ki_protection
-        async def keep_at() -> None:
+        async def run() -> None:
             with scope or trio.CancelScope():
-                await self._connector.keep_at(
+                await self._connector.run_with_reconnect(
                     lambda client: work(client, partial(self._note_works, worker)),
                     on_away=partial(self._note_away, worker),
                 )
 
-        self._nursery.start_soon(keep_at)
+        self._nursery.start_soon(run)
 
     # Coming and going
 
@@ -162,7 +160,7 @@ class RedisStreams:
         if not self._told if is_passing else trouble.kind not in self._told:
             why = f"the backplane is away ({trouble.sentence})" if is_passing else f"the backplane: {trouble.sentence}"
             level = logging.WARNING if is_passing else logging.ERROR
-            logs.line(logs.server, level, logs.SERVER, FAULT, f"{why}; peers stay, and published messages wait")
+            logs.server_line(level, FAULT, f"{why}; peers stay, and published messages wait")
         self._told.add(trouble.kind)
         self._away.add(worker)
         if trouble.lasts is Lasts.UNTIL_MENDED:
@@ -173,12 +171,12 @@ class RedisStreams:
         if not self._has_been_there and worker is self._publisher:
             self._has_been_there = True
             told = f"rooms are shared through {self._connector}; this is node {self._node}"
-            logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+            logs.server_line(logging.INFO, STATE, told)
             self._start_is_decided.set()
         self._away.discard(worker)
         if self._told and not self._away:
             self._told.clear()
-            logs.line(logs.server, logging.INFO, logs.SERVER, STATE, "the backplane is back")
+            logs.server_line(logging.INFO, STATE, "the backplane is back")
 
     # Publishing
 
@@ -198,36 +196,24 @@ class RedisStreams:
         while self.is_full:
             await self._space.park()
 
-    def send_out(
-        self,
-        path: str,
-        opcode: Opcode,
-        payload: bytes,
-        history: History,
-        *,
-        sender: int = 0,
-        key: str | None = None,
-        once: str = "",
-        digest: str = "",
-        on_done: Callable[[], None] | None = None,
-    ) -> Outgoing:
-        author = Author(self._node, sender, next(self._serials))
-        try:
-            fields = fields_of(opcode, payload, author, key)
-        except UnicodeEncodeError as error:  # in the outbox it would block everything published after it
-            raise UsageError(f"a message's key is sent as UTF-8, which can't encode {key!r}: {error.reason}") from None
-        message = Outgoing(path, fields, len(payload), on_done, once, digest, history, author)
+    def publish(self, message: Outgoing) -> None:
+        if message.key is not None:
+            try:
+                message.key.encode()
+            except UnicodeEncodeError as error:  # in the outbox it would block everything published after it
+                why = f"a message's key is sent as UTF-8, which can't encode {message.key!r}: {error.reason}"
+                raise UsageError(why) from None
+        message.author = Author(self._node, message.sender, next(self._serials))
         was_full = self.is_full
         self._publisher.put(message)
         if self.is_full and not was_full:
             for followed, _ in self._followed.values():
                 followed.room.holds.add(_HOLD)
-        return message
 
-    def take_back(self, message: Outgoing) -> bool:
-        return self._publisher.take_back(message)
+    def withdraw(self, message: Outgoing) -> bool:
+        return self._publisher.withdraw(message)
 
-    def _let_publishers_go_on(self) -> None:
+    def _resume_publishers(self) -> None:
         self._space.unpark_all()
         for followed, _ in self._followed.values():
             if _HOLD in followed.room.holds:
@@ -240,7 +226,7 @@ class RedisStreams:
         """
         known = self._followed.get(message.path)
         if known is not None and known[0].has_passed(message):
-            known[0].doubt()
+            known[0].invalidate()
             known[1].look()
 
     # Following
@@ -277,7 +263,7 @@ class RedisStreams:
             await trio.sleep(UNUSED_S / 4)
             now = trio.current_time()
             for followed, reader in list(self._followed.values()):
-                if followed.askers or not followed.room.is_deserted:
+                if followed.waiters or not followed.room.is_idle:
                     followed.unused_since = None
                 elif followed.unused_since is None:
                     followed.unused_since = now
@@ -293,7 +279,7 @@ class RedisStreams:
     def _forget(self, room: RoomState) -> None:
         del self._followed[room.path]
         current_loop().slow.unblock(room, _HOLD)
-        room.begin_anew()
+        room.reset()
 
     async def prepare(self, room: RoomState, since: MessageId | None = None) -> Refusal | None:
         if refusal := self._refuse_room(room.path, self._followed):
@@ -301,17 +287,17 @@ class RedisStreams:
         followed, reader = self._follow(room)
         if followed.is_loaded and not followed.is_doubtful(since):
             return None
-        followed.askers += 1
+        followed.waiters += 1
         try:
             with trio.move_on_after(OPEN_TIMEOUT_S):
                 if followed.is_doubtful(since):
                     await trio.sleep_until(followed.looked_at + LOOK_EVERY_S)
                 if followed.is_doubtful(since) and followed.looked_at + LOOK_EVERY_S <= trio.current_time():
-                    followed.doubt()
+                    followed.invalidate()
                     reader.look()
                 await followed.is_current.wait()
         finally:
-            followed.askers -= 1
+            followed.waiters -= 1
         if followed.problem:
             return Refusal(502, "backplane", "This room can't be read; the server's log says why.")
         return None if followed.is_current.is_set() else AWAY

@@ -163,7 +163,9 @@ class Connector:
                 raise Unusable(trouble)
             yield client
 
-    async def keep_at(self, work: Callable[[Client], Awaitable[None]], *, on_away: Callable[[Trouble], None]) -> None:
+    async def run_with_reconnect(
+        self, work: Callable[[Client], Awaitable[None]], *, on_away: Callable[[Trouble], None]
+    ) -> None:
         """Connect and do some work without end, and again whenever Redis has been away, or the work has failed.
 
         ``on_away`` is called with the reason when Redis can't be reached or refuses the work. An error in rawws itself

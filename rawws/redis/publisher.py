@@ -153,11 +153,11 @@ class Publisher:
         self.outbox.put(message)
         self._something_to_send.set()
 
-    def take_back(self, message: Outgoing) -> bool:
-        taken = self.outbox.take_back(message)
+    def withdraw(self, message: Outgoing) -> bool:
+        is_withdrawn = self.outbox.withdraw(message)
         if not self.outbox.is_full:
             self._on_space()
-        return taken
+        return is_withdrawn
 
     async def publish(self, client: Client, on_works: Callable[[], None]) -> None:
         """Publish waiting messages until this is cancelled. Raises the exception of a command that fails.
@@ -215,7 +215,7 @@ class Publisher:
         """Return the keys and the arguments of the script for a batch."""
         streams = {key_of(message.path): Keeping.of(message.history) for message in batch}
         places = {key: place for place, key in enumerate([self._marker_key, *streams], 1)}
-        is_to_cut = random.random() * CUT_EVERY_BYTES < sum(message.size for message in batch)
+        is_to_cut = random.random() * CUT_EVERY_BYTES < sum(len(message.payload) for message in batch)
         first = self.outbox.sent + 1
         arguments: list[str | bytes | int] = [marker, self._generation, first, MARKER_EXPIRY_S, int(is_to_cut)]
         arguments.append(len(streams))
@@ -225,15 +225,15 @@ class Publisher:
             once = 0
             if message.once:
                 once = places.setdefault(f"{PREFIX}once:{message.path} {message.once}", len(places) + 1)
-            arguments += (places[key_of(message.path)], once, message.digest, len(message.fields))
-            arguments += message.fields
+            fields = message.fields
+            arguments += (places[key_of(message.path)], once, message.digest, len(fields), *fields)
         return list(places), arguments
 
     def _are_done(self, count: int) -> None:
         for message in self.outbox.arrived(count):
             if message.problem:
                 told = f"a message for room {message.path} can't be published, and is dropped: {message.problem}"
-                logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+                logs.server_line(logging.ERROR, FAULT, told)
             if message.id is not None:
                 self._on_published(message)
             if message.on_done is not None:

@@ -16,7 +16,7 @@ room waits for the whole of another.
 
 Failures are kept apart. An error that Redis raises for a whole call ends the connection, and `rawws.redis.connector`
 deals with it. An error that concerns one stream, and an error in rawws itself while it handles one room, is that room's
-`Followed.problem`. An entry that can't be read is passed over.
+`rawws.redis.followed.Followed.problem`. An entry that can't be read is passed over.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,13 +34,15 @@ import trio
 
 from rawws import logs
 from rawws.limits import KIB, MIB
+from rawws.loop import current_loop
 from rawws.redis.connector import TIMEOUT_S
+from rawws.redis.followed import Followed
+from rawws.redis.scripts import READ_PAGE, RING
 from rawws.redis.troubles import Refused, concerns_everything, reading, try_out
-from rawws.room_state import NOBODY
-from rawws.wire.broadcast_log import History
+from rawws.room_base import NOBODY
+from rawws.room_state import RoomState
 from rawws.wire.frames import Opcode, encode_message
-from rawws.wire.message_ids import MessageId, StreamIds
-from rawws.wire.outbox import Outgoing
+from rawws.wire.message_ids import StreamIds
 from rawws.wire.stream_entries import (
     BEGINNING,
     HIGHEST,
@@ -50,11 +50,8 @@ from rawws.wire.stream_entries import (
     Break,
     Keeping,
     Missed,
-    Repeated,
     StreamMessage,
-    StreamPlace,
     StreamState,
-    StreamTail,
     format_stream_id,
     just_before,
     key_of,
@@ -68,7 +65,6 @@ if TYPE_CHECKING:
     from coredis.commands import Script
 
     from rawws.redis.connector import Client
-    from rawws.room_state import RoomState
 
 ROOMS_PER_READER = 100
 # Their keys are sent in each read, so those with long names get a reader for fewer.
@@ -77,168 +73,19 @@ KEY_BYTES_PER_READER = 16 * KIB
 READ, LEAST_READ = 1000, 2
 BLOCK_S = 1.0
 BELL_EXPIRY_S = 60
-# The memory of a room that is followed (measured).
-FOLLOWED_BYTES = 700
 # So much is in a page, and an entry more at most. A small entry counts as a KiB: a thousand take us 10 ms.
 PAGE_BYTES = MIB
 # What came in one room without being asked for page by page is so little that nothing was trimmed before it.
 TRUSTED_BYTES = 16 * MIB
 # A stream isn't looked at more often than this for who says that there is more in it, or that it can be read again.
 LOOK_EVERY_S = 0.05
-# No node can have a message whose id is later than Redis's clock by more than this.
-AHEAD_MS = 1000
 # A room that can't be read is looked at again so often in any case.
 PROBLEM_S = 5.0
 # Every other room is checked at this interval, a few at a time: is it still the same stream? It costs Redis 16 µs each.
 RECHECK_S = 5.0
 RECHECKED = 20
 
-# Returns the time, and for as many streams as fit a page, at least one: the answer of XINFO STREAM without its two
-# entries; whether the stream has one of its landmarks; entries; whether there may be more; and its time of expiry. For
-# a stream that can't be read, the error replaces all of these. KEYS: the streams. ARGV: the bytes of a page, and for
-# each stream "XRANGE" or "XREVRANGE", the two ends of the range, how many entries are wanted, and the ids of the two
-# landmarks.
-READ_PAGE = """
-local budget, told, place = tonumber(ARGV[1]), {redis.call('TIME')}, 2
-local function take(entry)
-  local size = 0
-  for _, field in ipairs(entry[2]) do size = size + #field end
-  budget = budget - math.max(size, 1024)
-end
-for _, stream in ipairs(KEYS) do
-  local info = redis.pcall('XINFO', 'STREAM', stream)
-  if info.err then
-    told[#told + 1] = info.err
-  else
-    local state = {}
-    for at = 1, #info, 2 do state[info[at]] = info[at + 1] end
-    local first, entries, step, problem = state['first-entry'], {}, 1, nil
-    local range, from, most = ARGV[place], ARGV[place + 1], tonumber(ARGV[place + 3])
-    local more, has = most > 0, 0
-    if first then
-      take(first)
-      take(state['last-entry'])
-    end
-    for at = place + 4, place + 5 do
-      if first and has == 0 and ARGV[at] ~= '0-0' then
-        if ARGV[at] == first[1] or ARGV[at] == state['last-entry'][1] then
-          has = 1
-        else
-          local some = redis.call('XRANGE', stream, ARGV[at], ARGV[at])
-          if some[1] then
-            has = 1
-            take(some[1])
-          end
-        end
-      end
-    end
-    while more and #entries < most and (budget > 0 or (#told == 1 and #entries == 0)) do
-      step = math.min(step, most - #entries)
-      local some = redis.pcall(range, stream, from, ARGV[place + 2], 'COUNT', step)
-      if some.err then
-        problem = some.err
-        break
-      end
-      more = #some == step
-      for _, entry in ipairs(some) do
-        entries[#entries + 1] = entry
-        from = '(' .. entry[1]
-        take(entry)
-        if budget <= 0 and entry ~= some[#some] then
-          more = true
-          break
-        end
-      end
-      step = math.min(2 * step, 100)
-    end
-    told[#told + 1] = problem or {
-      state['length'], state['entries-added'] or state['length'], first and first[1] or '0-0',
-      state['last-generated-id'], state['max-deleted-entry-id'] or '0-0', has, entries, more and 1 or 0,
-      redis.call('PEXPIRETIME', stream),
-    }
-  end
-  place = place + 6
-  if budget <= 0 then
-    break
-  end
-end
-return told
-"""
-
-
-# KEYS: the stream that wakes a reader. ARGV: its expiry, in seconds.
-RING = """
-redis.call('XADD', KEYS[1], 'MAXLEN', '1', '*', '', '')
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-"""
-
 Result = TypeVar("Result")
-
-
-@dataclass(eq=False, slots=True)
-class Followed:
-    """A room whose stream is followed."""
-
-    room: RoomState
-    place: StreamPlace = field(default_factory=StreamPlace)
-    repeated: Repeated = field(default_factory=Repeated)
-    tail: StreamTail | None = None  # what is being loaded
-    is_loaded: bool = False
-    is_current: trio.Event = field(default_factory=trio.Event)  # the log has all that the stream had when we looked
-    looked_at: float = -math.inf
-    redis_ms: int = 0  # Redis's time at that moment
-    askers: int = 0  # who wait for it to be current
-    unused_since: float | None = None
-    problem: str = ""  # why it can't be read
-    failure: str = ""  # the last error in rawws itself while handling this room, which has been logged
-    has_odd_entries: bool = False  # an entry could not be read, which has been logged
-
-    def has_passed(self, message: Outgoing) -> bool:
-        """Whether a message of ours got an id that we have passed without reading the message."""
-        if not self.is_loaded or message.id is None or message.author is None:
-            return False
-        return message.id <= self.place.last and not self.repeated.knows(message.author)
-
-    @property
-    def held_bytes(self) -> int:
-        """The bytes of memory that it takes, besides the room."""
-        tail = 0 if self.tail is None else self.tail.held_bytes
-        return FOLLOWED_BYTES + self.repeated.held_bytes + tail
-
-    def is_doubtful(self, since: MessageId | None) -> bool:
-        """Whether a reader that resumes needs another look at the stream: it is unreadable, or the reader's id isn't
-        here.
-
-        Such an id may not be here yet, or be of a stream that has replaced this one. An id of the future is neither.
-        """
-        if self.problem or since is None or not self.is_loaded or not since.epoch.isdigit():
-            return bool(self.problem)
-        given, last = (int(since.epoch), since.number), max(self.place.last, self.ids.last)
-        if given <= last:
-            return self.ids.is_passed(since)
-        elapsed_ms = (trio.current_time() - self.looked_at) * 1000
-        return given[0] <= max(last[0], self.redis_ms + elapsed_ms + AHEAD_MS)
-
-    @property
-    def ids(self) -> StreamIds:
-        """The ids of its messages, once it is loaded."""
-        ids = self.room.log.ids
-        assert isinstance(ids, StreamIds)
-        return ids
-
-    def tail_to_load(self) -> StreamTail:
-        """Return what has been read of the room's history; nothing, and of none, for a room with somebody in it.
-
-        They would get what was before them.
-        """
-        if self.tail is None or (len(self.room) and self.tail.history.messages):
-            self.tail = StreamTail(History() if len(self.room) else self.room.settings.history)
-        return self.tail
-
-    def doubt(self) -> None:
-        """Look at the stream again before anything else is read from it."""
-        if self.is_current.is_set():
-            self.is_current = trio.Event()
 
 
 class Reader:
@@ -286,11 +133,11 @@ class Reader:
             await try_out(client, [self._trial_key], reading(self._trial_key))
         self._last_ring = b"0-0"  # a Redis that lost the stream, and whose clock is slow, has to wake us
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ring, client)
+            nursery.start_soon(self._wake_blocked_read, client)
             await self._read(client, on_works)
 
     @trio.lowlevel.enable_ki_protection
-    async def _ring(self, client: Client) -> None:
+    async def _wake_blocked_read(self, client: Client) -> None:
         """End the read that waits, whenever there is something to look at.
 
         A Redis that has no memory left takes no bell; the read ends within `BLOCK_S` by itself.
@@ -306,9 +153,9 @@ class Reader:
 
     async def _read(self, client: Client, on_works: Callable[[], None]) -> None:
         script = client.register_script(READ_PAGE)  # which is loaded whenever Redis doesn't have it
-        self._doubt(followed for followed in self.followed.values() if followed.is_loaded)  # we have been away
+        self._invalidate(followed for followed in self.followed.values() if followed.is_loaded)  # we have been away
         for turn in itertools.count():
-            self._doubt(self._due(trio.current_time()))
+            self._invalidate(self._due(trio.current_time()))
             if behind := self._behind():
                 if (
                     turn % 2
@@ -357,10 +204,10 @@ class Reader:
         messages = [self._understand(followed, entry.identifier, entry.field_values) for entry in entries]
         size = sum(len(message.payload) for message in messages)
         if len(messages) == self._most or size > TRUSTED_BYTES or followed.place.is_gone:
-            followed.doubt()
+            followed.invalidate()
         else:
             self._take(followed, messages)
-            followed.room.spread()
+            _spread(followed.room)
         return size
 
     @staticmethod
@@ -379,9 +226,9 @@ class Reader:
         return [followed for followed in self.followed.values() if not followed.is_current.is_set()]
 
     @staticmethod
-    def _doubt(some: Iterable[Followed]) -> None:
+    def _invalidate(some: Iterable[Followed]) -> None:
         for followed in some:
-            followed.doubt()
+            followed.invalidate()
 
     async def _read_what_comes(self, client: Client) -> dict[Any, Any]:
         """Wait for messages in those streams of which we have all; take what there is, if others are to be read."""
@@ -396,7 +243,7 @@ class Reader:
             try:
                 return dict(await client.xread(places, count=self._most, block=block) or {})
             except WrongTypeError:  # which of them it is will be seen
-                self._doubt(self.followed.values())
+                self._invalidate(self.followed.values())
                 return {}
 
     async def _read_page(self, client: Client, script: Script[bytes], behind: list[Followed]) -> None:
@@ -438,7 +285,7 @@ class Reader:
         path = followed.room.path
         if followed.problem != problem:
             told = f"room {path} can't be read: its key {key_of(path)}: {problem}"
-            logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+            logs.server_line(logging.ERROR, FAULT, told)
         followed.problem = problem
         followed.is_current.set()
 
@@ -460,24 +307,26 @@ class Reader:
             room, place = followed.room, followed.place
             before = place.last
             if found := place.compare(state, now_ms, Keeping.of(room.settings.history).expiry_s * 1000):
-                self._leave_out(followed, found)
+                self._spread_gap(followed, found)
             if place.last != before:  # this page begins at the old place
                 messages, is_last = [], not state.length or place.last == state.newest
             followed.ids.deleted = state.deleted
             self._take(followed, messages)
             place.note_look(state, is_last=is_last)
-            room.spread()
+            _spread(room)
             if is_last:
                 followed.is_current.set()
         followed.problem = ""
 
     @staticmethod
-    def _leave_out(followed: Followed, found: Break) -> None:
+    def _spread_gap(followed: Followed, found: Break) -> None:
         """Send a gap to the room's readers, and log it."""
         room = followed.room
         message = f"messages of room {room.path} may have been missed after {room.last_id}: {found.why.value}"
-        logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, message)
-        room.leave_out(found.after)
+        logs.server_line(logging.ERROR, FAULT, message)
+        gap = room.record_gap(found.after)
+        current_loop().sending.spread_gap(room, gap)
+        room.trim()
 
     def _load(
         self, followed: Followed, state: StreamState, page: Sequence[StreamMessage], now_ms: int, *, is_last: bool
@@ -489,13 +338,13 @@ class Reader:
         if not tail.is_whole:
             return
         assert tail.end is not None
-        room.begin_with(StreamIds(tail.floor))
+        room.set_ids(StreamIds(tail.floor))
         place.last = tail.floor
         followed.is_loaded, followed.tail = True, None
         followed.ids.deleted = state.deleted
         self._take(followed, tail.messages[::-1])
         place.note_look(tail.end, is_last=True)
-        room.spread()
+        _spread(room)
         if is_first:  # or else something may have come meanwhile
             followed.is_current.set()
 
@@ -507,10 +356,17 @@ class Reader:
             if not message.is_understood or followed.repeated.has(message.by):
                 continue
             if message.id <= ids.last:  # the stream before it had expired
-                room.spread()
-                self._leave_out(followed, Break(Missed.ANEW, just_before(message.id)))
+                _spread(room)
+                self._spread_gap(followed, Break(Missed.ANEW, just_before(message.id)))
             frames: list[bytes | bytearray] = []
             encode_message(message.opcode, message.payload, frames)
             ids.add(*message.id)
             by = message.by
             room.add(frames, by.connection if by is not None and by.node == self._node else NOBODY, message.key)
+
+
+def _spread(room: RoomState) -> None:
+    if len(room):
+        current_loop().sending.spread(room)
+    else:
+        room.seal_all()

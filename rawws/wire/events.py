@@ -91,3 +91,14 @@ def as_message(data: Data, text: bool | None = None) -> Message:
     if text:
         payload.decode()
     return Message(Opcode.TEXT if text else Opcode.BINARY, payload)
+
+
+def as_control_payload(data: Data) -> bytes:
+    """Return a program's data as the payload of a ping or a pong. Raises `UsageError` for more than 125 bytes (§5.5).
+
+    Otherwise it is as `as_message`.
+    """
+    payload = as_message(data).payload
+    if len(payload) > MAX_CONTROL_PAYLOAD_BYTES:
+        raise UsageError(f"{len(payload)} bytes are too many for a ping or pong; it holds 125 (RFC 6455 §5.5)")
+    return bytes(payload)

@@ -13,38 +13,46 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rawws.wire.broadcast_log import History
-from rawws.wire.stream_entries import Author, StreamId
+from rawws.wire.frames import Opcode
+from rawws.wire.stream_entries import Author, StreamId, fields_of
 
 # The memory of a message besides its payload and its keys (measured).
 OVERHEAD_BYTES = 380
-# Its fields "data", "op" and "by" come first.
-_OTHER_FIELDS = 6
-
-DEFAULT_HISTORY = History()
 
 
 @dataclass(eq=False, slots=True)
 class Outgoing:
-    """One message on its way. Its result is one of ``id``, ``is_reused`` and ``problem``."""
+    """A message for a room, on its way to a backplane. One of ``id``, ``is_reused`` and ``problem`` is its result."""
 
     path: str
-    fields: list[str | bytes]
-    size: int
+    opcode: Opcode
+    payload: bytes
+    history: History  # the room's, by which the store may forget
+    sender: int = 0  # the number of the connection that it came from
+    key: str | None = None  # by which a room with `Slow.LATEST` replaces it
+    once: str = ""  # an Idempotency-Key: messages with the same one in the same room are published once, by any node
+    digest: str = ""  # of the message that the Idempotency-Key stands for
     on_done: Callable[[], None] | None = None
-    once: str = ""  # an Idempotency-Key: messages with the same one in the same room are published once
-    digest: str = ""  # of the message that the key is for
-    history: History = DEFAULT_HISTORY  # of the room; the store may drop older messages
-    author: Author | None = None
+    author: Author | None = None  # set by the backplane
     is_done: bool = False
     id: StreamId | None = None  # None when it has arrived, but the answer with its id has not
-    is_reused: bool = False  # its key was used for another message
-    problem: str = ""  # why it can't ever be published
+    is_reused: bool = False  # its Idempotency-Key was used for another message
+    problem: str = ""  # the reason why it can never be published
+
+    @property
+    def fields(self) -> list[str | bytes]:
+        """The fields of its entry in a stream, once it has an author.
+
+        Raises UnicodeEncodeError for a key that UTF-8 can't encode.
+        """
+        assert self.author is not None
+        return fields_of(self.opcode, self.payload, self.author, self.key)
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of memory that the message takes."""
-        keys = sum(map(len, self.fields[_OTHER_FIELDS:])) + len(self.once) + len(self.digest)
-        return self.size + keys + OVERHEAD_BYTES
+        """The bytes of memory that it takes."""
+        keys = len(self.key or "") + len(self.once) + len(self.digest)
+        return len(self.payload) + keys + OVERHEAD_BYTES
 
 
 class Outbox:
@@ -80,7 +88,7 @@ class Outbox:
         batch: list[Outgoing] = []
         size = 0
         for message in itertools.islice(self._queue, most):
-            size += message.size
+            size += len(message.payload)
             if batch and size > most_bytes:
                 break
             batch.append(message)
@@ -102,7 +110,7 @@ class Outbox:
         """Record that messages under way can't arrive any more, so that they are sent again."""
         self._under_way = 0
 
-    def take_back(self, message: Outgoing) -> bool:
+    def withdraw(self, message: Outgoing) -> bool:
         """Remove a message that was not sent yet; return False if it was."""
         for place, each in enumerate(self._queue):
             if each is message:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rawws.errors import UsageError
-from rawws.wire.events import CLOSE_CODE_NAMES, CloseFrame, Data, Message, as_message, check_close
+from rawws.wire.events import CLOSE_CODE_NAMES, CloseFrame, Data, Message, as_control_payload, as_message, check_close
 from rawws.wire.frames import Opcode
 
 
@@ -85,3 +85,15 @@ def test_5_6_a_text_is_utf_8_and_a_lone_surrogate_is_none(data: Data, text: bool
 def test_a_value_of_another_type_is_named(data: object) -> None:
     with pytest.raises(TypeError, match=f"not {type(data).__name__}$"):
         as_message(data)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("data", ["", "x" * 125, b"\xff" * 125, bytearray(b"x"), memoryview(b"x")])
+def test_a_control_payload_is_up_to_125_bytes(data: Data) -> None:
+    payload = as_control_payload(data)
+    assert payload == (data.encode() if isinstance(data, str) else bytes(data))
+    assert type(payload) is bytes
+
+
+def test_a_longer_control_payload_is_refused() -> None:
+    with pytest.raises(UsageError, match="126 bytes are too many for a ping or pong"):
+        as_control_payload("é" * 63)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rawws.wire.broadcast_log import History
 from rawws.wire.deflate import STREAM_BYTES, Inflater
 from rawws.wire.fast_reader import INCOMPLETE_BYTES
 from rawws.wire.frame_recorder import FrameRecorder
@@ -12,7 +13,6 @@ from rawws.wire.message_view import VIEW_BYTES
 from rawws.wire.outbox import OVERHEAD_BYTES, Outgoing
 from rawws.wire.role import Role
 from rawws.wire.session import Session
-from rawws.wire.stream_entries import Author, fields_of
 from rawws.wire.wsproto_reader import READER_BYTES
 
 KEY = b"\x01\x02\x03\x04"
@@ -110,8 +110,7 @@ def test_a_view_of_a_fragmented_message_is_counted_until_it_ends_or_is_dropped(s
 
 
 def test_a_message_for_a_stream_counts_with_its_keys() -> None:
-    author = Author("a1", 2, 3)
-    plain = Outgoing("/x", fields_of(Opcode.TEXT, b"pay", author, None), 3)
-    keyed = Outgoing("/x", fields_of(Opcode.TEXT, b"pay", author, "EUR"), 3, once="again", digest="d" * 64)
+    plain = Outgoing("/x", Opcode.TEXT, b"pay", History())
+    keyed = Outgoing("/x", Opcode.TEXT, b"pay", History(), key="EUR", once="again", digest="d" * 64)
     assert plain.held_bytes == OVERHEAD_BYTES + 3
-    assert keyed.held_bytes == OVERHEAD_BYTES + 3 + len("keyEURagain") + 64
+    assert keyed.held_bytes == OVERHEAD_BYTES + 3 + len("EURagain") + 64

@@ -6,11 +6,14 @@ import random
 
 import pytest
 
+from rawws.wire.broadcast_log import History
+from rawws.wire.frames import Opcode
 from rawws.wire.outbox import OVERHEAD_BYTES, Outbox, Outgoing
+from rawws.wire.stream_entries import Author
 
 
 def message(name: str, size: int = 10) -> Outgoing:
-    return Outgoing(name, [], size)
+    return Outgoing(name, Opcode.BINARY, bytes(size), History())
 
 
 def filled(count: int) -> tuple[Outbox, list[Outgoing]]:
@@ -60,11 +63,11 @@ def test_it_is_full_from_a_bound_on_and_takes_what_comes_even_so() -> None:
     assert (outbox.is_full, outbox.waiting_bytes, len(outbox)) == (False, 0, 0)
 
 
-def test_only_what_has_not_gone_out_can_be_taken_back() -> None:
+def test_only_what_has_not_gone_out_can_be_withdrawn() -> None:
     outbox, messages = filled(3)
     outbox.batch(1, 1000)
-    assert [outbox.take_back(each) for each in messages] == [False, True, True]
-    assert not outbox.take_back(messages[1]), "it is not there any more"
+    assert [outbox.withdraw(each) for each in messages] == [False, True, True]
+    assert not outbox.withdraw(messages[1]), "it is not there any more"
     assert (len(outbox), outbox.waiting_bytes) == (1, 10 + OVERHEAD_BYTES)
 
 
@@ -83,3 +86,10 @@ def test_batches_that_are_cut_anywhere_lose_and_double_nothing() -> None:
             outbox.arrived(len(store) - outbox.sent)  # the answer is lost, but the store has the number
             outbox.give_up()
         assert store == messages
+
+
+def test_the_keys_of_a_message_count_and_go_into_its_entry() -> None:
+    sent = Outgoing("/x", Opcode.TEXT, b"12345", History(), sender=7, key="AB", once="once", digest="digest")
+    assert sent.held_bytes == 5 + 2 + 4 + 6 + OVERHEAD_BYTES
+    sent.author = Author("node", sent.sender, 1)
+    assert sent.fields == ["data", b"12345", "op", "t", "by", str(sent.author), "key", b"AB"]
