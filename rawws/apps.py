@@ -19,7 +19,7 @@ from rawws.errors import Refusal
 from rawws.limits import Limits
 from rawws.peer import Endpoint, Peer
 from rawws.transport import Transport
-from rawws.wire.encodings import as_compact_json
+from rawws.wire.json_messages import as_compact_json
 from rawws.wire.messages import NO_STORE, Request, Response
 
 BODY_TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than what is taken here.")
@@ -119,8 +119,8 @@ class Exchange(Protocol):
         ``authenticate``.
         """
 
-    async def wait_for(self, happens: Callable[[], Awaitable[None]], most_s: float) -> None:
-        """Wait until ``happens`` returns, the client has gone, the server stops, or ``most_s`` seconds are over.
+    async def wait_for(self, happens: Callable[[], Awaitable[None]], timeout_s: float) -> None:
+        """Wait until ``happens`` returns, the client has gone, the server stops, or ``timeout_s`` seconds are over.
 
         Call it only when the body has been read. A client that has only shut down its own side still reads, and gets
         its response at once.

@@ -14,7 +14,7 @@ from rawws.asgi_spec import Application, Message, Scope
 from rawws.errors import RETRY_SOON, SHUTTING_DOWN, RawwsError, Refusal, UsageError
 from rawws.failures import call_application, is_application_error, log_failure
 from rawws.limits import KIB
-from rawws.wire.event_stream import CONTENT_TYPE
+from rawws.wire.stream_encodings import EVENTS
 from rawws.wire.trace import FAULT, STATE, mask_target
 
 # The size of the pieces in which a body is sent. Each piece has a deadline of its own.
@@ -309,7 +309,7 @@ async def _acquire(lock: trio.Lock) -> None:
 
 def _is_event_stream(name: bytes, value: bytes) -> bool:
     kind = value.partition(b";")[0].strip().lower()
-    return name.lower() == b"content-type" and kind == CONTENT_TYPE.encode("ascii")
+    return name.lower() == b"content-type" and kind == EVENTS.content_type.encode("ascii")
 
 
 def _is_about_leaving(failure: BaseException) -> bool:

@@ -138,7 +138,7 @@ class Deadlines:
                 )
             return
         # This comes first, since no peer is exempt, whether it answers pings or is read from.
-        if peer.cursors is not None or peer.pace is not None:
+        if peer.is_lagging or peer.pace is not None:
             self._loop.slow.check_progress(peer, now)
             if peer.session.state is not OPEN:
                 return
@@ -148,7 +148,7 @@ class Deadlines:
         if self._loop.slow.end_rest(peer, now):
             peer.answer_by = math.inf
             return
-        if peer.held_back and not peer.is_behind:
+        if peer.held_back and not peer.is_lagging:
             peer.answer_by = math.inf
             return
         if peer.heard:

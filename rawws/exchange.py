@@ -164,9 +164,9 @@ class HttpExchange(Exchange):
             return None
         return await connection.call_hook(connection.config.authenticate, replace(self.request, action=access.words))
 
-    async def wait_for(self, happens: Callable[[], Awaitable[None]], most_s: float) -> None:
+    async def wait_for(self, happens: Callable[[], Awaitable[None]], timeout_s: float) -> None:
         self._connection.also_held_bytes += WAIT_BYTES
-        with trio.move_on_after(most_s) as scope, self._connection.interruptible_by_stop(scope, True):
+        with trio.move_on_after(timeout_s) as scope, self._connection.interruptible_by_stop(scope, True):
 
             async def give_up() -> None:
                 await self.wait_disconnected()

@@ -38,7 +38,7 @@ from rawws.deadlines import Deadlines
 from rawws.errors import SHUTTING_DOWN, Cause
 from rawws.forms import SENT_AT_ONCE_BYTES, TURN_WORK, Forms
 from rawws.memory import Memory, unsent
-from rawws.peer import NOWHERE, Endpoint, Loss, Peer
+from rawws.peer import Endpoint, Loss, Peer
 from rawws.poller import LOST, READABLE, WRITABLE, make_poller
 from rawws.presence import Presence
 from rawws.room_state import RoomState
@@ -49,7 +49,6 @@ from rawws.traffic import Traffic
 from rawws.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, Transport
 from rawws.turnstile import Turnstile
 from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
-from rawws.wire.event_stream import EventStream
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.masking import speed
 from rawws.wire.recent_frames import describe_recent_frames
@@ -65,7 +64,7 @@ TURN_S = 0.01
 LEAST_RECEIVE_BYTES = 4 * 1024
 # So many messages at most are read of one peer at a time; the rest of what was received has its turn behind others.
 MOST_MESSAGES = 500
-# And in one turn, when each is counted once for every form in which its room is read: each has to be made.
+# And in one turn, when each is counted once for every encoding in which its room is read.
 TURN_MESSAGES = 16 * 1024
 
 # For so long the loop may keep the thread while there is work, before other tasks (connections in their HTTP
@@ -110,16 +109,16 @@ class Loop:
         self._leaving: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last words
         self._ready: list[tuple[int, int]] = []  # what the poller reported and no turn has looked at yet
         self._unread: dict[int, int] = {}  # the same for those whose bytes are here already, as no poller tells
-        self._turn_messages = 0  # that this turn has read, counted for each form in which they are sent
+        self._turn_messages = 0  # that this turn has read, counted for each encoding in which they are sent
         self._turn_sends = 0  # how many bytes that makes for all who are sent them
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
         self._idle = trio.lowlevel.ParkingLot()  # where `_run_errands` waits for one
         self._poller = make_poller()
         self.traffic = Traffic()
-        self.forms = Forms(self)
-        self.sending = Sending(self)
+        self.forms = Forms(self.run_errands_soon)
+        self.slow = SlowPeers(self, self.traffic)
+        self.sending = Sending(self, self.forms, self.slow, self.traffic)
         self.presence = Presence(self)
-        self.slow = SlowPeers(self)
         self.memory = Memory(self)
         self.deadlines = Deadlines(self)
         self.turnstile = Turnstile()
@@ -178,10 +177,9 @@ class Loop:
         room.admit(peer, self, watches=watches)
         if after is not None and after < room.log.last_message and self.sending.replay(peer, room, after):
             pass
-        elif peer.cursors is not None:
-            peer.cursors[room] = room.tail
-            room.add_behind(peer)
-        elif peer.is_blocked or peer.in_message:
+        elif peer.is_lagging:
+            peer.lag_from_tail(room)
+        elif peer.is_blocked or peer.is_fragmenting:
             self.sending.fall_behind(peer)
         return room in peer.rooms  # what it was sent may have ended it
 
@@ -370,7 +368,7 @@ class Loop:
             self.drop(peer, Cause.RESET, "" if peer.session.is_closed else peer.lost.why)
             return
         them = peer.session.our_role.other.label
-        if not peer.shut:
+        if not peer.write_shut_down:
             peer.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
         self.drop(peer, Cause.EOF, "" if peer.session.is_closed else f"the {them} ended the stream")
 
@@ -402,21 +400,20 @@ class Loop:
                     self._turn_sends += (room.log.open_bytes - open_bytes) * len(room)
                 self.traffic.messages_in += messages
                 if peer.pace is not None:
-                    self.slow.hold_to_its_rate(peer, messages)
+                    self.slow.apply_rate_limit(peer, messages)
             elif type(frames[-1]) is bytearray and not answers and self.sending.echo_large(peer, frames):
                 return
             else:
                 self.traffic.messages_in += len(frames)
                 self.traffic.messages_out += len(frames) - 1
                 echo = b"".join(frames)
-                answers = (deflate_frames(echo, peer.encoding, AT_ONCE_BYTES) if peer.encoding else echo) + answers
+                window_bits = peer.encoding.window_bits
+                answers = (deflate_frames(echo, window_bits, AT_ONCE_BYTES) if window_bits else echo) + answers
         if session.state is CLOSED:
-            if not peer.shut and not self._waits_for_the_program(peer, answers):
+            if not peer.write_shut_down and not self._waits_for_the_program(peer, answers):
                 self._leaving.append((peer, answers))
         elif answers:
-            if peer.inbox is not None:
-                peer.inbox.answer_bytes += len(answers)
-            self.sending.send(peer, answers)
+            self.sending.send_answers(peer, answers)
 
     def _deliver(self, peer: Peer, events: Sequence[Event]) -> None:
         """Put messages into a peer's inbox, and stop reading from it when they are too many."""
@@ -493,7 +490,7 @@ class Loop:
             self.presence.tell()
             self.sending.flush_those_queued()
             if self.forms.has_work:
-                self.forms.step()
+                self.sending.do_work()
                 await trio.lowlevel.checkpoint()
             if self._ready or self._unread:
                 self._take_turns()
@@ -561,38 +558,31 @@ class Loop:
         """Take a peer out of a room; what was published there before is still sent to it."""
         if room not in peer.rooms:
             return
-        if peer.cursors is not None:
-            self.sending.queue_rest(peer, (room,), whole=True)
-            del peer.cursors[room]
-        peer.rooms = tuple(other for other in peer.rooms if other is not room) or NOWHERE
-        if not peer.rooms:
-            peer.cursors = None
+        peer.leave(room)
         room.remove(peer)
         if room.is_held:
-            self.slow.release_publishers(room)
-        if peer.awaits_form:  # its socket isn't full, so no poller tells when it can be sent what it has left with
+            self.slow.unblock_if_caught_up(room)
+        if peer.awaits_encoding:  # its socket isn't full, so no poller tells when it can be sent what it has left with
             self.sending.flush(peer)
 
     def _leave(self, peer: Peer, last_words: bytes, *, with_the_rest: bool) -> None:
         """Take a peer out of its rooms and send it the last that it gets from us."""
-        if peer.cursors is not None:
-            self.sending.queue_rest(peer, peer.rooms, whole=with_the_rest and not peer.in_message)
+        peer.queue_rest(peer.rooms, whole=with_the_rest and not peer.is_fragmenting)
         self.slow.forget(peer)
         self._forget_rooms(peer)
         if last_words:
             peer.session.show_sent(last_words)
-            self.sending.queue(peer, last_words)
+            peer.queue(last_words)
         peer.close_at = min(peer.close_at, trio.current_time() + peer.endpoint.limits.close_timeout_s)
         if peer.session.is_closed:
             peer.end(Cause.OUR_CLOSE)
         self.sending.flush(peer)
 
     def _forget_rooms(self, peer: Peer) -> None:
-        rooms, peer.rooms, peer.cursors, peer.in_segment = peer.rooms, NOWHERE, None, None
-        for room in rooms:
+        for room in peer.forget_rooms():
             room.remove(peer)
             if room.is_held:
-                self.slow.release_publishers(room)
+                self.slow.unblock_if_caught_up(room)
 
     def lose(self, peer: Peer, error: OSError) -> None:
         """Give up a peer whose socket takes nothing any more, once all that it had sent before has been read.
@@ -653,11 +643,10 @@ class Loop:
         if not peer.lost:
             self._poller.remove(fd)
         peer.transport.close()
-        peer.outbox = peer.later = None
-        peer.outbox_bytes = 0
+        peer.discard()
         peer.endpoint.has_left(peer.number)
-        if peer.alone is not None:
-            peer.alone.drained.unpark_all()
+        if peer.drained is not None:
+            peer.drained.unpark_all()
         if peer.inbox is not None:
             self.memory.adopt(peer.inbox)
         had_ended = peer.closed is not None
@@ -667,8 +656,8 @@ class Loop:
         if not tracer.is_watched and not logs.hub.isEnabledFor(logging.INFO):
             return
         session = peer.session
-        # Who only reads has no other way to say goodbye than to end the stream.
-        orderly = (session.close_rcvd is not None and session.fault is None) or isinstance(session, EventStream)
+        # A peer that only reads has no other way to say goodbye than to end the stream.
+        orderly = (session.close_rcvd is not None and session.fault is None) or peer.encoding.is_one_way
         end = f"{closed.sentence}; {told}" if told and had_ended else closed.sentence
         if peer.pace is not None and peer.pace.skipped:
             end += f"; it read too slowly, and {peer.pace.skipped} messages were skipped"

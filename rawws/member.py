@@ -15,7 +15,6 @@ from rawws.accepting import Address
 from rawws.errors import Cause, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from rawws.peer import Peer
 from rawws.runtime import check_in_trio, not_awaited
-from rawws.wire.encodings import encode_alone
 from rawws.wire.events import Data, as_message, check_close
 from rawws.wire.messages import Request
 from rawws.wire.session import State
@@ -99,7 +98,7 @@ class Member:
     @property
     def is_behind(self) -> bool:
         """Whether the connection is lagging: it has not yet been sent everything that its room has published."""
-        return self._peer.is_behind
+        return self._peer.is_lagging
 
     @property
     def state(self) -> State:
@@ -131,8 +130,8 @@ class Member:
         opcode, payload = as_message(message, text)
         await trio.lowlevel.checkpoint()  # a program may send to a thousand members in a row
         while peer.transport.fileno() >= 0:
-            if peer.session.state is State.OPEN and not peer.lost and not (peer.is_blocked or peer.cursors is not None):
-                self._loop.sending.send_alone(peer, encode_alone(opcode, bytes(payload), peer.encoding))
+            if peer.session.state is State.OPEN and not peer.lost and not (peer.is_blocked or peer.is_lagging):
+                self._loop.sending.send_alone(peer, peer.encoding.encode_alone(opcode, bytes(payload)))
                 return
             await peer.wait_drained()
         raise self._closed_error()

@@ -100,7 +100,7 @@ class Memory:
                 used += inbox.waiting_bytes
             if peer.kept is not None:
                 used += _size_of(peer.kept)
-            if peer.outbox or peer.later:
+            if peer.pieces():
                 shared |= {id(piece): sys.getsizeof(piece) + PLACE_BYTES for piece in _unsent(peer)}
         used += sum(shared.values())
         used += sum(room.held_bytes for room in self._rooms())
@@ -218,7 +218,7 @@ class Memory:
         self._loop.close(peer, 1013, "the server's memory is full", Cause.LIMIT, with_the_rest=False)
         if peer.inbox is not None:
             peer.inbox.forget()
-        if peer.outbox and _waiting_bytes(peer) * 2 > weight:  # its socket takes nothing, not even the close
+        if peer.has_queued and _waiting_bytes(peer) * 2 > weight:  # its socket takes nothing, not even the close
             self._loop.drop(peer, Cause.LIMIT, "cut off, since the server's memory is full")
         return own - _waiting_bytes(peer) + before - sum(map(self._still_held, rooms))
 
@@ -250,8 +250,7 @@ def own_bytes(peer: Peer) -> int:
 def _waiting_bytes(peer: Peer) -> int:
     """Return what waits: for the peer's socket, for the rest of a message, for the room's slowest, for the program."""
     waiting = peer.session.memory_bytes
-    if peer.outbox or peer.later:
-        waiting += _size_of(_unsent(peer))
+    waiting += _size_of(_unsent(peer))
     if peer.kept is not None:
         waiting += _size_of(peer.kept)
     return waiting if peer.inbox is None else waiting + peer.inbox.waiting_bytes
@@ -259,8 +258,7 @@ def _waiting_bytes(peer: Peer) -> int:
 
 def _unsent(peer: Peer) -> list[bytes | bytearray]:
     """Return the objects that are kept until the peer's socket takes them, each once. A view keeps what it shows."""
-    pieces = (*(peer.outbox or ()), *(peer.later or ()))
-    whole: Iterable[Any] = (piece.obj if isinstance(piece, memoryview) else piece for piece in pieces)
+    whole: Iterable[Any] = (piece.obj if isinstance(piece, memoryview) else piece for piece in peer.pieces())
     return list({id(piece): piece for piece in whole}.values())
 
 
@@ -270,10 +268,7 @@ def _size_of(pieces: Sequence[bytes | bytearray]) -> int:
 
 def unsent(peer: Peer) -> int:
     """Return how many bytes wait for a peer's socket: its own, and what it lacks of its rooms."""
-    if peer.cursors is None:
-        return peer.outbox_bytes
-    rooms = [(room, cursor) for room, cursor in peer.cursors.items() if not room.conflates]
-    return peer.outbox_bytes + sum(room.log.lag_bytes(cursor, peer.encoding) for room, cursor in rooms)
+    return peer.queued_bytes + sum(room.policy.lag_bytes(lag) for room, lag in peer.lags())
 
 
 def _orphan_bytes(inbox: Inbox) -> int:
@@ -282,7 +277,4 @@ def _orphan_bytes(inbox: Inbox) -> int:
 
 def _weight(peer: Peer) -> int:
     """Return how much would not have to be held if it weren't for a peer, at most."""
-    if peer.cursors is None:
-        return own_bytes(peer)
-    rooms = [(room, cursor) for room, cursor in peer.cursors.items() if not room.conflates]
-    return own_bytes(peer) + sum(room.log.lag_cost(cursor, peer.encoding) for room, cursor in rooms)
+    return own_bytes(peer) + sum(room.policy.lag_cost(lag) for room, lag in peer.lags())

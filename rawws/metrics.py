@@ -5,6 +5,7 @@ Needs the extra ``metrics`` (prometheus-client).
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +17,6 @@ from rawws.extras import install_command
 from rawws.hub import Hub
 from rawws.loop import current_loop
 from rawws.room_paths import METRICS
-from rawws.wire.encodings import EVENTS
 from rawws.wire.messages import NO_STORE, Response
 
 if TYPE_CHECKING:
@@ -65,19 +65,13 @@ class _Figures:
 
     def peers(self) -> list[tuple[str, float]]:
         """Return the number of peers of each kind."""
-        peers = [peer for room in self.rooms for peer in room.peers]
-        streams = sum(1 for peer in peers if peer.encoding & EVENTS)
-        return [("websocket", len(peers) - streams), ("events", streams)]
+        kinds = Counts({"websocket": 0, "events": 0})
+        kinds.update(peer.encoding.label for room in self.rooms for peer in room.peers)
+        return list(kinds.items())
 
     def slowest_lag_bytes(self) -> float:
         """Return the largest lag of a peer, where a lag is counted in bytes; 0 if no peer lags."""
-        lags = [
-            room.log.lag_bytes(peer.cursors[room], peer.encoding)
-            for room in self.rooms
-            if not room.conflates
-            for peer in room.behind
-            if peer.cursors is not None
-        ]
+        lags = [room.policy.lag_bytes(peer.lag(room)) for room in self.rooms for peer in room.behind if peer.is_lagging]
         return max(lags, default=0)
 
     def handshakes(self) -> list[tuple[str, float]]:

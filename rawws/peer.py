@@ -1,7 +1,7 @@
 """A peer: one WebSocket connection after its handshake, as the loop in ``loop.py`` sees it.
 
-A peer has no task of its own. What it sends goes one of three ways: into the log of the room that it is relayed
-to, back to itself, or into an `Inbox`, where the program that holds its `WebSocket` takes it out.
+A peer has no task of its own. Its messages go one of three ways: into the log of the room that it publishes to,
+back to itself, or into an `Inbox`, from which the program that holds its `WebSocket` takes them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -17,15 +17,15 @@ import trio
 from rawws.accepting import Address
 from rawws.errors import Cause, Closed
 from rawws.limits import Limits
-from rawws.poller import READABLE, WRITABLE
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
-from rawws.wire.broadcast_log import Cursor
-from rawws.wire.event_stream import EventStream
+from rawws.wire.encodings import Encoding
 from rawws.wire.events import Message, MessagePart
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
 from rawws.wire.rate import TokenBucket
+from rawws.wire.response_stream import ResponseStream
 from rawws.wire.session import Session
+from rawws.writer import PeerWriter
 
 if TYPE_CHECKING:
     from rawws.room_state import RoomState
@@ -34,20 +34,15 @@ if TYPE_CHECKING:
 # OK_CODES on both sides make an orderly end; 1005 is a close without a code (RFC 6455 §7.1.5, §7.4.1).
 OK_CODES = frozenset({1000, 1001, 1005})
 
-NOWHERE: tuple[RoomState, ...] = ()
-
 # The limit of an inbox that takes no more.
 _NOTHING = -1
 
 # A message that waits for a program, besides its payload: the tuple, the head of the bytes, its place in the queue.
 WAITING_BYTES = 120
 
-# A piece of an outbox. A bytearray belongs to its peer; the others may be shared.
-Piece = bytes | bytearray | memoryview
-
 
 class Endpoint:
-    """What the peers of one server, or the one peer of a client, have in common: their limits, and their count."""
+    """The limits, the count and the tracer of all peers of one server, or of the one peer of a client."""
 
     __slots__ = ("_gone", "_on_leave", "_shows_frames", "limits", "peer_count", "tracer")
 
@@ -59,9 +54,9 @@ class Endpoint:
         *,
         shows_frames: bool = True,
     ) -> None:
-        """``on_leave`` is told the number of each connection that ends; ``tracer`` is shown what crosses the wire.
+        """``on_leave`` is called with the number of each connection that ends. ``tracer`` gets what crosses the wire.
 
-        Without ``shows_frames`` no frames are shown, to nobody: for connections that carry what others show.
+        Without ``shows_frames`` no frames are shown: for connections that carry the frames of others.
         """
         self.limits = limits
         self.tracer = tracer or Tracer()
@@ -103,17 +98,17 @@ class Loss(NamedTuple):
 
 
 class Pace:
-    """What only some peers need: how much one may say, and how much it has missed."""
+    """The rate limit of a peer, and the count of messages that it has missed. Most peers need none."""
 
     __slots__ = ("bucket", "notice", "notice_bytes", "noticed", "rests_until", "skipped", "took_at")
 
     def __init__(self, bucket: TokenBucket | None = None) -> None:
-        self.bucket = bucket  # where there is a limit to what it may say
-        self.rests_until = 0.0  # nothing is read from it till then, since it has said too much
-        self.skipped = 0  # messages that it will never get, since it read too slowly
-        self.notice = b""  # what it was last told of that, and may not have been sent yet
-        self.noticed = 0  # of how many that tells
-        self.notice_bytes = 0  # of who came and went, that may wait for it
+        self.bucket = bucket  # where its messages are limited
+        self.rests_until = 0.0  # nothing is read from it before, because it has exceeded its limit
+        self.skipped = 0  # messages that it will never get, because it read too slowly
+        self.notice = b""  # the last notification of that, which may still be queued
+        self.noticed = 0  # the number of messages in that notification
+        self.notice_bytes = 0  # of joins and leaves that may be queued
         self.took_at = math.inf  # when it last took some of what a room waits for it to take, if one does
 
 
@@ -128,80 +123,49 @@ class About(NamedTuple):
 NOTHING = About()
 
 
-class Alone:
-    """The state of a relayed peer to which a program sends single messages."""
-
-    __slots__ = ("drained", "waiting_bytes")
-
-    def __init__(self) -> None:
-        self.drained = trio.lowlevel.ParkingLot()  # tasks that wait until the peer has accepted its messages
-        self.waiting_bytes = 0  # queued since the outbox was last empty
-
-
-class Peer:
+class Peer(PeerWriter):
     """One WebSocket connection as the loop sees it. The loop owns its transport.
 
-    What it is still to be sent has two places, which go out in this order at a frame boundary: the *outbox*
-    (frames for this peer alone) and the logs of its rooms, from its cursor on. Nothing is ever put inside a frame
-    that has partly gone, nor, while ``in_message``, between two fragments of a message.
+    `rawws.writer.PeerWriter` is its sending side, which owns all that is still to be sent.
     """
 
     __slots__ = (
         "about",
-        "alone",
         "answer_by",
-        "awaits_form",
         "cause",
         "close_at",
         "closed",
-        "cursors",
-        "encoding",
+        "drained",
         "endpoint",
         "heard",
         "heard_at",
         "held_back",
-        "in_message",
-        "in_segment",
         "inbox",
-        "interest",
         "kept",
-        "later",
         "lost",
-        "number",
-        "outbox",
-        "outbox_bytes",
         "pace",
         "ping_at",
         "receive_bytes",
         "relay",
-        "rooms",
-        "session",
-        "shut",
-        "transport",
+        "write_shut_down",
     )
 
     def __init__(
-        self, number: int, transport: Transport, session: Session | EventStream, endpoint: Endpoint, encoding: int
+        self,
+        number: int,
+        transport: Transport,
+        session: Session | ResponseStream,
+        endpoint: Endpoint,
+        encoding: Encoding,
     ) -> None:
-        self.number = number
-        self.transport = transport
-        self.session = session
+        super().__init__(number, transport, session, encoding)
         self.endpoint = endpoint
-        self.encoding = encoding  # in which a room's log is sent to it
         self.relay: RoomState | None = None  # whose log gets what it says; without it and an inbox, it gets that back
         self.inbox: Inbox | None = None
         self.about = NOTHING
-        self.alone: Alone | None = None
-        self.rooms = NOWHERE
+        # Where tasks wait that have messages for it alone, if it has no inbox, until it has taken those before.
+        self.drained: trio.lowlevel.ParkingLot | None = None
         self.pace: Pace | None = None  # of a peer that can't keep up, or has to
-        self.cursors: dict[RoomState, Cursor] | None = None  # in each of its rooms, while it is behind in them
-        self.awaits_form = False  # its next form is being made: it is behind, though its socket isn't full
-        self.in_segment: RoomState | None = None  # whose segment has gone in part, or can't be called back
-        self.in_message = False  # the program is sending a message in fragments
-        self.outbox: list[Piece] | None = None  # whole frames, except that part of the first may have been sent
-        self.outbox_bytes = 0
-        self.later: list[Piece] | None = None  # for the outbox, when the message in fragments is over
-        self.interest = READABLE
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
         self.heard = False  # anything, since the last ping
         self.heard_at = time.perf_counter()
@@ -211,14 +175,14 @@ class Peer:
         self.ping_at = math.inf
         self.answer_by = math.inf  # when the last ping must have been answered
         self.close_at = math.inf  # when the socket is closed, whatever the peer does
-        self.shut = False  # we have sent all that we ever will, and wait for the peer's end of the stream
+        self.write_shut_down = False  # we have sent all that we ever will, and wait for the peer's end of the stream
         self.cause: Cause | None = None  # the reason for our close, if we have begun one
         self.closed: Closed | None = None  # how it ended; `end` sets it, once
         self.lost: Loss | None = None  # set when its socket takes no more; what it had sent is still read
 
     def __repr__(self) -> str:
         rooms = ", ".join(room.path for room in self.rooms)
-        return f"<Peer #{self.number} rooms=[{rooms}] outbox={self.outbox_bytes} {self.session!r}>"
+        return f"<Peer #{self.number} rooms=[{rooms}] outbox={self.queued_bytes} {self.session!r}>"
 
     @property
     def id(self) -> int:
@@ -243,43 +207,28 @@ class Peer:
             return websocket.path
         return self.rooms[0].path if self.rooms else ""
 
-    @property
-    def is_behind(self) -> bool:
-        return self.cursors is not None
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether its socket takes no more for now, so that what is sent would have to wait."""
-        return bool(self.interest & WRITABLE)
-
     async def wait_drained(self) -> None:
         """Wait until its socket has accepted all that was queued, or the connection has ended.
 
         This is for a task that sends a message to a peer without an inbox.
         """
-        if self.alone is None:
-            self.alone = Alone()
-        await self.alone.drained.park()
+        if self.drained is None:
+            self.drained = trio.lowlevel.ParkingLot()
+        await self.drained.park()
 
     def wake_senders(self) -> None:
         """Wake the tasks in `wait_drained`."""
         if self.inbox is not None:
             self.inbox.drains += 1
             self.inbox.drained.unpark_all()
-        if self.alone is not None:
-            self.alone.drained.unpark_all()
+        if self.drained is not None:
+            self.drained.unpark_all()
 
     @property
     def unanswered_bytes(self) -> int:
         """The bytes of automatic answers that are queued, such as pongs and echoes; a program's messages don't
         count."""
-        if self.inbox is not None:
-            return self.inbox.answer_bytes
-        return self.outbox_bytes if self.alone is None else self.outbox_bytes - self.alone.waiting_bytes
-
-    def queue_later(self, frames: Sequence[Piece]) -> None:
-        """Put frames behind the message that is being sent in fragments."""
-        self.later = [*(self.later or ()), *frames]
+        return self.answer_bytes if self.inbox is not None else self.queued_bytes - self.program_bytes
 
     def end(self, cause: Cause, told: str = "") -> Closed:
         """Record how the connection ended, and return it. The first call decides; later ones change nothing.
@@ -329,7 +278,6 @@ class Inbox:
         "__weakref__",
         "_readers",
         "also_held",
-        "answer_bytes",
         "closed",
         "drained",
         "drains",
@@ -363,7 +311,6 @@ class Inbox:
         # Where tasks wait that have something to send, for the peer to take what was sent before.
         self.drained = trio.lowlevel.ParkingLot()
         self.drains = 0  # how often the operating system has taken all that was queued
-        self.answer_bytes = 0  # of pongs and the like, queued since the outbox was last empty
 
     @property
     def is_full(self) -> bool:

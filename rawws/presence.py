@@ -10,10 +10,11 @@ are to be notified in turn, and a thousand peers may leave in one turn.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rawws.peer import Peer
-from rawws.wire.encodings import EVENTS, WITH_IDS, notice
+from rawws.wire.encodings import Encoding
 from rawws.wire.session import State
 
 if TYPE_CHECKING:
@@ -21,12 +22,21 @@ if TYPE_CHECKING:
     from rawws.room_state import RoomState
 
 
-class _News(NamedTuple):
-    """A join or a leave, in the two forms in which it can be sent."""
+class _News:
+    """A join or a leave of a peer, encoded once for all watchers with the same encoding."""
 
-    who: Peer
-    as_frames: bytes
-    as_events: bytes
+    __slots__ = ("_encoded", "_members", "who")
+
+    def __init__(self, who: Peer, members: Mapping[str, object]) -> None:
+        self.who = who
+        self._members = members
+        self._encoded: dict[Encoding, bytes] = {}
+
+    def encoded(self, encoding: Encoding) -> bytes:
+        """Return it as a control in an encoding."""
+        if encoding not in self._encoded:
+            self._encoded[encoding] = encoding.encode_control(self._members)
+        return self._encoded[encoding]
 
 
 class Watchers:
@@ -57,8 +67,7 @@ class Watchers:
         """Note a join or a leave, after which the room has ``peers`` members; return whether anybody watches."""
         if not self._began:
             return False
-        body = {what: {"peer": who.number, "peers": peers}}
-        self._news.append(_News(who, notice(body, WITH_IDS), notice(body, EVENTS)))
+        self._news.append(_News(who, {what: {"peer": who.number, "peers": peers}}))
         return True
 
     def take(self) -> list[tuple[Peer, list[_News]]]:
@@ -96,8 +105,7 @@ class Presence:
             for watcher, news in room.watchers.take():
                 if watcher not in room.watchers or watcher.session.state is not State.OPEN:
                     continue  # it has left since, perhaps because of what the others were sent
-                is_events = watcher.encoding & EVENTS
-                words = b"".join(each.as_events if is_events else each.as_frames for each in news)
+                words = b"".join(each.encoded(watcher.encoding) for each in news)
                 try:
                     self._loop.sending.send(watcher, words)
                     if watcher in room.watchers:

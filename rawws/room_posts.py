@@ -21,7 +21,7 @@ from rawws.doors import Door
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hub import Hub
 from rawws.limits import Limits
-from rawws.room import Room, Slow
+from rawws.room import Room
 from rawws.wire.allowed_hosts import is_local_name
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Request, Response
@@ -219,7 +219,7 @@ class Posts:
                 return _REUSED
             return answer_json({"id": room.log.label(repeat.number), "peers": len(room)}, 202)
         peers = len(room)
-        named = request.headers.get("Rawws-Key") if room.settings.slow is Slow.LATEST else None
+        named = request.headers.get("Rawws-Key") if room.policy.uses_keys else None
         room.publish(body, text=opcode is Opcode.TEXT, key=named)
         if key is not None:
             room.note_key(key, digest)

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import sys
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import trio
 
 from rawws.backplane import Backplane
 from rawws.errors import UsageError
+from rawws.lag_policies import LagPolicy, choose_policy
 from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.member import Member
 from rawws.peer import Peer
 from rawws.presence import Watchers
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
-from rawws.wire.conflation import NewestByKey, Senders
-from rawws.wire.encodings import encode, encode_in_steps, without_deflate
+from rawws.wire.encodings import Encoding
 from rawws.wire.events import Data, as_message
 from rawws.wire.frames import Opcode, encode_message, split_frames
 from rawws.wire.message_ids import Ids, StreamIds, parse_id
 from rawws.wire.polled import Polled
 from rawws.wire.reading import RoomQuery
 from rawws.wire.repeats import Repeat, Repeats
+from rawws.wire.sender_runs import SenderRuns
 from rawws.wire.stream_entries import StreamId
 
 if TYPE_CHECKING:
@@ -42,10 +44,6 @@ BETWEEN_POLLS_S = 60.0
 MAX_POLLED_MESSAGES = 1000
 MAX_POLLED_BYTES = MIB
 
-# The most messages, newest of their keys, that a peer is sent at a time. After them it gets those that are newest then.
-NEWEST_MESSAGES = 1000
-NEWEST_BYTES = MIB
-
 # The memory of a room, besides its path and its log's segments (measured).
 ROOM_BYTES = 2600
 
@@ -53,7 +51,7 @@ NOBODY = 0  # the sender of what a program publishes
 
 
 class Slow(enum.Enum):
-    """What becomes of a peer that reads more slowly than its room publishes, once it is too far behind."""
+    """The names of the policies in `rawws.lag_policies`: what happens to a peer that reads too slowly."""
 
     CLOSE = "close"  # it is closed with 1013
     SKIP = "skip"  # it goes on with the newest, and is told how many it missed if it can be
@@ -67,7 +65,7 @@ class RoomSettings:
 
     history: History = field(default_factory=History)
     max_lag_bytes: int = MAX_LAG_BYTES
-    slow: Slow = Slow.CLOSE
+    slow: Slow | str = Slow.CLOSE  # or the name of another policy in `rawws.lag_policies.POLICIES`
     key: str | None = None  # the JSON member that holds a message's key, for `Slow.LATEST`
     exclude_sender: bool = False  # a message goes to all others
     read_only: bool = False  # a peer that sends something is closed with 1008; others publish
@@ -75,12 +73,9 @@ class RoomSettings:
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for what doesn't go together."""
-        if self.exclude_sender and self.slow is Slow.LATEST:
-            raise UsageError(
-                "the newest message of a key may be a peer's own: give 'latest' or exclude_sender, not both"
-            )
-        if not isinstance(self.slow, Slow):
-            raise UsageError(f"slow can't be {self.slow!r}; give a member of rawws.Slow, such as Slow.SKIP")
+        self.policy.check(exclude_sender=self.exclude_sender)
+        with contextlib.suppress(ValueError):
+            object.__setattr__(self, "slow", Slow(self.slow))
         if not isinstance(self.history, History):
             raise UsageError(f"history can't be {self.history!r}; give a rawws.History, such as History(messages=100)")
         check_number("history", self.history.messages)
@@ -89,6 +84,11 @@ class RoomSettings:
         check_number("max_lag_bytes", self.max_lag_bytes, least=1)
         if self.max_peers is not None:
             check_number("max_peers", self.max_peers, least=1, whole=False)
+
+    @property
+    def policy(self) -> type[LagPolicy]:
+        """The policy for slow peers."""
+        return choose_policy(self.slow.value if isinstance(self.slow, Slow) else self.slow)
 
 
 class Delivery(NamedTuple):
@@ -117,7 +117,6 @@ class RoomState:
     __slots__ = (
         "__weakref__",
         "_keep",
-        "_keys",
         "_loop",
         "_polled",
         "_pollers",
@@ -131,6 +130,7 @@ class RoomState:
         "kept_until",
         "log",
         "path",
+        "policy",
         "released",
         "settings",
         "shared",
@@ -149,12 +149,11 @@ class RoomState:
         self.path = path
         self._keep = keep
         self.settings = settings or RoomSettings()
-        slow, key, max_lag_bytes = self.settings.slow, self.settings.key, self.settings.max_lag_bytes
-        self._keys = NewestByKey(key or "", max_lag_bytes) if slow is Slow.LATEST else None
-        self._senders: Senders | None = Senders() if self.settings.exclude_sender else None
+        self.policy = self.settings.policy(self.settings.key or "", self.settings.max_lag_bytes)
+        self._senders: SenderRuns | None = SenderRuns() if self.settings.exclude_sender else None
         self.log = self._make_log()
-        # Those that have been sent everything, by the form that they get: their place is the log's tail.
-        self.current: dict[int, set[Peer]] = {}
+        # Those that have been sent everything, by their encoding: their place is the log's tail.
+        self.current: dict[Encoding, set[Peer]] = {}
         # Those that have a cursor of their own, and wait for their socket to take more.
         self.behind: set[Peer] = set()
         self.alone = (self,)  # for the many peers that are in this room only
@@ -174,18 +173,14 @@ class RoomState:
 
     def _make_log(self) -> BroadcastLog:
         message_bytes = 0 if self._senders is None else self._senders.bytes_each
-        return BroadcastLog(
-            encode_in_steps, history=self.settings.history, message_bytes=message_bytes, in_use=self._forms_in_use
-        )
+        return BroadcastLog(history=self.settings.history, message_bytes=message_bytes, in_use=self._encodings_in_use)
 
-    def _forms_in_use(self) -> Iterator[tuple[Cursor, int]]:
-        """Yield the cursor and the form of each peer that is behind, for the log."""
-        if self.conflates:  # its peers have no place in a segment
+    def _encodings_in_use(self) -> Iterator[tuple[Cursor, Encoding]]:
+        """Yield the cursor and the encoding of each lagging peer, for the log."""
+        if not self.policy.reads_on:  # its peers have no place in a segment
             return
         for peer in self.behind:
-            assert peer.cursors is not None
-            number, offset = peer.cursors[self]
-            yield Cursor(number, max(offset, peer.in_segment is self)), peer.encoding
+            yield peer.cursor_in_use(self), peer.encoding
 
     def __repr__(self) -> str:
         return f"<Room {self.path} peers={len(self)} behind={len(self.behind)} {self.log!r}>"
@@ -348,37 +343,20 @@ class RoomState:
         """Whether a peer is not sent what it has said itself."""
         return self._senders is not None
 
-    def segment_for(self, peer: Peer, number: int) -> bytes:
-        """Return a segment as a peer is sent it: in its form, and without its own messages if the room has it so."""
+    def segment_for(self, peer: Any, number: int) -> bytes:
+        """Return a segment in a peer's encoding, and without its own messages if the room has it so."""
         return self.leave_out_own(peer, number, self.log.segment(number, peer.encoding))
 
-    def leave_out_own(self, peer: Peer, number: int, segment: bytes) -> bytes:
-        """Return a segment, in a form that has frames. With `exclude_sender` it lacks the peer's own messages."""
+    def leave_out_own(self, peer: Any, number: int, segment: bytes) -> bytes:
+        """Return a segment, in an encoding that has frames. With `exclude_sender` it lacks the peer's own messages."""
         if self._senders is None:
             return segment
         return self._senders.leave_out(peer.number, segment, *self.log.span(number))
 
-    def count_for(self, peer: Peer, first: int, last: int) -> int:
+    def count_for(self, peer: Any, first: int, last: int) -> int:
         """Return how many of these messages a peer is sent."""
         own = 0 if self._senders is None else self._senders.count(peer.number, first, last)
         return last - first + 1 - own
-
-    def newest_for(self, peer: Peer, after: int) -> Newest:
-        """Return the newest message of each key after a number in a peer's form, as many as are sent at a time.
-
-        They are not compressed, since that would have to be done for each peer.
-        """
-        assert self._keys is not None
-        form = without_deflate(peer.encoding)
-        pieces: list[bytes] = []
-        size, upto = 0, self.log.last_message
-        for number, frame in self._keys.after(after):
-            if size >= NEWEST_BYTES or len(pieces) >= NEWEST_MESSAGES:
-                upto = number - 1
-                break
-            pieces.append(encode(frame, form, self.log.ids.labels(number)))
-            size += len(frame)
-        return Newest(b"".join(pieces), len(pieces), upto)
 
     # For those who write
 
@@ -396,9 +374,8 @@ class RoomState:
         """Append encoded messages of one sender, to be sealed and sent soon; returns how many."""
         first = self.log.next_message
         self.log.append(frames)
-        if key is not None and self._keys is not None:
-            for number in range(first, self.log.next_message):
-                self._keys.give(number, f":{key}")
+        if key is not None:
+            self.policy.note_key(range(first, self.log.next_message), key)
         if self._senders is not None:
             self._senders.add(self.log.next_message - 1, sender)
         return self.log.next_message - first
@@ -410,8 +387,7 @@ class RoomState:
         plain = log.seal(trio.current_time())
         if plain is None:
             return False
-        if self._keys is not None:
-            self._keys.add(first, plain)
+        self.policy.note_sealed(first, plain)
         self._polled = None
         if self._pollers:
             for poller in self._pollers:
@@ -456,7 +432,7 @@ class RoomState:
         self._forget()
 
     def leave_out(self, after: StreamId) -> None:
-        """Note that messages may be missing here, and send a gap to the readers whose form has one, in its place.
+        """Record that messages may be missing here, and send a gap in its place to readers whose encoding has controls.
 
         A new sequence of ids begins after ``after``, which may be lower than the last id. Everything appended must
         have been sealed.
@@ -493,20 +469,15 @@ class RoomState:
             self.watchers.add(peer)
 
     @property
-    def conflates(self) -> bool:
-        """Whether a peer that is behind has the number of a message for a cursor, and gets the newest of each key."""
-        return self._keys is not None
-
-    @property
     def tail(self) -> Cursor:
         """Where a peer stands that lacks nothing."""
-        return Cursor(self.log.last_message if self.conflates else self.log.next)
+        return self.policy.tail(self.log)
 
-    def add_current(self, peer: Peer) -> None:
+    def add_current(self, peer: Any) -> None:
         self.behind.discard(peer)
         self.current.setdefault(peer.encoding, set()).add(peer)
 
-    def add_behind(self, peer: Peer) -> None:
+    def add_behind(self, peer: Any) -> None:
         self._discard_current(peer)
         self.behind.add(peer)
 
@@ -529,8 +500,7 @@ class RoomState:
     @property
     def held_bytes(self) -> int:
         """What the room takes in memory, while somebody is in it or it keeps something."""
-        newest = 0 if self._keys is None else self._keys.held_bytes
-        held = ROOM_BYTES + len(self.path) + self.log.held_bytes + newest + self._repeats_bytes
+        held = ROOM_BYTES + len(self.path) + self.log.held_bytes + self.policy.held_bytes + self._repeats_bytes
         if self._polled is not None:
             held += sum(map(sys.getsizeof, self._polled[1].objects(self.log.keeps)))
         return held
@@ -563,8 +533,7 @@ class RoomState:
             return False
         if self._registry.get(self.path) is self:
             del self._registry[self.path]
-        if self._keys is not None:  # a program may keep the room, but no reader can ask for older messages
-            self._keys.clear()
+        self.policy.clear()  # a program may keep the room, but no reader can ask for older messages
         return True
 
     def expire(self) -> bool:
@@ -587,26 +556,12 @@ class RoomState:
 
     def trim(self) -> None:
         """Forget what nobody needs any more."""
-        lowest = self.log.next
-        if not self.conflates:
-            for peer in self.behind:
-                assert peer.cursors is not None
-                lowest = min(lowest, peer.cursors[self].number)
-                if lowest == self.log.first:
-                    break  # as mostly one of them is, where many are behind
+        lowest = self.policy.first_needed(self.log, (peer.lag(self).cursor for peer in self.behind))
         for poller in self._pollers or ():
             lowest = min(lowest, poller.number)
         self.log.trim(lowest, trio.current_time())
         if self._senders is not None:
             self._senders.trim(self.log.last_before(self.log.first) + 1)
-
-
-class Newest(NamedTuple):
-    """The part that a peer gets of what it missed, up to and including message ``upto``: ``messages`` of them."""
-
-    data: bytes
-    messages: int
-    upto: int
 
 
 class Place(NamedTuple):

@@ -1,48 +1,43 @@
-"""Sending: what is published in a room to all who are in it, and what is for one peer alone.
+"""Sending: a room's messages to all of its peers, and frames to one peer alone.
 
-Those who have had all of a room's log are given the next segment with one ``send()`` each, all of them the same
-``bytes``. Who takes but a part of it *falls behind*: from then on it has a cursor in each of its rooms, and is sent
-what is there whenever its socket can take more, until it has caught up. What is for one peer alone waits in its
-outbox, and goes out between two segments.
-
-A frame is never sent within another: once some of a segment has gone out, the rest of it comes next
-(``Peer.in_segment``), and within a message that a program sends in fragments no room has a say (``Peer.in_message``).
+The peers that have had all of a room's log are sent the next segment with one ``send()`` each, all of them the same
+``bytes``. A peer whose socket takes only part of it lags from then on, and its `rawws.writer.PeerWriter` knows what it
+is sent next, whenever the socket can take more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping
 
 import trio
 
 from rawws import tracing
-from rawws.forms import SENT_AT_ONCE_BYTES
-from rawws.peer import Alone, Peer, Piece
+from rawws.forms import SENT_AT_ONCE_BYTES, WORK, Forms, Job
+from rawws.peer import Peer
+from rawws.peer_control import PeerControl
 from rawws.poller import READABLE
 from rawws.room_state import RoomState
-from rawws.wire.broadcast_log import RUN_BYTES, Cursor
-from rawws.wire.encodings import notice, rest_of_message, without_deflate
+from rawws.slow import SlowPeers
+from rawws.traffic import Traffic
+from rawws.wire.deflate import STEP_BYTES
+from rawws.wire.encodings import PLAIN
 from rawws.wire.role import Role
 from rawws.wire.session import State
-
-if TYPE_CHECKING:
-    from rawws.loop import Loop
 
 # Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
 # pongs faster than it takes them is slowed down to its own speed. A program's messages don't count: `send` waits
 # for the peer by itself, and the peer's close may say why it takes no more of a message.
 MAX_OUTBOX_BYTES = 64 * 1024
-# Waiting frames up to this size are joined: an object for each would take twenty times the bytes of a pong.
-SMALL_BYTES = 4 * 1024
 
 
 class Sending:
-    """Sends to peers, for the loop."""
+    """Sends to peers, and has the loop watch, lose or close them as that turns out."""
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._traffic = loop.traffic
+    def __init__(self, control: PeerControl, forms: Forms, slow: SlowPeers, traffic: Traffic) -> None:
+        self._control = control
+        self._forms = forms
+        self._slow = slow
+        self._traffic = traffic
         self._queued: list[Peer] = []  # to be flushed soon
 
     # To all of a room
@@ -61,24 +56,24 @@ class Sending:
                 gone += lost
             return sent, queued, gone
         except Exception:
-            self._loop.give_up_all(room)
+            self._control.give_up_all(room)
             return 0, 0, peers
 
     def spread_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
         """Send the gap that a room's log just got to every peer there, if its form can tell of one.
 
-        In a room that conflates, a peer that is behind has no place in the log, and is sent the gap at once.
+        A lagging peer that doesn't read on in the log has no place there, and is sent the gap at once.
         """
-        if not room.conflates:
+        if room.policy.reads_on:
             try:
                 self._broadcast(room)
             except Exception:
-                self._loop.give_up_all(room)
+                self._control.give_up_all(room)
             return
         for peer in room.peers:
-            if peer.session.state is State.OPEN and (words := notice({"gap": gap}, peer.encoding)):
-                if peer.in_message:
-                    peer.queue_later([words])
+            if peer.session.state is State.OPEN and (words := peer.encoding.encode_control({"gap": gap})):
+                if peer.is_fragmenting:
+                    peer.queue_whole(words)
                 else:
                     self.send(peer, words)
 
@@ -86,22 +81,22 @@ class Sending:
         """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
         number = room.log.next - 1
         gone = len(room)
-        forms = self._loop.forms
+        forms, reads_on = self._forms, room.policy.reads_on
         short: list[tuple[Peer, bytes, int]] = []  # with the segment, and how much of it was sent
         lost: list[tuple[Peer, OSError]] = []
         later: list[Peer] = []
         most_bytes = SENT_AT_ONCE_BYTES
-        for form, all_peers in room.current.items():
+        for encoding, all_peers in room.current.items():
             peers: Collection[Peer] = all_peers
-            # In a room that conflates, a peer that is behind has no place in a segment, and can't wait for its form.
-            segment = forms.get_at_once(room, number, form) if room.conflates else forms.get(room, number, form)
+            # A lagging peer that doesn't read on in the log has no place in a segment, and can't wait for its form.
+            segment = forms.get(room, number, encoding) if reads_on else forms.get_at_once(room, number, encoding)
             if segment is None:
                 later += peers
                 continue
             if not segment:  # a gap, of which this form can't tell
                 continue
             size = len(segment)
-            if size * len(peers) > most_bytes and not room.conflates:
+            if size * len(peers) > most_bytes and reads_on:
                 in_order = list(peers)
                 peers = in_order[: max(1, most_bytes // size)]
                 later += in_order[len(peers) :]
@@ -128,18 +123,13 @@ class Sending:
         for peer, segment, sent in short:
             if not room.tells_senders_apart:
                 self._traffic.bytes_out -= len(segment) - sent
-            self.fall_behind(peer)
-            self._loop.slow.leave_rest(peer, room, number, segment, sent)
+            peer.record_partial_send(room, number, segment, sent)
+            self._control.watch(peer, done=False)
         for peer in later:
-            self._keep_place(peer)
-            assert peer.cursors is not None
-            peer.cursors[room] = Cursor(number)
-            forms.wait(peer, room, number)
+            peer.wait_for_encoding(room, number, forms)
         for peer, loss in lost:
-            self._loop.lose(peer, loss)
-        for peer in list(room.behind):
-            if peer.cursors is not None:  # it may have gone since
-                self._loop.slow.check(peer, room)
+            self._control.lose(peer, loss)
+        self._slow.check_all(room)
         room.trim()
         left, behind = len(room), len(room.behind)
         return left - behind, behind, gone - left
@@ -153,7 +143,7 @@ class Sending:
         short: list[tuple[Peer, bytes, int]],
         lost: list[tuple[Peer, OSError]],
     ) -> None:
-        """Send each peer a segment without what it has said itself."""
+        """Send each peer a segment without the messages that it has published itself."""
         for peer in peers:
             segment = room.leave_out_own(peer, number, whole)
             try:
@@ -176,31 +166,37 @@ class Sending:
         if show and peer.session.on_frame is not None:
             peer.session.show_sent(frames)
         self._traffic.messages_out += 1
-        if peer.interest == READABLE and not peer.outbox:  # nothing waits: most often it all goes at once
-            try:
-                sent = peer.transport.send_now(frames)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                self._loop.lose(peer, error)
+        try:
+            if peer.put(frames, self._traffic):
                 return
-            self._traffic.bytes_out += sent
-            if sent == len(frames):
-                return
-            peer.outbox = [_rest(frames, sent)]
-            peer.outbox_bytes = len(frames) - sent
-        else:
-            self.queue(peer, frames)
+        except OSError as error:
+            self._control.lose(peer, error)
+            return
         self.flush(peer)
+
+    def send_answers(self, peer: Peer, frames: bytes) -> None:
+        """Send automatic answers, such as pongs and echoes.
+
+        A peer that asks for more of them than it takes is not read from (`Peer.unanswered_bytes`).
+        """
+        self._send_counted(peer, frames, peer.count_answers)
 
     def send_alone(self, peer: Peer, frames: bytes) -> None:
         """Send a program's message to a peer without an inbox that is caught up with its rooms."""
-        if peer.alone is None:
-            peer.alone = Alone()
-        peer.alone.waiting_bytes += len(frames)
-        self.send(peer, frames)
-        if not peer.outbox:
-            peer.alone.waiting_bytes = 0
+        self._send_counted(peer, frames, peer.count_program)
+
+    def _send_counted(self, peer: Peer, frames: bytes, count: Callable[[int], None]) -> None:
+        if peer.session.on_frame is not None:
+            peer.session.show_sent(frames)
+        self._traffic.messages_out += 1
+        try:
+            if peer.put(frames, self._traffic):
+                return
+        except OSError as error:
+            self._control.lose(peer, error)
+            return
+        count(len(frames))
+        self.flush(peer)
 
     def send_soon(self, peer: Peer, frames: bytes) -> None:
         """Queue frames for this peer, to go out with those that follow: at once when they are many, else very soon.
@@ -210,11 +206,11 @@ class Sending:
         if peer.session.on_frame is not None:
             peer.session.show_sent(frames)
         self._traffic.messages_out += 1
-        if not peer.outbox:
+        if not peer.has_queued:
             self._queued.append(peer)
-            self._loop.run_errands_soon()
-        self.queue(peer, frames)
-        if peer.outbox_bytes >= MAX_OUTBOX_BYTES:
+            self._control.run_errands_soon()
+        peer.queue(frames)
+        if peer.queued_bytes >= MAX_OUTBOX_BYTES:
             self.flush(peer)
 
     @property
@@ -226,292 +222,132 @@ class Sending:
         """Send what `send_soon` has queued."""
         queued, self._queued = self._queued, []
         for peer in queued:
-            if peer.outbox and not peer.is_blocked:
-                try:
-                    self.flush(peer)
-                except Exception:
-                    self._loop.give_up(peer)
+            if peer.has_queued and not peer.is_blocked:
+                self._flush_or_give_up(peer)
 
     def echo_large(self, peer: Peer, frames: list[bytes | bytearray]) -> bool:
         """Send large frames back without joining them first; False if that isn't possible now."""
-        if peer.encoding or peer.interest != READABLE or peer.session.on_frame is not None:
+        if peer.encoding is not PLAIN or peer.interest != READABLE or peer.session.on_frame is not None:
             return False
-        try:
-            sent = peer.transport.try_send_pieces(frames)
-        except OSError as error:
-            self._loop.lose(peer, error)
-            return True
         self._traffic.messages_in += 1
-        if sent < sum(map(len, frames)):
-            rest = _rest(b"".join(frames), sent)
-            peer.outbox = [rest]
-            peer.outbox_bytes = len(rest)
+        try:
+            is_done = peer.put_pieces(frames, self._traffic)
+        except OSError as error:
+            self._control.lose(peer, error)
+            return True
+        if not is_done:
             self.flush(peer)
         return True
-
-    def queue(self, peer: Peer, frames: bytes) -> None:
-        """Put frames at the end of a peer's outbox. Small ones become part of the piece before them."""
-        outbox = peer.outbox
-        if not outbox or len(frames) > SMALL_BYTES:
-            self.queue_apart(peer, frames)
-            return
-        tail = outbox[-1]
-        if type(tail) is bytearray and len(tail) < RUN_BYTES:
-            tail += frames
-        elif type(tail) is bytes and len(tail) <= SMALL_BYTES:
-            joined = bytearray(tail)
-            joined += frames
-            outbox[-1] = joined
-        else:
-            outbox.append(frames)
-        peer.outbox_bytes += len(frames)
-
-    @staticmethod
-    def queue_apart(peer: Peer, frames: bytes) -> None:
-        """Put frames at the end of a peer's outbox as a piece of its own, which can be taken out again."""
-        if peer.outbox is None:
-            peer.outbox = [frames]
-        else:
-            peer.outbox.append(frames)
-        peer.outbox_bytes += len(frames)
 
     def flush(self, peer: Peer) -> None:
         """Send what the peer's socket takes now, and watch it for writability if something is left."""
         if peer.transport.fileno() < 0:
             return
-        peer.awaits_form = False
-        before = self._traffic.bytes_out
+        was_lagging, before = peer.is_lagging, self._traffic.bytes_out
         try:
-            done = self._send_pending(peer)
+            progress = peer.flush(self._forms, self._traffic)
         except OSError as error:
-            self._loop.lose(peer, error)
+            self._control.lose(peer, error)
             return
-        if peer.cursors is not None and self._traffic.bytes_out != before:
-            self._loop.slow.note_progress(peer)
-        takes_more = done or peer.awaits_form
-        if not takes_more:
-            self.fall_behind(peer)
-        elif done and peer.cursors is not None and not peer.in_message:
-            peer.cursors = None
-            for room in peer.rooms:
-                room.add_current(peer)
-                room.trim()
+        for messages, behind in progress.skipped:
+            self._slow.record_skipped(peer, messages, f"{behind} messages behind")
+        if was_lagging and self._traffic.bytes_out != before:
+            self._slow.note_progress(peer)
         for room in peer.rooms:
             if room.is_held:
-                self._loop.slow.release_publishers(room)
-        session = peer.session
-        waits = peer.inbox is not None and peer.inbox.last_words is not None
-        if done and session.is_closed and not peer.rooms and not peer.shut and not waits:
-            peer.shut = True
-            # §7.1.1: the server is the first to end the stream; a client does so when it gives up on the server.
-            if session.our_role is Role.SERVER or session.fault is not None:
-                peer.transport.shutdown_write()
-                done = takes_more = not peer.transport.has_unsent
-        self._loop.watch(peer, done=takes_more)
+                self._slow.unblock_if_caught_up(room)
+        takes_more = not progress.is_blocked
+        if progress.is_done and self._is_over(peer):
+            takes_more = self._shut_down_write(peer)
+        self._control.watch(peer, done=takes_more)
         if takes_more:
             peer.wake_senders()
 
-    def _send_pending(self, peer: Peer) -> bool:
-        """Send from the outbox and the logs, each at its turn; return False if something is left.
-
-        Then the socket takes no more, or the next form is still being made (``Peer.awaits_form``).
-        """
-        transport, forms = peer.transport, self._loop.forms
-        if transport.has_unsent and not transport.try_flush():
-            return False
-        while True:
-            if peer.outbox and peer.in_segment is None:
-                count, waiting = _first_of(peer.outbox)
-                sent = transport.try_send(waiting)
-                self._traffic.bytes_out += sent
-                peer.outbox_bytes -= sent
-                if sent < len(waiting):
-                    peer.outbox[:count] = [_rest(waiting, sent)]
-                    return False
-                del peer.outbox[:count]
-                if peer.outbox:
-                    continue
-                peer.outbox = None
-                if peer.inbox is not None:
-                    peer.inbox.answer_bytes = 0
-                if peer.alone is not None:
-                    peer.alone.waiting_bytes = 0
-            if peer.cursors is None or (peer.in_message and peer.in_segment is None):
-                return True
-            room = peer.in_segment or self._next_room(peer)
-            if room is None:
-                return True
-            number, offset = peer.cursors[room]
-            if room.conflates:
-                self._loop.slow.queue_newest(peer, room, number)
-                continue
-            segment = forms.get(room, number, peer.encoding)
-            if segment is None:
-                forms.wait(peer, room, number)
-                return False
-            if not segment:  # a gap, of which this form can't tell
-                peer.cursors[room] = Cursor(number + 1)
-                continue
-            if (
-                not offset
-                and number + 1 < room.log.next
-                and not transport.has_handshake
-                and not room.tells_senders_apart
-            ):
-                if not self._send_run(peer, room, number):
-                    return False
-                continue
-            segment = room.leave_out_own(peer, number, segment)
-            sent = transport.try_send(memoryview(segment)[offset:] if offset else segment)
-            self._traffic.bytes_out += sent
-            if sent and not offset:
-                peer.session.show_sent(segment)
-            if offset + sent < len(segment):
-                peer.cursors[room] = Cursor(number, offset + sent)
-                peer.in_segment = room if offset + sent + transport.committed_bytes > 0 else None
-                return False
-            peer.cursors[room] = Cursor(number + 1)
-            peer.in_segment = None
-
-    def _send_run(self, peer: Peer, room: RoomState, number: int) -> bool:
-        """Send several segments that a peer lacks with one system call; False when the socket takes no more."""
-        assert peer.cursors is not None
-        run, sizes = self._loop.forms.run(room, number, peer.encoding)
-        sent = left = peer.transport.try_send(run)
-        self._traffic.bytes_out += sent
-        for size in sizes:
-            if left and peer.session.on_frame is not None:
-                peer.session.show_sent(room.log.segment(number, peer.encoding))
-            if left < size:
-                break
-            left -= size
-            number += 1
-        peer.cursors[room] = Cursor(number, left)
-        peer.in_segment = room if left else None
-        if left:
-            at = sent - left
-            room.log.put_back(number, peer.encoding, run[at : at + size])
-        return sent == len(run)
+    def _flush_or_give_up(self, peer: Peer) -> None:
+        try:
+            self.flush(peer)
+        except Exception:
+            self._control.give_up(peer)
 
     @staticmethod
-    def _next_room(peer: Peer) -> RoomState | None:
-        """Return a room in which the peer lacks something."""
-        assert peer.cursors is not None
-        for room, cursor in peer.cursors.items():
-            if cursor != room.tail:
-                return room
-        return None
+    def _is_over(peer: Peer) -> bool:
+        """Return whether a peer has been sent the last that it gets from us."""
+        if peer.write_shut_down or not peer.session.is_closed or peer.rooms:
+            return False
+        return peer.inbox is None or peer.inbox.last_words is None
 
-    # What a peer lacks of its rooms
+    @staticmethod
+    def _shut_down_write(peer: Peer) -> bool:
+        """End the stream to a peer if that is ours to do (§7.1.1); False if the socket takes no more for now."""
+        peer.write_shut_down = True
+        session = peer.session
+        # The server is the first to end the stream; a client does so when it gives up on the server.
+        if session.our_role is not Role.SERVER and session.fault is None:
+            return True
+        peer.transport.shutdown_write()
+        return not peer.transport.has_unsent
+
+    # The places of peers in their rooms
 
     def fall_behind(self, peer: Peer) -> None:
         """Have a peer keep its own place in each of its rooms, since it can't be sent things right now."""
-        self._keep_place(peer)
-        self._loop.watch(peer, done=False)
-
-    @staticmethod
-    def _keep_place(peer: Peer) -> None:
-        if peer.cursors is None and peer.rooms:
-            peer.cursors = {room: room.tail for room in peer.rooms}
-            for room in peer.rooms:
-                room.add_behind(peer)
+        peer.start_lagging()
+        self._control.watch(peer, done=False)
 
     def replay(self, peer: Peer, room: RoomState, after: int) -> bool:
-        """Put a peer behind in a room that it joins; false if there is nothing for it."""
-        entry = room.log.entry(after, peer.encoding, trio.current_time())
-        if not entry.rest and entry.number == room.log.next:
+        """Send a peer that joins a room what came after a message; false if there is nothing for it."""
+        if not peer.replay(room, after, trio.current_time()):
             return False
-        if peer.cursors is None:
-            peer.cursors = {}
-            for other in peer.rooms:
-                if other is not room:
-                    peer.cursors[other] = other.tail
-                    other.add_behind(peer)
-        if room.conflates:  # who comes to a ticker wants to know how things stand
-            peer.cursors[room] = Cursor(after)
-        else:
-            if entry.rest:
-                peer.session.show_sent(entry.rest)
-                if peer.in_message:
-                    peer.queue_later([entry.rest])
-                else:
-                    self.queue(peer, entry.rest)
-            peer.cursors[room] = Cursor(entry.number)
-        room.add_behind(peer)
         self.flush(peer)
         return True
 
-    def queue_rest(self, peer: Peer, rooms: Sequence[RoomState], *, whole: bool) -> None:
-        """Move what a peer lacks of rooms that it leaves into its outbox: all, or what completes a frame."""
-        assert peer.cursors is not None
-        first: list[Piece] = []
-        then: list[Piece] = []
-        for room in rooms:
-            number, offset = peer.cursors[room]
-            if room.conflates:
-                while whole and number != room.log.last_message:
-                    newest, _, number = room.newest_for(peer, number)
-                    then.append(newest)
-                continue
-            if room is peer.in_segment:
-                segment = room.segment_for(peer, number)
-                if whole:
-                    first.append(memoryview(segment)[offset:])
-                else:
-                    committed_bytes = peer.transport.committed_bytes
-                    first.append(rest_of_message(segment, offset, peer.encoding, committed_bytes=committed_bytes))
-                number += 1
-                peer.in_segment = None
-            if whole:
-                for missing in range(number, room.log.next):
-                    # An uncompressed one is the log's own, or quickly made.
-                    plain = room.log.segment(missing, without_deflate(peer.encoding))
-                    if segment := room.leave_out_own(peer, missing, plain):
-                        peer.session.show_sent(segment)
-                        then.append(segment)
-        if peer.in_message:
-            peer.queue_later(then)
-            then = []
-        peer.outbox = [*first, *(peer.outbox or ()), *then]
-        peer.outbox_bytes = sum(map(len, peer.outbox))
+    def begin_fragments(self, peer: Peer) -> None:
+        """Begin a message in fragments: what its rooms publish waits until `end_fragments`."""
+        if peer.begin_fragments():
+            self._control.watch(peer, done=True)
 
-    # A message in fragments
-
-    def hold(self, peer: Peer) -> None:
-        """Begin a message in fragments: what its rooms publish waits until `release`."""
-        peer.in_message = True
-        if peer.cursors is None and peer.rooms:
-            self.fall_behind(peer)
-            self._loop.watch(peer, done=True)
-
-    def release(self, peer: Peer) -> None:
+    def end_fragments(self, peer: Peer) -> None:
         """The last fragment of a message has been given to `send`."""
-        peer.in_message = False
-        if peer.later:
-            peer.outbox = [*(peer.outbox or ()), *peer.later]
-            peer.outbox_bytes += sum(map(len, peer.later))
-            peer.later = None
+        peer.end_fragments()
         self.flush(peer)
 
+    # Segments that take long to encode
 
-def _rest(piece: Piece, sent: int) -> Piece:
-    """Return what is left of a piece when some of it has been sent.
+    def do_work(self) -> None:
+        """Do about a millisecond of encoding, and send to the peers that have waited for what is done."""
+        forms = self._forms
+        forms.allowance = STEP_BYTES
+        work = 0
+        while forms.has_work and work < STEP_BYTES:
+            job = forms.next_job()
+            try:
+                is_made = job.advance()
+            except Exception:  # the other rooms have jobs too
+                self._finish(job)
+                self._control.give_up_all(job.room)
+                continue
+            if not is_made:
+                work += min(job.work, STEP_BYTES)
+                forms.put_back(job)
+                continue
+            self._finish(job)
+            work += self._resume(job)
 
-    A large rest is a view, which keeps the whole piece in memory; a small one is copied and lets go of it.
-    """
-    if type(piece) is bytearray:
-        del piece[:sent]
-        return piece
-    return memoryview(piece)[sent:] if len(piece) - sent > SMALL_BYTES else bytearray(memoryview(piece)[sent:])
+    def _finish(self, job: Job) -> None:
+        if self._forms.finish(job):
+            self._slow.unblock(job.room, WORK)
 
-
-def _first_of(outbox: Sequence[Piece]) -> tuple[int, Piece]:
-    """Return what of an outbox is to be sent first, in one piece, and how many of the outbox's that is.
-
-    Small pieces are joined for one system call. Large ones are sent as they are: they may be others' too.
-    """
-    count, size = 1, len(outbox[0])
-    while count < len(outbox) and size + len(outbox[count]) <= RUN_BYTES:
-        size += len(outbox[count])
-        count += 1
-    return count, outbox[0] if count == 1 else b"".join(outbox[:count])
+    def _resume(self, job: Job) -> int:
+        """Send to the peers that have waited, at most `SENT_AT_ONCE_BYTES`, and return how much work that was."""
+        traffic = self._traffic
+        before = traffic.bytes_out
+        until = before + SENT_AT_ONCE_BYTES
+        while job.waiting:
+            peer, _ = job.waiting.popitem()
+            if not peer.awaits_encoding or not peer.is_lagging:
+                continue
+            if traffic.bytes_out >= until and job.room in peer.rooms and job.is_wanted:
+                peer.wait_for_encoding(job.room, job.number, self._forms)
+                continue
+            self._flush_or_give_up(peer)
+        return (traffic.bytes_out - before) * STEP_BYTES // SENT_AT_ONCE_BYTES

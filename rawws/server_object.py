@@ -31,7 +31,6 @@ from rawws.tracing import OpenConnection
 from rawws.transport import Transport
 from rawws.upgrade import Upgraded
 from rawws.websocket import WebSocket
-from rawws.wire.event_stream import EventStream
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, shorten
 
@@ -45,9 +44,9 @@ MOST_NAMED = 5  # the most endpoints of an application in one log line
 
 
 class Server:
-    """A rawws server on sockets that listen already, which it owns once `run` has begun.
+    """A rawws server on listening sockets, which it owns once `run` has begun.
 
-    ``task_status`` of `serve` gives one; `stop` ends it in order.
+    A program gets it from `serve`, as the value of ``task_status``. `stop` ends it in order.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class Server:
         return f"<Server on {where}, peers={self.peer_count}{', stopping' * self.stopping}>"
 
     def stop(self) -> None:
-        """Ask `run` to come to an orderly end: no new connections, a close to every peer, a bounded wait.
+        """Ask `run` to end in order: it accepts no connections, closes every peer, and waits for at most the drain.
 
         Another thread has to call it with ``trio.from_thread.run_sync``; a direct call raises `UsageError`.
         """
@@ -155,8 +154,7 @@ class Server:
         peers = [  # the oldest first
             peer
             for peer in current_loop().peers.values()
-            if peer.endpoint is self._endpoint
-            or (peer.endpoint is self._unseen and isinstance(peer.session, EventStream))
+            if peer.endpoint is self._endpoint or (peer.endpoint is self._unseen and peer.encoding.is_one_way)
         ]
         listed = [
             OpenConnection(peer.number, peer.remote_address, peer.path, peer.endpoint is self._endpoint)
@@ -180,13 +178,13 @@ class Server:
     async def _accept_all(self, tasks: trio.Nursery) -> None:
         """Accept on every listener; each connection becomes a task of its own."""
 
-        def take(connected: socket.socket, address: Address) -> None:
+        def start(connected: socket.socket, address: Address) -> None:
             tasks.start_soon(self._serve_connection, connected, address, tasks)
 
         with self._accepting:
             async with trio.open_nursery() as accepting:
                 for listener in self.listeners:
-                    accepting.start_soon(accept_connections, listener, take)
+                    accepting.start_soon(accept_connections, listener, start)
         for listener in self.listeners:
             _close_listener(listener)
 
@@ -202,7 +200,7 @@ class Server:
                 await reject(connection, refusal)
             elif isinstance(upgraded := await serve_http(connection), HandedOver):
                 peer = upgraded.adopt(upgraded.number, upgraded.transport, self._unseen)
-                lives_on = self._is_adopted(peer)
+                lives_on = self._start_peer(peer)
             elif upgraded is not None:
                 lives_on = self._serve_websocket(upgraded, tasks)
         except Exception:
@@ -246,10 +244,10 @@ class Server:
             trailing_data=upgraded.trailing_data,
             fast_lane=self._fast_lane,
         )
-        return self._is_adopted(peer)
+        return self._start_peer(peer)
 
-    def _is_adopted(self, peer: Peer | None) -> bool:
-        """Say whether a hand-over has made a peer. If the server is stopping, the peer is closed at once."""
+    def _start_peer(self, peer: Peer | None) -> bool:
+        """Close a new peer at once if the server is stopping. Returns whether there is a peer at all."""
         if peer is not None and self.stopping:
             _close_for_shutdown(peer)
         return peer is not None
@@ -257,7 +255,7 @@ class Server:
     @staticmethod
     @trio.lowlevel.enable_ki_protection
     async def _handle(handler: Handler, websocket: WebSocket) -> None:
-        """Run the application's handler for one connection, and close that when it returns."""
+        """Run the application's handler for one connection, and close the connection when it returns."""
         try:
             await call_handler(handler, websocket)
         except BaseException as error:
@@ -271,6 +269,7 @@ class Server:
 
 
 def name_some(paths: Sequence[str]) -> str:
+    """Return the first of the paths for a log line, and the number of the others."""
     named = ", ".join(shorten(path) for path in paths[:MOST_NAMED])
     return f"{named} and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else named
 

@@ -186,7 +186,7 @@ def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -
             if shared := [path for path in seen if may_match_below(path, paths.root)]:
                 message += f"; where {name_some(shared)} matches a room's path, rawws serves the room without asking "
                 message += "the application"
-            logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
+            logs.server_line(logging.WARNING, STATE, message)
     return Route(hub, refuse=lambda request: paths.refuse(request.path or ""))
 
 
@@ -195,4 +195,4 @@ def _warn_of_open_publishing(hub: Hub, http: object) -> None:
     if hub.peers_publish and any(isinstance(app, RoomApp) and app.needs_token(hub) for app in apps_of(http)):
         message = "the publish token is asked of POSTs only, and every WebSocket publishes in its room without it; add "
         message += "--read-only, or Hub(read_only=True), to publish by POST alone"
-        logs.line(logs.server, logging.WARNING, logs.SERVER, STATE, message)
+        logs.server_line(logging.WARNING, STATE, message)

@@ -1,4 +1,4 @@
-"""What all connections of a server share: its configuration, which is fixed, and its state."""
+"""The configuration of a server, which is fixed, and its state; all of its connections share both."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Peers that can't keep up: what the loop does about those that read too slowly, and those that say too much.
+"""Peers that can't keep up: those that read too slowly, and those that send too much.
 
-What becomes of a slow reader is for its room to say (`rawws.room.Slow`). Whatever it is, a peer is only ever moved
-from one boundary between two messages to another, and what is for it alone goes out in any case.
+The room of a slow reader has a policy (`rawws.lag_policies`), and `SlowPeers` carries out what that decides. A peer is
+only ever moved from one boundary between two messages to another, and frames for it alone go out in any case.
 """
 
 from __future__ import annotations
@@ -9,133 +9,116 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import assert_never
 
 import trio
 
+from rawws import logs
 from rawws.errors import Cause
+from rawws.lag_policies import Block, Close, JumpTo, Keep, Lag
 from rawws.peer import Pace, Peer
-from rawws.room_state import RoomState, Slow
+from rawws.peer_control import PeerControl
+from rawws.room_state import RoomState
+from rawws.traffic import Traffic
 from rawws.wire.broadcast_log import Cursor
-from rawws.wire.encodings import count_messages, notice, rest_of_message
+from rawws.wire.encodings import PLAIN
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
-
-if TYPE_CHECKING:
-    from rawws.loop import Loop
 
 OPEN = State.OPEN
 _SLOW = "slow"
 
 
 class SlowPeers:
-    """Sees to them, for the loop."""
+    """Carries out what the rooms' policies decide, and lets publishers wait."""
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+    def __init__(self, control: PeerControl, traffic: Traffic) -> None:
+        self._control = control
+        self._traffic = traffic
         # The peers that were held back, by the room that has them wait: a lost one is in that room no more.
         self._held_back: dict[RoomState, dict[Peer, None]] = {}
 
-    # Who reads too slowly
+    # Peers that read too slowly
 
-    @staticmethod
-    def leave_rest(peer: Peer, room: RoomState, number: int, segment: bytes, sent: int) -> None:
-        """Note that only the first ``sent`` bytes of a segment, in this peer's form, were sent."""
-        assert peer.cursors is not None
-        if not room.conflates:
-            peer.cursors[room] = Cursor(number, sent)
-            if sent + peer.transport.committed_bytes > 0:
-                peer.in_segment = room
+    def check_all(self, room: RoomState) -> None:
+        """Do what a room's policy decides about the peers that lag too far there."""
+        log = room.log
+        # Where all that the log keeps is within the limit, so is each peer.
+        if not room.behind or room.policy.lag_cost(Lag(log, Cursor(log.first), PLAIN)) <= room.settings.max_lag_bytes:
             return
-        # It may never get more of this than the message that it has a part of.
-        rest = rest_of_message(segment, sent, peer.encoding, committed_bytes=peer.transport.committed_bytes)
-        done = count_messages(segment, sent + len(rest), peer.encoding)
-        if rest:
-            peer.outbox = [rest, *(peer.outbox or ())]
-            peer.outbox_bytes += len(rest)
-        peer.cursors[room] = Cursor(room.log.last_before(number) + done)
+        for peer in list(room.behind):
+            if peer.is_lagging:  # it may have gone since
+                self._check(peer, room)
 
-    def check(self, peer: Peer, room: RoomState) -> None:
-        """See to a peer that is too far behind, in the way that the room has it."""
-        if room.conflates or peer.awaits_form:  # it can't fall behind, or the delay is ours
+    def _check(self, peer: Peer, room: RoomState) -> None:
+        if peer.awaits_encoding:  # the delay is ours
             return
-        assert peer.cursors is not None
-        lag_bytes = room.log.lag_cost(peer.cursors[room], peer.encoding)
-        settings = room.settings
-        if lag_bytes <= settings.max_lag_bytes or peer.session.state is not OPEN:
+        lag = peer.lag(room)
+        lag_bytes, limit = room.policy.lag_cost(lag), room.settings.max_lag_bytes
+        if lag_bytes <= limit or peer.session.state is not OPEN:
             return
-        told = f"{lag_bytes} bytes behind, over the limit of {settings.max_lag_bytes} (--max-lag)"
-        match settings.slow:
-            case Slow.SKIP:
-                self._skip(peer, room, told)
-            case Slow.WAIT:
-                self._hold_publishers(room, peer, told)
+        reason = f"{lag_bytes} bytes behind, over the limit of {limit} (--max-lag)"
+        match action := room.policy.on_lag(lag):
+            case Keep():
+                pass
+            case Close():
+                self._close(peer, reason)
+            case JumpTo():
+                self._skip(peer, room, action.number, reason)
+            case Block():
+                self._block_publishers(room, peer, reason)
             case _:
-                self._close(peer, told)
+                assert_never(action)
 
     def check_notices(self, peer: Peer, room: RoomState, size: int) -> None:
-        """Close a peer for which too much waits that is no message of the room, when so many bytes came to that."""
+        """Close a peer for which too many joins and leaves wait, after ``size`` bytes of them were queued."""
         pace = peer.pace = peer.pace or Pace()
-        pace.notice_bytes = min(pace.notice_bytes + size, peer.outbox_bytes)
+        pace.notice_bytes = min(pace.notice_bytes + size, peer.queued_bytes)
         limit = room.settings.max_lag_bytes
         if pace.notice_bytes > limit and peer.session.state is OPEN:
             self._close(peer, f"{pace.notice_bytes} bytes behind, over the limit of {limit} (--max-lag)")
 
-    def _close(self, peer: Peer, told: str) -> None:
-        self._loop.log(peer, FAULT, f"reads too slowly: {told}", logging.WARNING)
-        self._loop.close(peer, 1013, told, Cause.SLOW_PEER, with_the_rest=False)
+    def _close(self, peer: Peer, reason: str) -> None:
+        _warn(peer, f"reads too slowly: {reason}")
+        self._control.close(peer, 1013, reason, Cause.SLOW_PEER, with_the_rest=False)
 
-    def _skip(self, peer: Peer, room: RoomState, told: str) -> None:
-        """Have a peer go on with the newest segment, from the next boundary between two messages on."""
-        assert peer.cursors is not None
-        log = room.log
-        number, offset = peer.cursors[room]
-        newest = log.next - 1
-        if number >= newest:
-            return  # what it lacks is the newest
-        gaps = log.gaps(number, newest)
-        skipped = room.count_for(peer, log.first_of(number), log.last_before(newest)) - len(gaps)
-        if peer.in_segment is room:
-            segment = room.segment_for(peer, number)
-            rest = rest_of_message(segment, offset, peer.encoding, committed_bytes=peer.transport.committed_bytes)
-            if number in gaps:
-                gaps.remove(number)  # it goes out whole
-            else:
-                skipped -= count_messages(segment, offset + len(rest), peer.encoding)
-            peer.in_segment = None
-            peer.outbox = [rest, *(peer.outbox or ())]
-            peer.outbox_bytes += len(rest)
-        peer.cursors[room] = Cursor(newest)
-        self._note_skipped(peer, skipped, told)
+    def _skip(self, peer: Peer, room: RoomState, number: int, reason: str) -> None:
+        """Have a peer go on with a later segment, from the next boundary between two messages on."""
+        skipped, gaps = peer.jump_to(room, number)
+        self.record_skipped(peer, skipped, reason)
         if skipped > 0:
-            self._tell_skipped(peer, skipped)
+            self._notify_skipped(peer, skipped)
         for gap in gaps:
-            if words := log.segment(gap, peer.encoding):
-                self._loop.sending.queue_apart(peer, words)
-        self._loop.watch(peer, done=False)
+            if control := room.log.segment(gap, peer.encoding):
+                peer.queue_apart(control)
+        self._control.watch(peer, done=False)
 
-    def _tell_skipped(self, peer: Peer, count: int) -> None:
-        """Queue how many a peer will never get, together with what it hasn't been told yet."""
+    @staticmethod
+    def _notify_skipped(peer: Peer, count: int) -> None:
+        """Queue how many messages a peer will never get, with those of a notification that hasn't been sent yet."""
         pace = peer.pace
         assert pace is not None
-        if peer.outbox and peer.outbox[-1] is pace.notice:
-            peer.outbox_bytes -= len(peer.outbox.pop())
+        if peer.take_back(pace.notice):
             count += pace.noticed
-        pace.notice, pace.noticed = notice({"skipped": count}, peer.encoding), count
+        pace.notice, pace.noticed = peer.encoding.encode_control({"skipped": count}), count
         if pace.notice:
-            self._loop.sending.queue_apart(peer, pace.notice)
+            peer.queue_apart(pace.notice)
 
-    def _note_skipped(self, peer: Peer, count: int, told: str) -> None:
+    def record_skipped(self, peer: Peer, count: int, reason: str) -> None:
+        """Count messages that a peer will never get. The first are worth a warning; the end of the connection has all.
+
+        A count of 0 or less is ignored.
+        """
         if count <= 0:
             return
         pace = peer.pace = peer.pace or Pace()
-        if not pace.skipped:  # the first loss is worth a warning; the end of the connection tells them all
-            self._loop.log(peer, FAULT, f"reads too slowly: {told}; {count} messages are skipped", logging.WARNING)
+        if not pace.skipped:
+            _warn(peer, f"reads too slowly: {reason}; {count} messages are skipped")
         pace.skipped += count
-        self._loop.traffic.messages_skipped += count
+        self._traffic.messages_skipped += count
 
-    def _hold_publishers(self, room: RoomState, slow: Peer, told: str) -> None:
-        """Read no more from those who publish in a room, until its slowest peer has caught up."""
+    def _block_publishers(self, room: RoomState, slow: Peer, reason: str) -> None:
+        """Read nothing more from a room's publishers until its slowest peer has caught up."""
         if _SLOW in room.holds:
             return
         patience_s = slow.endpoint.limits.ping_timeout_s
@@ -144,13 +127,12 @@ class SlowPeers:
             if patience_s == math.inf
             else f"it catches up or has taken nothing for {patience_s:g} s (--ping-timeout)"
         )
-        held = f"reads too slowly: {told}; publishers are held back until {until}"
-        self._loop.log(slow, FAULT, held, logging.WARNING)
+        _warn(slow, f"reads too slowly: {reason}; publishers are held back until {until}")
         room.holds.add(_SLOW)
 
     @staticmethod
     def note_progress(peer: Peer) -> None:
-        """Note that a peer that is behind takes data, as a sign of life: nothing may be read from it meanwhile."""
+        """Record that a lagging peer takes data, which is a sign of life: it may not be read from at present."""
         if any(room.is_held for room in peer.rooms):
             peer.heard = True
         if peer.pace is not None and peer.pace.took_at != math.inf:
@@ -159,11 +141,11 @@ class SlowPeers:
     def check_progress(self, peer: Peer, now: float) -> None:
         """Close a peer that takes nothing while its room waits for it: pongs alone don't keep all others waiting.
 
-        Called for every peer at every tick. The clock runs for each that is behind in such a room, not only for the
-        one that made it wait: when that one has caught up, the room may have to wait for another.
+        Called for every peer at every tick. The clock runs for each peer that lags in such a room, not only for the
+        one that made it wait. After that one has caught up, the room may have to wait for another.
         """
         pace = peer.pace
-        if not peer.is_behind or not any(_SLOW in room.holds for room in peer.rooms):
+        if not peer.is_lagging or not any(_SLOW in room.holds for room in peer.rooms):
             if pace is not None:
                 pace.took_at = math.inf
             return
@@ -175,21 +157,20 @@ class SlowPeers:
 
     @staticmethod
     def _waits_for(room: RoomState, peer: Peer) -> bool:
-        """Return whether a peer that is behind in a room is far enough behind to hold its publishers back."""
-        assert peer.cursors is not None
+        """Return whether a peer that lags in a room lags far enough to hold its publishers back."""
         if _SLOW not in room.holds or peer.session.state is not OPEN:
             return False
-        return room.log.lag_cost(peer.cursors[room], peer.encoding) > room.settings.max_lag_bytes // 2
+        return room.policy.lag_cost(peer.lag(room)) > room.settings.max_lag_bytes // 2
 
     def hold_back(self, peer: Peer, room: RoomState, frames: Sequence[bytes | bytearray]) -> None:
-        """Keep what a peer has said while its room's publishers are to wait, and read no more from it."""
+        """Defer a peer's messages while its room's publishers have to wait, and read nothing more from it."""
         peer.held_back = True
         self._held_back.setdefault(room, {})[peer] = None
         peer.kept = [*(peer.kept or ()), *frames]
-        self._loop.watch(peer, done=not peer.is_blocked)
+        self._control.watch(peer, done=not peer.is_blocked)
 
     def forget(self, peer: Peer) -> None:
-        """Drop what was kept of a peer that may say no more. Harmless when nothing was."""
+        """Drop the deferred messages of a peer that may publish no more. Harmless when there are none."""
         peer.kept = None
         if peer.held_back:
             self._is_free(peer)
@@ -202,8 +183,8 @@ class SlowPeers:
         if not others:
             del self._held_back[peer.relay]
 
-    def let_go(self, room: RoomState, why: str) -> None:
-        """Let those who publish go on, if nothing else is against it."""
+    def unblock(self, room: RoomState, why: str) -> None:
+        """Let a room's publishers go on, unless they have to wait for another reason."""
         room.holds.discard(why)
         if room.holds:
             return
@@ -211,39 +192,29 @@ class SlowPeers:
             if peer.held_back:  # letting go of another may have ended it
                 self._is_free(peer)
                 peer.heard = True  # it could not be
-                self._loop.watch(peer, done=not peer.is_blocked)
+                self._control.watch(peer, done=not peer.is_blocked)
         room.released.unpark_all()
 
-    def release_publishers(self, room: RoomState) -> None:
-        """Let those who publish go on, if nobody is far behind any more."""
+    def unblock_if_caught_up(self, room: RoomState) -> None:
+        """Let a room's publishers go on if no peer lags far any more."""
         if _SLOW not in room.holds:
             return
         if not any(self._waits_for(room, peer) for peer in room.behind):
-            self.let_go(room, _SLOW)
-
-    def queue_newest(self, peer: Peer, room: RoomState, after: int) -> None:
-        """Put what a peer gets of that which it missed into its outbox."""
-        assert peer.cursors is not None
-        newest, count, upto = room.newest_for(peer, after)
-        missed = upto - after - count
-        self._note_skipped(peer, missed, f"{missed + count} messages behind")
-        peer.session.show_sent(newest)
-        self._loop.sending.queue(peer, newest)
-        peer.cursors[room] = Cursor(upto)
+            self.unblock(room, _SLOW)
 
     def end_rest(self, peer: Peer, now: float) -> bool:
-        """Read on from a peer that had said too much, when its time has come; return whether it still rests."""
+        """Read again from a peer that had sent too much, after its pause; return whether that still lasts."""
         pace = peer.pace
         if pace is None or not pace.rests_until:
             return False
         if now < pace.rests_until:
             return True
         pace.rests_until = 0.0
-        self._loop.watch(peer, done=not peer.is_blocked)
+        self._control.watch(peer, done=not peer.is_blocked)
         return False
 
-    def hold_to_its_rate(self, peer: Peer, messages: int) -> None:
-        """Read no more from a peer for a while, if it has said too much."""
+    def apply_rate_limit(self, peer: Peer, messages: int) -> None:
+        """Pause reading from a peer that sends more messages than its rate allows."""
         pace = peer.pace
         if pace is None or pace.bucket is None:
             return
@@ -251,4 +222,8 @@ class SlowPeers:
         rest_s = pace.bucket.take(messages, now)
         if rest_s > 0:
             pace.rests_until = now + rest_s
-            self._loop.watch(peer, done=not peer.is_blocked)
+            self._control.watch(peer, done=not peer.is_blocked)
+
+
+def _warn(peer: Peer, text: str) -> None:
+    logs.line(logs.hub, logging.WARNING, peer.number, FAULT, text)

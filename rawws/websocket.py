@@ -74,9 +74,7 @@ class WebSocket:
         Raises OSError when the system can't watch one more socket; the transport is closed then.
         """
         limits = endpoint.limits
-        window_bits = (
-            agreement.window_bits(our_role) if agreement is not None and agreement.deflates(our_role) else PLAIN
-        )
+        window_bits = agreement.window_bits(our_role) if agreement is not None and agreement.deflates(our_role) else 0
         session = Session(
             our_role,
             max_message_bytes=limits.max_message_bytes,
@@ -86,7 +84,7 @@ class WebSocket:
             fast_lane=fast_lane,
         )
         endpoint.show_frames(number, session)
-        self._peer = Peer(number, transport, session, endpoint, window_bits)
+        self._peer = Peer(number, transport, session, endpoint, PLAIN.deflated(window_bits))
         self._session = session
         self._inbox = self._peer.inbox = Inbox(limits.max_queue)
         self._inbox.websocket = self
@@ -161,7 +159,7 @@ class WebSocket:
     @property
     def buffered_bytes(self) -> int:
         """How much has been sent that the operating system hasn't taken yet. Rooms keep theirs once for all."""
-        return self._peer.outbox_bytes
+        return self._peer.queued_bytes
 
     @property
     def remote_address(self) -> tuple[str, int] | str:
@@ -216,7 +214,7 @@ class WebSocket:
 
     async def _let_others_go(self) -> None:
         self._calls = 0
-        if self._peer.outbox and not self._peer.is_blocked:
+        if self._peer.has_queued and not self._peer.is_blocked:
             self._loop.sending.flush(self._peer)
         await trio.lowlevel.checkpoint()
 
@@ -231,7 +229,7 @@ class WebSocket:
         peer, inbox = self._peer, self._inbox
         if inbox.closed is not None:
             raise self._closed_error(inbox.closed)
-        if peer.outbox and not peer.is_blocked:
+        if peer.has_queued and not peer.is_blocked:
             self._loop.sending.flush(peer)
             if inbox.closed is not None:
                 return  # the peer is gone, so nothing would wake this task
@@ -332,7 +330,7 @@ class WebSocket:
             await self._let_others_go()
         self._calls += 1
         peer, session = self._peer, self._session
-        if peer.is_blocked or peer.cursors is not None or self._sending_stream is not None or not self._can_send:
+        if peer.is_blocked or peer.is_lagging or self._sending_stream is not None or not self._can_send:
             await self._wait_to_send()
         frames = session.message(opcode, payload, compress=compress)  # type: ignore[arg-type]
         if self._inbox.items and not peer.rooms:
@@ -357,7 +355,7 @@ class WebSocket:
                 await self.wait_closed()
                 assert self._inbox.closed is not None
                 raise self._closed_error(self._inbox.closed)
-            elif peer.is_blocked or peer.cursors is not None:
+            elif peer.is_blocked or peer.is_lagging:
                 await self._inbox.drained.park()
                 self._calls = 0
             else:
@@ -369,13 +367,13 @@ class WebSocket:
         The peer may not have received it yet. Raises `ConnectionClosed` when the connection ends first.
         """
         peer, inbox = self._peer, self._inbox
-        if peer.outbox and not peer.is_blocked:
+        if peer.has_queued and not peer.is_blocked:
             self._loop.sending.flush(peer)
         drains = inbox.drains
         while inbox.drains == drains:
             if inbox.closed is not None:
                 raise self._closed_error(inbox.closed)
-            if not peer.outbox and not peer.lost:
+            if not peer.has_queued and not peer.lost:
                 return
             await inbox.drained.park()
 
@@ -395,7 +393,7 @@ class WebSocket:
                     kind, payload = as_message(piece, text)
                     if opcode is None:
                         opcode = kind
-                        self._loop.sending.hold(peer)
+                        self._loop.sending.begin_fragments(peer)
                     elif kind is not opcode:
                         raise TypeError("the pieces of one message are all str or all bytes")
                     if held is not None:
@@ -411,7 +409,7 @@ class WebSocket:
         finally:
             self._sending_stream = None
             if peer.transport.fileno() >= 0:
-                self._loop.sending.release(peer)
+                self._loop.sending.end_fragments(peer)
 
     async def _send_fragment(
         self, opcode: Opcode | None, payload: bytes, deflater: StreamDeflater | None, *, first: bool, final: bool
@@ -486,7 +484,7 @@ class WebSocket:
             raise self._closed_error(self._inbox.closed)
         if self._session.our_role is Role.CLIENT:
             raise UsageError("a room's frames go from a server to its clients; a client can't join one")
-        if self._peer.outbox and not self._peer.is_blocked:
+        if self._peer.has_queued and not self._peer.is_blocked:
             self._loop.sending.flush(self._peer)
             if self._inbox.closed is not None:
                 raise self._closed_error(self._inbox.closed)

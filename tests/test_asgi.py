@@ -1,4 +1,4 @@
-"""ASGI applications beside the WebSockets: what they are told, what they may send, and what goes wrong.
+"""ASGI applications besides the WebSockets: the events that they get, the messages that they may send, and errors.
 
 Each is a function, and is spoken to in raw HTTP, through `rawws.serve` and real sockets.
 """
@@ -194,7 +194,7 @@ async def test_context_variables_of_one_request_are_unknown_to_the_next_on_its_c
         assert [(await client.ask(get(path))).body for path in ("/alice", "/bob")] == [b"nobody", b"nobody"]
 
 
-# What it receives
+# Receiving
 
 
 async def test_a_request_without_a_body_is_one_empty_message_and_after_the_response_comes_a_disconnect() -> None:
@@ -287,7 +287,7 @@ async def test_an_upload_larger_than_what_a_plain_handler_may_get_is_for_the_app
 
 
 @pytest.mark.parametrize("status", [200, 401])
-async def test_who_is_answered_inside_its_upload_gets_the_answer_and_no_reset(status: int) -> None:
+async def test_a_client_that_is_answered_inside_its_upload_gets_the_answer_and_no_reset(status: int) -> None:
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start(status, length(2)))
@@ -322,8 +322,8 @@ async def test_each_piece_of_a_body_has_its_time_and_all_together_have_any(mock_
             mock_clock.jump(3.9)
         mock_clock.jump(0.2)
         answered = await client.answer()
-    told = b"More of the request's body did not arrive within 4 seconds (--keep-alive).\n"
-    assert (bytes(received), answered.status, answered.body) == (b"xxx", 408, told)
+    message = b"More of the request's body did not arrive within 4 seconds (--keep-alive).\n"
+    assert (bytes(received), answered.status, answered.body) == (b"xxx", 408, message)
 
 
 async def test_a_body_that_is_not_chunked_as_it_says_is_a_disconnect_for_the_application_and_400_for_the_client(
@@ -349,20 +349,20 @@ async def test_a_client_that_leaves_inside_its_body_is_a_disconnect_and_no_error
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     seen = []
-    told = trio.Event()
+    notified = trio.Event()
 
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append((await receive())["body"])
         seen.append((await receive())["type"])
-        told.set()
+        notified.set()
 
     async with serving(app) as site:
         client = await site.connect()
         await client.send(get("/", "Content-Length: 10", method="POST") + b"half")
         await wait_all_tasks_blocked()
         client.hang_up()
-        await told.wait()
+        await notified.wait()
     assert seen == [b"half", "http.disconnect"]
     assert errors(caplog) == []
 
@@ -372,7 +372,7 @@ async def test_an_application_that_waits_for_the_disconnect_gets_it(
     leave: Callable[[Client], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     waiting = trio.Event()
-    told = trio.Event()
+    notified = trio.Event()
 
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -380,14 +380,14 @@ async def test_an_application_that_waits_for_the_disconnect_gets_it(
         waiting.set()
         assert await receive() == {"type": "http.disconnect"}
         assert await receive() == {"type": "http.disconnect"}
-        told.set()
+        notified.set()
 
     async with serving(app) as site:
         client = await site.connect()
         await client.send(get())
         await waiting.wait()
         leave(client)
-        await told.wait()
+        await notified.wait()
     assert errors(caplog) == []
 
 
@@ -449,7 +449,7 @@ async def test_a_disconnect_is_seen_at_the_first_look_by_an_application_that_doe
     assert looked == [None, {"type": "http.disconnect"}]
 
 
-async def test_what_is_pipelined_is_counted_over_all_looks() -> None:
+async def test_pipelined_bytes_are_counted_over_all_looks() -> None:
     looks = 0
     seen = trio.Event()
 
@@ -515,7 +515,7 @@ async def test_a_request_that_comes_while_the_application_waits_for_a_disconnect
         assert [(await client.answer()).body for _ in range(3)] == [b"/1", b"/2", b"/3"]
 
 
-# What it sends
+# Sending
 
 
 async def test_a_length_is_kept_and_without_one_the_response_is_chunked() -> None:
@@ -761,7 +761,7 @@ async def test_a_body_of_another_length_than_was_announced_is_cut(
     assert "declared Content-Length" in str(the_error(caplog))
 
 
-async def test_what_is_sent_after_the_end_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_message_after_the_end_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send)
@@ -777,7 +777,7 @@ async def test_what_is_sent_after_the_end_is_ignored_with_a_warning(caplog: pyte
     assert "sent http.response.body after the end of its response to /path; ignored" in warnings[0]
 
 
-# What goes wrong
+# Errors
 
 
 async def test_an_application_that_returns_without_a_response_is_500(caplog: pytest.LogCaptureFixture) -> None:
@@ -1009,7 +1009,7 @@ async def test_the_next_request_does_not_wait_for_what_goes_on_behind_a_response
     assert done == ["/1"], "an orderly end waits for it"
 
 
-async def test_what_goes_on_in_the_background_has_a_bounded_time_at_the_end(
+async def test_background_tasks_have_a_bounded_time_at_the_end(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rawws.asgi_app.GRACE_S", 0.05)

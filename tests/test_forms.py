@@ -12,14 +12,18 @@ from trio.testing import wait_all_tasks_blocked
 
 from rawws import forms
 from rawws.hub import Mode
+from rawws.lag_policies import CHUNK_MESSAGES, Lag
 from rawws.limits import MIB, Limits
 from rawws.loop import current_loop
-from rawws.room_state import NEWEST_MESSAGES
-from rawws.wire import broadcast_log, encodings
+from rawws.sending import Sending
+from rawws.wire import broadcast_log, encoded_segments
+from rawws.wire.broadcast_log import Cursor
 from rawws.wire.deflate import STEP_BYTES, Deflater, inflate_whole
-from rawws.wire.encodings import SUBPROTOCOL
+from rawws.wire.encodings import SUBPROTOCOL, Encoding
 from rawws.wire.fast_reader import FastReader
 from rawws.wire.frames import RSV1, Opcode, encode_frame, parse_header
+from rawws.wire.log_segments import Segment
+from rawws.wire.message_ids import Ids
 from rawws.wire.session import Session
 from tests.serving import MASK_KEY, Client, StartHub, masked, seen_text, text
 
@@ -33,30 +37,30 @@ class Counted:
     """Counts how forms are made: how often, of how many bytes, and how much between two looks at the sockets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.made: list[tuple[int, int]] = []  # plain bytes, form
+        self.made: list[tuple[int, Encoding]] = []  # plain bytes, encoding
         self.since_a_look = self.most_between_looks = 0
-        encode_in_steps, deflate_some = encodings.encode_in_steps, Deflater.deflate
+        encode_in_steps, deflate_some = Segment.encode_in_steps, Deflater.deflate
 
-        def encode(frames: bytes, form: int, ids: Iterator[bytes]) -> Iterator[bytes]:
-            self.made.append((len(frames), form))
-            return encode_in_steps(frames, form, ids)
+        def encode(segment: Segment, encoding: Encoding, ids: Ids) -> Iterator[bytes]:
+            self.made.append((len(segment.plain), encoding))
+            return encode_in_steps(segment, encoding, ids)
 
         def deflate_counted(deflater: Deflater, message: bytes | memoryview) -> bytes:
             self.note(len(message))
             return deflate_some(deflater, message)
 
-        monkeypatch.setattr("rawws.room.encode_in_steps", encode)
+        monkeypatch.setattr(Segment, "encode_in_steps", encode)
         monkeypatch.setattr(Deflater, "deflate", deflate_counted)
-        step = forms.Forms.step
+        step = Sending.do_work
 
-        def counted_step(self_: forms.Forms) -> None:
+        def counted_step(self_: Sending) -> None:
             self.look()
-            before = sum(len(making.pieces) for making in _makings(self_))
+            before = sum(len(making.pieces) for making in _makings(self_._forms))
             step(self_)
-            self.note(STEP_BYTES * max(0, sum(len(making.pieces) for making in _makings(self_)) - before))
+            self.note(STEP_BYTES * max(0, sum(len(making.pieces) for making in _makings(self_._forms)) - before))
             self.look()
 
-        monkeypatch.setattr(forms.Forms, "step", counted_step)
+        monkeypatch.setattr(Sending, "do_work", counted_step)
 
     def note(self, size: int) -> None:
         self.since_a_look += size
@@ -66,8 +70,8 @@ class Counted:
         self.since_a_look = 0
 
 
-def _makings(work: forms.Forms) -> list[broadcast_log._Making]:
-    return [making for job in work._jobs.values() for making in job.log._making.values()]
+def _makings(work: forms.Forms) -> list[encoded_segments._Making]:
+    return [making for job in work._jobs.values() for making in job.log._encoded._making.values()]
 
 
 async def message(client: Client) -> str:
@@ -143,7 +147,7 @@ async def test_a_form_is_made_once_for_all_readers_that_catch_up_from_different_
 
         for client, first in readers:
             nursery.start_soon(read, client, first)
-    assert len(counted.made) == len(said) * 5, "once for each segment and form but the plain one"
+    assert len(counted.made) == len(said) * 5, "once for each segment and encoding but the plain one"
 
 
 async def test_others_are_served_between_the_steps_of_encoding_a_large_message(
@@ -155,14 +159,14 @@ async def test_others_are_served_between_the_steps_of_encoding_a_large_message(
     other = running.join("/other")
     speaker = running.join(extensions=DEFLATE + "15")
     steps = 0
-    step = forms.Forms.step
+    step = Sending.do_work
 
-    def count(self: forms.Forms) -> None:
+    def count(self: Sending) -> None:
         nonlocal steps
         steps += 1
         step(self)
 
-    monkeypatch.setattr(forms.Forms, "step", count)
+    monkeypatch.setattr(Sending, "do_work", count)
     frame = encode_frame(Opcode.TEXT, Deflater(15).deflate(LETTERS.encode()), rsv=RSV1, mask_key=MASK_KEY)
     counted.most_between_looks = 0
     served = 0
@@ -236,7 +240,6 @@ async def test_messages_go_uncompressed_while_far_too_much_is_left_to_encode(
 
 async def test_a_message_for_a_crowd_is_sent_in_parts(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rawws.sending.SENT_AT_ONCE_BYTES", 300_000)
-    monkeypatch.setattr(forms, "SENT_AT_ONCE_BYTES", 300_000)
     running = start_hub()
     readers = [running.join() for _ in range(12)]
     room = running.hub.room("/")
@@ -284,10 +287,10 @@ async def test_a_form_that_cannot_be_made_ends_its_room_alone(
     here, there = running.join(extensions=DEFLATE + "15"), running.join("/other", extensions=DEFLATE + "15")
     make = broadcast_log.BroadcastLog.make
 
-    def fail(self: broadcast_log.BroadcastLog, number: int, form: int) -> bool:
+    def fail(self: broadcast_log.BroadcastLog, number: int, encoding: Encoding) -> bool:
         if self is running.hub.room("/").log:
             raise MemoryError
-        return make(self, number, form)
+        return make(self, number, encoding)
 
     monkeypatch.setattr(broadcast_log.BroadcastLog, "make", fail)
     running.hub.room("/").publish(LETTERS)
@@ -314,14 +317,15 @@ async def test_an_echo_of_a_large_message_is_not_compressed(start_hub: StartHub)
 async def test_the_newest_messages_of_many_keys_are_sent_in_parts(start_hub: StartHub) -> None:
     running = start_hub(slow="latest", key="k")
     slow, room = running.join(send_buffer=4096), running.hub.room("/")
-    count = 3 * NEWEST_MESSAGES
+    count = 3 * CHUNK_MESSAGES
     await wait_all_tasks_blocked()
     for number in range(count):
         room.publish(json.dumps({"k": number, "v": "x" * 20}))
     (peer,) = room.behind
-    assert peer.cursors is not None
-    newest = room.newest_for(peer, 0)
-    assert newest.messages == NEWEST_MESSAGES == newest.upto
+    assert peer.is_lagging
+    newest = room.policy.next_chunk(Lag(room.log, Cursor(0), peer.encoding))
+    assert newest is not None
+    assert newest.messages == CHUNK_MESSAGES == newest.upto
     keys: list[int] = []
     while len(keys) < count:
         keys.append(json.loads(await message(slow))["k"])

@@ -1,4 +1,4 @@
-"""Who may connect, and whose word counts about who they are."""
+"""Limits on connections, and the proxies whose fields name the client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def forwarded_for(forwarded: str) -> Request:
         ("10.0.0.1", "203.0.113.9:4711", "203.0.113.9"),
         ("10.0.0.1", "[2001:db8::1]:443", "2001:db8::1"),
         ("10.0.0.1", "fe80::1%eth0", "fe80::1"),
-        # What a socket for both versions of IP calls them.
+        # Addresses in the form of a socket for both versions of IP.
         ("::ffff:10.0.0.1", "203.0.113.9", "203.0.113.9"),
         ("10.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
         ("10.0.0.1", "198.51.100.1, 203.0.113.9, ::ffff:10.0.0.2", "203.0.113.9"),

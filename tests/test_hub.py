@@ -30,7 +30,7 @@ from rawws.sending import MAX_OUTBOX_BYTES
 from rawws.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, Transport
 from rawws.wire import masking
 from rawws.wire.broadcast_log import BroadcastLog
-from rawws.wire.encodings import PLAIN
+from rawws.wire.encodings import PLAIN, Encoding
 from rawws.wire.frames import Opcode
 from rawws.wire.masking import OnDemand
 from rawws.wire.reading import RoomQuery
@@ -506,7 +506,7 @@ async def test_a_peer_that_pings_and_never_reads_is_read_no_further(start_hub: S
             break
         position += 0 if sent else 1
         assert position < len(stream), "the flood has been taken in whole"
-    assert peer.outbox_bytes <= MAX_OUTBOX_BYTES + MORE_RECEIVE_BYTES
+    assert peer.queued_bytes <= MAX_OUTBOX_BYTES + MORE_RECEIVE_BYTES
 
     await bob.send(text("undisturbed"))
     assert await bob.frame() == seen_text("undisturbed")
@@ -591,7 +591,7 @@ async def test_what_was_received_before_a_peer_took_no_more_is_answered_when_it_
     await client.send(text(message) * count)
     await wait_all_tasks_blocked()
     (peer,) = current_loop().peers_of(running.endpoint)
-    assert peer.outbox_bytes > MAX_OUTBOX_BYTES
+    assert peer.queued_bytes > MAX_OUTBOX_BYTES
     assert peer.session.has_unread
     assert await client.frames(count) == [seen_text(message)] * count
 
@@ -791,8 +791,8 @@ async def test_an_error_of_our_own_in_a_room_costs_those_who_are_there(
     alice, carol = await running.open("/stumble"), await running.open("/stumble")
     segment = BroadcastLog.segment
 
-    def stumble(log: BroadcastLog, number: int, form: int = PLAIN) -> bytes:
-        found = segment(log, number, form)
+    def stumble(log: BroadcastLog, number: int, encoding: Encoding = PLAIN) -> bytes:
+        found = segment(log, number, encoding)
         if b"stumble" in found:
             raise ZeroDivisionError("on purpose")
         return found

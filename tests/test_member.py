@@ -19,6 +19,7 @@ from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import Opcode
 from rawws.wire.reading import RoomQuery
+from rawws.wire.stream_encodings import EVENTS, JSON_EVENTS
 from tests.room_serving import rooms
 from tests.serving import Client, RunningHub, Seen, StartHub, close, seen_close, seen_text, text
 
@@ -145,13 +146,15 @@ async def test_members_of_one_connection_are_equal(start_hub: StartHub) -> None:
 # Messages to one of them
 
 
-async def test_each_member_gets_a_message_in_its_own_form(start_hub: StartHub) -> None:
+async def test_each_member_gets_a_message_in_its_own_encoding(start_hub: StartHub) -> None:
     running = start_hub(history=10)
     room = running.hub.room("/")
     forms: dict[str, Client] = {"plain": running.join(), "ids": running.join(subprotocol=SUBPROTOCOL)}
-    for name, reading in (("events", RoomQuery()), ("json", RoomQuery(wants_json=True))):
+    for name, encoding in (("events", EVENTS), ("json", JSON_EVENTS)):
         ours, forms[name] = running.pair()
-        running.hub.stream_events(90 + len(forms), Transport(ours), "/", reading, running.endpoint)
+        running.hub.stream_events(
+            90 + len(forms), Transport(ours), "/", RoomQuery(), running.endpoint, encoding=encoding
+        )
     await forms["ids"].frame()
     for name in ("events", "json"):
         assert (await forms[name].take_some()).startswith(b"retry:")
@@ -219,15 +222,15 @@ async def test_sending_waits_while_the_member_takes_nothing_and_cancelled_has_se
     (peer,) = running.hub.room("/").peers
     large = "0 " + "x" * 1_000_000
     await member.send(large)  # it is on its way, and waits for the socket
-    assert 0 < peer.outbox_bytes < len(large) + 20
-    waiting_bytes = peer.outbox_bytes
+    assert 0 < peer.queued_bytes < len(large) + 20
+    waiting_bytes = peer.queued_bytes
     with trio.CancelScope() as scope:
         nursery.start_soon(member.send, "2")
         await wait_all_tasks_blocked()
         scope.cancel()
         await member.send("1")
     assert scope.cancelled_caught
-    assert peer.outbox_bytes == waiting_bytes, "what waits to be sent isn't queued"
+    assert peer.queued_bytes == waiting_bytes, "what waits to be sent isn't queued"
     assert numbers(await client.frames(2)) == ["0", "2"]
 
 
@@ -368,4 +371,4 @@ async def test_an_idle_member_takes_no_more_memory_for_being_known(start_hub: St
     running.join()
     one, other = running.hub.room("/").peers
     assert one.about is other.about
-    assert one.alone is None
+    assert one.drained is None

@@ -96,7 +96,7 @@ async def test_messages_of_a_client_that_has_gone_do_not_fail_the_server(
     assert not len(room)
     await wait_all_tasks_blocked()
     assert running.endpoint.peer_count == 1
-    current_loop().slow.let_go(room, "a test")
+    current_loop().slow.unblock(room, "a test")
     await wait_all_tasks_blocked()
     assert running.endpoint.peer_count == 0
     assert room.log.last_message == 2, "what it had said is published"

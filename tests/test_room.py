@@ -198,11 +198,11 @@ async def test_leaving_a_room_while_its_message_is_being_compressed_still_brings
         with hub.room("/").join(server):
             hub.room("/").publish("x" * 1_000_000)
             (peer,) = hub.room("/").peers
-            assert peer.awaits_form
-        assert not peer.awaits_form
+            assert peer.awaits_encoding
+        assert not peer.awaits_encoding
         with trio.fail_after(PATIENCE_S):
             assert await client.recv() == "x" * 1_000_000
-        assert not peer.is_behind
+        assert not peer.is_lagging
 
 
 async def test_a_large_message_is_compressed_once_for_those_who_agreed_to_it() -> None:
@@ -242,8 +242,8 @@ def test_what_a_hub_can_not_mean_is_refused(setting: str, given: Any) -> None:
 
 
 def test_what_a_room_can_not_mean_is_refused() -> None:
-    bad: Any = "skip"
-    with pytest.raises(UsageError, match="slow can't be 'skip'; give a member"):
+    bad: Any = "drop"
+    with pytest.raises(UsageError, match="there is no policy for slow peers 'drop'; give one of 'close', 'skip'"):
         RoomSettings(slow=bad)
     with pytest.raises(UsageError, match="history can't be -1; give a whole number that is 0 or more"):
         RoomSettings(History(-1))

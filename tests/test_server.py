@@ -93,7 +93,7 @@ def test_addresses_have_names(address: object, name: str) -> None:
     assert format_address(address) == name
 
 
-def test_who_reaches_a_unix_socket_may_be_anybody_behind_a_proxy(tmp_path: Path) -> None:
+def test_a_client_on_a_unix_socket_may_be_anybody_behind_a_proxy(tmp_path: Path) -> None:
     with contextlib.closing(open_unix_listener(str(tmp_path / "socket"))) as listener:
         assert not is_loopback(listener)
 
@@ -218,7 +218,7 @@ async def test_a_listening_socket_that_is_of_no_use_any_more_is_told_of_once_and
     ]
 
 
-async def test_what_befell_a_connection_before_its_accept_is_not_ours(
+async def test_an_error_of_a_connection_before_its_accept_is_not_ours(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     accept_batch = rawws.accepting._accept_batch

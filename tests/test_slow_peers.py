@@ -753,7 +753,7 @@ async def test_what_a_room_itself_has_for_it_closes_nobody_where_nobody_is_to_be
         room.publish(numbered(number) * 100)
         await trio.lowlevel.checkpoint()
     (reader,) = room.peers
-    assert reader.outbox_bytes > 2000
+    assert reader.queued_bytes > 2000
     running.join()
     await wait_all_tasks_blocked()
     assert reader in room.peers
@@ -766,9 +766,9 @@ async def test_who_never_reads_how_many_it_was_not_sent_has_one_number_waiting_f
     running.hub.stream_events(1, Transport(ours), "/", RoomQuery(), running.endpoint)
     await flood(running, 100)
     (reader,) = running.hub.room("/").peers
-    waiting = reader.outbox_bytes
+    waiting = reader.queued_bytes
     await flood(running, 5000)
-    assert reader.outbox_bytes <= waiting + len("5000")
+    assert reader.queued_bytes <= waiting + len("5000")
     raw = b""
     running.hub.room("/").publish(numbered(5100))
     while f"data: {5100} ".encode() not in raw or not raw.endswith(b"\n\n"):

@@ -239,7 +239,7 @@ async def test_what_is_read_off_the_socket_already_is_heard_when_reading_goes_on
     trailing_data = await server.receive() if why == "it begins" else b""
     running.adopt(server, trailing_data=trailing_data)
     await wait_all_tasks_blocked()
-    current_loop().slow.let_go(room, why)
+    current_loop().slow.unblock(room, why)
     expected = b"".join(encode_frame(Opcode.BINARY, bytes([number]) * 1979) for number in range(35))
     received = b""
     with trio.fail_after(19):  # before there is a ping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import enum
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,12 @@ class Value:
     read: Callable[[str], object] = str
     metavar: str | None = None  # None for the name of the flag
     show: Callable[[Any], str] = str
-    choices: Sequence[str] | None = None
+    choices: Collection[str] | None = None
 
     @classmethod
-    def one_of(cls, choices: Iterable[str]) -> Value:
-        """Return the kind of a word that is one of a few."""
-        words = list(choices)
-        return cls(one_of(words), choices=words)
+    def one_of(cls, choices: Collection[str]) -> Value:
+        """Return the kind of a word that is one of a few, which are looked up each time."""
+        return cls(lambda word: one_of(list(choices))(word), choices=choices)  # a table may grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Flag:
 
     name: str
     value: Value | None  # None for a switch, which takes none
-    help: str
+    help: str | Callable[[], str]  # a function where a table that may grow has the words
     goes_to: str = ""
     manual: str = ""  # whole sentences that only the manual has
     own_default: object = None  # where the flag has another than its keyword, or has no keyword
@@ -50,6 +49,11 @@ class Flag:
     alternative: str = ""  # flags with the same word here exclude each other
     needs_rooms: bool = False
     is_divided: bool = False  # among workers, as a limit on the whole program
+
+    @property
+    def description(self) -> str:
+        """The help, as it reads now."""
+        return self.help if isinstance(self.help, str) else self.help()
 
     @property
     def option(self) -> str:
@@ -104,7 +108,7 @@ class FlagTable:
     def _describe(self, flag: Flag) -> dict[str, Any]:
         """Return the arguments for argparse."""
         shown = self._show_default(flag)
-        text = f"{flag.help} (default: {shown})" if shown else flag.help
+        text = f"{flag.description} (default: {shown})" if shown else flag.description
         described = {
             "help": text.replace("`", "").replace("%", "%%"),
             "default": self.default_of(flag),
@@ -114,7 +118,8 @@ class FlagTable:
             return described | {"action": argparse.BooleanOptionalAction}
         if flag.value is None:
             return described | {"action": "store_const", "const": flag.stores}
-        described |= {"type": flag.value.read, "metavar": flag.value.metavar, "choices": flag.value.choices}
+        described |= {"type": flag.value.read, "metavar": flag.value.metavar}
+        described["choices"] = None if flag.value.choices is None else list(flag.value.choices)
         return described | ({"action": "append"} if flag.repeats else {})
 
     def _show_default(self, flag: Flag) -> str:
@@ -139,7 +144,7 @@ class FlagTable:
             names = f"`{flag.name}`"
             if flag.negatable:
                 names += f", `--no-{flag.name.removeprefix('--')}`"
-            text = f"{flag.help}. {flag.manual}" if flag.manual else flag.help
+            text = f"{flag.description}. {flag.manual}" if flag.manual else flag.description
             lines.append(f"| {names} | {self._show_default(flag)} | {text} |\n".replace("|  |", "| |"))
         return "".join(lines)
 

@@ -19,11 +19,11 @@ from rawws.backplane import share
 from rawws.cli.serve_flags import FLAGS
 from rawws.errors import UsageError
 from rawws.hub import Hub, Mode
+from rawws.lag_policies import POLICIES
 from rawws.listeners import connectable_address, is_loopback
 from rawws.metrics import MetricsApp
 from rawws.page import HOME, About, Access, Page
 from rawws.program import load_tls, run_program
-from rawws.room import Slow
 from rawws.room_app import RoomApp
 from rawws.room_posts import Guard
 from rawws.routes import Routes
@@ -60,9 +60,12 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--root-path is for an application; give --app too, or leave it out")
     if options.tls_key and not options.tls_cert:
         raise UsageError("--tls-key has no effect without --tls-cert; give the certificate too")
-    if options.slow == Slow.LATEST.value and options.latest_key is None:
-        raise UsageError("--slow latest requires --latest-key, the JSON member that says what a message is about")
-    if options.latest_key is not None and options.slow != Slow.LATEST.value:
+    uses_keys = POLICIES[options.slow].uses_keys
+    if uses_keys and options.latest_key is None:
+        raise UsageError(
+            f"--slow {options.slow} requires --latest-key, the JSON member that says what a message is about"
+        )
+    if options.latest_key is not None and not uses_keys:
         raise UsageError("--latest-key is for --slow latest; give that too, or leave out the key")
     idle = FLAGS.given(options, lambda flag: flag.needs_rooms)
     if options.mode == Mode.ECHO.value and idle:
@@ -153,8 +156,9 @@ class _Program:
         options = self._options
         app: HttpApp = self._app
         routes: Routes | None = None
-        if options.slow == Slow.WAIT.value and not options.ping_timeout:
-            message = "--slow wait with --ping-timeout 0 waits for ever: a peer that stops reading holds up its room"
+        if POLICIES[options.slow].blocks_publishers and not options.ping_timeout:
+            waits = f"--slow {options.slow} with --ping-timeout 0 waits for ever"
+            message = f"{waits}: a peer that stops reading holds up its room"
             logs.server_line(logging.WARNING, STATE, message)
         # A client that reaches a proxy reaches the server after it.
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
@@ -215,6 +219,11 @@ class _Program:
         )
         access = Access(options.page_token, secure=self._tls is not None)
         return Page(self._tracer, about, any_host=not local, access=access)
+
+
+def _policies_in_words() -> str:
+    *others, last = (policy.summary for policy in POLICIES.values())
+    return f"{', '.join(others)}, or {last}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from rawws.cli.arguments import (
 )
 from rawws.cli.flags import Flag, FlagTable, Value, show_size
 from rawws.hub import Hub, Mode
-from rawws.room import Slow
+from rawws.lag_policies import POLICIES
 from rawws.server import serve
 
 WORD = Value()
@@ -32,6 +32,12 @@ LIMIT = Value(above_zero(count), "N")
 SECONDS = Value(seconds, "SECONDS", "{:g}".format)
 
 DEFAULT_HELLO = "Hello! Message From Server!!"
+
+
+def _policies_in_words() -> str:
+    *others, last = (f"{policy.summary} (`{policy.name}`)" for policy in POLICIES.values())
+    return f"policy for a peer that reads too slowly: it {', '.join(others)}, or {last}"
+
 
 _LISTENING = (
     Flag("--host", WORD, "name or address to listen on; `''` for every interface", own_default="127.0.0.1"),
@@ -55,7 +61,7 @@ _SERVING = (
     ),
     Flag(
         "--mode",
-        Value.one_of(mode.value for mode in Mode),
+        Value.one_of([mode.value for mode in Mode]),
         "`broadcast` sends each message to the whole room, `echo` back to its sender alone",
         goes_to="hub.mode",
     ),
@@ -129,9 +135,8 @@ _ROOMS = (
     Flag("--history-age", SECONDS, "seconds for which a message stays in the history", goes_to="hub.history_age_s"),
     Flag(
         "--slow",
-        Value.one_of(slow.value for slow in Slow),
-        "policy for a peer that reads too slowly: it is disconnected (`close`), skips to the newest message (`skip`), "
-        "gets the latest message of each key (`latest`), or makes publishers wait (`wait`)",
+        Value.one_of(POLICIES),
+        _policies_in_words,
         goes_to="hub.slow",
         needs_rooms=True,
     ),

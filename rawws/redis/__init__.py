@@ -231,7 +231,7 @@ class RedisStreams:
         self._space.unpark_all()
         for followed, _ in self._followed.values():
             if _HOLD in followed.room.holds:
-                current_loop().slow.let_go(followed.room, _HOLD)
+                current_loop().slow.unblock(followed.room, _HOLD)
 
     def _note_published(self, message: Outgoing) -> None:
         """Check the stream if a message got an id that the reader has passed without reading the message.
@@ -292,7 +292,7 @@ class RedisStreams:
 
     def _forget(self, room: RoomState) -> None:
         del self._followed[room.path]
-        current_loop().slow.let_go(room, _HOLD)
+        current_loop().slow.unblock(room, _HOLD)
         room.begin_anew()
 
     async def prepare(self, room: RoomState, since: MessageId | None = None) -> Refusal | None:
