@@ -117,7 +117,7 @@ class LagPolicy(ABC):
     def check(cls, *, exclude_sender: bool) -> None:
         """Raise `UsageError` for a room's settings that the policy can't go together with."""
 
-    # What the room publishes
+    # Messages of the room
 
     @abstractmethod
     def note_key(self, numbers: range, key: str) -> None:
@@ -158,7 +158,7 @@ class LagPolicy(ABC):
     def lag_cost(self, lag: Lag) -> int:
         """Return how much memory the log needs because of the peer, in bytes. `on_lag` follows when it is too much."""
 
-    # What happens to a peer
+    # Decisions about a peer
 
     @abstractmethod
     def on_partial_send(self, at: PartialSend) -> Resumption:

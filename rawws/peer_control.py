@@ -1,4 +1,4 @@
-"""What the loop alone does to peers, as the parts see it that need it: these are below the loop, and don't know it."""
+"""The loop's operations on peers, for modules below the loop, which don't know it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ LOST = 0x008 | 0x010  # an error, or both directions closed; always reported
 class Poller(Protocol):
     """Watches many descriptors, level-triggered, and is itself a descriptor that can be waited for.
 
-    Of a descriptor without an interest, epoll reports only that the connection is lost, and the others nothing.
+    For a descriptor without an interest, epoll reports only the loss of its connection, and the others report nothing.
     """
 
     def fileno(self) -> int: ...

@@ -90,7 +90,7 @@ class PeerWriter:
         self._is_fragmenting = False
         self._after_fragments: list[Piece] | None = None
 
-    # What waits
+    # Pending data
 
     @property
     def is_lagging(self) -> bool:

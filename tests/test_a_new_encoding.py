@@ -240,6 +240,6 @@ async def test_metrics_count_the_readers_by_how_they_read(nursery: trio.Nursery)
         await Lines.open(await running.connect(), "/room")
         await running.stream("/room")
         await running.open("/room")
-        told = (await running.ask(get("/metrics"))).body.decode()
+        body = (await running.ask(get("/metrics"))).body.decode()
         for kind, count in (("ndjson", 2), ("events", 1), ("websocket", 1)):
-            assert f'rawws_peers{{kind="{kind}"}} {count}.0' in told
+            assert f'rawws_peers{{kind="{kind}"}} {count}.0' in body

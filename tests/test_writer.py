@@ -73,7 +73,7 @@ def test_frames_go_at_once_where_nothing_waits(pair: tuple[PeerWriter, socket.so
     assert (peer.pieces(), peer.queued_bytes, traffic.bytes_out) == ([b"two"], 3, 3)
 
 
-def test_what_a_socket_does_not_take_waits_in_order(pair: tuple[PeerWriter, socket.socket]) -> None:
+def test_data_that_a_socket_does_not_take_waits_in_order(pair: tuple[PeerWriter, socket.socket]) -> None:
     peer, theirs = pair
     traffic = Traffic()
     large = bytes(range(256)) * 20_000

@@ -124,8 +124,8 @@ class EncodedSegments:
     def shrink(self, max_bytes: int, needed: Callable[[], Iterable[tuple[int, Encoding]]], last: int) -> None:
         """Forget runs, and then encoded segments, the least recently used first, until all take ``max_bytes``.
 
-        Those that are ``needed()``, given by number and encoding, are kept, and so is segment ``last``. They may take
-        more.
+        Segments that are ``needed()``, given by number and encoding, are kept, and so is segment ``last``. They may
+        take more.
         """
         while self._runs and self.size_bytes > max_bytes:
             self._forget_run()

@@ -1,4 +1,4 @@
-"""What can be shown of a frame, collected while the frame passes."""
+"""The parts of a frame that can be shown, collected while the frame passes."""
 
 from __future__ import annotations
 

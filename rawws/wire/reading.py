@@ -18,7 +18,7 @@ _OFF = frozenset({"0", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class RoomQuery:
-    """What a query asks for. With neither ``since`` nor ``last`` it is what is published from now on."""
+    """A query about a room. With neither ``since`` nor ``last`` it asks for messages from now on."""
 
     since: MessageId | None = None
     last: int | None = None

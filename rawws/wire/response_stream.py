@@ -15,7 +15,7 @@ from rawws.wire.stream_encodings import StreamEncoding
 
 
 class ResponseStream:
-    """What goes out on one response besides the messages, and how it ends."""
+    """The bytes of one response besides its messages, and its end."""
 
     our_role = Role.SERVER
     answers_pings = False  # a reader can't answer; the bytes that it takes are the only sign of life

@@ -67,7 +67,7 @@ def test_an_exception_in_a_step_leaves_nothing_behind() -> None:
     assert [segments.step(0, EVENTS, lambda: iter([b"anew"])) for _ in range(2)] == [None, b"anew"]
 
 
-def test_what_is_kept_replaces_what_is_being_made() -> None:
+def test_a_kept_segment_replaces_one_that_is_being_encoded() -> None:
     segments = EncodedSegments()
     segments.step(0, EVENTS, lambda: iter([b"a part", b"another"]))
     segments.keep(0, EVENTS, b"the whole")
@@ -104,7 +104,7 @@ def test_within_the_bound_nothing_is_forgotten_and_nobody_is_asked() -> None:
     assert numbers_of(segments, EVENTS) == list(range(10))
 
 
-def test_those_that_readers_need_and_the_last_are_kept_even_over_the_bound() -> None:
+def test_needed_segments_and_the_last_are_kept_even_over_the_bound() -> None:
     segments = filled(range(10), EVENTS, WITH_IDS)
     segments.shrink(0, lambda: [(2, EVENTS), (4, WITH_IDS), (5, JSON_EVENTS)], last=9)
     assert (numbers_of(segments, EVENTS), numbers_of(segments, WITH_IDS)) == ([2, 9], [4, 9])

@@ -1,4 +1,4 @@
-"""What is kept of a frame to be shown: its ends, with the mask off, in any chunking."""
+"""The parts of a frame that are kept to be shown: its ends, unmasked, in any chunks."""
 
 from __future__ import annotations
 

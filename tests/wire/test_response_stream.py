@@ -56,7 +56,7 @@ def test_9_2_7_a_ping_is_a_comment_which_a_reader_ignores_between_any_two_events
     "data",
     [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", encode_frame(Opcode.CLOSE, b"", mask_key=MASK_KEY), b"\xff" * 2000],
 )
-def test_what_a_client_sends_behind_its_request_is_passed_over(data: bytes) -> None:
+def test_bytes_after_a_request_are_discarded(data: bytes) -> None:
     stream = ResponseStream(EVENTS)
     assert stream.relay_data(data) == []
     assert stream.receive_data(data) == []
@@ -69,13 +69,13 @@ def test_what_a_client_sends_behind_its_request_is_passed_over(data: bytes) -> N
 
 
 @pytest.mark.parametrize(
-    ("close", "told"),
+    ("close", "description"),
     [
         (CloseFrame(1001, "the server stops"), "event stream ended by us: the server stops"),
         (CloseFrame(1000, ""), "event stream ended by us: 1000"),
     ],
 )
-def test_a_close_is_the_end_of_the_response_and_no_bytes(close: CloseFrame, told: str) -> None:
+def test_a_close_is_the_end_of_the_response_and_no_bytes(close: CloseFrame, description: str) -> None:
     stream = ResponseStream(EVENTS)
     assert stream.describe_end() == "event stream over"
     assert repr(stream) == "<ResponseStream text/event-stream open>"
@@ -83,7 +83,7 @@ def test_a_close_is_the_end_of_the_response_and_no_bytes(close: CloseFrame, told
     assert stream.data_to_send() == b""
     assert stream.is_closed, "there is no waiting for an answer"
     assert (stream.close_sent, stream.close_rcvd, stream.close_begun_by) == (close, None, Role.SERVER)
-    assert stream.describe_end() == told
+    assert stream.describe_end() == description
     assert repr(stream) == "<ResponseStream text/event-stream closed>"
 
 

@@ -1,4 +1,4 @@
-"""What an observer sees, as far as it can be asked about itself."""
+"""The objects that an observer returns, and their own properties."""
 
 from __future__ import annotations
 

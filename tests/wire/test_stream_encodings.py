@@ -105,7 +105,7 @@ def test_as_json_onmessage_gets_any_message_exactly(texts: list[str], payload: b
 
 @pytest.mark.parametrize("encoding", [EVENTS, JSON_EVENTS])
 @given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=5), data=st.data())
-def test_what_completes_a_message_begun(encoding: Encoding, sizes: list[int], data: st.DataObject) -> None:
+def test_the_rest_of_a_partial_message_completes_it(encoding: Encoding, sizes: list[int], data: st.DataObject) -> None:
     pieces = [
         encoding.encode(encode_frame(Opcode.TEXT, b"x" * size), NumberedIds("e").labels(number))
         for number, size in enumerate(sizes, 1)
