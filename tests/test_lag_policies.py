@@ -23,7 +23,7 @@ from rawws.lag_policies import (
     SkipToNewest,
     choose_policy,
 )
-from rawws.room import RoomSettings, Slow
+from rawws.settings import RoomSettings, Slow
 from rawws.wire.broadcast_log import BroadcastLog, Cursor
 from rawws.wire.encodings import PLAIN, encode_in_steps
 from rawws.wire.frames import Opcode, encode_frame
