@@ -1,4 +1,4 @@
-"""What one room has published, as an append-only log of encoded frames, and cursors into it.
+"""The messages that one room has published: an append-only log of encoded frames, and cursors into it.
 
 A message is encoded once, into the bytes that every peer gets, and appended to the log's open segment. When
 the broadcast loop ends its turn it *seals* the segment: the frames of the turn become one immutable ``bytes``
@@ -86,7 +86,7 @@ class Cursor(NamedTuple):
 
 
 class History(NamedTuple):
-    """How much a log keeps for those who come later: so many messages, as long as all three hold."""
+    """How much a log keeps for later readers: the last messages, as long as all three limits hold."""
 
     messages: int = 0
     max_bytes: int = MIB
@@ -240,7 +240,7 @@ class BroadcastLog:
         return [number for number, segment in enumerate(segments, first) if isinstance(segment, Gap)]
 
     def end_history(self) -> None:
-        """Have no history but of what is to come; `trim` forgets what nobody needs of it."""
+        """End the history: only later messages are part of it. `trim` forgets the messages that nobody needs."""
         self._history_from = self.next
         self.history_bytes = 0
 

@@ -15,7 +15,7 @@ from rawws.wire.stream_encodings import StreamEncoding
 
 
 class ResponseStream:
-    """The bytes of one response besides its messages, and its end."""
+    """The state of one response, and the bytes that it has besides the messages."""
 
     our_role = Role.SERVER
     answers_pings = False  # a reader can't answer; the bytes that it takes are the only sign of life
