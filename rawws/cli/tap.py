@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 import trio
 
 from rawws import logs, signals
-from rawws.cli.arguments import add_tls_arguments, client_tls, one_of, page_token
+from rawws.cli.arguments import page_token
+from rawws.cli.flags import Flag, FlagTable, Value
+from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
 from rawws.errors import UsageError
 from rawws.page import TRACE, About, Access, Page
 from rawws.program import raise_file_limit
@@ -34,38 +36,42 @@ HELP = "show what runs between clients and another server"
 _DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 
 
+_OUTPUT = (
+    Flag("--record", Value(metavar="FILE"), "write all of it to this file too, for rawws decode to read"),
+    Flag(
+        "--page",
+        Value(metavar="[HOST:]PORT"),
+        "show it in a browser too, on a port of its own; the link, which has a token, is logged at startup",
+    ),
+    Flag(
+        "--page-token",
+        Value(page_token, "TOKEN"),
+        "token of the page: letters, digits and -._~",
+        shown_default="a new one at each start",
+    ),
+    Flag("--log-level", Value.one_of(logs.LEVELS), "lowest level to log", own_default="debug", alternative="level"),
+    Flag("-q", None, "log connections only (info)", dest="log_level", stores="info", alternative="level"),
+    Flag(
+        "-vv",
+        None,
+        "log each frame's bytes in hex too (trace)",
+        dest="log_level",
+        stores="trace",
+        alternative="level",
+    ),
+)
+
+FLAGS = FlagTable({TLS_GROUP: TLS_FLAGS, "output, on standard error, in a file and in a browser": _OUTPUT})
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Listens for clients, connects each to the server behind, and passes every byte on as it is, in both "
+        "Listens for clients, connects each to the target, and passes every byte on unchanged, in both "
         "directions. The log shows each HTTP head, the requirements of each handshake, and each frame."
     )
     parser.add_argument("listen", metavar="LISTEN", help="[HOST:]PORT, on loopback if there is no host")
     parser.add_argument("target", metavar="TARGET", help="HOST:PORT of the server, or its URL: ws://…, wss://…, http…")
-    add_tls_arguments(parser)
-    parser.add_argument("--record", metavar="FILE", help="write all of it to this file too, for rawws decode to read")
-    parser.add_argument(
-        "--page",
-        metavar="[HOST:]PORT",
-        help="show it in a browser too, on a port of its own; the link, which has a token, is logged at startup",
-    )
-    parser.add_argument(
-        "--page-token",
-        metavar="TOKEN",
-        type=page_token,
-        help="the page's token (default: a new one at each start)",
-    )
-    levels = parser.add_mutually_exclusive_group()
-    levels.add_argument(
-        "--log-level",
-        type=one_of(list(logs.LEVELS)),
-        choices=list(logs.LEVELS),
-        default="debug",
-        help="default: %(default)s",
-    )
-    levels.add_argument("-q", dest="log_level", action="store_const", const="info", help="connections only (info)")
-    levels.add_argument(
-        "-vv", dest="log_level", action="store_const", const="trace", help="each frame's bytes in hex too (trace)"
-    )
+    FLAGS.add_to(parser)
 
 
 def run(options: argparse.Namespace) -> int:
