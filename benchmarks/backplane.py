@@ -1,14 +1,14 @@
-"""What it costs to share rooms between machines: two nodes and a Redis, against what others do with the same Redis.
+"""The cost of sharing rooms between machines: two nodes and a Redis, compared with others on the same Redis.
 
     python -m benchmarks.backplane
 
-Both nodes and Redis have one core, the load has the other. A hundred peers are at each node, ten of the two hundred
-publish, and all get everything:
+Both nodes and Redis share one core, and the load has the other. A hundred peers are at each node, ten of the two
+hundred publish, and all receive everything:
 
-* deliveries a second, by how many messages each publisher has under way: the best of each server counts;
-* how old a message is on arrival at 1,000 messages a second to twenty peers, through Redis and (rawws) without;
-* a node that follows 10,000 rooms, with 1,000 messages a second to 500 of them at random: its memory, and their age on
-  arrival. Here the node has a core for itself, and all else has the other.
+* deliveries per second, for several windows of messages under way: the best of each server counts;
+* the age of a message on arrival, at 1,000 messages per second to twenty peers, through Redis and (rawws) without;
+* a node that follows 10,000 rooms, with 1,000 messages per second to 500 of them at random: its memory, and the age of
+  messages on arrival. Here the node has a core for itself, and all else has the other.
 
 npm `ws` has Redis pub/sub between its processes, socket.io its Redis Streams adapter.
 """

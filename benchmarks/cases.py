@@ -1,4 +1,4 @@
-"""What is measured: each case is a shape of traffic, a figure with its unit, and which way is better."""
+"""The cases: each is a shape of traffic, with a figure, its unit, and the direction that is better."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def json_payload(publisher: int, size: int) -> bytes:
 
 
 class Stream(Protocol):
-    """What comes back to one publisher."""
+    """The stream that one publisher receives."""
 
     def own(self, buffer: bytearray, size: int) -> int:
         """Return how many of the publisher's own messages the first `size` bytes of the buffer complete."""

@@ -1,7 +1,7 @@
-"""Handshakes a second: connect, ask for the upgrade, read the 101, close with RST, again.
+"""Handshakes per second: connect, ask for the upgrade, read the 101, close with RST, and repeat.
 
-So many are under way at once. The RST keeps the ports out of TIME_WAIT, and spares the server the closing
-handshake, which is not what is measured.
+A fixed number of them is under way at once. The RST keeps the ports out of TIME_WAIT, and avoids the closing
+handshake, which is not measured.
 """
 
 from __future__ import annotations

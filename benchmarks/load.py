@@ -1,9 +1,9 @@
 """The load: many clients in one process on raw non-blocking sockets and epoll.
 
-It must cost less than what it measures. So frames are built beforehand and sent in batches, everything is
-received into one buffer, and messages are counted by their bytes: the frames of a case all have the same size
-on the wire. One message is looked at in full before the counting starts, so that a server which is fast
-because it is wrong doesn't get a figure. What the load itself took of its core stands beside each figure.
+The load must cost less than the server. So frames are built beforehand and sent in batches, all bytes are received into
+one buffer, and messages are counted by their bytes: the frames of a case all have the same size on the wire. One
+message is checked in full before the counting starts, so that a server that is fast because it is wrong gets no figure.
+Each figure comes with the share of its core that the load used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LoadError(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """What came back in one measured stretch of time."""
+    """The messages received in one measured period."""
 
     messages: float
     seconds: float
@@ -149,7 +149,7 @@ def receiver(sock: socket.socket, buffer: bytearray) -> Callable[[], int]:
     def receive() -> int:
         try:
             received = secured.recv_into(view)
-            # What is left of a decrypted record is invisible to epoll.
+            # The rest of a decrypted record is invisible to epoll.
             while secured.pending():
                 received += secured.recv_into(view[received:])
         except ssl.SSLWantReadError:

@@ -29,7 +29,7 @@ TCP_INFO_SEGMENTS = 136
 
 @dataclass
 class Followed:
-    """What following the feed for a while came to, all readers together."""
+    """The totals of all readers after following the feed for a while."""
 
     seconds: float = 0.0
     published: int = 0
@@ -60,7 +60,7 @@ def piece_of_news() -> bytes:
 
 
 class Timetable:
-    """What is due when: callbacks that each return when they are due next, or None for never again."""
+    """A schedule of callbacks. Each returns the time at which it is due next, or None for never again."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[float, int, Callable[[float], float | None]]] = []

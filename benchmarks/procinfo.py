@@ -1,4 +1,4 @@
-"""What a process and this machine are, from /proc: CPU seconds, memory, cores. Linux only."""
+"""Facts about a process and this machine from /proc: CPU seconds, memory, cores. Linux only."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""What polling costs: one live feed to 100 readers, pushed by WebSocket and polled once a second.
+"""The cost of polling: one live feed to 100 readers, pushed by WebSocket and polled once a second.
 
     python -m benchmarks.push_vs_poll --seconds 20 --plot push_vs_poll.svg
 
 Counted at the readers: requests, bytes on the wire with the headers of Ethernet, IP and TCP (from TCP_INFO),
 and the age of each piece of news when a reader has it. And at the server: CPU. Pushing is rawws in broadcast
-mode; ``--push`` names another. What is polled is a small aiohttp application (peers/polled_news.py), a fast
-server of the usual kind, over kept-alive connections and with the readers spread over the second: polling at
-its best. The news is published over a WebSocket to the one and by POST to the other.
+mode; ``--push`` names another server. The polled server is a small aiohttp application (peers/polled_news.py), a fast
+server of the usual kind, over kept-alive connections and with the readers spread over the second: polling at its best.
+The news is published over a WebSocket to the one and by POST to the other.
 """
 
 from __future__ import annotations

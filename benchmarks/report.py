@@ -13,7 +13,7 @@ from benchmarks.servers import LIMIT, SERVERS
 
 # Above this a core counts as busy: the clock ticks of /proc and the start of a run hide a few per cent.
 BUSY = 0.93
-# Of a core, taken by other processes: above this a row is remarked upon. Both cores' interrupts count in it.
+# The share of a core, taken by other processes, above which a row gets a remark. Both cores' interrupts count in it.
 OTHERS = 0.15
 
 

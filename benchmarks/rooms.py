@@ -1,4 +1,4 @@
-"""What a room costs in its other forms: events, POST, and the return of everybody at once.
+"""The cost of a room's other encodings: events, POST, and the return of all readers at once.
 
     python -m benchmarks.rooms
 

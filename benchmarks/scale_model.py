@@ -63,7 +63,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class World:
-    """What is to be served."""
+    """The load to be served."""
 
     peers: int
     rooms: int
@@ -121,7 +121,7 @@ def feeds(room_nodes: float, plan: Plan) -> float:
 
 @dataclass(frozen=True)
 class Node:
-    """What the simulation of a node gives."""
+    """The result of the simulation of a node."""
 
     busy: float
     calls_per_s: float

@@ -31,7 +31,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Wish:
-    """What a case asks of a server."""
+    """The features that a case needs of a server."""
 
     broadcast: bool = False
     compression: bool = False

@@ -162,7 +162,7 @@ class Conversation:
             self._stopped = True
             raise ClientDisconnected(SHUTTING_DOWN)
 
-    # What the application receives
+    # Events that the application receives
 
     @trio.lowlevel.enable_ki_protection
     async def receive(self) -> Message:
@@ -207,7 +207,7 @@ class Conversation:
         self._gone = True
         self._lost = error
 
-    # What it sends
+    # Events that it sends
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, message: Message) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of a server's WebSockets, by path: a handler of the program's has them, or a relay."""
+"""The recipients of a server's WebSockets by path: a handler of the program, or a relay."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Relay(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What becomes of the WebSockets of one path, if that differs from the other paths."""
+    """The recipient of the WebSockets at one path, if it differs from that of other paths."""
 
     handler: Handler | Relay
     origins: Origins | None = None  # the web pages that may connect; None for the same as elsewhere

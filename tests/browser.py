@@ -36,7 +36,7 @@ def need_chromium() -> str:
 
 
 def launch(playwright: Playwright) -> Browser:
-    """Start it. Whoever stops playwright ends it."""
+    """Start the browser. It ends when playwright is stopped."""
     return playwright.chromium.launch(executable_path=need_chromium(), args=FLAGS)
 
 

@@ -40,9 +40,9 @@ ALARM_S = 180
 
 @pytest.fixture(autouse=True, scope="session")
 def bytecode() -> Iterator[None]:
-    """Where Python is told to write no bytecode, the programs that tests start keep theirs in a folder apart.
+    """If Python is set to write no bytecode, the programs that tests start keep theirs in a separate folder.
 
-    Else each of two hundred compiles all of rawws anew, which is a third of its start.
+    Otherwise each of two hundred programs compiles all of rawws again, which is a third of its start.
     """
     if not sys.dont_write_bytecode:
         yield
@@ -89,7 +89,7 @@ def alarm() -> Iterator[None]:
 async def bounded(nursery: trio.Nursery, request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """Fails the test when it hangs. The other fixtures for tests on trio bring it along.
 
-    What has to take long is marked ``patience(seconds)``.
+    A test that has to take long is marked ``patience(seconds)``.
     """
     over = threading.Event()
     marked = request.node.get_closest_marker("patience")

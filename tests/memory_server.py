@@ -63,14 +63,14 @@ def used_bytes() -> int:
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = _Mallinfo2
     info = mallinfo2()
-    told = 2  # sys._debugmallocstats() writes to stderr, from C
-    kept = os.dup(told)
+    stderr = 2  # sys._debugmallocstats() writes to stderr, from C
+    kept = os.dup(stderr)
     with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), told)
+        os.dup2(file.fileno(), stderr)
         try:
             sys._debugmallocstats()
         finally:
-            os.dup2(kept, told)
+            os.dup2(kept, stderr)
             os.close(kept)
         file.seek(0)
         stats = file.read().decode()
@@ -137,7 +137,7 @@ async def main(certificate: str) -> None:
             if not asked:
                 nursery.cancel_scope.cancel()
                 return
-            told = {
+            figures = {
                 "counted": loop.memory.used_bytes(),
                 "used": used_bytes() if asked == MEASURE else 0,
                 "received": loop.traffic.bytes_in,
@@ -145,7 +145,7 @@ async def main(certificate: str) -> None:
                 "rooms": len(hub.rooms),
                 "tasks": trio.lowlevel.current_statistics().tasks_living,
             }
-            print(json.dumps(told), flush=True)
+            print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tests of rooms share: a hub behind a server, its clients, event streams and POSTs."""
+"""Helpers of the tests of rooms: a hub behind a server, its clients, event streams and POSTs."""
 
 from __future__ import annotations
 

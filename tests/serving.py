@@ -1,4 +1,4 @@
-"""What the tests over real sockets share: raw clients, a server in the test's own trio, the program as a process."""
+"""Helpers of the tests over real sockets: raw clients, a server in the test's own trio, the program as a process."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def need(present: object, what: str) -> None:
     pytest.skip(reason)
 
 
-# What a client sends
+# Bytes that a client sends
 
 
 def get(target: str = "/", *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
@@ -108,7 +108,7 @@ def close(code: int = 1000, reason: str = "") -> bytes:
     return masked(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
 
-# What it gets back
+# Bytes that it receives
 
 
 class Seen(NamedTuple):
@@ -136,7 +136,7 @@ class Answer:
 
 
 class Client:
-    """Sends whatever it is told to, right or wrong, and shows what came back. It owns its socket."""
+    """Sends any bytes, right or wrong, and returns the received ones. It owns its socket."""
 
     def __init__(self, stdlib_socket: socket.socket) -> None:
         stdlib_socket.setblocking(False)
@@ -483,7 +483,7 @@ async def watch_the_clock(over: threading.Event, patience_s: float) -> None:
 
 
 class Lines:
-    """What a process writes, line by line, as it comes: a thread reads it, so that no pipe ever fills up."""
+    """The lines that a process writes. A thread reads them as they come, so that no pipe ever fills up."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream

@@ -165,7 +165,7 @@ async def test_takes_a_stream_that_has_no_socket(nursery: trio.Nursery) -> None:
     assert received == b"\x88\x00"
 
 
-async def test_what_goes_wrong_is_raised_as_it_is_whatever_the_stream(autojump_clock: MockClock) -> None:  # noqa: ARG001
+async def test_an_error_of_any_stream_is_raised_unchanged(autojump_clock: MockClock) -> None:  # noqa: ARG001
     ours, theirs = memory_stream_pair()
     with pytest.raises(rawws.HandshakeRefused, match="403"):
         async with rawws.attach(ours, parsed(upgrade("/", "Origin: https://evil.example"))):
@@ -278,7 +278,7 @@ async def test_bytes_beyond_ascii_in_a_header_are_no_fault(nursery: trio.Nursery
 
 
 @pytest.mark.parametrize("value", ["\u2603", "a\nb"])
-async def test_what_no_client_can_have_sent_is_the_caller_s_fault_and_the_socket_is_closed(value: str) -> None:
+async def test_a_head_that_no_client_can_send_is_a_usage_error_and_the_socket_is_closed(value: str) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         with pytest.raises(rawws.UsageError, match="can't have been read from a client"):
@@ -294,10 +294,10 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "told"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+@pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
 @pytest.mark.parametrize("kind", ["socket", "socket stream", "stream"])
 async def test_arguments_that_can_not_be_meant_are_one_sentence_and_the_stream_is_closed(
-    kind: str, arguments: dict[str, Any], told: str
+    kind: str, arguments: dict[str, Any], message: str
 ) -> None:
     stream: trio.abc.Stream | socket.socket
     other: trio.abc.Stream
@@ -309,7 +309,7 @@ async def test_arguments_that_can_not_be_meant_are_one_sentence_and_the_stream_i
         if kind == "socket":
             stream = socket.socket(fileno=ours.detach())
     async with other:
-        with pytest.raises(rawws.UsageError, match=told):
+        with pytest.raises(rawws.UsageError, match=message):
             async with rawws.attach(stream, parsed(), **arguments):
                 pass
         with trio.fail_after(PATIENCE_S):

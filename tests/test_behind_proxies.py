@@ -67,9 +67,9 @@ async def test_with_the_token_the_page_is_shown_there_too(site: tuple[Program, i
         assert (await watching.ask(upgrade(TRACE, cookie))).status == 101
         await watching.frame()
         await client.open("/room", then=text("hello"))
-        told = b""
-        while b"'hello'" not in told:
-            told += (await watching.frame()).payload
+        received = b""
+        while b"'hello'" not in received:
+            received += (await watching.frame()).payload
 
 
 async def test_a_post_may_do_what_a_websocket_from_the_same_place_may_and_pages_of_others_neither(
@@ -197,10 +197,10 @@ async def test_an_application_behind_a_proxy_that_ends_tls_knows_its_scheme(
             led = await client.get("/users")
             assert (led.status_code, led.headers["location"]) == (307, "https://site.example/users/")
             # LOOPBACK is a proxy's address, and the nearest one that isn't would be the client's.
-            told = {"url": "https://site.example/users/", "link": "https://site.example/users/", "client": LOOPBACK}
-            assert (await client.get("/users/")).json() == told
+            answer = {"url": "https://site.example/users/", "link": "https://site.example/users/", "client": LOOPBACK}
+            assert (await client.get("/users/")).json() == answer
             spoofed = {"X-Forwarded-Proto": "http", "Forwarded": "for=203.0.113.5;proto=http"}
-            assert (await client.get("/users/", headers=spoofed)).json() == told
+            assert (await client.get("/users/", headers=spoofed)).json() == answer
         async with behind_tls(program.port) as local:  # from a trusted address too, and without a proxy in between
             assert (await local.get("/users")).headers["location"] == "http://site.example/users/"
 
@@ -228,8 +228,8 @@ async def test_an_application_below_a_path_of_the_site_has_it_in_its_links(
         async with behind_tls(port) as client:
             url = "https://site.example/api/users/"
             assert (await client.get("/api/users")).headers["location"] == url
-            told = (await client.get("/api/users/")).json()
-            assert (told["url"], told["link"]) == (url, url)
+            answer = (await client.get("/api/users/")).json()
+            assert (answer["url"], answer["link"]) == (url, url)
             page = await client.get("/api/docs")
             assert "url: '/api/openapi.json'" in page.text
             schema = (await client.get("/api/openapi.json")).json()

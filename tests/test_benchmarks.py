@@ -179,7 +179,7 @@ class Script:
             given = ids[place] if ids else f"170-{number}"
             (reader or self.reader).take(message.payload, is_text=message.is_text, message_id=given)
         (reader or self.reader).finish()
-        return self.faults.told
+        return self.faults.messages
 
 
 WHO = "reader 1 (polling) in /room: "
@@ -197,7 +197,7 @@ def test_the_soak_is_content_when_every_message_comes_once_and_in_order() -> Non
 
 
 @pytest.mark.parametrize(
-    ("numbers", "told"),
+    ("numbers", "fault"),
     [
         ((1, 2, 4, 5), f"lost: {WHO}1 messages of w before 5: 3"),
         ((2, 3, 4, 5), f"lost: {WHO}1 messages of w before 5: 1"),
@@ -206,14 +206,14 @@ def test_the_soak_is_content_when_every_message_comes_once_and_in_order() -> Non
     ],
     ids=["in between", "the first", "the last", "all"],
 )
-def test_the_soak_finds_what_is_lost(numbers: tuple[int, ...], told: str) -> None:
-    assert Script().take(*numbers) == [told]
+def test_the_soak_finds_what_is_lost(numbers: tuple[int, ...], fault: str) -> None:
+    assert Script().take(*numbers) == [fault]
 
 
 def test_the_soak_finds_what_comes_twice() -> None:
     ids = ["170-1", "170-2", "170-3", "170-4", "170-5", "170-6"]
-    told = Script().take(1, 2, 3, 3, 4, 5, ids=ids)
-    assert told == [f"twice: {WHO}message 3 of w (id 170-4) came again; expected 4"]
+    faults = Script().take(1, 2, 3, 3, 4, 5, ids=ids)
+    assert faults == [f"twice: {WHO}message 3 of w (id 170-4) came again; expected 4"]
 
 
 def test_the_soak_finds_what_is_swapped() -> None:
@@ -225,9 +225,9 @@ def test_the_soak_finds_what_is_swapped() -> None:
 def test_the_soak_finds_what_has_another_id_for_somebody_else() -> None:
     script = Script(2)
     assert script.take(1, 2, ids=["170-1", "170-2"]) == []
-    told = script.take(1, 2, reader=script.other, ids=["170-2", "170-3"])
+    faults = script.take(1, 2, reader=script.other, ids=["170-2", "170-3"])
     who = "reader 2 (polling) in /room: "
-    assert told == [f"out of order: {who}message 1 of w has the id 170-2, which is another's"]
+    assert faults == [f"out of order: {who}message 1 of w has the id 170-2, which is another's"]
 
 
 @pytest.mark.parametrize("damage", ["payload", "kind", "all"])
@@ -242,7 +242,7 @@ def test_the_soak_finds_what_is_damaged(damage: str) -> None:
 def test_the_soak_takes_a_gap_for_a_fault() -> None:
     script = Script(0)
     script.reader.note({"at": "170-3"})
-    assert (script.reader.last_id, script.faults.told) == ("170-3", [])
+    assert (script.reader.last_id, script.faults.messages) == ("170-3", [])
     script.reader.note({"at": "170-9", "gap": {"since": "170-3", "after": "170-9"}})
     assert script.faults.counts == {"gap": 1}
 
@@ -257,22 +257,22 @@ def run_soak(*arguments: str) -> str:
 @linux_only
 def test_the_soak_runs_for_a_moment() -> None:
     need(shutil.which("redis-server"), "redis-server")
-    told = run_soak("--minutes", "0.05")
-    assert "\nnothing lost, nothing twice, nothing out of order; nothing left over\n" in told
-    assert re.search(r"\nRedis killed and started again +2\n", told)
+    report = run_soak("--minutes", "0.05")
+    assert "\nnothing lost, nothing twice, nothing out of order; nothing left over\n" in report
+    assert re.search(r"\nRedis killed and started again +2\n", report)
     for way in ("WebSocket", "WebSocket, cut", "WebSocket, rawws.connect", "Server-Sent Events", "polling"):
-        assert re.search(rf"\ndeliveries checked, {way} +[1-9]", told)
+        assert re.search(rf"\ndeliveries checked, {way} +[1-9]", report)
 
 
 @linux_only
 def test_idle_and_busy_peers_are_weighed() -> None:
-    told = run_soak("--idle", "200", "--minutes", "0.01")
-    assert re.search(r"\nabove an empty server +\S+ MiB, of 64\n", told)
-    assert re.search(r"\npeers at the end +300\n", told)
+    report = run_soak("--idle", "200", "--minutes", "0.01")
+    assert re.search(r"\nabove an empty server +\S+ MiB, of 64\n", report)
+    assert re.search(r"\npeers at the end +300\n", report)
 
 
 @linux_only
-def test_what_hostile_clients_cost_is_measured_for_each_surface() -> None:
+def test_the_cost_of_hostile_clients_is_measured_for_each_surface() -> None:
     command = [sys.executable, "-m", "benchmarks", "hostile", "--smoke"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr

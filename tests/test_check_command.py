@@ -89,13 +89,13 @@ def test_servers_that_people_use(check: Check, other: tuple[str, int]) -> None:
         assert set(verdicts.values()) == {"good"}
         assert status == 0
         return
-    # What they make of broken things is theirs to decide, and changes from version to version. But they are good
-    # servers: a checker that finds what is legal refused, or can't run a case, is wrong itself.
-    told = {case: f"{verdict}: {results[case]['got']}" for case, verdict in verdicts.items() if verdict != "good"}
-    assert "unclear" not in verdicts.values(), told
+    # Their answers to broken input are theirs to decide, and change from version to version. But they are good
+    # servers: a checker that reports a refusal of legal input, or can't run a case, is wrong itself.
+    faults = {case: f"{verdict}: {results[case]['got']}" for case, verdict in verdicts.items() if verdict != "good"}
+    assert "unclear" not in verdicts.values(), faults
     legal = [case.name for case in CASES if case.rule.startswith(("101", "take it", "a pong", "answer with"))]
     assert len(legal) == 14
-    assert {case: told.get(case) for case in legal} == dict.fromkeys(legal)
+    assert {case: faults.get(case) for case in legal} == dict.fromkeys(legal)
     assert {verdicts[case] for case in ("rsv2", "opcode-3", "ping-126", "bad-utf-8")} <= {"good", "lax"}
     assert status == ("bad" in verdicts.values())
 
@@ -233,12 +233,12 @@ def test_one_case_with_its_story(check: Check, yes_man: int) -> None:
         "--only", "unmasked", "-v", "--timeout", f"{0.3 * pace():g}", f"ws://127.0.0.1:{yes_man}/room?a=1"
     )
     assert status == 1
-    told = [line.strip() for line in lines]
-    assert told[0] == "BAD      unmasked           a frame that is not masked: nothing: the connection stayed open"
-    assert told[1] == "RFC 6455 §5.1: fail the connection: a close with 1002, and the end of TCP"
-    assert "GET /room?a=1 HTTP/1.1" in told
-    assert any(line.endswith("TEXT fin=1 rsv=000 mask=none len=5 'hello'") for line in told)
-    assert told[-2:] == ["= the connection is open still", "1 BAD"]
+    shown = [line.strip() for line in lines]
+    assert shown[0] == "BAD      unmasked           a frame that is not masked: nothing: the connection stayed open"
+    assert shown[1] == "RFC 6455 §5.1: fail the connection: a close with 1002, and the end of TCP"
+    assert "GET /room?a=1 HTTP/1.1" in shown
+    assert any(line.endswith("TEXT fin=1 rsv=000 mask=none len=5 'hello'") for line in shown)
+    assert shown[-2:] == ["= the connection is open still", "1 BAD"]
 
 
 def test_ctrl_c_ends_it_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,7 +270,7 @@ def test_a_server_that_floods_takes_no_longer_than_one_that_is_mute(check: Check
     assert lines[-3].endswith(" bytes more came, which are left out here")
 
 
-async def test_what_was_seen_of_an_answer_is_not_kept_when_it_is_judged(nursery: trio.Nursery) -> None:
+async def test_frames_of_an_answer_are_dropped_after_the_verdict(nursery: trio.Nursery) -> None:
     """One of a million small frames would be a gigabyte in sixty cases."""
     (listener,) = await nursery.start(partial(trio.serve_tcp, flood, 0, host="127.0.0.1"))
     uri = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/"
@@ -292,7 +292,7 @@ def test_a_slow_server_is_not_a_mute_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("handler", "told"),
+    ("handler", "message"),
     [
         (say_nothing, "the server hasn't answered an ordinary handshake within 0.3 s"),
         (hang_up, "the server has ended the connection without an answer to an ordinary handshake"),
@@ -300,20 +300,20 @@ def test_a_slow_server_is_not_a_mute_one() -> None:
     ],
 )
 def test_a_port_that_answers_no_handshake_is_not_tried(
-    capsys: pytest.CaptureFixture[str], handler: Callable[[trio.SocketStream], Awaitable[None]], told: str
+    capsys: pytest.CaptureFixture[str], handler: Callable[[trio.SocketStream], Awaitable[None]], message: str
 ) -> None:
     with on_port(handler) as port:
         assert rawws.cli.main(["check", "--timeout", "0.3", f"ws://127.0.0.1:{port}/"]) == 3
-    assert capsys.readouterr() == ("", f"rawws: ws://127.0.0.1:{port}/: {told}\n")
+    assert capsys.readouterr() == ("", f"rawws: ws://127.0.0.1:{port}/: {message}\n")
 
 
 async def test_a_case_is_shown_in_the_order_of_cause_and_effect(nursery: trio.Nursery) -> None:
     server = await nursery.start(partial(rawws.serve, rawws.Hub(hello="welcome"), 0, host=LOOPBACK))
     result = await Checker(f"ws://127.0.0.1:{server.port}/x").run_case(BY_NAME["unmasked"])
     frames = [line for line in result.story() if re.match(r"\w+ → \w+, byte \d+: [A-Z]+ fin=1", line)]
-    told = [re.sub(r"(\w+) → \w+, byte \d+: ([A-Z]+) .*", r"\1 \2", line) for line in frames]
-    greeting = ["server TEXT"] * told.count("server TEXT")  # it may come before the frame, or after it
-    assert [line for line in told if line not in greeting] == ["client TEXT", "server CLOSE", "client CLOSE"]
+    kinds = [re.sub(r"(\w+) → \w+, byte \d+: ([A-Z]+) .*", r"\1 \2", line) for line in frames]
+    greeting = ["server TEXT"] * kinds.count("server TEXT")  # it may come before the frame, or after it
+    assert [line for line in kinds if line not in greeting] == ["client TEXT", "server CLOSE", "client CLOSE"]
     assert result.sent.endswith(BY_NAME["unmasked"].frames + b"\x88\x82\x37\xfa\x21\x3d\x34\x12")
     nursery.cancel_scope.cancel()
 
@@ -321,8 +321,8 @@ async def test_a_case_is_shown_in_the_order_of_cause_and_effect(nursery: trio.Nu
 async def test_an_incomplete_frame_is_told_before_the_close_that_it_causes(nursery: trio.Nursery) -> None:
     server = await nursery.start(partial(rawws.serve, rawws.Hub(hello=None), 0, host=LOOPBACK))
     result = await Checker(f"ws://127.0.0.1:{server.port}/x").run_case(BY_NAME["length-too-large"])
-    told = [re.sub(r", byte \d+", "", line) for line in result.story() if re.match(r"\w+ → \w+, byte \d+: [^H]", line)]
-    assert [line[:55] for line in told] == [
+    shown = [re.sub(r", byte \d+", "", line) for line in result.story() if re.match(r"\w+ → \w+, byte \d+: [^H]", line)]
+    assert [line[:55] for line in shown] == [
         "client → server: the frame so far: 9,223,372,036,854,77",
         "server → client: CLOSE fin=1 rsv=000 mask=none len=58 1",
     ]
@@ -337,7 +337,7 @@ def test_the_cases_can_be_listed(check: Check) -> None:
 
 @pytest.mark.parametrize("arguments", ["--list", "URL", "--json URL"])
 @pytest.mark.parametrize(
-    ("redirected", "told"),
+    ("redirected", "message"),
     [
         pytest.param(
             *(">/dev/full", "rawws: standard output can't be written: No space left on device\n1\n"),
@@ -346,17 +346,17 @@ def test_the_cases_can_be_listed(check: Check) -> None:
         ("| true", "0\n"),
     ],
 )
-def test_output_that_nobody_reads_or_that_is_full(yes_man: int, arguments: str, redirected: str, told: str) -> None:
+def test_output_that_nobody_reads_or_that_is_full(yes_man: int, arguments: str, redirected: str, message: str) -> None:
     arguments = arguments.replace("URL", f"--only rsv2 --timeout 0.3 ws://127.0.0.1:{yes_man}/")
     program, _, pipe = redirected.partition("|")
     command = f"(sleep 0.1; {sys.executable} -m rawws check {arguments} {program}; echo $? >&2)"
     command += f"|{pipe}" * bool(pipe)
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert (ran.stdout, ran.stderr) == ("", told)
+    assert (ran.stdout, ran.stderr) == ("", message)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "message"),
     [
         ([], 2, "say which server to check"),
         (["--only", "nothing", "ws://localhost/"], 2, "there is no case 'nothing'"),
@@ -364,13 +364,13 @@ def test_output_that_nobody_reads_or_that_is_full(yes_man: int, arguments: str, 
         (["ws://127.0.0.1:1/"], 3, "can't connect to 127.0.0.1:1: Connection refused"),
     ],
 )
-def test_what_can_not_be_done_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, told: str
+def test_an_impossible_command_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, message: str
 ) -> None:
     assert rawws.cli.main(["check", *arguments]) == status
     error = capsys.readouterr().err
     assert error.startswith("rawws: ")
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 
@@ -494,8 +494,8 @@ def test_a_server_that_dies_of_a_case_and_is_restarted(
         status, verdicts, err = checked(server, capsys)
         assert len(server.processes) == (3 if fault == "crash" else 1)
     assert (status, err) == (1, "")
-    told = "the server stopped answering, and did so again when this case was tried alone"
-    assert verdicts.pop(name) == ("bad", told)
+    message = "the server stopped answering, and did so again when this case was tried alone"
+    assert verdicts.pop(name) == ("bad", message)
     assert {case: verdict for case, (verdict, _) in verdicts.items()} | {name: "bad"} == {**intact, name: "bad"}
 
 

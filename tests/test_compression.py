@@ -65,7 +65,7 @@ async def test_peers_with_smaller_windows_get_what_they_can_inflate(start_hub: S
 
 @pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
 @pytest.mark.parametrize("mode", list(Mode))
-async def test_what_comes_compressed_goes_on(start_hub: StartHub, mode: Mode, fast_lane: bool) -> None:
+async def test_compressed_messages_are_passed_on(start_hub: StartHub, mode: Mode, fast_lane: bool) -> None:
     running = start_hub(mode=mode, fast_lane=fast_lane)
     client = running.join(extensions=OFFER)
     frame = encode_frame(Opcode.TEXT, Deflater(15).deflate(MESSAGE.encode()), rsv=RSV1, mask_key=MASK_KEY)

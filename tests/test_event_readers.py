@@ -80,8 +80,8 @@ def read_with_npms_eventsource(url: str, count: int) -> list[Got]:
     script = f"""{BY_EVENT_SOURCE}
       const {{ EventSource }} = require({module})
       read(EventSource, {json.dumps(url)}, {count}).then((got) => console.log(JSON.stringify(got)))"""
-    told = subprocess.check_output(["node", "-e", script], timeout=PATIENCE_S)
-    return [Got(*event) for event in json.loads(told)]
+    output = subprocess.check_output(["node", "-e", script], timeout=PATIENCE_S)
+    return [Got(*event) for event in json.loads(output)]
 
 
 def read_with_httpx_sse(url: str, count: int) -> list[Got]:

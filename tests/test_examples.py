@@ -27,7 +27,7 @@ from tests.serving import LOOPBACK, PATIENCE_S, need
 FOLDER = Path(rawws.examples.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
-# What a server says when it listens, and an SMS service when it begins or is out.
+# The output of a server that listens, and of an SMS service that begins or is cut off.
 LISTENING = re.compile(r"listening on \w+://localhost:(\d+)")
 
 

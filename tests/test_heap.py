@@ -1,4 +1,4 @@
-"""What a process gives back of the memory that it has freed."""
+"""The freed memory that a process returns to the system."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ messages = [os.urandom(1000 + number % 9000) for number in range(20_000)]
 kept = messages[::500] + messages[-1:]
 del messages
 held = resident_bytes() - before
-told = freed.give_back()
-print(held >> 20, told, resident_bytes() - before >> 20, flush=True)
+was_trimmed = freed.give_back()
+print(held >> 20, was_trimmed, resident_bytes() - before >> 20, flush=True)
 """
 
 
@@ -34,9 +34,9 @@ def test_memory_that_was_freed_goes_back_to_the_system() -> None:
     need(Path("/proc/self/statm").exists(), "/proc")
     need(FreedMemory()._trim is not None, "malloc_trim of glibc")
     done = subprocess.run([sys.executable, "-c", BUSY_HOUR], capture_output=True, text=True, timeout=30, check=True)
-    held, told, left = done.stdout.split()
+    held, was_trimmed, left = done.stdout.split()
     assert int(held) > 80, "nothing is shown by this any more: it is given back anyway"
-    assert told == "True"
+    assert was_trimmed == "True"
     assert int(left) < 16
 
 

@@ -67,7 +67,7 @@ class Serving(Protocol):
 
 
 async def assert_serves(server: Serving) -> None:
-    """Who comes now, and does as everybody does, is served at once."""
+    """An ordinary client that comes now is served at once."""
     with trio.fail_after(SOON_S * pace()):
         client = await (await server.connect()).open("/room/ordinary")
         await client.send(text("hello"))
@@ -103,7 +103,7 @@ async def assert_left_alone(running: Running) -> None:
 
 
 def assert_no_traceback(program: Program) -> None:
-    """What a program that has ended has logged is no error of its own."""
+    """The log of a program that has ended has no error of its own."""
     assert [line for line in program.lines if "Traceback" in line or "error in rawws" in line] == []
 
 
@@ -161,7 +161,7 @@ async def going_on(hostility: Callable[[], Awaitable[None]]) -> AsyncIterator[No
         nursery.cancel_scope.cancel()
 
 
-# Who never gets to the end of a request
+# Clients that never finish a request
 
 
 def half_open(port: int, count: int) -> list[socket.socket]:
@@ -316,7 +316,7 @@ TINY_FRAMES = {
 
 @NEEDS_PROC
 @pytest.mark.parametrize(("first", "frame"), TINY_FRAMES.values(), ids=TINY_FRAMES.keys())
-async def test_what_the_tiniest_frames_bring_is_not_kept(program: Program, first: bytes, frame: bytes) -> None:
+async def test_the_tiniest_frames_take_no_lasting_memory(program: Program, first: bytes, frame: bytes) -> None:
     await assert_serves(program)
     before = resident_bytes(program)
     flooder = await (await program.connect()).open("/flood", then=first)
@@ -325,7 +325,7 @@ async def test_what_the_tiniest_frames_bring_is_not_kept(program: Program, first
     flooder.reset()
 
 
-# What one byte may cost
+# The cost of one byte
 
 
 @contextlib.contextmanager
@@ -401,9 +401,9 @@ async def test_a_length_beyond_all_bounds_is_refused_by_its_header(
     opcode = Opcode.CONTINUATION if fragment else Opcode.BINARY
     with traced_memory() as count:
         await client.send(fragment + _header(length, opcode))
-        *_, told = await client.frames_to_close()
+        *_, close = await client.frames_to_close()
         assert count()[1] < MIB
-    assert told.payload[:2] == code.to_bytes(2, "big")
+    assert close.payload[:2] == code.to_bytes(2, "big")
     await client.assert_end()
     await assert_serves(running)
 
@@ -437,10 +437,10 @@ async def test_a_bomb_in_fragments_ends_in_1009_and_costs_one_message(running: R
     client = await running.open("/hostile", COMPRESSION)
     with traced_memory() as count:
         await client.send(frames)
-        *pongs, told = await client.frames_to_close()
+        *pongs, close = await client.frames_to_close()
         assert count()[1] < 8 * MIB
     assert {pong.opcode for pong in pongs} <= {Opcode.PONG}
-    assert told.payload[:2] == (1009).to_bytes(2, "big")
+    assert close.payload[:2] == (1009).to_bytes(2, "big")
     client.reset()
     await assert_left_alone(running)
     await assert_serves(running)
@@ -483,7 +483,7 @@ async def test_a_program_holds_its_peer_back_before_much_has_come_of_few_bytes(n
     server.stop()
 
 
-async def test_whoever_sends_what_takes_long_to_read_lets_others_have_their_turn(running: Running) -> None:
+async def test_input_that_takes_long_to_read_does_not_delay_others(running: Running) -> None:
     dear = (masked(Opcode.TEXT, b"a", fin=False) + masked(Opcode.CONTINUATION, b"b")) * 4_000
     crowd = [await running.open(f"/{number}") for number in range(10)]
     bystander = await running.open("/quiet")
@@ -506,7 +506,7 @@ async def test_whoever_sends_what_takes_long_to_read_lets_others_have_their_turn
         nursery.cancel_scope.cancel()
 
 
-async def test_who_says_too_much_is_heard_at_the_rate_that_is_allowed(
+async def test_a_peer_that_sends_too_much_is_read_at_the_allowed_rate(
     serve: Serve, mock_clock: trio.testing.MockClock
 ) -> None:
     running = await serve(limits=Limits(messages_per_s=2, ping_interval_s=0))
@@ -555,7 +555,7 @@ async def test_new_rooms_all_the_time_put_no_deadline_off(
     server.stop()
 
 
-# Who never reads
+# Clients that never read
 
 
 @NEEDS_PROC
@@ -574,8 +574,8 @@ async def test_pollers_who_never_read_share_what_they_are_told(start_program: St
     await speaker.frame()
     await assert_serves(program)
     assert resident_bytes(program) - before < 48 * MIB
-    told = json.loads((await pollers[0].answer()).body)  # who reads after all gets everything
-    assert told["messages"][0]["text"] == "\x01" * 1_000_000
+    polled = json.loads((await pollers[0].answer()).body)  # a client that reads at last gets everything
+    assert polled["messages"][0]["text"] == "\x01" * 1_000_000
     for client in (*pollers, speaker):
         client.reset()
     await assert_serves(program)
@@ -602,7 +602,7 @@ async def test_a_large_body_that_is_refused_is_not_kept_whatever_an_application_
 
 @NEEDS_PROC
 @pytest.mark.parametrize("policy", ["close", "skip", "latest", "wait"])
-async def test_those_who_never_read_hold_nobody_up_elsewhere(start_program: StartProgram, policy: str) -> None:
+async def test_peers_that_never_read_delay_no_other_room(start_program: StartProgram, policy: str) -> None:
     flags = ("--latest-key", "k") if policy == "latest" else ()
     program = start_program(*flags, "--hello", "", "--slow", policy, "--max-lag", "256k", "--drain", "0.2")
     clients: list[HangsUp] = []
@@ -635,7 +635,7 @@ async def test_those_who_never_read_hold_nobody_up_elsewhere(start_program: Star
     await assert_ends_in_order(program)
 
 
-# Who leaves in the middle
+# Clients that leave in the middle
 
 STEPS = {
     "behind nothing": b"",
@@ -668,7 +668,7 @@ LEAVES = pytest.mark.parametrize(
 
 @LEAVES
 @pytest.mark.parametrize("sent", STEPS.values(), ids=STEPS.keys())
-async def test_who_leaves_at_any_step_leaves_nothing_behind(
+async def test_a_client_that_leaves_at_any_step_leaves_nothing_behind(
     running: Running, sent: bytes, leave: Callable[[Client], None]
 ) -> None:
     bystander = await running.open("/bystander")
@@ -691,7 +691,7 @@ async def test_who_leaves_at_any_step_leaves_nothing_behind(
 
 
 @LEAVES
-async def test_who_leaves_in_the_servers_close_leaves_nothing_behind(
+async def test_a_client_that_leaves_during_the_servers_close_leaves_nothing_behind(
     serve: Serve, leave: Callable[[Client], None]
 ) -> None:
     running = await serve(limits=Limits(drain_s=PATIENCE_S))
@@ -721,7 +721,7 @@ async def test_a_thousand_that_come_and_reset_leave_no_descriptor_behind(program
 
 
 @NEEDS_PROC
-async def test_those_turned_away_who_do_not_leave_cost_few_descriptors(start_program: StartProgram) -> None:
+async def test_rejected_clients_that_stay_cost_few_descriptors(start_program: StartProgram) -> None:
     program = start_program("--max-connections", "5")
     served = [await program.connect() for _ in range(5)]
     for client in served:
@@ -819,7 +819,7 @@ AMBIGUOUS = {
     "a trailer that is none": (_chunked(b"0\r\nX : y\r\n\r\n"), 400),
     "an upgrade with chunks": (upgrade("/", "Transfer-Encoding: chunked") + b"0\r\n\r\n", 400),
 }
-# What has one reading only, by which the hidden request is inside of a body.
+# Requests with one reading only, by which the hidden request is inside a body.
 ENCLOSED = {
     "a GET with a body": (get("/", f"Content-Length: {len(HIDDEN)}") + HIDDEN, 200),
     "a POST with a body": (_post(f"Content-Length: {len(HIDDEN)}") + HIDDEN, 405),
@@ -1011,7 +1011,7 @@ async def test_below_the_servers_own_paths_there_is_no_way_out(program: Program,
     await assert_serves(program)
 
 
-# Who never stops
+# Clients that never stop
 
 
 FLOODS_OF_HTTP = {

@@ -68,7 +68,7 @@ async def end(program: Program) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (THREAD, IN_THREAD + "'uploads'"),
         (POOL, IN_THREAD + "'ThreadPoolExecutor-0_0'"),
@@ -78,18 +78,18 @@ async def end(program: Program) -> int:
     ids=["thread", "pool", "atexit", "atexit in C"],
 )
 async def test_threads_of_the_application_are_named_and_ended_by_a_second_signal(
-    start_program: StartProgram, tmp_path: Path, more: str, told: str, number: signal.Signals
+    start_program: StartProgram, tmp_path: Path, more: str, message: str, number: signal.Signals
 ) -> None:
     if number is signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
         pytest.skip("SIGHUP is ignored here")
     program = start_program(*write_app(tmp_path, more), directory=tmp_path)
     program.signal(number)
     await wait(program, "#0 = stopped")
-    await wait(program, told)
+    await wait(program, message)
     assert program.lines[-1].endswith("; it is waited for until another signal")
     program.signal(number)
     assert await end(program) == 1
-    assert told in program.lines[-1]
+    assert message in program.lines[-1]
     assert program.lines[-1].endswith(": ending without it")
 
 

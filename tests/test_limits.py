@@ -41,7 +41,9 @@ async def start(nursery: trio.Nursery, handler: Any, **settings: Any) -> rawws.S
 # Memory, all in all
 
 
-async def test_those_go_first_that_hold_most(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_peers_that_hold_most_are_dropped_first(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
     hub = rawws.Hub()
     server = await start(nursery, hub, max_memory=4000 * KIB)
     with trio.fail_after(PATIENCE_S):
@@ -65,7 +67,7 @@ async def test_those_go_first_that_hold_most(nursery: trio.Nursery, caplog: pyte
     server.stop()
 
 
-async def test_what_waits_for_a_program_counts_and_what_has_not_come_whole(nursery: trio.Nursery) -> None:
+async def test_waiting_and_incomplete_messages_count(nursery: trio.Nursery) -> None:
     async def never_reads(_: rawws.WebSocket) -> None:
         await trio.sleep_forever()
 
@@ -113,8 +115,8 @@ async def test_histories_are_given_up_and_that_is_told_once(
             await client.frames(20)
             while current_loop().memory.used_bytes() > 10 * KIB:
                 await trio.sleep(0.01)
-        told = "over the server's limit of 10240 (--max-memory); histories of rooms are given up"
-        assert caplog.text.count(told) == 1
+        message = "over the server's limit of 10240 (--max-memory); histories of rooms are given up"
+        assert caplog.text.count(message) == 1
         late = await open_client(server, f"/news?since={first_id}")
         hub.room("/news").publish("goes on")
         assert (await late.frame()).payload == (await client.frame()).payload == b"goes on"
@@ -364,7 +366,7 @@ async def test_a_post_may_have_what_a_message_may_unless_it_is_said_otherwise(
 
 
 @pytest.mark.parametrize(
-    ("flags", "request_", "status", "told"),
+    ("flags", "request_", "status", "message"),
     [
         (["--max-connections", "1"], get(), 503, "as many connections as it takes (--max-connections 1)"),
         (["--max-connections-per-ip", "1"], get(), 429, "takes from one address (--max-connections-per-ip 1)"),
@@ -383,7 +385,7 @@ async def test_a_post_may_have_what_a_message_may_unless_it_is_said_otherwise(
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
 async def test_a_refusal_says_which_limit_it_was_whose_and_how_large(
-    start_program: StartProgram, flags: list[str], request_: bytes, status: int, told: str
+    start_program: StartProgram, flags: list[str], request_: bytes, status: int, message: str
 ) -> None:
     program = start_program(*flags)
     first = await program.connect()
@@ -392,7 +394,7 @@ async def test_a_refusal_says_which_limit_it_was_whose_and_how_large(
     client = await program.connect()
     with trio.fail_after(PATIENCE_S):
         answer = await client.ask(request_)
-    assert (answer.status, told in answer.body.decode()) == (status, True), answer
+    assert (answer.status, message in answer.body.decode()) == (status, True), answer
     first.hang_up()
     client.hang_up()
 
@@ -402,12 +404,12 @@ async def test_every_limit_is_told_by_its_flag(start_program: StartProgram) -> N
     program = start_program("--metrics", *(each for pair in flags.items() for each in pair))
     client = await program.connect()
     body = (await client.ask(get("/metrics"))).body.decode()
-    told = {name: float(value) for name, value in re.findall(r'rawws_limit{flag="([^"]+)"} (\S+)', body)}
-    assert told["--max-connections"] == 100
-    assert told["--max-memory"] == 64 << 20
-    assert (told["--max-rooms"], told["--rate"], told["--drain"], told["--max-size"]) == (7, 50, 2, 1 << 20)
+    limits = {name: float(value) for name, value in re.findall(r'rawws_limit{flag="([^"]+)"} (\S+)', body)}
+    assert limits["--max-connections"] == 100
+    assert limits["--max-memory"] == 64 << 20
+    assert (limits["--max-rooms"], limits["--rate"], limits["--drain"], limits["--max-size"]) == (7, 50, 2, 1 << 20)
     usage = start_program.run("--help").stdout
-    assert [flag for flag in told if flag not in usage] == [], "each is a flag"
+    assert [flag for flag in limits if flag not in usage] == [], "each is a flag"
     client.hang_up()
 
 

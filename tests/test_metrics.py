@@ -1,4 +1,4 @@
-"""What is counted, and how it is told."""
+"""The metrics: counts, and the format of the page."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.room_serving import Reader, post, rooms
 from tests.serving import PATIENCE_S, StartHub, StartProgram, close, get, text, upgrade
 
 
-def values_of(told: str) -> dict[str, float]:
-    return {name: float(value) for name, value in re.findall(r"^(rawws_.+) (\S+)$", told, re.MULTILINE)}
+def values_of(body: str) -> dict[str, float]:
+    return {name: float(value) for name, value in re.findall(r"^(rawws_.+) (\S+)$", body, re.MULTILINE)}
 
 
-async def test_what_prometheus_reads(start_program: StartProgram) -> None:
+async def test_prometheus_can_read_the_metrics(start_program: StartProgram) -> None:
     program = start_program("--metrics", "--hello", "", "--history", "10")
     reader = await Reader.open(await program.connect(), "/room")
     ws = await program.connect()
@@ -50,8 +50,8 @@ async def test_what_prometheus_reads(start_program: StartProgram) -> None:
     await ws.frames_to_close()
     ws.hang_up()
     program.wait_for_line("closed by the client")
-    told = (await asking.ask(get("/metrics"))).body.decode()
-    assert values_of(told)['rawws_closes_total{cause="peer close"}'] == 1
+    body = (await asking.ask(get("/metrics"))).body.decode()
+    assert values_of(body)['rawws_closes_total{cause="peer close"}'] == 1
 
 
 async def test_tasks_are_those_of_connections_in_their_http_phase_and_few_more(start_program: StartProgram) -> None:
@@ -102,7 +102,7 @@ async def test_a_peer_that_says_too_much_is_read_later(start_hub: StartHub) -> N
     talker, listener = running.join(), running.join()
     began = trio.current_time()
     with trio.fail_after(PATIENCE_S):
-        # What comes in one read is taken as a whole; but then it is a while until the next.
+        # The data of one read is taken as a whole, but the next read comes a while later.
         await talker.send(b"".join(text(str(number)) for number in range(150)))
         assert [int((await listener.frame()).payload) for _ in range(150)] == list(range(150))
         await talker.send(text("later"))

@@ -90,8 +90,8 @@ def send(page: Page, text: str, kind: str = "text", sender: str = "") -> None:
     page.get_by_role("button", name="Send", exact=True).click()
 
 
-def choose_connection(page: Page, told: str) -> None:
-    option = page.locator("#connection option", has_text=told)
+def choose_connection(page: Page, name: str) -> None:
+    option = page.locator("#connection option", has_text=name)
     option.wait_for(state="attached")
     page.get_by_role("combobox", name="Connection").select_option(option.get_attribute("value"))
 
@@ -100,7 +100,7 @@ def frame_rows(page: Page) -> Locator:
     return page.locator("#table .rows .row")
 
 
-def test_what_one_peer_sends_arrives_at_all_three(start_program: StartProgram, visit: Visit) -> None:
+def test_a_message_of_one_peer_arrives_at_all_three(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 
     page = visit(start_program())
@@ -117,8 +117,8 @@ def test_what_one_peer_sends_arrives_at_all_three(start_program: StartProgram, v
     expect(rows).to_have_count(7)
     expect(page.locator("#table .rows .row.client")).to_have_count(1)
     expect(page.locator("#table .rows .row.client .preview")).to_have_text("'hello from A'")
-    told = page.locator("#table .rows .row.server .of").all_inner_texts()
-    assert {name.split()[1] for name in told} == {"A", "B", "C"}
+    names = page.locator("#table .rows .row.server .of").all_inner_texts()
+    assert {name.split()[1] for name in names} == {"A", "B", "C"}
     expect(page.locator("#watch")).to_have_text("watching: 3 WebSockets open")
 
 
@@ -277,7 +277,7 @@ def test_closing_with_a_code_and_a_reason(start_program: StartProgram, visit: Vi
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told"),
+    ("kind", "text", "message"),
     [
         ("JSON", "{not json", "This is not JSON"),
         ("hex", "abc", "This is not hex"),
@@ -285,7 +285,9 @@ def test_closing_with_a_code_and_a_reason(start_program: StartProgram, visit: Vi
         ("file", "", "Choose a file first"),
     ],
 )
-def test_what_can_not_be_sent(start_program: StartProgram, visit: Visit, kind: str, text: str, told: str) -> None:
+def test_an_invalid_payload_is_not_sent(
+    start_program: StartProgram, visit: Visit, kind: str, text: str, message: str
+) -> None:
     from playwright.sync_api import expect
 
     page = visit(start_program())
@@ -294,7 +296,7 @@ def test_what_can_not_be_sent(start_program: StartProgram, visit: Visit, kind: s
     page.get_by_role("textbox", name="Message").fill(text)
     page.get_by_role("radio", name=kind, exact=True).check()
     page.get_by_role("button", name="Send", exact=True).click()
-    expect(page.locator("#send-told")).to_contain_text(told)
+    expect(page.locator("#send-told")).to_contain_text(message)
     expect(page.locator("#send-told.error")).to_be_visible()
 
 
@@ -347,7 +349,7 @@ def test_a_frame_that_no_browser_sends(start_program: StartProgram, visit: Visit
     expect(frame_rows(page).filter(has_text="CLOSE").locator(".preview")).to_contain_text("1002")
 
 
-def test_what_is_not_known_yet_can_not_be_run(start_program: StartProgram, visit: Visit) -> None:
+def test_cases_can_not_be_run_before_they_are_known(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import WebSocketRoute, expect
 
     let_go: list[Callable[[], None]] = []
@@ -414,7 +416,7 @@ def test_finding_pausing_clearing(start_program: StartProgram, visit: Visit) -> 
     expect(rows).to_have_count(0)
 
 
-def test_what_is_exported_can_be_decoded(
+def test_an_export_can_be_decoded(
     start_program: StartProgram, visit: Visit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = visit(start_program("--hello", ""))
@@ -470,7 +472,7 @@ def test_secrets_are_masked(start_program: StartProgram, visit: Visit) -> None:
         expect(page.locator(".head.client")).to_contain_text("Cookie: (masked, 11 bytes)")
 
 
-# Who gets it
+# Access
 
 
 def test_the_link_leads_to_the_page_and_leaves_the_token_nowhere(start_program: StartProgram, visit: Visit) -> None:
@@ -553,7 +555,7 @@ def test_a_link_in_a_page_of_another_site_leads_there_too(
     page.locator("#watch[data-state=watching]").wait_for()
 
 
-# What a capture outlives
+# A capture that outlives its server
 
 
 @pytest.fixture
@@ -607,8 +609,8 @@ def test_a_killed_server_leaves_its_frames_and_the_next_one_continues_after_a_cu
     expect(page.locator(".peer .number")).to_have_text(re.compile(r"^#\d+$"))
     send(page, "anew")
     expect(rows).to_have_count(5)
-    told = rows.locator(".of").all_inner_texts()
-    assert [name.startswith("r1#") for name in told] == [True, True, False, False]
+    names = rows.locator(".of").all_inner_texts()
+    assert [name.startswith("r1#") for name in names] == [True, True, False, False]
     with page.expect_download() as download:
         page.get_by_role("button", name="Export JSON").click()
     exported = json.loads(download.value.path().read_text())
@@ -629,7 +631,7 @@ def test_a_server_with_another_token_is_watched_again_when_its_link_is_opened(
     again = start_program("--port", str(program.port), "--hello", "")
     expect(page.locator("#watch")).to_have_text("not watching: the server has another token")
     expect(page.locator("#notice")).to_contain_text("open the link with ?token=… that the server logged at its start")
-    expect(page.locator("#notice")).to_contain_text("What was captured stays")
+    expect(page.locator("#notice")).to_contain_text("The captured frames stay")
     expect(page.locator("#connection option")).to_contain_text(["/room · open when last seen"])
     expect(frame_rows(page)).to_have_count(2)
     other = watch(context, again)
@@ -691,7 +693,7 @@ def test_a_reload_keeps_the_capture_in_its_tab_until_it_is_cleared(
         assert page.evaluate("sessionStorage.length + localStorage.length") == 0
         assert page.evaluate("indexedDB.databases()") == []
         expect(frame_rows(watch(context, program))).to_have_count(0)
-        # What was seen can be looked at, and the connection goes on.
+        # The captured frames can be looked at, and the connection continues.
         rows.first.click()
         expect(page.locator("#frame .text")).to_have_text("before")
         client.send("after")
@@ -987,7 +989,7 @@ def test_axe_has_nothing_serious_to_say_of_a_cut_and_a_notice(
 def violations(page: Page, axe: str) -> list[str]:
     """Return what axe-core finds to be of serious or critical harm."""
     page.evaluate(axe)
-    # Of what is in order nothing needs to be told at length, which is what takes most of its time.
+    # Passed rules need no details, which take most of the time.
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
         f"{violation['impact']} {violation['id']}: {node['html'][:200]} {node['failureSummary']}"

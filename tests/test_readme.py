@@ -1,4 +1,4 @@
-"""What the README shows is what the program does."""
+"""The README's logs and outputs are those of the program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.serving import StartProgram
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
-# What differs from one run to the next, in the order in which it is replaced.
+# Parts that differ from one run to the next, in the order in which they are replaced.
 VARYING = [
     (r"127\.0\.0\.1:\d+", "ADDRESS"),
     (r"localhost:\d+", "ADDRESS"),
@@ -111,7 +111,7 @@ DECODED = re.findall(r"\$ rawws (decode .*)\n((?:.+\n)*?)```", README)
 
 
 @pytest.mark.parametrize(("command", "shown"), DECODED, ids=[command for command, _ in DECODED])
-def test_what_decode_shows(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_decode_prints_what_the_readme_shows(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert rawws.cli.main(command.split()) in (0, 1)
     assert capsys.readouterr().out == shown
 
@@ -119,6 +119,6 @@ def test_what_decode_shows(command: str, shown: str, capsys: pytest.CaptureFixtu
 def test_every_verdict_shown_is_of_a_case_that_there_is() -> None:
     names = re.findall(r"^good     (\S+) +(.*)$", README, re.MULTILINE)
     assert len(names) == 6
-    for name, told in names:
-        assert told.startswith(f"{BY_NAME[name].title}: ")
+    for name, text in names:
+        assert text.startswith(f"{BY_NAME[name].title}: ")
     assert f"| {len(BY_NAME)} cases |" in README

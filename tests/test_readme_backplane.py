@@ -1,4 +1,4 @@
-"""What the README says of several nodes, run as it stands there."""
+"""The README's commands for several nodes, run as they are."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ async def test_two_nodes_in_four_commands(start_program: StartProgram, tmp_path:
             return json.loads(subprocess.check_output([*shlex.split(line)[1:], "-s"], timeout=PATIENCE_S))
 
         (shown_id,) = set(re.findall(r'"id":"([^"]+)"', published))
-        told = curl(publish)
-        assert isinstance(told, dict)
-        assert told == json.loads(published.replace(shown_id, told["id"]))
-        assert curl(ask) == json.loads(answer.replace(shown_id, told["id"]))
+        answered = curl(publish)
+        assert isinstance(answered, dict)
+        assert answered == json.loads(published.replace(shown_id, answered["id"]))
+        assert curl(ask) == json.loads(answer.replace(shown_id, answered["id"]))
 
         command = shlex.split(FROM_REDIS)[1:]
         subprocess.run([command[0], "-p", str(server.port), *command[1:]], check=True, stdout=subprocess.DEVNULL)

@@ -99,13 +99,13 @@ def test_the_client_talks_to_the_handler(run: Callable[[str], subprocess.Popen[s
 
 
 def test_the_client_comes_back(run: Callable[[str], subprocess.Popen[str]], free_port: int) -> None:
-    told = iter(["one", "two"])
+    messages = iter(["one", "two"])
 
     def tell(connection: ServerConnection) -> None:
         assert connection.request is not None
         assert connection.request.path == "/news"
         assert connection.request.headers["Authorization"] == "Bearer secret"
-        news = next(told, "three")
+        news = next(messages, "three")
         connection.send(news)
         if news == "one":
             connection.close(1012, "restart")

@@ -1,4 +1,4 @@
-"""What the README says of rooms, run as it stands there."""
+"""The README's commands and programs for rooms, run as they are."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_the_console_lines(start_program: StartProgram) -> None:
     (start, publish, published, ask, answer) = re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL)[0].splitlines()
     program = start_program(*shlex.split(start.removeprefix("$ rawws ")))
     (shown_id,) = set(re.findall(r'"id":"([^"]+)"', published))
-    told = curl(publish.removeprefix("$ "), program.address)
-    assert told == json.loads(published.replace(shown_id, told["id"]))
-    assert curl(ask.removeprefix("$ "), program.address) == json.loads(answer.replace(shown_id, told["id"]))
+    answered = curl(publish.removeprefix("$ "), program.address)
+    assert answered == json.loads(published.replace(shown_id, answered["id"]))
+    assert curl(ask.removeprefix("$ "), program.address) == json.loads(answer.replace(shown_id, answered["id"]))
 
 
 def test_the_lines_in_the_table(start_program: StartProgram) -> None:
@@ -53,9 +53,9 @@ def test_the_lines_in_the_table(start_program: StartProgram) -> None:
     with subprocess.Popen([*arguments, "-s"], stdout=subprocess.PIPE, text=True) as reading:
         program.wait_for_line("joined room /room/x")
         assert reading.stdout is not None
-        told = [reading.stdout.readline().strip() for _ in range(3)]
+        received = [reading.stdout.readline().strip() for _ in range(3)]
         reading.kill()
-    assert told == ["retry: 2000", f"id: {published['id']}", ""]
+    assert received == ["retry: 2000", f"id: {published['id']}", ""]
 
 
 def test_the_lines_for_a_browsers_console_are_pasted_at_once(start_program: StartProgram) -> None:

@@ -1,7 +1,7 @@
 """Clients that nobody here wrote: Python's websockets, npm's ws, and Chromium.
 
-Each is driven through the same few calls, so that a test can seat any of them in a room. What a test needs and
-the machine doesn't have is a skip with its reason; with RAWWS_REQUIRE_ALL=1 it is a failure.
+Each is driven through the same few calls, so that a test can put any of them into a room. If the machine lacks a
+program that a test needs, the test is skipped with the reason; with RAWWS_REQUIRE_ALL=1 it fails.
 """
 
 from __future__ import annotations
@@ -146,14 +146,14 @@ class WsClient:
             text=True,
         )
         assert self._process.stdout is not None
-        self._told = Lines(self._process.stdout)
+        self._lines = Lines(self._process.stdout)
         first = self.next_event()
         if "open" not in first:
             self.end()
             raise ConnectionError(str(first))
 
     def next_event(self) -> dict[str, Any]:
-        line = self._told.next()
+        line = self._lines.next()
         assert line is not None, "node has ended"
         event: dict[str, Any] = json.loads(line)
         return event
@@ -180,10 +180,10 @@ class WsClient:
         self._process.wait(PATIENCE_S)
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._told.close()
+        self._lines.close()
 
 
-# Runs in a page. What arrives waits in an inbox until it is asked for.
+# Runs in a page. Messages wait in an inbox until they are asked for.
 OPEN_IN_PAGE = """
 url => new Promise(resolve => {
   const socket = new WebSocket(url), inbox = [], waiting = [];

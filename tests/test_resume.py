@@ -117,8 +117,8 @@ async def test_a_server_that_knows_no_ids(nursery: trio.Nursery) -> None:
         ("[]\n", "begins with a line of JSON, not with '[]'"),
         ("[" * 100_000, "begins with a line of JSON, not with '[[[["),
         ('{"at": "1-2&publish=1"}', "'1-2&publish=1' is not a message's id"),
-        ('{"at": 5}', "no text, but of the type int"),
-        ('{"at": "1-2", "gap": 5}', "no text, but of the type NoneType"),
+        ('{"at": 5}', "not text but of the type int"),
+        ('{"at": "1-2", "gap": 5}', "not text but of the type NoneType"),
         ('{"at": "1-2", "gap": {"since": "1-1", "after": "1 2"}}', "'1 2' is not a message's id"),
     ],
 )

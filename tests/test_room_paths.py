@@ -218,7 +218,7 @@ async def test_a_handler_and_routes_get_the_paths_that_they_are_given(start: Sta
     assert await (await (await site.connect()).open("/hub")).frame() == seen_text("hub")
 
 
-# What the application has itself
+# The application's own endpoints
 
 
 async def endpoint(websocket: WebSocket) -> None:
@@ -242,8 +242,8 @@ async def test_a_warning_at_start_names_the_endpoints_that_are_not_served(
 ) -> None:
     app = site_of(*(f"/ws{number}" for number in range(7)), "/" + "x" * 5000)
     await start(rawws.Hub(), rawws.asgi(app))
-    (told,) = warnings(caplog)
-    assert told == (
+    (message,) = warnings(caplog)
+    assert message == (
         "#0 = the application's WebSocket endpoints aren't served: /ws0, /ws1, /ws2, /ws3, /ws4 and 3 more; an upgrade "
         "there gets 404, since rooms are below /room/"
     )
@@ -253,8 +253,8 @@ async def test_the_warning_says_where_rooms_are_in_front_of_an_endpoint(
     start: StartSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = await start(rawws.Hub(hello="a room"), rawws.asgi(site_of("/ws", "/{kind}/private")))
-    (told,) = warnings(caplog)
-    assert told == (
+    (message,) = warnings(caplog)
+    assert message == (
         "#0 = the application's WebSocket endpoints aren't served: /ws, /{kind}/private; an upgrade there gets 404, "
         "since rooms are below /room/; where /{kind}/private matches a room's path, rawws serves the room without "
         "asking the application"
@@ -406,7 +406,9 @@ def test_a_program_whose_rooms_would_cover_an_endpoint_does_not_start(
     (tmp_path / "its_app.py").write_text(APP.format("/room/{name}"))
     ended = start_program.run("--port", "0", "--app", "its_app:app", directory=tmp_path)
     assert ended.returncode == 2
-    told = "rawws: the application has a WebSocket endpoint at /room/{name}, where rawws has its rooms (below /room/); "
-    assert told + "put the rooms elsewhere, with --rooms, or Hub(rooms_at=...)\n" in ended.stderr
+    message = (
+        "rawws: the application has a WebSocket endpoint at /room/{name}, where rawws has its rooms (below /room/); "
+    )
+    assert message + "put the rooms elsewhere, with --rooms, or Hub(rooms_at=...)\n" in ended.stderr
     started = start_program("--app", "its_app:app", "--rooms", "/live", directory=tmp_path)
     assert "rooms are at /live and below it" in started.lines[-1]

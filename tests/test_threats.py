@@ -1,4 +1,4 @@
-"""What broke other implementations: what has no test elsewhere; and that the README's list of tests is true."""
+"""Faults of other implementations that have no test elsewhere; and a check of the README's list of tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_readme_names_tests() -> None:
 
 
 @pytest.mark.parametrize(("file", "name"), NAMED, ids=[name for _, name in NAMED])
-def test_what_the_readme_names_is_there(file: str, name: str) -> None:
+def test_the_tests_that_the_readme_names_exist(file: str, name: str) -> None:
     assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text("utf-8"), re.MULTILINE)
 
 
@@ -59,7 +59,7 @@ def took_s(size: int) -> float:
 
 
 def test_a_long_header_takes_no_longer_than_its_length() -> None:
-    # What backtracks takes a hundred or a million times as long for ten times as much.
+    # A backtracking pattern takes a hundred or a million times as long for an input ten times as long.
     few = min(took_s(2_000) for _ in range(5))
     many = min(took_s(20_000) for _ in range(5))
     assert many < max(60 * few, 0.5)

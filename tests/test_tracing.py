@@ -1,4 +1,4 @@
-"""What a tracer's sinks are told, and what ``--record`` writes."""
+"""The records that a tracer's sinks get, and the file that ``--record`` writes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_a_connection_from_its_beginning_to_its_end(nursery: trio.Nursery,
     server.stop()
 
 
-async def test_who_comes_later_sees_what_is_open_already(nursery: trio.Nursery) -> None:
+async def test_a_late_sink_gets_the_open_connections(nursery: trio.Nursery) -> None:
     tracer, late = Tracer(), Memory()
     server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host="127.0.0.1", tracer=tracer))
     with trio.fail_after(10):
@@ -167,9 +167,9 @@ async def test_a_full_disk_ends_the_recording_and_nothing_else(start_program: St
     await client.frames_to_close()
     client.hang_up()
     assert program.wait() == 0
-    told = [line for line in program.lines if "/dev/full" in line]
-    assert len(told) == 1
-    assert told[0].endswith("can't be written any more: No space left on device; nothing is recorded from here on")
+    lines = [line for line in program.lines if "/dev/full" in line]
+    assert len(lines) == 1
+    assert lines[0].endswith("can't be written any more: No space left on device; nothing is recorded from here on")
 
 
 def test_a_file_that_can_not_be_opened(start_program: StartProgram) -> None:

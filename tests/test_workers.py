@@ -119,9 +119,12 @@ def test_what_can_not_be_is_said_once(start_program: StartProgram, arguments: li
 
 
 @pytest.mark.parametrize("told", ["1", "no", "[1, [900], 901]", '[1, ["3"], 4]'])
-def test_nobody_else_is_to_say_who_is_a_worker(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+def test_an_invalid_worker_variable_is_refused(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
     monkeypatch.setenv(VARIABLE, told)
-    with pytest.raises(rawws.UsageError, match=r"RAWWS_WORKER is .* nobody else is to set it"):
+    with pytest.raises(
+        rawws.UsageError,
+        match=r"RAWWS_WORKER is .*, which is not a value that --workers sets for its processes; unset it",
+    ):
         Membership.of_this_process()
     assert VARIABLE not in os.environ
 

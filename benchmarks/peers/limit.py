@@ -4,7 +4,7 @@ Bare non-blocking sockets on one epoll in one process. It answers the handshake,
 client sends, and from then on only counts bytes: so many received are so many whole messages, and as many
 copies of a frame built beforehand go out. No frame is decoded, unmasked, checked or compressed twice. A
 broadcast turn reads every ready peer and then makes one `send` to each, which is the fewest sends that
-can carry it. What a real server reaches, divided by this, is its share of the machine.
+can carry it. A real server's figure, divided by this one, is its share of the machine.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Peer:
         assert isinstance(self.sock, ssl.SSLSocket)
         try:
             received = self.sock.recv_into(buffer)
-            # What is left of a decrypted record is invisible to epoll. Only the count matters here.
+            # The rest of a decrypted record is invisible to epoll. Only the count matters here.
             while self.sock.pending():
                 received += self.sock.recv_into(memoryview(buffer)[received:])
         except ssl.SSLWantReadError:

@@ -1,4 +1,4 @@
-"""What every peer server is told on its command line. Measures nothing."""
+"""The command line of every peer server. Measures nothing."""
 
 from __future__ import annotations
 

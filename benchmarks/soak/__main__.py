@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.idle is not None:
             return idle.measure(options.idle, 60 * (options.minutes or 0.75))
-        if told := stage.missing():
-            raise Unavailable(told)
+        if missing := stage.missing():
+            raise Unavailable(missing)
         allow_open_files()
         return trio.run(run, options.minutes or 10.0, options.seed)
     except (Unavailable, LoadError) as problem:

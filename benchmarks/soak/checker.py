@@ -1,9 +1,9 @@
-"""Messages that say who they are, and what is wrong in how they arrive. No network here.
+"""Messages that identify themselves, and the faults in how they arrive. This module uses no network.
 
-A payload is ``writer:sequence:checksum:padding``. A writer counts from 1, so a reader can tell what is missing between
-two messages, and what came twice; the checksum is of the padding, and whether it is text follows from the number. Of a
-text it is the same for all line ends, since Server-Sent Events have but one. Where readers are told ids, these have to
-grow, and to mean the same message to everybody.
+A payload is ``writer:sequence:checksum:padding``. A writer counts from 1, so a reader notices messages that are missing
+or doubled. The checksum is of the padding. It is the same for all line ends of a text, since Server-Sent Events have
+only one. The number says whether the message is text. If readers get ids, these have to grow, and to mean the same
+message to all readers.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-# So many messages of a room are remembered by their ids: more than any reader may be behind another.
+# The number of a room's messages that are remembered by their ids: more than any reader may lag behind another.
 REMEMBERED_IDS = 50_000
-# So many faults are kept word for word; all are counted.
+# The number of faults that are kept word for word; all are counted.
 MOST_TOLD = 40
 SMALL_BYTES, MIDDLE_BYTES, LARGE_BYTES = 200, 8 * 1024, 100 * 1024
 
@@ -28,7 +28,7 @@ _BYTES = random.Random(2).randbytes(2 * LARGE_BYTES)
 
 
 class Message(NamedTuple):
-    """What is written, and who wrote it."""
+    """The content of a message: its writer and its number."""
 
     writer: str
     sequence: int
@@ -66,23 +66,23 @@ def _parse(payload: bytes, is_text: bool) -> tuple[str, int] | None:
 
 
 class Faults:
-    """What went wrong, in words, and how often."""
+    """Descriptions and counts of all faults."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()  # by kind
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def __bool__(self) -> bool:
         return bool(self.counts)
 
-    def add(self, kind: str, told: str) -> None:
+    def add(self, kind: str, message: str) -> None:
         self.counts[kind] += 1
-        if len(self.told) < MOST_TOLD:
-            self.told.append(f"{kind}: {told}")
+        if len(self.messages) < MOST_TOLD:
+            self.messages.append(f"{kind}: {message}")
 
 
 class Room:
-    """What has been written in a room, and who reads it."""
+    """The messages that were written in a room, and its readers."""
 
     def __init__(self, path: str, faults: Faults) -> None:
         self.path = path
@@ -163,11 +163,11 @@ class Reader:
             self.tell("out of order", f"message {sequence} of {writer} has the id {message_id}, which is another's")
         self.last_id = message_id
 
-    def note(self, told: Mapping[str, Any]) -> None:
+    def note(self, members: Mapping[str, Any]) -> None:
         """Take what is no message: where the reader begins, and what is missing before that."""
-        self.last_id = self.last_id or told.get("at", "")
-        if "gap" in told:
-            self.tell("gap", f"the server says that messages are missing: {told['gap']}; the last was {self.last_id}")
+        self.last_id = self.last_id or members.get("at", "")
+        if "gap" in members:
+            self.tell("gap", f"the server reports missing messages: {members['gap']}; the last was {self.last_id}")
 
     def lacks(self) -> Sequence[str]:
         """Return what is missing of all that was written, a line for each writer."""
@@ -191,8 +191,8 @@ class Reader:
         for line in self.lacks():
             self.tell("lost", line)
 
-    def tell(self, kind: str, told: str) -> None:
-        self.room.faults.add(kind, f"{self.name} ({self.way}) in {self.room.path}: {told}")
+    def tell(self, kind: str, message: str) -> None:
+        self.room.faults.add(kind, f"{self.name} ({self.way}) in {self.room.path}: {message}")
 
 
 def _place(message_id: str) -> tuple[int, int]:

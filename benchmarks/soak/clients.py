@@ -28,16 +28,16 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 class Cut(Exception):
     """The server has ended the connection; ``code`` is what its close frame said, if there was one."""
 
-    def __init__(self, told: str, code: int | None = None) -> None:
-        super().__init__(told)
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
         self.code = code
 
 
 class Refused(Exception):
     """An answer that says no."""
 
-    def __init__(self, status: int, told: str) -> None:
-        super().__init__(f"{status} {told}")
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status} {message}")
         self.status = status
 
 
@@ -184,9 +184,11 @@ class Line:
             if kind != "message":
                 return Item("", json.dumps({kind: json.loads(payload)}).encode(), True)
             if data and self._as_json:
-                told = json.loads(payload)
-                is_text = "text" in told
-                return Item(told["id"], told["text"].encode() if is_text else base64.b64decode(told["base64"]), is_text)
+                members = json.loads(payload)
+                is_text = "text" in members
+                return Item(
+                    members["id"], members["text"].encode() if is_text else base64.b64decode(members["base64"]), is_text
+                )
             if data:
                 return Item(message_id, payload, True)
             if message_id:
@@ -230,8 +232,8 @@ def post_head(path: str, size: int, *, is_text: bool, once: str) -> str:
     return f"POST {path} HTTP/1.1\r\n{fields}"
 
 
-def item_of(told: dict[str, str]) -> Item:
+def item_of(members: dict[str, str]) -> Item:
     """Return a message as who polls is told it."""
-    if "base64" in told:
-        return Item(told["id"], base64.b64decode(told["base64"]), False)
-    return Item(told["id"], told["text"].encode(), True)
+    if "base64" in members:
+        return Item(members["id"], base64.b64decode(members["base64"]), False)
+    return Item(members["id"], members["text"].encode(), True)

@@ -1,7 +1,7 @@
-"""Everybody in one room of the soak, and what they have in common. Who they are is in ``readers`` and ``writers``.
+"""All clients in one room of the soak, and their common parts. Their kinds are in ``readers`` and ``writers``.
 
-All readers of a room are there before its first message, and read to the last, over as many connections as that takes;
-so each has to get every message exactly once. Those who are dead get nothing, and have to be closed.
+All readers of a room are there before its first message, and read to the last one, over as many connections as that
+takes. So each has to get every message exactly once. Dead readers get nothing, and have to be closed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from benchmarks.soak.stage import Stage
 
 REST_S = 0.2
 ALL_ARRIVED_S = 60.0
-# So long it is waited for what should not come: a message that comes twice.
+# The time to wait for a message that should not come: one that comes twice.
 NO_MORE_S = 1.0
 
-# What somebody does in a room: they have a number, and call a function when they are there, as often as they like.
+# The part of one client in a room. It has a number, and calls a function when it is there, as often as it likes.
 Part = Callable[["Crowd", int, Callable[[], None]], Awaitable[None]]
 
 
 @dataclass
 class Tally:
-    """What was done, for the report."""
+    """Counts of everything that was done, for the report."""
 
     done: Counter[str] = field(default_factory=Counter)
     written: Counter[str] = field(default_factory=Counter)  # messages, by way
@@ -97,8 +97,8 @@ class Crowd:
         self.tally.taken[reader.way] += 1
         return reader.take(item.payload, is_text=item.is_text, message_id=item.message_id)
 
-    def tell(self, kind: str, told: str) -> None:
-        self.tally.faults.add(kind, f"{self.room.path}: {told}")
+    def tell(self, kind: str, message: str) -> None:
+        self.tally.faults.add(kind, f"{self.room.path}: {message}")
 
     async def open(self, turn: int, receive_buffer: int = 0) -> Line:
         line = await Line.open(self.port(turn), receive_buffer)

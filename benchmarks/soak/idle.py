@@ -57,7 +57,7 @@ def enter(port: int, path: str, count: int) -> list[socket.socket]:
 
 
 class Talk:
-    """What the busy ones say, and that the idle ones are there."""
+    """The traffic of the busy peers, and the pings of the idle ones."""
 
     def __init__(self, idle: list[socket.socket], busy: list[socket.socket]) -> None:
         self.pings = 0  # that the idle ones have answered

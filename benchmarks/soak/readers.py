@@ -1,4 +1,4 @@
-"""Who reads in a room: well, slowly, or not at all; and who comes back after each cut."""
+"""The readers of a room: fast, slow and dead ones, and some that reconnect after each cut."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.soak.crowd import Crowd
 ANSWER_S = 20.0
 POLL_WAIT_S = 1
 SMALL_BUFFER_BYTES = 8192
-# Of what a slow reader does; one nap in six takes longer than the server has patience.
+# The times of a slow reader; one nap in six takes longer than the server waits.
 SLOW_READS_S, SHORT_NAP_S, LONG_NAP_S = 1.0, 2.0, 16.0
 # A dead peer looks whether it was closed when ping, its timeout and that of the close are over twice; and a reader of
 # events, which has no pings to answer, when --max-lag has been written and what the kernel takes (5 MB, measured).
@@ -90,8 +90,8 @@ async def read_polling(crowd: Crowd, number: int, arrive: Callable[[], None]) ->
                         answer = await line.ask(f"GET {crowd.room.path}?{since} HTTP/1.1")
                     if patience.cancelled_caught:
                         break
-                    for told in answer["messages"]:
-                        crowd.take(reader, item_of(told))
+                    for members in answer["messages"]:
+                        crowd.take(reader, item_of(members))
                     reader.note({"at": answer["next"], **({"gap": answer["gap"]} if answer["gap"] else {})})
                     arrive()
                     await trio.sleep(chance.uniform(0, 0.4))

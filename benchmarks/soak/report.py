@@ -1,4 +1,4 @@
-"""What a soak comes to, as a table, and whether that is as it should be."""
+"""The result of a soak as a table, and whether it is good."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def show(soak: Soak, compared: list[Comparison]) -> int:
     if not tally.faults:
         print("nothing lost, nothing twice, nothing out of order; nothing left over")
         return 0
-    for told in tally.faults.told:
-        print(told)
+    for message in tally.faults.messages:
+        print(message)
     if tally.faults.counts.total() > MOST_TOLD:
         print("...")
     print("faults: " + ", ".join(f"{kind} {count:,}" for kind, count in tally.faults.counts.most_common()))
@@ -52,7 +52,7 @@ def show(soak: Soak, compared: list[Comparison]) -> int:
 def left_over(compared: list[Comparison], *, is_short: bool) -> Iterator[str]:
     """Say what a node holds at the end that it didn't after the warm-up, or no longer does.
 
-    Of a short run only what is new counts, and memory not at all: too much is still on its way.
+    In a short run only new descriptors and tasks count, and memory does not: too much is still under way.
     """
     for each in compared:
         before, after, who = each.before, each.after, f"node {each.node.name}"

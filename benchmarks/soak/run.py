@@ -46,8 +46,8 @@ PROGRESS_S = 15.0
 # compare memory.
 SHORT_MINUTES = 1.0
 EMPTY_S = 90.0
-# What closes on its own when all have left, such as a connection to Redis: until nothing has changed for so long. A
-# node gives freed memory back every ten seconds.
+# The time without a change after which a node is still. Connections to Redis and others close on their own when all
+# clients have left, and a node returns freed memory every ten seconds.
 STILL_S, SHORT_STILL_S = 12.0, 1.5
 MIB = 2**20
 
@@ -87,8 +87,8 @@ class Soak:
         for node, at_first in zip(self._stage.nodes, outages, strict=True):
             lost, found = (then - before for then, before in zip(node.outages(), at_first, strict=True))
             if lost > killed or found != lost:
-                told = f"node {node.name} has lost Redis {lost} times, which was killed {killed} times"
-                self.tally.faults.add("outage", f"{told}, and found it again {found} times")
+                message = f"node {node.name} has lost Redis {lost} times, which was killed {killed} times"
+                self.tally.faults.add("outage", f"{message}, and found it again {found} times")
             for line in node.complaints():
                 self.tally.faults.add("complaint", f"node {node.name}'s log: {line}")
         return [Comparison(*each) for each in zip(self._stage.nodes, before, after, strict=True)]
@@ -162,9 +162,9 @@ class Soak:
                 f"faults: {tally.faults.counts.total()}; the nodes have {' and '.join(held)} MiB"
             )
 
-    def _say(self, told: str) -> None:
+    def _say(self, text: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        print(f"{minutes:3}:{seconds:02}  {told}", flush=True)
+        print(f"{minutes:3}:{seconds:02}  {text}", flush=True)
 
 
 def _is_empty(holding: Holding, *, with_rooms: bool) -> bool:

@@ -28,8 +28,8 @@ START_TIMEOUT_S = 15.0
 # When Redis is there again, a node tries that after 2 s at the latest, and who came meanwhile waits for 3 s at most.
 SETTLES_S = 8.0
 
-# What a dead peer is found by, sooner than by default; and a history that holds what is written in the half minute for
-# which anybody is away at most. Who is a MiB behind is closed, and goes on from that history.
+# Pings that find a dead peer sooner than by default, and a history of the half minute for which a client is away at
+# most. A peer that lags by a MiB is closed, and resumes from that history.
 FLAGS = (
     *("--hello", "", "--log-level", "info", "--metrics", "--history", "3000", "--history-bytes", "8M"),
     *("--max-lag", "1M", "--ping-interval", "4", "--ping-timeout", "8", "--close-timeout", "3"),
@@ -98,14 +98,14 @@ class RedisServer:
         """Return how many connections it has, this one not counted."""
         with await Line.open(self.port) as line:
             await line.send(b"INFO clients\r\n")
-            while not (told := await line.up_to(b"\r\n")).startswith(b"connected_clients:"):
+            while not (reply := await line.up_to(b"\r\n")).startswith(b"connected_clients:"):
                 pass
-            return int(told.partition(b":")[2]) - 1
+            return int(reply.partition(b":")[2]) - 1
 
 
 @dataclass(frozen=True)
 class Holding:
-    """What a node holds, or has done."""
+    """A node's resources, and counts of its work."""
 
     memory_bytes: int
     descriptors: list[str]
@@ -153,8 +153,8 @@ class Node:
 
     async def holding(self) -> Holding:
         with await Line.open(self.port) as line:
-            told = await line.ask("GET /metrics HTTP/1.1")
-            values = {name: float(value) for name, value in re.findall(r"^(rawws_.+) (\S+)$", told, re.MULTILINE)}
+            reply = await line.ask("GET /metrics HTTP/1.1")
+            values = {name: float(value) for name, value in re.findall(r"^(rawws_.+) (\S+)$", reply, re.MULTILINE)}
             pid = self.process.pid
             return Holding(procinfo.resident_bytes(pid), procinfo.descriptors(pid), int(values["rawws_tasks"]), values)
 

@@ -1,4 +1,4 @@
-"""Who writes in a room, by WebSocket or POST; and who only looks into a room that is there for nothing else."""
+"""The writers of a room, by WebSocket or POST, and visitors of rooms that exist for nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.soak.stage import Stage
 # Messages a second of one writer, on average.
 WEBSOCKET_PER_S, POST_PER_S = 12.0, 8.0
 WINDOW = 8  # messages of a WebSocket's that it has not seen back yet
-CUT_POSTS = 0.05  # so many are cut off before they are answered
+CUT_POSTS = 0.05  # the share of POSTs that are cut off before their answer
 VISIT_REST_S, VISIT_S = 0.5, 30.0
 RUSH = 300
 
@@ -26,8 +26,8 @@ RUSH = 300
 async def write_by_websocket(crowd: Crowd, number: int, arrive: Callable[[], None]) -> None:
     """Write over one connection that lasts, and hear all that is said there, without ids.
 
-    What the server took is known by hearing it; so few messages are under way that this tells of trouble soon. Nothing
-    is ever sent again: the connection is not to be cut.
+    The writer hears every message that the server took, and few messages are under way, so trouble is noticed soon. No
+    message is sent again, since the connection must not be cut.
     """
     reader, chance, name = crowd.reader(number, "WebSocket"), crowd.chance(number), f"{crowd.name}w{number}"
     heard, news = 0, trio.lowlevel.ParkingLot()

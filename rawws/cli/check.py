@@ -21,7 +21,7 @@ from rawws.wire.handshake_errors import ProxyError
 from rawws.wire.trace import printable
 
 NAME = "check"
-HELP = "hold any WebSocket server against RFC 6455"
+HELP = "check any WebSocket server against RFC 6455"
 
 _FOUND_FAULT = 1
 _NOT_CHECKED = 3  # 2 is argparse's, for a bad command line
@@ -30,8 +30,8 @@ _NOT_CHECKED = 3  # 2 is argparse's, for a bad command line
 FLAGS = FlagTable(
     {
         "cases": (
-            Flag("--only", Value(metavar="CASE"), "this case; may be repeated", repeats=True),
-            Flag("--list", None, "name the cases, and what the RFC asks for in each", own_default=False),
+            Flag("--only", Value(metavar="CASE"), "run this case only; may be repeated", repeats=True),
+            Flag("--list", None, "list the cases, with the RFC's requirements", own_default=False),
             Flag(
                 "--timeout",
                 Value(seconds, "SECONDS", "{:g}".format),
@@ -43,7 +43,7 @@ FLAGS = FlagTable(
             Flag(
                 "--header",
                 Value(header, "'NAME: VALUE'"),
-                "send this header too, such as a cookie; may be repeated",
+                "also send this header, such as a cookie; may be repeated",
                 short="-H",
                 repeats=True,
             ),
@@ -52,7 +52,7 @@ FLAGS = FlagTable(
         TLS_GROUP: TLS_FLAGS,
         "output": (
             Flag("--json", None, "print the results as JSON, with all bytes in hex", own_default=False),
-            Flag("--verbose", None, "show the bytes that were sent and received", short="-v", own_default=False),
+            Flag("--verbose", None, "show what was sent and received", short="-v", own_default=False),
         ),
     }
 )
@@ -60,10 +60,10 @@ FLAGS = FlagTable(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Tries a WebSocket server, each case on a connection of its own: handshakes and frames that it has to take, "
-        "and broken ones that it has to refuse. Says what came back, what the RFC asks for, and the verdict: good; lax "
-        "(it is allowed, but should be otherwise); BAD; unclear (the case could not be run). The status is 1 if any is "
-        "BAD, and 3 if the server can't be reached, or stops answering before all cases were tried."
+        "Tests a WebSocket server with handshakes and frames that it must accept, and broken ones that it must refuse, "
+        "each on its own connection. Prints the answer, the RFC's requirement and the verdict: good; lax (allowed, but "
+        "not as recommended); BAD; unclear (the case could not be run). The exit status is 1 if a case is BAD, and 3 "
+        "if the server can't be reached, or stops answering before the last case."
     )
     parser.add_argument("url", nargs="?", metavar="URL", help="ws://… or wss://…")
     FLAGS.add_to(parser)

@@ -50,7 +50,7 @@ _HANDSHAKE = (
     Flag(
         "--header",
         Value(header, "'NAME: VALUE'"),
-        "send this header too; may be repeated",
+        "also send this header; may be repeated",
         goes_to="connect.headers",
         short="-H",
         repeats=True,

@@ -44,9 +44,9 @@ _FAILED = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Explains bytes: HTTP heads with each requirement of the handshake, frames with each header bit, and what is "
-        "wrong in them, with its section. Takes bytes as hex, and as xxd, hexdump, od, gdb, lldb, strace, tcpdump -X, "
-        "tshark and programming languages print them; base64; files of raw bytes; and recordings by --record."
+        "Explains bytes: HTTP heads with each requirement of the handshake, frames with each header bit, and each "
+        "fault with its section. Accepts hex; the output of xxd, hexdump, od, gdb, lldb, strace, tcpdump -X, tshark "
+        "and programming languages; base64; files of raw bytes; and recordings by --record."
     )
     parser.add_argument("input", nargs="*", metavar="HEX | FILE | -", help="default: standard input")
     parser.add_argument(

@@ -31,17 +31,17 @@ from rawws.wire.messages import Request, Response
 from rawws.wire.trace import STATE, WATCHED_LEGEND
 
 NAME = "tap"
-HELP = "show what runs between clients and another server"
+HELP = "show the traffic between clients and another server"
 
 _DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 
 
 _OUTPUT = (
-    Flag("--record", Value(metavar="FILE"), "write all of it to this file too, for rawws decode to read"),
+    Flag("--record", Value(metavar="FILE"), "also write all traffic to this file, for rawws decode"),
     Flag(
         "--page",
         Value(metavar="[HOST:]PORT"),
-        "show it in a browser too, on a port of its own; the link, which has a token, is logged at startup",
+        "also show the traffic in a browser, on this port; the link with its token is logged at startup",
     ),
     Flag(
         "--page-token",
@@ -67,7 +67,7 @@ FLAGS = FlagTable({TLS_GROUP: TLS_FLAGS, "output, on standard error, in a file a
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Listens for clients, connects each to the target, and passes every byte on unchanged, in both "
-        "directions. The log shows each HTTP head, the requirements of each handshake, and each frame."
+        "directions. The log shows each HTTP head, the checks of each handshake, and each frame."
     )
     parser.add_argument("listen", metavar="LISTEN", help="[HOST:]PORT, on loopback if there is no host")
     parser.add_argument("target", metavar="TARGET", help="HOST:PORT of the server, or its URL: ws://…, wss://…, http…")

@@ -1,4 +1,4 @@
-"""What Autobahn's fuzzing server talks to: a client that sends every message back, through all of the cases."""
+"""The client for Autobahn's fuzzing server. It sends every message back, through all of the cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Autobahn's fuzzing client talks to: a handler that sends every message back."""
+"""The server for Autobahn's fuzzing client: a handler that sends every message back."""
 
 from __future__ import annotations
 

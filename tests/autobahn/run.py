@@ -29,7 +29,7 @@ MAX_NON_STRICT = 3
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 
-# What counts as right. INFORMATIONAL cases only look at what an implementation does.
+# The results that count as right. INFORMATIONAL cases only report the behaviour of an implementation.
 FINE = ("OK", "INFORMATIONAL")
 
 

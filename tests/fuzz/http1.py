@@ -38,27 +38,27 @@ def check_server(chunks: list[bytes], *, ends: bool = False) -> None:
     end = [b""] * ends
     in_chunks, at_once = serve([*chunks, *end]), serve([*[whole] * bool(whole), *end])
     if len(whole) > LIMITS.max_target_bytes:
-        # What came behind a malformed line in the same chunk counts for its size, so that it may be a 414 or 431.
+        # Bytes after a malformed line in the same chunk count for its size, so that it may be a 414 or 431.
         in_chunks, at_once = _without_code(in_chunks), _without_code(at_once)
     assert in_chunks == at_once
 
 
-def _without_code(told: list[Any]) -> list[Any]:
-    return ["refused" if isinstance(each, str) else each for each in told]
+def _without_code(events: list[Any]) -> list[Any]:
+    return ["refused" if isinstance(each, str) else each for each in events]
 
 
 def serve(chunks: list[bytes]) -> list[Any]:
     """Take requests off a connection, and answer each, as a server does; return what there was."""
     phase = HttpPhase(LIMITS)
-    told: list[Any] = []
+    events: list[Any] = []
     for chunk in chunks:
         phase.receive_data(chunk)
-        if not _take_requests(phase, told, len(chunk)):
+        if not _take_requests(phase, events, len(chunk)):
             break
-    return told
+    return events
 
 
-def _take_requests(phase: HttpPhase, told: list[Any], chunk_bytes: int) -> bool:
+def _take_requests(phase: HttpPhase, events: list[Any], chunk_bytes: int) -> bool:
     while True:
         match phase.next_event():
             case Request() as request:
@@ -67,21 +67,21 @@ def _take_requests(phase: HttpPhase, told: list[Any], chunk_bytes: int) -> bool:
                 assert all(value.isprintable() or "\t" in value for _, value in request.headers)
                 assert request.path is None or request.path.isprintable()
                 assert request.query.isascii()
-                told.append((request.method, request.target, request.http_version, request.headers, request.raw_head))
-                told.append(b"")
+                events.append((request.method, request.target, request.http_version, request.headers, request.raw_head))
+                events.append(b"")
             case BodyPart(data):
                 assert data
-                told[-1] += data
-                assert len(told[-1]) <= LIMITS.max_body_bytes
+                events[-1] += data
+                assert len(events[-1]) <= LIMITS.max_body_bytes
             case Refusal() as refusal:
                 assert refusal.status in (400, 413, 414, 431, 501, 505), refusal
                 assert refusal.sentence.isprintable(), refusal
                 answer = phase.respond(Response(refusal.status, refusal.sentence), close=True)
                 assert answer.startswith(b"HTTP/1.1 %d " % refusal.status)
                 assert not phase.can_continue
-                if told and isinstance(told[-1], bytes):
-                    told.pop()  # how much of the body came before depends on how it was cut
-                told.append(refusal.code)
+                if events and isinstance(events[-1], bytes):
+                    events.pop()  # how much of the body came before depends on how it was cut
+                events.append(refusal.code)
                 return False
             case Signal.END_OF_BODY:
                 assert phase.respond(Response(200, b"ok")).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -89,8 +89,8 @@ def _take_requests(phase: HttpPhase, told: list[Any], chunk_bytes: int) -> bool:
                     return False
                 phase.start_next_request()
             case Signal.END_OF_STREAM:
-                if told and isinstance(told[-1], bytes) and phase.request_begun:
-                    told.append("cut short")
+                if events and isinstance(events[-1], bytes) and phase.request_begun:
+                    events.append("cut short")
                 return False
             case Signal.NEED_DATA:
                 held = len(phase.raw_head) + len(phase.trailing_data[0])

@@ -16,7 +16,7 @@ Check = Callable[[bytes], None]
 
 MAX_BYTES = 4096
 
-# What readers of a peer's bytes take for more than bytes: ends of lines, lengths at their limits, headers of frames.
+# Bytes with a meaning to the readers: ends of lines, lengths at their limits, headers of frames.
 TOKENS = (
     *(b"\r\n", b"\r\n\r\n", b"\n", b"\r", b" ", b"\t", b":", b",", b";", b'"', b"=", b"\0", b"\x1b", b"\xff"),
     *(b"\xc3\x28", b"\xe2", b"HTTP/1.0", b"HTTP/1.1", b"Host: a\r\n", b"Content-Length: 5\r\n", b"0\r\n\r\n"),
@@ -29,7 +29,7 @@ TOKENS = (
 
 
 class Options:
-    """What the first bytes of an input choose, so that one harness tries every way in which the rest can be read."""
+    """Options that an input's first bytes choose, so that one harness tries every way to read the rest."""
 
     def __init__(self, data: bytes, *, count: int) -> None:
         self._head = data[:count].ljust(count, b"\0")

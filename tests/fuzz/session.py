@@ -75,7 +75,7 @@ def check_chunks(chunks: list[bytes], way: Way) -> None:
     """No bytes make it raise, or fail twice, or hold more than a message may have; no cut changes what they mean."""
     whole = b"".join(chunks)
     in_chunks, at_once = receive(chunks, way), receive([whole] if whole else [], way)
-    assert in_chunks.told == at_once.told
+    assert in_chunks.events == at_once.events
     assert in_chunks.sent == at_once.sent
     assert _without_wording(in_chunks.fault, way) == _without_wording(at_once.fault, way)
 
@@ -87,7 +87,7 @@ def _without_wording(fault: Fault | None, way: Way) -> object:
 
 @dataclass
 class Outcome:
-    told: list[Any]
+    events: list[Any]
     sent: list[tuple[int, bytes]]
     fault: Fault | None
 
@@ -95,15 +95,15 @@ class Outcome:
 def receive(chunks: list[bytes], way: Way) -> Outcome:
     """Feed a session as a loop does, hold it to its promises at each step, and return what came of it."""
     session = way.begin()
-    told: list[Any] = []
+    events: list[Any] = []
     sent = session.data_to_send()
     for chunk in chunks:
         was_closed = session.is_closed
-        before = len(told)
+        before = len(events)
         for out in feed(session, chunk, way):
-            told += out
+            events += out
         sent += session.data_to_send()
-        assert not was_closed or len(told) == before, "something was read behind the end"
+        assert not was_closed or len(events) == before, "something was read behind the end"
         assert session.held_bytes <= LIMIT + MAX_HEADER_BYTES, f"{session.held_bytes} bytes are held"
     assert session.describe_end().isprintable()
     ours = [
@@ -116,7 +116,7 @@ def receive(chunks: list[bytes], way: Way) -> Outcome:
     assert session.is_closed is (session.fault is not None or session.close_rcvd is not None)
     if session.fault is not None and not way.closes_first:
         ours[-1] = (Opcode.CLOSE, ours[-1][1][:2] if not way.deflate else b"")  # its reason is that of the fault
-    return Outcome(_joined(told) if way.relays else check_events(told, session), ours, session.fault)
+    return Outcome(_joined(events) if way.relays else check_events(events, session), ours, session.fault)
 
 
 def feed(session: Session, chunk: bytes, way: Way) -> Iterator[list[Any]]:
@@ -131,13 +131,13 @@ def feed(session: Session, chunk: bytes, way: Way) -> Iterator[list[Any]]:
         yield session.relay_data(chunk) if way.relays else session.receive_data(chunk)
 
 
-def check_events(told: list[Event], session: Session) -> list[Any]:
+def check_events(events: list[Event], session: Session) -> list[Any]:
     """Hold events to what they promise, and return them with the parts of messages joined."""
-    ends = [place for place, event in enumerate(told) if isinstance(event, CloseReceived | Failed)]
-    assert ends == ([len(told) - 1] if session.is_closed else []), "the end is the last event, and there is one"
+    ends = [place for place, event in enumerate(events) if isinstance(event, CloseReceived | Failed)]
+    assert ends == ([len(events) - 1] if session.is_closed else []), "the end is the last event, and there is one"
     joined: list[Any] = []
     parts: list[MessagePart] = []
-    for event in told:
+    for event in events:
         match event:
             case Message(opcode, payload):
                 assert len(payload) <= LIMIT

@@ -1,4 +1,4 @@
-"""What tests of this folder share: a peer's frames, ways to cut a stream, a room's log, the ends of a connection."""
+"""Helpers of this folder's tests: a peer's frames, ways to cut a stream, a room's log, the ends of a connection."""
 
 from __future__ import annotations
 

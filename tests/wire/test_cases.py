@@ -69,7 +69,7 @@ def test_names_are_unique_and_everything_is_told() -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.frames], ids=lambda case: case.name)
-def test_what_has_to_be_refused_is_broken_and_the_rest_is_not(case: Case) -> None:
+def test_cases_to_be_refused_are_broken_and_the_others_are_not(case: Case) -> None:
     """By the judgement of the observer, which is wsproto's."""
     faults = [each for each in seen_by_server(case) if getattr(each, "fault", None) is not None]
     assert bool(faults) is case.rule.startswith("fail the connection")
@@ -102,7 +102,7 @@ def test_a_broken_frame(raw: bytes, ended: bool, outcome: tuple[Verdict, str]) -
     assert judge("unmasked", raw, ended=ended) == Outcome(*outcome)
 
 
-def test_what_binds_the_sender_alone_is_never_bad() -> None:
+def test_a_rule_that_binds_the_sender_alone_never_gives_a_bad_verdict() -> None:
     assert judge("long-form-16", switched()).verdict is Verdict.LAX
 
 
@@ -134,7 +134,7 @@ def test_a_broken_handshake(raw: bytes, verdict: Verdict, got: str) -> None:
     assert judge("short-key", raw, ended=True) == Outcome(verdict, got)
 
 
-def test_what_is_no_handshake_may_be_answered_like_any_request() -> None:
+def test_a_request_that_is_no_handshake_may_be_answered_like_any_other() -> None:
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     assert judge("lowercase-method", ok) == Outcome(Verdict.GOOD, "200, as to an ordinary request")
     assert judge("lowercase-method", switched()).verdict is Verdict.BAD
@@ -200,7 +200,7 @@ def test_when_enough_has_come() -> None:
     assert not answer_to(case, switched(PONG)).has_close
 
 
-def test_what_settles_it_may_come_byte_by_byte() -> None:
+def test_the_deciding_bytes_may_come_one_by_one() -> None:
     answer = answer_to(BY_NAME["fragments"], b"")
     whole = switched(PONG)
     for at in range(len(whole)):
@@ -255,7 +255,7 @@ def test_frames_in_place_of_an_answer_are_not_http() -> None:
     assert judge("short-key", PONG, ended=True) == Outcome(Verdict.BAD, "an answer that is not HTTP")
 
 
-def test_what_is_no_handshake_may_be_left_without_an_answer_but_should_not() -> None:
+def test_a_request_that_is_no_handshake_should_be_answered() -> None:
     assert judge("post", b"", ended=True) == Outcome(Verdict.LAX, "no answer, and the connection closed")
     assert judge("post", FORBIDDEN) == Outcome(Verdict.GOOD, "403")
 
@@ -281,7 +281,7 @@ def test_no_frames_can_be_tried_where_the_handshake_was_refused(name: str) -> No
 # RFC 6455 §5.1, §5.5, §7.1: what frames were answered with
 
 
-def test_5_1_of_a_server_that_says_nothing_it_is_not_known_whether_it_masks() -> None:
+def test_5_1_masking_is_unknown_if_the_server_sends_nothing() -> None:
     assert judge("proper-frames", switched()) == Outcome(Verdict.UNCLEAR, "no frame came")
     two = switched(encode_frame(Opcode.TEXT, b"hello") + PONG)
     assert judge("proper-frames", two) == Outcome(Verdict.GOOD, "2 frames, all of them proper")
@@ -321,7 +321,7 @@ def test_5_5_1_a_close_is_answered_with_a_close_typically_of_the_same_code(
          (Verdict.GOOD, "the connection closed, after a close with 1006 (abnormal closure)")),
     ],
 )  # fmt: skip
-def test_7_1_1_who_has_gone_in_the_middle_of_a_frame_is_let_go_of(
+def test_7_1_1_a_client_that_left_within_a_frame_is_disconnected(
     raw: bytes, ended: bool, outcome: tuple[Verdict, str]
 ) -> None:
     assert judge("half-a-frame", raw, ended=ended) == Outcome(*outcome)

@@ -67,7 +67,7 @@ def test_no_line_has_ended_so_far() -> None:
 
 
 @given(any_chunking(st.lists(st.sampled_from([*LEGAL, *ILLEGAL.values(), b"\r\n", b"x"])).map(b"".join)))
-def test_what_is_legal_here_is_the_same_body_to_h11(chunks: list[bytes]) -> None:
+def test_a_body_that_is_legal_here_is_the_same_to_h11(chunks: list[bytes]) -> None:
     lines = ChunkLines()
     if not all(lines.follow(chunk) for chunk in chunks) or not lines.ended:
         return

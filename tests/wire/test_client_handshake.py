@@ -196,7 +196,7 @@ def test_headers_of_the_handshake_itself_or_of_a_body_are_refused(name: str, sai
 
 
 @pytest.mark.parametrize("name", ["Host", "User-Agent", "Authorization"])
-def test_9110_5_3_what_there_can_be_one_of_is_given_once(name: str) -> None:
+def test_9110_5_3_a_singleton_field_is_given_once(name: str) -> None:
     with pytest.raises(UsageError, match="given twice"):
         client(headers=[(name, "a"), (name.lower(), "a")])
 
@@ -255,7 +255,7 @@ FIELDS = st.lists(
     st.lists(st.sampled_from(["chat", "v2.chat", "x"]), max_size=3, unique=True),
     st.booleans(),
 )
-def test_4_2_1_whatever_can_be_sent_is_a_handshake_to_our_own_server(
+def test_4_2_1_every_request_that_can_be_sent_is_a_handshake_to_our_own_server(
     uri: str, fields: list[tuple[str, str]], origin: str | None, subprotocols: list[str], compression: bool
 ) -> None:
     try:
@@ -357,9 +357,9 @@ def test_4_1_item_4_the_answer_to_another_key_fails() -> None:
 
 def test_4_1_item_4_who_does_not_know_the_key_judges_all_but_what_was_made_of_it() -> None:
     response = answer(("Sec-WebSocket-Accept", ["of another key"]), ("Upgrade", ["h2c"]))
-    told = examine_answer(response, None, offered_subprotocols=(), offered_compression=False)
-    assert "RFC 6455 §4.1 item 4" not in [check.section for check in told.checks]
-    assert [check.section for check in told.checks if not check.holds] == ["RFC 6455 §4.1 item 2"]
+    outcome = examine_answer(response, None, offered_subprotocols=(), offered_compression=False)
+    assert "RFC 6455 §4.1 item 4" not in [check.section for check in outcome.checks]
+    assert [check.section for check in outcome.checks if not check.holds] == ["RFC 6455 §4.1 item 2"]
     assert examine_answer(answer(), None, offered_subprotocols=(), offered_compression=False).fault == ""
 
 

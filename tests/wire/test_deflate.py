@@ -213,7 +213,7 @@ def test_7_1_every_combination_of_parameters_in_an_answer(
 
 
 @given(any_parameters())
-def test_7_1_what_our_server_answers_to_our_client_is_legal_there(parameters: list[tuple[str, str | None]]) -> None:
+def test_7_1_our_servers_answers_are_legal_to_our_client(parameters: list[tuple[str, str | None]]) -> None:
     offer = "; ".join(["permessage-deflate", *(n if v is None else f"{n}={v}" for n, v in parameters)])
     for agreement in (answer_offers([OFFER]), answer_offers([offer])):
         if agreement is not None:
@@ -313,7 +313,7 @@ def test_6_an_uncompressed_message_may_come_although_compression_was_agreed_on()
     ids=["RSV1 on a ping", "RSV1 on a continuation", "not deflate", "not UTF-8"],
 )  # fmt: skip
 @pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
-def test_6_1_what_breaks_the_rules_fails_the_connection(
+def test_6_1_a_frame_that_breaks_the_rules_fails_the_connection(
     frame: bytes, close_code: int, code: str, fast_lane: bool
 ) -> None:
     session = receiver(fast_lane=fast_lane)
@@ -417,7 +417,7 @@ def test_6_1_messages_that_are_not_compressed_and_control_frames_leave_the_conte
     window_bits=st.integers(9, 15),
     level=st.integers(0, 9),
 )
-def test_7_2_2_whatever_a_server_does_with_its_context_its_messages_are_read(
+def test_7_2_2_messages_are_read_whether_or_not_the_server_keeps_its_context(
     fast_lane: bool, data: st.DataObject, messages: list[bytes], window_bits: int, level: int
 ) -> None:
     """It keeps it, gives it up, finishes its stream, or sends plain, and cuts and mixes its frames as it likes."""
@@ -535,7 +535,7 @@ def test_the_limit_is_on_the_message_and_not_on_what_it_was_deflated_to(fast_lan
 
 
 @fast_and_plain
-def test_what_is_deflated_to_more_than_deflating_can_make_of_the_limit_is_refused_by_its_header(
+def test_a_compressed_frame_larger_than_the_deflate_bound_of_the_limit_is_refused_by_its_header(
     fast_lane: bool,
 ) -> None:
     session = receiver(max_message_bytes=1000, fast_lane=fast_lane)
@@ -683,7 +683,9 @@ def test_7_2_1_a_message_in_pieces_each_of_which_can_be_inflated_at_once(
 @both_roles
 @pytest.mark.parametrize("size", [0, 1, 1023, 1024, 100_000])
 @pytest.mark.parametrize("compress", [None, True, False])
-def test_what_one_side_compresses_the_other_reads(our_role: Role, size: int, compress: bool | None) -> None:
+def test_each_side_reads_the_messages_that_the_other_compresses(
+    our_role: Role, size: int, compress: bool | None
+) -> None:
     sender = Session(our_role, max_message_bytes=MIB, deflate=True, deflater=deflater_for(9))
     reader = Session(our_role.other, max_message_bytes=MIB, deflate=True, takeover=our_role is Role.SERVER)
     frames = [sender.message(Opcode.BINARY, b"x" * size, compress=compress) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""What was seen of a connection, in lines for a person: each title says who, where and what."""
+"""Descriptions of a connection, in lines for a person: each title has the sender, the offset and the kind."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ REQUEST = (
 )
 
 
-def told(sender: Role, raw: bytes, *, in_frames: bool = False, with_ruler: bool = False) -> list[list[str]]:
+def described(sender: Role, raw: bytes, *, in_frames: bool = False, with_ruler: bool = False) -> list[list[str]]:
     observer = Observer(in_frames=in_frames, shown_bytes=1000)
     seen: list[Seen] = observer.receive(sender, raw) + observer.finish()
     return [describe(each, with_ruler=with_ruler) for each in seen]
 
 
 def frames_told(raw: bytes, *, with_ruler: bool = False) -> list[list[str]]:
-    return told(Role.SERVER, raw, in_frames=True, with_ruler=with_ruler)
+    return described(Role.SERVER, raw, in_frames=True, with_ruler=with_ruler)
 
 
 def test_4_2_1_a_good_request_has_its_lines_its_checks_and_the_steps_to_its_accept_value() -> None:
-    ((title, *lines),) = told(Role.CLIENT, REQUEST)
+    ((title, *lines),) = described(Role.CLIENT, REQUEST)
     assert title == "client → server, byte 0: HTTP request"
     assert all(line.startswith("    ") for line in lines)
     assert lines[0] == "    GET /room HTTP/1.1"
@@ -41,7 +41,7 @@ def test_4_2_1_a_good_request_has_its_lines_its_checks_and_the_steps_to_its_acce
 
 
 def test_4_2_1_a_requirement_that_is_not_met_is_a_fault_and_the_key_is_not_answered() -> None:
-    ((_, *lines),) = told(Role.CLIENT, REQUEST.replace(b"Version: 13", b"Version: 12"))
+    ((_, *lines),) = described(Role.CLIENT, REQUEST.replace(b"Version: 13", b"Version: 12"))
     assert [line for line in lines if line.startswith("    !")] == [
         "    ! RFC 6455 §4.2.1 item 6: Sec-WebSocket-Version is 13? NO (426): 12"
     ]
@@ -50,14 +50,14 @@ def test_4_2_1_a_requirement_that_is_not_met_is_a_fault_and_the_key_is_not_answe
 
 def test_a_response_comes_from_the_right_and_ends_http() -> None:
     answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
-    response, switch = told(Role.SERVER, answer)
+    response, switch = described(Role.SERVER, answer)
     assert response[:2] == ["server → client, byte 0: HTTP response", "    HTTP/1.1 101 Switching Protocols"]
     assert switch == describe(Switch()) == ["HTTP ends, WebSocket begins"]
     assert describe(Switch("h2c")) == ["HTTP ends, h2c begins: what follows is not read"]
 
 
 def test_a_head_that_can_not_be_read_is_told_with_why() -> None:
-    ((_, *lines),) = told(Role.CLIENT, b"GET / HTTP/1.1\r\nbad header\r\n\r\n")
+    ((_, *lines),) = described(Role.CLIENT, b"GET / HTTP/1.1\r\nbad header\r\n\r\n")
     assert lines == [
         "    GET / HTTP/1.1",
         "    bad header",

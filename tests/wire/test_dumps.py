@@ -50,7 +50,7 @@ PRINTERS = (["xxd"], ["xxd", "-p"], ["xxd", "-c", "8"], ["hexdump", "-C", "-v"],
 
 
 @pytest.mark.parametrize("printer", PRINTERS, ids=" ".join)
-def test_what_the_tools_print_comes_back(printer: list[str]) -> None:
+def test_the_tools_output_is_read_back(printer: list[str]) -> None:
     need(shutil.which(printer[0]), printer[0])  # the forms themselves are in the tests above
     chance = random.Random(6455)
     for size in (1, 2, 7, 8, 9, 15, 16, 17, 31, 200, 5000):
@@ -66,15 +66,15 @@ def test_hex_comes_back(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("81 8", "line 1 has an odd number of digits"),
         ("81\n8g", "line 2 has 'g' in it"),
         ("00000000: 8185  ..\n*\n00000020: 8185  ..", "lines that repeat were left out of the dump"),
     ],
 )
-def test_what_is_no_hex_is_named(text: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_characters_that_are_not_hex_are_named(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         read(text)
 
 

@@ -1,4 +1,4 @@
-"""What a close is called, and what a program may send as one message (RFC 6455 §5.6, §7.4)."""
+"""Names of closes, and values that a program may send as one message (RFC 6455 §5.6, §7.4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rawws.wire.frames import Opcode
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "told"),
+    ("code", "reason", "expected"),
     [
         (1000, "", "1000 (normal closure)"),
         (1001, "bye", "1001 (going away) 'bye'"),
@@ -21,8 +21,8 @@ from rawws.wire.frames import Opcode
         (4000, "a\nb", "4000 'a\\nb'"),
     ],
 )
-def test_7_4_a_close_is_told_with_its_name_and_its_reason_on_one_line(code: int, reason: str, told: str) -> None:
-    assert str(CloseFrame(code, reason)) == told
+def test_7_4_a_close_is_told_with_its_name_and_its_reason_on_one_line(code: int, reason: str, expected: str) -> None:
+    assert str(CloseFrame(code, reason)) == expected
 
 
 def test_7_4_1_the_reserved_code_1004_has_no_name_and_no_other_of_the_registry_lacks_one() -> None:
@@ -82,6 +82,6 @@ def test_5_6_a_text_is_utf_8_and_a_lone_surrogate_is_none(data: Data, text: bool
 
 
 @pytest.mark.parametrize("data", [None, 5, ["a"], {"a": 1}])
-def test_what_is_neither_is_named(data: object) -> None:
+def test_a_value_of_another_type_is_named(data: object) -> None:
     with pytest.raises(TypeError, match=f"not {type(data).__name__}$"):
         as_message(data)  # type: ignore[arg-type]

@@ -115,15 +115,15 @@ def test_it_makes_no_difference_how_much_is_asked_for_at_a_time(
     whole, some = (session_of(role, deflate=deflated, fast_lane=fast_lane) for _ in range(2))
     if shown:
         some.on_frame = lambda *_: None
-    told: list[Event] = []
+    returned: list[Event] = []
     for start, end in pairwise([0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]):
         most = data.draw(st.integers(1, 5))
-        told += some.receive_data(stream[start:end], most)
+        returned += some.receive_data(stream[start:end], most)
         while some.has_unread and data.draw(st.integers(0, 3)):
-            told += some.receive_data(b"", most)
+            returned += some.receive_data(b"", most)
     while some.has_unread:
-        told += some.receive_data(b"", 1)
-    assert told == events_of(stream, cuts, whole)
+        returned += some.receive_data(b"", 1)
+    assert returned == events_of(stream, cuts, whole)
     assert (some.state, some.close_sent, some.fault) == (whole.state, whole.close_sent, whole.fault)
     if role is Role.SERVER:
         assert some.data_to_send() == whole.data_to_send()
@@ -134,15 +134,15 @@ def test_reading_stops_where_there_is_as_much_as_was_asked_for(deflated: bool) -
     reader = FastReader(Role.SERVER, 10_000, inflates=True, relays=False, takes_pings=True)
     payload = deflate(bytes(3000)) if deflated else b"Hello"
     frame = encode_frame(Opcode.BINARY, payload, rsv=RSV1 if deflated else 0, mask_key=MASK_KEY)
-    told: list[Any] = []
-    assert reader.read(frame * 5, told, 3) is None
-    assert len(told) == (1 if deflated else 3), "to which each KiB counts that was inflated"
-    assert reader.unread == frame * (5 - len(told))
+    returned: list[Any] = []
+    assert reader.read(frame * 5, returned, 3) is None
+    assert len(returned) == (1 if deflated else 3), "to which each KiB counts that was inflated"
+    assert reader.unread == frame * (5 - len(returned))
     assert reader.held_bytes == len(reader.unread)
     assert reader.is_idle, "at a frame boundary"
 
 
-# What it takes
+# Frames that it reads
 
 
 def reader(
@@ -205,9 +205,9 @@ def test_a_server_relays_them_as_frames_and_its_pongs_are_told_to_nobody() -> No
 def test_5_5_2_pings_are_put_aside_for_who_answers_them(our_role: Role, relays: bool) -> None:
     fast = reader(our_role, relays=relays)
     frames = [(Opcode.PING, b"1"), (Opcode.PONG, b"2"), (Opcode.PING, b"p" * 125)]
-    told = read(fast, [b"".join(from_them(our_role, *frame) for frame in frames)])
+    returned = read(fast, [b"".join(from_them(our_role, *frame) for frame in frames)])
     assert fast.pings == [b"1", b"p" * 125]
-    assert told == ([] if relays else [PingReceived(b"1"), PongReceived(b"2"), PingReceived(b"p" * 125)])
+    assert returned == ([] if relays else [PingReceived(b"1"), PongReceived(b"2"), PingReceived(b"p" * 125)])
 
 
 @both_roles
@@ -223,7 +223,7 @@ def test_7692_6_2_a_whole_compressed_message_is_taken_where_that_was_agreed_on(
     assert out == []
 
 
-# What it leaves to wsproto
+# Frames that it leaves to wsproto
 
 
 NOT_UTF_8, BOMB = deflate(b"\xff\xfe\xfd"), deflate(bytes(70_001))
@@ -298,7 +298,7 @@ def test_a_ping_whose_place_among_messages_matters_is_left() -> None:
 
 @both_roles
 @pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
-def test_what_has_come_of_a_frame_is_given_up_as_it_stood_on_the_wire(our_role: Role, opcode: Opcode) -> None:
+def test_an_incomplete_frame_is_returned_as_it_was_on_the_wire(our_role: Role, opcode: Opcode) -> None:
     frame = from_them(our_role, opcode, b"x" * 300)
     for end in range(1, len(frame)):
         fast = reader(our_role)
@@ -339,7 +339,7 @@ def test_the_rest_of_a_large_message_may_be_received_into_its_buffer(our_role: R
 
 
 @both_roles
-def test_8_1_what_was_received_into_the_buffer_and_is_not_utf_8_comes_back_as_it_was(our_role: Role) -> None:
+def test_8_1_bytes_in_the_buffer_that_are_not_utf_8_are_returned_as_they_were(our_role: Role) -> None:
     frame = from_them(our_role, Opcode.TEXT, b"x" * 600 + b"\xff" * 600)
     fast = reader(our_role)
     assert read(fast, [frame[:500]]) == []

@@ -1,4 +1,4 @@
-"""What a stream begins with tells which protocol it is."""
+"""A stream's protocol is recognized by its first bytes."""
 
 from __future__ import annotations
 

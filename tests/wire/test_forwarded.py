@@ -1,4 +1,4 @@
-"""What proxies say in a request: ``Forwarded`` (RFC 7239), and ``X-Forwarded-For`` and ``-Proto``."""
+"""The header fields of proxies: ``Forwarded`` (RFC 7239), and ``X-Forwarded-For`` and ``-Proto``."""
 
 from __future__ import annotations
 

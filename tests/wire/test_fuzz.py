@@ -1,6 +1,6 @@
-"""Whatever bytes or text a stranger sends: the readers of this folder answer, refuse or wait, and never raise.
+"""The readers of this folder answer, refuse or wait for any bytes or text of a stranger, and never raise.
 
-The checks are those of tests/fuzz/, which look for longer; what they have found is kept here as an example.
+The checks are those of tests/fuzz/, which run for longer; their findings are kept here as examples.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def mutated(draw: st.DrawFn, streams: list[bytes]) -> bytes:
 @pytest.mark.parametrize(
     "harness", [http1, handshake, session, decode], ids=["http1", "handshake", "session", "decode"]
 )
-def test_what_the_harnesses_begin_with_is_fine_and_stays_so_when_it_is_changed(harness: object) -> None:
+def test_the_seeds_of_the_harnesses_pass_and_so_do_changed_ones(harness: object) -> None:
     check: Callable[[bytes], None] = harness.check  # type: ignore[attr-defined]
     seeds: list[bytes] = harness.seeds  # type: ignore[attr-defined]
     for seed in seeds:
@@ -228,12 +228,15 @@ def test_any_frames_are_messages_or_one_failure_within_bounds(
 
 @few
 @given(any_chunking(changed(frames())), st.booleans(), st.booleans(), st.booleans())
-def test_what_is_relayed_is_the_same_messages(chunks: list[bytes], deflate: bool, fast: bool, into: bool) -> None:
+def test_relayed_frames_are_the_same_messages(chunks: list[bytes], deflate: bool, fast: bool, into: bool) -> None:
     way = session.Way(deflate=deflate, fast_lane=fast, relays=True, into_buffer=into)
     session.check_chunks(chunks, way)
-    relayed, told = session.receive(chunks, way), session.receive(chunks, session.Way(deflate=deflate, fast_lane=fast))
-    assert relayed.told == [each for each in told.told if type(each) is tuple]
-    assert relayed.fault == told.fault
+    relayed, received = (
+        session.receive(chunks, way),
+        session.receive(chunks, session.Way(deflate=deflate, fast_lane=fast)),
+    )
+    assert relayed.events == [each for each in received.events if type(each) is tuple]
+    assert relayed.fault == received.fault
 
 
 @both_roles
@@ -245,10 +248,10 @@ def test_both_lanes_read_the_same(our_role: Role, data: st.DataObject, deflate: 
         session.receive([stream], session.Way(our_role, deflate=deflate, takeover=takeover, fast_lane=fast_lane))
         for fast_lane in (True, False)
     )
-    assert (fast.told, fast.fault) == (plain.told, plain.fault)
+    assert (fast.events, fast.fault) == (plain.events, plain.fault)
 
 
-def test_who_announces_much_and_sends_little_has_little_held_for_it() -> None:
+def test_a_peer_that_announces_much_and_sends_little_takes_little_memory() -> None:
     way = session.Way()
     for announced in (session.LIMIT, session.LIMIT + 1, 1 << 62, (1 << 64) - 1):
         header = encode_header(Opcode.BINARY, announced, mask_key=session.MASK_KEY)
@@ -335,7 +338,7 @@ def test_any_location_leads_to_an_address_or_nowhere(location: str, base: str) -
 
 
 def assert_can_be_asked_for(uri: WebSocketURI) -> None:
-    """What is sent of it is ASCII without line ends, and it says of itself what it is."""
+    """The bytes sent for it are ASCII without line ends, and parse as the same address again."""
     raw = b"".join(name + value for name, value in ClientHandshake(uri).request.headers.raw())
     assert raw.isascii()
     assert not any(byte < 32 for byte in raw)
@@ -430,5 +433,5 @@ def test_no_more_is_let_through_than_the_rate_and_one_rest_allow(per_s: float, s
 
 
 def test_a_frame_of_each_kind_is_read_by_the_harness_as_by_its_peer() -> None:
-    told = session.receive([encode_frame(Opcode.TEXT, b"Hello", mask_key=session.MASK_KEY)], session.Way()).told
-    assert told == [(Opcode.TEXT, b"Hello")]
+    events = session.receive([encode_frame(Opcode.TEXT, b"Hello", mask_key=session.MASK_KEY)], session.Way()).events
+    assert events == [(Opcode.TEXT, b"Hello")]

@@ -372,7 +372,7 @@ def test_10_2_pages_of_this_host_and_allowed_ones_may_connect(
         "https://b.example https://c.example",
     ],
 )
-def test_10_2_what_can_be_no_origin_is_refused_when_it_is_configured(origin: str) -> None:
+def test_10_2_an_invalid_origin_is_refused_when_it_is_configured(origin: str) -> None:
     with pytest.raises(UsageError, match="is not an origin"):
         Origins([origin])
 
@@ -435,7 +435,7 @@ def test_10_2_an_empty_origin_is_named_as_one() -> None:
     assert refusal.sentence == "Pages from an empty Origin may not connect to this server."
 
 
-# Who means to open a WebSocket
+# Requests for a WebSocket
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_10_2_an_empty_origin_is_named_as_one() -> None:
         ([b"Upgrade", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version"], False),
     ],
 )
-def test_what_wants_a_websocket_is_told_from_what_it_brings(without: list[bytes], verdict: bool) -> None:
+def test_a_request_for_a_websocket_is_recognized_by_its_fields(without: list[bytes], verdict: bool) -> None:
     http = HttpPhase(Limits())
     http.receive_data(handshake(*((name.decode(), []) for name in without)))
     request = http.next_event()
@@ -522,10 +522,10 @@ def test_4_2_1_item_8_subprotocols_keep_the_client_s_order_over_all_lines_and_em
 
 
 @pytest.mark.parametrize(
-    ("chosen", "told"), [(None, []), ("v2.chat", [("Sec-WebSocket-Protocol", "v2.chat")])], ids=["none", "one"]
+    ("chosen", "expected"), [(None, []), ("v2.chat", [("Sec-WebSocket-Protocol", "v2.chat")])], ids=["none", "one"]
 )
 def test_4_2_2_item_5_the_101_names_the_subprotocol_that_was_chosen_if_one_was(
-    chosen: str | None, told: list[tuple[str, str]]
+    chosen: str | None, expected: list[tuple[str, str]]
 ) -> None:
     _, verdict = receive([handshake(("Sec-WebSocket-Protocol", [b"chat, v2.chat"]))], Origins())
     assert isinstance(verdict, Handshake)
@@ -535,7 +535,7 @@ def test_4_2_2_item_5_the_101_names_the_subprotocol_that_was_chosen_if_one_was(
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
-        *told,
+        *expected,
     ]
 
 

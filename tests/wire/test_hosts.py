@@ -44,7 +44,7 @@ def test_the_name_in_a_host(host: str, name: str) -> None:
         ("", False),
     ],
 )
-def test_what_no_name_server_decides_about(host: str, is_local: bool) -> None:
+def test_addresses_and_localhost_are_recognized(host: str, is_local: bool) -> None:
     assert is_local_name(host) is is_local
 
 
@@ -52,7 +52,7 @@ def asked_of(*hosts: str) -> Request:
     return Request("GET", "/", "1.1", Headers([("Host", host) for host in hosts]))
 
 
-def test_who_is_called_otherwise_is_told() -> None:
+def test_a_request_for_another_host_gets_advice() -> None:
     hosts = Hosts(["chat.example", "[2001:db8::1]"])
     for host in ("chat.example", "CHAT.example:443", "localhost:8080", "203.0.113.1", "[2001:db8::1]:80"):
         assert hosts.refuse(asked_of(host)) is None
@@ -97,7 +97,7 @@ def test_any_name_and_none() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "https://chat.example", "chat.example:443", "a b", "/"])
-def test_what_is_no_name(name: str) -> None:
+def test_an_invalid_host_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is no host's name"):
         Hosts([name])
 

@@ -53,7 +53,7 @@ class Exchange:
                     return signal is Signal.NEED_DATA
 
     @property
-    def told(self) -> tuple[list[tuple[str, str]], str | None]:
+    def outcome(self) -> tuple[list[tuple[str, str]], str | None]:
         code = None if self.refusal is None else self.refusal.code
         return [(request.method, request.target) for request in self.requests], code
 
@@ -66,7 +66,7 @@ def assert_refused(chunks: list[bytes], status: int, code: str, limits: Limits =
     """One sentence for the client, with its status, and the connection is over."""
     exchange = Exchange(chunks, limits)
     refusal = exchange.refusal
-    assert refusal is not None, f"let in: {exchange.told}, {exchange.signal}"
+    assert refusal is not None, f"let in: {exchange.outcome}, {exchange.signal}"
     assert (refusal.status, refusal.code) == (status, code)
     assert refusal.sentence[0].isupper()
     assert refusal.sentence.endswith(".")
@@ -145,7 +145,7 @@ def test_9112_9_3_2_pipelined_requests_are_answered_in_their_order() -> None:
     data = GET + request(b"Content-Length: 5", line=b"POST /b HTTP/1.1", body=b"01234") + GET
     for chunks in every_split(data):
         exchange = Exchange(chunks)
-        assert exchange.told == ([("GET", "/room"), ("POST", "/b"), ("GET", "/room")], None)
+        assert exchange.outcome == ([("GET", "/room"), ("POST", "/b"), ("GET", "/room")], None)
         assert len(exchange.sent) == 3
         assert exchange.signal is Signal.NEED_DATA
         assert not exchange.http.request_begun
@@ -178,7 +178,7 @@ def test_9112_9_6_the_connection_closes_when_the_client_wants_it_so(raw: bytes) 
 
 def test_9110_7_8_another_protocol_s_upgrade_is_ignored_and_the_connection_kept() -> None:
     exchange = Exchange([request(b"Upgrade: h2c", b"Connection: Upgrade") + GET])
-    assert exchange.told == ([("GET", "/"), ("GET", "/room")], None)
+    assert exchange.outcome == ([("GET", "/"), ("GET", "/room")], None)
     assert b"close" not in exchange.sent[0]
 
 
@@ -231,7 +231,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
 def test_9112_6_a_body_is_passed_over_and_the_next_request_read(raw: bytes) -> None:
     for chunks in every_split(raw + GET):
         exchange = Exchange(chunks)
-        assert exchange.told == ([("GET", "/"), ("GET", "/room")], None)
+        assert exchange.outcome == ([("GET", "/"), ("GET", "/room")], None)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def over_the_limits() -> dict[str, tuple[bytes, int, str]]:
 
 
 @pytest.mark.parametrize(("raw", "status", "code"), over_the_limits().values(), ids=over_the_limits())
-def test_what_is_over_a_limit_is_refused_however_it_arrives(raw: bytes, status: int, code: str) -> None:
+def test_a_request_over_a_limit_is_refused_however_it_arrives(raw: bytes, status: int, code: str) -> None:
     for chunks in ([raw], [raw[i : i + 1] for i in range(len(raw))], [raw[:100], raw[100:]], [raw + GET]):
         assert_refused(chunks, status, code, SMALL)
 
@@ -400,7 +400,7 @@ def test_what_is_over_a_limit_is_refused_however_it_arrives(raw: bytes, status: 
     ],
     ids=["head", "head with a short target", "empty lines and a head", "target", "headers", "length", "chunk"],
 )
-def test_what_is_at_its_limit_is_let_in_however_it_arrives(raw: bytes) -> None:
+def test_a_request_at_its_limit_is_accepted_however_it_arrives(raw: bytes) -> None:
     for chunks in ([raw], [raw[i : i + 1] for i in range(len(raw))], [raw[:100], raw[100:]], [raw + GET]):
         exchange = Exchange(chunks, SMALL)
         assert exchange.refusal is None
@@ -411,7 +411,7 @@ def test_a_head_below_the_default_limit_may_be_longer_than_a_target_may() -> Non
     cookies = request(*[b"Cookie: " + b"c" * 1500] * 9)
     assert LIMITS.max_target_bytes < len(cookies) < LIMITS.max_header_bytes
     for chunks in ([cookies], [cookies[:20], cookies[20:9000], cookies[9000:]]):
-        assert Exchange(chunks).told == ([("GET", "/")], None)
+        assert Exchange(chunks).outcome == ([("GET", "/")], None)
 
 
 def test_the_head_of_a_refused_request_is_kept_for_the_log() -> None:
@@ -461,8 +461,8 @@ anything = st.lists(requests | pieces, max_size=4).map(b"".join)
 @given(any_chunking(anything))
 def test_no_bytes_make_it_raise_and_no_chunking_changes_what_they_mean(chunks: list[bytes]) -> None:
     whole = b"".join(chunks)
-    assert Exchange(chunks, SMALL).told == Exchange([whole], SMALL).told
-    assert Exchange([whole[i : i + 1] for i in range(len(whole))], SMALL).told == Exchange([whole], SMALL).told
+    assert Exchange(chunks, SMALL).outcome == Exchange([whole], SMALL).outcome
+    assert Exchange([whole[i : i + 1] for i in range(len(whole))], SMALL).outcome == Exchange([whole], SMALL).outcome
     Exchange([whole, b""], SMALL)
 
 
@@ -491,7 +491,7 @@ def test_9112_4_a_status_that_is_not_registered_has_an_empty_reason() -> None:
     assert http.respond(Response(299, b"x")) == b"HTTP/1.1 299 \r\nContent-Length: 1\r\n\r\nx"
 
 
-def test_9110_10_1_1_who_waits_for_a_100_is_told_to_go_on_before_the_answer() -> None:
+def test_9110_10_1_1_a_client_that_waits_for_a_100_gets_it_before_the_answer() -> None:
     http = asked(request(b"Expect: 100-continue", b"Content-Length: 3", line=b"POST / HTTP/1.1"))
     assert http.awaits_continue
     assert http.go_on() == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -163,7 +163,7 @@ def test_9112_6_3_without_a_length_the_body_ends_with_the_stream(line: bytes) ->
     ],
     ids=["cut short", "no last chunk", "no end of the trailers", "bad chunk", "bad end of a chunk"],
 )
-def test_what_has_come_of_a_broken_body_tells_more_than_nothing(raw: bytes) -> None:
+def test_the_received_part_of_a_broken_body_is_returned(raw: bytes) -> None:
     for chunks in every_split(raw):
         phase, event = ask([*chunks, EOF])
         assert isinstance(event, Response)
@@ -221,7 +221,7 @@ def test_9110_15_2_interim_answers_without_end_are_a_fault() -> None:
         assert_fault(chunks, f"more than {MAX_INTERIM_RESPONSES} interim answers")
 
 
-# What is no answer
+# Bytes that are no answer
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_9110_15_2_interim_answers_without_end_are_a_fault() -> None:
         (b"x" * 100_000, "begins with 'xxxxx"),
     ],
 )
-def test_what_is_not_http_is_told_at_once_and_with_its_beginning(raw: bytes, shown: str) -> None:
+def test_bytes_that_are_not_http_are_reported_at_once_with_their_beginning(raw: bytes, shown: str) -> None:
     sentence = assert_fault([raw], shown)
     assert sentence.startswith("the server's answer is not HTTP")
     assert len(sentence) < 250
@@ -270,8 +270,8 @@ def test_a_server_that_speaks_tls_is_told_as_such(raw: bytes) -> None:
 def test_a_stream_that_ends_early_is_told_as_such(raw: bytes, said: str) -> None:
     for chunks in every_split(raw) if raw else [[]]:
         assert ask(chunks)[1] is Signal.NEED_DATA
-        phase, told = ask([*chunks, EOF])
-        assert (told, phase.cut_off) == (f"the server closed the connection {said}", True)
+        phase, reason = ask([*chunks, EOF])
+        assert (reason, phase.cut_off) == (f"the server closed the connection {said}", True)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_a_head_over_the_limit_is_a_fault_however_it_comes(beginning: bytes, end
                 assert_fault(chunks, "over our limit of 1000 bytes", limits=limits)
 
 
-def test_what_comes_behind_a_head_does_not_count_to_its_limit() -> None:
+def test_bytes_after_a_head_do_not_count_toward_its_limit() -> None:
     phase, event = ask([SWITCHED + b"x" * 100_000], limits=Limits(max_header_bytes=len(SWITCHED)))
     assert isinstance(event, Response)
     assert event.raw_head == SWITCHED
@@ -394,7 +394,7 @@ def test_a_head_without_end_takes_no_more_memory_than_its_limit() -> None:
     assert peak < 10 * LIMITS.max_header_bytes
 
 
-# Whatever a server sends
+# Any bytes of a server
 
 PIECES = st.sampled_from(
     (
@@ -436,7 +436,7 @@ ANSWERS = st.one_of(
 
 @given(any_chunking(ANSWERS), st.sampled_from([UPGRADE, CONNECT]), st.booleans())
 @example([b"HTTP/1.1 999 x\r\n\r\n"], UPGRADE, False)
-def test_whatever_a_server_sends_is_an_answer_or_a_sentence_in_any_chunking(
+def test_any_bytes_of_a_server_are_an_answer_or_a_sentence_in_any_chunks(
     chunks: list[bytes], request: Request, ends: bool
 ) -> None:
     limits = Limits(max_header_bytes=500, max_body_bytes=20)
@@ -444,8 +444,8 @@ def test_whatever_a_server_sends_is_an_answer_or_a_sentence_in_any_chunking(
     whole_phase, whole = ask([b"".join(chunks), EOF] if ends else [b"".join(chunks)] if chunks else [], request, limits)
     if isinstance(event, Response):
         assert isinstance(whole, Response)
-        told = (event.status, event.headers, event.body, event.raw_head, phase.body_cut)
-        assert told == (whole.status, whole.headers, whole.body, whole.raw_head, whole_phase.body_cut)
+        outcome = (event.status, event.headers, event.body, event.raw_head, phase.body_cut)
+        assert outcome == (whole.status, whole.headers, whole.body, whole.raw_head, whole_phase.body_cut)
         assert "".join(value for _, value in event.headers).isascii()
     elif isinstance(event, str):
         assert isinstance(whole, str)

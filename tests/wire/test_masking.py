@@ -70,7 +70,7 @@ assert "numpy" in sys.modules
     subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
 
 
-def test_who_shall_not_wait_for_numpy_goes_without_until_it_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_that_must_not_wait_does_without_numpy_until_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     later: list[Callable[[], None]] = []
     speed = OnDemand()
     speed.load_by = later.append

@@ -1,4 +1,4 @@
-"""What messages are called: by the count of a log, or by the ids of the stream that they came from."""
+"""Ids of messages: by the count of a log, or by the stream that they came from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_an_id_is_read_as_it_is_written() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "42", "x-", "-1", "E-1", "a-b", "a-1-2", "a-1 ", f"a-{1 << 64}"])
-def test_what_is_no_id(text: str) -> None:
+def test_an_invalid_id_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a message's id"):
         parse_id(text)
 

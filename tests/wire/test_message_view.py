@@ -135,8 +135,8 @@ def test_a_viewer_that_has_lost_its_place_says_so_once_and_goes_on() -> None:
     for _ in range(2):
         assert see(view, b"".join(compressed(sender.deflate(b"quote quote")) for _ in range(3))) == [lost, None, None]
         sender.forget()
-        told = b"".join(compressed(sender.deflate(message)) for message in (b"fresh", b"fresh"))
-        assert see(view, told) == [SeenMessage(Opcode.TEXT, 5, b"fresh")] * 2
+        stream = b"".join(compressed(sender.deflate(message)) for message in (b"fresh", b"fresh"))
+        assert see(view, stream) == [SeenMessage(Opcode.TEXT, 5, b"fresh")] * 2
         assert view.fault is None
         see(view, compressed(sender.deflate(bytes(10 * ALLOWED_IN_ADVANCE) + b"quote quote")))
 

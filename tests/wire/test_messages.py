@@ -25,7 +25,7 @@ def asked(target: str, *fields: tuple[str, str]) -> Request:
     [("chat", True), ("v1.json-rpc", True), ("!#$%&'*+.^_`|~", True), ("", False), ("a b", False), ("a,b", False),
      ("a\n", False), ("é", False), ('"a"', False)],
 )  # fmt: skip
-def test_9110_5_6_2_what_is_a_token(text: str, verdict: bool) -> None:
+def test_9110_5_6_2_tokens_are_recognized(text: str, verdict: bool) -> None:
     assert is_token(text) is verdict
 
 
@@ -66,7 +66,7 @@ def test_a_caller_gives_a_mapping_or_pairs() -> None:
 
 
 @pytest.mark.parametrize("given", ["X-One: 1", ["X-One: 1"], [("X-One",)], 5])
-def test_what_is_neither_a_dict_nor_pairs_is_our_caller_s_fault(given: Any) -> None:
+def test_headers_that_are_neither_a_dict_nor_pairs_are_a_usage_error(given: Any) -> None:
     with pytest.raises(UsageError, match=r"^headers can't be .*; give a dict, or pairs of a name and a value$"):
         Headers.checked(given)
 
@@ -240,8 +240,8 @@ def test_9110_15_a_registered_status_has_its_phrase_and_any_other_none(status: i
 
 
 def test_a_response_is_told_in_one_line_without_its_body() -> None:
-    told = repr(Response(404, "secret"))
-    assert told == "Response(404 Not Found, Headers([('Content-Type', 'text/plain; charset=utf-8')]), body=6 bytes)"
+    shown = repr(Response(404, "secret"))
+    assert shown == "Response(404 Not Found, Headers([('Content-Type', 'text/plain; charset=utf-8')]), body=6 bytes)"
 
 
 def test_a_request_takes_its_head_its_fields_and_its_body() -> None:

@@ -134,7 +134,7 @@ def test_a_context_that_is_kept_between_messages() -> None:
         (SERVER, bytes.fromhex("827f8000000000000000"), "length_too_large"),
     ],
 )
-def test_what_a_receiver_would_object_to(sender: Role, raw: bytes, fault: str) -> None:
+def test_faults_are_those_that_a_receiver_would_find(sender: Role, raw: bytes, fault: str) -> None:
     assert faults(see((sender, raw), in_frames=True)) == [fault]
 
 
@@ -154,7 +154,7 @@ def test_7692_7_2_2_a_compressed_message_is_objected_to_for_what_it_inflates_to_
     assert (late.fault, late.ignored) == (None, True)
 
 
-def test_what_comes_behind_a_close_is_shown_and_not_judged() -> None:
+def test_frames_after_a_close_are_shown_and_not_judged() -> None:
     stream = encode_frame(Opcode.CLOSE, b"\x03\xe8") + encode_frame(0xB, b"")
     close, late = see((SERVER, stream), in_frames=True)
     assert isinstance(close, SeenFrame)
@@ -163,7 +163,7 @@ def test_what_comes_behind_a_close_is_shown_and_not_judged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "reason"),
     [
         ((CLIENT, REQUEST[:50]), "the head ends here"),
         ((CLIENT, REQUEST + HELLO[:1]), "the frame's header ends here"),
@@ -172,10 +172,10 @@ def test_what_comes_behind_a_close_is_shown_and_not_judged() -> None:
         ((SERVER, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "the body can't be followed"),
     ],
 )
-def test_what_is_incomplete_or_not_to_be_followed(said: tuple[Role, bytes], told: str) -> None:
+def test_incomplete_bytes_and_those_that_can_not_be_followed_are_named(said: tuple[Role, bytes], reason: str) -> None:
     last = see(said)[-1]
     assert isinstance(last, Rest)
-    assert last.told == told
+    assert last.told == reason
 
 
 def test_a_head_that_is_none_ends_the_following() -> None:
@@ -204,7 +204,7 @@ H2C_SWITCH = SWITCH.replace(b"websocket", b"h2c") + b"\r\n"
         (H2C_REQUEST, b"HTTP/1.1 101 Yes\r\n\r\n", "h2c"),
     ],
 )
-def test_what_goes_on_as_something_else_is_not_read(request_head: bytes, answer: bytes, protocol: str) -> None:
+def test_another_protocol_after_a_101_is_not_read(request_head: bytes, answer: bytes, protocol: str) -> None:
     """RFC 9110 §7.8: a 101 says in Upgrade which protocol comes next."""
     said = [(CLIENT, request_head), (SERVER, answer + b"\0\0\x12\4"), (CLIENT, HELLO), (SERVER, b"\x81\x02hi")]
     asked, answered, *others = see(*said)
@@ -213,7 +213,7 @@ def test_what_goes_on_as_something_else_is_not_read(request_head: bytes, answer:
     assert others == [Switch(protocol)]
 
 
-def test_what_waits_behind_an_upgrade_to_something_else_is_not_read() -> None:
+def test_bytes_waiting_after_an_upgrade_to_another_protocol_are_not_read() -> None:
     assert see((CLIENT, REQUEST + HELLO), (SERVER, H2C_SWITCH))[2:] == [Switch("h2c")]
 
 
@@ -236,7 +236,7 @@ def test_any_bytes_can_be_looked_at(data: bytes, in_frames: bool, sender: Role) 
     ("data", "sender"),
     [(REQUEST, CLIENT), (SWITCH, SERVER), (HELLO, CLIENT), (encode_frame(Opcode.TEXT, b"hi"), SERVER), (b"", SERVER)],
 )
-def test_who_sends_is_seen_in_the_first_bytes(data: bytes, sender: Role) -> None:
+def test_the_sender_is_recognized_by_the_first_bytes(data: bytes, sender: Role) -> None:
     assert guess_sender(data) is sender
 
 
@@ -306,7 +306,7 @@ def test_a_head_that_is_no_response_says_why(answer: bytes, problem: str) -> Non
     assert not head.is_fine
 
 
-def test_what_a_server_has_in_its_headers_is_spelt_out() -> None:
+def test_bytes_beyond_ascii_in_a_servers_headers_are_escaped() -> None:
     answer = SWITCH.replace(b"websocket", b"web\x1b[31msocket\xe9") + b"\r\n"
     seen = see((CLIENT, REQUEST), (SERVER, answer))
     assert isinstance(seen[1], Head)
@@ -331,7 +331,7 @@ def test_a_body_that_is_not_in_the_capture_is_left_out() -> None:
     assert all(isinstance(each, Head) and each.is_fine for each in seen)
 
 
-# What looking on may cost
+# The cost of observing
 
 
 def peak_of(look: Callable[[], object]) -> int:
@@ -376,8 +376,8 @@ def test_a_bomb_is_inflated_as_far_as_is_allowed(fin: bool) -> None:
     assert seen[-1].message is not None
     assert not seen[-1].message.is_all_known
     assert ALLOWED_IN_ADVANCE <= seen[-1].message.size <= ALLOWED_IN_ADVANCE + INFLATED_FOR_EACH * len(bomb)
-    told = f"the message: TEXT, {seen[-1].message.size:,} bytes or more (no more is inflated): '{'a' * 200}…'"
-    assert told in describe(seen[-1], with_ruler=False)[1]
+    line = f"the message: TEXT, {seen[-1].message.size:,} bytes or more (no more is inflated): '{'a' * 200}…'"
+    assert line in describe(seen[-1], with_ruler=False)[1]
 
 
 def test_a_text_is_judged_to_its_end_however_long_it_is() -> None:
@@ -388,7 +388,7 @@ def test_a_text_is_judged_to_its_end_however_long_it_is() -> None:
 
 
 @pytest.mark.parametrize("answer", [SWITCH + b"\r\n", b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"])
-def test_what_waits_for_an_answer_is_bounded(answer: bytes) -> None:
+def test_bytes_that_wait_for_an_answer_are_bounded(answer: bytes) -> None:
     observer = Observer(max_waiting_bytes=100)
     assert len(observer.receive(CLIENT, REQUEST + bytes(100))) == 1
     (rest,) = observer.receive(CLIENT, b"x")
@@ -413,7 +413,7 @@ def test_requests_without_answers_are_bounded() -> None:
     assert len(observer.receive(SERVER, b"HTTP/1.1 204 No Content\r\n\r\n" * 10)) == 10
 
 
-def test_what_comes_behind_the_end_is_listed_to_a_bound() -> None:
+def test_frames_after_the_end_are_listed_up_to_a_bound() -> None:
     observer = Observer(in_frames=True)
     seen = observer.receive(CLIENT, bytes(1_000_000))
     assert len(seen) == 1 + 1000 + 1
@@ -450,7 +450,7 @@ def test_a_head_that_is_too_long_to_be_looked_at(end: bytes) -> None:
     assert rest.told == "a head of more than 262,144 bytes is not looked at"
 
 
-# What is a limit of this server's own, or a trait of it, is none of others' traffic.
+# A limit or trait of this server doesn't apply to others' traffic.
 
 
 def test_a_handshake_of_many_fields_is_judged_like_any() -> None:
@@ -467,7 +467,7 @@ def test_a_handshake_of_many_fields_is_judged_like_any() -> None:
         (b"GET / HTTP/2.0", "this is not HTTP/1.0 or HTTP/1.1: what follows is not read"),
     ],
 )
-def test_what_is_not_followed_is_said_of_any_server(line: bytes, problem: str) -> None:
+def test_refusals_are_worded_for_any_server(line: bytes, problem: str) -> None:
     request, *_ = see((CLIENT, line + b"\r\nHost: x:1\r\n\r\n"))
     assert isinstance(request, Head)
     assert request.problem == problem
@@ -480,7 +480,7 @@ def test_bytes_after_a_fault_are_not_measured_as_a_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("begins", "told"),
+    ("begins", "reason"),
     [
         (b"\xa1\x85", "the frame's header so far"),
         (b"\x89\xff" + bytes(7) + b"\x7e" + KEY, "the frame so far: 126 bytes of its payload are missing"),
@@ -490,11 +490,11 @@ def test_bytes_after_a_fault_are_not_measured_as_a_frame() -> None:
         ),
     ],
 )
-def test_a_faulty_frame_is_told_before_its_receiver_answers_and_once(begins: bytes, told: str) -> None:
+def test_a_faulty_frame_is_told_before_its_receiver_answers_and_once(begins: bytes, reason: str) -> None:
     close = encode_frame(Opcode.CLOSE, b"\x03\xea")
     rest, answer, *ignored = see((CLIENT, begins), (SERVER, close), (CLIENT, bytes(200)), in_frames=True)
     assert isinstance(rest, Rest)
-    assert (rest.sender, rest.at, rest.raw, rest.told) == (CLIENT, 0, begins, told)
+    assert (rest.sender, rest.at, rest.raw, rest.told) == (CLIENT, 0, begins, reason)
     assert rest.fault is not None
     assert rest.fault.close_code == 1002
     assert isinstance(answer, SeenFrame)

@@ -1,4 +1,4 @@
-"""What is on its way to a backplane: in order, in batches, and nothing twice."""
+"""Messages on their way to a backplane: in order, in batches, and each one once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_batch_is_gone_when_it_has_arrived() -> None:
     assert [each.is_done for each in messages] == [True] * 3 + [False] * 2
 
 
-def test_what_of_a_batch_has_not_arrived_goes_out_again() -> None:
+def test_messages_of_a_batch_that_have_not_arrived_are_sent_again() -> None:
     outbox, messages = filled(4)
     outbox.batch(3, 1000)
     outbox.arrived(1)  # as the other side remembers it

@@ -47,7 +47,7 @@ def assert_rejected(our_role: Role, data: bytes, close_code: int, code: str, *, 
     return sentence
 
 
-# What is rejected, and under which name
+# Rejected frames, and the codes of the faults
 
 
 @both_roles
@@ -67,16 +67,16 @@ def test_the_judge_names_the_rule_that_is_broken_and_its_section(
     ids=["server", "client"],
 )
 def test_5_1_wrong_masking_is_named_by_who_reads_it(our_role: Role, key: bytes | None, code: str) -> None:
-    told = assert_rejected(our_role, encode_frame(Opcode.TEXT, b"Hello", mask_key=key), 1002, code)
-    assert told.startswith(our_role.name.lower())
+    sentence = assert_rejected(our_role, encode_frame(Opcode.TEXT, b"Hello", mask_key=key), 1002, code)
+    assert sentence.startswith(our_role.name.lower())
 
 
 @both_roles
 def test_7692_7_2_2_data_that_can_not_be_inflated_is_named_by_the_rfc_of_its_extension(our_role: Role) -> None:
-    told = assert_rejected(
+    sentence = assert_rejected(
         our_role, from_peer(our_role, "c103", b"\xff\xff\xff"), 1007, "deflate_invalid", inflates=True
     )
-    assert told == "compressed data can't be inflated (RFC 7692 §7.2.2)"
+    assert sentence == "compressed data can't be inflated (RFC 7692 §7.2.2)"
 
 
 def test_each_way_in_which_wsproto_rejects_a_frame_is_tested_here() -> None:
@@ -101,8 +101,8 @@ def test_1009_comes_with_the_header_before_any_of_its_payload(our_role: Role, he
     payloads = [bytes(int(header[2:], 16)) for header in before]
     data = b"".join(from_peer(our_role, *frame) for frame in zip(before, payloads, strict=True))
     header = from_peer(our_role, last)
-    told = assert_rejected(our_role, data + header, 1009, "message_too_big")
-    assert f"over the {our_role.name.lower()}'s limit of 1000 (max_size)" in told
+    sentence = assert_rejected(our_role, data + header, 1009, "message_too_big")
+    assert f"over the {our_role.name.lower()}'s limit of 1000 (max_size)" in sentence
     reader = plain_reader(our_role)
     assert not any(isinstance(event, Failed) for event in read(reader, [data + header[:-1]])), "not before it is whole"
 
@@ -113,15 +113,15 @@ def test_1009_gives_way_to_a_rule_that_the_same_header_breaks(our_role: Role) ->
 
 
 @both_roles
-def test_1009_of_a_compressed_message_is_about_what_it_is_when_inflated(our_role: Role) -> None:
+def test_1009_counts_the_inflated_bytes_of_a_compressed_message(our_role: Role) -> None:
     def compressed(size: int) -> bytes:
         stream = zlib.compressobj(9, zlib.DEFLATED, -15)
         deflated = (stream.compress(bytes(size)) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
         return from_peer(our_role, f"c2{len(deflated):02x}", deflated)
 
     assert read(plain_reader(our_role, inflates=True), [compressed(1000)]) == [Message(Opcode.BINARY, bytes(1000))]
-    told = assert_rejected(our_role, compressed(1001), 1009, "message_too_big", inflates=True)
-    assert told.startswith("message of 1001 bytes or more")
+    sentence = assert_rejected(our_role, compressed(1001), 1009, "message_too_big", inflates=True)
+    assert sentence.startswith("message of 1001 bytes or more")
 
 
 # §5.4: messages
@@ -152,7 +152,7 @@ def test_5_4_fragments_are_one_message_with_control_frames_told_before_it(
 
 
 @both_roles
-def test_what_has_come_of_a_message_is_held_until_it_is_whole(our_role: Role) -> None:
+def test_an_incomplete_message_is_held_until_it_is_whole(our_role: Role) -> None:
     reader = plain_reader(our_role)
     read(reader, [from_peer(our_role, "0203", b"abc"), from_peer(our_role, "8902", b"??")])
     assert (reader.held_bytes, reader.is_idle) == (3, False)
@@ -260,7 +260,7 @@ def test_7_4_code_1014_excuses_no_wrong_mask_and_no_broken_rule_in_front(our_rol
     assert_rejected(our_role, behind, 1002, "invalid_opcode")
 
 
-# What is shown
+# Shown frames
 
 
 @both_roles
@@ -281,7 +281,7 @@ def test_each_frame_is_shown_once_it_is_whole_with_so_much_of_its_payload(our_ro
         assert [bool(frame.left_out_bytes) for _, frame in shown] == [True, False, False, False]
 
 
-# What goes out
+# Frames to send
 
 
 @both_roles

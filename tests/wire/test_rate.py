@@ -12,14 +12,14 @@ START = 100.0
 
 
 @pytest.mark.parametrize(("per_s", "at_once"), [(5.0, 5), (1.0, 1), (0.25, 1), (2.5, 2)])
-def test_who_has_rested_may_have_as_many_at_once_as_a_second_has_but_one_at_least(per_s: float, at_once: int) -> None:
+def test_after_a_rest_one_seconds_worth_passes_at_once_and_at_least_one(per_s: float, at_once: int) -> None:
     bucket = TokenBucket(per_s, START)
     assert [bucket.try_take(START) for _ in range(at_once)] == [0.0] * at_once
     assert bucket.try_take(START) > 0
 
 
 @pytest.mark.parametrize(("per_s", "wait_s"), [(4.0, 0.25), (1.0, 1.0), (0.25, 4.0)])
-def test_who_is_refused_is_told_when_to_come_back_and_is_let_through_then(per_s: float, wait_s: float) -> None:
+def test_a_refusal_says_when_to_retry_and_the_retry_passes(per_s: float, wait_s: float) -> None:
     bucket = TokenBucket(per_s, START)
     while not bucket.try_take(START):
         pass
@@ -29,7 +29,7 @@ def test_who_is_refused_is_told_when_to_come_back_and_is_let_through_then(per_s:
     assert bucket.try_take(START + wait_s) == wait_s
 
 
-def test_what_has_come_is_counted_and_its_excess_is_a_time_to_wait() -> None:
+def test_an_excess_of_counted_things_is_a_time_to_wait() -> None:
     bucket = TokenBucket(10.0, START)
     assert bucket.take(10, START) == 0.0
     assert bucket.take(5, START) == 0.5
@@ -74,7 +74,7 @@ def test_in_no_span_of_time_are_there_more_than_the_rate_and_one_rest_allow(per_
             assert count <= max(per_s, 1.0) + (end - begin) * per_s
 
 
-def test_what_would_be_let_through_now_is_known() -> None:
+def test_the_number_that_would_pass_now_is_known() -> None:
     bucket = TokenBucket(2.0, START)
     assert bucket.credit(START) == 2.0
     bucket.take(5, START)

@@ -41,7 +41,7 @@ def test_a_query_is_read_and_what_is_somebody_elses_passed_over(query: str, read
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "message"),
     [
         ("since=4", "'4' is not a message's id, such as 9f2c41d7-42"),
         ("last=x", "last='x' in the query is not a number"),
@@ -59,11 +59,11 @@ def test_a_query_is_read_and_what_is_somebody_elses_passed_over(query: str, read
         ("last=%32x", "last='2x' in the query is not a number"),
     ],
 )
-def test_a_query_that_can_not_be_meant_is_refused_with_what_is_wrong(query: str, told: str) -> None:
+def test_a_query_that_can_not_be_meant_is_refused_with_what_is_wrong(query: str, message: str) -> None:
     with pytest.raises(UsageError) as raised:
         read_query(query)
-    assert str(raised.value) == told
-    assert read_request(asked(query)) == Refusal(400, "reading", f"This can't be read from: {told}.")
+    assert str(raised.value) == message
+    assert read_request(asked(query)) == Refusal(400, "reading", f"This can't be read from: {message}.")
 
 
 def test_the_last_event_id_counts_for_more_than_the_query_that_an_event_source_repeats() -> None:

@@ -74,7 +74,7 @@ def test_5_7_the_masked_hello_has_its_mask_off_in_a_record_and_on_again_in_its_b
     assert frame_bytes(recorded.frame) == raw
 
 
-def test_of_a_long_frame_the_ends_are_kept_and_how_much_is_between_them() -> None:
+def test_a_long_frame_is_recorded_by_its_ends_and_the_size_between_them() -> None:
     frame = seen(encode_frame(Opcode.TEXT, b"a" * 125 + b"-" * 1000 + b"z" * 64))
     record = frame_record(Role.SERVER, frame)
     assert (record["left_out"], record["tail"]) == (1000, b"z".hex() * 64)
@@ -186,7 +186,7 @@ def test_4_1_the_checks_of_an_answer_have_the_same_shape_and_no_key_of_their_own
 
 
 @pytest.mark.parametrize(
-    ("record", "told"),
+    ("record", "text"),
     [
         ({"kind": "open", "from": "127.0.0.1:5000"}, "127.0.0.1:5000"),
         ({"kind": "switch"}, ""),
@@ -194,5 +194,5 @@ def test_4_1_the_checks_of_an_answer_have_the_same_shape_and_no_key_of_their_own
         ({"kind": "lost", "records": 12}, "12"),
     ],
 )
-def test_what_is_neither_head_nor_frame_is_told_in_words(record: Record, told: str) -> None:
-    assert from_line(line_of(record)) == Recorded(record["kind"], 1.0, 1, None, b"", None, told)
+def test_a_record_that_is_neither_head_nor_frame_has_a_text(record: Record, text: str) -> None:
+    assert from_line(line_of(record)) == Recorded(record["kind"], 1.0, 1, None, b"", None, text)

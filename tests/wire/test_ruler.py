@@ -72,14 +72,14 @@ def test_the_fields_cover_the_header_bit_by_bit(opcode: int, size: int, fin: boo
         ("8101", "length", "1 byte of payload"),
     ],
 )  # fmt: skip
-def test_what_a_field_means(raw: str, name: str, meaning: str) -> None:
+def test_each_field_has_a_meaning(raw: str, name: str, meaning: str) -> None:
     header = parse_header(bytes.fromhex(raw))
     assert header is not None
     assert {field.name: field.meaning for field in ruler.measure(header)}[name] == meaning
 
 
 @pytest.mark.parametrize(
-    ("payload", "told"),
+    ("payload", "description"),
     [
         (b"\x03\xe8", "1000 (normal closure), no reason"),
         (b"\x03\xe9bye", "1001 (going away), reason 'bye'"),
@@ -89,12 +89,12 @@ def test_what_a_field_means(raw: str, name: str, meaning: str) -> None:
         (b"\x03", "03"),
     ],
 )
-def test_what_a_close_says(payload: bytes, told: str) -> None:
-    assert ruler.describe_payload(frame_of(encode_frame(Opcode.CLOSE, payload), payload)) == told
+def test_a_closes_payload_is_described(payload: bytes, description: str) -> None:
+    assert ruler.describe_payload(frame_of(encode_frame(Opcode.CLOSE, payload), payload)) == description
 
 
 def name_of(row: str) -> str:
-    """What stands behind the columns of the bytes and of the bits."""
+    """Return the text after the columns of the bytes and of the bits."""
     return row[37:52].strip()
 
 
@@ -112,6 +112,6 @@ def test_5_1_a_payload_that_is_not_masked_is_shown_once() -> None:
     assert "mask" not in payload
 
 
-def test_of_a_long_payload_a_row_shows_the_beginning() -> None:
+def test_a_row_shows_the_beginning_of_a_long_payload() -> None:
     rows = ruler.lines(frame_of(encode_frame(Opcode.BINARY, bytes(9)), bytes(9)))
     assert rows[-1].startswith("00 00 00 00 00 00 00 00 … ")

@@ -173,8 +173,8 @@ def test_5_5_2_a_flood_of_pings_and_pongs_is_answered_ping_by_ping_up_to_the_clo
         encode_frame(Opcode.PING, ping, mask_key=MASK_KEY) + encode_frame(Opcode.PONG, ping, mask_key=MASK_KEY)
         for ping in pings
     )
-    told = session.relay_data(flood) if relays else session.receive_data(flood)
-    assert told == ([] if relays else [kind(ping) for ping in pings for kind in (PingReceived, PongReceived)])
+    returned = session.relay_data(flood) if relays else session.receive_data(flood)
+    assert returned == ([] if relays else [kind(ping) for ping in pings for kind in (PingReceived, PongReceived)])
     assert frames_in(session.data_to_send()) == [(Opcode.PONG, ping) for ping in pings]
     session.close()
     session.data_to_send()
@@ -293,7 +293,7 @@ def test_8_1_the_sentence_does_not_depend_on_how_the_bytes_arrived(our_role: Rol
     assert len(sentences) == 1, sentences
 
 
-# What is shown
+# Shown frames
 
 
 @both_roles
@@ -326,7 +326,7 @@ def test_each_frame_is_shown_once_however_it_arrives(our_role: Role) -> None:
 
 
 @both_roles
-def test_what_is_sent_is_shown_when_it_goes(our_role: Role) -> None:
+def test_sent_frames_are_shown_when_they_are_sent(our_role: Role) -> None:
     shown: list[tuple[Role, Frame]] = []
     session = Session(our_role, max_message_bytes=LIMIT)
     session.ping(b"?")
@@ -451,7 +451,7 @@ def test_5_5_2_where_messages_are_echoed_a_pong_stands_where_its_ping_stood_amon
     assert session.data_to_send() == b""
 
 
-# What a session takes in memory; ``test_memory_figures.py`` has the sums
+# A session's memory; ``test_memory_figures.py`` has the sums
 
 
 def test_a_session_counts_what_waits_and_what_reads_the_message_that_has_begun() -> None:

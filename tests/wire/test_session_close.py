@@ -159,7 +159,7 @@ def test_5_5_a_reason_is_cut_to_123_bytes_between_characters(our_role: Role, rea
     assert session.close_sent == CloseFrame(1008, sent.decode()), "what was sent is what is remembered"
 
 
-# Who ended it
+# The side that ended it
 
 
 @both_roles

@@ -45,15 +45,15 @@ def test_few_bytes_amount_to_no_more_at_a_time_than_is_asked_for(stream: bytes, 
     events = session.receive_data(stream, 20)
     assert session.has_unread
     assert len(stream) * 0.8 < session.held_bytes <= len(stream), "the rest is kept as it came"
-    told = 0
+    count = 0
     while True:
-        assert 1 <= len(events) <= 20 or not told
+        assert 1 <= len(events) <= 20 or not count
         assert sum(len(event.payload) for event in events if isinstance(event, Message)) < 20 * 1024 + 500_001
-        told += len(events)
+        count += len(events)
         if not session.has_unread:
             break
         events = session.receive_data(b"", 20)
-    assert told == (50 if len(stream) > 20_000 else 500)
+    assert count == (50 if len(stream) > 20_000 else 500)
     assert session.held_bytes == 0
 
 
@@ -111,7 +111,7 @@ def test_bytes_put_right_into_the_large_buffer_amount_to_the_same(
 
 
 @pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
-def test_what_is_relayed_is_what_would_have_been_received(fast_lane: bool) -> None:
+def test_relayed_messages_are_those_that_would_have_been_received(fast_lane: bool) -> None:
     messages = [(Opcode.TEXT, "é" * size) for size in (0, 1, 62, 63, 200, 3000)]
     data = b"".join(encode_frame(opcode, text.encode(), mask_key=b"abcd") for opcode, text in messages)
     data += encode_frame(Opcode.PING, b"p", mask_key=b"abcd") + encode_frame(0x2, b"a", fin=False, mask_key=b"abcd")
@@ -128,7 +128,7 @@ def masked(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
 
 
 @pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
-def test_what_is_held_of_a_message_is_told_until_it_is_whole(fast_lane: bool) -> None:
+def test_held_bytes_count_a_message_until_it_is_whole(fast_lane: bool) -> None:
     session = Session(Role.SERVER, max_message_bytes=10_000, fast_lane=fast_lane)
     frame = masked(Opcode.BINARY, bytes(4000))
     assert session.held_bytes == 0
@@ -173,7 +173,7 @@ def test_8_1_a_text_that_goes_right_to_its_place_fails_where_it_stops_being_utf_
 def test_the_trail_goes_on_through_both_lanes(fast_lane: bool) -> None:
     session = Session(Role.SERVER, max_message_bytes=10_000, fast_lane=fast_lane)
     assert session.trail == NO_TRAIL
-    told = []
+    trails = []
     for frame in (
         masked(Opcode.TEXT, b"Hello"),
         masked(Opcode.TEXT, b"Hel", fin=False),
@@ -181,8 +181,8 @@ def test_the_trail_goes_on_through_both_lanes(fast_lane: bool) -> None:
         masked(Opcode.BINARY, bytes(2000)),
     ):
         session.receive_data(frame)
-        told.append(describe_trail(session.trail))
-    assert told == [
+        trails.append(describe_trail(session.trail))
+    assert trails == [
         "TEXT of 5 bytes",
         "TEXT of 5 bytes, TEXT of 3 bytes (not the last fragment)",
         "TEXT of 5 bytes, TEXT of 3 bytes (not the last fragment), CONTINUATION of 2 bytes",

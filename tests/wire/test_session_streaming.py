@@ -22,17 +22,17 @@ KEY = b"\x01\x02\x03\x04"
 
 def whole(events: list[Event]) -> list[object]:
     """Return events with the parts of each message put together; an unfinished one is left out."""
-    told: list[object] = []
+    collected: list[object] = []
     parts: list[MessagePart] = []
     for event in events:
         if not isinstance(event, MessagePart):
-            told.append(event)
+            collected.append(event)
             continue
         parts.append(event)
         if event.final:
-            told.append(Message(event.opcode, b"".join(part.payload for part in parts)))
+            collected.append(Message(event.opcode, b"".join(part.payload for part in parts)))
             parts = []
-    return told
+    return collected
 
 
 @BOTH_LANES
@@ -63,7 +63,7 @@ def test_the_parts_of_any_stream_amount_to_its_messages_wherever_streaming_begin
 
 
 @BOTH_LANES
-def test_what_has_come_of_a_message_is_told_when_streaming_begins(fast_lane: bool) -> None:
+def test_the_received_part_of_a_message_is_returned_when_streaming_begins(fast_lane: bool) -> None:
     header = encode_header(Opcode.BINARY, 10, mask_key=bytes(4))
     session = Session(Role.SERVER, max_message_bytes=100, fast_lane=fast_lane)
     assert session.receive_data(header + b"0123") == []
@@ -96,7 +96,7 @@ def test_8_1_text_in_parts_fails_at_its_first_bad_byte() -> None:
 @pytest.mark.parametrize("role", list(Role), ids=lambda role: role.name.lower())
 @given(payload=st.binary(max_size=3000), compress=st.sampled_from([None, True, False]), deflates=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_what_one_session_sends_another_receives(
+def test_each_session_receives_what_another_sends(
     role: Role, payload: bytes, compress: bool | None, deflates: bool
 ) -> None:
     deflater = deflater_for(15) if deflates else None
@@ -128,7 +128,7 @@ BOTH_ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.n
 
 
 @BOTH_ROLES
-def test_what_compressing_makes_no_smaller_goes_out_as_it_is_unless_it_is_said(role: Role) -> None:
+def test_a_message_that_compression_does_not_shrink_is_sent_plain_unless_requested(role: Role) -> None:
     noise = random.Random(7692).randbytes(5000)
     sender = Session(role, max_message_bytes=LIMIT, deflater=deflater_for(15))
     receiver = Session(role.other, max_message_bytes=6000, deflate=True)

@@ -60,13 +60,13 @@ def test_an_entry_is_a_message_whoever_wrote_it(fields: dict[bytes, bytes], opco
 
 @pytest.mark.parametrize("key", [None, "acme"])
 @pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
-def test_what_is_written_is_read(opcode: Opcode, key: str | None) -> None:
+def test_an_entry_that_was_written_is_read_back(opcode: Opcode, key: str | None) -> None:
     flat = [each.encode() if isinstance(each, str) else each for each in fields_of(opcode, b"p", NODE, key)]
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     assert read_entry(b"9-0", fields) == StreamMessage((9, 0), opcode, b"p", NODE, key)
 
 
-def test_who_wrote_an_entry() -> None:
+def test_an_entrys_author_is_read() -> None:
     assert Author.parse(b"node.7.1") == NODE
     assert str(NODE) == "node.7.1"
 
@@ -96,7 +96,7 @@ def test_a_key_that_can_not_be_sent() -> None:
         fields_of(Opcode.TEXT, b"x", NODE, "\ud800")
 
 
-def test_what_a_node_has_published_again_is_known() -> None:
+def test_a_nodes_repeated_entries_are_recognized() -> None:
     repeated = Repeated()
     seen = [NODE._replace(serial=serial) for serial in (1, 2, 5, 4, 5, 6)]
     assert not repeated.knows(NODE)
@@ -109,7 +109,7 @@ def test_what_a_node_has_published_again_is_known() -> None:
         assert not repeated.has(Author(f"n{number}", 1, 1))
     assert repeated.has(Author("other", 7, 1)), "of so many nodes it is known"
     assert not repeated.has(Author("one more", 1, 1))
-    assert not repeated.has(NODE), "who was silent for longest is forgotten"
+    assert not repeated.has(NODE), "the node that was silent for longest is forgotten"
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_nothing_was_missed(state: StreamState) -> None:
         pytest.param(StreamState(3, 3, EARLIER, LAST), Break(Missed.ANEW, LAST), LAST, id="anew, up to the same id"),
     ],
 )
-def test_what_may_have_been_missed(state: StreamState, missed: Break, last: StreamId) -> None:
+def test_a_gap_is_found_by_comparing_place_and_state(state: StreamState, missed: Break, last: StreamId) -> None:
     place = place_at(LAST)
     assert place.compare(state, LAST[0] + 1000, HOUR_MS) == missed
     assert place.last == last
@@ -311,7 +311,7 @@ def test_nothing_is_lost_when_entries_are_read_live_after_an_early_expiry() -> N
 
 @pytest.mark.parametrize("count", [1, 50], ids=["fewer entries than before", "as many entries as before"])
 @pytest.mark.parametrize("was_looked_at", [True, False])
-def test_what_is_read_live_after_a_stream_that_expired_is_nothing_lost(count: int, was_looked_at: bool) -> None:
+def test_entries_read_live_after_an_expired_stream_are_no_gap(count: int, was_looked_at: bool) -> None:
     place = place_at(LONG_AGO, early=LONG_AGO, count=count)
     if not was_looked_at:
         place = StreamPlace()
@@ -345,7 +345,7 @@ def test_what_is_read_live_after_a_stream_that_expired_is_nothing_lost(count: in
         ),
     ],
 )
-def test_what_is_read_live_of_another_stream_may_not_be_all_of_it(read: list[int], state: StreamState) -> None:
+def test_entries_read_live_of_another_stream_may_be_incomplete(read: list[int], state: StreamState) -> None:
     place = place_at(LONG_AGO, early=LONG_AGO)
     for milliseconds in read:
         place.pass_over((milliseconds, 0))
@@ -390,7 +390,7 @@ def test_a_stream_that_is_gone(state: StreamState, missed: Break | None, last: S
     assert (place.last, place.is_gone) == (last, not state.added)
 
 
-def test_who_has_seen_nothing_yet() -> None:
+def test_a_new_reader_misses_trimmed_messages_only() -> None:
     place = StreamPlace()
     assert place.compare(StreamState(), NOW, HOUR_MS) is None
     assert place.compare(StreamState(3, 3, LATER, LATER), NOW, HOUR_MS) is None
@@ -402,7 +402,7 @@ def test_who_has_seen_nothing_yet() -> None:
     )
 
 
-# What a reader begins with
+# The beginning of a reader
 
 
 def messages(*numbers: int, size: int = 10) -> list[StreamMessage]:
@@ -468,7 +468,7 @@ def test_a_tail_that_is_trimmed_while_it_is_read_keeps_what_it_has() -> None:
     assert (numbers_of(tail), tail.floor) == ([9, 8], (NOW - 1000, 7))
 
 
-def test_what_is_known_of_a_stream_counts() -> None:
+def test_held_bytes_count_the_nodes_and_messages_of_a_stream() -> None:
     repeated = Repeated()
     assert repeated.held_bytes == 0
     repeated.has(NODE)

@@ -163,13 +163,13 @@ def test_the_ends_of_a_frame_are_the_same_in_any_chunking(
 
 def message_lines(frames: bytes) -> list[str]:
     """Return what is told of the message behind each frame, whose payload comes in two pieces."""
-    view, told = MessageView(deflates=True), []
+    view, lines = MessageView(deflates=True), []
     for header, payload in split_frames(frames):
         recorder = FrameRecorder(header, view=view)
         recorder.add(payload[:3])
         recorder.add(payload[3:])
-        told.append(message_line(recorder.frame()))
-    return told
+        lines.append(message_line(recorder.frame()))
+    return lines
 
 
 @pytest.mark.parametrize("mask_key", [None, MASK_KEY], ids=["unmasked", "masked"])
@@ -301,12 +301,12 @@ def test_a_token_in_a_query_is_masked_wherever_a_head_has_it(target: str, shown:
     assert mask_secrets(head.encode()).decode() == head.replace(target, shown)
 
 
-def test_what_is_masked_already_stays_so() -> None:
+def test_values_that_are_masked_already_stay_masked() -> None:
     head = b"GET / HTTP/1.1\r\nCookie: (masked, 17 bytes)\r\n\r\n"
     assert mask_secrets(head) == head
 
 
-def test_what_a_peer_calls_something_is_cut_where_no_name_goes_on() -> None:
+def test_a_peers_name_for_something_is_cut_at_the_longest_name() -> None:
     assert shorten("example.com") == "example.com"
     assert shorten("x" * (MAX_NAME_CHARACTERS + 7)) == "x" * MAX_NAME_CHARACTERS + "… (7 characters more)"
 

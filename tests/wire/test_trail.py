@@ -1,4 +1,4 @@
-"""What is remembered of a connection's last frames."""
+"""The record of a connection's last frames."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_newest_four_are_told_the_oldest_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first_byte", "size", "told"),
+    ("first_byte", "size", "description"),
     [
         (FIN | Opcode.PING, 1, "PING of 1 byte"),
         (FIN | Opcode.BINARY, 1 << 40, "BINARY of 1,099,511,627,776 bytes"),
@@ -36,8 +36,8 @@ def test_the_newest_four_are_told_the_oldest_first() -> None:
         (FIN | 0x0B, (1 << 64) - 1, "opcode 0xb of 18,446,744,073,709,551,615 bytes"),
     ],
 )
-def test_a_frame_is_told_by_its_opcode_and_its_size(first_byte: int, size: int, told: str) -> None:
-    assert describe_trail(follow(NO_TRAIL, first_byte, size)) == told
+def test_a_frame_is_told_by_its_opcode_and_its_size(first_byte: int, size: int, description: str) -> None:
+    assert describe_trail(follow(NO_TRAIL, first_byte, size)) == description
 
 
 @pytest.mark.parametrize("fast_lane", [True, False])

@@ -108,7 +108,7 @@ def test_4_1_item_4_the_authority_has_no_default_port_and_no_user(text: str, aut
         ("ws://h/\x85", "/%C2%85"),
     ],
 )  # fmt: skip
-def test_3987_3_1_what_can_not_stand_in_a_request_is_escaped_and_escapes_are_left(
+def test_3987_3_1_characters_invalid_in_a_request_are_escaped_and_escapes_are_left(
     text: str, resource_name: str
 ) -> None:
     assert parse_uri(text).resource_name == resource_name
@@ -200,11 +200,11 @@ def test_tls_over_a_unix_socket() -> None:
         "ws+unix:///run/a b",
     ],
 )
-def test_what_is_no_address_of_a_unix_socket_is_refused(text: str) -> None:
+def test_an_invalid_address_of_a_unix_socket_is_refused(text: str) -> None:
     assert_invalid(text)
 
 
-# What is none
+# Texts that are no address
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_what_is_no_address_of_a_unix_socket_is_refused(text: str) -> None:
         ("ws://alice:secret%FF@h/", "UTF-8"),
     ],
 )  # fmt: skip
-def test_3_what_is_no_address_is_refused_and_told_what_would_do(text: str, said: str) -> None:
+def test_3_an_invalid_address_is_refused_with_advice(text: str, said: str) -> None:
     assert_invalid(text, said)
 
 
@@ -372,7 +372,7 @@ def test_a_redirect_within_a_unix_socket_stays_there_and_one_to_elsewhere_leaves
     assert base.resolve("http://h/b").origin != base.origin
 
 
-# Whatever is given
+# Any given text
 
 PIECES = st.sampled_from(
     (

@@ -29,7 +29,7 @@ const drawState = soon(() => {
   };
   byId("notice").hidden = trace.state !== "refused";
   byId("notice").textContent =
-    `${trace.refusal} What was captured stays in this tab, which goes on as soon as any tab of this browser has opened the link.`;
+    `${trace.refusal} The captured frames stay in this tab, which continues as soon as any tab of this browser has opened the link.`;
   byId("watch").textContent = told[trace.state];
   byId("watch").dataset.state = trace.state;
   byId("where").textContent = trace.about?.is_tap ? `tap at ${trace.about.uri}` : location.host;
