@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import ssl
 from collections.abc import Callable, Sequence
 
 from rawws.cli.parsing import nearest
@@ -13,7 +12,6 @@ from rawws.gate import Admission
 from rawws.page import Access
 from rawws.room_paths import RoomPaths
 from rawws.room_posts import Guard
-from rawws.tls import default_context, insecure_context, load_certificate, trusting_context
 from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.origins import Origins
 from rawws.wire.trace import shorten
@@ -98,41 +96,6 @@ def header(argument: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise argparse.ArgumentTypeError(f"{shorten(argument)!r} is not a header; give 'Name: value'")
     return name.strip(), value.strip()
-
-
-def add_tls_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a client's TLS, for `client_tls` to read."""
-    tls = parser.add_argument_group("TLS, for wss://")
-    tls.add_argument("-n", "--no-check", action="store_true", help="don't check the server's TLS certificate")
-    tls.add_argument(
-        "--ca", metavar="FILE",
-        help="trust the certificates in this PEM file, in place of this machine's authorities: an authority's, or a "
-        "server's own",
-    )  # fmt: skip
-    tls.add_argument("--cert", metavar="FILE", help="show this client certificate (PEM) to a server that asks for one")
-    tls.add_argument("--key", metavar="FILE", help="its private key, if that is not in the same file")
-
-
-def client_tls(options: argparse.Namespace) -> ssl.SSLContext | None:
-    """Return the TLS settings that the flags of `add_tls_arguments` ask for; None for the default ones.
-
-    Raises `UsageError` for flags that contradict one another, and for files that can't be used.
-    """
-    if options.no_check and options.ca is not None:
-        raise UsageError("--ca has no effect with --no-check, which accepts any certificate; leave one of them out")
-    if options.key is not None and options.cert is None:
-        raise UsageError("--key has no effect without --cert; give the certificate too")
-    if options.ca is not None:
-        context = trusting_context(options.ca)
-    elif options.no_check:
-        context = insecure_context()
-    elif options.cert is not None:
-        context = default_context()
-    else:
-        return None
-    if options.cert is not None:
-        load_certificate(context, "the client certificate", options.cert, options.key)
-    return context
 
 
 def count(given: str) -> int:

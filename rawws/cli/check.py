@@ -11,8 +11,10 @@ import trio
 
 from rawws import logs
 from rawws.checker import Checker, Result, Stopped
-from rawws.cli.arguments import add_tls_arguments, client_tls, header, seconds
+from rawws.cli.arguments import header, seconds
+from rawws.cli.flags import Flag, FlagTable, Value
 from rawws.cli.streams import complain, need_output, writing_output
+from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
 from rawws.errors import OpenTimeout, UsageError
 from rawws.wire.cases import BY_NAME, CASES, Case, Verdict
 from rawws.wire.handshake_errors import ProxyError
@@ -25,6 +27,37 @@ _FOUND_FAULT = 1
 _NOT_CHECKED = 3  # 2 is argparse's, for a bad command line
 
 
+FLAGS = FlagTable(
+    {
+        "cases": (
+            Flag("--only", Value(metavar="CASE"), "run this case only; may be repeated", repeats=True),
+            Flag("--list", None, "list the cases, with the RFC's requirements", own_default=False),
+            Flag(
+                "--timeout",
+                Value(seconds, "SECONDS", "{:g}".format),
+                "seconds for an answer to arrive",
+                own_default=3.0,
+            ),
+        ),
+        "the handshake": (
+            Flag(
+                "--header",
+                Value(header, "'NAME: VALUE'"),
+                "also send this header, such as a cookie; may be repeated",
+                short="-H",
+                repeats=True,
+            ),
+            Flag("--origin", Value(), "send this Origin", short="-o"),
+        ),
+        TLS_GROUP: TLS_FLAGS,
+        "output": (
+            Flag("--json", None, "print the results as JSON, with all bytes in hex", own_default=False),
+            Flag("--verbose", None, "show what was sent and received", short="-v", own_default=False),
+        ),
+    }
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Tests a WebSocket server with handshakes and frames that it must accept, and broken ones that it must refuse, "
@@ -33,16 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "if the server can't be reached, or stops answering before the last case."
     )
     parser.add_argument("url", nargs="?", metavar="URL", help="ws://… or wss://…")
-    parser.add_argument("--only", metavar="CASE", action="append", help="run this case only; may be repeated")
-    parser.add_argument("--list", action="store_true", help="list the cases, with the RFC's requirements")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON, with all bytes in hex")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show what was sent and received")
-    parser.add_argument("-H", "--header", type=header, action="append", default=[], metavar="'NAME: VALUE'",
-                        help="also send this header, such as a cookie; may be repeated")  # fmt: skip
-    parser.add_argument("-o", "--origin", help="send this Origin")
-    parser.add_argument("--timeout", type=seconds, default=3.0, metavar="SECONDS",
-                        help="how long to wait for an answer (default: %(default)g)")  # fmt: skip
-    add_tls_arguments(parser)
+    FLAGS.add_to(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -89,7 +113,7 @@ async def _check(options: argparse.Namespace, cases: list[Case], results: list[R
     checker = Checker(
         options.url,
         ssl=client_tls(options),
-        headers=options.header,
+        headers=options.header or (),
         origin=options.origin,
         patience_s=options.timeout or 3.0,
     )

@@ -6,12 +6,13 @@ import argparse
 import sys
 
 from rawws import client, logs, signals
-from rawws.cli.arguments import add_tls_arguments, client_tls, header, seconds, size, text
+from rawws.cli.arguments import header, seconds, size, text
+from rawws.cli.flags import Flag, FlagTable, Value, show_size
 from rawws.cli.streams import complain, drop_output, need_input, need_output, tell_output_lost
+from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
 from rawws.console import Console, EditedScreen, Pipe, Print, Screen
 from rawws.errors import InvalidHandshake, OpenTimeout, UsageError, sentence_of
 from rawws.extras import install_command
-from rawws.limits import MIB
 from rawws.signals import ending_signals
 from rawws.terminal import MOST_LISTENING_S, QUIET_S, Conversation, ForSeconds, Patience, UntilItCloses, UntilQuiet
 
@@ -24,6 +25,93 @@ EXECUTE_WAIT_S = 2.0
 _SCHEMES = {"http": "ws", "https": "wss"}
 
 
+def _wait(argument: str) -> float:
+    if argument.strip() == "-1":
+        return -1.0
+    try:
+        return seconds(argument)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or -1 to wait until the server closes") from None
+
+
+_HANDSHAKE = (
+    Flag(
+        "--header",
+        Value(header, "'NAME: VALUE'"),
+        "also send this header; may be repeated",
+        goes_to="connect.headers",
+        short="-H",
+        repeats=True,
+    ),
+    Flag(
+        "--subprotocol",
+        Value(metavar="NAME"),
+        "offer this subprotocol; may be repeated, the favourite first",
+        goes_to="connect.subprotocols",
+        short="-s",
+        repeats=True,
+    ),
+    Flag("--origin", Value(), "send this Origin", goes_to="connect.origin", short="-o"),
+    Flag(
+        "--no-compression",
+        None,
+        "don't offer compression",
+        goes_to="connect.compression",
+        dest="compression",
+        stores=None,
+    ),
+)
+
+_CONVERSATION = (
+    Flag(
+        "--execute",
+        Value(text, "MESSAGE"),
+        f"send this, wait for {EXECUTE_WAIT_S:g} seconds or as --wait says, and leave; may be repeated",
+        short="-x",
+        repeats=True,
+    ),
+    Flag(
+        "--wait",
+        Value(_wait, "SECONDS"),
+        "seconds from the end of the input to our close; -1 to wait until the server closes",
+        shown_default=f"in a pipe: until nothing has come for {QUIET_S:g} second, and at most {MOST_LISTENING_S:g} "
+        "seconds from when the server has sent as many messages as it has received",
+        short="-w",
+    ),
+    Flag("--binary", None, "send each line's bytes as a binary message", short="-b", own_default=False),
+    Flag(
+        "--ping",
+        Value(seconds, "SECONDS", "{:g}".format),
+        "seconds between two pings, whose round trip is shown; 0 for none",
+        own_default=0.0,
+    ),
+    Flag("--max-size", Value(size, "BYTES", show_size), "size of a message", goes_to="connect.max_size"),
+)
+
+_OUTPUT = (
+    Flag(
+        "-v",
+        None,
+        "show the handshake and each frame",
+        dest="log_level",
+        stores="debug",
+        own_default="error",
+        alternative="level",
+    ),
+    Flag("-vv", None, "show the bytes in hex too", dest="log_level", stores="trace", alternative="level"),
+)
+
+FLAGS = FlagTable(
+    {
+        "the handshake": _HANDSHAKE,
+        TLS_GROUP: TLS_FLAGS,
+        "the conversation": _CONVERSATION,
+        "output, on standard error": _OUTPUT,
+    },
+    {"connect": client.connect},
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Connects to a WebSocket server. In a terminal, each line that is typed is sent, and each message that comes "
@@ -34,40 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or any other end, 2 for invalid arguments or an invalid line of input."
     )
     parser.add_argument("url", metavar="URL", help="ws://… or wss://…; without a scheme it is ws://")
-    ask = parser.add_argument_group("the handshake")
-    ask.add_argument(
-        "-H", "--header", type=header, action="append", default=[], metavar="'NAME: VALUE'",
-        help="also send this header; may be repeated",
-    )  # fmt: skip
-    ask.add_argument(
-        "-s", "--subprotocol", action="append", default=[], metavar="NAME",
-        help="offer this subprotocol; may be repeated, the favourite first",
-    )  # fmt: skip
-    ask.add_argument("-o", "--origin", help="send this Origin")
-    ask.add_argument("--no-compression", dest="compression", action="store_false", help="don't offer compression")
-    add_tls_arguments(parser)
-    talk = parser.add_argument_group("the conversation")
-    talk.add_argument(
-        "-x", "--execute", action="append", default=[], type=text, metavar="MESSAGE",
-        help="send this, wait 2 seconds or as --wait says, and leave; may be repeated",
-    )  # fmt: skip
-    talk.add_argument(
-        "-w", "--wait", type=_wait, metavar="SECONDS",
-        help="from the end of the input to our close; -1 to wait until the server closes (default in a pipe: until "
-        f"nothing has come for {QUIET_S:g} second, and at most {MOST_LISTENING_S:g} seconds from when the server has "
-        "sent as many messages as it has received)",
-    )  # fmt: skip
-    talk.add_argument("-b", "--binary", action="store_true", help="send each line's bytes as a binary message")
-    talk.add_argument(
-        "--ping", type=seconds, default=0.0, metavar="SECONDS", help="send a ping at this interval, and time the pong"
-    )
-    talk.add_argument("--max-size", type=size, default=MIB, metavar="BYTES", help="of one message (default: 1M)")
-    levels = parser.add_argument_group("what it shows, on standard error").add_mutually_exclusive_group()
-    levels.add_argument(
-        "-v", dest="log_level", action="store_const", const="debug", default="error",
-        help="the handshake and each frame",
-    )  # fmt: skip
-    levels.add_argument("-vv", dest="log_level", action="store_const", const="trace", help="and the bytes in hex")
+    FLAGS.add_to(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -94,25 +149,12 @@ def complete_url(url: str) -> str:
     return f"ws://{'localhost' if url.startswith(':') else ''}{url}"
 
 
-def _wait(argument: str) -> float:
-    if argument.strip() == "-1":
-        return -1.0
-    try:
-        return seconds(argument)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or -1 to wait until the server closes") from None
-
-
 async def _connect(options: argparse.Namespace) -> int:
     url = complete_url(options.url)
     connector = client.connect(
         url,
         ssl=client_tls(options),
-        headers=options.header,
-        origin=options.origin,
-        subprotocols=options.subprotocol,
-        compression="deflate" if options.compression else None,
-        max_size=options.max_size,
+        **FLAGS.keywords("connect", options),
     )
     try:
         ws = await connector.open()
@@ -127,7 +169,7 @@ async def _connect(options: argparse.Namespace) -> int:
         console,
         commands=not isinstance(console, Pipe),
         binary=options.binary,
-        execute=options.execute,
+        execute=options.execute or [],
         patience=_choose_patience(options, console),
         ping_s=options.ping,
         complete=isinstance(console, Pipe),

@@ -43,6 +43,7 @@ class Flag:
     own_default: object = None  # where the flag has another than its keyword, or has no keyword
     shown_default: str = ""  # in words, where the default is None
     stores: object = True  # by a switch that is given
+    short: str = ""  # another name, of one letter
     dest: str = ""  # the name among the options, where it is not that of the flag
     repeats: bool = False
     negatable: bool = False  # a switch with an opposite, --no-...
@@ -103,7 +104,7 @@ class FlagTable:
                     if flag.alternative not in alternatives:
                         alternatives[flag.alternative] = group.add_mutually_exclusive_group()
                     target = alternatives[flag.alternative]
-                target.add_argument(flag.name, **self._describe(flag))
+                target.add_argument(*filter(None, (flag.short, flag.name)), **self._describe(flag))
 
     def _describe(self, flag: Flag) -> dict[str, Any]:
         """Return the arguments for argparse."""

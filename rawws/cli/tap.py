@@ -15,7 +15,9 @@ import trio
 
 from rawws import logs, signals
 from rawws.addresses import format_address
-from rawws.cli.arguments import add_tls_arguments, client_tls, one_of, page_token
+from rawws.cli.arguments import page_token
+from rawws.cli.flags import Flag, FlagTable, Value
+from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
 from rawws.errors import UsageError
 from rawws.listeners import connectable_address, is_loopback, open_listeners
 from rawws.page import TRACE, About, Access, Page
@@ -35,38 +37,42 @@ HELP = "show the traffic between clients and another server"
 _DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 
 
+_OUTPUT = (
+    Flag("--record", Value(metavar="FILE"), "also write all traffic to this file, for rawws decode"),
+    Flag(
+        "--page",
+        Value(metavar="[HOST:]PORT"),
+        "also show the traffic in a browser, on this port; the link with its token is logged at startup",
+    ),
+    Flag(
+        "--page-token",
+        Value(page_token, "TOKEN"),
+        "token of the page: letters, digits and -._~",
+        shown_default="a new one at each start",
+    ),
+    Flag("--log-level", Value.one_of(logs.LEVELS), "lowest level to log", own_default="debug", alternative="level"),
+    Flag("-q", None, "log connections only (info)", dest="log_level", stores="info", alternative="level"),
+    Flag(
+        "-vv",
+        None,
+        "log each frame's bytes in hex too (trace)",
+        dest="log_level",
+        stores="trace",
+        alternative="level",
+    ),
+)
+
+FLAGS = FlagTable({TLS_GROUP: TLS_FLAGS, "output, on standard error, in a file and in a browser": _OUTPUT})
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Listens for clients, connects each of them to the server, and passes every byte on unchanged, in both "
+        "Listens for clients, connects each to the target, and passes every byte on unchanged, in both "
         "directions. The log shows each HTTP head, the checks of each handshake, and each frame."
     )
     parser.add_argument("listen", metavar="LISTEN", help="[HOST:]PORT, on loopback if there is no host")
     parser.add_argument("target", metavar="TARGET", help="HOST:PORT of the server, or its URL: ws://…, wss://…, http…")
-    add_tls_arguments(parser)
-    parser.add_argument("--record", metavar="FILE", help="also write all traffic to this file, for rawws decode")
-    parser.add_argument(
-        "--page",
-        metavar="[HOST:]PORT",
-        help="also show the traffic in a browser, on this port; the link with its token is logged at startup",
-    )
-    parser.add_argument(
-        "--page-token",
-        metavar="TOKEN",
-        type=page_token,
-        help="the page's token (default: a new one at each start)",
-    )
-    levels = parser.add_mutually_exclusive_group()
-    levels.add_argument(
-        "--log-level",
-        type=one_of(list(logs.LEVELS)),
-        choices=list(logs.LEVELS),
-        default="debug",
-        help="default: %(default)s",
-    )
-    levels.add_argument("-q", dest="log_level", action="store_const", const="info", help="connections only (info)")
-    levels.add_argument(
-        "-vv", dest="log_level", action="store_const", const="trace", help="also each frame's bytes in hex (trace)"
-    )
+    FLAGS.add_to(parser)
 
 
 def run(options: argparse.Namespace) -> int:
