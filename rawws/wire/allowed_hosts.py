@@ -1,8 +1,8 @@
-"""Which names a request may give its server: a defence against DNS rebinding.
+"""The names that a request may give its server: a defence against DNS rebinding.
 
-A web page may have its own name point to this machine, once the browser has loaded it. What it asks of that name then
-comes here, and to the browser it is the page's own site: neither the Origin nor CORS is in the way. But the name is in
-the request's Host, and nobody gives a server on loopback the name of a web site without knowing it.
+A web page may have its own name point to this machine after the browser has loaded it. The page's requests to that name
+then come here. For the browser this is the page's own site, so that neither the Origin nor CORS stops the requests. But
+the name is in the request's Host, and a server on loopback has the name of a web site only by its operator's choice.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def _skip_empty(value: str, position: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What both sides agreed on: how large a window each may deflate with, and what the 101 says about it."""
+    """The agreement of both sides: the window with which each may deflate, and the field of the 101 about it."""
 
     server_window_bits: int
     header: str
@@ -123,8 +123,8 @@ class Agreement:
         return role is Role.SERVER and self.server_takeover
 
 
-# What a client offers: all that it can do, and no conditions, so that any server can say yes. Chrome offers the same,
-# which is why there is hardly a server that hasn't met it.
+# A client offers all that it can do, without conditions, so that any server can accept. Chrome offers the same, so that
+# nearly every server has met this offer.
 #
 # - ``client_max_window_bits`` has no value: the server may ask for a smaller window. Without it a server that has to
 #   ask declines, as Autobahn's does in its cases 13.3 to 13.6, or has no saving of memory, as Python's websockets.

@@ -396,3 +396,9 @@ def test_what_is_not_followed_is_said_of_any_server(line: bytes, problem: str) -
     request, *_ = see((CLIENT, line + b"\r\nHost: x:1\r\n\r\n"))
     assert isinstance(request, Head)
     assert request.problem == problem
+
+
+def test_no_bytes_complete_nothing() -> None:
+    observer = Observer()
+    assert observer.receive(CLIENT, b"") == []
+    assert observer.finish() == []

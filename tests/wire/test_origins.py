@@ -138,6 +138,10 @@ def test_10_2_a_malformed_origin_is_not_allowed() -> None:
     assert not Origins(["https://a.example"]).allow("https://a.example/path", "a.example")
 
 
+def test_10_2_no_origin_is_that_of_a_malformed_host() -> None:
+    assert not Origins().allow("https://a.example", "a.example/path")
+
+
 def test_an_origin_is_named_as_it_is_and_an_empty_one_in_words() -> None:
     assert name_origin("https://a.example") == "https://a.example"
     assert name_origin("") == "an empty Origin"
