@@ -1,7 +1,7 @@
 """WebSockets that you can see through.
 
 A server is ``await rawws.serve(handler, port)``, a client ``async with rawws.connect(uri) as ws``; a `Hub` has
-rooms. What crosses the wire is in `rawws.wire`, sans-IO; helpers for tests are in `rawws.testing`.
+rooms. The protocols are in `rawws.wire`, sans-IO; helpers for tests are in `rawws.testing`.
 """
 
 from rawws.asgi_app import asgi
@@ -14,29 +14,29 @@ from rawws.errors import (
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
-    HandshakeRefused,
     InvalidHandshake,
     InvalidRedirect,
     InvalidResponse,
-    InvalidStatus,
     InvalidURI,
     ListenError,
     NoResponse,
     OpenTimeout,
-    ProxyError,
     RawwsError,
     UsageError,
 )
+from rawws.handshake_options import SAME_HOST
 from rawws.hub import Hub
 from rawws.member import Member
 from rawws.room import Delivery, Room, RoomSettings, Slow
 from rawws.room_app import rooms
-from rawws.server import SAME_HOST, Server, serve
+from rawws.server import serve
+from rawws.server_object import Server
 from rawws.tls import CertificateError, TlsError
 from rawws.version import __version__
 from rawws.websocket import WebSocket
 from rawws.wire.broadcast_log import History
 from rawws.wire.events import CloseFrame
+from rawws.wire.handshake_errors import HandshakeRefused, InvalidStatus, ProxyError
 from rawws.wire.message_ids import Gap
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.session import State

@@ -15,6 +15,8 @@ from rawws.addresses import plain_address
 from rawws.connection_errors import EXHAUSTED
 from rawws.wire.trace import FAULT, STATE
 
+_log = logs.server_line
+
 Address = tuple[str, int] | str
 
 # The most connections that one wake of a listener accepts before other tasks run (a guess).
@@ -81,7 +83,3 @@ def _describe(error: OSError) -> str:
         return f"{failure}; the listening socket may be of no use any more"
     remedy = ", or more are allowed (ulimit -n, LimitNOFILE)" if error.errno == errno.EMFILE else ""
     return f"{failure}; accepting rests until some are closed{remedy}"
-
-
-def _log(level: int, mark: str, text: str) -> None:
-    logs.line(logs.server, level, logs.SERVER, mark, text)

@@ -1,8 +1,8 @@
-"""One connection from accept to the end of its HTTP phase: a request, what becomes of it, and the next.
+"""One connection from accept to the end of its HTTP phase: a request, its response, and the next request.
 
-It reads top to bottom as the connection lives: wait for a request, have it answered (``exchange.py``), wait for the
-next; when one asks for a WebSocket, have it upgraded (``upgrade.py``), and hand the socket on. Each connection runs
-this in a trio task of its own, which ends at the hand-over.
+The functions are in the order in which a connection lives: receive a request, have it answered (``exchange.py``), and
+wait for the next. A request for a WebSocket is upgraded (``upgrade.py``), and the socket handed over. Each connection
+runs this in a trio task of its own, which ends at the hand-over.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import trio
 
 from rawws import logs
+from rawws.apps import Adopt
 from rawws.connection_errors import NotTls
 from rawws.errors import Refusal
-from rawws.exchange import NO_MEMORY, ClientError, Exchange
-from rawws.failures import is_failure, log_failure
-from rawws.http_connection import Adopt, HttpConnection
+from rawws.exchange import NO_MEMORY, ClientError, HttpExchange
+from rawws.failures import is_application_error, log_failure
+from rawws.http_connection import HttpConnection
 from rawws.loop import current_loop
 from rawws.tls import explain_client
 from rawws.transport import Transport
@@ -39,7 +40,7 @@ PROXY_BEFORE_TLS = replace(
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """A connection whose answer is for somebody else to go on with, who owns the transport from here on."""
+    """A connection whose response goes on without this task. The receiver owns the transport."""
 
     number: int
     transport: Transport
@@ -47,12 +48,12 @@ class HandedOver:
 
 
 async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None:
-    """Run the connection's HTTP phase; returns it as what it has become, or closes the transport at the end.
+    """Run the connection's HTTP phase. Returns the connection as what it has become; None when its transport is closed.
 
-    Raises nothing that the peer could cause: a lost connection is an end like others.
+    This raises no exception that the peer could cause: a lost connection is logged, and ends the phase.
     """
     upgraded = None
-    if connection.service.is_own is None:
+    if connection.config.is_own is None:
         connection.announce()
     try:
         with current_loop().memory.counting_connection(lambda: connection.held_bytes) as scope:
@@ -69,12 +70,12 @@ async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None
         if upgraded is None:
             connection.transport.close()
             if connection.is_announced:
-                connection.service.tracer.ended(connection.number, "the HTTP connection is closed")
+                connection.config.tracer.ended(connection.number, "the HTTP connection is closed")
     return upgraded
 
 
 async def _give_up(connection: HttpConnection) -> None:
-    """Refuse what the connection has asked for, or is asking for, if the answer can go out at once."""
+    """Refuse the request that is being received or answered, if the response can be sent at once."""
     with trio.move_on_after(0):
         if connection.http.request_begun and not connection.http.response_begun:
             await connection.refuse(logs.http, NO_MEMORY)
@@ -83,10 +84,10 @@ async def _give_up(connection: HttpConnection) -> None:
             connection.log(logs.http, logging.INFO, FAULT, message)
 
 
-async def turn_away(connection: HttpConnection, refusal: Refusal) -> None:
-    """Refuse the connection before it has said anything."""
+async def reject(connection: HttpConnection, refusal: Refusal) -> None:
+    """Refuse a connection before its first request."""
     try:
-        if not connection.transport.has_handshake:  # there is no telling before TLS is there, which costs too much
+        if not connection.transport.has_handshake:  # a response would need a TLS handshake, which costs too much
             connection.announce()
             await connection.refuse(logs.http, refusal)
             await connection.linger()
@@ -95,7 +96,7 @@ async def turn_away(connection: HttpConnection, refusal: Refusal) -> None:
     finally:
         connection.transport.close()
         if connection.is_announced:
-            connection.service.tracer.ended(connection.number, "the HTTP connection is closed")
+            connection.config.tracer.ended(connection.number, "the HTTP connection is closed")
 
 
 async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver | None:
@@ -105,28 +106,28 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
         request = await _receive_head(connection)
         if request is None:
             connection.log(logs.http, logging.DEBUG, STATE, "closed by the client without a further request")
-            connection.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
+            connection.transport.shutdown_write()  # a bare close would end TLS without its alert (RFC 8446 §6.1)
             return None
         connection.request = request if isinstance(request, Request) else None
         connection.owes_answer = True
-        upgraded = await _act_on(connection, request)
+        upgraded = await _handle_event(connection, request)
         connection.owes_answer = False
-        del request  # or its head would be kept as long as the connection rests
+        del request  # or its head would be kept while the connection is idle
         connection.request = None
         connection.also_held_bytes = 0
         if connection.adopt is not None:
             return HandedOver(connection.number, connection.transport, connection.adopt)
-        if upgraded is not None or not connection.http.can_continue or connection.service.stopping:
+        if upgraded is not None or not connection.http.can_continue or connection.server.stopping:
             await connection.linger()
             return upgraded
         connection.http.start_next_request()
         if connection.http.request_begun:
-            await trio.lowlevel.checkpoint()  # a thousand may be here already
+            await trio.lowlevel.checkpoint()  # a thousand pipelined requests may have arrived already
             await current_loop().turnstile.pass_through()
         elif not await _wait_for_next(connection):
             return None
         connection.deadline = connection.request_deadline()
-        connection.is_lost = False  # who has only ended its own side still reads
+        connection.is_lost = False  # a client that has only shut down its own side still reads
 
 
 async def _begin_tls(connection: HttpConnection) -> bool:
@@ -149,8 +150,8 @@ async def _begin_tls(connection: HttpConnection) -> bool:
 
 async def _receive_head(connection: HttpConnection) -> Request | Refusal | None:
     """Return the next request, a refusal of it, or None at the end of the stream."""
-    # Most often all of it is here already, and then a deadline costs more than reading does.
-    if not connection.http.request_begun and connection.take_in_what_is_here():
+    # Most often the whole head has arrived already, and then a deadline costs more than reading does.
+    if not connection.http.request_begun and connection.receive_now():
         await current_loop().turnstile.pass_through()
     event = connection.http.next_event()
     if event is Signal.NEED_DATA:
@@ -163,55 +164,55 @@ async def _receive_head(connection: HttpConnection) -> Request | Refusal | None:
     return event if isinstance(event, Refusal) else None
 
 
-async def _act_on(connection: HttpConnection, request: Request | Refusal) -> Upgraded | None:
+async def _handle_event(connection: HttpConnection, request: Request | Refusal) -> Upgraded | None:
     connection.begin_request(request)
     if connection.is_watched:
-        connection.service.tracer.head(connection.number, Role.CLIENT, connection.http.raw_head)
+        connection.config.tracer.head(connection.number, Role.CLIENT, connection.http.raw_head)
     if logs.http.isEnabledFor(logging.DEBUG) and not connection.is_quiet:
         for text in head_lines(connection.http.raw_head):
             connection.log(logs.http, logging.DEBUG, IN, text)
     if isinstance(request, Request):
-        return await _act_on_request(connection, request)
+        return await _handle_request(connection, request)
     await connection.refuse(logs.http, request)
     return None
 
 
-async def _act_on_request(connection: HttpConnection, request: Request) -> Upgraded | None:
-    service = connection.service
-    if service.find_sender is not None:
-        sender = service.find_sender(connection.number, request, connection.socket_address)
+async def _handle_request(connection: HttpConnection, request: Request) -> Upgraded | None:
+    config, server = connection.config, connection.server
+    if server.find_sender is not None:
+        sender = server.find_sender(connection.number, request, connection.socket_address)
         if isinstance(sender, Refusal):
             await connection.refuse(logs.http, sender)
             return None
         connection.address = sender.address
-        connection.scheme = sender.scheme or service.scheme
-    if service.hosts is not None and (refusal := service.hosts.refuse(request)):
+        connection.scheme = sender.scheme or server.scheme
+    if config.hosts is not None and (refusal := config.hosts.refuse(request)):
         await connection.refuse(logs.http, refusal)
         return None
     if wants_websocket(request):
         return await upgrade(connection, request)
-    if service.process_request is not None:
-        response = await connection.ask(service.process_request, request)
+    if config.process_request is not None:
+        response = await connection.call_hook(config.process_request, request)
         if response is not None:
             await connection.answer_instead(response, "process_request", logs.http, close=False)
             return None
-    exchange = Exchange(connection, request)
+    exchange = HttpExchange(connection, request)
     if logs.http.isEnabledFor(logging.INFO) and not connection.is_quiet:
         connection.log(logs.http, logging.INFO, IN, f"Received request for {mask_target(request.target)}")
-    await _have_answered(connection, exchange)
+    await _run_app(connection, exchange)
     return None
 
 
-async def _have_answered(connection: HttpConnection, exchange: Exchange) -> None:
-    """Have the application answer; what goes wrong in it is logged, and ends this request alone."""
+async def _run_app(connection: HttpConnection, exchange: HttpExchange) -> None:
+    """Have the application answer. Its exceptions are logged, and end this request alone."""
     try:
-        await connection.service.app(exchange)
+        await connection.config.app(exchange)
     except ClientError:
-        pass  # told below
+        pass  # the response is sent below
     except BaseException as error:
-        if not is_failure(error):
-            if connection.service.stopping and not exchange.is_complete:
-                connection.service.cut_off.append(mask_target(exchange.request.target))
+        if not is_application_error(error):
+            if connection.server.stopping and not exchange.is_complete:
+                connection.server.cut_off.append(mask_target(exchange.request.target))
             raise
         if isinstance(error, OSError) and connection.is_lost:  # else it is an error of the application's own
             raise
@@ -226,9 +227,9 @@ async def _have_answered(connection: HttpConnection, exchange: Exchange) -> None
 
 
 async def _wait_for_next(connection: HttpConnection) -> bool:
-    """Wait for another request's first byte; False when the connection ends, or rests too long, instead."""
-    rest_s = connection.service.limits.keep_alive_timeout_s
-    with trio.move_on_after(rest_s) as rest, connection.resting(rest, True):
+    """Wait for the first byte of another request; return False when the connection has ended or was idle too long."""
+    rest_s = connection.config.limits.keep_alive_timeout_s
+    with trio.move_on_after(rest_s) as rest, connection.interruptible_by_stop(rest, True):
         data: bytes | None = await connection.transport.receive()
     if rest.cancelled_caught:
         data = connection.transport.try_receive()

@@ -10,17 +10,19 @@ import h11
 import trio
 
 from rawws import logs
-from rawws.errors import Cause, HandshakeRefused, UsageError
+from rawws.errors import Cause, UsageError
+from rawws.handshake_options import SAME_HOST, HandshakeOptions
 from rawws.http_connection import LINGER_S, HttpConnection
-from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
+from rawws.options import CONNECTION, ConnectionOptions
 from rawws.peer import Endpoint
 from rawws.runtime import check_runs_on_trio
-from rawws.server import SAME_HOST, accept_upgraded, make_service
-from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol
+from rawws.server_object import accept_upgraded
+from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, ServerConfig, ServerState
 from rawws.transport import RECEIVE_BYTES, Transport
-from rawws.upgrade import upgrade
+from rawws.upgrade import Upgraded, upgrade
 from rawws.websocket import WebSocket
+from rawws.wire.handshake_errors import HandshakeRefused
 from rawws.wire.http1 import HttpPhase
 from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
@@ -41,69 +43,58 @@ async def attach(
     select_subprotocol: SelectSubprotocol | None = None,
     process_request: ProcessRequest | None = None,
     process_response: ProcessResponse | None = None,
-    compression: str | None = "deflate",
-    open_timeout: float | None = 10,
-    ping_interval: float | None = 20,
-    ping_timeout: float | None = 20,
-    close_timeout: float | None = 10,
-    max_size: int | None = MIB,
-    max_queue: int | None = 16,
-    fast_lane: bool = True,
+    compression: str | None = CONNECTION.compression,
+    open_timeout: float | None = CONNECTION.open_timeout,
+    ping_interval: float | None = CONNECTION.ping_interval,
+    ping_timeout: float | None = CONNECTION.ping_timeout,
+    close_timeout: float | None = CONNECTION.close_timeout,
+    max_size: int | None = CONNECTION.max_size,
+    max_queue: int | None = CONNECTION.max_queue,
+    fast_lane: bool = CONNECTION.fast_lane,
 ) -> AsyncIterator[WebSocket]:
     """Carry on from a request for an upgrade that another server has read: ``async with attach(...) as ws:``.
 
-    ``stream`` is any trio stream or a connected socket. It is ours from here on, and closed at the end, whatever is
-    raised: when the client has closed its side too, at the latest ``close_timeout`` later. A socket, or a stream that
-    is a plain socket, is used as it is; the bytes of any other stream are passed through a pair of sockets.
+    ``stream`` is any trio stream or a connected socket. rawws owns it from here on, and closes it at the end, whatever
+    is raised: when the client has closed its side too, or after ``close_timeout``. A socket, or a stream that is a
+    plain socket, is used directly; the bytes of any other stream are passed through a pair of sockets.
 
-    ``request`` is what was read. Give the ``connection`` of h11 that read it, and its answer goes out and the bytes
-    behind the request come in through that; or give those bytes as ``trailing_data``. The rest is as for `serve`.
+    ``request`` is the request that was read. With the ``connection`` of h11 that read it, the answer is sent through
+    that, and the bytes after the request come from it. Without one, ``trailing_data`` is those bytes. The other
+    keywords are as for `serve`.
 
     Raises `HandshakeRefused` when the request isn't a valid handshake, or the application refused it; the client
-    has been told so, and the stream is closed. Raises OSError when the client has gone before it is answered. What
-    comes out of the block comes out of ``async with`` too: `ConnectionClosed`, say, however the client leaves. A server
-    has to catch these, or any client ends it.
+    has its answer then, and the stream is closed. Raises OSError when the client has gone before it is answered. An
+    exception in the block is raised from ``async with`` too, such as `ConnectionClosed` when the client leaves. A
+    server has to catch these, or any client can end it.
     """
     check_runs_on_trio("rawws.attach")
     async with as_socket(stream) as connected:
         transport = Transport(connected)
         try:
-            limits = Limits(
-                max_message_bytes=NO_LIMIT if max_size is None else max_size,
-                max_queue=NO_LIMIT if max_queue is None else max_queue,
-                header_timeout_s=open_timeout or 0.0,
-                ping_interval_s=ping_interval or 0.0,
-                ping_timeout_s=ping_timeout or 0.0,
-                close_timeout_s=close_timeout or 0.0,
+            options = ConnectionOptions(
+                compression=compression,
+                open_timeout=open_timeout,
+                ping_interval=ping_interval,
+                ping_timeout=ping_timeout,
+                close_timeout=close_timeout,
+                max_size=max_size,
+                max_queue=max_queue,
+                fast_lane=fast_lane,
             )
-            service = make_service(
-                limits=limits,
+            handshakes = HandshakeOptions(
                 origins=origins,
                 authenticate=authenticate,
                 subprotocols=subprotocols,
                 select_subprotocol=select_subprotocol,
                 process_request=process_request,
                 process_response=process_response,
-                compression=compression,
             )
-            if connection is not None and trailing_data:
-                raise UsageError(
-                    "the trailing data is h11's to give when its connection is given; leave trailing_data out"
-                )
-            ours = request if isinstance(request, Request) else _from_h11(request)
-            http = HttpConnection(next(current_loop().numbers), transport, service, transport.remote_address or "")
-            http.is_announced = True  # the application accepted it
-            http.http = HttpPhase.resume(connection or _replay(ours, trailing_data or b""), limits)
-            upgraded = await upgrade(http, ours)
-            if upgraded is None:
-                await http.linger()
-                assert http.answered is not None
-                body = http.answered.body.decode(errors="replace").strip()  # which may be anything, as gzip
-                raise HandshakeRefused(f"the handshake was refused with {http.answered.status}: {body}", http.answered)
+            config = handshakes.make_config(options)
+            upgraded = await _upgrade(transport, config, request, connection, trailing_data)
         except BaseException:
             transport.close()
             raise
-        websocket = accept_upgraded(upgraded, Endpoint(limits), fast_lane=fast_lane)
+        websocket = accept_upgraded(upgraded, Endpoint(config.limits), fast_lane=fast_lane)
         try:
             yield websocket
         except BaseException as error:
@@ -111,6 +102,29 @@ async def attach(
             raise
         finally:
             await websocket.finish()
+
+
+async def _upgrade(
+    transport: Transport,
+    config: ServerConfig,
+    request: Request | h11.Request,
+    connection: h11.Connection | None,
+    trailing_data: bytes | None,
+) -> Upgraded:
+    """Answer the request, and return the connection that it has become. Raises `HandshakeRefused`, and OSError."""
+    if connection is not None and trailing_data:
+        raise UsageError("the connection of h11 has the trailing data; leave trailing_data out")
+    ours = request if isinstance(request, Request) else _from_h11(request)
+    http = HttpConnection(next(current_loop().numbers), transport, ServerState(config), transport.remote_address or "")
+    http.is_announced = True  # the application accepted it
+    http.http = HttpPhase.resume(connection or _replay(ours, trailing_data or b""), config.limits)
+    upgraded = await upgrade(http, ours)
+    if upgraded is None:
+        await http.linger()
+        assert http.answered is not None
+        body = http.answered.body.decode(errors="replace").strip()  # which may be anything, as gzip
+        raise HandshakeRefused(f"the handshake was refused with {http.answered.status}: {body}", http.answered)
+    return upgraded
 
 
 def _from_h11(request: h11.Request) -> Request:

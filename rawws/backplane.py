@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from rawws import logs
-from rawws.errors import Refusal, UsageError
+from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.runtime import check_runs_on_trio
 from rawws.wire.frames import Opcode
 from rawws.wire.message_ids import MessageId
@@ -29,7 +29,7 @@ AWAY = Refusal(
     503,
     "backplane_away",
     "The rooms can't be reached just now; try again.",
-    ((b"Retry-After", b"1"),),
+    RETRY_SOON,
 )
 
 

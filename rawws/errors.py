@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree of exceptions, and shapes for faults on the wire and for a connection's end.
+"""The package's exceptions as one tree, and the types for faults on the wire and for a connection's end.
 
 ::
 
@@ -7,12 +7,12 @@
     │   └── InvalidURI             such as an address that isn't one of a WebSocket
     ├── ListenError                the operating system won't let us listen there
     ├── InvalidHandshake           the opening handshake came to nothing
-    │   ├── InvalidStatus          the server answered something else than 101
+    │   ├── InvalidStatus          the server answered something else than 101 (1)
     │   ├── InvalidResponse        its 101 breaks the RFC
     │   ├── NoResponse             the connection ended before it had answered; a ConnectionError too
     │   ├── InvalidRedirect        it sends us to where we don't follow
-    │   ├── ProxyError             a proxy in between refused
-    │   └── HandshakeRefused       we are the server, and refused the client
+    │   ├── ProxyError             a proxy in between refused (1)
+    │   └── HandshakeRefused       we are the server, and refused the client (1)
     ├── TlsError                   TLS with a server failed; an ssl.SSLError too (in ``tls.py``, which knows ssl)
     │   └── CertificateError       its certificate isn't trusted; an ssl.SSLCertVerificationError too
     ├── OpenTimeout                the opening took longer than ``open_timeout``; a TimeoutError too
@@ -20,20 +20,37 @@
         ├── ConnectionClosedOK     with 1000 or 1001 on both sides
         └── ConnectionClosedError  in any other way
 
-A *fault* is not an exception. What a peer does wrong is an ordinary event in the life of a server: it is
-returned, answered and logged in one sentence. Each has a stable ``code`` for programs beside its sentence for
-people, and says what goes out on the wire (an HTTP status, or a WebSocket close code).
+The exceptions marked (1) carry a response. They are in ``wire/handshake_errors.py``, since this module imports none.
+
+A *fault* is not an exception. A peer's mistake is an ordinary event in the life of a server: it is returned,
+answered and logged in one sentence. Each fault has a sentence for people, a stable ``code`` for programs, and the HTTP
+status or WebSocket close code that is sent.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from rawws.wire.events import CloseFrame
-    from rawws.wire.messages import Response
+# RFC 6455 §7.4.1, and the registry that it set up (https://www.iana.org/assignments/websocket).
+CLOSE_CODE_NAMES = {
+    1000: "normal closure",
+    1001: "going away",
+    1002: "protocol error",
+    1003: "unsupported data",
+    1005: "no status received",
+    1006: "abnormal closure",
+    1007: "invalid frame payload data",
+    1008: "policy violation",
+    1009: "message too big",
+    1010: "mandatory extension",
+    1011: "internal error",
+    1012: "service restart",
+    1013: "try again later",
+    1014: "bad gateway",
+    1015: "TLS handshake",
+}
 
 
 class RawwsError(Exception):
@@ -56,14 +73,6 @@ class InvalidHandshake(RawwsError):
     """The opening handshake came to nothing; the message says whose fault it was, and why."""
 
 
-class InvalidStatus(InvalidHandshake):
-    """The server answered with another status than 101; ``response`` is what it said, its body included."""
-
-    def __init__(self, message: str, response: Response) -> None:
-        super().__init__(message)
-        self.response = response
-
-
 class InvalidResponse(InvalidHandshake):
     """The server's 101 doesn't meet a requirement of RFC 6455 §4.1, or can't be read as HTTP."""
 
@@ -74,22 +83,6 @@ class NoResponse(InvalidHandshake, ConnectionError):
 
 class InvalidRedirect(InvalidHandshake):
     """The server redirects in a circle, too often, or to where a WebSocket can't be."""
-
-
-class ProxyError(InvalidHandshake):
-    """The proxy that was to connect us refused, or spoke nonsense; ``response`` is its refusal, if it was one."""
-
-    def __init__(self, message: str, response: Response | None = None) -> None:
-        super().__init__(message)
-        self.response = response
-
-
-class HandshakeRefused(InvalidHandshake):
-    """We refused a client's handshake; ``response`` is what it was told."""
-
-    def __init__(self, message: str, response: Response) -> None:
-        super().__init__(message)
-        self.response = response
 
 
 class OpenTimeout(RawwsError, TimeoutError):
@@ -103,7 +96,7 @@ def sentence_of(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why the HTTP phase refuses a request, and what the client is told.
+    """The reason why a request is refused over HTTP, as the client gets it.
 
     ``headers`` are those that the status calls for, such as ``Allow``.
     """
@@ -115,9 +108,16 @@ class Refusal:
     hint: str = ""  # for our own log only: what the operator could do about it
 
 
+# The header of a refusal that may be over a second later.
+RETRY_SOON = ((b"Retry-After", b"1"),)
+
+# The reason of every close with 1001, which goes with `Cause.SHUTDOWN`.
+SHUTTING_DOWN = "the server is shutting down"
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why we *fail the connection* (RFC 6455 §7.1.7): the peer broke a rule or crossed a limit."""
+    """The reason why we *fail the connection* (RFC 6455 §7.1.7): the peer broke a rule or crossed a limit."""
 
     close_code: int
     code: str
@@ -125,7 +125,7 @@ class Fault:
 
 
 class Cause(Enum):
-    """Why a connection ended, for programs; the answer to "1006, why?"."""
+    """The reason why a connection ended, for programs; it answers "why 1006?"."""
 
     OUR_CLOSE = "our close"  # our program closed it
     PEER_CLOSE = "peer close"  # the peer sent a close first
@@ -138,6 +138,18 @@ class Cause(Enum):
     PROTOCOL_ERROR = "protocol error"  # the peer broke a rule
     SHUTDOWN = "shutdown"  # our server stops
     ERROR = "error"  # an error of our own program
+
+
+class CloseFrame(NamedTuple):
+    """A close as it was sent or received; code 1005 stands for a close without a status (§7.1.5)."""
+
+    code: int
+    reason: str
+
+    def __str__(self) -> str:
+        name = CLOSE_CODE_NAMES.get(self.code)
+        text = str(self.code) if name is None else f"{self.code} ({name})"
+        return f"{text} {self.reason!r}" if self.reason else text
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Calls into an application, and the exceptions it raises: its own failures, or those for our caller.
+"""Calls into an application, and its exceptions: errors of its own, or exceptions for our caller.
 
 In a program that leaves Ctrl-C to Python, a KeyboardInterrupt may be raised anywhere in the main thread. In the midst
 of trio's own functions, such as ``nursery.start_soon``, it would leave a task that never runs, and its nursery
@@ -22,20 +22,20 @@ from rawws.errors import UsageError
 from rawws.runtime import NotAwaited, explain_asyncio
 from rawws.wire.trace import FAULT, shorten
 
-# GeneratorExit is how a coroutine ends that nobody goes on with.
+# GeneratorExit ends a coroutine that is closed before it has returned.
 _ENDS_THE_PROGRAM = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
-def is_failure(error: BaseException) -> bool:
-    """Say whether what an application has raised is its own failure, which costs one answer or one connection.
+def is_application_error(error: BaseException) -> bool:
+    """Say whether an application's exception is an error of its own, which costs one response or one connection.
 
-    The rest is for who called us: what ends the program, and trio's cancelling. But trio doesn't cancel where an
-    application has kept a ``Cancelled``, and raises it when nothing is cancelled: let through, that would end the
-    whole server without a word. Nor does asyncio's ``CancelledError`` mean anything to anybody above.
+    Other exceptions are for our caller: those that end the program, and trio's ``Cancelled``. A ``Cancelled`` counts as
+    an error if nothing is cancelled: an application has kept it and raised it again, and it would end the whole server
+    without a message. So does asyncio's ``CancelledError``, which nothing above knows.
     """
     found = False
     errors = [error]
-    while errors:  # and no recursion: groups may be nested more deeply than Python calls
+    while errors:  # a loop, since groups may be nested more deeply than Python allows calls
         error = errors.pop()
         if isinstance(error, BaseExceptionGroup):
             errors += error.exceptions
@@ -43,21 +43,21 @@ def is_failure(error: BaseException) -> bool:
             return False
         elif not isinstance(error, trio.Cancelled) or trio.current_effective_deadline() > -math.inf:
             found = True
-    return found  # beside which cancelling isn't lost: trio raises it again where we wait next
+    return found  # a cancellation besides isn't lost: trio raises it again at the next checkpoint
 
 
 @trio.lowlevel.disable_ki_protection
 async def call_application(function: Callable[..., Any], *arguments: object) -> Any:
-    """Call an application's function, which may be async, where Ctrl-C may interrupt it; returns what it returns."""
+    """Call an application's function, which may be async, and return its result. Ctrl-C may interrupt it."""
     result = function(*arguments)
-    if isinstance(result, NotAwaited):  # such as of a lambda that stops the server
+    if isinstance(result, NotAwaited):  # for example the result of a lambda that stops the server
         return None
     return await result if inspect.isawaitable(result) else result
 
 
 @trio.lowlevel.disable_ki_protection
 async def call_handler(handler: Callable[..., Any], *arguments: object) -> None:
-    """Call a handler in the same way. Raises `UsageError` if its result shows that it is a plain function."""
+    """Call a handler likewise. Raises `UsageError` if its result shows that it is a plain function."""
     result = handler(*arguments)
     if inspect.isawaitable(result) and not isinstance(result, NotAwaited):
         await result
@@ -66,7 +66,7 @@ async def call_handler(handler: Callable[..., Any], *arguments: object) -> None:
 
 
 def log_failure(logger: logging.Logger, number: int, what: str, error: BaseException) -> None:
-    """Log an application's exception: with its traceback, or in one line if the cause is known."""
+    """Log an application's exception, with its traceback, or in one line if the cause is known."""
     if reason := explain_asyncio(error):
         logs.line(logger, logging.ERROR, number, FAULT, f"{what}: {reason}")
     else:

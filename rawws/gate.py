@@ -1,4 +1,4 @@
-"""Admission of connections: limits in all and for each address, and the proxies that are trusted about addresses."""
+"""Admission of connections: limits on their number, in all and for each client, and the proxies that name clients."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import NamedTuple
 from rawws import logs
 from rawws.accepting import Address
 from rawws.addresses import parse_ip
+from rawws.client_address import client_of
 from rawws.errors import Refusal, UsageError
 from rawws.limits import check_names, check_number
 from rawws.wire.allowed_hosts import name_of
@@ -20,6 +21,8 @@ from rawws.wire.trace import FAULT, shorten
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_RETRY_LATER = ((b"Retry-After", b"5"),)  # connections that end make space in a few seconds (a guess)
+
 
 class Sender(NamedTuple):
     """The client that a request comes from, and the scheme that a proxy reports: ``http``, ``https``, or None."""
@@ -28,7 +31,7 @@ class Sender(NamedTuple):
     scheme: str | None = None
 
 
-class Gate:
+class Admission:
     """Counts a server's connections, from accept to the end, as a whole and for each client (`client_of`).
 
     Where a connection comes from one of the ``trusted_proxies`` (addresses or networks such as ``10.0.0.0/8``), the
@@ -39,7 +42,7 @@ class Gate:
     def __init__(
         self, max_connections: int | None, max_connections_per_ip: int | None, trusted_proxies: Sequence[str] = ()
     ) -> None:
-        """Raises `UsageError` for a proxy that is neither an address nor a network, and for what can't be a limit."""
+        """Raises `UsageError` for a proxy that is neither an address nor a network, and for a limit below 1."""
         for keyword, most in (
             ("max_connections", max_connections),
             ("max_connections_per_ip", max_connections_per_ip),
@@ -50,31 +53,27 @@ class Gate:
         self._max_connections = max_connections
         self._max_per_ip = max_connections_per_ip
         self._trusted = [_network(proxy) for proxy in trusted_proxies]
-        self._warned: set[str] = set()  # the kinds of proxies' mistakes that were logged
+        self._warned: set[str] = set()  # the kinds of proxies' mistakes that have been logged
         self._from: dict[int, str] = {}  # by the connection's number
         self._counts: Counter[str] = Counter()
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody may come, so that nobody need be counted."""
+        """Whether there is no limit, so that connections need not be counted."""
         return self._max_connections is None and self._max_per_ip is None
 
-    def limits_by_flag(self) -> dict[str, float]:
-        """Return those that there are, by the flag that sets each."""
-        given = {"--max-connections": self._max_connections, "--max-connections-per-ip": self._max_per_ip}
-        return {flag: limit for flag, limit in given.items() if limit is not None}
-
     @property
-    def reads_requests(self) -> bool:
+    def uses_forwarded_for(self) -> bool:
+        """Whether a request's fields may name its sender."""
         return bool(self._trusted)
 
     def enter(self, number: int, address: Address) -> Refusal | None:
-        """Count a connection that was just accepted, or say why it has to go again."""
+        """Count a connection that was just accepted, or return why it is refused."""
         if self.is_open:
             return None
         if self._max_connections is not None and len(self._from) >= self._max_connections:
-            told = f"The server has as many connections as it takes (--max-connections {self._max_connections})."
-            return Refusal(503, "max_connections", told, ((b"Retry-After", b"5"),))
+            sentence = f"The server has as many connections as it takes (--max-connections {self._max_connections})."
+            return Refusal(503, "max_connections", sentence, _RETRY_LATER)
         host = address[0] if isinstance(address, tuple) else ""
         counted = "" if self._trusts(host) else client_of(host)
         if refusal := self._check(counted):
@@ -84,12 +83,12 @@ class Gate:
         return None
 
     def renumber(self, before: int, number: int) -> None:
-        """Change the number by which a connection is known."""
+        """Replace the number by which a connection is known."""
         if before in self._from:
             self._from[number] = self._from.pop(before)
 
     def leave(self, number: int) -> None:
-        """A connection is over. Harmless for one that is not counted."""
+        """Stop counting a connection, which has ended; no effect for one that isn't counted."""
         host = self._from.pop(number, None)
         if host is not None:
             self._counts[host] -= 1
@@ -97,7 +96,10 @@ class Gate:
                 del self._counts[host]
 
     def find_sender(self, number: int, request: Request, address: Address) -> Sender | Refusal:
-        """Return who sent a request: the nearest address on its way that is not one of our proxies."""
+        """Return the sender of a request: the nearest address on its way that is not one of our proxies.
+
+        Returns a refusal if that sender has too many connections.
+        """
         # A Unix socket is a proxy's by nature, if proxies are trusted at all.
         if isinstance(address, tuple) and not self._trusts(address[0]):
             return Sender(address)
@@ -144,23 +146,15 @@ class Gate:
     def _check(self, host: str) -> Refusal | None:
         if not host or self._max_per_ip is None or self._counts[host] < self._max_per_ip:
             return None
-        told = f"There are as many connections from {host} as the server takes from one address "
-        told += f"(--max-connections-per-ip {self._max_per_ip})."
-        return Refusal(429, "max_connections_per_ip", told, ((b"Retry-After", b"5"),))
+        sentence = f"There are as many connections from {host} as the server takes from one address "
+        sentence += f"(--max-connections-per-ip {self._max_per_ip})."
+        return Refusal(429, "max_connections_per_ip", sentence, _RETRY_LATER)
 
     def _trusts(self, host: str) -> bool:
         if not self._trusted or not host:
             return False
         address = parse_ip(host)
         return any(address in network for network in self._trusted)
-
-
-def client_of(host: str) -> str:
-    """Return what counts as one client: an IPv4 address, or of IPv6 a /64, which is the least that anybody is given."""
-    address = parse_ip(host) if ":" in host else None
-    if not isinstance(address, ipaddress.IPv6Address):
-        return str(address or host)
-    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 def _network(text: str) -> _Network:

@@ -1,4 +1,4 @@
-"""The process's memory below Python's: what the allocator keeps of what is freed, and when it gives that back."""
+"""The allocator's freed memory: how much of it the process keeps, and when it returns it to the system."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import trio
 
 from rawws.limits import MIB
 
-KEPT_FREE_BYTES = 16 * MIB  # a guess: what large messages under way have at a time, and no more than a process has
+KEPT_FREE_BYTES = 16 * MIB  # a guess: enough for the large messages of one moment, and little for a process
 GIVE_BACK_EVERY_S = 10.0
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed, 16 MiB of it at least, instead of returning it to the system each time.
+    """Make glibc keep at least 16 MiB of freed memory, instead of returning it to the system each time.
 
-    Large messages come and go many times a second. By default their memory goes back as soon as 128 KiB of it are
-    free, and is then given to us anew a page at a time, which took half of the time of an echo of 64 KiB. The
-    allocator raises its thresholds when a large block is freed (mallopt(3), M_MMAP_THRESHOLD); this is one, of
-    which no page is ever touched. Where there is another allocator, nothing happens.
+    Large messages come and go many times a second. By default their memory is returned as soon as 128 KiB are free,
+    and comes back page by page, which took half of the time of an echo of 64 KiB. The allocator raises its thresholds
+    when a large block is freed (mallopt(3), M_MMAP_THRESHOLD). This function frees one whose pages were never touched.
+    With another allocator it does nothing.
     """
     bytes(8 * MIB)
 
 
 class FreedMemory:
-    """What glibc holds of ours that is free, of which all is given back to the system when it is more than 16 MiB.
+    """The free memory that glibc holds, which is returned to the system when it is more than 16 MiB.
 
-    By itself it gives back only what is free at the end of its heap, so that one small object there keeps all that is
-    below: a node kept 100 MiB of messages of rooms that were long gone. malloc_trim(3) gives back every whole page.
-    Where there is another allocator, nothing happens.
+    By itself glibc returns only memory at the end of its heap. One small object there keeps all free memory below it: a
+    node kept 100 MiB of messages of rooms that were long gone. malloc_trim(3) returns every whole page. With another
+    allocator this does nothing.
     """
 
     def __init__(self) -> None:
@@ -42,10 +42,10 @@ class FreedMemory:
             self._trim = libc.malloc_trim
 
     def give_back(self) -> bool:
-        """Give it back if it is worth it; says whether it was.
+        """Return the memory to the system if there is enough of it. Returns whether it was done.
 
-        To count takes 0.1 ms, to give back 100 MiB takes 10 ms. What was given back counts as free all the same, but to
-        give it back again takes no time.
+        Counting takes 0.1 ms, and returning 100 MiB takes 10 ms. Returned memory still counts as free, but to return it
+        again takes no time.
         """
         if self._trim is None or self._count().free_bytes <= KEPT_FREE_BYTES:
             return False

@@ -16,9 +16,9 @@ from rawws.accepting import Address
 from rawws.backplane import Shards
 from rawws.callables import check_plain
 from rawws.doors import Access, Door, access_through
-from rawws.errors import Refusal, UsageError
-from rawws.failures import is_failure, log_failure
-from rawws.limits import MAX_LAG_BYTES, MIB, check_number
+from rawws.errors import RETRY_SOON, Refusal, UsageError
+from rawws.failures import is_application_error, log_failure
+from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_number
 from rawws.loop import current_loop
 from rawws.peer import NOTHING, About, Endpoint, Pace, Peer
 from rawws.room import Place, Room, RoomSettings, Slow
@@ -170,17 +170,16 @@ class Hub:
         return (SUBPROTOCOL,) if self.mode is Mode.BROADCAST else ()
 
     def limits_by_flag(self) -> dict[str, float]:
-        """Return the limits that there are, by the flag that sets each."""
+        """Return the limits that are set, by the flag of ``rawws serve`` that sets each."""
         history = self.settings.history
-        given = {
-            "--max-rooms": math.inf if self._max_rooms is None else self._max_rooms,
-            "--max-peers": math.inf if self.settings.max_peers is None else self.settings.max_peers,
-            "--max-lag": self.settings.max_lag_bytes,
-            "--history": history.messages,
-            "--history-bytes": history.max_bytes,
-            "--history-age": history.max_age_s,
-        }
-        return {flag: limit for flag, limit in given.items() if limit != math.inf}
+        return by_flag(
+            max_rooms=self._max_rooms,
+            max_peers=self.settings.max_peers,
+            max_lag=self.settings.max_lag_bytes,
+            history=history.messages,
+            history_bytes=history.max_bytes,
+            history_age=history.max_age_s,
+        )
 
     def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
         """Return why there can't be a room at a path, if there can't, beside the rooms or those that are given."""
@@ -190,7 +189,7 @@ class Hub:
         if self._max_rooms is None or len(rooms) < self._max_rooms:
             return self.refuse_settings(path)
         told = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
-        return Refusal(503, "too_many_rooms", told, _LATER)
+        return Refusal(503, "too_many_rooms", told, RETRY_SOON)
 
     def refuse_settings(self, path: str) -> Refusal | None:
         """Return why there can't be a room at a path for the application's ``settings``, whose failure is logged.
@@ -204,7 +203,7 @@ class Hub:
         except UsageError as error:
             logs.line(logs.hub, logging.ERROR, logs.SERVER, FAULT, str(error))
         except BaseException as error:
-            if not is_failure(error):
+            if not is_application_error(error):
                 raise
             log_failure(logs.hub, logs.SERVER, f"settings({path!r}) failed", error)
         else:
@@ -223,7 +222,7 @@ class Hub:
         most = None if room is None else room.settings.max_peers
         if room is not None and most is not None and len(room) >= most:
             sentence = f"This room is full (--max-peers {most}); try again later."
-            return Refusal(503, "room_full", sentence, _LATER)
+            return Refusal(503, "room_full", sentence, RETRY_SOON)
         reading = read_request(request)
         return reading if isinstance(reading, Refusal) else None
 
@@ -344,7 +343,6 @@ class Hub:
         return self._hello
 
 
-_LATER = ((b"Retry-After", b"1"),)
 _Choice = TypeVar("_Choice", bound=enum.Enum)
 
 

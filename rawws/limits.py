@@ -1,4 +1,4 @@
-"""Every limit of the server in one place: its unit in its name, its reason beside its default."""
+"""Every limit of the server in one place: the unit is in its name, and the reason next to its default."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rawws.errors import UsageError
 KIB = 1024
 MIB = 1024 * KIB
 
-# In place of a size, where there is to be no limit: more than any length on the wire, less than zlib's integers.
+# A size that means no limit: more than any length on the wire, less than zlib's integers.
 NO_LIMIT = 1 << 62
 
-# How far a peer's cursor may fall behind its room's tail before it is closed with 1013 (a guess: at 1 KiB a
-# message it is 16,000 messages, and a thousand such peers still share one log).
+# How far a peer's cursor may lag behind its room's tail before it is closed with 1013 (a guess: with messages of 1 KiB
+# it is 16,000 messages, and a thousand such peers still share one log).
 MAX_LAG_BYTES = 16 * MIB
 
 
 def check_number(keyword: str, given: object, *, least: int = 0, whole: bool = True) -> None:
-    """Raises `UsageError` for what a keyword can't mean: no number, too small a one, or NaN."""
+    """Raises `UsageError` for an invalid value of a keyword: not a number, too small, or NaN."""
     known: Any = numbers.Integral if whole else numbers.Real  # which NumPy's are too
     if not isinstance(given, known) or not given >= least:  # which NaN isn't
         kind = "a whole number" if whole else "a number"
@@ -29,9 +29,18 @@ def check_number(keyword: str, given: object, *, least: int = 0, whole: bool = T
 
 
 def check_names(keyword: str, given: object) -> None:
-    """Raises `UsageError` for one text in place of several, whose letters would be taken for them."""
+    """Raises `UsageError` for a single text in place of a list, since its letters would be taken for the items."""
     if isinstance(given, str):
         raise UsageError(f"{keyword} can't be {given!r} alone; give a list, such as [{given!r}]")
+
+
+def by_flag(**limits: float | None) -> dict[str, float]:
+    """Return the limits that are set, by the flag of ``rawws serve``, which has the name of the keyword."""
+    return {
+        f"--{keyword.replace('_', '-')}": limit
+        for keyword, limit in limits.items()
+        if limit is not None and limit not in (NO_LIMIT, math.inf)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +57,24 @@ class Limits:
     max_headers: int = 100
     # RFC 9110 §4.1 recommends supporting at least 8,000 octets for a URI.
     max_target_bytes: int = 8 * KIB
-    # Of a body that is given to a handler as a whole, or read past so that the connection can be kept.
+    # A body that a handler gets as a whole, or that is discarded so that the connection can be kept.
     max_body_bytes: int = 64 * KIB
-    # From the first byte that we wait for to the last of the header block, however slowly it drips; as long again
-    # may an application take to decide about a handshake.
+    # From the first awaited byte to the last one of the header block, however slowly they come. An application may
+    # take as long again to decide about a handshake.
     header_timeout_s: float = 10.0
-    # How long a connection may rest between two requests (nginx: 75 s, Node.js: 5 s), or in a body that is streamed to
-    # an application (nginx: 60 s).
+    # How long a connection may be idle between two requests (nginx: 75 s, Node.js: 5 s), or in a body that is streamed
+    # to an application (nginx: 60 s).
     keep_alive_timeout_s: float = 75.0
 
     # The WebSocket phase. 1 MiB is also the default of Python's websockets and of trio-websocket.
     max_message_bytes: int = MIB
-    # Messages that a peer may send into a room in a second; more are read later.
+    # Messages per second that a peer may send into a room; more are read later.
     messages_per_s: float = math.inf
     # Load balancers and NAT boxes commonly forget a silent connection after 30 to 60 s.
     ping_interval_s: float = 20.0
-    # For any byte after a ping; and for a peer that a room's publishers wait for, to take any byte.
+    # The time for any byte after a ping, and for any progress of a peer that a room's publishers wait for.
     ping_timeout_s: float = 20.0
-    # Messages that wait for a program to take them before its peer is held back. Python's websockets has 16 too.
+    # Messages that wait for a program before reading from the peer is paused. Python's websockets has 16 too.
     max_queue: float = 16
     # How long we wait for the peer's half of the closing handshake before the socket is closed anyway.
     close_timeout_s: float = 10.0
@@ -73,14 +82,29 @@ class Limits:
     drain_s: float = 5.0
 
     def __post_init__(self) -> None:
-        """Raises `UsageError` for what can't be a limit, by the name of the keyword that sets it elsewhere."""
-        check_number("max_head", self.max_header_bytes, least=1)
-        check_number("max_headers", self.max_headers, least=1)
-        check_number("max_target", self.max_target_bytes, least=1)
-        check_number("max_body", self.max_body_bytes)
-        check_number("max_size", self.max_message_bytes, least=1)
+        """Raises `UsageError` for an invalid limit, with the name of the keyword that sets it elsewhere."""
+        for keyword, size in self._sizes().items():
+            check_number(keyword, size, least=0 if keyword == "max_body" else 1)
         check_number("max_queue", self.max_queue, least=1, whole=False)
-        times = {
+        for keyword, given in self._times().items():
+            check_number(keyword, given, whole=False)
+        for name in _NONE_AT_0:
+            if not getattr(self, name):
+                object.__setattr__(self, name, math.inf)
+
+    def _sizes(self) -> dict[str, int]:
+        """Return the limits in whole numbers, by the keyword that sets each."""
+        return {
+            "max_head": self.max_header_bytes,
+            "max_headers": self.max_headers,
+            "max_target": self.max_target_bytes,
+            "max_body": self.max_body_bytes,
+            "max_size": self.max_message_bytes,
+        }
+
+    def _times(self) -> dict[str, float]:
+        """Return the times and rates, by the keyword that sets each."""
+        return {
             "open_timeout": self.header_timeout_s,
             "keep_alive": self.keep_alive_timeout_s,
             "rate": self.messages_per_s,
@@ -89,28 +113,12 @@ class Limits:
             "close_timeout": self.close_timeout_s,
             "drain": self.drain_s,
         }
-        for keyword, given in times.items():
-            check_number(keyword, given, whole=False)
-        for name in _NONE_AT_0:
-            if not getattr(self, name):
-                object.__setattr__(self, name, math.inf)
 
     def by_flag(self) -> dict[str, float]:
-        """Return the limits that there are, by the flag that sets each."""
-        given = {
-            "--max-head": self.max_header_bytes,
-            "--max-headers": self.max_headers,
-            "--max-target": self.max_target_bytes,
-            "--max-size": self.max_message_bytes,
-            "--open-timeout": self.header_timeout_s,
-            "--keep-alive": self.keep_alive_timeout_s,
-            "--rate": self.messages_per_s,
-            "--ping-interval": self.ping_interval_s,
-            "--ping-timeout": self.ping_timeout_s,
-            "--close-timeout": self.close_timeout_s,
-            "--drain": self.drain_s,
-        }
-        return {flag: limit for flag, limit in given.items() if limit and limit not in (NO_LIMIT, math.inf)}
+        """Return the limits that are set, by the flag of ``rawws serve`` that sets each."""
+        given: dict[str, float | None] = {**self._sizes(), **self._times(), "drain": self.drain_s or None}
+        del given["max_body"]  # no flag sets it
+        return by_flag(**given)
 
 
 _NONE_AT_0 = (

@@ -1,7 +1,7 @@
-"""The log, which is there to be studied: who writes to it, and how a line looks.
+"""The log, which is meant to be studied: its loggers, and the form of a line.
 
-Each line names its part of the story in its logger, then the connection's number, one mark (``wire/trace.py``
-has the five, and what a tap has in place of two), and one fact. The server itself is connection 0.
+Each line has its logger, the connection's number, one mark (``wire/trace.py`` lists the five, and those of a tap), and
+one fact. The server itself is connection 0.
 
 ==================  ===================================================================
 ``rawws.server``    listening, stopping, running out of descriptors
@@ -34,7 +34,7 @@ from rawws.wire.trace import (
     printable_lines,
 )
 
-# Below DEBUG: the same, and each frame's bytes in hex.
+# Below DEBUG: as DEBUG, with each frame's bytes in hex.
 TRACE = 5
 
 server = logging.getLogger("rawws.server")
@@ -59,7 +59,7 @@ def configure(level: str, worker: int | None = None, legend: str = LEGEND) -> No
 
     At a level that shows frames, the log begins with the legend.
 
-    For the command line; a library user's log is theirs.
+    It is for the command line; a program that uses the library configures its own log.
     """
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(sys.stderr)
@@ -72,7 +72,7 @@ def configure(level: str, worker: int | None = None, legend: str = LEGEND) -> No
 
 
 class _Formatter(logging.Formatter):
-    """Spells out control characters, in tracebacks too: a peer's words may be in an exception's."""
+    """Escapes control characters, also in tracebacks, since an exception may quote a peer."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record))
@@ -87,9 +87,14 @@ def attribute(number: int, text: str) -> tuple[int, str]:
 
 
 def line(logger: logging.Logger, level: int, number: int, mark: str, text: str) -> None:
-    """Write one line of connection ``number``'s story, whatever a peer has put into it."""
+    """Write one line about connection ``number``. Text from a peer is escaped."""
     number, text = attribute(number, text)
     logger.log(level, "#%d %s %s", number, mark, printable(text))
+
+
+def server_line(level: int, mark: str, text: str) -> None:
+    """Write one line of the server's own story."""
+    line(server, level, SERVER, mark, text)
 
 
 def show_checks(
@@ -121,7 +126,7 @@ def end(number: int, mark: str, text: str, cause: Cause) -> None:
 
 
 def frame_logger(number: int, our_role: Role) -> FrameLogger | None:
-    """Return what a session shows its frames to, or None when nobody listens."""
+    """Return the function to which a session passes its frames; None if the log doesn't show them."""
     return FrameLogger(number, our_role) if frames.isEnabledFor(logging.DEBUG) else None
 
 

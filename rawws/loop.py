@@ -35,7 +35,7 @@ import trio
 from rawws import logs
 from rawws.connection_errors import EXHAUSTED, TlsFlood, describe_loss
 from rawws.deadlines import Deadlines
-from rawws.errors import Cause
+from rawws.errors import SHUTTING_DOWN, Cause
 from rawws.forms import SENT_AT_ONCE_BYTES, TURN_WORK, Forms
 from rawws.memory import Memory, unsent
 from rawws.peer import NOWHERE, Endpoint, Loss, Peer
@@ -715,7 +715,7 @@ class Loop:
     def drop_all(self, endpoint: Endpoint) -> None:
         """Cut off every peer of an endpoint that ends at once; who can still take it is told so."""
         for peer in self.peers_of(endpoint):
-            self.close(peer, 1001, "the server is shutting down", Cause.SHUTDOWN, with_the_rest=False)
+            self.close(peer, 1001, SHUTTING_DOWN, Cause.SHUTDOWN, with_the_rest=False)
             self.drop(peer, Cause.SHUTDOWN, "cut off, since the server stops")
 
     def log(self, peer: Peer, mark: str, text: str, level: int = logging.INFO) -> None:

@@ -1,36 +1,33 @@
-"""``/metrics``, as Prometheus reads it: what the loop and the rooms count anyway, gathered when it is asked for.
+"""``/metrics`` for Prometheus. The loop and the rooms count anyway; their counts are gathered for each request.
 
 Needs the extra ``metrics`` (prometheus-client).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from rawws.apps import Exchange, HttpApp, Middleware
 from rawws.errors import UsageError
-from rawws.exchange import Exchange
 from rawws.extras import install_command
 from rawws.hub import Hub
-from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.room_paths import METRICS
-from rawws.web import NO_STORE, HttpApp, InFront
 from rawws.wire.encodings import EVENTS
-from rawws.wire.messages import Response
+from rawws.wire.messages import NO_STORE, Response
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 
-class MetricsApp(InFront):
+class MetricsApp(Middleware):
     """Answers ``/metrics``, and passes every other request to another app."""
 
     def __init__(self, hub: Hub, elsewhere: HttpApp, worker: int | None = None) -> None:
-        """With the number of a ``worker``, all has that for a label: who asks is answered by any of them.
+        """With the number of a ``worker``, every metric has it as a label, since any worker may answer a request.
 
         Raises `UsageError` when prometheus-client is not installed.
         """
@@ -44,17 +41,11 @@ class MetricsApp(InFront):
         self.elsewhere: HttpApp = elsewhere
         self._worker = worker
 
-    def max_body_bytes(self, limits: Limits) -> int:
-        return self.elsewhere.max_body_bytes(limits)
-
-    def lifespan(self) -> AbstractAsyncContextManager[None]:
-        return self.elsewhere.lifespan()
-
     async def serve_exchange(self, exchange: Exchange) -> None:
         if exchange.request.path != METRICS or exchange.request.method not in ("GET", "HEAD"):
             await self.elsewhere.serve_exchange(exchange)
             return
-        await exchange.pass_over_body()
+        await exchange.discard_body()
         registry = self._prometheus.CollectorRegistry(auto_describe=False)
         registry.register(_Collector(self._hub, exchange, self._worker))
         body = self._prometheus.generate_latest(registry)
@@ -62,8 +53,165 @@ class MetricsApp(InFront):
         await exchange.answer(Response(200, body, headers))
 
 
+class _Figures:
+    """The objects that are read for one answer."""
+
+    def __init__(self, hub: Hub, exchange: Exchange) -> None:
+        self.hub = hub
+        self.exchange = exchange
+        self.loop = current_loop()
+        self.traffic = self.loop.traffic
+        self.rooms = list(hub)
+
+    def peers(self) -> list[tuple[str, float]]:
+        """Return the number of peers of each kind."""
+        peers = [peer for room in self.rooms for peer in room.peers]
+        streams = sum(1 for peer in peers if peer.encoding & EVENTS)
+        return [("websocket", len(peers) - streams), ("events", streams)]
+
+    def slowest_lag_bytes(self) -> float:
+        """Return the largest lag of a peer, where a lag is counted in bytes; 0 if no peer lags."""
+        lags = [
+            room.log.lag_bytes(peer.cursors[room], peer.encoding)
+            for room in self.rooms
+            if not room.conflates
+            for peer in room.behind
+            if peer.cursors is not None
+        ]
+        return max(lags, default=0)
+
+    def handshakes(self) -> list[tuple[str, float]]:
+        """Return the number of handshakes by status."""
+        return [(str(status), count) for status, count in sorted(self.exchange.handshakes.items())]
+
+    def turns(self) -> list[tuple[str, float]]:
+        """Return the number of the loop's turns, and the seconds that they took together."""
+        return [("count", self.traffic.turns), ("sum", self.traffic.turns_s)]
+
+    def backplane_up(self) -> float | None:
+        """Return 1 if the backplane can be reached, else 0; None without a backplane."""
+        backplane = self.hub.backplane
+        return None if backplane is None else float(not backplane.is_away)
+
+    def backplane_waiting(self) -> float | None:
+        """Return the number of messages that the backplane has not confirmed; None without a backplane."""
+        backplane = self.hub.backplane
+        return None if backplane is None else backplane.waiting
+
+
+# A getter returns one value, or a value for each label, or None where there is nothing to measure.
+_Values = float | Iterable[tuple[str, float]] | None
+
+
+class _Metric(NamedTuple):
+    """One metric: its name and description as Prometheus has them, its type, and where its values are."""
+
+    name: str
+    description: str
+    type: str
+    read: Callable[[_Figures], _Values]
+    label: str = ""  # the name of the label, if there are several values
+
+    def family(self, figures: _Figures) -> Metric | None:
+        """Return the metric with its values of this moment; None where there is nothing to measure."""
+        from prometheus_client import core
+
+        values = self.read(figures)
+        if values is None:
+            return None
+        if self.type == "summary":
+            assert not isinstance(values, float | int)
+            parts = dict(values)
+            return core.SummaryMetricFamily(self.name, self.description, int(parts["count"]), parts["sum"])
+        kind = core.CounterMetricFamily if self.type == "counter" else core.GaugeMetricFamily
+        if isinstance(values, float | int):
+            return kind(self.name, self.description, values)
+        family = kind(self.name, self.description, labels=[self.label])
+        for label, value in values:
+            family.add_metric([label], value)
+        return family
+
+
+_TABLE = (
+    _Metric("rawws_peers", "Peers in rooms, by kind of connection.", "gauge", _Figures.peers, "kind"),
+    _Metric("rawws_rooms", "Rooms that have a peer or a history.", "gauge", lambda at: len(at.rooms)),
+    _Metric(
+        "rawws_handshakes", "WebSocket handshakes, by status of the response.", "counter", _Figures.handshakes, "status"
+    ),
+    _Metric("rawws_messages_received", "Messages received from peers.", "counter", lambda at: at.traffic.messages_in),
+    _Metric(
+        "rawws_deliveries",
+        "Messages sent or queued to peers, counted once for each peer.",
+        "counter",
+        lambda at: at.traffic.messages_out,
+    ),
+    _Metric("rawws_received_bytes", "Bytes received after handshakes.", "counter", lambda at: at.traffic.bytes_in),
+    _Metric("rawws_sent_bytes", "Bytes sent after handshakes.", "counter", lambda at: at.traffic.bytes_out),
+    _Metric(
+        "rawws_skipped_messages",
+        "Messages not sent to a peer because it lagged.",
+        "counter",
+        lambda at: at.traffic.messages_skipped,
+    ),
+    _Metric(
+        "rawws_closes",
+        "Connections that have ended, by cause.",
+        "counter",
+        lambda at: [(cause.value, count) for cause, count in at.traffic.ends.items()],
+        "cause",
+    ),
+    _Metric(
+        "rawws_slowest_peer_lag_bytes",
+        "Largest lag of a peer behind its room, in bytes.",
+        "gauge",
+        _Figures.slowest_lag_bytes,
+    ),
+    _Metric(
+        "rawws_held_bytes",
+        "Memory used by connections, rooms and requests, in bytes (limited by --max-memory).",
+        "gauge",
+        lambda at: at.loop.memory.used_bytes(),
+    ),
+    _Metric(
+        "rawws_longest_block_seconds",
+        "Longest time the event loop was blocked, in seconds.",
+        "gauge",
+        lambda at: at.traffic.longest_block_s,
+    ),
+    _Metric(
+        "rawws_limit",
+        "Limits, by the flag that sets each; a limit that is switched off is omitted.",
+        "gauge",
+        lambda at: sorted(at.exchange.limits_by_flag.items()),
+        "flag",
+    ),
+    _Metric(
+        "rawws_log_bytes",
+        "Bytes retained in the logs of all rooms.",
+        "gauge",
+        lambda at: sum(room.log.held_bytes for room in at.rooms),
+    ),
+    _Metric(
+        "rawws_backplane_up", "Whether the backplane can be reached (1) or not (0).", "gauge", _Figures.backplane_up
+    ),
+    _Metric(
+        "rawws_backplane_waiting_messages",
+        "Messages not yet confirmed by the backplane.",
+        "gauge",
+        _Figures.backplane_waiting,
+    ),
+    _Metric(
+        "rawws_tasks",
+        "Trio tasks in this process.",
+        "gauge",
+        lambda _: float(trio.lowlevel.current_statistics().tasks_living),
+    ),
+    _Metric("rawws_loop_turn_seconds", "Time per turn of the event loop, in seconds.", "summary", _Figures.turns),
+)
+
+
 class _Collector:
-    """Reads what is counted, once."""
+    """Reads the metrics once, when Prometheus asks."""
 
     def __init__(self, hub: Hub, exchange: Exchange, worker: int | None) -> None:
         self._hub = hub
@@ -71,73 +219,8 @@ class _Collector:
         self._labels = {} if worker is None else {"worker": str(worker)}
 
     def collect(self) -> Iterator[Metric]:
-        for family in self._families():
-            family.samples = [each._replace(labels=self._labels | each.labels) for each in family.samples]
-            yield family
-
-    def _families(self) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily as Counter
-        from prometheus_client.core import GaugeMetricFamily as Gauge
-        from prometheus_client.core import SummaryMetricFamily as Summary
-
-        traffic, rooms = current_loop().traffic, list(self._hub)
-        peers = [peer for room in rooms for peer in room.peers]
-        streams = sum(1 for peer in peers if peer.encoding & EVENTS)
-        yield _with_label(
-            Gauge("rawws_peers", "Peers in rooms, by how they read.", labels=["kind"]),
-            [("websocket", len(peers) - streams), ("events", streams)],
-        )
-        yield Gauge("rawws_rooms", "Rooms that somebody is in, or that have a history.", len(rooms))
-        yield _with_label(
-            Counter("rawws_handshakes", "WebSocket handshakes, by the status of the answer.", labels=["status"]),
-            [(str(status), count) for status, count in sorted(self._exchange.handshakes.items())],
-        )
-        yield Counter("rawws_messages_received", "Messages that peers have sent.", traffic.messages_in)
-        yield Counter(
-            "rawws_deliveries", "Messages sent to peers, or on their way, once for each.", traffic.messages_out
-        )
-        yield Counter("rawws_received_bytes", "Bytes received behind a handshake.", traffic.bytes_in)
-        yield Counter("rawws_sent_bytes", "Bytes sent behind a handshake.", traffic.bytes_out)
-        yield Counter("rawws_skipped_messages", "Messages that slow peers did not get.", traffic.messages_skipped)
-        yield _with_label(
-            Counter("rawws_closes", "Connections that have ended, by cause.", labels=["cause"]),
-            [(cause.value, count) for cause, count in traffic.ends.items()],
-        )
-        lags = [
-            room.log.lag_bytes(peer.cursors[room], peer.encoding)
-            for room in rooms
-            if not room.conflates
-            for peer in room.behind
-            if peer.cursors is not None
-        ]
-        yield Gauge(
-            "rawws_slowest_peer_lag_bytes", "How far the slowest peer is behind its room.", max(lags, default=0)
-        )
-        yield Gauge(
-            "rawws_held_bytes",
-            "Memory that connections, rooms and requests take, in bytes (--max-memory).",
-            current_loop().memory.used_bytes(),
-        )
-        yield Gauge("rawws_longest_block_seconds", "That the loop was kept waiting, at most.", traffic.longest_block_s)
-        yield _with_label(
-            Gauge("rawws_limit", "Limits, by their flag; what is switched off is not here.", labels=["flag"]),
-            sorted(self._exchange.limits_by_flag.items()),
-        )
-        yield Gauge(
-            "rawws_log_bytes", "Bytes kept in the logs of all rooms.", sum(room.log.held_bytes for room in rooms)
-        )
-        if (backplane := self._hub.backplane) is not None:
-            yield Gauge("rawws_backplane_up", "Whether the backplane can be reached.", float(not backplane.is_away))
-            yield Gauge("rawws_backplane_waiting_messages", "Messages on their way to it.", backplane.waiting)
-        yield Gauge(
-            "rawws_tasks", "Tasks of trio's in this process.", float(trio.lowlevel.current_statistics().tasks_living)
-        )
-        yield Summary(
-            "rawws_loop_turn_seconds", "Turns of the loop.", count_value=traffic.turns, sum_value=traffic.turns_s
-        )
-
-
-def _with_label(family: Metric, values: Iterable[tuple[str, float]]) -> Metric:
-    for label, value in values:
-        family.add_metric([label], value)  # type: ignore[attr-defined]
-    return family
+        figures = _Figures(self._hub, self._exchange)
+        for metric in _TABLE:
+            if (family := metric.family(figures)) is not None:
+                family.samples = [each._replace(labels=self._labels | each.labels) for each in family.samples]
+                yield family

@@ -20,7 +20,7 @@ LOST = 0x008 | 0x010  # an error, or both directions closed; always reported
 class Poller(Protocol):
     """Watches many descriptors, level-triggered, and is itself a descriptor that can be waited for.
 
-    Of a descriptor without an interest, epoll reports only that the connection is lost, and the others nothing.
+    Without an interest in a descriptor, epoll reports only that its connection is lost, and the others nothing.
     """
 
     def fileno(self) -> int: ...

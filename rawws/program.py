@@ -16,13 +16,15 @@ from rawws import logs, systemd
 from rawws.addresses import format_address
 from rawws.heap import FreedMemory, keep_freed_memory
 from rawws.listeners import open_listeners
-from rawws.server import Server
+from rawws.server_object import Server
 from rawws.signals import LATE_S, end_soon, ending_signals
 from rawws.tls import load_certificate
 from rawws.wire.trace import STATE, TIMER
 from rawws.workers import Membership
 
-# A worker whose parent process is gone gets no second signal, so it ends by force this long after its drain. Its
+_log = logs.server_line
+
+# A worker without its parent process gets no second signal, so it ends by force this long after its drain. Its
 # application has five seconds to end, and messages that wait for a backplane have three.
 ORPHAN_S = 10.0
 
@@ -32,7 +34,7 @@ def raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return
-    # macOS names no limit here and then refuses more than OPEN_MAX: what can't be raised stays as it is.
+    # macOS reports no limit here, and then refuses more than OPEN_MAX. A limit that can't be raised stays as it is.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -43,7 +45,7 @@ def load_tls(certificate: str, key: str | None) -> ssl.SSLContext:
     Raises `rawws.errors.UsageError` when they can't be read or don't belong together.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])  # RFC 7301: else a browser may hope for HTTP/2
+    context.set_alpn_protocols(["http/1.1"])  # RFC 7301: otherwise a browser may expect HTTP/2
     context.options |= ssl.OP_NO_RENEGOTIATION  # OpenSSL's own default since 3.0: a handshake at a client's whim
     load_certificate(context, "the TLS certificate", certificate, key)
     return context
@@ -60,25 +62,25 @@ async def run_program(
     worker: Membership | None = None,
     invite: Callable[[], str] = str,
 ) -> None:
-    """Be the whole program: listen, serve until a signal ends that, drain; a second signal ends the drain.
+    """Run the whole program: listen, serve until a signal, and drain; a second signal ends the drain.
 
-    Sockets that systemd listens on for us, or the process whose ``worker`` this is, are used in place of ``host`` and
-    ``port``. ``serve(listeners, task_status)`` is `rawws.serve` with all else that it needs; ``remark`` is what is said
-    of it when it listens, and ``invite`` a line that is logged after that, or empty. Raises `rawws.errors.ListenError`
-    when it can't listen.
+    Listening sockets of systemd, or of the process whose ``worker`` this is, are used in place of ``host`` and
+    ``port``. ``serve(listeners, task_status)`` is `rawws.serve` with its other arguments. ``remark`` returns the words
+    that follow the addresses in the log, and ``invite`` a line that is logged after them, or an empty one. Raises
+    `rawws.errors.ListenError` if it can't listen.
     """
     raise_file_limit()
     keep_freed_memory()
     with ending_signals() as signals:
         ending = _Ending()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ending.heed, signals)  # first of all: an application may take long to start
+            nursery.start_soon(ending.heed, signals)  # before all else, since an application may take long to start
             if worker is not None:
                 nursery.start_soon(ending.heed_link, worker)
             with ending.work:
                 listeners = systemd.inherited_listeners() if worker is None else worker.listeners
                 await _serve(serve, listeners or await open_listeners(host, port), remark, invite, worker, ending)
-            nursery.cancel_scope.cancel()  # nobody need wait for a signal any more
+            nursery.cancel_scope.cancel()  # signals need no waiting any more
         _log(logging.INFO, STATE, "stopped")
 
 
@@ -90,7 +92,7 @@ async def _serve(
     worker: Membership | None,
     ending: _Ending,
 ) -> None:
-    """Serve to the end, and tell everybody who has to know when that begins."""
+    """Serve to the end. When serving begins, notify systemd, the parent process and the log."""
     async with trio.open_nursery() as nursery:
 
         async def run(*, task_status: trio.TaskStatus[Server]) -> None:
@@ -112,15 +114,15 @@ async def _serve(
 
 
 class _Ending:
-    """How the program ends: in order when it is asked to, and at once when it is asked again."""
+    """The end of the program: in order after the first request, and at once after the second."""
 
     def __init__(self) -> None:
-        self.work = trio.CancelScope()  # of all that has to end
-        self.server: Server | None = None  # as soon as there is one
+        self.work = trio.CancelScope()  # around everything that has to end
+        self.server: Server | None = None  # None until there is one
         self._has_begun = False
 
     async def heed(self, signals: AsyncIterator[int]) -> None:
-        """Take signals until a second one has come."""
+        """Handle signals until the second one."""
         async with trio.open_nursery() as nursery:
             async for received in signals:
                 name = signal.Signals(received).name
@@ -133,13 +135,13 @@ class _Ending:
                 nursery.start_soon(_tell_who_is_late, drain_s + LATE_S)
 
     async def heed_link(self, worker: Membership) -> None:
-        """End when the first process has gone."""
+        """End when the first process is gone."""
         await worker.wait_orphaned()
         drain_s = self._begin("the first process is gone", logging.ERROR)
         end_soon(drain_s + ORPHAN_S, "the first process is gone, and the application goes on")
 
     def _begin(self, why: str, level: int = logging.INFO) -> float:
-        """Begin to end in order, and return for how many seconds peers may hold that up."""
+        """Begin to end in order, and return the number of seconds that peers may delay the end."""
         self._has_begun = True
         if self.server is None:
             _log(level, STATE, f"{why}: ending before anything was served")
@@ -156,9 +158,5 @@ class _Ending:
 
 async def _tell_who_is_late(after_s: float) -> None:
     await trio.sleep(after_s)
-    told = "the application goes on: a handler, a thread, its startup or shutdown"
-    _log(logging.WARNING, TIMER, f"{told}; it is waited for until another signal")
-
-
-def _log(level: int, mark: str, text: str) -> None:
-    logs.line(logs.server, level, logs.SERVER, mark, text)
+    reason = "the application goes on: a handler, a thread, its startup or shutdown"
+    _log(logging.WARNING, TIMER, f"{reason}; it is waited for until another signal")

@@ -1,4 +1,4 @@
-"""A client that goes on where it was cut off: the subprotocol ``rawws.id.v1`` from the reader's side."""
+"""A client that resumes where it was cut off: the subprotocol ``rawws.id.v1`` from the reader's side."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.events import Message, MessagePart
 from rawws.wire.message_ids import Gap, MessageId, parse_id
 
-# A line of the subprotocol has some 40 bytes. Of a message that comes in pieces, no more is kept to look for its end.
+# A line of the subprotocol has some 40 bytes. If a message comes in pieces, this many bytes are searched for its end.
 MAX_LINE_BYTES = 4096
 
 
 class ResumedWebSocket(WebSocket):
-    """A connection to a room that knows which message it had last; messages are received as ever.
+    """A connection to a room that records the id of the last message; messages are received as usual.
 
-    What isn't as the subprotocol has it raises `InvalidResponse`.
+    Raises `InvalidResponse` for messages that violate the subprotocol.
     """
 
     _streamed_id = ""  # of the message that is being received in pieces, if it has one
 
     async def begin(self, since: str) -> None:
-        """Receive the server's first words, which say where it begins; ``since`` is the id that it was asked for.
+        """Receive the server's greeting, which says where it begins; ``since`` is the id in the request.
 
-        Raises `InvalidResponse` for others, and `NoResponse` when the connection ends before them.
+        Raises `InvalidResponse` for another message, and `NoResponse` if the connection ends before the greeting.
         """
         if self.subprotocol != SUBPROTOCOL:
-            raise InvalidResponse(f"the server does not speak {SUBPROTOCOL}, without which nothing can be resumed")
+            raise InvalidResponse(f"the server does not speak {SUBPROTOCOL}, which is needed to resume")
         try:
             first = await super().recv()
         except ConnectionClosed as error:
-            raise NoResponse(f"the server has not said where it begins: {error}") from None
+            raise NoResponse(f"the server sent no greeting: {error}") from None
         head, _ = _divide(first)
         if "at" not in head:
             raise InvalidResponse(f"the server's first message does not say where it begins: {first[:60]!r}")
@@ -43,7 +43,7 @@ class ResumedWebSocket(WebSocket):
         self.last_id = str(at)
         self._note(head)
         if since and self.gap is None and at.is_beyond(parse_id(since)):
-            self.gap = Gap(since, self.last_id)  # it wasn't heard what was asked for: a redirect may have lost it
+            self.gap = Gap(since, self.last_id)  # the server ignored ``since``: a redirect may have lost it
 
     async def recv(self) -> str | bytes:
         while True:
@@ -55,7 +55,7 @@ class ResumedWebSocket(WebSocket):
             await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _first_part(self) -> Message | MessagePart:
-        """Return the beginning of the next message behind its first line, for which several parts may be needed."""
+        """Return the beginning of the next message after its first line, for which several parts may be needed."""
         while True:
             parts = [await super()._first_part()]
             size = len(parts[0].payload)
@@ -80,12 +80,12 @@ class ResumedWebSocket(WebSocket):
         return part
 
     def _note_end(self) -> None:
-        """Only who had all of a message goes on behind it."""
+        """Record the id of a message that was received in full, so that resuming continues after it."""
         if self._streamed_id and not self._in_stream:
             self.last_id, self._streamed_id = self._streamed_id, ""
 
     def _note(self, head: dict[str, Any]) -> str | None:
-        """Note what a first line says. Return the id of the message behind it, empty for a greeting, None for none."""
+        """Process a first line. Return the id of the message after it, empty for a greeting, None if there is none."""
         if "id" in head:
             return str(_read_id(head["id"]))
         if "gap" in head:
@@ -93,13 +93,13 @@ class ResumedWebSocket(WebSocket):
             self.gap = Gap(str(_read_id(gap.get("since"))), str(_read_id(gap.get("after"))))
         if "skipped" in head:
             if type(head["skipped"]) is not int or head["skipped"] < 0:
-                raise InvalidResponse("the server has skipped messages, and tells how many by what is no number")
+                raise InvalidResponse("the server reported skipped messages with an invalid count")
             self.skipped += head["skipped"]
         return None if head else ""
 
 
 def _divide(message: str | bytes) -> tuple[dict[str, Any], str | bytes]:
-    """Return what a message's first line says, and what is behind it."""
+    """Return the parsed first line of a message, and the rest."""
     if isinstance(message, str):
         line, _, text = message.partition("\n")
         return _read_line(line), text
@@ -117,11 +117,11 @@ def _read_line(line: str) -> dict[str, Any]:
     return head
 
 
-def _read_id(told: object) -> MessageId:
-    """Read an id that the server has told. It is what we ask for the next time, so nothing else may be in it."""
-    if not isinstance(told, str):
-        raise InvalidResponse(f"the server's id of a message is no text, but of the type {type(told).__name__}")
+def _read_id(given: object) -> MessageId:
+    """Read an id from the server. It goes into the next request, so it must contain nothing else."""
+    if not isinstance(given, str):
+        raise InvalidResponse(f"the server sent a message id that is not text but of the type {type(given).__name__}")
     try:
-        return parse_id(told)
+        return parse_id(given)
     except UsageError as error:
-        raise InvalidResponse(f"the server names a message by what is none: {error}") from None
+        raise InvalidResponse(f"the server sent an invalid message id: {error}") from None

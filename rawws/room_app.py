@@ -16,19 +16,18 @@ It stands in front of what answers all other requests.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
 
+from rawws.apps import Exchange, HttpApp, Middleware, answer_json, answer_options
 from rawws.doors import Door
 from rawws.errors import Refusal
-from rawws.exchange import Exchange
 from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.peer import Endpoint, Peer
 from rawws.room_posts import Guard, Posts
 from rawws.transport import Transport
-from rawws.web import NO_STORE, HelloApp, HttpApp, InFront, answer_json, answer_options, find_application
+from rawws.web import HelloApp, find_application
 from rawws.wire.event_stream import CONTENT_TYPE
-from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.messages import NO_STORE, Headers, Request, Response
 from rawws.wire.origins import Origins
 from rawws.wire.reading import RoomQuery, read_request
 
@@ -36,7 +35,7 @@ _METHODS = ("GET", "HEAD", "POST")
 _ASKED_BY_POST = "Authorization, Content-Type, Idempotency-Key, Rawws-Key"
 
 
-class RoomApp(InFront):
+class RoomApp(Middleware):
     """Answers what is asked of rooms, and leaves all else to another app."""
 
     def __init__(
@@ -62,9 +61,6 @@ class RoomApp(InFront):
     def max_body_bytes(self, limits: Limits) -> int:
         return max(self.elsewhere.max_body_bytes(limits), self._posts.max_message_bytes(limits))
 
-    def lifespan(self) -> AbstractAsyncContextManager[None]:
-        return self.elsewhere.lifespan()
-
     def needs_token(self, hub: object) -> bool:
         """Say whether a POST to this hub's rooms needs a token."""
         return self._hub is hub and self._guard.token is not None
@@ -79,7 +75,7 @@ class RoomApp(InFront):
             case "POST":
                 await self._answer(exchange, await self._posts.publish(exchange, path))
             case "OPTIONS":
-                await exchange.pass_over_body()
+                await exchange.discard_body()
                 await self._answer(exchange, _answer_options(request))
             case "GET" | "HEAD":
                 await self._read(exchange, path)
@@ -107,7 +103,7 @@ class RoomApp(InFront):
         if not streams and not asks:
             await self.elsewhere.serve_exchange(exchange)
             return
-        await exchange.pass_over_body()
+        await exchange.discard_body()
         if isinstance(reading, Refusal):
             await self._answer(exchange, reading)
             return

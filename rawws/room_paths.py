@@ -1,4 +1,4 @@
-"""Which paths are rooms: one answer for WebSocket and HTTP."""
+"""The paths that are rooms, which are the same for WebSocket and HTTP."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _VISIBLE = re.compile(r"[!-\"$->@-~]*")  # the ASCII that a path may contain; "?
 
 @dataclass(frozen=True, slots=True)
 class RoomPaths:
-    """A path and all paths below it, as they stand in a request's target.
+    """A path and all paths below it, as they are in a request's target.
 
-    ``/`` is every path. ``/room/`` is every path that begins so. ``/room`` adds that path itself, but not ``/roomy``.
+    ``/`` is every path. ``/room/`` is every path with this beginning. ``/room`` adds that path itself, but not
+    ``/roomy``.
     Raises `UsageError` for a path that no request can have, and for one that is reserved (`is_own`).
 
     Paths are compared byte by byte (RFC 3986 §6.2.1), because a path that is merely equivalent to one of ours may

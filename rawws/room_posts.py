@@ -14,15 +14,14 @@ from dataclasses import dataclass, field
 import trio
 
 from rawws import logs
+from rawws.apps import Exchange, answer_json
 from rawws.backplane import AWAY, Backplane
+from rawws.client_address import client_of
 from rawws.doors import Door
-from rawws.errors import Refusal, UsageError
-from rawws.exchange import Exchange
-from rawws.gate import client_of
+from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.room import Room, Slow
-from rawws.web import answer_json
 from rawws.wire.allowed_hosts import is_local_name
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Request, Response
@@ -35,7 +34,6 @@ from rawws.wire.trace import STATE, shorten
 HELD_S = 5.0
 MAX_KEY_CHARACTERS = 255
 
-_AGAIN = ((b"Retry-After", b"1"),)
 # What curl -d says of any text that it is given.
 _FORM = "application/x-www-form-urlencoded"
 _TOKEN = re.compile("[!-~]+")  # what can stand behind Bearer, and is looked at without the spaces around it
@@ -133,7 +131,7 @@ class Posts:
             user = await exchange.authorize(self._hub.access(Door.POST, path))
             refused = user if isinstance(user, Response) else self._refuse_rate(exchange)
         if refused is not None:
-            await exchange.pass_over_body()
+            await exchange.discard_body()
             return refused
         most = self.max_message_bytes(exchange.limits)
         told = f"A message is over the server's limit of {most} bytes (--max-size)."
@@ -154,7 +152,7 @@ class Posts:
             message = (
                 "Publishers in this room are held back: a peer reads too slowly, or much is left to encode. Try again."
             )
-            return Refusal(503, "held_back", message, _AGAIN)
+            return Refusal(503, "held_back", message, RETRY_SOON)
         return self._publish_in(room, exchange, opcode, body)
 
     async def _publish_through(
@@ -187,7 +185,7 @@ class Posts:
             if backplane.take_back(message):
                 return AWAY
             told = "It isn't known whether this was published. A retry is safe if both have the same Idempotency-Key."
-            return Refusal(503, "backplane_unsure", told, _AGAIN)
+            return Refusal(503, "backplane_unsure", told, RETRY_SOON)
         if message.is_reused:
             return _REUSED
         room = self._hub.rooms.get(path)

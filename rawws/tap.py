@@ -17,9 +17,9 @@ import trio
 from rawws import logs
 from rawws.accepting import Address, accept_connections
 from rawws.addresses import format_address, parse_ip, plain_address
+from rawws.client_address import client_of
 from rawws.connection_errors import EXHAUSTED
 from rawws.dial import dial
-from rawws.gate import client_of
 from rawws.limits import MIB
 from rawws.loop import current_loop
 from rawws.tls import explain, start_tls

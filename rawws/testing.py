@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import trio
 
 from rawws.errors import UsageError
-from rawws.limits import MIB, NO_LIMIT, Limits
 from rawws.loop import current_loop
+from rawws.options import CONNECTION, ConnectionOptions
 from rawws.peer import Endpoint
 from rawws.runtime import check_runs_on_trio
 from rawws.transport import Transport
@@ -38,11 +38,17 @@ class _Handshake:
     """Both sides of a handshake, without a connection."""
 
     def __init__(
-        self, path: str, headers: FieldsLike | None, subprotocols: Sequence[str] | None, compression: str | None
+        self,
+        path: str,
+        headers: FieldsLike | None,
+        subprotocols: Sequence[str] | None,
+        options: ConnectionOptions,
     ) -> None:
         if not isinstance(path, str):
             raise UsageError(f"path can't be {path!r}; give a text that begins with a slash, such as /room")
-        compresses = compression is not None
+        self._options = options
+        self._limits = options.to_limits()
+        compresses = options.compression is not None
         headers, subprotocols = headers or (), subprotocols or ()
         uri = parse_uri(f"ws://server.test{path}")
         client = ClientHandshake(uri, headers=headers, subprotocols=subprotocols, compression=compresses)
@@ -53,35 +59,19 @@ class _Handshake:
         self.agreement = {Role.CLIENT: client.examine(server.response).deflate, Role.SERVER: server.deflate}
         self.subprotocol = next(iter(subprotocols), None)
 
-    def open(self, connected: socket.socket, role: Role, limits: Limits, *, fast_lane: bool) -> WebSocket:
+    def open(self, connected: socket.socket, role: Role) -> WebSocket:
         return WebSocket(
             Transport(connected),
             role,
             number=next(current_loop().numbers),
-            endpoint=Endpoint(limits),
+            endpoint=Endpoint(self._limits),
             request=self.request,
             response=self.response,
             subprotocol=self.subprotocol,
             agreement=self.agreement[role],
             remote_address=f"the {role.other.label} of a pair",
-            fast_lane=fast_lane,
+            fast_lane=self._options.fast_lane,
         )
-
-
-def _limits(
-    ping_interval: float | None,
-    ping_timeout: float | None,
-    close_timeout: float | None,
-    max_size: int | None,
-    max_queue: int | None,
-) -> Limits:
-    return Limits(
-        max_message_bytes=NO_LIMIT if max_size is None else max_size,
-        max_queue=NO_LIMIT if max_queue is None else max_queue,
-        ping_interval_s=ping_interval or 0.0,
-        ping_timeout_s=ping_timeout or 0.0,
-        close_timeout_s=close_timeout or 0.0,
-    )
 
 
 @contextlib.asynccontextmanager
@@ -90,24 +80,32 @@ async def open_pair(
     *,
     headers: FieldsLike | None = None,
     subprotocols: Sequence[str] | None = None,
-    compression: str | None = "deflate",
+    compression: str | None = CONNECTION.compression,
     ping_interval: float | None = None,
-    ping_timeout: float | None = 20,
-    close_timeout: float | None = 10,
-    max_size: int | None = MIB,
-    max_queue: int | None = 16,
-    fast_lane: bool = True,
+    ping_timeout: float | None = CONNECTION.ping_timeout,
+    close_timeout: float | None = CONNECTION.close_timeout,
+    max_size: int | None = CONNECTION.max_size,
+    max_queue: int | None = CONNECTION.max_queue,
+    fast_lane: bool = CONNECTION.fast_lane,
 ) -> AsyncIterator[tuple[WebSocket, WebSocket]]:
-    """Open two ends of one connection: ``async with open_pair() as (client, server):``, both closed at the end.
+    """Open both ends of one connection: ``async with open_pair() as (client, server):``. Both are closed at the end.
 
     Arguments are those of `rawws.connect`; pings are off unless asked for.
     """
     check_runs_on_trio("open_pair")
-    limits = _limits(ping_interval, ping_timeout, close_timeout, max_size, max_queue)
-    handshake = _Handshake(path, headers, subprotocols, compression)
+    options = ConnectionOptions(
+        compression=compression,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        close_timeout=close_timeout,
+        max_size=max_size,
+        max_queue=max_queue,
+        fast_lane=fast_lane,
+    )
+    handshake = _Handshake(path, headers, subprotocols, options)
     theirs, ours = socket.socketpair()
-    client = handshake.open(theirs, Role.CLIENT, limits, fast_lane=fast_lane)
-    server = handshake.open(ours, Role.SERVER, limits, fast_lane=fast_lane)
+    client = handshake.open(theirs, Role.CLIENT)
+    server = handshake.open(ours, Role.SERVER)
     try:
         yield client, server
     finally:
@@ -123,29 +121,37 @@ async def open_raw(
     *,
     headers: FieldsLike | None = None,
     subprotocols: Sequence[str] | None = None,
-    compression: str | None = "deflate",
+    compression: str | None = CONNECTION.compression,
     ping_interval: float | None = None,
-    ping_timeout: float | None = 20,
-    close_timeout: float | None = 10,
-    max_size: int | None = MIB,
-    max_queue: int | None = 16,
-    fast_lane: bool = True,
+    ping_timeout: float | None = CONNECTION.ping_timeout,
+    close_timeout: float | None = CONNECTION.close_timeout,
+    max_size: int | None = CONNECTION.max_size,
+    max_queue: int | None = CONNECTION.max_queue,
+    fast_lane: bool = CONNECTION.fast_lane,
     send_buffer: int | None = None,
 ) -> AsyncIterator[tuple[RawPeer, WebSocket]]:
-    """Open a connection of which one end is in your hand: ``async with open_raw() as (peer, ws):``.
+    """Open a connection between a raw peer and a WebSocket: ``async with open_raw() as (peer, ws):``.
 
-    ``role`` is the raw peer's; ``ws`` has the other. ``send_buffer`` bounds, roughly, how many bytes ``ws`` can send
-    before the peer reads.
+    ``role`` is the raw peer's; ``ws`` has the other one. ``send_buffer`` is about the number of bytes that ``ws`` can
+    send before the peer reads.
     """
     check_runs_on_trio("open_raw")
     if not isinstance(role, Role):
         raise UsageError(f"role can't be {role!r}; give Role.CLIENT or Role.SERVER")
-    limits = _limits(ping_interval, ping_timeout, close_timeout, max_size, max_queue)
-    handshake = _Handshake(path, headers, subprotocols, compression)
+    options = ConnectionOptions(
+        compression=compression,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        close_timeout=close_timeout,
+        max_size=max_size,
+        max_queue=max_queue,
+        fast_lane=fast_lane,
+    )
+    handshake = _Handshake(path, headers, subprotocols, options)
     theirs, ours = socket.socketpair()
     if send_buffer is not None:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    websocket = handshake.open(ours, role.other, limits, fast_lane=fast_lane)
+    websocket = handshake.open(ours, role.other)
     peer = RawPeer(theirs, role)
     try:
         yield peer, websocket
@@ -156,7 +162,7 @@ async def open_raw(
 
 @dataclass(frozen=True)
 class ReceivedFrame:
-    """A frame as it came, its payload with the mask taken off."""
+    """A received frame, with its payload unmasked."""
 
     opcode: int
     payload: bytes
@@ -166,16 +172,16 @@ class ReceivedFrame:
 
 
 class RawPeer:
-    """One end of a connection that sends whatever it is told to, and shows what came back."""
+    """One end of a connection that sends any bytes, and returns the received frames."""
 
     def __init__(self, connected: socket.socket, role: Role = Role.CLIENT) -> None:
-        """The socket is ours from here on; the handshake is done, or is yours to send."""
+        """The peer owns the socket from now on. The handshake is done, or the caller sends it."""
         connected.setblocking(False)
         self.role = role
         self._socket = trio.socket.from_stdlib_socket(connected)
         self._unread = bytearray()
 
-    # What it sends
+    # Sending
 
     async def send_bytes(self, data: bytes) -> None:
         """Send any bytes."""
@@ -186,7 +192,7 @@ class RawPeer:
     async def send_frame(
         self, opcode: int, payload: Data = b"", *, fin: bool = True, rsv: int = 0, masked: bool | None = None
     ) -> None:
-        """Send a frame, legal or not; it is masked as the role has it, unless ``masked`` says otherwise."""
+        """Send a frame, legal or not. It is masked if the role is the client's, unless ``masked`` says otherwise."""
         if masked is None:
             masked = self.role is Role.CLIENT
         key = os.urandom(4) if masked else None
@@ -196,17 +202,17 @@ class RawPeer:
         await self.send_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
     def end_stream(self) -> None:
-        """End our side of the stream, and still be able to read."""
+        """End this side of the stream; reading is still possible."""
         self._socket.shutdown(socket.SHUT_WR)
 
     def hang_up(self) -> None:
-        """Close the socket at once. Harmless twice."""
+        """Close the socket at once. A second call does nothing."""
         self._socket.close()
 
-    # What it gets
+    # Receiving
 
     async def receive_bytes(self, size: int) -> bytes:
-        """Return so many bytes. Raises AssertionError when the stream ends before."""
+        """Return ``size`` bytes. Raises AssertionError if the stream ends before."""
         while len(self._unread) < size:
             data = await self._socket.recv(1 << 16)
             assert data, f"the stream ended, with {len(self._unread)} of {size} bytes"
@@ -216,7 +222,7 @@ class RawPeer:
         return taken
 
     async def receive_frame(self) -> ReceivedFrame:
-        """Return the next frame. Raises AssertionError when the stream ends before it does."""
+        """Return the next frame. Raises AssertionError if the stream ends before."""
         while (header := parse_header(self._unread)) is None:
             data = await self._socket.recv(1 << 16)
             assert data, f"the stream ended where a frame was due: {bytes(self._unread)!r}"
@@ -229,13 +235,13 @@ class RawPeer:
         return ReceivedFrame(header.opcode, payload, header.fin, rsv, header.mask_key is not None)
 
     async def expect_frame(self, opcode: int, payload: Data = b"") -> None:
-        """Take the next frame, which has to be this one, whole and masked as the other role has it."""
+        """Receive the next frame, which must be this one: whole, and masked if the other role is the client's."""
         got = await self.receive_frame()
         expected = ReceivedFrame(opcode, bytes(as_message(payload)[1]), masked=self.role is Role.SERVER)
         assert got == expected, f"got {got}, not {expected}"
 
     async def expect_close(self, code: int, reason: str | None = None) -> None:
-        """Take the next frame, which has to be a close with this code, and this reason unless that is None."""
+        """Receive the next frame, which must be a close with this code, and with this reason unless that is None."""
         got = await self.receive_frame()
         assert got.opcode == Opcode.CLOSE, f"got {got}, not a close with {code}"
         found = int.from_bytes(got.payload[:2], "big") if got.payload else 1005
@@ -243,6 +249,6 @@ class RawPeer:
         assert reason is None or got.payload[2:].decode() == reason, f"got the reason {got.payload[2:]!r}"
 
     async def expect_end(self) -> None:
-        """Wait for the end of the stream, which has to come next."""
+        """Wait for the end of the stream, which must come next."""
         rest = bytes(self._unread) + await self._socket.recv(1 << 16)
         assert not rest, f"got {rest!r}, not the end of the stream"

@@ -1,6 +1,6 @@
-"""Who is shown what crosses the wire, besides the log: a recording, or whoever watches.
+"""Observers of a server's traffic besides the log: a recording, or a page.
 
-A `Tracer` belongs to a server. It costs nothing while it has no sinks: no frame is looked at for it. A sink is told
+A `Tracer` belongs to a server. It costs nothing while it has no sinks: no frame is inspected for it. A sink gets
 records (``wire/records.py``) and frames as they happen, and must neither block nor raise.
 """
 
@@ -27,20 +27,20 @@ from rawws.wire.trace import FAULT
 
 
 class Sink(Protocol):
-    """Takes records, and frames."""
+    """A consumer of records and frames."""
 
-    shown_bytes: int  # of a frame's payload; of more than that the ends are shown
-    wants_frames: bool  # else it is told of the rest only. Who changes it calls `Tracer.reconsider`
+    shown_bytes: int  # of a frame's payload; only the ends of a longer one are shown
+    wants_frames: bool  # otherwise it gets records only. Call `Tracer.reconsider` after changing it
 
     def take(self, connection: int, record: Record) -> None:
-        """Take one record of a connection, of any kind but a frame."""
+        """Process one record of a connection, of any kind but a frame."""
 
     def take_frame(self, connection: int, sender: Role, frame: Frame) -> None:
-        """Take one frame, with its mask off."""
+        """Process one unmasked frame."""
 
 
 class OpenConnection(NamedTuple):
-    """An open connection, as far as it is known without having watched it."""
+    """An open connection, as far as it is known without a sink from its beginning on."""
 
     number: int
     dialled_from: str
@@ -48,21 +48,21 @@ class OpenConnection(NamedTuple):
     is_websocket: bool
 
 
-_watching = 0  # how many tracers have a sink that wants frames
+_watching = 0  # the number of tracers with a sink that wants frames
 
 
 def frames_are_shown() -> bool:
-    """Whether anybody may want to see frames: the log, or a sink of any tracer."""
+    """Whether frames may be wanted: by the log, or by a sink of any tracer."""
     return _watching > 0 or logs.frames.isEnabledFor(logging.DEBUG)
 
 
 class Tracer:
-    """Passes on what happens to its sinks."""
+    """Passes records and frames on to its sinks."""
 
     def __init__(self) -> None:
         self._sinks: list[Sink] = []
         self._wants_frames = False
-        self.on_change: Callable[[], None] | None = None  # told when frames are wanted otherwise than before
+        self.on_change: Callable[[], None] | None = None  # called when it changes whether frames are wanted
         # Returns the newest open connections, at most the given number, and how many others there are. It is for a sink
         # that is added after they were opened. The server sets it.
         self.list_open: Callable[[int], tuple[list[OpenConnection], int]] = lambda _: ([], 0)
@@ -76,11 +76,11 @@ class Tracer:
 
     @property
     def shown_bytes(self) -> int:
-        """How much of each payload the most curious sink wants."""
+        """The most bytes of each payload that any sink wants."""
         return max((sink.shown_bytes for sink in self._sinks), default=0)
 
     def add(self, sink: Sink) -> None:
-        """Tell a sink all that happens from here on, on connections that are open already too."""
+        """Pass everything from now on to a sink, including events of connections that are open already."""
         self._sinks.append(sink)
         self.reconsider()
 
@@ -89,7 +89,7 @@ class Tracer:
         self.reconsider()
 
     def reconsider(self) -> None:
-        """Ask the sinks anew whether they want frames, and how much of each."""
+        """Ask the sinks again whether they want frames, and how much of each."""
         global _watching
         wants_frames = any(sink.wants_frames for sink in self._sinks)
         _watching += wants_frames - self._wants_frames
@@ -101,7 +101,7 @@ class Tracer:
         for sink in self._sinks:
             sink.take(connection, record)
 
-    # What happens
+    # Events
 
     def opened(self, connection: int, dialled_from: str) -> None:
         self.tell(connection, {"kind": "open", "from": dialled_from})
@@ -110,7 +110,7 @@ class Tracer:
         self.tell(connection, records.head_record(sender, raw_head))
 
     def checked(self, connection: int, sender: Role, checks: Iterable[AnyCheck], accept: Accept | None = None) -> None:
-        """Tell what the handshake was held against, as far as ``sender`` has to meet it."""
+        """Report the handshake's checks of ``sender``'s side."""
         self.tell(connection, records.checks_record(sender, checks, accept))
 
     def switched(self, connection: int) -> None:
@@ -121,15 +121,15 @@ class Tracer:
             if sink.wants_frames:
                 sink.take_frame(connection, sender, frame)
 
-    def ended(self, connection: int, told: str, cause: Cause | None = None) -> None:
+    def ended(self, connection: int, text: str, cause: Cause | None = None) -> None:
         """Report the end of a connection; that of a WebSocket or an event stream has a cause."""
-        record: Record = {"kind": "end", "told": told}
+        record: Record = {"kind": "end", "told": text}
         if cause is not None:
             record["cause"] = cause.value
         self.tell(connection, record)
 
     def frame_watcher(self, connection: int, our_role: Role) -> Callable[[Role, Frame], None] | None:
-        """Return what a session of that connection shows its frames to; None when nobody wants to see them."""
+        """Return the function to which a session of that connection passes its frames; None if no sink wants them."""
         logger = logs.frame_logger(connection, our_role)
         if not self._wants_frames:
             return logger
@@ -143,18 +143,18 @@ class Tracer:
 
 
 class Recording:
-    """A sink that writes each record to a file, whole payloads included, a line each.
+    """A sink that writes each record as a line to a file, including whole payloads.
 
-    When the file can't be written, that is logged once, and nothing more is recorded.
+    If the file can't be written any more, that is logged once, and recording ends.
     """
 
     shown_bytes = int(NO_LIMIT)
     wants_frames = True
 
     def __init__(self, path: str | Path) -> None:
-        """Raises `UsageError` when the file can't be opened. What is in it already stays, and is added to."""
+        """Appends to the file if it exists. Raises `UsageError` if it can't be opened."""
         try:
-            # A line at a time, so that what happened last is there after a crash too.
+            # Each line is flushed, so that the latest events are in the file even after a crash.
             self._file: TextIO | None = Path(path).open("a", buffering=1, encoding="ascii")  # noqa: SIM115
         except OSError as error:
             raise UsageError(f"{path} can't be written for --record: {error.strerror}") from None
@@ -171,21 +171,21 @@ class Recording:
             self._file.write(self._begin + records.to_line(record, at=time.time(), connection=connection))
             self._begin = ""
         except OSError as error:
-            told = f"{self._path} can't be written any more: {error.strerror}; nothing is recorded from here on"
-            logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+            message = f"{self._path} can't be written any more: {error.strerror}; nothing is recorded from here on"
+            logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, message)
             self.close()
 
     def close(self) -> None:
         """End the recording."""
         file, self._file = self._file, None
         if file is not None:
-            with contextlib.suppress(OSError):  # it was told when it was written
+            with contextlib.suppress(OSError):  # it was logged when a line was written
                 file.close()
 
 
 def _is_cut(path: str | Path) -> bool:
-    """Whether a file ends in the middle of a line: the disk was full, or who wrote it was killed."""
+    """Whether a file ends in the middle of a line: the disk was full, or its writer was killed."""
     with contextlib.suppress(OSError), Path(path).open("rb") as file:
-        file.seek(-1, os.SEEK_END)  # an error in an empty file, and in what is none
+        file.seek(-1, os.SEEK_END)  # raises for an empty file, and for one that can't be sought
         return file.read(1) != b"\n"
     return False

@@ -1,12 +1,12 @@
-"""Several processes on one port, which are simply nodes of one backplane.
+"""Several processes on one port, which are nodes of one backplane.
 
-The first process listens, starts the workers and serves nobody. Each worker has a listening socket of its own
-(``SO_REUSEPORT``: the kernel spreads connections over them), which the first process keeps too: so when a worker dies,
-who waits there is served by the one that comes in its place.
+The first process listens, starts the workers, and serves no clients. Each worker has its own listening socket
+(``SO_REUSEPORT``: the kernel distributes connections over them). The first process keeps these sockets too. So when a
+worker dies, the connections waiting in its queue are served by its successor.
 
-A worker is told what it is by an environment variable, `VARIABLE`: its number, its listening sockets and its link,
-which is a socket to the first process. A worker says there that it serves; when the link ends, the first process is
-gone, and the worker drains as if it had been told to.
+A worker gets its number, its listening sockets and its link in an environment variable, `VARIABLE`. The link is a
+socket to the first process. The worker reports on it that it serves. When the link ends, the first process is gone, and
+the worker drains as if it had got a signal.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ from rawws.listeners import open_listeners
 from rawws.signals import ending_signals, name_signal
 from rawws.wire.trace import FAULT, STATE
 
+_log = logs.server_line
+
 VARIABLE = "RAWWS_WORKER"
-# More than any machine has cores: a slip of the finger is not to take all that the system has.
+# More workers than any machine has cores. A typing error must not use up the system's resources.
 MAX_WORKERS = 1024
-# A worker that died is replaced after so long, twice as long each time, until one has lived for a while.
+# The delay before a dead worker is replaced. It doubles each time, until a worker has lived for a while.
 FIRST_REST_S, MAX_REST_S = 0.2, 30.0
 LIVED_S = 60.0
-# A worker that doesn't heed a second signal, since it is stopped or its loop is blocked, is killed so much later: those
-# that do have a second to end by force.
+# The delay before a worker is killed that ignores a second signal, since it is stopped or its loop is blocked. Other
+# workers end by force within a second.
 KILL_S = 3.0
 
 
 @dataclass(frozen=True)
 class Membership:
-    """What a worker knows of its being one."""
+    """A worker's number, its listening sockets, and its link to the first process."""
 
     number: int
     listeners: list[socket.socket]
@@ -51,20 +53,20 @@ class Membership:
 
     @classmethod
     def of_this_process(cls) -> Membership | None:
-        """Return what this process is told to be, if it is a worker. To be asked once.
+        """Return this process's membership if it is a worker, otherwise None. Call it once.
 
-        Raises `UsageError` when that can't be.
+        Raises `UsageError` for an invalid environment variable.
         """
-        told = os.environ.pop(VARIABLE, None)
-        if told is None:
+        given = os.environ.pop(VARIABLE, None)
+        if given is None:
             return None
         try:
-            number, fds, link = json.loads(told)
+            number, fds, link = json.loads(given)
             os.set_inheritable(link, False)
             return cls(number, [systemd.listener_of(fd) for fd in fds], socket.socket(fileno=link))
         except (ValueError, TypeError, OSError, UsageError):
             raise UsageError(
-                f"{VARIABLE} is {told!r}, which isn't what --workers gives its processes; nobody else is to set it"
+                f"{VARIABLE} is {given!r}, which is not a value that --workers sets for its processes; unset it"
             ) from None
 
     def say_ready(self) -> None:
@@ -72,7 +74,7 @@ class Membership:
             self.link.send(b"ready")
 
     async def wait_orphaned(self) -> None:
-        """Wait until the first process is gone."""
+        """Wait until the first process has ended."""
         self.link.setblocking(False)
         while True:
             await trio.lowlevel.wait_readable(self.link)
@@ -86,10 +88,10 @@ class Membership:
 
 
 async def run_workers(count: int, host: str, port: int) -> int:
-    """Keep ``count`` workers running, until a signal, which drains them all; a second one ends that.
+    """Keep ``count`` workers running until a signal, which drains them all; a second one ends them at once.
 
-    Each is started as this process was, by the same interpreter with the same arguments. Returns the exit status: that
-    of a worker which could not even begin. Raises `rawws.errors.ListenError`.
+    Each is started like this process, by the same interpreter with the same arguments. Returns the exit status, which
+    is that of a worker if it could not begin. Raises `rawws.errors.ListenError`.
     """
     with ending_signals(kept_by=None) as signals:  # workers have more time
         crew = _Crew(await _listen(count, host, port))
@@ -109,7 +111,7 @@ async def _listen(count: int, host: str, port: int) -> list[list[socket.socket]]
     inherited = systemd.inherited_listeners()
     if inherited:
         return [inherited] * count
-    # A port that somebody else has is refused as ever; with SO_REUSEPORT it would be shared.
+    # A port of another program is refused as usual; with SO_REUSEPORT it would be shared.
     probe = await open_listeners(host, port)
     chosen = port or probe[0].getsockname()[1]
     for listener in probe:
@@ -126,10 +128,10 @@ class _Worker:
 
 
 class _Crew:
-    """The workers, and what becomes of them."""
+    """The workers: it starts, replaces and ends them."""
 
     def __init__(self, sockets: list[list[socket.socket]]) -> None:
-        # As it was given: -m has the current directory searched for modules, the installed command hasn't.
+        # The command as it was given: -m searches the current directory for modules, the installed command doesn't.
         self._command = [sys.executable, *sys.orig_argv[1:]]
         self._workers = [_Worker(number, listeners) for number, listeners in enumerate(sockets, 1)]
         self._addresses = ", ".join(format_address(listener.getsockname()) for listener in sockets[0])
@@ -139,9 +141,9 @@ class _Crew:
         self.status = 0
 
     async def run(self, program: trio.CancelScope) -> None:
-        """Keep the workers running until they have been stopped.
+        """Keep the workers running until they are stopped.
 
-        One goes first: what it can't do none of them can, and then it is said once.
+        One starts before the others: an error that affects all of them is then reported once.
         """
         first, *others = self._workers
         try:
@@ -155,15 +157,15 @@ class _Crew:
         program.cancel()
 
     def stop(self, why: str) -> None:
-        """Have all workers drain; or end at once, if they do already."""
+        """Have all workers drain, or end at once if they drain already."""
         running = [worker.process for worker in self._workers if worker.process is not None]
         if not self.is_stopping:
             if running:
                 _log(logging.INFO, STATE, why)
             systemd.notify("STOPPING=1", f"STATUS={len(running)} workers drain")
             self._stopping.set()
-            self._first_has_begun.set()  # or never will
-            self._close_listeners()  # or else who comes now would wait for nobody
+            self._first_has_begun.set()  # it has begun, or never will
+            self._close_listeners()  # otherwise new connections would wait in a queue without a worker
         for process in running:
             process.send_signal(signal.SIGTERM)
 
@@ -172,7 +174,7 @@ class _Crew:
         return self._stopping.is_set()
 
     async def kill_late(self) -> None:
-        """End the workers that are still there when they should have ended at once."""
+        """Kill the workers that should have ended at once, and have not."""
         await trio.sleep(KILL_S)
         for worker in self._workers:
             if worker.process is not None:
@@ -196,9 +198,9 @@ class _Crew:
             except OSError as error:  # out of descriptors, or of processes
                 status, ended = 0, f"can't be started ({error.strerror or error})"
             if self.is_stopping:
-                self.status = max(self.status, status)  # 1 where it had to end by force
+                self.status = max(self.status, status)  # 1 if the worker had to end by force
                 return
-            if not self._have_begun and status > 0:  # and it has said why
+            if not self._have_begun and status > 0:  # the worker has reported why
                 self.status = status
                 self.stop(f"worker {worker.number} can't begin: the others are to end")
                 return
@@ -215,7 +217,7 @@ class _Crew:
         environment[VARIABLE] = json.dumps([worker.number, fds, theirs.fileno()])
         with ours:
             with theirs:
-                # A session of its own: or else a terminal's Ctrl-C would reach it beside our own signal.
+                # Its own session: otherwise a terminal's Ctrl-C would reach it besides our own signal.
                 process = await trio.lowlevel.open_process(
                     self._command,
                     env=environment,
@@ -224,7 +226,7 @@ class _Crew:
                     stdin=subprocess.DEVNULL,
                 )
             worker.process = process
-            if self.is_stopping:  # meanwhile, when there was no process yet to be told
+            if self.is_stopping:  # the stop came before there was a process to signal
                 process.send_signal(signal.SIGTERM)
             try:
                 async with trio.open_nursery() as nursery:
@@ -239,7 +241,7 @@ class _Crew:
         return status
 
     async def _hear(self, worker: _Worker, link: socket.socket) -> None:
-        """Wait for a worker to serve."""
+        """Wait until a worker serves."""
         link.setblocking(False)
         await trio.lowlevel.wait_readable(link)
         with contextlib.suppress(OSError):
@@ -253,7 +255,3 @@ class _Crew:
 
 
 _NOT_FOR_WORKERS = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
-
-
-def _log(level: int, mark: str, text: str) -> None:
-    logs.line(logs.server, level, logs.SERVER, mark, text)

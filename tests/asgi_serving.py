@@ -15,8 +15,9 @@ import pytest
 import trio
 
 import rawws
-from rawws.asgi_app import AsgiApp, Message, Receive, Scope, Send, asgi
-from rawws.server import Server
+from rawws.asgi_app import AsgiApp, asgi
+from rawws.asgi_spec import Message, Receive, Scope, Send
+from rawws.server_object import Server
 from rawws.websocket import WebSocket
 from tests.serving import LOOPBACK, PATIENCE_S, Client
 

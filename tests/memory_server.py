@@ -26,7 +26,7 @@ from rawws.hub import Mode
 from rawws.loop import current_loop
 from rawws.page.feed import About, Feed
 from rawws.room import RoomSettings
-from rawws.server import Route
+from rawws.routes import Route
 from rawws.tracing import Tracer
 from rawws.wire.broadcast_log import History
 

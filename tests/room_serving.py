@@ -15,7 +15,7 @@ from rawws.backplane import Shards
 from rawws.hub import Hub
 from rawws.room_app import RoomApp
 from rawws.room_posts import Guard
-from rawws.server import Server
+from rawws.server_object import Server
 from rawws.web import HelloApp
 from tests.serving import LOOPBACK, PATIENCE_S, Client, get, upgrade
 from tests.sse import Event, read_events

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn, Protocol
 
@@ -28,8 +28,8 @@ from rawws.limits import MAX_LAG_BYTES, Limits
 from rawws.listeners import open_listeners
 from rawws.loop import current_loop
 from rawws.peer import Endpoint
-from rawws.server import Server, make_service
-from rawws.service import ProcessResponse
+from rawws.server_object import Server
+from rawws.service import ProcessResponse, ServerConfig
 from rawws.transport import Transport
 from rawws.web import HelloApp
 from rawws.websocket import WebSocket
@@ -362,15 +362,15 @@ def make_server(
 ) -> tuple[Server, Hub]:
     """Return the server that ``python -m rawws`` runs, with any limits; ``settings`` are those of its rooms."""
     hub = Hub(mode=mode, hello=hello, max_lag_bytes=max_lag_bytes, **settings)
-    compressions = "deflate" if compression else None
-    service = make_service(
-        limits=limits,
-        http=HelloApp(),
+    app = HelloApp()
+    config = ServerConfig(
+        app=app.serve_exchange,
+        limits=replace(limits, max_body_bytes=app.max_body_bytes(limits)),
         origins=origins or Origins(),
-        compression=compressions,
+        compression=compression,
         process_response=process_response,
     )
-    return Server(listeners, hub, service, tls=tls, fast_lane=fast_lane), hub
+    return Server(listeners, hub, config, tls=tls, fast_lane=fast_lane), hub
 
 
 class RunningHub:

@@ -19,7 +19,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
-from rawws.asgi_app import Message, Receive, Scope, Send, asgi
+from rawws.asgi_app import asgi
+from rawws.asgi_spec import Message, Receive, Scope, Send
 from rawws.errors import UsageError
 from rawws.limits import KIB
 from tests.asgi_serving import (
@@ -413,7 +414,7 @@ async def test_behind_more_pipelined_requests_than_are_kept_a_client_counts_as_g
         await client.send(b"\0")
         await stopped.wait()
         await client.wait_lost()
-    assert "over 16384 bytes (--max-head) are pipelined behind a request" in caplog.text
+    assert "over 16384 bytes (--max-head) are pipelined after a request" in caplog.text
     assert errors(caplog) == []
 
 
@@ -1011,7 +1012,7 @@ async def test_the_next_request_does_not_wait_for_what_goes_on_behind_a_response
 async def test_what_goes_on_in_the_background_has_a_bounded_time_at_the_end(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rawws.asgi_app._GRACE_S", 0.05)
+    monkeypatch.setattr("rawws.asgi_app.GRACE_S", 0.05)
 
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -1021,4 +1022,4 @@ async def test_what_goes_on_in_the_background_has_a_bounded_time_at_the_end(
     async with serving(app) as site:
         await site.ask(get())
     (record,) = errors(caplog, "rawws.server")
-    assert "in the background took over 0.05 s; cancelled" in record.getMessage()
+    assert "background tasks took over 0.05 s; cancelled" in record.getMessage()

@@ -22,7 +22,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
-from rawws.asgi_app import AsgiApp, Receive, Scope, Send, asgi
+from rawws.asgi_app import AsgiApp, asgi
+from rawws.asgi_spec import Receive, Scope, Send
 from rawws.errors import UsageError
 from tests.asgi_serving import MIB, App, chunk, echo, errors, only_http, serving, the_error
 from tests.serving import LOOPBACK, get, need, seen_text, text

@@ -18,7 +18,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import rawws
-from rawws.asgi_app import Receive, Scope, Send, asgi, load_app
+from rawws.asgi_app import asgi, load_app
+from rawws.asgi_spec import Receive, Scope, Send
 from rawws.errors import ListenError, UsageError
 from rawws.listeners import open_listeners
 from tests.asgi_serving import App, answer, echo, errors, says_ok, serving
@@ -267,7 +268,7 @@ async def test_an_application_cleans_up_also_when_its_server_is_cancelled(bounde
 async def test_an_application_that_does_not_end_is_cancelled_after_a_while(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, bounded: None
 ) -> None:
-    monkeypatch.setattr("rawws.asgi_app._GRACE_S", 0.05)
+    monkeypatch.setattr("rawws.asgi_lifespan.GRACE_S", 0.05)
 
     class NeverEnds(Life):
         async def stop(self, receive: Receive, send: Send) -> None:

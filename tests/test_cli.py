@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import inspect
 import re
 import socket
 from collections.abc import Awaitable, Callable
@@ -15,8 +17,10 @@ import rawws
 import rawws.cli
 import rawws.cli.serve
 import rawws.logs
+from rawws.cli.serve_flags import FLAGS
 from rawws.errors import ListenError
 from rawws.hub import Hub
+from rawws.options import ServerOptions
 from rawws.room_app import RoomApp
 from rawws.wire.origins import Origins
 from tests.serving import LOOPBACK, StartProgram
@@ -75,48 +79,15 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
 def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list[str]) -> None:
     assert rawws.cli.main([*arguments, "--no-page"]) == 0
     assert (ran.host, ran.port) == ("127.0.0.1", 8080)
-    assert ran.hub == {
-        "mode": "broadcast",
-        "hello": "Hello! Message From Server!!",
-        "max_lag_bytes": 16 << 20,
-        "slow": "close",
-        "key": "",
-        "history": 0,
-        "history_bytes": 1 << 20,
-        "history_age_s": 3600,
-        "exclude_sender": False,
-        "read_only": False,
-        "max_rooms": None,
-        "max_peers": None,
-        "rooms_at": None,
-    }
+    assert ran.hub.pop("hello") == "Hello! Message From Server!!"
     assert isinstance(ran.serve.pop("http"), RoomApp)
-    assert ran.serve.pop("routes") is None
     assert not ran.serve.pop("tracer").is_watched
     assert not ran.allows("https://hoppscotch.io")
     del ran.serve["origins"], ran.serve["listeners"], ran.serve["task_status"]
-    assert ran.serve == {
-        "hosts": [],
-        "subprotocols": [],
-        "max_size": 1 << 20,
-        "rate": 0,
-        "max_memory": None,
-        "max_connections": None,
-        "max_connections_per_ip": None,
-        "trusted_proxies": [],
-        "max_head": 16 << 10,
-        "max_headers": 100,
-        "max_target": 8 << 10,
-        "open_timeout": 10,
-        "keep_alive": 75,
-        "close_timeout": 10,
-        "ping_interval": 20,
-        "ping_timeout": 20,
-        "drain": 5,
-        "compression": "deflate",
-        "fast_lane": True,
-        "ssl": None,
-    }
+    for function, given in ((Hub, ran.hub), (rawws.serve, ran.serve)):
+        parameters = inspect.signature(function).parameters
+        defaults = {name: parameters[name].default for name in given}
+        assert given == {name: each.value if isinstance(each, enum.Enum) else each for name, each in defaults.items()}
     assert ran.log_level == "info"
 
 
@@ -288,16 +259,16 @@ def test_an_origin_that_is_none_is_one_sentence_and_exit_status_2(
         (["--latest-key", "a"], "--latest-key is for --slow latest; give that too, or leave out the key"),
         (
             ["--slow", "latest"],
-            "--slow latest needs --latest-key, the JSON member that names what a message is about",
+            "--slow latest requires --latest-key, the JSON member that says what a message is about",
         ),
         (
             [*ECHO, "--publish-token", "x", "--read-only", "--history", "1", "--exclude-sender"],
-            "--mode echo has no rooms, which --history, --exclude-sender, --read-only, --publish-token would be for; "
-            "leave out one or the other",
+            "--history, --exclude-sender, --read-only, --publish-token have no effect with --mode echo, which has no "
+            "rooms; remove one of them",
         ),
         (
             [*ECHO, "--rate", "1", "--slow", "skip"],
-            "--mode echo has no rooms, which --slow, --rate would be for; leave out one or the other",
+            "--slow, --rate have no effect with --mode echo, which has no rooms; remove one of them",
         ),
     ],
     ids=["a root path alone", "a key alone", "no key", "echo", "echo again"],
@@ -439,6 +410,23 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert flags <= set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", shown))
 
 
+def test_help_shows_each_default_as_a_user_would_write_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        rawws.cli.main(["serve", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    defaults = {
+        "max-size BYTES": "1M",
+        "max-head BYTES": "16k",
+        "drain SECONDS": "5",
+        "slow {close,skip,latest,wait}": "close",
+        "max-rooms N": "no limit",
+        "port PORT": "8080",
+    }
+    for flag, default in defaults.items():
+        assert re.search(rf"--{flag} (?:(?! --).)*\(default: {default}\)", shown), flag
+    assert "`" not in shown
+
+
 def test_help_without_a_command_leads_to_serve(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         rawws.cli.main(["--help"])
@@ -461,3 +449,24 @@ def test_the_module_is_the_program(start_program: StartProgram) -> None:
 def test_what_a_peer_sends_may_go_to_all_others_only(ran: Ran) -> None:
     assert rawws.cli.main(["--exclude-sender"]) == 0
     assert ran.hub["exclude_sender"] is True
+
+
+# The table of flags
+
+
+def test_a_flag_sets_a_keyword_that_there_is() -> None:
+    for flag in FLAGS:
+        if flag.goes_to:
+            function, _, keyword = flag.goes_to.partition(".")
+            assert keyword in inspect.signature(FLAGS.functions[function]).parameters, flag.name
+
+
+def test_every_limit_in_the_metrics_is_that_of_its_flag() -> None:
+    """The flag by which a limit is reported sets the keyword from which the limit comes."""
+    options = ServerOptions(rate=1, max_connections=1, max_connections_per_ip=1, max_memory=1)
+    limits = options.limits_by_flag() | Hub(max_rooms=1, max_peers=1).limits_by_flag()
+    goes_to = {flag.name: flag.goes_to for flag in FLAGS}
+    assert len(limits) == 20
+    for name in limits:
+        keyword = name.removeprefix("--").replace("-", "_")
+        assert goes_to[name] == f"serve.{keyword}" or goes_to[name].startswith(f"hub.{keyword}")

@@ -20,7 +20,7 @@ import trio
 from trio.testing import MockClock
 
 from rawws import systemd
-from rawws.asgi_app import Message, Receive, Scope, Send
+from rawws.asgi_spec import Message, Receive, Scope, Send
 from rawws.errors import UsageError
 from rawws.limits import Limits
 from rawws.wire.frames import Opcode
@@ -406,7 +406,7 @@ def test_what_systemd_passes_on_has_to_listen(
         monkeypatch.setattr(systemd, "FIRST_FD", passed_on.fileno())
         monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
         monkeypatch.setenv("LISTEN_FDS", "1")
-        with pytest.raises(UsageError, match=r"is not a stream socket that listens; .* ListenStream= and Accept=no"):
+        with pytest.raises(UsageError, match=r"is not a listening stream socket; .* ListenStream= and Accept=no"):
             systemd.inherited_listeners()
 
 
@@ -415,9 +415,9 @@ def test_what_systemd_passes_on_has_to_be_a_socket(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("LISTEN_FDS", "1")
     with (tmp_path / "file").open("w") as file:
         monkeypatch.setattr(systemd, "FIRST_FD", file.fileno())
-        with pytest.raises(UsageError, match="was to be a socket that listens: Socket operation on non-socket"):
+        with pytest.raises(UsageError, match="is not a listening socket: Socket operation on non-socket"):
             systemd.inherited_listeners()
-    with pytest.raises(UsageError, match="was to be a socket that listens: Bad file descriptor"):
+    with pytest.raises(UsageError, match="is not a listening socket: Bad file descriptor"):
         systemd.inherited_listeners()
 
 
@@ -425,7 +425,7 @@ def test_what_systemd_passes_on_has_to_be_a_socket(monkeypatch: pytest.MonkeyPat
 def test_how_many_sockets_systemd_passes_on_has_to_be_a_number(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", count)
-    with pytest.raises(UsageError, match=f"LISTEN_FDS is '{count}', and has to be the number of sockets"):
+    with pytest.raises(UsageError, match=f"LISTEN_FDS is '{count}'; it must be the number of sockets"):
         systemd.inherited_listeners()
 
 

@@ -26,7 +26,7 @@ import trio.testing
 import rawws
 import rawws.cli
 from rawws.accepting import EXHAUSTED_PAUSE_S
-from rawws.asgi_app import Receive, Scope, Send
+from rawws.asgi_spec import Receive, Scope, Send
 from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.redis.connector import Connector

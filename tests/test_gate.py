@@ -6,7 +6,7 @@ import pytest
 
 import rawws
 from rawws import Request
-from rawws.gate import Gate, Sender
+from rawws.gate import Admission, Sender
 
 
 def forwarded_for(forwarded: str) -> Request:
@@ -36,7 +36,7 @@ def forwarded_for(forwarded: str) -> Request:
 def test_the_client_is_the_nearest_address_that_is_not_a_proxy_of_ours(
     address: str, forwarded: str, client: str
 ) -> None:
-    found = Gate(None, None, ["10.0.0.0/8"]).find_sender(1, forwarded_for(forwarded), (address, 1234))
+    found = Admission(None, None, ["10.0.0.0/8"]).find_sender(1, forwarded_for(forwarded), (address, 1234))
     assert isinstance(found, Sender)
     assert found.address[0] == client
 
@@ -82,15 +82,18 @@ def test_the_proxy_nearest_to_the_client_sets_the_scheme(
     fields: dict[str, str], client: str, scheme: str | None
 ) -> None:
     request = Request("GET", "/", "1.1", rawws.Headers(list(fields.items())))
-    found = Gate(None, None, ["10.0.0.0/8"]).find_sender(1, request, ("10.0.0.1", 1234))
+    found = Admission(None, None, ["10.0.0.0/8"]).find_sender(1, request, ("10.0.0.1", 1234))
     assert isinstance(found, Sender)
     assert (found.address[0], found.scheme) == (client, scheme)
-    assert Gate(None, None, ["10.0.0.0/8"]).find_sender(1, request, ("198.51.100.7", 1)) == (("198.51.100.7", 1), None)
+    assert Admission(None, None, ["10.0.0.0/8"]).find_sender(1, request, ("198.51.100.7", 1)) == (
+        ("198.51.100.7", 1),
+        None,
+    )
 
 
 def test_several_fields_are_one_list() -> None:
     fields = [("Forwarded", 'for="evil'), ("Forwarded", "for=203.0.113.9;proto=https")]
-    found = Gate(None, None, ["10.0.0.0/8"]).find_sender(
+    found = Admission(None, None, ["10.0.0.0/8"]).find_sender(
         1, Request("GET", "/", "1.1", rawws.Headers(fields)), ("10.0.0.1", 1)
     )
     assert found == (("203.0.113.9", 0), "https")
@@ -105,7 +108,7 @@ def test_several_fields_are_one_list() -> None:
     ],
 )
 def test_a_client_counts_as_one_however_it_is_written(forwarded: str, same: str) -> None:
-    gate = Gate(None, 1, ["10.0.0.0/8"])
+    gate = Admission(None, 1, ["10.0.0.0/8"])
     for number in range(3):
         assert gate.enter(number, ("10.0.0.1", number)) is None, "the proxy itself may come as often as it likes"
     assert isinstance(gate.find_sender(0, forwarded_for(forwarded), ("10.0.0.1", 0)), tuple)
@@ -118,7 +121,7 @@ def test_a_client_counts_as_one_however_it_is_written(forwarded: str, same: str)
 
 
 def test_of_ipv6_all_of_a_64_is_one_client() -> None:
-    gate = Gate(None, 2)
+    gate = Admission(None, 2)
     refusals = [gate.enter(number, (f"2001:db8::{number:x}", 1)) for number in range(3)]
     assert refusals[:2] == [None, None]
     assert refusals[2] is not None
@@ -151,7 +154,7 @@ def test_of_ipv6_all_of_a_64_is_one_client() -> None:
     ],
 )
 def test_a_proxy_s_mistake_is_logged_once(caplog: pytest.LogCaptureFixture, fields: dict[str, str], fault: str) -> None:
-    gate = Gate(None, None, ["10.0.0.0/8"])
+    gate = Admission(None, None, ["10.0.0.0/8"])
     for number in range(3):
         gate.find_sender(number, Request("GET", "/", "1.1", rawws.Headers(list(fields.items()))), ("10.0.0.1", 1))
     assert caplog.messages == [f"#0 ! the proxy 10.0.0.1 {fault}"]

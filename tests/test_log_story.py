@@ -93,7 +93,7 @@ DEBUG handshake #1 > Upgrade: websocket
 DEBUG handshake #1 > Connection: Upgrade
 DEBUG handshake #1 > Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=
 DEBUG handshake #1 = HTTP ends, WebSocket begins: handed over with 11 bytes \
-that came behind the request
+that came after the request
 INFO hub #1 = joined room /chat (peers in it: 1)
 DEBUG frames #1 > TEXT fin=1 rsv=000 mask=none len=28 'Hello! Message From Server!!'
 DEBUG frames #1 < TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'

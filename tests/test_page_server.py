@@ -20,7 +20,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import rawws
 from rawws.limits import MIB
 from rawws.page import TRACE, About, Access, Page, feed
-from rawws.server import Server
+from rawws.server_object import Server
 from rawws.tracing import Tracer
 from rawws.web import HelloApp
 from rawws.wire.deflate import Deflater
@@ -151,8 +151,11 @@ def test_a_token_that_can_not_stand_in_a_link(given: str, start_program: StartPr
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--page-token", "x", "--no-page"], "--page-token is for the page, and with --no-page there is none"),
-        (["--page-token", "x", "--workers", "2", "--backplane", "redis://localhost"], "with --workers there is none"),
+        (["--page-token", "x", "--no-page"], "--page-token has no effect with --no-page"),
+        (
+            ["--page-token", "x", "--workers", "2", "--backplane", "redis://localhost"],
+            "--page-token has no effect with --workers",
+        ),
         (
             ["tap", "0", "localhost:1", "--page-token", "x"],
             "--page-token is for the page of a tap; give --page PORT too",

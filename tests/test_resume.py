@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 import rawws
-from rawws.server import Server
+from rawws.server_object import Server
 from tests.serving import LOOPBACK, PATIENCE_S
 
 
@@ -152,7 +152,7 @@ async def test_a_cut_in_front_of_the_first_words_is_a_cut(
         partial(rawws.serve, begin_late, 0, host=LOOPBACK, subprotocols=["rawws.id.v1"], drain=0)
     )
     url = f"ws://{LOOPBACK}:{server.port}/"
-    with pytest.raises(rawws.NoResponse, match="the server has not said where it begins: closed by the server with 1"):
+    with pytest.raises(rawws.NoResponse, match="the server sent no greeting: closed by the server with 1"):
         await rawws.connect(url, resume=True).open()
     async for ws in rawws.connect(url, resume=True):
         assert ws.last_id == "1-1"

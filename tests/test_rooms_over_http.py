@@ -744,7 +744,7 @@ async def test_those_who_come_at_the_same_time_are_no_more_either(nursery: trio.
         requests = [upgrade(f"/{number % 2}") for number in range(8)]
         assert await statuses(running, requests) == [101] * 2 + [503] * 6
         assert [len(room) for room in running.hub] == [2]
-        assert running.server._service.handshakes == {101: 2, 503: 6}
+        assert running.server._state.handshakes == {101: 2, 503: 6}
 
 
 class SlowBackplane:

@@ -447,7 +447,7 @@ async def test_a_tls_handshake_has_to_be_over_in_time(serve: Serve, certificate:
     [
         (["--tls-cert", "nowhere.pem"], "can't be read: No such file or directory"),
         (["--tls-cert", __file__], "give a PEM certificate and the key that belongs to it"),
-        (["--tls-key", "key.pem"], "--tls-key is of no use without --tls-cert"),
+        (["--tls-key", "key.pem"], "--tls-key has no effect without --tls-cert"),
     ],
     ids=["no such file", "not a certificate", "a key alone"],
 )

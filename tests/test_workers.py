@@ -102,11 +102,11 @@ async def test_workers_end_when_the_first_process_is_gone(start_program: StartPr
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--workers", "2"], "--workers needs --backplane"),
+        (["--workers", "2"], "--workers requires --backplane"),
         (["--workers", "0", "--backplane", REDIS], "give 1 to 1024"),
         (["--workers", "1000000", "--backplane", REDIS], "give 1 to 1024"),
         (["--workers", "2", "--backplane", REDIS, "--record", "r.jsonl"], "--record writes one file"),
-        (["--workers", "2", "--backplane", REDIS, "--page"], "the page shows one process"),
+        (["--workers", "2", "--backplane", REDIS, "--page"], "--page shows one process"),
         (["--workers", "2", "--backplane", REDIS, "--tls-cert", "/nowhere.pem"], "'/nowhere.pem'"),
         (["--workers", "2", "--backplane", "http://localhost"], "http:// is not how Redis is reached"),
         (["--workers", "2", "--backplane", REDIS, "--app", "nowhere:app"], "there is no module 'nowhere'"),

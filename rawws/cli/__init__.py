@@ -18,7 +18,7 @@ from rawws.version import __version__
 COMMANDS = (serve, connect, tap, decode, check)
 
 DONE, FAILED, MISUSED = 0, 1, 2
-INTERRUPTED = 130  # as shells have it for who ends by SIGINT
+INTERRUPTED = 130  # as in shells: 128 + SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RawwsError, ExceptionGroup) as error:
         cause = _alone(error)
         if isinstance(cause, streams.OutputLost):
-            if isinstance(cause.cause, BrokenPipeError):  # whoever reads, such as head(1), has seen enough
+            if isinstance(cause.cause, BrokenPipeError):  # the reader, such as head(1), has seen enough
                 return DONE
             streams.tell_output_lost(cause.cause)
             return FAILED
@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         streams.complain(str(cause))
         return MISUSED if isinstance(cause, UsageError) else FAILED
-    except KeyboardInterrupt:  # before there was anything to end in order, or nothing that has to be
+    except KeyboardInterrupt:  # nothing had to be ended in order
         return INTERRUPTED
     except BaseExceptionGroup as error:
         if error.split(KeyboardInterrupt)[1] is not None:
             raise
-        return INTERRUPTED  # the same, within a nursery
+        return INTERRUPTED  # it was raised within a nursery
     return status
 
 
@@ -73,7 +73,7 @@ def _parse(given: list[str]) -> argparse.Namespace:
 
 
 def _make_parsers() -> tuple[Parser, dict[str, Parser]]:
-    """Return the parser of the choice of a command, and those of the commands by name."""
+    """Return the parser that chooses the command, and the commands' own parsers by name."""
     top = Parser(
         prog="rawws",
         description="WebSockets that you can see through.",

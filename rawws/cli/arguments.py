@@ -1,4 +1,4 @@
-"""What a flag may be given: each function turns its text into a value, or says what is wrong with it."""
+"""Types of flags: each function turns a text into a value, or raises an error that says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from rawws.cli.parsing import nearest
 from rawws.errors import UsageError
-from rawws.gate import Gate
+from rawws.gate import Admission
 from rawws.page import Access
 from rawws.room_paths import RoomPaths
 from rawws.room_posts import Guard
@@ -18,10 +18,11 @@ from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.origins import Origins
 from rawws.wire.trace import shorten
 
-# Of seconds, or of things in a second: what is less is meant by nobody, and keeps a loop busy or a client waiting.
+# The least number of seconds, or of things per second. A lower one is a mistake that would keep a loop busy or a client
+# waiting.
 LEAST = 0.001
 
-_MOST_DIGITS = 18  # of a number that fits into 64 bits
+_MOST_DIGITS = 18  # a number with as many fits into 64 bits
 
 _SIZE = re.compile(r"([0-9]+)\s*(k|m|g)?(i?b)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -69,7 +70,7 @@ token = checked(Guard)
 page_token = checked(Access)
 origin = checked(lambda given: Origins([given]))
 host_name = checked(lambda given: Hosts([given]))
-proxy = checked(lambda given: Gate(None, None, [given]))
+proxy = checked(lambda given: Admission(None, None, [given]))
 
 
 def seconds(argument: str) -> float:
@@ -142,7 +143,7 @@ def count(given: str) -> int:
 
 
 def above_zero(read: Callable[[str], int]) -> Callable[[str], int]:
-    """Refuse 0 too: as a limit it would let nothing through, where some may have meant that there is none."""
+    """Accept positive sizes only: 0 would let nothing through, though a user may mean that there is no limit."""
 
     def read_more(given: str) -> int:
         if not (number := read(given)):

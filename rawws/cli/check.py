@@ -1,4 +1,4 @@
-"""``rawws check``: tries any WebSocket server with what it has to take, and what it has to refuse."""
+"""``rawws check``: tests any WebSocket server with input that it must accept, and input that it must refuse."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from rawws import logs
 from rawws.checker import Checker, Result, Stopped
 from rawws.cli.arguments import add_tls_arguments, client_tls, header, seconds
 from rawws.cli.streams import complain, need_output, writing_output
-from rawws.errors import OpenTimeout, ProxyError, UsageError
+from rawws.errors import OpenTimeout, UsageError
 from rawws.wire.cases import BY_NAME, CASES, Case, Verdict
+from rawws.wire.handshake_errors import ProxyError
 from rawws.wire.trace import printable
 
 NAME = "check"

@@ -9,7 +9,7 @@ from rawws import client, logs, signals
 from rawws.cli.arguments import add_tls_arguments, client_tls, header, seconds, size, text
 from rawws.cli.streams import complain, drop_output, need_input, need_output, tell_output_lost
 from rawws.console import Console, EditedScreen, Pipe, Print, Screen
-from rawws.errors import HandshakeRefused, InvalidHandshake, OpenTimeout, UsageError, sentence_of
+from rawws.errors import InvalidHandshake, OpenTimeout, UsageError, sentence_of
 from rawws.extras import install_command
 from rawws.limits import MIB
 from rawws.signals import ending_signals
@@ -116,7 +116,7 @@ async def _connect(options: argparse.Namespace) -> int:
         ws = await connector.open()
     except UsageError:
         raise
-    except (OSError, InvalidHandshake, HandshakeRefused, OpenTimeout) as error:
+    except (OSError, InvalidHandshake, OpenTimeout) as error:
         complain(sentence_of(error))
         return _REFUSED
     console = _open_console()

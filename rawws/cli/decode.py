@@ -1,4 +1,4 @@
-"""``rawws decode``: explains bytes, an HTTP upgrade and the frames behind it, or frames alone."""
+"""``rawws decode``: explains bytes: an HTTP upgrade and the frames after it, or frames alone."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from rawws.wire.trace import printable
 NAME = "decode"
 HELP = "explain bytes: a handshake, frames, a capture"
 
-# Records, a line each; or as an array with one on each line, as the page exports them.
+# Records, one on each line; or an array with one on each line, as the page exports them.
 _RECORDS = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:at|connection|kind|sender)"\s*:')
 
-# A response after a request: both directions of a connection in one stream, as if one side had sent all of it.
+# A response after a request: both directions of a connection are in one stream, as if one side had sent all of it.
 _ANSWER_BEHIND = re.compile(rb"\r?\n\r?\nHTTP/1\.[01] \d{3}")
 
-# Explained and printed before the next are looked at: there may be a frame in every two bytes, and behind each body
-# of HTTP all that is there is copied.
+# The bytes that are explained and printed at a time: there may be a frame in every two bytes, and after each HTTP body
+# the rest is copied.
 _AT_ONCE_BYTES = 64 * 1024
 
 # A file's kind is recognized by its beginning, before the rest of it is read.
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="sender",
         type=one_of(["client", "server"]),
         choices=["client", "server"],
-        help="who sent the bytes (default: who masks is a client)",
+        help="the sender of the bytes (default: the client if they are masked)",
     )
     parser.add_argument("--brief", action="store_true", help="a line for each frame, without its ruler")
 
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
                 print(printable(line))
             wrong = wrong or _is_wrong(seen)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads, such as head(1), has seen enough
+    except BrokenPipeError:  # the reader, such as head(1), has seen enough
         drop_output()
     except OSError as error:
         drop_output()
@@ -98,7 +98,7 @@ def _is_wrong(seen: Seen) -> bool:
 
 
 def _read(given: list[str]) -> tuple[bytes | str, str]:
-    """Return the input, either bytes from the wire or text that spells them, and the name of its file."""
+    """Return the input, either bytes from the wire or their textual form, and the name of its file."""
     if not given or given == ["-"]:
         need_input()
         return _read_file("", sys.stdin.buffer), ""
@@ -152,7 +152,7 @@ def _refuse(data: bytes, name: str = "") -> None:
 
 
 def _explain(source: bytes | str, sender: Role | None, name: str = "") -> Iterator[tuple[str, Seen | None]]:
-    """Yield what is seen, each with a title where another connection or direction begins."""
+    """Yield what the observer sees, with a title wherever another connection or direction begins."""
     if isinstance(source, bytes):
         yield from _explain_bytes(source, sender)
     elif _RECORDS.match(source):
@@ -261,8 +261,8 @@ def _explain_connection(connection: _Connection) -> Iterator[tuple[str, Seen | N
     for record in connection.records:
         time = f"{record.at - began:+.3f} s"
         if record.sender is None:
-            if record.told:
-                yield f"{time}: {printable(f'{record.kind}: {record.told}')}", None
+            if record.text:
+                yield f"{time}: {printable(f'{record.kind}: {record.text}')}", None
         elif record.frame is None:
             observer.leave_out_body(record.sender)  # of HTTP, the heads alone are recorded
             for seen in observer.receive(record.sender, record.head):

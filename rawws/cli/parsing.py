@@ -15,6 +15,7 @@ from rawws.wire.trace import shorten
 # The wording of argparse's own errors.
 _EXCLUDED = "not allowed with argument "
 _REQUIRED = "the following arguments are required: "
+_VERSION = "--version"  # a flag of rawws itself, not of a command
 
 
 class Misused(UsageError):
@@ -111,7 +112,7 @@ class Parser(argparse.ArgumentParser):
         message = f"{self.prog} has no flag {shorten(flag)}"
         if owners := [other.prog for other in others.values() if flag in other.flags]:
             return f"{message}, and {' and '.join(owners)} {'has' if len(owners) == 1 else 'have'} it"
-        return message + nearest(flag, self.flags)
+        return message + nearest(flag, [*self.flags, _VERSION]).replace(_VERSION, f"rawws {_VERSION}")
 
     def _explain_extra(self, argument: str, others: Mapping[str, Parser]) -> str:
         message = f"{self.prog} doesn't take the argument {shorten(argument)!r}"

@@ -13,7 +13,7 @@ from rawws.wire.trace import printable
 
 
 class OutputLost(RawwsError):
-    """Standard output can't be written; its cause is why."""
+    """Standard output can't be written; ``cause`` is the reason."""
 
     def __init__(self, cause: OSError) -> None:
         super().__init__(str(cause))
@@ -22,7 +22,7 @@ class OutputLost(RawwsError):
 
 @contextlib.contextmanager
 def writing_output() -> Iterator[None]:
-    """Have errors of standard output told from others, such as a network's. Raises `OutputLost`."""
+    """Distinguish errors of standard output from others, such as a network's. Raises `OutputLost`."""
     try:
         yield
         sys.stdout.flush()
@@ -32,9 +32,9 @@ def writing_output() -> Iterator[None]:
 
 
 def fill_closed() -> None:
-    """Have /dev/null stand where a standard stream is closed, so that no socket gets its number.
+    """Open /dev/null in place of a closed standard stream, so that no socket gets its number.
 
-    What is said on standard error is lost then. ``sys.stdin`` and ``sys.stdout`` stay None, for the two below.
+    Text for a closed standard error is lost. ``sys.stdin`` and ``sys.stdout`` stay None, for the two checks below.
     """
     for number in range(3):
         try:
@@ -46,7 +46,7 @@ def fill_closed() -> None:
 
 
 def prepare_output() -> None:
-    """Have standard output take any text, and all of it.
+    """Make standard output accept any text, and write all of it.
 
     A character that its encoding lacks is written as an escape, since peers choose the text. Without a buffer
     (``python -u``, PYTHONUNBUFFERED) a write that a signal interrupts would silently lose the rest.
@@ -62,25 +62,25 @@ def prepare_output() -> None:
 def complain(text: str) -> None:
     """Write one sentence to standard error.
 
-    Control characters in it are spelt out, since they may come from a peer or a file.
+    Control characters in it are escaped, since they may come from a peer or a file.
     """
     print(f"rawws: {printable(text)}", file=sys.stderr)
 
 
 def need_input() -> None:
-    """Raises `UsageError` where there is nothing to read from."""
+    """Raises `UsageError` if standard input is closed."""
     if sys.stdin is None:
         raise UsageError("standard input is closed; </dev/null is an empty one")
 
 
 def need_output() -> None:
-    """Raises `UsageError` where there is nothing to write to."""
+    """Raises `UsageError` if standard output is closed."""
     if sys.stdout is None:
         raise UsageError("standard output is closed; >/dev/null has it thrown away")
 
 
 def drop_output() -> None:
-    """Throw away what is yet to be written, because it can't be: Python would try once more at its end."""
+    """Drop unwritten output, which can't be written: Python would try once more at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""``rawws tap``: a reverse proxy that changes nothing, and shows the handshake and frames that run through it."""
+"""``rawws tap``: a reverse proxy that changes nothing, and shows the handshakes and frames that pass through it."""
 
 from __future__ import annotations
 
@@ -163,5 +163,5 @@ async def _show_page(
     _log(page.invite(f"http://{format_address(connectable_address(listeners[0]))}"))
 
 
-def _log(told: str) -> None:
-    logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+def _log(message: str) -> None:
+    logs.server_line(logging.INFO, STATE, message)

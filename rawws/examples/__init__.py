@@ -4,8 +4,8 @@
 ``echo``          the smallest server: each message goes back
 ``chat``          rooms with names, and a page to talk from
 ``ticker``        a live feed in which slow readers skip to the newest value
-``payments``      a back end that tells another: events that survive the other one's being killed
-``existing_app``  a Starlette application with a WebSocket room beside it, on one port
+``payments``      a back end that notifies another: events that survive a kill of the other one
+``existing_app``  a Starlette application with a WebSocket room, on one port
 ================  =====================================================================================
 """
 

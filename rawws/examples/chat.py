@@ -26,7 +26,7 @@ const ws = new WebSocket(location.href.replace(/^http/, "ws"))
 ws.onmessage = (event) => {
   const { name, text } = JSON.parse(event.data)
   const item = document.createElement("li")
-  item.textContent = `${name} ${text}`        // as text: what others say is never HTML
+  item.textContent = `${name} ${text}`        // as text: a message is never HTML
   document.querySelector("#said").append(item)
 }
 document.querySelector("form").onsubmit = (event) => {
@@ -42,7 +42,7 @@ hub = rawws.Hub()
 
 
 def authenticate(request: rawws.Request) -> object:
-    """The name is who one is, as far as a chat without passwords goes."""
+    """Return the name in the query, which identifies a user of this chat without passwords."""
     name = parse_qs(request.query).get("name", [""])[0].strip()[:20]
     return name or rawws.Response(401, "Say who you are: ?name=...\n")
 

@@ -1,4 +1,4 @@
-"""The smallest server: each message goes back to who sent it.
+"""The smallest server: each message goes back to its sender.
 
 python -m rawws.examples.echo --port 8080
 python -m websockets ws://localhost:8080/        (any client will do)

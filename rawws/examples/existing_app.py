@@ -1,13 +1,13 @@
-"""A web application that is there already, with a WebSocket room beside it, on one port.
+"""An existing web application, with a WebSocket room on the same port.
 
     python -m pip install starlette
     python -m rawws.examples.existing_app --port 8080
     python -m websockets ws://localhost:8080/room/orders  in one terminal
     curl -d '3 apples' localhost:8080/orders              in another: the order appears in the first
 
-The application knows nothing of WebSockets but the room that it publishes to. rawws answers the upgrades, whose paths
-begin with /room/, and hands every other request to it. Any ASGI application that runs on trio can take the place of
-this one, such as one that uses FastAPI.
+The application knows nothing of WebSockets but the room that it publishes to. rawws answers upgrades at paths that
+begin with /room/, and passes every other request on to it. Any ASGI application that runs on trio can take its place,
+such as one that uses FastAPI.
 """
 
 from __future__ import annotations

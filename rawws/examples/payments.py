@@ -1,11 +1,12 @@
-"""A back end that tells another: a payment is answered at once, and an SMS service hears of it and loses nothing.
+"""A back end that notifies another: a payment is answered at once, and an SMS service gets every payment.
 
     python -m rawws.examples.payments server
     python -m rawws.examples.payments sms --state sms.state
     curl -d 'amount=100' localhost:8080/payments
 
-Kill the SMS service, pay some more, and start it again: it says which message it had last, and gets what came since,
-as far as the room's history has it. It notes a message when its SMS is out, so none is lost, and none sent twice.
+Kill the SMS service, pay some more, and start it again: it sends the id of its last message, and gets the messages
+after it, as far as the room's history has them. It records a message after its SMS, so it loses none. Killed between
+the two, it sends that SMS again.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import trio
 import rawws
 from rawws.examples import run_until_signal
 
-KEPT = 1000  # payments that the room holds for those who come back, for a week
+KEPT = 1000  # payments that the room keeps for a week, for readers that reconnect
 
 
 async def serve(port: int) -> None:
-    """The primary server: payments come in over HTTP, and go out as messages of a room that others may only read."""
+    """The primary server: payments come in over HTTP, and go out as messages of a room that clients may only read."""
     hub = rawws.Hub(history=KEPT, history_age_s=7 * 24 * 3600, read_only=True, rooms_at="/payments")
 
     async def http(request: rawws.Request) -> rawws.Response | None:
@@ -32,7 +33,7 @@ async def serve(port: int) -> None:
             return None
         room = hub.room("/payments")
         payment = json.dumps({"paid": request.body.decode(errors="replace")})
-        room.publish(payment)  # waits for nobody
+        room.publish(payment)  # it never waits for a reader
         return rawws.Response(201, room.last_id + "\n")
 
     async with trio.open_nursery() as nursery:
@@ -41,19 +42,19 @@ async def serve(port: int) -> None:
 
 
 async def send_sms(port: int, state: Path) -> None:
-    """The SMS service. A file has the id of the last payment told; killed in between, it tells that one again."""
+    """The SMS service. A file has the id of the last payment whose SMS was sent."""
     last_id = state.read_text() if state.exists() else ""
-    # Who has had nothing yet takes all that there is.
+    # A service without a position takes all payments that there are.
     uri = f"ws://localhost:{port}/payments" + ("" if last_id else f"?last={KEPT}")
     async for ws in rawws.connect(uri, resume=last_id or True):
         if ws.gap is not None:
-            print(f"payments are missing behind {ws.gap.since}: ask the books", flush=True)
+            print(f"payments are missing after {ws.gap.since}: ask the books", flush=True)
         try:
             async for message in ws:
-                print(f"SMS: {json.loads(message)['paid']!r}", flush=True)  # a customer's words, and no escape codes
+                print(f"SMS: {json.loads(message)['paid']!r}", flush=True)  # quoted: it may contain escape codes
                 new = state.with_suffix(".new")
                 new.write_text(ws.last_id)
-                new.replace(state)  # so that the file is whole whenever we are killed
+                new.replace(state)  # the file is whole even if we are killed
         except rawws.ConnectionClosed:
             print("cut off from the payments; trying again", flush=True)
 

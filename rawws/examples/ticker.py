@@ -1,11 +1,11 @@
-"""A live feed: everybody gets each value as it comes, and who reads slowly skips to the newest.
+"""A live feed: every reader gets each value as it comes, and a slow reader skips to the newest.
 
     python -m rawws.examples.ticker --port 8080 --per-second 20
     python -m websockets ws://localhost:8080/
 
-A room keeps what a slow reader has not had yet, so that it gets everything. Prices are another matter: only the
-newest is of use. So each reader has a task of its own here, which sends the newest value there is, waits until the
-reader has taken it (that is what ``send`` does), and looks again. The numbers show who has skipped what.
+A room keeps the messages that a slow reader has not got yet, so that it gets all of them. Of prices, only the newest is
+of use. So each reader has its own task here, which sends the newest value, waits until the reader has taken it (as
+``send`` does), and looks again. The numbers show which values each reader has skipped.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Ticker:
         return json.dumps({"number": self.number, "price": self.price, "padding": self._padding})
 
     async def feed(self, ws: rawws.WebSocket) -> None:
-        """The handler of one reader; it ends when the reader has gone, because ``send`` raises then."""
+        """The handler of one reader. It ends when the reader has left, since ``send`` raises then."""
         sent = -1
         while True:
             while self.number == sent:

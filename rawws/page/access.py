@@ -1,8 +1,8 @@
 """The secret that opens the page.
 
-An address says nothing about the person behind it: a proxy on this machine that adds no header of its own makes every
-stranger a client on loopback. So the page and its trace are for those who know a token, which is new at each start
-and written to the log. A link with ``?token=…`` exchanges it for a cookie, and leads to the page.
+An address does not identify a person: a proxy on this machine that adds no header of its own makes every stranger a
+client on loopback. So the page and its feed need a token, which is new at each start and written to the log. A link
+with ``?token=…`` exchanges it for a cookie, and leads to the page.
 
 The cookie lasts as long as the browser's session. Scripts can't read it, pages of other sites don't send it, and it
 goes nowhere but below `HOME`, so that neither rooms nor an application see it.
@@ -16,8 +16,7 @@ import secrets
 
 from rawws.errors import Refusal, UsageError
 from rawws.room_paths import OWN_PATHS
-from rawws.web import NO_STORE
-from rawws.wire.messages import Request, Response
+from rawws.wire.messages import NO_STORE, Request, Response
 
 HOME = OWN_PATHS
 
@@ -83,8 +82,8 @@ def lead_home() -> Response:
 def refusal_of(request: Request) -> Refusal:
     """Return the refusal of a request without the secret."""
     fields: tuple[tuple[bytes, bytes], ...] = ()
-    # Where the link was followed from a page of another site, such as a terminal in a browser, SameSite=Strict keeps
-    # the cookie back on the way here. The browser sends it when our own answer has it come again.
+    # If the link was followed from a page of another site, such as a terminal in a browser, SameSite=Strict
+    # withholds the cookie. The browser sends it when our own answer makes it load the page again.
     if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.headers.get("Sec-Fetch-Mode") == "navigate":
         fields += ((b"Refresh", f"0; url={HOME}".encode("ascii")),)
     return Refusal(403, "page_token", _NEEDED, fields)

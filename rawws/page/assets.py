@@ -1,4 +1,4 @@
-"""The page's files, as they are answered."""
+"""The page's files, and the responses with them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import hashlib
 from importlib.resources import files
 
 from rawws.page.access import HOME
-from rawws.web import NO_STORE
-from rawws.wire.messages import Request, Response
+from rawws.wire.messages import NO_STORE, Request, Response
 
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -15,7 +14,7 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-# Nothing from elsewhere, nothing inline; but WebSockets to anywhere, which is what the page is for.
+# No content of other origins and nothing inline, but WebSockets to anywhere, since the page exists for these.
 _POLICY = "; ".join(
     [
         "default-src 'none'",

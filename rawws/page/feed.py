@@ -1,7 +1,7 @@
-"""What a page is told, and what it may ask, over its WebSocket at ``/_rawws/trace``.
+"""The page's protocol: records that it gets, and questions that it may ask, over its WebSocket at ``/_rawws/trace``.
 
 Every message is JSON. The server begins with ``{"about": {...}, "open": [...], "unlisted": 0}``. Its ``about`` has the
-``instance``, which is another one for each process: a connection's number counts within that. ``open`` lists the
+``instance``, which differs for each process: a connection's number counts within that. ``open`` lists the
 connections that are open already, the oldest first, each as ``{"connection": number, "from": "...", "path": "...",
 "websocket": true}``, and ``unlisted`` is the number of those that it leaves out, which are older. Both come again,
 without ``about``, after records were dropped. The server then reports what happens, several records at a time:
@@ -15,14 +15,14 @@ The page may ask, with a number of its choice, and gets ``{"answer": number, ...
 
 ===============================================  ================================================================
 ``{"ask": 1, "for": "frame", "frame": {...}}``   ``fields``: its header bit by bit; ``text`` of its message
-``{"ask": 2, "for": "cases"}``                   ``cases``: what a server can be tried with
-``{"ask": 3, "for": "case", "name": "...",       ``sent``, ``story``, ``verdict``, ``got``: what became of it when
-"path": "/"}``                                   this server was tried with it
+``{"ask": 2, "for": "cases"}``                   ``cases``: the conformance cases for a server
+``{"ask": 3, "for": "case", "name": "...",       ``sent``, ``story``, ``verdict``, ``got``: the result of this case
+"path": "/"}``                                   with this server
 ===============================================  ================================================================
 
-Who watches must not slow down what is watched. A feed has a budget of records and bytes; when that is used up, it has
-the frames of all connections read in the fast lane again, rests, and tells how many messages went by meanwhile, and
-which connections have ended.
+A page must not slow down the server that it watches. A feed has a budget of records and bytes. When that is used up,
+the frames of all connections are read in the fast lane again, and the feed pauses. Then it reports how many messages
+it skipped, and which connections have ended.
 """
 
 from __future__ import annotations
@@ -57,27 +57,27 @@ from rawws.wire.records import Record
 from rawws.wire.role import Role
 from rawws.wire.trace import STATE, message_line, preview_message, preview_payload, shorten
 
-# After one message, what comes within this time goes out as the next: nobody sees the difference, and a browser has
-# less to do. The first goes out at once, since a frame that ends the server is the one to be looked for.
+# Records within this time after a message are sent as the next message: the delay is invisible, and a browser has less
+# to do. The first record is sent at once, since a frame that ends the server is the one to be looked for.
 GATHER_S = 0.05
-# A page keeps up with so many frames (a guess: it draws some forty of them), and a server with the telling of them:
-# at 15 µs each, 2,000 a second are 3 % of a core. A burst may be larger.
+# The frames per second that a page can display (a guess: it draws some forty of them) and a server can report: at
+# 15 µs each, 2,000 a second are 3 % of a core. A burst may be larger.
 BURST_RECORDS = 12_000
 RECORDS_A_SECOND = 2_000
 BURST_BYTES = 8 * 1024 * 1024
 BYTES_A_SECOND = 2 * 1024 * 1024
 REST_S = 1.0
 
-# The page keeps so many connections: of those that end while it can't be told, it needn't know of more.
+# The number of connections that the page keeps. So it needs no more ends of connections after a pause.
 KEPT_CONNECTIONS = 500
 
 # The most bytes of a frame's payload that the page gets.
 TOLD_BYTES = 4096
 
 CASE_PATIENCE_S = 2.0
-# Questions that are answered at the same time; the next is not read before one of them has its answer, so that who
-# asks and doesn't read the answers is held back, and costs no more than these. (No question is longer than that of a
-# frame, by far: the rest of ``MOST_ASKED`` is room.)
+# The number of questions that are answered at the same time. The next one is not read before one of them has its
+# answer, so a page that doesn't read the answers costs no more than these. (A question about a frame is the longest by
+# far, and ``MOST_ASKED`` is larger than that.)
 ANSWERED_AT_ONCE = 8
 MOST_ASKED = 64 * 1024
 CASES_AT_ONCE = 4
@@ -85,19 +85,19 @@ CASES_AT_ONCE = 4
 
 @functools.cache
 def _instance() -> str:
-    """Return the id by which a page that comes back knows whether it is among the same connections.
+    """Return the id by which a page that reconnects recognizes the same server, with the same connections.
 
-    The process makes it that serves, not the import: forks of one program are different servers.
+    It is made by the serving process, not by the import: forks of one program are different servers.
     """
     return secrets.token_hex(8)
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a page is to know of the server that it watches: ``uri`` is where that can be tried, and connected to.
+    """A description of the watched server. Cases are run against ``uri``, and clients connect to it.
 
-    ``is_tap`` says that the page's own server is another one. ``path`` is one that a WebSocket can be opened at, and
-    ``has_rooms`` says that it is a room, over HTTP too.
+    ``is_tap`` says that another server serves the page. A WebSocket can be opened at ``path``; ``has_rooms`` says that
+    this is a room, over HTTP too.
     """
 
     uri: str
@@ -109,7 +109,7 @@ class About:
 
 
 class Feed:
-    """Tells one page what a tracer tells; a sink."""
+    """A sink that sends a tracer's records to one page."""
 
     def __init__(self, websocket: WebSocket, tracer: Tracer, about: About) -> None:
         self.shown_bytes = TOLD_BYTES
@@ -119,13 +119,13 @@ class Feed:
         self._about = about
         self._traffic = current_loop().traffic
         self._waiting: list[str] = []
-        self._sending = ""  # what was waiting, as one message
+        self._sending = ""  # the records that were waiting, as one message
         self._something = trio.Event()
         self._records_left: float = BURST_RECORDS
         self._bytes_left: float = BURST_BYTES
         self._filled_at = trio.current_time()
         self._missed = 0
-        self._missed_ends: deque[str] = deque(maxlen=KEPT_CONNECTIONS)  # which are told later
+        self._missed_ends: deque[str] = deque(maxlen=KEPT_CONNECTIONS)  # reported after the pause
         self._open: Record = {}  # the connections to report to the page, as they were when they were listed
         self._passed_at_rest = 0
         self._rests_until = 0.0
@@ -140,7 +140,7 @@ class Feed:
         logs.line(logs.hub, logging.INFO, logs.SERVER, STATE, "a page watches the traffic")
         self._websocket.count_besides(self._held_bytes)
         self._tracer.add(self)
-        self._open = self._list_open()  # at the same moment: the records go on from there
+        self._open = self._list_open()  # at the same moment, since the records continue from there
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tell)
@@ -153,10 +153,10 @@ class Feed:
             self._tracer.remove(self)
 
     def _held_bytes(self) -> int:
-        """Return what waits for a page that reads slowly; what is being sent is held as text and as bytes."""
+        """Return the memory of records for a page that reads slowly. A message being sent is held as text and bytes."""
         return 2 * len(self._sending) + sum(map(sys.getsizeof, (*self._waiting, *self._missed_ends)))
 
-    # What is told
+    # Records
 
     def take(self, connection: int, record: Record) -> None:
         self._add({"at": time.time(), "connection": connection, **record})
@@ -192,7 +192,7 @@ class Feed:
         self._something.set()
 
     def _miss(self) -> None:
-        """Count what isn't told, and have frames read in the fast lane again."""
+        """Count a record that isn't sent, and have frames read in the fast lane again."""
         self._missed += 1
         if self.wants_frames:
             self.wants_frames = False
@@ -223,14 +223,14 @@ class Feed:
             await trio.sleep(GATHER_S)
 
     def _fill(self) -> None:
-        """Fill up the budget for the time since that was done last."""
+        """Refill the budget for the time since the last refill."""
         now = trio.current_time()
         elapsed_s, self._filled_at = now - self._filled_at, now
         self._records_left = min(BURST_RECORDS, self._records_left + elapsed_s * RECORDS_A_SECOND)
         self._bytes_left = min(BURST_BYTES, self._bytes_left + elapsed_s * BYTES_A_SECOND)
 
     def _resume(self) -> None:
-        """Look at frames again, and tell how much went by."""
+        """Watch frames again, and report how many were skipped."""
         passed = self._traffic.messages_in + self._traffic.messages_out - self._passed_at_rest
         missed = self._missed - len(self._missed_ends) + passed
         lost = {"at": time.time(), "connection": 0, "kind": "lost", "records": missed}
@@ -264,7 +264,7 @@ class Feed:
             "has_rooms": self._about.has_rooms,
         }
 
-    # What is asked
+    # Questions
 
     async def _answer(self, message: str | bytes) -> None:
         asked: Any = None
@@ -274,8 +274,8 @@ class Feed:
             asked = json.loads(message)
             answer = await self._answers[asked["for"]](self, asked)
         except (ValueError, KeyError, TypeError, RecursionError, OSError, RawwsError) as error:
-            told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            answer = {"error": f"this can't be answered: {told or type(error).__name__}"}
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            answer = {"error": f"this can't be answered: {reason or type(error).__name__}"}
         number = asked.get("ask") if isinstance(asked, dict) else None
         await self._send({"answer": number if isinstance(number, int) else None, **answer})
         self._answering.release()
@@ -289,24 +289,24 @@ class Feed:
         }
 
     def _read_text(self, frame: Frame) -> str | None:
-        """Return the text in a frame, or as much of it as is known; None if the frame has no text."""
+        """Return the text in a frame, or the known part of it; None if the frame has no text."""
         if frame.header.is_control or frame.header.opcode == Opcode.BINARY or frame.header.rsv1:
             return None
         try:
-            # Where a part is left out, or another frame goes on, the end may be within a character.
+            # If a part is left out, or another frame continues the text, the end may be within a character.
             errors = "ignore" if frame.left_out_bytes or not frame.header.fin else "strict"
             return frame.payload_head.decode(errors=errors)[:TOLD_BYTES]
         except UnicodeDecodeError:
-            return None  # a part of a binary message, or of one that is compressed
+            return None  # a part of a binary or compressed message
 
     async def _list_cases(self, asked: Mapping[str, Any]) -> Record:
-        told = ("name", "title", "section", "rule")
-        return {"cases": [{name: getattr(case, name) for name in told} for case in CASES]}
+        names = ("name", "title", "section", "rule")
+        return {"cases": [{name: getattr(case, name) for name in names} for case in CASES]}
 
     async def _run_case(self, asked: Mapping[str, Any]) -> Record:
         case = BY_NAME[asked["name"]]
         path = str(asked.get("path") or self._about.case_path)
-        # No proxy: it is this server itself that is tried, or the tap, and a proxy may lead elsewhere.
+        # No proxy is used, since the case is for this server or the tap, and a proxy may lead elsewhere.
         checker = Checker(
             f"{self._about.uri}/{path.lstrip('/')}", ssl=self._about.ssl, proxy=None, patience_s=CASE_PATIENCE_S
         )
@@ -315,16 +315,16 @@ class Feed:
 
     _answers = {"frame": _explain_frame, "cases": _list_cases, "case": _run_case}  # noqa: RUF012
 
-    async def _send(self, told: Record) -> None:
-        await self._send_text(json.dumps(told, separators=(",", ":")))
+    async def _send(self, record: Record) -> None:
+        await self._send_text(json.dumps(record, separators=(",", ":")))
 
     async def _send_text(self, text: str) -> None:
         with contextlib.suppress(ConnectionClosed):  # then `run` ends
-            await self._websocket.send(text, compress=False)  # it has no long way to go
+            await self._websocket.send(text, compress=False)  # it is usually sent over loopback
 
 
 def shortened(frame: Frame) -> Frame:
-    """Return a frame with no more of its payload than a page is told."""
+    """Return a frame with at most the part of its payload that a page gets."""
     more_bytes = frame.header.payload_bytes - TOLD_BYTES
     if more_bytes <= 0:
         return frame
@@ -333,7 +333,7 @@ def shortened(frame: Frame) -> Frame:
 
 
 def describe_message(frame: Frame) -> Record:
-    """Return the members of a record for the message that is in a frame, or ends with it."""
+    """Return a record's members for the message that is in a frame, or ends with it."""
     message = frame.message
     if not message_line(frame) or message is None or message.is_lost:
         return {"preview": message_line(frame) or preview_payload(frame)}
@@ -348,7 +348,7 @@ def describe_message(frame: Frame) -> Record:
 
 
 def describe_result(result: Result) -> Record:
-    """Return what became of a case."""
+    """Return the result of a case."""
     return {
         "name": result.case.name,
         "sent": result.sent.hex(),

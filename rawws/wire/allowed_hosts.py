@@ -17,21 +17,21 @@ from rawws.wire.trace import MAX_NAME_CHARACTERS, shorten
 
 
 class Hosts:
-    """The names by which a server is called, beside its addresses and ``localhost``."""
+    """The names of a server, besides its addresses and ``localhost``."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        """``*`` is for any name. Raises `UsageError` for what can't be one."""
+        """``*`` stands for any name. Raises `UsageError` for an invalid name."""
         self._names = frozenset(_checked(name) for name in names)
 
     def __repr__(self) -> str:
         return f"<Hosts {', '.join(sorted(self._names)) or 'of this machine'}>"
 
     def allow(self, host: str) -> bool:
-        """Say whether a ``Host`` is right: in any case, with or without a port."""
+        """Say whether a ``Host`` is allowed, in any case, with or without a port."""
         return "*" in self._names or name_of(host) in self._names or is_local_name(host)
 
     def refuse(self, request: Request) -> Refusal | None:
-        """Return why a request can't have been meant for this server, if it can't (RFC 9110 §7.4)."""
+        """Return a refusal for a request that was not meant for this server; None for others (RFC 9110 §7.4)."""
         host = request.authority
         if self.allow(host) or not (host or "Host" in request.headers):  # none is HTTP/1.0, which no browser speaks
             return None
@@ -41,7 +41,7 @@ class Hosts:
 
 
 def is_local_name(host: str) -> bool:
-    """Say whether a ``Host`` is an address, or ``localhost``: what no DNS server decides about (RFC 6761 §6.3)."""
+    """Say whether a ``Host`` is an address or ``localhost``, which no DNS server controls (RFC 6761 §6.3)."""
     name = name_of(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -61,7 +61,7 @@ def name_of(host: str) -> str:
 
 
 def _advise(name: str) -> str:
-    """Return advice how to allow a name, if it can be a flag's value; the client may have sent any name."""
+    """Return advice on how to allow a name, if it can be a flag's value; the client may have sent any name."""
     try:
         _checked(name)
     except UsageError:

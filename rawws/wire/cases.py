@@ -1,8 +1,8 @@
 """The cases for a test of a server: legal ones that it has to accept, and broken ones that it has to refuse.
 
-Each `Case` says what is sent, and what RFC 6455 asks of the server; `judge` holds what came back against that. Where
-the RFC leaves a choice, both are fine: *fail the connection* (§7.1.7) should send a close that says why, and has to
-close in any case.
+Each `Case` says what is sent, and what RFC 6455 asks of the server; `judge` compares the answer with that. If the RFC
+leaves a choice, both ways pass: *fail the connection* (§7.1.7) should send a close that says why, and must close in any
+case.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from rawws.wire.observer import Observer
 from rawws.wire.role import Role
 from rawws.wire.seen import Head, Seen, SeenFrame
 
-# Any will do in a test: it hides nothing (§5.3 is about proxies in between).
+# Any key will do in a test: it hides nothing (§5.3 is about proxies in between).
 KEY = b"\x37\xfa\x21\x3d"
-# Asked behind what a server has to take: the answer shows that the connection goes on.
+# The ping after input that a server must accept: its answer shows that the connection is still open.
 STILL_THERE = b"still there?"
 # A server that sends more than this, without the answer, won't send the answer either (a guess).
 MAX_ANSWER_BYTES = MIB
-# Each is an object, and there may be one in every two bytes.
+# The limit on heads and frames: each is an object, and there may be one in every two bytes.
 MAX_ANSWER_PARTS = 10_000
 
 
@@ -48,7 +48,7 @@ class Outcome:
 class Answer:
     """The bytes that come back from the server in one case, observed as they come.
 
-    It is enough when the case ``is_settled``, though the connection is open; and too much when it ``is_full``.
+    It is complete when the case ``is_settled``, even if the connection is open, and too large when it ``is_full``.
     """
 
     def __init__(self, case: Case, request: bytes) -> None:
@@ -58,7 +58,7 @@ class Answer:
         self.seen: list[Seen] = []  # the same as heads and frames
         self.ended = False  # the server ended the stream, or reset it
         self.is_settled = False
-        self.has_close = False  # for which the server may expect one (§5.5.1)
+        self.has_close = False  # the server sent a close, and may expect one (§5.5.1)
         self._case = case
         self._observer = Observer()
         self._observer.receive(Role.CLIENT, request)
@@ -72,7 +72,7 @@ class Answer:
         self.sent.append((len(self.raw), data))
 
     def receive(self, data: bytes) -> None:
-        """Take in the next bytes."""
+        """Process the next bytes."""
         self.raw += data
         new = self._observer.receive(Role.SERVER, data)
         self.seen += new
@@ -82,7 +82,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing to try. ``title`` completes "the server is sent ..."."""
+    """One case. ``title`` completes "the server is sent ..."."""
 
     name: str
     title: str
@@ -91,12 +91,12 @@ class Case:
     judge: Callable[[list[Seen], Answer], Outcome] = field(repr=False)
     request: Callable[[ClientHandshake], bytes] = field(repr=False, default=lambda handshake: raw_request(handshake))
     frames: bytes = field(repr=False, default=b"")
-    half: bool = False  # the client ends its side of the stream behind what it sends
-    debatable: bool = False  # the RFC binds the sender, and doesn't say what a receiver has to do
+    half: bool = False  # the client ends its side of the stream after the last byte
+    debatable: bool = False  # the RFC binds the sender, and doesn't say what a receiver must do
 
     @property
     def is_about_handshake(self) -> bool:
-        """Whether the answer to the request is all that counts."""
+        """Whether only the answer to the request counts."""
         return not self.frames
 
     @property
@@ -105,7 +105,7 @@ class Case:
         return self.frames[:1] == bytes((FIN | Opcode.CLOSE,))
 
     def outcome(self, answer: Answer) -> Outcome:
-        """Judge what came back."""
+        """Judge the server's answer."""
         if answer.is_full and not answer.is_settled:
             came = f"{len(answer.raw):,} bytes came, with {len(answer.seen):,} heads and frames"
             return Outcome(Verdict.UNCLEAR, f"{came}, and went on, with nothing in them by which to judge")
@@ -115,7 +115,7 @@ class Case:
         return outcome
 
     def is_settled_by(self, seen: list[Seen]) -> bool:
-        """Whether one of these is all that it takes to judge, though the connection is open."""
+        """Whether one of these decides the case, even if the connection is open."""
         status = status_of(seen)
         if self.is_about_handshake or status not in (None, 101):
             return status is not None
@@ -130,7 +130,7 @@ def raw_request(
     without: str = "",
     **changed: str,
 ) -> bytes:
-    """Return the handshake's request as bytes, with fields changed that no client of ours would."""
+    """Return the handshake's request as bytes, with changes that our client can't make."""
     fields = [(name, value) for name, value in handshake.request.headers if name != without]
     for key, value in changed.items():
         name = key.replace("_", "-")
@@ -164,7 +164,7 @@ def close(code: int, reason: bytes = b"") -> bytes:
 
 
 def _long_form(payload: bytes, length_bytes: int) -> bytes:
-    """A text frame whose length is told in more bytes than it needs."""
+    """Return a text frame whose length is encoded in more bytes than it needs."""
     short = 126 if length_bytes == 2 else 127
     header = bytes((FIN | Opcode.TEXT, MASK | short)) + len(payload).to_bytes(length_bytes, "big") + KEY
     return header + apply_mask(payload, KEY)
@@ -210,7 +210,7 @@ def _tell_end(answer: Answer) -> str:
 
 
 def _not_open(seen: list[Seen]) -> Outcome | None:
-    """The outcome of a case that needs an open WebSocket, where there is none."""
+    """Return the outcome of a case that needs an open WebSocket, if there is none."""
     status = status_of(seen)
     if status == 101:
         return None
@@ -238,7 +238,7 @@ def _refuses(*expected: int) -> Callable[[list[Seen], Answer], Outcome]:
 
 
 def _is_no_upgrade(seen: list[Seen], answer: Answer) -> Outcome:
-    """It isn't a handshake: it may be refused, or answered as any other request, but not with a 101."""
+    """The request isn't a handshake: it may be refused, or answered as any other request, but not with a 101."""
     status = status_of(seen)
     if status == 101:
         return Outcome(Verdict.BAD, "101: it was accepted")
@@ -342,7 +342,7 @@ def _pongs(*payloads: bytes) -> Callable[[list[Seen], Answer], Outcome]:
 
 
 def _unmasked_from_server(seen: list[Seen], _: Answer) -> Outcome:
-    """§5.1: a server masks nothing. Anything that it sends will show."""
+    """§5.1: a server masks nothing. Any frame that it sends shows that."""
     if unclear := _not_open(seen):
         return unclear
     found = frames_of(seen)
@@ -355,7 +355,7 @@ def _unmasked_from_server(seen: list[Seen], _: Answer) -> Outcome:
 
 
 def _silent_after_close(seen: list[Seen], answer: Answer) -> Outcome:
-    """§5.5.1: what comes behind a close is not acted upon: the ping there must not be answered."""
+    """§5.5.1: frames after a close are not acted upon, so the ping there must not be answered."""
     outcome = _answers_close(1000)(seen, answer)
     if any(each.frame.payload_head == b"late" for each in frames_of(seen)):
         return Outcome(Verdict.BAD, "a pong to the ping behind the close")
@@ -363,7 +363,7 @@ def _silent_after_close(seen: list[Seen], answer: Answer) -> Outcome:
 
 
 def _lets_go(seen: list[Seen], answer: Answer) -> Outcome:
-    """The client has gone in the middle of a frame: the server has to let go of it."""
+    """The client has left in the middle of a frame: the server has to close the connection."""
     if unclear := _not_open(seen):
         return unclear
     if not answer.ended:
@@ -379,7 +379,7 @@ _FAIL = "fail the connection: a close with {}, and the end of TCP"
 _TAKE = "take it; the connection goes on"
 
 
-# Zeros when unmasked. Put together by hand, because masking so much is what loads numpy.
+# Zeros when unmasked. The bytes are put together here, since masking this much would load numpy.
 _ZEROS = encode_header(Opcode.BINARY, 65536, mask_key=KEY) + KEY * (65536 // len(KEY))
 
 

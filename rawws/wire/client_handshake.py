@@ -33,9 +33,9 @@ _OURS = {
 }
 # These announce a body, and what follows the request's head is the first frame.
 _OF_A_BODY = frozenset({"content-length", "transfer-encoding", "trailer", "expect"})
-# RFC 9110 §5.3: they aren't lists, so that two of one name could be read in two ways.
+# RFC 9110 §5.3: these fields aren't lists, so two of one name could be read in two ways.
 _SINGLE = frozenset({"host", "user-agent", "authorization"})
-# RFC 9112 §3.2.1, but less narrowly: what can't end the request line, or a part of it. `parse_uri` gives no other.
+# RFC 9112 §3.2.1, but less narrowly: text that can't end the request line or a part of it. `parse_uri` gives no other.
 _TARGET = re.compile(r"/[!-~]*")
 
 
@@ -50,7 +50,7 @@ class ServerAnswer:
 
 
 class ClientHandshake:
-    """One try to open a WebSocket: the request, and the judgement on the answer to it."""
+    """One attempt to open a WebSocket: the request, and the checks of the answer to it."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class ClientHandshake:
         self.request = Request("GET", uri.resource_name, "1.1", Headers.checked(fields))
 
     def examine(self, response: Response) -> ServerAnswer:
-        """Hold the server's answer against every requirement."""
+        """Check the server's answer against every requirement."""
         return examine_answer(
             response, self.accept, offered_subprotocols=self._subprotocols, offered_compression=self._compression
         )
@@ -109,7 +109,7 @@ class ClientHandshake:
 def examine_answer(
     response: Response, accept: Accept | None, *, offered_subprotocols: Sequence[str], offered_compression: bool
 ) -> ServerAnswer:
-    """Hold an answer against every requirement; without ``accept``, that it belongs to the key is not among them."""
+    """Check an answer against every requirement. Without ``accept``, the accept value is not checked."""
     deflate: Agreement | None = None
     checks = [check_status(response)]
     if checks[0].holds:
@@ -190,7 +190,7 @@ def check_connection(response: Response) -> AnswerCheck:
 
 
 def check_accept(response: Response, accept: Accept) -> AnswerCheck:
-    """§4.1, answer item 4: one Sec-WebSocket-Accept, made of our key: the server has understood."""
+    """§4.1, answer item 4: one Sec-WebSocket-Accept, made of our key. It proves that the server has understood."""
     values = response.headers.get_all("Sec-WebSocket-Accept")
     fault = None
     if values != [accept.value]:
@@ -237,7 +237,7 @@ def check_subprotocol(response: Response, offered: Sequence[str]) -> AnswerCheck
 def basic_authorization(username: str, password: str) -> str:
     """Return the value of an Authorization header for a name and a password (RFC 7617).
 
-    Raises `UsageError` for a name with a colon, whose rest would be taken for the password.
+    Raises `UsageError` for a name with a colon, since the rest of it would be taken for the password.
     """
     if ":" in username:
         raise UsageError(f"the user name {username!r} has a colon in it, which Basic authorization can't carry")

@@ -1,13 +1,13 @@
-"""permessage-deflate (RFC 7692): offers, answers, deflating once for many, inflating within bounds.
+"""permessage-deflate (RFC 7692): offers, answers, deflating once for many peers, inflating within bounds.
 
-As a server, we have both sides' contexts given up after each message: the answer always carries
-``server_no_context_takeover`` and ``client_no_context_takeover``, which §7.1.1 lets a server say uninvited. That
-costs some of the ratio on tiny messages, and buys two things. A peer needs no zlib state between messages
-(wsproto's keeps 90 KiB for it). And a message that doesn't depend on what this peer was sent before has the same
-bytes for every peer, so that it is deflated once, however many get it.
+A server of ours has both sides drop their contexts after each message: its answer always contains
+``server_no_context_takeover`` and ``client_no_context_takeover``, which §7.1.1 allows without a request. That costs
+some compression of tiny messages, and has two benefits. A peer needs no zlib state between messages (wsproto keeps
+90 KiB for it). And the bytes of a message don't depend on earlier messages to the same peer. They are the same for
+every peer, so a message is deflated once for all of them.
 
-As a client, we take what the server answers, a context that it keeps included. Our own we give up after each
-message in either role, which no agreement forbids.
+A client of ours accepts any legal answer, including one by which the server keeps its context. In both roles we drop
+our own context after each message, which no agreement forbids.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ NAME = "permessage-deflate"
 MAX_WINDOW_BITS = 15
 # zlib can't make a raw deflate stream with a window of 2**8 (it takes 2**9 instead, which such a peer can't read).
 MIN_DEFLATE_WINDOW_BITS = 9
-# A room deflates each message once for each window that its readers agreed on, so a server agrees on these two only:
-# the full one, and the smallest for every client that asks for less (§7.1.2.1 lets a server choose less than it was
-# asked for). No browser asks; seven windows would be seven times the work for one message.
+# A room deflates each message once for each window that its readers agreed on. So a server agrees on two only: the
+# full one, and the smallest for every client that asks for less (§7.1.2.1 lets a server choose less than requested).
+# No browser asks; seven windows would be seven times the work for one message.
 SERVER_WINDOW_BITS = (MIN_DEFLATE_WINDOW_BITS, MAX_WINDOW_BITS)
 
 # Below this, deflating costs more time than it saves bytes; npm ws draws the line at the same place.
@@ -43,19 +43,20 @@ MIN_DEFLATE_BYTES = 1024
 LEVEL = 4
 # The bytes of one message that are deflated in a step: less than 1 ms.
 STEP_BYTES = 32 * KIB
-# The cost of taking a frame apart and putting it together, in bytes that are deflated in the same time (measured).
+# The cost of parsing a frame and encoding it again, in bytes that are deflated in the same time (measured).
 FRAME_WORK_BYTES = 32
-# Streams that are kept for the next message, 256 KiB each: several are in use only while several rooms have large ones.
+# Streams that are kept for the next message, 256 KiB each. Several are in use only while several rooms have large
+# messages.
 MAX_IDLE_STREAMS = 4
-# More than this is not deflated at once where steps are not possible: in an echo (8 ms).
+# The most bytes that are deflated at once where steps are not possible, as in an echo (8 ms).
 AT_ONCE_BYTES = 256 * KIB
 
-TAIL = b"\x00\x00\xff\xff"  # §7.2.1: what a flush ends with, not sent
+TAIL = b"\x00\x00\xff\xff"  # §7.2.1: the end of a flush, which is not sent
 
 WINDOW_BYTES = 1 << MAX_WINDOW_BITS
 STREAM_BYTES = WINDOW_BYTES + 8 * KIB  # zlib's memory for inflating (measured)
-# §7.2.1 lets a message have blocks with the "BFINAL" bit anywhere. One at the end, from a library that finishes its
-# stream, is what is seen; each costs a new zlib stream for as little as two bytes, so that there is a bound (a guess).
+# §7.2.1 lets a message have blocks with the "BFINAL" bit anywhere. In practice there is one at the end, from a library
+# that finishes its stream. Each costs a new zlib stream for as little as two bytes, so they are bounded (a guess).
 MAX_FINAL_BLOCKS = 64
 
 # §9.1 of RFC 6455, with RFC 9110's token; a value is a token, in quotes or not.
@@ -76,7 +77,7 @@ class Listed:
 
 
 def parse_extensions(values: Iterable[str]) -> list[Listed] | None:
-    """Return what Sec-WebSocket-Extensions headers list, or None if they don't follow the grammar."""
+    """Return the extensions in Sec-WebSocket-Extensions headers; None if they don't follow the grammar."""
     found = []
     for value in values:
         position = _skip_empty(value, 0)  # RFC 9110 §5.6.1.2: empty elements are ignored
@@ -115,11 +116,11 @@ class Agreement:
         return self.server_window_bits if role is Role.SERVER else self.client_window_bits
 
     def deflates(self, role: Role) -> bool:
-        """Whether that side, being us, compresses; if not it sends plain, which is legal."""
+        """Whether that side, if it is ours, compresses. If not, it sends plain messages, which is legal."""
         return self.window_bits(role) >= MIN_DEFLATE_WINDOW_BITS
 
     def keeps_context(self, role: Role) -> bool:
-        """Whether that side may refer to its earlier messages (§7.1.1). As a server we ask it of no client."""
+        """Whether that side may refer to its earlier messages (§7.1.1). Our server lets no client do so."""
         return role is Role.SERVER and self.server_takeover
 
 
@@ -128,15 +129,15 @@ class Agreement:
 #
 # - ``client_max_window_bits`` has no value: the server may ask for a smaller window. Without it a server that has to
 #   ask declines, as Autobahn's does in its cases 13.3 to 13.6, or has no saving of memory, as Python's websockets.
-# - ``server_no_context_takeover`` is left out. It would spare us a context of 75 KiB, and let the fast lane inflate.
-#   But the server's messages would be larger, tiny ones much so; npm ws refuses the whole handshake with 400 where
+# - ``server_no_context_takeover`` is left out. It would save us a context of 75 KiB, and let the fast lane inflate.
+#   But the server's messages would be larger, tiny ones much larger; npm ws refuses the whole handshake with 400 if
 #   its user has switched that parameter off; and an answer without it would be one more reason to fail. A server
-#   that would rather give up its context says so uninvited (§7.1.1.1), as ours does.
+#   that drops its context says so without a request (§7.1.1.1), as ours does.
 OFFER = f"{NAME}; client_max_window_bits"
 
 
 def check_answer(values: Iterable[str]) -> Agreement | str | None:
-    """Return what a server made of our `OFFER`, None if it declined, or why its answer is illegal (§5.1, §7.1)."""
+    """Return the server's answer to our `OFFER`, None if it declined, or why the answer is illegal (§5.1, §7.1)."""
     listed = parse_extensions(values)
     if listed is None:
         return "Sec-WebSocket-Extensions doesn't follow its grammar"
@@ -154,8 +155,8 @@ def check_answer(values: Iterable[str]) -> Agreement | str | None:
         # §7.1.2.2: with us as the client a value is needed, so that we know what was agreed on.
         if not _is_legal(parameter) or parameter == ("client_max_window_bits", None):
             name, value = parameter
-            told = name if value is None else f"{name}={value}"
-            return f"{NAME} can't have the parameter {told} in an answer"
+            shown = name if value is None else f"{name}={value}"
+            return f"{NAME} can't have the parameter {shown} in an answer"
     return Agreement(
         server_window_bits=int(parameters.get("server_max_window_bits") or MAX_WINDOW_BITS),
         header="; ".join([NAME, *(name if value is None else f"{name}={value}" for name, value in parameters.items())]),
@@ -200,17 +201,18 @@ def _is_legal(parameter: tuple[str, str | None]) -> bool:
 
 
 def most_deflated_bytes(message_bytes: int) -> int:
-    """Return how large a message may become by being deflated: what doesn't compress grows a little.
+    """Return the largest size of a message after deflating: incompressible data grows a little.
 
-    That is zlib's bound for any of its settings (``deflateBound`` in its deflate.c).
+    This is zlib's bound for any of its settings (``deflateBound`` in its deflate.c).
     """
     return message_bytes + (message_bytes >> 3) + (message_bytes >> 6) + 16
 
 
 def inflate_whole(payload: bytes | bytearray, max_message_bytes: int) -> bytes | None:
-    """Return the message that is in one compressed frame, or None where `Inflater` is to be asked about it.
+    """Return the message in one compressed frame; None if an `Inflater` has to read it.
 
-    That is when it is invalid, over the limit, or has a block with the "BFINAL" bit, behind which there may be more.
+    That is the case if it is invalid, over the limit, or has a block with the "BFINAL" bit, after which there may be
+    more.
     """
     inflate = zlib.decompressobj(-MAX_WINDOW_BITS)
     try:
@@ -288,8 +290,8 @@ class _CompressedMessages(Extension):
     name = NAME
 
     def __init__(self) -> None:
-        self._is_compressed = False  # whether the present message is
-        self._in_control = False  # a control frame may come between two fragments, and has no part in their message
+        self._is_compressed = False  # the present message is compressed
+        self._in_control = False  # a control frame may come between two fragments, and isn't part of their message
 
     def enabled(self) -> bool:
         return True
@@ -315,7 +317,7 @@ class _CompressedMessages(Extension):
 class Inflater(_CompressedMessages):
     """The receiving half, as an extension of wsproto's: inflates within a limit.
 
-    Each message by itself, or with ``takeover`` all in one context, which the peer keeps too.
+    It inflates each message by itself, or with ``takeover`` all in one context, which the peer keeps too.
     """
 
     def __init__(self, max_message_bytes: int, *, takeover: bool = False) -> None:
@@ -327,7 +329,7 @@ class Inflater(_CompressedMessages):
 
     @property
     def held_bytes(self) -> int:
-        """How much memory it takes: zlib's state and window within a message, or always where there is one context."""
+        """The bytes of memory of zlib's state and window: within a message, or always if the context is kept."""
         return self._stream.held_bytes
 
     @property
@@ -357,7 +359,7 @@ class Inflater(_CompressedMessages):
     def _inflate(self, data: bytes) -> bytes | CloseReason:
         inflated = b""
         while data:
-            # One byte more than may come, so that too much is told from just enough. A bomb gets no further.
+            # One byte more than allowed, to tell too much from just enough. A bomb gets no further.
             room = self._max_message_bytes + 1 - self._inflated_bytes
             try:
                 piece, data = self._stream.inflate(data, room)
@@ -371,7 +373,7 @@ class Inflater(_CompressedMessages):
 
 
 class Unread(_CompressedMessages):
-    """Lets compressed messages pass as empty ones, for a validator of frames that leaves their content to another."""
+    """Replaces compressed messages by empty ones, for a validator of frames that doesn't check their content."""
 
     held_bytes = 0
 
@@ -383,7 +385,7 @@ class Unread(_CompressedMessages):
 
 
 def _new_stream(window_bits: int) -> zlib._Compress:
-    # With its default memory level of 8, zlib goes through a table of 64 KiB each time that a window of 512 bytes is
+    # With its default memory level of 8, zlib updates a table of 64 KiB each time that a window of 512 bytes is
     # full, which takes up to ten times as long as deflating.
     memory_level = min(zlib.DEF_MEM_LEVEL, window_bits - 4)
     return zlib.compressobj(LEVEL, zlib.DEFLATED, -window_bits, memory_level)
@@ -392,8 +394,8 @@ def _new_stream(window_bits: int) -> zlib._Compress:
 class Deflater:
     """The sending half, for all peers with the same window: messages in, frames with RSV1 out.
 
-    One zlib stream serves forever: a full flush after each message makes the next independent of it, and is
-    cheaper than a new stream. Nothing forbids a side to give up its own context, whatever was agreed on (§7.1.1).
+    One zlib stream is used for ever: a full flush after each message makes the next one independent of it, and is
+    cheaper than a new stream. A side may always drop its own context, whatever was agreed on (§7.1.1).
 
     A deflater may be shared by threads, and by messages that are deflated in steps: the stream is taken out while it is
     used, so that a second message, which would be mixed into the first one, has another.
@@ -413,13 +415,13 @@ class Deflater:
     def deflate_frames(self, frames: bytes, most_bytes: float = math.inf) -> bytes:
         """Return a run of whole plain frames with the large messages among them compressed.
 
-        At most about ``most_bytes`` of payload are compressed, and no message that is larger; what is left goes as it
-        is, which §6 lets a sender do with any message.
+        About ``most_bytes`` of payload are compressed at most, and no message that is larger. The rest is sent
+        uncompressed, which §6 allows for any message.
         """
         return b"".join(self.deflate_in_steps(frames, most_bytes))
 
     def deflate_in_steps(self, frames: bytes, most_bytes: float = math.inf) -> Iterator[bytes]:
-        """Yield what `deflate_frames` returns in pieces, some of them empty: one for each `STEP_BYTES` of work."""
+        """Yield the result of `deflate_frames` in pieces, one for each `STEP_BYTES` of work; some are empty."""
         deflated: list[bytes] = []
         work = 0
         for header, payload in split_frames(frames):
@@ -442,7 +444,7 @@ class Deflater:
         yield b"".join(deflated)
 
     def _deflate_large(self, message: memoryview) -> Generator[bytes, None, bytes]:
-        """Return what `deflate` does, after a step for each piece of the message."""
+        """Return the result of `deflate`, after a step for each piece of the message."""
         stream = self._take_stream()
         pieces = []
         for start in range(0, len(message), STEP_BYTES):
@@ -481,7 +483,7 @@ class StreamDeflater:
         self._deflate = _new_stream(window_bits)
 
     def deflate(self, piece: bytes, *, final: bool) -> bytes:
-        """Return the piece's compressed bytes, all of which its receiver can inflate at once."""
+        """Return the piece's compressed bytes, which the receiver can inflate at once."""
         data = self._deflate.compress(piece) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
         return data[: -len(TAIL)] if final else data
 

@@ -11,7 +11,7 @@ _INDENT = "    "
 
 
 def describe(seen: Seen, *, with_ruler: bool = True) -> list[str]:
-    """Return what was seen: its title first, and what belongs to it indented."""
+    """Return a title line, followed by indented lines with the details."""
     match seen:
         case Head():
             return _describe_head(seen)

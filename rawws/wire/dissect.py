@@ -1,6 +1,6 @@
-"""A frame laid out as RFC 6455 §5.2 draws it: each field with its place, its bits, and what they mean.
+"""A frame laid out as in RFC 6455 §5.2: each field with its place, its bits, and their meaning.
 
-Nothing here judges a frame; ``observer.py`` says what is wrong with one.
+This module does not validate frames; ``observer.py`` does.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _OPCODES = {
 
 
 class Field(NamedTuple):
-    """One field of a frame. ``at`` and ``bits`` say where it lies, counted in bits from the frame's first."""
+    """One field of a frame. ``at`` is its offset in the frame and ``bits`` its length, both in bits."""
 
     name: str
     at: int
     bits: int
-    digits: str  # its value: in binary where it is less than a byte, else in hex
+    digits: str  # its value: in binary if it is shorter than a byte, otherwise in hex
     meaning: str
     section: str
 
@@ -102,7 +102,7 @@ def _mean_length(header: FrameHeader) -> str:
 
 
 def describe_payload(frame: Frame) -> str:
-    """Return what the payload says, in a few words; empty for none."""
+    """Return the payload's content in a few words; empty for none."""
     header = frame.header
     if not header.payload_bytes:
         return ""

@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
     @property
     def is_marked(self) -> bool:
-        """Whether the offset can't be mistaken for bytes in hex."""
+        """Whether the offset can't be confused with bytes in hex."""
         return self.colon or len(self.place) % 2 == 1
 
 

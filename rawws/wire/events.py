@@ -1,43 +1,14 @@
-"""What a WebSocket connection can tell about its peer after the handshake (RFC 6455 §5 to §7)."""
+"""Events of a WebSocket connection after the handshake: messages, pings, closes (RFC 6455 §5 to §7)."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+# A close is also what an exception tells of, so that its shape is in errors.py; to readers of the wire it is an event.
+from rawws.errors import CLOSE_CODE_NAMES as CLOSE_CODE_NAMES
+from rawws.errors import CloseFrame as CloseFrame
 from rawws.errors import Fault, UsageError
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Opcode
-
-# §7.4.1 and the registry it set up (https://www.iana.org/assignments/websocket).
-CLOSE_CODE_NAMES = {
-    1000: "normal closure",
-    1001: "going away",
-    1002: "protocol error",
-    1003: "unsupported data",
-    1005: "no status received",
-    1006: "abnormal closure",
-    1007: "invalid frame payload data",
-    1008: "policy violation",
-    1009: "message too big",
-    1010: "mandatory extension",
-    1011: "internal error",
-    1012: "service restart",
-    1013: "try again later",
-    1014: "bad gateway",
-    1015: "TLS handshake",
-}
-
-
-class CloseFrame(NamedTuple):
-    """A close as it was sent or received; code 1005 stands for a close without a status (§7.1.5)."""
-
-    code: int
-    reason: str
-
-    def __str__(self) -> str:
-        name = CLOSE_CODE_NAMES.get(self.code)
-        text = str(self.code) if name is None else f"{self.code} ({name})"
-        return f"{text} {self.reason!r}" if self.reason else text
-
 
 # The codes that an endpoint may set (§7.4.1 and the registry). The others are never sent (1004, 1005, 1006, 1015), or
 # only by clients (1010).
@@ -103,7 +74,7 @@ class Failed(NamedTuple):
 Event = Message | MessagePart | PingReceived | PongReceived | CloseReceived | Failed
 
 
-# What a program may send as one message.
+# The types that a program may send as one message.
 Data = str | bytes | bytearray | memoryview
 
 

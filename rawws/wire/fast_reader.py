@@ -82,7 +82,7 @@ class _Incomplete:
         return self.payload_bytes - self.filled
 
     def reserve(self, size: int) -> None:
-        """Make the buffer larger so that ``size`` more bytes have room in it."""
+        """Make room in the buffer for ``size`` more bytes."""
         needed = self.filled + size
         if needed <= len(self.payload):
             return
@@ -91,13 +91,13 @@ class _Incomplete:
         self.payload = larger
 
     def take(self, piece: memoryview) -> bool:
-        """Add to the payload; False if it can't be that of a legal frame."""
+        """Add to the payload. Return False if it can't be that of a legal frame."""
         self.reserve(len(piece))
         self.payload[self.filled : self.filled + len(piece)] = piece
         return self.advance(len(piece))
 
     def advance(self, size: int) -> bool:
-        """Count in bytes that were put into the buffer; False if they can't be those of a legal frame."""
+        """Count bytes that were put into the buffer. Return False if they can't be those of a legal frame."""
         start = self.filled
         self.filled = end = start + size
         if self.key is not None:
@@ -112,7 +112,7 @@ class _Incomplete:
         return True
 
     def as_received(self) -> bytes:
-        """Return the bytes of the frame so far as they stood on the wire."""
+        """Return the received bytes of the frame as they were on the wire."""
         header = encode_header(self.first_byte & OPCODE, self.payload_bytes, mask_key=self.key)
         payload = self.payload[: self.filled]
         return header + (payload if self.key is None else apply_mask(payload, self.key))
@@ -270,7 +270,7 @@ class FastReader:
             elif first in _WHOLE_CONTROL and length <= MAX_CONTROL_PAYLOAD_BYTES:
                 if not self._take_control(first, payload, out):  # §5.5.2: wsproto has to report this ping in order
                     break
-                if relays:  # it is work, though it yields no event
+                if relays:  # a ping takes time, though it yields no event
                     most -= 1
             elif (inflated_bytes := self._inflate(first, payload, out)) is None:
                 # §5.4, §5.5.1, §5.2: a fragment, a close, a control frame over 125 bytes, an unknown opcode or bit; or
@@ -294,7 +294,7 @@ class FastReader:
             out.append(_message((opcode, payload)))
 
     def _take_control(self, first_byte: int, payload: bytes | bytearray, out: list[Any]) -> bool:
-        """Note a ping or a pong; False if it is to be left to wsproto."""
+        """Record a ping or a pong. Return False if it is to be left to wsproto."""
         if first_byte == _WHOLE_PONG:
             if not self._relays:
                 out.append(PongReceived(bytes(payload)))
@@ -309,7 +309,7 @@ class FastReader:
         return True
 
     def _inflate(self, first_byte: int, payload: bytes | bytearray, out: list[Any]) -> int | None:
-        """Add the message in one compressed frame, and return its size; None if it isn't one, or not a legal one."""
+        """Add the message in one compressed frame, and return its size; None if it isn't a legal one."""
         if not self._inflates or first_byte not in (_DEFLATED_TEXT, _DEFLATED_BINARY):
             return None
         inflated = inflate_whole(payload, self.max_message_bytes)
@@ -321,7 +321,7 @@ class FastReader:
         return len(inflated)
 
     def _begin_incomplete(self, data: bytes, start: int) -> bytes | None:
-        """Keep the beginning of a frame that may yet be a whole, plain one; return it if it can't."""
+        """Keep the beginning of a frame that may still be a whole, plain one; return it if it can't be."""
         first = data[start]
         if first not in (_WHOLE_TEXT, _WHOLE_BINARY):
             return data[start:]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from rawws.wire.messages import Headers
 
-# RFC 7239 §4. A colon outside of quotes is no character of a token, but some proxies write ports so.
+# RFC 7239 §4. A token can't contain a colon, but some proxies write ports without quotes.
 _PAIR = re.compile(r'([-!#$%&\'*+.^_`|~0-9A-Za-z]+)=(?:([^"\s]+)|"((?:[^"\\]++|\\.)*+)")')
 _ESCAPED = re.compile(r"\\(.)")
 

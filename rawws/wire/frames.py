@@ -17,9 +17,9 @@
     | Masking-key (continued)       |          Payload Data         |
     +-------------------------------- - - - - - - - - - - - - - - - +
 
-Nothing here judges: a reserved opcode or a 200-byte ping has a header like any other. wsproto is the judge of
-what a peer sends; this module lets us see frame boundaries, which wsproto keeps to itself, and encode a
-broadcast once for all the peers that it goes to.
+This module validates nothing: a reserved opcode or a 200-byte ping has a header like any other. wsproto validates
+what a peer sends. This module shows frame boundaries, which wsproto does not expose, and encodes a broadcast once
+for all peers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Opcode(IntEnum):
 
 
 class FrameHeader(NamedTuple):
-    """The header of one frame, just as it stands on the wire; ``raw`` is its bytes, masking key included."""
+    """The header of one frame, as it is on the wire; ``raw`` is its bytes, including the masking key."""
 
     fin: bool
     rsv1: bool
@@ -111,9 +111,8 @@ class SeenMessage:
 class Frame:
     """One frame, to be shown: its header, and its payload with the mask taken off.
 
-    Only the ends of a long payload are kept: ``payload_head`` and ``payload_tail`` have
-    ``left_out_bytes`` between them that were not. ``message`` is the message that ends with the frame, where messages
-    are followed.
+    Only the ends of a long payload are kept: ``left_out_bytes`` are missing between ``payload_head`` and
+    ``payload_tail``. ``message`` is the message that ends with the frame, if messages are followed.
     """
 
     header: FrameHeader
@@ -182,15 +181,15 @@ def encode_header(
 
 _TEXT = Opcode.TEXT  # a global is found faster than an Enum's member
 
-# The two bytes of an unmasked header for each length that they hold: what a server sends most.
+# The two-byte unmasked headers, for each length that fits in them: a server sends these most.
 SHORT_TEXT = [bytes((FIN | Opcode.TEXT, length)) for length in range(LENGTH_IN_2_BYTES)]
 SHORT_BINARY = [bytes((FIN | Opcode.BINARY, length)) for length in range(LENGTH_IN_2_BYTES)]
-# A larger payload is not copied behind its header here: whoever joins the pieces copies it anyway.
+# A larger payload is not copied after its header here, since it is copied anyway when the pieces are joined.
 _IN_ONE_PIECE_BYTES = 4096
 
 
 def count_frames(pieces: Sequence[bytes | bytearray], largest_bytes: int) -> int:
-    """Return how many frames `encode_message` has made these pieces of, the largest of which has that size."""
+    """Return the number of frames in pieces made by `encode_message`; ``largest_bytes`` is the size of the largest."""
     if largest_bytes <= _IN_ONE_PIECE_BYTES:  # no piece can be a payload whose header is another
         return len(pieces)
     return sum(1 for piece in pieces if not is_lone_header(piece))
@@ -251,15 +250,15 @@ def frame_ends(data: bytes | memoryview) -> Iterator[int]:
 
 
 def skip_frames(data: bytes | memoryview, count: int) -> int:
-    """Return where the frame begins that has so many of such a run before it."""
+    """Return the offset of the frame after the first ``count`` frames of such a run."""
     return next(itertools.islice(frame_ends(data), count - 1, None)) if count else 0
 
 
 class FrameScanner:
-    """Follows the frame boundaries through a stream of bytes, in whatever chunks they come.
+    """Follows the frame boundaries in a stream of bytes, which may come in any chunks.
 
-    It holds back nothing: callers use it beside the code that consumes the bytes. ``payload_left`` is what is
-    still missing of the present frame's payload; it is 0 while a header is awaited.
+    It buffers no payload: callers use it alongside the code that consumes the bytes. ``payload_left`` is the number
+    of bytes missing from the present frame's payload; it is 0 while a header is awaited.
     """
 
     __slots__ = ("_partial_header", "header", "payload_left")
@@ -271,13 +270,13 @@ class FrameScanner:
 
     @property
     def at_boundary(self) -> bool:
-        """Whether the stream stands between two frames."""
+        """Whether the stream is between two frames."""
         return not self.payload_left and not self._partial_header
 
     def scan_header(self, data: bytes | memoryview, start: int) -> int:
-        """Read on in a header and return where in ``data`` the reading stopped.
+        """Continue to read a header, and return the offset in ``data`` where reading stopped.
 
-        When the header is complete, ``header`` is set; otherwise it is None, and all of ``data`` was used up.
+        When the header is complete, ``header`` is set; otherwise it is None, and all of ``data`` was consumed.
         """
         known = len(self._partial_header)
         candidate = self._partial_header + bytes(data[start : start + MAX_HEADER_BYTES - known])
@@ -290,7 +289,7 @@ class FrameScanner:
         return start + len(self.header.raw) - known
 
     def scan_payload(self, data: bytes | memoryview, start: int) -> int:
-        """Move past the present frame's payload and return where in ``data`` the reading stopped."""
+        """Move past the present frame's payload, and return the offset in ``data`` where reading stopped."""
         taken = min(self.payload_left, len(data) - start)
         self.payload_left -= taken
         return start + taken

@@ -65,7 +65,7 @@ class Handshake:
     refusal: Refusal | None
     deflate: Agreement | None = None  # whether, and how, messages may be compressed
     offered_subprotocols: tuple[str, ...] = ()  # in the client's order of preference
-    subprotocol: str | None = None  # that the application has chosen (§4.2.2 item 4)
+    subprotocol: str | None = None  # the application's choice (§4.2.2 item 4)
 
     @property
     def response_headers(self) -> list[tuple[bytes, bytes]]:
@@ -203,8 +203,8 @@ def check_version(request: Request) -> RequestCheck:
 def check_no_body(request: Request) -> RequestCheck:
     """No body comes with the request: what follows its head would be read as frames by us and as a body by others.
 
-    RFC 6455 doesn't say; RFC 9110 §7.8 has the new protocol begin behind the request's body, and a proxy may see
-    it elsewhere than we do.
+    RFC 6455 says nothing about it. RFC 9110 §7.8 has the new protocol begin after the request's body, and a proxy may
+    find its end in another place than we do.
     """
     if not request.has_body:
         return Check("RFC 9110 §7.8", "no body", "none")
@@ -246,10 +246,10 @@ def check_subprotocols(request: Request, offered: list[str]) -> RequestCheck:
 
 
 def examine(request: Request, origins: Origins, *, compression: bool = True) -> Handshake:
-    """Hold a request against every requirement and say whether it is accepted.
+    """Check a request against every requirement, and say whether it is accepted.
 
-    With ``compression``, the first legal offer of permessage-deflate is taken (§9.1, RFC 7692 §5.1); one that
-    isn't legal is no reason for a refusal.
+    With ``compression``, the first legal offer of permessage-deflate is accepted (§9.1, RFC 7692 §5.1). An illegal
+    offer is no reason for a refusal.
     """
     checks = [
         check_method(request),

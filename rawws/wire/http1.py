@@ -1,14 +1,14 @@
 """The HTTP phase of a connection, over h11 (RFC 9110, RFC 9112).
 
-A `HttpPhase` is fed bytes and asked for the next event: a request whose head has passed every check, a piece of
-its body or the end of it, the need for more bytes, the peer's end of the stream, or a refusal. It writes the
-responses, whole or in pieces. When a request turns out to be an upgrade, it writes the 101 and hands over the bytes
-that came behind the request: they are the peer's first frames.
+An `HttpPhase` is fed bytes and asked for the next event: a request whose head has passed every check, a piece of its
+body or the end of it, the need for more bytes, the peer's end of the stream, or a refusal. It writes the responses,
+whole or in pieces. If a request is an upgrade, it writes the 101 and hands over the bytes after the request, which are
+the peer's first frames.
 
-h11 is the parser. What is added here is what h11 leaves to its users: limits with a status of their own (414,
-431, 413), a sentence that tells the client what was wrong, and a stricter reading of what HTTP allows but
-servers and proxies have been known to read in two ways (RFC 9112 §11.2, request smuggling): folded lines, a
-bare LF, bytes outside ASCII, Content-Length beside Transfer-Encoding, chunks that aren't framed to the letter.
+h11 is the parser. This module adds what h11 leaves to its users: limits, each with its own status (414, 431, 413); a
+sentence that tells the client what was wrong; and stricter checks of input that servers and proxies have been known
+to read in two ways (RFC 9112 §11.2, request smuggling). Examples are folded lines, a bare LF, bytes outside ASCII,
+Content-Length besides Transfer-Encoding, and chunks that aren't framed to the letter.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class BodyPart(NamedTuple):
 
 
 class Signal(Enum):
-    """What `HttpPhase.next_event` says when it has no request, and no part of one."""
+    """The result of `HttpPhase.next_event` when there is no request, and no part of one."""
 
     NEED_DATA = "need data"
     END_OF_BODY = "end of body"
@@ -76,19 +76,19 @@ class HttpPhase:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._h11 = self._new_h11()
-        self._head = bytearray()  # of the request that is awaited, as raw bytes
+        self._head = bytearray()  # raw bytes of the head of the next request
         self._empty_lines_bytes = 0  # before the request
         self._raw_head = b""
         self._body_bytes = 0
         self._in_head = True
         self._answer_has_body = True
-        self.closes_early = False  # an answer has said that we close, and the client may still be sending
+        self.closes_early = False  # an answer announced our close, and the client may still be sending
         self._chunks: ChunkedFramingCheck | None = None  # of a chunked body
-        self._is_framed = True  # as far as the chunks have come
+        self._is_framed = True  # the chunks received so far are valid
 
     @classmethod
     def resume(cls, connection: h11.Connection, limits: Limits) -> HttpPhase:
-        """Take over where another server has read a request, and has not begun to answer it."""
+        """Take over from another server that has read a request, and has not begun to answer it."""
         phase = cls(limits)
         phase._h11 = connection
         phase._in_head = False
@@ -97,22 +97,22 @@ class HttpPhase:
         return phase
 
     def _new_h11(self) -> h11.Connection:
-        # Its own limit only backs ours up: between two looks at it, one read may add to the buffer.
+        # h11's own limit only backs ours up: between two checks, one read may add to the buffer.
         return h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.max_header_bytes * 2)
 
     @property
     def request_begun(self) -> bool:
-        """Whether some bytes of a request are here, so that its deadline runs."""
+        """Whether some bytes of a request were received, so that its deadline runs."""
         return bool(self._head) or not self._in_head
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of memory of input that is not part of a request yet; h11 has a copy of a head."""
+        """The bytes of memory of input that is not a request yet. A head counts twice, since h11 has a copy."""
         return 2 * len(self._head) if self._in_head else len(self._h11.trailing_data[0])
 
     @property
     def raw_head(self) -> bytes:
-        """The last request's head as it stood on the wire, or what has come of it."""
+        """The last request's head as it was on the wire, or the part of it that was received."""
         return self._raw_head or bytes(self._head)
 
     def receive_data(self, data: bytes) -> None:
@@ -131,7 +131,7 @@ class HttpPhase:
         self._h11.receive_data(data)
 
     def next_event(self) -> Event:
-        """Return what the bytes received so far amount to; never raises for what a peer sends."""
+        """Return the next event in the bytes received so far. Never raises for what a peer sends."""
         while True:
             if not self._is_framed:
                 return _bad_request("body_malformed", _NOT_CHUNKED)
@@ -171,13 +171,15 @@ class HttpPhase:
         limits = self._limits
         head_bytes = len(head)
         line_bytes = head.find(b"\n", 0, limits.max_header_bytes)
-        # The method, two spaces and the version take a few bytes of the line beside the target.
+        # The method, two spaces and the version take a few bytes of the line besides the target.
         if (line_bytes < 0 and head_bytes > limits.max_target_bytes + 32) or line_bytes > limits.max_target_bytes + 32:
-            told = f"The request target is over the server's limit of {limits.max_target_bytes} bytes (--max-target)."
-            return Refusal(414, "target_too_long", told)
+            message = (
+                f"The request target is over the server's limit of {limits.max_target_bytes} bytes (--max-target)."
+            )
+            return Refusal(414, "target_too_long", message)
         if self._empty_lines_bytes + head_bytes > limits.max_header_bytes:
-            told = f"The request's head is over the server's limit of {limits.max_header_bytes} bytes (--max-head)."
-            return Refusal(431, "head_too_large", told)
+            message = f"The request's head is over the server's limit of {limits.max_header_bytes} bytes (--max-head)."
+            return Refusal(431, "head_too_large", message)
         return None
 
     def _check_head(self, event: h11.Request) -> Event:
@@ -208,8 +210,10 @@ class HttpPhase:
     def _check_lines(self, raw_head: bytes, event: h11.Request) -> Refusal | None:
         limits = self._limits
         if len(event.headers) > limits.max_headers:
-            told = f"The request has more than the {limits.max_headers} fields that the server takes (--max-headers)."
-            return Refusal(431, "too_many_headers", told)
+            message = (
+                f"The request has more than the {limits.max_headers} fields that the server takes (--max-headers)."
+            )
+            return Refusal(431, "too_many_headers", message)
         if _BARE_LF.search(raw_head):
             return _bad_request("bare_lf", "A line ends with a bare LF; HTTP lines end with CR LF.")
         if b"\n " in raw_head or b"\n\t" in raw_head:
@@ -254,33 +258,33 @@ class HttpPhase:
         return None
 
     def _body_too_large(self, size: str) -> Refusal:
-        told = f"A body of {size} is over the server's limit of {self._limits.max_body_bytes} bytes for one."
-        return Refusal(413, "body_too_large", told)
+        message = f"A body of {size} is over the server's limit of {self._limits.max_body_bytes} bytes for one."
+        return Refusal(413, "body_too_large", message)
 
     def _explain(self, error: h11.RemoteProtocolError) -> Refusal | Signal:
         """Turn h11's error into a status and a sentence for the client."""
-        told = str(error).partition(":")[0]  # what follows is the peer's own words
-        if "peer" in told and "closed" in told:
+        reason = str(error).partition(":")[0]  # the rest quotes the peer
+        if "peer" in reason and "closed" in reason:
             return Signal.END_OF_STREAM
         if not self._in_head:
             return _bad_request("body_malformed", _NOT_CHUNKED)
         if refusal := self._check_size(self._head):
             return refusal
-        if "request line" in told:
+        if "request line" in reason:
             if self._head[0] == 0x16:  # RFC 8446 §5.1: the content type of a TLS handshake record
                 return _bad_request("tls_on_plain_port", "This port speaks plain HTTP, but TLS was sent.")
             return _bad_request("request_line_malformed", "The request line is not of the form 'GET /path HTTP/1.1'.")
-        if "header line" in told or "continuation line" in told:
+        if "header line" in reason or "continuation line" in reason:
             return _bad_request("header_malformed", self._name_bad_line())
-        if "Missing mandatory Host" in told:
+        if "Missing mandatory Host" in reason:
             return _bad_request("host_missing", "The request has no Host header.")
-        if "multiple Host" in told:
+        if "multiple Host" in reason:
             return _bad_request("host_repeated", "The request has more than one Host header.")
-        if "Content-Length" in told:
+        if "Content-Length" in reason:
             return _bad_request("content_length_malformed", "The Content-Length headers are not one whole number.")
-        if "Transfer-Encoding" in told:
+        if "Transfer-Encoding" in reason:
             return Refusal(501, "transfer_encoding", "The only Transfer-Encoding understood here is 'chunked'.")
-        return _bad_request("malformed", f"Malformed request: {told}.")
+        return _bad_request("malformed", f"Malformed request: {reason}.")
 
     def _name_bad_line(self) -> str:
         lines = (line.removesuffix(b"\r") for line in bytes(self._head).split(b"\n")[1:])
@@ -291,30 +295,30 @@ class HttpPhase:
         )
         return f"{next(wrong, 'A line')} of the request is not a header of the form 'Name: value'."
 
-    # What goes out
+    # Output
 
     def respond(self, response: Response, *, close: bool = False) -> bytes:
         """Return the bytes of the answer to the last request or refusal.
 
-        The body of an answer to HEAD is left out. ``can_continue`` says afterwards whether the connection may
-        be kept.
+        The body of an answer to HEAD is left out. Afterwards, ``can_continue`` says whether the connection may be
+        kept.
         """
         return b"".join(self.respond_apart(response, close=close))
 
     def respond_apart(self, response: Response, *, close: bool = False) -> tuple[bytes, bytes]:
-        """The same in two: the head, and the response's own body, which many may have in common."""
+        """Return the answer in two parts: the head, and the response's own body, which many answers may share."""
         fields = response.headers.raw()
         if response.status not in (204, 304):  # RFC 9110 §8.6: no length where there is no body
             fields.append((b"Content-Length", str(len(response.body)).encode()))
         head = self.begin_response(response.status, fields, close=close)
         body = self.send_body(response.body) if response.body else b""
-        self.end_response()  # which is nothing, behind a body whose length is known
+        self.end_response()  # it returns no bytes after a body whose length is known
         return head, body
 
     def begin_response(self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False) -> bytes:
         """Return the head of an answer whose body follows in pieces; chunked, unless the fields give a length."""
         connection = [value for name, value in fields if name.lower() == b"connection"]
-        # Another protocol's Upgrade (h2c) that isn't taken up leaves the connection as it was (RFC 9110 §7.8).
+        # Ignoring another protocol's Upgrade (h2c) leaves the connection as it was (RFC 9110 §7.8).
         if close or self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR):
             connection.append(b"close")
             self.closes_early = True
@@ -324,20 +328,20 @@ class HttpPhase:
         return self._send(h11.Response(status_code=status, reason=_reason(status), headers=sent))
 
     def begin_endless_response(self, fields: Sequence[tuple[bytes, bytes]]) -> bytes:
-        """Return the head of a 200 whose body goes on until the connection ends (RFC 9112 §6.3 item 8).
+        """Return the head of a 200 whose body continues until the connection ends (RFC 9112 §6.3 item 8).
 
-        Put together here, since h11 would have it chunked, and a body that is written once for many clients can't be
-        in chunks of each client's own. Nothing more can be sent through this object.
+        It is made here, since h11 would make the body chunked, and a body that is encoded once for many clients can't
+        be in chunks of each client's own. Nothing more can be sent through this object.
         """
         lines = [b"HTTP/1.1 200 OK", *(name + b": " + value for name, value in fields), b"Connection: close"]
         return b"\r\n".join([*lines, b"", b""])
 
     def send_body(self, data: bytes) -> bytes:
-        """Return a piece of the answer's body as it goes on the wire: nothing, in an answer to HEAD."""
+        """Return a piece of the answer's body as it goes on the wire; nothing in an answer to HEAD."""
         return self._send(h11.Data(data=data)) if self._answer_has_body else b""
 
     def end_response(self) -> bytes:
-        """Return what ends the answer. Raises `h11.LocalProtocolError` for less body than was announced."""
+        """Return the bytes that end the answer. Raises `h11.LocalProtocolError` for less body than was announced."""
         return self._send(h11.EndOfMessage())
 
     def go_on(self) -> bytes:
@@ -360,7 +364,7 @@ class HttpPhase:
 
     @property
     def awaits_continue(self) -> bool:
-        """Whether the client holds its body back until it is told to go on (RFC 9110 §10.1.1)."""
+        """Whether the client waits for a 100 before it sends its body (RFC 9110 §10.1.1)."""
         return self._h11.they_are_waiting_for_100_continue
 
     @property
@@ -368,7 +372,7 @@ class HttpPhase:
         return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
 
     def start_next_request(self) -> None:
-        """Get ready for the next request on this connection; some of it may have come already."""
+        """Prepare for the next request on this connection. A part of it may have been received already."""
         trailing, ended = self._h11.trailing_data
         self._h11 = self._new_h11()
         self._answer_has_body = True
@@ -377,7 +381,7 @@ class HttpPhase:
         self._raw_head = b""
         self._head.clear()
         self._empty_lines_bytes = 0
-        # Fed anew, so that empty lines between two requests are ignored as those before the first are.
+        # The bytes are fed again, so that empty lines between two requests are ignored like those before the first.
         if trailing:
             self.receive_data(trailing)
         if ended:
@@ -385,7 +389,7 @@ class HttpPhase:
 
     @property
     def trailing_data(self) -> tuple[bytes, bool]:
-        """The bytes that came behind the last request, and whether the stream ended after them."""
+        """The bytes after the last request, and whether the stream ended after them."""
         return self._h11.trailing_data
 
 

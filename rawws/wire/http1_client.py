@@ -1,10 +1,10 @@
 """A client's HTTP: one request, and the answer to it, over h11 (RFC 9110, RFC 9112).
 
-For the opening handshake, and for asking a proxy to connect us (RFC 9110 §9.3.6).
+It is used for the opening handshake, and to ask a proxy for a tunnel (RFC 9110 §9.3.6).
 
-A `ResponsePhase` ends in an answer, or in a sentence that says what is wrong with what the server sent instead.
-It reads less strictly than the server's `HttpPhase`, since nobody reads the same bytes in another way behind us: a
-refusal by some old proxy is worth more to a user than the news that a line in it ends with a bare LF.
+A `ResponsePhase` ends in an answer, or in a sentence that says what is wrong with the server's bytes. It reads less
+strictly than the server's `HttpPhase`, since no other program reads the same bytes after it: the refusal of an old
+proxy is worth more to a user than the news that one of its lines ends with a bare LF.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from rawws.wire.http1 import Signal
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.trace import escape
 
-# A server may send 1xx before its answer (RFC 9110 §15.2); nobody sends many.
+# A server may send 1xx before its answer (RFC 9110 §15.2); no server sends many.
 MAX_INTERIM_RESPONSES = 10
 
 _ODD_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _VISIBLE = bytes(range(0x21, 0x7F))
 _SHOWN_BYTES = 40
-# What h11 says, and what of it is for our user.
+# Parts of h11's messages, each with the words for our user.
 _EXPLAINED = (
     ("illegal status line", "its first line is not of the form 'HTTP/1.1 101 Switching Protocols'"),
     ("no response line", "its first line is empty"),
@@ -42,18 +42,18 @@ _EXPLAINED = (
 class ResponsePhase:
     """The client's side of HTTP/1.1 for one request.
 
-    Send what `send_request` returns, then feed what comes. ``next_event`` says NEED_DATA until there is a `Response`
-    or a sentence; after that it says the same for ever, and needs no more data.
+    Send what `send_request` returns, then feed the received bytes. ``next_event`` returns NEED_DATA until there is a
+    `Response` or a sentence. From then on it returns that one, and needs no more data.
 
-    An answer other than a 101, or a proxy's 2xx, comes with its body: as much as has come when the stream ends, or
-    `cut_body` is called, and as ``max_body_bytes`` allows; ``body_cut`` says whether that was less than all.
+    An answer that is neither a 101 nor a proxy's 2xx includes its body: as much as was received when the stream ends
+    or `cut_body` is called, and at most ``max_body_bytes``. ``body_cut`` says whether a part of it is missing.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.max_header_bytes)
-        self._head = bytearray()  # what has come since the answer's head, or a 1xx before it, began
-        self.answer: Response | None = None  # whose body is being read, and is not in it yet
+        self._head = bytearray()  # bytes since the beginning of the answer's head, or of a 1xx before it
+        self.answer: Response | None = None  # the answer whose body is being read; it doesn't include that yet
         self._body = bytearray()
         self._interim_responses = 0
         self._outcome: Response | str | None = None
@@ -79,13 +79,13 @@ class ResponsePhase:
         self._h11.receive_data(data)
 
     def next_event(self) -> Response | Signal | str:
-        """Return what the bytes received so far amount to; never raises for what a server sends."""
+        """Return the outcome of the bytes received so far. Never raises for what a server sends."""
         if self._outcome is None:
             self._outcome = self._read()
         return Signal.NEED_DATA if self._outcome is None else self._outcome
 
     def cut_body(self) -> Response:
-        """Give up on what is missing of the `answer`'s body, and return it with what has come."""
+        """Stop waiting for the rest of the `answer`'s body, and return the answer with what was received."""
         self.body_cut = True
         self._outcome = self._finish()
         return self._outcome
@@ -115,7 +115,10 @@ class ResponsePhase:
                     return None
 
     def _explain_beginning(self) -> str | None:
-        """What doesn't begin like HTTP is told at once: h11 would wait for an empty line, which may never come."""
+        """Return a sentence about bytes that don't begin like HTTP; h11 would wait for an empty line.
+
+        That line may never come.
+        """
         if may_become_tls(self._head) and not self._h11.trailing_data[1]:
             return None
         if is_tls(self._head):
@@ -127,7 +130,7 @@ class ResponsePhase:
     # Heads
 
     def _take_head(self, event: h11.InformationalResponse | h11.Response) -> Response | str | None:
-        """Return the outcome, if that head is one; a 1xx is passed over, and a body is read before."""
+        """Return the outcome if this head is one. A 1xx is skipped, and an answer with a body isn't one yet."""
         trailing, _ = self._h11.trailing_data
         raw_head = bytes(self._head[: len(self._head) - len(trailing)])
         self._head = bytearray(trailing)
@@ -159,21 +162,21 @@ class ResponsePhase:
     def _explain(self, error: h11.RemoteProtocolError) -> Response | str:
         """Turn h11's error into a sentence, or into the answer when only its body is broken."""
         if self.answer is not None:
-            self.body_cut = True  # cut short or garbled, it tells more than nothing
+            self.body_cut = True  # a body that is cut or garbled is still worth more than none
             return self._finish()
         _, ended = self._h11.trailing_data
-        told = str(error)
-        if "Receive buffer too long" in told or len(self._head) > self._limits.max_header_bytes:
+        reason = str(error)
+        if "Receive buffer too long" in reason or len(self._head) > self._limits.max_header_bytes:
             return self._head_too_large()
         for theirs, ours in _EXPLAINED:
-            if theirs in told:
+            if theirs in reason:
                 return f"the server's answer is not proper HTTP: {ours}"
         if ended:
             self.cut_off = True
             if self._head:
                 return "the server closed the connection in the middle of its answer"
             return "the server closed the connection before it answered"
-        return f"the server's answer is not proper HTTP: {told.partition(':')[0]}"
+        return f"the server's answer is not proper HTTP: {reason.partition(':')[0]}"
 
     def _finish(self) -> Response:
         assert self.answer is not None
@@ -182,15 +185,15 @@ class ResponsePhase:
 
     @property
     def trailing_data(self) -> bytes:
-        """The bytes that came behind a 101: the server's first frames. Or behind a proxy's answer: the server's."""
+        """The bytes after a 101, which are the server's first frames; or the server's bytes after a proxy's answer."""
         return self._h11.trailing_data[0]
 
 
 def _as_ascii(name: bytes, value: bytes) -> str:
     """Return a value as text that is fit for a log; RFC 9110 §5.5 lets servers send bytes beyond ASCII in it.
 
-    They are spelt out, as ``\\xe9``, which is no part of anything that the handshake looks for. In a Location they
-    are %-escaped: so they were meant (RFC 9110 §10.2.2), and many servers send them as they are.
+    These bytes are escaped, as in ``\\xe9``, which can't match anything that the handshake looks for. In a Location
+    they are %-escaped, as RFC 9110 §10.2.2 requires; many servers send them as they are.
     """
     if name.lower() == b"location":
         return quote_from_bytes(value, _VISIBLE)

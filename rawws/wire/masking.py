@@ -1,7 +1,7 @@
 """Masking: the XOR of a payload with four bytes, over and over (RFC 6455 §5.3).
 
-A loop in Python would take fifty times as long as what is done here: short payloads are one XOR of two large
-integers, longer ones are XORed by numpy (the extra "speed") where there is one, 64 bits at a time.
+A short payload is one XOR of two large integers. A longer one is XORed 64 bits at a time by numpy (the extra
+"speed"), if it is installed. A loop in Python would take fifty times as long.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
-# Up to here one integer is as fast as numpy, which takes 3.5 µs to begin.
+# Up to this size one integer is as fast as numpy, which takes 3.5 µs to begin.
 UNMASK_AS_INTEGER_BYTES = 1024
 # Times a key of four bytes, each of these is that key repeated: 0x1, 0x1_00000001, 0x1_00000001_00000001 ...
 REPEAT_MASK = [sum(1 << 32 * word for word in range(words)) for words in range(UNMASK_AS_INTEGER_BYTES // 4 + 1)]
@@ -33,8 +33,8 @@ def apply_mask(payload: bytes | bytearray, mask_key: bytes, offset: int = 0) -> 
 
 
 def apply_mask_in_place(payload: bytearray, start: int, end: int, mask_key: bytes) -> None:
-    """Mask or unmask a part of a payload where it lies; ``payload[0]`` is the first byte of the frame's."""
-    # numpy is at its best where the memory is aligned, and a bytearray's begins so.
+    """Mask or unmask a part of a payload in place; ``payload[0]`` is the first byte of the frame's payload."""
+    # numpy is fastest on aligned memory, and a bytearray begins at an aligned address.
     aligned = min((start + 7) & ~7, end)
     words = (end - aligned) >> 3
     numpy = speed.find() if words >= UNMASK_AS_INTEGER_BYTES >> 3 else None
@@ -53,10 +53,11 @@ def apply_mask_in_place(payload: bytearray, start: int, end: int, mask_key: byte
 
 
 class OnDemand:
-    """numpy, from the first message on that is long enough for it.
+    """numpy, imported for the first message that is long enough for it.
 
-    To import it takes half as long as all else together, and 10 MB; programs that see no such message do without.
-    Who shall not wait for the import passes on what ``load_by`` is called with to a thread, and goes without meanwhile.
+    The import takes half as long as all others together, and 10 MB; programs that see no such message don't need it.
+    A caller that must not wait for the import sets ``load_by`` to a function that runs its argument in a thread, and
+    does without numpy meanwhile.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class OnDemand:
         self._numpy: ModuleType | None = None
 
     def find(self) -> ModuleType | None:
-        """Return numpy, or None as long as it isn't here."""
+        """Return numpy, or None while it isn't loaded."""
         if not self._was_asked_for:
             self._was_asked_for = True
             self.load_by(self._load)

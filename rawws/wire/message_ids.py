@@ -1,9 +1,10 @@
 """Message ids: ``epoch-number``, such as ``9f2c41d7-42``.
 
-A log counts its messages, in the order in which everybody gets them; what it calls them to the world is for its ids:
+A log counts its messages, in the order in which all readers get them. Its ids object decides under which ids clients
+see them:
 
-* `NumberedIds` are the count, behind the log's own epoch, so that an id of a log which is gone (the server was started
-  again, a room was forgotten) is known for what it is, and not taken for a place in another one;
+* `NumberedIds` are the count, after the log's own epoch. So an id of a log that is gone (the server was restarted, a
+  room was forgotten) is recognized, and not taken for a place in another log.
 * `StreamIds` were given by the stream that several servers read: ``milliseconds-sequence``, the same for all of them.
 
 The ids of a log grow from message to message, with one exception. A stream that was lost may start again with lower
@@ -27,7 +28,7 @@ _ID = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,20})")
 
 
 class MessageId(NamedTuple):
-    """A place in a log: behind the message of that number. 0 is the beginning."""
+    """A place in a log: after the message of that number. 0 is the beginning."""
 
     epoch: str
     number: int
@@ -43,21 +44,21 @@ class MessageId(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Messages that are missing: those behind ``since``, up to and with ``after``. Both are ids."""
+    """Messages that are missing: those after ``since``, up to and including ``after``. Both are ids."""
 
     since: str
     after: str
 
 
 class Ids(Protocol):
-    """What a log's messages are called. Numbers are the log's own, from 1 on; 0 is the place before the first."""
+    """The ids of a log's messages. Numbers are the log's own, from 1 on; 0 is the place before the first."""
 
     @property
     def bytes_each(self) -> int:
-        """How much memory a message's id takes."""
+        """The bytes of memory that a message's id takes."""
 
     def label(self, number: int) -> bytes:
-        """Return the id of a message, or of the place behind it."""
+        """Return the id of a message, which is also that of the place after it."""
 
     def labels(self, first: int) -> Iterator[bytes]:
         """Return the ids of messages from a number on."""
@@ -65,15 +66,15 @@ class Ids(Protocol):
     def number_of(self, message_id: MessageId) -> int | None:
         """Return the number of the message with an id.
 
-        A number that is too small or too large is that of an id which is older or newer than all there are; None is
-        that of one which isn't of this log.
+        For an id that is older or newer than all messages, the number is too small or too large. Returns None for an
+        id that isn't of this log.
         """
 
     def knows(self, message_id: MessageId) -> bool:
         """Return whether an id is exactly the place that `number_of` returns, so that no messages can be missing."""
 
     def forget(self, number: int) -> None:
-        """Messages up to this number are gone, and need no ids any more."""
+        """Forget the ids of messages up to this number, which are gone."""
 
 
 class NumberedIds:
@@ -107,8 +108,8 @@ class StreamIds:
     bytes_each = 16
 
     def __init__(self, floor: tuple[int, int] = (0, 0)) -> None:
-        """``floor`` is the id behind which the log begins."""
-        # Of number ``_first``, and of those that follow. As tuples they would take ten times as much.
+        """``floor`` is the id after which the log begins."""
+        # The ids of number ``_first`` and of those after it. As tuples they would take ten times as much memory.
         self._milliseconds = array("Q", floor[:1])
         self._sequences = array("Q", floor[1:])
         self._first = 0
@@ -121,7 +122,7 @@ class StreamIds:
         return self._milliseconds[-1], self._sequences[-1]
 
     def add(self, milliseconds: int, sequence: int) -> None:
-        """Note the id of the next message."""
+        """Record the id of the next message."""
         self._milliseconds.append(milliseconds)
         self._sequences.append(sequence)
 
@@ -149,7 +150,7 @@ class StreamIds:
             return None
         if given > self.last:
             return self._first + place
-        # The place before the first message is known by its own id only: between the two, others may have been.
+        # The place before the first message has its own id only: other messages may have been between the two.
         return self._first - 1 + place if is_known or place > begin + 1 else self._first - 1 + begin
 
     def knows(self, message_id: MessageId) -> bool:

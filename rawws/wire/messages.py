@@ -1,7 +1,7 @@
 """The heads and bodies of HTTP: header fields, requests, responses (RFC 9110).
 
-What comes from a peer has been checked by the parser. What comes from our own caller is checked here, when the
-object is made: a CR or LF in a value would end the header field and begin another one (RFC 9110 §5.5).
+The parser has checked what a peer sends. Values from our own caller are checked here, when the object is made: a CR or
+LF in a value would end the header field and begin another one (RFC 9110 §5.5).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TypeVar, overload
 
-from rawws.errors import UsageError
+from rawws.errors import Refusal, UsageError
 
 # RFC 9110 §5.6.2.
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
@@ -26,6 +26,10 @@ _VALUE = re.compile(r"(?:[!-~](?:[ \t!-~]*[!-~])?)?")
 
 # Fields as a caller may give them: a mapping, or pairs where a name occurs twice or the order matters.
 FieldsLike = Mapping[str, str] | Iterable[tuple[str, str]]
+
+# Without this field, a cache may store even a 404 (RFC 9111 §4.2.2), and some store each 200. Responses that depend on
+# the moment, or on the client's Accept header, have it.
+NO_STORE = ("Cache-Control", "no-store")
 
 _Default = TypeVar("_Default")
 
@@ -131,7 +135,7 @@ _ABSOLUTE_FORM = re.compile(r"https?://([^/?#@]+)(/[^?#]*)?(?![^?#])", re.IGNORE
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request's head, and its body where that has been read. All of the head is ASCII."""
+    """A request's head, and its body if that was read. All of the head is ASCII."""
 
     method: str
     target: str
@@ -167,7 +171,7 @@ class Request:
 
     @property
     def query(self) -> str:
-        """What stands behind the target's question mark, as it was sent; empty when nothing does."""
+        """The part after the target's question mark, as it was sent; empty if there is none."""
         return self.target.partition("?")[2]
 
     def accepts(self, media_type: str, *, rather_than: str | None = None) -> bool:
@@ -189,7 +193,7 @@ class Request:
 
     @property
     def was_forwarded(self) -> bool:
-        """Whether a proxy says that it has passed the request on: whose it is, and from where, is then not known."""
+        """Whether a proxy says that it passed the request on. Its sender is then unknown."""
         names = [name.lower() for name, _ in self.headers]
         return any(name in _OF_PROXIES or name.startswith("x-forwarded-") for name in names)
 
@@ -241,6 +245,14 @@ class Response:
                 self.headers = Headers([("Content-Type", "text/plain; charset=utf-8"), *self.headers])
         else:
             self.body = body or b""
+
+    @classmethod
+    def from_refusal(cls, refusal: Refusal) -> Response:
+        """Return the response that tells a client in one sentence why it is refused."""
+        headers = [(name.decode("ascii"), value.decode("ascii")) for name, value in refusal.headers]
+        if not any(name == NO_STORE[0] for name, _ in headers):
+            headers.append(NO_STORE)
+        return cls(refusal.status, refusal.sentence + "\n", Headers(headers))
 
     @property
     def reason(self) -> str:

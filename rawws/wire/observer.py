@@ -247,7 +247,7 @@ def _read_response_head(http: h11.Connection, raw: bytes) -> _ResponseEvent | st
 def _compression_of(agreed: list[bytes]) -> Mapping[Role, Compression]:
     """Return each side's compression by the server's response (RFC 7692 §7.1); empty if there is none.
 
-    An answer that leaves something out, or is malformed, is read in the sender's favour.
+    An incomplete or malformed answer is read in the sender's favour.
     """
     text = [value.decode("latin-1") for value in agreed]
     if not any(NAME in value for value in text):
@@ -266,9 +266,9 @@ def _why_not(event: http1.Event) -> str:
 class _Mode(Enum):
     HEAD = "head"
     BODY = "body"
-    WAITING = "waiting"  # for the server to say whether frames follow
+    WAITING = "waiting"  # for the server's answer, which decides whether frames follow
     FRAMES = "frames"
-    LOST = "lost"  # not to be followed
+    LOST = "lost"  # it can't be followed
 
 
 class _Asked:
@@ -328,7 +328,7 @@ class _Direction:
     def __init__(self, sender: Role) -> None:
         self.sender = sender
         self.mode = _Mode.HEAD
-        self.at = 0  # the stream's byte that is the buffer's first
+        self.at = 0  # the offset of the buffer in the stream
         self.buffer = bytearray()
         self.searched = 0  # bytes of it, for the end of a head
         self.http: HttpPhase | None = None  # of a request whose body is passed over
@@ -343,7 +343,7 @@ class _Direction:
         return data
 
     def skip_empty_lines(self) -> None:
-        """RFC 9112 §2.2: empty lines in front of a request are ignored."""
+        """Ignore empty lines in front of a request (RFC 9112 §2.2)."""
         if self.buffer.startswith((b"\r", b"\n")):
             self.take(len(self.buffer) - len(self.buffer.lstrip(b"\r\n")))
 
@@ -359,7 +359,7 @@ class _Direction:
         self.mode = _Mode.LOST
 
     def pass_over_body(self, out: list[Seen]) -> bool:
-        """Read to the end of a body; False when more bytes are needed for that."""
+        """Read to the end of a body. Return False if more bytes are needed for that."""
         given = len(self.buffer)
         ended = self._read_request_body() if self.sender is Role.CLIENT else self._read_response_body()
         if ended is None:
@@ -374,7 +374,7 @@ class _Direction:
         return True
 
     def end_body(self) -> None:
-        """Go on with the next head."""
+        """Continue with the next head."""
         self.http = self.answer = None
         self.mode = _Mode.HEAD
 

@@ -1,8 +1,8 @@
-"""Messages on their way to a backplane: sent in batches, and none of them twice.
+"""Messages on their way to a backplane: sent in batches, each message once.
 
-A batch goes out whole and in order. If its answer doesn't come, nobody knows whether it has arrived, and it stays at
-the head. So the store that takes it also remembers, in the same step, the number of the last message that it has from
-us; asked for that number, it tells us how much of the batch we may forget.
+A batch is sent whole and in order. If its answer doesn't come, it is unknown whether the batch has arrived, and it
+stays at the head of the queue. So the store records, in the same step in which it takes a batch, the number of the last
+message that it has from us. That number tells how much of the batch can be dropped.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ DEFAULT_HISTORY = History()
 
 @dataclass(eq=False, slots=True)
 class Outgoing:
-    """One message on its way. Of what it becomes, one of ``id``, ``is_reused`` and ``problem`` tells."""
+    """One message on its way. Its result is one of ``id``, ``is_reused`` and ``problem``."""
 
     path: str
     fields: list[str | bytes]
     size: int
     on_done: Callable[[], None] | None = None
-    once: str = ""  # an Idempotency-Key: what has the same one in the same room is published once
+    once: str = ""  # an Idempotency-Key: messages with the same one in the same room are published once
     digest: str = ""  # of the message that the key is for
-    history: History = DEFAULT_HISTORY  # of the room, by which the store may forget
+    history: History = DEFAULT_HISTORY  # of the room; the store may drop older messages
     author: Author | None = None
     is_done: bool = False
     id: StreamId | None = None  # None when it has arrived, but the answer with its id has not
@@ -42,16 +42,16 @@ class Outgoing:
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of memory that it takes."""
+        """The bytes of memory that the message takes."""
         keys = sum(map(len, self.fields[_OTHER_FIELDS:])) + len(self.once) + len(self.digest)
         return self.size + keys + OVERHEAD_BYTES
 
 
 class Outbox:
-    """A queue of messages, of which the first may be under way."""
+    """A queue of messages, the first of which may have been sent without an answer yet."""
 
     def __init__(self, max_bytes: int) -> None:
-        """From ``max_bytes`` on it is full; it takes more even so, since what was accepted must be kept."""
+        """The queue is full from ``max_bytes`` on. It takes more even then, since accepted messages must be kept."""
         self._queue: deque[Outgoing] = deque()
         self._max_bytes = max_bytes
         self._under_way = 0
@@ -67,7 +67,7 @@ class Outbox:
 
     @property
     def under_way(self) -> int:
-        """How many have gone out without an answer."""
+        """The number of messages that were sent and not answered yet."""
         return self._under_way
 
     def put(self, message: Outgoing) -> None:
@@ -75,7 +75,7 @@ class Outbox:
         self._queue.append(message)
 
     def batch(self, most: int, most_bytes: int) -> list[Outgoing]:
-        """Return what goes out next, one message at least if there is one. They have the numbers behind ``sent``."""
+        """Return the next batch, at least one message if there is one. Their numbers follow ``sent``."""
         assert not self._under_way, "a batch is under way"
         batch: list[Outgoing] = []
         size = 0
@@ -88,7 +88,7 @@ class Outbox:
         return batch
 
     def arrived(self, count: int) -> list[Outgoing]:
-        """Take the first so many out, which have arrived."""
+        """Remove the first ``count`` messages, which have arrived."""
         assert count <= self._under_way, "what has not gone out can't have arrived"
         done = [self._queue.popleft() for _ in range(count)]
         self._under_way -= count
@@ -99,11 +99,11 @@ class Outbox:
         return done
 
     def give_up(self) -> None:
-        """Note that what is under way and has not arrived will not do so any more: it goes out again."""
+        """Record that messages under way can't arrive any more, so that they are sent again."""
         self._under_way = 0
 
     def take_back(self, message: Outgoing) -> bool:
-        """Take a message out that has not gone out yet; False when it is too late for that."""
+        """Remove a message that was not sent yet; return False if it was."""
         for place, each in enumerate(self._queue):
             if each is message:
                 if place < self._under_way:

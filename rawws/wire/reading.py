@@ -18,7 +18,7 @@ _OFF = frozenset({"0", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class RoomQuery:
-    """What a query asks for. With neither ``since`` nor ``last`` it is what is published from now on."""
+    """A query about a room. With neither ``since`` nor ``last`` it asks for messages from now on."""
 
     since: MessageId | None = None
     last: int | None = None
@@ -26,11 +26,11 @@ class RoomQuery:
     wants_peers: bool = False
     wants_presence: bool = False
     wants_json: bool = False  # for events: each message as a JSON object, with its exact characters
-    polls: bool = False  # one of since, last and wait is there
+    polls: bool = False  # it has one of since, last and wait
 
 
 def read_query(query: str) -> RoomQuery:
-    """Read a query; what rawws doesn't know in it is somebody else's. Raises `UsageError`."""
+    """Read a query. Unknown names in it are ignored, since they may be an application's. Raises `UsageError`."""
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in _OURS:
@@ -68,9 +68,9 @@ def _number(given: dict[str, str], name: str) -> int | None:
 
 
 def read_request(request: Request) -> RoomQuery | Refusal:
-    """Return what a request's query asks for, or a refusal of it.
+    """Return the reading that a request's query asks for, or a refusal.
 
-    ``Last-Event-ID`` counts for more than ``since``: a reader of events that comes back asks for the same URL again.
+    ``Last-Event-ID`` overrides ``since``: a reader of events that reconnects asks for the same URL again.
     """
     try:
         reading = read_query(request.query)

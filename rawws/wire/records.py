@@ -1,20 +1,20 @@
-r"""What was seen of connections, as one line of JSON each: what ``--record`` writes and ``rawws decode`` reads.
+r"""Recordings of connections: lines of JSON that ``--record`` writes and ``rawws decode`` reads.
 
 Every record has ``at`` (seconds since 1970), ``connection`` (its number) and ``kind``:
 
 ==========  ==================================================================================================
-``open``    a connection begins; ``from`` says who dialled
+``open``    a connection begins; ``from`` is the address of its client
 ``head``    ``sender``; ``head``: an HTTP message's head, each byte as the character of that number, with the
             values of secret fields masked
-``checks``  the handshake's requirements of what ``sender`` sent, as a list of objects (``section``,
-            ``requirement``, ``found``, ``holds``, and ``about``: the header field), and ``accept``: how that is
-            made of the key, if there is a good one
+``checks``  the handshake's checks of what ``sender`` sent, as a list of objects (``section``,
+            ``requirement``, ``found``, ``holds``, and ``about``: the header field), and ``accept``: the steps that
+            make the accept value, if the key is valid
 ``switch``  HTTP ends, frames begin
-``frame``   ``sender``; ``header`` and ``payload`` in hex, the payload with its mask taken off; where the
-            middle of a long one was left out, ``left_out`` bytes of it, before ``tail``
+``frame``   ``sender``; ``header`` and ``payload`` in hex, the payload unmasked; of a long payload,
+            ``left_out`` bytes are omitted before ``tail``
 ``end``  ``told``: a sentence about the connection's end; ``cause``: the value of its `rawws.Cause`, for a WebSocket or
             an event stream
-``lost``    ``records``: so many were dropped here, to keep up
+``lost``    ``records``: the number of records that were dropped here, to keep up
 ==========  ==================================================================================================
 """
 
@@ -43,7 +43,7 @@ def head_record(sender: Role, raw_head: bytes) -> Record:
 
 
 def checks_record(sender: Role, checks: Iterable[AnyCheck], accept: Accept | None) -> Record:
-    """Return what a handshake was held against, and with which result, as a record."""
+    """Return a handshake's checks and their results, as a record."""
     record: Record = {
         "kind": "checks",
         "sender": sender.label,
@@ -80,12 +80,12 @@ def frame_record(sender: Role, frame: Frame) -> Record:
 
 
 def to_line(record: Record, *, at: float, connection: int) -> str:
-    """Return a record as its line, with the line's end."""
+    """Return a record as a line, including the line end."""
     return json.dumps({"at": round(at, 6), "connection": connection, **record}, separators=(",", ":")) + "\n"
 
 
 class Recorded(NamedTuple):
-    """One line that was read back. ``head`` or ``frame`` is there for a record of that kind."""
+    """One line that was read back. ``head`` or ``frame`` is set for a record of that kind."""
 
     kind: str
     at: float
@@ -93,7 +93,7 @@ class Recorded(NamedTuple):
     sender: Role | None
     head: bytes
     frame: Frame | None
-    told: str
+    text: str
 
 
 def from_line(line: str) -> Recorded:
@@ -110,8 +110,8 @@ def from_line(line: str) -> Recorded:
             raise ValueError(f"its sender is {str(record['sender'])[:20]!r}, and neither client nor server")
         frame = read_frame(record) if record["kind"] == "frame" else None
         head = record.get("head", "").encode("latin-1")
-        told = str(record.get("told") or record.get("from") or record.get("records") or "")
-        return Recorded(str(record["kind"]), float(record["at"]), int(record["connection"]), sender, head, frame, told)
+        text = str(record.get("told") or record.get("from") or record.get("records") or "")
+        return Recorded(str(record["kind"]), float(record["at"]), int(record["connection"]), sender, head, frame, text)
     except json.JSONDecodeError as error:
         why = f"it isn't JSON: {error.msg}"
     except KeyError as error:
@@ -124,7 +124,7 @@ def from_line(line: str) -> Recorded:
 
 
 def read_frame(record: Record) -> Frame:
-    """Return the frame that a record tells of. Raises ValueError, KeyError or TypeError for what is none."""
+    """Return the frame in a record. Raises ValueError, KeyError or TypeError if it is not a valid one."""
     raw = bytes.fromhex(record["header"])
     header = parse_header(raw)
     if header is None or len(header.raw) != len(raw):
@@ -136,7 +136,7 @@ def read_frame(record: Record) -> Frame:
 
 
 def frame_bytes(frame: Frame) -> bytes | None:
-    """Return a frame as it stood on the wire; None when a part of it was left out."""
+    """Return a frame's bytes as they were on the wire; None if a part of it was left out."""
     if frame.left_out_bytes:
         return None
     payload = frame.payload_head + frame.payload_tail

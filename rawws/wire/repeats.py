@@ -1,11 +1,11 @@
-"""What makes it safe to publish once more: which message was published under which Idempotency-Key."""
+"""Idempotency keys of a room: a client can repeat a request, and the message is published once."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import NamedTuple
 
-# So many keys are known of a room, and each for so long: whoever hears no answer asks again within minutes.
+# The number of keys that are kept per room, and for how long. A client without an answer retries within minutes.
 MAX_KEYS = 1000
 KEPT_S = 600.0
 # The memory of one key besides its characters (measured).
@@ -13,10 +13,10 @@ KEY_BYTES = 560
 
 
 class Repeat(NamedTuple):
-    """What was published under a key."""
+    """The message that was published under a key."""
 
     number: int  # of the message
-    digest: str  # of what it was
+    digest: str  # of its content
     noted_at: float
 
 
@@ -34,23 +34,23 @@ class Repeats:
 
     @property
     def newest_at(self) -> float:
-        """When the last was noted. There has to be one."""
+        """The time of the latest key. There must be one."""
         return next(reversed(self._by_key.values())).noted_at
 
     def find(self, key: str, now: float) -> Repeat | None:
-        """Return what was published under a key, if that is still known."""
+        """Return the message that was published under a key, if the key is still known."""
         self.expire(now)
         return self._by_key.get(key)
 
     def note(self, key: str, number: int, digest: str, now: float) -> None:
-        """Have a key, which must not be known, stand for a message."""
+        """Record the message that was published under a key. The key must not be known."""
         self._by_key[key] = Repeat(number, digest, now)
         self.held_bytes += len(key) + KEY_BYTES
         if len(self._by_key) > MAX_KEYS:
             self._forget_oldest()
 
     def expire(self, now: float) -> None:
-        """Forget the keys that are too old."""
+        """Forget keys that are too old."""
         while self._by_key and next(iter(self._by_key.values())).noted_at <= now - KEPT_S:
             self._forget_oldest()
 

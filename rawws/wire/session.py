@@ -54,7 +54,7 @@ WSPROTO_FRAME_WORK = 4
 
 
 class Session:
-    """A WebSocket connection in the open state and on to its end, for either role.
+    """A WebSocket connection from its open state to its end, for either role.
 
     ``deflate`` says that permessage-deflate was agreed on, so that compressed messages are accepted. With ``takeover``
     they may refer to earlier ones (RFC 7692 §7.1.1). ``deflater``, if there is one, compresses the messages that
@@ -113,7 +113,7 @@ class Session:
         self.state = State.OPEN
         self.close_rcvd: CloseFrame | None = None
         self.close_sent: CloseFrame | None = None
-        self.close_begun_by: Role | None = None  # who sent the first close
+        self.close_begun_by: Role | None = None  # the sender of the first close
         self.fault: Fault | None = None
         self._inflates = deflate
         # One for all messages if they share a context; otherwise a new one each time that wsproto reads.
@@ -123,7 +123,7 @@ class Session:
         self._echoes = echoes
         self._streams = False
         inflates = deflate and not takeover
-        # Where messages go back to the peer, a pong has its place between two of them.
+        # If messages go back to the peer, a pong has its place between two of them.
         in_order = relays and echoes
         self._fast = (
             FastReader(our_role, max_message_bytes, inflates=inflates, relays=relays, takes_pings=not in_order)
@@ -193,7 +193,7 @@ class Session:
     def watch(
         self, on_frame: Callable[[Role, Frame], None] | None, shown_bytes: int = MAX_CONTROL_PAYLOAD_BYTES
     ) -> None:
-        """Pass every frame to ``on_frame`` from now on, with the message that ends with it; None stops that."""
+        """Pass every frame to ``on_frame`` from now on, with the message that ends with it. None stops that."""
         self.on_frame = on_frame
         self.shown_bytes = shown_bytes
         if on_frame is None:
@@ -245,7 +245,7 @@ class Session:
         return frames
 
     def large_buffer(self, least_bytes: int = 1) -> memoryview | None:
-        """Return a buffer to receive into directly, where the rest of a large message is awaited; else None.
+        """Return a buffer to receive the rest of a large message into; None if no such message is incomplete.
 
         It is also None when fewer than ``least_bytes`` are awaited. Release it, then call `received` with the number of
         bytes that came.
@@ -288,7 +288,7 @@ class Session:
             and not self._streams
             and (self.on_frame is None or not fast.is_idle)  # the fast reader ends the frame that it has begun
         ):
-            rest = fast.read(data, out, most)  # nearly always, this is all there is to do
+            rest = fast.read(data, out, most)  # nearly always, nothing else is to be done
             if fast.pings is not None:
                 self._answer_pings(fast)
             if rest is None:
@@ -402,7 +402,7 @@ class Session:
     def message(self, opcode: Opcode, payload: bytes, *, compress: bool | None = None) -> bytes:
         """Return the frame of a whole message, for the caller to send; a text's payload is UTF-8.
 
-        Where compression was agreed on, ``compress`` says whether to: None leaves it to the message's size.
+        If compression was agreed on, ``compress`` says whether to use it; None leaves that to the message's size.
         """
         if self._deflater is not None and (compress or (compress is None and len(payload) >= MIN_DEFLATE_BYTES)):
             deflated = self._deflater.deflate(payload)
@@ -425,7 +425,7 @@ class Session:
         self._send(Opcode.PING, payload)
 
     def pong(self, payload: bytes = b"") -> None:
-        """Queue a pong that no ping has asked for (§5.5.3). Only while the state is OPEN."""
+        """Queue an unsolicited pong (§5.5.3). Only while the state is OPEN."""
         self._send(Opcode.PONG, payload)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -461,7 +461,7 @@ class Session:
             self.outgoing += encode_frame(opcode, payload, mask_key=self._mask_key())
 
     def show_sent(self, data: bytes | bytearray) -> None:
-        """Show ``on_frame`` the frames in data that goes out, whether this session made them or a broadcast.
+        """Show ``on_frame`` the frames in sent data, whether this session or a broadcast encoded them.
 
         The caller calls this, because it alone knows when the frames go out.
         """

@@ -1,13 +1,13 @@
-"""A room as a Redis Stream: how a message is an entry of it, and what may have been missed of it.
+"""A room as a Redis Stream: messages as entries of it, and how a reader learns that it may have missed some.
 
 The stream of a room has the key ``rawws:`` and the room's path. Its entries' ids are the messages' ids. An entry has
 these fields; a program that isn't rawws need only give the first:
 
 ========  ========================================================================================
 ``data``  the payload
-``op``    ``t`` for text, ``b`` for binary; without it, what is UTF-8 is text
-``by``    ``node.connection.number``: who published it (`Author`), and a number that grows with each of that node
-``key``   the message's key, for rooms whose slow peers get the newest of each
+``op``    ``t`` for text, ``b`` for binary; without it, a payload in UTF-8 is text
+``by``    ``node.connection.number``: its publisher (`Author`), and a number that grows with each of that node
+``key``   the message's key, for rooms whose slow peers get the newest message of each key
 ========  ========================================================================================
 
 Streams are trimmed, expire, and may be lost with the server that had them. A reader that has been away finds out by
@@ -35,22 +35,22 @@ StreamId = tuple[int, int]  # milliseconds since 1970 by Redis's clock, and a co
 BEGINNING: StreamId = (0, 0)
 MAX_HALF = (1 << 64) - 1
 HIGHEST: StreamId = (MAX_HALF, MAX_HALF)  # nothing can be added to a stream that has an entry with this id
-MAX_SEQUENCE = 10**18  # more than anybody adds within a millisecond
+MAX_SEQUENCE = 10**18  # more entries than can be added within a millisecond
 
-# Streams are trimmed to about as many entries as a room's history has, and no fewer than this: a node may be so far
-# behind without missing anything.
+# Streams are trimmed to about as many entries as a room's history has, but no fewer than this: a node that lags by
+# fewer entries misses nothing.
 LEAST_ENTRIES = 10_000
-# But not if they take more than this, and than the history may.
+# If these entries take more bytes than this and than the history may, fewer are kept.
 LEAST_BYTES = 48 * MIB
-# A stream to which nothing is added is gone after the history's age, and no sooner than this.
+# A stream to which nothing is added expires after the history's age, but no sooner than this.
 LEAST_EXPIRY_S = 600
-# Redis refuses numbers that are too large for it; these are more than anybody will notice.
+# Redis refuses larger numbers; these are large enough for any room.
 MOST_KEPT = 10**18
 MOST_EXPIRY_S = 100 * 365 * 86_400
-# The repetitions of so many nodes are known in one stream.
+# The number of nodes whose repetitions are recognized in one stream.
 MOST_NODES = 1000
-NODE_BYTES = 130  # what a node's serial takes (measured)
-MESSAGE_BYTES = 300  # what a message takes besides its payload, while a history is loaded (measured)
+NODE_BYTES = 130  # the memory of a node's serial (measured)
+MESSAGE_BYTES = 300  # the memory of a message besides its payload, while a history is loaded (measured)
 
 _BY = re.compile(rb"([0-9A-Za-z_-]{1,64})\.([0-9]{1,18})\.([0-9]{1,18})")
 _ID = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
@@ -80,17 +80,17 @@ def format_stream_id(given: StreamId) -> str:
 
 
 def just_before(given: StreamId) -> StreamId:
-    """Return an id that is before another one, and behind all that are before that in their streams."""
+    """Return an id just before another one: after every id that precedes it in a stream."""
     milliseconds, sequence = given
     return (milliseconds, sequence - 1) if sequence else (max(0, milliseconds - 1), MAX_SEQUENCE)
 
 
 class Author(NamedTuple):
-    """Who published an entry: by the node, a room may spare one of its connections that connection's own messages."""
+    """The publisher of an entry. A room uses it to leave out the connection that sent the message."""
 
     node: str
     connection: int
-    serial: int  # grows with each message of the node, which sends a message that it isn't sure of again as it was
+    serial: int  # grows with each message of the node; a message that is sent again has the same one
 
     @classmethod
     def parse(cls, by: bytes) -> Author | None:
@@ -110,14 +110,14 @@ class StreamMessage(NamedTuple):
     payload: bytes
     by: Author | None
     key: str | None
-    is_understood: bool = True  # otherwise it is passed over
+    is_understood: bool = True  # otherwise it is skipped
 
 
 class Repeated:
-    """Tells those entries of a stream apart that were there before, in a Redis that was lost with them.
+    """Recognizes entries of a stream that repeat entries of a Redis which was lost with them.
 
-    The node that had them published had no answer yet, and published them again: who has got the first must not get
-    the second, and who has not must.
+    The node that had published them had no answer yet, and published them again. A reader that has got the first one
+    must not get the second, and a reader that has not must get it.
     """
 
     def __init__(self) -> None:
@@ -125,17 +125,17 @@ class Repeated:
 
     @property
     def held_bytes(self) -> int:
-        """How much memory it takes."""
+        """The bytes of memory that it takes."""
         return NODE_BYTES * len(self._last)
 
     def has(self, author: Author | None) -> bool:
-        """Say whether the next entry is one of those."""
+        """Say whether the next entry is such a repetition."""
         if author is None:
             return False
         last = self._last.pop(author.node, 0)
         self._last[author.node] = max(last, author.serial)
         if len(self._last) > MOST_NODES:
-            del self._last[next(iter(self._last))]  # who has been silent for longest
+            del self._last[next(iter(self._last))]  # the node that has been silent for longest
         return author.serial <= last
 
     def knows(self, author: Author) -> bool:
@@ -144,7 +144,7 @@ class Repeated:
 
 
 class Keeping(NamedTuple):
-    """How much of a stream Redis is to keep: about so many entries and bytes, and until so long after the last."""
+    """How much of a stream Redis keeps: about this many entries and bytes, for this time after the last entry."""
 
     entries: int
     bytes: int
@@ -152,7 +152,7 @@ class Keeping(NamedTuple):
 
     @classmethod
     def of(cls, history: History) -> Keeping:
-        """Return what a room's history takes, and no less than a node needs that is somewhat behind."""
+        """Return what a room's history takes, but no less than a node needs that lags a little."""
         return cls(
             int(min(max(LEAST_ENTRIES, history.messages), MOST_KEPT)),
             int(min(max(LEAST_BYTES, history.max_bytes), MOST_KEPT)),
@@ -170,7 +170,7 @@ def fields_of(opcode: Opcode, payload: bytes, author: Author, key: str | None) -
 
 
 def read_entry(identifier: bytes, fields: Mapping[bytes, bytes]) -> StreamMessage:
-    """Read an entry, whoever wrote it. Without ``data`` it is an empty message."""
+    """Read an entry by any writer. Without ``data`` it is an empty message."""
     payload = fields.get(b"data", b"")
     key = fields.get(b"key")
     return StreamMessage(
@@ -183,7 +183,7 @@ def read_entry(identifier: bytes, fields: Mapping[bytes, bytes]) -> StreamMessag
 
 
 def _opcode_of(op: bytes | None, payload: bytes) -> Opcode:
-    """Return what a payload is; what says to be text and isn't goes as bytes, or every peer would close (§8.1)."""
+    """Return the opcode of a payload. Invalid text is sent as bytes, or every peer would close (§8.1)."""
     if op == b"b":
         return Opcode.BINARY
     try:
@@ -194,7 +194,7 @@ def _opcode_of(op: bytes | None, payload: bytes) -> Opcode:
 
 
 class StreamState(NamedTuple):
-    """What Redis says of a stream (``XINFO STREAM``); all is zero of one that isn't there."""
+    """The state of a stream in Redis (``XINFO STREAM``); all values are zero for a stream that does not exist."""
 
     length: int = 0
     added: int = 0  # number of entries ever added, including those that were trimmed or deleted
@@ -266,7 +266,7 @@ class StreamPlace:
         return self._early, self._late
 
     def compare(self, state: StreamState, now_ms: int, expiry_ms: int) -> Break | None:
-        """Return what may have been missed after this place, and move to where reading is to continue.
+        """Return the gap after this place, if messages may be missing, and move to where reading continues.
 
         ``now_ms`` is Redis's time. A stream expires when nothing was added to it for ``expiry_ms``, or earlier if
         another node has set another expiry, or a program has added to it without renewing that. Readers have then read
@@ -360,32 +360,32 @@ class StreamPlace:
 
 @dataclass(slots=True)
 class StreamTail:
-    """The end of a stream that a history is to have, as it is read: page by page, newest first."""
+    """The end of a stream, read page by page and newest first, to become a room's history."""
 
     history: History
     messages: list[StreamMessage] = field(default_factory=list)  # newest first
-    is_whole: bool = False  # nothing more is to be read
+    is_whole: bool = False  # no page is missing
     floor: StreamId = BEGINNING  # when it is whole: the place before all messages, where others may have begun
-    end: StreamState | None = None  # how the stream was when the first page was read
+    end: StreamState | None = None  # the state of the stream when the first page was read
     _bytes: int = 0
 
     @property
     def held_bytes(self) -> int:
-        """How much memory it takes."""
+        """The bytes of memory that it takes."""
         return self._bytes + MESSAGE_BYTES * len(self.messages)
 
     @property
     def before(self) -> StreamId | None:
-        """What the next page is to be before; None for the first."""
+        """The id that the next page ends before; None for the first page."""
         return self.messages[-1].id if self.messages else None
 
     @property
     def wanted(self) -> int:
-        """How many messages are wanted still; one more than are kept, to know the place before these."""
+        """The number of messages still wanted: one more than are kept, to know the place before these."""
         return self.history.messages + 1 - len(self.messages) if self.history.messages else 0
 
     def add(self, state: StreamState, page: Sequence[StreamMessage], now_ms: int, *, is_last: bool) -> None:
-        """Take a page, behind which there is nothing more if it is the last; keep as much as the history would."""
+        """Add a page, and keep as much as the history would. After the last page, the tail is whole."""
         if self.end is None:
             self.end = state
         if not self.history.messages:
@@ -403,7 +403,7 @@ class StreamTail:
             self.is_whole, self.floor = True, self._beginning(state)
 
     def _beginning(self, state: StreamState) -> StreamId:
-        """Return the place before the first message: what was given to somebody who came before there was anything."""
+        """Return the place before the first message, which a reader got that joined an empty room."""
         if not state.removed or not self.messages:
             return state.floor
         return just_before(min(self.messages[-1].id, state.oldest if state.length else HIGHEST))

@@ -1,4 +1,4 @@
-"""TLS records as they lie in a stream: where each of them ends, which needs no key (RFC 8446 §5.1).
+"""TLS records in a stream: where each of them ends, which needs no key (RFC 8446 §5.1).
 
 OpenSSL handles TLS itself. Before it returns, it handles all records that it is given, however many carry no data. So
 it is given only a few whole records at a time.

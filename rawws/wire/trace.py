@@ -1,4 +1,4 @@
-"""How what crossed the wire becomes a line of text.
+"""Heads, frames and messages as lines of text.
 
 Every line opens with a mark, then says one thing:
 
@@ -13,8 +13,7 @@ Every line opens with a mark, then says one thing:
 The first two are relative to us, so that they mean the same in a server and in a client. A tap or a reader of captures
 is neither side, so it names both: ``client → server`` (`DIRECTIONS`).
 
-These are pure functions from records to text. Whether anyone listens is for the callers to ask first, since no
-payload is formatted for nobody.
+These are pure functions from records to text. Callers check first whether anyone listens, since formatting takes time.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ _OTHER_MARKS = f"{STATE} a state or a step, {FAULT} a fault, {TIMER} a timer tha
 LEGEND = f"marks of this log: {IN} received, {OUT} sent, {_OTHER_MARKS}"
 WATCHED_LEGEND = f"marks of this log: sender → receiver, {_OTHER_MARKS}"
 
-# A line is for a person: what is longer is cut in the middle, as Python's websockets does at 75 too.
+# Lines are for people: a longer preview is cut in the middle, at 75 characters as in Python's websockets.
 PREVIEW_CHARACTERS = 75
 PREVIEW_BYTES = 32  # of a binary message
 MESSAGE_CHARACTERS = 200  # of a message that has a line of its own
-# RFC 1035 §2.3.4: of a host's name, 255 bytes on the wire. A scheme and a port fit in as well, or nearly.
+# RFC 1035 §2.3.4: a host name has at most 255 bytes on the wire. A scheme and a port nearly fit in as well.
 MAX_NAME_CHARACTERS = 255
 
 SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
 
 _MASKED = re.compile(rb"\(masked, \d+ bytes\)")
-# A token in a URL's query: that of the page, and those that applications take there, since a page can't give its
-# WebSocket a header. It stands in the request line, and in fields such as Referer and Location.
+# A token in a URL's query: that of the page, or one of an application, since a page can't set headers for its
+# WebSocket. It is part of the request line, and of fields such as Referer and Location.
 _TOKEN = re.compile(r"(?<=[?&]token=)[^&#\s]+")
 _RAW_TOKEN = re.compile(_TOKEN.pattern.encode())
 _MASKED_TOKEN = "(masked)"
@@ -57,7 +56,7 @@ def mark_of(sender: Role, our_role: Role) -> str:
 
 
 def escape(raw: bytes) -> str:
-    """Return bytes as text in which all but plain ASCII is spelt out, so that no peer can forge a line."""
+    """Return bytes as text with everything but plain ASCII escaped, so that no peer can forge a line."""
     return _NOT_PLAIN.sub(_spell_out, raw.decode("latin-1"))
 
 
@@ -71,21 +70,21 @@ def quote(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text with what isn't seen spelt out: line ends, what a terminal obeys, what turns its line around."""
+    """Return text with invisible characters escaped: line ends, terminal controls, changes of the text's direction."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """Return text of several lines with all but its line feeds spelt out in that way."""
+    """Return text of several lines with all invisible characters but its line feeds escaped."""
     if text.isprintable():
         return text
     return "\n".join(map(printable, text.split("\n")))
 
 
 def shorten(text: str) -> str:
-    """Return what a peer calls something, cut where no name goes on, and how much more there was."""
+    """Return a name given by a peer. A name that is too long is cut, and the number of missing characters added."""
     rest = len(text) - MAX_NAME_CHARACTERS
     return text if rest <= 0 else f"{text[:MAX_NAME_CHARACTERS]}… ({rest} characters more)"
 
@@ -99,7 +98,7 @@ def mask_secrets(head: bytes) -> bytes:
     lines = [start_line]
     secret = False
     for line in fields:
-        folded = line[:1] in (b" ", b"\t")  # it carries the field before on, or was meant as one of its own
+        folded = line[:1] in (b" ", b"\t")  # it continues the field before, or was meant as a field of its own
         secret = (folded and secret) or line.partition(b":")[0].strip().lower() in SECRET_HEADERS
         lines.append(_mask_line(line) if secret else line)
     return b"\n".join(lines)
@@ -121,7 +120,7 @@ def _mask_line(line: bytes) -> bytes:
 
 
 def head_lines(head: bytes) -> list[str]:
-    """Return the head of an HTTP message line by line as it stands on the wire, but for masked secrets."""
+    """Return the lines of an HTTP message's head as they were on the wire, but for masked secrets."""
     return [escape(line.removesuffix(b"\r")) for line in mask_secrets(head.rstrip(b"\r\n")).split(b"\n")]
 
 
@@ -164,7 +163,7 @@ def preview_message(message: SeenMessage, most: int = PREVIEW_CHARACTERS) -> str
 
 
 def frame_hex(frame: Frame) -> str:
-    """Return the frame's bytes as they stood on the wire, in hex: ``81 85 | 37 fa 21 3d | 7f 9f 4d 51 58``.
+    """Return the frame's bytes as they were on the wire, in hex: ``81 85 | 37 fa 21 3d | 7f 9f 4d 51 58``.
 
     The bars divide header, masking key and payload; the middle of a long payload is left out.
     """
@@ -207,7 +206,7 @@ def _preview_text(frame: Frame) -> str:
             return quote(text)
         head = tail = text
     else:
-        # "ignore", because the cut may have gone through a character.
+        # "ignore", since the cut may be within a character.
         head = frame.payload_head.decode(errors="ignore")
         tail = frame.payload_tail.decode(errors="ignore")
     kept = PREVIEW_CHARACTERS - 1

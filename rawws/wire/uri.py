@@ -1,7 +1,7 @@
 """The addresses of WebSockets (RFC 6455 §3): ``ws:`` and ``wss:``, and ``ws+unix:`` for Unix sockets.
 
-An address is taken apart here and not by ``urllib.parse``, which passes over much that is wrong with one, and over
-what in a later version it does not. What is let through can be sent as it is: all ASCII, with no line end in it.
+An address is parsed here and not by ``urllib.parse``, which ignores many faults, and different ones in different
+versions. An accepted address can be sent as it is: it is all ASCII, without line ends.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _SCHEMES = {"ws": False, "wss": True, "ws+unix": False, "wss+unix": True}
 # Lone surrogates stand for bytes that were no text; they can't be encoded.
 _ODD = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# RFC 3986 §3.3 and §3.4: what stands in a path and a query as it is; % begins an escape, or else is escaped itself.
+# RFC 3986 §3.3 and §3.4: characters that need no escape in a path and a query; a % that begins no escape is escaped.
 _PATH_SAFE = "/:@!$&'()*+,;=-._~%"
 _QUERY_SAFE = _PATH_SAFE + "?"
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# All of ASCII that is to be seen: what is left alone in a Location header, which may have anything in it.
+# All visible ASCII: characters that stay as they are in a Location header, which may contain anything.
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 # RFC 3986 §3.2: user name and password, host, port.
 _AUTHORITY = re.compile(r"(?:(?P<user>[^@]*)@)?(?P<host>\[[^\[\]]*\]|[^:@\[\]]*)(?::(?P<port>[^:@]*))?")
@@ -48,18 +48,18 @@ class WebSocketURI:
 
     @property
     def resource_name(self) -> str:
-        """What is asked for in the request: the path, and the query if there is one (§3)."""
+        """The resource name in the request: the path, and the query if there is one (§3)."""
         return f"{self.path}?{self.query}" if self.query else self.path
 
     @property
     def authority(self) -> str:
-        """The value of the Host header (§4.1 item 4): the port is left out where it is the scheme's own."""
+        """The value of the Host header (§4.1 item 4), without the port if it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.secure] else f"{host}:{self.port}"
 
     @property
     def origin(self) -> tuple[bool, str, int, str | None]:
-        """What two addresses have in common that are of one server: secrets may go there."""
+        """The server, for comparison: two addresses with the same value may share secrets."""
         return self.secure, self.host, self.port, self.unix_path
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class WebSocketURI:
         return f"{scheme}://{self.authority}{self.resource_name}"
 
     def with_parameter(self, name: str, value: str) -> WebSocketURI:
-        """Return it with a parameter in its query, in place of those of that name."""
+        """Return the address with a parameter in its query, which replaces those of the same name."""
         others = [part for part in self.query.split("&") if part and part.partition("=")[0] != name]
         return replace(self, query="&".join([*others, f"{name}={value}"]))
 
@@ -78,13 +78,13 @@ class WebSocketURI:
         """Return where a redirect's Location leads from here (RFC 9110 §10.2.2). Raises `InvalidURI`.
 
         ``http`` and ``https`` stand for ``ws`` and ``wss``, since HTTP knows no other redirects. User name and
-        password go along only within the same server. No redirect leads to a Unix socket, or from one to another:
-        which of them there are is no business of a server's.
+        password are kept only for the same server. No redirect leads to a Unix socket, or from one to another: a
+        server has no say in which of them are opened.
         """
         base = f"{'https' if self.secure else 'http'}://{self.authority}{self.resource_name}"
         located = reference.strip().partition("#")[0]
         try:
-            # Servers are known to send spaces and UTF-8 as they are.
+            # Some servers send spaces and UTF-8 without escapes.
             joined = urljoin(base, quote(located, _VISIBLE))
         except ValueError:
             raise InvalidURI(f"{_shown(located)} is no address to be redirected to") from None
@@ -125,7 +125,7 @@ def parse_uri(text: str) -> WebSocketURI:
 
 
 def _shown(text: str) -> str:
-    """Return an address as it is quoted in an error: without what may be a password, which ends before an @."""
+    """Return an address as an error quotes it: without a possible password, which ends before an @."""
     hidden, count = re.subn(r"//[^/?#]*@", "//…@", text, count=1)
     if not count:
         hidden = re.sub(r"//.*@", "//…@", text, flags=re.DOTALL)  # a password may have a / in it by mistake
@@ -153,7 +153,7 @@ def _parse_authority(authority: str, shown: str) -> tuple[str | None, str | None
     if not parts["host"]:
         raise InvalidURI(f"{shown} names no host; it belongs behind the //, as in ws://localhost:8080/room")
     port = None
-    if parts["port"]:  # RFC 3986 §3.2.3: empty is as good as none
+    if parts["port"]:  # RFC 3986 §3.2.3: an empty port is the default
         if not _PORT.fullmatch(parts["port"]) or not 1 <= int(parts["port"]) <= 65535:
             raise InvalidURI(f"{shown} has a bad port; it is a number from 1 to 65535")
         port = int(parts["port"])
@@ -170,7 +170,7 @@ def _parse_user(user: str | None, shown: str) -> tuple[str | None, str | None]:
         password = unquote(secret, errors="strict") if colon else None
     except UnicodeDecodeError:
         raise InvalidURI(f"{shown} has a user name or password that is not UTF-8 in its %-escapes") from None
-    # RFC 7617 §2: what follows the first colon would be taken for the password, and control characters have no place.
+    # RFC 7617 §2: the rest after the first colon would be taken for the password, and control characters are invalid.
     if ":" in username or _CONTROL.search(username + (password or "")):
         raise InvalidURI(
             f"{shown} has a colon in its user name, or a control character in that or in the password, which Basic "
@@ -180,7 +180,7 @@ def _parse_user(user: str | None, shown: str) -> tuple[str | None, str | None]:
 
 
 def _parse_host(name: str, shown: str) -> str:
-    """Return a host in the form in which it is looked up and sent: lower case, A-labels (RFC 5890)."""
+    """Return a host in the form that is looked up and sent: lower case, A-labels (RFC 5890)."""
     if name.startswith("["):
         if "%" in name:
             raise InvalidURI(
@@ -207,7 +207,7 @@ def _parse_target(target: str) -> tuple[str, str]:
 
 
 def _parse_unix(rest: str, secure: bool, shown: str) -> WebSocketURI:
-    """``ws+unix:///run/app.sock:/room?x=1``: behind a colon, as npm ws has it, comes what is asked for."""
+    """Parse ``ws+unix:///run/app.sock:/room?x=1``: the resource name follows a colon, as in npm ws."""
     socket_path, _, target = rest.partition(":")
     if not socket_path.startswith("/") or "?" in socket_path:
         raise InvalidURI(
@@ -216,7 +216,7 @@ def _parse_unix(rest: str, secure: bool, shown: str) -> WebSocketURI:
         )
     if target and target[0] not in "/?":
         raise InvalidURI(f"what stands behind the socket in {shown} is not a path; it begins with /")
-    # As the system has it: the name of a file may be any bytes.
+    # The system's own encoding, since a file name may be any bytes.
     unix_path = unquote(socket_path, errors="surrogateescape")
     if "\0" in unix_path:
         raise InvalidURI(f"{shown} has a NUL in the path of its socket, which no file can have")

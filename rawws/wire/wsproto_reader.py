@@ -29,12 +29,12 @@ from rawws.wire.role import Role
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Names one way in which wsproto rejects a frame; ``opening`` is how its sentence begins."""
+    """One way in which wsproto rejects a frame; ``opening`` is the beginning of its message."""
 
     opening: str
     code: str
     section: str
-    sentence: str = ""  # where wsproto's own says too little, or depends on how the bytes were cut
+    sentence: str = ""  # used if wsproto's message is unclear, or depends on how the bytes were split
 
 
 _RULES = (
@@ -102,7 +102,7 @@ class WsprotoReader:
         self.ended = False  # a close was read, or a fault found: nothing more is read
         self.shown_bytes = MAX_CONTROL_PAYLOAD_BYTES  # of a payload, to ``on_frame``
         self.view: MessageView | None = None  # of the peer's messages, while frames are shown
-        self.streams = False  # messages that begin from here on come in parts
+        self.streams = False  # messages that begin from now on come in parts
         self._our_role = our_role
         self._connection = Connection(our_role.value, list[Extension](inflaters))
         self._inflaters = inflaters
@@ -111,9 +111,9 @@ class WsprotoReader:
         self._in_message = False  # between the fragments of one
         self._message: bytearray | None = None  # the part of it that has come
         self._message_opcode = Opcode.BINARY
-        self._streams_message = False  # it comes in parts, whatever ``streams`` has become since
-        self._message_bytes = 0  # that its frames have announced so far
-        self._most_bytes = max_message_bytes  # that they may announce
+        self._streams_message = False  # it comes in parts, even if ``streams`` has changed since
+        self._message_bytes = 0  # the bytes that its frames have announced so far
+        self._most_bytes = max_message_bytes  # the bytes that they may announce
 
     @property
     def is_idle(self) -> bool:
@@ -163,7 +163,7 @@ class WsprotoReader:
                         return len(data)
                     start = header_at
                 if fault := self._begin_frame(scanner.header, on_frame):
-                    # wsproto sees the header too: if the frame is illegal besides, that is the answer.
+                    # wsproto sees the header too: if the frame is also illegal, that is the reported fault.
                     self._feed_wsproto(data[start:position], events)
                     if not self.ended:
                         self._fail(fault, events)
@@ -261,7 +261,7 @@ class WsprotoReader:
             self._streams_message = True
 
     def _end(self, code: int, reason: str, events: list[Event]) -> None:
-        # wsproto moves on for a close that the peer sent, and stays where it was for a frame that it rejects.
+        # wsproto changes its state for a close that the peer sent, and keeps it for a frame that it rejects.
         if self._connection.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
             self.ended = True
             events.append(CloseReceived(CloseFrame(code, reason)))
@@ -275,10 +275,10 @@ class WsprotoReader:
                 self._fail(fault, events)
 
     def _end_with_1014(self, fault: Fault, events: list[Event]) -> None:
-        """Judge the close whose code was just rejected as any other, if that code is 1014.
+        """Accept the close whose code was just rejected, if that code is 1014 and the reason is valid.
 
-        1014 entered the IANA registry after wsproto's table was written; servers behind gateways send it. wsproto
-        judges a close's code last but for its reason, so all else in the frame is in order.
+        1014 entered the IANA registry after wsproto's table was written, and servers behind gateways send it. wsproto
+        checks a close's code after everything else but its reason, so the rest of the frame is valid.
         """
         assert self._recorder is not None
         payload = self._recorder.frame().payload_head

@@ -249,6 +249,7 @@ def one_by_one(ids: Ids, forms: Sequence[int], count: int = 5000, text: str = "a
     return log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_ids", [NumberedIds, StreamIds])
 @pytest.mark.parametrize("forms", [[], [WITH_IDS], [EVENTS, WITH_IDS]], ids=["plain", "ids", "events and ids"])
 def test_what_the_tiniest_messages_take_is_what_is_counted(make_ids: type[Ids], forms: list[int]) -> None:
@@ -263,6 +264,7 @@ def test_what_the_tiniest_messages_take_is_what_is_counted(make_ids: type[Ids], 
     assert log.held_bytes == 0
 
 
+@pytest.mark.slow
 def test_other_forms_take_a_bounded_multiple_and_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broadcast_log, "FORMS_TIMES", 1)
     log = one_by_one(NumberedIds("e"), [WITH_IDS, EVENTS], text="x" * 100)

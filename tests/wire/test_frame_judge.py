@@ -94,7 +94,7 @@ def test_bytes_after_a_fault_are_not_measured_as_a_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("begins", "told"),
+    ("begins", "reason"),
     [
         (b"\xa1\x85", "the frame's header so far"),
         (b"\x89\xff" + bytes(7) + b"\x7e" + KEY, "the frame so far: 126 bytes of its payload are missing"),
@@ -104,11 +104,11 @@ def test_bytes_after_a_fault_are_not_measured_as_a_frame() -> None:
         ),
     ],
 )
-def test_a_faulty_frame_is_reported_once_and_before_its_receiver_answers(begins: bytes, told: str) -> None:
+def test_a_faulty_frame_is_reported_once_and_before_its_receiver_answers(begins: bytes, reason: str) -> None:
     close = encode_frame(Opcode.CLOSE, b"\x03\xea")
     rest, answer, *ignored = see((CLIENT, begins), (SERVER, close), (CLIENT, bytes(200)), in_frames=True)
     assert isinstance(rest, Rest)
-    assert (rest.sender, rest.at, rest.raw, rest.reason) == (CLIENT, 0, begins, told)
+    assert (rest.sender, rest.at, rest.raw, rest.reason) == (CLIENT, 0, begins, reason)
     assert rest.fault is not None
     assert rest.fault.close_code == 1002
     assert isinstance(answer, SeenFrame)

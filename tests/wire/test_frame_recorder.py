@@ -1,4 +1,4 @@
-"""What is kept of a frame to be shown: its ends, with the mask off, in any chunking."""
+"""The recorded ends of a frame, unmasked, are the same in any chunking."""
 
 from __future__ import annotations
 

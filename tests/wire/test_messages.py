@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from rawws.errors import UsageError
-from rawws.wire.messages import FIELD_BYTES, Headers, Request, Response, is_token
+from rawws.errors import Refusal, UsageError
+from rawws.wire.messages import FIELD_BYTES, NO_STORE, Headers, Request, Response, is_token
 
+CONTENT_TYPE = ("Content-Type", "text/plain; charset=utf-8")
 FIELDS = [("Accept", "a"), ("X-One", "1"), ("accept", "b, C")]
 
 
@@ -259,3 +260,15 @@ def test_a_field_that_is_missing_has_the_default() -> None:
     headers = Headers([("A", "1"), ("a", "2")])
     assert (headers.get("a"), headers.get("a", ""), headers.get("A", 0)) == ("1, 2", "1, 2", "1, 2")
     assert (headers.get("b"), headers.get("b", ""), headers.get("b", 0)) == (None, "", 0)
+
+
+def test_a_refusal_becomes_a_response_that_no_cache_stores() -> None:
+    response = Response.from_refusal(Refusal(405, "method", "Only GET is allowed here.", ((b"Allow", b"GET"),)))
+    assert (response.status, response.body) == (405, b"Only GET is allowed here.\n")
+    assert list(response.headers) == [CONTENT_TYPE, ("Allow", "GET"), NO_STORE]
+
+
+def test_a_refusal_may_have_a_rule_for_caches_of_its_own() -> None:
+    headers = ((b"Cache-Control", b"max-age=60"),)
+    response = Response.from_refusal(Refusal(404, "nothing_here", "Nothing is here.", headers))
+    assert list(response.headers) == [CONTENT_TYPE, ("Cache-Control", "max-age=60")]

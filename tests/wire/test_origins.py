@@ -89,7 +89,7 @@ def test_10_2_pages_of_this_host_and_allowed_ones_may_connect(
         "https://b.example https://c.example",
     ],
 )
-def test_10_2_what_can_be_no_origin_is_refused_when_it_is_configured(origin: str) -> None:
+def test_10_2_a_malformed_origin_is_refused_when_it_is_configured(origin: str) -> None:
     with pytest.raises(UsageError, match="is not an origin"):
         Origins([origin])
 

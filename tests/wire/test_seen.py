@@ -1,4 +1,4 @@
-"""What an observer sees, as far as it can be asked about itself."""
+"""The parts of a connection that an observer sees, and their properties."""
 
 from __future__ import annotations
 

@@ -115,6 +115,7 @@ def test_5_4_an_empty_message_is_a_message(our_role: Role, headers: str) -> None
         assert receive(our_role, chunks)[1] == [Message(opcode, b"")]
 
 
+@pytest.mark.slow
 @both_roles
 def test_5_4_a_message_may_come_in_65536_fragments(our_role: Role) -> None:
     session = Session(our_role, max_message_bytes=65_536 * 64)
@@ -137,6 +138,7 @@ def kept_bytes(session: Session, data: bytes, times: int) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @both_roles
 def test_5_4_fragments_cost_no_more_than_their_bytes_and_empty_ones_nothing(our_role: Role) -> None:
     session = Session(our_role, max_message_bytes=LIMIT)
