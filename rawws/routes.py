@@ -1,4 +1,4 @@
-"""The recipients of a server's WebSockets by path: a handler of the program, or a relay."""
+"""The routes of a server's WebSockets, by path: to a handler of the program's, or to a relay."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Relay(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The recipient of the WebSockets at one path, if it differs from that of other paths."""
+    """The route of the WebSockets of one path, if it differs from that of other paths."""
 
     handler: Handler | Relay
     origins: Origins | None = None  # the web pages that may connect; None for the same as elsewhere

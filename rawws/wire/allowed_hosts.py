@@ -1,8 +1,8 @@
-"""The host names that a request may use for its server: a defence against DNS rebinding.
+"""The names that a request may give its server: a defence against DNS rebinding.
 
-After a browser has loaded a web page, the page's own name may be made to point to this machine. Requests to that name
-then come here. To the browser they are same-origin, so neither the Origin nor CORS prevents them. But the name is in
-the request's Host, and a server on loopback has no such name unless its operator has given it one.
+A web page may have its own name point to this machine after the browser has loaded it. The page's requests to that name
+then come here. For the browser this is the page's own site, so that neither the Origin nor CORS stops the requests. But
+the name is in the request's Host, and a server on loopback has the name of a web site only by its operator's choice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Conformance cases for a server: legal input that it must accept, and broken input that it must refuse.
+"""The cases for a test of a server: legal ones that it has to accept, and broken ones that it has to refuse.
 
 Each `Case` says what is sent, and what RFC 6455 asks of the server; `judge` compares the answer with that. If the RFC
 leaves a choice, both ways pass: *fail the connection* (§7.1.7) should send a close that says why, and must close in any
@@ -24,7 +24,7 @@ from rawws.wire.seen import Head, Seen, SeenFrame
 KEY = b"\x37\xfa\x21\x3d"
 # The ping after input that a server must accept: its answer shows that the connection is still open.
 STILL_THERE = b"still there?"
-# A server that has sent more than this without the expected answer won't send that any more (a guess).
+# A server that sends more than this, without the answer, won't send the answer either (a guess).
 MAX_ANSWER_BYTES = MIB
 # The limit on heads and frames: each is an object, and there may be one in every two bytes.
 MAX_ANSWER_PARTS = 10_000
@@ -39,14 +39,14 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a case: the verdict, and in a few words what the server did."""
+    """The outcome of a case: the verdict, and the server's behaviour in a few words."""
 
     verdict: Verdict
     got: str
 
 
 class Answer:
-    """The server's answer to one case, observed as it comes.
+    """The bytes that come back from the server in one case, observed as they come.
 
     It is complete when the case ``is_settled``, even if the connection is open, and too large when it ``is_full``.
     """
@@ -170,7 +170,7 @@ def _long_form(payload: bytes, length_bytes: int) -> bytes:
     return header + apply_mask(payload, KEY)
 
 
-# The server's answer
+# Judging the answer
 
 
 def frames_of(seen: Iterable[Seen]) -> list[SeenFrame]:
@@ -271,7 +271,7 @@ def _accepts(seen: list[Seen], _: Answer) -> Outcome:
 
 
 def _is_alive(seen: list[Seen], answer: Answer) -> Outcome:
-    """The input is legal: the ping after it has to be answered."""
+    """The case is legal: the server has to answer the ping after it."""
     if unclear := _not_open(seen):
         return unclear
     pongs = [each for each in frames_of(seen) if _is(each, Opcode.PONG)]

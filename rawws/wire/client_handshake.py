@@ -1,7 +1,7 @@
 """The opening handshake, from the client's side (RFC 6455 §4.1).
 
-A `ClientHandshake` makes the request and checks the server's answer against each requirement in turn, one function
-for each. Like ``handshake.py``, it lists every check with what it found, and sends nothing.
+A `ClientHandshake` makes the request, and checks the server's answer against each requirement in turn, with one
+function for each. Like ``handshake.py``, it lists every check with its finding, and sends nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rawws.wire.handshake import KEY_BYTES, VERSION, Accept
 from rawws.wire.messages import FieldsLike, Headers, Request, Response, is_token
 from rawws.wire.uri import WebSocketURI
 
-# Header fields that the handshake sets, each with what to use instead of setting it.
+# The fields that the handshake sets, and the options to use instead.
 _OURS = {
     "upgrade": "",
     "connection": "",

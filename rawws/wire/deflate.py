@@ -45,8 +45,7 @@ LEVEL = 4
 STEP_BYTES = 32 * KIB
 # The cost of parsing a frame and encoding it again, in bytes that are deflated in the same time (measured).
 FRAME_WORK_BYTES = 32
-# Streams that are kept for the next message, 256 KiB each. Several are in use only while several rooms have large
-# messages.
+# Streams that are kept for the next message, 256 KiB each. Only large messages of several rooms need several at once.
 MAX_IDLE_STREAMS = 4
 # The most bytes that are deflated at once where steps are not possible, as in an echo (8 ms).
 AT_ONCE_BYTES = 256 * KIB
@@ -104,7 +103,7 @@ def _skip_empty(value: str, position: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The parameters that both sides agreed on: each side's largest window, and the header of the 101."""
+    """The agreement of both sides: the window with which each may deflate, and the field of the 101 about it."""
 
     server_window_bits: int
     header: str
@@ -124,8 +123,8 @@ class Agreement:
         return role is Role.SERVER and self.server_takeover
 
 
-# A client's offer: everything that it supports, without conditions, so that any server can accept. Chrome offers the
-# same, so nearly every server has met it.
+# A client offers all that it can do, without conditions, so that any server can accept. Chrome offers the same, so that
+# nearly every server has met this offer.
 #
 # - ``client_max_window_bits`` has no value: the server may ask for a smaller window. Without it a server that has to
 #   ask declines, as Autobahn's does in its cases 13.3 to 13.6, or has no saving of memory, as Python's websockets.
@@ -211,8 +210,7 @@ def most_deflated_bytes(message_bytes: int) -> int:
 def inflate_whole(payload: bytes | bytearray, max_message_bytes: int) -> bytes | None:
     """Return the message in one compressed frame; None if an `Inflater` has to read it.
 
-    That is the case if it is invalid, over the limit, or has a block with the "BFINAL" bit, after which there may be
-    more.
+    That is so if it is invalid, over the limit, or has a block with the "BFINAL" bit, after which more may follow.
     """
     inflate = zlib.decompressobj(-MAX_WINDOW_BITS)
     try:

@@ -1,4 +1,4 @@
-"""Descriptions of what an `Observer` has seen, as lines for a person to read."""
+"""Lines for a person about the parts of a connection that an `Observer` has seen."""
 
 from __future__ import annotations
 

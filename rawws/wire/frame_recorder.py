@@ -1,4 +1,4 @@
-"""The parts of a frame that can be shown, collected while the frame passes."""
+"""The part of a frame that can be shown, collected while the frame passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PREVIEW_TAIL_BYTES = 64
 
 
 class FrameRecorder:
-    """Collects what can be shown of one frame while its payload passes: the ends of it, with the mask off.
+    """Collects the two ends of one frame's payload, unmasked, while the payload passes.
 
     The first ``shown_bytes`` of a longer payload are kept, and a little of its end. A ``view`` gets all of the payload,
     and returns the message that ends with the frame.
@@ -33,11 +33,11 @@ class FrameRecorder:
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes of the payload are kept."""
+        """The number of bytes of the payload that are kept."""
         return len(self._head) + len(self._tail)
 
     def add(self, raw_payload: bytes | memoryview) -> None:
-        """Take in the next piece of the payload as it stands on the wire."""
+        """Add the next piece of the payload, as it stands on the wire."""
         if self._view is not None:
             self._view.add(self._unmask(raw_payload, self._position))
         into_head = raw_payload[: self._shown_bytes - len(self._head)]
@@ -54,6 +54,6 @@ class FrameRecorder:
         return bytes(raw) if key is None else apply_mask(bytes(raw), key, position)
 
     def frame(self) -> Frame:
-        """Return the frame, when all of it has passed."""
+        """Return the frame after all of it has passed."""
         message = None if self._view is None else self._view.end_frame()
         return Frame(self._header, bytes(self._head), bytes(self._tail), message)

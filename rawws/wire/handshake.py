@@ -1,8 +1,8 @@
 """The opening handshake, read from the server's side (RFC 6455 §4.2).
 
-`examine` checks a request against each requirement in turn, one function for each, and lists every check with what it
-found. A reader can walk down this module and §4.2.1 together. The first requirement that isn't met decides the refusal.
-This module sends nothing.
+`examine` checks a request against each requirement in turn, with one function for each, and lists every check with its
+finding. A reader can follow it with §4.2.1 open. The first requirement that isn't met decides the refusal. This module
+sends nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 KEY_BYTES = 16
 VERSION = "13"
 
-# Header fields of a 426 (RFC 9110 §15.5.22, RFC 6455 §4.4).
+# The fields of a 426 (RFC 9110 §15.5.22, RFC 6455 §4.4).
 _WHAT_IS_REQUIRED = (
     (b"Sec-WebSocket-Version", VERSION.encode()),
     (b"Upgrade", b"websocket"),

@@ -82,9 +82,9 @@ class HttpPhase:
         self._body_bytes = 0
         self._in_head = True
         self._answer_has_body = True
-        self.closes_early = False  # an answer has said that we close, and the client may still be sending
+        self.closes_early = False  # an answer announced our close, and the client may still be sending
         self._chunks: ChunkedFramingCheck | None = None  # of a chunked body
-        self._is_framed = True  # as far as the chunks have come
+        self._is_framed = True  # the chunks received so far are valid
 
     @classmethod
     def resume(cls, connection: h11.Connection, limits: Limits) -> HttpPhase:

@@ -26,7 +26,7 @@ class _Origin(NamedTuple):
 
     @classmethod
     def parse(cls, origin: str) -> _Origin:
-        """Raises `UsageError` for a text that is no origin in the form that browsers send (RFC 6454 §6.2)."""
+        """Parse an origin in the form that browsers send (RFC 6454 §6.2). Raises `UsageError` for any other text."""
         lowered = origin.strip().lower()
         if lowered in ("null", ""):  # some programs send an empty one; browsers don't
             return cls(lowered, "", None)
@@ -44,7 +44,7 @@ class _Origin(NamedTuple):
 
 
 def _as_sent(host: str) -> str | None:
-    """Return a host in the form that browsers send; None if there is no such form, or it isn't certain."""
+    """Return a host in the form that browsers send; None if there is no such form, or more than one."""
     if host.startswith("["):
         try:
             return f"[{ipaddress.IPv6Address(host[1:-1])}]"
@@ -61,17 +61,17 @@ def _as_sent(host: str) -> str | None:
 
 
 class Origins:
-    """Which web pages may connect (§10.2): those of the server's own host, and those allowed by name.
+    """The web pages that may connect (§10.2): those of the server's own host, and those allowed by name.
 
-    A browser lets any page open a WebSocket to any host, sends the user's cookies along, and says in ``Origin``
-    where the page came from; checking it is the only defence. Programs that aren't browsers send none and are
-    let in: they could write there what they like.
+    A browser lets any page open a WebSocket to any host. It sends the user's cookies along, and the page's origin in
+    ``Origin``. A check of that field is the only defence. Other programs send no Origin and are accepted: they could
+    send any value.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         """``allowed`` holds origins such as ``https://example.org``, ``file://``, ``null``, or ``*`` for any.
 
-        An empty one stands for an empty Origin header, as some embedded clients send it. Raises `UsageError` for an
+        An empty text stands for an empty Origin header, which some embedded clients send. Raises `UsageError` for an
         invalid origin.
         """
         given = [origin.strip() for origin in allowed]
@@ -88,7 +88,7 @@ class Origins:
         return cls([given] if isinstance(given, str) else given)
 
     def advise(self, origin: str) -> str:
-        """Return what is to be done for a page from there to be let in, as the log tells it."""
+        """Return advice for the log: the way to allow pages from an origin."""
         try:
             parsed = _Origin.parse(origin)
         except UsageError:
@@ -98,7 +98,7 @@ class Origins:
             )
         # A page of any site can send null: in a frame with the attribute "sandbox".
         whom = "it, and any page that hides its site" if parsed.scheme == "null" else "it"
-        # Quoted: it is there to be pasted into a shell, and the client chose it.
+        # The origin is quoted, since the advice is for pasting into a shell and the client chose the text.
         return f"to allow {whom}, start the server with --allow-origin {shlex.quote(origin)}"
 
     def allow(self, origin: str, host: str) -> bool:
@@ -117,12 +117,13 @@ def _is_same_host(origin: _Origin, host: str) -> bool:
     if origin.scheme not in _DEFAULT_PORTS:
         return False
     try:
-        # A Host without a port is read with the page's scheme: behind a proxy that ends TLS, https:// is our own.
+        # A Host without a port is read with the page's scheme, because our own pages have https:// behind a proxy that
+        # ends TLS.
         return _Origin.parse(f"{origin.scheme}://{host}") == origin
     except UsageError:
         return False
 
 
 def name_origin(origin: str) -> str:
-    """Return the name of an Origin for a sentence."""
+    """Return an Origin as sentences have it."""
     return shorten(origin) or "an empty Origin"

@@ -30,7 +30,7 @@ class RoomQuery:
 
 
 def read_query(query: str) -> RoomQuery:
-    """Read a query; what rawws doesn't know in it is somebody else's. Raises `UsageError`."""
+    """Read a query. Unknown names in it are ignored, since they may be an application's. Raises `UsageError`."""
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in _OURS:
@@ -68,7 +68,7 @@ def _number(given: dict[str, str], name: str) -> int | None:
 
 
 def read_request(request: Request) -> RoomQuery | Refusal:
-    """Return what a request's query asks for, or a refusal of it.
+    """Return the reading that a request's query asks for, or a refusal.
 
     ``Last-Event-ID`` overrides ``since``: a reader of events that reconnects asks for the same URL again.
     """

@@ -43,7 +43,7 @@ def head_record(sender: Role, raw_head: bytes) -> Record:
 
 
 def checks_record(sender: Role, checks: Iterable[AnyCheck], accept: Accept | None) -> Record:
-    """Return what a handshake was held against, and with which result, as a record."""
+    """Return a handshake's checks and their results, as a record."""
     record: Record = {
         "kind": "checks",
         "sender": sender.label,

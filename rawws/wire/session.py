@@ -214,7 +214,7 @@ class Session:
     def _view_of(self, sender: Role) -> MessageView | None:
         return None if self._views is None else self._views[sender]
 
-    # Input
+    # Receiving
 
     @property
     def has_unread(self) -> bool:
@@ -397,7 +397,7 @@ class Session:
             case _:
                 pass
 
-    # Output
+    # Sending
 
     def message(self, opcode: Opcode, payload: bytes, *, compress: bool | None = None) -> bytes:
         """Return the frame of a whole message, for the caller to send; a text's payload is UTF-8.

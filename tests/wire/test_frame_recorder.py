@@ -1,4 +1,4 @@
-"""The parts of a frame that are kept to be shown: its ends, unmasked, in any chunks."""
+"""The recorded ends of a frame, unmasked, are the same in any chunking."""
 
 from __future__ import annotations
 

@@ -396,3 +396,9 @@ def test_refusals_are_worded_for_any_server(line: bytes, problem: str) -> None:
     request, *_ = see((CLIENT, line + b"\r\nHost: x:1\r\n\r\n"))
     assert isinstance(request, Head)
     assert request.problem == problem
+
+
+def test_no_bytes_complete_nothing() -> None:
+    observer = Observer()
+    assert observer.receive(CLIENT, b"") == []
+    assert observer.finish() == []

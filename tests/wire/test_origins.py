@@ -89,7 +89,7 @@ def test_10_2_pages_of_this_host_and_allowed_ones_may_connect(
         "https://b.example https://c.example",
     ],
 )
-def test_10_2_an_invalid_origin_is_refused_when_it_is_configured(origin: str) -> None:
+def test_10_2_a_malformed_origin_is_refused_when_it_is_configured(origin: str) -> None:
     with pytest.raises(UsageError, match="is not an origin"):
         Origins([origin])
 
@@ -136,6 +136,10 @@ def test_10_2_the_advice_for_a_malformed_origin_is_to_send_none() -> None:
 
 def test_10_2_a_malformed_origin_is_not_allowed() -> None:
     assert not Origins(["https://a.example"]).allow("https://a.example/path", "a.example")
+
+
+def test_10_2_no_origin_is_that_of_a_malformed_host() -> None:
+    assert not Origins().allow("https://a.example", "a.example/path")
 
 
 def test_an_origin_is_named_as_it_is_and_an_empty_one_in_words() -> None:

@@ -1,4 +1,4 @@
-"""The objects that an observer returns, and their own properties."""
+"""The parts of a connection that an observer sees, and their properties."""
 
 from __future__ import annotations
 
