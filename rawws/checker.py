@@ -135,7 +135,7 @@ class Checker:
         """Run the cases, and report the result of each, in their order. Return a `Stopped` if the server went down.
 
         The cases begin one at a time, each after the server has answered an ordinary handshake, so that a server that
-        goes down does so during a known case. The cases that a mute server leaves waiting wait at the same time. If a
+        goes down does so during a known case. Cases that have to wait for a mute server wait at the same time. If a
         supervisor starts the server again, the cases that were under way are tried again, one at a time.
 
         Raises OSError, `OpenTimeout` and `ProxyError` when the server can't be reached, doesn't speak the protocol of

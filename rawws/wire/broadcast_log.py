@@ -1,4 +1,4 @@
-"""The messages that one room has published: an append-only log of encoded frames, and cursors into it.
+"""The messages of one room, as an append-only log of encoded frames, and cursors into it.
 
 A message is encoded once, into the bytes that every peer gets, and appended to the log's open segment. When
 the broadcast loop ends its turn it *seals* the segment: the frames of the turn become one immutable ``bytes``

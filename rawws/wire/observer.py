@@ -54,7 +54,7 @@ _MAX_AWAITED_BYTES = _MAX_HEAD_BYTES
 _REQUEST_BYTES = 2048
 _ResponseEvent = h11.InformationalResponse | h11.Response
 
-# The request that is assumed for a response without one.
+# A request in place of one that was not seen, to read its response.
 _SOME_REQUEST = Request(
     "GET", "/", "1.1", Headers([("Host", "-"), ("Connection", "Upgrade"), ("Upgrade", "websocket")])
 )

@@ -166,7 +166,7 @@ def test_a_segment_is_encoded_once_and_only_of_a_segment_with_a_large_message() 
     assert log.segment(1, fakes[9]) == HELLO + encode_frame(Opcode.TEXT, b"X" * 9)
     assert log.segment(1) == HELLO + LARGE
     assert made == [15, 9]
-    # Of an encoded segment of 24 bytes a third has been sent, so that two thirds of the plain frames are lacking.
+    # A third of an encoded segment of 24 bytes has been sent, so that two thirds of the plain frames are lacking.
     assert len(log.segment(1, fakes[15])) == 24
     assert log.lag_bytes(Cursor(1, 8), fakes[15]) == len(HELLO + LARGE) - len(HELLO + LARGE) // 3
     assert rest(log, Cursor(1, 8), fakes[15]) == (b"\x81\x0f" + b"X" * 15)[1:]

@@ -43,7 +43,7 @@ def test_a_large_message_with_an_id_is_deflated_as_without() -> None:
 
 @pytest.mark.parametrize("encoding", [PLAIN, WITH_IDS])
 @given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=5), data=st.data())
-def test_what_completes_a_message_begun(encoding: Encoding, sizes: list[int], data: st.DataObject) -> None:
+def test_the_rest_of_a_partial_message_completes_it(encoding: Encoding, sizes: list[int], data: st.DataObject) -> None:
     pieces = [
         encoding.encode(encode_frame(Opcode.TEXT, b"x" * size), NumberedIds("e").labels(number))
         for number, size in enumerate(sizes, 1)

@@ -34,8 +34,8 @@ def test_no_messages_are_an_answer_too() -> None:
 
 def test_small_messages_are_one_piece() -> None:
     answer = polled((Opcode.TEXT, b"a"), (Opcode.BINARY, b"b"), gap=GAP)
-    told = {"messages": [{"id": "e-1", "text": "a"}, {"id": "e-2", "base64": "Yg=="}], "next": "e-2", "gap": GAP}
-    assert answer.whole == as_compact_json(told) + b"\n"
+    answered = {"messages": [{"id": "e-1", "text": "a"}, {"id": "e-2", "base64": "Yg=="}], "next": "e-2", "gap": GAP}
+    assert answer.whole == as_compact_json(answered) + b"\n"
 
 
 TEXTS = {"control characters": "\x01", "two bytes each": "ü", "three": "€", "four": "🦊", "mixed": 'x€\\"🦊ü\n'}
@@ -56,8 +56,8 @@ def test_a_large_text_is_encoded_as_a_small_one_would_be(character: str) -> None
 @pytest.mark.parametrize("beyond", [1, 2, 3, STEP_BYTES])
 def test_a_large_binary_is_whole_in_base64(beyond: int) -> None:
     payload = bytes(range(256)) * (LARGE_BYTES // 256) + bytes(beyond)
-    told = json.loads(b"".join(polled((Opcode.BINARY, payload))))
-    assert told["messages"] == [{"id": "e-1", "base64": base64.b64encode(payload).decode()}]
+    answered = json.loads(b"".join(polled((Opcode.BINARY, payload))))
+    assert answered["messages"] == [{"id": "e-1", "base64": base64.b64encode(payload).decode()}]
 
 
 def test_no_piece_is_much_larger_than_it_may_be() -> None:
