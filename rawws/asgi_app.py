@@ -30,7 +30,7 @@ from rawws.exchange import Exchange
 from rawws.failures import call_application, is_failure, log_failure
 from rawws.limits import KIB, NO_LIMIT, Limits
 from rawws.runtime import explain_asyncio, hint_at_asyncio
-from rawws.wire.event_stream import CONTENT_TYPE
+from rawws.wire.stream_encodings import EVENTS
 from rawws.wire.trace import FAULT, STATE, mask_target
 
 Scope = MutableMapping[str, Any]
@@ -461,7 +461,7 @@ async def _acquire(lock: trio.Lock) -> None:
 
 def _is_event_stream(name: bytes, value: bytes) -> bool:
     kind = value.partition(b";")[0].strip().lower()
-    return name.lower() == b"content-type" and kind == CONTENT_TYPE.encode("ascii")
+    return name.lower() == b"content-type" and kind == EVENTS.content_type.encode("ascii")
 
 
 def _is_about_leaving(failure: BaseException) -> bool:

@@ -8,7 +8,6 @@ import time
 from rawws import logs
 from rawws.errors import Closed
 from rawws.peer import Peer
-from rawws.wire.event_stream import EventStream
 from rawws.wire.trace import FAULT, STATE
 from rawws.wire.trail import describe_trail
 
@@ -24,7 +23,7 @@ def log_end(peer: Peer, closed: Closed, addition: str, unsent_bytes: int) -> Non
         return
     session = peer.session
     # The end of an event stream is the only goodbye that its reader has.
-    orderly = (session.close_rcvd is not None and session.fault is None) or isinstance(session, EventStream)
+    orderly = (session.close_rcvd is not None and session.fault is None) or peer.encoding.is_one_way
     end = f"{closed.sentence}; {addition}" if addition else closed.sentence
     if peer.pace is not None and peer.pace.skipped:
         end += f"; it read too slowly, and {peer.pace.skipped} messages were skipped"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from rawws.limits import KIB, MIB
 from rawws.peer import Peer
 from rawws.room_state import RoomState
-from rawws.wire.encodings import without_deflate
+from rawws.wire.encodings import Encoding
 
 # The unit of work is the time in which one byte is deflated; 256 KiB take at most 8 ms.
 
@@ -37,7 +37,7 @@ class Job:
 
     __slots__ = ("encoding", "log", "number", "room", "waiting", "work")
 
-    def __init__(self, room: RoomState, number: int, encoding: int) -> None:
+    def __init__(self, room: RoomState, number: int, encoding: Encoding) -> None:
         self.room = room
         self.log = room.log
         self.number = number
@@ -64,7 +64,7 @@ class Forms:
     def __init__(self, wake: Callable[[], None]) -> None:
         """``wake`` is called when there is a first step to be done."""
         self._wake = wake
-        self._jobs: dict[tuple[RoomState, int, int], Job] = {}
+        self._jobs: dict[tuple[RoomState, int, Encoding], Job] = {}
         self._work: dict[RoomState, int] = {}  # left to do, for each room
         self.allowance = TURN_WORK  # what may still be done at once
 
@@ -73,31 +73,31 @@ class Forms:
         """Whether there is a step to be done."""
         return bool(self._jobs)
 
-    def get(self, room: RoomState, number: int, form: int) -> bytes | None:
-        """Return a segment in a form, or None if the peer has to `wait` for it."""
+    def get(self, room: RoomState, number: int, encoding: Encoding) -> bytes | None:
+        """Return a segment in an encoding, or None if the peer has to `wait` for it."""
         log = room.log
-        work = log.work(number, form)
+        work = log.work(number, encoding)
         if work > self.allowance:
             if self._work.get(room, 0) <= MOST_WORK:
                 return None
-            log.leave_plain(number, form)
-            work = log.work(number, form)
+            log.leave_plain(number, encoding)
+            work = log.work(number, encoding)
         self.allowance -= work
-        return log.segment(number, form)
+        return log.segment(number, encoding)
 
-    def get_at_once(self, room: RoomState, number: int, form: int) -> bytes:
-        """Return a segment in a form, or uncompressed where there is no time to deflate it."""
-        work = room.log.work(number, form)
+    def get_at_once(self, room: RoomState, number: int, encoding: Encoding) -> bytes:
+        """Return a segment in an encoding, or uncompressed where there is no time to deflate it."""
+        work = room.log.work(number, encoding)
         if work > self.allowance:
-            form = without_deflate(form)
-            work = room.log.work(number, form)
+            encoding = encoding.uncompressed
+            work = room.log.work(number, encoding)
         self.allowance -= work
-        return room.log.segment(number, form)
+        return room.log.segment(number, encoding)
 
-    def run(self, room: RoomState, number: int, form: int) -> tuple[bytes, list[int]]:
+    def run(self, room: RoomState, number: int, encoding: Encoding) -> tuple[bytes, list[int]]:
         """Return several segments joined, and the size of each. The first of them must exist in this form."""
         before = room.log.work_done
-        run = room.log.run(number, form, self.allowance)
+        run = room.log.run(number, encoding, self.allowance)
         self.allowance -= room.log.work_done - before
         return run
 

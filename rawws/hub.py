@@ -21,7 +21,6 @@ from rawws.limits import MAX_LAG_BYTES, MIB, check_number
 from rawws.loop import current_loop
 from rawws.peer import NOTHING, About, Endpoint, Pace, Peer
 from rawws.room import Room
-from rawws.room_base import StartPosition
 from rawws.room_paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.room_registry import RoomRegistry, RoomsInUse
 from rawws.room_state import RoomState
@@ -29,16 +28,16 @@ from rawws.settings import RoomSettings, Slow
 from rawws.shards import Shards
 from rawws.transport import Transport
 from rawws.wire.broadcast_log import History
-from rawws.wire.encodings import AS_JSON, EVENTS, PLAIN, SUBPROTOCOL, WITH_IDS, notice
-from rawws.wire.event_stream import PREAMBLE, EventStream
-from rawws.wire.frames import Opcode, encode_frame
+from rawws.wire.encodings import BY_SUBPROTOCOL, PLAIN, SUBPROTOCOL
 from rawws.wire.handshake import Handshake
 from rawws.wire.message_ids import MessageId
 from rawws.wire.messages import Request
 from rawws.wire.rate import TokenBucket
 from rawws.wire.reading import Reading, read_request
+from rawws.wire.response_stream import ResponseStream
 from rawws.wire.role import Role
 from rawws.wire.session import Session
+from rawws.wire.stream_encodings import EVENTS, StreamEncoding
 from rawws.wire.trace import FAULT, STATE
 
 
@@ -113,7 +112,6 @@ class Hub:
         self._settings_for = settings
         self._max_rooms = max_rooms
         self.hello = hello or ""
-        self._hello = encode_frame(Opcode.TEXT, hello.encode()) if hello else b""
         self.registry = RoomRegistry(self._choose_settings, self._choose_backplane)
         self._asked_for: RoomState | None = None  # by the last request for a room in which nobody was
 
@@ -274,10 +272,10 @@ class Hub:
             echoes=self.mode is Mode.ECHO,
         )
         endpoint.show_frames(number, session)
-        form = agreement.server_window_bits if agreement is not None and agreement.deflates(Role.SERVER) else PLAIN
-        if handshake.subprotocol == SUBPROTOCOL:
-            form |= WITH_IDS
-        peer = Peer(number, transport, session, endpoint, form)
+        encoding = BY_SUBPROTOCOL.get(handshake.subprotocol, PLAIN)
+        if agreement is not None and agreement.deflates(Role.SERVER):
+            encoding = encoding.deflated(agreement.server_window_bits)
+        peer = Peer(number, transport, session, endpoint, encoding)
         peer.about = _about(transport, remote_address, user, handshake.subprotocol)
         if self._add(peer, handshake.path, _reading_of(request)) is None:
             return None
@@ -293,12 +291,12 @@ class Hub:
         reading: Reading,
         endpoint: Endpoint,
         *,
+        encoding: StreamEncoding = EVENTS,
         remote_address: Address | None = None,
         user: object = None,
     ) -> Peer | None:
-        """Take over a connection whose response is to be a room's events; its head has been sent."""
-        form = EVENTS | AS_JSON if reading.wants_json else EVENTS
-        peer = Peer(number, transport, EventStream(), endpoint, form)
+        """Take over a connection whose response is to be a room's messages in an encoding; its head has been sent."""
+        peer = Peer(number, transport, ResponseStream(encoding), endpoint, encoding)
         peer.about = _about(transport, remote_address, user)
         return self._add(peer, path, reading)
 
@@ -323,27 +321,14 @@ class Hub:
             if place.gap is not None:
                 told += f"; what came behind {place.gap['since']} is gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, told)
-        if self.mode is Mode.BROADCAST and not peer.encoding & EVENTS:
+        if self.mode is Mode.BROADCAST and not peer.encoding.is_one_way:
             peer.relay = room
             if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
                 peer.pace = Pace(TokenBucket(rate, trio.current_time()))
-        if words := self._greeting(peer.encoding, room, place):
-            loop.sending.send(peer, words)
-        can_watch = bool(peer.encoding & (EVENTS | WITH_IDS))  # plain frames are messages, all of them
-        loop.join(peer, room, place.after, watches=reading.wants_presence and can_watch)
+        if greeting := peer.encoding.greeting(self.hello, room.log.label(place.after), place.gap):
+            loop.sending.send(peer, greeting)
+        loop.join(peer, room, place.after, watches=reading.wants_presence and peer.encoding.has_controls)
         return peer if peer.transport.fileno() >= 0 else None
-
-    def _greeting(self, form: int, room: RoomState, place: StartPosition) -> bytes:
-        """Return what a peer gets before anything of the room's."""
-        at = room.log.label(place.after)
-        gap = {} if place.gap is None else {"gap": place.gap}
-        if form & EVENTS:
-            # An id without data: where to go on if the connection is cut before there is a message.
-            return PREAMBLE + f"id: {at}\n\n".encode("ascii") + (notice(gap, form) if gap else b"")
-        if form & WITH_IDS:
-            hello = encode_frame(Opcode.TEXT, b"{}\n" + self.hello.encode()) if self.hello else b""
-            return notice({"at": at, **gap}, form) + hello
-        return self._hello
 
 
 _LATER = ((b"Retry-After", b"1"),)

@@ -21,9 +21,9 @@ from typing import ClassVar, NamedTuple
 
 from rawws.errors import UsageError
 from rawws.limits import MIB
-from rawws.wire.broadcast_log import BroadcastLog, Cursor, Entry
-from rawws.wire.conflation import NewestByKey
-from rawws.wire.encodings import count_messages, encode, rest_of_message, without_deflate
+from rawws.wire import latest_by_key
+from rawws.wire.broadcast_log import BroadcastLog, Cursor, ReplayStart
+from rawws.wire.encodings import Encoding
 
 # The bounds of one `Chunk`. The peer gets the next one when it has taken this one, selected anew.
 CHUNK_MESSAGES = 1000
@@ -40,7 +40,7 @@ class PartialSend(NamedTuple):
     number: int
     segment: bytes
     sent: int
-    encoding: int
+    encoding: Encoding
     committed_bytes: int
 
 
@@ -60,7 +60,7 @@ class Lag(NamedTuple):
 
     log: BroadcastLog
     cursor: Cursor
-    encoding: int
+    encoding: Encoding
 
 
 class Chunk(NamedTuple):
@@ -143,7 +143,7 @@ class LagPolicy(ABC):
         """Return the place of a peer that lacks nothing."""
 
     @abstractmethod
-    def start(self, after: int, entry: Entry) -> Resumption:
+    def start(self, after: int, entry: ReplayStart) -> Resumption:
         """Return where a peer begins that joins after a message; ``entry`` is the log's place for it."""
 
     @abstractmethod
@@ -200,7 +200,7 @@ class ReadsOn(LagPolicy):
     def tail(self, log: BroadcastLog) -> Cursor:
         return Cursor(log.next)
 
-    def start(self, after: int, entry: Entry) -> Resumption:
+    def start(self, after: int, entry: ReplayStart) -> Resumption:
         return Resumption(Cursor(entry.number), entry.rest)
 
     def first_needed(self, log: BroadcastLog, cursors: Iterable[Cursor]) -> int:
@@ -251,7 +251,7 @@ class Selects(LagPolicy):
     def tail(self, log: BroadcastLog) -> Cursor:
         return Cursor(log.last_message)
 
-    def start(self, after: int, entry: Entry) -> Resumption:
+    def start(self, after: int, entry: ReplayStart) -> Resumption:
         return Resumption(Cursor(after))
 
     def first_needed(self, log: BroadcastLog, cursors: Iterable[Cursor]) -> int:
@@ -265,8 +265,8 @@ class Selects(LagPolicy):
 
     def on_partial_send(self, at: PartialSend) -> Resumption:
         # The message of which the peer has a part may be the last that it gets of this segment.
-        rest = rest_of_message(at.segment, at.sent, at.encoding, committed_bytes=at.committed_bytes)
-        had = count_messages(at.segment, at.sent + len(rest), at.encoding)
+        rest = at.encoding.rest_of_message(at.segment, at.sent, committed_bytes=at.committed_bytes)
+        had = at.encoding.count_messages(at.segment, at.sent + len(rest))
         return Resumption(Cursor(at.log.last_before(at.number) + had), rest)
 
     def on_lag(self, lag: Lag) -> Action:
@@ -275,14 +275,14 @@ class Selects(LagPolicy):
     def next_chunk(self, lag: Lag) -> Chunk:
         # Not compressed: that would have to be done for each peer.
         log, (after, _) = lag.log, lag.cursor
-        encoding = without_deflate(lag.encoding)
+        encoding = lag.encoding.uncompressed
         pieces: list[bytes] = []
         size, upto = 0, log.last_message
         for number, frame in self.select(after):
             if size >= CHUNK_BYTES or len(pieces) >= CHUNK_MESSAGES:
                 upto = number - 1
                 break
-            pieces.append(encode(frame, encoding, log.ids.labels(number)))
+            pieces.append(encoding.encode(frame, log.ids.labels(number)))
             size += len(frame)
         return Chunk(b"".join(pieces), len(pieces), upto)
 
@@ -323,7 +323,7 @@ class LatestByKey(Selects):
 
     def __init__(self, key: str, max_lag_bytes: int) -> None:
         super().__init__(key, max_lag_bytes)
-        self._newest = NewestByKey(key, max_lag_bytes)
+        self._newest = latest_by_key.LatestByKey(key, max_lag_bytes)
 
     def note_key(self, numbers: range, key: str) -> None:
         for number in numbers:

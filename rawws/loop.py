@@ -66,8 +66,8 @@ from rawws.wire.session import State
 # How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
 # already costs far more in copying than in the system call) and every peer wait longer for its turn.
 TURN_BYTES = 16 * RECEIVE_BYTES
-# At most this many messages are read in a turn. Each is counted once for every form in which its room is read, since
-# each of these has to be made.
+# At most this many messages are read in a turn. Each is counted once for every encoding in which its room is read,
+# since each of these has to be made.
 TURN_MESSAGES = 16 * 1024
 
 # The loop keeps the thread for about this long while there is work, before other tasks (connections in their HTTP
@@ -102,7 +102,7 @@ class Loop(Connections):
         super().__init__()
         self._dirty_rooms: set[RoomState] = set()  # whose logs have an open segment
         self._closing: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last frames
-        self._turn_messages = 0  # that this turn has read, counted for each form in which they are sent
+        self._turn_messages = 0  # that this turn has read, counted for each encoding in which they are sent
         self._turn_sends = 0  # how many bytes that makes for all who are sent them
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
         self._reader = Reader(self.traffic)
@@ -289,7 +289,8 @@ class Loop(Connections):
                 self.traffic.messages_in += len(frames)
                 self.traffic.messages_out += len(frames) - 1
                 echo = b"".join(frames)
-                answers = (deflate_frames(echo, peer.encoding, AT_ONCE_BYTES) if peer.encoding else echo) + answers
+                window_bits = peer.encoding.window_bits
+                answers = (deflate_frames(echo, window_bits, AT_ONCE_BYTES) if window_bits else echo) + answers
         if session.state is CLOSED:
             if not peer.write_shut_down and not self._defer_close(peer, answers):
                 self._closing.append((peer, answers))

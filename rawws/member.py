@@ -15,7 +15,6 @@ from rawws.loop import current_loop
 from rawws.peer import Peer
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.websocket import WebSocket
-from rawws.wire.encodings import encode_alone
 from rawws.wire.events import Data, as_message, check_close
 from rawws.wire.messages import Request
 from rawws.wire.session import State
@@ -128,7 +127,7 @@ class Member:
         await trio.lowlevel.checkpoint()  # a program may send to a thousand members in a row
         while peer.transport.fileno() >= 0:
             if peer.session.state is State.OPEN and not peer.lost and not (peer.is_blocked or peer.is_lagging):
-                current_loop().sending.send_alone(peer, encode_alone(opcode, bytes(payload), peer.encoding))
+                current_loop().sending.send_alone(peer, peer.encoding.encode_alone(opcode, bytes(payload)))
                 return
             await peer.wait_drained()
         raise self._closed_error()

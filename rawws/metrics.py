@@ -5,6 +5,7 @@ Needs the extra ``metrics`` (prometheus-client).
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
@@ -19,7 +20,6 @@ from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.room_paths import METRICS
 from rawws.web import NO_STORE, HttpApp, InFront
-from rawws.wire.encodings import EVENTS
 from rawws.wire.messages import Response
 
 if TYPE_CHECKING:
@@ -82,10 +82,11 @@ class _Collector:
 
         traffic, rooms = current_loop().traffic, list(self._hub.registry.in_use.values())
         peers = [peer for room in rooms for peer in room.peers]
-        streams = sum(1 for peer in peers if peer.encoding & EVENTS)
+        kinds = Counts({"websocket": 0, "events": 0})
+        kinds.update(peer.encoding.label for peer in peers)
         yield _with_label(
             Gauge("rawws_peers", "Peers in rooms, by how they read.", labels=["kind"]),
-            [("websocket", len(peers) - streams), ("events", streams)],
+            kinds.items(),
         )
         yield Gauge("rawws_rooms", "Rooms that somebody is in, or that have a history.", len(rooms))
         yield _with_label(

@@ -20,10 +20,11 @@ from rawws.limits import Limits
 from rawws.room_base import RoomBase
 from rawws.tracing import Tracer
 from rawws.transport import RECEIVE_BYTES, Transport
-from rawws.wire.event_stream import EventStream
+from rawws.wire.encodings import Encoding
 from rawws.wire.events import Message, MessagePart
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
 from rawws.wire.rate import TokenBucket
+from rawws.wire.response_stream import ResponseStream
 from rawws.wire.session import Session
 from rawws.writer import PeerWriter
 
@@ -147,7 +148,12 @@ class Peer(PeerWriter):
     )
 
     def __init__(
-        self, number: int, transport: Transport, session: Session | EventStream, endpoint: Endpoint, encoding: int
+        self,
+        number: int,
+        transport: Transport,
+        session: Session | ResponseStream,
+        endpoint: Endpoint,
+        encoding: Encoding,
     ) -> None:
         super().__init__(number, transport, session, encoding)
         self.endpoint = endpoint

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from rawws.peer import Peer
 from rawws.room_state import RoomState
-from rawws.wire.encodings import EVENTS
 from rawws.wire.session import State
 
 
@@ -49,7 +48,4 @@ class Presence:
             for watcher, news in room.watchers.take():
                 if watcher not in room.watchers or watcher.session.state is not State.OPEN:
                     continue
-                is_events = watcher.encoding & EVENTS
-                yield Notification(
-                    watcher, room, b"".join(each.as_events if is_events else each.as_frames for each in news)
-                )
+                yield Notification(watcher, room, b"".join(each.encoded(watcher.encoding) for each in news))

@@ -1,4 +1,4 @@
-"""Rooms for who has HTTP only: Server-Sent Events, polling, and publishing with a POST.
+"""Rooms for clients that have HTTP only: Server-Sent Events, polling, and publishing with a POST.
 
 ============================================  =============================================================
 ``GET /room/x``, accepts text/event-stream    the room's messages as events, from now on, or from ``since``,
@@ -18,19 +18,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 
-from rawws.doors import Door
 from rawws.errors import Refusal
 from rawws.exchange import Exchange
 from rawws.hub import Hub
 from rawws.limits import Limits
-from rawws.peer import Endpoint, Peer
 from rawws.room_posts import Guard, Posts
-from rawws.transport import Transport
-from rawws.web import NO_STORE, HelloApp, HttpApp, InFront, answer_json, answer_options, find_application
-from rawws.wire.event_stream import CONTENT_TYPE
+from rawws.room_readers import PeerCount, Poll, RoomReader, Stream, answer_page
+from rawws.web import HelloApp, HttpApp, InFront, answer_options, find_application
 from rawws.wire.handshake import Origins
-from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.messages import Request, Response
 from rawws.wire.reading import Reading, read_request
+from rawws.wire.stream_encodings import EVENTS, JSON_EVENTS
+
+# The ways to read a room over HTTP. A request is answered by the first that suits it, or else by the other app.
+READERS: list[RoomReader] = [Stream(JSON_EVENTS), Stream(EVENTS), PeerCount(), Poll()]
 
 _METHODS = ("GET", "HEAD", "POST")
 _ASKED_BY_POST = "Authorization, Content-Type, Idempotency-Key, Rawws-Key"
@@ -77,95 +78,33 @@ class RoomApp(InFront):
             return
         match request.method:
             case "POST":
-                await self._answer(exchange, await self._posts.publish(exchange, path))
+                await answer_page(exchange, self._guard, await self._posts.publish(exchange, path))
             case "OPTIONS":
                 await exchange.pass_over_body()
-                await self._answer(exchange, _answer_options(request))
+                await answer_page(exchange, self._guard, _answer_options(request))
             case "GET" | "HEAD":
                 await self._read(exchange, path)
             case _:
                 await self.elsewhere.serve_exchange(exchange)
 
-    async def _answer(self, exchange: Exchange, answer: Response | Refusal) -> None:
-        """Answer, in a way that a page may read which is allowed to."""
-        added = self._guard.fields(exchange.request)
-        if isinstance(answer, Refusal):
-            raw = tuple((name.encode("ascii"), value.encode("ascii")) for name, value in added)
-            await exchange.answer(
-                Refusal(answer.status, answer.code, answer.sentence, answer.headers + raw, answer.hint)
-            )
-        else:
-            await exchange.answer(Response(answer.status, answer.body, Headers([*answer.headers, *added])))
-
-    # Reading
-
     async def _read(self, exchange: Exchange, path: str) -> None:
         request = exchange.request
         reading = read_request(request)
-        asks = isinstance(reading, Refusal) or reading.polls or reading.wants_peers
-        streams = request.accepts(CONTENT_TYPE, rather_than="application/json" if asks else None)
-        if not streams and not asks:
+        # A query that can't be read is answered, whatever it asks for.
+        asked = Reading(polls=True) if isinstance(reading, Refusal) else reading
+        reader = next((reader for reader in READERS if reader.suits(request, asked)), None)
+        if reader is None:
             await self.elsewhere.serve_exchange(exchange)
             return
         await exchange.pass_over_body()
         if isinstance(reading, Refusal):
-            await self._answer(exchange, reading)
+            await answer_page(exchange, self._guard, reading)
             return
-        user = await exchange.authorize(self._hub.access(_door_of(reading, streams=streams), path))
+        user = await exchange.authorize(self._hub.access(reader.door, path))
         if isinstance(user, Response):
-            await self._answer(exchange, user)
-        elif streams:
-            await self._stream(exchange, path, reading, user)
-        elif reading.wants_peers:
-            room = self._hub.registry.in_use.get(path)
-            await self._answer(exchange, answer_json({"peers": 0 if room is None else len(room)}))
+            await answer_page(exchange, self._guard, user)
         else:
-            await self._poll(exchange, path, reading)
-
-    async def _stream(self, exchange: Exchange, path: str, reading: Reading, user: object) -> None:
-        request = exchange.request
-        refused = self._hub.admit(request) or await self._hub.prepare(path, reading.since) or self._hub.admit(request)
-        if refused is not None:
-            await self._answer(exchange, refused)
-            return
-        headers = [
-            ("Content-Type", CONTENT_TYPE),
-            NO_STORE,
-            ("X-Accel-Buffering", "no"),  # nginx would wait for its buffer to be full
-            *self._guard.fields(exchange.request),
-        ]
-        if request.method == "HEAD":  # RFC 9110 §9.3.2: what GET is answered with, without the events
-            await exchange.start_response(200, Headers(headers).raw())
-            await exchange.end_response()
-            return
-        address = exchange.remote_address
-
-        def adopt(number: int, transport: Transport, endpoint: Endpoint) -> Peer | None:
-            return self._hub.stream_events(
-                number, transport, path, reading, endpoint, remote_address=address, user=user
-            )
-
-        await exchange.hand_over(headers, adopt)
-
-    async def _poll(self, exchange: Exchange, path: str, reading: Reading) -> None:
-        refused: Refusal | None = None
-        if path not in self._hub.registry.in_use:
-            refused = self._hub.admit(exchange.request)
-        if refused := refused or await self._hub.prepare(path, reading.since):
-            await self._answer(exchange, refused)
-            return
-        room = self._hub.registry.get(path)
-        place = room.resolve(reading)
-        with room.poll(place.after) as poller:
-            waits = reading.wait_s and exchange.request.method == "GET"
-            if waits and place.gap is None and room.log.last_message <= place.after:
-                await exchange.wait_for(poller.wait, reading.wait_s)
-            polled = room.poll_response(place.after, place.gap or poller.gap)
-        if polled.whole is not None:
-            await self._answer(exchange, answer_json(polled.whole))
-            return
-        fields = [*answer_json(b"").headers, *self._guard.fields(exchange.request)]
-        await exchange.answer_in_pieces(Headers(fields).raw(), polled, held=lambda: polled.objects(room.log.keeps))
+            await reader.answer(exchange, self._hub, path, reading, guard=self._guard, user=user)
 
 
 def rooms(
@@ -189,12 +128,6 @@ def rooms(
     """
     guard = Guard(publish_token, is_local, Origins.of(origins))
     return RoomApp(hub, elsewhere or HelloApp(["POST"]), guard, max_message_bytes=max_size)
-
-
-def _door_of(reading: Reading, *, streams: bool) -> Door:
-    if streams:
-        return Door.EVENTS
-    return Door.PEERS if reading.wants_peers else Door.POLL
 
 
 def _answer_options(request: Request) -> Response:

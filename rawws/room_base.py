@@ -19,14 +19,14 @@ from rawws.polling import BETWEEN_POLLS_S, Poller, Polls, make_response
 from rawws.settings import RoomSettings
 from rawws.watchers import Watchers
 from rawws.wire.broadcast_log import BroadcastLog, Cursor
-from rawws.wire.conflation import Senders
-from rawws.wire.encodings import encode_in_steps
+from rawws.wire.encodings import Encoding
 from rawws.wire.frames import Opcode, split_frames
 from rawws.wire.message_ids import Ids, StreamIds
 from rawws.wire.outbox import Outgoing
 from rawws.wire.polled import Polled
 from rawws.wire.reading import Reading
 from rawws.wire.repeats import Repeat, Repeats
+from rawws.wire.sender_runs import SenderRuns
 from rawws.wire.stream_entries import StreamId
 
 # The memory of a room, besides its path and its log's segments (measured).
@@ -39,7 +39,7 @@ class Reader(Protocol):
     """A member, as far as the room knows it. It owns its position in the log while it lags."""
 
     number: int
-    encoding: int
+    encoding: Encoding
 
     def lag(self, room: RoomBase[Any]) -> Lag: ...
     def cursor_in_use(self, room: RoomBase[Any]) -> Cursor: ...
@@ -69,8 +69,8 @@ class _LaggingReaders:
     def __init__(self, room: RoomBase[Any]) -> None:
         self._room = weakref.ref(room)
 
-    def __call__(self) -> Iterator[tuple[Cursor, int]]:
-        """Yield the cursor and the form of each."""
+    def __call__(self) -> Iterator[tuple[Cursor, Encoding]]:
+        """Yield the cursor and the encoding of each."""
         room = self._room()
         if room is None or not room.policy.reads_on:  # its peers have no place in a segment
             return
@@ -111,10 +111,10 @@ class RoomBase(Generic[Member]):
         self.path = path
         self.settings = settings
         self.policy = settings.policy(settings.key or "", settings.max_lag_bytes)
-        self._senders: Senders | None = Senders() if self.settings.exclude_sender else None
+        self._senders: SenderRuns | None = SenderRuns() if self.settings.exclude_sender else None
         self.log = self._make_log()
-        # Those that have been sent everything, by the form that they get: their place is the log's tail.
-        self.current: dict[int, set[Member]] = {}
+        # Those that have been sent everything, by their encoding: their place is the log's tail.
+        self.current: dict[Encoding, set[Member]] = {}
         # Those that have a cursor of their own, and wait for their socket to take more.
         self.behind: set[Member] = set()
         self._as_tuple: tuple[RoomBase[Member]] | None = None
@@ -136,7 +136,6 @@ class RoomBase(Generic[Member]):
     def _make_log(self) -> BroadcastLog:
         message_bytes = 0 if self._senders is None else self._senders.bytes_each
         return BroadcastLog(
-            encode_in_steps,
             history=self.settings.history,
             message_bytes=message_bytes,
             in_use=_LaggingReaders(self),
@@ -214,11 +213,11 @@ class RoomBase(Generic[Member]):
         return self._senders is not None
 
     def segment_for(self, peer: Member, number: int) -> bytes:
-        """Return a segment as a peer is sent it: in its form, and without its own messages if the room has it so."""
+        """Return a segment in a peer's encoding, and without its own messages if the room excludes senders."""
         return self.leave_out_own(peer, number, self.log.segment(number, peer.encoding))
 
     def leave_out_own(self, peer: Member, number: int, segment: bytes) -> bytes:
-        """Return a segment, in a form that has frames. With `exclude_sender` it lacks the peer's own messages."""
+        """Return a segment, in an encoding that has frames. With `exclude_sender` it lacks the peer's own messages."""
         if self._senders is None:
             return segment
         return self._senders.leave_out(peer.number, segment, *self.log.span(number))

@@ -20,7 +20,7 @@ from rawws.slow import SlowPeers
 from rawws.traffic import Traffic
 from rawws.transport import READABLE
 from rawws.wire.deflate import STEP_BYTES
-from rawws.wire.encodings import notice
+from rawws.wire.encodings import PLAIN
 from rawws.wire.role import Role
 from rawws.wire.session import State
 
@@ -60,7 +60,7 @@ class Sending:
             return 0, 0, peers
 
     def spread_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
-        """Send the gap that a room's log just got to every peer there, if its form can tell of one.
+        """Send the gap that a room's log just got to every peer there, if its encoding has controls.
 
         A lagging peer that doesn't read on in the log has no place there, and is sent the gap at once.
         """
@@ -71,7 +71,7 @@ class Sending:
                 self._control.abort_room_after_bug(room)
             return
         for peer in room.peers:
-            if peer.session.state is State.OPEN and (words := notice({"gap": gap}, peer.encoding)):
+            if peer.session.state is State.OPEN and (words := peer.encoding.encode_control({"gap": gap})):
                 if peer.is_fragmenting:
                     peer.queue_whole(words)
                 else:
@@ -86,14 +86,14 @@ class Sending:
         lost: list[tuple[Peer, OSError]] = []
         later: list[Peer] = []
         most_bytes = SENT_AT_ONCE_BYTES
-        for form, all_peers in room.current.items():
+        for encoding, all_peers in room.current.items():
             peers: Collection[Peer] = all_peers
-            # A lagging peer that doesn't read on in the log has no place in a segment, and can't wait for its form.
-            segment = forms.get(room, number, form) if reads_on else forms.get_at_once(room, number, form)
+            # A lagging peer that doesn't read on in the log has no place in a segment, and can't wait for its encoding.
+            segment = forms.get(room, number, encoding) if reads_on else forms.get_at_once(room, number, encoding)
             if segment is None:
                 later += peers
                 continue
-            if not segment:  # a gap, of which this form can't tell
+            if not segment:  # a gap, in an encoding without controls
                 continue
             size = len(segment)
             if size * len(peers) > most_bytes and reads_on:
@@ -227,7 +227,7 @@ class Sending:
 
     def echo_large(self, peer: Peer, frames: list[bytes | bytearray]) -> bool:
         """Send large frames back without joining them first; False if that isn't possible now."""
-        if peer.encoding or peer.interest != READABLE or peer.session.on_frame is not None:
+        if peer.encoding is not PLAIN or peer.interest != READABLE or peer.session.on_frame is not None:
             return False
         self._traffic.messages_in += 1
         try:

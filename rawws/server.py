@@ -46,7 +46,6 @@ from rawws.transport import (
 from rawws.upgrade import Upgraded
 from rawws.websocket import WebSocket
 from rawws.websocket_internals import close_because, finish
-from rawws.wire.event_stream import EventStream
 from rawws.wire.handshake import Origins
 from rawws.wire.hosts import Hosts
 from rawws.wire.messages import Request, Response, is_token
@@ -193,8 +192,7 @@ class Server:
         peers = [  # the oldest first
             peer
             for peer in current_loop().peers.values()
-            if peer.endpoint is self._endpoint
-            or (peer.endpoint is self._unseen and isinstance(peer.session, EventStream))
+            if peer.endpoint is self._endpoint or (peer.endpoint is self._unseen and peer.encoding.is_one_way)
         ]
         listed = [
             OpenConnection(peer.number, peer.remote_address, peer.path, peer.endpoint is self._endpoint)

@@ -21,7 +21,7 @@ from rawws.peer_control import PeerControl
 from rawws.room_state import RoomState
 from rawws.traffic import Traffic
 from rawws.wire.broadcast_log import Cursor
-from rawws.wire.encodings import PLAIN, notice
+from rawws.wire.encodings import PLAIN
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
 
@@ -100,7 +100,7 @@ class SlowPeers:
         assert pace is not None
         if peer.take_back(pace.notice):
             count += pace.noticed
-        pace.notice, pace.noticed = notice({"skipped": count}, peer.encoding), count
+        pace.notice, pace.noticed = peer.encoding.encode_control({"skipped": count}), count
         if pace.notice:
             peer.queue_apart(pace.notice)
 

@@ -7,9 +7,10 @@ join has exactly one leave, whichever way the member goes, and a watcher can't o
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Generic, Protocol, TypeVar
 
-from rawws.wire.encodings import EVENTS, WITH_IDS, notice
+from rawws.wire.encodings import Encoding
 
 
 class _Numbered(Protocol):
@@ -19,12 +20,21 @@ class _Numbered(Protocol):
 Member = TypeVar("Member", bound=_Numbered)
 
 
-class _News(NamedTuple, Generic[Member]):
-    """A join or a leave, in the two forms in which it can be sent."""
+class _News(Generic[Member]):
+    """A join or a leave, encoded once for all watchers with the same encoding."""
 
-    who: Member
-    as_frames: bytes
-    as_events: bytes
+    __slots__ = ("_encoded", "_members", "who")
+
+    def __init__(self, who: Member, members: Mapping[str, object]) -> None:
+        self.who = who
+        self._members = members
+        self._encoded: dict[Encoding, bytes] = {}
+
+    def encoded(self, encoding: Encoding) -> bytes:
+        """Return it as a control in an encoding."""
+        if encoding not in self._encoded:
+            self._encoded[encoding] = encoding.encode_control(self._members)
+        return self._encoded[encoding]
 
 
 class Watchers(Generic[Member]):
@@ -55,8 +65,7 @@ class Watchers(Generic[Member]):
         """Note a join or a leave, after which the room has ``peers`` members; return whether anybody watches."""
         if not self._began:
             return False
-        body = {what: {"peer": who.number, "peers": peers}}
-        self._news.append(_News(who, notice(body, WITH_IDS), notice(body, EVENTS)))
+        self._news.append(_News(who, {what: {"peer": who.number, "peers": peers}}))
         return True
 
     def take(self) -> list[tuple[Member, list[_News[Member]]]]:

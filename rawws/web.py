@@ -13,7 +13,7 @@ from rawws.errors import Refusal, UsageError
 from rawws.failures import call_application
 from rawws.limits import Limits
 from rawws.room_paths import is_own
-from rawws.wire.encodings import as_compact_json
+from rawws.wire.json_messages import as_compact_json
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.trace import mask_target
 

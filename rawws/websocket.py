@@ -74,9 +74,7 @@ class WebSocket:
         Raises OSError when the system can't watch one more socket; the transport is closed then.
         """
         limits = endpoint.limits
-        window_bits = (
-            agreement.window_bits(our_role) if agreement is not None and agreement.deflates(our_role) else PLAIN
-        )
+        window_bits = agreement.window_bits(our_role) if agreement is not None and agreement.deflates(our_role) else 0
         session = Session(
             our_role,
             max_message_bytes=limits.max_message_bytes,
@@ -86,7 +84,7 @@ class WebSocket:
             fast_lane=fast_lane,
         )
         endpoint.show_frames(number, session)
-        self._peer = Peer(number, transport, session, endpoint, window_bits)
+        self._peer = Peer(number, transport, session, endpoint, PLAIN.deflated(window_bits))
         self._session = session
         self._inbox = self._peer.inbox = Inbox(limits.max_queue)
         self._inbox.owner = self

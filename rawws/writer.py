@@ -23,8 +23,8 @@ from rawws.room_base import RoomBase
 from rawws.traffic import Traffic
 from rawws.transport import READABLE, WRITABLE, Transport
 from rawws.wire.broadcast_log import Cursor
-from rawws.wire.encodings import count_messages, rest_of_message, without_deflate
-from rawws.wire.event_stream import EventStream
+from rawws.wire.encodings import Encoding
+from rawws.wire.response_stream import ResponseStream
 from rawws.wire.session import Session
 
 Room = RoomBase[Any]  # whose members are peers, which are writers
@@ -50,8 +50,8 @@ class Progress(NamedTuple):
 class Encoder(Protocol):
     """Makes segments in a peer's encoding, in steps if that takes long (`rawws.forms.Forms`)."""
 
-    def get(self, room: Room, number: int, form: int) -> bytes | None: ...
-    def run(self, room: Room, number: int, form: int) -> tuple[bytes, list[int]]: ...
+    def get(self, room: Room, number: int, encoding: Encoding) -> bytes | None: ...
+    def run(self, room: Room, number: int, encoding: Encoding) -> tuple[bytes, list[int]]: ...
     def wait(self, peer: Any, room: Room, number: int) -> None: ...
 
 
@@ -73,7 +73,9 @@ class PeerWriter:
         "transport",
     )
 
-    def __init__(self, number: int, transport: Transport, session: Session | EventStream, encoding: int) -> None:
+    def __init__(
+        self, number: int, transport: Transport, session: Session | ResponseStream, encoding: Encoding
+    ) -> None:
         self.number = number
         self.transport = transport
         self.session = session
@@ -259,7 +261,7 @@ class PeerWriter:
 
     def replay(self, room: Room, after: int, now: float) -> bool:
         """Begin after a message of a room that it joins; false if there is nothing to be sent."""
-        entry = room.log.entry(after, self.encoding, now)
+        entry = room.log.replay_start(after, self.encoding, now)
         if not entry.rest and entry.number == room.log.next:
             return False
         if self._cursors is None:
@@ -308,11 +310,11 @@ class PeerWriter:
         skipped = room.count_for(self, log.first_of(at), log.last_before(number)) - len(gaps)
         if self._partial_room is room:
             segment = room.segment_for(self, at)
-            rest = rest_of_message(segment, offset, self.encoding, committed_bytes=self.transport.committed_bytes)
+            rest = self.encoding.rest_of_message(segment, offset, committed_bytes=self.transport.committed_bytes)
             if at in gaps:
                 gaps.remove(at)  # it goes out whole
             else:
-                skipped -= count_messages(segment, offset + len(rest), self.encoding)
+                skipped -= self.encoding.count_messages(segment, offset + len(rest))
             self._partial_room = None
             self._queue_around([rest], ())
         self._cursors[room] = Cursor(number)
@@ -362,13 +364,13 @@ class PeerWriter:
                 first.append(memoryview(segment)[offset:])
             else:
                 committed_bytes = self.transport.committed_bytes
-                first.append(rest_of_message(segment, offset, self.encoding, committed_bytes=committed_bytes))
+                first.append(self.encoding.rest_of_message(segment, offset, committed_bytes=committed_bytes))
             number += 1
             self._partial_room = None
         if whole:
             for missing in range(number, room.log.next):
                 # An uncompressed one is the log's own, or quickly made.
-                plain = room.log.segment(missing, without_deflate(self.encoding))
+                plain = room.log.segment(missing, self.encoding.uncompressed)
                 if segment := room.leave_out_own(self, missing, plain):
                     self.session.show_sent(segment)
                     then.append(segment)

@@ -17,12 +17,14 @@ from rawws.limits import MIB, Limits
 from rawws.loop import current_loop
 from rawws.room import state_of
 from rawws.sending import Sending
-from rawws.wire import broadcast_log, encodings
+from rawws.wire import broadcast_log, encoded_segments
 from rawws.wire.broadcast_log import Cursor
 from rawws.wire.deflate import STEP_BYTES, Deflater, inflate_whole
-from rawws.wire.encodings import SUBPROTOCOL
+from rawws.wire.encodings import SUBPROTOCOL, Encoding
 from rawws.wire.fastlane import FastReader
 from rawws.wire.frames import RSV1, Opcode, encode_frame, parse_header
+from rawws.wire.log_segments import Segment
+from rawws.wire.message_ids import Ids
 from rawws.wire.session import Session
 from tests.serving import MASK_KEY, Client, StartHub, masked, seen_text, text
 
@@ -36,19 +38,19 @@ class Counted:
     """Counts how forms are made: how often, of how many bytes, and how much between two looks at the sockets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.made: list[tuple[int, int]] = []  # plain bytes, form
+        self.made: list[tuple[int, Encoding]] = []  # plain bytes, encoding
         self.since_a_look = self.most_between_looks = 0
-        encode_in_steps, deflate_some = encodings.encode_in_steps, Deflater.deflate
+        encode_in_steps, deflate_some = Segment.encode_in_steps, Deflater.deflate
 
-        def encode(frames: bytes, form: int, ids: Iterator[bytes]) -> Iterator[bytes]:
-            self.made.append((len(frames), form))
-            return encode_in_steps(frames, form, ids)
+        def encode(segment: Segment, encoding: Encoding, ids: Ids) -> Iterator[bytes]:
+            self.made.append((len(segment.plain), encoding))
+            return encode_in_steps(segment, encoding, ids)
 
         def deflate_counted(deflater: Deflater, message: bytes | memoryview) -> bytes:
             self.note(len(message))
             return deflate_some(deflater, message)
 
-        monkeypatch.setattr("rawws.room_base.encode_in_steps", encode)
+        monkeypatch.setattr(Segment, "encode_in_steps", encode)
         monkeypatch.setattr(Deflater, "deflate", deflate_counted)
         step = Sending.do_work
 
@@ -69,8 +71,8 @@ class Counted:
         self.since_a_look = 0
 
 
-def _makings(work: forms.Forms) -> list[broadcast_log._Making]:
-    return [making for job in work._jobs.values() for making in job.log._making.values()]
+def _makings(work: forms.Forms) -> list[encoded_segments._Making]:
+    return [making for job in work._jobs.values() for making in job.log._encoded._making.values()]
 
 
 async def message(client: Client) -> str:
@@ -146,7 +148,7 @@ async def test_a_form_is_made_once_for_all_readers_that_catch_up_from_different_
 
         for client, first in readers:
             nursery.start_soon(read, client, first)
-    assert len(counted.made) == len(said) * 5, "once for each segment and form but the plain one"
+    assert len(counted.made) == len(said) * 5, "once for each segment and encoding but the plain one"
 
 
 async def test_others_are_served_between_the_steps_of_encoding_a_large_message(
@@ -286,10 +288,10 @@ async def test_a_form_that_cannot_be_made_ends_its_room_alone(
     here, there = running.join(extensions=DEFLATE + "15"), running.join("/other", extensions=DEFLATE + "15")
     make = broadcast_log.BroadcastLog.make
 
-    def fail(self: broadcast_log.BroadcastLog, number: int, form: int) -> bool:
+    def fail(self: broadcast_log.BroadcastLog, number: int, encoding: Encoding) -> bool:
         if self is state_of(running.hub.room("/")).log:
             raise MemoryError
-        return make(self, number, form)
+        return make(self, number, encoding)
 
     monkeypatch.setattr(broadcast_log.BroadcastLog, "make", fail)
     running.hub.room("/").publish(LETTERS)

@@ -33,7 +33,7 @@ from rawws.sending import MAX_OUTBOX_BYTES
 from rawws.transport import MORE_RECEIVE_BYTES, READABLE, RECEIVE_BYTES, SelectorPoller, Transport, make_poller
 from rawws.wire import masking
 from rawws.wire.broadcast_log import BroadcastLog
-from rawws.wire.encodings import PLAIN
+from rawws.wire.encodings import PLAIN, Encoding
 from rawws.wire.frames import Opcode
 from rawws.wire.masking import OnDemand
 from rawws.wire.reading import Reading
@@ -796,8 +796,8 @@ async def test_an_error_of_our_own_in_a_room_costs_those_who_are_there(
     alice, carol = await running.open("/stumble"), await running.open("/stumble")
     segment = BroadcastLog.segment
 
-    def stumble(log: BroadcastLog, number: int, form: int = PLAIN) -> bytes:
-        found = segment(log, number, form)
+    def stumble(log: BroadcastLog, number: int, encoding: Encoding = PLAIN) -> bytes:
+        found = segment(log, number, encoding)
         if b"stumble" in found:
             raise ZeroDivisionError("on purpose")
         return found

@@ -34,6 +34,7 @@ from rawws.wire.handshake import Accept, Handshake
 from rawws.wire.message_ids import parse_id
 from rawws.wire.messages import Headers, Request
 from rawws.wire.reading import Reading
+from rawws.wire.stream_encodings import EVENTS, JSON_EVENTS
 from tests.serving import KEY, Client, HangsUp, RunningHub, close, ping, text
 from tests.sse import read_events
 
@@ -198,10 +199,9 @@ class Room:
         reader = Reader(form, client, log.next_message if since is None else parse_id(since).number + 1, self._opened)
         reader.varies = varies
         if form == "events":
-            reading = Reading(
-                since=None if since is None else parse_id(since), wants_presence=varies, wants_json=varies
-            )
-            hub.stream_events(reader.id, Transport(ours), "/", reading, endpoint)
+            reading = Reading(since=None if since is None else parse_id(since), wants_presence=varies)
+            encoding = JSON_EVENTS if varies else EVENTS
+            hub.stream_events(reader.id, Transport(ours), "/", reading, endpoint, encoding=encoding)
             return reader
         subprotocol = SUBPROTOCOL if form == "ids" else None
         deflate = answer_offers(["permessage-deflate; server_max_window_bits=9"]) if varies else None

@@ -25,7 +25,7 @@ from rawws.lag_policies import (
 )
 from rawws.settings import RoomSettings, Slow
 from rawws.wire.broadcast_log import BroadcastLog, Cursor
-from rawws.wire.encodings import PLAIN, encode_in_steps
+from rawws.wire.encodings import PLAIN
 from rawws.wire.frames import Opcode, encode_frame
 
 ALL = pytest.mark.parametrize("kind", POLICIES.values(), ids=list(POLICIES))
@@ -34,7 +34,7 @@ READ_ON = pytest.mark.parametrize("kind", [Disconnect, SkipToNewest, BlockPublis
 
 def log_of(policy: LagPolicy, *segments: list[str]) -> BroadcastLog:
     """Return a log of texts that the policy has noted as well."""
-    log = BroadcastLog(encode_in_steps)
+    log = BroadcastLog()
     for texts in segments:
         log.append([encode_frame(Opcode.TEXT, each.encode()) for each in texts])
         plain = log.seal()

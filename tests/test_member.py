@@ -20,6 +20,7 @@ from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
 from rawws.wire.frames import Opcode
 from rawws.wire.reading import Reading
+from rawws.wire.stream_encodings import EVENTS, JSON_EVENTS
 from tests.room_serving import rooms
 from tests.serving import Client, RunningHub, Seen, StartHub, close, seen_close, seen_text, text
 
@@ -146,13 +147,13 @@ async def test_members_of_one_connection_are_equal(start_hub: StartHub) -> None:
 # Messages to one of them
 
 
-async def test_each_member_gets_a_message_in_its_own_form(start_hub: StartHub) -> None:
+async def test_each_member_gets_a_message_in_its_own_encoding(start_hub: StartHub) -> None:
     running = start_hub(history=10)
     room = running.hub.room("/")
     forms: dict[str, Client] = {"plain": running.join(), "ids": running.join(subprotocol=SUBPROTOCOL)}
-    for name, reading in (("events", Reading()), ("json", Reading(wants_json=True))):
+    for name, encoding in (("events", EVENTS), ("json", JSON_EVENTS)):
         ours, forms[name] = running.pair()
-        running.hub.stream_events(90 + len(forms), Transport(ours), "/", reading, running.endpoint)
+        running.hub.stream_events(90 + len(forms), Transport(ours), "/", Reading(), running.endpoint, encoding=encoding)
     await forms["ids"].frame()
     for name in ("events", "json"):
         assert (await forms[name].take_some()).startswith(b"retry:")

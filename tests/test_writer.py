@@ -20,7 +20,8 @@ from rawws.testing import open_pair
 from rawws.traffic import Traffic
 from rawws.transport import READABLE, WRITABLE, Transport
 from rawws.wire.encodings import PLAIN
-from rawws.wire.event_stream import EventStream
+from rawws.wire.response_stream import ResponseStream
+from rawws.wire.stream_encodings import EVENTS
 from rawws.writer import PeerWriter
 from tests.serving import PATIENCE_S
 
@@ -58,7 +59,7 @@ def pair() -> Iterator[tuple[PeerWriter, socket.socket]]:
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        yield PeerWriter(1, Transport(ours), EventStream(), PLAIN), theirs
+        yield PeerWriter(1, Transport(ours), ResponseStream(EVENTS), PLAIN), theirs
 
 
 def test_frames_go_at_once_where_nothing_waits(pair: tuple[PeerWriter, socket.socket]) -> None:

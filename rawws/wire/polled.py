@@ -7,13 +7,12 @@ large its answer is.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from rawws.limits import KIB
-from rawws.wire.encodings import as_compact_json, as_json
 from rawws.wire.frames import Opcode
+from rawws.wire.json_messages import as_compact_json, as_json, as_json_in_steps
 
 # A message over this size is encoded when it is sent. The JSON of a smaller one is below 1 MiB.
 LARGE_BYTES = 128 * KIB
@@ -32,19 +31,7 @@ class _Large(NamedTuple):
 
     def encoded(self) -> Iterator[bytes]:
         """Yield what `as_json` returns, in pieces."""
-        is_binary = self.opcode is Opcode.BINARY
-        yield b'{"id":"%b","%b":"' % (self.message_id, b"base64" if is_binary else b"text")
-        position = 0
-        while position < len(self.payload):
-            step = self.payload[position : position + STEP_BYTES]
-            if is_binary:
-                position += len(step)
-                yield base64.b64encode(step)
-            else:
-                text = bytes(step).decode(errors="ignore")  # the step may end within a character
-                position += len(text.encode())
-                yield as_compact_json(text)[1:-1]
-        yield b'"}'
+        return as_json_in_steps(self.message_id, self.opcode, self.payload, slice_bytes=STEP_BYTES)
 
 
 class Polled:

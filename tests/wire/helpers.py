@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from rawws.wire.broadcast_log import BroadcastLog
-from rawws.wire.encodings import PLAIN
+from rawws.wire.encodings import PLAIN, Encoding
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed
 from rawws.wire.frames import MASK, Opcode, encode_frame, split_frames
 from rawws.wire.masking import apply_mask
@@ -65,11 +65,11 @@ def texts_in(frames: bytes) -> list[str]:
     return [bytes(payload).decode() for _, payload in split_frames(frames)]
 
 
-def everything_from(log: BroadcastLog, after: int, form: int = PLAIN) -> list[str]:
+def everything_from(log: BroadcastLog, after: int, encoding: Encoding = PLAIN) -> list[str]:
     """Return all that a reader gets who has had the messages up to that number."""
-    entry = log.entry(after, form, 0.0)
-    segments = [log.segment(number, form) for number in range(entry.number, log.next)]
-    return texts_in(entry.rest + b"".join(segments))
+    start = log.replay_start(after, encoding, 0.0)
+    segments = [log.segment(number, encoding) for number in range(start.number, log.next)]
+    return texts_in(start.rest + b"".join(segments))
 
 
 # A session and its end

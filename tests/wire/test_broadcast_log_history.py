@@ -14,15 +14,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from rawws.wire import broadcast_log
 from rawws.wire.broadcast_log import BroadcastLog, Cursor, History
-from rawws.wire.encodings import EVENTS, PLAIN, WITH_IDS, encode_in_steps
+from rawws.wire.encodings import PLAIN, WITH_IDS, Encoding
 from rawws.wire.frames import Opcode, encode_message
 from rawws.wire.message_ids import Ids, NumberedIds, StreamIds
+from rawws.wire.stream_encodings import EVENTS
 from tests.wire.helpers import everything_from, text_frame, texts_in
 
 
 def make_log(*turns: list[str], history: int = 100, sealed_at: float = 0.0) -> BroadcastLog:
     """A log with a segment for each turn."""
-    log = BroadcastLog(encode_in_steps, ids=NumberedIds("e"), history=History(history))
+    log = BroadcastLog(ids=NumberedIds("e"), history=History(history))
     for turn in turns:
         log.append([text_frame(text) for text in turn])
         log.seal(sealed_at)
@@ -41,7 +42,7 @@ def test_messages_are_numbered_in_their_order() -> None:
 
 
 def test_a_large_message_in_two_pieces_is_one() -> None:
-    log = BroadcastLog(encode_in_steps)
+    log = BroadcastLog()
     frames: list[bytes | bytearray] = []
     for payload in (b"", b"x" * 126, b"y" * 5000, b"z" * 70_000):
         encode_message(Opcode.BINARY, payload, frames)
@@ -54,7 +55,7 @@ def test_a_large_message_in_two_pieces_is_one() -> None:
 @pytest.mark.parametrize("least", [0, 100, 4080, 65_520])
 def test_a_message_of_any_size_is_one(least: int) -> None:
     for size in range(least, least + 60):
-        log = BroadcastLog(encode_in_steps)
+        log = BroadcastLog()
         frames: list[bytes | bytearray] = []
         for payload in (b"x" * size, b"", b"yy"):
             encode_message(Opcode.BINARY, payload, frames)
@@ -67,7 +68,7 @@ def test_a_message_of_any_size_is_one(least: int) -> None:
 def test_who_comes_later_begins_where_he_left_off_even_within_a_segment(after: int) -> None:
     log = make_log(["1", "2", "3"], ["4"], ["5"])
     assert everything_from(log, after) == ["1", "2", "3", "4", "5"][after:]
-    assert not log.entry(after, PLAIN, 0.0).is_gap
+    assert not log.replay_start(after, PLAIN, 0.0).is_gap
     (last, *_) = everything_from(log, after, WITH_IDS)[-1:] or [""]
     assert last in ("", '{"id":"e-5"}\n5')
 
@@ -77,12 +78,12 @@ def test_the_history_ends_with_its_number_of_messages() -> None:
     log.trim(log.next)
     assert log.oldest(0.0) == 3
     assert everything_from(log, 2) == ["3", "4", "5"]
-    assert log.entry(1, PLAIN, 0.0).is_gap
+    assert log.replay_start(1, PLAIN, 0.0).is_gap
     assert everything_from(log, 0) == ["3", "4", "5"]
 
 
 def test_and_with_its_age_and_its_size() -> None:
-    log = BroadcastLog(encode_in_steps, history=History(100, max_bytes=10, max_age_s=60))
+    log = BroadcastLog(history=History(100, max_bytes=10, max_age_s=60))
     for second in range(5):
         log.append([text_frame("abc")])  # five bytes
         log.seal(float(second * 20))
@@ -97,9 +98,9 @@ def test_and_with_its_age_and_its_size() -> None:
 def test_without_a_history_everything_before_is_a_gap() -> None:
     log = make_log(["1"], ["2"], history=0)
     log.trim(log.next)
-    assert not log.entry(2, PLAIN, 0.0).is_gap
-    assert log.entry(1, PLAIN, 0.0).is_gap
-    assert log.entry(3, PLAIN, 0.0).is_gap, "an id from a future that hasn't been"
+    assert not log.replay_start(2, PLAIN, 0.0).is_gap
+    assert log.replay_start(1, PLAIN, 0.0).is_gap
+    assert log.replay_start(3, PLAIN, 0.0).is_gap, "an id from a future that hasn't been"
 
 
 def test_who_polls_is_given_what_is_within_bounds_and_one_message_at_least() -> None:
@@ -138,19 +139,19 @@ def test_messages_that_nobody_here_has_take_a_number_and_end_the_history() -> No
     assert (log.last_message, log.tail_id, log.next_message, log.oldest(0.0)) == (3, "e-3", 4, 4)
     log.append([text_frame("4")])
     log.seal()
-    assert [log.entry(after, PLAIN, 0.0).is_gap for after in range(5)] == [True, True, True, False, False]
+    assert [log.replay_start(after, PLAIN, 0.0).is_gap for after in range(5)] == [True, True, True, False, False]
     assert everything_from(log, 0) == everything_from(log, 2) == everything_from(log, 3) == ["4"]
     assert [number for number, _, _ in log.messages(3, most=9, most_bytes=99)] == [b"e-4"]
     log.trim(log.next)
     assert (log.kept_bytes, log.oldest(0.0)) == (len(text_frame("4")), 4), "what was before is no part of the history"
 
 
-def test_a_gap_is_told_of_in_each_form_that_can_between_the_messages_around_it() -> None:
+def test_a_gap_is_told_of_in_each_encoding_with_controls_between_the_messages_around_it() -> None:
     log = make_log(["1"])
     log.leave_out({"gap": {"since": "e-1"}})
     log.append([text_frame("3")])
     log.seal()
-    assert [log.segment(1, form) for form in (PLAIN, 15, WITH_IDS, EVENTS)] == [
+    assert [log.segment(1, encoding) for encoding in (PLAIN, PLAIN.deflated(15), WITH_IDS, EVENTS)] == [
         b"",
         b"",
         text_frame('{"gap":{"since":"e-1"}}\n'),
@@ -184,7 +185,7 @@ class HistoryModel(RuleBasedStateMachine):
     @initialize(history=st.integers(0, 8))
     def begin(self, history: int) -> None:
         self.history = history
-        self.log = BroadcastLog(encode_in_steps, ids=NumberedIds("e"), history=History(history))
+        self.log = BroadcastLog(ids=NumberedIds("e"), history=History(history))
         self.sent: list[str] = []
         self.reader = 0  # a segment that somebody still needs
 
@@ -205,12 +206,12 @@ class HistoryModel(RuleBasedStateMachine):
     @rule(after=st.integers(0, 40))
     def read(self, after: int) -> None:
         oldest = max(len(self.sent) - self.history, 0) + 1
-        entry = self.log.entry(after, PLAIN, 0.0)
+        start = self.log.replay_start(after, PLAIN, 0.0)
         assert self.log.oldest(0.0) == oldest
-        assert entry.is_gap is not (oldest - 1 <= after <= len(self.sent))
-        first = oldest if entry.is_gap else after + 1
+        assert start.is_gap is not (oldest - 1 <= after <= len(self.sent))
+        first = oldest if start.is_gap else after + 1
         assert everything_from(self.log, after) == self.sent[first - 1 :]
-        if not entry.is_gap:
+        if not start.is_gap:
             told = [bytes(payload).decode() for _, _, payload in self.log.messages(after, most=99, most_bytes=1 << 30)]
             assert told == self.sent[after:]
 
@@ -236,35 +237,35 @@ def taken(act: Callable[[], object]) -> int:
     return now
 
 
-def one_by_one(ids: Ids, forms: Sequence[int], count: int = 5000, text: str = "a") -> BroadcastLog:
-    """A log whose messages have come one at a time, and been sent to readers of these forms."""
-    log = BroadcastLog(encode_in_steps, ids=ids)
+def one_by_one(ids: Ids, encodings: Sequence[Encoding], count: int = 5000, text: str = "a") -> BroadcastLog:
+    """A log whose messages have come one at a time, and been sent to readers with these encodings."""
+    log = BroadcastLog(ids=ids)
     for number in range(count):
         log.append([text_frame(text)])
         if isinstance(ids, StreamIds):
             ids.add(number, 1 << 63)
         log.seal()
-        for form in forms:
-            log.segment(number, form)
+        for encoding in encodings:
+            log.segment(number, encoding)
     return log
 
 
 @pytest.mark.parametrize("make_ids", [NumberedIds, StreamIds])
-@pytest.mark.parametrize("forms", [[], [WITH_IDS], [EVENTS, WITH_IDS]], ids=["plain", "ids", "events and ids"])
-def test_what_the_tiniest_messages_take_is_what_is_counted(make_ids: type[Ids], forms: list[int]) -> None:
+@pytest.mark.parametrize("encodings", [[], [WITH_IDS], [EVENTS, WITH_IDS]], ids=["plain", "ids", "events and ids"])
+def test_what_the_tiniest_messages_take_is_what_is_counted(make_ids: type[Ids], encodings: list[Encoding]) -> None:
     logs = []
-    took = taken(lambda: logs.append(one_by_one(make_ids(), forms)))
+    took = taken(lambda: logs.append(one_by_one(make_ids(), encodings)))
     assert 0.7 < logs[0].held_bytes / took < 1.5
     log = logs[0]
     assert log.kept_bytes == log.lag_bytes(Cursor(0)) == 3 * 5000, "on the wire it is little"
-    assert took * 0.2 < log.lag_cost(Cursor(0)), "what a limit is held against is what it takes, within forms"
+    assert took * 0.2 < log.lag_cost(Cursor(0)), "what a limit is held against is what it takes, within other encodings"
     assert log.lag_cost(Cursor(log.next)) == 0
     log.trim(log.next)
     assert log.held_bytes == 0
 
 
-def test_other_forms_take_a_bounded_multiple_and_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broadcast_log, "FORMS_TIMES", 1)
+def test_other_encodings_take_a_bounded_multiple_and_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broadcast_log, "MAX_ENCODED_RATIO", 1)
     log = one_by_one(NumberedIds("e"), [WITH_IDS, EVENTS], text="x" * 100)
     alone = one_by_one(NumberedIds("e"), [], text="x" * 100).held_bytes
     assert alone < log.held_bytes <= 2 * alone

@@ -1,4 +1,4 @@
-"""The broadcast log with readers of every form, against a naive model of it: a plain list of messages."""
+"""The broadcast log with readers of every encoding, against a naive model of it: a plain list of messages."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from hypothesis.stateful import (
 )
 
 from rawws.wire import broadcast_log
-from rawws.wire.broadcast_log import BroadcastLog, Cursor, Entry, History
-from rawws.wire.encodings import AS_JSON, EVENTS, PLAIN, WITH_IDS, count_messages, encode_in_steps, rest_of_message
+from rawws.wire.broadcast_log import BroadcastLog, Cursor, History, ReplayStart
+from rawws.wire.encodings import PLAIN, WITH_IDS, Encoding
 from rawws.wire.frames import Opcode, encode_frame, encode_message
 from rawws.wire.message_ids import MessageId, NumberedIds, StreamIds, parse_id
+from rawws.wire.stream_encodings import EVENTS, JSON_EVENTS
 
-FORMS = (PLAIN, WITH_IDS, EVENTS, EVENTS | AS_JSON)
+ENCODINGS = (PLAIN, WITH_IDS, EVENTS, JSON_EVENTS)
 
 
 @dataclass(frozen=True)
 class Said:
-    """One message of the model, as each form is to have it."""
+    """One message of the model, as each encoding is to have it."""
 
     id: bytes
     opcode: Opcode
@@ -40,13 +41,13 @@ class Said:
     segment: int
     at: float
 
-    def in_form(self, form: int) -> bytes:
+    def encoded(self, encoding: Encoding) -> bytes:
         """Written out once more, in the plainest way: what encodings.py does is not asked."""
-        if form == PLAIN:
+        if encoding is PLAIN:
             return encode_frame(self.opcode, self.payload)
-        if form == WITH_IDS:
+        if encoding is WITH_IDS:
             return encode_frame(self.opcode, b'{"id":"' + self.id + b'"}\n' + self.payload)
-        if form & AS_JSON:
+        if encoding is JSON_EVENTS:
             is_text = self.opcode is Opcode.TEXT
             value = self.payload.decode() if is_text else base64.b64encode(self.payload).decode()
             told = {"id": self.id.decode(), "text" if is_text else "base64": value}
@@ -61,10 +62,10 @@ class Said:
 class Missing(Said):
     """Messages that nobody here has, where the log has a gap; ``payload`` is what readers are told of it, in JSON."""
 
-    def in_form(self, form: int) -> bytes:
-        if form == PLAIN:
+    def encoded(self, encoding: Encoding) -> bytes:
+        if encoding is PLAIN:
             return b""
-        if form == WITH_IDS:
+        if encoding is WITH_IDS:
             return encode_frame(Opcode.TEXT, b'{"gap":' + self.payload + b"}\n")
         return b"event: gap\ndata: " + self.payload + b"\n\n"
 
@@ -73,7 +74,7 @@ class Missing(Said):
 class Reader:
     """Who is sent the log from a place on, ``rest`` first; ``got`` is to be all of ``wanted``, in order and once."""
 
-    form: int
+    encoding: Encoding
     rest: bytes
     cursor: Cursor
     wanted: list[int]  # numbers of the messages that it is owed, in order
@@ -92,15 +93,14 @@ class LogMachine(RuleBasedStateMachine):
         self.stream = StreamIds((5, 3)) if self.stream_ids else None
         self.ids = self.stream or NumberedIds("e")
         self.history = History(messages, max_bytes, max_age_s)
-        # So small a bound that forms are forgotten all the time, but for those that a reader is in the midst of.
+        # The bound is so small that encoded segments are forgotten all the time, but for those that readers need.
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(broadcast_log, "LEAST_FORMS_BYTES", 300)
-        self.patch.setattr(broadcast_log, "FORMS_TIMES", 1)
+        self.patch.setattr(broadcast_log, "MIN_ENCODED_BYTES", 300)
+        self.patch.setattr(broadcast_log, "MAX_ENCODED_RATIO", 1)
         self.log = BroadcastLog(
-            encode_in_steps,
             ids=self.ids,
             history=self.history,
-            in_use=lambda: [(reader.cursor, reader.form) for reader in self.readers],
+            in_use=lambda: [(reader.cursor, reader.encoding) for reader in self.readers],
         )
         self.now = 0.0
         self.messages: list[Said | None] = [None]  # by number; None for the place before the first
@@ -121,7 +121,7 @@ class LogMachine(RuleBasedStateMachine):
         return [said for said in self.messages if said is not None and said.segment == number]
 
     def size(self, numbers: Sequence[int]) -> int:
-        return sum(len(said.in_form(PLAIN)) for number in numbers for said in self.of_segment(number))
+        return sum(len(said.encoded(PLAIN)) for number in numbers for said in self.of_segment(number))
 
     def oldest(self) -> int:
         """The number of the oldest message of the history, looked for from the oldest on, segment by segment."""
@@ -181,7 +181,7 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log.sealed_messages == len(self.open)
         for reader in self.readers:
             reader.wanted += self.numbers_in(self.segments)
-        assert sealed == b"".join(said.in_form(PLAIN) for said in self.of_segment(self.segments))
+        assert sealed == b"".join(said.encoded(PLAIN) for said in self.of_segment(self.segments))
         self.segments += 1
         self.open = []
 
@@ -215,29 +215,29 @@ class LogMachine(RuleBasedStateMachine):
         self.patch.undo()
 
     @precondition(lambda self: self.first < self.segments)
-    @rule(form=st.sampled_from(FORMS), back=st.integers(0, 5), steps=st.integers(1, 3))
-    def make_some(self, form: int, back: int, steps: int) -> None:
-        """Some steps of a form that somebody may want are done, and perhaps not all."""
+    @rule(encoding=st.sampled_from(ENCODINGS), back=st.integers(0, 5), steps=st.integers(1, 3))
+    def make_some(self, encoding: Encoding, back: int, steps: int) -> None:
+        """Some steps of a encoding that somebody may want are done, and perhaps not all."""
         number = max(self.first, self.segments - 1 - back)
-        before = self.log.work(number, form)
-        done = [self.log.make(number, form) for _ in range(steps)][-1]
-        assert done is (self.log.work(number, form) == 0)
-        assert self.log.work(number, form) in (0, before)
+        before = self.log.work(number, encoding)
+        done = [self.log.make(number, encoding) for _ in range(steps)][-1]
+        assert done is (self.log.work(number, encoding) == 0)
+        assert self.log.work(number, encoding) in (0, before)
 
     # Reading
 
-    def add_reader(self, entry: Entry, form: int, first: int) -> None:
-        assert entry.number <= self.segments
+    def add_reader(self, start: ReplayStart, encoding: Encoding, first: int) -> None:
+        assert start.number <= self.segments
         wanted = [number for number in range(first, self.last + 1) if self.messages[number] is not None]
-        self.readers.append(Reader(form, entry.rest, Cursor(entry.number), wanted))
+        self.readers.append(Reader(encoding, start.rest, Cursor(start.number), wanted))
 
-    @rule(form=st.sampled_from(FORMS))
-    def join(self, form: int) -> None:
+    @rule(encoding=st.sampled_from(ENCODINGS))
+    def join(self, encoding: Encoding) -> None:
         """From now on: at the tail."""
-        self.readers.append(Reader(form, b"", Cursor(self.log.next), []))
+        self.readers.append(Reader(encoding, b"", Cursor(self.log.next), []))
 
-    @rule(form=st.sampled_from(FORMS), back=st.integers(-1, 8))
-    def join_since(self, form: int, back: int) -> None:
+    @rule(encoding=st.sampled_from(ENCODINGS), back=st.integers(-1, 8))
+    def join_since(self, encoding: Encoding, back: int) -> None:
         """From behind a message that it names by its id."""
         after = max(0, self.last - back)
         named = parse_id(self.labels[after].decode()) if after <= self.last else MessageId("e", after)
@@ -250,16 +250,16 @@ class LogMachine(RuleBasedStateMachine):
             assert number == after, "who names a message that is there begins behind it"
         else:
             assert number < oldest - 1 or number > self.last, "what is gone, or was never there, is known as such"
-        entry = self.log.entry(number, form, self.now)
-        assert entry.is_gap is not (oldest - 1 <= after <= self.last)
-        self.add_reader(entry, form, oldest if entry.is_gap else after + 1)
+        start = self.log.replay_start(number, encoding, self.now)
+        assert start.is_gap is not (oldest - 1 <= after <= self.last)
+        self.add_reader(start, encoding, oldest if start.is_gap else after + 1)
 
-    @rule(form=st.sampled_from(FORMS), count=st.integers(0, 8))
-    def join_with_the_last(self, form: int, count: int) -> None:
+    @rule(encoding=st.sampled_from(ENCODINGS), count=st.integers(0, 8))
+    def join_with_the_last(self, encoding: Encoding, count: int) -> None:
         after = max(self.oldest() - 1, self.last - count)
-        entry = self.log.entry(after, form, self.now)
-        assert not entry.is_gap
-        self.add_reader(entry, form, after + 1)
+        start = self.log.replay_start(after, encoding, self.now)
+        assert not start.is_gap
+        self.add_reader(start, encoding, after + 1)
 
     @precondition(lambda self: self.readers)
     @rule(data=st.data(), taken=st.integers(0, 40) | st.sampled_from([4000, 10_000]), in_runs=st.booleans())
@@ -273,10 +273,10 @@ class LogMachine(RuleBasedStateMachine):
         number, offset = reader.cursor
         if number == self.log.next:
             return
-        sizes = [len(self.log.segment(number, reader.form))]
-        piece = self.log.segment(number, reader.form)
+        sizes = [len(self.log.segment(number, reader.encoding))]
+        piece = self.log.segment(number, reader.encoding)
         if in_runs:
-            piece, sizes = self.log.run(number, reader.form)
+            piece, sizes = self.log.run(number, reader.encoding)
         sent = piece[offset : offset + taken]
         reader.got += sent
         reader.cursor = forward(number, offset + len(sent), sizes)
@@ -289,11 +289,11 @@ class LogMachine(RuleBasedStateMachine):
         if reader.rest or reader.cursor.number == self.log.next:
             return
         number, offset = reader.cursor
-        segment = self.log.segment(number, reader.form)
-        rest = rest_of_message(segment, offset, reader.form, committed_bytes=min(committed, len(segment) - offset))
+        segment = self.log.segment(number, reader.encoding)
+        rest = reader.encoding.rest_of_message(segment, offset, committed_bytes=min(committed, len(segment) - offset))
         reader.got += rest
         reader.cursor = forward(number, offset + len(rest), [len(segment)])
-        owed = (len(self.said(each).in_form(reader.form)) for each in reader.wanted)
+        owed = (len(self.said(each).encoded(reader.encoding)) for each in reader.wanted)
         assert len(reader.got) in set(itertools.accumulate(owed, initial=0)), "it would be inside of a message"
 
     def segment_of(self, number: int) -> int:
@@ -310,10 +310,10 @@ class LogMachine(RuleBasedStateMachine):
         number, offset = reader.cursor
         if number == self.log.next:
             return
-        segment = self.log.segment(number, reader.form)
-        rest = rest_of_message(segment, offset, reader.form)
+        segment = self.log.segment(number, reader.encoding)
+        rest = reader.encoding.rest_of_message(segment, offset)
         reader.got += rest
-        whole = count_messages(segment, offset + len(rest), reader.form)
+        whole = reader.encoding.count_messages(segment, offset + len(rest))
         had = self.log.last_before(number)
         owed = self.numbers_in(number)[:whole]
         assert self.log.last_before(self.log.next) == self.last
@@ -340,13 +340,13 @@ class LogMachine(RuleBasedStateMachine):
     @invariant()
     def each_reader_gets_what_it_is_owed_once_and_in_order(self) -> None:
         for reader in self.readers:
-            owed = b"".join(self.said(number).in_form(reader.form) for number in reader.wanted)
+            owed = b"".join(self.said(number).encoded(reader.encoding) for number in reader.wanted)
             assert owed.startswith(reader.got)
             left = reader.rest
             if reader.cursor.number < self.log.next:
-                left += self.log.segment(reader.cursor.number, reader.form)[reader.cursor.offset :]
+                left += self.log.segment(reader.cursor.number, reader.encoding)[reader.cursor.offset :]
                 following = range(reader.cursor.number + 1, self.log.next)
-                left += b"".join(self.log.segment(number, reader.form) for number in following)
+                left += b"".join(self.log.segment(number, reader.encoding) for number in following)
             assert reader.got + left == owed
 
     def said(self, number: int) -> Said:
@@ -386,11 +386,11 @@ class LogMachine(RuleBasedStateMachine):
             number, offset = reader.cursor
             lag = self.size(range(number + 1, self.segments))
             if number < self.segments:
-                plain = sum(len(said.in_form(PLAIN)) for said in self.of_segment(number))
-                in_form = sum(len(said.in_form(reader.form)) for said in self.of_segment(number))
-                lag += plain - plain * offset // max(1, in_form)
+                plain = sum(len(said.encoded(PLAIN)) for said in self.of_segment(number))
+                encoded = sum(len(said.encoded(reader.encoding)) for said in self.of_segment(number))
+                lag += plain - plain * offset // max(1, encoded)
             work_done = self.log.work_done
-            assert self.log.lag_bytes(reader.cursor, reader.form) == lag
+            assert self.log.lag_bytes(reader.cursor, reader.encoding) == lag
             assert self.log.work_done == work_done, "nothing is made for that"
 
 

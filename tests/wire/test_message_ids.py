@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rawws.errors import UsageError
 from rawws.wire.broadcast_log import BroadcastLog, History
-from rawws.wire.encodings import WITH_IDS, encode_in_steps
+from rawws.wire.encodings import WITH_IDS
 from rawws.wire.message_ids import MessageId, NumberedIds, StreamIds, new_epoch, parse_id
 from tests.wire.helpers import everything_from, text_frame
 
@@ -29,7 +29,7 @@ def test_what_is_no_id(text: str) -> None:
 
 def test_ids_that_came_with_the_messages() -> None:
     ids = StreamIds((5, 0))
-    log = BroadcastLog(encode_in_steps, ids=ids, history=History(3))
+    log = BroadcastLog(ids=ids, history=History(3))
     for number, each in enumerate([(7, 0), (7, 1), (9, 4), (12, 0)]):
         log.append([text_frame(str(number))])
         ids.add(*each)
@@ -76,7 +76,7 @@ def test_an_id_is_passed_where_the_stream_went_on_without_it() -> None:
 
 def test_a_stream_that_begins_anew_with_lower_ids() -> None:
     ids = StreamIds()
-    log = BroadcastLog(encode_in_steps, ids=ids, history=History(10))
+    log = BroadcastLog(ids=ids, history=History(10))
 
     def add(*each: int) -> None:
         log.append([text_frame("x")])

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import pytest
 
 from rawws.limits import MIB
-from rawws.wire.encodings import as_compact_json, as_json
 from rawws.wire.frames import Opcode
+from rawws.wire.json_messages import as_compact_json, as_json
 from rawws.wire.polled import LARGE_BYTES, PIECE_BYTES, STEP_BYTES, Polled
 
 GAP = {"since": "e-1", "after": "e-3"}

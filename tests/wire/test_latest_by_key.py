@@ -1,22 +1,18 @@
-"""What peers get instead of everything: the newest message of each key, or all but what they have sent themselves."""
+"""The newest message of each key."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from rawws.wire import conflation
-from rawws.wire.conflation import MAX_KEYED_BYTES, MAX_KEYS, NewestByKey, Senders
-from rawws.wire.encodings import PLAIN, WITH_IDS, encode
-from rawws.wire.frames import Opcode, encode_frame, frame_ends
-from rawws.wire.message_ids import NumberedIds
+from rawws.wire.frames import Opcode, encode_frame
+from rawws.wire.latest_by_key import MAX_KEYED_BYTES, MAX_KEYS, LatestByKey
 from tests.wire.helpers import text_frame, texts_in
 
 
 def test_the_newest_of_each_key() -> None:
-    newest = NewestByKey("symbol")
+    newest = LatestByKey("symbol")
     texts = ['{"symbol":"A","price":1}', '{"symbol":"B"}', '{"symbol":"A","price":2}', "no json", '["A"]', "7"]
     newest.add(1, b"".join(map(text_frame, texts)))
     newest.give(8, ":A")
@@ -33,14 +29,14 @@ def test_the_newest_of_each_key() -> None:
 
 
 def test_there_is_an_end_to_keys() -> None:
-    newest = NewestByKey("k")
+    newest = LatestByKey("k")
     newest.add(1, b"".join(text_frame(f'{{"k":{number}}}') for number in range(MAX_KEYS + 10)))
     assert len(newest) == MAX_KEYS
     assert newest.after(0)[0][0] == 11
 
 
 def test_the_newest_of_all_keys_take_so_much_at_most() -> None:
-    newest = NewestByKey("k", 20_000)
+    newest = LatestByKey("k", 20_000)
     newest.add(1, b"".join(text_frame(json.dumps({"k": number, "pad": "x" * 1000})) for number in range(100)))
     assert newest.held_bytes <= 20_000
     assert [number for number, _ in newest.after(0)] == list(range(100 - len(newest) + 1, 101)), "the oldest went"
@@ -53,44 +49,6 @@ def test_the_newest_of_all_keys_take_so_much_at_most() -> None:
     assert newest.held_bytes < 1000
 
 
-def test_everything_but_ones_own() -> None:
-    senders = Senders()
-    for last, sender in ((2, 1), (3, 2), (4, 1), (5, 1)):
-        senders.add(last, sender)
-    segment = b"".join(map(text_frame, "abcd"))
-    assert texts_in(senders.leave_out(1, segment, 1, 4)) == ["c"]
-    assert texts_in(senders.leave_out(2, segment, 1, 4)) == ["a", "b", "d"]
-    assert senders.leave_out(3, segment, 1, 4) is segment
-    assert texts_in(senders.leave_out(1, text_frame("b") + text_frame("c"), 2, 3)) == ["c"], "a run began before"
-    assert texts_in(senders.leave_out(2, encode(segment, WITH_IDS, NumberedIds("e").labels(1)), 1, 4)) == [
-        f'{{"id":"e-{number}"}}\n{text}' for number, text in ((1, "a"), (2, "b"), (4, "d"))
-    ]
-    assert [senders.count(sender, 2, 4) for sender in (1, 2, 3)] == [2, 1, 0]
-    senders.trim(4)
-    assert texts_in(senders.leave_out(1, text_frame("d") + text_frame("e"), 4, 5)) == []
-    assert texts_in(senders.leave_out(2, text_frame("d") + text_frame("e"), 4, 5)) == ["d", "e"]
-
-
-@pytest.mark.parametrize("form", [PLAIN, WITH_IDS])
-def test_that_everybody_spoke_costs_one_look_at_the_segment(monkeypatch: pytest.MonkeyPatch, form: int) -> None:
-    looks: list[bytes] = []
-
-    def look(segment: bytes) -> Iterator[int]:
-        looks.append(segment)
-        return frame_ends(segment)
-
-    monkeypatch.setattr(conflation, "frame_ends", look)
-    senders = Senders()
-    texts = [f"by {sender}" for sender in range(100)]
-    for sender in range(100):
-        senders.add(sender + 1, sender)
-    segment = encode(b"".join(map(text_frame, texts)), form, NumberedIds("e").labels(1))
-    for sender in range(100):
-        got = texts_in(senders.leave_out(sender, segment, 1, 100))
-        assert [text.rpartition("\n")[2] for text in got] == texts[:sender] + texts[sender + 1 :]
-    assert len(looks) == 1
-
-
 def test_a_large_message_is_not_searched_for_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     loads = json.loads
@@ -100,7 +58,7 @@ def test_a_large_message_is_not_searched_for_its_key(monkeypatch: pytest.MonkeyP
         return loads(text)
 
     monkeypatch.setattr(json, "loads", count)
-    newest = NewestByKey("k")
+    newest = LatestByKey("k")
     largest = '{"k":1}'.ljust(MAX_KEYED_BYTES)
     newest.add(1, b"".join(map(text_frame, [largest, largest + " ", '{"k":1,"n":2}', '{"no":1}'])))
     assert [number for number, _ in newest.after(0)] == [3, 4], "the second and the fourth have no key"
@@ -111,7 +69,7 @@ def test_a_large_message_is_not_searched_for_its_key(monkeypatch: pytest.MonkeyP
 
 
 def test_the_newest_of_each_key_can_be_forgotten() -> None:
-    newest = NewestByKey("k")
+    newest = LatestByKey("k")
     newest.add(1, text_frame('{"k": 1}'))
     assert newest.held_bytes > 0
     newest.clear()

@@ -1,7 +1,7 @@
-"""A response that never ends: a room's messages as Server-Sent Events (WHATWG HTML §9.2).
+"""A response that never ends: a room's messages over HTTP.
 
-To the loop it is what a `Session` is, of a peer that only reads: it has the same state, and the same things to send at
-their time. Its pings are comments, which every reader ignores; its close is the end of the response.
+To the loop it is what a `Session` is, of a peer that only reads. It has the same state, and the same things to send at
+their time. Its pings are heartbeats, which every reader ignores. Its close is the end of the response.
 """
 
 from __future__ import annotations
@@ -10,17 +10,12 @@ from rawws.errors import Fault
 from rawws.wire.events import CloseFrame, Event
 from rawws.wire.role import Role
 from rawws.wire.session import State
+from rawws.wire.stream_encodings import StreamEncoding
 from rawws.wire.trail import NO_TRAIL
 
-CONTENT_TYPE = "text/event-stream"
-# How long a reader that was cut off waits before it comes back.
-RETRY_MS = 2000
-PREAMBLE = f"retry: {RETRY_MS}\n".encode("ascii")
-HEARTBEAT = b": rawws\n\n"
 
-
-class EventStream:
-    """What goes out on one response, and how it ends."""
+class ResponseStream:
+    """What goes out on one response besides the messages, and how it ends."""
 
     our_role = Role.SERVER
     answers_pings = False  # a reader can't answer; the bytes that it takes are the only sign of life
@@ -33,20 +28,21 @@ class EventStream:
     close_rcvd: CloseFrame | None = None
     close_begun_by: Role | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, encoding: StreamEncoding) -> None:
         self.state = State.OPEN
         self.outgoing = b""
         self.close_sent: CloseFrame | None = None
+        self._encoding = encoding
 
     def __repr__(self) -> str:
-        return f"<EventStream {self.state.value}>"
+        return f"<ResponseStream {self._encoding.content_type} {self.state.value}>"
 
     @property
     def is_closed(self) -> bool:
         return self.state is State.CLOSED
 
     def relay_data(self, data: bytes, most: float = 0) -> list[bytes | bytearray]:
-        """Pass over what a client sends behind its request: there is no answering it any more."""
+        """Ignore the bytes that a client sends after its request: they can't be answered any more."""
         return []
 
     def receive_data(self, data: bytes, most: float = 0) -> list[Event]:
@@ -59,11 +55,11 @@ class EventStream:
         return None
 
     def ping(self, payload: bytes = b"") -> None:
-        """Queue a heartbeat, so that who is in between doesn't take the connection for dead."""
-        self.outgoing += HEARTBEAT
+        """Queue a heartbeat, so that proxies on the way don't take the connection for dead."""
+        self.outgoing += self._encoding.heartbeat
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """End the response. The reader will come back, unless it is told not to by a status of 204."""
+        """End the response. A reader of events reconnects, unless a status of 204 forbids it."""
         self.close_sent = CloseFrame(code, reason)
         self.close_begun_by = Role.SERVER
         self.state = State.CLOSED
@@ -73,9 +69,9 @@ class EventStream:
         return data
 
     def show_sent(self, data: bytes | bytearray) -> None:
-        """Nothing here is a frame."""
+        """Do nothing: nothing here is a frame."""
 
     def describe_end(self) -> str:
         if self.close_sent is None:
-            return "event stream over"
-        return f"event stream ended by us: {self.close_sent.reason or self.close_sent.code}"
+            return f"{self._encoding.noun} over"
+        return f"{self._encoding.noun} ended by us: {self.close_sent.reason or self.close_sent.code}"

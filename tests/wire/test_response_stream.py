@@ -1,14 +1,15 @@
-"""A room as Server-Sent Events (WHATWG HTML §9.2): what goes out beside the messages, and how it ends."""
+"""A room as Server-Sent Events (WHATWG HTML §9.2): what is sent besides the messages, and how the response ends."""
 
 from __future__ import annotations
 
 import pytest
 
-from rawws.wire.event_stream import CONTENT_TYPE, HEARTBEAT, PREAMBLE, RETRY_MS, EventStream
 from rawws.wire.events import CloseFrame
 from rawws.wire.frames import Opcode, encode_frame
+from rawws.wire.response_stream import ResponseStream
 from rawws.wire.role import Role
 from rawws.wire.session import State
+from rawws.wire.stream_encodings import EVENTS, PREAMBLE, RETRY_MS
 from rawws.wire.trail import describe_trail
 from tests.wire.helpers import MASK_KEY
 
@@ -33,18 +34,18 @@ def interpret(stream: bytes) -> tuple[list[dict[str, str]], int | None]:
 
 
 def test_9_2_6_the_preamble_sets_the_time_of_reconnection_and_is_no_event() -> None:
-    assert CONTENT_TYPE == "text/event-stream"
+    assert EVENTS.content_type == "text/event-stream"
     assert interpret(PREAMBLE) == ([], RETRY_MS)
     assert interpret(PREAMBLE + b"id: e-1\ndata: x\n\n") == ([{"id": "e-1", "data": "x"}], RETRY_MS)
 
 
 def test_9_2_7_a_ping_is_a_comment_which_a_reader_ignores_between_any_two_events() -> None:
-    stream = EventStream()
+    stream = ResponseStream(EVENTS)
     assert stream.data_to_send() == b""
     stream.ping(b"some payload")
     stream.ping()
     sent = stream.data_to_send()
-    assert sent == HEARTBEAT * 2
+    assert sent == EVENTS.heartbeat * 2
     assert interpret(sent) == ([], None)
     around = b"data: a\n\n" + sent + b"data: b\n\n"
     assert interpret(around)[0] == [{"data": "a"}, {"data": "b"}]
@@ -56,7 +57,7 @@ def test_9_2_7_a_ping_is_a_comment_which_a_reader_ignores_between_any_two_events
     [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", encode_frame(Opcode.CLOSE, b"", mask_key=MASK_KEY), b"\xff" * 2000],
 )
 def test_what_a_client_sends_behind_its_request_is_passed_over(data: bytes) -> None:
-    stream = EventStream()
+    stream = ResponseStream(EVENTS)
     assert stream.relay_data(data) == []
     assert stream.receive_data(data) == []
     assert stream.received(len(data)) == []
@@ -75,26 +76,26 @@ def test_what_a_client_sends_behind_its_request_is_passed_over(data: bytes) -> N
     ],
 )
 def test_a_close_is_the_end_of_the_response_and_no_bytes(close: CloseFrame, told: str) -> None:
-    stream = EventStream()
+    stream = ResponseStream(EVENTS)
     assert stream.describe_end() == "event stream over"
-    assert repr(stream) == "<EventStream open>"
+    assert repr(stream) == "<ResponseStream text/event-stream open>"
     stream.close(close.code, close.reason)
     assert stream.data_to_send() == b""
     assert stream.is_closed, "there is no waiting for an answer"
     assert (stream.close_sent, stream.close_rcvd, stream.close_begun_by) == (close, None, Role.SERVER)
     assert stream.describe_end() == told
-    assert repr(stream) == "<EventStream closed>"
+    assert repr(stream) == "<ResponseStream text/event-stream closed>"
 
 
 def test_a_heartbeat_that_was_queued_still_goes_out_in_front_of_the_end() -> None:
-    stream = EventStream()
+    stream = ResponseStream(EVENTS)
     stream.ping()
     stream.close()
-    assert (stream.data_to_send(), stream.close_sent) == (HEARTBEAT, CloseFrame(1000, ""))
+    assert (stream.data_to_send(), stream.close_sent) == (EVENTS.heartbeat, CloseFrame(1000, ""))
 
 
 def test_nothing_that_is_sent_is_shown_as_a_frame() -> None:
-    stream = EventStream()
+    stream = ResponseStream(EVENTS)
     assert stream.on_frame is None
     stream.show_sent(b"\x81\xff no frame")
     assert (stream.data_to_send(), stream.state) == (b"", State.OPEN)
