@@ -189,8 +189,8 @@ class Hub:
             return None
         if self._max_rooms is None or len(rooms) < self._max_rooms:
             return self.refuse_settings(path)
-        told = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
-        return Refusal(503, "too_many_rooms", told, _LATER)
+        sentence = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
+        return Refusal(503, "too_many_rooms", sentence, _LATER)
 
     def refuse_settings(self, path: str) -> Refusal | None:
         """Return why there can't be a room at a path for the application's ``settings``, whose failure is logged.
@@ -315,12 +315,12 @@ class Hub:
         room = self.registry.get(path)
         place = room.resolve(reading)
         if logs.hub.isEnabledFor(logging.INFO):
-            told = f"joined room {room.path} (peers in it: {len(room) + 1})"
+            sentence = f"joined room {room.path} (peers in it: {len(room) + 1})"
             if place.after < room.log.last_message:
-                told += f", and reads from message {place.after + 1} of {room.log.last_message} on"
+                sentence += f", and reads from message {place.after + 1} of {room.log.last_message} on"
             if place.gap is not None:
-                told += f"; what came behind {place.gap['since']} is gone"
-            logs.line(logs.hub, logging.INFO, peer.number, STATE, told)
+                sentence += f"; what came after {place.gap['since']} is gone"
+            logs.line(logs.hub, logging.INFO, peer.number, STATE, sentence)
         if self.mode is Mode.BROADCAST and not peer.encoding.is_one_way:
             peer.relay = room
             if (rate := peer.endpoint.limits.messages_per_s) != math.inf:

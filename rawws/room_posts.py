@@ -33,26 +33,26 @@ from rawws.wire.rate import TokenBucket
 from rawws.wire.stream_entries import format_stream_id
 from rawws.wire.trace import STATE, shorten
 
-# For so long a POST waits for a room whose publishers are held back, before it is told to come again.
+# A POST waits for this time for a room whose publishers are held back. Then the client is asked to try again.
 HELD_S = 5.0
 MAX_KEY_CHARACTERS = 255
 
 _AGAIN = ((b"Retry-After", b"1"),)
-# What curl -d says of any text that it is given.
+# The Content-Type of ``curl -d``, whatever the text is.
 _FORM = "application/x-www-form-urlencoded"
-_TOKEN = re.compile("[!-~]+")  # what can stand behind Bearer, and is looked at without the spaces around it
+_TOKEN = re.compile("[!-~]+")  # the characters that can follow Bearer; spaces around them are ignored
 _HOW_TO_OPEN = "to open it, start the server with --publish-token"
 _REUSED = Refusal(422, "idempotency_key_reused", "This Idempotency-Key was used before, for another message.")
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Who may read and write over HTTP.
+    """The policy for reading and writing over HTTP.
 
-    Publishing needs the ``token``, if there is one. Without one it is open to those who are on this machine, if nobody
-    else can reach the server (``is_local``), and to nobody else. Who comes through a proxy may be anywhere; and web
-    pages that come from elsewhere are not on this machine, whatever they are called (``Origin``, ``Sec-Fetch-Site``,
-    and ``Host`` against DNS rebinding).
+    Publishing needs the ``token``, if there is one. Without a token, publishing is open to clients on this machine if
+    no other machine can reach the server (``is_local``), and closed otherwise. A client that comes through a proxy may
+    be anywhere. Web pages from elsewhere are not on this machine, whatever they are called (``Origin``,
+    ``Sec-Fetch-Site``, and ``Host`` against DNS rebinding).
     """
 
     token: str | None = None
@@ -73,13 +73,13 @@ class Guard:
             scheme, _, given = (request.headers.get("Authorization") or "").partition(" ")
             if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode()):
                 return None
-            told = "Publishing needs the token, as 'Authorization: Bearer TOKEN'."
-            return Refusal(401, "publish_token", told, ((b"WWW-Authenticate", b'Bearer realm="publish"'),))
+            sentence = "Publishing needs the token, as 'Authorization: Bearer TOKEN'."
+            return Refusal(401, "publish_token", sentence, ((b"WWW-Authenticate", b'Bearer realm="publish"'),))
         if self.is_local and not request.was_forwarded:
             return self._refuse_elsewhere(request)
         why = "this request came through a proxy" if self.is_local else "others can reach this server"
-        told = f"Publishing over HTTP is closed here, since {why} and there is no token for it."
-        return Refusal(403, "publishing_closed", told, hint=_HOW_TO_OPEN)
+        sentence = f"Publishing over HTTP is closed here, since {why} and there is no token for it."
+        return Refusal(403, "publishing_closed", sentence, hint=_HOW_TO_OPEN)
 
     def _refuse_elsewhere(self, request: Request) -> Refusal | None:
         """Return why a request isn't one of this machine, if it isn't: of a page, or under a name that may be led."""
@@ -95,8 +95,8 @@ class Guard:
         if is_local_name(host):
             return None
         called = f"is for {shorten(host)}" if host else "has no Host"
-        told = f"Without a token a request may publish here that is for localhost or an address; this one {called}."
-        return Refusal(403, "publish_host", told, hint=_HOW_TO_OPEN)
+        sentence = f"Without a token a request may publish here that is for localhost or an address; this one {called}."
+        return Refusal(403, "publish_host", sentence, hint=_HOW_TO_OPEN)
 
     def allows(self, origin: str) -> bool:
         """Say whether pages from there are allowed by name."""
@@ -138,8 +138,8 @@ class Posts:
             await exchange.pass_over_body()
             return refused
         most = self.max_message_bytes(exchange.limits)
-        told = f"A message is over the server's limit of {most} bytes (--max-size)."
-        body = await exchange.read_body(most, Refusal(413, "message_too_large", told))
+        sentence = f"A message is over the server's limit of {most} bytes (--max-size)."
+        body = await exchange.read_body(most, Refusal(413, "message_too_large", sentence))
         opcode = _opcode_of(request, body)
         if isinstance(opcode, Refusal):
             return opcode
@@ -187,8 +187,10 @@ class Posts:
         if not message.is_done:
             if backplane.withdraw(message):
                 return AWAY
-            told = "It isn't known whether this was published. A retry is safe if both have the same Idempotency-Key."
-            return Refusal(503, "backplane_unsure", told, _AGAIN)
+            sentence = (
+                "It isn't known whether this was published. A retry is safe if both have the same Idempotency-Key."
+            )
+            return Refusal(503, "backplane_unsure", sentence, _AGAIN)
         if message.is_reused:
             return _REUSED
         room = self._hub.registry.in_use.get(path)
@@ -210,8 +212,8 @@ class Posts:
         wait_s = bucket.try_take(now)
         if not wait_s:
             return None
-        told = f"There may be {self._rate:g} messages a second from one client (--rate)."
-        return Refusal(429, "rate", told, ((b"Retry-After", str(math.ceil(wait_s)).encode("ascii")),))
+        sentence = f"There may be {self._rate:g} messages a second from one client (--rate)."
+        return Refusal(429, "rate", sentence, ((b"Retry-After", str(math.ceil(wait_s)).encode("ascii")),))
 
     def _publish_in(self, room: Room, exchange: Exchange, opcode: Opcode, body: bytes) -> Response | Refusal:
         request = exchange.request
@@ -231,8 +233,8 @@ class Posts:
 
 
 def _accept(exchange: Exchange, path: str, given: str | None, peers: int) -> Response:
-    told = f"published {given or 'a message'} in room {path} (peers: {peers})"
-    logs.line(logs.hub, logging.DEBUG, exchange.number, STATE, told)
+    sentence = f"published {given or 'a message'} in room {path} (peers: {peers})"
+    logs.line(logs.hub, logging.DEBUG, exchange.number, STATE, sentence)
     return answer_json({"id": given, "peers": peers}, 202)
 
 
@@ -243,8 +245,8 @@ def _digest(opcode: Opcode, body: bytes) -> str:
 def _refuse_key(request: Request) -> Refusal | None:
     keys: Sequence[str] = request.headers.get_all("Idempotency-Key")
     if len(keys) > 1 or any(not 0 < len(key) <= MAX_KEY_CHARACTERS for key in keys):
-        told = f"There can be one Idempotency-Key, of 1 to {MAX_KEY_CHARACTERS} characters."
-        return Refusal(400, "idempotency_key", told)
+        sentence = f"There can be one Idempotency-Key, of 1 to {MAX_KEY_CHARACTERS} characters."
+        return Refusal(400, "idempotency_key", sentence)
     return None
 
 

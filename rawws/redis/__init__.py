@@ -6,7 +6,7 @@
                                                                         ║
     peers ◀── the room's log ◀── every node, the sender's too ══ XREAD ═╝
 
-What is published goes to Redis and to nobody else; every node that has readers in a room follows its stream and puts
+A published message goes to Redis and to nobody else. Every node that has readers in a room follows its stream and puts
 what comes into its own log. So there is one order for everybody, and the stream's ids are the messages' ids on every
 node. Nodes don't know of each other.
 
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 # A start waits for this time for a Redis that is away: it may be starting itself.
 START_S = 5.0
-# So long one who comes waits for a room that is not there yet.
+# A client that comes waits for this time for a room that is not loaded yet.
 OPEN_TIMEOUT_S = 3.0
-# There are so many readers at most, each with two connections to Redis; beyond that they follow more rooms each.
+# At most this many readers, each with two connections to Redis. Beyond that, each follows more rooms.
 MOST_READERS = 100
 # A room that nobody is in any more is followed for a little longer, since somebody may be on the way.
 UNUSED_S = 5.0
@@ -156,8 +156,8 @@ class RedisStreams:
         """Record that our publisher or one of our readers has worked with Redis."""
         if not self._has_been_there and worker is self._publisher:
             self._has_been_there = True
-            told = f"rooms are shared through {self._connector}; this is node {self._node}"
-            logs.line(logs.server, logging.INFO, logs.SERVER, STATE, told)
+            sentence = f"rooms are shared through {self._connector}; this is node {self._node}"
+            logs.line(logs.server, logging.INFO, logs.SERVER, STATE, sentence)
             self._start_is_decided.set()
         self._away.discard(worker)
         if self._told and not self._away:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # Our own log has the part that matters, in a sentence.
 logging.getLogger("coredis").addHandler(logging.NullHandler())
 
-# So long an answer of Redis's may take.
+# The longest time for an answer of Redis.
 TIMEOUT_S = 3.0
 FIRST_REST_S, MAX_REST_S = 0.05, 2.0
 _KINDS = "redis://HOST, rediss://HOST, unix:///PATH or redis+sentinel://HOST,HOST/SERVICE"
@@ -89,8 +89,8 @@ class Connector:
         except Exception:  # whose words may have a piece of the password in them
             is_whole = False
         if not is_whole:
-            told = "with what is special in a password percent-encoded, such as %2F for a slash"
-            raise UsageError(f"this can't be where Redis is; give one of {_KINDS}, {told}")
+            sentence = "with what is special in a password percent-encoded, such as %2F for a slash"
+            raise UsageError(f"this can't be where Redis is; give one of {_KINDS}, {sentence}")
         self._version = ""  # of Redis, once it is known
 
     def __str__(self) -> str:
@@ -106,8 +106,8 @@ class Connector:
             case "redis+sentinel":
                 return self._through_sentinels(parts)
             case "redis+cluster":
-                told = "a Redis Cluster can't be asked for several streams at once"
-                raise UsageError(f"{told}, so it can't be a backplane; give one of {_KINDS}")
+                sentence = "a Redis Cluster can't be asked for several streams at once"
+                raise UsageError(f"{sentence}, so it can't be a backplane; give one of {_KINDS}")
         if not parts.netloc and not parts.path.startswith("//"):
             raise UsageError(f"the address of Redis begins with no scheme; give one of {_KINDS}")
         raise UsageError(f"{parts.scheme}:// is not how Redis is reached; give one of {_KINDS}")

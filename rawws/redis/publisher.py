@@ -3,7 +3,7 @@
 A batch is one call of a script, which adds to the streams and notes the number of the last message in a key of this
 node's, its *marker*, in one step. When an answer doesn't come, the marker tells the next connection how much of the
 batch has arrived. That connection also writes its own generation into the marker, and the script refuses to run when it
-finds another one than its own: or else a batch that was still in some buffer could arrive behind its repetition.
+finds another one than its own: or else a batch that was still in some buffer could arrive after its repetition.
 
 A Redis that was lost with its markers can tell nothing. Then all that it hasn't answered for is sent again, and those
 who read it know what of it was there before (`rawws.wire.stream_entries.Repeated`).
@@ -29,9 +29,9 @@ from rawws.wire.trace import FAULT
 if TYPE_CHECKING:
     from rawws.redis.connector import Client
 
-# What waits for Redis may have so many bytes before those who publish are held back.
+# Publishers are held back when the messages that wait for Redis have this many bytes.
 MAX_WAITING_BYTES = MIB
-# One script call has so many messages at most: Redis serves nobody else for its 5 ms or so.
+# One script call has at most this many messages: Redis serves nobody else for its 5 ms or so.
 BATCH = 1000
 BATCH_BYTES = MIB
 # How large a stream has become is looked at once in so many bytes, by chance: of a large one it takes Redis 2 ms.
@@ -42,7 +42,7 @@ IDLE_S = 1.0
 # KEYS: the node's marker, the streams, and the others that occur. ARGV: what the marker has to be, if it is there; the
 # generation; the number of the first message; how long the marker is kept, in seconds; whether to see to how many bytes
 # the streams have; how many streams there are, and for each of them how many entries it keeps, how many bytes, and how
-# long it is kept behind its last; and for each message its stream's place in KEYS, that of its Idempotency-Key or 0,
+# long it is kept after its last; and for each message its stream's place in KEYS, that of its Idempotency-Key or 0,
 # the message's digest, and its fields after their number. Returns an id for each message; "digest id" for one that has
 # a key; or a minus and the reason why it could not be added. An error that concerns all messages (no memory, no right)
 # ends the script, since it may pass.
@@ -50,7 +50,7 @@ IDLE_S = 1.0
 # A stream that takes a third more than the bytes that it keeps is cut to these; what Redis needs for an entry is up to
 # a quarter more than the entry, since it takes memory in certain sizes.
 #
-# What a script has done stays done when it fails, so nothing may raise between the first XADD and the marker.
+# The effects of a script stay when it fails, so nothing may raise between the first XADD and the marker.
 PUBLISH = """
 local marker = redis.call('GET', KEYS[1])
 if marker and marker ~= ARGV[1] then
@@ -123,7 +123,7 @@ redis.call('SET', KEYS[1], ARGV[2] .. ':' .. (tonumber(ARGV[3]) - 1 + done), 'EX
 return given
 """
 # KEYS: the node's marker. ARGV: the new generation; the number if there is no marker; how long it is kept. Returns the
-# number that the marker has, behind the generation.
+# number that the marker has, after the generation.
 TAKE_OVER = """
 local before = redis.call('GET', KEYS[1])
 local marker = ARGV[1] .. ':' .. (before and string.match(before, ':(%d+)$') or ARGV[2])
@@ -232,8 +232,8 @@ class Publisher:
     def _are_done(self, count: int) -> None:
         for message in self.outbox.arrived(count):
             if message.problem:
-                told = f"a message for room {message.path} can't be published, and is dropped: {message.problem}"
-                logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+                sentence = f"a message for room {message.path} can't be published, and is dropped: {message.problem}"
+                logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, sentence)
             if message.id is not None:
                 self._on_published(message)
             if message.on_done is not None:

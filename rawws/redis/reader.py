@@ -73,9 +73,9 @@ KEY_BYTES_PER_READER = 16 * KIB
 READ, LEAST_READ = 1000, 2
 BLOCK_S = 1.0
 BELL_EXPIRY_S = 60
-# So much is in a page, and an entry more at most. A small entry counts as a KiB: a thousand take us 10 ms.
+# The bytes of a page, which may have one entry more. A small entry counts as a KiB: a thousand take us 10 ms.
 PAGE_BYTES = MIB
-# What came in one room without being asked for page by page is so little that nothing was trimmed before it.
+# Live entries of one room up to this size are so little that Redis has trimmed nothing before them.
 TRUSTED_BYTES = 16 * MIB
 # A stream isn't looked at more often than this for who says that there is more in it, or that it can be read again.
 LOOK_EVERY_S = 0.05
@@ -284,8 +284,8 @@ class Reader:
     def _note_problem(followed: Followed, problem: str) -> None:
         path = followed.room.path
         if followed.problem != problem:
-            told = f"room {path} can't be read: its key {key_of(path)}: {problem}"
-            logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, told)
+            sentence = f"room {path} can't be read: its key {key_of(path)}: {problem}"
+            logs.line(logs.server, logging.ERROR, logs.SERVER, FAULT, sentence)
         followed.problem = problem
         followed.is_current.set()
 
