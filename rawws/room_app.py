@@ -4,13 +4,13 @@
 ``GET /room/x``, accepts text/event-stream    the room's messages as events, from now on, or from ``since``,
                                               ``last`` or ``Last-Event-ID`` on; with ``json`` each as it is in the
                                               JSON of polling
-``GET /room/x?since=ID`` or ``?last=N``       what the history has, as JSON; with ``wait`` after so many
-                                              seconds at the latest
-``GET /room/x?peers``                         how many are in the room
+``GET /room/x?since=ID`` or ``?last=N``       the messages in the history, as JSON; with ``wait`` at the latest
+                                              after that number of seconds
+``GET /room/x?peers``                         the number of peers in the room
 ``POST /room/x``                              the body becomes a message
 ============================================  =============================================================
 
-It stands in front of what answers all other requests.
+All other requests are passed to another app.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ASKED_BY_POST = "Authorization, Content-Type, Idempotency-Key, Rawws-Key"
 
 
 class RoomApp(InFront):
-    """Answers what is asked of rooms, and leaves all else to another app."""
+    """Answers requests for rooms, and passes all others to another app."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What one room has published, as an append-only log of encoded frames, and cursors into it.
+"""The messages that one room has published: an append-only log of encoded frames, and cursors into it.
 
 A message is encoded once, into the bytes that every peer gets, and appended to the log's open segment. When
 the broadcast loop ends its turn it *seals* the segment: the frames of the turn become one immutable ``bytes``
@@ -86,7 +86,7 @@ class Cursor(NamedTuple):
 
 
 class History(NamedTuple):
-    """How much a log keeps for those who come later: so many messages, as long as all three hold."""
+    """How much a log keeps for later readers: the last messages, as long as all three limits hold."""
 
     messages: int = 0
     max_bytes: int = MIB
@@ -240,7 +240,7 @@ class BroadcastLog:
         return [number for number, segment in enumerate(segments, first) if isinstance(segment, Gap)]
 
     def end_history(self) -> None:
-        """Have no history but of what is to come; `trim` forgets what nobody needs of it."""
+        """End the history: only later messages are part of it. `trim` forgets the messages that nobody needs."""
         self._history_from = self.next
         self.history_bytes = 0
 
@@ -262,8 +262,9 @@ class BroadcastLog:
         encoding = segment.encoding_for(encoding)
         if encoding is PLAIN:
             return segment.plain
-        while (encoded := self._encoded.use(number, encoding)) is None:
-            self.make(number, encoding)
+        encoded = self._encoded.use(number, encoding)
+        while encoded is None:
+            encoded = self._step(segment, number, encoding)
         return encoded
 
     def work(self, number: int, encoding: Encoding) -> int:
@@ -281,14 +282,17 @@ class BroadcastLog:
         encoding = segment.encoding_for(encoding)
         if encoding is PLAIN or self._encoded.has(number, encoding):
             return True
-        if not self._encoded.is_begun(number, encoding):
-            self._encoded.begin(number, encoding, segment.encode_in_steps(encoding, self.ids))
+        return self._step(segment, number, encoding) is not None
+
+    def _step(self, segment: Segment, number: int, encoding: Encoding) -> bytes | None:
+        def start() -> Iterator[bytes]:
             self.work_done += segment.work(encoding)
-        encoded = self._encoded.step(number, encoding)
-        if encoded is None:
-            return False
-        self._keep(number, encoding, encoded)
-        return True
+            return segment.encode_in_steps(encoding, self.ids)
+
+        encoded = self._encoded.step(number, encoding, start)
+        if encoded is not None:
+            self._keep(number, encoding, encoded)
+        return encoded
 
     def leave_plain(self, number: int, encoding: Encoding) -> None:
         """Encode a segment without compressing it, for when there is no time for that."""

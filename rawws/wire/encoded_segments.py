@@ -73,21 +73,16 @@ class EncodedSegments:
 
     # Making
 
-    def is_begun(self, number: int, encoding: Encoding) -> bool:
-        """Return whether a segment is being encoded."""
-        return self._key(number, encoding) in self._making
+    def step(self, number: int, encoding: Encoding, start: Callable[[], Iterator[bytes]]) -> bytes | None:
+        """Do a step of encoding a segment. Return the whole after the last step, for `keep`; None before that.
 
-    def begin(self, number: int, encoding: Encoding, steps: Iterator[bytes]) -> None:
-        """Start encoding a segment, whose pieces are what ``steps`` yields."""
-        self._making[self._key(number, encoding)] = _Making(steps)
-
-    def step(self, number: int, encoding: Encoding) -> bytes | None:
-        """Do a step of encoding a segment that was begun. Return the whole at the end, for `keep`; None before that.
-
-        If the step raises an exception, the segment has to be begun again.
+        The first step calls ``start()``, which returns an iterator over the pieces. If a step raises an exception, the
+        next one is the first again.
         """
         key = self._key(number, encoding)
-        making = self._making[key]
+        making = self._making.get(key)
+        if making is None:
+            making = self._making[key] = _Making(start())
         try:
             piece = next(making.steps, None)
         except BaseException:  # an iterator that has failed ends, and its pieces would pass for the whole

@@ -15,7 +15,7 @@ from rawws.wire.trail import NO_TRAIL
 
 
 class ResponseStream:
-    """What goes out on one response besides the messages, and how it ends."""
+    """The state of one response, and the bytes that it has besides the messages."""
 
     our_role = Role.SERVER
     answers_pings = False  # a reader can't answer; the bytes that it takes are the only sign of life

@@ -29,15 +29,18 @@ def numbers_of(segments: EncodedSegments, encoding: Encoding, up_to: int = 20) -
 
 def test_a_segment_is_made_in_steps_and_then_kept() -> None:
     segments = EncodedSegments()
-    assert not segments.is_begun(3, EVENTS)
-    segments.begin(3, EVENTS, iter([b"one", b"", b"two"]))
-    assert segments.is_begun(3, EVENTS)
-    assert [segments.step(3, EVENTS) for _ in range(3)] == [None] * 3
+    starts: list[int] = []
+
+    def start() -> Iterator[bytes]:
+        starts.append(1)
+        return iter([b"one", b"", b"two"])
+
+    assert [segments.step(3, EVENTS, start) for _ in range(3)] == [None] * 3
     assert segments.size_bytes == 6
     assert segments.use(3, EVENTS) is None
-    made = segments.step(3, EVENTS)
+    made = segments.step(3, EVENTS, start)
     assert made == b"onetwo"
-    assert (segments.size_bytes, segments.is_begun(3, EVENTS)) == (0, False)
+    assert (segments.size_bytes, len(starts)) == (0, 1)
     segments.keep(3, EVENTS, made)
     assert segments.use(3, EVENTS) is made
     assert segments.size_of(3, EVENTS) == 6
@@ -57,30 +60,27 @@ def test_an_exception_in_a_step_leaves_nothing_behind() -> None:
         raise MemoryError
 
     segments = EncodedSegments()
-    segments.begin(0, EVENTS, fail())
-    segments.step(0, EVENTS)
+    segments.step(0, EVENTS, fail)
     with pytest.raises(MemoryError):
-        segments.step(0, EVENTS)
-    assert (segments.size_bytes, segments.is_begun(0, EVENTS)) == (0, False)
+        segments.step(0, EVENTS, fail)
+    assert segments.size_bytes == 0
+    assert [segments.step(0, EVENTS, lambda: iter([b"anew"])) for _ in range(2)] == [None, b"anew"]
 
 
 def test_what_is_kept_replaces_what_is_being_made() -> None:
     segments = EncodedSegments()
-    segments.begin(0, EVENTS, iter([b"a part", b"another"]))
-    segments.step(0, EVENTS)
+    segments.step(0, EVENTS, lambda: iter([b"a part", b"another"]))
     segments.keep(0, EVENTS, b"the whole")
-    assert not segments.is_begun(0, EVENTS)
     assert segments.size_bytes == len(b"the whole") + ENCODED_BYTES
 
 
 def test_a_segment_is_forgotten_in_all_encodings_with_all_runs() -> None:
     segments = filled([3, 4], EVENTS, WITH_IDS, size=0)
-    segments.begin(3, JSON_EVENTS, iter([b"a part"]))
-    segments.step(3, JSON_EVENTS)
+    segments.step(3, JSON_EVENTS, lambda: iter([b"a part"]))
     segments.keep_run(3, EVENTS, (b"a run", [2, 3]))
     segments.forget_segment(3)
     assert numbers_of(segments, EVENTS) == numbers_of(segments, WITH_IDS) == [4]
-    assert (segments.is_begun(3, JSON_EVENTS), segments.run(3, EVENTS)) == (False, None)
+    assert segments.run(3, EVENTS) is None
     assert (segments.size_bytes, segments.forgotten) == (2 * ENCODED_BYTES, 2)
     segments.forget_segment(4)
     assert segments.size_bytes == 0
