@@ -17,7 +17,7 @@ from rawws.accepting import Address
 from rawws.doors import Access
 from rawws.errors import Refusal
 from rawws.limits import Limits
-from rawws.peer import Endpoint, Peer
+from rawws.peer import Peer, PeerGroup
 from rawws.transport import Transport
 from rawws.wire.json_messages import as_compact_json
 from rawws.wire.messages import NO_STORE, Request, Response
@@ -25,7 +25,7 @@ from rawws.wire.messages import NO_STORE, Request, Response
 BODY_TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than what is taken here.")
 
 # Takes over a connection, by its number, as a peer of that endpoint. It returns None when the connection has ended.
-Adopt = Callable[[int, Transport, Endpoint], Peer | None]
+Adopt = Callable[[int, Transport, PeerGroup], Peer | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from rawws.handshake_options import SAME_HOST, HandshakeOptions
 from rawws.http_connection import LINGER_S, HttpConnection
 from rawws.loop import current_loop
 from rawws.options import CONNECTION, ConnectionOptions
-from rawws.peer import Endpoint
+from rawws.peer import PeerGroup
 from rawws.runtime import check_runs_on_trio
 from rawws.server_object import accept_upgraded
 from rawws.service import Authenticate, ProcessRequest, ProcessResponse, SelectSubprotocol, ServerConfig, ServerState
@@ -95,7 +95,7 @@ async def attach(
         except BaseException:
             transport.close()
             raise
-        websocket = accept_upgraded(upgraded, Endpoint(config.limits), fast_lane=fast_lane)
+        websocket = accept_upgraded(upgraded, PeerGroup(config.limits), fast_lane=fast_lane)
         try:
             yield websocket
         except BaseException as error:

@@ -32,7 +32,7 @@ from rawws.errors import (
 from rawws.limits import check_number
 from rawws.loop import current_loop
 from rawws.options import CONNECTION, ConnectionOptions
-from rawws.peer import Endpoint
+from rawws.peer import PeerGroup
 from rawws.resume import ResumedWebSocket
 from rawws.runtime import check_runs_on_trio
 from rawws.tls import TlsError, default_context, start_tls
@@ -256,7 +256,7 @@ class ClientConnector:
             transport,
             Role.CLIENT,
             number=attempt.number,
-            endpoint=Endpoint(self._limits),
+            endpoint=PeerGroup(self._limits),
             request=handshake.request,
             response=response,
             subprotocol=answer.subprotocol,

@@ -18,7 +18,7 @@ from rawws.ends import log_end
 from rawws.errors import SHUTTING_DOWN, Cause
 from rawws.forms import Forms
 from rawws.memory import Memory, unsent
-from rawws.peer import Endpoint, Loss, Peer
+from rawws.peer import Loss, Peer, PeerGroup
 from rawws.poller import READABLE, WRITABLE
 from rawws.presence import Presence
 from rawws.ready import ReadySockets
@@ -104,7 +104,7 @@ class Connections:
         reads = (
             (not is_slow or peer.lost is not None)  # a lost peer takes no answers, and nothing waits for its program
             and not peer.held_back
-            and not (peer.pace is not None and peer.pace.read_paused_until and peer.session.state is OPEN)
+            and not (peer.flow is not None and peer.flow.read_paused_until and peer.session.state is OPEN)
         )
         interest = READABLE if reads else 0
         if not done:
@@ -142,7 +142,7 @@ class Connections:
             if peer.transport.fileno() < 0:
                 return
             self._poll(peer)
-        is_here = peer.kept is not None or peer.session.has_unread or peer.transport.has_pending
+        is_here = peer.deferred_frames is not None or peer.session.has_unread or peer.transport.has_pending
         if peer.interest & READABLE and is_here:
             self.sockets.add_unread(peer.transport.fileno())
             self.schedule_deferred_work()
@@ -282,7 +282,7 @@ class Connections:
             self.sockets.remove(fd)
         peer.transport.close()
         peer.discard()
-        peer.endpoint.has_left(peer.number)
+        peer.endpoint.on_peer_gone(peer.number)
         if peer.drained is not None:
             peer.drained.unpark_all()
         if peer.inbox is not None:
@@ -316,17 +316,17 @@ class Connections:
 
     # All of an endpoint
 
-    def peers_of(self, endpoint: Endpoint) -> list[Peer]:
+    def peers_of(self, endpoint: PeerGroup) -> list[Peer]:
         """Return the peers of one endpoint."""
         return [peer for peer in self.peers.values() if peer.endpoint is endpoint]
 
-    def show_frames(self, endpoint: Endpoint) -> None:
+    def show_frames(self, endpoint: PeerGroup) -> None:
         """Have every peer of an endpoint show its frames to the log and the tracers that want them by now."""
         for peer in self.peers_of(endpoint):
             if isinstance(peer.session, Session):
                 endpoint.show_frames(peer.number, peer.session)
 
-    def drop_all(self, endpoint: Endpoint) -> None:
+    def drop_all(self, endpoint: PeerGroup) -> None:
         """Cut off every peer of an endpoint that ends at once, with a close for those whose sockets take it."""
         for peer in self.peers_of(endpoint):
             self.close(peer, 1001, SHUTTING_DOWN, Cause.SHUTDOWN, with_the_rest=False)

@@ -194,14 +194,14 @@ def _start_ping(peer: Peer, now: float) -> SendPing:
 
 def _rest_is_over(peer: Peer, now: float) -> bool:
     """Return whether a peer that had sent too much may be read again now."""
-    pace = peer.pace
-    return pace is not None and 0.0 < pace.read_paused_until <= now
+    flow = peer.flow
+    return flow is not None and 0.0 < flow.read_paused_until <= now
 
 
 def _is_read(peer: Peer) -> bool:
     """Return whether the loop reads from an open peer, or would if the peer took what it is sent."""
     if peer.inbox is not None and peer.inbox.paused:
         return False
-    if peer.pace is not None and peer.pace.read_paused_until:
+    if peer.flow is not None and peer.flow.read_paused_until:
         return False
     return not peer.held_back or peer.is_lagging

@@ -25,8 +25,8 @@ def log_end(peer: Peer, closed: Closed, addition: str, unsent_bytes: int) -> Non
     # The end of an event stream is the only goodbye that its reader has.
     orderly = (session.close_rcvd is not None and session.fault is None) or peer.encoding.is_one_way
     end = f"{closed.sentence}; {addition}" if addition else closed.sentence
-    if peer.pace is not None and peer.pace.skipped:
-        end += f"; it read too slowly, and {peer.pace.skipped} messages were skipped"
+    if peer.flow is not None and peer.flow.skipped:
+        end += f"; it read too slowly, and {peer.flow.skipped} messages were skipped"
     tracer.ended(peer.number, end, closed.cause)
     if not orderly and (before := _describe_last_frames(peer, unsent_bytes)):
         logs.line(logs.hub, logging.INFO, peer.number, STATE, before)

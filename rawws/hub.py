@@ -19,7 +19,7 @@ from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.failures import is_application_error, log_failure
 from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_number
 from rawws.loop import current_loop
-from rawws.peer import NOTHING, About, Endpoint, Pace, Peer
+from rawws.peer import NOTHING, About, FlowControl, Peer, PeerGroup
 from rawws.room import Room
 from rawws.room_paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.room_registry import RoomRegistry, RoomsInUse
@@ -245,7 +245,7 @@ class Hub:
         number: int,
         transport: Transport,
         handshake: Handshake,
-        endpoint: Endpoint,
+        endpoint: PeerGroup,
         *,
         request: Request | None = None,
         remote_address: Address | None = None,
@@ -288,7 +288,7 @@ class Hub:
         transport: Transport,
         path: str,
         reading: RoomQuery,
-        endpoint: Endpoint,
+        endpoint: PeerGroup,
         *,
         encoding: StreamEncoding = EVENTS,
         remote_address: Address | None = None,
@@ -321,9 +321,9 @@ class Hub:
                 sentence += f"; what came after {place.gap['since']} is gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, sentence)
         if self.mode is Mode.BROADCAST and not peer.encoding.is_one_way:
-            peer.relay = room
+            peer.publishes_to = room
             if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
-                peer.pace = Pace(TokenBucket(rate, trio.current_time()))
+                peer.flow = FlowControl(TokenBucket(rate, trio.current_time()))
         if greeting := peer.encoding.greeting(self.hello, room.log.label(place.after), place.gap):
             loop.sending.send(peer, greeting)
         loop.join(peer, room, place.after, watches=reading.wants_presence and peer.encoding.has_controls)

@@ -193,8 +193,8 @@ class Loop(Connections):
 
     def _read(self, peer: Peer) -> int:
         """Receive once from a peer, act on what came, and return how many bytes that was."""
-        if peer.kept is not None and not peer.held_back:
-            return self._go_on(peer, peer.kept)
+        if peer.deferred_frames is not None and not peer.held_back:
+            return self._go_on(peer, peer.deferred_frames)
         session = peer.session
         if session.has_unread:
             self._act_on(peer, self._reader.decode(peer, b""))
@@ -228,7 +228,7 @@ class Loop(Connections):
 
     def _go_on(self, peer: Peer, kept: list[bytes | bytearray]) -> int:
         """Act on what a peer had sent when it was held back."""
-        peer.kept = None
+        peer.deferred_frames = None
         self._act_on(peer, kept)
         self._read_on_soon(peer)
         return sum(map(len, kept))
@@ -252,7 +252,7 @@ class Loop(Connections):
     def _act_on(self, peer: Peer, got: Sequence[bytes | bytearray] | Sequence[Event]) -> None:
         """Pass on what a peer has sent, and send it what its session has to say."""
         session = peer.session
-        room = peer.relay
+        room = peer.publishes_to
         if room is not None and room.holds and got and peer.cause is None:
             self.slow.hold_back(peer, room, got)  # type: ignore[arg-type]
             return
@@ -276,7 +276,7 @@ class Loop(Connections):
                     self._turn_messages += messages * len(room.current)
                     self._turn_sends += (room.log.open_bytes - open_bytes) * len(room)
                 self.traffic.messages_in += messages
-                if peer.pace is not None:
+                if peer.flow is not None:
                     self.slow.apply_rate_limit(peer, messages)
             elif type(frames[-1]) is bytearray and not answers and self.sending.echo_large(peer, frames):
                 return
@@ -329,7 +329,7 @@ class Loop(Connections):
             if peer.transport.fileno() < 0:
                 return
         # This comes before its keepalive, since no peer is exempt, whether it answers pings or is read from.
-        may_lag = peer.is_lagging or peer.pace is not None
+        may_lag = peer.is_lagging or peer.flow is not None
         if may_lag and not peer.lost and peer.session.state is OPEN:
             self.slow.check_progress(peer, now)
             if peer.session.state is not OPEN:

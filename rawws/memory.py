@@ -98,8 +98,8 @@ class Memory:
                     used += inbox.own_bytes
             if inbox is not None:
                 used += inbox.waiting_bytes
-            if peer.kept is not None:
-                used += _size_of(peer.kept)
+            if peer.deferred_frames is not None:
+                used += _size_of(peer.deferred_frames)
             if peer.pieces():
                 shared |= {id(piece): sys.getsizeof(piece) + PLACE_BYTES for piece in _unsent(peer)}
         used += sum(shared.values())
@@ -254,8 +254,8 @@ def _waiting_bytes(peer: Peer) -> int:
     """Return what waits: for the peer's socket, for the rest of a message, for the room's slowest, for the program."""
     waiting = peer.session.memory_bytes
     waiting += _size_of(_unsent(peer))
-    if peer.kept is not None:
-        waiting += _size_of(peer.kept)
+    if peer.deferred_frames is not None:
+        waiting += _size_of(peer.deferred_frames)
     return waiting if peer.inbox is None else waiting + peer.inbox.waiting_bytes
 
 

@@ -38,7 +38,7 @@ _NOTHING = -1
 WAITING_BYTES = 120
 
 
-class Endpoint:
+class PeerGroup:
     """The limits, the count and the tracer of all peers of one server, or of the one peer of a client."""
 
     __slots__ = ("_gone", "_on_leave", "_shows_frames", "limits", "peer_count", "tracer")
@@ -69,7 +69,7 @@ class Endpoint:
         on_frame = self.tracer.frame_watcher(number, session.our_role)
         session.watch(on_frame, max(MAX_CONTROL_PAYLOAD_BYTES, self.tracer.shown_bytes))
 
-    def has_left(self, number: int) -> None:
+    def on_peer_gone(self, number: int) -> None:
         """Count one peer less; the loop tells it."""
         self.peer_count -= 1
         if self._on_leave is not None:
@@ -94,7 +94,7 @@ class Loss(NamedTuple):
     unsent_bytes: int
 
 
-class Pace:
+class FlowControl:
     """The rate limit of a peer, and the count of messages that it has missed. Most peers need none."""
 
     __slots__ = ("bucket", "last_progress_at", "notice", "notice_bytes", "noticed", "read_paused_until", "skipped")
@@ -131,18 +131,18 @@ class Peer(PeerWriter):
         "cause",
         "close_at",
         "closed",
+        "deferred_frames",
         "drained",
         "endpoint",
+        "flow",
         "heard_at",
         "held_back",
         "inbox",
-        "kept",
         "lost",
-        "pace",
         "ping_at",
         "pong_deadline",
+        "publishes_to",
         "receive_bytes",
-        "relay",
         "seen_since_ping",
         "write_shut_down",
     )
@@ -152,24 +152,24 @@ class Peer(PeerWriter):
         number: int,
         transport: Transport,
         session: Session | ResponseStream,
-        endpoint: Endpoint,
+        endpoint: PeerGroup,
         encoding: Encoding,
     ) -> None:
         super().__init__(number, transport, session, encoding)
         self.endpoint = endpoint
         # Whose log gets what it says. Without it and an inbox, the peer gets that back.
-        self.relay: RoomBase[Peer] | None = None
+        self.publishes_to: RoomBase[Peer] | None = None
         self.inbox: Inbox | None = None
         self.about = NOTHING
         # Where tasks wait that have messages for it alone, if it has no inbox, until it has taken those before.
         self.drained: trio.lowlevel.ParkingLot | None = None
-        self.pace: Pace | None = None  # of a peer that can't keep up, or has to
+        self.flow: FlowControl | None = None  # of a peer that can't keep up, or has to
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
         self.seen_since_ping = False  # anything, since the last ping
         self.heard_at = time.perf_counter()
         # Nothing is read from it: it has spoken while its room's publishers are to wait. `SlowPeers` lets it go.
         self.held_back = False
-        self.kept: list[bytes | bytearray] | None = None  # what it has said then
+        self.deferred_frames: list[bytes | bytearray] | None = None  # what it has said then
         self.ping_at = math.inf
         self.pong_deadline = math.inf  # when the last ping must have been answered
         self.close_at = math.inf  # when the socket is closed, whatever the peer does

@@ -63,9 +63,9 @@ class Reader:
             drops = peer.session.close_sent is not None or peer.lost is not None
             space = MOST_MESSAGES if drops else inbox.limit + 1 - len(inbox.items)
             return peer.session.receive_data(data, max(1, min(space, MOST_MESSAGES)))
-        if peer.pace is None or peer.pace.bucket is None:
+        if peer.flow is None or peer.flow.bucket is None:
             return peer.session.relay_data(data, MOST_MESSAGES)
-        return peer.session.relay_data(data, max(1, int(peer.pace.bucket.credit(trio.current_time()))))
+        return peer.session.relay_data(data, max(1, int(peer.flow.bucket.credit(trio.current_time()))))
 
     @staticmethod
     def adapt(peer: Peer, size: int, took_s: float) -> None:

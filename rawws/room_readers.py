@@ -11,7 +11,7 @@ from rawws.apps import Exchange, answer_json
 from rawws.doors import Door
 from rawws.errors import Refusal
 from rawws.hub import Hub
-from rawws.peer import Endpoint, Peer
+from rawws.peer import Peer, PeerGroup
 from rawws.room_posts import Guard
 from rawws.transport import Transport
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
@@ -66,7 +66,7 @@ class Stream:
             return
         address = exchange.remote_address
 
-        def adopt(number: int, transport: Transport, endpoint: Endpoint) -> Peer | None:
+        def adopt(number: int, transport: Transport, endpoint: PeerGroup) -> Peer | None:
             return hub.stream_events(
                 number,
                 transport,

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from rawws.accepting import Address
 from rawws.doors import Access, Door
 from rawws.errors import Refusal
-from rawws.peer import Endpoint, Peer
+from rawws.peer import Peer, PeerGroup
 from rawws.transport import Transport
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Handshake
@@ -49,7 +49,7 @@ class Relay(Protocol):
         number: int,
         transport: Transport,
         handshake: Handshake,
-        endpoint: Endpoint,
+        endpoint: PeerGroup,
         *,
         request: Request | None = None,
         remote_address: Address | None = None,

@@ -22,7 +22,7 @@ from rawws.failures import call_handler, is_application_error, log_failure
 from rawws.gate import Admission
 from rawws.http_connection import HttpConnection
 from rawws.loop import current_loop
-from rawws.peer import Endpoint, Peer
+from rawws.peer import Peer, PeerGroup
 from rawws.routes import Handler, Relay, Route, RouteTable
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.service import ServerConfig, ServerState
@@ -71,8 +71,8 @@ class Server:
         self._fast_lane = fast_lane
         counts = not self._admission.is_open
         on_leave = self._admission.leave if counts else None
-        self._endpoint = Endpoint(config.limits, on_leave, config.tracer)
-        self._unseen = Endpoint(config.limits, on_leave, config.tracer, shows_frames=False)
+        self._endpoint = PeerGroup(config.limits, on_leave, config.tracer)
+        self._unseen = PeerGroup(config.limits, on_leave, config.tracer, shows_frames=False)
         self._endpoints = (self._endpoint, self._unseen)
         self._accepting = trio.CancelScope()
         self._stop = trio.Event()
@@ -233,7 +233,7 @@ class Server:
         tasks.start_soon(self._handle, cast(Handler, route.handler), websocket)  # it isn't a relay
         return True
 
-    def _relay(self, relay: Relay, upgraded: Upgraded, endpoint: Endpoint) -> bool:
+    def _relay(self, relay: Relay, upgraded: Upgraded, endpoint: PeerGroup) -> bool:
         peer = relay.adopt(
             upgraded.number,
             upgraded.transport,
@@ -275,7 +275,7 @@ def name_some(paths: Sequence[str]) -> str:
     return f"{named} and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else named
 
 
-def accept_upgraded(upgraded: Upgraded, endpoint: Endpoint, *, fast_lane: bool) -> WebSocket:
+def accept_upgraded(upgraded: Upgraded, endpoint: PeerGroup, *, fast_lane: bool) -> WebSocket:
     """Return the WebSocket that a connection has become. Raises OSError when the system can't watch it."""
     return WebSocket(
         upgraded.transport,

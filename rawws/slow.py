@@ -16,7 +16,7 @@ import trio
 from rawws import logs
 from rawws.errors import Cause
 from rawws.lag_policies import Block, Close, JumpTo, Keep, Lag
-from rawws.peer import Pace, Peer
+from rawws.peer import FlowControl, Peer
 from rawws.peer_control import PeerControl
 from rawws.room_state import RoomState
 from rawws.traffic import Traffic
@@ -72,11 +72,11 @@ class SlowPeers:
 
     def check_notices(self, peer: Peer, room: RoomState, size: int) -> None:
         """Close a peer for which too many joins and leaves wait, after ``size`` bytes of them were queued."""
-        pace = peer.pace = peer.pace or Pace()
-        pace.notice_bytes = min(pace.notice_bytes + size, peer.queued_bytes)
+        flow = peer.flow = peer.flow or FlowControl()
+        flow.notice_bytes = min(flow.notice_bytes + size, peer.queued_bytes)
         limit = room.settings.max_lag_bytes
-        if pace.notice_bytes > limit and peer.session.state is OPEN:
-            self._close(peer, f"{pace.notice_bytes} bytes behind, over the limit of {limit} (--max-lag)")
+        if flow.notice_bytes > limit and peer.session.state is OPEN:
+            self._close(peer, f"{flow.notice_bytes} bytes behind, over the limit of {limit} (--max-lag)")
 
     def _close(self, peer: Peer, reason: str) -> None:
         _warn(peer, f"reads too slowly: {reason}")
@@ -96,13 +96,13 @@ class SlowPeers:
     @staticmethod
     def _notify_skipped(peer: Peer, count: int) -> None:
         """Queue how many messages a peer will never get, with those of a notification that hasn't been sent yet."""
-        pace = peer.pace
-        assert pace is not None
-        if peer.take_back(pace.notice):
-            count += pace.noticed
-        pace.notice, pace.noticed = peer.encoding.encode_control({"skipped": count}), count
-        if pace.notice:
-            peer.queue_apart(pace.notice)
+        flow = peer.flow
+        assert flow is not None
+        if peer.take_back(flow.notice):
+            count += flow.noticed
+        flow.notice, flow.noticed = peer.encoding.encode_control({"skipped": count}), count
+        if flow.notice:
+            peer.queue_apart(flow.notice)
 
     def record_skipped(self, peer: Peer, count: int, reason: str) -> None:
         """Count messages that a peer will never get. The first are worth a warning; the end of the connection has all.
@@ -111,10 +111,10 @@ class SlowPeers:
         """
         if count <= 0:
             return
-        pace = peer.pace = peer.pace or Pace()
-        if not pace.skipped:
+        flow = peer.flow = peer.flow or FlowControl()
+        if not flow.skipped:
             _warn(peer, f"reads too slowly: {reason}; {count} messages are skipped")
-        pace.skipped += count
+        flow.skipped += count
         self._traffic.messages_skipped += count
 
     def _block_publishers(self, room: RoomState, slow: Peer, reason: str) -> None:
@@ -135,8 +135,8 @@ class SlowPeers:
         """Record that a lagging peer takes data, which is a sign of life: it may not be read from at present."""
         if any(room.is_held for room in peer.rooms):
             peer.seen_since_ping = True
-        if peer.pace is not None and peer.pace.last_progress_at != math.inf:
-            peer.pace.last_progress_at = trio.current_time()
+        if peer.flow is not None and peer.flow.last_progress_at != math.inf:
+            peer.flow.last_progress_at = trio.current_time()
 
     def check_progress(self, peer: Peer, now: float) -> None:
         """Close a peer that takes nothing while its room waits for it: pongs alone don't keep all others waiting.
@@ -144,15 +144,15 @@ class SlowPeers:
         Called for every peer at every tick. The clock runs for each peer that lags in such a room, not only for the
         one that made it wait. After that one has caught up, the room may have to wait for another.
         """
-        pace = peer.pace
+        flow = peer.flow
         if not peer.is_lagging or not any(_SLOW in room.holds for room in peer.rooms):
-            if pace is not None:
-                pace.last_progress_at = math.inf
+            if flow is not None:
+                flow.last_progress_at = math.inf
             return
-        pace = peer.pace = pace or Pace()
-        pace.last_progress_at = min(pace.last_progress_at, now)
+        flow = peer.flow = flow or FlowControl()
+        flow.last_progress_at = min(flow.last_progress_at, now)
         patience_s = peer.endpoint.limits.ping_timeout_s
-        if now - pace.last_progress_at >= patience_s and any(self._waits_for(room, peer) for room in peer.rooms):
+        if now - flow.last_progress_at >= patience_s and any(self._waits_for(room, peer) for room in peer.rooms):
             self._close(peer, f"nothing taken for {patience_s:g} s, while publishers wait for it")
 
     @staticmethod
@@ -166,22 +166,22 @@ class SlowPeers:
         """Defer a peer's messages while its room's publishers have to wait, and read nothing more from it."""
         peer.held_back = True
         self._held_back.setdefault(room, {})[peer] = None
-        peer.kept = [*(peer.kept or ()), *frames]
+        peer.deferred_frames = [*(peer.deferred_frames or ()), *frames]
         self._control.watch(peer, done=not peer.is_blocked)
 
     def forget(self, peer: Peer) -> None:
         """Drop the deferred messages of a peer that may publish no more. Harmless when there are none."""
-        peer.kept = None
+        peer.deferred_frames = None
         if peer.held_back:
             self._is_free(peer)
 
     def _is_free(self, peer: Peer) -> None:
-        assert peer.relay is not None
+        assert peer.publishes_to is not None
         peer.held_back = False
-        others = self._held_back[peer.relay]
+        others = self._held_back[peer.publishes_to]
         del others[peer]
         if not others:
-            del self._held_back[peer.relay]
+            del self._held_back[peer.publishes_to]
 
     def unblock(self, room: RoomState, why: str) -> None:
         """Let a room's publishers go on, unless they have to wait for another reason."""
@@ -204,19 +204,19 @@ class SlowPeers:
 
     def end_rest(self, peer: Peer) -> None:
         """Read again from a peer that had sent too much."""
-        assert peer.pace is not None
-        peer.pace.read_paused_until = 0.0
+        assert peer.flow is not None
+        peer.flow.read_paused_until = 0.0
         self._control.watch(peer, done=not peer.is_blocked)
 
     def apply_rate_limit(self, peer: Peer, messages: int) -> None:
         """Pause reading from a peer that sends more messages than its rate allows."""
-        pace = peer.pace
-        if pace is None or pace.bucket is None:
+        flow = peer.flow
+        if flow is None or flow.bucket is None:
             return
         now = trio.current_time()
-        rest_s = pace.bucket.take(messages, now)
+        rest_s = flow.bucket.take(messages, now)
         if rest_s > 0:
-            pace.read_paused_until = now + rest_s
+            flow.read_paused_until = now + rest_s
             self._control.watch(peer, done=not peer.is_blocked)
 
 

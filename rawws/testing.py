@@ -17,7 +17,7 @@ import trio
 from rawws.errors import UsageError
 from rawws.loop import current_loop
 from rawws.options import CONNECTION, ConnectionOptions
-from rawws.peer import Endpoint
+from rawws.peer import PeerGroup
 from rawws.runtime import check_runs_on_trio
 from rawws.transport import Transport
 from rawws.websocket import WebSocket
@@ -64,7 +64,7 @@ class _Handshake:
             Transport(connected),
             role,
             number=next(current_loop().numbers),
-            endpoint=Endpoint(self._limits),
+            endpoint=PeerGroup(self._limits),
             request=self.request,
             response=self.response,
             subprotocol=self.subprotocol,

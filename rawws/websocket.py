@@ -13,7 +13,7 @@ from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedOK, Us
 from rawws.fragmented_send import send_in_fragments
 from rawws.limits import KIB
 from rawws.loop import Loop, current_loop
-from rawws.peer import Endpoint, Inbox, Peer
+from rawws.peer import Inbox, Peer, PeerGroup
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.transport import Transport
 from rawws.wire.deflate import Agreement, StreamDeflater, deflater_for
@@ -59,7 +59,7 @@ class WebSocket:
         our_role: Role,
         *,
         number: int,
-        endpoint: Endpoint,
+        endpoint: PeerGroup,
         request: Request,
         response: Response,
         subprotocol: str | None,

@@ -27,7 +27,7 @@ from rawws.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, Limits
 from rawws.listeners import open_listeners
 from rawws.loop import current_loop
-from rawws.peer import Endpoint
+from rawws.peer import PeerGroup
 from rawws.server_object import Server
 from rawws.service import ProcessResponse, ServerConfig
 from rawws.transport import Transport
@@ -376,7 +376,7 @@ def make_server(
 class RunningHub:
     """A hub without HTTP in front, whose peers are socket pairs: what the kernel buffers is small, and known."""
 
-    def __init__(self, hub: Hub, endpoint: Endpoint, fast_lane: bool, clients: list[HangsUp]) -> None:
+    def __init__(self, hub: Hub, endpoint: PeerGroup, fast_lane: bool, clients: list[HangsUp]) -> None:
         self.hub = hub
         self.endpoint = endpoint
         self._fast_lane = fast_lane
@@ -436,7 +436,7 @@ class RunningHub:
         )
 
 
-def websocket_on(connected: socket.socket, number: int, endpoint: Endpoint) -> WebSocket:
+def websocket_on(connected: socket.socket, number: int, endpoint: PeerGroup) -> WebSocket:
     """Return what a handler holds."""
     return WebSocket(
         Transport(connected),
@@ -466,7 +466,7 @@ class StartHub(_Starter):
     ) -> RunningHub:
         limits = limits or Limits()
         hub = Hub(mode=mode, hello=hello, max_lag_bytes=max_lag_bytes, **settings)
-        return RunningHub(hub, Endpoint(limits), fast_lane, self.clients)
+        return RunningHub(hub, PeerGroup(limits), fast_lane, self.clients)
 
 
 async def watch_the_clock(over: threading.Event, patience_s: float) -> None:

@@ -73,7 +73,7 @@ class PlainSite:
         pass
 
 
-class Endpoint:
+class PeerGroup:
     """Awaiting it serves the connection, as with Starlette's endpoints."""
 
     def __init__(self, ws: rawws.WebSocket) -> None:
@@ -153,7 +153,7 @@ GOOD_HANDLERS: dict[str, Any] = {
     "object": Site(),
     "method": Site().method,
     "decorated": injects(with_path),
-    "awaitable class": Endpoint,
+    "awaitable class": PeerGroup,
     "hub": rawws.Hub(),
 }
 

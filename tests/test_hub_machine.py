@@ -23,7 +23,7 @@ from rawws.errors import ConnectionClosed
 from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.member import Member
-from rawws.peer import Endpoint
+from rawws.peer import PeerGroup
 from rawws.room import state_of
 from rawws.settings import Slow
 from rawws.transport import Transport
@@ -180,7 +180,7 @@ class Room:
         else:
             hub = Hub(slow=slow, max_lag_bytes=MAX_LAG_BYTES, history=HISTORY)
         self.slow = slow
-        self.running = RunningHub(hub, Endpoint(Limits(ping_interval_s=0, close_timeout_s=0)), True, clients)
+        self.running = RunningHub(hub, PeerGroup(Limits(ping_interval_s=0, close_timeout_s=0)), True, clients)
         self.room = hub.room("/")
         self.said = 0
         self.witness = self._open("ids", None, send_buffer=None)

@@ -21,7 +21,7 @@ from rawws.errors import ConnectionClosed
 from rawws.hub import Hub
 from rawws.limits import Limits
 from rawws.loop import current_loop
-from rawws.peer import Endpoint, Peer
+from rawws.peer import Peer, PeerGroup
 from rawws.room import state_of
 from rawws.transport import Transport
 from rawws.wire.encodings import SUBPROTOCOL
@@ -143,7 +143,7 @@ async def test_a_program_takes_a_connection_out_of_a_room_and_watchers_get_its_l
 async def test_a_watcher_is_not_sent_what_happened_before_it_joined(nursery: trio.Nursery) -> None:
     async with rooms(nursery) as running:
         first = await running.stream("/room?presence")
-        hub, endpoint = running.hub, Endpoint(Limits())
+        hub, endpoint = running.hub, PeerGroup(Limits())
         # In one turn, so that nobody has been notified yet.
         (before, a), (watching, second), (after, b) = (tcp_pair() for _ in range(3))
         for number, (ours, reading) in enumerate(
@@ -283,7 +283,7 @@ class Stage:
     def __init__(self, clients: list[HangsUp]) -> None:
         self.hub = Hub(history=3)
         self.room = self.hub.room("/")
-        self.endpoint = Endpoint(Limits(ping_interval_s=0, close_timeout_s=0))
+        self.endpoint = PeerGroup(Limits(ping_interval_s=0, close_timeout_s=0))
         self.clients = clients
         self.number = 0
         self.relayed: dict[int, tuple[Client, str]] = {}

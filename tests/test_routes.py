@@ -14,7 +14,7 @@ from rawws.doors import Access, Door
 from rawws.errors import Refusal
 from rawws.gate import Admission
 from rawws.listeners import open_listeners
-from rawws.peer import Endpoint, Peer
+from rawws.peer import Peer, PeerGroup
 from rawws.routes import Relay, Route, RouteTable
 from rawws.server_object import Server
 from rawws.service import ServerConfig
@@ -57,7 +57,7 @@ class Recorder:
         number: int,
         transport: Transport,
         handshake: Handshake,
-        endpoint: Endpoint,
+        endpoint: PeerGroup,
         *,
         trailing_data: bytes = b"",
         **_: Any,

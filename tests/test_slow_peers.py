@@ -709,7 +709,7 @@ async def test_the_tiniest_messages_are_held_in_no_more_memory_than_the_limit_sa
         assert len(room) == 1
     elif policy is Slow.SKIP:
         assert reader is not None
-        assert reader.pace is not None
+        assert reader.flow is not None
     assert bool(state_of(room).holds) is (policy is Slow.WAIT)
     mute.hang_up()
     await wait_all_tasks_blocked()

@@ -14,7 +14,7 @@ from rawws.errors import Cause
 from rawws.limits import Limits
 from rawws.loop import current_loop
 from rawws.memory import Memory
-from rawws.peer import Inbox, Loss, Pace, Peer
+from rawws.peer import FlowControl, Inbox, Loss, Peer
 from rawws.room import state_of
 from rawws.traffic import Traffic
 from rawws.wire.session import State
@@ -71,8 +71,8 @@ async def test_any_byte_answers_a_ping(timers: Timers, peer: Peer) -> None:
 async def test_a_peer_that_is_not_read_from_owes_no_answer(timers: Timers, peer: Peer) -> None:
     timers.due(peer, peer.ping_at)
     late = peer.pong_deadline
-    peer.pace = Pace()
-    peer.pace.read_paused_until = late + 1.0
+    peer.flow = FlowControl()
+    peer.flow.read_paused_until = late + 1.0
     assert timers.due(peer, late) is None
     assert peer.pong_deadline == math.inf
     assert timers.due(peer, late + 1.0) == EndRest(peer)
