@@ -32,7 +32,7 @@ from benchmarks.backplane import PAYLOAD_BYTES, RAWWS, nodes, peers, redis_serve
 from benchmarks.fanout import Fanout
 from benchmarks.latency import Trickle
 from benchmarks.memory import allow_open_files
-from rawws.redis.reader import ROOMS_PER_READER
+from rawws.backplane.reader import ROOMS_PER_READER
 
 # How full a node's memory and a core may be.
 MEMORY_BYTES = 8 * 2**30

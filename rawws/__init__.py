@@ -4,9 +4,10 @@ A server is ``await rawws.serve(handler, port)``, a client ``async with rawws.co
 rooms. The protocols are in `rawws.wire`, sans-IO; helpers for tests are in `rawws.testing`.
 """
 
-from rawws.asgi_app import asgi
-from rawws.attachment import attach
-from rawws.client import connect
+from rawws.backplane.sharing import share
+from rawws.broadcast.log import History
+from rawws.broadcast.message_ids import Gap
+from rawws.client.connect import connect
 from rawws.errors import (
     Cause,
     Closed,
@@ -23,22 +24,21 @@ from rawws.errors import (
     RawwsError,
     UsageError,
 )
-from rawws.handshake_options import SAME_HOST
-from rawws.hub import Hub
-from rawws.member import Member
-from rawws.room import Delivery, Room
-from rawws.room_app import rooms
-from rawws.server import serve
-from rawws.server_object import Server
-from rawws.settings import RoomSettings, Slow
-from rawws.sharing import share
-from rawws.tls import CertificateError, TlsError
+from rawws.hub.hub import Hub
+from rawws.hub.member import Member
+from rawws.hub.room import Delivery, Room
+from rawws.net.tls import CertificateError, TlsError
+from rawws.relay.settings import RoomSettings, Slow
+from rawws.server.asgi import asgi
+from rawws.server.attach import attach
+from rawws.server.handshake_options import SAME_HOST
+from rawws.server.room_app import rooms
+from rawws.server.serve import serve
+from rawws.server.server import Server
 from rawws.version import __version__
 from rawws.websocket import WebSocket
-from rawws.wire.broadcast_log import History
 from rawws.wire.events import CloseFrame
 from rawws.wire.handshake_errors import HandshakeRefused, InvalidStatus, ProxyError
-from rawws.wire.message_ids import Gap
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.session import State
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import trio
 
 from rawws.errors import UsageError
-from rawws.loop import current_loop
+from rawws.net.transport import Transport
 from rawws.options import CONNECTION, ConnectionOptions
-from rawws.peer import PeerGroup
+from rawws.relay.loop import current_loop
+from rawws.relay.peer import PeerGroup
 from rawws.runtime import check_runs_on_trio
-from rawws.transport import Transport
 from rawws.websocket import WebSocket
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.events import Data, as_message

@@ -15,9 +15,9 @@ import pytest
 import trio
 
 import rawws
-from rawws.asgi_app import AsgiApp, asgi
-from rawws.asgi_spec import Message, Receive, Scope, Send
-from rawws.server_object import Server
+from rawws.server.asgi import AsgiApp, asgi
+from rawws.server.asgi_spec import Message, Receive, Scope, Send
+from rawws.server.server import Server
 from rawws.websocket import WebSocket
 from tests.serving import LOOPBACK, PATIENCE_S, Client
 

@@ -1,7 +1,7 @@
 """A server whose memory is measured: `test_memory.py` runs it as a process, so that nothing but the server is in it.
 
 It prints its ports as JSON, and after that one line of JSON for each line that it reads: the bytes that rawws counts
-(`rawws.memory.Memory`), the bytes that the process has in use, and the bytes and messages that it has received.
+(`rawws.relay.memory.Memory`), the bytes that the process has in use, and the bytes and messages that it has received.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from importlib import import_module
 import trio
 
 import rawws
-from rawws.hub import Mode
-from rawws.loop import current_loop
+from rawws.broadcast.log import History
+from rawws.hub.hub import Mode
 from rawws.page.feed import About, Feed
-from rawws.routes import Route
-from rawws.settings import RoomSettings
+from rawws.relay.loop import current_loop
+from rawws.relay.settings import RoomSettings
+from rawws.server.routes import Route
 from rawws.tracing import Tracer
-from rawws.wire.broadcast_log import History
 
 MIB = 1024 * 1024
 MEASURE = b"m\n"

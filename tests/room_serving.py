@@ -11,12 +11,12 @@ from typing import Any
 import trio
 
 import rawws
-from rawws.hub import Hub
-from rawws.room_app import RoomApp
-from rawws.room_posts import Guard
-from rawws.server_object import Server
-from rawws.shards import Shards
-from rawws.web import HelloApp
+from rawws.hub.hub import Hub
+from rawws.hub.shards import Shards
+from rawws.server.plain_apps import HelloApp
+from rawws.server.room_app import RoomApp
+from rawws.server.room_posts import Guard
+from rawws.server.server import Server
 from tests.serving import LOOPBACK, PATIENCE_S, Client, get, upgrade
 from tests.sse import Event, read_events
 

@@ -23,15 +23,15 @@ import trio
 import trio.testing
 
 from rawws.errors import Cause
-from rawws.hub import Hub, Mode
+from rawws.hub.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, Limits
-from rawws.listeners import open_listeners
-from rawws.loop import current_loop
-from rawws.peer import PeerGroup
-from rawws.server_object import Server
-from rawws.service import ProcessResponse, ServerConfig
-from rawws.transport import Transport
-from rawws.web import HelloApp
+from rawws.net.listeners import open_listeners
+from rawws.net.transport import Transport
+from rawws.relay.loop import current_loop
+from rawws.relay.peer import PeerGroup
+from rawws.server.config import ProcessResponse, ServerConfig
+from rawws.server.plain_apps import HelloApp
+from rawws.server.server import Server
 from rawws.websocket import WebSocket
 from rawws.wire.deflate import answer_offers
 from rawws.wire.frames import Opcode, encode_frame, parse_header

@@ -1,8 +1,8 @@
 """A new way to read a room, as an extension would add it: newline-delimited JSON.
 
-It is one class, and one line in the table of `rawws.room_app`; nothing else in rawws knows of it. The response is read
-over a real socket: history, live messages, gaps, a reader that is too slow, presence, heartbeats, and what /metrics
-says.
+It is one class, and one line in the table of `rawws.server.room_app`; nothing else in rawws knows of it. The response
+is read over a real socket: history, live messages, gaps, a reader that is too slow, presence, heartbeats, and what
+/metrics says.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import pytest
 import trio
 
 import rawws
-from rawws import room_app
-from rawws.hub import Hub
-from rawws.loop import current_loop
-from rawws.metrics import MetricsApp
-from rawws.room_app import RoomApp
-from rawws.room_posts import Guard
-from rawws.room_readers import Stream
-from rawws.web import HelloApp
+from rawws.broadcast.json_messages import as_compact_json, as_json_in_steps
+from rawws.broadcast.message_ids import NumberedIds
+from rawws.broadcast.stream_encodings import StreamEncoding
+from rawws.hub.hub import Hub
+from rawws.relay.loop import current_loop
+from rawws.server import room_app
+from rawws.server.metrics import MetricsApp
+from rawws.server.plain_apps import HelloApp
+from rawws.server.room_app import RoomApp
+from rawws.server.room_posts import Guard
+from rawws.server.room_readers import Stream
 from rawws.wire.frames import Opcode, encode_frame
-from rawws.wire.json_messages import as_compact_json, as_json_in_steps
-from rawws.wire.message_ids import NumberedIds
-from rawws.wire.stream_encodings import StreamEncoding
 from tests.room_serving import Rooms, rooms
 from tests.serving import LOOPBACK, PATIENCE_S, Client, get
 

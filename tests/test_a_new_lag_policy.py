@@ -15,10 +15,10 @@ import trio
 
 from rawws.cli.serve import add_arguments
 from rawws.errors import UsageError
-from rawws.hub import Hub
-from rawws.lag_policies import POLICIES, Selects
-from rawws.room import state_of
-from rawws.settings import RoomSettings
+from rawws.hub.hub import Hub
+from rawws.hub.room import state_of
+from rawws.relay.lag_policies import POLICIES, Selects
+from rawws.relay.settings import RoomSettings
 from rawws.wire.frames import split_frames
 from tests.serving import Client, RunningHub, StartHub, close, text
 

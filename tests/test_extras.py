@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from rawws.cli import connect
-from rawws.console import Screen
 from rawws.extras import install_command
+from rawws.tools.console import Screen
 from tests.serving import PATIENCE_S
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -1,62 +1,164 @@
-"""The README's picture of the layers is true: every module is in it, and no import points up."""
+"""Imports point down: every import counts, also those for types alone and those inside functions."""
 
 from __future__ import annotations
 
 import ast
-import re
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURE = (ROOT / "README.md").read_text("utf-8").partition("## How it is built")[2].split("```")[1]
-EVERYWHERE = {"errors", "limits", "version"}  # what all may import
-APART = {"__init__", "__main__", "examples", "py"}
+PACKAGE = ROOT / "rawws"
+
+# The folders and single modules of the package, the lowest first. A module imports its own folder and what is below.
+LAYERS = (
+    *("version", "errors", "limits", "options"),
+    "wire",  # HTTP/1.1 and WebSocket, sans-IO
+    *("logs", "callables", "extras", "runtime", "hooks"),
+    "broadcast",  # what a room has published, and every encoding of it, sans-IO
+    "inspect",  # a connection seen from outside, sans-IO
+    "tracing",
+    "net",  # sockets
+    "relay",  # the loop that serves every peer
+    "websocket",
+    "hub",  # rooms, as a program holds them
+    "backplane",  # rooms that are shared with other nodes
+    "server",
+    "client",
+    "testing",
+    "tools",  # a client for people, a proxy, a tester
+    "page",
+    "process",  # signals, workers, and what the system says to a program
+    "cli",
+    "examples",
+)
+ABOVE_ALL = {"__init__", "__main__"}
+
+# Nothing in these can block or depends on a layer that does.
+SANS_IO = ("wire", "broadcast", "inspect")
+LIBRARIES = {"h11", "wsproto", "numpy"}  # numpy only where it is installed
+OURS = {*SANS_IO, "errors", "limits"}
+IMPURE = {
+    *("asyncio", "concurrent", "multiprocessing", "queue", "sched", "select", "selectors", "signal", "socket"),
+    *("socketserver", "ssl", "subprocess", "threading", "time", "datetime", "_socket", "_ssl", "_thread"),
+}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SANS_IO_MODULES = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in SANS_IO]
 
 
-def layers() -> dict[str, int]:
-    """Return each part of the package with its line in the picture, from the top."""
-    found = {}
-    for number, line in enumerate(PICTURE.splitlines()):
-        if line and not line.startswith(("text", "  ")):
-            for name in re.findall(r"([a-z_]+)(?:\.py|/)", line[:38]):
-                found[name] = number
-        if "asgi_app.py" in line:  # beside those of its line
-            found["asgi_app"] = found["testing"] = number
+def name_of(path: Path) -> str:
+    """Return a module's dotted name; that of a package is the name of its ``__init__``'s folder."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {name_of(path): path for path in MODULES}
+
+
+def imports_of(source: str) -> set[str]:
+    """Return the dotted names that a module imports anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import hides its layer"
+            # "from rawws.wire import frames" imports a module, "from rawws.wire.frames import Opcode" a name of one.
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-LAYERS = layers()
-MODULES = [path for path in (ROOT / "rawws").rglob("*.py") if "wire" not in path.parts and "examples" not in path.parts]
+@cache
+def imported_modules(path: Path) -> frozenset[str]:
+    """Return the modules of the package that a module imports."""
+    found = set()
+    for name in imports_of(path.read_text("utf-8")):
+        while name not in NAMES and "." in name:
+            name = name.rpartition(".")[0]
+        if name in NAMES and name != "rawws":
+            found.add(name)
+    return frozenset(found - {name_of(path)})
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(ROOT / "rawws").parts[0].removesuffix(".py")
+def layer_of(name: str) -> str:
+    return name.split(".")[1] if "." in name else "__init__"
 
 
-def imported(path: Path) -> set[str]:
-    """Return which parts a module imports when it is imported itself."""
-    names = []
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return {name.split(".")[1] for name in names if name.startswith("rawws.")}
+def is_sans_io(name: str) -> bool:
+    top, _, rest = name.partition(".")
+    if top == "rawws":
+        return rest.partition(".")[0] in OURS
+    return top in LIBRARIES or (top in sys.stdlib_module_names and top not in IMPURE)
 
 
-def test_every_part_is_in_the_picture() -> None:
-    assert {part_of(path) for path in MODULES} - set(LAYERS) == EVERYWHERE | {"__init__", "__main__"}
-    assert set(LAYERS) - {part_of(path) for path in MODULES} == {"wire"}
-    named = set(re.findall(r"([a-z_0-9]+)\.py", PICTURE))
-    assert {path.stem for path in (ROOT / "rawws" / "wire").glob("*.py")} - named == {"__init__", "role"}
+def find_circles() -> list[list[str]]:
+    """Return the groups of modules that import each other, directly or through others (Tarjan's algorithm)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    circles: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in imported_modules(NAMES[name]):
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            at = stack.index(name)
+            if len(stack) - at > 1:
+                circles.append(sorted(stack[at:]))
+            del stack[at:]
+
+    for name in NAMES:
+        if name not in index:
+            visit(name)
+    return circles
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_has_a_layer() -> None:
+    parts = {layer_of(name) for name in NAMES} - ABOVE_ALL
+    assert parts == set(LAYERS)
+    assert len(set(LAYERS)) == len(LAYERS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: name_of(path))
 def test_no_import_points_up(path: Path) -> None:
-    part = part_of(path)
-    if part in APART:
+    layer = layer_of(name_of(path))
+    if layer in ABOVE_ALL:
         return
-    lowest = LAYERS.get(part, len(PICTURE))
-    up = {name for name in imported(path) if name in LAYERS and LAYERS[name] < lowest}
+    height = LAYERS.index(layer)
+    up = {name for name in imported_modules(path) if LAYERS.index(layer_of(name)) > height}
     assert up == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert find_circles() == []
+
+
+@pytest.mark.parametrize("path", SANS_IO_MODULES, ids=lambda path: name_of(path))
+def test_a_sans_io_module_imports_only_what_is_pure(path: Path) -> None:
+    assert [name for name in sorted(imports_of(path.read_text("utf-8"))) if not is_sans_io(name)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("import trio", "import socket as s", "from time import monotonic"),
+        *("from rawws import relay", "from rawws.relay import loop", "import rawws.net.transport"),
+    ],
+)
+def test_an_impure_import_is_noticed_wherever_it_stands(line: str) -> None:
+    (name,) = imports_of(f"def late():\n    {line}")
+    assert not is_sans_io(name)
+
+
+def test_an_import_for_types_alone_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text("if TYPE_CHECKING:\n    from rawws.relay.loop import Loop\n", "utf-8")
+    assert imports_of(path.read_text("utf-8")) == {"rawws.relay.loop.Loop"}

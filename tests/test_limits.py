@@ -16,12 +16,12 @@ import trio
 
 import rawws
 from rawws.errors import UsageError
+from rawws.hub.room import state_of
 from rawws.limits import Limits, check_number
-from rawws.loop import current_loop
-from rawws.room import state_of
-from rawws.room_app import RoomApp
-from rawws.room_posts import Guard
-from rawws.web import HelloApp
+from rawws.relay.loop import current_loop
+from rawws.server.plain_apps import HelloApp
+from rawws.server.room_app import RoomApp
+from rawws.server.room_posts import Guard
 from rawws.wire.frames import Opcode
 from tests.room_serving import post
 from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, get, masked, seen_close, upgrade

@@ -15,13 +15,13 @@ import trio
 
 import rawws
 import rawws.testing
-from rawws.apps import HttpApp
-from rawws.asgi_app import AsgiApp
 from rawws.errors import UsageError
-from rawws.metrics import MetricsApp
 from rawws.page import _PageFirst
-from rawws.room_app import RoomApp
-from rawws.web import HelloApp
+from rawws.server.apps import HttpApp
+from rawws.server.asgi import AsgiApp
+from rawws.server.metrics import MetricsApp
+from rawws.server.plain_apps import HelloApp
+from rawws.server.room_app import RoomApp
 from tests.asgi_serving import echo, says_ok
 from tests.serving import LOOPBACK, PATIENCE_S, upgrade
 

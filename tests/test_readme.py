@@ -12,8 +12,8 @@ from websockets.sync.client import connect
 
 import rawws.cli
 from benchmarks.report import markdown
-from rawws.tls_transport import TLS_BYTES
-from rawws.wire.cases import BY_NAME
+from rawws.inspect.conformance import BY_NAME
+from rawws.net.tls_transport import TLS_BYTES
 from tests import flag_table
 from tests.serving import StartProgram
 

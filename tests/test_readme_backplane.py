@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rawws.broadcast.stream_entries import Author, fields_of
 from rawws.wire.frames import Opcode
-from rawws.wire.stream_entries import Author, fields_of
 from tests.redis_server import redis_server
 from tests.serving import PATIENCE_S, StartProgram, need
 

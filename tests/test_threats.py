@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from rawws.broadcast.message_ids import parse_id
+from rawws.broadcast.query import read_query
 from rawws.errors import UsageError
-from rawws.room_posts import Guard
+from rawws.server.room_posts import Guard
 from rawws.wire.allowed_hosts import is_local_name
 from rawws.wire.deflate import answer_offers
 from rawws.wire.forwarded import Forwarded
-from rawws.wire.message_ids import parse_id
 from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
-from rawws.wire.reading import read_query
 
 ROOT = Path(__file__).resolve().parent.parent
 SECURITY = (ROOT / "README.md").read_text("utf-8").partition("\n## Security\n")[2].partition("\n## ")[0]

@@ -15,9 +15,9 @@ import trio
 import rawws
 import rawws.cli
 from rawws import tracing
+from rawws.inspect.records import Record, frame_bytes, frame_record, from_line
 from rawws.tracing import Recording, Tracer
 from rawws.wire.frames import Frame
-from rawws.wire.records import Record, frame_bytes, frame_record, from_line
 from rawws.wire.role import Role
 from tests.serving import Client, StartProgram, close, text
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from rawws.cli.parsing import nearest
 from rawws.errors import UsageError
-from rawws.gate import Admission
+from rawws.hub.paths import RoomPaths
 from rawws.page import Access
-from rawws.room_paths import RoomPaths
-from rawws.room_posts import Guard
+from rawws.server.admission import Admission
+from rawws.server.room_posts import Guard
 from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.origins import Origins
 from rawws.wire.trace import shorten

@@ -10,13 +10,13 @@ from typing import Any
 import trio
 
 from rawws import logs
-from rawws.checker import Checker, Result, Stopped
 from rawws.cli.arguments import header, seconds
 from rawws.cli.flags import Flag, FlagTable, Value
 from rawws.cli.streams import complain, need_output, writing_output
 from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
 from rawws.errors import OpenTimeout, UsageError
-from rawws.wire.cases import BY_NAME, CASES, Case, Verdict
+from rawws.inspect.conformance import BY_NAME, CASES, Case, Verdict
+from rawws.tools.checker import Checker, Result, Stopped
 from rawws.wire.handshake_errors import ProxyError
 from rawws.wire.trace import printable
 

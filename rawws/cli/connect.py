@@ -5,16 +5,26 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rawws import client, logs, signals
+from rawws import logs
 from rawws.cli.arguments import header, seconds, size, text
 from rawws.cli.flags import Flag, FlagTable, Value, show_size
 from rawws.cli.streams import complain, drop_output, need_input, need_output, tell_output_lost
 from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
-from rawws.console import Console, EditedScreen, Pipe, Print, Screen
+from rawws.client import connect
 from rawws.errors import InvalidHandshake, OpenTimeout, UsageError, sentence_of
 from rawws.extras import install_command
-from rawws.signals import ending_signals
-from rawws.terminal import MOST_LISTENING_S, QUIET_S, Conversation, ForSeconds, Patience, UntilItCloses, UntilQuiet
+from rawws.process import signals
+from rawws.process.signals import ending_signals
+from rawws.tools.console import Console, EditedScreen, Pipe, Print, Screen
+from rawws.tools.terminal import (
+    MOST_LISTENING_S,
+    QUIET_S,
+    Conversation,
+    ForSeconds,
+    Patience,
+    UntilItCloses,
+    UntilQuiet,
+)
 
 NAME = "connect"
 HELP = "talk to a WebSocket server from the terminal"
@@ -108,7 +118,7 @@ FLAGS = FlagTable(
         "the conversation": _CONVERSATION,
         "output, on standard error": _OUTPUT,
     },
-    {"connect": client.connect},
+    {"connect": connect.connect},
 )
 
 
@@ -151,7 +161,7 @@ def complete_url(url: str) -> str:
 
 async def _connect(options: argparse.Namespace) -> int:
     url = complete_url(options.url)
-    connector = client.connect(
+    connector = connect.connect(
         url,
         ssl=client_tls(options),
         **FLAGS.keywords("connect", options),

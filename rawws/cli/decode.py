@@ -12,15 +12,15 @@ from typing import BinaryIO, NamedTuple
 from rawws.cli.arguments import one_of
 from rawws.cli.streams import drop_output, need_input, need_output, tell_output_lost
 from rawws.errors import UsageError
-from rawws.wire import spellings
-from rawws.wire.describe import describe
-from rawws.wire.file_kinds import are_swapped_words, binary_kind, is_request, why_no_frames
-from rawws.wire.observer import Observer, begins_with_http, guess_sender
-from rawws.wire.packets import Talk
-from rawws.wire.records import Recorded, frame_bytes, from_line
+from rawws.inspect import spellings
+from rawws.inspect.describe import describe
+from rawws.inspect.file_kinds import are_swapped_words, binary_kind, is_request, why_no_frames
+from rawws.inspect.observer import Observer, begins_with_http, guess_sender
+from rawws.inspect.packets import Talk
+from rawws.inspect.records import Recorded, frame_bytes, from_line
+from rawws.inspect.seen import Head, Rest, Seen, SeenFrame
+from rawws.inspect.spellings import NoForm
 from rawws.wire.role import Role
-from rawws.wire.seen import Head, Rest, Seen, SeenFrame
-from rawws.wire.spellings import NoForm
 from rawws.wire.trace import printable
 
 NAME = "decode"

@@ -11,30 +11,31 @@ from collections.abc import Iterator, Sequence
 
 import trio
 
-from rawws import logs, signals
-from rawws.addresses import format_address
-from rawws.apps import HttpApp
-from rawws.asgi_app import asgi, load_app
+from rawws import logs
+from rawws.backplane.sharing import share
 from rawws.cli.serve_flags import FLAGS
 from rawws.errors import UsageError
-from rawws.hub import Hub, Mode
-from rawws.lag_policies import POLICIES
-from rawws.listeners import connectable_address, is_loopback
-from rawws.metrics import MetricsApp
+from rawws.hub.hub import Hub, Mode
+from rawws.net.addresses import format_address
+from rawws.net.listeners import connectable_address, is_loopback
+from rawws.net.tls import insecure_context
 from rawws.page import HOME, About, Access, Page
-from rawws.program import load_tls, run_program
-from rawws.room_app import RoomApp
-from rawws.room_posts import Guard
-from rawws.routes import Routes
-from rawws.server import serve
-from rawws.server_object import Server
-from rawws.sharing import share
-from rawws.tls import insecure_context
+from rawws.process import signals
+from rawws.process.program import load_tls, run_program
+from rawws.process.workers import MAX_WORKERS, Membership, run_workers
+from rawws.relay.lag_policies import POLICIES
+from rawws.server.apps import HttpApp
+from rawws.server.asgi import asgi, load_app
+from rawws.server.metrics import MetricsApp
+from rawws.server.plain_apps import HelloApp
+from rawws.server.room_app import RoomApp
+from rawws.server.room_posts import Guard
+from rawws.server.routes import Routes
+from rawws.server.serve import serve
+from rawws.server.server import Server
 from rawws.tracing import Recording, Tracer
-from rawws.web import HelloApp
 from rawws.wire.origins import Origins
 from rawws.wire.trace import STATE
-from rawws.workers import MAX_WORKERS, Membership, run_workers
 
 NAME = "serve"
 HELP = "run the server"

@@ -19,9 +19,9 @@ from rawws.cli.arguments import (
     token,
 )
 from rawws.cli.flags import Flag, FlagTable, Value, show_size
-from rawws.hub import Hub, Mode
-from rawws.lag_policies import POLICIES
-from rawws.server import serve
+from rawws.hub.hub import Hub, Mode
+from rawws.relay.lag_policies import POLICIES
+from rawws.server.serve import serve
 
 WORD = Value()
 FILE = Value(metavar="FILE")

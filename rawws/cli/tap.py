@@ -13,18 +13,19 @@ from urllib.parse import urlsplit
 
 import trio
 
-from rawws import logs, signals
-from rawws.addresses import format_address
+from rawws import logs
 from rawws.cli.arguments import page_token
 from rawws.cli.flags import Flag, FlagTable, Value
 from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
 from rawws.errors import UsageError
-from rawws.listeners import connectable_address, is_loopback, open_listeners
+from rawws.net.addresses import format_address
+from rawws.net.listeners import connectable_address, is_loopback, open_listeners
+from rawws.net.tls import default_context
 from rawws.page import TRACE, About, Access, Page
-from rawws.program import raise_file_limit
-from rawws.server import serve
-from rawws.tap import Target, leads_back, run_tap
-from rawws.tls import default_context
+from rawws.process import signals
+from rawws.process.program import raise_file_limit
+from rawws.server.serve import serve
+from rawws.tools.tap import Target, leads_back, run_tap
 from rawws.tracing import Recording, Tracer
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import wants_websocket

@@ -7,7 +7,7 @@ import ssl
 
 from rawws.cli.flags import Flag, Value
 from rawws.errors import UsageError
-from rawws.tls import default_context, insecure_context, load_certificate, trusting_context
+from rawws.net.tls import default_context, insecure_context, load_certificate, trusting_context
 
 _FILE = Value(metavar="FILE")
 

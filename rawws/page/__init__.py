@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rawws.apps import Exchange, HttpApp, Middleware
 from rawws.errors import Refusal
 from rawws.page.access import HOME, Access, lead_home, refusal_of, token_of
 from rawws.page.assets import Assets
 from rawws.page.feed import About, Feed
-from rawws.routes import Route
+from rawws.server.apps import Exchange, HttpApp, Middleware
+from rawws.server.routes import Route
 from rawws.tracing import Tracer
 from rawws.websocket import WebSocket
 from rawws.wire.allowed_hosts import is_local_name

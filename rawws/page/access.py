@@ -15,7 +15,7 @@ import re
 import secrets
 
 from rawws.errors import Refusal, UsageError
-from rawws.room_paths import OWN_PATHS
+from rawws.hub.paths import OWN_PATHS
 from rawws.wire.messages import NO_STORE, Request, Response
 
 HOME = OWN_PATHS

@@ -8,15 +8,15 @@ from dataclasses import replace
 
 from rawws.cli.decode import _explain
 from rawws.errors import UsageError
-from rawws.wire import spellings
+from rawws.inspect import spellings
+from rawws.inspect.describe import describe
+from rawws.inspect.observer import Observer
+from rawws.inspect.records import frame_bytes, frame_record, from_line, head_record, to_line
+from rawws.inspect.seen import Rest, Seen, SeenFrame
 from rawws.wire.deflate import Deflater
-from rawws.wire.describe import describe
 from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import RSV1, Opcode, encode_frame, parse_header
-from rawws.wire.observer import Observer
-from rawws.wire.records import frame_bytes, frame_record, from_line, head_record, to_line
 from rawws.wire.role import Role
-from rawws.wire.seen import Rest, Seen, SeenFrame
 from rawws.wire.trace import frame_hex
 from tests.fuzz.handshake import ANSWERS, REQUESTS
 from tests.fuzz.runner import Options, cut, main

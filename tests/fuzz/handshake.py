@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from rawws.broadcast.query import read_request
 from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.client_handshake import ClientHandshake, ServerAnswer
 from rawws.wire.deflate import Agreement, check_answer
@@ -12,7 +13,6 @@ from rawws.wire.http1 import HttpPhase
 from rawws.wire.http1_client import ResponsePhase
 from rawws.wire.messages import Request, Response
 from rawws.wire.origins import Origins
-from rawws.wire.reading import read_request
 from rawws.wire.uri import parse_uri
 from tests.fuzz.http1 import LIMITS
 from tests.fuzz.runner import Options, main

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import strategies as st
 
-from rawws.wire.broadcast_log import BroadcastLog
-from rawws.wire.encodings import PLAIN, Encoding
+from rawws.broadcast.encodings import PLAIN, Encoding
+from rawws.broadcast.log import BroadcastLog
 from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed
 from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import MASK, Frame, FrameScanner, Opcode, encode_frame, split_frames

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rawws.broadcast.message_ids import MessageId, NumberedIds, StreamIds, parse_id
+from rawws.broadcast.query import MAX_WAIT_S, read_query
+from rawws.broadcast.stream_entries import Author, Repeated, fields_of, format_stream_id, parse_stream_id, read_entry
+from rawws.broadcast.token_bucket import TokenBucket
 from rawws.errors import InvalidURI, UsageError
 from rawws.wire.allowed_hosts import Hosts, is_local_name, name_of
 from rawws.wire.client_handshake import ClientHandshake, basic_authorization
 from rawws.wire.deflate import Deflater, StreamDeflater
 from rawws.wire.frames import RSV1, RSV2, RSV3, Opcode, encode_frame, encode_header
-from rawws.wire.message_ids import MessageId, NumberedIds, StreamIds, parse_id
 from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
-from rawws.wire.rate import TokenBucket
-from rawws.wire.reading import MAX_WAIT_S, read_query
 from rawws.wire.role import Role
-from rawws.wire.stream_entries import Author, Repeated, fields_of, format_stream_id, parse_stream_id, read_entry
 from rawws.wire.uri import WebSocketURI, parse_uri
 from tests.fuzz import decode, handshake, http1, runner, session
 from tests.wire.helpers import any_chunking, both_roles

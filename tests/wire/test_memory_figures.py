@@ -1,16 +1,16 @@
-"""The memory that each part says it takes. Whether the figures are true is for ``tests/test_memory.py``."""
+"""The memory that each part says it takes. Whether the figures are true is for ``tests/relay/test_memory.py``."""
 
 from __future__ import annotations
 
 import pytest
 
-from rawws.wire.broadcast_log import History
+from rawws.broadcast.log import History
+from rawws.broadcast.outbox import OVERHEAD_BYTES, Outgoing
 from rawws.wire.deflate import STREAM_BYTES, Inflater
 from rawws.wire.fast_reader import INCOMPLETE_BYTES
 from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import Opcode, encode_frame, parse_header
 from rawws.wire.message_view import VIEW_BYTES
-from rawws.wire.outbox import OVERHEAD_BYTES, Outgoing
 from rawws.wire.role import Role
 from rawws.wire.session import Session
 from rawws.wire.wsproto_reader import READER_BYTES

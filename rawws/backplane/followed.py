@@ -1,0 +1,85 @@
+"""A room whose stream a node follows, and how much of the stream the node has read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import trio
+
+from rawws.broadcast.log import History
+from rawws.broadcast.message_ids import MessageId, StreamIds
+from rawws.broadcast.outbox import Outgoing
+from rawws.broadcast.stream_entries import Repeated, StreamPlace, StreamTail
+from rawws.relay.room_state import RoomState
+
+# The memory of a room that is followed (measured).
+FOLLOWED_BYTES = 700
+# No node can have a message whose id is later than Redis's clock by more than this.
+AHEAD_MS = 1000
+
+
+@dataclass(eq=False, slots=True)
+class Followed:
+    """A room whose stream is followed."""
+
+    room: RoomState
+    place: StreamPlace = field(default_factory=StreamPlace)
+    repeated: Repeated = field(default_factory=Repeated)
+    tail: StreamTail | None = None  # what is being loaded
+    is_loaded: bool = False
+    is_current: trio.Event = field(default_factory=trio.Event)  # the log has all that the stream had when we looked
+    looked_at: float = -math.inf
+    redis_ms: int = 0  # Redis's time at that moment
+    waiters: int = 0  # tasks that wait for it to be current
+    unused_since: float | None = None
+    problem: str = ""  # why it can't be read
+    failure: str = ""  # the last error in rawws itself while handling this room, which has been logged
+    has_odd_entries: bool = False  # an entry could not be read, which has been logged
+
+    def has_passed(self, message: Outgoing) -> bool:
+        """Whether a message of ours got an id that we have passed without reading the message."""
+        if not self.is_loaded or message.id is None or message.author is None:
+            return False
+        return message.id <= self.place.last and not self.repeated.knows(message.author)
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of memory that it takes, besides the room."""
+        tail = 0 if self.tail is None else self.tail.held_bytes
+        return FOLLOWED_BYTES + self.repeated.held_bytes + tail
+
+    def is_doubtful(self, since: MessageId | None) -> bool:
+        """Whether a reader that resumes needs another look at the stream: it is unreadable, or the reader's id isn't
+        here.
+
+        Such an id may not be here yet, or be of a stream that has replaced this one. An id of the future is neither.
+        """
+        if self.problem or since is None or not self.is_loaded or not since.epoch.isdigit():
+            return bool(self.problem)
+        given, last = (int(since.epoch), since.number), max(self.place.last, self.ids.last)
+        if given <= last:
+            return self.ids.is_passed(since)
+        elapsed_ms = (trio.current_time() - self.looked_at) * 1000
+        return given[0] <= max(last[0], self.redis_ms + elapsed_ms + AHEAD_MS)
+
+    @property
+    def ids(self) -> StreamIds:
+        """The ids of its messages, once it is loaded."""
+        ids = self.room.log.ids
+        assert isinstance(ids, StreamIds)
+        return ids
+
+    def tail_to_load(self) -> StreamTail:
+        """Return what has been read of the room's history; nothing, and of none, for a room with somebody in it.
+
+        They would get what was before them.
+        """
+        if self.tail is None or (len(self.room) and self.tail.history.messages):
+            self.tail = StreamTail(History() if len(self.room) else self.room.settings.history)
+        return self.tail
+
+    def invalidate(self) -> None:
+        """Look at the stream again before anything else is read from it."""
+        if self.is_current.is_set():
+            self.is_current = trio.Event()

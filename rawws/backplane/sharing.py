@@ -1,0 +1,77 @@
+"""Sharing the rooms of a hub with other nodes, through Redis."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+
+import trio
+
+from rawws import logs
+from rawws.backplane.redis_streams import RedisStreams
+from rawws.errors import UsageError
+from rawws.hub.hub import Hub
+from rawws.hub.shards import Shards
+from rawws.runtime import check_runs_on_trio
+from rawws.wire.trace import FAULT
+
+# At its end, a node waits for this time for the messages that are still on their way.
+FLUSH_S = 3.0
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
+    """Share a hub's rooms with every other node that has the same Redis, as long as the block runs.
+
+    ``url`` is ``redis://``, ``rediss://`` or ``unix://``, or ``redis+sentinel://host:port,host:port/SERVICE``. What
+    is published in a room then goes to the room's stream, and from there to the peers of every node, in one order.
+    The block begins when Redis is usable, or after five seconds if it is away. While Redis is away, peers stay, and
+    clients that connect or publish are asked to try again. With ``more`` URLs the rooms are spread over several of
+    them; every node has to be given the same.
+
+    Left in order, it waits a little until all that was accepted is published; what isn't is lost, as it is when the
+    block is cancelled, and the log says how much that was. Raises `rawws.UsageError` when coredis is not installed, a
+    URL is invalid, there are rooms already, which would not be shared, or the server at the URL can never be used, such
+    as a Redis Cluster, or a Redis that refuses the user.
+    """
+    check_runs_on_trio("rawws.share")
+    if hub.rooms:
+        raise UsageError("there are rooms already, which nobody would share; share a hub before anybody is in it")
+    node = os.urandom(6).hex()
+    shards = {each: RedisStreams(each, hub.refuse_room, node) for each in (url, *more)}
+    backplane = Shards(shards)
+    hub.share_through(backplane)
+    async with trio.open_nursery() as nursery:
+        for each in shards.values():
+            nursery.start_soon(each.run)
+        try:
+            if not (unusable := await _start(shards.values())):
+                yield backplane
+                with trio.move_on_after(FLUSH_S):
+                    await backplane.flush()
+        finally:
+            hub.backplane = None
+            nursery.cancel_scope.cancel()
+            if backplane.waiting:
+                message = f"messages that were accepted and are lost, since the backplane is away: {backplane.waiting}"
+                logs.server_line(logging.ERROR, FAULT, message)
+    if unusable:
+        raise UsageError(unusable)
+
+
+async def _start(shards: Iterable[RedisStreams]) -> str:
+    """Wait for all shards. Return the reason why one of them can't be a backplane; an empty string if all can."""
+    found: list[str] = []
+
+    async def start(shard: RedisStreams) -> None:
+        if unusable := await shard.start():
+            found.append(unusable)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for shard in shards:
+            nursery.start_soon(start, shard)
+    return found[0] if found else ""

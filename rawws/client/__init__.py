@@ -1,0 +1,1 @@
+"""A client: `rawws.connect`, proxies, reconnecting, and resuming a room."""

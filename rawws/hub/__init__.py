@@ -1,0 +1,1 @@
+"""Rooms as a program holds them: a `Hub` of rooms by path, a `Room`, and its members."""

@@ -1,0 +1,353 @@
+"""Rooms by path, and the program that relays each message to everybody in the sender's room."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TypeVar
+
+import trio
+
+from rawws import logs
+from rawws.broadcast.encodings import BY_SUBPROTOCOL, PLAIN, SUBPROTOCOL
+from rawws.broadcast.log import History
+from rawws.broadcast.message_ids import MessageId
+from rawws.broadcast.query import RoomQuery, read_request
+from rawws.broadcast.response_stream import ResponseStream
+from rawws.broadcast.stream_encodings import EVENTS, StreamEncoding
+from rawws.broadcast.token_bucket import TokenBucket
+from rawws.callables import check_plain
+from rawws.errors import RETRY_SOON, Refusal, UsageError
+from rawws.hooks import is_application_error, log_failure
+from rawws.hub.doors import Access, Door, access_through
+from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
+from rawws.hub.registry import RoomRegistry, RoomsInUse
+from rawws.hub.room import Room
+from rawws.hub.shards import Shards
+from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_number
+from rawws.net.accept import Address
+from rawws.net.transport import Transport
+from rawws.relay.backplane import Backplane
+from rawws.relay.loop import current_loop
+from rawws.relay.peer import NOTHING, About, FlowControl, Peer, PeerGroup
+from rawws.relay.room_state import RoomState
+from rawws.relay.settings import RoomSettings, Slow
+from rawws.wire.handshake import Handshake
+from rawws.wire.messages import Request
+from rawws.wire.role import Role
+from rawws.wire.session import Session
+from rawws.wire.trace import FAULT, STATE
+
+
+class Mode(enum.Enum):
+    BROADCAST = "broadcast"  # each message to all of the room, its sender included
+    ECHO = "echo"  # each message to its sender alone
+
+
+class Hub:
+    """All rooms of an application, by path.
+
+    Given to `rawws.serve` in place of a handler, it relays: a connection is greeted with ``hello``, put into the
+    room of its path, and what it sends goes to everybody there. That needs no task for each connection. With a
+    handler, the program decides who joins which room and what is published: see `Hub.room`.
+
+    ``max_lag_bytes`` is how far a peer may fall behind a room, counted by what is kept because of it (a message of one
+    byte takes some 160 more), and ``slow`` what becomes of it then: ``"close"`` with 1013; ``"skip"`` to the newest;
+    ``"wait"``: those who publish are held back until it catches up, or is closed after taking nothing for
+    ``ping_timeout``; or ``"latest"``: at any time it gets the newest of each ``key``, a member of the messages' JSON,
+    and ``max_lag_bytes`` is for what the newest of all keys take.
+
+    ``history`` is how many of its last messages a room keeps, for at most ``history_age_s`` and in about
+    ``history_bytes``. With ``exclude_sender``, what a peer says goes to all others; with ``read_only`` it may say
+    nothing, or is closed with 1008: the program publishes, or who may POST. ``max_rooms`` and ``max_peers`` (in a room)
+    are refused more with 503.
+
+    ``rooms_at`` and all paths below it are rooms, over WebSocket and HTTP. By default every path is a room. If the
+    server has an application for HTTP (the ``http`` of `rawws.serve`), only the paths below ``/room/`` are. The other
+    paths are the application's, and a WebSocket is refused there with 404. ``routes``, and a handler in place of the
+    hub, are not bound by this.
+
+    ``settings(path)`` may return other `RoomSettings` for some rooms. Where it fails, a request is answered with 500.
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: Mode | str = Mode.BROADCAST,
+        hello: str | None = None,
+        max_lag_bytes: int = MAX_LAG_BYTES,
+        slow: Slow | str = Slow.CLOSE,
+        key: str | None = None,
+        history: int = 0,
+        history_bytes: int = MIB,
+        history_age_s: float = 3600.0,
+        exclude_sender: bool = False,
+        read_only: bool = False,
+        max_rooms: int | None = None,
+        max_peers: int | None = None,
+        rooms_at: str | None = None,
+        settings: Callable[[str], RoomSettings | None] | None = None,
+    ) -> None:
+        """Raises `UsageError` for a mode or a policy that there isn't, and for what can't be a limit."""
+        if max_rooms is not None:
+            check_number("max_rooms", max_rooms, least=1)
+        if not isinstance(hello, str | None):
+            raise UsageError(f"hello can't be {hello!r}; it is a text")
+        if settings is not None:
+            check_plain("settings", settings, "path")
+        self.mode = _choose(Mode, mode, "mode")
+        self.settings = RoomSettings(
+            History(history, history_bytes, history_age_s),
+            max_lag_bytes,
+            slow,
+            key,
+            exclude_sender,
+            read_only,
+            max_peers,
+        )
+        self.backplane: Shards | None = None  # through which rooms are shared with other nodes
+        self._rooms_at = None if rooms_at is None else RoomPaths(rooms_at)
+        self._settings_for = settings
+        self._max_rooms = max_rooms
+        self.hello = hello or ""
+        self.registry = RoomRegistry(self._choose_settings, self._choose_backplane)
+        self._asked_for: RoomState | None = None  # by the last request for a room in which nobody was
+
+    def __repr__(self) -> str:
+        return f"<Hub rooms={len(self.registry.in_use)}>"
+
+    def __iter__(self) -> Iterator[Room]:
+        return iter(list(self.rooms.values()))
+
+    @property
+    def rooms(self) -> Mapping[str, Room]:
+        """The rooms that have a member, or keep something for later, by path. It always shows the present ones."""
+        return RoomsInUse(self.registry)
+
+    def paths(self, *, beside_application: bool) -> RoomPaths:
+        """Return the paths that are rooms, on a server with or without an application for HTTP."""
+        return self._rooms_at or RoomPaths(BESIDE_AN_APPLICATION if beside_application else "/")
+
+    def room(self, path: str) -> Room:
+        """Return the room of that path; as long as somebody is in it or holds it, always the same."""
+        return self.registry.facade_of(self.registry.get(path))
+
+    def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
+        return None if self.backplane is None else self.backplane.of(path)
+
+    def _choose_settings(self, path: str) -> RoomSettings:
+        settings = None if self._settings_for is None else self._settings_for(path)
+        if settings is None:
+            return self.settings
+        if not isinstance(settings, RoomSettings):
+            raise UsageError(f"settings({path!r}) returned {settings!r}; it is to return RoomSettings, or None")
+        return settings
+
+    async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
+        """Get a room ready to be read from an id on, where that takes a while; returns why it can't be, if it can't."""
+        if self.backplane is None:
+            return None
+        room = self.registry.get(path)
+        assert room.shared is not None
+        return await room.shared.prepare(room, since) or self.refuse_room(path)  # others have come
+
+    def share_through(self, backplane: Shards) -> None:
+        """Share all rooms with other nodes, also those that a program holds. None may have peers or a history."""
+        self.backplane = backplane
+        for room in self.registry:
+            room.share_through(backplane.of(room.path))
+
+    @property
+    def peers_publish(self) -> bool:
+        """Whether a peer's messages are published in its room; False where ``settings`` decides for each room."""
+        return self.mode is Mode.BROADCAST and not self.settings.read_only and self._settings_for is None
+
+    @property
+    def subprotocols(self) -> tuple[str, ...]:
+        """Those that are spoken here without anybody's doing."""
+        return (SUBPROTOCOL,) if self.mode is Mode.BROADCAST else ()
+
+    def limits_by_flag(self) -> dict[str, float]:
+        """Return the limits that are set, by the flag of ``rawws serve`` that sets each."""
+        history = self.settings.history
+        return by_flag(
+            max_rooms=self._max_rooms,
+            max_peers=self.settings.max_peers,
+            max_lag=self.settings.max_lag_bytes,
+            history=history.messages,
+            history_bytes=history.max_bytes,
+            history_age=history.max_age_s,
+        )
+
+    def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
+        """Return why there can't be a room at a path, if there can't, beside the rooms or those that are given."""
+        rooms = self.registry.in_use if among is None else among
+        if path in rooms:
+            return None
+        if self._max_rooms is None or len(rooms) < self._max_rooms:
+            return self.refuse_settings(path)
+        sentence = f"There are as many rooms as this server takes (--max-rooms {self._max_rooms}); try again later."
+        return Refusal(503, "too_many_rooms", sentence, RETRY_SOON)
+
+    def refuse_settings(self, path: str) -> Refusal | None:
+        """Return why there can't be a room at a path for the application's ``settings``, whose failure is logged.
+
+        The room is kept, so that they need not be asked again when somebody comes in.
+        """
+        if self._settings_for is None:
+            return None
+        try:
+            self._asked_for = self.registry.get(path)
+        except UsageError as error:
+            logs.line(logs.hub, logging.ERROR, logs.SERVER, FAULT, str(error))
+        except BaseException as error:
+            if not is_application_error(error):
+                raise
+            log_failure(logs.hub, logs.SERVER, f"settings({path!r}) failed", error)
+        else:
+            return None
+        return Refusal(500, "internal_error", "The server failed to decide about this room.")
+
+    def admit(self, request: Request) -> Refusal | None:
+        """Return why a request can't be let into the room of its path, if it can't.
+
+        To be asked once more when all else is decided: while an application was, others may have come.
+        """
+        path = request.path or ""
+        if refusal := self.refuse_room(path):
+            return refusal
+        room = self.registry.in_use.get(path)
+        most = None if room is None else room.settings.max_peers
+        if room is not None and most is not None and len(room) >= most:
+            sentence = f"This room is full (--max-peers {most}); try again later."
+            return Refusal(503, "room_full", sentence, RETRY_SOON)
+        reading = read_request(request)
+        return reading if isinstance(reading, Refusal) else None
+
+    def access(self, door: Door, path: str) -> Access:
+        """Return the access to the room of a path that one of its doors needs.
+
+        This may call ``settings`` for the room, unless `admit` has admitted the request before.
+        """
+        relays = door is Door.WEBSOCKET and self.mode is Mode.BROADCAST and not self._settings_at(path).read_only
+        return access_through(door, relays=relays)
+
+    def _settings_at(self, path: str) -> RoomSettings:
+        room = self.registry.find(path)
+        return self._choose_settings(path) if room is None else room.settings
+
+    # As a program
+
+    def adopt(
+        self,
+        number: int,
+        transport: Transport,
+        handshake: Handshake,
+        endpoint: PeerGroup,
+        *,
+        request: Request | None = None,
+        remote_address: Address | None = None,
+        user: object = None,
+        trailing_data: bytes = b"",
+        fast_lane: bool = True,
+    ) -> Peer | None:
+        """Take over a connection whose handshake is complete: greet it, and put it in its path's room.
+
+        The query of the ``request`` names the position to read from. The ``remote_address`` is that of the transport,
+        unless a proxy says otherwise; the ``user`` is what ``authenticate`` returned. The loop owns the transport from
+        here on. Frames that the client sent right after its request are read at once. Returns None, with the transport
+        closed, when the system can't watch one more socket, or the client has gone.
+        """
+        loop = current_loop()
+        agreement = handshake.deflate
+        session = Session(
+            Role.SERVER,
+            max_message_bytes=endpoint.limits.max_message_bytes,
+            deflate=agreement is not None,
+            fast_lane=fast_lane,
+            relays=True,
+            echoes=self.mode is Mode.ECHO,
+        )
+        endpoint.show_frames(number, session)
+        encoding = BY_SUBPROTOCOL.get(handshake.subprotocol, PLAIN)
+        if agreement is not None and agreement.deflates(Role.SERVER):
+            encoding = encoding.deflated(agreement.server_window_bits)
+        peer = Peer(number, transport, session, endpoint, encoding)
+        peer.about = _about(transport, remote_address, user, handshake.subprotocol)
+        if self._add(peer, handshake.path, _reading_of(request)) is None:
+            return None
+        if trailing_data:
+            loop.feed(peer, trailing_data)
+        return peer
+
+    def stream_events(
+        self,
+        number: int,
+        transport: Transport,
+        path: str,
+        reading: RoomQuery,
+        endpoint: PeerGroup,
+        *,
+        encoding: StreamEncoding = EVENTS,
+        remote_address: Address | None = None,
+        user: object = None,
+    ) -> Peer | None:
+        """Take over a connection whose response is to be a room's messages in an encoding; its head has been sent."""
+        peer = Peer(number, transport, ResponseStream(encoding), endpoint, encoding)
+        peer.about = _about(transport, remote_address, user)
+        return self._add(peer, path, reading)
+
+    def _add(self, peer: Peer, path: str, reading: RoomQuery) -> Peer | None:
+        """Greet a peer, send it its starting position, and put it into a room; return None if it has gone meanwhile.
+
+        A peer that is lost meanwhile is in no room, but what it had sent before is still published.
+        """
+        loop = current_loop()
+        try:
+            loop.add(peer)
+        except OSError as error:
+            logs.line(logs.hub, logging.ERROR, peer.number, FAULT, f"can't be watched: {error.strerror or error}")
+            peer.transport.close()
+            return None
+        room = self.registry.get(path)
+        place = room.resolve(reading)
+        if logs.hub.isEnabledFor(logging.INFO):
+            sentence = f"joined room {room.path} (peers in it: {len(room) + 1})"
+            if place.after < room.log.last_message:
+                sentence += f", and reads from message {place.after + 1} of {room.log.last_message} on"
+            if place.gap is not None:
+                sentence += f"; what came after {place.gap['since']} is gone"
+            logs.line(logs.hub, logging.INFO, peer.number, STATE, sentence)
+        if self.mode is Mode.BROADCAST and not peer.encoding.is_one_way:
+            peer.publishes_to = room
+            if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
+                peer.flow = FlowControl(TokenBucket(rate, trio.current_time()))
+        if greeting := peer.encoding.greeting(self.hello, room.log.label(place.after), place.gap):
+            loop.sending.send(peer, greeting)
+        loop.join(peer, room, place.after, watches=reading.wants_presence and peer.encoding.has_controls)
+        return peer if peer.transport.fileno() >= 0 else None
+
+
+_Choice = TypeVar("_Choice", bound=enum.Enum)
+
+
+def _choose(choices: type[_Choice], given: _Choice | str, what: str) -> _Choice:
+    try:
+        return choices(given)
+    except ValueError:
+        names = ", ".join(repr(choice.value) for choice in choices)
+        raise UsageError(f"there is no {what} {given!r}; give one of {names}") from None
+
+
+def _about(transport: Transport, address: Address | None, user: object, subprotocol: str | None = None) -> About:
+    client = None if address == (transport.remote_address or "") else address
+    return NOTHING if user is None and subprotocol is None and client is None else About(user, subprotocol, client)
+
+
+def _reading_of(request: Request | None) -> RoomQuery:
+    if request is None:
+        return RoomQuery()
+    reading = read_request(request)
+    return RoomQuery() if isinstance(reading, Refusal) else reading

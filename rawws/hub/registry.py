@@ -1,0 +1,104 @@
+"""The rooms of a hub, by path."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+
+from rawws.hub.room import Room
+from rawws.relay.backplane import Backplane
+from rawws.relay.loop import current_loop
+from rawws.relay.room_base import RoomBase
+from rawws.relay.room_state import RoomState
+from rawws.relay.settings import RoomSettings
+
+
+class RoomRegistry:
+    """Finds and makes rooms, and keeps those that are in use: that have a member, or keep something for later.
+
+    A room that isn't in use lives as long as something else refers to it, such as a program that holds its `Room`. The
+    room of a path is always the same one until then, and so is its `Room`.
+    """
+
+    def __init__(
+        self,
+        choose_settings: Callable[[str], RoomSettings],
+        choose_backplane: Callable[[str], Backplane[RoomState] | None],
+    ) -> None:
+        """Both functions are called with the path of a room that is made. The first may raise `UsageError`."""
+        self._choose_settings = choose_settings
+        self._choose_backplane = choose_backplane
+        self._known: weakref.WeakValueDictionary[str, RoomState] = weakref.WeakValueDictionary()
+        self.in_use: dict[str, RoomState] = {}
+
+    def __len__(self) -> int:
+        """The number of rooms that anything refers to."""
+        return len(self._known)
+
+    def __iter__(self) -> Iterator[RoomState]:
+        """Iterate over the rooms that anything refers to."""
+        return iter(list(self._known.values()))
+
+    def find(self, path: str) -> RoomState | None:
+        """Return the room of a path, if there is one."""
+        return self.in_use.get(path) or self._known.get(path)
+
+    def get(self, path: str) -> RoomState:
+        """Return the room of a path, which is made if there is none."""
+        room = self.find(path)
+        if room is None:
+            settings = self._choose_settings(path)
+            room = self._known[path] = RoomBase(path, settings, self, self._choose_backplane(path))
+        return room
+
+    def facade_of(self, room: RoomState) -> Room:
+        """Return the object through which programs hold a room."""
+        facade = room.facade
+        if isinstance(facade, weakref.ref):
+            facade = facade()
+        if isinstance(facade, Room):
+            return facade
+        facade = Room(room)
+        is_in_use = self.in_use.get(room.path) is room
+        room.facade = facade if is_in_use else weakref.ref(facade)
+        return facade
+
+    # For the rooms
+
+    def add(self, room: RoomState) -> None:
+        if room.path not in self.in_use:
+            self.in_use[room.path] = room
+            if isinstance(room.facade, weakref.ref):
+                room.facade = room.facade()
+
+    def keep(self, room: RoomState) -> None:
+        self.add(room)
+        current_loop().timers.add_room(room)
+
+    def discard(self, room: RoomState) -> None:
+        if self.in_use.get(room.path) is room:
+            del self.in_use[room.path]
+            if room.facade is not None:
+                room.facade = weakref.ref(room.facade)
+
+
+class RoomsInUse(Mapping[str, Room]):
+    """The rooms of a registry that are in use, by path, as a program sees them."""
+
+    def __init__(self, registry: RoomRegistry) -> None:
+        self._registry = registry
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __len__(self) -> int:
+        return len(self._registry.in_use)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._registry.in_use)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._registry.in_use
+
+    def __getitem__(self, path: str) -> Room:
+        return self._registry.facade_of(self._registry.in_use[path])

@@ -1,0 +1,200 @@
+"""A room as a program holds it: publishing, joining and leaving, and its members.
+
+A `Room` has no state of its own. It acts on a `rawws.relay.room_state.RoomState`, which it shares with the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from rawws.broadcast.message_ids import parse_id
+from rawws.broadcast.query import RoomQuery
+from rawws.errors import UsageError
+from rawws.hub.member import Member
+from rawws.relay.loop import current_loop
+from rawws.relay.peer import Peer
+from rawws.relay.room_base import NOBODY
+from rawws.relay.room_state import RoomState
+from rawws.relay.settings import RoomSettings
+from rawws.runtime import check_in_trio, not_awaited
+from rawws.websocket import WebSocket
+from rawws.websocket.internals import peer_of, prepare_to_join
+from rawws.wire.events import Data, as_message
+from rawws.wire.frames import encode_message
+
+
+class Delivery(NamedTuple):
+    """What became of a published message: the number of the room's peers for each case."""
+
+    sent: int  # the operating system has taken it, and all before it
+    queued: int  # it is sent soon, or replaced as `Slow` says: the peer reads slowly, or the message is large
+    closed: int  # the peer was lost, or closed for lagging too far
+
+
+def _refuse_await(_: Delivery) -> NoReturn:
+    raise UsageError("room.publish(message) doesn't wait for anybody; leave out the await")
+
+
+Delivery.__await__ = _refuse_await  # type: ignore[attr-defined]  # so that a type checker refuses it by itself
+
+
+class Room:
+    """The connections and the messages of one URL path. A program gets it from `rawws.Hub.room`.
+
+    ``for member in room`` iterates over the members at this node, and ``len(room)`` is their number. A room costs
+    nothing while nobody is in it and its history is over.
+    """
+
+    __slots__ = ("__weakref__", "_state")
+
+    def __init__(self, state: RoomState) -> None:
+        """For `rawws.Hub`."""
+        self._state = state
+
+    def __repr__(self) -> str:
+        state = self._state
+        return f"<Room {state.path} peers={len(state)} behind={len(state.behind)} {state.log!r}>"
+
+    def __len__(self) -> int:
+        """The number of members at this node."""
+        return len(self._state)
+
+    def __bool__(self) -> bool:
+        return True  # a room that is empty is a room
+
+    def __iter__(self) -> Iterator[Member]:
+        """Iterate over the room's present members at this node, in the order in which they connected.
+
+        Joins and leaves during the iteration have no effect on it.
+        """
+        return iter([Member(peer) for peer in sorted(self._state.peers, key=lambda peer: peer.number)])
+
+    def __contains__(self, who: object) -> bool:
+        """Whether a `Member` or a `WebSocket` is in the room now."""
+        peer = getattr(who, "_peer", None)
+        return isinstance(peer, Peer) and self._state in peer.rooms
+
+    @property
+    def path(self) -> str:
+        """The path of the room's URL."""
+        return self._state.path
+
+    @property
+    def settings(self) -> RoomSettings:
+        """What the room keeps, and how it treats its peers."""
+        return self._state.settings
+
+    @property
+    def last_id(self) -> str:
+        """The id of the message that was published last; of the beginning, if there was none."""
+        return self._state.last_id
+
+    @property
+    def is_held(self) -> bool:
+        """Whether publishers are to wait, see `ready`."""
+        return self._state.is_held
+
+    # Publishing
+
+    def publish(self, message: Data, *, text: bool | None = None, key: str | None = None) -> Delivery:
+        """Send a message to everybody in the room, and return what became of it; never waits for a peer.
+
+        A ``str`` goes as text, anything bytes-like as binary, unless ``text`` says otherwise. It is encoded once,
+        however many get it. ``key`` is for rooms whose slow peers get the newest of each key. Another thread calls it
+        with ``trio.from_thread.run_sync``, and gives that a ``trio_token`` unless trio has started the thread. Raises
+        `UsageError` when it is called in another thread itself.
+        """
+        return self.publish_many((message,), text=text, key=key)
+
+    def publish_many(
+        self, messages: tuple[Data, ...] | list[Data], *, text: bool | None = None, key: str | None = None
+    ) -> Delivery:
+        """Send several messages together, which takes one system call a peer instead of one for each.
+
+        The ``key`` is that of each of them.
+
+        In a room that is shared with other nodes, the messages are then on their way to all of these, and it isn't
+        known yet what becomes of them.
+        """
+        check_in_trio("room.publish, message")
+        frames: list[bytes | bytearray] = []
+        for message in messages:
+            encode_message(*as_message(message, text), frames)
+        state = self._state
+        if frames and state.shared is not None:
+            state.send_out(frames, NOBODY, key)
+        elif frames:
+            state.add(frames, NOBODY, key)
+            if len(state):
+                return Delivery(*current_loop().sending.spread(state))
+            state.seal_all()
+        return Delivery(0, 0, 0)
+
+    async def ready(self) -> None:
+        """Wait as long as publishers are held back: by a slow peer in a room that waits for such, or because too much
+        is on its way to the other nodes."""
+        state = self._state
+        while state.holds:
+            await state.released.park()
+        if state.shared is not None:
+            await state.shared.ready()
+
+    # Membership
+
+    def join(self, websocket: WebSocket, *, since: str | None = None, last: int | None = None) -> Membership:
+        """Put a connection into the room: from now on it gets what is published here, until it leaves or closes.
+
+        With ``since``, an id, it is first sent the history after that message; with ``last``, a number, the last so
+        many messages. To leave at the end of a block, use what is returned: ``async with room.join(ws):``. A
+        connection may be in any number of rooms. Raises `rawws.ConnectionClosed` when it is closed already.
+        """
+        check_in_trio("room.join, ws")
+        reading = RoomQuery(None if since is None else parse_id(since), last)
+        position = self._state.resolve(reading)
+        current_loop().join(prepare_to_join(websocket), self._state, position.after)
+        return Membership(self, websocket)
+
+    def leave(self, websocket: WebSocket) -> None:
+        """Take a connection out of the room. What was published before is still sent to it.
+
+        Harmless when it is not in the room.
+        """
+        check_in_trio("room.leave, ws")
+        current_loop().leave_room(peer_of(websocket), self._state)
+        return not_awaited("room.leave(ws) has nothing to wait for")
+
+
+class Membership:
+    """The membership of a connection in a room. As a context manager, sync or async, it ends with the block."""
+
+    if not TYPE_CHECKING:  # a type checker refuses it by itself
+
+        def __await__(self):
+            raise UsageError("room.join(ws) doesn't wait; use async with room.join(ws), or leave out the await")
+
+    def __init__(self, room: Room, websocket: WebSocket) -> None:
+        self.room = room
+        self._websocket = websocket
+
+    def __enter__(self) -> Room:
+        return self.room
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.room.leave(self._websocket)
+
+    async def __aenter__(self) -> Room:
+        return self.room
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.room.leave(self._websocket)
+
+
+def state_of(room: Room) -> RoomState:
+    """Return the state that a room acts on. This is for rawws itself."""
+    return room._state

@@ -1,0 +1,46 @@
+"""The backplanes of one hub, of which each room has one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from rawws.relay.backplane import Backplane
+from rawws.relay.room_state import RoomState
+
+
+class Shards:
+    """The backplane or backplanes of a hub. A room has the same one on every node that is given the same ones.
+
+    Which one that is depends on the room's path and on the backplanes' names, and not on their order. When one is
+    added, each of the others gives up its part of the rooms, and no other room moves (rendezvous hashing).
+    """
+
+    def __init__(self, shards: Mapping[str, Backplane[RoomState]]) -> None:
+        self._shards = shards
+
+    def __repr__(self) -> str:
+        return f"<Shards {', '.join(map(repr, self._shards.values()))}>"
+
+    def of(self, path: str) -> Backplane[RoomState]:
+        """Return the backplane of a room."""
+        return self._shards[max(self._shards, key=lambda name: _weigh(name, path))]
+
+    @property
+    def is_away(self) -> bool:
+        """Whether any of them can't be reached at present."""
+        return any(shard.is_away for shard in self._shards.values())
+
+    @property
+    def waiting(self) -> int:
+        """The number of messages on their way to them."""
+        return sum(shard.waiting for shard in self._shards.values())
+
+    async def flush(self) -> None:
+        """Wait until no message is on its way any more."""
+        for shard in self._shards.values():
+            await shard.flush()
+
+
+def _weigh(name: str, path: str) -> bytes:
+    return hashlib.blake2b(f"{name}\n{path}".encode(), digest_size=8).digest()

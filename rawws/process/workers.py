@@ -1,0 +1,258 @@
+"""Several processes on one port, which are nodes of one backplane.
+
+The first process listens, starts the workers, and serves no clients. Each worker has its own listening socket
+(``SO_REUSEPORT``: the kernel distributes connections over them). The first process keeps these sockets too. So when a
+worker dies, the connections waiting in its queue are served by its successor.
+
+A worker gets its number, its listening sockets and its link in an environment variable, `VARIABLE`. The link is a
+socket to the first process. The worker reports on it that it serves. When the link ends, the first process is gone, and
+the worker drains as if it had got a signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import trio
+
+from rawws import logs
+from rawws.errors import UsageError
+from rawws.net.addresses import format_address
+from rawws.net.listeners import open_listeners
+from rawws.process import systemd
+from rawws.process.signals import ending_signals, name_signal
+from rawws.wire.trace import FAULT, STATE
+
+_log = logs.server_line
+
+VARIABLE = "RAWWS_WORKER"
+# More workers than any machine has cores. A typing error must not use up the system's resources.
+MAX_WORKERS = 1024
+# The delay before a dead worker is replaced. It doubles each time, until a worker has lived for a while.
+FIRST_REST_S, MAX_REST_S = 0.2, 30.0
+LIVED_S = 60.0
+# The delay before a worker is killed that ignores a second signal, since it is stopped or its loop is blocked. Other
+# workers end by force within a second.
+KILL_S = 3.0
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A worker's number, its listening sockets, and its link to the first process."""
+
+    number: int
+    listeners: list[socket.socket]
+    link: socket.socket
+
+    @classmethod
+    def of_this_process(cls) -> Membership | None:
+        """Return this process's membership if it is a worker, otherwise None. Call it once.
+
+        Raises `UsageError` for an invalid environment variable.
+        """
+        given = os.environ.pop(VARIABLE, None)
+        if given is None:
+            return None
+        try:
+            number, fds, link = json.loads(given)
+            os.set_inheritable(link, False)
+            return cls(number, [systemd.listener_of(fd) for fd in fds], socket.socket(fileno=link))
+        except (ValueError, TypeError, OSError, UsageError):
+            raise UsageError(
+                f"{VARIABLE} is {given!r}, which is not a value that --workers sets for its processes; unset it"
+            ) from None
+
+    def say_ready(self) -> None:
+        with contextlib.suppress(OSError):
+            self.link.send(b"ready")
+
+    async def wait_orphaned(self) -> None:
+        """Wait until the first process has ended."""
+        self.link.setblocking(False)
+        while True:
+            await trio.lowlevel.wait_readable(self.link)
+            try:
+                if not self.link.recv(16):
+                    return
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+
+
+async def run_workers(count: int, host: str, port: int) -> int:
+    """Keep ``count`` workers running until a signal, which drains them all; a second one ends them at once.
+
+    Each is started like this process, by the same interpreter with the same arguments. Returns the exit status, which
+    is that of a worker if it could not begin. Raises `rawws.errors.ListenError`.
+    """
+    with ending_signals(kept_by=None) as signals:  # workers have more time
+        crew = _Crew(await _listen(count, host, port))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(crew.run, nursery.cancel_scope)
+            async for received in signals:
+                if crew.is_stopping:
+                    nursery.start_soon(crew.kill_late)
+                crew.stop(f"{signal.Signals(received).name}: the workers are to drain")
+    if not crew.status:
+        _log(logging.INFO, STATE, "stopped")
+    return crew.status
+
+
+async def _listen(count: int, host: str, port: int) -> list[list[socket.socket]]:
+    """Return the listening sockets of each worker."""
+    inherited = systemd.inherited_listeners()
+    if inherited:
+        return [inherited] * count
+    # A port of another program is refused as usual; with SO_REUSEPORT it would be shared.
+    probe = await open_listeners(host, port)
+    chosen = port or probe[0].getsockname()[1]
+    for listener in probe:
+        listener.close()
+    return [await open_listeners(host, chosen, reuse_port=True) for _ in range(count)]
+
+
+@dataclass(eq=False)
+class _Worker:
+    number: int
+    listeners: list[socket.socket]
+    process: trio.Process | None = None
+    is_ready: bool = False
+
+
+class _Crew:
+    """The workers: it starts, replaces and ends them."""
+
+    def __init__(self, sockets: list[list[socket.socket]]) -> None:
+        # The command as it was given: -m searches the current directory for modules, the installed command doesn't.
+        self._command = [sys.executable, *sys.orig_argv[1:]]
+        self._workers = [_Worker(number, listeners) for number, listeners in enumerate(sockets, 1)]
+        self._addresses = ", ".join(format_address(listener.getsockname()) for listener in sockets[0])
+        self._stopping = trio.Event()
+        self._first_has_begun = trio.Event()
+        self._have_begun = False
+        self.status = 0
+
+    async def run(self, program: trio.CancelScope) -> None:
+        """Keep the workers running until they are stopped.
+
+        One starts before the others: an error that affects all of them is then reported once.
+        """
+        first, *others = self._workers
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_running, first)
+                await self._first_has_begun.wait()
+                for worker in others:
+                    nursery.start_soon(self._keep_running, worker)
+        finally:
+            self._close_listeners()
+        program.cancel()
+
+    def stop(self, why: str) -> None:
+        """Have all workers drain, or end at once if they drain already."""
+        running = [worker.process for worker in self._workers if worker.process is not None]
+        if not self.is_stopping:
+            if running:
+                _log(logging.INFO, STATE, why)
+            systemd.notify("STOPPING=1", f"STATUS={len(running)} workers drain")
+            self._stopping.set()
+            self._first_has_begun.set()  # it has begun, or never will
+            self._close_listeners()  # otherwise new connections would wait in a queue without a worker
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    async def kill_late(self) -> None:
+        """Kill the workers that should have ended at once, and have not."""
+        await trio.sleep(KILL_S)
+        for worker in self._workers:
+            if worker.process is not None:
+                _log(logging.ERROR, FAULT, f"worker {worker.number} doesn't end by itself: killing it")
+                worker.process.kill()
+                self.status = 1
+
+    def _close_listeners(self) -> None:
+        for worker in self._workers:
+            for listener in worker.listeners:
+                listener.close()
+
+    async def _keep_running(self, worker: _Worker) -> None:
+        """Start a worker, and another whenever it has died."""
+        rest_s = FIRST_REST_S
+        while not self.is_stopping:
+            began = trio.current_time()
+            try:
+                status = await self._run(worker)
+                ended = f"ended (status {status})" if status >= 0 else f"ended ({name_signal(-status)})"
+            except OSError as error:  # out of descriptors, or of processes
+                status, ended = 0, f"can't be started ({error.strerror or error})"
+            if self.is_stopping:
+                self.status = max(self.status, status)  # 1 if the worker had to end by force
+                return
+            if not self._have_begun and status > 0:  # the worker has reported why
+                self.status = status
+                self.stop(f"worker {worker.number} can't begin: the others are to end")
+                return
+            rest_s = FIRST_REST_S if trio.current_time() - began > LIVED_S else min(2 * rest_s, MAX_REST_S)
+            _log(logging.ERROR, FAULT, f"worker {worker.number} {ended}; another one comes in {rest_s:g} s")
+            with trio.move_on_after(rest_s):
+                await self._stopping.wait()
+
+    async def _run(self, worker: _Worker) -> int:
+        """Run a worker to its end, and return its status."""
+        ours, theirs = socket.socketpair()
+        fds = [listener.fileno() for listener in worker.listeners]
+        environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
+        environment[VARIABLE] = json.dumps([worker.number, fds, theirs.fileno()])
+        with ours:
+            with theirs:
+                # Its own session: otherwise a terminal's Ctrl-C would reach it besides our own signal.
+                process = await trio.lowlevel.open_process(
+                    self._command,
+                    env=environment,
+                    pass_fds=[*fds, theirs.fileno()],
+                    start_new_session=True,
+                    stdin=subprocess.DEVNULL,
+                )
+            worker.process = process
+            if self.is_stopping:  # the stop came before there was a process to signal
+                process.send_signal(signal.SIGTERM)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._hear, worker, ours)
+                    status = await process.wait()
+                    nursery.cancel_scope.cancel()
+            finally:
+                worker.process = None
+                worker.is_ready = False
+                if process.returncode is None:
+                    process.kill()
+        return status
+
+    async def _hear(self, worker: _Worker, link: socket.socket) -> None:
+        """Wait until a worker serves."""
+        link.setblocking(False)
+        await trio.lowlevel.wait_readable(link)
+        with contextlib.suppress(OSError):
+            worker.is_ready = bool(link.recv(16))
+        if worker.is_ready:
+            self._first_has_begun.set()
+        if not self._have_begun and all(each.is_ready for each in self._workers):
+            self._have_begun = True
+            _log(logging.INFO, STATE, f"{len(self._workers)} workers listen on {self._addresses}")
+            systemd.notify("READY=1", f"STATUS={len(self._workers)} workers on {self._addresses}")
+
+
+_NOT_FOR_WORKERS = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")

@@ -1,0 +1,404 @@
+"""The loop: what serves every WebSocket peer, of servers and of clients alike.
+
+A peer has no task of its own. All their sockets are watched by one poller (an epoll or kqueue), the loop waits
+for the poller, and each time it wakes it takes one *turn*:
+
+1. Read: one bounded receive from each socket that has something, its frames decoded. Pings are answered, closes
+   noted. Each message goes to its room's log, or to the inbox of the program that holds the `WebSocket`.
+2. Seal: what a room's log gained in this turn becomes one segment, or several of very many messages.
+3. Write: the segment goes to every peer of the room with one ``send()`` each. The many that had caught up are
+   given the same ``bytes``; a peer whose kernel buffer is full keeps a cursor and is asked for again when it
+   can take more.
+
+There is no checkpoint within a turn, so nothing here needs a lock: a peer joins, leaves or is closed between
+turns, by whichever task calls for it. Sending is by far the dearest step (a system call a peer), so under load
+the way to be fast is to let turns get longer and segments bigger, which happens by itself; a budget on what one
+turn reads keeps the segments, and with them the time between two looks at any socket, within bounds. Longer
+work, such as deflating a large message, is done in steps between turns (``forms.py``).
+
+There is one loop for all that happens under one ``trio.run()``, in a system task that starts with the first
+peer. So a client needs no task either, and rooms may hold peers from several servers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+import trio
+
+from rawws.errors import Cause
+from rawws.net.connection_errors import TlsFlood, describe_loss
+from rawws.net.poller import LOST, READABLE, WRITABLE
+from rawws.net.transport import RECEIVE_BYTES
+from rawws.relay.actions import (
+    Action,
+    Cancel,
+    Close,
+    CloseAndDrop,
+    Drop,
+    EndHistory,
+    EndRest,
+    ForgetMessages,
+    SendDeferredClose,
+    SendPing,
+)
+from rawws.relay.connections import Connections
+from rawws.relay.encoding_jobs import SENT_AT_ONCE_BYTES, TURN_WORK
+from rawws.relay.peer import Peer
+from rawws.relay.reading import LEAST_RECEIVE_BYTES, TURN_S, Reader
+from rawws.relay.room_state import RoomState
+from rawws.relay.turnstile import Turnstile
+from rawws.runtime import check_runs_on_trio
+from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
+from rawws.wire.events import Event
+from rawws.wire.masking import speed
+from rawws.wire.session import State
+
+# How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
+# already costs far more in copying than in the system call) and every peer wait longer for its turn.
+TURN_BYTES = 16 * RECEIVE_BYTES
+# At most this many messages are read in a turn. Each is counted once for every encoding in which its room is read,
+# since each of these has to be made.
+TURN_MESSAGES = 16 * 1024
+
+# The loop keeps the thread for about this long while there is work, before other tasks (connections in their HTTP
+# phase, programs that handle messages) run. Going through trio costs as much as five messages (40 µs), so it is not
+# done after each turn.
+TURNS_S = 0.001
+
+OPEN, CLOSED = State.OPEN, State.CLOSED  # a global is found three times as fast as an Enum's member
+
+_running: trio.lowlevel.RunVar[Loop] = trio.lowlevel.RunVar("rawws loop")
+
+
+def current_loop() -> Loop:
+    """Return the loop of this ``trio.run()``, which is started if there is none yet."""
+    try:
+        return _running.get()
+    except RuntimeError:
+        check_runs_on_trio("rawws")
+        raise
+    except LookupError:
+        speed.load_by = _import_in_thread
+        loop = Loop()
+        _running.set(loop)
+        trio.lowlevel.spawn_system_task(loop.run, name="rawws loop")
+        return loop
+
+
+class Loop(Connections):
+    """The tasks that serve all connections, in turns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dirty_rooms: set[RoomState] = set()  # whose logs have an open segment
+        self._closing: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last frames
+        self._turn_messages = 0  # that this turn has read, counted for each encoding in which they are sent
+        self._turn_sends = 0  # how many bytes that makes for all who are sent them
+        self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
+        self._reader = Reader(self.traffic)
+        self.turnstile = Turnstile()
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Serve the peers until cancelled; then every socket that is left is closed at once.
+
+        A KeyboardInterrupt is for the program's tasks: within a system task it would be an internal error of trio's.
+        Its children need the protection as well, each by itself.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_timers)
+                nursery.start_soon(self._run_deferred_work)
+                nursery.start_soon(self.turnstile.run)
+                while True:
+                    if self.sockets.has_waiting:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await self.sockets.wait()
+                    self._take_turns()
+        finally:
+            for peer in list(self.peers.values()):
+                self.drop(peer, Cause.SHUTDOWN, "cut off, since the program ends")
+            self.sockets.close()
+
+    def feed(self, peer: Peer, data: bytes) -> None:
+        """Act on bytes that were received already, with the handshake."""
+        self._act_on(peer, self._reader.decode(peer, data))
+        self._end_turn()
+        self._read_on_soon(peer)
+
+    # One turn
+
+    def _take_turns(self) -> None:
+        """Take turns until no socket is ready, or other tasks have waited for long enough."""
+        started_at = self._turn_at = time.perf_counter()
+        until = started_at + TURNS_S
+        while True:
+            if not self.sockets.collect():
+                return
+            self._turn()
+            self.traffic.turns += 1
+            now = time.perf_counter()
+            self.traffic.turns_s += now - started_at
+            started_at = self._turn_at = now
+            if now > until:
+                return
+
+    def _turn(self) -> None:
+        """Serve the sockets that are ready, within the budget, and send what that has published."""
+        budget = TURN_BYTES
+        self.forms.allowance = TURN_WORK
+        self._turn_messages = self._turn_sends = 0
+        peers = self.peers
+        ready = iter(self.sockets.take())
+        until = time.perf_counter() + TURN_S
+        for fd, events in ready:
+            peer = peers.get(fd)
+            if peer is None:
+                continue  # dropped since the poller reported it
+            try:
+                if events & WRITABLE:
+                    self.sending.flush(peer)
+                    if fd not in peers:
+                        continue
+                if events & (READABLE | LOST):
+                    if peer.interest & READABLE:
+                        budget -= self._read(peer)
+                    elif events & LOST:
+                        self._note_loss(peer)
+            except Exception:
+                self.abort_after_bug(peer)
+            if (
+                budget <= 0
+                or self._turn_messages > TURN_MESSAGES
+                or self._turn_sends > SENT_AT_ONCE_BYTES
+                or time.perf_counter() > until
+            ):
+                break
+        self.sockets.put_back(ready)
+        if self._dirty_rooms or self._closing:
+            self._end_turn()
+
+    def read_now(self, peer: Peer) -> None:
+        """Read at once what a peer has sent by now, before it is given up."""
+        if peer.interest & READABLE:
+            self._turn_at = time.perf_counter()
+            self.sockets.put_first(peer.transport.fileno())
+            self._turn()
+
+    def _read(self, peer: Peer) -> int:
+        """Receive once from a peer, act on what came, and return how many bytes that was."""
+        if peer.deferred_frames is not None and not peer.held_back:
+            return self._go_on(peer, peer.deferred_frames)
+        session = peer.session
+        if session.has_unread:
+            self._act_on(peer, self._reader.decode(peer, b""))
+            self._read_on_soon(peer)
+            return LEAST_RECEIVE_BYTES
+        started_at = time.perf_counter()
+        try:
+            size, decoded, in_place = self._reader.receive(peer, self._turn_at)
+        except BlockingIOError:
+            self._wait_for_more(peer)
+            return 0
+        except OSError as error:
+            cause = Cause.LIMIT if isinstance(error, TlsFlood) else Cause.RESET
+            self.drop(peer, cause, (peer.lost and peer.lost.why) or describe_loss(error))
+            return 0
+        if not size:
+            self._end_of_stream(peer)
+            return 0
+        self._act_on(peer, decoded)
+        if not in_place:
+            self._reader.adapt(peer, size, time.perf_counter() - started_at)
+        self._read_on_soon(peer)
+        return size
+
+    def _wait_for_more(self, peer: Peer) -> None:
+        """Read again from a peer that had no data for us: more TLS records may be here, though the first held none."""
+        if peer.lost and not peer.transport.has_pending:
+            self.drop(peer, Cause.RESET, peer.lost.why)
+        else:
+            self._read_on_soon(peer)
+
+    def _go_on(self, peer: Peer, kept: list[bytes | bytearray]) -> int:
+        """Act on what a peer had sent when it was held back."""
+        peer.deferred_frames = None
+        self._act_on(peer, kept)
+        self._read_on_soon(peer)
+        return sum(map(len, kept))
+
+    def _end_of_stream(self, peer: Peer) -> None:
+        if peer.lost and peer.lost.why:
+            self.drop(peer, Cause.RESET, "" if peer.session.is_closed else peer.lost.why)
+            return
+        them = peer.session.our_role.other.label
+        if not peer.write_shut_down:
+            peer.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
+        self.drop(peer, Cause.EOF, "" if peer.session.is_closed else f"the {them} ended the stream")
+
+    def _note_loss(self, peer: Peer) -> None:
+        """Give up a peer that is not read from for now, whose connection the poller reports as lost."""
+        if peer.inbox is not None:  # the program's queue takes what had come
+            self._read(peer)
+        elif not peer.lost:
+            self._lose(peer, "")  # how it ended shows when all has been read
+
+    def _act_on(self, peer: Peer, got: Sequence[bytes | bytearray] | Sequence[Event]) -> None:
+        """Pass on what a peer has sent, and send it what its session has to say."""
+        session = peer.session
+        room = peer.publishes_to
+        if room is not None and room.holds and got and peer.cause is None:
+            self.slow.hold_back(peer, room, got)  # type: ignore[arg-type]
+            return
+        answers = session.data_to_send() if session.outgoing else b""
+        if peer.inbox is not None:
+            if got and self._reader.deliver(peer, peer.inbox, got):  # type: ignore[arg-type]
+                self.watch(peer, done=not peer.is_blocked)
+        # §5.5.1: once our close has gone out, what still comes need not be processed.
+        elif got and peer.cause is None:
+            frames: list[bytes | bytearray] = got  # type: ignore[assignment]
+            if room is not None:
+                if room.settings.read_only:
+                    self.close(peer, 1008, "this room is for reading only", with_the_rest=False)
+                    return
+                if room.shared is not None:
+                    messages = room.send_out(frames, peer.number)
+                else:
+                    open_bytes = room.log.open_bytes
+                    messages = room.add(frames, peer.number)
+                    self._dirty_rooms.add(room)
+                    self._turn_messages += messages * len(room.current)
+                    self._turn_sends += (room.log.open_bytes - open_bytes) * len(room)
+                self.traffic.messages_in += messages
+                if peer.flow is not None:
+                    self.slow.apply_rate_limit(peer, messages)
+            elif type(frames[-1]) is bytearray and not answers and self.sending.echo_large(peer, frames):
+                return
+            else:
+                self.traffic.messages_in += len(frames)
+                self.traffic.messages_out += len(frames) - 1
+                echo = b"".join(frames)
+                window_bits = peer.encoding.window_bits
+                answers = (deflate_frames(echo, window_bits, AT_ONCE_BYTES) if window_bits else echo) + answers
+        if session.state is CLOSED:
+            if not peer.write_shut_down and not self._defer_close(peer, answers):
+                self._closing.append((peer, answers))
+        elif answers:
+            self.sending.send_answers(peer, answers)
+
+    def _end_turn(self) -> None:
+        """Seal and send what was appended; then close the peers whose sessions have ended."""
+        dirty, self._dirty_rooms = self._dirty_rooms, set()
+        for room in dirty:
+            self.sending.spread(room)
+        # Only now, so that a peer which publishes a message and closes in one turn still gets that message.
+        closing, self._closing = self._closing, []
+        for peer, last_frames in closing:
+            try:
+                self._leave(peer, last_frames, with_the_rest=False)
+            except Exception:
+                self.abort_after_bug(peer)
+
+    # Timers and the memory bound
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run_timers(self) -> None:
+        """Do what is due, at each tick."""
+        while True:
+            now = await self.timers.wait_for_tick()
+            for action in self.memory.excess():
+                self._carry_out(action)
+            self.timers.expire_rooms()
+            for peer in list(self.peers.values()):
+                try:
+                    self._check_timers(peer, now)
+                except Exception:
+                    self.abort_after_bug(peer)
+
+    def _check_timers(self, peer: Peer, now: float) -> None:
+        if peer.transport.fileno() < 0:
+            return  # it was closed while another one was handled
+        if now >= peer.pong_deadline or now >= peer.close_at:
+            self.read_now(peer)  # its answer may be here, and only we are late
+            if peer.transport.fileno() < 0:
+                return
+        # This comes before its keepalive, since no peer is exempt, whether it answers pings or is read from.
+        may_lag = peer.is_lagging or peer.flow is not None
+        if may_lag and not peer.lost and peer.session.state is OPEN:
+            self.slow.check_progress(peer, now)
+            if peer.session.state is not OPEN:
+                return
+        action = self.timers.due(peer, now)
+        if action is not None:
+            self._carry_out(action)
+
+    def _carry_out(self, action: Action) -> None:
+        """Do what the timers or the memory bound have decided."""
+        match action:
+            case SendPing(peer, payload):
+                peer.session.ping(payload)
+                self.sending.send(peer, peer.session.data_to_send())
+            case EndRest(peer):
+                self.slow.end_rest(peer)
+            case SendDeferredClose(peer):
+                self.send_deferred_close(peer)
+            case Close(peer, code, reason, cause):
+                self.close(peer, code, reason, cause, with_the_rest=False)
+            case Drop(peer, cause, why):
+                self.drop(peer, cause, why)
+            case CloseAndDrop(peer, code, reason, cause, why):
+                self.close(peer, code, reason, cause, with_the_rest=False)
+                self.drop(peer, cause, why)
+            case EndHistory(room):
+                room.end_history()
+                if room in self.timers.aging:
+                    self.timers.expire(room)
+            case ForgetMessages(inbox):
+                inbox.forget()
+            case Cancel(scope):
+                scope.cancel()
+            case _:
+                assert_never(action)
+
+    # Deferred work
+
+    def _notify_watchers(self) -> None:
+        for watcher, room, data in self.presence.take():
+            try:
+                self.sending.send(watcher, data)
+                if watcher in room.watchers:
+                    self.slow.check_notices(watcher, room, len(data))
+            except Exception:
+                self.abort_after_bug(watcher)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run_deferred_work(self) -> None:
+        """Do the work that no poller reports.
+
+        It notifies watchers, flushes what `send_soon` has queued, does a step of long work, and reads where data is
+        here already.
+        """
+        while True:
+            has_work = self.sending.has_queued or self.presence.has_news or self.forms.has_work
+            if not (has_work or self.sockets.has_waiting):
+                await self._idle.park()
+            self._notify_watchers()
+            self.sending.flush_those_queued()
+            if self.forms.has_work:
+                self.sending.do_work()
+                await trio.lowlevel.checkpoint()
+            if self.sockets.has_waiting:
+                self._take_turns()
+                await trio.lowlevel.checkpoint()
+
+
+def _import_in_thread(load: Callable[[], None]) -> None:
+    """Import in a thread: here it would keep all peers waiting for 50 to 150 ms."""
+    with contextlib.suppress(RuntimeError):  # no thread can be started: it is slower without numpy
+        threading.Thread(target=load, name="rawws: import of numpy").start()

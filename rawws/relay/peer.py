@@ -1,0 +1,392 @@
+"""A peer: one WebSocket connection after its handshake, as the loop in ``loop.py`` sees it.
+
+A peer has no task of its own. Its messages go one of three ways: into the log of the room that it publishes to,
+back to itself, or into an `Inbox`, from which the program that holds its `WebSocket` takes them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import trio
+
+from rawws.broadcast.encodings import Encoding
+from rawws.broadcast.response_stream import ResponseStream
+from rawws.broadcast.token_bucket import TokenBucket
+from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from rawws.limits import Limits
+from rawws.net.accept import Address
+from rawws.net.transport import RECEIVE_BYTES, Transport
+from rawws.relay.room_base import RoomBase
+from rawws.relay.writer import PeerWriter
+from rawws.tracing import Tracer
+from rawws.wire.events import Message, MessagePart
+from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
+from rawws.wire.session import Session
+
+# OK_CODES on both sides make an orderly end; 1005 is a close without a code (RFC 6455 §7.1.5, §7.4.1).
+OK_CODES = frozenset({1000, 1001, 1005})
+
+# The limit of an inbox that takes no more.
+_NOTHING = -1
+
+# A message that waits for a program, besides its payload: the tuple, the head of the bytes, its place in the queue.
+WAITING_BYTES = 120
+
+
+class PeerGroup:
+    """The limits, the count and the tracer of all peers of one server, or of the one peer of a client."""
+
+    __slots__ = ("_gone", "_on_leave", "_shows_frames", "limits", "peer_count", "tracer")
+
+    def __init__(
+        self,
+        limits: Limits,
+        on_leave: Callable[[int], None] | None = None,
+        tracer: Tracer | None = None,
+        *,
+        shows_frames: bool = True,
+    ) -> None:
+        """``on_leave`` is called with the number of each connection that ends. ``tracer`` gets what crosses the wire.
+
+        Without ``shows_frames`` no frames are shown: for connections that carry the frames of others.
+        """
+        self.limits = limits
+        self.tracer = tracer or Tracer()
+        self._shows_frames = shows_frames
+        self.peer_count = 0
+        self._on_leave = on_leave
+        self._gone = trio.Event()
+
+    def show_frames(self, number: int, session: Session) -> None:
+        """Have a session show its frames to the log and the tracer, as far as these want to see them."""
+        if not self._shows_frames:
+            return
+        on_frame = self.tracer.frame_watcher(number, session.our_role)
+        session.watch(on_frame, max(MAX_CONTROL_PAYLOAD_BYTES, self.tracer.shown_bytes))
+
+    def on_peer_gone(self, number: int) -> None:
+        """Count one peer less; the loop tells it."""
+        self.peer_count -= 1
+        if self._on_leave is not None:
+            self._on_leave(number)
+        if not self.peer_count:
+            self._gone.set()
+
+    async def wait_empty(self) -> None:
+        """Wait until no peer is left."""
+        while self.peer_count:
+            self._gone = trio.Event()
+            await self._gone.wait()
+
+
+class Loss(NamedTuple):
+    """The reason why a peer's socket takes nothing any more, and the number of bytes that waited for it.
+
+    The poller doesn't tell the reason. It is empty then, and the end of the stream shows it.
+    """
+
+    why: str
+    unsent_bytes: int
+
+
+class FlowControl:
+    """The rate limit of a peer, and the count of messages that it has missed. Most peers need none."""
+
+    __slots__ = ("bucket", "last_progress_at", "notice", "notice_bytes", "noticed", "read_paused_until", "skipped")
+
+    def __init__(self, bucket: TokenBucket | None = None) -> None:
+        self.bucket = bucket  # where its messages are limited
+        self.read_paused_until = 0.0  # nothing is read from it before, because it has exceeded its limit
+        self.skipped = 0  # messages that it will never get, because it read too slowly
+        self.notice = b""  # the last notification of that, which may still be queued
+        self.noticed = 0  # the number of messages in that notification
+        self.notice_bytes = 0  # of joins and leaves that may be queued
+        self.last_progress_at = math.inf  # when it last took some of what a room waits for it to take, if one does
+
+
+class About(NamedTuple):
+    """The facts about a relayed peer that its socket doesn't have. Most peers share one object, to save memory."""
+
+    user: object = None  # the result of ``authenticate``
+    subprotocol: str | None = None
+    client: Address | None = None  # its address, where a trusted proxy reports it
+
+
+NOTHING = About()
+
+
+class Peer(PeerWriter):
+    """One WebSocket connection as the loop sees it. The loop owns its transport.
+
+    `rawws.relay.writer.PeerWriter` is its sending side, which owns all that is still to be sent.
+    """
+
+    __slots__ = (
+        "about",
+        "cause",
+        "close_at",
+        "closed",
+        "deferred_frames",
+        "drained",
+        "endpoint",
+        "flow",
+        "heard_at",
+        "held_back",
+        "inbox",
+        "lost",
+        "ping_at",
+        "pong_deadline",
+        "publishes_to",
+        "receive_bytes",
+        "seen_since_ping",
+        "write_shut_down",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        transport: Transport,
+        session: Session | ResponseStream,
+        endpoint: PeerGroup,
+        encoding: Encoding,
+    ) -> None:
+        super().__init__(number, transport, session, encoding)
+        self.endpoint = endpoint
+        # Whose log gets what it says. Without it and an inbox, the peer gets that back.
+        self.publishes_to: RoomBase[Peer] | None = None
+        self.inbox: Inbox | None = None
+        self.about = NOTHING
+        # Where tasks wait that have messages for it alone, if it has no inbox, until it has taken those before.
+        self.drained: trio.lowlevel.ParkingLot | None = None
+        self.flow: FlowControl | None = None  # of a peer that can't keep up, or has to
+        self.receive_bytes = RECEIVE_BYTES  # to ask for next time
+        self.seen_since_ping = False  # anything, since the last ping
+        self.heard_at = time.perf_counter()
+        # Nothing is read from it: it has spoken while its room's publishers are to wait. `SlowPeers` lets it go.
+        self.held_back = False
+        self.deferred_frames: list[bytes | bytearray] | None = None  # what it has said then
+        self.ping_at = math.inf
+        self.pong_deadline = math.inf  # when the last ping must have been answered
+        self.close_at = math.inf  # when the socket is closed, whatever the peer does
+        self.write_shut_down = False  # we have sent all that we ever will, and wait for the peer's end of the stream
+        self.cause: Cause | None = None  # the reason for our close, if we have begun one
+        self.closed: Closed | None = None  # how it ended; `end` sets it, once
+        self.lost: Loss | None = None  # set when its socket takes no more; what it had sent is still read
+
+    def __repr__(self) -> str:
+        rooms = ", ".join(room.path for room in self.rooms)
+        return f"<Peer #{self.number} rooms=[{rooms}] outbox={self.queued_bytes} {self.session!r}>"
+
+    @property
+    def id(self) -> int:
+        """The connection's number, as the log has it."""
+        return self.number
+
+    @property
+    def remote_address(self) -> str:
+        """The other end as the socket knows it, ``host:port``."""
+        return self.transport.peer_name
+
+    @property
+    def owner(self) -> Owner | None:
+        """The object that the program holds; None for a peer that is only relayed."""
+        return None if self.inbox is None else self.inbox.owner
+
+    @property
+    def path(self) -> str:
+        """The path that it requested; empty if it isn't kept, as in echo mode."""
+        owner = self.owner
+        if owner is not None:
+            return owner.path
+        return self.rooms[0].path if self.rooms else ""
+
+    async def wait_drained(self) -> None:
+        """Wait until its socket has accepted all that was queued, or the connection has ended.
+
+        This is for a task that sends a message to a peer without an inbox.
+        """
+        if self.drained is None:
+            self.drained = trio.lowlevel.ParkingLot()
+        await self.drained.park()
+
+    def wake_senders(self) -> None:
+        """Wake the tasks in `wait_drained`."""
+        if self.inbox is not None:
+            self.inbox.drains += 1
+            self.inbox.drained.unpark_all()
+        if self.drained is not None:
+            self.drained.unpark_all()
+
+    @property
+    def unanswered_bytes(self) -> int:
+        """The bytes of automatic answers that are queued, such as pongs and echoes; a program's messages don't
+        count."""
+        return self.answer_bytes if self.inbox is not None else self.queued_bytes - self.program_bytes
+
+    def end(self, cause: Cause, told: str = "") -> Closed:
+        """Record how the connection ended, and return it. The first call decides; later ones change nothing.
+
+        ``cause`` and ``told`` are our side's view of the end; the session's view takes precedence. The inbox, the
+        counter, the tracer and the log all take the end from here, so that they agree.
+        """
+        if self.closed is None:
+            self.closed = self.describe_end(cause, told)
+            if self.inbox is not None:
+                self.inbox.end(self.closed)
+        return self.closed
+
+    def describe_end(self, cause: Cause, told: str = "") -> Closed:
+        """Return how the connection would end now, by the given cause."""
+        session = self.session
+        rcvd = session.close_rcvd
+        if cause is Cause.ERROR:
+            pass  # a failure of our own explains an end before anything that the peer did
+        elif session.fault is not None:
+            cause = Cause.LIMIT if session.fault.close_code == 1009 else Cause.PROTOCOL_ERROR
+        elif rcvd is not None and session.close_begun_by is not session.our_role:
+            cause = Cause.PEER_CLOSE
+        elif self.cause is not None and (self.cause is not Cause.OUR_CLOSE or session.is_closed):
+            cause = self.cause  # a close without an answer ends by the event that came instead
+        sentence = session.describe_end() + (f": {told}" if told else "")
+        # §7.1.5, §7.1.6: the code and the reason are those of the close that was received.
+        code, reason = (1006, "") if rcvd is None else rcvd
+        by_us = session.close_begun_by is session.our_role
+        return Closed(code, reason, by_us, cause, sentence, rcvd=rcvd, sent=session.close_sent)
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether both closes have crossed with a code that tells of no problem."""
+        sent, rcvd = self.session.close_sent, self.session.close_rcvd
+        return sent is not None and rcvd is not None and sent.code in OK_CODES and rcvd.code in OK_CODES
+
+    def closed_error(self, closed: Closed) -> ConnectionClosed:
+        """Return the exception for a call that the end of the connection has made impossible."""
+        return ConnectionClosedOK(closed) if self.ended_well else ConnectionClosedError(closed)
+
+
+class Owner(Protocol):
+    """The object through which a program holds a peer, which is a `rawws.WebSocket`."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def path(self) -> str: ...
+
+
+class Inbox:
+    """What a peer has sent and the program has not yet taken; and the tasks that wait for the peer.
+
+    With more than ``limit`` messages in it, the loop stops reading from the peer, so that a program which is
+    slower than its peer holds it back instead of filling the memory.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_readers",
+        "also_held",
+        "closed",
+        "deferred_close",
+        "drained",
+        "drains",
+        "ended",
+        "is_released",
+        "items",
+        "latency_s",
+        "limit",
+        "own_bytes",
+        "owner",
+        "paused",
+        "pings",
+    )
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.items: deque[Message | MessagePart] = deque()
+        self.paused = False  # the loop has stopped reading
+        # The session has ended, and our close waits for the program to take, and answer, what came before.
+        self.deferred_close: bytes | None = None
+        self.closed: Closed | None = None
+        self.ended = trio.Event()  # set when ``closed`` is known
+        self.latency_s: float | None = None
+        self.pings: dict[bytes, _Ping] = {}  # that wait for their pong, in the order in which they were sent
+        self.owner: Owner | None = None
+        self.own_bytes = 0  # memory of the program's WebSocket, without the messages in here
+        self.is_released = False  # the program is done with the WebSocket
+        self.also_held: Callable[[], int] | None = None  # returns the bytes that the program keeps for the peer
+        self._readers = trio.lowlevel.ParkingLot()
+        # Where tasks wait that have something to send, for the peer to take what was sent before.
+        self.drained = trio.lowlevel.ParkingLot()
+        self.drains = 0  # how often the operating system has taken all that was queued
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.items) > self.limit
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The memory of the messages, and of all else that the program keeps for the peer."""
+        if not self.items and self.also_held is None:
+            return 0
+        also = 0 if self.also_held is None else self.also_held()
+        return also + sum(len(item.payload) + WAITING_BYTES for item in self.items)
+
+    def forget(self) -> None:
+        """Drop what waits, and what still comes: a later message must not follow one that is missing."""
+        self.items.clear()
+        self.take_no_more()
+
+    def take_no_more(self) -> None:
+        """Drop what still comes, since a message is missing before it; what waits can still be received."""
+        self.limit = _NOTHING
+
+    @property
+    def misses_messages(self) -> bool:
+        """Whether a message has been dropped, so that none may follow."""
+        return self.limit == _NOTHING
+
+    async def wait(self) -> None:
+        """Wait until there is an item or the end. Cancelling loses nothing."""
+        await self._readers.park()
+
+    def wake(self) -> None:
+        """Wake who waits for an item."""
+        if self._readers:
+            self._readers.unpark_all()
+
+    def end(self, closed: Closed) -> None:
+        """Wake every task that waits, with the end of the connection; `Peer.end` calls this once."""
+        self.closed = closed
+        self.ended.set()
+        self.wake()
+        self.drained.unpark_all()
+        for ping in self.pings.values():
+            ping.answered.set()
+
+    def add_ping(self, payload: bytes, now: float) -> _Ping:
+        ping = self.pings[payload] = _Ping(now)
+        return ping
+
+    def answer_ping(self, payload: bytes, now: float) -> None:
+        """Settle a ping, and those before it: a peer may answer only the last of several (§5.5.3)."""
+        if payload not in self.pings:
+            return
+        for sent, ping in list(self.pings.items()):
+            del self.pings[sent]
+            ping.latency_s = self.latency_s = now - ping.sent_at
+            ping.answered.set()
+            if sent == payload:
+                break
+
+
+class _Ping:
+    __slots__ = ("answered", "latency_s", "sent_at")
+
+    def __init__(self, now: float) -> None:
+        self.sent_at = now
+        self.latency_s: float | None = None
+        self.answered = trio.Event()

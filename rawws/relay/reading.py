@@ -1,0 +1,97 @@
+"""Reading: one bounded receive from a peer, and its frames decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from rawws.net.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES
+from rawws.relay.peer import Inbox, Peer
+from rawws.relay.stats import Traffic
+from rawws.wire.events import Event, Message, MessagePart, PongReceived
+
+# The least that is asked for of a peer whose bytes take long to read.
+LEAST_RECEIVE_BYTES = 4 * 1024
+# At most this many messages of one peer are read at a time. The rest of what was received waits for its next turn.
+MOST_MESSAGES = 500
+
+# The longest that acting on a full receive may take, and a turn. Tiny frames that wsproto reads take a hundred times as
+# long as large ones.
+TURN_S = 0.01
+
+# The result of decoding the bytes of a peer: frames to relay or echo, or events for a program.
+Decoded = Sequence[bytes | bytearray] | Sequence[Event]
+
+
+class Reader:
+    """Receives from peers and decodes what they send."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+
+    def receive(self, peer: Peer, at: float) -> tuple[int, Decoded, bool]:
+        """Receive once. Return the number of bytes, what they amount to, and whether they went right to their place.
+
+        No bytes are the end of the stream. ``at`` is the time by `time.perf_counter`. Raises BlockingIOError when there
+        is nothing, and other OSErrors when the peer is lost.
+        """
+        session = peer.session
+        # After a full receive, more is asked for, and much of a large message goes right to its place.
+        if peer.receive_bytes != RECEIVE_BYTES and (buffer := session.large_buffer(RECEIVE_BYTES)) is not None:
+            with buffer:
+                size = peer.transport.try_receive_into(buffer)
+            if size is None:
+                raise BlockingIOError
+            in_place = True
+        else:
+            data = peer.transport.receive_now(peer.receive_bytes)
+            size, in_place = len(data), False
+        if not size:
+            return 0, (), in_place
+        self._traffic.bytes_in += size
+        peer.seen_since_ping = True
+        peer.heard_at = at
+        return size, session.received(size) if in_place else self.decode(peer, data), in_place
+
+    @staticmethod
+    def decode(peer: Peer, data: bytes) -> Decoded:
+        """Return what bytes from a peer amount to, as far as that is wanted at a time; its session keeps the rest."""
+        inbox = peer.inbox
+        if inbox is not None:
+            # After our close, what doesn't fit is dropped, and the peer's close may be the last of it.
+            drops = peer.session.close_sent is not None or peer.lost is not None
+            space = MOST_MESSAGES if drops else inbox.limit + 1 - len(inbox.items)
+            return peer.session.receive_data(data, max(1, min(space, MOST_MESSAGES)))
+        if peer.flow is None or peer.flow.bucket is None:
+            return peer.session.relay_data(data, MOST_MESSAGES)
+        return peer.session.relay_data(data, max(1, int(peer.flow.bucket.credit(trio.current_time()))))
+
+    @staticmethod
+    def adapt(peer: Peer, size: int, took_s: float) -> None:
+        """Choose how much to ask a peer for next time, since ``size`` bytes took so long to act on."""
+        if size >= LEAST_RECEIVE_BYTES and took_s * RECEIVE_BYTES > size * TURN_S:
+            peer.receive_bytes = LEAST_RECEIVE_BYTES
+        else:
+            peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
+
+    def deliver(self, peer: Peer, inbox: Inbox, events: Sequence[Event]) -> bool:
+        """Put what a peer has sent into its inbox, and return whether no more is to be read until some is taken out."""
+        self._traffic.messages_in += len(events)
+        # Messages after our close, or from a peer that is lost, are still taken while they fit; there must be no end
+        # to reading, or the peer's close would not be seen.
+        closing = peer.session.close_sent is not None or peer.lost is not None
+        for event in events:
+            if type(event) is Message or type(event) is MessagePart:
+                if not closing or not inbox.is_full:
+                    inbox.items.append(event)
+                else:
+                    inbox.take_no_more()
+            elif type(event) is PongReceived:
+                inbox.answer_ping(event.payload, trio.current_time())
+            # The session itself has acted on pings, closes and faults.
+        inbox.wake()
+        stops = inbox.is_full and not inbox.paused and not closing
+        if stops:
+            inbox.paused = True
+        return stops

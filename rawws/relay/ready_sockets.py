@@ -1,0 +1,87 @@
+"""The sockets at which there is something to do: those that the poller reports, and those with data that it can't see.
+
+A poller knows what the kernel holds. Bytes that were received already, by TLS, by a session or with the handshake, are
+in our own memory, and their sockets may never become readable again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import trio
+
+from rawws.net.poller import READABLE, make_poller
+
+# A descriptor, and what it is ready for: READABLE, WRITABLE and LOST.
+Ready = tuple[int, int]
+
+
+class ReadySockets:
+    """The poller of a loop, and the sockets that no turn has looked at yet."""
+
+    def __init__(self) -> None:
+        self._poller = make_poller()
+        self._ready: list[Ready] = []
+        self._unread: dict[int, int] = {}  # descriptors whose data is here already, with READABLE
+
+    def add(self, fd: int) -> None:
+        """Watch a socket for data. Raises OSError when that is impossible."""
+        self._poller.add(fd)
+
+    def watch(self, fd: int, interest: int) -> None:
+        """Change what a socket is watched for."""
+        self._poller.watch(fd, interest)
+
+    def remove(self, fd: int) -> None:
+        """Watch a socket no longer, which is about to be closed or would be reported as lost for ever."""
+        self._poller.remove(fd)
+
+    def close(self) -> None:
+        """Close the poller. `wait` raises `trio.ClosedResourceError` from then on."""
+        trio.lowlevel.notify_closing(self._poller.fileno())
+        self._poller.close()
+
+    async def wait(self) -> None:
+        """Wait until the poller has something to report."""
+        await trio.lowlevel.wait_readable(self._poller.fileno())
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a socket waits for a turn that the poller need not be asked for."""
+        return bool(self._ready or self._unread)
+
+    def add_unread(self, fd: int) -> None:
+        """Have a socket read in the next turn, though the poller may not report it."""
+        self._unread[fd] = READABLE
+
+    def put_first(self, fd: int) -> None:
+        """Have a socket read before all others."""
+        self._ready.insert(0, (fd, READABLE))
+
+    def put_back(self, ready: Iterable[Ready]) -> None:
+        """Return what a turn has not looked at. It comes first in the next one."""
+        self._ready = [*ready, *self._ready]
+
+    def collect(self) -> bool:
+        """Ask the poller, unless sockets wait already, and return whether there is one for the next turn."""
+        if not self._ready:
+            self._ready = self._poller.poll()
+            if self._unread:
+                self._add_unread()
+        return bool(self._ready)
+
+    def take(self) -> list[Ready]:
+        """Return the sockets for a turn, in order; none of them waits any more."""
+        ready, self._ready = self._ready, []
+        return ready
+
+    def _add_unread(self) -> None:
+        """Add descriptors whose data is here already, once each, after those that have not been served yet."""
+        unread, self._unread = self._unread, {}
+        others = []
+        for fd, events in self._ready:
+            if fd in unread:
+                unread[fd] |= events
+            else:
+                others.append((fd, events))
+        self._ready = [*others, *unread.items()]

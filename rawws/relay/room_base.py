@@ -1,0 +1,440 @@
+"""The state of a room: its log, its members by encoding, and what it keeps besides.
+
+It lies below `rawws.relay.peer`, which refers to it, and so it is generic in its members.
+`rawws.relay.room_state.RoomState` is the room whose members are peers.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import trio
+
+from rawws.broadcast.encodings import Encoding
+from rawws.broadcast.idempotency import Repeat, Repeats
+from rawws.broadcast.log import BroadcastLog, Cursor
+from rawws.broadcast.message_ids import Ids, StreamIds
+from rawws.broadcast.outbox import Outgoing
+from rawws.broadcast.polled import Polled
+from rawws.broadcast.query import RoomQuery
+from rawws.broadcast.sender_runs import SenderRuns
+from rawws.broadcast.stream_entries import StreamId
+from rawws.relay.backplane import Backplane
+from rawws.relay.lag_policies import Lag
+from rawws.relay.polling import BETWEEN_POLLS_S, Poller, Polls, make_response
+from rawws.relay.settings import RoomSettings
+from rawws.relay.watchers import Watchers
+from rawws.wire.frames import Opcode, split_frames
+
+# The memory of a room, besides its path and its log's segments (measured).
+ROOM_BYTES = 2600
+
+NOBODY = 0  # the sender of a program's message
+
+
+class Reader(Protocol):
+    """A member, as far as the room knows it. It owns its position in the log while it lags."""
+
+    number: int
+    encoding: Encoding
+
+    def lag(self, room: RoomBase[Any]) -> Lag: ...
+    def cursor_in_use(self, room: RoomBase[Any]) -> Cursor: ...
+
+
+Member = TypeVar("Member", bound=Reader)
+
+
+class Registry(Protocol):
+    """The rooms of a hub by path, to which each room reports whether it is in use."""
+
+    def add(self, room: RoomBase[Any]) -> None:
+        """Keep a room: it has a member, or keeps something for later. Harmless when it is kept already."""
+
+    def keep(self, room: RoomBase[Any]) -> None:
+        """Keep a room as `add` does, and have it expire what it keeps, in time."""
+
+    def discard(self, room: RoomBase[Any]) -> None:
+        """Keep a room no longer. Harmless when it isn't kept."""
+
+
+class _LaggingReaders:
+    """The positions of a room's lagging members, for its log. Refers to the room weakly: the room refers to the log."""
+
+    __slots__ = ("_room",)
+
+    def __init__(self, room: RoomBase[Any]) -> None:
+        self._room = weakref.ref(room)
+
+    def __call__(self) -> Iterator[tuple[Cursor, Encoding]]:
+        """Yield the cursor and the encoding of each."""
+        room = self._room()
+        if room is None or not room.policy.reads_on:  # its peers have no place in a segment
+            return
+        for peer in room.behind:
+            yield peer.cursor_in_use(room), peer.encoding
+
+
+class RoomBase(Generic[Member]):
+    """The members and the log of one URL path. A member is either current or behind.
+
+    Nothing is sent from here. The methods that change who is in the room return what the loop is to do about it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_as_tuple",
+        "_polls",
+        "_registry",
+        "_repeats",
+        "_senders",
+        "behind",
+        "current",
+        "facade",
+        "holds",
+        "kept_until",
+        "log",
+        "path",
+        "policy",
+        "released",
+        "settings",
+        "shared",
+        "watchers",
+    )
+
+    def __init__(
+        self, path: str, settings: RoomSettings, registry: Registry, shared: Backplane[RoomBase[Member]] | None = None
+    ) -> None:
+        self.path = path
+        self.settings = settings
+        self.policy = settings.policy(settings.key or "", settings.max_lag_bytes)
+        self._senders: SenderRuns | None = SenderRuns() if self.settings.exclude_sender else None
+        self.log = self._make_log()
+        # Those that have been sent everything, by their encoding: their place is the log's tail.
+        self.current: dict[Encoding, set[Member]] = {}
+        # Those that have a cursor of their own, and wait for their socket to take more.
+        self.behind: set[Member] = set()
+        self._as_tuple: tuple[RoomBase[Member]] | None = None
+        self._registry = registry
+        # The object that a program holds. It belongs to the registry, which refers to it weakly while the room isn't in
+        # use: the object refers to the room, and a cycle would have to wait for the garbage collector.
+        self.facade: object = None
+        self._polls: Polls | None = None  # while a poll is in progress
+        self._repeats: Repeats | None = None  # of what was published with a key, if anything was
+        self.watchers: Watchers[Member] = Watchers()  # the members that are notified of each join and leave
+        self.kept_until = -math.inf  # for clients that poll, and are not here between two polls
+        # The reasons for which publishers are to wait at present. A peer is known to be a publisher when it publishes
+        # again: that message is kept, and no more is read from the peer. The pings, pongs and closes of the others
+        # can't wait.
+        self.holds: set[str] = set()
+        self.released = trio.lowlevel.ParkingLot()
+        self.shared = shared  # the store to which messages go, instead of into the log
+
+    def _make_log(self) -> BroadcastLog:
+        message_bytes = 0 if self._senders is None else self._senders.bytes_each
+        return BroadcastLog(
+            history=self.settings.history,
+            message_bytes=message_bytes,
+            in_use=_LaggingReaders(self),
+        )
+
+    def __repr__(self) -> str:
+        return f"<RoomState {self.path} peers={len(self)} behind={len(self.behind)} {self.log!r}>"
+
+    def __len__(self) -> int:
+        """The number of members."""
+        return sum(map(len, self.current.values())) + len(self.behind)
+
+    def __bool__(self) -> bool:
+        return True  # a room that is empty is a room
+
+    @property
+    def peers(self) -> list[Member]:
+        """The present members."""
+        return [*self.behind, *(peer for peers in self.current.values() for peer in peers)]
+
+    @property
+    def last_id(self) -> str:
+        """The id of the message that was published last; of the beginning, if there was none."""
+        return self.log.tail_id
+
+    @property
+    def is_held(self) -> bool:
+        """Whether publishers are to wait."""
+        return bool(self.holds)
+
+    # For readers
+
+    def resolve(self, reading: RoomQuery) -> StartPosition:
+        """Return the position at which a reader starts, and what it has missed by then."""
+        log = self.log
+        oldest = log.oldest(trio.current_time())
+        if reading.since is not None:
+            number = log.ids.number_of(reading.since)
+            if number is None or number < oldest - 1:
+                return StartPosition(oldest - 1, {"since": str(reading.since), "after": log.label(oldest - 1)})
+            if number > log.last_message:  # it has seen what we never had: others may have missed it, and we more
+                return StartPosition(log.last_message, {"since": str(reading.since), "after": log.tail_id})
+            if not log.ids.knows(reading.since):  # the id is of a stream that was lost
+                return StartPosition(number, {"since": str(reading.since), "after": log.label(number)})
+            return StartPosition(number, None)
+        if reading.last is not None:
+            return StartPosition(max(oldest - 1, log.last_message - reading.last), None)
+        return StartPosition(log.last_message, None)
+
+    def poll_response(self, after: int, gap: dict[str, str] | None) -> Polled:
+        """Return the response to a poll for the messages after a number. It is made once for all polls in progress."""
+        if self._polls is None:
+            return make_response(self.log, after, gap)
+        return self._polls.response(self.log, after, gap)
+
+    def poll(self, after: int) -> Poller:
+        """Return a poll, as a context manager: meanwhile the room keeps the messages after a number.
+
+        The room itself is kept for some time after it, since its ids would be of no use in the next poll otherwise.
+        """
+        if self._polls is None:
+            self._polls = Polls()
+        self.kept_until = trio.current_time() + BETWEEN_POLLS_S
+        self._registry.keep(self)
+        return Poller(self._polls, self.log.number_of(after + 1), self._end_poll)
+
+    def _end_poll(self) -> None:
+        if not self._polls:
+            self._polls = None
+        self.trim()
+
+    @property
+    def tells_senders_apart(self) -> bool:
+        """Whether a peer is not sent what it has said itself."""
+        return self._senders is not None
+
+    def segment_for(self, peer: Member, number: int) -> bytes:
+        """Return a segment in a peer's encoding, and without its own messages if the room excludes senders."""
+        return self.leave_out_own(peer, number, self.log.segment(number, peer.encoding))
+
+    def leave_out_own(self, peer: Member, number: int, segment: bytes) -> bytes:
+        """Return a segment, in an encoding that has frames. With `exclude_sender` it lacks the peer's own messages."""
+        if self._senders is None:
+            return segment
+        return self._senders.leave_out(peer.number, segment, *self.log.span(number))
+
+    def count_for(self, peer: Member, first: int, last: int) -> int:
+        """Return how many of these messages a peer is sent."""
+        own = 0 if self._senders is None else self._senders.count(peer.number, first, last)
+        return last - first + 1 - own
+
+    # For publishers
+
+    def send_out(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
+        """Give encoded messages to the backplane, from where they come back to be added; return how many."""
+        assert self.shared is not None
+        history = self.settings.history
+        messages = list(split_frames(b"".join(frames)))
+        for header, payload in messages:
+            opcode = Opcode(header.opcode)
+            self.shared.publish(Outgoing(self.path, opcode, bytes(payload), history, sender=sender, key=key))
+        return len(messages)
+
+    def add(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
+        """Append encoded messages of one sender, to be sealed and sent soon; return how many."""
+        first = self.log.next_message
+        self.log.append(frames)
+        if key is not None:
+            self.policy.note_key(range(first, self.log.next_message), key)
+        if self._senders is not None:
+            self._senders.add(self.log.next_message - 1, sender)
+        return self.log.next_message - first
+
+    def seal(self) -> bool:
+        """Make what was appended a segment, or the first of it; return False if nothing is left."""
+        log = self.log
+        first = log.last_message + 1
+        plain = log.seal(trio.current_time())
+        if plain is None:
+            return False
+        self.policy.note_sealed(first, plain)
+        if self._polls is not None:
+            self._polls.wake()
+        if self.settings.history.messages:
+            self._registry.keep(self)
+        return True
+
+    def seal_all(self) -> None:
+        """Seal everything that was appended. This is for a room without members, to which nothing is sent."""
+        while self.seal():
+            pass
+        self.trim()
+
+    def find_idempotent(self, key: str) -> Repeat | None:
+        """Return what was published before with an Idempotency-Key, if that is still known."""
+        return None if self._repeats is None else self._repeats.find(key, trio.current_time())
+
+    def remember_idempotency_key(self, key: str, digest: str) -> None:
+        """Remember the message that was published last by its Idempotency-Key for a while. The room is kept as long."""
+        if self._repeats is None:
+            self._repeats = Repeats()
+        self._repeats.note(key, self.log.last_message, digest, trio.current_time())
+        self._registry.keep(self)
+
+    # For the backplane
+
+    def share_through(self, backplane: Backplane[RoomBase[Member]]) -> None:
+        """Send what is published here to a backplane from now on. The room has to be idle."""
+        self.reset()
+        self.shared = backplane
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the room has no member and no poll in progress, and no client is expected to poll again."""
+        return not len(self) and not self._polls and trio.current_time() >= self.kept_until
+
+    def set_ids(self, ids: Ids) -> None:
+        """Have the messages to come named by other ids. There may be no message yet."""
+        assert not self.log.next_message - 1, "there are messages with other ids"
+        self.log.ids = ids
+
+    def reset(self) -> None:
+        """Forget everything. The room has to be idle."""
+        self.log = self._make_log()
+        self._forget()
+
+    def record_gap(self, after: StreamId) -> dict[str, str]:
+        """Record that messages may be missing here, and return the gap, which the caller spreads. Then it trims.
+
+        A new sequence of ids starts after ``after``, which may be lower than the last id. Everything appended must
+        have been sealed.
+        """
+        log = self.log
+        assert isinstance(log.ids, StreamIds)
+        since = log.tail_id
+        log.ids.restart(after)
+        gap = {"since": since, "after": log.label(log.next_message)}
+        log.leave_out({"gap": gap}, trio.current_time())
+        if self._senders is not None:
+            self._senders.add(log.last_message, NOBODY)
+        if self._polls is not None:
+            self._polls.record_gap(gap)
+        return gap
+
+    # For the loop
+
+    @property
+    def as_tuple(self) -> tuple[RoomBase[Member]]:
+        """The room in a tuple, the same for all of the many peers that are in no other room."""
+        if self._as_tuple is None:
+            self._as_tuple = (self,)
+        return self._as_tuple
+
+    def admit(self, peer: Member, *, watches: bool = False) -> bool:
+        """Make a peer a member, which lacks nothing of the log; return whether watchers are to be notified.
+
+        With ``watches`` the peer is notified of each other peer that joins or leaves from now on.
+        """
+        self._registry.add(self)
+        if self.shared is not None:
+            self.shared.follow(self)
+        self.add_current(peer)
+        # First of all, since sending to the peer may end its membership, and with it the watching.
+        has_news = self.watchers.note("join", peer, len(self))
+        if watches:
+            self.watchers.add(peer)
+        return has_news
+
+    @property
+    def tail(self) -> Cursor:
+        """Where a peer stands that lacks nothing."""
+        return self.policy.tail(self.log)
+
+    def add_current(self, peer: Member) -> None:
+        self.behind.discard(peer)
+        self.current.setdefault(peer.encoding, set()).add(peer)
+
+    def add_behind(self, peer: Member) -> None:
+        self._discard_current(peer)
+        self.behind.add(peer)
+
+    def remove(self, peer: Member) -> bool:
+        """End a peer's membership, whatever the reason; return whether watchers are to be notified."""
+        self._discard_current(peer)
+        self.behind.discard(peer)
+        self.watchers.discard(peer)
+        has_news = self.watchers.note("leave", peer, len(self))
+        self.trim()
+        if not len(self):
+            self._forget()
+        return has_news
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that the room takes, while it has a member or keeps something."""
+        polls = 0 if self._polls is None else self._polls.held_bytes(self.log.keeps)
+        return ROOM_BYTES + len(self.path) + self.log.held_bytes + self.policy.held_bytes + self._repeats_bytes + polls
+
+    @property
+    def history_bytes(self) -> int:
+        """The memory of what is kept for later readers, and for publishers that retry."""
+        return self.log.history_bytes + self._repeats_bytes
+
+    @property
+    def _repeats_bytes(self) -> int:
+        return 0 if self._repeats is None else self._repeats.held_bytes
+
+    @property
+    def quiet_since(self) -> float:
+        """The time of the last message, or of the last poll."""
+        noted_at = self._repeats.newest_at if self._repeats else -math.inf
+        return max(self.log.sealed_at, noted_at, self.kept_until - BETWEEN_POLLS_S)
+
+    def end_history(self) -> None:
+        """Forget what is kept for later readers, which will get a gap, and for publishers that retry."""
+        self.log.end_history()
+        self._repeats = None
+        self.kept_until = -math.inf
+        self.trim()
+
+    def _forget(self) -> bool:
+        """Leave the registry if nothing is left of the room."""
+        if len(self) or self._polls or self._keeps_something:
+            return False
+        self._registry.discard(self)
+        self._as_tuple = None
+        self.policy.clear()  # a program may keep the room, but no reader can ask for older messages
+        return True
+
+    def expire(self) -> bool:
+        """Drop what is too old; return True when nothing is left that has to end in time."""
+        self.trim()
+        if self._repeats is not None:
+            self._repeats.expire(trio.current_time())
+        return not self._keeps_something if len(self) else self._forget()
+
+    @property
+    def _keeps_something(self) -> bool:
+        """Whether something is kept for a client that isn't here."""
+        return bool(self.log.kept_bytes or self._repeats) or trio.current_time() < self.kept_until
+
+    def _discard_current(self, peer: Member) -> None:
+        if peers := self.current.get(peer.encoding):
+            peers.discard(peer)
+            if not peers:
+                del self.current[peer.encoding]
+
+    def trim(self) -> None:
+        """Forget what nobody needs any more."""
+        lowest = self.policy.first_needed(self.log, (peer.lag(self).cursor for peer in self.behind))
+        if self._polls:
+            lowest = min(lowest, self._polls.lowest)
+        self.log.trim(lowest, trio.current_time())
+        if self._senders is not None:
+            self._senders.trim(self.log.last_before(self.log.first) + 1)
+
+
+class StartPosition(NamedTuple):
+    """The position at which a reader starts: after message ``after``. ``gap`` says what is missing before it."""
+
+    after: int
+    gap: dict[str, str] | None

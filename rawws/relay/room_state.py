@@ -1,0 +1,11 @@
+"""The room whose members are peers, as the loop, the backplane and all that is above them use it.
+
+A program holds a `rawws.hub.room.Room`, which is above the loop.
+"""
+
+from __future__ import annotations
+
+from rawws.relay.peer import Peer
+from rawws.relay.room_base import RoomBase
+
+RoomState = RoomBase[Peer]

@@ -1,0 +1,353 @@
+"""Sending: a room's messages to all of its peers, and frames to one peer alone.
+
+The peers that have had all of a room's log are sent the next segment with one ``send()`` each, all of them the same
+``bytes``. A peer whose socket takes only part of it lags from then on, and its `rawws.relay.writer.PeerWriter` knows
+what it is sent next, whenever the socket can take more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import trio
+
+from rawws import tracing
+from rawws.broadcast.encodings import PLAIN
+from rawws.net.poller import READABLE
+from rawws.relay.encoding_jobs import SENT_AT_ONCE_BYTES, WORK, Forms, Job
+from rawws.relay.peer import Peer
+from rawws.relay.peer_control import PeerControl
+from rawws.relay.room_state import RoomState
+from rawws.relay.slow_peers import SlowPeers
+from rawws.relay.stats import Traffic
+from rawws.wire.deflate import STEP_BYTES
+from rawws.wire.role import Role
+from rawws.wire.session import State
+
+# Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
+# pongs faster than it takes them is slowed down to its own speed. A program's messages don't count: `send` waits
+# for the peer by itself, and the peer's close may say why it takes no more of a message.
+MAX_OUTBOX_BYTES = 64 * 1024
+
+
+class Sending:
+    """Sends to peers, and has the loop watch, lose or close them as that turns out."""
+
+    def __init__(self, control: PeerControl, forms: Forms, slow: SlowPeers, traffic: Traffic) -> None:
+        self._control = control
+        self._forms = forms
+        self._slow = slow
+        self._traffic = traffic
+        self._queued: list[Peer] = []  # to be flushed soon
+
+    # To all of a room
+
+    def spread(self, room: RoomState) -> tuple[int, int, int]:
+        """Seal what was added to a room and send it to every peer there.
+
+        Returns how many were sent it at once, have it queued, and were lost or closed.
+        """
+        peers = len(room)
+        sent = queued = gone = 0
+        try:
+            while room.seal():
+                self._traffic.messages_out += room.log.sealed_messages * len(room)
+                sent, queued, lost = self._broadcast(room)
+                gone += lost
+            return sent, queued, gone
+        except Exception:
+            self._control.abort_room_after_bug(room)
+            return 0, 0, peers
+
+    def spread_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
+        """Send the gap that a room's log just got to every peer there, if its encoding has controls.
+
+        A lagging peer that doesn't read on in the log has no place there, and is sent the gap at once.
+        """
+        if room.policy.reads_on:
+            try:
+                self._broadcast(room)
+            except Exception:
+                self._control.abort_room_after_bug(room)
+            return
+        for peer in room.peers:
+            if peer.session.state is State.OPEN and (words := peer.encoding.encode_control({"gap": gap})):
+                if peer.is_fragmenting:
+                    peer.queue_whole(words)
+                else:
+                    self.send(peer, words)
+
+    def _broadcast(self, room: RoomState) -> tuple[int, int, int]:
+        """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
+        number = room.log.next - 1
+        gone = len(room)
+        forms, reads_on = self._forms, room.policy.reads_on
+        short: list[tuple[Peer, bytes, int]] = []  # with the segment, and how much of it was sent
+        lost: list[tuple[Peer, OSError]] = []
+        later: list[Peer] = []
+        most_bytes = SENT_AT_ONCE_BYTES
+        for encoding, all_peers in room.current.items():
+            peers: Collection[Peer] = all_peers
+            # A lagging peer that doesn't read on in the log has no place in a segment, and can't wait for its encoding.
+            segment = forms.get(room, number, encoding) if reads_on else forms.get_at_once(room, number, encoding)
+            if segment is None:
+                later += peers
+                continue
+            if not segment:  # a gap, in an encoding without controls
+                continue
+            size = len(segment)
+            if size * len(peers) > most_bytes and reads_on:
+                in_order = list(peers)
+                peers = in_order[: max(1, most_bytes // size)]
+                later += in_order[len(peers) :]
+            most_bytes -= size * len(peers)
+            if room.tells_senders_apart:
+                self._send_without_their_own(room, number, peers, segment, short, lost)
+                continue
+            for peer in peers:
+                try:
+                    sent = peer.transport.send_now(segment)
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    lost.append((peer, error))
+                    continue
+                if sent != size:
+                    short.append((peer, segment, sent))
+            self._traffic.bytes_out += size * len(peers)
+            if tracing.frames_are_shown():
+                nothing = {peer for peer, _, sent in short if not sent}  # to be shown when the first bytes are sent
+                for peer in peers:
+                    if peer not in nothing:
+                        peer.session.show_sent(segment)
+        for peer, segment, sent in short:
+            if not room.tells_senders_apart:
+                self._traffic.bytes_out -= len(segment) - sent
+            peer.record_partial_send(room, number, segment, sent)
+            self._control.watch(peer, done=False)
+        for peer in later:
+            peer.wait_for_encoding(room, number, forms)
+        for peer, loss in lost:
+            self._control.lose(peer, loss)
+        self._slow.check_all(room)
+        room.trim()
+        left, behind = len(room), len(room.behind)
+        return left - behind, behind, gone - left
+
+    def _send_without_their_own(
+        self,
+        room: RoomState,
+        number: int,
+        peers: Collection[Peer],
+        whole: bytes,
+        short: list[tuple[Peer, bytes, int]],
+        lost: list[tuple[Peer, OSError]],
+    ) -> None:
+        """Send each peer a segment without the messages that it has published itself."""
+        for peer in peers:
+            segment = room.leave_out_own(peer, number, whole)
+            try:
+                sent = peer.transport.send_now(segment) if segment else 0
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                lost.append((peer, error))
+                continue
+            self._traffic.bytes_out += sent
+            if sent != len(segment):
+                short.append((peer, segment, sent))
+            if sent:
+                peer.session.show_sent(segment)
+
+    # To one peer
+
+    def send(self, peer: Peer, frames: bytes, *, show: bool = True) -> None:
+        """Queue frames for this peer only, and send what can be sent now. Without ``show`` they may be anything."""
+        if show and peer.session.on_frame is not None:
+            peer.session.show_sent(frames)
+        self._traffic.messages_out += 1
+        try:
+            if peer.put(frames, self._traffic):
+                return
+        except OSError as error:
+            self._control.lose(peer, error)
+            return
+        self.flush(peer)
+
+    def send_answers(self, peer: Peer, frames: bytes) -> None:
+        """Send automatic answers, such as pongs and echoes.
+
+        A peer that asks for more of them than it takes is not read from (`Peer.unanswered_bytes`).
+        """
+        self._send_counted(peer, frames, peer.count_answers)
+
+    def send_alone(self, peer: Peer, frames: bytes) -> None:
+        """Send a program's message to a peer without an inbox that is caught up with its rooms."""
+        self._send_counted(peer, frames, peer.count_program)
+
+    def _send_counted(self, peer: Peer, frames: bytes, count: Callable[[int], None]) -> None:
+        if peer.session.on_frame is not None:
+            peer.session.show_sent(frames)
+        self._traffic.messages_out += 1
+        try:
+            if peer.put(frames, self._traffic):
+                return
+        except OSError as error:
+            self._control.lose(peer, error)
+            return
+        count(len(frames))
+        self.flush(peer)
+
+    def send_soon(self, peer: Peer, frames: bytes) -> None:
+        """Queue frames for this peer, to go out with those that follow: at once when they are many, else very soon.
+
+        For a peer that is in no room, whose log would overtake what waits.
+        """
+        if peer.session.on_frame is not None:
+            peer.session.show_sent(frames)
+        self._traffic.messages_out += 1
+        if not peer.has_queued:
+            self._queued.append(peer)
+            self._control.schedule_deferred_work()
+        peer.queue(frames)
+        if peer.queued_bytes >= MAX_OUTBOX_BYTES:
+            self.flush(peer)
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether `send_soon` has queued something that nobody has flushed."""
+        return bool(self._queued)
+
+    def flush_those_queued(self) -> None:
+        """Send what `send_soon` has queued."""
+        queued, self._queued = self._queued, []
+        for peer in queued:
+            if peer.has_queued and not peer.is_blocked:
+                self._flush_or_give_up(peer)
+
+    def echo_large(self, peer: Peer, frames: list[bytes | bytearray]) -> bool:
+        """Send large frames back without joining them first; False if that isn't possible now."""
+        if peer.encoding is not PLAIN or peer.interest != READABLE or peer.session.on_frame is not None:
+            return False
+        self._traffic.messages_in += 1
+        try:
+            is_done = peer.put_pieces(frames, self._traffic)
+        except OSError as error:
+            self._control.lose(peer, error)
+            return True
+        if not is_done:
+            self.flush(peer)
+        return True
+
+    def flush(self, peer: Peer) -> None:
+        """Send what the peer's socket takes now, and watch it for writability if something is left."""
+        if peer.transport.fileno() < 0:
+            return
+        was_lagging, before = peer.is_lagging, self._traffic.bytes_out
+        try:
+            progress = peer.flush(self._forms, self._traffic)
+        except OSError as error:
+            self._control.lose(peer, error)
+            return
+        for messages, behind in progress.skipped:
+            self._slow.record_skipped(peer, messages, f"{behind} messages behind")
+        if was_lagging and self._traffic.bytes_out != before:
+            self._slow.note_progress(peer)
+        for room in peer.rooms:
+            if room.is_held:
+                self._slow.unblock_if_caught_up(room)
+        takes_more = not progress.is_blocked
+        if progress.is_done and self._is_over(peer):
+            takes_more = self._shut_down_write(peer)
+        self._control.watch(peer, done=takes_more)
+        if takes_more:
+            peer.wake_senders()
+
+    def _flush_or_give_up(self, peer: Peer) -> None:
+        try:
+            self.flush(peer)
+        except Exception:
+            self._control.abort_after_bug(peer)
+
+    @staticmethod
+    def _is_over(peer: Peer) -> bool:
+        """Return whether a peer has been sent the last that it gets from us."""
+        if peer.write_shut_down or not peer.session.is_closed or peer.rooms:
+            return False
+        return peer.inbox is None or peer.inbox.deferred_close is None
+
+    @staticmethod
+    def _shut_down_write(peer: Peer) -> bool:
+        """End the stream to a peer if that is ours to do (§7.1.1); False if the socket takes no more for now."""
+        peer.write_shut_down = True
+        session = peer.session
+        # The server is the first to end the stream; a client does so when it gives up on the server.
+        if session.our_role is not Role.SERVER and session.fault is None:
+            return True
+        peer.transport.shutdown_write()
+        return not peer.transport.has_unsent
+
+    # The places of peers in their rooms
+
+    def fall_behind(self, peer: Peer) -> None:
+        """Have a peer keep its own place in each of its rooms, since it can't be sent things right now."""
+        peer.start_lagging()
+        self._control.watch(peer, done=False)
+
+    def replay(self, peer: Peer, room: RoomState, after: int) -> bool:
+        """Send a peer that joins a room what came after a message; false if there is nothing for it."""
+        if not peer.replay(room, after, trio.current_time()):
+            return False
+        self.flush(peer)
+        return True
+
+    def begin_fragments(self, peer: Peer) -> None:
+        """Begin a message in fragments: what its rooms publish waits until `end_fragments`."""
+        if peer.begin_fragments():
+            self._control.watch(peer, done=True)
+
+    def end_fragments(self, peer: Peer) -> None:
+        """The last fragment of a message has been given to `send`."""
+        peer.end_fragments()
+        self.flush(peer)
+
+    # Segments that take long to encode
+
+    def do_work(self) -> None:
+        """Do about a millisecond of encoding, and send to the peers that have waited for what is done."""
+        forms = self._forms
+        forms.allowance = STEP_BYTES
+        work = 0
+        while forms.has_work and work < STEP_BYTES:
+            job = forms.next_job()
+            try:
+                is_made = job.advance()
+            except Exception:  # the other rooms have jobs too
+                self._finish(job)
+                self._control.abort_room_after_bug(job.room)
+                continue
+            if not is_made:
+                work += min(job.work, STEP_BYTES)
+                forms.put_back(job)
+                continue
+            self._finish(job)
+            work += self._resume(job)
+
+    def _finish(self, job: Job) -> None:
+        if self._forms.finish(job):
+            self._slow.unblock(job.room, WORK)
+
+    def _resume(self, job: Job) -> int:
+        """Send to the peers that have waited, at most `SENT_AT_ONCE_BYTES`, and return how much work that was."""
+        traffic = self._traffic
+        before = traffic.bytes_out
+        until = before + SENT_AT_ONCE_BYTES
+        while job.waiting:
+            peer, _ = job.waiting.popitem()
+            if not peer.awaits_encoding or not peer.is_lagging:
+                continue
+            if traffic.bytes_out >= until and job.room in peer.rooms and job.is_wanted:
+                peer.wait_for_encoding(job.room, job.number, self._forms)
+                continue
+            self._flush_or_give_up(peer)
+        return (traffic.bytes_out - before) * STEP_BYTES // SENT_AT_ONCE_BYTES

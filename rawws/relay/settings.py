@@ -1,0 +1,53 @@
+"""The settings of a room: what it keeps, and how it treats its peers."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from dataclasses import dataclass, field
+
+from rawws.broadcast.log import History
+from rawws.errors import UsageError
+from rawws.limits import MAX_LAG_BYTES, check_number
+from rawws.relay.lag_policies import LagPolicy, choose_policy
+
+
+class Slow(enum.Enum):
+    """The names of the policies in `rawws.relay.lag_policies`: what happens to a peer that reads too slowly."""
+
+    CLOSE = "close"  # the peer is closed with 1013
+    SKIP = "skip"  # it goes on with the newest, and is notified of how many it missed if its encoding can say so
+    LATEST = "latest"  # of what it missed, it gets only the newest of each key, whenever it can take more
+    WAIT = "wait"  # publishers are held back until it has caught up, so that no message is lost
+
+
+@dataclass(frozen=True, slots=True)
+class RoomSettings:
+    """What a room keeps, and how it treats its peers. Sizes are in bytes, times in seconds."""
+
+    history: History = field(default_factory=History)
+    max_lag_bytes: int = MAX_LAG_BYTES
+    slow: Slow | str = Slow.CLOSE  # or the name of another policy in `rawws.relay.lag_policies.POLICIES`
+    key: str | None = None  # the JSON member that holds a message's key, for `Slow.LATEST`
+    exclude_sender: bool = False  # a message goes to all others
+    read_only: bool = False  # a peer that sends something is closed with 1008; others publish
+    max_peers: float | None = None  # None and infinity are no limit
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError` for settings that exclude each other, or that have no such value."""
+        self.policy.check(exclude_sender=self.exclude_sender)
+        with contextlib.suppress(ValueError):
+            object.__setattr__(self, "slow", Slow(self.slow))
+        if not isinstance(self.history, History):
+            raise UsageError(f"history can't be {self.history!r}; give a rawws.History, such as History(messages=100)")
+        check_number("history", self.history.messages)
+        check_number("history_bytes", self.history.max_bytes)
+        check_number("history_age_s", self.history.max_age_s, whole=False)
+        check_number("max_lag_bytes", self.max_lag_bytes, least=1)
+        if self.max_peers is not None:
+            check_number("max_peers", self.max_peers, least=1, whole=False)
+
+    @property
+    def policy(self) -> type[LagPolicy]:
+        """The policy for slow peers."""
+        return choose_policy(self.slow.value if isinstance(self.slow, Slow) else self.slow)

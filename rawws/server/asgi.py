@@ -1,0 +1,179 @@
+"""ASGI applications (Starlette, FastAPI and others), which answer the requests that don't upgrade.
+
+They get the HTTP side of ASGI, and its lifespan. rawws accepts the upgrades itself, on the same port, so that no
+``websocket`` scope ever occurs. Sections are those of the ASGI specification 3.0 with its HTTP part 2.4
+(https://asgi.readthedocs.io/en/latest/specs/). The application runs on trio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+from urllib.parse import unquote
+
+import trio
+
+from rawws.callables import check_async
+from rawws.errors import UsageError
+from rawws.limits import NO_LIMIT, Limits
+from rawws.server.apps import Exchange
+from rawws.server.asgi_conversation import Conversation
+from rawws.server.asgi_endpoints import websocket_paths
+from rawws.server.asgi_lifespan import GRACE_S, Lifespan, log_fault
+from rawws.server.asgi_spec import HTTP_VERSIONS, Application, Scope
+
+# A second slash would make the next word a host's name where an application redirects to it; to browsers a backslash is
+# one.
+_ROOT_PATH = re.compile(r"/(?:[^/\\?#\x00-\x20\x7f][^?#\x00-\x20\x7f]*)?")
+
+
+def asgi(app: Application, *, root_path: str | None = None, lifespan: Literal["auto", "on", "off"] = "auto") -> AsgiApp:
+    """Return an ASGI application as the ``http`` of `rawws.serve`.
+
+    ``root_path`` is the prefix that a proxy in front removes from the path, such as ``/api``. The application gets it
+    as ASGI's ``root_path``, and the whole path that the client requested as ``path``.
+    ``lifespan`` says whether the application gets the events of startup and shutdown: ``on``, ``off``, or ``auto`` if
+    it may not support them. An application that fails to start makes `rawws.serve` raise `UsageError`.
+    """
+    _check_application("the ASGI application", app)
+    if lifespan not in ("auto", "on", "off"):
+        raise UsageError(f"there is no lifespan {lifespan!r}; give 'auto', 'on' or 'off'")
+    if root_path and not _ROOT_PATH.fullmatch(root_path):
+        raise UsageError(f"root_path can't be {root_path!r}; give a path that begins with one slash, such as /api")
+    return AsgiApp(app, (root_path or "").rstrip("/"), lifespan)
+
+
+def _check_application(what: str, app: object, factory: str = "call it, as in asgi(make_app())") -> None:
+    if not callable(app) and not inspect.iscoroutine(app):
+        raise UsageError(f"{what} is of type {type(app).__name__}; an ASGI application must be callable")
+    hints = {
+        0: f"; if it makes the application, {factory}",
+        1: "; a function of the request is given to rawws.serve as http itself",
+        2: "; a WSGI application needs a server of its own",
+    }
+    check_async(what, app, "scope", "receive", "send", hints=hints)
+
+
+class AsgiApp:
+    """An ASGI application as an `HttpApp`; `asgi` makes one."""
+
+    def __init__(self, app: Application, root_path: str, lifespan: str) -> None:
+        self._app = app
+        self._root_path = root_path
+        self._lifespan = lifespan
+        self._state: dict[str, Any] = {}
+        self._calls: trio.Nursery | None = None  # of the application, while its lifespan lasts
+
+    def websocket_paths(self) -> list[str]:
+        """Return the paths of the application's WebSocket endpoints, as far as they can be seen from outside."""
+        return websocket_paths(self._app)
+
+    def max_body_bytes(self, limits: Limits) -> int:
+        return NO_LIMIT  # the application decides how much it reads
+
+    async def serve_exchange(self, exchange: Exchange) -> None:
+        """Have the application answer one request.
+
+        Raises what the application raises, and OSError when the client left before it was answered.
+        """
+        if self._calls is None:
+            raise UsageError("an ASGI application answers only while its lifespan() is entered, as rawws.serve does")
+        conversation = Conversation(exchange)
+        # In a task of its own, which outlives the response: the next request on this connection doesn't wait for what
+        # the application does in the background, nor does it see its context variables.
+        self._calls.start_soon(conversation.run, self._app, self._scope(exchange))
+        with exchange.on_stop(conversation.heed_stop):
+            await conversation.wait_answered()
+
+    def _scope(self, exchange: Exchange) -> Scope:
+        request = exchange.request
+        raw_path = request.path or request.target  # OPTIONS * has no path
+        return {
+            "type": "http",
+            "asgi": dict(HTTP_VERSIONS),
+            "http_version": request.http_version,
+            "method": request.method.upper(),
+            "scheme": exchange.scheme,
+            # Bytes that aren't UTF-8 become U+FFFD. The root path is prepended even if the path begins with it: a
+            # client that requests /api/api/users from a proxy must not get past the proxy's rules for /api/users.
+            "path": (self._root_path if request.path else "") + unquote(raw_path),
+            "raw_path": raw_path.encode("ascii"),
+            "query_string": request.query.encode("ascii"),
+            "root_path": self._root_path,
+            "headers": [(name.lower(), value) for name, value in request.headers.raw()],
+            "client": exchange.client,
+            "server": exchange.server,
+            "state": self._state.copy(),
+        }
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Send the application startup now, and shutdown at the end. Raises `UsageError` if it can't start."""
+        if self._calls is not None:
+            raise UsageError("rawws.asgi(app) is for one server; make another one of the same application")
+        self._state = {}
+        life = Lifespan(self._app, self._state)
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                if self._lifespan != "off":
+                    nursery.start_soon(life.run)
+                    await life.start(required=self._lifespan == "on")
+                async with trio.open_nursery() as calls:
+                    self._calls = calls
+                    try:
+                        yield
+                    except Exception as error:
+                        failure = error  # raised below: these nurseries would make groups of it
+                    # Tasks that run on after a response have some time to end.
+                    calls.cancel_scope.deadline = trio.current_time() + GRACE_S
+                if calls.cancel_scope.cancelled_caught:
+                    log_fault(f"the ASGI application's background tasks took over {GRACE_S:g} s; cancelled")
+            except UsageError as error:
+                failure = error
+            finally:
+                self._calls = None
+                await life.stop()
+        if failure is not None:
+            raise failure
+
+
+def load_app(name: str) -> Application:
+    """Return the application that ``module:attribute`` names, or ``module:function()`` makes.
+
+    The module may lie in the current directory. Raises `UsageError` if there is no such application; what the
+    module itself raises when it is imported comes as it is.
+    """
+    module_name, _, attributes = name.partition(":")
+    is_factory = attributes.endswith("()")
+    path = attributes.removesuffix("()").split(".")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *path)):
+        raise UsageError(f"{name!r} doesn't name an application; give module:attribute, such as main:app")
+    # As "python -m" does: what lies in the current directory can be imported.
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # one that the application wants to import
+        raise UsageError(
+            f"there is no module {error.name!r}, which {name!r} names, in the current directory or among the "
+            "installed packages"
+        ) from None
+    for part in path:
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise UsageError(f"the module {module_name!r} has no {'.'.join(path)!r}, which {name!r} names") from None
+    if is_factory and callable(found):
+        found = found()
+    _check_application(repr(name), found, f"give '{name}()'")
+    application: Application = found
+    return application

@@ -1,0 +1,324 @@
+"""One request and its response, as an ASGI application's ``receive`` and ``send`` see them (HTTP part)."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import h11
+import trio
+
+from rawws import logs
+from rawws.broadcast.stream_encodings import EVENTS
+from rawws.errors import RETRY_SOON, SHUTTING_DOWN, RawwsError, Refusal, UsageError
+from rawws.hooks import call_application, is_application_error, log_failure
+from rawws.limits import KIB
+from rawws.server.apps import Exchange
+from rawws.server.asgi_spec import Application, Message, Scope
+from rawws.wire.trace import FAULT, STATE, mask_target
+
+# The size of the pieces in which a body is sent. Each piece has a deadline of its own.
+_PIECE_BYTES = 64 * KIB
+
+_DISCONNECT = "http.disconnect"
+
+# An application is notified that the server stops: by http.disconnect, and by an OSError from ``send``. A notice to all
+# of them at once would cut short responses that end in time by themselves; uvicorn did so in 2026, and reverted it for
+# that reason (its pull requests 2829 and 2913). So here the time depends on the response.
+#
+# An event stream has no end of its own, and its reader reconnects by itself (WHATWG HTML, §9.2). Its application is
+# notified at once, and cancelled a second later, or after this share of the drain if that is less (guesses).
+_FAREWELL_S = 1.0
+_FAREWELL_SHARE = 0.2
+# Any other response may be about to end. If its application waits for a disconnect, as a long poll does, it is notified
+# when half of the drain is over (a guess: some frameworks wait so in each request, and abandon it then).
+_RECEIVING_SHARE = 0.5
+# A stream of unknown length may be a download, and a notice would cut it. So it gets most of the drain (a guess).
+_SENDING_SHARE = 0.8
+
+_STOPPING = Refusal(503, "stopping", "The server is shutting down; try again.", RETRY_SOON)
+
+
+class ClientDisconnected(ConnectionError):
+    """The client has gone: `send` raises this in the application (HTTP part, "Disconnected Client")."""
+
+
+class Conversation:
+    """One request and its answer, as the application's ``receive`` and ``send`` see them."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._body_read = False
+        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None  # while it waits for the body
+        self._started = False
+        self._is_event_stream = False
+        self._has_length = False
+        self._is_torn = False  # a piece of the response was sent in part
+        self._pieces = 0
+        self._complete = False
+        self._gone = False  # whether the application knows that the client has gone
+        self._stopped = False  # the application was notified that the server stops, or cancelled for that
+        self._lost: OSError | None = None  # how the connection was lost
+        self._call = trio.CancelScope()
+        self._failure: BaseException | None = None  # what the application raised
+        self._settled = trio.Event()  # the response is complete, or the application has returned
+        self._receiving = trio.Lock()  # only one task at a time may wait for the socket
+        self._wait: trio.CancelScope | None = None  # of the task that does
+        self._sending = trio.Lock()
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self, app: Application, scope: Scope) -> None:
+        """Call the application, and record that it has returned, or what it has raised."""
+        try:
+            with self._call:
+                await call_application(app, scope, self.receive, self.send)
+        except BaseException as error:
+            if not is_application_error(error):
+                raise
+            if not ((self._gone or self._stopped) and _is_about_leaving(error)):
+                self._failure = error
+        finally:
+            self._stopped |= self._call.cancelled_caught and self._must_end
+            self._settled.set()
+        if self._complete and self._failure is not None:
+            target = mask_target(self._exchange.request.target)
+            message = f"the ASGI application failed at {target} after it had answered"
+            log_failure(logs.http, self._exchange.number, message, self._failure)
+
+    async def wait_answered(self) -> None:
+        """Wait until the response is complete. Raises the exception that has prevented it."""
+        try:
+            await self._settled.wait()
+        finally:
+            if not self._complete or self._receiving.locked():
+                await self._end_call()
+        if self._complete:
+            return
+        if self._failure is not None or not self._stopped:
+            raise self._explain()
+        target = mask_target(self._exchange.request.target)
+        message = f"the ASGI application's response to {target} is ended, since the server stops"
+        logs.line(logs.http, logging.INFO, self._exchange.number, STATE, message)
+        if not self._started:
+            self._exchange.refusal = _STOPPING
+        elif self._is_event_stream and not self._is_torn:
+            # Each event is whole. In any other response, the client has to see the cut.
+            await self._exchange.end_response()
+
+    async def _end_call(self) -> None:
+        """Have the application let go of the exchange, which is over."""
+        with trio.CancelScope(shield=True):
+            if not self._complete:
+                self._call.cancel()
+                await self._settled.wait()
+            async with self._receiving:
+                pass
+
+    def _explain(self) -> BaseException:
+        """Return why the application has returned without completing its response."""
+        if isinstance(self._failure, OSError):
+            # A file or a database of its own: the server would take it for the client's.
+            error = RawwsError(f"the ASGI application failed: {type(self._failure).__name__}: {self._failure}")
+            error.__cause__ = self._failure
+            return error
+        if self._failure is not None:
+            return self._failure
+        if self._gone:
+            return self._lost or ConnectionResetError("the client left before it was answered")
+        if self._started:
+            return RawwsError("the ASGI application returned before its response was complete")
+        return RawwsError("the ASGI application returned without a response")
+
+    # When the server stops
+
+    def heed_stop(self) -> None:
+        """Set the times at which the application is notified that the server stops, if it does."""
+        drain = self._exchange.drain
+        if drain is None or self._complete:
+            return
+        if self._is_event_stream:
+            farewell_s = min(_FAREWELL_S, _FAREWELL_SHARE * drain.seconds)
+            self._call.deadline = min(self._call.deadline, trio.current_time() + farewell_s)
+            if self._wait is not None:
+                self._wait.deadline = drain.began
+        elif self._wait is not None and self._body_read:
+            self._wait.deadline = drain.at(_RECEIVING_SHARE)
+
+    @property
+    def _must_end(self) -> bool:
+        """Whether an application that asks is notified that the server stops."""
+        drain = self._exchange.drain
+        if drain is None:
+            return False
+        return self._is_event_stream or trio.current_time() >= drain.at(_RECEIVING_SHARE)
+
+    def _check_that_more_can_come(self) -> None:
+        """Raise `ClientDisconnected` for a stream that the server no longer waits for."""
+        drain = self._exchange.drain
+        if drain is None:
+            return
+        too_late = not self._has_length and trio.current_time() >= drain.at(_SENDING_SHARE)
+        if self._is_event_stream or self._stopped or too_late:
+            self._stopped = True
+            raise ClientDisconnected(SHUTTING_DOWN)
+
+    # Events that the application receives
+
+    @trio.lowlevel.enable_ki_protection
+    async def receive(self) -> Message:
+        """Return the next piece of the body; after its end, wait for the client's leaving or the response's end.
+
+        Applications ask whether the client has gone by cancelling this at once. So there is no checkpoint here: an
+        exchange looks before it waits.
+        """
+        await _acquire(self._receiving)
+        try:
+            if self._complete or self._gone:
+                return {"type": _DISCONNECT}
+            if self._must_end and (self._body_read or self._is_event_stream):
+                self._stopped = True
+                return {"type": _DISCONNECT}
+            with trio.CancelScope() as self._wait:
+                self.heed_stop()
+                return await self._receive()
+            # The response has been completed meanwhile, or the server stops.
+            self._stopped |= not self._complete
+            return {"type": _DISCONNECT}
+        finally:
+            self._wait = None
+            self._receiving.release()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _receive(self) -> Message:
+        if not self._body_read:
+            try:
+                piece = await self._exchange.receive_body()
+            except OSError as error:
+                self._lose(error)
+                return {"type": _DISCONNECT}
+            self._body_read = not piece
+            return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+        await self._exchange.wait_disconnected()
+        # Sending goes on until it fails: a client that has only shut down its own side still reads.
+        self._gone = True
+        return {"type": _DISCONNECT}
+
+    def _lose(self, error: OSError) -> None:
+        self._gone = True
+        self._lost = error
+
+    # Events that it sends
+
+    @trio.lowlevel.enable_ki_protection
+    async def send(self, message: Message) -> None:
+        """Send a part of the response. Raises `UsageError` for what can't come now, and OSError without a client."""
+        kind = message.get("type")
+        if kind not in ("http.response.start", "http.response.body"):
+            raise UsageError(f"an ASGI application can't send {kind!r} in answer to an HTTP request")
+        if message.get("more_body"):
+            await trio.lowlevel.checkpoint()  # a stream to a fast client mustn't keep others from their turn
+        await _acquire(self._sending)
+        try:
+            await self._send(kind, message)
+        except ClientDisconnected:
+            raise
+        except OSError as error:
+            self._lose(error)
+            raise ClientDisconnected("the client has gone") from error
+        except h11.LocalProtocolError as error:
+            raise UsageError(f"the ASGI application's response can't be sent: {error}") from None
+        finally:
+            self._sending.release()
+
+    async def _send(self, kind: str, message: Message) -> None:
+        if self._lost is not None:
+            raise ClientDisconnected("the client has gone") from self._lost
+        if self._complete:
+            # "any further messages on the channel will be ignored"
+            target = mask_target(self._exchange.request.target)
+            late = f"the ASGI application sent {kind} after the end of its response to {target}"
+            logs.line(logs.http, logging.WARNING, self._exchange.number, FAULT, f"{late}; ignored")
+        elif kind == "http.response.start":
+            await self._start(message)
+        else:
+            await self._send_body(message.get("body", b""), more=message.get("more_body", False))
+
+    async def _start(self, message: Message) -> None:
+        if self._started or self._head is not None:
+            raise UsageError("the ASGI application has sent http.response.start twice")
+        headers = []
+        for name, value in message.get("headers", ()):
+            if not isinstance(name, bytes) or not isinstance(value, bytes):
+                raise UsageError(f"the ASGI application's header {name!r}: {value!r} is to be two byte strings")
+            if name.lower() != b"transfer-encoding":  # "the server must ignore it"
+                headers.append((name, value))
+        self._head = message["status"], headers
+        self._has_length = any(name.lower() == b"content-length" for name, _ in headers)
+        self._is_event_stream = any(_is_event_stream(name, value) for name, value in headers)
+        self.heed_stop()
+        # A head that gives the length waits for the body, so that there can still be a 500 if none comes. Without a
+        # length it is a stream, whose first piece may be long in coming: an EventSource opens with the head.
+        if not self._has_length:
+            await self._send_head()
+
+    async def _send_head(self) -> None:
+        if self._head is not None:
+            (status, headers), self._head = self._head, None
+            await self._exchange.start_response(status, headers)
+            self._started = True
+
+    async def _send_body(self, body: object, *, more: bool) -> None:
+        if self._head is None and not self._started:
+            raise UsageError("the ASGI application has sent http.response.body before http.response.start")
+        if not isinstance(body, bytes | bytearray | memoryview):
+            raise UsageError(f"the body of http.response.body is to be bytes, not {type(body).__name__}")
+        if more:
+            self._check_that_more_can_come()
+        await self._send_head()
+        if more and self._pieces and self._exchange.request.method == "HEAD":
+            # Nothing of it goes out, so nothing would ever stop an endless stream: this is where it ends.
+            await self._end()
+            self._gone = True
+            raise ClientDisconnected("a HEAD is answered without a body; there is nothing to stream to")
+        self._pieces += 1
+        for start in range(0, len(body), _PIECE_BYTES):
+            try:
+                await self._exchange.send_body(bytes(body[start : start + _PIECE_BYTES]))
+            except trio.Cancelled:
+                self._is_torn = True
+                raise
+        if not more:
+            await self._end()
+
+    async def _end(self) -> None:
+        await self._exchange.end_response()
+        self._complete = True
+        self._call.deadline = math.inf  # background tasks have a time limit of their own
+        self._settled.set()
+        if self._wait is not None:
+            self._wait.cancel()
+
+
+async def _acquire(lock: trio.Lock) -> None:
+    """Acquire a lock; without a checkpoint where nobody holds it, as in almost every request."""
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
+
+
+def _is_event_stream(name: bytes, value: bytes) -> bool:
+    kind = value.partition(b";")[0].strip().lower()
+    return name.lower() == b"content-type" and kind == EVENTS.content_type.encode("ascii")
+
+
+def _is_about_leaving(failure: BaseException) -> bool:
+    """Say whether an application raised this because its client has gone, and for no other reason."""
+    if isinstance(failure, BaseExceptionGroup):
+        return all(map(_is_about_leaving, failure.exceptions))
+    # Starlette makes a ClientDisconnect of ours, and of the message; its name is all that we know of it here.
+    return (
+        isinstance(failure, ClientDisconnected)
+        or isinstance(failure.__cause__, ClientDisconnected)
+        or type(failure).__name__ == "ClientDisconnect"
+    )

@@ -1,0 +1,128 @@
+"""The lifespan of an ASGI application: its startup and shutdown (lifespan part 2.0)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any
+
+import trio
+
+from rawws import logs
+from rawws.errors import UsageError
+from rawws.hooks import call_application, is_application_error, log_failure
+from rawws.runtime import explain_asyncio, hint_at_asyncio
+from rawws.server.asgi_spec import LIFESPAN_VERSIONS, Application, Message
+from rawws.wire.trace import FAULT, STATE
+
+# The time that an application has to end after a shutdown or a failed startup, in seconds (a guess).
+GRACE_S = 5.0
+
+
+class Lifespan:
+    """The application's call with the ``lifespan`` scope, which lasts as long as the server."""
+
+    def __init__(self, app: Application, state: dict[str, Any]) -> None:
+        self._app = app
+        self._state = state
+        self._events, self._pending_events = trio.open_memory_channel[Message](2)
+        # Shielded: when the server is cancelled, the application still has time to clean up.
+        self._scope = trio.CancelScope(shield=True)
+        self._startup_answered = trio.Event()
+        self._shutdown_answered = trio.Event()
+        self._over = trio.Event()  # the application sends nothing more
+        self._is_up = False
+        self._startup_failed: str | None = None  # in the application's words
+        self._shutdown_failed: str | None = None
+        self._error: BaseException | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        scope = {"type": "lifespan", "asgi": dict(LIFESPAN_VERSIONS), "state": self._state}
+        with self._scope:
+            try:
+                await call_application(self._app, scope, self._receive, self._send)
+            except BaseException as error:
+                if not is_application_error(error):
+                    raise
+                self._error = error
+                if self._is_up:
+                    log_failure(logs.server, logs.SERVER, "the ASGI application's lifespan failed", error)
+            finally:  # after a Ctrl-C too, or a waiting task would never end
+                for event in (self._startup_answered, self._shutdown_answered, self._over):
+                    event.set()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _receive(self) -> Message:
+        with contextlib.suppress(trio.EndOfChannel):
+            return await self._pending_events.receive()
+        self._over.set()
+        return await trio.sleep_forever()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _send(self, message: Message) -> None:
+        match message.get("type"):
+            case "lifespan.startup.complete":
+                self._is_up = True
+                self._startup_answered.set()
+            case "lifespan.startup.failed":
+                self._startup_failed = message.get("message") or "it doesn't say why"
+                self._startup_answered.set()
+            case "lifespan.shutdown.complete":
+                self._shutdown_answered.set()
+            case "lifespan.shutdown.failed":
+                self._shutdown_failed = message.get("message") or "it doesn't say why"
+                self._shutdown_answered.set()
+            case kind:
+                raise UsageError(f"an ASGI application can't send {kind!r} in its lifespan")
+
+    async def start(self, *, required: bool) -> None:
+        """Have the application start. Raises `UsageError` if it fails, or knows no lifespan though one is required."""
+        self._events.send_nowait({"type": "lifespan.startup"})
+        await self._startup_answered.wait()
+        if self._is_up:
+            return
+        self._events.close()
+        with trio.move_on_after(GRACE_S):
+            await self._over.wait()
+        needs_asyncio = "" if self._error is None else explain_asyncio(self._error)
+        if (message := self._startup_failed) is not None:
+            message = message.rstrip()  # Starlette's is a whole traceback
+            space = "\n" if "\n" in message else " "
+            message = f" {needs_asyncio}" if needs_asyncio else f"{space}{message}{hint_at_asyncio(message)}"
+            raise UsageError(f"the ASGI application can't start:{message}") from self._error
+        why = "it returned" if self._error is None else f"{type(self._error).__name__}: {self._error}"
+        why = needs_asyncio or why
+        if required:
+            raise UsageError(
+                f"the ASGI application doesn't answer lifespan.startup, which lifespan='on' asks for: {why}"
+            ) from self._error
+        # "If an exception is raised ... the server must continue but not send any lifespan events."
+        message = f"the ASGI application has no lifespan, so it gets no startup and shutdown events: {why}"
+        logs.server_line(logging.INFO, STATE, message)
+
+    async def stop(self) -> None:
+        """Have the application shut down, within `GRACE_S` if this is cancelled. A failure is logged."""
+        try:
+            if self._is_up:
+                self._events.send_nowait({"type": "lifespan.shutdown"})
+                self._events.close()
+                await self._wait_end()
+        finally:
+            self._scope.cancel()
+        if self._shutdown_failed is not None and self._error is None:  # else it has been logged
+            log_fault(f"the ASGI application failed to shut down: {self._shutdown_failed}")
+
+    async def _wait_end(self) -> None:
+        try:
+            # "A server must wait for this message before terminating."
+            await self._shutdown_answered.wait()
+        finally:
+            with trio.CancelScope(deadline=trio.current_time() + GRACE_S, shield=True):
+                await self._over.wait()
+            if not self._over.is_set():
+                log_fault(f"the ASGI application did not end within {GRACE_S:g} seconds of shutdown; cancelled")
+
+
+def log_fault(text: str) -> None:
+    logs.server_line(logging.ERROR, FAULT, text)

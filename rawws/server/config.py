@@ -1,0 +1,95 @@
+"""The configuration of a server, which is fixed, and its state; all of its connections share both."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from rawws.errors import Refusal
+from rawws.limits import Limits
+from rawws.net.accept import Address
+from rawws.server.admission import Sender
+from rawws.server.apps import Drain, Exchange
+from rawws.tracing import Tracer
+from rawws.wire.allowed_hosts import Hosts
+from rawws.wire.messages import Request, Response
+from rawws.wire.origins import Origins
+
+# The hooks of an application. Each may be an ``async def`` or a plain function.
+Authenticate = Callable[[Request], Awaitable[object] | object]
+ProcessRequest = Callable[[Request], Awaitable[Response | None] | Response | None]
+ProcessResponse = Callable[[Request, Response], Awaitable[Response | None] | Response | None]
+SelectSubprotocol = Callable[[Request, Sequence[str]], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """The application, its hooks, and the limits, as a program gives them to `serve` or `rawws.attach`."""
+
+    app: Callable[[Exchange], Awaitable[None]]
+    limits: Limits = field(default_factory=Limits)
+    origins: Origins = field(default_factory=Origins)
+    hosts: Hosts | None = None  # the names that a request may use for the server; None for any
+    compression: bool = True
+    subprotocols: Sequence[str] = ()
+    select_subprotocol: SelectSubprotocol | None = None
+    authenticate: Authenticate | None = None
+    process_request: ProcessRequest | None = None
+    process_response: ProcessResponse | None = None
+    server_header: str | None = None
+    tracer: Tracer = field(default_factory=Tracer)
+    # Says whether a request is the page's own, and will be granted. Then it isn't logged.
+    is_own: Callable[[Request], bool] | None = None
+    limits_by_flag: Mapping[str, float] = field(default_factory=dict)  # the limits of the whole server, for /metrics
+
+
+@dataclass(slots=True)
+class ServerState:
+    """The state of a server, and the questions that a connection asks it.
+
+    The questions are None where there is nothing to ask: `rawws.attach` has a connection without a server.
+    """
+
+    config: ServerConfig
+    scheme: str = "http"
+    origins_at: Mapping[str, Origins] = field(default_factory=dict)  # at paths that have a rule of their own
+    # Returns the sender of a request, which a proxy in front may report; or refuses further requests of that sender.
+    find_sender: Callable[[int, Request, Address], Sender | Refusal] | None = None
+    # Called with the provisional number of a connection, and with its final one.
+    renumber: Callable[[int, int], None] | None = None
+    # Returns the access to a room that a WebSocket needs, in words, and why the request is refused, if it is.
+    admit: Callable[[Request], tuple[str, Refusal | None]] | None = None
+    # Loads the room for a path if needed; returns a refusal if that fails.
+    prepare: Callable[[Request], Awaitable[Refusal | None]] | None = None
+
+    drain: Drain | None = None  # once the server has begun to stop
+    lingering: int = 0  # the number of closed connections whose last response the client may still be reading
+    idle_scopes: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait for a request
+    cut_off: list[str] = field(default_factory=list)  # targets of requests without an answer at the drain's end
+    handshakes: Counter[int] = field(default_factory=Counter)  # by the status of the answer
+    _at_stop: set[Callable[[], None]] = field(default_factory=set)
+
+    @property
+    def stopping(self) -> bool:
+        return self.drain is not None
+
+    def stop(self) -> None:
+        """End the idle connections. A connection whose request is being answered ends after its response."""
+        self.drain = Drain(trio.current_time(), self.config.limits.drain_s)
+        for scope in self.idle_scopes:
+            scope.cancel()
+        for call in list(self._at_stop):
+            call()
+
+    @contextlib.contextmanager
+    def on_stop(self, call: Callable[[], None]) -> Iterator[None]:
+        """Have a function called when the server begins to stop, if it does so within the block."""
+        self._at_stop.add(call)
+        try:
+            yield
+        finally:
+            self._at_stop.discard(call)

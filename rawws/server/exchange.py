@@ -1,0 +1,219 @@
+"""The server's `Exchange`: one request that doesn't upgrade, and its response, on a connection in its HTTP phase.
+
+An application reads the request's body through it, and sends a response: as a whole, in pieces, or one that goes on
+without it. If the application returns without a response, ``answering.py`` sends one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import NoReturn
+
+import trio
+
+from rawws import logs
+from rawws.errors import RETRY_SOON, Refusal
+from rawws.hub.doors import Access
+from rawws.limits import KIB, Limits
+from rawws.net.accept import Address
+from rawws.relay.loop import current_loop
+from rawws.server.apps import BODY_TOO_LARGE, Adopt, Drain, Exchange
+from rawws.server.connection import SLOW_AND_FULL, WAIT_BYTES, Deadline, HttpConnection
+from rawws.wire.http1 import BodyPart, Signal
+from rawws.wire.messages import Request, Response
+
+# Reading a body of at most this size and dropping it costs less than a new connection (a guess).
+MAX_DISCARDED_BYTES = 64 * KIB
+# Ten thousand chunks may have arrived already. After this many, other tasks run; a checkpoint after each chunk would be
+# a third of the cost of a tiny one.
+PIECES_IN_A_ROW = 16
+
+NO_MEMORY = Refusal(
+    503,
+    "no_memory",
+    "The server has no memory left for this request (--max-memory); try again later.",
+    RETRY_SOON,
+)
+
+
+class ClientError(OSError):
+    """The rest of the client's body can't be read. The exchange's ``refusal`` is the response."""
+
+
+class HttpExchange(Exchange):
+    """An exchange on a connection in its HTTP phase. `Exchange` describes the methods."""
+
+    def __init__(self, connection: HttpConnection, request: Request) -> None:
+        self.request = request
+        self.refusal: Refusal | None = None
+        self._connection = connection
+        self._body_ended = not request.has_body
+        self._pieces = 0  # of the body that have arrived
+        self.is_complete = False  # the whole response has been sent
+
+    @property
+    def number(self) -> int:
+        return self._connection.number
+
+    @property
+    def scheme(self) -> str:
+        return self._connection.scheme
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        address = self.remote_address
+        return address if isinstance(address, tuple) else None
+
+    @property
+    def remote_address(self) -> Address:
+        return self._connection.address
+
+    @property
+    def server(self) -> tuple[str, int | None] | None:
+        return self._connection.transport.local_address
+
+    @property
+    def handshakes(self) -> Counter[int]:
+        return self._connection.server.handshakes
+
+    @property
+    def limits(self) -> Limits:
+        return self._connection.config.limits
+
+    @property
+    def limits_by_flag(self) -> Mapping[str, float]:
+        return self._connection.config.limits_by_flag
+
+    @property
+    def stopping(self) -> bool:
+        return self._connection.server.stopping
+
+    @property
+    def drain(self) -> Drain | None:
+        return self._connection.server.drain
+
+    def on_stop(self, call: Callable[[], None]) -> AbstractContextManager[None]:
+        return self._connection.server.on_stop(call)
+
+    async def receive_body(self) -> bytes:
+        rest_s = self._connection.config.limits.keep_alive_timeout_s
+        return await self._receive_body(Deadline.of("More of the request's body", rest_s, "--keep-alive"))
+
+    async def _receive_body(self, deadline: Deadline) -> bytes:
+        if self._body_ended:
+            return b""
+        if self._connection.http.awaits_continue and not self._connection.http.response_begun:
+            await self._connection.send(self._connection.http.go_on())
+        event = await self._connection.receive_event(deadline)
+        if isinstance(event, BodyPart):
+            self._pieces += 1
+            if self._pieces % PIECES_IN_A_ROW == 0:
+                await trio.lowlevel.checkpoint()
+            return event.data
+        if event is Signal.END_OF_BODY:
+            self._body_ended = True
+            return b""
+        if isinstance(event, Refusal):
+            self._refuse(event)
+        self._connection.is_lost = True
+        raise ConnectionResetError("the client ended the stream inside a request")
+
+    async def read_body(self, max_bytes: float = math.inf, too_large: Refusal = BODY_TOO_LARGE) -> bytes:
+        if self._announced_bytes > max_bytes:
+            self._refuse(too_large)
+        body = bytearray()
+        with current_loop().memory.track(lambda: (body,)) as scope:
+            while piece := await self._receive_body(self._connection.deadline):
+                body += piece
+                if len(body) > max_bytes:
+                    self._refuse(too_large)
+        if scope.cancelled_caught:
+            self._refuse(NO_MEMORY)
+        self._connection.also_held_bytes += len(body)  # until the request is answered
+        return bytes(body)
+
+    async def discard_body(self) -> None:
+        if self._connection.http.awaits_continue or self._announced_bytes > MAX_DISCARDED_BYTES:
+            return
+        discarded = 0
+        while discarded <= MAX_DISCARDED_BYTES and (piece := await self._receive_body(self._connection.deadline)):
+            discarded += len(piece)
+
+    @property
+    def _announced_bytes(self) -> int:
+        return int(self.request.headers.get("Content-Length") or 0)
+
+    def _refuse(self, refusal: Refusal) -> NoReturn:
+        self.refusal = refusal
+        raise ClientError(refusal.sentence)
+
+    async def answer(self, response: Response | Refusal) -> None:
+        if isinstance(response, Refusal):
+            await self._connection.refuse(logs.http, response, close=False)
+        else:
+            await self._connection.send_response(response, logs.http)
+        self.is_complete = True
+
+    async def authorize(self, access: Access) -> object:
+        connection = self._connection
+        if connection.config.authenticate is None:
+            return None
+        return await connection.call_hook(connection.config.authenticate, replace(self.request, action=access.words))
+
+    async def wait_for(self, happens: Callable[[], Awaitable[None]], timeout_s: float) -> None:
+        self._connection.also_held_bytes += WAIT_BYTES
+        with trio.move_on_after(timeout_s) as scope, self._connection.interruptible_by_stop(scope, True):
+
+            async def give_up() -> None:
+                await self.wait_disconnected()
+                scope.cancel()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(give_up)
+                await happens()
+                nursery.cancel_scope.cancel()
+        self._connection.also_held_bytes -= WAIT_BYTES
+
+    async def hand_over(self, headers: Sequence[tuple[str, str]], adopt: Adopt) -> None:
+        connection = self._connection
+        fields = [*connection.common_fields(Response(200)), *headers]
+        raw = [(name.encode("ascii"), value.encode("ascii")) for name, value in fields]
+        await connection.send(connection.http.begin_endless_response(raw), logs.http)
+        self.is_complete = True
+        connection.adopt = adopt
+
+    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        names = {name.lower() for name, _ in headers}
+        common = self._connection.common_fields(Response(status, b""))
+        added = [(name.encode(), value.encode()) for name, value in common if name.lower().encode() not in names]
+        await self._connection.send(self._connection.http.begin_response(status, [*added, *headers]), logs.http)
+
+    async def send_body(self, data: bytes) -> None:
+        if data:
+            await self._connection.send(self._connection.http.send_body(data))
+
+    async def end_response(self) -> None:
+        await self._connection.send(self._connection.http.end_response())
+        self.is_complete = True
+
+    async def answer_in_pieces(
+        self, headers: Sequence[tuple[bytes, bytes]], body: Iterable[bytes], held: Callable[[], Iterable[bytes]]
+    ) -> None:
+        piece = b""
+        with current_loop().memory.track(lambda: (*held(), piece)) as scope:
+            await self.start_response(200, headers)
+            if self.request.method != "HEAD":
+                for piece in body:
+                    await self.send_body(piece)
+                    await trio.lowlevel.checkpoint()
+            await self.end_response()
+        if scope.cancelled_caught:
+            self._connection.is_lost = True
+            raise TimeoutError(SLOW_AND_FULL)
+
+    async def wait_disconnected(self) -> None:
+        await self._connection.wait_lost()

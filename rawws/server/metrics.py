@@ -1,0 +1,220 @@
+"""``/metrics`` for Prometheus. The loop and the rooms count anyway; their counts are gathered for each request.
+
+Needs the extra ``metrics`` (prometheus-client).
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from rawws.errors import UsageError
+from rawws.extras import install_command
+from rawws.hub.hub import Hub
+from rawws.hub.paths import METRICS
+from rawws.relay.loop import current_loop
+from rawws.server.apps import Exchange, HttpApp, Middleware
+from rawws.wire.messages import NO_STORE, Response
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+
+class MetricsApp(Middleware):
+    """Answers ``/metrics``, and passes every other request to another app."""
+
+    def __init__(self, hub: Hub, elsewhere: HttpApp, worker: int | None = None) -> None:
+        """With the number of a ``worker``, every metric has it as a label, since any worker may answer a request.
+
+        Raises `UsageError` when prometheus-client is not installed.
+        """
+        try:
+            import prometheus_client
+        except ImportError:
+            command = install_command("prometheus-client")
+            raise UsageError(f"--metrics needs prometheus-client, which isn't installed: {command}") from None
+        self._prometheus = prometheus_client
+        self._hub = hub
+        self.elsewhere: HttpApp = elsewhere
+        self._worker = worker
+
+    async def serve_exchange(self, exchange: Exchange) -> None:
+        if exchange.request.path != METRICS or exchange.request.method not in ("GET", "HEAD"):
+            await self.elsewhere.serve_exchange(exchange)
+            return
+        await exchange.discard_body()
+        registry = self._prometheus.CollectorRegistry(auto_describe=False)
+        registry.register(_Collector(self._hub, exchange, self._worker))
+        body = self._prometheus.generate_latest(registry)
+        headers = [("Content-Type", self._prometheus.CONTENT_TYPE_LATEST), NO_STORE]
+        await exchange.answer(Response(200, body, headers))
+
+
+class _Figures:
+    """The objects that are read for one answer."""
+
+    def __init__(self, hub: Hub, exchange: Exchange) -> None:
+        self.hub = hub
+        self.exchange = exchange
+        self.loop = current_loop()
+        self.traffic = self.loop.traffic
+        self.rooms = list(hub.registry.in_use.values())
+
+    def peers(self) -> list[tuple[str, float]]:
+        """Return the number of peers of each kind."""
+        kinds = Counts({"websocket": 0, "events": 0})
+        kinds.update(peer.encoding.label for room in self.rooms for peer in room.peers)
+        return list(kinds.items())
+
+    def slowest_lag_bytes(self) -> float:
+        """Return the largest lag of a peer, where a lag is counted in bytes; 0 if no peer lags."""
+        lags = [room.policy.lag_bytes(peer.lag(room)) for room in self.rooms for peer in room.behind if peer.is_lagging]
+        return max(lags, default=0)
+
+    def handshakes(self) -> list[tuple[str, float]]:
+        """Return the number of handshakes by status."""
+        return [(str(status), count) for status, count in sorted(self.exchange.handshakes.items())]
+
+    def turns(self) -> list[tuple[str, float]]:
+        """Return the number of the loop's turns, and the seconds that they took together."""
+        return [("count", self.traffic.turns), ("sum", self.traffic.turns_s)]
+
+    def backplane_up(self) -> float | None:
+        """Return 1 if the backplane can be reached, else 0; None without a backplane."""
+        backplane = self.hub.backplane
+        return None if backplane is None else float(not backplane.is_away)
+
+    def backplane_waiting(self) -> float | None:
+        """Return the number of messages that the backplane has not confirmed; None without a backplane."""
+        backplane = self.hub.backplane
+        return None if backplane is None else backplane.waiting
+
+
+# A getter returns one value, or a value for each label, or None where there is nothing to measure.
+_Values = float | Iterable[tuple[str, float]] | None
+
+
+class _Metric(NamedTuple):
+    """One metric: its name and description as Prometheus has them, its type, and where its values are."""
+
+    name: str
+    description: str
+    type: str
+    read: Callable[[_Figures], _Values]
+    label: str = ""  # the name of the label, if there are several values
+
+    def family(self, figures: _Figures) -> Metric | None:
+        """Return the metric with its values of this moment; None where there is nothing to measure."""
+        from prometheus_client import core
+
+        values = self.read(figures)
+        if values is None:
+            return None
+        if self.type == "summary":
+            assert not isinstance(values, float | int)
+            parts = dict(values)
+            return core.SummaryMetricFamily(self.name, self.description, int(parts["count"]), parts["sum"])
+        kind = core.CounterMetricFamily if self.type == "counter" else core.GaugeMetricFamily
+        if isinstance(values, float | int):
+            return kind(self.name, self.description, values)
+        family = kind(self.name, self.description, labels=[self.label])
+        for label, value in values:
+            family.add_metric([label], value)
+        return family
+
+
+_TABLE = (
+    _Metric("rawws_peers", "Peers in rooms, by kind of connection.", "gauge", _Figures.peers, "kind"),
+    _Metric("rawws_rooms", "Rooms that have a peer or a history.", "gauge", lambda at: len(at.rooms)),
+    _Metric(
+        "rawws_handshakes", "WebSocket handshakes, by status of the response.", "counter", _Figures.handshakes, "status"
+    ),
+    _Metric("rawws_messages_received", "Messages received from peers.", "counter", lambda at: at.traffic.messages_in),
+    _Metric(
+        "rawws_deliveries",
+        "Messages sent or queued to peers, counted once for each peer.",
+        "counter",
+        lambda at: at.traffic.messages_out,
+    ),
+    _Metric("rawws_received_bytes", "Bytes received after handshakes.", "counter", lambda at: at.traffic.bytes_in),
+    _Metric("rawws_sent_bytes", "Bytes sent after handshakes.", "counter", lambda at: at.traffic.bytes_out),
+    _Metric(
+        "rawws_skipped_messages",
+        "Messages not sent to a peer because it lagged.",
+        "counter",
+        lambda at: at.traffic.messages_skipped,
+    ),
+    _Metric(
+        "rawws_closes",
+        "Connections that have ended, by cause.",
+        "counter",
+        lambda at: [(cause.value, count) for cause, count in at.traffic.ends.items()],
+        "cause",
+    ),
+    _Metric(
+        "rawws_slowest_peer_lag_bytes",
+        "Largest lag of a peer behind its room, in bytes.",
+        "gauge",
+        _Figures.slowest_lag_bytes,
+    ),
+    _Metric(
+        "rawws_held_bytes",
+        "Memory used by connections, rooms and requests, in bytes (limited by --max-memory).",
+        "gauge",
+        lambda at: at.loop.memory.used_bytes(),
+    ),
+    _Metric(
+        "rawws_longest_block_seconds",
+        "Longest time the event loop was blocked, in seconds.",
+        "gauge",
+        lambda at: at.traffic.longest_block_s,
+    ),
+    _Metric(
+        "rawws_limit",
+        "Limits, by the flag that sets each; a limit that is switched off is omitted.",
+        "gauge",
+        lambda at: sorted(at.exchange.limits_by_flag.items()),
+        "flag",
+    ),
+    _Metric(
+        "rawws_log_bytes",
+        "Bytes retained in the logs of all rooms.",
+        "gauge",
+        lambda at: sum(room.log.held_bytes for room in at.rooms),
+    ),
+    _Metric(
+        "rawws_backplane_up", "Whether the backplane can be reached (1) or not (0).", "gauge", _Figures.backplane_up
+    ),
+    _Metric(
+        "rawws_backplane_waiting_messages",
+        "Messages not yet confirmed by the backplane.",
+        "gauge",
+        _Figures.backplane_waiting,
+    ),
+    _Metric(
+        "rawws_tasks",
+        "Trio tasks in this process.",
+        "gauge",
+        lambda _: float(trio.lowlevel.current_statistics().tasks_living),
+    ),
+    _Metric("rawws_loop_turn_seconds", "Time per turn of the event loop, in seconds.", "summary", _Figures.turns),
+)
+
+
+class _Collector:
+    """Reads the metrics once, when Prometheus asks."""
+
+    def __init__(self, hub: Hub, exchange: Exchange, worker: int | None) -> None:
+        self._hub = hub
+        self._exchange = exchange
+        self._labels = {} if worker is None else {"worker": str(worker)}
+
+    def collect(self) -> Iterator[Metric]:
+        figures = _Figures(self._hub, self._exchange)
+        for metric in _TABLE:
+            if (family := metric.family(figures)) is not None:
+                family.samples = [each._replace(labels=self._labels | each.labels) for each in family.samples]
+                yield family

@@ -1,0 +1,136 @@
+"""Rooms for clients that have HTTP only: Server-Sent Events, polling, and publishing with a POST.
+
+============================================  =============================================================
+``GET /room/x``, accepts text/event-stream    the room's messages as events, from now on, or from ``since``,
+                                              ``last`` or ``Last-Event-ID`` on; with ``json`` each as it is in the
+                                              JSON of polling
+``GET /room/x?since=ID`` or ``?last=N``       the messages in the history, as JSON; with ``wait`` at the latest
+                                              after that number of seconds
+``GET /room/x?peers``                         the number of peers in the room
+``POST /room/x``                              the body becomes a message
+============================================  =============================================================
+
+All other requests are passed to another app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rawws.broadcast.query import RoomQuery, read_request
+from rawws.broadcast.stream_encodings import EVENTS, JSON_EVENTS
+from rawws.errors import Refusal
+from rawws.hub.hub import Hub
+from rawws.limits import Limits
+from rawws.server.apps import Exchange, HttpApp, Middleware, answer_options
+from rawws.server.plain_apps import HelloApp, find_application
+from rawws.server.room_posts import Guard, Posts
+from rawws.server.room_readers import PeerCount, Poll, RoomReader, Stream, answer_page
+from rawws.wire.messages import Request, Response
+from rawws.wire.origins import Origins
+
+# The ways to read a room over HTTP. A request is answered by the first that suits it, or else by the other app.
+READERS: list[RoomReader] = [Stream(JSON_EVENTS), Stream(EVENTS), PeerCount(), Poll()]
+
+_METHODS = ("GET", "HEAD", "POST")
+_ASKED_BY_POST = "Authorization, Content-Type, Idempotency-Key, Rawws-Key"
+
+
+class RoomApp(Middleware):
+    """Answers requests for rooms, and passes all others to another app."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        elsewhere: HttpApp,
+        guard: Guard,
+        *,
+        max_message_bytes: int | None = None,
+        rate: float = 0.0,
+    ) -> None:
+        """``elsewhere`` answers at all paths that are not rooms.
+
+        A POST may have ``max_message_bytes``, or as many as a message by WebSocket, and come ``rate`` times a second
+        from one client; 0 for any number.
+        """
+        self._hub = hub
+        self._posts = Posts(hub, guard, max_message_bytes, rate)
+        self.elsewhere: HttpApp = elsewhere
+        self._guard = guard
+        self._paths = hub.paths(beside_application=find_application(elsewhere) is not None)
+
+    def max_body_bytes(self, limits: Limits) -> int:
+        return max(self.elsewhere.max_body_bytes(limits), self._posts.max_message_bytes(limits))
+
+    def needs_token(self, hub: object) -> bool:
+        """Say whether a POST to this hub's rooms needs a token."""
+        return self._hub is hub and self._guard.token is not None
+
+    async def serve_exchange(self, exchange: Exchange) -> None:
+        request = exchange.request
+        path = request.path or ""
+        if path not in self._paths:
+            await self.elsewhere.serve_exchange(exchange)
+            return
+        match request.method:
+            case "POST":
+                await answer_page(exchange, self._guard, await self._posts.publish(exchange, path))
+            case "OPTIONS":
+                await exchange.discard_body()
+                await answer_page(exchange, self._guard, _answer_options(request))
+            case "GET" | "HEAD":
+                await self._read(exchange, path)
+            case _:
+                await self.elsewhere.serve_exchange(exchange)
+
+    async def _read(self, exchange: Exchange, path: str) -> None:
+        request = exchange.request
+        reading = read_request(request)
+        # A query that can't be read is answered, whatever it asks for.
+        asked = RoomQuery(polls=True) if isinstance(reading, Refusal) else reading
+        reader = next((reader for reader in READERS if reader.suits(request, asked)), None)
+        if reader is None:
+            await self.elsewhere.serve_exchange(exchange)
+            return
+        await exchange.discard_body()
+        if isinstance(reading, Refusal):
+            await answer_page(exchange, self._guard, reading)
+            return
+        user = await exchange.authorize(self._hub.access(reader.door, path))
+        if isinstance(user, Response):
+            await answer_page(exchange, self._guard, user)
+        else:
+            await reader.answer(exchange, self._hub, path, reading, guard=self._guard, user=user)
+
+
+def rooms(
+    hub: Hub,
+    *,
+    elsewhere: HttpApp | None = None,
+    publish_token: str | None = None,
+    is_local: bool = False,
+    origins: Origins | Iterable[str] | None = (),
+    max_size: int | None = None,
+) -> HttpApp:
+    """Return an app, for the ``http`` of `serve`, in which a hub's rooms can be read and written over HTTP.
+
+    ``GET`` with ``Accept: text/event-stream`` is a room's messages as events, ``GET ?since=ID`` polls, and ``POST``
+    publishes, at the paths that are rooms (see ``rooms_at`` of `Hub`). Other requests go to ``elsewhere``, such as
+    ``rawws.asgi(app)``.
+
+    Publishing needs the ``publish_token``; without one nobody may, unless the server is one that only this machine can
+    reach (``is_local``). Web pages of other hosts may read and write if their origin is in ``origins``, or ``origins``
+    is None. A message may have ``max_size`` bytes; by default the limit of `serve` applies.
+    """
+    guard = Guard(publish_token, is_local, Origins.of(origins))
+    return RoomApp(hub, elsewhere or HelloApp(["POST"]), guard, max_message_bytes=max_size)
+
+
+def _answer_options(request: Request) -> Response:
+    """Answer with the methods of a room, also to a browser's CORS-preflight request (Fetch)."""
+    fields = {
+        "Access-Control-Allow-Methods": ", ".join(_METHODS),
+        "Access-Control-Allow-Headers": _ASKED_BY_POST,
+        "Access-Control-Max-Age": "600",
+    }
+    return answer_options(_METHODS, fields if "Access-Control-Request-Method" in request.headers else None)

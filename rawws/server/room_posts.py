@@ -1,0 +1,264 @@
+"""Publishing with a POST: who may, what a body becomes, and that a retry is safe."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from rawws import logs
+from rawws.broadcast.outbox import Outgoing
+from rawws.broadcast.stream_entries import format_stream_id
+from rawws.broadcast.token_bucket import TokenBucket
+from rawws.errors import RETRY_SOON, Refusal, UsageError
+from rawws.hub.doors import Door
+from rawws.hub.hub import Hub
+from rawws.hub.room import Room, state_of
+from rawws.limits import Limits
+from rawws.net.client_address import client_of
+from rawws.relay.backplane import AWAY, Backplane
+from rawws.relay.room_state import RoomState
+from rawws.server.apps import Exchange, answer_json
+from rawws.wire.allowed_hosts import is_local_name
+from rawws.wire.frames import Opcode
+from rawws.wire.messages import Request, Response
+from rawws.wire.origins import Origins, name_origin
+from rawws.wire.trace import STATE, shorten
+
+# A POST waits for this time for a room whose publishers are held back. Then the client is asked to try again.
+HELD_S = 5.0
+MAX_KEY_CHARACTERS = 255
+
+# The Content-Type of ``curl -d``, whatever the text is.
+_FORM = "application/x-www-form-urlencoded"
+_TOKEN = re.compile("[!-~]+")  # the characters that can follow Bearer; spaces around them are ignored
+_HOW_TO_OPEN = "to open it, start the server with --publish-token"
+_REUSED = Refusal(422, "idempotency_key_reused", "This Idempotency-Key was used before, for another message.")
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The policy for reading and writing over HTTP.
+
+    Publishing needs the ``token``, if there is one. Without a token, publishing is open to clients on this machine if
+    no other machine can reach the server (``is_local``), and closed otherwise. A client that comes through a proxy may
+    be anywhere. Web pages from elsewhere are not on this machine, whatever they are called (``Origin``,
+    ``Sec-Fetch-Site``, and ``Host`` against DNS rebinding).
+    """
+
+    token: str | None = None
+    is_local: bool = False
+    origins: Origins = field(default_factory=Origins)
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError` for a token that nobody could send, or everybody: it isn't repeated, being a secret."""
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise UsageError(
+                f"the publish token is {'not printable ASCII without spaces' if self.token else 'empty'}; "
+                "give one such as 'openssl rand -hex 16' makes"
+            )
+
+    def refuse_writing(self, request: Request) -> Refusal | None:
+        """Return why a request may not publish, if it may not."""
+        if self.token is not None:
+            scheme, _, given = (request.headers.get("Authorization") or "").partition(" ")
+            if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode()):
+                return None
+            sentence = "Publishing needs the token, as 'Authorization: Bearer TOKEN'."
+            return Refusal(401, "publish_token", sentence, ((b"WWW-Authenticate", b'Bearer realm="publish"'),))
+        if self.is_local and not request.was_forwarded:
+            return self._refuse_elsewhere(request)
+        why = "this request came through a proxy" if self.is_local else "others can reach this server"
+        sentence = f"Publishing over HTTP is closed here, since {why} and there is no token for it."
+        return Refusal(403, "publishing_closed", sentence, hint=_HOW_TO_OPEN)
+
+    def _refuse_elsewhere(self, request: Request) -> Refusal | None:
+        """Return why a request isn't one of this machine, if it isn't: of a page, or under a name that may be led."""
+        host = request.authority
+        origin = request.headers.get("Origin")
+        if origin is not None:
+            if self.origins.allow(origin, host) and (is_local_name(host) or self.allows(origin)):
+                return None
+            reason = f"Pages from {name_origin(origin)} may not publish here."
+            return Refusal(403, "publish_origin", reason, hint=self.origins.advise(origin))
+        if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            return Refusal(403, "publish_origin", "Pages of other sites may not publish here.")
+        if is_local_name(host):
+            return None
+        called = f"is for {shorten(host)}" if host else "has no Host"
+        sentence = f"Without a token a request may publish here that is for localhost or an address; this one {called}."
+        return Refusal(403, "publish_host", sentence, hint=_HOW_TO_OPEN)
+
+    def allows(self, origin: str) -> bool:
+        """Say whether pages from there are allowed by name."""
+        return self.origins.allow(origin, "")
+
+    def fields(self, request: Request) -> list[tuple[str, str]]:
+        """Return what lets a page that is allowed by name read the answer (Fetch, CORS)."""
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return []
+        if not self.allows(origin):
+            return [("Vary", "Origin")]
+        return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
+
+
+class Posts:
+    """Publishes what is posted to a hub's rooms."""
+
+    def __init__(self, hub: Hub, guard: Guard, max_message_bytes: int | None, rate: float) -> None:
+        """A message may come ``rate`` times a second from one client; 0 and infinity are no limit."""
+        self._hub = hub
+        self._guard = guard
+        self._max_message_bytes = max_message_bytes
+        self._rate = rate or math.inf
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # by client
+
+    def max_message_bytes(self, limits: Limits) -> int:
+        """Return how large a message may be, by the limit given for here or the server's."""
+        return limits.max_message_bytes if self._max_message_bytes is None else self._max_message_bytes
+
+    async def publish(self, exchange: Exchange, path: str) -> Response | Refusal:
+        """Publish the body of a request in the room of its path, and return what to answer."""
+        request = exchange.request
+        refused: Response | Refusal | None = self._guard.refuse_writing(request) or _refuse_key(request)
+        if refused is None:
+            user = await exchange.authorize(self._hub.access(Door.POST, path))
+            refused = user if isinstance(user, Response) else self._refuse_rate(exchange)
+        if refused is not None:
+            await exchange.discard_body()
+            return refused
+        most = self.max_message_bytes(exchange.limits)
+        sentence = f"A message is over the server's limit of {most} bytes (--max-size)."
+        body = await exchange.read_body(most, Refusal(413, "message_too_large", sentence))
+        opcode = _opcode_of(request, body)
+        if isinstance(opcode, Refusal):
+            return opcode
+        if self._hub.backplane is not None:
+            return await self._publish_through(self._hub.backplane.of(path), path, exchange, opcode, body)
+        if refusal := self._hub.refuse_room(path):
+            return refusal
+        room = self._hub.room(path)
+        with trio.move_on_after(HELD_S) as scope:
+            await room.ready()
+        if scope.cancelled_caught:
+            message = (
+                "Publishers in this room are held back: a peer reads too slowly, or much is left to encode. Try again."
+            )
+            return Refusal(503, "held_back", message, RETRY_SOON)
+        return self._publish_in(room, exchange, opcode, body)
+
+    async def _publish_through(
+        self, backplane: Backplane[RoomState], path: str, exchange: Exchange, opcode: Opcode, body: bytes
+    ) -> Response | Refusal:
+        """Publish on all nodes, and return what to answer when the message is everybody's."""
+        if backplane.is_away or backplane.is_full:
+            return AWAY
+        if refusal := self._hub.refuse_settings(path):
+            return refusal
+        headers = exchange.request.headers
+        once = headers.get("Idempotency-Key") or ""
+        done = trio.Event()
+        shared = self._hub.registry.get(path)
+        message = Outgoing(
+            shared.path,  # one object, however many messages wait
+            opcode,
+            body,
+            shared.settings.history,
+            key=headers.get("Rawws-Key"),
+            once=once,
+            digest=_digest(opcode, body) if once else "",
+            on_done=done.set,
+        )
+        backplane.publish(message)
+        with trio.move_on_after(HELD_S):
+            await done.wait()
+        if message.problem:
+            return Refusal(502, "backplane", "The backplane can't take this message; the server's log says why.")
+        if not message.is_done:
+            if backplane.withdraw(message):
+                return AWAY
+            sentence = (
+                "It isn't known whether this was published. A retry is safe if both have the same Idempotency-Key."
+            )
+            return Refusal(503, "backplane_unsure", sentence, RETRY_SOON)
+        if message.is_reused:
+            return _REUSED
+        room = self._hub.registry.in_use.get(path)
+        given = None if message.id is None else format_stream_id(message.id)
+        return _accept(exchange, path, given, 0 if room is None else len(room))
+
+    def _refuse_rate(self, exchange: Exchange) -> Refusal | None:
+        """Return why this client may not publish just now, if it may not."""
+        if self._rate == math.inf:
+            return None
+        client = client_of(exchange.client[0]) if exchange.client is not None else ""
+        now = trio.current_time()
+        bucket = self._buckets.get(client)
+        if bucket is None:
+            bucket = self._buckets[client] = TokenBucket(self._rate, now)
+        self._buckets.move_to_end(client)
+        while len(self._buckets) > 1 and next(iter(self._buckets.values())).is_full(now):
+            self._buckets.popitem(last=False)
+        wait_s = bucket.try_take(now)
+        if not wait_s:
+            return None
+        sentence = f"There may be {self._rate:g} messages a second from one client (--rate)."
+        return Refusal(429, "rate", sentence, ((b"Retry-After", str(math.ceil(wait_s)).encode("ascii")),))
+
+    def _publish_in(self, room: Room, exchange: Exchange, opcode: Opcode, body: bytes) -> Response | Refusal:
+        request = exchange.request
+        key = request.headers.get("Idempotency-Key")
+        digest = "" if key is None else _digest(opcode, body)
+        state = state_of(room)
+        if key is not None and (repeat := state.find_idempotent(key)) is not None:
+            if repeat.digest != digest:
+                return _REUSED
+            return answer_json({"id": state.log.label(repeat.number), "peers": len(room)}, 202)
+        peers = len(room)
+        named = request.headers.get("Rawws-Key") if state.policy.uses_keys else None
+        room.publish(body, text=opcode is Opcode.TEXT, key=named)
+        if key is not None:
+            state.remember_idempotency_key(key, digest)
+        return _accept(exchange, room.path, room.last_id, peers)
+
+
+def _accept(exchange: Exchange, path: str, given: str | None, peers: int) -> Response:
+    sentence = f"published {given or 'a message'} in room {path} (peers: {peers})"
+    logs.line(logs.hub, logging.DEBUG, exchange.number, STATE, sentence)
+    return answer_json({"id": given, "peers": peers}, 202)
+
+
+def _digest(opcode: Opcode, body: bytes) -> str:
+    return hashlib.sha256(bytes((opcode,)) + body).hexdigest()
+
+
+def _refuse_key(request: Request) -> Refusal | None:
+    keys: Sequence[str] = request.headers.get_all("Idempotency-Key")
+    if len(keys) > 1 or any(not 0 < len(key) <= MAX_KEY_CHARACTERS for key in keys):
+        sentence = f"There can be one Idempotency-Key, of 1 to {MAX_KEY_CHARACTERS} characters."
+        return Refusal(400, "idempotency_key", sentence)
+    return None
+
+
+def _opcode_of(request: Request, body: bytes) -> Opcode | Refusal:
+    """Return what a body is as a message: texts and JSON are text, anything else is binary."""
+    content_type, _, parameters = (request.headers.get("Content-Type") or "").partition(";")
+    kind = content_type.strip().lower()
+    if not (kind.startswith("text/") or kind in ("application/json", _FORM) or kind.endswith("+json")):
+        return Opcode.BINARY
+    charset = parameters.lower().partition("charset=")[2].strip().strip('"')
+    if charset not in ("", "utf-8", "utf8", "us-ascii"):
+        return Refusal(415, "charset", f"A text has to be in UTF-8, not in {charset[:40]}.")
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return Refusal(400, "not_utf8", f"This {kind} is not UTF-8; send bytes as application/octet-stream.")
+    return Opcode.TEXT

@@ -1,0 +1,137 @@
+"""The ways to read a room over HTTP, each an object: a stream of messages, a poll, the number of peers.
+
+`rawws.server.room_app` has the table of those that a server offers.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from rawws.broadcast.query import RoomQuery
+from rawws.broadcast.stream_encodings import StreamEncoding
+from rawws.errors import Refusal
+from rawws.hub.doors import Door
+from rawws.hub.hub import Hub
+from rawws.net.transport import Transport
+from rawws.relay.peer import Peer, PeerGroup
+from rawws.server.apps import Exchange, answer_json
+from rawws.server.room_posts import Guard
+from rawws.wire.messages import NO_STORE, Headers, Request, Response
+
+
+class RoomReader(Protocol):
+    """A way to read a room with a GET request."""
+
+    door: Door  # by which the access that a client needs is decided
+
+    def suits(self, request: Request, reading: RoomQuery) -> bool:
+        """Return whether a request asks for this; ``reading`` is what its query asks for."""
+
+    async def answer(
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+    ) -> None:
+        """Answer a request of a client that has the access, and whose body has been read."""
+
+
+class Stream:
+    """A response that never ends: the room's messages in an encoding, for a request that accepts its media type."""
+
+    door = Door.EVENTS
+
+    def __init__(self, encoding: StreamEncoding) -> None:
+        self._encoding = encoding
+
+    def suits(self, request: Request, reading: RoomQuery) -> bool:
+        polls = reading.polls or reading.wants_peers
+        accepts = request.accepts(self._encoding.content_type, rather_than="application/json" if polls else None)
+        return accepts and self._encoding.suits(reading)
+
+    async def answer(
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+    ) -> None:
+        request = exchange.request
+        refused = hub.admit(request) or await hub.prepare(path, reading.since) or hub.admit(request)
+        if refused is not None:
+            await answer_page(exchange, guard, refused)
+            return
+        headers = [
+            ("Content-Type", self._encoding.content_type),
+            NO_STORE,
+            ("X-Accel-Buffering", "no"),  # nginx would wait for its buffer to be full
+            *guard.fields(request),
+        ]
+        if request.method == "HEAD":  # RFC 9110 §9.3.2: the answer to GET, without the messages
+            await exchange.start_response(200, Headers(headers).raw())
+            await exchange.end_response()
+            return
+        address = exchange.remote_address
+
+        def adopt(number: int, transport: Transport, endpoint: PeerGroup) -> Peer | None:
+            return hub.stream_events(
+                number,
+                transport,
+                path,
+                reading,
+                endpoint,
+                encoding=self._encoding,
+                remote_address=address,
+                user=user,
+            )
+
+        await exchange.hand_over(headers, adopt)
+
+
+class PeerCount:
+    """The number of peers in the room, as JSON: ``?peers``."""
+
+    door = Door.PEERS
+
+    def suits(self, request: Request, reading: RoomQuery) -> bool:
+        return reading.wants_peers
+
+    async def answer(
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+    ) -> None:
+        room = hub.registry.in_use.get(path)
+        await answer_page(exchange, guard, answer_json({"peers": 0 if room is None else len(room)}))
+
+
+class Poll:
+    """The messages that the history has, as JSON: ``?since``, ``?last``, ``?wait``."""
+
+    door = Door.POLL
+
+    def suits(self, request: Request, reading: RoomQuery) -> bool:
+        return reading.polls
+
+    async def answer(
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+    ) -> None:
+        refused: Refusal | None = None
+        if path not in hub.registry.in_use:
+            refused = hub.admit(exchange.request)
+        if refused := refused or await hub.prepare(path, reading.since):
+            await answer_page(exchange, guard, refused)
+            return
+        room = hub.registry.get(path)
+        place = room.resolve(reading)
+        with room.poll(place.after) as poller:
+            waits = reading.wait_s and exchange.request.method == "GET"
+            if waits and place.gap is None and room.log.last_message <= place.after:
+                await exchange.wait_for(poller.wait, reading.wait_s)
+            polled = room.poll_response(place.after, place.gap or poller.gap)
+        if polled.whole is not None:
+            await answer_page(exchange, guard, answer_json(polled.whole))
+            return
+        fields = [*answer_json(b"").headers, *guard.fields(exchange.request)]
+        await exchange.answer_in_pieces(Headers(fields).raw(), polled, held=lambda: polled.objects(room.log.keeps))
+
+
+async def answer_page(exchange: Exchange, guard: Guard, answer: Response | Refusal) -> None:
+    """Answer with the header fields that let a web page read the answer, if its origin may."""
+    added = guard.fields(exchange.request)
+    if isinstance(answer, Refusal):
+        raw = tuple((name.encode("ascii"), value.encode("ascii")) for name, value in added)
+        await exchange.answer(Refusal(answer.status, answer.code, answer.sentence, answer.headers + raw, answer.hint))
+    else:
+        await exchange.answer(Response(answer.status, answer.body, Headers([*answer.headers, *added])))

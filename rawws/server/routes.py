@@ -1,0 +1,121 @@
+"""The routes of a server's WebSockets, by path: to a handler of the program's, or to a relay."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from rawws.broadcast.message_ids import MessageId
+from rawws.broadcast.query import RoomQuery, read_request
+from rawws.errors import Refusal
+from rawws.hub.doors import Access, Door
+from rawws.net.accept import Address
+from rawws.net.transport import Transport
+from rawws.relay.peer import Peer, PeerGroup
+from rawws.websocket import WebSocket
+from rawws.wire.handshake import Handshake
+from rawws.wire.messages import Request
+from rawws.wire.origins import Origins
+
+Handler = Callable[[WebSocket], Awaitable[None]]
+
+
+@runtime_checkable
+class Relay(Protocol):
+    """An object that is given whole connections, and passes messages on between them; a `Hub` is one.
+
+    The server asks it about a request first (`admit`, `access`, `prepare`), and calls `adopt` after the 101.
+    """
+
+    @property
+    def subprotocols(self) -> Sequence[str]:
+        """The subprotocols that the relay itself speaks."""
+
+    def limits_by_flag(self) -> Mapping[str, float]:
+        """Return the relay's limits, by the flag that sets each."""
+
+    def admit(self, request: Request) -> Refusal | None:
+        """Return why a request is refused; None if it is admitted."""
+
+    def access(self, door: Door, path: str) -> Access:
+        """Return the access to the room of a path that a client needs."""
+
+    async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
+        """Load the room of a path, to be read from an id on; return a refusal if that fails."""
+
+    def adopt(
+        self,
+        number: int,
+        transport: Transport,
+        handshake: Handshake,
+        endpoint: PeerGroup,
+        *,
+        request: Request | None = None,
+        remote_address: Address | None = None,
+        user: object = None,
+        trailing_data: bytes = b"",
+        fast_lane: bool = True,
+    ) -> Peer | None:
+        """Take over a connection whose handshake is complete, and own its transport from then on.
+
+        Returns None if the connection has ended; then the transport is closed.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The route of the WebSockets of one path, if it differs from that of other paths."""
+
+    handler: Handler | Relay
+    origins: Origins | None = None  # the web pages that may connect; None for the same as elsewhere
+    shows_frames: bool = True  # to the log, and to a tracer
+    refuse: Callable[[Request], Refusal | None] | None = None  # returns why a request is refused, or None
+    relay: Relay | None = field(init=False, repr=False, compare=False)  # the handler, if it is one
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "relay", self.handler if isinstance(self.handler, Relay) else None)
+
+    def admit(self, request: Request) -> tuple[str, Refusal | None]:
+        """Return the access to a room that a WebSocket needs, in words, and why the request is refused, if it is."""
+        refusal = None if self.refuse is None else self.refuse(request)
+        if refusal is not None or self.relay is None:
+            return "", refusal
+        if refusal := self.relay.admit(request):
+            return "", refusal
+        return self.relay.access(Door.WEBSOCKET, request.path or "").words, None
+
+    async def prepare(self, request: Request) -> Refusal | None:
+        """Load the room for a request; return a refusal if that fails."""
+        if self.relay is None:
+            return None
+        reading = read_request(request)
+        return await self.relay.prepare(request.path or "", reading.since) if isinstance(reading, RoomQuery) else None
+
+
+Routes = Mapping[str, Handler | Relay | Route]
+
+
+class RouteTable:
+    """The routes of a server: some for one path each, and one for all other paths."""
+
+    def __init__(self, elsewhere: Route, by_path: Mapping[str, Route]) -> None:
+        self._elsewhere = elsewhere
+        self._by_path = by_path
+
+    def at(self, path: str | None) -> Route:
+        """Return the route of a path. A target without a path has that of all other paths."""
+        return self._elsewhere if path is None else self._by_path.get(path, self._elsewhere)
+
+    @property
+    def origins_at(self) -> dict[str, Origins]:
+        """The rules for web pages of the paths that have one of their own."""
+        return {path: route.origins for path, route in self._by_path.items() if route.origins is not None}
+
+    def admit(self, request: Request) -> tuple[str, Refusal | None]:
+        """Ask the route of a request's path. See `Route.admit`."""
+        return self.at(request.path).admit(request)
+
+    async def prepare(self, request: Request) -> Refusal | None:
+        """Have the route of a request's path get ready. See `Route.prepare`."""
+        return await self.at(request.path).prepare(request)

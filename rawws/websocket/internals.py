@@ -1,0 +1,70 @@
+"""The operations on a program's WebSocket that are for rawws itself, and so are no methods of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rawws.errors import Cause, UsageError
+from rawws.limits import NO_LIMIT
+from rawws.relay.loop import current_loop
+from rawws.relay.peer import Inbox, Peer
+from rawws.websocket import WebSocket
+from rawws.wire.role import Role
+
+
+def peer_of(websocket: WebSocket) -> Peer:
+    """Return the peer that a program holds through a WebSocket."""
+    return websocket._peer
+
+
+def _inbox_of(websocket: WebSocket) -> Inbox:
+    inbox = peer_of(websocket).inbox
+    assert inbox is not None
+    return inbox
+
+
+def prepare_to_join(websocket: WebSocket) -> Peer:
+    """Return the peer, as one that can be put into a room. Waiting messages are sent first, which may end it.
+
+    Raises `ConnectionClosed` for a connection that has ended, and `UsageError` for a client's.
+    """
+    peer, inbox = peer_of(websocket), _inbox_of(websocket)
+    if inbox.closed is not None:
+        raise peer.closed_error(inbox.closed)
+    if peer.session.our_role is Role.CLIENT:
+        raise UsageError("a room's frames go from a server to its clients; a client can't join one")
+    if peer.has_queued and not peer.is_blocked:
+        current_loop().sending.flush(peer)
+        if inbox.closed is not None:
+            raise peer.closed_error(inbox.closed)
+    return peer
+
+
+async def finish(websocket: WebSocket) -> None:
+    """Close for a program that is done with the connection, so that its memory counts no more."""
+    try:
+        await websocket.aclose()
+    finally:
+        current_loop().memory.release(_inbox_of(websocket))
+
+
+def close_because(websocket: WebSocket, cause: Cause, code: int, reason: str) -> None:
+    """Start to close for a cause other than the program's own close. Harmless when it is being closed."""
+    current_loop().close(peer_of(websocket), code, reason, cause)
+
+
+def receive_without_limit(websocket: WebSocket) -> None:
+    """Keep every message until it is received, also after our close, and read on from the peer in any case.
+
+    Where a message has been dropped already, those that follow it are dropped too.
+    """
+    inbox = _inbox_of(websocket)
+    if not inbox.misses_messages:
+        inbox.limit = NO_LIMIT
+    if inbox.paused:
+        current_loop().resume(peer_of(websocket))
+
+
+def count_besides(websocket: WebSocket, held_bytes: Callable[[], int]) -> None:
+    """Count the bytes that a program keeps for this connection as held for it (``max_memory``)."""
+    _inbox_of(websocket).also_held = held_bytes

@@ -1,0 +1,516 @@
+"""``rawws check`` against servers that nobody here wrote, against our own, and against one that gets all wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+import rawws
+import rawws.cli
+import rawws.logs
+from benchmarks import servers
+from benchmarks.servers import Wish
+from rawws.inspect.conformance import BY_NAME, CASES
+from rawws.tools import checker
+from rawws.tools.checker import Checker, Result
+from rawws.wire.handshake import Accept
+from tests.serving import LOOPBACK, PATIENCE_S, get, need, pace
+
+# Later than an answer may come, in the tests that are about that.
+LATE_S = 0.25
+
+Check = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture(autouse=True)
+def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the log as it is for the tests that follow."""
+    monkeypatch.setattr(rawws.logs, "configure", lambda _: None)
+
+
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str]) -> Check:
+    def run(*arguments: str) -> tuple[int, list[str]]:
+        status = rawws.cli.main(["check", *arguments])
+        return status, capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def started(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    if "RAWWS_NODE_MODULES" in os.environ:
+        monkeypatch.setenv("NODE_PATH", os.environ["RAWWS_NODE_MODULES"])
+    server = servers.BY_NAME[name]
+    need(server.missing() is None, f"{server.title}, or what it needs ({server.missing()}),")
+    with servers.started(server, Wish()) as running:
+        yield running.port
+
+
+# The rows of the README's table, and the distributions whose versions it names.
+ROWS = {
+    "rawws": ("rawws", ""),
+    "ws": ("npm `ws`", "ws"),
+    "websockets": ("Python `websockets`", "websockets"),
+    "aiohttp": ("aiohttp", "aiohttp"),
+    "trio-websocket": ("trio-websocket", "trio-websocket"),
+    "uwebsockets": ("uWebSockets", "socketify"),
+}
+
+
+@pytest.fixture(params=ROWS)
+def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    for port in started(request.param, monkeypatch):
+        yield request.param, port
+
+
+def test_servers_that_people_use(check: Check, other: tuple[str, int]) -> None:
+    name, port = other
+    status, lines = check("--json", "--timeout", f"{2 * pace():g}", f"ws://127.0.0.1:{port}/")
+    results = {each["case"]: each for each in json.loads("\n".join(lines))}
+    assert list(results) == [case.name for case in CASES]
+    verdicts = {case: each["verdict"] for case, each in results.items()}
+    assert_as_in_readme(name, list(verdicts.values()))
+    if name == "rawws":
+        assert set(verdicts.values()) == {"good"}
+        assert status == 0
+        return
+    # Their answers to broken input are theirs to decide, and change from version to version. But they are good
+    # servers: a checker that reports a refusal of legal input, or can't run a case, is wrong itself.
+    faults = {case: f"{verdict}: {results[case]['got']}" for case, verdict in verdicts.items() if verdict != "good"}
+    assert "unclear" not in verdicts.values(), faults
+    legal = [case.name for case in CASES if case.rule.startswith(("101", "take it", "a pong", "answer with"))]
+    assert len(legal) == 14
+    assert {case: faults.get(case) for case in legal} == dict.fromkeys(legal)
+    assert {verdicts[case] for case in ("rsv2", "opcode-3", "ping-126", "bad-utf-8")} <= {"good", "lax"}
+    assert status == ("bad" in verdicts.values())
+
+
+def assert_as_in_readme(name: str, verdicts: list[str]) -> None:
+    """Compare the counts with the README's table, if the installed version is the table's."""
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
+    row, distribution = ROWS[name]
+    if distribution:
+        measured = re.search(rf"\b{distribution}\s([\d.]*\d)", readme)
+        assert measured is not None
+        if not f"{servers.BY_NAME[name].versions()[distribution]}.".startswith(f"{measured[1]}."):
+            return
+    counts = [verdicts.count(verdict) for verdict in ("good", "lax", "bad")]
+    assert "| {} | {} | {} | {} |".format(row, *counts) in readme
+
+
+async def accept_all(stream: trio.SocketStream) -> bool:
+    """Answer whatever looks like a request with a 101; False where nothing came."""
+    said = b""
+    while b"\r\n\r\n" not in said:
+        data = await stream.receive_some()
+        if not data:
+            return False
+        said += data
+    key = next((line[19:] for line in said.decode("latin-1").split("\r\n") if line[:18] == "Sec-WebSocket-Key:"), "")
+    await stream.send_all(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + Accept.of(key).value.encode() + b"\r\n\r\n"
+    )
+    return True
+
+
+async def say_yes(stream: trio.SocketStream) -> None:
+    """Accepts all, masks its frames, and takes no notice of what it is sent."""
+    async with stream:
+        if await accept_all(stream):
+            await stream.send_all(b"\x81\x82abcd\x09\x0b")
+            await trio.sleep_forever()
+
+
+async def flood(stream: trio.SocketStream) -> None:
+    """Sends messages without an end."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        async with stream:
+            if await accept_all(stream):
+                while True:
+                    await stream.send_all(b"\x81\x01a" * 20_000)
+
+
+async def take_its_time(upstream: int, stream: trio.SocketStream) -> None:
+    """Passes a server's answers on, each a quarter of a second late."""
+
+    async def pass_on(source: trio.SocketStream, sink: trio.SocketStream, delay_s: float) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                await trio.sleep(delay_s)
+                await sink.send_all(data)
+            await sink.send_eof()
+
+    async with stream, await trio.open_tcp_stream(LOOPBACK, upstream) as server, trio.open_nursery() as nursery:
+        nursery.start_soon(pass_on, stream, server, 0)
+        nursery.start_soon(pass_on, server, stream, LATE_S)
+
+
+async def say_nothing(stream: trio.SocketStream) -> None:
+    async with stream:
+        await trio.sleep_forever()
+
+
+async def hang_up(stream: trio.SocketStream) -> None:
+    async with stream:
+        await stream.receive_some()
+
+
+async def speak_another_protocol(stream: trio.SocketStream) -> None:
+    async with stream:
+        await stream.send_all(b"SSH-2.0-OpenSSH_9.6\r\n")
+        await trio.sleep_forever()
+
+
+def served(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Iterator[int]:
+    """A server in a thread of its own, since the command runs a loop of its own; yields its port."""
+    ports: list[int] = []
+    ready = threading.Event()
+    stop: list[Callable[[], object]] = []
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
+            ports.append(listeners[0].socket.getsockname()[1])
+            stop.append(
+                partial(
+                    trio.from_thread.run_sync,
+                    nursery.cancel_scope.cancel,
+                    trio_token=trio.lowlevel.current_trio_token(),
+                )
+            )
+            ready.set()
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    assert ready.wait(5)
+    yield ports[0]
+    stop[0]()
+    thread.join(5)
+
+
+on_port = contextlib.contextmanager(served)
+
+
+@pytest.fixture
+def yes_man() -> Iterator[int]:
+    yield from served(say_yes)
+
+
+@pytest.fixture
+def flooder() -> Iterator[int]:
+    yield from served(flood)
+
+
+def test_a_server_that_gets_everything_wrong(check: Check, yes_man: int) -> None:
+    status, lines = check("--timeout", f"{0.3 * pace():g}", f"ws://127.0.0.1:{yes_man}/")
+    assert status == 1
+    verdicts = {line.split()[1]: line.split()[0] for line in lines if line[:1] != " "}
+    good = {name for name, verdict in verdicts.items() if verdict == "good"}
+    assert good == {"handshake", "tokens", "odd-offer"}
+    lax = {name for name, verdict in verdicts.items() if verdict == "lax"}
+    assert lax == {"two-keys", "length-too-large", "long-form-16", "long-form-64"}
+    assert lines[-1] == f"3 good, 4 lax, {len(CASES) - 7} BAD"
+
+
+def test_one_case_with_its_story(check: Check, yes_man: int) -> None:
+    status, lines = check(
+        "--only", "unmasked", "-v", "--timeout", f"{0.3 * pace():g}", f"ws://127.0.0.1:{yes_man}/room?a=1"
+    )
+    assert status == 1
+    shown = [line.strip() for line in lines]
+    assert shown[0] == "BAD      unmasked           a frame that is not masked: nothing: the connection stayed open"
+    assert shown[1] == "RFC 6455 §5.1: fail the connection: a close with 1002, and the end of TCP"
+    assert "GET /room?a=1 HTTP/1.1" in shown
+    assert any(line.endswith("TEXT fin=1 rsv=000 mask=none len=5 'hello'") for line in shown)
+    assert shown[-2:] == ["= the connection is open still", "1 BAD"]
+
+
+def test_ctrl_c_ends_it_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    connections = 0
+
+    async def interrupt_the_tenth(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        await say_yes(stream)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with on_port(interrupt_the_tenth) as port:
+            assert rawws.cli.main(["check", "--timeout", f"{PATIENCE_S}", f"ws://127.0.0.1:{port}/"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_server_that_floods_takes_no_longer_than_one_that_is_mute(check: Check, flooder: int) -> None:
+    began = time.thread_time()  # not the clock, by which other work on the machine counts too
+    status, lines = check("--only", "fragments", "-v", "--timeout", "0.5", f"ws://127.0.0.1:{flooder}/")
+    assert time.thread_time() - began < 5  # of reading for 0.5 s at most, and of telling the story
+    assert status == (lines[0].split()[0] == "BAD")
+    assert lines[0].startswith(("BAD      fragments", "unclear  fragments"))
+    assert len(lines) < 5000
+    assert lines[-3].endswith(" bytes more came, which are left out here")
+
+
+async def test_frames_of_an_answer_are_dropped_after_the_verdict(nursery: trio.Nursery) -> None:
+    """One of a million small frames would be a gigabyte in sixty cases."""
+    (listener,) = await nursery.start(partial(trio.serve_tcp, flood, 0, host="127.0.0.1"))
+    uri = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/"
+    result = await Checker(uri, patience_s=3 * pace()).run_case(BY_NAME["fragments"])
+    assert result.answer.raw
+    assert not result.answer.seen
+    assert "heads and frames, and went on" in result.outcome.got
+    nursery.cancel_scope.cancel()
+
+
+def test_a_slow_server_is_not_a_mute_one() -> None:
+    with faulty("none") as server, on_port(partial(take_its_time, server.port)) as slow:
+        results: list[Result] = []
+        cases = [BY_NAME[name] for name in ("handshake", "fragments", "unmasked", "close", "half-a-frame")]
+        trio.run(Checker(f"ws://127.0.0.1:{slow}/", patience_s=2 * LATE_S).run, cases, results.append)
+    assert {result.case.name: result.outcome.verdict.value for result in results} == dict.fromkeys(
+        (case.name for case in cases), "good"
+    )
+
+
+@pytest.mark.parametrize(
+    ("handler", "message"),
+    [
+        (say_nothing, "the server hasn't answered an ordinary handshake within 0.3 s"),
+        (hang_up, "the server has ended the connection without an answer to an ordinary handshake"),
+        (speak_another_protocol, "the server hasn't answered an ordinary handshake within 0.3 s"),
+    ],
+)
+def test_a_port_that_answers_no_handshake_is_not_tried(
+    capsys: pytest.CaptureFixture[str], handler: Callable[[trio.SocketStream], Awaitable[None]], message: str
+) -> None:
+    with on_port(handler) as port:
+        assert rawws.cli.main(["check", "--timeout", "0.3", f"ws://127.0.0.1:{port}/"]) == 3
+    assert capsys.readouterr() == ("", f"rawws: ws://127.0.0.1:{port}/: {message}\n")
+
+
+async def test_a_case_is_shown_in_the_order_of_cause_and_effect(nursery: trio.Nursery) -> None:
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(hello="welcome"), 0, host=LOOPBACK))
+    result = await Checker(f"ws://127.0.0.1:{server.port}/x").run_case(BY_NAME["unmasked"])
+    frames = [line for line in result.story() if re.match(r"\w+ → \w+, byte \d+: [A-Z]+ fin=1", line)]
+    kinds = [re.sub(r"(\w+) → \w+, byte \d+: ([A-Z]+) .*", r"\1 \2", line) for line in frames]
+    greeting = ["server TEXT"] * kinds.count("server TEXT")  # it may come before the frame, or after it
+    assert [line for line in kinds if line not in greeting] == ["client TEXT", "server CLOSE", "client CLOSE"]
+    assert result.sent.endswith(BY_NAME["unmasked"].frames + b"\x88\x82\x37\xfa\x21\x3d\x34\x12")
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_incomplete_frame_is_told_before_the_close_that_it_causes(nursery: trio.Nursery) -> None:
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(hello=None), 0, host=LOOPBACK))
+    result = await Checker(f"ws://127.0.0.1:{server.port}/x").run_case(BY_NAME["length-too-large"])
+    shown = [re.sub(r", byte \d+", "", line) for line in result.story() if re.match(r"\w+ → \w+, byte \d+: [^H]", line)]
+    assert [line[:55] for line in shown] == [
+        "client → server: the frame so far: 9,223,372,036,854,77",
+        "server → client: CLOSE fin=1 rsv=000 mask=none len=58 1",
+    ]
+    nursery.cancel_scope.cancel()
+
+
+def test_the_cases_can_be_listed(check: Check) -> None:
+    status, lines = check("--list")
+    assert status == 0
+    assert len(lines) == 2 * len(CASES)
+
+
+@pytest.mark.parametrize("arguments", ["--list", "URL", "--json URL"])
+@pytest.mark.parametrize(
+    ("redirected", "message"),
+    [
+        pytest.param(
+            *(">/dev/full", "rawws: standard output can't be written: No space left on device\n1\n"),
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full"),
+        ),
+        ("| true", "0\n"),
+    ],
+)
+def test_output_that_nobody_reads_or_that_is_full(yes_man: int, arguments: str, redirected: str, message: str) -> None:
+    arguments = arguments.replace("URL", f"--only rsv2 --timeout 0.3 ws://127.0.0.1:{yes_man}/")
+    program, _, pipe = redirected.partition("|")
+    command = f"(sleep 0.1; {sys.executable} -m rawws check {arguments} {program}; echo $? >&2)"
+    command += f"|{pipe}" * bool(pipe)
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ran.stdout, ran.stderr) == ("", message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "say which server to check"),
+        (["--only", "nothing", "ws://localhost/"], 2, "there is no case 'nothing'"),
+        (["http://localhost/"], 2, "http://localhost/"),
+        (["ws://127.0.0.1:1/"], 3, "can't connect to 127.0.0.1:1: Connection refused"),
+    ],
+)
+def test_an_impossible_command_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, message: str
+) -> None:
+    assert rawws.cli.main(["check", *arguments]) == status
+    error = capsys.readouterr().err
+    assert error.startswith("rawws: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+# Servers that don't survive a case
+
+# A supervisor waits before it restarts a server; this is the default of systemd's RestartSec.
+RESTART_S = 0.1
+# How long an answer may take: on a busy machine more than a moment.
+ANSWER_S = 2.0
+
+
+class Faulty:
+    """Processes of ``tests.dying_server``, at one port; each begins when the one before has ended."""
+
+    def __init__(self, fault: str, deadly: bytes, *, is_restarted: bool) -> None:
+        self._command = [sys.executable, "-m", "tests.dying_server", fault, deadly.hex()]
+        self._is_restarted = is_restarted
+        self._stopping = threading.Event()
+        self.port = 0
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._start()
+        self._supervisor = threading.Thread(target=self._supervise)
+        self._supervisor.start()
+
+    def _start(self) -> None:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((LOOPBACK, self.port))
+            listener.listen(100)
+            self.port = listener.getsockname()[1]
+            self.processes.append(subprocess.Popen(self._command, stdin=listener.fileno(), start_new_session=True))
+
+    def _supervise(self) -> None:
+        self.processes[-1].wait()
+        while self._is_restarted and not self._stopping.wait(RESTART_S):
+            self._start()
+            self.processes[-1].wait()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        while self._supervisor.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.processes[-1].pid, signal.SIGKILL)
+            self._supervisor.join(0.1)
+
+
+@contextlib.contextmanager
+def faulty(fault: str, deadly: bytes = bytes(99), *, is_restarted: bool = False) -> Iterator[Faulty]:
+    need(importlib.util.find_spec("websockets") is not None, "websockets")
+    server = Faulty(fault, deadly, is_restarted=is_restarted)
+    try:
+        with socket.create_connection((LOOPBACK, server.port), PATIENCE_S) as client:
+            client.sendall(get())
+            assert client.recv(1), "the server has begun to answer"
+        yield server
+    finally:
+        server.stop()
+
+
+def checked(server: Faulty, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, tuple[str, str]], str]:
+    """Return the status, each case's verdict and answer, and the text on standard error."""
+    status = rawws.cli.main(
+        ["check", "--json", "--timeout", f"{ANSWER_S * pace():g}", f"ws://127.0.0.1:{server.port}/"]
+    )
+    out, err = capsys.readouterr()
+    return status, {each["case"]: (each["verdict"], each["got"]) for each in json.loads(out)}, err
+
+
+@pytest.fixture(scope="module")
+def intact() -> dict[str, str]:
+    """The verdicts on the same server without a fault."""
+    with faulty("none") as server:
+        return run_cases(server.port)
+
+
+def run_cases(port: int) -> dict[str, str]:
+    results: list[Result] = []
+    trio.run(Checker(f"ws://127.0.0.1:{port}/", patience_s=ANSWER_S * pace()).run, CASES, results.append)
+    return {result.case.name: result.outcome.verdict.value.lower() for result in results}
+
+
+DEADLY = {
+    "two-keys": b"==\r\nSec-WebSocket-Key",
+    "ping-126": BY_NAME["ping-126"].frames,
+    "close-bad-utf-8": BY_NAME["close-bad-utf-8"].frames,  # the last
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [("crash", "two-keys"), ("crash", "ping-126"), ("hang", "ping-126"), ("crash", "close-bad-utf-8")],
+)
+def test_a_server_that_dies_of_a_case(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, intact: dict[str, str], fault: str, name: str
+) -> None:
+    monkeypatch.setattr(checker, "RETURN_S", 1.0)
+    with faulty(fault, DEADLY[name]) as server:
+        status, verdicts, err = checked(server, capsys)
+    cases = list(intact)
+    untried = cases[cases.index(name) + 1 :]
+    assert status == 3
+    assert f"/: the server stopped answering during case {name} (connection " in err
+    assert (f"so {len(untried)} cases were not tried" in err) == bool(untried)
+    assert err.endswith(f"; start it again, and look at --only {name} -v\n")
+    assert err.count("\n") == 1
+    assert list(verdicts) == cases[: cases.index(name) + 1]
+    unclear = ("unclear", f"the server stopped answering during case {name}")
+    assert verdicts.pop(name) == unclear
+    for case, verdict in verdicts.items():
+        if verdict == unclear:
+            assert re.search(rf", while .*\b{case}\b.* waited for an answer, ", err), err
+        else:
+            assert verdict[0] == intact[case], case
+
+
+@pytest.mark.parametrize(("fault", "name"), [("crash", "ping-126"), ("fork", "two-keys"), ("fork", "close-bad-utf-8")])
+def test_a_server_that_dies_of_a_case_and_is_restarted(
+    capsys: pytest.CaptureFixture[str], intact: dict[str, str], fault: str, name: str
+) -> None:
+    with faulty(fault, DEADLY[name], is_restarted=True) as server:
+        status, verdicts, err = checked(server, capsys)
+        assert len(server.processes) == (3 if fault == "crash" else 1)
+    assert (status, err) == (1, "")
+    message = "the server stopped answering, and did so again when this case was tried alone"
+    assert verdicts.pop(name) == ("bad", message)
+    assert {case: verdict for case, (verdict, _) in verdicts.items()} | {name: "bad"} == {**intact, name: "bad"}
+
+
+def test_a_server_that_cuts_off_idle_clients_has_not_died(intact: dict[str, str]) -> None:
+    with faulty(f"idle:{0.8 * pace()}") as server:  # more than a case takes, and less than all of them
+        verdicts = run_cases(server.port)
+    assert verdicts == intact
+
+
+def test_a_server_that_leaks_connections_stops_at_some_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checker, "RETURN_S", 1.0)
+    with faulty("leak") as server:
+        status, verdicts, err = checked(server, capsys)
+    assert status == 3
+    assert 10 < len(verdicts) < len(CASES)
+    assert "the server stopped answering during case " in err

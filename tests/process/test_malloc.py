@@ -1,0 +1,46 @@
+"""The freed memory that a process returns to the system."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from rawws.process.malloc import FreedMemory
+from tests.serving import need
+
+# Messages of all sizes come, and go but for a few, one of them the last: so the end of the heap is in use.
+BUSY_HOUR = """
+import os
+from pathlib import Path
+from rawws.process.malloc import FreedMemory, keep_freed_memory
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+keep_freed_memory()
+freed = FreedMemory()
+before = resident_bytes()
+messages = [os.urandom(1000 + number % 9000) for number in range(20_000)]
+kept = messages[::500] + messages[-1:]
+del messages
+held = resident_bytes() - before
+was_trimmed = freed.give_back()
+print(held >> 20, was_trimmed, resident_bytes() - before >> 20, flush=True)
+"""
+
+
+def test_memory_that_was_freed_goes_back_to_the_system() -> None:
+    need(Path("/proc/self/statm").exists(), "/proc")
+    need(FreedMemory()._trim is not None, "malloc_trim of glibc")
+    done = subprocess.run([sys.executable, "-c", BUSY_HOUR], capture_output=True, text=True, timeout=30, check=True)
+    held, was_trimmed, left = done.stdout.split()
+    assert int(held) > 80, "nothing is shown by this any more: it is given back anyway"
+    assert was_trimmed == "True"
+    assert int(left) < 16
+
+
+def test_little_that_is_free_is_kept() -> None:
+    script = "from rawws.process.malloc import FreedMemory; print(FreedMemory().give_back())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "False\n"

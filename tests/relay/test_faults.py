@@ -1,0 +1,850 @@
+"""Faults of the machine and of the application: what goes on meanwhile, what is told, and that it is over then."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import trio
+import trio.testing
+
+import rawws
+import rawws.cli
+from rawws.backplane.connector import Connector
+from rawws.backplane.troubles import Trouble
+from rawws.inspect.records import from_line
+from rawws.limits import Limits
+from rawws.net.accept import EXHAUSTED_PAUSE_S
+from rawws.process.workers import VARIABLE, _Crew
+from rawws.relay.loop import current_loop
+from rawws.server.asgi_spec import Receive, Scope, Send
+from rawws.tracing import Recording, Tracer
+from rawws.wire.frames import Opcode
+from tests.asgi_serving import answer, errors, only_http, serving
+from tests.forked import Forker
+from tests.process.test_workers import workers_of
+from tests.redis_server import free_port, redis_server
+from tests.serving import (
+    LOOPBACK,
+    PATIENCE_S,
+    Client,
+    HangsUp,
+    Program,
+    Running,
+    Seen,
+    Serve,
+    StartProgram,
+    close,
+    get,
+    masked,
+    ping,
+    seen_close,
+    seen_text,
+    upgrade,
+)
+
+pytestmark = pytest.mark.usefixtures("bounded")
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and limits that are set from outside")
+
+
+@pytest.fixture(scope="module")
+def program(forker: Forker) -> Iterator[Program]:
+    """One program for the tests that leave it as it was."""
+    starter = StartProgram(forker)
+    try:
+        program = starter("--hello", "", "--drain", "0.2")
+        yield program
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+        assert_no_traceback(program)
+    finally:
+        for started in starter.started:
+            started.end()
+
+
+def assert_no_traceback(program: Program) -> None:
+    """What a program that has ended has logged is no error of its own."""
+    assert [line for line in program.lines if "Traceback" in line or "error in rawws" in line] == []
+
+
+Open = Callable[[rawws.Server], Awaitable[Client]]
+
+
+@pytest.fixture
+async def clients(bounded: None) -> AsyncIterator[list[HangsUp]]:  # noqa: ARG001
+    """What is put in here is hung up on at the end."""
+    clients: list[HangsUp] = []
+    yield clients
+    for client in clients:
+        client.hang_up()
+
+
+@pytest.fixture
+def open_at(clients: list[HangsUp]) -> Open:
+    """Opens WebSockets at a server."""
+
+    async def open_at(server: rawws.Server) -> Client:
+        client = Client.unconnected()
+        clients.append(client)
+        return await (await client.connect(server.port)).open()
+
+    return open_at
+
+
+async def end(program: Program) -> int:
+    """Return the program's status when it has ended."""
+    status = await trio.to_thread.run_sync(program.wait)
+    assert_no_traceback(program)
+    return status
+
+
+# Signals at odd moments
+
+# An application is a way into the program: what its module does happens before the program listens.
+APP = """
+import atexit, os, signal, sys, time
+import trio
+
+def signal_ourselves(number):
+    os.kill(os.getpid(), number)
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    if scope["path"] == "/thread":
+        await trio.to_thread.run_sync(time.sleep, 1000)
+    if scope["path"] == "/blocking":
+        print("blocking", file=sys.stderr, flush=True)
+        time.sleep(1000)
+    while scope["path"] == "/stubborn":
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            pass
+    await send({"type": "http.response.start", "status": 204})
+    await send({"type": "http.response.body"})
+"""
+
+
+def write_app(folder: Path, more: str = "") -> tuple[str, ...]:
+    (folder / "app.py").write_text(APP + more)
+    return ("--app", "app:app", "--no-page", "--hello", "")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+async def test_a_signal_before_it_listens_ends_it_without_a_word(
+    start_program: StartProgram, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    flags = write_app(tmp_path, f"signal_ourselves({number:d})")
+    ended = start_program.run(*flags, directory=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", "")
+
+
+async def test_many_signals_end_it_as_one_does_and_those_that_come_when_it_is_over_change_nothing(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    at_exit = [f"atexit.register(signal_ourselves, {number:d})" for number in (signal.SIGINT, signal.SIGTERM)]
+    program = start_program(*write_app(tmp_path, "\n".join(at_exit)), directory=tmp_path)
+    peer = await (await program.connect()).open("/room/x")
+    for number in (signal.SIGINT, signal.SIGTERM) * 10:
+        program.signal(number)
+    assert await end(program) == 0
+    assert program.lines[-1].endswith("#0 = stopped")
+    await peer.wait_lost()
+
+
+@pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="SIGHUP is ignored here")
+async def test_when_its_terminal_is_gone_it_ends_in_order_and_handshakes_come_to_nothing(
+    start_program: StartProgram,
+) -> None:
+    program = start_program("--hello", "")
+    peer = await (await program.connect()).open()
+    halfway = await program.connect()
+    await halfway.send(b"GET / HTTP/1.1\r\nUpgrade: webs")
+    assert (await (await program.connect()).ask(get())).status == 200  # so it has been read
+    program.signal(signal.SIGHUP)
+    assert await peer.frame() == seen_close(1001, "the server is shutting down")
+    await peer.send(close(1001))
+    peer.hang_up()
+    assert await end(program) == 0
+    await halfway.wait_lost()
+    assert any("SIGHUP: accepting no more, peers to close: 1" in line for line in program.lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGPIPE, signal.SIGWINCH, signal.SIGCONT, signal.SIGURG])
+async def test_signals_that_ask_for_nothing_change_nothing(program: Program, number: signal.Signals) -> None:
+    program.signal(number)
+    assert (await (await program.connect()).ask(get())).status == 200
+
+
+async def test_a_program_whose_application_cant_be_cancelled_says_so_and_a_second_signal_ends_it(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    program = start_program(*write_app(tmp_path), "--drain", "0.1", directory=tmp_path)
+    for path in ("/thread", "/stubborn"):
+        await (await program.connect()).send(get(path))
+    assert (await (await program.connect()).ask(get())).status == 204  # so both are being answered
+    program.signal(signal.SIGTERM)
+    await trio.to_thread.run_sync(program.wait_for_line, "it is waited for until another signal")
+    began = time.monotonic()
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 1
+    assert "ending without it" in program.lines[-1]
+    assert time.monotonic() - began < PATIENCE_S / 2
+
+
+async def test_two_signals_end_a_program_whose_loop_is_blocked(start_program: StartProgram, tmp_path: Path) -> None:
+    program = start_program(*write_app(tmp_path), directory=tmp_path)
+    await (await program.connect()).send(get("/blocking"))
+    await trio.to_thread.run_sync(program.wait_for_line, "blocking")
+    program.signal(signal.SIGTERM)
+    program.signal(signal.SIGINT)
+    assert await end(program) == 1
+    assert "blocks the loop: ending without it" in program.lines[-1]
+
+
+STARTING_APP = """
+import sys, time
+import trio
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        print("starting", file=sys.stderr, flush=True)
+        await {}
+"""
+
+
+def write_starting_app(folder: Path, wait: str) -> tuple[str, ...]:
+    """Write an application that never comes to the end of its startup."""
+    (folder / "app.py").write_text(STARTING_APP.format(wait))
+    return ("--port", "0", "--app", "app:app", "--no-page")
+
+
+async def test_a_signal_while_the_application_starts_ends_it(start_program: StartProgram, tmp_path: Path) -> None:
+    program = start_program.begin(*write_starting_app(tmp_path, "trio.sleep_forever()"), directory=tmp_path)
+    await trio.to_thread.run_sync(program.wait_for_line, "starting")
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 0
+    assert "SIGTERM: ending before anything was served" in program.lines[-2]
+    assert program.lines[-1].endswith("#0 = stopped")
+
+
+async def test_a_startup_that_cant_be_cancelled_is_ended_by_a_second_signal(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    wait = "trio.to_thread.run_sync(time.sleep, 1000)"
+    program = start_program.begin(*write_starting_app(tmp_path, wait), directory=tmp_path)
+    await trio.to_thread.run_sync(program.wait_for_line, "starting")
+    program.signal(signal.SIGTERM)
+    await trio.to_thread.run_sync(program.wait_for_line, "it is waited for until another signal")
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 1
+    assert "ending without it" in program.lines[-1]
+
+
+@LINUX
+async def test_a_signal_while_the_application_of_workers_starts_ends_them(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    flags = write_starting_app(tmp_path, "trio.sleep_forever()")
+    backplane = f"redis://{LOOPBACK}:{free_port()}"
+    program = start_program.begin(*flags, "--workers", "2", "--backplane", backplane, directory=tmp_path)
+    await trio.to_thread.run_sync(program.wait_for_line, "starting")
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 0
+    assert any("worker 1 #0 = SIGTERM: ending before anything was served" in line for line in program.lines)
+
+
+@LINUX
+async def test_a_worker_that_heeds_no_signal_is_killed_some_time_after_a_second_one(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    async with redis_server(tmp_path) as redis:
+        program = start_program("--workers", "2", "--backplane", redis.url, "--hello", "")
+        program.wait_for_line("2 workers listen on")
+        workers = workers_of(program)
+        os.kill(workers[0], signal.SIGSTOP)
+        program.signal(signal.SIGTERM)
+        program.wait_for_line("#0 = stopped")  # the other one
+        program.signal(signal.SIGTERM)
+        assert await end(program) == 1
+        assert any("doesn't end by itself: killing it" in line for line in program.lines)
+        await wait_gone(workers)
+
+
+async def wait_workers(program: Program, count: int) -> list[int]:
+    """Wait until the program has started so many workers, and return their processes."""
+    while True:
+        workers = []
+        for pid in workers_of(program):  # and what else it runs, while it is imported
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                if VARIABLE.encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                    workers.append(pid)
+        if len(workers) >= count:
+            return workers
+        await trio.sleep(0.001)
+
+
+async def wait_gone(pids: list[int]) -> None:
+    for pid in pids:
+        while Path(f"/proc/{pid}").exists():
+            await trio.sleep(0.01)
+
+
+@LINUX
+async def test_a_signal_while_workers_start_leaves_none_behind(start_program: StartProgram) -> None:
+    program = start_program.begin("--port", "0", "--workers", "2", "--backplane", f"redis://{LOOPBACK}:{free_port()}")
+    workers = await wait_workers(program, 1)
+    program.signal(signal.SIGTERM)
+    workers += workers_of(program)
+    assert await end(program) == 0
+    await wait_gone(workers)
+
+
+@LINUX
+async def test_a_worker_that_is_ended_while_it_starts_is_replaced_and_a_terminals_ctrl_c_ends_all_in_order(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    async with redis_server(tmp_path) as redis:
+        program = start_program.begin("--port", "0", "--workers", "2", "--backplane", redis.url, "--hello", "")
+        workers = await wait_workers(program, 1)
+        os.kill(workers[0], signal.SIGTERM)
+        program.wait_for_line("ended (SIGTERM); another one comes in")
+        told = program.wait_for_line("2 workers listen on")
+        workers += workers_of(program)
+        program.port = int(told.rpartition(":")[2])
+        peer = await (await program.connect()).open()
+        os.killpg(program.process.pid, signal.SIGINT)
+        assert await peer.frame() == seen_close(1001, "the server is shutting down")
+        await peer.send(close(1001))
+        peer.hang_up()
+        assert await end(program) == 0
+        await wait_gone(workers)
+
+
+async def test_a_signal_in_the_moment_in_which_a_worker_is_made_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = _Crew([[]])
+    open_process = trio.lowlevel.open_process
+
+    async def stop_meanwhile(_: list[str], **settings: Any) -> trio.Process:
+        process = await open_process([sys.executable, "-c", "import time; time.sleep(1000)"], **settings)
+        crew.stop("SIGTERM, on purpose")
+        return process
+
+    monkeypatch.setattr(trio.lowlevel, "open_process", stop_meanwhile)
+    with trio.CancelScope() as program:
+        await crew.run(program)
+    assert crew.status == 0
+
+
+# The process stands still
+
+
+async def test_who_answered_while_the_process_stood_still_is_not_given_up(start_program: StartProgram) -> None:
+    flags = ("--ping-interval", "0.4", "--ping-timeout", "1", "--open-timeout", "1")
+    program = start_program(*flags, "--hello", "")
+    peers = [await (await program.connect()).open() for _ in range(6)]
+    for peer in peers:
+        assert (await peer.frame()).opcode is Opcode.PING
+    halfway = await program.connect()
+    await halfway.send(get()[:10])
+    program.signal(signal.SIGSTOP)
+    for peer in peers:
+        await peer.send(masked(Opcode.PONG, b"rawws"))
+    await halfway.send(get()[10:])
+    await trio.sleep(1.4)  # the clock that counts is another process's
+    program.signal(signal.SIGCONT)
+    assert (await halfway.answer()).status == 200
+    for peer in peers:
+        await peer.send(masked(Opcode.TEXT, b"still here"))
+    for peer in peers:
+        while (seen := await peer.frame()).opcode is Opcode.PING:
+            pass
+        assert seen == seen_text("still here")
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["the first", "a further one"])
+async def test_a_request_that_came_while_the_process_stood_still_is_answered(
+    start_program: StartProgram, again: bool
+) -> None:
+    program = start_program("--open-timeout", "0.5", "--keep-alive", "0.5", "--no-page")
+    client = await program.connect()
+    if again:
+        assert (await client.ask(get())).status == 200
+    else:
+        await client.send(get()[:10])
+    await trio.sleep(0.1)  # until it waits: what it waits in then ends with the stop, and finds nothing (signal(7))
+    program.signal(signal.SIGSTOP)
+    await client.send(get() if again else get()[10:])
+    await trio.sleep(0.6)
+    program.signal(signal.SIGCONT)
+    assert (await client.answer()).status == 200
+    client.hang_up()
+
+
+# Out of descriptors
+
+
+def cpu_s(program: Program) -> float:
+    """Return how much of a core's time the program has had so far."""
+    fields = Path(f"/proc/{program.process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def count_descriptors(program: Program) -> int:
+    return len(os.listdir(f"/proc/{program.process.pid}/fd"))
+
+
+def allow_descriptors(program: Program, more: int) -> int:
+    """Let a program open so many more than it has, and return how many that are."""
+    limit = count_descriptors(program) + more
+    resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    return limit
+
+
+@LINUX
+@pytest.mark.parametrize("tapped", [False, True], ids=["serve", "tap"])
+async def test_out_of_descriptors_it_rests_says_so_once_and_accepts_again(
+    start_program: StartProgram, program: Program, tapped: bool
+) -> None:
+    program = start_program.tap(program.address) if tapped else start_program("--hello", "")
+    bystander = await (await program.connect()).open()
+    before = count_descriptors(program)
+    allow_descriptors(program, 4)
+    began = time.monotonic()
+    crowd = [await program.connect() for _ in range(10)]
+    program.wait_for_line("Too many open files; accepting rests until some are closed, or more are allowed")
+    cpu_before_s = cpu_s(program)
+    for client in crowd[:4]:
+        client.hang_up()  # and another one comes in its place, but not all do
+        await trio.sleep(0.2)
+        await bystander.send(masked(Opcode.TEXT, b"undisturbed"))
+        assert await bystander.frame() == seen_text("undisturbed")
+    assert cpu_s(program) - cpu_before_s < 0.4, "of 0.8 s at least"
+    for client in crowd:
+        client.hang_up()
+    program.wait_for_line("accepting again")
+    while count_descriptors(program) > before:
+        await trio.sleep(0.01)
+    assert (await (await program.connect()).ask(get())).status == 200
+    bystander.hang_up()
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 0
+    told = [line for line in program.lines if "accepting" in line and "#0" in line]
+    assert len(told) <= 2 + 2 * (time.monotonic() - began) / EXHAUSTED_PAUSE_S
+
+
+@LINUX
+@pytest.mark.parametrize("tapped", [False, True], ids=["serve", "tap"])
+async def test_a_recording_that_has_no_room_is_told_once_read_as_far_as_it_goes_and_gone_on_with(
+    start_program: StartProgram, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], tapped: bool
+) -> None:
+    # No disk to fill, but the same for who writes: a file that may not grow beyond some bytes. (For a disk that has no
+    # byte left, see tests/test_tracing.py.)
+    file = tmp_path / "recorded"
+    flags = ("--record", str(file))
+    program = start_program.tap(program.address, *flags) if tapped else start_program("--hello", "", *flags)
+    resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, (6000, 6000))
+    peer = await (await program.connect()).open()
+    for _ in range(100):
+        await peer.send(masked(Opcode.TEXT, b"undisturbed"))
+        assert await peer.frame() == seen_text("undisturbed")
+    peer.hang_up()
+    assert (await (await program.connect()).ask(get())).status == 200
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 0
+    (told,) = [line for line in program.lines if "ERROR" in line]
+    assert told.endswith(f"#0 ! {file} can't be written any more: File too large; nothing is recorded from here on")
+    assert file.read_bytes()[-1:] != b"\n", "the last line is cut"
+
+    again = Recording(file)
+    again.take(1, {"kind": "open", "from": "another program"})
+    again.close()
+    assert rawws.cli.main(["decode", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("'undisturbed'") > 1
+    assert "was not written to its end (the disk was full, or the process killed)" in shown
+    assert "open: another program" in shown
+
+
+@contextlib.contextmanager
+def nowhere_to_log(kind: str) -> Iterator[dict[str, Any]]:
+    """Yield what makes a process's standard error one that can't be written."""
+    if kind == "closed":
+        yield {"preexec_fn": partial(os.close, 2)}
+    elif kind == "a full disk":
+        if not Path("/dev/full").exists():
+            pytest.skip("there is no /dev/full")
+        with open("/dev/full", "wb") as full:
+            yield {"stderr": full}
+    else:
+        read, write = os.pipe()
+        os.close(read)
+        try:
+            yield {"stderr": write}
+        finally:
+            os.close(write)
+
+
+@pytest.mark.parametrize("kind", ["closed", "a full disk", "a pipe without a reader"])
+async def test_a_log_that_cant_be_written_stops_nothing(kind: str) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "rawws", "-vv", "--hello", "", "--port", str(port)]
+    with nowhere_to_log(kind) as how, subprocess.Popen(command, **how) as process:
+        try:
+            client = await connect_when_it_listens(port)
+            await client.open()
+            for _ in range(100):
+                await client.send(masked(Opcode.TEXT, b"undisturbed"))
+                assert await client.frame() == seen_text("undisturbed")
+            process.send_signal(signal.SIGTERM)
+            assert await client.frame() == seen_close(1001, "the server is shutting down")
+            client.hang_up()
+            assert await trio.to_thread.run_sync(process.wait, PATIENCE_S) == 0
+        finally:
+            process.kill()
+
+
+async def connect_when_it_listens(port: int) -> Client:
+    while True:
+        client = Client.unconnected()
+        with contextlib.suppress(ConnectionRefusedError):
+            return await client.connect(port)
+        client.hang_up()
+        await trio.sleep(0.02)
+
+
+@LINUX
+async def test_nothing_is_lost_while_there_is_no_descriptor_for_redis(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    async with redis_server(tmp_path) as redis:
+        program = start_program("--hello", "", "--backplane", redis.url)
+        peer = await (await program.connect()).open("/room")
+        await peer.send(masked(Opcode.TEXT, b"first"))
+        assert await peer.frame() == seen_text("first")
+        limit = allow_descriptors(program, 2)
+        crowd = [await program.connect() for _ in range(20)]
+        redis.kill()
+        program.wait_for_line("the backplane is away (")
+        while count_descriptors(program) < limit:  # until those who wait have taken the connector's
+            await trio.sleep(0.01)
+        await redis.start()
+        await peer.send(masked(Opcode.TEXT, b"kept"))
+        before = cpu_s(program)
+        with trio.move_on_after(0.5) as waiting:
+            await peer.frame()
+        assert waiting.cancelled_caught
+        assert cpu_s(program) - before < 0.25, "of 0.5 s"
+        for client in crowd:
+            client.hang_up()
+        program.wait_for_line("the backplane is back")
+        assert await peer.frame() == seen_text("kept")
+        peer.hang_up()
+        program.signal(signal.SIGTERM)
+        assert await end(program) == 0
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "unix:///nowhere"])
+async def test_what_keeps_redis_away_is_told_by_its_own_name(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    # No descriptor of this very process may be missing for long: pytest needs them too.
+    def no_descriptor(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    told: list[str] = []
+    with trio.CancelScope() as scope:
+
+        def note(trouble: Trouble) -> None:
+            told.append(trouble.sentence)
+            scope.cancel()
+
+        monkeypatch.setattr(trio.socket, "socket", no_descriptor)
+        await Connector(url).run_with_reconnect(_nothing_to_do, on_away=note)
+    assert told == ["Too many open files"]
+
+
+async def _nothing_to_do(_: object) -> None:
+    pass
+
+
+# Out of memory for buffers
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM], ids=errno.errorcode.get)
+@pytest.mark.parametrize("sends", ["a message of the room", "a pong"])
+async def test_a_send_that_fails_for_want_of_memory_ends_one_connection_and_says_whose_side_it_was(
+    serve: Serve, caplog: pytest.LogCaptureFixture, number: int, sends: str
+) -> None:
+    # When a real send() fails so is up to the kernel, which can't be asked to: the socket's own method is replaced.
+    def fail(_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    caplog.set_level(logging.INFO, "rawws")
+    running = await serve()
+    struck, bystander = await running.open(), await running.open()
+    current_loop().peers_of(running.server._endpoint)[0].transport.send_now = fail
+    if sends == "a pong":
+        await struck.send(ping())
+        await struck.wait_lost()
+    await bystander.send(masked(Opcode.TEXT, b"undisturbed"))
+    assert await bystander.frame() == seen_text("undisturbed")
+    await struck.wait_lost()
+    why = f"{os.strerror(number)}: this machine had no memory for it"
+    (told,) = [record for record in caplog.records if why in record.getMessage()]
+    assert told.exc_info is None
+    newcomer = await running.open()
+    await newcomer.send(ping(b"?"))
+    assert await newcomer.frame() == Seen(Opcode.PONG, b"?")
+
+
+# The clock on the wall
+
+
+async def test_the_clock_on_the_wall_only_dates_what_is_recorded() -> None:
+    root = Path(rawws.__file__).parent
+    asks = re.compile(r"\btime\.time|datetime|gettimeofday|CLOCK_REALTIME|from time import")
+    found = {str(path.relative_to(root)) for path in root.rglob("*.py") if asks.search(path.read_text("utf-8"))}
+    assert found == {"tracing.py", "page/feed.py"}
+
+
+async def test_hours_that_the_clock_jumps_make_nobody_late_and_nothing_old(
+    nursery: trio.Nursery, clients: list[HangsUp], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tracer = Tracer()
+    recording = Recording(tmp_path / "recorded")
+    tracer.add(recording)
+    hub = rawws.Hub(history=10, history_age_s=60)
+    limits: dict[str, Any] = {"ping_interval": 0.1, "ping_timeout": PATIENCE_S, "keep_alive": PATIENCE_S, "rate": 1000}
+    server: rawws.Server = await nursery.start(
+        partial(rawws.serve, hub, 0, host=LOOPBACK, tracer=tracer, drain=0, **limits)
+    )
+    running = Running(server, hub, clients)
+    resting = await running.connect()
+    assert (await resting.ask(get("/healthz"))).status == 426
+    peer = await running.open("/room", "Sec-WebSocket-Protocol: rawws.id.v1")
+    ids = [await next_id(peer)]
+    hours = 3600.0
+    for now in (time.time() + 5 * hours, time.time() - 50 * hours, 0.0, time.time() + 5e5 * hours):
+        monkeypatch.setattr(time, "time", partial(float, now))
+        await peer.send(masked(Opcode.TEXT, b"a"))
+        ids.append(await next_id(peer))
+        while (await peer.frame()).opcode is not Opcode.PING:  # in its time, and nobody is given up
+            pass
+    epoch = ids[0].partition("-")[0]
+    assert ids == [f"{epoch}-{number}" for number in range(5)]
+    newcomer = await running.open(f"/room?since={ids[0]}")
+    assert [await newcomer.frame() for _ in range(4)] == [seen_text("a")] * 4
+    assert (await resting.ask(get("/healthz"))).status == 426
+    tracer.remove(recording)
+    recording.close()
+    dates = [from_line(line).at for line in (tmp_path / "recorded").read_text("ascii").splitlines()]
+    assert 0.0 in dates
+    server.stop()
+
+
+async def next_id(peer: Client) -> str:
+    """Return the id of the next message, or of the place where the peer begins."""
+    while (seen := await peer.frame()).opcode is not Opcode.TEXT:
+        pass
+    head = json.loads(seen.payload.partition(b"\n")[0])
+    return str(head.get("id") or head["at"])
+
+
+# A program that blocks, or goes wrong
+
+
+async def test_who_answered_while_a_callback_blocked_is_not_given_up(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await serve(limits=Limits(ping_interval_s=0.2, ping_timeout_s=0.6))
+    peers = [await running.open() for _ in range(5)]
+    for peer in peers:
+        assert (await peer.frame()).opcode is Opcode.PING
+    for peer in peers:
+        peer.try_send(masked(Opcode.PONG, b"rawws"))
+    time.sleep(1.0)  # as a callback might, in the only thread that there is
+    for peer in peers:
+        await peer.send(masked(Opcode.TEXT, b"still here"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert running.server.peer_count == len(peers)
+    assert "the event loop was blocked for at least" in caplog.text
+
+
+async def keep_cancelled() -> trio.Cancelled:
+    """Return the exception with which trio has cancelled something."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            kept = cancelled
+    return kept
+
+
+async def fail(kind: str) -> NoReturn:
+    """Raise what an application may, of which nobody is to hear but its own client."""
+    error = ZeroDivisionError("on purpose")
+    match kind:
+        case "a group":
+            raise ExceptionGroup("some", [error, ValueError("too")])
+        case "a group in a group":
+            raise ExceptionGroup("outer", [ExceptionGroup("inner", [error])])
+        case "groups nested more deeply than Python calls":
+            nested: Exception = error
+            for _ in range(600):
+                nested = ExceptionGroup("nested", [nested])
+            raise nested
+        case "a cancellation, kept for later":
+            raise await keep_cancelled()
+        case "a group with one":
+            raise BaseExceptionGroup("some", [await keep_cancelled(), error])
+        case "a group of nothing else":
+            raise BaseExceptionGroup("outer", [BaseExceptionGroup("inner", [await keep_cancelled()])])
+        case _:
+            raise asyncio.CancelledError
+
+
+FAILURES = pytest.mark.parametrize(
+    "kind",
+    [
+        "a group",
+        "a group in a group",
+        "groups nested more deeply than Python calls",
+        "a cancellation, kept for later",
+        "a group with one",
+        "a group of nothing else",
+        "asyncio's cancellation",
+    ],
+)
+
+
+@FAILURES
+async def test_whatever_a_handler_raises_costs_its_connection_alone(
+    nursery: trio.Nursery, open_at: Open, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    async def handle(ws: rawws.WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+            if message == "fail":
+                await fail(kind)
+
+    server: rawws.Server = await nursery.start(partial(rawws.serve, handle, 0, host=LOOPBACK, drain=0))
+    bystander, struck = await open_at(server), await open_at(server)
+    await struck.send(masked(Opcode.TEXT, b"fail"))
+    assert (await struck.frames_to_close())[-1] == seen_close(1011, "internal error")
+    await bystander.send(masked(Opcode.TEXT, b"undisturbed"))
+    assert await bystander.frame() == seen_text("undisturbed")
+    assert [r.getMessage() for r in caplog.records if r.exc_info] == [
+        "#2 ! the handler failed; its connection is closed with 1011"
+    ]
+    server.stop()
+
+
+@FAILURES
+async def test_whatever_an_http_handler_or_hook_raises_costs_a_500(
+    nursery: trio.Nursery, clients: list[HangsUp], caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    async def handle(ws: rawws.WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+
+    async def http(_: rawws.Request) -> str:
+        await fail(kind)
+
+    async def authenticate(request: rawws.Request) -> None:
+        if request.path == "/fail":
+            await fail(kind)
+
+    serve = partial(rawws.serve, handle, 0, host=LOOPBACK, http=http, authenticate=authenticate, drain=0)
+    server: rawws.Server = await nursery.start(serve)
+    client, bystander = Client.unconnected(), Client.unconnected()
+    clients += [client, bystander]
+    await client.connect(server.port)
+    assert (await client.ask(get("/"))).status == 500
+    assert (await client.ask(upgrade("/fail"))).status == 500
+    await (await bystander.connect(server.port)).open()
+    await bystander.send(masked(Opcode.TEXT, b"undisturbed"))
+    assert await bystander.frame() == seen_text("undisturbed")
+    assert [r.getMessage() for r in caplog.records if r.exc_info] == [
+        "#1 ! the http handler failed at /",
+        "#1 ! authenticate failed",
+    ]
+    server.stop()
+
+
+@FAILURES
+@pytest.mark.parametrize("before", [True, False], ids=["before it has answered", "behind its answer"])
+async def test_whatever_an_asgi_application_raises_costs_its_answer_alone(
+    caplog: pytest.LogCaptureFixture, kind: str, before: bool
+) -> None:
+    @only_http
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        if before and scope["path"] == "/fail":
+            await fail(kind)
+        await answer(send)
+        if scope["path"] == "/fail":
+            await fail(kind)
+
+    async with serving(app) as site:
+        client = await site.connect()
+        assert (await client.ask(get("/fail"))).status == (500 if before else 200)
+        assert (await client.ask(get())).status == 200
+    (record,) = errors(caplog)
+    told = "the ASGI application failed at /fail after it had answered"
+    assert record.getMessage().removeprefix("#1 ! ") == ("the http handler failed at /fail" if before else told)
+
+
+@FAILURES
+@pytest.mark.parametrize("starts", [False, True], ids=["before it has started", "when it is up"])
+async def test_whatever_an_asgi_applications_lifespan_raises_leaves_the_server_up(kind: str, starts: bool) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await answer(send)
+            return
+        if starts:
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+        await fail(kind)
+
+    async with serving(app) as site:
+        assert await site.ask(get()) == (200, b"ok")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, "a group"])
+async def test_a_handler_that_ends_the_program_ends_it_and_the_peers_are_told(
+    open_at: Open, error: type[BaseException] | str
+) -> None:
+    kind = error if isinstance(error, type) else KeyboardInterrupt
+
+    async def handle(ws: rawws.WebSocket) -> None:
+        async for _ in ws:
+            raise error if isinstance(error, type) else BaseExceptionGroup("some", [ZeroDivisionError(), kind()])
+
+    opened: list[Client] = []
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            server: rawws.Server = await nursery.start(partial(rawws.serve, handle, 0, host=LOOPBACK))
+            opened.extend([await open_at(server), await open_at(server)])
+            await opened[0].send(masked(Opcode.TEXT, b"now"))
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await run()
+    assert raised.value.split((kind, ZeroDivisionError))[1] is None
+    for client in opened:
+        assert await client.frame() == seen_close(1001, "the server is shutting down")

@@ -1,0 +1,118 @@
+"""The metrics: counts, and the format of the page."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import trio
+
+from rawws.broadcast.token_bucket import TokenBucket
+from tests.room_serving import Reader, post, rooms
+from tests.serving import PATIENCE_S, StartHub, StartProgram, close, get, text, upgrade
+
+
+def values_of(body: str) -> dict[str, float]:
+    return {name: float(value) for name, value in re.findall(r"^(rawws_.+) (\S+)$", body, re.MULTILINE)}
+
+
+async def test_prometheus_can_read_the_metrics(start_program: StartProgram) -> None:
+    program = start_program("--metrics", "--hello", "", "--history", "10")
+    reader = await Reader.open(await program.connect(), "/room")
+    ws = await program.connect()
+    await ws.open("/room")
+    await ws.send(text("hello") + text("again"))
+    await ws.frames(2)
+    await reader.data(2)
+    refused = await program.connect()
+    await refused.send(upgrade("/", "Origin: https://evil.example"))
+    assert (await refused.answer()).status == 403
+    asking = await program.connect()
+    answer = await asking.ask(get("/metrics"))
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    values = values_of(answer.body.decode())
+    expected = {
+        'rawws_peers{kind="websocket"}': 1,
+        'rawws_peers{kind="events"}': 1,
+        "rawws_rooms": 1,
+        'rawws_handshakes_total{status="101"}': 1,
+        'rawws_handshakes_total{status="403"}': 1,
+        "rawws_messages_received_total": 2,
+        "rawws_received_bytes_total": len(text("hello") + text("again")),
+        "rawws_skipped_messages_total": 0,
+        "rawws_slowest_peer_lag_bytes": 0,
+    }
+    assert {name: values[name] for name in expected} == expected
+    assert values["rawws_deliveries_total"] >= 4
+    assert values["rawws_sent_bytes_total"] > 14
+    assert values["rawws_loop_turn_seconds_count"] > 0
+    await ws.send(close())
+    await ws.frames_to_close()
+    ws.hang_up()
+    program.wait_for_line("closed by the client")
+    body = (await asking.ask(get("/metrics"))).body.decode()
+    assert values_of(body)['rawws_closes_total{cause="peer close"}'] == 1
+
+
+async def test_tasks_are_those_of_connections_in_their_http_phase_and_few_more(start_program: StartProgram) -> None:
+    program = start_program("--metrics", "--hello", "")
+    asking = await program.connect()
+
+    async def tasks() -> float:
+        return values_of((await asking.ask(get("/metrics"))).body.decode())["rawws_tasks"]
+
+    before = await tasks()
+    relayed = await program.connect()
+    await relayed.open("/room")
+    assert await tasks() == before, "a relayed peer has no task"
+    others = [await program.connect() for _ in range(3)]
+    for other in others:
+        await other.ask(get("/"))
+    assert await tasks() == before + len(others)
+    for other in others:
+        other.hang_up()
+    with trio.fail_after(PATIENCE_S):
+        while await tasks() != before:
+            await trio.sleep(0.01)
+
+
+async def test_ready_until_it_is_about_to_end(nursery: trio.Nursery) -> None:
+    async with rooms(nursery) as running:
+        client = await running.connect()
+        assert (await client.ask(get("/readyz"))).body == b"ready"
+        assert (await client.ask(get("/healthz"))).body == b"ok"
+
+
+@pytest.mark.parametrize("per_s", [10.0, 0.5])
+def test_a_rate_and_a_burst(per_s: float) -> None:
+    bucket = TokenBucket(per_s, 100.0)
+    burst = max(int(per_s), 1)
+    assert bucket.is_full(100.0)
+    assert [bucket.try_take(100.0) for _ in range(burst)] == [0.0] * burst
+    assert bucket.try_take(100.0) == pytest.approx(1 / per_s)
+    assert bucket.try_take(100.0 + 1.001 / per_s) == 0.0
+    assert bucket.take(burst, 200.0) == 0.0
+    assert bucket.take(3, 200.0) == pytest.approx(3 / per_s)
+
+
+async def test_a_peer_that_says_too_much_is_read_later(start_hub: StartHub) -> None:
+    from rawws.limits import Limits
+
+    running = start_hub(limits=Limits(messages_per_s=100.0, ping_interval_s=0))
+    talker, listener = running.join(), running.join()
+    began = trio.current_time()
+    with trio.fail_after(PATIENCE_S):
+        # The data of one read is taken as a whole, but the next read comes a while later.
+        await talker.send(b"".join(text(str(number)) for number in range(150)))
+        assert [int((await listener.frame()).payload) for _ in range(150)] == list(range(150))
+        await talker.send(text("later"))
+        assert (await listener.frame()).payload == b"later"
+    assert trio.current_time() - began >= 0.4, "a test about time: 100 at once, and 50 in half a second"
+
+
+async def test_posts_that_are_too_many(start_program: StartProgram) -> None:
+    program = start_program("--rate", "2")
+    client = await program.connect()
+    answers = [await client.ask(post("/room", b"x")) for _ in range(3)]
+    assert [answer.status for answer in answers] == [202, 202, 429]
+    assert answers[2].headers["retry-after"] == "1"
