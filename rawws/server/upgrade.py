@@ -76,7 +76,9 @@ async def examine_request(upgrade: Upgrade) -> Refusal | None:
     handshake = upgrade.handshake = examine(request, origins, compression=connection.config.compression)
     if connection.is_watched:
         connection.config.tracer.checked(connection.number, Role.CLIENT, handshake.checks, handshake.accept)
-    logs.show_checks(connection.number, handshake.checks)
+    if logs.handshake.isEnabledFor(logging.DEBUG) and not connection.is_quiet:
+        connection.announce()
+        logs.show_checks(connection.number, handshake.checks)
     return handshake.refusal
 
 
