@@ -127,7 +127,8 @@ class Member:
         await trio.lowlevel.checkpoint()  # a program may send to a thousand members in a row
         while peer.transport.fileno() >= 0:
             if peer.session.state is State.OPEN and not peer.lost and not (peer.is_blocked or peer.is_lagging):
-                current_loop().sending.send_alone(peer, peer.encoding.encode_alone(opcode, bytes(payload)))
+                frames = peer.encoding.encode_alone(opcode, bytes(payload))
+                current_loop().sending.send(peer, frames, count=Peer.count_program)
                 return
             await peer.wait_drained()
         raise self._closed_error()

@@ -50,6 +50,7 @@ from rawws.relay.connections import Connections
 from rawws.relay.encoding_jobs import SENT_AT_ONCE_BYTES, TURN_WORK
 from rawws.relay.peer import Peer
 from rawws.relay.reading import LEAST_RECEIVE_BYTES, TURN_S, Reader
+from rawws.relay.ready_sockets import Ready
 from rawws.relay.room_state import RoomState
 from rawws.relay.turnstile import Turnstile
 from rawws.runtime import check_runs_on_trio
@@ -139,9 +140,10 @@ class Loop(Connections):
         started_at = self._turn_at = time.perf_counter()
         until = started_at + TURNS_S
         while True:
-            if not self.sockets.collect():
+            ready = self.sockets.take()
+            if not ready:
                 return
-            self._turn()
+            self._turn(ready)
             self.traffic.turns += 1
             now = time.perf_counter()
             self.traffic.turns_s += now - started_at
@@ -149,13 +151,13 @@ class Loop(Connections):
             if now > until:
                 return
 
-    def _turn(self) -> None:
-        """Serve the sockets that are ready, within the budget, and send what that has published."""
+    def _turn(self, sockets: list[Ready]) -> None:
+        """Serve sockets that are ready, within the budget, and send what that has published."""
         budget = TURN_BYTES
         self.forms.allowance = TURN_WORK
         self._turn_messages = self._turn_sends = 0
         peers = self.peers
-        ready = iter(self.sockets.take())
+        ready = iter(sockets)
         until = time.perf_counter() + TURN_S
         for fd, events in ready:
             peer = peers.get(fd)
@@ -179,8 +181,8 @@ class Loop(Connections):
                 or self._turn_sends > SENT_AT_ONCE_BYTES
                 or time.perf_counter() > until
             ):
+                self.sockets.put_back(ready)
                 break
-        self.sockets.put_back(ready)
         if self._dirty_rooms or self._closing:
             self._end_turn()
 
@@ -188,8 +190,7 @@ class Loop(Connections):
         """Read at once what a peer has sent by now, before it is given up."""
         if peer.interest & READABLE:
             self._turn_at = time.perf_counter()
-            self.sockets.put_first(peer.transport.fileno())
-            self._turn()
+            self._turn([(peer.transport.fileno(), READABLE)])
 
     def _read(self, peer: Peer) -> int:
         """Receive once from a peer, act on what came, and return how many bytes that was."""
@@ -200,9 +201,8 @@ class Loop(Connections):
             self._act_on(peer, self._reader.decode(peer, b""))
             self._read_on_soon(peer)
             return LEAST_RECEIVE_BYTES
-        started_at = time.perf_counter()
         try:
-            size, decoded, in_place = self._reader.receive(peer, self._turn_at)
+            size, decoded, started_at = self._reader.receive(peer, self._turn_at)
         except BlockingIOError:
             self._wait_for_more(peer)
             return 0
@@ -214,7 +214,7 @@ class Loop(Connections):
             self._end_of_stream(peer)
             return 0
         self._act_on(peer, decoded)
-        if not in_place:
+        if started_at:
             self._reader.adapt(peer, size, time.perf_counter() - started_at)
         self._read_on_soon(peer)
         return size
@@ -290,7 +290,7 @@ class Loop(Connections):
             if not peer.write_shut_down and not self._defer_close(peer, answers):
                 self._closing.append((peer, answers))
         elif answers:
-            self.sending.send_answers(peer, answers)
+            self.sending.send(peer, answers, count=Peer.count_answers)
 
     def _end_turn(self) -> None:
         """Seal and send what was appended; then close the peers whose sessions have ended."""

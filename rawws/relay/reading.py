@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import trio
@@ -30,29 +31,39 @@ class Reader:
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
 
-    def receive(self, peer: Peer, at: float) -> tuple[int, Decoded, bool]:
-        """Receive once. Return the number of bytes, what they amount to, and whether they went right to their place.
+    def receive(self, peer: Peer, at: float) -> tuple[int, Decoded, float]:
+        """Receive once. Return the number of bytes, what they amount to, and the time at which decoding started.
 
-        No bytes are the end of the stream. ``at`` is the time by `time.perf_counter`. Raises BlockingIOError when there
-        is nothing, and other OSErrors when the peer is lost.
+        No bytes are the end of the stream. Times are those of `time.perf_counter`; ``at`` is the present one. The third
+        is 0 where it doesn't matter how long that took, so that `adapt` need not be called. Raises BlockingIOError when
+        there is nothing, and other OSErrors when the peer is lost.
         """
         session = peer.session
-        # After a full receive, more is asked for, and much of a large message goes right to its place.
-        if peer.receive_bytes != RECEIVE_BYTES and (buffer := session.large_buffer(RECEIVE_BYTES)) is not None:
-            with buffer:
-                size = peer.transport.try_receive_into(buffer)
-            if size is None:
-                raise BlockingIOError
-            in_place = True
-        else:
+        buffer = None
+        if peer.receive_bytes != RECEIVE_BYTES:
+            # After a full receive, more is asked for, and much of a large message goes right to its place.
+            buffer = session.large_buffer(RECEIVE_BYTES)
+        if buffer is None:
             data = peer.transport.receive_now(peer.receive_bytes)
-            size, in_place = len(data), False
+            size = len(data)
+        else:
+            with buffer:
+                received = peer.transport.try_receive_into(buffer)
+            if received is None:
+                raise BlockingIOError
+            size = received
         if not size:
-            return 0, (), in_place
+            return 0, (), 0.0
         self._traffic.bytes_in += size
         peer.seen_since_ping = True
         peer.heard_at = at
-        return size, session.received(size) if in_place else self.decode(peer, data), in_place
+        if buffer is not None:
+            return size, session.received(size), 0.0
+        if size < LEAST_RECEIVE_BYTES:  # so few bytes never take long
+            peer.receive_bytes = RECEIVE_BYTES
+            return size, self.decode(peer, data), 0.0
+        started_at = time.perf_counter()
+        return size, self.decode(peer, data), started_at
 
     @staticmethod
     def decode(peer: Peer, data: bytes) -> Decoded:
@@ -70,7 +81,7 @@ class Reader:
     @staticmethod
     def adapt(peer: Peer, size: int, took_s: float) -> None:
         """Choose how much to ask a peer for next time, since ``size`` bytes took so long to act on."""
-        if size >= LEAST_RECEIVE_BYTES and took_s * RECEIVE_BYTES > size * TURN_S:
+        if took_s * RECEIVE_BYTES > size * TURN_S:
             peer.receive_bytes = LEAST_RECEIVE_BYTES
         else:
             peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES

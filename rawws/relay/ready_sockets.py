@@ -54,34 +54,28 @@ class ReadySockets:
         """Have a socket read in the next turn, though the poller may not report it."""
         self._unread[fd] = READABLE
 
-    def put_first(self, fd: int) -> None:
-        """Have a socket read before all others."""
-        self._ready.insert(0, (fd, READABLE))
-
     def put_back(self, ready: Iterable[Ready]) -> None:
         """Return what a turn has not looked at. It comes first in the next one."""
         self._ready = [*ready, *self._ready]
 
-    def collect(self) -> bool:
-        """Ask the poller, unless sockets wait already, and return whether there is one for the next turn."""
-        if not self._ready:
-            self._ready = self._poller.poll()
-            if self._unread:
-                self._add_unread()
-        return bool(self._ready)
-
     def take(self) -> list[Ready]:
-        """Return the sockets for a turn, in order; none of them waits any more."""
-        ready, self._ready = self._ready, []
-        return ready
+        """Return the sockets for a turn, in order; the poller is asked, unless sockets wait already.
 
-    def _add_unread(self) -> None:
+        None of the sockets waits any more.
+        """
+        if self._ready:
+            ready, self._ready = self._ready, []
+            return ready
+        ready = self._poller.poll()
+        return self._with_unread(ready) if self._unread else ready
+
+    def _with_unread(self, ready: list[Ready]) -> list[Ready]:
         """Add descriptors whose data is here already, once each, after those that have not been served yet."""
         unread, self._unread = self._unread, {}
         others = []
-        for fd, events in self._ready:
+        for fd, events in ready:
             if fd in unread:
                 unread[fd] |= events
             else:
                 others.append((fd, events))
-        self._ready = [*others, *unread.items()]
+        return [*others, *unread.items()]

@@ -161,8 +161,13 @@ class Sending:
 
     # To one peer
 
-    def send(self, peer: Peer, frames: bytes, *, show: bool = True) -> None:
-        """Queue frames for this peer only, and send what can be sent now. Without ``show`` they may be anything."""
+    def send(
+        self, peer: Peer, frames: bytes, *, show: bool = True, count: Callable[[Peer, int], None] | None = None
+    ) -> None:
+        """Queue frames for this peer only, and send what can be sent now. Without ``show`` they may be anything.
+
+        ``count`` is one of the peer's methods. It is called with the number of bytes, if some of them wait.
+        """
         if show and peer.session.on_frame is not None:
             peer.session.show_sent(frames)
         self._traffic.messages_out += 1
@@ -172,30 +177,8 @@ class Sending:
         except OSError as error:
             self._control.lose(peer, error)
             return
-        self.flush(peer)
-
-    def send_answers(self, peer: Peer, frames: bytes) -> None:
-        """Send automatic answers, such as pongs and echoes.
-
-        A peer that asks for more of them than it takes is not read from (`Peer.unanswered_bytes`).
-        """
-        self._send_counted(peer, frames, peer.count_answers)
-
-    def send_alone(self, peer: Peer, frames: bytes) -> None:
-        """Send a program's message to a peer without an inbox that is caught up with its rooms."""
-        self._send_counted(peer, frames, peer.count_program)
-
-    def _send_counted(self, peer: Peer, frames: bytes, count: Callable[[int], None]) -> None:
-        if peer.session.on_frame is not None:
-            peer.session.show_sent(frames)
-        self._traffic.messages_out += 1
-        try:
-            if peer.put(frames, self._traffic):
-                return
-        except OSError as error:
-            self._control.lose(peer, error)
-            return
-        count(len(frames))
+        if count is not None:
+            count(peer, len(frames))
         self.flush(peer)
 
     def send_soon(self, peer: Peer, frames: bytes) -> None:

@@ -319,7 +319,7 @@ async def test_who_is_not_read_to_the_end_has_one_turn_when_all_others_have_one(
     def look_and_take() -> list[Ready]:
         nonlocal most
         ready = take()
-        most = max(most, *Counter(fd for fd, _ in ready).values())
+        most = max([most, *Counter(fd for fd, _ in ready).values()])
         return ready
 
     monkeypatch.setattr(loop.sockets, "take", look_and_take)
