@@ -206,7 +206,7 @@ async def test_workers_with_an_application_that_leaves_a_thread_behind(
 
 @LINUX
 async def test_a_worker_that_is_left_alone_ends_itself(start_program: StartProgram, tmp_path: Path) -> None:
-    more = THREAD + "\nimport rawws.program; rawws.process.program.ORPHAN_S = 0.5"
+    more = THREAD + "\nimport rawws.process.program; rawws.process.program.ORPHAN_S = 0.5"
     async with redis_server(tmp_path) as redis:
         flags = write_app(tmp_path, more)
         more_flags = ("--workers", "2", "--backplane", redis.url, "--drain", "0.1")

@@ -529,7 +529,7 @@ async def test_a_request_that_needs_asyncio_is_500_with_one_line(
     async with serving(app) as site:
         assert await site.ask(get("/x")) == (500, b"The server failed to answer this request.\n")
     line = the_line(caplog)
-    where = "tests/server/test_asgi_frameworks.py"
+    where = "server/test_asgi_frameworks.py"
     assert line.startswith(f"#1 ! the http handler failed at /x: it needs asyncio at {where}:")
     assert "but rawws runs it on trio" in line
 
@@ -545,7 +545,7 @@ async def test_an_endpoint_that_needs_asyncio_is_logged_in_one_line(
 
     async with browsing(site_of(("/", endpoint))) as browser:
         assert (await browser.get("/")).status_code == 500
-    assert "it needs asyncio at tests/server/test_asgi_frameworks.py:" in the_line(caplog)
+    assert "it needs asyncio at server/test_asgi_frameworks.py:" in the_line(caplog)
 
 
 @WITH_FRAMEWORKS
@@ -560,7 +560,7 @@ async def test_a_stream_that_needs_asyncio_is_cut_and_logged_in_one_line(caplog:
     async with browsing(site_of(("/", endpoint))) as browser:
         with pytest.raises(httpx.RemoteProtocolError):
             await browser.get("/")
-    assert "it needs asyncio at tests/server/test_asgi_frameworks.py:" in the_line(caplog)
+    assert "it needs asyncio at server/test_asgi_frameworks.py:" in the_line(caplog)
 
 
 @WITH_FRAMEWORKS
@@ -663,7 +663,7 @@ async def test_a_lifespan_that_needs_asyncio_says_so_in_one_line(bounded: None) 
         await asyncio.sleep(1)
         yield
 
-    with pytest.raises(UsageError, match=r"^the ASGI application can't start: it needs asyncio at tests/") as caught:
+    with pytest.raises(UsageError, match=r"^the ASGI application can't start: it needs asyncio at server/") as caught:
         await rawws.serve(echo, 0, host=LOOPBACK, http=asgi(Starlette(lifespan=lifespan)))
     assert "\n" not in str(caught.value)
 

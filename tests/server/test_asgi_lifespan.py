@@ -201,7 +201,7 @@ async def test_an_application_that_needs_asyncio_is_told_apart(bounded: None) ->
         await asyncio.sleep(1)
 
     with pytest.raises(
-        UsageError, match=r"it needs asyncio at tests/server/test_asgi_lifespan.py:\d+, but rawws runs it on trio"
+        UsageError, match=r"it needs asyncio at server/test_asgi_lifespan.py:\d+, but rawws runs it on trio"
     ):
         await rawws.serve(echo, 0, host=LOOPBACK, http=asgi(app, lifespan="on"))
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HELLO = "Hello! Message From Server!!"
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 class Closed(NamedTuple):
