@@ -106,7 +106,7 @@ def number_of(message: dict[str, Any]) -> int:
     return int(message["id"].rpartition("-")[2])
 
 
-async def test_the_history_comes_first_and_then_what_is_published(nursery: trio.Nursery) -> None:
+async def test_the_history_comes_before_new_messages(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=10) as running:
         room = running.hub.room("/room")
         ids = [(await running.publish("/room", text))["id"] for text in ("one", "two\r\nlines")]
@@ -124,7 +124,7 @@ async def test_the_history_comes_first_and_then_what_is_published(nursery: trio.
         assert [await reader.next() for _ in range(2)] == [{"text": "to you alone\n"}, {"base64": "/g=="}]
 
 
-async def test_a_reader_resumes_where_it_was_and_is_sent_a_gap_if_that_is_too_long_ago(nursery: trio.Nursery) -> None:
+async def test_a_reader_resumes_at_its_position_or_is_sent_a_gap(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=2) as running:
         ids = [(await running.publish("/room", str(number)))["id"] for number in range(4)]
         reader = await Lines.open(await running.connect(), f"/room?since={ids[2]}")
@@ -134,7 +134,7 @@ async def test_a_reader_resumes_where_it_was_and_is_sent_a_gap_if_that_is_too_lo
         assert [(await late.next())["text"] for _ in range(2)] == ["2", "3"]
 
 
-async def test_a_part_of_a_turn_is_replayed_from_the_message_on_that_was_asked_for(nursery: trio.Nursery) -> None:
+async def test_a_replay_starts_at_the_requested_message_within_a_turn(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=10) as running:
         running.hub.room("/room").publish_many(["a", "b", "c"])
         reader = await Lines.open(await running.connect(), "/room?last=2")

@@ -126,7 +126,7 @@ async def test_a_selection_is_bounded_and_the_newest_of_it_are_kept(start_hub: S
     assert got[-19:] == list(range(MESSAGES - 18 * EVERY, MESSAGES + 1, EVERY))
 
 
-async def test_one_room_of_several_can_have_it(start_hub: StartHub) -> None:
+async def test_one_room_of_several_can_have_the_policy(start_hub: StartHub) -> None:
     def settings(path: str) -> RoomSettings | None:
         return RoomSettings(slow="sample") if path == "/" else None
 
@@ -139,7 +139,7 @@ async def test_one_room_of_several_can_have_it(start_hub: StartHub) -> None:
     assert state_of(running.hub.room("/other")).policy.name == "close"
 
 
-async def test_the_command_line_has_it(start_hub: StartHub) -> None:
+async def test_the_command_line_offers_the_policy(start_hub: StartHub) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     options = parser.parse_args(["--slow", "sample"])
@@ -152,7 +152,7 @@ async def test_the_command_line_has_it(start_hub: StartHub) -> None:
     check_sample(await numbers_of(slow, MESSAGES))
 
 
-def test_without_its_row_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_policy_without_a_row_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(POLICIES, "sample")
     with pytest.raises(UsageError, match="there is no policy for slow peers 'sample'"):
         Hub(slow="sample")

@@ -83,7 +83,7 @@ def ask(port: int, path: str, body: str | None = None) -> httpx.Response:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_short_and_is_listed(name: str) -> None:
+def test_each_example_is_short_and_listed(name: str) -> None:
     assert len((FOLDER / f"{name}.py").read_text("utf-8").splitlines()) < 100
     assert f"``{name}``" in str(rawws.examples.__doc__)
 
@@ -189,7 +189,7 @@ def test_the_sms_service_leaves_no_file_that_nobody_named(run: Run, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_app_publishes_into_a_room_beside_it(run: Run) -> None:
+def test_an_existing_app_publishes_into_a_room_next_to_it(run: Run) -> None:
     need(importlib.util.find_spec("starlette"), "Starlette")
     example = run("existing_app", "--port", "0")
     port = example.wait_listening()

@@ -30,7 +30,7 @@ def curl(line: str, address: str) -> Any:
     return json.loads(subprocess.check_output([*arguments, "-s"], timeout=PATIENCE_S))
 
 
-def test_the_console_lines(start_program: StartProgram) -> None:
+def test_the_console_lines_work(start_program: StartProgram) -> None:
     (start, publish, published, ask, answer) = re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL)[0].splitlines()
     program = start_program(*shlex.split(start.removeprefix("$ rawws ")))
     (shown_id,) = set(re.findall(r'"id":"([^"]+)"', published))
@@ -39,7 +39,7 @@ def test_the_console_lines(start_program: StartProgram) -> None:
     assert curl(ask.removeprefix("$ "), program.address) == json.loads(answer.replace(shown_id, answered["id"]))
 
 
-def test_the_lines_in_the_table(start_program: StartProgram) -> None:
+def test_the_lines_in_the_table_work(start_program: StartProgram) -> None:
     program = start_program("--history", "10")
     lines = re.findall(r"`(curl [^`]+)`", SECTION)
     assert len(lines) == 4

@@ -78,7 +78,7 @@ def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         yield request.param, port
 
 
-def test_servers_that_people_use(check: Check, other: tuple[str, int]) -> None:
+def test_widely_used_servers_pass_as_the_readme_says(check: Check, other: tuple[str, int]) -> None:
     name, port = other
     status, lines = check("--json", "--timeout", f"{2 * pace():g}", f"ws://127.0.0.1:{port}/")
     results = {each["case"]: each for each in json.loads("\n".join(lines))}
@@ -217,7 +217,7 @@ def flooder() -> Iterator[int]:
     yield from served(flood)
 
 
-def test_a_server_that_gets_everything_wrong(check: Check, yes_man: int) -> None:
+def test_a_server_that_gets_everything_wrong_fails(check: Check, yes_man: int) -> None:
     status, lines = check("--timeout", f"{0.3 * pace():g}", f"ws://127.0.0.1:{yes_man}/")
     assert status == 1
     verdicts = {line.split()[1]: line.split()[0] for line in lines if line[:1] != " "}
@@ -318,7 +318,7 @@ async def test_a_case_is_shown_in_the_order_of_cause_and_effect(nursery: trio.Nu
     nursery.cancel_scope.cancel()
 
 
-async def test_an_incomplete_frame_is_told_before_the_close_that_it_causes(nursery: trio.Nursery) -> None:
+async def test_an_incomplete_frame_is_reported_before_the_close_that_it_causes(nursery: trio.Nursery) -> None:
     server = await nursery.start(partial(rawws.serve, rawws.Hub(hello=None), 0, host=LOOPBACK))
     result = await Checker(f"ws://127.0.0.1:{server.port}/x").run_case(BY_NAME["length-too-large"])
     shown = [re.sub(r", byte \d+", "", line) for line in result.story() if re.match(r"\w+ → \w+, byte \d+: [^H]", line)]
@@ -346,7 +346,7 @@ def test_the_cases_can_be_listed(check: Check) -> None:
         ("| true", "0\n"),
     ],
 )
-def test_output_that_nobody_reads_or_that_is_full(yes_man: int, arguments: str, redirected: str, message: str) -> None:
+def test_closed_or_full_output_is_reported(yes_man: int, arguments: str, redirected: str, message: str) -> None:
     arguments = arguments.replace("URL", f"--only rsv2 --timeout 0.3 ws://127.0.0.1:{yes_man}/")
     program, _, pipe = redirected.partition("|")
     command = f"(sleep 0.1; {sys.executable} -m rawws check {arguments} {program}; echo $? >&2)"
@@ -364,7 +364,7 @@ def test_output_that_nobody_reads_or_that_is_full(yes_man: int, arguments: str, 
         (["ws://127.0.0.1:1/"], 3, "can't connect to 127.0.0.1:1: Connection refused"),
     ],
 )
-def test_an_impossible_command_is_one_sentence(
+def test_an_invalid_command_is_reported_in_one_sentence(
     capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, message: str
 ) -> None:
     assert rawws.cli.main(["check", *arguments]) == status
@@ -463,7 +463,7 @@ DEADLY = {
     ("fault", "name"),
     [("crash", "two-keys"), ("crash", "ping-126"), ("hang", "ping-126"), ("crash", "close-bad-utf-8")],
 )
-def test_a_server_that_dies_of_a_case(
+def test_a_server_that_crashes_in_a_case_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, intact: dict[str, str], fault: str, name: str
 ) -> None:
     monkeypatch.setattr(checker, "RETURN_S", 1.0)
@@ -487,7 +487,7 @@ def test_a_server_that_dies_of_a_case(
 
 
 @pytest.mark.parametrize(("fault", "name"), [("crash", "ping-126"), ("fork", "two-keys"), ("fork", "close-bad-utf-8")])
-def test_a_server_that_dies_of_a_case_and_is_restarted(
+def test_a_server_that_crashes_in_a_case_and_restarts_is_reported(
     capsys: pytest.CaptureFixture[str], intact: dict[str, str], fault: str, name: str
 ) -> None:
     with faulty(fault, DEADLY[name], is_restarted=True) as server:
@@ -499,13 +499,13 @@ def test_a_server_that_dies_of_a_case_and_is_restarted(
     assert {case: verdict for case, (verdict, _) in verdicts.items()} | {name: "bad"} == {**intact, name: "bad"}
 
 
-def test_a_server_that_cuts_off_idle_clients_has_not_died(intact: dict[str, str]) -> None:
+def test_a_server_that_disconnects_idle_clients_has_not_crashed(intact: dict[str, str]) -> None:
     with faulty(f"idle:{0.8 * pace()}") as server:  # more than a case takes, and less than all of them
         verdicts = run_cases(server.port)
     assert verdicts == intact
 
 
-def test_a_server_that_leaks_connections_stops_at_some_time(
+def test_a_server_that_leaks_connections_ends_the_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checker, "RETURN_S", 1.0)

@@ -126,7 +126,7 @@ async def test_messages_of_every_form_of_length_arrive(serve: Serve, size: int) 
         assert await bob.frame() == Seen(Opcode.BINARY, b"a" * size)
 
 
-async def test_a_message_over_the_limit_is_refused_with_1009_and_reaches_nobody(serve: Serve) -> None:
+async def test_a_message_over_the_limit_is_refused_with_1009_and_not_delivered(serve: Serve) -> None:
     running = await serve(limits=Limits(max_message_bytes=100))
     alice, bob = await running.open(), await running.open()
     await alice.send(text("a" * 101))
@@ -153,7 +153,7 @@ async def test_the_room_is_the_path_without_the_query(serve: Serve) -> None:
     assert await bob.frame() == seen_text("hi")
 
 
-async def test_a_room_is_gone_with_its_last_peer_and_its_log_with_it(serve: Serve) -> None:
+async def test_a_room_and_its_log_end_with_its_last_peer(serve: Serve) -> None:
     running = await serve()
     rooms = running.hub.rooms
     first, last = await running.open("/room"), await running.open("/room")
@@ -167,7 +167,7 @@ async def test_a_room_is_gone_with_its_last_peer_and_its_log_with_it(serve: Serv
     assert rooms == {}
 
 
-async def test_nothing_is_kept_of_what_all_have_been_sent(serve: Serve) -> None:
+async def test_the_log_keeps_nothing_that_all_peers_have_been_sent(serve: Serve) -> None:
     running = await serve()
     client = await running.open("/room")
     for number in range(100):
@@ -176,7 +176,7 @@ async def test_nothing_is_kept_of_what_all_have_been_sent(serve: Serve) -> None:
     assert state_of(running.hub.rooms["/room"]).log.kept_bytes == 0
 
 
-async def test_who_joins_later_gets_what_is_said_later(serve: Serve) -> None:
+async def test_a_new_peer_gets_only_later_messages(serve: Serve) -> None:
     running = await serve()
     alice = await running.open()
     await alice.send(text("before"))
@@ -253,7 +253,9 @@ async def _visit(running: Running, visits: list[list[Seen]], chance: random.Rand
 
 @pytest.mark.usefixtures("poller")
 @pytest.mark.parametrize("seed", range(4))
-async def test_all_get_each_message_exactly_once_in_one_order_whoever_comes_and_goes(serve: Serve, seed: int) -> None:
+async def test_all_get_each_message_exactly_once_in_one_order_while_others_join_and_leave(
+    serve: Serve, seed: int
+) -> None:
     chance = random.Random(seed)
     running = await serve()
     talkers = [Talker(await running.open(), name, random.Random(chance.random())) for name in "abcd"]
@@ -294,7 +296,7 @@ async def test_messages_of_one_write_arrive_in_their_order(serve: Serve) -> None
     assert await bob.frames(1000) == await alice.frames(1000) == list(map(seen_text, messages))
 
 
-async def test_a_turn_that_finds_more_than_it_may_read_takes_the_rest_in_the_next(
+async def test_data_beyond_the_limit_of_a_turn_is_read_in_the_next(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rawws.relay.loop, "TURN_BYTES", 1)
@@ -307,7 +309,7 @@ async def test_a_turn_that_finds_more_than_it_may_read_takes_the_rest_in_the_nex
         assert sorted(heard) == [seen_text(str(number)) for number in range(5)]
 
 
-async def test_who_is_not_read_to_the_end_has_one_turn_when_all_others_have_one(
+async def test_a_peer_with_unread_data_has_one_turn_per_round(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = start_hub(mode=Mode.ECHO)
@@ -331,7 +333,7 @@ async def test_who_is_not_read_to_the_end_has_one_turn_when_all_others_have_one(
 
 @pytest.mark.usefixtures("poller")
 @pytest.mark.parametrize("found", ["by sending", "by the poller"])
-async def test_who_is_gone_and_had_said_too_much_is_read_to_the_end_at_its_rate(
+async def test_a_vanished_peer_over_its_rate_limit_is_read_to_the_end_at_that_rate(
     start_hub: StartHub, mock_clock: MockClock, found: str
 ) -> None:
     running = start_hub(limits=Limits(messages_per_s=10))
@@ -358,7 +360,7 @@ async def test_who_is_gone_and_had_said_too_much_is_read_to_the_end_at_its_rate(
     assert running.endpoint.peer_count == 1
 
 
-def test_without_an_interest_a_poller_reports_nothing_wherever_selectors_refuses_that(
+def test_a_poller_reports_nothing_for_an_empty_interest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)  # it registers anew, as kqueue's does
@@ -389,8 +391,8 @@ async def test_a_peer_that_never_reads_is_closed_with_1013_and_the_others_get_ev
         await alice.send(text(message))
         # The next is not sent before this one is here: nobody waits for the mute one.
         assert await alice.frame() == await bob.frame() == seen_text(message)
-    (told,) = [line for line in hub_messages(caplog) if "reads too slowly" in line]
-    assert re.fullmatch(r"#2 ! reads too slowly: \d+ bytes behind, over the limit of 65536 \(--max-lag\)", told)
+    (line,) = [line for line in hub_messages(caplog) if "reads too slowly" in line]
+    assert re.fullmatch(r"#2 ! reads too slowly: \d+ bytes behind, over the limit of 65536 \(--max-lag\)", line)
     assert len(running.hub.rooms["/"]) == 2
     assert state_of(running.hub.rooms["/"]).log.kept_bytes == 0
 
@@ -428,7 +430,7 @@ async def test_a_peer_that_stalls_and_recovers_gets_everything_in_order(start_hu
     assert await slow.frame() == seen_text("and on")
 
 
-async def test_one_log_serves_several_laggards_at_different_places(start_hub: StartHub) -> None:
+async def test_one_log_serves_several_lagging_peers_at_different_positions(start_hub: StartHub) -> None:
     running = start_hub()
     alice = running.join()
     slow = [running.join(send_buffer=SMALL_BUFFER) for _ in range(4)]
@@ -478,13 +480,13 @@ async def test_the_answer_to_a_close_never_lands_inside_another_frame(start_hub:
     await wait_all_tasks_blocked()
     *heard, farewell = await slow.frames_to_close()
     assert farewell == seen_close(1000, "enough")
-    told = [seen_text(message) for message in messages for _ in range(3)]
+    expected = [seen_text(message) for message in messages for _ in range(3)]
     texts = [frame for frame in heard if frame.opcode is Opcode.TEXT]
-    assert texts == told[: len(texts)]
+    assert texts == expected[: len(texts)]
     await slow.assert_end()
 
 
-async def test_a_laggard_that_vanishes_leaves_nothing_behind(start_hub: StartHub) -> None:
+async def test_a_lagging_peer_that_vanishes_leaves_no_data_in_the_log(start_hub: StartHub) -> None:
     running = start_hub()
     alice, slow = running.join(), running.join(send_buffer=SMALL_BUFFER)
     await alice.send(text("a" * 200_000))
@@ -570,7 +572,7 @@ async def test_the_server_closes_and_waits_for_the_clients_half(
     )
 
 
-async def test_a_laggard_gets_all_that_was_published_before_the_server_closes_it(start_hub: StartHub) -> None:
+async def test_a_lagging_peer_gets_all_that_was_published_before_the_server_closes_it(start_hub: StartHub) -> None:
     running = start_hub()
     alice, slow = running.join(), running.join(send_buffer=SMALL_BUFFER)
     for message in KIB_MESSAGES:
@@ -589,7 +591,9 @@ async def test_a_laggard_gets_all_that_was_published_before_the_server_closes_it
         slow.hang_up()
 
 
-async def test_what_was_received_before_a_peer_took_no_more_is_answered_when_it_does(start_hub: StartHub) -> None:
+async def test_messages_received_before_a_peer_stopped_reading_are_answered_when_it_reads_again(
+    start_hub: StartHub,
+) -> None:
     running = start_hub(mode=Mode.ECHO)
     client = running.join(send_buffer=4096)
     message = "x" * 100
@@ -603,7 +607,7 @@ async def test_what_was_received_before_a_peer_took_no_more_is_answered_when_it_
 
 
 @pytest.mark.usefixtures("poller")
-async def test_a_peer_that_has_gone_keeps_nobody_busy_while_a_forked_process_has_its_socket(
+async def test_a_closed_peer_wakes_no_loop_while_a_forked_process_holds_its_socket(
     start_hub: StartHub,
 ) -> None:
     running = start_hub()
@@ -621,7 +625,7 @@ async def test_a_peer_that_has_gone_keeps_nobody_busy_while_a_forked_process_has
         os.close(copy)
 
 
-async def test_a_client_that_vanished_before_the_hand_over_is_nothing(start_hub: StartHub) -> None:
+async def test_a_client_that_vanished_before_the_hand_over_leaves_no_room(start_hub: StartHub) -> None:
     running = start_hub(hello="welcome")
     ours, theirs = socket.socketpair()
     theirs.close()
@@ -649,7 +653,7 @@ async def test_a_message_and_a_close_in_one_write_are_delivered_in_that_order(se
     assert await bob.frame() == seen_text("last words")
 
 
-async def test_what_comes_behind_a_close_is_not_read(serve: Serve) -> None:
+async def test_bytes_after_a_close_are_not_read(serve: Serve) -> None:
     running = await serve()
     alice, bob = await running.open(), await running.open()
     await alice.send(close() + text("ghost"))
@@ -659,7 +663,7 @@ async def test_what_comes_behind_a_close_is_not_read(serve: Serve) -> None:
 
 
 @pytest.mark.usefixtures("poller")
-async def test_a_half_close_behind_messages_loses_none_of_them(serve: Serve) -> None:
+async def test_a_half_close_after_messages_loses_none_of_them(serve: Serve) -> None:
     running = await serve()
     alice, bob = await running.open(), await running.open()
     await alice.send(text("one") + text("two"))
@@ -697,7 +701,7 @@ async def test_peers_that_vanish_while_they_are_written_to_disturb_nobody(serve:
     await wait_gone(running, 1)
 
 
-async def test_what_a_peer_said_before_its_reset_is_published(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_messages_sent_before_a_reset_are_published(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "rawws")
     running = await serve()
     bob, alice = await running.open(), await running.open()
@@ -720,15 +724,15 @@ async def test_what_a_peer_said_before_its_reset_is_published(serve: Serve, capl
     ],
     ids=["not masked", "opcode 3", "not UTF-8", "a close of one byte"],
 )
-async def test_who_breaks_the_protocol_is_told_and_the_others_hear_nothing_of_it(
+async def test_a_peer_that_breaks_the_protocol_is_closed_with_the_code_and_others_get_none_of_it(
     serve: Serve, frame: bytes, code: int
 ) -> None:
     running = await serve()
     alice, bob = await running.open(), await running.open()
     await alice.send(text("good") + frame + text("ghost"))
-    good, told = await alice.frames(2)
+    good, farewell = await alice.frames(2)
     assert good == seen_text("good")
-    assert (told.opcode, told.payload[:2]) == (Opcode.CLOSE, code.to_bytes(2, "big"))
+    assert (farewell.opcode, farewell.payload[:2]) == (Opcode.CLOSE, code.to_bytes(2, "big"))
     await alice.assert_end()
     await bob.send(text("next"))
     assert await bob.frames(2) == [seen_text("good"), seen_text("next")]
@@ -746,7 +750,7 @@ async def test_a_peer_that_never_ends_its_stream_is_cut_off(serve: Serve, mock_c
     await wait_gone(running)
 
 
-async def test_an_error_of_our_own_costs_its_peer_alone(
+async def test_an_error_of_our_own_drops_only_its_peer(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve()
@@ -767,7 +771,7 @@ async def test_an_error_of_our_own_costs_its_peer_alone(
     assert error.getMessage().startswith("#1 ! an error in rawws itself")
 
 
-async def test_an_error_of_our_own_at_the_door_costs_its_peer_alone(
+async def test_an_error_of_our_own_during_a_join_drops_only_its_peer(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve()
@@ -789,7 +793,7 @@ async def test_an_error_of_our_own_at_the_door_costs_its_peer_alone(
     assert error.getMessage() == "#2 ! an error in rawws itself; the connection is dropped"
 
 
-async def test_an_error_of_our_own_in_a_room_costs_those_who_are_there(
+async def test_an_error_of_our_own_in_a_room_drops_all_of_its_peers(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve()
@@ -816,7 +820,7 @@ async def test_an_error_of_our_own_in_a_room_costs_those_who_are_there(
     assert await dave.frame() == seen_text("again")
 
 
-async def test_an_error_of_our_own_in_time_costs_its_peer_alone(
+async def test_an_error_of_our_own_in_a_timer_drops_only_its_peer(
     serve: Serve, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve()
@@ -858,7 +862,7 @@ async def test_nobody_waits_for_the_import_of_numpy(serve: Serve, monkeypatch: p
     assert await client.frame() == seen_text(KIB_MESSAGES[1] * 4)
 
 
-async def test_where_no_thread_can_be_had_there_is_no_numpy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_numpy_is_not_loaded_if_no_thread_can_start(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     speed = OnDemand()
     monkeypatch.setattr(masking, "speed", speed)
     monkeypatch.setattr(rawws.relay.loop, "speed", speed)
@@ -905,7 +909,7 @@ async def test_a_peer_that_does_not_answer_a_ping_is_closed(
     assert "#1 - no byte within 20 s of a ping" in hub_messages(caplog)
 
 
-async def test_a_timeout_longer_than_the_interval_still_comes(serve: Serve, mock_clock: MockClock) -> None:
+async def test_a_ping_timeout_longer_than_the_interval_still_applies(serve: Serve, mock_clock: MockClock) -> None:
     running = await serve(limits=Limits(ping_interval_s=1.0, ping_timeout_s=3.0))
     client = await running.open()
     pings = 0

@@ -161,11 +161,11 @@ class Reader:
         if "id" in head:
             self.messages.append(Told(parse_id(head["id"]).number, says))
 
-    def _note_members(self, what: str, told: dict[str, int]) -> None:
+    def _note_members(self, what: str, notice: dict[str, int]) -> None:
         assert self.varies
-        before = told["peers"] + (1 if what == "leave" else -1)
+        before = notice["peers"] + (1 if what == "leave" else -1)
         assert self.members in (None, before), "each join and each leave is notified of once, and in order"
-        self.members = told["peers"]
+        self.members = notice["peers"]
 
 
 class Room:
@@ -302,7 +302,7 @@ class Room:
 
     def check_all(self, *, at_end: bool) -> None:
         order = self.witness.messages
-        assert [told.number for told in order] == list(range(1, len(order) + 1)), "the witness misses nothing"
+        assert [message.number for message in order] == list(range(1, len(order) + 1)), "the witness misses nothing"
         for reader in [*self.readers, *self.closing, *self.gone]:
             self._check(reader, order, at_end=at_end and reader in self.readers)
         for reader in self.closing if at_end else []:
@@ -311,10 +311,10 @@ class Room:
 
     def _check(self, reader: Reader, order: list[Told], *, at_end: bool) -> None:
         if reader.form == "plain":
-            places = {told.says: told.number for told in order}
-            numbers = [places[told.says] for told in reader.messages]
+            places = {message.says: message.number for message in order}
+            numbers = [places[message.says] for message in reader.messages]
         else:
-            numbers = [told.number for told in reader.messages]
+            numbers = [message.number for message in reader.messages]
             assert reader.messages == [order[number - 1] for number in numbers if number is not None]
         assert all(number is not None for number in numbers)
         got = [number for number in numbers if number is not None]
@@ -333,7 +333,7 @@ class Room:
         if self.slow in (Slow.CLOSE, Slow.WAIT):
             assert not missing, "nothing is left out"
         elif self.slow is Slow.SKIP and reader.form != "plain":
-            assert len(missing) <= reader.skipped, "what is left out is told"
+            assert len(missing) <= reader.skipped, "each skipped message is counted"
         if not at_end:
             return
         if reader.ended or reader.close_code is not None:
@@ -347,13 +347,13 @@ class Room:
         last = order[-1].number if order else 0
         assert last is not None
         if self.slow is Slow.LATEST:
-            wanted = {json.loads(told.says)["key"]: told.number for told in order[reader.first - 1 :]}
+            wanted = {json.loads(message.says)["key"]: message.number for message in order[reader.first - 1 :]}
             assert set(wanted.values()) <= set(got), "it has the newest of each key"
         elif last >= reader.first:
             assert got, "it has heard nothing"
             assert got[-1] == last, "it has caught up"
         if self.slow is Slow.SKIP and reader.form != "plain":
-            assert len(missing) == reader.skipped, "what is told was left out"
+            assert len(missing) == reader.skipped, "each counted message was skipped"
 
 
 readers = st.integers(0, 5)
@@ -377,7 +377,7 @@ steps: st.SearchStrategy[tuple[object, ...]] = st.one_of(
 @pytest.mark.parametrize("slow", Slow)
 @settings(max_examples=100)
 @given(plan=st.lists(st.tuples(steps, st.booleans()), min_size=5, max_size=60))
-def test_whatever_happens_each_reader_gets_what_it_is_promised(
+def test_each_reader_gets_what_its_policy_promises_after_any_steps(
     slow: Slow, allowance: int | None, plan: list[tuple[tuple[Callable[..., None], object], bool]]
 ) -> None:
     """With no allowance, each form but the plain one is made in steps, and all who read it wait for that."""

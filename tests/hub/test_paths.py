@@ -151,7 +151,7 @@ def applications() -> list[Any]:
 
 @pytest.mark.parametrize("number", range(3), ids=["a function", "asgi", "rooms in front"])
 @pytest.mark.parametrize("path", [*NONE_OF_ROOM, "http://localhost/ws", "http://localhost/room"])
-async def test_beside_an_application_an_upgrade_elsewhere_is_404_and_nobody_shares_it(
+async def test_an_upgrade_outside_the_rooms_is_404_next_to_an_application(
     start: StartSite, number: int, path: str
 ) -> None:
     hub = rawws.Hub(hello="hi")
@@ -165,7 +165,7 @@ async def test_beside_an_application_an_upgrade_elsewhere_is_404_and_nobody_shar
 
 
 @pytest.mark.parametrize("path", [*ROOMS, "http://localhost/room/x"])
-async def test_a_room_is_served_beside_an_application(start: StartSite, path: str) -> None:
+async def test_a_room_is_served_next_to_an_application(start: StartSite, path: str) -> None:
     hub = rawws.Hub()
     site = await start(hub, page)
     client = await (await site.connect()).open(path)
@@ -183,7 +183,7 @@ async def test_a_refused_client_is_not_asked_for_credentials(start: StartSite) -
 
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/room/../x"])
-async def test_without_an_application_every_path_is_a_room(start: StartSite, path: str) -> None:
+async def test_every_path_is_a_room_if_nothing_else_is_served(start: StartSite, path: str) -> None:
     for http in (None, rawws.rooms(rawws.Hub())):
         site = await start(rawws.Hub(), http)
         await (await site.connect()).open(path)
@@ -284,7 +284,7 @@ async def test_the_warning_says_where_rooms_are_in_front_of_an_endpoint(
         ("/{x}/{y:path}", "/live/rooms/", True),
     ],
 )
-def test_which_endpoints_may_match_a_room_s_path(pattern: str, root: str, expected: bool) -> None:
+def test_endpoints_that_may_match_a_path_of_a_room_are_found(pattern: str, root: str, expected: bool) -> None:
     assert may_match_below(pattern, root) is expected
 
 
@@ -374,7 +374,7 @@ app = Starlette(routes=[WebSocketRoute("{}", private)])
 
 @pytest.mark.parametrize("mode", ["broadcast", "echo"])
 @pytest.mark.parametrize("more", [[], ["--metrics"], ["--no-page"]], ids=" ".join)
-async def test_beside_app_a_private_endpoint_is_no_public_room(
+async def test_a_private_endpoint_of_an_app_is_no_public_room(
     start_program: StartProgram, tmp_path: Path, mode: str, more: list[str]
 ) -> None:
     (tmp_path / "its_app.py").write_text(APP.format("/ws"))

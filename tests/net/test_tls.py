@@ -123,7 +123,7 @@ async def tls_pair(certificate: Certificate, *, send_buffer: int | None = None) 
     return server, client
 
 
-async def test_http_then_an_upgrade_then_a_broadcast_to_tls_and_back(serve: Serve, certificate: Certificate) -> None:
+async def test_tls_carries_http_an_upgrade_and_a_broadcast(serve: Serve, certificate: Certificate) -> None:
     running = await serve(tls=certificate.server, hello="hi")
     client = await connect(running, certificate)
     await client.stream.send_all(get("/"))
@@ -157,7 +157,7 @@ async def test_a_tls_peer_that_stalls_gets_everything_in_order_and_control_frame
     assert await slow.frame() == Seen(Opcode.CLOSE, b"\x03\xe8")
 
 
-async def test_a_tls_peer_that_falls_too_far_behind_is_closed_at_a_frame_boundary(
+async def test_a_tls_peer_that_lags_too_far_is_closed_at_a_frame_boundary(
     serve: Serve, certificate: Certificate
 ) -> None:
     running = await serve(tls=certificate.server, max_lag_bytes=1 << 20)
@@ -178,7 +178,7 @@ async def test_a_tls_peer_that_falls_too_far_behind_is_closed_at_a_frame_boundar
 
 
 @pytest.mark.parametrize("policy", ["close", "skip", "latest"])
-async def test_what_a_slow_tls_peer_is_not_sent_leaves_no_frame_cut(
+async def test_messages_that_a_slow_tls_peer_misses_leave_no_frame_incomplete(
     serve: Serve, certificate: Certificate, policy: str
 ) -> None:
     running = await serve(tls=certificate.server, slow=policy, key="k", max_lag_bytes=1 << 20)
@@ -201,7 +201,7 @@ async def test_what_a_slow_tls_peer_is_not_sent_leaves_no_frame_cut(
     assert (frame.opcode is Opcode.CLOSE) is (policy == "close")
 
 
-async def test_of_what_would_not_go_one_tls_record_is_committed_and_what_follows_it_may_be_anything(
+async def test_a_partial_send_commits_one_tls_record_and_any_data_may_follow_it(
     certificate: Certificate,
 ) -> None:
     server, client = await tls_pair(certificate, send_buffer=20_000)
@@ -222,7 +222,7 @@ async def test_of_what_would_not_go_one_tls_record_is_committed_and_what_follows
 
 
 @pytest.mark.parametrize("why", ["it said too much", "publishers are held back", "it begins"])
-async def test_what_is_read_off_the_socket_already_is_heard_when_reading_goes_on(
+async def test_buffered_plaintext_is_read_when_reading_resumes(
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001
     start_hub: StartHub,
     certificate: Certificate,
@@ -250,7 +250,7 @@ async def test_what_is_read_off_the_socket_already_is_heard_when_reading_goes_on
     client.close()
 
 
-async def test_who_ends_tls_is_answered_with_its_end(serve: Serve, certificate: Certificate) -> None:
+async def test_a_close_notify_is_answered_with_one(serve: Serve, certificate: Certificate) -> None:
     running = await serve(tls=certificate.server)
     asks = await connect(running, certificate)
     await asks.stream.send_all(get("/"))
@@ -263,7 +263,7 @@ async def test_who_ends_tls_is_answered_with_its_end(serve: Serve, certificate: 
 # The transport itself
 
 
-async def test_an_end_that_comes_with_data_is_seen_behind_it(certificate: Certificate) -> None:
+async def test_a_close_notify_that_arrives_with_data_is_seen_after_it(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server), trio.fail_after(PATIENCE_S):
         await client.send_all(b"last words")
@@ -284,7 +284,7 @@ async def receive_to_end(transport: TlsTransport) -> bytes:
 
 
 @pytest.mark.parametrize("unread", [b"", b"before" * 1000])
-async def test_who_says_that_nothing_follows_still_gets_all_that_comes(certificate: Certificate, unread: bytes) -> None:
+async def test_a_peer_that_ended_its_side_still_gets_all_data(certificate: Certificate, unread: bytes) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server), trio.fail_after(PATIENCE_S):
         await client.send_all(b"last words")
@@ -301,7 +301,7 @@ async def test_who_says_that_nothing_follows_still_gets_all_that_comes(certifica
             assert await receive_to_end(client) == unread + b"behind" * 1000
 
 
-async def test_what_was_decrypted_and_not_taken_is_there_after_our_end(certificate: Certificate) -> None:
+async def test_decrypted_data_stays_readable_after_our_end(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         await server.send_all(b"a record")
@@ -313,7 +313,7 @@ async def test_what_was_decrypted_and_not_taken_is_there_after_our_end(certifica
         assert await receive_to_end(client) == b"ord"
 
 
-async def test_tls_1_2_carries_the_same_both_ways_to_its_end(
+async def test_tls_1_2_carries_data_and_ends_in_both_directions(
     certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certificate.client, "maximum_version", ssl.TLSVersion.TLSv1_2)
@@ -336,7 +336,7 @@ async def test_the_server_refuses_renegotiation(certificate: Certificate) -> Non
     assert certificate.server.options & ssl.OP_NO_RENEGOTIATION
 
 
-async def test_our_end_is_heard_whoever_ends_first(certificate: Certificate) -> None:
+async def test_our_close_notify_arrives_in_either_order_of_ends(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         server.shutdown_write()
@@ -345,7 +345,7 @@ async def test_our_end_is_heard_whoever_ends_first(certificate: Certificate) -> 
         assert await receive_to_end(server) == await receive_to_end(client) == b""
 
 
-async def test_records_in_front_of_a_fault_are_not_lost_with_it(certificate: Certificate) -> None:
+async def test_records_before_a_fault_are_not_lost(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         await server.send_all(b"whole")
@@ -362,7 +362,7 @@ NO_PROXY_PROTOCOL = "This server does not speak the PROXY protocol, which a prox
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "message"),
     [
         (get("/"), USE_TLS),
         (upgrade("/room"), USE_TLS),
@@ -374,8 +374,8 @@ NO_PROXY_PROTOCOL = "This server does not speak the PROXY protocol, which a prox
     ],
     ids=["http", "upgrade", "with a body", "one letter", "another protocol", "PROXY 1", "PROXY 2"],
 )
-async def test_a_client_without_tls_gets_400_and_is_one_line_in_the_log(
-    serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture, said: bytes, told: str
+async def test_a_client_without_tls_gets_400_and_one_log_line(
+    serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture, said: bytes, message: str
 ) -> None:
     running = await serve(tls=certificate.server)
     caplog.set_level("INFO", "rawws")
@@ -387,14 +387,14 @@ async def test_a_client_without_tls_gets_400_and_is_one_line_in_the_log(
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"\r\nConnection: close" in head
-    assert body.decode() == f"{told}\n"
+    assert body.decode() == f"{message}\n"
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("#1 ! refused with 400 (")
-    assert told.removesuffix(".") in line
+    assert message.removesuffix(".") in line
     assert (await join(running, certificate)).unread == b""
 
 
-async def test_a_client_without_tls_that_never_stops_sending_is_cut_off(
+async def test_a_client_without_tls_that_never_stops_sending_is_disconnected(
     serve: Serve, certificate: Certificate, mock_clock: trio.testing.MockClock
 ) -> None:
     running = await serve(tls=certificate.server)
@@ -407,7 +407,7 @@ async def test_a_client_without_tls_that_never_stops_sending_is_cut_off(
             mock_clock.jump(LINGER_S / 4)
 
 
-async def test_a_broken_record_within_a_websocket_is_one_line_without_a_place_in_python(
+async def test_a_broken_record_within_a_websocket_is_one_log_line_without_a_traceback(
     serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve(tls=certificate.server)
@@ -420,7 +420,7 @@ async def test_a_broken_record_within_a_websocket_is_one_line_without_a_place_in
     assert line == "#1 ! lost without a close (1006): TLS failed (WRONG_VERSION_NUMBER)"
 
 
-async def test_who_leaves_before_the_handshake_is_one_line_in_the_log_and_no_error(
+async def test_a_client_that_leaves_before_the_handshake_is_one_log_line_and_no_error(
     serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "rawws")
@@ -437,7 +437,7 @@ async def test_who_leaves_before_the_handshake_is_one_line_in_the_log_and_no_err
         assert message.startswith((f"#{number} ! lost in the HTTP phase: ", f"#{number} ! TLS failed: "))
 
 
-async def test_a_tls_handshake_has_to_be_over_in_time(serve: Serve, certificate: Certificate) -> None:
+async def test_a_tls_handshake_has_a_time_limit(serve: Serve, certificate: Certificate) -> None:
     running = await serve(tls=certificate.server, limits=Limits(header_timeout_s=0.05))
     client = await running.connect()
     await client.wait_lost()
@@ -452,7 +452,7 @@ async def test_a_tls_handshake_has_to_be_over_in_time(serve: Serve, certificate:
     ],
     ids=["no such file", "not a certificate", "a key alone"],
 )
-def test_a_bad_certificate_is_one_sentence_and_exit_status_2(
+def test_a_bad_certificate_is_reported_in_one_sentence_with_exit_status_2(
     flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert rawws.cli.main(["--port", "0", *flags]) == 2
@@ -460,7 +460,7 @@ def test_a_bad_certificate_is_one_sentence_and_exit_status_2(
     assert sentence in line
 
 
-def test_a_key_of_another_certificate_is_told(certificate: Certificate, tmp_path: Path) -> None:
+def test_a_key_of_another_certificate_is_reported(certificate: Certificate, tmp_path: Path) -> None:
     other = Certificate(tmp_path)
     with pytest.raises(UsageError, match="KEY_VALUES_MISMATCH"):
         load_tls(str(certificate.chain), str(other.key))

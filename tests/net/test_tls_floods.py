@@ -125,11 +125,11 @@ def update_keys(attacker: Attacker, count: int, *, request: bool = False) -> Non
 # One look
 
 
-def test_a_look_is_a_whole_number_of_steps() -> None:
+def test_the_records_of_a_read_are_a_whole_number_of_steps() -> None:
     assert LOOK_RECORDS % STEP_RECORDS == 0
 
 
-async def test_one_look_takes_a_bounded_number_of_records_of_a_byte_each(certificate: Certificate) -> None:
+async def test_one_read_takes_a_bounded_number_of_records_of_a_byte_each(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         sent = bytes(number % 256 for number in range(MANY))
@@ -146,7 +146,7 @@ async def test_one_look_takes_a_bounded_number_of_records_of_a_byte_each(certifi
         assert b"".join(received) == sent
 
 
-async def test_one_look_takes_a_bounded_number_of_key_updates_whatever_data_is_between(
+async def test_one_read_takes_a_bounded_number_of_key_updates_with_or_without_data_between(
     certificate: Certificate,
 ) -> None:
     server, attacker = await attacked_pair(certificate)
@@ -186,7 +186,7 @@ async def test_too_many_records_without_data_end_the_connection_after_the_data(c
         attacker.hang_up()
 
 
-async def test_a_minute_later_key_updates_count_anew(certificate: Certificate) -> None:
+async def test_key_updates_count_anew_after_a_minute(certificate: Certificate) -> None:
     server, attacker = await attacked_pair(certificate)
     with contextlib.closing(server):
         for _ in range(3):
@@ -201,7 +201,7 @@ async def test_a_minute_later_key_updates_count_anew(certificate: Certificate) -
         attacker.hang_up()
 
 
-async def test_answers_to_key_updates_that_nobody_reads_are_few(certificate: Certificate) -> None:
+async def test_unread_answers_to_key_updates_are_bounded(certificate: Certificate) -> None:
     server, attacker = await attacked_pair(certificate, send_buffer=1)
     with contextlib.closing(server), trio.fail_after(PATIENCE_S):
         most = 0
@@ -276,7 +276,7 @@ async def test_a_key_update_is_no_answer_to_a_ping(
 # The HTTP phase
 
 
-async def test_key_updates_in_front_of_a_request_end_the_connection(
+async def test_key_updates_before_a_request_end_the_connection(
     serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve(tls=certificate.server)
@@ -484,7 +484,7 @@ def read_all(tls: ssl.SSLObject) -> tuple[bytes, bool]:
 
 
 @pytest.mark.parametrize("how", ["lingers", "says so"])
-async def test_the_end_follows_what_the_kernel_would_not_take(certificate: Certificate, how: str) -> None:
+async def test_the_end_follows_data_that_the_kernel_refused_at_first(certificate: Certificate, how: str) -> None:
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
     server = TlsTransport(ours, certificate.server)
@@ -559,7 +559,7 @@ async def test_leftovers_of_a_failed_call_reach_no_other_connection(certificate:
         assert await client.receive() == b"ours"
 
 
-async def test_an_idle_connection_holds_nothing(certificate: Certificate) -> None:
+async def test_an_idle_connection_holds_no_buffer(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         async with trio.open_nursery() as nursery:

@@ -88,7 +88,7 @@ print("interrupted at", number, "lines")
 """
 
 
-def test_ctrl_c_in_the_midst_of_starting_a_task_is_not_lost() -> None:
+def test_ctrl_c_while_a_task_starts_is_not_lost() -> None:
     command = [sys.executable, "-c", INTERRUPTED]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -141,7 +141,7 @@ async def test_handlers_hooks_and_applications_may_be_interrupted(nursery: trio.
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_an_example_says_itself_what_signals_mean(number: signal.Signals, tmp_path: Path) -> None:
+def test_an_example_handles_signals_itself(number: signal.Signals, tmp_path: Path) -> None:
     # As a shell without job control starts it in the background (POSIX, "Asynchronous Lists").
     command = [sys.executable, "-u", "-W", "error", "-m", "rawws.examples.echo", "--port", "0"]
     ignoring = (

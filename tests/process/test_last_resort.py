@@ -93,7 +93,7 @@ async def test_threads_of_the_application_are_named_and_ended_by_a_second_signal
     assert program.lines[-1].endswith(": ending without it")
 
 
-async def test_the_end_of_a_thread_is_waited_for(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_the_program_waits_for_the_end_of_a_thread(start_program: StartProgram, tmp_path: Path) -> None:
     done = tmp_path / "done"
     more = f"""
 import pathlib, threading, time
@@ -135,7 +135,9 @@ import builtins; builtins.last = Last()
     assert any("in __del__" in line for line in program.lines)
 
 
-async def test_it_ends_by_force_even_if_nothing_can_be_logged(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_the_program_ends_by_force_even_if_nothing_can_be_logged(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
     # A thread holds the lock of the log for ever.
     more = """
 import logging, threading, time
@@ -176,7 +178,7 @@ def block():
     assert await end(program) == 0
 
 
-async def test_it_can_be_ended_even_if_it_never_listened(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_the_program_can_be_ended_even_if_it_never_listened(start_program: StartProgram, tmp_path: Path) -> None:
     listening = start_program("--no-page")
     flags = [*write_app(tmp_path, THREAD), "--port", str(listening.port)]
     program = start_program.begin(*flags, directory=tmp_path)
@@ -187,7 +189,7 @@ async def test_it_can_be_ended_even_if_it_never_listened(start_program: StartPro
 
 
 @LINUX
-async def test_workers_with_an_application_that_leaves_a_thread_behind(
+async def test_workers_end_although_their_application_left_a_thread(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     async with redis_server(tmp_path) as redis:
@@ -205,7 +207,7 @@ async def test_workers_with_an_application_that_leaves_a_thread_behind(
 
 
 @LINUX
-async def test_a_worker_that_is_left_alone_ends_itself(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_an_orphaned_worker_ends_itself(start_program: StartProgram, tmp_path: Path) -> None:
     more = THREAD + "\nimport rawws.program; rawws.process.program.ORPHAN_S = 0.5"
     async with redis_server(tmp_path) as redis:
         flags = write_app(tmp_path, more)
@@ -224,7 +226,7 @@ async def test_a_tap_ends_with_one_signal(start_program: StartProgram) -> None:
     assert await end(tap) == 0
 
 
-async def test_two_signals_end_a_client_whose_output_nobody_takes(start_program: StartProgram) -> None:
+async def test_two_signals_end_a_client_whose_output_is_not_read(start_program: StartProgram) -> None:
     server = start_program("--no-page", "--hello", "x" * 100_000)  # more than a pipe holds
     command = [*start_program.command, "connect", f"ws://{server.address}/"]
     pipe = subprocess.PIPE
