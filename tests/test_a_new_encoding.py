@@ -1,8 +1,8 @@
 """A new way to read a room, as an extension would add it: newline-delimited JSON.
 
 It is one class, and one line in the table of `rawws.server.room_app`; nothing else in rawws knows of it. The response
-is read over a real socket: history, live messages, gaps, a reader that is too slow, presence, heartbeats, and what
-/metrics says.
+is read over a real socket: history, live messages, gaps, a reader that is too slow, presence, heartbeats, and
+/metrics.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def extended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room_app, "READERS", [Stream(NDJSON), *room_app.READERS])  # the line in the table
 
 
-# How it is used
+# Its use
 
 
 class Lines:
@@ -164,7 +164,8 @@ async def test_a_reader_that_is_too_slow_skips_messages_and_is_sent_their_number
         while current_loop().traffic.messages_skipped < 10:
             room.publish(f"{total} " + "x" * 10_000)
             total += 1
-            await trio.sleep(0)  # the loop encodes so much in a turn, and a reader is not late for what is left
+            # The loop encodes a bounded number of bytes in a turn, and a reader does not lag for the rest.
+            await trio.sleep(0)
             assert total < 10_000, "nothing is skipped"
         room.publish("last")
         got, skipped, line = [], 0, await reader.next()

@@ -25,11 +25,11 @@ from tests.serving import Client, RunningHub, StartHub, close, text
 EVERY = 10
 PADDING = "x" * 500
 MESSAGES = 2000
-SMALL = 4096  # a socket's send buffer, which takes a few messages
+SMALL = 4096  # a socket's send buffer; it holds a few messages
 
 
 class Sample(Selects):
-    """A lagging peer gets every tenth message, as many of these as ``max_lag_bytes`` hold."""
+    """A lagging peer gets every tenth message, up to ``max_lag_bytes`` of these."""
 
     __slots__ = ("_bytes", "_kept")
 
@@ -67,7 +67,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def flood(running: RunningHub) -> None:
-    """Publish messages that say their own number, which is also the log's."""
+    """Publish messages whose text is their number in the log."""
     room = running.hub.room("/")
     for number in range(1, MESSAGES + 1):
         room.publish(f"{number} {PADDING}")
@@ -134,7 +134,7 @@ async def test_one_room_of_several_can_have_the_policy(start_hub: StartHub) -> N
     slow = running.join(send_buffer=SMALL)
     await flood(running)
     check_sample(await numbers_of(slow, MESSAGES))
-    await slow.send(text("hello"))  # the room still takes what it says
+    await slow.send(text("hello"))  # the room still accepts its messages
     assert (await slow.frame()).payload == b"hello"
     assert state_of(running.hub.room("/other")).policy.name == "close"
 

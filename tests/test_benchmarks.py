@@ -1,6 +1,6 @@
 """The benchmark works: its counting is exact, and every case runs for a moment on rawws alone.
 
-No figure is looked at. How fast this machine is, is none of the tests' business.
+No figure is checked: the speed of the machine is no subject of a test.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def test_frames_are_as_long_as_they_say(size: int) -> None:
 def test_a_stretch_lasts_until_something_has_come() -> None:
     payload = b"x" * 64
     ours, theirs = socket.socketpair()
-    theirs.send(wire.server_frame(payload))  # what the first message is checked by
+    theirs.send(wire.server_frame(payload))  # the load compares it with its own payload
     load = Echo([ours], payload, window=2, opcode=wire.TEXT)
     late = threading.Timer(0.1, theirs.send, [wire.server_frame(payload)])
     late.start()
@@ -162,7 +162,7 @@ def test_every_case_runs_for_a_moment_on_rawws(tmp_path: Path) -> None:
 
 
 class Script:
-    """A room in which something was written, and a reader of it."""
+    """A room with published messages, and a reader of it."""
 
     def __init__(self, written: int = 5) -> None:
         self.faults = Faults()
@@ -173,7 +173,7 @@ class Script:
         self.other = room.read("reader 2", "polling")
 
     def take(self, *numbers: int, reader: Reader | None = None, ids: list[str] | None = None) -> list[str]:
-        """Have the reader get these messages, and return what is wrong with that by the end."""
+        """Give these messages to the reader, and return the faults that it finds."""
         for place, number in enumerate(numbers):
             message = self.messages[number - 1]
             given = ids[place] if ids else f"170-{number}"

@@ -74,7 +74,7 @@ class PlainSite:
 
 
 class PeerGroup:
-    """Awaiting it serves the connection, as with Starlette's endpoints."""
+    """An object that serves the connection when awaited, like an endpoint of Starlette."""
 
     def __init__(self, ws: rawws.WebSocket) -> None:
         pass
@@ -93,7 +93,7 @@ async def asgi_app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def serve(handler: Any = handle, **options: Any) -> None:
-    """Call serve, which has to raise at once."""
+    """Call serve and expect it to raise at once."""
     with trio.fail_after(PATIENCE_S):
         await rawws.serve(handler, 0, host=LOOPBACK, **options)
 

@@ -32,7 +32,7 @@ LISTENING = re.compile(r"listening on \w+://localhost:(\d+)")
 
 
 class Example:
-    """A running example: what it writes, line by line, and its port if it has one."""
+    """A running example: its output, line by line, and its port if it has one."""
 
     def __init__(self, name: str, *arguments: str, cwd: Path) -> None:
         command = [sys.executable, "-u", "-W", "error", "-m", f"rawws.examples.{name}", *arguments]
@@ -171,8 +171,8 @@ def test_payments_survive_the_killing_of_the_sms_service(run: Run, tmp_path: Pat
     heard.append(sms.next_line())
     deadline = time.monotonic() + PATIENCE_S
     while not (tmp_path / "sms.state").read_text().endswith("-3") and time.monotonic() < deadline:
-        time.sleep(0.001)  # the note is made behind the SMS
-    sms.process.kill()  # and not asked
+        time.sleep(0.001)  # the service notes the id after the SMS
+    sms.process.kill()  # not asked to stop
     pay(4, 5)
     sms = start_sms()
     heard += [sms.next_line() for _ in range(2)]

@@ -49,7 +49,7 @@ def write_wheel(folder: Path, distribution: str, version: str) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
-    """A folder of wheels in place of an index: no test asks a real one."""
+    """Return a folder of wheels in place of an index: no test asks a real one."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     write_wheel(folder, "coredis", "6.9.1")
@@ -60,7 +60,7 @@ def index(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path, index: Path) -> dict[str, str]:
-    """The variables of a shell in which rawws and its core can be imported, from a checkout that isn't installed."""
+    """Return the variables of a shell in which rawws and its core can be imported from a checkout, uninstalled."""
     core = tmp_path / "core"
     core.mkdir()
     installed = Path(sysconfig.get_path("purelib"))

@@ -1,4 +1,4 @@
-"""Limits of the whole server: each has a name, is told at /metrics, and says what it was when it refuses."""
+"""Limits of the whole server: each has a name, is reported at /metrics, and is named in its refusals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def start(nursery: trio.Nursery, handler: Any, **settings: Any) -> rawws.S
     return server
 
 
-# Memory, all in all
+# Memory of the whole server
 
 
 async def test_the_peers_that_hold_most_are_dropped_first(
@@ -189,7 +189,7 @@ async def test_incomplete_bodies_count_too(nursery: trio.Nursery) -> None:
     hub = rawws.Hub()
     app = rawws.rooms(hub, publish_token="secret")
     server = await start(nursery, hub, http=app, max_memory=300 * KIB, drain=0)
-    # A body that is refused is passed over, and not kept.
+    # The server skips a refused body, and does not keep it.
     head = b"POST /room HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\nAuthorization: Bearer secret\r\n\r\n"
     with trio.fail_after(PATIENCE_S):
         large, small, refused = [await Client.unconnected().connect(server.port) for _ in range(3)]
@@ -214,7 +214,7 @@ async def test_idle_connections_count_and_the_largest_are_closed_first(nursery: 
         idle = [await Client.unconnected().connect(server.port) for _ in range(80)]
         while memory.used_bytes() < 200 * KIB or memory.used_bytes() > 300 * KIB:
             await trio.sleep(0.01)
-        for _ in range(3):  # once it is enough, the others stay
+        for _ in range(3):  # the others stay when enough memory is free
             held = memory.used_bytes()
             await trio.sleep(0.12)
             assert memory.used_bytes() == held > 200 * KIB
@@ -324,7 +324,7 @@ async def test_a_peer_that_reads_nothing_during_its_close_is_dropped(
     server.stop()
 
 
-# Time, all in all
+# Time limits of the whole server
 
 
 async def test_a_program_that_blocks_is_reported(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
@@ -362,7 +362,7 @@ async def test_a_post_may_be_as_large_as_a_message_by_default(
     server.stop()
 
 
-# By name
+# Names of limits
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ async def test_a_refusal_names_the_limit_its_owner_and_its_value(
 ) -> None:
     program = start_program(*flags)
     first = await program.connect()
-    if flags[0] != "--max-headers":  # which a handshake is over
+    if flags[0] != "--max-headers":  # a handshake has more fields than that
         await first.open("/one")
     client = await program.connect()
     with trio.fail_after(PATIENCE_S):

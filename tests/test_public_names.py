@@ -25,11 +25,11 @@ from rawws.server.room_app import RoomApp
 from tests.asgi_serving import echo, says_ok
 from tests.serving import LOOPBACK, PATIENCE_S, upgrade
 
-# The names of objects that a program is given, and of tuples, which are checked where they are used.
+# Objects that a program is given, and tuples: their values are checked at their use.
 GIVEN = {"History", "Member", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"}
 # Methods of public names that are for rawws itself.
 INTERNAL = {"Hub.adopt", "Hub.prepare", "Hub.refuse_room", "Hub.stream_events"}
-# All that a program finds on the objects that it is given in a server: what the loop needs of them lies elsewhere.
+# The attributes of the objects that a program is given in a server. Attributes for the loop lie elsewhere.
 ATTRIBUTES = {
     rawws.Room: {"is_held", "join", "last_id", "leave", "path", "publish", "publish_many", "ready", "settings"},
     rawws.Member: {
@@ -77,7 +77,7 @@ KEYWORDS = list(optional_keywords())
 
 
 def takes_none(parameter: inspect.Parameter) -> bool:
-    """Say whether a type checker lets a program give None."""
+    """Return whether a type checker lets a program give None."""
     annotation: str = parameter.annotation
     return annotation == "object" or annotation.endswith("| None")
 

@@ -20,7 +20,7 @@ from tests.serving import StartProgram
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
-# Parts that differ from one run to the next, in the order in which they are replaced.
+# Parts that differ between runs, in the order of their replacement.
 VARYING = [
     (r"127\.0\.0\.1:\d+", "ADDRESS"),
     (r"localhost:\d+", "ADDRESS"),

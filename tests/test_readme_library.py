@@ -1,4 +1,4 @@
-"""Each block of code in the README's library section is run as it stands, but for the port."""
+"""Each block of code in the README's library section is run as it stands, except for the port."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", section("The library"), re.MULTIL
 
 
 def block(telling: str) -> str:
-    """Return the one block that has this in it."""
+    """Return the one block that contains this text."""
     (found,) = [block for block in BLOCKS if telling in block]
     return str(found)
 
@@ -175,7 +175,7 @@ def test_no_client_ends_the_server_that_rawws_is_attached_to(
             client.sendall(said)
             if resets:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        with connect_when_ready(free_port) as ws:  # it was taken in later, so that the other has been looked at
+        with connect_when_ready(free_port) as ws:  # this client came later, so the other one has been served
             ws.send("hello")
             assert ws.recv() == "hello"
     assert process.poll() is None

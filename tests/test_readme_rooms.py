@@ -72,7 +72,7 @@ def test_the_lines_for_a_browsers_console_are_pasted_at_once(start_program: Star
             tab.wait_for_timeout(10)
 
     def paste(tab: Page) -> list[str]:
-        """Return the lines of the tab's console, to which later ones are added."""
+        """Return the lines of the tab's console; later lines are added to the list."""
         logged: list[str] = []
         tab.on("console", lambda message: logged.append(message.text))
         tab.on("pageerror", lambda error: logged.append(str(error)))
@@ -119,7 +119,7 @@ def test_the_sms_service_is_killed_as_shown(tmp_path: Path) -> None:
 
     try:
         for line in lines:
-            if not line.startswith("$ "):  # output, which comes from the SMS service where it isn't curl's
+            if not line.startswith("$ "):  # output of the SMS service, or of curl
                 if line.startswith("SMS"):
                     written.append(next_line())
                 continue
@@ -135,8 +135,8 @@ def test_the_sms_service_is_killed_as_shown(tmp_path: Path) -> None:
                 assert command == ["kill", "-9", "%2"]
                 wait_for_note(written[0])
                 programs[1].kill()
-        wait_for_note(written[-2])  # the position, which follows the last SMS
-        assert [path.name for path in tmp_path.iterdir()] == ["sms.state"]  # the file that was asked for, and no other
+        wait_for_note(written[-2])  # the position is written after the last SMS
+        assert [path.name for path in tmp_path.iterdir()] == ["sms.state"]  # only the requested file
     finally:
         for program in programs:
             program.kill()
@@ -170,7 +170,7 @@ def test_a_dozen_lines_of_javascript_miss_nothing(start_program: StartProgram) -
                 page.wait_for_timeout(10)
 
         page.evaluate(
-            # It is to be cut off from without.
+            # The test ends the connection from outside.
             "() => {"
             "window.WebSocket = class extends WebSocket { constructor(...a) { super(...a); window.last = this } }"
             "}"

@@ -1,4 +1,4 @@
-"""Calls from another thread or event loop than trio's, each answered with a sentence whose advice is followed here."""
+"""Calls from another thread or event loop than trio's: each raises a sentence, and its advice works."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.serving import LOOPBACK, PATIENCE_S, StartHub, seen_close, seen_text
 
 BOUNDED = pytest.mark.usefixtures("bounded")
 
-# A place from which a function is called; it returns, or raises, what the function does.
+# A place from which a function is called; it returns the function's result, or raises its error.
 Place = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
@@ -71,7 +71,7 @@ ADVICE = re.compile(r"use (?:await )?(.*?\))(?:, where token is what (.*\)) has 
 
 
 async def follow(place: Place, call: Callable[[], Any], **names: object) -> Any:
-    """Make a call where it can't work, follow the advice in the same place, and return the result."""
+    """Make a call that can't work there, follow the advice in the same place, and return the result."""
 
     def refused() -> str:
         with pytest.raises(UsageError) as caught:
@@ -127,7 +127,7 @@ async def test_a_connection_is_used_from_elsewhere(place: Place) -> None:
     async with open_pair() as (client, ws):
 
         def run(coroutine: Any) -> None:
-            with pytest.raises(StopIteration):  # where no loop can run it, one step is all that it takes
+            with pytest.raises(StopIteration):  # no loop runs it there, so it ends within one step
                 coroutine.send(None)
 
         await follow(place, lambda: run(ws.send("hi")), ws=ws, message="hi")
@@ -239,7 +239,7 @@ def test_a_function_that_needs_trio_says_so(runner: Callable[[Any], Any]) -> Non
             runner(function())
 
 
-# Where a plain function is awaited, and connect isn't used with async
+# An awaited plain function, and connect without async
 
 
 @BOUNDED

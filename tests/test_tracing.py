@@ -25,7 +25,7 @@ LARGE = "x" * 100_000
 
 
 class Memory:
-    """A sink that keeps what it is told."""
+    """A sink that keeps its records."""
 
     def __init__(self, shown_bytes: int = 0) -> None:
         self.shown_bytes = shown_bytes

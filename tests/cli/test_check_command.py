@@ -1,4 +1,4 @@
-"""``rawws check`` against servers that nobody here wrote, against our own, and against one that gets all wrong."""
+"""``rawws check`` against servers of others, against our own, and against one that gets everything wrong."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rawws.tools.checker import Checker, Result
 from rawws.wire.handshake import Accept
 from tests.serving import LOOPBACK, PATIENCE_S, get, need, pace
 
-# Later than an answer may come, in the tests that are about that.
+# An answer after this delay is late, in the tests of late answers.
 LATE_S = 0.25
 
 Check = Callable[..., tuple[int, list[str]]]
@@ -39,7 +39,7 @@ Check = Callable[..., tuple[int, list[str]]]
 
 @pytest.fixture(autouse=True)
 def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves the log as it is for the tests that follow."""
+    """Keep the command from configuring the log."""
     monkeypatch.setattr(rawws.logs, "configure", lambda _: None)
 
 
@@ -89,8 +89,8 @@ def test_widely_used_servers_pass_as_the_readme_says(check: Check, other: tuple[
         assert set(verdicts.values()) == {"good"}
         assert status == 0
         return
-    # Their answers to broken input are theirs to decide, and change from version to version. But they are good
-    # servers: a checker that reports a refusal of legal input, or can't run a case, is wrong itself.
+    # Their answers to broken input differ from version to version. But they are good servers: a checker that reports
+    # a refusal of legal input, or can't run a case, is wrong itself.
     faults = {case: f"{verdict}: {results[case]['got']}" for case, verdict in verdicts.items() if verdict != "good"}
     assert "unclear" not in verdicts.values(), faults
     legal = [case.name for case in CASES if case.rule.startswith(("101", "take it", "a pong", "answer with"))]
@@ -114,7 +114,7 @@ def assert_as_in_readme(name: str, verdicts: list[str]) -> None:
 
 
 async def accept_all(stream: trio.SocketStream) -> bool:
-    """Answer whatever looks like a request with a 101; False where nothing came."""
+    """Answer anything like a request with a 101; return False if nothing came."""
     said = b""
     while b"\r\n\r\n" not in said:
         data = await stream.receive_some()
@@ -130,7 +130,7 @@ async def accept_all(stream: trio.SocketStream) -> bool:
 
 
 async def say_yes(stream: trio.SocketStream) -> None:
-    """Accepts all, masks its frames, and takes no notice of what it is sent."""
+    """Accept everything, send a masked frame, and ignore all input."""
     async with stream:
         if await accept_all(stream):
             await stream.send_all(b"\x81\x82abcd\x09\x0b")
@@ -138,7 +138,7 @@ async def say_yes(stream: trio.SocketStream) -> None:
 
 
 async def flood(stream: trio.SocketStream) -> None:
-    """Sends messages without an end."""
+    """Send messages without end."""
     with contextlib.suppress(trio.BrokenResourceError):
         async with stream:
             if await accept_all(stream):
@@ -147,7 +147,7 @@ async def flood(stream: trio.SocketStream) -> None:
 
 
 async def take_its_time(upstream: int, stream: trio.SocketStream) -> None:
-    """Passes a server's answers on, each a quarter of a second late."""
+    """Forward each answer of a server a quarter of a second late."""
 
     async def pass_on(source: trio.SocketStream, sink: trio.SocketStream, delay_s: float) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -261,9 +261,9 @@ def test_ctrl_c_ends_it_without_a_traceback(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_server_that_floods_takes_no_longer_than_one_that_is_mute(check: Check, flooder: int) -> None:
-    began = time.thread_time()  # not the clock, by which other work on the machine counts too
+    began = time.thread_time()  # a clock would count other work on the machine too
     status, lines = check("--only", "fragments", "-v", "--timeout", "0.5", f"ws://127.0.0.1:{flooder}/")
-    assert time.thread_time() - began < 5  # of reading for 0.5 s at most, and of telling the story
+    assert time.thread_time() - began < 5  # it reads for at most 0.5 s, and prints the story
     assert status == (lines[0].split()[0] == "BAD")
     assert lines[0].startswith(("BAD      fragments", "unclear  fragments"))
     assert len(lines) < 5000
@@ -376,14 +376,14 @@ def test_an_invalid_command_is_reported_in_one_sentence(
 
 # Servers that don't survive a case
 
-# A supervisor waits before it restarts a server; this is the default of systemd's RestartSec.
+# The delay of a supervisor before it restarts a server: systemd's default RestartSec.
 RESTART_S = 0.1
-# How long an answer may take: on a busy machine more than a moment.
+# The time limit of an answer; a busy machine needs more than a moment.
 ANSWER_S = 2.0
 
 
 class Faulty:
-    """Processes of ``tests.dying_server``, at one port; each begins when the one before has ended."""
+    """Processes of ``tests.dying_server`` on one port; each starts when the previous one has ended."""
 
     def __init__(self, fault: str, deadly: bytes, *, is_restarted: bool) -> None:
         self._command = [sys.executable, "-m", "tests.dying_server", fault, deadly.hex()]

@@ -1,4 +1,4 @@
-"""The command line: what its flags mean, and what it says to a bad one."""
+"""The command line: the meaning of its flags, and its errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ECHO = ("--mode", "echo")
 
 @dataclass
 class Ran:
-    """What the command line would have run."""
+    """The calls that the command line would have made."""
 
     host: str = ""
     port: int = -1
@@ -46,7 +46,7 @@ class Ran:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Keeps the server from running, and is filled with what it would have been given."""
+    """Keep the server from running, and record the arguments that it would have been given."""
     outcome = Ran()
 
     async def run_program(host: str, port: int, start: Callable[..., Awaitable[None]], *_: object) -> None:
@@ -72,7 +72,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     return outcome
 
 
-# What the flags mean
+# The flags
 
 
 @pytest.mark.parametrize("arguments", [[], ["serve"]], ids=["rawws", "rawws serve"])
@@ -188,7 +188,7 @@ def test_flags_set_the_log_level(ran: Ran, flags: list[str], level: str) -> None
     assert ran.log_level == level
 
 
-# What it says to a bad one
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ def test_a_flag_without_its_value_is_reported(capsys: pytest.CaptureFixture[str]
                 assert message.startswith(f"rawws: {flags} needs a value, as in {action.option_strings[-1]} "), message
 
 
-# What it says of itself
+# Help and version
 
 
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -464,7 +464,7 @@ def test_each_flag_sets_an_existing_keyword() -> None:
 
 
 def test_every_limit_in_the_metrics_is_that_of_its_flag() -> None:
-    """The flag by which a limit is reported sets the keyword from which the limit comes."""
+    """The flag that the metrics report for a limit sets the keyword of that limit."""
     options = ServerOptions(rate=1, max_connections=1, max_connections_per_ip=1, max_memory=1)
     limits = options.limits_by_flag() | Hub(max_rooms=1, max_peers=1).limits_by_flag()
     goes_to = {flag.name: flag.goes_to for flag in FLAGS}

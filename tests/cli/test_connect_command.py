@@ -86,7 +86,7 @@ def test_a_signal_during_an_unbuffered_write_truncates_no_message() -> None:
             command = [sys.executable, "-u", *CONNECT[1:], "-w", "-1", f"ws://{LOOPBACK}:{port}/"]
             with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
                 assert process.stdout is not None
-                first = os.read(process.stdout.fileno(), 1)  # it is in the midst of writing
+                first = os.read(process.stdout.fileno(), 1)  # the program is writing now
                 process.send_signal(signal.SIGINT)
                 time.sleep(0.1)
                 rest = process.stdout.read()
@@ -214,7 +214,7 @@ def test_short_addresses_are_completed(typed: str, url: str) -> None:
     assert complete_url(typed) == url
 
 
-# What is typed
+# Typed lines
 
 
 @pytest.mark.parametrize(
@@ -253,13 +253,13 @@ def test_an_invalid_command_line_gets_a_hint(line: str, message: str) -> None:
 
 
 class Flood:
-    """A server that sends messages of 1,000 bytes to its one client, as many as that takes, up to a bound."""
+    """A server that sends messages of 1,000 bytes to its one client as fast as the client reads, up to a bound."""
 
     MOST_BYTES = 40 * MIB
 
     def __init__(self) -> None:
         self.sent = 0
-        self.is_held_back = threading.Event()  # nothing could be sent for a second
+        self.is_held_back = threading.Event()  # set after a second in which nothing could be sent
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve)
@@ -301,15 +301,15 @@ def test_unread_output_holds_the_server_back(flood: Flood) -> None:
         read = 0
         while flood.sent < flood.MOST_BYTES:
             read += len(os.read(ran.stdout.fileno(), 65536))
-            assert flood.sent - read < 20 * MIB  # of which most is in the system's buffers
+            assert flood.sent - read < 20 * MIB  # most of these bytes are in the system's buffers
         ran.kill()
 
 
-# How it ends
+# The end
 
 
 class Refuser:
-    """A WebSocket server for one client: it does the handshake, and what a test wants from there on."""
+    """A WebSocket server for one client: it does the handshake, and the test does the rest."""
 
     def __init__(self, act: Callable[[Refuser], None], tls: ssl.SSLContext | None = None) -> None:
         self._listener = socket.create_server((LOOPBACK, 0))
@@ -323,7 +323,7 @@ class Refuser:
     def _serve(self) -> None:
         with self._listener, self._listener.accept()[0] as self.client:
             self.client.settimeout(PATIENCE_S)
-            self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a reset may take a close back
+            self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise a reset may discard a close
             if self._tls is not None:
                 self.client = self._tls.wrap_socket(self.client, server_side=True)
             head = b""
@@ -359,7 +359,7 @@ class Refuser:
             pass
 
     def wait_for_nothing(self) -> None:
-        """Take nothing of what the client sends, until it has gone."""
+        """Read nothing until the client has gone."""
         self.client_has_gone.wait(PATIENCE_S)
 
     def reset(self) -> None:
@@ -382,7 +382,7 @@ def refusing(act: Callable[[Refuser], None], tls: ssl.SSLContext | None = None) 
 
 
 def connect_to(address: str, *arguments: str, said: bytes = b"") -> tuple[int, str]:
-    """Return the status and what is said on standard error."""
+    """Return the exit status and the text on standard error."""
     command = [*CONNECT, "--no-compression", address, *arguments]
     ran = subprocess.run(command, input=said, capture_output=True, timeout=PATIENCE_S, check=False)
     return ran.returncode, ran.stderr.decode()
@@ -430,7 +430,7 @@ def test_a_refusal_is_reported_even_if_a_reset_follows_it(scheme: str) -> None:
     def act(server: Refuser) -> None:
         server.client.recv(1)
         server.send(Opcode.CLOSE, b"\x03\xf1too big")
-        server.client.close()  # with bytes that were not read, which makes a reset of it
+        server.client.close()  # unread bytes turn this into a reset
 
     tls = None
     if scheme == "wss":
@@ -475,11 +475,11 @@ def test_unsent_messages_of_execute_are_reported() -> None:
         server.send(Opcode.CLOSE, b"\x03\xe9")
         server.wait_for_nothing()
 
-    # An argument holds 128 KiB at most, so there are many of them.
+    # An argument holds at most 128 KiB, so there are many of them.
     large = [part for _ in range(15) for part in ("-x", "x" * 100_000)]
     with refusing(act) as address:
         status, message = connect_to(address, "-x", "one", *large, "-w", "-1")
-    if status:  # else the system has taken all of it
+    if status:  # otherwise the system has taken all of it
         assert re.fullmatch(
             r"rawws: closed by the server with 1001 \(going away\); the input from message \d+ on was not sent\n",
             message,
@@ -500,7 +500,7 @@ def test_ctrl_c_in_a_pipe_exits_with_status_0(server: Program) -> None:
         assert ran.wait(PATIENCE_S) == 0
 
 
-# Until the answers have come
+# Waiting for the answers
 
 
 @pytest.fixture
@@ -562,7 +562,7 @@ async def test_a_server_that_never_pauses_is_closed_after_10_s(autojump_clock: M
         nursery.start_soon(talk, server)
         nursery.start_soon(listen, client)
         message = await UntilQuiet().wait(client, tally)
-        # Until the third came, at 1.8 s, answers might have been missing.
+        # Answers may be missing until the third one, at 1.8 s.
         assert 11.8 <= trio.current_time() < 13
         assert message.startswith("closed by us, though the server is still sending, 10 s after")
         nursery.cancel_scope.cancel()
@@ -600,7 +600,7 @@ async def test_a_message_that_arrived_during_a_stall_is_not_missed(mock_clock: M
 
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
-        mock_clock.jump(5)  # as if nothing of ours had run meanwhile
+        mock_clock.jump(5)  # as after a stall of the loop
         server._loop.sending.send(server._peer, b"\x81\x05hello")
         await wait_all_tasks_blocked()
         assert tally.received == 0
@@ -610,14 +610,14 @@ async def test_a_message_that_arrived_during_a_stall_is_not_missed(mock_clock: M
         assert tally.received == -1
 
 
-# Where the output is a terminal
+# Output to a terminal
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J \x9b5n \x85 \x7f \u202e \x00 fine ü"
 SPELT_OUT = r"\x1b]0;owned\x07\x1b[2J \x9b5n \x85 \x7f \u202e \x00 fine ü"
 
 
 def in_terminal(*arguments: str, said: bytes = b"") -> tuple[int, str]:
-    """Run a command with a pipe as its input and a terminal for the rest; returns the status and what was shown."""
+    """Run a command with a pipe as input and a terminal for the rest; return the exit status and the output."""
     screen, inside = pty.openpty()
     try:
         with subprocess.Popen(
@@ -726,7 +726,7 @@ def test_a_refusal_is_made_printable(answer: bytes, command: str) -> None:
 
 
 class Terminal:
-    """The program in a terminal of its own."""
+    """The program in its own terminal."""
 
     def __init__(self, home: Path, *arguments: str) -> None:
         self._screen, inside = pty.openpty()
@@ -741,7 +741,7 @@ class Terminal:
         os.write(self._screen, text.encode())
 
     def wait_for(self, text: str) -> str:
-        """Return what was shown up to that text, which has not been waited for before."""
+        """Return the new output up to this text."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self._seen:
             ready, _, _ = select.select([self._screen], [], [], max(0.0, deadline - time.monotonic()))
@@ -817,8 +817,9 @@ def test_a_slow_terminal_holds_the_server_back(flood: Flood, tmp_path: Path) -> 
     terminal = Terminal(tmp_path, flood.address)
     try:
         terminal.wait_for("< xxx")
-        terminal.wait_for(">")  # where a line may be typed
-        assert flood.is_held_back.wait(PATIENCE_S), f"{flood.sent:,} bytes were sent"  # while nobody looks
+        terminal.wait_for(">")  # the prompt
+        # The test reads no output meanwhile.
+        assert flood.is_held_back.wait(PATIENCE_S), f"{flood.sent:,} bytes were sent"
         assert flood.sent < 20 * MIB
     finally:
         terminal.end()

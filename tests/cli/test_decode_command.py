@@ -1,4 +1,4 @@
-"""``rawws decode``: what it takes, what it prints, and its exit status."""
+"""``rawws decode``: its input, its output, and its exit status."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_closed_or_full_streams_are_reported(redirected: str, status: int, messa
 
 
 def error_sentence(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run the command with input that it can't explain, and return its one sentence."""
+    """Run the command with input that it can't explain, and return the one sentence of its error."""
     assert rawws.cli.main(["decode", *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""

@@ -28,7 +28,7 @@ from tests.serving import LOOPBACK
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps the environment's proxies out of the tests."""
+    """Remove the environment's proxies for the test."""
     for scheme in ("http", "https", "ws", "wss", "all", "no"):
         for name in (f"{scheme}_proxy", f"{scheme}_PROXY".upper()):
             monkeypatch.delenv(name, raising=False)
@@ -45,7 +45,7 @@ async def start(nursery: trio.Nursery, handler: Any = echo, **options: Any) -> s
 
 
 async def start_raw(nursery: trio.Nursery, converse: Callable[[trio.SocketStream], Awaitable[None]]) -> str:
-    """Start a server that does whatever it is told to."""
+    """Start a server with the given behaviour."""
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
@@ -66,12 +66,12 @@ def key_of(head: str) -> str:
     return head.partition("Sec-WebSocket-Key: ")[2].partition("\r\n")[0]
 
 
-def answering(head: str, behind: bytes = b"", *, closes: bool = True) -> Callable[[trio.SocketStream], Awaitable[None]]:
-    """Return a server that answers with this head, in which ACCEPT stands for the right value."""
+def answering(head: str, after: bytes = b"", *, closes: bool = True) -> Callable[[trio.SocketStream], Awaitable[None]]:
+    """Return a server that answers with this head; ACCEPT in it is replaced by the right value."""
 
     async def converse(stream: trio.SocketStream) -> None:
         accept = Accept.of(key_of(await read_head(stream))).value
-        await stream.send_all(head.replace("ACCEPT", accept).encode() + behind)
+        await stream.send_all(head.replace("ACCEPT", accept).encode() + after)
         if not closes:
             await stream.receive_some()
 
@@ -97,7 +97,7 @@ async def test_connect_talks_to_a_server_of_python_s_websockets(nursery: trio.Nu
     )
     port = server.listeners[0].socket.getsockname()[1]
     async with rawws.connect(f"ws://{LOOPBACK}:{port}/") as ws:
-        # It keeps its context from message to message.
+        # The server keeps its compression context between messages.
         assert ("server_no_context_takeover" in str(ws.extensions), bool(ws.extensions)) == (False, bool(compression))
         for message in ("text", b"binary", "é" * 5000, b"x" * 100_000, "é" * 5000, ""):
             await ws.send(message)
@@ -166,7 +166,7 @@ async def test_connect_accepts_an_open_socket(nursery: trio.Nursery) -> None:
         assert ws.request.headers["Host"] == "example.org"
         await ws.send("hello")
         assert await ws.recv() == "hello"
-    while connected.fileno() != -1:  # which is ours until the server has ended its side as well (§7.1.1)
+    while connected.fileno() != -1:  # it stays open until the server has ended its side too (§7.1.1)
         await trio.sleep(0.01)
 
 
@@ -202,7 +202,7 @@ async def test_a_url_that_is_no_websocket_address_is_refused(uri: str) -> None:
         rawws.connect(uri)
 
 
-# When there is no WebSocket
+# Failed handshakes
 
 
 @pytest.mark.parametrize(
@@ -504,7 +504,7 @@ async def test_a_redirect_out_of_tls_is_not_followed(
 
 
 class Proxy:
-    """An HTTP proxy that connects, or answers as it is told to."""
+    """An HTTP proxy that connects, or gives the configured answer."""
 
     def __init__(self, answer: str = "HTTP/1.1 200 Connected") -> None:
         self.answer = answer
@@ -644,7 +644,7 @@ async def test_an_unsupported_proxy_is_reported_in_one_sentence(proxy: str) -> N
         await rawws.connect("ws://example.org/", proxy=proxy).open()
 
 
-# Coming back
+# Reconnecting
 
 
 async def test_iteration_reconnects_after_a_lost_connection(

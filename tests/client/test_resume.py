@@ -1,4 +1,4 @@
-"""A client that goes on where it was cut off."""
+"""A client that resumes at its last message after a disconnect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def start(nursery: trio.Nursery, hub: rawws.Hub, port: int = 0) -> Server:
 
 
 async def start_saying(nursery: trio.Nursery, *messages: str | bytes) -> Server:
-    """Start a server that says this to everyone, whatever it is asked."""
+    """Start a server that sends these messages to every client, whatever the request."""
 
     async def say(ws: rawws.WebSocket) -> None:
         for message in messages:
@@ -214,7 +214,7 @@ async def test_a_gap_during_the_connection_is_reported(nursery: trio.Nursery) ->
         ("a1-5", "a1-5", False),
         ("a1-5", "a1-9", True),
         ("a1-5", "b2-1", True),
-        ("1700-1", "1699-3", False),  # a stream's message that is no more: what came before it is where it begins
+        ("1700-1", "1699-3", False),  # this message of the stream is gone; the reader begins before it
         ("1700-1", "1701-0", True),
     ],
 )

@@ -1,6 +1,6 @@
-"""The broadcast loop on real sockets: what everybody gets, in which order, and what the slow and the rude can't do.
+"""The broadcast loop on real sockets: delivery, order, and the limits of slow and of misbehaving peers.
 
-Tests of order and of rooms go through the whole server over TCP. Those of short writes give the hub one end of a
+Tests of order and of rooms go through the whole server over TCP. Tests of short writes give the hub one end of a
 socket pair with a small send buffer: it is full after a few kilobytes, and empty as soon as the test reads.
 """
 
@@ -55,7 +55,7 @@ from tests.serving import (
     text,
 )
 
-# The smallest that Linux gives is about twice as much: a few frames, or part of a large one.
+# Linux gives at least about twice as much: the buffer holds a few frames, or part of a large one.
 SMALL_BUFFER = 4096
 
 KIB_MESSAGES = [f"{number:04}" + "." * 1020 for number in range(256)]
@@ -63,7 +63,7 @@ KIB_MESSAGES = [f"{number:04}" + "." * 1020 for number in range(256)]
 
 @pytest.fixture(params=[make_poller, SelectorPoller], ids=["own poller", "selectors"])
 def poller(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs a test with this system's poller, and with the one for systems that have no epoll."""
+    """Run a test with this system's poller, and with the one for systems without epoll."""
     monkeypatch.setattr(rawws.relay.ready_sockets, "make_poller", request.param)
 
 
@@ -72,13 +72,13 @@ def hub_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def wait_gone(running: RunningHub | Running, count: int = 0) -> None:
-    """Wait until the hub has no more than so many peers."""
+    """Wait until the hub has at most ``count`` peers."""
     counted = running.endpoint if isinstance(running, RunningHub) else running.server
     while counted.peer_count > count:
         await trio.lowlevel.checkpoint()
 
 
-# What everybody gets
+# Delivery
 
 
 @pytest.mark.usefixtures("poller")
@@ -190,9 +190,9 @@ async def test_the_greeting_comes_before_all_else(serve: Serve) -> None:
     running = await serve(hello="Welcome, 世界!")
     alice = await running.open()
     assert await alice.frame() == seen_text("Welcome, 世界!")
-    bob = await running.open("/", then=text("from behind the handshake"))
-    assert await bob.frames(2) == [seen_text("Welcome, 世界!"), seen_text("from behind the handshake")]
-    assert await alice.frame() == seen_text("from behind the handshake")  # and no greeting meant for bob
+    bob = await running.open("/", then=text("right after the handshake"))
+    assert await bob.frames(2) == [seen_text("Welcome, 世界!"), seen_text("right after the handshake")]
+    assert await alice.frame() == seen_text("right after the handshake")  # alice does not get bob's greeting
 
 
 async def test_echo_mode_answers_each_message_to_its_sender_alone(serve: Serve) -> None:
@@ -208,7 +208,7 @@ async def test_echo_mode_answers_each_message_to_its_sender_alone(serve: Serve) 
 
 
 class Talker:
-    """A peer that stays, says what it likes until it is told to stop, and remembers what it said and heard."""
+    """A peer that sends messages until it is stopped, and records all that it sent and received."""
 
     def __init__(self, client: Client, name: str, chance: random.Random) -> None:
         self._client = client
@@ -325,7 +325,7 @@ async def test_a_peer_with_unread_data_has_one_turn_per_round(
         return ready
 
     monkeypatch.setattr(loop.sockets, "take", look_and_take)
-    messages = 2 * RECEIVE_BYTES // len(text(""))  # so some are in the kernel while others have come and are not read
+    messages = 2 * RECEIVE_BYTES // len(text(""))  # some stay in the kernel while others are received and unread
     await client.send(text("") * messages)
     await client.frames(messages)
     assert most == 1
@@ -363,7 +363,8 @@ async def test_a_vanished_peer_over_its_rate_limit_is_read_to_the_end_at_that_ra
 def test_a_poller_reports_nothing_for_an_empty_interest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)  # it registers anew, as kqueue's does
+    # This selector registers anew, as that of kqueue does.
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
     poller = SelectorPoller()
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -389,14 +390,14 @@ async def test_a_peer_that_never_reads_is_closed_with_1013_and_the_others_get_ev
     alice, mute, bob = running.join(), running.join(send_buffer=SMALL_BUFFER), running.join()
     for message in KIB_MESSAGES:
         await alice.send(text(message))
-        # The next is not sent before this one is here: nobody waits for the mute one.
+        # Both readers have each message before the next is sent, so they do not wait for the mute peer.
         assert await alice.frame() == await bob.frame() == seen_text(message)
     (line,) = [line for line in hub_messages(caplog) if "reads too slowly" in line]
     assert re.fullmatch(r"#2 ! reads too slowly: \d+ bytes behind, over the limit of 65536 \(--max-lag\)", line)
     assert len(running.hub.rooms["/"]) == 2
     assert state_of(running.hub.rooms["/"]).log.kept_bytes == 0
 
-    *heard, farewell = await mute.frames_to_close()  # should it read after all
+    *heard, farewell = await mute.frames_to_close()  # the peer reads after all
     assert heard == list(map(seen_text, KIB_MESSAGES))[: len(heard)]
     assert farewell.payload[:2] == (1013).to_bytes(2, "big")
     await mute.send(close(1013))
@@ -456,7 +457,7 @@ async def test_pongs_never_land_inside_another_frame(start_hub: StartHub, size: 
     alice, slow = running.join(), running.join(send_buffer=SMALL_BUFFER)
     messages = [f"{number}" + "." * size for number in range(40)]
     for number, message in enumerate(messages):
-        # Several to a segment, so that a cursor can stand at a boundary of frames inside one.
+        # A segment holds several messages, so that a cursor can stand between two frames inside it.
         await alice.send(text(message) + text(message))
         await alice.frames(2)
         await slow.send(ping(str(number).encode()))
@@ -531,7 +532,7 @@ async def test_echo_waits_for_a_peer_that_reads_more_slowly_than_it_writes(start
         assert await client.frames(256) == list(map(seen_text, KIB_MESSAGES))
 
 
-# Going
+# Leaving
 
 
 async def test_the_client_closes_and_gets_its_code_back(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
@@ -597,7 +598,7 @@ async def test_messages_received_before_a_peer_stopped_reading_are_answered_when
     running = start_hub(mode=Mode.ECHO)
     client = running.join(send_buffer=4096)
     message = "x" * 100
-    count = 2 * RECEIVE_BYTES // len(text(message))  # of both receives, more than is read of one peer at a time
+    count = 2 * RECEIVE_BYTES // len(text(message))  # both receives together exceed the limit for one peer in a turn
     await client.send(text(message) * count)
     await wait_all_tasks_blocked()
     (peer,) = current_loop().peers_of(running.endpoint)
@@ -707,7 +708,7 @@ async def test_messages_sent_before_a_reset_are_published(serve: Serve, caplog: 
     bob, alice = await running.open(), await running.open()
     alice.try_send(text("last words") + close(4000, "gone"))
     alice.reset()
-    delivery = running.hub.rooms["/"].publish("this finds out")  # before the loop has had a chance to read
+    delivery = running.hub.rooms["/"].publish("this finds out")  # the loop has not read yet
     assert (delivery.sent, delivery.closed) == (1, 1)
     assert await bob.frames(2) == [seen_text("this finds out"), seen_text("last words")]
     await wait_gone(running, 1)
@@ -855,7 +856,7 @@ async def test_nobody_waits_for_the_import_of_numpy(serve: Serve, monkeypatch: p
     for _ in range(2):
         await client.send(text(KIB_MESSAGES[0] * 4))
         assert await client.frame() == seen_text(KIB_MESSAGES[0] * 4)
-    (load,) = loads  # has not begun
+    (load,) = loads  # the import has not begun
     load()
     assert speed.find() is not None
     await client.send(text(KIB_MESSAGES[1] * 4))
@@ -926,12 +927,12 @@ async def test_a_ping_timeout_longer_than_the_interval_still_applies(serve: Serv
 async def test_no_ping_is_sent_to_a_peer_that_is_being_closed(serve: Serve, mock_clock: MockClock) -> None:
     running = await serve(limits=Limits(ping_interval_s=5.0, close_timeout_s=10.0))
     alice, bob = await running.open(), await running.open()
-    await alice.send(masked(0x3))  # fails the connection, and alice doesn't close her side
+    await alice.send(masked(0x3))  # the frame fails the connection, and alice doesn't close her side
     assert (await alice.frame()).opcode is Opcode.CLOSE
     for _ in range(11):
         await wait_all_tasks_blocked()
         mock_clock.jump(1.0)
-        await bob.send(ping())  # to be heard
+        await bob.send(ping())  # shows that bob is alive
     await wait_gone(running, 1)
     await alice.assert_end()
     await bob.send(text("the server lives"))

@@ -48,7 +48,7 @@ def numbers(frames: list[Seen]) -> list[str]:
     return [frame.payload.decode().partition(" ")[0] for frame in frames]
 
 
-# Their identities
+# Identities
 
 
 async def test_a_program_sees_the_members_of_a_room(nursery: trio.Nursery) -> None:
@@ -222,7 +222,7 @@ async def test_a_send_waits_for_a_stalled_member_and_sends_nothing_if_cancelled(
     member = member_of(running)
     (peer,) = state_of(running.hub.room("/")).peers
     large = "0 " + "x" * 1_000_000
-    await member.send(large)  # it is on its way, and waits for the socket
+    await member.send(large)  # the message waits for the socket
     assert 0 < peer.queued_bytes < len(large) + 20
     waiting_bytes = peer.queued_bytes
     with trio.CancelScope() as scope:
@@ -276,7 +276,7 @@ async def test_the_lag_policy_applies_while_a_message_waits(start_hub: StartHub)
         client.hang_up()
 
 
-# Its end
+# The end
 
 
 async def test_a_program_closes_one_member(start_hub: StartHub, caplog: pytest.LogCaptureFixture) -> None:

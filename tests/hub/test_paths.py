@@ -1,4 +1,4 @@
-"""The paths that are rooms: beside an application, an upgrade at any other path is refused, never shared."""
+"""The paths of rooms: next to an application, an upgrade at any other path is refused, never shared."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def page(_: rawws.Request) -> str:
 
 
 class Site:
-    """A server, and one answer after the other from it."""
+    """A server, and its answers one after the other."""
 
     def __init__(self, server: rawws.Server) -> None:
         self.server = server
@@ -189,10 +189,12 @@ async def test_every_path_is_a_room_if_nothing_else_is_served(start: StartSite, 
         await (await site.connect()).open(path)
 
 
-@pytest.mark.parametrize(("rooms_at", "beside"), [(None, True), ("/room/", True), ("/room/", False)])
-async def test_http_and_websocket_have_the_same_rooms(start: StartSite, rooms_at: str | None, beside: bool) -> None:
+@pytest.mark.parametrize(("rooms_at", "has_application"), [(None, True), ("/room/", True), ("/room/", False)])
+async def test_http_and_websocket_have_the_same_rooms(
+    start: StartSite, rooms_at: str | None, has_application: bool
+) -> None:
     hub = rawws.Hub(history=1, rooms_at=rooms_at)
-    app = rawws.rooms(hub, elsewhere=rawws.asgi(says_ok) if beside else None, is_local=True)
+    app = rawws.rooms(hub, elsewhere=rawws.asgi(says_ok) if has_application else None, is_local=True)
     site = await start(hub, app)
     for path in (*ROOMS, *NONE_OF_ROOM):
         is_room = path in ROOMS
@@ -323,7 +325,7 @@ def test_endpoints_of_fastapi_are_seen_in_its_routers() -> None:
 
 
 class Bag:
-    """An application of another framework, as far as one looks at it."""
+    """An application of another framework, as far as the search for endpoints looks at it."""
 
     def __init__(self, **attributes: Any) -> None:
         self.__dict__ |= attributes
@@ -344,7 +346,7 @@ def test_endpoints_of_other_frameworks_are_seen_in_the_lists_that_they_keep() ->
 
 
 class Hostile:
-    """Nothing in it can be looked at."""
+    """An object that raises for each attribute."""
 
     def __getattr__(self, name: str) -> Any:
         raise SystemError(name)

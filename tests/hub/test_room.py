@@ -1,4 +1,4 @@
-"""Rooms from code: who is in them, what is published, and what became of it."""
+"""Rooms from code: their peers, published messages, and the result of a delivery."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rawws.hub.room import state_of
 from rawws.testing import Opcode, Role, open_pair, open_raw
 from tests.serving import PATIENCE_S
 
-# The smallest that Linux gives is about twice as much.
+# Linux gives at least about twice as much.
 SMALL_BUFFER = 4096
 
 
@@ -206,7 +206,7 @@ async def test_a_peer_that_lags_in_two_rooms_catches_up_in_both_without_a_frame_
             assert [int(payload[1:]) for payload in heard] == list(numbers)
         pongs = [frame.payload for frame in got if frame.opcode == Opcode.PONG]
         assert pongs == [str(number).encode() for number in range(0, 100, 10)]
-        # What the program sends for itself comes behind what its rooms had published.
+        # The program's own message comes after the earlier messages of its rooms.
         assert got[-1].payload == b"at last"
         assert rooms[0].publish("now").sent == 1
 

@@ -1,4 +1,4 @@
-"""TLS in the same loop: real handshakes, large segments, laggards, and what goes wrong."""
+"""TLS in the same loop: real handshakes, large segments, lagging peers, and faults."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.serving import (
 
 
 class Certificate:
-    """A certificate for loopback, as files, and the authority that a client trusts it by."""
+    """A certificate for loopback, as files, and the authority that a client trusts."""
 
     def __init__(self, folder: Path) -> None:
         authority = trustme.CA()
@@ -111,7 +111,7 @@ async def join(running: Running, certificate: Certificate, then: bytes = b"") ->
 
 
 async def tls_pair(certificate: Certificate, *, send_buffer: int | None = None) -> tuple[TlsTransport, TlsTransport]:
-    """Return a server's and a client's end of a connection, with their TLS handshake behind them."""
+    """Return both ends of a connection, the server's first, after their TLS handshake."""
     ours, theirs = socket.socketpair()
     if send_buffer is not None:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
@@ -146,7 +146,7 @@ async def test_a_tls_peer_that_stalls_gets_everything_in_order_and_control_frame
     running = await serve(tls=certificate.server, max_lag_bytes=64 << 20)
     slow, busy = await join(running, certificate), await join(running, certificate)
     messages = [bytes([number]) * 300_000 for number in range(60)]
-    for message in messages:  # 18 MB: more than the kernel buffers for one that doesn't read
+    for message in messages:  # 18 MB, more than the kernel buffers for a peer that doesn't read
         await busy.stream.send_all(binary(message))
         assert await busy.frame() == Seen(Opcode.BINARY, message)
     await slow.stream.send_all(ping(b"still here"))
@@ -233,7 +233,7 @@ async def test_buffered_plaintext_is_read_when_reading_resumes(
     room = running.hub.room("/")
     server, client = await tls_pair(certificate)
     frames = [binary(bytes([number]) * 1979) for number in range(35)]
-    for first in range(0, 35, 5):  # the last record begins within what one read asks for, and ends behind it
+    for first in range(0, 35, 5):  # the last record begins within one read, and ends after it
         await client.send_all(b"".join(frames[first : first + 5]))
     if why == "publishers are held back":
         state_of(room).holds.add(why)
@@ -243,7 +243,7 @@ async def test_buffered_plaintext_is_read_when_reading_resumes(
     current_loop().slow.unblock(state_of(room), why)
     expected = b"".join(encode_frame(Opcode.BINARY, bytes([number]) * 1979) for number in range(35))
     received = b""
-    with trio.fail_after(19):  # before there is a ping
+    with trio.fail_after(19):  # less than the ping interval
         while len(received) < len(expected):
             received += await client.receive()
     assert received == expected
@@ -268,7 +268,7 @@ async def test_a_close_notify_that_arrives_with_data_is_seen_after_it(certificat
     with contextlib.closing(client), contextlib.closing(server), trio.fail_after(PATIENCE_S):
         await client.send_all(b"last words")
         client._send_close_notify()
-        assert client.try_flush()  # and no FIN, which would be seen by itself
+        assert client.try_flush()  # without a FIN, which would be seen by itself
         while (received := server.try_receive()) is None:
             await trio.lowlevel.wait_readable(server)
         assert received == b"last words"
@@ -294,11 +294,11 @@ async def test_a_peer_that_ended_its_side_still_gets_all_data(certificate: Certi
 
             async def answer() -> None:
                 assert await receive_to_end(server) == b"last words"
-                await server.send_all(b"behind" * 1000)
+                await server.send_all(b"after" * 1000)
                 server.shutdown_write()
 
             nursery.start_soon(answer)
-            assert await receive_to_end(client) == unread + b"behind" * 1000
+            assert await receive_to_end(client) == unread + b"after" * 1000
 
 
 async def test_decrypted_data_stays_readable_after_our_end(certificate: Certificate) -> None:
@@ -352,7 +352,7 @@ async def test_records_before_a_fault_are_not_lost(certificate: Certificate) -> 
         with server.detach() as bare:
             bare.sendall(b"no record at all")
             assert await client.receive() == b"whole"
-            assert client.has_pending  # no poller would tell of it
+            assert client.has_pending  # no poller reports it
             with pytest.raises(ssl.SSLError):
                 await client.receive()
 
@@ -426,7 +426,7 @@ async def test_a_client_that_leaves_before_the_handshake_is_one_log_line_and_no_
     caplog.set_level(logging.INFO, "rawws")
     running = await serve(tls=certificate.server)
     for says in (b"", b"hello"):
-        # Without a checkpoint in between: it has gone when it is accepted.
+        # There is no checkpoint in between, so the client has gone when it is accepted.
         client = socket.create_connection((LOOPBACK, running.port))
         client.sendall(says)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,6 +1,6 @@
-"""Attacks by TLS alone: records without data, records of a byte each, answers that the peer won't read.
+"""Attacks by TLS alone: records without data, records of one byte, answers that the peer does not read.
 
-The work that is done at a time is counted, never timed.
+The tests count the work of one step; they never time it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 
 class Attacker:
-    """One side of a connection that writes its TLS records as it likes, over a blocking socket's other end."""
+    """One side of a connection that writes any TLS records, over the other end of a blocking socket."""
 
     def __init__(self, connected: socket.socket, files: tuple[Path, Path] | None = None, **settings: Any) -> None:
         self.tls = RawTls(files, **settings)
@@ -76,12 +76,12 @@ class Attacker:
                 data += piece
             else:
                 received = await self.stream.receive_some()
-                assert received, f"the stream ends behind {data!r}"
+                assert received, f"the stream ends after {data!r}"
                 self.tls.receive(received)
         return data
 
     def send_at_once(self) -> int:
-        """Send what the kernel takes, without a checkpoint; return how many bytes are left."""
+        """Send as much as the kernel takes, without a checkpoint; return how many bytes are left."""
         data = self.tls.to_send()
         self.socket.setblocking(False)
         return len(data) - self.socket.send(data)
@@ -122,7 +122,7 @@ def update_keys(attacker: Attacker, count: int, *, request: bool = False) -> Non
         attacker.tls.update_key(request=request)
 
 
-# One look
+# One read
 
 
 def test_the_records_of_a_read_are_a_whole_number_of_steps() -> None:
@@ -212,7 +212,7 @@ async def test_unread_answers_to_key_updates_are_bounded(certificate: Certificat
                 await attacker.flush()
                 assert await server.receive() == b"x"
                 most = max(most, server.held_bytes - TLS_BYTES)
-        assert MAX_UNSENT_BYTES / 2 < most < MAX_UNSENT_BYTES + 100  # and the answer that is one too many
+        assert MAX_UNSENT_BYTES / 2 < most < MAX_UNSENT_BYTES + 100  # plus the answer over the limit
         attacker.hang_up()
 
 
@@ -341,7 +341,7 @@ async def test_a_handshake_without_an_end_is_cut_off(
 
 @contextlib.asynccontextmanager
 async def hostile_server(certificate: Certificate, act: Callable[[Attacker], Any]) -> AsyncIterator[str]:
-    """Serve one connection over TLS in that way; yields its address."""
+    """Serve one connection over TLS with this behaviour; yield the address."""
     listener = socket.create_server((LOOPBACK, 0))
 
     async def run() -> None:
@@ -396,13 +396,13 @@ async def test_a_server_that_floods_after_its_answer_is_dropped_with_a_clear_cau
         assert raised.value.closed.cause is Cause.LIMIT
 
 
-# A message of TLS that has come in part
+# A message of TLS that has arrived in part
 
 
 async def half_a_ticket(certificate: Certificate) -> tuple[TlsTransport, Attacker, bytes]:
-    """Return a client that has got the first record of a long ticket, its server, and the records that are to follow.
+    """Return a client that has received the first record of a long ticket, its server, and the remaining records.
 
-    OpenSSL encrypts nothing before the rest of it has come.
+    OpenSSL encrypts nothing before the client has the rest of the ticket.
     """
     ours, theirs = socket.socketpair()
     client = TlsTransport(ours, certificate.client, server_hostname=LOOPBACK)
@@ -473,7 +473,7 @@ async def test_the_loop_does_not_spin_within_a_tls_message(start_hub: StartHub, 
 
 
 def read_all(tls: ssl.SSLObject) -> tuple[bytes, bool]:
-    """Return what is there, and whether TLS's own end follows it."""
+    """Return the data that is there, and whether a close_notify follows it."""
     data = b""
     try:
         while piece := tls.read():
@@ -513,7 +513,7 @@ async def test_the_end_follows_data_that_the_kernel_refused_at_first(certificate
             await stream.aclose()
 
 
-# One pair of buffers for all
+# One pair of buffers for all connections
 
 
 async def test_a_send_within_a_call_for_another_connection_goes_out_later(certificate: Certificate) -> None:
@@ -576,7 +576,7 @@ async def test_held_ciphertext_counts_as_memory_of_the_peer(start_hub: StartHub,
     server, client = await tls_pair(certificate)
     running.adopt(server)
     before = current_loop().memory.used_bytes()
-    await client.send_all(binary(bytes(5000)))  # which is sent back
+    await client.send_all(binary(bytes(5000)))  # the server sends it back
     await wait_all_tasks_blocked()
     part = client.detach()
     part.sendall(b"\x17\x03\x03\x10\x00" + bytes(1000))  # the beginning of a record

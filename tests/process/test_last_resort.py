@@ -33,7 +33,7 @@ async def app(scope, receive, send):
 def block(): pass
 """
 
-# No signal gets a thread out of a mutex that it holds itself, and the handlers of Python don't run meanwhile.
+# No signal frees a thread that waits for a mutex which it holds itself, and Python's handlers don't run meanwhile.
 STUCK_IN_C = """
 import ctypes
 def stick():
@@ -121,7 +121,7 @@ async def test_two_signals_end_a_program_whose_main_thread_is_in_c(start_program
 
 
 async def test_a_finalizer_that_never_returns_is_ended_in_time(start_program: StartProgram, tmp_path: Path) -> None:
-    # Some finalizers run when all modules are taken apart; nothing of Python's is left then to hear of a signal.
+    # Some finalizers run when all modules are torn down; nothing in Python can handle a signal then.
     more = """
 import rawws.process.signals, time
 rawws.process.signals.FINALIZING_S = 0.5
@@ -138,7 +138,7 @@ import builtins; builtins.last = Last()
 async def test_the_program_ends_by_force_even_if_nothing_can_be_logged(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
-    # A thread holds the lock of the log for ever.
+    # A thread holds the lock of the log forever.
     more = """
 import logging, threading, time
 def hold():
@@ -172,7 +172,7 @@ def block():
     os.waitpid(child, 0)
 """
     program = start_program(*write_app(tmp_path, more), directory=tmp_path)
-    for _ in range(5):  # each with two signals: any two of ours would end it a second later
+    for _ in range(5):  # each child gets two signals; two of ours would end the program a second later
         assert (await (await program.connect()).ask(get("/"))).status == 204
     program.signal(signal.SIGTERM)
     assert await end(program) == 0
@@ -220,8 +220,8 @@ async def test_an_orphaned_worker_ends_itself(start_program: StartProgram, tmp_p
 
 
 async def test_a_tap_ends_with_one_signal(start_program: StartProgram) -> None:
-    behind = start_program("--no-page")
-    tap = start_program.tap(behind.address)
+    target = start_program("--no-page")
+    tap = start_program.tap(target.address)
     tap.signal(signal.SIGTERM)
     assert await end(tap) == 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rawws.process.malloc import FreedMemory
 from tests.serving import need
 
-# Messages of all sizes come, and go but for a few, one of them the last: so the end of the heap is in use.
+# Messages of all sizes are made and freed, but for a few. The last one stays, so the end of the heap is in use.
 BUSY_HOUR = """
 import os
 from pathlib import Path

@@ -21,13 +21,13 @@ REDIS = "redis://localhost:6379"
 
 
 def workers_of(program: Program) -> list[int]:
-    """Return the processes that a program has started, in no order."""
+    """Return the processes that a program has started, in any order."""
     of_each_thread = Path(f"/proc/{program.process.pid}/task").glob("*/children")
     return [int(pid) for children in of_each_thread for pid in children.read_text("ascii").split()]
 
 
 async def meet(port: int) -> None:
-    """Have six clients, most likely of different workers, talk to each other."""
+    """Let six clients, most likely of different workers, talk to each other."""
     with trio.fail_after(PATIENCE_S):
         clients = [await rawws.connect(f"ws://{LOOPBACK}:{port}/room/x").__aenter__() for _ in range(6)]
         await clients[0].send("hi")
@@ -135,7 +135,7 @@ async def test_workers_run_the_same_code_as_the_first_process(start_program: Sta
     (tmp_path / "trio.py").write_text("raise SystemExit('this is another trio')")
     trap = subprocess.run([sys.executable, "-c", "import trio"], cwd=tmp_path, capture_output=True, check=False)
     assert b"this is another trio" in trap.stderr
-    start_program.command = [sys.executable, "-P", "-m", "rawws"]  # which looks for modules where `rawws` does
+    start_program.command = [sys.executable, "-P", "-m", "rawws"]  # it looks for modules where `rawws` does
     async with redis_server(tmp_path) as redis:
         flags = ("--workers", "1", "--backplane", redis.url, "--metrics")
         program = start_program(*flags, directory=tmp_path)

@@ -97,7 +97,7 @@ async def test_a_websocket_is_traced_from_open_to_end(nursery: trio.Nursery) -> 
 
 
 def answer_of(raw: bytes) -> tuple[bytes, bytes]:
-    """Return the status line of the one answer in a stream, and its body, which is as long as it says."""
+    """Return the status line and the body of the one answer in a stream; the body has the declared length."""
     head, _, body = raw.partition(b"\r\n\r\n")
     status, *fields = head.split(b"\r\n")
     assert not body or b"Content-Length: %d" % len(body) in fields
@@ -216,7 +216,7 @@ async def test_taps_that_lead_to_each_other_end_in_502(nursery: trio.Nursery, mo
     for opened, port in zip(listeners, reversed(ports), strict=True):
         await nursery.start(run_tap, opened, Target(LOOPBACK, port), tracer)
     with trio.fail_after(PATIENCE_S):
-        for _ in range(2):  # all of it is over, and it can begin again
+        for _ in range(2):  # everything has ended, so it can begin again
             status, body = await ask_tap(ports[0], upgrade())
             assert status == BAD_GATEWAY
             assert body.startswith(NO_SERVER + b"5 connections wait for the first byte from 127.0.0.1:")
@@ -311,7 +311,7 @@ async def switch_and_send(stream: trio.SocketStream, frames: bytes) -> None:
 async def test_other_tasks_run_while_tiny_frames_are_shown(nursery: trio.Nursery) -> None:
     tracer, memory = Tracer(), Memory()
     tracer.add(memory)
-    shown = []  # frames, at each turn of another task
+    shown = []  # number of frames at each turn of another task
 
     async def take_turns() -> None:
         while True:
@@ -389,7 +389,7 @@ async def test_a_truncated_answer_does_not_look_complete(nursery: trio.Nursery) 
 
 
 class FindsTheResetFirst(Transport):
-    """A server's end that receives nothing before sending has failed, as if its last bytes were still passed on."""
+    """A server's end that receives nothing until a send has failed, as if its last bytes were still passed on."""
 
     def __init__(self, connected: socket.socket) -> None:
         super().__init__(connected)

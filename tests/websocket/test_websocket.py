@@ -30,7 +30,7 @@ BOTH_LANES = pytest.mark.parametrize("fast_lane", [True, False], ids=["fast lane
 
 Receive = Callable[[rawws.WebSocket], Awaitable[list[str | bytes]]]
 
-# The smallest that Linux gives is about twice as much.
+# Linux gives at least about twice as much.
 SMALL_BUFFER = 4096
 
 
@@ -470,17 +470,17 @@ async def test_gathered_messages_are_sent_even_if_the_program_does_something_els
         nursery.cancel_scope.cancel()
 
 
-# What comes behind messages that the program has not answered yet
+# A close or fault after messages that the program has not answered yet
 
 
 @BOTH_LANES
 @pytest.mark.parametrize(
-    ("behind", "code"),
+    ("after", "code"),
     [(b"\x88\x80\x00\x00\x00\x00", 1005), (b"\x83\x80\x00\x00\x00\x00", 1002)],
     ids=["close", "fault"],
 )
 async def test_messages_before_a_close_or_a_fault_are_answered_before_it_is(
-    behind: bytes, code: int, fast_lane: bool
+    after: bytes, code: int, fast_lane: bool
 ) -> None:
     async with open_raw(fast_lane=fast_lane) as (peer, ws), trio.open_nursery() as nursery:
 
@@ -491,7 +491,7 @@ async def test_messages_before_a_close_or_a_fault_are_answered_before_it_is(
                     assert ws.state is State.OPEN
                     await ws.send(message)
 
-        await peer.send_bytes(b"\x81\x81\x00\x00\x00\x00a\x81\x81\x00\x00\x00\x00b" + behind)
+        await peer.send_bytes(b"\x81\x81\x00\x00\x00\x00a\x81\x81\x00\x00\x00\x00b" + after)
         await wait_all_tasks_blocked()
         nursery.start_soon(echo)
         await peer.expect_frame(Opcode.TEXT, "a")
@@ -729,7 +729,7 @@ async def test_a_send_during_our_close_waits_for_the_end() -> None:
         await peer.send_close()
 
 
-# What we are sent after our close with 4000 "ours": bytes, the code and reason that count, and the cause.
+# Answers to our close with 4000 "ours": the bytes, the code and reason that count, and the cause.
 ANSWERS = {
     "the same code": (b"\x0f\xa0ours", 4000, "ours", Cause.OUR_CLOSE),
     "1001": (b"\x03\xe9", 1001, "", Cause.OUR_CLOSE),
@@ -769,7 +769,7 @@ async def test_a_close_is_read_while_a_message_is_being_written(role: Role) -> N
     async with open_raw(role, send_buffer=SMALL_BUFFER, compression=None, close_timeout=1) as (peer, ws):
         await ws.send(b"x" * 1_000_000)
         assert ws.buffered_bytes > 500_000
-        await peer.send_close(1009, "too big")  # without having read more than the header, if that
+        await peer.send_close(1009, "too big")  # the peer has read at most the header
         with trio.fail_after(PATIENCE_S):
             await ws.wait_closed()
         assert ws.closed is not None
@@ -785,7 +785,7 @@ async def test_a_close_that_came_before_a_reset_is_found(role: Role) -> None:
         for opcode, payload in ((Opcode.TEXT, b"last words"), (Opcode.CLOSE, b"\x03\xf0why")):
             os.write(peer._socket.fileno(), encode_frame(opcode, payload, mask_key=key))
         peer.hang_up()
-        await ws.send("this finds out")  # before the loop has had a chance to read
+        await ws.send("this finds out")  # the loop has not read yet
         assert await ws.recv() == "last words"
         with pytest.raises(ConnectionClosedError, match=r"1008 \(policy violation\) 'why'"):
             await ws.recv()
@@ -884,7 +884,7 @@ async def test_two_peers_can_send_each_other_large_messages_at_once() -> None:
     async with open_pair(compression=None, close_timeout=1) as (client, server):
         for ws in (client, server):
             await ws.send(large)
-        assert client.buffered_bytes  # each is in the middle of it
+        assert client.buffered_bytes  # each side has sent a part
         assert server.buffered_bytes
         with trio.fail_after(PATIENCE_S):
             assert await client.recv() == await server.recv() == large
