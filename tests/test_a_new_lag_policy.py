@@ -116,7 +116,7 @@ async def test_a_lagging_peer_gets_every_tenth_message_and_the_others_all(start_
     await slow.frames_to_close()
 
 
-async def test_a_selection_is_bounded_and_the_newest_of_it_are_kept(start_hub: StartHub) -> None:
+async def test_a_selection_is_bounded_and_keeps_the_newest(start_hub: StartHub) -> None:
     running = start_hub(slow="sample", max_lag_bytes=20 * len(PADDING))
     slow = running.join(send_buffer=SMALL)
     await flood(running)

@@ -70,7 +70,7 @@ def test_frames_are_as_long_as_they_say(size: int) -> None:
 
 
 @linux_only
-def test_a_stretch_lasts_until_something_has_come() -> None:
+def test_a_stretch_lasts_until_a_message_has_come() -> None:
     payload = b"x" * 64
     ours, theirs = socket.socketpair()
     theirs.send(wire.server_frame(payload))  # the load compares it with its own payload

@@ -251,7 +251,9 @@ def test_an_object_that_is_no_asgi_application_is_refused(app: Any, sentence: st
         rawws.asgi(app)
 
 
-def test_a_factory_of_the_command_line_is_named_as_it_has_to_be(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_factory_on_the_command_line_is_reported_with_its_correct_form(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = "def make():\n    return app\nasync def app(scope, receive, send):\n    pass\n"
     (tmp_path / "made_here.py").write_text(source)
     monkeypatch.chdir(tmp_path)

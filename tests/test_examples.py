@@ -181,7 +181,7 @@ def test_payments_survive_the_killing_of_the_sms_service(run: Run, tmp_path: Pat
     assert heard == [f"SMS: 'amount={number}'" for number in range(1, 7)]
 
 
-def test_the_sms_service_leaves_no_file_that_nobody_named(run: Run, tmp_path: Path) -> None:
+def test_the_sms_service_requires_a_state_file_and_writes_no_other(run: Run, tmp_path: Path) -> None:
     sms = run("payments", "sms")
     _, err = sms.process.communicate(timeout=PATIENCE_S)
     assert sms.process.returncode == 2

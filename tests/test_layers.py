@@ -142,7 +142,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize("path", SANS_IO_MODULES, ids=lambda path: name_of(path))
-def test_a_sans_io_module_imports_only_what_is_pure(path: Path) -> None:
+def test_a_sans_io_module_imports_only_pure_modules(path: Path) -> None:
     assert [name for name in sorted(imports_of(path.read_text("utf-8"))) if not is_sans_io(name)] == []
 
 

@@ -95,7 +95,7 @@ def test_code_and_headings_are_not_checked(prose: ModuleType) -> None:
     assert list(prose.findings_in_markdown(text, "a.md")) == []
 
 
-def test_the_exit_status_tells_whether_anything_was_found(
+def test_the_exit_status_shows_whether_there_are_findings(
     prose: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(prose, "ROOT", tmp_path)

@@ -83,7 +83,7 @@ def takes_none(parameter: inspect.Parameter) -> bool:
 
 
 @pytest.mark.parametrize("keyword", sorted({parameter.name for _, parameter in KEYWORDS}))
-def test_a_keyword_that_takes_none_in_one_place_takes_it_in_all(keyword: str) -> None:
+def test_a_keyword_that_accepts_none_accepts_it_everywhere(keyword: str) -> None:
     places = {name: takes_none(parameter) for name, parameter in KEYWORDS if parameter.name == keyword}
     assert len(set(places.values())) == 1, places
 
@@ -176,7 +176,7 @@ def test_every_function_with_optional_keywords_is_called_here() -> None:
 @pytest.mark.parametrize(
     ("name", "parameter"), KEYWORDS, ids=[f"{name}({parameter.name})" for name, parameter in KEYWORDS]
 )
-async def test_none_is_taken_or_refused_in_one_sentence(name: str, parameter: inspect.Parameter) -> None:
+async def test_none_is_accepted_or_refused_in_one_sentence(name: str, parameter: inspect.Parameter) -> None:
     refused = nullcontext() if takes_none(parameter) else pytest.raises(UsageError, match=f"{parameter.name}.*; give ")
     with trio.fail_after(PATIENCE_S), refused:
         try:

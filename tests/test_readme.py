@@ -111,12 +111,14 @@ DECODED = re.findall(r"\$ rawws (decode .*)\n((?:.+\n)*?)```", README)
 
 
 @pytest.mark.parametrize(("command", "shown"), DECODED, ids=[command for command, _ in DECODED])
-def test_decode_prints_what_the_readme_shows(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_decode_is_that_in_the_readme(
+    command: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert rawws.cli.main(command.split()) in (0, 1)
     assert capsys.readouterr().out == shown
 
 
-def test_every_verdict_shown_is_of_a_case_that_there_is() -> None:
+def test_every_verdict_shown_is_of_an_existing_case() -> None:
     names = re.findall(r"^good     (\S+) +(.*)$", README, re.MULTILINE)
     assert len(names) == 6
     for name, text in names:

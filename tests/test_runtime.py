@@ -174,7 +174,7 @@ async def nothing(_: rawws.WebSocket) -> None:
     pass
 
 
-def test_serve_under_asyncio_says_how_it_is_run() -> None:
+def test_serve_under_asyncio_raises_advice() -> None:
     with pytest.raises(UsageError, match=r"^rawws\.serve runs on trio, and asyncio runs here; start it with") as caught:
         asyncio.run(rawws.serve(nothing, 0))
     instead, alongside = advice_of(caught.value)
@@ -196,7 +196,7 @@ def test_serve_under_asyncio_says_how_it_is_run() -> None:
     assert ran == [8080, 8080]
 
 
-def test_connect_under_asyncio_says_how_it_is_run() -> None:
+def test_connect_under_asyncio_raises_advice() -> None:
     async def connect() -> None:
         async with rawws.connect(f"ws://{LOOPBACK}:1/"):
             pass
@@ -221,7 +221,7 @@ def test_connect_under_asyncio_says_how_it_is_run() -> None:
 
 
 @pytest.mark.parametrize("runner", [asyncio.run, lambda coroutine: coroutine.send(None)], ids=["asyncio", "no loop"])
-def test_a_function_that_needs_trio_says_so(runner: Callable[[Any], Any]) -> None:
+def test_a_function_that_needs_trio_raises_advice_without_it(runner: Callable[[Any], Any]) -> None:
     async def share() -> None:
         async with rawws.share(rawws.Hub(), "redis://localhost"):
             pass
@@ -243,7 +243,7 @@ def test_a_function_that_needs_trio_says_so(runner: Callable[[Any], Any]) -> Non
 
 
 @BOUNDED
-async def test_a_plain_function_that_is_awaited_says_so(nursery: trio.Nursery) -> None:
+async def test_an_awaited_plain_function_raises_advice(nursery: trio.Nursery) -> None:
     server = await nursery.start(functools.partial(rawws.serve, nothing, 0, host=LOOPBACK))
     room = rawws.Hub().room("/x")
     async with open_pair() as (_, ws):
@@ -277,7 +277,7 @@ async def test_a_hook_may_be_a_lambda_that_stops_the_server(nursery: trio.Nurser
     assert server.stopping
 
 
-def test_connect_without_async_says_how_it_is_used() -> None:
+def test_connect_without_async_raises_advice() -> None:
     connector: Any = rawws.connect("ws://localhost:1/")
 
     def use_with() -> None:

@@ -800,7 +800,7 @@ def test_ctrl_d_closes_the_connection(terminal: Terminal) -> None:
     assert terminal.wait() == 0
 
 
-def test_raw_bytes_and_what_the_server_says_to_them(terminal: Terminal) -> None:
+def test_raw_bytes_are_sent_and_the_answer_is_shown(terminal: Terminal) -> None:
     terminal.type("/raw 81 05 68 65 6c 6c 6f\r")
     terminal.wait_for(
         "disconnected: closed by the server with 1002 (protocol error) 'server received unexpected unmasked"

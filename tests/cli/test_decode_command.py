@@ -340,7 +340,7 @@ def test_tls_is_recognized_in_hex_and_in_packets(capsys: pytest.CaptureFixture[s
     ]
 
 
-def test_noise_gets_a_warning_before_it_is_explained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_warning_precedes_the_explanation_of_noise(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\xa7\x8d\r\n\0\0\0\0\xb7D\x0ck")
     status, lines = decode(capsys, "--brief", str(tmp_path / "x"))
     assert status == 1

@@ -280,7 +280,7 @@ async def test_a_message_in_pieces_comes_without_its_id(nursery: trio.Nursery) -
     server.stop()
 
 
-async def test_a_message_in_pieces_counts_when_it_has_come_whole(nursery: trio.Nursery) -> None:
+async def test_a_message_in_pieces_counts_when_it_is_complete(nursery: trio.Nursery) -> None:
     part, ended = trio.Event(), trio.Event()
 
     async def say(ws: rawws.WebSocket) -> None:

@@ -404,7 +404,7 @@ async def test_a_peer_that_never_reads_is_closed_with_1013_and_the_others_get_ev
     await mute.assert_end()
 
 
-async def test_a_peer_that_does_not_answer_its_1013_is_cut_off(start_hub: StartHub, mock_clock: MockClock) -> None:
+async def test_a_peer_that_does_not_answer_its_1013_is_dropped(start_hub: StartHub, mock_clock: MockClock) -> None:
     running = start_hub(limits=Limits(ping_interval_s=0), max_lag_bytes=1)
     alice = running.join()
     running.join(send_buffer=SMALL_BUFFER)
@@ -677,7 +677,7 @@ async def test_a_half_close_after_messages_loses_none_of_them(serve: Serve) -> N
 @pytest.mark.usefixtures("poller")
 @pytest.mark.parametrize("leave", [Client.reset, Client.hang_up, Client.end_stream])
 @pytest.mark.parametrize("cut", range(1, 11))
-async def test_a_peer_that_vanishes_inside_a_frame_disturbs_nobody(
+async def test_a_peer_that_vanishes_inside_a_frame_does_not_disturb_others(
     serve: Serve, leave: Callable[[Client], None], cut: int
 ) -> None:
     running = await serve()
@@ -690,7 +690,7 @@ async def test_a_peer_that_vanishes_inside_a_frame_disturbs_nobody(
     assert await bob.frame() == seen_text("still here")
 
 
-async def test_peers_that_vanish_while_they_are_written_to_disturb_nobody(serve: Serve) -> None:
+async def test_peers_that_vanish_during_a_send_do_not_disturb_others(serve: Serve) -> None:
     running = await serve()
     bob = await running.open()
     for _ in range(20):
@@ -725,7 +725,7 @@ async def test_messages_sent_before_a_reset_are_published(serve: Serve, caplog: 
     ],
     ids=["not masked", "opcode 3", "not UTF-8", "a close of one byte"],
 )
-async def test_a_peer_that_breaks_the_protocol_is_closed_with_the_code_and_others_get_none_of_it(
+async def test_a_peer_that_breaks_the_protocol_is_closed_and_others_are_not_affected(
     serve: Serve, frame: bytes, code: int
 ) -> None:
     running = await serve()
@@ -739,7 +739,7 @@ async def test_a_peer_that_breaks_the_protocol_is_closed_with_the_code_and_other
     assert await bob.frames(2) == [seen_text("good"), seen_text("next")]
 
 
-async def test_a_peer_that_never_ends_its_stream_is_cut_off(serve: Serve, mock_clock: MockClock) -> None:
+async def test_a_peer_that_never_ends_its_stream_is_dropped(serve: Serve, mock_clock: MockClock) -> None:
     running = await serve(limits=Limits(ping_interval_s=0))
     client = await running.open()
     await client.send(close())
@@ -845,7 +845,7 @@ async def test_an_error_of_our_own_in_a_timer_drops_only_its_peer(
     assert error.getMessage() == "#1 ! an error in rawws itself; the connection is dropped"
 
 
-async def test_nobody_waits_for_the_import_of_numpy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_peer_waits_for_the_import_of_numpy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[Callable[[], None]] = []
     speed = OnDemand()
     monkeypatch.setattr(masking, "speed", speed)

@@ -251,7 +251,7 @@ async def test_a_warning_at_start_names_the_endpoints_that_are_not_served(
     )
 
 
-async def test_the_warning_says_where_rooms_are_in_front_of_an_endpoint(
+async def test_the_warning_names_the_rooms_that_cover_an_endpoint(
     start: StartSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = await start(rawws.Hub(hello="a room"), rawws.asgi(site_of("/ws", "/{kind}/private")))

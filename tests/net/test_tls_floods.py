@@ -320,7 +320,7 @@ async def test_a_server_stops_in_the_midst_of_a_flood(
     await attacker.wait_lost()
 
 
-async def test_a_handshake_without_an_end_is_cut_off(
+async def test_a_tls_handshake_without_an_end_is_dropped(
     serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve(tls=certificate.server)

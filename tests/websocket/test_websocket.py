@@ -226,7 +226,7 @@ async def test_pings_are_answered_while_no_task_receives() -> None:
 
 
 @BOTH_LANES
-async def test_a_message_is_received_in_pieces_as_they_come(fast_lane: bool) -> None:
+async def test_a_message_is_received_in_pieces_as_they_arrive(fast_lane: bool) -> None:
     async with open_raw(fast_lane=fast_lane) as (peer, ws):
         pieces = ws.recv_streaming()
         await peer.send_frame(Opcode.TEXT, "Hel", fin=False)
@@ -479,9 +479,7 @@ async def test_gathered_messages_are_sent_even_if_the_program_does_something_els
     [(b"\x88\x80\x00\x00\x00\x00", 1005), (b"\x83\x80\x00\x00\x00\x00", 1002)],
     ids=["close", "fault"],
 )
-async def test_messages_before_a_close_or_a_fault_are_answered_before_it_is(
-    after: bytes, code: int, fast_lane: bool
-) -> None:
+async def test_messages_before_a_close_or_fault_are_answered_first(after: bytes, code: int, fast_lane: bool) -> None:
     async with open_raw(fast_lane=fast_lane) as (peer, ws), trio.open_nursery() as nursery:
 
         async def echo() -> None:
@@ -808,7 +806,7 @@ async def test_a_reset_without_a_close_is_reported_as_a_reset() -> None:
         assert (ws.closed.code, ws.closed.reason, ws.closed.cause) == (1006, "", Cause.RESET)
 
 
-async def test_a_lost_peer_s_messages_fill_the_queue_and_no_more() -> None:
+async def test_messages_of_a_lost_peer_are_bounded_by_the_queue() -> None:
     async with open_raw(max_queue=3) as (peer, ws):
         await ws.send("never read")
         os.write(peer._socket.fileno(), masked(Opcode.TEXT, b"x") * 1000 + masked(Opcode.CLOSE, b"\x03\xf0"))
