@@ -4,8 +4,8 @@
     python -m benchmarks --only rawws,ws --cases echo     two servers, one case
     python -m benchmarks --json b.json --plot b.svg       keep the figures and draw them
     python -m benchmarks --from b.json --plot b.svg       draw them again
-    python -m benchmarks soak --minutes 10                another thing: does it hold? See benchmarks.soak
-    python -m benchmarks hostile                          what hostile clients cost, and what others wait meanwhile
+    python -m benchmarks soak --minutes 10                a test of endurance; see benchmarks.soak
+    python -m benchmarks hostile                          the cost of hostile clients, and the waits of others
 
 The server runs on the first core, the load on the last. In a round every server has its turn, freshly
 started; a figure is the median of the rounds.
@@ -60,7 +60,7 @@ def chosen(known: dict[str, Any]) -> Any:
         for name in wanted:
             if name not in known:
                 raise argparse.ArgumentTypeError(f"{name!r} is not one of: {', '.join(known)}")
-        # In our own order, whatever order they were typed in.
+        # The order is our own, not that of the command line.
         return [known[name] for name in known if name in wanted]
 
     return names
@@ -70,7 +70,7 @@ Start = Callable[[Server, Wish, Certificate | None], AbstractContextManager[Runn
 
 
 def keep_running(kept: contextlib.ExitStack) -> Start:
-    """Return how to start a server for all turns that ask the same of it, until those kept are let go."""
+    """Return a function that starts a server, or reuses one with the same settings until it is released."""
     alive: dict[tuple[Server, Wish], Running] = {}
 
     def start(server: Server, wish: Wish, pem: Certificate | None) -> AbstractContextManager[Running]:
@@ -84,7 +84,7 @@ def keep_running(kept: contextlib.ExitStack) -> Start:
 def measure_all(
     wanted: list[Case], present: list[Server], rounds: int, settings: Settings, pem: Certificate | None, start: Start
 ) -> list[Row]:
-    """Run every turn and return a row for each case and server; Ctrl-C ends it with what there is."""
+    """Run every turn and return a row for each case and server; after Ctrl-C, the rows so far."""
     rows = {(case.name, server.name): Row(case.name, server.name) for case in wanted for server in present}
     turns = [(case, number, server) for case in wanted for number in range(rounds) for server in present]
     with contextlib.suppress(KeyboardInterrupt):
@@ -99,7 +99,7 @@ def measure_all(
                 with start(server, case.wish, pem) as running:
                     measurement = case.measure(running, settings)
             except (Unavailable, LoadError, OSError) as problem:
-                # One failure is final for the row, so that a median is never of a lucky few.
+                # One failure is final for the row, so that no median leaves failures out.
                 row.unavailable = str(problem) or repr(problem)
                 row.rounds.clear()
                 progress(row.unavailable)
@@ -132,7 +132,7 @@ def print_report(data: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     if given[:1] == ["soak"]:
-        from benchmarks.soak.__main__ import main as soak  # and with it rawws, of which the load is free otherwise
+        from benchmarks.soak.__main__ import main as soak  # this imports rawws, which the load otherwise avoids
 
         return soak(given[1:])
     if given[:1] == ["hostile"]:

@@ -52,7 +52,7 @@ ENGINE_IO = "/socket.io/?EIO=4&transport=websocket"
 
 @dataclass(frozen=True)
 class System:
-    """A server that can have several processes, with something between them."""
+    """A server that can have several processes, and connects them."""
 
     name: str
     command: Callable[[int, str], list[str]]
@@ -96,7 +96,7 @@ SYSTEMS = (
 
 
 def enter_socket_io(port: int) -> socket.socket:
-    """Open a WebSocket, and in it what Engine.IO and Socket.IO have instead of a handshake."""
+    """Open a WebSocket, and do the handshakes of Engine.IO and Socket.IO in it."""
     sock = connect(port)
     sock.sendall(wire.upgrade_request(port, wire.new_key(), path=ENGINE_IO))
     data = bytearray()
@@ -119,7 +119,7 @@ def enter_socket_io(port: int) -> socket.socket:
 
 @contextmanager
 def redis_server(core: int) -> Iterator[str]:
-    """Run a Redis that keeps nothing on disk."""
+    """Run a Redis without persistence."""
     port = servers.free_port()
     own = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory() as directory:
@@ -150,7 +150,7 @@ def redis_server(core: int) -> Iterator[str]:
 
 @contextmanager
 def nodes(system: System, redis: str, cores: list[int]) -> Iterator[list[Running]]:
-    """Run a node on each of these cores, which may be the same."""
+    """Run a node on each of these cores; the cores may be the same."""
     with contextlib.ExitStack() as stack:
         started = []
         for core in cores:
@@ -299,7 +299,7 @@ def main() -> None:
                 print(f"{system.name:<34}  not here: {missing}")
                 continue
             with starter(system, 2, redis, once=options.smoke) as start:
-                # In this order, because the throughput leaves much under way for those who come next.
+                # The latency comes first, because the throughput leaves much under way.
                 ms = take_pair(partial(age, system, start, options.seconds), options.rounds)
                 rate = take(partial(throughput, system, start, options.seconds, windows), options.rounds)
             print(f"{system.name:<34}{rate:>14,.0f}{ms[0]:>14.2f}{ms[1]:>10.2f}", flush=True)

@@ -1,4 +1,4 @@
-"""The cases: each is a shape of traffic, with a figure, its unit, and the direction that is better."""
+"""The cases: each is a kind of traffic, with a figure, its unit, and the direction that is better."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIB = 2**20
 @dataclass(frozen=True)
 class Settings:
     seconds: float
-    # Fewer clients than the cases say, for a look at whether everything works. No figure means anything then.
+    # Fewer clients than in the cases, to check that everything works. The figures are then meaningless.
     most_peers: int = 10**6
 
     @property
@@ -55,7 +55,7 @@ class Case:
 
 @contextmanager
 def clients_of(clients: list[socket.socket]) -> Iterator[list[socket.socket]]:
-    # A full collection in the middle of a run would be a pause that no server made.
+    # A full garbage collection during a run would be a pause of the load, not of the server.
     gc.collect()
     gc.disable()
     try:
@@ -66,7 +66,7 @@ def clients_of(clients: list[socket.socket]) -> Iterator[list[socket.socket]]:
 
 
 def metered(server: Running, run: Callable[[], Measurement]) -> Measurement:
-    """Run and add what the server and this process used of their cores meanwhile, and what others took."""
+    """Run, and add the shares of the cores that the server, this process and other processes used."""
     both = set(procinfo.cores())
     begin, load, cpu = perf_counter(), process_time(), procinfo.cpu_seconds(server.pid)
     busy = sum(map(procinfo.busy_seconds, both))
@@ -90,7 +90,7 @@ def counted(sample: Sample, factor: float = 1.0) -> Measurement:
 
 def echo(peers: int, window: int, payload_bytes: int, opcode: int = wire.TEXT) -> Callable[..., Measurement]:
     payload = (b"rawws echoes " * (payload_bytes // 13 + 1))[:payload_bytes]
-    # Large messages are binary, and told in megabytes; small ones are text, and counted.
+    # Large messages are binary, and reported in megabytes; small ones are text, and counted.
     factor = payload_bytes / 1e6 if opcode == wire.BINARY else 1.0
 
     def measure(server: Running, settings: Settings) -> Measurement:
@@ -111,7 +111,7 @@ def broadcast(
         opened = open_clients(server.port, count, deflate=wish.compression, tls=wish.tls)
         with clients_of(opened) as clients:
             load = Fanout(clients, publishers, window, payload_bytes, deflated=wish.compression)
-            # A small receive buffer, so that the one who never reads is soon felt.
+            # With a small receive buffer, the peer that never reads soon blocks the server's sends.
             silent = open_clients(server.port, stalled, receive_buffer=4096)
             try:
                 load.run(settings.warmup_s)
@@ -171,7 +171,7 @@ CASES = (
     Case("broadcast", "Broadcast to 100, 64 B", DELIVERIES, RELAY, broadcast(100)),
     Case("broadcast-1k", "Broadcast to 100, 1 KiB", DELIVERIES, RELAY, broadcast(100, payload_bytes=KIB)),
     Case("broadcast-1000", "Broadcast to 1,000, 64 B", DELIVERIES, RELAY, broadcast(1000)),
-    # With few messages under way there is little to batch. It is also where uWebSockets is at its best.
+    # With few messages under way there is little to batch. uWebSockets is at its best here.
     Case(
         "broadcast-1000-few",
         "Broadcast to 1,000, 2 publishers only",
@@ -179,7 +179,7 @@ CASES = (
         RELAY,
         broadcast(1000, publishers=2),
     ),
-    # The publishers send plain frames, which is legal: what is measured is the server's compressing.
+    # The publishers send plain frames, which is legal: only the server's compression is measured.
     Case(
         "compressed",
         "Compressed, to 100, 1 KiB of JSON",

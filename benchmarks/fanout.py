@@ -109,7 +109,7 @@ class Fanout:
         before, behind = envelope
         payloads = [before + make(publisher, payload_bytes) + behind for publisher in range(publishers)]
         frames = [wire.client_frame(payload) for payload in payloads]
-        # Everyone must get every publisher's first message, as it was sent, before anything is counted.
+        # Every client must get each publisher's first message unchanged before the counting starts.
         came = []
         for sock, frame, payload in zip(clients, frames, payloads, strict=False):
             sock.sendall(frame)
@@ -188,7 +188,7 @@ class Fanout:
         return sum(len(stream.frame) * stream.found for stream in streams) / found if found else self.frame_bytes
 
     def stall(self) -> None:
-        """Nothing comes any more: messages were dropped, or the server waits for someone. Send one each."""
+        """Send a message per publisher again: none arrive any more, since some were dropped or the server waits."""
         self.stalls += 1
         for fd in self.publishers:
             self.publish(fd, 1)

@@ -15,7 +15,7 @@ from benchmarks.load import POLL_S, TIMEOUT_S, LoadError, Sample, connect, read_
 
 
 def check_one(port: int) -> None:
-    """Look at one answer in full, before the others are only counted."""
+    """Check one answer in full; the others are only counted."""
     key = wire.new_key()
     sock = connect(port)
     sock.sendall(wire.upgrade_request(port, key))
@@ -35,7 +35,7 @@ class Handshakes:
             self.begin()
 
     def begin(self) -> None:
-        # The kernel completes a loopback connect by itself: blocking in it is no waiting for the server.
+        # The kernel completes a loopback connect by itself, so blocking in it does not wait for the server.
         sock = connect(self.port)
         sock.setblocking(False)
         sock.send(self.request)

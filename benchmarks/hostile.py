@@ -3,14 +3,14 @@
     python -m benchmarks hostile                          all of them, in about a minute
     python -m benchmarks hostile --only frames,bombs      some of them
 
-On each surface clients send what makes the server work most, as fast as the server takes it, into one room, until they
-have sent what keeps it busy for about a second. Meanwhile, in another room, one of two ordinary peers says something
-every 5 ms, and how long that takes to reach the other is noted. The CPU time is counted until the server has done all
-that it was sent, and divided by the bytes that were sent. A compressed message counts with its bytes on the wire, of
+On each surface, clients send the most expensive data into one room, as fast as the server takes it, for about a second
+of work. Meanwhile, in another room, one of two ordinary peers sends a message every 5 ms, and its time to the other
+peer is recorded. The CPU time is counted until the server has processed everything, and divided by the bytes that were
+sent. A compressed message counts with its bytes on the wire, of
 which 1 KiB may be 1 MiB of zeros. The server runs on the first core, the load on the last.
 
-A wait is given twice: by the clock, and in CPU time that the server has used meanwhile, which is what the clock would
-have shown on a machine that does nothing else. The first row is for comparison: it is of a server that nobody attacks.
+A wait is given twice: by the clock, and in CPU time of the server, which is the time by the clock on an otherwise idle
+machine. The first row is for comparison: no client attacks the server.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ MOST_WAIT_S = 30.0
 MOST_S = 5.0
 NO_END = 1 << 62
 HISTORY = ("--history", "1000", "--history-bytes", str(8 * MIB))
-# A server that is asleep at most of so many looks in a row has nothing left to do. One that runs, or waits for a core
-# that others use, isn't asleep.
+# A server that is asleep in most of this many checks in a row has nothing left to do. A server that runs, or waits for
+# a busy core, is not asleep.
 LOOK_S, LOOKS, MOST_ROUNDS = 0.01, 20, 50
 IDS = "rawws.id.v1"
-# The forms that readers may ask for.
+# The encodings that readers may request.
 FORMS = [(bits, protocol) for bits in (0, 9, 12, 15) for protocol in ("", IDS)]
 
 
@@ -102,20 +102,20 @@ class Crowd:
         self.most_bytes = most_bytes
         self._selector = selectors.DefaultSelector()
         self._sending: dict[socket.socket, tuple[Iterator[bytes], memoryview]] = {}
-        self.mute: list[socket.socket] = []  # those that read nothing
+        self.mute: list[socket.socket] = []  # clients that read nothing
 
     def reads(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._selector.register(sock, selectors.EVENT_READ)
 
     def sends(self, sock: socket.socket, pieces: Iterator[bytes]) -> None:
-        """Have a client send one piece after the other, whatever it gets in answer."""
+        """Let a client send one piece after the other, regardless of the answers."""
         sock.setblocking(False)
         self._sending[sock] = (pieces, memoryview(b""))
         self._selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
     def run(self, seconds: float, each: Callable[[], None] | None = None) -> None:
-        """Go on for so long, or until enough is sent; ``each`` is called again and again, and may add clients."""
+        """Continue for this time, or until enough is sent; ``each`` is called repeatedly, and may add clients."""
         until = time.perf_counter() + seconds
         while time.perf_counter() < until and self.sent_bytes < self.most_bytes:
             for key, events in self._selector.select(0 if each else 0.02):
@@ -125,7 +125,7 @@ class Crowd:
                 each()
 
     def stop_sending(self) -> None:
-        """Send no more than has been sent."""
+        """Stop sending, and keep reading."""
         self.most_bytes = NO_END
         for sock in self._sending:
             with contextlib.suppress(KeyError):
@@ -171,7 +171,7 @@ def once_again(pieces: Sequence[bytes]) -> Iterator[bytes]:
     return itertools.cycle(pieces)
 
 
-# The surfaces. Each fills a crowd, and returns what is to be called again and again, if something is.
+# The surfaces. Each fills a crowd, and may return a function to be called repeatedly.
 
 Fill = Callable[[Crowd, str], "Callable[[], None] | None"]
 
@@ -181,7 +181,7 @@ class Surface:
     name: str  # as typed after --only
     title: str
     fill: Fill
-    most_bytes: int  # that keep the server busy for about a second
+    most_bytes: int  # these keep the server busy for about a second
     flags: tuple[str, ...] = ()
 
 
@@ -270,7 +270,7 @@ def noise(crowd: Crowd, path: str) -> None:
 
 
 def stand_about(crowd: Crowd, path: str) -> None:
-    """Have peers that read nothing stand at places of their own, in all forms."""
+    """Add peers that read nothing, at different positions and in all encodings."""
     talker = open_socket(crowd.port, path)
     message = frame(random.Random(1).randbytes(200 * KIB), wire.BINARY)
     for _ in range(5):
@@ -403,14 +403,14 @@ def presence(crowd: Crowd, path: str) -> Callable[[], None]:
     return come
 
 
-# The ordinary peer, in a process of its own, so that the load's own work doesn't hold it up
+# The ordinary peer, in its own process, so that the load does not delay it
 
 
 Wait = tuple[float, float]  # in CPU time of the server, and by the clock, in seconds
 
 
 def be_ordinary(port: int, pid: int, pipe: multiprocessing.connection.Connection, echoes: bool) -> None:
-    """Say something to another every so often, and tell how long each message took when asked to."""
+    """Send messages to another peer at an interval, and report on request how long each took."""
     says = open_socket(port, ORDINARY)
     hears = says if echoes else open_socket(port, ORDINARY)
     for sock in (says, hears):
@@ -458,7 +458,7 @@ def command(port: int, flags: Sequence[str]) -> list[str]:
 
 
 def measure(server: Running, wanted: Sequence[Surface], share: float) -> Iterator[Found]:
-    """Try surfaces on one server, each in a room of its own."""
+    """Try surfaces on one server, each in its own room."""
     ours, theirs = multiprocessing.Pipe()
     echoes = "echo" in wanted[0].flags
     ordinary = multiprocessing.get_context("fork").Process(
@@ -493,7 +493,7 @@ def _waits(pipe: multiprocessing.connection.Connection) -> list[Wait]:
 
 
 def _run_until_idle(crowd: Crowd, pid: int) -> None:
-    """Go on reading until the server has done what it was sent."""
+    """Continue reading until the server has processed everything."""
     for _ in range(MOST_ROUNDS):
         asleep = 0
         for _ in range(LOOKS):

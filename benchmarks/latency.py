@@ -25,7 +25,7 @@ class Ages:
     """Ages at arrival in nanoseconds, sorted."""
 
     sorted_ns: array[int]
-    expected: int  # arrivals, had all that was sent arrived by the end
+    expected: int  # arrivals if every message had arrived by the end
     closed: int
 
     def percentile_ms(self, percent: float) -> float:
@@ -68,7 +68,7 @@ class Trickle:
             self.poller.register(fd, select.EPOLLIN)
 
     def run(self, seconds: float) -> Ages:
-        """Publish for so long, then wait a second at most for what is still under way."""
+        """Publish for this time, then wait at most a second for messages under way."""
         ages: array[int] = array("q")
         buffer = bytearray(BUFFER_BYTES)
         poll, clients, rest = self.poller.poll, self.clients, self.rest

@@ -25,13 +25,13 @@ BUFFER_BYTES = 2**20
 # Handshakes under way while the clients arrive: below the servers' shortest listen backlog, asyncio's 100.
 ARRIVING = 32
 TIMEOUT_S = 10.0
-# With nothing at all received for so long, messages were lost; the windows are filled again.
+# After this time without data, messages were lost; the windows are filled again.
 STALL_S = 0.5
 POLL_S = 0.05
 
 
 class LoadError(Exception):
-    """The server answered something else than the case expects."""
+    """The server gave another answer than the case expects."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def connect(port: int, tls: ssl.SSLContext | None = None, receive_buffer: int = 
 def open_clients(
     port: int, count: int, *, deflate: bool = False, tls: bool = False, receive_buffer: int = 0
 ) -> list[socket.socket]:
-    """Open so many WebSocket connections, each with its handshake checked; they are still blocking."""
+    """Open this many WebSocket connections and check each handshake; the sockets are still blocking."""
     context = client_tls() if tls else None
     clients: list[socket.socket] = []
     try:
@@ -119,7 +119,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def expect_message(sock: socket.socket, payload: bytes, opcode: int = wire.TEXT) -> bytes:
-    """Read one message, insist that it is this one, and return its frame as it came."""
+    """Read one message, check that it is this one, and return its frame unchanged."""
     data = bytearray()
     while (bounds := wire.frame_end(data, 0, len(data))) is None:
         chunk = sock.recv(BUFFER_BYTES)
@@ -137,12 +137,12 @@ def expect_message(sock: socket.socket, payload: bytes, opcode: int = wire.TEXT)
 
 
 def receiver(sock: socket.socket, buffer: bytearray) -> Callable[[], int]:
-    """Return a function that reads what is there into the buffer, and returns how many bytes that was.
+    """Return a function that reads the available bytes into the buffer, and returns their number.
 
     It raises BlockingIOError if there is nothing, and returns 0 at the end.
     """
     if not isinstance(sock, ssl.SSLSocket):
-        # A partial, and not a lambda: this call is most of what the load does.
+        # A partial is faster than a lambda, and this call is most of the load's work.
         return functools.partial(sock.recv_into, buffer)
     secured, view = sock, memoryview(buffer)
 
@@ -168,7 +168,7 @@ class Echo:
         self.frame_bytes = len(expect_message(clients[0], payload, opcode))
         self.sent_bytes = len(frame)
         self.window = window
-        # Any stretch of the endless repetition of the frame that can ever be owed to one client.
+        # The repeated frame, long enough for any bytes that one client may have to send.
         self.stream = memoryview(frame * (window + 1))
         size = max(sock.fileno() for sock in clients) + 1
         self.buffer = bytearray(BUFFER_BYTES)
@@ -202,7 +202,7 @@ class Echo:
         self.offset[fd] = (offset + sent) % self.sent_bytes
 
     def run(self, seconds: float) -> Sample:
-        """Keep it up for so long, and until something has come at all: a machine may stand still for 0.1 s."""
+        """Run for this time, and until at least one message arrived: a machine may stall for 0.1 s."""
         poll, receive, partial = self.poller.poll, self.receive, self.partial
         frame_bytes, sent_bytes = self.frame_bytes, self.sent_bytes
         begin_messages, begin_partial = self.messages, sum(partial)

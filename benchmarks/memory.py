@@ -1,7 +1,7 @@
-"""Memory an idle peer costs: what the server's processes grow by when so many connect and say nothing.
+"""The memory of an idle peer: the growth of the server's processes when many peers connect and send nothing.
 
 The growth is of the proportional set size in /proc, kernel buffers not included. A few clients come and go
-first, so that what a server allocates once is not divided among the peers.
+first, so that memory that a server allocates only once is not divided among the peers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SPARE_FILES = 200
 
 
 def allow_open_files() -> int:
-    """Raise this process's limit of open files as far as it may go, and return it. Servers inherit it."""
+    """Raise this process's limit of open files to the maximum, and return it. Servers inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

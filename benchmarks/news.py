@@ -20,9 +20,9 @@ from benchmarks import wire
 from benchmarks.load import LoadError, close_clients, connect, open_clients
 
 TEXT = "The ship that was expected on Thursday has been seen off the northern cape. "
-# Ethernet 14, IPv4 20, TCP 20 and its timestamps 12: what each segment carries besides its data.
+# The headers of each segment: Ethernet 14, IPv4 20, TCP 20 and its timestamps 12.
 HEADERS_A_SEGMENT = 66
-# Where struct tcp_info of <linux/tcp.h> has bytes_acked and bytes_received, and segs_out and segs_in.
+# The offsets of bytes_acked and bytes_received, and of segs_out and segs_in, in tcp_info of <linux/tcp.h>.
 TCP_INFO_BYTES = 120
 TCP_INFO_SEGMENTS = 136
 
@@ -105,7 +105,7 @@ def followed_by_push(port: int, readers: int, per_second: float, seconds: float)
 
     def publish(due: float) -> float:
         publisher.sendall(wire.client_frame(piece_of_news()))
-        publisher.recv(65536)  # its own copy, or that of the message before: it must only not pile up
+        publisher.recv(65536)  # its own copy of a message, so that these do not pile up
         result.published += 1
         return due + 1 / per_second
 
@@ -133,7 +133,7 @@ def followed_by_push(port: int, readers: int, per_second: float, seconds: float)
 
 
 class Poller:
-    """One reader who asks, on one kept-alive connection."""
+    """One reader that polls, on one kept-alive connection."""
 
     def __init__(self, port: int, every_s: float, result: Followed) -> None:
         self.port = port
@@ -145,7 +145,7 @@ class Poller:
         self.asked = False
 
     def ask(self, due: float) -> float:
-        # A reader whose last question is unanswered skips a beat, as any sane client does.
+        # A reader whose last request is unanswered skips a beat, as any sane client does.
         if not self.asked:
             self.sock.sendall(
                 f"GET /news?since={self.last} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
@@ -179,7 +179,7 @@ def content_length(head: bytes) -> int:
 
 
 def followed_by_polling(port: int, readers: int, per_second: float, seconds: float, every_s: float = 1.0) -> Followed:
-    """Follow the feed by asking every so often; the readers are spread evenly over that time."""
+    """Follow the feed by polling at an interval; the readers are spread evenly over it."""
     result = Followed()
     publisher = connect(port)
     polling = [Poller(port, every_s, result) for _ in range(readers)]

@@ -57,7 +57,7 @@ def panel(axis: Any, rows: list[Row], more_is_better: bool) -> None:
     values = [max(row.value, 0.0) for row in bars]
     widest = max([*values, limit or 0.0]) or 1.0
     if not more_is_better:
-        # One that is a hundred times worse would make all others look alike; its bar runs off the panel.
+        # A server that is a hundred times worse would make all others look alike; its bar runs off the panel.
         widest = min(widest, 5 * (statistics.median(values) or 1.0))
     axis.barh(
         range(len(bars)),

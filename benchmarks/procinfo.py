@@ -43,12 +43,12 @@ def main_thread_seconds(pid: int) -> float:
 
 
 def sleeps(pid: int) -> bool:
-    """Whether this process waits for something else than a core just now."""
+    """Return whether this process waits for anything but a core."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def busy_seconds(core: int) -> float:
-    """Return how long this core was busy since the machine started, for whomever."""
+    """Return how long this core was busy since the machine started, for any process."""
     for line in Path("/proc/stat").read_text().splitlines():
         name, *fields = line.split()
         if name == f"cpu{core}":
@@ -70,7 +70,7 @@ def memory_bytes(pid: int) -> int:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return what this process alone has in memory, shared pages included."""
+    """Return the memory of this process alone, including shared pages."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
 
 
@@ -87,7 +87,7 @@ def descriptors(pid: int) -> list[str]:
 def cores() -> tuple[int, int]:
     """Return the core for the server and the one for the load; the same core twice if there is only one.
 
-    Asked before anything is pinned and remembered: the load's own pinning must not hide the other core.
+    The answer is remembered from before any pinning: the load's own pinning must not hide the other core.
     """
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[-1]

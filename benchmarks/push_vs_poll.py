@@ -107,7 +107,7 @@ def table(data: dict[str, Any]) -> str:
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
-    """Draw the ages, on a logarithmic scale, and three bars each for what it took. Needs matplotlib."""
+    """Draw the ages, on a logarithmic scale, and three bars each for the costs. Needs matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")

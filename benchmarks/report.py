@@ -44,7 +44,7 @@ class Row:
 
     @property
     def disturbed(self) -> bool:
-        """Did something else take a notable share of the two cores? Then the figure is too low."""
+        """Return whether other processes took a notable share of the two cores, so that the figure is too low."""
         return (self.extra("others") or 0.0) > OTHERS
 
     def extra(self, name: str) -> float | None:
@@ -70,7 +70,7 @@ class Row:
 
 
 def figure(value: float) -> str:
-    """Return the value with three digits that mean something: 10.2 M, 164 k, 4,648, 1.25."""
+    """Return the value with three significant digits: 10.2 M, 164 k, 4,648, 1.25."""
     if abs(value) >= 9_995_000:
         return f"{value / 1e6:.1f} M"
     if abs(value) >= 999_500:
@@ -151,7 +151,7 @@ def markdown(data: dict[str, Any]) -> str:
         others = [row.value for row in mine.values() if row.server not in ("rawws", LIMIT)]
         standing = "–"
         if "rawws" in mine and others:
-            # Said so that above 1 is good for us: where less is better, it is the other way round.
+            # A ratio above 1 is good for us: it is inverted where less is better.
             ours, best = mine["rawws"].value, max(others) if case.more_is_better else min(others)
             standing = ratio(ours, best) if case.more_is_better else ratio(best, ours)
         lines.append(f"| {case.title}: {case.unit} | {' | '.join(cells)} | {standing} |")
@@ -173,7 +173,7 @@ def document(rows: list[Row], machine: dict[str, object], skipped: dict[str, str
 
 
 def summary(data: dict[str, Any]) -> str:
-    """Return one line that says where and with what the figures were measured."""
+    """Return one line about the machine and the versions of the measurement."""
     machine = data["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
     return (

@@ -43,7 +43,7 @@ def command(port: int) -> list[str]:
 
 
 def ask(sock: socket.socket, request: bytes) -> bytes:
-    """Send a request and return the answer's head and what came with it."""
+    """Send a request, and return the head of the answer and the bytes after it."""
     sock.sendall(request)
     answer = b""
     while wire.END_OF_HEADERS not in answer:
@@ -76,13 +76,13 @@ def by_websocket(server: Running, seconds: float) -> float:
 
 
 class Streamed(Fanout):
-    """Publishers by WebSocket, and readers of events beside them; what these get is counted."""
+    """Publishers by WebSocket, and readers of events, whose events are counted."""
 
     def __init__(self, publishers: list[socket.socket], readers: list[socket.socket]) -> None:
         super().__init__(publishers, len(publishers), WINDOW, PAYLOAD_BYTES)
         self.readers = readers
-        self.events = 0  # that one reader got
-        self.first_bytes = 0  # and in how many bytes
+        self.events = 0  # events of one reader
+        self.first_bytes = 0  # the bytes of these events
         self.all_bytes = 0
 
     def stream(self, seconds: float) -> float:

@@ -1,9 +1,9 @@
-"""How many nodes, how many Redis servers, and what gives way first? A model, fed by what was measured.
+"""How many nodes and Redis servers are needed, and which part is the bottleneck? A model with measured costs.
 
     python -m benchmarks.scale_model              the table, from the costs below
     python -m benchmarks.scale_model --measure    measure the costs here, and then the table
 
-A *world* has so many peers in so many rooms, and so many messages a second. Rooms are as popular as words are: the
+A *world* has a number of peers, rooms, and messages a second. Rooms are as popular as words are: the
 k-th has 1/k of the first one's peers, and of the messages (Zipf's law); but no room has more than 100 messages a
 second, since nobody could follow it. Peers are spread over the nodes at random, so a room of p peers is on about
 n(1 - (1 - 1/n)^p) of n nodes.
@@ -34,14 +34,14 @@ from benchmarks.latency import Trickle
 from benchmarks.memory import allow_open_files
 from rawws.backplane.reader import ROOMS_PER_READER
 
-# How full a node's memory and a core may be.
+# The share of a node's memory and of a core that may be used.
 MEMORY_BYTES = 8 * 2**30
 FULL = 0.7
 MAX_FANOUT = 64
 MAX_ROOM_RATE = 100.0
 MAX_AGE_MS = 100.0
 TURNS = 400
-# A turn so long is that of a node which will never be done.
+# A node whose turn takes this long never catches up.
 HOPELESS_S = 5.0
 
 
@@ -49,16 +49,16 @@ HOPELESS_S = 5.0
 class Costs:
     """Seconds of CPU time, and bytes. The figures are of one run with --measure, on two cores of an AMD EPYC."""
 
-    send_s: float = 5.9e-6  # one send() to one peer, with all that the turn has for it
-    publish_call_s: float = 350e-6  # a call that publishes, however much
+    send_s: float = 5.9e-6  # one send() to one peer, with all its data of the turn
+    publish_call_s: float = 350e-6  # a call that publishes any number of messages
     publish_s: float = 18e-6  # and each message in it
-    read_call_s: float = 714e-6  # a call that reads what has come in a reader's rooms
+    read_call_s: float = 714e-6  # a call that reads new messages in a reader's rooms
     read_s: float = 18e-6  # and each message in it, into its room's log
     redis_call_s: float = 70e-6  # Redis's own part in a call
     redis_add_s: float = 2.5e-6  # a message into its stream
     redis_give_s: float = 2.5e-6  # and out of it, to one node
-    peer_bytes: float = 1647.0  # an idle peer, with what its socket has in the kernel
-    way_s: float = 1.79e-3  # from a node through Redis to another, when nobody is busy
+    peer_bytes: float = 1647.0  # an idle peer, with its socket's memory in the kernel
+    way_s: float = 1.79e-3  # from a node through Redis to another, when all are idle
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class World:
 
 @dataclass(frozen=True)
 class Plan:
-    """How it is served."""
+    """The servers for a load."""
 
     nodes: int
     shards: int
@@ -108,14 +108,14 @@ class Load:
 
 
 def present(peers_of_room: float, nodes_: int) -> float:
-    """Return on how many nodes a room's peers are."""
+    """Return the number of nodes that have peers of a room."""
     if nodes_ == 1:
         return min(1.0, peers_of_room)
     return nodes_ * -math.expm1(peers_of_room * math.log1p(-1 / nodes_))
 
 
 def feeds(room_nodes: float, plan: Plan) -> float:
-    """Return to how many a shard gives a message itself."""
+    """Return the number of nodes to which a shard sends a message itself."""
     return min(room_nodes, plan.fanout) if plan.fanout else room_nodes
 
 
@@ -151,10 +151,10 @@ def simulate_node(world: World, plan: Plan, costs: Costs, seed: int = 1) -> Node
         calls += bool(published) + reads
         for (rooms, _, room_peers), messages in zip(lines, came, strict=True):
             if messages:
-                # Of many rooms alike, those in which something came have one send a peer, however much it is.
+                # Among similar rooms, each with new messages has one send per peer, whatever their size.
                 active = rooms * -math.expm1(-messages / rooms) if rooms > 1 else 1.0
                 took = messages * costs.read_s + active * room_peers * costs.send_s
-                # It came at any moment of the turn before, and a peer's send is at any moment of this part.
+                # A message came at any moment of the turn before, and a peer's send is at any moment of this part.
                 ages.append((turn_s * chance.random() + length + took * chance.random(), messages * room_peers))
                 length += took
         # A loop with little to do sleeps until something comes.
@@ -209,7 +209,7 @@ def loads(world: World, plan: Plan, costs: Costs) -> Load:
 
 
 def plan_for(world: World, costs: Costs) -> tuple[Plan, Load, list[str]]:
-    """Return the smallest plan that holds, its load, and what gave way on the way there, in that order."""
+    """Return the smallest plan that holds, its load, and the bottlenecks on the way there, in that order."""
     plan, gave_way = Plan(1, 1), [""]
     while True:
         load = loads(world, plan, costs)
@@ -262,7 +262,7 @@ def measure() -> Costs:
 
 
 def trickled(count: int, core: int) -> float:
-    """Return the CPU time of a node for a message to so many peers, when messages come one by one."""
+    """Return the CPU time of a node for one message to this many peers, when messages come one by one."""
     with nodes(RAWWS, "", [core]) as running, peers(RAWWS, running, count) as clients:
         trickle = Trickle(clients, 500, PAYLOAD_BYTES)
         spent = Spent(running[0].pid)
@@ -282,7 +282,7 @@ class Spent:
         self.before = [procinfo.cpu_seconds(pid) for pid in self.pids]
 
     def each(self, messages: float) -> list[float]:
-        """Return what each process has spent since, for a message."""
+        """Return the CPU time of each process since then, per message."""
         now = [procinfo.cpu_seconds(pid) for pid in self.pids]
         return [(after - before) / messages for before, after in zip(self.before, now, strict=True)]
 
@@ -302,7 +302,7 @@ def find_redis(url: str) -> int:
 
 
 def idle_bytes(core: int, count: int = 5000) -> float:
-    """Return what an idle peer takes on the whole machine, with both ends of its connection; half is the server's."""
+    """Return the memory of an idle peer on the whole machine, for both ends of its connection; half is the server's."""
     with nodes(RAWWS, "", [core]) as running:
         before = available_bytes()
         with peers(RAWWS, running, count):

@@ -1,4 +1,4 @@
-"""How each server is started: on the first core, on a free port, in the mode a case asks for."""
+"""The start of each server: on the first core, on a free port, in the mode that a case needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
 
 class Unavailable(Exception):
-    """This server can't run this case here, and why."""
+    """The reason why this server can't run this case here."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Wish:
     broadcast: bool = False
     compression: bool = False
     tls: bool = False
-    distinct: bool = False  # messages differ, and what is said in them matters
+    distinct: bool = False  # messages differ, and their content matters
     handler: bool = False  # rawws as a library: a task and a handler for each connection, as the others have it
 
 
@@ -61,8 +61,8 @@ class Server:
     name: str  # as typed after --only
     title: str  # as printed
     module: str = ""  # below benchmarks.peers; empty for rawws and ws
-    packages: tuple[str, ...] = ()  # that must be importable
-    distributions: tuple[str, ...] = ()  # whose versions are reported
+    packages: tuple[str, ...] = ()  # these must be importable
+    distributions: tuple[str, ...] = ()  # their versions are reported
     compression: bool = True
 
     def missing(self) -> str | None:
@@ -255,7 +255,7 @@ def answers(port: int, handshake: bool) -> bool:
             sock.sendall(wire.upgrade_request(port, wire.new_key()))
             if b" 101 " not in sock.recv(4096):
                 return False
-            # Leave as a client should: some servers print a traceback for anything less.
+            # Close in order: some servers print a traceback otherwise.
             with suppress(OSError):
                 sock.sendall(wire.client_frame(b"\x03\xe8", wire.FIN | wire.CLOSE))
                 while sock.recv(4096):

@@ -1,6 +1,6 @@
 """The little of RFC 6455 that the load needs: a client's handshake and frames, as bytes. Measures nothing.
 
-Written by hand, and not with the code under test, so that a shared mistake can't hide.
+It is written by hand, and not with the code under test, so that a shared mistake can't hide.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def accept_value(key: bytes) -> bytes:
 
 
 def header(payload_bytes: int, first: int = FIN | TEXT) -> bytes:
-    """Return the header of an unmasked frame, in its shortest form: what a server puts before a payload."""
+    """Return the header of an unmasked frame, in its shortest form, as a server writes it before a payload."""
     if payload_bytes < 126:
         return bytes([first, payload_bytes])
     if payload_bytes < 2**16:

@@ -1,4 +1,4 @@
-"""Applications that are a function each, the server that has them, and a client that reads any response."""
+"""Applications that are one function, a server for them, and a client that reads any response."""
 
 # ruff: noqa: ARG001 (an application takes what ASGI gives it)
 
@@ -35,25 +35,25 @@ class Caller(Client):
     """A raw client that can read a response whose length isn't given."""
 
     async def until(self, mark: bytes) -> bytes:
-        """Return all that comes up to a mark, which is included."""
+        """Return all bytes up to a mark, including it."""
         while (end := self._unread.find(mark)) < 0:
             assert await self._receive_more(), f"the stream ends before {mark!r}: {bytes(self._unread)!r}"
         return self._take(end + len(mark))
 
     async def to_end(self) -> bytes:
-        """Return all that comes before the server ends the stream."""
+        """Return all bytes up to the end of the stream."""
         while await self._receive_more():
             pass
         return self._take(len(self._unread))
 
     async def receive_some(self) -> int:
-        """Read what is there, and return how many bytes it was."""
+        """Read the bytes that are there, and return their number."""
         await self._receive_more()
         return len(self._take(len(self._unread)))
 
 
 class Site:
-    """A server that runs, and the clients that the test has had connect to it."""
+    """A running server, and the clients that the test has connected to it."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -82,7 +82,7 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def serving(app: App | AsgiApp, **options: Any) -> AsyncIterator[Site]:
-    """Serve an application, with a WebSocket echo beside it, and see the server to its orderly end."""
+    """Serve an application and a WebSocket echo, and stop the server in order."""
     http = app if isinstance(app, AsgiApp) else asgi(app)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
@@ -96,7 +96,7 @@ async def serving(app: App | AsgiApp, **options: Any) -> AsyncIterator[Site]:
 
 
 def errors(caplog: pytest.LogCaptureFixture, logger: str = "rawws.http") -> list[logging.LogRecord]:
-    """Return what a logger has written that an operator would be woken for."""
+    """Return the lines of a logger that would alert an operator."""
     return [record for record in caplog.records if record.name == logger and record.levelno >= logging.ERROR]
 
 

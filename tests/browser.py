@@ -27,7 +27,7 @@ FLAGS = [
 
 
 def need_chromium() -> str:
-    """Return the path of the browser; skips or fails the test where it, or what drives it, is missing."""
+    """Return the path of the browser; skip or fail the test if it or its driver is missing."""
     need(importlib.util.find_spec("playwright"), "playwright (pip install playwright)")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     need(chromium, "chromium")
@@ -41,7 +41,7 @@ def launch(playwright: Playwright) -> Browser:
 
 
 def need_node_module(name: str) -> Path:
-    """Return the folder of a package of npm's."""
+    """Return the folder of an npm package."""
     given = os.environ.get("RAWWS_NODE_MODULES", "node_modules")
     folder = Path(given) / name
     need(folder.is_dir(), f"npm's {name} (npm install --no-save {name}, or RAWWS_NODE_MODULES=…/node_modules)")

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from tests.forked import Forker
 from tests.serving import PATIENCE_S, Serve, StartHub, StartProgram, pace, watch_the_clock
 
-# A shell makes background programs ignore Ctrl-C, and each program that a test starts would inherit that.
+# A shell makes background programs ignore Ctrl-C, and programs that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Properties that a busy machine can't fail.
@@ -27,9 +27,9 @@ settings.load_profile("rawws")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are cores, since a third of the time is waiting for programs and clocks.
+    """Return one process more than there are cores: a third of the time is spent waiting for programs and clocks.
 
-    With more than four, tests that are about time would wait for a core.
+    With more than four, tests of timing would wait for a core.
     """
     return min(4, 1 + len(os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)))
 
@@ -55,7 +55,7 @@ def bytecode() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """Takes back what a command that ran within the test has configured."""
+    """Restore the configuration that a command changed during the test."""
     logger = logging.getLogger("rawws")
     handlers, level = logger.handlers[:], logger.level
     yield
@@ -66,7 +66,7 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def alarm() -> Iterator[None]:
-    """Fails a test that hangs, by the clock on the wall, whatever it hangs in. A busy machine gets more time."""
+    """Fail a test that hangs anywhere, by the wall clock. A busy machine gets more time."""
     began = time.monotonic()
 
     def ring(*_: object) -> None:
@@ -87,7 +87,7 @@ def alarm() -> Iterator[None]:
 
 @pytest.fixture
 async def bounded(nursery: trio.Nursery, request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """Fails the test when it hangs. The other fixtures for tests on trio bring it along.
+    """Fail the test when it hangs. The other fixtures for tests on trio depend on it.
 
     A test that has to take long is marked ``patience(seconds)``.
     """
@@ -102,7 +102,7 @@ async def bounded(nursery: trio.Nursery, request: pytest.FixtureRequest) -> Asyn
 
 @pytest.fixture
 async def serve(nursery: trio.Nursery, bounded: None) -> AsyncIterator[Serve]:  # noqa: ARG001
-    """Starts servers in the test's nursery, each on a port of its own."""
+    """Start servers in the test's nursery, each on its own port."""
     starter = Serve(nursery)
     try:
         yield starter
@@ -112,7 +112,7 @@ async def serve(nursery: trio.Nursery, bounded: None) -> AsyncIterator[Serve]:  
 
 @pytest.fixture
 async def start_hub(nursery: trio.Nursery, bounded: None) -> AsyncIterator[StartHub]:  # noqa: ARG001
-    """Starts hubs in the test's nursery."""
+    """Start hubs in the test's nursery."""
     starter = StartHub(nursery)
     try:
         yield starter
@@ -122,7 +122,7 @@ async def start_hub(nursery: trio.Nursery, bounded: None) -> AsyncIterator[Start
 
 @pytest.fixture(scope="session")
 def forker(bytecode: None) -> Iterator[Forker]:  # noqa: ARG001
-    """The process whose forks are the programs."""
+    """The process from which the programs are forked."""
     forker = Forker()
     try:
         yield forker
@@ -132,7 +132,7 @@ def forker(bytecode: None) -> Iterator[Forker]:  # noqa: ARG001
 
 @pytest.fixture
 def start_program(forker: Forker) -> Iterator[StartProgram]:
-    """Starts ``python -m rawws`` processes, and ends those that the test has left running."""
+    """Start ``python -m rawws`` processes, and end the ones that the test has left running."""
     starter = StartProgram(forker)
     try:
         yield starter

@@ -1,15 +1,15 @@
-"""An echo server, which is that of `websockets`, with a fault: for the tests of ``rawws check``.
+"""An echo server on `websockets` with a fault, for the tests of ``rawws check``.
 
-Started as ``python -m tests.dying_server FAULT DEADLY``, with a listening socket as its standard input. DEADLY are the
-bytes, in hex, that bring the fault about, wherever they stand in what a client sends.
+It is started as ``python -m tests.dying_server FAULT DEADLY``, with a listening socket as its standard input. DEADLY
+are the bytes, in hex, that cause the fault, wherever a client sends them.
 
 =========  ====================================================================================
 ``none``   it has no fault
 ``crash``  the process ends at once
 ``fork``   the same, in a child of a process that starts another one at once, and holds the listening socket
-``hang``   the process goes on without ever answering anybody
+``hang``   the process keeps running, but never answers again
 ``leak``   no connection is ever closed, until the process has used up its descriptors; DEADLY isn't needed for that
-``idle``   it cuts off clients that have sent nothing for so many seconds, without a close: ``idle:1.5``
+``idle``   it disconnects clients that have sent nothing for N seconds, without a close: ``idle:1.5``
 =========  ====================================================================================
 """
 

@@ -1,7 +1,7 @@
-"""``python -m rawws`` many times for one start of Python: a process that has imported rawws, and is forked for each.
+"""``python -m rawws`` many times for one start of Python: a process that has imported rawws is forked for each.
 
 An interpreter that imports trio and rawws takes a third of a second of CPU, and the tests start hundreds of programs. A
-fork of one that has imported them takes a hundredth, and is a process of its own all the same: with its own arguments,
+fork of one that has imported them takes a hundredth, and is still a separate process: with its own arguments,
 environment, directory, signals, descriptors and end. The start itself is tested with ``StartProgram.begin``,
 which forks nothing.
 
@@ -30,7 +30,7 @@ MAX_REQUEST_BYTES = 1 << 20
 
 
 def python_variables() -> dict[str, str]:
-    """Return the variables that an interpreter reads at its start, and a fork doesn't read again."""
+    """Return the variables that an interpreter reads only at its start, and a fork does not."""
     return {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
 
 
@@ -69,7 +69,7 @@ class Forked:
 
 
 class Forker:
-    """The process that is forked, as seen from the tests. It starts when it is needed first."""
+    """The process that is forked, as seen from the tests. It starts at its first use."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,7 +77,7 @@ class Forker:
         self._variables: dict[str, str] = {}
 
     def can_start(self, command: Sequence[str | bytes]) -> bool:
-        """Whether a fork is what this command would be."""
+        """Return whether a fork can stand for this command."""
         if list(command[:3]) != [sys.executable, "-m", "rawws"]:
             return False
         return self._process is None or self._variables == python_variables()
@@ -116,14 +116,14 @@ class Forker:
         return self._socket
 
     def close(self) -> None:
-        """End the process. The programs that it has become are left alone."""
+        """End the process. Its forks keep running."""
         if self._socket is not None and self._process is not None:
             self._socket.close()
             self._process.wait(30)
 
 
 def run_program(arguments: list[str], directory: str, environment: Mapping[str, str]) -> int:
-    """Be ``python -m rawws`` in this process, and return its status."""
+    """Run ``python -m rawws`` in this process, and return its exit status."""
     from rawws.cli import main
 
     os.chdir(directory)
@@ -140,11 +140,11 @@ def run_program(arguments: list[str], directory: str, environment: Mapping[str, 
 
 def serve_forks() -> int:
     """Fork for each request; return in the forks, with their program's status, and at the end."""
-    import rawws.cli  # noqa: F401  # what each fork shall have
+    import rawws.cli  # noqa: F401  # every fork needs it
 
-    gc.freeze()  # else each fork, when it looks for garbage, would copy the memory that it shares
+    gc.freeze()  # otherwise a fork that collects garbage would copy the shared memory
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the tests and for the programs
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the watchers
     requests = socket.socket(fileno=os.dup(0))
     while True:
         data, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, DESCRIPTORS)

@@ -1,4 +1,4 @@
-"""A server whose memory is measured: `test_memory.py` runs it as a process, so that nothing but the server is in it.
+"""A server whose memory is measured: `test_memory.py` runs it as a process, so that it holds nothing but the server.
 
 It prints its ports as JSON, and after that one line of JSON for each line that it reads: the bytes that rawws counts
 (`rawws.relay.memory.Memory`), the bytes that the process has in use, and the bytes and messages that it has received.
@@ -55,9 +55,9 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def used_bytes() -> int:
-    """Return how many bytes the process has in use: what malloc has given out, and what Python's own allocator has.
+    """Return how many bytes the process has in use: those of malloc, and those of Python's own allocator.
 
-    Unlike the resident set, this is exact: it has no free memory in it, and none that is lost to fragmentation.
+    Unlike the resident set, this is exact: it includes neither free memory nor fragmentation.
     """
     gc.collect()
     mallinfo2 = ctypes.CDLL(None).mallinfo2
@@ -80,7 +80,7 @@ def used_bytes() -> int:
 
 
 def listener() -> socket.socket:
-    """Return a socket whose connections have small buffers, so that what a client doesn't read waits in the server."""
+    """Return a socket whose connections have small buffers, so that unread data waits in the server."""
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     listening.bind(("127.0.0.1", 0))
@@ -95,7 +95,7 @@ async def never_reads(_: rawws.WebSocket) -> None:
 async def echoes(ws: rawws.WebSocket) -> None:
     with contextlib.suppress(rawws.ConnectionClosed):
         while True:
-            await ws.send(await ws.recv())  # without a name for the message, which would keep it
+            await ws.send(await ws.recv())  # a name for the message would keep it in memory
 
 
 async def never_answers(_: rawws.Request) -> str:
@@ -105,7 +105,7 @@ async def never_answers(_: rawws.Request) -> str:
 
 async def main(certificate: str) -> None:
     with contextlib.suppress(ImportError):
-        import_module("numpy")  # which rawws would load when the first large message comes
+        import_module("numpy")  # rawws would load it at the first large message
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
     hub = rawws.Hub(settings=lambda path: SETTINGS.get(path.split("/")[1]))

@@ -104,18 +104,18 @@ class RawTls:
         weakref.finalize(self, _free, library, self._tls, context)
 
     def receive(self, data: bytes) -> None:
-        """Take over what the peer has sent."""
+        """Take bytes that the peer has sent."""
         assert self._library.BIO_write(self._incoming, data, len(data)) == len(data)
 
     def to_send(self) -> bytes:
-        """Return what is to go to the peer."""
+        """Return the bytes to be sent to the peer."""
         size = self._library.BIO_ctrl(self._outgoing, BIO_PENDING, ctypes.c_long(0), None)
         buffer = ctypes.create_string_buffer(max(size, 1))
         assert size == 0 or self._library.BIO_read(self._outgoing, buffer, size) == size
         return buffer.raw[:size]
 
     def do_handshake(self) -> bool:
-        """Go on with the handshake as far as possible, and say whether it is complete."""
+        """Continue the handshake as far as possible, and return whether it is complete."""
         done: int = self._library.SSL_do_handshake(self._tls)
         return done == 1
 

@@ -2,8 +2,8 @@
 
 ``python -m tests.own_coverage`` runs the own test files of each module of rawws/wire/, rawws/broadcast/ and
 rawws/inspect/, and them alone, under coverage. It ends with status 1 if a module has none, if they fail, or if they
-leave something out. A test of another module that happens to run a line is no test of it: it would pass just as well if
-the line did something else.
+leave a line out. A test of another module that happens to run a line does not test it: it would also pass if the line
+did something else.
 
 The own files of FOLDER/NAME.py are tests/FOLDER/test_NAME.py and tests/FOLDER/test_NAME_*.py, except those that belong
 to another module by its longer name. Property-based tests don't count, because their examples are random. The extra
@@ -38,13 +38,13 @@ TESTS = sorted(path for folder in FOLDERS for path in (ROOT / "tests" / folder).
 
 
 def owner_of(test: Path) -> str:
-    """Return the module that a test file belongs to: of those whose names fit, the longest. Empty if there is none."""
+    """Return the module that a test file belongs to: the longest name that fits, or an empty one."""
     name = f"{test.parent.name}/{test.stem.removeprefix('test_')}"
     return max((module for module in MODULES if f"{name}_".startswith(f"{module}_")), key=len, default="")
 
 
 def shortfall(module: str, folder: Path) -> str:
-    """Run a module's own tests, and return a sentence about what is missing; empty where they cover it."""
+    """Run a module's own tests, and return a sentence about the lines that are missing, or nothing."""
     own = [str(test.relative_to(ROOT)) for test in TESTS if owner_of(test) == module]
     if not own:
         return f"{module}: it has no test file of its own, such as tests/{module.replace('/', '/test_')}.py"

@@ -1,4 +1,4 @@
-"""Real reverse proxies in front of a server, which add no header fields unless they are configured to."""
+"""Real reverse proxies in front of a server. They add no header fields unless they are configured to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.redis_server import free_port
 from tests.serving import LOOPBACK, PATIENCE_S, need, wait_listening_at
 
-# As nginx's own page about WebSockets has it (https://nginx.org/en/docs/http/websocket.html), and no field more.
+# The configuration of nginx's page about WebSockets (https://nginx.org/en/docs/http/websocket.html), unchanged.
 NGINX_HTTP = """
 daemon off;
 worker_processes 1;
@@ -86,7 +86,7 @@ def proxy(
     location: str = "/",
     path: str = "",
 ) -> Iterator[int]:
-    """Put a proxy in front of a port, and yield its own.
+    """Put a proxy in front of a port, and yield the port of the proxy.
 
     ``settings`` are lines for nginx's location or HAProxy's backend. ``options`` are those of HAProxy's server;
     ``location`` is nginx's, which a ``path`` replaces on the way.

@@ -1,4 +1,4 @@
-"""A real redis-server for a test, and a network between it and whoever talks to it."""
+"""A real redis-server for a test, and a network between it and its clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A server on a port of its own, which can be killed, stopped and started again."""
+    """A server on its own port that can be killed, stopped and started again."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.port = free_port()
@@ -40,7 +40,7 @@ class RedisServer:
         await self._run("--bind", LOOPBACK, "--save", "", *self._options)
 
     async def watch(self, configuration: Path) -> None:
-        """Be a sentinel, instead of a server."""
+        """Become a sentinel instead of a server."""
         await self._run(str(configuration), "--sentinel")
 
     async def _run(self, *arguments: str) -> None:
@@ -56,7 +56,7 @@ class RedisServer:
         raise AssertionError("redis-server doesn't come")
 
     def kill(self) -> None:
-        """End it at once (SIGKILL), as a power cut does."""
+        """End the server at once (SIGKILL), as a power cut does."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -70,7 +70,7 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
     async def ask(self, *command: str | bytes) -> Any:
-        """Send a command by a connection of its own, and return a simple answer."""
+        """Send a command over a new connection, and return its simple answer."""
         stream = await trio.open_tcp_stream(LOOPBACK, self.port)
         async with stream:
             raw = [b"*%d\r\n" % len(command)]
@@ -103,14 +103,14 @@ async def redis_server(directory: Path, *options: str) -> AsyncIterator[RedisSer
 
 
 class Network:
-    """A proxy in front of a server: it can be cut, stand still, or swallow what comes back."""
+    """A proxy in front of a server that can disconnect, stall, or swallow the answers."""
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.port = 0
         self.is_cut = False
         self._connections: list[trio.CancelScope] = []
-        self._gates = {True: _Gate(), False: _Gate()}  # by whether it is the way to the server
+        self._gates = {True: _Gate(), False: _Gate()}  # True for the direction to the server
 
     @property
     def url(self) -> str:
@@ -132,7 +132,7 @@ class Network:
         self.is_cut = False
 
     def hold(self, *, to_server: bool) -> Callable[[], None]:
-        """Keep back what is under way in one direction, on the connections that there are. Returns what lets it go."""
+        """Hold the data in one direction on the existing connections. Return a function that releases it."""
         gate = self._gates[to_server]
         gate.close()
         self._gates[to_server] = _Gate()

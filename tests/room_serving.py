@@ -1,4 +1,4 @@
-"""Helpers of the tests of rooms: a hub behind a server, its clients, event streams and POSTs."""
+"""Helpers for the tests of rooms: a hub behind a server, its clients, event streams and POSTs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def post(path: str, body: bytes, *lines: str, content_type: str = "text/plain") 
 
 
 class Reader:
-    """An event stream, read as it comes."""
+    """An event stream, read as it arrives."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -43,7 +43,7 @@ class Reader:
         return cls(client)
 
     async def events(self, count: int) -> list[Event]:
-        """Return the next so many events."""
+        """Return the next ``count`` events."""
         while True:
             end = self._raw.rfind(b"\n\n") + 2
             found = read_events(self._raw[:end]) if end > 1 else []
@@ -104,7 +104,7 @@ class Rooms:
 async def rooms(
     nursery: trio.Nursery, *, guard: Guard | None = None, backplane: Any = (), **settings: Any
 ) -> AsyncIterator[Rooms]:
-    """A server with rooms, which are shared through a backplane if one is given: by a URL or several, or as it is."""
+    """A server with rooms, shared through the backplane if one is given: by one or several URLs, or as an object."""
     serve_settings: dict[str, Any] = {
         name: settings.pop(name)
         for name in ("authenticate", "ping_interval", "ping_timeout", "max_connections")

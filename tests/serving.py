@@ -43,24 +43,24 @@ from tests.forked import Forked, Forker
 
 LOOPBACK = "127.0.0.1"
 
-# RFC 6455 §1.3 and §5.7: the key, what is made of it, and the masking key of the examples.
+# RFC 6455 §1.3 and §5.7: the key, its accept value, and the masking key of the examples.
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 MASK_KEY = bytes.fromhex("37fa213d")
 
-# No test here needs a tenth of it on a machine that does nothing else. It is there for the one that hangs; other
-# programs that keep the cores busy are no reason to fail.
+# No test needs a tenth of it on an idle machine. It ends a test that hangs, and is long enough for a machine whose
+# cores are busy with other programs.
 PATIENCE_S = 60.0
 
 
 def pace() -> float:
-    """How many times longer than on an idle machine something takes: the programs that want a core, for each core."""
+    """Return how many times longer something takes than on an idle machine: the programs per core that want to run."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1.0, os.getloadavg()[0] / cores)
 
 
 def need(present: object, what: str) -> None:
-    """Skip the test when a program that it needs is missing; fail it where everything has to be there."""
+    """Skip the test if a program that it needs is missing; fail it where everything has to be installed."""
     if present:
         return
     reason = f"{what} is not installed"
@@ -110,11 +110,11 @@ def close(code: int = 1000, reason: str = "") -> bytes:
     return masked(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
 
-# Bytes that it receives
+# Bytes that a client receives
 
 
 class Seen(NamedTuple):
-    """One frame from the server, which is whole and unmasked or has failed the test already."""
+    """One frame from the server. An incomplete or masked frame has failed the test before."""
 
     opcode: Opcode
     payload: bytes
@@ -171,7 +171,7 @@ class Client:
         return bool(data)
 
     async def take_some(self) -> bytes:
-        """Return what has come, or comes next; empty at the end."""
+        """Return the bytes that are there, or come next; empty at the end."""
         if not self._unread:
             await self._receive_more()
         return self._take(len(self._unread))
@@ -182,7 +182,7 @@ class Client:
         return taken
 
     async def answer(self, *, body: bool = True) -> Answer:
-        """Return the next response; ``body=False`` for an answer to HEAD, which only says how long it would be."""
+        """Return the next response; ``body=False`` for an answer to HEAD, which declares a length but has no body."""
         while (end := self._unread.find(b"\r\n\r\n")) < 0:
             assert await self._receive_more(), f"the stream ends inside a response: {bytes(self._unread)!r}"
         status_line, *lines = self._take(end + 4)[:-4].decode("ascii").split("\r\n")
@@ -224,7 +224,7 @@ class Client:
         return self
 
     async def frame(self) -> Seen:
-        """Return the next frame. Fails the test when there is none, or when it isn't one that a server may send."""
+        """Return the next frame. Fail the test if there is none, or if a server may not send it."""
         while (header := parse_header(self._unread)) is None:
             assert await self._receive_more(), f"the stream ends where a frame was due: {bytes(self._unread)!r}"
         size = len(header.raw) + header.payload_bytes
@@ -238,25 +238,25 @@ class Client:
         return [await self.frame() for _ in range(count)]
 
     async def frames_to_close(self) -> list[Seen]:
-        """Return every frame up to the server's close, that one included."""
+        """Return every frame up to the server's close, including it."""
         frames = [await self.frame()]
         while frames[-1].opcode is not Opcode.CLOSE:
             frames.append(await self.frame())
         return frames
 
     async def assert_end(self) -> None:
-        """The server has ended the stream, in order, and everything in it has been read."""
+        """Assert that the server has ended the stream in order, and that everything has been read."""
         rest = bytes(self._unread) + await self._socket.recv(1 << 16)
         assert rest == b""
 
     async def wait_lost(self) -> None:
-        """Wait for the server to be gone, in whatever way."""
+        """Wait until the connection has ended in any way."""
         with contextlib.suppress(ConnectionError):
             while await self._receive_more():
                 pass
 
     def try_send(self, data: bytes | memoryview) -> int:
-        """Send what the kernel takes now, which may be nothing."""
+        """Send as much as the kernel takes now, possibly nothing."""
         try:
             return self.stdlib_socket.send(data)
         except BlockingIOError:
@@ -294,13 +294,13 @@ class _Starter:
 
 
 class Running:
-    """A server that runs in the test's nursery, and the clients that the test has had connect to it."""
+    """A server in the test's nursery, and the clients that the test has connected to it."""
 
     def __init__(self, server: Server, hub: Hub, clients: list[HangsUp]) -> None:
         self.server = server
         self.hub = hub
         self.port = server.port
-        self.clients = clients  # to be hung up on at the end
+        self.clients = clients  # closed at the end
 
     async def connect(self) -> Client:
         client = Client(socket.socket())
@@ -374,7 +374,7 @@ def make_server(
 
 
 class RunningHub:
-    """A hub without HTTP in front, whose peers are socket pairs: what the kernel buffers is small, and known."""
+    """A hub without HTTP in front. Its peers are socket pairs, so the kernel's buffers are small and known."""
 
     def __init__(self, hub: Hub, endpoint: PeerGroup, fast_lane: bool, clients: list[HangsUp]) -> None:
         self.hub = hub
@@ -399,7 +399,7 @@ class RunningHub:
         extensions: str = "",
         subprotocol: str | None = None,
     ) -> Client:
-        """Put a new peer into a room. ``send_buffer`` bounds what it can be sent before it reads."""
+        """Put a new peer into a room. ``send_buffer`` bounds the bytes that it can be sent before it reads."""
         ours, client = self.pair(send_buffer=send_buffer)
         self.adopt(Transport(ours), path, trailing_data, extensions, subprotocol)
         return client
@@ -437,7 +437,7 @@ class RunningHub:
 
 
 def websocket_on(connected: socket.socket, number: int, endpoint: PeerGroup) -> WebSocket:
-    """Return what a handler holds."""
+    """Return the WebSocket that a handler holds."""
     return WebSocket(
         Transport(connected),
         Role.SERVER,
@@ -470,7 +470,7 @@ class StartHub(_Starter):
 
 
 async def watch_the_clock(over: threading.Event, patience_s: float) -> None:
-    """Fail the test when it takes too long by the clock on the wall, which a mock clock doesn't stop.
+    """Fail the test if it takes too long by the wall clock, which a mock clock doesn't stop.
 
     A machine that has become busy since the test began gets more time.
     """
@@ -499,7 +499,7 @@ class Lines:
         self._arriving.put(None)
 
     def next(self) -> str | None:
-        """Return the next line, or None at the end. Raises queue.Empty when there is none in time."""
+        """Return the next line, or None at the end. Raises queue.Empty if there is none in time."""
         return self._arriving.get(timeout=PATIENCE_S)
 
     def rest(self) -> str:
@@ -513,7 +513,7 @@ class Lines:
 
 
 def wait_listening_at(port: int) -> None:
-    """Wait until something takes connections at a port."""
+    """Wait until a program accepts connections on a port."""
     end = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -526,7 +526,7 @@ def wait_listening_at(port: int) -> None:
 
 
 class Program:
-    """``python -m rawws`` on a port of its own, and what it writes to its log. Its calls block, within bounds."""
+    """``python -m rawws`` on its own port, and its log. The methods block, within a time limit."""
 
     def __init__(self, process: subprocess.Popen[str] | Forked) -> None:
         assert process.stderr is not None
@@ -543,7 +543,7 @@ class Program:
         return self
 
     def wait_for_line(self, part: str) -> str:
-        """Return the next line of the log that has this in it."""
+        """Return the next line of the log that contains this text."""
         while True:
             try:
                 line = self._log.next()
@@ -556,7 +556,7 @@ class Program:
                 return line
 
     def page_link(self) -> str:
-        """Return the link to its page, which it logs with the token right after it listens."""
+        """Return the link to its page. The program logs it, with the token, right after it listens."""
         if not self._page_link:
             read = [line for line in self.lines if "?token=" in line]
             line = read[0] if read else self.wait_for_line("?token=")
@@ -575,7 +575,7 @@ class Program:
         self.process.send_signal(number)
 
     def wait(self, timeout_s: float = PATIENCE_S) -> int:
-        """Return its exit status; all of its log is in ``lines`` then."""
+        """Return the exit status; ``lines`` then holds the whole log."""
         status = self.process.wait(timeout_s)
         while (line := self._log.next()) is not None:
             self.lines.append(line)
@@ -645,7 +645,7 @@ class StartProgram:
         return program
 
     def run(self, *arguments: str | bytes, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a program that is to end by itself, and return its status and what it wrote."""
+        """Run a program that ends by itself, and return its exit status and output."""
         command = [*self.command, *arguments]
         if self._forker.can_start(command):
             process = self._forker.start(arguments, directory, is_captured=True)

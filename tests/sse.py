@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Event(NamedTuple):
-    """One event, and the id that stood when it was dispatched."""
+    """One event, and the last id when it was dispatched."""
 
     kind: str
     data: str
@@ -34,10 +34,10 @@ def read_events(stream: bytes) -> list[Event]:
             case "data":
                 data += value + "\n"
             case _:
-                pass  # a comment, `retry`, or a field that nobody knows
+                pass  # a comment, `retry`, or an unknown field
     return events
 
 
 def as_onmessage_gets(text: str) -> str:
-    """Return a text as it arrives in an event: CR LF and CR, which end a line as LF does, are LF."""
+    """Return a text as it arrives in an event: CR LF and CR end a line too, and become LF."""
     return text.replace("\r\n", "\n").replace("\r", "\n")

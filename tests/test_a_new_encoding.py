@@ -1,8 +1,8 @@
 """A new way to read a room, as an extension would add it: newline-delimited JSON.
 
 It is one class, and one line in the table of `rawws.server.room_app`; nothing else in rawws knows of it. The response
-is read over a real socket: history, live messages, gaps, a reader that is too slow, presence, heartbeats, and what
-/metrics says.
+is read over a real socket: history, live messages, gaps, a reader that is too slow, presence, heartbeats, and
+/metrics.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def extended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room_app, "READERS", [Stream(NDJSON), *room_app.READERS])  # the line in the table
 
 
-# How it is used
+# Its use
 
 
 class Lines:
@@ -106,7 +106,7 @@ def number_of(message: dict[str, Any]) -> int:
     return int(message["id"].rpartition("-")[2])
 
 
-async def test_the_history_comes_first_and_then_what_is_published(nursery: trio.Nursery) -> None:
+async def test_the_history_comes_before_new_messages(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=10) as running:
         room = running.hub.room("/room")
         ids = [(await running.publish("/room", text))["id"] for text in ("one", "two\r\nlines")]
@@ -124,7 +124,7 @@ async def test_the_history_comes_first_and_then_what_is_published(nursery: trio.
         assert [await reader.next() for _ in range(2)] == [{"text": "to you alone\n"}, {"base64": "/g=="}]
 
 
-async def test_a_reader_resumes_where_it_was_and_is_sent_a_gap_if_that_is_too_long_ago(nursery: trio.Nursery) -> None:
+async def test_a_reader_resumes_at_its_position_or_is_sent_a_gap(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=2) as running:
         ids = [(await running.publish("/room", str(number)))["id"] for number in range(4)]
         reader = await Lines.open(await running.connect(), f"/room?since={ids[2]}")
@@ -134,7 +134,7 @@ async def test_a_reader_resumes_where_it_was_and_is_sent_a_gap_if_that_is_too_lo
         assert [(await late.next())["text"] for _ in range(2)] == ["2", "3"]
 
 
-async def test_a_part_of_a_turn_is_replayed_from_the_message_on_that_was_asked_for(nursery: trio.Nursery) -> None:
+async def test_a_replay_starts_at_the_requested_message_within_a_turn(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=10) as running:
         running.hub.room("/room").publish_many(["a", "b", "c"])
         reader = await Lines.open(await running.connect(), "/room?last=2")
@@ -164,7 +164,8 @@ async def test_a_reader_that_is_too_slow_skips_messages_and_is_sent_their_number
         while current_loop().traffic.messages_skipped < 10:
             room.publish(f"{total} " + "x" * 10_000)
             total += 1
-            await trio.sleep(0)  # the loop encodes so much in a turn, and a reader is not late for what is left
+            # The loop encodes a bounded number of bytes in a turn, and a reader does not lag for the rest.
+            await trio.sleep(0)
             assert total < 10_000, "nothing is skipped"
         room.publish("last")
         got, skipped, line = [], 0, await reader.next()

@@ -25,11 +25,11 @@ from tests.serving import Client, RunningHub, StartHub, close, text
 EVERY = 10
 PADDING = "x" * 500
 MESSAGES = 2000
-SMALL = 4096  # a socket's send buffer, which takes a few messages
+SMALL = 4096  # a socket's send buffer; it holds a few messages
 
 
 class Sample(Selects):
-    """A lagging peer gets every tenth message, as many of these as ``max_lag_bytes`` hold."""
+    """A lagging peer gets every tenth message, up to ``max_lag_bytes`` of these."""
 
     __slots__ = ("_bytes", "_kept")
 
@@ -67,7 +67,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def flood(running: RunningHub) -> None:
-    """Publish messages that say their own number, which is also the log's."""
+    """Publish messages whose text is their number in the log."""
     room = running.hub.room("/")
     for number in range(1, MESSAGES + 1):
         room.publish(f"{number} {PADDING}")
@@ -116,7 +116,7 @@ async def test_a_lagging_peer_gets_every_tenth_message_and_the_others_all(start_
     await slow.frames_to_close()
 
 
-async def test_a_selection_is_bounded_and_the_newest_of_it_are_kept(start_hub: StartHub) -> None:
+async def test_a_selection_is_bounded_and_keeps_the_newest(start_hub: StartHub) -> None:
     running = start_hub(slow="sample", max_lag_bytes=20 * len(PADDING))
     slow = running.join(send_buffer=SMALL)
     await flood(running)
@@ -126,7 +126,7 @@ async def test_a_selection_is_bounded_and_the_newest_of_it_are_kept(start_hub: S
     assert got[-19:] == list(range(MESSAGES - 18 * EVERY, MESSAGES + 1, EVERY))
 
 
-async def test_one_room_of_several_can_have_it(start_hub: StartHub) -> None:
+async def test_one_room_of_several_can_have_the_policy(start_hub: StartHub) -> None:
     def settings(path: str) -> RoomSettings | None:
         return RoomSettings(slow="sample") if path == "/" else None
 
@@ -134,12 +134,12 @@ async def test_one_room_of_several_can_have_it(start_hub: StartHub) -> None:
     slow = running.join(send_buffer=SMALL)
     await flood(running)
     check_sample(await numbers_of(slow, MESSAGES))
-    await slow.send(text("hello"))  # the room still takes what it says
+    await slow.send(text("hello"))  # the room still accepts its messages
     assert (await slow.frame()).payload == b"hello"
     assert state_of(running.hub.room("/other")).policy.name == "close"
 
 
-async def test_the_command_line_has_it(start_hub: StartHub) -> None:
+async def test_the_command_line_offers_the_policy(start_hub: StartHub) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     options = parser.parse_args(["--slow", "sample"])
@@ -152,7 +152,7 @@ async def test_the_command_line_has_it(start_hub: StartHub) -> None:
     check_sample(await numbers_of(slow, MESSAGES))
 
 
-def test_without_its_row_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_policy_without_a_row_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(POLICIES, "sample")
     with pytest.raises(UsageError, match="there is no policy for slow peers 'sample'"):
         Hub(slow="sample")

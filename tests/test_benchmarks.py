@@ -1,6 +1,6 @@
 """The benchmark works: its counting is exact, and every case runs for a moment on rawws alone.
 
-No figure is looked at. How fast this machine is, is none of the tests' business.
+No figure is checked: the speed of the machine is no subject of a test.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def test_frames_are_as_long_as_they_say(size: int) -> None:
 
 
 @linux_only
-def test_a_stretch_lasts_until_something_has_come() -> None:
+def test_a_stretch_lasts_until_a_message_has_come() -> None:
     payload = b"x" * 64
     ours, theirs = socket.socketpair()
-    theirs.send(wire.server_frame(payload))  # what the first message is checked by
+    theirs.send(wire.server_frame(payload))  # the load compares it with its own payload
     load = Echo([ours], payload, window=2, opcode=wire.TEXT)
     late = threading.Timer(0.1, theirs.send, [wire.server_frame(payload)])
     late.start()
@@ -101,7 +101,7 @@ def test_a_row_survives_json() -> None:
 @pytest.mark.parametrize(
     ("server_cpu", "load_cpu", "marked"), [(1.0, 1.0, False), (0.6, 0.99, True), (0.99, 0.6, False)]
 )
-def test_the_load_is_the_bottleneck_when_it_alone_is_busy(server_cpu: float, load_cpu: float, marked: bool) -> None:
+def test_the_load_is_the_bottleneck_if_only_it_is_busy(server_cpu: float, load_cpu: float, marked: bool) -> None:
     assert Row("echo", "rawws", [Measurement(1.0, server_cpu, load_cpu)]).load_was_the_bottleneck is marked
 
 
@@ -162,7 +162,7 @@ def test_every_case_runs_for_a_moment_on_rawws(tmp_path: Path) -> None:
 
 
 class Script:
-    """A room in which something was written, and a reader of it."""
+    """A room with published messages, and a reader of it."""
 
     def __init__(self, written: int = 5) -> None:
         self.faults = Faults()
@@ -173,7 +173,7 @@ class Script:
         self.other = room.read("reader 2", "polling")
 
     def take(self, *numbers: int, reader: Reader | None = None, ids: list[str] | None = None) -> list[str]:
-        """Have the reader get these messages, and return what is wrong with that by the end."""
+        """Give these messages to the reader, and return the faults that it finds."""
         for place, number in enumerate(numbers):
             message = self.messages[number - 1]
             given = ids[place] if ids else f"170-{number}"
@@ -206,23 +206,23 @@ def test_the_soak_is_content_when_every_message_comes_once_and_in_order() -> Non
     ],
     ids=["in between", "the first", "the last", "all"],
 )
-def test_the_soak_finds_what_is_lost(numbers: tuple[int, ...], fault: str) -> None:
+def test_the_soak_finds_a_lost_message(numbers: tuple[int, ...], fault: str) -> None:
     assert Script().take(*numbers) == [fault]
 
 
-def test_the_soak_finds_what_comes_twice() -> None:
+def test_the_soak_finds_a_repeated_message() -> None:
     ids = ["170-1", "170-2", "170-3", "170-4", "170-5", "170-6"]
     faults = Script().take(1, 2, 3, 3, 4, 5, ids=ids)
     assert faults == [f"twice: {WHO}message 3 of w (id 170-4) came again; expected 4"]
 
 
-def test_the_soak_finds_what_is_swapped() -> None:
+def test_the_soak_finds_swapped_messages() -> None:
     swapped, *ids = Script().take(1, 2, 4, 3, 5)
     assert swapped == f"out of order: {WHO}message 3 of w (id 170-3) came behind 4"
     assert ids == [f"out of order: {WHO}message 3 of w has the id 170-3, behind 170-4"]
 
 
-def test_the_soak_finds_what_has_another_id_for_somebody_else() -> None:
+def test_the_soak_finds_a_message_with_two_ids() -> None:
     script = Script(2)
     assert script.take(1, 2, ids=["170-1", "170-2"]) == []
     faults = script.take(1, 2, reader=script.other, ids=["170-2", "170-3"])
@@ -231,7 +231,7 @@ def test_the_soak_finds_what_has_another_id_for_somebody_else() -> None:
 
 
 @pytest.mark.parametrize("damage", ["payload", "kind", "all"])
-def test_the_soak_finds_what_is_damaged(damage: str) -> None:
+def test_the_soak_finds_a_damaged_message(damage: str) -> None:
     script = Script(1)
     message: Message = script.messages[0]
     payload = {"payload": message.payload + b"!", "kind": message.payload, "all": b"hello"}[damage]
@@ -239,7 +239,7 @@ def test_the_soak_finds_what_is_damaged(damage: str) -> None:
     assert script.faults.counts == {"damaged": 1}
 
 
-def test_the_soak_takes_a_gap_for_a_fault() -> None:
+def test_the_soak_counts_a_gap_as_a_fault() -> None:
     script = Script(0)
     script.reader.note({"at": "170-3"})
     assert (script.reader.last_id, script.faults.messages) == ("170-3", [])

@@ -74,7 +74,7 @@ class PlainSite:
 
 
 class PeerGroup:
-    """Awaiting it serves the connection, as with Starlette's endpoints."""
+    """An object that serves the connection when awaited, like an endpoint of Starlette."""
 
     def __init__(self, ws: rawws.WebSocket) -> None:
         pass
@@ -93,7 +93,7 @@ async def asgi_app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def serve(handler: Any = handle, **options: Any) -> None:
-    """Call serve, which has to raise at once."""
+    """Call serve and expect it to raise at once."""
     with trio.fail_after(PATIENCE_S):
         await rawws.serve(handler, 0, host=LOOPBACK, **options)
 
@@ -251,7 +251,9 @@ def test_an_object_that_is_no_asgi_application_is_refused(app: Any, sentence: st
         rawws.asgi(app)
 
 
-def test_a_factory_of_the_command_line_is_named_as_it_has_to_be(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_factory_on_the_command_line_is_reported_with_its_correct_form(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = "def make():\n    return app\nasync def app(scope, receive, send):\n    pass\n"
     (tmp_path / "made_here.py").write_text(source)
     monkeypatch.chdir(tmp_path)

@@ -32,7 +32,7 @@ LISTENING = re.compile(r"listening on \w+://localhost:(\d+)")
 
 
 class Example:
-    """A running example: what it writes, line by line, and its port if it has one."""
+    """A running example: its output, line by line, and its port if it has one."""
 
     def __init__(self, name: str, *arguments: str, cwd: Path) -> None:
         command = [sys.executable, "-u", "-W", "error", "-m", f"rawws.examples.{name}", *arguments]
@@ -83,7 +83,7 @@ def ask(port: int, path: str, body: str | None = None) -> httpx.Response:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_short_and_is_listed(name: str) -> None:
+def test_each_example_is_short_and_listed(name: str) -> None:
     assert len((FOLDER / f"{name}.py").read_text("utf-8").splitlines()) < 100
     assert f"``{name}``" in str(rawws.examples.__doc__)
 
@@ -171,8 +171,8 @@ def test_payments_survive_the_killing_of_the_sms_service(run: Run, tmp_path: Pat
     heard.append(sms.next_line())
     deadline = time.monotonic() + PATIENCE_S
     while not (tmp_path / "sms.state").read_text().endswith("-3") and time.monotonic() < deadline:
-        time.sleep(0.001)  # the note is made behind the SMS
-    sms.process.kill()  # and not asked
+        time.sleep(0.001)  # the service notes the id after the SMS
+    sms.process.kill()  # not asked to stop
     pay(4, 5)
     sms = start_sms()
     heard += [sms.next_line() for _ in range(2)]
@@ -181,7 +181,7 @@ def test_payments_survive_the_killing_of_the_sms_service(run: Run, tmp_path: Pat
     assert heard == [f"SMS: 'amount={number}'" for number in range(1, 7)]
 
 
-def test_the_sms_service_leaves_no_file_that_nobody_named(run: Run, tmp_path: Path) -> None:
+def test_the_sms_service_requires_a_state_file_and_writes_no_other(run: Run, tmp_path: Path) -> None:
     sms = run("payments", "sms")
     _, err = sms.process.communicate(timeout=PATIENCE_S)
     assert sms.process.returncode == 2
@@ -189,7 +189,7 @@ def test_the_sms_service_leaves_no_file_that_nobody_named(run: Run, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_app_publishes_into_a_room_beside_it(run: Run) -> None:
+def test_an_existing_app_publishes_into_a_room_next_to_it(run: Run) -> None:
     need(importlib.util.find_spec("starlette"), "Starlette")
     example = run("existing_app", "--port", "0")
     port = example.wait_listening()

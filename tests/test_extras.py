@@ -49,7 +49,7 @@ def write_wheel(folder: Path, distribution: str, version: str) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
-    """A folder of wheels in place of an index: no test asks a real one."""
+    """Return a folder of wheels in place of an index: no test asks a real one."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     write_wheel(folder, "coredis", "6.9.1")
@@ -60,7 +60,7 @@ def index(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path, index: Path) -> dict[str, str]:
-    """The variables of a shell in which rawws and its core can be imported, from a checkout that isn't installed."""
+    """Return the variables of a shell in which rawws and its core can be imported from a checkout, uninstalled."""
     core = tmp_path / "core"
     core.mkdir()
     installed = Path(sysconfig.get_path("purelib"))
@@ -130,7 +130,7 @@ def test_a_checkout_that_is_not_installed_has_the_same_requirements(monkeypatch:
     assert install_command("coredis", "numpy") == installed
 
 
-def test_a_package_that_is_not_declared_is_named_as_it_is() -> None:
+def test_an_undeclared_package_is_named_without_a_version() -> None:
     assert install_command("something").endswith(" something")
 
 
@@ -160,7 +160,7 @@ def test_no_hint_installs_rawws_itself_from_an_index() -> None:
         assert "install rawws" not in text, path
 
 
-def test_a_terminal_without_line_editing_is_offered_it(
+def test_a_terminal_without_line_editing_gets_a_hint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "prompt_toolkit", None)

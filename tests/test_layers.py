@@ -12,12 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rawws"
 
-# The folders and single modules of the package, the lowest first. A module imports its own folder and what is below.
+# The folders and single modules of the package, the lowest first. A module imports its own folder and lower ones.
 LAYERS = (
     *("version", "errors", "limits", "options"),
     "wire",  # HTTP/1.1 and WebSocket, sans-IO
     *("logs", "callables", "extras", "runtime", "hooks"),
-    "broadcast",  # what a room has published, and every encoding of it, sans-IO
+    "broadcast",  # the messages of a room, and every encoding of them, sans-IO
     "inspect",  # a connection seen from outside, sans-IO
     "tracing",
     "net",  # sockets
@@ -30,7 +30,7 @@ LAYERS = (
     "testing",
     "tools",  # a client for people, a proxy, a tester
     "page",
-    "process",  # signals, workers, and what the system says to a program
+    "process",  # signals, workers, and messages of the system to a program
     "cli",
     "examples",
 )
@@ -142,7 +142,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize("path", SANS_IO_MODULES, ids=lambda path: name_of(path))
-def test_a_sans_io_module_imports_only_what_is_pure(path: Path) -> None:
+def test_a_sans_io_module_imports_only_pure_modules(path: Path) -> None:
     assert [name for name in sorted(imports_of(path.read_text("utf-8"))) if not is_sans_io(name)] == []
 
 

@@ -1,4 +1,4 @@
-"""Limits of the whole server: each has a name, is told at /metrics, and says what it was when it refuses."""
+"""Limits of the whole server: each has a name, is reported at /metrics, and is named in its refusals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def start(nursery: trio.Nursery, handler: Any, **settings: Any) -> rawws.S
     return server
 
 
-# Memory, all in all
+# Memory of the whole server
 
 
 async def test_the_peers_that_hold_most_are_dropped_first(
@@ -89,7 +89,7 @@ async def test_waiting_and_incomplete_messages_count(nursery: trio.Nursery) -> N
     server.stop()
 
 
-async def test_messages_count_for_what_they_take_and_not_for_what_they_say(nursery: trio.Nursery) -> None:
+async def test_messages_count_with_the_memory_that_they_occupy(nursery: trio.Nursery) -> None:
     async def never_reads(_: rawws.WebSocket) -> None:
         await trio.sleep_forever()
 
@@ -102,7 +102,7 @@ async def test_messages_count_for_what_they_take_and_not_for_what_they_say(nurse
     server.stop()
 
 
-async def test_histories_are_given_up_and_that_is_told_once(
+async def test_histories_are_dropped_and_that_is_logged_once(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub = rawws.Hub(history=1000)
@@ -125,7 +125,7 @@ async def test_histories_are_given_up_and_that_is_told_once(
     server.stop()
 
 
-async def test_histories_of_rooms_in_which_nobody_is_go_first_and_of_these_the_quietest(nursery: trio.Nursery) -> None:
+async def test_the_histories_of_the_quietest_empty_rooms_are_dropped_first(nursery: trio.Nursery) -> None:
     hub = rawws.Hub(history=1000)
     server = await start(nursery, hub, max_memory=150 * KIB)
     reader = await open_client(server, "/lively")
@@ -148,7 +148,7 @@ async def test_histories_of_rooms_in_which_nobody_is_go_first_and_of_these_the_q
     server.stop()
 
 
-async def test_ten_thousand_rooms_that_were_asked_for_count_too(nursery: trio.Nursery) -> None:
+async def test_hundreds_of_requested_rooms_count_too(nursery: trio.Nursery) -> None:
     hub = rawws.Hub()
     server = await start(nursery, hub, http=rawws.rooms(hub), max_memory=300 * KIB)
     client = await Client.unconnected().connect(server.port)
@@ -185,11 +185,11 @@ async def test_keys_that_make_a_retry_safe_count_too(nursery: trio.Nursery) -> N
     server.stop()
 
 
-async def test_bodies_that_have_not_come_whole_count_too(nursery: trio.Nursery) -> None:
+async def test_incomplete_bodies_count_too(nursery: trio.Nursery) -> None:
     hub = rawws.Hub()
     app = rawws.rooms(hub, publish_token="secret")
     server = await start(nursery, hub, http=app, max_memory=300 * KIB, drain=0)
-    # A body that is refused is passed over, and not kept.
+    # The server skips a refused body, and does not keep it.
     head = b"POST /room HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\nAuthorization: Bearer secret\r\n\r\n"
     with trio.fail_after(PATIENCE_S):
         large, small, refused = [await Client.unconnected().connect(server.port) for _ in range(3)]
@@ -214,7 +214,7 @@ async def test_idle_connections_count_and_the_largest_are_closed_first(nursery: 
         idle = [await Client.unconnected().connect(server.port) for _ in range(80)]
         while memory.used_bytes() < 200 * KIB or memory.used_bytes() > 300 * KIB:
             await trio.sleep(0.01)
-        for _ in range(3):  # once it is enough, the others stay
+        for _ in range(3):  # the others stay when enough memory is free
             held = memory.used_bytes()
             await trio.sleep(0.12)
             assert memory.used_bytes() == held > 200 * KIB
@@ -306,7 +306,7 @@ async def test_a_slow_poll_of_a_large_message_costs_no_more_than_the_message(nur
     server.stop()
 
 
-async def test_a_peer_that_reads_nothing_while_it_is_closed_is_cut_off(
+async def test_a_peer_that_reads_nothing_during_its_close_is_dropped(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def says_much(ws: rawws.WebSocket) -> None:
@@ -324,10 +324,10 @@ async def test_a_peer_that_reads_nothing_while_it_is_closed_is_cut_off(
     server.stop()
 
 
-# Time, all in all
+# Time limits of the whole server
 
 
-async def test_a_program_that_blocks_is_told_of(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_program_that_blocks_is_reported(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
     async def computes(ws: rawws.WebSocket) -> None:
         async for _ in ws:
             time.sleep(0.8)
@@ -346,7 +346,7 @@ async def test_a_program_that_blocks_is_told_of(nursery: trio.Nursery, caplog: p
 @pytest.mark.parametrize(
     ("max_size", "of_rooms", "most"), [(10, None, 10), (10, 5, 5), (10, 20, 20), (100 * KIB, None, 100 * KIB)]
 )
-async def test_a_post_may_have_what_a_message_may_unless_it_is_said_otherwise(
+async def test_a_post_may_be_as_large_as_a_message_by_default(
     nursery: trio.Nursery, max_size: int, of_rooms: int | None, most: int
 ) -> None:
     hub = rawws.Hub()
@@ -362,7 +362,7 @@ async def test_a_post_may_have_what_a_message_may_unless_it_is_said_otherwise(
     server.stop()
 
 
-# By name
+# Names of limits
 
 
 @pytest.mark.parametrize(
@@ -384,12 +384,12 @@ async def test_a_post_may_have_what_a_message_may_unless_it_is_said_otherwise(
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
-async def test_a_refusal_says_which_limit_it_was_whose_and_how_large(
+async def test_a_refusal_names_the_limit_its_owner_and_its_value(
     start_program: StartProgram, flags: list[str], request_: bytes, status: int, message: str
 ) -> None:
     program = start_program(*flags)
     first = await program.connect()
-    if flags[0] != "--max-headers":  # which a handshake is over
+    if flags[0] != "--max-headers":  # a handshake has more fields than that
         await first.open("/one")
     client = await program.connect()
     with trio.fail_after(PATIENCE_S):
@@ -399,7 +399,7 @@ async def test_a_refusal_says_which_limit_it_was_whose_and_how_large(
     client.hang_up()
 
 
-async def test_every_limit_is_told_by_its_flag(start_program: StartProgram) -> None:
+async def test_every_limit_is_named_by_its_flag(start_program: StartProgram) -> None:
     flags = {"--max-connections": "100", "--max-memory": "64M", "--max-rooms": "7", "--rate": "50", "--drain": "2"}
     program = start_program("--metrics", *(each for pair in flags.items() for each in pair))
     client = await program.connect()

@@ -16,7 +16,7 @@ from rawws.errors import UsageError
 from rawws.limits import NO_LIMIT, Limits
 from rawws.options import CONNECTION, SERVER, ConnectionOptions, ServerOptions
 
-# Each function, its options, and the fields of these that it does not take, or takes with a default of its own.
+# Each function, its options, and the fields of these that it lacks, or has with another default.
 FUNCTIONS: list[tuple[Callable[..., Any], ConnectionOptions, set[str], dict[str, Any]]] = [
     (rawws.serve, SERVER, set(), {}),
     (rawws.attach, CONNECTION, set(), {}),

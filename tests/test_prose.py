@@ -90,12 +90,12 @@ def test_a_finding_names_its_line(prose: ModuleType) -> None:
     assert [finding.line for finding in prose.findings_in_python(comment, "a.py")] == [3]
 
 
-def test_code_and_headings_are_not_prose(prose: ModuleType) -> None:
+def test_code_and_headings_are_not_checked(prose: ModuleType) -> None:
     text = "## What it is\n\n```text\nWho is there\n```\n\nA sentence.\n"
     assert list(prose.findings_in_markdown(text, "a.md")) == []
 
 
-def test_the_exit_status_tells_whether_anything_was_found(
+def test_the_exit_status_shows_whether_there_are_findings(
     prose: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(prose, "ROOT", tmp_path)

@@ -25,11 +25,11 @@ from rawws.server.room_app import RoomApp
 from tests.asgi_serving import echo, says_ok
 from tests.serving import LOOPBACK, PATIENCE_S, upgrade
 
-# The names of objects that a program is given, and of tuples, which are checked where they are used.
+# Objects that a program is given, and tuples: their values are checked at their use.
 GIVEN = {"History", "Member", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"}
 # Methods of public names that are for rawws itself.
 INTERNAL = {"Hub.adopt", "Hub.prepare", "Hub.refuse_room", "Hub.stream_events"}
-# All that a program finds on the objects that it is given in a server: what the loop needs of them lies elsewhere.
+# The attributes of the objects that a program is given in a server. Attributes for the loop lie elsewhere.
 ATTRIBUTES = {
     rawws.Room: {"is_held", "join", "last_id", "leave", "path", "publish", "publish_many", "ready", "settings"},
     rawws.Member: {
@@ -77,13 +77,13 @@ KEYWORDS = list(optional_keywords())
 
 
 def takes_none(parameter: inspect.Parameter) -> bool:
-    """Say whether a type checker lets a program give None."""
+    """Return whether a type checker lets a program give None."""
     annotation: str = parameter.annotation
     return annotation == "object" or annotation.endswith("| None")
 
 
 @pytest.mark.parametrize("keyword", sorted({parameter.name for _, parameter in KEYWORDS}))
-def test_a_keyword_that_takes_none_in_one_place_takes_it_in_all(keyword: str) -> None:
+def test_a_keyword_that_accepts_none_accepts_it_everywhere(keyword: str) -> None:
     places = {name: takes_none(parameter) for name, parameter in KEYWORDS if parameter.name == keyword}
     assert len(set(places.values())) == 1, places
 
@@ -176,7 +176,7 @@ def test_every_function_with_optional_keywords_is_called_here() -> None:
 @pytest.mark.parametrize(
     ("name", "parameter"), KEYWORDS, ids=[f"{name}({parameter.name})" for name, parameter in KEYWORDS]
 )
-async def test_none_is_taken_or_refused_in_one_sentence(name: str, parameter: inspect.Parameter) -> None:
+async def test_none_is_accepted_or_refused_in_one_sentence(name: str, parameter: inspect.Parameter) -> None:
     refused = nullcontext() if takes_none(parameter) else pytest.raises(UsageError, match=f"{parameter.name}.*; give ")
     with trio.fail_after(PATIENCE_S), refused:
         try:

@@ -20,7 +20,7 @@ from tests.serving import StartProgram
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
-# Parts that differ from one run to the next, in the order in which they are replaced.
+# Parts that differ between runs, in the order of their replacement.
 VARYING = [
     (r"127\.0\.0\.1:\d+", "ADDRESS"),
     (r"localhost:\d+", "ADDRESS"),
@@ -42,7 +42,7 @@ def section(title: str) -> str:
     return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def test_the_annotated_log_is_what_is_written(start_program: StartProgram) -> None:
+def test_the_annotated_log_is_the_real_log(start_program: StartProgram) -> None:
     program = start_program("-v")
     with connect(f"ws://localhost:{program.port}/room", proxy=None) as client:
         client.recv()
@@ -57,7 +57,7 @@ def test_the_annotated_log_is_what_is_written(start_program: StartProgram) -> No
     assert [normalised(line) for line in shown] == [normalised(line) for line in written]
 
 
-def test_a_tap_writes_the_lines_in_the_readme(start_program: StartProgram) -> None:
+def test_the_lines_of_a_tap_are_those_in_the_readme(start_program: StartProgram) -> None:
     tap = start_program.tap(start_program().address)
     with connect(f"ws://{tap.address}/room", proxy=None) as client:
         client.recv()
@@ -71,7 +71,7 @@ def test_a_tap_writes_the_lines_in_the_readme(start_program: StartProgram) -> No
         assert normalised(line) in written, line
 
 
-def test_the_link_shown_is_what_is_written(start_program: StartProgram) -> None:
+def test_the_link_shown_is_the_printed_link(start_program: StartProgram) -> None:
     (shown,) = re.findall(r"^INFO .* open http.*$", section("Tools that look at the wire"), re.MULTILINE)
     program = start_program()
     program.page_link()
@@ -91,12 +91,12 @@ def test_the_table_of_flags_is_made_from_the_flags() -> None:
     assert flag_table.table() in section("Flags")
 
 
-def test_the_table_is_what_was_measured() -> None:
+def test_the_table_shows_the_measured_values() -> None:
     data = json.loads((ROOT / "benchmarks" / "results.json").read_text())
     assert markdown(data) in README
 
 
-def test_the_memory_of_tls_shown_is_what_is_counted() -> None:
+def test_the_memory_of_tls_shown_is_the_counted_value() -> None:
     shown = f"{TLS_BYTES / 1024:.0f} KiB"
     assert re.search(rf"TLS\s+adds\s+{shown}\.", section("Flags"))
     assert re.search(rf"An idle\s+connection\s+takes\s+{shown}\.", README)
@@ -111,12 +111,14 @@ DECODED = re.findall(r"\$ rawws (decode .*)\n((?:.+\n)*?)```", README)
 
 
 @pytest.mark.parametrize(("command", "shown"), DECODED, ids=[command for command, _ in DECODED])
-def test_decode_prints_what_the_readme_shows(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_decode_is_that_in_the_readme(
+    command: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert rawws.cli.main(command.split()) in (0, 1)
     assert capsys.readouterr().out == shown
 
 
-def test_every_verdict_shown_is_of_a_case_that_there_is() -> None:
+def test_every_verdict_shown_is_of_an_existing_case() -> None:
     names = re.findall(r"^good     (\S+) +(.*)$", README, re.MULTILINE)
     assert len(names) == 6
     for name, text in names:

@@ -22,7 +22,7 @@ COMMANDS, GRANT, FROM_REDIS = re.findall(r"```console\n(.*?)```", SECTION, re.DO
 
 
 @pytest.mark.usefixtures("bounded")
-async def test_two_nodes_in_four_commands(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_two_nodes_run_with_four_commands(start_program: StartProgram, tmp_path: Path) -> None:
     need(shutil.which("curl"), "curl")
     redis, first, second, publish, published, ask, answer = COMMANDS.splitlines()
     assert redis == "$ redis-server --save '' &"

@@ -1,4 +1,4 @@
-"""Each block of code in the README's library section is run as it stands, but for the port."""
+"""Each block of code in the README's library section is run as it stands, except for the port."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", section("The library"), re.MULTIL
 
 
 def block(telling: str) -> str:
-    """Return the one block that has this in it."""
+    """Return the one block that contains this text."""
     (found,) = [block for block in BLOCKS if telling in block]
     return str(found)
 
@@ -98,7 +98,7 @@ def test_the_client_talks_to_the_handler(run: Callable[[str], subprocess.Popen[s
     assert re.fullmatch(r"a round trip takes \d+\.\d\d ms", round_trip)
 
 
-def test_the_client_comes_back(run: Callable[[str], subprocess.Popen[str]], free_port: int) -> None:
+def test_the_client_reconnects(run: Callable[[str], subprocess.Popen[str]], free_port: int) -> None:
     messages = iter(["one", "two"])
 
     def tell(connection: ServerConnection) -> None:
@@ -128,7 +128,7 @@ def test_the_client_comes_back(run: Callable[[str], subprocess.Popen[str]], free
     assert lines[4] == "three\n"
 
 
-def test_rooms_from_code(run: Callable[[str], subprocess.Popen[str]], free_port: int) -> None:
+def test_the_example_of_rooms_from_code_works(run: Callable[[str], subprocess.Popen[str]], free_port: int) -> None:
     process = run("delivery.queued")
     with connect_when_ready(free_port, "/room?name=alice") as alice:
         alice.send("hello")
@@ -144,7 +144,9 @@ def test_rooms_from_code(run: Callable[[str], subprocess.Popen[str]], free_port:
     assert process.stdout.readline() == "sent 1, queued 0, closed 0\n"
 
 
-def test_beside_a_web_application(run: Callable[[str], subprocess.Popen[str]], free_port: int) -> None:
+def test_the_example_next_to_a_web_application_works(
+    run: Callable[[str], subprocess.Popen[str]], free_port: int
+) -> None:
     run("rawws.asgi(app)")
     with connect_when_ready(free_port, "/room/payments") as sms, httpx.Client(trust_env=False) as client:
         answer = client.post(f"http://{LOOPBACK}:{free_port}/pay", content="100")
@@ -152,7 +154,7 @@ def test_beside_a_web_application(run: Callable[[str], subprocess.Popen[str]], f
         assert sms.recv() == "100"
 
 
-def test_attached_to_a_server_that_is_there_already(
+def test_the_example_attached_to_an_existing_server_works(
     run: Callable[[str], subprocess.Popen[str]], free_port: int
 ) -> None:
     run("rawws.attach(")
@@ -173,13 +175,13 @@ def test_no_client_ends_the_server_that_rawws_is_attached_to(
             client.sendall(said)
             if resets:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        with connect_when_ready(free_port) as ws:  # it was taken in later, so that the other has been looked at
+        with connect_when_ready(free_port) as ws:  # this client came later, so the other one has been served
             ws.send("hello")
             assert ws.recv() == "hello"
     assert process.poll() is None
 
 
-def test_the_protocol_alone(run: Callable[[str], subprocess.Popen[str]]) -> None:
+def test_the_example_of_the_protocol_alone_works(run: Callable[[str], subprocess.Popen[str]]) -> None:
     assert output(run("from rawws.wire import Role, Session")).splitlines() == [
         "Message(opcode=<Opcode.TEXT: 1>, payload=b'Hello')",
         "PingReceived(payload=b'Hello')",
@@ -187,7 +189,7 @@ def test_the_protocol_alone(run: Callable[[str], subprocess.Popen[str]]) -> None
     ]
 
 
-def test_helpers_for_tests(run: Callable[[str], subprocess.Popen[str]]) -> None:
+def test_the_example_of_test_helpers_works(run: Callable[[str], subprocess.Popen[str]]) -> None:
     assert output(run("open_raw()")) == ""
 
 

@@ -30,7 +30,7 @@ def curl(line: str, address: str) -> Any:
     return json.loads(subprocess.check_output([*arguments, "-s"], timeout=PATIENCE_S))
 
 
-def test_the_console_lines(start_program: StartProgram) -> None:
+def test_the_console_lines_work(start_program: StartProgram) -> None:
     (start, publish, published, ask, answer) = re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL)[0].splitlines()
     program = start_program(*shlex.split(start.removeprefix("$ rawws ")))
     (shown_id,) = set(re.findall(r'"id":"([^"]+)"', published))
@@ -39,7 +39,7 @@ def test_the_console_lines(start_program: StartProgram) -> None:
     assert curl(ask.removeprefix("$ "), program.address) == json.loads(answer.replace(shown_id, answered["id"]))
 
 
-def test_the_lines_in_the_table(start_program: StartProgram) -> None:
+def test_the_lines_in_the_table_work(start_program: StartProgram) -> None:
     program = start_program("--history", "10")
     lines = re.findall(r"`(curl [^`]+)`", SECTION)
     assert len(lines) == 4
@@ -72,7 +72,7 @@ def test_the_lines_for_a_browsers_console_are_pasted_at_once(start_program: Star
             tab.wait_for_timeout(10)
 
     def paste(tab: Page) -> list[str]:
-        """Return the lines of the tab's console, to which later ones are added."""
+        """Return the lines of the tab's console; later lines are added to the list."""
         logged: list[str] = []
         tab.on("console", lambda message: logged.append(message.text))
         tab.on("pageerror", lambda error: logged.append(str(error)))
@@ -119,7 +119,7 @@ def test_the_sms_service_is_killed_as_shown(tmp_path: Path) -> None:
 
     try:
         for line in lines:
-            if not line.startswith("$ "):  # output, which comes from the SMS service where it isn't curl's
+            if not line.startswith("$ "):  # output of the SMS service, or of curl
                 if line.startswith("SMS"):
                     written.append(next_line())
                 continue
@@ -135,8 +135,8 @@ def test_the_sms_service_is_killed_as_shown(tmp_path: Path) -> None:
                 assert command == ["kill", "-9", "%2"]
                 wait_for_note(written[0])
                 programs[1].kill()
-        wait_for_note(written[-2])  # the position, which follows the last SMS
-        assert [path.name for path in tmp_path.iterdir()] == ["sms.state"]  # the file that was asked for, and no other
+        wait_for_note(written[-2])  # the position is written after the last SMS
+        assert [path.name for path in tmp_path.iterdir()] == ["sms.state"]  # only the requested file
     finally:
         for program in programs:
             program.kill()
@@ -170,7 +170,7 @@ def test_a_dozen_lines_of_javascript_miss_nothing(start_program: StartProgram) -
                 page.wait_for_timeout(10)
 
         page.evaluate(
-            # It is to be cut off from without.
+            # The test ends the connection from outside.
             "() => {"
             "window.WebSocket = class extends WebSocket { constructor(...a) { super(...a); window.last = this } }"
             "}"

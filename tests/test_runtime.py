@@ -1,4 +1,4 @@
-"""Calls from another thread or event loop than trio's, each answered with a sentence whose advice is followed here."""
+"""Calls from another thread or event loop than trio's: each raises a sentence, and its advice works."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.serving import LOOPBACK, PATIENCE_S, StartHub, seen_close, seen_text
 
 BOUNDED = pytest.mark.usefixtures("bounded")
 
-# A place from which a function is called; it returns, or raises, what the function does.
+# A place from which a function is called; it returns the function's result, or raises its error.
 Place = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
@@ -71,7 +71,7 @@ ADVICE = re.compile(r"use (?:await )?(.*?\))(?:, where token is what (.*\)) has 
 
 
 async def follow(place: Place, call: Callable[[], Any], **names: object) -> Any:
-    """Make a call where it can't work, follow the advice in the same place, and return the result."""
+    """Make a call that can't work there, follow the advice in the same place, and return the result."""
 
     def refused() -> str:
         with pytest.raises(UsageError) as caught:
@@ -127,7 +127,7 @@ async def test_a_connection_is_used_from_elsewhere(place: Place) -> None:
     async with open_pair() as (client, ws):
 
         def run(coroutine: Any) -> None:
-            with pytest.raises(StopIteration):  # where no loop can run it, one step is all that it takes
+            with pytest.raises(StopIteration):  # no loop runs it there, so it ends within one step
                 coroutine.send(None)
 
         await follow(place, lambda: run(ws.send("hi")), ws=ws, message="hi")
@@ -174,7 +174,7 @@ async def nothing(_: rawws.WebSocket) -> None:
     pass
 
 
-def test_serve_under_asyncio_says_how_it_is_run() -> None:
+def test_serve_under_asyncio_raises_advice() -> None:
     with pytest.raises(UsageError, match=r"^rawws\.serve runs on trio, and asyncio runs here; start it with") as caught:
         asyncio.run(rawws.serve(nothing, 0))
     instead, alongside = advice_of(caught.value)
@@ -196,7 +196,7 @@ def test_serve_under_asyncio_says_how_it_is_run() -> None:
     assert ran == [8080, 8080]
 
 
-def test_connect_under_asyncio_says_how_it_is_run() -> None:
+def test_connect_under_asyncio_raises_advice() -> None:
     async def connect() -> None:
         async with rawws.connect(f"ws://{LOOPBACK}:1/"):
             pass
@@ -221,7 +221,7 @@ def test_connect_under_asyncio_says_how_it_is_run() -> None:
 
 
 @pytest.mark.parametrize("runner", [asyncio.run, lambda coroutine: coroutine.send(None)], ids=["asyncio", "no loop"])
-def test_a_function_that_needs_trio_says_so(runner: Callable[[Any], Any]) -> None:
+def test_a_function_that_needs_trio_raises_advice_without_it(runner: Callable[[Any], Any]) -> None:
     async def share() -> None:
         async with rawws.share(rawws.Hub(), "redis://localhost"):
             pass
@@ -239,11 +239,11 @@ def test_a_function_that_needs_trio_says_so(runner: Callable[[Any], Any]) -> Non
             runner(function())
 
 
-# Where a plain function is awaited, and connect isn't used with async
+# An awaited plain function, and connect without async
 
 
 @BOUNDED
-async def test_a_plain_function_that_is_awaited_says_so(nursery: trio.Nursery) -> None:
+async def test_an_awaited_plain_function_raises_advice(nursery: trio.Nursery) -> None:
     server = await nursery.start(functools.partial(rawws.serve, nothing, 0, host=LOOPBACK))
     room = rawws.Hub().room("/x")
     async with open_pair() as (_, ws):
@@ -277,7 +277,7 @@ async def test_a_hook_may_be_a_lambda_that_stops_the_server(nursery: trio.Nurser
     assert server.stopping
 
 
-def test_connect_without_async_says_how_it_is_used() -> None:
+def test_connect_without_async_raises_advice() -> None:
     connector: Any = rawws.connect("ws://localhost:1/")
 
     def use_with() -> None:

@@ -34,7 +34,7 @@ def test_the_tests_that_the_readme_names_exist(file: str, name: str) -> None:
 
 
 def took_s(size: int) -> float:
-    """Return how long everything takes that reads a header's value by itself, for values of that size."""
+    """Return the time that all readers of a header's value need for values of that size."""
     spaces, semicolons, digits = " " * size, ";" * size, "1" * size
     began = time.perf_counter()
     for value in (

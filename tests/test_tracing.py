@@ -25,7 +25,7 @@ LARGE = "x" * 100_000
 
 
 class Memory:
-    """A sink that keeps what it is told."""
+    """A sink that keeps its records."""
 
     def __init__(self, shown_bytes: int = 0) -> None:
         self.shown_bytes = shown_bytes
@@ -89,7 +89,7 @@ async def test_a_late_sink_gets_the_open_connections(nursery: trio.Nursery) -> N
     server.stop()
 
 
-async def test_how_much_of_a_payload_is_told(nursery: trio.Nursery) -> None:
+async def test_a_sink_sets_the_recorded_length_of_a_payload(nursery: trio.Nursery) -> None:
     tracer, short, long = Tracer(), Memory(), Memory(shown_bytes=1000)
     tracer.add(short)
     tracer.add(long)
@@ -106,7 +106,7 @@ async def test_how_much_of_a_payload_is_told(nursery: trio.Nursery) -> None:
     server.stop()
 
 
-def test_watching_costs_nothing_when_nobody_watches(caplog: pytest.LogCaptureFixture) -> None:
+def test_tracing_costs_nothing_without_a_sink(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "rawws.frames")
     tracer = Tracer()
     assert tracer.frame_watcher(1, Role.SERVER) is None
@@ -146,7 +146,7 @@ async def test_a_recording_is_whole_and_can_be_decoded(
     assert shown.splitlines()[-1].endswith("end: closed by the client with 1001 (going away) 'bye'")
 
 
-async def test_a_recording_is_added_to(tmp_path: Path) -> None:
+async def test_a_recording_is_appended_to_an_existing_file(tmp_path: Path) -> None:
     for _ in range(2):
         recording = Recording(tmp_path / "record.jsonl")
         recording.take(1, {"kind": "switch"})
@@ -172,7 +172,7 @@ async def test_a_full_disk_ends_the_recording_and_nothing_else(start_program: St
     assert lines[0].endswith("can't be written any more: No space left on device; nothing is recorded from here on")
 
 
-def test_a_file_that_can_not_be_opened(start_program: StartProgram) -> None:
+def test_a_recording_file_that_cannot_be_opened_is_reported(start_program: StartProgram) -> None:
     ran = start_program.run("--record", "/nowhere/file")
     assert ran.returncode == 2
     assert ran.stderr == "rawws: /nowhere/file can't be written for --record: No such file or directory\n"

@@ -1,4 +1,4 @@
-"""A user's program, for the type checker alone: what the public names are to somebody who has only the wheel."""
+"""A user's program, for the type checker alone: the public names as an installed wheel has them."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ async def main() -> None:
     assert_type(room, rawws.Room)
     assert_type(room.publish("text"), rawws.Delivery)
     assert_type(room.publish(b"bytes", key="k").sent, int)
-    beside = rawws.rooms(hub, elsewhere=rawws.asgi(application), publish_token=None, origins=None)
+    app = rawws.rooms(hub, elsewhere=rawws.asgi(application), publish_token=None, origins=None)
     async with trio.open_nursery() as nursery, rawws.share(hub, "redis://localhost"):
         server: rawws.Server = await nursery.start(
             partial(rawws.serve, handle, 8080, http=answer, authenticate=authenticate, routes={"/rooms": hub})
         )
-        await nursery.start(partial(rawws.serve, hub, 0, http=beside, hosts=None, subprotocols=None))
+        await nursery.start(partial(rawws.serve, hub, 0, http=app, hosts=None, subprotocols=None))
         await nursery.start(partial(rawws.serve, chat, 0, http=rawws.asgi(application)))
         assert_type(server.port, int)
         server.stop()

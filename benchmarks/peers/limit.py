@@ -24,17 +24,17 @@ MAX_BACKLOG_BYTES = 16 * 2**20
 
 
 class Peer:
-    """A socket, the size of the messages it sends, and what it has not yet taken."""
+    """A socket, the size of the messages that it sends, and its backlog."""
 
     def __init__(self, sock: socket.socket, buffer: bytearray) -> None:
         self.sock = sock
         self.fd = sock.fileno()
-        # Returns how many bytes came, 0 at the end. Nothing of ours runs in it unless there is TLS.
+        # The call returns the number of bytes, 0 at the end. It runs no Python code unless there is TLS.
         self.receive = functools.partial(
             self.receive_tls if isinstance(sock, ssl.SSLSocket) else sock.recv_into, buffer
         )
         self.secured = not isinstance(sock, ssl.SSLSocket)
-        self.open = False  # is the WebSocket handshake over?
+        self.open = False  # the WebSocket handshake is over
         self.head = bytearray()  # the bytes of the handshake, then of the first frame
         self.message_bytes = 0  # on the wire, from this client; 0 until its first frame is complete
         self.received = 0  # bytes of a message not yet complete
@@ -65,7 +65,7 @@ class Limit:
         self.options = options
         self.tls = options.ssl_context()
         self.peers: dict[int, Peer] = {}
-        self.ready: dict[int, Peer] = {}  # those with no backlog: the ones a broadcast goes to directly
+        self.ready: dict[int, Peer] = {}  # peers without a backlog: a broadcast goes to them directly
         self.poller = select.epoll()
         self.buffer = bytearray(BUFFER_BYTES)
         self.listener = socket.create_server((HOST, options.port), backlog=4096)
@@ -125,7 +125,7 @@ class Limit:
             pass
 
     def secure(self, peer: Peer) -> NoReturn:
-        """Take a step of the TLS handshake. No data comes of it: always raises BlockingIOError, or why."""
+        """Take a step of the TLS handshake. It gives no data: always raises BlockingIOError, or the failure."""
         assert isinstance(peer.sock, ssl.SSLSocket)
         try:
             peer.sock.do_handshake()
@@ -171,7 +171,7 @@ class Limit:
         return count
 
     def relayed(self, peer: Peer, received: int) -> list[bytes]:
-        """Return frames with what was really said, each: the latency case reads its times from them."""
+        """Return a frame with the real content of each message: the latency case reads its times from them."""
         peer.head += self.buffer[:received]
         frames = []
         header = len(peer.reply) - len(peer.payload)
@@ -209,7 +209,7 @@ class Limit:
                 continue  # its end will be read in the next turn
             if sent != size:
                 peer.backlog += memoryview(data)[sent:]
-        # Looked at apart from the loop above, which is the one that is measured.
+        # This check is apart from the loop above, which is measured.
         for peer in [peer for peer in self.ready.values() if peer.backlog]:
             del self.ready[peer.fd]
             self.poller.modify(peer.fd, select.EPOLLIN | select.EPOLLOUT)

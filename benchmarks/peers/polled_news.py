@@ -1,8 +1,8 @@
 """The polled side of push_vs_poll: the last news as JSON over HTTP, with aiohttp on uvloop.
 
-``POST /news`` appends a piece of news, ``GET /news?since=ID`` answers what came after it. An ordinary
-endpoint, as most applications have one, on the fastest of the usual Python servers: polling's cost here is
-polling's, not a slow framework's.
+``POST /news`` appends a piece of news, ``GET /news?since=ID`` answers what came after it. It is an ordinary
+endpoint, as most applications have one, on the fastest of the usual Python servers: the cost is that of polling,
+not that of a slow framework.
 """
 
 from __future__ import annotations

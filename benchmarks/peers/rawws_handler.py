@@ -1,4 +1,4 @@
-"""rawws as a library: each connection has a handler in a task of its own, which echoes."""
+"""rawws as a library: each connection has a handler in its own task, which echoes."""
 
 from __future__ import annotations
 

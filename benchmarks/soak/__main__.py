@@ -1,10 +1,10 @@
-"""Use two nodes in every way at once, for as long as one likes, and account for every message.
+"""Use two nodes in every way at once, for any time, and account for every message.
 
     python -m benchmarks soak --minutes 10    churn, Redis killed in the middle, and everything that should stay equal
     python -m benchmarks soak --idle          ten thousand idle peers and a hundred busy ones: in 64 MiB?
 
 The minutes are those of the load; the two pauses in which memory, descriptors and tasks are compared come on top. The
-exit status is 1 when anything was lost, came twice or out of order, or is left over.
+exit status is 1 if a message was lost, came twice or out of order, or if a resource is left over.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Room:
         self.written: dict[str, int] = {}  # by writer: the number of the last message, sent or about to be
         self.written_bytes = 0
         self.readers: list[Reader] = []
-        self._known: OrderedDict[str, tuple[str, int]] = OrderedDict()  # which message has which id
+        self._known: OrderedDict[str, tuple[str, int]] = OrderedDict()  # messages by id
 
     def next_message(self, writer: str, chance: random.Random) -> Message:
         sequence = self.written[writer] = self.written.get(writer, 0) + 1
@@ -99,13 +99,13 @@ class Room:
         return message
 
     def read(self, name: str, way: str) -> Reader:
-        """Return somebody who is there from the first message on, and is to get all of them."""
+        """Return a reader that is there from the first message on, and has to get all of them."""
         reader = Reader(name, way, self)
         self.readers.append(reader)
         return reader
 
     def has_id(self, message_id: str, writer: str, sequence: int) -> bool:
-        """Whether a message's id is what everybody knows it by; the first to say so is believed."""
+        """Return whether a message has the same id for all readers; the first reader's id counts."""
         known = self._known.setdefault(message_id, (writer, sequence))
         if len(self._known) > REMEMBERED_IDS:
             self._known.popitem(last=False)
@@ -114,14 +114,14 @@ class Room:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a reader has come with one writer."""
+    """The position of a reader in the messages of one writer."""
 
     last: int = 0
-    missing: set[int] = field(default_factory=set)  # before that
+    missing: set[int] = field(default_factory=set)  # before the last one
 
 
 class Reader:
-    """One who gets the messages of a room, over as many connections as it likes."""
+    """A reader of the messages of a room, over any number of connections."""
 
     def __init__(self, name: str, way: str, room: Room) -> None:
         self.name = name
@@ -132,7 +132,7 @@ class Reader:
         self._progress: defaultdict[str, Progress] = defaultdict(Progress)
 
     def take(self, payload: bytes, *, is_text: bool, message_id: str = "") -> tuple[str, int] | None:
-        """Hold a message against those before it. Returns its writer and number, if it can be read."""
+        """Check a message against earlier ones. Return its writer and number, if it can be read."""
         self.taken += 1
         known = _parse(payload, is_text)
         if known is None:
@@ -164,13 +164,13 @@ class Reader:
         self.last_id = message_id
 
     def note(self, members: Mapping[str, Any]) -> None:
-        """Take what is no message: where the reader begins, and what is missing before that."""
+        """Take a control: the position where the reader begins, and a gap before it."""
         self.last_id = self.last_id or members.get("at", "")
         if "gap" in members:
             self.tell("gap", f"the server reports missing messages: {members['gap']}; the last was {self.last_id}")
 
     def lacks(self) -> Sequence[str]:
-        """Return what is missing of all that was written, a line for each writer."""
+        """Return the missing messages, a line for each writer."""
         lines = []
         for writer, written in self.room.written.items():
             last, missing = self._progress[writer].last, self._progress[writer].missing
@@ -183,11 +183,11 @@ class Reader:
 
     @property
     def has_all(self) -> bool:
-        """Whether it has got the last message of every writer."""
+        """Return whether it has got the last message of every writer."""
         return all(self._progress[writer].last >= last for writer, last in self.room.written.items())
 
     def finish(self) -> None:
-        """Say what is lost; nothing more is to come."""
+        """Report the lost messages; no more are to come."""
         for line in self.lacks():
             self.tell("lost", line)
 

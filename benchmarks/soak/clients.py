@@ -1,7 +1,7 @@
-"""Connections to a node, byte by byte: HTTP, events, and WebSockets with ids. Checks nothing of what they carry.
+"""Connections to a node, byte by byte: HTTP, events, and WebSockets with ids. Their content is not checked.
 
-Written by hand, as ``benchmarks.wire`` is: what is wrong in rawws's own client can't hide what is wrong in the server.
-And these can be cut at any place, which a well-made client doesn't let one do.
+They are written by hand, as ``benchmarks.wire`` is: a fault of rawws's own client can't hide a fault of the server.
+They can also be cut at any place, which a well-made client does not allow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Cut(Exception):
-    """The server has ended the connection; ``code`` is what its close frame said, if there was one."""
+    """The server has ended the connection; ``code`` is that of its close frame, if there was one."""
 
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class Cut(Exception):
 
 
 class Refused(Exception):
-    """An answer that says no."""
+    """A refusal."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status} {message}")
@@ -55,7 +55,7 @@ class Line:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._buffer = bytearray()
-        self._at = 0  # what is before this in the buffer has been read
+        self._at = 0  # bytes before this position in the buffer have been read
         self._as_json = False  # events, in the form of ?json
         self.received_bytes = 0
         self.received_at = trio.current_time()
@@ -81,11 +81,11 @@ class Line:
         self.reset()
 
     def hang_up(self) -> None:
-        """Close with FIN, in the middle of whatever there was."""
+        """Close with FIN, possibly in the middle of a message."""
         self._stream.socket.close()
 
     def reset(self) -> None:
-        """Close with RST, if it isn't closed: what is under way in either direction is gone."""
+        """Close with RST, if it isn't closed: data under way in either direction is lost."""
         if self._stream.socket.fileno() >= 0:
             self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             self._stream.socket.close()
@@ -111,7 +111,7 @@ class Line:
         self._buffer += data
 
     async def up_to(self, end: bytes) -> bytes:
-        """Return what comes before the next ``end``."""
+        """Return the bytes before the next ``end``."""
         searched = 0
         while (found := self._buffer.find(end, self._at + searched)) < 0:
             searched = max(0, len(self._buffer) - self._at - len(end) + 1)
@@ -128,7 +128,7 @@ class Line:
         return data
 
     async def drain(self) -> None:
-        """Read to the end, whatever comes, in larger gulps than before."""
+        """Read to the end and drop the data, in larger reads than before."""
         self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DRAIN_BUFFER_BYTES)
         with contextlib.suppress(Cut):
             while True:
@@ -167,7 +167,7 @@ class Line:
             await self._refuse(status, fields)
 
     async def event(self) -> Item:
-        """Return the next event; what isn't a message has an empty id, and for a payload what a WebSocket is told."""
+        """Return the next event; a control has an empty id, and the payload that a WebSocket gets for it."""
         while True:
             kind, message_id, data = "message", "", list[bytes]()
             for line in (await self.up_to(b"\n\n")).split(b"\n"):
@@ -206,7 +206,7 @@ class Line:
             raise Refused(status, "another accept value")
 
     async def message(self) -> Item:
-        """Return the next message; what isn't one has an empty id. Raises `Cut` at a close."""
+        """Return the next message; a control has an empty id. Raises `Cut` at a close."""
         while True:
             opcode, payload = await self._frame()
             if opcode == wire.PING:
@@ -233,7 +233,7 @@ def post_head(path: str, size: int, *, is_text: bool, once: str) -> str:
 
 
 def item_of(members: dict[str, str]) -> Item:
-    """Return a message as who polls is told it."""
+    """Return a message from its entry in the answer to a poll."""
     if "base64" in members:
         return Item(members["id"], base64.b64decode(members["base64"]), False)
     return Item(members["id"], members["text"].encode(), True)

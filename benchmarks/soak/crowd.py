@@ -20,10 +20,10 @@ from benchmarks.soak.stage import Stage
 
 REST_S = 0.2
 ALL_ARRIVED_S = 60.0
-# The time to wait for a message that should not come: one that comes twice.
+# The time to wait for a repeated message, which should not come.
 NO_MORE_S = 1.0
 
-# The part of one client in a room. It has a number, and calls a function when it is there, as often as it likes.
+# The part of one client in a room. It has a number, and calls a function when it is there, possibly several times.
 Part = Callable[["Crowd", int, Callable[[], None]], Awaitable[None]]
 
 
@@ -46,9 +46,9 @@ class Crowd:
         self.name = name
         self.room = room
         self.tally = tally
-        self.ending = trio.Event()  # no more is written; who has all may go
+        self.ending = trio.Event()  # no more is written; a reader that has all may go
         self.starting = trio.Event()  # all are there
-        self.writing = 0  # how many still write
+        self.writing = 0  # number of active writers
         self._seed = seed
 
     def chance(self, number: int) -> random.Random:
@@ -62,7 +62,7 @@ class Crowd:
         return f"ws://{HOST}:{self.port(turn)}{self.room.path}"
 
     async def run(self, cast: Mapping[Part, int], ended: trio.Event) -> None:
-        """Let everybody come, so many in each part, write and read until the event, and see that all get all."""
+        """Run all clients of each part until the event, and check that every reader gets every message."""
         async with trio.open_nursery() as nursery:
             for number, part in enumerate(part for part, count in cast.items() for _ in range(count)):
                 await nursery.start(self._play, part, number)
@@ -106,7 +106,7 @@ class Crowd:
         return line
 
     def leave(self, line: Line, chance: random.Random) -> None:
-        """Cut a connection: with RST most often, or with FIN."""
+        """Cut a connection, mostly with RST, otherwise with FIN."""
         if chance.random() < 0.3:
             line.hang_up()
         else:
@@ -114,12 +114,12 @@ class Crowd:
             self.tally.done["connections cut with RST"] += 1
 
     async def rest(self, seconds: float) -> None:
-        """Wait, but not when all is about to end."""
+        """Wait, unless the run is ending."""
         with trio.move_on_after(seconds):
             await self.ending.wait()
 
     async def come_again(self, refused: Refused) -> None:
-        """Wait after a refusal, which may only be that of a node that can't reach Redis, and while that is so."""
+        """Wait after a refusal. Only a node that can't reach Redis may refuse, and only meanwhile."""
         if refused.status == 503 and self.stage.redis.was_away_lately:
             self.tally.done["refusals with 503"] += 1
         else:

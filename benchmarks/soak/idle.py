@@ -1,8 +1,8 @@
-"""Ten thousand idle peers and a hundred busy ones on one node: what it has in memory above an empty server.
+"""Ten thousand idle peers and a hundred busy ones on one node: its memory above that of an empty server.
 
-All are WebSockets, and the node has its own defaults, so the idle ones are asked now and then whether they are there,
-and answer. The busy ones each say ten things a second to all hundred of them. Counted is the most that the process had
-in memory at any moment, from its start on; the kernel's buffers are not counted.
+All are WebSockets, and the node has its defaults, so it pings the idle peers now and then, and they answer. Each busy
+peer sends ten messages a second to all hundred of them. The peak memory of the process since its start is counted,
+without the kernel's buffers.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from benchmarks.rooms import ask
 from benchmarks.servers import HOST, Running, Unavailable, Wish
 
 BUSY = 100
-PER_S = 10.0  # messages of each busy one
+PER_S = 10.0  # messages of each busy peer
 SMALLEST_BYTES, LARGEST_BYTES = 16, 2048
 MOST_MIB = 64.0
-# A ping has to be answered within 20 s. The busy ones, who don't take apart what they get, send pongs unasked.
+# A ping has to be answered within 20 s. The busy peers don't parse their input, and send unsolicited pongs.
 PONG_EVERY_S = 10.0
 TURN_S = 0.01
 IDLE_PATH, BUSY_PATH = "/idle", "/busy"
@@ -38,7 +38,7 @@ MIB = 2**20
 
 
 def enter(port: int, path: str, count: int) -> list[socket.socket]:
-    """Open so many WebSockets in a room."""
+    """Open this many WebSockets in a room."""
     clients: list[socket.socket] = []
     try:
         while len(clients) < count:
@@ -60,7 +60,7 @@ class Talk:
     """The traffic of the busy peers, and the pings of the idle ones."""
 
     def __init__(self, idle: list[socket.socket], busy: list[socket.socket]) -> None:
-        self.pings = 0  # that the idle ones have answered
+        self.pings = 0  # answered by the idle peers
         self.said = 0
         self.heard_bytes = dict.fromkeys((sock.fileno() for sock in busy), 0)
         self.said_bytes = 0  # as they are heard
@@ -112,7 +112,7 @@ class Talk:
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the most that the process has had in memory so far."""
+    """Return the peak memory of the process so far."""
     found = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found is not None, "the kernel doesn't say"
     return int(found[1]) * 1024
@@ -136,7 +136,7 @@ def node() -> Iterator[Running]:
 
 
 def measure(idle: int, seconds: float) -> int:
-    """Print what it takes, and return 1 if that is too much."""
+    """Print the memory, and return 1 if it is too much."""
     if (files := allow_open_files()) < idle + BUSY + SPARE_FILES:
         raise Unavailable(f"It needs {idle + BUSY + SPARE_FILES} open files, and may have {files} (ulimit -n).")
     os.sched_setaffinity(0, {procinfo.cores()[1]})

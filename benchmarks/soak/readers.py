@@ -16,7 +16,7 @@ from benchmarks.soak.crowd import Crowd
 ANSWER_S = 20.0
 POLL_WAIT_S = 1
 SMALL_BUFFER_BYTES = 8192
-# The times of a slow reader; one nap in six takes longer than the server waits.
+# The times of a slow reader; one nap in six is longer than the server's limit.
 SLOW_READS_S, SHORT_NAP_S, LONG_NAP_S = 1.0, 2.0, 16.0
 # A dead peer looks whether it was closed when ping, its timeout and that of the close are over twice; and a reader of
 # events, which has no pings to answer, when --max-lag has been written and what the kernel takes (5 MB, measured).
@@ -25,7 +25,7 @@ END_OF_DEAD_S = 10.0
 
 
 async def read_resuming(crowd: Crowd, number: int, arrive: Callable[[], None]) -> None:
-    """Read with the library's own client, which goes on where it was; it leaves in an orderly way, and comes back."""
+    """Read with the library's own client, which resumes; it closes in order, and comes back."""
     reader, chance = crowd.reader(number, "WebSocket, rawws.connect"), crowd.chance(number)
     compression = chance.choice(["deflate", None])
     async for ws in rawws.connect(crowd.uri(number), resume=True, compression=compression):
@@ -44,7 +44,7 @@ async def read_resuming(crowd: Crowd, number: int, arrive: Callable[[], None]) -
 
 
 async def read_cut(crowd: Crowd, number: int, arrive: Callable[[], None]) -> None:
-    """Read by WebSocket with ids, cut that anywhere, and go on at the other node."""
+    """Read by WebSocket with ids, cut the connection anywhere, and resume at the other node."""
     reader, chance = crowd.reader(number, "WebSocket, cut"), crowd.chance(number)
     for turn in itertools.count(number):
         try:
@@ -61,7 +61,7 @@ async def read_cut(crowd: Crowd, number: int, arrive: Callable[[], None]) -> Non
 
 
 async def read_events(crowd: Crowd, number: int, arrive: Callable[[], None]) -> None:
-    """Read Server-Sent Events, cut that anywhere, and go on at the other node with Last-Event-ID."""
+    """Read Server-Sent Events, cut the connection anywhere, and resume at the other node with Last-Event-ID."""
     reader, chance = crowd.reader(number, "Server-Sent Events"), crowd.chance(number)
     for turn in itertools.count(number):
         try:
@@ -79,7 +79,7 @@ async def read_events(crowd: Crowd, number: int, arrive: Callable[[], None]) -> 
 
 
 async def read_polling(crowd: Crowd, number: int, arrive: Callable[[], None]) -> None:
-    """Ask for what is new, a few times over one connection; one in ten doesn't wait for the answer."""
+    """Poll for new messages, a few times per connection; one poll in ten doesn't wait for the answer."""
     reader, chance = crowd.reader(number, "polling"), crowd.chance(number)
     for turn in itertools.count(number):
         try:
@@ -103,7 +103,7 @@ async def read_polling(crowd: Crowd, number: int, arrive: Callable[[], None]) ->
 
 
 async def read_slowly(crowd: Crowd, number: int, arrive: Callable[[], None]) -> None:
-    """Read a little, and sleep; now and then for so long that the server has to close the connection."""
+    """Read a little, and sleep, sometimes until the server has to close the connection."""
     reader, chance = crowd.reader(number, "WebSocket, slow"), crowd.chance(number)
     for turn in itertools.count(number):
         try:
@@ -120,7 +120,7 @@ async def read_slowly(crowd: Crowd, number: int, arrive: Callable[[], None]) -> 
 
 
 async def enter(crowd: Crowd, reader: Reader, line: Line, turn: int) -> None:
-    """Become a WebSocket with ids that goes on where the reader was."""
+    """Open a WebSocket with ids that resumes at the reader's position."""
     await line.upgrade(crowd.port(turn), crowd.room.path + (f"?since={reader.last_id}" if reader.last_id else ""))
     reader.note(json.loads((await line.message()).payload))
 
@@ -170,7 +170,7 @@ async def die_as_events(crowd: Crowd, number: int, arrive: Callable[[], None]) -
 
 
 async def find_closed(crowd: Crowd, line: Line, what: str) -> None:
-    """See that the connection has an end: one that is alive goes on for ever."""
+    """Check that the server ends the connection; a live one would go on forever."""
     with trio.move_on_after(END_OF_DEAD_S) as patience:
         await line.drain()
     if patience.cancelled_caught:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from benchmarks.soak.checker import MOST_TOLD
 from benchmarks.soak.run import MIB, Comparison, Soak
 
-# Python and glibc keep every page of which anything is in use, and where that is, is a matter of luck: 2 to 6 MiB more
-# or less were measured while what was in use was the same to 0.2 MiB. A KiB left of each connection would be 9 MiB in
-# ten minutes.
+# Python and glibc keep every page that is partly in use, and their number is a matter of luck: it varied by 2 to 6 MiB
+# while the memory in use was the same to 0.2 MiB. A leak of one KiB per connection would be 9 MiB in ten minutes.
 MEMORY_TOLERANCE_BYTES = 8 * MIB
 
 
@@ -50,9 +49,9 @@ def show(soak: Soak, compared: list[Comparison]) -> int:
 
 
 def left_over(compared: list[Comparison], *, is_short: bool) -> Iterator[str]:
-    """Say what a node holds at the end that it didn't after the warm-up, or no longer does.
+    """Report how the resources of a node at the end differ from those after the warm-up.
 
-    In a short run only new descriptors and tasks count, and memory does not: too much is still under way.
+    In a short run, memory does not count, only new descriptors and tasks: too much is still under way.
     """
     for each in compared:
         before, after, who = each.before, each.after, f"node {each.node.name}"

@@ -1,4 +1,4 @@
-"""The course of the soak: load, a pause in which everybody leaves, load, a pause; and what it comes to."""
+"""The course of the soak: load, a pause without clients, load, a pause, and the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from benchmarks.soak.stage import Holding, Node, Stage
 from benchmarks.soak.writers import rush, visit, write_by_post, write_by_websocket
 
 ROOMS = 3
-CAST: dict[Part, int] = {  # of each room
+CAST: dict[Part, int] = {  # clients of each room
     read_resuming: 4,
     read_cut: 4,
     read_events: 4,
@@ -38,12 +38,12 @@ CAST: dict[Part, int] = {  # of each room
 }
 KILLED = "Redis killed and started again"
 WARM_UP, LOAD = "warm-up", "load"
-WARM_UP_SHARE = 0.15  # of the time
+WARM_UP_SHARE = 0.15  # fraction of the time
 REDIS_EVERY_S = 100.0
 REDIS_AWAY_S = (1.0, 5.0)
 PROGRESS_S = 15.0
-# A room that was polled is kept for a minute after the last question. Shorter runs don't wait for that, and so can't
-# compare memory.
+# A polled room is kept for a minute after the last poll. Shorter runs don't wait for that, so they can't compare
+# memory.
 SHORT_MINUTES = 1.0
 EMPTY_S = 90.0
 # The time without a change after which a node is still. Connections to Redis and others close on their own when all
@@ -54,7 +54,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Comparison:
-    """A node after the warm-up and at the end, everybody having left."""
+    """A node after the warm-up and at the end, without clients."""
 
     node: Node
     before: Holding
@@ -71,10 +71,10 @@ class Soak:
         self._seed = seed
         self.is_short = minutes < SHORT_MINUTES
         self._began = time.monotonic()
-        self.redis_clients: list[int] = []  # in each pause
+        self.redis_clients: list[int] = []  # number in each pause
 
     async def run(self) -> list[Comparison]:
-        """Run it all, and return what each node held in the two pauses."""
+        """Run the whole course, and return the resources of each node in the two pauses."""
         await self._stage.wait_until_ready()
         outages = [node.outages() for node in self._stage.nodes]
         async with trio.open_nursery() as nursery:
@@ -94,7 +94,7 @@ class Soak:
         return [Comparison(*each) for each in zip(self._stage.nodes, before, after, strict=True)]
 
     async def _load(self, name: str, seconds: float) -> list[Holding]:
-        """Let everybody do all they do for so long, and return what the nodes hold when they have left."""
+        """Run all clients for this time, and return the resources of the nodes after they have left."""
         ended = trio.Event()
         async with trio.open_nursery() as nursery:
             for number in range(ROOMS):
@@ -111,7 +111,7 @@ class Soak:
         return await self._wait_until_empty()
 
     async def _kill_redis(self, name: str, seconds: float) -> None:
-        """End Redis and start it again, at least once, with time before and behind."""
+        """End Redis and start it again, at least once, with time before and after."""
         chance = random.Random(f"{self._seed} {name} redis")
         times = max(1, int(seconds / REDIS_EVERY_S))
         for _ in range(times):
@@ -124,7 +124,7 @@ class Soak:
             self.tally.done[KILLED] += 1
 
     async def _wait_until_empty(self) -> list[Holding]:
-        """Wait until there are no peers and no rooms, and nothing changes any more."""
+        """Wait until there are no peers and no rooms, and nothing changes anymore."""
         nodes = self._stage.nodes
         for node in nodes:
             await node.follow_another_room()
@@ -144,7 +144,7 @@ class Soak:
         return found
 
     async def _watch_nodes(self) -> None:
-        """Give up when a node ends."""
+        """Fail when a node ends."""
         while True:
             for node in self._stage.nodes:
                 if (status := node.process.poll()) is not None:

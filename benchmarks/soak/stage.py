@@ -1,4 +1,4 @@
-"""The processes of the soak: a Redis that can be killed, and the nodes that share it; and what these hold."""
+"""The processes of the soak: a Redis that can be killed, the nodes that share it, and their resources."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from rawws.extras import install_command
 
 NODES = 2
 START_TIMEOUT_S = 15.0
-# When Redis is there again, a node tries that after 2 s at the latest, and who came meanwhile waits for 3 s at most.
+# After Redis has returned, a node reconnects within 2 s, and clients that came meanwhile wait for at most 3 s.
 SETTLES_S = 8.0
 
-# Pings that find a dead peer sooner than by default, and a history of the half minute for which a client is away at
+# Pings find a dead peer sooner than by default, and the history holds the half minute for which a client is away at
 # most. A peer that lags by a MiB is closed, and resumes from that history.
 FLAGS = (
     *("--hello", "", "--log-level", "info", "--metrics", "--history", "3000", "--history-bytes", "8M"),
@@ -37,7 +37,7 @@ FLAGS = (
 
 
 def missing() -> str:
-    """Return what the soak needs and isn't here, in a sentence; empty if nothing is."""
+    """Return a sentence about the missing requirements of the soak; empty if there are none."""
     if not hasattr(os, "sched_setaffinity"):
         return "The soak pins processes and reads /proc, so it needs Linux."
     if shutil.which("redis-server") is None:
@@ -51,7 +51,7 @@ def missing() -> str:
 
 
 class RedisServer:
-    """A Redis on disk, which loses nothing that it has acknowledged when it is killed."""
+    """A Redis on disk. A kill loses nothing that it has acknowledged."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -61,7 +61,7 @@ class RedisServer:
 
     @property
     def was_away_lately(self) -> bool:
-        """Whether a node may have good reason to say that it can't reach it."""
+        """Return whether a node may rightly report that it can't reach Redis."""
         return trio.current_time() < self._away_until
 
     @property
@@ -84,7 +84,7 @@ class RedisServer:
             self._process.wait()
 
     async def wait_until_ready(self) -> None:
-        """Wait until it has read what is on its disk."""
+        """Wait until it has loaded its data from disk."""
         with trio.fail_after(START_TIMEOUT_S):
             while True:
                 with contextlib.suppress(OSError, Cut), await Line.open(self.port) as line:
@@ -95,7 +95,7 @@ class RedisServer:
                 await trio.sleep(0.02)
 
     async def clients(self) -> int:
-        """Return how many connections it has, this one not counted."""
+        """Return the number of its connections, without this one."""
         with await Line.open(self.port) as line:
             await line.send(b"INFO clients\r\n")
             while not (reply := await line.up_to(b"\r\n")).startswith(b"connected_clients:"):
@@ -110,18 +110,18 @@ class Holding:
     memory_bytes: int
     descriptors: list[str]
     tasks: int
-    values: dict[str, float]  # all that it tells at /metrics
+    values: dict[str, float]  # everything at /metrics
 
 
 class Outages(NamedTuple):
-    """How often a node has told that it lost Redis, and that it found it again."""
+    """The numbers of reported losses of Redis by a node, and of reported returns."""
 
     lost: int
     found: int
 
 
 class Node:
-    """A ``python -m rawws`` of its own, and its log."""
+    """A process ``python -m rawws``, and its log."""
 
     def __init__(self, name: str, folder: Path, redis: str) -> None:
         self.name = name
@@ -144,7 +144,7 @@ class Node:
         raise Unavailable(f"node {self.name} did not start: {self.log_tail()}")
 
     async def follow_another_room(self) -> None:
-        """Have it do what takes its second connection to Redis, which it makes when it first needs it."""
+        """Make the node open its second connection to Redis, which it otherwise does at the first use."""
         while True:
             with contextlib.suppress(Refused), await Line.open(self.port) as line:
                 await line.listen("/pause", "")
@@ -166,13 +166,13 @@ class Node:
         return Outages(log.count("the backplane is away ("), log.count("the backplane is back"))
 
     def complaints(self) -> list[str]:
-        """Return what the log has that it never should, whatever clients and Redis do."""
+        """Return the lines of the log that neither clients nor Redis may ever cause."""
         lines = self._log.read_text(errors="replace").splitlines()
         return [line for line in lines if re.search(r"\b(ERROR|CRITICAL|Traceback|Error:)", line)]
 
 
 class Stage:
-    """All of it, running."""
+    """All running processes of the soak."""
 
     def __init__(self, redis: RedisServer, nodes: list[Node]) -> None:
         self.redis = redis
@@ -186,7 +186,7 @@ class Stage:
 
 @contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """Run on this core, and have what is started meanwhile run there for good."""
+    """Run on this core, and let processes that start meanwhile stay on it."""
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -197,7 +197,7 @@ def on_core(core: int) -> Iterator[None]:
 
 @contextmanager
 def stage() -> Iterator[Stage]:
-    """Start all, on one core, and leave the other to the load; end all of it, whatever happens."""
+    """Start all processes on one core, leave the other to the load, and end all of them in any case."""
     with tempfile.TemporaryDirectory(prefix="rawws-soak-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         stack.enter_context(on_core(procinfo.cores()[1]))

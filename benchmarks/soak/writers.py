@@ -1,4 +1,4 @@
-"""The writers of a room, by WebSocket or POST, and visitors of rooms that exist for nothing else."""
+"""The writers of a room, by WebSocket or POST, and visitors of rooms that exist only for them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from benchmarks.soak.stage import Stage
 
 # Messages a second of one writer, on average.
 WEBSOCKET_PER_S, POST_PER_S = 12.0, 8.0
-WINDOW = 8  # messages of a WebSocket's that it has not seen back yet
+WINDOW = 8  # messages of a WebSocket that have not come back yet
 CUT_POSTS = 0.05  # the share of POSTs that are cut off before their answer
 VISIT_REST_S, VISIT_S = 0.5, 30.0
 RUSH = 300
 
 
 async def write_by_websocket(crowd: Crowd, number: int, arrive: Callable[[], None]) -> None:
-    """Write over one connection that lasts, and hear all that is said there, without ids.
+    """Write over one lasting connection, and read all messages there, without ids.
 
-    The writer hears every message that the server took, and few messages are under way, so trouble is noticed soon. No
-    message is sent again, since the connection must not be cut.
+    The writer reads every message that the server accepted, and few messages are under way, so trouble is noticed soon.
+    No message is sent again, since the connection must not be cut.
     """
     reader, chance, name = crowd.reader(number, "WebSocket"), crowd.chance(number), f"{crowd.name}w{number}"
     heard, news = 0, trio.lowlevel.ParkingLot()
@@ -76,7 +76,7 @@ async def write_by_post(crowd: Crowd, number: int, arrive: Callable[[], None]) -
 
 
 class Poster:
-    """Publishes by POST, with a key that makes it safe to try again, at any node; some tries it cuts off itself."""
+    """A publisher by POST, with a key that makes retries safe at any node; it cuts some attempts itself."""
 
     def __init__(self, crowd: Crowd, chance: random.Random, turn: int) -> None:
         self.chance = chance
@@ -91,14 +91,14 @@ class Poster:
         self._leave()
 
     def _leave(self) -> None:
-        """Go on at the other node."""
+        """Continue at the other node."""
         if self._line is not None:
             self._line.reset()
         self._line = None
         self._turn += 1
 
     async def publish(self, message: Message) -> None:
-        """Publish, however often that has to be tried."""
+        """Publish, with as many attempts as it takes."""
         crowd, once = self._crowd, f"{message.writer}:{message.sequence}"
         head = post_head(crowd.room.path, len(message.payload), is_text=message.is_text, once=once)
         for tries in itertools.count():
@@ -120,7 +120,7 @@ class Poster:
                     return
 
     async def _try(self, head: str, body: bytes) -> str | None:
-        """Return the id that the message was given, empty if it isn't known; None when the try was cut off."""
+        """Return the id of the message, empty if it is unknown; None if the attempt was cut."""
         line = self._line = self._line or await self._crowd.open(self._turn)
         is_cut = self.chance.random() < CUT_POSTS
         with trio.move_on_after(self.chance.uniform(0, 0.01) if is_cut else ANSWER_S):
@@ -133,7 +133,7 @@ class Poster:
 
 
 async def visit(stage: Stage, tally: Tally, name: str, seed: str, ended: trio.Event) -> None:
-    """Go from room to room, each of which is only there for this: say something at one node, hear it at the other."""
+    """Go from room to room, each only for this: publish at one node, and read the message at the other."""
     for number in itertools.count():
         crowd = Crowd(stage, Room(f"/visit/{name}{number}", tally.faults), tally, name, seed)
         await _visit(crowd, number)

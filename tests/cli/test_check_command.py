@@ -1,4 +1,4 @@
-"""``rawws check`` against servers that nobody here wrote, against our own, and against one that gets all wrong."""
+"""``rawws check`` against servers of others, against our own, and against one that gets everything wrong."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rawws.tools.checker import Checker, Result
 from rawws.wire.handshake import Accept
 from tests.serving import LOOPBACK, PATIENCE_S, get, need, pace
 
-# Later than an answer may come, in the tests that are about that.
+# An answer after this delay is late, in the tests of late answers.
 LATE_S = 0.25
 
 Check = Callable[..., tuple[int, list[str]]]
@@ -39,7 +39,7 @@ Check = Callable[..., tuple[int, list[str]]]
 
 @pytest.fixture(autouse=True)
 def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves the log as it is for the tests that follow."""
+    """Keep the command from configuring the log."""
     monkeypatch.setattr(rawws.logs, "configure", lambda _: None)
 
 
@@ -78,7 +78,7 @@ def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         yield request.param, port
 
 
-def test_servers_that_people_use(check: Check, other: tuple[str, int]) -> None:
+def test_widely_used_servers_pass_as_the_readme_says(check: Check, other: tuple[str, int]) -> None:
     name, port = other
     status, lines = check("--json", "--timeout", f"{2 * pace():g}", f"ws://127.0.0.1:{port}/")
     results = {each["case"]: each for each in json.loads("\n".join(lines))}
@@ -89,8 +89,8 @@ def test_servers_that_people_use(check: Check, other: tuple[str, int]) -> None:
         assert set(verdicts.values()) == {"good"}
         assert status == 0
         return
-    # Their answers to broken input are theirs to decide, and change from version to version. But they are good
-    # servers: a checker that reports a refusal of legal input, or can't run a case, is wrong itself.
+    # Their answers to broken input differ from version to version. But they are good servers: a checker that reports
+    # a refusal of legal input, or can't run a case, is wrong itself.
     faults = {case: f"{verdict}: {results[case]['got']}" for case, verdict in verdicts.items() if verdict != "good"}
     assert "unclear" not in verdicts.values(), faults
     legal = [case.name for case in CASES if case.rule.startswith(("101", "take it", "a pong", "answer with"))]
@@ -114,7 +114,7 @@ def assert_as_in_readme(name: str, verdicts: list[str]) -> None:
 
 
 async def accept_all(stream: trio.SocketStream) -> bool:
-    """Answer whatever looks like a request with a 101; False where nothing came."""
+    """Answer anything like a request with a 101; return False if nothing came."""
     said = b""
     while b"\r\n\r\n" not in said:
         data = await stream.receive_some()
@@ -130,7 +130,7 @@ async def accept_all(stream: trio.SocketStream) -> bool:
 
 
 async def say_yes(stream: trio.SocketStream) -> None:
-    """Accepts all, masks its frames, and takes no notice of what it is sent."""
+    """Accept everything, send a masked frame, and ignore all input."""
     async with stream:
         if await accept_all(stream):
             await stream.send_all(b"\x81\x82abcd\x09\x0b")
@@ -138,7 +138,7 @@ async def say_yes(stream: trio.SocketStream) -> None:
 
 
 async def flood(stream: trio.SocketStream) -> None:
-    """Sends messages without an end."""
+    """Send messages without end."""
     with contextlib.suppress(trio.BrokenResourceError):
         async with stream:
             if await accept_all(stream):
@@ -147,7 +147,7 @@ async def flood(stream: trio.SocketStream) -> None:
 
 
 async def take_its_time(upstream: int, stream: trio.SocketStream) -> None:
-    """Passes a server's answers on, each a quarter of a second late."""
+    """Forward each answer of a server a quarter of a second late."""
 
     async def pass_on(source: trio.SocketStream, sink: trio.SocketStream, delay_s: float) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -217,7 +217,7 @@ def flooder() -> Iterator[int]:
     yield from served(flood)
 
 
-def test_a_server_that_gets_everything_wrong(check: Check, yes_man: int) -> None:
+def test_a_server_that_gets_everything_wrong_fails(check: Check, yes_man: int) -> None:
     status, lines = check("--timeout", f"{0.3 * pace():g}", f"ws://127.0.0.1:{yes_man}/")
     assert status == 1
     verdicts = {line.split()[1]: line.split()[0] for line in lines if line[:1] != " "}
@@ -261,9 +261,9 @@ def test_ctrl_c_ends_it_without_a_traceback(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_server_that_floods_takes_no_longer_than_one_that_is_mute(check: Check, flooder: int) -> None:
-    began = time.thread_time()  # not the clock, by which other work on the machine counts too
+    began = time.thread_time()  # a clock would count other work on the machine too
     status, lines = check("--only", "fragments", "-v", "--timeout", "0.5", f"ws://127.0.0.1:{flooder}/")
-    assert time.thread_time() - began < 5  # of reading for 0.5 s at most, and of telling the story
+    assert time.thread_time() - began < 5  # it reads for at most 0.5 s, and prints the story
     assert status == (lines[0].split()[0] == "BAD")
     assert lines[0].startswith(("BAD      fragments", "unclear  fragments"))
     assert len(lines) < 5000
@@ -318,7 +318,7 @@ async def test_a_case_is_shown_in_the_order_of_cause_and_effect(nursery: trio.Nu
     nursery.cancel_scope.cancel()
 
 
-async def test_an_incomplete_frame_is_told_before_the_close_that_it_causes(nursery: trio.Nursery) -> None:
+async def test_an_incomplete_frame_is_reported_before_the_close_that_it_causes(nursery: trio.Nursery) -> None:
     server = await nursery.start(partial(rawws.serve, rawws.Hub(hello=None), 0, host=LOOPBACK))
     result = await Checker(f"ws://127.0.0.1:{server.port}/x").run_case(BY_NAME["length-too-large"])
     shown = [re.sub(r", byte \d+", "", line) for line in result.story() if re.match(r"\w+ → \w+, byte \d+: [^H]", line)]
@@ -346,7 +346,7 @@ def test_the_cases_can_be_listed(check: Check) -> None:
         ("| true", "0\n"),
     ],
 )
-def test_output_that_nobody_reads_or_that_is_full(yes_man: int, arguments: str, redirected: str, message: str) -> None:
+def test_closed_or_full_output_is_reported(yes_man: int, arguments: str, redirected: str, message: str) -> None:
     arguments = arguments.replace("URL", f"--only rsv2 --timeout 0.3 ws://127.0.0.1:{yes_man}/")
     program, _, pipe = redirected.partition("|")
     command = f"(sleep 0.1; {sys.executable} -m rawws check {arguments} {program}; echo $? >&2)"
@@ -364,7 +364,7 @@ def test_output_that_nobody_reads_or_that_is_full(yes_man: int, arguments: str, 
         (["ws://127.0.0.1:1/"], 3, "can't connect to 127.0.0.1:1: Connection refused"),
     ],
 )
-def test_an_impossible_command_is_one_sentence(
+def test_an_invalid_command_is_reported_in_one_sentence(
     capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, message: str
 ) -> None:
     assert rawws.cli.main(["check", *arguments]) == status
@@ -376,14 +376,14 @@ def test_an_impossible_command_is_one_sentence(
 
 # Servers that don't survive a case
 
-# A supervisor waits before it restarts a server; this is the default of systemd's RestartSec.
+# The delay of a supervisor before it restarts a server: systemd's default RestartSec.
 RESTART_S = 0.1
-# How long an answer may take: on a busy machine more than a moment.
+# The time limit of an answer; a busy machine needs more than a moment.
 ANSWER_S = 2.0
 
 
 class Faulty:
-    """Processes of ``tests.dying_server``, at one port; each begins when the one before has ended."""
+    """Processes of ``tests.dying_server`` on one port; each starts when the previous one has ended."""
 
     def __init__(self, fault: str, deadly: bytes, *, is_restarted: bool) -> None:
         self._command = [sys.executable, "-m", "tests.dying_server", fault, deadly.hex()]
@@ -463,7 +463,7 @@ DEADLY = {
     ("fault", "name"),
     [("crash", "two-keys"), ("crash", "ping-126"), ("hang", "ping-126"), ("crash", "close-bad-utf-8")],
 )
-def test_a_server_that_dies_of_a_case(
+def test_a_server_that_crashes_in_a_case_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, intact: dict[str, str], fault: str, name: str
 ) -> None:
     monkeypatch.setattr(checker, "RETURN_S", 1.0)
@@ -487,7 +487,7 @@ def test_a_server_that_dies_of_a_case(
 
 
 @pytest.mark.parametrize(("fault", "name"), [("crash", "ping-126"), ("fork", "two-keys"), ("fork", "close-bad-utf-8")])
-def test_a_server_that_dies_of_a_case_and_is_restarted(
+def test_a_server_that_crashes_in_a_case_and_restarts_is_reported(
     capsys: pytest.CaptureFixture[str], intact: dict[str, str], fault: str, name: str
 ) -> None:
     with faulty(fault, DEADLY[name], is_restarted=True) as server:
@@ -499,13 +499,13 @@ def test_a_server_that_dies_of_a_case_and_is_restarted(
     assert {case: verdict for case, (verdict, _) in verdicts.items()} | {name: "bad"} == {**intact, name: "bad"}
 
 
-def test_a_server_that_cuts_off_idle_clients_has_not_died(intact: dict[str, str]) -> None:
+def test_a_server_that_disconnects_idle_clients_has_not_crashed(intact: dict[str, str]) -> None:
     with faulty(f"idle:{0.8 * pace()}") as server:  # more than a case takes, and less than all of them
         verdicts = run_cases(server.port)
     assert verdicts == intact
 
 
-def test_a_server_that_leaks_connections_stops_at_some_time(
+def test_a_server_that_leaks_connections_ends_the_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checker, "RETURN_S", 1.0)

@@ -1,4 +1,4 @@
-"""The command line: what its flags mean, and what it says to a bad one."""
+"""The command line: the meaning of its flags, and its errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ECHO = ("--mode", "echo")
 
 @dataclass
 class Ran:
-    """What the command line would have run."""
+    """The calls that the command line would have made."""
 
     host: str = ""
     port: int = -1
@@ -46,7 +46,7 @@ class Ran:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Keeps the server from running, and is filled with what it would have been given."""
+    """Keep the server from running, and record the arguments that it would have been given."""
     outcome = Ran()
 
     async def run_program(host: str, port: int, start: Callable[..., Awaitable[None]], *_: object) -> None:
@@ -72,11 +72,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     return outcome
 
 
-# What the flags mean
+# The flags
 
 
 @pytest.mark.parametrize("arguments", [[], ["serve"]], ids=["rawws", "rawws serve"])
-def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list[str]) -> None:
+def test_the_server_has_the_defaults_without_flags(ran: Ran, arguments: list[str]) -> None:
     assert rawws.cli.main([*arguments, "--no-page"]) == 0
     assert (ran.host, ran.port) == ("127.0.0.1", 8080)
     assert ran.hub.pop("hello") == "Hello! Message From Server!!"
@@ -92,7 +92,7 @@ def test_serves_with_the_defaults_when_nothing_is_said(ran: Ran, arguments: list
 
 
 @pytest.mark.parametrize("command", [[], ["serve"]], ids=["rawws", "rawws serve"])
-def test_every_flag_reaches_what_it_is_for(ran: Ran, command: list[str]) -> None:
+def test_every_flag_sets_its_setting(ran: Ran, command: list[str]) -> None:
     flags = (
         "--host ::1 --port 9 --hello hi --max-size 64k --max-lag 2M "
         "--no-compression --no-fast-lane --ping-interval 1.5 --ping-timeout 0 --drain 0.25 --log-level warning "
@@ -156,7 +156,7 @@ def test_a_star_allows_every_origin(ran: Ran) -> None:
     assert ran.allows("https://evil.example")
 
 
-def test_an_empty_hello_is_none_and_an_empty_host_is_every_interface(ran: Ran) -> None:
+def test_an_empty_hello_and_an_empty_host_are_passed_on(ran: Ran) -> None:
     assert rawws.cli.main(["--hello", "", "--host", ""]) == 0
     assert (ran.hub["hello"], ran.host) == ("", "")
 
@@ -183,12 +183,12 @@ def test_sizes_take_units_in_powers_of_1024(ran: Ran, text: str, size: int) -> N
 @pytest.mark.parametrize(
     ("flags", "level"), [(["-v"], "debug"), (["-vv"], "trace"), (["--log-level", "error"], "error")]
 )
-def test_the_log_can_be_made_longer_and_shorter(ran: Ran, flags: list[str], level: str) -> None:
+def test_flags_set_the_log_level(ran: Ran, flags: list[str], level: str) -> None:
     assert rawws.cli.main(flags) == 0
     assert ran.log_level == level
 
 
-# What it says to a bad one
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_the_log_can_be_made_longer_and_shorter(ran: Ran, flags: list[str], leve
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_bad_value_is_one_sentence_and_exit_status_2(
+def test_a_bad_value_is_reported_in_one_sentence_with_exit_status_2(
     ran: Ran, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
     assert rawws.cli.main(arguments) == 2
@@ -240,7 +240,7 @@ def test_a_bad_value_is_one_sentence_and_exit_status_2(
 
 
 @pytest.mark.parametrize("origin", ["hoppscotch.io", "https://", "https://hoppscotch.io/path", "https://a b"])
-def test_an_origin_that_is_none_is_one_sentence_and_exit_status_2(
+def test_an_invalid_origin_is_reported_in_one_sentence_with_exit_status_2(
     ran: Ran, capsys: pytest.CaptureFixture[str], origin: str
 ) -> None:
     assert rawws.cli.main(["--allow-origin", origin]) == 2
@@ -273,7 +273,7 @@ def test_an_origin_that_is_none_is_one_sentence_and_exit_status_2(
     ],
     ids=["a root path alone", "a key alone", "no key", "echo", "echo again"],
 )
-def test_flags_that_dont_go_together_are_one_sentence_and_exit_status_2(
+def test_flags_that_exclude_each_other_are_reported_in_one_sentence_with_exit_status_2(
     ran: Ran, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
     assert rawws.cli.main(arguments) == 2
@@ -281,12 +281,12 @@ def test_flags_that_dont_go_together_are_one_sentence_and_exit_status_2(
     assert capsys.readouterr().err == f"rawws: {sentence}\n"
 
 
-def test_echo_goes_with_what_has_to_do_with_any_connection(ran: Ran) -> None:
+def test_echo_mode_accepts_flags_that_concern_any_connection(ran: Ran) -> None:
     assert rawws.cli.main([*ECHO, "--max-connections", "5", "--hello", "hi"]) == 0
     assert ran.hub["mode"] == "echo"
 
 
-def test_not_being_able_to_listen_is_one_sentence_and_exit_status_1(
+def test_a_failure_to_listen_is_reported_in_one_sentence_with_exit_status_1(
     ran: Ran, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object, **__: object) -> None:
@@ -298,7 +298,9 @@ def test_not_being_able_to_listen_is_one_sentence_and_exit_status_1(
     assert ran.port == -1
 
 
-def test_a_greeting_that_is_not_utf8_is_one_sentence_and_exit_status_2(start_program: StartProgram) -> None:
+def test_a_greeting_that_is_not_utf8_is_reported_in_one_sentence_with_exit_status_2(
+    start_program: StartProgram,
+) -> None:
     ended = start_program.run("--port", "0", "--hello", b"\xff")
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
@@ -357,7 +359,7 @@ def test_a_greeting_that_is_not_utf8_is_one_sentence_and_exit_status_2(start_pro
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
-def test_a_mistyped_command_line_is_one_sentence_and_a_line_that_leads_to_help(
+def test_a_mistyped_command_line_is_answered_with_one_sentence_and_a_pointer_to_help(
     ran: Ran, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
     assert rawws.cli.main(arguments) == 2
@@ -376,7 +378,7 @@ NUMBERS = ("port", "history", "history-bytes", "max-size", "max-headers", "worke
 
 
 @pytest.mark.parametrize("flag", NUMBERS)
-def test_a_number_of_thousands_of_digits_is_one_short_sentence(
+def test_a_number_of_thousands_of_digits_is_reported_in_one_short_sentence(
     ran: Ran, capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:
     assert rawws.cli.main([f"--{flag}", "9" * 5000]) == 2
@@ -386,7 +388,7 @@ def test_a_number_of_thousands_of_digits_is_one_short_sentence(
     assert len(message) < 400
 
 
-def test_every_flag_that_takes_a_value_says_so_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flag_without_its_value_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     _, parsers = rawws.cli._make_parsers()
     for command, parser in parsers.items():
         for action in parser._actions:
@@ -397,7 +399,7 @@ def test_every_flag_that_takes_a_value_says_so_without_one(capsys: pytest.Captur
                 assert message.startswith(f"rawws: {flags} needs a value, as in {action.option_strings[-1]} "), message
 
 
-# What it says of itself
+# Help and version
 
 
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -427,26 +429,26 @@ def test_help_shows_each_default_as_a_user_would_write_it(capsys: pytest.Capture
     assert "`" not in shown
 
 
-def test_help_without_a_command_leads_to_serve(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_without_a_command_mentions_serve(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         rawws.cli.main(["--help"])
     assert caught.value.code == 0
     assert "serve" in capsys.readouterr().out
 
 
-def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_version_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         rawws.cli.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"rawws {rawws.__version__}\n"
 
 
-def test_the_module_is_the_program(start_program: StartProgram) -> None:
+def test_python_m_rawws_is_the_program(start_program: StartProgram) -> None:
     shown = start_program.run("--version")
     assert (shown.returncode, shown.stdout) == (0, f"rawws {rawws.__version__}\n")
 
 
-def test_what_a_peer_sends_may_go_to_all_others_only(ran: Ran) -> None:
+def test_exclude_sender_reaches_the_hub(ran: Ran) -> None:
     assert rawws.cli.main(["--exclude-sender"]) == 0
     assert ran.hub["exclude_sender"] is True
 
@@ -454,7 +456,7 @@ def test_what_a_peer_sends_may_go_to_all_others_only(ran: Ran) -> None:
 # The table of flags
 
 
-def test_a_flag_sets_a_keyword_that_there_is() -> None:
+def test_each_flag_sets_an_existing_keyword() -> None:
     for flag in FLAGS:
         if flag.goes_to:
             function, _, keyword = flag.goes_to.partition(".")
@@ -462,7 +464,7 @@ def test_a_flag_sets_a_keyword_that_there_is() -> None:
 
 
 def test_every_limit_in_the_metrics_is_that_of_its_flag() -> None:
-    """The flag by which a limit is reported sets the keyword from which the limit comes."""
+    """The flag that the metrics report for a limit sets the keyword of that limit."""
     options = ServerOptions(rate=1, max_connections=1, max_connections_per_ip=1, max_memory=1)
     limits = options.limits_by_flag() | Hub(max_rooms=1, max_peers=1).limits_by_flag()
     goes_to = {flag.name: flag.goes_to for flag in FLAGS}

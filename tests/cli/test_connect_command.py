@@ -54,13 +54,13 @@ def piped(server: Program, *arguments: str, said: bytes = b"") -> subprocess.Com
 # In a pipe
 
 
-def test_lines_in_and_lines_out(server: Program) -> None:
+def test_each_line_of_the_input_is_sent_and_each_message_printed(server: Program) -> None:
     ran = piped(server, said="one\nzwei ü\n/ping is a text here\nwithout an end".encode())
     assert ran.stdout.decode() == "one\nzwei ü\n/ping is a text here\nwithout an end\n"
     assert (ran.returncode, ran.stderr) == (0, b"")
 
 
-def test_nothing_is_lost_at_the_end_of_the_input(server: Program) -> None:
+def test_the_end_of_the_input_loses_no_answer(server: Program) -> None:
     said = b"".join(b"%d\n" % number for number in range(10_000))
     assert piped(server, said=said).stdout == said
 
@@ -70,7 +70,7 @@ def test_bytes(server: Program) -> None:
     assert (ran.returncode, ran.stdout) == (0, b"\xff\x00\n\xfe\n")
 
 
-def test_a_signal_does_not_cut_a_message_short_that_is_being_written_without_a_buffer() -> None:
+def test_a_signal_during_an_unbuffered_write_truncates_no_message() -> None:
     payload = "x" * 500_000  # more than a pipe takes
 
     def say(connection: ServerConnection) -> None:
@@ -86,7 +86,7 @@ def test_a_signal_does_not_cut_a_message_short_that_is_being_written_without_a_b
             command = [sys.executable, "-u", *CONNECT[1:], "-w", "-1", f"ws://{LOOPBACK}:{port}/"]
             with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
                 assert process.stdout is not None
-                first = os.read(process.stdout.fileno(), 1)  # it is in the midst of writing
+                first = os.read(process.stdout.fileno(), 1)  # the program is writing now
                 process.send_signal(signal.SIGINT)
                 time.sleep(0.1)
                 rest = process.stdout.read()
@@ -97,7 +97,7 @@ def test_a_signal_does_not_cut_a_message_short_that_is_being_written_without_a_b
             thread.join()
 
 
-def test_text_that_is_none(server: Program) -> None:
+def test_input_that_is_not_utf8_is_reported(server: Program) -> None:
     ran = piped(server, said=b"fine\n\xff\nnever sent\n")
     assert (ran.returncode, ran.stdout) == (2, b"fine\n"), "what was sent before is answered"
     assert ran.stderr == (
@@ -106,14 +106,14 @@ def test_text_that_is_none(server: Program) -> None:
     )
 
 
-def test_execute_and_leave(server: Program) -> None:
+def test_execute_sends_its_messages_and_exits(server: Program) -> None:
     began = time.monotonic()
     ran = piped(server, "-x", "one", "-x", "two", "-w", "0.2")
     assert (ran.returncode, ran.stdout) == (0, b"one\ntwo\n")
     assert time.monotonic() - began > 0.2
 
 
-def test_what_the_handshake_carries(server: Program) -> None:
+def test_the_handshake_carries_the_headers_that_the_flags_set(server: Program) -> None:
     origin = f"http://{server.address}"
     assert piped(server, "-H", "X-Day: Monday", "-s", "news", "-s", "chat", "-o", origin, "-w", "0").returncode == 0
     for line in (
@@ -126,7 +126,7 @@ def test_what_the_handshake_carries(server: Program) -> None:
             server.wait_for_line(line)
 
 
-def test_the_story_on_standard_error(server: Program) -> None:
+def test_verbose_shows_the_handshake_and_frames_on_standard_error(server: Program) -> None:
     ran = piped(server, "-v", said=b"hello\n")
     assert ran.stdout == b"hello\n"
     assert b"#1 > GET /room HTTP/1.1" in ran.stderr
@@ -149,7 +149,7 @@ def test_a_server_that_closes(server: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "message"),
     [
         (["ws://127.0.0.1:1/"], 1, "rawws: can't connect to 127.0.0.1:1: Connection refused; "),
         (["ftp://host/"], 2, "ftp"),
@@ -159,22 +159,22 @@ def test_a_server_that_closes(server: Program) -> None:
         ([], 2, "URL"),
     ],
 )
-def test_what_can_not_be_done(arguments: list[str], status: int, told: str) -> None:
+def test_an_invalid_command_line_is_reported(arguments: list[str], status: int, message: str) -> None:
     command = [*CONNECT, *arguments]
     ran = subprocess.run(command, input="", capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert ran.returncode == status
-    assert told in ran.stderr
+    assert message in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
-def test_a_reader_that_has_seen_enough(server: Program) -> None:
+def test_a_closed_output_pipe_ends_the_program(server: Program) -> None:
     command = f"(seq 1 100; sleep 0.3; seq 1 100) | {' '.join(CONNECT)} {server.address} | head -1"
     ran = subprocess.run(["sh", "-c", command], capture_output=True, timeout=PATIENCE_S, check=False)
     assert (ran.stdout, ran.stderr) == (b"1\n", b"")
 
 
 @pytest.mark.parametrize(
-    ("redirected", "status", "told"),
+    ("redirected", "status", "message"),
     [
         ("<&-", 2, "rawws: standard input is closed; </dev/null is an empty one\n"),
         (">&-", 2, "rawws: standard output is closed; >/dev/null has it thrown away\n"),
@@ -185,13 +185,13 @@ def test_a_reader_that_has_seen_enough(server: Program) -> None:
         ("-x two <&- >/dev/null", 0, ""),
     ],
 )
-def test_streams_that_are_closed_or_full(server: Program, redirected: str, status: int, told: str) -> None:
+def test_closed_or_full_streams_are_reported(server: Program, redirected: str, status: int, message: str) -> None:
     command = f"echo one | {' '.join(CONNECT)} -w 0.2 {server.address} {redirected}"
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", told)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", message)
 
 
-def test_an_error_has_nowhere_else_to_go_than_standard_error() -> None:
+def test_an_error_without_standard_error_sets_the_exit_status() -> None:
     command = f"{' '.join(CONNECT)} 127.0.0.1:1 2>&-"
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", "")
@@ -210,11 +210,11 @@ def test_an_error_has_nowhere_else_to_go_than_standard_error() -> None:
         ("ws+unix:///run/app.sock:/room", "ws+unix:///run/app.sock:/room"),
     ],
 )
-def test_addresses_for_short(typed: str, url: str) -> None:
+def test_short_addresses_are_completed(typed: str, url: str) -> None:
     assert complete_url(typed) == url
 
 
-# What is typed
+# Typed lines
 
 
 @pytest.mark.parametrize(
@@ -233,12 +233,12 @@ def test_addresses_for_short(typed: str, url: str) -> None:
         ("/raw 0x81:05", Raw(b"\x81\x05")),
     ],
 )
-def test_what_a_line_means(line: str, command: Command) -> None:
+def test_a_line_is_parsed_as_text_or_a_command(line: str, command: Command) -> None:
     assert parse_command(line) == command
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("/pign", "there is no /pign; /help lists what there is, and //pign sends that text"),
         ("/ping " + "x" * 126, "a control frame holds 125 bytes, not 126 (RFC 6455 §5.5)"),
@@ -248,18 +248,18 @@ def test_what_a_line_means(line: str, command: Command) -> None:
         ("/raw 8", "'8' is not bytes in hex, such as 81 85 37 fa"),
     ],
 )
-def test_a_line_that_can_not_be_meant(line: str, told: str) -> None:
-    assert parse_command(line) == Tell(told)
+def test_an_invalid_command_line_gets_a_hint(line: str, message: str) -> None:
+    assert parse_command(line) == Tell(message)
 
 
 class Flood:
-    """A server that sends messages of 1,000 bytes to its one client, as many as that takes, up to a bound."""
+    """A server that sends messages of 1,000 bytes to its one client as fast as the client reads, up to a bound."""
 
     MOST_BYTES = 40 * MIB
 
     def __init__(self) -> None:
         self.sent = 0
-        self.is_held_back = threading.Event()  # nothing could be sent for a second
+        self.is_held_back = threading.Event()  # set after a second in which nothing could be sent
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve)
@@ -294,22 +294,22 @@ def flood() -> Iterator[Flood]:
     flood.end()
 
 
-def test_a_server_sends_no_more_than_is_read_of_our_output(flood: Flood) -> None:
+def test_unread_output_holds_the_server_back(flood: Flood) -> None:
     command = [*CONNECT, flood.address, "-w", "-1"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as ran:
         assert ran.stdout is not None
         read = 0
         while flood.sent < flood.MOST_BYTES:
             read += len(os.read(ran.stdout.fileno(), 65536))
-            assert flood.sent - read < 20 * MIB  # of which most is in the system's buffers
+            assert flood.sent - read < 20 * MIB  # most of these bytes are in the system's buffers
         ran.kill()
 
 
-# How it ends
+# The end
 
 
 class Refuser:
-    """A WebSocket server for one client: it does the handshake, and what a test wants from there on."""
+    """A WebSocket server for one client: it does the handshake, and the test does the rest."""
 
     def __init__(self, act: Callable[[Refuser], None], tls: ssl.SSLContext | None = None) -> None:
         self._listener = socket.create_server((LOOPBACK, 0))
@@ -323,7 +323,7 @@ class Refuser:
     def _serve(self) -> None:
         with self._listener, self._listener.accept()[0] as self.client:
             self.client.settimeout(PATIENCE_S)
-            self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a reset may take a close back
+            self.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise a reset may discard a close
             if self._tls is not None:
                 self.client = self._tls.wrap_socket(self.client, server_side=True)
             head = b""
@@ -359,7 +359,7 @@ class Refuser:
             pass
 
     def wait_for_nothing(self) -> None:
-        """Take nothing of what the client sends, until it has gone."""
+        """Read nothing until the client has gone."""
         self.client_has_gone.wait(PATIENCE_S)
 
     def reset(self) -> None:
@@ -382,7 +382,7 @@ def refusing(act: Callable[[Refuser], None], tls: ssl.SSLContext | None = None) 
 
 
 def connect_to(address: str, *arguments: str, said: bytes = b"") -> tuple[int, str]:
-    """Return the status and what is said on standard error."""
+    """Return the exit status and the text on standard error."""
     command = [*CONNECT, "--no-compression", address, *arguments]
     ran = subprocess.run(command, input=said, capture_output=True, timeout=PATIENCE_S, check=False)
     return ran.returncode, ran.stderr.decode()
@@ -400,14 +400,14 @@ def test_the_status_depends_on_the_server_s_code(code: int, first: bool) -> None
         server.wait_for_end()
 
     with refusing(act) as address:
-        status, told = connect_to(address, *(("-w", "-1") if first else ("-w", "0")), said=b"one\ntwo\n")
+        status, message = connect_to(address, *(("-w", "-1") if first else ("-w", "0")), said=b"one\ntwo\n")
     if code in (1000, 1001, 1005):
-        assert (status, told) == (0, "")
+        assert (status, message) == (0, "")
         return
     assert status == 1
     who = "closed by the server with" if first else "closed by us with 1000 (normal closure), answered with"
     assert re.fullmatch(
-        rf"rawws: {re.escape(who)} {code}( \(.*\))? 'why'; lines 1 to 2 may not have reached the server\n", told
+        rf"rawws: {re.escape(who)} {code}( \(.*\))? 'why'; lines 1 to 2 may not have reached the server\n", message
     )
 
 
@@ -418,76 +418,77 @@ def test_input_that_was_not_sent_is_reported_whatever_the_code(code: int) -> Non
         server.wait_for_nothing()
 
     with refusing(act) as address:
-        status, told = connect_to(address, said=b"x" * 20_000_000 + b"\nnext\n")
+        status, message = connect_to(address, said=b"x" * 20_000_000 + b"\nnext\n")
     assert status == 1
     assert re.fullmatch(
-        rf"rawws: closed by the server with {code} \(.*\); the input from line 1 on was not sent\n", told
+        rf"rawws: closed by the server with {code} \(.*\); the input from line 1 on was not sent\n", message
     )
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-def test_a_refusal_is_found_though_it_resets_the_connection(scheme: str) -> None:
+def test_a_refusal_is_reported_even_if_a_reset_follows_it(scheme: str) -> None:
     def act(server: Refuser) -> None:
         server.client.recv(1)
         server.send(Opcode.CLOSE, b"\x03\xf1too big")
-        server.client.close()  # with bytes that were not read, which makes a reset of it
+        server.client.close()  # unread bytes turn this into a reset
 
     tls = None
     if scheme == "wss":
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         trustme.CA().issue_cert(LOOPBACK).configure_cert(tls)
     with refusing(act, tls) as address:
-        status, told = connect_to(f"{scheme}://{address}", "-n", said=b"x" * 20_000_000 + b"\nnext\n")
+        status, message = connect_to(f"{scheme}://{address}", "-n", said=b"x" * 20_000_000 + b"\nnext\n")
     assert status == 1
-    assert told == (
+    assert message == (
         "rawws: closed by the server with 1009 (message too big) 'too big'; the input from line 1 on was not sent\n"
     )
 
 
 @pytest.mark.parametrize("resets", [False, True])
-def test_an_end_without_a_close_is_no_success(resets: bool) -> None:
+def test_an_end_without_a_close_is_a_failure(resets: bool) -> None:
     def act(server: Refuser) -> None:
         server.wait_for_close()
         if resets:
             server.reset()
 
     with refusing(act) as address:
-        status, told = connect_to(address, "-w", "0", said=b"one\n")
+        status, message = connect_to(address, "-w", "0", said=b"one\n")
     assert status == 1
-    assert told.startswith("rawws: closed by us with 1000 (normal closure), with no close in answer: ")
-    assert told.endswith("; line 1 may not have reached the server\n")
+    assert message.startswith("rawws: closed by us with 1000 (normal closure), with no close in answer: ")
+    assert message.endswith("; line 1 may not have reached the server\n")
 
 
-def test_a_large_message_that_is_refused_and_the_input_after_it(server: Program) -> None:
+def test_a_refused_message_and_the_unsent_input_are_reported(server: Program) -> None:
     large = b"x" * 8_000_000
     for said in (large, large + b"\nafter\n", b"fine\n" + large + b"\n" + b"after\n" * 100_000):
         ran = piped(server, "--no-compression", said=said)
         assert ran.returncode == 1
         assert ran.stdout == (b"fine\n" if said.startswith(b"fine") else b"")
-        told = ran.stderr.decode()
-        assert told.startswith("rawws: closed by the server with 1009 (message too big) ")
-        assert re.search(r"; the input from line \d+ on was not sent|; lines? [1-9to ]+ may not have reached", told)
+        message = ran.stderr.decode()
+        assert message.startswith("rawws: closed by the server with 1009 (message too big) ")
+        assert re.search(r"; the input from line \d+ on was not sent|; lines? [1-9to ]+ may not have reached", message)
 
 
-def test_messages_of_execute_that_were_not_sent() -> None:
+def test_unsent_messages_of_execute_are_reported() -> None:
     def act(server: Refuser) -> None:
         server.wait_for(b"one")
         server.send(Opcode.CLOSE, b"\x03\xe9")
         server.wait_for_nothing()
 
-    # An argument holds 128 KiB at most, so there are many of them.
+    # An argument holds at most 128 KiB, so there are many of them.
     large = [part for _ in range(15) for part in ("-x", "x" * 100_000)]
     with refusing(act) as address:
-        status, told = connect_to(address, "-x", "one", *large, "-w", "-1")
-    if status:  # else the system has taken all of it
+        status, message = connect_to(address, "-x", "one", *large, "-w", "-1")
+    if status:  # otherwise the system has taken all of it
         assert re.fullmatch(
-            r"rawws: closed by the server with 1001 \(going away\); the input from message \d+ on was not sent\n", told
+            r"rawws: closed by the server with 1001 \(going away\); the input from message \d+ on was not sent\n",
+            message,
         )
     else:
-        assert told == ""
+        assert message == ""
 
 
-def test_a_user_who_interrupts_expects_no_more_to_be_sent(server: Program) -> None:
+def test_ctrl_c_in_a_pipe_exits_with_status_0(server: Program) -> None:
     command = [*CONNECT, "-v", f"{server.address}/room"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
         assert ran.stdin is not None
@@ -499,7 +500,7 @@ def test_a_user_who_interrupts_expects_no_more_to_be_sent(server: Program) -> No
         assert ran.wait(PATIENCE_S) == 0
 
 
-# Until the answers have come
+# Waiting for the answers
 
 
 @pytest.fixture
@@ -523,15 +524,15 @@ def test_the_frames_that_are_shown_have_the_text_of_compressed_messages(slow_ech
     command = [*CONNECT, "-v", slow_echo]
     ran = subprocess.run(command, input=b"hello\n" * 3, capture_output=True, timeout=PATIENCE_S, check=False)
     assert (ran.returncode, ran.stdout) == (0, b"hello\n" * 3)
-    told = ran.stderr.decode()
-    assert " rawws.server    #0 = marks of this log: < received, > sent, " in told
-    assert told.count(" rawws.frames    #1 > TEXT ") == 3
+    log = ran.stderr.decode()
+    assert " rawws.server    #0 = marks of this log: < received, > sent, " in log
+    assert log.count(" rawws.frames    #1 > TEXT ") == 3
     # This server refers to earlier messages (RFC 7692 §7.1.1).
-    received = re.findall(r" rawws.frames    #1 < TEXT fin=1 rsv=100 .*\n.* rawws.frames    #1 (.*)", told)
+    received = re.findall(r" rawws.frames    #1 < TEXT fin=1 rsv=100 .*\n.* rawws.frames    #1 (.*)", log)
     assert received == ["= the message: TEXT, 5 bytes: 'hello'"] * 3
 
 
-def test_in_a_pipe_answers_are_waited_for(slow_echo: str) -> None:
+def test_a_pipe_waits_for_the_answers(slow_echo: str) -> None:
     said = b"q1\nq2\nq3\n"
     command = [*CONNECT, slow_echo]
     ran = subprocess.run(command, input=said, capture_output=True, timeout=PATIENCE_S, check=False)
@@ -544,7 +545,7 @@ def test_a_given_wait_is_kept(slow_echo: str) -> None:
     assert (ran.returncode, ran.stdout) == (0, b"")
 
 
-async def test_a_server_that_never_pauses_is_listened_to_for_a_while(autojump_clock: MockClock) -> None:  # noqa: ARG001
+async def test_a_server_that_never_pauses_is_closed_after_10_s(autojump_clock: MockClock) -> None:  # noqa: ARG001
     tally = Tally(sent=3)
 
     async def talk(ws: WebSocket) -> None:
@@ -560,14 +561,14 @@ async def test_a_server_that_never_pauses_is_listened_to_for_a_while(autojump_cl
     async with open_pair() as (client, server), trio.open_nursery() as nursery:
         nursery.start_soon(talk, server)
         nursery.start_soon(listen, client)
-        told = await UntilQuiet().wait(client, tally)
-        # Until the third came, at 1.8 s, answers might have been missing.
+        message = await UntilQuiet().wait(client, tally)
+        # Answers may be missing until the third one, at 1.8 s.
         assert 11.8 <= trio.current_time() < 13
-        assert told.startswith("closed by us, though the server is still sending, 10 s after")
+        assert message.startswith("closed by us, though the server is still sending, 10 s after")
         nursery.cancel_scope.cancel()
 
 
-async def test_answers_that_keep_coming_are_waited_for_however_long_it_takes(autojump_clock: MockClock) -> None:  # noqa: ARG001
+async def test_answers_that_keep_coming_are_awaited_without_a_time_limit(autojump_clock: MockClock) -> None:  # noqa: ARG001
     tally = Tally(sent=100)
 
     async def answer(ws: WebSocket) -> None:
@@ -589,7 +590,7 @@ async def test_answers_that_keep_coming_are_waited_for_however_long_it_takes(aut
         nursery.cancel_scope.cancel()
 
 
-async def test_a_message_that_is_here_when_we_are_late_is_not_missed(mock_clock: MockClock) -> None:
+async def test_a_message_that_arrived_during_a_stall_is_not_missed(mock_clock: MockClock) -> None:
     tally = Tally(sent=1)
     async with open_pair() as (client, server), trio.open_nursery() as nursery:
 
@@ -599,7 +600,7 @@ async def test_a_message_that_is_here_when_we_are_late_is_not_missed(mock_clock:
 
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
-        mock_clock.jump(5)  # as if nothing of ours had run meanwhile
+        mock_clock.jump(5)  # as after a stall of the loop
         server._loop.sending.send(server._peer, b"\x81\x05hello")
         await wait_all_tasks_blocked()
         assert tally.received == 0
@@ -609,14 +610,14 @@ async def test_a_message_that_is_here_when_we_are_late_is_not_missed(mock_clock:
         assert tally.received == -1
 
 
-# Where the output is a terminal
+# Output to a terminal
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J \x9b5n \x85 \x7f \u202e \x00 fine ü"
 SPELT_OUT = r"\x1b]0;owned\x07\x1b[2J \x9b5n \x85 \x7f \u202e \x00 fine ü"
 
 
 def in_terminal(*arguments: str, said: bytes = b"") -> tuple[int, str]:
-    """Run a command with a pipe as its input and a terminal for the rest; returns the status and what was shown."""
+    """Run a command with a pipe as input and a terminal for the rest; return the exit status and the output."""
     screen, inside = pty.openpty()
     try:
         with subprocess.Popen(
@@ -669,7 +670,7 @@ def test_messages_are_left_as_they_are_for_a_file() -> None:
     assert (ran.returncode, ran.stdout) == (0, HOSTILE.encode() + b"\n\x1b\xff\n")
 
 
-def test_characters_that_a_terminal_has_no_bytes_for_are_spelt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_outside_the_terminals_encoding_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     def act(server: Refuser) -> None:
         server.send(Opcode.TEXT, "ü → 5".encode())
         server.send(Opcode.CLOSE, b"\x03\xe8")
@@ -725,7 +726,7 @@ def test_a_refusal_is_made_printable(answer: bytes, command: str) -> None:
 
 
 class Terminal:
-    """The program in a terminal of its own."""
+    """The program in its own terminal."""
 
     def __init__(self, home: Path, *arguments: str) -> None:
         self._screen, inside = pty.openpty()
@@ -740,7 +741,7 @@ class Terminal:
         os.write(self._screen, text.encode())
 
     def wait_for(self, text: str) -> str:
-        """Return what was shown up to that text, which has not been waited for before."""
+        """Return the new output up to this text."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self._seen:
             ready, _, _ = select.select([self._screen], [], [], max(0.0, deadline - time.monotonic()))
@@ -774,7 +775,7 @@ def terminal(server: Program, tmp_path: Path) -> Iterator[Terminal]:
         terminal.end()
 
 
-def test_a_conversation(terminal: Terminal, tmp_path: Path) -> None:
+def test_a_terminal_shows_a_whole_conversation(terminal: Terminal, tmp_path: Path) -> None:
     terminal.type("hello\r")
     terminal.wait_for("< hello")
     terminal.type("/ping\r")
@@ -793,13 +794,13 @@ def test_a_conversation(terminal: Terminal, tmp_path: Path) -> None:
     assert history.stat().st_mode & 0o777 == 0o600
 
 
-def test_leaving_with_ctrl_d(terminal: Terminal) -> None:
+def test_ctrl_d_closes_the_connection(terminal: Terminal) -> None:
     terminal.type("\x04")
     terminal.wait_for("disconnected: closed by us with 1000")
     assert terminal.wait() == 0
 
 
-def test_raw_bytes_and_what_the_server_says_to_them(terminal: Terminal) -> None:
+def test_raw_bytes_are_sent_and_the_answer_is_shown(terminal: Terminal) -> None:
     terminal.type("/raw 81 05 68 65 6c 6c 6f\r")
     terminal.wait_for(
         "disconnected: closed by the server with 1002 (protocol error) 'server received unexpected unmasked"
@@ -807,17 +808,18 @@ def test_raw_bytes_and_what_the_server_says_to_them(terminal: Terminal) -> None:
     assert terminal.wait() == 1
 
 
-def test_control_characters_of_others_do_not_get_to_the_terminal(terminal: Terminal, server: Program) -> None:
+def test_control_characters_of_others_are_escaped_on_the_terminal(terminal: Terminal, server: Program) -> None:
     piped(server, "-x", "\x1b]0;owned\x07 fine", "-w", "0")
     assert "\x07" not in terminal.wait_for(r"< \x1b]0;owned\x07 fine")
 
 
-def test_a_server_sends_no_more_than_a_terminal_draws(flood: Flood, tmp_path: Path) -> None:
+def test_a_slow_terminal_holds_the_server_back(flood: Flood, tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, flood.address)
     try:
         terminal.wait_for("< xxx")
-        terminal.wait_for(">")  # where a line may be typed
-        assert flood.is_held_back.wait(PATIENCE_S), f"{flood.sent:,} bytes were sent"  # while nobody looks
+        terminal.wait_for(">")  # the prompt
+        # The test reads no output meanwhile.
+        assert flood.is_held_back.wait(PATIENCE_S), f"{flood.sent:,} bytes were sent"
         assert flood.sent < 20 * MIB
     finally:
         terminal.end()

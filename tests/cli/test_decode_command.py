@@ -1,4 +1,4 @@
-"""``rawws decode``: what it takes, what it prints, and its exit status."""
+"""``rawws decode``: its input, its output, and its exit status."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_hex_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == 11
 
 
-def test_hex_that_would_be_too_long_for_the_name_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hex_longer_than_any_file_name_is_decoded(capsys: pytest.CaptureFixture[str]) -> None:
     status, lines = decode(capsys, "--brief", encode_frame(Opcode.BINARY, bytes(1000)).hex())
     assert status == 0
     assert lines[0].startswith("server → client, byte 0: BINARY fin=1 rsv=000 mask=none len=1000")
@@ -80,7 +80,7 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 @pytest.mark.parametrize(
     "said", [RESPONSE * 2000, REQUEST + HELLO * 13_000, encode_frame(Opcode.BINARY, bytes(200_000)) + BYE]
 )
-def test_a_long_input_is_explained_piece_by_piece_and_not_otherwise(
+def test_a_long_input_gives_the_same_output_in_pieces(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     sizes = []
@@ -99,14 +99,14 @@ def test_a_long_input_is_explained_piece_by_piece_and_not_otherwise(
     assert sizes[-1] == len(said)
 
 
-def test_what_is_wrong_is_told_and_counts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_violation_is_reported_and_sets_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     status, lines = decode(capsys, "--from", "client", "--brief", "810568656c6c6f")
     assert status == 1
     assert lines[1].startswith("    ! server received unexpected unmasked")
     assert lines[1].endswith("(RFC 6455 §5.1); the receiver fails with 1002")
 
 
-def test_packets_of_tcpdump(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_packets_of_tcpdump_are_decoded_in_both_directions(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     said = [packet(5000, 80, 1, REQUEST + HELLO), packet(80, 5000, 1, SWITCH + b"\r\n" + BYE)]
     (tmp_path / "packets").write_text("\n".join(said))
     status, lines = decode(capsys, "--brief", str(tmp_path / "packets"))
@@ -117,7 +117,7 @@ def test_packets_of_tcpdump(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert began == [to_server, to_client, "HTTP ends", to_server, to_client]
 
 
-def test_packets_without_their_beginning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_packets_after_a_missing_beginning_are_not_decoded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "dump").write_text(packet(5000, 80, 9, b"", syn=True) + "\n" + packet(5000, 80, 20, HELLO))
     status, lines = decode(capsys, str(tmp_path / "dump"))
     assert status == 0
@@ -127,7 +127,7 @@ def test_packets_without_their_beginning(capsys: pytest.CaptureFixture[str], tmp
     ]
 
 
-def test_what_a_recording_tells_is_no_command_to_the_terminal(
+def test_control_characters_in_a_recording_are_escaped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = [{"kind": kind, "told": "\x1b[2Jx"} for kind in ("end", "\x1b]0;y\x07", ["z"])]
@@ -165,7 +165,7 @@ def test_a_recording(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ("zz", "there is no file 'zz', and that is not bytes in hex: give bytes in hex, a file, or - for"),
         ("nosuch.hex", "there is no file 'nosuch.hex', and that is not bytes in hex"),
@@ -175,14 +175,14 @@ def test_a_recording(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         ("", "there is nothing to decode"),
     ],
 )
-def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str], given: str, told: str) -> None:
+def test_bad_input_is_reported_in_one_sentence(capsys: pytest.CaptureFixture[str], given: str, message: str) -> None:
     assert rawws.cli.main(["decode", given]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"rawws: {told}")
+    assert error.startswith(f"rawws: {message}")
     assert error.count("\n") == 1
 
 
-def test_of_what_is_http_a_recording_has_the_heads_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_recording_shows_only_the_heads_of_http(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     post = b"POST /room HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
     answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 30\r\n\r\n"
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -206,7 +206,7 @@ def test_a_line_that_is_no_record_is_named(
     assert "is not a record" in capsys.readouterr().err
 
 
-def test_a_frame_of_which_a_part_is_left_out_is_shown_as_far_as_it_goes() -> None:
+def test_a_truncated_frame_is_shown_as_far_as_it_was_recorded() -> None:
     header = parse_header(encode_frame(Opcode.BINARY, bytes(1000)))
     assert header is not None
     recorder = FrameRecorder(header)
@@ -219,7 +219,7 @@ def test_a_frame_of_which_a_part_is_left_out_is_shown_as_far_as_it_goes() -> Non
 
 
 @pytest.mark.parametrize(
-    ("redirected", "status", "told"),
+    ("redirected", "status", "message"),
     [
         ("<&-", 2, "rawws: standard input is closed; </dev/null is an empty one\n"),
         ("8100 >&-", 2, "rawws: standard output is closed; >/dev/null has it thrown away\n"),
@@ -229,17 +229,17 @@ def test_a_frame_of_which_a_part_is_left_out_is_shown_as_far_as_it_goes() -> Non
         ),
     ],
 )
-def test_streams_that_are_closed_or_full(redirected: str, status: int, told: str) -> None:
+def test_closed_or_full_streams_are_reported(redirected: str, status: int, message: str) -> None:
     command = f"{sys.executable} -m rawws decode {redirected}"
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", told)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", message)
 
 
 # Input that isn't frames
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run the command with input that it can't explain, and return its one sentence."""
+def error_sentence(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command with input that it can't explain, and return the one sentence of its error."""
     assert rawws.cli.main(["decode", *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -278,19 +278,19 @@ def captured() -> bytes:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("magic", [0xA1B2C3D4, 0xA1B23C4D], ids=["microseconds", "nanoseconds"])
-def test_a_capture_is_named(
+def test_a_capture_file_is_recognized(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, captured: bytes, order: Literal["little", "big"], magic: int
 ) -> None:
     (tmp_path / "a capture").write_bytes(pcap(captured, order=order, magic=magic))
-    assert told(capsys, str(tmp_path / "a capture")).startswith(f"{tmp_path}/a capture {NAMED}")
+    assert error_sentence(capsys, str(tmp_path / "a capture")).startswith(f"{tmp_path}/a capture {NAMED}")
 
 
 @pytest.mark.parametrize("tool", ["tshark", "tcpdump"])
-def test_what_is_said_of_a_capture_works(
+def test_the_advice_for_a_capture_works(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, captured: bytes, tool: str
 ) -> None:
     (tmp_path / "a capture").write_bytes(pcap(captured))
-    sentence = told(capsys, str(tmp_path / "a capture"))
+    sentence = error_sentence(capsys, str(tmp_path / "a capture"))
     assert NAMED in sentence
     need(shutil.which(tool), tool)
     assert "TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'" in followed(sentence, tool)
@@ -300,11 +300,11 @@ def test_what_is_said_of_a_capture_works(
     ("tool", "pack"),
     [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)],
 )
-def test_a_compressed_file_is_named_and_the_advice_works(
+def test_a_compressed_file_is_recognized_and_the_advice_works(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, tool: str, pack: Callable[[bytes], bytes]
 ) -> None:
     (tmp_path / "x").write_bytes(pack(HELLO))
-    sentence = told(capsys, str(tmp_path / "x"))
+    sentence = error_sentence(capsys, str(tmp_path / "x"))
     assert (
         sentence
         == f"{tmp_path}/x is compressed with {tool}: decode its contents, with {tool} -dc {tmp_path}/x | rawws decode"
@@ -313,11 +313,9 @@ def test_a_compressed_file_is_named_and_the_advice_works(
     assert "'Hello'" in followed(sentence, tool)
 
 
-def test_a_har_is_named_and_the_recording_that_is_advised_can_be_made(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_har_is_recognized_and_the_advice_works(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "x.har").write_text('{"log": {"version": "1.2", "creator": {"name": "WebInspector"}, "entries": []}}')
-    sentence = told(capsys, str(tmp_path / "x.har"))
+    sentence = error_sentence(capsys, str(tmp_path / "x.har"))
     assert "KeyError" not in sentence
     command = re.search("rawws (tap 8081 HOST:PORT --record RECORDING) ", sentence)
     assert command is not None
@@ -327,11 +325,11 @@ def test_a_har_is_named_and_the_recording_that_is_advised_can_be_made(
     assert options.record == "RECORDING"
 
 
-def test_tls_is_named_in_hex_and_in_packets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_tls_is_recognized_in_hex_and_in_packets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     hello = bytes.fromhex("1603010200010001fc0303")
-    assert told(capsys, hello.hex(" ")).startswith("this is TLS: frames in it are encrypted")
+    assert error_sentence(capsys, hello.hex(" ")).startswith("this is TLS: frames in it are encrypted")
     (tmp_path / "one").write_text(packet(5000, 443, 1, hello))
-    assert told(capsys, str(tmp_path / "one")).startswith("this is TLS: frames in it are encrypted")
+    assert error_sentence(capsys, str(tmp_path / "one")).startswith("this is TLS: frames in it are encrypted")
     (tmp_path / "two").write_text(packet(5000, 443, 1, hello) + "\n" + packet(5001, 80, 1, HELLO))
     status, lines = decode(capsys, "--brief", str(tmp_path / "two"))
     assert status == 0
@@ -342,7 +340,7 @@ def test_tls_is_named_in_hex_and_in_packets(capsys: pytest.CaptureFixture[str], 
     ]
 
 
-def test_noise_gets_a_warning_before_it_is_explained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_warning_precedes_the_explanation_of_noise(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\xa7\x8d\r\n\0\0\0\0\xb7D\x0ck")
     status, lines = decode(capsys, "--brief", str(tmp_path / "x"))
     assert status == 1
@@ -354,9 +352,9 @@ def test_noise_gets_a_warning_before_it_is_explained(capsys: pytest.CaptureFixtu
     assert (status, lines[1][:54]) == (1, "! they do with the bytes of each 16-bit word swapped: ")
 
 
-def test_both_directions_in_one_are_not_taken_for_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_both_directions_in_one_stream_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "stream").write_bytes(REQUEST + SWITCH + b"\r\n" + HELLO + BYE)
-    assert told(capsys, str(tmp_path / "stream")).startswith("this has both directions of a connection")
+    assert error_sentence(capsys, str(tmp_path / "stream")).startswith("this has both directions of a connection")
 
 
 def test_two_directions_of_a_followed_stream(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -368,30 +366,36 @@ def test_two_directions_of_a_followed_stream(capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_in_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(HELLO)
     (tmp_path / "x").chmod(0)
-    assert told(capsys, str(tmp_path / "x")) == f"{tmp_path}/x can't be read: Permission denied"
+    assert error_sentence(capsys, str(tmp_path / "x")) == f"{tmp_path}/x can't be read: Permission denied"
 
 
-def test_missing_empty_and_several_files_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_missing_empty_and_several_files_are_reported_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    assert told(capsys, str(tmp_path / "empty")).startswith("there is nothing to decode: give bytes in hex, a file,")
-    assert told(capsys, str(tmp_path / "gone")) == f"{tmp_path}/gone can't be read: No such file or directory"
-    assert told(capsys, str(tmp_path)).startswith(f"{tmp_path} is a directory: give a file")
-    assert told(capsys, *[str(tmp_path / "empty")] * 2) == "rawws decode takes one file at a time"
-    assert told(capsys, f"{tmp_path}/nosuch.hex").startswith("there is no file '")
+    assert error_sentence(capsys, str(tmp_path / "empty")).startswith(
+        "there is nothing to decode: give bytes in hex, a file,"
+    )
+    assert error_sentence(capsys, str(tmp_path / "gone")) == f"{tmp_path}/gone can't be read: No such file or directory"
+    assert error_sentence(capsys, str(tmp_path)).startswith(f"{tmp_path} is a directory: give a file")
+    assert error_sentence(capsys, *[str(tmp_path / "empty")] * 2) == "rawws decode takes one file at a time"
+    assert error_sentence(capsys, f"{tmp_path}/nosuch.hex").startswith("there is no file '")
 
 
-def test_a_pipe_is_read_as_a_file_is() -> None:
+def test_a_pipe_is_read_like_a_file() -> None:
     command = f"{sys.executable} -m rawws decode --brief /dev/fd/3 3<&0"
     ran = subprocess.run(["sh", "-c", command], input=HELLO, capture_output=True, timeout=PATIENCE_S, check=False)
     assert ran.stdout.decode().endswith("'Hello'\n")
 
 
-def test_a_record_that_lacks_a_member_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_record_that_lacks_a_member_is_reported_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "x").write_text('{"at":1,"connection":1}\n')
-    assert told(capsys, str(tmp_path / "x")).endswith(": it has no 'kind'")
+    assert error_sentence(capsys, str(tmp_path / "x")).endswith(": it has no 'kind'")
     (tmp_path / "x").write_text('{"at":1,"connection":1,"kind":"frame","sender":"me"}\n')
-    assert told(capsys, str(tmp_path / "x")).endswith(": its sender is 'me', and neither client nor server")
+    assert error_sentence(capsys, str(tmp_path / "x")).endswith(": its sender is 'me', and neither client nor server")

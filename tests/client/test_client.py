@@ -28,7 +28,7 @@ from tests.serving import LOOPBACK
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps the environment's proxies out of the tests."""
+    """Remove the environment's proxies for the test."""
     for scheme in ("http", "https", "ws", "wss", "all", "no"):
         for name in (f"{scheme}_proxy", f"{scheme}_PROXY".upper()):
             monkeypatch.delenv(name, raising=False)
@@ -45,7 +45,7 @@ async def start(nursery: trio.Nursery, handler: Any = echo, **options: Any) -> s
 
 
 async def start_raw(nursery: trio.Nursery, converse: Callable[[trio.SocketStream], Awaitable[None]]) -> str:
-    """Start a server that does whatever it is told to."""
+    """Start a server with the given behaviour."""
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
@@ -66,12 +66,12 @@ def key_of(head: str) -> str:
     return head.partition("Sec-WebSocket-Key: ")[2].partition("\r\n")[0]
 
 
-def answering(head: str, behind: bytes = b"", *, closes: bool = True) -> Callable[[trio.SocketStream], Awaitable[None]]:
-    """Return a server that answers with this head, in which ACCEPT stands for the right value."""
+def answering(head: str, after: bytes = b"", *, closes: bool = True) -> Callable[[trio.SocketStream], Awaitable[None]]:
+    """Return a server that answers with this head; ACCEPT in it is replaced by the right value."""
 
     async def converse(stream: trio.SocketStream) -> None:
         accept = Accept.of(key_of(await read_head(stream))).value
-        await stream.send_all(head.replace("ACCEPT", accept).encode() + behind)
+        await stream.send_all(head.replace("ACCEPT", accept).encode() + after)
         if not closes:
             await stream.receive_some()
 
@@ -87,7 +87,7 @@ GOOD = (
 
 
 @pytest.mark.parametrize("compression", ["deflate", None])
-async def test_talks_to_the_server_of_python_s_websockets(nursery: trio.Nursery, compression: str | None) -> None:
+async def test_connect_talks_to_a_server_of_python_s_websockets(nursery: trio.Nursery, compression: str | None) -> None:
     async def websockets_echo(connection: ServerConnection) -> None:
         async for message in connection:
             await connection.send(message)
@@ -97,7 +97,7 @@ async def test_talks_to_the_server_of_python_s_websockets(nursery: trio.Nursery,
     )
     port = server.listeners[0].socket.getsockname()[1]
     async with rawws.connect(f"ws://{LOOPBACK}:{port}/") as ws:
-        # It keeps its context from message to message.
+        # The server keeps its compression context between messages.
         assert ("server_no_context_takeover" in str(ws.extensions), bool(ws.extensions)) == (False, bool(compression))
         for message in ("text", b"binary", "é" * 5000, b"x" * 100_000, "é" * 5000, ""):
             await ws.send(message)
@@ -107,13 +107,13 @@ async def test_talks_to_the_server_of_python_s_websockets(nursery: trio.Nursery,
     nursery.cancel_scope.cancel()
 
 
-async def test_frames_behind_the_101_are_not_lost(nursery: trio.Nursery) -> None:
+async def test_frames_right_after_the_101_are_not_lost(nursery: trio.Nursery) -> None:
     url = await start_raw(nursery, answering(GOOD + "\r\n", encode_frame(1, b"early"), closes=False))
     async with rawws.connect(url) as ws:
         assert await ws.recv() == "early"
 
 
-async def test_says_what_it_is_told_to(nursery: trio.Nursery) -> None:
+async def test_the_request_carries_the_given_settings(nursery: trio.Nursery) -> None:
     heads = []
 
     async def listen(stream: trio.SocketStream) -> None:
@@ -148,7 +148,7 @@ async def test_says_what_it_is_told_to(nursery: trio.Nursery) -> None:
     assert "Sec-WebSocket-Extensions" not in head
 
 
-async def test_unix_sockets(nursery: trio.Nursery, tmp_path: Any) -> None:
+async def test_connect_accepts_a_unix_socket(nursery: trio.Nursery, tmp_path: Any) -> None:
     path = str(tmp_path / "app.sock")
     await nursery.start(partial(rawws.serve, echo, unix=path))
     async with rawws.connect(f"ws+unix://{path}:/room") as ws:
@@ -159,14 +159,14 @@ async def test_unix_sockets(nursery: trio.Nursery, tmp_path: Any) -> None:
         await rawws.connect("ws+unix:///nowhere/app.sock").open()
 
 
-async def test_a_socket_of_one_s_own(nursery: trio.Nursery) -> None:
+async def test_connect_accepts_an_open_socket(nursery: trio.Nursery) -> None:
     url = await start(nursery, hosts=["example.org"])
     connected = socket.create_connection((LOOPBACK, int(url.rpartition(":")[2])))
     async with rawws.connect("ws://example.org/room", socket=connected) as ws:
         assert ws.request.headers["Host"] == "example.org"
         await ws.send("hello")
         assert await ws.recv() == "hello"
-    while connected.fileno() != -1:  # which is ours until the server has ended its side as well (§7.1.1)
+    while connected.fileno() != -1:  # it stays open until the server has ended its side too (§7.1.1)
         await trio.sleep(0.01)
 
 
@@ -190,40 +190,40 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "told"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
-async def test_what_cannot_be_sent_is_refused_before_anything_is(arguments: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+@pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+async def test_bad_arguments_are_refused_before_the_connection(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         rawws.connect("ws://localhost/", **arguments)
 
 
 @pytest.mark.parametrize("uri", ["http://localhost/", "ws://", "ws://h/#x", "ws://h\r\nX: y/", "localhost:8080"])
-async def test_what_is_no_address_of_a_websocket_is_refused(uri: str) -> None:
+async def test_a_url_that_is_no_websocket_address_is_refused(uri: str) -> None:
     with pytest.raises(rawws.InvalidURI):
         rawws.connect(uri)
 
 
-# When there is no WebSocket
+# Failed handshakes
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "message"),
     [
         ("", "closed the connection before it answered"),
         ("HTTP/1.1 101 Sw", "closed the connection in the middle of its answer"),
     ],
 )
-async def test_a_connection_that_ends_before_the_answer_is_a_lost_one(
-    nursery: trio.Nursery, said: str, told: str
+async def test_a_connection_that_ends_before_the_answer_raises_no_response(
+    nursery: trio.Nursery, said: str, message: str
 ) -> None:
     url = await start_raw(nursery, answering(said))
-    with pytest.raises(rawws.NoResponse, match=told) as caught:
+    with pytest.raises(rawws.NoResponse, match=message) as caught:
         await rawws.connect(url).open()
     assert isinstance(caught.value, ConnectionError)
-    with pytest.raises(rawws.NoResponse, match=f"^the proxy http://.*: the server {told}"):
+    with pytest.raises(rawws.NoResponse, match=f"^the proxy http://.*: the server {message}"):
         await rawws.connect("ws://example.org/", proxy=url.replace("ws:", "http:")).open()
 
 
-async def test_nobody_there_is_one_sentence() -> None:
+async def test_a_refused_connection_is_reported_in_one_sentence() -> None:
     with socket.socket() as taken:
         taken.bind((LOOPBACK, 0))
         port = taken.getsockname()[1]
@@ -246,16 +246,16 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize(("head", "told"), ANSWERS.values(), ids=ANSWERS)
-async def test_4_1_a_server_that_gets_the_handshake_wrong_is_told_apart(
-    nursery: trio.Nursery, head: str, told: str
+@pytest.mark.parametrize(("head", "message"), ANSWERS.values(), ids=ANSWERS)
+async def test_4_1_each_fault_in_the_servers_handshake_has_its_own_message(
+    nursery: trio.Nursery, head: str, message: str
 ) -> None:
     url = await start_raw(nursery, answering(head + "\r\n" if head else ""))
-    with pytest.raises(rawws.InvalidResponse, match=told):
+    with pytest.raises(rawws.InvalidResponse, match=message):
         await rawws.connect(url).open()
 
 
-async def test_another_status_brings_the_answer_along(nursery: trio.Nursery) -> None:
+async def test_an_error_status_carries_the_response(nursery: trio.Nursery) -> None:
     url = await start(nursery, http=None, process_request=lambda _: Response(403, "not you\n", {"X-Why": "because"}))
     with pytest.raises(
         rawws.InvalidStatus, match="the server answered 403 Forbidden instead of 101: 'not you'"
@@ -265,7 +265,7 @@ async def test_another_status_brings_the_answer_along(nursery: trio.Nursery) -> 
     assert caught.value.response.body == b"not you\n"
 
 
-async def test_what_a_refusal_says_can_not_be_taken_for_the_terminal_s_or_the_log_s(
+async def test_control_characters_in_a_refusal_are_escaped_in_the_error(
     nursery: trio.Nursery,
 ) -> None:
     body = "\x1b[2Jgone\r\n2026 ERROR forged\u202e café\n"
@@ -286,7 +286,7 @@ async def test_what_a_refusal_says_can_not_be_taken_for_the_terminal_s_or_the_lo
 )
 @pytest.mark.parametrize("open_timeout", [10, 0.5])
 @pytest.mark.parametrize("resets", [False, True])
-async def test_an_answer_whose_body_does_not_end_is_one(
+async def test_an_answer_with_an_endless_body_is_still_reported(
     nursery: trio.Nursery,
     autojump_clock: MockClock,  # noqa: ARG001
     head: str,
@@ -322,7 +322,7 @@ async def test_a_redirect_is_followed_without_its_body(
         assert trio.current_time() == began
 
 
-async def test_open_timeout_says_what_took_so_long(nursery: trio.Nursery, autojump_clock: MockClock) -> None:  # noqa: ARG001
+async def test_open_timeout_names_the_step_that_took_too_long(nursery: trio.Nursery, autojump_clock: MockClock) -> None:  # noqa: ARG001
     async def mute(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()
         await stream.aclose()
@@ -360,7 +360,7 @@ async def test_secrets_follow_a_redirect_only_within_the_same_server(nursery: tr
         assert sent == ({"X-Other"} if elsewhere else set(secrets))
 
 
-async def test_redirects_end(nursery: trio.Nursery) -> None:
+async def test_a_circle_of_redirects_raises_invalid_redirect(nursery: trio.Nursery) -> None:
     url = await redirecting(nursery, "/again")
     with pytest.raises(rawws.InvalidRedirect) as raised:
         await rawws.connect(url, max_redirects=3).open()
@@ -371,7 +371,7 @@ async def test_redirects_end(nursery: trio.Nursery) -> None:
     )
 
 
-async def test_redirects_that_lead_on_and_on_end_too(nursery: trio.Nursery) -> None:
+async def test_an_endless_chain_of_redirects_raises_invalid_redirect(nursery: trio.Nursery) -> None:
     url = await start(nursery, process_request=lambda asked: Response(302, b"", {"Location": f"{asked.path}x"}))
     with pytest.raises(
         rawws.InvalidRedirect, match=r": ws://.*/ redirects more than 10 times \(max_redirects\)$"
@@ -383,7 +383,7 @@ async def test_redirects_that_lead_on_and_on_end_too(nursery: trio.Nursery) -> N
         await rawws.connect(url, max_redirects=0).open()
 
 
-async def test_a_redirect_to_where_no_websocket_can_be_is_the_server_s_fault(nursery: trio.Nursery) -> None:
+async def test_a_redirect_to_another_scheme_raises_invalid_redirect(nursery: trio.Nursery) -> None:
     url = await redirecting(nursery, "mailto:somebody")
     with pytest.raises(rawws.InvalidRedirect, match="redirects to where no WebSocket can be"):
         await rawws.connect(url).open()
@@ -469,7 +469,9 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-async def test_tls(nursery: trio.Nursery, authority: trustme.CA, server_tls: ssl.SSLContext) -> None:
+async def test_connect_verifies_the_certificate_of_the_server(
+    nursery: trio.Nursery, authority: trustme.CA, server_tls: ssl.SSLContext
+) -> None:
     url = await start(nursery, ssl=server_tls)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
@@ -502,7 +504,7 @@ async def test_a_redirect_out_of_tls_is_not_followed(
 
 
 class Proxy:
-    """An HTTP proxy that connects, or answers as it is told to."""
+    """An HTTP proxy that connects, or gives the configured answer."""
 
     def __init__(self, answer: str = "HTTP/1.1 200 Connected") -> None:
         self.answer = answer
@@ -526,7 +528,7 @@ class Proxy:
 
 
 @pytest.mark.parametrize("how", ["given", "http_proxy", "HTTP_PROXY", "all_proxy"])
-async def test_connects_through_a_proxy(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+async def test_connect_uses_a_proxy(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     proxy = Proxy()
     url = await start(nursery)
     proxy_url = (await start_raw(nursery, proxy.converse)).replace("ws://", "http://user:pass@")
@@ -541,7 +543,9 @@ async def test_connects_through_a_proxy(nursery: trio.Nursery, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("how", ["no_proxy", "proxy=None"])
-async def test_does_without_a_proxy(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+async def test_connect_avoids_the_proxy_if_asked_to(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     proxy = Proxy()
     url = await start(nursery)
     monkeypatch.setenv("http_proxy", (await start_raw(nursery, proxy.converse)).replace("ws://", "http://"))
@@ -554,7 +558,7 @@ async def test_does_without_a_proxy(nursery: trio.Nursery, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (
             "HTTP/1.1 407 Proxy Authentication Required",
@@ -573,13 +577,15 @@ async def test_does_without_a_proxy(nursery: trio.Nursery, monkeypatch: pytest.M
         ("SMTP ready", "the server's answer is not HTTP"),
     ],
 )
-async def test_a_proxy_that_does_not_connect_us_says_why(nursery: trio.Nursery, answer: str, told: str) -> None:
+async def test_a_refusal_of_the_proxy_is_reported_with_its_reason(
+    nursery: trio.Nursery, answer: str, message: str
+) -> None:
     proxy_url = (await start_raw(nursery, Proxy(answer).converse)).replace("ws:", "http:")
-    with pytest.raises(rawws.ProxyError, match=told):
+    with pytest.raises(rawws.ProxyError, match=message):
         await rawws.connect("ws://example.org/", proxy=proxy_url).open()
 
 
-async def test_a_proxy_that_refuses_our_password_says_so(nursery: trio.Nursery) -> None:
+async def test_a_password_that_the_proxy_refuses_is_reported(nursery: trio.Nursery) -> None:
     proxy_url = (await start_raw(nursery, Proxy("HTTP/1.1 407 No").converse)).replace("ws://", "http://user:pass@")
     with pytest.raises(
         rawws.ProxyError, match=r"; it does not accept the user name and password in its address$"
@@ -610,7 +616,7 @@ async def test_a_failure_behind_a_proxy_names_the_server_and_the_proxy(nursery: 
         ("http_proxy", "of http_proxy in the environment, to which no_proxy makes exceptions"),
     ],
 )
-async def test_a_proxy_that_is_not_there_is_told_apart_from_the_server(
+async def test_an_unreachable_proxy_is_named_in_the_error(
     monkeypatch: pytest.MonkeyPatch, how: str, whose: str
 ) -> None:
     with socket.socket() as taken:
@@ -618,30 +624,30 @@ async def test_a_proxy_that_is_not_there_is_told_apart_from_the_server(
         address = f"{LOOPBACK}:{taken.getsockname()[1]}"
         if how != "given":
             monkeypatch.setenv(how, f"http://{address}")
-        told = f"can't connect to {address}: Connection refused; .*; that is the proxy {whose}"
-        with pytest.raises(ConnectionRefusedError, match=told):
+        message = f"can't connect to {address}: Connection refused; .*; that is the proxy {whose}"
+        with pytest.raises(ConnectionRefusedError, match=message):
             await rawws.connect("ws://example.org/", proxy=f"http://{address}" if how == "given" else True).open()
 
 
 @pytest.mark.parametrize("host", ["proxy..corp", "a" * 64 + ".corp"])
-async def test_what_is_no_name_of_a_host_is_one_that_is_not_there(host: str) -> None:
-    told = f"can't connect to {host}:3128: that is not the name of a host"
-    with pytest.raises(OSError, match=f"{told}$"):
+async def test_an_invalid_host_name_raises_oserror(host: str) -> None:
+    message = f"can't connect to {host}:3128: that is not the name of a host"
+    with pytest.raises(OSError, match=f"{message}$"):
         await dial(host, 3128)
-    with pytest.raises(OSError, match=f"{told}; that is the proxy that was given"):
+    with pytest.raises(OSError, match=f"{message}; that is the proxy that was given"):
         await rawws.connect("ws://example.org/", proxy=f"http://{host}:3128").open()
 
 
 @pytest.mark.parametrize("proxy", ["socks5://localhost:1", "http://h:bad", "http://[bad", "https://localhost:1"])
-async def test_a_proxy_that_cannot_be_used_is_one_sentence(proxy: str) -> None:
+async def test_an_unsupported_proxy_is_reported_in_one_sentence(proxy: str) -> None:
     with pytest.raises(rawws.ProxyError, match="can't be used"):
         await rawws.connect("ws://example.org/", proxy=proxy).open()
 
 
-# Coming back
+# Reconnecting
 
 
-async def test_comes_back_when_it_is_cut_off(
+async def test_iteration_reconnects_after_a_lost_connection(
     nursery: trio.Nursery,
     autojump_clock: MockClock,  # noqa: ARG001
     caplog: pytest.LogCaptureFixture,
@@ -663,7 +669,7 @@ async def test_comes_back_when_it_is_cut_off(
     assert len([message for message in caplog.messages if "cut off; connecting again in" in message]) == 2
 
 
-async def test_waits_longer_and_longer_while_nobody_is_there(
+async def test_the_delay_grows_while_the_server_is_away(
     nursery: trio.Nursery,
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: MockClock,  # noqa: ARG001
@@ -687,7 +693,7 @@ async def test_waits_longer_and_longer_while_nobody_is_there(
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-async def test_honours_retry_after(
+async def test_iteration_honours_retry_after(
     nursery: trio.Nursery,
     autojump_clock: MockClock,  # noqa: ARG001
 ) -> None:
@@ -699,7 +705,7 @@ async def test_honours_retry_after(
     assert 30 <= trio.current_time() - started < 40
 
 
-async def test_tries_again_where_the_connection_ended_before_an_answer(
+async def test_iteration_retries_after_a_connection_that_ended_before_an_answer(
     nursery: trio.Nursery,
     autojump_clock: MockClock,  # noqa: ARG001
 ) -> None:
@@ -722,7 +728,7 @@ async def test_tries_again_where_the_connection_ended_before_an_answer(
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-async def test_gives_up_where_trying_again_is_of_no_use(nursery: trio.Nursery, status: int) -> None:
+async def test_iteration_stops_if_a_retry_cannot_help(nursery: trio.Nursery, status: int) -> None:
     url = await start(nursery, process_request=lambda _: Response(status))
     with pytest.raises(rawws.InvalidStatus):
         await anext(aiter(rawws.connect(url)))
@@ -731,7 +737,7 @@ async def test_gives_up_where_trying_again_is_of_no_use(nursery: trio.Nursery, s
         await anext(aiter(rawws.connect(url, proxy=proxy_url)))
 
 
-async def test_tries_again_where_a_proxy_can_not_connect_us_yet(
+async def test_iteration_retries_if_the_proxy_cannot_connect_yet(
     nursery: trio.Nursery,
     autojump_clock: MockClock,  # noqa: ARG001
 ) -> None:
@@ -787,7 +793,7 @@ async def test_one_connect_is_one_connection_at_a_time(
 
 
 @pytest.mark.parametrize(("error", "code"), [(None, 1000), (ZeroDivisionError, 1011)])
-async def test_leaving_the_block_closes_with_a_code_that_says_how_it_was_left(
+async def test_the_close_code_says_how_the_block_was_left(
     nursery: trio.Nursery, error: type[Exception] | None, code: int
 ) -> None:
     ends: list[Any] = []
@@ -817,7 +823,7 @@ async def test_the_log_shows_the_handshake_and_no_secrets(
     url = await start_raw(nursery, answering(GOOD + "\r\n", closes=False))
     async with rawws.connect(f"{url}/room", headers={"Authorization": "Bearer secret"}):
         pass
-    told = "\n".join(caplog.messages)
+    log = "\n".join(caplog.messages)
     for line in (
         "#1 > GET /room HTTP/1.1",
         "#1 < HTTP/1.1 101 Switching Protocols",
@@ -825,5 +831,5 @@ async def test_the_log_shows_the_handshake_and_no_secrets(
         "#1 = HTTP ends, WebSocket begins: 0 bytes came behind the response",
         "#1 > CLOSE fin=1",
     ):
-        assert line in told
-    assert "secret" not in told
+        assert line in log
+    assert "secret" not in log

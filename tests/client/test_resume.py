@@ -1,4 +1,4 @@
-"""A client that goes on where it was cut off."""
+"""A client that resumes at its last message after a disconnect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def start(nursery: trio.Nursery, hub: rawws.Hub, port: int = 0) -> Server:
 
 
 async def start_saying(nursery: trio.Nursery, *messages: str | bytes) -> Server:
-    """Start a server that says this to everyone, whatever it is asked."""
+    """Start a server that sends these messages to every client, whatever the request."""
 
     async def say(ws: rawws.WebSocket) -> None:
         for message in messages:
@@ -75,7 +75,7 @@ async def test_nothing_is_missed_and_nothing_comes_twice(nursery: trio.Nursery, 
     server.stop()
 
 
-async def test_going_on_from_an_id_that_another_process_noted(nursery: trio.Nursery) -> None:
+async def test_resuming_from_an_id_that_another_process_stored(nursery: trio.Nursery) -> None:
     hub = rawws.Hub(history=3)
     server = await start(nursery, hub)
     room = hub.room("/news")
@@ -97,7 +97,7 @@ async def test_going_on_from_an_id_that_another_process_noted(nursery: trio.Nurs
     server.stop()
 
 
-async def test_a_server_that_knows_no_ids(nursery: trio.Nursery) -> None:
+async def test_a_server_without_ids_is_refused(nursery: trio.Nursery) -> None:
     async def echo(ws: rawws.WebSocket) -> None:
         async for message in ws:
             await ws.send(message)
@@ -110,7 +110,7 @@ async def test_a_server_that_knows_no_ids(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "told"),
+    ("first", "message"),
     [
         ('{"id": "1-2"}\nhello', """does not say where it begins: '{"id": "1-2"}"""),
         ("hello", "begins with a line of JSON, not with 'hello'"),
@@ -123,17 +123,19 @@ async def test_a_server_that_knows_no_ids(nursery: trio.Nursery) -> None:
         ('{"at": "1-2", "gap": {"since": "1-1", "after": "1 2"}}', "'1 2' is not a message's id"),
     ],
 )
-async def test_a_server_whose_first_words_are_others(nursery: trio.Nursery, first: str | bytes, told: str) -> None:
+async def test_a_server_with_an_invalid_greeting_is_refused(
+    nursery: trio.Nursery, first: str | bytes, message: str
+) -> None:
     server = await start_saying(nursery, first)
     with trio.fail_after(PATIENCE_S), pytest.raises(rawws.InvalidResponse) as refused:
         async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/", resume=True):
             pass
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     server.stop()
 
 
 @pytest.mark.parametrize("code", [1012, None])
-async def test_a_cut_in_front_of_the_first_words_is_a_cut(
+async def test_a_disconnect_before_the_greeting_is_retried(
     nursery: trio.Nursery,
     autojump_clock: MockClock,  # noqa: ARG001
     code: int | None,
@@ -174,7 +176,7 @@ async def test_a_cut_in_front_of_the_first_words_is_a_cut(
         '{"gap": {}}',
     ],
 )
-async def test_what_is_not_of_the_subprotocol_is_the_server_s_fault_and_not_asked_for_later(
+async def test_an_invalid_line_of_the_subprotocol_is_an_invalid_response_and_moves_no_position(
     nursery: trio.Nursery, said: str
 ) -> None:
     server = await start_saying(nursery, '{"at": "1-1"}', said)
@@ -186,7 +188,7 @@ async def test_what_is_not_of_the_subprotocol_is_the_server_s_fault_and_not_aske
     server.stop()
 
 
-async def test_a_server_that_does_not_say_where_it_begins_is_told_as_such(
+async def test_a_server_that_sends_no_greeting_is_reported(
     nursery: trio.Nursery,
     autojump_clock: MockClock,  # noqa: ARG001
 ) -> None:
@@ -196,7 +198,7 @@ async def test_a_server_that_does_not_say_where_it_begins_is_told_as_such(
     server.stop()
 
 
-async def test_what_is_missed_meanwhile_is_told_too(nursery: trio.Nursery) -> None:
+async def test_a_gap_during_the_connection_is_reported(nursery: trio.Nursery) -> None:
     gap = '{"gap": {"since": "1-1", "after": "2-7"}}'
     server = await start_saying(nursery, '{"at": "1-1"}', gap, '{"id": "2-8"}\nnext')
     with trio.fail_after(PATIENCE_S):
@@ -212,7 +214,7 @@ async def test_what_is_missed_meanwhile_is_told_too(nursery: trio.Nursery) -> No
         ("a1-5", "a1-5", False),
         ("a1-5", "a1-9", True),
         ("a1-5", "b2-1", True),
-        ("1700-1", "1699-3", False),  # a stream's message that is no more: what came before it is where it begins
+        ("1700-1", "1699-3", False),  # this message of the stream is gone; the reader begins before it
         ("1700-1", "1701-0", True),
     ],
 )
@@ -236,7 +238,7 @@ async def test_a_server_that_was_not_asked_begins_with_a_gap(
         server.stop()
 
 
-async def test_where_to_begin_is_asked_for_once(nursery: trio.Nursery) -> None:
+async def test_the_starting_position_is_requested_once(nursery: trio.Nursery) -> None:
     hub = rawws.Hub(history=10)
     server = await start(nursery, hub)
     room = hub.room("/news")
@@ -278,7 +280,7 @@ async def test_a_message_in_pieces_comes_without_its_id(nursery: trio.Nursery) -
     server.stop()
 
 
-async def test_a_message_in_pieces_counts_when_it_has_come_whole(nursery: trio.Nursery) -> None:
+async def test_a_message_in_pieces_counts_when_it_is_complete(nursery: trio.Nursery) -> None:
     part, ended = trio.Event(), trio.Event()
 
     async def say(ws: rawws.WebSocket) -> None:
@@ -311,7 +313,7 @@ async def test_a_message_in_pieces_counts_when_it_has_come_whole(nursery: trio.N
     server.stop()
 
 
-async def test_what_a_reader_skipped_is_counted(nursery: trio.Nursery) -> None:
+async def test_skipped_messages_are_counted(nursery: trio.Nursery) -> None:
     server = await start_saying(nursery, '{"at": "1-1"}', '{"skipped": 3}', '{"id": "1-5"}\nnext')
     with trio.fail_after(PATIENCE_S):
         async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/", resume=True) as ws:
@@ -320,14 +322,14 @@ async def test_what_a_reader_skipped_is_counted(nursery: trio.Nursery) -> None:
     server.stop()
 
 
-def test_what_can_not_be_meant() -> None:
+def test_invalid_resume_arguments_are_refused() -> None:
     with pytest.raises(rawws.UsageError, match="leave subprotocols out"):
         rawws.connect("ws://localhost", resume=True, subprotocols=["chat"])
     with pytest.raises(rawws.UsageError, match="'five' is not a message's id"):
         rawws.connect("ws://localhost", resume="five")
 
 
-async def test_a_room_for_reading_only(nursery: trio.Nursery) -> None:
+async def test_a_message_to_a_read_only_room_closes_with_1008(nursery: trio.Nursery) -> None:
     hub = rawws.Hub(read_only=True)
     server = await start(nursery, hub)
     with trio.fail_after(PATIENCE_S):

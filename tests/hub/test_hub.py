@@ -1,6 +1,6 @@
-"""The broadcast loop on real sockets: what everybody gets, in which order, and what the slow and the rude can't do.
+"""The broadcast loop on real sockets: delivery, order, and the limits of slow and of misbehaving peers.
 
-Tests of order and of rooms go through the whole server over TCP. Those of short writes give the hub one end of a
+Tests of order and of rooms go through the whole server over TCP. Tests of short writes give the hub one end of a
 socket pair with a small send buffer: it is full after a few kilobytes, and empty as soon as the test reads.
 """
 
@@ -55,7 +55,7 @@ from tests.serving import (
     text,
 )
 
-# The smallest that Linux gives is about twice as much: a few frames, or part of a large one.
+# Linux gives at least about twice as much: the buffer holds a few frames, or part of a large one.
 SMALL_BUFFER = 4096
 
 KIB_MESSAGES = [f"{number:04}" + "." * 1020 for number in range(256)]
@@ -63,7 +63,7 @@ KIB_MESSAGES = [f"{number:04}" + "." * 1020 for number in range(256)]
 
 @pytest.fixture(params=[make_poller, SelectorPoller], ids=["own poller", "selectors"])
 def poller(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs a test with this system's poller, and with the one for systems that have no epoll."""
+    """Run a test with this system's poller, and with the one for systems without epoll."""
     monkeypatch.setattr(rawws.relay.ready_sockets, "make_poller", request.param)
 
 
@@ -72,13 +72,13 @@ def hub_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def wait_gone(running: RunningHub | Running, count: int = 0) -> None:
-    """Wait until the hub has no more than so many peers."""
+    """Wait until the hub has at most ``count`` peers."""
     counted = running.endpoint if isinstance(running, RunningHub) else running.server
     while counted.peer_count > count:
         await trio.lowlevel.checkpoint()
 
 
-# What everybody gets
+# Delivery
 
 
 @pytest.mark.usefixtures("poller")
@@ -126,7 +126,7 @@ async def test_messages_of_every_form_of_length_arrive(serve: Serve, size: int) 
         assert await bob.frame() == Seen(Opcode.BINARY, b"a" * size)
 
 
-async def test_a_message_over_the_limit_is_refused_with_1009_and_reaches_nobody(serve: Serve) -> None:
+async def test_a_message_over_the_limit_is_refused_with_1009_and_not_delivered(serve: Serve) -> None:
     running = await serve(limits=Limits(max_message_bytes=100))
     alice, bob = await running.open(), await running.open()
     await alice.send(text("a" * 101))
@@ -153,7 +153,7 @@ async def test_the_room_is_the_path_without_the_query(serve: Serve) -> None:
     assert await bob.frame() == seen_text("hi")
 
 
-async def test_a_room_is_gone_with_its_last_peer_and_its_log_with_it(serve: Serve) -> None:
+async def test_a_room_and_its_log_end_with_its_last_peer(serve: Serve) -> None:
     running = await serve()
     rooms = running.hub.rooms
     first, last = await running.open("/room"), await running.open("/room")
@@ -167,7 +167,7 @@ async def test_a_room_is_gone_with_its_last_peer_and_its_log_with_it(serve: Serv
     assert rooms == {}
 
 
-async def test_nothing_is_kept_of_what_all_have_been_sent(serve: Serve) -> None:
+async def test_the_log_keeps_nothing_that_all_peers_have_been_sent(serve: Serve) -> None:
     running = await serve()
     client = await running.open("/room")
     for number in range(100):
@@ -176,7 +176,7 @@ async def test_nothing_is_kept_of_what_all_have_been_sent(serve: Serve) -> None:
     assert state_of(running.hub.rooms["/room"]).log.kept_bytes == 0
 
 
-async def test_who_joins_later_gets_what_is_said_later(serve: Serve) -> None:
+async def test_a_new_peer_gets_only_later_messages(serve: Serve) -> None:
     running = await serve()
     alice = await running.open()
     await alice.send(text("before"))
@@ -190,9 +190,9 @@ async def test_the_greeting_comes_before_all_else(serve: Serve) -> None:
     running = await serve(hello="Welcome, 世界!")
     alice = await running.open()
     assert await alice.frame() == seen_text("Welcome, 世界!")
-    bob = await running.open("/", then=text("from behind the handshake"))
-    assert await bob.frames(2) == [seen_text("Welcome, 世界!"), seen_text("from behind the handshake")]
-    assert await alice.frame() == seen_text("from behind the handshake")  # and no greeting meant for bob
+    bob = await running.open("/", then=text("right after the handshake"))
+    assert await bob.frames(2) == [seen_text("Welcome, 世界!"), seen_text("right after the handshake")]
+    assert await alice.frame() == seen_text("right after the handshake")  # alice does not get bob's greeting
 
 
 async def test_echo_mode_answers_each_message_to_its_sender_alone(serve: Serve) -> None:
@@ -208,7 +208,7 @@ async def test_echo_mode_answers_each_message_to_its_sender_alone(serve: Serve) 
 
 
 class Talker:
-    """A peer that stays, says what it likes until it is told to stop, and remembers what it said and heard."""
+    """A peer that sends messages until it is stopped, and records all that it sent and received."""
 
     def __init__(self, client: Client, name: str, chance: random.Random) -> None:
         self._client = client
@@ -253,7 +253,9 @@ async def _visit(running: Running, visits: list[list[Seen]], chance: random.Rand
 
 @pytest.mark.usefixtures("poller")
 @pytest.mark.parametrize("seed", range(4))
-async def test_all_get_each_message_exactly_once_in_one_order_whoever_comes_and_goes(serve: Serve, seed: int) -> None:
+async def test_all_get_each_message_exactly_once_in_one_order_while_others_join_and_leave(
+    serve: Serve, seed: int
+) -> None:
     chance = random.Random(seed)
     running = await serve()
     talkers = [Talker(await running.open(), name, random.Random(chance.random())) for name in "abcd"]
@@ -294,7 +296,7 @@ async def test_messages_of_one_write_arrive_in_their_order(serve: Serve) -> None
     assert await bob.frames(1000) == await alice.frames(1000) == list(map(seen_text, messages))
 
 
-async def test_a_turn_that_finds_more_than_it_may_read_takes_the_rest_in_the_next(
+async def test_data_beyond_the_limit_of_a_turn_is_read_in_the_next(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rawws.relay.loop, "TURN_BYTES", 1)
@@ -307,7 +309,7 @@ async def test_a_turn_that_finds_more_than_it_may_read_takes_the_rest_in_the_nex
         assert sorted(heard) == [seen_text(str(number)) for number in range(5)]
 
 
-async def test_who_is_not_read_to_the_end_has_one_turn_when_all_others_have_one(
+async def test_a_peer_with_unread_data_has_one_turn_per_round(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = start_hub(mode=Mode.ECHO)
@@ -323,7 +325,7 @@ async def test_who_is_not_read_to_the_end_has_one_turn_when_all_others_have_one(
         return ready
 
     monkeypatch.setattr(loop.sockets, "take", look_and_take)
-    messages = 2 * RECEIVE_BYTES // len(text(""))  # so some are in the kernel while others have come and are not read
+    messages = 2 * RECEIVE_BYTES // len(text(""))  # some stay in the kernel while others are received and unread
     await client.send(text("") * messages)
     await client.frames(messages)
     assert most == 1
@@ -331,7 +333,7 @@ async def test_who_is_not_read_to_the_end_has_one_turn_when_all_others_have_one(
 
 @pytest.mark.usefixtures("poller")
 @pytest.mark.parametrize("found", ["by sending", "by the poller"])
-async def test_who_is_gone_and_had_said_too_much_is_read_to_the_end_at_its_rate(
+async def test_a_vanished_peer_over_its_rate_limit_is_read_to_the_end_at_that_rate(
     start_hub: StartHub, mock_clock: MockClock, found: str
 ) -> None:
     running = start_hub(limits=Limits(messages_per_s=10))
@@ -358,10 +360,11 @@ async def test_who_is_gone_and_had_said_too_much_is_read_to_the_end_at_its_rate(
     assert running.endpoint.peer_count == 1
 
 
-def test_without_an_interest_a_poller_reports_nothing_wherever_selectors_refuses_that(
+def test_a_poller_reports_nothing_for_an_empty_interest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)  # it registers anew, as kqueue's does
+    # This selector registers anew, as that of kqueue does.
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
     poller = SelectorPoller()
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -387,21 +390,21 @@ async def test_a_peer_that_never_reads_is_closed_with_1013_and_the_others_get_ev
     alice, mute, bob = running.join(), running.join(send_buffer=SMALL_BUFFER), running.join()
     for message in KIB_MESSAGES:
         await alice.send(text(message))
-        # The next is not sent before this one is here: nobody waits for the mute one.
+        # Both readers have each message before the next is sent, so they do not wait for the mute peer.
         assert await alice.frame() == await bob.frame() == seen_text(message)
-    (told,) = [line for line in hub_messages(caplog) if "reads too slowly" in line]
-    assert re.fullmatch(r"#2 ! reads too slowly: \d+ bytes behind, over the limit of 65536 \(--max-lag\)", told)
+    (line,) = [line for line in hub_messages(caplog) if "reads too slowly" in line]
+    assert re.fullmatch(r"#2 ! reads too slowly: \d+ bytes behind, over the limit of 65536 \(--max-lag\)", line)
     assert len(running.hub.rooms["/"]) == 2
     assert state_of(running.hub.rooms["/"]).log.kept_bytes == 0
 
-    *heard, farewell = await mute.frames_to_close()  # should it read after all
+    *heard, farewell = await mute.frames_to_close()  # the peer reads after all
     assert heard == list(map(seen_text, KIB_MESSAGES))[: len(heard)]
     assert farewell.payload[:2] == (1013).to_bytes(2, "big")
     await mute.send(close(1013))
     await mute.assert_end()
 
 
-async def test_a_peer_that_does_not_answer_its_1013_is_cut_off(start_hub: StartHub, mock_clock: MockClock) -> None:
+async def test_a_peer_that_does_not_answer_its_1013_is_dropped(start_hub: StartHub, mock_clock: MockClock) -> None:
     running = start_hub(limits=Limits(ping_interval_s=0), max_lag_bytes=1)
     alice = running.join()
     running.join(send_buffer=SMALL_BUFFER)
@@ -428,7 +431,7 @@ async def test_a_peer_that_stalls_and_recovers_gets_everything_in_order(start_hu
     assert await slow.frame() == seen_text("and on")
 
 
-async def test_one_log_serves_several_laggards_at_different_places(start_hub: StartHub) -> None:
+async def test_one_log_serves_several_lagging_peers_at_different_positions(start_hub: StartHub) -> None:
     running = start_hub()
     alice = running.join()
     slow = [running.join(send_buffer=SMALL_BUFFER) for _ in range(4)]
@@ -454,7 +457,7 @@ async def test_pongs_never_land_inside_another_frame(start_hub: StartHub, size: 
     alice, slow = running.join(), running.join(send_buffer=SMALL_BUFFER)
     messages = [f"{number}" + "." * size for number in range(40)]
     for number, message in enumerate(messages):
-        # Several to a segment, so that a cursor can stand at a boundary of frames inside one.
+        # A segment holds several messages, so that a cursor can stand between two frames inside it.
         await alice.send(text(message) + text(message))
         await alice.frames(2)
         await slow.send(ping(str(number).encode()))
@@ -478,13 +481,13 @@ async def test_the_answer_to_a_close_never_lands_inside_another_frame(start_hub:
     await wait_all_tasks_blocked()
     *heard, farewell = await slow.frames_to_close()
     assert farewell == seen_close(1000, "enough")
-    told = [seen_text(message) for message in messages for _ in range(3)]
+    expected = [seen_text(message) for message in messages for _ in range(3)]
     texts = [frame for frame in heard if frame.opcode is Opcode.TEXT]
-    assert texts == told[: len(texts)]
+    assert texts == expected[: len(texts)]
     await slow.assert_end()
 
 
-async def test_a_laggard_that_vanishes_leaves_nothing_behind(start_hub: StartHub) -> None:
+async def test_a_lagging_peer_that_vanishes_leaves_no_data_in_the_log(start_hub: StartHub) -> None:
     running = start_hub()
     alice, slow = running.join(), running.join(send_buffer=SMALL_BUFFER)
     await alice.send(text("a" * 200_000))
@@ -529,7 +532,7 @@ async def test_echo_waits_for_a_peer_that_reads_more_slowly_than_it_writes(start
         assert await client.frames(256) == list(map(seen_text, KIB_MESSAGES))
 
 
-# Going
+# Leaving
 
 
 async def test_the_client_closes_and_gets_its_code_back(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
@@ -570,7 +573,7 @@ async def test_the_server_closes_and_waits_for_the_clients_half(
     )
 
 
-async def test_a_laggard_gets_all_that_was_published_before_the_server_closes_it(start_hub: StartHub) -> None:
+async def test_a_lagging_peer_gets_all_that_was_published_before_the_server_closes_it(start_hub: StartHub) -> None:
     running = start_hub()
     alice, slow = running.join(), running.join(send_buffer=SMALL_BUFFER)
     for message in KIB_MESSAGES:
@@ -589,11 +592,13 @@ async def test_a_laggard_gets_all_that_was_published_before_the_server_closes_it
         slow.hang_up()
 
 
-async def test_what_was_received_before_a_peer_took_no_more_is_answered_when_it_does(start_hub: StartHub) -> None:
+async def test_messages_received_before_a_peer_stopped_reading_are_answered_when_it_reads_again(
+    start_hub: StartHub,
+) -> None:
     running = start_hub(mode=Mode.ECHO)
     client = running.join(send_buffer=4096)
     message = "x" * 100
-    count = 2 * RECEIVE_BYTES // len(text(message))  # of both receives, more than is read of one peer at a time
+    count = 2 * RECEIVE_BYTES // len(text(message))  # both receives together exceed the limit for one peer in a turn
     await client.send(text(message) * count)
     await wait_all_tasks_blocked()
     (peer,) = current_loop().peers_of(running.endpoint)
@@ -603,7 +608,7 @@ async def test_what_was_received_before_a_peer_took_no_more_is_answered_when_it_
 
 
 @pytest.mark.usefixtures("poller")
-async def test_a_peer_that_has_gone_keeps_nobody_busy_while_a_forked_process_has_its_socket(
+async def test_a_closed_peer_wakes_no_loop_while_a_forked_process_holds_its_socket(
     start_hub: StartHub,
 ) -> None:
     running = start_hub()
@@ -621,7 +626,7 @@ async def test_a_peer_that_has_gone_keeps_nobody_busy_while_a_forked_process_has
         os.close(copy)
 
 
-async def test_a_client_that_vanished_before_the_hand_over_is_nothing(start_hub: StartHub) -> None:
+async def test_a_client_that_vanished_before_the_hand_over_leaves_no_room(start_hub: StartHub) -> None:
     running = start_hub(hello="welcome")
     ours, theirs = socket.socketpair()
     theirs.close()
@@ -649,7 +654,7 @@ async def test_a_message_and_a_close_in_one_write_are_delivered_in_that_order(se
     assert await bob.frame() == seen_text("last words")
 
 
-async def test_what_comes_behind_a_close_is_not_read(serve: Serve) -> None:
+async def test_bytes_after_a_close_are_not_read(serve: Serve) -> None:
     running = await serve()
     alice, bob = await running.open(), await running.open()
     await alice.send(close() + text("ghost"))
@@ -659,7 +664,7 @@ async def test_what_comes_behind_a_close_is_not_read(serve: Serve) -> None:
 
 
 @pytest.mark.usefixtures("poller")
-async def test_a_half_close_behind_messages_loses_none_of_them(serve: Serve) -> None:
+async def test_a_half_close_after_messages_loses_none_of_them(serve: Serve) -> None:
     running = await serve()
     alice, bob = await running.open(), await running.open()
     await alice.send(text("one") + text("two"))
@@ -672,7 +677,7 @@ async def test_a_half_close_behind_messages_loses_none_of_them(serve: Serve) -> 
 @pytest.mark.usefixtures("poller")
 @pytest.mark.parametrize("leave", [Client.reset, Client.hang_up, Client.end_stream])
 @pytest.mark.parametrize("cut", range(1, 11))
-async def test_a_peer_that_vanishes_inside_a_frame_disturbs_nobody(
+async def test_a_peer_that_vanishes_inside_a_frame_does_not_disturb_others(
     serve: Serve, leave: Callable[[Client], None], cut: int
 ) -> None:
     running = await serve()
@@ -685,7 +690,7 @@ async def test_a_peer_that_vanishes_inside_a_frame_disturbs_nobody(
     assert await bob.frame() == seen_text("still here")
 
 
-async def test_peers_that_vanish_while_they_are_written_to_disturb_nobody(serve: Serve) -> None:
+async def test_peers_that_vanish_during_a_send_do_not_disturb_others(serve: Serve) -> None:
     running = await serve()
     bob = await running.open()
     for _ in range(20):
@@ -697,13 +702,13 @@ async def test_peers_that_vanish_while_they_are_written_to_disturb_nobody(serve:
     await wait_gone(running, 1)
 
 
-async def test_what_a_peer_said_before_its_reset_is_published(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_messages_sent_before_a_reset_are_published(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "rawws")
     running = await serve()
     bob, alice = await running.open(), await running.open()
     alice.try_send(text("last words") + close(4000, "gone"))
     alice.reset()
-    delivery = running.hub.rooms["/"].publish("this finds out")  # before the loop has had a chance to read
+    delivery = running.hub.rooms["/"].publish("this finds out")  # the loop has not read yet
     assert (delivery.sent, delivery.closed) == (1, 1)
     assert await bob.frames(2) == [seen_text("this finds out"), seen_text("last words")]
     await wait_gone(running, 1)
@@ -720,21 +725,21 @@ async def test_what_a_peer_said_before_its_reset_is_published(serve: Serve, capl
     ],
     ids=["not masked", "opcode 3", "not UTF-8", "a close of one byte"],
 )
-async def test_who_breaks_the_protocol_is_told_and_the_others_hear_nothing_of_it(
+async def test_a_peer_that_breaks_the_protocol_is_closed_and_others_are_not_affected(
     serve: Serve, frame: bytes, code: int
 ) -> None:
     running = await serve()
     alice, bob = await running.open(), await running.open()
     await alice.send(text("good") + frame + text("ghost"))
-    good, told = await alice.frames(2)
+    good, farewell = await alice.frames(2)
     assert good == seen_text("good")
-    assert (told.opcode, told.payload[:2]) == (Opcode.CLOSE, code.to_bytes(2, "big"))
+    assert (farewell.opcode, farewell.payload[:2]) == (Opcode.CLOSE, code.to_bytes(2, "big"))
     await alice.assert_end()
     await bob.send(text("next"))
     assert await bob.frames(2) == [seen_text("good"), seen_text("next")]
 
 
-async def test_a_peer_that_never_ends_its_stream_is_cut_off(serve: Serve, mock_clock: MockClock) -> None:
+async def test_a_peer_that_never_ends_its_stream_is_dropped(serve: Serve, mock_clock: MockClock) -> None:
     running = await serve(limits=Limits(ping_interval_s=0))
     client = await running.open()
     await client.send(close())
@@ -746,7 +751,7 @@ async def test_a_peer_that_never_ends_its_stream_is_cut_off(serve: Serve, mock_c
     await wait_gone(running)
 
 
-async def test_an_error_of_our_own_costs_its_peer_alone(
+async def test_an_error_of_our_own_drops_only_its_peer(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve()
@@ -767,7 +772,7 @@ async def test_an_error_of_our_own_costs_its_peer_alone(
     assert error.getMessage().startswith("#1 ! an error in rawws itself")
 
 
-async def test_an_error_of_our_own_at_the_door_costs_its_peer_alone(
+async def test_an_error_of_our_own_during_a_join_drops_only_its_peer(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve()
@@ -789,7 +794,7 @@ async def test_an_error_of_our_own_at_the_door_costs_its_peer_alone(
     assert error.getMessage() == "#2 ! an error in rawws itself; the connection is dropped"
 
 
-async def test_an_error_of_our_own_in_a_room_costs_those_who_are_there(
+async def test_an_error_of_our_own_in_a_room_drops_all_of_its_peers(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve()
@@ -816,7 +821,7 @@ async def test_an_error_of_our_own_in_a_room_costs_those_who_are_there(
     assert await dave.frame() == seen_text("again")
 
 
-async def test_an_error_of_our_own_in_time_costs_its_peer_alone(
+async def test_an_error_of_our_own_in_a_timer_drops_only_its_peer(
     serve: Serve, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve()
@@ -840,7 +845,7 @@ async def test_an_error_of_our_own_in_time_costs_its_peer_alone(
     assert error.getMessage() == "#1 ! an error in rawws itself; the connection is dropped"
 
 
-async def test_nobody_waits_for_the_import_of_numpy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_peer_waits_for_the_import_of_numpy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[Callable[[], None]] = []
     speed = OnDemand()
     monkeypatch.setattr(masking, "speed", speed)
@@ -851,14 +856,14 @@ async def test_nobody_waits_for_the_import_of_numpy(serve: Serve, monkeypatch: p
     for _ in range(2):
         await client.send(text(KIB_MESSAGES[0] * 4))
         assert await client.frame() == seen_text(KIB_MESSAGES[0] * 4)
-    (load,) = loads  # has not begun
+    (load,) = loads  # the import has not begun
     load()
     assert speed.find() is not None
     await client.send(text(KIB_MESSAGES[1] * 4))
     assert await client.frame() == seen_text(KIB_MESSAGES[1] * 4)
 
 
-async def test_where_no_thread_can_be_had_there_is_no_numpy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_numpy_is_not_loaded_if_no_thread_can_start(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     speed = OnDemand()
     monkeypatch.setattr(masking, "speed", speed)
     monkeypatch.setattr(rawws.relay.loop, "speed", speed)
@@ -905,7 +910,7 @@ async def test_a_peer_that_does_not_answer_a_ping_is_closed(
     assert "#1 - no byte within 20 s of a ping" in hub_messages(caplog)
 
 
-async def test_a_timeout_longer_than_the_interval_still_comes(serve: Serve, mock_clock: MockClock) -> None:
+async def test_a_ping_timeout_longer_than_the_interval_still_applies(serve: Serve, mock_clock: MockClock) -> None:
     running = await serve(limits=Limits(ping_interval_s=1.0, ping_timeout_s=3.0))
     client = await running.open()
     pings = 0
@@ -922,12 +927,12 @@ async def test_a_timeout_longer_than_the_interval_still_comes(serve: Serve, mock
 async def test_no_ping_is_sent_to_a_peer_that_is_being_closed(serve: Serve, mock_clock: MockClock) -> None:
     running = await serve(limits=Limits(ping_interval_s=5.0, close_timeout_s=10.0))
     alice, bob = await running.open(), await running.open()
-    await alice.send(masked(0x3))  # fails the connection, and alice doesn't close her side
+    await alice.send(masked(0x3))  # the frame fails the connection, and alice doesn't close her side
     assert (await alice.frame()).opcode is Opcode.CLOSE
     for _ in range(11):
         await wait_all_tasks_blocked()
         mock_clock.jump(1.0)
-        await bob.send(ping())  # to be heard
+        await bob.send(ping())  # shows that bob is alive
     await wait_gone(running, 1)
     await alice.assert_end()
     await bob.send(text("the server lives"))

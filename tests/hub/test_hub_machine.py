@@ -1,7 +1,7 @@
 """A hub held to its promises in any order of events: joins, messages, reads of a few bytes, stalls, ends, returns.
 
-Everything is real but the network: the hub, its loop, and sockets that hold little. A witness, which always reads,
-says in which order the room had its messages; what each other reader was sent is held against that.
+Everything but the network is real: the hub, its loop, and sockets that hold little. A witness, which always reads,
+records the order of the room's messages. The messages of each other reader are compared with that.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from tests.sse import read_events
 
 HISTORY = 12
 MAX_LAG_BYTES = 6_000
-SEND_BUFFER = 4_096  # of each socket, at the least that Linux allows: some 9 KiB with its overhead
+SEND_BUFFER = 4_096  # of each socket: the minimum of Linux, about 9 KiB with its overhead
 KEYS = "abc"
-# Round 4,096 bytes a frame begins to go to the log in two pieces.
+# A frame of more than about 4,096 bytes is stored in the log in two pieces.
 SIZES = st.sampled_from([0, 10, 200, 3_000, 20_000]) | st.integers(4_030, 4_070)
 
 
 class Alone(NamedTuple):
-    """A message to one reader alone, and the number of the room's last message when it was sent, or before it came."""
+    """A message to one reader alone, and the number of the room's last message when it was sent."""
 
     says: str
-    behind: int
+    after: int
 
 
-class Told(NamedTuple):
-    """A message as a reader was sent it: its place in the room's log, where its form tells that, and what it says."""
+class Received(NamedTuple):
+    """A message as a reader received it: its text, and its number in the room's log if the form carries it."""
 
     number: int | None
     says: str
@@ -62,15 +62,15 @@ class Told(NamedTuple):
 
 @dataclass(eq=False)
 class Reader:
-    """Who reads the room in one of its forms, from a place on."""
+    """A reader of the room in one of its forms, from a position on."""
 
     form: str
     client: Client
-    first: int  # number of the message that it is to get first
+    first: int  # number of the first message for this reader
     id: int
     varies: bool = False  # its frames are compressed, or its events JSON, and it is notified of joins and leaves
     raw: bytearray = field(default_factory=bytearray)
-    messages: list[Told] = field(default_factory=list)
+    messages: list[Received] = field(default_factory=list)
     skipped: int = 0
     gap: bool = False
     pinged: int = 0
@@ -80,10 +80,10 @@ class Reader:
     received: int = 0  # bytes
     sent_alone: list[Alone] = field(default_factory=list)
     got_alone: list[tuple[str, int]] = field(default_factory=list)  # with the number of ``messages`` before it
-    members: int | None = None  # in the room, after the last join or leave that it was notified of
+    members: int | None = None  # in the room, as of the last notice of a join or leave
 
     def take(self, size: int) -> None:
-        """Read what is there, but no more than so many bytes."""
+        """Read at most ``size`` bytes that are there."""
         try:
             received = self.client.stdlib_socket.recv(size)
         except BlockingIOError:
@@ -112,7 +112,7 @@ class Reader:
                     says = json.loads(event.data)["text"] if self.varies else event.data
                     if self._is_alone(says):
                         continue
-                    self.messages.append(Told(parse_id(event.last_id).number, says))
+                    self.messages.append(Received(parse_id(event.last_id).number, says))
         del self.raw[:end]
 
     def _parse_frames(self) -> None:
@@ -120,7 +120,7 @@ class Reader:
             end = len(header.raw) + header.payload_bytes
             if len(self.raw) < end:
                 return
-            assert self.close_code is None, "nothing comes behind a close"
+            assert self.close_code is None, "nothing comes after a close"
             payload = bytes(self.raw[len(header.raw) : end])
             del self.raw[:end]
             if header.rsv1:
@@ -138,7 +138,7 @@ class Reader:
                     self._take_message(payload.decode())
 
     def _is_alone(self, says: str) -> bool:
-        """Record a message to this reader alone; false for one of the room."""
+        """Record a message to this reader alone; return False for a message of the room."""
         if "alone" not in json.loads(says):
             return False
         self.got_alone.append((says, len(self.messages)))
@@ -147,7 +147,7 @@ class Reader:
     def _take_message(self, message: str) -> None:
         if self.form == "plain":
             if not self._is_alone(message):
-                self.messages.append(Told(None, message))
+                self.messages.append(Received(None, message))
             return
         line, _, says = message.partition("\n")
         head = json.loads(line)
@@ -159,23 +159,23 @@ class Reader:
             if what in head:
                 self._note_members(what, head[what])
         if "id" in head:
-            self.messages.append(Told(parse_id(head["id"]).number, says))
+            self.messages.append(Received(parse_id(head["id"]).number, says))
 
-    def _note_members(self, what: str, told: dict[str, int]) -> None:
+    def _note_members(self, what: str, notice: dict[str, int]) -> None:
         assert self.varies
-        before = told["peers"] + (1 if what == "leave" else -1)
+        before = notice["peers"] + (1 if what == "leave" else -1)
         assert self.members in (None, before), "each join and each leave is notified of once, and in order"
-        self.members = told["peers"]
+        self.members = notice["peers"]
 
 
 class Room:
-    """A room, its witness, and those who read and write in it."""
+    """A room, its witness, and its readers and writers."""
 
     def __init__(self, slow: Slow, clients: list[HangsUp], nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._queues: dict[int, trio.MemorySendChannel[str]] = {}  # by reader: a program's messages to it alone
         self._opened = 0
-        if slow is Slow.LATEST:  # whose limit is for what all keys' newest take
+        if slow is Slow.LATEST:  # its limit is for the newest messages of all keys together
             hub = Hub(slow=slow, key="key", history=HISTORY)
         else:
             hub = Hub(slow=slow, max_lag_bytes=MAX_LAG_BYTES, history=HISTORY)
@@ -185,7 +185,7 @@ class Room:
         self.said = 0
         self.witness = self._open("ids", None, send_buffer=None)
         self.readers: list[Reader] = []
-        self.closing: list[Reader] = []  # those who have sent a close, and read what still comes
+        self.closing: list[Reader] = []  # readers that have sent a close, and still read
         self.gone: list[Reader] = []
 
     def _open(
@@ -235,7 +235,7 @@ class Room:
             assert reader.client.try_send(frame) in (0, len(frame))
 
     def say_alone(self, which: int, size: int) -> None:
-        """Have the program send to one reader alone, in a task that has sent it all before."""
+        """Send to one reader alone, in the task that sends all messages to that reader."""
         reader = self._choose(which)
         if reader is None or (member := next((each for each in self.room if each.id == reader.id), None)) is None:
             return
@@ -274,14 +274,14 @@ class Room:
             self.gone.append(reader)
 
     def come_back(self, which: int) -> None:
-        """One who has gone reads on behind the last message that it got."""
+        """Let a reader that has gone resume after its last message."""
         known = [reader for reader in self.gone if reader.messages and reader.form != "plain"]
         if known:
             reader = known[which % len(known)]
             since = f"{state_of(self.room).log.tail_id.partition('-')[0]}-{reader.messages[-1].number}"
             self.readers.append(self._open(reader.form, since, varies=reader.varies))
 
-    # What has to hold
+    # Invariants
 
     async def let_it_run(self) -> None:
         await wait_all_tasks_blocked()
@@ -302,19 +302,19 @@ class Room:
 
     def check_all(self, *, at_end: bool) -> None:
         order = self.witness.messages
-        assert [told.number for told in order] == list(range(1, len(order) + 1)), "the witness misses nothing"
+        assert [message.number for message in order] == list(range(1, len(order) + 1)), "the witness misses nothing"
         for reader in [*self.readers, *self.closing, *self.gone]:
             self._check(reader, order, at_end=at_end and reader in self.readers)
         for reader in self.closing if at_end else []:
-            assert not reader.raw, "what has begun to go out goes out whole"
+            assert not reader.raw, "a frame that was begun is sent whole"
             assert reader.close_code in ((1000, 1013) if self.slow is Slow.CLOSE else (1000,))
 
-    def _check(self, reader: Reader, order: list[Told], *, at_end: bool) -> None:
+    def _check(self, reader: Reader, order: list[Received], *, at_end: bool) -> None:
         if reader.form == "plain":
-            places = {told.says: told.number for told in order}
-            numbers = [places[told.says] for told in reader.messages]
+            places = {message.says: message.number for message in order}
+            numbers = [places[message.says] for message in reader.messages]
         else:
-            numbers = [told.number for told in reader.messages]
+            numbers = [message.number for message in reader.messages]
             assert reader.messages == [order[number - 1] for number in numbers if number is not None]
         assert all(number is not None for number in numbers)
         got = [number for number in numbers if number is not None]
@@ -324,36 +324,36 @@ class Room:
         if self.slow in (Slow.CLOSE, Slow.WAIT):
             for sent, (_, before) in zip(reader.sent_alone, reader.got_alone, strict=False):
                 reached = got[before - 1] if before else reader.first - 1
-                assert reached >= sent.behind, "behind all that the room had published"
+                assert reached >= sent.after, "after all that the room had published"
         assert got == sorted(set(got)), "in order, and nothing twice"
         assert not got or got[0] >= reader.first
         missing = set(range(reader.first, (got[-1] if got else reader.first - 1) + 1)) - set(got)
-        if reader.gap:  # what was gone when it came back
+        if reader.gap:  # the history no longer had these messages
             missing -= set(range(reader.first, got[0] if got else reader.first))
         if self.slow in (Slow.CLOSE, Slow.WAIT):
-            assert not missing, "nothing is left out"
+            assert not missing, "no message is left out"
         elif self.slow is Slow.SKIP and reader.form != "plain":
-            assert len(missing) <= reader.skipped, "what is left out is told"
+            assert len(missing) <= reader.skipped, "each skipped message is counted"
         if not at_end:
             return
         if reader.ended or reader.close_code is not None:
             assert self.slow is Slow.CLOSE
             assert reader.close_code == (None if reader.form == "events" else 1013), "it was too slow for this room"
             return
-        assert not reader.raw, "what has begun to go out goes out whole"
+        assert not reader.raw, "a frame that was begun is sent whole"
         assert reader.ponged == reader.pinged
-        assert len(reader.got_alone) == len(reader.sent_alone), "it has all that was for it alone"
+        assert len(reader.got_alone) == len(reader.sent_alone), "it has all messages to it alone"
         assert reader.members in (None, len(self.room)), "it has been notified of all who came and went"
         last = order[-1].number if order else 0
         assert last is not None
         if self.slow is Slow.LATEST:
-            wanted = {json.loads(told.says)["key"]: told.number for told in order[reader.first - 1 :]}
+            wanted = {json.loads(message.says)["key"]: message.number for message in order[reader.first - 1 :]}
             assert set(wanted.values()) <= set(got), "it has the newest of each key"
         elif last >= reader.first:
             assert got, "it has heard nothing"
             assert got[-1] == last, "it has caught up"
         if self.slow is Slow.SKIP and reader.form != "plain":
-            assert len(missing) == reader.skipped, "what is told was left out"
+            assert len(missing) == reader.skipped, "each counted message was skipped"
 
 
 readers = st.integers(0, 5)
@@ -377,10 +377,10 @@ steps: st.SearchStrategy[tuple[object, ...]] = st.one_of(
 @pytest.mark.parametrize("slow", Slow)
 @settings(max_examples=100)
 @given(plan=st.lists(st.tuples(steps, st.booleans()), min_size=5, max_size=60))
-def test_whatever_happens_each_reader_gets_what_it_is_promised(
+def test_each_reader_gets_what_its_policy_promises_after_any_steps(
     slow: Slow, allowance: int | None, plan: list[tuple[tuple[Callable[..., None], object], bool]]
 ) -> None:
-    """With no allowance, each form but the plain one is made in steps, and all who read it wait for that."""
+    """Without an allowance, each form but the plain one is encoded in steps, and its readers wait for that."""
 
     async def play() -> None:
         clients: list[HangsUp] = []
@@ -390,7 +390,7 @@ def test_whatever_happens_each_reader_gets_what_it_is_promised(
                 await room.let_it_run()
                 for (step, *given), then_run in plan:
                     step(room, *given)
-                    if then_run:  # else the next step comes in the same turn of the loop
+                    if then_run:  # otherwise the next step is in the same turn of the loop
                         await room.let_it_run()
                         room.check_all(at_end=False)
                 await room.let_it_run()

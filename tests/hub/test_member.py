@@ -48,7 +48,7 @@ def numbers(frames: list[Seen]) -> list[str]:
     return [frame.payload.decode().partition(" ")[0] for frame in frames]
 
 
-# Their identities
+# Identities
 
 
 async def test_a_program_sees_the_members_of_a_room(nursery: trio.Nursery) -> None:
@@ -106,7 +106,7 @@ async def test_a_program_sees_its_own_connections_as_members(nursery: trio.Nurse
     server.stop()
 
 
-async def test_the_address_is_the_clients_behind_a_trusted_proxy(nursery: trio.Nursery) -> None:
+async def test_a_member_behind_a_trusted_proxy_has_the_address_of_the_client(nursery: trio.Nursery) -> None:
     hub = rawws.Hub()
     server: rawws.Server = await nursery.start(
         lambda task_status: rawws.serve(hub, 0, trusted_proxies=["127.0.0.1", "::1"], task_status=task_status)
@@ -119,7 +119,7 @@ async def test_the_address_is_the_clients_behind_a_trusted_proxy(nursery: trio.N
     server.stop()
 
 
-async def test_an_iteration_is_over_the_members_at_its_beginning(start_hub: StartHub) -> None:
+async def test_iteration_covers_the_members_at_its_start(start_hub: StartHub) -> None:
     running = start_hub()
     first, second = running.join(), running.join()
     seen = []
@@ -169,7 +169,7 @@ async def test_each_member_gets_a_message_in_its_own_encoding(start_hub: StartHu
     assert state_of(room).log.last_message == 0, "it is no message of the room"
 
 
-async def test_a_client_that_resumes_gets_it_and_keeps_its_place(nursery: trio.Nursery) -> None:
+async def test_a_message_to_a_resuming_client_does_not_move_its_position(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=10) as running:
         room = running.hub.room("/room")
         async with rawws.connect(f"ws://127.0.0.1:{running.server.port}/room", resume=True) as ws:
@@ -181,14 +181,14 @@ async def test_a_client_that_resumes_gets_it_and_keeps_its_place(nursery: trio.N
 
 
 @pytest.mark.parametrize("settings", [{"mode": "echo"}, {"read_only": True}, {"slow": "latest", "key": "k"}])
-async def test_it_goes_to_members_of_any_room(start_hub: StartHub, settings: dict[str, Any]) -> None:
+async def test_a_message_can_go_to_members_of_any_room(start_hub: StartHub, settings: dict[str, Any]) -> None:
     running = start_hub(**settings)
     client = running.join()
     await member_of(running).send("to you")
     assert await client.frame() == seen_text("to you")
 
 
-async def test_it_keeps_its_place_among_what_the_room_publishes(start_hub: StartHub) -> None:
+async def test_a_message_to_a_member_keeps_its_order_among_those_of_the_room(start_hub: StartHub) -> None:
     running = start_hub()
     room = running.hub.room("/")
     one, other = running.join(), running.join()
@@ -200,7 +200,7 @@ async def test_it_keeps_its_place_among_what_the_room_publishes(start_hub: Start
     assert numbers(await other.frames(3)) == ["0a", "1a", "2a"]
 
 
-async def test_a_lagging_member_gets_it_after_the_messages_of_the_room(
+async def test_a_lagging_member_gets_its_message_after_those_of_the_room(
     start_hub: StartHub, nursery: trio.Nursery
 ) -> None:
     running = start_hub()
@@ -214,7 +214,7 @@ async def test_a_lagging_member_gets_it_after_the_messages_of_the_room(
     assert got == [*map(str, range(count)), "meanwhile", "alone"]
 
 
-async def test_sending_waits_while_the_member_takes_nothing_and_cancelled_has_sent_nothing(
+async def test_a_send_waits_for_a_stalled_member_and_sends_nothing_if_cancelled(
     start_hub: StartHub, nursery: trio.Nursery
 ) -> None:
     running = start_hub()
@@ -222,7 +222,7 @@ async def test_sending_waits_while_the_member_takes_nothing_and_cancelled_has_se
     member = member_of(running)
     (peer,) = state_of(running.hub.room("/")).peers
     large = "0 " + "x" * 1_000_000
-    await member.send(large)  # it is on its way, and waits for the socket
+    await member.send(large)  # the message waits for the socket
     assert 0 < peer.queued_bytes < len(large) + 20
     waiting_bytes = peer.queued_bytes
     with trio.CancelScope() as scope:
@@ -235,7 +235,7 @@ async def test_sending_waits_while_the_member_takes_nothing_and_cancelled_has_se
     assert numbers(await client.frames(2)) == ["0", "2"]
 
 
-async def test_a_cancelled_send_that_need_not_wait_has_sent_nothing(start_hub: StartHub) -> None:
+async def test_a_cancelled_send_sends_nothing_even_if_it_need_not_wait(start_hub: StartHub) -> None:
     running = start_hub()
     client = running.join()
     with trio.CancelScope() as scope:
@@ -245,7 +245,7 @@ async def test_a_cancelled_send_that_need_not_wait_has_sent_nothing(start_hub: S
     assert await client.frame() == seen_text("last")
 
 
-async def test_a_member_that_takes_a_large_message_slowly_is_still_heard(start_hub: StartHub) -> None:
+async def test_a_member_with_an_unread_large_message_can_still_send(start_hub: StartHub) -> None:
     running = start_hub()
     slow = running.join(send_buffer=SMALL)
     member = member_of(running)
@@ -255,7 +255,7 @@ async def test_a_member_that_takes_a_large_message_slowly_is_still_heard(start_h
     assert await other.frame() == seen_text("I am here")
 
 
-async def test_the_policy_for_slow_peers_holds_while_a_message_waits(start_hub: StartHub) -> None:
+async def test_the_lag_policy_applies_while_a_message_waits(start_hub: StartHub) -> None:
     running = start_hub(max_lag_bytes=100_000)
     client = running.join(send_buffer=SMALL)
     member = member_of(running)
@@ -276,7 +276,7 @@ async def test_the_policy_for_slow_peers_holds_while_a_message_waits(start_hub: 
         client.hang_up()
 
 
-# Its end
+# The end
 
 
 async def test_a_program_closes_one_member(start_hub: StartHub, caplog: pytest.LogCaptureFixture) -> None:
@@ -366,7 +366,7 @@ async def test_an_invalid_message_is_refused_before_anything_is_sent(start_hub: 
         await member_of(running).send(json)  # type: ignore[arg-type]
 
 
-async def test_an_idle_member_takes_no_more_memory_for_being_known(start_hub: StartHub) -> None:
+async def test_idle_members_allocate_nothing_of_their_own(start_hub: StartHub) -> None:
     running = start_hub(settings=lambda _: RoomSettings())
     running.join()
     running.join()

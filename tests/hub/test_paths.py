@@ -1,4 +1,4 @@
-"""The paths that are rooms: beside an application, an upgrade at any other path is refused, never shared."""
+"""The paths of rooms: next to an application, an upgrade at any other path is refused, never shared."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def page(_: rawws.Request) -> str:
 
 
 class Site:
-    """A server, and one answer after the other from it."""
+    """A server, and its answers one after the other."""
 
     def __init__(self, server: rawws.Server) -> None:
         self.server = server
@@ -151,7 +151,7 @@ def applications() -> list[Any]:
 
 @pytest.mark.parametrize("number", range(3), ids=["a function", "asgi", "rooms in front"])
 @pytest.mark.parametrize("path", [*NONE_OF_ROOM, "http://localhost/ws", "http://localhost/room"])
-async def test_beside_an_application_an_upgrade_elsewhere_is_404_and_nobody_shares_it(
+async def test_an_upgrade_outside_the_rooms_is_404_next_to_an_application(
     start: StartSite, number: int, path: str
 ) -> None:
     hub = rawws.Hub(hello="hi")
@@ -165,7 +165,7 @@ async def test_beside_an_application_an_upgrade_elsewhere_is_404_and_nobody_shar
 
 
 @pytest.mark.parametrize("path", [*ROOMS, "http://localhost/room/x"])
-async def test_a_room_is_served_beside_an_application(start: StartSite, path: str) -> None:
+async def test_a_room_is_served_next_to_an_application(start: StartSite, path: str) -> None:
     hub = rawws.Hub()
     site = await start(hub, page)
     client = await (await site.connect()).open(path)
@@ -183,16 +183,18 @@ async def test_a_refused_client_is_not_asked_for_credentials(start: StartSite) -
 
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/room/../x"])
-async def test_without_an_application_every_path_is_a_room(start: StartSite, path: str) -> None:
+async def test_every_path_is_a_room_if_nothing_else_is_served(start: StartSite, path: str) -> None:
     for http in (None, rawws.rooms(rawws.Hub())):
         site = await start(rawws.Hub(), http)
         await (await site.connect()).open(path)
 
 
-@pytest.mark.parametrize(("rooms_at", "beside"), [(None, True), ("/room/", True), ("/room/", False)])
-async def test_http_and_websocket_have_the_same_rooms(start: StartSite, rooms_at: str | None, beside: bool) -> None:
+@pytest.mark.parametrize(("rooms_at", "has_application"), [(None, True), ("/room/", True), ("/room/", False)])
+async def test_http_and_websocket_have_the_same_rooms(
+    start: StartSite, rooms_at: str | None, has_application: bool
+) -> None:
     hub = rawws.Hub(history=1, rooms_at=rooms_at)
-    app = rawws.rooms(hub, elsewhere=rawws.asgi(says_ok) if beside else None, is_local=True)
+    app = rawws.rooms(hub, elsewhere=rawws.asgi(says_ok) if has_application else None, is_local=True)
     site = await start(hub, app)
     for path in (*ROOMS, *NONE_OF_ROOM):
         is_room = path in ROOMS
@@ -249,7 +251,7 @@ async def test_a_warning_at_start_names_the_endpoints_that_are_not_served(
     )
 
 
-async def test_the_warning_says_where_rooms_are_in_front_of_an_endpoint(
+async def test_the_warning_names_the_rooms_that_cover_an_endpoint(
     start: StartSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = await start(rawws.Hub(hello="a room"), rawws.asgi(site_of("/ws", "/{kind}/private")))
@@ -284,7 +286,7 @@ async def test_the_warning_says_where_rooms_are_in_front_of_an_endpoint(
         ("/{x}/{y:path}", "/live/rooms/", True),
     ],
 )
-def test_which_endpoints_may_match_a_room_s_path(pattern: str, root: str, expected: bool) -> None:
+def test_endpoints_that_may_match_a_path_of_a_room_are_found(pattern: str, root: str, expected: bool) -> None:
     assert may_match_below(pattern, root) is expected
 
 
@@ -323,7 +325,7 @@ def test_endpoints_of_fastapi_are_seen_in_its_routers() -> None:
 
 
 class Bag:
-    """An application of another framework, as far as one looks at it."""
+    """An application of another framework, as far as the search for endpoints looks at it."""
 
     def __init__(self, **attributes: Any) -> None:
         self.__dict__ |= attributes
@@ -344,7 +346,7 @@ def test_endpoints_of_other_frameworks_are_seen_in_the_lists_that_they_keep() ->
 
 
 class Hostile:
-    """Nothing in it can be looked at."""
+    """An object that raises for each attribute."""
 
     def __getattr__(self, name: str) -> Any:
         raise SystemError(name)
@@ -374,7 +376,7 @@ app = Starlette(routes=[WebSocketRoute("{}", private)])
 
 @pytest.mark.parametrize("mode", ["broadcast", "echo"])
 @pytest.mark.parametrize("more", [[], ["--metrics"], ["--no-page"]], ids=" ".join)
-async def test_beside_app_a_private_endpoint_is_no_public_room(
+async def test_a_private_endpoint_of_an_app_is_no_public_room(
     start_program: StartProgram, tmp_path: Path, mode: str, more: list[str]
 ) -> None:
     (tmp_path / "its_app.py").write_text(APP.format("/ws"))

@@ -1,4 +1,4 @@
-"""Rooms from code: who is in them, what is published, and what became of it."""
+"""Rooms from code: their peers, published messages, and the result of a delivery."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rawws.hub.room import state_of
 from rawws.testing import Opcode, Role, open_pair, open_raw
 from tests.serving import PATIENCE_S
 
-# The smallest that Linux gives is about twice as much.
+# Linux gives at least about twice as much.
 SMALL_BUFFER = 4096
 
 
-async def test_what_is_published_reaches_everybody_in_the_room_and_nobody_else() -> None:
+async def test_a_message_reaches_everybody_in_the_room_and_nobody_else() -> None:
     hub = Hub()
     news, other = hub.room("/news"), hub.room("/other")
     async with open_pair() as (alice, a), open_pair() as (bob, b), open_pair() as (carol, c):
@@ -36,7 +36,7 @@ async def test_what_is_published_reaches_everybody_in_the_room_and_nobody_else()
         assert await carol.recv() == b"\x00"
 
 
-async def test_nobody_in_a_room_is_nobody_sent_to() -> None:
+async def test_publishing_in_an_empty_room_sends_to_no_peer() -> None:
     assert Hub().room("/").publish("hello") == Delivery(0, 0, 0)
 
 
@@ -57,7 +57,7 @@ async def test_a_connection_may_be_in_several_rooms_and_leaves_them_one_by_one()
         assert heard == ["to a", "to b", "to a again", "still in a", "to you alone"]
 
 
-async def test_joining_twice_is_being_in_it_once() -> None:
+async def test_joining_twice_counts_once() -> None:
     room = Hub().room("/")
     async with open_pair() as (client, server):
         room.join(server)
@@ -70,7 +70,7 @@ async def test_joining_twice_is_being_in_it_once() -> None:
         assert len(room) == 0
 
 
-async def test_a_room_knows_its_peers_and_what_the_program_holds_of_them() -> None:
+async def test_a_peer_in_a_room_refers_to_the_connection_of_the_program() -> None:
     room = Hub().room("/")
     async with open_pair() as (_, server):
         room.join(server)
@@ -93,7 +93,7 @@ async def test_closing_leaves_every_room() -> None:
             hub.room("/a").join(server)
 
 
-async def test_a_room_is_the_same_while_somebody_holds_it_or_is_in_it_and_then_nothing() -> None:
+async def test_a_room_lives_while_the_program_holds_it_or_a_peer_is_in_it() -> None:
     hub = Hub()
     room = hub.room("/a")
     assert hub.room("/a") is room
@@ -107,7 +107,7 @@ async def test_a_room_is_the_same_while_somebody_holds_it_or_is_in_it_and_then_n
     assert len(hub.registry) == 0
 
 
-async def test_a_room_is_the_same_for_as_long_as_somebody_is_in_it_and_freed_at_once_after_that() -> None:
+async def test_a_room_is_freed_as_soon_as_its_last_peer_has_left() -> None:
     hub = Hub(history=0)
     gc.disable()  # no reference cycle may keep an empty room until the collector runs
     try:
@@ -128,7 +128,7 @@ async def test_a_room_is_the_same_for_as_long_as_somebody_is_in_it_and_freed_at_
         gc.enable()
 
 
-async def test_the_rooms_of_a_hub_are_seen_as_they_are() -> None:
+async def test_the_rooms_of_a_hub_are_a_live_view() -> None:
     hub = Hub()
     rooms = hub.rooms
     assert (repr(rooms), len(rooms), "/a" in rooms) == ("{}", 0, False)
@@ -141,7 +141,7 @@ async def test_the_rooms_of_a_hub_are_seen_as_they_are() -> None:
             rooms["/b"]
 
 
-async def test_several_messages_go_out_in_one_go_and_in_order() -> None:
+async def test_several_messages_are_delivered_together_and_in_order() -> None:
     room = Hub().room("/")
     async with open_pair(max_queue=None) as (client, server):
         room.join(server)
@@ -149,7 +149,7 @@ async def test_several_messages_go_out_in_one_go_and_in_order() -> None:
         assert [await client.recv() for _ in range(100)] == list(map(str, range(100)))
 
 
-async def test_very_many_messages_at_once_are_one_delivery_in_order() -> None:
+async def test_thousands_of_messages_at_once_are_one_delivery_in_order() -> None:
     room = Hub().room("/")
     count = 2 * SEGMENT_PIECES + 1
     async with open_pair(max_queue=None) as (client, server), open_pair() as (_, gone):
@@ -206,12 +206,12 @@ async def test_a_peer_that_lags_in_two_rooms_catches_up_in_both_without_a_frame_
             assert [int(payload[1:]) for payload in heard] == list(numbers)
         pongs = [frame.payload for frame in got if frame.opcode == Opcode.PONG]
         assert pongs == [str(number).encode() for number in range(0, 100, 10)]
-        # What the program sends for itself comes behind what its rooms had published.
+        # The program's own message comes after the earlier messages of its rooms.
         assert got[-1].payload == b"at last"
         assert rooms[0].publish("now").sent == 1
 
 
-async def test_leaving_a_room_that_one_lags_in_still_brings_what_was_published_before() -> None:
+async def test_a_lagging_peer_that_leaves_still_gets_earlier_messages() -> None:
     room = Hub().room("/")
     async with open_raw(send_buffer=SMALL_BUFFER, compression=None) as (peer, ws):
         room.join(ws)
@@ -226,7 +226,7 @@ async def test_leaving_a_room_that_one_lags_in_still_brings_what_was_published_b
 
 
 @pytest.mark.parametrize("others", [0, 1])
-async def test_leaving_a_room_while_its_message_is_being_compressed_still_brings_it_at_once(others: int) -> None:
+async def test_a_peer_that_leaves_during_compression_still_gets_the_message_at_once(others: int) -> None:
     hub = Hub()
     async with open_pair(max_size=None, ping_interval=None) as (client, server):
         for number in range(others):
@@ -241,7 +241,7 @@ async def test_leaving_a_room_while_its_message_is_being_compressed_still_brings
         assert not peer.is_lagging
 
 
-async def test_a_large_message_is_compressed_once_for_those_who_agreed_to_it() -> None:
+async def test_a_large_message_is_compressed_once_for_all_peers_that_negotiated_it() -> None:
     room = Hub().room("/")
     async with open_raw() as (squeezed, a), open_raw(compression=None) as (plain, b):
         room.join(a)
@@ -259,7 +259,7 @@ async def test_a_client_s_end_cannot_join_a_room() -> None:
             Hub().room("/").join(ws)
 
 
-async def test_there_are_two_modes() -> None:
+async def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(UsageError, match="there is no mode 'loud'"):
         Hub(mode="loud")
 
@@ -272,12 +272,12 @@ async def test_there_are_two_modes() -> None:
         *(("history", 0.5), ("max_rooms", 1.5), ("hello", b"hi"), ("settings", {})),
     ],
 )
-def test_what_a_hub_can_not_mean_is_refused(setting: str, given: Any) -> None:
+def test_an_invalid_setting_of_a_hub_is_refused(setting: str, given: Any) -> None:
     with pytest.raises(UsageError, match=f"^{setting} can't be {re.escape(repr(given))}; "):
         Hub(**{setting: given})
 
 
-def test_what_a_room_can_not_mean_is_refused() -> None:
+def test_an_invalid_setting_of_a_room_is_refused() -> None:
     bad: Any = "drop"
     with pytest.raises(UsageError, match="there is no policy for slow peers 'drop'; give one of 'close', 'skip'"):
         RoomSettings(slow=bad)

@@ -1,4 +1,4 @@
-"""TLS in the same loop: real handshakes, large segments, laggards, and what goes wrong."""
+"""TLS in the same loop: real handshakes, large segments, lagging peers, and faults."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.serving import (
 
 
 class Certificate:
-    """A certificate for loopback, as files, and the authority that a client trusts it by."""
+    """A certificate for loopback, as files, and the authority that a client trusts."""
 
     def __init__(self, folder: Path) -> None:
         authority = trustme.CA()
@@ -111,7 +111,7 @@ async def join(running: Running, certificate: Certificate, then: bytes = b"") ->
 
 
 async def tls_pair(certificate: Certificate, *, send_buffer: int | None = None) -> tuple[TlsTransport, TlsTransport]:
-    """Return a server's and a client's end of a connection, with their TLS handshake behind them."""
+    """Return both ends of a connection, the server's first, after their TLS handshake."""
     ours, theirs = socket.socketpair()
     if send_buffer is not None:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
@@ -123,7 +123,7 @@ async def tls_pair(certificate: Certificate, *, send_buffer: int | None = None) 
     return server, client
 
 
-async def test_http_then_an_upgrade_then_a_broadcast_to_tls_and_back(serve: Serve, certificate: Certificate) -> None:
+async def test_tls_carries_http_an_upgrade_and_a_broadcast(serve: Serve, certificate: Certificate) -> None:
     running = await serve(tls=certificate.server, hello="hi")
     client = await connect(running, certificate)
     await client.stream.send_all(get("/"))
@@ -146,7 +146,7 @@ async def test_a_tls_peer_that_stalls_gets_everything_in_order_and_control_frame
     running = await serve(tls=certificate.server, max_lag_bytes=64 << 20)
     slow, busy = await join(running, certificate), await join(running, certificate)
     messages = [bytes([number]) * 300_000 for number in range(60)]
-    for message in messages:  # 18 MB: more than the kernel buffers for one that doesn't read
+    for message in messages:  # 18 MB, more than the kernel buffers for a peer that doesn't read
         await busy.stream.send_all(binary(message))
         assert await busy.frame() == Seen(Opcode.BINARY, message)
     await slow.stream.send_all(ping(b"still here"))
@@ -157,7 +157,7 @@ async def test_a_tls_peer_that_stalls_gets_everything_in_order_and_control_frame
     assert await slow.frame() == Seen(Opcode.CLOSE, b"\x03\xe8")
 
 
-async def test_a_tls_peer_that_falls_too_far_behind_is_closed_at_a_frame_boundary(
+async def test_a_tls_peer_that_lags_too_far_is_closed_at_a_frame_boundary(
     serve: Serve, certificate: Certificate
 ) -> None:
     running = await serve(tls=certificate.server, max_lag_bytes=1 << 20)
@@ -178,7 +178,7 @@ async def test_a_tls_peer_that_falls_too_far_behind_is_closed_at_a_frame_boundar
 
 
 @pytest.mark.parametrize("policy", ["close", "skip", "latest"])
-async def test_what_a_slow_tls_peer_is_not_sent_leaves_no_frame_cut(
+async def test_messages_that_a_slow_tls_peer_misses_leave_no_frame_incomplete(
     serve: Serve, certificate: Certificate, policy: str
 ) -> None:
     running = await serve(tls=certificate.server, slow=policy, key="k", max_lag_bytes=1 << 20)
@@ -201,7 +201,7 @@ async def test_what_a_slow_tls_peer_is_not_sent_leaves_no_frame_cut(
     assert (frame.opcode is Opcode.CLOSE) is (policy == "close")
 
 
-async def test_of_what_would_not_go_one_tls_record_is_committed_and_what_follows_it_may_be_anything(
+async def test_a_partial_send_commits_one_tls_record_and_any_data_may_follow_it(
     certificate: Certificate,
 ) -> None:
     server, client = await tls_pair(certificate, send_buffer=20_000)
@@ -222,7 +222,7 @@ async def test_of_what_would_not_go_one_tls_record_is_committed_and_what_follows
 
 
 @pytest.mark.parametrize("why", ["it said too much", "publishers are held back", "it begins"])
-async def test_what_is_read_off_the_socket_already_is_heard_when_reading_goes_on(
+async def test_buffered_plaintext_is_read_when_reading_resumes(
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001
     start_hub: StartHub,
     certificate: Certificate,
@@ -233,7 +233,7 @@ async def test_what_is_read_off_the_socket_already_is_heard_when_reading_goes_on
     room = running.hub.room("/")
     server, client = await tls_pair(certificate)
     frames = [binary(bytes([number]) * 1979) for number in range(35)]
-    for first in range(0, 35, 5):  # the last record begins within what one read asks for, and ends behind it
+    for first in range(0, 35, 5):  # the last record begins within one read, and ends after it
         await client.send_all(b"".join(frames[first : first + 5]))
     if why == "publishers are held back":
         state_of(room).holds.add(why)
@@ -243,14 +243,14 @@ async def test_what_is_read_off_the_socket_already_is_heard_when_reading_goes_on
     current_loop().slow.unblock(state_of(room), why)
     expected = b"".join(encode_frame(Opcode.BINARY, bytes([number]) * 1979) for number in range(35))
     received = b""
-    with trio.fail_after(19):  # before there is a ping
+    with trio.fail_after(19):  # less than the ping interval
         while len(received) < len(expected):
             received += await client.receive()
     assert received == expected
     client.close()
 
 
-async def test_who_ends_tls_is_answered_with_its_end(serve: Serve, certificate: Certificate) -> None:
+async def test_a_close_notify_is_answered_with_one(serve: Serve, certificate: Certificate) -> None:
     running = await serve(tls=certificate.server)
     asks = await connect(running, certificate)
     await asks.stream.send_all(get("/"))
@@ -263,12 +263,12 @@ async def test_who_ends_tls_is_answered_with_its_end(serve: Serve, certificate: 
 # The transport itself
 
 
-async def test_an_end_that_comes_with_data_is_seen_behind_it(certificate: Certificate) -> None:
+async def test_a_close_notify_that_arrives_with_data_is_seen_after_it(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server), trio.fail_after(PATIENCE_S):
         await client.send_all(b"last words")
         client._send_close_notify()
-        assert client.try_flush()  # and no FIN, which would be seen by itself
+        assert client.try_flush()  # without a FIN, which would be seen by itself
         while (received := server.try_receive()) is None:
             await trio.lowlevel.wait_readable(server)
         assert received == b"last words"
@@ -284,7 +284,7 @@ async def receive_to_end(transport: TlsTransport) -> bytes:
 
 
 @pytest.mark.parametrize("unread", [b"", b"before" * 1000])
-async def test_who_says_that_nothing_follows_still_gets_all_that_comes(certificate: Certificate, unread: bytes) -> None:
+async def test_a_peer_that_ended_its_side_still_gets_all_data(certificate: Certificate, unread: bytes) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server), trio.fail_after(PATIENCE_S):
         await client.send_all(b"last words")
@@ -294,14 +294,14 @@ async def test_who_says_that_nothing_follows_still_gets_all_that_comes(certifica
 
             async def answer() -> None:
                 assert await receive_to_end(server) == b"last words"
-                await server.send_all(b"behind" * 1000)
+                await server.send_all(b"after" * 1000)
                 server.shutdown_write()
 
             nursery.start_soon(answer)
-            assert await receive_to_end(client) == unread + b"behind" * 1000
+            assert await receive_to_end(client) == unread + b"after" * 1000
 
 
-async def test_what_was_decrypted_and_not_taken_is_there_after_our_end(certificate: Certificate) -> None:
+async def test_decrypted_data_stays_readable_after_our_end(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         await server.send_all(b"a record")
@@ -313,7 +313,7 @@ async def test_what_was_decrypted_and_not_taken_is_there_after_our_end(certifica
         assert await receive_to_end(client) == b"ord"
 
 
-async def test_tls_1_2_carries_the_same_both_ways_to_its_end(
+async def test_tls_1_2_carries_data_and_ends_in_both_directions(
     certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certificate.client, "maximum_version", ssl.TLSVersion.TLSv1_2)
@@ -336,7 +336,7 @@ async def test_the_server_refuses_renegotiation(certificate: Certificate) -> Non
     assert certificate.server.options & ssl.OP_NO_RENEGOTIATION
 
 
-async def test_our_end_is_heard_whoever_ends_first(certificate: Certificate) -> None:
+async def test_our_close_notify_arrives_in_either_order_of_ends(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         server.shutdown_write()
@@ -345,14 +345,14 @@ async def test_our_end_is_heard_whoever_ends_first(certificate: Certificate) -> 
         assert await receive_to_end(server) == await receive_to_end(client) == b""
 
 
-async def test_records_in_front_of_a_fault_are_not_lost_with_it(certificate: Certificate) -> None:
+async def test_records_before_a_fault_are_not_lost(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         await server.send_all(b"whole")
         with server.detach() as bare:
             bare.sendall(b"no record at all")
             assert await client.receive() == b"whole"
-            assert client.has_pending  # no poller would tell of it
+            assert client.has_pending  # no poller reports it
             with pytest.raises(ssl.SSLError):
                 await client.receive()
 
@@ -362,7 +362,7 @@ NO_PROXY_PROTOCOL = "This server does not speak the PROXY protocol, which a prox
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "message"),
     [
         (get("/"), USE_TLS),
         (upgrade("/room"), USE_TLS),
@@ -374,8 +374,8 @@ NO_PROXY_PROTOCOL = "This server does not speak the PROXY protocol, which a prox
     ],
     ids=["http", "upgrade", "with a body", "one letter", "another protocol", "PROXY 1", "PROXY 2"],
 )
-async def test_a_client_without_tls_gets_400_and_is_one_line_in_the_log(
-    serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture, said: bytes, told: str
+async def test_a_client_without_tls_gets_400_and_one_log_line(
+    serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture, said: bytes, message: str
 ) -> None:
     running = await serve(tls=certificate.server)
     caplog.set_level("INFO", "rawws")
@@ -387,14 +387,14 @@ async def test_a_client_without_tls_gets_400_and_is_one_line_in_the_log(
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"\r\nConnection: close" in head
-    assert body.decode() == f"{told}\n"
+    assert body.decode() == f"{message}\n"
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("#1 ! refused with 400 (")
-    assert told.removesuffix(".") in line
+    assert message.removesuffix(".") in line
     assert (await join(running, certificate)).unread == b""
 
 
-async def test_a_client_without_tls_that_never_stops_sending_is_cut_off(
+async def test_a_client_without_tls_that_never_stops_sending_is_disconnected(
     serve: Serve, certificate: Certificate, mock_clock: trio.testing.MockClock
 ) -> None:
     running = await serve(tls=certificate.server)
@@ -407,7 +407,7 @@ async def test_a_client_without_tls_that_never_stops_sending_is_cut_off(
             mock_clock.jump(LINGER_S / 4)
 
 
-async def test_a_broken_record_within_a_websocket_is_one_line_without_a_place_in_python(
+async def test_a_broken_record_within_a_websocket_is_one_log_line_without_a_traceback(
     serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve(tls=certificate.server)
@@ -420,13 +420,13 @@ async def test_a_broken_record_within_a_websocket_is_one_line_without_a_place_in
     assert line == "#1 ! lost without a close (1006): TLS failed (WRONG_VERSION_NUMBER)"
 
 
-async def test_who_leaves_before_the_handshake_is_one_line_in_the_log_and_no_error(
+async def test_a_client_that_leaves_before_the_handshake_is_one_log_line_and_no_error(
     serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "rawws")
     running = await serve(tls=certificate.server)
     for says in (b"", b"hello"):
-        # Without a checkpoint in between: it has gone when it is accepted.
+        # There is no checkpoint in between, so the client has gone when it is accepted.
         client = socket.create_connection((LOOPBACK, running.port))
         client.sendall(says)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -437,7 +437,7 @@ async def test_who_leaves_before_the_handshake_is_one_line_in_the_log_and_no_err
         assert message.startswith((f"#{number} ! lost in the HTTP phase: ", f"#{number} ! TLS failed: "))
 
 
-async def test_a_tls_handshake_has_to_be_over_in_time(serve: Serve, certificate: Certificate) -> None:
+async def test_a_tls_handshake_has_a_time_limit(serve: Serve, certificate: Certificate) -> None:
     running = await serve(tls=certificate.server, limits=Limits(header_timeout_s=0.05))
     client = await running.connect()
     await client.wait_lost()
@@ -452,7 +452,7 @@ async def test_a_tls_handshake_has_to_be_over_in_time(serve: Serve, certificate:
     ],
     ids=["no such file", "not a certificate", "a key alone"],
 )
-def test_a_bad_certificate_is_one_sentence_and_exit_status_2(
+def test_a_bad_certificate_is_reported_in_one_sentence_with_exit_status_2(
     flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert rawws.cli.main(["--port", "0", *flags]) == 2
@@ -460,7 +460,7 @@ def test_a_bad_certificate_is_one_sentence_and_exit_status_2(
     assert sentence in line
 
 
-def test_a_key_of_another_certificate_is_told(certificate: Certificate, tmp_path: Path) -> None:
+def test_a_key_of_another_certificate_is_reported(certificate: Certificate, tmp_path: Path) -> None:
     other = Certificate(tmp_path)
     with pytest.raises(UsageError, match="KEY_VALUES_MISMATCH"):
         load_tls(str(certificate.chain), str(other.key))

@@ -1,6 +1,6 @@
-"""Attacks by TLS alone: records without data, records of a byte each, answers that the peer won't read.
+"""Attacks by TLS alone: records without data, records of one byte, answers that the peer does not read.
 
-The work that is done at a time is counted, never timed.
+The tests count the work of one step; they never time it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 
 class Attacker:
-    """One side of a connection that writes its TLS records as it likes, over a blocking socket's other end."""
+    """One side of a connection that writes any TLS records, over the other end of a blocking socket."""
 
     def __init__(self, connected: socket.socket, files: tuple[Path, Path] | None = None, **settings: Any) -> None:
         self.tls = RawTls(files, **settings)
@@ -76,12 +76,12 @@ class Attacker:
                 data += piece
             else:
                 received = await self.stream.receive_some()
-                assert received, f"the stream ends behind {data!r}"
+                assert received, f"the stream ends after {data!r}"
                 self.tls.receive(received)
         return data
 
     def send_at_once(self) -> int:
-        """Send what the kernel takes, without a checkpoint; return how many bytes are left."""
+        """Send as much as the kernel takes, without a checkpoint; return how many bytes are left."""
         data = self.tls.to_send()
         self.socket.setblocking(False)
         return len(data) - self.socket.send(data)
@@ -122,14 +122,14 @@ def update_keys(attacker: Attacker, count: int, *, request: bool = False) -> Non
         attacker.tls.update_key(request=request)
 
 
-# One look
+# One read
 
 
-def test_a_look_is_a_whole_number_of_steps() -> None:
+def test_the_records_of_a_read_are_a_whole_number_of_steps() -> None:
     assert LOOK_RECORDS % STEP_RECORDS == 0
 
 
-async def test_one_look_takes_a_bounded_number_of_records_of_a_byte_each(certificate: Certificate) -> None:
+async def test_one_read_takes_a_bounded_number_of_records_of_a_byte_each(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         sent = bytes(number % 256 for number in range(MANY))
@@ -146,7 +146,7 @@ async def test_one_look_takes_a_bounded_number_of_records_of_a_byte_each(certifi
         assert b"".join(received) == sent
 
 
-async def test_one_look_takes_a_bounded_number_of_key_updates_whatever_data_is_between(
+async def test_one_read_takes_a_bounded_number_of_key_updates_with_or_without_data_between(
     certificate: Certificate,
 ) -> None:
     server, attacker = await attacked_pair(certificate)
@@ -186,7 +186,7 @@ async def test_too_many_records_without_data_end_the_connection_after_the_data(c
         attacker.hang_up()
 
 
-async def test_a_minute_later_key_updates_count_anew(certificate: Certificate) -> None:
+async def test_key_updates_count_anew_after_a_minute(certificate: Certificate) -> None:
     server, attacker = await attacked_pair(certificate)
     with contextlib.closing(server):
         for _ in range(3):
@@ -201,7 +201,7 @@ async def test_a_minute_later_key_updates_count_anew(certificate: Certificate) -
         attacker.hang_up()
 
 
-async def test_answers_to_key_updates_that_nobody_reads_are_few(certificate: Certificate) -> None:
+async def test_unread_answers_to_key_updates_are_bounded(certificate: Certificate) -> None:
     server, attacker = await attacked_pair(certificate, send_buffer=1)
     with contextlib.closing(server), trio.fail_after(PATIENCE_S):
         most = 0
@@ -212,7 +212,7 @@ async def test_answers_to_key_updates_that_nobody_reads_are_few(certificate: Cer
                 await attacker.flush()
                 assert await server.receive() == b"x"
                 most = max(most, server.held_bytes - TLS_BYTES)
-        assert MAX_UNSENT_BYTES / 2 < most < MAX_UNSENT_BYTES + 100  # and the answer that is one too many
+        assert MAX_UNSENT_BYTES / 2 < most < MAX_UNSENT_BYTES + 100  # plus the answer over the limit
         attacker.hang_up()
 
 
@@ -276,7 +276,7 @@ async def test_a_key_update_is_no_answer_to_a_ping(
 # The HTTP phase
 
 
-async def test_key_updates_in_front_of_a_request_end_the_connection(
+async def test_key_updates_before_a_request_end_the_connection(
     serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve(tls=certificate.server)
@@ -320,7 +320,7 @@ async def test_a_server_stops_in_the_midst_of_a_flood(
     await attacker.wait_lost()
 
 
-async def test_a_handshake_without_an_end_is_cut_off(
+async def test_a_tls_handshake_without_an_end_is_dropped(
     serve: Serve, certificate: Certificate, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve(tls=certificate.server)
@@ -341,7 +341,7 @@ async def test_a_handshake_without_an_end_is_cut_off(
 
 @contextlib.asynccontextmanager
 async def hostile_server(certificate: Certificate, act: Callable[[Attacker], Any]) -> AsyncIterator[str]:
-    """Serve one connection over TLS in that way; yields its address."""
+    """Serve one connection over TLS with this behaviour; yield the address."""
     listener = socket.create_server((LOOPBACK, 0))
 
     async def run() -> None:
@@ -396,13 +396,13 @@ async def test_a_server_that_floods_after_its_answer_is_dropped_with_a_clear_cau
         assert raised.value.closed.cause is Cause.LIMIT
 
 
-# A message of TLS that has come in part
+# A message of TLS that has arrived in part
 
 
 async def half_a_ticket(certificate: Certificate) -> tuple[TlsTransport, Attacker, bytes]:
-    """Return a client that has got the first record of a long ticket, its server, and the records that are to follow.
+    """Return a client that has received the first record of a long ticket, its server, and the remaining records.
 
-    OpenSSL encrypts nothing before the rest of it has come.
+    OpenSSL encrypts nothing before the client has the rest of the ticket.
     """
     ours, theirs = socket.socketpair()
     client = TlsTransport(ours, certificate.client, server_hostname=LOOPBACK)
@@ -473,7 +473,7 @@ async def test_the_loop_does_not_spin_within_a_tls_message(start_hub: StartHub, 
 
 
 def read_all(tls: ssl.SSLObject) -> tuple[bytes, bool]:
-    """Return what is there, and whether TLS's own end follows it."""
+    """Return the data that is there, and whether a close_notify follows it."""
     data = b""
     try:
         while piece := tls.read():
@@ -484,7 +484,7 @@ def read_all(tls: ssl.SSLObject) -> tuple[bytes, bool]:
 
 
 @pytest.mark.parametrize("how", ["lingers", "says so"])
-async def test_the_end_follows_what_the_kernel_would_not_take(certificate: Certificate, how: str) -> None:
+async def test_the_end_follows_data_that_the_kernel_refused_at_first(certificate: Certificate, how: str) -> None:
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
     server = TlsTransport(ours, certificate.server)
@@ -513,7 +513,7 @@ async def test_the_end_follows_what_the_kernel_would_not_take(certificate: Certi
             await stream.aclose()
 
 
-# One pair of buffers for all
+# One pair of buffers for all connections
 
 
 async def test_a_send_within_a_call_for_another_connection_goes_out_later(certificate: Certificate) -> None:
@@ -559,7 +559,7 @@ async def test_leftovers_of_a_failed_call_reach_no_other_connection(certificate:
         assert await client.receive() == b"ours"
 
 
-async def test_an_idle_connection_holds_nothing(certificate: Certificate) -> None:
+async def test_an_idle_connection_holds_no_buffer(certificate: Certificate) -> None:
     server, client = await tls_pair(certificate)
     with contextlib.closing(client), contextlib.closing(server):
         async with trio.open_nursery() as nursery:
@@ -576,7 +576,7 @@ async def test_held_ciphertext_counts_as_memory_of_the_peer(start_hub: StartHub,
     server, client = await tls_pair(certificate)
     running.adopt(server)
     before = current_loop().memory.used_bytes()
-    await client.send_all(binary(bytes(5000)))  # which is sent back
+    await client.send_all(binary(bytes(5000)))  # the server sends it back
     await wait_all_tasks_blocked()
     part = client.detach()
     part.sendall(b"\x17\x03\x03\x10\x00" + bytes(1000))  # the beginning of a record

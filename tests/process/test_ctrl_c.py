@@ -1,4 +1,4 @@
-"""Ctrl-C where it is left to Python, which raises KeyboardInterrupt wherever the main thread is just then."""
+"""Ctrl-C that Python handles: it raises KeyboardInterrupt wherever the main thread is."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rawws.hooks import call_application
 from tests.serving import PATIENCE_S
 from tests.test_examples import LISTENING
 
-# Has a server started and interrupted, in a process of its own each time, at every fourth line of trio that starts a
-# task for rawws: in the midst of that a KeyboardInterrupt leaves a task that never runs, for which a nursery waits.
+# The script starts a server and interrupts it, each time in its own process, at every fourth line of trio that starts
+# a task for rawws. A KeyboardInterrupt there leaves a task that never runs, and a nursery waits for it.
 INTERRUPTED = """
 import functools, os, signal, sys
 import trio
@@ -75,7 +75,7 @@ while True:
     child = os.fork()
     if not child:
         os.dup2(writing, 1)
-        signal.alarm(10)  # kills one that hangs
+        signal.alarm(10)  # kills a process that hangs
         interrupt_at(number)
     os.close(writing)
     _, status = os.waitpid(child, 0)
@@ -88,7 +88,7 @@ print("interrupted at", number, "lines")
 """
 
 
-def test_ctrl_c_in_the_midst_of_starting_a_task_is_not_lost() -> None:
+def test_ctrl_c_while_a_task_starts_is_not_lost() -> None:
     command = [sys.executable, "-c", INTERRUPTED]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -141,8 +141,8 @@ async def test_handlers_hooks_and_applications_may_be_interrupted(nursery: trio.
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_an_example_says_itself_what_signals_mean(number: signal.Signals, tmp_path: Path) -> None:
-    # As a shell without job control starts it in the background (POSIX, "Asynchronous Lists").
+def test_an_example_handles_signals_itself(number: signal.Signals, tmp_path: Path) -> None:
+    # A shell without job control starts background programs like this (POSIX, "Asynchronous Lists").
     command = [sys.executable, "-u", "-W", "error", "-m", "rawws.examples.echo", "--port", "0"]
     ignoring = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"

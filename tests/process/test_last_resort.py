@@ -33,7 +33,7 @@ async def app(scope, receive, send):
 def block(): pass
 """
 
-# No signal gets a thread out of a mutex that it holds itself, and the handlers of Python don't run meanwhile.
+# No signal frees a thread that waits for a mutex which it holds itself, and Python's handlers don't run meanwhile.
 STUCK_IN_C = """
 import ctypes
 def stick():
@@ -93,7 +93,7 @@ async def test_threads_of_the_application_are_named_and_ended_by_a_second_signal
     assert program.lines[-1].endswith(": ending without it")
 
 
-async def test_the_end_of_a_thread_is_waited_for(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_the_program_waits_for_the_end_of_a_thread(start_program: StartProgram, tmp_path: Path) -> None:
     done = tmp_path / "done"
     more = f"""
 import pathlib, threading, time
@@ -121,7 +121,7 @@ async def test_two_signals_end_a_program_whose_main_thread_is_in_c(start_program
 
 
 async def test_a_finalizer_that_never_returns_is_ended_in_time(start_program: StartProgram, tmp_path: Path) -> None:
-    # Some finalizers run when all modules are taken apart; nothing of Python's is left then to hear of a signal.
+    # Some finalizers run when all modules are torn down; nothing in Python can handle a signal then.
     more = """
 import rawws.process.signals, time
 rawws.process.signals.FINALIZING_S = 0.5
@@ -135,8 +135,10 @@ import builtins; builtins.last = Last()
     assert any("in __del__" in line for line in program.lines)
 
 
-async def test_it_ends_by_force_even_if_nothing_can_be_logged(start_program: StartProgram, tmp_path: Path) -> None:
-    # A thread holds the lock of the log for ever.
+async def test_the_program_ends_by_force_even_if_nothing_can_be_logged(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    # A thread holds the lock of the log forever.
     more = """
 import logging, threading, time
 def hold():
@@ -170,13 +172,13 @@ def block():
     os.waitpid(child, 0)
 """
     program = start_program(*write_app(tmp_path, more), directory=tmp_path)
-    for _ in range(5):  # each with two signals: any two of ours would end it a second later
+    for _ in range(5):  # each child gets two signals; two of ours would end the program a second later
         assert (await (await program.connect()).ask(get("/"))).status == 204
     program.signal(signal.SIGTERM)
     assert await end(program) == 0
 
 
-async def test_it_can_be_ended_even_if_it_never_listened(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_the_program_can_be_ended_even_if_it_never_listened(start_program: StartProgram, tmp_path: Path) -> None:
     listening = start_program("--no-page")
     flags = [*write_app(tmp_path, THREAD), "--port", str(listening.port)]
     program = start_program.begin(*flags, directory=tmp_path)
@@ -187,7 +189,7 @@ async def test_it_can_be_ended_even_if_it_never_listened(start_program: StartPro
 
 
 @LINUX
-async def test_workers_with_an_application_that_leaves_a_thread_behind(
+async def test_workers_end_although_their_application_left_a_thread(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     async with redis_server(tmp_path) as redis:
@@ -205,7 +207,7 @@ async def test_workers_with_an_application_that_leaves_a_thread_behind(
 
 
 @LINUX
-async def test_a_worker_that_is_left_alone_ends_itself(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_an_orphaned_worker_ends_itself(start_program: StartProgram, tmp_path: Path) -> None:
     more = THREAD + "\nimport rawws.process.program; rawws.process.program.ORPHAN_S = 0.5"
     async with redis_server(tmp_path) as redis:
         flags = write_app(tmp_path, more)
@@ -218,13 +220,13 @@ async def test_a_worker_that_is_left_alone_ends_itself(start_program: StartProgr
 
 
 async def test_a_tap_ends_with_one_signal(start_program: StartProgram) -> None:
-    behind = start_program("--no-page")
-    tap = start_program.tap(behind.address)
+    target = start_program("--no-page")
+    tap = start_program.tap(target.address)
     tap.signal(signal.SIGTERM)
     assert await end(tap) == 0
 
 
-async def test_two_signals_end_a_client_whose_output_nobody_takes(start_program: StartProgram) -> None:
+async def test_two_signals_end_a_client_whose_output_is_not_read(start_program: StartProgram) -> None:
     server = start_program("--no-page", "--hello", "x" * 100_000)  # more than a pipe holds
     command = [*start_program.command, "connect", f"ws://{server.address}/"]
     pipe = subprocess.PIPE

@@ -9,7 +9,7 @@ from pathlib import Path
 from rawws.process.malloc import FreedMemory
 from tests.serving import need
 
-# Messages of all sizes come, and go but for a few, one of them the last: so the end of the heap is in use.
+# Messages of all sizes are made and freed, but for a few. The last one stays, so the end of the heap is in use.
 BUSY_HOUR = """
 import os
 from pathlib import Path
@@ -30,7 +30,7 @@ print(held >> 20, was_trimmed, resident_bytes() - before >> 20, flush=True)
 """
 
 
-def test_memory_that_was_freed_goes_back_to_the_system() -> None:
+def test_freed_memory_is_returned_to_the_system() -> None:
     need(Path("/proc/self/statm").exists(), "/proc")
     need(FreedMemory()._trim is not None, "malloc_trim of glibc")
     done = subprocess.run([sys.executable, "-c", BUSY_HOUR], capture_output=True, text=True, timeout=30, check=True)
@@ -40,7 +40,7 @@ def test_memory_that_was_freed_goes_back_to_the_system() -> None:
     assert int(left) < 16
 
 
-def test_little_that_is_free_is_kept() -> None:
+def test_a_small_amount_of_free_memory_is_kept() -> None:
     script = "from rawws.process.malloc import FreedMemory; print(FreedMemory().give_back())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "False\n"

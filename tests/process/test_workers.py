@@ -21,13 +21,13 @@ REDIS = "redis://localhost:6379"
 
 
 def workers_of(program: Program) -> list[int]:
-    """Return the processes that a program has started, in no order."""
+    """Return the processes that a program has started, in any order."""
     of_each_thread = Path(f"/proc/{program.process.pid}/task").glob("*/children")
     return [int(pid) for children in of_each_thread for pid in children.read_text("ascii").split()]
 
 
 async def meet(port: int) -> None:
-    """Have six clients, most likely of different workers, talk to each other."""
+    """Let six clients, most likely of different workers, talk to each other."""
     with trio.fail_after(PATIENCE_S):
         clients = [await rawws.connect(f"ws://{LOOPBACK}:{port}/room/x").__aenter__() for _ in range(6)]
         await clients[0].send("hi")
@@ -58,9 +58,7 @@ async def test_workers_are_nodes_of_one_backplane(start_program: StartProgram, t
 
 @pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="this system has no real-time signals")
 @pytest.mark.usefixtures("bounded")
-async def test_a_worker_that_a_signal_without_a_name_ends_is_replaced(
-    start_program: StartProgram, tmp_path: Path
-) -> None:
+async def test_a_worker_that_an_unnamed_signal_ends_is_replaced(start_program: StartProgram, tmp_path: Path) -> None:
     async with redis_server(tmp_path) as redis:
         program = start_program("--workers", "1", "--backplane", redis.url)
         program.wait_for_line("1 workers listen on")
@@ -72,7 +70,7 @@ async def test_a_worker_that_a_signal_without_a_name_ends_is_replaced(
 
 
 @pytest.mark.usefixtures("bounded")
-async def test_who_waits_at_a_worker_that_dies_is_served_by_the_next(
+async def test_a_client_that_waits_at_a_dead_worker_is_served_by_the_next(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     async with redis_server(tmp_path) as redis:
@@ -100,7 +98,7 @@ async def test_workers_end_when_the_first_process_is_gone(start_program: StartPr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--workers", "2"], "--workers requires --backplane"),
         (["--workers", "0", "--backplane", REDIS], "give 1 to 1024"),
@@ -112,16 +110,18 @@ async def test_workers_end_when_the_first_process_is_gone(start_program: StartPr
         (["--workers", "2", "--backplane", REDIS, "--app", "nowhere:app"], "there is no module 'nowhere'"),
     ],
 )
-def test_what_can_not_be_is_said_once(start_program: StartProgram, arguments: list[str], told: str) -> None:
+def test_an_invalid_command_line_is_reported_once(
+    start_program: StartProgram, arguments: list[str], message: str
+) -> None:
     ended = start_program.run("--port", str(free_port()), *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
-    assert told in line
+    assert message in line
 
 
-@pytest.mark.parametrize("told", ["1", "no", "[1, [900], 901]", '[1, ["3"], 4]'])
-def test_an_invalid_worker_variable_is_refused(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
-    monkeypatch.setenv(VARIABLE, told)
+@pytest.mark.parametrize("value", ["1", "no", "[1, [900], 901]", '[1, ["3"], 4]'])
+def test_an_invalid_worker_variable_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(VARIABLE, value)
     with pytest.raises(
         rawws.UsageError,
         match=r"RAWWS_WORKER is .*, which is not a value that --workers sets for its processes; unset it",
@@ -135,7 +135,7 @@ async def test_workers_run_the_same_code_as_the_first_process(start_program: Sta
     (tmp_path / "trio.py").write_text("raise SystemExit('this is another trio')")
     trap = subprocess.run([sys.executable, "-c", "import trio"], cwd=tmp_path, capture_output=True, check=False)
     assert b"this is another trio" in trap.stderr
-    start_program.command = [sys.executable, "-P", "-m", "rawws"]  # which looks for modules where `rawws` does
+    start_program.command = [sys.executable, "-P", "-m", "rawws"]  # it looks for modules where `rawws` does
     async with redis_server(tmp_path) as redis:
         flags = ("--workers", "1", "--backplane", redis.url, "--metrics")
         program = start_program(*flags, directory=tmp_path)
@@ -144,19 +144,19 @@ async def test_workers_run_the_same_code_as_the_first_process(start_program: Sta
 
 
 @pytest.mark.usefixtures("bounded")
-async def test_what_the_whole_program_may_hold_is_divided_among_the_workers(
+async def test_limits_of_the_whole_program_are_divided_among_the_workers(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     flags = ("--metrics", "--max-connections", "5", "--max-memory", "3G", "--max-rooms", "5")
     async with redis_server(tmp_path) as redis:
         program = start_program("--workers", "2", "--backplane", redis.url, *flags)
-        told = (await (await program.connect()).ask(get("/metrics"))).body.decode()
+        metrics = (await (await program.connect()).ask(get("/metrics"))).body.decode()
     limits = re.findall(
-        r'^rawws_limit{flag="(--max-(?:connections|memory|rooms))",worker="[12]"} (\S+)$', told, re.MULTILINE
+        r'^rawws_limit{flag="(--max-(?:connections|memory|rooms))",worker="[12]"} (\S+)$', metrics, re.MULTILINE
     )
     assert {flag: float(limit) for flag, limit in limits} == {
         "--max-connections": 3,
         "--max-memory": 1.5 * 2**30,
         "--max-rooms": 5,
     }
-    assert re.search(r'^rawws_peers{kind="websocket",worker="[12]"} 0.0$', told, re.MULTILINE)
+    assert re.search(r'^rawws_peers{kind="websocket",worker="[12]"} 0.0$', metrics, re.MULTILINE)

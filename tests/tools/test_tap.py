@@ -56,7 +56,7 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 @pytest.mark.parametrize("begins", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01"])
-async def test_every_byte_passes_as_it_is_in_both_directions(nursery: trio.Nursery, begins: bytes) -> None:
+async def test_every_byte_passes_unchanged_in_both_directions(nursery: trio.Nursery, begins: bytes) -> None:
     chance = random.Random(6455)
     question, answer = (begins + chance.randbytes(300_000) for _ in range(2))
     heard = []
@@ -76,7 +76,7 @@ async def test_every_byte_passes_as_it_is_in_both_directions(nursery: trio.Nurse
     nursery.cancel_scope.cancel()
 
 
-async def test_what_is_shown_of_a_websocket(nursery: trio.Nursery) -> None:
+async def test_a_websocket_is_traced_from_open_to_end(nursery: trio.Nursery) -> None:
     tracer, memory = Tracer(), Memory()
     tracer.add(memory)
     server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK))
@@ -97,7 +97,7 @@ async def test_what_is_shown_of_a_websocket(nursery: trio.Nursery) -> None:
 
 
 def answer_of(raw: bytes) -> tuple[bytes, bytes]:
-    """Return the status line of the one answer in a stream, and its body, which is as long as it says."""
+    """Return the status line and the body of the one answer in a stream; the body has the declared length."""
     head, _, body = raw.partition(b"\r\n\r\n")
     status, *fields = head.split(b"\r\n")
     assert not body or b"Content-Length: %d" % len(body) in fields
@@ -115,7 +115,7 @@ BAD_GATEWAY = b"HTTP/1.1 502 Bad Gateway"
 NO_SERVER = b"The tap has no connection to the server behind it: "
 
 
-async def test_a_server_that_is_not_there(nursery: trio.Nursery) -> None:
+async def test_an_unreachable_server_is_502_and_reported(nursery: trio.Nursery) -> None:
     post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + bytes(100_000)
     with socket.socket() as nobody:
         nobody.bind((LOOPBACK, 0))
@@ -140,9 +140,7 @@ async def test_a_server_that_is_not_there(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01" + bytes(100)])
-async def test_a_client_that_speaks_no_http_is_closed_where_the_server_is_not_there(
-    nursery: trio.Nursery, said: bytes
-) -> None:
+async def test_a_client_without_http_is_closed_if_the_server_is_unreachable(nursery: trio.Nursery, said: bytes) -> None:
     with socket.socket() as nobody:
         nobody.bind((LOOPBACK, 0))
         port = await start_tap(nursery, nobody.getsockname()[1])
@@ -204,8 +202,8 @@ def test_a_tap_of_itself_does_not_start(start_program: StartProgram) -> None:
         free.bind((LOOPBACK, 0))
         port = free.getsockname()[1]
     ran = start_program.run("tap", str(port), f"localhost:{port}")
-    told = f"localhost:{port} is where the tap itself listens; give the port of the server behind it"
-    assert (ran.returncode, ran.stderr.splitlines()[-1]) == (2, f"rawws: {told}")
+    message = f"localhost:{port} is where the tap itself listens; give the port of the server behind it"
+    assert (ran.returncode, ran.stderr.splitlines()[-1]) == (2, f"rawws: {message}")
 
 
 async def test_taps_that_lead_to_each_other_end_in_502(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +216,7 @@ async def test_taps_that_lead_to_each_other_end_in_502(nursery: trio.Nursery, mo
     for opened, port in zip(listeners, reversed(ports), strict=True):
         await nursery.start(run_tap, opened, Target(LOOPBACK, port), tracer)
     with trio.fail_after(PATIENCE_S):
-        for _ in range(2):  # all of it is over, and it can begin again
+        for _ in range(2):  # everything has ended, so it can begin again
             status, body = await ask_tap(ports[0], upgrade())
             assert status == BAD_GATEWAY
             assert body.startswith(NO_SERVER + b"5 connections wait for the first byte from 127.0.0.1:")
@@ -242,9 +240,7 @@ async def test_connections_that_were_answered_do_not_count_towards_a_loop(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_client_that_says_nothing_keeps_no_other_client_out(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_client_blocks_no_other_client(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tap, "MOST_UNANSWERED", 3)
     server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK))
     port = await start_tap(nursery, server.port)
@@ -258,9 +254,7 @@ async def test_a_client_that_says_nothing_keeps_no_other_client_out(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_server_that_is_mute_in_the_tls_handshake_is_given_up(
-    nursery: trio.Nursery, mock_clock: MockClock
-) -> None:
+async def test_a_silent_server_in_the_tls_handshake_times_out(nursery: trio.Nursery, mock_clock: MockClock) -> None:
     tracer, memory = Tracer(), Memory()
     tracer.add(memory)
 
@@ -280,7 +274,7 @@ async def test_a_server_that_is_mute_in_the_tls_handshake_is_given_up(
     nursery.cancel_scope.cancel()
 
 
-async def test_what_goes_on_as_another_protocol_is_passed_on_and_not_read(
+async def test_another_protocol_after_an_upgrade_is_passed_on_unread(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "rawws.handshake")
@@ -314,10 +308,10 @@ async def switch_and_send(stream: trio.SocketStream, frames: bytes) -> None:
     await stream.aclose()
 
 
-async def test_others_have_their_turn_while_tiny_frames_are_shown(nursery: trio.Nursery) -> None:
+async def test_other_tasks_run_while_tiny_frames_are_shown(nursery: trio.Nursery) -> None:
     tracer, memory = Tracer(), Memory()
     tracer.add(memory)
-    shown = []  # frames, at each turn of another task
+    shown = []  # number of frames at each turn of another task
 
     async def take_turns() -> None:
         while True:
@@ -337,7 +331,7 @@ async def test_others_have_their_turn_while_tiny_frames_are_shown(nursery: trio.
     nursery.cancel_scope.cancel()
 
 
-async def test_of_a_payload_that_is_too_large_to_be_kept_the_ends_are_recorded(
+async def test_a_payload_that_is_too_large_is_recorded_with_its_two_ends(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tap, "MAX_SHOWN_BYTES", 1000)
@@ -355,7 +349,7 @@ async def test_of_a_payload_that_is_too_large_to_be_kept_the_ends_are_recorded(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_lost_client_is_lost_to_the_server_too(nursery: trio.Nursery) -> None:
+async def test_a_lost_client_is_also_lost_for_the_server(nursery: trio.Nursery) -> None:
     heard = trio.Event()
     ended = trio.Event()
 
@@ -377,7 +371,7 @@ async def test_a_lost_client_is_lost_to_the_server_too(nursery: trio.Nursery) ->
     nursery.cancel_scope.cancel()
 
 
-async def test_an_answer_that_is_cut_off_does_not_look_whole(nursery: trio.Nursery) -> None:
+async def test_a_truncated_answer_does_not_look_complete(nursery: trio.Nursery) -> None:
     async def serve(stream: trio.SocketStream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\nhalf of")
         await stream.receive_some(1)
@@ -395,7 +389,7 @@ async def test_an_answer_that_is_cut_off_does_not_look_whole(nursery: trio.Nurse
 
 
 class FindsTheResetFirst(Transport):
-    """A server's end that receives nothing before sending has failed, as if its last bytes were still passed on."""
+    """A server's end that receives nothing until a send has failed, as if its last bytes were still passed on."""
 
     def __init__(self, connected: socket.socket) -> None:
         super().__init__(connected)
@@ -464,7 +458,7 @@ def test_the_program_in_front_of_another_websocket_application(start_program: St
     assert start_program.run("decode", "--brief", str(tmp_path / "record.jsonl")).returncode == 0
 
 
-def test_the_text_of_compressed_messages_is_shown_where_both_sides_keep_their_context(
+def test_the_text_of_compressed_messages_is_shown_with_context_takeover(
     start_program: StartProgram,
 ) -> None:
     def echo(ws: ServerConnection) -> None:
@@ -490,11 +484,11 @@ def test_the_text_of_compressed_messages_is_shown_where_both_sides_keep_their_co
     assert [line.partition(" TEXT fin=1 rsv=100 ")[0] for line in data[::2]] == [
         "client → server", "server → client",
     ] * 3  # fmt: skip
-    told = [f"= the message: TEXT, {len(message)} bytes: '{message}'" for message in said]
-    assert data[1::2] == [line for line in told for _ in range(2)]
+    expected = [f"= the message: TEXT, {len(message)} bytes: '{message}'" for message in said]
+    assert data[1::2] == [line for line in expected for _ in range(2)]
 
 
-def test_a_rule_that_is_broken_is_named(start_program: StartProgram) -> None:
+def test_a_violation_is_reported_with_its_rule(start_program: StartProgram) -> None:
     server = start_program("--hello", "")
     tap = start_program.tap(server.address)
     with connect(f"ws://{tap.address}/", open_timeout=PATIENCE_S) as ws:
@@ -506,7 +500,7 @@ def test_a_rule_that_is_broken_is_named(start_program: StartProgram) -> None:
     assert line.rstrip().endswith("(RFC 6455 §5.1); the receiver is to fail with 1002")
 
 
-def test_a_rule_that_an_incomplete_frame_breaks_is_named_before_the_close(start_program: StartProgram) -> None:
+def test_a_violation_by_an_incomplete_frame_is_reported_before_the_close(start_program: StartProgram) -> None:
     server = start_program("--hello", "")
     tap = start_program.tap(server.address)
     with connect(f"ws://{tap.address}/", open_timeout=PATIENCE_S) as ws:
@@ -528,7 +522,7 @@ def test_a_rule_that_an_incomplete_frame_breaks_is_named_before_the_close(start_
         ("localhost:0", "localhost", 0),
     ],
 )
-def test_where_to_listen(given: str, host: str, port: int) -> None:
+def test_an_address_to_listen_on_is_parsed(given: str, host: str, port: int) -> None:
     assert parse_listen(given) == (host, port)
 
 
@@ -542,23 +536,23 @@ def test_where_to_listen(given: str, host: str, port: int) -> None:
         ("[::1]:3000", "::1", 3000, False),
     ],
 )
-def test_where_to_connect_to(given: str, host: str, port: int, tls: bool) -> None:
+def test_a_target_is_parsed(given: str, host: str, port: int, tls: bool) -> None:
     target = parse_target(given)
     assert (target.host, target.port, target.tls is not None) == (host, port, tls)
 
 
 @pytest.mark.parametrize("given", ["", "nowhere", "ws://host/path", "host:99999", "ftp://host", "8080"])
-def test_what_is_no_server(given: str) -> None:
+def test_an_invalid_server_is_refused(given: str) -> None:
     with pytest.raises(UsageError, match="is not a server"):
         parse_target(given)
 
 
 @pytest.mark.parametrize("given", ["", "host", "host:x", "1:2:99999"])
-def test_what_is_no_place_to_listen(given: str) -> None:
+def test_an_invalid_address_to_listen_on_is_refused(given: str) -> None:
     with pytest.raises(UsageError, match="is not where to listen"):
         parse_listen(given)
 
 
-async def test_who_can_not_listen_is_advised_in_no_flags_of_another_command() -> None:
+async def test_a_failure_to_listen_names_no_flags_of_another_command() -> None:
     with pytest.raises(ListenError, match=r"This machine has no such address; choose one that it has\.$"):
         await open_listeners("192.0.2.1", 0)

@@ -30,7 +30,7 @@ BOTH_LANES = pytest.mark.parametrize("fast_lane", [True, False], ids=["fast lane
 
 Receive = Callable[[rawws.WebSocket], Awaitable[list[str | bytes]]]
 
-# The smallest that Linux gives is about twice as much.
+# Linux gives at least about twice as much.
 SMALL_BUFFER = 4096
 
 
@@ -47,7 +47,7 @@ async def test_text_stays_text_and_binary_stays_binary(message: str | bytes, fas
         assert await client.recv() == message
 
 
-async def test_text_says_which_kind_bytes_are() -> None:
+async def test_the_text_argument_sets_the_type_of_bytes() -> None:
     async with open_raw(compression=None) as (peer, ws):
         await ws.send(b"Hello", text=True)
         await peer.expect_frame(Opcode.TEXT, "Hello")
@@ -59,7 +59,7 @@ async def test_text_says_which_kind_bytes_are() -> None:
         await peer.expect_frame(Opcode.BINARY, b"b")
 
 
-async def test_what_cannot_be_a_message_is_an_error_of_the_caller_s_and_nothing_is_sent() -> None:
+async def test_an_invalid_message_raises_and_sends_nothing() -> None:
     async with open_raw() as (peer, ws):
         with pytest.raises(TypeError, match="a message is a str or bytes-like, not int"):
             await ws.send(1)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ async def test_iterating_raises_at_any_other_end() -> None:
             await anext(ws)
 
 
-async def test_what_came_before_the_end_is_still_received() -> None:
+async def test_messages_before_the_end_are_still_received() -> None:
     async with open_raw() as (peer, ws):
         for number in range(10):
             await peer.send_frame(Opcode.TEXT, str(number))
@@ -154,7 +154,7 @@ async def test_one_task_at_a_time_may_wait_for_a_message(first: Receive, second:
     assert got == (["ab"] if first is recv else ["a", "b"])
 
 
-async def test_pieces_are_not_for_one_task_while_another_waits_for_the_next_message() -> None:
+async def test_streaming_is_refused_while_another_task_waits_for_a_message() -> None:
     async with open_raw() as (peer, ws), trio.open_nursery() as nursery:
         await peer.send_frame(Opcode.TEXT, "a", fin=False)
         pieces = ws.recv_streaming()
@@ -204,7 +204,7 @@ async def test_a_full_queue_holds_the_peer_back_and_nothing_is_lost() -> None:
             assert [await server.recv() for _ in messages] == messages
 
 
-async def test_a_peer_that_is_held_back_is_not_taken_for_dead(mock_clock: MockClock) -> None:
+async def test_a_peer_that_is_held_back_is_not_dropped_as_dead(mock_clock: MockClock) -> None:
     async with open_raw(max_queue=1, ping_interval=1, ping_timeout=2) as (peer, ws):
         for number in range(5):
             await peer.send_frame(Opcode.TEXT, str(number))
@@ -216,7 +216,7 @@ async def test_a_peer_that_is_held_back_is_not_taken_for_dead(mock_clock: MockCl
         assert [await ws.recv() for _ in range(5)] == list("01234")
 
 
-async def test_pings_are_answered_while_nobody_receives() -> None:
+async def test_pings_are_answered_while_no_task_receives() -> None:
     async with open_raw() as (peer, _):
         await peer.send_frame(Opcode.PING, b"there?")
         await peer.expect_frame(Opcode.PONG, b"there?")
@@ -226,7 +226,7 @@ async def test_pings_are_answered_while_nobody_receives() -> None:
 
 
 @BOTH_LANES
-async def test_a_message_is_received_in_pieces_as_they_come(fast_lane: bool) -> None:
+async def test_a_message_is_received_in_pieces_as_they_arrive(fast_lane: bool) -> None:
     async with open_raw(fast_lane=fast_lane) as (peer, ws):
         pieces = ws.recv_streaming()
         await peer.send_frame(Opcode.TEXT, "Hel", fin=False)
@@ -240,7 +240,7 @@ async def test_a_message_is_received_in_pieces_as_they_come(fast_lane: bool) -> 
 
 
 @BOTH_LANES
-async def test_what_has_come_of_a_large_frame_is_streamed_at_once(fast_lane: bool) -> None:
+async def test_a_part_of_a_large_frame_is_streamed_at_once(fast_lane: bool) -> None:
     async with open_raw(fast_lane=fast_lane, max_size=None, compression=None) as (peer, ws):
         payload = bytes(range(256)) * 4096
         async with trio.open_nursery() as nursery:
@@ -268,7 +268,7 @@ async def test_the_rest_of_a_stream_that_is_left_early_is_dropped() -> None:
         assert await ws.recv() == "next"
 
 
-async def test_parts_that_nobody_streams_any_more_make_a_message() -> None:
+async def test_the_parts_after_an_abandoned_stream_make_a_message() -> None:
     async with open_raw() as (peer, ws):
         with trio.move_on_after(0.01):
             await anext(ws.recv_streaming())
@@ -346,7 +346,7 @@ async def test_half_a_message_fails_the_connection() -> None:
         await peer.expect_close(1011, "a message could not be completed")
 
 
-async def test_what_a_room_publishes_waits_for_the_end_of_a_stream() -> None:
+async def test_messages_of_a_room_wait_for_the_end_of_a_stream() -> None:
     more = trio.Event()
 
     async def pieces() -> AsyncIterator[str]:
@@ -438,7 +438,7 @@ async def test_a_waiting_send_learns_that_the_connection_is_closed() -> None:
         peer.hang_up()
 
 
-async def test_echoes_of_what_came_together_go_out_together_and_in_order() -> None:
+async def test_echoes_of_messages_that_arrived_together_are_sent_in_order() -> None:
     async with open_raw(max_queue=None) as (peer, ws), trio.open_nursery() as nursery:
 
         async def echo() -> None:
@@ -454,7 +454,7 @@ async def test_echoes_of_what_came_together_go_out_together_and_in_order() -> No
         await peer.expect_close(1000)
 
 
-async def test_what_is_gathered_goes_out_though_the_program_turns_to_something_else() -> None:
+async def test_gathered_messages_are_sent_even_if_the_program_does_something_else() -> None:
     async with open_raw() as (peer, ws), trio.open_nursery() as nursery:
 
         async def answer_one_and_sleep() -> None:
@@ -470,18 +470,16 @@ async def test_what_is_gathered_goes_out_though_the_program_turns_to_something_e
         nursery.cancel_scope.cancel()
 
 
-# What comes behind messages that the program has not answered yet
+# A close or fault after messages that the program has not answered yet
 
 
 @BOTH_LANES
 @pytest.mark.parametrize(
-    ("behind", "code"),
+    ("after", "code"),
     [(b"\x88\x80\x00\x00\x00\x00", 1005), (b"\x83\x80\x00\x00\x00\x00", 1002)],
     ids=["close", "fault"],
 )
-async def test_messages_before_a_close_or_a_fault_are_answered_before_it_is(
-    behind: bytes, code: int, fast_lane: bool
-) -> None:
+async def test_messages_before_a_close_or_fault_are_answered_first(after: bytes, code: int, fast_lane: bool) -> None:
     async with open_raw(fast_lane=fast_lane) as (peer, ws), trio.open_nursery() as nursery:
 
         async def echo() -> None:
@@ -491,7 +489,7 @@ async def test_messages_before_a_close_or_a_fault_are_answered_before_it_is(
                     assert ws.state is State.OPEN
                     await ws.send(message)
 
-        await peer.send_bytes(b"\x81\x81\x00\x00\x00\x00a\x81\x81\x00\x00\x00\x00b" + behind)
+        await peer.send_bytes(b"\x81\x81\x00\x00\x00\x00a\x81\x81\x00\x00\x00\x00b" + after)
         await wait_all_tasks_blocked()
         nursery.start_soon(echo)
         await peer.expect_frame(Opcode.TEXT, "a")
@@ -499,7 +497,7 @@ async def test_messages_before_a_close_or_a_fault_are_answered_before_it_is(
         await peer.expect_close(code)
 
 
-async def test_a_program_that_does_not_receive_holds_the_closing_handshake_up_for_a_moment_only(
+async def test_a_program_that_does_not_receive_delays_the_closing_handshake_only_briefly(
     autojump_clock: MockClock,  # noqa: ARG001
 ) -> None:
     async with open_raw() as (peer, ws):
@@ -511,7 +509,7 @@ async def test_a_program_that_does_not_receive_holds_the_closing_handshake_up_fo
         assert ws.closed is not None
 
 
-async def test_a_program_that_closes_meanwhile_closes_at_once() -> None:
+async def test_a_close_by_the_program_does_not_wait_for_unread_messages() -> None:
     async with open_raw() as (peer, ws):
         await peer.send_frame(Opcode.TEXT, "unheard")
         await peer.send_close(1001)
@@ -538,7 +536,7 @@ async def test_large_messages_are_compressed_and_small_ones_are_not() -> None:
         assert (await peer.receive_frame()).rsv == RSV1
 
 
-async def test_without_an_agreement_nothing_is_compressed() -> None:
+async def test_nothing_is_compressed_without_an_agreement() -> None:
     async with open_raw(compression=None) as (peer, ws):
         assert ws.extensions == ()
         await ws.send("x" * 2000, compress=True)
@@ -591,7 +589,7 @@ async def test_a_ping_raises_when_the_connection_ends_before_its_pong() -> None:
         await peer.send_close()
 
 
-async def test_a_ping_holds_125_bytes_and_each_that_waits_is_another() -> None:
+async def test_a_ping_holds_125_bytes_and_waiting_pings_differ() -> None:
     async with open_raw() as (_, ws), trio.open_nursery() as nursery:
         with pytest.raises(UsageError, match="126 bytes are too many for a ping or pong; it holds 125"):
             await ws.ping(b"x" * 126)
@@ -604,13 +602,13 @@ async def test_a_ping_holds_125_bytes_and_each_that_waits_is_another() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_pong_may_be_sent_unasked() -> None:
+async def test_a_pong_may_be_sent_unsolicited() -> None:
     async with open_raw() as (peer, ws):
         await ws.pong("heartbeat")
         await peer.expect_frame(Opcode.PONG, "heartbeat")
 
 
-async def test_the_keepalive_measures_too(mock_clock: MockClock) -> None:
+async def test_the_keepalive_measures_latency(mock_clock: MockClock) -> None:
     async with open_raw(ping_interval=1) as (peer, ws):
         await wait_all_tasks_blocked()
         mock_clock.jump(1)
@@ -669,7 +667,7 @@ async def test_closing_gives_up_on_a_mute_peer(autojump_clock: MockClock) -> Non
             await ws.recv()
 
 
-async def test_closing_is_cancelled_by_cutting_off() -> None:
+async def test_a_cancelled_close_drops_the_connection() -> None:
     async with open_raw() as (peer, ws):
         with trio.move_on_after(0.01):
             await ws.aclose()
@@ -694,7 +692,7 @@ async def test_a_close_is_seen_though_the_queue_is_full() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x03\xe9bye"])
-async def test_a_close_of_the_peer_s_is_answered_and_told(payload: bytes) -> None:
+async def test_a_close_of_the_peer_s_is_answered_and_reported(payload: bytes) -> None:
     async with open_raw() as (peer, ws):
         await peer.send_frame(Opcode.CLOSE, payload)
         await peer.expect_frame(Opcode.CLOSE, payload)
@@ -706,7 +704,7 @@ async def test_a_close_of_the_peer_s_is_answered_and_told(payload: bytes) -> Non
         assert (closed.by_us, closed.cause) == (False, Cause.PEER_CLOSE)
 
 
-async def test_sending_and_pinging_after_the_end_say_how_it_ended() -> None:
+async def test_sending_and_pinging_after_the_end_raise_its_cause() -> None:
     async with open_raw() as (peer, ws):
         await peer.send_close(1001, "moving")
         await ws.wait_closed()
@@ -716,7 +714,7 @@ async def test_sending_and_pinging_after_the_end_say_how_it_ended() -> None:
         await ws.aclose()  # harmless
 
 
-async def test_sending_while_we_close_waits_for_the_end() -> None:
+async def test_a_send_during_our_close_waits_for_the_end() -> None:
     async with open_raw() as (peer, ws), trio.open_nursery() as nursery:
 
         async def send() -> None:
@@ -729,7 +727,7 @@ async def test_sending_while_we_close_waits_for_the_end() -> None:
         await peer.send_close()
 
 
-# What we are sent after our close with 4000 "ours": bytes, the code and reason that count, and the cause.
+# Answers to our close with 4000 "ours": the bytes, the code and reason that count, and the cause.
 ANSWERS = {
     "the same code": (b"\x0f\xa0ours", 4000, "ours", Cause.OUR_CLOSE),
     "1001": (b"\x03\xe9", 1001, "", Cause.OUR_CLOSE),
@@ -769,7 +767,7 @@ async def test_a_close_is_read_while_a_message_is_being_written(role: Role) -> N
     async with open_raw(role, send_buffer=SMALL_BUFFER, compression=None, close_timeout=1) as (peer, ws):
         await ws.send(b"x" * 1_000_000)
         assert ws.buffered_bytes > 500_000
-        await peer.send_close(1009, "too big")  # without having read more than the header, if that
+        await peer.send_close(1009, "too big")  # the peer has read at most the header
         with trio.fail_after(PATIENCE_S):
             await ws.wait_closed()
         assert ws.closed is not None
@@ -785,7 +783,7 @@ async def test_a_close_that_came_before_a_reset_is_found(role: Role) -> None:
         for opcode, payload in ((Opcode.TEXT, b"last words"), (Opcode.CLOSE, b"\x03\xf0why")):
             os.write(peer._socket.fileno(), encode_frame(opcode, payload, mask_key=key))
         peer.hang_up()
-        await ws.send("this finds out")  # before the loop has had a chance to read
+        await ws.send("this finds out")  # the loop has not read yet
         assert await ws.recv() == "last words"
         with pytest.raises(ConnectionClosedError, match=r"1008 \(policy violation\) 'why'"):
             await ws.recv()
@@ -808,7 +806,7 @@ async def test_a_reset_without_a_close_is_reported_as_a_reset() -> None:
         assert (ws.closed.code, ws.closed.reason, ws.closed.cause) == (1006, "", Cause.RESET)
 
 
-async def test_a_lost_peer_s_messages_fill_the_queue_and_no_more() -> None:
+async def test_messages_of_a_lost_peer_are_bounded_by_the_queue() -> None:
     async with open_raw(max_queue=3) as (peer, ws):
         await ws.send("never read")
         os.write(peer._socket.fileno(), masked(Opcode.TEXT, b"x") * 1000 + masked(Opcode.CLOSE, b"\x03\xf0"))
@@ -879,12 +877,12 @@ async def test_a_lost_peer_that_never_stops_sending_is_dropped(
         assert ws.closed.cause is Cause.RESET
 
 
-async def test_two_that_send_each_other_large_messages_both_get_them() -> None:
+async def test_two_peers_can_send_each_other_large_messages_at_once() -> None:
     large = b"x" * 1_000_000
     async with open_pair(compression=None, close_timeout=1) as (client, server):
         for ws in (client, server):
             await ws.send(large)
-        assert client.buffered_bytes  # each is in the middle of it
+        assert client.buffered_bytes  # each side has sent a part
         assert server.buffered_bytes
         with trio.fail_after(PATIENCE_S):
             assert await client.recv() == await server.recv() == large
@@ -901,7 +899,7 @@ async def test_a_peer_that_pings_and_never_reads_is_read_no_further() -> None:
         assert 0 < held <= MAX_OUTBOX_BYTES + MORE_RECEIVE_BYTES
 
 
-async def test_waiting_until_all_is_sent() -> None:
+async def test_wait_sent_returns_when_all_is_sent() -> None:
     async with (
         open_raw(send_buffer=SMALL_BUFFER, compression=None) as (peer, ws),
         trio.open_nursery() as nursery,
@@ -931,7 +929,7 @@ CAUSES = {
 
 @BOTH_LANES
 @pytest.mark.parametrize(("data", "code", "cause"), CAUSES.values(), ids=CAUSES)
-async def test_the_cause_of_an_end_is_told(data: bytes, code: int, cause: Cause, fast_lane: bool) -> None:
+async def test_the_cause_of_an_end_is_reported(data: bytes, code: int, cause: Cause, fast_lane: bool) -> None:
     async with open_raw(max_size=100, fast_lane=fast_lane) as (peer, ws):
         await peer.send_bytes(data)
         if not data:
@@ -952,7 +950,7 @@ async def test_the_cause_of_an_end_is_told(data: bytes, code: int, cause: Cause,
         assert raised.value.closed is ws.closed
 
 
-async def test_a_peer_that_answers_no_ping_is_given_up(mock_clock: MockClock) -> None:
+async def test_a_peer_that_answers_no_ping_is_dropped(mock_clock: MockClock) -> None:
     async with open_raw(ping_interval=1, ping_timeout=1) as (peer, ws):
         await wait_all_tasks_blocked()
         for _ in range(4):
@@ -965,7 +963,7 @@ async def test_a_peer_that_answers_no_ping_is_given_up(mock_clock: MockClock) ->
         assert (await peer.receive_frame()).opcode == Opcode.PING
 
 
-async def test_it_says_what_it_is() -> None:
+async def test_both_sides_show_the_request_the_agreement_and_the_state() -> None:
     async with open_pair("/chat?name=alice", subprotocols=["chat.v1"]) as (client, server):
         for ws in (client, server):
             assert ws.path == "/chat"
@@ -981,7 +979,7 @@ async def test_it_says_what_it_is() -> None:
 # Raw bytes, for study
 
 
-async def test_raw_bytes_go_out_as_they_are_behind_what_was_sent() -> None:
+async def test_raw_bytes_are_sent_unchanged_after_earlier_messages() -> None:
     async with open_raw(Role.SERVER) as (peer, ws):
         await ws.send("first")
         ws.send_raw(bytes.fromhex("8b00"))  # a reserved opcode, without a mask
@@ -989,21 +987,21 @@ async def test_raw_bytes_go_out_as_they_are_behind_what_was_sent() -> None:
         assert await peer.receive_bytes(2) == bytes.fromhex("8b00")
 
 
-async def test_raw_bytes_are_shown_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+async def test_raw_bytes_are_logged_unchanged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "rawws.frames")
     async with open_raw(Role.SERVER) as (_, ws):
         ws.send_raw(b"\x81\x85half a frame")
         assert caplog.messages == [f"#{ws.id} > raw bytes: 81 85 68 61 6c 66 20 61 20 66 72 61 6d 65"]
 
 
-async def test_raw_bytes_are_too_late_once_we_close() -> None:
+async def test_raw_bytes_after_our_close_are_refused() -> None:
     async with open_raw(Role.SERVER) as (_, ws):
         ws.begin_close()
         with pytest.raises(rawws.ConnectionClosed):
             ws.send_raw(b"late")
 
 
-async def test_a_close_behind_many_messages_that_nobody_takes_is_soon_found() -> None:
+async def test_a_close_after_many_unread_messages_is_found_soon() -> None:
     async with open_raw(max_queue=1) as (client, server):
         await client.send_bytes(masked(Opcode.TEXT, b"x") * 5000 + masked(Opcode.CLOSE, b"\x03\xe8"))
         await wait_all_tasks_blocked()
