@@ -42,7 +42,7 @@ class Said:
     at: float
 
     def encoded(self, encoding: Encoding) -> bytes:
-        """Written out once more, in the plainest way: what encodings.py does is not asked."""
+        """Encode the message in the plainest way, independently of encodings.py."""
         if encoding is PLAIN:
             return encode_frame(self.opcode, self.payload)
         if encoding is WITH_IDS:
@@ -50,8 +50,8 @@ class Said:
         if encoding is JSON_EVENTS:
             is_text = self.opcode is Opcode.TEXT
             value = self.payload.decode() if is_text else base64.b64encode(self.payload).decode()
-            told = {"id": self.id.decode(), "text" if is_text else "base64": value}
-            data = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+            event = {"id": self.id.decode(), "text" if is_text else "base64": value}
+            data = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
             return b"id: " + self.id + b"\ndata: " + data + b"\n\n"
         if self.opcode is Opcode.BINARY:
             return b"id: " + self.id + b"\nevent: binary\ndata: " + base64.b64encode(self.payload) + b"\n\n"
@@ -60,7 +60,7 @@ class Said:
 
 
 class Missing(Said):
-    """Messages that nobody here has, where the log has a gap; ``payload`` is what readers are told of it, in JSON."""
+    """Missing messages, where the log has a gap; ``payload`` is the JSON that readers get about it."""
 
     def encoded(self, encoding: Encoding) -> bytes:
         if encoding is PLAIN:
@@ -72,7 +72,7 @@ class Missing(Said):
 
 @dataclass(eq=False)
 class Reader:
-    """Who is sent the log from a place on, ``rest`` first; ``got`` is to be all of ``wanted``, in order and once."""
+    """A reader of the log from a position on, ``rest`` first; ``got`` must become ``wanted``, in order and once."""
 
     encoding: Encoding
     rest: bytes
@@ -192,8 +192,8 @@ class LogMachine(RuleBasedStateMachine):
         self.log.leave_out({"gap": gap}, self.now)
         identifier = self.new_id(step)
         self.labels.append(identifier)
-        told = json.dumps(gap, separators=(",", ":")).encode()
-        self.messages.append(Missing(identifier, Opcode.TEXT, told, self.segments, self.now))
+        payload = json.dumps(gap, separators=(",", ":")).encode()
+        self.messages.append(Missing(identifier, Opcode.TEXT, payload, self.segments, self.now))
         for reader in self.readers:
             reader.wanted.append(self.last)
         self.segments += 1
@@ -238,7 +238,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(encoding=st.sampled_from(ENCODINGS), back=st.integers(-1, 8))
     def join_since(self, encoding: Encoding, back: int) -> None:
-        """From behind a message that it names by its id."""
+        """Join after a message that the reader names by its id."""
         after = max(0, self.last - back)
         named = parse_id(self.labels[after].decode()) if after <= self.last else MessageId("e", after)
         if self.stream is not None and after > self.last:
@@ -247,9 +247,9 @@ class LogMachine(RuleBasedStateMachine):
         number = self.ids.number_of(named)
         assert number is not None
         if oldest - 1 <= after <= self.last:
-            assert number == after, "who names a message that is there begins behind it"
+            assert number == after, "a reader that names a message of the history begins after it"
         else:
-            assert number < oldest - 1 or number > self.last, "what is gone, or was never there, is known as such"
+            assert number < oldest - 1 or number > self.last, "a message that is gone, or never was, is known as such"
         start = self.log.replay_start(number, encoding, self.now)
         assert start.is_gap is not (oldest - 1 <= after <= self.last)
         self.add_reader(start, encoding, oldest if start.is_gap else after + 1)
@@ -303,7 +303,7 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.readers)
     @rule(data=st.data())
     def skip_to_the_newest(self, data: st.DataObject) -> None:
-        """Who has fallen behind is sent the rest of the message that it is in, and then goes on at the tail."""
+        """A lagging reader is sent the rest of its current message, and then continues at the tail."""
         reader = data.draw(st.sampled_from(self.readers))
         if reader.rest:
             return
@@ -318,7 +318,7 @@ class LogMachine(RuleBasedStateMachine):
         owed = self.numbers_in(number)[:whole]
         assert self.log.last_before(self.log.next) == self.last
         assert all(n > had for n in owed)
-        # Of what it was owed, it has what came before this segment, and the messages of it that have gone whole.
+        # The reader has all messages before this segment, and those of the segment that have been sent whole.
         reader.wanted = [n for n in reader.wanted if self.segment_of(n) < number or n in owed]
         reader.cursor = Cursor(self.log.next)
 
@@ -330,12 +330,12 @@ class LogMachine(RuleBasedStateMachine):
     @rule(back=st.integers(0, 6), most=st.integers(1, 5))
     def poll(self, back: int, most: int) -> None:
         after = max(self.last - back, self.oldest() - 1)
-        told = list(self.log.messages(after, most=most, most_bytes=1 << 30))
+        polled = list(self.log.messages(after, most=most, most_bytes=1 << 30))
         behind = [said for said in self.messages[after + 1 :] if said is not None][:most]
-        got = [(message_id, opcode, bytes(payload)) for message_id, opcode, payload in told]
+        got = [(message_id, opcode, bytes(payload)) for message_id, opcode, payload in polled]
         assert got == [(said.id, said.opcode, said.payload) for said in behind]
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def each_reader_gets_what_it_is_owed_once_and_in_order(self) -> None:
@@ -411,5 +411,5 @@ class StreamLogMachine(LogMachine):
 
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("machine", [LogMachine, StreamLogMachine], ids=["numbered", "from a stream"])
-def test_every_reader_gets_the_messages_behind_its_place_in_order_and_once(machine: type[LogMachine]) -> None:
+def test_every_reader_gets_the_messages_after_its_position_in_order_and_once(machine: type[LogMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=40))

@@ -156,7 +156,7 @@ def test_an_id_of_another_log_is_known_for_what_it_is() -> None:
     assert NumberedIds().number_of(parse_id("e-7")) is None, "an epoch that no other log has"
 
 
-def test_ids_that_count_can_be_told_of_messages_that_are_gone() -> None:
+def test_numbered_ids_of_forgotten_messages_are_known() -> None:
     ids = NumberedIds("e")
     ids.forget(7)
     assert (ids.label(3), ids.number_of(parse_id("e-3"))) == (b"e-3", 3)

@@ -87,7 +87,7 @@ def test_a_close_is_the_end_of_the_response_and_no_bytes(close: CloseFrame, desc
     assert repr(stream) == "<ResponseStream text/event-stream closed>"
 
 
-def test_a_heartbeat_that_was_queued_still_goes_out_in_front_of_the_end() -> None:
+def test_a_queued_heartbeat_still_goes_out_before_the_end() -> None:
     stream = ResponseStream(EVENTS)
     stream.ping()
     stream.close()

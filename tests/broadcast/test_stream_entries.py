@@ -225,7 +225,7 @@ def test_a_gap_is_found_by_comparing_place_and_state(state: StreamState, missed:
             place.note_look(state, is_last=False)
     place.note_look(state, is_last=True)
     seen = state._replace(has_landmark=bool(state.length))
-    assert place.compare(seen, LAST[0] + 1000, HOUR_MS) is None, "it is told once"
+    assert place.compare(seen, LAST[0] + 1000, HOUR_MS) is None, "it is reported once"
 
 
 def test_no_message_of_an_older_stream_is_delivered_again() -> None:
@@ -445,14 +445,14 @@ def test_a_tail_is_what_the_history_keeps(history: History, kept: int) -> None:
     assert tail.floor == (NOW - 1000, 6 - kept), "the place behind the first that is left out"
 
 
-def test_a_tail_of_no_history_is_the_place_behind_everything() -> None:
+def test_a_tail_of_no_history_is_the_position_after_all_entries() -> None:
     tail = StreamTail(History(0))
     assert tail.wanted == 0
     tail.add(state(added=6, length=6), [], NOW, is_last=False)
     assert (tail.is_whole, tail.messages, tail.floor) == (True, [], (NOW - 1000, 6))
 
 
-def test_a_tail_of_what_was_trimmed_begins_before_the_oldest_that_there_is() -> None:
+def test_a_tail_of_trimmed_entries_begins_before_the_oldest_that_is_left() -> None:
     tail = StreamTail(History(100))
     tail.add(state(added=9, length=2), messages(9, 8), NOW, is_last=True)
     assert tail.floor == (NOW - 1000, 7)
