@@ -122,7 +122,7 @@ def test_a_message_of_one_peer_arrives_at_all_three(start_program: StartProgram,
     expect(page.locator("#watch")).to_have_text("watching: 3 WebSockets open")
 
 
-def test_of_many_connections_the_newest_are_kept_and_the_ended_go_first(
+def test_the_newest_connections_are_kept_and_ended_ones_dropped_first(
     start_program: StartProgram, visit: Visit
 ) -> None:
     page = visit(start_program())
@@ -133,7 +133,7 @@ def test_of_many_connections_the_newest_are_kept_and_the_ended_go_first(
           window.WebSocket = class { constructor() { socket = this; } };
           const trace = new Trace();
           trace.connect();
-          const send = (told) => socket.onmessage({ data: JSON.stringify(told) });
+          const send = (message) => socket.onmessage({ data: JSON.stringify(message) });
           const tell = (...records) => send({ records });
           send({ about: { instance: "x" }, open: [], unlisted: 0 });
           const open = (first, last) => {
@@ -377,7 +377,7 @@ def test_cases_can_not_be_run_before_they_are_known(start_program: StartProgram,
     expect(page.locator("#score")).to_have_text(f"{len(CASES)} cases")
 
 
-def test_all_that_no_browser_sends(start_program: StartProgram, visit: Visit) -> None:
+def test_every_case_that_no_browser_sends_is_good(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 
     page = visit(start_program())
@@ -910,7 +910,7 @@ def test_one_room_three_ways(start_program: StartProgram, visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("name", ["browser", "curl", "Python", "Node"])
-def test_each_client_to_paste_works(
+def test_each_client_snippet_of_the_page_works(
     start_program: StartProgram, visit: Visit, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from playwright.sync_api import expect
@@ -945,7 +945,7 @@ LOOKS = [("light", 1440), ("dark", 1440), ("light", 390), ("dark", 390)]
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)
-def test_axe_has_nothing_serious_to_say(start_program: StartProgram, visit: Visit, scheme: str, width: int) -> None:
+def test_axe_finds_no_serious_fault(start_program: StartProgram, visit: Visit, scheme: str, width: int) -> None:
     axe = (need_node_module("axe-core") / "axe.min.js").read_text("utf-8")
     page = visit(start_program(), color_scheme=scheme, viewport={"width": width, "height": 900})
     assert violations(page, axe) == []
@@ -961,7 +961,7 @@ def test_axe_has_nothing_serious_to_say(start_program: StartProgram, visit: Visi
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)
-def test_axe_has_nothing_serious_to_say_of_a_cut_and_a_notice(
+def test_axe_finds_no_serious_fault_in_a_cut_and_a_notice(
     start_program: StartProgram, browser: Browser, scheme: Literal["light", "dark"], width: int
 ) -> None:
     axe = (need_node_module("axe-core") / "axe.min.js").read_text("utf-8")
@@ -999,7 +999,7 @@ def violations(page: Page, axe: str) -> list[str]:
     ]
 
 
-def test_by_keyboard_alone(start_program: StartProgram, visit: Visit) -> None:
+def test_the_page_works_by_keyboard_alone(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 
     page = visit(start_program("--hello", ""))
