@@ -68,8 +68,8 @@ class Measured:
         assert self._process.stdout is not None
         self._process.stdin.write(f"{how}\n")
         self._process.stdin.flush()
-        told: dict[str, int] = json.loads(self._process.stdout.readline())
-        return told
+        figures: dict[str, int] = json.loads(self._process.stdout.readline())
+        return figures
 
     def settle(self) -> dict[str, int]:
         """Look until nothing changes any more: what was sent has been read, as far as it will be."""
@@ -626,7 +626,7 @@ def test_messages_that_wait_for_a_backplane_count_for_what_they_use(size: int) -
 
 
 @pytest.mark.usefixtures("bounded")
-async def test_connections_with_which_the_programs_are_done_count_no_more(nursery: trio.Nursery) -> None:
+async def test_connections_that_programs_have_finished_with_do_not_count(nursery: trio.Nursery) -> None:
     async def handler(ws: rawws.WebSocket) -> None:
         await ws.recv()
 

@@ -46,7 +46,7 @@ def tcp_pair() -> tuple[socket.socket, Client]:
 # One fault after the other
 
 
-async def test_a_reader_that_is_gone_when_its_history_is_sent_does_not_stay_among_the_watchers(
+async def test_a_reader_lost_while_its_history_is_sent_is_no_watcher(
     start_hub: StartHub,
 ) -> None:
     running = start_hub(history=10)
@@ -62,7 +62,7 @@ async def test_a_reader_that_is_gone_when_its_history_is_sent_does_not_stay_amon
 
 
 @pytest.mark.parametrize("pair", [tcp_pair, None], ids=["in its history", "in its greeting"])
-async def test_a_reader_that_is_gone_at_once_causes_no_news_or_a_join_and_then_a_leave(
+async def test_a_reader_lost_at_once_causes_no_notice_or_a_join_and_then_a_leave(
     start_hub: StartHub, pair: Callable[[], tuple[socket.socket, Client]] | None
 ) -> None:
     running = start_hub(history=10)
@@ -191,7 +191,7 @@ async def test_a_connection_that_ends_while_its_history_is_sent_leaves_nothing_i
         await ws.wait_closed()
 
 
-async def test_recv_ends_when_the_answer_that_it_sends_first_finds_the_peer_gone(start_hub: StartHub) -> None:
+async def test_recv_ends_if_the_answer_that_it_sends_first_finds_the_peer_gone(start_hub: StartHub) -> None:
     running = start_hub()
     ours, client = running.pair()
     ws = websocket_on(ours, 1, running.endpoint)
@@ -204,7 +204,7 @@ async def test_recv_ends_when_the_answer_that_it_sends_first_finds_the_peer_gone
         await ws.recv()
 
 
-async def test_the_deadlines_pass_over_a_peer_that_another_one_s_last_words_have_ended(
+async def test_timers_skip_a_peer_that_ended_with_the_last_message_of_another(
     mock_clock: trio.testing.MockClock, start_hub: StartHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = Limits(messages_per_s=1, ping_interval_s=5, ping_timeout_s=5)
@@ -263,8 +263,8 @@ class Watcher:
                 if kind in head:
                     self._hear(kind, head[kind])
 
-    def _hear(self, kind: str, told: dict[str, int]) -> None:
-        self.heard.append((kind, told["peer"], told["peers"]))
+    def _hear(self, kind: str, notice: dict[str, int]) -> None:
+        self.heard.append((kind, notice["peer"], notice["peers"]))
 
     def check(self, members: set[int]) -> None:
         """Check that its news lead from the members that it found to those that are present now."""

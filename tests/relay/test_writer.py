@@ -30,7 +30,7 @@ OWNED = {name for name in PeerWriter.__slots__ if name.startswith("_")}
 PACKAGE = Path(rawws.__file__).parent
 
 
-def test_nobody_but_the_writer_touches_what_waits_for_a_peer() -> None:
+def test_the_writers_attributes_are_used_in_its_module_alone() -> None:
     assert {"_outbox", "_cursors", "_partial_room", "_after_fragments"} <= OWNED
     touched = [
         f"{path.relative_to(PACKAGE)}:{node.lineno} .{node.attr}"
