@@ -293,7 +293,7 @@ async def test_a_stream_that_raises_is_cut(caplog: pytest.LogCaptureFixture) -> 
 
 
 @WITH_FRAMEWORKS
-async def test_background_tasks_run_behind_the_response() -> None:
+async def test_background_tasks_run_after_the_response() -> None:
     release = trio.Event()
     done = trio.Event()
 
@@ -348,7 +348,7 @@ async def test_a_starlette_that_fails_to_start_says_why(bounded: None) -> None:
 
 
 @WITH_FRAMEWORKS
-async def test_fastapi_answers_beside_a_websocket_on_the_same_port() -> None:
+async def test_fastapi_answers_alongside_a_websocket_on_the_same_port() -> None:
     app = fastapi.FastAPI()
     seen: list[str] = []
 
@@ -598,7 +598,7 @@ async def test_the_advice_for_asyncio_works() -> None:
         ("quart.asgi", "Quart runs on trio with the package quart-trio"),
     ],
 )
-async def test_advice_for_a_library_is_for_who_can_not_change_its_source(
+async def test_advice_for_a_library_needs_no_change_of_its_source(
     caplog: pytest.LogCaptureFixture, module: str, remedy: str
 ) -> None:
     library: dict[str, Any] = {"__name__": module}

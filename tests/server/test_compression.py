@@ -31,7 +31,7 @@ async def assert_compressed(client: Client, message: str) -> int:
     return len(payload)
 
 
-async def test_a_large_message_is_deflated_once_and_only_for_those_who_agreed(
+async def test_a_large_message_is_deflated_once_and_only_for_peers_that_agreed(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deflated: list[int] = []

@@ -176,7 +176,7 @@ def half_open(port: int, count: int) -> list[socket.socket]:
 
 @NEEDS_PROC
 @pytest.mark.patience(150)
-async def test_ten_thousand_half_open_connections_keep_nobody_out_and_are_shown_the_door(program: Program) -> None:
+async def test_ten_thousand_half_open_connections_keep_no_client_out_and_are_closed(program: Program) -> None:
     before = count_descriptors(program.process.pid)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - count_descriptors(os.getpid()) - 50
     crowd = await trio.to_thread.run_sync(half_open, program.port, min(10_000, most))
@@ -228,7 +228,7 @@ HEADS_WITHOUT_END = {
 
 @NEEDS_PROC
 @pytest.mark.parametrize(("start", "more", "status"), HEADS_WITHOUT_END.values(), ids=HEADS_WITHOUT_END.keys())
-async def test_a_head_or_body_that_goes_on_for_ever_is_refused_and_not_kept(
+async def test_an_endless_head_or_body_is_refused_and_not_kept(
     program: Program, start: bytes, more: bytes, status: int
 ) -> None:
     await assert_serves(program)
@@ -247,7 +247,7 @@ async def test_a_head_or_body_that_goes_on_for_ever_is_refused_and_not_kept(
     [(Limits(header_timeout_s=0.2, max_header_bytes=1 << 40), 408), (Limits(header_timeout_s=PATIENCE_S), 431)],
     ids=["time", "bytes"],
 )
-async def test_empty_lines_for_ever_are_no_request_and_run_out(serve: Serve, limits: Limits, status: int) -> None:
+async def test_endless_empty_lines_are_no_request_and_time_out(serve: Serve, limits: Limits, status: int) -> None:
     running = await serve(limits=limits)
     client = await running.connect()
     async with going_on(lambda: client.send(b"\r\n" * 1000)):
@@ -284,7 +284,9 @@ FLOODS = {
 
 @NEEDS_PROC
 @pytest.mark.parametrize(("frames", "reads"), FLOODS.values(), ids=FLOODS.keys())
-async def test_a_flood_keeps_nobody_waiting_and_costs_little(program: Program, frames: bytes, reads: bool) -> None:
+async def test_a_flood_keeps_no_other_client_waiting_and_costs_little(
+    program: Program, frames: bytes, reads: bool
+) -> None:
     await assert_serves(program)
     before = resident_bytes(program)
     flooder = await (await program.connect()).open("/flood")
@@ -408,7 +410,7 @@ async def test_a_length_beyond_all_bounds_is_refused_by_its_header(
     await assert_serves(running)
 
 
-async def test_where_any_length_is_taken_one_of_2_to_the_62_costs_what_has_come_of_it(serve: Serve) -> None:
+async def test_a_frame_of_2_to_the_62_bytes_costs_only_the_bytes_that_have_come(serve: Serve) -> None:
     running = await serve(limits=Limits(max_message_bytes=NO_LIMIT))
     client = await running.open("/hostile")
     with traced_memory() as count:
@@ -461,7 +463,7 @@ async def test_bombs_of_just_the_allowed_size_are_sent_on_and_not_piled_up(runni
     await assert_left_alone(running)
 
 
-async def test_a_program_holds_its_peer_back_before_much_has_come_of_few_bytes(nursery: trio.Nursery) -> None:
+async def test_a_program_holds_its_peer_back_before_few_bytes_become_many(nursery: trio.Nursery) -> None:
     held: list[rawws.WebSocket] = []
 
     async def never_reads(ws: rawws.WebSocket) -> None:
@@ -524,7 +526,7 @@ async def test_a_peer_that_sends_too_much_is_read_at_the_allowed_rate(
     assert (await talker.frame()).opcode == Opcode.CLOSE, "which was read in its turn"
 
 
-async def test_watchers_of_a_room_who_all_vanish_at_once_harm_nobody(running: Running) -> None:
+async def test_watchers_of_a_room_that_all_vanish_at_once_harm_no_other_peer(running: Running) -> None:
     innocent, attacker = await running.open("/room"), await running.open("/room")
     watchers = []
     for _ in range(300):
@@ -538,7 +540,7 @@ async def test_watchers_of_a_room_who_all_vanish_at_once_harm_nobody(running: Ru
     assert await innocent.frame() == seen_text("still here")
 
 
-async def test_new_rooms_all_the_time_put_no_deadline_off(
+async def test_a_steady_flow_of_new_rooms_postpones_no_deadline(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     hub = rawws.Hub(history=10)
@@ -559,7 +561,7 @@ async def test_new_rooms_all_the_time_put_no_deadline_off(
 
 
 @NEEDS_PROC
-async def test_pollers_who_never_read_share_what_they_are_told(start_program: StartProgram) -> None:
+async def test_pollers_that_never_read_share_their_answers(start_program: StartProgram) -> None:
     # With a history, it makes no difference whether a poll is read before the message or after it.
     program = start_program("--hello", "", "--history", "1")
     clients: list[HangsUp] = []
@@ -582,7 +584,7 @@ async def test_pollers_who_never_read_share_what_they_are_told(start_program: St
 
 
 @NEEDS_PROC
-async def test_a_large_body_that_is_refused_is_not_kept_whatever_an_application_behind_would_take(
+async def test_a_refused_large_body_is_not_kept_whatever_an_application_would_take(
     start_program: StartProgram,
 ) -> None:
     program = start_program("--app", "rawws.examples.existing_app:app", "--publish-token", "secret", "--hello", "")
@@ -877,7 +879,7 @@ def _for_host(request: bytes, host: str) -> bytes:
     return request.replace(b"Host: localhost", b"Host: " + host.encode())
 
 
-async def test_on_loopback_a_name_that_is_not_the_servers_gets_in_by_no_way(start_program: StartProgram) -> None:
+async def test_a_foreign_host_name_is_refused_everywhere_on_loopback(start_program: StartProgram) -> None:
     program = start_program("--hello", "", "--drain", "0.2")
     targets = ["/", "/room?since=0", "/healthz", "/_rawws/", "http://evil.example/"]
     ways = [*map(get, targets), upgrade(), _post("Content-Length: 2") + b"hi", get(method="OPTIONS")]
@@ -895,7 +897,7 @@ async def test_on_loopback_a_name_that_is_not_the_servers_gets_in_by_no_way(star
     await assert_ends_in_order(program)
 
 
-async def test_a_name_that_is_allowed_gets_in_and_others_do_not(start_program: StartProgram) -> None:
+async def test_an_allowed_host_name_is_accepted_and_others_are_refused(start_program: StartProgram) -> None:
     program = start_program("--allow-host", "chat.example", "--drain", "0.2")
     for host, status in (("chat.example", 101), ("CHAT.example.:80", 101), ("evil.chat.example", 421)):
         client = await program.connect()
@@ -999,7 +1001,7 @@ def _page_cookie(program: Program) -> str:
 
 
 @pytest.mark.parametrize("way", ["..%2f..%2f", "../../", "%2e%2e/", "./", "%00", "%5c..%5c", "//", "page/../../"])
-async def test_below_the_servers_own_paths_there_is_no_way_out(program: Program, way: str) -> None:
+async def test_paths_below_the_servers_own_lead_to_no_other_file(program: Program, way: str) -> None:
     with_the_secret = _page_cookie(program)
     for target in (f"/_rawws/{way}pyproject.toml", f"/_rawws/{way}/etc/passwd", f"/_rawws/{way}rawws/server/serve.py"):
         for lines, statuses in (([with_the_secret], (400, 404)), ([], (400, 403))):
@@ -1023,7 +1025,7 @@ FLOODS_OF_HTTP = {
 
 @NEEDS_PROC
 @pytest.mark.parametrize(("start", "more"), FLOODS_OF_HTTP.values(), ids=FLOODS_OF_HTTP.keys())
-async def test_a_flood_of_http_lets_others_have_their_turn(program: Program, start: bytes, more: bytes) -> None:
+async def test_a_flood_of_http_does_not_starve_other_clients(program: Program, start: bytes, more: bytes) -> None:
     flooders = [await program.connect() for _ in range(3)]
     async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as floods:
         for client in flooders:
@@ -1037,7 +1039,7 @@ async def test_a_flood_of_http_lets_others_have_their_turn(program: Program, sta
         client.reset()
 
 
-async def test_one_who_asks_much_and_reads_no_answer_is_left_waiting(program: Program) -> None:
+async def test_a_client_that_asks_much_and_reads_no_answer_is_held_back(program: Program) -> None:
     clients: list[HangsUp] = []
     client = await with_small_window(program.port, clients)
     with_the_secret = _page_cookie(program)

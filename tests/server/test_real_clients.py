@@ -135,7 +135,7 @@ def finds_ws(path: str) -> bool:
 
 
 class WsClient:
-    """npm's ws, in a node process that is told and tells in lines of JSON."""
+    """npm's ws, in a node process that reads and writes lines of JSON."""
 
     def __init__(self, url: str) -> None:
         self._process = subprocess.Popen(
