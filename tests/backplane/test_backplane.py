@@ -1,4 +1,4 @@
-"""Rooms that several nodes share, with a real Redis between them, which goes away in every way there is."""
+"""Rooms that several nodes share, with a real Redis between them, which fails in many ways."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def redis(bounded: None, tmp_path: Path) -> AsyncIterator[RedisServer]:  #
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have Redis be given up on soon, and tried again soon."""
+    """Set short timeouts and pauses for the connections to Redis."""
     for module in (connector, publisher, reader):
         monkeypatch.setattr(module, "TIMEOUT_S", 0.4)
     monkeypatch.setattr(connector, "MAX_REST_S", 0.1)
@@ -62,7 +62,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def open_with_ids(node: Rooms, path: str) -> tuple[Client, str]:
-    """Open a WebSocket that gets ids; returns it, and the id where it stands."""
+    """Open a WebSocket that gets ids; return it and the id of its position."""
     client = await node.open(path, IDS)
     control = json.loads((await client.frame()).payload)
     assert "gap" not in control, control
@@ -91,7 +91,7 @@ def statistics(node: Rooms) -> RedisStatistics:
 
 
 async def numbers_up_to(client: Client, last: int) -> list[int]:
-    """Return the numbers that come, up to one."""
+    """Return the received numbers up to a given one."""
     got: list[int] = []
     while not got or got[-1] != last:
         got.append(int((await client.frame()).payload))
@@ -268,10 +268,10 @@ async def test_a_room_is_followed_while_it_has_peers(
             client.reset()
         while node.hub.rooms or statistics(node).followed_rooms or statistics(node).readers > 1:
             await trio.sleep(0.02)
-        while await _clients_of(redis) > 5:  # two of the publisher, two of a reader, and who asks
+        while await _clients_of(redis) > 5:  # two of the publisher, two of a reader, and the one that asks
             await trio.sleep(0.02)
         again = await node.open("/room/7?last=1")
-        assert await again.frame() == seen_text("7"), "what it was is still in Redis"
+        assert await again.frame() == seen_text("7"), "its messages are still in Redis"
 
 
 async def _clients_of(redis: RedisServer) -> int:
@@ -597,7 +597,7 @@ async def test_a_stream_that_begins_anew_with_lower_ids(
         assert caplog.text.count("may have been missed") == 1
         await resumed.aclose()
         async with rooms(nursery, backplane=redis.url, history=50) as late:
-            for each in (node, late):  # what readers have seen, POSTs were answered, and resuming finds is the same
+            for each in (node, late):  # readers, answers to POSTs, and resumed readers agree
                 for place in range(3):
                     found = await each.poll(f"/room/x?since={given[place]}")
                     assert [message["id"] for message in found["messages"]] == given[place + 1 :]
@@ -621,7 +621,7 @@ async def test_redis_comes_back_without_its_data_and_with_a_clock_that_is_behind
 ) -> None:
     async with redis_server(tmp_path) as server, rooms(nursery, backplane=server.url, history=50) as node:
         named, _ = await open_with_ids(node, "/room/x")
-        ahead = f"{await _now_ms(server) + HOUR_MS}-0"  # as far as the clock is behind afterwards
+        ahead = f"{await _now_ms(server) + HOUR_MS}-0"  # the clock will lag by as much
         await server.ask("XADD", "rawws:/room/x", ahead, "data", "before")
         first = await node.publish("/room/x", "the first with a key", "Idempotency-Key: k")
         assert [(await next_with_id(named))[0] for _ in range(2)] == [ahead, first["id"]]
@@ -739,13 +739,13 @@ async def test_a_key_that_is_deleted_renamed_trimmed_or_replaced(
         if is_lower:
             assert await next_with_id(named) == ("0-5", b"of the other")
         given = (await node.publish("/room/x", "after"))["id"]
-        assert await next_with_id(named) == (given, b"after"), "and nothing twice"
+        assert await next_with_id(named) == (given, b"after"), "no message comes twice"
         looked = _looks_of(node)
         while _looks_of(node) == looked:
             await trio.sleep(0.005)
         assert caplog.text.count("may have been missed") == has_gap
         last = (await node.publish("/room/x", "last"))["id"]
-        assert await next_with_id(named) == (last, b"last"), "and no gap twice"
+        assert await next_with_id(named) == (last, b"last"), "no gap comes twice"
 
 
 @pytest.mark.usefixtures("unwatchful")
@@ -1016,7 +1016,7 @@ async def test_a_stream_of_large_messages_is_cut(
         assert 6 * MIB <= await redis.ask("MEMORY", "USAGE", "rawws:/room/x", "SAMPLES", "0") < 8 * MIB
         await redis.ask("XADD", "rawws:/room/y", "*", "data", bytes(80 * MIB))
         await node.publish("/room/y", bytes(MIB - 1))
-        assert await redis.ask("XLEN", "rawws:/room/y") == 2, "less than what is kept would be left"
+        assert await redis.ask("XLEN", "rawws:/room/y") == 2, "fewer messages than the history keeps would be left"
 
 
 @pytest.mark.usefixtures("impatient")
@@ -1061,7 +1061,7 @@ async def test_a_long_stream_is_read_only_as_far_as_the_history_reaches(
 
 
 async def _sent_by(redis: RedisServer) -> int:
-    """Return how many bytes a server has sent to everybody."""
+    """Return the number of bytes that a server has sent to all clients."""
     info = await redis.ask("INFO", "stats")
     return int(info.partition("total_net_output_bytes:")[2].split()[0])
 
@@ -1099,7 +1099,7 @@ async def test_a_room_does_not_wait_until_another_is_loaded(
                 assert (await b.poll("/short?last=1"))["messages"][0]["text"] == "hi"
                 await a.publish("/here", "live")
                 assert await here.frame() == seen_text("live")
-                assert "0..0" in repr(b.hub.room("/long")), "which is still being read"
+                assert "0..0" in repr(b.hub.room("/long")), "it is still being read"
                 asking.cancel_scope.cancel()
 
 
@@ -1195,7 +1195,7 @@ async def test_a_redis_that_has_forgotten_the_script_is_not_away(
     async with rooms(nursery, backplane=redis.url) as node:
         client = await node.open("/room/x")
         await node.publish("/room/x", "one")
-        await redis.ask("SCRIPT", "FLUSH")  # as by a restart that was over before anybody noticed
+        await redis.ask("SCRIPT", "FLUSH")  # as by a restart that no node noticed
         await node.publish("/room/x", "two")
         assert await client.frames(2) == [seen_text("one"), seen_text("two")]
     assert "the backplane is away" not in caplog.text
@@ -1281,7 +1281,7 @@ async def _break(fault: str, server: RedisServer, between: Network) -> None:
             between.cut()
             await trio.sleep(0.1)
             between.heal()
-        case "lost answers":  # what goes to Redis arrives, and what it says doesn't come back
+        case "lost answers":  # commands reach Redis, and its answers don't come back
             between.hold(to_server=False)
             await trio.sleep(0.05)
             between.cut()
@@ -1308,7 +1308,7 @@ async def test_publishers_are_held_back_while_too_much_waits(
         backplane = state_of(node.hub.room("/room/x")).shared
         assert backplane is not None
         assert backplane.is_full
-        assert backplane.waiting < sent // 2, "what the sockets hold is not read"
+        assert backplane.waiting < sent // 2, "bytes that the sockets hold are not read"
         assert node.hub.room("/room/x").is_held
         assert (await node.ask(post("/room/x", b"hi"))).status == 503
         with trio.move_on_after(0.02) as waiting:
@@ -1485,16 +1485,16 @@ async def test_a_node_that_was_away_for_too_long_sends_a_gap(
         between.cut()
         for number in range(1, 500):
             quick.hub.room("/room/x").publish(str(number))
-            if number % 50 == 0:  # more at once than are kept would be trimmed before anybody had them
+            if number % 50 == 0:  # a larger batch would be trimmed before any node had read it
                 await quick.publish("/elsewhere", "")
-        assert await numbers_up_to(there, 499) == list(range(500)), "nobody else minds"
+        assert await numbers_up_to(there, 499) == list(range(500)), "other nodes are not affected"
         between.heal()
         notice = json.loads((await here.frame()).payload)
         assert notice["gap"]["since"] == first["id"]
         got = [int((await next_with_id(here))[1])]
         while got[-1] != 499:
             got.append(int((await next_with_id(here))[1]))
-        assert got == list(range(got[0], 500)), "and from there on all of them"
+        assert got == list(range(got[0], 500)), "all messages from there on"
         assert "trimmed before they were read" in caplog.text
 
 
@@ -1606,7 +1606,7 @@ async def test_the_first_post_finds_redis(
 async def test_ids_of_the_future_are_answered_at_once(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A look for which somebody waits never happens.
+    # A check that a reader waits for never happens.
     monkeypatch.setattr("rawws.backplane.redis_streams.LOOK_EVERY_S", math.inf)
     monkeypatch.setattr(reader, "RECHECK_S", math.inf)
     async with rooms(nursery, backplane=redis.url, history=10) as node, rooms(nursery, history=10) as alone:

@@ -44,13 +44,13 @@ async def redis(bounded: None, tmp_path: Path) -> AsyncIterator[RedisServer]:  #
 
 @pytest.fixture(autouse=True)
 def patient_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a start wait for Redis as long as a busy machine needs."""
+    """Let a start wait for Redis as long as a busy machine needs."""
     monkeypatch.setattr("rawws.backplane.redis_streams.START_S", PATIENCE_S)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have Redis be tried again soon."""
+    """Set a short pause before Redis is tried again."""
     monkeypatch.setattr(connector, "FIRST_REST_S", 0.01)
     monkeypatch.setattr(connector, "MAX_REST_S", 0.02)
     monkeypatch.setattr(reader, "BLOCK_S", 0.1)
@@ -118,7 +118,7 @@ async def test_each_right_in_the_manual_is_needed_and_the_error_for_a_missing_on
         await redis.ask(*GRANT)
         await redis.ask("SCRIPT", "FLUSH")
         await redis.ask("ACL", "SETUSER", "rawws", right.replace("+", "-"))
-        if right == "+ping":  # which keeps a connection, and is no part of its beginning
+        if right == "+ping":  # it keeps a connection alive, and is not sent at its beginning
             continue
         sentence = await refusal(as_user(redis))
         command, advice = re.findall(
@@ -295,7 +295,7 @@ ODD = "what answers there isn't Redis, or something on the way has changed its a
 
 @asynccontextmanager
 async def answering(hello: bytes, others: bytes) -> AsyncIterator[tuple[str, Callable[[], int]]]:
-    """Answer HELLO and other commands so, without end; yield the URL and a function that counts connections."""
+    """Answer HELLO and other commands with these bytes; yield the URL and a function that counts connections."""
     connected = 0
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -448,7 +448,7 @@ async def test_a_later_fault_is_logged_once_and_its_end_when_the_command_works_a
         while not _logged(caplog):
             await trio.sleep(0.01)
         await _tries(redis, 10)
-        (why,) = [why for level, why in _logged(caplog) if level != "WARNING"]  # which a lost connection is
+        (why,) = [why for level, why in _logged(caplog) if level != "WARNING"]  # a lost connection is a warning
         assert why.startswith(reason)
         assert (await node.ask(post("/room/x", b"is refused meanwhile"))).status == 503
         for command in mends:

@@ -1,4 +1,4 @@
-"""Which message was published under which Idempotency-Key, for how long, and of how many that is known."""
+"""Idempotency keys: the message of each, for a limited time and in a limited number."""
 
 from __future__ import annotations
 

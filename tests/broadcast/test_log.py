@@ -57,7 +57,7 @@ class Fakes:
 
 
 def shout(frames: bytes, window_bits: int) -> Iterator[bytes]:
-    """Stands in for deflating: other bytes, of another length, that tell for which window they were made."""
+    """Stands in for deflating: other bytes, of another length, that contain the window that they were made for."""
     yield frames.replace(LARGE, encode_frame(Opcode.TEXT, b"X" * window_bits))
 
 
@@ -79,7 +79,7 @@ def test_a_segment_is_the_frames_of_a_turn_in_their_order() -> None:
     assert (log.next, log.open_bytes, log.end_bytes, log.kept_bytes) == (0, 9, 0, 0)
     segment = log.seal()
     assert segment == HELLO + PING
-    assert log.segment(0) is segment, "everybody is given the same bytes"
+    assert log.segment(0) is segment, "all readers share the same bytes"
     assert (log.next, log.open_bytes, log.end_bytes, log.kept_bytes) == (1, 0, 9, 9)
     assert log.seal() is None
 
@@ -315,11 +315,11 @@ def test_trimming_drops_the_runs_with_their_segments() -> None:
     assert again is not run
 
 
-# Encoding: work, steps, and what is kept
+# Encoding: work, steps, and kept segments
 
 
 class Making(Fakes):
-    """Encodes in three steps each, as many bytes as the frames have, and notes what it was asked for."""
+    """Encodes to as many bytes as the frames have, in three steps, and notes the requests."""
 
     def __init__(self) -> None:
         super().__init__(self._make)
@@ -470,14 +470,14 @@ def test_an_encoded_segment_is_kept_while_a_reader_is_within_it() -> None:
             log.segment(number, making[form])
     asked = len(making.asked)
     assert not log.work(1, making[9])
-    assert log.work(2, making[9]), "that one has had nothing of it"
+    assert log.work(2, making[9]), "that reader has had none of its bytes"
     log.segment(1, making[9])
     assert len(making.asked) == asked
     readers.clear()
     for form in forms:
         for number in range(SEGMENTS):
             log.segment(number, making[form])
-    assert log.work(1, making[9]), "nobody needs it any more"
+    assert log.work(1, making[9]), "no reader needs it any more"
 
 
 def test_each_segment_is_encoded_once_for_readers_at_different_positions() -> None:

@@ -142,7 +142,7 @@ def test_missing_messages_take_a_number_and_end_the_history() -> None:
     assert everything_from(log, 0) == everything_from(log, 2) == everything_from(log, 3) == ["4"]
     assert [number for number, _, _ in log.messages(3, most=9, most_bytes=99)] == [b"e-4"]
     log.trim(log.next)
-    assert (log.kept_bytes, log.oldest(0.0)) == (len(text_frame("4")), 4), "what was before is no part of the history"
+    assert (log.kept_bytes, log.oldest(0.0)) == (len(text_frame("4")), 4), "earlier messages are no part of the history"
 
 
 def test_a_gap_is_sent_between_its_neighbours_in_each_encoding_with_controls() -> None:
@@ -179,14 +179,14 @@ def test_a_gap_between_messages_of_one_turn_is_refused() -> None:
 
 
 class HistoryModel(RuleBasedStateMachine):
-    """Publish in turns, trim at random, and hold what every reader would get against a list."""
+    """Publish in turns, trim at random, and compare each reader's messages with a list."""
 
     @initialize(history=st.integers(0, 8))
     def begin(self, history: int) -> None:
         self.history = history
         self.log = BroadcastLog(ids=NumberedIds("e"), history=History(history))
         self.sent: list[str] = []
-        self.reader = 0  # a segment that somebody still needs
+        self.reader = 0  # a segment that a reader still needs
 
     @rule(texts=st.lists(st.sampled_from(["", "a", "b" * 5000]), min_size=1, max_size=4))
     def turn(self, texts: list[str]) -> None:
@@ -257,7 +257,7 @@ def test_the_memory_of_the_tiniest_messages_is_counted(make_ids: type[Ids], enco
     took = taken(lambda: logs.append(one_by_one(make_ids(), encodings)))
     assert 0.7 < logs[0].held_bytes / took < 1.5
     log = logs[0]
-    assert log.kept_bytes == log.lag_bytes(Cursor(0)) == 3 * 5000, "on the wire it is little"
+    assert log.kept_bytes == log.lag_bytes(Cursor(0)) == 3 * 5000, "they are few bytes on the wire"
     assert took * 0.2 < log.lag_cost(Cursor(0)), "the lag counts the memory in use, including other encodings"
     assert log.lag_cost(Cursor(log.next)) == 0
     log.trim(log.next)

@@ -33,7 +33,7 @@ ENCODINGS = (PLAIN, WITH_IDS, EVENTS, JSON_EVENTS)
 
 @dataclass(frozen=True)
 class Said:
-    """One message of the model, as each encoding is to have it."""
+    """One message of the model, and its expected bytes in each encoding."""
 
     id: bytes
     opcode: Opcode
@@ -106,7 +106,7 @@ class LogMachine(RuleBasedStateMachine):
         self.messages: list[Said | None] = [None]  # by number; None for the place before the first
         self.labels = [b"5-3" if self.stream_ids else b"e-0"]
         self.open: list[tuple[Opcode, bytes]] = []
-        self.segments = 0  # how many were sealed
+        self.segments = 0  # number of sealed segments
         self.first = 0  # segment that is still there
         self.old = 0  # segments below this one are no part of the history any more
         self.readers: list[Reader] = []
@@ -124,7 +124,7 @@ class LogMachine(RuleBasedStateMachine):
         return sum(len(said.encoded(PLAIN)) for number in numbers for said in self.of_segment(number))
 
     def oldest(self) -> int:
-        """The number of the oldest message of the history, looked for from the oldest on, segment by segment."""
+        """Return the number of the oldest message of the history, by a search from the oldest segment on."""
         while self.old < self.segments:
             is_young = self.now - self.of_segment(self.old)[0].at < self.history.max_age_s
             newest = max(self.numbers_in(self.old))
@@ -138,7 +138,7 @@ class LogMachine(RuleBasedStateMachine):
         return [number for number, said in enumerate(self.messages) if said is not None and said.segment == segment]
 
     def new_id(self, step: int) -> bytes:
-        """The id of the next message; those of a stream leave gaps."""
+        """Return the id of the next message; ids of a stream leave gaps."""
         if self.stream is None:
             return b"e-%d" % (len(self.messages))
         milliseconds, sequence = self.stream.last
@@ -217,7 +217,7 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.first < self.segments)
     @rule(encoding=st.sampled_from(ENCODINGS), back=st.integers(0, 5), steps=st.integers(1, 3))
     def make_some(self, encoding: Encoding, back: int, steps: int) -> None:
-        """Some steps of a encoding that somebody may want are done, and perhaps not all."""
+        """Do some steps of an encoding that a reader may want, perhaps not all."""
         number = max(self.first, self.segments - 1 - back)
         before = self.log.work(number, encoding)
         done = [self.log.make(number, encoding) for _ in range(steps)][-1]
@@ -233,7 +233,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(encoding=st.sampled_from(ENCODINGS))
     def join(self, encoding: Encoding) -> None:
-        """From now on: at the tail."""
+        """Join at the tail."""
         self.readers.append(Reader(encoding, b"", Cursor(self.log.next), []))
 
     @rule(encoding=st.sampled_from(ENCODINGS), back=st.integers(-1, 8))
@@ -264,7 +264,7 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.readers)
     @rule(data=st.data(), taken=st.integers(0, 40) | st.sampled_from([4000, 10_000]), in_runs=st.booleans())
     def send_some(self, data: st.DataObject, taken: int, in_runs: bool) -> None:
-        """Its socket takes so many bytes, or fewer: of the rest that it begins with, of a segment, or of several."""
+        """Let a reader's socket accept at most this number of bytes: of its rest, of a segment, or of several."""
         reader = data.draw(st.sampled_from(self.readers))
         if reader.rest:
             reader.got += reader.rest[:taken]
@@ -284,7 +284,7 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.readers)
     @rule(data=st.data(), committed=st.integers(0, 3))
     def put_between(self, data: st.DataObject, committed: int) -> None:
-        """A frame for one reader alone goes in where a message ends: after the rest of the one that has partly gone."""
+        """Insert a frame for one reader alone at the end of a message: after the rest of a partly sent one."""
         reader = data.draw(st.sampled_from(self.readers))
         if reader.rest or reader.cursor.number == self.log.next:
             return
@@ -395,7 +395,7 @@ class LogMachine(RuleBasedStateMachine):
 
 
 def forward(number: int, offset: int, sizes: list[int]) -> Cursor:
-    """Return the cursor that stands so many bytes behind a segment's beginning, where the segments have these sizes."""
+    """Return the cursor at an offset from a segment's beginning, where the segments have these sizes."""
     for size in sizes:
         if offset < size:
             return Cursor(number, offset)

@@ -106,7 +106,9 @@ def test_a_stream_that_begins_anew_with_lower_ids() -> None:
         6,
         None,
     ]
-    assert [ids.number_of(parse_id(each)) for each in ["91-1", "92-0"]] == [7, 7], "what nobody has had here is newer"
+    assert [ids.number_of(parse_id(each)) for each in ["91-1", "92-0"]] == [7, 7], (
+        "an id that this node has never had is newer"
+    )
     log.trim(log.next)
     ids.restart((70, 0))
     assert ids.number_of(parse_id("90-5")) is None

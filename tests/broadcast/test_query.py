@@ -1,4 +1,4 @@
-"""From where on a reader wants a room's messages: the query of its URL, and what an EventSource adds to it."""
+"""The position from which a reader wants a room's messages: the query of its URL, and an EventSource's last id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A room as Server-Sent Events (WHATWG HTML §9.2): what is sent besides the messages, and how the response ends."""
+"""A room as Server-Sent Events (WHATWG HTML §9.2): the bytes besides the messages, and the end of the response."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.wire.helpers import MASK_KEY
 
 
 def interpret(stream: bytes) -> tuple[list[dict[str, str]], int | None]:
-    """Read a stream as §9.2.6 says: its events, and the reconnection time that it set."""
+    """Read a stream as in §9.2.6; return its events and the reconnection time that it set."""
     events: list[dict[str, str]] = []
     event: dict[str, str] = {}
     retry = None

@@ -1,4 +1,4 @@
-"""The senders of a log's messages: everybody gets all messages but their own."""
+"""The senders of a log's messages: each peer gets all messages but its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rate limit: so many in a second, as many at once after a rest, and never more."""
+"""A rate limit: a number in a second, as many at once after a rest, and never more."""
 
 from __future__ import annotations
 

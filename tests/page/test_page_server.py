@@ -60,7 +60,7 @@ async def test_the_link_in_the_log_gives_a_cookie_which_shows_the_page(start_pro
         assert led.headers["cache-control"] == "no-store"
         cookie, *attributes = led.headers["set-cookie"].split("; ")
         assert set(attributes) == {"Path=/_rawws/", "HttpOnly", "SameSite=Strict"}  # and ends with the session
-    # All ports of a host share their cookies: the name tells them apart.
+    # All ports of a host share their cookies, so the name includes the port.
     assert cookie.startswith(f"rawws-page-{program.port}=")
     shown = f"Cookie: theme=dark; {cookie}"
     for accept in ("Accept: */*", BROWSER):
@@ -77,7 +77,7 @@ async def test_the_link_in_the_log_gives_a_cookie_which_shows_the_page(start_pro
     assert (head.status, head.headers["content-type"]) == (200, "text/css; charset=utf-8")
     script = await ask(program, "/_rawws/main.js", shown)
     assert script.headers["content-type"] == "text/javascript; charset=utf-8"
-    moved = await ask(program, "/_rawws")  # to which the cookie isn't sent
+    moved = await ask(program, "/_rawws")  # the cookie isn't sent to this path
     assert (moved.status, moved.headers["location"]) == (308, "/_rawws/")
     assert (await ask(program, "/_rawws/feed.py", shown)).status == 404
     assert (await ask(program, "/_rawws/../feed.py", shown)).status == 404
@@ -201,7 +201,7 @@ async def test_the_page_is_on_where_only_this_machine_can_reach_it_and_needs_the
     handshake = upgrade(TRACE).replace(b"Host: localhost", f"Host: {program.address}".encode())
     stranger = await program.connect()
     await stranger.send(handshake)
-    assert (await stranger.answer()).status == (403 if is_shown else 404)  # which is never a room
+    assert (await stranger.answer()).status == (403 if is_shown else 404)  # the path is never a room
     client = await program.connect()
     await client.send(handshake[:-2] + f"{cookie}\r\n\r\n".encode())
     assert (await client.answer()).status == (101 if is_shown else 404)
@@ -227,7 +227,7 @@ async def test_the_page_has_its_own_path_alongside_an_application(start_program:
     link = program.page_link()
     assert link.startswith(f"http://{program.address}/_rawws/?token=")
     at_root = await ask(program, "/?token=" + link.partition("=")[2], BROWSER)
-    assert at_root.status == 200  # which is the application's
+    assert at_root.status == 200  # the application's own page
     assert "set-cookie" not in at_root.headers
     assert b"<title>rawws: what crosses the wire" not in at_root.body
     below = await ask(program, "/_rawws/", program.page_cookie())
@@ -260,7 +260,7 @@ async def test_the_cookie_is_secure_over_tls() -> None:
 async def test_only_the_page_itself_may_watch(
     start_program: StartProgram, host: str, origin: str | None, status: int
 ) -> None:
-    program = start_program("--allow-origin", "*", "--allow-host", "*")  # which are about rooms
+    program = start_program("--allow-origin", "*", "--allow-host", "*")  # these flags concern rooms only
     token = program.page_link().partition("=")[2]
     client = await program.connect()
     lines = [] if origin is None else [f"Origin: {origin}"]
@@ -566,7 +566,7 @@ async def test_a_page_that_asks_and_does_not_read_is_held_back(nursery: trio.Nur
         while b'"cases"' not in await asker.take_some():
             pass
         sent = 0
-        # No more is taken than the buffers on the way hold.
+        # The server accepts no more than the buffers on the way hold.
         while (took := asker.try_send(question * 1000)) and sent < 32 * MIB:
             sent += took
             await wait_all_tasks_blocked()
@@ -642,7 +642,7 @@ async def test_excess_records_are_dropped_and_counted(
             # The dropped records may have announced connections that began or ended.
             listed = json.loads(await trace.recv())
             assert ([each["path"] for each in listed["open"]], listed["unlisted"]) == (["/room"], 0)
-            # It goes on, when there is less.
+            # Records are sent again when there are fewer.
             await ws.send("and now?")
             await ws.recv()
             await wait_all_tasks_blocked()

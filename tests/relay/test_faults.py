@@ -116,7 +116,7 @@ async def end(program: Program) -> int:
 
 # Signals at odd moments
 
-# An application is a way into the program: what its module does happens before the program listens.
+# An application is a way into the program: its module runs before the program listens.
 APP = """
 import atexit, os, signal, sys, time
 import trio
@@ -176,7 +176,7 @@ async def test_the_loss_of_its_terminal_ends_the_program_in_order(
     peer = await (await program.connect()).open()
     halfway = await program.connect()
     await halfway.send(b"GET / HTTP/1.1\r\nUpgrade: webs")
-    assert (await (await program.connect()).ask(get())).status == 200  # so it has been read
+    assert (await (await program.connect()).ask(get())).status == 200  # the half request has been read by now
     program.signal(signal.SIGHUP)
     assert await peer.frame() == seen_close(1001, "the server is shutting down")
     await peer.send(close(1001))
@@ -198,7 +198,7 @@ async def test_an_application_that_cant_be_cancelled_is_logged_and_ended_by_a_se
     program = start_program(*write_app(tmp_path), "--drain", "0.1", directory=tmp_path)
     for path in ("/thread", "/stubborn"):
         await (await program.connect()).send(get(path))
-    assert (await (await program.connect()).ask(get())).status == 204  # so both are being answered
+    assert (await (await program.connect()).ask(get())).status == 204  # both are being answered by now
     program.signal(signal.SIGTERM)
     await trio.to_thread.run_sync(program.wait_for_line, "it is waited for until another signal")
     began = time.monotonic()
@@ -230,7 +230,7 @@ async def app(scope, receive, send):
 
 
 def write_starting_app(folder: Path, wait: str) -> tuple[str, ...]:
-    """Write an application that never comes to the end of its startup."""
+    """Write an application whose startup never ends."""
     (folder / "app.py").write_text(STARTING_APP.format(wait))
     return ("--port", "0", "--app", "app:app", "--no-page")
 
@@ -291,7 +291,7 @@ async def wait_workers(program: Program, count: int) -> list[int]:
     """Wait until the program has started at least ``count`` workers, and return their process ids."""
     while True:
         workers = []
-        for pid in workers_of(program):  # and what else it runs, while it is imported
+        for pid in workers_of(program):  # includes other children, which exist while it is imported
             with contextlib.suppress(OSError):  # it has gone meanwhile
                 if VARIABLE.encode() in Path(f"/proc/{pid}/environ").read_bytes():
                     workers.append(pid)
@@ -388,7 +388,7 @@ async def test_a_request_that_came_while_the_process_was_stopped_is_answered(
         assert (await client.ask(get())).status == 200
     else:
         await client.send(get()[:10])
-    await trio.sleep(0.1)  # until it waits: what it waits in then ends with the stop, and finds nothing (signal(7))
+    await trio.sleep(0.1)  # until it waits: the stop interrupts its system call, which then finds nothing (signal(7))
     program.signal(signal.SIGSTOP)
     await client.send(get() if again else get()[10:])
     await trio.sleep(0.6)
@@ -401,7 +401,7 @@ async def test_a_request_that_came_while_the_process_was_stopped_is_answered(
 
 
 def cpu_s(program: Program) -> float:
-    """Return how much of a core's time the program has had so far."""
+    """Return the CPU time that the program has used so far, in seconds."""
     fields = Path(f"/proc/{program.process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -411,7 +411,7 @@ def count_descriptors(program: Program) -> int:
 
 
 def allow_descriptors(program: Program, more: int) -> int:
-    """Let a program open so many more than it has, and return how many that are."""
+    """Let a program open ``more`` descriptors than it has, and return the new limit."""
     limit = count_descriptors(program) + more
     resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
     return limit
@@ -484,7 +484,7 @@ async def test_a_recording_without_room_is_logged_once_stays_readable_and_can_be
 
 @contextlib.contextmanager
 def nowhere_to_log(kind: str) -> Iterator[dict[str, Any]]:
-    """Yield what makes a process's standard error one that can't be written."""
+    """Yield the options for a process whose standard error can't be written."""
     if kind == "closed":
         yield {"preexec_fn": partial(os.close, 2)}
     elif kind == "a full disk":
@@ -542,7 +542,7 @@ async def test_nothing_is_lost_while_there_is_no_descriptor_for_redis(
         crowd = [await program.connect() for _ in range(20)]
         redis.kill()
         program.wait_for_line("the backplane is away (")
-        while count_descriptors(program) < limit:  # until those who wait have taken the connector's
+        while count_descriptors(program) < limit:  # until waiting connections have taken the connector's descriptor
             await trio.sleep(0.01)
         await redis.start()
         await peer.send(masked(Opcode.TEXT, b"kept"))
@@ -643,7 +643,7 @@ async def test_jumps_of_the_wall_clock_change_no_deadline_and_no_age(
         monkeypatch.setattr(time, "time", partial(float, now))
         await peer.send(masked(Opcode.TEXT, b"a"))
         ids.append(await next_id(peer))
-        while (await peer.frame()).opcode is not Opcode.PING:  # in its time, and nobody is given up
+        while (await peer.frame()).opcode is not Opcode.PING:  # pings come in time, and no peer is dropped
             pass
     epoch = ids[0].partition("-")[0]
     assert ids == [f"{epoch}-{number}" for number in range(5)]
@@ -697,7 +697,7 @@ async def keep_cancelled() -> trio.Cancelled:
 
 
 async def fail(kind: str) -> NoReturn:
-    """Raise what an application may, of which nobody is to hear but its own client."""
+    """Raise one of the exceptions that may concern only the application's own client."""
     error = ZeroDivisionError("on purpose")
     match kind:
         case "a group":

@@ -1,4 +1,4 @@
-"""The policies for lagging peers, by themselves: they decide, so no socket and no loop is needed."""
+"""The policies for lagging peers alone: they only decide, so no socket and no loop is needed."""
 
 from __future__ import annotations
 

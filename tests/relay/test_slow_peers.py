@@ -57,7 +57,7 @@ def number_of(payload: bytes) -> int:
 
 
 async def flood(running: RunningHub, messages: int, path: str = "/") -> None:
-    """Publish numbered messages, and let the loop have its turns between."""
+    """Publish numbered messages, with turns of the loop in between."""
     room = running.hub.room(path)
     for number in range(messages):
         room.publish(numbered(number))
@@ -69,7 +69,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-# skip
+# Policy skip
 
 
 async def test_policy_skip_continues_with_the_newest_message(
@@ -93,7 +93,7 @@ async def test_policy_skip_continues_with_the_newest_message(
             got.append(number_of((await slow.frame()).payload))
         running.hub.room("/").publish(numbered(total))
         assert number_of((await slow.frame()).payload) == total, "it has caught up"
-    assert quick_got == list(range(total + 1)), "nobody else is concerned"
+    assert quick_got == list(range(total + 1)), "no other peer is affected"
     assert got == sorted(set(got))
     assert 0 < len(got) < total / 2
     logged = [line for line in warnings(caplog) if "reads too slowly" in line]
@@ -199,26 +199,26 @@ class Shared:
         room.trim()
 
 
-@pytest.mark.parametrize("form", ["ids", "events", "plain"])
+@pytest.mark.parametrize("encoding", ["ids", "events", "plain"])
 @pytest.mark.parametrize("exclude_sender", [False, True])
 async def test_a_gap_comes_in_its_place_for_a_lagging_peer_too(
-    start_hub: StartHub, form: str, exclude_sender: bool
+    start_hub: StartHub, encoding: str, exclude_sender: bool
 ) -> None:
     running = start_hub(exclude_sender=exclude_sender)
     shared = Shared(running)
-    slow, quick = (_open_in_form(running, form, send_buffer=size) for size in (SMALL, None))
+    slow, quick = (_open_in_encoding(running, encoding, send_buffer=size) for size in (SMALL, None))
     shared.publish(1, 200)
     shared.begin_anew()
     shared.publish(1, 1)
-    expected = [*map(str, range(1, 201)), *([] if form == "plain" else ["gap"]), "1"]
+    expected = [*map(str, range(1, 201)), *([] if encoding == "plain" else ["gap"]), "1"]
     for client in (quick, slow):
-        assert await _received(client, form, len(expected)) == expected
+        assert await _received(client, encoding, len(expected)) == expected
 
 
 async def test_a_gap_is_sent_to_a_leaving_peer_after_the_messages_before_it(start_hub: StartHub) -> None:
     running = start_hub()
     shared = Shared(running)
-    slow = _open_in_form(running, "ids", send_buffer=SMALL)
+    slow = _open_in_encoding(running, "ids", send_buffer=SMALL)
     shared.publish(1, 200)
     shared.begin_anew()
     (member,) = running.hub.room("/")
@@ -230,7 +230,7 @@ async def test_a_gap_is_sent_to_a_leaving_peer_after_the_messages_before_it(star
 async def test_a_peer_that_skips_past_a_gap_is_still_sent_the_gap(start_hub: StartHub) -> None:
     running = start_hub(slow="skip", max_lag_bytes=20_000)
     shared = Shared(running)
-    slow = _open_in_form(running, "ids", send_buffer=SMALL)
+    slow = _open_in_encoding(running, "ids", send_buffer=SMALL)
     shared.publish(1, 40)
     shared.begin_anew()
     shared.publish(1, 100)
@@ -252,7 +252,7 @@ async def test_a_peer_that_skips_past_a_gap_is_still_sent_the_gap(start_hub: Sta
 async def test_a_gap_under_policy_latest_is_sent_at_once(start_hub: StartHub) -> None:
     running = start_hub(slow="latest")
     shared = Shared(running)
-    slow, quick = (_open_in_form(running, "ids", send_buffer=size) for size in (SMALL, None))
+    slow, quick = (_open_in_encoding(running, "ids", send_buffer=size) for size in (SMALL, None))
     shared.publish(1, 100)
     shared.begin_anew()
     shared.publish(1, 1)
@@ -263,27 +263,27 @@ async def test_a_gap_under_policy_latest_is_sent_at_once(start_hub: StartHub) ->
         assert expected <= {each for (each,) in received}
 
 
-def _open_in_form(running: RunningHub, form: str, *, send_buffer: int | None) -> Client:
-    if form != "events":
-        client = running.join(send_buffer=send_buffer, subprotocol=SUBPROTOCOL if form == "ids" else None)
+def _open_in_encoding(running: RunningHub, encoding: str, *, send_buffer: int | None) -> Client:
+    if encoding != "events":
+        client = running.join(send_buffer=send_buffer, subprotocol=SUBPROTOCOL if encoding == "ids" else None)
     else:
         ours, client = running.pair(send_buffer=send_buffer)
         running.hub.stream_events(9, Transport(ours), "/", RoomQuery(), running.endpoint)
     return client
 
 
-async def _received(client: Client, form: str, count: int) -> list[str]:
-    """Return the numbers of the messages that come, and the names of notices but for greetings."""
+async def _received(client: Client, encoding: str, count: int) -> list[str]:
+    """Return the numbers of the received messages, and the names of notices other than greetings."""
     received: list[str] = []
     raw = b""
     while len(received) < count:
-        if form == "events":
+        if encoding == "events":
             raw += await client.take_some()
             events = read_events(raw[: raw.rfind(b"\n\n") + 2])
             received = [each.data.split()[0] if each.kind == "message" else each.kind for each in events]
             continue
         payload = (await client.frame()).payload
-        if form == "ids":
+        if encoding == "ids":
             head, _, payload = payload.partition(b"\n")
             notice = json.loads(head)
             if "id" not in notice:

@@ -1,4 +1,4 @@
-"""Timers and the memory bound decide, and do nothing to a peer: the loop carries out what they return."""
+"""Timers and the memory bound only decide; the loop carries out the actions that they return."""
 
 from __future__ import annotations
 

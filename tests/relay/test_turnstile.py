@@ -12,7 +12,7 @@ from rawws.relay.turnstile import LEAST, MOST, Turnstile
 
 
 async def crowd(turnstile: Turnstile, count: int) -> list[int]:
-    """Send tasks through together; return how many passed between two turns of everything that is ready."""
+    """Send tasks through together; return the numbers that passed between two turns of the ready tasks."""
     passed = 0
     rounds: list[int] = []
 

@@ -1,4 +1,4 @@
-"""A peer's pending bytes have one owner, the writer; and what it does at its edges."""
+"""The writer: the only owner of a peer's pending bytes, and its edge cases."""
 
 from __future__ import annotations
 
@@ -168,5 +168,5 @@ async def test_pongs_that_went_out_at_once_are_not_held_against_a_peer() -> None
                         await client.send(message)
 
                 nursery.start_soon(send)
-                await wait_all_tasks_blocked()  # the server's queue is full, and it is read no more
+                await wait_all_tasks_blocked()  # the server's queue is full, so it is not read any more
                 assert [await server.recv() for _ in messages] == messages

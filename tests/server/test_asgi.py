@@ -494,7 +494,7 @@ async def test_tasks_that_wait_for_a_disconnect_get_it_when_another_one_complete
 
     async with serving(app) as site:
         client = await site.connect()
-        for _ in range(2):  # the second time with a connection that nobody else reads from any more
+        for _ in range(2):  # the second time, no other task reads from the connection
             assert (await client.ask(get())).body == b"ok"
     assert seen == [{"type": "http.disconnect"}] * 4
 
@@ -797,7 +797,7 @@ async def test_an_application_that_returns_without_a_response_is_500(caplog: pyt
 async def test_an_application_that_raises_is_500_and_one_traceback(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its own OSError, too, which must not pass for the client's."""
+    """This includes its own OSError, which must not be mistaken for the client's."""
 
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -858,7 +858,7 @@ async def test_an_application_that_raises_after_its_response_is_logged(caplog: p
 async def leave_within_the_response(
     app: App, leave: Callable[[Client], None], left: trio.Event, stopped: trio.Event
 ) -> None:
-    """Have a client go when it has got the head, tell the application, and wait until that has noticed."""
+    """Let a client leave after the head, signal the application, and wait until it has noticed."""
     async with serving(app) as site:
         client = await site.connect()
         await client.send(get())
@@ -914,7 +914,7 @@ async def test_a_client_that_leaves_an_application_of_several_tasks_is_no_error(
         await send(start())
         await left.wait()
         try:
-            async with trio.open_nursery() as nursery:  # which makes a group of what they raise
+            async with trio.open_nursery() as nursery:  # it raises their errors as a group
                 nursery.start_soon(stream)
                 nursery.start_soon(stream)
         finally:

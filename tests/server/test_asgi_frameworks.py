@@ -58,7 +58,7 @@ WITH_FRAMEWORKS = pytest.mark.usefixtures("frameworks")
 
 @contextlib.asynccontextmanager
 async def browsing(app: App | AsgiApp, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve an application, and have httpx talk to it."""
+    """Serve an application, and yield an httpx client for it."""
     async with serving(app, **options) as site, httpx.AsyncClient(base_url=site.url, trust_env=False) as client:
         yield client
 
@@ -88,7 +88,7 @@ async def test_starlette_answers_ordinary_requests() -> None:
 @WITH_FRAMEWORKS
 @pytest.mark.parametrize("layers", [0, 2])
 async def test_starlette_streams_an_upload_back(layers: int) -> None:
-    """Each piece comes back before the next one is sent. With middleware, which has task groups, too."""
+    """Each piece comes back before the next one is sent, also with middleware, which has task groups."""
 
     class PassesOn(starlette.middleware.base.BaseHTTPMiddleware):
         async def dispatch(self, request: starlette.requests.Request, call_next: Any) -> Response:
@@ -424,7 +424,7 @@ async def test_all_of_it_goes_through_tls(tmp_path: Path) -> None:
 
 @WITH_FRAMEWORKS
 async def test_curl_gets_back_what_it_uploads() -> None:
-    """In both directions at once."""
+    """Both directions are used at once."""
     curl = shutil.which("curl")
     need(curl, "curl")
 

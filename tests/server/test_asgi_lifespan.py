@@ -29,7 +29,7 @@ from tests.serving import LOOPBACK, get, seen_text, text
 
 
 class Life:
-    """An application with a lifespan, which writes down what happens to it."""
+    """An application with a lifespan, which records its events."""
 
     def __init__(self) -> None:
         self.events: list[str] = []

@@ -29,7 +29,7 @@ async def read_request(stream: trio.abc.ReceiveStream, connection: h11.Connectio
 
 
 class OwnServer:
-    """Somebody's server on h11, which answers ordinary requests, and attaches rawws to the others."""
+    """A third-party server on h11, which answers ordinary requests, and attaches rawws to the others."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -176,7 +176,7 @@ async def test_an_error_of_any_stream_is_raised_unchanged(autojump_clock: MockCl
 
 
 class BreaksWhenSending(trio.abc.Stream):
-    """A stream that takes no more than the 101, and has a close to be received."""
+    """A stream that accepts no more than the 101, and has received a close."""
 
     def __init__(self) -> None:
         self._incoming = [close(1009, "too big")]

@@ -108,7 +108,7 @@ async def test_a_trusted_proxy_has_the_page_and_publishing_off(start_program: St
             assert (await client.ask(post())).status == 403
 
 
-# Checks and headers of the proxies themselves
+# Health checks and headers of proxies
 
 
 @pytest.mark.parametrize("check", ["option httpchk", "option httpchk GET /healthz", "option httpchk HEAD /readyz"])
@@ -143,7 +143,7 @@ async def test_the_log_names_the_setting_that_turns_the_proxy_protocol_off(
             assert (await client.ask(get("/"))).body == b"hi there"
 
 
-# Where an application is, as proxies tell it
+# The address of an application, as proxies report it
 
 APP = """
 from fastapi import FastAPI, Request

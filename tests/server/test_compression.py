@@ -1,4 +1,4 @@
-"""permessage-deflate over real sockets: compressed once for those who asked, plain for the others."""
+"""permessage-deflate over real sockets: compressed once for peers that agreed, plain for the others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def raw_frame(client: Client) -> tuple[FrameHeader, bytes]:
 
 
 async def assert_compressed(client: Client, message: str) -> int:
-    """The next frame is this text, compressed; return how many bytes it took."""
+    """Check that the next frame is this text, compressed; return its size in bytes."""
     header, payload = await raw_frame(client)
     assert (header.opcode, header.rsv1, header.fin) == (Opcode.TEXT, True, True)
     assert inflate_whole(payload, 1 << 20) == message.encode()

@@ -166,7 +166,7 @@ class Ending(NamedTuple):
     call: Callable[[Call], Awaitable[None]]
     after_s: float  # from the stop on, in a drain of 5 s
     notified: list[str]
-    received: bytes  # the end of what the client gets
+    received: bytes  # the end of the client's bytes
     log: str = ""
 
 
@@ -304,7 +304,7 @@ async def test_an_application_shuts_down_when_its_responses_have_ended() -> None
 
 
 class Service:
-    """A program as systemd starts it: with a socket that listens already, and one to tell its state to."""
+    """A program as systemd starts it: with a listening socket, and a socket for its state."""
 
     def __init__(self, folder: Path, listener: socket.socket | None = None) -> None:
         self.listener = listener or socket.create_server((LOOPBACK, 0), backlog=100)

@@ -1,4 +1,4 @@
-"""The log as an interface: one whole connection line by line, and what must never be in it."""
+"""The log as an interface: one whole connection line by line, and content that it must never have."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HELLO = "Hello! Message From Server!!"
 
 
 def logged(caplog: pytest.LogCaptureFixture, *loggers: str) -> list[str]:
-    """Return the log line by line, as logger, level and message, with what changes from run to run left out."""
+    """Return the log line by line, as logger, level and message, without the parts that change from run to run."""
     lines = []
     for record in caplog.records:
         if record.name.startswith("rawws") and (not loggers or record.name in loggers):
@@ -51,7 +51,7 @@ def logged(caplog: pytest.LogCaptureFixture, *loggers: str) -> list[str]:
 
 
 async def wait_left(running: Running) -> None:
-    """Wait until the server has dropped its last peer, and said so."""
+    """Wait until the server has dropped its last peer, and logged it."""
     while running.server.peer_count:
         await wait_all_tasks_blocked()
 
@@ -121,7 +121,7 @@ async def test_one_whole_connection_line_by_line(serve: Serve, caplog: pytest.Lo
     await client.ask(get("/about", "User-Agent: a test"))
     await client.open("/chat?name=alice", "Origin: http://localhost", then=text("Hello"))
     assert await client.frames(2) == [seen_text(HELLO), seen_text("Hello")]
-    # One read each, so that what comes in and what goes out alternate.
+    # One read each, so that received and sent frames alternate.
     for frames in (
         masked(Opcode.TEXT, b"Hel", fin=False) + ping(b"hi"),
         masked(Opcode.CONTINUATION, b"lo"),

@@ -1,4 +1,4 @@
-"""One log, many ways in and out: events, polling and POST beside WebSockets."""
+"""One log, many ways in and out: events, polling and POST besides WebSockets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.serving import (
 )
 from tests.sse import Event, read_events
 
-# Every way in, every way out
+# Publishing and reading by every protocol
 
 
 def fail(path: str) -> RoomSettings:
@@ -80,7 +80,7 @@ async def test_settings_that_fail_cost_a_request_and_no_more(
         ws = await running.open("/room/y")
         await ws.send(text("hi"))
         assert await ws.frame() == seen_text("hi")
-        assert asked == ["/room/y"], "and not once more for each step of the way in"
+        assert asked == ["/room/y"], "the settings are asked for once"
 
 
 async def test_a_message_published_in_one_way_is_read_in_all_ways(nursery: trio.Nursery) -> None:
@@ -215,7 +215,7 @@ async def test_a_gap_is_reported_once(nursery: trio.Nursery) -> None:
         polled = await running.poll(f"/room?since={first}")
         assert (polled["gap"], len(polled["messages"])) == (gap, 2)
         assert (await running.poll(f"/room?since={polled['next']}"))["gap"] is None
-        # An id of a log that is no more.
+        # The id is of a log that is gone.
         assert (await running.poll("/room?since=0000abcd-4"))["gap"]["since"] == "0000abcd-4"
 
 
@@ -235,7 +235,9 @@ async def test_a_poll_waits_for_the_next_message(nursery: trio.Nursery) -> None:
             await running.publish("/room", "news")
         assert [[message["text"] for message in answer["messages"]] for answer in answers] == [["news"]] * 3
         assert all(answer["gap"] is None for answer in answers)
-        assert (await running.poll(f"/room?since={at}"))["gap"] is not None, "nothing is kept for who doesn't wait"
+        assert (await running.poll(f"/room?since={at}"))["gap"] is not None, (
+            "nothing is kept for a client that doesn't wait"
+        )
 
 
 @pytest.mark.parametrize(
@@ -329,7 +331,7 @@ async def test_a_request_pipelined_after_a_waiting_poll_is_answered_next(nursery
 
 
 @pytest.mark.parametrize("history", [0, 3])
-@pytest.mark.parametrize("is_read", [False, True], ids=["nobody reads", "somebody reads"])
+@pytest.mark.parametrize("is_read", [False, True], ids=["without a reader", "with a reader"])
 async def test_a_retry_is_safe(nursery: trio.Nursery, history: int, is_read: bool) -> None:
     async with rooms(nursery, history=history) as running:
         reader = await running.stream("/") if is_read else None
@@ -878,7 +880,7 @@ async def test_a_stream_is_kept_alive_with_comments(nursery: trio.Nursery) -> No
         assert read_events(raw) == []
 
 
-# The mixed test
+# All protocols at once
 
 
 async def test_every_reader_ends_with_the_same_sequence(nursery: trio.Nursery) -> None:

@@ -1,4 +1,4 @@
-"""`rawws.serve`: handlers, the application's say in a handshake, plain HTTP beside it, limits on who may connect."""
+"""`rawws.serve`: handlers, hooks of the handshake, plain HTTP, and limits on connections."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ async def test_requests_and_handlers_under_way_are_completed_when_the_server_sto
     assert len(ended) == 1
 
 
-# Where it listens
+# Listening
 
 
 async def test_serve_listens_on_given_sockets(nursery: trio.Nursery) -> None:
@@ -315,7 +315,7 @@ async def test_invalid_options_are_one_sentence(options: dict[str, Any], error: 
         await rawws.serve(echo, **{"port": 0, "host": LOOPBACK, **options})
 
 
-# The application's say in a handshake
+# Hooks of the handshake
 
 
 async def test_authenticate_refuses_before_the_101_or_returns_the_user(
@@ -468,7 +468,7 @@ async def test_the_server_header_is_sent_if_there_is_one(nursery: trio.Nursery) 
     client.hang_up()
 
 
-# Plain HTTP beside it
+# Plain HTTP
 
 
 async def test_an_http_handler_gets_the_body_and_answers_with_text_a_response_or_nothing(nursery: trio.Nursery) -> None:
@@ -630,7 +630,7 @@ async def test_a_connection_that_cant_be_watched_is_counted_out(
     served.server.stop()
 
 
-# The program, with an application of somebody else's
+# The program, with a third-party application
 
 
 async def test_serve_app_has_an_asgi_application_answer(start_program: StartProgram, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ async def test_the_advice_without_descriptors_is_about_descriptors(monkeypatch: 
         await open_listeners(LOOPBACK, 0)
 
 
-# Nothing that one connection does ends the server
+# Faults of one connection
 
 
 async def test_an_error_of_our_own_in_the_http_phase_costs_its_connection_alone(
@@ -206,7 +206,7 @@ async def test_a_broken_listening_socket_is_logged_once_and_not_polled_again(
     running = await serve()
     client = await running.open()
     (listener,) = running.server.listeners
-    listener.shutdown(socket.SHUT_RDWR)  # as another process can do that shares it
+    listener.shutdown(socket.SHUT_RDWR)  # another process that shares it can do this
     while not server_messages(caplog):
         await trio.lowlevel.checkpoint()
     with trio.fail_after(5):
