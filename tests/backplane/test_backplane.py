@@ -616,7 +616,7 @@ async def test_a_stream_that_begins_anew_with_lower_ids(
 
 
 @pytest.mark.usefixtures("impatient", "bounded")
-async def test_redis_comes_back_without_its_data_and_with_a_clock_that_is_behind(
+async def test_readers_get_a_gap_when_redis_returns_without_its_data_and_with_a_slow_clock(
     nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with redis_server(tmp_path) as server, rooms(nursery, backplane=server.url, history=50) as node:
@@ -1229,7 +1229,7 @@ async def test_redis_is_not_there_yet(
 
 @pytest.mark.usefixtures("impatient", "bounded")
 @pytest.mark.parametrize("fault", ["kill -9", "SIGSTOP", "cut", "lost answers", "late batches"])
-async def test_nothing_is_lost_or_doubled_when_redis_goes_and_comes(
+async def test_no_message_is_lost_or_duplicated_when_redis_fails_and_returns(
     nursery: trio.Nursery, tmp_path: Path, fault: str
 ) -> None:
     total, faults = 2000, 4

@@ -116,7 +116,7 @@ def test_a_poll_gets_messages_within_its_bounds_and_at_least_one() -> None:
     assert polled(5) == polled(6) == []
 
 
-def test_a_message_is_in_the_segment_of_its_turn_and_one_to_come_in_the_open_one() -> None:
+def test_each_message_is_in_the_segment_of_its_turn_and_the_next_in_the_open_one() -> None:
     log = make_log(["1", "2"], ["3"])
     assert [log.number_of(message) for message in (1, 2, 3, 4, 9)] == [0, 0, 1, 2, 2]
     log.trim(1)

@@ -63,7 +63,7 @@ def test_an_outbox_is_full_at_its_bound_and_still_takes_messages() -> None:
     assert (outbox.is_full, outbox.waiting_bytes, len(outbox)) == (False, 0, 0)
 
 
-def test_only_what_has_not_gone_out_can_be_withdrawn() -> None:
+def test_only_messages_that_have_not_gone_out_can_be_withdrawn() -> None:
     outbox, messages = filled(3)
     outbox.batch(1, 1000)
     assert [outbox.withdraw(each) for each in messages] == [False, True, True]

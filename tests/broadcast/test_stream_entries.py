@@ -237,7 +237,7 @@ def test_no_message_of_an_older_stream_is_delivered_again() -> None:
     assert place.last == EARLIER
 
 
-def test_an_entry_that_came_since_is_a_landmark_where_there_was_none() -> None:
+def test_a_later_entry_becomes_the_landmark_if_there_was_none() -> None:
     place = StreamPlace()
     place.note_look(StreamState(), is_last=True)
     assert place.landmarks == (BEGINNING, BEGINNING)
@@ -439,7 +439,7 @@ def test_a_tail_is_read_in_pages_until_the_stream_is_over() -> None:
     ],
     ids=["messages", "bytes", "a message over the bytes", "age"],
 )
-def test_a_tail_is_what_the_history_keeps(history: History, kept: int) -> None:
+def test_a_tail_has_the_entries_that_the_history_keeps(history: History, kept: int) -> None:
     tail = StreamTail(history)
     tail.add(state(added=6, length=6), messages(6, 5, 4, 3, 2, 1), NOW, is_last=True)
     assert (tail.is_whole, numbers_of(tail)) == (True, [6, 5, 4, 3, 2, 1][:kept])
@@ -462,7 +462,7 @@ def test_a_tail_of_trimmed_entries_begins_before_the_oldest_that_is_left() -> No
     assert emptied.floor == (NOW - 1000, 9)
 
 
-def test_a_tail_that_is_trimmed_while_it_is_read_keeps_what_it_has() -> None:
+def test_a_tail_that_is_trimmed_while_it_is_read_keeps_the_entries_already_read() -> None:
     tail = StreamTail(History(100))
     tail.add(state(added=9, length=9), messages(9, 8), NOW, is_last=False)
     tail.add(StreamState(1, 30, (NOW - 1000, 30), (NOW - 1000, 30)), [], NOW, is_last=True)

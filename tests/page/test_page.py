@@ -184,7 +184,7 @@ def test_the_upgrade_header_by_header(start_program: StartProgram, visit: Visit)
     expect(first.locator(".hex")).to_have_text(b"GET /room?name=a HTTP/1.1\r\n".hex(" "))
 
 
-def test_a_refusal_and_what_was_wrong(start_program: StartProgram, visit: Visit) -> None:
+def test_a_refusal_is_shown_with_its_reason(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 
     page = visit(start_program())
@@ -772,7 +772,7 @@ trio.run(partial(rawws.serve, handler, int(sys.argv[1]), host="127.0.0.1"))
 """
 
 
-def test_another_server_in_its_place_is_sent_nothing(start_program: StartProgram, context: BrowserContext) -> None:
+def test_another_server_on_the_same_port_is_sent_nothing(start_program: StartProgram, context: BrowserContext) -> None:
     from playwright.sync_api import expect
 
     program = start_program("--hello", "")
@@ -792,7 +792,7 @@ def test_another_server_in_its_place_is_sent_nothing(start_program: StartProgram
     expect(frame_rows(page)).to_have_count(2)
 
 
-def test_a_server_without_the_page_in_its_place_refuses_to_be_watched(
+def test_a_server_without_the_page_on_the_same_port_refuses_to_be_watched(
     start_program: StartProgram, context: BrowserContext
 ) -> None:
     from playwright.sync_api import expect

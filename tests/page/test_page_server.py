@@ -125,7 +125,7 @@ async def test_one_cookie_of_several_may_be_the_right_one(start_program: StartPr
     assert (await ask(program, "/_rawws/", f"Cookie: {name}=x", f"Cookie: {name}={token}")).status == 200
 
 
-async def test_each_start_has_a_token_of_its_own_unless_it_is_given(start_program: StartProgram) -> None:
+async def test_each_start_has_its_own_token_unless_one_is_given(start_program: StartProgram) -> None:
     first, second = start_program(), start_program()
     assert first.page_link().partition("=")[2] != second.page_link().partition("=")[2]
     fixed = start_program("--page-token", "for-the.class_of~2026", "-vv")

@@ -187,7 +187,7 @@ async def test_the_loss_of_its_terminal_ends_the_program_in_order(
 
 
 @pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGPIPE, signal.SIGWINCH, signal.SIGCONT, signal.SIGURG])
-async def test_signals_that_ask_for_nothing_change_nothing(program: Program, number: signal.Signals) -> None:
+async def test_unrelated_signals_change_nothing(program: Program, number: signal.Signals) -> None:
     program.signal(number)
     assert (await (await program.connect()).ask(get())).status == 200
 
@@ -502,7 +502,7 @@ def nowhere_to_log(kind: str) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["closed", "a full disk", "a pipe without a reader"])
-async def test_a_log_that_cant_be_written_stops_nothing(kind: str) -> None:
+async def test_a_log_that_cant_be_written_does_not_stop_the_program(kind: str) -> None:
     port = free_port()
     command = [sys.executable, "-m", "rawws", "-vv", "--hello", "", "--port", str(port)]
     with nowhere_to_log(kind) as how, subprocess.Popen(command, **how) as process:

@@ -606,7 +606,7 @@ def test_a_poll_that_is_not_read_takes_no_more_than_a_piece_of_its_answer(measur
 
 
 @pytest.mark.parametrize("size", [1, 1000])
-def test_messages_that_wait_for_a_backplane_count_for_what_they_use(size: int) -> None:
+def test_messages_that_wait_for_a_backplane_count_as_the_memory_that_they_use(size: int) -> None:
     def fill() -> Outbox:
         outbox, history = Outbox(1), History()
         for number in range(2000):

@@ -364,7 +364,7 @@ async def test_a_body_that_never_ends_is_408_though_some_of_it_is_always_there(s
         await client.wait_lost()
 
 
-async def test_a_later_request_has_ten_seconds_of_its_own(serve: Serve, mock_clock: MockClock) -> None:
+async def test_a_later_request_has_its_own_ten_seconds(serve: Serve, mock_clock: MockClock) -> None:
     client = await (await serve()).connect()
     for _ in range(3):
         assert (await client.ask(get())).status == 200

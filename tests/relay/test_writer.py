@@ -47,7 +47,7 @@ def test_the_queue_is_used_by_the_writer_alone() -> None:
     assert users == {frame_queue.__name__.rpartition(".")[2], writer.__name__.rpartition(".")[2]}
 
 
-def test_a_peer_has_no_dict_and_no_writer_of_its_own() -> None:
+def test_a_peer_has_neither_a_dict_nor_its_own_writer() -> None:
     """An idle peer's memory is its slots: no object is made before something waits."""
     assert all("__slots__" in vars(kind) for kind in Peer.__mro__[:-1])
     slots = [name for kind in Peer.__mro__[:-1] for name in vars(kind)["__slots__"]]

@@ -271,7 +271,7 @@ async def test_an_application_may_send_from_several_tasks() -> None:
     assert pieces == {bytes([number]) * 4 * MIB for number in range(4)}, "each is whole"
 
 
-async def test_an_upload_larger_than_what_a_plain_handler_may_get_is_for_the_application_to_limit() -> None:
+async def test_uploads_over_the_limit_of_plain_handlers_reach_an_application() -> None:
     received = 0
 
     @only_http
@@ -924,7 +924,7 @@ async def test_a_client_that_leaves_an_application_of_several_tasks_is_no_error(
     assert errors(caplog) == []
 
 
-async def test_a_bug_met_while_cleaning_up_after_a_client_that_left_is_an_error_all_the_same(
+async def test_an_error_during_the_cleanup_after_a_client_that_left_is_still_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     left = trio.Event()

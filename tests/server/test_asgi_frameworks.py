@@ -400,7 +400,7 @@ async def test_fastapi_mounted_under_a_path_names_it_in_its_links() -> None:
 
 
 @WITH_FRAMEWORKS
-async def test_all_of_it_goes_through_tls(tmp_path: Path) -> None:
+async def test_uploads_and_streamed_responses_go_through_tls(tmp_path: Path) -> None:
     need(find_spec("trustme"), "trustme (pip install trustme)")
     authority = trustme.CA()
     server, client_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
@@ -707,7 +707,7 @@ async def test_a_peers_words_about_asyncio_hide_no_traceback(
     assert str(the_error(caplog)) == words
 
 
-async def test_a_lifespan_that_tells_of_asyncio_itself_gets_the_advice(bounded: None) -> None:
+async def test_a_lifespan_that_reports_asyncio_itself_gets_the_advice(bounded: None) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await asyncio.sleep(1)

@@ -238,7 +238,7 @@ async def test_an_application_that_fails_to_stop_is_logged_once(
     assert bool(record.exc_info) is raises
 
 
-async def test_a_lifespan_that_fails_on_the_way_is_logged_and_the_server_goes_on(
+async def test_a_lifespan_that_fails_while_serving_is_logged_and_the_server_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fail = trio.Event()

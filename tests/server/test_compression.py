@@ -54,7 +54,7 @@ async def test_a_large_message_is_deflated_once_and_only_for_peers_that_agreed(
     assert deflated == [len(MESSAGE)]
 
 
-async def test_peers_with_smaller_windows_get_what_they_can_inflate(start_hub: StartHub) -> None:
+async def test_peers_with_smaller_windows_get_frames_that_they_can_inflate(start_hub: StartHub) -> None:
     running = start_hub()
     small = running.join(extensions="permessage-deflate; server_max_window_bits=9")
     tiny = running.join(extensions="permessage-deflate; server_max_window_bits=8")

@@ -430,7 +430,7 @@ def test_the_count_of_sockets_from_systemd_has_to_be_a_number(monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("bounded")
-async def test_workers_share_what_systemd_holds_for_them(tmp_path: Path) -> None:
+async def test_workers_share_the_sockets_that_systemd_holds(tmp_path: Path) -> None:
     service = Service(tmp_path)
     try:
         async with redis_server(tmp_path) as redis:

@@ -711,7 +711,7 @@ async def test_a_client_that_leaves_during_the_servers_close_leaves_nothing_behi
 
 @NEEDS_PROC
 @pytest.mark.parametrize("sent", [b"", b"GET /", upgrade("/crowd")], ids=["nothing", "half a line", "a handshake"])
-async def test_a_thousand_that_come_and_reset_leave_no_descriptor_behind(program: Program, sent: bytes) -> None:
+async def test_a_thousand_clients_that_reset_leave_no_descriptor_open(program: Program, sent: bytes) -> None:
     await assert_serves(program)
     before = count_descriptors(program.process.pid)
     for _ in range(1000):

@@ -52,7 +52,7 @@ async def start(nursery: trio.Nursery, handler: Any = echo, **options: Any) -> S
 # Handlers
 
 
-async def test_each_connection_has_a_handler_of_its_own(nursery: trio.Nursery) -> None:
+async def test_each_connection_has_its_own_handler(nursery: trio.Nursery) -> None:
     async def greet(ws: WebSocket) -> None:
         await ws.send(f"{ws.path} {ws.request.query}")
         await echo(ws)
@@ -248,7 +248,7 @@ async def test_serve_listens_on_a_unix_socket_and_removes_it(tmp_path: Path) -> 
         assert not Path(path).exists()
 
 
-async def test_a_unix_socket_that_somebody_else_has_made_stays_where_it_is(tmp_path: Path) -> None:
+async def test_a_unix_socket_made_by_another_process_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
@@ -522,7 +522,7 @@ async def test_an_http_handler_that_fails_is_a_500_and_the_connection_goes_on(
     assert error.getMessage() == "#1 ! the http handler failed at /"
 
 
-async def test_without_an_http_handler_clients_are_told_to_upgrade(nursery: trio.Nursery) -> None:
+async def test_plain_requests_are_426_without_an_http_handler(nursery: trio.Nursery) -> None:
     served = await start(nursery)
     client = await served.client()
     answer = await client.ask(get("/"))
