@@ -234,11 +234,11 @@ async def test_exclude_sender_spares_the_sender_alone_across_nodes(nursery: trio
         rooms(nursery, backplane=redis.url, exclude_sender=True) as a,
         rooms(nursery, backplane=redis.url, exclude_sender=True) as b,
     ):
-        sender, beside, elsewhere = await a.open("/room/x"), await a.open("/room/x"), await b.open("/room/x")
+        sender, neighbour, elsewhere = await a.open("/room/x"), await a.open("/room/x"), await b.open("/room/x")
         await sender.send(text("one"))
-        assert (await beside.frame(), await elsewhere.frame()) == (seen_text("one"), seen_text("one"))
+        assert (await neighbour.frame(), await elsewhere.frame()) == (seen_text("one"), seen_text("one"))
         await elsewhere.send(text("two"))
-        assert (await beside.frame(), await sender.frame()) == (seen_text("two"), seen_text("two"))
+        assert (await neighbour.frame(), await sender.frame()) == (seen_text("two"), seen_text("two"))
 
 
 async def test_a_post_is_published_once_whichever_node_gets_it(nursery: trio.Nursery, redis: RedisServer) -> None:

@@ -331,9 +331,9 @@ class LogMachine(RuleBasedStateMachine):
     def poll(self, back: int, most: int) -> None:
         after = max(self.last - back, self.oldest() - 1)
         polled = list(self.log.messages(after, most=most, most_bytes=1 << 30))
-        behind = [said for said in self.messages[after + 1 :] if said is not None][:most]
+        following = [said for said in self.messages[after + 1 :] if said is not None][:most]
         got = [(message_id, opcode, bytes(payload)) for message_id, opcode, payload in polled]
-        assert got == [(said.id, said.opcode, said.payload) for said in behind]
+        assert got == [(said.id, said.opcode, said.payload) for said in following]
 
     # Invariants
 

@@ -208,7 +208,7 @@ def test_nothing_was_missed(state: StreamState) -> None:
             StreamState(0, 9, BEGINNING, EARLIER), Break(Missed.ANEW, EARLIER), EARLIER, id="anew, and emptied"
         ),
         pytest.param(
-            StreamState(3, 3, EARLIER, LATER), Break(Missed.ANEW, LAST), LAST, id="anew, before us and behind us"
+            StreamState(3, 3, EARLIER, LATER), Break(Missed.ANEW, LAST), LAST, id="anew, before us and after us"
         ),
         pytest.param(
             StreamState(70, 70, EARLIER, LATER), Break(Missed.ANEW, LAST), LAST, id="the same, with more entries"

@@ -302,7 +302,7 @@ def _(server: Measured) -> None:
         server.request(get("/polled?last=1&wait=30"))
 
 
-@way("requests pipelined behind polls that wait")
+@way("requests pipelined after polls that wait")
 def _(server: Measured) -> None:
     for _ in range(40):
         server.request(get("/polled?last=1&wait=30") + get("/") * 300)
