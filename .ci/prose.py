@@ -38,20 +38,6 @@ NOT_YET: tuple[str, ...] = (
     "rawws/relay/room_state.py",
     "rawws/relay/stats.py",
     "rawws/websocket/__init__.py",
-    "tests/server/test_asgi_lifespan.py",
-    "tests/backplane/test_backplane.py",
-    "tests/server/test_drain.py",
-    "tests/relay/test_faults.py",
-    "tests/relay/test_encoding_jobs.py",
-    "tests/relay/test_memory.py",
-    "tests/page/test_page_server.py",
-    "tests/relay/test_presence.py",
-    "tests/backplane/test_redis_troubles.py",
-    "tests/server/test_rooms_over_http.py",
-    "tests/server/test_serve.py",
-    "tests/relay/test_slow_peers.py",
-    "tests/broadcast/test_log_history.py",
-    "tests/broadcast/test_log_machine.py",
 )
 
 

@@ -1,4 +1,4 @@
-"""Rooms that several nodes share, with a real Redis between them, which goes away in every way there is."""
+"""Rooms that several nodes share, with a real Redis between them, which fails in many ways."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def redis(bounded: None, tmp_path: Path) -> AsyncIterator[RedisServer]:  #
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have Redis be given up on soon, and tried again soon."""
+    """Set short timeouts and pauses for the connections to Redis."""
     for module in (connector, publisher, reader):
         monkeypatch.setattr(module, "TIMEOUT_S", 0.4)
     monkeypatch.setattr(connector, "MAX_REST_S", 0.1)
@@ -62,19 +62,19 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def open_with_ids(node: Rooms, path: str) -> tuple[Client, str]:
-    """Open a WebSocket that gets ids; returns it, and the id where it stands."""
+    """Open a WebSocket that gets ids; return it and the id of its position."""
     client = await node.open(path, IDS)
-    told = json.loads((await client.frame()).payload)
-    assert "gap" not in told, told
-    return client, told["at"]
+    control = json.loads((await client.frame()).payload)
+    assert "gap" not in control, control
+    return client, control["at"]
 
 
 async def next_with_id(client: Client) -> tuple[str, bytes]:
     """Return the next message's id and payload."""
     head, _, payload = (await client.frame()).payload.partition(b"\n")
-    told = json.loads(head)
-    assert "id" in told, told
-    return told["id"], payload
+    control = json.loads(head)
+    assert "id" in control, control
+    return control["id"], payload
 
 
 async def _all_is_published(node: Rooms) -> None:
@@ -91,7 +91,7 @@ def statistics(node: Rooms) -> RedisStatistics:
 
 
 async def numbers_up_to(client: Client, last: int) -> list[int]:
-    """Return the numbers that come, up to one."""
+    """Return the received numbers up to a given one."""
     got: list[int] = []
     while not got or got[-1] != last:
         got.append(int((await client.frame()).payload))
@@ -101,7 +101,7 @@ async def numbers_up_to(client: Client, last: int) -> list[int]:
 # One room on several nodes
 
 
-async def test_everybody_gets_the_same_in_the_same_order(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_all_peers_get_the_same_messages_in_the_same_order(nursery: trio.Nursery, redis: RedisServer) -> None:
     each = 40
     async with rooms(nursery, backplane=redis.url, history=500) as a, rooms(nursery, backplane=redis.url) as b:
         writers = [await a.open("/room/x"), await b.open("/room/x"), await b.open("/room/x")]
@@ -133,7 +133,7 @@ async def test_everybody_gets_the_same_in_the_same_order(nursery: trio.Nursery, 
             ]
 
 
-async def test_who_is_cut_off_from_one_node_goes_on_at_another(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_a_client_cut_off_from_one_node_resumes_at_another(nursery: trio.Nursery, redis: RedisServer) -> None:
     async with (
         rooms(nursery, backplane=redis.url, history=100) as a,
         rooms(nursery, backplane=redis.url, history=100) as b,
@@ -154,7 +154,7 @@ async def test_who_is_cut_off_from_one_node_goes_on_at_another(nursery: trio.Nur
         assert await events.data(1) == ["29"]
 
 
-async def test_a_node_that_lags_catches_up_for_who_has_seen_more_elsewhere(
+async def test_a_lagging_node_catches_up_for_a_client_that_has_seen_more_elsewhere(
     nursery: trio.Nursery, redis: RedisServer
 ) -> None:
     async with (
@@ -164,12 +164,12 @@ async def test_a_node_that_lags_catches_up_for_who_has_seen_more_elsewhere(
     ):
         await slow.open("/room/x")
         let_go = between.hold(to_server=False)
-        told = [await quick.publish("/room/x", str(number)) for number in range(3)]
+        published = [await quick.publish("/room/x", str(number)) for number in range(3)]
         between.cut()
         between.heal()
-        again = await slow.open(f"/room/x?since={told[1]['id']}", IDS)
-        assert json.loads((await again.frame()).payload) == {"at": told[1]["id"]}
-        assert await next_with_id(again) == (told[2]["id"], b"2")
+        again = await slow.open(f"/room/x?since={published[1]['id']}", IDS)
+        assert json.loads((await again.frame()).payload) == {"at": published[1]["id"]}
+        assert await next_with_id(again) == (published[2]["id"], b"2")
         let_go()
 
 
@@ -197,7 +197,7 @@ async def test_any_program_with_a_redis_client_takes_part(nursery: trio.Nursery,
         assert 0 < await redis.ask("TTL", "rawws:/room/x") <= 3600
 
 
-async def test_what_a_program_publishes_goes_to_all_nodes(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_messages_published_by_a_program_reach_all_nodes(nursery: trio.Nursery, redis: RedisServer) -> None:
     async with rooms(nursery, backplane=redis.url) as a, rooms(nursery, backplane=redis.url) as b:
         here, there = await a.open("/room/x"), await b.open("/room/x")
         a.hub.room("/room/x").publish("from code")
@@ -229,16 +229,16 @@ async def test_a_handler_puts_its_connections_into_shared_rooms(nursery: trio.Nu
         server.stop()
 
 
-async def test_a_sender_is_spared_its_own_on_its_own_node_only(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_exclude_sender_spares_the_sender_alone_across_nodes(nursery: trio.Nursery, redis: RedisServer) -> None:
     async with (
         rooms(nursery, backplane=redis.url, exclude_sender=True) as a,
         rooms(nursery, backplane=redis.url, exclude_sender=True) as b,
     ):
-        sender, beside, elsewhere = await a.open("/room/x"), await a.open("/room/x"), await b.open("/room/x")
+        sender, neighbour, elsewhere = await a.open("/room/x"), await a.open("/room/x"), await b.open("/room/x")
         await sender.send(text("one"))
-        assert (await beside.frame(), await elsewhere.frame()) == (seen_text("one"), seen_text("one"))
+        assert (await neighbour.frame(), await elsewhere.frame()) == (seen_text("one"), seen_text("one"))
         await elsewhere.send(text("two"))
-        assert (await beside.frame(), await sender.frame()) == (seen_text("two"), seen_text("two"))
+        assert (await neighbour.frame(), await sender.frame()) == (seen_text("two"), seen_text("two"))
 
 
 async def test_a_post_is_published_once_whichever_node_gets_it(nursery: trio.Nursery, redis: RedisServer) -> None:
@@ -254,7 +254,7 @@ async def test_a_post_is_published_once_whichever_node_gets_it(nursery: trio.Nur
         assert await reader.frame() == seen_text("paid")
 
 
-async def test_rooms_are_followed_as_long_as_somebody_is_there(
+async def test_a_room_is_followed_while_it_has_peers(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rawws.backplane.redis_streams.UNUSED_S", 0.05)
@@ -268,18 +268,18 @@ async def test_rooms_are_followed_as_long_as_somebody_is_there(
             client.reset()
         while node.hub.rooms or statistics(node).followed_rooms or statistics(node).readers > 1:
             await trio.sleep(0.02)
-        while await _clients_of(redis) > 5:  # two of the publisher, two of a reader, and who asks
+        while await _clients_of(redis) > 5:  # two of the publisher, two of a reader, and the one that asks
             await trio.sleep(0.02)
         again = await node.open("/room/7?last=1")
-        assert await again.frame() == seen_text("7"), "what it was is still in Redis"
+        assert await again.frame() == seen_text("7"), "its messages are still in Redis"
 
 
 async def _clients_of(redis: RedisServer) -> int:
-    told = await redis.ask("INFO", "clients")
-    return int(told.partition("connected_clients:")[2].split()[0])
+    info = await redis.ask("INFO", "clients")
+    return int(info.partition("connected_clients:")[2].split()[0])
 
 
-async def test_beyond_the_most_readers_each_follows_more_rooms(
+async def test_each_reader_follows_more_rooms_beyond_the_maximum_of_readers(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rawws.backplane.redis_streams.MOST_READERS", 2)
@@ -292,7 +292,7 @@ async def test_beyond_the_most_readers_each_follows_more_rooms(
             assert await client.frame() == seen_text(str(number))
 
 
-async def test_ids_of_the_future_do_not_make_redis_work(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_ids_of_the_future_cause_no_reads_of_the_stream(nursery: trio.Nursery, redis: RedisServer) -> None:
     for _ in range(3):
         await redis.ask("XADD", "rawws:/room/x", "*", "data", bytes(MIB))
     async with rooms(nursery, backplane=redis.url, history=10, history_bytes=10) as node:
@@ -306,7 +306,7 @@ async def test_ids_of_the_future_do_not_make_redis_work(nursery: trio.Nursery, r
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_redis_that_is_full_can_be_read(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_a_full_redis_can_still_be_read(nursery: trio.Nursery, redis: RedisServer) -> None:
     async with rooms(nursery, backplane=redis.url, history=10) as node:
         here = await node.open("/here")
         await node.publish("/room/x", "kept")
@@ -321,7 +321,7 @@ async def test_a_redis_that_is_full_can_be_read(nursery: trio.Nursery, redis: Re
         assert await here.frame() == seen_text("waits")
 
 
-async def test_an_error_in_the_work_itself_is_told_once_as_such(
+async def test_an_error_of_the_work_itself_is_logged_once_and_is_no_outage(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(connector, "FIRST_REST_S", 0.01)
@@ -339,19 +339,19 @@ async def test_an_error_in_the_work_itself_is_told_once_as_such(
     with trio.move_on_after(10) as scope:
         await Connector(redis.url).run_with_reconnect(fail, on_away=away.append)
     assert (times, away) == (3, []), "Redis has nothing to do with it"
-    told = [record for record in caplog.records if record.name == "rawws.server"]
-    assert [(record.levelname, bool(record.exc_info)) for record in told] == [("ERROR", True)]
+    logged = [record for record in caplog.records if record.name == "rawws.server"]
+    assert [(record.levelname, bool(record.exc_info)) for record in logged] == [("ERROR", True)]
     assert "this was never to be" in caplog.text
 
 
-async def test_rooms_of_long_names_have_readers_of_their_own(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_rooms_with_long_names_have_their_own_readers(nursery: trio.Nursery, redis: RedisServer) -> None:
     async with rooms(nursery, backplane=redis.url) as node:
         for number in range(6):
             await node.open(f"/{number}" + 6000 * "x")
         assert statistics(node) == RedisStatistics(followed_rooms=6, readers=2, waiting=0)
 
 
-async def test_rooms_that_are_followed_are_no_more_than_max_rooms(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_at_most_max_rooms_rooms_are_followed(nursery: trio.Nursery, redis: RedisServer) -> None:
     async with rooms(nursery, backplane=redis.url, max_rooms=2) as node:
         for number in range(2):
             (await node.open(f"/room/{number}")).reset()
@@ -363,7 +363,7 @@ async def test_rooms_that_are_followed_are_no_more_than_max_rooms(nursery: trio.
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_rooms_that_nobody_waits_for_are_forgotten_while_redis_is_away(
+async def test_unused_rooms_are_forgotten_while_redis_is_away(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rawws.backplane.redis_streams.UNUSED_S", 0.05)
@@ -389,7 +389,7 @@ async def test_rooms_that_nobody_waits_for_are_forgotten_while_redis_is_away(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_who_waits_to_publish_is_not_left_behind_when_a_room_is_forgotten(
+async def test_a_publisher_does_not_wait_for_ever_when_its_room_is_forgotten(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rawws.backplane.redis_streams.UNUSED_S", 0.05)
@@ -408,7 +408,7 @@ async def test_who_waits_to_publish_is_not_left_behind_when_a_room_is_forgotten(
             between.heal()
 
 
-async def test_a_key_that_is_no_stream(
+async def test_a_room_whose_key_is_no_stream_is_502_and_others_go_on(
     nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await redis.ask("SET", "rawws:/room/x", "a string")
@@ -426,7 +426,7 @@ async def test_a_key_that_is_no_stream(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_what_is_wrong_with_one_message_of_a_batch_is_its_own(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_a_faulty_message_does_not_fail_the_rest_of_its_batch(nursery: trio.Nursery, redis: RedisServer) -> None:
     await redis.ask("RPUSH", "rawws:once:/room/x list", "no answer")
     await redis.ask("SET", "rawws:once:/room/x text", "no answer")
     await redis.ask("SET", "rawws:once:/room/x error", "-OOM as if Redis had no memory left")
@@ -456,7 +456,7 @@ async def test_what_is_wrong_with_one_message_of_a_batch_is_its_own(nursery: tri
         assert await redis.ask("XLEN", "rawws:/room/x") == 3
 
 
-async def test_a_stream_keeps_what_its_own_room_keeps(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_a_stream_keeps_the_history_of_its_own_room(nursery: trio.Nursery, redis: RedisServer) -> None:
     def settings(path: str) -> rawws.RoomSettings | None:
         return rawws.RoomSettings(History(20_000, MIB, 86_400)) if path == "/long" else None
 
@@ -472,7 +472,7 @@ async def test_a_stream_keeps_what_its_own_room_keeps(nursery: trio.Nursery, red
 
 
 @pytest.mark.usefixtures("bounded")
-async def test_who_is_asked_about_for_long_misses_nothing_of_the_room(
+async def test_a_client_whose_authentication_takes_long_misses_no_message(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rawws.backplane.redis_streams.UNUSED_S", 0.1)
@@ -543,8 +543,8 @@ async def _now_ms(redis: RedisServer) -> int:
 
 async def _gap_then(client: Client, since: str, messages: list[tuple[str, str]]) -> None:
     """Check that a reader with ids gets one gap, and then these messages."""
-    told = json.loads((await client.frame()).payload)
-    assert told == {"gap": {"since": since, "after": "0-0"}}
+    notice = json.loads((await client.frame()).payload)
+    assert notice == {"gap": {"since": since, "after": "0-0"}}
     assert [await next_with_id(client) for _ in messages] == [(each, text.encode()) for each, text in messages]
 
 
@@ -597,7 +597,7 @@ async def test_a_stream_that_begins_anew_with_lower_ids(
         assert caplog.text.count("may have been missed") == 1
         await resumed.aclose()
         async with rooms(nursery, backplane=redis.url, history=50) as late:
-            for each in (node, late):  # what readers have seen, POSTs were answered, and resuming finds is the same
+            for each in (node, late):  # readers, answers to POSTs, and resumed readers agree
                 for place in range(3):
                     found = await each.poll(f"/room/x?since={given[place]}")
                     assert [message["id"] for message in found["messages"]] == given[place + 1 :]
@@ -616,12 +616,12 @@ async def test_a_stream_that_begins_anew_with_lower_ids(
 
 
 @pytest.mark.usefixtures("impatient", "bounded")
-async def test_redis_comes_back_without_its_data_and_with_a_clock_that_is_behind(
+async def test_readers_get_a_gap_when_redis_returns_without_its_data_and_with_a_slow_clock(
     nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with redis_server(tmp_path) as server, rooms(nursery, backplane=server.url, history=50) as node:
         named, _ = await open_with_ids(node, "/room/x")
-        ahead = f"{await _now_ms(server) + HOUR_MS}-0"  # as far as the clock is behind afterwards
+        ahead = f"{await _now_ms(server) + HOUR_MS}-0"  # the clock will lag by as much
         await server.ask("XADD", "rawws:/room/x", ahead, "data", "before")
         first = await node.publish("/room/x", "the first with a key", "Idempotency-Key: k")
         assert [(await next_with_id(named))[0] for _ in range(2)] == [ahead, first["id"]]
@@ -739,13 +739,13 @@ async def test_a_key_that_is_deleted_renamed_trimmed_or_replaced(
         if is_lower:
             assert await next_with_id(named) == ("0-5", b"of the other")
         given = (await node.publish("/room/x", "after"))["id"]
-        assert await next_with_id(named) == (given, b"after"), "and nothing twice"
+        assert await next_with_id(named) == (given, b"after"), "no message comes twice"
         looked = _looks_of(node)
         while _looks_of(node) == looked:
             await trio.sleep(0.005)
         assert caplog.text.count("may have been missed") == has_gap
         last = (await node.publish("/room/x", "last"))["id"]
-        assert await next_with_id(named) == (last, b"last"), "and no gap twice"
+        assert await next_with_id(named) == (last, b"last"), "no gap comes twice"
 
 
 @pytest.mark.usefixtures("unwatchful")
@@ -775,7 +775,7 @@ async def test_a_message_right_after_its_stream_has_expired_is_no_gap(
 
 @pytest.mark.parametrize("is_renewed", [True, False], ids=["by another age", "by a program that doesn't renew it"])
 @pytest.mark.usefixtures("watchful")
-async def test_a_stream_that_expires_when_it_was_to_is_no_gap(
+async def test_a_stream_that_expires_on_time_is_no_gap(
     nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture, is_renewed: bool
 ) -> None:
     async with rooms(nursery, backplane=redis.url, history=5) as node:
@@ -816,8 +816,8 @@ async def test_a_reader_resumes_in_a_new_stream_that_this_node_has_not_seen_yet(
             await trio.sleep(0.01)
         await redis.ask("DEL", "rawws:/room/x")
         seen, unseen = [(await other.publish("/room/x", each))["id"] for each in ("seen", "unseen")]
-        told = await node.poll(f"/room/x?since={seen}")
-        assert ([message["id"] for message in told["messages"]], told["gap"]) == ([unseen], None)
+        polled = await node.poll(f"/room/x?since={seen}")
+        assert ([message["id"] for message in polled["messages"]], polled["gap"]) == ([unseen], None)
 
 
 def _looks_of(node: Rooms) -> float:
@@ -869,7 +869,7 @@ async def test_the_messages_of_an_old_snapshot_are_not_delivered_again(
 
 def _odd_entries() -> list[list[str | bytes]]:
     """Return entries that no node would write, some of them random."""
-    told = random.Random(14)
+    rng = random.Random(14)
     values: list[str | bytes] = [
         "",
         "x",
@@ -888,7 +888,7 @@ def _odd_entries() -> list[list[str | bytes]]:
     entries.append(["data", bytes(MIB)])
     entries.append([each for number in range(2000) for each in (f"field{number}", "x")])
     for _ in range(60):
-        entries.append([told.choice(each) for _ in range(told.randint(1, 6)) for each in (names, values)])
+        entries.append([rng.choice(each) for _ in range(rng.randint(1, 6)) for each in (names, values)])
     return entries
 
 
@@ -931,7 +931,7 @@ async def test_an_entry_that_was_there_before_anybody_read_the_room(
 
 
 @pytest.mark.parametrize("when", ["before", "live"])
-async def test_an_entry_that_can_not_be_read_is_passed_over_and_logged_once(
+async def test_an_unreadable_entry_is_skipped_and_logged_once(
     nursery: trio.Nursery,
     redis: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -955,8 +955,8 @@ async def test_an_entry_that_can_not_be_read_is_passed_over_and_logged_once(
         assert [(await client.frame()).payload for _ in range(3)] == [b"first", b"second", b"last"]
         await node.publish("/a", "goes on")
         assert await client.frame() == seen_text("goes on")
-    told = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
-    assert ["of room /a can't be read; it is passed over" in record.getMessage() for record in told] == [True]
+    logged = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert ["of room /a can't be read; it is passed over" in record.getMessage() for record in logged] == [True]
 
 
 async def test_an_error_of_our_own_in_one_room_is_no_outage_of_redis(
@@ -1016,7 +1016,7 @@ async def test_a_stream_of_large_messages_is_cut(
         assert 6 * MIB <= await redis.ask("MEMORY", "USAGE", "rawws:/room/x", "SAMPLES", "0") < 8 * MIB
         await redis.ask("XADD", "rawws:/room/y", "*", "data", bytes(80 * MIB))
         await node.publish("/room/y", bytes(MIB - 1))
-        assert await redis.ask("XLEN", "rawws:/room/y") == 2, "less than what is kept would be left"
+        assert await redis.ask("XLEN", "rawws:/room/y") == 2, "fewer messages than the history keeps would be left"
 
 
 @pytest.mark.usefixtures("impatient")
@@ -1049,7 +1049,7 @@ async def test_a_room_is_read_again_once_its_key_is_a_stream_again(
         assert "the backplane is away" not in caplog.text
 
 
-async def test_of_a_long_stream_no_more_is_read_than_the_history_keeps(
+async def test_a_long_stream_is_read_only_as_far_as_the_history_reaches(
     nursery: trio.Nursery, redis: RedisServer
 ) -> None:
     for _ in range(30):
@@ -1061,9 +1061,9 @@ async def test_of_a_long_stream_no_more_is_read_than_the_history_keeps(
 
 
 async def _sent_by(redis: RedisServer) -> int:
-    """Return how many bytes a server has sent to everybody."""
-    told = await redis.ask("INFO", "stats")
-    return int(told.partition("total_net_output_bytes:")[2].split()[0])
+    """Return the number of bytes that a server has sent to all clients."""
+    info = await redis.ask("INFO", "stats")
+    return int(info.partition("total_net_output_bytes:")[2].split()[0])
 
 
 async def test_a_stream_that_takes_many_pages_is_whole(
@@ -1083,7 +1083,7 @@ async def test_a_stream_that_takes_many_pages_is_whole(
             assert await late.frame() == seen_text("101")
 
 
-async def test_nobody_waits_for_the_whole_of_another_room(
+async def test_a_room_does_not_wait_until_another_is_loaded(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "PAGE_BYTES", 1)
@@ -1099,7 +1099,7 @@ async def test_nobody_waits_for_the_whole_of_another_room(
                 assert (await b.poll("/short?last=1"))["messages"][0]["text"] == "hi"
                 await a.publish("/here", "live")
                 assert await here.frame() == seen_text("live")
-                assert "0..0" in repr(b.hub.room("/long")), "which is still being read"
+                assert "0..0" in repr(b.hub.room("/long")), "it is still being read"
                 asking.cancel_scope.cancel()
 
 
@@ -1121,15 +1121,15 @@ async def test_rooms_are_spread_over_several_redis_servers(
                 here.hang_up()
                 there.hang_up()
             for server in (redis, other):
-                told = await server.ask("INFO", "keyspace")
-                assert int(told.partition("keys=")[2].partition(",")[0]) > 3, "both have some of the rooms"
+                info = await server.ask("INFO", "keyspace")
+                assert int(info.partition("keys=")[2].partition(",")[0]) > 3, "both have some of the rooms"
             await hubs[0].room("/room/x").ready()
             for running in servers:
                 running.stop()
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_one_of_several_servers_is_away_for_its_own_rooms_only(
+async def test_an_outage_of_one_of_several_servers_concerns_its_own_rooms_only(
     nursery: trio.Nursery, redis: RedisServer, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -1167,7 +1167,7 @@ async def test_a_room_that_a_program_holds_already_is_shared(nursery: trio.Nurse
         assert await gone.prepare("/room/z") is None
 
 
-def test_with_one_more_server_no_room_moves_but_to_that() -> None:
+def test_an_additional_server_moves_rooms_only_to_itself() -> None:
     paths = [f"/room/{number}" for number in range(300)]
     streams = {
         url: RedisStreams(url, rawws.Hub().refuse_room, "node") for url in ("redis://a", "redis://b", "redis://c")
@@ -1195,7 +1195,7 @@ async def test_a_redis_that_has_forgotten_the_script_is_not_away(
     async with rooms(nursery, backplane=redis.url) as node:
         client = await node.open("/room/x")
         await node.publish("/room/x", "one")
-        await redis.ask("SCRIPT", "FLUSH")  # as by a restart that was over before anybody noticed
+        await redis.ask("SCRIPT", "FLUSH")  # as by a restart that no node noticed
         await node.publish("/room/x", "two")
         assert await client.frames(2) == [seen_text("one"), seen_text("two")]
     assert "the backplane is away" not in caplog.text
@@ -1229,7 +1229,7 @@ async def test_redis_is_not_there_yet(
 
 @pytest.mark.usefixtures("impatient", "bounded")
 @pytest.mark.parametrize("fault", ["kill -9", "SIGSTOP", "cut", "lost answers", "late batches"])
-async def test_nothing_is_lost_or_doubled_when_redis_goes_and_comes(
+async def test_no_message_is_lost_or_duplicated_when_redis_fails_and_returns(
     nursery: trio.Nursery, tmp_path: Path, fault: str
 ) -> None:
     total, faults = 2000, 4
@@ -1281,7 +1281,7 @@ async def _break(fault: str, server: RedisServer, between: Network) -> None:
             between.cut()
             await trio.sleep(0.1)
             between.heal()
-        case "lost answers":  # what goes to Redis arrives, and what it says doesn't come back
+        case "lost answers":  # commands reach Redis, and its answers don't come back
             between.hold(to_server=False)
             await trio.sleep(0.05)
             between.cut()
@@ -1308,7 +1308,7 @@ async def test_publishers_are_held_back_while_too_much_waits(
         backplane = state_of(node.hub.room("/room/x")).shared
         assert backplane is not None
         assert backplane.is_full
-        assert backplane.waiting < sent // 2, "what the sockets hold is not read"
+        assert backplane.waiting < sent // 2, "bytes that the sockets hold are not read"
         assert node.hub.room("/room/x").is_held
         assert (await node.ask(post("/room/x", b"hi"))).status == 503
         with trio.move_on_after(0.02) as waiting:
@@ -1320,7 +1320,7 @@ async def test_publishers_are_held_back_while_too_much_waits(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_who_comes_while_too_much_waits_adds_nothing_to_it(
+async def test_peers_that_join_a_held_room_publish_nothing_until_it_is_released(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher, "MAX_WAITING_BYTES", 1000)
@@ -1356,7 +1356,7 @@ async def test_who_comes_while_too_much_waits_adds_nothing_to_it(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_what_was_accepted_goes_out_before_the_end(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_accepted_messages_go_out_before_the_end(nursery: trio.Nursery, redis: RedisServer) -> None:
     async with network(redis.port) as between, rooms(nursery, backplane=redis.url) as other:
         reader_ = await other.open("/room/x")
         hub = rawws.Hub()
@@ -1370,7 +1370,7 @@ async def test_what_was_accepted_goes_out_before_the_end(nursery: trio.Nursery, 
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_what_can_not_go_out_any_more_is_told(
+async def test_accepted_messages_that_are_lost_are_logged(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("rawws.backplane.sharing.FLUSH_S", 0.05)
@@ -1398,7 +1398,9 @@ async def test_a_reader_that_gets_as_much_as_it_asked_for_reads_on(
             assert await numbers_up_to(client, 299) == list(range(300))
 
 
-async def test_the_newest_of_each_key_where_the_post_names_it(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_a_key_in_a_header_of_the_post_counts_for_policy_latest(
+    nursery: trio.Nursery, redis: RedisServer
+) -> None:
     async with rooms(nursery, backplane=redis.url, slow="latest", key="symbol") as a:
         there = await a.open("/room/x")
         await a.publish("/room/x", "12.5", "Rawws-Key: acme")
@@ -1422,8 +1424,8 @@ async def test_redis_comes_back_without_its_data(
         await events.events(3)
         server.kill()
         await server.start()
-        told = json.loads((await named.frame()).payload)
-        assert told["gap"]["since"] == before[-1]
+        notice = json.loads((await named.frame()).payload)
+        assert notice["gap"]["since"] == before[-1]
         assert "may have been missed" in caplog.text
         assert "the stream in Redis was deleted or lost, and begins anew" in caplog.text
         after = await node.publish("/room/x", "again")
@@ -1439,7 +1441,7 @@ async def test_redis_comes_back_without_its_data(
 
 
 @pytest.mark.usefixtures("impatient", "bounded")
-async def test_what_was_in_a_redis_that_is_lost_before_it_answers_comes_once_to_who_saw_it_and_who_did_not(
+async def test_a_message_is_delivered_once_if_redis_is_lost_before_it_answers(
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     async with (
@@ -1467,7 +1469,7 @@ async def test_what_was_in_a_redis_that_is_lost_before_it_answers_comes_once_to_
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_node_that_was_away_for_too_long_says_what_it_missed(
+async def test_a_node_that_was_away_for_too_long_sends_a_gap(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("rawws.broadcast.stream_entries.LEAST_ENTRIES", 100)
@@ -1483,16 +1485,16 @@ async def test_a_node_that_was_away_for_too_long_says_what_it_missed(
         between.cut()
         for number in range(1, 500):
             quick.hub.room("/room/x").publish(str(number))
-            if number % 50 == 0:  # more at once than are kept would be trimmed before anybody had them
+            if number % 50 == 0:  # a larger batch would be trimmed before any node had read it
                 await quick.publish("/elsewhere", "")
-        assert await numbers_up_to(there, 499) == list(range(500)), "nobody else minds"
+        assert await numbers_up_to(there, 499) == list(range(500)), "other nodes are not affected"
         between.heal()
-        told = json.loads((await here.frame()).payload)
-        assert told["gap"]["since"] == first["id"]
+        notice = json.loads((await here.frame()).payload)
+        assert notice["gap"]["since"] == first["id"]
         got = [int((await next_with_id(here))[1])]
         while got[-1] != 499:
             got.append(int((await next_with_id(here))[1]))
-        assert got == list(range(got[0], 500)), "and from there on all of them"
+        assert got == list(range(got[0], 500)), "all messages from there on"
         assert "trimmed before they were read" in caplog.text
 
 
@@ -1552,7 +1554,9 @@ async def test_sentinels_say_where_the_primary_is(nursery: trio.Nursery, tmp_pat
             sentinel.end()
 
 
-async def test_a_node_that_dies(redis: RedisServer, start_program: StartProgram) -> None:
+async def test_a_client_resumes_at_another_node_when_its_own_dies(
+    redis: RedisServer, start_program: StartProgram
+) -> None:
     nodes = [start_program("--backplane", redis.url, "--history", "100", "--hello", "") for _ in range(2)]
     ports = [node.port for node in nodes]
     async with rawws.connect(f"ws://127.0.0.1:{ports[0]}/room/x", resume=True) as ws:
@@ -1602,15 +1606,15 @@ async def test_the_first_post_finds_redis(
 async def test_ids_of_the_future_are_answered_at_once(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A look for which somebody waits never happens.
+    # A check that a reader waits for never happens.
     monkeypatch.setattr("rawws.backplane.redis_streams.LOOK_EVERY_S", math.inf)
     monkeypatch.setattr(reader, "RECHECK_S", math.inf)
     async with rooms(nursery, backplane=redis.url, history=10) as node, rooms(nursery, history=10) as alone:
         for each in (node, alone):
             await each.open("/room/x")
             await each.publish("/room/x", "now")
-        told = await node.poll("/room/x?since=9999999999999-0")
-        assert told["gap"] == {"since": "9999999999999-0", "after": told["next"]}
+        polled = await node.poll("/room/x?since=9999999999999-0")
+        assert polled["gap"] == {"since": "9999999999999-0", "after": polled["next"]}
         events = await node.stream("/room/x", "Last-Event-ID: 9999999999999-0")
         assert (await events.events(1))[0].kind == "gap"
         client = await node.open("/room/x?since=9999999999999-0", IDS)
@@ -1620,11 +1624,11 @@ async def test_ids_of_the_future_are_answered_at_once(
             assert answers[0] == answers[1]
 
 
-# What can't be a backplane
+# Invalid addresses
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "reason"),
     [
         ("localhost:6379", "the address of Redis begins with no scheme; give one of redis://HOST, "),
         ("localhost", "the address of Redis begins with no scheme; give one of redis://HOST, "),
@@ -1653,8 +1657,8 @@ async def test_ids_of_the_future_are_answered_at_once(
         ("redis://localhost/1#db=2", "can't be where Redis is"),
     ],
 )
-def test_an_invalid_url_is_refused(url: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_an_invalid_url_is_refused(url: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
         Connector(url)
 
 
@@ -1669,22 +1673,22 @@ def test_an_invalid_url_is_refused(url: str, told: str) -> None:
         "redis+sentinel://me:{}/word@localhost/service",
     ],
 )
-def test_no_piece_of_a_password_is_told_that_should_have_been_percent_encoded(url: str) -> None:
+def test_an_error_shows_no_part_of_a_password_that_is_not_percent_encoded(url: str) -> None:
     with pytest.raises(UsageError, match="percent-encoded") as caught:
         Connector(url.format("secret"))
     assert "secret" not in str(caught.value)
     assert "word@" not in str(caught.value)
 
 
-async def test_what_is_special_in_a_password_is_percent_encoded(redis: RedisServer) -> None:
+async def test_special_characters_of_a_password_are_percent_encoded(redis: RedisServer) -> None:
     await redis.ask("CONFIG", "SET", "requirepass", "a/b?c#d@e")
     async with Connector(f"redis://:a%2Fb%3Fc%23d%40e@{LOOPBACK}:{redis.port}").connect() as client:
         assert await client.ping() == b"PONG"
 
 
 @pytest.mark.usefixtures("bounded")
-async def test_who_is_cancelled_while_connecting_is_not_told_that_redis_is_away() -> None:
-    told: list[Trouble] = []
+async def test_a_cancelled_connection_attempt_is_no_outage_of_redis() -> None:
+    troubles: list[Trouble] = []
 
     async def work(_: object) -> None:
         raise AssertionError("nobody has answered")
@@ -1692,20 +1696,20 @@ async def test_who_is_cancelled_while_connecting_is_not_told_that_redis_is_away(
     with socket.create_server((LOOPBACK, 0)) as mute:
         connector = Connector(f"redis://{LOOPBACK}:{mute.getsockname()[1]}")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(connector.run_with_reconnect, work, on_away=told.append))
+            nursery.start_soon(partial(connector.run_with_reconnect, work, on_away=troubles.append))
             connected, _ = await trio.to_thread.run_sync(mute.accept)
             with connected:
                 await wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
-    assert told == []
+    assert troubles == []
 
 
-async def test_the_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_extra_is_a_usage_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "coredis", None)
     with pytest.raises(UsageError, match=r"coredis, which isn't installed: .* install .*'coredis>="):
         async with rawws.share(rawws.Hub(), "redis://localhost"):
             pass
 
 
-def test_a_password_is_not_told() -> None:
+def test_a_connector_shows_no_password() -> None:
     assert str(Connector("redis://me:secret@localhost:6379/2")) == "redis://localhost:6379/2"

@@ -44,13 +44,13 @@ async def redis(bounded: None, tmp_path: Path) -> AsyncIterator[RedisServer]:  #
 
 @pytest.fixture(autouse=True)
 def patient_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a start wait for Redis as long as a busy machine needs."""
+    """Let a start wait for Redis as long as a busy machine needs."""
     monkeypatch.setattr("rawws.backplane.redis_streams.START_S", PATIENCE_S)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have Redis be tried again soon."""
+    """Set a short pause before Redis is tried again."""
     monkeypatch.setattr(connector, "FIRST_REST_S", 0.01)
     monkeypatch.setattr(connector, "MAX_REST_S", 0.02)
     monkeypatch.setattr(reader, "BLOCK_S", 0.1)
@@ -118,27 +118,31 @@ async def test_each_right_in_the_manual_is_needed_and_the_error_for_a_missing_on
         await redis.ask(*GRANT)
         await redis.ask("SCRIPT", "FLUSH")
         await redis.ask("ACL", "SETUSER", "rawws", right.replace("+", "-"))
-        if right == "+ping":  # which keeps a connection, and is no part of its beginning
+        if right == "+ping":  # it keeps a connection alive, and is not sent at its beginning
             continue
-        told = await refusal(as_user(redis))
-        command, advice = re.findall("let its user 'rawws' run (.*); as its administrator run redis-cli (.*)", told)[0]
+        sentence = await refusal(as_user(redis))
+        command, advice = re.findall(
+            "let its user 'rawws' run (.*); as its administrator run redis-cli (.*)", sentence
+        )[0]
         assert command.lower() == right[1:]
         subprocess.run(["redis-cli", "-p", str(redis.port), *shlex.split(advice)], check=True, capture_output=True)
         async with rawws.share(rawws.Hub(), as_user(redis)) as backplane:
             assert not backplane.is_away
 
 
-async def test_keys_that_a_user_may_not_use_are_named_and_so_are_rights_for_a_database(redis: RedisServer) -> None:
+async def test_errors_name_the_missing_rights_to_keys_and_to_a_database(redis: RedisServer) -> None:
     await redis.ask(*GRANT, "resetkeys", "~rawws-node:*")
-    told = await refusal(as_user(redis))
-    assert "doesn't let its user 'rawws' use keys that begin with rawws:; as its administrator run redis-cli" in told
-    assert "'~rawws:*'" in told
+    sentence = await refusal(as_user(redis))
+    assert (
+        "doesn't let its user 'rawws' use keys that begin with rawws:; as its administrator run redis-cli" in sentence
+    )
+    assert "'~rawws:*'" in sentence
     for addition, command in (("/1", "SELECT"), ("?client_name=rooms", "CLIENT|SETNAME")):
         await redis.ask("ACL", "DELUSER", "rawws")
         await redis.ask(*GRANT)
-        told = await refusal(as_user(redis) + addition)
-        assert f"run {command}; as" in told
-        await redis.ask(*shlex.split(told.partition("redis-cli ")[2]))
+        sentence = await refusal(as_user(redis) + addition)
+        assert f"run {command}; as" in sentence
+        await redis.ask(*shlex.split(sentence.partition("redis-cli ")[2]))
         async with rawws.share(rawws.Hub(), as_user(redis) + addition) as backplane:
             assert not backplane.is_away
 
@@ -174,7 +178,7 @@ async def started(tmp_path: Path, *options: str) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("options", "url", "told"),
+    ("options", "url", "reason"),
     [
         (["requirepass", "secret"], "redis://{}", "Redis requires a password; give it in the URL"),
         (["requirepass", "secret"], "redis://:other@{}", "Redis refuses the password in the URL, or the user"),
@@ -205,11 +209,11 @@ async def test_a_server_that_can_not_be_the_backplane_ends_the_start(
     caplog: pytest.LogCaptureFixture,
     options: list[str],
     url: str,
-    told: str,
+    reason: str,
 ) -> None:
     async with started(tmp_path, *options) as where:
         sentence = await refusal(url.format(where))
-    assert re.search(f"^redis.*://{where}.* can't be the backplane: .*{told}", sentence)
+    assert re.search(f"^redis.*://{where}.* can't be the backplane: .*{reason}", sentence)
     assert "secret" not in sentence
     assert [record for record in caplog.records if record.name == "rawws.server"] == []
 
@@ -223,10 +227,10 @@ async def test_a_sentinel_in_place_of_a_redis_ends_the_start(tmp_path: Path) -> 
     try:
         await sentinel.watch(configuration)
         for url in (sentinel.url, f"redis://{LOOPBACK}:{sentinel.port}/1"):
-            told = await refusal(url)
-            assert f"this is a Sentinel; give redis+sentinel://{LOOPBACK}:{sentinel.port}/SERVICE" in told
-        told = await refusal(f"redis+sentinel://{LOOPBACK}:{sentinel.port}/other")
-        assert "its Sentinel watches no service 'other'" in told
+            sentence = await refusal(url)
+            assert f"this is a Sentinel; give redis+sentinel://{LOOPBACK}:{sentinel.port}/SERVICE" in sentence
+        sentence = await refusal(f"redis+sentinel://{LOOPBACK}:{sentinel.port}/other")
+        assert "its Sentinel watches no service 'other'" in sentence
     finally:
         sentinel.end()
 
@@ -245,9 +249,9 @@ async def test_tls_on_one_side_only_ends_the_start_and_the_advice_helps(tmp_path
         url = f"redis://{LOOPBACK}:{port}"
         assert "this port expects TLS; give rediss:// in place of redis://" in await refusal(url)
         url = url.replace("redis://", "rediss://")
-        told = await refusal(url)
-        assert "can't be trusted" in told
-        assert "give the certificate of its authority in the URL, as ?ssl_ca_certs=FILE" in told
+        sentence = await refusal(url)
+        assert "can't be trusted" in sentence
+        assert "give the certificate of its authority in the URL, as ?ssl_ca_certs=FILE" in sentence
         url += f"?ssl_ca_certs={tmp_path / 'ca.pem'}&ssl_check_hostname=true"
         async with rawws.share(rawws.Hub(), url) as backplane:
             assert not backplane.is_away
@@ -258,14 +262,14 @@ async def test_tls_on_one_side_only_ends_the_start_and_the_advice_helps(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reason"),
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "speaks HTTP and isn't Redis; give the host and port of Redis"),
         (b"220 mail.example.org ESMTP\r\n", "sent b'220 mail.example.org' and isn't Redis"),
     ],
 )
 @pytest.mark.usefixtures("bounded")
-async def test_a_server_of_another_protocol_ends_the_start(nursery: trio.Nursery, answer: bytes, told: str) -> None:
+async def test_a_server_of_another_protocol_ends_the_start(nursery: trio.Nursery, answer: bytes, reason: str) -> None:
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
             await stream.receive_some()
@@ -274,7 +278,7 @@ async def test_a_server_of_another_protocol_ends_the_start(nursery: trio.Nursery
     (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host=LOOPBACK))
     port = listener.socket.getsockname()[1]
     for scheme in ("redis", "rediss"):
-        assert told in await refusal(f"{scheme}://{LOOPBACK}:{port}")
+        assert reason in await refusal(f"{scheme}://{LOOPBACK}:{port}")
 
 
 def bulk(text: bytes) -> bytes:
@@ -291,7 +295,7 @@ ODD = "what answers there isn't Redis, or something on the way has changed its a
 
 @asynccontextmanager
 async def answering(hello: bytes, others: bytes) -> AsyncIterator[tuple[str, Callable[[], int]]]:
-    """Answer HELLO and other commands so, without end; yield the URL and a function that counts connections."""
+    """Answer HELLO and other commands with these bytes; yield the URL and a function that counts connections."""
     connected = 0
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -326,7 +330,7 @@ async def test_a_greeting_that_no_redis_gives_ends_the_start(answer: bytes, capl
 
 
 @pytest.mark.parametrize(
-    ("hello", "others", "told"),
+    ("hello", "others", "reason"),
     [
         (greeting(), b"-ERR \xff\x1b[2J\r\n", ODD),
         (b"-ERR " + b"A" * 60_000 + b"\r\n", b"+OK\r\n", "A" * 250),
@@ -334,8 +338,8 @@ async def test_a_greeting_that_no_redis_gives_ends_the_start(answer: bytes, capl
     ids=["no text", "long"],
 )
 @pytest.mark.usefixtures("bounded", "impatient")
-async def test_answers_that_no_redis_gives_are_told_once_in_a_sentence(
-    hello: bytes, others: bytes, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_answers_that_no_redis_gives_are_logged_once_in_a_sentence(
+    hello: bytes, others: bytes, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("rawws.backplane.redis_streams.START_S", 0.5)
     async with answering(hello, others) as (url, connected), rawws.share(rawws.Hub(), url):
@@ -343,7 +347,7 @@ async def test_answers_that_no_redis_gives_are_told_once_in_a_sentence(
             await trio.sleep(0.01)
     (record,) = own_records(caplog)
     message = record.getMessage()
-    assert told in message
+    assert reason in message
     assert message.endswith("; peers stay, and published messages wait")
     assert len(message) < 500
     assert (record.levelname, record.exc_info) == ("WARNING", None)
@@ -371,8 +375,8 @@ async def _tries(redis: RedisServer, count: int) -> None:
     """Wait until this number of connections has been made from now on."""
 
     async def made() -> int:
-        told = await redis.ask("INFO", "commandstats")
-        found = re.search(r"cmdstat_hello:calls=(\d+)", told)
+        info = await redis.ask("INFO", "commandstats")
+        found = re.search(r"cmdstat_hello:calls=(\d+)", info)
         return int(found[1]) if found else 0
 
     before = await made()
@@ -389,7 +393,7 @@ def _logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("breaks", "mends", "told"),
+    ("breaks", "mends", "reason"),
     [
         (
             [("CONFIG", "SET", "maxmemory", "1")],
@@ -427,7 +431,7 @@ async def test_a_later_fault_is_logged_once_and_its_end_when_the_command_works_a
     caplog: pytest.LogCaptureFixture,
     breaks: list[tuple[str, ...]],
     mends: list[tuple[str, ...]],
-    told: str,
+    reason: str,
 ) -> None:
     (tmp_path / "dump.rdb" / "is no file").mkdir(parents=True)
     caplog.set_level("INFO", "rawws")
@@ -444,8 +448,8 @@ async def test_a_later_fault_is_logged_once_and_its_end_when_the_command_works_a
         while not _logged(caplog):
             await trio.sleep(0.01)
         await _tries(redis, 10)
-        (why,) = [why for level, why in _logged(caplog) if level != "WARNING"]  # which a lost connection is
-        assert why.startswith(told)
+        (why,) = [why for level, why in _logged(caplog) if level != "WARNING"]  # a lost connection is a warning
+        assert why.startswith(reason)
         assert (await node.ask(post("/room/x", b"is refused meanwhile"))).status == 503
         for command in mends:
             await redis.ask(*command)
@@ -457,7 +461,7 @@ async def test_a_later_fault_is_logged_once_and_its_end_when_the_command_works_a
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_post_that_was_taken_back_does_not_make_it_seem_back(
+async def test_a_withdrawn_post_is_not_logged_as_the_end_of_an_outage(
     nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rawws.server.room_posts.HELD_S", 0.05)
@@ -474,7 +478,7 @@ async def test_a_post_that_was_taken_back_does_not_make_it_seem_back(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_redis_that_is_full_does_not_end_a_start_and_can_be_read(
+async def test_a_full_redis_does_not_end_a_start_and_can_be_read(
     nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "rawws")
@@ -491,7 +495,7 @@ async def test_a_redis_that_is_full_does_not_end_a_start_and_can_be_read(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_start_ends_as_well_when_redis_comes_late_and_refuses(redis: RedisServer) -> None:
+async def test_a_start_also_ends_when_redis_comes_late_and_refuses(redis: RedisServer) -> None:
     await redis.ask("CONFIG", "SET", "requirepass", "secret")
     async with network(redis.port) as between, trio.open_nursery() as nursery:
         between.cut()
@@ -505,7 +509,7 @@ async def _after(seconds: float, work: Callable[[], None]) -> None:
 
 
 @pytest.mark.usefixtures("impatient", "bounded")
-async def test_a_redis_that_loads_its_data_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_start_waits_for_a_redis_that_loads_its_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "rawws")
     async with redis_server(tmp_path) as server:
         for number in range(10):
@@ -525,7 +529,7 @@ async def test_a_redis_that_loads_its_data_is_waited_for(tmp_path: Path, caplog:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told", "lasts"),
+    ("answer", "reason", "lasts"),
     [
         # Redis 6.2, 7.0, 7.2 and 8 say these.
         ("ERR Unknown Redis command called from script script", "(it is version 6.2.14)", Lasts.FOR_EVER),
@@ -536,9 +540,9 @@ async def test_a_redis_that_loads_its_data_is_waited_for(tmp_path: Path, caplog:
         ("BUSY Redis is busy running a script.", "BUSY Redis is busy running a script", Lasts.A_WHILE),
     ],
 )
-def test_refusals_within_a_script_are_diagnosed(answer: str, told: str, lasts: Lasts) -> None:
+def test_refusals_within_a_script_are_diagnosed(answer: str, reason: str, lasts: Lasts) -> None:
     trouble = diagnose(troubles.Refused(answer, "XADD"), Address("redis", "localhost", 6379, "rawws"), "6.2.14")
-    assert told in trouble.sentence
+    assert reason in trouble.sentence
     assert trouble.lasts is lasts
 
 

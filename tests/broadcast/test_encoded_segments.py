@@ -95,7 +95,7 @@ def test_the_least_recently_used_are_forgotten_first() -> None:
     assert segments.forgotten == 6
 
 
-def test_within_the_bound_nothing_is_forgotten_and_nobody_is_asked() -> None:
+def test_nothing_is_forgotten_or_looked_up_within_the_bound() -> None:
     def ask() -> Iterable[tuple[int, Encoding]]:
         raise AssertionError("readers are looked up for nothing")
 
@@ -123,7 +123,7 @@ def test_runs_are_forgotten_before_segments() -> None:
     assert segments.size_bytes == size
 
 
-def test_there_is_a_number_of_runs_at_most() -> None:
+def test_the_number_of_runs_is_bounded() -> None:
     segments = EncodedSegments()
     for number in range(MAX_RUNS + 1):
         segments.keep_run(number, PLAIN, (b"run", [1, 2]))

@@ -1,4 +1,4 @@
-"""Which message was published under which Idempotency-Key, for how long, and of how many that is known."""
+"""Idempotency keys: the message of each, for a limited time and in a limited number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_key_is_known_for_ten_minutes_and_no_longer() -> None:
     assert (len(repeats), repeats.held_bytes) == (0, 0)
 
 
-def test_of_more_than_a_thousand_keys_the_oldest_are_forgotten() -> None:
+def test_the_oldest_of_more_than_a_thousand_keys_are_forgotten() -> None:
     repeats = Repeats()
     for number in range(MAX_KEYS + 5):
         repeats.note(f"{number:04}", number, "", float(number) / 1000)

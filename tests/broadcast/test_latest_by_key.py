@@ -28,14 +28,14 @@ def test_the_newest_of_each_key() -> None:
     assert newest.after(9) == []
 
 
-def test_there_is_an_end_to_keys() -> None:
+def test_the_number_of_keys_is_bounded() -> None:
     newest = LatestByKey("k")
     newest.add(1, b"".join(text_frame(f'{{"k":{number}}}') for number in range(MAX_KEYS + 10)))
     assert len(newest) == MAX_KEYS
     assert newest.after(0)[0][0] == 11
 
 
-def test_the_newest_of_all_keys_take_so_much_at_most() -> None:
+def test_the_newest_messages_of_all_keys_take_bounded_memory() -> None:
     newest = LatestByKey("k", 20_000)
     newest.add(1, b"".join(text_frame(json.dumps({"k": number, "pad": "x" * 1000})) for number in range(100)))
     assert newest.held_bytes <= 20_000

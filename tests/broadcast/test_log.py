@@ -57,7 +57,7 @@ class Fakes:
 
 
 def shout(frames: bytes, window_bits: int) -> Iterator[bytes]:
-    """Stands in for deflating: other bytes, of another length, that tell for which window they were made."""
+    """Stands in for deflating: other bytes, of another length, that contain the window that they were made for."""
     yield frames.replace(LARGE, encode_frame(Opcode.TEXT, b"X" * window_bits))
 
 
@@ -79,13 +79,13 @@ def test_a_segment_is_the_frames_of_a_turn_in_their_order() -> None:
     assert (log.next, log.open_bytes, log.end_bytes, log.kept_bytes) == (0, 9, 0, 0)
     segment = log.seal()
     assert segment == HELLO + PING
-    assert log.segment(0) is segment, "everybody is given the same bytes"
+    assert log.segment(0) is segment, "all readers share the same bytes"
     assert (log.next, log.open_bytes, log.end_bytes, log.kept_bytes) == (1, 0, 9, 9)
     assert log.seal() is None
 
 
 @pytest.mark.parametrize("large_at", [None, 0, SEGMENT_PIECES - 1, SEGMENT_PIECES])
-def test_a_segment_has_so_many_messages_at_most_and_each_of_them_whole(large_at: int | None) -> None:
+def test_a_segment_has_a_bounded_number_of_messages_and_each_is_whole(large_at: int | None) -> None:
     reversing = Fakes(lambda frames, _: iter((frames[::-1],)))
     log = BroadcastLog()
     count = 2 * SEGMENT_PIECES + 5
@@ -109,7 +109,7 @@ def test_a_segment_has_so_many_messages_at_most_and_each_of_them_whole(large_at:
     assert (log.last_message, log.open_bytes) == (count, 0)
 
 
-def test_lag_counts_the_sealed_bytes_behind_a_cursor() -> None:
+def test_lag_counts_the_sealed_bytes_after_a_cursor() -> None:
     log = BroadcastLog()
     for frame in (HELLO, PING, HELLO):
         log.append([frame])
@@ -147,7 +147,7 @@ def test_trimming_forgets_and_renumbers_nothing() -> None:
     assert repr(log) == "<BroadcastLog segments 4..5 kept=2 open=0>"
 
 
-def test_a_segment_is_encoded_once_and_only_of_a_segment_with_a_large_message() -> None:
+def test_a_segment_is_encoded_once_and_only_if_it_has_a_large_message() -> None:
     made: list[int] = []
 
     def deflate(frames: bytes, window_bits: int) -> Iterator[bytes]:
@@ -269,14 +269,14 @@ def sealed(*segments: bytes) -> BroadcastLog:
     return log
 
 
-def test_a_run_is_the_segments_from_a_place_on_and_their_sizes() -> None:
+def test_a_run_is_the_segments_from_a_position_on_and_their_sizes() -> None:
     log = sealed(HELLO, HELLO + PING, LARGE)
     assert log.run(0, PLAIN) == (HELLO + HELLO + PING + LARGE, [7, 9, len(LARGE)])
     assert log.run(2, PLAIN) == (LARGE, [len(LARGE)])
     assert log.run(1, SHOUTED[15]) == (HELLO + PING + encode_frame(Opcode.TEXT, b"X" * 15), [9, 17])
 
 
-def test_a_run_ends_at_a_segment_before_it_is_too_long_for_one_send_but_has_one_at_least() -> None:
+def test_a_run_fits_into_one_send_but_has_at_least_one_segment() -> None:
     half = encode_frame(Opcode.BINARY, bytes(RUN_BYTES // 2 - 4))
     log = sealed(half, half, PING, encode_frame(Opcode.BINARY, bytes(RUN_BYTES)), PING)
     assert log.run(0, PLAIN)[1] == [RUN_BYTES // 2] * 2
@@ -285,7 +285,7 @@ def test_a_run_ends_at_a_segment_before_it_is_too_long_for_one_send_but_has_one_
     assert log.run(3, PLAIN)[1] == [RUN_BYTES + 10]
 
 
-def test_many_who_come_back_at_one_place_are_given_the_same_bytes_in_each_encoding() -> None:
+def test_readers_that_resume_at_one_position_share_the_same_bytes_in_each_encoding() -> None:
     log = sealed(HELLO, LARGE)
     run = log.run(0, PLAIN)
     assert log.run(0, PLAIN) is run
@@ -293,7 +293,7 @@ def test_many_who_come_back_at_one_place_are_given_the_same_bytes_in_each_encodi
     assert log.run(0, PLAIN) is run
 
 
-def test_of_the_places_that_runs_are_kept_for_the_oldest_is_given_up_first() -> None:
+def test_runs_of_the_oldest_position_are_dropped_first() -> None:
     log = sealed(*[HELLO] * (MAX_RUNS + 2))
     runs = [log.run(number, PLAIN) for number in range(MAX_RUNS)]
     assert all(log.run(number, PLAIN) is run for number, run in enumerate(runs))
@@ -304,7 +304,7 @@ def test_of_the_places_that_runs_are_kept_for_the_oldest_is_given_up_first() -> 
     assert again is not runs[0]
 
 
-def test_trimming_gives_up_the_runs_with_the_segments_that_they_are_made_of() -> None:
+def test_trimming_drops_the_runs_with_their_segments() -> None:
     log = sealed(HELLO, PING, HELLO)
     run = log.run(1, PLAIN)
     log.trim(0)
@@ -315,11 +315,11 @@ def test_trimming_gives_up_the_runs_with_the_segments_that_they_are_made_of() ->
     assert again is not run
 
 
-# Encoding: work, steps, and what is kept
+# Encoding: work, steps, and kept segments
 
 
 class Making(Fakes):
-    """Encodes in three steps each, as many bytes as the frames have, and notes what it was asked for."""
+    """Encodes to as many bytes as the frames have, in three steps, and notes the requests."""
 
     def __init__(self) -> None:
         super().__init__(self._make)
@@ -336,7 +336,7 @@ class Making(Fakes):
         self.steps += 1
 
 
-def test_a_lag_is_known_without_making_anything() -> None:
+def test_a_lag_is_known_without_encoding_anything() -> None:
     making = Making()
     log = BroadcastLog(message_bytes=7)
     for _ in range(5):
@@ -456,7 +456,7 @@ def test_encoded_segments_are_forgotten_one_at_a_time_least_recently_used_first(
     assert log.held_bytes <= (MAX_ENCODED_RATIO + 1) * log.kept_bytes + 100_000
 
 
-def test_an_encoded_segment_that_a_reader_is_in_the_midst_of_is_kept() -> None:
+def test_an_encoded_segment_is_kept_while_a_reader_is_within_it() -> None:
     making = Making()
     readers = [(Cursor(1, 10), 9), (Cursor(2, 0), 9), (Cursor(SEGMENTS), 9)]
     log = large_log(making, readers)
@@ -470,17 +470,17 @@ def test_an_encoded_segment_that_a_reader_is_in_the_midst_of_is_kept() -> None:
             log.segment(number, making[form])
     asked = len(making.asked)
     assert not log.work(1, making[9])
-    assert log.work(2, making[9]), "that one has had nothing of it"
+    assert log.work(2, making[9]), "that reader has had none of its bytes"
     log.segment(1, making[9])
     assert len(making.asked) == asked
     readers.clear()
     for form in forms:
         for number in range(SEGMENTS):
             log.segment(number, making[form])
-    assert log.work(1, making[9]), "nobody needs it any more"
+    assert log.work(1, making[9]), "no reader needs it any more"
 
 
-def test_readers_at_places_and_with_encodings_of_their_own_have_each_segment_encoded_once() -> None:
+def test_each_segment_is_encoded_once_for_readers_at_different_positions() -> None:
     making = Making()
     forms = [9, 15, 0x10, 0x19, 0x1F, 0x20, 0x30]  # one more than there is room for
     readers = [(Cursor(number, 1), form) for number in range(SEGMENTS) for form in forms]
@@ -604,7 +604,7 @@ def test_a_segment_whose_encoding_has_failed_is_encoded_from_the_beginning() -> 
     assert log.segment(0, making[15]) == LARGE
 
 
-def test_it_knows_the_segments_that_it_keeps() -> None:
+def test_a_log_knows_the_segments_that_it_keeps() -> None:
     log = BroadcastLog()
     log.append([HELLO])
     first = log.seal()

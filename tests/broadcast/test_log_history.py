@@ -1,4 +1,4 @@
-"""What a log keeps for those who come later, by example and against a naive model: a list of messages."""
+"""The history of a log, by example and against a naive model: a list of messages."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_message_of_any_size_is_one(least: int) -> None:
 
 
 @pytest.mark.parametrize("after", range(6))
-def test_who_comes_later_begins_where_he_left_off_even_within_a_segment(after: int) -> None:
+def test_a_reader_resumes_after_its_last_message_even_within_a_segment(after: int) -> None:
     log = make_log(["1", "2", "3"], ["4"], ["5"])
     assert everything_from(log, after) == ["1", "2", "3", "4", "5"][after:]
     assert not log.replay_start(after, PLAIN, 0.0).is_gap
@@ -81,7 +81,7 @@ def test_the_history_ends_with_its_number_of_messages() -> None:
     assert everything_from(log, 0) == ["3", "4", "5"]
 
 
-def test_and_with_its_age_and_its_size() -> None:
+def test_the_history_ends_with_its_age_and_its_size() -> None:
     log = BroadcastLog(history=History(100, max_bytes=10, max_age_s=60))
     for second in range(5):
         log.append([text_frame("abc")])  # five bytes
@@ -102,21 +102,21 @@ def test_without_a_history_everything_before_is_a_gap() -> None:
     assert log.replay_start(3, PLAIN, 0.0).is_gap, "an id from a future that hasn't been"
 
 
-def test_who_polls_is_given_what_is_within_bounds_and_one_message_at_least() -> None:
+def test_a_poll_gets_messages_within_its_bounds_and_at_least_one() -> None:
     log = make_log(["1", "22", "333"], ["4"], ["55555"])
 
-    def told(after: int, *, most: int = 99, most_bytes: int = 99) -> list[bytes]:
+    def polled(after: int, *, most: int = 99, most_bytes: int = 99) -> list[bytes]:
         return [bytes(payload) for _, _, payload in log.messages(after, most=most, most_bytes=most_bytes)]
 
-    assert told(1) == [b"22", b"333", b"4", b"55555"]
-    assert told(1, most=2) == [b"22", b"333"]
-    assert told(2, most=2) == [b"333", b"4"], "over the end of a segment"
-    assert told(0, most_bytes=3) == [b"1", b"22"]
-    assert told(4, most=0) == told(4, most_bytes=1) == [b"55555"]
-    assert told(5) == told(6) == []
+    assert polled(1) == [b"22", b"333", b"4", b"55555"]
+    assert polled(1, most=2) == [b"22", b"333"]
+    assert polled(2, most=2) == [b"333", b"4"], "over the end of a segment"
+    assert polled(0, most_bytes=3) == [b"1", b"22"]
+    assert polled(4, most=0) == polled(4, most_bytes=1) == [b"55555"]
+    assert polled(5) == polled(6) == []
 
 
-def test_a_message_is_in_the_segment_of_its_turn_and_one_to_come_in_the_open_one() -> None:
+def test_each_message_is_in_the_segment_of_its_turn_and_the_next_in_the_open_one() -> None:
     log = make_log(["1", "2"], ["3"])
     assert [log.number_of(message) for message in (1, 2, 3, 4, 9)] == [0, 0, 1, 2, 2]
     log.trim(1)
@@ -132,7 +132,7 @@ def test_a_segment_knows_its_first_and_last_messages_whatever_was_before() -> No
     assert log.span(2) == (4, 6)
 
 
-def test_messages_that_nobody_here_has_take_a_number_and_end_the_history() -> None:
+def test_missing_messages_take_a_number_and_end_the_history() -> None:
     log = make_log(["1", "2"])
     log.leave_out({})
     assert (log.last_message, log.tail_id, log.next_message, log.oldest(0.0)) == (3, "e-3", 4, 4)
@@ -142,10 +142,10 @@ def test_messages_that_nobody_here_has_take_a_number_and_end_the_history() -> No
     assert everything_from(log, 0) == everything_from(log, 2) == everything_from(log, 3) == ["4"]
     assert [number for number, _, _ in log.messages(3, most=9, most_bytes=99)] == [b"e-4"]
     log.trim(log.next)
-    assert (log.kept_bytes, log.oldest(0.0)) == (len(text_frame("4")), 4), "what was before is no part of the history"
+    assert (log.kept_bytes, log.oldest(0.0)) == (len(text_frame("4")), 4), "earlier messages are no part of the history"
 
 
-def test_a_gap_is_told_of_in_each_encoding_with_controls_between_the_messages_around_it() -> None:
+def test_a_gap_is_sent_between_its_neighbours_in_each_encoding_with_controls() -> None:
     log = make_log(["1"])
     log.leave_out({"gap": {"since": "e-1"}})
     log.append([text_frame("3")])
@@ -171,7 +171,7 @@ def test_gaps_are_found_among_the_segments_of_a_range() -> None:
     assert log.gaps(2, 4) == [3]
 
 
-def test_nothing_is_left_out_between_messages_of_one_turn() -> None:
+def test_a_gap_between_messages_of_one_turn_is_refused() -> None:
     log = make_log()
     log.append([text_frame("1")])
     with pytest.raises(AssertionError, match="not sealed"):
@@ -179,14 +179,14 @@ def test_nothing_is_left_out_between_messages_of_one_turn() -> None:
 
 
 class HistoryModel(RuleBasedStateMachine):
-    """Publish in turns, trim at random, and hold what every reader would get against a list."""
+    """Publish in turns, trim at random, and compare each reader's messages with a list."""
 
     @initialize(history=st.integers(0, 8))
     def begin(self, history: int) -> None:
         self.history = history
         self.log = BroadcastLog(ids=NumberedIds("e"), history=History(history))
         self.sent: list[str] = []
-        self.reader = 0  # a segment that somebody still needs
+        self.reader = 0  # a segment that a reader still needs
 
     @rule(texts=st.lists(st.sampled_from(["", "a", "b" * 5000]), min_size=1, max_size=4))
     def turn(self, texts: list[str]) -> None:
@@ -211,19 +211,19 @@ class HistoryModel(RuleBasedStateMachine):
         first = oldest if start.is_gap else after + 1
         assert everything_from(self.log, after) == self.sent[first - 1 :]
         if not start.is_gap:
-            told = [bytes(payload).decode() for _, _, payload in self.log.messages(after, most=99, most_bytes=1 << 30)]
-            assert told == self.sent[after:]
+            texts = [bytes(payload).decode() for _, _, payload in self.log.messages(after, most=99, most_bytes=1 << 30)]
+            assert texts == self.sent[after:]
 
 
 TestHistoryModel = HistoryModel.TestCase
 TestHistoryModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
-# What it takes
+# Memory
 
 
 def taken(act: Callable[[], object]) -> int:
-    """Return how many bytes of memory something takes that is kept."""
+    """Return the bytes of memory that the result of a call takes."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -252,13 +252,13 @@ def one_by_one(ids: Ids, encodings: Sequence[Encoding], count: int = 5000, text:
 @pytest.mark.slow
 @pytest.mark.parametrize("make_ids", [NumberedIds, StreamIds])
 @pytest.mark.parametrize("encodings", [[], [WITH_IDS], [EVENTS, WITH_IDS]], ids=["plain", "ids", "events and ids"])
-def test_what_the_tiniest_messages_take_is_what_is_counted(make_ids: type[Ids], encodings: list[Encoding]) -> None:
+def test_the_memory_of_the_tiniest_messages_is_counted(make_ids: type[Ids], encodings: list[Encoding]) -> None:
     logs = []
     took = taken(lambda: logs.append(one_by_one(make_ids(), encodings)))
     assert 0.7 < logs[0].held_bytes / took < 1.5
     log = logs[0]
-    assert log.kept_bytes == log.lag_bytes(Cursor(0)) == 3 * 5000, "on the wire it is little"
-    assert took * 0.2 < log.lag_cost(Cursor(0)), "what a limit is held against is what it takes, within other encodings"
+    assert log.kept_bytes == log.lag_bytes(Cursor(0)) == 3 * 5000, "they are few bytes on the wire"
+    assert took * 0.2 < log.lag_cost(Cursor(0)), "the lag counts the memory in use, including other encodings"
     assert log.lag_cost(Cursor(log.next)) == 0
     log.trim(log.next)
     assert log.held_bytes == 0

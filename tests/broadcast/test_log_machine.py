@@ -33,7 +33,7 @@ ENCODINGS = (PLAIN, WITH_IDS, EVENTS, JSON_EVENTS)
 
 @dataclass(frozen=True)
 class Said:
-    """One message of the model, as each encoding is to have it."""
+    """One message of the model, and its expected bytes in each encoding."""
 
     id: bytes
     opcode: Opcode
@@ -42,7 +42,7 @@ class Said:
     at: float
 
     def encoded(self, encoding: Encoding) -> bytes:
-        """Written out once more, in the plainest way: what encodings.py does is not asked."""
+        """Encode the message in the plainest way, independently of encodings.py."""
         if encoding is PLAIN:
             return encode_frame(self.opcode, self.payload)
         if encoding is WITH_IDS:
@@ -50,8 +50,8 @@ class Said:
         if encoding is JSON_EVENTS:
             is_text = self.opcode is Opcode.TEXT
             value = self.payload.decode() if is_text else base64.b64encode(self.payload).decode()
-            told = {"id": self.id.decode(), "text" if is_text else "base64": value}
-            data = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+            event = {"id": self.id.decode(), "text" if is_text else "base64": value}
+            data = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
             return b"id: " + self.id + b"\ndata: " + data + b"\n\n"
         if self.opcode is Opcode.BINARY:
             return b"id: " + self.id + b"\nevent: binary\ndata: " + base64.b64encode(self.payload) + b"\n\n"
@@ -60,7 +60,7 @@ class Said:
 
 
 class Missing(Said):
-    """Messages that nobody here has, where the log has a gap; ``payload`` is what readers are told of it, in JSON."""
+    """Missing messages, where the log has a gap; ``payload`` is the JSON that readers get about it."""
 
     def encoded(self, encoding: Encoding) -> bytes:
         if encoding is PLAIN:
@@ -72,7 +72,7 @@ class Missing(Said):
 
 @dataclass(eq=False)
 class Reader:
-    """Who is sent the log from a place on, ``rest`` first; ``got`` is to be all of ``wanted``, in order and once."""
+    """A reader of the log from a position on, ``rest`` first; ``got`` must become ``wanted``, in order and once."""
 
     encoding: Encoding
     rest: bytes
@@ -106,7 +106,7 @@ class LogMachine(RuleBasedStateMachine):
         self.messages: list[Said | None] = [None]  # by number; None for the place before the first
         self.labels = [b"5-3" if self.stream_ids else b"e-0"]
         self.open: list[tuple[Opcode, bytes]] = []
-        self.segments = 0  # how many were sealed
+        self.segments = 0  # number of sealed segments
         self.first = 0  # segment that is still there
         self.old = 0  # segments below this one are no part of the history any more
         self.readers: list[Reader] = []
@@ -124,7 +124,7 @@ class LogMachine(RuleBasedStateMachine):
         return sum(len(said.encoded(PLAIN)) for number in numbers for said in self.of_segment(number))
 
     def oldest(self) -> int:
-        """The number of the oldest message of the history, looked for from the oldest on, segment by segment."""
+        """Return the number of the oldest message of the history, by a search from the oldest segment on."""
         while self.old < self.segments:
             is_young = self.now - self.of_segment(self.old)[0].at < self.history.max_age_s
             newest = max(self.numbers_in(self.old))
@@ -138,7 +138,7 @@ class LogMachine(RuleBasedStateMachine):
         return [number for number, said in enumerate(self.messages) if said is not None and said.segment == segment]
 
     def new_id(self, step: int) -> bytes:
-        """The id of the next message; those of a stream leave gaps."""
+        """Return the id of the next message; ids of a stream leave gaps."""
         if self.stream is None:
             return b"e-%d" % (len(self.messages))
         milliseconds, sequence = self.stream.last
@@ -192,8 +192,8 @@ class LogMachine(RuleBasedStateMachine):
         self.log.leave_out({"gap": gap}, self.now)
         identifier = self.new_id(step)
         self.labels.append(identifier)
-        told = json.dumps(gap, separators=(",", ":")).encode()
-        self.messages.append(Missing(identifier, Opcode.TEXT, told, self.segments, self.now))
+        payload = json.dumps(gap, separators=(",", ":")).encode()
+        self.messages.append(Missing(identifier, Opcode.TEXT, payload, self.segments, self.now))
         for reader in self.readers:
             reader.wanted.append(self.last)
         self.segments += 1
@@ -217,7 +217,7 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.first < self.segments)
     @rule(encoding=st.sampled_from(ENCODINGS), back=st.integers(0, 5), steps=st.integers(1, 3))
     def make_some(self, encoding: Encoding, back: int, steps: int) -> None:
-        """Some steps of a encoding that somebody may want are done, and perhaps not all."""
+        """Do some steps of an encoding that a reader may want, perhaps not all."""
         number = max(self.first, self.segments - 1 - back)
         before = self.log.work(number, encoding)
         done = [self.log.make(number, encoding) for _ in range(steps)][-1]
@@ -233,12 +233,12 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(encoding=st.sampled_from(ENCODINGS))
     def join(self, encoding: Encoding) -> None:
-        """From now on: at the tail."""
+        """Join at the tail."""
         self.readers.append(Reader(encoding, b"", Cursor(self.log.next), []))
 
     @rule(encoding=st.sampled_from(ENCODINGS), back=st.integers(-1, 8))
     def join_since(self, encoding: Encoding, back: int) -> None:
-        """From behind a message that it names by its id."""
+        """Join after a message that the reader names by its id."""
         after = max(0, self.last - back)
         named = parse_id(self.labels[after].decode()) if after <= self.last else MessageId("e", after)
         if self.stream is not None and after > self.last:
@@ -247,9 +247,9 @@ class LogMachine(RuleBasedStateMachine):
         number = self.ids.number_of(named)
         assert number is not None
         if oldest - 1 <= after <= self.last:
-            assert number == after, "who names a message that is there begins behind it"
+            assert number == after, "a reader that names a message of the history begins after it"
         else:
-            assert number < oldest - 1 or number > self.last, "what is gone, or was never there, is known as such"
+            assert number < oldest - 1 or number > self.last, "a message that is gone, or never was, is known as such"
         start = self.log.replay_start(number, encoding, self.now)
         assert start.is_gap is not (oldest - 1 <= after <= self.last)
         self.add_reader(start, encoding, oldest if start.is_gap else after + 1)
@@ -264,7 +264,7 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.readers)
     @rule(data=st.data(), taken=st.integers(0, 40) | st.sampled_from([4000, 10_000]), in_runs=st.booleans())
     def send_some(self, data: st.DataObject, taken: int, in_runs: bool) -> None:
-        """Its socket takes so many bytes, or fewer: of the rest that it begins with, of a segment, or of several."""
+        """Let a reader's socket accept at most this number of bytes: of its rest, of a segment, or of several."""
         reader = data.draw(st.sampled_from(self.readers))
         if reader.rest:
             reader.got += reader.rest[:taken]
@@ -284,7 +284,7 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.readers)
     @rule(data=st.data(), committed=st.integers(0, 3))
     def put_between(self, data: st.DataObject, committed: int) -> None:
-        """A frame for one reader alone goes in where a message ends: after the rest of the one that has partly gone."""
+        """Insert a frame for one reader alone at the end of a message: after the rest of a partly sent one."""
         reader = data.draw(st.sampled_from(self.readers))
         if reader.rest or reader.cursor.number == self.log.next:
             return
@@ -303,7 +303,7 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.readers)
     @rule(data=st.data())
     def skip_to_the_newest(self, data: st.DataObject) -> None:
-        """Who has fallen behind is sent the rest of the message that it is in, and then goes on at the tail."""
+        """A lagging reader is sent the rest of its current message, and then continues at the tail."""
         reader = data.draw(st.sampled_from(self.readers))
         if reader.rest:
             return
@@ -318,7 +318,7 @@ class LogMachine(RuleBasedStateMachine):
         owed = self.numbers_in(number)[:whole]
         assert self.log.last_before(self.log.next) == self.last
         assert all(n > had for n in owed)
-        # Of what it was owed, it has what came before this segment, and the messages of it that have gone whole.
+        # The reader has all messages before this segment, and those of the segment that have been sent whole.
         reader.wanted = [n for n in reader.wanted if self.segment_of(n) < number or n in owed]
         reader.cursor = Cursor(self.log.next)
 
@@ -330,12 +330,12 @@ class LogMachine(RuleBasedStateMachine):
     @rule(back=st.integers(0, 6), most=st.integers(1, 5))
     def poll(self, back: int, most: int) -> None:
         after = max(self.last - back, self.oldest() - 1)
-        told = list(self.log.messages(after, most=most, most_bytes=1 << 30))
-        behind = [said for said in self.messages[after + 1 :] if said is not None][:most]
-        got = [(message_id, opcode, bytes(payload)) for message_id, opcode, payload in told]
-        assert got == [(said.id, said.opcode, said.payload) for said in behind]
+        polled = list(self.log.messages(after, most=most, most_bytes=1 << 30))
+        following = [said for said in self.messages[after + 1 :] if said is not None][:most]
+        got = [(message_id, opcode, bytes(payload)) for message_id, opcode, payload in polled]
+        assert got == [(said.id, said.opcode, said.payload) for said in following]
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def each_reader_gets_what_it_is_owed_once_and_in_order(self) -> None:
@@ -395,7 +395,7 @@ class LogMachine(RuleBasedStateMachine):
 
 
 def forward(number: int, offset: int, sizes: list[int]) -> Cursor:
-    """Return the cursor that stands so many bytes behind a segment's beginning, where the segments have these sizes."""
+    """Return the cursor at an offset from a segment's beginning, where the segments have these sizes."""
     for size in sizes:
         if offset < size:
             return Cursor(number, offset)
@@ -411,5 +411,5 @@ class StreamLogMachine(LogMachine):
 
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("machine", [LogMachine, StreamLogMachine], ids=["numbered", "from a stream"])
-def test_every_reader_gets_the_messages_behind_its_place_in_order_and_once(machine: type[LogMachine]) -> None:
+def test_every_reader_gets_the_messages_after_its_position_in_order_and_once(machine: type[LogMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=40))

@@ -106,7 +106,9 @@ def test_a_stream_that_begins_anew_with_lower_ids() -> None:
         6,
         None,
     ]
-    assert [ids.number_of(parse_id(each)) for each in ["91-1", "92-0"]] == [7, 7], "what nobody has had here is newer"
+    assert [ids.number_of(parse_id(each)) for each in ["91-1", "92-0"]] == [7, 7], (
+        "an id that this node has never had is newer"
+    )
     log.trim(log.next)
     ids.restart((70, 0))
     assert ids.number_of(parse_id("90-5")) is None
@@ -156,7 +158,7 @@ def test_an_id_of_another_log_is_known_for_what_it_is() -> None:
     assert NumberedIds().number_of(parse_id("e-7")) is None, "an epoch that no other log has"
 
 
-def test_ids_that_count_can_be_told_of_messages_that_are_gone() -> None:
+def test_numbered_ids_of_forgotten_messages_are_known() -> None:
     ids = NumberedIds("e")
     ids.forget(7)
     assert (ids.label(3), ids.number_of(parse_id("e-3"))) == (b"e-3", 3)

@@ -43,12 +43,12 @@ def test_messages_of_a_batch_that_have_not_arrived_are_sent_again() -> None:
 
 
 @pytest.mark.parametrize(("most_bytes", "count"), [(5, 1), (10, 1), (25, 2), (40, 4), (1000, 4)])
-def test_a_batch_is_bounded_in_bytes_and_has_one_message_at_least(most_bytes: int, count: int) -> None:
+def test_a_batch_is_bounded_in_bytes_and_has_at_least_one_message(most_bytes: int, count: int) -> None:
     outbox, _ = filled(4)
     assert len(outbox.batch(10, most_bytes)) == count
 
 
-def test_it_is_full_from_a_bound_on_and_takes_what_comes_even_so() -> None:
+def test_an_outbox_is_full_at_its_bound_and_still_takes_messages() -> None:
     outbox = Outbox(2 * (10 + OVERHEAD_BYTES))
     outbox.put(message("a"))
     assert not outbox.is_full
@@ -63,7 +63,7 @@ def test_it_is_full_from_a_bound_on_and_takes_what_comes_even_so() -> None:
     assert (outbox.is_full, outbox.waiting_bytes, len(outbox)) == (False, 0, 0)
 
 
-def test_only_what_has_not_gone_out_can_be_withdrawn() -> None:
+def test_only_messages_that_have_not_gone_out_can_be_withdrawn() -> None:
     outbox, messages = filled(3)
     outbox.batch(1, 1000)
     assert [outbox.withdraw(each) for each in messages] == [False, True, True]
@@ -71,7 +71,7 @@ def test_only_what_has_not_gone_out_can_be_withdrawn() -> None:
     assert (len(outbox), outbox.waiting_bytes) == (1, 10 + OVERHEAD_BYTES)
 
 
-def test_batches_that_are_cut_anywhere_lose_and_double_nothing() -> None:
+def test_batches_cut_anywhere_lose_and_duplicate_nothing() -> None:
     chance = random.Random(7)
     for _ in range(50):
         outbox, messages = filled(40)

@@ -50,7 +50,7 @@ def test_a_large_text_is_encoded_as_a_small_one_would_be(character: str) -> None
     encoded = b",".join(as_json(number, Opcode.TEXT, payload) for number, payload in messages)
     expected = b'{"messages":[%b],"next":"e-3","gap":null}\n' % encoded
     assert b"".join(answer) == expected
-    assert b"".join(answer) == expected, "it can be told to any number"
+    assert b"".join(answer) == expected, "it can be sent to any number of clients"
 
 
 @pytest.mark.parametrize("beyond", [1, 2, 3, STEP_BYTES])

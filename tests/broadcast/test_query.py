@@ -1,4 +1,4 @@
-"""From where on a reader wants a room's messages: the query of its URL, and what an EventSource adds to it."""
+"""The position from which a reader wants a room's messages: the query of its URL, and an EventSource's last id."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUERIES = [
 
 
 @pytest.mark.parametrize(("query", "reading"), QUERIES)
-def test_a_query_is_read_and_what_is_somebody_elses_passed_over(query: str, reading: RoomQuery) -> None:
+def test_a_query_is_read_and_other_parameters_are_ignored(query: str, reading: RoomQuery) -> None:
     assert read_query(query) == reading
     assert read_request(asked(query)) == reading
 
@@ -59,14 +59,14 @@ def test_a_query_is_read_and_what_is_somebody_elses_passed_over(query: str, read
         ("last=%32x", "last='2x' in the query is not a number"),
     ],
 )
-def test_a_query_that_can_not_be_meant_is_refused_with_what_is_wrong(query: str, message: str) -> None:
+def test_an_invalid_query_is_refused_with_a_reason(query: str, message: str) -> None:
     with pytest.raises(UsageError) as raised:
         read_query(query)
     assert str(raised.value) == message
     assert read_request(asked(query)) == Refusal(400, "reading", f"This can't be read from: {message}.")
 
 
-def test_the_last_event_id_counts_for_more_than_the_query_that_an_event_source_repeats() -> None:
+def test_the_last_event_id_takes_precedence_over_the_query_that_an_event_source_repeats() -> None:
     request = asked("since=e-1&peers&presence&json", last_event_id="e-7")
     assert read_request(request) == RoomQuery(MessageId("e", 7), wants_peers=True, wants_presence=True, wants_json=True)
 

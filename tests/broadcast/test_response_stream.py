@@ -1,4 +1,4 @@
-"""A room as Server-Sent Events (WHATWG HTML §9.2): what is sent besides the messages, and how the response ends."""
+"""A room as Server-Sent Events (WHATWG HTML §9.2): the bytes besides the messages, and the end of the response."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.wire.helpers import MASK_KEY
 
 
 def interpret(stream: bytes) -> tuple[list[dict[str, str]], int | None]:
-    """Read a stream as §9.2.6 says: its events, and the reconnection time that it set."""
+    """Read a stream as in §9.2.6; return its events and the reconnection time that it set."""
     events: list[dict[str, str]] = []
     event: dict[str, str] = {}
     retry = None
@@ -87,7 +87,7 @@ def test_a_close_is_the_end_of_the_response_and_no_bytes(close: CloseFrame, desc
     assert repr(stream) == "<ResponseStream text/event-stream closed>"
 
 
-def test_a_heartbeat_that_was_queued_still_goes_out_in_front_of_the_end() -> None:
+def test_a_queued_heartbeat_still_goes_out_before_the_end() -> None:
     stream = ResponseStream(EVENTS)
     stream.ping()
     stream.close()

@@ -1,4 +1,4 @@
-"""The segments of a log by themselves: what they are encoded as, and how much work that is."""
+"""The segments of a log alone: their encoded bytes, and the work that these take."""
 
 from __future__ import annotations
 

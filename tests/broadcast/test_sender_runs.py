@@ -1,4 +1,4 @@
-"""The senders of a log's messages: everybody gets all messages but their own."""
+"""The senders of a log's messages: each peer gets all messages but its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rawws.wire.frames import frame_ends
 from tests.wire.helpers import text_frame, texts_in
 
 
-def test_everything_but_ones_own() -> None:
+def test_a_reader_gets_all_messages_but_its_own() -> None:
     senders = SenderRuns()
     for last, sender in ((2, 1), (3, 2), (4, 1), (5, 1)):
         senders.add(last, sender)
@@ -33,9 +33,7 @@ def test_everything_but_ones_own() -> None:
 
 
 @pytest.mark.parametrize("encoding", [PLAIN, WITH_IDS])
-def test_that_everybody_spoke_costs_one_look_at_the_segment(
-    monkeypatch: pytest.MonkeyPatch, encoding: Encoding
-) -> None:
+def test_a_hundred_senders_cost_one_pass_over_the_segment(monkeypatch: pytest.MonkeyPatch, encoding: Encoding) -> None:
     looks: list[bytes] = []
 
     def look(segment: bytes) -> Iterator[int]:

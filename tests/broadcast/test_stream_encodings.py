@@ -82,7 +82,7 @@ def test_9_2_6_onmessage_gets_any_text_with_its_line_ends_as_lf_and_nothing_else
     ]
 
 
-def test_events_as_json_have_what_polling_has() -> None:
+def test_events_as_json_have_the_fields_of_a_poll() -> None:
     frames = encode_frame(Opcode.TEXT, "a\r\nü\u2028".encode()) + encode_frame(Opcode.BINARY, b"\x00\r")
     assert JSON_EVENTS.encode(frames, ids()) == (
         b'id: 9f2c41d7-41\ndata: {"id":"9f2c41d7-41","text":"a\\r\\n\xc3\xbc\\u2028"}\n\n'

@@ -1,4 +1,4 @@
-"""A room as a Redis Stream: entries as messages, and what may have been missed of one."""
+"""A room as a Redis Stream: entries as messages, and gaps in one."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_nodes_repeated_entries_are_recognized() -> None:
     assert not repeated.has(None)
     for number in range(MOST_NODES - 1):
         assert not repeated.has(Author(f"n{number}", 1, 1))
-    assert repeated.has(Author("other", 7, 1)), "of so many nodes it is known"
+    assert repeated.has(Author("other", 7, 1)), "the entries of this number of nodes are known"
     assert not repeated.has(Author("one more", 1, 1))
     assert not repeated.has(NODE), "the node that was silent for longest is forgotten"
 
@@ -134,7 +134,8 @@ def test_keys_and_ids() -> None:
     assert just_before(BEGINNING) < (0, 2**63)
 
 
-# A reader stands at (9 h, 0), the 50th entry; what has become of the stream meanwhile? It had looked at it just then.
+# A reader stands at (9 h, 0), the 50th entry, and had checked the stream just then. Each case is a later state of the
+# stream.
 LAST = (9 * HOUR_MS, 0)
 LATER, EARLIER = (LAST[0] + 10, 0), (LAST[0] - 10, 0)
 LONG_AGO = (HOUR_MS, 0)
@@ -142,7 +143,7 @@ FIRST = (LAST[0] - 100, 0)
 
 
 def place_at(last: StreamId, count: int = 50, *, removed: int = 0, early: StreamId = FIRST) -> StreamPlace:
-    """Return the place of a reader that has read all that a stream had when it looked at it."""
+    """Return the place of a reader that has read all entries of a stream, as of its last check."""
     place = StreamPlace(last, count)
     place.note_look(StreamState(count - removed, count, early, last), is_last=True)
     assert place.landmarks == (early, last)
@@ -207,7 +208,7 @@ def test_nothing_was_missed(state: StreamState) -> None:
             StreamState(0, 9, BEGINNING, EARLIER), Break(Missed.ANEW, EARLIER), EARLIER, id="anew, and emptied"
         ),
         pytest.param(
-            StreamState(3, 3, EARLIER, LATER), Break(Missed.ANEW, LAST), LAST, id="anew, before us and behind us"
+            StreamState(3, 3, EARLIER, LATER), Break(Missed.ANEW, LAST), LAST, id="anew, before us and after us"
         ),
         pytest.param(
             StreamState(70, 70, EARLIER, LATER), Break(Missed.ANEW, LAST), LAST, id="the same, with more entries"
@@ -219,13 +220,13 @@ def test_a_gap_is_found_by_comparing_place_and_state(state: StreamState, missed:
     place = place_at(LAST)
     assert place.compare(state, LAST[0] + 1000, HOUR_MS) == missed
     assert place.last == last
-    for entry in (state.oldest, state.newest):  # what the stream has is read
+    for entry in (state.oldest, state.newest):  # the stream's entries are read
         if place.last < entry:
             place.pass_over(entry)
             place.note_look(state, is_last=False)
     place.note_look(state, is_last=True)
     seen = state._replace(has_landmark=bool(state.length))
-    assert place.compare(seen, LAST[0] + 1000, HOUR_MS) is None, "it is told once"
+    assert place.compare(seen, LAST[0] + 1000, HOUR_MS) is None, "it is reported once"
 
 
 def test_no_message_of_an_older_stream_is_delivered_again() -> None:
@@ -236,7 +237,7 @@ def test_no_message_of_an_older_stream_is_delivered_again() -> None:
     assert place.last == EARLIER
 
 
-def test_an_entry_that_came_since_is_a_landmark_where_there_was_none() -> None:
+def test_a_later_entry_becomes_the_landmark_if_there_was_none() -> None:
     place = StreamPlace()
     place.note_look(StreamState(), is_last=True)
     assert place.landmarks == (BEGINNING, BEGINNING)
@@ -317,7 +318,7 @@ def test_entries_read_live_after_an_expired_stream_are_no_gap(count: int, was_lo
         place = StreamPlace()
         place.pass_over(LONG_AGO)
         place.count = count
-    place.pass_over((LONG_AGO[0] + HOUR_MS, 0))  # at a moment when nobody had seen yet that the old stream was gone
+    place.pass_over((LONG_AGO[0] + HOUR_MS, 0))  # before the end of the old stream was noticed
     place.pass_over((LONG_AGO[0] + HOUR_MS, 1))
     state = StreamState(2, 2, (LONG_AGO[0] + HOUR_MS, 0), (LONG_AGO[0] + HOUR_MS, 1))
     assert place.compare(state, NOW, HOUR_MS) is None
@@ -425,7 +426,7 @@ def test_a_tail_is_read_in_pages_until_the_stream_is_over() -> None:
     assert (tail.is_whole, tail.before, tail.wanted) == (False, (NOW - 1000, 3), 98)
     tail.add(state(added=9, length=9), messages(2, 1), NOW, is_last=True)
     assert (tail.is_whole, numbers_of(tail), tail.floor) == (True, [5, 4, 3, 2, 1], BEGINNING)
-    assert tail.end == state(added=5, length=5), "what came meanwhile is to be read behind it"
+    assert tail.end == state(added=5, length=5), "later entries are to be read after it"
 
 
 @pytest.mark.parametrize(
@@ -438,21 +439,21 @@ def test_a_tail_is_read_in_pages_until_the_stream_is_over() -> None:
     ],
     ids=["messages", "bytes", "a message over the bytes", "age"],
 )
-def test_a_tail_is_what_the_history_keeps(history: History, kept: int) -> None:
+def test_a_tail_has_the_entries_that_the_history_keeps(history: History, kept: int) -> None:
     tail = StreamTail(history)
     tail.add(state(added=6, length=6), messages(6, 5, 4, 3, 2, 1), NOW, is_last=True)
     assert (tail.is_whole, numbers_of(tail)) == (True, [6, 5, 4, 3, 2, 1][:kept])
-    assert tail.floor == (NOW - 1000, 6 - kept), "the place behind the first that is left out"
+    assert tail.floor == (NOW - 1000, 6 - kept), "the position after the first entry that is left out"
 
 
-def test_a_tail_of_no_history_is_the_place_behind_everything() -> None:
+def test_a_tail_of_no_history_is_the_position_after_all_entries() -> None:
     tail = StreamTail(History(0))
     assert tail.wanted == 0
     tail.add(state(added=6, length=6), [], NOW, is_last=False)
     assert (tail.is_whole, tail.messages, tail.floor) == (True, [], (NOW - 1000, 6))
 
 
-def test_a_tail_of_what_was_trimmed_begins_before_the_oldest_that_there_is() -> None:
+def test_a_tail_of_trimmed_entries_begins_before_the_oldest_that_is_left() -> None:
     tail = StreamTail(History(100))
     tail.add(state(added=9, length=2), messages(9, 8), NOW, is_last=True)
     assert tail.floor == (NOW - 1000, 7)
@@ -461,7 +462,7 @@ def test_a_tail_of_what_was_trimmed_begins_before_the_oldest_that_there_is() -> 
     assert emptied.floor == (NOW - 1000, 9)
 
 
-def test_a_tail_that_is_trimmed_while_it_is_read_keeps_what_it_has() -> None:
+def test_a_tail_that_is_trimmed_while_it_is_read_keeps_the_entries_already_read() -> None:
     tail = StreamTail(History(100))
     tail.add(state(added=9, length=9), messages(9, 8), NOW, is_last=False)
     tail.add(StreamState(1, 30, (NOW - 1000, 30), (NOW - 1000, 30)), [], NOW, is_last=True)

@@ -1,4 +1,4 @@
-"""A rate limit: so many in a second, as many at once after a rest, and never more."""
+"""A rate limit: a number in a second, as many at once after a rest, and never more."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_long_rest_earns_no_more_than_a_short_one() -> None:
 
 
 @pytest.mark.parametrize(("per_s", "full_after_s"), [(4.0, 0.25), (0.5, 2.0)])
-def test_a_bucket_is_full_again_when_it_is_as_if_nothing_had_come(per_s: float, full_after_s: float) -> None:
+def test_a_bucket_is_full_again_after_a_long_enough_rest(per_s: float, full_after_s: float) -> None:
     bucket = TokenBucket(per_s, START)
     assert bucket.is_full(START)
     bucket.try_take(START)
@@ -61,7 +61,7 @@ def test_a_bucket_is_full_again_when_it_is_as_if_nothing_had_come(per_s: float, 
     per_s=st.sampled_from([0.5, 1.0, 4.0, 32.0]),
     steps=st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.03125, 0.25, 1.0, 8.0]), max_size=80),
 )
-def test_in_no_span_of_time_are_there_more_than_the_rate_and_one_rest_allow(per_s: float, steps: list[float]) -> None:
+def test_no_span_of_time_has_more_than_the_rate_and_one_rest_allow(per_s: float, steps: list[float]) -> None:
     bucket = TokenBucket(per_s, START)
     now = START
     taken: list[float] = []

@@ -1,4 +1,4 @@
-"""The page, in a real browser: each panel, by what a person does and sees."""
+"""The page, in a real browser: each panel, as a person uses it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
 
 
 def connect(page: Page, peers: int = 1) -> Locator:
-    """Connect peers to what the page offers, and wait until each is known to the server as well."""
+    """Connect peers on the page, and wait until the server knows each of them too."""
     from playwright.sync_api import expect
 
     for _ in range(peers):
@@ -122,7 +122,7 @@ def test_a_message_of_one_peer_arrives_at_all_three(start_program: StartProgram,
     expect(page.locator("#watch")).to_have_text("watching: 3 WebSockets open")
 
 
-def test_of_many_connections_the_newest_are_kept_and_the_ended_go_first(
+def test_the_newest_connections_are_kept_and_ended_ones_dropped_first(
     start_program: StartProgram, visit: Visit
 ) -> None:
     page = visit(start_program())
@@ -133,7 +133,7 @@ def test_of_many_connections_the_newest_are_kept_and_the_ended_go_first(
           window.WebSocket = class { constructor() { socket = this; } };
           const trace = new Trace();
           trace.connect();
-          const send = (told) => socket.onmessage({ data: JSON.stringify(told) });
+          const send = (message) => socket.onmessage({ data: JSON.stringify(message) });
           const tell = (...records) => send({ records });
           send({ about: { instance: "x" }, open: [], unlisted: 0 });
           const open = (first, last) => {
@@ -184,7 +184,7 @@ def test_the_upgrade_header_by_header(start_program: StartProgram, visit: Visit)
     expect(first.locator(".hex")).to_have_text(b"GET /room?name=a HTTP/1.1\r\n".hex(" "))
 
 
-def test_a_refusal_and_what_was_wrong(start_program: StartProgram, visit: Visit) -> None:
+def test_a_refusal_is_shown_with_its_reason(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 
     page = visit(start_program())
@@ -377,7 +377,7 @@ def test_cases_can_not_be_run_before_they_are_known(start_program: StartProgram,
     expect(page.locator("#score")).to_have_text(f"{len(CASES)} cases")
 
 
-def test_all_that_no_browser_sends(start_program: StartProgram, visit: Visit) -> None:
+def test_every_case_that_no_browser_sends_is_good(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 
     page = visit(start_program())
@@ -448,7 +448,7 @@ def test_ten_thousand_frames(start_program: StartProgram, visit: Visit) -> None:
         expect(page.locator("#totals")).to_contain_text("10,000 frames")
         rows = frame_rows(page)
         expect(rows.last.locator(".preview")).to_have_text("'message 4999'")
-        assert rows.count() < 100  # only what is in view is drawn
+        assert rows.count() < 100  # only visible rows are drawn
         table = page.locator("#table")
         expect(table).to_have_attribute("aria-rowcount", "10001")
         table.focus()
@@ -490,7 +490,7 @@ def test_the_link_leads_to_the_page_and_leaves_the_token_nowhere(start_program: 
     assert page.evaluate("document.cookie + document.referrer") == ""
     assert [url for url, _ in seen if token in url] == [program.page_link()]
     assert {referer for _, referer in seen} == {""}
-    # Neither do those who come later, and are watched, have it in a head.
+    # Heads of later, watched connections don't have it either.
     page.reload()
     expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
     connect(page)
@@ -560,7 +560,7 @@ def test_a_link_in_a_page_of_another_site_leads_there_too(
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A window of its own, whose console may complain that nobody answers."""
+    """A separate window, whose console may complain that no server answers."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
     context.set_default_timeout(PATIENCE_S * 1000)
     yield context
@@ -659,7 +659,7 @@ def test_the_link_of_the_next_server_in_the_same_tab_finds_the_capture(
         "The page needs this server's token: open the link with ?token=… that the server logged at its start."
     )
     page.goto(again.page_link())
-    for _ in range(2):  # once more: without a frame in between it stays one cut, which tells the same
+    for _ in range(2):  # the second time, no frame is between them, so it stays one cut with the same text
         expect(frame_rows(page)).to_have_count(3)
         expect(cuts(page)).to_contain_text("the server ended, and another one has begun")
         expect(page.locator("#watch")).to_have_text("watching: 0 WebSockets open")
@@ -689,7 +689,7 @@ def test_a_reload_keeps_the_capture_in_its_tab_until_it_is_cleared(
         assert rows.locator(".preview").all_inner_texts() == shown
         assert page.locator("#totals").inner_text() == totals
         expect(cuts(page)).to_contain_text("the page was loaded again: nothing was watched meanwhile")
-        # Nothing lies about for another server at this origin, and no other tab gets it.
+        # The capture is stored for this server and this tab alone.
         assert page.evaluate("sessionStorage.length + localStorage.length") == 0
         assert page.evaluate("indexedDB.databases()") == []
         expect(frame_rows(watch(context, program))).to_have_count(0)
@@ -772,7 +772,7 @@ trio.run(partial(rawws.serve, handler, int(sys.argv[1]), host="127.0.0.1"))
 """
 
 
-def test_another_server_in_its_place_is_sent_nothing(start_program: StartProgram, context: BrowserContext) -> None:
+def test_another_server_on_the_same_port_is_sent_nothing(start_program: StartProgram, context: BrowserContext) -> None:
     from playwright.sync_api import expect
 
     program = start_program("--hello", "")
@@ -792,7 +792,7 @@ def test_another_server_in_its_place_is_sent_nothing(start_program: StartProgram
     expect(frame_rows(page)).to_have_count(2)
 
 
-def test_a_server_without_the_page_in_its_place_refuses_to_be_watched(
+def test_a_server_without_the_page_on_the_same_port_refuses_to_be_watched(
     start_program: StartProgram, context: BrowserContext
 ) -> None:
     from playwright.sync_api import expect
@@ -910,7 +910,7 @@ def test_one_room_three_ways(start_program: StartProgram, visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("name", ["browser", "curl", "Python", "Node"])
-def test_each_client_to_paste_works(
+def test_each_client_snippet_of_the_page_works(
     start_program: StartProgram, visit: Visit, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from playwright.sync_api import expect
@@ -945,7 +945,7 @@ LOOKS = [("light", 1440), ("dark", 1440), ("light", 390), ("dark", 390)]
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)
-def test_axe_has_nothing_serious_to_say(start_program: StartProgram, visit: Visit, scheme: str, width: int) -> None:
+def test_axe_finds_no_serious_fault(start_program: StartProgram, visit: Visit, scheme: str, width: int) -> None:
     axe = (need_node_module("axe-core") / "axe.min.js").read_text("utf-8")
     page = visit(start_program(), color_scheme=scheme, viewport={"width": width, "height": 900})
     assert violations(page, axe) == []
@@ -961,7 +961,7 @@ def test_axe_has_nothing_serious_to_say(start_program: StartProgram, visit: Visi
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)
-def test_axe_has_nothing_serious_to_say_of_a_cut_and_a_notice(
+def test_axe_finds_no_serious_fault_in_a_cut_and_a_notice(
     start_program: StartProgram, browser: Browser, scheme: Literal["light", "dark"], width: int
 ) -> None:
     axe = (need_node_module("axe-core") / "axe.min.js").read_text("utf-8")
@@ -979,7 +979,7 @@ def test_axe_has_nothing_serious_to_say_of_a_cut_and_a_notice(
         if token == "fixed":
             cuts(page).wait_for()
     page.locator("#notice").wait_for()
-    page.locator("#table").press("End")  # the cut is among what the keyboard reaches
+    page.locator("#table").press("End")  # the keyboard reaches the cut too
     page.locator("#table .row.cut[aria-selected=true]").wait_for()
     assert violations(page, axe) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -987,7 +987,7 @@ def test_axe_has_nothing_serious_to_say_of_a_cut_and_a_notice(
 
 
 def violations(page: Page, axe: str) -> list[str]:
-    """Return what axe-core finds to be of serious or critical harm."""
+    """Return the serious and critical violations that axe-core finds."""
     page.evaluate(axe)
     # Passed rules need no details, which take most of the time.
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
@@ -999,7 +999,7 @@ def violations(page: Page, axe: str) -> list[str]:
     ]
 
 
-def test_by_keyboard_alone(start_program: StartProgram, visit: Visit) -> None:
+def test_the_page_works_by_keyboard_alone(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 
     page = visit(start_program("--hello", ""))

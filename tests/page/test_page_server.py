@@ -1,4 +1,4 @@
-"""The page's server side: who gets it, who may watch, what it is told, and what watching may cost."""
+"""The page's server side: access, the right to watch, the records that the page gets, and the cost of watching."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEEDED = (
 )
 
 
-# Who gets it
+# Access to the page
 
 
 async def ask(program: Program, target: str, *lines: str, method: str = "GET") -> Answer:
@@ -60,7 +60,7 @@ async def test_the_link_in_the_log_gives_a_cookie_which_shows_the_page(start_pro
         assert led.headers["cache-control"] == "no-store"
         cookie, *attributes = led.headers["set-cookie"].split("; ")
         assert set(attributes) == {"Path=/_rawws/", "HttpOnly", "SameSite=Strict"}  # and ends with the session
-    # All ports of a host share their cookies: the name tells them apart.
+    # All ports of a host share their cookies, so the name includes the port.
     assert cookie.startswith(f"rawws-page-{program.port}=")
     shown = f"Cookie: theme=dark; {cookie}"
     for accept in ("Accept: */*", BROWSER):
@@ -77,7 +77,7 @@ async def test_the_link_in_the_log_gives_a_cookie_which_shows_the_page(start_pro
     assert (head.status, head.headers["content-type"]) == (200, "text/css; charset=utf-8")
     script = await ask(program, "/_rawws/main.js", shown)
     assert script.headers["content-type"] == "text/javascript; charset=utf-8"
-    moved = await ask(program, "/_rawws")  # to which the cookie isn't sent
+    moved = await ask(program, "/_rawws")  # the cookie isn't sent to this path
     assert (moved.status, moved.headers["location"]) == (308, "/_rawws/")
     assert (await ask(program, "/_rawws/feed.py", shown)).status == 404
     assert (await ask(program, "/_rawws/../feed.py", shown)).status == 404
@@ -97,7 +97,7 @@ async def test_the_link_in_the_log_gives_a_cookie_which_shows_the_page(start_pro
         ["Authorization: Bearer {token}x"],
     ],
 )
-async def test_nobody_gets_the_page_without_the_secret(start_program: StartProgram, lines: list[str]) -> None:
+async def test_the_page_is_refused_without_the_secret(start_program: StartProgram, lines: list[str]) -> None:
     program = start_program()
     token = program.page_link().partition("=")[2]
     filled = [line.format(port=program.port, token=token) for line in lines]
@@ -109,7 +109,7 @@ async def test_nobody_gets_the_page_without_the_secret(start_program: StartProgr
             assert (answer.status, answer.body) == (403, NEEDED)
             assert answer.headers["cache-control"] == "no-store"
             assert "set-cookie" not in answer.headers
-    # A browser may come with the link of an earlier start; others get what everybody gets.
+    # A browser may come with the link of an earlier start; other programs get the usual answer.
     led = await ask(program, "/?token=wrong", BROWSER, *filled)
     assert (led.status, led.headers["location"], "set-cookie" in led.headers) == (303, "/_rawws/", False)
     assert (await ask(program, "/?token=wrong", *filled)).body == b"hi there"
@@ -125,7 +125,7 @@ async def test_one_cookie_of_several_may_be_the_right_one(start_program: StartPr
     assert (await ask(program, "/_rawws/", f"Cookie: {name}=x", f"Cookie: {name}={token}")).status == 200
 
 
-async def test_each_start_has_a_token_of_its_own_unless_it_is_given(start_program: StartProgram) -> None:
+async def test_each_start_has_its_own_token_unless_one_is_given(start_program: StartProgram) -> None:
     first, second = start_program(), start_program()
     assert first.page_link().partition("=")[2] != second.page_link().partition("=")[2]
     fixed = start_program("--page-token", "for-the.class_of~2026", "-vv")
@@ -149,7 +149,7 @@ def test_a_token_that_can_not_stand_in_a_link(given: str, start_program: StartPr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "error"),
     [
         (["--page-token", "x", "--no-page"], "--page-token has no effect with --no-page"),
         (
@@ -162,9 +162,9 @@ def test_a_token_that_can_not_stand_in_a_link(given: str, start_program: StartPr
         ),
     ],
 )
-def test_a_token_without_a_page(start_program: StartProgram, arguments: list[str], told: str) -> None:
+def test_a_token_without_a_page(start_program: StartProgram, arguments: list[str], error: str) -> None:
     ended = start_program.run(*arguments)
-    assert (ended.returncode, told in ended.stderr) == (2, True)
+    assert (ended.returncode, error in ended.stderr) == (2, True)
 
 
 async def test_a_foreign_name_that_resolves_to_this_machine_gets_no_page(start_program: StartProgram) -> None:
@@ -191,7 +191,7 @@ async def test_a_foreign_name_that_resolves_to_this_machine_gets_no_page(start_p
         (["--trusted-proxy", "127.0.0.1", "--page"], True),
     ],
 )
-async def test_it_is_on_where_only_this_machine_can_reach_it_and_open_to_nobody_without_the_token(
+async def test_the_page_is_on_where_only_this_machine_can_reach_it_and_needs_the_token(
     start_program: StartProgram, arguments: list[str], is_shown: bool
 ) -> None:
     program = start_program(*arguments)
@@ -201,7 +201,7 @@ async def test_it_is_on_where_only_this_machine_can_reach_it_and_open_to_nobody_
     handshake = upgrade(TRACE).replace(b"Host: localhost", f"Host: {program.address}".encode())
     stranger = await program.connect()
     await stranger.send(handshake)
-    assert (await stranger.answer()).status == (403 if is_shown else 404)  # which is never a room
+    assert (await stranger.answer()).status == (403 if is_shown else 404)  # the path is never a room
     client = await program.connect()
     await client.send(handshake[:-2] + f"{cookie}\r\n\r\n".encode())
     assert (await client.answer()).status == (101 if is_shown else 404)
@@ -222,19 +222,19 @@ async def test_a_token_for_a_page_that_is_off_is_answered_with_advice(start_prog
     )
 
 
-async def test_beside_an_application_it_has_a_place_of_its_own(start_program: StartProgram) -> None:
+async def test_the_page_has_its_own_path_alongside_an_application(start_program: StartProgram) -> None:
     program = start_program("--app", "rawws.examples.existing_app:app")
     link = program.page_link()
     assert link.startswith(f"http://{program.address}/_rawws/?token=")
     at_root = await ask(program, "/?token=" + link.partition("=")[2], BROWSER)
-    assert at_root.status == 200  # which is the application's
+    assert at_root.status == 200  # the application's own page
     assert "set-cookie" not in at_root.headers
     assert b"<title>rawws: what crosses the wire" not in at_root.body
     below = await ask(program, "/_rawws/", program.page_cookie())
     assert b"<title>rawws: what crosses the wire" in below.body
 
 
-async def test_over_tls_the_cookie_is_secure() -> None:
+async def test_the_cookie_is_secure_over_tls() -> None:
     page = Page(Tracer(), About("wss://127.0.0.1:1"))
     token = page.invite("https://127.0.0.1:1").partition("token=")[2].split()[0]
     led = page.answer(Request("GET", f"/?token={token}", "1.1", Headers([("Host", "127.0.0.1:1")])))
@@ -242,7 +242,7 @@ async def test_over_tls_the_cookie_is_secure() -> None:
     assert led.headers["Set-Cookie"].endswith("; HttpOnly; SameSite=Strict; Secure")
 
 
-# Who may watch
+# The right to watch
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ async def test_over_tls_the_cookie_is_secure() -> None:
 async def test_only_the_page_itself_may_watch(
     start_program: StartProgram, host: str, origin: str | None, status: int
 ) -> None:
-    program = start_program("--allow-origin", "*", "--allow-host", "*")  # which are about rooms
+    program = start_program("--allow-origin", "*", "--allow-host", "*")  # these flags concern rooms only
     token = program.page_link().partition("=")[2]
     client = await program.connect()
     lines = [] if origin is None else [f"Origin: {origin}"]
@@ -271,9 +271,7 @@ async def test_only_the_page_itself_may_watch(
 
 
 @pytest.mark.parametrize("line", ["X-Forwarded-For: 203.0.113.5", "Forwarded: for=203.0.113.5", "Via: 1.1 proxy"])
-async def test_who_comes_through_a_proxy_may_be_anybody_and_sees_nothing(
-    start_program: StartProgram, line: str
-) -> None:
+async def test_a_client_behind_a_proxy_is_refused_the_page(start_program: StartProgram, line: str) -> None:
     program = start_program()
     cookie = program.page_cookie()
     token = cookie.partition("=")[2]
@@ -291,7 +289,7 @@ async def test_who_comes_through_a_proxy_may_be_anybody_and_sees_nothing(
 
 
 @pytest.mark.parametrize("way", ["--record", "-v", "the page"])
-async def test_the_token_is_written_down_nowhere_but_in_the_line_that_gives_it(
+async def test_the_token_is_written_only_in_the_line_with_the_link(
     start_program: StartProgram, tmp_path: Path, way: str
 ) -> None:
     record = tmp_path / "record.jsonl"
@@ -300,7 +298,7 @@ async def test_the_token_is_written_down_nowhere_but_in_the_line_that_gives_it(
     )
     link, cookie = program.page_link(), program.page_cookie()
     token = link.partition("=")[2]
-    told = ""
+    shown = ""
     with trio.fail_after(PATIENCE_S):
         watching = await program.connect()
         await watching.send(upgrade(TRACE, cookie).replace(b"Host: localhost", f"Host: {program.address}".encode()))
@@ -312,16 +310,16 @@ async def test_the_token_is_written_down_nowhere_but_in_the_line_that_gives_it(
         await client.ask(upgrade(f"/room?token={token}", cookie, f"Referer: {link}"))
         await client.send(close())
         if way == "the page":
-            while "the HTTP connection" not in told or "closed by the client" not in told:
-                told += (await watching.frame()).payload.decode()
-            assert told.count("GET /room?a=b&token=(masked) HTTP/1.1") == 1
-            assert f"Referer: {link.partition('=')[0]}=(masked)" in told
+            while "the HTTP connection" not in shown or "closed by the client" not in shown:
+                shown += (await watching.frame()).payload.decode()
+            assert shown.count("GET /room?a=b&token=(masked) HTTP/1.1") == 1
+            assert f"Referer: {link.partition('=')[0]}=(masked)" in shown
     program.signal(signal.SIGINT)
     assert program.wait() == 0
-    told += record.read_text() if way == "--record" else ""
-    told += "\n".join(line for line in program.lines if " open http" not in line)
-    assert token not in told
-    assert "/room?a=b&token=(masked)" in told
+    shown += record.read_text() if way == "--record" else ""
+    shown += "\n".join(line for line in program.lines if " open http" not in line)
+    assert token not in shown
+    assert "/room?a=b&token=(masked)" in shown
 
 
 # The page in the log
@@ -329,11 +327,11 @@ async def test_the_token_is_written_down_nowhere_but_in_the_line_that_gives_it(
 
 def stories(program: Program) -> dict[int, list[str]]:
     """Return the log's lines by the number of their connection."""
-    told: dict[int, list[str]] = {}
+    by_connection: dict[int, list[str]] = {}
     for line in program.lines:
         number, _, text = line.partition(" #")[2].partition(" ")
-        told.setdefault(int(number), []).append(text.rstrip())
-    return told
+        by_connection.setdefault(int(number), []).append(text.rstrip())
+    return by_connection
 
 
 async def test_requests_of_the_page_itself_are_not_logged_and_take_no_numbers(start_program: StartProgram) -> None:
@@ -358,11 +356,11 @@ async def test_requests_of_the_page_itself_are_not_logged_and_take_no_numbers(st
         await trio.to_thread.run_sync(program.wait_for_line, "#0 ! the page: ")
     program.signal(signal.SIGTERM)
     assert program.wait() == 0
-    told = stories(program)
-    assert sorted(told) == [0, 1, 2]
-    assert "= a page watches the traffic" in told[0]
-    assert told[1][1] == "< GET /room HTTP/1.1"
-    assert told[2][1] == "< GET /other HTTP/1.1"
+    by_connection = stories(program)
+    assert sorted(by_connection) == [0, 1, 2]
+    assert "= a page watches the traffic" in by_connection[0]
+    assert by_connection[1][1] == "< GET /room HTTP/1.1"
+    assert by_connection[2][1] == "< GET /other HTTP/1.1"
     assert not [line for line in program.lines if "/_rawws/" in line or "GET /?token=" in line]
 
 
@@ -390,16 +388,16 @@ async def test_refused_requests_for_the_page_are_logged(start_program: StartProg
     assert (await client.ask(foreign)).status == 403
     program.signal(signal.SIGTERM)
     assert program.wait() == 0
-    told = stories(program)
-    assert sorted(told) == list(range(11))
+    by_connection = stories(program)
+    assert sorted(by_connection) == list(range(11))
     for number, (method, target, _) in enumerate(asked, 1):
         shown = target.replace("guessed", "(masked)")
-        assert f"< {method} {shown} HTTP/1.1" in told[number]
-    assert all(any("> HTTP/1.1 " in line for line in told[number]) for number in range(1, 11))
-    assert any("refused with 403 (origin)" in line for line in told[10])
+        assert f"< {method} {shown} HTTP/1.1" in by_connection[number]
+    assert all(any("> HTTP/1.1 " in line for line in by_connection[number]) for number in range(1, 11))
+    assert any("refused with 403 (origin)" in line for line in by_connection[10])
 
 
-async def test_without_v_who_tries_tokens_is_seen_too(start_program: StartProgram) -> None:
+async def test_guessed_tokens_are_logged_without_v_too(start_program: StartProgram) -> None:
     program = start_program()
     targets = ("/_rawws/", "/_rawws/?token=guessed", "/_rawws/trace", "/?token=guessed")
     for target in targets:
@@ -407,15 +405,15 @@ async def test_without_v_who_tries_tokens_is_seen_too(start_program: StartProgra
     await ask(program, "/_rawws/", program.page_cookie())
     program.signal(signal.SIGTERM)
     assert program.wait() == 0
-    told = stories(program)
-    del told[0]
-    assert told == {
+    by_connection = stories(program)
+    del by_connection[0]
+    assert by_connection == {
         number: [f"< Received request for {target.replace('guessed', '(masked)')}"]
         for number, target in enumerate(targets, 1)
     }
 
 
-async def test_connections_of_the_page_count_and_are_counted_out_again(start_program: StartProgram) -> None:
+async def test_connections_of_the_page_count_until_they_end(start_program: StartProgram) -> None:
     program = start_program("--max-connections", "2")
     cookie, host = program.page_cookie(), f"Host: {program.address}".encode()
 
@@ -439,7 +437,7 @@ async def test_connections_of_the_page_count_and_are_counted_out_again(start_pro
             browser.hang_up()
 
 
-# What it is told
+# Records that the page gets
 
 
 TOKEN = "secret"
@@ -470,7 +468,7 @@ async def watched(nursery: trio.Nursery) -> AsyncIterator[tuple[Server, rawws.We
 
 
 async def records_until(trace: rawws.WebSocket, kind: str) -> list[dict[str, Any]]:
-    """Return what the page is told, up to and with the first record of a kind."""
+    """Return the records that the page gets, up to and with the first of a kind."""
     records: list[dict[str, Any]] = []
     while not any(record["kind"] == kind for record in records):
         records += json.loads(await trace.recv()).get("records", [])
@@ -492,8 +490,8 @@ async def test_a_page_gets_a_list_of_the_connections_that_are_open_already(nurse
 
     async def hello() -> dict[str, Any]:
         async with rawws.connect(trace_of(server), headers=cookie_of(server)) as trace:
-            told: dict[str, Any] = json.loads(await trace.recv())
-            return told
+            greeting: dict[str, Any] = json.loads(await trace.recv())
+            return greeting
 
     with trio.fail_after(PATIENCE_S):
         at = f"ws://{LOOPBACK}:{server.port}"
@@ -502,23 +500,23 @@ async def test_a_page_gets_a_list_of_the_connections_that_are_open_already(nurse
             await reader.send(get("/room", "Accept: text/event-stream"))
             while server.peer_count < 3:
                 await trio.sleep(0.01)
-            told = await hello()
-            assert [(each["path"], each["websocket"]) for each in told["open"]] == [
+            greeting = await hello()
+            assert [(each["path"], each["websocket"]) for each in greeting["open"]] == [
                 *(("/room", True), ("/shout", True), ("/room", False)),
             ]
-            numbers = [each["connection"] for each in told["open"]]
+            numbers = [each["connection"] for each in greeting["open"]]
             assert numbers == sorted(numbers)
-            assert told["open"][2]["from"] == "{}:{}".format(*reader.stdlib_socket.getsockname())
-            assert told["unlisted"] == 0
+            assert greeting["open"][2]["from"] == "{}:{}".format(*reader.stdlib_socket.getsockname())
+            assert greeting["unlisted"] == 0
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(feed, "KEPT_CONNECTIONS", 1)
-                told = await hello()
-            assert [each["connection"] for each in told["open"]] == numbers[-1:]
-            assert told["unlisted"] == 2
+                greeting = await hello()
+            assert [each["connection"] for each in greeting["open"]] == numbers[-1:]
+            assert greeting["unlisted"] == 2
             reader.reset()
-        while told["open"]:
-            told = await hello()
-        assert told["unlisted"] == 0
+        while greeting["open"]:
+            greeting = await hello()
+        assert greeting["unlisted"] == 0
     server.stop()
 
 
@@ -559,7 +557,7 @@ async def test_a_question_without_an_answer(nursery: trio.Nursery, question: str
         assert json.loads(await trace.recv())["answer"] == 2
 
 
-async def test_who_asks_and_does_not_read_is_held_back(nursery: trio.Nursery) -> None:
+async def test_a_page_that_asks_and_does_not_read_is_held_back(nursery: trio.Nursery) -> None:
     async with watched(nursery) as (server, _, _):
         asker = await Client.unconnected().connect(server.port)
         await asker.open(TRACE, f"Cookie: rawws-page={TOKEN}")
@@ -568,7 +566,7 @@ async def test_who_asks_and_does_not_read_is_held_back(nursery: trio.Nursery) ->
         while b'"cases"' not in await asker.take_some():
             pass
         sent = 0
-        # No more is taken than the buffers on the way hold.
+        # The server accepts no more than the buffers on the way hold.
         while (took := asker.try_send(question * 1000)) and sent < 32 * MIB:
             sent += took
             await wait_all_tasks_blocked()
@@ -613,16 +611,16 @@ async def test_the_first_record_is_sent_at_once_and_the_next_ones_together(
         for number in (1, 2, 3):
             tracer.opened(number, "somewhere")
             await wait_all_tasks_blocked()
-        told = [json.loads(await trace.recv())["records"]]
+        batches = [json.loads(await trace.recv())["records"]]
         mock_clock.jump(feed.GATHER_S)
-        told.append(json.loads(await trace.recv())["records"])
-        assert [[record["connection"] for record in records] for records in told] == [[1], [2, 3]]
+        batches.append(json.loads(await trace.recv())["records"])
+        assert [[record["connection"] for record in records] for records in batches] == [[1], [2, 3]]
 
 
-# What watching may cost
+# The cost of watching
 
 
-async def test_too_much_is_dropped_and_told(
+async def test_excess_records_are_dropped_and_counted(
     nursery: trio.Nursery, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "BURST_RECORDS", 100)
@@ -638,13 +636,13 @@ async def test_too_much_is_dropped_and_told(
             mock_clock.jump(feed.REST_S)
             records = await records_until(trace, "lost")
             (lost,) = [record["records"] for record in records if record["kind"] == "lost"]
-            told = len(records) - 1
-            assert told == 100
-            assert told + lost >= 1000
-            # What was dropped may have told of connections that began, or ended.
+            sent = len(records) - 1
+            assert sent == 100
+            assert sent + lost >= 1000
+            # The dropped records may have announced connections that began or ended.
             listed = json.loads(await trace.recv())
             assert ([each["path"] for each in listed["open"]], listed["unlisted"]) == (["/room"], 0)
-            # It goes on, when there is less.
+            # Records are sent again when there are fewer.
             await ws.send("and now?")
             await ws.recv()
             await wait_all_tasks_blocked()
@@ -652,7 +650,7 @@ async def test_too_much_is_dropped_and_told(
             assert "'and now?'" in [record.get("preview") for record in await records_until(trace, "frame")]
 
 
-async def test_which_connections_end_is_told_later_where_it_is_too_much_at_once(
+async def test_ends_of_connections_are_sent_later_if_there_are_too_many_at_once(
     nursery: trio.Nursery, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "BURST_RECORDS", 100)
@@ -684,7 +682,7 @@ async def test_a_page_that_does_not_read_costs_no_more_than_its_budget(
         add(tracer, sink)
 
     monkeypatch.setattr(Tracer, "add", note)
-    async with watched(nursery) as (server, _, _):  # nobody reads what the page is told
+    async with watched(nursery) as (server, _, _):  # the page's records are not read
         has_rested = False
         async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/room", compression=None) as ws:
             for _ in range(2000):
@@ -712,10 +710,10 @@ def test_a_frame_is_shortened_to_its_ends(size: int) -> None:
 
 def test_the_page_names_directions_as_the_log_does() -> None:
     marks = files("rawws.page").joinpath("static", "marks.js").read_text("utf-8")
-    directions = {role.name.lower(): told for role, told in DIRECTIONS.items()}
+    directions = {role.name.lower(): words for role, words in DIRECTIONS.items()}
     for name, expected in (("DIRECTIONS", directions), ("MARKS", {"received": IN, "sent": OUT})):
-        (told,) = re.findall(rf"export const {name} = {{ (.*) }};", marks)
-        assert dict(re.findall(r'(\w+): "([^"]*)"', told)) == expected
+        (pairs,) = re.findall(rf"export const {name} = {{ (.*) }};", marks)
+        assert dict(re.findall(r'(\w+): "([^"]*)"', pairs)) == expected
 
 
 async def test_a_record_of_a_frame_has_the_message_that_ends_with_it(nursery: trio.Nursery) -> None:
@@ -742,7 +740,7 @@ async def test_a_record_of_a_frame_has_the_message_that_ends_with_it(nursery: tr
 # Routes
 
 
-async def test_a_path_with_a_handler_of_its_own(nursery: trio.Nursery) -> None:
+async def test_a_path_can_have_its_own_handler(nursery: trio.Nursery) -> None:
     async def shout(ws: rawws.WebSocket) -> None:
         async for message in ws:
             await ws.send(str(message).upper())

@@ -1,4 +1,4 @@
-"""The work that a room's readers cause by the forms that they choose: bounded, counted, and in steps."""
+"""The work that the encodings of a room's readers cause: it is bounded, counted, and done in steps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FORMS = [(offer, protocol) for offer in OFFERS for protocol in (None, SUBPROTOCO
 
 
 class Counted:
-    """Counts how forms are made: how often, of how many bytes, and how much between two looks at the sockets."""
+    """Counts the encoding of segments: how often, of how many bytes, and how much between two polls of the sockets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[tuple[int, Encoding]] = []  # plain bytes, encoding
@@ -87,20 +87,20 @@ async def message(client: Client) -> str:
         inflated = inflate_whole(payload, 4 * MIB)
         assert inflated is not None
         payload = inflated
-    told = payload.decode()
-    return told.partition("\n")[2] if told.startswith('{"id"') else told
+    decoded = payload.decode()
+    return decoded.partition("\n")[2] if decoded.startswith('{"id"') else decoded
 
 
 async def messages(client: Client, count: int) -> list[str]:
-    told: list[str] = []
-    while len(told) < count:
+    texts: list[str] = []
+    while len(texts) < count:
         words = await message(client)
         if not words.startswith('{"at"'):
-            told.append(words)
-    return told
+            texts.append(words)
+    return texts
 
 
-async def test_stalled_readers_in_all_forms_at_all_places_cost_nothing_when_a_message_comes(
+async def test_stalled_readers_in_all_encodings_at_all_positions_cost_nothing_when_a_message_comes(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
@@ -128,7 +128,7 @@ async def test_stalled_readers_in_all_forms_at_all_places_cost_nothing_when_a_me
     await wait_all_tasks_blocked()
 
 
-async def test_a_form_is_made_once_for_all_readers_that_catch_up_from_different_places(
+async def test_each_encoding_is_made_once_for_readers_that_catch_up_from_different_positions(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
@@ -175,8 +175,8 @@ async def test_others_are_served_between_the_steps_of_encoding_a_large_message(
         heard = []
 
         async def hear(client: Client) -> None:
-            told = await messages(client, 2)
-            assert told == [LETTERS, "after"]
+            received = await messages(client, 2)
+            assert received == [LETTERS, "after"]
             heard.append(client)
 
         for reader in readers:
@@ -192,7 +192,7 @@ async def test_others_are_served_between_the_steps_of_encoding_a_large_message(
     assert counted.most_between_looks <= encoding_jobs.TURN_WORK + STEP_BYTES
 
 
-async def test_readers_that_wait_for_a_form_are_not_taken_for_slow(start_hub: StartHub) -> None:
+async def test_readers_that_wait_for_an_encoding_are_not_treated_as_slow(start_hub: StartHub) -> None:
     running = start_hub(max_lag_bytes=1000)
     readers = [running.join(extensions=DEFLATE + "15") for _ in range(3)]
     running.hub.room("/").publish(LETTERS)
@@ -253,7 +253,7 @@ async def test_a_message_for_a_crowd_is_sent_in_parts(start_hub: StartHub, monke
     assert not state_of(room).behind
 
 
-async def test_a_reader_may_leave_while_its_form_is_being_made(start_hub: StartHub) -> None:
+async def test_a_reader_may_leave_while_its_encoding_is_being_made(start_hub: StartHub) -> None:
     running = start_hub()
     staying = running.join(extensions=DEFLATE + "15")
     going = [running.join(extensions=DEFLATE + "9") for _ in range(3)]
@@ -269,7 +269,7 @@ async def test_a_reader_may_leave_while_its_form_is_being_made(start_hub: StartH
     assert not state_of(room).holds
 
 
-async def test_no_form_is_made_for_a_room_that_all_have_left(start_hub: StartHub) -> None:
+async def test_nothing_is_encoded_for_a_room_that_all_have_left(start_hub: StartHub) -> None:
     running = start_hub()
     clients = [running.join(extensions=DEFLATE + bits) for bits in ("9", "15")]
     room = running.hub.room("/")
@@ -281,7 +281,7 @@ async def test_no_form_is_made_for_a_room_that_all_have_left(start_hub: StartHub
     assert (state_of(room).log.held_bytes, current_loop().forms.has_work) == (0, False)
 
 
-async def test_a_form_that_cannot_be_made_ends_its_room_alone(
+async def test_an_encoding_that_fails_ends_its_room_alone(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = start_hub()

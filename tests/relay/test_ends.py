@@ -261,7 +261,7 @@ async def test_all_give_the_same_cause(
     metrics = MetricsApp(hub, RoomApp(hub, HelloApp(), Guard(is_local=True)))
     start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=metrics, routes=routes, tracer=tracer, **limits)
     server = await nursery.start(start)
-    # A server of its own tells the figures, since the other may have stopped.
+    # A separate server returns the metrics, since the other may have stopped.
     teller = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK, http=metrics))
     client = Client(socket.socket())
     with trio.fail_after(PATIENCE_S):

@@ -506,7 +506,7 @@ async def test_a_mute_server_is_named(
     assert str(raised.value) == f"{scheme}://{LOOPBACK}:{port}/: {sentence.format(port=port)}"
 
 
-# Coming back
+# Reconnecting
 
 
 @pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\x00\x02\x02\x46"])
@@ -591,7 +591,7 @@ def run(start_program: StartProgram) -> Run:
 
 @pytest.fixture
 def self_signed(files: Files, start_program: StartProgram) -> int:
-    """The port of a program whose certificate nobody has signed but itself."""
+    """The port of a program whose certificate is self-signed."""
     return start_program("--tls-cert", files.self_signed, "--tls-key", files.self_signed_key).port
 
 

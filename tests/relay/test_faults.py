@@ -1,4 +1,4 @@
-"""Faults of the machine and of the application: what goes on meanwhile, what is told, and that it is over then."""
+"""Faults of the machine and of the application: the service goes on, the fault is logged, and recovery is complete."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def program(forker: Forker) -> Iterator[Program]:
 
 
 def assert_no_traceback(program: Program) -> None:
-    """What a program that has ended has logged is no error of its own."""
+    """Check that a program that has ended has logged no error of its own."""
     assert [line for line in program.lines if "Traceback" in line or "error in rawws" in line] == []
 
 
@@ -88,7 +88,7 @@ Open = Callable[[rawws.Server], Awaitable[Client]]
 
 @pytest.fixture
 async def clients(bounded: None) -> AsyncIterator[list[HangsUp]]:  # noqa: ARG001
-    """What is put in here is hung up on at the end."""
+    """Yield a list whose clients are hung up at the end."""
     clients: list[HangsUp] = []
     yield clients
     for client in clients:
@@ -116,7 +116,7 @@ async def end(program: Program) -> int:
 
 # Signals at odd moments
 
-# An application is a way into the program: what its module does happens before the program listens.
+# An application is a way into the program: its module runs before the program listens.
 APP = """
 import atexit, os, signal, sys, time
 import trio
@@ -147,7 +147,7 @@ def write_app(folder: Path, more: str = "") -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-async def test_a_signal_before_it_listens_ends_it_without_a_word(
+async def test_a_signal_before_the_program_listens_ends_it_silently(
     start_program: StartProgram, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     flags = write_app(tmp_path, f"signal_ourselves({number:d})")
@@ -155,7 +155,7 @@ async def test_a_signal_before_it_listens_ends_it_without_a_word(
     assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", "")
 
 
-async def test_many_signals_end_it_as_one_does_and_those_that_come_when_it_is_over_change_nothing(
+async def test_many_signals_end_the_program_as_one_does_even_during_its_exit(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     at_exit = [f"atexit.register(signal_ourselves, {number:d})" for number in (signal.SIGINT, signal.SIGTERM)]
@@ -169,14 +169,14 @@ async def test_many_signals_end_it_as_one_does_and_those_that_come_when_it_is_ov
 
 
 @pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="SIGHUP is ignored here")
-async def test_when_its_terminal_is_gone_it_ends_in_order_and_handshakes_come_to_nothing(
+async def test_the_loss_of_its_terminal_ends_the_program_in_order(
     start_program: StartProgram,
 ) -> None:
     program = start_program("--hello", "")
     peer = await (await program.connect()).open()
     halfway = await program.connect()
     await halfway.send(b"GET / HTTP/1.1\r\nUpgrade: webs")
-    assert (await (await program.connect()).ask(get())).status == 200  # so it has been read
+    assert (await (await program.connect()).ask(get())).status == 200  # the half request has been read by now
     program.signal(signal.SIGHUP)
     assert await peer.frame() == seen_close(1001, "the server is shutting down")
     await peer.send(close(1001))
@@ -187,18 +187,18 @@ async def test_when_its_terminal_is_gone_it_ends_in_order_and_handshakes_come_to
 
 
 @pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGPIPE, signal.SIGWINCH, signal.SIGCONT, signal.SIGURG])
-async def test_signals_that_ask_for_nothing_change_nothing(program: Program, number: signal.Signals) -> None:
+async def test_unrelated_signals_change_nothing(program: Program, number: signal.Signals) -> None:
     program.signal(number)
     assert (await (await program.connect()).ask(get())).status == 200
 
 
-async def test_a_program_whose_application_cant_be_cancelled_says_so_and_a_second_signal_ends_it(
+async def test_an_application_that_cant_be_cancelled_is_logged_and_ended_by_a_second_signal(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     program = start_program(*write_app(tmp_path), "--drain", "0.1", directory=tmp_path)
     for path in ("/thread", "/stubborn"):
         await (await program.connect()).send(get(path))
-    assert (await (await program.connect()).ask(get())).status == 204  # so both are being answered
+    assert (await (await program.connect()).ask(get())).status == 204  # both are being answered by now
     program.signal(signal.SIGTERM)
     await trio.to_thread.run_sync(program.wait_for_line, "it is waited for until another signal")
     began = time.monotonic()
@@ -230,7 +230,7 @@ async def app(scope, receive, send):
 
 
 def write_starting_app(folder: Path, wait: str) -> tuple[str, ...]:
-    """Write an application that never comes to the end of its startup."""
+    """Write an application whose startup never ends."""
     (folder / "app.py").write_text(STARTING_APP.format(wait))
     return ("--port", "0", "--app", "app:app", "--no-page")
 
@@ -271,7 +271,7 @@ async def test_a_signal_while_the_application_of_workers_starts_ends_them(
 
 
 @LINUX
-async def test_a_worker_that_heeds_no_signal_is_killed_some_time_after_a_second_one(
+async def test_a_worker_that_heeds_no_signal_is_killed_after_a_second_one(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     async with redis_server(tmp_path) as redis:
@@ -288,10 +288,10 @@ async def test_a_worker_that_heeds_no_signal_is_killed_some_time_after_a_second_
 
 
 async def wait_workers(program: Program, count: int) -> list[int]:
-    """Wait until the program has started so many workers, and return their processes."""
+    """Wait until the program has started at least ``count`` workers, and return their process ids."""
     while True:
         workers = []
-        for pid in workers_of(program):  # and what else it runs, while it is imported
+        for pid in workers_of(program):  # includes other children, which exist while it is imported
             with contextlib.suppress(OSError):  # it has gone meanwhile
                 if VARIABLE.encode() in Path(f"/proc/{pid}/environ").read_bytes():
                     workers.append(pid)
@@ -307,7 +307,7 @@ async def wait_gone(pids: list[int]) -> None:
 
 
 @LINUX
-async def test_a_signal_while_workers_start_leaves_none_behind(start_program: StartProgram) -> None:
+async def test_a_signal_while_workers_start_leaves_none_running(start_program: StartProgram) -> None:
     program = start_program.begin("--port", "0", "--workers", "2", "--backplane", f"redis://{LOOPBACK}:{free_port()}")
     workers = await wait_workers(program, 1)
     program.signal(signal.SIGTERM)
@@ -317,7 +317,7 @@ async def test_a_signal_while_workers_start_leaves_none_behind(start_program: St
 
 
 @LINUX
-async def test_a_worker_that_is_ended_while_it_starts_is_replaced_and_a_terminals_ctrl_c_ends_all_in_order(
+async def test_a_worker_ended_during_its_start_is_replaced_and_ctrl_c_ends_all_in_order(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     async with redis_server(tmp_path) as redis:
@@ -325,9 +325,9 @@ async def test_a_worker_that_is_ended_while_it_starts_is_replaced_and_a_terminal
         workers = await wait_workers(program, 1)
         os.kill(workers[0], signal.SIGTERM)
         program.wait_for_line("ended (SIGTERM); another one comes in")
-        told = program.wait_for_line("2 workers listen on")
+        line = program.wait_for_line("2 workers listen on")
         workers += workers_of(program)
-        program.port = int(told.rpartition(":")[2])
+        program.port = int(line.rpartition(":")[2])
         peer = await (await program.connect()).open()
         os.killpg(program.process.pid, signal.SIGINT)
         assert await peer.frame() == seen_close(1001, "the server is shutting down")
@@ -337,7 +337,7 @@ async def test_a_worker_that_is_ended_while_it_starts_is_replaced_and_a_terminal
         await wait_gone(workers)
 
 
-async def test_a_signal_in_the_moment_in_which_a_worker_is_made_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_signal_during_the_creation_of_a_worker_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
     crew = _Crew([[]])
     open_process = trio.lowlevel.open_process
 
@@ -352,10 +352,10 @@ async def test_a_signal_in_the_moment_in_which_a_worker_is_made_reaches_it(monke
     assert crew.status == 0
 
 
-# The process stands still
+# A stopped process
 
 
-async def test_who_answered_while_the_process_stood_still_is_not_given_up(start_program: StartProgram) -> None:
+async def test_a_peer_that_answered_while_the_process_was_stopped_is_kept(start_program: StartProgram) -> None:
     flags = ("--ping-interval", "0.4", "--ping-timeout", "1", "--open-timeout", "1")
     program = start_program(*flags, "--hello", "")
     peers = [await (await program.connect()).open() for _ in range(6)]
@@ -379,7 +379,7 @@ async def test_who_answered_while_the_process_stood_still_is_not_given_up(start_
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["the first", "a further one"])
-async def test_a_request_that_came_while_the_process_stood_still_is_answered(
+async def test_a_request_that_came_while_the_process_was_stopped_is_answered(
     start_program: StartProgram, again: bool
 ) -> None:
     program = start_program("--open-timeout", "0.5", "--keep-alive", "0.5", "--no-page")
@@ -388,7 +388,7 @@ async def test_a_request_that_came_while_the_process_stood_still_is_answered(
         assert (await client.ask(get())).status == 200
     else:
         await client.send(get()[:10])
-    await trio.sleep(0.1)  # until it waits: what it waits in then ends with the stop, and finds nothing (signal(7))
+    await trio.sleep(0.1)  # until it waits: the stop interrupts its system call, which then finds nothing (signal(7))
     program.signal(signal.SIGSTOP)
     await client.send(get() if again else get()[10:])
     await trio.sleep(0.6)
@@ -401,7 +401,7 @@ async def test_a_request_that_came_while_the_process_stood_still_is_answered(
 
 
 def cpu_s(program: Program) -> float:
-    """Return how much of a core's time the program has had so far."""
+    """Return the CPU time that the program has used so far, in seconds."""
     fields = Path(f"/proc/{program.process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -411,7 +411,7 @@ def count_descriptors(program: Program) -> int:
 
 
 def allow_descriptors(program: Program, more: int) -> int:
-    """Let a program open so many more than it has, and return how many that are."""
+    """Let a program open ``more`` descriptors than it has, and return the new limit."""
     limit = count_descriptors(program) + more
     resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
     return limit
@@ -419,7 +419,7 @@ def allow_descriptors(program: Program, more: int) -> int:
 
 @LINUX
 @pytest.mark.parametrize("tapped", [False, True], ids=["serve", "tap"])
-async def test_out_of_descriptors_it_rests_says_so_once_and_accepts_again(
+async def test_a_program_without_descriptors_pauses_logs_it_once_and_accepts_again(
     start_program: StartProgram, program: Program, tapped: bool
 ) -> None:
     program = start_program.tap(program.address) if tapped else start_program("--hello", "")
@@ -445,17 +445,17 @@ async def test_out_of_descriptors_it_rests_says_so_once_and_accepts_again(
     bystander.hang_up()
     program.signal(signal.SIGTERM)
     assert await end(program) == 0
-    told = [line for line in program.lines if "accepting" in line and "#0" in line]
-    assert len(told) <= 2 + 2 * (time.monotonic() - began) / EXHAUSTED_PAUSE_S
+    reports = [line for line in program.lines if "accepting" in line and "#0" in line]
+    assert len(reports) <= 2 + 2 * (time.monotonic() - began) / EXHAUSTED_PAUSE_S
 
 
 @LINUX
 @pytest.mark.parametrize("tapped", [False, True], ids=["serve", "tap"])
-async def test_a_recording_that_has_no_room_is_told_once_read_as_far_as_it_goes_and_gone_on_with(
+async def test_a_recording_without_room_is_logged_once_stays_readable_and_can_be_continued(
     start_program: StartProgram, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], tapped: bool
 ) -> None:
-    # No disk to fill, but the same for who writes: a file that may not grow beyond some bytes. (For a disk that has no
-    # byte left, see tests/test_tracing.py.)
+    # A limit on the file's size stands for a full disk: for the writer it is the same. (For a disk that has no byte
+    # left, see tests/test_tracing.py.)
     file = tmp_path / "recorded"
     flags = ("--record", str(file))
     program = start_program.tap(program.address, *flags) if tapped else start_program("--hello", "", *flags)
@@ -468,8 +468,8 @@ async def test_a_recording_that_has_no_room_is_told_once_read_as_far_as_it_goes_
     assert (await (await program.connect()).ask(get())).status == 200
     program.signal(signal.SIGTERM)
     assert await end(program) == 0
-    (told,) = [line for line in program.lines if "ERROR" in line]
-    assert told.endswith(f"#0 ! {file} can't be written any more: File too large; nothing is recorded from here on")
+    (error,) = [line for line in program.lines if "ERROR" in line]
+    assert error.endswith(f"#0 ! {file} can't be written any more: File too large; nothing is recorded from here on")
     assert file.read_bytes()[-1:] != b"\n", "the last line is cut"
 
     again = Recording(file)
@@ -484,7 +484,7 @@ async def test_a_recording_that_has_no_room_is_told_once_read_as_far_as_it_goes_
 
 @contextlib.contextmanager
 def nowhere_to_log(kind: str) -> Iterator[dict[str, Any]]:
-    """Yield what makes a process's standard error one that can't be written."""
+    """Yield the options for a process whose standard error can't be written."""
     if kind == "closed":
         yield {"preexec_fn": partial(os.close, 2)}
     elif kind == "a full disk":
@@ -502,7 +502,7 @@ def nowhere_to_log(kind: str) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["closed", "a full disk", "a pipe without a reader"])
-async def test_a_log_that_cant_be_written_stops_nothing(kind: str) -> None:
+async def test_a_log_that_cant_be_written_does_not_stop_the_program(kind: str) -> None:
     port = free_port()
     command = [sys.executable, "-m", "rawws", "-vv", "--hello", "", "--port", str(port)]
     with nowhere_to_log(kind) as how, subprocess.Popen(command, **how) as process:
@@ -542,7 +542,7 @@ async def test_nothing_is_lost_while_there_is_no_descriptor_for_redis(
         crowd = [await program.connect() for _ in range(20)]
         redis.kill()
         program.wait_for_line("the backplane is away (")
-        while count_descriptors(program) < limit:  # until those who wait have taken the connector's
+        while count_descriptors(program) < limit:  # until waiting connections have taken the connector's descriptor
             await trio.sleep(0.01)
         await redis.start()
         await peer.send(masked(Opcode.TEXT, b"kept"))
@@ -561,21 +561,21 @@ async def test_nothing_is_lost_while_there_is_no_descriptor_for_redis(
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "unix:///nowhere"])
-async def test_what_keeps_redis_away_is_told_by_its_own_name(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+async def test_an_outage_of_redis_has_the_name_of_its_cause(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     # No descriptor of this very process may be missing for long: pytest needs them too.
     def no_descriptor(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    told: list[str] = []
+    sentences: list[str] = []
     with trio.CancelScope() as scope:
 
         def note(trouble: Trouble) -> None:
-            told.append(trouble.sentence)
+            sentences.append(trouble.sentence)
             scope.cancel()
 
         monkeypatch.setattr(trio.socket, "socket", no_descriptor)
         await Connector(url).run_with_reconnect(_nothing_to_do, on_away=note)
-    assert told == ["Too many open files"]
+    assert sentences == ["Too many open files"]
 
 
 async def _nothing_to_do(_: object) -> None:
@@ -587,10 +587,10 @@ async def _nothing_to_do(_: object) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM], ids=errno.errorcode.get)
 @pytest.mark.parametrize("sends", ["a message of the room", "a pong"])
-async def test_a_send_that_fails_for_want_of_memory_ends_one_connection_and_says_whose_side_it_was(
+async def test_a_send_without_memory_ends_one_connection_and_names_this_machine(
     serve: Serve, caplog: pytest.LogCaptureFixture, number: int, sends: str
 ) -> None:
-    # When a real send() fails so is up to the kernel, which can't be asked to: the socket's own method is replaced.
+    # The kernel can't be asked to fail a real send() in this way, so the socket's own method is replaced.
     def fail(_: object) -> NoReturn:
         raise OSError(number, os.strerror(number))
 
@@ -605,24 +605,24 @@ async def test_a_send_that_fails_for_want_of_memory_ends_one_connection_and_says
     assert await bystander.frame() == seen_text("undisturbed")
     await struck.wait_lost()
     why = f"{os.strerror(number)}: this machine had no memory for it"
-    (told,) = [record for record in caplog.records if why in record.getMessage()]
-    assert told.exc_info is None
+    (record,) = [record for record in caplog.records if why in record.getMessage()]
+    assert record.exc_info is None
     newcomer = await running.open()
     await newcomer.send(ping(b"?"))
     assert await newcomer.frame() == Seen(Opcode.PONG, b"?")
 
 
-# The clock on the wall
+# The wall clock
 
 
-async def test_the_clock_on_the_wall_only_dates_what_is_recorded() -> None:
+async def test_the_wall_clock_only_dates_records() -> None:
     root = Path(rawws.__file__).parent
     asks = re.compile(r"\btime\.time|datetime|gettimeofday|CLOCK_REALTIME|from time import")
     found = {str(path.relative_to(root)) for path in root.rglob("*.py") if asks.search(path.read_text("utf-8"))}
     assert found == {"tracing.py", "page/feed.py"}
 
 
-async def test_hours_that_the_clock_jumps_make_nobody_late_and_nothing_old(
+async def test_jumps_of_the_wall_clock_change_no_deadline_and_no_age(
     nursery: trio.Nursery, clients: list[HangsUp], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tracer = Tracer()
@@ -643,7 +643,7 @@ async def test_hours_that_the_clock_jumps_make_nobody_late_and_nothing_old(
         monkeypatch.setattr(time, "time", partial(float, now))
         await peer.send(masked(Opcode.TEXT, b"a"))
         ids.append(await next_id(peer))
-        while (await peer.frame()).opcode is not Opcode.PING:  # in its time, and nobody is given up
+        while (await peer.frame()).opcode is not Opcode.PING:  # pings come in time, and no peer is dropped
             pass
     epoch = ids[0].partition("-")[0]
     assert ids == [f"{epoch}-{number}" for number in range(5)]
@@ -668,7 +668,7 @@ async def next_id(peer: Client) -> str:
 # A program that blocks, or goes wrong
 
 
-async def test_who_answered_while_a_callback_blocked_is_not_given_up(
+async def test_a_peer_that_answered_while_a_callback_blocked_is_kept(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve(limits=Limits(ping_interval_s=0.2, ping_timeout_s=0.6))
@@ -697,7 +697,7 @@ async def keep_cancelled() -> trio.Cancelled:
 
 
 async def fail(kind: str) -> NoReturn:
-    """Raise what an application may, of which nobody is to hear but its own client."""
+    """Raise one of the exceptions that may concern only the application's own client."""
     error = ZeroDivisionError("on purpose")
     match kind:
         case "a group":
@@ -734,7 +734,7 @@ FAILURES = pytest.mark.parametrize(
 
 
 @FAILURES
-async def test_whatever_a_handler_raises_costs_its_connection_alone(
+async def test_any_error_of_a_handler_costs_its_connection_alone(
     nursery: trio.Nursery, open_at: Open, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     async def handle(ws: rawws.WebSocket) -> None:
@@ -756,7 +756,7 @@ async def test_whatever_a_handler_raises_costs_its_connection_alone(
 
 
 @FAILURES
-async def test_whatever_an_http_handler_or_hook_raises_costs_a_500(
+async def test_any_error_of_an_http_handler_or_hook_is_a_500(
     nursery: trio.Nursery, clients: list[HangsUp], caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     async def handle(ws: rawws.WebSocket) -> None:
@@ -788,8 +788,8 @@ async def test_whatever_an_http_handler_or_hook_raises_costs_a_500(
 
 
 @FAILURES
-@pytest.mark.parametrize("before", [True, False], ids=["before it has answered", "behind its answer"])
-async def test_whatever_an_asgi_application_raises_costs_its_answer_alone(
+@pytest.mark.parametrize("before", [True, False], ids=["before it has answered", "after its answer"])
+async def test_any_error_of_an_asgi_application_costs_its_answer_alone(
     caplog: pytest.LogCaptureFixture, kind: str, before: bool
 ) -> None:
     @only_http
@@ -805,13 +805,13 @@ async def test_whatever_an_asgi_application_raises_costs_its_answer_alone(
         assert (await client.ask(get("/fail"))).status == (500 if before else 200)
         assert (await client.ask(get())).status == 200
     (record,) = errors(caplog)
-    told = "the ASGI application failed at /fail after it had answered"
-    assert record.getMessage().removeprefix("#1 ! ") == ("the http handler failed at /fail" if before else told)
+    failure = "the ASGI application failed at /fail after it had answered"
+    assert record.getMessage().removeprefix("#1 ! ") == ("the http handler failed at /fail" if before else failure)
 
 
 @FAILURES
 @pytest.mark.parametrize("starts", [False, True], ids=["before it has started", "when it is up"])
-async def test_whatever_an_asgi_applications_lifespan_raises_leaves_the_server_up(kind: str, starts: bool) -> None:
+async def test_any_error_of_an_asgi_lifespan_leaves_the_server_up(kind: str, starts: bool) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await answer(send)
@@ -826,7 +826,7 @@ async def test_whatever_an_asgi_applications_lifespan_raises_leaves_the_server_u
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, "a group"])
-async def test_a_handler_that_ends_the_program_ends_it_and_the_peers_are_told(
+async def test_a_handler_that_ends_the_program_closes_its_peers_with_1001(
     open_at: Open, error: type[BaseException] | str
 ) -> None:
     kind = error if isinstance(error, type) else KeyboardInterrupt

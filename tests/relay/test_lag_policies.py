@@ -1,4 +1,4 @@
-"""The policies for lagging peers, by themselves: they decide, so no socket and no loop is needed."""
+"""The policies for lagging peers alone: they only decide, so no socket and no loop is needed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_room_takes_a_name_or_a_member_of_slow() -> None:
 
 
 @READ_ON
-def test_a_peer_that_reads_on_goes_on_where_the_socket_stopped(kind: type[ReadsOn]) -> None:
+def test_a_peer_that_reads_again_resumes_where_its_socket_stopped(kind: type[ReadsOn]) -> None:
     policy = kind("", 1000)
     log = log_of(policy, ["one", "two"], ["three"])
     assert policy.on_partial_send(partial(log, 0, 3)) == (Cursor(0, 3), b"", True)
@@ -71,7 +71,7 @@ def test_a_peer_that_reads_on_goes_on_where_the_socket_stopped(kind: type[ReadsO
 
 
 @READ_ON
-def test_the_log_keeps_what_the_last_of_those_that_read_on_needs(kind: type[ReadsOn]) -> None:
+def test_the_log_keeps_the_messages_that_the_slowest_resuming_peer_needs(kind: type[ReadsOn]) -> None:
     policy = kind("", 1000)
     log = log_of(policy, ["one"], ["two"], ["three"])
     assert policy.first_needed(log, [Cursor(2), Cursor(1, 3)]) == 1
@@ -95,7 +95,7 @@ def test_nothing_is_skipped_for_a_peer_that_lacks_only_the_newest() -> None:
     assert policy.on_lag(Lag(log, Cursor(1, 2), PLAIN)) == Keep()
 
 
-def test_a_selection_goes_on_after_the_message_that_was_begun() -> None:
+def test_a_selection_continues_after_the_partly_sent_message() -> None:
     policy = LatestByKey("k", 1000)
     log = log_of(policy, ["before"], ["one", "two", "three"])
     first = len(encode_frame(Opcode.TEXT, b"one"))

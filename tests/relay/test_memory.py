@@ -63,16 +63,16 @@ class Measured:
         self._open.clear()
 
     def look(self, how: str = "-") -> dict[str, int]:
-        """Ask the server, which takes a turn to answer; what the process has in use takes it longer."""
+        """Return the server's figures, which cost it one turn; the memory of its process takes longer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{how}\n")
         self._process.stdin.flush()
-        told: dict[str, int] = json.loads(self._process.stdout.readline())
-        return told
+        figures: dict[str, int] = json.loads(self._process.stdout.readline())
+        return figures
 
     def settle(self) -> dict[str, int]:
-        """Look until nothing changes any more: what was sent has been read, as far as it will be."""
+        """Wait until the figures no longer change, so that all readable bytes have been read."""
         same, before = 0, self.look()
         while same < 20:
             now = self.look()
@@ -82,7 +82,7 @@ class Measured:
     # Clients, which read nothing but the answer to a handshake
 
     def warm_up(self) -> None:
-        """Have everything happen once, so that what is made then is not counted as growth."""
+        """Use every path once, so that objects made once are not counted as growth."""
         for path in ("/", "/handler", "/echoes", "/wait"):
             self.push(self.websocket(path), masked(2, bytes(100_000)))
         self.push(self.websocket("/", DEFLATE), compressed(b"x" * 1000, fin=False))
@@ -103,7 +103,7 @@ class Measured:
         return connected
 
     def tls_websocket(self) -> tuple[socket.socket, Callable[[bytes], bytes]]:
-        """Open one whose TLS is ours to cut: returns the plain socket, and what makes records of data."""
+        """Open a WebSocket whose TLS records can be cut; return the plain socket, and a function that encrypts data."""
         connected = socket.create_connection((LOOPBACK, self.ports["tls"]), PATIENCE_S)
         self._open.append(connected)
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -155,7 +155,7 @@ class Measured:
         connected.settimeout(PATIENCE_S)
 
     def blocked(self, path: str = "/", *lines: str, server: str = "rooms", size: int = 32 * KIB) -> socket.socket:
-        """Open a WebSocket in a room whose socket takes no more, since it doesn't read what it says itself."""
+        """Open a WebSocket in a room whose socket is full, since it doesn't read its own messages."""
         connected = self.websocket(path, *lines, server=server)
         self.push(connected, masked(2, bytes(size)))
         return connected
@@ -302,7 +302,7 @@ def _(server: Measured) -> None:
         server.request(get("/polled?last=1&wait=30"))
 
 
-@way("requests pipelined behind polls that wait")
+@way("requests pipelined after polls that wait")
 def _(server: Measured) -> None:
     for _ in range(40):
         server.request(get("/polled?last=1&wait=30") + get("/") * 300)
@@ -362,7 +362,7 @@ def _(server: Measured) -> None:
 
 
 def send_pings(server: Measured, some: list[socket.socket]) -> None:
-    """Have each ping read by itself, so that each pong is one of its own."""
+    """Make the server read each ping separately, so that each pong is a separate frame."""
     for _ in range(100):
         for each in some:
             server.push(each, masked(9))
@@ -483,7 +483,7 @@ def _(server: Measured) -> None:
         server.look()
 
 
-# Messages that are not whole, or not taken
+# Incomplete messages, and messages that are not received
 
 
 @way("tiny messages that are held back")
@@ -581,7 +581,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
 
 @pytest.mark.parametrize("title", WAYS)
 def test_the_bytes_counted_are_within_a_factor_of_the_bytes_used(measured: Measured, title: str) -> None:
-    # On a busy machine, what earlier tests have left may go during the measurement, so a second one may be needed.
+    # On a busy machine, leftovers of earlier tests may go during the measurement, so a second one may be needed.
     for _ in range(3):
         before = measured.settle()
         WAYS[title](measured)
@@ -606,7 +606,7 @@ def test_a_poll_that_is_not_read_takes_no_more_than_a_piece_of_its_answer(measur
 
 
 @pytest.mark.parametrize("size", [1, 1000])
-def test_messages_that_wait_for_a_backplane_count_for_what_they_use(size: int) -> None:
+def test_messages_that_wait_for_a_backplane_count_as_the_memory_that_they_use(size: int) -> None:
     def fill() -> Outbox:
         outbox, history = Outbox(1), History()
         for number in range(2000):
@@ -626,7 +626,7 @@ def test_messages_that_wait_for_a_backplane_count_for_what_they_use(size: int) -
 
 
 @pytest.mark.usefixtures("bounded")
-async def test_connections_with_which_the_programs_are_done_count_no_more(nursery: trio.Nursery) -> None:
+async def test_connections_that_programs_have_finished_with_do_not_count(nursery: trio.Nursery) -> None:
     async def handler(ws: rawws.WebSocket) -> None:
         await ws.recv()
 

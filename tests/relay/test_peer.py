@@ -60,7 +60,9 @@ CHECK = b"GET /healthz HTTP/1.0\r\n\r\n"
 
 
 @pytest.mark.parametrize("asked", [b"", CHECK, get("/healthz")], ids=["nothing", "HTTP/1.0", "HTTP/1.1"])
-async def test_a_check_that_ends_with_a_reset_has_lost_nothing(serve: Serve, http_log: list[str], asked: bytes) -> None:
+async def test_a_health_check_that_ends_with_a_reset_is_not_logged_as_lost(
+    serve: Serve, http_log: list[str], asked: bytes
+) -> None:
     running = await serve()
     client = await running.connect()
     if asked:
@@ -72,7 +74,7 @@ async def test_a_check_that_ends_with_a_reset_has_lost_nothing(serve: Serve, htt
 
 
 @pytest.mark.parametrize("asked", [b"GET / HT", get("/healthz") + b"GET / HT"], ids=["the first", "the second"])
-async def test_a_reset_within_a_request_is_told(serve: Serve, http_log: list[str], asked: bytes) -> None:
+async def test_a_reset_within_a_request_is_logged(serve: Serve, http_log: list[str], asked: bytes) -> None:
     running = await serve()
     client = await running.connect()
     await client.send(asked)
@@ -142,7 +144,7 @@ async def test_a_client_that_asks_for_close_is_closed_after_its_answer(serve: Se
     await client.assert_end()
 
 
-async def test_a_client_that_half_closes_behind_its_request_is_answered(serve: Serve) -> None:
+async def test_a_client_that_half_closes_after_its_request_is_answered(serve: Serve) -> None:
     client = await (await serve()).connect()
     await client.send(get())
     client.end_stream()
@@ -152,7 +154,7 @@ async def test_a_client_that_half_closes_behind_its_request_is_answered(serve: S
 
 @pytest.mark.parametrize("target", ["/", "/any", "/healthz", "*"])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_9110_9_3_7_options_tells_the_methods(serve: Serve, target: str, version: str) -> None:
+async def test_9110_9_3_7_options_lists_the_methods(serve: Serve, target: str, version: str) -> None:
     client = await (await serve()).connect()
     answer = await client.ask(get(target, method="OPTIONS", version=version))
     assert (answer.status, answer.headers["allow"], answer.body) == (204, "GET, HEAD, OPTIONS", b"")
@@ -266,7 +268,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("request_bytes", "status"), REFUSED.values(), ids=REFUSED.keys())
-async def test_refuses_with_a_status_and_one_sentence_and_closes(
+async def test_a_refusal_has_a_status_and_one_sentence_and_closes(
     serve: Serve, http_log: list[str], request_bytes: bytes, status: int
 ) -> None:
     running = await serve()
@@ -283,7 +285,7 @@ async def test_refuses_with_a_status_and_one_sentence_and_closes(
     assert (await (await running.connect()).ask(get())).body == b"hi there"
 
 
-async def test_refusals_name_what_would_do(serve: Serve) -> None:
+async def test_refusals_name_the_supported_version_and_method(serve: Serve) -> None:
     running = await serve()
     wrong_version = await (await running.connect()).ask(upgrade().replace(b"Version: 13", b"Version: 8"))
     assert wrong_version.headers["sec-websocket-version"] == "13"
@@ -297,7 +299,7 @@ async def test_every_426_names_version_13(serve: Serve) -> None:
     assert (answer.status, answer.headers.get("sec-websocket-version")) == (426, "13")
 
 
-async def test_nothing_behind_a_refused_upgrade_is_read_as_a_request(serve: Serve, http_log: list[str]) -> None:
+async def test_bytes_after_a_refused_upgrade_are_not_read_as_a_request(serve: Serve, http_log: list[str]) -> None:
     client = await (await serve()).connect()
     await client.send(upgrade("/", "Origin: https://evil.example") + get("/smuggled"))
     assert (await client.answer()).status == 403
@@ -362,7 +364,7 @@ async def test_a_body_that_never_ends_is_408_though_some_of_it_is_always_there(s
         await client.wait_lost()
 
 
-async def test_a_later_request_has_ten_seconds_of_its_own(serve: Serve, mock_clock: MockClock) -> None:
+async def test_a_later_request_has_its_own_ten_seconds(serve: Serve, mock_clock: MockClock) -> None:
     client = await (await serve()).connect()
     for _ in range(3):
         assert (await client.ask(get())).status == 200
@@ -378,7 +380,7 @@ async def test_a_later_request_has_ten_seconds_of_its_own(serve: Serve, mock_clo
     assert (await client.answer()).status == 408
 
 
-async def test_a_connection_that_rests_too_long_between_requests_is_closed_without_a_word(
+async def test_a_connection_idle_too_long_between_requests_is_closed_silently(
     serve: Serve, mock_clock: MockClock
 ) -> None:
     client = await (await serve()).connect()
@@ -400,7 +402,7 @@ async def test_an_open_websocket_has_no_deadline_of_http(serve: Serve, mock_cloc
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", get("/", "Content-Length: 9", method="POST") + b"a"])
-async def test_a_client_that_goes_in_the_middle_disturbs_nobody(serve: Serve, sent: bytes) -> None:
+async def test_a_client_that_leaves_in_the_middle_disturbs_no_other(serve: Serve, sent: bytes) -> None:
     running = await serve()
     for leave in (Client.hang_up, Client.reset, Client.end_stream):
         client = await running.connect()
@@ -429,7 +431,7 @@ async def test_an_upgrade_may_follow_ordinary_requests(serve: Serve) -> None:
     assert await client.frame() == seen_text("welcome")
 
 
-async def test_an_upgrade_may_be_pipelined_behind_ordinary_requests(serve: Serve) -> None:
+async def test_an_upgrade_may_be_pipelined_after_ordinary_requests(serve: Serve) -> None:
     client = await (await serve()).connect()
     await client.send(get("/1") + get("/2") + upgrade("/3") + text("Hello"))
     assert [(await client.answer()).status for _ in range(3)] == [200, 200, 101]
@@ -464,7 +466,7 @@ async def test_frames_in_one_segment_with_the_handshake_are_not_lost(serve: Serv
     await _assert_pipelined_frames_arrive(client)
 
 
-async def test_frames_behind_the_handshake_are_not_lost_wherever_the_stream_is_cut(serve: Serve) -> None:
+async def test_frames_after_the_handshake_are_not_lost_wherever_the_stream_is_cut(serve: Serve) -> None:
     running = await serve()
     stream = upgrade() + PIPELINED
     for cut in range(1, len(stream)):

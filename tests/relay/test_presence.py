@@ -46,7 +46,7 @@ def tcp_pair() -> tuple[socket.socket, Client]:
 # One fault after the other
 
 
-async def test_a_reader_that_is_gone_when_its_history_is_sent_does_not_stay_among_the_watchers(
+async def test_a_reader_lost_while_its_history_is_sent_is_no_watcher(
     start_hub: StartHub,
 ) -> None:
     running = start_hub(history=10)
@@ -62,7 +62,7 @@ async def test_a_reader_that_is_gone_when_its_history_is_sent_does_not_stay_amon
 
 
 @pytest.mark.parametrize("pair", [tcp_pair, None], ids=["in its history", "in its greeting"])
-async def test_a_reader_that_is_gone_at_once_causes_no_news_or_a_join_and_then_a_leave(
+async def test_a_reader_lost_at_once_causes_no_notice_or_a_join_and_then_a_leave(
     start_hub: StartHub, pair: Callable[[], tuple[socket.socket, Client]] | None
 ) -> None:
     running = start_hub(history=10)
@@ -87,7 +87,7 @@ async def test_messages_of_a_client_that_has_gone_do_not_fail_the_server(
     running = start_hub(history=10, slow="wait")
     room = running.hub.room("/")
     room.publish("in the history")
-    state_of(room).holds.add("a test")  # so that what it says has to be kept, and nothing more is to be read from it
+    state_of(room).holds.add("a test")  # its messages have to be kept, and no more is read from it
     ours, client = running.pair()
     client.hang_up()
     handshake = Handshake((), "/", Accept.of(KEY.decode()), None)
@@ -100,7 +100,7 @@ async def test_messages_of_a_client_that_has_gone_do_not_fail_the_server(
     current_loop().slow.unblock(state_of(room), "a test")
     await wait_all_tasks_blocked()
     assert running.endpoint.peer_count == 0
-    assert state_of(room).log.last_message == 2, "what it had said is published"
+    assert state_of(room).log.last_message == 2, "its earlier messages are published"
 
 
 async def leave(room: rawws.Room, ws: rawws.WebSocket) -> None:
@@ -144,7 +144,7 @@ async def test_a_watcher_is_not_sent_what_happened_before_it_joined(nursery: tri
     async with rooms(nursery) as running:
         first = await running.stream("/room?presence")
         hub, endpoint = running.hub, PeerGroup(Limits())
-        # In one turn, so that nobody has been notified yet.
+        # All happens in one turn, so that no watcher has been notified yet.
         (before, a), (watching, second), (after, b) = (tcp_pair() for _ in range(3))
         for number, (ours, reading) in enumerate(
             [(before, RoomQuery()), (watching, RoomQuery(wants_presence=True)), (after, RoomQuery())], 101
@@ -191,7 +191,7 @@ async def test_a_connection_that_ends_while_its_history_is_sent_leaves_nothing_i
         await ws.wait_closed()
 
 
-async def test_recv_ends_when_the_answer_that_it_sends_first_finds_the_peer_gone(start_hub: StartHub) -> None:
+async def test_recv_ends_if_the_answer_that_it_sends_first_finds_the_peer_gone(start_hub: StartHub) -> None:
     running = start_hub()
     ours, client = running.pair()
     ws = websocket_on(ours, 1, running.endpoint)
@@ -204,7 +204,7 @@ async def test_recv_ends_when_the_answer_that_it_sends_first_finds_the_peer_gone
         await ws.recv()
 
 
-async def test_the_deadlines_pass_over_a_peer_that_another_one_s_last_words_have_ended(
+async def test_timers_skip_a_peer_that_ended_with_the_last_message_of_another(
     mock_clock: trio.testing.MockClock, start_hub: StartHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = Limits(messages_per_s=1, ping_interval_s=5, ping_timeout_s=5)
@@ -232,7 +232,7 @@ async def test_the_deadlines_pass_over_a_peer_that_another_one_s_last_words_have
 
 @dataclass(eq=False)
 class Watcher:
-    """A member that watches, and what it has been sent."""
+    """A member that watches, and the notices that it has received."""
 
     number: int
     client: Client
@@ -242,7 +242,7 @@ class Watcher:
     heard: list[tuple[str, int, int]] = field(default_factory=list)
 
     def take(self) -> None:
-        """Read all that is there."""
+        """Read all bytes that have arrived."""
         try:
             self.raw += self.client.stdlib_socket.recv(1 << 20)
         except BlockingIOError:
@@ -256,18 +256,18 @@ class Watcher:
             return
         while (header := parse_header(self.raw)) is not None:
             end = len(header.raw) + header.payload_bytes
-            assert len(self.raw) >= end, "what goes out goes out whole"
+            assert len(self.raw) >= end, "each message goes out whole"
             head = json.loads(bytes(self.raw[len(header.raw) : end]).partition(b"\n")[0])
             del self.raw[:end]
             for kind in ("join", "leave"):
                 if kind in head:
                     self._hear(kind, head[kind])
 
-    def _hear(self, kind: str, told: dict[str, int]) -> None:
-        self.heard.append((kind, told["peer"], told["peers"]))
+    def _hear(self, kind: str, notice: dict[str, int]) -> None:
+        self.heard.append((kind, notice["peer"], notice["peers"]))
 
     def check(self, members: set[int]) -> None:
-        """Check that its news lead from the members that it found to those that are present now."""
+        """Check that its notices lead from the members that it found to the present ones."""
         there = set(self.others)
         for kind, number, peers in self.heard:
             assert number != self.number, "it isn't notified of itself"
@@ -305,26 +305,26 @@ class Stage:
 
     # Steps
 
-    def join(self, form: str, watches: bool, gone: bool, tcp: bool, last: int) -> None:
+    def join(self, encoding: str, watches: bool, gone: bool, tcp: bool, last: int) -> None:
         """Join as a peer that is relayed, whose client may be gone already."""
         self.number += 1
         ours, client = self._pair(tcp)
         if gone:
             client.hang_up()
         others = self.members
-        if form == "events":
+        if encoding == "events":
             reading = RoomQuery(last=last, wants_presence=watches)
             peer = self.hub.stream_events(self.number, Transport(ours), "/", reading, self.endpoint)
         else:
-            subprotocol = SUBPROTOCOL if form == "ids" else None
+            subprotocol = SUBPROTOCOL if encoding == "ids" else None
             handshake = Handshake((), "/", Accept.of(KEY.decode()), None, subprotocol=subprotocol)
             request = Request("GET", f"/?last={last}{'&presence' * watches}", "1.1", Headers([("Host", "a")]))
             peer = self.hub.adopt(self.number, Transport(ours), handshake, self.endpoint, request=request)
         if peer is None or gone:
             return
-        self.relayed[self.number] = (client, form)
-        if watches and form != "plain":
-            self.watchers.append(Watcher(self.number, client, form == "events", others))
+        self.relayed[self.number] = (client, encoding)
+        if watches and encoding != "plain":
+            self.watchers.append(Watcher(self.number, client, encoding == "events", others))
 
     def hold(self, joins: bool) -> None:
         """Connect to a handler, which may put the connection into the room."""
@@ -359,14 +359,14 @@ class Stage:
         self.room.publish("x" * 100)
 
     def leave(self, which: int, how: str) -> None:
-        """One of those that are relayed goes, by its client's doing or the server's."""
+        """Remove a relayed peer, by its client's action or the server's."""
         if not self.relayed:
             return
         number = list(self.relayed)[which % len(self.relayed)]
-        client, form = self.relayed.pop(number)
+        client, encoding = self.relayed.pop(number)
         peer = self._find(number)
         match how:
-            case "close" if form != "events":  # a reader of events has no other way to leave than to vanish
+            case "close" if encoding != "events":  # a reader of events can leave only by closing its connection
                 client.try_send(close())
             case "close" | "vanish":
                 client.hang_up()

@@ -1,4 +1,4 @@
-"""Sockets with something to do: those that the poller reports, and those whose data is here already."""
+"""Sockets with something to do: those that the poller reports, and those whose data is already buffered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a peer that reads more slowly than its room publishes, for each policy; each stalls and recovers."""
+"""Peers that read more slowly than their room publishes, under each policy; each stalls and recovers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.serving import (
 )
 from tests.sse import read_events
 
-# What the kernel takes for a peer that doesn't read is some ten times this.
+# The kernel buffers about ten times as much as this for a peer that doesn't read.
 SMALL = 4096
 PADDING = "x" * 500
 
@@ -57,7 +57,7 @@ def number_of(payload: bytes) -> int:
 
 
 async def flood(running: RunningHub, messages: int, path: str = "/") -> None:
-    """Publish numbered messages, and let the loop have its turns between."""
+    """Publish numbered messages, with turns of the loop in between."""
     room = running.hub.room(path)
     for number in range(messages):
         room.publish(numbered(number))
@@ -69,10 +69,12 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-# skip
+# Policy skip
 
 
-async def test_skip_goes_on_with_the_newest(start_hub: StartHub, caplog: pytest.LogCaptureFixture) -> None:
+async def test_policy_skip_continues_with_the_newest_message(
+    start_hub: StartHub, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "rawws")
     running = start_hub(slow="skip", max_lag_bytes=20_000)
     slow, quick = running.join(send_buffer=SMALL), running.join()
@@ -91,12 +93,12 @@ async def test_skip_goes_on_with_the_newest(start_hub: StartHub, caplog: pytest.
             got.append(number_of((await slow.frame()).payload))
         running.hub.room("/").publish(numbered(total))
         assert number_of((await slow.frame()).payload) == total, "it has caught up"
-    assert quick_got == list(range(total + 1)), "nobody else is concerned"
+    assert quick_got == list(range(total + 1)), "no other peer is affected"
     assert got == sorted(set(got))
     assert 0 < len(got) < total / 2
-    told = [line for line in warnings(caplog) if "reads too slowly" in line]
-    assert len(told) == 1, "at the first loss"
-    assert "messages are skipped" in told[0]
+    logged = [line for line in warnings(caplog) if "reads too slowly" in line]
+    assert len(logged) == 1, "at the first loss"
+    assert "messages are skipped" in logged[0]
     await slow.send(close())
     await slow.frames_to_close()
     slow.hang_up()
@@ -105,7 +107,7 @@ async def test_skip_goes_on_with_the_newest(start_hub: StartHub, caplog: pytest.
     assert state_of(running.hub.room("/")).log.kept_bytes == 0
 
 
-async def test_skip_is_counted_for_those_who_can_be_told(start_hub: StartHub) -> None:
+async def test_policy_skip_reports_its_count_to_readers_with_ids(start_hub: StartHub) -> None:
     running = start_hub(slow="skip", max_lag_bytes=20_000)
     slow = running.join(send_buffer=SMALL, subprotocol=SUBPROTOCOL)
     await slow.frame()
@@ -114,16 +116,16 @@ async def test_skip_is_counted_for_those_who_can_be_told(start_hub: StartHub) ->
     got, skipped = 0, 0
     while got + skipped < total:
         head, _, payload = (await slow.frame()).payload.partition(b"\n")
-        told = json.loads(head)
-        skipped += told.get("skipped", 0)
-        if "id" in told:
+        notice = json.loads(head)
+        skipped += notice.get("skipped", 0)
+        if "id" in notice:
             got += 1
-            assert int(told["id"].rpartition("-")[2]) == number_of(payload) + 1
+            assert int(notice["id"].rpartition("-")[2]) == number_of(payload) + 1
     assert number_of(payload) == total - 1
     assert skipped > total / 2
 
 
-async def test_what_one_has_said_oneself_is_not_skipped_where_it_goes_to_others(start_hub: StartHub) -> None:
+async def test_a_peers_own_messages_do_not_count_as_skipped_with_exclude_sender(start_hub: StartHub) -> None:
     running = start_hub(slow="skip", max_lag_bytes=20_000, exclude_sender=True)
     slow = running.join(send_buffer=SMALL, subprotocol=SUBPROTOCOL)
     await slow.frame()
@@ -142,7 +144,7 @@ async def test_what_one_has_said_oneself_is_not_skipped_where_it_goes_to_others(
     assert skipped > total / 2
 
 
-async def test_skip_of_an_event_stream(start_hub: StartHub) -> None:
+async def test_policy_skip_reports_its_count_in_an_event_stream(start_hub: StartHub) -> None:
     running = start_hub(slow="skip", max_lag_bytes=20_000)
     ours, client = running.pair(send_buffer=SMALL)
     running.hub.stream_events(99, Transport(ours), "/", RoomQuery(), running.endpoint)
@@ -174,7 +176,7 @@ async def test_control_frames_are_never_dropped(start_hub: StartHub) -> None:
         assert pongs == [bytes([number]) for number in range(5)]
 
 
-# a gap
+# Gaps
 
 
 class Shared:
@@ -197,104 +199,106 @@ class Shared:
         room.trim()
 
 
-@pytest.mark.parametrize("form", ["ids", "events", "plain"])
+@pytest.mark.parametrize("encoding", ["ids", "events", "plain"])
 @pytest.mark.parametrize("exclude_sender", [False, True])
-async def test_a_gap_comes_in_its_place_also_for_who_is_behind(
-    start_hub: StartHub, form: str, exclude_sender: bool
+async def test_a_gap_comes_in_its_place_for_a_lagging_peer_too(
+    start_hub: StartHub, encoding: str, exclude_sender: bool
 ) -> None:
     running = start_hub(exclude_sender=exclude_sender)
     shared = Shared(running)
-    slow, quick = (_open_in_form(running, form, send_buffer=size) for size in (SMALL, None))
+    slow, quick = (_open_in_encoding(running, encoding, send_buffer=size) for size in (SMALL, None))
     shared.publish(1, 200)
     shared.begin_anew()
     shared.publish(1, 1)
-    expected = [*map(str, range(1, 201)), *([] if form == "plain" else ["gap"]), "1"]
+    expected = [*map(str, range(1, 201)), *([] if encoding == "plain" else ["gap"]), "1"]
     for client in (quick, slow):
-        assert await _told(client, form, len(expected)) == expected
+        assert await _received(client, encoding, len(expected)) == expected
 
 
-async def test_a_gap_is_sent_to_who_leaves_behind_what_came_before_it(start_hub: StartHub) -> None:
+async def test_a_gap_is_sent_to_a_leaving_peer_after_the_messages_before_it(start_hub: StartHub) -> None:
     running = start_hub()
     shared = Shared(running)
-    slow = _open_in_form(running, "ids", send_buffer=SMALL)
+    slow = _open_in_encoding(running, "ids", send_buffer=SMALL)
     shared.publish(1, 200)
     shared.begin_anew()
     (member,) = running.hub.room("/")
     member.close()
-    assert await _told(slow, "ids", 201) == [*map(str, range(1, 201)), "gap"]
+    assert await _received(slow, "ids", 201) == [*map(str, range(1, 201)), "gap"]
     assert (await slow.frame()).opcode is Opcode.CLOSE
 
 
-async def test_who_skips_a_gap_is_sent_it_all_the_same(start_hub: StartHub) -> None:
+async def test_a_peer_that_skips_past_a_gap_is_still_sent_the_gap(start_hub: StartHub) -> None:
     running = start_hub(slow="skip", max_lag_bytes=20_000)
     shared = Shared(running)
-    slow = _open_in_form(running, "ids", send_buffer=SMALL)
+    slow = _open_in_encoding(running, "ids", send_buffer=SMALL)
     shared.publish(1, 40)
     shared.begin_anew()
     shared.publish(1, 100)
-    told: list[str] = []
+    received: list[str] = []
     skipped = 0
-    while not told or told[-1] != "100":
+    while not received or received[-1] != "100":
         head, _, payload = (await slow.frame()).payload.partition(b"\n")
         notice = json.loads(head)
         skipped += notice.get("skipped", 0)
-        told.append(str(number_of(payload)) if "id" in notice else next(iter(notice)))
-    assert told.count("gap") == 1
-    before, after = told[: told.index("gap")], told[told.index("gap") + 1 :]
+        received.append(str(number_of(payload)) if "id" in notice else next(iter(notice)))
+    assert received.count("gap") == 1
+    before, after = received[: received.index("gap")], received[received.index("gap") + 1 :]
     assert "1" in before
     assert "40" not in after
-    messages = [each for each in told if each.isdigit()]
+    messages = [each for each in received if each.isdigit()]
     assert skipped == 140 - len(messages), "a gap is no message"
 
 
-async def test_a_gap_in_a_ticker_is_sent_at_once(start_hub: StartHub) -> None:
+async def test_a_gap_under_policy_latest_is_sent_at_once(start_hub: StartHub) -> None:
     running = start_hub(slow="latest")
     shared = Shared(running)
-    slow, quick = (_open_in_form(running, "ids", send_buffer=size) for size in (SMALL, None))
+    slow, quick = (_open_in_encoding(running, "ids", send_buffer=size) for size in (SMALL, None))
     shared.publish(1, 100)
     shared.begin_anew()
     shared.publish(1, 1)
     for client, expected in ((slow, {"gap", "1"}), (quick, {*map(str, range(1, 101)), "gap"})):
-        told = [await _told(client, "ids", 1)]
-        while told.count(["gap"]) < 1 or told[-1] != ["1"]:
-            told.append(await _told(client, "ids", 1))
-        assert expected <= {each for (each,) in told}
+        received = [await _received(client, "ids", 1)]
+        while received.count(["gap"]) < 1 or received[-1] != ["1"]:
+            received.append(await _received(client, "ids", 1))
+        assert expected <= {each for (each,) in received}
 
 
-def _open_in_form(running: RunningHub, form: str, *, send_buffer: int | None) -> Client:
-    if form != "events":
-        client = running.join(send_buffer=send_buffer, subprotocol=SUBPROTOCOL if form == "ids" else None)
+def _open_in_encoding(running: RunningHub, encoding: str, *, send_buffer: int | None) -> Client:
+    if encoding != "events":
+        client = running.join(send_buffer=send_buffer, subprotocol=SUBPROTOCOL if encoding == "ids" else None)
     else:
         ours, client = running.pair(send_buffer=send_buffer)
         running.hub.stream_events(9, Transport(ours), "/", RoomQuery(), running.endpoint)
     return client
 
 
-async def _told(client: Client, form: str, count: int) -> list[str]:
-    """Return the numbers of the messages that come, and the names of notices but for greetings."""
-    told: list[str] = []
+async def _received(client: Client, encoding: str, count: int) -> list[str]:
+    """Return the numbers of the received messages, and the names of notices other than greetings."""
+    received: list[str] = []
     raw = b""
-    while len(told) < count:
-        if form == "events":
+    while len(received) < count:
+        if encoding == "events":
             raw += await client.take_some()
             events = read_events(raw[: raw.rfind(b"\n\n") + 2])
-            told = [each.data.split()[0] if each.kind == "message" else each.kind for each in events]
+            received = [each.data.split()[0] if each.kind == "message" else each.kind for each in events]
             continue
         payload = (await client.frame()).payload
-        if form == "ids":
+        if encoding == "ids":
             head, _, payload = payload.partition(b"\n")
             notice = json.loads(head)
             if "id" not in notice:
-                told += [name for name in notice if name not in ("at", "skipped")]
+                received += [name for name in notice if name not in ("at", "skipped")]
                 continue
-        told.append(str(number_of(payload)))
-    return told
+        received.append(str(number_of(payload)))
+    return received
 
 
-# latest
+# Policy latest
 
 
-async def test_latest_gives_the_newest_of_each_key(start_hub: StartHub, caplog: pytest.LogCaptureFixture) -> None:
+async def test_policy_latest_sends_the_newest_message_of_each_key(
+    start_hub: StartHub, caplog: pytest.LogCaptureFixture
+) -> None:
     running = start_hub(slow="latest", key="symbol")
     slow = running.join(send_buffer=SMALL)
     room = running.hub.room("/")
@@ -303,13 +307,13 @@ async def test_latest_gives_the_newest_of_each_key(start_hub: StartHub, caplog: 
             room.publish(json.dumps({"symbol": symbol, "price": price, "pad": PADDING}))
         if price % 20 == 0:
             await trio.lowlevel.checkpoint()
-    assert state_of(room).log.kept_bytes == 0, "nothing waits for who reads slowly"
+    assert state_of(room).log.kept_bytes == 0, "nothing is kept for a slow reader"
     newest: dict[str, int] = {}
     got = 0
     while newest != {"A": 999, "B": 999, "C": 999}:
-        told = json.loads((await slow.frame()).payload)
-        assert told["price"] > newest.get(told["symbol"], -1), "nothing twice, nothing older"
-        newest[told["symbol"]] = told["price"]
+        message = json.loads((await slow.frame()).payload)
+        assert message["price"] > newest.get(message["symbol"], -1), "nothing twice, nothing older"
+        newest[message["symbol"]] = message["price"]
         got += 1
     assert got < 1000
     assert len([line for line in warnings(caplog) if "reads too slowly" in line]) == 1
@@ -318,7 +322,7 @@ async def test_latest_gives_the_newest_of_each_key(start_hub: StartHub, caplog: 
     assert not state_of(room).behind
 
 
-async def test_who_comes_to_a_ticker_may_have_the_newest_of_each(start_hub: StartHub) -> None:
+async def test_a_new_reader_under_policy_latest_gets_the_newest_message_of_each_key(start_hub: StartHub) -> None:
     running = start_hub(slow="latest", key="symbol", history=100)
     room = running.hub.room("/")
     for price in range(10):
@@ -335,7 +339,7 @@ async def test_who_comes_to_a_ticker_may_have_the_newest_of_each(start_hub: Star
     ]
 
 
-async def test_a_key_is_that_of_all_messages_it_is_given_with(start_hub: StartHub) -> None:
+async def test_a_key_holds_for_all_messages_published_with_it(start_hub: StartHub) -> None:
     running = start_hub(slow="latest", history=100)
     room = running.hub.room("/")
     room.publish_many(["A1", "x" * 5000, "A2"], key="A")  # the large one is in two pieces
@@ -349,10 +353,10 @@ async def test_a_key_is_that_of_all_messages_it_is_given_with(start_hub: StartHu
     assert [event.data for event in read_events(raw)] == ["A2", "B2", "of them"]
 
 
-# wait
+# Policy wait
 
 
-async def test_wait_holds_publishers_back_and_loses_nothing(
+async def test_policy_wait_holds_publishers_back_and_loses_nothing(
     start_hub: StartHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = start_hub(slow="wait", max_lag_bytes=50_000)
@@ -394,7 +398,7 @@ async def test_wait_holds_publishers_back_and_loses_nothing(
     assert "publishers are held back" in warnings(caplog)[0]
 
 
-async def test_wait_ends_with_the_one_who_is_waited_for(start_hub: StartHub) -> None:
+async def test_policy_wait_ends_when_the_slow_peer_leaves(start_hub: StartHub) -> None:
     running = start_hub(slow="wait", max_lag_bytes=10_000)
     slow, publisher = running.join(send_buffer=SMALL), running.join()
     room = running.hub.room("/")
@@ -407,7 +411,7 @@ async def test_wait_ends_with_the_one_who_is_waited_for(start_hub: StartHub) -> 
     assert not room.is_held
 
 
-async def test_wait_is_for_those_who_publish_and_others_are_heard(start_hub: StartHub) -> None:
+async def test_policy_wait_holds_back_publishers_and_no_others(start_hub: StartHub) -> None:
     running = start_hub(slow="wait", max_lag_bytes=10_000)
     slow, publisher, listener = running.join(send_buffer=SMALL), running.join(), running.join()
     room = running.hub.room("/")
@@ -428,7 +432,7 @@ async def test_wait_is_for_those_who_publish_and_others_are_heard(start_hub: Sta
 
 
 @pytest.mark.parametrize("found", ["by sending", "by the poller"])
-async def test_what_one_who_is_held_back_had_said_is_published_though_its_connection_is_lost(
+async def test_messages_of_a_held_publisher_are_published_after_its_connection_is_lost(
     start_hub: StartHub, found: str
 ) -> None:
     running = start_hub(slow="wait", max_lag_bytes=10_000)
@@ -443,8 +447,8 @@ async def test_what_one_who_is_held_back_had_said_is_published_though_its_connec
     publisher.hang_up()
     said = [seen_text("kept"), seen_text("unread")]
     if found == "by sending":
-        room.publish("to one who is gone")
-        said.insert(0, seen_text("to one who is gone"))
+        room.publish("to a peer that is gone")
+        said.insert(0, seen_text("to a peer that is gone"))
     await wait_all_tasks_blocked()
     assert len(room) == 2, "it has left its room at once"
     assert room.is_held
@@ -455,7 +459,7 @@ async def test_what_one_who_is_held_back_had_said_is_published_though_its_connec
     assert running.endpoint.peer_count == 2
 
 
-async def test_one_who_is_held_back_and_lost_is_waited_for_as_long_as_for_a_close(
+async def test_a_lost_publisher_is_held_for_at_most_the_close_timeout(
     start_hub: StartHub, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "rawws")
@@ -477,7 +481,7 @@ async def test_one_who_is_held_back_and_lost_is_waited_for_as_long_as_for_a_clos
     assert "its last messages could not be published within 10 s" in caplog.text
 
 
-async def test_a_stop_does_not_wait_for_one_who_is_held_back_and_lost(start_hub: StartHub) -> None:
+async def test_a_stop_does_not_wait_for_a_lost_publisher_that_is_held(start_hub: StartHub) -> None:
     running = start_hub(slow="wait", max_lag_bytes=10_000)
     publisher, _slow = running.join(), running.join(send_buffer=SMALL)
     await flood(running, 200)
@@ -490,7 +494,7 @@ async def test_a_stop_does_not_wait_for_one_who_is_held_back_and_lost(start_hub:
     assert [peer.number for peer in current_loop().peers_of(running.endpoint)] == [2]
 
 
-async def test_who_stalls_a_room_for_good_is_closed_in_the_end(
+async def test_a_peer_that_stalls_a_room_is_closed_in_the_end(
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001
     start_hub: StartHub,
 ) -> None:
@@ -504,7 +508,7 @@ async def test_who_stalls_a_room_for_good_is_closed_in_the_end(
     await running.endpoint.wait_empty()
 
 
-async def test_pongs_alone_keep_no_room_waiting(
+async def test_a_peer_that_only_sends_pongs_does_not_keep_a_room_waiting(
     mock_clock: trio.testing.MockClock, start_hub: StartHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = Limits(ping_interval_s=5, ping_timeout_s=20, close_timeout_s=1)
@@ -516,12 +520,12 @@ async def test_pongs_alone_keep_no_room_waiting(
     for _ in range(25):
         mock_clock.jump(1)
         for client in (slow, slower):
-            with contextlib.suppress(BrokenPipeError):  # the one who is closed at last
+            with contextlib.suppress(BrokenPipeError):  # it is closed in the end
                 await client.send(masked(Opcode.PONG))
         await slow.frame()  # takes something each time
         await wait_all_tasks_blocked()
     assert [peer.number for peer in state_of(room).peers] == [1]
-    assert room.is_held, "the one who takes something is waited for"
+    assert room.is_held, "the room waits for the peer that takes something"
     assert "nothing taken for 20 s, while publishers wait for it" in caplog.text
 
 
@@ -546,7 +550,7 @@ async def open_held(running: RunningHub) -> tuple[Client, bool]:
 
 
 @pytest.mark.parametrize("open_slow", [open_relayed, open_events, open_held])
-async def test_no_kind_of_reader_that_takes_nothing_holds_a_room_for_ever(
+async def test_no_kind_of_stalled_reader_holds_a_room_for_ever(
     mock_clock: trio.testing.MockClock,
     start_hub: StartHub,
     caplog: pytest.LogCaptureFixture,
@@ -569,7 +573,7 @@ async def test_no_kind_of_reader_that_takes_nothing_holds_a_room_for_ever(
     assert "reads too slowly: nothing taken for 20 s, while publishers wait for it" in caplog.text
 
 
-async def test_a_reader_of_events_that_takes_nothing_is_dropped_by_the_server(nursery: trio.Nursery) -> None:
+async def test_a_stalled_reader_of_events_is_dropped_by_the_server(nursery: trio.Nursery) -> None:
     async with rooms(nursery, slow="wait", max_lag_bytes=10_000, ping_interval=0.1, ping_timeout=0.3) as running:
         reader = await running.connect()
         reader.stdlib_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
@@ -584,7 +588,7 @@ async def test_a_reader_of_events_that_takes_nothing_is_dropped_by_the_server(nu
         assert not len(room)
 
 
-async def test_the_room_does_not_wait_for_ever_for_the_one_that_is_not_the_slowest(
+async def test_a_room_does_not_wait_for_ever_for_a_peer_that_is_not_the_slowest(
     mock_clock: trio.testing.MockClock, start_hub: StartHub
 ) -> None:
     limits = Limits(ping_interval_s=5, ping_timeout_s=20)
@@ -599,7 +603,7 @@ async def test_the_room_does_not_wait_for_ever_for_the_one_that_is_not_the_slowe
         published += 1
         await trio.lowlevel.checkpoint()
     await slowest.frames(published)
-    assert [peer.number for peer in state_of(room).behind] == [2], "it is behind, and less than the limit says"
+    assert [peer.number for peer in state_of(room).behind] == [2], "it lags, by less than the limit"
     assert room.is_held
     for _ in range(23):
         mock_clock.jump(1)
@@ -611,7 +615,7 @@ async def test_the_room_does_not_wait_for_ever_for_the_one_that_is_not_the_slowe
     assert [peer.number for peer in state_of(room).peers] == [1]
 
 
-async def test_bytes_that_are_for_one_reader_alone_count_when_it_takes_them(
+async def test_bytes_for_one_reader_alone_count_as_progress(
     mock_clock: trio.testing.MockClock, start_hub: StartHub
 ) -> None:
     limits = Limits(ping_interval_s=5, ping_timeout_s=20)
@@ -632,7 +636,7 @@ async def test_bytes_that_are_for_one_reader_alone_count_when_it_takes_them(
     assert len(room) == 1, "it takes something every second"
 
 
-async def test_without_a_ping_timeout_a_room_waits_for_as_long_as_it_takes(
+async def test_a_room_waits_without_limit_if_there_is_no_ping_timeout(
     mock_clock: trio.testing.MockClock, start_hub: StartHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = start_hub(slow="wait", max_lag_bytes=10_000, limits=Limits(ping_timeout_s=0))
@@ -657,7 +661,7 @@ def test_the_command_line_warns_of_a_room_that_may_wait_for_ever(start_program: 
 # Per room
 
 
-async def test_each_room_may_have_its_own_way(start_hub: StartHub) -> None:
+async def test_each_room_may_have_its_own_policy(start_hub: StartHub) -> None:
     def settings(path: str) -> RoomSettings | None:
         return RoomSettings(slow=Slow.LATEST, key="symbol") if path.startswith("/ticker/") else None
 
@@ -671,17 +675,17 @@ async def test_each_room_may_have_its_own_way(start_hub: StartHub) -> None:
     assert current_loop().traffic.messages_skipped == 0
 
 
-def test_a_policy_that_there_is_not() -> None:
+def test_an_unknown_policy_is_rejected() -> None:
     with pytest.raises(UsageError, match="there is no policy for slow peers 'drop'; give one of 'close', 'skip'"):
         Hub(slow="drop")
 
 
-def test_what_does_not_go_together() -> None:
+def test_latest_and_exclude_sender_are_rejected_together() -> None:
     with pytest.raises(UsageError, match="may be a peer's own"):
         Hub(slow="latest", exclude_sender=True)
 
 
-# What slowness costs
+# The cost of slow peers
 
 
 @pytest.mark.parametrize("policy", Slow)
@@ -698,13 +702,13 @@ async def test_the_tiniest_messages_are_held_in_no_more_memory_than_the_limit_sa
     quick = running.join()
     room = running.hub.room("/")
     sent = 0
-    while sent < 20_000 and not room.is_held:  # each of them a turn of its own: 60 KB on the wire, and 3 MB held
+    while sent < 20_000 and not room.is_held:  # one turn each: 60 KB on the wire, and 3 MB held
         room.publish("a")
         sent += 1
         if sent % 100 == 0:
             await quick.frames(100)
         assert state_of(room).held_bytes < 4 * limit
-    assert policy is Slow.LATEST or sent > 1000, "on the way to the limit nothing happens"
+    assert policy is Slow.LATEST or sent > 1000, "nothing happens below the limit"
     if policy is Slow.CLOSE:
         assert len(room) == 1
     elif policy is Slow.SKIP:
@@ -716,7 +720,7 @@ async def test_the_tiniest_messages_are_held_in_no_more_memory_than_the_limit_sa
     assert state_of(room).log.held_bytes == 0
 
 
-async def test_who_is_told_of_everybody_is_closed_too_when_it_does_not_read(start_hub: StartHub) -> None:
+async def test_a_watcher_that_reads_no_notices_is_closed(start_hub: StartHub) -> None:
     running = start_hub(max_lag_bytes=20_000)
     ours, watcher = running.pair(send_buffer=SMALL)
     running.hub.stream_events(1, Transport(ours), "/", RoomQuery(wants_presence=True), running.endpoint)
@@ -730,7 +734,7 @@ async def test_who_is_told_of_everybody_is_closed_too_when_it_does_not_read(star
     watcher.hang_up()
 
 
-async def test_the_end_of_a_server_copies_the_log_for_nobody(start_hub: StartHub) -> None:
+async def test_the_end_of_a_server_does_not_copy_the_log_for_slow_peers(start_hub: StartHub) -> None:
     running = start_hub()
     for _ in range(20):
         running.join(send_buffer=SMALL)
@@ -745,10 +749,10 @@ async def test_the_end_of_a_server_copies_the_log_for_nobody(start_hub: StartHub
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most < 300_000, "the segments are theirs together"
+    assert most < 300_000, "the peers share the segments"
 
 
-async def test_what_a_room_itself_has_for_it_closes_nobody_where_nobody_is_to_be_closed(start_hub: StartHub) -> None:
+async def test_a_rooms_notices_never_close_a_peer_under_policy_latest(start_hub: StartHub) -> None:
     running = start_hub(slow="latest", max_lag_bytes=2000)
     ours, client = running.pair(send_buffer=SMALL)
     running.hub.stream_events(1, Transport(ours), "/", RoomQuery(wants_presence=True), running.endpoint)
@@ -764,7 +768,7 @@ async def test_what_a_room_itself_has_for_it_closes_nobody_where_nobody_is_to_be
     client.hang_up()
 
 
-async def test_who_never_reads_how_many_it_was_not_sent_has_one_number_waiting_for_it(start_hub: StartHub) -> None:
+async def test_skip_notices_are_merged_while_unread(start_hub: StartHub) -> None:
     running = start_hub(slow="skip", max_lag_bytes=2000)
     ours, client = running.pair(send_buffer=SMALL)
     running.hub.stream_events(1, Transport(ours), "/", RoomQuery(), running.endpoint)

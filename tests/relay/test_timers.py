@@ -1,4 +1,4 @@
-"""Timers and the memory bound decide, and do nothing to a peer: the loop carries out what they return."""
+"""Timers and the memory bound only decide; the loop carries out the actions that they return."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ async def test_without_peers_rooms_and_a_memory_bound_there_is_no_tick(
     assert await timers.wait_for_tick() - first == pytest.approx(0.1)
 
 
-async def test_the_memory_bound_yields_what_the_loop_is_to_give_up(running: RunningHub, peer: Peer) -> None:
+async def test_the_memory_bound_yields_actions_for_the_loop(running: RunningHub, peer: Peer) -> None:
     held = running.hub.room("/other")
     held.publish(bytes(1000))
     room = state_of(held)

@@ -12,7 +12,7 @@ from rawws.relay.turnstile import LEAST, MOST, Turnstile
 
 
 async def crowd(turnstile: Turnstile, count: int) -> list[int]:
-    """Send tasks through together; return how many passed between two turns of everything that is ready."""
+    """Send tasks through together; return the numbers that passed between two turns of the ready tasks."""
     passed = 0
     rounds: list[int] = []
 
@@ -66,7 +66,7 @@ async def test_tasks_that_take_long_go_through_in_smaller_groups(
     assert turnstile.at_a_time == (LEAST if fewer else MOST)
 
 
-async def test_a_task_that_gives_up_in_line_is_in_nobodys_way() -> None:
+async def test_a_task_that_gives_up_in_line_blocks_no_other() -> None:
     turnstile = Turnstile()
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:

@@ -1,4 +1,4 @@
-"""A peer's pending bytes have one owner, the writer; and what it does at its edges."""
+"""The writer: the only owner of a peer's pending bytes, and its edge cases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OWNED = {name for name in PeerWriter.__slots__ if name.startswith("_")}
 PACKAGE = Path(rawws.__file__).parent
 
 
-def test_nobody_but_the_writer_touches_what_waits_for_a_peer() -> None:
+def test_the_writers_attributes_are_used_in_its_module_alone() -> None:
     assert {"_outbox", "_cursors", "_partial_room", "_after_fragments"} <= OWNED
     touched = [
         f"{path.relative_to(PACKAGE)}:{node.lineno} .{node.attr}"
@@ -47,7 +47,7 @@ def test_the_queue_is_used_by_the_writer_alone() -> None:
     assert users == {frame_queue.__name__.rpartition(".")[2], writer.__name__.rpartition(".")[2]}
 
 
-def test_a_peer_has_no_dict_and_no_writer_of_its_own() -> None:
+def test_a_peer_has_neither_a_dict_nor_its_own_writer() -> None:
     """An idle peer's memory is its slots: no object is made before something waits."""
     assert all("__slots__" in vars(kind) for kind in Peer.__mro__[:-1])
     slots = [name for kind in Peer.__mro__[:-1] for name in vars(kind)["__slots__"]]
@@ -168,5 +168,5 @@ async def test_pongs_that_went_out_at_once_are_not_held_against_a_peer() -> None
                         await client.send(message)
 
                 nursery.start_soon(send)
-                await wait_all_tasks_blocked()  # the server's queue is full, and it is read no more
+                await wait_all_tasks_blocked()  # the server's queue is full, so it is not read any more
                 assert [await server.recv() for _ in messages] == messages

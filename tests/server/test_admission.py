@@ -120,7 +120,7 @@ def test_a_client_counts_as_one_however_it_is_written(forwarded: str, same: str)
     assert isinstance(gate.find_sender(1, forwarded_for(same), ("10.0.0.1", 1)), tuple)
 
 
-def test_of_ipv6_all_of_a_64_is_one_client() -> None:
+def test_a_64_of_ipv6_is_one_client() -> None:
     gate = Admission(None, 2)
     refusals = [gate.enter(number, (f"2001:db8::{number:x}", 1)) for number in range(3)]
     assert refusals[:2] == [None, None]

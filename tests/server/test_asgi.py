@@ -176,7 +176,7 @@ async def test_a_unix_socket_has_a_path_and_no_client(tmp_path: Path, bounded: N
     assert [(scope["client"], scope["server"]) for scope in seen] == [(None, (path, None))]
 
 
-async def test_http_1_0_is_told() -> None:
+async def test_the_scope_names_http_1_0() -> None:
     assert (await scope_of(get("/", version="1.0")))["http_version"] == "1.0"
 
 
@@ -236,7 +236,7 @@ async def test_each_piece_of_a_body_is_received_when_it_comes() -> None:
         assert await client.to_end() == b"", "its head went out before the request had ended, and said close"
 
 
-async def test_a_client_that_waits_for_100_continue_is_told_when_the_application_reads() -> None:
+async def test_a_client_that_waits_for_100_continue_gets_it_when_the_application_reads() -> None:
     go_on = trio.Event()
 
     @only_http
@@ -271,7 +271,7 @@ async def test_an_application_may_send_from_several_tasks() -> None:
     assert pieces == {bytes([number]) * 4 * MIB for number in range(4)}, "each is whole"
 
 
-async def test_an_upload_larger_than_what_a_plain_handler_may_get_is_for_the_application_to_limit() -> None:
+async def test_uploads_over_the_limit_of_plain_handlers_reach_an_application() -> None:
     received = 0
 
     @only_http
@@ -304,7 +304,7 @@ async def test_a_client_that_is_answered_inside_its_upload_gets_the_answer_and_n
         await client.assert_end()
 
 
-async def test_each_piece_of_a_body_has_its_time_and_all_together_have_any(mock_clock: MockClock) -> None:
+async def test_each_piece_of_a_body_has_a_time_limit_and_the_whole_has_none(mock_clock: MockClock) -> None:
     received = bytearray()
 
     @only_http
@@ -391,7 +391,7 @@ async def test_an_application_that_waits_for_the_disconnect_gets_it(
     assert errors(caplog) == []
 
 
-async def test_behind_more_pipelined_requests_than_are_kept_a_client_counts_as_gone(
+async def test_a_client_with_more_pipelined_requests_than_are_kept_counts_as_gone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -449,7 +449,7 @@ async def test_a_disconnect_is_seen_at_the_first_look_by_an_application_that_doe
     assert looked == [None, {"type": "http.disconnect"}]
 
 
-async def test_pipelined_bytes_are_counted_over_all_looks() -> None:
+async def test_pipelined_bytes_are_counted_over_all_reads() -> None:
     looks = 0
     seen = trio.Event()
 
@@ -477,7 +477,7 @@ async def test_pipelined_bytes_are_counted_over_all_looks() -> None:
     assert 1 <= looks <= 17
 
 
-async def test_tasks_that_wait_for_a_disconnect_are_told_when_another_one_completes_the_response() -> None:
+async def test_tasks_that_wait_for_a_disconnect_get_it_when_another_one_completes_the_response() -> None:
     seen = []
 
     @only_http
@@ -494,7 +494,7 @@ async def test_tasks_that_wait_for_a_disconnect_are_told_when_another_one_comple
 
     async with serving(app) as site:
         client = await site.connect()
-        for _ in range(2):  # the second time with a connection that nobody else reads from any more
+        for _ in range(2):  # the second time, no other task reads from the connection
             assert (await client.ask(get())).body == b"ok"
     assert seen == [{"type": "http.disconnect"}] * 4
 
@@ -729,7 +729,7 @@ async def an_informational_status(send: Send) -> None:
         (an_informational_status, "the ASGI application's response can't be sent: "),
     ],
 )
-async def test_an_application_that_sends_what_it_can_not_is_told_and_the_client_gets_500(
+async def test_an_application_that_sends_an_invalid_message_is_500_and_a_usage_error(
     misuse: Callable[[Send], Awaitable[None]], sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     @only_http
@@ -797,7 +797,7 @@ async def test_an_application_that_returns_without_a_response_is_500(caplog: pyt
 async def test_an_application_that_raises_is_500_and_one_traceback(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its own OSError, too, which must not pass for the client's."""
+    """This includes its own OSError, which must not be mistaken for the client's."""
 
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -840,7 +840,7 @@ async def test_an_application_that_stops_inside_its_response_has_the_connection_
     assert str(the_error(caplog)) == expected
 
 
-async def test_an_application_that_raises_behind_its_response_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_application_that_raises_after_its_response_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send)
@@ -858,7 +858,7 @@ async def test_an_application_that_raises_behind_its_response_is_logged(caplog: 
 async def leave_within_the_response(
     app: App, leave: Callable[[Client], None], left: trio.Event, stopped: trio.Event
 ) -> None:
-    """Have a client go when it has got the head, tell the application, and wait until that has noticed."""
+    """Let a client leave after the head, signal the application, and wait until it has noticed."""
     async with serving(app) as site:
         client = await site.connect()
         await client.send(get())
@@ -914,7 +914,7 @@ async def test_a_client_that_leaves_an_application_of_several_tasks_is_no_error(
         await send(start())
         await left.wait()
         try:
-            async with trio.open_nursery() as nursery:  # which makes a group of what they raise
+            async with trio.open_nursery() as nursery:  # it raises their errors as a group
                 nursery.start_soon(stream)
                 nursery.start_soon(stream)
         finally:
@@ -924,7 +924,7 @@ async def test_a_client_that_leaves_an_application_of_several_tasks_is_no_error(
     assert errors(caplog) == []
 
 
-async def test_a_bug_met_while_cleaning_up_after_a_client_that_left_is_an_error_all_the_same(
+async def test_an_error_during_the_cleanup_after_a_client_that_left_is_still_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     left = trio.Event()
@@ -988,7 +988,7 @@ async def test_a_server_that_is_cancelled_ends_with_requests_under_way(bounded: 
 # In the background
 
 
-async def test_the_next_request_does_not_wait_for_what_goes_on_behind_a_response() -> None:
+async def test_the_next_request_does_not_wait_for_work_after_a_response() -> None:
     release = trio.Event()
     done = []
 

@@ -58,7 +58,7 @@ WITH_FRAMEWORKS = pytest.mark.usefixtures("frameworks")
 
 @contextlib.asynccontextmanager
 async def browsing(app: App | AsgiApp, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve an application, and have httpx talk to it."""
+    """Serve an application, and yield an httpx client for it."""
     async with serving(app, **options) as site, httpx.AsyncClient(base_url=site.url, trust_env=False) as client:
         yield client
 
@@ -88,7 +88,7 @@ async def test_starlette_answers_ordinary_requests() -> None:
 @WITH_FRAMEWORKS
 @pytest.mark.parametrize("layers", [0, 2])
 async def test_starlette_streams_an_upload_back(layers: int) -> None:
-    """Each piece comes back before the next one is sent. With middleware, which has task groups, too."""
+    """Each piece comes back before the next one is sent, also with middleware, which has task groups."""
 
     class PassesOn(starlette.middleware.base.BaseHTTPMiddleware):
         async def dispatch(self, request: starlette.requests.Request, call_next: Any) -> Response:
@@ -293,7 +293,7 @@ async def test_a_stream_that_raises_is_cut(caplog: pytest.LogCaptureFixture) -> 
 
 
 @WITH_FRAMEWORKS
-async def test_background_tasks_run_behind_the_response() -> None:
+async def test_background_tasks_run_after_the_response() -> None:
     release = trio.Event()
     done = trio.Event()
 
@@ -348,7 +348,7 @@ async def test_a_starlette_that_fails_to_start_says_why(bounded: None) -> None:
 
 
 @WITH_FRAMEWORKS
-async def test_fastapi_answers_beside_a_websocket_on_the_same_port() -> None:
+async def test_fastapi_answers_alongside_a_websocket_on_the_same_port() -> None:
     app = fastapi.FastAPI()
     seen: list[str] = []
 
@@ -400,7 +400,7 @@ async def test_fastapi_mounted_under_a_path_names_it_in_its_links() -> None:
 
 
 @WITH_FRAMEWORKS
-async def test_all_of_it_goes_through_tls(tmp_path: Path) -> None:
+async def test_uploads_and_streamed_responses_go_through_tls(tmp_path: Path) -> None:
     need(find_spec("trustme"), "trustme (pip install trustme)")
     authority = trustme.CA()
     server, client_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
@@ -424,7 +424,7 @@ async def test_all_of_it_goes_through_tls(tmp_path: Path) -> None:
 
 @WITH_FRAMEWORKS
 async def test_curl_gets_back_what_it_uploads() -> None:
-    """In both directions at once."""
+    """Both directions are used at once."""
     curl = shutil.which("curl")
     need(curl, "curl")
 
@@ -598,7 +598,7 @@ async def test_the_advice_for_asyncio_works() -> None:
         ("quart.asgi", "Quart runs on trio with the package quart-trio"),
     ],
 )
-async def test_advice_for_a_library_is_for_who_can_not_change_its_source(
+async def test_advice_for_a_library_needs_no_change_of_its_source(
     caplog: pytest.LogCaptureFixture, module: str, remedy: str
 ) -> None:
     library: dict[str, Any] = {"__name__": module}
@@ -707,7 +707,7 @@ async def test_a_peers_words_about_asyncio_hide_no_traceback(
     assert str(the_error(caplog)) == words
 
 
-async def test_a_lifespan_that_tells_of_asyncio_itself_gets_the_advice(bounded: None) -> None:
+async def test_a_lifespan_that_reports_asyncio_itself_gets_the_advice(bounded: None) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await asyncio.sleep(1)

@@ -29,7 +29,7 @@ from tests.serving import LOOPBACK, get, seen_text, text
 
 
 class Life:
-    """An application with a lifespan, which writes down what happens to it."""
+    """An application with a lifespan, which records its events."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -171,13 +171,13 @@ async def test_auto_serves_an_application_that_knows_no_lifespan_and_says_so(
 ) -> None:
     caplog.set_level(logging.INFO)
     assert await serve_once(app) == (200, b"ok")
-    told = f"the ASGI application has no lifespan, so it gets no startup and shutdown events: {why}"
-    assert any(told in record.getMessage() for record in caplog.records)
+    notice = f"the ASGI application has no lifespan, so it gets no startup and shutdown events: {why}"
+    assert any(notice in record.getMessage() for record in caplog.records)
     assert errors(caplog) == errors(caplog, "rawws.server") == []
 
 
 @NO_LIFESPAN
-async def test_on_wants_a_lifespan(app: App, why: str, bounded: None) -> None:
+async def test_lifespan_on_requires_a_lifespan(app: App, why: str, bounded: None) -> None:
     with pytest.raises(UsageError) as caught:
         await rawws.serve(echo, 0, host=LOOPBACK, http=asgi(app, lifespan="on"))
     assert str(caught.value) == (
@@ -185,7 +185,7 @@ async def test_on_wants_a_lifespan(app: App, why: str, bounded: None) -> None:
     )
 
 
-async def test_off_does_not_call_it_for_a_lifespan() -> None:
+async def test_lifespan_off_does_not_call_the_application_for_one() -> None:
     seen = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,7 +196,7 @@ async def test_off_does_not_call_it_for_a_lifespan() -> None:
     assert seen == ["http"]
 
 
-async def test_an_application_that_needs_asyncio_is_told_apart(bounded: None) -> None:
+async def test_an_application_that_needs_asyncio_is_recognized(bounded: None) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(1)
 
@@ -238,7 +238,7 @@ async def test_an_application_that_fails_to_stop_is_logged_once(
     assert bool(record.exc_info) is raises
 
 
-async def test_a_lifespan_that_fails_on_the_way_is_logged_and_the_server_goes_on(
+async def test_a_lifespan_that_fails_while_serving_is_logged_and_the_server_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fail = trio.Event()
@@ -292,7 +292,7 @@ async def test_cancelling_while_an_application_starts_does_not_wait_for_it(bound
     assert scope.cancelled_caught
 
 
-async def test_what_else_serve_raises_comes_as_it_is_and_the_application_is_shut_down(bounded: None) -> None:
+async def test_other_errors_of_serve_are_raised_unchanged_and_the_application_is_shut_down(bounded: None) -> None:
     app = Life()
     (taken,) = await open_listeners(LOOPBACK, 0)
     with taken, pytest.raises(ListenError):
@@ -325,7 +325,7 @@ async def test_an_invalid_application_is_one_sentence() -> None:
             asgi(says_ok, root_path=path)
 
 
-async def test_one_is_for_one_server() -> None:
+async def test_an_asgi_object_is_for_one_server() -> None:
     http = asgi(says_ok)
     async with serving(http):
         with pytest.raises(UsageError, match="is for one server"):
@@ -334,13 +334,13 @@ async def test_one_is_for_one_server() -> None:
         assert await site.ask(get()) == (200, b"ok")
 
 
-async def test_it_answers_only_within_its_lifespan() -> None:
+async def test_an_application_answers_only_within_its_lifespan() -> None:
     nobody: Any = None
     with pytest.raises(UsageError, match=r"only while its lifespan\(\) is entered"):
         await asgi(says_ok).serve_exchange(nobody)
 
 
-async def test_a_websocket_is_served_beside_it_on_the_same_port() -> None:
+async def test_a_websocket_is_served_alongside_the_application_on_the_same_port() -> None:
     async with serving(says_ok) as site:
         websocket = await (await site.connect()).open("/room")
         assert await site.ask(get("/room")) == (200, b"ok")
@@ -405,7 +405,9 @@ NOT_A_NAME = "doesn't name an application; give module:attribute, such as main:a
         ("its_app:broken()", "'its_app:broken()' is of type NoneType; an ASGI application must be callable"),
     ],
 )
-async def test_what_can_not_be_loaded_is_one_sentence(name: str, sentence: str, module: Callable[[str], None]) -> None:
+async def test_an_application_that_can_not_be_loaded_is_one_sentence(
+    name: str, sentence: str, module: Callable[[str], None]
+) -> None:
     module(APP_SOURCE)
     with pytest.raises(UsageError) as caught:
         load_app(name)
@@ -416,7 +418,7 @@ async def test_what_can_not_be_loaded_is_one_sentence(name: str, sentence: str, 
     ("source", "error"),
     [("import no_such_thing", ModuleNotFoundError), ("1 / 0", ZeroDivisionError), ("app = (", SyntaxError)],
 )
-async def test_what_the_module_raises_comes_as_it_is(
+async def test_an_error_of_the_module_is_raised_unchanged(
     source: str, error: type[Exception], module: Callable[[str], None]
 ) -> None:
     module(source)

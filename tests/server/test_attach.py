@@ -29,7 +29,7 @@ async def read_request(stream: trio.abc.ReceiveStream, connection: h11.Connectio
 
 
 class OwnServer:
-    """Somebody's server on h11, which answers ordinary requests, and attaches rawws to the others."""
+    """A third-party server on h11, which answers ordinary requests, and attaches rawws to the others."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -70,7 +70,7 @@ async def start(nursery: trio.Nursery) -> AsyncIterator[Callable[..., Awaitable[
         client.hang_up()
 
 
-async def test_carries_on_from_the_upgrade_with_the_frames_behind_it(start: Any) -> None:
+async def test_attach_continues_from_the_upgrade_with_the_frames_after_it(start: Any) -> None:
     _, client = await start()
     assert (await client.ask(get("/"))).body == b"mine"
     await client.open("/room", then=text("early"))
@@ -87,9 +87,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], int]] = {
 
 
 @pytest.mark.parametrize(("options", "lines", "status"), REFUSALS.values(), ids=REFUSALS)
-async def test_a_refusal_is_told_to_both_sides(
-    start: Any, options: dict[str, Any], lines: list[str], status: int
-) -> None:
+async def test_a_refusal_reaches_both_sides(start: Any, options: dict[str, Any], lines: list[str], status: int) -> None:
     server, client = await start(**options)
     answer = await client.ask(upgrade("/", *lines))
     assert answer.status == status
@@ -137,7 +135,7 @@ async def echo(stream: Any, trailing_data: bytes = b"") -> None:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-async def test_takes_a_raw_socket_and_a_parsed_request(nursery: trio.Nursery, blocking: bool) -> None:
+async def test_attach_takes_a_raw_socket_and_a_parsed_request(nursery: trio.Nursery, blocking: bool) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(blocking)
     nursery.start_soon(echo, ours, text("early"))
@@ -149,7 +147,7 @@ async def test_takes_a_raw_socket_and_a_parsed_request(nursery: trio.Nursery, bl
     client.hang_up()
 
 
-async def test_takes_a_stream_that_has_no_socket(nursery: trio.Nursery) -> None:
+async def test_attach_takes_a_stream_that_has_no_socket(nursery: trio.Nursery) -> None:
     ours, theirs = memory_stream_pair()
     nursery.start_soon(echo, ours)
     head = b""
@@ -178,7 +176,7 @@ async def test_an_error_of_any_stream_is_raised_unchanged(autojump_clock: MockCl
 
 
 class BreaksWhenSending(trio.abc.Stream):
-    """A stream that takes no more than the 101, and has a close to be received."""
+    """A stream that accepts no more than the 101, and has received a close."""
 
     def __init__(self) -> None:
         self._incoming = [close(1009, "too big")]
@@ -213,7 +211,7 @@ async def test_a_close_that_came_before_a_stream_broke_is_found() -> None:
             assert (ws.close_code, ws.close_reason) == (1009, "too big")
 
 
-async def test_takes_a_tls_stream(nursery: trio.Nursery) -> None:
+async def test_attach_takes_a_tls_stream(nursery: trio.Nursery) -> None:
     authority = trustme.CA()
     serving, trusting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(serving)
@@ -296,7 +294,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
 @pytest.mark.parametrize("kind", ["socket", "socket stream", "stream"])
-async def test_arguments_that_can_not_be_meant_are_one_sentence_and_the_stream_is_closed(
+async def test_invalid_arguments_are_one_sentence_and_the_stream_is_closed(
     kind: str, arguments: dict[str, Any], message: str
 ) -> None:
     stream: trio.abc.Stream | socket.socket

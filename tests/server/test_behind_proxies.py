@@ -54,7 +54,7 @@ async def test_a_stranger_is_shown_nothing_that_others_have_sent(site: tuple[Pro
             assert (await client.ask(upgrade(TRACE, *lines))).status == 403
 
 
-async def test_with_the_token_the_page_is_shown_there_too(site: tuple[Program, int]) -> None:
+async def test_the_page_is_shown_behind_a_proxy_with_the_token(site: tuple[Program, int]) -> None:
     program, port = site
     token = program.page_link().partition("=")[2]
     async with visitor(port) as client:
@@ -72,7 +72,7 @@ async def test_with_the_token_the_page_is_shown_there_too(site: tuple[Program, i
             received += (await watching.frame()).payload
 
 
-async def test_a_post_may_do_what_a_websocket_from_the_same_place_may_and_pages_of_others_neither(
+async def test_a_post_may_do_as_much_as_a_websocket_and_foreign_pages_may_do_neither(
     site: tuple[Program, int],
 ) -> None:
     _, port = site
@@ -88,7 +88,9 @@ async def test_a_post_may_do_what_a_websocket_from_the_same_place_may_and_pages_
         assert (await client.ask(upgrade("/room", "Origin: https://evil.example"))).status == 403
 
 
-async def test_a_token_for_publishing_is_asked_of_everybody(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_a_token_for_publishing_is_required_behind_a_proxy_too(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
     program = start_program("--publish-token", "secret")
     with proxy("nginx", program.port, tmp_path) as port:
         async with visitor(port) as client:
@@ -106,7 +108,7 @@ async def test_a_trusted_proxy_has_the_page_and_publishing_off(start_program: St
             assert (await client.ask(post())).status == 403
 
 
-# Checks and headers of the proxies themselves
+# Health checks and headers of proxies
 
 
 @pytest.mark.parametrize("check", ["option httpchk", "option httpchk GET /healthz", "option httpchk HEAD /readyz"])
@@ -141,7 +143,7 @@ async def test_the_log_names_the_setting_that_turns_the_proxy_protocol_off(
             assert (await client.ask(get("/"))).body == b"hi there"
 
 
-# Where an application is, as proxies tell it
+# The address of an application, as proxies report it
 
 APP = """
 from fastapi import FastAPI, Request

@@ -1,4 +1,4 @@
-"""permessage-deflate over real sockets: compressed once for those who asked, plain for the others."""
+"""permessage-deflate over real sockets: compressed once for peers that agreed, plain for the others."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ async def raw_frame(client: Client) -> tuple[FrameHeader, bytes]:
 
 
 async def assert_compressed(client: Client, message: str) -> int:
-    """The next frame is this text, compressed; return how many bytes it took."""
+    """Check that the next frame is this text, compressed; return its size in bytes."""
     header, payload = await raw_frame(client)
     assert (header.opcode, header.rsv1, header.fin) == (Opcode.TEXT, True, True)
     assert inflate_whole(payload, 1 << 20) == message.encode()
     return len(payload)
 
 
-async def test_a_large_message_is_deflated_once_and_only_for_those_who_agreed(
+async def test_a_large_message_is_deflated_once_and_only_for_peers_that_agreed(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deflated: list[int] = []
@@ -54,7 +54,7 @@ async def test_a_large_message_is_deflated_once_and_only_for_those_who_agreed(
     assert deflated == [len(MESSAGE)]
 
 
-async def test_peers_with_smaller_windows_get_what_they_can_inflate(start_hub: StartHub) -> None:
+async def test_peers_with_smaller_windows_get_frames_that_they_can_inflate(start_hub: StartHub) -> None:
     running = start_hub()
     small = running.join(extensions="permessage-deflate; server_max_window_bits=9")
     tiny = running.join(extensions="permessage-deflate; server_max_window_bits=8")

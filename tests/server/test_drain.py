@@ -1,4 +1,4 @@
-"""Coming and going as a service: sockets that systemd holds, what it is told, and closes that are spread."""
+"""Start and stop as a service: sockets that systemd holds, states that it is sent, and closes that are spread."""
 
 # ruff: noqa: ARG001 (an application takes what ASGI gives it)
 
@@ -166,7 +166,7 @@ class Ending(NamedTuple):
     call: Callable[[Call], Awaitable[None]]
     after_s: float  # from the stop on, in a drain of 5 s
     notified: list[str]
-    received: bytes  # the end of what the client gets
+    received: bytes  # the end of the client's bytes
     log: str = ""
 
 
@@ -304,7 +304,7 @@ async def test_an_application_shuts_down_when_its_responses_have_ended() -> None
 
 
 class Service:
-    """A program as systemd starts it: with a socket that listens already, and one to tell its state to."""
+    """A program as systemd starts it: with a listening socket, and a socket for its state."""
 
     def __init__(self, folder: Path, listener: socket.socket | None = None) -> None:
         self.listener = listener or socket.create_server((LOOPBACK, 0), backlog=100)
@@ -341,7 +341,7 @@ class Service:
         self._states.close()
 
 
-def test_a_restart_refuses_nobody(tmp_path: Path) -> None:
+def test_a_restart_refuses_no_client(tmp_path: Path) -> None:
     service = Service(tmp_path)
     try:
         early = socket.create_connection((LOOPBACK, service.port), PATIENCE_S)  # before there is a program
@@ -399,7 +399,7 @@ def datagrams() -> socket.socket:
 
 
 @pytest.mark.parametrize("make", [unbound_stream, connected_stream, datagrams], ids=lambda make: make.__name__)
-def test_what_systemd_passes_on_has_to_listen(
+def test_a_socket_from_systemd_has_to_listen(
     monkeypatch: pytest.MonkeyPatch, make: Callable[[], socket.socket]
 ) -> None:
     with make() as passed_on:
@@ -410,7 +410,7 @@ def test_what_systemd_passes_on_has_to_listen(
             systemd.inherited_listeners()
 
 
-def test_what_systemd_passes_on_has_to_be_a_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_descriptor_from_systemd_has_to_be_a_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "1")
     with (tmp_path / "file").open("w") as file:
@@ -422,7 +422,7 @@ def test_what_systemd_passes_on_has_to_be_a_socket(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("count", ["²", "-1", "", "all"])
-def test_how_many_sockets_systemd_passes_on_has_to_be_a_number(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+def test_the_count_of_sockets_from_systemd_has_to_be_a_number(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", count)
     with pytest.raises(UsageError, match=f"LISTEN_FDS is '{count}'; it must be the number of sockets"):
@@ -430,7 +430,7 @@ def test_how_many_sockets_systemd_passes_on_has_to_be_a_number(monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("bounded")
-async def test_workers_share_what_systemd_holds_for_them(tmp_path: Path) -> None:
+async def test_workers_share_the_sockets_that_systemd_holds(tmp_path: Path) -> None:
     service = Service(tmp_path)
     try:
         async with redis_server(tmp_path) as redis:

@@ -94,7 +94,7 @@ def read_with_httpx_sse(url: str, count: int) -> list[Got]:
 
 
 def read_with_httpx_alone(url: str, count: int) -> list[Got]:
-    """Read as many programs do by hand: line by line, as httpx divides lines, and only what they know."""
+    """Read events line by line with httpx, and ignore unknown fields, as many programs do."""
     got: list[Got] = []
     accept = {"Accept": "text/event-stream"}
     with httpx.stream("GET", url, headers=accept, trust_env=False, timeout=PATIENCE_S) as response:

@@ -52,8 +52,8 @@ from tests.serving import (
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
-# For a connection, its handshake, a message and its close: some milliseconds, and at worst as long as the server looks
-# after those who are hostile. But on a machine with two cores, the rest of the tests want these too.
+# A connection, its handshake, a message and its close take some milliseconds, and at worst as long as the server works
+# for the hostile clients. But on a machine with two cores, the other tests compete for these too.
 SOON_S = 30.0
 
 PROC = Path("/proc")
@@ -67,7 +67,7 @@ class Serving(Protocol):
 
 
 async def assert_serves(server: Serving) -> None:
-    """An ordinary client that comes now is served at once."""
+    """Check that an ordinary client that comes now is served at once."""
     with trio.fail_after(SOON_S * pace()):
         client = await (await server.connect()).open("/room/ordinary")
         await client.send(text("hello"))
@@ -90,20 +90,20 @@ def resident_bytes(program: Program) -> int:
 
 
 async def wait_descriptors(program: Program, count: int) -> None:
-    """Wait until the program has no more than so many descriptors open."""
+    """Wait until the program has at most this number of descriptors open."""
     while count_descriptors(program.process.pid) > count:
         await trio.sleep(0.01)
 
 
 async def assert_left_alone(running: Running) -> None:
-    """Wait until the server has nobody left, and no room."""
+    """Wait until the server has no connection and no room left."""
     while running.server.peer_count:
         await wait_all_tasks_blocked(0.001)
     assert not running.hub.rooms
 
 
 def assert_no_traceback(program: Program) -> None:
-    """The log of a program that has ended has no error of its own."""
+    """Check that a program that has ended has logged no error of its own."""
     assert [line for line in program.lines if "Traceback" in line or "error in rawws" in line] == []
 
 
@@ -115,7 +115,7 @@ async def assert_ends_in_order(program: Program) -> None:
 
 @pytest.fixture(scope="module")
 def program(forker: Forker) -> Iterator[Program]:
-    """One program with little patience and no greeting, for all of these tests: at the end nobody is left in it."""
+    """One program with short timeouts and no greeting for all of these tests; at the end it has no peer left."""
     starter = StartProgram(forker)
     try:
         program = starter("--hello", "", "--open-timeout", "1", "--drain", "0.2", "--max-lag", "1M", "--page")
@@ -137,7 +137,7 @@ async def running(serve: Serve, caplog: pytest.LogCaptureFixture) -> AsyncIterat
 
 
 async def with_small_window(port: int, clients: list[HangsUp]) -> Client:
-    """Connect with a small receive buffer, so that what isn't read soon waits at the server."""
+    """Connect with a small receive buffer, so that unread bytes soon wait at the server."""
     stdlib_socket = socket.socket()
     stdlib_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
     client = Client(stdlib_socket)
@@ -147,7 +147,7 @@ async def with_small_window(port: int, clients: list[HangsUp]) -> Client:
 
 @contextlib.asynccontextmanager
 async def going_on(hostility: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Have something done over and over until the end of the block."""
+    """Repeat a call until the end of the block."""
 
     async def go_on() -> None:
         with contextlib.suppress(OSError):  # the server has had enough of it
@@ -165,7 +165,7 @@ async def going_on(hostility: Callable[[], Awaitable[None]]) -> AsyncIterator[No
 
 
 def half_open(port: int, count: int) -> list[socket.socket]:
-    """Connect so often, and say nothing, or something that is not yet a request."""
+    """Make this number of connections, which send nothing or an incomplete request."""
     crowd = []
     for number in range(count):
         client = socket.create_connection((LOOPBACK, port), timeout=PATIENCE_S)
@@ -176,7 +176,7 @@ def half_open(port: int, count: int) -> list[socket.socket]:
 
 @NEEDS_PROC
 @pytest.mark.patience(150)
-async def test_ten_thousand_half_open_connections_keep_nobody_out_and_are_shown_the_door(program: Program) -> None:
+async def test_ten_thousand_half_open_connections_keep_no_client_out_and_are_closed(program: Program) -> None:
     before = count_descriptors(program.process.pid)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - count_descriptors(os.getpid()) - 50
     crowd = await trio.to_thread.run_sync(half_open, program.port, min(10_000, most))
@@ -228,7 +228,7 @@ HEADS_WITHOUT_END = {
 
 @NEEDS_PROC
 @pytest.mark.parametrize(("start", "more", "status"), HEADS_WITHOUT_END.values(), ids=HEADS_WITHOUT_END.keys())
-async def test_a_head_or_body_that_goes_on_for_ever_is_refused_and_not_kept(
+async def test_an_endless_head_or_body_is_refused_and_not_kept(
     program: Program, start: bytes, more: bytes, status: int
 ) -> None:
     await assert_serves(program)
@@ -247,7 +247,7 @@ async def test_a_head_or_body_that_goes_on_for_ever_is_refused_and_not_kept(
     [(Limits(header_timeout_s=0.2, max_header_bytes=1 << 40), 408), (Limits(header_timeout_s=PATIENCE_S), 431)],
     ids=["time", "bytes"],
 )
-async def test_empty_lines_for_ever_are_no_request_and_run_out(serve: Serve, limits: Limits, status: int) -> None:
+async def test_endless_empty_lines_are_no_request_and_time_out(serve: Serve, limits: Limits, status: int) -> None:
     running = await serve(limits=limits)
     client = await running.connect()
     async with going_on(lambda: client.send(b"\r\n" * 1000)):
@@ -284,7 +284,9 @@ FLOODS = {
 
 @NEEDS_PROC
 @pytest.mark.parametrize(("frames", "reads"), FLOODS.values(), ids=FLOODS.keys())
-async def test_a_flood_keeps_nobody_waiting_and_costs_little(program: Program, frames: bytes, reads: bool) -> None:
+async def test_a_flood_keeps_no_other_client_waiting_and_costs_little(
+    program: Program, frames: bytes, reads: bool
+) -> None:
     await assert_serves(program)
     before = resident_bytes(program)
     flooder = await (await program.connect()).open("/flood")
@@ -330,7 +332,7 @@ async def test_the_tiniest_frames_take_no_lasting_memory(program: Program, first
 
 @contextlib.contextmanager
 def traced_memory() -> Iterator[Callable[[], tuple[int, int]]]:
-    """Have Python's memory counted: what the block has added to it, now and at most."""
+    """Count the memory that the block adds to Python's: the present value, and the peak."""
     gc.collect()
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
@@ -347,13 +349,13 @@ def traced_memory() -> Iterator[Callable[[], tuple[int, int]]]:
 
 
 async def _wait_read(running: Running) -> None:
-    """Wait until the server has read what came, which loopback has by now."""
+    """Wait until the server has read all bytes that have arrived over loopback."""
     for _ in range(5):
         await wait_all_tasks_blocked(0.001)
     assert running.server.peer_count
 
 
-OVERHEAD_BYTES = 64 * KIB  # of a connection, and of what the test itself holds
+OVERHEAD_BYTES = 64 * KIB  # of a connection, and of the test's own objects
 
 PINNING = {
     "fragments of a byte": masked(Opcode.TEXT, fin=False) + masked(Opcode.CONTINUATION, b"a", fin=False) * 4_000,
@@ -390,7 +392,7 @@ def _header(length: int, opcode: Opcode = Opcode.BINARY, *, fin: bool = True) ->
     return bytes([opcode | 0x80 * fin, 0xFF]) + length.to_bytes(8, "big") + MASK_KEY
 
 
-@pytest.mark.parametrize("fragment", [b"", masked(Opcode.BINARY, b"a", fin=False)], ids=["alone", "behind a fragment"])
+@pytest.mark.parametrize("fragment", [b"", masked(Opcode.BINARY, b"a", fin=False)], ids=["alone", "after a fragment"])
 @pytest.mark.parametrize(
     ("length", "code"), [(1 << 62, 1009), ((1 << 63) - 1, 1009), (1 << 63, 1002), ((1 << 64) - 1, 1002)]
 )
@@ -408,7 +410,7 @@ async def test_a_length_beyond_all_bounds_is_refused_by_its_header(
     await assert_serves(running)
 
 
-async def test_where_any_length_is_taken_one_of_2_to_the_62_costs_what_has_come_of_it(serve: Serve) -> None:
+async def test_a_frame_of_2_to_the_62_bytes_costs_only_the_bytes_that_have_come(serve: Serve) -> None:
     running = await serve(limits=Limits(max_message_bytes=NO_LIMIT))
     client = await running.open("/hostile")
     with traced_memory() as count:
@@ -461,7 +463,7 @@ async def test_bombs_of_just_the_allowed_size_are_sent_on_and_not_piled_up(runni
     await assert_left_alone(running)
 
 
-async def test_a_program_holds_its_peer_back_before_much_has_come_of_few_bytes(nursery: trio.Nursery) -> None:
+async def test_a_program_holds_its_peer_back_before_few_bytes_become_many(nursery: trio.Nursery) -> None:
     held: list[rawws.WebSocket] = []
 
     async def never_reads(ws: rawws.WebSocket) -> None:
@@ -521,10 +523,10 @@ async def test_a_peer_that_sends_too_much_is_read_at_the_allowed_rate(
         mock_clock.jump(1.0)
     await listener.frames(20 - got)
     await talker.frames(20)
-    assert (await talker.frame()).opcode == Opcode.CLOSE, "which was read in its turn"
+    assert (await talker.frame()).opcode == Opcode.CLOSE, "it was read in its turn"
 
 
-async def test_watchers_of_a_room_who_all_vanish_at_once_harm_nobody(running: Running) -> None:
+async def test_watchers_of_a_room_that_all_vanish_at_once_harm_no_other_peer(running: Running) -> None:
     innocent, attacker = await running.open("/room"), await running.open("/room")
     watchers = []
     for _ in range(300):
@@ -538,7 +540,7 @@ async def test_watchers_of_a_room_who_all_vanish_at_once_harm_nobody(running: Ru
     assert await innocent.frame() == seen_text("still here")
 
 
-async def test_new_rooms_all_the_time_put_no_deadline_off(
+async def test_a_steady_flow_of_new_rooms_postpones_no_deadline(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     hub = rawws.Hub(history=10)
@@ -559,7 +561,7 @@ async def test_new_rooms_all_the_time_put_no_deadline_off(
 
 
 @NEEDS_PROC
-async def test_pollers_who_never_read_share_what_they_are_told(start_program: StartProgram) -> None:
+async def test_pollers_that_never_read_share_their_answers(start_program: StartProgram) -> None:
     # With a history, it makes no difference whether a poll is read before the message or after it.
     program = start_program("--hello", "", "--history", "1")
     clients: list[HangsUp] = []
@@ -582,7 +584,7 @@ async def test_pollers_who_never_read_share_what_they_are_told(start_program: St
 
 
 @NEEDS_PROC
-async def test_a_large_body_that_is_refused_is_not_kept_whatever_an_application_behind_would_take(
+async def test_a_refused_large_body_is_not_kept_whatever_an_application_would_take(
     start_program: StartProgram,
 ) -> None:
     program = start_program("--app", "rawws.examples.existing_app:app", "--publish-token", "secret", "--hello", "")
@@ -592,7 +594,7 @@ async def test_a_large_body_that_is_refused_is_not_kept_whatever_an_application_
         client = await program.connect()
         await client.send(get("/room/x", *lines, method="POST"))
         piece = b"x" * MIB if "chunked" not in lines[0] else b"100000\r\n" + b"x" * MIB + b"\r\n"
-        with contextlib.suppress(OSError):  # the server has enough of it
+        with contextlib.suppress(OSError):  # the server may have closed it
             for _ in range(60):
                 await client.send(piece)
         assert resident_bytes(program) - before < 16 * MIB
@@ -623,7 +625,7 @@ async def test_peers_that_never_read_delay_no_other_room(start_program: StartPro
         nursery.start_soon(_read_all, publisher)
         for _ in range(5):
             await assert_serves(program)
-        if policy != "wait":  # which holds up the room, and nobody else
+        if policy != "wait":  # this policy holds up its room alone
             with trio.fail_after(PATIENCE_S):
                 while got < 200:
                     await trio.lowlevel.checkpoint()
@@ -638,13 +640,13 @@ async def test_peers_that_never_read_delay_no_other_room(start_program: StartPro
 # Clients that leave in the middle
 
 STEPS = {
-    "behind nothing": b"",
+    "after nothing": b"",
     "in the request line": b"GET /ho",
     "in the head": upgrade("/hostile")[:60],
     "in a request's body": get("/", "Content-Length: 9", method="POST") + b"a",
-    "behind a request": get("/"),
-    "behind the head": upgrade("/hostile"),
-    "behind a refused head": upgrade("/hostile", "Origin: https://evil.example"),
+    "after a request": get("/"),
+    "after the head": upgrade("/hostile"),
+    "after a refused head": upgrade("/hostile", "Origin: https://evil.example"),
     "in a frame's first byte": upgrade("/hostile") + text("Hello")[:1],
     "in a frame's length": upgrade("/hostile") + binary(b"x" * 300)[:3],
     "in a frame's key": upgrade("/hostile") + text("Hello")[:4],
@@ -653,13 +655,13 @@ STEPS = {
     "between two fragments": upgrade("/hostile") + masked(Opcode.TEXT, b"a", fin=False),
     "in a compressed message": upgrade("/hostile", COMPRESSION)
     + encode_frame(Opcode.TEXT, _bomb(1)[:9], fin=False, rsv=RSV1, mask_key=MASK_KEY),
-    "behind a message": upgrade("/hostile") + text("Hello"),
-    "behind many messages": upgrade("/hostile") + text("x" * 1000) * 300,
-    "behind a ping": upgrade("/hostile") + ping(b"?"),
+    "after a message": upgrade("/hostile") + text("Hello"),
+    "after many messages": upgrade("/hostile") + text("x" * 1000) * 300,
+    "after a ping": upgrade("/hostile") + ping(b"?"),
     "in its close": upgrade("/hostile") + close()[:5],
-    "behind its close": upgrade("/hostile") + close(),
-    "behind a frame that is none": upgrade("/hostile") + b"\x81\x05Hello",
-    "behind a frame that is too large": upgrade("/hostile") + _header(1 << 62),
+    "after its close": upgrade("/hostile") + close(),
+    "after an invalid frame": upgrade("/hostile") + b"\x81\x05Hello",
+    "after a frame that is too large": upgrade("/hostile") + _header(1 << 62),
 }
 LEAVES = pytest.mark.parametrize(
     "leave", [Client.reset, Client.hang_up, Client.end_stream], ids=["RST", "close", "FIN alone"]
@@ -709,7 +711,7 @@ async def test_a_client_that_leaves_during_the_servers_close_leaves_nothing_behi
 
 @NEEDS_PROC
 @pytest.mark.parametrize("sent", [b"", b"GET /", upgrade("/crowd")], ids=["nothing", "half a line", "a handshake"])
-async def test_a_thousand_that_come_and_reset_leave_no_descriptor_behind(program: Program, sent: bytes) -> None:
+async def test_a_thousand_clients_that_reset_leave_no_descriptor_open(program: Program, sent: bytes) -> None:
     await assert_serves(program)
     before = count_descriptors(program.process.pid)
     for _ in range(1000):
@@ -730,7 +732,7 @@ async def test_rejected_clients_that_stay_cost_few_descriptors(start_program: St
     crowd = [await program.connect() for _ in range(300)]
     answers = [await client.answer() for client in crowd[-3:]]
     assert {answer.status for answer in answers} == {503}
-    with trio.fail_after(0.9 * LINGER_S):  # before those who linger since the last answer are given up
+    with trio.fail_after(0.9 * LINGER_S):  # before the clients that linger after their answer are dropped
         while count_descriptors(program.process.pid) - before > MAX_LINGERING:
             await trio.sleep(0.01)
     assert (await served[1].ask(get())).status == 200
@@ -783,7 +785,7 @@ AMBIGUOUS = {
     "chunked twice in a list": (_post("Transfer-Encoding: chunked, chunked") + b"0\r\n\r\n", 501),
     "identity": (_post("Transfer-Encoding: identity") + b"0\r\n\r\n", 501),
     "almost chunked": (_post("Transfer-Encoding: xchunked") + b"0\r\n\r\n", 501),
-    "chunked behind a vertical tab": (_with_line(b"Transfer-Encoding: \x0bchunked") + b"0\r\n\r\n", 400),
+    "chunked after a vertical tab": (_with_line(b"Transfer-Encoding: \x0bchunked") + b"0\r\n\r\n", 400),
     "chunked with a space before the colon": (_with_line(b"Transfer-Encoding : chunked") + b"0\r\n\r\n", 400),
     "a length with a tab before the colon": (_with_line(b"Content-Length\t: 5") + b"hello", 400),
     "chunked in a folded line": (_with_line(b"Transfer-Encoding:\r\n chunked") + b"0\r\n\r\n", 400),
@@ -805,7 +807,7 @@ AMBIGUOUS = {
     "a chunk's size in 0x": (_chunked(b"0x5\r\nhello\r\n0\r\n\r\n"), 400),
     "a chunk's size with a sign": (_chunked(b"+5\r\nhello\r\n0\r\n\r\n"), 400),
     "a negative chunk": (_chunked(b"-5\r\nhello\r\n0\r\n\r\n"), 400),
-    "a chunk's size behind a space": (_chunked(b" 5\r\nhello\r\n0\r\n\r\n"), 400),
+    "a chunk's size after a space": (_chunked(b" 5\r\nhello\r\n0\r\n\r\n"), 400),
     "a chunk without a size": (_chunked(b"\r\nhello\r\n0\r\n\r\n"), 400),
     "a chunk's size with an underscore": (_chunked(b"1_0\r\n0123456789012345\r\n0\r\n\r\n"), 400),
     "a chunk's size beyond 64 bits": (_chunked(b"f" * 21 + b"\r\n"), 400),
@@ -877,7 +879,7 @@ def _for_host(request: bytes, host: str) -> bytes:
     return request.replace(b"Host: localhost", b"Host: " + host.encode())
 
 
-async def test_on_loopback_a_name_that_is_not_the_servers_gets_in_by_no_way(start_program: StartProgram) -> None:
+async def test_a_foreign_host_name_is_refused_everywhere_on_loopback(start_program: StartProgram) -> None:
     program = start_program("--hello", "", "--drain", "0.2")
     targets = ["/", "/room?since=0", "/healthz", "/_rawws/", "http://evil.example/"]
     ways = [*map(get, targets), upgrade(), _post("Content-Length: 2") + b"hi", get(method="OPTIONS")]
@@ -895,7 +897,7 @@ async def test_on_loopback_a_name_that_is_not_the_servers_gets_in_by_no_way(star
     await assert_ends_in_order(program)
 
 
-async def test_a_name_that_is_allowed_gets_in_and_others_do_not(start_program: StartProgram) -> None:
+async def test_an_allowed_host_name_is_accepted_and_others_are_refused(start_program: StartProgram) -> None:
     program = start_program("--allow-host", "chat.example", "--drain", "0.2")
     for host, status in (("chat.example", 101), ("CHAT.example.:80", 101), ("evil.chat.example", 421)):
         client = await program.connect()
@@ -943,7 +945,7 @@ async def test_the_name_of_a_room_is_taken_as_it_is(
     assert set(running.hub.rooms) == {*neighbours, room}
     for path, neighbour in neighbours.items():
         await neighbour.send(text(path))
-        assert await neighbour.frame() == seen_text(path), "it has heard nothing of the other room"
+        assert await neighbour.frame() == seen_text(path), "it has received nothing from the other room"
     assert (await (await running.connect()).ask(get(target))).body == b"hi there"
     _assert_one_line_each(caplog)
 
@@ -994,12 +996,12 @@ async def test_no_tunnel_is_made(running: Running) -> None:
 
 
 def _page_cookie(program: Program) -> str:
-    """Return what opens a program's page to who calls it localhost, without a port."""
+    """Return the cookie for a program's page under the name localhost, without a port."""
     return f"Cookie: rawws-page={program.page_link().partition('=')[2]}"
 
 
 @pytest.mark.parametrize("way", ["..%2f..%2f", "../../", "%2e%2e/", "./", "%00", "%5c..%5c", "//", "page/../../"])
-async def test_below_the_servers_own_paths_there_is_no_way_out(program: Program, way: str) -> None:
+async def test_paths_below_the_servers_own_lead_to_no_other_file(program: Program, way: str) -> None:
     with_the_secret = _page_cookie(program)
     for target in (f"/_rawws/{way}pyproject.toml", f"/_rawws/{way}/etc/passwd", f"/_rawws/{way}rawws/server/serve.py"):
         for lines, statuses in (([with_the_secret], (400, 404)), ([], (400, 403))):
@@ -1023,7 +1025,7 @@ FLOODS_OF_HTTP = {
 
 @NEEDS_PROC
 @pytest.mark.parametrize(("start", "more"), FLOODS_OF_HTTP.values(), ids=FLOODS_OF_HTTP.keys())
-async def test_a_flood_of_http_lets_others_have_their_turn(program: Program, start: bytes, more: bytes) -> None:
+async def test_a_flood_of_http_does_not_starve_other_clients(program: Program, start: bytes, more: bytes) -> None:
     flooders = [await program.connect() for _ in range(3)]
     async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as floods:
         for client in flooders:
@@ -1037,7 +1039,7 @@ async def test_a_flood_of_http_lets_others_have_their_turn(program: Program, sta
         client.reset()
 
 
-async def test_one_who_asks_much_and_reads_no_answer_is_left_waiting(program: Program) -> None:
+async def test_a_client_that_asks_much_and_reads_no_answer_is_held_back(program: Program) -> None:
     clients: list[HangsUp] = []
     client = await with_small_window(program.port, clients)
     with_the_secret = _page_cookie(program)

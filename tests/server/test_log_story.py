@@ -1,4 +1,4 @@
-"""The log as an interface: one whole connection line by line, and what must never be in it."""
+"""The log as an interface: one whole connection line by line, and content that it must never have."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from tests.serving import (
 HELLO = "Hello! Message From Server!!"
 
 
-def told(caplog: pytest.LogCaptureFixture, *loggers: str) -> list[str]:
-    """Return the log line by line, as logger, level and message, with what changes from run to run left out."""
+def logged(caplog: pytest.LogCaptureFixture, *loggers: str) -> list[str]:
+    """Return the log line by line, as logger, level and message, without the parts that change from run to run."""
     lines = []
     for record in caplog.records:
         if record.name.startswith("rawws") and (not loggers or record.name in loggers):
@@ -51,7 +51,7 @@ def told(caplog: pytest.LogCaptureFixture, *loggers: str) -> list[str]:
 
 
 async def wait_left(running: Running) -> None:
-    """Wait until the server has dropped its last peer, and said so."""
+    """Wait until the server has dropped its last peer, and logged it."""
     while running.server.peer_count:
         await wait_all_tasks_blocked()
 
@@ -121,7 +121,7 @@ async def test_one_whole_connection_line_by_line(serve: Serve, caplog: pytest.Lo
     await client.ask(get("/about", "User-Agent: a test"))
     await client.open("/chat?name=alice", "Origin: http://localhost", then=text("Hello"))
     assert await client.frames(2) == [seen_text(HELLO), seen_text("Hello")]
-    # One read each, so that what comes in and what goes out alternate.
+    # One read each, so that received and sent frames alternate.
     for frames in (
         masked(Opcode.TEXT, b"Hel", fin=False) + ping(b"hi"),
         masked(Opcode.CONTINUATION, b"lo"),
@@ -133,10 +133,12 @@ async def test_one_whole_connection_line_by_line(serve: Serve, caplog: pytest.Lo
     await client.assert_end()
     client.hang_up()
     await wait_left(running)
-    assert told(caplog) == STORY.strip().split("\n")
+    assert logged(caplog) == STORY.strip().split("\n")
 
 
-async def test_at_info_only_what_matters_to_an_operator_is_told(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_level_info_logs_only_events_that_matter_to_an_operator(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "rawws")
     running = await serve(hello=HELLO)
     client = await running.connect()
@@ -146,7 +148,7 @@ async def test_at_info_only_what_matters_to_an_operator_is_told(serve: Serve, ca
     await client.assert_end()
     client.hang_up()
     await wait_left(running)
-    assert told(caplog) == [
+    assert logged(caplog) == [
         "INFO http #1 < Received request for /about",
         "INFO hub #1 = joined room /chat (peers in it: 1)",
         "INFO hub #1 = closed by the client with 1001 (going away)",
@@ -173,13 +175,13 @@ async def test_every_line_has_the_connections_number_and_one_mark(
 # Ends
 
 
-async def test_a_refused_handshake_tells_every_check_and_its_verdict(
+async def test_a_refused_handshake_logs_every_check_and_its_verdict(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "rawws")
     client = await (await serve()).connect()
     await client.ask(upgrade().replace(KEY, b"c2hvcnQ="))
-    lines = told(caplog, "rawws.handshake")
+    lines = logged(caplog, "rawws.handshake")
     assert sum(" yes: " in line for line in lines) == 9
     assert "DEBUG handshake #1 ! RFC 6455 §4.2.1 item 5: one Sec-WebSocket-Key of 16 bytes? NO (400): c2hvcnQ=" in lines
     assert "INFO handshake #1 ! refused with 400 (key): The Sec-WebSocket-Key decodes to 5 bytes, not 16." in lines
@@ -192,7 +194,7 @@ async def test_the_line_of_a_refused_origin_ends_with_the_flag_that_would_allow_
     caplog.set_level(logging.INFO, "rawws")
     client = await (await serve()).connect()
     assert (await client.ask(upgrade("/", "Origin: https://evil.example"))).status == 403
-    (line,) = told(caplog)
+    (line,) = logged(caplog)
     assert line.startswith("WARNING handshake #1 ! refused with 403 (origin)")
     assert line.endswith(" to this server; to allow it, start the server with --allow-origin https://evil.example")
 
@@ -232,10 +234,10 @@ async def test_the_last_line_says_who_closed_with_which_code_and_why(
     client.end_stream()
     await client.wait_lost()
     await wait_left(running)
-    assert told(caplog)[-1].startswith(f"INFO hub #1 {end}")
+    assert logged(caplog)[-1].startswith(f"INFO hub #1 {end}")
 
 
-async def test_of_who_vanishes_the_log_says_what_came_last_and_what_it_lacks(
+async def test_the_log_of_a_vanished_peer_has_its_last_frames_and_unsent_bytes(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "rawws")
@@ -249,13 +251,13 @@ async def test_of_who_vanishes_the_log_says_what_came_last_and_what_it_lacks(
         running.hub.room("/").publish(b"x" * 100_000)
     client.reset()
     await wait_left(running)
-    before, end = told(caplog)[-2:]
+    before, end = logged(caplog)[-2:]
     pattern = r"INFO hub #1 = the last frames from the client were TEXT of 5 bytes, PING of 1 byte, \d\.\d s ago; "
     assert re.fullmatch(pattern + r"[\d,]+ bytes for it had not gone out", before), before
     assert end.startswith("INFO hub #1 ! lost without a close (1006): ")
 
 
-async def test_of_who_closes_in_order_it_says_nothing_more(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_of_an_orderly_close_has_no_last_frames(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "rawws")
     running = await serve()
     client = await running.open()
@@ -263,7 +265,7 @@ async def test_of_who_closes_in_order_it_says_nothing_more(serve: Serve, caplog:
     await client.frames_to_close()
     client.hang_up()
     await wait_left(running)
-    assert "the last frames" not in "".join(told(caplog))
+    assert "the last frames" not in "".join(logged(caplog))
 
 
 # Secrets and forgeries
@@ -279,7 +281,7 @@ async def test_secrets_are_masked_on_the_way_in(serve: Serve, caplog: pytest.Log
     refused = await running.connect()
     await refused.ask(get("/", *secrets, "Host: b"))
     assert "c2VjcmV0" not in caplog.text
-    lines = told(caplog, "rawws.http")
+    lines = logged(caplog, "rawws.http")
     assert lines.count("DEBUG http #1 < Authorization: (masked, 14 bytes)") == 2
     assert lines.count("DEBUG http #1 < cookie: (masked, 16 bytes)") == 2
     assert lines.count("DEBUG http #2 < PROXY-AUTHORIZATION: (masked, 8 bytes)") == 1
@@ -323,7 +325,7 @@ async def test_control_characters_are_spelt_out(serve: Serve, caplog: pytest.Log
     client.end_stream()
     await client.wait_lost()
     await wait_left(running)
-    messages = told(caplog)
+    messages = logged(caplog)
     assert len(messages) > 2
     assert [line for line in messages if not line.isprintable()] == []
 
@@ -331,13 +333,11 @@ async def test_control_characters_are_spelt_out(serve: Serve, caplog: pytest.Log
 @pytest.mark.parametrize(
     "character", ["\n", "\r", "\x00", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u2029", "\u202e"]
 )
-def test_no_line_has_in_it_what_ends_it_or_what_a_terminal_obeys(
-    caplog: pytest.LogCaptureFixture, character: str
-) -> None:
+def test_no_line_contains_line_ends_or_terminal_controls(caplog: pytest.LogCaptureFixture, character: str) -> None:
     caplog.set_level(logging.INFO, "rawws")
     rawws.logs.line(rawws.logs.http, logging.INFO, 1, "!", f"žluť {character}[31m")
     spelt = character.encode("unicode_escape").decode()
-    assert told(caplog) == [f"INFO http #1 ! žluť {spelt}[31m"]
+    assert logged(caplog) == [f"INFO http #1 ! žluť {spelt}[31m"]
 
 
 def test_no_traceback_contains_control_characters() -> None:
@@ -359,7 +359,7 @@ def test_no_traceback_contains_control_characters() -> None:
 
 @pytest.mark.parametrize("field", ["Host", "Origin"])
 @pytest.mark.parametrize("size", [255, 256, 15_000])
-def test_a_name_is_told_as_far_as_names_go(field: str, size: int) -> None:
+def test_a_name_is_shown_up_to_255_characters(field: str, size: int) -> None:
     fields = {"Host": "localhost", field: "'" * size}
     request = rawws.Request("GET", "/", "1.1", rawws.Headers(list(fields.items())))
     refusal = Hosts().refuse(request) if field == "Host" else check_origin(request, Origins()).refusal
@@ -415,7 +415,7 @@ async def test_nothing_is_formatted_when_debug_is_off(
     ],
     ids=["no flag", "--log-level debug", "-v", "-vv"],
 )
-async def test_the_programs_flags_choose_how_much_is_told(
+async def test_the_programs_flags_choose_the_log_level(
     start_program: StartProgram, flags: list[str], levels: set[str]
 ) -> None:
     program = start_program(*flags)

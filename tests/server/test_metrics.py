@@ -76,7 +76,7 @@ async def test_tasks_are_those_of_connections_in_their_http_phase_and_few_more(s
             await trio.sleep(0.01)
 
 
-async def test_ready_until_it_is_about_to_end(nursery: trio.Nursery) -> None:
+async def test_a_server_is_ready_until_it_stops(nursery: trio.Nursery) -> None:
     async with rooms(nursery) as running:
         client = await running.connect()
         assert (await client.ask(get("/readyz"))).body == b"ready"
@@ -95,7 +95,7 @@ def test_a_rate_and_a_burst(per_s: float) -> None:
     assert bucket.take(3, 200.0) == pytest.approx(3 / per_s)
 
 
-async def test_a_peer_that_says_too_much_is_read_later(start_hub: StartHub) -> None:
+async def test_a_peer_over_its_rate_is_read_later(start_hub: StartHub) -> None:
     from rawws.limits import Limits
 
     running = start_hub(limits=Limits(messages_per_s=100.0, ping_interval_s=0))
@@ -110,7 +110,7 @@ async def test_a_peer_that_says_too_much_is_read_later(start_hub: StartHub) -> N
     assert trio.current_time() - began >= 0.4, "a test about time: 100 at once, and 50 in half a second"
 
 
-async def test_posts_that_are_too_many(start_program: StartProgram) -> None:
+async def test_posts_over_the_rate_are_429(start_program: StartProgram) -> None:
     program = start_program("--rate", "2")
     client = await program.connect()
     answers = [await client.ask(post("/room", b"x")) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote: Python's websockets, npm's ws, and Chromium.
+"""Third-party clients: Python's websockets, npm's ws, and Chromium.
 
 Each is driven through the same few calls, so that a test can put any of them into a room. If the machine lacks a
 program that a test needs, the test is skipped with the reason; with RAWWS_REQUIRE_ALL=1 it fails.
@@ -37,7 +37,7 @@ HERE = Path(__file__).parents[1]
 
 
 class Closed(NamedTuple):
-    """How the client saw its connection end."""
+    """The end of a connection, as its client saw it."""
 
     code: int
     reason: str
@@ -53,7 +53,7 @@ class RealClient(Protocol):
 
 
 def decode(event: dict[str, Any]) -> str | bytes | Closed:
-    """Return what one of the JavaScript clients tells, which can only speak in JSON."""
+    """Return the event that a JavaScript client reported as JSON."""
     if "text" in event:
         return str(event["text"])
     if "binary" in event:
@@ -135,7 +135,7 @@ def finds_ws(path: str) -> bool:
 
 
 class WsClient:
-    """npm's ws, in a node process that is told and tells in lines of JSON."""
+    """npm's ws, in a node process that reads and writes lines of JSON."""
 
     def __init__(self, url: str) -> None:
         self._process = subprocess.Popen(
@@ -233,7 +233,7 @@ class Chromium:
         return self._thread.submit(call).result(2 * PATIENCE_S)
 
     def visit(self, url: str) -> Page:
-        """Return a new page that shows what is at a URL."""
+        """Return a new page that shows a URL."""
 
         def visit() -> Page:
             page = self._browser.new_page()

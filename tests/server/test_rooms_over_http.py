@@ -1,4 +1,4 @@
-"""One log, many ways in and out: events, polling and POST beside WebSockets."""
+"""One log, many ways in and out: events, polling and POST besides WebSockets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.serving import (
 )
 from tests.sse import Event, read_events
 
-# Every way in, every way out
+# Publishing and reading by every protocol
 
 
 def fail(path: str) -> RoomSettings:
@@ -51,14 +51,14 @@ def fail(path: str) -> RoomSettings:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "error_start"),
     [
         (fail, "#0 ! settings('/room/x') failed"),
         (lambda _: {"history": 3}, "#0 ! settings('/room/x') returned {'history': 3}; it is to return RoomSettings"),
     ],
 )
 async def test_settings_that_fail_cost_a_request_and_no_more(
-    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, settings: Callable[[str], RoomSettings], told: str
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, settings: Callable[[str], RoomSettings], error_start: str
 ) -> None:
     asked = []
 
@@ -75,28 +75,28 @@ async def test_settings_that_fail_cost_a_request_and_no_more(
             await client.send(request)
             assert (await client.answer()).status == 500
             (error,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-            assert error.startswith(told)
+            assert error.startswith(error_start)
         asked.clear()
         ws = await running.open("/room/y")
         await ws.send(text("hi"))
         assert await ws.frame() == seen_text("hi")
-        assert asked == ["/room/y"], "and not once more for each step of the way in"
+        assert asked == ["/room/y"], "the settings are asked for once"
 
 
-async def test_what_comes_in_one_way_goes_out_all_ways(nursery: trio.Nursery) -> None:
+async def test_a_message_published_in_one_way_is_read_in_all_ways(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=10) as running:
         events, ws = await running.stream("/room/x"), await running.open("/room/x")
         named = await running.open("/room/x", "Sec-WebSocket-Protocol: rawws.id.v1")
         begin = json.loads((await named.frame()).payload)["at"]
-        told = await running.publish("/room/x", "by POST")
-        assert told["peers"] == 3
+        published = await running.publish("/room/x", "by POST")
+        assert published["peers"] == 3
         await ws.send(text("by WebSocket"))
         assert await ws.frames(2) == [seen_text("by POST"), seen_text("by WebSocket")]
         assert await events.data(2) == ["by POST", "by WebSocket"]
         heads = [(await named.frame()).payload.split(b"\n", 1) for _ in range(2)]
         ids = [json.loads(head)["id"] for head, _ in heads]
         assert [payload for _, payload in heads] == [b"by POST", b"by WebSocket"]
-        assert ids[0] == told["id"]
+        assert ids[0] == published["id"]
         assert events.last_id == ids[1]
         polled = await running.poll(f"/room/x?since={begin}")
         assert polled["messages"] == [{"id": ids[0], "text": "by POST"}, {"id": ids[1], "text": "by WebSocket"}]
@@ -117,7 +117,9 @@ async def test_what_comes_in_one_way_goes_out_all_ways(nursery: trio.Nursery) ->
         ("text/plain", b"", Opcode.TEXT),
     ],
 )
-async def test_what_a_body_becomes(nursery: trio.Nursery, content_type: str, body: bytes, opcode: Opcode) -> None:
+async def test_a_posts_content_type_decides_between_text_and_binary(
+    nursery: trio.Nursery, content_type: str, body: bytes, opcode: Opcode
+) -> None:
     async with rooms(nursery) as running:
         ws = await running.open("/")
         await running.publish("/", body, content_type=content_type)
@@ -126,7 +128,7 @@ async def test_what_a_body_becomes(nursery: trio.Nursery, content_type: str, bod
 
 
 @pytest.mark.parametrize(
-    ("request_", "status", "told"),
+    ("request_", "status", "reason"),
     [
         (post("/", b"\xff"), 400, "not UTF-8"),
         (post("/", b"x", content_type="text/plain; charset=latin1"), 415, "has to be in UTF-8, not in latin1"),
@@ -139,11 +141,13 @@ async def test_what_a_body_becomes(nursery: trio.Nursery, content_type: str, bod
         (get("/", method="PUT"), 405, "use GET or HEAD or POST"),
     ],
 )
-async def test_what_can_not_be_meant(nursery: trio.Nursery, request_: bytes, status: int, told: str) -> None:
+async def test_an_invalid_request_is_refused_with_a_reason(
+    nursery: trio.Nursery, request_: bytes, status: int, reason: str
+) -> None:
     async with rooms(nursery) as running:
         answer = await running.ask(request_)
         assert answer.status == status
-        assert told in answer.body.decode()
+        assert reason in answer.body.decode()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ async def test_what_can_not_be_meant(nursery: trio.Nursery, request_: bytes, sta
         ("/room?last=1", "application/json, text/event-stream", "text/event-stream"),
     ],
 )
-async def test_9110_12_5_1_events_are_for_those_that_want_them(
+async def test_9110_12_5_1_events_are_sent_to_clients_that_accept_them(
     nursery: trio.Nursery, target: str, accept: str, content_type: str
 ) -> None:
     async with rooms(nursery) as running:
@@ -168,7 +172,7 @@ async def test_9110_12_5_1_events_are_for_those_that_want_them(
 # Ids and history
 
 
-async def test_going_on_where_one_was_cut_off(nursery: trio.Nursery) -> None:
+async def test_a_reader_resumes_where_it_was_cut_off(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=100) as running:
         events = await running.stream("/room")
         named = await running.open("/room", "Sec-WebSocket-Protocol: rawws.id.v1")
@@ -193,7 +197,7 @@ async def test_going_on_where_one_was_cut_off(nursery: trio.Nursery) -> None:
         assert await again.data(1) == ["6"]
 
 
-async def test_a_gap_is_said_once(nursery: trio.Nursery) -> None:
+async def test_a_gap_is_reported_once(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=2) as running:
         first = (await running.publish("/room", "1"))["id"]
         for number in range(2, 6):
@@ -211,11 +215,11 @@ async def test_a_gap_is_said_once(nursery: trio.Nursery) -> None:
         polled = await running.poll(f"/room?since={first}")
         assert (polled["gap"], len(polled["messages"])) == (gap, 2)
         assert (await running.poll(f"/room?since={polled['next']}"))["gap"] is None
-        # An id of a log that is no more.
+        # The id is of a log that is gone.
         assert (await running.poll("/room?since=0000abcd-4"))["gap"]["since"] == "0000abcd-4"
 
 
-async def test_polling_waits_for_what_comes(nursery: trio.Nursery) -> None:
+async def test_a_poll_waits_for_the_next_message(nursery: trio.Nursery) -> None:
     async with rooms(nursery) as running:  # without a history
         at = (await running.poll("/room?last=0"))["next"]
         answers: list[Any] = []
@@ -231,7 +235,9 @@ async def test_polling_waits_for_what_comes(nursery: trio.Nursery) -> None:
             await running.publish("/room", "news")
         assert [[message["text"] for message in answer["messages"]] for answer in answers] == [["news"]] * 3
         assert all(answer["gap"] is None for answer in answers)
-        assert (await running.poll(f"/room?since={at}"))["gap"] is not None, "nothing is kept for who doesn't wait"
+        assert (await running.poll(f"/room?since={at}"))["gap"] is not None, (
+            "nothing is kept for a client that doesn't wait"
+        )
 
 
 @pytest.mark.parametrize(
@@ -253,14 +259,14 @@ async def test_9110_9_3_2_head_is_answered_as_get_is_without_waiting_and_the_con
         assert head.headers | dict.fromkeys(different) == got.headers | dict.fromkeys(different)
 
 
-async def test_a_wait_that_nothing_ends(nursery: trio.Nursery) -> None:
+async def test_a_poll_without_news_is_answered_empty_after_its_wait(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=1) as running:
         at = (await running.publish("/room", "1"))["id"]
         polled = await running.poll(f"/room?since={at}&wait=1")
         assert polled == {"messages": [], "next": at, "gap": None}
 
 
-async def test_a_stopping_server_lets_nobody_wait(nursery: trio.Nursery) -> None:
+async def test_a_stopping_server_ends_polls_and_streams(nursery: trio.Nursery) -> None:
     async with rooms(nursery, history=1) as running:
         at = (await running.publish("/room", "1"))["id"]
         events = await running.connect()
@@ -276,7 +282,7 @@ async def test_a_stopping_server_lets_nobody_wait(nursery: trio.Nursery) -> None
         await events.wait_lost()
 
 
-async def test_who_begins_to_wait_when_the_server_is_stopping_already_is_answered_at_once(
+async def test_a_poll_that_begins_while_the_server_stops_is_answered_at_once(
     nursery: trio.Nursery,
 ) -> None:
     decided = trio.Event()
@@ -295,7 +301,7 @@ async def test_who_begins_to_wait_when_the_server_is_stopping_already_is_answere
 
 
 @pytest.mark.parametrize("leave", [Client.hang_up, Client.reset, Client.end_stream], ids=["FIN", "RST", "half-close"])
-async def test_nobody_waits_for_a_client_that_has_gone(nursery: trio.Nursery, leave: Callable[[Client], None]) -> None:
+async def test_a_poll_ends_when_its_client_has_gone(nursery: trio.Nursery, leave: Callable[[Client], None]) -> None:
     async with rooms(nursery, max_connections=1) as running:
         client = await running.connect()
         await client.send(get("/room?since=&wait=50"))
@@ -303,13 +309,15 @@ async def test_nobody_waits_for_a_client_that_has_gone(nursery: trio.Nursery, le
         assert (await running.ask(get("/"))).status == 503
         leave(client)
         if leave is Client.end_stream:
-            assert json.loads((await client.answer()).body)["messages"] == [], "who has only ended its side still reads"
+            assert json.loads((await client.answer()).body)["messages"] == [], (
+                "a client that has only ended its side still reads"
+            )
             await client.assert_end()
         await wait_all_tasks_blocked()
         assert (await running.ask(get("/"))).status == 200
 
 
-async def test_a_request_that_comes_behind_one_who_waits_is_answered_next(nursery: trio.Nursery) -> None:
+async def test_a_request_pipelined_after_a_waiting_poll_is_answered_next(nursery: trio.Nursery) -> None:
     async with rooms(nursery) as running:
         client = await running.connect()
         await client.send(get("/room?since=&wait=50") + get("/readyz"))
@@ -323,7 +331,7 @@ async def test_a_request_that_comes_behind_one_who_waits_is_answered_next(nurser
 
 
 @pytest.mark.parametrize("history", [0, 3])
-@pytest.mark.parametrize("is_read", [False, True], ids=["nobody reads", "somebody reads"])
+@pytest.mark.parametrize("is_read", [False, True], ids=["without a reader", "with a reader"])
 async def test_a_retry_is_safe(nursery: trio.Nursery, history: int, is_read: bool) -> None:
     async with rooms(nursery, history=history) as running:
         reader = await running.stream("/") if is_read else None
@@ -360,7 +368,7 @@ async def test_a_history_ends_with_its_age(nursery: trio.Nursery) -> None:
             await trio.sleep(0.05)  # a test about time
 
 
-async def test_rooms_that_nobody_is_in_leave_nothing_behind(nursery: trio.Nursery) -> None:
+async def test_empty_rooms_leave_nothing_behind(nursery: trio.Nursery) -> None:
     async with rooms(nursery) as running:
         client = await running.connect()
         for number in range(200):
@@ -370,25 +378,25 @@ async def test_rooms_that_nobody_is_in_leave_nothing_behind(nursery: trio.Nurser
         assert len(running.hub.registry) == 0
 
 
-# Who is there
+# Presence
 
 
-async def test_who_comes_and_goes(nursery: trio.Nursery) -> None:
+async def test_presence_reports_joins_and_leaves(nursery: trio.Nursery) -> None:
     async with rooms(nursery) as running:
         events = await running.stream("/room?presence")
         named = await running.open("/room?presence", "Sec-WebSocket-Protocol: rawws.id.v1")
         await named.frame()
         plain = await running.open("/room")
         await plain.send(close())
-        told = await events.events(3)
-        assert [event.kind for event in told] == ["join", "join", "leave"]
-        assert [json.loads(event.data)["peers"] for event in told] == [2, 3, 2]
+        received = await events.events(3)
+        assert [event.kind for event in received] == ["join", "join", "leave"]
+        assert [json.loads(event.data)["peers"] for event in received] == [2, 3, 2]
         joined, left = [json.loads((await named.frame()).payload) for _ in range(2)]
-        assert joined == {"join": {"peer": json.loads(told[1].data)["peer"], "peers": 3}}
+        assert joined == {"join": {"peer": json.loads(received[1].data)["peer"], "peers": 3}}
         assert left["leave"]["peers"] == 2
 
 
-async def test_others_only(nursery: trio.Nursery) -> None:
+async def test_exclude_sender_sends_messages_to_others_only(nursery: trio.Nursery) -> None:
     async with rooms(nursery, exclude_sender=True) as running:
         a, b = await running.open("/room"), await running.open("/room")
         events = await running.stream("/room")
@@ -401,7 +409,7 @@ async def test_others_only(nursery: trio.Nursery) -> None:
         assert await events.data(4) == ["1", "2", "3", "4"]
 
 
-async def test_others_only_where_several_speak_in_one_turn(start_hub: StartHub) -> None:
+async def test_exclude_sender_holds_for_several_senders_in_one_turn(start_hub: StartHub) -> None:
     running = start_hub(exclude_sender=True, history=100)
     plain = [running.join() for _ in range(3)]
     named = running.join(subprotocol="rawws.id.v1")
@@ -421,7 +429,7 @@ async def test_others_only_where_several_speak_in_one_turn(start_hub: StartHub) 
     ]
 
 
-# Who may
+# The right to publish
 
 
 @pytest.mark.parametrize(
@@ -445,7 +453,9 @@ async def test_others_only_where_several_speak_in_one_turn(start_hub: StartHub) 
         (Guard(is_local=True, origins=Origins(["https://app.example"])), ["Origin: https://app.example"], 202),
     ],
 )
-async def test_who_may_publish(nursery: trio.Nursery, guard: Guard, lines: list[str], status: int) -> None:
+async def test_a_guard_decides_about_publishing(
+    nursery: trio.Nursery, guard: Guard, lines: list[str], status: int
+) -> None:
     async with rooms(nursery, guard=guard) as running:
         answer = await running.ask(post("/room", b"hello", *lines))
         assert answer.status == status
@@ -454,7 +464,7 @@ async def test_who_may_publish(nursery: trio.Nursery, guard: Guard, lines: list[
 
 
 @pytest.mark.parametrize("origin", ["https://a.example", "file://", "null", "", "capacitor://localhost"])
-async def test_the_advice_for_a_page_that_may_not_publish_lets_it(nursery: trio.Nursery, origin: str) -> None:
+async def test_the_advice_for_a_page_that_may_not_publish_works(nursery: trio.Nursery, origin: str) -> None:
     request = Request("POST", "/room", "1.1", Headers([("Host", "localhost"), ("Origin", origin)]))
     refusal = Guard(is_local=True).refuse_writing(request)
     assert refusal is not None
@@ -515,7 +525,7 @@ async def test_the_advice_for_a_page_that_may_not_publish_lets_it(nursery: trio.
         ),
     ],
 )
-def test_who_may_not_publish_is_told_why_and_the_operator_what_to_do(
+def test_a_refusal_to_publish_has_a_reason_for_the_client_and_a_hint_for_the_operator(
     guard: Guard, headers: dict[str, str], code: str, sentence: str, hint: str
 ) -> None:
     refusal = guard.refuse_writing(Request("POST", "/", "1.1", Headers(list(headers.items()))))
@@ -523,7 +533,7 @@ def test_who_may_not_publish_is_told_why_and_the_operator_what_to_do(
 
 
 @pytest.mark.parametrize("token", ["", " ", "secret ", "se cret", "secret\n", "žluť"])
-def test_a_token_that_everybody_or_nobody_could_send_is_none(token: str) -> None:
+def test_a_token_that_all_or_no_clients_could_send_is_rejected(token: str) -> None:
     with pytest.raises(UsageError, match="the publish token is "):
         rawws.rooms(rawws.Hub(), publish_token=token)
 
@@ -578,7 +588,7 @@ async def test_the_library_warns_of_a_token_for_posts_alone_too(
     assert (OPEN_TO_WEBSOCKETS in caplog.text) is warns
 
 
-async def test_a_handler_of_its_own_decides_who_publishes(
+async def test_a_token_for_posts_alone_is_no_warning_with_a_handler(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handler(_: rawws.WebSocket) -> None:
@@ -590,7 +600,7 @@ async def test_a_handler_of_its_own_decides_who_publishes(
     assert OPEN_TO_WEBSOCKETS not in caplog.text
 
 
-async def test_a_name_led_here_from_elsewhere_may_not_publish(nursery: trio.Nursery) -> None:
+async def test_a_page_under_a_foreign_host_name_may_not_publish(nursery: trio.Nursery) -> None:
     async with rooms(nursery) as running:
         client = await running.connect()
         raw = post("/", b"x", "Origin: http://evil.example").replace(b"Host: localhost", b"Host: evil.example")
@@ -599,7 +609,7 @@ async def test_a_name_led_here_from_elsewhere_may_not_publish(nursery: trio.Nurs
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/_rawws/x"])
-async def test_the_server_s_own_paths_are_no_rooms_for_any_method(nursery: trio.Nursery, path: str) -> None:
+async def test_the_servers_own_paths_are_no_rooms_for_any_method(nursery: trio.Nursery, path: str) -> None:
     async with rooms(nursery, history=10) as running:
         for method in ("POST", "PUT", "DELETE"):
             answer = await running.ask(post(path, b"hello").replace(b"POST", method.encode(), 1))
@@ -617,14 +627,14 @@ async def test_the_server_s_own_paths_are_no_rooms_for_any_method(nursery: trio.
 
 
 @pytest.mark.parametrize("lines", [(), ("Origin: https://x.example",)])
-async def test_9110_9_3_7_options_tells_a_room_s_methods(nursery: trio.Nursery, lines: tuple[str, ...]) -> None:
+async def test_9110_9_3_7_options_lists_a_rooms_methods(nursery: trio.Nursery, lines: tuple[str, ...]) -> None:
     async with rooms(nursery) as running:
         answer = await running.ask(get("/room", *lines, method="OPTIONS"))
         assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS, POST")
         assert "access-control-allow-methods" not in answer.headers
 
 
-async def test_a_page_that_is_allowed_asks_first(nursery: trio.Nursery) -> None:
+async def test_a_preflight_of_an_allowed_page_is_answered(nursery: trio.Nursery) -> None:
     guard = Guard("secret", origins=Origins(["https://app.example"]))
     async with rooms(nursery, guard=guard) as running:
         asks = ("Origin: https://app.example", "Access-Control-Request-Method: POST")
@@ -695,7 +705,7 @@ async def test_the_application_is_asked_about_the_access_that_a_door_needs(nurse
     assert dict(zip(DOORS, asked, strict=True)) == expected
 
 
-async def test_there_are_no_more_rooms_and_peers_than_may_be(nursery: trio.Nursery) -> None:
+async def test_the_numbers_of_rooms_and_peers_are_limited(nursery: trio.Nursery) -> None:
     async with rooms(nursery, max_rooms=1, max_peers=2) as running:
         await running.open("/room")
         await running.stream("/room")
@@ -709,7 +719,7 @@ async def test_there_are_no_more_rooms_and_peers_than_may_be(nursery: trio.Nurse
 
 
 class Crowd:
-    """Lets those go on who wait for it when all of them are here."""
+    """Releases its waiting tasks when all of them have come."""
 
     def __init__(self, size: int) -> None:
         self._missing = size
@@ -723,7 +733,7 @@ class Crowd:
 
 
 async def statuses(running: Any, requests: list[bytes]) -> list[int]:
-    """Return what each of some requests that are made at the same time is answered with."""
+    """Make some requests at the same time, and return the sorted statuses of their answers."""
     found = []
 
     async def ask(raw: bytes) -> None:
@@ -735,7 +745,7 @@ async def statuses(running: Any, requests: list[bytes]) -> list[int]:
     return sorted(found)
 
 
-async def test_those_who_come_at_the_same_time_are_no_more_either(nursery: trio.Nursery) -> None:
+async def test_limits_hold_for_clients_that_come_at_the_same_time(nursery: trio.Nursery) -> None:
     crowd = Crowd(8)
 
     async def authenticate(_: rawws.Request) -> None:
@@ -749,7 +759,7 @@ async def test_those_who_come_at_the_same_time_are_no_more_either(nursery: trio.
 
 
 class SlowBackplane:
-    """Has every room ready at once, when all have asked."""
+    """A backplane whose rooms become ready together, when all requests have come."""
 
     def __init__(self, size: int) -> None:
         self._crowd = Crowd(size)
@@ -766,10 +776,10 @@ class SlowBackplane:
     [
         ("/{}", "Upgrade: websocket", 2, 101),
         ("/{}", "Accept: text/event-stream", 2, 200),
-        ("/{}?last=1", "Accept: */*", 4, 200),  # who polls is in no room, but has one kept
+        ("/{}?last=1", "Accept: */*", 4, 200),  # a poll is in no room, but keeps one
     ],
 )
-async def test_nor_those_who_wait_for_their_room_to_be_ready(
+async def test_limits_hold_for_clients_that_wait_for_their_room_to_be_ready(
     nursery: trio.Nursery, target: str, line: str, let_in: int, status: int
 ) -> None:
     async with rooms(nursery, max_rooms=1, max_peers=2, backplane=SlowBackplane(8)) as running:
@@ -780,7 +790,7 @@ async def test_nor_those_who_wait_for_their_room_to_be_ready(
         assert len(running.hub.rooms) == 1
 
 
-# With clients that nobody here wrote
+# Independent clients
 
 
 def test_curl(start_program: StartProgram) -> None:
@@ -789,12 +799,12 @@ def test_curl(start_program: StartProgram) -> None:
     url = f"http://{program.address}/room/x"
     stream = subprocess.Popen(["curl", "-sN", "-H", "Accept: text/event-stream", url], stdout=subprocess.PIPE)
     program.wait_for_line("joined room /room/x")
-    told = json.loads(subprocess.check_output(["curl", "-s", url, "-d", "hello"], timeout=PATIENCE_S))
+    published = json.loads(subprocess.check_output(["curl", "-s", url, "-d", "hello"], timeout=PATIENCE_S))
     polled = json.loads(subprocess.check_output(["curl", "-s", f"{url}?last=1"], timeout=PATIENCE_S))
-    assert polled["messages"] == [{"id": told["id"], "text": "hello"}]
+    assert polled["messages"] == [{"id": published["id"], "text": "hello"}]
     program.signal(signal.SIGTERM)
     out, _ = stream.communicate(timeout=PATIENCE_S)
-    assert read_events(out) == [Event("message", "hello", told["id"])]
+    assert read_events(out) == [Event("message", "hello", published["id"])]
 
 
 def test_httpx_sse(start_program: StartProgram) -> None:
@@ -822,7 +832,7 @@ for (const kind of ["message", "binary", "gap"])
 """
 
 
-def test_npms_eventsource_comes_back_by_itself(start_program: StartProgram, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_npms_eventsource_reconnects_by_itself(start_program: StartProgram, monkeypatch: pytest.MonkeyPatch) -> None:
     need(shutil.which("node"), "node")
     monkeypatch.setenv("NODE_PATH", str(need_node_module("eventsource").parent.resolve()))
     program = start_program("--history", "100")
@@ -841,7 +851,7 @@ def test_npms_eventsource_comes_back_by_itself(start_program: StartProgram, monk
         program.end()
         again = start_program("--history", "100", "--port", str(port))
         again.wait_for_line("joined room /room")
-        # The log is another one, and the reader is told.
+        # The log is another one, so the reader is sent a gap.
         kind, data, _ = json.loads(client.stdout.readline())
         assert (kind, json.loads(data)["since"]) == ("gap", last_id)
         url = f"http://{again.address}/room"
@@ -850,7 +860,7 @@ def test_npms_eventsource_comes_back_by_itself(start_program: StartProgram, monk
         client.kill()
 
 
-async def test_beside_an_application_rooms_have_a_place_of_their_own(start_program: StartProgram) -> None:
+async def test_rooms_have_their_own_paths_alongside_an_application(start_program: StartProgram) -> None:
     program = start_program("--app", "rawws.examples.existing_app:app", "--history", "5")
     client, other = await program.connect(), await program.connect()
     assert (await client.ask(post("/room/x", b"hello"))).status == 202
@@ -865,12 +875,12 @@ async def test_a_stream_is_kept_alive_with_comments(nursery: trio.Nursery) -> No
         await client.send(get("/room", "Accept: text/event-stream"))
         await client.answer()
         raw = b""
-        while raw.count(b": rawws\n\n") < 4:  # and nobody minds that they aren't answered
+        while raw.count(b": rawws\n\n") < 4:  # they need no answer
             raw += await client.take_some()
         assert read_events(raw) == []
 
 
-# The mixed test
+# All protocols at once
 
 
 async def test_every_reader_ends_with_the_same_sequence(nursery: trio.Nursery) -> None:
@@ -900,10 +910,10 @@ async def test_every_reader_ends_with_the_same_sequence(nursery: trio.Nursery) -
                 async with rawws.connect(f"ws://{url}?since={at}", subprotocols=["rawws.id.v1"]) as ws:
                     for _ in range(dice.randrange(1, 40)):
                         head, _, payload = str(await ws.recv()).partition("\n")
-                        told = json.loads(head)
-                        assert "gap" not in told
-                        if "id" in told:
-                            at = told["id"]
+                        control = json.loads(head)
+                        assert "gap" not in control
+                        if "id" in control:
+                            at = control["id"]
                             got.append(payload)
                         if len(got) == total:
                             break

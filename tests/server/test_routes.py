@@ -1,4 +1,4 @@
-"""Routes of WebSockets, and a relay that is no hub: the server asks nothing of it but what `Relay` has."""
+"""Routes of WebSockets, and a relay that is no hub: the server calls only the methods of `Relay`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rawws.serve`: handlers, the application's say in a handshake, plain HTTP beside it, limits on who may connect."""
+"""`rawws.serve`: handlers, hooks of the handshake, plain HTTP, and limits on connections."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def start(nursery: trio.Nursery, handler: Any = echo, **options: Any) -> S
 # Handlers
 
 
-async def test_each_connection_has_a_handler_of_its_own(nursery: trio.Nursery) -> None:
+async def test_each_connection_has_its_own_handler(nursery: trio.Nursery) -> None:
     async def greet(ws: WebSocket) -> None:
         await ws.send(f"{ws.path} {ws.request.query}")
         await echo(ws)
@@ -115,11 +115,11 @@ async def test_a_handler_that_ends_because_its_peer_has_gone_is_no_error(
     client.reset()
     while served.server.peer_count:
         await wait_all_tasks_blocked()
-    if not in_nursery:  # there, one of the two tasks is told that it may not wait too
+    if not in_nursery:  # there, one of the two tasks gets an error, since it may not wait too
         assert [record for record in caplog.records if record.exc_info] == []
 
 
-async def test_frames_behind_the_handshake_reach_the_handler(nursery: trio.Nursery) -> None:
+async def test_frames_after_the_handshake_reach_the_handler(nursery: trio.Nursery) -> None:
     served = await start(nursery)
     client = await served.client()
     await client.open(then=text("early"))
@@ -166,7 +166,7 @@ async def test_a_handler_that_never_returns_is_cancelled_after_the_drain(autojum
     assert trio.current_time() - started < 10
 
 
-async def test_cancelling_serve_tells_the_peers_and_ends_at_once() -> None:
+async def test_cancelling_serve_closes_the_peers_and_ends_at_once() -> None:
     async with trio.open_nursery() as nursery:
         served = await start(nursery)
         client = await served.client()
@@ -186,7 +186,7 @@ async def test_a_hub_in_place_of_a_handler_relays(nursery: trio.Nursery) -> None
         assert [await ws.recv() for ws in (alice, bob)] == ["hello all"] * 2
 
 
-async def test_what_is_under_way_when_the_server_stops_comes_to_its_end() -> None:
+async def test_requests_and_handlers_under_way_are_completed_when_the_server_stops() -> None:
     may_go_on, ended = trio.Event(), []
 
     async def slow(_: Request) -> str:
@@ -220,10 +220,10 @@ async def test_what_is_under_way_when_the_server_stops_comes_to_its_end() -> Non
     assert len(ended) == 1
 
 
-# Where it listens
+# Listening
 
 
-async def test_listens_on_sockets_that_are_given(nursery: trio.Nursery) -> None:
+async def test_serve_listens_on_given_sockets(nursery: trio.Nursery) -> None:
     listeners = await trio.open_tcp_listeners(0, host=LOOPBACK)
     server: rawws.Server = await nursery.start(partial(rawws.serve, echo, listeners=listeners))
     async with connect(f"ws://{LOOPBACK}:{server.port}") as ws:
@@ -232,7 +232,7 @@ async def test_listens_on_sockets_that_are_given(nursery: trio.Nursery) -> None:
         assert repr(server) == f"<Server on {LOOPBACK}:{server.port}, peers=1>"
 
 
-async def test_listens_on_a_unix_socket_and_removes_it(tmp_path: Path) -> None:
+async def test_serve_listens_on_a_unix_socket_and_removes_it(tmp_path: Path) -> None:
     path = str(tmp_path / "app.sock")
     for _ in range(2):
         async with trio.open_nursery() as nursery:
@@ -248,7 +248,7 @@ async def test_listens_on_a_unix_socket_and_removes_it(tmp_path: Path) -> None:
         assert not Path(path).exists()
 
 
-async def test_a_unix_socket_that_somebody_else_has_made_stays_where_it_is(tmp_path: Path) -> None:
+async def test_a_unix_socket_made_by_another_process_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
@@ -266,7 +266,7 @@ async def test_a_listener_has_to_listen() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"port": 0, "unix": "x"}], ids=["nowhere", "twice"])
-async def test_it_has_to_be_said_where_to_listen(options: dict[str, Any]) -> None:
+async def test_serve_needs_an_address_to_listen_on(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="say where to listen: port, listeners or unix"):
         await rawws.serve(echo, **options)
 
@@ -309,16 +309,16 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("options", "told"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
-async def test_options_that_cannot_be_meant_are_one_sentence(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+@pytest.mark.parametrize(("options", "error"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+async def test_invalid_options_are_one_sentence(options: dict[str, Any], error: str) -> None:
+    with pytest.raises(UsageError, match=error):
         await rawws.serve(echo, **{"port": 0, "host": LOOPBACK, **options})
 
 
-# The application's say in a handshake
+# Hooks of the handshake
 
 
-async def test_authenticate_refuses_before_the_101_or_says_who_it_is(
+async def test_authenticate_refuses_before_the_101_or_returns_the_user(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "rawws")
@@ -404,7 +404,7 @@ async def test_process_response_may_add_headers_or_refuse(nursery: trio.Nursery)
 
 
 @pytest.mark.parametrize("answer", [1, "no", Response(101)])
-async def test_a_hook_that_returns_what_it_may_not_is_a_500(
+async def test_a_hook_that_returns_an_invalid_value_is_a_500(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, answer: object
 ) -> None:
     served = await start(nursery, process_request=lambda _: answer)
@@ -468,7 +468,7 @@ async def test_the_server_header_is_sent_if_there_is_one(nursery: trio.Nursery) 
     client.hang_up()
 
 
-# Plain HTTP beside it
+# Plain HTTP
 
 
 async def test_an_http_handler_gets_the_body_and_answers_with_text_a_response_or_nothing(nursery: trio.Nursery) -> None:
@@ -522,7 +522,7 @@ async def test_an_http_handler_that_fails_is_a_500_and_the_connection_goes_on(
     assert error.getMessage() == "#1 ! the http handler failed at /"
 
 
-async def test_without_an_http_handler_clients_are_told_to_upgrade(nursery: trio.Nursery) -> None:
+async def test_plain_requests_are_426_without_an_http_handler(nursery: trio.Nursery) -> None:
     served = await start(nursery)
     client = await served.client()
     answer = await client.ask(get("/"))
@@ -533,7 +533,7 @@ async def test_without_an_http_handler_clients_are_told_to_upgrade(nursery: trio
     client.hang_up()
 
 
-# Who may connect
+# The right to connect
 
 
 async def test_max_connections_is_a_503_that_names_the_limit(nursery: trio.Nursery) -> None:
@@ -563,7 +563,7 @@ async def test_connections_that_end_in_the_http_phase_are_counted_out(nursery: t
         await wait_all_tasks_blocked()
 
 
-async def test_a_trusted_proxy_s_word_counts_about_who_connects(nursery: trio.Nursery) -> None:
+async def test_a_trusted_proxy_names_the_client(nursery: trio.Nursery) -> None:
     async def whoami(ws: WebSocket) -> None:
         await ws.send(str(ws.remote_address))
         await ws.wait_closed()
@@ -604,7 +604,7 @@ async def test_a_socket_for_both_versions_of_ip_knows_its_proxies_and_clients(nu
 
 
 @pytest.mark.parametrize("kind", ["a room", "events", "a handler"])
-async def test_who_cant_be_watched_is_counted_out(
+async def test_a_connection_that_cant_be_watched_is_counted_out(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     hub = rawws.Hub()
@@ -630,7 +630,7 @@ async def test_who_cant_be_watched_is_counted_out(
     served.server.stop()
 
 
-# The program, with an application of somebody else's
+# The program, with a third-party application
 
 
 async def test_serve_app_has_an_asgi_application_answer(start_program: StartProgram, tmp_path: Path) -> None:

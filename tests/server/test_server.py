@@ -53,7 +53,7 @@ async def wait_for_end(program: Program) -> int:
 # Listening
 
 
-async def test_listens_on_every_address_that_a_name_has() -> None:
+async def test_a_server_listens_on_every_address_of_a_name() -> None:
     listeners = await open_listeners("localhost", 0)
     try:
         ports = {listener.getsockname()[1] for listener in listeners}
@@ -110,12 +110,12 @@ async def test_a_port_in_use_is_one_sentence_that_says_what_to_do() -> None:
     )
 
 
-async def test_a_host_that_is_none_is_one_sentence() -> None:
+async def test_an_invalid_host_is_one_sentence() -> None:
     with pytest.raises(ListenError, match=r"'256\.0\.0\.1' is not a name or address of this machine"):
         await open_listeners("256.0.0.1", 0)
 
 
-async def test_where_descriptors_run_out_the_advice_is_about_these(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_advice_without_descriptors_is_about_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     def have_none(*_: object) -> None:
         raise OSError(errno.EMFILE, "run out, on purpose")
 
@@ -124,7 +124,7 @@ async def test_where_descriptors_run_out_the_advice_is_about_these(monkeypatch: 
         await open_listeners(LOOPBACK, 0)
 
 
-# Nothing that one connection does ends the server
+# Faults of one connection
 
 
 async def test_an_error_of_our_own_in_the_http_phase_costs_its_connection_alone(
@@ -159,7 +159,7 @@ async def test_an_error_of_our_own_in_a_handshake_costs_its_connection_alone(
     assert await bystander.frame() == seen_text("still here")
 
 
-async def test_a_connection_that_is_reset_before_it_is_accepted_is_nothing(serve: Serve) -> None:
+async def test_a_connection_that_is_reset_before_it_is_accepted_is_ignored(serve: Serve) -> None:
     running = await serve()
     for _ in range(10):
         (await running.connect()).reset()
@@ -170,7 +170,7 @@ async def test_a_connection_that_is_reset_before_it_is_accepted_is_nothing(serve
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM], ids=errno.errorcode.get)
-async def test_rests_when_descriptors_run_out_and_accepts_again(
+async def test_a_server_without_descriptors_pauses_and_accepts_again(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     caplog.set_level(logging.INFO, "rawws")
@@ -200,13 +200,13 @@ async def test_rests_when_descriptors_run_out_and_accepts_again(
     assert await bystander.frame() == seen_text("undisturbed")
 
 
-async def test_a_listening_socket_that_is_of_no_use_any_more_is_told_of_once_and_keeps_nobody_busy(
+async def test_a_broken_listening_socket_is_logged_once_and_not_polled_again(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = await serve()
     client = await running.open()
     (listener,) = running.server.listeners
-    listener.shutdown(socket.SHUT_RDWR)  # as another process can do that shares it
+    listener.shutdown(socket.SHUT_RDWR)  # another process that shares it can do this
     while not server_messages(caplog):
         await trio.lowlevel.checkpoint()
     with trio.fail_after(5):
@@ -252,7 +252,7 @@ async def test_the_program_survives_its_limit_on_open_files(start_program: Start
 # The end
 
 
-async def test_stopping_closes_every_peer_with_1001_behind_what_was_published(serve: Serve) -> None:
+async def test_stopping_closes_every_peer_with_1001_after_the_published_messages(serve: Serve) -> None:
     running = await serve(limits=Limits(drain_s=PATIENCE_S))
     clients = [await running.open(f"/{number % 2}") for number in range(4)]
     for client in clients[:2]:
