@@ -10,7 +10,7 @@ import trio
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import MessageId, StreamIds
 from rawws.broadcast.outbox import Outgoing
-from rawws.broadcast.stream_entries import Repeated, StreamPlace, StreamTail
+from rawws.broadcast.stream_entries import DuplicateFilter, StreamPlace, StreamTail
 from rawws.relay.room_state import RoomState
 
 # The memory of a room that is followed (measured).
@@ -25,7 +25,7 @@ class Followed:
 
     room: RoomState
     place: StreamPlace = field(default_factory=StreamPlace)
-    repeated: Repeated = field(default_factory=Repeated)
+    duplicates: DuplicateFilter = field(default_factory=DuplicateFilter)
     tail: StreamTail | None = None  # what is being loaded
     is_loaded: bool = False
     is_current: trio.Event = field(default_factory=trio.Event)  # the log has all that the stream had when we looked
@@ -41,13 +41,13 @@ class Followed:
         """Whether a message of ours got an id that we have passed without reading the message."""
         if not self.is_loaded or message.id is None or message.author is None:
             return False
-        return message.id <= self.place.last and not self.repeated.knows(message.author)
+        return message.id <= self.place.last and not self.duplicates.knows(message.author)
 
     @property
     def held_bytes(self) -> int:
         """The bytes of memory that it takes, besides the room."""
         tail = 0 if self.tail is None else self.tail.held_bytes
-        return FOLLOWED_BYTES + self.repeated.held_bytes + tail
+        return FOLLOWED_BYTES + self.duplicates.held_bytes + tail
 
     def is_doubtful(self, since: MessageId | None) -> bool:
         """Whether a reader that resumes needs another look at the stream: it is unreadable, or the reader's id isn't

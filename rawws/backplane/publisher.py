@@ -6,7 +6,7 @@ batch has arrived. That connection also writes its own generation into the marke
 finds another one than its own: or else a batch that was still in some buffer could arrive after its repetition.
 
 A Redis that was lost with its markers can tell nothing. Then all that it hasn't answered for is sent again, and those
-who read it know what of it was there before (`rawws.broadcast.stream_entries.Repeated`).
+who read it know what of it was there before (`rawws.broadcast.stream_entries.DuplicateFilter`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rawws import logs
 from rawws.backplane.connector import TIMEOUT_S
 from rawws.backplane.troubles import Refused, reading, try_out, writing
 from rawws.broadcast.outbox import Outbox, Outgoing
-from rawws.broadcast.stream_entries import PREFIX, Keeping, key_of, parse_stream_id
+from rawws.broadcast.stream_entries import PREFIX, Retention, key_of, parse_stream_id
 from rawws.limits import MIB
 from rawws.wire.trace import FAULT
 
@@ -57,20 +57,20 @@ if marker and marker ~= ARGV[1] then
   return redis.error_reply('FENCED a later connection of this node has taken over')
 end
 local of_all = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true, MASTERDOWN = true, NOPERM = true}
-local function told(answer)
+local function flatten(answer)
   return type(answer) == 'table' and '-' .. answer.err or answer
 end
 local function add(at, once, digest, first, last)
-  local stream, keeping = KEYS[at], 3 * at + 1
-  local expiry = ARGV[keeping + 2]
+  local stream, retention = KEYS[at], 3 * at + 1
+  local expiry = ARGV[retention + 2]
   local answer = once > 0 and redis.pcall('GET', KEYS[once])
   if answer then
     if type(answer) == 'string' and string.sub(answer, 1, 1) == '-' then
       return '-ERR something else has written to the key of its Idempotency-Key'
     end
-    return told(answer)
+    return flatten(answer)
   end
-  answer = told(redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[keeping], '*', unpack(ARGV, first, last)))
+  answer = flatten(redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[retention], '*', unpack(ARGV, first, last)))
   if string.sub(answer, 1, 1) == '-' then
     return answer
   end
@@ -213,14 +213,14 @@ class Publisher:
 
     def _call(self, batch: list[Outgoing], marker: str) -> tuple[list[str], list[str | bytes | int]]:
         """Return the keys and the arguments of the script for a batch."""
-        streams = {key_of(message.path): Keeping.of(message.history) for message in batch}
+        streams = {key_of(message.path): Retention.of(message.history) for message in batch}
         places = {key: place for place, key in enumerate([self._marker_key, *streams], 1)}
         is_to_cut = random.random() * CUT_EVERY_BYTES < sum(len(message.payload) for message in batch)
         first = self.outbox.sent + 1
         arguments: list[str | bytes | int] = [marker, self._generation, first, MARKER_EXPIRY_S, int(is_to_cut)]
         arguments.append(len(streams))
-        for keeping in streams.values():
-            arguments += keeping
+        for retention in streams.values():
+            arguments += retention
         for message in batch:
             once = 0
             if message.once:

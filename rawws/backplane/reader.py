@@ -43,8 +43,8 @@ from rawws.broadcast.stream_entries import (
     HIGHEST,
     PREFIX,
     Break,
-    Keeping,
     Missed,
+    Retention,
     StreamMessage,
     StreamState,
     format_stream_id,
@@ -207,7 +207,7 @@ class Reader:
             followed.invalidate()
         else:
             self._take(followed, messages)
-            _spread(followed.room)
+            _broadcast(followed.room)
         return size
 
     @staticmethod
@@ -306,26 +306,26 @@ class Reader:
         else:
             room, place = followed.room, followed.place
             before = place.last
-            if found := place.compare(state, now_ms, Keeping.of(room.settings.history).expiry_s * 1000):
-                self._spread_gap(followed, found)
+            if found := place.compare(state, now_ms, Retention.of(room.settings.history).expiry_s * 1000):
+                self._broadcast_gap(followed, found)
             if place.last != before:  # this page begins at the old place
                 messages, is_last = [], not state.length or place.last == state.newest
             followed.ids.deleted = state.deleted
             self._take(followed, messages)
             place.note_look(state, is_last=is_last)
-            _spread(room)
+            _broadcast(room)
             if is_last:
                 followed.is_current.set()
         followed.problem = ""
 
     @staticmethod
-    def _spread_gap(followed: Followed, found: Break) -> None:
+    def _broadcast_gap(followed: Followed, found: Break) -> None:
         """Send a gap to the room's readers, and log it."""
         room = followed.room
         message = f"messages of room {room.path} may have been missed after {room.last_id}: {found.why.value}"
         logs.server_line(logging.ERROR, FAULT, message)
         gap = room.record_gap(found.after)
-        current_loop().sending.spread_gap(room, gap)
+        current_loop().sending.notify_gap(room, gap)
         room.trim()
 
     def _load(
@@ -344,7 +344,7 @@ class Reader:
         followed.ids.deleted = state.deleted
         self._take(followed, tail.messages[::-1])
         place.note_look(tail.end, is_last=True)
-        _spread(room)
+        _broadcast(room)
         if is_first:  # or else something may have come meanwhile
             followed.is_current.set()
 
@@ -353,11 +353,11 @@ class Reader:
         room, place, ids = followed.room, followed.place, followed.ids
         for message in messages:
             place.pass_over(message.id, renews=message.by is not None or not message.is_understood)
-            if not message.is_understood or followed.repeated.has(message.by):
+            if not message.is_understood or followed.duplicates.has(message.by):
                 continue
             if message.id <= ids.last:  # the stream before it had expired
-                _spread(room)
-                self._spread_gap(followed, Break(Missed.ANEW, just_before(message.id)))
+                _broadcast(room)
+                self._broadcast_gap(followed, Break(Missed.ANEW, just_before(message.id)))
             frames: list[bytes | bytearray] = []
             encode_message(message.opcode, message.payload, frames)
             ids.add(*message.id)
@@ -365,8 +365,8 @@ class Reader:
             room.add(frames, by.connection if by is not None and by.node == self._node else NOBODY, message.key)
 
 
-def _spread(room: RoomState) -> None:
+def _broadcast(room: RoomState) -> None:
     if len(room):
-        current_loop().sending.spread(room)
+        current_loop().sending.broadcast(room)
     else:
         room.seal_all()

@@ -83,7 +83,7 @@ class RedisStreams:
         self._refuse_room = refuse_room
         self._nursery: trio.Nursery | None = None
         self._away = set[object]()  # those of our publisher and readers for which Redis is unusable
-        self._told = set[str]()  # the kinds of trouble that were logged since Redis was last usable
+        self._logged_troubles = set[str]()  # the kinds of trouble that were logged since Redis was last usable
         self._has_been_there = False
         self._is_starting = True
         self._start_is_decided = trio.Event()
@@ -157,11 +157,11 @@ class RedisStreams:
             self._start_is_decided.set()
             return
         is_passing = trouble.lasts is Lasts.A_WHILE
-        if not self._told if is_passing else trouble.kind not in self._told:
+        if not self._logged_troubles if is_passing else trouble.kind not in self._logged_troubles:
             why = f"the backplane is away ({trouble.sentence})" if is_passing else f"the backplane: {trouble.sentence}"
             level = logging.WARNING if is_passing else logging.ERROR
             logs.server_line(level, FAULT, f"{why}; peers stay, and published messages wait")
-        self._told.add(trouble.kind)
+        self._logged_troubles.add(trouble.kind)
         self._away.add(worker)
         if trouble.lasts is Lasts.UNTIL_MENDED:
             self._start_is_decided.set()
@@ -174,8 +174,8 @@ class RedisStreams:
             logs.server_line(logging.INFO, STATE, sentence)
             self._start_is_decided.set()
         self._away.discard(worker)
-        if self._told and not self._away:
-            self._told.clear()
+        if self._logged_troubles and not self._away:
+            self._logged_troubles.clear()
             logs.server_line(logging.INFO, STATE, "the backplane is back")
 
     # Publishing

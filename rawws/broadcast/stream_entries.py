@@ -113,7 +113,7 @@ class StreamMessage(NamedTuple):
     is_understood: bool = True  # otherwise it is skipped
 
 
-class Repeated:
+class DuplicateFilter:
     """Recognizes entries of a stream that repeat entries of a Redis which was lost with them.
 
     The node that had published them had no answer yet, and published them again. A reader that has got the first one
@@ -143,7 +143,7 @@ class Repeated:
         return author.serial <= self._last.get(author.node, 0)
 
 
-class Keeping(NamedTuple):
+class Retention(NamedTuple):
     """How much of a stream Redis keeps: about this many entries and bytes, for this time after the last entry."""
 
     entries: int
@@ -151,7 +151,7 @@ class Keeping(NamedTuple):
     expiry_s: int
 
     @classmethod
-    def of(cls, history: History) -> Keeping:
+    def of(cls, history: History) -> Retention:
         """Return what a room's history takes, but no less than a node needs that lags a little."""
         return cls(
             int(min(max(LEAST_ENTRIES, history.messages), MOST_KEPT)),

@@ -29,7 +29,7 @@ from rawws.server.asgi import asgi, load_app
 from rawws.server.metrics import MetricsApp
 from rawws.server.plain_apps import HelloApp
 from rawws.server.room_app import RoomApp
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.server.routes import Routes
 from rawws.server.serve import serve
 from rawws.server.server import Server
@@ -164,8 +164,8 @@ class _Program:
         # A client that reaches a proxy reaches the server after it.
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
-            guard = Guard(options.publish_token, local, self._origins)
-            app = RoomApp(self._hub, app, guard, rate=options.rate or 0.0)
+            policy = PublishPolicy(options.publish_token, local, self._origins)
+            app = RoomApp(self._hub, app, policy, rate=options.rate or 0.0)
         if options.metrics:
             app = MetricsApp(self._hub, app, self._worker)
         page = self._page(listeners, local)

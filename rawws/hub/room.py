@@ -128,7 +128,7 @@ class Room:
         elif frames:
             state.add(frames, NOBODY, key)
             if len(state):
-                return Delivery(*current_loop().sending.spread(state))
+                return Delivery(*current_loop().sending.broadcast(state))
             state.seal_all()
         return Delivery(0, 0, 0)
 

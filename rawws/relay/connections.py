@@ -16,7 +16,7 @@ from rawws.errors import SHUTTING_DOWN, Cause
 from rawws.net.connection_errors import EXHAUSTED, describe_loss
 from rawws.net.poller import READABLE, WRITABLE
 from rawws.net.transport import Transport
-from rawws.relay.encoding_jobs import Forms
+from rawws.relay.encoding_jobs import EncodingJobs
 from rawws.relay.ends import log_end
 from rawws.relay.memory import Memory, unsent
 from rawws.relay.peer import Loss, Peer, PeerGroup
@@ -25,7 +25,7 @@ from rawws.relay.ready_sockets import ReadySockets
 from rawws.relay.room_state import RoomState
 from rawws.relay.sending import MAX_OUTBOX_BYTES, Sending
 from rawws.relay.slow_peers import SlowPeers
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.relay.timers import Timers
 from rawws.wire.session import Session, State
 
@@ -51,12 +51,12 @@ class Connections:
         self.peers: dict[int, Peer] = {}  # by descriptor
         self.sockets = ReadySockets()
         self._idle = trio.lowlevel.ParkingLot()  # where a task waits for deferred work
-        self.traffic = Traffic()
-        self.forms = Forms(self.schedule_deferred_work)
-        self.slow = SlowPeers(self, self.traffic)
-        self.sending = Sending(self, self.forms, self.slow, self.traffic)
+        self.stats = Stats()
+        self.encoding_jobs = EncodingJobs(self.schedule_deferred_work)
+        self.slow = SlowPeers(self, self.stats)
+        self.sending = Sending(self, self.encoding_jobs, self.slow, self.stats)
         self.presence = Presence()
-        self.timers = Timers(self.peers, self.traffic)
+        self.timers = Timers(self.peers, self.stats)
         self.memory = Memory(self.peers, self.timers.aging)
 
     @property
@@ -289,7 +289,7 @@ class Connections:
             self.memory.adopt(peer.inbox)
         addition = why if peer.closed is not None else ""
         closed = peer.end(cause, why)
-        self.traffic.ends[closed.cause] += 1
+        self.stats.ends[closed.cause] += 1
         log_end(peer, closed, addition, unsent_bytes)
 
     def abort_after_bug(self, peer: Peer) -> None:

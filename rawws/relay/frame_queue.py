@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rawws.broadcast.log import RUN_BYTES
 from rawws.net.transport import Transport
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 
 # Queued frames of at most this size are joined: an object for each would take twenty times the bytes of a pong.
 SMALL_BYTES = 4 * 1024
@@ -59,13 +59,13 @@ class FrameQueue:
         self.pieces = [*first, *self.pieces, *then]
         self.size = sum(map(len, self.pieces))
 
-    def send(self, transport: Transport, traffic: Traffic) -> bool:
+    def send(self, transport: Transport, stats: Stats) -> bool:
         """Send what the socket takes, and return whether that was all. Raises OSError when the connection is lost."""
         pieces = self.pieces
         while pieces:
             count, waiting = _first_of(pieces)
             sent = transport.try_send(waiting)
-            traffic.bytes_out += sent
+            stats.bytes_out += sent
             self.size -= sent
             if sent < len(waiting):
                 pieces[:count] = [rest_of(waiting, sent)]

@@ -1,4 +1,4 @@
-"""The loop: what serves every WebSocket peer, of servers and of clients alike.
+"""The loop, which serves every WebSocket peer, of servers and of clients alike.
 
 A peer has no task of its own. All their sockets are watched by one poller (an epoll or kqueue), the loop waits
 for the poller, and each time it wakes it takes one *turn*:
@@ -14,7 +14,7 @@ There is no checkpoint within a turn, so nothing here needs a lock: a peer joins
 turns, by whichever task calls for it. Sending is by far the dearest step (a system call a peer), so under load
 the way to be fast is to let turns get longer and segments bigger, which happens by itself; a budget on what one
 turn reads keeps the segments, and with them the time between two looks at any socket, within bounds. Longer
-work, such as deflating a large message, is done in steps between turns (``forms.py``).
+work, such as deflating a large message, is done in steps between turns (`rawws.relay.encoding_jobs`).
 
 There is one loop for all that happens under one ``trio.run()``, in a system task that starts with the first
 peer. So a client needs no task either, and rooms may hold peers from several servers.
@@ -100,7 +100,7 @@ class Loop(Connections):
         self._turn_messages = 0  # that this turn has read, counted for each encoding in which they are sent
         self._turn_sends = 0  # how many bytes that makes for all who are sent them
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
-        self._reader = Reader(self.traffic)
+        self._reader = Reader(self.stats)
         self.turnstile = Turnstile()
 
     @trio.lowlevel.enable_ki_protection
@@ -142,9 +142,9 @@ class Loop(Connections):
             if not self.sockets.collect():
                 return
             self._turn()
-            self.traffic.turns += 1
+            self.stats.turns += 1
             now = time.perf_counter()
-            self.traffic.turns_s += now - started_at
+            self.stats.turns_s += now - started_at
             started_at = self._turn_at = now
             if now > until:
                 return
@@ -152,7 +152,7 @@ class Loop(Connections):
     def _turn(self) -> None:
         """Serve the sockets that are ready, within the budget, and send what that has published."""
         budget = TURN_BYTES
-        self.forms.allowance = TURN_WORK
+        self.encoding_jobs.allowance = TURN_WORK
         self._turn_messages = self._turn_sends = 0
         peers = self.peers
         ready = iter(self.sockets.take())
@@ -275,14 +275,14 @@ class Loop(Connections):
                     self._dirty_rooms.add(room)
                     self._turn_messages += messages * len(room.current)
                     self._turn_sends += (room.log.open_bytes - open_bytes) * len(room)
-                self.traffic.messages_in += messages
+                self.stats.messages_in += messages
                 if peer.flow is not None:
                     self.slow.apply_rate_limit(peer, messages)
             elif type(frames[-1]) is bytearray and not answers and self.sending.echo_large(peer, frames):
                 return
             else:
-                self.traffic.messages_in += len(frames)
-                self.traffic.messages_out += len(frames) - 1
+                self.stats.messages_in += len(frames)
+                self.stats.messages_out += len(frames) - 1
                 echo = b"".join(frames)
                 window_bits = peer.encoding.window_bits
                 answers = (deflate_frames(echo, window_bits, AT_ONCE_BYTES) if window_bits else echo) + answers
@@ -296,7 +296,7 @@ class Loop(Connections):
         """Seal and send what was appended; then close the peers whose sessions have ended."""
         dirty, self._dirty_rooms = self._dirty_rooms, set()
         for room in dirty:
-            self.sending.spread(room)
+            self.sending.broadcast(room)
         # Only now, so that a peer which publishes a message and closes in one turn still gets that message.
         closing, self._closing = self._closing, []
         for peer, last_frames in closing:
@@ -385,12 +385,12 @@ class Loop(Connections):
         here already.
         """
         while True:
-            has_work = self.sending.has_queued or self.presence.has_news or self.forms.has_work
+            has_work = self.sending.has_queued or self.presence.has_news or self.encoding_jobs.has_work
             if not (has_work or self.sockets.has_waiting):
                 await self._idle.park()
             self._notify_watchers()
             self.sending.flush_those_queued()
-            if self.forms.has_work:
+            if self.encoding_jobs.has_work:
                 self.sending.do_work()
                 await trio.lowlevel.checkpoint()
             if self.sockets.has_waiting:

@@ -228,19 +228,19 @@ class Peer(PeerWriter):
         count."""
         return self.answer_bytes if self.inbox is not None else self.queued_bytes - self.program_bytes
 
-    def end(self, cause: Cause, told: str = "") -> Closed:
+    def end(self, cause: Cause, detail: str = "") -> Closed:
         """Record how the connection ended, and return it. The first call decides; later ones change nothing.
 
-        ``cause`` and ``told`` are our side's view of the end; the session's view takes precedence. The inbox, the
+        ``cause`` and ``detail`` are our side's view of the end; the session's view takes precedence. The inbox, the
         counter, the tracer and the log all take the end from here, so that they agree.
         """
         if self.closed is None:
-            self.closed = self.describe_end(cause, told)
+            self.closed = self.describe_end(cause, detail)
             if self.inbox is not None:
                 self.inbox.end(self.closed)
         return self.closed
 
-    def describe_end(self, cause: Cause, told: str = "") -> Closed:
+    def describe_end(self, cause: Cause, detail: str = "") -> Closed:
         """Return how the connection would end now, by the given cause."""
         session = self.session
         rcvd = session.close_rcvd
@@ -252,7 +252,7 @@ class Peer(PeerWriter):
             cause = Cause.PEER_CLOSE
         elif self.cause is not None and (self.cause is not Cause.OUR_CLOSE or session.is_closed):
             cause = self.cause  # a close without an answer ends by the event that came instead
-        sentence = session.describe_end() + (f": {told}" if told else "")
+        sentence = session.describe_end() + (f": {detail}" if detail else "")
         # §7.1.5, §7.1.6: the code and the reason are those of the close that was received.
         code, reason = (1006, "") if rcvd is None else rcvd
         by_us = session.close_begun_by is session.our_role

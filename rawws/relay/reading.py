@@ -8,7 +8,7 @@ import trio
 
 from rawws.net.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES
 from rawws.relay.peer import Inbox, Peer
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 
 # The least that is asked for of a peer whose bytes take long to read.
@@ -27,8 +27,8 @@ Decoded = Sequence[bytes | bytearray] | Sequence[Event]
 class Reader:
     """Receives from peers and decodes what they send."""
 
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
 
     def receive(self, peer: Peer, at: float) -> tuple[int, Decoded, bool]:
         """Receive once. Return the number of bytes, what they amount to, and whether they went right to their place.
@@ -49,7 +49,7 @@ class Reader:
             size, in_place = len(data), False
         if not size:
             return 0, (), in_place
-        self._traffic.bytes_in += size
+        self._stats.bytes_in += size
         peer.seen_since_ping = True
         peer.heard_at = at
         return size, session.received(size) if in_place else self.decode(peer, data), in_place
@@ -77,7 +77,7 @@ class Reader:
 
     def deliver(self, peer: Peer, inbox: Inbox, events: Sequence[Event]) -> bool:
         """Put what a peer has sent into its inbox, and return whether no more is to be read until some is taken out."""
-        self._traffic.messages_in += len(events)
+        self._stats.messages_in += len(events)
         # Messages after our close, or from a peer that is lost, are still taken while they fit; there must be no end
         # to reading, or the peer's close would not be seen.
         closing = peer.session.close_sent is not None or peer.lost is not None

@@ -14,12 +14,12 @@ import trio
 from rawws import tracing
 from rawws.broadcast.encodings import PLAIN
 from rawws.net.poller import READABLE
-from rawws.relay.encoding_jobs import SENT_AT_ONCE_BYTES, WORK, Forms, Job
+from rawws.relay.encoding_jobs import SENT_AT_ONCE_BYTES, WORK, EncodingJobs, Job
 from rawws.relay.peer import Peer
 from rawws.relay.peer_control import PeerControl
 from rawws.relay.room_state import RoomState
 from rawws.relay.slow_peers import SlowPeers
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.wire.deflate import STEP_BYTES
 from rawws.wire.role import Role
 from rawws.wire.session import State
@@ -33,16 +33,16 @@ MAX_OUTBOX_BYTES = 64 * 1024
 class Sending:
     """Sends to peers, and has the loop watch, lose or close them as that turns out."""
 
-    def __init__(self, control: PeerControl, forms: Forms, slow: SlowPeers, traffic: Traffic) -> None:
+    def __init__(self, control: PeerControl, jobs: EncodingJobs, slow: SlowPeers, stats: Stats) -> None:
         self._control = control
-        self._forms = forms
+        self._encoding_jobs = jobs
         self._slow = slow
-        self._traffic = traffic
+        self._stats = stats
         self._queued: list[Peer] = []  # to be flushed soon
 
     # To all of a room
 
-    def spread(self, room: RoomState) -> tuple[int, int, int]:
+    def broadcast(self, room: RoomState) -> tuple[int, int, int]:
         """Seal what was added to a room and send it to every peer there.
 
         Returns how many were sent it at once, have it queued, and were lost or closed.
@@ -51,22 +51,22 @@ class Sending:
         sent = queued = gone = 0
         try:
             while room.seal():
-                self._traffic.messages_out += room.log.sealed_messages * len(room)
-                sent, queued, lost = self._broadcast(room)
+                self._stats.messages_out += room.log.sealed_messages * len(room)
+                sent, queued, lost = self._broadcast_segment(room)
                 gone += lost
             return sent, queued, gone
         except Exception:
             self._control.abort_room_after_bug(room)
             return 0, 0, peers
 
-    def spread_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
+    def notify_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
         """Send the gap that a room's log just got to every peer there, if its encoding has controls.
 
         A lagging peer that doesn't read on in the log has no place there, and is sent the gap at once.
         """
         if room.policy.reads_on:
             try:
-                self._broadcast(room)
+                self._broadcast_segment(room)
             except Exception:
                 self._control.abort_room_after_bug(room)
             return
@@ -77,11 +77,11 @@ class Sending:
                 else:
                     self.send(peer, words)
 
-    def _broadcast(self, room: RoomState) -> tuple[int, int, int]:
+    def _broadcast_segment(self, room: RoomState) -> tuple[int, int, int]:
         """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
         number = room.log.next - 1
         gone = len(room)
-        forms, reads_on = self._forms, room.policy.reads_on
+        jobs, reads_on = self._encoding_jobs, room.policy.reads_on
         short: list[tuple[Peer, bytes, int]] = []  # with the segment, and how much of it was sent
         lost: list[tuple[Peer, OSError]] = []
         later: list[Peer] = []
@@ -89,7 +89,7 @@ class Sending:
         for encoding, all_peers in room.current.items():
             peers: Collection[Peer] = all_peers
             # A lagging peer that doesn't read on in the log has no place in a segment, and can't wait for its encoding.
-            segment = forms.get(room, number, encoding) if reads_on else forms.get_at_once(room, number, encoding)
+            segment = jobs.get(room, number, encoding) if reads_on else jobs.get_at_once(room, number, encoding)
             if segment is None:
                 later += peers
                 continue
@@ -114,7 +114,7 @@ class Sending:
                     continue
                 if sent != size:
                     short.append((peer, segment, sent))
-            self._traffic.bytes_out += size * len(peers)
+            self._stats.bytes_out += size * len(peers)
             if tracing.frames_are_shown():
                 nothing = {peer for peer, _, sent in short if not sent}  # to be shown when the first bytes are sent
                 for peer in peers:
@@ -122,11 +122,11 @@ class Sending:
                         peer.session.show_sent(segment)
         for peer, segment, sent in short:
             if not room.tells_senders_apart:
-                self._traffic.bytes_out -= len(segment) - sent
+                self._stats.bytes_out -= len(segment) - sent
             peer.record_partial_send(room, number, segment, sent)
             self._control.watch(peer, done=False)
         for peer in later:
-            peer.wait_for_encoding(room, number, forms)
+            peer.wait_for_encoding(room, number, jobs)
         for peer, loss in lost:
             self._control.lose(peer, loss)
         self._slow.check_all(room)
@@ -153,7 +153,7 @@ class Sending:
             except OSError as error:
                 lost.append((peer, error))
                 continue
-            self._traffic.bytes_out += sent
+            self._stats.bytes_out += sent
             if sent != len(segment):
                 short.append((peer, segment, sent))
             if sent:
@@ -165,9 +165,9 @@ class Sending:
         """Queue frames for this peer only, and send what can be sent now. Without ``show`` they may be anything."""
         if show and peer.session.on_frame is not None:
             peer.session.show_sent(frames)
-        self._traffic.messages_out += 1
+        self._stats.messages_out += 1
         try:
-            if peer.put(frames, self._traffic):
+            if peer.put(frames, self._stats):
                 return
         except OSError as error:
             self._control.lose(peer, error)
@@ -188,9 +188,9 @@ class Sending:
     def _send_counted(self, peer: Peer, frames: bytes, count: Callable[[int], None]) -> None:
         if peer.session.on_frame is not None:
             peer.session.show_sent(frames)
-        self._traffic.messages_out += 1
+        self._stats.messages_out += 1
         try:
-            if peer.put(frames, self._traffic):
+            if peer.put(frames, self._stats):
                 return
         except OSError as error:
             self._control.lose(peer, error)
@@ -205,7 +205,7 @@ class Sending:
         """
         if peer.session.on_frame is not None:
             peer.session.show_sent(frames)
-        self._traffic.messages_out += 1
+        self._stats.messages_out += 1
         if not peer.has_queued:
             self._queued.append(peer)
             self._control.schedule_deferred_work()
@@ -229,9 +229,9 @@ class Sending:
         """Send large frames back without joining them first; False if that isn't possible now."""
         if peer.encoding is not PLAIN or peer.interest != READABLE or peer.session.on_frame is not None:
             return False
-        self._traffic.messages_in += 1
+        self._stats.messages_in += 1
         try:
-            is_done = peer.put_pieces(frames, self._traffic)
+            is_done = peer.put_pieces(frames, self._stats)
         except OSError as error:
             self._control.lose(peer, error)
             return True
@@ -243,15 +243,15 @@ class Sending:
         """Send what the peer's socket takes now, and watch it for writability if something is left."""
         if peer.transport.fileno() < 0:
             return
-        was_lagging, before = peer.is_lagging, self._traffic.bytes_out
+        was_lagging, before = peer.is_lagging, self._stats.bytes_out
         try:
-            progress = peer.flush(self._forms, self._traffic)
+            progress = peer.flush(self._encoding_jobs, self._stats)
         except OSError as error:
             self._control.lose(peer, error)
             return
         for messages, behind in progress.skipped:
             self._slow.record_skipped(peer, messages, f"{behind} messages behind")
-        if was_lagging and self._traffic.bytes_out != before:
+        if was_lagging and self._stats.bytes_out != before:
             self._slow.note_progress(peer)
         for room in peer.rooms:
             if room.is_held:
@@ -315,11 +315,11 @@ class Sending:
 
     def do_work(self) -> None:
         """Do about a millisecond of encoding, and send to the peers that have waited for what is done."""
-        forms = self._forms
-        forms.allowance = STEP_BYTES
+        jobs = self._encoding_jobs
+        jobs.allowance = STEP_BYTES
         work = 0
-        while forms.has_work and work < STEP_BYTES:
-            job = forms.next_job()
+        while jobs.has_work and work < STEP_BYTES:
+            job = jobs.next_job()
             try:
                 is_made = job.advance()
             except Exception:  # the other rooms have jobs too
@@ -328,26 +328,26 @@ class Sending:
                 continue
             if not is_made:
                 work += min(job.work, STEP_BYTES)
-                forms.put_back(job)
+                jobs.put_back(job)
                 continue
             self._finish(job)
             work += self._resume(job)
 
     def _finish(self, job: Job) -> None:
-        if self._forms.finish(job):
+        if self._encoding_jobs.finish(job):
             self._slow.unblock(job.room, WORK)
 
     def _resume(self, job: Job) -> int:
         """Send to the peers that have waited, at most `SENT_AT_ONCE_BYTES`, and return how much work that was."""
-        traffic = self._traffic
-        before = traffic.bytes_out
+        stats = self._stats
+        before = stats.bytes_out
         until = before + SENT_AT_ONCE_BYTES
         while job.waiting:
             peer, _ = job.waiting.popitem()
             if not peer.awaits_encoding or not peer.is_lagging:
                 continue
-            if traffic.bytes_out >= until and job.room in peer.rooms and job.is_wanted:
-                peer.wait_for_encoding(job.room, job.number, self._forms)
+            if stats.bytes_out >= until and job.room in peer.rooms and job.is_wanted:
+                peer.wait_for_encoding(job.room, job.number, self._encoding_jobs)
                 continue
             self._flush_or_give_up(peer)
-        return (traffic.bytes_out - before) * STEP_BYTES // SENT_AT_ONCE_BYTES
+        return (stats.bytes_out - before) * STEP_BYTES // SENT_AT_ONCE_BYTES

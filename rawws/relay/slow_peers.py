@@ -21,7 +21,7 @@ from rawws.relay.lag_policies import Block, Close, JumpTo, Keep, Lag
 from rawws.relay.peer import FlowControl, Peer
 from rawws.relay.peer_control import PeerControl
 from rawws.relay.room_state import RoomState
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
 
@@ -32,9 +32,9 @@ _SLOW = "slow"
 class SlowPeers:
     """Carries out what the rooms' policies decide, and lets publishers wait."""
 
-    def __init__(self, control: PeerControl, traffic: Traffic) -> None:
+    def __init__(self, control: PeerControl, stats: Stats) -> None:
         self._control = control
-        self._traffic = traffic
+        self._stats = stats
         # The peers that were held back, by the room that has them wait: a lost one is in that room no more.
         self._held_back: dict[RoomState, dict[Peer, None]] = {}
 
@@ -115,7 +115,7 @@ class SlowPeers:
         if not flow.skipped:
             _warn(peer, f"reads too slowly: {reason}; {count} messages are skipped")
         flow.skipped += count
-        self._traffic.messages_skipped += count
+        self._stats.messages_skipped += count
 
     def _block_publishers(self, room: RoomState, slow: Peer, reason: str) -> None:
         """Read nothing more from a room's publishers until its slowest peer has caught up."""

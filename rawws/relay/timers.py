@@ -20,7 +20,7 @@ from rawws.net.poller import READABLE
 from rawws.relay.actions import CloseAndDrop, Drop, EndRest, PeerAction, SendDeferredClose, SendPing
 from rawws.relay.peer import Peer
 from rawws.relay.room_state import RoomState
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.wire.session import State
 from rawws.wire.trace import TIMER
 
@@ -43,10 +43,10 @@ OPEN = State.OPEN  # a global is found three times as fast as an Enum's member
 class Timers:
     """The timers of all peers and rooms of a loop."""
 
-    def __init__(self, peers: Mapping[int, Peer], traffic: Traffic) -> None:
-        """``peers`` are the loop's, which changes them. ``traffic`` gets the longest time that the loop was blocked."""
+    def __init__(self, peers: Mapping[int, Peer], stats: Stats) -> None:
+        """``peers`` are the loop's, which changes them. ``stats`` gets the longest time that the loop was blocked."""
         self._peers = peers
-        self._traffic = traffic
+        self._stats = stats
         # The rooms that keep something which grows old: a history, ids for clients that poll, or idempotency keys. The
         # room that was looked at last is the last.
         self.aging: dict[RoomState, None] = {}
@@ -102,7 +102,7 @@ class Timers:
         """Log that the loop was blocked, by a program that computes or a machine that swaps."""
         if late_s < BLOCKED_S:
             return
-        self._traffic.longest_block_s = max(self._traffic.longest_block_s, late_s)
+        self._stats.longest_block_s = max(self._stats.longest_block_s, late_s)
         message = (
             f"the event loop was blocked for at least {late_s:.1f} s "
             "(blocking call in this process, or an overloaded machine)"

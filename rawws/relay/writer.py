@@ -25,7 +25,7 @@ from rawws.net.transport import Transport
 from rawws.relay.frame_queue import FrameQueue, Piece, rest_of
 from rawws.relay.lag_policies import Chunk, Lag, PartialSend
 from rawws.relay.room_base import RoomBase
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.wire.session import Session
 
 Room = RoomBase[Any]  # whose members are peers, which are writers
@@ -49,7 +49,7 @@ class Progress(NamedTuple):
 
 
 class Encoder(Protocol):
-    """Makes segments in a peer's encoding, in steps if that takes long (`rawws.relay.encoding_jobs.Forms`)."""
+    """Makes segments in a peer's encoding, in steps if that takes long (`rawws.relay.encoding_jobs.EncodingJobs`)."""
 
     def get(self, room: Room, number: int, encoding: Encoding) -> bytes | None: ...
     def run(self, room: Room, number: int, encoding: Encoding) -> tuple[bytes, list[int]]: ...
@@ -154,7 +154,7 @@ class PeerWriter:
 
     # Frames for the peer alone
 
-    def put(self, frames: bytes, traffic: Traffic) -> bool:
+    def put(self, frames: bytes, stats: Stats) -> bool:
         """Send frames now if nothing waits before them. Queue the rest, and return whether there is none."""
         if self._outbox is not None or self.interest != READABLE:
             self.queue(frames)
@@ -163,16 +163,16 @@ class PeerWriter:
             sent = self.transport.send_now(frames)
         except BlockingIOError:
             sent = 0
-        traffic.bytes_out += sent
+        stats.bytes_out += sent
         if sent == len(frames):
             return True
         self._outbox = FrameQueue([rest_of(frames, sent)])
         return False
 
-    def put_pieces(self, frames: list[bytes | bytearray], traffic: Traffic) -> bool:
+    def put_pieces(self, frames: list[bytes | bytearray], stats: Stats) -> bool:
         """Send large frames without joining them first, as `put` does, where nothing waits before them."""
         sent = self.transport.try_send_pieces(frames)
-        traffic.bytes_out += sent
+        stats.bytes_out += sent
         if sent == sum(map(len, frames)):
             return True
         self._outbox = FrameQueue([rest_of(b"".join(frames), sent)])
@@ -388,14 +388,14 @@ class PeerWriter:
 
     # Sending
 
-    def flush(self, encoder: Encoder, traffic: Traffic) -> Progress:
+    def flush(self, encoder: Encoder, stats: Stats) -> Progress:
         """Send what the socket takes now. Raises OSError when the connection is lost.
 
         A peer that has been sent everything lags no more.
         """
         self._awaits_encoding = False
         skipped: list[Skipped] = []
-        is_done = self._send_pending(encoder, traffic, skipped)
+        is_done = self._send_pending(encoder, stats, skipped)
         is_blocked = not (is_done or self._awaits_encoding)
         if is_blocked:
             self.start_lagging()
@@ -406,7 +406,7 @@ class PeerWriter:
                 room.trim()
         return Progress(is_done, is_blocked, skipped)
 
-    def _send_pending(self, encoder: Encoder, traffic: Traffic, skipped: list[Skipped]) -> bool:
+    def _send_pending(self, encoder: Encoder, stats: Stats, skipped: list[Skipped]) -> bool:
         """Send from the outbox and the logs in turn; return False if something is left.
 
         Then the socket takes no more, or the next segment is still being encoded.
@@ -415,7 +415,7 @@ class PeerWriter:
             return False
         while True:
             if self._outbox is not None and self._partial_room is None:
-                if not self._outbox.send(self.transport, traffic):
+                if not self._outbox.send(self.transport, stats):
                     return False
                 self._outbox = None
             if self._cursors is None or (self._is_fragmenting and self._partial_room is None):
@@ -427,7 +427,7 @@ class PeerWriter:
             chunk = room.policy.next_chunk(lag)
             if chunk is not None:
                 self._queue_chunk(room, lag.cursor, chunk, skipped)
-            elif not self._send_segment(room, lag.cursor, encoder, traffic):
+            elif not self._send_segment(room, lag.cursor, encoder, stats):
                 return False
 
     def _queue_chunk(self, room: Room, cursor: Cursor, chunk: Chunk, skipped: list[Skipped]) -> None:
@@ -441,7 +441,7 @@ class PeerWriter:
             self.session.show_sent(chunk.data)
             self.queue(chunk.data)
 
-    def _send_segment(self, room: Room, cursor: Cursor, encoder: Encoder, traffic: Traffic) -> bool:
+    def _send_segment(self, room: Room, cursor: Cursor, encoder: Encoder, stats: Stats) -> bool:
         """Send the segment at a cursor, or several from there on; False if something of them is left."""
         assert self._cursors is not None
         number, offset = cursor
@@ -454,10 +454,10 @@ class PeerWriter:
             return True
         is_several = not offset and number + 1 < room.log.next
         if is_several and not self.transport.has_handshake and not room.tells_senders_apart:
-            return self._send_run(room, number, encoder, traffic)
+            return self._send_run(room, number, encoder, stats)
         segment = room.leave_out_own(self, number, segment)
         sent = self.transport.try_send(memoryview(segment)[offset:] if offset else segment)
-        traffic.bytes_out += sent
+        stats.bytes_out += sent
         if sent and not offset:
             self.session.show_sent(segment)
         if offset + sent < len(segment):
@@ -468,12 +468,12 @@ class PeerWriter:
         self._partial_room = None
         return True
 
-    def _send_run(self, room: Room, number: int, encoder: Encoder, traffic: Traffic) -> bool:
+    def _send_run(self, room: Room, number: int, encoder: Encoder, stats: Stats) -> bool:
         """Send several segments with one system call; False when the socket takes no more."""
         assert self._cursors is not None
         run, sizes = encoder.run(room, number, self.encoding)
         sent = left = self.transport.try_send(run)
-        traffic.bytes_out += sent
+        stats.bytes_out += sent
         for size in sizes:
             if left and self.session.on_frame is not None:
                 self.session.show_sent(room.log.segment(number, self.encoding))

@@ -1,7 +1,7 @@
 """A connection in its HTTP phase: the steps that every request on it goes through.
 
 The object owns the socket and the HTTP parser. It receives within deadlines, calls the application's hooks, refuses,
-sends, and lets the last response arrive. ``answering.py`` leads it from one request to the next, ``upgrade.py`` to a
+sends, and lets the last response arrive. ``http_phase.py`` takes it from one request to the next, ``upgrade.py`` to a
 WebSocket, and ``exchange.py`` to any other response.
 """
 

@@ -44,7 +44,7 @@ _REUSED = Refusal(422, "idempotency_key_reused", "This Idempotency-Key was used 
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class PublishPolicy:
     """The policy for reading and writing over HTTP.
 
     Publishing needs the ``token``, if there is one. Without a token, publishing is open to clients on this machine if
@@ -110,13 +110,13 @@ class Guard:
         return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
 
 
-class Posts:
+class HttpPublisher:
     """Publishes what is posted to a hub's rooms."""
 
-    def __init__(self, hub: Hub, guard: Guard, max_message_bytes: int | None, rate: float) -> None:
+    def __init__(self, hub: Hub, policy: PublishPolicy, max_message_bytes: int | None, rate: float) -> None:
         """A message may come ``rate`` times a second from one client; 0 and infinity are no limit."""
         self._hub = hub
-        self._guard = guard
+        self._policy = policy
         self._max_message_bytes = max_message_bytes
         self._rate = rate or math.inf
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # by client
@@ -128,7 +128,7 @@ class Posts:
     async def publish(self, exchange: Exchange, path: str) -> Response | Refusal:
         """Publish the body of a request in the room of its path, and return what to answer."""
         request = exchange.request
-        refused: Response | Refusal | None = self._guard.refuse_writing(request) or _refuse_key(request)
+        refused: Response | Refusal | None = self._policy.refuse_writing(request) or _refuse_key(request)
         if refused is None:
             user = await exchange.authorize(self._hub.access(Door.POST, path))
             refused = user if isinstance(user, Response) else self._refuse_rate(exchange)

@@ -15,7 +15,7 @@ from rawws.hub.hub import Hub
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
 from rawws.server.apps import Exchange, answer_json
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
 
 
@@ -28,7 +28,7 @@ class RoomReader(Protocol):
         """Return whether a request asks for this; ``reading`` is what its query asks for."""
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
     ) -> None:
         """Answer a request of a client that has the access, and whose body has been read."""
 
@@ -47,18 +47,18 @@ class Stream:
         return accepts and self._encoding.suits(reading)
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
     ) -> None:
         request = exchange.request
         refused = hub.admit(request) or await hub.prepare(path, reading.since) or hub.admit(request)
         if refused is not None:
-            await answer_page(exchange, guard, refused)
+            await answer_page(exchange, policy, refused)
             return
         headers = [
             ("Content-Type", self._encoding.content_type),
             NO_STORE,
             ("X-Accel-Buffering", "no"),  # nginx would wait for its buffer to be full
-            *guard.fields(request),
+            *policy.fields(request),
         ]
         if request.method == "HEAD":  # RFC 9110 §9.3.2: the answer to GET, without the messages
             await exchange.start_response(200, Headers(headers).raw())
@@ -90,10 +90,10 @@ class PeerCount:
         return reading.wants_peers
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
     ) -> None:
         room = hub.registry.in_use.get(path)
-        await answer_page(exchange, guard, answer_json({"peers": 0 if room is None else len(room)}))
+        await answer_page(exchange, policy, answer_json({"peers": 0 if room is None else len(room)}))
 
 
 class Poll:
@@ -105,13 +105,13 @@ class Poll:
         return reading.polls
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
     ) -> None:
         refused: Refusal | None = None
         if path not in hub.registry.in_use:
             refused = hub.admit(exchange.request)
         if refused := refused or await hub.prepare(path, reading.since):
-            await answer_page(exchange, guard, refused)
+            await answer_page(exchange, policy, refused)
             return
         room = hub.registry.get(path)
         place = room.resolve(reading)
@@ -121,15 +121,15 @@ class Poll:
                 await exchange.wait_for(poller.wait, reading.wait_s)
             polled = room.poll_response(place.after, place.gap or poller.gap)
         if polled.whole is not None:
-            await answer_page(exchange, guard, answer_json(polled.whole))
+            await answer_page(exchange, policy, answer_json(polled.whole))
             return
-        fields = [*answer_json(b"").headers, *guard.fields(exchange.request)]
+        fields = [*answer_json(b"").headers, *policy.fields(exchange.request)]
         await exchange.answer_in_pieces(Headers(fields).raw(), polled, held=lambda: polled.objects(room.log.keeps))
 
 
-async def answer_page(exchange: Exchange, guard: Guard, answer: Response | Refusal) -> None:
+async def answer_page(exchange: Exchange, policy: PublishPolicy, answer: Response | Refusal) -> None:
     """Answer with the header fields that let a web page read the answer, if its origin may."""
-    added = guard.fields(exchange.request)
+    added = policy.fields(exchange.request)
     if isinstance(answer, Refusal):
         raw = tuple((name.encode("ascii"), value.encode("ascii")) for name, value in added)
         await exchange.answer(Refusal(answer.status, answer.code, answer.sentence, answer.headers + raw, answer.hint))

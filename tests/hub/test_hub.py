@@ -613,10 +613,10 @@ async def test_a_peer_that_has_gone_keeps_nobody_busy_while_a_forked_process_has
     try:
         client.hang_up()
         await wait_gone(running)
-        turns = current_loop().traffic.turns
+        turns = current_loop().stats.turns
         for _ in range(20):
             await trio.lowlevel.checkpoint()
-        assert current_loop().traffic.turns == turns
+        assert current_loop().stats.turns == turns
     finally:
         os.close(copy)
 

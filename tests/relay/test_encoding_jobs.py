@@ -1,4 +1,4 @@
-"""The work that a room's readers cause by the forms that they choose: bounded, counted, and in steps."""
+"""The work that a room's readers cause by the encodings that they choose: bounded, counted, and in steps."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tests.serving import MASK_KEY, Client, StartHub, masked, seen_text, text
 DEFLATE = "permessage-deflate; server_max_window_bits="
 LETTERS = "".join(random.Random(1).choices("ab", k=MIB - 1000))
 OFFERS = ("", DEFLATE + "9", DEFLATE + "15")
-FORMS = [(offer, protocol) for offer in OFFERS for protocol in (None, SUBPROTOCOL)]
+ENCODINGS = [(offer, protocol) for offer in OFFERS for protocol in (None, SUBPROTOCOL)]
 
 
 class Counted:
-    """Counts how forms are made: how often, of how many bytes, and how much between two looks at the sockets."""
+    """Counts how encodings are made: how often, of how many bytes, and how much between two looks at the sockets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[tuple[int, Encoding]] = []  # plain bytes, encoding
@@ -56,9 +56,11 @@ class Counted:
 
         def counted_step(self_: Sending) -> None:
             self.look()
-            before = sum(len(making.pieces) for making in _makings(self_._forms))
+            before = sum(len(making.pieces) for making in _makings(self_._encoding_jobs))
             step(self_)
-            self.note(STEP_BYTES * max(0, sum(len(making.pieces) for making in _makings(self_._forms)) - before))
+            self.note(
+                STEP_BYTES * max(0, sum(len(making.pieces) for making in _makings(self_._encoding_jobs)) - before)
+            )
             self.look()
 
         monkeypatch.setattr(Sending, "do_work", counted_step)
@@ -71,7 +73,7 @@ class Counted:
         self.since_a_look = 0
 
 
-def _makings(work: encoding_jobs.Forms) -> list[encoded_segments._Making]:
+def _makings(work: encoding_jobs.EncodingJobs) -> list[encoded_segments._Making]:
     return [making for job in work._jobs.values() for making in job.log._encoded._making.values()]
 
 
@@ -109,7 +111,7 @@ async def test_stalled_readers_in_all_forms_at_all_places_cost_nothing_when_a_me
     stalled = []
     noise = random.Random(1).randbytes(60_000).hex()
     for number in range(6):
-        stalled += [running.join(send_buffer=4096, extensions=offer, subprotocol=name) for offer, name in FORMS]
+        stalled += [running.join(send_buffer=4096, extensions=offer, subprotocol=name) for offer, name in ENCODINGS]
         await speaker.send(text(f"{number}{noise}"))
         assert await speaker.frame() == seen_text(f"{number}{noise}")
         await wait_all_tasks_blocked()
@@ -137,7 +139,7 @@ async def test_a_form_is_made_once_for_all_readers_that_catch_up_from_different_
     readers: list[tuple[Client, int]] = []
     said = [f"{number} " + random.Random(number).randbytes(30_000).hex() for number in range(8)]
     for number, words in enumerate(said):
-        for offer, name in FORMS:
+        for offer, name in ENCODINGS:
             readers.append((running.join(send_buffer=4096, extensions=offer, subprotocol=name), number))
         await speaker.send(text(words))
         assert await speaker.frame() == seen_text(words)
@@ -156,7 +158,7 @@ async def test_others_are_served_between_the_steps_of_encoding_a_large_message(
 ) -> None:
     counted = Counted(monkeypatch)
     running = start_hub(limits=Limits(max_message_bytes=2 * MIB))
-    readers = [running.join(extensions=offer, subprotocol=name) for offer, name in FORMS]
+    readers = [running.join(extensions=offer, subprotocol=name) for offer, name in ENCODINGS]
     other = running.join("/other")
     speaker = running.join(extensions=DEFLATE + "15")
     steps = 0
@@ -265,7 +267,7 @@ async def test_a_reader_may_leave_while_its_form_is_being_made(start_hub: StartH
     assert await message(staying) == LETTERS
     await wait_all_tasks_blocked()
     assert len(room) == 1
-    assert not current_loop().forms.has_work
+    assert not current_loop().encoding_jobs.has_work
     assert not state_of(room).holds
 
 
@@ -278,7 +280,7 @@ async def test_no_form_is_made_for_a_room_that_all_have_left(start_hub: StartHub
         client.hang_up()
     await wait_all_tasks_blocked()
     assert not len(room)
-    assert (state_of(room).log.held_bytes, current_loop().forms.has_work) == (0, False)
+    assert (state_of(room).log.held_bytes, current_loop().encoding_jobs.has_work) == (0, False)
 
 
 async def test_a_form_that_cannot_be_made_ends_its_room_alone(
@@ -299,7 +301,7 @@ async def test_a_form_that_cannot_be_made_ends_its_room_alone(
     assert await message(there) == LETTERS
     assert not await here._receive_more()
     assert not len(running.hub.room("/"))
-    assert not current_loop().forms.has_work
+    assert not current_loop().encoding_jobs.has_work
     assert "all connections in room / are dropped" in caplog.text
 
 

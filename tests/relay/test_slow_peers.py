@@ -193,7 +193,7 @@ class Shared:
     def begin_anew(self) -> None:
         room = state_of(self._room)
         gap = room.record_gap((0, 0))
-        current_loop().sending.spread_gap(room, gap)
+        current_loop().sending.notify_gap(room, gap)
         room.trim()
 
 
@@ -668,7 +668,7 @@ async def test_each_room_may_have_its_own_way(start_hub: StartHub) -> None:
     for client, path in ((a, "/chat"), (b, "/ticker/x")):
         running.hub.room(path).publish("hello")
         assert await client.frame() == seen_text("hello")
-    assert current_loop().traffic.messages_skipped == 0
+    assert current_loop().stats.messages_skipped == 0
 
 
 def test_a_policy_that_there_is_not() -> None:

@@ -22,7 +22,7 @@ import rawws
 from rawws.errors import Refusal, UsageError
 from rawws.hub.room import state_of
 from rawws.relay.settings import RoomSettings
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
@@ -425,28 +425,28 @@ async def test_others_only_where_several_speak_in_one_turn(start_hub: StartHub) 
 
 
 @pytest.mark.parametrize(
-    ("guard", "lines", "status"),
+    ("policy", "lines", "status"),
     [
-        (Guard(is_local=True), [], 202),
-        (Guard(is_local=True), ["Origin: http://localhost"], 202),
-        (Guard(is_local=True), ["Origin: http://localhost", "Sec-Fetch-Site: same-origin"], 202),
-        (Guard(is_local=True), ["Origin: https://evil.example"], 403),
-        (Guard(is_local=True), ["Origin: null"], 403),
-        (Guard(is_local=True), ["Sec-Fetch-Site: cross-site"], 403),
-        (Guard(is_local=True), ["Sec-Fetch-Site: same-site"], 403),
-        (Guard(is_local=True), ["Via: 1.1 proxy"], 403),
-        (Guard(is_local=True), ["X-Forwarded-For: 203.0.113.5"], 403),
-        (Guard(is_local=False), [], 403),
-        (Guard("secret"), [], 401),
-        (Guard("secret"), ["Authorization: Bearer secrets"], 401),
-        (Guard("secret"), ["Authorization: Basic secret"], 401),
-        (Guard("secret"), ["Authorization: Bearer secret"], 202),
-        (Guard("secret", is_local=True), [], 401),
-        (Guard(is_local=True, origins=Origins(["https://app.example"])), ["Origin: https://app.example"], 202),
+        (PublishPolicy(is_local=True), [], 202),
+        (PublishPolicy(is_local=True), ["Origin: http://localhost"], 202),
+        (PublishPolicy(is_local=True), ["Origin: http://localhost", "Sec-Fetch-Site: same-origin"], 202),
+        (PublishPolicy(is_local=True), ["Origin: https://evil.example"], 403),
+        (PublishPolicy(is_local=True), ["Origin: null"], 403),
+        (PublishPolicy(is_local=True), ["Sec-Fetch-Site: cross-site"], 403),
+        (PublishPolicy(is_local=True), ["Sec-Fetch-Site: same-site"], 403),
+        (PublishPolicy(is_local=True), ["Via: 1.1 proxy"], 403),
+        (PublishPolicy(is_local=True), ["X-Forwarded-For: 203.0.113.5"], 403),
+        (PublishPolicy(is_local=False), [], 403),
+        (PublishPolicy("secret"), [], 401),
+        (PublishPolicy("secret"), ["Authorization: Bearer secrets"], 401),
+        (PublishPolicy("secret"), ["Authorization: Basic secret"], 401),
+        (PublishPolicy("secret"), ["Authorization: Bearer secret"], 202),
+        (PublishPolicy("secret", is_local=True), [], 401),
+        (PublishPolicy(is_local=True, origins=Origins(["https://app.example"])), ["Origin: https://app.example"], 202),
     ],
 )
-async def test_who_may_publish(nursery: trio.Nursery, guard: Guard, lines: list[str], status: int) -> None:
-    async with rooms(nursery, guard=guard) as running:
+async def test_who_may_publish(nursery: trio.Nursery, policy: PublishPolicy, lines: list[str], status: int) -> None:
+    async with rooms(nursery, policy=policy) as running:
         answer = await running.ask(post("/room", b"hello", *lines))
         assert answer.status == status
         allowed = answer.headers.get("access-control-allow-origin")
@@ -456,21 +456,21 @@ async def test_who_may_publish(nursery: trio.Nursery, guard: Guard, lines: list[
 @pytest.mark.parametrize("origin", ["https://a.example", "file://", "null", "", "capacitor://localhost"])
 async def test_the_advice_for_a_page_that_may_not_publish_lets_it(nursery: trio.Nursery, origin: str) -> None:
     request = Request("POST", "/room", "1.1", Headers([("Host", "localhost"), ("Origin", origin)]))
-    refusal = Guard(is_local=True).refuse_writing(request)
+    refusal = PublishPolicy(is_local=True).refuse_writing(request)
     assert refusal is not None
     flag, value = shlex.split(refusal.hint.partition("start the server with ")[2])
     assert flag == "--allow-origin"
-    async with rooms(nursery, guard=Guard(is_local=True, origins=Origins([value]))) as running:
+    async with rooms(nursery, policy=PublishPolicy(is_local=True, origins=Origins([value]))) as running:
         answer = await running.ask(post("/room", b"hello", f"Origin: {origin}"))
         assert answer.status == 202
         assert answer.headers["access-control-allow-origin"].strip() == origin
 
 
 @pytest.mark.parametrize(
-    ("guard", "headers", "code", "sentence", "hint"),
+    ("policy", "headers", "code", "sentence", "hint"),
     [
         (
-            Guard(is_local=True),
+            PublishPolicy(is_local=True),
             {"Host": "chat.example"},
             "publish_host",
             "Without a token a request may publish here that is for localhost or an address; this one is for "
@@ -478,28 +478,28 @@ async def test_the_advice_for_a_page_that_may_not_publish_lets_it(nursery: trio.
             "to open it, start the server with --publish-token",
         ),
         (
-            Guard(is_local=True),
+            PublishPolicy(is_local=True),
             {},
             "publish_host",
             "Without a token a request may publish here that is for localhost or an address; this one has no Host.",
             "to open it, start the server with --publish-token",
         ),
         (
-            Guard(is_local=True),
+            PublishPolicy(is_local=True),
             {"Host": "chat.example", "Origin": "https://chat.example"},
             "publish_origin",
             "Pages from https://chat.example may not publish here.",
             "to allow it, start the server with --allow-origin https://chat.example",
         ),
         (
-            Guard(is_local=True),
+            PublishPolicy(is_local=True),
             {"Host": "localhost", "Sec-Fetch-Site": "cross-site"},
             "publish_origin",
             "Pages of other sites may not publish here.",
             "",
         ),
         (
-            Guard(is_local=True),
+            PublishPolicy(is_local=True),
             {"Host": "localhost", "Forwarded": "for=203.0.113.5"},
             "publishing_closed",
             "Publishing over HTTP is closed here, since this request came through a proxy and there is no token for "
@@ -507,7 +507,7 @@ async def test_the_advice_for_a_page_that_may_not_publish_lets_it(nursery: trio.
             "to open it, start the server with --publish-token",
         ),
         (
-            Guard(),
+            PublishPolicy(),
             {"Host": "localhost"},
             "publishing_closed",
             "Publishing over HTTP is closed here, since others can reach this server and there is no token for it.",
@@ -516,9 +516,9 @@ async def test_the_advice_for_a_page_that_may_not_publish_lets_it(nursery: trio.
     ],
 )
 def test_who_may_not_publish_is_told_why_and_the_operator_what_to_do(
-    guard: Guard, headers: dict[str, str], code: str, sentence: str, hint: str
+    policy: PublishPolicy, headers: dict[str, str], code: str, sentence: str, hint: str
 ) -> None:
-    refusal = guard.refuse_writing(Request("POST", "/", "1.1", Headers(list(headers.items()))))
+    refusal = policy.refuse_writing(Request("POST", "/", "1.1", Headers(list(headers.items()))))
     assert refusal == Refusal(403, code, sentence, hint=hint)
 
 
@@ -595,7 +595,7 @@ async def test_a_name_led_here_from_elsewhere_may_not_publish(nursery: trio.Nurs
         client = await running.connect()
         raw = post("/", b"x", "Origin: http://evil.example").replace(b"Host: localhost", b"Host: evil.example")
         assert (await client.ask(raw)).status == 421
-    assert Guard(is_local=True).refuse_writing(Request("POST", "/", "1.1", Headers([("Host", "evil.example")])))
+    assert PublishPolicy(is_local=True).refuse_writing(Request("POST", "/", "1.1", Headers([("Host", "evil.example")])))
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/_rawws/x"])
@@ -625,8 +625,8 @@ async def test_9110_9_3_7_options_tells_a_room_s_methods(nursery: trio.Nursery, 
 
 
 async def test_a_page_that_is_allowed_asks_first(nursery: trio.Nursery) -> None:
-    guard = Guard("secret", origins=Origins(["https://app.example"]))
-    async with rooms(nursery, guard=guard) as running:
+    policy = PublishPolicy("secret", origins=Origins(["https://app.example"]))
+    async with rooms(nursery, policy=policy) as running:
         asks = ("Origin: https://app.example", "Access-Control-Request-Method: POST")
         answer = await running.ask(get("/room", *asks, method="OPTIONS"))
         assert answer.status == 204
