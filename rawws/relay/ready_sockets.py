@@ -1,7 +1,7 @@
-"""The sockets at which there is something to do: those that the poller reports, and those with data that it can't see.
+"""The sockets that need a turn: the poller reports some, and others have data that the poller can't see.
 
-A poller knows what the kernel holds. Bytes that were received already, by TLS, by a session or with the handshake, are
-in our own memory, and their sockets may never become readable again.
+A poller knows only what the kernel holds. Bytes that TLS, a session or the handshake has received already are in our
+own memory, and their sockets may never become readable again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ReadySockets:
     def __init__(self) -> None:
         self._poller = make_poller()
         self._ready: list[Ready] = []
-        self._unread: dict[int, int] = {}  # descriptors whose data is here already, with READABLE
+        self._unread: dict[int, int] = {}  # descriptors whose data we have received already, with READABLE
 
     def add(self, fd: int) -> None:
         """Watch a socket for data. Raises OSError when that is impossible."""
@@ -33,7 +33,7 @@ class ReadySockets:
         self._poller.watch(fd, interest)
 
     def remove(self, fd: int) -> None:
-        """Watch a socket no longer, which is about to be closed or would be reported as lost for ever."""
+        """Stop watching a socket that is about to be closed, or that would be reported as lost for ever."""
         self._poller.remove(fd)
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class ReadySockets:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether a socket waits for a turn that the poller need not be asked for."""
+        """Whether a socket waits for a turn, so that the poller need not be asked."""
         return bool(self._ready or self._unread)
 
     def add_unread(self, fd: int) -> None:
@@ -59,11 +59,11 @@ class ReadySockets:
         self._ready.insert(0, (fd, READABLE))
 
     def put_back(self, ready: Iterable[Ready]) -> None:
-        """Return what a turn has not looked at. It comes first in the next one."""
+        """Take back the sockets that a turn has not looked at. They come first in the next turn."""
         self._ready = [*ready, *self._ready]
 
     def collect(self) -> bool:
-        """Ask the poller, unless sockets wait already, and return whether there is one for the next turn."""
+        """Ask the poller, unless sockets wait already. Return whether there is a socket for the next turn."""
         if not self._ready:
             self._ready = self._poller.poll()
             if self._unread:
@@ -71,12 +71,12 @@ class ReadySockets:
         return bool(self._ready)
 
     def take(self) -> list[Ready]:
-        """Return the sockets for a turn, in order; none of them waits any more."""
+        """Remove the waiting sockets, and return them in order, for a turn."""
         ready, self._ready = self._ready, []
         return ready
 
     def _add_unread(self) -> None:
-        """Add descriptors whose data is here already, once each, after those that have not been served yet."""
+        """Add descriptors whose data is here already, once each, after the ones that have not been served yet."""
         unread, self._unread = self._unread, {}
         others = []
         for fd, events in self._ready:

@@ -24,28 +24,28 @@ from rawws.wire.deflate import STEP_BYTES
 from rawws.wire.role import Role
 from rawws.wire.session import State
 
-# Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
-# pongs faster than it takes them is slowed down to its own speed. A program's messages don't count: `send` waits
-# for the peer by itself, and the peer's close may say why it takes no more of a message.
+# The bytes of frames for one peer alone that may wait before we stop reading from it. So a peer that asks for echoes or
+# pongs faster than it takes them is slowed down to its own speed. A program's messages don't count: `send` waits for
+# the peer by itself, and the peer's close may say why it takes no more of a message.
 MAX_OUTBOX_BYTES = 64 * 1024
 
 
 class Sending:
-    """Sends to peers, and has the loop watch, lose or close them as that turns out."""
+    """Sends to peers, and has the loop watch, close or give up each peer, depending on the outcome."""
 
     def __init__(self, control: PeerControl, jobs: EncodingJobs, slow: SlowPeers, stats: Stats) -> None:
         self._control = control
         self._encoding_jobs = jobs
         self._slow = slow
         self._stats = stats
-        self._queued: list[Peer] = []  # to be flushed soon
+        self._queued: list[Peer] = []  # flushed soon
 
     # To all of a room
 
     def broadcast(self, room: RoomState) -> tuple[int, int, int]:
         """Seal what was added to a room and send it to every peer there.
 
-        Returns how many were sent it at once, have it queued, and were lost or closed.
+        Returns the number of peers that were sent it at once, that have it queued, and that were lost or closed.
         """
         peers = len(room)
         sent = queued = gone = 0
@@ -60,9 +60,9 @@ class Sending:
             return 0, 0, peers
 
     def notify_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
-        """Send the gap that a room's log just got to every peer there, if its encoding has controls.
+        """Send the gap that was just recorded in a room's log to every peer there whose encoding has controls.
 
-        A lagging peer that doesn't read on in the log has no place there, and is sent the gap at once.
+        A lagging peer that doesn't read on in the log has no cursor for the gap, and is sent it at once.
         """
         if room.policy.reads_on:
             try:
@@ -78,7 +78,7 @@ class Sending:
                     self.send(peer, words)
 
     def _broadcast_segment(self, room: RoomState) -> tuple[int, int, int]:
-        """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
+        """Send the segment that was just sealed to every current peer, and check the peers that lag."""
         number = room.log.next - 1
         gone = len(room)
         jobs, reads_on = self._encoding_jobs, room.policy.reads_on
@@ -88,7 +88,7 @@ class Sending:
         most_bytes = SENT_AT_ONCE_BYTES
         for encoding, all_peers in room.current.items():
             peers: Collection[Peer] = all_peers
-            # A lagging peer that doesn't read on in the log has no place in a segment, and can't wait for its encoding.
+            # Unless lagging peers read on in the log, none of them can wait for a segment's encoding.
             segment = jobs.get(room, number, encoding) if reads_on else jobs.get_at_once(room, number, encoding)
             if segment is None:
                 later += peers
@@ -199,9 +199,9 @@ class Sending:
         self.flush(peer)
 
     def send_soon(self, peer: Peer, frames: bytes) -> None:
-        """Queue frames for this peer, to go out with those that follow: at once when they are many, else very soon.
+        """Queue frames for this peer, to send them together with later ones: at once if many wait, else very soon.
 
-        For a peer that is in no room, whose log would overtake what waits.
+        Only for a peer that is in no room: the room's log would overtake the queued frames.
         """
         if peer.session.on_frame is not None:
             peer.session.show_sent(frames)
@@ -215,7 +215,7 @@ class Sending:
 
     @property
     def has_queued(self) -> bool:
-        """Whether `send_soon` has queued something that nobody has flushed."""
+        """Whether `send_soon` has queued something that has not been flushed."""
         return bool(self._queued)
 
     def flush_those_queued(self) -> None:
@@ -290,12 +290,12 @@ class Sending:
     # The places of peers in their rooms
 
     def fall_behind(self, peer: Peer) -> None:
-        """Have a peer keep its own place in each of its rooms, since it can't be sent things right now."""
+        """Have a peer keep its own place in each of its rooms, since its socket takes nothing right now."""
         peer.start_lagging()
         self._control.watch(peer, done=False)
 
     def replay(self, peer: Peer, room: RoomState, after: int) -> bool:
-        """Send a peer that joins a room what came after a message; false if there is nothing for it."""
+        """Send a peer that joins a room the messages after a given one; return False if there are none."""
         if not peer.replay(room, after, trio.current_time()):
             return False
         self.flush(peer)
@@ -307,14 +307,14 @@ class Sending:
             self._control.watch(peer, done=True)
 
     def end_fragments(self, peer: Peer) -> None:
-        """The last fragment of a message has been given to `send`."""
+        """End a message in fragments: its last one has been given to `send`."""
         peer.end_fragments()
         self.flush(peer)
 
     # Segments that take long to encode
 
     def do_work(self) -> None:
-        """Do about a millisecond of encoding, and send to the peers that have waited for what is done."""
+        """Encode for about a millisecond, and send each finished segment to the peers that have waited for it."""
         jobs = self._encoding_jobs
         jobs.allowance = STEP_BYTES
         work = 0
@@ -338,7 +338,7 @@ class Sending:
             self._slow.unblock(job.room, WORK)
 
     def _resume(self, job: Job) -> int:
-        """Send to the peers that have waited, at most `SENT_AT_ONCE_BYTES`, and return how much work that was."""
+        """Send at most `SENT_AT_ONCE_BYTES` to the peers that have waited, and return how much work that was."""
         stats = self._stats
         before = stats.bytes_out
         until = before + SENT_AT_ONCE_BYTES
