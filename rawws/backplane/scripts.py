@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-# Returns the time, and for as many streams as fit a page, at least one: the answer of XINFO STREAM without its two
-# entries; whether the stream has one of its landmarks; entries; whether there may be more; and its time of expiry. For
-# a stream that can't be read, the error replaces all of these. KEYS: the streams. ARGV: the bytes of a page, and for
-# each stream "XRANGE" or "XREVRANGE", the two ends of the range, how many entries are wanted, and the ids of the two
-# landmarks.
+# KEYS: the streams. ARGV: the bytes of a page, and for each stream "XRANGE" or "XREVRANGE", the two ends of the range,
+# the number of entries wanted, and the ids of the two landmarks.
+#
+# Returns the time, and then an answer for each of the first streams, as many as fit into a page, but at least one: the
+# answer of XINFO STREAM without its two entries; whether the stream has one of its landmarks; entries; whether there
+# may be more; and its time of expiry. For a stream that can't be read, the answer is the error.
 READ_PAGE = """
 local budget, answer, place = tonumber(ARGV[1]), {redis.call('TIME')}, 2
 local function take(entry)

@@ -250,7 +250,7 @@ class ClientConnector:
         if answer.fault:
             raise InvalidResponse(f"{shown(uri)}{attempt.through}: the server's 101 is not valid: {answer.fault}")
         trailing_data = phase.trailing_data
-        message = f"HTTP ends, WebSocket begins: {len(trailing_data)} bytes came behind the response"
+        message = f"HTTP ends, WebSocket begins: {len(trailing_data)} bytes came after the response"
         attempt.log(logs.handshake, logging.DEBUG, STATE, message)
         return (ResumedWebSocket if self._options.resume else WebSocket)(
             transport,

@@ -145,7 +145,7 @@ class Hub:
         if settings is None:
             return self.settings
         if not isinstance(settings, RoomSettings):
-            raise UsageError(f"settings({path!r}) returned {settings!r}; it is to return RoomSettings, or None")
+            raise UsageError(f"settings({path!r}) returned {settings!r}; it must return RoomSettings, or None")
         return settings
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:

@@ -249,7 +249,7 @@ class Conversation:
         headers = []
         for name, value in message.get("headers", ()):
             if not isinstance(name, bytes) or not isinstance(value, bytes):
-                raise UsageError(f"the ASGI application's header {name!r}: {value!r} is to be two byte strings")
+                raise UsageError(f"the ASGI application's header {name!r}: {value!r} must be two byte strings")
             if name.lower() != b"transfer-encoding":  # "the server must ignore it"
                 headers.append((name, value))
         self._head = message["status"], headers
@@ -271,7 +271,7 @@ class Conversation:
         if self._head is None and not self._started:
             raise UsageError("the ASGI application has sent http.response.body before http.response.start")
         if not isinstance(body, bytes | bytearray | memoryview):
-            raise UsageError(f"the body of http.response.body is to be bytes, not {type(body).__name__}")
+            raise UsageError(f"the body of http.response.body must be bytes, not {type(body).__name__}")
         if more:
             self._check_that_more_can_come()
         await self._send_head()

@@ -215,7 +215,7 @@ class HttpConnection:
     async def answer_instead(self, response: object, hook: str, logger: logging.Logger, *, close: bool) -> None:
         """Send the response that a hook of the application has returned, in place of going on."""
         if not isinstance(response, Response) or response.status < 200:
-            message = f"{hook} returned {response!r}; it is to return a Response with a final status, or None"
+            message = f"{hook} returned {response!r}; it must return a Response with a final status, or None"
             self.log(logger, logging.ERROR, FAULT, message)
             response = Response(500, "The server failed to decide about this request.\n", [NO_STORE])
         self.log(logger, logging.INFO, STATE, f"answered by {hook} with {response.status}")

@@ -108,7 +108,7 @@ async def test_workers_end_when_the_first_process_is_gone(start_program: StartPr
         (["--workers", "2", "--backplane", REDIS, "--record", "r.jsonl"], "--record writes one file"),
         (["--workers", "2", "--backplane", REDIS, "--page"], "--page shows one process"),
         (["--workers", "2", "--backplane", REDIS, "--tls-cert", "/nowhere.pem"], "'/nowhere.pem'"),
-        (["--workers", "2", "--backplane", "http://localhost"], "http:// is not how Redis is reached"),
+        (["--workers", "2", "--backplane", "http://localhost"], "http:// is not a scheme for Redis"),
         (["--workers", "2", "--backplane", REDIS, "--app", "nowhere:app"], "there is no module 'nowhere'"),
     ],
 )

@@ -54,7 +54,7 @@ def fail(path: str) -> RoomSettings:
     ("settings", "told"),
     [
         (fail, "#0 ! settings('/room/x') failed"),
-        (lambda _: {"history": 3}, "#0 ! settings('/room/x') returned {'history': 3}; it is to return RoomSettings"),
+        (lambda _: {"history": 3}, "#0 ! settings('/room/x') returned {'history': 3}; it must return RoomSettings"),
     ],
 )
 async def test_settings_that_fail_cost_a_request_and_no_more(
