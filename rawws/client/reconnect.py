@@ -69,14 +69,14 @@ class Reconnecting(AsyncIterator[WebSocket]):
         await trio.sleep(wait_s)
 
     def __del__(self) -> None:
-        # The program has left its loop, and with it the connection: it is closed in the background.
+        # The program has left its loop, and so abandoned the connection, which is closed in the background.
         if self._websocket is not None:
             with contextlib.suppress(Exception):
                 self._websocket.begin_close()
 
 
 def _retry_after_s(error: Exception) -> float | None:
-    """Return how long to wait at least before another try; None where that would fail in the same way."""
+    """Return the least wait before another try, in seconds; None if that would fail in the same way."""
     if isinstance(error, InvalidStatus | ProxyError) and (response := error.response) is not None:
         if response.status < 500 and response.status not in RETRIED_STATUSES:
             return None

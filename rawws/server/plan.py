@@ -1,4 +1,4 @@
-"""A server as `serve` was asked for: its arguments checked, and made into a `Server` that runs."""
+"""The plan of a server: the arguments of `serve`, which are checked and made into a running `Server`."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from rawws.server.room_readers import PeerCount, Poll, RoomReader, Stream, answe
 from rawws.wire.messages import Request, Response
 from rawws.wire.origins import Origins
 
-# The ways to read a room over HTTP. A request is answered by the first that suits it, or else by the other app.
+# The ways to read a room over HTTP. The first one that suits a request answers it; otherwise the other app does.
 READERS: list[RoomReader] = [Stream(JSON_EVENTS), Stream(EVENTS), PeerCount(), Poll()]
 
 _METHODS = ("GET", "HEAD", "POST")
@@ -50,8 +50,8 @@ class RoomApp(Middleware):
     ) -> None:
         """``elsewhere`` answers at all paths that are not rooms.
 
-        A POST may have ``max_message_bytes``, or as many as a message by WebSocket, and come ``rate`` times a second
-        from one client; 0 for any number.
+        A POST may have ``max_message_bytes``; by default as many as a WebSocket message. One client may send ``rate``
+        POSTs a second; 0 is no limit.
         """
         self._hub = hub
         self._publisher = HttpPublisher(hub, policy, max_message_bytes, rate)
@@ -118,8 +118,8 @@ def rooms(
     publishes, at the paths that are rooms (see ``rooms_at`` of `Hub`). Other requests go to ``elsewhere``, such as
     ``rawws.asgi(app)``.
 
-    Publishing needs the ``publish_token``; without one nobody may, unless the server is one that only this machine can
-    reach (``is_local``). Web pages of other hosts may read and write if their origin is in ``origins``, or ``origins``
+    Publishing needs the ``publish_token``. Without a token it is closed, unless only this machine can reach the server
+    (``is_local``). Web pages of other hosts may read and write if their origin is in ``origins``, or ``origins``
     is None. A message may have ``max_size`` bytes; by default the limit of `serve` applies.
     """
     policy = PublishPolicy(publish_token, is_local, Origins.of(origins))

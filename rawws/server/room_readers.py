@@ -1,6 +1,6 @@
 """The ways to read a room over HTTP, each an object: a stream of messages, a poll, the number of peers.
 
-`rawws.server.room_app` has the table of those that a server offers.
+`rawws.server.room_app` has the table of the ways that a server offers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rawws.wire.messages import NO_STORE, Headers, Request, Response
 class RoomReader(Protocol):
     """A way to read a room with a GET request."""
 
-    door: Door  # by which the access that a client needs is decided
+    door: Door  # decides which access a client needs
 
     def suits(self, request: Request, reading: RoomQuery) -> bool:
         """Return whether a request asks for this; ``reading`` is what its query asks for."""
@@ -30,7 +30,7 @@ class RoomReader(Protocol):
     async def answer(
         self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
     ) -> None:
-        """Answer a request of a client that has the access, and whose body has been read."""
+        """Answer a request. Its body has been read, and its client has the access."""
 
 
 class Stream:
@@ -97,7 +97,7 @@ class PeerCount:
 
 
 class Poll:
-    """The messages that the history has, as JSON: ``?since``, ``?last``, ``?wait``."""
+    """The messages in the history, as JSON: ``?since``, ``?last``, ``?wait``."""
 
     door = Door.POLL
 
@@ -128,7 +128,7 @@ class Poll:
 
 
 async def answer_page(exchange: Exchange, policy: PublishPolicy, answer: Response | Refusal) -> None:
-    """Answer with the header fields that let a web page read the answer, if its origin may."""
+    """Send an answer. A web page can read it if its origin is allowed."""
     added = policy.fields(exchange.request)
     if isinstance(answer, Refusal):
         raw = tuple((name.encode("ascii"), value.encode("ascii")) for name, value in added)

@@ -722,7 +722,7 @@ async def an_informational_status(send: Send) -> None:
         (two_starts, "the ASGI application has sent http.response.start twice"),
         (a_push, "an ASGI application can't send 'http.response.push' in answer to an HTTP request"),
         (no_type, "an ASGI application can't send None in answer to an HTTP request"),
-        (text_body, "the body of http.response.body is to be bytes, not str"),
+        (text_body, "the body of http.response.body must be bytes, not str"),
         (text_headers, "the ASGI application's header 'a': 'b' must be two byte strings"),
         (a_line_end_in_a_header, "the ASGI application's response can't be sent: "),
         (no_such_status, "999 is not an HTTP status"),
