@@ -223,11 +223,11 @@ class BroadcastLog:
             end += 1 if end == 1 else -1
         return end
 
-    def leave_out(self, members: Mapping[str, object], now: float = 0.0) -> None:
-        """Have the next number be that of messages which nobody here has, and end the history with it.
+    def record_gap(self, members: Mapping[str, object], now: float = 0.0) -> None:
+        """Record a gap, and end the history: messages are missing here, and take the next number together.
 
-        It becomes a segment that is a control with these ``members``. Everything appended must have been sealed. The
-        caller gives it its id.
+        The gap is a segment of its own, a control with these ``members``. All appended messages must have been sealed.
+        The caller sets the gap's id.
         """
         assert not self._open, "what was appended is not sealed"
         self.last_message += 1

@@ -22,7 +22,7 @@ from rawws.net.tls import insecure_context
 from rawws.page import HOME, About, Access, Page
 from rawws.process import signals
 from rawws.process.program import load_tls, run_program
-from rawws.process.workers import MAX_WORKERS, Membership, run_workers
+from rawws.process.workers import MAX_WORKERS, WorkerContext, run_workers
 from rawws.relay.lag_policies import POLICIES
 from rawws.server.apps import HttpApp
 from rawws.server.asgi import asgi, load_app
@@ -44,7 +44,7 @@ CASE_PATH = HOME + "break-it"  # a room for connections that the page breaks, ap
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal ends it."""
-    worker = Membership.of_this_process()
+    worker = WorkerContext.of_this_process()
     logs.configure(options.log_level, None if worker is None else worker.number)
     _check(options)
     if options.workers is not None:
@@ -100,7 +100,7 @@ def _take_share(options: argparse.Namespace) -> None:
             setattr(options, name, math.ceil(whole / options.workers))
 
 
-async def _serve(options: argparse.Namespace, worker: Membership | None) -> None:
+async def _serve(options: argparse.Namespace, worker: WorkerContext | None) -> None:
     program = _Program(options, None if worker is None else worker.number)
     with program.recording():
         await run_program(

@@ -54,16 +54,16 @@ class Reconnecting(AsyncIterator[WebSocket]):
             try:
                 self._websocket = await self._open_websocket()
             except (OSError, RawwsError) as error:
-                least_s = _retry_after_s(error)
-                if least_s is None:
+                min_delay_s = _retry_after_s(error)
+                if min_delay_s is None:
                     raise
-                await self._wait(sentence_of(error), least_s)
+                await self._wait(sentence_of(error), min_delay_s)
             else:
                 self._opened_at = trio.current_time()
                 return self._websocket
 
-    async def _wait(self, why: str, least_s: float) -> None:
-        wait_s = max(least_s, random.uniform(0, self._backoff_s))
+    async def _wait(self, why: str, min_delay_s: float) -> None:
+        wait_s = max(min_delay_s, random.uniform(0, self._backoff_s))
         self._backoff_s = min(self._backoff_s * 2, MAX_BACKOFF_S)
         logs.line(logs.http, logging.INFO, logs.SERVER, STATE, f"{why}; connecting again in {wait_s:.1f} s")
         await trio.sleep(wait_s)

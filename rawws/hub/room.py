@@ -124,7 +124,7 @@ class Room:
             encode_message(*as_message(message, text), frames)
         state = self._state
         if frames and state.shared is not None:
-            state.send_out(frames, NOBODY, key)
+            state.send_to_backplane(frames, NOBODY, key)
         elif frames:
             state.add(frames, NOBODY, key)
             if len(state):

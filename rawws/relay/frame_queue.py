@@ -43,11 +43,11 @@ class FrameQueue:
         self.size += len(frames)
 
     def append_apart(self, frames: bytes) -> None:
-        """Add frames at the end as a piece of its own, which `take_back` can remove."""
+        """Add frames at the end as a piece of its own, which `withdraw` can remove."""
         self.pieces.append(frames)
         self.size += len(frames)
 
-    def take_back(self, frames: bytes) -> bool:
+    def withdraw(self, frames: bytes) -> bool:
         """Remove these frames if they are the last piece, and return whether they were."""
         if self.pieces[-1] is not frames:
             return False

@@ -193,7 +193,7 @@ class Loop(Connections):
     def _read(self, peer: Peer) -> int:
         """Receive once from a peer, act on the bytes, and return their number."""
         if peer.deferred_frames is not None and not peer.held_back:
-            return self._go_on(peer, peer.deferred_frames)
+            return self._read_deferred(peer, peer.deferred_frames)
         session = peer.session
         if session.has_unread:
             self._act_on(peer, self._reader.decode(peer, b""))
@@ -225,12 +225,12 @@ class Loop(Connections):
         else:
             self._read_on_soon(peer)
 
-    def _go_on(self, peer: Peer, kept: list[bytes | bytearray]) -> int:
+    def _read_deferred(self, peer: Peer, deferred: list[bytes | bytearray]) -> int:
         """Act on the messages that were deferred while a peer was held back."""
         peer.deferred_frames = None
-        self._act_on(peer, kept)
+        self._act_on(peer, deferred)
         self._read_on_soon(peer)
-        return sum(map(len, kept))
+        return sum(map(len, deferred))
 
     def _end_of_stream(self, peer: Peer) -> None:
         if peer.lost and peer.lost.why:
@@ -267,7 +267,7 @@ class Loop(Connections):
                     self.close(peer, 1008, "this room is for reading only", with_the_rest=False)
                     return
                 if room.shared is not None:
-                    messages = room.send_out(frames, peer.number)
+                    messages = room.send_to_backplane(frames, peer.number)
                 else:
                     open_bytes = room.log.open_bytes
                     messages = room.add(frames, peer.number)

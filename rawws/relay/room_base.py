@@ -208,7 +208,7 @@ class RoomBase(Generic[Member]):
         self.trim()
 
     @property
-    def tells_senders_apart(self) -> bool:
+    def excludes_sender(self) -> bool:
         """Whether a peer is not sent its own messages."""
         return self._senders is not None
 
@@ -229,7 +229,7 @@ class RoomBase(Generic[Member]):
 
     # For publishers
 
-    def send_out(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
+    def send_to_backplane(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
         """Give encoded messages to the backplane, which returns them to be added later; return how many there are."""
         assert self.shared is not None
         history = self.settings.history
@@ -313,7 +313,7 @@ class RoomBase(Generic[Member]):
         since = log.tail_id
         log.ids.restart(after)
         gap = {"since": since, "after": log.label(log.next_message)}
-        log.leave_out({"gap": gap}, trio.current_time())
+        log.record_gap({"gap": gap}, trio.current_time())
         if self._senders is not None:
             self._senders.add(log.last_message, NOBODY)
         if self._polls is not None:

@@ -101,7 +101,7 @@ class Sending:
                 peers = in_order[: max(1, most_bytes // size)]
                 later += in_order[len(peers) :]
             most_bytes -= size * len(peers)
-            if room.tells_senders_apart:
+            if room.excludes_sender:
                 self._send_without_their_own(room, number, peers, segment, short, lost)
                 continue
             for peer in peers:
@@ -121,7 +121,7 @@ class Sending:
                     if peer not in nothing:
                         peer.session.show_sent(segment)
         for peer, segment, sent in short:
-            if not room.tells_senders_apart:
+            if not room.excludes_sender:
                 self._stats.bytes_out -= len(segment) - sent
             peer.record_partial_send(room, number, segment, sent)
             self._control.watch(peer, done=False)

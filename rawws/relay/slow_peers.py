@@ -98,7 +98,7 @@ class SlowPeers:
         """Queue a notification of skipped messages. One that hasn't been sent yet is replaced, and its count added."""
         flow = peer.flow
         assert flow is not None
-        if peer.take_back(flow.notice):
+        if peer.withdraw(flow.notice):
             count += flow.noticed
         flow.notice, flow.noticed = peer.encoding.encode_control({"skipped": count}), count
         if flow.notice:

@@ -187,7 +187,7 @@ class PeerWriter:
             self._outbox.append(frames)
 
     def queue_apart(self, frames: bytes) -> None:
-        """Queue frames as a piece of its own, which `take_back` can remove."""
+        """Queue frames as a piece of its own, which `withdraw` can remove."""
         if self._outbox is None:
             self._outbox = FrameQueue([frames])
         else:
@@ -200,10 +200,10 @@ class PeerWriter:
         else:
             self.queue(message)
 
-    def take_back(self, frames: bytes) -> bool:
+    def withdraw(self, frames: bytes) -> bool:
         """Remove these frames from the end of the queue, and return whether they were there."""
         outbox = self._outbox
-        if outbox is None or not outbox.take_back(frames):
+        if outbox is None or not outbox.withdraw(frames):
             return False
         if not outbox.pieces:
             self._outbox = None
@@ -454,7 +454,7 @@ class PeerWriter:
             self._cursors[room] = Cursor(number + 1)
             return True
         is_several = not offset and number + 1 < room.log.next
-        if is_several and not self.transport.has_handshake and not room.tells_senders_apart:
+        if is_several and not self.transport.has_handshake and not room.excludes_sender:
             return self._send_run(room, number, encoder, stats)
         segment = room.leave_out_own(self, number, segment)
         sent = self.transport.try_send(memoryview(segment)[offset:] if offset else segment)

@@ -107,7 +107,7 @@ class HttpExchange(Exchange):
         if self._body_ended:
             return b""
         if self._connection.http.awaits_continue and not self._connection.http.response_begun:
-            await self._connection.send(self._connection.http.go_on())
+            await self._connection.send(self._connection.http.send_100_continue())
         event = await self._connection.receive_event(deadline)
         if isinstance(event, BodyPart):
             self._pieces += 1

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 import rawws
-from rawws.process.workers import VARIABLE, Membership
+from rawws.process.workers import VARIABLE, WorkerContext
 from tests.redis_server import free_port, redis_server
 from tests.serving import LOOPBACK, PATIENCE_S, Program, StartProgram, get
 
@@ -126,7 +126,7 @@ def test_an_invalid_worker_variable_is_refused(monkeypatch: pytest.MonkeyPatch, 
         rawws.UsageError,
         match=r"RAWWS_WORKER is .*, which is not a value that --workers sets for its processes; unset it",
     ):
-        Membership.of_this_process()
+        WorkerContext.of_this_process()
     assert VARIABLE not in os.environ
 
 

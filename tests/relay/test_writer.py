@@ -107,13 +107,13 @@ def test_messages_wait_apart_while_another_is_sent_in_fragments(pair: tuple[Peer
 def test_only_the_last_piece_can_be_taken_back(pair: tuple[PeerWriter, socket.socket]) -> None:
     peer, _ = pair
     notice = b"skipped"
-    assert not peer.take_back(notice)
+    assert not peer.withdraw(notice)
     peer.queue_apart(notice)
-    assert peer.take_back(notice)
+    assert peer.withdraw(notice)
     assert not peer.has_queued
     peer.queue_apart(notice)
     peer.queue_apart(b"other")
-    assert not peer.take_back(notice)
+    assert not peer.withdraw(notice)
     assert peer.queued_bytes == len(notice) + 5
 
 
