@@ -321,7 +321,7 @@ class Hub:
             if place.after < room.log.last_message:
                 sentence += f", and reads from message {place.after + 1} of {room.log.last_message} on"
             if place.gap is not None:
-                sentence += f"; what came after {place.gap['since']} is gone"
+                sentence += f"; messages after {place.gap['since']} are gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, sentence)
         if self.mode is Mode.BROADCAST and not peer.encoding.is_one_way:
             peer.publishes_to = room

@@ -91,7 +91,7 @@ class Connections:
         elif peer.is_lagging:
             peer.lag_from_tail(room)
         elif peer.is_blocked or peer.is_fragmenting:
-            self.sending.fall_behind(peer)
+            self.sending.start_lagging(peer)
         return room in peer.rooms  # sending may have ended it
 
     # Watching

@@ -74,12 +74,12 @@ class _LaggingReaders:
         room = self._room()
         if room is None or not room.policy.reads_on:  # its peers have no place in a segment
             return
-        for peer in room.behind:
+        for peer in room.lagging:
             yield peer.cursor_in_use(room), peer.encoding
 
 
 class RoomBase(Generic[Member]):
-    """The members and the log of one URL path. A member is either current or behind, which means that it lags.
+    """The members and the log of one URL path. A member is either current or lagging.
 
     Nothing is sent from here. The methods that add and remove members return what the loop has to do then.
     """
@@ -91,11 +91,11 @@ class RoomBase(Generic[Member]):
         "_registry",
         "_repeats",
         "_senders",
-        "behind",
         "current",
         "facade",
         "holds",
         "kept_until",
+        "lagging",
         "log",
         "path",
         "policy",
@@ -116,7 +116,7 @@ class RoomBase(Generic[Member]):
         # Members that have been sent everything, by their encoding. Their position is the log's tail.
         self.current: dict[Encoding, set[Member]] = {}
         # Lagging members. Each has a cursor of its own, and waits until its socket takes more.
-        self.behind: set[Member] = set()
+        self.lagging: set[Member] = set()
         self._as_tuple: tuple[RoomBase[Member]] | None = None
         self._registry = registry
         # The object that a program holds. It belongs to the registry, which refers to it weakly while the room isn't in
@@ -142,11 +142,11 @@ class RoomBase(Generic[Member]):
         )
 
     def __repr__(self) -> str:
-        return f"<RoomState {self.path} peers={len(self)} behind={len(self.behind)} {self.log!r}>"
+        return f"<RoomState {self.path} peers={len(self)} behind={len(self.lagging)} {self.log!r}>"
 
     def __len__(self) -> int:
         """The number of members."""
-        return sum(map(len, self.current.values())) + len(self.behind)
+        return sum(map(len, self.current.values())) + len(self.lagging)
 
     def __bool__(self) -> bool:
         return True  # a room that is empty is a room
@@ -154,7 +154,7 @@ class RoomBase(Generic[Member]):
     @property
     def peers(self) -> list[Member]:
         """The present members."""
-        return [*self.behind, *(peer for peers in self.current.values() for peer in peers)]
+        return [*self.lagging, *(peer for peers in self.current.values() for peer in peers)]
 
     @property
     def last_id(self) -> str:
@@ -350,17 +350,17 @@ class RoomBase(Generic[Member]):
         return self.policy.tail(self.log)
 
     def add_current(self, peer: Member) -> None:
-        self.behind.discard(peer)
+        self.lagging.discard(peer)
         self.current.setdefault(peer.encoding, set()).add(peer)
 
-    def add_behind(self, peer: Member) -> None:
+    def add_lagging(self, peer: Member) -> None:
         self._discard_current(peer)
-        self.behind.add(peer)
+        self.lagging.add(peer)
 
     def remove(self, peer: Member) -> bool:
         """End a peer's membership, whatever the reason; return whether watchers have to be notified."""
         self._discard_current(peer)
-        self.behind.discard(peer)
+        self.lagging.discard(peer)
         self.watchers.discard(peer)
         has_news = self.watchers.note("leave", peer, len(self))
         self.trim()
@@ -425,7 +425,7 @@ class RoomBase(Generic[Member]):
 
     def trim(self) -> None:
         """Forget the messages that nobody needs any more."""
-        lowest = self.policy.first_needed(self.log, (peer.lag(self).cursor for peer in self.behind))
+        lowest = self.policy.first_needed(self.log, (peer.lag(self).cursor for peer in self.lagging))
         if self._polls:
             lowest = min(lowest, self._polls.lowest)
         self.log.trim(lowest, trio.current_time())

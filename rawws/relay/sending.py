@@ -131,8 +131,8 @@ class Sending:
             self._control.lose(peer, loss)
         self._slow.check_all(room)
         room.trim()
-        left, behind = len(room), len(room.behind)
-        return left - behind, behind, gone - left
+        left, lagging = len(room), len(room.lagging)
+        return left - lagging, lagging, gone - left
 
     def _send_without_their_own(
         self,
@@ -289,7 +289,7 @@ class Sending:
 
     # The places of peers in their rooms
 
-    def fall_behind(self, peer: Peer) -> None:
+    def start_lagging(self, peer: Peer) -> None:
         """Have a peer keep its own place in each of its rooms, since its socket takes nothing right now."""
         peer.start_lagging()
         self._control.watch(peer, done=False)

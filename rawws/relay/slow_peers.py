@@ -44,9 +44,9 @@ class SlowPeers:
         """Carry out what a room's policy decides about the peers that lag too far there."""
         log = room.log
         # If all that the log keeps is within the limit, each peer is too.
-        if not room.behind or room.policy.lag_cost(Lag(log, Cursor(log.first), PLAIN)) <= room.settings.max_lag_bytes:
+        if not room.lagging or room.policy.lag_cost(Lag(log, Cursor(log.first), PLAIN)) <= room.settings.max_lag_bytes:
             return
-        for peer in list(room.behind):
+        for peer in list(room.lagging):
             if peer.is_lagging:  # it may have gone since
                 self._check(peer, room)
 
@@ -199,7 +199,7 @@ class SlowPeers:
         """Let a room's publishers go on if no peer lags far any more."""
         if _SLOW not in room.holds:
             return
-        if not any(self._waits_for(room, peer) for peer in room.behind):
+        if not any(self._waits_for(room, peer) for peer in room.lagging):
             self.unblock(room, _SLOW)
 
     def end_rest(self, peer: Peer) -> None:

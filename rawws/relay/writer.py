@@ -253,13 +253,13 @@ class PeerWriter:
         if self._cursors is None and self.rooms:
             self._cursors = {room: room.tail for room in self.rooms}
             for room in self.rooms:
-                room.add_behind(self)
+                room.add_lagging(self)
 
     def lag_from_tail(self, room: Room) -> None:
         """Start a lagging peer at the end of a room that it joins."""
         assert self._cursors is not None
         self._cursors[room] = room.tail
-        room.add_behind(self)
+        room.add_lagging(self)
 
     def replay(self, room: Room, after: int, now: float) -> bool:
         """Start after a given message of a room that it joins; return False if there is nothing to send."""
@@ -271,13 +271,13 @@ class PeerWriter:
             for other in self.rooms:
                 if other is not room:
                     self._cursors[other] = other.tail
-                    other.add_behind(self)
+                    other.add_lagging(self)
         start = room.policy.start(after, entry)
         if start.rest:
             self.session.show_sent(start.rest)
             self.queue_whole(start.rest)
         self._cursors[room] = start.cursor
-        room.add_behind(self)
+        room.add_lagging(self)
         return True
 
     def wait_for_encoding(self, room: Room, number: int, encoder: Encoder) -> None:

@@ -22,7 +22,7 @@ from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
 from rawws.wire.messages import NO_STORE, Request, Response
 
-BODY_TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than what is taken here.")
+BODY_TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than this server accepts.")
 
 # Takes over a connection, by its number, as a peer of that endpoint. It returns None when the connection has ended.
 Adopt = Callable[[int, Transport, PeerGroup], Peer | None]

@@ -71,7 +71,9 @@ class _Figures:
 
     def slowest_lag_bytes(self) -> float:
         """Return the largest lag of a peer, where a lag is counted in bytes; 0 if no peer lags."""
-        lags = [room.policy.lag_bytes(peer.lag(room)) for room in self.rooms for peer in room.behind if peer.is_lagging]
+        lags = [
+            room.policy.lag_bytes(peer.lag(room)) for room in self.rooms for peer in room.lagging if peer.is_lagging
+        ]
         return max(lags, default=0)
 
     def handshakes(self) -> list[tuple[str, float]]:

@@ -93,7 +93,7 @@ class PublishPolicy:
         if is_local_name(host):
             return None
         called = f"is for {shorten(host)}" if host else "has no Host"
-        sentence = f"Without a token a request may publish here that is for localhost or an address; this one {called}."
+        sentence = f"Without a token, only a request for localhost or an address may publish here; this one {called}."
         return Refusal(403, "publish_host", sentence, hint=_HOW_TO_OPEN)
 
     def allows(self, origin: str) -> bool:
@@ -210,7 +210,7 @@ class HttpPublisher:
         wait_s = bucket.try_take(now)
         if not wait_s:
             return None
-        sentence = f"There may be {self._rate:g} messages a second from one client (--rate)."
+        sentence = f"One client may send {self._rate:g} messages a second (--rate)."
         return Refusal(429, "rate", sentence, ((b"Retry-After", str(math.ceil(wait_s)).encode("ascii")),))
 
     def _publish_in(self, room: Room, exchange: Exchange, opcode: Opcode, body: bytes) -> Response | Refusal:

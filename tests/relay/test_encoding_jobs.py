@@ -116,7 +116,7 @@ async def test_stalled_readers_in_all_forms_at_all_places_cost_nothing_when_a_me
         assert await speaker.frame() == seen_text(f"{number}{noise}")
         await wait_all_tasks_blocked()
     room = running.hub.room("/")
-    assert len(state_of(room).behind) == len(stalled)
+    assert len(state_of(room).lagging) == len(stalled)
     made = len(counted.made)
     work = state_of(room).log.work_done
     for number in range(20):
@@ -198,11 +198,11 @@ async def test_readers_that_wait_for_a_form_are_not_taken_for_slow(start_hub: St
     running = start_hub(max_lag_bytes=1000)
     readers = [running.join(extensions=DEFLATE + "15") for _ in range(3)]
     running.hub.room("/").publish(LETTERS)
-    assert state_of(running.hub.room("/")).behind
+    assert state_of(running.hub.room("/")).lagging
     for reader in readers:
         assert await message(reader) == LETTERS
     await wait_all_tasks_blocked()
-    assert not state_of(running.hub.room("/")).behind
+    assert not state_of(running.hub.room("/")).lagging
 
 
 async def test_publishers_are_held_back_while_much_is_left_to_encode(start_hub: StartHub) -> None:
@@ -252,7 +252,7 @@ async def test_a_message_for_a_crowd_is_sent_in_parts(start_hub: StartHub, monke
     for number, reader in enumerate(readers):
         assert await message(reader) == words, number
     await wait_all_tasks_blocked()
-    assert not state_of(room).behind
+    assert not state_of(room).lagging
 
 
 async def test_a_reader_may_leave_while_its_form_is_being_made(start_hub: StartHub) -> None:
@@ -324,7 +324,7 @@ async def test_the_newest_messages_of_many_keys_are_sent_in_parts(start_hub: Sta
     await wait_all_tasks_blocked()
     for number in range(count):
         room.publish(json.dumps({"k": number, "v": "x" * 20}))
-    (peer,) = state_of(room).behind
+    (peer,) = state_of(room).lagging
     assert peer.is_lagging
     newest = state_of(room).policy.next_chunk(Lag(state_of(room).log, Cursor(0), peer.encoding))
     assert newest is not None

@@ -315,7 +315,7 @@ async def test_latest_gives_the_newest_of_each_key(start_hub: StartHub, caplog: 
     assert len([line for line in warnings(caplog) if "reads too slowly" in line]) == 1
     room.publish('{"symbol": "A", "price": 1000}')
     assert json.loads((await slow.frame()).payload)["price"] == 1000
-    assert not state_of(room).behind
+    assert not state_of(room).lagging
 
 
 async def test_who_comes_to_a_ticker_may_have_the_newest_of_each(start_hub: StartHub) -> None:
@@ -599,7 +599,7 @@ async def test_the_room_does_not_wait_for_ever_for_the_one_that_is_not_the_slowe
         published += 1
         await trio.lowlevel.checkpoint()
     await slowest.frames(published)
-    assert [peer.number for peer in state_of(room).behind] == [2], "it is behind, and less than the limit says"
+    assert [peer.number for peer in state_of(room).lagging] == [2], "it is behind, and less than the limit says"
     assert room.is_held
     for _ in range(23):
         mock_clock.jump(1)

@@ -473,7 +473,7 @@ async def test_the_advice_for_a_page_that_may_not_publish_lets_it(nursery: trio.
             PublishPolicy(is_local=True),
             {"Host": "chat.example"},
             "publish_host",
-            "Without a token a request may publish here that is for localhost or an address; this one is for "
+            "Without a token, only a request for localhost or an address may publish here; this one is for "
             "chat.example.",
             "to open it, start the server with --publish-token",
         ),
@@ -481,7 +481,7 @@ async def test_the_advice_for_a_page_that_may_not_publish_lets_it(nursery: trio.
             PublishPolicy(is_local=True),
             {},
             "publish_host",
-            "Without a token a request may publish here that is for localhost or an address; this one has no Host.",
+            "Without a token, only a request for localhost or an address may publish here; this one has no Host.",
             "to open it, start the server with --publish-token",
         ),
         (
