@@ -158,7 +158,7 @@ _TABLE = (
     ),
     _Metric(
         "rawws_slowest_peer_lag_bytes",
-        "Largest lag of a peer behind its room, in bytes.",
+        "Largest lag of a peer in its room, in bytes.",
         "gauge",
         _Figures.slowest_lag_bytes,
     ),

@@ -2,10 +2,10 @@
 
 ============================================  =============================================================
 ``GET /room/x``, accepts text/event-stream    the room's messages as events, from now on, or from ``since``,
-                                              ``last`` or ``Last-Event-ID`` on; with ``json`` each as it is in the
-                                              JSON of polling
-``GET /room/x?since=ID`` or ``?last=N``       the messages in the history, as JSON; with ``wait`` at the latest
-                                              after that number of seconds
+                                              ``last`` or ``Last-Event-ID`` on; with ``json`` as the JSON objects of
+                                              polling
+``GET /room/x?since=ID`` or ``?last=N``       the messages in the history, as JSON; with ``wait`` after at most
+                                              that number of seconds
 ``GET /room/x?peers``                         the number of peers in the room
 ``POST /room/x``                              the body becomes a message
 ============================================  =============================================================
