@@ -202,7 +202,7 @@ class Connector:
 
 
 def _is_whole(parts: SplitResult) -> bool:
-    """Whether a URL has what it needs, and where it belongs: a password with a slash in it ends the host, and so on."""
+    """Return whether a URL is complete. A slash in a password ends the host too early, for example."""
     if parts.scheme == "unix":
         return bool(parts.path) and not parts.netloc.rpartition("@")[2]
     database = "" if parts.scheme == "redis+sentinel" else parts.path.strip("/")

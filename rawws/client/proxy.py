@@ -88,7 +88,7 @@ class Proxy:
 
 
 def _name(parts: SplitResult) -> str:
-    """Return the address without its user. Raises ValueError for what is no port."""
+    """Return the address without its user. Raises ValueError for an invalid port."""
     return f"{parts.scheme}://{parts.hostname}:{parts.port or 80}"
 
 

@@ -23,7 +23,7 @@ Room = TypeVar("Room", contravariant=True)
 
 
 class Backplane(Protocol[Room]):
-    """The store to which every node gives what is published in its rooms, and from which every node reads it.
+    """The store to which every node gives the messages that are published in its rooms, and from which all read them.
 
     A room that has a backplane (`RoomState.shared`) doesn't append the messages of its members and its program to its
     log. It gives them to `publish`. They come back in an order that is the same on all nodes, and are then appended.

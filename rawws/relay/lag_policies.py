@@ -134,7 +134,7 @@ class LagPolicy(ABC):
     @property
     @abstractmethod
     def held_bytes(self) -> int:
-        """The memory of what the policy keeps, in bytes."""
+        """The memory that the policy takes, in bytes."""
 
     # Where a peer is
 

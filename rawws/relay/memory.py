@@ -71,9 +71,7 @@ class Memory:
         self._peers = peers
         self._aging = aging
         self.max_bytes = math.inf
-        self.extra_usage: set[Callable[[], int]] = (
-            set()
-        )  # each returns the bytes of something else, such as a backplane
+        self.extra_usage: set[Callable[[], int]] = set()  # each returns the bytes of a backplane, for example
         # The bodies of requests that are being received, and of answers that are being sent. Clients may share an
         # answer.
         self._bodies: dict[trio.CancelScope, Callable[[], Iterable[bytes | bytearray]]] = {}
@@ -85,8 +83,7 @@ class Memory:
         self._next_check_at = -math.inf
 
     def used_bytes(self) -> int:
-        """Return the bytes of memory of all connections and rooms, with the data that waits for backplanes and
-        programs.
+        """Return the bytes of all connections and rooms, with the data that waits for backplanes and programs.
 
         A connection that is being closed counts only for its waiting bytes, since the connection itself is about to go.
         """

@@ -51,8 +51,7 @@ class PeerGroup:
         *,
         shows_frames: bool = True,
     ) -> None:
-        """``on_leave`` is called with the number of each connection that ends. ``tracer`` gets all that crosses the
-        wire.
+        """``on_leave`` is called with the number of each connection that ends. ``tracer`` gets all traffic.
 
         Without ``shows_frames`` no frames are shown. This is for connections that carry the frames of others.
         """
@@ -177,7 +176,7 @@ class Peer(PeerWriter):
         self.write_shut_down = False  # we have sent all that we ever will, and wait for the peer's end of the stream
         self.cause: Cause | None = None  # the reason for our close, if we have begun one
         self.closed: Closed | None = None  # how it ended; `end` sets it, once
-        self.lost: Loss | None = None  # set when its socket takes no more; what it had sent is still read
+        self.lost: Loss | None = None  # set when its socket takes no more; bytes that it has sent are still read
 
     def __repr__(self) -> str:
         rooms = ", ".join(room.path for room in self.rooms)
@@ -319,7 +318,7 @@ class Inbox:
         self.is_released = False  # the program is done with the WebSocket
         self.also_held: Callable[[], int] | None = None  # returns the bytes that the program keeps for the peer
         self._readers = trio.lowlevel.ParkingLot()
-        # Tasks with something to send wait here until the peer has taken what was sent before.
+        # Tasks with something to send wait here until the peer has taken earlier data.
         self.drained = trio.lowlevel.ParkingLot()
         self.drains = 0  # how many times the operating system has taken all that was queued
 

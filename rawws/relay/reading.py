@@ -13,7 +13,7 @@ from rawws.wire.events import Event, Message, MessagePart, PongReceived
 
 # The size of a receive from a peer whose bytes take long to read.
 LEAST_RECEIVE_BYTES = 4 * 1024
-# At most this many messages of one peer are read at a time. The rest of what was received waits for its next turn.
+# At most this many messages of one peer are read at a time. The rest of the received bytes waits for its next turn.
 MOST_MESSAGES = 500
 
 # The longest time for a turn, and for acting on a full receive. Tiny frames that wsproto reads take a hundred times as
@@ -25,7 +25,7 @@ Decoded = Sequence[bytes | bytearray] | Sequence[Event]
 
 
 class Reader:
-    """Receives from peers and decodes what they send."""
+    """Receives from peers, and decodes the bytes."""
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats

@@ -12,7 +12,7 @@ import trio
 
 from rawws.net.poller import READABLE, make_poller
 
-# A descriptor, and what it is ready for: READABLE, WRITABLE and LOST.
+# A descriptor, and its events: READABLE, WRITABLE and LOST.
 Ready = tuple[int, int]
 
 
@@ -29,7 +29,7 @@ class ReadySockets:
         self._poller.add(fd)
 
     def watch(self, fd: int, interest: int) -> None:
-        """Change what a socket is watched for."""
+        """Change the events for which a socket is watched."""
         self._poller.watch(fd, interest)
 
     def remove(self, fd: int) -> None:

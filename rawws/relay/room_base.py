@@ -169,7 +169,7 @@ class RoomBase(Generic[Member]):
     # For readers
 
     def resolve(self, reading: RoomQuery) -> StartPosition:
-        """Return the position at which a reader starts, and what it has missed by then."""
+        """Return the position at which a reader starts, and the gap before it if there is one."""
         log = self.log
         oldest = log.oldest(trio.current_time())
         if reading.since is not None:

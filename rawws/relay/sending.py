@@ -43,7 +43,7 @@ class Sending:
     # To all of a room
 
     def broadcast(self, room: RoomState) -> tuple[int, int, int]:
-        """Seal what was added to a room and send it to every peer there.
+        """Seal the messages that were added to a room, and send them to every peer there.
 
         Returns the number of peers that were sent it at once, that have it queued, and that were lost or closed.
         """
@@ -240,7 +240,7 @@ class Sending:
         return True
 
     def flush(self, peer: Peer) -> None:
-        """Send what the peer's socket takes now, and watch it for writability if something is left."""
+        """Send as much as the peer's socket takes now, and have it watched for writability if something is left."""
         if peer.transport.fileno() < 0:
             return
         was_lagging, before = peer.is_lagging, self._stats.bytes_out

@@ -129,8 +129,7 @@ class PeerWriter:
 
     @property
     def program_bytes(self) -> int:
-        """The bytes of programs' messages that were queued since the outbox was last empty, for a peer without
-        inbox."""
+        """The bytes of programs' messages that were queued since the outbox was last empty; 0 with an inbox."""
         return 0 if self._outbox is None else self._outbox.program_bytes
 
     def pieces(self) -> list[Piece]:

@@ -146,7 +146,7 @@ def _from_h11(request: h11.Request) -> Request:
 
 
 def _replay(request: Request, trailing_data: bytes) -> h11.Connection:
-    """Return h11's connection as it is when it has read this request. Raises `UsageError` for what it can't have read.
+    """Return an h11 connection that has read this request. Raises `UsageError` for a request that it can't have read.
 
     RFC 9110 §5.5 lets clients send bytes beyond ASCII in a value.
     """
