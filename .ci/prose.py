@@ -24,21 +24,6 @@ CHECKED = ("rawws", "tests", "benchmarks", ".ci", ".github", "README.md")
 # This test quotes the patterns.
 QUOTES = "tests/test_prose.py"
 # Files that have not been mended yet. A file leaves the list when it is; the list has to become empty.
-NOT_YET: tuple[str, ...] = (
-    "rawws/relay/backplane.py",
-    "rawws/relay/timers.py",
-    "rawws/hub/hub.py",
-    "rawws/relay/loop.py",
-    "rawws/relay/peer.py",
-    "rawws/backplane/redis_streams.py",
-    "rawws/backplane/connector.py",
-    "rawws/backplane/publisher.py",
-    "rawws/backplane/reader.py",
-    "rawws/server/room_posts.py",
-    "rawws/relay/room_state.py",
-    "rawws/relay/stats.py",
-    "rawws/websocket/__init__.py",
-)
 
 
 class Rule(NamedTuple):

@@ -13,7 +13,7 @@
     │   ├── InvalidRedirect        it sends us to where we don't follow
     │   ├── ProxyError             a proxy in between refused (1)
     │   └── HandshakeRefused       we are the server, and refused the client (1)
-    ├── TlsError                   TLS with a server failed; an ssl.SSLError too (in ``tls.py``, which knows ssl)
+    ├── TlsError                   TLS with a server failed; an ssl.SSLError too (in ``net/tls.py``, which knows ssl)
     │   └── CertificateError       its certificate isn't trusted; an ssl.SSLCertVerificationError too
     ├── OpenTimeout                the opening took longer than ``open_timeout``; a TimeoutError too
     └── ConnectionClosed           the WebSocket is closed; ``closed`` says how that came

@@ -15,7 +15,7 @@ MIB = 1024 * KIB
 # A size that means no limit: more than any length on the wire, less than zlib's integers.
 NO_LIMIT = 1 << 62
 
-# How far a peer's cursor may lag behind its room's tail before it is closed with 1013 (a guess: with messages of 1 KiB
+# How far a peer may lag in its room before it is closed with 1013 (a guess: with messages of 1 KiB
 # it is 16,000 messages, and a thousand such peers still share one log).
 MAX_LAG_BYTES = 16 * MIB
 

@@ -140,7 +140,7 @@ async def main(certificate: str) -> None:
             figures = {
                 "counted": loop.memory.used_bytes(),
                 "used": used_bytes() if asked == MEASURE else 0,
-                "received": loop.traffic.bytes_in,
+                "received": loop.stats.bytes_in,
                 "peers": loop.peer_count,
                 "rooms": len(hub.rooms),
                 "tasks": trio.lowlevel.current_statistics().tasks_living,

@@ -15,7 +15,7 @@ from rawws.hub.hub import Hub
 from rawws.hub.shards import Shards
 from rawws.server.plain_apps import HelloApp
 from rawws.server.room_app import RoomApp
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.server.server import Server
 from tests.serving import LOOPBACK, PATIENCE_S, Client, get, upgrade
 from tests.sse import Event, read_events
@@ -102,7 +102,7 @@ class Rooms:
 
 @asynccontextmanager
 async def rooms(
-    nursery: trio.Nursery, *, guard: Guard | None = None, backplane: Any = (), **settings: Any
+    nursery: trio.Nursery, *, policy: PublishPolicy | None = None, backplane: Any = (), **settings: Any
 ) -> AsyncIterator[Rooms]:
     """A server with rooms, shared through the backplane if one is given: by one or several URLs, or as an object."""
     serve_settings: dict[str, Any] = {
@@ -117,15 +117,15 @@ async def rooms(
         shared = rawws.share(hub, *urls) if urls else shared
     else:
         hub.share_through(Shards({"": backplane}))
-    async with shared, _serving(nursery, hub, guard, serve_settings) as running:
+    async with shared, _serving(nursery, hub, policy, serve_settings) as running:
         yield running
 
 
 @asynccontextmanager
 async def _serving(
-    nursery: trio.Nursery, hub: Hub, guard: Guard | None, serve_settings: dict[str, Any]
+    nursery: trio.Nursery, hub: Hub, policy: PublishPolicy | None, serve_settings: dict[str, Any]
 ) -> AsyncIterator[Rooms]:
-    app = RoomApp(hub, HelloApp(["POST"]), guard or Guard(is_local=True))
+    app = RoomApp(hub, HelloApp(["POST"]), policy or PublishPolicy(is_local=True))
     start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=app, **serve_settings)
     server = await nursery.start(start)
     clients: list[Client] = []

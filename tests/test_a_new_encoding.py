@@ -28,7 +28,7 @@ from rawws.server import room_app
 from rawws.server.metrics import MetricsApp
 from rawws.server.plain_apps import HelloApp
 from rawws.server.room_app import RoomApp
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.server.room_readers import Stream
 from rawws.wire.frames import Opcode, encode_frame
 from tests.room_serving import Rooms, rooms
@@ -161,7 +161,7 @@ async def test_a_reader_that_is_too_slow_skips_messages_and_is_sent_their_number
         reader = await Lines.open(client, "/room")
         await reader.next()
         room, total = running.hub.room("/room"), 0
-        while current_loop().traffic.messages_skipped < 10:
+        while current_loop().stats.messages_skipped < 10:
             room.publish(f"{total} " + "x" * 10_000)
             total += 1
             # The loop encodes a bounded number of bytes in a turn, and a reader does not lag for the rest.
@@ -178,7 +178,7 @@ async def test_a_reader_that_is_too_slow_skips_messages_and_is_sent_their_number
             line = await reader.next()
         assert got == sorted(got)
         assert len(got) + skipped == total
-        assert skipped == current_loop().traffic.messages_skipped >= 10
+        assert skipped == current_loop().stats.messages_skipped >= 10
 
 
 async def test_a_reader_watches_who_joins_and_leaves(nursery: trio.Nursery) -> None:
@@ -225,7 +225,7 @@ async def test_other_readers_are_answered_as_before(nursery: trio.Nursery) -> No
 async def measured(nursery: trio.Nursery) -> AsyncIterator[Rooms]:
     """A server with rooms and /metrics."""
     hub = Hub(hello="")
-    app = MetricsApp(hub, RoomApp(hub, HelloApp(), Guard(is_local=True)))
+    app = MetricsApp(hub, RoomApp(hub, HelloApp(), PublishPolicy(is_local=True)))
     server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, http=app))
     clients: list[Client] = []
     with trio.fail_after(PATIENCE_S):

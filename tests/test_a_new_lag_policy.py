@@ -107,7 +107,7 @@ async def test_a_lagging_peer_gets_every_tenth_message_and_the_others_all(start_
         await flood(running)
     assert quick_got == list(range(1, MESSAGES + 1)), "a peer that keeps up is not concerned"
     room = running.hub.room("/")
-    assert len(state_of(room).behind) == 1
+    assert len(state_of(room).lagging) == 1
     assert state_of(room).log.kept_bytes == 0, "the log keeps nothing for it"
     check_sample(await numbers_of(slow, MESSAGES))
     room.publish(f"{MESSAGES + 1} again")

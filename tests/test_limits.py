@@ -21,7 +21,7 @@ from rawws.limits import Limits, check_number
 from rawws.relay.loop import current_loop
 from rawws.server.plain_apps import HelloApp
 from rawws.server.room_app import RoomApp
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.wire.frames import Opcode
 from tests.room_serving import post
 from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, get, masked, seen_close, upgrade
@@ -338,7 +338,7 @@ async def test_a_program_that_blocks_is_reported(nursery: trio.Nursery, caplog: 
     with trio.fail_after(PATIENCE_S):
         while "the event loop was blocked for at least" not in caplog.text:
             await trio.sleep(0.05)
-    assert current_loop().traffic.longest_block_s >= 0.5
+    assert current_loop().stats.longest_block_s >= 0.5
     client.hang_up()
     server.stop()
 
@@ -453,7 +453,7 @@ async def test_a_server_without_limits_on_time_serves(nursery: trio.Nursery, non
 
 async def test_a_post_has_no_rate_limit_if_that_is_infinite(nursery: trio.Nursery) -> None:
     hub = rawws.Hub()
-    app = RoomApp(hub, HelloApp(["POST"]), Guard(is_local=True), rate=math.inf)
+    app = RoomApp(hub, HelloApp(["POST"]), PublishPolicy(is_local=True), rate=math.inf)
     server = await start(nursery, hub, http=app)
     with trio.fail_after(PATIENCE_S):
         client = await Client.unconnected().connect(server.port)

@@ -12,7 +12,7 @@ import pytest
 from rawws.broadcast.message_ids import parse_id
 from rawws.broadcast.query import read_query
 from rawws.errors import UsageError
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.wire.allowed_hosts import is_local_name
 from rawws.wire.deflate import answer_offers
 from rawws.wire.forwarded import Forwarded
@@ -74,8 +74,8 @@ def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
         return compare(given, right)
 
     monkeypatch.setattr(hmac, "compare_digest", note)
-    guard = Guard("right")
+    policy = PublishPolicy("right")
     for given, refused in (("right", False), ("wrong", True), ("rig", True)):
         request = Request("POST", "/", "1.1", Headers([("Authorization", f"Bearer {given}")]))
-        assert (guard.refuse_writing(request) is not None) is refused
+        assert (policy.refuse_writing(request) is not None) is refused
     assert compared == [(b"right", b"right"), (b"wrong", b"right"), (b"rig", b"right")]

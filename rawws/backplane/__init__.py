@@ -1,5 +1,9 @@
 """Rooms that are shared with other nodes, through Redis Streams.
 
-The format of a stream's entries is in ``rawws.broadcast.stream_entries``, and the protocol between a room and its
-backplane in ``rawws.relay.backplane``.
+``sharing`` has `rawws.share`. ``redis_streams`` is the backplane, of which ``publisher`` writes streams and ``reader``
+follows them (``followed``, ``scripts``). ``connector`` connects to Redis, and ``troubles`` explains why Redis is
+unusable.
+
+The format of a stream's entries is in `rawws.broadcast.stream_entries`, and the interface between a room and its
+backplane in `rawws.relay.backplane`.
 """

@@ -1,4 +1,4 @@
-"""Where Redis is, from a URL, and connections to it."""
+"""The address of a Redis, read from its URL, and connections to it."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     Client = Redis[bytes]
 
-# It logs what fails, with a traceback, and what it logs goes to stderr as it is where nobody has set up logging for it.
-# Our own log has the part that matters, in a sentence.
+# coredis logs each failure with a traceback, and without any set-up of logging that goes to stderr. Our own log has the
+# part that matters, in a sentence.
 logging.getLogger("coredis").addHandler(logging.NullHandler())
 
 # The longest time for an answer of Redis.
@@ -60,7 +60,7 @@ _TLS_OPTIONS = {
 
 
 class Connector:
-    """Makes connections to one Redis, each for one use, and again when it has been away."""
+    """Makes connections to one Redis, and makes them again after it has been away."""
 
     def __init__(self, url: str) -> None:
         """Raises `UsageError` when coredis is not installed, or the URL is invalid."""
@@ -86,22 +86,22 @@ class Connector:
         except OSError as error:  # TLS files
             reason = error.strerror or error.args[0]
             raise UsageError(f"the TLS files in Redis's URL can't be used: {reason}") from None
-        except Exception:  # whose words may have a piece of the password in them
+        except Exception:  # the message may contain a piece of the password
             is_whole = False
         if not is_whole:
-            sentence = "with what is special in a password percent-encoded, such as %2F for a slash"
-            raise UsageError(f"this can't be where Redis is; give one of {_KINDS}, {sentence}")
+            sentence = "with special characters in a password percent-encoded, such as %2F for a slash"
+            raise UsageError(f"this is not a valid URL for Redis; give one of {_KINDS}, {sentence}")
         self._version = ""  # of Redis, once it is known
 
     def __str__(self) -> str:
-        """Where it is, without the password."""
+        """The URL without the password."""
         where = self._parts.netloc.rpartition("@")[2]
         return f"{self._parts.scheme}://{where}{self._parts.path}"
 
     def _connecting(self, parts: SplitResult) -> Callable[[], AbstractAsyncContextManager[Client]]:
         match parts.scheme:
             case "redis" | "rediss" | "unix":
-                self._client()  # which makes no connection yet, but reads the URL
+                self._client()  # this only checks the URL, and doesn't connect yet
                 return self._client
             case "redis+sentinel":
                 return self._through_sentinels(parts)
@@ -110,7 +110,7 @@ class Connector:
                 raise UsageError(f"{sentence}, so it can't be a backplane; give one of {_KINDS}")
         if not parts.netloc and not parts.path.startswith("//"):
             raise UsageError(f"the address of Redis begins with no scheme; give one of {_KINDS}")
-        raise UsageError(f"{parts.scheme}:// is not how Redis is reached; give one of {_KINDS}")
+        raise UsageError(f"{parts.scheme}:// is not a scheme for Redis; give one of {_KINDS}")
 
     def _client(self) -> Client:
         return self._coredis.Redis.from_url(
@@ -118,7 +118,7 @@ class Connector:
         )
 
     def _through_sentinels(self, parts: SplitResult) -> Callable[[], AbstractAsyncContextManager[Client]]:
-        """Ask the sentinels which server is the service's primary, each time anew."""
+        """Return a function that connects to the service's primary. Each call asks the sentinels for it."""
         credentials, _, hosts = parts.netloc.rpartition("@")
         service, _, db = parts.path.removeprefix("/").partition("/")
         if not service:
@@ -146,7 +146,7 @@ class Connector:
         return connect
 
     async def _is_unknown(self, service: str, sentinel: Any) -> bool:
-        """Whether the first Sentinel that answers doesn't know a service."""
+        """Return whether the first Sentinel that answers doesn't know a service."""
         for each in sentinel.sentinels:
             with contextlib.suppress(self._coredis.exceptions.ConnectionError, OSError):
                 return not await each.sentinel_get_master_addr_by_name(service)
@@ -154,7 +154,7 @@ class Connector:
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[Client]:
-        """Connect. Raises whatever is in the way, or comes in the way later, as it is or in a group."""
+        """Connect. Any failure, now or within the block, is raised as it is or in a group."""
         async with self._connect() as client:
             with trio.fail_after(TIMEOUT_S):
                 greeting: Any = await client.hello()
@@ -166,10 +166,10 @@ class Connector:
     async def run_with_reconnect(
         self, work: Callable[[Client], Awaitable[None]], *, on_away: Callable[[Trouble], None]
     ) -> None:
-        """Connect and do some work without end, and again whenever Redis has been away, or the work has failed.
+        """Connect and do some endless work. Do both again whenever Redis has been away, or the work has failed.
 
         ``on_away`` is called with the reason when Redis can't be reached or refuses the work. An error in rawws itself
-        is no such reason: it is logged once, and the work is tried again.
+        doesn't count as that: it is logged once, and the work is tried again.
         """
         rest_s = FIRST_REST_S
         failure = ""
@@ -185,10 +185,10 @@ class Connector:
                 reason = repr(errors.exceptions[0])
                 if is_of_answer(errors):
                     trouble = GIBBERISH
-                elif reason != failure:  # which nothing that Redis does should bring about
+                elif reason != failure:  # nothing that Redis does should cause this
                     logs.server.exception("#%d ! an error in rawws itself; it is tried again", logs.SERVER)
                 failure = reason
-            await trio.lowlevel.checkpoint_if_cancelled()  # of which coredis makes a failure to connect
+            await trio.lowlevel.checkpoint_if_cancelled()  # coredis turns a cancellation into a failure to connect
             if trouble is not None:
                 on_away(await self._look_closer(trouble))
             rest_s = FIRST_REST_S if trio.current_time() - began > MAX_REST_S else min(2 * rest_s, MAX_REST_S)
@@ -202,7 +202,7 @@ class Connector:
 
 
 def _is_whole(parts: SplitResult) -> bool:
-    """Whether a URL has what it needs, and where it belongs: a password with a slash in it ends the host, and so on."""
+    """Return whether a URL is complete. A slash in a password ends the host too early, for example."""
     if parts.scheme == "unix":
         return bool(parts.path) and not parts.netloc.rpartition("@")[2]
     database = "" if parts.scheme == "redis+sentinel" else parts.path.strip("/")

@@ -10,7 +10,7 @@ import trio
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import MessageId, StreamIds
 from rawws.broadcast.outbox import Outgoing
-from rawws.broadcast.stream_entries import Repeated, StreamPlace, StreamTail
+from rawws.broadcast.stream_entries import DuplicateFilter, StreamPlace, StreamTail
 from rawws.relay.room_state import RoomState
 
 # The memory of a room that is followed (measured).
@@ -25,8 +25,8 @@ class Followed:
 
     room: RoomState
     place: StreamPlace = field(default_factory=StreamPlace)
-    repeated: Repeated = field(default_factory=Repeated)
-    tail: StreamTail | None = None  # what is being loaded
+    duplicates: DuplicateFilter = field(default_factory=DuplicateFilter)
+    tail: StreamTail | None = None  # the history that is being loaded
     is_loaded: bool = False
     is_current: trio.Event = field(default_factory=trio.Event)  # the log has all that the stream had when we looked
     looked_at: float = -math.inf
@@ -38,22 +38,22 @@ class Followed:
     has_odd_entries: bool = False  # an entry could not be read, which has been logged
 
     def has_passed(self, message: Outgoing) -> bool:
-        """Whether a message of ours got an id that we have passed without reading the message."""
+        """Return whether a message of ours got an id that we have passed without reading the message."""
         if not self.is_loaded or message.id is None or message.author is None:
             return False
-        return message.id <= self.place.last and not self.repeated.knows(message.author)
+        return message.id <= self.place.last and not self.duplicates.knows(message.author)
 
     @property
     def held_bytes(self) -> int:
         """The bytes of memory that it takes, besides the room."""
         tail = 0 if self.tail is None else self.tail.held_bytes
-        return FOLLOWED_BYTES + self.repeated.held_bytes + tail
+        return FOLLOWED_BYTES + self.duplicates.held_bytes + tail
 
     def is_doubtful(self, since: MessageId | None) -> bool:
-        """Whether a reader that resumes needs another look at the stream: it is unreadable, or the reader's id isn't
-        here.
+        """Return whether the stream has to be checked again for a reader that resumes.
 
-        Such an id may not be here yet, or be of a stream that has replaced this one. An id of the future is neither.
+        That is so if the stream is unreadable, or the reader's id isn't here: the id may come later, or belong to a
+        stream that has replaced this one. Neither is true of an id in the future.
         """
         if self.problem or since is None or not self.is_loaded or not since.epoch.isdigit():
             return bool(self.problem)
@@ -71,9 +71,9 @@ class Followed:
         return ids
 
     def tail_to_load(self) -> StreamTail:
-        """Return what has been read of the room's history; nothing, and of none, for a room with somebody in it.
+        """Return the part of the room's history that has been read so far.
 
-        They would get what was before them.
+        For a room with members it is empty, and no history is loaded: they would get messages from before they joined.
         """
         if self.tail is None or (len(self.room) and self.tail.history.messages):
             self.tail = StreamTail(History() if len(self.room) else self.room.settings.history)

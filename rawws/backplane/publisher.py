@@ -1,12 +1,12 @@
 """Publishing in Redis Streams: in batches, in order, and nothing twice.
 
-A batch is one call of a script, which adds to the streams and notes the number of the last message in a key of this
-node's, its *marker*, in one step. When an answer doesn't come, the marker tells the next connection how much of the
-batch has arrived. That connection also writes its own generation into the marker, and the script refuses to run when it
-finds another one than its own: or else a batch that was still in some buffer could arrive after its repetition.
+A batch is one call of a script. In one step, it adds messages to the streams, and writes the number of the last message
+into a key of this node, the *marker*. If no answer comes, the next connection reads from the marker how much of the
+batch has arrived. It also writes its own generation into the marker, and the script refuses to run if it finds another
+generation. Otherwise a batch that was delayed in some buffer could arrive after its repetition.
 
-A Redis that was lost with its markers can tell nothing. Then all that it hasn't answered for is sent again, and those
-who read it know what of it was there before (`rawws.broadcast.stream_entries.Repeated`).
+If Redis is lost together with its markers, all messages without an answer are sent again. Readers recognize the ones
+that they have read before (`rawws.broadcast.stream_entries.DuplicateFilter`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rawws import logs
 from rawws.backplane.connector import TIMEOUT_S
 from rawws.backplane.troubles import Refused, reading, try_out, writing
 from rawws.broadcast.outbox import Outbox, Outgoing
-from rawws.broadcast.stream_entries import PREFIX, Keeping, key_of, parse_stream_id
+from rawws.broadcast.stream_entries import PREFIX, Retention, key_of, parse_stream_id
 from rawws.limits import MIB
 from rawws.wire.trace import FAULT
 
@@ -31,24 +31,26 @@ if TYPE_CHECKING:
 
 # Publishers are held back when the messages that wait for Redis have this many bytes.
 MAX_WAITING_BYTES = MIB
-# One script call has at most this many messages: Redis serves nobody else for its 5 ms or so.
+# One script call has at most this many messages. It takes about 5 ms, during which Redis serves nobody else.
 BATCH = 1000
 BATCH_BYTES = MIB
-# How large a stream has become is looked at once in so many bytes, by chance: of a large one it takes Redis 2 ms.
+# The size of a stream is checked once per this many bytes on average, at random: for a large one it takes Redis 2 ms.
 CUT_EVERY_BYTES = MIB
 MARKER_EXPIRY_S = 86_400
 IDLE_S = 1.0
 
-# KEYS: the node's marker, the streams, and the others that occur. ARGV: what the marker has to be, if it is there; the
-# generation; the number of the first message; how long the marker is kept, in seconds; whether to see to how many bytes
-# the streams have; how many streams there are, and for each of them how many entries it keeps, how many bytes, and how
-# long it is kept after its last; and for each message its stream's place in KEYS, that of its Idempotency-Key or 0,
-# the message's digest, and its fields after their number. Returns an id for each message; "digest id" for one that has
-# a key; or a minus and the reason why it could not be added. An error that concerns all messages (no memory, no right)
-# ends the script, since it may pass.
+# KEYS: the node's marker, the streams, and the keys of Idempotency-Keys.
 #
-# A stream that takes a third more than the bytes that it keeps is cut to these; what Redis needs for an entry is up to
-# a quarter more than the entry, since it takes memory in certain sizes.
+# ARGV: the expected marker, if there is one; the generation; the number of the first message; the marker's expiry in
+# seconds; whether to check the sizes of the streams; the number of streams. For each stream: the entries and the bytes
+# that it keeps, and its expiry. For each message: the place of its stream in KEYS; the place of its Idempotency-Key or
+# 0; the message's digest; the number of its fields, and the fields.
+#
+# Returns an id for each message; "digest id" for a message with a key; or a minus and the reason why it could not be
+# added. An error that concerns all messages (no memory, no right) ends the script, since it may pass.
+#
+# A stream that takes a third more than the bytes that it keeps is cut to these. For an entry, Redis needs up to a
+# quarter more than the entry's size, since it allocates memory in certain sizes.
 #
 # The effects of a script stay when it fails, so nothing may raise between the first XADD and the marker.
 PUBLISH = """
@@ -57,20 +59,20 @@ if marker and marker ~= ARGV[1] then
   return redis.error_reply('FENCED a later connection of this node has taken over')
 end
 local of_all = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true, MASTERDOWN = true, NOPERM = true}
-local function told(answer)
+local function flatten(answer)
   return type(answer) == 'table' and '-' .. answer.err or answer
 end
 local function add(at, once, digest, first, last)
-  local stream, keeping = KEYS[at], 3 * at + 1
-  local expiry = ARGV[keeping + 2]
+  local stream, retention = KEYS[at], 3 * at + 1
+  local expiry = ARGV[retention + 2]
   local answer = once > 0 and redis.pcall('GET', KEYS[once])
   if answer then
     if type(answer) == 'string' and string.sub(answer, 1, 1) == '-' then
       return '-ERR something else has written to the key of its Idempotency-Key'
     end
-    return told(answer)
+    return flatten(answer)
   end
-  answer = told(redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[keeping], '*', unpack(ARGV, first, last)))
+  answer = flatten(redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[retention], '*', unpack(ARGV, first, last)))
   if string.sub(answer, 1, 1) == '-' then
     return answer
   end
@@ -122,8 +124,8 @@ end
 redis.call('SET', KEYS[1], ARGV[2] .. ':' .. (tonumber(ARGV[3]) - 1 + done), 'EX', ARGV[4])
 return given
 """
-# KEYS: the node's marker. ARGV: the new generation; the number if there is no marker; how long it is kept. Returns the
-# number that the marker has, after the generation.
+# KEYS: the node's marker. ARGV: the new generation; the number for a missing marker; the marker's expiry. Returns the
+# new marker, which has the generation and the number.
 TAKE_OVER = """
 local before = redis.call('GET', KEYS[1])
 local marker = ARGV[1] .. ':' .. (before and string.match(before, ':(%d+)$') or ARGV[2])
@@ -137,7 +139,7 @@ class Publisher:
     """Takes messages, and sends them to their streams. `publish` has to be running."""
 
     def __init__(self, node: str, on_space: Callable[[], None], on_published: Callable[[Outgoing], None]) -> None:
-        """``on_space`` is called when messages have left the outbox, and it is not full.
+        """``on_space`` is called when messages have left the outbox and it isn't full.
 
         ``on_published`` is called with each message that Redis has given an id.
         """
@@ -162,11 +164,11 @@ class Publisher:
     async def publish(self, client: Client, on_works: Callable[[], None]) -> None:
         """Publish waiting messages until this is cancelled. Raises the exception of a command that fails.
 
-        ``on_works`` is called when everything can be published: all that waited has been, or nothing waits and Redis
-        refuses none of the commands.
+        ``on_works`` is called when publishing works: a batch has been published, or nothing waits and Redis refuses
+        none of the commands.
         """
         outbox = self.outbox
-        script = client.register_script(PUBLISH)  # which is loaded whenever Redis doesn't have it
+        script = client.register_script(PUBLISH)  # loaded whenever Redis doesn't have it
         with trio.fail_after(TIMEOUT_S):
             stream, text = self._trial_keys
             await try_out(client, self._trial_keys, [*writing(stream, text), *reading(stream)])
@@ -190,7 +192,7 @@ class Publisher:
             on_works()
 
     async def _wait(self, client: Client) -> None:
-        """Wait until there is something to send, and see meanwhile that Redis is there: a POST is not to find out."""
+        """Wait until there is something to send. Ping Redis meanwhile, so that its loss is noticed before a POST."""
         self._something_to_send = trio.Event()
         while not self._something_to_send.is_set():
             with trio.move_on_after(IDLE_S) as idle:
@@ -200,7 +202,7 @@ class Publisher:
                     await client.ping()
 
     async def _take_over(self, client: Client) -> str:
-        """Keep earlier connections from publishing, find out what they have published, and return the new marker."""
+        """Fence off earlier connections, find out how much they have published, and return the new marker."""
         outbox = self.outbox
         self._generation += 1
         arguments = (self._generation, outbox.sent, MARKER_EXPIRY_S)
@@ -213,14 +215,14 @@ class Publisher:
 
     def _call(self, batch: list[Outgoing], marker: str) -> tuple[list[str], list[str | bytes | int]]:
         """Return the keys and the arguments of the script for a batch."""
-        streams = {key_of(message.path): Keeping.of(message.history) for message in batch}
+        streams = {key_of(message.path): Retention.of(message.history) for message in batch}
         places = {key: place for place, key in enumerate([self._marker_key, *streams], 1)}
         is_to_cut = random.random() * CUT_EVERY_BYTES < sum(len(message.payload) for message in batch)
         first = self.outbox.sent + 1
         arguments: list[str | bytes | int] = [marker, self._generation, first, MARKER_EXPIRY_S, int(is_to_cut)]
         arguments.append(len(streams))
-        for keeping in streams.values():
-            arguments += keeping
+        for retention in streams.values():
+            arguments += retention
         for message in batch:
             once = 0
             if message.once:
@@ -243,7 +245,7 @@ class Publisher:
 
 
 def _note(message: Outgoing, answer: bytes) -> None:
-    """Note what the script has answered for a message."""
+    """Record the script's answer in a message."""
     if answer.startswith(b"-"):
         message.problem = answer[1:].decode(errors="replace")
         return

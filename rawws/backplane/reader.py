@@ -1,22 +1,24 @@
-"""Following Redis Streams: what comes in the streams of many rooms goes into their logs.
+"""Following Redis Streams: entries of the streams of many rooms go into their logs.
 
-One blocking read asks for many rooms, but names all of them each time; a thousand of them take it 2 ms. So a node has a
-reader, which is a connection and a task, for every 100 rooms.
+One blocking read asks for many rooms, but has to name all of them each time, and a thousand rooms take it 2 ms. So a
+node has a reader for every 100 rooms: a connection and a task.
 
-To follow another room the read that waits has to end. It also waits for a stream of the reader's own, its *bell*, to
-which the reader adds when it wants to be woken: a read that is cancelled would cost its connection.
+To follow another room, the read that waits has to end. Cancelling it would cost the connection. So it also waits for a
+stream of the reader's own, its *bell*, and the reader adds an entry there when it wants the read to end.
 
-A reader that is new to a stream, has been away, or gets as much as it asked for, doesn't trust its place: it looks at
-the stream and reads on in one step, a script, and says so if something may have been missed
-(`rawws.broadcast.stream_entries`). It also does so every few seconds, and when our publisher gets an id that the reader
-has passed already: the blocking read returns nothing of a stream that was deleted and has started again with lower ids.
-It does so a *page* at a time, which is bounded in bytes, and in between it reads what has come in all other rooms. So a
-page is there in time however much a stream has, what has been read is kept, and no room waits for the whole of another.
+A reader doesn't trust its place in a stream if it is new to the stream, has been away, or got as many entries as it
+asked for. Then it checks the stream and reads on in one step, which is a script, and reports a gap if something may
+have been missed (`rawws.broadcast.stream_entries`). It also checks every few seconds, and when our publisher gets an id
+that the reader has passed already: a stream that was deleted has started again with lower ids, of which the blocking
+read returns nothing.
 
-Failures are kept apart. An error that Redis raises for a whole call ends the connection, and
-`rawws.backplane.connector` deals with it. An error that concerns one stream, and an error in rawws itself while it
-handles one room, is that room's `rawws.backplane.followed.Followed.problem`. An entry that can't be read is passed
-over.
+The script reads one *page* at a time, which is bounded in bytes. Between pages the reader reads the new entries of all
+other rooms. So a page never takes long, even of a large stream; nothing is read twice; and no room waits for all of
+another.
+
+Failures are separated. An error that Redis raises for a whole call ends the connection, and
+`rawws.backplane.connector` handles it. An error that concerns one stream, or an error in rawws itself while it handles
+one room, becomes that room's `rawws.backplane.followed.Followed.problem`. An entry that can't be read is skipped.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ from rawws.broadcast.stream_entries import (
     HIGHEST,
     PREFIX,
     Break,
-    Keeping,
     Missed,
+    Retention,
     StreamMessage,
     StreamState,
     format_stream_id,
@@ -67,21 +69,21 @@ if TYPE_CHECKING:
     from rawws.backplane.connector import Client
 
 ROOMS_PER_READER = 100
-# Their keys are sent in each read, so those with long names get a reader for fewer.
+# The keys are sent in each read, so a reader has fewer rooms if their names are long.
 KEY_BYTES_PER_READER = 16 * KIB
-# The blocking read brings so many messages of each room at most; fewer, down to the least, if they are large.
+# The most messages of each room that a blocking read returns. There are fewer, down to the least, if they are large.
 READ, LEAST_READ = 1000, 2
 BLOCK_S = 1.0
 BELL_EXPIRY_S = 60
-# The bytes of a page, which may have one entry more. A small entry counts as a KiB: a thousand take us 10 ms.
+# The bytes of a page, which may exceed them by one entry. A small entry counts as 1 KiB: a thousand take us 10 ms.
 PAGE_BYTES = MIB
-# Live entries of one room up to this size are so little that Redis has trimmed nothing before them.
+# If a room's new entries have at most this size, Redis can't have trimmed entries before them.
 TRUSTED_BYTES = 16 * MIB
-# A stream isn't looked at more often than this for who says that there is more in it, or that it can be read again.
+# The least time between two checks of a stream on request: somebody says that it has more, or is readable again.
 LOOK_EVERY_S = 0.05
-# A room that can't be read is looked at again so often in any case.
+# A room that can't be read is checked at this interval in any case.
 PROBLEM_S = 5.0
-# Every other room is checked at this interval, a few at a time: is it still the same stream? It costs Redis 16 µs each.
+# Every other room is checked at this interval, a few at a time: is it still the same stream? Each costs Redis 16 µs.
 RECHECK_S = 5.0
 RECHECKED = 20
 
@@ -117,11 +119,11 @@ class Reader:
         self.key_bytes -= len(key_of(followed.room.path))
 
     def _follows(self, followed: Followed) -> bool:
-        """Whether a room is still followed, after something was waited for."""
+        """Return whether a room is still followed, after a wait."""
         return self.followed.get(followed.room.path) is followed
 
     def look(self) -> None:
-        """Look at once at what is to be looked at."""
+        """Check the streams that need it without delay."""
         self._something_to_look_at.set()
 
     async def read(self, client: Client, on_works: Callable[[], None]) -> None:
@@ -131,16 +133,16 @@ class Reader:
         """
         with trio.fail_after(TIMEOUT_S):
             await try_out(client, [self._trial_key], reading(self._trial_key))
-        self._last_ring = b"0-0"  # a Redis that lost the stream, and whose clock is slow, has to wake us
+        self._last_ring = b"0-0"  # so that a Redis which lost the stream, and whose clock is slow, wakes us too
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._wake_blocked_read, client)
             await self._read(client, on_works)
 
     @trio.lowlevel.enable_ki_protection
     async def _wake_blocked_read(self, client: Client) -> None:
-        """End the read that waits, whenever there is something to look at.
+        """End the read that waits, whenever a stream has to be checked.
 
-        A Redis that has no memory left takes no bell; the read ends within `BLOCK_S` by itself.
+        A Redis without free memory doesn't accept the bell's entry. Then the read ends within `BLOCK_S` by itself.
         """
         from coredis.exceptions import ResponseError
 
@@ -153,13 +155,13 @@ class Reader:
 
     async def _read(self, client: Client, on_works: Callable[[], None]) -> None:
         script = client.register_script(READ_PAGE)  # which is loaded whenever Redis doesn't have it
-        self._invalidate(followed for followed in self.followed.values() if followed.is_loaded)  # we have been away
+        self._invalidate(followed for followed in self.followed.values() if followed.is_loaded)  # after being away
         for turn in itertools.count():
             self._invalidate(self._due(trio.current_time()))
             if behind := self._behind():
-                if (
-                    turn % 2
-                ):  # one after the other, since many are soon done; and every other time who has waited longest
+                # In every second turn, the room that has waited for longest comes first. In the others, the order
+                # stays, since many rooms are done soon.
+                if turn % 2:
                     behind.sort(key=attrgetter("looked_at"))
                 await self._read_page(client, script, behind)
             on_works()
@@ -185,7 +187,7 @@ class Reader:
         return of_old[:RECHECKED] + in_need
 
     def _handle(self, followed: Followed, work: Callable[[], Result]) -> Result | None:
-        """Run work that concerns one room. If it fails, only this room can't be read for a while."""
+        """Do work that concerns one room. If it fails, only this room can't be read for a while."""
         try:
             return work()
         except Exception as error:  # nothing that a stream contains should cause one
@@ -193,26 +195,26 @@ class Reader:
             if failure != followed.failure:
                 logs.server.exception("#%d ! an error in rawws itself, in room %s", logs.SERVER, followed.room.path)
             followed.failure = failure
-            followed.tail = None  # it may have half a page
+            followed.tail = None  # it may have a part of a page
             followed.problem = "an error in rawws itself"
             followed.looked_at = trio.current_time()
             followed.is_current.set()
             return None
 
     def _take_in(self, followed: Followed, entries: Iterable[Any]) -> int:
-        """Take entries that came live. Returns the bytes of their payloads."""
+        """Take entries from the blocking read. Returns the bytes of their payloads."""
         messages = [self._understand(followed, entry.identifier, entry.field_values) for entry in entries]
         size = sum(len(message.payload) for message in messages)
         if len(messages) == self._most or size > TRUSTED_BYTES or followed.place.is_gone:
             followed.invalidate()
         else:
             self._take(followed, messages)
-            _spread(followed.room)
+            _broadcast(followed.room)
         return size
 
     @staticmethod
     def _understand(followed: Followed, identifier: bytes, fields: Mapping[bytes, bytes]) -> StreamMessage:
-        """Read an entry. The first one of a room that can't be read is logged."""
+        """Parse an entry. A room's first entry that can't be read is logged."""
         try:
             return read_entry(identifier, fields)
         except Exception:  # nothing that an entry contains should cause one
@@ -231,7 +233,7 @@ class Reader:
             followed.invalidate()
 
     async def _read_what_comes(self, client: Client) -> dict[Any, Any]:
-        """Wait for messages in those streams of which we have all; take what there is, if others are to be read."""
+        """Read new entries of the streams that are current. Wait for some, unless other streams have to be read."""
         from coredis.exceptions import WrongTypeError
 
         places: dict[Any, Any] = {self._bell: self._last_ring}
@@ -242,12 +244,12 @@ class Reader:
         with trio.fail_after(TIMEOUT_S + BLOCK_S):
             try:
                 return dict(await client.xread(places, count=self._most, block=block) or {})
-            except WrongTypeError:  # which of them it is will be seen
+            except WrongTypeError:  # the checks will find the stream
                 self._invalidate(self.followed.values())
                 return {}
 
     async def _read_page(self, client: Client, script: Script[bytes], behind: list[Followed]) -> None:
-        """Read on in some streams of which it isn't known how far behind we are."""
+        """Read a page of some streams that are not current."""
         arguments: list[str | int] = [PAGE_BYTES]
         for followed in behind:
             arguments += self._range_of(followed)
@@ -256,7 +258,7 @@ class Reader:
             answer: Any = await script(keys, arguments)
         (seconds, microseconds), *pages = answer
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-        for followed, page in zip(behind, pages, strict=False):  # the others have their turn next
+        for followed, page in zip(behind, pages, strict=False):  # the other streams come next time
             if not self._follows(followed):
                 continue
             if isinstance(page, bytes) and concerns_everything(problem := page.decode(errors="replace")):
@@ -276,7 +278,7 @@ class Reader:
             before = "+" if tail.before is None else f"({format_stream_id(tail.before)}"
             return ("XREVRANGE", before, "-", tail.wanted, *map(format_stream_id, (BEGINNING, BEGINNING)))
         landmarks = map(format_stream_id, place.landmarks)
-        if place.last == HIGHEST:  # nothing can follow, and Redis refuses a range that begins after it
+        if place.last == HIGHEST:  # nothing can follow, and Redis refuses a range after it
             return ("XRANGE", "-", "+", 0, *landmarks)
         return ("XRANGE", f"({format_stream_id(place.last)}", "+", READ, *landmarks)
 
@@ -290,7 +292,7 @@ class Reader:
         followed.is_current.set()
 
     def _read_on(self, followed: Followed, page: Any, now_ms: int) -> None:
-        """Take a page of a stream, or the answer that there is no such stream."""
+        """Process a page of a stream, or the answer that there is no such stream."""
         state, messages, is_last = StreamState(), list[StreamMessage](), True
         if not isinstance(page, bytes):
             length, added, oldest, newest, deleted, has_landmark, entries, has_more, expires_ms = page
@@ -306,32 +308,32 @@ class Reader:
         else:
             room, place = followed.room, followed.place
             before = place.last
-            if found := place.compare(state, now_ms, Keeping.of(room.settings.history).expiry_s * 1000):
-                self._spread_gap(followed, found)
+            if found := place.compare(state, now_ms, Retention.of(room.settings.history).expiry_s * 1000):
+                self._broadcast_gap(followed, found)
             if place.last != before:  # this page begins at the old place
                 messages, is_last = [], not state.length or place.last == state.newest
             followed.ids.deleted = state.deleted
             self._take(followed, messages)
             place.note_look(state, is_last=is_last)
-            _spread(room)
+            _broadcast(room)
             if is_last:
                 followed.is_current.set()
         followed.problem = ""
 
     @staticmethod
-    def _spread_gap(followed: Followed, found: Break) -> None:
+    def _broadcast_gap(followed: Followed, found: Break) -> None:
         """Send a gap to the room's readers, and log it."""
         room = followed.room
         message = f"messages of room {room.path} may have been missed after {room.last_id}: {found.why.value}"
         logs.server_line(logging.ERROR, FAULT, message)
         gap = room.record_gap(found.after)
-        current_loop().sending.spread_gap(room, gap)
+        current_loop().sending.notify_gap(room, gap)
         room.trim()
 
     def _load(
         self, followed: Followed, state: StreamState, page: Sequence[StreamMessage], now_ms: int, *, is_last: bool
     ) -> None:
-        """Begin with what the stream has of the room's history, once all of that has been read."""
+        """Load the room's history, as far as the stream has it. This takes effect once all of it has been read."""
         room, tail, place = followed.room, followed.tail_to_load(), followed.place
         is_first = tail.end is None
         tail.add(state, page, now_ms, is_last=is_last)
@@ -344,8 +346,8 @@ class Reader:
         followed.ids.deleted = state.deleted
         self._take(followed, tail.messages[::-1])
         place.note_look(tail.end, is_last=True)
-        _spread(room)
-        if is_first:  # or else something may have come meanwhile
+        _broadcast(room)
+        if is_first:  # otherwise new entries may have come meanwhile
             followed.is_current.set()
 
     def _take(self, followed: Followed, messages: Iterable[StreamMessage]) -> None:
@@ -353,11 +355,11 @@ class Reader:
         room, place, ids = followed.room, followed.place, followed.ids
         for message in messages:
             place.pass_over(message.id, renews=message.by is not None or not message.is_understood)
-            if not message.is_understood or followed.repeated.has(message.by):
+            if not message.is_understood or followed.duplicates.has(message.by):
                 continue
-            if message.id <= ids.last:  # the stream before it had expired
-                _spread(room)
-                self._spread_gap(followed, Break(Missed.ANEW, just_before(message.id)))
+            if message.id <= ids.last:  # an earlier stream had expired
+                _broadcast(room)
+                self._broadcast_gap(followed, Break(Missed.ANEW, just_before(message.id)))
             frames: list[bytes | bytearray] = []
             encode_message(message.opcode, message.payload, frames)
             ids.add(*message.id)
@@ -365,8 +367,8 @@ class Reader:
             room.add(frames, by.connection if by is not None and by.node == self._node else NOBODY, message.key)
 
 
-def _spread(room: RoomState) -> None:
+def _broadcast(room: RoomState) -> None:
     if len(room):
-        current_loop().sending.spread(room)
+        current_loop().sending.broadcast(room)
     else:
         room.seal_all()

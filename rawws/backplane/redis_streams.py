@@ -6,9 +6,9 @@
                                                                         ║
     peers ◀── the room's log ◀── every node, the sender's too ══ XREAD ═╝
 
-A published message goes to Redis and to nobody else. Every node that has readers in a room follows its stream and puts
-what comes into its own log. So there is one order for everybody, and the stream's ids are the messages' ids on every
-node. Nodes don't know of each other.
+A published message goes only to Redis. Every node that has readers in a room follows its stream, and appends the new
+entries to its own log. So everybody gets the same order, and the stream's ids are the messages' ids on every node.
+Nodes don't know of each other.
 
 ``publisher`` is the upper half of the picture, and ``reader`` the lower one. ``connector`` connects to Redis, and
 ``troubles`` explains why Redis is unusable. The format of a stream's entries, and the detection of gaps, are in
@@ -45,13 +45,13 @@ from rawws.wire.trace import FAULT, STATE
 if TYPE_CHECKING:
     from rawws.backplane.connector import Client
 
-# A start waits for this time for a Redis that is away: it may be starting itself.
+# A start waits for at most this time for a Redis that is away, since that may be starting too.
 START_S = 5.0
-# A client that comes waits for this time for a room that is not loaded yet.
+# A client waits for at most this time for a room that is not loaded yet.
 OPEN_TIMEOUT_S = 3.0
 # At most this many readers, each with two connections to Redis. Beyond that, each follows more rooms.
 MOST_READERS = 100
-# A room that nobody is in any more is followed for a little longer, since somebody may be on the way.
+# An empty room is followed for this time longer, since somebody may be about to join.
 UNUSED_S = 5.0
 _HOLD = "backplane"
 
@@ -69,7 +69,7 @@ class RedisStreams:
     """The backplane of one hub. `run` has to be running; `rawws.share` sees to that."""
 
     def __init__(self, url: str, refuse_room: Callable[[str, Collection[str]], Refusal | None], node: str) -> None:
-        """``refuse_room`` returns why there can't be another room, besides those that are given. ``node`` is unique.
+        """``refuse_room`` returns why no room can be added besides the given ones, or None. ``node`` is unique.
 
         Raises `UsageError` when coredis is not installed, or the URL is invalid.
         """
@@ -82,8 +82,8 @@ class RedisStreams:
         self._readers: dict[Reader, trio.CancelScope] = {}
         self._refuse_room = refuse_room
         self._nursery: trio.Nursery | None = None
-        self._away = set[object]()  # those of our publisher and readers for which Redis is unusable
-        self._told = set[str]()  # the kinds of trouble that were logged since Redis was last usable
+        self._away = set[object]()  # our publisher and readers for which Redis is unusable
+        self._logged_troubles = set[str]()  # the kinds of trouble that were logged since Redis was last usable
         self._has_been_there = False
         self._is_starting = True
         self._start_is_decided = trio.Event()
@@ -141,10 +141,9 @@ class RedisStreams:
         return bool(self._away) or not self._has_been_there
 
     async def start(self) -> str:
-        """Wait until Redis is usable, for at most `START_S`. Return why it can never be the backplane; empty if it may
-        be.
+        """Wait until Redis is usable, for at most `START_S`.
 
-        `run` has to be running.
+        Returns why it can never be the backplane, or an empty string. `run` has to be running.
         """
         with trio.move_on_after(START_S):
             await self._start_is_decided.wait()
@@ -157,11 +156,11 @@ class RedisStreams:
             self._start_is_decided.set()
             return
         is_passing = trouble.lasts is Lasts.A_WHILE
-        if not self._told if is_passing else trouble.kind not in self._told:
+        if not self._logged_troubles if is_passing else trouble.kind not in self._logged_troubles:
             why = f"the backplane is away ({trouble.sentence})" if is_passing else f"the backplane: {trouble.sentence}"
             level = logging.WARNING if is_passing else logging.ERROR
             logs.server_line(level, FAULT, f"{why}; peers stay, and published messages wait")
-        self._told.add(trouble.kind)
+        self._logged_troubles.add(trouble.kind)
         self._away.add(worker)
         if trouble.lasts is Lasts.UNTIL_MENDED:
             self._start_is_decided.set()
@@ -174,8 +173,8 @@ class RedisStreams:
             logs.server_line(logging.INFO, STATE, sentence)
             self._start_is_decided.set()
         self._away.discard(worker)
-        if self._told and not self._away:
-            self._told.clear()
+        if self._logged_troubles and not self._away:
+            self._logged_troubles.clear()
             logs.server_line(logging.INFO, STATE, "the backplane is back")
 
     # Publishing
@@ -200,7 +199,7 @@ class RedisStreams:
         if message.key is not None:
             try:
                 message.key.encode()
-            except UnicodeEncodeError as error:  # in the outbox it would block everything published after it
+            except UnicodeEncodeError as error:  # in the outbox it would block all later messages
                 why = f"a message's key is sent as UTF-8, which can't encode {message.key!r}: {error.reason}"
                 raise UsageError(why) from None
         message.author = Author(self._node, message.sender, next(self._serials))
@@ -258,7 +257,7 @@ class RedisStreams:
 
     @trio.lowlevel.enable_ki_protection
     async def _sweep(self) -> None:
-        """Follow those rooms no longer that nobody has been in for a while, and end readers that have none."""
+        """Stop following rooms that have been empty for a while, and end readers without rooms."""
         while True:
             await trio.sleep(UNUSED_S / 4)
             now = trio.current_time()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-# Returns the time, and for as many streams as fit a page, at least one: the answer of XINFO STREAM without its two
-# entries; whether the stream has one of its landmarks; entries; whether there may be more; and its time of expiry. For
-# a stream that can't be read, the error replaces all of these. KEYS: the streams. ARGV: the bytes of a page, and for
-# each stream "XRANGE" or "XREVRANGE", the two ends of the range, how many entries are wanted, and the ids of the two
-# landmarks.
+# KEYS: the streams. ARGV: the bytes of a page, and for each stream "XRANGE" or "XREVRANGE", the two ends of the range,
+# the number of entries wanted, and the ids of the two landmarks.
+#
+# Returns the time, and then an answer for each of the first streams, as many as fit into a page, but at least one: the
+# answer of XINFO STREAM without its two entries; whether the stream has one of its landmarks; entries; whether there
+# may be more; and its time of expiry. For a stream that can't be read, the answer is the error.
 READ_PAGE = """
-local budget, told, place = tonumber(ARGV[1]), {redis.call('TIME')}, 2
+local budget, answer, place = tonumber(ARGV[1]), {redis.call('TIME')}, 2
 local function take(entry)
   local size = 0
   for _, field in ipairs(entry[2]) do size = size + #field end
@@ -17,7 +18,7 @@ end
 for _, stream in ipairs(KEYS) do
   local info = redis.pcall('XINFO', 'STREAM', stream)
   if info.err then
-    told[#told + 1] = info.err
+    answer[#answer + 1] = info.err
   else
     local state = {}
     for at = 1, #info, 2 do state[info[at]] = info[at + 1] end
@@ -41,7 +42,7 @@ for _, stream in ipairs(KEYS) do
         end
       end
     end
-    while more and #entries < most and (budget > 0 or (#told == 1 and #entries == 0)) do
+    while more and #entries < most and (budget > 0 or (#answer == 1 and #entries == 0)) do
       step = math.min(step, most - #entries)
       local some = redis.pcall(range, stream, from, ARGV[place + 2], 'COUNT', step)
       if some.err then
@@ -60,7 +61,7 @@ for _, stream in ipairs(KEYS) do
       end
       step = math.min(2 * step, 100)
     end
-    told[#told + 1] = problem or {
+    answer[#answer + 1] = problem or {
       state['length'], state['entries-added'] or state['length'], first and first[1] or '0-0',
       state['last-generated-id'], state['max-deleted-entry-id'] or '0-0', has, entries, more and 1 or 0,
       redis.call('PEXPIRETIME', stream),
@@ -71,7 +72,7 @@ for _, stream in ipairs(KEYS) do
     break
   end
 end
-return told
+return answer
 """
 
 

@@ -17,7 +17,7 @@ from rawws.hub.shards import Shards
 from rawws.runtime import check_runs_on_trio
 from rawws.wire.trace import FAULT
 
-# At its end, a node waits for this time for the messages that are still on their way.
+# When a node ends, it waits for at most this time for messages that are still on their way.
 FLUSH_S = 3.0
 
 
@@ -26,20 +26,21 @@ FLUSH_S = 3.0
 async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
     """Share a hub's rooms with every other node that has the same Redis, as long as the block runs.
 
-    ``url`` is ``redis://``, ``rediss://`` or ``unix://``, or ``redis+sentinel://host:port,host:port/SERVICE``. What
-    is published in a room then goes to the room's stream, and from there to the peers of every node, in one order.
-    The block begins when Redis is usable, or after five seconds if it is away. While Redis is away, peers stay, and
-    clients that connect or publish are asked to try again. With ``more`` URLs the rooms are spread over several of
-    them; every node has to be given the same.
+    ``url`` is ``redis://``, ``rediss://`` or ``unix://``, or ``redis+sentinel://host:port,host:port/SERVICE``. A
+    message that is published in a room goes to the room's stream, and from there to the peers of every node, in one
+    order. The block starts when Redis is usable, or after five seconds if it is away. While Redis is away, peers stay,
+    and clients that connect or publish are asked to try again. With ``more`` URLs the rooms are spread over several
+    Redises; every node has to be given the same URLs.
 
-    Left in order, it waits a little until all that was accepted is published; what isn't is lost, as it is when the
-    block is cancelled, and the log says how much that was. Raises `rawws.UsageError` when coredis is not installed, a
-    URL is invalid, there are rooms already, which would not be shared, or the server at the URL can never be used, such
-    as a Redis Cluster, or a Redis that refuses the user.
+    At the end of the block, this waits for a few seconds until all accepted messages are published. Messages that are
+    not published by then are lost, and so are all when the block is cancelled; the log has their number.
+
+    Raises `rawws.UsageError` when coredis is not installed, a URL is invalid, there are rooms already (they would not
+    be shared), or the server at the URL can never be used, such as a Redis Cluster, or a Redis that refuses the user.
     """
     check_runs_on_trio("rawws.share")
     if hub.rooms:
-        raise UsageError("there are rooms already, which nobody would share; share a hub before anybody is in it")
+        raise UsageError("there are rooms already, which would not be shared; share a hub before anybody is in it")
     node = os.urandom(6).hex()
     shards = {each: RedisStreams(each, hub.refuse_room, node) for each in (url, *more)}
     backplane = Shards(shards)
@@ -56,7 +57,7 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
             hub.backplane = None
             nursery.cancel_scope.cancel()
             if backplane.waiting:
-                message = f"messages that were accepted and are lost, since the backplane is away: {backplane.waiting}"
+                message = f"accepted messages that are lost, since the backplane is away: {backplane.waiting}"
                 logs.server_line(logging.ERROR, FAULT, message)
     if unusable:
         raise UsageError(unusable)

@@ -1,7 +1,7 @@
 """Reasons why Redis is unusable: each is a sentence with advice, and says whether waiting helps.
 
 Some show in Redis's answer to HELLO (`of_greeting`), and most in its answer to a command (`diagnose`). A server that
-isn't Redis, or one that expects TLS, gives no answer that a client of Redis understands. It is probed in another way
+isn't Redis, or that expects TLS, gives no answer that a Redis client understands, and is probed in another way
 (`ask_what_answers`).
 
 A successful connection proves little: a Redis that is full, and one that denies a right to our user, both answer HELLO.
@@ -26,7 +26,7 @@ from rawws.wire.trace import shorten
 if TYPE_CHECKING:
     from coredis import Redis
 
-# The commands outside of scripts. Those within scripts are in `reading` and `writing`.
+# The commands outside of scripts. `reading` and `writing` return the commands within scripts.
 DIRECT = ("PING", "EVALSHA", "SCRIPT|LOAD", "XREAD")
 TRIAL_EXPIRY_S = 60
 ASK_TIMEOUT_S = 1.5
@@ -118,8 +118,8 @@ def writing(stream: str, text: str) -> list[tuple[str, ...]]:
     ]
 
 
-# KEYS: those that the commands use. ARGV: each command, after the number of its words. Returns the index of the command
-# that was refused, and the error; or an empty table.
+# KEYS: the keys of the commands. ARGV: for each command the number of its words, and the words. Returns the index of
+# the command that was refused, and the error; or an empty table.
 TRY_OUT = """
 local place, count = 1, 0
 while place <= #ARGV do
@@ -148,7 +148,7 @@ async def try_out(client: Redis[bytes], keys: Sequence[str], commands: Sequence[
 
 
 def concerns_everything(message: str) -> bool:
-    """Whether the error of a command within a script concerns all keys, not only its own."""
+    """Return whether the error of a command within a script concerns all keys, not only its own."""
     return message.startswith(("NOPERM ", _NO_RIGHT_IN_SCRIPT))
 
 

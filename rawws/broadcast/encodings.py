@@ -94,7 +94,7 @@ class Encoding(ABC):
 
     @abstractmethod
     def next_boundary(self, data: bytes, at: int) -> int:
-        """Return where the message ends of which ``data[:at]`` has a part; ``at`` itself, if one ends there."""
+        """Return the end of the message that ``data[:at]`` ends with, whole or in part."""
 
     @abstractmethod
     def count_messages(self, data: bytes, end: int) -> int:
@@ -105,7 +105,7 @@ class Encoding(ABC):
         """Return the offset after the first ``count`` messages of ``data``, which begins with a whole message."""
 
     def rest_of_message(self, segment: bytes, offset: int, *, committed_bytes: int = 0) -> bytes:
-        """Return what a peer must still get of a segment to be between two messages; empty if it is there already.
+        """Return the part of a segment that a peer needs to finish its current message; empty if it has none.
 
         The peer has been sent ``segment[:offset]``, and ``committed_bytes`` after that have to go out in any case.
         """

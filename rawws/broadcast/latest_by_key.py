@@ -26,7 +26,7 @@ class LatestByKey:
     """
 
     def __init__(self, member: str, max_bytes: float = math.inf) -> None:
-        """All together may take ``max_bytes``; the one that came last is kept in any case."""
+        """All messages together may take ``max_bytes``; the newest one is kept in any case."""
         self._member = member
         self._max_bytes = max_bytes
         self.held_bytes = 0
@@ -42,7 +42,7 @@ class LatestByKey:
         self.held_bytes = 0
 
     def give(self, number: int, key: str) -> None:
-        """Name the key of a message that is to be added."""
+        """Set the key of a message that is added next."""
         self._given[number] = key
 
     def add(self, first: int, frames: bytes) -> None:

@@ -1,10 +1,10 @@
 """The messages of one room, as an append-only log of encoded frames, and cursors into it.
 
-A message is encoded once, into the bytes that every peer gets, and appended to the log's open segment. When
-the broadcast loop ends its turn it *seals* the segment: the frames of the turn become one immutable ``bytes``
-with a number (or several, if they are very many). A peer is a cursor: the number of the segment that it gets next,
-and how much of that segment the kernel has already taken from us. So the cost of a backlog is the log, once, and not a
-queue for each peer.
+A message is encoded once, into the bytes that every peer gets, and appended to the log's open segment. When the
+broadcast loop ends its turn, it *seals* the segment: the frames of the turn become one immutable ``bytes`` with a
+number (or several, if there are very many frames). A peer is a cursor: the number of the segment that it gets next, and
+the number of bytes of that segment that the kernel has already taken. So a backlog costs one log, and not a queue for
+each peer.
 
 ::
 
@@ -13,35 +13,36 @@ queue for each peer.
             │ F F F F │ F       │ F F F   │ F F     ┊ open
             └─────────┴────▲────┴─────────┴╌╌╌╌╌╌╌╌╌┘
               first        │              ▲ next
-                 Cursor(42, 7)            └ where peers stand that have been sent everything
+                 Cursor(42, 7)            └ the place of peers that have been sent everything
 
-Segments begin and end at frame boundaries. A cursor with offset 0 therefore stands at one, and only there may
-a frame that isn't in the log (a pong, a close) be put between, or it would land inside another frame.
+Segments begin and end at frame boundaries, so a cursor with offset 0 is at one. Only there can a frame that isn't in
+the log, such as a pong or a close, be sent. Elsewhere it would land inside another frame.
 
 A segment can be sent in other *encodings* besides the plain one (``broadcast/encodings.py``): with its large messages
-compressed, with each message's id, as Server-Sent Events. Each is made once, when the first reader of its kind is sent
-the segment (``broadcast/encoded_segments.py``). Without large messages, a compressed segment is the uncompressed one.
+compressed, with each message's id, as Server-Sent Events. Each encoding is made once, when the segment is sent to the
+first reader that needs it (``broadcast/encoded_segments.py``). A segment without large messages is never compressed.
 
-Encoding takes time, so a segment is encoded only to be sent. A lag is counted in plain bytes: a reader in the midst of
-an encoded segment is taken to have had the same fraction of the plain one. `work` returns how much there is to do, and
-`make` does it in steps of about a millisecond, so that the owner of the log can serve others in between.
+Encoding takes time, so a segment is encoded only when it is sent. A lag is counted in plain bytes: a reader that has
+got a fraction of an encoded segment counts as having got the same fraction of the plain one. `work` returns how much
+work encoding takes, and `make` does it in steps of about a millisecond, so that the log's owner can serve others in
+between.
 
-Every message has a number, and with the log's epoch an id. A log may keep more than its readers need, its *history*:
-the last messages, as long as they are young enough and not too many bytes. A new reader can be given these first;
-`replay_start` finds the place, which may lie within a segment.
+Every message has a number, and together with the log's epoch that is its id. A log may keep more than its readers need,
+its *history*: the last messages, while they are young enough and not too large. A new reader can get these first, and
+`replay_start` finds where they begin, which may be within a segment.
 
-Messages that nobody here has leave a *gap*: a segment without messages, which is a control in the encodings that have
-controls. So readers are notified between the messages that came before and those that follow.
+Messages that are missing here leave a *gap*: a segment without messages, which is a control in the encodings that have
+controls. So readers learn of it between the messages before and after it.
 
-Sending straight from immutable bytes is what keeps the common case free of copies: everybody who has caught up
-is given the same object. The log doesn't know its readers. Its owner calls `trim` with the lowest number that any of
-them still needs, and memory in use is what lies between that and the tail.
+Nothing is copied in the common case, since segments are immutable: all peers that are caught up are sent the same
+object. The log doesn't know its readers. Its owner calls `trim` with the lowest number that any of them still needs,
+and the log keeps the segments from there to the tail.
 
-A message of one byte in a segment of its own is three bytes on the wire and fifty times as much in memory. So limits
-are not compared with the bytes of frames (`lag_bytes`) but with the memory: `lag_cost` for one reader, and `held_bytes`
-for the log with all that it has encoded. When the encoded segments take more than `MAX_ENCODED_RATIO` times what the
-log itself does, the least recently used ones are forgotten. One that a reader has had a part of stays, so that a slow
-reader can't have it encoded twice.
+A message of one byte in a segment of its own takes three bytes on the wire, and fifty times as much memory. So limits
+apply to memory and not to the bytes of frames (`lag_bytes`): `lag_cost` is the memory for one reader, and `held_bytes`
+that of the log with its encoded segments. When the encoded segments take more than `MAX_ENCODED_RATIO` times the log's
+own memory, the least recently used ones are forgotten. A segment that a reader has got in part stays, so that a slow
+reader can't cause it to be encoded twice.
 """
 
 from __future__ import annotations
@@ -61,17 +62,17 @@ from rawws.broadcast.segments import SEGMENT_BYTES, Gap, Segment
 from rawws.limits import KIB, MIB
 from rawws.wire.frames import Opcode, count_frames, is_lone_header, skip_frames, split_frames
 
-# As much as one send() of a peer that catches up should have: a socket's buffer is not much larger.
+# The bytes for one send() to a peer that catches up: a socket's buffer is not much larger.
 RUN_BYTES = 64 * KIB
 
 # A segment has at most this number of pieces of frames; a turn, or a program, may bring many more. A reader that asks
-# for a place within it, or is the only one with its encoding, delays the others for a few milliseconds then.
+# for a place within such a segment, or is the only one with its encoding, delays the others for a few milliseconds.
 SEGMENT_PIECES = 4096
-# And the most bytes of several messages: sending them costs far more than one system call, and encoding them takes at
-# most 8 ms.
+# A segment of several messages has at most this many bytes: sending them costs far more than one system call, and
+# encoding them takes at most 8 ms.
 SEGMENT_PLAIN_BYTES = 256 * KIB
 
-# The memory that encoded segments may take in any case: encoding again and again for a few readers is a waste.
+# Encoded segments may always take this much memory, since encoding again and again for a few readers is a waste.
 MIN_ENCODED_BYTES = 256 * KIB
 # There are seven encodings besides the plain one, and few rooms use all of them. With room for much less, readers that
 # catch up from different places would each have all of it encoded for themselves.
@@ -79,7 +80,7 @@ MAX_ENCODED_RATIO = 6
 
 
 class Cursor(NamedTuple):
-    """Where a peer is in a log: the segment that it is being sent, and the bytes of it that have gone."""
+    """A peer's place in a log: the segment that it is being sent, and the number of its bytes that have been sent."""
 
     number: int
     offset: int = 0
@@ -164,7 +165,7 @@ class BroadcastLog:
 
     @property
     def next(self) -> int:
-        """The number that the open segment will have: the tail, where readers stand that lack nothing."""
+        """The number that the open segment will have. This is the tail, the place of readers that lack nothing."""
         return self.first + len(self._segments)
 
     @property
@@ -178,7 +179,7 @@ class BroadcastLog:
 
     @property
     def next_message(self) -> int:
-        """The number that the next message gets that is appended."""
+        """The number of the next message that is appended."""
         return self.last_message + self._open_count + 1
 
     # Writing
@@ -191,7 +192,7 @@ class BroadcastLog:
         self._open_count += count_frames(frames, max(sizes, default=0))
 
     def seal(self, now: float = 0.0) -> bytes | None:
-        """Make a segment of what was appended and return it, or None when there is nothing more.
+        """Make a segment of the appended messages and return it, or None when there are none.
 
         It takes the first of very many or very large messages. Call it again until nothing is left.
         """
@@ -223,11 +224,11 @@ class BroadcastLog:
             end += 1 if end == 1 else -1
         return end
 
-    def leave_out(self, members: Mapping[str, object], now: float = 0.0) -> None:
-        """Have the next number be that of messages which nobody here has, and end the history with it.
+    def record_gap(self, members: Mapping[str, object], now: float = 0.0) -> None:
+        """Record a gap, and end the history: messages are missing here, and take the next number together.
 
-        It becomes a segment that is a control with these ``members``. Everything appended must have been sealed. The
-        caller gives it its id.
+        The gap is a segment of its own, a control with these ``members``. All appended messages must have been sealed.
+        The caller sets the gap's id.
         """
         assert not self._open, "what was appended is not sealed"
         self.last_message += 1
@@ -246,12 +247,12 @@ class BroadcastLog:
 
     @property
     def sealed_at(self) -> float:
-        """When the last segment was sealed that is kept; long ago, if there is none."""
+        """The time when the newest kept segment was sealed; long ago, if there is none."""
         return self._segments[-1].sealed_at if self._segments else -math.inf
 
     @property
     def sealed_messages(self) -> int:
-        """How many messages the segment has that was sealed last."""
+        """The number of messages in the newest sealed segment."""
         return self._segments[-1].count
 
     # Reading on
@@ -295,13 +296,13 @@ class BroadcastLog:
         return encoded
 
     def leave_plain(self, number: int, encoding: Encoding) -> None:
-        """Encode a segment without compressing it, for when there is no time for that."""
+        """Encode a segment without compressing it, because there is no time for that."""
         encoding = self._segments[number - self.first].encoding_for(encoding)
         if encoding is not encoding.uncompressed and self.work(number, encoding):
             self._keep(number, encoding, self.segment(number, encoding.uncompressed))
 
     def put_back(self, number: int, encoding: Encoding, encoded: bytes) -> None:
-        """Keep an encoded segment of which a reader has had a part, since the reader needs the rest of it."""
+        """Keep an encoded segment that a reader has got in part, since the reader needs the rest of it."""
         encoding = self._segments[number - self.first].encoding_for(encoding)
         if self.work(number, encoding):
             self._keep(number, encoding, encoded)
@@ -385,7 +386,7 @@ class BroadcastLog:
 
     @property
     def held_bytes(self) -> int:
-        """The memory of the log, with all that it has encoded."""
+        """The memory of the log, with its encoded segments."""
         return self._cost() + self._encoded.size_bytes
 
     def _cost(self) -> int:
@@ -403,7 +404,7 @@ class BroadcastLog:
     # History
 
     def replay_start(self, after: int, encoding: Encoding, now: float) -> ReplayStart:
-        """Return where a reader begins that has had all messages up to number ``after``."""
+        """Return where a reader starts that has all messages up to number ``after``."""
         oldest = self.oldest(now)
         is_gap = after + 1 < oldest or after > self.last_message
         wanted = oldest if is_gap else after + 1
@@ -446,7 +447,7 @@ class BroadcastLog:
         return segment.first, segment.last
 
     def number_of(self, message: int) -> int:
-        """Return the number of the segment that has a message; of the open one, if it is yet to come."""
+        """Return the number of the segment that has a message; for a future message, that of the open one."""
         return self.next if message > self.last_message else self._find(message)[0]
 
     def _find(self, message: int) -> tuple[int, Segment]:
@@ -455,7 +456,7 @@ class BroadcastLog:
         return self.first + index, self._segments[index]
 
     def oldest(self, now: float) -> int:
-        """Return the number of the oldest message that the history has; that of the next one, if it has none."""
+        """Return the number of the oldest message in the history; if there is none, that of the next message."""
         self._age(now)
         if self._history_from >= self.next:
             return self.last_message + 1
@@ -463,7 +464,7 @@ class BroadcastLog:
         return max(first, self.last_message - self.history.messages + 1)
 
     def _age(self, now: float) -> None:
-        """Move the history's beginning up to where it is young and small enough."""
+        """Move the start of the history forward until it is young and small enough."""
         count, max_bytes, max_age_s = self.history
         while self._history_from < self.next:
             segment = self._segments[self._history_from - self.first]
@@ -474,7 +475,7 @@ class BroadcastLog:
             self._history_from += 1
 
     def trim(self, number: int, now: float = 0.0) -> None:
-        """Forget the segments before ``number``, but for the history; no cursor may point to them any more."""
+        """Forget the segments before ``number``, except the history. No cursor may point to them any more."""
         self._age(now)
         number = min(number, self._history_from)
         while self._segments and self.first < number:

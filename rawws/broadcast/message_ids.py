@@ -196,7 +196,7 @@ def new_epoch() -> str:
 
 
 def parse_id(text: str) -> MessageId:
-    """Read an id. Raises `UsageError` for what can't be one."""
+    """Read an id. Raises `UsageError` for an invalid one."""
     found = _ID.fullmatch(text)
     if found is None or int(found[2]) >= 1 << 64:  # a stream's are up to there
         raise UsageError(f"{text[:60]!r} is not a message's id, such as 9f2c41d7-42")

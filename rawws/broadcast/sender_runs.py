@@ -1,4 +1,4 @@
-"""The senders of the messages in a room whose peers are not sent what they have said themselves."""
+"""The senders of the messages in a room whose peers are not sent their own messages."""
 
 from __future__ import annotations
 

@@ -113,10 +113,10 @@ class StreamMessage(NamedTuple):
     is_understood: bool = True  # otherwise it is skipped
 
 
-class Repeated:
-    """Recognizes entries of a stream that repeat entries of a Redis which was lost with them.
+class DuplicateFilter:
+    """Recognizes entries that repeat earlier ones, which were lost together with their Redis.
 
-    The node that had published them had no answer yet, and published them again. A reader that has got the first one
+    The node that published them had got no answer, and so published them again. A reader that has got the earlier entry
     must not get the second, and a reader that has not must get it.
     """
 
@@ -143,7 +143,7 @@ class Repeated:
         return author.serial <= self._last.get(author.node, 0)
 
 
-class Keeping(NamedTuple):
+class Retention(NamedTuple):
     """How much of a stream Redis keeps: about this many entries and bytes, for this time after the last entry."""
 
     entries: int
@@ -151,8 +151,8 @@ class Keeping(NamedTuple):
     expiry_s: int
 
     @classmethod
-    def of(cls, history: History) -> Keeping:
-        """Return what a room's history takes, but no less than a node needs that lags a little."""
+    def of(cls, history: History) -> Retention:
+        """Return the retention for a room's history. It is never less than a node needs that lags a little."""
         return cls(
             int(min(max(LEAST_ENTRIES, history.messages), MOST_KEPT)),
             int(min(max(LEAST_BYTES, history.max_bytes), MOST_KEPT)),
@@ -218,7 +218,7 @@ class StreamState(NamedTuple):
 
 
 class Missed(enum.Enum):
-    """Why a reader may have missed messages."""
+    """The reason why a reader may have missed messages."""
 
     TRIMMED = "they were trimmed before they were read"
     LOST = "Redis has come back without the newest of them"
@@ -403,7 +403,7 @@ class StreamTail:
             self.is_whole, self.floor = True, self._beginning(state)
 
     def _beginning(self, state: StreamState) -> StreamId:
-        """Return the place before the first message, which a reader got that joined an empty room."""
+        """Return the place before the first message. A reader that joined the empty room got this place."""
         if not state.removed or not self.messages:
             return state.floor
         return just_before(min(self.messages[-1].id, state.oldest if state.length else HIGHEST))

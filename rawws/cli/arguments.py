@@ -11,7 +11,7 @@ from rawws.errors import UsageError
 from rawws.hub.paths import RoomPaths
 from rawws.page import Access
 from rawws.server.admission import Admission
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.origins import Origins
 from rawws.wire.trace import shorten
@@ -64,7 +64,7 @@ def checked(check: Callable[[str], object]) -> Callable[[str], str]:
     return read
 
 
-token = checked(Guard)
+token = checked(PublishPolicy)
 page_token = checked(Access)
 origin = checked(lambda given: Origins([given]))
 host_name = checked(lambda given: Hosts([given]))

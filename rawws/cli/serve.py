@@ -22,14 +22,14 @@ from rawws.net.tls import insecure_context
 from rawws.page import HOME, About, Access, Page
 from rawws.process import signals
 from rawws.process.program import load_tls, run_program
-from rawws.process.workers import MAX_WORKERS, Membership, run_workers
+from rawws.process.workers import MAX_WORKERS, WorkerContext, run_workers
 from rawws.relay.lag_policies import POLICIES
 from rawws.server.apps import HttpApp
 from rawws.server.asgi import asgi, load_app
 from rawws.server.metrics import MetricsApp
 from rawws.server.plain_apps import HelloApp
 from rawws.server.room_app import RoomApp
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.server.routes import Routes
 from rawws.server.serve import serve
 from rawws.server.server import Server
@@ -44,7 +44,7 @@ CASE_PATH = HOME + "break-it"  # a room for connections that the page breaks, ap
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal ends it."""
-    worker = Membership.of_this_process()
+    worker = WorkerContext.of_this_process()
     logs.configure(options.log_level, None if worker is None else worker.number)
     _check(options)
     if options.workers is not None:
@@ -100,7 +100,7 @@ def _take_share(options: argparse.Namespace) -> None:
             setattr(options, name, math.ceil(whole / options.workers))
 
 
-async def _serve(options: argparse.Namespace, worker: Membership | None) -> None:
+async def _serve(options: argparse.Namespace, worker: WorkerContext | None) -> None:
     program = _Program(options, None if worker is None else worker.number)
     with program.recording():
         await run_program(
@@ -164,8 +164,8 @@ class _Program:
         # A client that reaches a proxy reaches the server after it.
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
-            guard = Guard(options.publish_token, local, self._origins)
-            app = RoomApp(self._hub, app, guard, rate=options.rate or 0.0)
+            policy = PublishPolicy(options.publish_token, local, self._origins)
+            app = RoomApp(self._hub, app, policy, rate=options.rate or 0.0)
         if options.metrics:
             app = MetricsApp(self._hub, app, self._worker)
         page = self._page(listeners, local)

@@ -1,4 +1,4 @@
-"""One connection of a client as it is being opened: what it sends, what is answered, and what errors say about it."""
+"""One attempt of a client to open a connection: its request, the answer, and the errors about it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Redirects:
         self._hops: list[tuple[WebSocketURI, int, WebSocketURI, bool]] = []
 
     def add(self, source: WebSocketURI, status: int, target: WebSocketURI, *, withheld: bool) -> None:
-        """Record one. ``withheld`` says that the source was sent credentials which the target is not sent."""
+        """Record one. With ``withheld``, the source was sent credentials, and the target is not."""
         self._hops.append((source, status, target, withheld))
 
     @property
@@ -68,7 +68,7 @@ class Redirects:
         return any(source == self._hops[-1][2] for source, *_ in self._hops)
 
     def name_in(self, error: OSError | InvalidHandshake | OpenTimeout) -> None:
-        """Put them in front of an error's message, which otherwise names only a server that the caller doesn't know."""
+        """Put them in front of an error's message, which would name only a server that the caller doesn't know."""
         if not self._hops:
             return
         if isinstance(error, OSError) and error.strerror:
@@ -165,7 +165,7 @@ class Attempt:
                 self.log(logs.http, logging.DEBUG, mark, line)
 
     def examine(self, handshake: ClientHandshake, response: Response) -> ServerAnswer:
-        """Hold the answer against the RFC's requirements, and show each."""
+        """Check the answer against the RFC's requirements, and show the result of each."""
         answer = handshake.examine(response)
         logs.show_checks(self.number, answer.checks, () if answer.fault else handshake.accept.steps)
         if answer.fault:
@@ -174,13 +174,13 @@ class Attempt:
 
 
 async def _receive_body(transport: Transport, phase: ResponsePhase, answer: Response) -> Response | str:
-    """Return an answer with as much of its body as comes soon: its status is worth more than its last byte.
+    """Return an answer with as much of its body as comes soon: the status matters more than the last byte.
 
     The body of a redirect is not read, and the body of a stream of events never ends.
     """
     if answer.status not in REDIRECTS:
         now = trio.current_time()
-        left_s = trio.current_effective_deadline() - now  # until the error would be a timeout, without the status
+        left_s = trio.current_effective_deadline() - now  # after it, the error would be a timeout, without the status
         with trio.move_on_at(now + min(BODY_TIMEOUT_S, left_s / 2)), contextlib.suppress(OSError):
             while phase.next_event() is Signal.NEED_DATA:
                 phase.receive_data(await transport.receive())

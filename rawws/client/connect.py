@@ -101,7 +101,7 @@ class ClientConnector:
         self._options = options
         self._limits = options.to_limits()
         self._since = options.first_position
-        self._resumed: ResumedWebSocket | None = None  # which knows the position at which the next one goes on
+        self._resumed: ResumedWebSocket | None = None  # knows the position at which the next connection goes on
         self._ssl = options.ssl
         self._headers = Headers.checked(options.headers or ())
         self._socket = connected
@@ -192,7 +192,7 @@ class ClientConnector:
             raise
 
     async def _follow(self, attempt: Attempt) -> WebSocket:
-        """Send the request to the server, and to those that it redirects to, until one answers with another status."""
+        """Send the request to the server, and follow redirects until a server answers with another status."""
         uri, headers = self._uri, self._headers
         if self._since:
             uri = uri.with_parameter("since", self._since)
@@ -240,7 +240,7 @@ class ClientConnector:
         response: Response,
         answer: ServerAnswer,
     ) -> WebSocket:
-        """Become a WebSocket, or raise for what the server answered."""
+        """Return the WebSocket, or raise an error if the server refused."""
         if response.status != 101:
             body = response.body[:200].decode(errors="replace").strip()
             message = f"{shown(uri)}{attempt.through}: {answer.fault}" + (f": {quote(body)}" if body else "")
@@ -250,7 +250,7 @@ class ClientConnector:
         if answer.fault:
             raise InvalidResponse(f"{shown(uri)}{attempt.through}: the server's 101 is not valid: {answer.fault}")
         trailing_data = phase.trailing_data
-        message = f"HTTP ends, WebSocket begins: {len(trailing_data)} bytes came behind the response"
+        message = f"HTTP ends, WebSocket begins: {len(trailing_data)} bytes came after the response"
         attempt.log(logs.handshake, logging.DEBUG, STATE, message)
         return (ResumedWebSocket if self._options.resume else WebSocket)(
             transport,
@@ -269,7 +269,7 @@ class ClientConnector:
     # Getting there
 
     async def dial(self) -> Transport:
-        """Return a connection to the server on which HTTP can begin, for those who perform the handshake themselves.
+        """Return a connection to the server on which HTTP can start, for callers that perform the handshake themselves.
 
         It is the caller's to close. Raises OSError, `OpenTimeout` and `ProxyError` as `open` does.
         """
@@ -297,7 +297,7 @@ class ClientConnector:
             transport.close()
 
     async def _dial(self, attempt: Attempt, uri: WebSocketURI) -> Transport:
-        """Return a connection to the server on which HTTP can begin."""
+        """Return a connection to the server on which HTTP can start."""
         attempt.through = ""
         if self._socket is not None:
             connected, self._socket = self._socket, None
@@ -311,7 +311,7 @@ class ClientConnector:
         attempt.stage = f"the TLS handshake with {where}"
         attempt.advice = "; if the server doesn't speak TLS, use ws:// in place of wss://"
         if self._ssl is None:
-            self._ssl = default_context()  # reading a machine's authorities takes longer than a handshake
+            self._ssl = default_context()  # kept, since loading the machine's authorities takes longer than a handshake
         return await start_tls(connected, self._ssl, uri.host, where)
 
 
@@ -340,9 +340,9 @@ def connect(
 
     ``async for ws in connect(...)`` connects, and connects again in each round of the loop; the body of the loop goes
     on to the next round when ``ws`` raises `ConnectionClosed`. Before each new try there is a random wait, whose bound
-    doubles up to a minute. The loop raises where another try would fail too: for a status of 4xx, such as 401 and 403,
-    of a server or a proxy, for a bad certificate, and for a server that doesn't speak WebSocket. ``break`` leaves the
-    loop and closes the connection.
+    doubles up to a minute. The loop raises when another try would fail too: for a status of 4xx of a server or a proxy,
+    such as 401 and 403, for a bad certificate, and for a server that doesn't speak WebSocket. ``break`` leaves the loop
+    and closes the connection.
 
     ``uri`` begins with ``ws:``, ``wss:``, or ``ws+unix:`` (``ws+unix:///run/app.sock:/room``); a user name and a
     password in it are sent as Basic authorization. Times are in seconds and sizes in bytes; None switches a limit off.
@@ -361,8 +361,8 @@ def connect(
       ``fast_lane``: as for `serve`.
 
     ``resume`` is for a room of rawws. ``ws.last_id`` is then the id of the message that was received last, and ``async
-    for`` continues after that message when the connection was lost. No message is missed that the room's history still
-    has; otherwise ``ws.gap`` says so. An id in place of True is the position at which to begin, such as one that
+    for`` continues after that message when the connection was lost. No message is missed if the room's history
+    still has it; otherwise ``ws.gap`` says so. An id instead of True is the position to start from, such as one that
     another process has stored.
 
     Raises `InvalidURI` and `UsageError` at once for arguments that can't be used. Connecting raises OSError when there

@@ -27,7 +27,7 @@ _REFUSED_USER = "; it does not accept the user name and password in its address"
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy: its address as it was written, and where that stands, for errors."""
+    """An HTTP proxy: its address as written, and the source of that, for errors."""
 
     address: str
     source: str
@@ -88,7 +88,7 @@ class Proxy:
 
 
 def _name(parts: SplitResult) -> str:
-    """Return the address without its user. Raises ValueError for what is no port."""
+    """Return the address without its user. Raises ValueError for an invalid port."""
     return f"{parts.scheme}://{parts.hostname}:{parts.port or 80}"
 
 

@@ -54,29 +54,29 @@ class Reconnecting(AsyncIterator[WebSocket]):
             try:
                 self._websocket = await self._open_websocket()
             except (OSError, RawwsError) as error:
-                least_s = _retry_after_s(error)
-                if least_s is None:
+                min_delay_s = _retry_after_s(error)
+                if min_delay_s is None:
                     raise
-                await self._wait(sentence_of(error), least_s)
+                await self._wait(sentence_of(error), min_delay_s)
             else:
                 self._opened_at = trio.current_time()
                 return self._websocket
 
-    async def _wait(self, why: str, least_s: float) -> None:
-        wait_s = max(least_s, random.uniform(0, self._backoff_s))
+    async def _wait(self, why: str, min_delay_s: float) -> None:
+        wait_s = max(min_delay_s, random.uniform(0, self._backoff_s))
         self._backoff_s = min(self._backoff_s * 2, MAX_BACKOFF_S)
         logs.line(logs.http, logging.INFO, logs.SERVER, STATE, f"{why}; connecting again in {wait_s:.1f} s")
         await trio.sleep(wait_s)
 
     def __del__(self) -> None:
-        # The program has left its loop, and with it the connection: it is closed in the background.
+        # The program has left its loop, and so abandoned the connection, which is closed in the background.
         if self._websocket is not None:
             with contextlib.suppress(Exception):
                 self._websocket.begin_close()
 
 
 def _retry_after_s(error: Exception) -> float | None:
-    """Return how long to wait at least before another try; None where that would fail in the same way."""
+    """Return the least wait before another try, in seconds; None if that would fail in the same way."""
     if isinstance(error, InvalidStatus | ProxyError) and (response := error.response) is not None:
         if response.status < 500 and response.status not in RETRIED_STATUSES:
             return None

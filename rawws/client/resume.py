@@ -55,7 +55,7 @@ class ResumedWebSocket(WebSocket):
             await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _first_part(self) -> Message | MessagePart:
-        """Return the beginning of the next message after its first line, for which several parts may be needed."""
+        """Return the next message's first part after its first line. The line may need several parts."""
         while True:
             parts = [await super()._first_part()]
             size = len(parts[0].payload)

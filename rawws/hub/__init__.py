@@ -1,1 +1,6 @@
-"""Rooms as a program holds them: a `Hub` of rooms by path, a `Room`, and its members."""
+"""Rooms as a program holds them.
+
+``hub`` has the rooms of an application by path, ``room`` one room, and ``member`` one of its connections. ``paths``
+says which paths are rooms, and ``doors`` which access each way into a room needs. ``registry`` finds and makes rooms.
+``shards`` has their backplanes. The state of a room is below, in `rawws.relay.room_base`.
+"""

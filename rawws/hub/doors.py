@@ -27,7 +27,7 @@ class Door(enum.Enum):
 
     WEBSOCKET = "websocket"  # with or without ids, from the newest message on or resumed
     EVENTS = "events"  # Server-Sent Events
-    POLL = "poll"  # answered at once, or when there is a message
+    POLL = "poll"  # answered at once, or as soon as there is a message
     PEERS = "peers"  # the number of members
     POST = "post"
 
@@ -35,7 +35,7 @@ class Door(enum.Enum):
 def access_through(door: Door, *, relays: bool) -> Access:
     """Return the access that a door needs; ``relays`` says whether the room publishes what its WebSockets send."""
     match door:
-        case Door.POST:  # it also publishes in a room that is read-only for its members
+        case Door.POST:  # a POST may publish even in a room that is read-only for its members
             return Access.WRITE
         case Door.WEBSOCKET if relays:
             return Access.READ | Access.WRITE

@@ -1,4 +1,4 @@
-"""Rooms by path, and the program that relays each message to everybody in the sender's room."""
+"""Rooms by path, and the built-in program: it relays each message to everybody in the sender's room."""
 
 from __future__ import annotations
 
@@ -49,27 +49,30 @@ class Mode(enum.Enum):
 class Hub:
     """All rooms of an application, by path.
 
-    Given to `rawws.serve` in place of a handler, it relays: a connection is greeted with ``hello``, put into the
-    room of its path, and what it sends goes to everybody there. That needs no task for each connection. With a
-    handler, the program decides who joins which room and what is published: see `Hub.room`.
+    Given to `rawws.serve` in place of a handler, it relays: a connection is greeted with ``hello`` and put into the
+    room of its path, and its messages go to everybody there. That needs no task for each connection. With a handler,
+    the program decides which connection joins which room, and what is published: see `Hub.room`.
 
-    ``max_lag_bytes`` is how far a peer may fall behind a room, counted by what is kept because of it (a message of one
-    byte takes some 160 more), and ``slow`` what becomes of it then: ``"close"`` with 1013; ``"skip"`` to the newest;
-    ``"wait"``: those who publish are held back until it catches up, or is closed after taking nothing for
-    ``ping_timeout``; or ``"latest"``: at any time it gets the newest of each ``key``, a member of the messages' JSON,
-    and ``max_lag_bytes`` is for what the newest of all keys take.
+    ``max_lag_bytes`` is how far a peer may lag in a room: the bytes that are kept because of it (each message takes
+    some 160 more). ``slow`` is the policy for a peer that lags further:
 
-    ``history`` is how many of its last messages a room keeps, for at most ``history_age_s`` and in about
-    ``history_bytes``. With ``exclude_sender``, what a peer says goes to all others; with ``read_only`` it may say
-    nothing, or is closed with 1008: the program publishes, or who may POST. ``max_rooms`` and ``max_peers`` (in a room)
-    are refused more with 503.
+    - ``"close"``: it is closed with 1013.
+    - ``"skip"``: it skips to the newest message.
+    - ``"wait"``: publishers wait until it has caught up. It is closed if it takes nothing for ``ping_timeout``.
+    - ``"latest"``: whenever it can take more, it gets the newest message of each ``key``, a member of the messages'
+      JSON. ``max_lag_bytes`` then bounds the newest messages of all keys together.
+
+    A room keeps its last ``history`` messages, for at most ``history_age_s`` and in about ``history_bytes``. With
+    ``exclude_sender``, a peer's message goes to all others. With ``read_only``, a peer that sends a message is closed
+    with 1008; the program and POST requests publish. Beyond ``max_rooms``, or ``max_peers`` in a room, requests are
+    refused with 503.
 
     ``rooms_at`` and all paths below it are rooms, over WebSocket and HTTP. By default every path is a room. If the
     server has an application for HTTP (the ``http`` of `rawws.serve`), only the paths below ``/room/`` are. The other
-    paths are the application's, and a WebSocket is refused there with 404. ``routes``, and a handler in place of the
-    hub, are not bound by this.
+    paths are the application's, and a WebSocket is refused there with 404. This doesn't limit ``routes``, or a
+    handler in place of the hub.
 
-    ``settings(path)`` may return other `RoomSettings` for some rooms. Where it fails, a request is answered with 500.
+    ``settings(path)`` may return other `RoomSettings` for some rooms. If it fails, the request is answered with 500.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class Hub:
         rooms_at: str | None = None,
         settings: Callable[[str], RoomSettings | None] | None = None,
     ) -> None:
-        """Raises `UsageError` for a mode or a policy that there isn't, and for what can't be a limit."""
+        """Raises `UsageError` for an unknown mode or policy, and for an invalid limit."""
         if max_rooms is not None:
             check_number("max_rooms", max_rooms, least=1)
         if not isinstance(hello, str | None):
@@ -113,7 +116,7 @@ class Hub:
         self._max_rooms = max_rooms
         self.hello = hello or ""
         self.registry = RoomRegistry(self._choose_settings, self._choose_backplane)
-        self._asked_for: RoomState | None = None  # by the last request for a room in which nobody was
+        self._asked_for: RoomState | None = None  # the empty room that the last request was for
 
     def __repr__(self) -> str:
         return f"<Hub rooms={len(self.registry.in_use)}>"
@@ -123,7 +126,7 @@ class Hub:
 
     @property
     def rooms(self) -> Mapping[str, Room]:
-        """The rooms that have a member, or keep something for later, by path. It always shows the present ones."""
+        """The rooms that have a member, or keep something for later, by path. It is a live view."""
         return RoomsInUse(self.registry)
 
     def paths(self, *, beside_application: bool) -> RoomPaths:
@@ -131,7 +134,7 @@ class Hub:
         return self._rooms_at or RoomPaths(BESIDE_AN_APPLICATION if beside_application else "/")
 
     def room(self, path: str) -> Room:
-        """Return the room of that path; as long as somebody is in it or holds it, always the same."""
+        """Return the room of a path. It is always the same object while anybody is in the room or holds it."""
         return self.registry.facade_of(self.registry.get(path))
 
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
@@ -142,19 +145,19 @@ class Hub:
         if settings is None:
             return self.settings
         if not isinstance(settings, RoomSettings):
-            raise UsageError(f"settings({path!r}) returned {settings!r}; it is to return RoomSettings, or None")
+            raise UsageError(f"settings({path!r}) returned {settings!r}; it must return RoomSettings, or None")
         return settings
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
-        """Get a room ready to be read from an id on, where that takes a while; returns why it can't be, if it can't."""
+        """Load a room so that it can be read from an id on, if needed. Returns a refusal if that fails."""
         if self.backplane is None:
             return None
         room = self.registry.get(path)
         assert room.shared is not None
-        return await room.shared.prepare(room, since) or self.refuse_room(path)  # others have come
+        return await room.shared.prepare(room, since) or self.refuse_room(path)  # others may have opened
 
     def share_through(self, backplane: Shards) -> None:
-        """Share all rooms with other nodes, also those that a program holds. None may have peers or a history."""
+        """Share all rooms with other nodes, including rooms that a program holds. None may have peers or a history."""
         self.backplane = backplane
         for room in self.registry:
             room.share_through(backplane.of(room.path))
@@ -166,7 +169,7 @@ class Hub:
 
     @property
     def subprotocols(self) -> tuple[str, ...]:
-        """Those that are spoken here without anybody's doing."""
+        """The subprotocols that a hub speaks by itself."""
         return (SUBPROTOCOL,) if self.mode is Mode.BROADCAST else ()
 
     def limits_by_flag(self) -> dict[str, float]:
@@ -182,7 +185,7 @@ class Hub:
         )
 
     def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
-        """Return why there can't be a room at a path, if there can't, beside the rooms or those that are given."""
+        """Return why no room can be added at a path, besides the rooms in use or the given ones; None if it can."""
         rooms = self.registry.in_use if among is None else among
         if path in rooms:
             return None
@@ -192,9 +195,9 @@ class Hub:
         return Refusal(503, "too_many_rooms", sentence, RETRY_SOON)
 
     def refuse_settings(self, path: str) -> Refusal | None:
-        """Return why there can't be a room at a path for the application's ``settings``, whose failure is logged.
+        """Return a refusal if the application's ``settings`` for the room of a path fail. The failure is logged.
 
-        The room is kept, so that they need not be asked again when somebody comes in.
+        The room is kept, so that the settings need not be asked for again when a client joins.
         """
         if self._settings_for is None:
             return None
@@ -211,9 +214,9 @@ class Hub:
         return Refusal(500, "internal_error", "The server failed to decide about this room.")
 
     def admit(self, request: Request) -> Refusal | None:
-        """Return why a request can't be let into the room of its path, if it can't.
+        """Return why a request can't be let into the room of its path; None if it can.
 
-        To be asked once more when all else is decided: while an application was, others may have come.
+        Ask again when all else is decided: while a hook of the application ran, other clients may have joined.
         """
         path = request.path or ""
         if refusal := self.refuse_room(path):
@@ -294,7 +297,7 @@ class Hub:
         remote_address: Address | None = None,
         user: object = None,
     ) -> Peer | None:
-        """Take over a connection whose response is to be a room's messages in an encoding; its head has been sent."""
+        """Take over a connection whose response is a room's messages in an encoding. Its head has been sent."""
         peer = Peer(number, transport, ResponseStream(encoding), endpoint, encoding)
         peer.about = _about(transport, remote_address, user)
         return self._add(peer, path, reading)
@@ -318,7 +321,7 @@ class Hub:
             if place.after < room.log.last_message:
                 sentence += f", and reads from message {place.after + 1} of {room.log.last_message} on"
             if place.gap is not None:
-                sentence += f"; what came after {place.gap['since']} is gone"
+                sentence += f"; messages after {place.gap['since']} are gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, sentence)
         if self.mode is Mode.BROADCAST and not peer.encoding.is_one_way:
             peer.publishes_to = room

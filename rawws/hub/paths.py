@@ -1,4 +1,4 @@
-"""The paths that are rooms, which are the same for WebSocket and HTTP."""
+"""The paths that are rooms. They are the same for WebSocket and HTTP."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ class RoomPaths:
     """A path and all paths below it, as they are in a request's target.
 
     ``/`` is every path. ``/room/`` is every path with this beginning. ``/room`` adds that path itself, but not
-    ``/roomy``.
-    Raises `UsageError` for a path that no request can have, and for one that is reserved (`is_own`).
+    ``/roomy``. Raises `UsageError` for a path that no request can have, and for one that is reserved (`is_own`).
 
     Paths are compared byte by byte (RFC 3986 §6.2.1), because a path that is merely equivalent to one of ours may
     belong to the application, and a proxy may have let it pass as such. So ``/%72oom/x``, ``//room/x`` and ``/Room/x``

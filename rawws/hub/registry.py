@@ -14,10 +14,10 @@ from rawws.relay.settings import RoomSettings
 
 
 class RoomRegistry:
-    """Finds and makes rooms, and keeps those that are in use: that have a member, or keep something for later.
+    """Finds and makes rooms, and keeps the rooms in use: each has a member, or keeps something for later.
 
-    A room that isn't in use lives as long as something else refers to it, such as a program that holds its `Room`. The
-    room of a path is always the same one until then, and so is its `Room`.
+    A room that isn't in use lives as long as something else refers to it, such as a program that holds its `Room`.
+    Until then, the room of a path is always the same object, and so is its `Room`.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class RoomRegistry:
         return self.in_use.get(path) or self._known.get(path)
 
     def get(self, path: str) -> RoomState:
-        """Return the room of a path, which is made if there is none."""
+        """Return the room of a path. If there is none, it is made."""
         room = self.find(path)
         if room is None:
             settings = self._choose_settings(path)

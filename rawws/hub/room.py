@@ -26,10 +26,10 @@ from rawws.wire.frames import encode_message
 
 
 class Delivery(NamedTuple):
-    """What became of a published message: the number of the room's peers for each case."""
+    """The outcome of publishing a message: the number of the room's peers for each case."""
 
-    sent: int  # the operating system has taken it, and all before it
-    queued: int  # it is sent soon, or replaced as `Slow` says: the peer reads slowly, or the message is large
+    sent: int  # the operating system has taken it, and all earlier messages
+    queued: int  # it is sent later, or replaced as `Slow` says: the peer reads slowly, or the message is large
     closed: int  # the peer was lost, or closed for lagging too far
 
 
@@ -55,7 +55,7 @@ class Room:
 
     def __repr__(self) -> str:
         state = self._state
-        return f"<Room {state.path} peers={len(state)} behind={len(state.behind)} {state.log!r}>"
+        return f"<Room {state.path} peers={len(state)} behind={len(state.lagging)} {state.log!r}>"
 
     def __len__(self) -> int:
         """The number of members at this node."""
@@ -83,40 +83,40 @@ class Room:
 
     @property
     def settings(self) -> RoomSettings:
-        """What the room keeps, and how it treats its peers."""
+        """The room's settings: its history, and its treatment of peers."""
         return self._state.settings
 
     @property
     def last_id(self) -> str:
-        """The id of the message that was published last; of the beginning, if there was none."""
+        """The id of the newest message; if there is none, the id of the beginning."""
         return self._state.last_id
 
     @property
     def is_held(self) -> bool:
-        """Whether publishers are to wait, see `ready`."""
+        """Whether publishers have to wait, see `ready`."""
         return self._state.is_held
 
     # Publishing
 
     def publish(self, message: Data, *, text: bool | None = None, key: str | None = None) -> Delivery:
-        """Send a message to everybody in the room, and return what became of it; never waits for a peer.
+        """Send a message to everybody in the room, and return the outcome. This never waits for a peer.
 
-        A ``str`` goes as text, anything bytes-like as binary, unless ``text`` says otherwise. It is encoded once,
-        however many get it. ``key`` is for rooms whose slow peers get the newest of each key. Another thread calls it
-        with ``trio.from_thread.run_sync``, and gives that a ``trio_token`` unless trio has started the thread. Raises
-        `UsageError` when it is called in another thread itself.
+        A ``str`` goes as text, anything bytes-like as binary, unless ``text`` says otherwise. It is encoded once for
+        all peers. ``key`` is for rooms whose slow peers get the newest message of each key. Another thread has to call
+        it with ``trio.from_thread.run_sync``, and with a ``trio_token`` unless trio has started the thread; a direct
+        call raises `UsageError`.
         """
         return self.publish_many((message,), text=text, key=key)
 
     def publish_many(
         self, messages: tuple[Data, ...] | list[Data], *, text: bool | None = None, key: str | None = None
     ) -> Delivery:
-        """Send several messages together, which takes one system call a peer instead of one for each.
+        """Send several messages together. This takes one system call for each peer, not one for each message.
 
-        The ``key`` is that of each of them.
+        All of them have the same ``key``.
 
-        In a room that is shared with other nodes, the messages are then on their way to all of these, and it isn't
-        known yet what becomes of them.
+        In a room that is shared with other nodes, the messages are on their way to all nodes when this returns. Their
+        outcome isn't known yet, and all its numbers are 0.
         """
         check_in_trio("room.publish, message")
         frames: list[bytes | bytearray] = []
@@ -124,17 +124,20 @@ class Room:
             encode_message(*as_message(message, text), frames)
         state = self._state
         if frames and state.shared is not None:
-            state.send_out(frames, NOBODY, key)
+            state.send_to_backplane(frames, NOBODY, key)
         elif frames:
             state.add(frames, NOBODY, key)
             if len(state):
-                return Delivery(*current_loop().sending.spread(state))
+                return Delivery(*current_loop().sending.broadcast(state))
             state.seal_all()
         return Delivery(0, 0, 0)
 
     async def ready(self) -> None:
-        """Wait as long as publishers are held back: by a slow peer in a room that waits for such, or because too much
-        is on its way to the other nodes."""
+        """Wait while publishers are held back.
+
+        The reason is a slow peer in a room with the policy ``wait``, much work left to encode, or too many messages on
+        their way to other nodes.
+        """
         state = self._state
         while state.holds:
             await state.released.park()
@@ -144,11 +147,11 @@ class Room:
     # Membership
 
     def join(self, websocket: WebSocket, *, since: str | None = None, last: int | None = None) -> Membership:
-        """Put a connection into the room: from now on it gets what is published here, until it leaves or closes.
+        """Put a connection into the room: it gets the messages here until it leaves or closes.
 
-        With ``since``, an id, it is first sent the history after that message; with ``last``, a number, the last so
-        many messages. To leave at the end of a block, use what is returned: ``async with room.join(ws):``. A
-        connection may be in any number of rooms. Raises `rawws.ConnectionClosed` when it is closed already.
+        With ``since``, an id, it is first sent the history after that message; with ``last``, a number, this many of
+        the last messages. To leave at the end of a block, use the result: ``async with room.join(ws):``. A connection
+        may be in any number of rooms. Raises `rawws.ConnectionClosed` when it is closed already.
         """
         check_in_trio("room.join, ws")
         reading = RoomQuery(None if since is None else parse_id(since), last)
@@ -157,7 +160,7 @@ class Room:
         return Membership(self, websocket)
 
     def leave(self, websocket: WebSocket) -> None:
-        """Take a connection out of the room. What was published before is still sent to it.
+        """Take a connection out of the room. Earlier messages are still sent to it.
 
         Harmless when it is not in the room.
         """
@@ -169,7 +172,7 @@ class Room:
 class Membership:
     """The membership of a connection in a room. As a context manager, sync or async, it ends with the block."""
 
-    if not TYPE_CHECKING:  # a type checker refuses it by itself
+    if not TYPE_CHECKING:  # a type checker reports it by itself
 
         def __await__(self):
             raise UsageError("room.join(ws) doesn't wait; use async with room.join(ws), or leave out the await")

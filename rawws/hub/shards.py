@@ -10,10 +10,10 @@ from rawws.relay.room_state import RoomState
 
 
 class Shards:
-    """The backplane or backplanes of a hub. A room has the same one on every node that is given the same ones.
+    """The backplanes of a hub, or its only one. On all nodes with the same backplanes, a room has the same one.
 
-    Which one that is depends on the room's path and on the backplanes' names, and not on their order. When one is
-    added, each of the others gives up its part of the rooms, and no other room moves (rendezvous hashing).
+    The choice depends on the room's path and on the backplanes' names, but not on their order. When a backplane is
+    added, some rooms of each of the others move to it, and no other room moves (rendezvous hashing).
     """
 
     def __init__(self, shards: Mapping[str, Backplane[RoomState]]) -> None:

@@ -118,7 +118,7 @@ class Feed:
         self._websocket = websocket
         self._tracer = tracer
         self._about = about
-        self._traffic = current_loop().traffic
+        self._stats = current_loop().stats
         self._waiting: list[str] = []
         self._sending = ""  # the records that were waiting, as one message
         self._something = trio.Event()
@@ -198,7 +198,7 @@ class Feed:
         if self.wants_frames:
             self.wants_frames = False
             self._rests_until = trio.current_time() + REST_S
-            self._passed_at_rest = self._traffic.messages_in + self._traffic.messages_out
+            self._passed_at_rest = self._stats.messages_in + self._stats.messages_out
             self._something.set()
             self._tracer.reconsider()
 
@@ -232,7 +232,7 @@ class Feed:
 
     def _resume(self) -> None:
         """Watch frames again, and report how many were skipped."""
-        passed = self._traffic.messages_in + self._traffic.messages_out - self._passed_at_rest
+        passed = self._stats.messages_in + self._stats.messages_out - self._passed_at_rest
         missed = self._missed - len(self._missed_ends) + passed
         lost = {"at": time.time(), "connection": 0, "kind": "lost", "records": missed}
         self._waiting += [json.dumps(lost), *self._missed_ends]

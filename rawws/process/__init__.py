@@ -1,1 +1,4 @@
-"""What a program needs besides its server: signals, workers, systemd, and the allocator's settings."""
+"""The process around a server: signals, worker processes, systemd, and the allocator's settings.
+
+``program`` puts them together. Each of ``signals``, ``workers``, ``systemd`` and ``malloc`` is about one of them.
+"""

@@ -11,10 +11,10 @@ import trio
 from rawws.limits import MIB
 
 KEPT_FREE_BYTES = 16 * MIB  # a guess: enough for the large messages of one moment, and little for a process
-GIVE_BACK_EVERY_S = 10.0
+TRIM_INTERVAL_S = 10.0
 
 
-def keep_freed_memory() -> None:
+def raise_trim_threshold() -> None:
     """Make glibc keep at least 16 MiB of freed memory, instead of returning it to the system each time.
 
     Large messages come and go many times a second. By default their memory is returned as soon as 128 KiB are free,
@@ -25,8 +25,8 @@ def keep_freed_memory() -> None:
     bytes(8 * MIB)
 
 
-class FreedMemory:
-    """The free memory that glibc holds, which is returned to the system when it is more than 16 MiB.
+class HeapTrimmer:
+    """Returns the free memory that glibc holds to the system, when there are more than 16 MiB of it.
 
     By itself glibc returns only memory at the end of its heap. One small object there keeps all free memory below it: a
     node kept 100 MiB of messages of rooms that were long gone. malloc_trim(3) returns every whole page. With another
@@ -41,8 +41,8 @@ class FreedMemory:
             self._count.restype = _Mallinfo2
             self._trim = libc.malloc_trim
 
-    def give_back(self) -> bool:
-        """Return the memory to the system if there is enough of it. Returns whether it was done.
+    def trim(self) -> bool:
+        """Return the memory to the system if there is enough of it. Returns whether that was so.
 
         Counting takes 0.1 ms, and returning 100 MiB takes 10 ms. Returned memory still counts as free, but to return it
         again takes no time.
@@ -52,10 +52,10 @@ class FreedMemory:
         self._trim(0)
         return True
 
-    async def keep_giving_back(self) -> None:
+    async def run(self) -> None:
         while True:
-            await trio.sleep(GIVE_BACK_EVERY_S)
-            self.give_back()
+            await trio.sleep(TRIM_INTERVAL_S)
+            self.trim()
 
 
 class _Mallinfo2(ctypes.Structure):

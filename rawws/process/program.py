@@ -17,9 +17,9 @@ from rawws.net.addresses import format_address
 from rawws.net.listeners import open_listeners
 from rawws.net.tls import load_certificate
 from rawws.process import systemd
-from rawws.process.malloc import FreedMemory, keep_freed_memory
+from rawws.process.malloc import HeapTrimmer, raise_trim_threshold
 from rawws.process.signals import LATE_S, end_soon, ending_signals
-from rawws.process.workers import Membership
+from rawws.process.workers import WorkerContext
 from rawws.server.server import Server
 from rawws.wire.trace import STATE, TIMER
 
@@ -60,7 +60,7 @@ async def run_program(
     port: int,
     serve: Serve,
     remark: Callable[[], str],
-    worker: Membership | None = None,
+    worker: WorkerContext | None = None,
     invite: Callable[[], str] = str,
 ) -> None:
     """Run the whole program: listen, serve until a signal, and drain; a second signal ends the drain.
@@ -71,7 +71,7 @@ async def run_program(
     `rawws.errors.ListenError` if it can't listen.
     """
     raise_file_limit()
-    keep_freed_memory()
+    raise_trim_threshold()
     with ending_signals() as signals:
         ending = _Ending()
         async with trio.open_nursery() as nursery:
@@ -90,7 +90,7 @@ async def _serve(
     listeners: Sequence[socket.socket],
     remark: Callable[[], str],
     invite: Callable[[], str],
-    worker: Membership | None,
+    worker: WorkerContext | None,
     ending: _Ending,
 ) -> None:
     """Serve to the end. When serving begins, notify systemd, the parent process and the log."""
@@ -101,7 +101,7 @@ async def _serve(
             nursery.cancel_scope.cancel()
 
         server = ending.server = await nursery.start(run)
-        nursery.start_soon(FreedMemory().keep_giving_back)
+        nursery.start_soon(HeapTrimmer().run)
         for listener in server.listeners:
             name, s = format_address(listener.getsockname()), "s" * server.uses_tls
             is_unix = listener.family == socket.AF_UNIX
@@ -111,7 +111,7 @@ async def _serve(
             _log(logging.INFO, STATE, invitation)
         systemd.notify("READY=1", f"STATUS=listening on {', '.join(server.addresses)}")
         if worker is not None:
-            worker.say_ready()
+            worker.notify_ready()
 
 
 class _Ending:
@@ -135,9 +135,9 @@ class _Ending:
                 drain_s = self._begin(name)
                 nursery.start_soon(_tell_who_is_late, drain_s + LATE_S)
 
-    async def heed_link(self, worker: Membership) -> None:
+    async def heed_link(self, worker: WorkerContext) -> None:
         """End when the first process is gone."""
-        await worker.wait_orphaned()
+        await worker.wait_parent_exit()
         drain_s = self._begin("the first process is gone", logging.ERROR)
         end_soon(drain_s + ORPHAN_S, "the first process is gone, and the application goes on")
 

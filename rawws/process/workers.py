@@ -45,7 +45,7 @@ KILL_S = 3.0
 
 
 @dataclass(frozen=True)
-class Membership:
+class WorkerContext:
     """A worker's number, its listening sockets, and its link to the first process."""
 
     number: int
@@ -53,8 +53,8 @@ class Membership:
     link: socket.socket
 
     @classmethod
-    def of_this_process(cls) -> Membership | None:
-        """Return this process's membership if it is a worker, otherwise None. Call it once.
+    def of_this_process(cls) -> WorkerContext | None:
+        """Return this process's context if it is a worker, otherwise None. Call it once.
 
         Raises `UsageError` for an invalid environment variable.
         """
@@ -70,11 +70,11 @@ class Membership:
                 f"{VARIABLE} is {given!r}, which is not a value that --workers sets for its processes; unset it"
             ) from None
 
-    def say_ready(self) -> None:
+    def notify_ready(self) -> None:
         with contextlib.suppress(OSError):
             self.link.send(b"ready")
 
-    async def wait_orphaned(self) -> None:
+    async def wait_parent_exit(self) -> None:
         """Wait until the first process has ended."""
         self.link.setblocking(False)
         while True:
@@ -95,16 +95,16 @@ async def run_workers(count: int, host: str, port: int) -> int:
     is that of a worker if it could not begin. Raises `rawws.errors.ListenError`.
     """
     with ending_signals(kept_by=None) as signals:  # workers have more time
-        crew = _Crew(await _listen(count, host, port))
+        supervisor = _Supervisor(await _listen(count, host, port))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(crew.run, nursery.cancel_scope)
+            nursery.start_soon(supervisor.run, nursery.cancel_scope)
             async for received in signals:
-                if crew.is_stopping:
-                    nursery.start_soon(crew.kill_late)
-                crew.stop(f"{signal.Signals(received).name}: the workers are to drain")
-    if not crew.status:
+                if supervisor.is_stopping:
+                    nursery.start_soon(supervisor.kill_late)
+                supervisor.stop(f"{signal.Signals(received).name}: the workers are to drain")
+    if not supervisor.status:
         _log(logging.INFO, STATE, "stopped")
-    return crew.status
+    return supervisor.status
 
 
 async def _listen(count: int, host: str, port: int) -> list[list[socket.socket]]:
@@ -128,7 +128,7 @@ class _Worker:
     is_ready: bool = False
 
 
-class _Crew:
+class _Supervisor:
     """The workers: it starts, replaces and ends them."""
 
     def __init__(self, sockets: list[list[socket.socket]]) -> None:

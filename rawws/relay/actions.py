@@ -1,7 +1,7 @@
-"""Actions: what timers and the memory bound have decided, for the loop to carry out.
+"""Actions: the decisions of the timers and the memory bound, which the loop carries out.
 
-The parts that decide don't hold the loop, and the loop is the only one that closes, drops or writes to a peer. So each
-decision can be read, and tested, without a socket.
+The modules that decide know nothing of the loop, and only the loop closes, drops or writes to a peer. So each decision
+can be read and tested without a socket.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SendDeferredClose(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Begin the closing handshake, without the rest of what the peer's rooms have published."""
+    """Start the closing handshake, and leave out the messages that the peer's rooms have not sent it yet."""
 
     peer: Peer
     code: int
@@ -52,7 +52,7 @@ class Drop(NamedTuple):
 
 
 class CloseAndDrop(NamedTuple):
-    """Send a close if the socket takes it, and close the socket without waiting for an answer."""
+    """Send a close if the socket takes it, then close the socket without waiting for an answer."""
 
     peer: Peer
     code: int
@@ -62,7 +62,7 @@ class CloseAndDrop(NamedTuple):
 
 
 class EndHistory(NamedTuple):
-    """Forget what a room keeps for readers that come later."""
+    """Forget the messages that a room keeps for later readers."""
 
     room: RoomState
 

@@ -1,6 +1,6 @@
-"""The interface of a backplane: the store that a room's messages go through when several nodes share the room.
+"""The interface of a backplane, the store through which the messages of a shared room go to all nodes.
 
-A room, which lies below, needs only this interface. `rawws.backplane.redis_streams` implements it, and
+A room lies below the store, and needs only this interface. `rawws.backplane.redis_streams` implements it, and
 `rawws.backplane.sharing` gives it to a hub.
 """
 
@@ -23,10 +23,10 @@ Room = TypeVar("Room", contravariant=True)
 
 
 class Backplane(Protocol[Room]):
-    """The store to which every node gives what is published in its rooms, and from which every node reads it.
+    """The store to which every node gives the messages that are published in its rooms, and from which all read them.
 
-    A room that has a backplane (`RoomState.shared`) doesn't append to its log what its members and its program publish.
-    It gives that to `publish`. What comes back, in an order that is the same on all nodes, is appended to the log.
+    A room that has a backplane (`RoomState.shared`) doesn't append the messages of its members and its program to its
+    log. It gives them to `publish`. They come back in an order that is the same on all nodes, and are then appended.
     """
 
     @property
@@ -35,7 +35,7 @@ class Backplane(Protocol[Room]):
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits for the store that publishers should wait."""
+        """Whether publishers should wait, because too much waits for the store."""
 
     @property
     def waiting(self) -> int:
@@ -48,7 +48,7 @@ class Backplane(Protocol[Room]):
         """Wait until no message is on its way any more."""
 
     def publish(self, message: Outgoing) -> None:
-        """Accept a message, even when `is_full` is true. The message itself reports what becomes of it.
+        """Accept a message, even when `is_full` is true. The message itself reports its fate.
 
         Raises `UsageError` for a key that UTF-8 can't encode.
         """
@@ -57,10 +57,10 @@ class Backplane(Protocol[Room]):
         """Drop a message that has not been sent to the store yet; return False when it is too late for that."""
 
     def follow(self, room: Room) -> None:
-        """Append to a room's log what is published in it, from now on until nobody uses the room."""
+        """Append the messages that are published in a room to its log, until nobody uses the room any more."""
 
     async def prepare(self, room: Room, since: MessageId | None = None) -> Refusal | None:
-        """Follow a room, and wait until its log has the room's history, and everything up to ``since``.
+        """Follow a room, and wait until its log has the room's history and every message up to ``since``.
 
         Returns a refusal when the store can't provide that.
         """

@@ -1,7 +1,7 @@
-"""Connections: all peers that a loop serves, and the only code that closes and drops them or has them watched.
+"""Connections: all peers that a loop serves, and the only code that closes, drops or watches them.
 
-The loop, which derives from this, adds what takes time: its tasks, the turns, and reading. Nothing here waits, so
-each method is done before any other task runs.
+The loop derives from this, and adds tasks, turns and reading. Nothing here waits, so each method is done before any
+other task runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rawws.errors import SHUTTING_DOWN, Cause
 from rawws.net.connection_errors import EXHAUSTED, describe_loss
 from rawws.net.poller import READABLE, WRITABLE
 from rawws.net.transport import Transport
-from rawws.relay.encoding_jobs import Forms
+from rawws.relay.encoding_jobs import EncodingJobs
 from rawws.relay.ends import log_end
 from rawws.relay.memory import Memory, unsent
 from rawws.relay.peer import Loss, Peer, PeerGroup
@@ -25,11 +25,11 @@ from rawws.relay.ready_sockets import ReadySockets
 from rawws.relay.room_state import RoomState
 from rawws.relay.sending import MAX_OUTBOX_BYTES, Sending
 from rawws.relay.slow_peers import SlowPeers
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.relay.timers import Timers
 from rawws.wire.session import Session, State
 
-# Our close waits at most this long for a program to answer what came before it. Most do at once, or never will.
+# Our close waits at most this long for a program to answer earlier messages. Most programs answer at once, or never.
 LAST_ANSWERS_S = 1.0
 
 OUR_ERROR = "dropped because of an error in rawws"
@@ -38,10 +38,9 @@ OPEN = State.OPEN  # a global is found three times as fast as an Enum's member
 
 
 class Connections:
-    """The peers of a loop, with what serves them: sending, timers, the memory bound, and presence.
+    """The peers of a loop, with the parts that serve them: sending, timers, the memory bound, and presence.
 
-    It is the `PeerControl` of those parts. A peer joins, leaves or is closed between two turns, by whichever task calls
-    for it.
+    It is the `PeerControl` of those parts. Any task may have a peer join, leave or close, but only between two turns.
     """
 
     def __init__(self) -> None:
@@ -51,12 +50,12 @@ class Connections:
         self.peers: dict[int, Peer] = {}  # by descriptor
         self.sockets = ReadySockets()
         self._idle = trio.lowlevel.ParkingLot()  # where a task waits for deferred work
-        self.traffic = Traffic()
-        self.forms = Forms(self.schedule_deferred_work)
-        self.slow = SlowPeers(self, self.traffic)
-        self.sending = Sending(self, self.forms, self.slow, self.traffic)
+        self.stats = Stats()
+        self.encoding_jobs = EncodingJobs(self.schedule_deferred_work)
+        self.slow = SlowPeers(self, self.stats)
+        self.sending = Sending(self, self.encoding_jobs, self.slow, self.stats)
         self.presence = Presence()
-        self.timers = Timers(self.peers, self.traffic)
+        self.timers = Timers(self.peers, self.stats)
         self.memory = Memory(self.peers, self.timers.aging)
 
     @property
@@ -66,7 +65,7 @@ class Connections:
     # Joining
 
     def add(self, peer: Peer) -> None:
-        """Take over a peer and its transport. Raises OSError when it can't be watched; nothing has changed then."""
+        """Take over a peer and its transport. Raises OSError when it can't be watched, and then changes nothing."""
         fd = peer.transport.fileno()
         self.sockets.add(fd)
         self.peers[fd] = peer
@@ -75,9 +74,9 @@ class Connections:
         self._read_on_soon(peer)
 
     def join(self, peer: Peer, room: RoomState, after: int | None = None, *, watches: bool = False) -> bool:
-        """Put a peer into a room: from now on it gets what is published there. Return whether it is there afterwards.
+        """Put a peer into a room: from now on it gets the messages there. Return whether it is there afterwards.
 
-        With ``after`` it first gets what the room's log has after the message of that number. With ``watches`` it is
+        With ``after`` it first gets the messages after that number in the room's log. With ``watches`` it is
         notified of the other peers that join and leave. A peer that has gone, is lost, or is being closed, can't join.
         """
         if room in peer.rooms:
@@ -92,13 +91,13 @@ class Connections:
         elif peer.is_lagging:
             peer.lag_from_tail(room)
         elif peer.is_blocked or peer.is_fragmenting:
-            self.sending.fall_behind(peer)
-        return room in peer.rooms  # what it was sent may have ended it
+            self.sending.start_lagging(peer)
+        return room in peer.rooms  # sending may have ended it
 
     # Watching
 
     def watch(self, peer: Peer, *, done: bool) -> None:
-        """Have the poller report when a peer can be read from, and unless all is ``done``, written to."""
+        """Have the poller report when a peer can be read from and, unless all is ``done``, written to."""
         inbox = peer.inbox
         is_slow = peer.unanswered_bytes > MAX_OUTBOX_BYTES or (inbox is not None and inbox.paused)
         reads = (
@@ -117,7 +116,7 @@ class Connections:
                 self._read_on_soon(peer)
 
     def _poll(self, peer: Peer) -> None:
-        """Update what the poller watches for a peer; a writable socket is of no use while TLS has to read first."""
+        """Update what the poller watches for a peer. While TLS has to read first, a writable socket is of no use."""
         if peer.lost:
             return
         interest = peer.interest & READABLE if peer.transport.reads_first else peer.interest
@@ -132,7 +131,7 @@ class Connections:
             self.watch(peer, done=not peer.is_blocked)
 
     def _read_on_soon(self, peer: Peer) -> None:
-        """Schedule the next read of a peer whose bytes no poller reports, and send what TLS has to answer."""
+        """Schedule the next read of a peer whose bytes no poller reports, and send the answers of TLS."""
         if peer.lost:
             self._read_to_the_end_soon(peer)
             return
@@ -148,13 +147,13 @@ class Connections:
             self.schedule_deferred_work()
 
     def _read_to_the_end_soon(self, peer: Peer) -> None:
-        """Schedule the next read of what a lost peer had sent, unless it may not be read for now."""
+        """Schedule the next read from a lost peer, unless it may not be read for now."""
         if peer.transport.fileno() >= 0 and peer.interest & READABLE:
             self.sockets.add_unread(peer.transport.fileno())
             self.schedule_deferred_work()
 
     def schedule_deferred_work(self) -> None:
-        """Wake the task that does what no poller reports."""
+        """Wake the task that does the work which no poller reports."""
         if self._idle:
             self._idle.unpark()
 
@@ -164,7 +163,7 @@ class Connections:
         self.schedule_deferred_work()
 
     def limit_memory(self, max_bytes: float) -> None:
-        """Bound what all peers, rooms and requests hold, in bytes; ``math.inf`` is no bound."""
+        """Bound the memory of all peers, rooms and requests, in bytes; ``math.inf`` is no bound."""
         self.memory.max_bytes = max_bytes
         self.timers.watch_memory(is_bounded=max_bytes != math.inf)
 
@@ -173,10 +172,10 @@ class Connections:
     def close(
         self, peer: Peer, code: int, reason: str, cause: Cause = Cause.OUR_CLOSE, *, with_the_rest: bool = True
     ) -> None:
-        """Begin the closing handshake. Nothing happens if it has begun already, or the peer is gone.
+        """Start the closing handshake. This has no effect if it has started already, or the peer is gone.
 
-        Our close goes out after what its rooms have published so far; without ``with_the_rest``, at the next frame
-        boundary.
+        Our close goes out after the messages that the peer's rooms have published so far; without ``with_the_rest``, at
+        the next frame boundary.
         """
         if peer.transport.fileno() < 0:
             return
@@ -214,7 +213,7 @@ class Connections:
         self._leave(peer, last_frames or b"", with_the_rest=False)
 
     def leave_room(self, peer: Peer, room: RoomState) -> None:
-        """Take a peer out of a room; what was published there before is still sent to it."""
+        """Take a peer out of a room. Earlier messages are still sent to it."""
         if room not in peer.rooms:
             return
         peer.leave(room)
@@ -222,11 +221,11 @@ class Connections:
             self.notify_watchers_soon(room)
         if room.is_held:
             self.slow.unblock_if_caught_up(room)
-        if peer.awaits_encoding:  # its socket isn't full, so no poller tells when it can be sent what it has left with
+        if peer.awaits_encoding:  # its socket isn't full, so no poller will report that the rest can be sent
             self.sending.flush(peer)
 
     def _leave(self, peer: Peer, last_frames: bytes, *, with_the_rest: bool) -> None:
-        """Take a peer out of its rooms and send it the last frames that it gets from us."""
+        """Take a peer out of its rooms, and send it our last frames."""
         peer.queue_rest(peer.rooms, whole=with_the_rest and not peer.is_fragmenting)
         self.slow.forget(peer)
         self._forget_rooms(peer)
@@ -246,12 +245,12 @@ class Connections:
                 self.slow.unblock_if_caught_up(room)
 
     def lose(self, peer: Peer, error: OSError) -> None:
-        """Give up a peer whose socket takes nothing more. All that it had sent before is still read.
+        """Give up a peer whose socket takes nothing more. The bytes that it sent earlier are still read.
 
-        A peer that refuses what we send says why in its close, and then resets the connection. The reset is found
-        first where we are sending, while the close, or a last message, is still in our socket's buffer. The peer leaves
-        its rooms at once; the messages that it had sent are still published. A peer that is held back, or over its
-        rate, is read later, unless that takes longer than a close may.
+        A peer that refuses our data says why in its close, and then resets the connection. When we are sending, we see
+        the reset first, while the close, or a last message, is still in our socket's buffer. The peer leaves its rooms
+        at once, but its messages are still published. A peer that is held back, or over its rate, is read later, unless
+        that takes longer than ``close_timeout``.
         """
         if peer.lost or peer.transport.fileno() < 0:
             return
@@ -263,14 +262,14 @@ class Connections:
     def _lose(self, peer: Peer, why: str) -> None:
         peer.lost = Loss(why, unsent(peer))
         self.sockets.remove(peer.transport.fileno())  # it would report the loss for ever
-        # Through a Unix socket a peer may refuse all that we send and go on sending itself.
+        # On a Unix socket, a peer may refuse all our data and go on sending itself.
         peer.close_at = min(peer.close_at, trio.current_time() + peer.endpoint.limits.close_timeout_s)
         self._forget_rooms(peer)
         self.watch(peer, done=True)
         self._read_to_the_end_soon(peer)
 
     def drop(self, peer: Peer, cause: Cause, why: str) -> None:
-        """Close a peer's socket, whatever state it is in. Harmless when it was dropped before."""
+        """Close a peer's socket, whatever the state of the connection. Harmless when it was dropped before."""
         fd = peer.transport.fileno()
         if fd < 0:
             return
@@ -289,18 +288,18 @@ class Connections:
             self.memory.adopt(peer.inbox)
         addition = why if peer.closed is not None else ""
         closed = peer.end(cause, why)
-        self.traffic.ends[closed.cause] += 1
+        self.stats.ends[closed.cause] += 1
         log_end(peer, closed, addition, unsent_bytes)
 
     def abort_after_bug(self, peer: Peer) -> None:
-        """Drop a peer after an exception of ours, which is being handled. The others are served as before."""
+        """Drop a peer while an exception of ours is being handled. The other peers are served as before."""
         logs.hub.exception("#%d ! an error in rawws itself; the connection is dropped", peer.number)
         self.drop(peer, Cause.ERROR, OUR_ERROR)
 
     def abort_room_after_bug(self, room: RoomState) -> None:
-        """Drop all peers of a room after an exception in a broadcast, which is being handled.
+        """Drop all peers of a room while an exception in a broadcast is being handled.
 
-        It is unknown how much of the segment each of them was sent, so none may be sent another.
+        It isn't known how much of the segment each of them was sent, so none of them can be sent another.
         """
         message = "#%d ! an error in rawws itself; all connections in room %s are dropped"
         logs.hub.exception(message, logs.SERVER, room.path)
@@ -308,7 +307,7 @@ class Connections:
             self.drop(peer, Cause.ERROR, OUR_ERROR)
 
     def forget(self, transport: Transport) -> None:
-        """Close a transport, and drop the peer that it may belong to by now: something in rawws itself has failed."""
+        """Close a transport after a failure in rawws itself, and drop the peer that it may belong to by now."""
         peer = self.peers.get(transport.fileno())
         if peer is not None:
             self.drop(peer, Cause.ERROR, OUR_ERROR)
@@ -321,13 +320,13 @@ class Connections:
         return [peer for peer in self.peers.values() if peer.endpoint is endpoint]
 
     def show_frames(self, endpoint: PeerGroup) -> None:
-        """Have every peer of an endpoint show its frames to the log and the tracers that want them by now."""
+        """Have every peer of an endpoint show its frames to the log and the tracers, as far as they want them now."""
         for peer in self.peers_of(endpoint):
             if isinstance(peer.session, Session):
                 endpoint.show_frames(peer.number, peer.session)
 
     def drop_all(self, endpoint: PeerGroup) -> None:
-        """Cut off every peer of an endpoint that ends at once, with a close for those whose sockets take it."""
+        """Cut off every peer of an endpoint at once. A peer whose socket takes it is sent a close."""
         for peer in self.peers_of(endpoint):
             self.close(peer, 1001, SHUTTING_DOWN, Cause.SHUTDOWN, with_the_rest=False)
             self.drop(peer, Cause.SHUTDOWN, "cut off, since the server stops")

@@ -1,12 +1,12 @@
 """Encoding of large messages, and sending to large rooms, in steps between which other peers are served.
 
-A room is read in several forms (`rawws.broadcast.encodings`), which its readers choose. The forms of a small message
-are made when it is sent. For large ones a turn has an allowance. Work beyond it becomes *jobs*, of which the loop does
-about a millisecond after its turns. Readers that wait for a form lag, like readers whose sockets are full, but they are
-not closed for it: the delay is ours.
+A room is read in several encodings (`rawws.broadcast.encodings`), which its readers choose. A small message is encoded
+when it is sent. For large messages each turn has an allowance. Work beyond it becomes *jobs*, and after its turns the
+loop spends about a millisecond on them. Readers that wait for an encoding lag, like readers whose sockets are full, but
+they are not closed for it: the delay is ours.
 
-The publishers of a room with much work left are held back, as `BlockPublishers` does for a slow reader. Programs and
-other nodes can't be held back, so beyond `MOST_WORK` the messages that follow go out uncompressed.
+The publishers of a room with much work left are blocked, as `BlockPublishers` does for a slow reader. Programs and
+other nodes can't be blocked, so beyond `MOST_WORK` the messages that follow go out uncompressed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Job:
         return self.log.make(self.number, self.encoding)
 
 
-class Forms:
+class EncodingJobs:
     """The segments of all rooms, in any encoding, made at once or in steps."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -95,7 +95,7 @@ class Forms:
         return room.log.segment(number, encoding)
 
     def run(self, room: RoomState, number: int, encoding: Encoding) -> tuple[bytes, list[int]]:
-        """Return several segments joined, and the size of each. The first of them must exist in this form."""
+        """Return several segments joined, and the size of each. The first of them must exist in this encoding."""
         before = room.log.work_done
         run = room.log.run(number, encoding, self.allowance)
         self.allowance -= room.log.work_done - before

@@ -1,4 +1,4 @@
-"""The last log line of a connection: how it ended, and, if it didn't end well, what is known of its last moments."""
+"""The last log lines of a connection: how it ended, and its last moments unless it ended well."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rawws.wire.trace import FAULT, STATE
 def log_end(peer: Peer, closed: Closed, addition: str, unsent_bytes: int) -> None:
     """Log and trace the end of a connection.
 
-    ``addition`` is what happened after ``closed`` was known, if anything. ``unsent_bytes`` had not been sent to the
-    peer.
+    ``addition`` says what happened after ``closed`` was known; it may be empty. ``unsent_bytes`` is the number of bytes
+    that had not been sent to the peer.
     """
     tracer = peer.endpoint.tracer
     if not tracer.is_watched and not logs.hub.isEnabledFor(logging.INFO):
         return
     session = peer.session
-    # The end of an event stream is the only goodbye that its reader has.
+    # A reader of events can say goodbye only by ending its stream.
     orderly = (session.close_rcvd is not None and session.fault is None) or peer.encoding.is_one_way
     end = f"{closed.sentence}; {addition}" if addition else closed.sentence
     if peer.flow is not None and peer.flow.skipped:
@@ -34,7 +34,7 @@ def log_end(peer: Peer, closed: Closed, addition: str, unsent_bytes: int) -> Non
 
 
 def _describe_last_frames(peer: Peer, unsent_bytes: int) -> str:
-    """Return what is known of a connection that doesn't end well, for whoever looks for the reason."""
+    """Return the facts that may explain why a connection didn't end well; empty if there are none."""
     facts = []
     if frames := describe_recent_frames(peer.session.recent_frames):
         them = peer.session.our_role.other.label

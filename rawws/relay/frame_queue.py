@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rawws.broadcast.log import RUN_BYTES
 from rawws.net.transport import Transport
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 
 # Queued frames of at most this size are joined: an object for each would take twenty times the bytes of a pong.
 SMALL_BYTES = 4 * 1024
@@ -16,14 +16,14 @@ Piece = bytes | bytearray | memoryview
 
 
 class FrameQueue:
-    """Frames for one peer alone; part of the first may have been sent. It exists while there are any."""
+    """Frames for one peer alone; part of the first one may have been sent. A queue exists only while it has frames."""
 
     __slots__ = ("answer_bytes", "pieces", "program_bytes", "size")
 
     def __init__(self, pieces: list[Piece]) -> None:
         self.pieces = pieces
         self.size = sum(map(len, pieces))
-        # The bytes of automatic answers, and of messages from programs, that were queued since there is a queue.
+        # The bytes of automatic answers, and of programs' messages, that were queued since this queue exists.
         self.answer_bytes = 0
         self.program_bytes = 0
 
@@ -43,11 +43,11 @@ class FrameQueue:
         self.size += len(frames)
 
     def append_apart(self, frames: bytes) -> None:
-        """Add frames at the end as a piece of its own, which `take_back` can remove."""
+        """Add frames at the end as a piece of its own, which `withdraw` can remove."""
         self.pieces.append(frames)
         self.size += len(frames)
 
-    def take_back(self, frames: bytes) -> bool:
+    def withdraw(self, frames: bytes) -> bool:
         """Remove these frames if they are the last piece, and return whether they were."""
         if self.pieces[-1] is not frames:
             return False
@@ -59,13 +59,13 @@ class FrameQueue:
         self.pieces = [*first, *self.pieces, *then]
         self.size = sum(map(len, self.pieces))
 
-    def send(self, transport: Transport, traffic: Traffic) -> bool:
-        """Send what the socket takes, and return whether that was all. Raises OSError when the connection is lost."""
+    def send(self, transport: Transport, stats: Stats) -> bool:
+        """Send as much as the socket takes; return whether that was all. Raises OSError when the connection is lost."""
         pieces = self.pieces
         while pieces:
             count, waiting = _first_of(pieces)
             sent = transport.try_send(waiting)
-            traffic.bytes_out += sent
+            stats.bytes_out += sent
             self.size -= sent
             if sent < len(waiting):
                 pieces[:count] = [rest_of(waiting, sent)]
@@ -86,9 +86,9 @@ def rest_of(piece: Piece, sent: int) -> Piece:
 
 
 def _first_of(pieces: Sequence[Piece]) -> tuple[int, Piece]:
-    """Return what of an outbox is sent first, in one piece, and how many of the outbox's that is.
+    """Return the number of pieces that are sent next, and these pieces as one.
 
-    Small pieces are joined for one system call. Large ones are sent as they are: they may be others' too.
+    Small pieces are joined for one system call. Large ones are sent as they are, since other peers may share them.
     """
     count, size = 1, len(pieces[0])
     while count < len(pieces) and size + len(pieces[count]) <= RUN_BYTES:

@@ -1,15 +1,15 @@
-"""Lag policies: the ways in which a room treats the peers that read more slowly than it publishes.
+"""Lag policies: how a room treats the peers that read more slowly than it publishes.
 
 A peer whose socket takes only part of a segment *lags* from then on, and has a cursor of its own in the room's log.
-A policy says where that cursor goes, what the peer is sent next, and what happens when it lags too far. It decides
-only: the loop sends, closes and blocks.
+A policy says where that cursor goes, what the peer is sent next, and what happens when it lags too far. It only
+decides: the loop sends, closes and blocks.
 
 There are two families. With `ReadsOn` a lagging peer goes on in the log, segment by segment, and ``on_lag`` decides
-what happens when it is too far from the log's end. With `Selects` the policy keeps a bounded selection of the messages
-itself, and a lagging peer gets from that what it has missed, in place of the log.
+what happens when it is too far from the log's end. With `Selects` the policy itself keeps a bounded selection of the
+messages, and a lagging peer gets the ones that it missed from there, instead of from the log.
 
-A new policy is a subclass of one of them, and a row in `POLICIES`: from there, `rawws.Hub`, `rawws.RoomSettings` and
-``--slow`` know it by its name. Each room has an instance of its own.
+A new policy is a subclass of one of them, and a row in `POLICIES`. `rawws.Hub`, `rawws.RoomSettings` and ``--slow``
+then know it by its name. Each room has an instance of its own.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from rawws.broadcast.log import BroadcastLog, Cursor, ReplayStart
 from rawws.errors import UsageError
 from rawws.limits import MIB
 
-# The bounds of one `Chunk`. The peer gets the next one when it has taken this one, selected anew.
+# The bounds of one `Chunk`. When the peer has taken it, the next one is selected.
 CHUNK_MESSAGES = 1000
 CHUNK_BYTES = MIB
 
 
 class PartialSend(NamedTuple):
-    """A segment, in a peer's encoding, of which the peer's socket took the first ``sent`` bytes only.
+    """A segment, in a peer's encoding, of which the peer's socket took only the first ``sent`` bytes.
 
-    ``committed_bytes`` after those can't be taken back either, since TLS has encrypted them.
+    The next ``committed_bytes`` can't be taken back either, since TLS has encrypted them.
     """
 
     log: BroadcastLog
@@ -47,7 +47,7 @@ class PartialSend(NamedTuple):
 class Resumption(NamedTuple):
     """Where a peer goes on: first with ``rest``, from its outbox, then at ``cursor``.
 
-    With ``in_segment`` the peer has had part of the segment at the cursor, whose rest has to come next.
+    With ``in_segment`` the peer has got a part of the segment at the cursor, and needs the rest of it next.
     """
 
     cursor: Cursor
@@ -64,7 +64,7 @@ class Lag(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The next data for a lagging peer: ``messages`` of those up to ``upto``, encoded. It never gets the others."""
+    """The next data for a lagging peer: this many ``messages``. It never gets the others up to number ``upto``."""
 
     data: bytes
     messages: int
@@ -83,21 +83,21 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class JumpTo:
-    """Skip the segments before ``number``, and tell the peer how many messages these had, if its encoding can."""
+    """Skip the segments before ``number``. Notify the peer of the number of messages in them, if its encoding can."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Read nothing from the room's publishers until all its peers have caught up with half of the limit."""
+    """Read nothing from the room's publishers until no peer's lag is over half of the limit."""
 
 
 Action = Keep | Close | JumpTo | Block
 
 
 class LagPolicy(ABC):
-    """The way in which one room treats its lagging peers. It decides, and does nothing itself."""
+    """One room's treatment of its lagging peers. A policy decides, and does nothing itself."""
 
     __slots__ = ("max_lag_bytes",)
 
@@ -109,13 +109,13 @@ class LagPolicy(ABC):
     blocks_publishers: ClassVar[bool] = False  # whether it ever returns `Block`
 
     def __init__(self, key: str, max_lag_bytes: int) -> None:
-        """Take the room's settings: the JSON member with a message's key, and how many bytes a lag may take."""
+        """``key`` is the JSON member with a message's key; a lag may take ``max_lag_bytes`` of memory."""
         self.max_lag_bytes = max_lag_bytes
 
     @classmethod
     @abstractmethod
     def check(cls, *, exclude_sender: bool) -> None:
-        """Raise `UsageError` for a room's settings that the policy can't go together with."""
+        """Raise `UsageError` for settings of a room that don't go together with the policy."""
 
     # Messages of the room
 
@@ -125,26 +125,26 @@ class LagPolicy(ABC):
 
     @abstractmethod
     def note_sealed(self, first: int, frames: bytes) -> None:
-        """Note what was published: plain frames, the first of which is the message with that number."""
+        """Note published messages: plain frames, of which the first is the message number ``first``."""
 
     @abstractmethod
     def clear(self) -> None:
-        """Forget the room's messages: no reader can ask for them any more."""
+        """Forget the room's messages, since no reader can ask for them any more."""
 
     @property
     @abstractmethod
     def held_bytes(self) -> int:
-        """The memory of what the policy keeps, in bytes."""
+        """The memory that the policy takes, in bytes."""
 
     # Where a peer is
 
     @abstractmethod
     def tail(self, log: BroadcastLog) -> Cursor:
-        """Return the place of a peer that lacks nothing."""
+        """Return the cursor of a peer that lacks nothing."""
 
     @abstractmethod
     def start(self, after: int, entry: ReplayStart) -> Resumption:
-        """Return where a peer begins that joins after a message; ``entry`` is the log's place for it."""
+        """Return where a peer starts that joins after a message; ``entry`` is its place in the log."""
 
     @abstractmethod
     def first_needed(self, log: BroadcastLog, cursors: Iterable[Cursor]) -> int:
@@ -152,29 +152,29 @@ class LagPolicy(ABC):
 
     @abstractmethod
     def lag_bytes(self, lag: Lag) -> int:
-        """Return how many bytes of plain frames the log has that the peer lacks; 0 if it won't get them from there."""
+        """Return the bytes of plain frames in the log that the peer lacks; 0 if it won't get them from there."""
 
     @abstractmethod
     def lag_cost(self, lag: Lag) -> int:
-        """Return how much memory the log needs because of the peer, in bytes. `on_lag` follows when it is too much."""
+        """Return the bytes of memory that the log needs because of the peer; `on_lag` is called for too many."""
 
     # Decisions about a peer
 
     @abstractmethod
     def on_partial_send(self, at: PartialSend) -> Resumption:
-        """Return where a peer goes on whose socket took only part of a segment."""
+        """Return where a peer goes on after its socket took only part of a segment."""
 
     @abstractmethod
     def on_lag(self, lag: Lag) -> Action:
-        """Return what to do about a peer over the limit. Called after each broadcast, as long as it is."""
+        """Return the action for a peer that is over the limit. This is called after each broadcast while it is."""
 
     @abstractmethod
     def next_chunk(self, lag: Lag) -> Chunk | None:
-        """Return what a lagging peer is sent next, or None if that is the log's segment at its cursor."""
+        """Return the next data for a lagging peer, or None if that is the log's segment at its cursor."""
 
 
 class ReadsOn(LagPolicy):
-    """A lagging peer goes on in the log. Its cursor is a segment's number, and the bytes of it that it has had."""
+    """A lagging peer goes on in the log. Its cursor is a segment's number and an offset in the segment."""
 
     __slots__ = ()
 
@@ -209,7 +209,7 @@ class ReadsOn(LagPolicy):
             if number < lowest:
                 lowest = number
             if lowest == first:
-                break  # as mostly one of them is, where many lag
+                break  # if many peers lag, one of them is usually at the first segment
         return lowest
 
     def lag_bytes(self, lag: Lag) -> int:
@@ -226,9 +226,9 @@ class ReadsOn(LagPolicy):
 
 
 class Selects(LagPolicy):
-    """A lagging peer gets what the policy selects of that which it missed. Its cursor is the number of a message.
+    """A lagging peer gets a selection of the messages that it missed. Its cursor is the number of a message.
 
-    The log keeps nothing for such a peer, so it can't lag too far. A selection must be bounded, for the same reason.
+    The log keeps nothing for such a peer, so the peer can't lag too far. But the selection must be bounded.
     """
 
     __slots__ = ()
@@ -246,7 +246,7 @@ class Selects(LagPolicy):
 
     @abstractmethod
     def select(self, after: int) -> Sequence[tuple[int, bytes]]:
-        """Return the selected messages after a number, in their order: the number and the plain frame of each."""
+        """Return the selected messages after a number, in order: the number and the plain frame of each."""
 
     def tail(self, log: BroadcastLog) -> Cursor:
         return Cursor(log.last_message)
@@ -264,7 +264,7 @@ class Selects(LagPolicy):
         return 0
 
     def on_partial_send(self, at: PartialSend) -> Resumption:
-        # The message of which the peer has a part may be the last that it gets of this segment.
+        # The peer has got a part of a message. It may get no later message of this segment.
         rest = at.encoding.rest_of_message(at.segment, at.sent, committed_bytes=at.committed_bytes)
         had = at.encoding.count_messages(at.segment, at.sent + len(rest))
         return Resumption(Cursor(at.log.last_before(at.number) + had), rest)
@@ -273,7 +273,7 @@ class Selects(LagPolicy):
         return Keep()
 
     def next_chunk(self, lag: Lag) -> Chunk:
-        # Not compressed: that would have to be done for each peer.
+        # Uncompressed, since each peer's chunk would have to be compressed on its own.
         log, (after, _) = lag.log, lag.cursor
         encoding = lag.encoding.uncompressed
         pieces: list[bytes] = []
@@ -309,7 +309,7 @@ class SkipToNewest(ReadsOn):
 
     def on_lag(self, lag: Lag) -> Action:
         newest = lag.log.next - 1
-        return JumpTo(newest) if lag.cursor.number < newest else Keep()  # else the newest is all that it lacks
+        return JumpTo(newest) if lag.cursor.number < newest else Keep()  # otherwise it lacks only the newest
 
 
 class LatestByKey(Selects):
@@ -344,7 +344,7 @@ class LatestByKey(Selects):
 
 
 class BlockPublishers(ReadsOn):
-    """When a peer lags too far, nothing is read from those who publish until it has caught up. Nothing is skipped."""
+    """When a peer lags too far, publishers are not read from until it has caught up. Nothing is skipped."""
 
     __slots__ = ()
 

@@ -1,23 +1,22 @@
-"""The loop: what serves every WebSocket peer, of servers and of clients alike.
+"""The loop, which serves every WebSocket peer, of servers and of clients alike.
 
-A peer has no task of its own. All their sockets are watched by one poller (an epoll or kqueue), the loop waits
-for the poller, and each time it wakes it takes one *turn*:
+A peer has no task of its own. One poller (epoll or kqueue) watches all sockets. The loop waits for the poller, and each
+time it wakes, it takes one *turn*:
 
-1. Read: one bounded receive from each socket that has something, its frames decoded. Pings are answered, closes
-   noted. Each message goes to its room's log, or to the inbox of the program that holds the `WebSocket`.
-2. Seal: what a room's log gained in this turn becomes one segment, or several of very many messages.
-3. Write: the segment goes to every peer of the room with one ``send()`` each. The many that had caught up are
-   given the same ``bytes``; a peer whose kernel buffer is full keeps a cursor and is asked for again when it
-   can take more.
+1. Read: it receives once, within bounds, from each socket that has data, and decodes the frames. Pings are answered,
+   closes recorded. Each message goes to its room's log, or to the inbox of the program that holds the `WebSocket`.
+2. Seal: the messages that a room's log gained in this turn become one segment, or several if there are very many.
+3. Write: the segment goes to every peer of the room with one ``send()`` each. All peers that are caught up get the
+   same ``bytes``. A peer whose kernel buffer is full keeps a cursor, and goes on from there when it can take more.
 
-There is no checkpoint within a turn, so nothing here needs a lock: a peer joins, leaves or is closed between
-turns, by whichever task calls for it. Sending is by far the dearest step (a system call a peer), so under load
-the way to be fast is to let turns get longer and segments bigger, which happens by itself; a budget on what one
-turn reads keeps the segments, and with them the time between two looks at any socket, within bounds. Longer
-work, such as deflating a large message, is done in steps between turns (``forms.py``).
+There is no checkpoint within a turn, so nothing here needs a lock: any task may have a peer join, leave or close, but
+only between turns. Sending is by far the most expensive step (a system call for each peer). Under load turns get longer
+and segments larger, without any rule for it, and that is what makes the loop fast. A budget on how much one turn reads
+bounds the segments, and so the time between two looks at any socket. Longer work, such as deflating a large message, is
+done in steps between turns (`rawws.relay.encoding_jobs`).
 
-There is one loop for all that happens under one ``trio.run()``, in a system task that starts with the first
-peer. So a client needs no task either, and rooms may hold peers from several servers.
+Each ``trio.run()`` has one loop, in a system task that starts with the first peer. So a client needs no task either,
+and a room may have peers from several servers.
 """
 
 from __future__ import annotations
@@ -59,16 +58,16 @@ from rawws.wire.events import Event
 from rawws.wire.masking import speed
 from rawws.wire.session import State
 
-# How much one turn reads before it writes: sixteen full receives. More makes segments no cheaper to send (64 KiB
-# already costs far more in copying than in the system call) and every peer wait longer for its turn.
+# The bytes that one turn reads before it writes: sixteen full receives. With more, segments would be no cheaper to send
+# (64 KiB already cost far more in copying than in the system call), and every peer would wait longer.
 TURN_BYTES = 16 * RECEIVE_BYTES
-# At most this many messages are read in a turn. Each is counted once for every encoding in which its room is read,
-# since each of these has to be made.
+# At most this many messages are read in a turn. Each counts once for every encoding in which its room is read, since it
+# has to be encoded in each of them.
 TURN_MESSAGES = 16 * 1024
 
-# The loop keeps the thread for about this long while there is work, before other tasks (connections in their HTTP
-# phase, programs that handle messages) run. Going through trio costs as much as five messages (40 µs), so it is not
-# done after each turn.
+# While there is work, the loop keeps the thread for about this long before other tasks run (connections in their HTTP
+# phase, programs that handle messages). A checkpoint costs as much as five messages (40 µs), so the loop doesn't make
+# one after each turn.
 TURNS_S = 0.001
 
 OPEN, CLOSED = State.OPEN, State.CLOSED  # a global is found three times as fast as an Enum's member
@@ -77,7 +76,7 @@ _running: trio.lowlevel.RunVar[Loop] = trio.lowlevel.RunVar("rawws loop")
 
 
 def current_loop() -> Loop:
-    """Return the loop of this ``trio.run()``, which is started if there is none yet."""
+    """Return the loop of this ``trio.run()``. The first call starts it."""
     try:
         return _running.get()
     except RuntimeError:
@@ -96,20 +95,20 @@ class Loop(Connections):
 
     def __init__(self) -> None:
         super().__init__()
-        self._dirty_rooms: set[RoomState] = set()  # whose logs have an open segment
-        self._closing: list[tuple[Peer, bytes]] = []  # whose sessions have ended in this turn, with our last frames
-        self._turn_messages = 0  # that this turn has read, counted for each encoding in which they are sent
-        self._turn_sends = 0  # how many bytes that makes for all who are sent them
+        self._dirty_rooms: set[RoomState] = set()  # rooms whose logs have an open segment
+        self._closing: list[tuple[Peer, bytes]] = []  # peers whose sessions have ended, with our last frames
+        self._turn_messages = 0  # read in this turn, counted once for each encoding in which they are sent
+        self._turn_sends = 0  # the bytes that these messages make, over all peers that are sent them
         self._turn_at = 0.0  # when the present turn began, by time.perf_counter()
-        self._reader = Reader(self.traffic)
+        self._reader = Reader(self.stats)
         self.turnstile = Turnstile()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Serve the peers until cancelled; then every socket that is left is closed at once.
+        """Serve the peers until cancelled. Then close every socket that is left, at once.
 
         A KeyboardInterrupt is for the program's tasks: within a system task it would be an internal error of trio's.
-        Its children need the protection as well, each by itself.
+        Each child task needs this protection as well.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -128,7 +127,7 @@ class Loop(Connections):
             self.sockets.close()
 
     def feed(self, peer: Peer, data: bytes) -> None:
-        """Act on bytes that were received already, with the handshake."""
+        """Act on bytes that were received together with the handshake."""
         self._act_on(peer, self._reader.decode(peer, data))
         self._end_turn()
         self._read_on_soon(peer)
@@ -144,17 +143,17 @@ class Loop(Connections):
             if not ready:
                 return
             self._turn(ready)
-            self.traffic.turns += 1
+            self.stats.turns += 1
             now = time.perf_counter()
-            self.traffic.turns_s += now - started_at
+            self.stats.turns_s += now - started_at
             started_at = self._turn_at = now
             if now > until:
                 return
 
     def _turn(self, sockets: list[Ready]) -> None:
-        """Serve sockets that are ready, within the budget, and send what that has published."""
+        """Serve sockets that are ready, within the budget, and send the messages that this has published."""
         budget = TURN_BYTES
-        self.forms.allowance = TURN_WORK
+        self.encoding_jobs.allowance = TURN_WORK
         self._turn_messages = self._turn_sends = 0
         peers = self.peers
         ready = iter(sockets)
@@ -187,15 +186,15 @@ class Loop(Connections):
             self._end_turn()
 
     def read_now(self, peer: Peer) -> None:
-        """Read at once what a peer has sent by now, before it is given up."""
+        """Read the bytes that a peer has sent by now, before it is given up."""
         if peer.interest & READABLE:
             self._turn_at = time.perf_counter()
             self._turn([(peer.transport.fileno(), READABLE)])
 
     def _read(self, peer: Peer) -> int:
-        """Receive once from a peer, act on what came, and return how many bytes that was."""
+        """Receive once from a peer, act on the bytes, and return their number."""
         if peer.deferred_frames is not None and not peer.held_back:
-            return self._go_on(peer, peer.deferred_frames)
+            return self._read_deferred(peer, peer.deferred_frames)
         session = peer.session
         if session.has_unread:
             self._act_on(peer, self._reader.decode(peer, b""))
@@ -220,18 +219,18 @@ class Loop(Connections):
         return size
 
     def _wait_for_more(self, peer: Peer) -> None:
-        """Read again from a peer that had no data for us: more TLS records may be here, though the first held none."""
+        """Read again later from a peer that had no data for us: the first TLS record had none, but more may be here."""
         if peer.lost and not peer.transport.has_pending:
             self.drop(peer, Cause.RESET, peer.lost.why)
         else:
             self._read_on_soon(peer)
 
-    def _go_on(self, peer: Peer, kept: list[bytes | bytearray]) -> int:
-        """Act on what a peer had sent when it was held back."""
+    def _read_deferred(self, peer: Peer, deferred: list[bytes | bytearray]) -> int:
+        """Act on the messages that were deferred while a peer was held back."""
         peer.deferred_frames = None
-        self._act_on(peer, kept)
+        self._act_on(peer, deferred)
         self._read_on_soon(peer)
-        return sum(map(len, kept))
+        return sum(map(len, deferred))
 
     def _end_of_stream(self, peer: Peer) -> None:
         if peer.lost and peer.lost.why:
@@ -239,18 +238,18 @@ class Loop(Connections):
             return
         them = peer.session.our_role.other.label
         if not peer.write_shut_down:
-            peer.transport.shutdown_write()  # of TLS a close says nothing (RFC 8446 §6.1)
+            peer.transport.shutdown_write()  # a bare close would end TLS without its alert (RFC 8446 §6.1)
         self.drop(peer, Cause.EOF, "" if peer.session.is_closed else f"the {them} ended the stream")
 
     def _note_loss(self, peer: Peer) -> None:
-        """Give up a peer that is not read from for now, whose connection the poller reports as lost."""
-        if peer.inbox is not None:  # the program's queue takes what had come
+        """Give up a peer whose connection the poller reports as lost, while it is not read from."""
+        if peer.inbox is not None:  # the program's queue takes the messages that have arrived
             self._read(peer)
         elif not peer.lost:
-            self._lose(peer, "")  # how it ended shows when all has been read
+            self._lose(peer, "")  # the reason shows when all has been read
 
     def _act_on(self, peer: Peer, got: Sequence[bytes | bytearray] | Sequence[Event]) -> None:
-        """Pass on what a peer has sent, and send it what its session has to say."""
+        """Pass on the messages of a peer, and send it the answers of its session."""
         session = peer.session
         room = peer.publishes_to
         if room is not None and room.holds and got and peer.cause is None:
@@ -260,7 +259,7 @@ class Loop(Connections):
         if peer.inbox is not None:
             if got and self._reader.deliver(peer, peer.inbox, got):  # type: ignore[arg-type]
                 self.watch(peer, done=not peer.is_blocked)
-        # §5.5.1: once our close has gone out, what still comes need not be processed.
+        # §5.5.1: after our close has gone out, further data need not be processed.
         elif got and peer.cause is None:
             frames: list[bytes | bytearray] = got  # type: ignore[assignment]
             if room is not None:
@@ -268,21 +267,21 @@ class Loop(Connections):
                     self.close(peer, 1008, "this room is for reading only", with_the_rest=False)
                     return
                 if room.shared is not None:
-                    messages = room.send_out(frames, peer.number)
+                    messages = room.send_to_backplane(frames, peer.number)
                 else:
                     open_bytes = room.log.open_bytes
                     messages = room.add(frames, peer.number)
                     self._dirty_rooms.add(room)
                     self._turn_messages += messages * len(room.current)
                     self._turn_sends += (room.log.open_bytes - open_bytes) * len(room)
-                self.traffic.messages_in += messages
+                self.stats.messages_in += messages
                 if peer.flow is not None:
                     self.slow.apply_rate_limit(peer, messages)
             elif type(frames[-1]) is bytearray and not answers and self.sending.echo_large(peer, frames):
                 return
             else:
-                self.traffic.messages_in += len(frames)
-                self.traffic.messages_out += len(frames) - 1
+                self.stats.messages_in += len(frames)
+                self.stats.messages_out += len(frames) - 1
                 echo = b"".join(frames)
                 window_bits = peer.encoding.window_bits
                 answers = (deflate_frames(echo, window_bits, AT_ONCE_BYTES) if window_bits else echo) + answers
@@ -293,11 +292,11 @@ class Loop(Connections):
             self.sending.send(peer, answers, count=Peer.count_answers)
 
     def _end_turn(self) -> None:
-        """Seal and send what was appended; then close the peers whose sessions have ended."""
+        """Seal and send the appended messages; then close the peers whose sessions have ended."""
         dirty, self._dirty_rooms = self._dirty_rooms, set()
         for room in dirty:
-            self.sending.spread(room)
-        # Only now, so that a peer which publishes a message and closes in one turn still gets that message.
+            self.sending.broadcast(room)
+        # This comes last, so that a peer which publishes a message and closes in one turn still gets that message.
         closing, self._closing = self._closing, []
         for peer, last_frames in closing:
             try:
@@ -309,7 +308,7 @@ class Loop(Connections):
 
     @trio.lowlevel.enable_ki_protection
     async def _run_timers(self) -> None:
-        """Do what is due, at each tick."""
+        """Carry out the actions that are due, at each tick."""
         while True:
             now = await self.timers.wait_for_tick()
             for action in self.memory.excess():
@@ -325,10 +324,10 @@ class Loop(Connections):
         if peer.transport.fileno() < 0:
             return  # it was closed while another one was handled
         if now >= peer.pong_deadline or now >= peer.close_at:
-            self.read_now(peer)  # its answer may be here, and only we are late
+            self.read_now(peer)  # its answer may be here, unread: then only we are late
             if peer.transport.fileno() < 0:
                 return
-        # This comes before its keepalive, since no peer is exempt, whether it answers pings or is read from.
+        # This comes before the keepalive: it is for every peer, even one that answers pings, or that isn't read from.
         may_lag = peer.is_lagging or peer.flow is not None
         if may_lag and not peer.lost and peer.session.state is OPEN:
             self.slow.check_progress(peer, now)
@@ -339,7 +338,7 @@ class Loop(Connections):
             self._carry_out(action)
 
     def _carry_out(self, action: Action) -> None:
-        """Do what the timers or the memory bound have decided."""
+        """Carry out a decision of the timers or the memory bound."""
         match action:
             case SendPing(peer, payload):
                 peer.session.ping(payload)
@@ -381,16 +380,16 @@ class Loop(Connections):
     async def _run_deferred_work(self) -> None:
         """Do the work that no poller reports.
 
-        It notifies watchers, flushes what `send_soon` has queued, does a step of long work, and reads where data is
+        This notifies watchers, flushes what `send_soon` has queued, does a step of encoding, and reads data that is
         here already.
         """
         while True:
-            has_work = self.sending.has_queued or self.presence.has_news or self.forms.has_work
+            has_work = self.sending.has_queued or self.presence.has_news or self.encoding_jobs.has_work
             if not (has_work or self.sockets.has_waiting):
                 await self._idle.park()
             self._notify_watchers()
             self.sending.flush_those_queued()
-            if self.forms.has_work:
+            if self.encoding_jobs.has_work:
                 self.sending.do_work()
                 await trio.lowlevel.checkpoint()
             if self.sockets.has_waiting:
@@ -399,6 +398,6 @@ class Loop(Connections):
 
 
 def _import_in_thread(load: Callable[[], None]) -> None:
-    """Import in a thread: here it would keep all peers waiting for 50 to 150 ms."""
-    with contextlib.suppress(RuntimeError):  # no thread can be started: it is slower without numpy
+    """Import in a thread. In this one, all peers would wait for 50 to 150 ms."""
+    with contextlib.suppress(RuntimeError):  # no thread can be started: rawws is slower without numpy
         threading.Thread(target=load, name="rawws: import of numpy").start()

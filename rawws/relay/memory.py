@@ -1,20 +1,20 @@
 """The memory that all peers, rooms and requests hold together, and a bound to it.
 
-Each is bounded by itself (a message's size, how far a peer may lag, how much waits for a program, a room's history, a
-request's body, an answer that is read slowly); a crowd of them that are all just within their bounds is not. So their
-memory is added up every so often. While it is too much, the loop gives up:
+Each of them is bounded by itself: a message's size, a peer's lag, the messages that wait for a program, a room's
+history, a request's body, an answer that is read slowly. But very many of them, each just within its bound, are not. So
+their memory is added up at intervals. While it is too much, the loop gives up:
 
-1. the histories of rooms in which nobody is, those first that have been quiet for longest: a client that comes back is
-   sent a gap;
-2. then whatever is largest: a peer is closed for what waits for it alone or because of it, a room's history is
+1. first the histories of empty rooms, beginning with the room that has been quiet for longest. A client that comes back
+   is sent a gap.
+2. then the largest holder: a peer is closed for the data that waits for it alone or because of it, a room's history is
    forgotten, a request whose body is being received is refused, a connection that reads its answer slowly or is in
-   its HTTP phase is cut, and messages that wait for a program after their sender has gone are dropped.
+   its HTTP phase is cut off, or messages that wait for a program after their sender has gone are dropped.
 
-`Memory` decides and does nothing itself: it yields actions for the loop, and measures what each of them has freed.
+`Memory` decides, and does nothing itself: it yields actions for the loop, and measures how much each of them has freed.
 
 Objects are counted, not payloads: a pong of two bytes in a list of its own takes ninety. The sizes below were measured
-with CPython 3.11 on 64 bits. ``tests/relay/test_memory.py`` compares the sum with the memory that the process has in
-use, for each way to make a server keep something. The sum is computed on demand, so queueing costs nothing more.
+with CPython 3.11 on 64 bits. ``tests/relay/test_memory.py`` compares the sum with the memory that the process uses, for
+each way to make a server keep something. The sum is computed on demand, so queueing costs nothing extra.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from rawws.relay.room_state import RoomState
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
 
-# Adding up takes at most this share of the time: where there is much to add up, it is done less often than each tick.
+# Adding up takes at most this share of the time. If there is much to add up, it isn't done at every tick.
 MAX_TIME_SHARE = 0.02
-# Things are given up for at most this long at a time, since nobody is served meanwhile. With ten thousand that hold a
-# little each, the rest goes next time.
+# Giving up takes at most this long at a time, since nobody is served meanwhile. If ten thousand holders have a little
+# each, the rest is given up at the next check.
 CHECK_S = 0.02
 # The least time between two log lines about histories.
 LOG_INTERVAL_S = 60.0
 
 # A connection that the loop serves: the peer, its session and transport, the socket, and the last frames it has sent.
 PEER_BYTES = 1100
-# An object's place in a list, and what the allocator adds to it.
+# An object's place in a list, and the allocator's overhead.
 PLACE_BYTES = 24
 
 OPEN = State.OPEN  # a global is found three times as fast as an Enum's member
@@ -57,39 +57,40 @@ OPEN = State.OPEN  # a global is found three times as fast as an Enum's member
 FULL = "the server's memory is full"
 CUT_OFF = "cut off, since the server's memory is full"
 
-# Yields what the loop is to do, one action after the other, and returns how many bytes that has freed.
+# Yields one action for the loop after the other, and returns how many bytes they have freed.
 _Actions = Generator[Action, None, int]
 # Something that can be given up: its size, the method that does it, and the object.
 _Claim = tuple[int, Callable[..., _Actions], object]
 
 
 class Memory:
-    """Adds up what a loop's peers, rooms and requests hold."""
+    """Adds up the memory of a loop's peers, rooms and requests."""
 
     def __init__(self, peers: Mapping[int, Peer], aging: Collection[RoomState]) -> None:
-        """``peers`` are the loop's, ``aging`` the rooms that keep something: others change both, and they are read."""
+        """``peers`` are the loop's, and ``aging`` the rooms that keep something. Others change both."""
         self._peers = peers
         self._aging = aging
         self.max_bytes = math.inf
-        self.extra_usage: set[Callable[[], int]] = set()  # each returns the bytes that something else holds for all
-        # Of requests that are being received, and of answers that are being sent, some of which many are sent.
+        self.extra_usage: set[Callable[[], int]] = set()  # each returns the bytes of a backplane, for example
+        # The bodies of requests that are being received, and of answers that are being sent. Clients may share an
+        # answer.
         self._bodies: dict[trio.CancelScope, Callable[[], Iterable[bytes | bytearray]]] = {}
         self._connections: dict[trio.CancelScope, Callable[[], int]] = {}  # in their HTTP phase
-        # The inboxes of peers that have gone. The program may still hold what it had of them: the WebSocket, the task
-        # of its handler, and messages.
+        # The inboxes of peers that have gone. The program may still hold the WebSocket, the task of its handler, and
+        # messages.
         self._orphans: weakref.WeakSet[Inbox] = weakref.WeakSet()
         self._logged_at = -math.inf
         self._next_check_at = -math.inf
 
     def used_bytes(self) -> int:
-        """Return what all connections and rooms hold in memory, and what waits for backplanes and programs, in bytes.
+        """Return the bytes of all connections and rooms, with the data that waits for backplanes and programs.
 
-        A connection that is being closed counts only for its waiting bytes: the connection itself is about to go.
+        A connection that is being closed counts only for its waiting bytes, since the connection itself is about to go.
         """
         used = 0
         # The same object may be queued for many peers, and is counted once.
         shared = {id(piece): sys.getsizeof(piece) for held in self._bodies.values() for piece in held()}
-        for peer in self._peers.values():  # written out, since there may be very many
+        for peer in self._peers.values():  # a loop without calls, since there may be very many
             session, inbox = peer.session, peer.inbox
             used += session.memory_bytes
             if session.state is OPEN:
@@ -132,14 +133,14 @@ class Memory:
                 self._connections.pop(scope, None)
 
     def adopt(self, inbox: Inbox) -> None:
-        """Count what a program holds of a peer that has gone, as long as it does."""
+        """Count what a program still holds of a peer that has gone."""
         if inbox.items or not inbox.is_released:
             self._orphans.add(inbox)
 
     def release(self, inbox: Inbox) -> None:
-        """Count no more than the messages of a connection with which the program is done.
+        """Count only the messages of a connection from now on: the program is done with it.
 
-        The WebSocket is part of reference cycles, so that it lives on until Python's garbage collection.
+        The WebSocket itself is part of reference cycles, and lives until Python's garbage collection.
         """
         inbox.is_released = True
         if not inbox.items:
@@ -150,10 +151,9 @@ class Memory:
         return {*self._aging, *(room for peer in self._peers.values() for room in peer.rooms)}
 
     def excess(self) -> Iterator[Action]:
-        """Yield what is to be given up while too much is held, what is needed least first.
+        """Yield actions that free memory while too much is held, beginning with the least harmful.
 
-        Each action is to be carried out before the next one is asked for: the memory that it has freed is measured in
-        between.
+        Carry out each action before asking for the next: the memory that it has freed is measured in between.
         """
         started_at = time.perf_counter()
         if self.max_bytes == math.inf or started_at < self._next_check_at:
@@ -170,10 +170,10 @@ class Memory:
             now = time.perf_counter()
             if used <= self.max_bytes or now > until:
                 return
-            until = min(until, now + CHECK_S)  # after the first one: finding the largest takes its time too
+            until = min(until, now + CHECK_S)  # counted from the first one, since finding the largest takes time too
 
     def _give_up(self, reason: str) -> Iterator[_Actions]:
-        """Yield the actions that give up one thing, then those for the next."""
+        """Yield, for one holder after the other, the actions that give it up."""
         rooms = self._rooms()
         deserted = [room for room in rooms if not len(room)]
         for room in sorted(deserted, key=attrgetter("quiet_since")):
@@ -245,13 +245,13 @@ class Memory:
 
 
 def own_bytes(peer: Peer) -> int:
-    """Return what is held for a peer alone, the connection itself included."""
+    """Return the bytes that are held for a peer alone, including the connection itself."""
     own = PEER_BYTES + peer.transport.held_bytes + _waiting_bytes(peer)
     return own if peer.inbox is None else own + peer.inbox.own_bytes
 
 
 def _waiting_bytes(peer: Peer) -> int:
-    """Return what waits: for the peer's socket, for the rest of a message, for the room's slowest, for the program."""
+    """Return the bytes that wait for a peer's socket, a message's rest, a slow peer of the room, or the program."""
     waiting = peer.session.memory_bytes
     waiting += _size_of(_unsent(peer))
     if peer.deferred_frames is not None:
@@ -260,7 +260,7 @@ def _waiting_bytes(peer: Peer) -> int:
 
 
 def _unsent(peer: Peer) -> list[bytes | bytearray]:
-    """Return the objects that are kept until the peer's socket takes them, each once. A view keeps what it shows."""
+    """Return the objects that are kept until the peer's socket takes them, each once. A view keeps its object."""
     whole: Iterable[Any] = (piece.obj if isinstance(piece, memoryview) else piece for piece in peer.pieces())
     return list({id(piece): piece for piece in whole}.values())
 
@@ -270,7 +270,7 @@ def _size_of(pieces: Sequence[bytes | bytearray]) -> int:
 
 
 def unsent(peer: Peer) -> int:
-    """Return how many bytes wait for a peer's socket: its own, and what it lacks of its rooms."""
+    """Return how many bytes wait for a peer's socket: its own frames, and the messages of its rooms that it lacks."""
     return peer.queued_bytes + sum(room.policy.lag_bytes(lag) for room, lag in peer.lags())
 
 
@@ -279,5 +279,5 @@ def _orphan_bytes(inbox: Inbox) -> int:
 
 
 def _weight(peer: Peer) -> int:
-    """Return how much would not have to be held if it weren't for a peer, at most."""
+    """Return the most bytes that could be freed by closing a peer."""
     return own_bytes(peer) + sum(room.policy.lag_cost(lag) for room, lag in peer.lags())

@@ -1,4 +1,4 @@
-"""A peer: one WebSocket connection after its handshake, as the loop in ``loop.py`` sees it.
+"""A peer: one connection after its handshake, as the loop sees it (`rawws.relay.loop`).
 
 A peer has no task of its own. Its messages go one of three ways: into the log of the room that it publishes to,
 back to itself, or into an `Inbox`, from which the program that holds its `WebSocket` takes them.
@@ -51,9 +51,9 @@ class PeerGroup:
         *,
         shows_frames: bool = True,
     ) -> None:
-        """``on_leave`` is called with the number of each connection that ends. ``tracer`` gets what crosses the wire.
+        """``on_leave`` is called with the number of each connection that ends. ``tracer`` gets all traffic.
 
-        Without ``shows_frames`` no frames are shown: for connections that carry the frames of others.
+        Without ``shows_frames`` no frames are shown. This is for connections that carry the frames of others.
         """
         self.limits = limits
         self.tracer = tracer or Tracer()
@@ -70,7 +70,7 @@ class PeerGroup:
         session.watch(on_frame, max(MAX_CONTROL_PAYLOAD_BYTES, self.tracer.shown_bytes))
 
     def on_peer_gone(self, number: int) -> None:
-        """Count one peer less; the loop tells it."""
+        """Count one peer less. The loop calls this."""
         self.peer_count -= 1
         if self._on_leave is not None:
             self._on_leave(number)
@@ -87,7 +87,7 @@ class PeerGroup:
 class Loss(NamedTuple):
     """The reason why a peer's socket takes nothing any more, and the number of bytes that waited for it.
 
-    The poller doesn't tell the reason. It is empty then, and the end of the stream shows it.
+    The poller doesn't report a reason. Then ``why`` is empty, and the end of the stream shows the reason.
     """
 
     why: str
@@ -100,13 +100,13 @@ class FlowControl:
     __slots__ = ("bucket", "last_progress_at", "notice", "notice_bytes", "noticed", "read_paused_until", "skipped")
 
     def __init__(self, bucket: TokenBucket | None = None) -> None:
-        self.bucket = bucket  # where its messages are limited
-        self.read_paused_until = 0.0  # nothing is read from it before, because it has exceeded its limit
+        self.bucket = bucket  # limits its messages, if there is a limit
+        self.read_paused_until = 0.0  # it has exceeded its limit, and isn't read before this time
         self.skipped = 0  # messages that it will never get, because it read too slowly
         self.notice = b""  # the last notification of that, which may still be queued
         self.noticed = 0  # the number of messages in that notification
         self.notice_bytes = 0  # of joins and leaves that may be queued
-        self.last_progress_at = math.inf  # when it last took some of what a room waits for it to take, if one does
+        self.last_progress_at = math.inf  # when it last took data, if a room waits for it
 
 
 class About(NamedTuple):
@@ -123,7 +123,7 @@ NOTHING = About()
 class Peer(PeerWriter):
     """One WebSocket connection as the loop sees it. The loop owns its transport.
 
-    `rawws.relay.writer.PeerWriter` is its sending side, which owns all that is still to be sent.
+    `rawws.relay.writer.PeerWriter` is its sending side, and owns all data that waits to be sent.
     """
 
     __slots__ = (
@@ -157,26 +157,26 @@ class Peer(PeerWriter):
     ) -> None:
         super().__init__(number, transport, session, encoding)
         self.endpoint = endpoint
-        # Whose log gets what it says. Without it and an inbox, the peer gets that back.
+        # The room whose log gets its messages. Without a room and an inbox, the messages are echoed.
         self.publishes_to: RoomBase[Peer] | None = None
         self.inbox: Inbox | None = None
         self.about = NOTHING
-        # Where tasks wait that have messages for it alone, if it has no inbox, until it has taken those before.
+        # For a peer without an inbox: tasks with a message for it alone wait here until it has taken earlier ones.
         self.drained: trio.lowlevel.ParkingLot | None = None
-        self.flow: FlowControl | None = None  # of a peer that can't keep up, or has to
+        self.flow: FlowControl | None = None  # only for a peer that lags or has a rate limit
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
-        self.seen_since_ping = False  # anything, since the last ping
+        self.seen_since_ping = False  # whether any byte has come since the last ping
         self.heard_at = time.perf_counter()
-        # Nothing is read from it: it has spoken while its room's publishers are to wait. `SlowPeers` lets it go.
+        # It isn't read from, since it has published while its room's publishers have to wait. `SlowPeers` ends that.
         self.held_back = False
-        self.deferred_frames: list[bytes | bytearray] | None = None  # what it has said then
+        self.deferred_frames: list[bytes | bytearray] | None = None  # the messages that it published then
         self.ping_at = math.inf
         self.pong_deadline = math.inf  # when the last ping must have been answered
         self.close_at = math.inf  # when the socket is closed, whatever the peer does
         self.write_shut_down = False  # we have sent all that we ever will, and wait for the peer's end of the stream
         self.cause: Cause | None = None  # the reason for our close, if we have begun one
         self.closed: Closed | None = None  # how it ended; `end` sets it, once
-        self.lost: Loss | None = None  # set when its socket takes no more; what it had sent is still read
+        self.lost: Loss | None = None  # set when its socket takes no more; bytes that it has sent are still read
 
     def __repr__(self) -> str:
         rooms = ", ".join(room.path for room in self.rooms)
@@ -224,23 +224,22 @@ class Peer(PeerWriter):
 
     @property
     def unanswered_bytes(self) -> int:
-        """The bytes of automatic answers that are queued, such as pongs and echoes; a program's messages don't
-        count."""
+        """The bytes of queued automatic answers, such as pongs and echoes, without a program's messages."""
         return self.answer_bytes if self.inbox is not None else self.queued_bytes - self.program_bytes
 
-    def end(self, cause: Cause, told: str = "") -> Closed:
+    def end(self, cause: Cause, detail: str = "") -> Closed:
         """Record how the connection ended, and return it. The first call decides; later ones change nothing.
 
-        ``cause`` and ``told`` are our side's view of the end; the session's view takes precedence. The inbox, the
+        ``cause`` and ``detail`` are our side's view of the end; the session's view takes precedence. The inbox, the
         counter, the tracer and the log all take the end from here, so that they agree.
         """
         if self.closed is None:
-            self.closed = self.describe_end(cause, told)
+            self.closed = self.describe_end(cause, detail)
             if self.inbox is not None:
                 self.inbox.end(self.closed)
         return self.closed
 
-    def describe_end(self, cause: Cause, told: str = "") -> Closed:
+    def describe_end(self, cause: Cause, detail: str = "") -> Closed:
         """Return how the connection would end now, by the given cause."""
         session = self.session
         rcvd = session.close_rcvd
@@ -252,7 +251,7 @@ class Peer(PeerWriter):
             cause = Cause.PEER_CLOSE
         elif self.cause is not None and (self.cause is not Cause.OUR_CLOSE or session.is_closed):
             cause = self.cause  # a close without an answer ends by the event that came instead
-        sentence = session.describe_end() + (f": {told}" if told else "")
+        sentence = session.describe_end() + (f": {detail}" if detail else "")
         # §7.1.5, §7.1.6: the code and the reason are those of the close that was received.
         code, reason = (1006, "") if rcvd is None else rcvd
         by_us = session.close_begun_by is session.our_role
@@ -260,7 +259,7 @@ class Peer(PeerWriter):
 
     @property
     def ended_well(self) -> bool:
-        """Whether both closes have crossed with a code that tells of no problem."""
+        """Whether both closes have crossed, each with a code that means no problem."""
         sent, rcvd = self.session.close_sent, self.session.close_rcvd
         return sent is not None and rcvd is not None and sent.code in OK_CODES and rcvd.code in OK_CODES
 
@@ -279,10 +278,10 @@ class Owner(Protocol):
 
 
 class Inbox:
-    """What a peer has sent and the program has not yet taken; and the tasks that wait for the peer.
+    """A peer's messages that the program has not taken yet, and the tasks that wait for the peer.
 
-    With more than ``limit`` messages in it, the loop stops reading from the peer, so that a program which is
-    slower than its peer holds it back instead of filling the memory.
+    While it has more than ``limit`` messages, the loop doesn't read from the peer. So a program that is slower than its
+    peer slows the peer down, and doesn't fill the memory.
     """
 
     __slots__ = (
@@ -308,20 +307,20 @@ class Inbox:
         self.limit = limit
         self.items: deque[Message | MessagePart] = deque()
         self.paused = False  # the loop has stopped reading
-        # The session has ended, and our close waits for the program to take, and answer, what came before.
+        # The session has ended, and our close waits until the program has taken and answered the messages before it.
         self.deferred_close: bytes | None = None
         self.closed: Closed | None = None
         self.ended = trio.Event()  # set when ``closed`` is known
         self.latency_s: float | None = None
-        self.pings: dict[bytes, _Ping] = {}  # that wait for their pong, in the order in which they were sent
+        self.pings: dict[bytes, _Ping] = {}  # pings that wait for their pong, in the order in which they were sent
         self.owner: Owner | None = None
         self.own_bytes = 0  # memory of the program's WebSocket, without the messages in here
         self.is_released = False  # the program is done with the WebSocket
         self.also_held: Callable[[], int] | None = None  # returns the bytes that the program keeps for the peer
         self._readers = trio.lowlevel.ParkingLot()
-        # Where tasks wait that have something to send, for the peer to take what was sent before.
+        # Tasks with something to send wait here until the peer has taken earlier data.
         self.drained = trio.lowlevel.ParkingLot()
-        self.drains = 0  # how often the operating system has taken all that was queued
+        self.drains = 0  # how many times the operating system has taken all that was queued
 
     @property
     def is_full(self) -> bool:
@@ -336,12 +335,12 @@ class Inbox:
         return also + sum(len(item.payload) + WAITING_BYTES for item in self.items)
 
     def forget(self) -> None:
-        """Drop what waits, and what still comes: a later message must not follow one that is missing."""
+        """Drop waiting and later messages: no message may follow one that is missing."""
         self.items.clear()
         self.take_no_more()
 
     def take_no_more(self) -> None:
-        """Drop what still comes, since a message is missing before it; what waits can still be received."""
+        """Drop later messages, since one is missing before them. Waiting messages can still be received."""
         self.limit = _NOTHING
 
     @property
@@ -354,7 +353,7 @@ class Inbox:
         await self._readers.park()
 
     def wake(self) -> None:
-        """Wake who waits for an item."""
+        """Wake the tasks that wait for an item."""
         if self._readers:
             self._readers.unpark_all()
 

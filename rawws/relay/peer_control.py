@@ -1,4 +1,4 @@
-"""The loop's operations on peers, for modules below the loop, which don't know it."""
+"""The loop's operations on peers, for the modules below it, which don't import it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rawws.relay.room_state import RoomState
 
 
 class PeerControl(Protocol):
-    """The loop, which implements this, is the only one that closes, drops, and talks to the poller."""
+    """The loop implements this. Nothing else closes or drops a peer, or talks to the poller."""
 
     def watch(self, peer: Peer, *, done: bool) -> None:
-        """Have the poller report when a peer can be read from, and unless all is ``done``, written to."""
+        """Have the poller report when a peer can be read from and, unless all is ``done``, written to."""
 
     def close(
         self, peer: Peer, code: int, reason: str, cause: Cause = Cause.OUR_CLOSE, *, with_the_rest: bool = True
@@ -24,10 +24,10 @@ class PeerControl(Protocol):
         """Give up a peer whose socket takes nothing more."""
 
     def abort_after_bug(self, peer: Peer) -> None:
-        """Drop a peer after an exception, which is being handled."""
+        """Drop a peer while an exception is being handled."""
 
     def abort_room_after_bug(self, room: RoomState) -> None:
-        """Drop all peers of a room after an exception, which is being handled."""
+        """Drop all peers of a room while an exception is being handled."""
 
     def schedule_deferred_work(self) -> None:
-        """Have queued frames flushed, and steps of long work done, when no socket is ready."""
+        """Wake the task that flushes queued frames, encodes in steps, and notifies watchers."""

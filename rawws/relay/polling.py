@@ -1,6 +1,6 @@
 """Polls of a room: clients that ask for the messages after a number, and may wait for the next one.
 
-Such a client is not a member of the room. While its poll is in progress, the room keeps what the client will be sent.
+Such a client is not a member of the room. While its poll is in progress, the room keeps the messages for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rawws.broadcast.log import BroadcastLog
 from rawws.broadcast.polled import Polled
 from rawws.limits import MIB
 
-# A room that is polled is kept for this time after each poll.
+# A room is kept for this time after each poll.
 BETWEEN_POLLS_S = 60.0
 
 # The most messages and bytes of one response. The client gets more with its next poll.
@@ -32,7 +32,7 @@ def make_response(log: BroadcastLog, after: int, gap: Gap | None) -> Polled:
 
 
 class Polls:
-    """The polls of one room that are in progress, and the last response, which those at the same position share."""
+    """The polls of one room that are in progress, and the last response, which polls from the same position share."""
 
     __slots__ = ("_after", "_pollers", "_response")
 
@@ -79,12 +79,12 @@ class Polls:
 
 
 class Poller:
-    """A poll in progress, as a context manager: the room keeps every segment from ``number`` on meanwhile."""
+    """A poll in progress, as a context manager: within it, the room keeps every segment from ``number`` on."""
 
     def __init__(self, polls: Polls, number: int, on_end: Callable[[], None]) -> None:
         """``on_end`` is called when the poll has ended."""
         self.number = number
-        self.gap: Gap | None = None  # what turned out to be missing meanwhile
+        self.gap: Gap | None = None  # the messages that turned out to be missing meanwhile
         self._polls = polls
         self._on_end = on_end
         self._event = trio.Event()

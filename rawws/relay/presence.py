@@ -1,7 +1,7 @@
 """Presence: the joins and leaves of rooms' members, for the peers that asked for them with ``?presence``.
 
-Watchers are notified after the turn, not during it: a notification may end a connection, of which the other watchers
-are to be notified in turn, and a thousand peers may leave in one turn.
+Watchers are notified after the turn, not during it: a notification may end a connection, which causes
+further notifications, and a thousand peers may leave in one turn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rawws.wire.session import State
 
 
 class Notification(NamedTuple):
-    """The joins and leaves that a watcher of a room is to be sent, in its own encoding."""
+    """The joins and leaves for one watcher of a room, in the watcher's own encoding."""
 
     watcher: Peer
     room: RoomState
@@ -23,14 +23,14 @@ class Notification(NamedTuple):
 
 
 class Presence:
-    """The rooms of a loop whose watchers are to be notified."""
+    """The rooms of a loop whose watchers have to be notified."""
 
     def __init__(self) -> None:
         self._rooms: dict[RoomState, None] = {}  # in the order in which they had news
 
     @property
     def has_news(self) -> bool:
-        """Whether a watcher is to be notified."""
+        """Whether a watcher has to be notified."""
         return bool(self._rooms)
 
     def add(self, room: RoomState) -> None:
@@ -38,10 +38,10 @@ class Presence:
         self._rooms[room] = None
 
     def take(self) -> Iterator[Notification]:
-        """Yield the notifications that are due; rooms that have news from now on are for the next call.
+        """Yield the notifications that are due. News that rooms have from now on is for the next call.
 
-        Each is to be sent before the next one is asked for: a watcher that has left meanwhile, perhaps because of what
-        the others were sent, is left out.
+        Send each one before asking for the next: a watcher that has left meanwhile is left out, and sending may make it
+        leave.
         """
         rooms, self._rooms = self._rooms, {}
         for room in rooms:

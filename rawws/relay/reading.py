@@ -9,15 +9,15 @@ import trio
 
 from rawws.net.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES
 from rawws.relay.peer import Inbox, Peer
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
 
-# The least that is asked for of a peer whose bytes take long to read.
+# The size of a receive from a peer whose bytes take long to read.
 LEAST_RECEIVE_BYTES = 4 * 1024
-# At most this many messages of one peer are read at a time. The rest of what was received waits for its next turn.
+# At most this many messages of one peer are read at a time. The rest of the received bytes waits for its next turn.
 MOST_MESSAGES = 500
 
-# The longest that acting on a full receive may take, and a turn. Tiny frames that wsproto reads take a hundred times as
+# The longest time for a turn, and for acting on a full receive. Tiny frames that wsproto reads take a hundred times as
 # long as large ones.
 TURN_S = 0.01
 
@@ -26,17 +26,17 @@ Decoded = Sequence[bytes | bytearray] | Sequence[Event]
 
 
 class Reader:
-    """Receives from peers and decodes what they send."""
+    """Receives from peers, and decodes the bytes."""
 
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
 
     def receive(self, peer: Peer, at: float) -> tuple[int, Decoded, float]:
-        """Receive once. Return the number of bytes, what they amount to, and the time at which decoding started.
+        """Receive once. Return the number of bytes, the decoded frames, and the time at which decoding started.
 
-        No bytes are the end of the stream. Times are those of `time.perf_counter`; ``at`` is the present one. The third
-        is 0 where it doesn't matter how long that took, so that `adapt` need not be called. Raises BlockingIOError when
-        there is nothing, and other OSErrors when the peer is lost.
+        The number is 0 at the end of the stream. Times are those of `time.perf_counter`; ``at`` is the present one. The
+        third value is 0 where `adapt` need not be called. Raises BlockingIOError when there is nothing to receive, and
+        other OSErrors when the peer is lost.
         """
         session = peer.session
         buffer = None
@@ -54,7 +54,7 @@ class Reader:
             size = received
         if not size:
             return 0, (), 0.0
-        self._traffic.bytes_in += size
+        self._stats.bytes_in += size
         peer.seen_since_ping = True
         peer.heard_at = at
         if buffer is not None:
@@ -67,10 +67,10 @@ class Reader:
 
     @staticmethod
     def decode(peer: Peer, data: bytes) -> Decoded:
-        """Return what bytes from a peer amount to, as far as that is wanted at a time; its session keeps the rest."""
+        """Return the frames or events in bytes from a peer, up to the wanted number. Its session keeps the rest."""
         inbox = peer.inbox
         if inbox is not None:
-            # After our close, what doesn't fit is dropped, and the peer's close may be the last of it.
+            # After our close, messages that don't fit are dropped: the peer's close may come after them.
             drops = peer.session.close_sent is not None or peer.lost is not None
             space = MOST_MESSAGES if drops else inbox.limit + 1 - len(inbox.items)
             return peer.session.receive_data(data, max(1, min(space, MOST_MESSAGES)))
@@ -80,17 +80,17 @@ class Reader:
 
     @staticmethod
     def adapt(peer: Peer, size: int, took_s: float) -> None:
-        """Choose how much to ask a peer for next time, since ``size`` bytes took so long to act on."""
+        """Choose the size of the next receive from a peer: acting on ``size`` bytes took ``took_s`` seconds."""
         if took_s * RECEIVE_BYTES > size * TURN_S:
             peer.receive_bytes = LEAST_RECEIVE_BYTES
         else:
             peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
 
     def deliver(self, peer: Peer, inbox: Inbox, events: Sequence[Event]) -> bool:
-        """Put what a peer has sent into its inbox, and return whether no more is to be read until some is taken out."""
-        self._traffic.messages_in += len(events)
-        # Messages after our close, or from a peer that is lost, are still taken while they fit; there must be no end
-        # to reading, or the peer's close would not be seen.
+        """Put a peer's messages into its inbox. Return whether reading has to stop until some have been taken out."""
+        self._stats.messages_in += len(events)
+        # After our close, or when the peer is lost, messages are taken while they fit. Reading must go on, or the
+        # peer's close would not be seen.
         closing = peer.session.close_sent is not None or peer.lost is not None
         for event in events:
             if type(event) is Message or type(event) is MessagePart:
@@ -100,7 +100,7 @@ class Reader:
                     inbox.take_no_more()
             elif type(event) is PongReceived:
                 inbox.answer_ping(event.payload, trio.current_time())
-            # The session itself has acted on pings, closes and faults.
+            # Pings, closes and faults need nothing here: the session itself has acted on them.
         inbox.wake()
         stops = inbox.is_full and not inbox.paused and not closing
         if stops:

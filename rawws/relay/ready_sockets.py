@@ -1,7 +1,7 @@
-"""The sockets at which there is something to do: those that the poller reports, and those with data that it can't see.
+"""The sockets that need a turn: the poller reports some, and others have data that the poller can't see.
 
-A poller knows what the kernel holds. Bytes that were received already, by TLS, by a session or with the handshake, are
-in our own memory, and their sockets may never become readable again.
+A poller knows only what the kernel holds. Bytes that TLS, a session or the handshake has received already are in our
+own memory, and their sockets may never become readable again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import trio
 
 from rawws.net.poller import READABLE, make_poller
 
-# A descriptor, and what it is ready for: READABLE, WRITABLE and LOST.
+# A descriptor, and its events: READABLE, WRITABLE and LOST.
 Ready = tuple[int, int]
 
 
@@ -22,18 +22,18 @@ class ReadySockets:
     def __init__(self) -> None:
         self._poller = make_poller()
         self._ready: list[Ready] = []
-        self._unread: dict[int, int] = {}  # descriptors whose data is here already, with READABLE
+        self._unread: dict[int, int] = {}  # descriptors whose data we have received already, with READABLE
 
     def add(self, fd: int) -> None:
         """Watch a socket for data. Raises OSError when that is impossible."""
         self._poller.add(fd)
 
     def watch(self, fd: int, interest: int) -> None:
-        """Change what a socket is watched for."""
+        """Change the events for which a socket is watched."""
         self._poller.watch(fd, interest)
 
     def remove(self, fd: int) -> None:
-        """Watch a socket no longer, which is about to be closed or would be reported as lost for ever."""
+        """Stop watching a socket that is about to be closed, or that would be reported as lost for ever."""
         self._poller.remove(fd)
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class ReadySockets:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether a socket waits for a turn that the poller need not be asked for."""
+        """Whether a socket waits for a turn, so that the poller need not be asked."""
         return bool(self._ready or self._unread)
 
     def add_unread(self, fd: int) -> None:
@@ -55,14 +55,11 @@ class ReadySockets:
         self._unread[fd] = READABLE
 
     def put_back(self, ready: Iterable[Ready]) -> None:
-        """Return what a turn has not looked at. It comes first in the next one."""
+        """Take back the sockets that a turn has not looked at. They come first in the next turn."""
         self._ready = [*ready, *self._ready]
 
     def take(self) -> list[Ready]:
-        """Return the sockets for a turn, in order; the poller is asked, unless sockets wait already.
-
-        None of the sockets waits any more.
-        """
+        """Remove the waiting sockets, and return them in order, for a turn. Ask the poller if no socket waits."""
         if self._ready:
             ready, self._ready = self._ready, []
             return ready
@@ -70,7 +67,7 @@ class ReadySockets:
         return self._with_unread(ready) if self._unread else ready
 
     def _with_unread(self, ready: list[Ready]) -> list[Ready]:
-        """Add descriptors whose data is here already, once each, after those that have not been served yet."""
+        """Add descriptors whose data is here already, once each, after the ones that have not been served yet."""
         unread, self._unread = self._unread, {}
         others = []
         for fd, events in ready:

@@ -1,6 +1,6 @@
-"""The state of a room: its log, its members by encoding, and what it keeps besides.
+"""The state of a room: its log, its members by encoding, and all else that it keeps.
 
-It lies below `rawws.relay.peer`, which refers to it, and so it is generic in its members.
+It lies below `rawws.relay.peer`, which imports it, so it is generic in its members.
 `rawws.relay.room_state.RoomState` is the room whose members are peers.
 """
 
@@ -29,14 +29,14 @@ from rawws.relay.settings import RoomSettings
 from rawws.relay.watchers import Watchers
 from rawws.wire.frames import Opcode, split_frames
 
-# The memory of a room, besides its path and its log's segments (measured).
+# The memory of a room, without its path and its log's segments (measured).
 ROOM_BYTES = 2600
 
 NOBODY = 0  # the sender of a program's message
 
 
 class Reader(Protocol):
-    """A member, as far as the room knows it. It owns its position in the log while it lags."""
+    """The part of a member that the room knows. A member owns its position in the log while it lags."""
 
     number: int
     encoding: Encoding
@@ -55,14 +55,14 @@ class Registry(Protocol):
         """Keep a room: it has a member, or keeps something for later. Harmless when it is kept already."""
 
     def keep(self, room: RoomBase[Any]) -> None:
-        """Keep a room as `add` does, and have it expire what it keeps, in time."""
+        """Keep a room as `add` does, and expire what it keeps when that is too old."""
 
     def discard(self, room: RoomBase[Any]) -> None:
-        """Keep a room no longer. Harmless when it isn't kept."""
+        """Stop keeping a room. Harmless when it isn't kept."""
 
 
 class _LaggingReaders:
-    """The positions of a room's lagging members, for its log. Refers to the room weakly: the room refers to the log."""
+    """The positions of a room's lagging members, for its log. The room refers to the log, so this refers weakly."""
 
     __slots__ = ("_room",)
 
@@ -74,14 +74,14 @@ class _LaggingReaders:
         room = self._room()
         if room is None or not room.policy.reads_on:  # its peers have no place in a segment
             return
-        for peer in room.behind:
+        for peer in room.lagging:
             yield peer.cursor_in_use(room), peer.encoding
 
 
 class RoomBase(Generic[Member]):
-    """The members and the log of one URL path. A member is either current or behind.
+    """The members and the log of one URL path. A member is either current or lagging.
 
-    Nothing is sent from here. The methods that change who is in the room return what the loop is to do about it.
+    Nothing is sent from here. The methods that add and remove members return what the loop has to do then.
     """
 
     __slots__ = (
@@ -91,11 +91,11 @@ class RoomBase(Generic[Member]):
         "_registry",
         "_repeats",
         "_senders",
-        "behind",
         "current",
         "facade",
         "holds",
         "kept_until",
+        "lagging",
         "log",
         "path",
         "policy",
@@ -113,22 +113,22 @@ class RoomBase(Generic[Member]):
         self.policy = settings.policy(settings.key or "", settings.max_lag_bytes)
         self._senders: SenderRuns | None = SenderRuns() if self.settings.exclude_sender else None
         self.log = self._make_log()
-        # Those that have been sent everything, by their encoding: their place is the log's tail.
+        # Members that have been sent everything, by their encoding. Their position is the log's tail.
         self.current: dict[Encoding, set[Member]] = {}
-        # Those that have a cursor of their own, and wait for their socket to take more.
-        self.behind: set[Member] = set()
+        # Lagging members. Each has a cursor of its own, and waits until its socket takes more.
+        self.lagging: set[Member] = set()
         self._as_tuple: tuple[RoomBase[Member]] | None = None
         self._registry = registry
         # The object that a program holds. It belongs to the registry, which refers to it weakly while the room isn't in
         # use: the object refers to the room, and a cycle would have to wait for the garbage collector.
         self.facade: object = None
         self._polls: Polls | None = None  # while a poll is in progress
-        self._repeats: Repeats | None = None  # of what was published with a key, if anything was
+        self._repeats: Repeats | None = None  # the messages with an Idempotency-Key, if there are any
         self.watchers: Watchers[Member] = Watchers()  # the members that are notified of each join and leave
-        self.kept_until = -math.inf  # for clients that poll, and are not here between two polls
-        # The reasons for which publishers are to wait at present. A peer is known to be a publisher when it publishes
-        # again: that message is kept, and no more is read from the peer. The pings, pongs and closes of the others
-        # can't wait.
+        self.kept_until = -math.inf  # for clients that poll, which are not here between two polls
+        # The reasons why publishers have to wait at present. A peer counts as a publisher once it publishes while there
+        # is a reason: its message is deferred, and no more is read from it. All other peers are read, since their
+        # pings, pongs and closes can't wait.
         self.holds: set[str] = set()
         self.released = trio.lowlevel.ParkingLot()
         self.shared = shared  # the store to which messages go, instead of into the log
@@ -142,11 +142,11 @@ class RoomBase(Generic[Member]):
         )
 
     def __repr__(self) -> str:
-        return f"<RoomState {self.path} peers={len(self)} behind={len(self.behind)} {self.log!r}>"
+        return f"<RoomState {self.path} peers={len(self)} behind={len(self.lagging)} {self.log!r}>"
 
     def __len__(self) -> int:
         """The number of members."""
-        return sum(map(len, self.current.values())) + len(self.behind)
+        return sum(map(len, self.current.values())) + len(self.lagging)
 
     def __bool__(self) -> bool:
         return True  # a room that is empty is a room
@@ -154,29 +154,29 @@ class RoomBase(Generic[Member]):
     @property
     def peers(self) -> list[Member]:
         """The present members."""
-        return [*self.behind, *(peer for peers in self.current.values() for peer in peers)]
+        return [*self.lagging, *(peer for peers in self.current.values() for peer in peers)]
 
     @property
     def last_id(self) -> str:
-        """The id of the message that was published last; of the beginning, if there was none."""
+        """The id of the newest message; if there is none, the id of the beginning."""
         return self.log.tail_id
 
     @property
     def is_held(self) -> bool:
-        """Whether publishers are to wait."""
+        """Whether publishers have to wait."""
         return bool(self.holds)
 
     # For readers
 
     def resolve(self, reading: RoomQuery) -> StartPosition:
-        """Return the position at which a reader starts, and what it has missed by then."""
+        """Return the position at which a reader starts, and the gap before it if there is one."""
         log = self.log
         oldest = log.oldest(trio.current_time())
         if reading.since is not None:
             number = log.ids.number_of(reading.since)
             if number is None or number < oldest - 1:
                 return StartPosition(oldest - 1, {"since": str(reading.since), "after": log.label(oldest - 1)})
-            if number > log.last_message:  # it has seen what we never had: others may have missed it, and we more
+            if number > log.last_message:  # it has seen messages that we never had, so others may have missed them
                 return StartPosition(log.last_message, {"since": str(reading.since), "after": log.tail_id})
             if not log.ids.knows(reading.since):  # the id is of a stream that was lost
                 return StartPosition(number, {"since": str(reading.since), "after": log.label(number)})
@@ -186,15 +186,15 @@ class RoomBase(Generic[Member]):
         return StartPosition(log.last_message, None)
 
     def poll_response(self, after: int, gap: dict[str, str] | None) -> Polled:
-        """Return the response to a poll for the messages after a number. It is made once for all polls in progress."""
+        """Return the response to a poll for the messages after a number. Polls in progress share it."""
         if self._polls is None:
             return make_response(self.log, after, gap)
         return self._polls.response(self.log, after, gap)
 
     def poll(self, after: int) -> Poller:
-        """Return a poll, as a context manager: meanwhile the room keeps the messages after a number.
+        """Return a poll, as a context manager: within it, the room keeps the messages after a number.
 
-        The room itself is kept for some time after it, since its ids would be of no use in the next poll otherwise.
+        The room itself is kept for some time after the poll. Otherwise the next poll could not use the room's ids.
         """
         if self._polls is None:
             self._polls = Polls()
@@ -208,16 +208,16 @@ class RoomBase(Generic[Member]):
         self.trim()
 
     @property
-    def tells_senders_apart(self) -> bool:
-        """Whether a peer is not sent what it has said itself."""
+    def excludes_sender(self) -> bool:
+        """Whether a peer is not sent its own messages."""
         return self._senders is not None
 
     def segment_for(self, peer: Member, number: int) -> bytes:
-        """Return a segment in a peer's encoding, and without its own messages if the room excludes senders."""
+        """Return a segment in a peer's encoding, without the peer's own messages if the room excludes senders."""
         return self.leave_out_own(peer, number, self.log.segment(number, peer.encoding))
 
     def leave_out_own(self, peer: Member, number: int, segment: bytes) -> bytes:
-        """Return a segment, in an encoding that has frames. With `exclude_sender` it lacks the peer's own messages."""
+        """Return a segment, whose encoding has frames, without the peer's own messages if senders are excluded."""
         if self._senders is None:
             return segment
         return self._senders.leave_out(peer.number, segment, *self.log.span(number))
@@ -229,8 +229,8 @@ class RoomBase(Generic[Member]):
 
     # For publishers
 
-    def send_out(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
-        """Give encoded messages to the backplane, from where they come back to be added; return how many."""
+    def send_to_backplane(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
+        """Give encoded messages to the backplane, which returns them to be added later; return how many there are."""
         assert self.shared is not None
         history = self.settings.history
         messages = list(split_frames(b"".join(frames)))
@@ -240,7 +240,7 @@ class RoomBase(Generic[Member]):
         return len(messages)
 
     def add(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
-        """Append encoded messages of one sender, to be sealed and sent soon; return how many."""
+        """Append encoded messages of one sender, which are sealed and sent soon; return how many there are."""
         first = self.log.next_message
         self.log.append(frames)
         if key is not None:
@@ -250,7 +250,7 @@ class RoomBase(Generic[Member]):
         return self.log.next_message - first
 
     def seal(self) -> bool:
-        """Make what was appended a segment, or the first of it; return False if nothing is left."""
+        """Make one segment of the appended messages, or of the first of them; return False if there are none left."""
         log = self.log
         first = log.last_message + 1
         plain = log.seal(trio.current_time())
@@ -264,17 +264,17 @@ class RoomBase(Generic[Member]):
         return True
 
     def seal_all(self) -> None:
-        """Seal everything that was appended. This is for a room without members, to which nothing is sent."""
+        """Seal all appended messages. This is for a room without members, where nothing has to be sent."""
         while self.seal():
             pass
         self.trim()
 
     def find_idempotent(self, key: str) -> Repeat | None:
-        """Return what was published before with an Idempotency-Key, if that is still known."""
+        """Return the message that was published earlier with an Idempotency-Key, if it is still known."""
         return None if self._repeats is None else self._repeats.find(key, trio.current_time())
 
     def remember_idempotency_key(self, key: str, digest: str) -> None:
-        """Remember the message that was published last by its Idempotency-Key for a while. The room is kept as long."""
+        """Remember the newest message by its Idempotency-Key for a while. The room is kept for as long."""
         if self._repeats is None:
             self._repeats = Repeats()
         self._repeats.note(key, self.log.last_message, digest, trio.current_time())
@@ -283,7 +283,7 @@ class RoomBase(Generic[Member]):
     # For the backplane
 
     def share_through(self, backplane: Backplane[RoomBase[Member]]) -> None:
-        """Send what is published here to a backplane from now on. The room has to be idle."""
+        """Send messages that are published here to a backplane from now on. The room has to be idle."""
         self.reset()
         self.shared = backplane
 
@@ -293,7 +293,7 @@ class RoomBase(Generic[Member]):
         return not len(self) and not self._polls and trio.current_time() >= self.kept_until
 
     def set_ids(self, ids: Ids) -> None:
-        """Have the messages to come named by other ids. There may be no message yet."""
+        """Use other ids for the messages. There must be no message yet."""
         assert not self.log.next_message - 1, "there are messages with other ids"
         self.log.ids = ids
 
@@ -303,7 +303,7 @@ class RoomBase(Generic[Member]):
         self._forget()
 
     def record_gap(self, after: StreamId) -> dict[str, str]:
-        """Record that messages may be missing here, and return the gap, which the caller spreads. Then it trims.
+        """Record that messages may be missing here, and return the gap. The caller broadcasts it, and then trims.
 
         A new sequence of ids starts after ``after``, which may be lower than the last id. Everything appended must
         have been sealed.
@@ -313,7 +313,7 @@ class RoomBase(Generic[Member]):
         since = log.tail_id
         log.ids.restart(after)
         gap = {"since": since, "after": log.label(log.next_message)}
-        log.leave_out({"gap": gap}, trio.current_time())
+        log.record_gap({"gap": gap}, trio.current_time())
         if self._senders is not None:
             self._senders.add(log.last_message, NOBODY)
         if self._polls is not None:
@@ -324,13 +324,13 @@ class RoomBase(Generic[Member]):
 
     @property
     def as_tuple(self) -> tuple[RoomBase[Member]]:
-        """The room in a tuple, the same for all of the many peers that are in no other room."""
+        """The room in a tuple, which all peers share that are in no other room."""
         if self._as_tuple is None:
             self._as_tuple = (self,)
         return self._as_tuple
 
     def admit(self, peer: Member, *, watches: bool = False) -> bool:
-        """Make a peer a member, which lacks nothing of the log; return whether watchers are to be notified.
+        """Make a peer a member that lacks nothing of the log; return whether watchers have to be notified.
 
         With ``watches`` the peer is notified of each other peer that joins or leaves from now on.
         """
@@ -338,7 +338,7 @@ class RoomBase(Generic[Member]):
         if self.shared is not None:
             self.shared.follow(self)
         self.add_current(peer)
-        # First of all, since sending to the peer may end its membership, and with it the watching.
+        # Before anything is sent: sending to the peer may end its membership, and with it the watching.
         has_news = self.watchers.note("join", peer, len(self))
         if watches:
             self.watchers.add(peer)
@@ -346,21 +346,21 @@ class RoomBase(Generic[Member]):
 
     @property
     def tail(self) -> Cursor:
-        """Where a peer stands that lacks nothing."""
+        """The cursor of a peer that lacks nothing."""
         return self.policy.tail(self.log)
 
     def add_current(self, peer: Member) -> None:
-        self.behind.discard(peer)
+        self.lagging.discard(peer)
         self.current.setdefault(peer.encoding, set()).add(peer)
 
-    def add_behind(self, peer: Member) -> None:
+    def add_lagging(self, peer: Member) -> None:
         self._discard_current(peer)
-        self.behind.add(peer)
+        self.lagging.add(peer)
 
     def remove(self, peer: Member) -> bool:
-        """End a peer's membership, whatever the reason; return whether watchers are to be notified."""
+        """End a peer's membership, whatever the reason; return whether watchers have to be notified."""
         self._discard_current(peer)
-        self.behind.discard(peer)
+        self.lagging.discard(peer)
         self.watchers.discard(peer)
         has_news = self.watchers.note("leave", peer, len(self))
         self.trim()
@@ -376,7 +376,7 @@ class RoomBase(Generic[Member]):
 
     @property
     def history_bytes(self) -> int:
-        """The memory of what is kept for later readers, and for publishers that retry."""
+        """The memory of the messages for later readers, and of the keys for publishers that retry."""
         return self.log.history_bytes + self._repeats_bytes
 
     @property
@@ -390,7 +390,7 @@ class RoomBase(Generic[Member]):
         return max(self.log.sealed_at, noted_at, self.kept_until - BETWEEN_POLLS_S)
 
     def end_history(self) -> None:
-        """Forget what is kept for later readers, which will get a gap, and for publishers that retry."""
+        """Forget the messages for later readers, which will get a gap, and the keys for publishers that retry."""
         self.log.end_history()
         self._repeats = None
         self.kept_until = -math.inf
@@ -406,7 +406,7 @@ class RoomBase(Generic[Member]):
         return True
 
     def expire(self) -> bool:
-        """Drop what is too old; return True when nothing is left that has to end in time."""
+        """Drop everything that is too old; return True when nothing is left that can grow old."""
         self.trim()
         if self._repeats is not None:
             self._repeats.expire(trio.current_time())
@@ -424,8 +424,8 @@ class RoomBase(Generic[Member]):
                 del self.current[peer.encoding]
 
     def trim(self) -> None:
-        """Forget what nobody needs any more."""
-        lowest = self.policy.first_needed(self.log, (peer.lag(self).cursor for peer in self.behind))
+        """Forget the messages that nobody needs any more."""
+        lowest = self.policy.first_needed(self.log, (peer.lag(self).cursor for peer in self.lagging))
         if self._polls:
             lowest = min(lowest, self._polls.lowest)
         self.log.trim(lowest, trio.current_time())
@@ -434,7 +434,7 @@ class RoomBase(Generic[Member]):
 
 
 class StartPosition(NamedTuple):
-    """The position at which a reader starts: after message ``after``. ``gap`` says what is missing before it."""
+    """The position at which a reader starts: after message ``after``. ``gap`` names the messages missing before it."""
 
     after: int
     gap: dict[str, str] | None

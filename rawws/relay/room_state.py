@@ -1,4 +1,4 @@
-"""The room whose members are peers, as the loop, the backplane and all that is above them use it.
+"""The room whose members are peers. The loop, the backplane and all layers above them use it.
 
 A program holds a `rawws.hub.room.Room`, which is above the loop.
 """

@@ -14,59 +14,59 @@ import trio
 from rawws import tracing
 from rawws.broadcast.encodings import PLAIN
 from rawws.net.poller import READABLE
-from rawws.relay.encoding_jobs import SENT_AT_ONCE_BYTES, WORK, Forms, Job
+from rawws.relay.encoding_jobs import SENT_AT_ONCE_BYTES, WORK, EncodingJobs, Job
 from rawws.relay.peer import Peer
 from rawws.relay.peer_control import PeerControl
 from rawws.relay.room_state import RoomState
 from rawws.relay.slow_peers import SlowPeers
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.wire.deflate import STEP_BYTES
 from rawws.wire.role import Role
 from rawws.wire.session import State
 
-# Frames for one peer alone that may wait for it before we stop reading from it: a peer that asks for echoes or
-# pongs faster than it takes them is slowed down to its own speed. A program's messages don't count: `send` waits
-# for the peer by itself, and the peer's close may say why it takes no more of a message.
+# The bytes of frames for one peer alone that may wait before we stop reading from it. So a peer that asks for echoes or
+# pongs faster than it takes them is slowed down to its own speed. A program's messages don't count: `send` waits for
+# the peer by itself, and the peer's close may say why it takes no more of a message.
 MAX_OUTBOX_BYTES = 64 * 1024
 
 
 class Sending:
-    """Sends to peers, and has the loop watch, lose or close them as that turns out."""
+    """Sends to peers, and has the loop watch, close or give up each peer, depending on the outcome."""
 
-    def __init__(self, control: PeerControl, forms: Forms, slow: SlowPeers, traffic: Traffic) -> None:
+    def __init__(self, control: PeerControl, jobs: EncodingJobs, slow: SlowPeers, stats: Stats) -> None:
         self._control = control
-        self._forms = forms
+        self._encoding_jobs = jobs
         self._slow = slow
-        self._traffic = traffic
-        self._queued: list[Peer] = []  # to be flushed soon
+        self._stats = stats
+        self._queued: list[Peer] = []  # flushed soon
 
     # To all of a room
 
-    def spread(self, room: RoomState) -> tuple[int, int, int]:
-        """Seal what was added to a room and send it to every peer there.
+    def broadcast(self, room: RoomState) -> tuple[int, int, int]:
+        """Seal the messages that were added to a room, and send them to every peer there.
 
-        Returns how many were sent it at once, have it queued, and were lost or closed.
+        Returns the number of peers that were sent it at once, that have it queued, and that were lost or closed.
         """
         peers = len(room)
         sent = queued = gone = 0
         try:
             while room.seal():
-                self._traffic.messages_out += room.log.sealed_messages * len(room)
-                sent, queued, lost = self._broadcast(room)
+                self._stats.messages_out += room.log.sealed_messages * len(room)
+                sent, queued, lost = self._broadcast_segment(room)
                 gone += lost
             return sent, queued, gone
         except Exception:
             self._control.abort_room_after_bug(room)
             return 0, 0, peers
 
-    def spread_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
-        """Send the gap that a room's log just got to every peer there, if its encoding has controls.
+    def notify_gap(self, room: RoomState, gap: Mapping[str, str]) -> None:
+        """Send the gap that was just recorded in a room's log to every peer there whose encoding has controls.
 
-        A lagging peer that doesn't read on in the log has no place there, and is sent the gap at once.
+        A lagging peer that doesn't read on in the log has no cursor for the gap, and is sent it at once.
         """
         if room.policy.reads_on:
             try:
-                self._broadcast(room)
+                self._broadcast_segment(room)
             except Exception:
                 self._control.abort_room_after_bug(room)
             return
@@ -77,19 +77,19 @@ class Sending:
                 else:
                     self.send(peer, words)
 
-    def _broadcast(self, room: RoomState) -> tuple[int, int, int]:
-        """Send the segment just sealed to every peer that has had all before it, and look after those that lag."""
+    def _broadcast_segment(self, room: RoomState) -> tuple[int, int, int]:
+        """Send the segment that was just sealed to every current peer, and check the peers that lag."""
         number = room.log.next - 1
         gone = len(room)
-        forms, reads_on = self._forms, room.policy.reads_on
+        jobs, reads_on = self._encoding_jobs, room.policy.reads_on
         short: list[tuple[Peer, bytes, int]] = []  # with the segment, and how much of it was sent
         lost: list[tuple[Peer, OSError]] = []
         later: list[Peer] = []
         most_bytes = SENT_AT_ONCE_BYTES
         for encoding, all_peers in room.current.items():
             peers: Collection[Peer] = all_peers
-            # A lagging peer that doesn't read on in the log has no place in a segment, and can't wait for its encoding.
-            segment = forms.get(room, number, encoding) if reads_on else forms.get_at_once(room, number, encoding)
+            # Unless lagging peers read on in the log, none of them can wait for a segment's encoding.
+            segment = jobs.get(room, number, encoding) if reads_on else jobs.get_at_once(room, number, encoding)
             if segment is None:
                 later += peers
                 continue
@@ -101,7 +101,7 @@ class Sending:
                 peers = in_order[: max(1, most_bytes // size)]
                 later += in_order[len(peers) :]
             most_bytes -= size * len(peers)
-            if room.tells_senders_apart:
+            if room.excludes_sender:
                 self._send_without_their_own(room, number, peers, segment, short, lost)
                 continue
             for peer in peers:
@@ -114,25 +114,25 @@ class Sending:
                     continue
                 if sent != size:
                     short.append((peer, segment, sent))
-            self._traffic.bytes_out += size * len(peers)
+            self._stats.bytes_out += size * len(peers)
             if tracing.frames_are_shown():
                 nothing = {peer for peer, _, sent in short if not sent}  # to be shown when the first bytes are sent
                 for peer in peers:
                     if peer not in nothing:
                         peer.session.show_sent(segment)
         for peer, segment, sent in short:
-            if not room.tells_senders_apart:
-                self._traffic.bytes_out -= len(segment) - sent
+            if not room.excludes_sender:
+                self._stats.bytes_out -= len(segment) - sent
             peer.record_partial_send(room, number, segment, sent)
             self._control.watch(peer, done=False)
         for peer in later:
-            peer.wait_for_encoding(room, number, forms)
+            peer.wait_for_encoding(room, number, jobs)
         for peer, loss in lost:
             self._control.lose(peer, loss)
         self._slow.check_all(room)
         room.trim()
-        left, behind = len(room), len(room.behind)
-        return left - behind, behind, gone - left
+        left, lagging = len(room), len(room.lagging)
+        return left - lagging, lagging, gone - left
 
     def _send_without_their_own(
         self,
@@ -153,7 +153,7 @@ class Sending:
             except OSError as error:
                 lost.append((peer, error))
                 continue
-            self._traffic.bytes_out += sent
+            self._stats.bytes_out += sent
             if sent != len(segment):
                 short.append((peer, segment, sent))
             if sent:
@@ -170,9 +170,9 @@ class Sending:
         """
         if show and peer.session.on_frame is not None:
             peer.session.show_sent(frames)
-        self._traffic.messages_out += 1
+        self._stats.messages_out += 1
         try:
-            if peer.put(frames, self._traffic):
+            if peer.put(frames, self._stats):
                 return
         except OSError as error:
             self._control.lose(peer, error)
@@ -182,13 +182,13 @@ class Sending:
         self.flush(peer)
 
     def send_soon(self, peer: Peer, frames: bytes) -> None:
-        """Queue frames for this peer, to go out with those that follow: at once when they are many, else very soon.
+        """Queue frames for this peer, to send them together with later ones: at once if many wait, else very soon.
 
-        For a peer that is in no room, whose log would overtake what waits.
+        Only for a peer that is in no room: the room's log would overtake the queued frames.
         """
         if peer.session.on_frame is not None:
             peer.session.show_sent(frames)
-        self._traffic.messages_out += 1
+        self._stats.messages_out += 1
         if not peer.has_queued:
             self._queued.append(peer)
             self._control.schedule_deferred_work()
@@ -198,7 +198,7 @@ class Sending:
 
     @property
     def has_queued(self) -> bool:
-        """Whether `send_soon` has queued something that nobody has flushed."""
+        """Whether `send_soon` has queued something that has not been flushed."""
         return bool(self._queued)
 
     def flush_those_queued(self) -> None:
@@ -212,9 +212,9 @@ class Sending:
         """Send large frames back without joining them first; False if that isn't possible now."""
         if peer.encoding is not PLAIN or peer.interest != READABLE or peer.session.on_frame is not None:
             return False
-        self._traffic.messages_in += 1
+        self._stats.messages_in += 1
         try:
-            is_done = peer.put_pieces(frames, self._traffic)
+            is_done = peer.put_pieces(frames, self._stats)
         except OSError as error:
             self._control.lose(peer, error)
             return True
@@ -223,18 +223,18 @@ class Sending:
         return True
 
     def flush(self, peer: Peer) -> None:
-        """Send what the peer's socket takes now, and watch it for writability if something is left."""
+        """Send as much as the peer's socket takes now, and have it watched for writability if something is left."""
         if peer.transport.fileno() < 0:
             return
-        was_lagging, before = peer.is_lagging, self._traffic.bytes_out
+        was_lagging, before = peer.is_lagging, self._stats.bytes_out
         try:
-            progress = peer.flush(self._forms, self._traffic)
+            progress = peer.flush(self._encoding_jobs, self._stats)
         except OSError as error:
             self._control.lose(peer, error)
             return
         for messages, behind in progress.skipped:
             self._slow.record_skipped(peer, messages, f"{behind} messages behind")
-        if was_lagging and self._traffic.bytes_out != before:
+        if was_lagging and self._stats.bytes_out != before:
             self._slow.note_progress(peer)
         for room in peer.rooms:
             if room.is_held:
@@ -272,13 +272,13 @@ class Sending:
 
     # The places of peers in their rooms
 
-    def fall_behind(self, peer: Peer) -> None:
-        """Have a peer keep its own place in each of its rooms, since it can't be sent things right now."""
+    def start_lagging(self, peer: Peer) -> None:
+        """Have a peer keep its own place in each of its rooms, since its socket takes nothing right now."""
         peer.start_lagging()
         self._control.watch(peer, done=False)
 
     def replay(self, peer: Peer, room: RoomState, after: int) -> bool:
-        """Send a peer that joins a room what came after a message; false if there is nothing for it."""
+        """Send a peer that joins a room the messages after a given one; return False if there are none."""
         if not peer.replay(room, after, trio.current_time()):
             return False
         self.flush(peer)
@@ -290,19 +290,19 @@ class Sending:
             self._control.watch(peer, done=True)
 
     def end_fragments(self, peer: Peer) -> None:
-        """The last fragment of a message has been given to `send`."""
+        """End a message in fragments: its last one has been given to `send`."""
         peer.end_fragments()
         self.flush(peer)
 
     # Segments that take long to encode
 
     def do_work(self) -> None:
-        """Do about a millisecond of encoding, and send to the peers that have waited for what is done."""
-        forms = self._forms
-        forms.allowance = STEP_BYTES
+        """Encode for about a millisecond, and send each finished segment to the peers that have waited for it."""
+        jobs = self._encoding_jobs
+        jobs.allowance = STEP_BYTES
         work = 0
-        while forms.has_work and work < STEP_BYTES:
-            job = forms.next_job()
+        while jobs.has_work and work < STEP_BYTES:
+            job = jobs.next_job()
             try:
                 is_made = job.advance()
             except Exception:  # the other rooms have jobs too
@@ -311,26 +311,26 @@ class Sending:
                 continue
             if not is_made:
                 work += min(job.work, STEP_BYTES)
-                forms.put_back(job)
+                jobs.put_back(job)
                 continue
             self._finish(job)
             work += self._resume(job)
 
     def _finish(self, job: Job) -> None:
-        if self._forms.finish(job):
+        if self._encoding_jobs.finish(job):
             self._slow.unblock(job.room, WORK)
 
     def _resume(self, job: Job) -> int:
-        """Send to the peers that have waited, at most `SENT_AT_ONCE_BYTES`, and return how much work that was."""
-        traffic = self._traffic
-        before = traffic.bytes_out
+        """Send at most `SENT_AT_ONCE_BYTES` to the peers that have waited, and return how much work that was."""
+        stats = self._stats
+        before = stats.bytes_out
         until = before + SENT_AT_ONCE_BYTES
         while job.waiting:
             peer, _ = job.waiting.popitem()
             if not peer.awaits_encoding or not peer.is_lagging:
                 continue
-            if traffic.bytes_out >= until and job.room in peer.rooms and job.is_wanted:
-                peer.wait_for_encoding(job.room, job.number, self._forms)
+            if stats.bytes_out >= until and job.room in peer.rooms and job.is_wanted:
+                peer.wait_for_encoding(job.room, job.number, self._encoding_jobs)
                 continue
             self._flush_or_give_up(peer)
-        return (traffic.bytes_out - before) * STEP_BYTES // SENT_AT_ONCE_BYTES
+        return (stats.bytes_out - before) * STEP_BYTES // SENT_AT_ONCE_BYTES

@@ -1,4 +1,4 @@
-"""The settings of a room: what it keeps, and how it treats its peers."""
+"""The settings of a room: its history, and its treatment of peers."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ class Slow(enum.Enum):
     """The names of the policies in `rawws.relay.lag_policies`: what happens to a peer that reads too slowly."""
 
     CLOSE = "close"  # the peer is closed with 1013
-    SKIP = "skip"  # it goes on with the newest, and is notified of how many it missed if its encoding can say so
-    LATEST = "latest"  # of what it missed, it gets only the newest of each key, whenever it can take more
-    WAIT = "wait"  # publishers are held back until it has caught up, so that no message is lost
+    SKIP = "skip"  # it skips to the newest message, and learns how many it missed if its encoding has controls
+    LATEST = "latest"  # when it can take more, it gets the newest message of each key that it missed
+    WAIT = "wait"  # publishers wait until it has caught up, so that no message is lost
 
 
 @dataclass(frozen=True, slots=True)
 class RoomSettings:
-    """What a room keeps, and how it treats its peers. Sizes are in bytes, times in seconds."""
+    """The history that a room keeps, and its treatment of peers. Sizes are in bytes, times in seconds."""
 
     history: History = field(default_factory=History)
     max_lag_bytes: int = MAX_LAG_BYTES
     slow: Slow | str = Slow.CLOSE  # or the name of another policy in `rawws.relay.lag_policies.POLICIES`
     key: str | None = None  # the JSON member that holds a message's key, for `Slow.LATEST`
     exclude_sender: bool = False  # a message goes to all others
-    read_only: bool = False  # a peer that sends something is closed with 1008; others publish
+    read_only: bool = False  # a peer that sends a message is closed with 1008; programs and POST requests publish
     max_peers: float | None = None  # None and infinity are no limit
 
     def __post_init__(self) -> None:
-        """Raises `UsageError` for settings that exclude each other, or that have no such value."""
+        """Raises `UsageError` for invalid values, and for settings that exclude each other."""
         self.policy.check(exclude_sender=self.exclude_sender)
         with contextlib.suppress(ValueError):
             object.__setattr__(self, "slow", Slow(self.slow))

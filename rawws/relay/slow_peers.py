@@ -1,7 +1,7 @@
-"""Peers that can't keep up: those that read too slowly, and those that send too much.
+"""Peers that can't keep up: some read too slowly, and some send too much.
 
-The room of a slow reader has a policy (`rawws.relay.lag_policies`), and `SlowPeers` carries out what that decides. A
-peer is only ever moved from one boundary between two messages to another, and frames for it alone go out in any case.
+The room of a slow reader has a policy (`rawws.relay.lag_policies`), and `SlowPeers` carries out its decisions. A peer
+moves only from one boundary between messages to another, and frames for it alone go out in any case.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rawws.relay.lag_policies import Block, Close, JumpTo, Keep, Lag
 from rawws.relay.peer import FlowControl, Peer
 from rawws.relay.peer_control import PeerControl
 from rawws.relay.room_state import RoomState
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
 
@@ -30,23 +30,23 @@ _SLOW = "slow"
 
 
 class SlowPeers:
-    """Carries out what the rooms' policies decide, and lets publishers wait."""
+    """Carries out the decisions of the rooms' policies, and makes publishers wait."""
 
-    def __init__(self, control: PeerControl, traffic: Traffic) -> None:
+    def __init__(self, control: PeerControl, stats: Stats) -> None:
         self._control = control
-        self._traffic = traffic
-        # The peers that were held back, by the room that has them wait: a lost one is in that room no more.
+        self._stats = stats
+        # The peers that are held back, by the room that makes them wait. A lost peer is no longer in that room.
         self._held_back: dict[RoomState, dict[Peer, None]] = {}
 
     # Peers that read too slowly
 
     def check_all(self, room: RoomState) -> None:
-        """Do what a room's policy decides about the peers that lag too far there."""
+        """Carry out what a room's policy decides about the peers that lag too far there."""
         log = room.log
-        # Where all that the log keeps is within the limit, so is each peer.
-        if not room.behind or room.policy.lag_cost(Lag(log, Cursor(log.first), PLAIN)) <= room.settings.max_lag_bytes:
+        # If all that the log keeps is within the limit, each peer is too.
+        if not room.lagging or room.policy.lag_cost(Lag(log, Cursor(log.first), PLAIN)) <= room.settings.max_lag_bytes:
             return
-        for peer in list(room.behind):
+        for peer in list(room.lagging):
             if peer.is_lagging:  # it may have gone since
                 self._check(peer, room)
 
@@ -71,7 +71,7 @@ class SlowPeers:
                 assert_never(action)
 
     def check_notices(self, peer: Peer, room: RoomState, size: int) -> None:
-        """Close a peer for which too many joins and leaves wait, after ``size`` bytes of them were queued."""
+        """Close a peer if too many joins and leaves wait for it. ``size`` bytes of them have just been queued."""
         flow = peer.flow = peer.flow or FlowControl()
         flow.notice_bytes = min(flow.notice_bytes + size, peer.queued_bytes)
         limit = room.settings.max_lag_bytes
@@ -83,7 +83,7 @@ class SlowPeers:
         self._control.close(peer, 1013, reason, Cause.SLOW_PEER, with_the_rest=False)
 
     def _skip(self, peer: Peer, room: RoomState, number: int, reason: str) -> None:
-        """Have a peer go on with a later segment, from the next boundary between two messages on."""
+        """Have a peer go on with a later segment after its current message."""
         skipped, gaps = peer.jump_to(room, number)
         self.record_skipped(peer, skipped, reason)
         if skipped > 0:
@@ -95,17 +95,17 @@ class SlowPeers:
 
     @staticmethod
     def _notify_skipped(peer: Peer, count: int) -> None:
-        """Queue how many messages a peer will never get, with those of a notification that hasn't been sent yet."""
+        """Queue a notification of skipped messages. One that hasn't been sent yet is replaced, and its count added."""
         flow = peer.flow
         assert flow is not None
-        if peer.take_back(flow.notice):
+        if peer.withdraw(flow.notice):
             count += flow.noticed
         flow.notice, flow.noticed = peer.encoding.encode_control({"skipped": count}), count
         if flow.notice:
             peer.queue_apart(flow.notice)
 
     def record_skipped(self, peer: Peer, count: int, reason: str) -> None:
-        """Count messages that a peer will never get. The first are worth a warning; the end of the connection has all.
+        """Count messages that a peer will never get. The first ones are logged, and the total at the connection's end.
 
         A count of 0 or less is ignored.
         """
@@ -115,7 +115,7 @@ class SlowPeers:
         if not flow.skipped:
             _warn(peer, f"reads too slowly: {reason}; {count} messages are skipped")
         flow.skipped += count
-        self._traffic.messages_skipped += count
+        self._stats.messages_skipped += count
 
     def _block_publishers(self, room: RoomState, slow: Peer, reason: str) -> None:
         """Read nothing more from a room's publishers until its slowest peer has caught up."""
@@ -132,17 +132,17 @@ class SlowPeers:
 
     @staticmethod
     def note_progress(peer: Peer) -> None:
-        """Record that a lagging peer takes data, which is a sign of life: it may not be read from at present."""
+        """Record that a lagging peer takes data. This is a sign of life, since the peer may not be read from now."""
         if any(room.is_held for room in peer.rooms):
             peer.seen_since_ping = True
         if peer.flow is not None and peer.flow.last_progress_at != math.inf:
             peer.flow.last_progress_at = trio.current_time()
 
     def check_progress(self, peer: Peer, now: float) -> None:
-        """Close a peer that takes nothing while its room waits for it: pongs alone don't keep all others waiting.
+        """Close a peer that takes nothing while its room waits for it. Its pongs alone are not enough.
 
-        Called for every peer at every tick. The clock runs for each peer that lags in such a room, not only for the
-        one that made it wait. After that one has caught up, the room may have to wait for another.
+        This is called for every peer at every tick. The clock runs for each peer that lags in such a room, not only for
+        the one that made it wait: after that one has caught up, the room may have to wait for another.
         """
         flow = peer.flow
         if not peer.is_lagging or not any(_SLOW in room.holds for room in peer.rooms):
@@ -157,20 +157,20 @@ class SlowPeers:
 
     @staticmethod
     def _waits_for(room: RoomState, peer: Peer) -> bool:
-        """Return whether a peer that lags in a room lags far enough to hold its publishers back."""
+        """Return whether a peer lags so far in a room that the publishers there have to wait."""
         if _SLOW not in room.holds or peer.session.state is not OPEN:
             return False
         return room.policy.lag_cost(peer.lag(room)) > room.settings.max_lag_bytes // 2
 
     def hold_back(self, peer: Peer, room: RoomState, frames: Sequence[bytes | bytearray]) -> None:
-        """Defer a peer's messages while its room's publishers have to wait, and read nothing more from it."""
+        """Defer a peer's messages while its room's publishers have to wait, and stop reading from it."""
         peer.held_back = True
         self._held_back.setdefault(room, {})[peer] = None
         peer.deferred_frames = [*(peer.deferred_frames or ()), *frames]
         self._control.watch(peer, done=not peer.is_blocked)
 
     def forget(self, peer: Peer) -> None:
-        """Drop the deferred messages of a peer that may publish no more. Harmless when there are none."""
+        """Drop the deferred messages of a peer that can't publish any more. Harmless when there are none."""
         peer.deferred_frames = None
         if peer.held_back:
             self._is_free(peer)
@@ -189,9 +189,9 @@ class SlowPeers:
         if room.holds:
             return
         for peer in list(self._held_back.get(room, ())):
-            if peer.held_back:  # letting go of another may have ended it
+            if peer.held_back:  # resuming another peer may have ended it
                 self._is_free(peer)
-                peer.seen_since_ping = True  # it could not be
+                peer.seen_since_ping = True  # it wasn't read from, so nothing could be seen
                 self._control.watch(peer, done=not peer.is_blocked)
         room.released.unpark_all()
 
@@ -199,7 +199,7 @@ class SlowPeers:
         """Let a room's publishers go on if no peer lags far any more."""
         if _SLOW not in room.holds:
             return
-        if not any(self._waits_for(room, peer) for peer in room.behind):
+        if not any(self._waits_for(room, peer) for peer in room.lagging):
             self.unblock(room, _SLOW)
 
     def end_rest(self, peer: Peer) -> None:

@@ -9,15 +9,15 @@ from rawws.errors import Cause
 
 
 @dataclass(slots=True)
-class Traffic:
-    """Since the loop began. Among the messages that were sent to one peer alone are pongs and closes."""
+class Stats:
+    """Counts since the loop started. Messages include the pongs and closes that were sent to one peer alone."""
 
     messages_in: int = 0
-    messages_out: int = 0  # once for each peer that they are sent to, or will be
-    messages_skipped: int = 0  # that slow peers did not get
+    messages_out: int = 0  # counted once for each peer that is, or will be, sent the message
+    messages_skipped: int = 0  # never sent to a peer, because it read too slowly
     bytes_in: int = 0
     bytes_out: int = 0
     turns: int = 0
     turns_s: float = 0.0
-    longest_block_s: float = 0.0  # that something in the process kept all else waiting
+    longest_block_s: float = 0.0  # the longest time for which something kept the loop from running
     ends: Counter[Cause] = field(default_factory=Counter)  # of connections

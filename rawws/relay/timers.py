@@ -1,8 +1,7 @@
-"""Timers: keepalive pings and their answers, closes that take too long, and the age of what rooms keep.
+"""Timers: keepalive pings and their answers, closes that take too long, and the age of rooms' histories.
 
-All peers are looked at together, once a tick: a timer for each of ten thousand would cost too much. `Timers` decides
-and does nothing itself. `Timers.due` returns what the loop is to do for a peer. Nearly always that is None, and nothing
-is allocated.
+All peers are checked together, once a tick: ten thousand timers of their own would cost too much. `Timers` decides, and
+does nothing itself. `Timers.due` returns the action for a peer. Nearly always that is None, and nothing is allocated.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from rawws.net.poller import READABLE
 from rawws.relay.actions import CloseAndDrop, Drop, EndRest, PeerAction, SendDeferredClose, SendPing
 from rawws.relay.peer import Peer
 from rawws.relay.room_state import RoomState
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.wire.session import State
 from rawws.wire.trace import TIMER
 
-# The time from one tick to the next. It is shorter where a limit is.
+# The time from one tick to the next. It is shorter if a limit needs that.
 TICK_S = 1.0
-# With a limit to the messages per second, since a peer that has exceeded it is read again at a tick.
+# The same with a limit to messages per second: a peer that has exceeded it is read again at a tick.
 RATE_TICK_S = 0.1
-# With a bound to the memory.
+# The same with a bound to the memory.
 MEMORY_TICK_S = 0.1
-# At most this many of the rooms that keep something are looked at in a tick.
+# In each tick, at most this many of the rooms that keep something are checked.
 ROOMS_AT_ONCE = 5000
-# A tick that is this late is logged: something blocks.
+# A tick that is later than this is logged, since something blocks the loop.
 BLOCKED_S = 0.5
 
 KEEPALIVE = b"rawws"  # the payload of our own pings
@@ -43,12 +42,12 @@ OPEN = State.OPEN  # a global is found three times as fast as an Enum's member
 class Timers:
     """The timers of all peers and rooms of a loop."""
 
-    def __init__(self, peers: Mapping[int, Peer], traffic: Traffic) -> None:
-        """``peers`` are the loop's, which changes them. ``traffic`` gets the longest time that the loop was blocked."""
+    def __init__(self, peers: Mapping[int, Peer], stats: Stats) -> None:
+        """``peers`` are the loop's, which changes them. ``stats`` gets the longest time that the loop was blocked."""
         self._peers = peers
-        self._traffic = traffic
+        self._stats = stats
         # The rooms that keep something which grows old: a history, ids for clients that poll, or idempotency keys. The
-        # room that was looked at last is the last.
+        # room that was checked last comes last.
         self.aging: dict[RoomState, None] = {}
         self._tick_s = TICK_S
         self._memory_tick_s = math.inf
@@ -74,7 +73,7 @@ class Timers:
             self._reschedule()
 
     def watch_memory(self, *, is_bounded: bool) -> None:
-        """Tick for the memory as well, while there is a bound to it."""
+        """Tick more often while there is a bound to the memory."""
         self._memory_tick_s = MEMORY_TICK_S if is_bounded else math.inf
         self._reschedule()
 
@@ -82,12 +81,12 @@ class Timers:
         self._new_timers.set()
 
     async def wait_for_tick(self) -> float:
-        """Wait until peers, rooms and the memory are to be looked at, and return the time. Cancelling loses nothing."""
+        """Wait until peers, rooms and the memory have to be checked, and return the time. Cancelling loses nothing."""
         while True:
             self._new_timers = trio.Event()
             is_idle = not (self._peers or self.aging) and self._memory_tick_s == math.inf
             tick_s = min(self._tick_s, self._memory_tick_s)
-            # From the last tick on: a new timer in between must not put off the others.
+            # Counted from the last tick, so that a new timer doesn't delay the others.
             due = math.inf if is_idle else max(self._ticked_at + tick_s, trio.current_time())
             with trio.move_on_at(due):
                 await self._new_timers.wait()
@@ -102,7 +101,7 @@ class Timers:
         """Log that the loop was blocked, by a program that computes or a machine that swaps."""
         if late_s < BLOCKED_S:
             return
-        self._traffic.longest_block_s = max(self._traffic.longest_block_s, late_s)
+        self._stats.longest_block_s = max(self._stats.longest_block_s, late_s)
         message = (
             f"the event loop was blocked for at least {late_s:.1f} s "
             "(blocking call in this process, or an overloaded machine)"
@@ -110,23 +109,23 @@ class Timers:
         logs.server_line(logging.WARNING, TIMER, message)
 
     def expire_rooms(self) -> None:
-        """Have the rooms that were not looked at for longest forget what is too old.
+        """Expire the rooms that have waited longest for it.
 
-        Readers get nothing that is too old in any case. With very many rooms, each only frees its memory later.
+        Readers never get a message that is too old. With very many rooms, each just frees its memory later.
         """
         for room in list(itertools.islice(self.aging, ROOMS_AT_ONCE)):
             self.expire(room)
 
     def expire(self, room: RoomState) -> None:
-        """Have a room forget what is too old, and watch it no longer if it keeps nothing that grows old."""
+        """Have a room forget everything too old, and stop watching it if it keeps nothing that grows old."""
         del self.aging[room]
         if not room.expire():
             self.aging[room] = None
 
     def due(self, peer: Peer, now: float) -> PeerAction | None:
-        """Return what is to be done for a peer now, if anything is.
+        """Return the action that is due for a peer now, if there is one.
 
-        A peer that has missed a deadline is to be read before: its answer may wait in our socket.
+        Read a peer that has missed a deadline before calling this: its answer may wait in our socket.
         """
         if peer.lost is not None:
             return self._due_when_lost(peer, now)
@@ -136,7 +135,7 @@ class Timers:
 
     @staticmethod
     def _due_when_lost(peer: Peer, now: float) -> PeerAction | None:
-        """Return what is due for a peer that takes nothing more, and is read to its end."""
+        """Return the action for a peer that takes nothing more, and is read to its end."""
         assert peer.lost is not None
         if now >= peer.close_at:
             why = peer.lost.why
@@ -149,7 +148,7 @@ class Timers:
 
     @staticmethod
     def _due_when_closing(peer: Peer, now: float) -> PeerAction | None:
-        """Return what is due for a peer whose close has been sent or received."""
+        """Return the action for a peer whose close has been sent or received."""
         if now < peer.close_at:
             return None
         if peer.inbox is not None and peer.inbox.deferred_close is not None:
@@ -160,7 +159,7 @@ class Timers:
 
     @staticmethod
     def _due_when_open(peer: Peer, now: float) -> PeerAction | None:
-        """Return what is due for a peer that both sides may send to: its keepalive."""
+        """Return the action for a peer whose connection is open: its keepalive."""
         if _rest_is_over(peer, now):
             return EndRest(peer)
         is_read = _is_read(peer)
@@ -199,7 +198,7 @@ def _rest_is_over(peer: Peer, now: float) -> bool:
 
 
 def _is_read(peer: Peer) -> bool:
-    """Return whether the loop reads from an open peer, or would if the peer took what it is sent."""
+    """Return whether the loop reads from an open peer, or would read if the peer accepted what it is sent."""
     if peer.inbox is not None and peer.inbox.paused:
         return False
     if peer.flow is not None and peer.flow.read_paused_until:

@@ -1,9 +1,9 @@
 """Connections in their HTTP phase, let through a few at a time.
 
-Each has a task of its own, and trio runs all tasks that are ready before it looks at any socket again. A hundred
-requests that arrive together would keep every peer waiting until all of them are read: 150 ms, if they are made to be
-slow to read. So each passes a turnstile with what it has received. Tasks that find it closed wait in line, and are let
-through a few at a time. Everything else that is ready has its turn in between.
+Each has a task of its own, and trio runs all tasks that are ready before it looks at any socket again. If a hundred
+requests arrive together, every peer would wait until all of them are read: 150 ms, for requests made to be slow to
+read. So each task passes a turnstile after it has received data. If the turnstile is closed, the task waits in line.
+A few tasks are let through at a time, and in between everything else that is ready runs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Turnstile:
 
     def __init__(self) -> None:
         self.at_a_time = LEAST
-        self._left = LEAST  # that may go through before the others have had their turn
+        self._left = LEAST  # the number of tasks that may still go through in this round
         self._line = trio.lowlevel.ParkingLot()
         self._keeper = trio.lowlevel.ParkingLot()  # where `run` waits for a line
 
     async def pass_through(self) -> None:
-        """Wait for one's turn, if others are waiting. If it is cancelled, nothing has happened."""
+        """Wait in line, if others are waiting. Cancelling it has no effect on the others."""
         if self._left > 0 and not self._line:
             self._left -= 1
             await trio.lowlevel.checkpoint_if_cancelled()

@@ -2,7 +2,7 @@
 
 Each room owns its `Watchers`. Membership begins in one place (`RoomBase.admit`) and ends in one place
 (`RoomBase.remove`), and both note it there. So a join is noted before anything is sent to the new member, each
-join has exactly one leave, whichever way the member goes, and a watcher can't outlive its membership.
+join has exactly one leave, however the member goes, and a watcher can't outlive its membership.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Watchers(Generic[Member]):
     __slots__ = ("_began", "_news")
 
     def __init__(self) -> None:
-        self._began: dict[Member, int] = {}  # by watcher: how many of the news are older than its membership
+        self._began: dict[Member, int] = {}  # by watcher: the number of news items that are older than its membership
         self._news: list[_News[Member]] = []
 
     def __len__(self) -> int:
@@ -53,11 +53,11 @@ class Watchers(Generic[Member]):
         return peer in self._began
 
     def add(self, peer: Member) -> None:
-        """Notify a member of what is noted from now on."""
+        """Notify a member of joins and leaves from now on."""
         self._began[peer] = len(self._news)
 
     def discard(self, peer: Member) -> None:
-        """Notify a peer no more. Harmless for one that is no watcher."""
+        """Stop notifying a peer. Harmless for a peer that is no watcher."""
         if self._began.pop(peer, None) is not None and not self._began:
             self._news.clear()
 
@@ -69,7 +69,7 @@ class Watchers(Generic[Member]):
         return True
 
     def take(self) -> list[tuple[Member, list[_News[Member]]]]:
-        """Return the news for each watcher, which count as sent from then on. A peer isn't notified of itself."""
+        """Remove the news, and return them for each watcher. A peer isn't notified of itself."""
         news, self._news = self._news, []
         due = []
         for watcher, began in self._began.items():

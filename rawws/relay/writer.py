@@ -1,15 +1,15 @@
-"""A peer's writer: all that waits to be sent to one peer, and the order in which it goes out.
+"""A peer's writer: the data that waits to be sent to one peer, and its order.
 
-Data for a peer waits in two places: the *outbox* has the frames for this peer alone, and the logs of its rooms have the
-rest, from its cursors on. A peer that has been sent all of its rooms has no cursors. It is *lagging* as long as it has
-them. At a frame boundary the outbox goes first. Two rules hold throughout:
+Data for a peer waits in two places. The *outbox* has the frames for this peer alone. The logs of its rooms have the
+rest, from its cursors on. A peer is *lagging* while it has cursors; a peer that has been sent everything has none. At a
+frame boundary the outbox goes first. Two rules always hold:
 
-* Nothing is put inside a frame that has partly gone: after a part of a segment, the rest of that segment comes next.
-* While a program sends a message in fragments, no room has a say, and frames for after the message wait apart.
+* Nothing is put inside a frame that has been sent in part: after a part of a segment, the rest of that segment is next.
+* While a program sends a message in fragments, the logs of rooms wait, and so do frames for after the message.
 
-Only the methods in this module touch the private attributes. They send, and decide nothing: a socket that has failed
-raises OSError, and `flush` returns its progress, so that the loop can act on both. A peer that neither lags nor has
-anything queued costs no more than its empty slots.
+Only the methods in this module touch the private attributes. They send, but decide nothing: a socket that has failed
+raises OSError, and `flush` returns its progress, and the loop acts on both. A peer that doesn't lag, and has nothing
+queued, costs only its empty slots.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rawws.net.transport import Transport
 from rawws.relay.frame_queue import FrameQueue, Piece, rest_of
 from rawws.relay.lag_policies import Chunk, Lag, PartialSend
 from rawws.relay.room_base import RoomBase
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.wire.session import Session
 
 Room = RoomBase[Any]  # whose members are peers, which are writers
@@ -49,7 +49,7 @@ class Progress(NamedTuple):
 
 
 class Encoder(Protocol):
-    """Makes segments in a peer's encoding, in steps if that takes long (`rawws.relay.encoding_jobs.Forms`)."""
+    """Makes segments in a peer's encoding, in steps if that takes long (`rawws.relay.encoding_jobs.EncodingJobs`)."""
 
     def get(self, room: Room, number: int, encoding: Encoding) -> bytes | None: ...
     def run(self, room: Room, number: int, encoding: Encoding) -> tuple[bytes, list[int]]: ...
@@ -57,7 +57,7 @@ class Encoder(Protocol):
 
 
 class PeerWriter:
-    """The sending side of a peer. The loop owns the transport, and says what is watched with ``interest``."""
+    """The sending side of a peer. The loop owns the transport; ``interest`` is what it has the poller watch."""
 
     __slots__ = (
         "_after_fragments",
@@ -80,13 +80,13 @@ class PeerWriter:
         self.number = number
         self.transport = transport
         self.session = session
-        self.encoding = encoding  # in which a room's log is sent to it
+        self.encoding = encoding  # of the rooms' logs, for this peer
         self.interest = READABLE
         self.rooms = NOWHERE
         self._outbox: FrameQueue | None = None
         self._cursors: dict[Room, Cursor] | None = None  # in each of its rooms, while it lags
-        self._partial_room: Room | None = None  # of whose segment a part has gone, or can't be called back
-        self._awaits_encoding = False  # its next segment is being encoded: it lags, though its socket isn't full
+        self._partial_room: Room | None = None  # a part of this room's segment has been sent, or can't be taken back
+        self._awaits_encoding = False  # it lags only because its next segment is being encoded
         self._is_fragmenting = False
         self._after_fragments: list[Piece] | None = None
 
@@ -124,16 +124,16 @@ class PeerWriter:
 
     @property
     def answer_bytes(self) -> int:
-        """The bytes of automatic answers that were queued since nothing was queued."""
+        """The bytes of automatic answers that were queued since the outbox was last empty."""
         return 0 if self._outbox is None else self._outbox.answer_bytes
 
     @property
     def program_bytes(self) -> int:
-        """The bytes of messages from programs that were queued since nothing was queued, for a peer without inbox."""
+        """The bytes of programs' messages that were queued since the outbox was last empty; 0 with an inbox."""
         return 0 if self._outbox is None else self._outbox.program_bytes
 
     def pieces(self) -> list[Piece]:
-        """Return the objects that wait for the socket, in their order, the rooms' excepted."""
+        """Return the objects that wait for the socket, in their order, without the rooms' segments."""
         return [*(() if self._outbox is None else self._outbox.pieces), *(self._after_fragments or ())]
 
     def lag(self, room: Room) -> Lag:
@@ -147,14 +147,14 @@ class PeerWriter:
             yield room, self.lag(room)
 
     def cursor_in_use(self, room: Room) -> Cursor:
-        """Return its cursor in a room in which it lags; one in the midst of a segment of which some can't be undone."""
+        """Return its cursor in a room in which it lags: inside a segment if a part of that can't be taken back."""
         assert self._cursors is not None
         number, offset = self._cursors[room]
         return Cursor(number, max(offset, self._partial_room is room))
 
     # Frames for the peer alone
 
-    def put(self, frames: bytes, traffic: Traffic) -> bool:
+    def put(self, frames: bytes, stats: Stats) -> bool:
         """Send frames now if nothing waits before them. Queue the rest, and return whether there is none."""
         if self._outbox is not None or self.interest != READABLE:
             self.queue(frames)
@@ -163,16 +163,16 @@ class PeerWriter:
             sent = self.transport.send_now(frames)
         except BlockingIOError:
             sent = 0
-        traffic.bytes_out += sent
+        stats.bytes_out += sent
         if sent == len(frames):
             return True
         self._outbox = FrameQueue([rest_of(frames, sent)])
         return False
 
-    def put_pieces(self, frames: list[bytes | bytearray], traffic: Traffic) -> bool:
-        """Send large frames without joining them first, as `put` does, where nothing waits before them."""
+    def put_pieces(self, frames: list[bytes | bytearray], stats: Stats) -> bool:
+        """Send large frames as `put` does, but without joining them first. Nothing may wait before them."""
         sent = self.transport.try_send_pieces(frames)
-        traffic.bytes_out += sent
+        stats.bytes_out += sent
         if sent == sum(map(len, frames)):
             return True
         self._outbox = FrameQueue([rest_of(b"".join(frames), sent)])
@@ -186,44 +186,44 @@ class PeerWriter:
             self._outbox.append(frames)
 
     def queue_apart(self, frames: bytes) -> None:
-        """Queue frames as a piece of its own, which `take_back` can remove."""
+        """Queue frames as a piece of its own, which `withdraw` can remove."""
         if self._outbox is None:
             self._outbox = FrameQueue([frames])
         else:
             self._outbox.append_apart(frames)
 
     def queue_whole(self, message: bytes) -> None:
-        """Queue a message that must not come between the fragments of another."""
+        """Queue a message, after any message that is being sent in fragments."""
         if self._is_fragmenting:
             self._after_fragments = [*(self._after_fragments or ()), message]
         else:
             self.queue(message)
 
-    def take_back(self, frames: bytes) -> bool:
+    def withdraw(self, frames: bytes) -> bool:
         """Remove these frames from the end of the queue, and return whether they were there."""
         outbox = self._outbox
-        if outbox is None or not outbox.take_back(frames):
+        if outbox is None or not outbox.withdraw(frames):
             return False
         if not outbox.pieces:
             self._outbox = None
         return True
 
     def count_answers(self, size: int) -> None:
-        """Count bytes as automatic answers, until nothing is queued."""
+        """Count bytes as automatic answers, until the outbox is empty."""
         if self._outbox is not None:
             self._outbox.answer_bytes += size
 
     def count_program(self, size: int) -> None:
-        """Count bytes as a program's message, until nothing is queued."""
+        """Count bytes as a program's message, until the outbox is empty."""
         if self._outbox is not None:
             self._outbox.program_bytes += size
 
     def discard(self) -> None:
-        """Forget all that waits: the socket is closed."""
+        """Forget all waiting frames: the socket is closed."""
         self._outbox = self._after_fragments = None
 
     def begin_fragments(self) -> bool:
-        """Begin a message in fragments: what its rooms publish waits. Return whether it lags for that reason only."""
+        """Start a message in fragments, while its rooms' messages wait. Return whether it starts to lag by that."""
         self._is_fragmenting = True
         if self._cursors is not None or not self.rooms:
             return False
@@ -238,7 +238,7 @@ class PeerWriter:
             self._after_fragments = None
 
     def _queue_around(self, first: Sequence[Piece], then: Sequence[Piece]) -> None:
-        """Queue pieces before what waits, and after it. Empty ones are left out."""
+        """Queue pieces before and after the waiting ones. Empty pieces are left out."""
         first, then = list(filter(len, first)), list(filter(len, then))
         if self._outbox is not None:
             self._outbox.surround(first, then)
@@ -248,20 +248,20 @@ class PeerWriter:
     # Its place in its rooms
 
     def start_lagging(self) -> None:
-        """Keep its own place in each of its rooms from now on. Harmless when it lags already."""
+        """Start to keep its own cursor in each of its rooms. Harmless when it lags already."""
         if self._cursors is None and self.rooms:
             self._cursors = {room: room.tail for room in self.rooms}
             for room in self.rooms:
-                room.add_behind(self)
+                room.add_lagging(self)
 
     def lag_from_tail(self, room: Room) -> None:
-        """Have a lagging peer begin at the end of a room that it joins."""
+        """Start a lagging peer at the end of a room that it joins."""
         assert self._cursors is not None
         self._cursors[room] = room.tail
-        room.add_behind(self)
+        room.add_lagging(self)
 
     def replay(self, room: Room, after: int, now: float) -> bool:
-        """Begin after a message of a room that it joins; false if there is nothing to be sent."""
+        """Start after a given message of a room that it joins; return False if there is nothing to send."""
         entry = room.log.replay_start(after, self.encoding, now)
         if not entry.rest and entry.number == room.log.next:
             return False
@@ -270,17 +270,17 @@ class PeerWriter:
             for other in self.rooms:
                 if other is not room:
                     self._cursors[other] = other.tail
-                    other.add_behind(self)
+                    other.add_lagging(self)
         start = room.policy.start(after, entry)
         if start.rest:
             self.session.show_sent(start.rest)
             self.queue_whole(start.rest)
         self._cursors[room] = start.cursor
-        room.add_behind(self)
+        room.add_lagging(self)
         return True
 
     def wait_for_encoding(self, room: Room, number: int, encoder: Encoder) -> None:
-        """Begin, or go on, to lag at a segment that is still to be encoded."""
+        """Lag at a segment until it is encoded."""
         self.start_lagging()
         assert self._cursors is not None
         if self._cursors[room].number != number:
@@ -289,7 +289,7 @@ class PeerWriter:
         encoder.wait(self, room, number)
 
     def record_partial_send(self, room: Room, number: int, segment: bytes, sent: int) -> None:
-        """Begin to lag: the socket took only the first ``sent`` bytes of a segment, in the peer's encoding."""
+        """Start to lag: the socket took only the first ``sent`` bytes of a segment in the peer's encoding."""
         self.start_lagging()
         assert self._cursors is not None
         at = PartialSend(room.log, number, segment, sent, self.encoding, self.transport.committed_bytes)
@@ -300,9 +300,9 @@ class PeerWriter:
             self._queue_around([rest], ())
 
     def jump_to(self, room: Room, number: int) -> tuple[int, list[int]]:
-        """Go on with a later segment, after the message of which the peer has had a part.
+        """Go on with a later segment, but finish a message that has been sent in part.
 
-        Returns how many messages it skips, and the numbers of the log's gaps between.
+        Returns how many messages it skips, and the numbers of the log's gaps among them.
         """
         assert self._cursors is not None
         log = room.log
@@ -322,7 +322,7 @@ class PeerWriter:
         return skipped, gaps
 
     def leave(self, room: Room) -> None:
-        """Leave a room, of which it still gets what was published before."""
+        """Leave a room. It still gets the messages that were published before."""
         if self._cursors is not None:
             self.queue_rest((room,), whole=True)
             del self._cursors[room]
@@ -331,12 +331,12 @@ class PeerWriter:
             self._cursors = None
 
     def forget_rooms(self) -> tuple[Room, ...]:
-        """Leave all rooms, with no more from their logs, and return them."""
+        """Leave all rooms, without getting any more from their logs, and return the rooms."""
         rooms, self.rooms, self._cursors, self._partial_room = self.rooms, NOWHERE, None, None
         return rooms
 
     def queue_rest(self, rooms: Sequence[Room], *, whole: bool) -> None:
-        """Queue what it lacks of rooms that it leaves: all, or the rest of the message of which it has had a part."""
+        """Queue what it lacks of rooms that it leaves. Without ``whole``, only the rest of a message sent in part."""
         if self._cursors is None:
             return
         first: list[Piece] = []
@@ -354,7 +354,7 @@ class PeerWriter:
         self._queue_around(first, then)
 
     def _rest_of_log(self, room: Room, *, whole: bool) -> tuple[list[Piece], list[Piece]]:
-        """Return the rest of the segment of which a part has gone, and what comes after it."""
+        """Return the rest of a segment that has been sent in part, and the segments after it."""
         assert self._cursors is not None
         number, offset = self._cursors[room]
         first: list[Piece] = []
@@ -370,7 +370,7 @@ class PeerWriter:
             self._partial_room = None
         if whole:
             for missing in range(number, room.log.next):
-                # An uncompressed one is the log's own, or quickly made.
+                # An uncompressed segment is the log's own, or is made quickly.
                 plain = room.log.segment(missing, self.encoding.uncompressed)
                 if segment := room.leave_out_own(self, missing, plain):
                     self.session.show_sent(segment)
@@ -378,7 +378,7 @@ class PeerWriter:
         return first, then
 
     def _rest_of_selection(self, room: Room) -> list[Piece]:
-        """Return all that a policy selects of what the peer lacks."""
+        """Return everything that a policy selects from the messages that the peer lacks."""
         lag = self.lag(room)
         chunks: list[Piece] = []
         while lag.cursor != room.tail and (chunk := room.policy.next_chunk(lag)) is not None:
@@ -388,14 +388,14 @@ class PeerWriter:
 
     # Sending
 
-    def flush(self, encoder: Encoder, traffic: Traffic) -> Progress:
-        """Send what the socket takes now. Raises OSError when the connection is lost.
+    def flush(self, encoder: Encoder, stats: Stats) -> Progress:
+        """Send as much as the socket takes now. Raises OSError when the connection is lost.
 
-        A peer that has been sent everything lags no more.
+        A peer that has been sent everything no longer lags.
         """
         self._awaits_encoding = False
         skipped: list[Skipped] = []
-        is_done = self._send_pending(encoder, traffic, skipped)
+        is_done = self._send_pending(encoder, stats, skipped)
         is_blocked = not (is_done or self._awaits_encoding)
         if is_blocked:
             self.start_lagging()
@@ -406,16 +406,16 @@ class PeerWriter:
                 room.trim()
         return Progress(is_done, is_blocked, skipped)
 
-    def _send_pending(self, encoder: Encoder, traffic: Traffic, skipped: list[Skipped]) -> bool:
+    def _send_pending(self, encoder: Encoder, stats: Stats, skipped: list[Skipped]) -> bool:
         """Send from the outbox and the logs in turn; return False if something is left.
 
-        Then the socket takes no more, or the next segment is still being encoded.
+        In that case the socket takes no more, or the next segment is still being encoded.
         """
         if self.transport.has_unsent and not self.transport.try_flush():
             return False
         while True:
             if self._outbox is not None and self._partial_room is None:
-                if not self._outbox.send(self.transport, traffic):
+                if not self._outbox.send(self.transport, stats):
                     return False
                 self._outbox = None
             if self._cursors is None or (self._is_fragmenting and self._partial_room is None):
@@ -427,11 +427,11 @@ class PeerWriter:
             chunk = room.policy.next_chunk(lag)
             if chunk is not None:
                 self._queue_chunk(room, lag.cursor, chunk, skipped)
-            elif not self._send_segment(room, lag.cursor, encoder, traffic):
+            elif not self._send_segment(room, lag.cursor, encoder, stats):
                 return False
 
     def _queue_chunk(self, room: Room, cursor: Cursor, chunk: Chunk, skipped: list[Skipped]) -> None:
-        """Queue what a policy has selected, and count what that leaves out."""
+        """Queue the messages that a policy has selected, and count the messages that it leaves out."""
         assert self._cursors is not None
         behind = chunk.upto - cursor.number
         if behind > chunk.messages:
@@ -441,23 +441,23 @@ class PeerWriter:
             self.session.show_sent(chunk.data)
             self.queue(chunk.data)
 
-    def _send_segment(self, room: Room, cursor: Cursor, encoder: Encoder, traffic: Traffic) -> bool:
-        """Send the segment at a cursor, or several from there on; False if something of them is left."""
+    def _send_segment(self, room: Room, cursor: Cursor, encoder: Encoder, stats: Stats) -> bool:
+        """Send the segment at a cursor, or several from there on; return False if a part of them is left."""
         assert self._cursors is not None
         number, offset = cursor
         segment = encoder.get(room, number, self.encoding)
         if segment is None:
             self.wait_for_encoding(room, number, encoder)
             return False
-        if not segment:  # a gap, of which this encoding can't tell
+        if not segment:  # a gap, which this encoding can't express
             self._cursors[room] = Cursor(number + 1)
             return True
         is_several = not offset and number + 1 < room.log.next
-        if is_several and not self.transport.has_handshake and not room.tells_senders_apart:
-            return self._send_run(room, number, encoder, traffic)
+        if is_several and not self.transport.has_handshake and not room.excludes_sender:
+            return self._send_run(room, number, encoder, stats)
         segment = room.leave_out_own(self, number, segment)
         sent = self.transport.try_send(memoryview(segment)[offset:] if offset else segment)
-        traffic.bytes_out += sent
+        stats.bytes_out += sent
         if sent and not offset:
             self.session.show_sent(segment)
         if offset + sent < len(segment):
@@ -468,12 +468,12 @@ class PeerWriter:
         self._partial_room = None
         return True
 
-    def _send_run(self, room: Room, number: int, encoder: Encoder, traffic: Traffic) -> bool:
-        """Send several segments with one system call; False when the socket takes no more."""
+    def _send_run(self, room: Room, number: int, encoder: Encoder, stats: Stats) -> bool:
+        """Send several segments with one system call; return False if the socket takes no more."""
         assert self._cursors is not None
         run, sizes = encoder.run(room, number, self.encoding)
         sent = left = self.transport.try_send(run)
-        traffic.bytes_out += sent
+        stats.bytes_out += sent
         for size in sizes:
             if left and self.session.on_frame is not None:
                 self.session.show_sent(room.log.segment(number, self.encoding))

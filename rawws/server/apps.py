@@ -1,4 +1,4 @@
-"""Applications for HTTP, and what they know of a connection: one exchange at a time.
+"""Applications for HTTP, and their view of a connection: one exchange at a time.
 
 `HttpApp` is what answers requests that don't upgrade, and `Exchange` is what it is given for each of them. Both are
 protocols, so that an application doesn't depend on the server. ``exchange.py`` has the server's exchange.
@@ -22,7 +22,7 @@ from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
 from rawws.wire.messages import NO_STORE, Request, Response
 
-BODY_TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than what is taken here.")
+BODY_TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than this server accepts.")
 
 # Takes over a connection, by its number, as a peer of that endpoint. It returns None when the connection has ended.
 Adopt = Callable[[int, Transport, PeerGroup], Peer | None]
@@ -84,14 +84,14 @@ class Exchange(Protocol):
 
     @property
     def stopping(self) -> bool:
-        """Whether the server is about to end."""
+        """Whether the server is stopping."""
 
     @property
     def drain(self) -> Drain | None:
         """The time that a stopping server gives to pending work; None while it isn't stopping."""
 
     def on_stop(self, call: Callable[[], None]) -> AbstractContextManager[None]:
-        """Have a function called when the server begins to stop, if it does so within the block."""
+        """Call a function when the server starts to stop, if that is within the block."""
 
     async def receive_body(self) -> bytes:
         """Return the next piece of the request's body, and empty bytes after its end.
@@ -100,9 +100,9 @@ class Exchange(Protocol):
         """
 
     async def read_body(self, max_bytes: float = math.inf, too_large: Refusal = BODY_TOO_LARGE) -> bytes:
-        """Return the whole body, for which there is as much time as for a request.
+        """Return the whole body. It has to arrive within the time for a request.
 
-        A body of more than ``max_bytes`` is refused with ``too_large``, read or not.
+        A body of more than ``max_bytes`` is refused with ``too_large``, whether it has been read or not.
         """
 
     async def discard_body(self) -> None:
@@ -147,13 +147,13 @@ class Exchange(Protocol):
     async def answer_in_pieces(
         self, headers: Sequence[tuple[bytes, bytes]], body: Iterable[bytes], held: Callable[[], Iterable[bytes]]
     ) -> None:
-        """Send a 200 whose body is made as it is sent; ``held`` returns what is kept in memory to make the rest of it.
+        """Send a 200 whose body is made as it is sent; ``held`` returns the objects that are kept to make its rest.
 
         Raises OSError when the client is lost, reads too slowly, or has to go because the server's memory is full.
         """
 
     async def hand_over(self, headers: Sequence[tuple[str, str]], adopt: Adopt) -> None:
-        """Start a response that lasts until the connection ends, and which somebody else goes on with.
+        """Start a response that lasts until the connection ends, and hand it over.
 
         ``adopt`` is called when this exchange is over, and then owns the transport that it is given.
         """

@@ -60,15 +60,15 @@ class Conversation:
         self._stopped = False  # the application was notified that the server stops, or cancelled for that
         self._lost: OSError | None = None  # how the connection was lost
         self._call = trio.CancelScope()
-        self._failure: BaseException | None = None  # what the application raised
+        self._failure: BaseException | None = None  # the exception that the application raised
         self._settled = trio.Event()  # the response is complete, or the application has returned
         self._receiving = trio.Lock()  # only one task at a time may wait for the socket
-        self._wait: trio.CancelScope | None = None  # of the task that does
+        self._wait: trio.CancelScope | None = None  # the scope of the task that waits
         self._sending = trio.Lock()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, app: Application, scope: Scope) -> None:
-        """Call the application, and record that it has returned, or what it has raised."""
+        """Call the application, and record its return or its exception."""
         try:
             with self._call:
                 await call_application(app, scope, self.receive, self.send)
@@ -106,7 +106,7 @@ class Conversation:
             await self._exchange.end_response()
 
     async def _end_call(self) -> None:
-        """Have the application let go of the exchange, which is over."""
+        """Make the application release the exchange, which is over."""
         with trio.CancelScope(shield=True):
             if not self._complete:
                 self._call.cancel()
@@ -117,7 +117,7 @@ class Conversation:
     def _explain(self) -> BaseException:
         """Return why the application has returned without completing its response."""
         if isinstance(self._failure, OSError):
-            # A file or a database of its own: the server would take it for the client's.
+            # The error may be about a file or a database of its own. The server would take it for the client's.
             error = RawwsError(f"the ASGI application failed: {type(self._failure).__name__}: {self._failure}")
             error.__cause__ = self._failure
             return error
@@ -211,12 +211,12 @@ class Conversation:
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, message: Message) -> None:
-        """Send a part of the response. Raises `UsageError` for what can't come now, and OSError without a client."""
+        """Send a part of the response. Raises `UsageError` for an event out of order, and OSError without a client."""
         kind = message.get("type")
         if kind not in ("http.response.start", "http.response.body"):
             raise UsageError(f"an ASGI application can't send {kind!r} in answer to an HTTP request")
         if message.get("more_body"):
-            await trio.lowlevel.checkpoint()  # a stream to a fast client mustn't keep others from their turn
+            await trio.lowlevel.checkpoint()  # otherwise a stream to a fast client would block all others
         await _acquire(self._sending)
         try:
             await self._send(kind, message)
@@ -249,7 +249,7 @@ class Conversation:
         headers = []
         for name, value in message.get("headers", ()):
             if not isinstance(name, bytes) or not isinstance(value, bytes):
-                raise UsageError(f"the ASGI application's header {name!r}: {value!r} is to be two byte strings")
+                raise UsageError(f"the ASGI application's header {name!r}: {value!r} must be two byte strings")
             if name.lower() != b"transfer-encoding":  # "the server must ignore it"
                 headers.append((name, value))
         self._head = message["status"], headers
@@ -271,12 +271,12 @@ class Conversation:
         if self._head is None and not self._started:
             raise UsageError("the ASGI application has sent http.response.body before http.response.start")
         if not isinstance(body, bytes | bytearray | memoryview):
-            raise UsageError(f"the body of http.response.body is to be bytes, not {type(body).__name__}")
+            raise UsageError(f"the body of http.response.body must be bytes, not {type(body).__name__}")
         if more:
             self._check_that_more_can_come()
         await self._send_head()
         if more and self._pieces and self._exchange.request.method == "HEAD":
-            # Nothing of it goes out, so nothing would ever stop an endless stream: this is where it ends.
+            # Nothing of the response goes out, so nothing else would ever stop an endless stream.
             await self._end()
             self._gone = True
             raise ClientDisconnected("a HEAD is answered without a body; there is nothing to stream to")
@@ -300,7 +300,7 @@ class Conversation:
 
 
 async def _acquire(lock: trio.Lock) -> None:
-    """Acquire a lock; without a checkpoint where nobody holds it, as in almost every request."""
+    """Acquire a lock. There is no checkpoint if the lock is free, as in almost every request."""
     try:
         lock.acquire_nowait()
     except trio.WouldBlock:

@@ -22,7 +22,7 @@ MAX_DEPTH = 30
 _WRAPPED = ("app", "asgi_app", "inner", "application", "other_asgi_app")
 
 
-_ANY, _ANY_PATH = "\0", "\1"  # in place of a parameter
+_ANY, _ANY_PATH = "\0", "\1"  # these stand for a parameter
 _PARAMETER = re.compile(r"\{[^}]*\}|<[^>]*>|\(")
 _SPANS_SEGMENTS = re.compile(r":path\b|<path\b|\(")
 

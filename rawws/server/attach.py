@@ -1,4 +1,4 @@
-"""WebSockets on connections that another HTTP server has accepted, and has read the request of."""
+"""WebSockets on connections of another HTTP server, which has accepted them and read the request."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ async def attach(
     plain socket, is used directly; the bytes of any other stream are passed through a pair of sockets.
 
     ``request`` is the request that was read. With the ``connection`` of h11 that read it, the answer is sent through
-    that, and the bytes after the request come from it. Without one, ``trailing_data`` is those bytes. The other
+    that, and the bytes after the request come from it. Otherwise give those bytes as ``trailing_data``. The other
     keywords are as for `serve`.
 
     Raises `HandshakeRefused` when the request isn't a valid handshake, or the application refused it; the client
-    has its answer then, and the stream is closed. Raises OSError when the client has gone before it is answered. An
-    exception in the block is raised from ``async with`` too, such as `ConnectionClosed` when the client leaves. A
-    server has to catch these, or any client can end it.
+    has been answered then, and the stream is closed. Raises OSError when the client goes before it is answered. An
+    exception in the block, such as `ConnectionClosed` when the client leaves, is raised from ``async with`` too. A
+    server has to catch all of these, or any client can end it.
     """
     check_runs_on_trio("rawws.attach")
     async with as_socket(stream) as connected:
@@ -130,7 +130,7 @@ async def _upgrade(
     if upgraded is None:
         await http.linger()
         assert http.answered is not None
-        body = http.answered.body.decode(errors="replace").strip()  # which may be anything, as gzip
+        body = http.answered.body.decode(errors="replace").strip()  # it may be anything, such as gzip
         raise HandshakeRefused(f"the handshake was refused with {http.answered.status}: {body}", http.answered)
     return upgraded
 
@@ -146,7 +146,7 @@ def _from_h11(request: h11.Request) -> Request:
 
 
 def _replay(request: Request, trailing_data: bytes) -> h11.Connection:
-    """Return h11's connection as it is when it has read this request. Raises `UsageError` for what it can't have read.
+    """Return an h11 connection that has read this request. Raises `UsageError` for a request that it can't have read.
 
     RFC 9110 §5.5 lets clients send bytes beyond ASCII in a value.
     """
@@ -173,7 +173,7 @@ async def as_socket(stream: AnyStream) -> AsyncIterator[socket.socket]:
     ours, theirs = socket.socketpair()
     inner = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     pumps = _Pumps()
-    # Not in a nursery here: that would wrap what is raised in the caller's block.
+    # A nursery here would wrap the exceptions of the caller's block.
     trio.lowlevel.spawn_system_task(pumps.run, stream, inner)
     try:
         yield ours
@@ -200,7 +200,7 @@ class _Pumps:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_pump, outer, inner)
                     nursery.start_soon(_pump, inner, outer)
-        except Exception:  # of a stream that somebody else wrote; a system task has nobody to tell
+        except Exception:  # raised by somebody else's stream; nobody could catch it in a system task
             logs.hub.exception("a stream that rawws was attached to failed")
         finally:
             self.done.set()
@@ -214,7 +214,7 @@ async def _pump(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> No
             try:
                 await sink.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return  # the other pump passes on what it had sent before, such as a close with a reason
+                return  # the other pump passes on earlier data, such as a close with a reason
         if isinstance(sink, trio.abc.HalfCloseableStream):
             await sink.send_eof()
         else:

@@ -1,4 +1,4 @@
-"""The configuration of a server, which is fixed, and its state; all of its connections share both."""
+"""A server's configuration, which is fixed, and its state. All of its connections share both."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ class ServerState:
     find_sender: Callable[[int, Request, Address], Sender | Refusal] | None = None
     # Called with the provisional number of a connection, and with its final one.
     renumber: Callable[[int, int], None] | None = None
-    # Returns the access to a room that a WebSocket needs, in words, and why the request is refused, if it is.
+    # Returns the access to a room that a WebSocket needs, in words, and a refusal of the request or None.
     admit: Callable[[Request], tuple[str, Refusal | None]] | None = None
     # Loads the room for a path if needed; returns a refusal if that fails.
     prepare: Callable[[Request], Awaitable[Refusal | None]] | None = None
 
-    drain: Drain | None = None  # once the server has begun to stop
+    drain: Drain | None = None  # set when the server starts to stop
     lingering: int = 0  # the number of closed connections whose last response the client may still be reading
     idle_scopes: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait for a request
-    cut_off: list[str] = field(default_factory=list)  # targets of requests without an answer at the drain's end
+    cut_off: list[str] = field(default_factory=list)  # the targets of requests without an answer at the drain's end
     handshakes: Counter[int] = field(default_factory=Counter)  # by the status of the answer
     _at_stop: set[Callable[[], None]] = field(default_factory=set)
 
@@ -87,7 +87,7 @@ class ServerState:
 
     @contextlib.contextmanager
     def on_stop(self, call: Callable[[], None]) -> Iterator[None]:
-        """Have a function called when the server begins to stop, if it does so within the block."""
+        """Call a function when the server starts to stop, if that is within the block."""
         self._at_stop.add(call)
         try:
             yield

@@ -1,7 +1,7 @@
 """A connection in its HTTP phase: the steps that every request on it goes through.
 
 The object owns the socket and the HTTP parser. It receives within deadlines, calls the application's hooks, refuses,
-sends, and lets the last response arrive. ``answering.py`` leads it from one request to the next, ``upgrade.py`` to a
+sends, and lets the last response arrive. ``http_phase.py`` takes it from one request to the next, ``upgrade.py`` to a
 WebSocket, and ``exchange.py`` to any other response.
 """
 
@@ -36,9 +36,9 @@ WAIT_BYTES = 7 * KIB
 
 SLOW_AND_FULL = "the client reads the answer too slowly, and the server's memory is full (--max-memory)"
 
-# Long enough to read the last response across a slow line, short enough not to hoard sockets (a guess).
+# This is long enough to read the last response across a slow line, and short enough not to hoard sockets (a guess).
 LINGER_S = 2.0
-# The most at once, so that a crowd of rejected clients doesn't use up the sockets.
+# The most connections that linger at once, so that a crowd of rejected clients doesn't use up the sockets.
 MAX_LINGERING = 64
 
 
@@ -100,7 +100,7 @@ class HttpConnection:
 
     @property
     def is_watched(self) -> bool:
-        """Whether the tracer is to be notified of its events at present."""
+        """Whether the tracer gets its events at present."""
         return self.config.tracer.is_watched and not self.is_quiet
 
     @property
@@ -162,7 +162,7 @@ class HttpConnection:
 
     @contextlib.contextmanager
     def interruptible_by_stop(self, scope: trio.CancelScope, is_idle: bool) -> Iterator[None]:
-        """Have a stopping server cancel the scope, now or later, if the connection is idle meanwhile."""
+        """Let a stopping server cancel the scope, now or later, if the connection is idle within the block."""
         if not is_idle:
             yield
             return
@@ -175,7 +175,7 @@ class HttpConnection:
             self.server.idle_scopes.discard(scope)
 
     async def wait_lost(self) -> None:
-        """Keep the requests that are pipelined after the one being answered, until the client has gone."""
+        """Keep the requests that are pipelined after the current one, until the client has gone."""
         limit = self.config.limits.max_header_bytes
         while len(self.http.trailing_data[0]) <= limit:
             try:
@@ -213,9 +213,9 @@ class HttpConnection:
         return Response(503, "The server took too long to decide about this request.\n", [NO_STORE])
 
     async def answer_instead(self, response: object, hook: str, logger: logging.Logger, *, close: bool) -> None:
-        """Send the response that a hook of the application has returned, in place of going on."""
+        """Send the response that a hook of the application has returned, and end the request with it."""
         if not isinstance(response, Response) or response.status < 200:
-            message = f"{hook} returned {response!r}; it is to return a Response with a final status, or None"
+            message = f"{hook} returned {response!r}; it must return a Response with a final status, or None"
             self.log(logger, logging.ERROR, FAULT, message)
             response = Response(500, "The server failed to decide about this request.\n", [NO_STORE])
         self.log(logger, logging.INFO, STATE, f"answered by {hook} with {response.status}")

@@ -1,7 +1,7 @@
 """The server's `Exchange`: one request that doesn't upgrade, and its response, on a connection in its HTTP phase.
 
 An application reads the request's body through it, and sends a response: as a whole, in pieces, or one that goes on
-without it. If the application returns without a response, ``answering.py`` sends one.
+without it. If the application returns without a response, ``http_phase.py`` sends one.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class HttpExchange(Exchange):
         if self._body_ended:
             return b""
         if self._connection.http.awaits_continue and not self._connection.http.response_begun:
-            await self._connection.send(self._connection.http.go_on())
+            await self._connection.send(self._connection.http.send_100_continue())
         event = await self._connection.receive_event(deadline)
         if isinstance(event, BodyPart):
             self._pieces += 1

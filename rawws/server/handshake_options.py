@@ -61,7 +61,7 @@ class HandshakeOptions:
         server_header: str | None = None,
         tracer: Tracer | None = None,
     ) -> ServerConfig:
-        """Return what is common to all connections of a server. Raises `UsageError` for a value that can't be used.
+        """Return the configuration that all connections share. Raises `UsageError` for a value that can't be used.
 
         ``more_subprotocols`` are those of the handler, after the program's own.
         """

@@ -1,7 +1,7 @@
 """One connection from accept to the end of its HTTP phase: a request, its response, and the next request.
 
-The functions are in the order in which a connection lives: receive a request, have it answered (``exchange.py``), and
-wait for the next. A request for a WebSocket is upgraded (``upgrade.py``), and the socket handed over. Each connection
+The functions are in the order of a connection's life: receive a request, have it answered (``exchange.py``), and wait
+for the next one. A request for a WebSocket is upgraded (``upgrade.py``), and the socket is handed over. Each connection
 runs this in a trio task of its own, which ends at the hand-over.
 """
 
@@ -32,7 +32,7 @@ from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, IN, STATE, TIMER, head_lines, mask_target
 
 PLAIN_ON_TLS_PORT = Refusal(400, "plain_on_tls_port", "This port speaks TLS: use https:// or wss://.")
-# A proxy that passes TLS through can't add X-Forwarded-For.
+# Such a proxy passes TLS through, and so can't add X-Forwarded-For.
 PROXY_BEFORE_TLS = replace(
     PROXY_PROTOCOL, hint="turn it off in the proxy (nginx: proxy_protocol; HAProxy: send-proxy, send-proxy-v2)"
 )
@@ -48,7 +48,7 @@ class HandedOver:
 
 
 async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None:
-    """Run the connection's HTTP phase. Returns the connection as what it has become; None when its transport is closed.
+    """Run the connection's HTTP phase. Returns its new form, or None when its transport is closed.
 
     This raises no exception that the peer could cause: a lost connection is logged, and ends the phase.
     """
@@ -112,7 +112,7 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
         connection.owes_answer = True
         upgraded = await _handle_event(connection, request)
         connection.owes_answer = False
-        del request  # or its head would be kept while the connection is idle
+        del request  # otherwise its head would be kept while the connection is idle
         connection.request = None
         connection.also_held_bytes = 0
         if connection.adopt is not None:
@@ -127,7 +127,7 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
         elif not await _wait_for_next(connection):
             return None
         connection.deadline = connection.request_deadline()
-        connection.is_lost = False  # a client that has only shut down its own side still reads
+        connection.is_lost = False  # a client that has only shut down its own side can still read
 
 
 async def _begin_tls(connection: HttpConnection) -> bool:

@@ -60,7 +60,7 @@ class _Figures:
         self.hub = hub
         self.exchange = exchange
         self.loop = current_loop()
-        self.traffic = self.loop.traffic
+        self.stats = self.loop.stats
         self.rooms = list(hub.registry.in_use.values())
 
     def peers(self) -> list[tuple[str, float]]:
@@ -71,7 +71,9 @@ class _Figures:
 
     def slowest_lag_bytes(self) -> float:
         """Return the largest lag of a peer, where a lag is counted in bytes; 0 if no peer lags."""
-        lags = [room.policy.lag_bytes(peer.lag(room)) for room in self.rooms for peer in room.behind if peer.is_lagging]
+        lags = [
+            room.policy.lag_bytes(peer.lag(room)) for room in self.rooms for peer in room.lagging if peer.is_lagging
+        ]
         return max(lags, default=0)
 
     def handshakes(self) -> list[tuple[str, float]]:
@@ -80,7 +82,7 @@ class _Figures:
 
     def turns(self) -> list[tuple[str, float]]:
         """Return the number of the loop's turns, and the seconds that they took together."""
-        return [("count", self.traffic.turns), ("sum", self.traffic.turns_s)]
+        return [("count", self.stats.turns), ("sum", self.stats.turns_s)]
 
     def backplane_up(self) -> float | None:
         """Return 1 if the backplane can be reached, else 0; None without a backplane."""
@@ -132,31 +134,31 @@ _TABLE = (
     _Metric(
         "rawws_handshakes", "WebSocket handshakes, by status of the response.", "counter", _Figures.handshakes, "status"
     ),
-    _Metric("rawws_messages_received", "Messages received from peers.", "counter", lambda at: at.traffic.messages_in),
+    _Metric("rawws_messages_received", "Messages received from peers.", "counter", lambda at: at.stats.messages_in),
     _Metric(
         "rawws_deliveries",
         "Messages sent or queued to peers, counted once for each peer.",
         "counter",
-        lambda at: at.traffic.messages_out,
+        lambda at: at.stats.messages_out,
     ),
-    _Metric("rawws_received_bytes", "Bytes received after handshakes.", "counter", lambda at: at.traffic.bytes_in),
-    _Metric("rawws_sent_bytes", "Bytes sent after handshakes.", "counter", lambda at: at.traffic.bytes_out),
+    _Metric("rawws_received_bytes", "Bytes received after handshakes.", "counter", lambda at: at.stats.bytes_in),
+    _Metric("rawws_sent_bytes", "Bytes sent after handshakes.", "counter", lambda at: at.stats.bytes_out),
     _Metric(
         "rawws_skipped_messages",
         "Messages not sent to a peer because it lagged.",
         "counter",
-        lambda at: at.traffic.messages_skipped,
+        lambda at: at.stats.messages_skipped,
     ),
     _Metric(
         "rawws_closes",
         "Connections that have ended, by cause.",
         "counter",
-        lambda at: [(cause.value, count) for cause, count in at.traffic.ends.items()],
+        lambda at: [(cause.value, count) for cause, count in at.stats.ends.items()],
         "cause",
     ),
     _Metric(
         "rawws_slowest_peer_lag_bytes",
-        "Largest lag of a peer behind its room, in bytes.",
+        "Largest lag of a peer in its room, in bytes.",
         "gauge",
         _Figures.slowest_lag_bytes,
     ),
@@ -170,7 +172,7 @@ _TABLE = (
         "rawws_longest_block_seconds",
         "Longest time the event loop was blocked, in seconds.",
         "gauge",
-        lambda at: at.traffic.longest_block_s,
+        lambda at: at.stats.longest_block_s,
     ),
     _Metric(
         "rawws_limit",

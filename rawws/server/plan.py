@@ -1,4 +1,4 @@
-"""A server as `serve` was asked for: its arguments checked, and made into a `Server` that runs."""
+"""The plan of a server: the arguments of `serve`, which are checked and made into a running `Server`."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class ServerPlan:
             await server.run(task_status=task_status)
 
     def _make_config(self, hub: Hub | None) -> ServerConfig:
-        """Return what the server does with each request."""
+        """Return the configuration, which says what the server does with each request."""
         limits_by_flag = self.options.limits_by_flag()
         config = self.handshakes.make_config(
             self.options,

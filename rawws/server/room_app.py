@@ -2,10 +2,10 @@
 
 ============================================  =============================================================
 ``GET /room/x``, accepts text/event-stream    the room's messages as events, from now on, or from ``since``,
-                                              ``last`` or ``Last-Event-ID`` on; with ``json`` each as it is in the
-                                              JSON of polling
-``GET /room/x?since=ID`` or ``?last=N``       the messages in the history, as JSON; with ``wait`` at the latest
-                                              after that number of seconds
+                                              ``last`` or ``Last-Event-ID`` on; with ``json`` as the JSON objects of
+                                              polling
+``GET /room/x?since=ID`` or ``?last=N``       the messages in the history, as JSON; with ``wait`` after at most
+                                              that number of seconds
 ``GET /room/x?peers``                         the number of peers in the room
 ``POST /room/x``                              the body becomes a message
 ============================================  =============================================================
@@ -24,12 +24,12 @@ from rawws.hub.hub import Hub
 from rawws.limits import Limits
 from rawws.server.apps import Exchange, HttpApp, Middleware, answer_options
 from rawws.server.plain_apps import HelloApp, find_application
-from rawws.server.room_posts import Guard, Posts
+from rawws.server.room_posts import HttpPublisher, PublishPolicy
 from rawws.server.room_readers import PeerCount, Poll, RoomReader, Stream, answer_page
 from rawws.wire.messages import Request, Response
 from rawws.wire.origins import Origins
 
-# The ways to read a room over HTTP. A request is answered by the first that suits it, or else by the other app.
+# The ways to read a room over HTTP. The first one that suits a request answers it; otherwise the other app does.
 READERS: list[RoomReader] = [Stream(JSON_EVENTS), Stream(EVENTS), PeerCount(), Poll()]
 
 _METHODS = ("GET", "HEAD", "POST")
@@ -43,28 +43,28 @@ class RoomApp(Middleware):
         self,
         hub: Hub,
         elsewhere: HttpApp,
-        guard: Guard,
+        policy: PublishPolicy,
         *,
         max_message_bytes: int | None = None,
         rate: float = 0.0,
     ) -> None:
         """``elsewhere`` answers at all paths that are not rooms.
 
-        A POST may have ``max_message_bytes``, or as many as a message by WebSocket, and come ``rate`` times a second
-        from one client; 0 for any number.
+        A POST may have ``max_message_bytes``; by default as many as a WebSocket message. One client may send ``rate``
+        POSTs a second; 0 is no limit.
         """
         self._hub = hub
-        self._posts = Posts(hub, guard, max_message_bytes, rate)
+        self._publisher = HttpPublisher(hub, policy, max_message_bytes, rate)
         self.elsewhere: HttpApp = elsewhere
-        self._guard = guard
+        self._policy = policy
         self._paths = hub.paths(beside_application=find_application(elsewhere) is not None)
 
     def max_body_bytes(self, limits: Limits) -> int:
-        return max(self.elsewhere.max_body_bytes(limits), self._posts.max_message_bytes(limits))
+        return max(self.elsewhere.max_body_bytes(limits), self._publisher.max_message_bytes(limits))
 
     def needs_token(self, hub: object) -> bool:
         """Say whether a POST to this hub's rooms needs a token."""
-        return self._hub is hub and self._guard.token is not None
+        return self._hub is hub and self._policy.token is not None
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -74,10 +74,10 @@ class RoomApp(Middleware):
             return
         match request.method:
             case "POST":
-                await answer_page(exchange, self._guard, await self._posts.publish(exchange, path))
+                await answer_page(exchange, self._policy, await self._publisher.publish(exchange, path))
             case "OPTIONS":
                 await exchange.discard_body()
-                await answer_page(exchange, self._guard, _answer_options(request))
+                await answer_page(exchange, self._policy, _answer_options(request))
             case "GET" | "HEAD":
                 await self._read(exchange, path)
             case _:
@@ -94,13 +94,13 @@ class RoomApp(Middleware):
             return
         await exchange.discard_body()
         if isinstance(reading, Refusal):
-            await answer_page(exchange, self._guard, reading)
+            await answer_page(exchange, self._policy, reading)
             return
         user = await exchange.authorize(self._hub.access(reader.door, path))
         if isinstance(user, Response):
-            await answer_page(exchange, self._guard, user)
+            await answer_page(exchange, self._policy, user)
         else:
-            await reader.answer(exchange, self._hub, path, reading, guard=self._guard, user=user)
+            await reader.answer(exchange, self._hub, path, reading, policy=self._policy, user=user)
 
 
 def rooms(
@@ -118,12 +118,12 @@ def rooms(
     publishes, at the paths that are rooms (see ``rooms_at`` of `Hub`). Other requests go to ``elsewhere``, such as
     ``rawws.asgi(app)``.
 
-    Publishing needs the ``publish_token``; without one nobody may, unless the server is one that only this machine can
-    reach (``is_local``). Web pages of other hosts may read and write if their origin is in ``origins``, or ``origins``
+    Publishing needs the ``publish_token``. Without a token it is closed, unless only this machine can reach the server
+    (``is_local``). Web pages of other hosts may read and write if their origin is in ``origins``, or ``origins``
     is None. A message may have ``max_size`` bytes; by default the limit of `serve` applies.
     """
-    guard = Guard(publish_token, is_local, Origins.of(origins))
-    return RoomApp(hub, elsewhere or HelloApp(["POST"]), guard, max_message_bytes=max_size)
+    policy = PublishPolicy(publish_token, is_local, Origins.of(origins))
+    return RoomApp(hub, elsewhere or HelloApp(["POST"]), policy, max_message_bytes=max_size)
 
 
 def _answer_options(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Publishing with a POST: who may, what a body becomes, and that a retry is safe."""
+"""Publishing with a POST: the right to do so, the message that a body becomes, and safe retries."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rawws.wire.messages import Request, Response
 from rawws.wire.origins import Origins, name_origin
 from rawws.wire.trace import STATE, shorten
 
-# A POST waits for this time for a room whose publishers are held back. Then the client is asked to try again.
+# A POST waits for at most this time for a room whose publishers are held back. Then the client has to try again.
 HELD_S = 5.0
 MAX_KEY_CHARACTERS = 255
 
@@ -44,12 +44,12 @@ _REUSED = Refusal(422, "idempotency_key_reused", "This Idempotency-Key was used 
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class PublishPolicy:
     """The policy for reading and writing over HTTP.
 
     Publishing needs the ``token``, if there is one. Without a token, publishing is open to clients on this machine if
     no other machine can reach the server (``is_local``), and closed otherwise. A client that comes through a proxy may
-    be anywhere. Web pages from elsewhere are not on this machine, whatever they are called (``Origin``,
+    be anywhere, so it doesn't count. Web pages from elsewhere don't count either, whatever their name (``Origin``,
     ``Sec-Fetch-Site``, and ``Host`` against DNS rebinding).
     """
 
@@ -58,7 +58,7 @@ class Guard:
     origins: Origins = field(default_factory=Origins)
 
     def __post_init__(self) -> None:
-        """Raises `UsageError` for a token that nobody could send, or everybody: it isn't repeated, being a secret."""
+        """Raises `UsageError` for a token that can't be sent, or is empty. The error doesn't repeat the secret."""
         if self.token is not None and not _TOKEN.fullmatch(self.token):
             raise UsageError(
                 f"the publish token is {'not printable ASCII without spaces' if self.token else 'empty'}; "
@@ -66,7 +66,7 @@ class Guard:
             )
 
     def refuse_writing(self, request: Request) -> Refusal | None:
-        """Return why a request may not publish, if it may not."""
+        """Return why a request may not publish; None if it may."""
         if self.token is not None:
             scheme, _, given = (request.headers.get("Authorization") or "").partition(" ")
             if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode()):
@@ -80,7 +80,7 @@ class Guard:
         return Refusal(403, "publishing_closed", sentence, hint=_HOW_TO_OPEN)
 
     def _refuse_elsewhere(self, request: Request) -> Refusal | None:
-        """Return why a request isn't one of this machine, if it isn't: of a page, or under a name that may be led."""
+        """Return why a request isn't from this machine: a page sent it, or its Host may be forged; None if it is."""
         host = request.authority
         origin = request.headers.get("Origin")
         if origin is not None:
@@ -93,15 +93,15 @@ class Guard:
         if is_local_name(host):
             return None
         called = f"is for {shorten(host)}" if host else "has no Host"
-        sentence = f"Without a token a request may publish here that is for localhost or an address; this one {called}."
+        sentence = f"Without a token, only a request for localhost or an address may publish here; this one {called}."
         return Refusal(403, "publish_host", sentence, hint=_HOW_TO_OPEN)
 
     def allows(self, origin: str) -> bool:
-        """Say whether pages from there are allowed by name."""
+        """Return whether pages from an origin are allowed by name."""
         return self.origins.allow(origin, "")
 
     def fields(self, request: Request) -> list[tuple[str, str]]:
-        """Return what lets a page that is allowed by name read the answer (Fetch, CORS)."""
+        """Return the header fields that let a page which is allowed by name read the answer (Fetch, CORS)."""
         origin = request.headers.get("Origin")
         if origin is None:
             return []
@@ -110,25 +110,25 @@ class Guard:
         return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
 
 
-class Posts:
-    """Publishes what is posted to a hub's rooms."""
+class HttpPublisher:
+    """Publishes the bodies of POST requests in a hub's rooms."""
 
-    def __init__(self, hub: Hub, guard: Guard, max_message_bytes: int | None, rate: float) -> None:
-        """A message may come ``rate`` times a second from one client; 0 and infinity are no limit."""
+    def __init__(self, hub: Hub, policy: PublishPolicy, max_message_bytes: int | None, rate: float) -> None:
+        """One client may send ``rate`` messages a second; 0 and infinity are no limit."""
         self._hub = hub
-        self._guard = guard
+        self._policy = policy
         self._max_message_bytes = max_message_bytes
         self._rate = rate or math.inf
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # by client
 
     def max_message_bytes(self, limits: Limits) -> int:
-        """Return how large a message may be, by the limit given for here or the server's."""
+        """Return the largest size of a message: the limit for POSTs, or else the server's."""
         return limits.max_message_bytes if self._max_message_bytes is None else self._max_message_bytes
 
     async def publish(self, exchange: Exchange, path: str) -> Response | Refusal:
-        """Publish the body of a request in the room of its path, and return what to answer."""
+        """Publish the body of a request in the room of its path, and return the answer."""
         request = exchange.request
-        refused: Response | Refusal | None = self._guard.refuse_writing(request) or _refuse_key(request)
+        refused: Response | Refusal | None = self._policy.refuse_writing(request) or _refuse_key(request)
         if refused is None:
             user = await exchange.authorize(self._hub.access(Door.POST, path))
             refused = user if isinstance(user, Response) else self._refuse_rate(exchange)
@@ -158,7 +158,7 @@ class Posts:
     async def _publish_through(
         self, backplane: Backplane[RoomState], path: str, exchange: Exchange, opcode: Opcode, body: bytes
     ) -> Response | Refusal:
-        """Publish on all nodes, and return what to answer when the message is everybody's."""
+        """Publish on all nodes, and return the answer when the backplane has the message."""
         if backplane.is_away or backplane.is_full:
             return AWAY
         if refusal := self._hub.refuse_settings(path):
@@ -168,7 +168,7 @@ class Posts:
         done = trio.Event()
         shared = self._hub.registry.get(path)
         message = Outgoing(
-            shared.path,  # one object, however many messages wait
+            shared.path,  # one object for all waiting messages
             opcode,
             body,
             shared.settings.history,
@@ -196,7 +196,7 @@ class Posts:
         return _accept(exchange, path, given, 0 if room is None else len(room))
 
     def _refuse_rate(self, exchange: Exchange) -> Refusal | None:
-        """Return why this client may not publish just now, if it may not."""
+        """Return why this client may not publish just now; None if it may."""
         if self._rate == math.inf:
             return None
         client = client_of(exchange.client[0]) if exchange.client is not None else ""
@@ -210,7 +210,7 @@ class Posts:
         wait_s = bucket.try_take(now)
         if not wait_s:
             return None
-        sentence = f"There may be {self._rate:g} messages a second from one client (--rate)."
+        sentence = f"One client may send {self._rate:g} messages a second (--rate)."
         return Refusal(429, "rate", sentence, ((b"Retry-After", str(math.ceil(wait_s)).encode("ascii")),))
 
     def _publish_in(self, room: Room, exchange: Exchange, opcode: Opcode, body: bytes) -> Response | Refusal:
@@ -249,7 +249,7 @@ def _refuse_key(request: Request) -> Refusal | None:
 
 
 def _opcode_of(request: Request, body: bytes) -> Opcode | Refusal:
-    """Return what a body is as a message: texts and JSON are text, anything else is binary."""
+    """Return the kind of message that a body becomes: texts and JSON are text, anything else is binary."""
     content_type, _, parameters = (request.headers.get("Content-Type") or "").partition(";")
     kind = content_type.strip().lower()
     if not (kind.startswith("text/") or kind in ("application/json", _FORM) or kind.endswith("+json")):

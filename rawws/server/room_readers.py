@@ -1,6 +1,6 @@
 """The ways to read a room over HTTP, each an object: a stream of messages, a poll, the number of peers.
 
-`rawws.server.room_app` has the table of those that a server offers.
+`rawws.server.room_app` has the table of the ways that a server offers.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from rawws.hub.hub import Hub
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
 from rawws.server.apps import Exchange, answer_json
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
 
 
 class RoomReader(Protocol):
     """A way to read a room with a GET request."""
 
-    door: Door  # by which the access that a client needs is decided
+    door: Door  # decides which access a client needs
 
     def suits(self, request: Request, reading: RoomQuery) -> bool:
         """Return whether a request asks for this; ``reading`` is what its query asks for."""
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
     ) -> None:
-        """Answer a request of a client that has the access, and whose body has been read."""
+        """Answer a request. Its body has been read, and its client has the access."""
 
 
 class Stream:
@@ -47,18 +47,18 @@ class Stream:
         return accepts and self._encoding.suits(reading)
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
     ) -> None:
         request = exchange.request
         refused = hub.admit(request) or await hub.prepare(path, reading.since) or hub.admit(request)
         if refused is not None:
-            await answer_page(exchange, guard, refused)
+            await answer_page(exchange, policy, refused)
             return
         headers = [
             ("Content-Type", self._encoding.content_type),
             NO_STORE,
             ("X-Accel-Buffering", "no"),  # nginx would wait for its buffer to be full
-            *guard.fields(request),
+            *policy.fields(request),
         ]
         if request.method == "HEAD":  # RFC 9110 §9.3.2: the answer to GET, without the messages
             await exchange.start_response(200, Headers(headers).raw())
@@ -90,14 +90,14 @@ class PeerCount:
         return reading.wants_peers
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
     ) -> None:
         room = hub.registry.in_use.get(path)
-        await answer_page(exchange, guard, answer_json({"peers": 0 if room is None else len(room)}))
+        await answer_page(exchange, policy, answer_json({"peers": 0 if room is None else len(room)}))
 
 
 class Poll:
-    """The messages that the history has, as JSON: ``?since``, ``?last``, ``?wait``."""
+    """The messages in the history, as JSON: ``?since``, ``?last``, ``?wait``."""
 
     door = Door.POLL
 
@@ -105,13 +105,13 @@ class Poll:
         return reading.polls
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, guard: Guard, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
     ) -> None:
         refused: Refusal | None = None
         if path not in hub.registry.in_use:
             refused = hub.admit(exchange.request)
         if refused := refused or await hub.prepare(path, reading.since):
-            await answer_page(exchange, guard, refused)
+            await answer_page(exchange, policy, refused)
             return
         room = hub.registry.get(path)
         place = room.resolve(reading)
@@ -121,15 +121,15 @@ class Poll:
                 await exchange.wait_for(poller.wait, reading.wait_s)
             polled = room.poll_response(place.after, place.gap or poller.gap)
         if polled.whole is not None:
-            await answer_page(exchange, guard, answer_json(polled.whole))
+            await answer_page(exchange, policy, answer_json(polled.whole))
             return
-        fields = [*answer_json(b"").headers, *guard.fields(exchange.request)]
+        fields = [*answer_json(b"").headers, *policy.fields(exchange.request)]
         await exchange.answer_in_pieces(Headers(fields).raw(), polled, held=lambda: polled.objects(room.log.keeps))
 
 
-async def answer_page(exchange: Exchange, guard: Guard, answer: Response | Refusal) -> None:
-    """Answer with the header fields that let a web page read the answer, if its origin may."""
-    added = guard.fields(exchange.request)
+async def answer_page(exchange: Exchange, policy: PublishPolicy, answer: Response | Refusal) -> None:
+    """Send an answer. A web page can read it if its origin is allowed."""
+    added = policy.fields(exchange.request)
     if isinstance(answer, Refusal):
         raw = tuple((name.encode("ascii"), value.encode("ascii")) for name, value in added)
         await exchange.answer(Refusal(answer.status, answer.code, answer.sentence, answer.headers + raw, answer.hint))

@@ -77,7 +77,7 @@ class Route:
         object.__setattr__(self, "relay", self.handler if isinstance(self.handler, Relay) else None)
 
     def admit(self, request: Request) -> tuple[str, Refusal | None]:
-        """Return the access to a room that a WebSocket needs, in words, and why the request is refused, if it is."""
+        """Return the access to a room that a WebSocket needs, in words, and a refusal of the request or None."""
         refusal = None if self.refuse is None else self.refuse(request)
         if refusal is not None or self.relay is None:
             return "", refusal

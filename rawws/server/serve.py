@@ -94,8 +94,8 @@ async def serve(
       result becomes ``ws.user``, and ``member.user`` of a room's `Member`. For a room of a hub, ``request.action`` is
       the access that the client needs: ``read``, ``write`` or ``read write``. Both hooks may be async, and have
       ``open_timeout`` to decide.
-    - ``subprotocols`` are those that the server speaks, the favourite first. Or ``select_subprotocol(request,
-      offered)`` chooses one of those that the client offers, or None.
+    - ``subprotocols``: the server's subprotocols, the favourite first. Or ``select_subprotocol(request, offered)``
+      returns one of the client's offers, or None.
     - ``process_response(request, response)`` gets the 101, and may return another response.
     - ``compression="deflate"`` agrees to permessage-deflate if a client offers it; None declines.
     - ``server_header`` is the value of the Server field; by default there is none.

@@ -35,8 +35,8 @@ from rawws.websocket.internals import close_because, finish
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, shorten
 
-# A stopping server closes this many peers in each tick, or more if there are many, so that all are closed when this
-# share of the drain is over. No server feels a hundred clients that reconnect in a second (a guess).
+# A stopping server closes this many peers in each tick. If there are many peers, it closes more, so that all are closed
+# when this share of the drain is over. A hundred clients that reconnect in a second are no load for a server (a guess).
 CLOSES_AT_ONCE = 5
 CLOSING_TICK_S = 0.05
 DRAIN_SHARE = 0.8
@@ -205,7 +205,7 @@ class Server:
             elif upgraded is not None:
                 lives_on = self._serve_websocket(upgraded, tasks)
         except Exception:
-            # This is a bug in rawws, but no reason to leave the other connections without a server.
+            # This is a bug in rawws. The other connections keep their server.
             connection.announce()
             logs.http.exception("#%d ! an error in rawws itself; the connection is dropped", connection.number)
             loop.forget(transport)

@@ -179,7 +179,7 @@ async def upgrade(connection: HttpConnection, request: Request) -> Upgraded | No
 
 
 async def _switch_protocols(attempt: Upgrade) -> Upgraded:
-    """Send the 101, and return the connection as what it has become."""
+    """Send the 101, and return the upgraded connection."""
     connection, handshake, response = attempt.connection, attempt.handshake, attempt.response
     config = connection.config
     debug = logs.handshake.isEnabledFor(logging.DEBUG)
@@ -223,7 +223,7 @@ def _show_answer(connection: HttpConnection, handshake: Handshake, response: Res
 
 
 def _show_agreement(connection: HttpConnection, request: Request, handshake: Handshake) -> None:
-    """Log how the accept value is made, and what was agreed on."""
+    """Log how the accept value is made, and the subprotocol and extension that were agreed on."""
     assert handshake.accept is not None
     for step in handshake.accept.steps:
         connection.log(logs.handshake, logging.DEBUG, STATE, step)

@@ -28,7 +28,8 @@ from rawws.wire.session import Session, State
 from rawws.wire.trace import OUT
 
 # A call that need not wait for anything doesn't let other tasks run. A task that only makes such calls would stop them,
-# so one in so many calls lets them run. (trio's functions do so in each call, which would cost more than the call.)
+# so after this many calls, one lets them run. (trio's functions do so in each call, which would cost more than the call
+# itself.)
 CALLS_IN_A_ROW = 16
 
 # The memory of a program's connection besides its peer, with its handler's task (measured).
@@ -48,10 +49,10 @@ class WebSocket:
     cancelling `recv`, nor sent in part by cancelling `send`. The exception is `send` with an async iterable.
     """
 
-    # Of a client that resumes, see `rawws.connect`:
+    # For a client that resumes, see `rawws.connect`:
     last_id: str = ""  # the id of the message that `recv` returned last
-    gap: Gap | None = None  # what is missing: behind the place that was asked for, or of what came since
-    skipped: int = 0  # how many messages the server has left out since, because we read too slowly
+    gap: Gap | None = None  # messages that are missing, after the requested position or since then
+    skipped: int = 0  # messages that the server has left out since then, because we read too slowly
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class WebSocket:
         fast_lane: bool = True,
         trailing_data: bytes = b"",
     ) -> None:
-        """For `rawws.serve`, `rawws.connect` and `rawws.attach`. The transport is the loop's from here on.
+        """For `rawws.serve`, `rawws.connect` and `rawws.attach`. The loop owns the transport from here on.
 
         Raises OSError when the system can't watch one more socket; the transport is closed then.
         """
@@ -95,7 +96,7 @@ class WebSocket:
         self._subprotocol = subprotocol
         self._agreement = agreement
         self._remote_address = remote_address
-        self.user = user  # what the server's ``authenticate`` returned
+        self.user = user  # the result of the server's ``authenticate``
         self._calls = 0
         self._receiving = False
         self._in_stream = False  # parts of a message have been taken, and not its last
@@ -112,7 +113,7 @@ class WebSocket:
         end = f" {self._inbox.closed}" if self._inbox.closed else ""
         return f"<WebSocket #{self.id} {self._session.our_role.label} {self.path} {self.state.value}{end}>"
 
-    # What it is
+    # Its identity and state
 
     @property
     def id(self) -> int:
@@ -158,14 +159,14 @@ class WebSocket:
 
     @property
     def buffered_bytes(self) -> int:
-        """The bytes that were sent and the operating system hasn't taken yet, without those of rooms."""
+        """The bytes that were sent but not yet taken by the operating system, without messages of rooms."""
         return self._peer.queued_bytes
 
     @property
     def remote_address(self) -> tuple[str, int] | str:
         """The other end: host and port, or the path of a Unix socket.
 
-        On a server behind one of its ``trusted_proxies`` it is the client's, as the proxy tells it.
+        Behind one of the server's ``trusted_proxies`` it is the client's, as the proxy reports it.
         """
         return self._remote_address
 
@@ -176,7 +177,7 @@ class WebSocket:
 
     @property
     def close_code(self) -> int | None:
-        """The code of the peer's close, 1005 for one without a code, 1006 for no close; None while it is open."""
+        """The code of the peer's close: 1005 for a close without a code, 1006 for no close; None while it is open."""
         return None if self._inbox.closed is None else self._inbox.closed.code
 
     @property
@@ -189,7 +190,7 @@ class WebSocket:
     async def recv(self) -> str | bytes:
         """Return the next message. One task at a time may receive.
 
-        When the connection has been closed, raises `ConnectionClosed` once all that came before has been received.
+        When the connection has been closed, raises `ConnectionClosed` after all earlier messages have been received.
         """
         inbox = self._inbox
         self._check_that_nobody_receives()
@@ -219,12 +220,12 @@ class WebSocket:
         await trio.lowlevel.checkpoint()
 
     def has_messages(self) -> bool:
-        """Return whether a message can be received without waiting; what has arrived by now is read first."""
+        """Return whether a message can be received without waiting. Data that has arrived is read first."""
         self._loop.read_now(self._peer)
         return bool(self._inbox.items)
 
     async def _wait_for_item(self) -> None:
-        """Wait for an item, or raise if none can come any more. What was to be sent goes out first."""
+        """Wait for an item, or raise if none can come any more. Queued frames go out first."""
         check_in_trio("ws.recv", is_async=True)
         peer, inbox = self._peer, self._inbox
         if inbox.closed is not None:
@@ -261,7 +262,7 @@ class WebSocket:
             await self._next_part()
 
     async def _collect(self, first: MessagePart) -> str | bytes:
-        """Return the message that begins with a part: streaming was asked for and given up before it came."""
+        """Return the message that begins with a part: streaming was requested, but given up before the message came."""
         parts = [first]
         try:
             while not parts[-1].final:
@@ -276,20 +277,20 @@ class WebSocket:
         return message.decode() if first.opcode is _TEXT else message
 
     def _put_back(self, parts: Sequence[Message | MessagePart]) -> None:
-        """Leave a message that has not come whole to the next who receives."""
+        """Put the parts of an incomplete message back, for the next call that receives."""
         self._inbox.items.extendleft(reversed(parts))
         self._in_stream = False
 
     def recv_streaming(self) -> AsyncIterator[str | bytes]:
-        """Return the next message in pieces, as they come off the wire, for a message that is too large to keep.
+        """Return the next message in pieces, as they come off the wire. This suits a message too large to keep.
 
-        ``async for piece in ws.recv_streaming()``. How the message is cut says nothing. ``max_size`` holds for it
-        too. If the iteration is left early, the rest of the message is dropped.
+        ``async for piece in ws.recv_streaming()``. The boundaries between pieces have no meaning. ``max_size`` holds
+        for the whole message. If the iteration is left early, the rest of the message is dropped.
         """
         return _Pieces(self)
 
     async def _first_part(self) -> Message | MessagePart:
-        """Return the beginning of the next message, or all of it, from now on in parts as they come."""
+        """Return the first part of the next message, or all of it. From now on, messages come in parts."""
         self._check_that_nobody_receives()
         await self._skip_stream()
         inbox = self._inbox
@@ -313,13 +314,13 @@ class WebSocket:
     ) -> None:
         """Send a message: ``str`` as text, bytes-like as binary, unless ``text`` says otherwise.
 
-        Returns when the message is on its way, and waits first while the peer has not taken earlier ones. While
-        more messages are waiting to be received, small ones are gathered and go out together, at the latest when
-        the program waits for anything. An async iterable is sent as one message in fragments, each as it comes;
-        cancelling that, or an exception in the iterable, fails the connection with 1011, as half a message can't
-        be taken back. ``compress`` overrides whether a message is large enough to be compressed.
+        Waits until the peer has taken earlier messages, and returns when this one is on its way. While more messages
+        wait to be received, small ones are gathered and go out together, at the latest when the program waits for
+        anything. An async iterable is sent as one message in fragments, each as it comes. Cancelling that, or an
+        exception in the iterable, fails the connection with 1011, because half a message can't be taken back.
+        ``compress`` overrides the choice by size.
 
-        Raises `ConnectionClosed`; TypeError and ValueError for what can't be a message.
+        Raises `ConnectionClosed`; TypeError and ValueError for an invalid message.
         """
         check_in_trio("ws.send, message", is_async=True)
         if isinstance(message, AsyncIterable):
@@ -345,7 +346,7 @@ class WebSocket:
         return self._session.state is State.OPEN or self._inbox.deferred_close is not None
 
     async def _wait_to_send(self) -> None:
-        """Wait until what was sent before is on its way; raises `ConnectionClosed` when nothing can be sent."""
+        """Wait until earlier messages are on their way. Raises `ConnectionClosed` when nothing can be sent."""
         peer = self._peer
         while True:
             if self._sending_stream is not None:
@@ -392,8 +393,8 @@ class WebSocket:
             self._sending_stream = None
 
     async def _wait_to_go_on(self) -> None:
-        """Wait until the next fragment can be sent; raises `ConnectionClosed` when it can't be."""
-        await trio.lowlevel.checkpoint()  # before, not after: cancelled, it must not have been sent
+        """Wait until the next fragment can be sent. Raises `ConnectionClosed` when that is impossible."""
+        await trio.lowlevel.checkpoint()  # before the send, not after it: a cancelled call must not have sent
         while self._can_send and self._peer.is_blocked:
             await self._inbox.drained.park()
         if not self._can_send:
@@ -428,7 +429,7 @@ class WebSocket:
         return ping.latency_s
 
     async def pong(self, data: Data | None = None) -> None:
-        """Send a pong that nobody has asked for, as a one-way heartbeat (§5.5.3)."""
+        """Send an unsolicited pong, as a one-way heartbeat (§5.5.3)."""
         check_in_trio("ws.pong", is_async=True)
         payload = b"" if data is None else as_control_payload(data)
         if not self._can_send:
@@ -438,9 +439,9 @@ class WebSocket:
         await trio.lowlevel.checkpoint()
 
     def send_raw(self, data: bytes) -> None:
-        """Put bytes on the wire behind what was sent before, as they are: no header, no mask, no check.
+        """Send bytes as they are, after everything sent earlier: no header, no mask, no check.
 
-        For study, and for tests of what the other side makes of it. Raises `ConnectionClosed`.
+        This is for study, and for tests of the other side. Raises `ConnectionClosed`.
         """
         check_in_trio("ws.send_raw, data")
         if not self._can_send:
@@ -451,11 +452,11 @@ class WebSocket:
     # The end
 
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
-        """Close the connection, and wait until the peer has closed its side, for ``close_timeout`` at most.
+        """Close the connection, and wait at most ``close_timeout`` until the peer has closed its side.
 
-        Everything sent before goes out before. Harmless when the connection is closed already, or being closed.
-        Cancelled, it cuts the connection off. Raises `UsageError` for a code that can't be sent (§7.4) or a reason
-        of more than 123 bytes; nothing for what the peer does.
+        Everything sent earlier goes out first. Harmless when the connection is closed already, or being closed.
+        Cancelling cuts the connection off. Raises `UsageError` for a code that can't be sent (§7.4), or a reason of
+        more than 123 bytes. The peer can cause no exception.
         """
         self.begin_close(code, reason)
         try:
@@ -465,7 +466,7 @@ class WebSocket:
             raise
 
     def begin_close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Send a close, and see to the rest of the closing handshake in the background."""
+        """Send a close. The rest of the closing handshake goes on in the background."""
         check_in_trio("ws.begin_close")
         self._loop.close(self._peer, *check_close(code, reason))
         return not_awaited("ws.begin_close() doesn't wait, and ws.aclose() does")
@@ -480,7 +481,7 @@ class WebSocket:
 
 
 class _Pieces(AsyncIterator[str | bytes]):
-    """The pieces of one message. (Not an async generator: one that is left early has to be closed.)"""
+    """The pieces of one message. (An async generator would have to be closed when it is left early.)"""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket

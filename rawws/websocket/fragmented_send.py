@@ -1,4 +1,4 @@
-"""Sending a program's message in fragments, while its pieces come."""
+"""Sending a program's message in fragments, as its pieces come."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def send_in_fragments(
     pieces: AsyncIterable[Data],
     wait_for_peer: Callable[[], Awaitable[None]],
 ) -> None:
-    """Send a message, each piece as soon as the next one has come; what the peer's rooms publish waits meanwhile.
+    """Send a message, each piece as soon as the next one has come; messages of its rooms wait.
 
     ``wait_for_peer`` returns when the peer can take a frame. It raises `ConnectionClosed` when no frame can be sent.
     An exception, or a cancellation, after the first frame fails the connection with 1011.

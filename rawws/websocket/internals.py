@@ -1,4 +1,4 @@
-"""The operations on a program's WebSocket that are for rawws itself, and so are no methods of it."""
+"""The operations on a program's WebSocket that are only for rawws itself, and so are not methods."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def prepare_to_join(websocket: WebSocket) -> Peer:
 
 
 async def finish(websocket: WebSocket) -> None:
-    """Close for a program that is done with the connection, so that its memory counts no more."""
+    """Close for a program that is done with the connection, so that its memory no longer counts."""
     try:
         await websocket.aclose()
     finally:
@@ -56,7 +56,7 @@ def close_because(websocket: WebSocket, cause: Cause, code: int, reason: str) ->
 def receive_without_limit(websocket: WebSocket) -> None:
     """Keep every message until it is received, also after our close, and read on from the peer in any case.
 
-    Where a message has been dropped already, those that follow it are dropped too.
+    If a message has been dropped already, all later ones are dropped too.
     """
     inbox = _inbox_of(websocket)
     if not inbox.misses_messages:
@@ -66,5 +66,5 @@ def receive_without_limit(websocket: WebSocket) -> None:
 
 
 def count_besides(websocket: WebSocket, held_bytes: Callable[[], int]) -> None:
-    """Count the bytes that a program keeps for this connection as held for it (``max_memory``)."""
+    """Count the bytes that a program keeps for this connection as the connection's (``max_memory``)."""
     _inbox_of(websocket).also_held = held_bytes

@@ -144,7 +144,7 @@ def _check_offered(subprotocols: Sequence[str]) -> None:
         raise UsageError(f"subprotocols is a sequence of names; for one name give [{subprotocols!r}]")
     for name in subprotocols:
         if not is_token(name):
-            raise UsageError(f"{name!r} can't be a subprotocol: it is to be a token, such as chat.v1")
+            raise UsageError(f"{name!r} can't be a subprotocol: it must be a token, such as chat.v1")
     if len(set(subprotocols)) < len(subprotocols):
         raise UsageError("a subprotocol is given twice; each is offered once (RFC 6455 §4.1 item 10)")
 

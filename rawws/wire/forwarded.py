@@ -1,8 +1,8 @@
 """The header fields in which proxies report a request's client and scheme.
 
 They are ``X-Forwarded-For`` and ``X-Forwarded-Proto``, or ``Forwarded`` (RFC 7239). Anyone may send them, and most
-proxies pass on a client's own. ``gate.py`` decides which hops to trust: each element was written by the hop that the
-next one names, and the last by the connection's other end.
+proxies pass on a client's own. `rawws.server.admission` decides which hops to trust: each element was written by the
+hop that the next one names, and the last by the connection's other end.
 
 ``X-Forwarded-Host`` and ``host=`` are ignored, as in uvicorn and gunicorn; a proxy can pass on ``Host`` itself. A proxy
 that doesn't write them passes on a client's forgery, and applications mail links to that host.

@@ -344,7 +344,7 @@ class HttpPhase:
         """Return the bytes that end the answer. Raises `h11.LocalProtocolError` for less body than was announced."""
         return self._send(h11.EndOfMessage())
 
-    def go_on(self) -> bytes:
+    def send_100_continue(self) -> bytes:
         """Return the 100 that a client waits for before it sends its body (RFC 9110 §10.1.1)."""
         return self._send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
 

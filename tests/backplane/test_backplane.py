@@ -1378,7 +1378,7 @@ async def test_accepted_messages_that_are_lost_are_logged(
     async with rawws.share(hub, redis.url):
         redis.kill()
         hub.room("/room/x").publish_many(("one", "two"))
-    assert "messages that were accepted and are lost, since the backplane is away: 2" in caplog.text
+    assert "accepted messages that are lost, since the backplane is away: 2" in caplog.text
 
 
 async def _later(seconds: float, work: Callable[[], None]) -> None:
@@ -1632,11 +1632,11 @@ async def test_ids_of_the_future_are_answered_at_once(
     [
         ("localhost:6379", "the address of Redis begins with no scheme; give one of redis://HOST, "),
         ("localhost", "the address of Redis begins with no scheme; give one of redis://HOST, "),
-        ("http://localhost", "http:// is not how Redis is reached"),
-        ("redis://localhost:port", "can't be where Redis is"),
-        ("redis://", "can't be where Redis is"),
-        ("redis://localhost/db", "can't be where Redis is"),
-        ("unix://run/redis.sock", "can't be where Redis is"),
+        ("http://localhost", "http:// is not a scheme for Redis"),
+        ("redis://localhost:port", "is not a valid URL for Redis"),
+        ("redis://", "is not a valid URL for Redis"),
+        ("redis://localhost/db", "is not a valid URL for Redis"),
+        ("unix://run/redis.sock", "is not a valid URL for Redis"),
         ("redis+cluster://a,b", "a Redis Cluster can't be asked for several streams at once"),
         ("redis+sentinel://a,b", "names the service"),
         ("redis://localhost?dbb=1", "the option 'dbb', which rawws doesn't support for redis://; did you mean db?"),
@@ -1654,7 +1654,7 @@ async def test_ids_of_the_future_are_answered_at_once(
         ("redis://localhost/1?db=2", "has db twice"),
         ("redis://localhost?db=1&db=2", "has db twice"),
         ("redis+sentinel://a/service?db=1", r"doesn't support for redis\+sentinel://; leave it out"),
-        ("redis://localhost/1#db=2", "can't be where Redis is"),
+        ("redis://localhost/1#db=2", "is not a valid URL for Redis"),
     ],
 )
 def test_an_invalid_url_is_refused(url: str, reason: str) -> None:

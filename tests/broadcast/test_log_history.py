@@ -134,7 +134,7 @@ def test_a_segment_knows_its_first_and_last_messages_whatever_was_before() -> No
 
 def test_missing_messages_take_a_number_and_end_the_history() -> None:
     log = make_log(["1", "2"])
-    log.leave_out({})
+    log.record_gap({})
     assert (log.last_message, log.tail_id, log.next_message, log.oldest(0.0)) == (3, "e-3", 4, 4)
     log.append([text_frame("4")])
     log.seal()
@@ -147,7 +147,7 @@ def test_missing_messages_take_a_number_and_end_the_history() -> None:
 
 def test_a_gap_is_sent_between_its_neighbours_in_each_encoding_with_controls() -> None:
     log = make_log(["1"])
-    log.leave_out({"gap": {"since": "e-1"}})
+    log.record_gap({"gap": {"since": "e-1"}})
     log.append([text_frame("3")])
     log.seal()
     assert [log.segment(1, encoding) for encoding in (PLAIN, PLAIN.deflated(15), WITH_IDS, EVENTS)] == [
@@ -161,10 +161,10 @@ def test_a_gap_is_sent_between_its_neighbours_in_each_encoding_with_controls() -
 
 def test_gaps_are_found_among_the_segments_of_a_range() -> None:
     log = make_log(["1"])
-    log.leave_out({})
+    log.record_gap({})
     log.append([text_frame("3")])
     log.seal()
-    log.leave_out({})
+    log.record_gap({})
     assert [log.gaps(first, 4) for first in range(5)] == [[1, 3], [1, 3], [3], [3], []]
     assert [log.gaps(0, behind) for behind in range(5)] == [[], [], [1], [1], [1, 3]]
     log.trim(2)
@@ -175,7 +175,7 @@ def test_a_gap_between_messages_of_one_turn_is_refused() -> None:
     log = make_log()
     log.append([text_frame("1")])
     with pytest.raises(AssertionError, match="not sealed"):
-        log.leave_out({})
+        log.record_gap({})
 
 
 class HistoryModel(RuleBasedStateMachine):

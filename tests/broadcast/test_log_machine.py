@@ -189,7 +189,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(step=st.integers(0, 3))
     def leave_out(self, step: int) -> None:
         gap = {"since": self.labels[-1].decode(), "after": "9-9"}
-        self.log.leave_out({"gap": gap}, self.now)
+        self.log.record_gap({"gap": gap}, self.now)
         identifier = self.new_id(step)
         self.labels.append(identifier)
         payload = json.dumps(gap, separators=(",", ":")).encode()

@@ -85,7 +85,7 @@ def test_a_stream_that_begins_anew_with_lower_ids() -> None:
 
     add(90, 0)
     add(91, 0)
-    log.leave_out({})
+    log.record_gap({})
     ids.restart((40, 0))
     add(50, 0)
     add(60, 0)

@@ -18,9 +18,9 @@ from rawws.broadcast.stream_entries import (
     NODE_BYTES,
     Author,
     Break,
-    Keeping,
+    DuplicateFilter,
     Missed,
-    Repeated,
+    Retention,
     StreamId,
     StreamMessage,
     StreamPlace,
@@ -97,32 +97,32 @@ def test_a_key_that_can_not_be_sent() -> None:
 
 
 def test_a_nodes_repeated_entries_are_recognized() -> None:
-    repeated = Repeated()
+    duplicates = DuplicateFilter()
     seen = [NODE._replace(serial=serial) for serial in (1, 2, 5, 4, 5, 6)]
-    assert not repeated.knows(NODE)
-    assert [repeated.has(each) for each in seen] == [False, False, False, True, True, False]
-    assert [repeated.knows(NODE._replace(serial=serial)) for serial in (4, 6, 7)] == [True, True, False]
-    assert not repeated.has(Author("other", 7, 1))
-    assert not repeated.has(None)
-    assert not repeated.has(None)
+    assert not duplicates.knows(NODE)
+    assert [duplicates.has(each) for each in seen] == [False, False, False, True, True, False]
+    assert [duplicates.knows(NODE._replace(serial=serial)) for serial in (4, 6, 7)] == [True, True, False]
+    assert not duplicates.has(Author("other", 7, 1))
+    assert not duplicates.has(None)
+    assert not duplicates.has(None)
     for number in range(MOST_NODES - 1):
-        assert not repeated.has(Author(f"n{number}", 1, 1))
-    assert repeated.has(Author("other", 7, 1)), "the entries of this number of nodes are known"
-    assert not repeated.has(Author("one more", 1, 1))
-    assert not repeated.has(NODE), "the node that was silent for longest is forgotten"
+        assert not duplicates.has(Author(f"n{number}", 1, 1))
+    assert duplicates.has(Author("other", 7, 1)), "the entries of this number of nodes are known"
+    assert not duplicates.has(Author("one more", 1, 1))
+    assert not duplicates.has(NODE), "the node that was silent for longest is forgotten"
 
 
 @pytest.mark.parametrize(
-    ("history", "keeping"),
+    ("history", "retention"),
     [
-        (History(), Keeping(LEAST_ENTRIES, LEAST_BYTES, 3600)),
-        (History(30_000, 100 << 20, 86_400.5), Keeping(30_000, 100 << 20, 86_400)),
-        (History(10**30, 10**30, float("inf")), Keeping(MOST_KEPT, MOST_KEPT, MOST_EXPIRY_S)),
-        (History(0, 0, 0), Keeping(LEAST_ENTRIES, LEAST_BYTES, LEAST_EXPIRY_S)),
+        (History(), Retention(LEAST_ENTRIES, LEAST_BYTES, 3600)),
+        (History(30_000, 100 << 20, 86_400.5), Retention(30_000, 100 << 20, 86_400)),
+        (History(10**30, 10**30, float("inf")), Retention(MOST_KEPT, MOST_KEPT, MOST_EXPIRY_S)),
+        (History(0, 0, 0), Retention(LEAST_ENTRIES, LEAST_BYTES, LEAST_EXPIRY_S)),
     ],
 )
-def test_a_stream_is_kept_as_its_room_s_history_takes_it(history: History, keeping: Keeping) -> None:
-    assert Keeping.of(history) == keeping
+def test_a_stream_is_kept_as_its_room_s_history_takes_it(history: History, retention: Retention) -> None:
+    assert Retention.of(history) == retention
 
 
 def test_keys_and_ids() -> None:
@@ -470,10 +470,10 @@ def test_a_tail_that_is_trimmed_while_it_is_read_keeps_the_entries_already_read(
 
 
 def test_held_bytes_count_the_nodes_and_messages_of_a_stream() -> None:
-    repeated = Repeated()
-    assert repeated.held_bytes == 0
-    repeated.has(NODE)
-    assert repeated.held_bytes == NODE_BYTES
+    duplicates = DuplicateFilter()
+    assert duplicates.held_bytes == 0
+    duplicates.has(NODE)
+    assert duplicates.held_bytes == NODE_BYTES
     tail = StreamTail(History(5))
     tail.add(StreamState(1, 1, (1, 0), (1, 0)), [read_entry(b"1-0", {b"data": b"pay"})], 0, is_last=True)
     assert tail.held_bytes == MESSAGE_BYTES + len(b"pay") + MAX_HEADER_BYTES

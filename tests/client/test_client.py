@@ -828,7 +828,7 @@ async def test_the_log_shows_the_handshake_and_no_secrets(
         "#1 > GET /room HTTP/1.1",
         "#1 < HTTP/1.1 101 Switching Protocols",
         "#1 = RFC 6455 §4.1 item 4: Sec-WebSocket-Accept belongs to the client's key? yes:",
-        "#1 = HTTP ends, WebSocket begins: 0 bytes came behind the response",
+        "#1 = HTTP ends, WebSocket begins: 0 bytes came after the response",
         "#1 > CLOSE fin=1",
     ):
         assert line in log

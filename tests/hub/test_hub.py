@@ -618,10 +618,10 @@ async def test_a_closed_peer_wakes_no_loop_while_a_forked_process_holds_its_sock
     try:
         client.hang_up()
         await wait_gone(running)
-        turns = current_loop().traffic.turns
+        turns = current_loop().stats.turns
         for _ in range(20):
             await trio.lowlevel.checkpoint()
-        assert current_loop().traffic.turns == turns
+        assert current_loop().stats.turns == turns
     finally:
         os.close(copy)
 

@@ -285,7 +285,7 @@ async def test_a_program_closes_one_member(start_hub: StartHub, caplog: pytest.L
     one, other = running.join(), running.join()
     room = running.hub.room("/")
     member, _ = room
-    ends = sum(current_loop().traffic.ends.values())
+    ends = sum(current_loop().stats.ends.values())
     room.publish("before")
     member.close(4000, "enough")
     member.close(4001, "once more")
@@ -303,7 +303,7 @@ async def test_a_program_closes_one_member(start_hub: StartHub, caplog: pytest.L
     assert closed.value.closed.by_us
     member.close()
     assert "closed by us with 4000 'enough', answered with 4000" in caplog.text
-    assert sum(current_loop().traffic.ends.values()) == ends + 1
+    assert sum(current_loop().stats.ends.values()) == ends + 1
 
 
 async def test_a_reader_of_events_can_be_closed(start_hub: StartHub) -> None:

@@ -234,7 +234,7 @@ async def test_a_peer_that_floods_with_key_updates_is_dropped_with_one_line_and_
     await attacker.wait_lost()
     (line,) = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
     assert FLOOD in line
-    assert current_loop().traffic.ends[Cause.LIMIT] == 1
+    assert current_loop().stats.ends[Cause.LIMIT] == 1
 
 
 async def test_others_are_served_while_a_flood_is_unread(serve: Serve, certificate: Certificate) -> None:
@@ -245,12 +245,12 @@ async def test_others_are_served_while_a_flood_is_unread(serve: Serve, certifica
     for number in range(len(pongs)):
         attacker.tls.write(pongs[number : number + 1])
         update_keys(attacker, MAX_DATALESS_RECORDS - STEP_RECORDS)
-    read_before = current_loop().traffic.bytes_in
+    read_before = current_loop().stats.bytes_in
     assert not attacker.send_at_once()  # all of it is in the server's kernel, and no checkpoint was passed
     await other.stream.send_all(text("and I?"))
     assert await other.frame() == Seen(Opcode.TEXT, b"and I?")
-    assert current_loop().traffic.bytes_in - read_before < len(pongs), "all of the flood was read first"
-    while current_loop().traffic.bytes_in - read_before < len(pongs):
+    assert current_loop().stats.bytes_in - read_before < len(pongs), "all of the flood was read first"
+    while current_loop().stats.bytes_in - read_before < len(pongs):
         await trio.lowlevel.checkpoint()
 
 
@@ -269,7 +269,7 @@ async def test_a_key_update_is_no_answer_to_a_ping(
             await attacker.flush()
         await trio.sleep(5)
     assert trio.current_time() - began < 60
-    assert current_loop().traffic.ends[Cause.PING_TIMEOUT] == 1
+    assert current_loop().stats.ends[Cause.PING_TIMEOUT] == 1
     attacker.hang_up()
 
 
@@ -313,8 +313,8 @@ async def test_a_server_stops_in_the_midst_of_a_flood(
                 await attacker.flush()
 
     nursery.start_soon(flood)
-    before = current_loop().traffic.bytes_in
-    while current_loop().traffic.bytes_in < before + 100:
+    before = current_loop().stats.bytes_in
+    while current_loop().stats.bytes_in < before + 100:
         await trio.lowlevel.checkpoint()
     running.server.stop()
     await attacker.wait_lost()
@@ -458,10 +458,10 @@ async def test_the_loop_does_not_spin_within_a_tls_message(start_hub: StartHub, 
     room.publish("a message")
     await wait_all_tasks_blocked()
     assert client.reads_first
-    turns = loop.traffic.turns
+    turns = loop.stats.turns
     for _ in range(50):
         await trio.lowlevel.checkpoint()
-    assert loop.traffic.turns == turns
+    assert loop.stats.turns == turns
     for record in (rest[:600], rest[600:]):
         await server.stream.send_all(record)
     with trio.fail_after(PATIENCE_S):

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 import rawws
-from rawws.process.workers import VARIABLE, Membership
+from rawws.process.workers import VARIABLE, WorkerContext
 from tests.redis_server import free_port, redis_server
 from tests.serving import LOOPBACK, PATIENCE_S, Program, StartProgram, get
 
@@ -106,7 +106,7 @@ async def test_workers_end_when_the_first_process_is_gone(start_program: StartPr
         (["--workers", "2", "--backplane", REDIS, "--record", "r.jsonl"], "--record writes one file"),
         (["--workers", "2", "--backplane", REDIS, "--page"], "--page shows one process"),
         (["--workers", "2", "--backplane", REDIS, "--tls-cert", "/nowhere.pem"], "'/nowhere.pem'"),
-        (["--workers", "2", "--backplane", "http://localhost"], "http:// is not how Redis is reached"),
+        (["--workers", "2", "--backplane", "http://localhost"], "http:// is not a scheme for Redis"),
         (["--workers", "2", "--backplane", REDIS, "--app", "nowhere:app"], "there is no module 'nowhere'"),
     ],
 )
@@ -126,7 +126,7 @@ def test_an_invalid_worker_variable_is_refused(monkeypatch: pytest.MonkeyPatch, 
         rawws.UsageError,
         match=r"RAWWS_WORKER is .*, which is not a value that --workers sets for its processes; unset it",
     ):
-        Membership.of_this_process()
+        WorkerContext.of_this_process()
     assert VARIABLE not in os.environ
 
 

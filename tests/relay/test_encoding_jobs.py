@@ -31,7 +31,7 @@ from tests.serving import MASK_KEY, Client, StartHub, masked, seen_text, text
 DEFLATE = "permessage-deflate; server_max_window_bits="
 LETTERS = "".join(random.Random(1).choices("ab", k=MIB - 1000))
 OFFERS = ("", DEFLATE + "9", DEFLATE + "15")
-FORMS = [(offer, protocol) for offer in OFFERS for protocol in (None, SUBPROTOCOL)]
+ENCODINGS = [(offer, protocol) for offer in OFFERS for protocol in (None, SUBPROTOCOL)]
 
 
 class Counted:
@@ -56,9 +56,11 @@ class Counted:
 
         def counted_step(self_: Sending) -> None:
             self.look()
-            before = sum(len(making.pieces) for making in _makings(self_._forms))
+            before = sum(len(making.pieces) for making in _makings(self_._encoding_jobs))
             step(self_)
-            self.note(STEP_BYTES * max(0, sum(len(making.pieces) for making in _makings(self_._forms)) - before))
+            self.note(
+                STEP_BYTES * max(0, sum(len(making.pieces) for making in _makings(self_._encoding_jobs)) - before)
+            )
             self.look()
 
         monkeypatch.setattr(Sending, "do_work", counted_step)
@@ -71,7 +73,7 @@ class Counted:
         self.since_a_look = 0
 
 
-def _makings(work: encoding_jobs.Forms) -> list[encoded_segments._Making]:
+def _makings(work: encoding_jobs.EncodingJobs) -> list[encoded_segments._Making]:
     return [making for job in work._jobs.values() for making in job.log._encoded._making.values()]
 
 
@@ -109,12 +111,12 @@ async def test_stalled_readers_in_all_encodings_at_all_positions_cost_nothing_wh
     stalled = []
     noise = random.Random(1).randbytes(60_000).hex()
     for number in range(6):
-        stalled += [running.join(send_buffer=4096, extensions=offer, subprotocol=name) for offer, name in FORMS]
+        stalled += [running.join(send_buffer=4096, extensions=offer, subprotocol=name) for offer, name in ENCODINGS]
         await speaker.send(text(f"{number}{noise}"))
         assert await speaker.frame() == seen_text(f"{number}{noise}")
         await wait_all_tasks_blocked()
     room = running.hub.room("/")
-    assert len(state_of(room).behind) == len(stalled)
+    assert len(state_of(room).lagging) == len(stalled)
     made = len(counted.made)
     work = state_of(room).log.work_done
     for number in range(20):
@@ -137,7 +139,7 @@ async def test_each_encoding_is_made_once_for_readers_that_catch_up_from_differe
     readers: list[tuple[Client, int]] = []
     said = [f"{number} " + random.Random(number).randbytes(30_000).hex() for number in range(8)]
     for number, words in enumerate(said):
-        for offer, name in FORMS:
+        for offer, name in ENCODINGS:
             readers.append((running.join(send_buffer=4096, extensions=offer, subprotocol=name), number))
         await speaker.send(text(words))
         assert await speaker.frame() == seen_text(words)
@@ -156,7 +158,7 @@ async def test_others_are_served_between_the_steps_of_encoding_a_large_message(
 ) -> None:
     counted = Counted(monkeypatch)
     running = start_hub(limits=Limits(max_message_bytes=2 * MIB))
-    readers = [running.join(extensions=offer, subprotocol=name) for offer, name in FORMS]
+    readers = [running.join(extensions=offer, subprotocol=name) for offer, name in ENCODINGS]
     other = running.join("/other")
     speaker = running.join(extensions=DEFLATE + "15")
     steps = 0
@@ -196,11 +198,11 @@ async def test_readers_that_wait_for_an_encoding_are_not_treated_as_slow(start_h
     running = start_hub(max_lag_bytes=1000)
     readers = [running.join(extensions=DEFLATE + "15") for _ in range(3)]
     running.hub.room("/").publish(LETTERS)
-    assert state_of(running.hub.room("/")).behind
+    assert state_of(running.hub.room("/")).lagging
     for reader in readers:
         assert await message(reader) == LETTERS
     await wait_all_tasks_blocked()
-    assert not state_of(running.hub.room("/")).behind
+    assert not state_of(running.hub.room("/")).lagging
 
 
 async def test_publishers_are_held_back_while_much_is_left_to_encode(start_hub: StartHub) -> None:
@@ -250,7 +252,7 @@ async def test_a_message_for_a_crowd_is_sent_in_parts(start_hub: StartHub, monke
     for number, reader in enumerate(readers):
         assert await message(reader) == words, number
     await wait_all_tasks_blocked()
-    assert not state_of(room).behind
+    assert not state_of(room).lagging
 
 
 async def test_a_reader_may_leave_while_its_encoding_is_being_made(start_hub: StartHub) -> None:
@@ -265,7 +267,7 @@ async def test_a_reader_may_leave_while_its_encoding_is_being_made(start_hub: St
     assert await message(staying) == LETTERS
     await wait_all_tasks_blocked()
     assert len(room) == 1
-    assert not current_loop().forms.has_work
+    assert not current_loop().encoding_jobs.has_work
     assert not state_of(room).holds
 
 
@@ -278,7 +280,7 @@ async def test_nothing_is_encoded_for_a_room_that_all_have_left(start_hub: Start
         client.hang_up()
     await wait_all_tasks_blocked()
     assert not len(room)
-    assert (state_of(room).log.held_bytes, current_loop().forms.has_work) == (0, False)
+    assert (state_of(room).log.held_bytes, current_loop().encoding_jobs.has_work) == (0, False)
 
 
 async def test_an_encoding_that_fails_ends_its_room_alone(
@@ -299,7 +301,7 @@ async def test_an_encoding_that_fails_ends_its_room_alone(
     assert await message(there) == LETTERS
     assert not await here._receive_more()
     assert not len(running.hub.room("/"))
-    assert not current_loop().forms.has_work
+    assert not current_loop().encoding_jobs.has_work
     assert "all connections in room / are dropped" in caplog.text
 
 
@@ -322,7 +324,7 @@ async def test_the_newest_messages_of_many_keys_are_sent_in_parts(start_hub: Sta
     await wait_all_tasks_blocked()
     for number in range(count):
         room.publish(json.dumps({"k": number, "v": "x" * 20}))
-    (peer,) = state_of(room).behind
+    (peer,) = state_of(room).lagging
     assert peer.is_lagging
     newest = state_of(room).policy.next_chunk(Lag(state_of(room).log, Cursor(0), peer.encoding))
     assert newest is not None

@@ -19,7 +19,7 @@ from rawws.relay.loop import current_loop
 from rawws.server.metrics import MetricsApp
 from rawws.server.plain_apps import HelloApp
 from rawws.server.room_app import RoomApp
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.tracing import Tracer
 from rawws.wire.frames import Opcode
 from tests.serving import LOOPBACK, PATIENCE_S, Client, close, get, masked, text
@@ -258,7 +258,7 @@ async def test_all_give_the_same_cause(
     close_timeout = CLOSE_TIMEOUTS.get(act, PATIENCE_S)
     limits: dict[str, Any] = {"close_timeout": close_timeout, "drain": SOON_S * 3, "max_size": 1000, **pings}
     routes = dict.fromkeys((RETURNS, FAILS, WAITS), serve_one)
-    metrics = MetricsApp(hub, RoomApp(hub, HelloApp(), Guard(is_local=True)))
+    metrics = MetricsApp(hub, RoomApp(hub, HelloApp(), PublishPolicy(is_local=True)))
     start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=metrics, routes=routes, tracer=tracer, **limits)
     server = await nursery.start(start)
     # A separate server returns the metrics, since the other may have stopped.
@@ -271,7 +271,7 @@ async def test_all_give_the_same_cause(
         else:
             await client.open(ROOM if where == READ_ONLY else where)
         await act(Stage(server, hub, client, monkeypatch, held))
-        while not current_loop().traffic.ends:
+        while not current_loop().stats.ends:
             await trio.sleep(0.01)
         asking = await Client(socket.socket()).connect(teller.port)
         figures = (await asking.ask(get("/metrics"))).body.decode()

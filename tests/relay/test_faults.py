@@ -30,7 +30,7 @@ from rawws.backplane.troubles import Trouble
 from rawws.inspect.records import from_line
 from rawws.limits import Limits
 from rawws.net.accept import EXHAUSTED_PAUSE_S
-from rawws.process.workers import VARIABLE, _Crew
+from rawws.process.workers import VARIABLE, _Supervisor
 from rawws.relay.loop import current_loop
 from rawws.server.asgi_spec import Receive, Scope, Send
 from rawws.tracing import Recording, Tracer
@@ -338,18 +338,18 @@ async def test_a_worker_ended_during_its_start_is_replaced_and_ctrl_c_ends_all_i
 
 
 async def test_a_signal_during_the_creation_of_a_worker_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew = _Crew([[]])
+    supervisor = _Supervisor([[]])
     open_process = trio.lowlevel.open_process
 
     async def stop_meanwhile(_: list[str], **settings: Any) -> trio.Process:
         process = await open_process([sys.executable, "-c", "import time; time.sleep(1000)"], **settings)
-        crew.stop("SIGTERM, on purpose")
+        supervisor.stop("SIGTERM, on purpose")
         return process
 
     monkeypatch.setattr(trio.lowlevel, "open_process", stop_meanwhile)
     with trio.CancelScope() as program:
-        await crew.run(program)
-    assert crew.status == 0
+        await supervisor.run(program)
+    assert supervisor.status == 0
 
 
 # A stopped process

@@ -195,7 +195,7 @@ class Shared:
     def begin_anew(self) -> None:
         room = state_of(self._room)
         gap = room.record_gap((0, 0))
-        current_loop().sending.spread_gap(room, gap)
+        current_loop().sending.notify_gap(room, gap)
         room.trim()
 
 
@@ -319,7 +319,7 @@ async def test_policy_latest_sends_the_newest_message_of_each_key(
     assert len([line for line in warnings(caplog) if "reads too slowly" in line]) == 1
     room.publish('{"symbol": "A", "price": 1000}')
     assert json.loads((await slow.frame()).payload)["price"] == 1000
-    assert not state_of(room).behind
+    assert not state_of(room).lagging
 
 
 async def test_a_new_reader_under_policy_latest_gets_the_newest_message_of_each_key(start_hub: StartHub) -> None:
@@ -603,7 +603,7 @@ async def test_a_room_does_not_wait_for_ever_for_a_peer_that_is_not_the_slowest(
         published += 1
         await trio.lowlevel.checkpoint()
     await slowest.frames(published)
-    assert [peer.number for peer in state_of(room).behind] == [2], "it lags, by less than the limit"
+    assert [peer.number for peer in state_of(room).lagging] == [2], "it lags, by less than the limit"
     assert room.is_held
     for _ in range(23):
         mock_clock.jump(1)
@@ -672,7 +672,7 @@ async def test_each_room_may_have_its_own_policy(start_hub: StartHub) -> None:
     for client, path in ((a, "/chat"), (b, "/ticker/x")):
         running.hub.room(path).publish("hello")
         assert await client.frame() == seen_text("hello")
-    assert current_loop().traffic.messages_skipped == 0
+    assert current_loop().stats.messages_skipped == 0
 
 
 def test_an_unknown_policy_is_rejected() -> None:

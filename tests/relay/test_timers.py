@@ -15,7 +15,7 @@ from rawws.relay.actions import Action, Close, CloseAndDrop, Drop, EndHistory, E
 from rawws.relay.loop import current_loop
 from rawws.relay.memory import Memory
 from rawws.relay.peer import FlowControl, Inbox, Loss, Peer
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.relay.timers import KEEPALIVE, Timers
 from rawws.wire.session import State
 from tests.serving import RunningHub, StartHub
@@ -38,7 +38,7 @@ def peer(running: RunningHub) -> Peer:
 
 @pytest.fixture
 async def timers() -> Timers:
-    return Timers({}, Traffic())
+    return Timers({}, Stats())
 
 
 async def test_nothing_is_due_before_the_first_ping(timers: Timers, peer: Peer) -> None:
@@ -117,7 +117,7 @@ async def test_a_lost_peer_is_dropped_after_the_close_timeout(timers: Timers, pe
 async def test_without_peers_rooms_and_a_memory_bound_there_is_no_tick(
     autojump_clock: MockClock,  # noqa: ARG001
 ) -> None:
-    timers = Timers({}, Traffic())
+    timers = Timers({}, Stats())
     with trio.move_on_after(1000.0) as waiting:
         await timers.wait_for_tick()
     assert waiting.cancelled_caught

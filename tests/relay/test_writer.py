@@ -21,7 +21,7 @@ from rawws.relay import frame_queue, writer
 from rawws.relay.frame_queue import SMALL_BYTES, FrameQueue
 from rawws.relay.peer import Peer
 from rawws.relay.sending import MAX_OUTBOX_BYTES
-from rawws.relay.stats import Traffic
+from rawws.relay.stats import Stats
 from rawws.relay.writer import PeerWriter
 from rawws.testing import open_pair
 from tests.serving import PATIENCE_S
@@ -65,29 +65,29 @@ def pair() -> Iterator[tuple[PeerWriter, socket.socket]]:
 
 def test_frames_go_at_once_where_nothing_waits(pair: tuple[PeerWriter, socket.socket]) -> None:
     peer, theirs = pair
-    traffic = Traffic()
-    assert peer.put(b"one", traffic)
-    assert (theirs.recv(10), peer.has_queued, peer.queued_bytes, traffic.bytes_out) == (b"one", False, 0, 3)
+    stats = Stats()
+    assert peer.put(b"one", stats)
+    assert (theirs.recv(10), peer.has_queued, peer.queued_bytes, stats.bytes_out) == (b"one", False, 0, 3)
     peer.interest = READABLE | WRITABLE
-    assert not peer.put(b"two", traffic), "a socket that is full isn't tried"
-    assert (peer.pieces(), peer.queued_bytes, traffic.bytes_out) == ([b"two"], 3, 3)
+    assert not peer.put(b"two", stats), "a socket that is full isn't tried"
+    assert (peer.pieces(), peer.queued_bytes, stats.bytes_out) == ([b"two"], 3, 3)
 
 
 def test_data_that_a_socket_does_not_take_waits_in_order(pair: tuple[PeerWriter, socket.socket]) -> None:
     peer, theirs = pair
-    traffic = Traffic()
+    stats = Stats()
     large = bytes(range(256)) * 20_000
-    assert not peer.put(large, traffic)
-    assert not peer.put(b"then", traffic)
-    assert peer.queued_bytes == len(large) + 4 - traffic.bytes_out
+    assert not peer.put(large, stats)
+    assert not peer.put(b"then", stats)
+    assert peer.queued_bytes == len(large) + 4 - stats.bytes_out
     got = b""
     while peer.has_queued:
         got += theirs.recv(1 << 20)
-        peer.flush(_NoSegments(), traffic)
+        peer.flush(_NoSegments(), stats)
     while len(got) < len(large) + 4:
         got += theirs.recv(1 << 20)
     assert got == large + b"then"
-    assert (traffic.bytes_out, peer.queued_bytes, peer.pieces()) == (len(got), 0, [])
+    assert (stats.bytes_out, peer.queued_bytes, peer.pieces()) == (len(got), 0, [])
 
 
 def test_messages_wait_apart_while_another_is_sent_in_fragments(pair: tuple[PeerWriter, socket.socket]) -> None:
@@ -97,23 +97,23 @@ def test_messages_wait_apart_while_another_is_sent_in_fragments(pair: tuple[Peer
     peer.queue(b"fragment")
     assert peer.pieces() == [b"fragment", b"message"]
     assert peer.queued_bytes == len(b"fragment")
-    assert peer.flush(_NoSegments(), Traffic()).is_done
+    assert peer.flush(_NoSegments(), Stats()).is_done
     assert theirs.recv(100) == b"fragment"
     peer.end_fragments()
-    assert peer.flush(_NoSegments(), Traffic()).is_done
+    assert peer.flush(_NoSegments(), Stats()).is_done
     assert theirs.recv(100) == b"message"
 
 
 def test_only_the_last_piece_can_be_taken_back(pair: tuple[PeerWriter, socket.socket]) -> None:
     peer, _ = pair
     notice = b"skipped"
-    assert not peer.take_back(notice)
+    assert not peer.withdraw(notice)
     peer.queue_apart(notice)
-    assert peer.take_back(notice)
+    assert peer.withdraw(notice)
     assert not peer.has_queued
     peer.queue_apart(notice)
     peer.queue_apart(b"other")
-    assert not peer.take_back(notice)
+    assert not peer.withdraw(notice)
     assert peer.queued_bytes == len(notice) + 5
 
 
@@ -136,7 +136,7 @@ def test_counts_of_answers_end_with_the_queue(pair: tuple[PeerWriter, socket.soc
     peer.queue(b"message")
     peer.count_program(7)
     assert (peer.answer_bytes, peer.program_bytes) == (4, 7)
-    peer.flush(_NoSegments(), Traffic())
+    peer.flush(_NoSegments(), Stats())
     assert theirs.recv(100) == b"pongmessage"
     assert (peer.answer_bytes, peer.program_bytes) == (0, 0)
 

@@ -22,7 +22,7 @@ import rawws
 from rawws.errors import Refusal, UsageError
 from rawws.hub.room import state_of
 from rawws.relay.settings import RoomSettings
-from rawws.server.room_posts import Guard
+from rawws.server.room_posts import PublishPolicy
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
@@ -54,7 +54,7 @@ def fail(path: str) -> RoomSettings:
     ("settings", "error_start"),
     [
         (fail, "#0 ! settings('/room/x') failed"),
-        (lambda _: {"history": 3}, "#0 ! settings('/room/x') returned {'history': 3}; it is to return RoomSettings"),
+        (lambda _: {"history": 3}, "#0 ! settings('/room/x') returned {'history': 3}; it must return RoomSettings"),
     ],
 )
 async def test_settings_that_fail_cost_a_request_and_no_more(
@@ -433,30 +433,30 @@ async def test_exclude_sender_holds_for_several_senders_in_one_turn(start_hub: S
 
 
 @pytest.mark.parametrize(
-    ("guard", "lines", "status"),
+    ("policy", "lines", "status"),
     [
-        (Guard(is_local=True), [], 202),
-        (Guard(is_local=True), ["Origin: http://localhost"], 202),
-        (Guard(is_local=True), ["Origin: http://localhost", "Sec-Fetch-Site: same-origin"], 202),
-        (Guard(is_local=True), ["Origin: https://evil.example"], 403),
-        (Guard(is_local=True), ["Origin: null"], 403),
-        (Guard(is_local=True), ["Sec-Fetch-Site: cross-site"], 403),
-        (Guard(is_local=True), ["Sec-Fetch-Site: same-site"], 403),
-        (Guard(is_local=True), ["Via: 1.1 proxy"], 403),
-        (Guard(is_local=True), ["X-Forwarded-For: 203.0.113.5"], 403),
-        (Guard(is_local=False), [], 403),
-        (Guard("secret"), [], 401),
-        (Guard("secret"), ["Authorization: Bearer secrets"], 401),
-        (Guard("secret"), ["Authorization: Basic secret"], 401),
-        (Guard("secret"), ["Authorization: Bearer secret"], 202),
-        (Guard("secret", is_local=True), [], 401),
-        (Guard(is_local=True, origins=Origins(["https://app.example"])), ["Origin: https://app.example"], 202),
+        (PublishPolicy(is_local=True), [], 202),
+        (PublishPolicy(is_local=True), ["Origin: http://localhost"], 202),
+        (PublishPolicy(is_local=True), ["Origin: http://localhost", "Sec-Fetch-Site: same-origin"], 202),
+        (PublishPolicy(is_local=True), ["Origin: https://evil.example"], 403),
+        (PublishPolicy(is_local=True), ["Origin: null"], 403),
+        (PublishPolicy(is_local=True), ["Sec-Fetch-Site: cross-site"], 403),
+        (PublishPolicy(is_local=True), ["Sec-Fetch-Site: same-site"], 403),
+        (PublishPolicy(is_local=True), ["Via: 1.1 proxy"], 403),
+        (PublishPolicy(is_local=True), ["X-Forwarded-For: 203.0.113.5"], 403),
+        (PublishPolicy(is_local=False), [], 403),
+        (PublishPolicy("secret"), [], 401),
+        (PublishPolicy("secret"), ["Authorization: Bearer secrets"], 401),
+        (PublishPolicy("secret"), ["Authorization: Basic secret"], 401),
+        (PublishPolicy("secret"), ["Authorization: Bearer secret"], 202),
+        (PublishPolicy("secret", is_local=True), [], 401),
+        (PublishPolicy(is_local=True, origins=Origins(["https://app.example"])), ["Origin: https://app.example"], 202),
     ],
 )
 async def test_a_guard_decides_about_publishing(
-    nursery: trio.Nursery, guard: Guard, lines: list[str], status: int
+    nursery: trio.Nursery, policy: PublishPolicy, lines: list[str], status: int
 ) -> None:
-    async with rooms(nursery, guard=guard) as running:
+    async with rooms(nursery, policy=policy) as running:
         answer = await running.ask(post("/room", b"hello", *lines))
         assert answer.status == status
         allowed = answer.headers.get("access-control-allow-origin")
@@ -466,50 +466,50 @@ async def test_a_guard_decides_about_publishing(
 @pytest.mark.parametrize("origin", ["https://a.example", "file://", "null", "", "capacitor://localhost"])
 async def test_the_advice_for_a_page_that_may_not_publish_works(nursery: trio.Nursery, origin: str) -> None:
     request = Request("POST", "/room", "1.1", Headers([("Host", "localhost"), ("Origin", origin)]))
-    refusal = Guard(is_local=True).refuse_writing(request)
+    refusal = PublishPolicy(is_local=True).refuse_writing(request)
     assert refusal is not None
     flag, value = shlex.split(refusal.hint.partition("start the server with ")[2])
     assert flag == "--allow-origin"
-    async with rooms(nursery, guard=Guard(is_local=True, origins=Origins([value]))) as running:
+    async with rooms(nursery, policy=PublishPolicy(is_local=True, origins=Origins([value]))) as running:
         answer = await running.ask(post("/room", b"hello", f"Origin: {origin}"))
         assert answer.status == 202
         assert answer.headers["access-control-allow-origin"].strip() == origin
 
 
 @pytest.mark.parametrize(
-    ("guard", "headers", "code", "sentence", "hint"),
+    ("policy", "headers", "code", "sentence", "hint"),
     [
         (
-            Guard(is_local=True),
+            PublishPolicy(is_local=True),
             {"Host": "chat.example"},
             "publish_host",
-            "Without a token a request may publish here that is for localhost or an address; this one is for "
+            "Without a token, only a request for localhost or an address may publish here; this one is for "
             "chat.example.",
             "to open it, start the server with --publish-token",
         ),
         (
-            Guard(is_local=True),
+            PublishPolicy(is_local=True),
             {},
             "publish_host",
-            "Without a token a request may publish here that is for localhost or an address; this one has no Host.",
+            "Without a token, only a request for localhost or an address may publish here; this one has no Host.",
             "to open it, start the server with --publish-token",
         ),
         (
-            Guard(is_local=True),
+            PublishPolicy(is_local=True),
             {"Host": "chat.example", "Origin": "https://chat.example"},
             "publish_origin",
             "Pages from https://chat.example may not publish here.",
             "to allow it, start the server with --allow-origin https://chat.example",
         ),
         (
-            Guard(is_local=True),
+            PublishPolicy(is_local=True),
             {"Host": "localhost", "Sec-Fetch-Site": "cross-site"},
             "publish_origin",
             "Pages of other sites may not publish here.",
             "",
         ),
         (
-            Guard(is_local=True),
+            PublishPolicy(is_local=True),
             {"Host": "localhost", "Forwarded": "for=203.0.113.5"},
             "publishing_closed",
             "Publishing over HTTP is closed here, since this request came through a proxy and there is no token for "
@@ -517,7 +517,7 @@ async def test_the_advice_for_a_page_that_may_not_publish_works(nursery: trio.Nu
             "to open it, start the server with --publish-token",
         ),
         (
-            Guard(),
+            PublishPolicy(),
             {"Host": "localhost"},
             "publishing_closed",
             "Publishing over HTTP is closed here, since others can reach this server and there is no token for it.",
@@ -526,9 +526,9 @@ async def test_the_advice_for_a_page_that_may_not_publish_works(nursery: trio.Nu
     ],
 )
 def test_a_refusal_to_publish_has_a_reason_for_the_client_and_a_hint_for_the_operator(
-    guard: Guard, headers: dict[str, str], code: str, sentence: str, hint: str
+    policy: PublishPolicy, headers: dict[str, str], code: str, sentence: str, hint: str
 ) -> None:
-    refusal = guard.refuse_writing(Request("POST", "/", "1.1", Headers(list(headers.items()))))
+    refusal = policy.refuse_writing(Request("POST", "/", "1.1", Headers(list(headers.items()))))
     assert refusal == Refusal(403, code, sentence, hint=hint)
 
 
@@ -605,7 +605,7 @@ async def test_a_page_under_a_foreign_host_name_may_not_publish(nursery: trio.Nu
         client = await running.connect()
         raw = post("/", b"x", "Origin: http://evil.example").replace(b"Host: localhost", b"Host: evil.example")
         assert (await client.ask(raw)).status == 421
-    assert Guard(is_local=True).refuse_writing(Request("POST", "/", "1.1", Headers([("Host", "evil.example")])))
+    assert PublishPolicy(is_local=True).refuse_writing(Request("POST", "/", "1.1", Headers([("Host", "evil.example")])))
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/_rawws/x"])
@@ -635,8 +635,8 @@ async def test_9110_9_3_7_options_lists_a_rooms_methods(nursery: trio.Nursery, l
 
 
 async def test_a_preflight_of_an_allowed_page_is_answered(nursery: trio.Nursery) -> None:
-    guard = Guard("secret", origins=Origins(["https://app.example"]))
-    async with rooms(nursery, guard=guard) as running:
+    policy = PublishPolicy("secret", origins=Origins(["https://app.example"]))
+    async with rooms(nursery, policy=policy) as running:
         asks = ("Origin: https://app.example", "Access-Control-Request-Method: POST")
         answer = await running.ask(get("/room", *asks, method="OPTIONS"))
         assert answer.status == 204

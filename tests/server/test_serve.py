@@ -409,7 +409,7 @@ async def test_a_hook_that_returns_an_invalid_value_is_a_500(
 ) -> None:
     served = await start(nursery, process_request=lambda _: answer)
     assert (await served.ask(upgrade()))[0] == 500
-    assert "it is to return a Response with a final status, or None" in caplog.text
+    assert "it must return a Response with a final status, or None" in caplog.text
 
 
 @pytest.mark.parametrize(

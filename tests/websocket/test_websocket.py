@@ -1005,7 +1005,7 @@ async def test_a_close_after_many_unread_messages_is_found_soon() -> None:
     async with open_raw(max_queue=1) as (client, server):
         await client.send_bytes(masked(Opcode.TEXT, b"x") * 5000 + masked(Opcode.CLOSE, b"\x03\xe8"))
         await wait_all_tasks_blocked()
-        before = current_loop().traffic.turns
+        before = current_loop().stats.turns
         await server.aclose()
-        assert current_loop().traffic.turns - before < 50
+        assert current_loop().stats.turns - before < 50
         assert server.close_code == 1000

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from rawws.broadcast.message_ids import MessageId, NumberedIds, StreamIds, parse_id
 from rawws.broadcast.query import MAX_WAIT_S, read_query
-from rawws.broadcast.stream_entries import Author, Repeated, fields_of, format_stream_id, parse_stream_id, read_entry
+from rawws.broadcast.stream_entries import (
+    Author,
+    DuplicateFilter,
+    fields_of,
+    format_stream_id,
+    parse_stream_id,
+    read_entry,
+)
 from rawws.broadcast.token_bucket import TokenBucket
 from rawws.errors import InvalidURI, UsageError
 from rawws.wire.allowed_hosts import Hosts, is_local_name, name_of
@@ -397,9 +404,9 @@ def test_any_entry_of_a_stream_is_a_message(identifier: tuple[int, int], fields:
     assert (message.key is None) is (b"key" not in fields)
     assert message.by is None or (len(message.by.node) <= 64 and message.by.node.isascii())
     assert message.is_understood
-    repeated = Repeated()
-    assert not repeated.has(message.by)
-    assert repeated.has(message.by) is (message.by is not None)
+    duplicates = DuplicateFilter()
+    assert not duplicates.has(message.by)
+    assert duplicates.has(message.by) is (message.by is not None)
     author = Author("n", 1, 2)
     again = fields_of(message.opcode, message.payload, author, message.key)
     pairs = [each.encode() if isinstance(each, str) else each for each in again]

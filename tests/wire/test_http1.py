@@ -494,7 +494,7 @@ def test_9112_4_a_status_that_is_not_registered_has_an_empty_reason() -> None:
 def test_9110_10_1_1_a_client_that_waits_for_a_100_gets_it_before_the_answer() -> None:
     http = asked(request(b"Expect: 100-continue", b"Content-Length: 3", line=b"POST / HTTP/1.1"))
     assert http.awaits_continue
-    assert http.go_on() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert http.send_100_continue() == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert not http.awaits_continue
     assert not http.response_begun, "a 1xx is no answer yet"
     http.receive_data(b"abc")
