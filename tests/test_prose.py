@@ -104,7 +104,3 @@ def test_the_exit_status_shows_whether_there_are_findings(
     (tmp_path / "bad.md").write_text("A sentence.\n\nWho reads is here.\n")
     assert prose.main(["bad.md"]) == 1
     assert "bad.md:3: 'Who reads': name the subject" in capsys.readouterr().out
-
-
-def test_the_list_of_files_that_are_not_checked_yet_holds_files_only(prose: ModuleType) -> None:
-    assert [path for path in prose.NOT_YET if not (prose.ROOT / path).is_file()] == []
