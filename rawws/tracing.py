@@ -1,7 +1,7 @@
 """Observers of a server's traffic besides the log: a recording, or a page.
 
 A `Tracer` belongs to a server. It costs nothing while it has no sinks: no frame is inspected for it. A sink gets
-records (``inspect/records.py``) and frames as they happen, and must neither block nor raise.
+records (``inspection/records.py``) and frames as they happen, and must neither block nor raise.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import NamedTuple, Protocol, TextIO
 
 from rawws import logs
 from rawws.errors import Cause, UsageError
-from rawws.inspect import records
-from rawws.inspect.records import Record
+from rawws.inspection import records
+from rawws.inspection.records import Record
 from rawws.limits import NO_LIMIT
 from rawws.wire.checks import AnyCheck
 from rawws.wire.frames import Frame

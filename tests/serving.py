@@ -574,6 +574,11 @@ class Program:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def kill(self) -> None:
+        """End it as a power cut does, and wait until its port is free."""
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+
     def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Return the exit status; ``lines`` then holds the whole log."""
         status = self.process.wait(timeout_s)

@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 
 import rawws.cli
 from benchmarks.report import markdown
-from rawws.inspect.conformance import BY_NAME
+from rawws.inspection.conformance import BY_NAME
 from rawws.net.tls_transport import TLS_BYTES
 from tests import flag_table
 from tests.serving import StartProgram

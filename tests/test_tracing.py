@@ -15,7 +15,7 @@ import trio
 import rawws
 import rawws.cli
 from rawws import tracing
-from rawws.inspect.records import Record, frame_bytes, frame_record, from_line
+from rawws.inspection.records import Record, frame_bytes, frame_record, from_line
 from rawws.tracing import Recording, Tracer
 from rawws.wire.frames import Frame
 from rawws.wire.role import Role

@@ -6,16 +6,19 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import trio
 
 from rawws import logs
-from rawws.backplane.redis_streams import RedisStreams
 from rawws.errors import UsageError
 from rawws.hub.hub import Hub
 from rawws.hub.shards import Shards
 from rawws.runtime import check_runs_on_trio
 from rawws.wire.trace import FAULT
+
+if TYPE_CHECKING:
+    from rawws.backplane.redis_streams import RedisStreams
 
 # When a node ends, it waits for at most this time for messages that are still on their way.
 FLUSH_S = 3.0
@@ -39,6 +42,8 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
     be shared), or the server at the URL can never be used, such as a Redis Cluster, or a Redis that refuses the user.
     """
     check_runs_on_trio("rawws.share")
+    from rawws.backplane.redis_streams import RedisStreams  # programs without a backplane need not load it
+
     if hub.rooms:
         raise UsageError("there are rooms already, which would not be shared; share a hub before anybody is in it")
     node = os.urandom(6).hex()

@@ -15,7 +15,7 @@ from rawws.cli.flags import Flag, FlagTable, Value
 from rawws.cli.streams import complain, need_output, writing_output
 from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
 from rawws.errors import OpenTimeout, UsageError
-from rawws.inspect.conformance import BY_NAME, CASES, Case, Verdict
+from rawws.inspection.conformance import BY_NAME, CASES, Case, Verdict
 from rawws.tools.checker import Checker, Result, Stopped
 from rawws.wire.handshake_errors import ProxyError
 from rawws.wire.trace import printable

@@ -12,14 +12,14 @@ from typing import BinaryIO, NamedTuple
 from rawws.cli.arguments import one_of
 from rawws.cli.streams import drop_output, need_input, need_output, tell_output_lost
 from rawws.errors import UsageError
-from rawws.inspect import spellings
-from rawws.inspect.describe import describe
-from rawws.inspect.file_kinds import are_swapped_words, binary_kind, is_request, why_no_frames
-from rawws.inspect.observer import Observer, begins_with_http, guess_sender
-from rawws.inspect.packets import Talk
-from rawws.inspect.records import Recorded, frame_bytes, from_line
-from rawws.inspect.seen import Head, Rest, Seen, SeenFrame
-from rawws.inspect.spellings import NoForm
+from rawws.inspection import spellings
+from rawws.inspection.describe import describe
+from rawws.inspection.file_kinds import are_swapped_words, binary_kind, is_request, why_no_frames
+from rawws.inspection.observer import Observer, begins_with_http, guess_sender
+from rawws.inspection.packets import Talk
+from rawws.inspection.records import Recorded, frame_bytes, from_line
+from rawws.inspection.seen import Head, Rest, Seen, SeenFrame
+from rawws.inspection.spellings import NoForm
 from rawws.wire.role import Role
 from rawws.wire.trace import printable
 

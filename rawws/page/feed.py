@@ -5,7 +5,7 @@ Every message is JSON. The server begins with ``{"about": {...}, "open": [...], 
 connections that are open already, the oldest first, each as ``{"connection": number, "from": "...", "path": "...",
 "websocket": true}``, and ``unlisted`` is the number of those that it leaves out, which are older. Both come again,
 without ``about``, after records were dropped. The server then reports what happens, several records at a time:
-``{"records": [...]}``, each as in ``inspect/records.py``, where a frame has these fields more: ``opcode``, ``fin``,
+``{"records": [...]}``, each as in ``inspection/records.py``, where a frame has these fields more: ``opcode``, ``fin``,
 ``rsv`` and ``mask`` of its header, ``size`` (of its payload) and ``preview``. If the frame ends a message that is
 compressed or fragmented, ``preview`` is of that message, and ``text`` is its beginning. ``message_size`` is the size of
 a message that is compressed in this frame alone; with ``cut``, it is larger than that.
@@ -44,9 +44,9 @@ import trio
 
 from rawws import logs
 from rawws.errors import ConnectionClosed, RawwsError
-from rawws.inspect import dissect, records
-from rawws.inspect.conformance import BY_NAME, CASES
-from rawws.inspect.records import Record
+from rawws.inspection import dissect, records
+from rawws.inspection.conformance import BY_NAME, CASES
+from rawws.inspection.records import Record
 from rawws.relay.loop import current_loop
 from rawws.tools.checker import Checker, Result
 from rawws.tracing import Tracer

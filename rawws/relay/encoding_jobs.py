@@ -123,9 +123,8 @@ class EncodingJobs:
 
     def finish(self, job: Job) -> bool:
         """Count a job as done; true when its room's publishers need no longer wait for such work."""
-        left = self._work[job.room] - job.work
+        # A job without work, for peers that wait for their turn only, may end after the last one that had some.
+        left = self._work.pop(job.room, 0) - job.work
         if left > 0:
             self._work[job.room] = left
-        else:
-            del self._work[job.room]
         return left <= HOLD_WORK and WORK in job.room.holds

@@ -23,7 +23,6 @@ from rawws.broadcast.query import RoomQuery
 from rawws.broadcast.sender_runs import SenderRuns
 from rawws.broadcast.stream_entries import StreamId
 from rawws.relay.backplane import Backplane
-from rawws.relay.lag_policies import Lag
 from rawws.relay.polling import BETWEEN_POLLS_S, Poller, Polls, make_response
 from rawws.relay.settings import RoomSettings
 from rawws.relay.watchers import Watchers
@@ -41,7 +40,7 @@ class Reader(Protocol):
     number: int
     encoding: Encoding
 
-    def lag(self, room: RoomBase[Any]) -> Lag: ...
+    def cursor(self, room: RoomBase[Any]) -> Cursor: ...
     def cursor_in_use(self, room: RoomBase[Any]) -> Cursor: ...
 
 
@@ -425,7 +424,7 @@ class RoomBase(Generic[Member]):
 
     def trim(self) -> None:
         """Forget the messages that nobody needs any more."""
-        lowest = self.policy.first_needed(self.log, (peer.lag(self).cursor for peer in self.lagging))
+        lowest = self.policy.first_needed(self.log, (peer.cursor(self) for peer in self.lagging))
         if self._polls:
             lowest = min(lowest, self._polls.lowest)
         self.log.trim(lowest, trio.current_time())

@@ -330,7 +330,8 @@ class Sending:
             if not peer.awaits_encoding or not peer.is_lagging:
                 continue
             if stats.bytes_out >= until and job.room in peer.rooms and job.is_wanted:
-                peer.wait_for_encoding(job.room, job.number, self._encoding_jobs)
+                # Its cursor stays: it may have got this segment since, and wait for a later one.
+                self._encoding_jobs.wait(peer, job.room, job.number)
                 continue
             self._flush_or_give_up(peer)
         return (stats.bytes_out - before) * STEP_BYTES // SENT_AT_ONCE_BYTES

@@ -136,6 +136,11 @@ class PeerWriter:
         """Return the objects that wait for the socket, in their order, without the rooms' segments."""
         return [*(() if self._outbox is None else self._outbox.pieces), *(self._after_fragments or ())]
 
+    def cursor(self, room: Room) -> Cursor:
+        """Return its cursor in a room in which it lags."""
+        assert self._cursors is not None
+        return self._cursors[room]
+
     def lag(self, room: Room) -> Lag:
         """Return its place in a room in which it lags."""
         assert self._cursors is not None

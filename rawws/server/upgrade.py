@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from rawws import logs
 from rawws.errors import Refusal
@@ -174,6 +174,8 @@ async def upgrade(connection: HttpConnection, request: Request) -> Upgraded | No
                 await connection.refuse(logs.handshake, refusal)
             case HookResponse(hook, response):
                 await connection.answer_instead(response, hook, logs.handshake, close=True)
+            case other:
+                assert_never(other)
         return None
     return await _switch_protocols(attempt)
 

@@ -1,4 +1,4 @@
-"""A test of a WebSocket server with the cases of ``inspect/conformance.py``, each on a connection of its own."""
+"""A test of a WebSocket server with the cases of ``inspection/conformance.py``, each on a connection of its own."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import trio
 
 from rawws.client.connect import connect
 from rawws.errors import NoResponse, RawwsError
-from rawws.inspect.conformance import BY_NAME, KEY, Answer, Case, Outcome, Verdict, raw_request, status_of
-from rawws.inspect.describe import describe
-from rawws.inspect.observer import Observer
-from rawws.inspect.seen import Seen
+from rawws.inspection.conformance import BY_NAME, KEY, Answer, Case, Outcome, Verdict, raw_request, status_of
+from rawws.inspection.describe import describe
+from rawws.inspection.observer import Observer
+from rawws.inspection.seen import Seen
 from rawws.net.transport import Transport
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.frames import Opcode, encode_frame

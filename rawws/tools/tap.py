@@ -15,9 +15,9 @@ from weakref import WeakValueDictionary
 import trio
 
 from rawws import logs
-from rawws.inspect.describe import describe_switch
-from rawws.inspect.observer import Observer, begins_with_http
-from rawws.inspect.seen import Head, Rest, Seen, SeenFrame, Switch
+from rawws.inspection.describe import describe_switch
+from rawws.inspection.observer import Observer, begins_with_http
+from rawws.inspection.seen import Head, Rest, Seen, SeenFrame, Switch
 from rawws.limits import MIB
 from rawws.net.accept import Address, accept_connections
 from rawws.net.addresses import format_address, parse_ip, plain_address

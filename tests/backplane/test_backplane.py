@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -1563,7 +1562,7 @@ async def test_a_client_resumes_at_another_node_when_its_own_dies(
         await ws.send("one")
         assert await ws.recv() == "one"
         since = ws.last_id
-        nodes[0].signal(signal.SIGKILL)
+        nodes[0].kill()
         with pytest.raises(rawws.ConnectionClosed):
             await ws.recv()
     client = await nodes[1].connect()

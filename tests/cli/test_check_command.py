@@ -25,7 +25,7 @@ import rawws.cli
 import rawws.logs
 from benchmarks import servers
 from benchmarks.servers import Wish
-from rawws.inspect.conformance import BY_NAME, CASES
+from rawws.inspection.conformance import BY_NAME, CASES
 from rawws.tools import checker
 from rawws.tools.checker import Checker, Result
 from rawws.wire.handshake import Accept

@@ -22,14 +22,14 @@ import pytest
 import rawws.cli
 from rawws.cli import decode as decode_command
 from rawws.cli import tap as tap_command
-from rawws.inspect.observer import Observer
-from rawws.inspect.records import frame_bytes, frame_record, from_line, head_record, to_line
-from rawws.inspect.seen import Seen, SeenFrame
+from rawws.inspection.observer import Observer
+from rawws.inspection.records import frame_bytes, frame_record, from_line, head_record, to_line
+from rawws.inspection.seen import Seen, SeenFrame
 from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import Opcode, encode_frame, parse_header
 from rawws.wire.role import Role
-from tests.inspect.test_observer import HELLO, REQUEST, SWITCH
-from tests.inspect.test_packets import packet
+from tests.inspection.test_observer import HELLO, REQUEST, SWITCH
+from tests.inspection.test_packets import packet
 from tests.serving import PATIENCE_S, need
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nA"

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from rawws.cli.decode import _explain
 from rawws.errors import UsageError
-from rawws.inspect import spellings
-from rawws.inspect.describe import describe
-from rawws.inspect.observer import Observer
-from rawws.inspect.records import frame_bytes, frame_record, from_line, head_record, to_line
-from rawws.inspect.seen import Rest, Seen, SeenFrame
+from rawws.inspection import spellings
+from rawws.inspection.describe import describe
+from rawws.inspection.observer import Observer
+from rawws.inspection.records import frame_bytes, frame_record, from_line, head_record, to_line
+from rawws.inspection.seen import Rest, Seen, SeenFrame
 from rawws.wire.deflate import Deflater
 from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import RSV1, Opcode, encode_frame, parse_header

@@ -360,6 +360,19 @@ async def test_a_vanished_peer_over_its_rate_limit_is_read_to_the_end_at_that_ra
     assert running.endpoint.peer_count == 1
 
 
+async def test_a_peer_that_is_always_over_its_rate_limit_is_pinged(start_hub: StartHub, mock_clock: MockClock) -> None:
+    running = start_hub(limits=Limits(messages_per_s=10, ping_interval_s=5))
+    client = running.join()
+    await client.send(b"".join(text(str(number)) for number in range(200)))
+    got: list[Seen] = []
+    for _ in range(60):
+        mock_clock.jump(0.1)
+        await wait_all_tasks_blocked()
+    while not any(frame.opcode is Opcode.PING for frame in got):
+        got.append(await client.frame())
+    assert len(got) < 100, "it is pinged while it has more to say than it may"
+
+
 def test_a_poller_reports_nothing_for_an_empty_interest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 import rawws.cli
-from rawws.inspect.conformance import CASES
+from rawws.inspection.conformance import CASES
 from rawws.wire.handshake import GUID
 from rawws.wire.masking import apply_mask
 from tests.browser import launch, need_chromium, need_node_module
@@ -592,7 +591,7 @@ def test_a_killed_server_leaves_its_frames_and_the_next_one_continues_after_a_cu
     rows = frame_rows(page)
     expect(rows).to_have_count(2)
     number = page.locator(".peer .number").inner_text()
-    program.signal(signal.SIGKILL)
+    program.kill()
     expect(page.locator("#watch")).to_have_text("the server has gone; trying again")
     expect(page.locator(".peer .state")).to_have_text("closed without a close (1006)")
     expect(rows.locator(".preview")).to_have_text(["'the last words'"] * 2)
@@ -627,7 +626,7 @@ def test_a_server_with_another_token_is_watched_again_when_its_link_is_opened(
     connect(page)
     send(page, "the last words")
     expect(frame_rows(page)).to_have_count(2)
-    program.signal(signal.SIGKILL)
+    program.kill()
     again = start_program("--port", str(program.port), "--hello", "")
     expect(page.locator("#watch")).to_have_text("not watching: the server has another token")
     expect(page.locator("#notice")).to_contain_text("open the link with ?token=… that the server logged at its start")
@@ -652,7 +651,7 @@ def test_the_link_of_the_next_server_in_the_same_tab_finds_the_capture(
     connect(page)
     send(page, "the last words")
     expect(frame_rows(page)).to_have_count(2)
-    program.signal(signal.SIGKILL)
+    program.kill()
     again = start_program("--port", str(program.port), "--hello", "")
     page.reload()
     assert page.inner_text("body").strip() == (
@@ -780,7 +779,7 @@ def test_another_server_on_the_same_port_is_sent_nothing(start_program: StartPro
     connect(page)
     send(page, "a secret of the first one")
     expect(frame_rows(page)).to_have_count(2)
-    program.signal(signal.SIGKILL)
+    program.kill()
     command = [sys.executable, "-c", TAKES_ANY_WEBSOCKET, str(program.port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         try:
@@ -799,7 +798,7 @@ def test_a_server_without_the_page_on_the_same_port_refuses_to_be_watched(
 
     program = start_program("--hello", "")
     page = watch(context, program)
-    program.signal(signal.SIGKILL)
+    program.kill()
     other = start_program("--port", str(program.port), "--no-page")
     other.wait_for_line("refused with 404 (no_room_here)")
     expect(page.locator("#watch")).to_have_text("the server has gone; trying again")
@@ -973,7 +972,7 @@ def test_axe_finds_no_serious_fault_in_a_cut_and_a_notice(
     send(page, "hello")
     frame_rows(page).nth(1).wait_for()
     for token in ("fixed", "another"):
-        program.signal(signal.SIGKILL)
+        program.kill()
         program.wait()
         program = start_program("--port", str(program.port), "--page-token", token)
         if token == "fixed":

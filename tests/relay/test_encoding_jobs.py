@@ -19,6 +19,7 @@ from rawws.hub.hub import Mode
 from rawws.hub.room import state_of
 from rawws.limits import MIB, Limits
 from rawws.relay import encoding_jobs
+from rawws.relay.encoding_jobs import TURN_WORK
 from rawws.relay.lag_policies import CHUNK_MESSAGES, Lag
 from rawws.relay.loop import current_loop
 from rawws.relay.sending import Sending
@@ -253,6 +254,42 @@ async def test_a_message_for_a_crowd_is_sent_in_parts(start_hub: StartHub, monke
         assert await message(reader) == words, number
     await wait_all_tasks_blocked()
     assert not state_of(room).lagging
+
+
+async def test_two_messages_for_a_crowd_are_sent_in_parts(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rawws.relay.sending.SENT_AT_ONCE_BYTES", 300_000)
+    running = start_hub()
+    readers = [running.join() for _ in range(12)]
+    room = running.hub.room("/")
+    first, second = "1" * 100_000, "2" * 100_000
+    room.publish(first)
+    current_loop().sending.do_work()  # more readers have caught up than the second message goes to at once
+    room.publish(second)
+    for number, reader in enumerate(readers):
+        assert [await message(reader), await message(reader)] == [first, second], number
+    await wait_all_tasks_blocked()
+    assert not current_loop().encoding_jobs.has_work
+
+
+@pytest.mark.parametrize("index", range(3))
+async def test_a_reader_that_was_served_meanwhile_gets_each_message_once(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, index: int
+) -> None:
+    monkeypatch.setattr("rawws.relay.sending.SENT_AT_ONCE_BYTES", 10)
+    running = start_hub()
+    readers = [running.join(subprotocol="rawws.id.v1") for _ in range(3)]
+    room, loop = running.hub.room("/"), current_loop()
+    loop.encoding_jobs.allowance = 0
+    room.publish("A")
+    assert len(state_of(room).lagging) == 3
+    loop.encoding_jobs.allowance = TURN_WORK
+    loop.sending.flush(sorted(state_of(room).lagging, key=lambda peer: peer.number)[index])
+    loop.encoding_jobs.allowance = 0
+    room.publish("B")
+    await wait_all_tasks_blocked()
+    room.publish("C")
+    for reader in readers:
+        assert await messages(reader, 3) == ["A", "B", "C"]
 
 
 async def test_a_reader_may_leave_while_its_encoding_is_being_made(start_hub: StartHub) -> None:

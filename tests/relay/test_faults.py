@@ -27,7 +27,7 @@ import rawws
 import rawws.cli
 from rawws.backplane.connector import Connector
 from rawws.backplane.troubles import Trouble
-from rawws.inspect.records import from_line
+from rawws.inspection.records import from_line
 from rawws.limits import Limits
 from rawws.net.accept import EXHAUSTED_PAUSE_S
 from rawws.process.workers import VARIABLE, _Supervisor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import trio
@@ -135,9 +136,14 @@ async def test_a_server_leaves_its_config_as_it_was() -> None:
 
 def test_a_hub_is_a_relay_and_a_handler_is_none() -> None:
     hub = rawws.Hub()
-    assert isinstance(hub, Relay)
+    assert hub.subprotocols
     assert Route(hub).relay is hub
     assert Route(handle).relay is None
+
+
+def test_a_mock_that_can_be_called_is_a_handler() -> None:
+    handler = AsyncMock()
+    assert Route(handler).relay is None
 
 
 async def test_a_path_has_its_own_route_or_that_of_all_others() -> None:

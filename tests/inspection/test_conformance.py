@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.inspect.conformance import (
+from rawws.inspection.conformance import (
     BY_NAME,
     CASES,
     MAX_ANSWER_BYTES,
@@ -16,8 +16,8 @@ from rawws.inspect.conformance import (
     Verdict,
     raw_request,
 )
-from rawws.inspect.observer import Observer
-from rawws.inspect.seen import Head, SeenFrame
+from rawws.inspection.observer import Observer
+from rawws.inspection.seen import Head, SeenFrame
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import examine

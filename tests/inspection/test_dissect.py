@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rawws.inspect import dissect
+from rawws.inspection import dissect
 from rawws.wire.frames import Frame, Opcode, encode_frame, parse_header
 
 

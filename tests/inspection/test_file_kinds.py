@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rawws.errors import UsageError
-from rawws.inspect import spellings
-from rawws.inspect.file_kinds import are_swapped_words, begins_with_whole, binary_kind, text_kind, why_no_frames
+from rawws.inspection import spellings
+from rawws.inspection.file_kinds import are_swapped_words, begins_with_whole, binary_kind, text_kind, why_no_frames
 from rawws.wire.frames import RSV1, Opcode, encode_frame
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from rawws.inspect.observer import Observer
-from rawws.inspect.seen import Head, Seen, SeenFrame
+from rawws.inspection.observer import Observer
+from rawws.inspection.seen import Head, Seen, SeenFrame
 from rawws.limits import MIB
 from rawws.wire.client_handshake import ClientHandshake
 from rawws.wire.events import CloseFrame

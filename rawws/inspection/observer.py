@@ -21,8 +21,8 @@ from enum import Enum
 import h11
 
 from rawws.errors import Refusal
-from rawws.inspect.frame_judge import Compression, FrameJudge
-from rawws.inspect.seen import MAX_SHOWN_BYTES, Head, Rest, Seen, Switch
+from rawws.inspection.frame_judge import Compression, FrameJudge
+from rawws.inspection.seen import MAX_SHOWN_BYTES, Head, Rest, Seen, Switch
 from rawws.limits import NO_LIMIT, Limits
 from rawws.wire import http1
 from rawws.wire.checks import AnswerCheck, RequestCheck

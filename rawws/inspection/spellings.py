@@ -2,7 +2,7 @@
 
 A form returns the bytes that a text spells, or both sides of a connection; None for a text in another form. It raises
 `UsageError` for a text in its form from which bytes are missing. If no form matches, and the kind of text is known, the
-error names the kind and gives advice (`rawws.inspect.file_kinds`).
+error names the kind and gives advice (`rawws.inspection.file_kinds`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from typing import Protocol
 
 from rawws.errors import UsageError
-from rawws.inspect import hexdump, literals, packets
-from rawws.inspect.file_kinds import begins_with_whole, text_kind
-from rawws.inspect.packets import Talk
+from rawws.inspection import hexdump, literals, packets
+from rawws.inspection.file_kinds import begins_with_whole, text_kind
+from rawws.inspection.packets import Talk
 
 # The first line of raw HTTP; a dump of it would begin with an offset.
 _HTTP_LINE = re.compile(rb"(?:HTTP/\d|[A-Za-z]+ \S+ HTTP/)")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rawws.errors import UsageError
-from rawws.inspect.records import (
+from rawws.inspection.records import (
     Record,
     Recorded,
     checks_record,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.inspect import dissect
-from rawws.inspect.describe import describe
-from rawws.inspect.observer import Observer
-from rawws.inspect.seen import Seen, Switch
+from rawws.inspection import dissect
+from rawws.inspection.describe import describe
+from rawws.inspection.observer import Observer
+from rawws.inspection.seen import Seen, Switch
 from rawws.wire.deflate import Deflater
 from rawws.wire.frames import RSV1, Opcode, encode_frame
 from rawws.wire.role import Role

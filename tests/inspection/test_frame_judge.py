@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.inspect.frame_judge import FrameJudge
-from rawws.inspect.observer import Observer
-from rawws.inspect.seen import Rest, Seen, SeenFrame
+from rawws.inspection.frame_judge import FrameJudge
+from rawws.inspection.observer import Observer
+from rawws.inspection.seen import Rest, Seen, SeenFrame
 from rawws.wire.deflate import Deflater
 from rawws.wire.frames import RSV1, Opcode, SeenMessage, encode_frame
 from rawws.wire.role import Role
-from tests.inspect.test_observer import CLIENT, HELLO, KEY, SERVER, faults, see
+from tests.inspection.test_observer import CLIENT, HELLO, KEY, SERVER, faults, see
 
 
 def test_a_context_that_is_kept_between_messages() -> None:

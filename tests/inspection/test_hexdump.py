@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rawws.errors import UsageError
-from rawws.inspect import spellings
+from rawws.inspection import spellings
 from tests.serving import need
 
 HELLO = bytes.fromhex("818537fa213d7f9f4d5158")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.inspect.seen import Head, SeenFrame
+from rawws.inspection.seen import Head, SeenFrame
 from rawws.wire.checks import Check
 from rawws.wire.frames import Frame, Opcode, SeenMessage, encode_frame, parse_header
 from rawws.wire.role import Role

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from rawws.errors import UsageError
-from rawws.inspect import spellings
+from rawws.inspection import spellings
 
 HELLO = b"\x81\x05Hello"
 DUMP = "00000000: 8105 4865 6c6c 6f                        ..Hello\r\n"

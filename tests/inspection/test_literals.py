@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rawws.errors import UsageError
-from rawws.inspect import literals, spellings
+from rawws.inspection import literals, spellings
 
 # The text "Hello", masked, and a ping after it.
 SAID = bytes.fromhex("818537fa213d7f9f4d5158890361 7c62")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rawws.inspect import dissect
-from rawws.inspect.seen import Head, Seen, SeenFrame, Switch
+from rawws.inspection import dissect
+from rawws.inspection.seen import Head, Seen, SeenFrame, Switch
 from rawws.wire.role import Role
 from rawws.wire.trace import DIRECTIONS, FAULT, STATE, frame_line, head_lines, message_line
 

@@ -1,7 +1,7 @@
 """Bytes as tools print them, with the offset of each line: xxd, hexdump, od, tcpdump, gdb, lldb; and hex alone.
 
-`Dump` and `Column` are two of the forms in `rawws.inspect.spellings`. A dump has the offset of each line. The number of
-bytes that a form reads from a line has to lead to the next line's offset, so a wrong form is noticed.
+`Dump` and `Column` are two of the forms in `rawws.inspection.spellings`. A dump has the offset of each line. The number
+of bytes that a form reads from a line has to lead to the next line's offset, so a wrong form is noticed.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from rawws.errors import UsageError
-from rawws.inspect import packets, spellings
-from rawws.inspect.packets import TCPDUMP, Flow, Talk
+from rawws.inspection import packets, spellings
+from rawws.inspection.packets import TCPDUMP, Flow, Talk
 
 HELLO = bytes.fromhex("818537fa213d7f9f4d5158")
 

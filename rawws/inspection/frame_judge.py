@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rawws.errors import Fault
-from rawws.inspect.seen import MAX_SHOWN_BYTES, Rest, Seen, SeenFrame
+from rawws.inspection.seen import MAX_SHOWN_BYTES, Rest, Seen, SeenFrame
 from rawws.limits import NO_LIMIT
 from rawws.wire.deflate import Unread
 from rawws.wire.events import Event, Failed

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rawws.inspect.describe import describe
-from rawws.inspect.observer import Observer, guess_sender
-from rawws.inspect.seen import Head, Rest, Seen, SeenFrame, Switch
+from rawws.inspection.describe import describe
+from rawws.inspection.observer import Observer, guess_sender
+from rawws.inspection.seen import Head, Rest, Seen, SeenFrame, Switch
 from rawws.wire.deflate import Deflater
 from rawws.wire.frames import FIN, RSV1, Opcode, SeenMessage, encode_frame
 from rawws.wire.message_view import ALLOWED_IN_ADVANCE, INFLATED_FOR_EACH

@@ -1,7 +1,7 @@
 """Both sides of a connection, as tcpdump, tshark, Wireshark, strace and curl print them.
 
-Each class with a ``read`` is one of the forms in `rawws.inspect.spellings`. It returns a `Talk`: each piece of data in
-its order, with its direction. From whole packets, the TCP payload is extracted and put in order.
+Each class with a ``read`` is one of the forms in `rawws.inspection.spellings`. It returns a `Talk`: each piece of data
+in its order, with its direction. From whole packets, the TCP payload is extracted and put in order.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rawws.errors import UsageError
-from rawws.inspect.file_kinds import begins_with_whole, is_request
-from rawws.inspect.literals import read_elements, unescape
+from rawws.inspection.file_kinds import begins_with_whole, is_request
+from rawws.inspection.literals import read_elements, unescape
 
 _TCPDUMP_LINE = re.compile(r"\s*0x([0-9a-f]{4,8}):\s\s((?:(?:[0-9a-f]{2}){1,2} ?)+)")
 _TSHARK_LINE = re.compile(r"([0-9a-f]{4,8})\s{2,3}((?:[0-9a-f]{2} ?)+)(?=\s\s|\s*$)")

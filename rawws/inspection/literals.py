@@ -1,6 +1,6 @@
 """Bytes as programs spell and print them: lists of numbers, strings with escapes, Node's buffers, base64.
 
-Each class is one of the forms in `rawws.inspect.spellings`.
+Each class is one of the forms in `rawws.inspection.spellings`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from rawws.errors import UsageError
-from rawws.inspect.hexdump import ESCAPES, Hex
+from rawws.inspection.hexdump import ESCAPES, Hex
 
 _NUMBER = r"(?:\(byte\)\s*)?-?(?:0[xX][0-9a-fA-F]+|\d+)(?:u8|i8|[uU])?"
 _NUMBERS = re.compile(
