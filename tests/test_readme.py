@@ -1,11 +1,10 @@
-"""The README's logs and outputs are those of the program."""
+"""The manual's logs and outputs are those of the program."""
 
 from __future__ import annotations
 
 import json
 import re
 import signal
-from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
@@ -15,10 +14,8 @@ from benchmarks.report import markdown
 from rawws.inspection.conformance import BY_NAME
 from rawws.net.tls_transport import TLS_BYTES
 from tests import flag_table
+from tests.manual import DOCUMENTS, MANUAL, ROOT, page
 from tests.serving import StartProgram
-
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
 
 # Parts that differ between runs, in the order of their replacement.
 VARYING = [
@@ -38,10 +35,6 @@ def normalised(line: str) -> str:
     return line
 
 
-def section(title: str) -> str:
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
 def test_the_annotated_log_is_the_real_log(start_program: StartProgram) -> None:
     program = start_program("-v")
     with connect(f"ws://localhost:{program.port}/room", proxy=None) as client:
@@ -53,7 +46,7 @@ def test_the_annotated_log_is_the_real_log(start_program: StartProgram) -> None:
     program.signal(signal.SIGINT)
     assert program.wait() == 0
     written = [line.split(" ", 2)[2] for line in program.lines if " #1 " in line]
-    shown = re.findall(r"^(?:DEBUG|INFO) .*$", section("One handshake, annotated"), re.MULTILINE)
+    shown = re.findall(r"^(?:DEBUG|INFO) .*$", page("tutorial/handshake"), re.MULTILINE)
     assert [normalised(line) for line in shown] == [normalised(line) for line in written]
 
 
@@ -65,14 +58,14 @@ def test_the_lines_of_a_tap_are_those_in_the_readme(start_program: StartProgram)
         client.recv()
     tap.wait_for_line("ended by both sides")
     written = (normalised("… #" + line.partition(" #")[2].rstrip()) for line in tap.lines)
-    shown = re.findall(r"^… #.*$", section("Tools that look at the wire"), re.MULTILINE)
+    shown = re.findall(r"^… #.*$", page("howto/tap"), re.MULTILINE)
     assert len(shown) == 11
     for line in shown:  # in this order, with others between them
         assert normalised(line) in written, line
 
 
 def test_the_link_shown_is_the_printed_link(start_program: StartProgram) -> None:
-    (shown,) = re.findall(r"^INFO .* open http.*$", section("Tools that look at the wire"), re.MULTILINE)
+    (shown,) = re.findall(r"^INFO .* open http.*$", page("howto/page"), re.MULTILINE)
     program = start_program()
     program.page_link()
     written = program.lines[-1].split(" ", 2)[2]
@@ -81,33 +74,34 @@ def test_the_link_shown_is_the_printed_link(start_program: StartProgram) -> None
 
 
 def test_the_bytes_shown_are_a_close_with_bye() -> None:
-    (shown,) = re.findall(r"`((?:[0-9a-f]{2} )+\|[0-9a-f |]+)`", section("One handshake, annotated"))
+    (shown,) = re.findall(r"`((?:[0-9a-f]{2} )+\|[0-9a-f |]+)`", page("tutorial/handshake"))
     header, key, payload = (bytes.fromhex(part) for part in shown.split("|"))
     assert header == b"\x88\x85"
     assert bytes(byte ^ key[index % 4] for index, byte in enumerate(payload)) == b"\x03\xe8bye"
 
 
 def test_the_table_of_flags_is_made_from_the_flags() -> None:
-    assert flag_table.table() in section("Flags")
+    assert flag_table.table() in page("reference/flags")
 
 
 def test_the_table_shows_the_measured_values() -> None:
     data = json.loads((ROOT / "benchmarks" / "results.json").read_text())
-    assert markdown(data) in README
+    assert markdown(data) in MANUAL
 
 
 def test_the_memory_of_tls_shown_is_the_counted_value() -> None:
     shown = f"{TLS_BYTES / 1024:.0f} KiB"
-    assert re.search(rf"TLS\s+adds\s+{shown}\.", section("Flags"))
-    assert re.search(rf"An idle\s+connection\s+takes\s+{shown}\.", README)
+    assert re.search(rf"TLS\s+adds\s+{shown}\.", page("reference/flags"))
+    assert re.search(rf"An idle\s+connection\s+takes\s+{shown}\.", MANUAL)
 
 
 def test_links_to_files_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8")):
+            assert (document.parent / target).exists(), (document, target)
 
 
-DECODED = re.findall(r"\$ rawws (decode .*)\n((?:.+\n)*?)```", README)
+DECODED = re.findall(r"\$ rawws (decode .*)\n((?:.+\n)*?)```", MANUAL)
 
 
 @pytest.mark.parametrize(("command", "shown"), DECODED, ids=[command for command, _ in DECODED])
@@ -119,8 +113,8 @@ def test_the_output_of_decode_is_that_in_the_readme(
 
 
 def test_every_verdict_shown_is_of_an_existing_case() -> None:
-    names = re.findall(r"^good     (\S+) +(.*)$", README, re.MULTILINE)
+    names = re.findall(r"^good     (\S+) +(.*)$", MANUAL, re.MULTILINE)
     assert len(names) == 6
     for name, text in names:
         assert text.startswith(f"{BY_NAME[name].title}: ")
-    assert f"| {len(BY_NAME)} cases |" in README
+    assert f"| {len(BY_NAME)} cases |" in MANUAL

@@ -1,4 +1,4 @@
-"""The README's commands for several nodes, run as they are."""
+"""The manual's commands for several nodes, run as they are."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 
 from rawws.broadcast.stream_entries import Author, fields_of
 from rawws.wire.frames import Opcode
+from tests.manual import page
 from tests.redis_server import redis_server
 from tests.serving import PATIENCE_S, StartProgram, need
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
-SECTION = README.partition("\n## Beyond one machine\n")[2].partition("\n## ")[0]
+SECTION = page("howto/cluster")
 COMMANDS, GRANT, FROM_REDIS = re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""Each block of code in the README's library section is run as it stands, except for the port."""
+"""Each block of code in the manual's page on the library is run as it stands, except for the port."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
+from tests.manual import page
 from tests.serving import LOOPBACK, PATIENCE_S, upgrade
-from tests.test_readme import section
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", section("The library"), re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", page("howto/library"), re.MULTILINE | re.DOTALL)
 
 
 def block(telling: str) -> str:

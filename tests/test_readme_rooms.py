@@ -1,4 +1,4 @@
-"""The README's commands and programs for rooms, run as they are."""
+"""The manual's commands and programs for rooms, run as they are."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import httpx
 import pytest
 
 from tests.browser import launch, need_chromium
+from tests.manual import ROOT, page
 from tests.serving import PATIENCE_S, StartProgram, need
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
-SECTION = README.partition("\n## Rooms: one log, many ways in and out\n")[2].partition("\n## ")[0]
-TRY_IT = README.partition("\n## Try it\n")[2].partition("\n## ")[0]
+SECTION = page("howto/rooms")
+TRY_IT = (ROOT / "README.md").read_text("utf-8").partition("\n## Try it\n")[2].partition("\n## ")[0]
 
 
 def curl(line: str, address: str) -> Any:

@@ -1,11 +1,10 @@
-"""Faults of other implementations that have no test elsewhere; and a check of the README's list of tests."""
+"""Faults of other implementations that have no test elsewhere; and a check of the manual's list of tests."""
 
 from __future__ import annotations
 
 import hmac
 import re
 import time
-from pathlib import Path
 
 import pytest
 
@@ -18,18 +17,18 @@ from rawws.wire.deflate import answer_offers
 from rawws.wire.forwarded import Forwarded
 from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
+from tests.manual import ROOT, page
 
-ROOT = Path(__file__).resolve().parent.parent
-SECURITY = (ROOT / "README.md").read_text("utf-8").partition("\n## Security\n")[2].partition("\n## ")[0]
+SECURITY = page("explanation/security")
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", SECURITY)))
 
 
-def test_the_readme_names_tests() -> None:
+def test_the_manual_names_tests() -> None:
     assert len(NAMED) > 20
 
 
 @pytest.mark.parametrize(("file", "name"), NAMED, ids=[name for _, name in NAMED])
-def test_the_tests_that_the_readme_names_exist(file: str, name: str) -> None:
+def test_the_tests_that_the_manual_names_exist(file: str, name: str) -> None:
     assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text("utf-8"), re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""The flags of ``rawws serve``: one row each. The README's table is made from it, by ``python -m tests.flag_table``."""
+"""The flags of ``rawws serve``: one row each. The manual's table is made from it, by ``python -m tests.flag_table``."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ from rawws.backplane.troubles import Address, Lasts, diagnose, reading, writing
 from rawws.broadcast.stream_entries import PREFIX
 from rawws.errors import UsageError
 from tests.backplane.test_backplane import next_with_id, open_with_ids
+from tests.manual import page
 from tests.redis_server import RedisServer, free_port, network, redis_server
 from tests.room_serving import post, rooms
 from tests.serving import LOOPBACK, PATIENCE_S, StartProgram, get, need, seen_text, text
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
-GRANT = shlex.split(re.findall(r"^\$ redis-cli (ACL SETUSER .*)$", README, re.MULTILINE)[0])
+GRANT = shlex.split(re.findall(r"^\$ redis-cli (ACL SETUSER .*)$", page("howto/cluster"), re.MULTILINE)[0])
 RIGHTS = [word for word in GRANT if word.startswith("+")]
 # The bus has the server's port and 10,000, if it isn't given another one: that may be too high.
 CLUSTER = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]

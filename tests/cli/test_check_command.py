@@ -29,6 +29,7 @@ from rawws.inspection.conformance import BY_NAME, CASES
 from rawws.tools import checker
 from rawws.tools.checker import Checker, Result
 from rawws.wire.handshake import Accept
+from tests.manual import page
 from tests.serving import LOOPBACK, PATIENCE_S, get, need, pace
 
 # An answer after this delay is late, in the tests of late answers.
@@ -61,7 +62,7 @@ def started(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         yield running.port
 
 
-# The rows of the README's table, and the distributions whose versions it names.
+# The rows of the manual's table, and the distributions whose versions it names.
 ROWS = {
     "rawws": ("rawws", ""),
     "ws": ("npm `ws`", "ws"),
@@ -78,13 +79,13 @@ def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         yield request.param, port
 
 
-def test_widely_used_servers_pass_as_the_readme_says(check: Check, other: tuple[str, int]) -> None:
+def test_widely_used_servers_pass_as_the_manual_says(check: Check, other: tuple[str, int]) -> None:
     name, port = other
     status, lines = check("--json", "--timeout", f"{2 * pace():g}", f"ws://127.0.0.1:{port}/")
     results = {each["case"]: each for each in json.loads("\n".join(lines))}
     assert list(results) == [case.name for case in CASES]
     verdicts = {case: each["verdict"] for case, each in results.items()}
-    assert_as_in_readme(name, list(verdicts.values()))
+    assert_as_in_manual(name, list(verdicts.values()))
     if name == "rawws":
         assert set(verdicts.values()) == {"good"}
         assert status == 0
@@ -100,17 +101,17 @@ def test_widely_used_servers_pass_as_the_readme_says(check: Check, other: tuple[
     assert status == ("bad" in verdicts.values())
 
 
-def assert_as_in_readme(name: str, verdicts: list[str]) -> None:
-    """Compare the counts with the README's table, if the installed version is the table's."""
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
+def assert_as_in_manual(name: str, verdicts: list[str]) -> None:
+    """Compare the counts with the manual's table, if the installed version is the table's."""
+    text = page("howto/check")
     row, distribution = ROWS[name]
     if distribution:
-        measured = re.search(rf"\b{distribution}\s([\d.]*\d)", readme)
+        measured = re.search(rf"\b{distribution}\s([\d.]*\d)", text)
         assert measured is not None
         if not f"{servers.BY_NAME[name].versions()[distribution]}.".startswith(f"{measured[1]}."):
             return
     counts = [verdicts.count(verdict) for verdict in ("good", "lax", "bad")]
-    assert "| {} | {} | {} | {} |".format(row, *counts) in readme
+    assert "| {} | {} | {} | {} |".format(row, *counts) in text
 
 
 async def accept_all(stream: trio.SocketStream) -> bool:
