@@ -20,6 +20,7 @@ from rawws.errors import UsageError
 # The messages of asyncio (get_running_loop, get_event_loop), and of trio for a task that awaits a foreign object.
 _WORDS: dict[type[BaseException], tuple[str, ...]] = {
     RuntimeError: ("no running event loop", "There is no current event loop"),
+    DeprecationWarning: ("There is no current event loop",),  # Python 3.12 and later, with -W error
     TypeError: ("trio.run received unrecognized yield message",),
 }
 # The frames of these packages are below that of the code which called them.
