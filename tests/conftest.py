@@ -13,17 +13,16 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
+import tests.effort  # noqa: F401 - it registers the profiles
 from tests.forked import Forker
 from tests.serving import PATIENCE_S, Serve, StartHub, StartProgram, pace, watch_the_clock
 
 # A shell makes background programs ignore Ctrl-C, and programs that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Properties that a busy machine can't fail.
-settings.register_profile("rawws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("rawws")
+settings.load_profile("rawws")  # unless --hypothesis-profile names another
 
 
 def pytest_xdist_auto_num_workers() -> int:

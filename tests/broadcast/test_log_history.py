@@ -17,6 +17,7 @@ from rawws.broadcast.log import BroadcastLog, Cursor, History
 from rawws.broadcast.message_ids import Ids, NumberedIds, StreamIds
 from rawws.broadcast.stream_encodings import EVENTS
 from rawws.wire.frames import Opcode, encode_message
+from tests.effort import examples
 from tests.wire.helpers import everything_from, text_frame, texts_in
 
 
@@ -216,7 +217,7 @@ class HistoryModel(RuleBasedStateMachine):
 
 
 TestHistoryModel = HistoryModel.TestCase
-TestHistoryModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestHistoryModel.settings = settings(max_examples=examples(60), stateful_step_count=25)
 
 
 # Memory
