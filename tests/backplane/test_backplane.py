@@ -35,7 +35,6 @@ from rawws.relay.loop import current_loop
 from rawws.relay.room_base import RoomBase
 from rawws.relay.room_state import RoomState
 from rawws.wire.frames import Opcode
-from tests.effort import examples
 from tests.redis_server import Network, RedisServer, network, redis_server
 from tests.room_serving import Rooms, post, rooms
 from tests.serving import LOOPBACK, PATIENCE_S, Client, Seen, StartProgram, binary, close, get, seen_text, text, upgrade
@@ -1238,11 +1237,12 @@ async def test_redis_is_not_there_yet(
 
 
 @pytest.mark.usefixtures("impatient", "bounded")
+@pytest.mark.parametrize("faults", [2, pytest.param(8, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("fault", ["kill -9", "SIGSTOP", "cut", "lost answers", "late batches"])
 async def test_no_message_is_lost_or_duplicated_when_redis_fails_and_returns(
-    nursery: trio.Nursery, tmp_path: Path, fault: str
+    nursery: trio.Nursery, tmp_path: Path, fault: str, faults: int
 ) -> None:
-    total, faults = examples(4000), examples(8)  # 1000 and 2 in the suite
+    total = 500 * faults
     async with (
         redis_server(tmp_path, *DURABLE) as server,
         network(server.port) as between,
