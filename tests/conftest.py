@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -31,6 +32,12 @@ def pytest_xdist_auto_num_workers() -> int:
     With more than four, tests of timing would wait for a core.
     """
     return min(4, 1 + len(os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what the test modules are made of out of later garbage collections, each of which would take 0.2 s."""
+    gc.collect()
+    gc.freeze()
 
 
 # No test takes a quarter of it on a machine that does nothing else.
