@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -13,17 +14,16 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
+import tests.effort  # noqa: F401 - it registers the profiles
 from tests.forked import Forker
 from tests.serving import PATIENCE_S, Serve, StartHub, StartProgram, pace, watch_the_clock
 
 # A shell makes background programs ignore Ctrl-C, and programs that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Properties that a busy machine can't fail.
-settings.register_profile("rawws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("rawws")
+settings.load_profile("rawws")  # unless --hypothesis-profile names another
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -32,6 +32,12 @@ def pytest_xdist_auto_num_workers() -> int:
     With more than four, tests of timing would wait for a core.
     """
     return min(4, 1 + len(os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what the test modules are made of out of later garbage collections, each of which would take 0.2 s."""
+    gc.collect()
+    gc.freeze()
 
 
 # No test takes a quarter of it on a machine that does nothing else.

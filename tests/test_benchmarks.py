@@ -1,6 +1,7 @@
 """The benchmark works: its counting is exact, and every case runs for a moment on rawws alone.
 
-No figure is checked: the speed of the machine is no subject of a test.
+No figure is checked: the speed of the machine is no subject of a test. In the suite, two cases stand for all of a
+benchmark; the thorough tests run every case, and those that start many programs.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ def test_figures_keep_three_digits(value: float, text: str) -> None:
     assert report.figure(value) == text
 
 
+@pytest.mark.thorough
 @linux_only
 def test_sharing_rooms_is_measured_with_every_server() -> None:
     need(shutil.which("redis-server"), "redis-server")
@@ -150,13 +152,17 @@ def test_a_room_is_on_as_many_nodes_as_its_peers_happen_to_be(peers: float, node
 
 
 @linux_only
-def test_every_case_runs_for_a_moment_on_rawws(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names", [["echo", "broadcast"], pytest.param(list(cases.BY_NAME), marks=pytest.mark.thorough)], ids=["two", "all"]
+)
+def test_every_case_runs_for_a_moment_on_rawws(tmp_path: Path, names: list[str]) -> None:
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", "benchmarks", "--only", "rawws", "--smoke", "--json", str(out)]
+    command += ["--cases", ",".join(names)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(out.read_text())["results"]
-    assert {each["case"] for each in results} == set(cases.BY_NAME)
+    assert {each["case"] for each in results} == set(names)
     # Memory may not grow at all with so few peers.
     assert [each["case"] for each in results if each["case"] != "memory" and each["median"] <= 0] == []
 
@@ -254,6 +260,7 @@ def run_soak(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.thorough
 @linux_only
 def test_the_soak_runs_for_a_moment() -> None:
     need(shutil.which("redis-server"), "redis-server")
@@ -272,10 +279,14 @@ def test_idle_and_busy_peers_are_weighed() -> None:
 
 
 @linux_only
-def test_the_cost_of_hostile_clients_is_measured_for_each_surface() -> None:
-    command = [sys.executable, "-m", "benchmarks", "hostile", "--smoke"]
+@pytest.mark.parametrize(
+    "surfaces", [hostile.SURFACES[:2], pytest.param(hostile.SURFACES, marks=pytest.mark.thorough)], ids=["two", "all"]
+)
+def test_the_cost_of_hostile_clients_is_measured_for_each_surface(surfaces: list[hostile.Surface]) -> None:
+    only = ",".join(each.name for each in surfaces)
+    command = [sys.executable, "-m", "benchmarks", "hostile", "--smoke", "--only", only]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
-    assert [row[0].removeprefix("| ") for row in rows] == [each.title for each in hostile.SURFACES]
+    assert [row[0].removeprefix("| ") for row in rows] == [each.title for each in surfaces]
     assert all(wait.removesuffix(" |").endswith(" ms") for row in rows for wait in row[2:])

@@ -132,7 +132,7 @@ class DuplicateFilter:
         """Say whether the next entry is such a repetition."""
         if author is None:
             return False
-        last = self._last.pop(author.node, 0)
+        last = self._last.pop(author.node, -1)
         self._last[author.node] = max(last, author.serial)
         if len(self._last) > MOST_NODES:
             del self._last[next(iter(self._last))]  # the node that has been silent for longest
@@ -140,7 +140,7 @@ class DuplicateFilter:
 
     def knows(self, author: Author) -> bool:
         """Say whether this entry, or a later one by the same node, has been read."""
-        return author.serial <= self._last.get(author.node, 0)
+        return author.serial <= self._last.get(author.node, -1)
 
 
 class Retention(NamedTuple):

@@ -35,7 +35,7 @@ from rawws.relay.loop import current_loop
 from rawws.relay.room_base import RoomBase
 from rawws.relay.room_state import RoomState
 from rawws.wire.frames import Opcode
-from tests.redis_server import Network, RedisServer, free_port, network, redis_server
+from tests.redis_server import Network, RedisServer, network, redis_server
 from tests.room_serving import Rooms, post, rooms
 from tests.serving import LOOPBACK, PATIENCE_S, Client, Seen, StartProgram, binary, close, get, seen_text, text, upgrade
 
@@ -366,7 +366,8 @@ async def test_unused_rooms_are_forgotten_while_redis_is_away(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rawws.backplane.redis_streams.UNUSED_S", 0.05)
-    monkeypatch.setattr("rawws.backplane.redis_streams.OPEN_TIMEOUT_S", 0.05)
+    for limit in ("START_S", "OPEN_TIMEOUT_S"):
+        monkeypatch.setattr(f"rawws.backplane.redis_streams.{limit}", 0.05)
     monkeypatch.setattr(reader, "ROOMS_PER_READER", 1)
     redis.kill()
     async with rooms(nursery, backplane=redis.url) as node:
@@ -455,18 +456,23 @@ async def test_a_faulty_message_does_not_fail_the_rest_of_its_batch(nursery: tri
         assert await redis.ask("XLEN", "rawws:/room/x") == 3
 
 
-async def test_a_stream_keeps_the_history_of_its_own_room(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_a_stream_keeps_the_history_of_its_own_room(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.broadcast.stream_entries.LEAST_ENTRIES", 1000)
+
     def settings(path: str) -> rawws.RoomSettings | None:
-        return rawws.RoomSettings(History(20_000, MIB, 86_400)) if path == "/long" else None
+        return rawws.RoomSettings(History(2000, MIB, 86_400)) if path == "/long" else None
 
     async with rooms(nursery, backplane=redis.url, settings=settings) as node:
         for path in ("/short", "/long"):
             client = await node.open(path)
-            node.hub.room(path).publish_many(["x"] * 15_000)
-            await client.frames(15_000)
+            for _ in range(3):
+                node.hub.room(path).publish_many(["x"] * 500)
+                await client.frames(500)
             await node.publish(path, "and one by POST")
-        assert 10_000 <= await redis.ask("XLEN", "rawws:/short") < 10_200
-        assert await redis.ask("XLEN", "rawws:/long") == 15_001
+        assert 1000 <= await redis.ask("XLEN", "rawws:/short") < 1200
+        assert await redis.ask("XLEN", "rawws:/long") == 1501
         assert await redis.ask("TTL", "rawws:/short") <= 3600 < await redis.ask("TTL", "rawws:/long")
 
 
@@ -1207,9 +1213,12 @@ async def test_a_redis_that_has_forgotten_the_script_is_not_away(
 async def test_redis_is_not_there_yet(
     nursery: trio.Nursery,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
+    for limit in ("START_S", "OPEN_TIMEOUT_S"):
+        monkeypatch.setattr(f"rawws.backplane.redis_streams.{limit}", 0.1)
     async with redis_server(tmp_path) as server:
         server.kill()
         async with rooms(nursery, backplane=server.url) as node:
@@ -1218,6 +1227,7 @@ async def test_redis_is_not_there_yet(
             answer = await node.ask(post("/room/x", b"hi"))
             assert (answer.status, answer.headers["retry-after"]) == (503, "1")
             assert "the backplane is away" in caplog.text
+            monkeypatch.setattr("rawws.backplane.redis_streams.OPEN_TIMEOUT_S", PATIENCE_S)
             await server.start()
             while node.hub.backplane is None or node.hub.backplane.is_away:
                 await trio.sleep(0.01)
@@ -1227,11 +1237,12 @@ async def test_redis_is_not_there_yet(
 
 
 @pytest.mark.usefixtures("impatient", "bounded")
+@pytest.mark.parametrize("faults", [2, pytest.param(8, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("fault", ["kill -9", "SIGSTOP", "cut", "lost answers", "late batches"])
 async def test_no_message_is_lost_or_duplicated_when_redis_fails_and_returns(
-    nursery: trio.Nursery, tmp_path: Path, fault: str
+    nursery: trio.Nursery, tmp_path: Path, fault: str, faults: int
 ) -> None:
-    total, faults = 2000, 4
+    total = 500 * faults
     async with (
         redis_server(tmp_path, *DURABLE) as server,
         network(server.port) as between,
@@ -1576,8 +1587,17 @@ async def test_a_client_resumes_at_another_node_when_its_own_dies(
         assert (await again.recv(), again.gap) == ("two", None)
 
 
-async def test_a_node_without_redis_is_not_ready(start_program: StartProgram) -> None:
-    program = start_program("--metrics", "--backplane", f"redis://127.0.0.1:{free_port()}")
+@pytest.mark.parametrize("was_there", [True, pytest.param(False, marks=pytest.mark.thorough)])  # a start waits for 5 s
+async def test_a_node_without_redis_is_not_ready(
+    redis: RedisServer, start_program: StartProgram, was_there: bool
+) -> None:
+    if was_there:
+        program = start_program("--metrics", "--backplane", redis.url)
+        redis.kill()
+        program.wait_for_line("the backplane is away (")
+    else:
+        redis.kill()
+        program = start_program("--metrics", "--backplane", redis.url)
     assert [line for line in program.lines if "WARNING" in line and "the backplane is away (" in line]
     client = await program.connect()
     answer = await client.ask(get("/readyz"))

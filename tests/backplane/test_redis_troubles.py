@@ -206,11 +206,13 @@ async def started(tmp_path: Path, *options: str) -> AsyncIterator[str]:
 @pytest.mark.usefixtures("bounded")
 async def test_a_server_that_can_not_be_the_backplane_ends_the_start(
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     options: list[str],
     url: str,
     reason: str,
 ) -> None:
+    monkeypatch.setattr(connector, "TIMEOUT_S", 0.5)  # a Redis without TLS answers no ClientHello
     async with started(tmp_path, *options) as where:
         sentence = await refusal(url.format(where))
     assert re.search(f"^redis.*://{where}.* can't be the backplane: .*{reason}", sentence)
@@ -516,7 +518,7 @@ async def test_a_start_waits_for_a_redis_that_loads_its_data(tmp_path: Path, cap
             await server.ask("SET", f"key {number}", 3000 * "x")
         await server.ask("SAVE")
         server.kill()
-        slow = ("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
+        slow = ("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
         loading = RedisServer(tmp_path, *slow)
         try:
             async with trio.open_nursery() as nursery:

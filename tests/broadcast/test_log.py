@@ -21,6 +21,7 @@ from rawws.broadcast.log import (
     Cursor,
 )
 from rawws.wire.frames import Opcode, encode_frame, encode_message, frame_ends
+from tests.effort import examples
 
 HELLO = bytes.fromhex("81 05 48 65 6c 6c 6f")
 PING = bytes.fromhex("89 00")
@@ -255,7 +256,7 @@ class LogModel(RuleBasedStateMachine):
 
 
 TestLogModel = LogModel.TestCase
-TestLogModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLogModel.settings = settings(max_examples=examples(60), stateful_step_count=40)
 
 
 # Runs

@@ -17,6 +17,7 @@ from rawws.broadcast.log import BroadcastLog, Cursor, History
 from rawws.broadcast.message_ids import Ids, NumberedIds, StreamIds
 from rawws.broadcast.stream_encodings import EVENTS
 from rawws.wire.frames import Opcode, encode_message
+from tests.effort import examples
 from tests.wire.helpers import everything_from, text_frame, texts_in
 
 
@@ -216,7 +217,7 @@ class HistoryModel(RuleBasedStateMachine):
 
 
 TestHistoryModel = HistoryModel.TestCase
-TestHistoryModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestHistoryModel.settings = settings(max_examples=examples(60), stateful_step_count=25)
 
 
 # Memory
@@ -236,7 +237,7 @@ def taken(act: Callable[[], object]) -> int:
     return now
 
 
-def one_by_one(ids: Ids, encodings: Sequence[Encoding], count: int = 5000, text: str = "a") -> BroadcastLog:
+def one_by_one(ids: Ids, encodings: Sequence[Encoding], count: int = 1500, text: str = "a") -> BroadcastLog:
     """A log whose messages have come one at a time, and been sent to readers with these encodings."""
     log = BroadcastLog(ids=ids)
     for number in range(count):
@@ -249,7 +250,6 @@ def one_by_one(ids: Ids, encodings: Sequence[Encoding], count: int = 5000, text:
     return log
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("make_ids", [NumberedIds, StreamIds])
 @pytest.mark.parametrize("encodings", [[], [WITH_IDS], [EVENTS, WITH_IDS]], ids=["plain", "ids", "events and ids"])
 def test_the_memory_of_the_tiniest_messages_is_counted(make_ids: type[Ids], encodings: list[Encoding]) -> None:
@@ -257,14 +257,13 @@ def test_the_memory_of_the_tiniest_messages_is_counted(make_ids: type[Ids], enco
     took = taken(lambda: logs.append(one_by_one(make_ids(), encodings)))
     assert 0.7 < logs[0].held_bytes / took < 1.5
     log = logs[0]
-    assert log.kept_bytes == log.lag_bytes(Cursor(0)) == 3 * 5000, "they are few bytes on the wire"
+    assert log.kept_bytes == log.lag_bytes(Cursor(0)) == 3 * 1500, "they are few bytes on the wire"
     assert took * 0.2 < log.lag_cost(Cursor(0)), "the lag counts the memory in use, including other encodings"
     assert log.lag_cost(Cursor(log.next)) == 0
     log.trim(log.next)
     assert log.held_bytes == 0
 
 
-@pytest.mark.slow
 def test_other_encodings_take_a_bounded_multiple_and_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rawws.broadcast.log.MAX_ENCODED_RATIO", 1)
     log = one_by_one(NumberedIds("e"), [WITH_IDS, EVENTS], text="x" * 100)

@@ -27,6 +27,7 @@ from rawws.broadcast.log import BroadcastLog, Cursor, History, ReplayStart
 from rawws.broadcast.message_ids import MessageId, NumberedIds, StreamIds, parse_id
 from rawws.broadcast.stream_encodings import EVENTS, JSON_EVENTS
 from rawws.wire.frames import Opcode, encode_frame, encode_message
+from tests.effort import examples
 
 ENCODINGS = (PLAIN, WITH_IDS, EVENTS, JSON_EVENTS)
 
@@ -412,4 +413,4 @@ class StreamLogMachine(LogMachine):
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("machine", [LogMachine, StreamLogMachine], ids=["numbered", "from a stream"])
 def test_every_reader_gets_the_messages_after_its_position_in_order_and_once(machine: type[LogMachine]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=40))
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples(60), stateful_step_count=40))

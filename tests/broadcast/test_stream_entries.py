@@ -112,6 +112,15 @@ def test_a_nodes_repeated_entries_are_recognized() -> None:
     assert not duplicates.has(NODE), "the node that was silent for longest is forgotten"
 
 
+def test_an_entry_with_the_lowest_serial_repeats_nothing() -> None:
+    duplicates = DuplicateFilter()
+    lowest = Author("another-program", 0, 0)
+    assert not duplicates.knows(lowest)
+    assert not duplicates.has(lowest)
+    assert duplicates.knows(lowest)
+    assert duplicates.has(lowest)
+
+
 @pytest.mark.parametrize(
     ("history", "retention"),
     [

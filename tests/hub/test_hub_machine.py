@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
@@ -375,7 +375,6 @@ steps: st.SearchStrategy[tuple[object, ...]] = st.one_of(
 
 @pytest.mark.parametrize("allowance", [None, 0], ids=["at once", "in steps"])
 @pytest.mark.parametrize("slow", Slow)
-@settings(max_examples=100)
 @given(plan=st.lists(st.tuples(steps, st.booleans()), min_size=5, max_size=60))
 def test_each_reader_gets_what_its_policy_promises_after_any_steps(
     slow: Slow, allowance: int | None, plan: list[tuple[tuple[Callable[..., None], object], bool]]

@@ -289,7 +289,10 @@ async def test_key_updates_before_a_request_end_the_connection(
     assert line.startswith(f"#1 ! TLS failed: {FLOOD}")
 
 
-async def test_a_head_among_key_updates_has_to_arrive_in_time(serve: Serve, certificate: Certificate) -> None:
+async def test_a_head_among_key_updates_has_to_arrive_in_time(
+    serve: Serve, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.server.connection.LINGER_S", 0.2)
     running = await serve(tls=certificate.server, limits=Limits(header_timeout_s=0.2))
     attacker = await attack(running)
     with contextlib.suppress(trio.BrokenResourceError):

@@ -441,7 +441,7 @@ def _(server: Measured) -> None:
 @way("tiny messages, each by itself, that are read slowly")
 def _(server: Measured) -> None:
     one = server.blocked("/slow")
-    for _ in range(2000):
+    for _ in range(1600):
         server.push(one, masked(2, b""))
         server.look()
 
@@ -468,7 +468,7 @@ def _(server: Measured) -> None:
 @way("messages of alternating senders")
 def _(server: Measured) -> None:
     some = [server.blocked("/senders") for _ in range(2)]
-    for _ in range(4000):
+    for _ in range(2200):
         for each in some:  # one at a time, so that no two messages of a sender follow each other
             server.push(each, masked(2, b""))
             server.look()

@@ -347,7 +347,10 @@ async def test_a_body_that_drips_is_408(serve: Serve) -> None:
     await client.assert_end()
 
 
-async def test_a_body_that_never_ends_is_408_though_some_of_it_is_always_there(serve: Serve) -> None:
+async def test_a_body_that_never_ends_is_408_though_some_of_it_is_always_there(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.server.connection.LINGER_S", 0.2)
     running = await serve(limits=Limits(header_timeout_s=0.2))
     client = await running.connect()
     await client.send(get("/", "Transfer-Encoding: chunked", method="POST"))

@@ -29,6 +29,7 @@ from rawws.relay.peer import Peer, PeerGroup
 from rawws.wire.frames import parse_header
 from rawws.wire.handshake import Accept, Handshake
 from rawws.wire.messages import Headers, Request
+from tests.effort import examples
 from tests.room_serving import rooms
 from tests.serving import KEY, LOOPBACK, PATIENCE_S, Client, HangsUp, StartHub, close, text, websocket_on
 from tests.sse import read_events
@@ -409,7 +410,7 @@ steps: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(plan=st.lists(st.tuples(steps, st.booleans()), min_size=5, max_size=40))
 def test_a_watcher_gets_the_history_of_the_members(plan: list[tuple[tuple[Any, ...], bool]]) -> None:
     async def play() -> None:

@@ -7,13 +7,15 @@ import itertools
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import httpx
 import pytest
 
-from tests.browser import launch, need_chromium, need_node_module
+from tests.browser import need_node_module
+from tests.server.test_real_clients import Chromium
 from tests.serving import PATIENCE_S, Program, StartProgram, need
 from tests.sse import as_onmessage_gets
 
@@ -62,16 +64,10 @@ const read = (EventSource, url, count) => new Promise((resolve) => {
 """
 
 
-def read_with_chromium(url: str, count: int) -> list[Got]:
-    need_chromium()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        page = launch(playwright).new_page()
-        page.set_default_timeout(PATIENCE_S * 1000)
-        page.goto(f"http://{httpx.URL(url).netloc.decode()}/healthz")  # any page of the same origin
-        read = f"([url, count]) => {{ {BY_EVENT_SOURCE} return read(EventSource, url, count) }}"
-        return [Got(*event) for event in page.evaluate(read, [url, count])]
+def read_with_chromium(chromium: Chromium, url: str, count: int) -> list[Got]:
+    page = chromium.visit(f"http://{httpx.URL(url).netloc.decode()}/healthz")  # any page of the same origin
+    read = f"([url, count]) => {{ {BY_EVENT_SOURCE} return read(EventSource, url, count) }}"
+    return [Got(*event) for event in chromium.wait_for(lambda: page.evaluate(read, [url, count]))]
 
 
 def read_with_npms_eventsource(url: str, count: int) -> list[Got]:
@@ -112,6 +108,22 @@ def read_with_httpx_alone(url: str, count: int) -> list[Got]:
 READERS = [read_with_chromium, read_with_npms_eventsource, read_with_httpx_sse]
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    browser = Chromium()
+    yield browser
+    browser.end()
+
+
+@pytest.fixture
+def read(request: pytest.FixtureRequest) -> Read:
+    """Read events with the reader that is the parameter."""
+    if request.param is read_with_chromium:
+        return partial(read_with_chromium, request.getfixturevalue("chromium"))
+    reader: Read = request.param
+    return reader
+
+
 def publish(program: Program, texts: list[str]) -> list[str]:
     """Publish texts, and then a binary message; return their ids."""
     ids = []
@@ -122,7 +134,7 @@ def publish(program: Program, texts: list[str]) -> list[str]:
     return ids
 
 
-@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("read", READERS, indirect=True)
 def test_onmessage_gets_every_text_with_its_line_ends_as_lf(start_program: StartProgram, read: Read) -> None:
     program = start_program("--history", "100")
     ids = publish(program, TEXTS)
@@ -131,7 +143,7 @@ def test_onmessage_gets_every_text_with_its_line_ends_as_lf(start_program: Start
     assert got == [*expected, Got("binary", base64.b64encode(BINARY).decode(), ids[-1])]
 
 
-@pytest.mark.parametrize("read", [*READERS, read_with_httpx_alone])
+@pytest.mark.parametrize("read", [*READERS, read_with_httpx_alone], indirect=True)
 def test_with_json_onmessage_gets_every_message_exactly(start_program: StartProgram, read: Read) -> None:
     program = start_program("--history", "100")
     ids = publish(program, TEXTS)

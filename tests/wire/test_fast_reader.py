@@ -22,6 +22,7 @@ from rawws.wire.frames import FIN, RSV1, RSV2, Opcode, encode_frame
 from rawws.wire.recent_frames import describe_recent_frames
 from rawws.wire.role import Role
 from rawws.wire.session import Session
+from tests.effort import examples
 from tests.wire.helpers import MASK_KEY, both_roles, every_split, from_peer
 
 LIMIT = 3000
@@ -85,7 +86,7 @@ def session_of(role: Role, *, deflate: bool, fast_lane: bool) -> Session:
 
 @BOTH_ROLES
 @given(data=st.data(), deflated=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_any_bytes_in_any_chunks_give_the_same_events_in_both_lanes(
     role: Role, data: st.DataObject, deflated: bool
 ) -> None:
@@ -106,7 +107,7 @@ def test_any_bytes_in_any_chunks_give_the_same_events_in_both_lanes(
 
 @BOTH_ROLES
 @given(data=st.data(), deflated=st.booleans(), fast_lane=st.booleans(), shown=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_it_makes_no_difference_how_much_is_asked_for_at_a_time(
     role: Role, data: st.DataObject, deflated: bool, fast_lane: bool, shown: bool
 ) -> None:

@@ -34,10 +34,9 @@ from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
 from rawws.wire.role import Role
 from rawws.wire.uri import WebSocketURI, parse_uri
+from tests.effort import examples
 from tests.fuzz import decode, handshake, http1, runner, session
 from tests.wire.helpers import any_chunking, both_roles
-
-few = settings(max_examples=100)
 
 Result = TypeVar("Result")
 Error = TypeVar("Error", bound=Exception)
@@ -82,7 +81,7 @@ def test_the_seeds_of_the_harnesses_pass_and_so_do_changed_ones(harness: object)
     for seed in seeds:
         check(seed)
 
-    @settings(max_examples=300)
+    @settings(max_examples=examples(300))
     @given(mutated(seeds) | st.binary(max_size=200))
     def holds_for(data: bytes) -> None:
         check(data)
@@ -93,13 +92,11 @@ def test_the_seeds_of_the_harnesses_pass_and_so_do_changed_ones(harness: object)
 # HTTP (RFC 9112)
 
 
-@few
 @given(any_chunking(mutated([http1.GET + http1.POST + http1.GET, http1.CHUNKED + http1.GET])), st.booleans())
 def test_any_bytes_are_requests_or_a_refusal_or_the_wish_for_more(chunks: list[bytes], ends: bool) -> None:
     http1.check_server(chunks, ends=ends)
 
 
-@few
 @given(any_chunking(mutated(list(http1.ANSWERS))), st.sampled_from(http1.REQUESTS), st.booleans())
 def test_any_bytes_are_an_answer_or_what_is_wrong_with_it(chunks: list[bytes], request: Request, ends: bool) -> None:
     http1.check_client(chunks, request, ends=ends)
@@ -119,7 +116,6 @@ values = anything | st.sampled_from(
 )
 
 
-@few
 @given(
     st.sampled_from(["GET", "POST", "get"]),
     anything | st.just("/room"),
@@ -133,19 +129,16 @@ def test_any_request_is_accepted_or_refused(
     handshake.check_request(Request(method, target, version, Headers(fields)), origins)
 
 
-@few
 @given(mutated(handshake.REQUESTS), st.sampled_from(handshake.ORIGINS), st.booleans())
 def test_a_request_with_a_few_bytes_changed(data: bytes, origins: Origins, compression: bool) -> None:
     handshake.check_request_bytes(data, origins, compression=compression)
 
 
-@few
 @given(mutated(handshake.ANSWERS), st.booleans(), st.booleans())
 def test_an_answer_with_a_few_bytes_changed(data: bytes, compression: bool, subprotocols: bool) -> None:
     handshake.check_answer_bytes(data, compression=compression, subprotocols=subprotocols)
 
 
-@few
 @given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20), st.text(max_size=30))
 def test_a_client_sends_what_can_be_sent_or_names_what_can_not(name: str, value: str, key: str, origin: str) -> None:
     tries: list[Callable[[], object]] = [
@@ -224,7 +217,7 @@ def changed(draw: st.DrawFn, streams: st.SearchStrategy[bytes]) -> bytes:
 
 
 @both_roles
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 @given(data=st.data(), way=ways)
 def test_any_frames_are_messages_or_one_failure_within_bounds(
     our_role: Role, data: st.DataObject, way: session.Way
@@ -233,7 +226,6 @@ def test_any_frames_are_messages_or_one_failure_within_bounds(
     session.check_chunks(data.draw(any_chunking(streams | st.binary(max_size=60))), replace(way, our_role=our_role))
 
 
-@few
 @given(any_chunking(changed(frames())), st.booleans(), st.booleans(), st.booleans())
 def test_relayed_frames_are_the_same_messages(chunks: list[bytes], deflate: bool, fast: bool, into: bool) -> None:
     way = session.Way(deflate=deflate, fast_lane=fast, relays=True, into_buffer=into)
@@ -247,7 +239,6 @@ def test_relayed_frames_are_the_same_messages(chunks: list[bytes], deflate: bool
 
 
 @both_roles
-@few
 @given(data=st.data(), deflate=st.booleans(), takeover=st.booleans())
 def test_both_lanes_read_the_same(our_role: Role, data: st.DataObject, deflate: bool, takeover: bool) -> None:
     stream = session.with_masks_mended(data.draw(changed(frames())), our_role)
@@ -271,25 +262,21 @@ def test_a_peer_that_announces_much_and_sends_little_takes_little_memory() -> No
 # From outside: captures, dumps, records
 
 
-@few
 @given(mutated(decode.DUMPS + handshake.REQUESTS + [decode.FRAMES]), st.sampled_from([None, *Role]))
 def test_any_file_is_explained_or_said_to_be_none(data: bytes, sender: Role | None) -> None:
     decode.check_file(data, sender)
 
 
-@few
 @given(mutated(decode.TALK), st.integers(0, 255))
 def test_any_two_directions_are_followed(data: bytes, how: int) -> None:
     decode.check_connection(data, how)
 
 
-@few
 @given(any_chunking(changed(frames())), st.sampled_from(Role))
 def test_any_frames_are_seen_and_recorded_as_they_are(chunks: list[bytes], sender: Role) -> None:
     decode.check_frames(chunks, sender)
 
 
-@few
 @given(st.text(max_size=80) | st.text("0123456789abcdefx:|. \n\t\\,", max_size=200))
 def test_any_text_is_bytes_in_hex_or_not(text: str) -> None:
     decode.check_text(text)
@@ -310,7 +297,6 @@ members = st.sampled_from(
 )
 
 
-@few
 @given(st.dictionaries(members, json_values, max_size=4), st.sampled_from(["frame", "head", "open", "end"]))
 def test_any_json_is_a_record_or_not(changes: dict[str, object], kind: str) -> None:
     frame = {"sender": "client", "header": "8100", "payload": "", "head": "x"}
@@ -324,7 +310,7 @@ def test_any_json_is_a_record_or_not(changes: dict[str, object], kind: str) -> N
 addresses = st.text("abw:/@?#[]%.0198é\\\udcff ＠。xn-", max_size=25)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.sampled_from(["", "ws://", "wss://", "ws+unix://", "http://", "ws://a/"]), addresses | st.text(max_size=20))
 def test_any_text_is_an_address_or_said_to_be_none(scheme: str, text: str) -> None:
     uri = result_of(lambda: parse_uri(scheme + text), InvalidURI)
@@ -334,7 +320,6 @@ def test_any_text_is_an_address_or_said_to_be_none(scheme: str, text: str) -> No
     assert_can_be_asked_for(uri)
 
 
-@few
 @given(addresses | st.text(max_size=20), st.sampled_from(["ws://a.example:81/b?c", "wss://u:p@a", "ws+unix:///s:/b"]))
 def test_any_location_leads_to_an_address_or_nowhere(location: str, base: str) -> None:
     uri = result_of(lambda: parse_uri(base).resolve(location), InvalidURI)
@@ -355,7 +340,6 @@ def assert_can_be_asked_for(uri: WebSocketURI) -> None:
         assert parse_uri(str(uri)).origin == uri.origin
 
 
-@few
 @given(st.text(max_size=30) | st.text("since=last&wt%20e-7,;+", max_size=40))
 def test_any_query_can_be_read_from_or_not(query: str) -> None:
     reading = result_of(lambda: read_query(query), UsageError)
@@ -367,7 +351,6 @@ def test_any_query_can_be_read_from_or_not(query: str) -> None:
     assert reading.since is None or parse_id(str(reading.since)) == reading.since
 
 
-@few
 @given(st.text(max_size=40) | st.from_regex(r"[0-9a-z]{0,33}-[0-9]{0,20}", fullmatch=True))
 def test_any_text_is_an_id_or_not(text: str) -> None:
     given_id = result_of(lambda: parse_id(text), UsageError)
@@ -382,7 +365,6 @@ def test_any_text_is_an_id_or_not(text: str) -> None:
     assert NumberedIds("e").number_of(given_id) == (given_id.number if given_id.epoch == "e" else None)
 
 
-@few
 @given(
     st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 10**19 - 1)),
     st.dictionaries(
@@ -413,7 +395,6 @@ def test_any_entry_of_a_stream_is_a_message(identifier: tuple[int, int], fields:
     assert read_entry(written.encode(), dict(zip(pairs[::2], pairs[1::2], strict=True))) == message._replace(by=author)
 
 
-@few
 @given(st.text(max_size=30) | st.text("aA.:[]0-1 %", max_size=20))
 def test_any_host_is_allowed_or_refused(host: str) -> None:
     refusal = Hosts(["a.example"]).refuse(Request("GET", "/", "1.1", Headers([("Host", host)])))
@@ -421,7 +402,6 @@ def test_any_host_is_allowed_or_refused(host: str) -> None:
     assert refusal is None or refusal.status == 421
 
 
-@few
 @given(
     st.floats(0.01, 1e6),
     st.lists(st.tuples(st.integers(0, 1000), st.floats(0, 100)), max_size=20),

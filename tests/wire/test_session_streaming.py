@@ -13,6 +13,7 @@ from rawws.wire.events import Event, Failed, Message, MessagePart, PingReceived,
 from rawws.wire.frames import RSV1, Opcode, encode_frame, encode_header, split_frames
 from rawws.wire.role import Role
 from rawws.wire.session import Session
+from tests.effort import examples
 from tests.wire.test_fast_reader import streams
 
 BOTH_LANES = pytest.mark.parametrize("fast_lane", [True, False], ids=["fast", "plain"])
@@ -37,7 +38,7 @@ def whole(events: list[Event]) -> list[object]:
 
 @BOTH_LANES
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_the_parts_of_any_stream_amount_to_its_messages_wherever_streaming_begins_and_ends(
     fast_lane: bool, data: st.DataObject
 ) -> None:
@@ -95,7 +96,7 @@ def test_8_1_text_in_parts_fails_at_its_first_bad_byte() -> None:
 
 @pytest.mark.parametrize("role", list(Role), ids=lambda role: role.name.lower())
 @given(payload=st.binary(max_size=3000), compress=st.sampled_from([None, True, False]), deflates=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_each_session_receives_what_another_sends(
     role: Role, payload: bytes, compress: bool | None, deflates: bool
 ) -> None:
