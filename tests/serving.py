@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import queue
 import signal
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn, Protocol
@@ -529,13 +530,14 @@ class Program:
     """``python -m rawws`` on its own port, and its log. The methods block, within a time limit."""
 
     def __init__(self, process: subprocess.Popen[str] | Forked) -> None:
-        assert process.stderr is not None
+        stream = process.stderr
+        assert stream is not None
         self.process = process
         self.lines: list[str] = []  # of the log, as far as the test has waited for them
         self.port = 0
         self._page_link = ""
         self._clients: list[Client] = []
-        self._log = Lines(process.stderr)
+        self._log = Lines(io.TextIOWrapper(stream) if isinstance(stream, io.BufferedReader) else stream)
 
     def wait_listening(self) -> Program:
         listening = self.wait_for_line("listening on http")
@@ -613,20 +615,32 @@ class StartProgram:
         self.command = [sys.executable, "-m", "rawws"]
         self.started: list[Program] = []
 
-    def __call__(self, *arguments: str, max_files: int | None = None, directory: Path | None = None) -> Program:
-        """Return the program once it listens. ``max_files`` is its hard limit on open descriptors."""
+    def __call__(
+        self,
+        *arguments: str,
+        max_files: int | None = None,
+        directory: Path | None = None,
+        constants: Mapping[str, float] | None = None,
+    ) -> Program:
+        """Return the program once it listens. ``max_files`` is its hard limit on open descriptors.
+
+        ``constants`` are those of rawws that are other ones in this program: see ``Forker.start``.
+        """
         command = [*self.command, "--port", "0", *arguments]
         if max_files is not None:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
-        return self._start(command, directory)
+        return self._start(command, directory, constants)
 
     def tap(self, target: str, *arguments: str) -> Program:
         """Return a tap in front of the target once it listens."""
         return self._start([*self.command, "tap", "0", target, *arguments])
 
-    def _start(self, command: Sequence[str], directory: Path | None = None) -> Program:
-        if self._forker.can_start(command):
-            return self._watch(self._forker.start(command[3:], directory)).wait_listening()
+    def _start(
+        self, command: Sequence[str], directory: Path | None = None, constants: Mapping[str, float] | None = None
+    ) -> Program:
+        if self._forker.can_start(command) or constants:
+            started = self._forker.start(command[3:], stderr=subprocess.PIPE, directory=directory, constants=constants)
+            return self._watch(started).wait_listening()
         return self._begin(command, directory).wait_listening()
 
     def begin(self, *arguments: str, directory: Path | None = None) -> Program:
@@ -653,16 +667,8 @@ class StartProgram:
         """Run a program that ends by itself, and return its exit status and output."""
         command = [*self.command, *arguments]
         if self._forker.can_start(command):
-            process = self._forker.start(arguments, directory, is_captured=True)
-            assert process.stdout is not None
-            out, err = Lines(process.stdout), Lines(process.stderr)
-            try:
-                status = process.wait(PATIENCE_S)
-                return subprocess.CompletedProcess(command, status, out.rest(), err.rest())
-            finally:
-                process.kill()
-                out.close()
-                err.close()
+            ran = self._forker.run(arguments, timeout=PATIENCE_S, directory=directory)
+            return subprocess.CompletedProcess(command, ran.returncode, ran.stdout.decode(), ran.stderr.decode())
         return subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
