@@ -639,12 +639,19 @@ class StartProgram:
         self, command: Sequence[str], directory: Path | None = None, constants: Mapping[str, float] | None = None
     ) -> Program:
         if self._forker.can_start(command) or constants:
-            started = self._forker.start(command[3:], stderr=subprocess.PIPE, directory=directory, constants=constants)
-            return self._watch(started).wait_listening()
+            return self.fork(*command[3:], directory=directory, constants=constants).wait_listening()
         return self._begin(command, directory).wait_listening()
 
+    def fork(
+        self, *arguments: str, directory: Path | None = None, constants: Mapping[str, float] | None = None
+    ) -> Program:
+        """Return the program before it listens."""
+        return self._watch(
+            self._forker.start(arguments, stderr=subprocess.PIPE, directory=directory, constants=constants)
+        )
+
     def begin(self, *arguments: str, directory: Path | None = None) -> Program:
-        """Return the program before it listens. It leads a process group of its own, as in a terminal."""
+        """Return the program before its Python has begun. It leads a process group of its own, as in a terminal."""
         return self._begin([*self.command, *arguments], directory, own_group=True)
 
     def _begin(self, command: Sequence[str], directory: Path | None = None, *, own_group: bool = False) -> Program:
