@@ -206,6 +206,13 @@ def test_an_error_without_standard_error_sets_the_exit_status() -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
+@pytest.mark.parametrize(("arguments", "status"), [(["127.0.0.1:1"], 1), (["ftp://host/"], 2), (["--nonsense"], 2)])
+def test_an_error_that_cant_be_written_sets_the_exit_status(forker: Forker, arguments: list[str], status: int) -> None:
+    with open("/dev/full", "wb") as full, forker.start(["connect", *arguments], stderr=full.fileno()) as ran:
+        assert ran.wait(PATIENCE_S) == status
+
+
 @pytest.mark.parametrize(
     ("typed", "url"),
     [
