@@ -71,12 +71,13 @@ class Forked:
             self._status.close()
         return self.returncode
 
-    def wait(self, timeout: float) -> int:
-        """Return its exit status. Raises subprocess.TimeoutExpired after that many seconds."""
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit status. Raises subprocess.TimeoutExpired after that many seconds, if that is given."""
         if self.returncode is None:
             select.select([self._status], [], [], timeout)
         status = self.poll()
         if status is None:
+            assert timeout is not None
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
         return status
 
