@@ -34,7 +34,7 @@ async def main(seen):
         await nursery.start(functools.partial(rawws.serve, rawws.Hub(), 0, host="127.0.0.1", http=rawws.asgi(app)))
         await trio.testing.wait_all_tasks_blocked()
         sys.settrace(None)
-        print("all", seen)
+        print("all", seen, flush=True)
         os._exit(0)
 
 def is_interrupt(error):
