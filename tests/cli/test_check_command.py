@@ -66,7 +66,7 @@ ROWS = {
 
 
 # The time limit of an answer; a busy machine needs more than a moment.
-ANSWER_S = 2.0
+ANSWER_S = 1.0
 
 
 class Background:
@@ -292,8 +292,8 @@ def test_ctrl_c_ends_it_without_a_traceback(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_server_that_floods_takes_no_longer_than_one_that_is_mute(check: Check, flooder: int) -> None:
     began = time.thread_time()  # a clock would count other work on the machine too
-    status, lines = check("--only", "fragments", "-v", "--timeout", "0.5", f"ws://127.0.0.1:{flooder}/")
-    assert time.thread_time() - began < 5  # it reads for at most 0.5 s, and prints the story
+    status, lines = check("--only", "fragments", "-v", "--timeout", "0.2", f"ws://127.0.0.1:{flooder}/")
+    assert time.thread_time() - began < 5  # it reads for at most 0.2 s, and prints the story
     assert status == (lines[0].split()[0] == "BAD")
     assert lines[0].startswith(("BAD      fragments", "unclear  fragments"))
     assert len(lines) < 5000
@@ -565,7 +565,7 @@ def test_a_server_that_crashes_in_a_case_and_restarts_is_reported(
 
 
 def test_a_server_that_disconnects_idle_clients_has_not_crashed(forker: Forker, intact: dict[str, str]) -> None:
-    with faulty(forker, f"idle:{0.8 * pace()}") as server:  # more than a case takes, and less than all of them
+    with faulty(forker, f"idle:{0.5 * pace()}") as server:  # more than a case takes, and less than all of them
         verdicts = run_cases(server.port)
     assert verdicts == intact
 
