@@ -20,7 +20,7 @@ import pytest
 from rawws.cli import connect
 from rawws.extras import install_command
 from rawws.tools.console import Screen
-from tests.serving import PATIENCE_S
+from tests.serving.machine import PATIENCE_S
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 # The packages of the core, without those of any extra.

@@ -15,7 +15,7 @@ from benchmarks.report import markdown
 from rawws.inspection.conformance import BY_NAME
 from rawws.net.tls_transport import TLS_BYTES
 from tests import flag_table
-from tests.serving import StartProgram
+from tests.serving.programs import StartProgram
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

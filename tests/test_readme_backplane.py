@@ -14,7 +14,8 @@ import pytest
 from rawws.broadcast.stream_entries import Author, fields_of
 from rawws.wire.frames import Opcode
 from tests.redis_server import redis_server
-from tests.serving import PATIENCE_S, StartProgram, need
+from tests.serving.machine import PATIENCE_S, need
+from tests.serving.programs import StartProgram
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
 SECTION = README.partition("\n## Beyond one machine\n")[2].partition("\n## ")[0]

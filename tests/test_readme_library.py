@@ -19,7 +19,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
-from tests.serving import LOOPBACK, PATIENCE_S, upgrade
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.wire import upgrade
 from tests.test_readme import section
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", section("The library"), re.MULTILINE | re.DOTALL)

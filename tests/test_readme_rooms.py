@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from tests.browser import launch, need_chromium
-from tests.serving import PATIENCE_S, StartProgram, need
+from tests.serving.machine import PATIENCE_S, need
+from tests.serving.programs import StartProgram
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
 SECTION = README.partition("\n## Rooms: one log, many ways in and out\n")[2].partition("\n## ")[0]

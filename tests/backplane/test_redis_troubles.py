@@ -26,7 +26,9 @@ from rawws.errors import UsageError
 from tests.backplane.test_backplane import next_with_id, open_with_ids
 from tests.redis_server import RedisServer, free_port, network, redis_server
 from tests.room_serving import post, rooms
-from tests.serving import LOOPBACK, PATIENCE_S, StartProgram, get, need, seen_text, text
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need
+from tests.serving.programs import StartProgram
+from tests.serving.wire import get, seen_text, text
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
 GRANT = shlex.split(re.findall(r"^\$ redis-cli (ACL SETUSER .*)$", README, re.MULTILINE)[0])

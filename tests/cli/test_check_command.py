@@ -31,7 +31,8 @@ from rawws.tools import checker
 from rawws.tools.checker import Checker, Result
 from rawws.wire.handshake import Accept
 from tests.forked import Forked, Forker
-from tests.serving import LOOPBACK, PATIENCE_S, get, need, pace
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need, pace
+from tests.serving.wire import get
 
 # An answer after this delay is late, in the tests of late answers.
 LATE_S = 0.25

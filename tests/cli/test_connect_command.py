@@ -35,7 +35,8 @@ from rawws.websocket import WebSocket
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Accept
 from tests.forked import Forked, Forker
-from tests.serving import LOOPBACK, PATIENCE_S, Program, StartProgram
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import Program, StartProgram
 
 CONNECT = (sys.executable, "-m", "rawws", "connect")
 

@@ -31,7 +31,7 @@ from rawws.wire.role import Role
 from tests.forked import Forker
 from tests.inspection.test_observer import HELLO, REQUEST, SWITCH
 from tests.inspection.test_packets import packet
-from tests.serving import PATIENCE_S, need
+from tests.serving.machine import PATIENCE_S, need
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nA"
 BYE = encode_frame(Opcode.CLOSE, b"\x03\xe8")

@@ -14,7 +14,7 @@ import trio
 
 import rawws
 from rawws.hooks import call_application
-from tests.serving import PATIENCE_S
+from tests.serving.machine import PATIENCE_S
 from tests.test_examples import LISTENING
 
 # The script starts a server and interrupts it, each time in its own process, at every fourth line of trio that starts

@@ -18,7 +18,9 @@ from tests.forked import Forker
 from tests.process.test_workers import workers_of
 from tests.redis_server import redis_server
 from tests.relay.test_faults import assert_no_traceback, wait_gone
-from tests.serving import PATIENCE_S, Program, StartProgram, get
+from tests.serving.machine import PATIENCE_S
+from tests.serving.programs import Program, StartProgram
+from tests.serving.wire import get
 
 pytestmark = pytest.mark.usefixtures("bounded")
 

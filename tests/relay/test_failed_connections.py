@@ -36,7 +36,8 @@ from rawws.tools.tap import Target, run_tap
 from rawws.tracing import Tracer
 from tests.proxies import NGINX_HTTP
 from tests.redis_server import free_port
-from tests.serving import LOOPBACK, PATIENCE_S, StartProgram, need, wait_listening_at
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need
+from tests.serving.programs import StartProgram, wait_listening_at
 from tests.test_tracing import Memory
 
 TRUST = "give it with --ca FILE (in Python: ssl=ssl.create_default_context(cafile=FILE))"

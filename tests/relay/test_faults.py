@@ -39,24 +39,11 @@ from tests.asgi_serving import answer, errors, only_http, serving
 from tests.forked import Forked, Forker
 from tests.process.test_workers import workers_of
 from tests.redis_server import free_port, redis_server
-from tests.serving import (
-    LOOPBACK,
-    PATIENCE_S,
-    Client,
-    HangsUp,
-    Program,
-    Running,
-    Seen,
-    Serve,
-    StartProgram,
-    close,
-    get,
-    masked,
-    ping,
-    seen_close,
-    seen_text,
-    upgrade,
-)
+from tests.serving.client import Client, HangsUp
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import Program, StartProgram
+from tests.serving.server import Running, Serve
+from tests.serving.wire import Seen, close, get, masked, ping, seen_close, seen_text, upgrade
 
 pytestmark = pytest.mark.usefixtures("bounded")
 

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from tests.browser import launch, need_chromium, need_node_module
-from tests.serving import PATIENCE_S, Program, StartProgram, need
+from tests.serving.machine import PATIENCE_S, need
+from tests.serving.programs import Program, StartProgram
 from tests.sse import as_onmessage_gets
 
 TEXTS = [
