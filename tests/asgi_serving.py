@@ -19,7 +19,8 @@ from rawws.server.asgi import AsgiApp, asgi
 from rawws.server.asgi_spec import Message, Receive, Scope, Send
 from rawws.server.server import Server
 from rawws.websocket import WebSocket
-from tests.serving import LOOPBACK, PATIENCE_S, Client
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.serving import need
+from tests.serving.machine import need
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright

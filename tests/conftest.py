@@ -18,7 +18,9 @@ from hypothesis import settings
 
 import tests.effort  # noqa: F401 - it registers the profiles
 from tests.forked import Forker
-from tests.serving import PATIENCE_S, Serve, StartHub, StartProgram, pace, watch_the_clock
+from tests.serving.machine import PATIENCE_S, pace, watch_the_clock
+from tests.serving.programs import StartProgram
+from tests.serving.server import Serve, StartHub
 
 # A shell makes background programs ignore Ctrl-C, and programs that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

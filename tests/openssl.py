@@ -13,7 +13,7 @@ from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
-from tests.serving import need
+from tests.serving.machine import need
 
 TLS_1_3 = 0x0304
 

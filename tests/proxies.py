@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.redis_server import free_port
-from tests.serving import LOOPBACK, PATIENCE_S, need, wait_listening_at
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need
+from tests.serving.programs import wait_listening_at
 
 # The configuration of nginx's page about WebSockets (https://nginx.org/en/docs/http/websocket.html), unchanged.
 NGINX_HTTP = """

@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 
-from tests.serving import LOOPBACK, need
+from tests.serving.machine import LOOPBACK, need
 
 
 def free_port() -> int:

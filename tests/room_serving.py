@@ -17,7 +17,9 @@ from rawws.server.plain_apps import HelloApp
 from rawws.server.room_app import RoomApp
 from rawws.server.room_posts import PublishPolicy
 from rawws.server.server import Server
-from tests.serving import LOOPBACK, PATIENCE_S, Client, get, upgrade
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.wire import get, upgrade
 from tests.sse import Event, read_events
 
 

@@ -32,7 +32,9 @@ from rawws.server.room_posts import PublishPolicy
 from rawws.server.room_readers import Stream
 from rawws.wire.frames import Opcode, encode_frame
 from tests.room_serving import Rooms, rooms
-from tests.serving import LOOPBACK, PATIENCE_S, Client, get
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.wire import get
 
 # The extension
 

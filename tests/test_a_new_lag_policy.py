@@ -20,7 +20,9 @@ from rawws.hub.room import state_of
 from rawws.relay.lag_policies import POLICIES, Selects
 from rawws.relay.settings import RoomSettings
 from rawws.wire.frames import split_frames
-from tests.serving import Client, RunningHub, StartHub, close, text
+from tests.serving.client import Client
+from tests.serving.server import RunningHub, StartHub
+from tests.serving.wire import close, text
 
 EVERY = 10
 PADDING = "x" * 500

@@ -26,7 +26,7 @@ from benchmarks.load import Echo
 from benchmarks.report import Row
 from benchmarks.soak.checker import Faults, Message, Reader, Room
 from tests.browser import need_node_module
-from tests.serving import need
+from tests.serving.machine import need
 
 ROOT = Path(__file__).resolve().parent.parent
 CHUNKS = [1, 2, 3, 65, 66, 67, 1000, 10**6]

@@ -16,7 +16,7 @@ import rawws
 from rawws import UsageError
 from rawws.server.asgi import load_app
 from rawws.server.asgi_spec import Receive, Scope, Send
-from tests.serving import LOOPBACK, PATIENCE_S
+from tests.serving.machine import LOOPBACK, PATIENCE_S
 
 
 async def handle(ws: rawws.WebSocket) -> None:

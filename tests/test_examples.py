@@ -22,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 import rawws
 import rawws.examples
 from tests.browser import launch, need_chromium
-from tests.serving import LOOPBACK, PATIENCE_S, need
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need
 
 FOLDER = Path(rawws.examples.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")

@@ -20,7 +20,7 @@ import pytest
 from rawws.cli import connect
 from rawws.extras import install_command
 from rawws.tools.console import Screen
-from tests.serving import PATIENCE_S
+from tests.serving.machine import PATIENCE_S
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 # The packages of the core, without those of any extra.
@@ -78,6 +78,7 @@ def environment(tmp_path: Path, index: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.patience(3 * PATIENCE_S)
 def test_the_hint_is_followed_in_an_environment_without_pip_and_then_with_it(
     tmp_path: Path, environment: dict[str, str]

@@ -24,7 +24,10 @@ from rawws.server.room_app import RoomApp
 from rawws.server.room_posts import PublishPolicy
 from rawws.wire.frames import Opcode
 from tests.room_serving import post
-from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, get, masked, seen_close, upgrade
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import StartProgram
+from tests.serving.wire import get, masked, seen_close, upgrade
 
 KIB = 1024
 

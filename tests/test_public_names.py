@@ -23,7 +23,8 @@ from rawws.server.metrics import MetricsApp
 from rawws.server.plain_apps import HelloApp
 from rawws.server.room_app import RoomApp
 from tests.asgi_serving import echo, says_ok
-from tests.serving import LOOPBACK, PATIENCE_S, upgrade
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.wire import upgrade
 
 # Objects that a program is given, and tuples: their values are checked at their use.
 GIVEN = {"History", "Member", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"}

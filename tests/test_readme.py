@@ -15,7 +15,7 @@ from rawws.inspection.conformance import BY_NAME
 from rawws.net.tls_transport import TLS_BYTES
 from tests import flag_table
 from tests.manual import DOCUMENTS, MANUAL, ROOT, page
-from tests.serving import StartProgram
+from tests.serving.programs import StartProgram
 
 # Parts that differ between runs, in the order of their replacement.
 VARYING = [

@@ -15,7 +15,8 @@ from rawws.broadcast.stream_entries import Author, fields_of
 from rawws.wire.frames import Opcode
 from tests.manual import page
 from tests.redis_server import redis_server
-from tests.serving import PATIENCE_S, StartProgram, need
+from tests.serving.machine import PATIENCE_S, need
+from tests.serving.programs import StartProgram
 
 SECTION = page("howto/cluster")
 COMMANDS, GRANT, FROM_REDIS = re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL)

@@ -20,7 +20,8 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
 from tests.manual import page
-from tests.serving import LOOPBACK, PATIENCE_S, upgrade
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.wire import upgrade
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", page("howto/library"), re.MULTILINE | re.DOTALL)
 

@@ -18,7 +18,8 @@ import pytest
 
 from tests.browser import launch, need_chromium
 from tests.manual import ROOT, page
-from tests.serving import PATIENCE_S, StartProgram, need
+from tests.serving.machine import PATIENCE_S, need
+from tests.serving.programs import StartProgram
 
 SECTION = page("howto/rooms")
 TRY_IT = (ROOT / "README.md").read_text("utf-8").partition("\n## Try it\n")[2].partition("\n## ")[0]

@@ -16,7 +16,9 @@ import trio
 import rawws
 from rawws import UsageError
 from rawws.testing import open_pair
-from tests.serving import LOOPBACK, PATIENCE_S, StartHub, seen_close, seen_text
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.server import StartHub
+from tests.serving.wire import seen_close, seen_text
 
 BOUNDED = pytest.mark.usefixtures("bounded")
 

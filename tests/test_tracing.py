@@ -19,7 +19,9 @@ from rawws.inspection.records import Record, frame_bytes, frame_record, from_lin
 from rawws.tracing import Recording, Tracer
 from rawws.wire.frames import Frame
 from rawws.wire.role import Role
-from tests.serving import Client, StartProgram, close, text
+from tests.serving.client import Client
+from tests.serving.programs import StartProgram
+from tests.serving.wire import close, text
 
 LARGE = "x" * 100_000
 

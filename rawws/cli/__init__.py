@@ -25,7 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 failed, 2 misused, 130 interrupted."""
     streams.fill_closed()
     streams.prepare_output()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    finally:
+        streams.drop_unwritten_errors()
+
+
+def _run(given: list[str]) -> int:
+    """Run one command, and report the errors that end it."""
     try:
         options = _parse(given)
         status: int = options.run(options)

@@ -62,9 +62,11 @@ def prepare_output() -> None:
 def complain(text: str) -> None:
     """Write one sentence to standard error.
 
-    Control characters in it are escaped, since they may come from a peer or a file.
+    Control characters in it are escaped, since they may come from a peer or a file. Where nothing can be written, only
+    the exit status tells of it.
     """
-    print(f"rawws: {printable(text)}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"rawws: {printable(text)}", file=sys.stderr)
 
 
 def need_input() -> None:
@@ -82,6 +84,14 @@ def need_output() -> None:
 def drop_output() -> None:
     """Drop unwritten output, which can't be written: Python would try once more at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def drop_unwritten_errors() -> None:
+    """Drop text that standard error doesn't take: Python would try once more at its end, and exit with status 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def tell_output_lost(error: OSError) -> None:

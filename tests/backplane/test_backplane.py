@@ -37,7 +37,10 @@ from rawws.relay.room_state import RoomState
 from rawws.wire.frames import Opcode
 from tests.redis_server import Network, RedisServer, network, redis_server
 from tests.room_serving import Rooms, post, rooms
-from tests.serving import LOOPBACK, PATIENCE_S, Client, Seen, StartProgram, binary, close, get, seen_text, text, upgrade
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import StartProgram
+from tests.serving.wire import Seen, binary, close, get, seen_text, text, upgrade
 
 IDS = "Sec-WebSocket-Protocol: rawws.id.v1"
 AT_ONCE = ("--repl-diskless-sync-delay", "0")  # or else a replica waits 5 s for others

@@ -27,7 +27,9 @@ from tests.backplane.test_backplane import next_with_id, open_with_ids
 from tests.manual import page
 from tests.redis_server import RedisServer, free_port, network, redis_server
 from tests.room_serving import post, rooms
-from tests.serving import LOOPBACK, PATIENCE_S, StartProgram, get, need, seen_text, text
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need
+from tests.serving.programs import StartProgram
+from tests.serving.wire import get, seen_text, text
 
 GRANT = shlex.split(re.findall(r"^\$ redis-cli (ACL SETUSER .*)$", page("howto/cluster"), re.MULTILINE)[0])
 RIGHTS = [word for word in GRANT if word.startswith("+")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -10,10 +11,10 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +30,10 @@ from rawws.inspection.conformance import BY_NAME, CASES
 from rawws.tools import checker
 from rawws.tools.checker import Checker, Result
 from rawws.wire.handshake import Accept
+from tests.forked import Forked, Forker
 from tests.manual import page
-from tests.serving import LOOPBACK, PATIENCE_S, get, need, pace
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need, pace
+from tests.serving.wire import get
 
 # An answer after this delay is late, in the tests of late answers.
 LATE_S = 0.25
@@ -53,15 +56,6 @@ def check(capsys: pytest.CaptureFixture[str]) -> Check:
     return run
 
 
-def started(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    if "RAWWS_NODE_MODULES" in os.environ:
-        monkeypatch.setenv("NODE_PATH", os.environ["RAWWS_NODE_MODULES"])
-    server = servers.BY_NAME[name]
-    need(server.missing() is None, f"{server.title}, or what it needs ({server.missing()}),")
-    with servers.started(server, Wish()) as running:
-        yield running.port
-
-
 # The rows of the manual's table, and the distributions whose versions it names.
 ROWS = {
     "rawws": ("rawws", ""),
@@ -73,18 +67,53 @@ ROWS = {
 }
 
 
-@pytest.fixture(params=ROWS)
-def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
-    for port in started(request.param, monkeypatch):
-        yield request.param, port
+# The time limit of an answer; a busy machine needs more than a moment.
+ANSWER_S = 1.0
 
 
-def test_widely_used_servers_pass_as_the_manual_says(check: Check, other: tuple[str, int]) -> None:
-    name, port = other
-    status, lines = check("--json", "--timeout", f"{2 * pace():g}", f"ws://127.0.0.1:{port}/")
-    results = {each["case"]: each for each in json.loads("\n".join(lines))}
+class Background:
+    """``rawws check`` as a program, beside others: most of its time is spent waiting for a server that is mute."""
+
+    def __init__(self, forker: Forker, port: int, constants: Mapping[str, float] | None = None) -> None:
+        arguments = ["check", "--json", "--timeout", f"{ANSWER_S * pace():g}", f"ws://{LOOPBACK}:{port}/"]
+        pipe = subprocess.PIPE
+        self.program = forker.start(arguments, stdin=pipe, stdout=pipe, stderr=pipe, constants=constants)
+
+    @functools.cached_property
+    def outcome(self) -> tuple[int, dict[str, tuple[str, str]], str]:
+        """Return the status, each case's verdict and answer, and the text on standard error, when it has ended."""
+        out, err = self.program.communicate(b"", PATIENCE_S)
+        records = {each["case"]: (each["verdict"], each["got"]) for each in json.loads(out)}
+        return self.program.wait(), records, err.decode()
+
+
+@pytest.fixture(scope="module")
+def rows(forker: Forker) -> Iterator[dict[str, Background | str]]:
+    """Start each server of the table, and a check of it; give the reason where that can't be."""
+    rows: dict[str, Background | str] = {}
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as running:
+        if "RAWWS_NODE_MODULES" in os.environ:
+            patch.setenv("NODE_PATH", os.environ["RAWWS_NODE_MODULES"])
+        for name in ROWS:
+            server = servers.BY_NAME[name]
+            if missing := server.missing():
+                rows[name] = f"{server.title}, or what it needs ({missing}),"
+            else:
+                port = running.enter_context(servers.started(server, Wish())).port
+                rows[name] = check = Background(forker, port)
+                running.enter_context(check.program)
+        yield rows
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_widely_used_servers_pass_as_the_manual_says(rows: dict[str, Background | str], name: str) -> None:
+    row = rows[name]
+    if isinstance(row, str):
+        need(None, row)
+        return
+    status, results, _ = row.outcome
     assert list(results) == [case.name for case in CASES]
-    verdicts = {case: each["verdict"] for case, each in results.items()}
+    verdicts = {case: verdict for case, (verdict, _) in results.items()}
     assert_as_in_manual(name, list(verdicts.values()))
     if name == "rawws":
         assert set(verdicts.values()) == {"good"}
@@ -92,7 +121,7 @@ def test_widely_used_servers_pass_as_the_manual_says(check: Check, other: tuple[
         return
     # Their answers to broken input differ from version to version. But they are good servers: a checker that reports
     # a refusal of legal input, or can't run a case, is wrong itself.
-    faults = {case: f"{verdict}: {results[case]['got']}" for case, verdict in verdicts.items() if verdict != "good"}
+    faults = {case: f"{verdict}: {results[case][1]}" for case, verdict in verdicts.items() if verdict != "good"}
     assert "unclear" not in verdicts.values(), faults
     legal = [case.name for case in CASES if case.rule.startswith(("101", "take it", "a pong", "answer with"))]
     assert len(legal) == 14
@@ -218,7 +247,9 @@ def flooder() -> Iterator[int]:
     yield from served(flood)
 
 
-def test_a_server_that_gets_everything_wrong_fails(check: Check, yes_man: int) -> None:
+def test_a_server_that_gets_everything_wrong_fails(check: Check, yes_man: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checker, "AT_ONCE", len(CASES))
+    monkeypatch.setattr(checker, "ALONE_S", 0.0)  # every case is answered with silence
     status, lines = check("--timeout", f"{0.3 * pace():g}", f"ws://127.0.0.1:{yes_man}/")
     assert status == 1
     verdicts = {line.split()[1]: line.split()[0] for line in lines if line[:1] != " "}
@@ -263,8 +294,8 @@ def test_ctrl_c_ends_it_without_a_traceback(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_server_that_floods_takes_no_longer_than_one_that_is_mute(check: Check, flooder: int) -> None:
     began = time.thread_time()  # a clock would count other work on the machine too
-    status, lines = check("--only", "fragments", "-v", "--timeout", "0.5", f"ws://127.0.0.1:{flooder}/")
-    assert time.thread_time() - began < 5  # it reads for at most 0.5 s, and prints the story
+    status, lines = check("--only", "fragments", "-v", "--timeout", "0.2", f"ws://127.0.0.1:{flooder}/")
+    assert time.thread_time() - began < 5  # it reads for at most 0.2 s, and prints the story
     assert status == (lines[0].split()[0] == "BAD")
     assert lines[0].startswith(("BAD      fragments", "unclear  fragments"))
     assert len(lines) < 5000
@@ -282,8 +313,8 @@ async def test_frames_of_an_answer_are_dropped_after_the_verdict(nursery: trio.N
     nursery.cancel_scope.cancel()
 
 
-def test_a_slow_server_is_not_a_mute_one() -> None:
-    with faulty("none") as server, on_port(partial(take_its_time, server.port)) as slow:
+def test_a_slow_server_is_not_a_mute_one(forker: Forker) -> None:
+    with faulty(forker, "none") as server, on_port(partial(take_its_time, server.port)) as slow:
         results: list[Result] = []
         cases = [BY_NAME[name] for name in ("handshake", "fragments", "unmasked", "close", "half-a-frame")]
         trio.run(Checker(f"ws://127.0.0.1:{slow}/", patience_s=2 * LATE_S).run, cases, results.append)
@@ -336,24 +367,34 @@ def test_the_cases_can_be_listed(check: Check) -> None:
     assert len(lines) == 2 * len(CASES)
 
 
+@pytest.fixture(params=["a full disk", "a pipe without a reader"])
+def unwritable(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
+    """A descriptor that can't be written, and its name."""
+    if request.param == "a full disk":
+        if not Path("/dev/full").exists():
+            pytest.skip("only Linux has a device that is full")
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, descriptor = os.pipe()
+        os.close(reading)
+    yield request.param, descriptor
+    os.close(descriptor)
+
+
 @pytest.mark.parametrize("arguments", ["--list", "URL", "--json URL"])
-@pytest.mark.parametrize(
-    ("redirected", "message"),
-    [
-        pytest.param(
-            *(">/dev/full", "rawws: standard output can't be written: No space left on device\n1\n"),
-            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full"),
-        ),
-        ("| true", "0\n"),
-    ],
-)
-def test_closed_or_full_output_is_reported(yes_man: int, arguments: str, redirected: str, message: str) -> None:
+def test_closed_or_full_output_is_reported(
+    forker: Forker, yes_man: int, arguments: str, unwritable: tuple[str, int]
+) -> None:
+    kind, output = unwritable
     arguments = arguments.replace("URL", f"--only rsv2 --timeout 0.3 ws://127.0.0.1:{yes_man}/")
-    program, _, pipe = redirected.partition("|")
-    command = f"(sleep 0.1; {sys.executable} -m rawws check {arguments} {program}; echo $? >&2)"
-    command += f"|{pipe}" * bool(pipe)
-    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert (ran.stdout, ran.stderr) == ("", message)
+    with forker.start(["check", *arguments.split()], stdout=output, stderr=subprocess.PIPE) as ran:
+        assert ran.stderr is not None
+        message = ran.stderr.read().decode()
+        status = ran.wait(PATIENCE_S)
+    if kind == "a full disk":
+        assert (status, message) == (1, "rawws: standard output can't be written: No space left on device\n")
+    else:
+        assert (status, message) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -379,19 +420,18 @@ def test_an_invalid_command_is_reported_in_one_sentence(
 
 # The delay of a supervisor before it restarts a server: systemd's default RestartSec.
 RESTART_S = 0.1
-# The time limit of an answer; a busy machine needs more than a moment.
-ANSWER_S = 2.0
 
 
 class Faulty:
     """Processes of ``tests.dying_server`` on one port; each starts when the previous one has ended."""
 
-    def __init__(self, fault: str, deadly: bytes, *, is_restarted: bool) -> None:
-        self._command = [sys.executable, "-m", "tests.dying_server", fault, deadly.hex()]
+    def __init__(self, forker: Forker, fault: str, deadly: bytes, *, is_restarted: bool) -> None:
+        self._forker = forker
+        self._arguments = [fault, deadly.hex()]
         self._is_restarted = is_restarted
         self._stopping = threading.Event()
         self.port = 0
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Forked] = []
         self._start()
         self._supervisor = threading.Thread(target=self._supervise)
         self._supervisor.start()
@@ -402,7 +442,11 @@ class Faulty:
             listener.bind((LOOPBACK, self.port))
             listener.listen(100)
             self.port = listener.getsockname()[1]
-            self.processes.append(subprocess.Popen(self._command, stdin=listener.fileno(), start_new_session=True))
+            self.processes.append(
+                self._forker.start(
+                    self._arguments, module="tests.dying_server", stdin=listener.fileno(), leads_session=True
+                )
+            )
 
     def _supervise(self) -> None:
         self.processes[-1].wait()
@@ -419,9 +463,9 @@ class Faulty:
 
 
 @contextlib.contextmanager
-def faulty(fault: str, deadly: bytes = bytes(99), *, is_restarted: bool = False) -> Iterator[Faulty]:
+def faulty(forker: Forker, fault: str, deadly: bytes = bytes(99), *, is_restarted: bool = False) -> Iterator[Faulty]:
     need(importlib.util.find_spec("websockets") is not None, "websockets")
-    server = Faulty(fault, deadly, is_restarted=is_restarted)
+    server = Faulty(forker, fault, deadly, is_restarted=is_restarted)
     try:
         with socket.create_connection((LOOPBACK, server.port), PATIENCE_S) as client:
             client.sendall(get())
@@ -431,22 +475,6 @@ def faulty(fault: str, deadly: bytes = bytes(99), *, is_restarted: bool = False)
         server.stop()
 
 
-def checked(server: Faulty, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, tuple[str, str]], str]:
-    """Return the status, each case's verdict and answer, and the text on standard error."""
-    status = rawws.cli.main(
-        ["check", "--json", "--timeout", f"{ANSWER_S * pace():g}", f"ws://127.0.0.1:{server.port}/"]
-    )
-    out, err = capsys.readouterr()
-    return status, {each["case"]: (each["verdict"], each["got"]) for each in json.loads(out)}, err
-
-
-@pytest.fixture(scope="module")
-def intact() -> dict[str, str]:
-    """The verdicts on the same server without a fault."""
-    with faulty("none") as server:
-        return run_cases(server.port)
-
-
 def run_cases(port: int) -> dict[str, str]:
     results: list[Result] = []
     trio.run(Checker(f"ws://127.0.0.1:{port}/", patience_s=ANSWER_S * pace()).run, CASES, results.append)
@@ -454,22 +482,60 @@ def run_cases(port: int) -> dict[str, str]:
 
 
 DEADLY = {
+    "": bytes(99),
     "two-keys": b"==\r\nSec-WebSocket-Key",
     "ping-126": BY_NAME["ping-126"].frames,
     "close-bad-utf-8": BY_NAME["close-bad-utf-8"].frames,  # the last
 }
 
+# Each fault with the case that causes it.
+FINAL = [("crash", "two-keys"), ("crash", "ping-126"), ("hang", "ping-126"), ("crash", "close-bad-utf-8")]
+RESTARTED = [("crash", "ping-126"), ("fork", "two-keys"), ("fork", "close-bad-utf-8")]
 
-@pytest.mark.parametrize(
-    ("fault", "name"),
-    [("crash", "two-keys"), ("crash", "ping-126"), ("hang", "ping-126"), ("crash", "close-bad-utf-8")],
-)
+
+@dataclass(frozen=True)
+class Faults:
+    """Servers with faults, and their checks."""
+
+    servers: dict[tuple[str, str, bool], Faulty]
+    checks: dict[tuple[str, str, bool], Background]
+
+    def outcome(
+        self, fault: str, name: str = "", *, is_restarted: bool = False
+    ) -> tuple[int, dict[str, tuple[str, str]], str]:
+        return self.checks[fault, name, is_restarted].outcome
+
+
+@pytest.fixture(scope="module")
+def faults(forker: Forker) -> Iterator[Faults]:
+    """Start all of them at once. A server that doesn't return is waited for a second in place of ten."""
+    faults = Faults({}, {})
+    final = [(*each, False) for each in [*FINAL, ("none", ""), ("leak", "")]]
+    restarted = [(*each, True) for each in RESTARTED]
+    with contextlib.ExitStack() as running:
+        for key in final + restarted:
+            fault, name, is_restarted = key
+            server = running.enter_context(faulty(forker, fault, DEADLY[name], is_restarted=is_restarted))
+            constants = {} if is_restarted else {"rawws.tools.checker.RETURN_S": 1.0}
+            faults.servers[key] = server
+            faults.checks[key] = check = Background(forker, server.port, constants)
+            running.enter_context(check.program)
+        yield faults
+
+
+@pytest.fixture(scope="module")
+def intact(faults: Faults) -> dict[str, str]:
+    """The verdicts on the same server without a fault."""
+    _, results, _ = faults.outcome("none")
+    return {case: verdict for case, (verdict, _) in results.items()}
+
+
+@pytest.mark.parametrize(("fault", "name"), FINAL)
 def test_a_server_that_crashes_in_a_case_is_reported(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, intact: dict[str, str], fault: str, name: str
+    faults: Faults, intact: dict[str, str], fault: str, name: str
 ) -> None:
-    monkeypatch.setattr(checker, "RETURN_S", 1.0)
-    with faulty(fault, DEADLY[name]) as server:
-        status, verdicts, err = checked(server, capsys)
+    status, verdicts, err = faults.outcome(fault, name)
+    verdicts = dict(verdicts)
     cases = list(intact)
     untried = cases[cases.index(name) + 1 :]
     assert status == 3
@@ -487,31 +553,27 @@ def test_a_server_that_crashes_in_a_case_is_reported(
             assert verdict[0] == intact[case], case
 
 
-@pytest.mark.parametrize(("fault", "name"), [("crash", "ping-126"), ("fork", "two-keys"), ("fork", "close-bad-utf-8")])
+@pytest.mark.parametrize(("fault", "name"), RESTARTED)
 def test_a_server_that_crashes_in_a_case_and_restarts_is_reported(
-    capsys: pytest.CaptureFixture[str], intact: dict[str, str], fault: str, name: str
+    faults: Faults, intact: dict[str, str], fault: str, name: str
 ) -> None:
-    with faulty(fault, DEADLY[name], is_restarted=True) as server:
-        status, verdicts, err = checked(server, capsys)
-        assert len(server.processes) == (3 if fault == "crash" else 1)
+    status, verdicts, err = faults.outcome(fault, name, is_restarted=True)
+    verdicts = dict(verdicts)
+    assert len(faults.servers[fault, name, True].processes) == (3 if fault == "crash" else 1)
     assert (status, err) == (1, "")
     message = "the server stopped answering, and did so again when this case was tried alone"
     assert verdicts.pop(name) == ("bad", message)
     assert {case: verdict for case, (verdict, _) in verdicts.items()} | {name: "bad"} == {**intact, name: "bad"}
 
 
-def test_a_server_that_disconnects_idle_clients_has_not_crashed(intact: dict[str, str]) -> None:
-    with faulty(f"idle:{0.8 * pace()}") as server:  # more than a case takes, and less than all of them
+def test_a_server_that_disconnects_idle_clients_has_not_crashed(forker: Forker, intact: dict[str, str]) -> None:
+    with faulty(forker, f"idle:{0.5 * pace()}") as server:  # more than a case takes, and less than all of them
         verdicts = run_cases(server.port)
     assert verdicts == intact
 
 
-def test_a_server_that_leaks_connections_ends_the_run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checker, "RETURN_S", 1.0)
-    with faulty("leak") as server:
-        status, verdicts, err = checked(server, capsys)
+def test_a_server_that_leaks_connections_ends_the_run(faults: Faults) -> None:
+    status, verdicts, err = faults.outcome("leak")
     assert status == 3
     assert 10 < len(verdicts) < len(CASES)
     assert "the server stopped answering during case " in err

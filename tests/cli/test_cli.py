@@ -23,7 +23,8 @@ from rawws.hub.hub import Hub
 from rawws.options import ServerOptions
 from rawws.server.room_app import RoomApp
 from rawws.wire.origins import Origins
-from tests.serving import LOOPBACK, StartProgram
+from tests.serving.machine import LOOPBACK
+from tests.serving.programs import StartProgram
 
 ECHO = ("--mode", "echo")
 

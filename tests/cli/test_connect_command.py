@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,9 @@ from rawws.tools.typed_commands import Close, Command, Ping, Pong, Raw, Say, Tel
 from rawws.websocket import WebSocket
 from rawws.wire.frames import Opcode, encode_frame
 from rawws.wire.handshake import Accept
-from tests.forked import Forker
-from tests.serving import LOOPBACK, PATIENCE_S, Program, StartProgram
+from tests.forked import Forked, Forker
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import Program, StartProgram
 
 CONNECT = (sys.executable, "-m", "rawws", "connect")
 
@@ -46,27 +48,41 @@ def server(forker: Forker) -> Iterator[Program]:
     program.end()
 
 
-def piped(server: Program, *arguments: str, said: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [*CONNECT, f"{server.address}/room", *arguments]
-    return subprocess.run(command, input=said, capture_output=True, timeout=PATIENCE_S, check=False)
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture
+def connect(forker: Forker) -> Run:
+    """Runs ``rawws connect ADDRESS`` with some input."""
+
+    def run(address: str, *arguments: str, said: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return forker.run(["connect", address, *arguments], said, timeout=PATIENCE_S)
+
+    return run
+
+
+@pytest.fixture
+def piped(connect: Run, server: Program) -> Run:
+    """Runs ``rawws connect`` to a room of the module's server."""
+    return partial(connect, f"{server.address}/room")
 
 
 # In a pipe
 
 
-def test_each_line_of_the_input_is_sent_and_each_message_printed(server: Program) -> None:
-    ran = piped(server, said="one\nzwei ü\n/ping is a text here\nwithout an end".encode())
+def test_each_line_of_the_input_is_sent_and_each_message_printed(piped: Run) -> None:
+    ran = piped("-w", "0", said="one\nzwei ü\n/ping is a text here\nwithout an end".encode())
     assert ran.stdout.decode() == "one\nzwei ü\n/ping is a text here\nwithout an end\n"
     assert (ran.returncode, ran.stderr) == (0, b"")
 
 
-def test_the_end_of_the_input_loses_no_answer(server: Program) -> None:
-    said = b"".join(b"%d\n" % number for number in range(10_000))
-    assert piped(server, said=said).stdout == said
+def test_the_end_of_the_input_loses_no_answer(piped: Run) -> None:
+    said = b"".join(b"%d\n" % number for number in range(4000))
+    assert piped(said=said).stdout == said
 
 
-def test_bytes(server: Program) -> None:
-    ran = piped(server, "-b", said=b"\xff\x00\n\xfe")
+def test_bytes(piped: Run) -> None:
+    ran = piped("-b", "-w", "0", said=b"\xff\x00\n\xfe")
     assert (ran.returncode, ran.stdout) == (0, b"\xff\x00\n\xfe\n")
 
 
@@ -78,27 +94,20 @@ def test_a_signal_during_an_unbuffered_write_truncates_no_message() -> None:
         with contextlib.suppress(Exception):
             connection.recv()
 
-    with websockets_serve(say, LOOPBACK, 0) as websockets_server:
-        thread = threading.Thread(target=websockets_server.serve_forever)
-        thread.start()
-        try:
-            port = websockets_server.socket.getsockname()[1]
-            command = [sys.executable, "-u", *CONNECT[1:], "-w", "-1", f"ws://{LOOPBACK}:{port}/"]
-            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
-                assert process.stdout is not None
-                first = os.read(process.stdout.fileno(), 1)  # the program is writing now
-                process.send_signal(signal.SIGINT)
-                time.sleep(0.1)
-                rest = process.stdout.read()
-            assert len(first + rest) == len(payload) + 1
-            assert process.returncode == 0
-        finally:
-            websockets_server.shutdown()
-            thread.join()
+    with serving(say) as address:
+        command = [sys.executable, "-u", *CONNECT[1:], "-w", "-1", address]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            first = os.read(process.stdout.fileno(), 1)  # the program is writing now
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+            rest = process.stdout.read()
+        assert len(first + rest) == len(payload) + 1
+        assert process.returncode == 0
 
 
-def test_input_that_is_not_utf8_is_reported(server: Program) -> None:
-    ran = piped(server, said=b"fine\n\xff\nnever sent\n")
+def test_input_that_is_not_utf8_is_reported(piped: Run) -> None:
+    ran = piped("-w", "0", said=b"fine\n\xff\nnever sent\n")
     assert (ran.returncode, ran.stdout) == (2, b"fine\n"), "what was sent before is answered"
     assert ran.stderr == (
         b"rawws: line 2 of the input is not UTF-8, as text has to be; the input from there on was not sent; use -b to "
@@ -106,16 +115,16 @@ def test_input_that_is_not_utf8_is_reported(server: Program) -> None:
     )
 
 
-def test_execute_sends_its_messages_and_exits(server: Program) -> None:
+def test_execute_sends_its_messages_and_exits(piped: Run) -> None:
     began = time.monotonic()
-    ran = piped(server, "-x", "one", "-x", "two", "-w", "0.2")
+    ran = piped("-x", "one", "-x", "two", "-w", "0.2")
     assert (ran.returncode, ran.stdout) == (0, b"one\ntwo\n")
     assert time.monotonic() - began > 0.2
 
 
-def test_the_handshake_carries_the_headers_that_the_flags_set(server: Program) -> None:
+def test_the_handshake_carries_the_headers_that_the_flags_set(piped: Run, server: Program) -> None:
     origin = f"http://{server.address}"
-    assert piped(server, "-H", "X-Day: Monday", "-s", "news", "-s", "chat", "-o", origin, "-w", "0").returncode == 0
+    assert piped("-H", "X-Day: Monday", "-s", "news", "-s", "chat", "-o", origin, "-w", "0").returncode == 0
     for line in (
         "X-Day: Monday",
         "Sec-WebSocket-Protocol: news, chat",
@@ -126,23 +135,23 @@ def test_the_handshake_carries_the_headers_that_the_flags_set(server: Program) -
             server.wait_for_line(line)
 
 
-def test_verbose_shows_the_handshake_and_frames_on_standard_error(server: Program) -> None:
-    ran = piped(server, "-v", said=b"hello\n")
+def test_verbose_shows_the_handshake_and_frames_on_standard_error(piped: Run) -> None:
+    ran = piped("-v", "-w", "0", said=b"hello\n")
     assert ran.stdout == b"hello\n"
     assert b"#1 > GET /room HTTP/1.1" in ran.stderr
     assert b"Sec-WebSocket-Accept belongs to the client's key? yes" in ran.stderr
     assert b"#1 < TEXT fin=1 rsv=000 mask=none len=5 'hello'" in ran.stderr
 
 
-def test_a_refusal(server: Program) -> None:
-    ran = piped(server, "-o", "http://elsewhere.example", said=b"hello\n")
+def test_a_refusal(piped: Run) -> None:
+    ran = piped("-o", "http://elsewhere.example", said=b"hello\n")
     assert (ran.returncode, ran.stdout) == (1, b"")
     assert b"answered 403 Forbidden instead of 101: 'Pages from http://elsewhere.example may not connect" in ran.stderr
     assert ran.stderr.count(b"\n") == 1
 
 
-def test_a_server_that_closes(server: Program) -> None:
-    ran = piped(server, "-w", "-1", said=b"x" * 2000)
+def test_a_server_that_closes(piped: Run) -> None:
+    ran = piped("-w", "-1", said=b"x" * 2000)
     assert ran.returncode == 1
     assert b"1009 (message too big)" in ran.stderr
     assert ran.stderr.count(b"\n") == 1
@@ -159,9 +168,10 @@ def test_a_server_that_closes(server: Program) -> None:
         ([], 2, "URL"),
     ],
 )
-def test_an_invalid_command_line_is_reported(arguments: list[str], status: int, message: str) -> None:
-    command = [*CONNECT, *arguments]
-    ran = subprocess.run(command, input="", capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+def test_an_invalid_command_line_is_reported(
+    start_program: StartProgram, arguments: list[str], status: int, message: str
+) -> None:
+    ran = start_program.run("connect", *arguments)
     assert ran.returncode == status
     assert message in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -195,6 +205,13 @@ def test_an_error_without_standard_error_sets_the_exit_status() -> None:
     command = f"{' '.join(CONNECT)} 127.0.0.1:1 2>&-"
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
+@pytest.mark.parametrize(("arguments", "status"), [(["127.0.0.1:1"], 1), (["ftp://host/"], 2), (["--nonsense"], 2)])
+def test_an_error_that_cant_be_written_sets_the_exit_status(forker: Forker, arguments: list[str], status: int) -> None:
+    with open("/dev/full", "wb") as full, forker.start(["connect", *arguments], stderr=full.fileno()) as ran:
+        assert ran.wait(PATIENCE_S) == status
 
 
 @pytest.mark.parametrize(
@@ -255,7 +272,7 @@ def test_an_invalid_command_line_gets_a_hint(line: str, message: str) -> None:
 class Flood:
     """A server that sends messages of 1,000 bytes to its one client as fast as the client reads, up to a bound."""
 
-    MOST_BYTES = 40 * MIB
+    MOST_BYTES = 28 * MIB
 
     def __init__(self) -> None:
         self.sent = 0
@@ -294,9 +311,8 @@ def flood() -> Iterator[Flood]:
     flood.end()
 
 
-def test_unread_output_holds_the_server_back(flood: Flood) -> None:
-    command = [*CONNECT, flood.address, "-w", "-1"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as ran:
+def test_unread_output_holds_the_server_back(forker: Forker, flood: Flood) -> None:
+    with forker.start(["connect", flood.address, "-w", "-1"], stdout=subprocess.PIPE) as ran:
         assert ran.stdout is not None
         read = 0
         while flood.sent < flood.MOST_BYTES:
@@ -381,16 +397,15 @@ def refusing(act: Callable[[Refuser], None], tls: ssl.SSLContext | None = None) 
         refuser.end()
 
 
-def connect_to(address: str, *arguments: str, said: bytes = b"") -> tuple[int, str]:
+def status_and_message(connect: Run, address: str, *arguments: str, said: bytes = b"") -> tuple[int, str]:
     """Return the exit status and the text on standard error."""
-    command = [*CONNECT, "--no-compression", address, *arguments]
-    ran = subprocess.run(command, input=said, capture_output=True, timeout=PATIENCE_S, check=False)
+    ran = connect(address, "--no-compression", *arguments, said=said)
     return ran.returncode, ran.stderr.decode()
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["in answer to ours", "before ours"])
 @pytest.mark.parametrize("code", [1000, 1001, 1005, 1003, 1008, 1009, 1011, 1013, 4001])
-def test_the_status_depends_on_the_server_s_code(code: int, first: bool) -> None:
+def test_the_status_depends_on_the_server_s_code(connect: Run, code: int, first: bool) -> None:
     def act(server: Refuser) -> None:
         if first:
             server.wait_for(b"one", b"two")
@@ -400,7 +415,9 @@ def test_the_status_depends_on_the_server_s_code(code: int, first: bool) -> None
         server.wait_for_end()
 
     with refusing(act) as address:
-        status, message = connect_to(address, *(("-w", "-1") if first else ("-w", "0")), said=b"one\ntwo\n")
+        status, message = status_and_message(
+            connect, address, *(("-w", "-1") if first else ("-w", "0")), said=b"one\ntwo\n"
+        )
     if code in (1000, 1001, 1005):
         assert (status, message) == (0, "")
         return
@@ -412,13 +429,13 @@ def test_the_status_depends_on_the_server_s_code(code: int, first: bool) -> None
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1009])
-def test_input_that_was_not_sent_is_reported_whatever_the_code(code: int) -> None:
+def test_input_that_was_not_sent_is_reported_whatever_the_code(connect: Run, code: int) -> None:
     def act(server: Refuser) -> None:
         server.send(Opcode.CLOSE, code.to_bytes(2, "big"))
         server.wait_for_nothing()
 
     with refusing(act) as address:
-        status, message = connect_to(address, said=b"x" * 20_000_000 + b"\nnext\n")
+        status, message = status_and_message(connect, address, said=b"x" * 20_000_000 + b"\nnext\n")
     assert status == 1
     assert re.fullmatch(
         rf"rawws: closed by the server with {code} \(.*\); the input from line 1 on was not sent\n", message
@@ -426,7 +443,7 @@ def test_input_that_was_not_sent_is_reported_whatever_the_code(code: int) -> Non
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-def test_a_refusal_is_reported_even_if_a_reset_follows_it(scheme: str) -> None:
+def test_a_refusal_is_reported_even_if_a_reset_follows_it(connect: Run, scheme: str) -> None:
     def act(server: Refuser) -> None:
         server.client.recv(1)
         server.send(Opcode.CLOSE, b"\x03\xf1too big")
@@ -437,7 +454,9 @@ def test_a_refusal_is_reported_even_if_a_reset_follows_it(scheme: str) -> None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         trustme.CA().issue_cert(LOOPBACK).configure_cert(tls)
     with refusing(act, tls) as address:
-        status, message = connect_to(f"{scheme}://{address}", "-n", said=b"x" * 20_000_000 + b"\nnext\n")
+        status, message = status_and_message(
+            connect, f"{scheme}://{address}", "-n", said=b"x" * 20_000_000 + b"\nnext\n"
+        )
     assert status == 1
     assert message == (
         "rawws: closed by the server with 1009 (message too big) 'too big'; the input from line 1 on was not sent\n"
@@ -445,23 +464,23 @@ def test_a_refusal_is_reported_even_if_a_reset_follows_it(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("resets", [False, True])
-def test_an_end_without_a_close_is_a_failure(resets: bool) -> None:
+def test_an_end_without_a_close_is_a_failure(connect: Run, resets: bool) -> None:
     def act(server: Refuser) -> None:
         server.wait_for_close()
         if resets:
             server.reset()
 
     with refusing(act) as address:
-        status, message = connect_to(address, "-w", "0", said=b"one\n")
+        status, message = status_and_message(connect, address, "-w", "0", said=b"one\n")
     assert status == 1
     assert message.startswith("rawws: closed by us with 1000 (normal closure), with no close in answer: ")
     assert message.endswith("; line 1 may not have reached the server\n")
 
 
-def test_a_refused_message_and_the_unsent_input_are_reported(server: Program) -> None:
+def test_a_refused_message_and_the_unsent_input_are_reported(piped: Run) -> None:
     large = b"x" * 8_000_000
     for said in (large, large + b"\nafter\n", b"fine\n" + large + b"\n" + b"after\n" * 100_000):
-        ran = piped(server, "--no-compression", said=said)
+        ran = piped("--no-compression", said=said)
         assert ran.returncode == 1
         assert ran.stdout == (b"fine\n" if said.startswith(b"fine") else b"")
         message = ran.stderr.decode()
@@ -469,7 +488,7 @@ def test_a_refused_message_and_the_unsent_input_are_reported(server: Program) ->
         assert re.search(r"; the input from line \d+ on was not sent|; lines? [1-9to ]+ may not have reached", message)
 
 
-def test_unsent_messages_of_execute_are_reported() -> None:
+def test_unsent_messages_of_execute_are_reported(connect: Run) -> None:
     def act(server: Refuser) -> None:
         server.wait_for(b"one")
         server.send(Opcode.CLOSE, b"\x03\xe9")
@@ -478,7 +497,7 @@ def test_unsent_messages_of_execute_are_reported() -> None:
     # An argument holds at most 128 KiB, so there are many of them.
     large = [part for _ in range(15) for part in ("-x", "x" * 100_000)]
     with refusing(act) as address:
-        status, message = connect_to(address, "-x", "one", *large, "-w", "-1")
+        status, message = status_and_message(connect, address, "-x", "one", *large, "-w", "-1")
     if status:  # otherwise the system has taken all of it
         assert re.fullmatch(
             r"rawws: closed by the server with 1001 \(going away\); the input from message \d+ on was not sent\n",
@@ -488,9 +507,10 @@ def test_unsent_messages_of_execute_are_reported() -> None:
         assert message == ""
 
 
-def test_ctrl_c_in_a_pipe_exits_with_status_0(server: Program) -> None:
-    command = [*CONNECT, "-v", f"{server.address}/room"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
+def test_ctrl_c_in_a_pipe_exits_with_status_0(forker: Forker, server: Program) -> None:
+    pipe = subprocess.PIPE
+    arguments = ["connect", "-v", f"{server.address}/room"]
+    with forker.start(arguments, stdin=pipe, stdout=pipe, stderr=pipe) as ran:
         assert ran.stdin is not None
         assert ran.stdout is not None
         ran.stdin.write(b"one\n")
@@ -500,29 +520,42 @@ def test_ctrl_c_in_a_pipe_exits_with_status_0(server: Program) -> None:
         assert ran.wait(PATIENCE_S) == 0
 
 
+@contextlib.contextmanager
+def serving(handle: Callable[[ServerConnection], None]) -> Iterator[str]:
+    """Run a server on `websockets`; yields its address."""
+    with websockets_serve(handle, LOOPBACK, 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"{LOOPBACK}:{server.socket.getsockname()[1]}"
+        finally:
+            server.shutdown()
+            thread.join(PATIENCE_S)
+
+
 # Waiting for the answers
 
 
 @pytest.fixture
 def slow_echo() -> Iterator[str]:
-    """An echo on `websockets` that thinks about each message for 0.2 s."""
+    """An echo that thinks about each message for 0.2 s."""
 
     def handle(client: ServerConnection) -> None:
         for message in client:
             time.sleep(0.2)
             client.send(message)
 
-    with websockets_serve(handle, LOOPBACK, 0) as slow:
-        thread = threading.Thread(target=slow.serve_forever)
-        thread.start()
-        yield f"{LOOPBACK}:{slow.socket.getsockname()[1]}"
-        slow.shutdown()
-        thread.join(PATIENCE_S)
+    with serving(handle) as address:
+        yield address
 
 
-def test_the_frames_that_are_shown_have_the_text_of_compressed_messages(slow_echo: str) -> None:
-    command = [*CONNECT, "-v", slow_echo]
-    ran = subprocess.run(command, input=b"hello\n" * 3, capture_output=True, timeout=PATIENCE_S, check=False)
+def test_the_frames_that_are_shown_have_the_text_of_compressed_messages(connect: Run) -> None:
+    def handle(client: ServerConnection) -> None:
+        for _ in range(3):
+            client.send(client.recv())
+
+    with serving(handle) as address:
+        ran = connect(address, "-v", "-w", "-1", said=b"hello\n" * 3)
     assert (ran.returncode, ran.stdout) == (0, b"hello\n" * 3)
     log = ran.stderr.decode()
     assert " rawws.server    #0 = marks of this log: < received, > sent, " in log
@@ -532,16 +565,14 @@ def test_the_frames_that_are_shown_have_the_text_of_compressed_messages(slow_ech
     assert received == ["= the message: TEXT, 5 bytes: 'hello'"] * 3
 
 
-def test_a_pipe_waits_for_the_answers(slow_echo: str) -> None:
+def test_a_pipe_waits_for_the_answers(connect: Run, slow_echo: str) -> None:
     said = b"q1\nq2\nq3\n"
-    command = [*CONNECT, slow_echo]
-    ran = subprocess.run(command, input=said, capture_output=True, timeout=PATIENCE_S, check=False)
+    ran = connect(slow_echo, said=said)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, said, b"")
 
 
-def test_a_given_wait_is_kept(slow_echo: str) -> None:
-    command = [*CONNECT, slow_echo, "-w", "0"]
-    ran = subprocess.run(command, input=b"q1\n", capture_output=True, timeout=PATIENCE_S, check=False)
+def test_a_given_wait_is_kept(connect: Run, slow_echo: str) -> None:
+    ran = connect(slow_echo, "-w", "0", said=b"q1\n")
     assert (ran.returncode, ran.stdout) == (0, b"")
 
 
@@ -616,13 +647,11 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J \x9b5n \x85 \x7f \u202e \x00 fine ü"
 SPELT_OUT = r"\x1b]0;owned\x07\x1b[2J \x9b5n \x85 \x7f \u202e \x00 fine ü"
 
 
-def in_terminal(*arguments: str, said: bytes = b"") -> tuple[int, str]:
-    """Run a command with a pipe as input and a terminal for the rest; return the exit status and the output."""
+def run_in_terminal(start: Callable[..., subprocess.Popen[bytes] | Forked], said: bytes = b"") -> tuple[int, str]:
+    """Run a program with a pipe as input and a terminal for the rest; return the exit status and the output."""
     screen, inside = pty.openpty()
     try:
-        with subprocess.Popen(
-            [sys.executable, "-m", "rawws", *arguments], stdin=subprocess.PIPE, stdout=inside, stderr=inside
-        ) as ran:
+        with start(stdin=subprocess.PIPE, stdout=inside, stderr=inside) as ran:
             os.close(inside)
             assert ran.stdin is not None
             ran.stdin.write(said)
@@ -640,7 +669,7 @@ def assert_harmless(shown: str) -> None:
     assert all(c.isprintable() or c == "\n" for c in shown), shown
 
 
-def test_messages_are_made_printable_for_a_terminal() -> None:
+def test_messages_are_made_printable_for_a_terminal(forker: Forker) -> None:
     def act(server: Refuser) -> None:
         server.send(Opcode.TEXT, f"{HOSTILE}\nsecond line".encode())
         server.send(Opcode.BINARY, HOSTILE.encode())
@@ -648,7 +677,7 @@ def test_messages_are_made_printable_for_a_terminal() -> None:
         server.wait_for_end()
 
     with refusing(act) as address:
-        status, shown = in_terminal("connect", "-v", address, "-w", "-1", said=b"hello\n")
+        status, shown = run_in_terminal(partial(forker.start, ["connect", "-v", address, "-w", "-1"]), said=b"hello\n")
     assert status == 1
     assert_harmless(shown)
     lines = shown.split("\n")
@@ -656,7 +685,7 @@ def test_messages_are_made_printable_for_a_terminal() -> None:
     assert f"(binary, {len(HOSTILE.encode())} bytes) 1b 5d 30 3b" in shown
 
 
-def test_messages_are_left_as_they_are_for_a_file() -> None:
+def test_messages_are_left_as_they_are_for_a_file(connect: Run) -> None:
     def act(server: Refuser) -> None:
         server.send(Opcode.TEXT, HOSTILE.encode())
         server.send(Opcode.BINARY, b"\x1b\xff")
@@ -664,9 +693,7 @@ def test_messages_are_left_as_they_are_for_a_file() -> None:
         server.wait_for_end()
 
     with refusing(act) as address:
-        ran = subprocess.run(
-            [*CONNECT, address, "-w", "-1"], input=b"", capture_output=True, timeout=PATIENCE_S, check=False
-        )
+        ran = connect(address, "-w", "-1")
     assert (ran.returncode, ran.stdout) == (0, HOSTILE.encode() + b"\n\x1b\xff\n")
 
 
@@ -678,7 +705,8 @@ def test_characters_outside_the_terminals_encoding_are_escaped(monkeypatch: pyte
 
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     with refusing(act) as address:
-        assert in_terminal("connect", address, "-w", "-1") == (0, "\\xfc \\u2192 5\n")
+        command = [*CONNECT, address, "-w", "-1"]
+        assert run_in_terminal(lambda **streams: subprocess.Popen(command, **streams)) == (0, "\\xfc \\u2192 5\n")
 
 
 REFUSALS = [
@@ -695,7 +723,7 @@ REFUSALS = [
     [*((answer, "connect") for answer in REFUSALS), (REFUSALS[0], "check")],
     ids=[*map(str, range(len(REFUSALS))), "check"],
 )
-def test_a_refusal_is_made_printable(answer: bytes, command: str) -> None:
+def test_a_refusal_is_made_printable(forker: Forker, answer: bytes, command: str) -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         ended = threading.Event()
 
@@ -712,8 +740,8 @@ def test_a_refusal_is_made_printable(answer: bytes, command: str) -> None:
         thread.start()
         address = f"{LOOPBACK}:{listener.getsockname()[1]}"
         try:
-            arguments = ["--only", "handshake", "-v"] if command == "check" else ["-v"]
-            status, shown = in_terminal(command, f"ws://{address}/", *arguments)
+            more = ["--only", "handshake", "--timeout", "0.3"] if command == "check" else []
+            status, shown = run_in_terminal(partial(forker.start, [command, f"ws://{address}/", "-v", *more]))
         finally:
             ended.set()
             socket.create_connection(listener.getsockname()).close()
@@ -728,11 +756,16 @@ def test_a_refusal_is_made_printable(answer: bytes, command: str) -> None:
 class Terminal:
     """The program in its own terminal."""
 
-    def __init__(self, home: Path, *arguments: str) -> None:
+    def __init__(self, forker: Forker, home: Path, address: str) -> None:
         self._screen, inside = pty.openpty()
         environment = {**os.environ, "XDG_STATE_HOME": str(home), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
-        self.process = subprocess.Popen(
-            [*CONNECT, *arguments], stdin=inside, stdout=inside, stderr=inside, env=environment, start_new_session=True
+        self.process = forker.start(
+            ["connect", address],
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            environment=environment,
+            leads_session=True,
         )
         os.close(inside)
         self._seen = ""
@@ -765,8 +798,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(server: Program, tmp_path: Path) -> Iterator[Terminal]:
-    terminal = Terminal(tmp_path, f"{server.address}/room")
+def terminal(forker: Forker, server: Program, tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(forker, tmp_path, f"{server.address}/room")
     try:
         terminal.wait_for(f"connected to ws://{server.address}/room")
         terminal.wait_for(">")
@@ -808,13 +841,13 @@ def test_raw_bytes_are_sent_and_the_answer_is_shown(terminal: Terminal) -> None:
     assert terminal.wait() == 1
 
 
-def test_control_characters_of_others_are_escaped_on_the_terminal(terminal: Terminal, server: Program) -> None:
-    piped(server, "-x", "\x1b]0;owned\x07 fine", "-w", "0")
+def test_control_characters_of_others_are_escaped_on_the_terminal(terminal: Terminal, piped: Run) -> None:
+    piped("-x", "\x1b]0;owned\x07 fine", "-w", "0")
     assert "\x07" not in terminal.wait_for(r"< \x1b]0;owned\x07 fine")
 
 
-def test_a_slow_terminal_holds_the_server_back(flood: Flood, tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, flood.address)
+def test_a_slow_terminal_holds_the_server_back(forker: Forker, flood: Flood, tmp_path: Path) -> None:
+    terminal = Terminal(forker, tmp_path, flood.address)
     try:
         terminal.wait_for("< xxx")
         terminal.wait_for(">")  # the prompt

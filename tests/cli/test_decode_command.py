@@ -28,9 +28,10 @@ from rawws.inspection.seen import Seen, SeenFrame
 from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import Opcode, encode_frame, parse_header
 from rawws.wire.role import Role
+from tests.forked import Forker
 from tests.inspection.test_observer import HELLO, REQUEST, SWITCH
 from tests.inspection.test_packets import packet
-from tests.serving import PATIENCE_S, need
+from tests.serving.machine import PATIENCE_S, need
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nA"
 BYE = encode_frame(Opcode.CLOSE, b"\x03\xe8")
@@ -78,7 +79,7 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "said", [RESPONSE * 2000, REQUEST + HELLO * 13_000, encode_frame(Opcode.BINARY, bytes(200_000)) + BYE]
+    "said", [RESPONSE * 1700, REQUEST + HELLO * 6000, encode_frame(Opcode.BINARY, bytes(200_000)) + BYE]
 )
 def test_a_long_input_gives_the_same_output_in_pieces(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
@@ -247,13 +248,12 @@ def error_sentence(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return said.err.removeprefix("rawws: ").removesuffix("\n")
 
 
-def followed(sentence: str, tool: str) -> str:
+def followed(forker: Forker, sentence: str, tool: str) -> str:
     """Follow a sentence's advice with a tool, and return the output."""
-    match = re.search(rf"{tool} [^|]*\| rawws decode", sentence)
+    match = re.search(rf"({tool} [^|]*)\| rawws decode", sentence)
     assert match is not None
-    command = match[0].replace("rawws decode", f"{sys.executable} -m rawws decode --brief")
-    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    return ran.stdout
+    piped = subprocess.run(["sh", "-c", match[1]], capture_output=True, timeout=PATIENCE_S, check=False)
+    return forker.run(["decode", "--brief"], piped.stdout, timeout=PATIENCE_S).stdout.decode()
 
 
 def pcap(packet: bytes, *, order: Literal["little", "big"] = "little", magic: int = 0xA1B2C3D4) -> bytes:
@@ -287,13 +287,13 @@ def test_a_capture_file_is_recognized(
 
 @pytest.mark.parametrize("tool", ["tshark", "tcpdump"])
 def test_the_advice_for_a_capture_works(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, captured: bytes, tool: str
+    forker: Forker, capsys: pytest.CaptureFixture[str], tmp_path: Path, captured: bytes, tool: str
 ) -> None:
     (tmp_path / "a capture").write_bytes(pcap(captured))
     sentence = error_sentence(capsys, str(tmp_path / "a capture"))
     assert NAMED in sentence
     need(shutil.which(tool), tool)
-    assert "TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'" in followed(sentence, tool)
+    assert "TEXT fin=1 rsv=000 mask=37fa213d len=5 'Hello'" in followed(forker, sentence, tool)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_the_advice_for_a_capture_works(
     [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)],
 )
 def test_a_compressed_file_is_recognized_and_the_advice_works(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, tool: str, pack: Callable[[bytes], bytes]
+    forker: Forker, capsys: pytest.CaptureFixture[str], tmp_path: Path, tool: str, pack: Callable[[bytes], bytes]
 ) -> None:
     (tmp_path / "x").write_bytes(pack(HELLO))
     sentence = error_sentence(capsys, str(tmp_path / "x"))
@@ -310,7 +310,7 @@ def test_a_compressed_file_is_recognized_and_the_advice_works(
         == f"{tmp_path}/x is compressed with {tool}: decode its contents, with {tool} -dc {tmp_path}/x | rawws decode"
     )
     need(shutil.which(tool), tool)
-    assert "'Hello'" in followed(sentence, tool)
+    assert "'Hello'" in followed(forker, sentence, tool)
 
 
 def test_a_har_is_recognized_and_the_advice_works(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -386,9 +386,8 @@ def test_missing_empty_and_several_files_are_reported_in_one_sentence(
     assert error_sentence(capsys, f"{tmp_path}/nosuch.hex").startswith("there is no file '")
 
 
-def test_a_pipe_is_read_like_a_file() -> None:
-    command = f"{sys.executable} -m rawws decode --brief /dev/fd/3 3<&0"
-    ran = subprocess.run(["sh", "-c", command], input=HELLO, capture_output=True, timeout=PATIENCE_S, check=False)
+def test_a_pipe_is_read_like_a_file(forker: Forker) -> None:
+    ran = forker.run(["decode", "--brief", "/dev/fd/0"], HELLO, timeout=PATIENCE_S)
     assert ran.stdout.decode().endswith("'Hello'\n")
 
 

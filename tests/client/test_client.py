@@ -23,7 +23,7 @@ from rawws import Request, Response, UsageError, WebSocket
 from rawws.net.dial import dial
 from rawws.wire.frames import encode_frame
 from rawws.wire.handshake import Accept
-from tests.serving import LOOPBACK
+from tests.serving.machine import LOOPBACK
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 import rawws
 from rawws.hub.room import state_of
 from rawws.server.server import Server
-from tests.serving import LOOPBACK, PATIENCE_S
+from tests.serving.machine import LOOPBACK, PATIENCE_S
 
 
 async def start(nursery: trio.Nursery, hub: rawws.Hub, port: int = 0) -> Server:

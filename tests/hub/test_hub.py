@@ -39,21 +39,9 @@ from rawws.wire import masking
 from rawws.wire.frames import Opcode
 from rawws.wire.masking import OnDemand
 from rawws.wire.session import Session
-from tests.serving import (
-    Client,
-    Running,
-    RunningHub,
-    Seen,
-    Serve,
-    StartHub,
-    binary,
-    close,
-    masked,
-    ping,
-    seen_close,
-    seen_text,
-    text,
-)
+from tests.serving.client import Client
+from tests.serving.server import Running, RunningHub, Serve, StartHub
+from tests.serving.wire import Seen, binary, close, masked, ping, seen_close, seen_text, text
 
 # Linux gives at least about twice as much: the buffer holds a few frames, or part of a large one.
 SMALL_BUFFER = 4096

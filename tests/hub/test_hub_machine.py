@@ -35,7 +35,9 @@ from rawws.wire.deflate import answer_offers, inflate_whole
 from rawws.wire.frames import Opcode, parse_header
 from rawws.wire.handshake import Accept, Handshake
 from rawws.wire.messages import Headers, Request
-from tests.serving import KEY, Client, HangsUp, RunningHub, close, ping, text
+from tests.serving.client import Client, HangsUp
+from tests.serving.server import RunningHub
+from tests.serving.wire import KEY, close, ping, text
 from tests.sse import read_events
 
 HISTORY = 12

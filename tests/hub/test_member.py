@@ -22,7 +22,9 @@ from rawws.relay.sending import MAX_OUTBOX_BYTES
 from rawws.relay.settings import RoomSettings
 from rawws.wire.frames import Opcode
 from tests.room_serving import rooms
-from tests.serving import Client, RunningHub, Seen, StartHub, close, seen_close, seen_text, text
+from tests.serving.client import Client
+from tests.serving.server import RunningHub, StartHub
+from tests.serving.wire import Seen, close, seen_close, seen_text, text
 
 SMALL = 4096  # a socket's buffer
 PADDING = "x" * 900

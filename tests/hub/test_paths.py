@@ -23,7 +23,10 @@ from rawws.hub.paths import RoomPaths
 from rawws.server.asgi_endpoints import may_match_below, websocket_paths
 from tests.asgi_serving import says_ok
 from tests.room_serving import post
-from tests.serving import LOOPBACK, Answer, Client, StartProgram, get, seen_text, text, upgrade
+from tests.serving.client import Answer, Client
+from tests.serving.machine import LOOPBACK
+from tests.serving.programs import StartProgram
+from tests.serving.wire import get, seen_text, text, upgrade
 
 NONE_OF_ROOM = [
     "/",

@@ -17,7 +17,7 @@ from rawws.broadcast.log import SEGMENT_PIECES, History
 from rawws.errors import UsageError
 from rawws.hub.room import state_of
 from rawws.testing import Opcode, Role, open_pair, open_raw
-from tests.serving import PATIENCE_S
+from tests.serving.machine import PATIENCE_S
 
 # Linux gives at least about twice as much.
 SMALL_BUFFER = 4096

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rawws.errors import UsageError
 from rawws.inspection import spellings
-from tests.serving import need
+from tests.serving.machine import need
 
 HELLO = bytes.fromhex("818537fa213d7f9f4d5158")
 

@@ -25,21 +25,9 @@ from rawws.process.program import load_tls
 from rawws.relay.loop import current_loop
 from rawws.server.connection import LINGER_S
 from rawws.wire.frames import Opcode, encode_frame, parse_header
-from tests.serving import (
-    LOOPBACK,
-    PATIENCE_S,
-    Running,
-    Seen,
-    Serve,
-    StartHub,
-    binary,
-    close,
-    get,
-    ping,
-    seen_text,
-    text,
-    upgrade,
-)
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.server import Running, Serve, StartHub
+from tests.serving.wire import Seen, binary, close, get, ping, seen_text, text, upgrade
 
 
 class Certificate:

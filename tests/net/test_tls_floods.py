@@ -37,7 +37,9 @@ from rawws.wire.handshake import Accept
 from rawws.wire.tls_records import MAX_RECORD_BYTES, find_records
 from tests.net.test_tls import Certificate, join, tls_pair
 from tests.openssl import RawTls
-from tests.serving import LOOPBACK, PATIENCE_S, Running, Seen, Serve, StartHub, binary, masked, text, upgrade
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.server import Running, Serve, StartHub
+from tests.serving.wire import Seen, binary, masked, text, upgrade
 
 MANY = 4000
 FLOOD = f"over {MAX_DATALESS_RECORDS} TLS records in a row came without a byte of data"

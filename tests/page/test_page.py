@@ -22,7 +22,8 @@ from rawws.inspection.conformance import CASES
 from rawws.wire.handshake import GUID
 from rawws.wire.masking import apply_mask
 from tests.browser import launch, need_chromium, need_node_module
-from tests.serving import PATIENCE_S, Program, StartProgram, need
+from tests.serving.machine import PATIENCE_S, need
+from tests.serving.programs import Program, StartProgram
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page

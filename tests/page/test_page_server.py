@@ -27,7 +27,10 @@ from rawws.wire.deflate import Deflater
 from rawws.wire.frames import RSV1, Frame, Opcode, encode_frame, parse_header
 from rawws.wire.messages import Headers, Request
 from rawws.wire.trace import DIRECTIONS, IN, OUT
-from tests.serving import LOOPBACK, PATIENCE_S, Answer, Client, Program, StartProgram, close, get, text, upgrade
+from tests.serving.client import Answer, Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import Program, StartProgram
+from tests.serving.wire import close, get, text, upgrade
 
 BROWSER = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 

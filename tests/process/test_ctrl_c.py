@@ -14,7 +14,7 @@ import trio
 
 import rawws
 from rawws.hooks import call_application
-from tests.serving import PATIENCE_S
+from tests.serving.machine import PATIENCE_S
 from tests.test_examples import LISTENING
 
 # The script starts a server and interrupts it, each time in its own process, at every fourth line of trio that starts
@@ -34,7 +34,7 @@ async def main(seen):
         await nursery.start(functools.partial(rawws.serve, rawws.Hub(), 0, host="127.0.0.1", http=rawws.asgi(app)))
         await trio.testing.wait_all_tasks_blocked()
         sys.settrace(None)
-        print("all", seen)
+        print("all", seen, flush=True)
         os._exit(0)
 
 def is_interrupt(error):

@@ -14,16 +14,23 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.forked import Forker
 from tests.process.test_workers import workers_of
 from tests.redis_server import redis_server
 from tests.relay.test_faults import assert_no_traceback, wait_gone
-from tests.serving import PATIENCE_S, Program, StartProgram, get
+from tests.serving.machine import PATIENCE_S
+from tests.serving.programs import Program, StartProgram
+from tests.serving.wire import get
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
+# The application has the program wait less than usual for what keeps it.
 APP = """
+import rawws.process.signals
+rawws.process.signals.LATE_S = rawws.process.signals.FORCE_S = 0.1
+
 async def app(scope, receive, send):
     assert scope["type"] == "http"
     block()
@@ -163,8 +170,8 @@ import os, signal, time
 def block():
     child = os.fork()
     if not child:
-        time.sleep(0.2)
-        time.sleep(0.2)
+        time.sleep(0.1)
+        time.sleep(0.1)
         os._exit(0)
     for _ in range(2):
         os.kill(child, signal.SIGTERM)
@@ -172,7 +179,7 @@ def block():
     os.waitpid(child, 0)
 """
     program = start_program(*write_app(tmp_path, more), directory=tmp_path)
-    for _ in range(5):  # each child gets two signals; two of ours would end the program a second later
+    for _ in range(3):  # each child gets two signals; two of ours would end the program a moment later
         assert (await (await program.connect()).ask(get("/"))).status == 204
     program.signal(signal.SIGTERM)
     assert await end(program) == 0
@@ -181,7 +188,7 @@ def block():
 async def test_the_program_can_be_ended_even_if_it_never_listened(start_program: StartProgram, tmp_path: Path) -> None:
     listening = start_program("--no-page")
     flags = [*write_app(tmp_path, THREAD), "--port", str(listening.port)]
-    program = start_program.begin(*flags, directory=tmp_path)
+    program = start_program.fork(*flags, directory=tmp_path)
     await wait(program, IN_THREAD)
     program.signal(signal.SIGTERM)
     assert await end(program) == 1
@@ -226,14 +233,14 @@ async def test_a_tap_ends_with_one_signal(start_program: StartProgram) -> None:
     assert await end(tap) == 0
 
 
-async def test_two_signals_end_a_client_whose_output_is_not_read(start_program: StartProgram) -> None:
+async def test_two_signals_end_a_client_whose_output_is_not_read(start_program: StartProgram, forker: Forker) -> None:
     server = start_program("--no-page", "--hello", "x" * 100_000)  # more than a pipe holds
-    command = [*start_program.command, "connect", f"ws://{server.address}/"]
     pipe = subprocess.PIPE
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    client = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=buffered)
-    assert client.stdout is not None
-    try:
+    arguments = ["connect", f"ws://{server.address}/"]
+    constants = {"rawws.process.signals.FORCE_S": 0.1}
+    with forker.start(arguments, stdin=pipe, stdout=pipe, stderr=pipe, constants=constants) as client:
+        assert client.stdout is not None
+        assert client.stderr is not None
         waiting = before = -1
         while waiting <= 0 or waiting != before:  # until the pipe is full
             await trio.sleep(0.05)
@@ -242,8 +249,5 @@ async def test_two_signals_end_a_client_whose_output_is_not_read(start_program: 
         client.send_signal(signal.SIGTERM)
         client.send_signal(signal.SIGINT)
         assert await trio.to_thread.run_sync(client.wait, PATIENCE_S) == 1
-        _, err = client.communicate()
-        assert "standard output takes nothing, or the server doesn't close: ending without it" in err
-    finally:
-        client.kill()
-        client.communicate()
+        err = client.stderr.read().decode()
+    assert "standard output takes nothing, or the server doesn't close: ending without it" in err

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from rawws.process.malloc import HeapTrimmer
-from tests.serving import need
+from tests.serving.machine import need
 
 # Messages of all sizes are made and freed, but for a few. The last one stays, so the end of the heap is in use.
 BUSY_HOUR = """

@@ -15,7 +15,9 @@ import trio
 import rawws
 from rawws.process.workers import VARIABLE, WorkerContext
 from tests.redis_server import free_port, redis_server
-from tests.serving import LOOPBACK, PATIENCE_S, Program, StartProgram, get
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import Program, StartProgram
+from tests.serving.wire import get
 
 REDIS = "redis://localhost:6379"
 

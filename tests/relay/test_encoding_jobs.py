@@ -27,7 +27,9 @@ from rawws.wire.deflate import STEP_BYTES, Deflater, inflate_whole
 from rawws.wire.fast_reader import FastReader
 from rawws.wire.frames import RSV1, Opcode, encode_frame, parse_header
 from rawws.wire.session import Session
-from tests.serving import MASK_KEY, Client, StartHub, masked, seen_text, text
+from tests.serving.client import Client
+from tests.serving.server import StartHub
+from tests.serving.wire import MASK_KEY, masked, seen_text, text
 
 DEFLATE = "permessage-deflate; server_max_window_bits="
 LETTERS = "".join(random.Random(1).choices("ab", k=MIB - 1000))

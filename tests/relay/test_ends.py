@@ -22,7 +22,9 @@ from rawws.server.room_app import RoomApp
 from rawws.server.room_posts import PublishPolicy
 from rawws.tracing import Tracer
 from rawws.wire.frames import Opcode
-from tests.serving import LOOPBACK, PATIENCE_S, Client, close, get, masked, text
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.wire import close, get, masked, text
 from tests.test_tracing import Memory
 
 pytest.importorskip("prometheus_client")

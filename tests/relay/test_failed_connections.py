@@ -31,11 +31,13 @@ from rawws.errors import UsageError
 from rawws.net.listeners import open_listeners
 from rawws.net.tls import default_context, explain, explain_client, trusting_context
 from rawws.process.program import load_tls
+from rawws.tools import tap
 from rawws.tools.tap import Target, run_tap
 from rawws.tracing import Tracer
 from tests.proxies import NGINX_HTTP
 from tests.redis_server import free_port
-from tests.serving import LOOPBACK, PATIENCE_S, StartProgram, need, wait_listening_at
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need
+from tests.serving.programs import StartProgram, wait_listening_at
 from tests.test_tracing import Memory
 
 TRUST = "give it with --ca FILE (in Python: ssl=ssl.create_default_context(cafile=FILE))"
@@ -547,7 +549,10 @@ async def test_a_client_tries_again_where_tls_may_work_later(
 # The tap
 
 
-async def test_the_tap_says_why_it_has_no_server(nursery: trio.Nursery, files: Files) -> None:
+async def test_the_tap_says_why_it_has_no_server(
+    nursery: trio.Nursery, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tap, "REFUSAL_S", 0.1)  # the client sends nothing that could be refused
     tracer, memory = Tracer(), Memory()
     tracer.add(memory)
     with files.serve(files.good, "-Verify", "1", "-tls1_3") as port:

@@ -36,27 +36,14 @@ from rawws.server.asgi_spec import Receive, Scope, Send
 from rawws.tracing import Recording, Tracer
 from rawws.wire.frames import Opcode
 from tests.asgi_serving import answer, errors, only_http, serving
-from tests.forked import Forker
+from tests.forked import Forked, Forker
 from tests.process.test_workers import workers_of
 from tests.redis_server import free_port, redis_server
-from tests.serving import (
-    LOOPBACK,
-    PATIENCE_S,
-    Client,
-    HangsUp,
-    Program,
-    Running,
-    Seen,
-    Serve,
-    StartProgram,
-    close,
-    get,
-    masked,
-    ping,
-    seen_close,
-    seen_text,
-    upgrade,
-)
+from tests.serving.client import Client, HangsUp
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import Program, StartProgram
+from tests.serving.server import Running, Serve
+from tests.serving.wire import Seen, close, get, masked, ping, seen_close, seen_text, upgrade
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
@@ -105,6 +92,13 @@ def open_at(clients: list[HangsUp]) -> Open:
         return await (await client.connect(server.port)).open()
 
     return open_at
+
+
+# The program waits for what keeps it a tenth as long as a real one does.
+IMPATIENT = {
+    "rawws.process.program.LATE_S": 0.1,
+    "rawws.process.signals.FORCE_S": 0.1,
+}
 
 
 async def end(program: Program) -> int:
@@ -195,7 +189,7 @@ async def test_unrelated_signals_change_nothing(program: Program, number: signal
 async def test_an_application_that_cant_be_cancelled_is_logged_and_ended_by_a_second_signal(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
-    program = start_program(*write_app(tmp_path), "--drain", "0.1", directory=tmp_path)
+    program = start_program(*write_app(tmp_path), "--drain", "0.1", directory=tmp_path, constants=IMPATIENT)
     for path in ("/thread", "/stubborn"):
         await (await program.connect()).send(get(path))
     assert (await (await program.connect()).ask(get())).status == 204  # both are being answered by now
@@ -209,7 +203,7 @@ async def test_an_application_that_cant_be_cancelled_is_logged_and_ended_by_a_se
 
 
 async def test_two_signals_end_a_program_whose_loop_is_blocked(start_program: StartProgram, tmp_path: Path) -> None:
-    program = start_program(*write_app(tmp_path), directory=tmp_path)
+    program = start_program(*write_app(tmp_path), directory=tmp_path, constants=IMPATIENT)
     await (await program.connect()).send(get("/blocking"))
     await trio.to_thread.run_sync(program.wait_for_line, "blocking")
     program.signal(signal.SIGTERM)
@@ -236,7 +230,7 @@ def write_starting_app(folder: Path, wait: str) -> tuple[str, ...]:
 
 
 async def test_a_signal_while_the_application_starts_ends_it(start_program: StartProgram, tmp_path: Path) -> None:
-    program = start_program.begin(*write_starting_app(tmp_path, "trio.sleep_forever()"), directory=tmp_path)
+    program = start_program.fork(*write_starting_app(tmp_path, "trio.sleep_forever()"), directory=tmp_path)
     await trio.to_thread.run_sync(program.wait_for_line, "starting")
     program.signal(signal.SIGTERM)
     assert await end(program) == 0
@@ -248,7 +242,8 @@ async def test_a_startup_that_cant_be_cancelled_is_ended_by_a_second_signal(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     wait = "trio.to_thread.run_sync(time.sleep, 1000)"
-    program = start_program.begin(*write_starting_app(tmp_path, wait), directory=tmp_path)
+    flags = write_starting_app(tmp_path, wait)
+    program = start_program.fork(*flags, directory=tmp_path, constants=IMPATIENT)
     await trio.to_thread.run_sync(program.wait_for_line, "starting")
     program.signal(signal.SIGTERM)
     await trio.to_thread.run_sync(program.wait_for_line, "it is waited for until another signal")
@@ -262,11 +257,11 @@ async def test_a_signal_while_the_application_of_workers_starts_ends_them(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     flags = write_starting_app(tmp_path, "trio.sleep_forever()")
-    backplane = f"redis://{LOOPBACK}:{free_port()}"
-    program = start_program.begin(*flags, "--workers", "2", "--backplane", backplane, directory=tmp_path)
-    await trio.to_thread.run_sync(program.wait_for_line, "starting")
-    program.signal(signal.SIGTERM)
-    assert await end(program) == 0
+    async with redis_server(tmp_path) as redis:
+        program = start_program.fork(*flags, "--workers", "2", "--backplane", redis.url, directory=tmp_path)
+        await trio.to_thread.run_sync(program.wait_for_line, "starting")
+        program.signal(signal.SIGTERM)
+        assert await end(program) == 0
     assert any("worker 1 #0 = SIGTERM: ending before anything was served" in line for line in program.lines)
 
 
@@ -275,7 +270,8 @@ async def test_a_worker_that_heeds_no_signal_is_killed_after_a_second_one(
     start_program: StartProgram, tmp_path: Path
 ) -> None:
     async with redis_server(tmp_path) as redis:
-        program = start_program("--workers", "2", "--backplane", redis.url, "--hello", "")
+        constants = {"rawws.process.workers.KILL_S": 0.5}
+        program = start_program("--workers", "2", "--backplane", redis.url, "--hello", "", constants=constants)
         program.wait_for_line("2 workers listen on")
         workers = workers_of(program)
         os.kill(workers[0], signal.SIGSTOP)
@@ -432,10 +428,10 @@ async def test_a_program_without_descriptors_pauses_logs_it_once_and_accepts_aga
     cpu_before_s = cpu_s(program)
     for client in crowd[:4]:
         client.hang_up()  # and another one comes in its place, but not all do
-        await trio.sleep(0.2)
+        await trio.sleep(0.1)
         await bystander.send(masked(Opcode.TEXT, b"undisturbed"))
         assert await bystander.frame() == seen_text("undisturbed")
-    assert cpu_s(program) - cpu_before_s < 0.4, "of 0.8 s at least"
+    assert cpu_s(program) - cpu_before_s < 0.2, "of 0.4 s at least"
     for client in crowd:
         client.hang_up()
     program.wait_for_line("accepting again")
@@ -482,30 +478,27 @@ async def test_a_recording_without_room_is_logged_once_stays_readable_and_can_be
     assert "open: another program" in shown
 
 
-@contextlib.contextmanager
-def nowhere_to_log(kind: str) -> Iterator[dict[str, Any]]:
-    """Yield the options for a process whose standard error can't be written."""
-    if kind == "closed":
-        yield {"preexec_fn": partial(os.close, 2)}
-    elif kind == "a full disk":
+def start_without_log(forker: Forker, kind: str, *arguments: str) -> subprocess.Popen[bytes] | Forked:
+    """Start a program whose standard error can't be written."""
+    if kind == "closed":  # Python sees that when it starts
+        return subprocess.Popen([sys.executable, "-m", "rawws", *arguments], preexec_fn=partial(os.close, 2))
+    if kind == "a full disk":
         if not Path("/dev/full").exists():
             pytest.skip("there is no /dev/full")
         with open("/dev/full", "wb") as full:
-            yield {"stderr": full}
-    else:
-        read, write = os.pipe()
-        os.close(read)
-        try:
-            yield {"stderr": write}
-        finally:
-            os.close(write)
+            return forker.start(arguments, stderr=full.fileno())
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        return forker.start(arguments, stderr=write)
+    finally:
+        os.close(write)
 
 
 @pytest.mark.parametrize("kind", ["closed", "a full disk", "a pipe without a reader"])
-async def test_a_log_that_cant_be_written_does_not_stop_the_program(kind: str) -> None:
+async def test_a_log_that_cant_be_written_does_not_stop_the_program(forker: Forker, kind: str) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "rawws", "-vv", "--hello", "", "--port", str(port)]
-    with nowhere_to_log(kind) as how, subprocess.Popen(command, **how) as process:
+    with start_without_log(forker, kind, "-vv", "--hello", "", "--port", str(port)) as process:
         try:
             client = await connect_when_it_listens(port)
             await client.open()

@@ -33,7 +33,8 @@ from rawws.broadcast.outbox import Outbox, Outgoing
 from rawws.broadcast.stream_entries import Author
 from rawws.relay.loop import current_loop
 from rawws.wire.frames import Opcode
-from tests.serving import LOOPBACK, PATIENCE_S, get, masked, need, upgrade
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need
+from tests.serving.wire import get, masked, upgrade
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -12,18 +12,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rawws.limits import Limits
 from rawws.wire.frames import Opcode
-from tests.serving import (
-    Client,
-    Serve,
-    binary,
-    close,
-    get,
-    masked,
-    seen_close,
-    seen_text,
-    text,
-    upgrade,
-)
+from tests.serving.client import Client
+from tests.serving.server import Serve
+from tests.serving.wire import binary, close, get, masked, seen_close, seen_text, text, upgrade
 
 HTTP_ANSWER_HEADERS = {"date", "content-type", "content-length", "cache-control"}
 

@@ -31,7 +31,10 @@ from rawws.wire.handshake import Accept, Handshake
 from rawws.wire.messages import Headers, Request
 from tests.effort import examples
 from tests.room_serving import rooms
-from tests.serving import KEY, LOOPBACK, PATIENCE_S, Client, HangsUp, StartHub, close, text, websocket_on
+from tests.serving.client import Client, HangsUp
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.server import StartHub, websocket_on
+from tests.serving.wire import KEY, close, text
 from tests.sse import read_events
 
 

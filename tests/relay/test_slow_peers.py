@@ -27,20 +27,10 @@ from rawws.relay.loop import current_loop
 from rawws.relay.settings import RoomSettings, Slow
 from rawws.wire.frames import Opcode
 from tests.room_serving import rooms
-from tests.serving import (
-    Client,
-    RunningHub,
-    Seen,
-    StartHub,
-    StartProgram,
-    close,
-    get,
-    masked,
-    ping,
-    seen_text,
-    text,
-    websocket_on,
-)
+from tests.serving.client import Client
+from tests.serving.programs import StartProgram
+from tests.serving.server import RunningHub, StartHub, websocket_on
+from tests.serving.wire import Seen, close, get, masked, ping, seen_text, text
 from tests.sse import read_events
 
 # The kernel buffers about ten times as much as this for a peer that doesn't read.

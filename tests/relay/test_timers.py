@@ -18,7 +18,7 @@ from rawws.relay.peer import FlowControl, Inbox, Loss, Peer
 from rawws.relay.stats import Stats
 from rawws.relay.timers import KEEPALIVE, Timers
 from rawws.wire.session import State
-from tests.serving import RunningHub, StartHub
+from tests.serving.server import RunningHub, StartHub
 
 INTERVAL_S, PING_TIMEOUT_S, CLOSE_TIMEOUT_S = 20.0, 7.0, 5.0
 

@@ -24,7 +24,7 @@ from rawws.relay.sending import MAX_OUTBOX_BYTES
 from rawws.relay.stats import Stats
 from rawws.relay.writer import PeerWriter
 from rawws.testing import open_pair
-from tests.serving import PATIENCE_S
+from tests.serving.machine import PATIENCE_S
 
 OWNED = {name for name in PeerWriter.__slots__ if name.startswith("_")}
 PACKAGE = Path(rawws.__file__).parent

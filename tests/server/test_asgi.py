@@ -38,7 +38,9 @@ from tests.asgi_serving import (
     start,
     the_error,
 )
-from tests.serving import LOOPBACK, Client, get
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK
+from tests.serving.wire import get
 
 # The scope
 

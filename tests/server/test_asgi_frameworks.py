@@ -27,7 +27,8 @@ from rawws.errors import UsageError
 from rawws.server.asgi import AsgiApp, asgi
 from rawws.server.asgi_spec import Receive, Scope, Send
 from tests.asgi_serving import MIB, App, chunk, echo, errors, only_http, serving, the_error
-from tests.serving import LOOPBACK, get, need, seen_text, text
+from tests.serving.machine import LOOPBACK, need
+from tests.serving.wire import get, seen_text, text
 
 # Each test that needs one of these says so.
 with contextlib.suppress(ImportError):

@@ -23,7 +23,8 @@ from rawws.net.listeners import open_listeners
 from rawws.server.asgi import asgi, load_app
 from rawws.server.asgi_spec import Receive, Scope, Send
 from tests.asgi_serving import App, answer, echo, errors, says_ok, serving
-from tests.serving import LOOPBACK, get, seen_text, text
+from tests.serving.machine import LOOPBACK
+from tests.serving.wire import get, seen_text, text
 
 # The lifespan
 

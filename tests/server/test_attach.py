@@ -17,7 +17,9 @@ from trio.testing import MockClock, memory_stream_pair
 
 import rawws
 from rawws import Request, Response
-from tests.serving import LOOPBACK, PATIENCE_S, Client, close, get, seen_close, seen_text, text, upgrade
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.wire import close, get, seen_close, seen_text, text, upgrade
 
 
 async def read_request(stream: trio.abc.ReceiveStream, connection: h11.Connection) -> h11.Request:

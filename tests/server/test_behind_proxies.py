@@ -14,7 +14,10 @@ import trio
 from rawws.page import TRACE
 from rawws.wire.frames import Opcode
 from tests.proxies import NAMES, check_result, proxy
-from tests.serving import LOOPBACK, PATIENCE_S, Client, Program, StartProgram, get, text, upgrade
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import Program, StartProgram
+from tests.serving.wire import get, text, upgrade
 
 BROWSER = "Accept: text/html,application/xhtml+xml,*/*;q=0.8"
 

@@ -7,7 +7,9 @@ import pytest
 from rawws.hub.hub import Mode
 from rawws.wire.deflate import Deflater, inflate_whole
 from rawws.wire.frames import RSV1, FrameHeader, Opcode, encode_frame, parse_header
-from tests.serving import MASK_KEY, Client, Seen, Serve, StartHub, binary, ping, seen_text, text
+from tests.serving.client import Client
+from tests.serving.server import Serve, StartHub
+from tests.serving.wire import MASK_KEY, Seen, binary, ping, seen_text, text
 
 OFFER = "permessage-deflate; client_max_window_bits"
 MESSAGE = "a message that is worth compressing, since it says the same again and again; " * 40

@@ -26,7 +26,11 @@ from rawws.server.asgi_spec import Message, Receive, Scope, Send
 from rawws.wire.frames import Opcode
 from tests.asgi_serving import body, errors, length, only_http, serving, start, the_error
 from tests.redis_server import redis_server
-from tests.serving import LOOPBACK, PATIENCE_S, Client, Program, Serve, get
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import Program
+from tests.serving.server import Serve
+from tests.serving.wire import get
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import pytest
 
 from tests.browser import need_node_module
 from tests.server.test_real_clients import Chromium
-from tests.serving import PATIENCE_S, Program, StartProgram, need
+from tests.serving.machine import PATIENCE_S, need
+from tests.serving.programs import Program, StartProgram
 from tests.sse import as_onmessage_gets
 
 TEXTS = [

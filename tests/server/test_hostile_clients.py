@@ -28,27 +28,11 @@ from rawws.limits import KIB, MIB, NO_LIMIT, Limits
 from rawws.server.connection import LINGER_S, MAX_LINGERING
 from rawws.wire.frames import RSV1, Opcode, encode_frame
 from tests.forked import Forker
-from tests.serving import (
-    LOOPBACK,
-    MASK_KEY,
-    PATIENCE_S,
-    Client,
-    HangsUp,
-    Program,
-    Running,
-    Seen,
-    Serve,
-    StartProgram,
-    binary,
-    close,
-    get,
-    masked,
-    pace,
-    ping,
-    seen_text,
-    text,
-    upgrade,
-)
+from tests.serving.client import Client, HangsUp
+from tests.serving.machine import LOOPBACK, PATIENCE_S, pace
+from tests.serving.programs import Program, StartProgram
+from tests.serving.server import Running, Serve
+from tests.serving.wire import MASK_KEY, Seen, binary, close, get, masked, ping, seen_text, text, upgrade
 
 pytestmark = pytest.mark.usefixtures("bounded")
 

@@ -20,21 +20,9 @@ from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import check_origin
 from rawws.wire.origins import Origins
-from tests.serving import (
-    ACCEPT,
-    KEY,
-    Running,
-    Serve,
-    StartProgram,
-    binary,
-    close,
-    get,
-    masked,
-    ping,
-    seen_text,
-    text,
-    upgrade,
-)
+from tests.serving.programs import StartProgram
+from tests.serving.server import Running, Serve
+from tests.serving.wire import ACCEPT, KEY, binary, close, get, masked, ping, seen_text, text, upgrade
 
 HELLO = "Hello! Message From Server!!"
 

@@ -9,7 +9,10 @@ import trio
 
 from rawws.broadcast.token_bucket import TokenBucket
 from tests.room_serving import Reader, post, rooms
-from tests.serving import PATIENCE_S, StartHub, StartProgram, close, get, text, upgrade
+from tests.serving.machine import PATIENCE_S
+from tests.serving.programs import StartProgram
+from tests.serving.server import StartHub
+from tests.serving.wire import close, get, text, upgrade
 
 
 def values_of(body: str) -> dict[str, float]:

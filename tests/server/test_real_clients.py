@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import pytest
 
 from tests.browser import launch, need_chromium
-from tests.serving import LOOPBACK, PATIENCE_S, Lines, Program, StartProgram, need
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need
+from tests.serving.programs import Lines, Program, StartProgram
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -28,19 +28,11 @@ from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
 from tests.browser import need_node_module
 from tests.room_serving import post, rooms
-from tests.serving import (
-    LOOPBACK,
-    PATIENCE_S,
-    Client,
-    StartHub,
-    StartProgram,
-    close,
-    get,
-    need,
-    seen_text,
-    text,
-    upgrade,
-)
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need
+from tests.serving.programs import StartProgram
+from tests.serving.server import StartHub
+from tests.serving.wire import close, get, seen_text, text, upgrade
 from tests.sse import Event, read_events
 
 # Publishing and reading by every protocol

@@ -25,7 +25,9 @@ from rawws.server.server import Server
 from rawws.wire.handshake import Handshake
 from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
-from tests.serving import LOOPBACK, Client, text, upgrade
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK
+from tests.serving.wire import text, upgrade
 
 
 class Recorder:

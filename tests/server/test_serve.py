@@ -18,7 +18,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import rawws
 from rawws import Request, Response, UsageError, WebSocket
 from rawws.relay.loop import current_loop
-from tests.serving import LOOPBACK, PATIENCE_S, Client, StartProgram, close, get, seen_close, seen_text, text, upgrade
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import StartProgram
+from tests.serving.wire import close, get, seen_close, seen_text, text, upgrade
 
 connect = partial(rawws.connect, proxy=None)
 

@@ -23,20 +23,10 @@ from rawws.net.addresses import format_address
 from rawws.net.listeners import connectable_address, is_loopback, open_listeners, open_unix_listener
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Response
-from tests.serving import (
-    LOOPBACK,
-    PATIENCE_S,
-    Program,
-    Serve,
-    StartProgram,
-    close,
-    get,
-    make_server,
-    seen_close,
-    seen_text,
-    text,
-    upgrade,
-)
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import Program, StartProgram
+from tests.serving.server import Serve, make_server
+from tests.serving.wire import close, get, seen_close, seen_text, text, upgrade
 
 BOTH_SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 GOING_AWAY = seen_close(1001, "the server is shutting down")

@@ -32,7 +32,9 @@ from rawws.tools import tap
 from rawws.tools.tap import Target, leads_back, run_tap
 from rawws.tracing import Tracer
 from rawws.wire.frames import Opcode, encode_frame
-from tests.serving import ACCEPT, LOOPBACK, PATIENCE_S, StartProgram, get, upgrade
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import StartProgram
+from tests.serving.wire import ACCEPT, get, upgrade
 from tests.test_tracing import Memory
 
 

@@ -23,7 +23,8 @@ from rawws.testing import Opcode, Role, open_pair, open_raw
 from rawws.websocket import CALLS_IN_A_ROW
 from rawws.websocket.internals import receive_without_limit
 from rawws.wire.frames import RSV1, encode_frame
-from tests.serving import PATIENCE_S, masked
+from tests.serving.machine import PATIENCE_S
+from tests.serving.wire import masked
 
 BOTH_ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: f"raw {role.name.lower()}")
 BOTH_LANES = pytest.mark.parametrize("fast_lane", [True, False], ids=["fast lane", "plain"])
