@@ -20,9 +20,6 @@ from rawws.tools.checker import Checker, Result, Stopped
 from rawws.wire.handshake_errors import ProxyError
 from rawws.wire.trace import printable
 
-NAME = "check"
-HELP = "check any WebSocket server against RFC 6455"
-
 _FOUND_FAULT = 1
 _NOT_CHECKED = 3  # 2 is argparse's, for a bad command line
 

@@ -26,9 +26,6 @@ from rawws.tools.terminal import (
     UntilQuiet,
 )
 
-NAME = "connect"
-HELP = "talk to a WebSocket server from the terminal"
-
 _REFUSED = 1
 # After the last -x, as wscat has it.
 EXECUTE_WAIT_S = 2.0

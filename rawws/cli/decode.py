@@ -23,9 +23,6 @@ from rawws.inspection.spellings import NoForm
 from rawws.wire.role import Role
 from rawws.wire.trace import printable
 
-NAME = "decode"
-HELP = "explain bytes: a handshake, frames, a capture"
-
 # Records, one on each line; or an array with one on each line, as the page exports them.
 _RECORDS = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:at|connection|kind|sender)"\s*:')
 

@@ -32,9 +32,6 @@ from rawws.wire.handshake import wants_websocket
 from rawws.wire.messages import Request, Response
 from rawws.wire.trace import STATE, WATCHED_LEGEND
 
-NAME = "tap"
-HELP = "show the traffic between clients and another server"
-
 _DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 
 
