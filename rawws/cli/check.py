@@ -27,7 +27,12 @@ _NOT_CHECKED = 3  # 2 is argparse's, for a bad command line
 FLAGS = FlagTable(
     {
         "cases": (
-            Flag("--only", Value(metavar="CASE"), "run this case only; may be repeated", repeats=True),
+            Flag(
+                "--only",
+                Value(metavar="CASE"),
+                "run this case only, by its name in `--list`; may be repeated",
+                repeats=True,
+            ),
             Flag("--list", None, "list the cases, with the RFC's requirements", own_default=False),
             Flag(
                 "--timeout",

@@ -92,7 +92,12 @@ _CONVERSATION = (
         "seconds between two pings, whose round trip is shown; 0 for none",
         own_default=0.0,
     ),
-    Flag("--max-size", Value(size, "BYTES", show_size), "size of a message", goes_to="connect.max_size"),
+    Flag(
+        "--max-size",
+        Value(size, "BYTES", show_size),
+        "size of a message; a larger one ends the connection with 1009",
+        goes_to="connect.max_size",
+    ),
 )
 
 _OUTPUT = (

@@ -83,7 +83,7 @@ def _page_of(manual: Manual, wanted: str, width: int, style: Style) -> str:
     texts = []
     for each in found:
         if not isinstance(each, Page):
-            texts.append(f"From the page {each.topic}:\n")
+            texts.append(f"{each.place}:\n")
         texts.append(render(each.text, width, style, partial(_refer, manual, each.topic)))
     return "\n".join(texts)
 

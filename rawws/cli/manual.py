@@ -30,6 +30,12 @@ class Section(NamedTuple):
     level: int
     heading: str  # in Markdown
     text: str  # with the heading
+    parents: tuple[str, ...] = ()  # the headings above it, without the page's title
+
+    @property
+    def place(self) -> str:
+        """Where it is: its page, and the headings above it."""
+        return ", ".join([self.topic, *map(plain, self.parents)])
 
     @property
     def names(self) -> set[str]:
@@ -63,9 +69,14 @@ class Page(NamedTuple):
         """Yield the page's sections in order; a section comes before those within it."""
         lines = self.text.splitlines()
         headings = list(_headings(lines))
-        for index, (start, level, heading) in enumerate(headings):
-            end = next((each.line for each in headings[index + 1 :] if each.level <= level), len(lines))
-            yield Section(self.topic, level, heading, "\n".join(lines[start:end]).strip() + "\n")
+        above: list[_Heading] = []
+        for index, each in enumerate(headings):
+            end = next((later.line for later in headings[index + 1 :] if later.level <= each.level), len(lines))
+            text = "\n".join(lines[each.line : end]).strip() + "\n"
+            above = [higher for higher in above if higher.level < each.level]
+            parents = tuple(higher.text for higher in above if higher.level > 1)
+            yield Section(self.topic, each.level, each.text, text, parents)
+            above.append(each)
 
 
 class _Heading(NamedTuple):

@@ -48,7 +48,13 @@ _OUTPUT = (
         "token of the page: letters, digits and -._~",
         shown_default="a new one at each start",
     ),
-    Flag("--log-level", Value.one_of(logs.LEVELS), "lowest level to log", own_default="debug", alternative="level"),
+    Flag(
+        "--log-level",
+        Value.one_of(logs.LEVELS),
+        "lowest level to log; frames are shown at `debug`",
+        own_default="debug",
+        alternative="level",
+    ),
     Flag("-q", None, "log connections only (info)", dest="log_level", stores="info", alternative="level"),
     Flag(
         "-vv",
