@@ -372,12 +372,12 @@ class Writer:
 
     def _code(self, code: str) -> None:
         self.used |= set(re.findall(r"(?<![\w.'\"])[A-Z][a-z]\w*\b(?!\.\w)", code))
-        self.blocks.append(f"```python\n{code}\n```")
+        self.blocks.append(f"```py\n{code}\n```")
 
     def _class(self, name: str, cls: type) -> None:
         if issubclass(cls, BaseException):
             bases = [f"ssl.{each.__name__}" if each.__module__ == "ssl" else each.__name__ for each in cls.__bases__]
-            self.blocks.append(f"```python\nclass {name}({', '.join(bases)})\n```")
+            self.blocks.append(f"```py\nclass {name}({', '.join(bases)})\n```")
         elif is_made_by_programs(name, cls):
             self._code(show_call(self._heading(name), cls))
         self._text(cls)
