@@ -16,8 +16,8 @@ INTRODUCTION = """\
 (`pip install '.[metrics]'`). With `--app`, it answers before the application does. Nothing is counted twice for it: the
 loop and the rooms keep these figures anyway, and gather them when they are asked.
 
-`/metrics` needs no token. It names no peer and no room, but have a proxy in front of the server keep it from the public.
-With [`--workers`](flags.md#--workers), the worker that happens to answer shows its own figures, with its number as the
+`/metrics` needs no token. It names no peer and no room; still, have a proxy in front of the server keep it from the
+public. With [`--workers`](flags.md#--workers), the worker that answers shows its own figures, with its number as the
 label `worker`.
 
 Worth an alert:
@@ -34,7 +34,7 @@ NOTES = {
     "rawws_handshakes": "101 is an upgrade; the other statuses are [refusals](refusals.md), or answers of hooks.",
     "rawws_deliveries": "A message to a room of 100 peers counts as 100.",
     "rawws_closes": "The causes are those of [close codes and causes](close-codes.md#causes).",
-    "rawws_limit": "For example `rawws_limit{flag=\"--max-size\"} 1048576`, so that an alert can be relative to a limit.",
+    "rawws_limit": "For example `rawws_limit{flag=\"--max-size\"} 1048576`, so that an alert can refer to it.",
     "rawws_backplane_up": "Only with a backplane.",
     "rawws_backplane_waiting_messages": "Only with a backplane.",
     "rawws_tasks": "A relayed WebSocket has no task; a connection in its HTTP phase, and a handler, has one each.",

@@ -110,7 +110,8 @@ class Manual:
     def find(self, wanted: str) -> list[Page | Section]:
         """Return the page of this topic or name; or else the sections of this name, which several pages may have.
 
-        Returns an empty list if there is neither. Upper and lower case count as the same unless both are in use.
+        If there is neither, and ``wanted`` has several words, those are the sections that have them one after the
+        other. Returns an empty list if nothing is found. Upper and lower case count as the same unless both are in use.
         """
         for fold in (str, str.lower):
             given = fold(wanted)
@@ -119,7 +120,18 @@ class Manual:
                     return [page]
             if sections := self._sections(given, fold):
                 return sections
-        return []
+        return self._with_words(wanted) if " " in wanted else []
+
+    def _with_words(self, wanted: str) -> list[Page | Section]:
+        """Return the smallest sections with these words."""
+        words = re.compile(r"\s+".join(map(re.escape, wanted.split())), re.IGNORECASE)
+        found: list[Page | Section] = []
+        for page in self.pages:
+            sections = [section for section in page.sections() if words.search(section.text)]
+            for section, following in zip(sections, [*sections[1:], None], strict=False):
+                if following is None or following.level <= section.level:  # else the words are in a part of it
+                    found.append(section)
+        return found
 
     def _sections(self, given: str, fold: Callable[[str], str]) -> list[Page | Section]:
         found: list[Page | Section] = []
