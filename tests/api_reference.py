@@ -8,7 +8,6 @@ import dataclasses
 import enum
 import inspect
 import io
-import json
 import re
 import textwrap
 import tokenize
@@ -175,7 +174,7 @@ def fill(text: str, indent: str = "") -> str:
 
 
 def as_markdown(docstring: str, links: Mapping[str, str]) -> str:
-    """Return a docstring as Markdown: code in single backticks, and public names of the page as links."""
+    """Return a docstring as Markdown: code in single backticks, and public names as links to their targets."""
     blocks: list[str] = []
     for paragraph in re.split(r"\n\s*\n", docstring.strip()):
         for part in re.split(r"\n(?=- )", paragraph):
@@ -193,11 +192,20 @@ def _link(words: str, links: Mapping[str, str]) -> str:
     def replace(found: re.Match[str]) -> str:
         if (code := found[1]) is not None:
             return f"`{code}`"
-        name = found[2].removeprefix("rawws.testing.").removeprefix("rawws.wire.").removeprefix("rawws.")
-        target = links.get(name)
-        return f"`{found[2]}`" if target is None else f"[`{found[2]}`](#{target})"
+        name = found[2]
+        target = links.get(name) or links.get(name.removeprefix("rawws.")) or elsewhere(name)
+        return f"`{name}`" if target is None else f"[`{name}`]({target})"
 
     return re.sub(r"``(.+?)``|`([^`]+)`", replace, words)
+
+
+def elsewhere(name: str) -> str | None:
+    """Return the target of a link to a public name that is written with its module, such as ``rawws.connect``."""
+    for reference in PAGES:
+        module = f"{reference.module.__name__}."
+        if name.startswith(module) and name.removeprefix(module) in reference.module.__all__:
+            return f"{reference.file}#{anchor(name)}"
+    return None
 
 
 # Signatures
@@ -210,8 +218,8 @@ def show_default(value: object) -> str:
         return f"{type(value).__name__}.{value.name}"
     if repr(value).startswith("<factory"):
         return "..."
-    if isinstance(value, str):
-        return json.dumps(value)
+    if isinstance(value, str | bytes):
+        return repr(value).replace("'", '"')
     return f"{value:_}" if type(value) is int and value >= 10_000 else repr(value)
 
 
@@ -323,9 +331,9 @@ class Writer:
         for group in reference.groups:
             for name in group.names:
                 found = getattr(reference.module, name)
-                self.links[name] = anchor(self._heading(name))
+                self.links[name] = f"#{anchor(self._heading(name))}"
                 if inspect.isclass(found):
-                    self.links |= {f"{name}.{each}": anchor(f"{name}.{each}") for each, _ in members_of(found)}
+                    self.links |= {f"{name}.{each}": f"#{anchor(f'{name}.{each}')}" for each, _ in members_of(found)}
 
     def _heading(self, name: str) -> str:
         return f"{self.reference.module.__name__}.{name}"
@@ -334,7 +342,7 @@ class Writer:
         name = self.reference.module.__name__
         self.blocks = [f"# The API: `{name}`", as_markdown(self.reference.introduction, {})]
         for group in self.reference.groups:
-            links = ", ".join(f"[`{each}`](#{self.links[each]})" for each in group.names)
+            links = ", ".join(f"[`{each}`]({self.links[each]})" for each in group.names)
             self.blocks.append(fill(f"* **{group.title}**: {links}", "  "))
         self.blocks = [*self.blocks[:2], "\n".join(self.blocks[2:])]
         for group in self.reference.groups:
@@ -358,17 +366,21 @@ class Writer:
             self.blocks.append(f"The version of rawws, as a text such as `{found}`.")
         elif name == "Event":
             self._code(f"{name} = {' | '.join(each.__name__ for each in typing.get_args(found))}")
-            self.blocks.append("An event of a [`Session`](#" + self.links["Session"] + ").")
+            self.blocks.append(f"An event of a [`Session`]({self.links['Session']}).")
         else:
             self.blocks.append(f"The `{type(found).__name__}` that is the default of `origins`.")
             self._text(type(found))
 
-    def _text(self, documented: Any) -> None:
+    def _text(self, documented: Any, owner: str = "") -> None:
+        """Show a docstring. Within a class, the ``owner``, its members are named alone."""
         text = inspect.getdoc(documented) or ""
         own = vars(documented).get("__doc__") if inspect.isclass(documented) else text
         assert own, f"{documented} has no docstring"
         assert not text.startswith(f"{documented.__name__}("), f"{documented} has no docstring of its own"
-        self.blocks.append(as_markdown(text, self.links))
+        members = {
+            name.removeprefix(f"{owner}."): self.links[name] for name in self.links if owner in name.split(".")[:1]
+        }
+        self.blocks.append(as_markdown(text, {**members, **self.links} if owner else self.links))
 
     def _code(self, code: str) -> None:
         self.used |= set(re.findall(r"(?<![\w.'\"])[A-Z][a-z]\w*\b(?!\.\w)", code))
@@ -380,7 +392,7 @@ class Writer:
             self.blocks.append(f"```py\nclass {name}({', '.join(bases)})\n```")
         elif is_made_by_programs(name, cls):
             self._code(show_call(self._heading(name), cls))
-        self._text(cls)
+        self._text(cls, name)
         self._fields(cls)
         for member_name, member in members_of(cls):
             full = f"{name}.{member_name}"
@@ -388,11 +400,11 @@ class Writer:
             if isinstance(member, property):
                 result = show_type(inspect.signature(member.fget).return_annotation)  # type: ignore[arg-type]
                 self._code(f"{full}: {result}")
-                self._text(member.fget)
+                self._text(member.fget, name)
             else:
                 function = getattr(member, "__func__", member)
                 self._code(show_call(full, function, prefix=prefix_of(function), is_method=True))
-                self._text(function)
+                self._text(function, name)
 
     def _fields(self, cls: type) -> None:
         """List the attributes of a record, and the members of an enumeration."""
