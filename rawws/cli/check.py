@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from rawws import logs
-from rawws.cli.arguments import header, seconds
+from rawws.cli.arguments import complete_url, header, seconds
 from rawws.cli.flags import Flag, FlagTable, Value
 from rawws.cli.streams import complain, need_output, writing_output
 from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "not as recommended); BAD; unclear (the case could not be run). The exit status is 1 if a case is BAD, and 3 "
         "if the server can't be reached, or stops answering before the last case."
     )
-    parser.add_argument("url", nargs="?", metavar="URL", help="ws://… or wss://…")
+    parser.add_argument("url", nargs="?", metavar="URL", help="ws://… or wss://…; without a scheme it is ws://")
     FLAGS.add_to(parser)
 
 
@@ -81,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.url is None:
         raise UsageError("say which server to check: rawws check ws://localhost:8080/")
+    options.url = complete_url(options.url)
     cases = _choose(options.only)
     logs.configure("error")
     results: list[Result] = []

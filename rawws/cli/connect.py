@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from rawws import logs
-from rawws.cli.arguments import header, seconds, size, text
+from rawws.cli.arguments import complete_url, header, seconds, size, text
 from rawws.cli.flags import Flag, FlagTable, Value, show_size
 from rawws.cli.streams import complain, drop_output, need_input, need_output, tell_output_lost
 from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
@@ -29,7 +29,6 @@ from rawws.tools.terminal import (
 _REFUSED = 1
 # After the last -x, as wscat has it.
 EXECUTE_WAIT_S = 2.0
-_SCHEMES = {"http": "ws", "https": "wss"}
 
 
 def _wait(argument: str) -> float:
@@ -147,18 +146,6 @@ def run(options: argparse.Namespace) -> int:
         return signals.run(_connect, options)
     except KeyboardInterrupt:  # before there was a connection
         return _REFUSED
-
-
-def complete_url(url: str) -> str:
-    """Return what is typed for short as an address: ``localhost:8080``, ``:8080``, ``https://…``."""
-    scheme, separator, rest = url.partition("://")
-    if separator:
-        return f"{_SCHEMES.get(scheme.lower(), scheme)}://{rest}"
-    if url.startswith("ws+unix:"):
-        return url
-    if url.isdigit():
-        url = f":{url}"
-    return f"ws://{'localhost' if url.startswith(':') else ''}{url}"
 
 
 async def _connect(options: argparse.Namespace) -> int:

@@ -155,7 +155,7 @@ class Manual:
                     for name in section.names:
                         names.setdefault(name.lower(), name)
         given = wanted.lower()
-        near = get_close_matches(given, names, n=_SUGGESTED, cutoff=0.6)
+        near = get_close_matches(given, names, n=_SUGGESTED, cutoff=0.65)
         near += [name for name in sorted(names, key=len) if len(given) > 2 and given in name and name not in near]
         return [names[name] for name in near[:_SUGGESTED]]
 

@@ -134,7 +134,7 @@ async def _tap(
         if await leads_back(target, listeners):
             for listener in listeners:
                 listener.close()
-            raise UsageError(f"{target} is where the tap itself listens; give the port of the server behind it")
+            raise UsageError(f"{target} is where the tap itself listens; give the port of the server")
         async with trio.open_nursery() as nursery:
             for name in await nursery.start(run_tap, listeners, target, tracer):
                 _log(f"listening on http://{name} and ws://{name}, and passing all on to {target} as it is")
