@@ -81,7 +81,7 @@ def test_the_bytes_shown_are_a_close_with_bye() -> None:
 
 
 def test_the_page_of_flags_is_made_from_the_flags() -> None:
-    assert flag_table.page() == page("reference/flags")
+    assert flag_table.page() == page("reference/flags"), "python -m tests.flag_table writes it anew"
 
 
 def test_the_table_shows_the_measured_values() -> None:

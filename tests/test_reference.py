@@ -6,8 +6,11 @@ import logging
 import re
 from collections import defaultdict
 from functools import cache
+from urllib.request import Request, urlopen
 
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 import rawws
 from rawws import logs
@@ -20,7 +23,7 @@ from rawws.wire.wsproto_reader import _RULES
 from tests import metrics_page
 from tests.manual import page
 from tests.program_texts import ANY, LogText, log_lines, matches, refusals, words_of
-from tests.serving import StartProgram, get
+from tests.serving import PATIENCE_S, StartProgram, get
 
 REFUSALS = defaultdict(list)
 for each in refusals():
@@ -163,3 +166,34 @@ def test_each_command_has_its_exit_statuses() -> None:
     from rawws.cli.commands import COMMANDS
 
     assert {f"rawws {command.name}" for command in COMMANDS} <= set(sections("reference/errors"))
+
+
+# The HTTP interface
+
+
+def test_the_http_interface_answers_as_shown(start_program: StartProgram) -> None:
+    program = start_program("--history", "10")
+    room = f"http://{program.address}/room/x"
+    shown = page("reference/http")
+    answers = [
+        _ask(room, b"hello", "text/plain"),
+        _ask(room, b"ab", "application/octet-stream"),
+        _ask(f"{room}?last=10"),
+        _ask(f"{room}?peers"),
+    ]
+    published, _, polled, peers = (re.sub(r"[0-9a-f]{8}-", "88a4d1d1-", answer) for answer in answers)
+    assert f"application/json\n\n{published}```" in shown
+    assert f"```json\n{polled}```" in shown
+    assert re.sub(r"\d+", "2", peers).strip() in shown
+    with urlopen(Request(f"{room}?last=2", headers={"Accept": "text/event-stream"}), timeout=PATIENCE_S) as stream:
+        events = b"".join(iter(stream.readline, b"data: YWI=\n")).decode() + "data: YWI=\n"
+    assert f"\n\n{re.sub(r'[0-9a-f]{8}-', '88a4d1d1-', events)}```" in shown
+    with connect(f"ws://{program.address}/room/x?last=2", subprotocols=[Subprotocol("rawws.id.v1")], proxy=None) as ws:
+        lines = "\n".join(str(ws.recv(PATIENCE_S)) for _ in range(3))
+    assert f"```text\n{re.sub(r'[0-9a-f]{8}-', '88a4d1d1-', lines)}\n```" in shown
+
+
+def _ask(url: str, body: bytes | None = None, content_type: str = "") -> str:
+    fields = {"Content-Type": content_type} if content_type else {}
+    with urlopen(Request(url, body, fields), timeout=PATIENCE_S) as answer:
+        return str(answer.read().decode())
