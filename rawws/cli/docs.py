@@ -14,7 +14,7 @@ from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-from rawws.cli.manual import GROUPS, Manual, Page
+from rawws.cli.manual import GROUPS, Manual, Page, plain
 from rawws.cli.parsing import Parser
 from rawws.cli.rendering import COLOURED, PLAIN, Style, render
 from rawws.cli.streams import need_output, writing_output
@@ -88,12 +88,12 @@ def _page_of(manual: Manual, wanted: str, width: int, style: Style) -> str:
     return "\n".join(texts)
 
 
-def _refer(manual: Manual, topic: str, target: str) -> str:
-    """Return how a reader in a terminal comes to the target of a link on a page."""
+def _refer(manual: Manual, topic: str, words: str, target: str) -> str:
+    """Return how a reader in a terminal comes to the target of a link on a page; empty if its words are a topic."""
     if re.match(r"\w+:", target):
         return target
     path, _, _ = target.partition("#")
-    if not path:
+    if not path or manual.find(plain(words)):
         return ""
     at = posixpath.normpath(posixpath.join(posixpath.dirname(topic), path))
     found = [page for page in manual.pages if f"{page.topic}{_END}" == at]

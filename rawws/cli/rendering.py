@@ -19,6 +19,7 @@ _SGR = re.compile(r"\x1b\[[0-9;]*m")
 _UNDERLINES = {1: "=", 2: "-"}
 _CODE_INDENT = "    "
 _LEAST_CELL = 12
+_QUOTE = ">"
 _SHORT_CODE = 24  # is not broken
 _HARD_SPACE = "\N{NO-BREAK SPACE}"
 
@@ -42,11 +43,16 @@ PLAIN = Style()
 COLOURED = Style(heading="1", strong="1", code="36")
 
 
-def render(markdown: str, width: int, style: Style = PLAIN, refer: Callable[[str], str] = lambda target: target) -> str:
-    """Return Markdown as text of at most ``width`` columns, except for code and what can't be broken.
+# Turns the words and the target of a link into what follows the words, in brackets unless it is empty.
+Refer = Callable[[str, str], str]
 
-    ``refer`` turns the target of a link into what the reader is told of it, which may be empty.
-    """
+
+def show_target(_: str, target: str) -> str:
+    return target
+
+
+def render(markdown: str, width: int, style: Style = PLAIN, refer: Refer = show_target) -> str:
+    """Return Markdown as text of at most ``width`` columns, except for code and what can't be broken."""
     return _Renderer(width, style, refer).render(markdown)
 
 
@@ -54,7 +60,7 @@ def render(markdown: str, width: int, style: Style = PLAIN, refer: Callable[[str
 class _Renderer:
     width: int
     style: Style
-    refer: Callable[[str], str]
+    refer: Refer
     out: list[str] = field(default_factory=list)
 
     def render(self, markdown: str) -> str:
@@ -85,7 +91,12 @@ class _Renderer:
         self.out.append("")
 
     def _text(self, block: list[str]) -> None:
-        """Show a paragraph, or one item of a list."""
+        """Show a paragraph, a quotation, or one item of a list."""
+        if block[0].startswith(_QUOTE):
+            words = " ".join(line.removeprefix(_QUOTE).strip() for line in block)
+            self.out += [f"{_QUOTE} {line}" for line in self._wrap(self._inline(words), self.width - len(_QUOTE) - 1)]
+            self.out.append("")
+            return
         item = _ITEM.match(block[0])
         indent, mark = (item[1], f"{item[2]} ") if item else (re.match(" *", block[0])[0], "")  # type: ignore[index]
         words = " ".join([item[3] if item else block[0].strip(), *(line.strip() for line in block[1:])])
@@ -129,7 +140,7 @@ class _Renderer:
             words = _INLINE.sub(mark, found["text"])
             if found["picture"]:
                 return f"[picture: {words}]"
-            about = self.refer(found["target"])
+            about = self.refer(found["text"], found["target"])
             return f"{words} ({about})" if about and about != words else words
 
         return _INLINE.sub(mark, text.replace("\\|", "|"))
