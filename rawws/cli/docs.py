@@ -63,11 +63,11 @@ def _read(folder: Traversable, prefix: str, texts: dict[str, str]) -> None:
 
 def _contents(manual: Manual) -> str:
     """Return the list of pages by group."""
-    width = max((len(page.name) for page in manual.pages), default=0)
+    width = max((len(manual.name_of(page)) for page in manual.pages), default=0)
     lines = []
     for group, pages in manual.contents():
         lines.append(f"{group}: {GROUPS[group]}" if GROUPS.get(group) and group else group or "besides")
-        lines += [f"  {page.name:<{width}}  {page.title}" for page in pages]
+        lines += [f"  {manual.name_of(page):<{width}}  {page.title}" for page in pages]
         lines.append("")
     lines.append("rawws docs TOPIC shows one; a flag, a close code or a name of the library is a topic too")
     return "\n".join(lines) + "\n"
@@ -80,6 +80,9 @@ def _page_of(manual: Manual, wanted: str, width: int, style: Style) -> str:
         names = manual.suggest(wanted)
         hint = f"did you mean {_in_words(names)}?" if names else "rawws docs lists the pages"
         raise UsageError(f"the manual has no topic {printable(wanted)[:60]!r}; {hint}")
+    if len(pages := [each for each in found if isinstance(each, Page)]) > 1:
+        topics = " and ".join(page.topic for page in pages)
+        raise UsageError(f"the manual has several pages called {pages[0].name!r}: {topics}; give one of these")
     texts = []
     for each in found:
         if not isinstance(each, Page):
@@ -93,11 +96,12 @@ def _refer(manual: Manual, topic: str, words: str, target: str) -> str:
     if re.match(r"\w+:", target):
         return target
     path, _, _ = target.partition("#")
-    if not path or manual.find(plain(words)):
+    named = manual.find(plain(words))
+    if not path or (named and (len(named) == 1 or not isinstance(named[0], Page))):
         return ""
     at = posixpath.normpath(posixpath.join(posixpath.dirname(topic), path))
     found = [page for page in manual.pages if f"{page.topic}{_END}" == at]
-    return f"rawws docs {found[0].name}" if found else ""
+    return f"rawws docs {manual.name_of(found[0])}" if found else ""
 
 
 def _in_words(names: list[str]) -> str:

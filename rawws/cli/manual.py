@@ -107,8 +107,12 @@ class Manual:
         pages.sort(key=lambda page: (order.index(page.group) if page.group in order else len(order), page.topic))
         self.pages = pages
 
+    def name_of(self, page: Page) -> str:
+        """Return the shortest name that only this page has."""
+        return page.topic if [each.name for each in self.pages].count(page.name) > 1 else page.name
+
     def find(self, wanted: str) -> list[Page | Section]:
-        """Return the page of this topic or name; or else the sections of this name, which several pages may have.
+        """Return the page of this topic, or all pages of this name; or else the sections of this name on all pages.
 
         If there is neither, and ``wanted`` has several words, those are the sections that have them one after the
         other. Returns an empty list if nothing is found. Upper and lower case count as the same unless both are in use.
@@ -116,8 +120,10 @@ class Manual:
         for fold in (str, str.lower):
             given = fold(wanted)
             for page in self.pages:
-                if given in (fold(page.topic), fold(page.name)):
+                if given == fold(page.topic):
                     return [page]
+            if pages := [page for page in self.pages if given == fold(page.name)]:
+                return [*pages]
             if sections := self._sections(given, fold):
                 return sections
         return self._with_words(wanted) if " " in wanted else []

@@ -23,6 +23,8 @@ PAGES = {
     "### `--slow`\n\n```text\n# no heading\n```\n\n#### Part\n\n### Next\n",
     "reference/codes": "# Codes\n\n## 1013 (try again later)\n\n## `slow peer` (`Cause.SLOW_PEER`)\n\n## `rawws.Hub`\n",
     "reference/README": "# Contents\n",
+    "explanation/log": "# Why a log\n",
+    "reference/log": "# Log lines\n",
     "changelog": "# Changelog\n",
 }
 MANUAL = Manual(PAGES)
@@ -38,7 +40,8 @@ def found(wanted: str) -> list[str]:
 def test_pages_are_in_groups_without_those_that_only_link_to_others() -> None:
     assert [(group, [page.title for page in pages]) for group, pages in MANUAL.contents()] == [
         ("howto", ["Rooms"]),
-        ("reference", ["Codes", "Flags"]),
+        ("explanation", ["Why a log"]),
+        ("reference", ["Codes", "Flags", "Log lines"]),
         ("", ["Changelog"]),
     ]
 
@@ -49,6 +52,7 @@ def test_pages_are_in_groups_without_those_that_only_link_to_others() -> None:
         ("rooms", ["howto/rooms"]),
         ("howto/rooms", ["howto/rooms"]),
         ("Rooms", ["howto/rooms"]),
+        ("log", ["explanation/log", "reference/log"]),
         (
             "--slow",
             ["howto/rooms: `--slow`", "reference/flags, serve: `--slow`", "reference/flags, connect: `--slow`"],
@@ -60,7 +64,7 @@ def test_pages_are_in_groups_without_those_that_only_link_to_others() -> None:
         ("cause.slow_peer", ["reference/codes: `slow peer` (`Cause.SLOW_PEER`)"]),
         ("rawws.Hub", ["reference/codes: `rawws.Hub`"]),
         ("Hub", ["reference/codes: `rawws.Hub`"]),
-        ("a log", ["howto/rooms: Rooms"]),
+        ("is a log", ["howto/rooms: Rooms"]),
         ("no heading", ["reference/flags, connect: `--slow`"]),
         ("heading", []),
         ("codez", []),
@@ -129,12 +133,21 @@ def test_without_a_topic_it_lists_every_page_of_the_package(capsys: pytest.Captu
     assert status == 0
     folder = Path(rawws.cli.__file__).parent.parent / "docs"
     pages = {path.stem for path in folder.rglob("*.md") if path.stem != "README"}
-    assert pages <= set(re.findall(r"^  (\S+)", shown, re.MULTILINE))
+    topics = re.findall(r"^  (\S+)", shown, re.MULTILINE)
+    assert pages == {topic.rpartition("/")[2] for topic in topics}
+    assert [[page.topic] for page in read_manual().pages] == [
+        [found.topic for found in read_manual().find(topic)] for topic in topics
+    ]
 
 
-def test_the_pages_of_the_package_have_different_names() -> None:
-    names = [page.name for page in read_manual().pages]
-    assert sorted(names) == sorted(set(names))
+def test_a_name_of_several_pages_is_answered_with_their_topics(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rawws.cli.docs.read_manual", lambda: MANUAL)
+    message = "rawws: the manual has several pages called 'log': explanation/log and reference/log; give one of these\n"
+    assert run(capsys, "log") == (2, "", message)
+    assert run(capsys, "reference/log")[1] == "Log lines\n=========\n"
+    assert "  explanation/log  Why a log\n" in run(capsys)[1]
 
 
 def test_every_page_can_be_shown_within_its_width(capsys: pytest.CaptureFixture[str]) -> None:
