@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import rawws.cli
-from rawws.cli.commands import COMMANDS, Command, Parsers
+from rawws.cli.commands import COMMANDS, DEFAULT, Command, Parsers
 from rawws.cli.docs import read_manual
 from rawws.cli.manual import Manual, Page, Section
 from rawws.cli.rendering import COLOURED, render
@@ -258,12 +258,15 @@ def test_help_ends_with_two_examples_and_a_page(command: Command, capsys: pytest
         assert [type(each) for each in read_manual().find(command.topic)] == [Page]
 
 
-@pytest.mark.parametrize("line", [each.line for command in COMMANDS for each in command.examples])
+@pytest.mark.parametrize(
+    "line", [each.line for examples in (rawws.cli.EXAMPLES, *(each.examples for each in COMMANDS)) for each in examples]
+)
 def test_an_example_is_a_valid_command_line(line: str) -> None:
-    _, name, *arguments = shlex.split(line)
+    program, *arguments = shlex.split(line)
+    assert program == "rawws"
     parsers = Parsers()
-    options = parsers[name].parse(arguments, parsers)
-    assert callable(options.run)
+    name = arguments.pop(0) if arguments else DEFAULT
+    assert callable(parsers[name].parse(arguments, parsers).run)
 
 
 def test_a_command_imports_only_its_own_module() -> None:
