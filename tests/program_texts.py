@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,12 +32,14 @@ class Place(NamedTuple):
         return f"rawws/{self.path}:{self.call.lineno}"
 
 
-def calls() -> Iterator[Place]:
-    """Yield every call in the package."""
+@cache
+def calls() -> tuple[Place, ...]:
+    """Return every call in the package."""
+    found: list[Place] = []
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text("utf-8"))
-        name = path.relative_to(PACKAGE).as_posix()
-        yield from _calls_in(tree, tree, name)
+        found += _calls_in(tree, tree, path.relative_to(PACKAGE).as_posix())
+    return tuple(found)
 
 
 def _calls_in(node: ast.AST, function: ast.AST, path: str) -> Iterator[Place]:
