@@ -149,7 +149,7 @@ def package_version(name: str) -> str:
 @functools.cache
 def rawws_help() -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "rawws", "--help"],
+        [sys.executable, "-m", "rawws", "serve", "--help"],
         capture_output=True,
         text=True,
         timeout=20,

@@ -186,6 +186,7 @@ class ConnectionClosed(RawwsError):
 
     @property
     def reason(self) -> str:
+        """The reason in the close that was received; empty if it has none."""
         return self.closed.reason
 
     @property

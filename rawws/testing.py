@@ -199,6 +199,7 @@ class RawPeer:
         await self.send_bytes(encode_frame(opcode, bytes(as_message(payload)[1]), fin=fin, rsv=rsv, mask_key=key))
 
     async def send_close(self, code: int = 1000, reason: str = "") -> None:
+        """Send a close with any code, legal or not."""
         await self.send_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
     def end_stream(self) -> None:

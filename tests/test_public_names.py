@@ -22,14 +22,13 @@ from rawws.server.asgi import AsgiApp
 from rawws.server.metrics import MetricsApp
 from rawws.server.plain_apps import HelloApp
 from rawws.server.room_app import RoomApp
+from tests.api_reference import INTERNAL
 from tests.asgi_serving import echo, says_ok
 from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.wire import upgrade
 
 # Objects that a program is given, and tuples: their values are checked at their use.
 GIVEN = {"History", "Member", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"}
-# Methods of public names that are for rawws itself.
-INTERNAL = {"Hub.adopt", "Hub.prepare", "Hub.refuse_room", "Hub.stream_events"}
 # The attributes of the objects that a program is given in a server. Attributes for the loop lie elsewhere.
 ATTRIBUTES = {
     rawws.Room: {"is_held", "join", "last_id", "leave", "path", "publish", "publish_many", "ready", "settings"},

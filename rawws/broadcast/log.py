@@ -89,9 +89,9 @@ class Cursor(NamedTuple):
 class History(NamedTuple):
     """How much a log keeps for later readers: the last messages, as long as all three limits hold."""
 
-    messages: int = 0
-    max_bytes: int = MIB
-    max_age_s: float = 3600.0
+    messages: int = 0  # how many are kept
+    max_bytes: int = MIB  # about the size of all of them
+    max_age_s: float = 3600.0  # seconds for which each is kept
 
 
 class ReplayStart(NamedTuple):

@@ -46,8 +46,8 @@ class MessageId(NamedTuple):
 class Gap(NamedTuple):
     """Messages that are missing: those after ``since``, up to and including ``after``. Both are ids."""
 
-    since: str
-    after: str
+    since: str  # the id from which the reader wanted to go on
+    after: str  # the id before the first message that is still there
 
 
 class Ids(Protocol):

@@ -1,8 +1,4 @@
-"""The command line: arguments to objects, errors to one sentence and an exit status.
-
-Each command is a module here, with its ``NAME``, a line of ``HELP``, ``add_arguments(parser)`` and
-``run(options) -> status``.
-"""
+"""The command line: arguments to objects, errors to one sentence and an exit status."""
 
 from __future__ import annotations
 
@@ -10,15 +6,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rawws.cli import check, connect, decode, serve, streams, tap
+from rawws.cli import streams
+from rawws.cli.commands import COMMANDS, DEFAULT, Example, Parsers, explain_more
 from rawws.cli.parsing import Misused, Parser, explain_command
 from rawws.errors import ListenError, RawwsError, UsageError
 from rawws.version import __version__
 
-COMMANDS = (serve, connect, tap, decode, check)
-
 DONE, FAILED, MISUSED = 0, 1, 2
 INTERRUPTED = 130  # as in shells: 128 + SIGINT
+
+EXAMPLES = (
+    Example("rawws", "serve rooms at http://localhost:8080, and show the traffic on a page"),
+    Example("rawws connect localhost:8080/room", "join a room of that server"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,9 +69,9 @@ def _alone(error: Exception) -> Exception:
 
 def _parse(given: list[str]) -> argparse.Namespace:
     """Return the options, with the command's function as ``run``. Raises `Misused`."""
-    top, parsers = _make_parsers()
+    top, parsers = _make_top(), Parsers()
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
-        given = [serve.NAME, *given]  # the default command
+        given = [DEFAULT, *given]
     if given[0].startswith("-"):
         top.parse(given, parsers)  # --help and --version end the program
     if given[0] not in parsers:
@@ -79,19 +79,18 @@ def _parse(given: list[str]) -> argparse.Namespace:
     return parsers[given[0]].parse(given[1:], parsers)
 
 
-def _make_parsers() -> tuple[Parser, dict[str, Parser]]:
-    """Return the parser that chooses the command, and the commands' own parsers by name."""
+def _make_top() -> Parser:
+    """Return the parser for ``rawws`` itself, which lists the commands."""
     top = Parser(
         prog="rawws",
-        description="WebSockets that you can see through.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="WebSockets that you can see through. Without a command, rawws serves: its flags are those of "
+        f"rawws {DEFAULT}.",
+        epilog=explain_more(EXAMPLES),
     )
     top.add_argument("--version", action="version", version=f"rawws {__version__}")
-    commands = top.add_subparsers(title="commands", required=True)
-    parsers = {}
+    commands = top.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser
+    )
     for command in COMMANDS:
-        parsers[command.NAME] = own = commands.add_parser(command.NAME, help=command.HELP)
-        command.add_arguments(own)
-        own.set_defaults(run=command.run)
-    top.epilog = f"Without a command it serves:\n\n{parsers[serve.NAME].format_help()}"
-    return top, parsers
+        commands.add_parser(command.name, help=command.help)
+    return top

@@ -1,4 +1,4 @@
-"""Types of flags: each function turns a text into a value, or raises an error that says what is wrong with it."""
+"""Types of arguments: each function turns a text into a value, or raises an error that says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from rawws.wire.trace import shorten
 LEAST = 0.001
 
 _MOST_DIGITS = 18  # a number with as many fits into 64 bits
+
+_SCHEMES = {"http": "ws", "https": "wss"}
 
 _SIZE = re.compile(r"([0-9]+)\s*(k|m|g)?(i?b)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -136,3 +138,15 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
         return given
 
     return read
+
+
+def complete_url(url: str) -> str:
+    """Return what is typed for short as an address: ``localhost:8080``, ``:8080``, ``https://…``."""
+    scheme, separator, rest = url.partition("://")
+    if separator:
+        return f"{_SCHEMES.get(scheme.lower(), scheme)}://{rest}"
+    if url.startswith("ws+unix:"):
+        return url
+    if url.isdigit():
+        url = f":{url}"
+    return f"ws://{'localhost' if url.startswith(':') else ''}{url}"

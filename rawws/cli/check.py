@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from rawws import logs
-from rawws.cli.arguments import header, seconds
+from rawws.cli.arguments import complete_url, header, seconds
 from rawws.cli.flags import Flag, FlagTable, Value
 from rawws.cli.streams import complain, need_output, writing_output
 from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
@@ -20,9 +20,6 @@ from rawws.tools.checker import Checker, Result, Stopped
 from rawws.wire.handshake_errors import ProxyError
 from rawws.wire.trace import printable
 
-NAME = "check"
-HELP = "check any WebSocket server against RFC 6455"
-
 _FOUND_FAULT = 1
 _NOT_CHECKED = 3  # 2 is argparse's, for a bad command line
 
@@ -30,7 +27,12 @@ _NOT_CHECKED = 3  # 2 is argparse's, for a bad command line
 FLAGS = FlagTable(
     {
         "cases": (
-            Flag("--only", Value(metavar="CASE"), "run this case only; may be repeated", repeats=True),
+            Flag(
+                "--only",
+                Value(metavar="CASE"),
+                "run this case only, by its name in `--list`; may be repeated",
+                repeats=True,
+            ),
             Flag("--list", None, "list the cases, with the RFC's requirements", own_default=False),
             Flag(
                 "--timeout",
@@ -65,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "not as recommended); BAD; unclear (the case could not be run). The exit status is 1 if a case is BAD, and 3 "
         "if the server can't be reached, or stops answering before the last case."
     )
-    parser.add_argument("url", nargs="?", metavar="URL", help="ws://… or wss://…")
+    parser.add_argument("url", nargs="?", metavar="URL", help="ws://… or wss://…; without a scheme it is ws://")
     FLAGS.add_to(parser)
 
 
@@ -79,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.url is None:
         raise UsageError("say which server to check: rawws check ws://localhost:8080/")
+    options.url = complete_url(options.url)
     cases = _choose(options.only)
     logs.configure("error")
     results: list[Result] = []

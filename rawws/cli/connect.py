@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from rawws import logs
-from rawws.cli.arguments import header, seconds, size, text
+from rawws.cli.arguments import complete_url, header, seconds, size, text
 from rawws.cli.flags import Flag, FlagTable, Value, show_size
 from rawws.cli.streams import complain, drop_output, need_input, need_output, tell_output_lost
 from rawws.cli.tls_flags import TLS_FLAGS, TLS_GROUP, client_tls
@@ -26,13 +26,9 @@ from rawws.tools.terminal import (
     UntilQuiet,
 )
 
-NAME = "connect"
-HELP = "talk to a WebSocket server from the terminal"
-
 _REFUSED = 1
 # After the last -x, as wscat has it.
 EXECUTE_WAIT_S = 2.0
-_SCHEMES = {"http": "ws", "https": "wss"}
 
 
 def _wait(argument: str) -> float:
@@ -95,7 +91,12 @@ _CONVERSATION = (
         "seconds between two pings, whose round trip is shown; 0 for none",
         own_default=0.0,
     ),
-    Flag("--max-size", Value(size, "BYTES", show_size), "size of a message", goes_to="connect.max_size"),
+    Flag(
+        "--max-size",
+        Value(size, "BYTES", show_size),
+        "size of a message; a larger one ends the connection with 1009",
+        goes_to="connect.max_size",
+    ),
 )
 
 _OUTPUT = (
@@ -145,18 +146,6 @@ def run(options: argparse.Namespace) -> int:
         return signals.run(_connect, options)
     except KeyboardInterrupt:  # before there was a connection
         return _REFUSED
-
-
-def complete_url(url: str) -> str:
-    """Return what is typed for short as an address: ``localhost:8080``, ``:8080``, ``https://…``."""
-    scheme, separator, rest = url.partition("://")
-    if separator:
-        return f"{_SCHEMES.get(scheme.lower(), scheme)}://{rest}"
-    if url.startswith("ws+unix:"):
-        return url
-    if url.isdigit():
-        url = f":{url}"
-    return f"ws://{'localhost' if url.startswith(':') else ''}{url}"
 
 
 async def _connect(options: argparse.Namespace) -> int:

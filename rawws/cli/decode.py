@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from rawws.cli.arguments import one_of
+from rawws.cli.flags import Flag, FlagTable, Value
 from rawws.cli.streams import drop_output, need_input, need_output, tell_output_lost
 from rawws.errors import UsageError
 from rawws.inspection import spellings
@@ -22,9 +22,6 @@ from rawws.inspection.seen import Head, Rest, Seen, SeenFrame
 from rawws.inspection.spellings import NoForm
 from rawws.wire.role import Role
 from rawws.wire.trace import printable
-
-NAME = "decode"
-HELP = "explain bytes: a handshake, frames, a capture"
 
 # Records, one on each line; or an array with one on each line, as the page exports them.
 _RECORDS = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:at|connection|kind|sender)"\s*:')
@@ -43,21 +40,35 @@ _FOUND_FAULT = 1
 _FAILED = 1
 
 
+FLAGS = FlagTable(
+    {
+        "how to read it": (
+            Flag(
+                "--from",
+                Value.one_of(["client", "server"]),
+                "sender of the bytes",
+                dest="sender",
+                shown_default="the client if they are masked",
+            ),
+            Flag("--brief", None, "show a line for each frame, without its ruler", own_default=False),
+        )
+    }
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Explains bytes: HTTP heads with each requirement of the handshake, frames with each header bit, and each "
         "fault with its section. Accepts hex; the output of xxd, hexdump, od, gdb, lldb, strace, tcpdump -X, tshark "
         "and programming languages; base64; files of raw bytes; and recordings by --record."
     )
-    parser.add_argument("input", nargs="*", metavar="HEX | FILE | -", help="default: standard input")
     parser.add_argument(
-        "--from",
-        dest="sender",
-        type=one_of(["client", "server"]),
-        choices=["client", "server"],
-        help="the sender of the bytes (default: the client if they are masked)",
+        "input",
+        nargs="*",
+        metavar="HEX | FILE | -",
+        help="bytes in hex, a file, or - for standard input, which is the default",
     )
-    parser.add_argument("--brief", action="store_true", help="a line for each frame, without its ruler")
+    FLAGS.add_to(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""A table of flags: from one row each, the parser, the keywords of a call, and the manual's table are made."""
+"""A table of flags: from one row each, the parser, the keywords of a call, and the manual's page are made."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class FlagTable:
 
     def _describe(self, flag: Flag) -> dict[str, Any]:
         """Return the arguments for argparse."""
-        shown = self._show_default(flag)
+        shown = self.show_default(flag)
         text = f"{flag.description} (default: {shown})" if shown else flag.description
         described = {
             "help": text.replace("`", "").replace("%", "%%"),
@@ -123,7 +123,7 @@ class FlagTable:
         described["choices"] = None if flag.value.choices is None else list(flag.value.choices)
         return described | ({"action": "append"} if flag.repeats else {})
 
-    def _show_default(self, flag: Flag) -> str:
+    def show_default(self, flag: Flag) -> str:
         """Return the default for a reader, with code in backticks, or an empty string."""
         if flag.shown_default or flag.value is None:
             return flag.shown_default
@@ -137,17 +137,6 @@ class FlagTable:
     def given(self, options: argparse.Namespace, wanted: Callable[[Flag], bool]) -> list[str]:
         """Return the names of the wanted flags whose options ask for something other than the default."""
         return [flag.name for flag in self if wanted(flag) and flag.was_given(options, self.default_of(flag))]
-
-    def markdown(self) -> str:
-        """Return the rows of the manual's table: a flag, its default, and what it does."""
-        lines = []
-        for flag in self:
-            names = f"`{flag.name}`"
-            if flag.negatable:
-                names += f", `--no-{flag.name.removeprefix('--')}`"
-            text = f"{flag.description}. {flag.manual}" if flag.manual else flag.description
-            lines.append(f"| {names} | {self._show_default(flag)} | {text} |\n".replace("|  |", "| |"))
-        return "".join(lines)
 
 
 def show_size(size: int) -> str:

@@ -32,16 +32,33 @@ def nearest(given: str, names: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Leaves a text that has lines of its own as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser for one command, or for the name of one."""
+    """A parser for one command, or for the name of one.
+
+    If ``takes_dashes``, the command has no flags but those for help, so that an argument may begin with a dash.
+    """
+
+    takes_dashes = False
+
+    def __init__(self, *, prog: str, description: str | None = None, epilog: str | None = None) -> None:
+        super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=_Formatter)
 
     def error(self, message: str) -> NoReturn:
         """Raise `Misused` instead of printing the usage, which has twenty lines."""
         raise Misused(message, f"{self.prog} --help")
 
     def parse(self, given: Sequence[str], others: Mapping[str, Parser]) -> argparse.Namespace:
-        """Return the options. ``others`` are the parsers of all commands, by name. Raises `Misused`."""
+        """Return the options. ``others`` has the parsers of all commands, by name. Raises `Misused`."""
         self.exit_on_error = False  # otherwise the error's argument is lost in its text
+        if self.takes_dashes and not {"-h", "--help"} & set(given):
+            given = ["--", *given]
         self._check_flags(given, others)
         try:
             options, rest = self.parse_known_args(given)
@@ -130,6 +147,8 @@ def _list(names: Sequence[str]) -> str:
 def explain_command(given: str, commands: Sequence[str]) -> str:
     """Return a sentence which says that there is no such command, and names the one that may be meant."""
     message = f"there is no command {shorten(given)!r}"
+    if given.lower() in ("help", "man", "manual"):
+        return f"{message}; did you mean rawws --help, or rawws docs?"
     if hint := nearest(given, commands):
         return message + hint
     if given.removeprefix(":").isdigit():

@@ -37,8 +37,6 @@ from rawws.tracing import Recording, Tracer
 from rawws.wire.origins import Origins
 from rawws.wire.trace import STATE
 
-NAME = "serve"
-HELP = "run the server"
 CASE_PATH = HOME + "break-it"  # a room for connections that the page breaks, apart from all others
 
 

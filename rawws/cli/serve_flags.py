@@ -1,4 +1,4 @@
-"""The flags of ``rawws serve``: one row each. The manual's table is made from it, by ``python -m tests.flag_table``."""
+"""The flags of ``rawws serve``: one row each. The manual's page is made from it, by ``python -m tests.flag_table``."""
 
 from __future__ import annotations
 
@@ -210,7 +210,9 @@ _ROOMS = (
         "this path and all paths below it are rooms, over WebSocket and HTTP; an upgrade elsewhere gets 404",
         goes_to="hub.rooms_at",
         shown_default="`/` for any path, or `/room/` with `--app`",
-        manual="See below.",
+        manual="Paths are compared as they stand in the request: `/` is every path, and `/room/` is every path that "
+        "begins so. `//room/x`, `/Room/x`, `/%72oom/x` and paths with `..` are not below `/room/`. With `--app`, HTTP "
+        "requests for other paths go to the application.",
     ),
 )
 
@@ -237,7 +239,10 @@ _LIMITS = (
         "connections are closed",
         goes_to="serve.max_memory",
         shown_default="no limit",
-        manual="See below.",
+        manual="The sum is within a factor of 1.5 of what the process really uses. An idle WebSocket counts as 1 KiB; "
+        "an HTTP connection, or a WebSocket of a program, as 8 KiB; TLS adds 14 KiB. Beyond the limit, histories and "
+        "keys of empty rooms are dropped first. Then the largest item goes: a history, a peer (1013), a request (503), "
+        "an HTTP connection, or messages of a client that has gone and that the program hasn't taken yet.",
         is_divided=True,
     ),
     Flag(

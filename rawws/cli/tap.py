@@ -32,9 +32,6 @@ from rawws.wire.handshake import wants_websocket
 from rawws.wire.messages import Request, Response
 from rawws.wire.trace import STATE, WATCHED_LEGEND
 
-NAME = "tap"
-HELP = "show the traffic between clients and another server"
-
 _DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 
 
@@ -51,7 +48,13 @@ _OUTPUT = (
         "token of the page: letters, digits and -._~",
         shown_default="a new one at each start",
     ),
-    Flag("--log-level", Value.one_of(logs.LEVELS), "lowest level to log", own_default="debug", alternative="level"),
+    Flag(
+        "--log-level",
+        Value.one_of(logs.LEVELS),
+        "lowest level to log; frames are shown at `debug`",
+        own_default="debug",
+        alternative="level",
+    ),
     Flag("-q", None, "log connections only (info)", dest="log_level", stores="info", alternative="level"),
     Flag(
         "-vv",
@@ -131,7 +134,7 @@ async def _tap(
         if await leads_back(target, listeners):
             for listener in listeners:
                 listener.close()
-            raise UsageError(f"{target} is where the tap itself listens; give the port of the server behind it")
+            raise UsageError(f"{target} is where the tap itself listens; give the port of the server")
         async with trio.open_nursery() as nursery:
             for name in await nursery.start(run_tap, listeners, target, tracer):
                 _log(f"listening on http://{name} and ws://{name}, and passing all on to {target} as it is")

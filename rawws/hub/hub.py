@@ -49,9 +49,10 @@ class Mode(enum.Enum):
 class Hub:
     """All rooms of an application, by path.
 
-    Given to `rawws.serve` in place of a handler, it relays: a connection is greeted with ``hello`` and put into the
-    room of its path, and its messages go to everybody there. That needs no task for each connection. With a handler,
-    the program decides which connection joins which room, and what is published: see `Hub.room`.
+    A hub that is given to `rawws.serve` in place of a handler relays: a connection is greeted with ``hello``, if that
+    isn't None, and put into the room of its path. Its messages go to everybody there, or back to itself alone with
+    ``mode="echo"``. No connection needs a task. With a handler, the program decides which connection joins which room,
+    and what is published: see `Hub.room`.
 
     ``max_lag_bytes`` is how far a peer may lag in a room: the bytes that are kept because of it (each message takes
     some 160 more). ``slow`` is the policy for a peer that lags further:
@@ -73,6 +74,8 @@ class Hub:
     handler in place of the hub.
 
     ``settings(path)`` may return other `RoomSettings` for some rooms. If it fails, the request is answered with 500.
+
+    Raises `UsageError` for values that can't be used, and for settings that exclude each other.
     """
 
     def __init__(

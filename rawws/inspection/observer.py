@@ -257,7 +257,7 @@ def _compression_of(agreed: list[bytes]) -> Mapping[Role, Compression]:
     return {role: Compression(f"{role.label}_no_context_takeover" not in names) for role in Role}
 
 
-def _why_not(event: http1.Event) -> str:
+def _why_not(event: http1.HttpEvent) -> str:
     """Return why this is not the head of a request, in a sentence that is true of any server."""
     refusal = event if isinstance(event, Refusal) else Refusal(400, "", "this is not the head of a request")
     return _NEUTRAL.get(refusal.code, refusal.sentence)

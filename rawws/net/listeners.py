@@ -9,7 +9,7 @@ import socket
 
 import trio
 
-from rawws.errors import ListenError
+from rawws.errors import ListenError, sentence_of
 from rawws.net.addresses import parse_ip, plain_address
 
 
@@ -53,7 +53,7 @@ async def open_listeners(host: str, port: int, *, backlog: int = 4096, reuse_por
         found = await trio.socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ListenError(
-            f"can't listen on {where}: {host!r} is not a name or address of this machine: {error}"
+            f"can't listen on {where}: {host!r} is not a name or address of this machine: {sentence_of(error)}"
         ) from None
     listeners: list[socket.socket] = []
     try:

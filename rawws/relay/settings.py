@@ -13,7 +13,7 @@ from rawws.relay.lag_policies import LagPolicy, choose_policy
 
 
 class Slow(enum.Enum):
-    """The names of the policies in `rawws.relay.lag_policies`: what happens to a peer that reads too slowly."""
+    """The policies for a peer that reads too slowly."""
 
     CLOSE = "close"  # the peer is closed with 1013
     SKIP = "skip"  # it skips to the newest message, and learns how many it missed if its encoding has controls
@@ -25,13 +25,13 @@ class Slow(enum.Enum):
 class RoomSettings:
     """The history that a room keeps, and its treatment of peers. Sizes are in bytes, times in seconds."""
 
-    history: History = field(default_factory=History)
-    max_lag_bytes: int = MAX_LAG_BYTES
-    slow: Slow | str = Slow.CLOSE  # or the name of another policy in `rawws.relay.lag_policies.POLICIES`
+    history: History = field(default_factory=History)  # the messages that it keeps for later readers
+    max_lag_bytes: int = MAX_LAG_BYTES  # bytes that it keeps for a peer that lags
+    slow: Slow | str = Slow.CLOSE  # the policy for a peer that lags by more than ``max_lag_bytes``
     key: str | None = None  # the JSON member that holds a message's key, for `Slow.LATEST`
     exclude_sender: bool = False  # a message goes to all others
     read_only: bool = False  # a peer that sends a message is closed with 1008; programs and POST requests publish
-    max_peers: float | None = None  # None and infinity are no limit
+    max_peers: float | None = None  # further ones are refused with 503; None and infinity are no limit
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for invalid values, and for settings that exclude each other."""

@@ -201,7 +201,7 @@ class _Pumps:
                     nursery.start_soon(_pump, outer, inner)
                     nursery.start_soon(_pump, inner, outer)
         except Exception:  # raised by somebody else's stream; nobody could catch it in a system task
-            logs.hub.exception("a stream that rawws was attached to failed")
+            logs.hub.exception("#%d ! a stream that rawws was attached to failed", logs.SERVER)
         finally:
             self.done.set()
 

@@ -24,7 +24,7 @@ from rawws.net.transport import RECEIVE_BYTES, Transport
 from rawws.relay.loop import current_loop
 from rawws.server.apps import Adopt
 from rawws.server.config import ServerState
-from rawws.wire.http1 import Event, HttpPhase, Signal
+from rawws.wire.http1 import HttpEvent, HttpPhase, Signal
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, OUT, STATE, TIMER, head_lines
@@ -135,7 +135,7 @@ class HttpConnection:
             self.http.receive_data(data)
         return bool(data)
 
-    async def receive_event(self, deadline: Deadline, *, is_head: bool = False) -> Event:
+    async def receive_event(self, deadline: Deadline, *, is_head: bool = False) -> HttpEvent:
         """Return the next event, or a refusal if the data for it doesn't arrive by the deadline."""
         while (event := self.http.next_event()) is Signal.NEED_DATA:
             with trio.move_on_at(deadline.at) as scope, self.interruptible_by_stop(scope, is_head):

@@ -99,7 +99,7 @@ class _Figures:
 _Values = float | Iterable[tuple[str, float]] | None
 
 
-class _Metric(NamedTuple):
+class MetricRow(NamedTuple):
     """One metric: its name and description as Prometheus has them, its type, and where its values are."""
 
     name: str
@@ -128,81 +128,81 @@ class _Metric(NamedTuple):
         return family
 
 
-_TABLE = (
-    _Metric("rawws_peers", "Peers in rooms, by kind of connection.", "gauge", _Figures.peers, "kind"),
-    _Metric("rawws_rooms", "Rooms that have a peer or a history.", "gauge", lambda at: len(at.rooms)),
-    _Metric(
+TABLE = (
+    MetricRow("rawws_peers", "Peers in rooms, by kind of connection.", "gauge", _Figures.peers, "kind"),
+    MetricRow("rawws_rooms", "Rooms that have a peer or a history.", "gauge", lambda at: len(at.rooms)),
+    MetricRow(
         "rawws_handshakes", "WebSocket handshakes, by status of the response.", "counter", _Figures.handshakes, "status"
     ),
-    _Metric("rawws_messages_received", "Messages received from peers.", "counter", lambda at: at.stats.messages_in),
-    _Metric(
+    MetricRow("rawws_messages_received", "Messages received from peers.", "counter", lambda at: at.stats.messages_in),
+    MetricRow(
         "rawws_deliveries",
         "Messages sent or queued to peers, counted once for each peer.",
         "counter",
         lambda at: at.stats.messages_out,
     ),
-    _Metric("rawws_received_bytes", "Bytes received after handshakes.", "counter", lambda at: at.stats.bytes_in),
-    _Metric("rawws_sent_bytes", "Bytes sent after handshakes.", "counter", lambda at: at.stats.bytes_out),
-    _Metric(
+    MetricRow("rawws_received_bytes", "Bytes received after handshakes.", "counter", lambda at: at.stats.bytes_in),
+    MetricRow("rawws_sent_bytes", "Bytes sent after handshakes.", "counter", lambda at: at.stats.bytes_out),
+    MetricRow(
         "rawws_skipped_messages",
         "Messages not sent to a peer because it lagged.",
         "counter",
         lambda at: at.stats.messages_skipped,
     ),
-    _Metric(
+    MetricRow(
         "rawws_closes",
         "Connections that have ended, by cause.",
         "counter",
         lambda at: [(cause.value, count) for cause, count in at.stats.ends.items()],
         "cause",
     ),
-    _Metric(
+    MetricRow(
         "rawws_slowest_peer_lag_bytes",
         "Largest lag of a peer in its room, in bytes.",
         "gauge",
         _Figures.slowest_lag_bytes,
     ),
-    _Metric(
+    MetricRow(
         "rawws_held_bytes",
         "Memory used by connections, rooms and requests, in bytes (limited by --max-memory).",
         "gauge",
         lambda at: at.loop.memory.used_bytes(),
     ),
-    _Metric(
+    MetricRow(
         "rawws_longest_block_seconds",
         "Longest time the event loop was blocked, in seconds.",
         "gauge",
         lambda at: at.stats.longest_block_s,
     ),
-    _Metric(
+    MetricRow(
         "rawws_limit",
         "Limits, by the flag that sets each; a limit that is switched off is omitted.",
         "gauge",
         lambda at: sorted(at.exchange.limits_by_flag.items()),
         "flag",
     ),
-    _Metric(
+    MetricRow(
         "rawws_log_bytes",
         "Bytes retained in the logs of all rooms.",
         "gauge",
         lambda at: sum(room.log.held_bytes for room in at.rooms),
     ),
-    _Metric(
+    MetricRow(
         "rawws_backplane_up", "Whether the backplane can be reached (1) or not (0).", "gauge", _Figures.backplane_up
     ),
-    _Metric(
+    MetricRow(
         "rawws_backplane_waiting_messages",
         "Messages not yet confirmed by the backplane.",
         "gauge",
         _Figures.backplane_waiting,
     ),
-    _Metric(
+    MetricRow(
         "rawws_tasks",
         "Trio tasks in this process.",
         "gauge",
         lambda _: float(trio.lowlevel.current_statistics().tasks_living),
     ),
-    _Metric("rawws_loop_turn_seconds", "Time per turn of the event loop, in seconds.", "summary", _Figures.turns),
+    MetricRow("rawws_loop_turn_seconds", "Time per turn of the event loop, in seconds.", "summary", _Figures.turns),
 )
 
 
@@ -216,7 +216,7 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         figures = _Figures(self._hub, self._exchange)
-        for metric in _TABLE:
+        for metric in TABLE:
             if (family := metric.family(figures)) is not None:
                 family.samples = [each._replace(labels=self._labels | each.labels) for each in family.samples]
                 yield family

@@ -45,9 +45,9 @@ MOST_NAMED = 5  # the most endpoints of an application in one log line
 
 
 class Server:
-    """A rawws server on listening sockets, which it owns once `run` has begun.
+    """A server on listening sockets, which it owns and closes at its end.
 
-    A program gets it from `serve`, as the value of ``task_status``. `stop` ends it in order.
+    A program gets it from `serve`: ``server = await nursery.start(rawws.serve, handler, port)``.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Server:
         return f"<Server on {where}, peers={self.peer_count}{', stopping' * self.stopping}>"
 
     def stop(self) -> None:
-        """Ask `run` to end in order: it accepts no connections, closes every peer, and waits for at most the drain.
+        """End in order: accept no more connections, close every peer, and wait for at most the ``drain``.
 
         Another thread has to call it with ``trio.from_thread.run_sync``; a direct call raises `UsageError`.
         """
@@ -105,6 +105,7 @@ class Server:
 
     @property
     def stopping(self) -> bool:
+        """Whether `stop` has been called."""
         return self._stop.is_set()
 
     @property

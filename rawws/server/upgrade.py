@@ -22,7 +22,7 @@ from rawws.wire.client_handshake import examine_answer
 from rawws.wire.handshake import Handshake, examine
 from rawws.wire.messages import Request, Response
 from rawws.wire.role import Role
-from rawws.wire.trace import STATE
+from rawws.wire.trace import FAULT, STATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,8 @@ async def choose_subprotocol(upgrade: Upgrade) -> HookResponse | None:
         if isinstance(chosen, Response):
             return HookResponse("select_subprotocol", chosen)
         if chosen is not None and chosen not in offered:
-            logs.handshake.error("select_subprotocol chose %r, not one of those offered: %s", chosen, offered)
+            message = f"select_subprotocol chose {chosen!r}, not one of those offered: {', '.join(offered)}"
+            connection.log(logs.handshake, logging.ERROR, FAULT, message)
             chosen = None
     upgrade.handshake = replace(upgrade.handshake, subprotocol=chosen)
     return None

@@ -407,8 +407,8 @@ class WebSocket:
     async def ping(self, data: Data | None = None) -> float:
         """Send a ping, wait for its pong, and return the seconds between them.
 
-        Without data, a ping carries four random bytes. Raises `ConnectionClosed` when the connection ends first.
-        Cancelling gives up on the pong.
+        Without data, a ping carries four random bytes; data has at most 125 (§5.5). Raises `ConnectionClosed` when the
+        connection ends first. Cancelling gives up on the pong.
         """
         check_in_trio("ws.ping", is_async=True)
         payload = os.urandom(4) if data is None else as_control_payload(data)
@@ -429,7 +429,7 @@ class WebSocket:
         return ping.latency_s
 
     async def pong(self, data: Data | None = None) -> None:
-        """Send an unsolicited pong, as a one-way heartbeat (§5.5.3)."""
+        """Send an unsolicited pong, as a one-way heartbeat (§5.5.3). Raises `ConnectionClosed`."""
         check_in_trio("ws.pong", is_async=True)
         payload = b"" if data is None else as_control_payload(data)
         if not self._can_send:
@@ -466,13 +466,13 @@ class WebSocket:
             raise
 
     def begin_close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Send a close. The rest of the closing handshake goes on in the background."""
+        """Do what `aclose` does without waiting: the closing handshake goes on in the background."""
         check_in_trio("ws.begin_close")
         self._loop.close(self._peer, *check_close(code, reason))
         return not_awaited("ws.begin_close() doesn't wait, and ws.aclose() does")
 
     async def wait_closed(self) -> None:
-        """Wait until both sides have closed, or the connection is lost."""
+        """Wait until both sides have closed, or the connection is lost; `closed` then says how it ended."""
         check_in_trio("ws.wait_closed", is_async=True)
         await self._inbox.ended.wait()
 

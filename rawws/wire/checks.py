@@ -24,6 +24,7 @@ class Check(NamedTuple, Generic[Problem]):
 
     @property
     def holds(self) -> bool:
+        """Whether the message meets the requirement."""
         return self.problem is None
 
     @property

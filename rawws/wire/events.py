@@ -56,6 +56,8 @@ class PingReceived(NamedTuple):
 
 
 class PongReceived(NamedTuple):
+    """A pong: the answer to a ping of ours with this payload, or an unsolicited one (§5.5.3)."""
+
     payload: bytes
 
 

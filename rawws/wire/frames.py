@@ -77,10 +77,12 @@ class FrameHeader(NamedTuple):
 
     @property
     def is_control(self) -> bool:
+        """Whether this is a close, a ping, a pong, or reserved for another control frame (§5.5)."""
         return bool(self.opcode & CONTROL)
 
     @property
     def opcode_name(self) -> str:
+        """The opcode's name in capitals; ``RESERVED-0x3`` for one that §5.2 leaves undefined."""
         try:
             return Opcode(self.opcode).name
         except ValueError:
@@ -122,6 +124,7 @@ class Frame:
 
     @property
     def left_out_bytes(self) -> int:
+        """The bytes of the payload that are in neither end of it."""
         return self.header.payload_bytes - len(self.payload_head) - len(self.payload_tail)
 
 

@@ -43,7 +43,7 @@ class Signal(Enum):
     END_OF_STREAM = "end of stream"
 
 
-Event = Request | BodyPart | Refusal | Signal
+HttpEvent = Request | BodyPart | Refusal | Signal
 
 # RFC 9110 §5.5 without obs-text: VCHAR, and SP and HTAB between. h11 would let other bytes through.
 _ODD_IN_VALUE = re.compile(rb"[^\x20-\x7e\t]")
@@ -130,7 +130,7 @@ class HttpPhase:
             self._is_framed = self._chunks.feed(data)
         self._h11.receive_data(data)
 
-    def next_event(self) -> Event:
+    def next_event(self) -> HttpEvent:
         """Return the next event in the bytes received so far. Never raises for what a peer sends."""
         while True:
             if not self._is_framed:
@@ -182,7 +182,7 @@ class HttpPhase:
             return Refusal(431, "head_too_large", message)
         return None
 
-    def _check_head(self, event: h11.Request) -> Event:
+    def _check_head(self, event: h11.Request) -> HttpEvent:
         trailing, _ = self._h11.trailing_data
         raw_head = bytes(self._head[: len(self._head) - len(trailing)])
         self._raw_head = raw_head
@@ -369,6 +369,7 @@ class HttpPhase:
 
     @property
     def can_continue(self) -> bool:
+        """Whether the connection may be kept for another request, now that this one is answered."""
         return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
 
     def start_next_request(self) -> None:

@@ -40,7 +40,12 @@ def is_token(text: str) -> bool:
 
 
 class Headers:
-    """The fields of one message in their order; names are compared without regard to case."""
+    """The fields of one message in their order; names are compared without regard to case.
+
+    ``headers[name]`` is a field's value; of a repeated field all of them, joined with commas (RFC 9110 §5.3). It raises
+    KeyError if there is none. ``name in headers`` says whether there is one, and an iteration has pairs of name and
+    value.
+    """
 
     __slots__ = ("_fields", "_values")
 
@@ -137,12 +142,12 @@ _ABSOLUTE_FORM = re.compile(r"https?://([^/?#@]+)(/[^?#]*)?(?![^?#])", re.IGNORE
 class Request:
     """A request's head, and its body if that was read. All of the head is ASCII."""
 
-    method: str
-    target: str
-    http_version: str
+    method: str  # in capitals, such as GET
+    target: str  # the path and the query, as they were sent
+    http_version: str  # 1.0 or 1.1
     headers: Headers
-    raw_head: bytes = field(repr=False, default=b"")
-    body: bytes = field(repr=False, default=b"")
+    raw_head: bytes = field(repr=False, default=b"")  # the bytes of the head, as they came
+    body: bytes = field(repr=False, default=b"")  # the whole body, where it was read before the application was called
     action: str = ""  # the access to its path's room that it needs: "read", "write", "read write", or none
 
     @property
@@ -218,7 +223,10 @@ class Response:
     """An HTTP response: a status, header fields, and a whole body.
 
     A ``str`` as body is sent as UTF-8, with a ``Content-Type`` of ``text/plain`` if the headers name none.
-    ``Content-Length``, ``Connection`` and ``Date`` are added when it is sent.
+    ``Content-Length``, ``Connection`` and ``Date`` are added when it is sent. The arguments are attributes too, where
+    ``body`` is always bytes, and ``headers`` are `Headers`. ``raw_head`` is the head of a response that was received.
+
+    Raises `UsageError` for a status that isn't one, a body where it has none, or a header that can't be sent.
     """
 
     __slots__ = ("body", "headers", "raw_head", "status")
@@ -231,7 +239,6 @@ class Response:
         *,
         raw_head: bytes | None = None,
     ) -> None:
-        """Raises `UsageError` for a status that isn't one, a body where it has none, or a header that can't be sent."""
         if not isinstance(status, int) or not 100 <= status <= 599:
             raise UsageError(f"{status!r} is not an HTTP status; give one from 200 to 599")
         if body and (status < 200 or status in (204, 304)):

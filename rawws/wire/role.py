@@ -8,11 +8,14 @@ from wsproto.connection import ConnectionType
 
 
 class Role(Enum):
+    """One of the two sides of a connection. A client masks its frames, and a server doesn't (§5.3)."""
+
     CLIENT = ConnectionType.CLIENT
     SERVER = ConnectionType.SERVER
 
     @property
     def other(self) -> Role:
+        """The role of the other end."""
         return Role.SERVER if self is Role.CLIENT else Role.CLIENT
 
     @property

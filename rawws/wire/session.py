@@ -41,7 +41,9 @@ from rawws.wire.wsproto_reader import WsprotoEncoder, WsprotoReader
 
 
 class State(Enum):
-    OPEN = "open"
+    """The state of a connection after the opening handshake (§4.1, §7.1)."""
+
+    OPEN = "open"  # messages go both ways
     CLOSING = "closing"  # our close is sent, the peer's has not come
     CLOSED = "closed"  # both closes have crossed, or we failed the connection: nothing more is read
 
@@ -61,6 +63,9 @@ class Session:
     `message` encodes. ``fast_lane=False`` reads and writes every frame through wsproto, for study; nothing else
     differs. With ``relays``, messages come out of `relay_data` as frames instead of out of `receive_data`. With
     ``echoes`` these go back to the peer, and pongs come out among them, each at its place.
+
+    ``state`` is its `State`, ``close_sent`` and ``close_rcvd`` are the closes so far, and ``fault`` is the reason why
+    we failed the connection; each of these three is None until then.
 
     While ``on_frame`` is set, ``on_frame(sender, frame)`` is called for every frame that comes in, and by `show_sent`
     for those that go out. All frames are read by wsproto then, and ``shown_bytes`` of each payload are collected.

@@ -135,7 +135,7 @@ def _shown(text: str) -> str:
 def _advise(scheme: str, separator: str) -> str:
     if separator and scheme in ("http", "https"):
         return f"use {'wss' if scheme == 'https' else 'ws'}:// in place of {scheme}://"
-    return "it begins with ws:// or wss://, as ws://localhost:8080/room"
+    return "it begins with ws:// or wss://, as in ws://localhost:8080/room"
 
 
 def _parse_authority(authority: str, shown: str) -> tuple[str | None, str | None, str, int | None]:
@@ -151,7 +151,7 @@ def _parse_authority(authority: str, shown: str) -> tuple[str | None, str | None
             f"{shown} has no proper host and port; they are as example.org:8080, or [::1]:8080 with IPv6's brackets"
         )
     if not parts["host"]:
-        raise InvalidURI(f"{shown} names no host; it belongs behind the //, as in ws://localhost:8080/room")
+        raise InvalidURI(f"{shown} names no host; it comes after the //, as in ws://localhost:8080/room")
     port = None
     if parts["port"]:  # RFC 3986 §3.2.3: an empty port is the default
         if not _PORT.fullmatch(parts["port"]) or not 1 <= int(parts["port"]) <= 65535:
@@ -215,7 +215,7 @@ def _parse_unix(rest: str, secure: bool, shown: str) -> WebSocketURI:
             "ws+unix:///run/app.sock:/room"
         )
     if target and target[0] not in "/?":
-        raise InvalidURI(f"what stands behind the socket in {shown} is not a path; it begins with /")
+        raise InvalidURI(f"the part after the socket in {shown} is not a path; it begins with /")
     # The system's own encoding, since a file name may be any bytes.
     unix_path = unquote(socket_path, errors="surrogateescape")
     if "\0" in unix_path:

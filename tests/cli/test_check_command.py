@@ -402,7 +402,8 @@ def test_closed_or_full_output_is_reported(
     [
         ([], 2, "say which server to check"),
         (["--only", "nothing", "ws://localhost/"], 2, "there is no case 'nothing'"),
-        (["http://localhost/"], 2, "http://localhost/"),
+        (["ftp://localhost/"], 2, "ftp://localhost/"),
+        (["127.0.0.1:1"], 3, "can't connect to 127.0.0.1:1: Connection refused"),
         (["ws://127.0.0.1:1/"], 3, "can't connect to 127.0.0.1:1: Connection refused"),
     ],
 )

@@ -17,6 +17,7 @@ import rawws
 import rawws.cli
 import rawws.cli.serve
 import rawws.logs
+from rawws.cli.commands import Parsers
 from rawws.cli.serve_flags import FLAGS
 from rawws.errors import ListenError
 from rawws.hub.hub import Hub
@@ -319,9 +320,9 @@ def test_a_greeting_that_is_not_utf8_is_reported_in_one_sentence_with_exit_statu
         (["localhost:80/x"], "there is no command 'localhost:80/x'; did you mean rawws connect localhost:80/x?"),
         (["[::1]:80"], "there is no command '[::1]:80'; did you mean rawws connect [::1]:80?"),
         (["main:app"], "there is no command 'main:app'; did you mean rawws serve --app main:app?"),
-        (["help"], "there is no command 'help'; give one of serve, connect, tap, decode, check"),
+        (["help"], "there is no command 'help'; did you mean rawws --help, or rawws docs?"),
         ([__file__], f"there is no command {__file__!r}; did you mean rawws decode {__file__}?"),
-        ([""], "there is no command ''; give one of serve, connect, tap, decode, check"),
+        ([""], "there is no command ''; give one of serve, connect, tap, decode, check, docs"),
         (
             ["--port", "0", "sevre"],
             "rawws serve takes flags only, and 'sevre' is none; a command comes first, as in rawws serve",
@@ -390,8 +391,7 @@ def test_a_number_of_thousands_of_digits_is_reported_in_one_short_sentence(
 
 
 def test_a_flag_without_its_value_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    _, parsers = rawws.cli._make_parsers()
-    for command, parser in parsers.items():
+    for command, parser in Parsers().items():
         for action in parser._actions:
             if action.option_strings and action.nargs is None:
                 assert rawws.cli.main([command, action.option_strings[0]]) == 2

@@ -26,7 +26,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as websockets_serve
 
-from rawws.cli.connect import complete_url
+from rawws.cli.arguments import complete_url
 from rawws.limits import MIB
 from rawws.testing import open_pair
 from rawws.tools.terminal import Tally, UntilQuiet

@@ -204,7 +204,7 @@ def test_a_tap_of_itself_does_not_start(start_program: StartProgram) -> None:
         free.bind((LOOPBACK, 0))
         port = free.getsockname()[1]
     ran = start_program.run("tap", str(port), f"localhost:{port}")
-    message = f"localhost:{port} is where the tap itself listens; give the port of the server behind it"
+    message = f"localhost:{port} is where the tap itself listens; give the port of the server"
     assert (ran.returncode, ran.stderr.splitlines()[-1]) == (2, f"rawws: {message}")
 
 

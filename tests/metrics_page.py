@@ -1,0 +1,70 @@
+"""The manual's page of metrics: ``python -m tests.metrics_page`` writes it anew from the server's table of metrics."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from rawws.server.metrics import TABLE, MetricRow
+
+PAGE = Path(__file__).resolve().parent.parent / "rawws" / "docs" / "reference" / "metrics.md"
+COLUMNS = 120
+INTRODUCTION = """\
+# Metrics
+
+`rawws serve --metrics` answers `/metrics` in the format of Prometheus. It needs the extra `metrics`
+(`pip install '.[metrics]'`). With `--app`, it answers before the application does. Nothing is counted twice for it: the
+loop and the rooms keep these figures anyway, and gather them when they are asked.
+
+`/metrics` needs no token. It names no peer and no room; still, have a proxy in front of the server keep it from the
+public. With [`--workers`](flags.md#--workers), the worker that answers shows its own figures, with its number as the
+label `worker`.
+
+Worth an alert:
+
+* `rawws_longest_block_seconds` over 1: something blocks the event loop, see [the log](log.md#event-loop-blocked).
+* `rawws_held_bytes` near `rawws_limit{flag="--max-memory"}`: histories, and then peers, are dropped next.
+* `rawws_closes_total{cause="slow peer"}` or `rawws_skipped_messages_total` rising: readers don't keep up.
+* `rawws_backplane_up` 0: Redis is away, and messages wait.
+* `rawws_handshakes_total{status="403"}` rising: a page of an origin that isn't allowed tries to connect.
+"""
+# The values of labels, and what else a reader has to know.
+NOTES = {
+    "rawws_peers": "`websocket`, or `events` for a reader of Server-Sent Events.",
+    "rawws_handshakes": "101 is an upgrade; the other statuses are [refusals](refusals.md), or answers of hooks.",
+    "rawws_deliveries": "A message to a room of 100 peers counts as 100.",
+    "rawws_closes": "The causes are those of [close codes and causes](close-codes.md#causes).",
+    "rawws_limit": "For example `rawws_limit{flag=\"--max-size\"} 1048576`, so that an alert can refer to it.",
+    "rawws_backplane_up": "Only with a backplane.",
+    "rawws_backplane_waiting_messages": "Only with a backplane.",
+    "rawws_tasks": "A relayed WebSocket has no task; a connection in its HTTP phase, and a handler, has one each.",
+    "rawws_loop_turn_seconds": "Its `_sum` over its `_count` is the mean time of a turn.",
+    "rawws_longest_block_seconds": "Since the server was started.",
+}  # fmt: skip
+
+
+def names_of(row: MetricRow) -> list[str]:
+    """Return the names of the samples of a metric, as Prometheus has them."""
+    if row.type == "summary":
+        return [f"{row.name}_count", f"{row.name}_sum"]
+    return [f"{row.name}_total" if row.type == "counter" else row.name]
+
+
+def describe(row: MetricRow) -> str:
+    """Return the section about a metric."""
+    names = ", ".join(f"`{name}`" for name in names_of(row))
+    label = f", by `{row.label}`" if row.label else ""
+    text = f"{row.type.capitalize()}{label}. {row.description} {NOTES.get(row.name, '')}".strip()
+    return f"### {names}\n\n" + textwrap.fill(text, COLUMNS, break_long_words=False, break_on_hyphens=False)
+
+
+def page() -> str:
+    return "\n\n".join([INTRODUCTION + "\n## All metrics", *map(describe, TABLE)]) + "\n"
+
+
+def main() -> None:
+    PAGE.write_text(page(), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
