@@ -11,5 +11,5 @@
 ``existing_app``  a Starlette application with a WebSocket room, on one port
 ================  =====================================================================================
 
-``python -m rawws.examples`` lists them with the commands that run them.
+The command ``python -m rawws.examples`` lists them with the commands that run them.
 """
