@@ -10,7 +10,7 @@ const hue = hueOf(site)
 const ownName = find("#name")
 ownName.value = localStorage.getItem("name") || `Guest ${site.slice(0, 2).toUpperCase()}`
 
-const shared = new SharedDocument(name, site, { onChange: render, onState: (state) => showState(find("#state"), state) })
+const shared = new SharedDocument(name, site, { onChange: renderSoon, onState: (state) => showState(find("#state"), state) })
 const { replica } = shared
 const onFull = () => { find("#full").hidden = false }
 
@@ -39,7 +39,16 @@ const cursors = new Cursors(name, site, {
   },
 })
 
+let isDue = false
+
+// Shows the document at the next frame: a newcomer gets thousands of changes at once.
+function renderSoon() {
+  if (!isDue) requestAnimationFrame(render)
+  isDue = true
+}
+
 function render() {
+  isDue = false
   text.render()
   board.render()
   showPeople()
@@ -77,7 +86,7 @@ document.addEventListener("selectionchange", () => cursors.moved())
 text.area.addEventListener("blur", () => cursors.moved())
 
 document.title = `${name} · Editing together`
-globalThis.replica = replica // for the browser's console: replica.text()
+globalThis.shared = shared // for the browser's console: shared.replica.text()
 shared.open()
 cursors.open()
 render()

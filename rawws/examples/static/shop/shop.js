@@ -24,4 +24,5 @@ find("#form").onsubmit = async (event) => {
   find("#what").value = ""
 }
 
+find("#command").textContent = `curl -d '3 apples' ${new URL("orders", location.href)}`
 room.open()
