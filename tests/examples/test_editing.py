@@ -89,6 +89,9 @@ def test_two_browsers_edit_at_once_and_a_third_comes_late(run: Run, visit: Visit
     text = ada.evaluate(TEXT)
     assert sorted(text.splitlines()[1:]) == ["apples", "bread 😀", "honey"]
     assert text.splitlines()[0] in ("To buy: Shopping: tea", "Shopping: To buy: tea")
+    look(ada)
+    before_cursor = "document.querySelector('#text').value.slice(0, document.querySelector('#text').selectionEnd)"
+    assert ada.evaluate(before_cursor).endswith("To buy: ")  # it stays where Ada has put it
     late = visit(example.url)
     for page in (grace, late):
         wait_for(page, text, lines)
@@ -115,4 +118,14 @@ def test_a_newcomer_gets_a_document_that_is_longer_than_the_history(run: Run, vi
         shared.send(change)
       }
     }""")
-    wait_for(visit(example.url), "0123456789" * 230, 0)
+    reader = visit(example.url)
+    wait_for(reader, "0123456789" * 230, 0)
+    # The newcomer draws by keyboard, and takes it back.
+    reader.locator("#canvas").focus()
+    for key in ("Space", "ArrowRight", "ArrowDown", "Space"):
+        reader.keyboard.press(key)
+    writer.wait_for_function("() => shared.replica.lines.size > 0")
+    (line,) = writer.evaluate("shared.replica.drawing()")
+    assert line["points"] == [400, 300, 410, 300, 410, 310]
+    reader.get_by_role("button", name="Undo").click()
+    wait_for(writer, "0123456789" * 230, 0)

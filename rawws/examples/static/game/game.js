@@ -69,7 +69,7 @@ function draw() {
   context.lineCap = context.lineJoin = "round"
   for (const { id, name, cells } of state.players) {
     const [x, y] = cells.at(-1)
-    context.strokeStyle = `hsl(${hueOf(id)} 85% 58%)`
+    context.strokeStyle = `hsl(${hueOf(id)} 90% 64%)`
     context.lineWidth = 0.62
     context.beginPath()
     for (const [trailX, trailY] of cells) context.lineTo(trailX, trailY)

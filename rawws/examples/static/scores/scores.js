@@ -1,7 +1,7 @@
 import { find, make, parse, showState } from "./dom.js"
 import { Room } from "./room.js"
 
-const NEWS_SHOWN = 5
+const NEWS_SHOWN = 4
 
 // One side of the page: what it has read, whatever way it reads.
 class Board {
