@@ -27,8 +27,8 @@ _HEADERS = {
 def page(name: str) -> Callable[[rawws.Request], Awaitable[rawws.Response | None]]:
     """Return an answer with the files of an example's page, for the ``http`` or ``process_request`` of `rawws.serve`.
 
-    The page itself is at ``/``. Its other files, and those that all pages share, are next to it. The answer to any other
-    path is None.
+    The page itself is at ``/``. Its other files, and those that all pages share, are next to it. The answer to any
+    other path is None.
     """
     found: dict[str | None, rawws.Response] = {}
     for folder in ("shared", name):

@@ -1,7 +1,7 @@
 """The smallest server: each message goes back to its sender.
 
-    python -m rawws.examples.echo --port 8080
-    python -m websockets ws://localhost:8080/        (any client will do)
+python -m rawws.examples.echo --port 8080
+python -m websockets ws://localhost:8080/        (any client will do)
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
     python -m rawws.examples.editing --port 8080
     open http://localhost:8080/ in two browsers, and edit in both
 
-The server knows nothing of texts or drawings: it relays what the browsers do, and keeps it for those who come later. The
-browsers keep each document as a set, which only grows (``replica.js``). The text and the drawing follow from the set
-alone, so all browsers show the same, in whatever order the changes have come, also after work without a connection.
+The server knows nothing of texts or drawings: it relays what the browsers do, and keeps it for those who come later.
+The browsers keep each document as a set, which only grows (``replica.js``). The text and the drawing follow from the
+set alone, so all browsers show the same, in whatever order the changes have come, also after work without a connection.
 
 A history is bounded, and a document may have had more changes than that. So after every 200 changes, the browser that
-made the last of them publishes its whole set as one message (``document.js``). A document is lost when no browser has
-had it open and changed it for a day, unless one of them still has it open: that browser publishes it again.
+made the last of them publishes its whole set as one message (``document.js``). The room forgets a document after a day
+without changes, or when the server ends. A browser that has the document open publishes it again when it reconnects.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from rawws.examples.common import arguments, page, run_until_signal
 
 MIB = 1024 * 1024
 
-# Ten times as many changes as there are between two whole sets, and a day's rest.
-DOCUMENT = rawws.RoomSettings(history=rawws.History(2000, max_bytes=32 * MIB, max_age_s=24 * 3600))
+# Ten times as many changes as there are between two whole sets, and a day's rest. A newcomer, who reads all of it, may
+# lag by as much.
+DOCUMENT = rawws.RoomSettings(rawws.History(2000, max_bytes=32 * MIB, max_age_s=24 * 3600), max_lag_bytes=64 * MIB)
 
 # The cursors of a document. There is no history of them, and of each person only the newest is of use.
 CURSORS = rawws.RoomSettings(slow="latest", key="from")
 
 hub = rawws.Hub(
-    settings=lambda path: CURSORS if path.endswith("/cursors") else DOCUMENT,
-    rooms_at="/documents/",
+    settings=lambda path: CURSORS if path.startswith("/rooms/cursors/") else DOCUMENT,
+    rooms_at="/rooms/",
     max_rooms=1000,
 )
 

@@ -3,9 +3,9 @@
     python -m rawws.examples.game --port 8080
     open http://localhost:8080/ in several browsers
 
-Players send nothing but their turns. The server moves everybody ten times a second, finds the crashes, and publishes the
-whole state, so a browser only draws it. The room's policy is ``skip``: a player whose line is slow for a moment goes on
-with the newest state, and doesn't watch the past.
+Players send nothing but their turns. The server moves everybody ten times a second, finds the crashes, and publishes
+the whole state, so a browser only draws it. The room's policy is ``skip``: a player whose line is slow for a moment
+goes on with the newest state, and doesn't watch the past.
 """
 
 from __future__ import annotations

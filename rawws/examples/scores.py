@@ -4,8 +4,8 @@
     open http://localhost:8080/
     curl -N -H 'Accept: text/event-stream' 'localhost:8080/scores?last=1'
 
-Both ways read one room, so both get the same messages with the same ids, and a reader that was away asks for the rest by
-the id of its last message. Each message has all scores, so a reader that has just come needs only the last one.
+Both ways read one room, so both get the same messages with the same ids, and a reader that was away asks for the rest
+by the id of its last message. Each message has all scores, so a reader that has just come needs only the last one.
 """
 
 from __future__ import annotations

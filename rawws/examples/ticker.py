@@ -4,8 +4,8 @@
     open http://localhost:8080/ and slow the second reader down
 
 An old price is of no use to a reader that lags. So the room's policy is ``latest``: it keeps the newest message of each
-symbol, and a reader that can take more gets those that it has not had yet, one of each symbol. The room knows the symbol
-by a member of the message's JSON. No reader has a task, and a slow one costs the others nothing.
+symbol, and a reader that can take more gets those that it has not had yet, one of each symbol. The room knows the
+symbol by a member of the message's JSON. No reader has a task, and a slow one costs the others nothing.
 
 A reader lags when the buffers on the way are full. A browser and the two kernels hold some 200 kB for each connection,
 which would be thousands of prices. Each message is therefore padded, and the server's part is kept small.

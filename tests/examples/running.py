@@ -92,7 +92,7 @@ def check_looks(page: Page, axe: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE_PX
     page.evaluate(axe)
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         faults = [
             f"{scheme}: {violation['id']}: {node['html'][:200]} {node['failureSummary']}"

@@ -53,13 +53,15 @@ def go(page: Page, *, online: bool) -> None:
 
 
 def wait_for(page: Page, text: str, lines: int) -> None:
-    page.wait_for_function(f"([text, lines]) => {TEXT} === text && shared.replica.lines.size === lines", arg=[text, lines])
+    page.wait_for_function(
+        f"([text, lines]) => {TEXT} === text && shared.replica.lines.size === lines", arg=[text, lines]
+    )
 
 
 def look(page: Page) -> list[str]:
     """Return what a page shows: the text, and the drawing as a picture."""
     page.evaluate(PAINTED)
-    shown: list[str] = page.evaluate("[document.querySelector('#text').value, document.querySelector('#canvas').toDataURL()]")
+    shown: list[str] = page.evaluate("[globalThis.text.value, globalThis.canvas.toDataURL()]")  # elements, by their ids
     return shown
 
 
@@ -90,8 +92,8 @@ def test_two_browsers_edit_at_once_and_a_third_comes_late(run: Run, visit: Visit
     assert sorted(text.splitlines()[1:]) == ["apples", "bread 😀", "honey"]
     assert text.splitlines()[0] in ("To buy: Shopping: tea", "Shopping: To buy: tea")
     look(ada)
-    before_cursor = "document.querySelector('#text').value.slice(0, document.querySelector('#text').selectionEnd)"
-    assert ada.evaluate(before_cursor).endswith("To buy: ")  # it stays where Ada has put it
+    before_cursor = ada.evaluate("globalThis.text.value.slice(0, globalThis.text.selectionEnd)")
+    assert before_cursor.endswith("To buy: ")  # it stays where Ada has put it
     late = visit(example.url)
     for page in (grace, late):
         wait_for(page, text, lines)

@@ -1,4 +1,4 @@
-"""What all examples have in common: their size, their list, and files that are safe to serve."""
+"""All examples: their size, their list, and files that are safe to serve."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ export class Cursors {
   constructor(name, site, { ours, onChange }) {
     Object.assign(this, { site, onChange })
     this.#ours = ours
-    this.#room = new Room(`documents/${encodeURIComponent(name)}/cursors`, {
+    this.#room = new Room(`rooms/cursors/${encodeURIComponent(name)}`, {
       onMessage: (text) => this.#take(parse(text)),
       onState: (state) => {
         if (state === "open") return this.#send()

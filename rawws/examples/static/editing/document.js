@@ -18,7 +18,7 @@ export class SharedDocument {
   constructor(name, site, { onChange, onState }) {
     this.replica = new Replica(site)
     this.#onChange = onChange
-    this.#room = new Room(`documents/${encodeURIComponent(name)}`, {
+    this.#room = new Room(`rooms/documents/${encodeURIComponent(name)}`, {
       last: KEPT,
       onMessage: (text) => this.#take(text),
       onGap: () => this.#publishSnapshot(), // the room has lost what we still have
