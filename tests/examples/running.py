@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import httpx
 from websockets.sync.client import ClientConnection, connect
@@ -91,7 +91,8 @@ def check_looks(page: Page, axe: str) -> None:
     page.set_viewport_size({"width": PHONE_PX, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE_PX
     page.evaluate(axe)
-    for scheme, rules in (("light", ""), ("dark", ", runOnly: ['color-contrast']")):
+    looks: tuple[tuple[Literal["light", "dark"], str], ...] = (("light", ""), ("dark", ", runOnly: ['color-contrast']"))
+    for scheme, rules in looks:
         page.emulate_media(color_scheme=scheme)
         found = page.evaluate(f"axe.run(document, {{resultTypes: ['violations']{rules}}})")
         faults = [
