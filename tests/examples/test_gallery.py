@@ -17,6 +17,8 @@ SHARED = {"__init__", "__main__", "common"}
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
 FILES = sorted(path for path in (FOLDER / "static").rglob("*") if path.is_file())
 
+MAX_PICTURE_BYTES = 80_000
+
 # Ways to make markup of a text.
 UNSAFE = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\(|new Function")
 
@@ -43,6 +45,18 @@ def test_no_page_makes_markup_of_a_text_or_leaves_its_origin(file: Path) -> None
     assert re.search(r"""["'(]\s*(https?:|wss?:|//)""", source) is None
     # An absolute path would lead past the prefix under which a proxy serves the page.
     assert re.search(r"""(src|href)=["']/|from ["']/|(fetch|WebSocket|EventSource|URL)\(["'`]/""", source) is None
+
+
+def test_the_manual_has_each_example_and_its_picture() -> None:
+    manual = FOLDER.parent / "docs" / "examples.md"
+    text = manual.read_text("utf-8")
+    for name in NAMES:
+        assert f"`python -m rawws.examples.{name}`" in text
+    targets = [manual.parent / target for target in re.findall(r"\]\((\.\./[^)#]+)\)", text)]
+    pictures = [target for target in targets if target.suffix == ".png"]
+    assert [target for target in targets if not target.exists()] == []
+    assert {picture.stem.removeprefix("example-") for picture in pictures} == {*NAMES} - {"echo"}
+    assert max(picture.stat().st_size for picture in pictures) <= MAX_PICTURE_BYTES
 
 
 async def test_a_page_is_its_own_files_and_no_others() -> None:
