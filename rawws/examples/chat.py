@@ -50,15 +50,16 @@ def publish(room: rawws.Room, ws: rawws.WebSocket, **what: str) -> None:
     room.publish(json.dumps({"name": ws.user, "people": people, **what}))
 
 
-async def serve(port: int) -> None:
+async def serve(host: str, port: int) -> None:
     async with trio.open_nursery() as nursery:
-        start = partial(rawws.serve, chat, port, host="127.0.0.1", http=page("chat"), authenticate=authenticate)
+        start = partial(rawws.serve, chat, port, host=host, http=page("chat"), authenticate=authenticate)
         server = await nursery.start(partial(start, max_size=4 * MAX_TEXT))
         print(f"listening on http://localhost:{server.port}/", flush=True)
 
 
 def main() -> None:
-    run_until_signal(serve, arguments(__doc__).parse_args().port)
+    options = arguments(__doc__).parse_args()
+    run_until_signal(serve, options.host, options.port)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,9 @@ def page(name: str) -> Callable[[rawws.Request], Awaitable[rawws.Response | None
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser for an example's arguments, with ``--port``. The description is the example's docstring."""
+    """Return a parser for an example's arguments, with ``--host`` and ``--port``. The description is its docstring."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others on your network in")
     parser.add_argument("--port", type=int, default=8080)
     return parser
 

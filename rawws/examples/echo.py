@@ -20,15 +20,16 @@ async def echo(ws: rawws.WebSocket) -> None:
         await ws.send(message)
 
 
-async def serve(port: int) -> None:
+async def serve(host: str, port: int) -> None:
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(rawws.serve, echo, port, host="127.0.0.1"))
+        server = await nursery.start(partial(rawws.serve, echo, port, host=host))
         print(f"listening on ws://localhost:{server.port}/", flush=True)
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO)
-    run_until_signal(serve, arguments(__doc__).parse_args().port)
+    options = arguments(__doc__).parse_args()
+    run_until_signal(serve, options.host, options.port)
 
 
 if __name__ == "__main__":

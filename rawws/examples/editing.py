@@ -37,15 +37,16 @@ hub = rawws.Hub(
 )
 
 
-async def serve(port: int) -> None:
+async def serve(host: str, port: int) -> None:
     async with trio.open_nursery() as nursery:
-        start = partial(rawws.serve, hub, port, host="127.0.0.1", http=page("editing"), max_size=4 * MIB)
+        start = partial(rawws.serve, hub, port, host=host, http=page("editing"), max_size=4 * MIB)
         server = await nursery.start(start)
         print(f"listening on http://localhost:{server.port}/", flush=True)
 
 
 def main() -> None:
-    run_until_signal(serve, arguments(__doc__).parse_args().port)
+    options = arguments(__doc__).parse_args()
+    run_until_signal(serve, options.host, options.port)
 
 
 if __name__ == "__main__":

@@ -71,14 +71,15 @@ app = Starlette(
 )
 
 
-async def serve(port: int) -> None:
+async def serve(host: str, port: int) -> None:
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(rawws.serve, hub, port, host="127.0.0.1", http=rawws.asgi(app)))
+        server = await nursery.start(partial(rawws.serve, hub, port, host=host, http=rawws.asgi(app)))
         print(f"listening on http://localhost:{server.port}/", flush=True)
 
 
 def main() -> None:
-    run_until_signal(serve, arguments(__doc__).parse_args().port)
+    options = arguments(__doc__).parse_args()
+    run_until_signal(serve, options.host, options.port)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Light trails, a game for many players, which the server decides.
 
     python -m rawws.examples.game --port 8080
-    open http://localhost:8080/ in several browsers
+    open http://localhost:8080/ in several browsers; with --host 0.0.0.0, also on phones in your network
 
 Players send nothing but their turns. The server moves everybody ten times a second, finds the crashes, and publishes
 the whole state, so a browser only draws it. The room's policy is ``skip``: a player whose line is slow for a moment
@@ -82,10 +82,10 @@ async def play(room: rawws.Room, ws: rawws.WebSocket) -> None:
         players.remove(player)
 
 
-async def serve(port: int) -> None:
+async def serve(host: str, port: int) -> None:
     room = rawws.Hub(slow="skip").room("/play")
     async with trio.open_nursery() as nursery:
-        start = partial(rawws.serve, partial(play, room), port, host="127.0.0.1", http=page("game"), max_size=100)
+        start = partial(rawws.serve, partial(play, room), port, host=host, http=page("game"), max_size=100)
         server = await nursery.start(start)
         print(f"listening on http://localhost:{server.port}/", flush=True)
         while True:
@@ -95,4 +95,5 @@ async def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    run_until_signal(serve, arguments(__doc__).parse_args().port)
+    options = arguments(__doc__).parse_args()
+    run_until_signal(serve, options.host, options.port)

@@ -23,7 +23,7 @@ from rawws.examples.common import arguments, page, run_until_signal
 KEPT = 1000  # payments that the room keeps for a week, for readers that reconnect
 
 
-async def serve(port: int) -> None:
+async def serve(host: str, port: int) -> None:
     """The primary server: payments come in over HTTP, and go out as messages of a room that clients may only read."""
     hub = rawws.Hub(history=KEPT, history_age_s=7 * 24 * 3600, read_only=True, rooms_at="/payments")
     receipts = rawws.Hub(history=KEPT, exclude_sender=True)  # the SMS service says here which payments it is done with
@@ -46,7 +46,7 @@ async def serve(port: int) -> None:
         return rawws.Response(201, room.last_id + "\n")
 
     async with trio.open_nursery() as nursery:
-        start = partial(rawws.serve, hub, port, host="127.0.0.1", http=http, routes={"/receipts": receipts})
+        start = partial(rawws.serve, hub, port, host=host, http=http, routes={"/receipts": receipts})
         server = await nursery.start(start)
         print(f"listening on http://localhost:{server.port}/payments", flush=True)
 
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, metavar="FILE", help="the file with the SMS service's position")
     options = parser.parse_args()
     if options.role == "server":
-        run_until_signal(serve, options.port)
+        run_until_signal(serve, options.host, options.port)
     elif options.state is None:
         parser.error("the SMS service needs --state FILE, such as --state sms.state, to resume after a kill")
     else:

@@ -77,9 +77,9 @@ async def play(minutes_per_second: float) -> None:
         await trio.sleep(1 / minutes_per_second)
 
 
-async def serve(port: int, minutes_per_second: float) -> None:
+async def serve(host: str, port: int, minutes_per_second: float) -> None:
     async with trio.open_nursery() as nursery:
-        start = partial(rawws.serve, hub, port, host="127.0.0.1", process_request=page("scores"))
+        start = partial(rawws.serve, hub, port, host=host, process_request=page("scores"))
         server = await nursery.start(partial(start, http=rawws.rooms(hub)))
         print(f"listening on http://localhost:{server.port}/", flush=True)
         nursery.start_soon(play, minutes_per_second)
@@ -89,7 +89,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--minutes-per-second", type=float, default=2.0, help="how fast the matches are played")
     options = parser.parse_args()
-    run_until_signal(serve, options.port, options.minutes_per_second)
+    run_until_signal(serve, options.host, options.port, options.minutes_per_second)
 
 
 if __name__ == "__main__":

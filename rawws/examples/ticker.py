@@ -56,17 +56,18 @@ def make_hub() -> rawws.Hub:
     return rawws.Hub(slow="latest", key="symbol", read_only=True, rooms_at="/prices")
 
 
-async def listen(port: int) -> trio.SocketListener:
-    """Return a listener whose connections have a small send buffer."""
-    (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
-    listener.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    return listener
+async def listen(host: str, port: int) -> list[trio.SocketListener]:
+    """Return listeners whose connections have a small send buffer."""
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    for listener in listeners:
+        listener.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    return listeners
 
 
-async def serve(port: int, per_second: float, padding: int) -> None:
+async def serve(host: str, port: int, per_second: float, padding: int) -> None:
     hub = make_hub()
     async with trio.open_nursery() as nursery:
-        start = partial(rawws.serve, hub, listeners=[await listen(port)], compression=None, http=page("ticker"))
+        start = partial(rawws.serve, hub, listeners=await listen(host, port), compression=None, http=page("ticker"))
         server = await nursery.start(start)
         print(f"listening on http://localhost:{server.port}/", flush=True)
         nursery.start_soon(run, hub.room("/prices"), per_second, padding)
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--per-second", type=float, default=10.0, help="changes of each price in a second")
     parser.add_argument("--padding", type=int, default=4000, metavar="BYTES", help="makes each message larger")
     options = parser.parse_args()
-    run_until_signal(serve, options.port, options.per_second, options.padding)
+    run_until_signal(serve, options.host, options.port, options.per_second, options.padding)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ ROUNDS = 100
 
 async def test_a_slow_reader_gets_the_latest_of_each_symbol(nursery: trio.Nursery, bounded: None) -> None:  # noqa: ARG001
     hub = ticker.make_hub()
-    listeners = [await ticker.listen(0)]
+    listeners = await ticker.listen(LOOPBACK, 0)
 
     async def start(task_status: trio.TaskStatus[rawws.Server]) -> None:
         await rawws.serve(hub, listeners=listeners, compression=None, task_status=task_status)
