@@ -1,7 +1,9 @@
 """The smallest server: each message goes back to its sender.
 
-python -m rawws.examples.echo --port 8080
-python -m websockets ws://localhost:8080/        (any client will do)
+    python -m rawws.examples.echo --port 8080
+    python -m websockets ws://localhost:8080/        any client will do
+
+Text goes back as text, and binary as binary.
 """
 
 from __future__ import annotations
