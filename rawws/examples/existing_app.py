@@ -28,7 +28,7 @@ from rawws.extras import install_command
 try:
     from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import FileResponse, JSONResponse, Response
     from starlette.routing import Mount, Route
     from starlette.staticfiles import StaticFiles
 except ImportError:
@@ -40,6 +40,10 @@ KEPT = 100  # orders, in the application, and in the room for pages that are ope
 
 hub = rawws.Hub(history=KEPT)
 orders: deque[str] = deque(maxlen=KEPT)
+
+
+async def home(_: Request) -> Response:
+    return FileResponse(STATIC / "shop" / "index.html")
 
 
 async def list_orders(_: Request) -> Response:
@@ -62,10 +66,10 @@ async def lifespan(_: Starlette) -> AsyncIterator[None]:
 
 app = Starlette(
     routes=[
+        Route("/", home),
         Route("/orders", list_orders),
         Route("/orders", order, methods=["POST"]),
-        Mount("/shared", StaticFiles(directory=STATIC / "shared")),
-        Mount("/", StaticFiles(directory=STATIC / "shop", html=True)),
+        Mount("/static", StaticFiles(directory=STATIC)),
     ],
     lifespan=lifespan,
 )

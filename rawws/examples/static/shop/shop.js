@@ -1,5 +1,5 @@
-import { find, make, showState } from "./shared/dom.js"
-import { Room } from "./shared/room.js"
+import { find, make, showState } from "../shared/dom.js"
+import { Room } from "../shared/room.js"
 
 const KEPT = 100
 
