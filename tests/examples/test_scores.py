@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.examples.running import Run, Visit, check_looks
 
 # The last id of both sides is the same; then each has read all that there is.
@@ -28,8 +26,7 @@ def test_websocket_and_events_have_the_same_scores(run: Run, visit: Visit, axe: 
         sides[name].get_by_role("button", name="Connect").click()
         expect(sides[name].locator(".state")).to_have_text("connected")
         page.wait_for_function(EQUAL)
-    counts = [int(side.locator(".count").inner_text()) for side in sides.values()]
-    assert counts[0] == pytest.approx(counts[1], abs=3)  # both go on while they are read here
+    # The page counts by the numbers of the messages: one that came twice would count as -1.
     for side in sides.values():
         expect(side.locator(".missed")).to_have_text("0")
     check_looks(page, axe)
