@@ -1,12 +1,14 @@
-"""A chat: the path is the room, the name is in the query, and the page is served on the same port.
+"""A chat with rooms, names, and a list of the people who are there.
 
-python -m rawws.examples.chat --port 8080
-open http://localhost:8080/lounge?name=alice in one tab, and as bob in another
+    python -m rawws.examples.chat --port 8080
+    open http://localhost:8080/ in two tabs, and enter with two names
+
+The server decides who is speaking: a message gets the name with which its connection was made, whatever it contains.
+The room keeps the last 50 messages for those who come later.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from functools import partial
 from urllib.parse import parse_qs
@@ -14,70 +16,50 @@ from urllib.parse import parse_qs
 import trio
 
 import rawws
-from rawws.examples import run_until_signal
+from rawws.examples.common import arguments, page, run_until_signal
 
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Chat</title>
-<h1></h1><ul id="said"></ul>
-<form><input autofocus autocomplete="off" aria-label="Say something"><button>Say</button></form>
-<script>
-document.querySelector("h1").textContent = location.pathname
-const ws = new WebSocket(location.href.replace(/^http/, "ws"))
-ws.onmessage = (event) => {
-  const { name, text } = JSON.parse(event.data)
-  const item = document.createElement("li")
-  item.textContent = `${name} ${text}`        // as text: a message is never HTML
-  document.querySelector("#said").append(item)
-}
-document.querySelector("form").onsubmit = (event) => {
-  event.preventDefault()
-  const input = document.querySelector("input")
-  ws.send(input.value)
-  input.value = ""
-}
-</script></html>
-"""
+KEPT = 50
+MAX_NAME, MAX_TEXT = 20, 2000  # characters
 
-hub = rawws.Hub()
+hub = rawws.Hub(history=KEPT, rooms_at="/room/")
 
 
 def authenticate(request: rawws.Request) -> object:
     """Return the name in the query, which identifies a user of this chat without passwords."""
-    name = parse_qs(request.query).get("name", [""])[0].strip()[:20]
-    return name or rawws.Response(401, "Say who you are: ?name=...\n")
+    name = parse_qs(request.query).get("name", [""])[0].strip()[:MAX_NAME]
+    return name or rawws.Response(401, "Please give a name: ?name=...\n")
 
 
 async def chat(ws: rawws.WebSocket) -> None:
-    async with hub.room(ws.path).join(ws) as room:
-        say(room, ws, "came in")
+    """Put a connection into the room of its path, and publish what it says there."""
+    room = hub.room(ws.path)
+    with room.join(ws, last=KEPT):
+        publish(room, ws, event="joined")
         try:
             async for message in ws:
-                if isinstance(message, str):
-                    say(room, ws, f"says: {message}")
+                if isinstance(message, str) and message.strip():
+                    publish(room, ws, text=message.strip()[:MAX_TEXT])
         finally:
             room.leave(ws)
-            say(room, ws, "left")
+            publish(room, ws, event="left")
 
 
-def say(room: rawws.Room, ws: rawws.WebSocket, text: str) -> None:
-    room.publish(json.dumps({"name": ws.user, "text": text}))
+def publish(room: rawws.Room, ws: rawws.WebSocket, **what: str) -> None:
+    """Publish what a user does, with the names of the people who are in the room then."""
+    people = sorted({str(member.user) for member in room})
+    room.publish(json.dumps({"name": ws.user, "people": people, **what}))
 
 
-async def page(_: rawws.Request) -> rawws.Response:
-    return rawws.Response(200, PAGE, {"Content-Type": "text/html; charset=utf-8"})
-
-
-async def serve(port: int) -> None:
+async def serve(host: str, port: int) -> None:
     async with trio.open_nursery() as nursery:
-        start = partial(rawws.serve, chat, port, host="127.0.0.1", http=page, authenticate=authenticate, max_size=4096)
-        server = await nursery.start(start)
+        start = partial(rawws.serve, chat, port, host=host, http=page("chat"), authenticate=authenticate)
+        server = await nursery.start(partial(start, max_size=4 * MAX_TEXT))
         print(f"listening on http://localhost:{server.port}/", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=8080)
-    run_until_signal(serve, parser.parse_args().port)
+    options = arguments(__doc__).parse_args()
+    run_until_signal(serve, options.host, options.port)
 
 
 if __name__ == "__main__":

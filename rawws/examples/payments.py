@@ -2,16 +2,15 @@
 
     python -m rawws.examples.payments server
     python -m rawws.examples.payments sms --state sms.state
-    curl -d 'amount=100' localhost:8080/payments
+    open http://localhost:8080/, or: curl -d 'amount=100' localhost:8080/payments
 
 Kill the SMS service, pay some more, and start it again: it sends the id of its last message, and gets the messages
 after it, as far as the room's history has them. It records a message after its SMS, so it loses none. Killed between
-the two, it sends that SMS again.
+the two, it sends that SMS again. A client that retries a payment with its Idempotency-Key doesn't pay twice.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -19,25 +18,36 @@ from pathlib import Path
 import trio
 
 import rawws
-from rawws.examples import run_until_signal
+from rawws.examples.common import arguments, page, run_until_signal
 
 KEPT = 1000  # payments that the room keeps for a week, for readers that reconnect
 
 
-async def serve(port: int) -> None:
+async def serve(host: str, port: int) -> None:
     """The primary server: payments come in over HTTP, and go out as messages of a room that clients may only read."""
     hub = rawws.Hub(history=KEPT, history_age_s=7 * 24 * 3600, read_only=True, rooms_at="/payments")
+    receipts = rawws.Hub(history=KEPT, exclude_sender=True)  # the SMS service says here which payments it is done with
+    files = page("payments")
+    paid: dict[str, str] = {}  # the last payments that had an Idempotency-Key: the key, and the payment's id
 
     async def http(request: rawws.Request) -> rawws.Response | None:
         if (request.method, request.path) != ("POST", "/payments"):
-            return None
+            return await files(request)
+        key = request.headers.get("Idempotency-Key", "")
+        if key in paid:
+            return rawws.Response(200, paid[key] + "\n")
         room = hub.room("/payments")
         payment = json.dumps({"paid": request.body.decode(errors="replace")})
         room.publish(payment)  # it never waits for a reader
+        if key:
+            paid[key] = room.last_id
+        if len(paid) > KEPT:
+            del paid[next(iter(paid))]
         return rawws.Response(201, room.last_id + "\n")
 
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(rawws.serve, hub, port, host="127.0.0.1", http=http))
+        start = partial(rawws.serve, hub, port, host=host, http=http, routes={"/receipts": receipts})
+        server = await nursery.start(start)
         print(f"listening on http://localhost:{server.port}/payments", flush=True)
 
 
@@ -50,23 +60,24 @@ async def send_sms(port: int, state: Path) -> None:
         if ws.gap is not None:
             print(f"payments are missing after {ws.gap.since}: ask the books", flush=True)
         try:
-            async for message in ws:
-                print(f"SMS: {json.loads(message)['paid']!r}", flush=True)  # quoted: it may contain escape codes
-                new = state.with_suffix(".new")
-                new.write_text(ws.last_id)
-                new.replace(state)  # the file is whole even if we are killed
-        except rawws.ConnectionClosed:
+            async with rawws.connect(f"ws://localhost:{port}/receipts") as receipts:
+                async for message in ws:
+                    print(f"SMS: {json.loads(message)['paid']!r}", flush=True)  # quoted: it may contain escape codes
+                    new = state.with_suffix(".new")
+                    new.write_text(ws.last_id)
+                    new.replace(state)  # the file is whole even if we are killed
+                    await receipts.send(ws.last_id)
+        except (rawws.RawwsError, OSError):
             print("cut off from the payments; trying again", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("role", choices=("server", "sms"))
-    parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--state", type=Path, metavar="FILE", help="the file with the SMS service's position")
     options = parser.parse_args()
     if options.role == "server":
-        run_until_signal(serve, options.port)
+        run_until_signal(serve, options.host, options.port)
     elif options.state is None:
         parser.error("the SMS service needs --state FILE, such as --state sms.state, to resume after a kill")
     else:

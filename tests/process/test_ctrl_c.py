@@ -14,8 +14,8 @@ import trio
 
 import rawws
 from rawws.hooks import call_application
+from tests.examples.running import LISTENING
 from tests.serving.machine import PATIENCE_S
-from tests.test_examples import LISTENING
 
 # The script starts a server and interrupts it, each time in its own process, at every fourth line of trio that starts
 # a task for rawws. A KeyboardInterrupt there leaves a task that never runs, and a nursery waits for it.
