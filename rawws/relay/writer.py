@@ -103,6 +103,11 @@ class PeerWriter:
         return bool(self.interest & WRITABLE)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether it is blocked or lagging, so that a program's next message has to wait."""
+        return self._cursors is not None or bool(self.interest & WRITABLE)
+
+    @property
     def is_fragmenting(self) -> bool:
         """Whether a program is sending it a message in fragments."""
         return self._is_fragmenting
@@ -116,6 +121,11 @@ class PeerWriter:
     def has_queued(self) -> bool:
         """Whether frames for it alone wait."""
         return self._outbox is not None
+
+    @property
+    def can_flush(self) -> bool:
+        """Whether frames for it alone wait, and its socket isn't known to take nothing."""
+        return self._outbox is not None and not self.interest & WRITABLE
 
     @property
     def queued_bytes(self) -> int:
@@ -171,7 +181,7 @@ class PeerWriter:
         stats.bytes_out += sent
         if sent == len(frames):
             return True
-        self._outbox = FrameQueue([rest_of(frames, sent)])
+        self._outbox = FrameQueue(rest_of(frames, sent))
         return False
 
     def put_pieces(self, frames: list[bytes | bytearray], stats: Stats) -> bool:
@@ -180,20 +190,20 @@ class PeerWriter:
         stats.bytes_out += sent
         if sent == sum(map(len, frames)):
             return True
-        self._outbox = FrameQueue([rest_of(b"".join(frames), sent)])
+        self._outbox = FrameQueue(rest_of(b"".join(frames), sent))
         return False
 
-    def queue(self, frames: bytes) -> None:
-        """Queue frames. Small ones become part of the piece before them."""
-        if self._outbox is None:
-            self._outbox = FrameQueue([frames])
-        else:
-            self._outbox.append(frames)
+    def queue(self, frames: bytes) -> int:
+        """Queue frames, and return the number of bytes that are queued now. Small frames join the piece before them."""
+        if self._outbox is not None:
+            return self._outbox.append(frames)
+        self._outbox = FrameQueue(frames)
+        return len(frames)
 
     def queue_apart(self, frames: bytes) -> None:
         """Queue frames as a piece of its own, which `withdraw` can remove."""
         if self._outbox is None:
-            self._outbox = FrameQueue([frames])
+            self._outbox = FrameQueue(frames)
         else:
             self._outbox.append_apart(frames)
 
@@ -248,7 +258,7 @@ class PeerWriter:
         if self._outbox is not None:
             self._outbox.surround(first, then)
         elif first or then:
-            self._outbox = FrameQueue([*first, *then])
+            self._outbox = FrameQueue(*first, *then)
 
     # Its place in its rooms
 
