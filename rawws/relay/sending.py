@@ -227,13 +227,12 @@ class Sending:
         if peer.transport.fileno() < 0:
             return
         was_lagging, before = peer.is_lagging, self._stats.bytes_out
-        try:
-            progress = peer.flush(self._encoding_jobs, self._stats)
-        except OSError as error:
-            self._control.lose(peer, error)
-            return
+        progress = peer.flush(self._encoding_jobs, self._stats)
         for messages, behind in progress.skipped:
             self._slow.record_skipped(peer, messages, f"{behind} messages behind")
+        if progress.error is not None:
+            self._control.lose(peer, progress.error)
+            return
         if was_lagging and self._stats.bytes_out != before:
             self._slow.note_progress(peer)
         for room in peer.rooms:

@@ -8,8 +8,8 @@ frame boundary the outbox goes first. Two rules always hold:
 * While a program sends a message in fragments, the logs of rooms wait, and so do frames for after the message.
 
 Only the methods in this module touch the private attributes. They send, but decide nothing: a socket that has failed
-raises OSError, and `flush` returns its progress, and the loop acts on both. A peer that doesn't lag, and has nothing
-queued, costs only its empty slots.
+raises OSError, or is reported in the progress that `flush` returns, and the loop acts on it. A peer that doesn't lag,
+and has nothing queued, costs only its empty slots.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Progress(NamedTuple):
     is_done: bool  # nothing is left to be sent
     is_blocked: bool  # the socket takes no more
     skipped: list[Skipped]
+    error: OSError | None = None  # the connection is lost
 
 
 class Encoder(Protocol):
@@ -404,13 +405,13 @@ class PeerWriter:
     # Sending
 
     def flush(self, encoder: Encoder, stats: Stats) -> Progress:
-        """Send as much as the socket takes now. Raises OSError when the connection is lost.
-
-        A peer that has been sent everything no longer lags.
-        """
+        """Send as much as the socket takes now. A peer that has been sent everything no longer lags."""
         self._awaits_encoding = False
         skipped: list[Skipped] = []
-        is_done = self._send_pending(encoder, stats, skipped)
+        try:
+            is_done = self._send_pending(encoder, stats, skipped)
+        except OSError as error:
+            return Progress(is_done=False, is_blocked=False, skipped=skipped, error=error)
         is_blocked = not (is_done or self._awaits_encoding)
         if is_blocked:
             self.start_lagging()
