@@ -29,8 +29,13 @@ class RoomQuery:
     polls: bool = False  # it has one of since, last and wait
 
 
+FROM_NOW_ON = RoomQuery()
+
+
 def read_query(query: str) -> RoomQuery:
     """Read a query. Unknown names in it are ignored, since they may be an application's. Raises `UsageError`."""
+    if not query:
+        return FROM_NOW_ON
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in _OURS:

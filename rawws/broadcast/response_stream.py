@@ -22,7 +22,7 @@ class ResponseStream:
     on_frame = None
     shown_bytes = 0
     memory_bytes = held_bytes = 0
-    has_unread = False
+    unread = b""
     recent_frames = NO_FRAMES
     fault: Fault | None = None
     close_rcvd: CloseFrame | None = None

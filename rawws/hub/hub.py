@@ -14,7 +14,7 @@ from rawws import logs
 from rawws.broadcast.encodings import BY_SUBPROTOCOL, PLAIN, SUBPROTOCOL
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import MessageId
-from rawws.broadcast.query import RoomQuery, read_request
+from rawws.broadcast.query import FROM_NOW_ON, RoomQuery, read_request
 from rawws.broadcast.response_stream import ResponseStream
 from rawws.broadcast.stream_encodings import EVENTS, StreamEncoding
 from rawws.broadcast.token_bucket import TokenBucket
@@ -354,6 +354,6 @@ def _about(transport: Transport, address: Address | None, user: object, subproto
 
 def _reading_of(request: Request | None) -> RoomQuery:
     if request is None:
-        return RoomQuery()
+        return FROM_NOW_ON
     reading = read_request(request)
-    return RoomQuery() if isinstance(reading, Refusal) else reading
+    return FROM_NOW_ON if isinstance(reading, Refusal) else reading

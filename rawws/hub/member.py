@@ -126,7 +126,7 @@ class Member:
         opcode, payload = as_message(message, text)
         await trio.lowlevel.checkpoint()  # a program may send to a thousand members in a row
         while peer.transport.fileno() >= 0:
-            if peer.session.state is State.OPEN and not peer.lost and not (peer.is_blocked or peer.is_lagging):
+            if peer.session.state is State.OPEN and not peer.lost and not peer.is_busy:
                 frames = peer.encoding.encode_alone(opcode, bytes(payload))
                 current_loop().sending.send(peer, frames, count=Peer.count_program)
                 return

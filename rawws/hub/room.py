@@ -55,7 +55,7 @@ class Room:
 
     def __repr__(self) -> str:
         state = self._state
-        return f"<Room {state.path} peers={len(state)} behind={len(state.lagging)} {state.log!r}>"
+        return f"<Room {state.path} peers={len(state)} lagging={len(state.lagging)} {state.log!r}>"
 
     def __len__(self) -> int:
         """The number of members at this node."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import selectors
 import sys
+from functools import partial
 from typing import Protocol
 
 # The bits that a poller reports. The values are epoll's own, so that its answers need no translation.
@@ -43,12 +44,10 @@ class EpollPoller:
         self.watch = self._epoll.modify
         # The kernel forgets a closed descriptor by itself, but not while a forked process has a copy of it.
         self.remove = self._epoll.unregister
+        self.poll = partial(self._epoll.poll, 0)
 
     def add(self, fd: int) -> None:
         self._epoll.register(fd, READABLE)
-
-    def poll(self) -> list[tuple[int, int]]:
-        return self._epoll.poll(0)
 
 
 class SelectorPoller:

@@ -141,8 +141,8 @@ class Connections:
             if peer.transport.fileno() < 0:
                 return
             self._poll(peer)
-        is_here = peer.deferred_frames is not None or peer.session.has_unread or peer.transport.has_pending
-        if peer.interest & READABLE and is_here:
+        is_here = peer.session.unread or peer.transport.has_pending or peer.deferred_frames is not None
+        if is_here and peer.interest & READABLE:
             self.sockets.add_unread(peer.transport.fileno())
             self.schedule_deferred_work()
 

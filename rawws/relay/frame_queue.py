@@ -20,17 +20,18 @@ class FrameQueue:
 
     __slots__ = ("answer_bytes", "pieces", "program_bytes", "size")
 
-    def __init__(self, pieces: list[Piece]) -> None:
-        self.pieces = pieces
-        self.size = sum(map(len, pieces))
+    def __init__(self, *pieces: Piece) -> None:
+        self.pieces = list(pieces)
+        self.size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         # The bytes of automatic answers, and of programs' messages, that were queued since this queue exists.
         self.answer_bytes = 0
         self.program_bytes = 0
 
-    def append(self, frames: bytes) -> None:
-        """Add frames at the end. Small ones become part of the piece before them."""
+    def append(self, frames: bytes) -> int:
+        """Add frames at the end, and return the new size. Small frames become part of the piece before them."""
         tail = self.pieces[-1]
-        if len(frames) > SMALL_BYTES:
+        added = len(frames)
+        if added > SMALL_BYTES:
             self.pieces.append(frames)
         elif type(tail) is bytearray and len(tail) < RUN_BYTES:
             tail += frames
@@ -40,7 +41,8 @@ class FrameQueue:
             self.pieces[-1] = joined
         else:
             self.pieces.append(frames)
-        self.size += len(frames)
+        self.size += added
+        return self.size
 
     def append_apart(self, frames: bytes) -> None:
         """Add frames at the end as a piece of its own, which `withdraw` can remove."""

@@ -196,7 +196,7 @@ class Loop(Connections):
         if peer.deferred_frames is not None and not peer.held_back:
             return self._read_deferred(peer, peer.deferred_frames)
         session = peer.session
-        if session.has_unread:
+        if session.unread:
             self._act_on(peer, self._reader.decode(peer, b""))
             self._read_on_soon(peer)
             return LEAST_RECEIVE_BYTES

@@ -141,7 +141,7 @@ class RoomBase(Generic[Member]):
         )
 
     def __repr__(self) -> str:
-        return f"<RoomState {self.path} peers={len(self)} behind={len(self.lagging)} {self.log!r}>"
+        return f"<RoomState {self.path} peers={len(self)} lagging={len(self.lagging)} {self.log!r}>"
 
     def __len__(self) -> int:
         """The number of members."""

@@ -189,11 +189,11 @@ class Sending:
         if peer.session.on_frame is not None:
             peer.session.show_sent(frames)
         self._stats.messages_out += 1
-        if not peer.has_queued:
+        queued_bytes = peer.queue(frames)
+        if queued_bytes == len(frames):  # nothing was queued before
             self._queued.append(peer)
             self._control.schedule_deferred_work()
-        peer.queue(frames)
-        if peer.queued_bytes >= MAX_OUTBOX_BYTES:
+        if queued_bytes >= MAX_OUTBOX_BYTES:
             self.flush(peer)
 
     @property
@@ -205,7 +205,7 @@ class Sending:
         """Send what `send_soon` has queued."""
         queued, self._queued = self._queued, []
         for peer in queued:
-            if peer.has_queued and not peer.is_blocked:
+            if peer.can_flush:
                 self._flush_or_give_up(peer)
 
     def echo_large(self, peer: Peer, frames: list[bytes | bytearray]) -> bool:
@@ -227,13 +227,12 @@ class Sending:
         if peer.transport.fileno() < 0:
             return
         was_lagging, before = peer.is_lagging, self._stats.bytes_out
-        try:
-            progress = peer.flush(self._encoding_jobs, self._stats)
-        except OSError as error:
-            self._control.lose(peer, error)
-            return
+        progress = peer.flush(self._encoding_jobs, self._stats)
         for messages, behind in progress.skipped:
             self._slow.record_skipped(peer, messages, f"{behind} messages behind")
+        if progress.error is not None:
+            self._control.lose(peer, progress.error)
+            return
         if was_lagging and self._stats.bytes_out != before:
             self._slow.note_progress(peer)
         for room in peer.rooms:

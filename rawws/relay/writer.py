@@ -8,8 +8,8 @@ frame boundary the outbox goes first. Two rules always hold:
 * While a program sends a message in fragments, the logs of rooms wait, and so do frames for after the message.
 
 Only the methods in this module touch the private attributes. They send, but decide nothing: a socket that has failed
-raises OSError, and `flush` returns its progress, and the loop acts on both. A peer that doesn't lag, and has nothing
-queued, costs only its empty slots.
+raises OSError, or is reported in the progress that `flush` returns, and the loop acts on it. A peer that doesn't lag,
+and has nothing queued, costs only its empty slots.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Progress(NamedTuple):
     is_done: bool  # nothing is left to be sent
     is_blocked: bool  # the socket takes no more
     skipped: list[Skipped]
+    error: OSError | None = None  # the connection is lost
 
 
 class Encoder(Protocol):
@@ -103,6 +104,11 @@ class PeerWriter:
         return bool(self.interest & WRITABLE)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether it is blocked or lagging, so that a program's next message has to wait."""
+        return self._cursors is not None or bool(self.interest & WRITABLE)
+
+    @property
     def is_fragmenting(self) -> bool:
         """Whether a program is sending it a message in fragments."""
         return self._is_fragmenting
@@ -116,6 +122,11 @@ class PeerWriter:
     def has_queued(self) -> bool:
         """Whether frames for it alone wait."""
         return self._outbox is not None
+
+    @property
+    def can_flush(self) -> bool:
+        """Whether frames for it alone wait, and its socket isn't known to take nothing."""
+        return self._outbox is not None and not self.interest & WRITABLE
 
     @property
     def queued_bytes(self) -> int:
@@ -171,7 +182,7 @@ class PeerWriter:
         stats.bytes_out += sent
         if sent == len(frames):
             return True
-        self._outbox = FrameQueue([rest_of(frames, sent)])
+        self._outbox = FrameQueue(rest_of(frames, sent))
         return False
 
     def put_pieces(self, frames: list[bytes | bytearray], stats: Stats) -> bool:
@@ -180,20 +191,20 @@ class PeerWriter:
         stats.bytes_out += sent
         if sent == sum(map(len, frames)):
             return True
-        self._outbox = FrameQueue([rest_of(b"".join(frames), sent)])
+        self._outbox = FrameQueue(rest_of(b"".join(frames), sent))
         return False
 
-    def queue(self, frames: bytes) -> None:
-        """Queue frames. Small ones become part of the piece before them."""
-        if self._outbox is None:
-            self._outbox = FrameQueue([frames])
-        else:
-            self._outbox.append(frames)
+    def queue(self, frames: bytes) -> int:
+        """Queue frames, and return the number of bytes that are queued now. Small frames join the piece before them."""
+        if self._outbox is not None:
+            return self._outbox.append(frames)
+        self._outbox = FrameQueue(frames)
+        return len(frames)
 
     def queue_apart(self, frames: bytes) -> None:
         """Queue frames as a piece of its own, which `withdraw` can remove."""
         if self._outbox is None:
-            self._outbox = FrameQueue([frames])
+            self._outbox = FrameQueue(frames)
         else:
             self._outbox.append_apart(frames)
 
@@ -248,7 +259,7 @@ class PeerWriter:
         if self._outbox is not None:
             self._outbox.surround(first, then)
         elif first or then:
-            self._outbox = FrameQueue([*first, *then])
+            self._outbox = FrameQueue(*first, *then)
 
     # Its place in its rooms
 
@@ -394,13 +405,13 @@ class PeerWriter:
     # Sending
 
     def flush(self, encoder: Encoder, stats: Stats) -> Progress:
-        """Send as much as the socket takes now. Raises OSError when the connection is lost.
-
-        A peer that has been sent everything no longer lags.
-        """
+        """Send as much as the socket takes now. A peer that has been sent everything no longer lags."""
         self._awaits_encoding = False
         skipped: list[Skipped] = []
-        is_done = self._send_pending(encoder, stats, skipped)
+        try:
+            is_done = self._send_pending(encoder, stats, skipped)
+        except OSError as error:
+            return Progress(is_done=False, is_blocked=False, skipped=skipped, error=error)
         is_blocked = not (is_done or self._awaits_encoding)
         if is_blocked:
             self.start_lagging()

@@ -35,9 +35,7 @@ class HandshakeOptions:
     def __post_init__(self) -> None:
         """Raises `UsageError` for an invalid subprotocol, and for a hook that doesn't take the right arguments."""
         check_names("subprotocols", self.subprotocols)
-        for name in self.subprotocols or ():
-            if not isinstance(name, str) or not is_token(name):
-                raise UsageError(f"{name!r} can't be a subprotocol; give a token, such as chat.v1 (RFC 6455 §4.1)")
+        _check_tokens(self.subprotocols or ())
         for what, hook, arguments in (
             ("authenticate", self.authenticate, ("request",)),
             ("process_request", self.process_request, ("request",)),
@@ -67,6 +65,7 @@ class HandshakeOptions:
         """
         if server_header is not None:
             Response(200, b"", {"Server": server_header})  # raises for what can't be a header's value
+        _check_tokens(more_subprotocols)
         app, limits = _choose_app(http, options.to_limits())
         return ServerConfig(
             app=app,
@@ -82,6 +81,12 @@ class HandshakeOptions:
             server_header=server_header,
             tracer=tracer or Tracer(),
         )
+
+
+def _check_tokens(subprotocols: Sequence[str]) -> None:
+    for name in subprotocols:
+        if not isinstance(name, str) or not is_token(name):
+            raise UsageError(f"{name!r} can't be a subprotocol; give a token, such as chat.v1 (RFC 6455 §4.1)")
 
 
 def _choose_app(

@@ -215,7 +215,7 @@ class WebSocket:
 
     async def _let_others_go(self) -> None:
         self._calls = 0
-        if self._peer.has_queued and not self._peer.is_blocked:
+        if self._peer.can_flush:
             self._loop.sending.flush(self._peer)
         await trio.lowlevel.checkpoint()
 
@@ -230,7 +230,7 @@ class WebSocket:
         peer, inbox = self._peer, self._inbox
         if inbox.closed is not None:
             raise self._closed_error(inbox.closed)
-        if peer.has_queued and not peer.is_blocked:
+        if peer.can_flush:
             self._loop.sending.flush(peer)
             if inbox.closed is not None:
                 return  # the peer is gone, so nothing would wake this task
@@ -323,7 +323,7 @@ class WebSocket:
         Raises `ConnectionClosed`; TypeError and ValueError for an invalid message.
         """
         check_in_trio("ws.send, message", is_async=True)
-        if isinstance(message, AsyncIterable):
+        if not isinstance(message, Data) and isinstance(message, AsyncIterable):  # asking an abstract class takes long
             await self._send_stream(message, text, compress=bool(compress))
             return
         opcode, payload = as_message(message, text)
@@ -331,7 +331,7 @@ class WebSocket:
             await self._let_others_go()
         self._calls += 1
         peer, session = self._peer, self._session
-        if peer.is_blocked or peer.is_lagging or self._sending_stream is not None or not self._can_send:
+        if peer.is_busy or self._sending_stream is not None or not self._can_send:
             await self._wait_to_send()
         frames = session.message(opcode, payload, compress=compress)  # type: ignore[arg-type]
         if self._inbox.items and not peer.rooms:
@@ -356,7 +356,7 @@ class WebSocket:
                 await self.wait_closed()
                 assert self._inbox.closed is not None
                 raise self._closed_error(self._inbox.closed)
-            elif peer.is_blocked or peer.is_lagging:
+            elif peer.is_busy:
                 await self._inbox.drained.park()
                 self._calls = 0
             else:
@@ -368,7 +368,7 @@ class WebSocket:
         The peer may not have received it yet. Raises `ConnectionClosed` when the connection ends first.
         """
         peer, inbox = self._peer, self._inbox
-        if peer.has_queued and not peer.is_blocked:
+        if peer.can_flush:
             self._loop.sending.flush(peer)
         drains = inbox.drains
         while inbox.drains == drains:

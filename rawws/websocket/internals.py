@@ -33,7 +33,7 @@ def prepare_to_join(websocket: WebSocket) -> Peer:
         raise peer.closed_error(inbox.closed)
     if peer.session.our_role is Role.CLIENT:
         raise UsageError("a room's frames go from a server to its clients; a client can't join one")
-    if peer.has_queued and not peer.is_blocked:
+    if peer.can_flush:
         current_loop().sending.flush(peer)
         if inbox.closed is not None:
             raise peer.closed_error(inbox.closed)

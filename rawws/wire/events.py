@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 # A close is also what an exception tells of, so that its shape is in errors.py; to readers of the wire it is an event.
@@ -36,6 +37,10 @@ class Message(NamedTuple):
 
     opcode: Opcode
     payload: bytes | bytearray
+
+
+# A NamedTuple's own constructor takes its arguments by name through a second call; this takes 0.2 µs less.
+make_message = partial(tuple.__new__, Message)
 
 
 class MessagePart(NamedTuple):
@@ -79,6 +84,8 @@ Event = Message | MessagePart | PingReceived | PongReceived | CloseReceived | Fa
 # The types that a program may send as one message.
 Data = str | bytes | bytearray | memoryview
 
+_TEXT, _BINARY = Opcode.TEXT, Opcode.BINARY  # a global is found faster than an Enum's member
+
 
 def as_message(data: Data, text: bool | None = None) -> Message:
     """Return a program's data as a message: ``str`` as text, bytes as binary, unless ``text`` says otherwise.
@@ -86,7 +93,7 @@ def as_message(data: Data, text: bool | None = None) -> Message:
     Raises TypeError for anything else, and ValueError for a text that is not UTF-8 (§5.6).
     """
     if isinstance(data, str):
-        return Message(Opcode.BINARY if text is False else Opcode.TEXT, data.encode())
+        return make_message((_BINARY if text is False else _TEXT, data.encode()))
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"a message is a str or bytes-like, not {type(data).__name__}")
     payload = bytes(data)

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import codecs
 import math
-from functools import partial
 from typing import Any
 
 from rawws.wire.deflate import inflate_whole
-from rawws.wire.events import Message, PingReceived, PongReceived
+from rawws.wire.events import PingReceived, PongReceived, make_message
 from rawws.wire.frames import (
     FIN,
     LENGTH,
@@ -36,9 +35,6 @@ from rawws.wire.frames import (
 from rawws.wire.masking import REPEAT_MASK, UNMASK_AS_INTEGER_BYTES, apply_mask, apply_mask_in_place
 from rawws.wire.recent_frames import LENGTH_BITS, NO_FRAMES, push
 from rawws.wire.role import Role
-
-# A NamedTuple's own constructor takes its arguments by name through a second call; this takes 0.2 µs less.
-_message = partial(tuple.__new__, Message)
 
 _TEXT, _BINARY = Opcode.TEXT, Opcode.BINARY  # a global is found faster than an Enum's member
 
@@ -291,7 +287,7 @@ class FastReader:
         if self._relays:
             encode_message(opcode, payload, out)
         else:
-            out.append(_message((opcode, payload)))
+            out.append(make_message((opcode, payload)))
 
     def _take_control(self, first_byte: int, payload: bytes | bytearray, out: list[Any]) -> bool:
         """Record a ping or a pong. Return False if it is to be left to wsproto."""

@@ -270,7 +270,7 @@ def examine(request: Request, origins: Origins, *, compression: bool = True) -> 
         ]
         offered = tuple(filter(None, names))  # RFC 9110 §5.6.1.2: empty elements are ignored
         checks.append(check_subprotocols(request, list(offered)))
-    refusal = next((check.refusal for check in checks if check.refusal is not None), None)
+    refusal = next((check.problem for check in checks if check.problem is not None), None)
     accept = None
     if refusal is None:
         (key,) = request.headers.get_all("Sec-WebSocket-Key")

@@ -82,7 +82,6 @@ class Session:
         "_inflates",
         "_relays",
         "_streams",
-        "_unread",
         "_views",
         "_wsproto",
         "close_begun_by",
@@ -95,6 +94,7 @@ class Session:
         "outgoing",
         "shown_bytes",
         "state",
+        "unread",
     )
 
     def __init__(
@@ -138,7 +138,8 @@ class Session:
         self._encoder = None if fast_lane else WsprotoEncoder(our_role)
         # Made when there is a frame for it, and dropped after that where there is a fast reader: it takes 2 KiB.
         self._wsproto: WsprotoReader | None = None
-        self._unread = b""  # bytes that were received after the most that was asked for
+        # Bytes that were received after the most that was asked for. The next call reads them, and needs no data.
+        self.unread = b""
         self.outgoing = b""  # for `data_to_send`
         if on_frame is not None:
             self.watch(on_frame)
@@ -160,14 +161,14 @@ class Session:
     def held_bytes(self) -> int:
         """The bytes of memory that an incomplete message takes."""
         fast = 0 if self._fast is None else self._fast.held_bytes
-        return len(self._unread) + fast + (0 if self._wsproto is None else self._wsproto.held_bytes)
+        return len(self.unread) + fast + (0 if self._wsproto is None else self._wsproto.held_bytes)
 
     @property
     def memory_bytes(self) -> int:
         """The bytes of memory it has grown by since it was made: `held_bytes`, the frame reader, unsent answers."""
         fast, reader = self._fast, self._wsproto
         if reader is None and fast is not None and fast.is_idle and self._inflater is None and self._views is None:
-            return len(self._unread) + len(self.outgoing)  # nearly always; this is asked of every connection
+            return len(self.unread) + len(self.outgoing)  # nearly always; this is asked of every connection
         own = self.held_bytes + len(self.outgoing) + (0 if fast is None else fast.own_bytes)
         if self._views is not None:
             own += sum(view.held_bytes for view in self._views.values())
@@ -220,11 +221,6 @@ class Session:
         return None if self._views is None else self._views[sender]
 
     # Receiving
-
-    @property
-    def has_unread(self) -> bool:
-        """Whether more has been received than was asked for; the next call returns it, and needs no data for that."""
-        return bool(self._unread)
 
     def receive_data(self, data: bytes, most: float = math.inf) -> list[Event]:
         """Read bytes from the peer and return their events, in order.
@@ -283,8 +279,8 @@ class Session:
             self._wsproto.streams = False
 
     def _receive(self, data: bytes, out: list[Any], most: float) -> None:
-        if self._unread:
-            data, self._unread = self._unread + data, b""
+        if self.unread:
+            data, self.unread = self.unread + data, b""
         fast = self._fast
         if (
             fast is not None
@@ -298,7 +294,7 @@ class Session:
                 self._answer_pings(fast)
             if rest is None:
                 if fast.unread:
-                    self._unread, fast.unread = fast.unread, b""
+                    self.unread, fast.unread = fast.unread, b""
                 return
             data = rest
             most -= len(out)
@@ -309,7 +305,7 @@ class Session:
         spare: WsprotoReader | None = None  # for the next turn: making one costs as much as three small frames
         while data and self.state is not CLOSED:
             if most <= 0:
-                self._unread = data
+                self.unread = data
                 return
             if self._wsproto is None:
                 spare = spare or self._make_wsproto_reader()
@@ -323,7 +319,7 @@ class Session:
                 rest = self._fast.read(data, out, before + most)
                 self._answer_pings(self._fast)
                 if rest is None:
-                    self._unread, self._fast.unread = self._fast.unread, b""
+                    self.unread, self._fast.unread = self._fast.unread, b""
                     break
                 data = rest
                 most -= len(out) - before

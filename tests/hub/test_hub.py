@@ -604,7 +604,7 @@ async def test_messages_received_before_a_peer_stopped_reading_are_answered_when
     await wait_all_tasks_blocked()
     (peer,) = current_loop().peers_of(running.endpoint)
     assert peer.queued_bytes > MAX_OUTBOX_BYTES
-    assert peer.session.has_unread
+    assert peer.session.unread
     assert await client.frames(count) == [seen_text(message)] * count
 
 

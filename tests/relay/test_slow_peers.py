@@ -283,6 +283,27 @@ async def _received(client: Client, encoding: str, count: int) -> list[str]:
     return received
 
 
+async def test_messages_skipped_by_a_flush_that_fails_are_counted(start_hub: StartHub) -> None:
+    running = start_hub(slow="latest")
+    running.join(send_buffer=SMALL)
+    await flood(running, 200)
+    state = state_of(running.hub.room("/"))
+    (peer,) = state.lagging
+    missed = state.log.last_message - peer.cursor(state).number
+    assert missed > 1
+
+    def send(data: bytes | bytearray | memoryview) -> int:
+        """Take the rest of a message that was sent in part, but not the newest message."""
+        if numbered(199).encode() in bytes(data):
+            raise ConnectionResetError
+        return len(data)
+
+    peer.transport.send_now = send
+    current_loop().sending.flush(peer)
+    assert peer.lost
+    assert current_loop().stats.messages_skipped == missed - 1, "the newest was not skipped, but lost"
+
+
 # Policy latest
 
 

@@ -119,7 +119,7 @@ def test_only_the_last_piece_can_be_taken_back(pair: tuple[PeerWriter, socket.so
 
 def test_small_frames_are_joined_and_large_ones_are_not_copied() -> None:
     large = bytes(SMALL_BYTES + 1)
-    queue = FrameQueue([b"a"])
+    queue = FrameQueue(b"a")
     queue.append(b"b")
     queue.append(b"c")
     queue.append(large)

@@ -12,7 +12,7 @@ import trio
 
 import rawws
 from rawws.broadcast.message_ids import MessageId
-from rawws.errors import Refusal
+from rawws.errors import Refusal, UsageError
 from rawws.hub.doors import Access, Door
 from rawws.net.listeners import open_listeners
 from rawws.net.transport import Transport
@@ -26,7 +26,7 @@ from rawws.wire.handshake import Handshake
 from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
 from tests.serving.client import Client
-from tests.serving.machine import LOOPBACK
+from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.wire import text, upgrade
 
 
@@ -141,6 +141,16 @@ def test_a_hub_is_a_relay_and_a_handler_is_none() -> None:
     assert hub.subprotocols
     assert Route(hub).relay is hub
     assert Route(handle).relay is None
+
+
+async def test_a_subprotocol_of_a_hub_s_own_has_to_be_a_token() -> None:
+    class OddHub(rawws.Hub):
+        @property
+        def subprotocols(self) -> tuple[str, ...]:
+            return ("a b",)
+
+    with trio.fail_after(PATIENCE_S), pytest.raises(UsageError, match="'a b' can't be a subprotocol; give a token"):
+        await rawws.serve(OddHub(), 0, host=LOOPBACK)
 
 
 def test_a_mock_that_can_be_called_is_a_handler() -> None:

@@ -120,9 +120,9 @@ def test_it_makes_no_difference_how_much_is_asked_for_at_a_time(
     for start, end in pairwise([0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]):
         most = data.draw(st.integers(1, 5))
         returned += some.receive_data(stream[start:end], most)
-        while some.has_unread and data.draw(st.integers(0, 3)):
+        while some.unread and data.draw(st.integers(0, 3)):
             returned += some.receive_data(b"", most)
-    while some.has_unread:
+    while some.unread:
         returned += some.receive_data(b"", 1)
     assert returned == events_of(stream, cuts, whole)
     assert (some.state, some.close_sent, some.fault) == (whole.state, whole.close_sent, whole.fault)

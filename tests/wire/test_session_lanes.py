@@ -43,14 +43,14 @@ MANY = {
 def test_few_bytes_amount_to_no_more_at_a_time_than_is_asked_for(stream: bytes, fast_lane: bool) -> None:
     session = Session(Role.SERVER, max_message_bytes=1 << 20, deflate=True, fast_lane=fast_lane)
     events = session.receive_data(stream, 20)
-    assert session.has_unread
+    assert session.unread
     assert len(stream) * 0.8 < session.held_bytes <= len(stream), "the rest is kept as it came"
     count = 0
     while True:
         assert 1 <= len(events) <= 20 or not count
         assert sum(len(event.payload) for event in events if isinstance(event, Message)) < 20 * 1024 + 500_001
         count += len(events)
-        if not session.has_unread:
+        if not session.unread:
             break
         events = session.receive_data(b"", 20)
     assert count == (50 if len(stream) > 20_000 else 500)
