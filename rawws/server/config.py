@@ -34,6 +34,8 @@ class ServerConfig:
     limits: Limits = field(default_factory=Limits)
     origins: Origins = field(default_factory=Origins)
     hosts: Hosts | None = None  # the names that a request may use for the server; None for any
+    # Whether only this machine can reach the server. Then its clients are the operator's own, and get advice too.
+    is_local: bool = False
     compression: bool = True
     subprotocols: Sequence[str] = ()
     select_subprotocol: SelectSubprotocol | None = None
