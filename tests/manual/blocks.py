@@ -1,7 +1,7 @@
 """The blocks of the manual, and the tests that run them.
 
 A row for each document that has blocks of Python, JavaScript or commands: the number of blocks in each language, and
-the test files that run them. A block without a row, or a row without a block, fails `test_documents.py`. A block that has
+the test files that run them. A block without a row, or a row without a block, fails `test_documents.py`. A block with
 nothing but ``$ rawws decode`` needs no row: `test_quotations.py` runs it wherever it is.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# A block in one of these is for running. Others, such as text, json and ini, are outputs and settings, and sh is the
-# set-up, which CI runs.
-RUNNABLE = ("python", "js", "console")
+# A block in one of these is for running; terminal is one in which somebody types. Others, such as text, json and ini,
+# are outputs and settings, and sh is the set-up, which CI runs.
+RUNNABLE = ("python", "js", "console", "terminal")
 
 
 class Run(NamedTuple):
@@ -21,6 +21,7 @@ class Run(NamedTuple):
     python: int = 0
     js: int = 0
     console: int = 0
+    terminal: int = 0
 
 
 RUNS = {
@@ -31,4 +32,7 @@ RUNS = {
     "rawws/docs/howto/library.md": Run(("manual/test_library.py",), python=8),
     "rawws/docs/howto/rooms.md": Run(("manual/test_rooms.py",), js=1, console=2),
     "rawws/docs/howto/tap.md": Run(("manual/test_quotations.py",), console=1),
+    "rawws/docs/tutorial/frames.md": Run(("manual/test_tutorial.py",), python=2),
+    "rawws/docs/tutorial/handshake.md": Run(("manual/test_tutorial.py",), python=1, console=3),
+    "rawws/docs/tutorial/room.md": Run(("manual/test_tutorial.py",), console=5, terminal=3),
 }

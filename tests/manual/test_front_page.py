@@ -39,11 +39,8 @@ def test_the_server_greets_curl(start_program: StartProgram) -> None:
     assert subprocess.check_output([*arguments, "-s"], text=True, timeout=PATIENCE_S) == shown.rstrip("\n")
 
 
-async def test_the_server_and_the_client_talk(
-    nursery: trio.Nursery,
-    bounded: None,
-    capsys: pytest.CaptureFixture[str],  # noqa: ARG001
-) -> None:
+@pytest.mark.usefixtures("bounded")
+async def test_the_server_and_the_client_talk(nursery: trio.Nursery, capsys: pytest.CaptureFixture[str]) -> None:
     address = await Program(block(README, "python", "rawws.serve")).serve(nursery)
     async with rawws.connect(f"ws://{address}/room", proxy=None) as other:
         await Program(block(README, "python", "rawws.connect"), int(address.rpartition(":")[2])).run()

@@ -14,7 +14,7 @@ from benchmarks.report import markdown
 from rawws.inspection.conformance import BY_NAME
 from rawws.net.tls_transport import TLS_BYTES
 from tests import flag_table
-from tests.manual import DOCUMENTS, MANUAL, ROOT, page
+from tests.manual import DOCUMENTS, MANUAL, ROOT, blocks, commands, page
 from tests.serving import StartProgram
 
 # Parts that differ between runs, in the order of their replacement.
@@ -95,13 +95,13 @@ def test_the_memory_of_tls_shown_is_the_counted_value() -> None:
     assert re.search(rf"An idle\s+connection\s+takes\s+{shown}\.", MANUAL)
 
 
-def test_links_to_files_lead_somewhere() -> None:
-    for document in DOCUMENTS:
-        for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8")):
-            assert (document.parent / target).exists(), (document, target)
-
-
-DECODED = re.findall(r"\$ rawws (decode .*)\n((?:.+\n)*?)```", MANUAL)
+DECODED = [
+    (command.removeprefix("rawws "), shown)
+    for document in DOCUMENTS
+    for session in blocks(document.read_text("utf-8"), "console")
+    for command, shown in commands(session.text)
+    if command.startswith("rawws decode ")
+]
 
 
 @pytest.mark.parametrize(("command", "shown"), DECODED, ids=[command for command, _ in DECODED])

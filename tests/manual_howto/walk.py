@@ -1,11 +1,12 @@
 """Follows a page of the manual step by step, as a reader does who pastes each block.
 
-* A block whose first line is a comment with a file's name, such as ``# app.py``, is written to that file.
+* A block whose first line is a comment with a file's name, such as ``# app.py``, is written to that file. Another block
+  of Python is run as a program.
 * The commands of a ``console`` block are run by one bash, and their output is compared with the output shown. A block
   after the comment ``<!-- keeps running -->`` is a terminal of its own: its last command stays, and its output is
-  checked at the end of the page.
+  checked at the end of the page. Output that a command hasn't written may be that of a program in the background.
 * Each line of a ``text`` block must have been written by one of the programs, in this order.
-* Blocks of other languages are given to the page's own test.
+* Blocks of other languages are given to the page's own test, and so are those after ``<!-- has its own test -->``.
 
 ``…`` in the output shown is any text, and on a line of its own any number of lines. Ports, ids, tokens and times differ
 from run to run: ports are replaced by free ones, the others are learned from the output.
@@ -25,14 +26,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.manual import page
 from tests.redis_server import free_port
 from tests.serving import PATIENCE_S, Lines, wait_listening_at
 
-KEEPS_RUNNING = "<!-- keeps running -->"
-_BLOCK = re.compile(rf"^({re.escape(KEEPS_RUNNING)}\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+KEEPS_RUNNING, OWN_TEST = "<!-- keeps running -->", "<!-- has its own test -->"
+_BLOCK = re.compile(r"^(<!-- [\w ]+ -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE_NAME = re.compile(r"(?:#|//|<!--|;) ([\w./-]+\.\w+)(?: -->)?\n")
 _PORT = re.compile(r"\b(3000|6379|8000|808\d|8443|9090)\b")
 # Ids of messages, of this process or of Redis, and the parts of a log line that differ.
@@ -45,7 +46,7 @@ _DONE = "the command has ended with status"
 class Block(NamedTuple):
     language: str
     text: str
-    keeps_running: bool
+    note: str = ""  # the comment before it
 
     @property
     def file_name(self) -> str:
@@ -55,7 +56,7 @@ class Block(NamedTuple):
 
 
 def blocks_of(topic: str) -> list[Block]:
-    return [Block(language, text, bool(keeps)) for keeps, language, text in _BLOCK.findall(page(topic))]
+    return [Block(language, text, note.strip()) for note, language, text in _BLOCK.findall(page(topic))]
 
 
 class Command(NamedTuple):
@@ -149,16 +150,10 @@ class Walk:
         # On a terminal, curl shows no progress where it prints the answer.
         (folder / ".curlrc").write_text("silent\nshow-error\n")
         environment["CURL_HOME"] = str(folder)
-        self._bash = subprocess.Popen(
-            ["bash", "--norc"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self.folder,
-            env=environment,
-            start_new_session=True,
-        )
+        self._options: dict[str, Any] = {"cwd": self.folder, "env": environment, "start_new_session": True}
+        self._programs: list[subprocess.Popen[bytes]] = []  # in terminals of their own
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self._bash = subprocess.Popen(["bash", "--norc"], text=True, **pipes, **self._options)
         assert self._bash.stdout is not None
         self._lines = Lines(self._bash.stdout)
         self._tell_bash("set -m")  # each job has a process group of its own, as in a terminal
@@ -187,6 +182,8 @@ class Walk:
     def follow(self, topic: str, **others: Callable[[str], None]) -> None:
         """Follow a page. ``others`` are called with blocks of other languages, which have no file name."""
         for block in blocks_of(topic):
+            if block.note == OWN_TEST:
+                continue
             if block.file_name:
                 file = self.folder / block.file_name
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +193,7 @@ class Walk:
             elif block.language == "text":
                 self._find_in_logs(block.text.splitlines())
             elif block.language == "python" and block.language not in others:
-                self._run(Command(f"python -c {shlex.quote(block.text)}", []))
+                self._run_python(block.text)
             else:
                 others[block.language](self.real(block.text))
         for terminal in self.terminals:
@@ -206,18 +203,33 @@ class Walk:
         *commands, last = commands_of(block)
         for command in commands:
             self._start(command) if command.line.endswith(" &") else self._run(command)
-        if block.keeps_running or last.line.endswith(" &"):
+        if block.note == KEEPS_RUNNING or last.line.endswith(" &"):
             self._start(last)
         else:
             self._run(last)
 
+    def _run_python(self, text: str) -> None:
+        terminal = self._add_terminal(Command("python", []))
+        written = self._tell_bash(f"python -c {shlex.quote(self.real(text))} </dev/null && echo done")
+        terminal.output.write_text("\n".join(written), "utf-8")
+        assert written[-1:] == ["done"], "\n".join([text, *written])
+
+    def _add_terminal(self, command: Command) -> Terminal:
+        self.terminals.append(Terminal(command, self._logs / f"{len(self.terminals)}.log"))
+        return self.terminals[-1]
+
     def _start(self, command: Command) -> None:
+        """Start a command in the background, as bash's next job, or in a terminal of its own."""
+        terminal = self._add_terminal(command)
         line = self._real_command(command.line.removesuffix(" &"))
-        terminal = Terminal(command, self._logs / f"{len(self.terminals)}.log")
-        self.terminals.append(terminal)
-        self._tell_bash(f"{{ {line}\n}} </dev/null >{shlex.quote(str(terminal.output))} 2>&1 &")
+        if command.line.endswith(" &"):
+            self._tell_bash(f"{{ {line}\n}} </dev/null >{shlex.quote(str(terminal.output))} 2>&1 &")
+        else:
+            with terminal.output.open("wb") as output:
+                options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+                self._programs.append(subprocess.Popen(["bash", "-c", line], **self._options, **options))
         files = [(self.folder / word) for word in shlex.split(line) if re.fullmatch(r"[\w./-]+", word)]
-        texts = [line, *(file.read_text() for file in files if file.is_file())]
+        texts = [re.sub(r"--allow-origin \S+", "", line), *(file.read_text() for file in files if file.is_file())]
         for port in self.ports.values():
             if any(re.search(rf"\b{port}\b", text) for text in texts):
                 wait_listening_at(int(port))
@@ -228,8 +240,13 @@ class Walk:
         written = self._tell_bash(f"{{ {self._real_command(command.line)}\n}} </dev/null")
         for shown, real in self.ports.items():
             written = [re.sub(rf"\b{real}\b", shown, line) for line in written]
+        # The last lines may be those of programs in the background.
+        for own in range(len(command.shown), -1, -1):
+            if not self.shown.compare(command.shown[:own], written):
+                self._find_in_logs(command.shown[own:])
+                return
         missing = self.shown.compare(command.shown, written)
-        assert not missing, "\n".join([f"$ {command.line}", *written, f"-- not as shown: {missing}"])
+        raise AssertionError("\n".join([f"$ {command.line}", *written, f"-- not as shown: {missing}"]))
 
     def _tell_bash(self, line: str) -> list[str]:
         """Have bash run a command, and return its output when it has ended, or runs in the background."""
@@ -248,7 +265,8 @@ class Walk:
             written.append(read)
         if written and not written[-1]:
             written.pop()  # it belongs to the marker
-        return [each for each in written if not re.match(r"\[\d+\][+-]? ", each)]  # bash on its jobs
+        # Without the lines of bash about its jobs.
+        return [each for each in written if not re.match(r"\[\d+\][+-]? |bash: line \d+: +\d+ [A-Z]", each)]
 
     def _wait_for(self, terminal: Terminal, shown: list[str]) -> None:
         """Wait until a program has written what is shown."""
@@ -271,10 +289,14 @@ class Walk:
 
     def end(self) -> None:
         """End all programs that still run."""
+        groups = [program.pid for program in self._programs]
         with suppress(AssertionError, BrokenPipeError):
-            for job in self._tell_bash("jobs -p"):
-                with suppress(ProcessLookupError, ValueError):
-                    os.killpg(int(job), signal.SIGKILL)
+            groups += [int(line) for line in self._tell_bash("jobs -p") if line.isdecimal()]
+        for group in groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        for program in self._programs:
+            program.wait(PATIENCE_S)
         assert self._bash.stdin is not None
         self._bash.stdin.close()
         self._bash.kill()
