@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ import pytest
 from tests.manual import block, blocks, commands, page
 from tests.manual_howto.walk import Shown, Walk
 from tests.redis_server import free_port
-from tests.serving import PATIENCE_S, Lines, StartProgram, need
+from tests.serving import PATIENCE_S, Lines, StartProgram, need, wait_listening_at
 
 
 @pytest.fixture
@@ -33,20 +35,22 @@ def walk(tmp_path: Path) -> Iterator[Walk]:
 # The handshake
 
 HANDSHAKE = page("tutorial/handshake")
+LIBRARY = page("tutorial/library")
 
 
-def check(command: str, shown: str, address: str = "") -> None:
+def check(command: str, output: str, shown: Shown | None = None) -> None:
     """Run a command, and compare its output with the output shown."""
-    written = run(command, address)
-    missing = Shown().compare(shown.splitlines(), written)
+    written = run(command)
+    missing = (shown or Shown()).compare(output.splitlines(), written)
     assert not missing, "\n".join([*written, f"-- not as shown: {missing}"])
 
 
-def run(command: str, address: str = "") -> list[str]:
+def run(command: str) -> list[str]:
+    """Return the lines that a command writes."""
     need(shutil.which(command.split()[0]) or command.startswith("rawws"), command.split()[0])
     real = command.replace("curl ", "curl -s ").replace("rawws ", f"{sys.executable} -m rawws ")
     ran = subprocess.run(
-        ["bash", "-c", real.replace("localhost:8080", address)],
+        ["bash", "-c", real],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -59,7 +63,7 @@ def run(command: str, address: str = "") -> list[str]:
 
 def test_a_request_for_another_version_is_answered_as_shown(start_program: StartProgram) -> None:
     ((command, shown),) = commands(block(HANDSHAKE, "console", "Version: 12").replace("\\\n", ""))
-    check(command, shown, start_program().address)
+    check(command.replace("localhost:8080", start_program().address), shown)
 
 
 def test_the_accept_value_is_computed_as_shown() -> None:
@@ -138,7 +142,8 @@ class Person:
                 return
 
     def leave(self) -> None:
-        self._process.kill()
+        """Close the connection in order, as Ctrl-C does, and end the client. Harmless twice."""
+        self._process.send_signal(signal.SIGINT)
         self._process.wait(PATIENCE_S)
         self._received.close()
         assert self._process.stdin is not None
@@ -164,3 +169,35 @@ def test_a_room_works_as_shown(walk: Walk) -> None:
     finally:
         for person in people:
             person.leave()
+
+
+# A first server in Python
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_each_step_of_the_first_server_works(tmp_path: Path, step: int) -> None:
+    """A step has a program, and what is typed in other terminals while the program runs."""
+    port = free_port()
+    text = re.split(r"^## \d\. ", LIBRARY, flags=re.MULTILINE)[step].replace("8080", str(port))
+    (tmp_path / "chat.py").write_text(block(text, "python", "# chat.py"))
+    shown, people = Shown(), list[Person]()
+    program = subprocess.Popen([sys.executable, "-u", "chat.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        wait_listening_at(port)
+        for each in blocks(text, "terminal", "console"):
+            if each.language == "console":
+                for command, output in commands(each.text):
+                    check(command, output, shown)
+                continue
+            people.append(Person(each.text))
+            while people[-1].lines:
+                people[-1].take_turn(shown)
+            people[-1].leave()
+        if step == 1:
+            assert program.stdout is not None
+            assert re.fullmatch(r"#\d+: .+\n", program.stdout.readline())
+    finally:
+        for person in people:
+            person.leave()
+        program.kill()
+        program.communicate()
