@@ -1,6 +1,6 @@
 """The manual's documents, which tests hold to what the program does.
 
-Every block of Python, JavaScript and commands in a document is run by a test. `blocks.py` says by which.
+Every block of Python, JavaScript and commands in a document is run by a test. `registry.py` says by which.
 """
 
 from __future__ import annotations

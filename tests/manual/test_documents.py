@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.manual import DOCUMENTS, ROOT, blocks, name_of
-from tests.manual.blocks import RUNNABLE, RUNS, Run
+from tests.manual.registry import RUNNABLE, RUNS, Run
 
 MAX_README_LINES = 200
-MAX_LINE_CHARACTERS = 120
 MAX_CELL_CHARACTERS = 120
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
@@ -97,13 +96,6 @@ def test_tables_fit(document: Path) -> None:
                 assert len(cell.strip()) <= MAX_CELL_CHARACTERS, cell
 
 
-@each_document
-def test_lines_fit(document: Path) -> None:
-    """A row of a table is one line, however long it is, and a link isn't cut."""
-    for line in prose(document):
-        assert len(line) <= MAX_LINE_CHARACTERS or line.lstrip().startswith("|") or "](" in line, line
-
-
 def test_the_readme_is_short() -> None:
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
     assert len(lines) <= MAX_README_LINES
@@ -125,7 +117,9 @@ def is_of_decode(session: str) -> bool:
 def test_every_block_is_run_by_a_test(document: Path) -> None:
     run = RUNS.get(name_of(document), Run(()))
     registered = {language: getattr(run, language) for language in RUNNABLE}
-    assert runnable(document) == registered, "tests/manual/blocks.py has the numbers, and the tests that run the blocks"
+    assert runnable(document) == registered, (
+        "tests/manual/registry.py has the numbers, and the tests that run the blocks"
+    )
 
 
 @pytest.mark.parametrize("name", RUNS)

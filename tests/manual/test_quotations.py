@@ -74,7 +74,7 @@ def test_the_link_shown_is_the_printed_link(start_program: StartProgram) -> None
 
 
 def test_the_bytes_shown_are_a_close_with_bye() -> None:
-    (shown,) = re.findall(r"`((?:[0-9a-f]{2} )+\|[0-9a-f |]+)`", page("tutorial/handshake"))
+    (shown,) = re.findall(r"`((?:[0-9a-f]{2}\s)+\|[0-9a-f|\s]+)`", page("tutorial/handshake"))
     header, key, payload = (bytes.fromhex(part) for part in shown.split("|"))
     assert header == b"\x88\x85"
     assert bytes(byte ^ key[index % 4] for index, byte in enumerate(payload)) == b"\x03\xe8bye"

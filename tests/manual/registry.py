@@ -26,14 +26,15 @@ class Run(NamedTuple):
 
 RUNS = {
     "README.md": Run(("manual/test_front_page.py",), python=2, js=1, console=1),
+    "rawws/docs/explanation/fast-lane.md": Run(("manual/test_explanation.py",), python=1),
     "rawws/docs/howto/check.md": Run(("cli/test_check_command.py", "manual/test_quotations.py"), console=1),
     "rawws/docs/howto/cluster.md": Run(("manual/test_cluster.py",), console=3),
-    "rawws/docs/howto/connect.md": Run(("tools/test_console.py",), console=3),
+    "rawws/docs/howto/connect.md": Run(("manual/test_connect.py",), console=3),
     "rawws/docs/howto/library.md": Run(("manual/test_library.py",), python=8),
     "rawws/docs/howto/rooms.md": Run(("manual/test_rooms.py",), js=1, console=2),
     "rawws/docs/howto/tap.md": Run(("manual/test_quotations.py",), console=1),
     "rawws/docs/tutorial/frames.md": Run(("manual/test_tutorial.py",), python=2),
     "rawws/docs/tutorial/handshake.md": Run(("manual/test_tutorial.py",), python=1, console=3),
     "rawws/docs/tutorial/library.md": Run(("manual/test_tutorial.py",), python=3, console=3, terminal=3),
-    "rawws/docs/tutorial/room.md": Run(("manual/test_tutorial.py",), console=5, terminal=3),
+    "rawws/docs/tutorial/room.md": Run(("manual/test_tutorial.py",), console=6, terminal=3),
 }
