@@ -25,7 +25,6 @@ from rawws.net.transport import RECEIVE_BYTES, Transport
 from rawws.relay.loop import current_loop
 from rawws.server.apps import Adopt
 from rawws.server.config import ServerState
-from rawws.wire.allowed_hosts import is_local_name
 from rawws.wire.http1 import Event, HttpPhase, Signal
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
 from rawws.wire.role import Role
@@ -231,20 +230,9 @@ class HttpConnection:
         """Log a refusal, and send it to the client."""
         level = logging.WARNING if refusal.hint else logging.INFO
         self.log(logger, level, FAULT, f"refused with {refusal.status} ({refusal.code}): {refusal.advice}")
-        if refusal.hint and self._is_of_operator:
+        if refusal.hint and self.config.is_from_operator(self.request):
             refusal = replace(refusal, sentence=refusal.advice)
         await self.send_response(Response.from_refusal(refusal), logger, close=close)
-
-    @property
-    def _is_of_operator(self) -> bool:
-        """Whether the request comes from this machine, as far as anybody can tell, to a server that is only for it.
-
-        A name in Host may be that of a proxy that adds no field, or of a page that has its own name point here.
-        """
-        request = self.request
-        if request is None or not self.config.is_local or request.was_forwarded:
-            return False
-        return is_local_name(request.authority)
 
     async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:
         self.answered = response
