@@ -38,7 +38,7 @@ _FILE_NAME = re.compile(r"(?:#|//|<!--|;) ([\w./-]+\.\w+)(?: -->)?\n")
 _PORT = re.compile(r"\b(3000|6379|8000|808\d|844\d|9090)\b")
 # Ids of messages, of this process or of Redis, and the parts of a log line that differ.
 _ID = re.compile(r"[0-9a-f]{8}-(?=\d)|\b\d{13}-\d+")
-_VARYING = re.compile(r"(?<=token=)[\w-]+|\b\d+\.\d+(?= ms)|\d\d:\d\d:\d\d\.\d{3}")
+_VARYING = re.compile(r"(?<=token=)[\w-]+|\b\d+\.\d+(?= ms)|(?<=#)\d+(?= )")
 _RAWWS = re.compile(r"\A(rawws|python -m rawws)(?! (?:connect|tap|check|decode|docs)\b)( serve)?(?=\s|\Z)")
 _DONE = "the command has ended with status"
 
@@ -148,13 +148,13 @@ class Walk:
         self.shown = Shown()
         self.terminals: list[Terminal] = []
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"}
-        environment |= {"PYTHONUNBUFFERED": "1", "NO_PROXY": "*", "no_proxy": "*", "PYTHONWARNINGS": "error"}
+        environment |= {"PYTHONUNBUFFERED": "1", "NO_PROXY": "*", "no_proxy": "*"}
         # On a terminal, curl shows no progress where it prints the answer.
         (folder / ".curlrc").write_text("silent\nshow-error\n")
         environment["CURL_HOME"] = str(folder)
         self._options: dict[str, Any] = {"cwd": self.folder, "env": environment, "start_new_session": True}
         self._programs: list[subprocess.Popen[bytes]] = []  # in terminals of their own
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         self._bash = subprocess.Popen(["bash", "--norc"], text=True, **pipes, **self._options)
         assert self._bash.stdout is not None
         self._lines = Lines(self._bash.stdout)
@@ -177,6 +177,7 @@ class Walk:
             line = f"{match[0]} --port 8080{line[match.end() :]}"
         line = re.sub(r"\bredis-server\b", "redis-server --port 6379", line)
         line = re.sub(r"\bredis-cli\b", "redis-cli -p 6379", line)
+        line = re.sub(r"^python (?=[\w-]+\.py)", "python -W error ", line)
         return self.real(line)
 
     # The steps
@@ -212,7 +213,7 @@ class Walk:
 
     def _run_python(self, text: str) -> None:
         terminal = self._add_terminal(Command("python", []))
-        written = self._tell_bash(f"python -c {shlex.quote(self.real(text))} </dev/null && echo done")
+        written = self._tell_bash(f"python -W error -c {shlex.quote(self.real(text))} </dev/null && echo done")
         terminal.output.write_text("\n".join(written), "utf-8")
         assert written[-1:] == ["done"], "\n".join([text, *written])
 
@@ -228,7 +229,7 @@ class Walk:
             self._tell_bash(f"{{ {line}\n}} </dev/null >{shlex.quote(str(terminal.output))} 2>&1 &")
         else:
             with terminal.output.open("wb") as output:
-                options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+                options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
                 self._programs.append(subprocess.Popen(["bash", "-c", line], **self._options, **options))
         texts = [re.sub(r"--allow-origin \S+", "", line)]
         for text in texts:  # with the files that it names, and those that they name
