@@ -19,7 +19,7 @@ DOCUMENTS = [
 ]
 MANUAL = "".join(document.read_text("utf-8") for document in DOCUMENTS)
 
-_FENCE = re.compile(r"^ *```(\w*)$\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"(?:^<!-- ([\w ]+) -->\n)?^ *```(\w*)$\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
 class Block(NamedTuple):
@@ -27,6 +27,7 @@ class Block(NamedTuple):
 
     language: str
     text: str
+    note: str  # the comment before it
 
 
 def page(topic: str) -> str:
@@ -36,7 +37,7 @@ def page(topic: str) -> str:
 
 def blocks(text: str, *languages: str) -> list[Block]:
     """Return a document's fenced blocks in these languages, or in any."""
-    found = [Block(*match.groups()) for match in _FENCE.finditer(text)]
+    found = [Block(language, content, note) for note, language, content in _FENCE.findall(text)]
     return [block for block in found if block.language in languages or not languages]
 
 

@@ -1,8 +1,12 @@
 """The blocks of the manual, and the tests that run them.
 
 A row for each document that has blocks of Python, JavaScript or commands: the number of blocks in each language, and
-the test files that run them. A block without a row, or a row without a block, fails `test_documents.py`. A block with
-nothing but ``$ rawws decode`` needs no row: `test_quotations.py` runs it wherever it is.
+the test files that run them. A block without a row, or a row without a block, fails `test_documents.py`. Two kinds of
+blocks need no row:
+
+* a block with nothing but ``$ rawws decode``, since `test_quotations.py` runs it wherever it is,
+* the blocks of a page that a test follows from the beginning to the end, with ``walk.follow("howto/publish")``, except
+  for those after the comment ``<!-- has its own test -->``.
 """
 
 from __future__ import annotations
@@ -36,5 +40,4 @@ RUNS = {
     "rawws/docs/tutorial/frames.md": Run(("manual/test_tutorial.py",), python=2),
     "rawws/docs/tutorial/handshake.md": Run(("manual/test_tutorial.py",), python=1, console=3),
     "rawws/docs/tutorial/library.md": Run(("manual/test_tutorial.py",), python=3, console=3, terminal=3),
-    "rawws/docs/tutorial/room.md": Run(("manual/test_tutorial.py",), console=6, terminal=3),
 }

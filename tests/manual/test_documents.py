@@ -1,4 +1,4 @@
-"""The form of the manual: links that lead somewhere, tables that fit, blocks that a test runs, and a short README."""
+"""The form of the manual: links that lead somewhere, tables that fit, blocks that tests run, and a short README."""
 
 from __future__ import annotations
 
@@ -101,9 +101,21 @@ def test_the_readme_is_short() -> None:
     assert len(lines) <= MAX_README_LINES
 
 
+def followed() -> set[str]:
+    """Return the documents that a test follows from the beginning to the end."""
+    tests = [file.read_text("utf-8") for file in (ROOT / "tests").rglob("test_*.py")]
+    topics = {topic for text in tests for topic in re.findall(r'\bwalk\.follow\("([\w/-]+)"', text)}
+    return {f"rawws/docs/{topic}.md" for topic in topics}
+
+
+FOLLOWED = followed()
+
+
 def runnable(document: Path) -> dict[str, int]:
-    """Return the number of a document's blocks by language, without those that `test_quotations.py` runs anywhere."""
+    """Return the number of a document's blocks that need a row, by language."""
     found = blocks(document.read_text("utf-8"), *RUNNABLE)
+    if name_of(document) in FOLLOWED:
+        found = [block for block in found if block.note == "has its own test"]
     counted = Counter(block.language for block in found if not is_of_decode(block.text))
     return {language: counted[language] for language in RUNNABLE}
 
