@@ -101,6 +101,13 @@ def test_the_readme_is_short() -> None:
     assert len(lines) <= MAX_README_LINES
 
 
+def test_the_index_has_every_page() -> None:
+    manual = ROOT / "rawws" / "docs"
+    listed = {target.partition("#")[0] for target in links(manual / "README.md")}
+    pages = {page.relative_to(manual).as_posix() for page in manual.rglob("*.md")} - {"README.md"}
+    assert pages <= listed
+
+
 def followed() -> set[str]:
     """Return the documents that a test follows from the beginning to the end."""
     tests = [file.read_text("utf-8") for file in (ROOT / "tests").rglob("test_*.py")]
