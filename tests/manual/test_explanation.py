@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS
+from rawws.broadcast.stream_entries import LEAST_BYTES, LEAST_ENTRIES, LEAST_EXPIRY_S
 from rawws.limits import KIB, MAX_LAG_BYTES, MIB, Limits
 from rawws.relay.lag_policies import POLICIES
 from tests.manual import ROOT, block, page
@@ -45,3 +47,12 @@ def test_the_limits_shown_are_the_defaults() -> None:
 def test_every_policy_for_slow_readers_is_explained() -> None:
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", page("explanation/log"), re.MULTILINE)
     assert rows == list(POLICIES)
+
+
+def test_the_promises_have_the_numbers_of_the_program() -> None:
+    promises = " ".join(page("explanation/promises").split())
+    assert KEPT_S == LEAST_EXPIRY_S == 600
+    assert f"within ten minutes, as long as the server runs, and for the last {MAX_KEYS:,} keys" in promises
+    assert f"the history, {LEAST_ENTRIES:,} messages at least" in promises
+    assert f"take {LEAST_BYTES // MIB} MiB of Redis's memory" in promises
+    assert "an hour (`--history-age`) or ten minutes at least" in promises
