@@ -39,5 +39,5 @@ RUNS = {
     "rawws/docs/howto/tap.md": Run(("manual/test_quotations.py",), console=1),
     "rawws/docs/tutorial/frames.md": Run(("manual/test_tutorial.py",), python=2),
     "rawws/docs/tutorial/handshake.md": Run(("manual/test_tutorial.py",), python=1, console=3),
-    "rawws/docs/tutorial/library.md": Run(("manual/test_tutorial.py",), python=3, console=3, terminal=3),
+    "rawws/docs/tutorial/first-server.md": Run(("manual/test_tutorial.py",), python=3, console=3, terminal=3),
 }

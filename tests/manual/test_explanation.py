@@ -45,7 +45,7 @@ def test_the_limits_shown_are_the_defaults() -> None:
 
 
 def test_every_policy_for_slow_readers_is_explained() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", page("explanation/log"), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", page("explanation/one-log"), re.MULTILINE)
     assert rows == list(POLICIES)
 
 

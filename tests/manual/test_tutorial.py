@@ -35,7 +35,7 @@ def walk(tmp_path: Path) -> Iterator[Walk]:
 # The handshake
 
 HANDSHAKE = page("tutorial/handshake")
-LIBRARY = page("tutorial/library")
+FIRST_SERVER = page("tutorial/first-server")
 
 
 def check(command: str, output: str, shown: Shown | None = None) -> None:
@@ -178,7 +178,7 @@ def test_a_room_works_as_shown(walk: Walk) -> None:
 def test_each_step_of_the_first_server_works(tmp_path: Path, step: int) -> None:
     """A step has a program, and what is typed in other terminals while the program runs."""
     port = free_port()
-    text = re.split(r"^## \d\. ", LIBRARY, flags=re.MULTILINE)[step].replace("8080", str(port))
+    text = re.split(r"^## \d\. ", FIRST_SERVER, flags=re.MULTILINE)[step].replace("8080", str(port))
     (tmp_path / "chat.py").write_text(block(text, "python", "# chat.py"))
     shown, people = Shown(), list[Person]()
     program = subprocess.Popen([sys.executable, "-u", "chat.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
