@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
 import trio
 
 import rawws
-from tests.manual import ROOT
 
 
 class Program:
@@ -20,12 +17,9 @@ class Program:
     def __init__(self, code: str, port: int = 0) -> None:
         """``port`` stands for 8080; 0 is any free one."""
         self.main: Callable[..., Awaitable[Any]] | None = None
-        self.module = ModuleType("__main__")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(trio, "run", self._capture)
-            patch.syspath_prepend(str(ROOT))
-            patch.setitem(sys.modules, "__main__", self.module)
-            exec(compile(code.replace("8080", str(port)), "<manual>", "exec"), self.module.__dict__)
+            exec(compile(code.replace("8080", str(port)), "<manual>", "exec"), {"__name__": "__main__"})
 
     def _capture(self, main: Callable[..., Awaitable[Any]]) -> None:
         self.main = main
