@@ -105,7 +105,12 @@ class Refusal:
     code: str
     sentence: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    hint: str = ""  # for our own log only: what the operator could do about it
+    hint: str = ""  # what the operator could do about it: for our own log, and for a client that is the operator
+
+    @property
+    def advice(self) -> str:
+        """The sentence and the hint, for the operator. A hint has its end to itself, so that it can be copied."""
+        return f"{self.sentence.removesuffix('.')}; {self.hint}" if self.hint else self.sentence
 
 
 # The header of a refusal that may be over a second later.

@@ -70,7 +70,10 @@ def check_result(folder: Path) -> str:
     """Return the status of HAProxy's last check of the server, such as ``L7OK``; empty before the first one."""
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(PATIENCE_S)
-        asking.connect(str(folder / "stats"))
+        try:
+            asking.connect(str(folder / "stats"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return ""  # it doesn't listen there yet
         asking.sendall(b"show stat\n")
         table = csv.DictReader(asking.makefile())
         (row,) = [row for row in table if row["svname"] == "one"]

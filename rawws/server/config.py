@@ -15,7 +15,7 @@ from rawws.net.accept import Address
 from rawws.server.admission import Sender
 from rawws.server.apps import Drain, Exchange
 from rawws.tracing import Tracer
-from rawws.wire.allowed_hosts import Hosts
+from rawws.wire.allowed_hosts import Hosts, is_local_name
 from rawws.wire.messages import Request, Response
 from rawws.wire.origins import Origins
 
@@ -34,6 +34,8 @@ class ServerConfig:
     limits: Limits = field(default_factory=Limits)
     origins: Origins = field(default_factory=Origins)
     hosts: Hosts | None = None  # the names that a request may use for the server; None for any
+    # Whether only this machine can reach the server. Then its clients are the operator's own, and get advice too.
+    is_local: bool = False
     compression: bool = True
     subprotocols: Sequence[str] = ()
     select_subprotocol: SelectSubprotocol | None = None
@@ -45,6 +47,15 @@ class ServerConfig:
     # Says whether a request is the page's own, and will be granted. Then it isn't logged.
     is_own: Callable[[Request], bool] | None = None
     limits_by_flag: Mapping[str, float] = field(default_factory=dict)  # the limits of the whole server, for /metrics
+
+    def is_from_operator(self, request: Request | None) -> bool:
+        """Whether a request comes from this machine, as far as anybody can tell, to a server that is only for it.
+
+        A name in Host may be that of a proxy that adds no field, or of a page that has its own name point here.
+        """
+        if request is None or not self.is_local or request.was_forwarded:
+            return False
+        return is_local_name(request.authority)
 
 
 @dataclass(slots=True)

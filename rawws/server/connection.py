@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from rawws.server.config import ServerState
 from rawws.wire.http1 import HttpEvent, HttpPhase, Signal
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, OUT, STATE, TIMER, head_lines
+from rawws.wire.trace import FAULT, OUT, STATE, TIMER, head_lines, mask_target
 
 # A connection in its HTTP phase, with its task, and h11's state (measured).
 CONNECTION_BYTES = 8 * KIB
@@ -79,6 +80,7 @@ class HttpConnection:
         self.answered: Response | None = None  # the last response that was sent
         self.is_lost = False  # the client has gone
         self.has_had_request = False
+        self.request_began_at = 0.0  # the time at which the head of the last request was complete
         self.owes_answer = False  # whether a complete or refused request has no response yet
         self.adopt: Adopt | None = None  # takes over the response that has begun
         self.request: Request | None = None  # the one that is being answered
@@ -113,6 +115,7 @@ class HttpConnection:
     def begin_request(self, request: Request | Refusal) -> None:
         """Record the request that was received: any request but the page's own announces the connection."""
         self.has_had_request = True
+        self.request_began_at = trio.current_time()
         is_own = self.config.is_own
         self.is_quiet = is_own is not None and isinstance(request, Request) and is_own(request)
         if not self.is_quiet:
@@ -226,8 +229,9 @@ class HttpConnection:
     async def refuse(self, logger: logging.Logger, refusal: Refusal, *, close: bool = True) -> None:
         """Log a refusal, and send it to the client."""
         level = logging.WARNING if refusal.hint else logging.INFO
-        message = f"refused with {refusal.status} ({refusal.code}): {refusal.sentence}"
-        self.log(logger, level, FAULT, f"{message.removesuffix('.')}; {refusal.hint}" if refusal.hint else message)
+        self.log(logger, level, FAULT, f"refused with {refusal.status} ({refusal.code}): {refusal.advice}")
+        if refusal.hint and self.config.is_from_operator(self.request):
+            refusal = replace(refusal, sentence=refusal.advice)
         await self.send_response(Response.from_refusal(refusal), logger, close=close)
 
     async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:
@@ -288,6 +292,15 @@ class HttpConnection:
                 await self.transport.linger()
         finally:
             self.server.lingering -= 1
+
+    def log_access(self, request: Request) -> None:
+        """Log the one line about a request that doesn't upgrade: what it asked for, the status, and the time taken."""
+        if self.is_quiet or not logs.http.isEnabledFor(logging.INFO):
+            return
+        status, took_s = self.http.response_status, trio.current_time() - self.request_began_at
+        took = f"{took_s * 1000:.1f} ms" if took_s < 1 else f"{took_s:.1f} s"
+        outcome = f"no answer after {took}" if status is None else f"{status} in {took}"
+        self.log(logs.http, logging.INFO, STATE, f"{request.method} {mask_target(request.target)}: {outcome}")
 
     def log(self, logger: logging.Logger, level: int, mark: str, text: str) -> None:
         """Log a line about the connection. A line below INFO is dropped while the connection is quiet."""

@@ -171,40 +171,43 @@ async def _handle_event(connection: HttpConnection, request: Request | Refusal) 
     if logs.http.isEnabledFor(logging.DEBUG) and not connection.is_quiet:
         for text in head_lines(connection.http.raw_head):
             connection.log(logs.http, logging.DEBUG, IN, text)
-    if isinstance(request, Request):
-        return await _handle_request(connection, request)
-    await connection.refuse(logs.http, request)
+    if isinstance(request, Refusal):
+        await connection.refuse(logs.http, request)
+    elif await _is_refused(connection, request):
+        connection.log_access(request)
+    elif wants_websocket(request):
+        return await upgrade(connection, request)
+    else:
+        try:
+            await _answer(connection, request)
+        finally:
+            connection.log_access(request)
     return None
 
 
-async def _handle_request(connection: HttpConnection, request: Request) -> Upgraded | None:
+async def _is_refused(connection: HttpConnection, request: Request) -> bool:
+    """Refuse a request because of its sender or its Host; return whether that was necessary."""
     config, server = connection.config, connection.server
     if server.find_sender is not None:
         sender = server.find_sender(connection.number, request, connection.socket_address)
         if isinstance(sender, Refusal):
             await connection.refuse(logs.http, sender)
-            return None
+            return True
         connection.address = sender.address
         connection.scheme = sender.scheme or server.scheme
     if config.hosts is not None and (refusal := config.hosts.refuse(request)):
         await connection.refuse(logs.http, refusal)
-        return None
-    if wants_websocket(request):
-        return await upgrade(connection, request)
-    if config.process_request is not None:
-        response = await connection.call_hook(config.process_request, request)
-        if response is not None:
-            await connection.answer_instead(response, "process_request", logs.http, close=False)
-            return None
+        return True
+    return False
+
+
+async def _answer(connection: HttpConnection, request: Request) -> None:
+    """Have ``process_request`` or the application answer. Their exceptions are logged, and end this request alone."""
+    hook = connection.config.process_request
+    if hook is not None and (response := await connection.call_hook(hook, request)) is not None:
+        await connection.answer_instead(response, "process_request", logs.http, close=False)
+        return
     exchange = HttpExchange(connection, request)
-    if logs.http.isEnabledFor(logging.INFO) and not connection.is_quiet:
-        connection.log(logs.http, logging.INFO, IN, f"Received request for {mask_target(request.target)}")
-    await _run_app(connection, exchange)
-    return None
-
-
-async def _run_app(connection: HttpConnection, exchange: HttpExchange) -> None:
-    """Have the application answer. Its exceptions are logged, and end this request alone."""
     try:
         await connection.config.app(exchange)
     except ClientError:

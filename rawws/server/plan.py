@@ -118,8 +118,11 @@ class ServerPlan:
             if hub is not None and not self.handshakes.may_refuse:
                 _warn_of_open_publishing(hub, self.http)
             listeners = await self.listening.open()
-            if self.hosts or all(map(is_loopback, listeners)):
+            is_on_loopback = all(map(is_loopback, listeners))
+            if self.hosts or is_on_loopback:
                 config = replace(config, hosts=Hosts(self.hosts or ()))
+            # A client that reaches a proxy reaches the server after it.
+            config = replace(config, is_local=is_on_loopback and not self.trusted_proxies)
             server = Server(
                 listeners,
                 elsewhere,

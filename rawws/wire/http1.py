@@ -82,6 +82,7 @@ class HttpPhase:
         self._body_bytes = 0
         self._in_head = True
         self._answer_has_body = True
+        self.response_status: int | None = None  # of the answer to the present request, once it has begun
         self.closes_early = False  # an answer announced our close, and the client may still be sending
         self._chunks: ChunkedFramingCheck | None = None  # of a chunked body
         self._is_framed = True  # the chunks received so far are valid
@@ -325,6 +326,7 @@ class HttpPhase:
         sent = [(name, value) for name, value in fields if name.lower() != b"connection"]
         if connection:
             sent.append((b"Connection", b", ".join(connection)))
+        self.response_status = status
         return self._send(h11.Response(status_code=status, reason=_reason(status), headers=sent))
 
     def begin_endless_response(self, fields: Sequence[tuple[bytes, bytes]]) -> bytes:
@@ -333,6 +335,7 @@ class HttpPhase:
         It is made here, since h11 would make the body chunked, and a body that is encoded once for many clients can't
         be in chunks of each client's own. Nothing more can be sent through this object.
         """
+        self.response_status = 200
         lines = [b"HTTP/1.1 200 OK", *(name + b": " + value for name, value in fields), b"Connection: close"]
         return b"\r\n".join([*lines, b"", b""])
 
@@ -377,6 +380,7 @@ class HttpPhase:
         trailing, ended = self._h11.trailing_data
         self._h11 = self._new_h11()
         self._answer_has_body = True
+        self.response_status = None
         self._chunks = None
         self._in_head = True
         self._raw_head = b""

@@ -34,6 +34,7 @@ def logged(caplog: pytest.LogCaptureFixture, *loggers: str) -> list[str]:
         if record.name.startswith("rawws") and (not loggers or record.name in loggers):
             message = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", record.getMessage())
             message = re.sub(r"Date: .*", "Date: NOW", message)
+            message = re.sub(r"\d+\.\d (?:ms|s)$", "TIME", message)
             lines.append(f"{record.levelname} {record.name.removeprefix('rawws.')} {message}")
     return lines
 
@@ -49,12 +50,12 @@ DEBUG http #1 = accepted from 127.0.0.1:PORT
 DEBUG http #1 < GET /about HTTP/1.1
 DEBUG http #1 < Host: localhost
 DEBUG http #1 < User-Agent: a test
-INFO http #1 < Received request for /about
 DEBUG http #1 > HTTP/1.1 200 OK
 DEBUG http #1 > Date: NOW
 DEBUG http #1 > Content-Type: text/plain; charset=utf-8
 DEBUG http #1 > Cache-Control: no-store
 DEBUG http #1 > Content-Length: 8
+INFO http #1 = GET /about: 200 in TIME
 DEBUG http #1 < GET /chat?name=alice HTTP/1.1
 DEBUG http #1 < Host: localhost
 DEBUG http #1 < Upgrade: websocket
@@ -137,7 +138,7 @@ async def test_level_info_logs_only_events_that_matter_to_an_operator(
     client.hang_up()
     await wait_left(running)
     assert logged(caplog) == [
-        "INFO http #1 < Received request for /about",
+        "INFO http #1 = GET /about: 200 in TIME",
         "INFO hub #1 = joined room /chat (peers in it: 1)",
         "INFO hub #1 = closed by the client with 1001 (going away)",
     ]
@@ -289,7 +290,7 @@ async def test_secrets_are_masked_in_a_malformed_head_too(
     assert "c2VjcmV0" not in caplog.text
 
 
-FORGED = "\r\nINFO rawws.http #7 < Received request for /forged"
+FORGED = "\r\nINFO rawws.http #7 = GET /forged: 200 in 1.2 ms"
 
 
 @pytest.mark.parametrize(

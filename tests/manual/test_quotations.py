@@ -14,7 +14,7 @@ from benchmarks.report import markdown
 from rawws.inspection.conformance import BY_NAME
 from rawws.net.tls_transport import TLS_BYTES
 from tests import flag_table
-from tests.manual import DOCUMENTS, MANUAL, ROOT, page
+from tests.manual import DOCUMENTS, MANUAL, ROOT, blocks, commands, page
 from tests.serving.programs import StartProgram
 
 # Parts that differ between runs, in the order of their replacement.
@@ -74,7 +74,7 @@ def test_the_link_shown_is_the_printed_link(start_program: StartProgram) -> None
 
 
 def test_the_bytes_shown_are_a_close_with_bye() -> None:
-    (shown,) = re.findall(r"`((?:[0-9a-f]{2} )+\|[0-9a-f |]+)`", page("tutorial/handshake"))
+    (shown,) = re.findall(r"`((?:[0-9a-f]{2}\s)+\|[0-9a-f|\s]+)`", page("tutorial/handshake"))
     header, key, payload = (bytes.fromhex(part) for part in shown.split("|"))
     assert header == b"\x88\x85"
     assert bytes(byte ^ key[index % 4] for index, byte in enumerate(payload)) == b"\x03\xe8bye"
@@ -95,13 +95,13 @@ def test_the_memory_of_tls_shown_is_the_counted_value() -> None:
     assert re.search(rf"An idle\s+connection\s+takes\s+{shown}\.", MANUAL)
 
 
-def test_links_to_files_lead_somewhere() -> None:
-    for document in DOCUMENTS:
-        for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8")):
-            assert (document.parent / target).exists(), (document, target)
-
-
-DECODED = re.findall(r"\$ rawws (decode .*)\n((?:.+\n)*?)```", MANUAL)
+DECODED = [
+    (command.removeprefix("rawws "), shown)
+    for document in DOCUMENTS
+    for session in blocks(document.read_text("utf-8"), "console")
+    for command, shown in commands(session.text)
+    if command.startswith("rawws decode ")
+]
 
 
 @pytest.mark.parametrize(("command", "shown"), DECODED, ids=[command for command, _ in DECODED])

@@ -17,12 +17,11 @@ import httpx
 import pytest
 
 from tests.browser import launch, need_chromium
-from tests.manual import ROOT, page
+from tests.manual import page
 from tests.serving.machine import PATIENCE_S, need
 from tests.serving.programs import StartProgram
 
 SECTION = page("howto/rooms")
-TRY_IT = (ROOT / "README.md").read_text("utf-8").partition("\n## Try it\n")[2].partition("\n## ")[0]
 
 
 def curl(line: str, address: str) -> Any:
@@ -57,40 +56,6 @@ def test_the_lines_in_the_table_work(start_program: StartProgram) -> None:
         received = [reading.stdout.readline().strip() for _ in range(3)]
         reading.kill()
     assert received == ["retry: 2000", f"id: {published['id']}", ""]
-
-
-def test_the_lines_for_a_browsers_console_are_pasted_at_once(start_program: StartProgram) -> None:
-    need_chromium()
-    from playwright.sync_api import Page, sync_playwright
-
-    (script,) = re.findall(r"```js\n(.*?)```", TRY_IT, re.DOTALL)
-    address = start_program().address
-
-    def wait(tab: Page, logged: list[str], count: int) -> None:
-        for _ in range(int(PATIENCE_S * 100)):
-            if len(logged) >= count:
-                break
-            tab.wait_for_timeout(10)
-
-    def paste(tab: Page) -> list[str]:
-        """Return the lines of the tab's console; later lines are added to the list."""
-        logged: list[str] = []
-        tab.on("console", lambda message: logged.append(message.text))
-        tab.on("pageerror", lambda error: logged.append(str(error)))
-        tab.goto(f"http://{address}/")
-        tab.evaluate(f"() => {{ {script.replace('localhost:8080', address)} }}")
-        wait(tab, logged, 2)
-        return logged
-
-    greeting, hello = "Hello! Message From Server!!", "hello from a browser"
-    with sync_playwright() as playwright:
-        browser = launch(playwright)
-        tab = browser.new_page()
-        logged = paste(tab)
-        assert logged == [greeting, hello]
-        assert paste(browser.new_page()) == [greeting, hello]
-        wait(tab, logged, 3)
-        assert logged == [greeting, hello, hello]
 
 
 def test_the_sms_service_is_killed_as_shown(tmp_path: Path) -> None:
