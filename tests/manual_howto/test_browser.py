@@ -79,7 +79,7 @@ def _check_resuming(console: Console, script: str, server: str) -> None:
     publish("one")
     console.wait_for_all("one")
     console.paste("last.close()")
-    console.tab.wait_for_function("window.again")
+    console.tab.wait_for_function("!!window.again")
     publish("two\nlines")
     publish("a binary message", "application/octet-stream")
     publish("three")
