@@ -143,6 +143,8 @@ class Walk:
         self.folder.mkdir()
         self._logs = folder
         self.ports: dict[str, str] = {}
+        self._listening: set[str] = set()
+        self.before: dict[str, Callable[[], None]] = {}  # the first command that begins so
         self.shown = Shown()
         self.terminals: list[Terminal] = []
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"}
@@ -230,13 +232,17 @@ class Walk:
                 self._programs.append(subprocess.Popen(["bash", "-c", line], **self._options, **options))
         files = [(self.folder / word) for word in shlex.split(line) if re.fullmatch(r"[\w./-]+", word)]
         texts = [re.sub(r"--allow-origin \S+", "", line), *(file.read_text() for file in files if file.is_file())]
-        for port in self.ports.values():
-            if any(re.search(rf"\b{port}\b", text) for text in texts):
-                wait_listening_at(int(port))
-        if command.shown:
+        ports = [port for port in self.ports.values() if any(re.search(rf"\b{port}\b", text) for text in texts)]
+        is_server = not all(port in self._listening for port in ports)
+        for port in ports:
+            wait_listening_at(int(port))
+            self._listening.add(port)
+        if command.shown and not is_server:  # a client has begun when it writes
             self._wait_for(terminal, [command.shown[0], "…"])
 
     def _run(self, command: Command) -> None:
+        for begin in [begin for begin in self.before if command.line.startswith(begin)]:
+            self.before.pop(begin)()
         written = self._tell_bash(f"{{ {self._real_command(command.line)}\n}} </dev/null")
         for shown, real in self.ports.items():
             written = [re.sub(rf"\b{real}\b", shown, line) for line in written]
@@ -281,7 +287,7 @@ class Walk:
         """Wait until one of the programs has written these lines, possibly with others in between."""
         wanted = [part for line in shown for part in ("…", line)]
         end = time.monotonic() + PATIENCE_S
-        while all(self.shown.compare([*wanted, "…"], each.lines(self.ports)) for each in self.terminals):
+        while shown and all(self.shown.compare([*wanted, "…"], each.lines(self.ports)) for each in self.terminals):
             if time.monotonic() > end:
                 written = "\n".join(line for each in self.terminals for line in each.lines(self.ports))
                 raise AssertionError(f"{written}\n-- no program has written\n" + "\n".join(shown))
