@@ -35,7 +35,7 @@ from tests.serving import PATIENCE_S, Lines, wait_listening_at
 KEEPS_RUNNING, OWN_TEST = "<!-- keeps running -->", "<!-- has its own test -->"
 _BLOCK = re.compile(r"^(<!-- [\w ]+ -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE_NAME = re.compile(r"(?:#|//|<!--|;) ([\w./-]+\.\w+)(?: -->)?\n")
-_PORT = re.compile(r"\b(3000|6379|8000|808\d|8443|9090)\b")
+_PORT = re.compile(r"\b(3000|6379|8000|808\d|844\d|9090)\b")
 # Ids of messages, of this process or of Redis, and the parts of a log line that differ.
 _ID = re.compile(r"[0-9a-f]{8}-(?=\d)|\b\d{13}-\d+")
 _VARYING = re.compile(r"(?<=token=)[\w-]+|\b\d+\.\d+(?= ms)|\d\d:\d\d:\d\d\.\d{3}")
@@ -230,8 +230,10 @@ class Walk:
             with terminal.output.open("wb") as output:
                 options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
                 self._programs.append(subprocess.Popen(["bash", "-c", line], **self._options, **options))
-        files = [(self.folder / word) for word in shlex.split(line) if re.fullmatch(r"[\w./-]+", word)]
-        texts = [re.sub(r"--allow-origin \S+", "", line), *(file.read_text() for file in files if file.is_file())]
+        texts = [re.sub(r"--allow-origin \S+", "", line)]
+        for text in texts:  # with the files that it names, and those that they name
+            names = set(re.findall(r"[\w./-]+\.\w+", text))
+            texts += [each for name in names if (each := self._text_of(name)) and each not in texts]
         ports = [port for port in self.ports.values() if any(re.search(rf"\b{port}\b", text) for text in texts)]
         is_server = not all(port in self._listening for port in ports)
         for port in ports:
@@ -239,6 +241,10 @@ class Walk:
             self._listening.add(port)
         if command.shown and not is_server:  # a client has begun when it writes
             self._wait_for(terminal, [command.shown[0], "…"])
+
+    def _text_of(self, name: str) -> str:
+        file = self.folder / name
+        return file.read_text() if file.is_file() and file.is_relative_to(self.folder) else ""
 
     def _run(self, command: Command) -> None:
         for begin in [begin for begin in self.before if command.line.startswith(begin)]:
