@@ -148,7 +148,7 @@ class Walk:
         self.shown = Shown()
         self.terminals: list[Terminal] = []
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"}
-        environment |= {"PYTHONUNBUFFERED": "1", "NO_PROXY": "*", "no_proxy": "*", "PYTHONWARNINGS": "error"}
+        environment |= {"PYTHONUNBUFFERED": "1", "NO_PROXY": "*", "no_proxy": "*"}
         # On a terminal, curl shows no progress where it prints the answer.
         (folder / ".curlrc").write_text("silent\nshow-error\n")
         environment["CURL_HOME"] = str(folder)
@@ -177,6 +177,7 @@ class Walk:
             line = f"{match[0]} --port 8080{line[match.end() :]}"
         line = re.sub(r"\bredis-server\b", "redis-server --port 6379", line)
         line = re.sub(r"\bredis-cli\b", "redis-cli -p 6379", line)
+        line = re.sub(r"^python (?=[\w-]+\.py)", "python -W error ", line)
         return self.real(line)
 
     # The steps
@@ -212,7 +213,7 @@ class Walk:
 
     def _run_python(self, text: str) -> None:
         terminal = self._add_terminal(Command("python", []))
-        written = self._tell_bash(f"python -c {shlex.quote(self.real(text))} </dev/null && echo done")
+        written = self._tell_bash(f"python -W error -c {shlex.quote(self.real(text))} </dev/null && echo done")
         terminal.output.write_text("\n".join(written), "utf-8")
         assert written[-1:] == ["done"], "\n".join([text, *written])
 
