@@ -38,7 +38,7 @@ _FILE_NAME = re.compile(r"(?:#|//|<!--|;) ([\w./-]+\.\w+)(?: -->)?\n")
 _PORT = re.compile(r"\b(3000|6379|8000|808\d|844\d|9090)\b")
 # Ids of messages, of this process or of Redis, and the parts of a log line that differ.
 _ID = re.compile(r"[0-9a-f]{8}-(?=\d)|\b\d{13}-\d+")
-_VARYING = re.compile(r"(?<=token=)[\w-]+|\b\d+\.\d+(?= ms)|\d\d:\d\d:\d\d\.\d{3}")
+_VARYING = re.compile(r"(?<=token=)[\w-]+|\b\d+\.\d+(?= ms)|(?<=#)\d+(?= )")
 _RAWWS = re.compile(r"\A(rawws|python -m rawws)(?! (?:connect|tap|check|decode|docs)\b)( serve)?(?=\s|\Z)")
 _DONE = "the command has ended with status"
 
