@@ -21,7 +21,7 @@ def test_the_page_works_step_by_step(walk: Walk) -> None:
     walk.follow("howto/monitor")
     text = page("howto/monitor")
     queries = re.findall(r"^\| [^|]+ \| `(.*)` \|$", text, re.MULTILINE)
-    (link,) = re.findall(r"<(http://localhost:9090/graph\S+)>", text)
+    (link,) = re.findall(r"\]\((http://localhost:9090/graph\S+)\)$", text, re.MULTILINE)
     queries += re.findall(r"g\d\.expr=([^&]+)", urllib.parse.unquote(link))
     queries += re.findall(r"expr: (.*)", text)
     assert len(queries) == 9 + 4 + 6
