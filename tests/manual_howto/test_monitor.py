@@ -27,6 +27,8 @@ def test_the_page_works_step_by_step(walk: Walk) -> None:
     assert len(queries) == 9 + 4 + 6
     with httpx.Client(trust_env=False, base_url=f"http://localhost:{walk.port('9090')}") as prometheus:
         wait_listening_at(int(walk.port("9090")))
+        configured = prometheus.get("/api/v1/status/config").json()["data"]["yaml"]
+        assert f"- 127.0.0.1:{walk.port('8080')}\n" in configured
         for query in queries:
             answer = prometheus.get("/api/v1/query", params={"query": query}).json()
             assert answer["status"] == "success", (query, answer)
