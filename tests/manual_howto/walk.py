@@ -154,7 +154,7 @@ class Walk:
         environment["CURL_HOME"] = str(folder)
         self._options: dict[str, Any] = {"cwd": self.folder, "env": environment, "start_new_session": True}
         self._programs: list[subprocess.Popen[bytes]] = []  # in terminals of their own
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         self._bash = subprocess.Popen(["bash", "--norc"], text=True, **pipes, **self._options)
         assert self._bash.stdout is not None
         self._lines = Lines(self._bash.stdout)
@@ -229,7 +229,7 @@ class Walk:
             self._tell_bash(f"{{ {line}\n}} </dev/null >{shlex.quote(str(terminal.output))} 2>&1 &")
         else:
             with terminal.output.open("wb") as output:
-                options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+                options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
                 self._programs.append(subprocess.Popen(["bash", "-c", line], **self._options, **options))
         texts = [re.sub(r"--allow-origin \S+", "", line)]
         for text in texts:  # with the files that it names, and those that they name
