@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.cli.test_connect_command import Terminal
+from tests.forked import Forker
 from tests.manual import block, blocks, commands, page
 from tests.manual_howto.walk import Shown
 from tests.serving.machine import PATIENCE_S
@@ -16,12 +17,14 @@ from tests.serving.programs import StartProgram
 PAGE = page("howto/connect")
 
 
-def test_the_conversation_in_a_terminal_is_the_one_shown(start_program: StartProgram, tmp_path: Path) -> None:
+def test_the_conversation_in_a_terminal_is_the_one_shown(
+    start_program: StartProgram, forker: Forker, tmp_path: Path
+) -> None:
     session = block(PAGE, "console", "\n> ")
     command, shown = next(each for each in commands(session) if each[0].startswith("rawws connect "))
     assert command == "rawws connect localhost:8080/room"
     program = start_program()
-    terminal = Terminal(tmp_path, f"localhost:{program.port}/room")
+    terminal = Terminal(forker, tmp_path, f"localhost:{program.port}/room")
     try:
         for line in shown.splitlines():
             if line.startswith("> "):
