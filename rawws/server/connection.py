@@ -228,6 +228,8 @@ class HttpConnection:
         level = logging.WARNING if refusal.hint else logging.INFO
         message = f"refused with {refusal.status} ({refusal.code}): {refusal.sentence}"
         self.log(logger, level, FAULT, f"{message.removesuffix('.')}; {refusal.hint}" if refusal.hint else message)
+        if self.is_watched:
+            self.config.tracer.refused(self.number, refusal)
         await self.send_response(Response.from_refusal(refusal), logger, close=close)
 
     async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:
