@@ -7,9 +7,9 @@ const STEP_PX = 16;
 
 /** Panes that can be resized and folded: the CSS variable of the size, its bounds, and the edge that is dragged. */
 const SIZED = {
-  connections: { axis: "x", sign: 1, least: 200, most: 560, usual: 292, title: "Connections" },
-  details: { axis: "x", sign: -1, least: 280, most: 960, usual: 424, title: "Details" },
-  send: { axis: "y", sign: -1, least: 120, most: 560, usual: 206, title: "Send" },
+  connections: { axis: "x", sign: 1, least: 200, most: 560, usual: 284, title: "Connections" },
+  details: { axis: "x", sign: -1, least: 280, most: 960, usual: 404, title: "Details" },
+  send: { axis: "y", sign: -1, least: 120, most: 560, usual: 196, title: "Send" },
 };
 const FOCUSED = { connections: "list", frames: "table", details: "details-inside", send: "text", ways: "room", break: "run-all" };
 const VIEWS = new Set(["ways", "break"]);

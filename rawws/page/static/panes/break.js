@@ -149,7 +149,6 @@ export class BreakPane {
       block("dump", "Bytes received", rows(result.received) || "nothing"),
     );
     byId("case").scrollTop = 0;
-    if (this.#route.isNarrow) byId("case").scrollIntoView({ block: "start" });
   }
 }
 

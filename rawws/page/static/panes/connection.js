@@ -30,10 +30,10 @@ export class ConnectionView {
     const peer = item.dial ? item : item.peer;
     const connection = item.dial ? null : item;
     if (this.#parts?.item !== item || this.#parts.peer !== peer) {
-      this.#parts = { item, peer, facts: el("dl", { class: "facts" }), upgrade: el("div", {}), tools: peer && this.#tools(peer) };
+      this.#parts = { item, peer, facts: el("dl", { class: "facts" }), upgrade: el("div", {}), tools: peer && this.#tools(peer), only: connection && this.#only(connection) };
     }
-    const { facts, upgrade, tools } = this.#parts;
-    const shown = [facts, tools?.box, connection && upgrade].filter(Boolean);
+    const { facts, upgrade, tools, only } = this.#parts;
+    const shown = [facts, tools?.box, only, connection && upgrade].filter(Boolean);
     if (shown.some((each) => each.parentNode !== this.#box) || this.#box.childElementCount !== shown.length) {
       this.#box.replaceChildren(...shown);
     }
@@ -100,23 +100,27 @@ export class ConnectionView {
     reconnects.addEventListener("change", () => (peer.reconnects = reconnects.checked));
     const remove = el("button", { type: "button", onclick: () => this.#remove(peer) }, "Remove");
     const messages = el("ol", { class: "messages", tabindex: "0", "aria-label": `Messages of peer ${peer.name}` });
-    const only = el("button", { type: "button", onclick: () => peer.connection && this.#selection.choose([peer.connection]) }, "Its frames only");
     const box = el(
       "div",
       { class: "tools" },
       closing,
-      el("p", { class: "row-of" }, again, only, remove, el("label", { class: "check-label" }, reconnects, " reconnect when lost")),
+      el("p", { class: "row-of" }, again, remove, el("label", { class: "check-label" }, reconnects, " reconnect when lost")),
       messages,
     );
     const draw = () => {
       closing.hidden = !["open", "connecting", "waiting"].includes(peer.state);
       again.hidden = !peer.mayConnectAgain;
-      only.hidden = peer.connection === null;
       remove.hidden = peer.state !== "closed";
       reconnects.checked = peer.reconnects;
       drawMessages(messages, peer.messages);
     };
     return { box, draw };
+  }
+
+  /** A button that lists the frames of this connection alone. */
+  #only(connection) {
+    const choose = () => this.#selection.choose([connection]);
+    return el("p", {}, el("button", { type: "button", onclick: choose }, "List its frames only"));
   }
 
   #remove(peer) {

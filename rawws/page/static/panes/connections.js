@@ -115,7 +115,7 @@ export class ConnectionsPane {
     const unlisted = this.#store.unlisted ? `${plural(this.#store.unlisted, "older WebSocket")} not listed. ` : "";
     const note = byId("chosen");
     if (!chosen.size) {
-      note.textContent = `${unlisted}${this.#listed.length ? "Ctrl+click, or Space, lists the frames of that one alone." : ""}`;
+      note.textContent = `${unlisted}${this.#listed.length ? "Ctrl+click or Space chooses connections: then their frames alone are listed." : ""}`;
       return;
     }
     const names = [...chosen].map((each) => each.label).join(", ");
@@ -145,10 +145,11 @@ export class ConnectionsPane {
       return { id: `peer-${item.name}`, state: item.state, badge: item.name, label: "", target: item.shownUrl, told: item.told, isChosen: false };
     }
     const isUnsure = item.state === "open" && !this.#watch.isWatching && item.run.isCurrent;
-    const state = { refused: `refused ${item.status ?? ""}`.trim(), HTTP: `HTTP ${item.status ?? ""}`.trim() }[item.state] ?? item.state;
+    const isUnopened = item.peer?.end?.isUnopened && item.state !== "refused";
+    const state = isUnopened ? "not opened" : { refused: `refused ${item.status ?? ""}`.trim(), HTTP: `HTTP ${item.status ?? ""}`.trim() }[item.state] ?? item.state;
     return {
       id: `connection-${item.address.replace(".", "-")}`,
-      state: item.state,
+      state: isUnopened ? "refused" : item.state,
       badge: item.peer?.name ?? "",
       label: item.label,
       target: withoutToken(item.target) || "open before we watched",

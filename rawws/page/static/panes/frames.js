@@ -17,7 +17,7 @@ const COLUMNS = [
   ["rsv", "RSV"],
   ["mask", "Masking key"],
   ["wire", "On the wire"],
-  ["size", "Message"],
+  ["size", "Size"],
   ["preview", "Payload"],
 ];
 
@@ -141,7 +141,7 @@ export class FramesPane {
       size: frame.messageSize.toLocaleString("en"),
       preview: frame.shown,
     };
-    const titles = { way: DIRECTIONS[frame.sender] };
+    const titles = { way: DIRECTIONS[frame.sender], opcode: frame.opcode, size: "of the message" };
     const kind = `row ${frame.sender}${frame.isControl ? " control" : ""}${frame.text === null ? " raw" : ""}`;
     const drawn = COLUMNS.map(([name]) => el("span", { class: name, role: "gridcell", title: titles[name] }, cells[name]));
     return el("div", { class: kind, ...properties }, ...drawn);

@@ -12,7 +12,8 @@ export class SendPane {
   #timer = null;
   #history = new History();
   #saved = new Saved();
-  #count = 0; // what {{n}} is
+  #count = 0; // what {{n}} is: how often this text was sent
+  #counted = "";
   #skipped = 0;
   #listed = "";
 
@@ -64,8 +65,11 @@ export class SendPane {
     const peers = this.#peers.open.filter((peer) => !name || peer.name === name);
     try {
       if (!peers.length) throw new Unsendable("No peer is open: connect one first.");
-      const { data, told } = await compose(this.#kind, byId("text").value, byId("file").files[0], this.#count + 1);
+      const text = byId("text").value;
+      if (text !== this.#counted) this.#count = 0;
+      const { data, told } = await compose(this.#kind, text, byId("file").files[0], this.#count + 1);
       this.#count += 1;
+      this.#counted = text;
       let sent = 0;
       for (const peer of peers) {
         if (again && peer.waiting > MOST_WAITING) this.#skipped += 1;

@@ -90,7 +90,7 @@ export class WaysPane {
   }
 
   #row(way) {
-    const names = ["messages", "id", "last", "body", "heads", "cost", "besides"];
+    const names = ["messages", "id", "last", "body", "heads", "besides", "cost"];
     const cells = Object.fromEntries(names.map((name) => [name, el("td", { class: `way-${name}` })]));
     way.changed = () => {
       const shown = {
@@ -100,7 +100,7 @@ export class WaysPane {
         body: bytes(Math.round(way.body)),
         heads: bytes(way.heads),
         cost: way.cost === null ? "not known yet" : bytes(Math.round(way.cost)),
-        besides: way.besides || "nothing",
+        besides: way.besides ? `${way.besides}, ${bytes(way.more)}` : "nothing",
       };
       for (const [name, cell] of Object.entries(cells)) cell.textContent = shorten(String(shown[name]), SHOWN_CHARACTERS);
     };

@@ -18,6 +18,7 @@ class Way {
     this.last = "";
     this.lastId = "";
     this.besides = ""; // what came that is no message of the room
+    this.more = 0; // and its bytes
     this.changed = () => {};
   }
 
@@ -31,12 +32,12 @@ class Way {
 
   takeBesides(what, size) {
     this.besides = what;
-    this.body += size;
+    this.more += size;
     this.changed();
   }
 
   get cost() {
-    return this.messages ? (this.body + this.heads) / this.messages : null;
+    return this.messages ? (this.body + this.heads + this.more) / this.messages : null;
   }
 }
 
@@ -64,7 +65,7 @@ class BySocket extends Way {
     const end = raw.indexOf(10);
     const { id, at } = JSON.parse(new TextDecoder().decode(raw.slice(0, end)));
     const rest = raw.slice(end + 1);
-    if (id === undefined) this.takeBesides(at === undefined ? "a greeting" : this.besides, size);
+    if (id === undefined) this.takeBesides(at === undefined ? "a greeting" : this.besides || "its place in the room", size);
     else this.take(id, isText ? new TextDecoder().decode(rest) : `${rest.length} bytes`, size);
   }
 
