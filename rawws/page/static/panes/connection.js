@@ -77,13 +77,14 @@ export class ConnectionView {
   async #askForHandshake(connection) {
     if (connection.request || !connection.run.isCurrent || !this.#watch.isWatching || this.#asked.has(connection)) return;
     this.#asked.add(connection);
+    let records;
     try {
-      const { records } = await this.#watch.ask("handshake", { connection: connection.number });
-      for (const record of records) connection.take(record);
-      if (records.length) this.#store.changed(connection);
+      ({ records } = await this.#watch.ask("handshake", { connection: connection.number }));
     } catch {
       this.#asked.delete(connection); // it is asked for again when the server is back
+      return;
     }
+    this.#store.complete(connection, records);
   }
 
   /** What can be done with a peer of the page, and what its script has received. */

@@ -38,7 +38,7 @@ export class FrameView {
   }
 
   #title(frame) {
-    const peer = frame.of.peer ? ` ${frame.of.peer.name}` : "";
+    const peer = frame.of.peerName && ` ${frame.of.peerName}`;
     const open = () => this.#selection.showConnection(frame.of);
     return el(
       "h3",

@@ -131,7 +131,7 @@ export class FramesPane {
     }
     const cells = {
       time: this.#time(frame, index),
-      of: `${frame.of.label}${frame.of.peer ? ` ${frame.of.peer.name}` : ""}`,
+      of: `${frame.of.label}${frame.of.peerName && ` ${frame.of.peerName}`}`,
       way: frame.sender,
       opcode: frame.opcode,
       fin: frame.fin ? "1" : "0",

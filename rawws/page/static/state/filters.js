@@ -41,7 +41,7 @@ const NAMES = {
   conn: {
     test: (value) => {
       const name = value.replace(/^#/, "").toLowerCase();
-      return ({ of }) => [of.address, of.label.replace("#", "."), of.peer?.name.toLowerCase()].includes(name);
+      return ({ of }) => [of.address, of.label.replace("#", "."), of.peerName.toLowerCase()].includes(name);
     },
     say: (value) => `connection is ${value}`,
     values: [],

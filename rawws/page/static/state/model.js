@@ -40,7 +40,8 @@ export class Connection {
     this.ended = null;
     this.cause = null;
     this.frames = 0;
-    this.peer = null; // of this page
+    this.peer = null; // of this page, while this is its connection
+    this.peerName = "";
     this.checks = { client: [], server: [] };
   }
 

@@ -71,6 +71,7 @@ export class Peer {
     const socket = this.subprotocols.length ? new WebSocket(this.url, this.subprotocols) : new WebSocket(this.url);
     socket.binaryType = "arraybuffer";
     this.#stopWaiting();
+    this.#leaveConnection();
     Object.assign(this, { socket, connection: null, end: null, problem: "", everOpened: false });
     socket.onopen = () => {
       this.everOpened = true;
@@ -80,6 +81,10 @@ export class Peer {
     socket.onmessage = (event) => this.#note("received", event.data);
     socket.onclose = (event) => this.#ended(event);
     this.#peers.changed(this);
+  }
+
+  #leaveConnection() {
+    if (this.connection) this.connection.peer = null;
   }
 
   /** There is no connection to be had: its URL or subprotocols are impossible. */
@@ -138,6 +143,7 @@ export class Peer {
   forget() {
     this.reconnects = false;
     this.#stopWaiting();
+    this.#leaveConnection();
     if (this.socket) this.socket.onclose = this.socket.onmessage = this.socket.onopen = null;
     this.socket?.close();
   }
@@ -202,7 +208,6 @@ export class Peers extends EventTarget {
   remove(peer) {
     peer.forget();
     this.all = this.all.filter((each) => each !== peer);
-    if (peer.connection) peer.connection.peer = null;
     this.changed(peer);
   }
 
@@ -253,6 +258,7 @@ export class Peers extends EventTarget {
           connection.field("User-Agent") === navigator.userAgent;
         if (!fits) return;
         connection.peer = peer;
+        connection.peerName = peer.name;
         peer.connection = connection;
         done();
         this.changed(peer);

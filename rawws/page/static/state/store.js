@@ -125,6 +125,12 @@ export class Store extends EventTarget {
     }
   }
 
+  /** Add the handshake of a connection that was open before it was seen. */
+  complete(connection, records) {
+    for (const record of records) connection.take(record);
+    if (records.length) this.changed(connection);
+  }
+
   changed(connection) {
     this.dispatchEvent(new CustomEvent("connection", { detail: connection }));
   }

@@ -97,13 +97,13 @@ export class Watch extends EventTarget {
   }
 
   #receive(told) {
-    if (told.records) {
-      this.#store.take(told.records);
-    } else if (told.answer !== undefined) {
+    if (told.answer !== undefined) {
       const asked = this.#asked.get(told.answer);
       this.#asked.delete(told.answer);
       if (told.error) asked?.reject(new Error(told.error));
       else asked?.resolve(told);
+    } else if (told.records) {
+      this.#store.take(told.records);
     } else if (told.about) {
       this.#tries = 0;
       this.#store.beginRun(told.about.instance);
