@@ -7,7 +7,7 @@ const inShell = (text) => `'${text.replaceAll("'", String.raw`'\''`)}'`;
 
 /** What a frame can be copied as, by name. Each says null where it makes no sense. */
 export const FORMS = {
-  text: (frame) => frame.text,
+  text: (frame) => frame.text || null,
   hex: (frame) => toHex(frame.bytes),
   base64: (frame) => toBase64(frame.bytes),
   curl: (frame, { http, hasRooms }) => (hasRooms && !frame.isControl ? curl(frame, http) : null),

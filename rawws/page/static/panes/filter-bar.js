@@ -4,7 +4,7 @@ import { byId, el } from "../dom.js";
 import { BadFilter, CHOICES, readFilter } from "../state/filters.js";
 
 const WAIT_MS = 120; // while somebody types
-const FREE = { room: "/room", conn: "#1", size: ">100" };
+const FREE = { path: "/chat", conn: "#1", size: ">100" };
 
 export class FilterBar {
   #selection;

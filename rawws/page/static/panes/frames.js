@@ -98,6 +98,7 @@ export class FramesPane {
   }
 
   #draw() {
+    this.#drawEmpty(); // first, since a hidden table can't be scrolled
     const scroller = this.#scroller;
     const follows = this.#follows && !this.#paused;
     const rows = this.#rows;
@@ -114,7 +115,6 @@ export class FramesPane {
     if (selected) scroller.setAttribute("aria-activedescendant", selected.id);
     else scroller.removeAttribute("aria-activedescendant");
     this.#drawTotals();
-    this.#drawEmpty();
   }
 
   #row(frame, index) {

@@ -1,4 +1,4 @@
-// A filter for frames, written in one line: `room:/chat from:client -opcode:ping size:>100 /order \d+/ "two words"`.
+// A filter for frames, written in one line: `path:/chat from:client -opcode:ping size:>100 /order \d+/ "two words"`.
 //
 // Every term has to hold; a "-" before a term negates it. What has no known name before a colon is text.
 
@@ -30,12 +30,12 @@ const NAMES = {
     say: (value) => `sent by the ${value.toLowerCase()}`,
     values: ["client", "server"],
   },
-  room: {
+  path: {
     test: (value) => {
       const pattern = new RegExp(`^${value.split("*").map(escape).join(".*")}$`, "s");
       return (frame) => pattern.test(frame.of.room);
     },
-    say: (value) => `room is ${value}`,
+    say: (value) => `path is ${value}`,
     values: [],
   },
   conn: {
@@ -57,7 +57,7 @@ const NAMES = {
     values: ["data", "control", "compressed", "fragment", "masked"],
   },
 };
-const ALIASES = { op: "opcode", connection: "conn", path: "room", by: "from" };
+const ALIASES = { op: "opcode", connection: "conn", room: "path", by: "from" };
 
 const KINDS = {
   data: (frame) => !frame.isControl,
