@@ -202,7 +202,7 @@ function mark(row, isActive, isShown) {
 }
 
 function lines({ badge, label, target, told, from, agent, frames }) {
-  const details = [from, agent && shortAgent(agent), frames ? plural(frames, "frame") : ""].filter(Boolean);
+  const details = [agent && shortAgent(agent), frames ? plural(frames, "frame") : "", from].filter(Boolean);
   return [
     el(
       "span",
