@@ -102,8 +102,8 @@ async def test_a_refused_request_has_a_record_with_the_sentence_of_its_answer(nu
         client.hang_up()
         records = await records_until(trace, "end")
         assert refused.status == 403
-        (told,) = [record for record in records if record["kind"] == "refused"]
-        assert (told["status"], told["code"], told["told"]) == (403, "origin", refused.body.decode().strip())
+        (refusal,) = [record for record in records if record["kind"] == "refused"]
+        assert (refusal["status"], refusal["code"], refusal["told"]) == (403, "origin", refused.body.decode().strip())
         assert [record["kind"] for record in records][:5] == ["open", "head", "checks", "refused", "head"]
 
 

@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import rawws.cli
+from rawws.inspection import records
+from rawws.wire.deflate import Deflater
+from rawws.wire.frames import RSV1, Frame, Opcode, encode_frame, parse_header
+from rawws.wire.masking import apply_mask
+from rawws.wire.role import Role
 from tests.page.panes import Visit, connect, cuts, details, filter_by, frame_rows, peer, send
 from tests.serving import PATIENCE_S, StartProgram
 
@@ -86,7 +91,7 @@ FILTERED = """async () => {
 }"""
 
 
-def test_what_each_filter_lets_through(start_program: StartProgram, visit: Visit) -> None:
+def test_each_filter_passes_the_frames_that_fit(start_program: StartProgram, visit: Visit) -> None:
     page = visit(start_program())
     test = page.evaluate_handle(FILTERED)
 
@@ -193,6 +198,45 @@ def test_a_recording_of_a_server_can_be_opened(start_program: StartProgram, visi
     expect(frame_rows(page).locator(".preview")).to_have_text(["second", "second"])
     frame_rows(page).nth(1).click()
     expect(details(page).locator(".fields tr")).to_have_count(9)  # the server explains it as one of its own
+
+
+def test_compressed_and_fragmented_messages_of_a_recording_are_shown(
+    start_program: StartProgram, visit: Visit, tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    deflater = Deflater(15)
+    texts = [b"hello " * 10, b"hello again, hello", b"hello " * 2000]
+    first, second, third = (deflater.deflate(text) for text in texts)
+    lost = deflater.deflate(b"hello")
+    said = [
+        encode_frame(Opcode.TEXT, first, rsv=RSV1, mask_key=b"abcd"),
+        encode_frame(Opcode.TEXT, second[:3], fin=False, rsv=RSV1),  # it refers to the one before
+        encode_frame(Opcode.PING, b""),
+        encode_frame(Opcode.CONTINUATION, second[3:]),
+        encode_frame(Opcode.BINARY, third, rsv=RSV1),
+        encode_frame(Opcode.TEXT, b"in two", fin=False),
+        encode_frame(Opcode.CONTINUATION, b" parts"),
+        encode_frame(Opcode.TEXT, b"\xff" + lost[1:], rsv=RSV1),
+    ]
+    lines = []
+    for number, raw in enumerate(said):
+        header = parse_header(raw)
+        assert header is not None
+        payload = apply_mask(raw[6:], b"abcd") if header.mask_key else raw[len(header.raw) :]
+        record = records.frame_record(Role.CLIENT, Frame(header, payload, b""))
+        lines.append(records.to_line(record, at=1.0 + number, connection=1))
+    (tmp_path / "r.jsonl").write_text("".join(lines))
+    page = visit(start_program())
+    page.get_by_label("Open a recording").set_input_files(tmp_path / "r.jsonl")
+    shown = frame_rows(page).locator(".preview")
+    expect(shown).to_have_count(len(said))
+    assert shown.nth(0).inner_text() == texts[0].decode().rstrip()
+    assert shown.nth(3).inner_text() == texts[1].decode()
+    assert shown.nth(4).inner_text().startswith(b"hello hello".hex(" "))
+    assert frame_rows(page).nth(5).locator(".size").inner_text() == "12,000"
+    assert shown.nth(6).inner_text() == "in two parts"
+    assert shown.nth(7).inner_text().startswith("ff ")
 
 
 def test_a_frame_has_an_address(start_program: StartProgram, visit: Visit) -> None:

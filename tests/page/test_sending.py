@@ -13,9 +13,9 @@ def test_an_invalid_payload_is_not_sent(start_program: StartProgram, visit: Visi
     from playwright.sync_api import expect
 
     page = visit(start_program("--hello", ""))
-    told = page.locator("#send-told")
+    notice = page.locator("#send-told")
     send(page, "hello")
-    expect(told).to_contain_text("No peer is open")
+    expect(notice).to_contain_text("No peer is open")
     connect(page)
     for kind, text, message in (
         ("JSON", "{not json", "This is not JSON"),
@@ -26,7 +26,7 @@ def test_an_invalid_payload_is_not_sent(start_program: StartProgram, visit: Visi
         page.get_by_role("textbox", name="Message").fill(text)
         page.get_by_role("radio", name=kind, exact=True).check()
         page.get_by_role("button", name="Send", exact=True).click()
-        expect(told).to_contain_text(message)
+        expect(notice).to_contain_text(message)
         expect(page.locator("#send-told.error")).to_be_visible()
     expect(frame_rows(page)).to_have_count(0)
 

@@ -26,7 +26,7 @@ export class FrameView {
     const { sender, header, payload, left_out, tail } = frame;
     const fields = el("div", { class: "header-fields" });
     const meaning = el("p", { class: "meaning" });
-    this.#box.replaceChildren(this.#title(frame), fields, ...drawPayload(frame, meaning, this.#box.clientWidth), copyChooser(frame, this.#watch));
+    this.#box.replaceChildren(this.#title(frame), fields, copyChooser(frame, this.#watch), ...drawPayload(frame, meaning, this.#box.clientWidth));
     try {
       const told = await this.#watch.ask("frame", { frame: { sender, header, payload, left_out, tail } });
       if (this.#selection.shown !== frame) return;

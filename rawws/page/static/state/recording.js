@@ -1,11 +1,13 @@
 // Recordings: what `--record` writes and this page exports, lines of JSON that `rawws decode` reads too.
 
 import { clock, plural } from "../text.js";
-import { Connection, Run } from "./model.js";
+import { inflateAll } from "./inflate.js";
+import { Connection, Run, parseHeader } from "./model.js";
 import { isEvent, isFrame } from "./records.js";
 import { KEPT_FRAMES } from "./store.js";
 
 const MOST_BYTES = 256 * 1024 * 1024;
+const MOST_INFLATED = 50_000; // frames: of a longer recording, what is compressed stays so
 const KEPT_CONNECTIONS = 250; // so that those of the server stay
 const EXPORTED_RUN = 1_000_000_000;
 
@@ -18,7 +20,7 @@ export async function readFile(file, number) {
   return readLines(await file.text(), file.name, number);
 }
 
-export function readLines(text, name, number) {
+async function readLines(text, name, number) {
   const run = new Run(number, { file: name });
   const latest = new Map(); // by number, which begins with 1 again where another program has gone on
   const connections = [];
@@ -46,6 +48,8 @@ export function readLines(text, name, number) {
     throw new NoRecording(`${name} is not a recording: give a file of --record, or one that this page has exported`);
   }
   for (const connection of connections) connection.ended ??= "the recording ends here";
+  const bare = frames.filter(([record]) => record.text === undefined && record.data === undefined);
+  if (bare.length <= MOST_INFLATED) await inflateAll(bare.map(([record, connection]) => [record, parseHeader(record.header), connection]));
   const kept = frames.slice(-KEPT_FRAMES);
   const when = frames.length ? `, ${clock(frames[0][0].at * 1000)} to ${clock(frames.at(-1)[0].at * 1000)}` : "";
   const told = [`${name}: ${plural(frames.length, "frame")} of ${plural(connections.length, "connection")}${when}`];
